@@ -1,0 +1,88 @@
+//! Fabrics: who moves bytes between two hosts, and into registered memory.
+//!
+//! A [`Fabric`] is what verbs calls a device with its connection manager, reduced to what SMB
+//! Direct needs: reliable connections, SENDs into posted receives, RDMA READ and RDMA WRITE,
+//! send-with-invalidate. Work is posted and ends in exactly one completion; nothing here blocks.
+//! The fabric knows no SMB.
+//!
+//! | fabric | moves bytes by |
+//! |---|---|
+//! | `loopback` | copying, inside one process |
+//! | `iwarp` | MPA, DDP and RDMAP on a TCP socket, in user space |
+//! | `fault` | another fabric, with delays, cuts, failed completions and a capture file |
+//!
+//! Each of them passes the same conformance suite (`tests/conformance`), which is the
+//! meaning of this trait.
+
+use crate::units::RemoteToken;
+
+pub mod iwarp;
+
+#[cfg(feature = "fabric")]
+pub mod fault;
+#[cfg(feature = "fabric")]
+pub mod loopback;
+#[cfg(feature = "fabric")]
+mod traits;
+#[cfg(feature = "fabric")]
+pub use traits::*;
+
+/// Bytes that a SEND may carry in front of its payload.
+pub const MAX_SEND_HEADER: usize = 32;
+
+/// A memory region of one connection. Numbers are small and are used again after deregistration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegionId(pub u32);
+
+/// A local piece of memory that takes part in an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sge {
+    /// The region of the same connection that the memory lies in.
+    pub region: RegionId,
+    /// Bytes from the start of the region.
+    pub offset: u32,
+    /// Bytes; 0 is legal.
+    pub length: u32,
+}
+
+/// The number that the owner of a work request gave it; its completion carries it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WrId(pub u64);
+
+/// Where an RDMA READ or RDMA WRITE begins in the peer's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteAddress {
+    /// The peer's token (rkey, STag).
+    pub token: RemoteToken,
+    /// The address within it: `Offset` of a buffer descriptor, tagged offset of iWARP.
+    pub address: u64,
+}
+
+/// What the peer may do with a region by RDMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing: the region serves local work requests only.
+    Local,
+    /// RDMA READ from it.
+    RemoteRead,
+    /// RDMA WRITE into it.
+    RemoteWrite,
+}
+
+/// Why a work request did not succeed (compare `enum ibv_wc_status`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
+pub enum WrError {
+    /// The connection ended before the request was carried out.
+    #[error("flushed: the connection ended first")]
+    Flushed,
+    /// The peer refused the access; the connection ends.
+    #[error("the peer refused the remote access")]
+    RemoteAccess,
+    /// A received message was larger than the receive it met; the connection ends.
+    #[error("the message is larger than the posted receive")]
+    LocalLength,
+    /// A fault that was injected for a test.
+    #[error("injected fault")]
+    Injected,
+}

@@ -1,0 +1,231 @@
+//! [`Memory`]: bytes that are reached by copies and system calls, never through a reference.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use memmap2::MmapRaw;
+
+/// The bytes asked for do not lie in the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{length} bytes at {offset} do not lie in a memory of {size} bytes")]
+pub struct OutOfRange {
+    offset: usize,
+    length: usize,
+    size: usize,
+}
+
+/// A range of memory that an RDMA peer, or another process, may write at any moment.
+///
+/// No Rust reference ever points into it: whoever uses what it holds copies it out first and
+/// checks the copy. Clones share the bytes, which live as long as the last clone. Two threads that
+/// write the same bytes at once leave any mixture of theirs.
+#[derive(Clone)]
+pub struct Memory {
+    backing: Arc<Backing>,
+    offset: usize,
+    length: usize,
+}
+
+enum Backing {
+    Heap { start: NonNull<u8>, layout: Layout },
+    Map(MmapRaw),
+}
+
+// SAFETY: `Backing` owns its bytes and hands out no reference to them; all access is by raw copies
+// and system calls through `Memory`, whose documentation says what racing writers leave.
+unsafe impl Send for Backing {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Backing {}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        if let Self::Heap { start, layout } = self {
+            // SAFETY: `Memory::zeroed` took it from `alloc_zeroed` with this layout, and this is
+            // its only owner.
+            unsafe { dealloc(start.as_ptr(), *layout) }
+        }
+    }
+}
+
+impl Memory {
+    /// `length` zeroed bytes of the heap, aligned to a cache line (64 bytes).
+    #[must_use]
+    pub fn zeroed(length: usize) -> Self {
+        #[allow(clippy::expect_used)]
+        let layout = Layout::from_size_align(length.max(1), 64).expect("a length of at most isize::MAX");
+        // SAFETY: the layout's size is not zero.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        Self { backing: Arc::new(Backing::Heap { start, layout }), offset: 0, length }
+    }
+
+    /// All of a mapping.
+    #[must_use]
+    pub fn from_map(map: MmapRaw) -> Self {
+        let length = map.len();
+        Self { backing: Arc::new(Backing::Map(map)), offset: 0, length }
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// A part of it, sharing the bytes.
+    pub fn part(&self, offset: usize, length: usize) -> Result<Self, OutOfRange> {
+        self.check(offset, length)?;
+        Ok(Self { backing: Arc::clone(&self.backing), offset: self.offset + offset, length })
+    }
+
+    /// Copies `source` to `offset`.
+    #[inline]
+    pub fn write(&self, offset: usize, source: &[u8]) -> Result<(), OutOfRange> {
+        let target = self.pointer(offset, source.len())?;
+        // SAFETY: `pointer` checked that the range lies in the backing, which `self` keeps alive;
+        // `source` is a reference and no reference points into the backing, so they are apart.
+        unsafe { target.copy_from_nonoverlapping(source.as_ptr(), source.len()) }
+        Ok(())
+    }
+
+    /// Copies from `offset` to all of `target`.
+    #[inline]
+    pub fn read(&self, offset: usize, target: &mut [u8]) -> Result<(), OutOfRange> {
+        let source = self.pointer(offset, target.len())?;
+        // SAFETY: as in `write`.
+        unsafe { source.copy_to_nonoverlapping(target.as_mut_ptr(), target.len()) }
+        Ok(())
+    }
+
+    /// Copies `length` bytes at `offset` to `target_offset` of `target`, which may be the same memory.
+    #[inline]
+    pub fn copy_to(
+        &self,
+        offset: usize,
+        target: &Self,
+        target_offset: usize,
+        length: usize,
+    ) -> Result<(), OutOfRange> {
+        let source = self.pointer(offset, length)?;
+        let target = target.pointer(target_offset, length)?;
+        // SAFETY: `pointer` checked both ranges; the copy allows them to overlap.
+        unsafe { source.copy_to(target, length) }
+        Ok(())
+    }
+
+    /// Appends `length` bytes at `offset` to `target`.
+    #[inline]
+    pub fn append_to(&self, offset: usize, length: usize, target: &mut Vec<u8>) -> Result<(), OutOfRange> {
+        let source = self.pointer(offset, length)?;
+        target.reserve(length);
+        let old_length = target.len();
+        let end = target.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: `reserve` made room for `length` bytes at `end`; the source as in `write`.
+        unsafe { source.copy_to_nonoverlapping(end, length) }
+        // SAFETY: `length` bytes behind the old end were just written.
+        unsafe { target.set_len(old_length + length) }
+        Ok(())
+    }
+
+    /// The bytes as a vector: for tests and messages that are small.
+    pub fn to_vec(&self, offset: usize, length: usize) -> Result<Vec<u8>, OutOfRange> {
+        let mut bytes = Vec::new();
+        self.append_to(offset, length, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Calls `f` with copies of the `length` bytes at `offset`, in order, a few KiB at a time.
+    pub fn for_each_chunk(
+        &self,
+        offset: usize,
+        length: usize,
+        mut f: impl FnMut(&[u8]),
+    ) -> Result<(), OutOfRange> {
+        let mut chunk = [0; 4096];
+        self.check(offset, length)?;
+        let mut done = 0;
+        while done < length {
+            let n = (length - done).min(chunk.len());
+            self.read(offset + done, &mut chunk[..n])?;
+            f(&chunk[..n]);
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// The address of `length` bytes at `offset`, for a system call or a verbs work request.
+    #[inline]
+    pub(crate) fn pointer(&self, offset: usize, length: usize) -> Result<*mut u8, OutOfRange> {
+        self.check(offset, length)?;
+        let start = match &*self.backing {
+            Backing::Heap { start, .. } => start.as_ptr(),
+            Backing::Map(map) => map.as_mut_ptr(),
+        };
+        // SAFETY: `self` lies in its backing by construction and `check` put the range in `self`.
+        Ok(unsafe { start.add(self.offset + offset) })
+    }
+
+    #[inline]
+    fn check(&self, offset: usize, length: usize) -> Result<(), OutOfRange> {
+        match offset.checked_add(length) {
+            Some(end) if end <= self.length => Ok(()),
+            _ => Err(OutOfRange { offset, length, size: self.length }),
+        }
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Memory({} bytes)", self.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_in_and_out() {
+        let memory = Memory::zeroed(10_000);
+        memory.write(9_995, b"hello").unwrap();
+        assert_eq!(memory.to_vec(9_995, 5).unwrap(), b"hello");
+        let part = memory.part(9_990, 10).unwrap();
+        memory.copy_to(9_995, &part, 0, 5).unwrap();
+        assert_eq!(memory.to_vec(9_990, 10).unwrap(), b"hellohello");
+        let mut all = Vec::new();
+        memory.for_each_chunk(0, 10_000, |chunk| all.extend_from_slice(chunk)).unwrap();
+        assert_eq!(all.len(), 10_000);
+        assert_eq!(&all[9_990..], b"hellohello");
+    }
+
+    #[test]
+    fn works_on_a_mapping() {
+        let memory = Memory::from_map(MmapRaw::from(memmap2::MmapMut::map_anon(8192).unwrap()));
+        memory.write(8191, b"x").unwrap();
+        assert_eq!(memory.to_vec(8190, 2).unwrap(), b"\0x");
+    }
+
+    #[test]
+    fn refuses_what_lies_outside() {
+        let memory = Memory::zeroed(16);
+        let part = memory.part(8, 8).unwrap();
+        for (offset, length) in [(0, 9), (8, 1), (9, 0), (usize::MAX, 2), (2, usize::MAX)] {
+            assert!(part.pointer(offset, length).is_err(), "{offset} {length}");
+        }
+        assert!(part.write(4, b"12345").is_err());
+        assert!(part.read(4, &mut [0; 5]).is_err());
+        assert!(part.append_to(4, 5, &mut Vec::new()).is_err());
+        assert!(part.for_each_chunk(4, 5, |_| ()).is_err());
+        assert!(memory.copy_to(0, &part, 1, 8).is_err());
+        assert!(memory.part(9, 8).is_err());
+        assert!(part.pointer(8, 0).is_ok());
+    }
+}

@@ -1,0 +1,8 @@
+//! Memory that others may write at any time, and the system calls on it: the place where `unsafe`
+//! is allowed.
+
+mod memory;
+mod socket;
+
+pub use memory::{Memory, OutOfRange};
+pub use socket::{IoVecs, MAX_IOVECS, ReceiveVec, SendVec};

@@ -1,0 +1,211 @@
+//! Vectored socket calls that mix [`Memory`] and slices.
+
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::{Memory, OutOfRange};
+
+/// Pieces in one system call. Linux takes up to 1024.
+pub const MAX_IOVECS: usize = 256;
+
+/// Room for the pieces of a vectored system call, used again from call to call.
+pub struct IoVecs(Vec<libc::iovec>);
+
+// SAFETY: between calls its pointers are never used: `send` and `receive` start by clearing it.
+unsafe impl Send for IoVecs {}
+
+/// The pieces to send in one system call, in order. Those past [`MAX_IOVECS`] are not taken.
+pub struct SendVec<'a> {
+    pieces: &'a mut Vec<libc::iovec>,
+    total: usize,
+    borrowed: PhantomData<&'a [u8]>,
+}
+
+/// The pieces to receive into with one system call, in order.
+pub struct ReceiveVec<'a> {
+    pieces: &'a mut Vec<libc::iovec>,
+    total: usize,
+    borrowed: PhantomData<&'a mut [u8]>,
+}
+
+impl IoVecs {
+    /// Room for [`MAX_IOVECS`] pieces.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Vec::with_capacity(MAX_IOVECS))
+    }
+
+    /// Begins a list of pieces to send.
+    pub fn send(&mut self) -> SendVec<'_> {
+        self.0.clear();
+        SendVec { pieces: &mut self.0, total: 0, borrowed: PhantomData }
+    }
+
+    /// Begins a list of pieces to receive into.
+    pub fn receive(&mut self) -> ReceiveVec<'_> {
+        self.0.clear();
+        ReceiveVec { pieces: &mut self.0, total: 0, borrowed: PhantomData }
+    }
+}
+
+impl Default for IoVecs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for IoVecs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IoVecs")
+    }
+}
+
+impl<'a> SendVec<'a> {
+    /// Adds bytes.
+    pub fn push(&mut self, bytes: &'a [u8]) {
+        self.add(bytes.as_ptr().cast_mut(), bytes.len());
+    }
+
+    /// Adds `length` bytes at `offset` of a memory.
+    pub fn push_memory(&mut self, memory: &'a Memory, offset: usize, length: usize) -> Result<(), OutOfRange> {
+        self.add(memory.pointer(offset, length)?, length);
+        Ok(())
+    }
+
+    /// Pieces that can still be added.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        MAX_IOVECS - self.pieces.len()
+    }
+
+    /// Bytes of all pieces.
+    #[must_use]
+    pub const fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Sends what the socket takes without waiting; returns the number of bytes.
+    pub fn send(self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let message = header(self.pieces);
+        // SAFETY: each piece lies in a slice or a memory that `'a` keeps borrowed, and the kernel
+        // only reads them.
+        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn add(&mut self, start: *mut u8, length: usize) {
+        if length > 0 && self.room() > 0 {
+            self.pieces.push(libc::iovec { iov_base: start.cast(), iov_len: length });
+            self.total += length;
+        }
+    }
+}
+
+impl<'a> ReceiveVec<'a> {
+    /// Adds room in a slice.
+    pub fn push(&mut self, bytes: &'a mut [u8]) {
+        self.add(bytes.as_mut_ptr(), bytes.len());
+    }
+
+    /// Adds `length` bytes at `offset` of a memory.
+    pub fn push_memory(&mut self, memory: &'a Memory, offset: usize, length: usize) -> Result<(), OutOfRange> {
+        self.add(memory.pointer(offset, length)?, length);
+        Ok(())
+    }
+
+    /// Pieces that can still be added.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        MAX_IOVECS - self.pieces.len()
+    }
+
+    /// Bytes of all pieces.
+    #[must_use]
+    pub const fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Receives what is there without waiting; returns the number of bytes, 0 at the end of the stream.
+    pub fn receive(self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut message = header(self.pieces);
+        // SAFETY: each piece lies in a slice that `'a` keeps mutably borrowed, or in a `Memory`,
+        // which others may write at any time.
+        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn add(&mut self, start: *mut u8, length: usize) {
+        if length > 0 && self.room() > 0 {
+            self.pieces.push(libc::iovec { iov_base: start.cast(), iov_len: length });
+            self.total += length;
+        }
+    }
+}
+
+impl fmt::Debug for SendVec<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SendVec({} bytes in {} pieces)", self.total, self.pieces.len())
+    }
+}
+
+impl fmt::Debug for ReceiveVec<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReceiveVec({} bytes in {} pieces)", self.total, self.pieces.len())
+    }
+}
+
+fn header(pieces: &mut Vec<libc::iovec>) -> libc::msghdr {
+    // SAFETY: all of `msghdr` may be zero: null pointers with zero lengths.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces.as_mut_ptr();
+    message.msg_iovlen = pieces.len() as _;
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn carries_slices_and_memory_in_order() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let memory = Memory::zeroed(8);
+        memory.write(2, b"cde").unwrap();
+        let mut vecs = IoVecs::new();
+        let mut out = vecs.send();
+        out.push(b"ab");
+        out.push_memory(&memory, 2, 3).unwrap();
+        out.push(b"");
+        out.push(b"fg");
+        assert_eq!((out.total(), out.room()), (7, MAX_IOVECS - 3));
+        assert_eq!(out.send(a.as_fd()).unwrap(), 7);
+
+        let (mut head, mut tail) = ([0; 3], [0; 9]);
+        let mut input = vecs.receive();
+        input.push(&mut head);
+        input.push_memory(&memory, 6, 2).unwrap();
+        input.push(&mut tail);
+        assert_eq!(input.receive(b.as_fd()).unwrap(), 7);
+        assert_eq!((&head, &memory.to_vec(6, 2).unwrap()[..], &tail[..2]), (b"abc", &b"de"[..], &b"fg"[..]));
+        let mut input = vecs.receive();
+        input.push(&mut head);
+        assert_eq!(input.receive(b.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn takes_no_more_pieces_than_a_call_may_have() {
+        let memory = Memory::zeroed(1);
+        let mut vecs = IoVecs::new();
+        let mut out = vecs.send();
+        for _ in 0..MAX_IOVECS + 1 {
+            out.push_memory(&memory, 0, 1).unwrap();
+        }
+        assert_eq!(out.total(), MAX_IOVECS);
+        assert!(out.push_memory(&memory, 1, 1).is_err());
+    }
+}
