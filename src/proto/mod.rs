@@ -123,22 +123,60 @@ pub enum SendError {
 
 #[allow(missing_docs, clippy::todo, unused_variables)]
 impl Endpoint {
-    pub fn acceptor(config: Config, now: Instant) -> Self { todo!() }
-    pub fn initiator(config: Config, now: Instant) -> Self { todo!() }
-    pub fn state(&self) -> State { todo!() }
+    pub fn acceptor(config: Config, now: Instant) -> Self {
+        todo!()
+    }
+    pub fn initiator(config: Config, now: Instant) -> Self {
+        todo!()
+    }
+    pub fn state(&self) -> State {
+        todo!()
+    }
     /// Some once the negotiation is complete in this side's eyes.
-    pub fn negotiated(&self) -> Option<&Negotiated> { todo!() }
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        todo!()
+    }
     /// Bytes that each receive must hold that is posted from now on: 512 while negotiating, then max_receive_size.
-    pub fn receive_size(&self) -> u32 { todo!() }
+    pub fn receive_size(&self) -> u32 {
+        todo!()
+    }
     /// Receives that should be posted now; the owner posts as many as it has buffers for, and says so.
-    pub fn receives_wanted(&self) -> u16 { todo!() }
-    pub fn handle_receives_posted(&mut self, count: u16) { todo!() }
-    pub fn handle_message(&mut self, now: Instant, message: &[u8]) -> Result<Received, ProtocolError> { todo!() }
-    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> { todo!() }
-    pub fn poll_timeout(&self) -> Option<Instant> { todo!() }
-    pub fn start_message(&mut self, length: u32, invalidate: Option<RemoteToken>) -> Result<(), SendError> { todo!() }
-    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> { todo!() }
-    pub fn close(&mut self) { todo!() }
-    pub fn send_credits(&self) -> Credits { todo!() }
-    pub fn receive_credits(&self) -> Credits { todo!() }
+    pub fn receives_wanted(&self) -> u16 {
+        todo!()
+    }
+    pub fn handle_receives_posted(&mut self, count: u16) {
+        todo!()
+    }
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        message: &[u8],
+    ) -> Result<Received, ProtocolError> {
+        todo!()
+    }
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        todo!()
+    }
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        todo!()
+    }
+    pub fn start_message(
+        &mut self,
+        length: u32,
+        invalidate: Option<RemoteToken>,
+    ) -> Result<(), SendError> {
+        todo!()
+    }
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
+        todo!()
+    }
+    pub fn close(&mut self) {
+        todo!()
+    }
+    pub fn send_credits(&self) -> Credits {
+        todo!()
+    }
+    pub fn receive_credits(&self) -> Credits {
+        todo!()
+    }
 }

@@ -1,0 +1,7 @@
+//! x
+/// c
+#[derive(Debug)]
+pub struct Config;
+/// c
+#[derive(Debug)]
+pub struct Iwarp;
