@@ -158,11 +158,16 @@ impl Qp {
         self.stage == Stage::Header && self.stash_length == 0
     }
 
-    /// The FPDU that arrived last, up to its payload and without its MPA length: what a Terminate
-    /// carries back (RFC 5040 4.8).
+    /// The FPDU that arrived last: its ULPDU length, and what was collected of the ULPDU in front
+    /// of its payload. A Terminate carries them back (RFC 5040 4.8).
     #[must_use]
-    pub fn last_header(&self) -> &[u8] {
-        self.stash.get(2..self.stash_length).unwrap_or_default()
+    pub fn last_segment(&self) -> (u16, &[u8]) {
+        // It came out of two bytes.
+        let ulpdu_length = self.incoming.ulpdu_length as u16;
+        (
+            ulpdu_length,
+            self.stash.get(2..self.stash_length).unwrap_or_default(),
+        )
     }
 
     /// Reads the first four bytes; returns the length of all that comes before the payload.
