@@ -16,9 +16,11 @@
 //! while a view on them lives: from memory that a peer or another process may write, copy first.
 //! Integers are little-endian throughout.
 
+mod buffer_descriptor;
 mod data_transfer;
 mod negotiate;
 
+pub use buffer_descriptor::{BufferDescriptorV1, BufferDescriptors, Piece, Pieces};
 pub use data_transfer::DataTransfer;
 pub use negotiate::{
     MIN_MAX_FRAGMENTED_SIZE, MIN_MAX_RECEIVE_SIZE, NegotiateRequest, NegotiateResponse,
