@@ -19,6 +19,7 @@
 mod buffer_descriptor;
 mod data_transfer;
 mod negotiate;
+pub mod smb2;
 
 pub use buffer_descriptor::{BufferDescriptorV1, BufferDescriptors, Piece, Pieces};
 pub use data_transfer::DataTransfer;
