@@ -202,3 +202,132 @@ impl Untagged {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reads_and_writes_the_control_bytes_of_each_segment() {
+        for (bytes, opcode, last) in [
+            ([0xc1, 0x40], Opcode::Write, true),
+            ([0x81, 0x40], Opcode::Write, false),
+            ([0x41, 0x41], Opcode::ReadRequest, true),
+            ([0xc1, 0x42], Opcode::ReadResponse, true),
+            ([0x81, 0x42], Opcode::ReadResponse, false),
+            ([0x41, 0x43], Opcode::Send, true),
+            ([0x01, 0x43], Opcode::Send, false),
+            ([0x41, 0x44], Opcode::SendInvalidate, true),
+            ([0x41, 0x45], Opcode::SendSolicited, true),
+            ([0x41, 0x46], Opcode::SendSolicitedInvalidate, true),
+            ([0x41, 0x47], Opcode::Terminate, true),
+        ] {
+            let control = Control { opcode, last };
+            assert_eq!(Control::parse(bytes), Ok(control));
+            assert_eq!(control.emit(), bytes);
+        }
+    }
+
+    #[test]
+    fn refuses_a_ddp_version_other_than_1() {
+        for first in [0x40, 0x42, 0x43] {
+            assert_eq!(Control::parse([first, 0x43]), Err(IwarpError::DdpVersion));
+        }
+    }
+
+    #[test]
+    fn refuses_an_rdmap_version_other_than_1() {
+        for second in [0x03, 0x83, 0xc3] {
+            assert_eq!(
+                Control::parse([0x41, second]),
+                Err(IwarpError::RdmapVersion)
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_reserved_opcodes() {
+        for second in 0x48..=0x4f {
+            assert_eq!(Control::parse([0x41, second]), Err(IwarpError::RdmapOpcode));
+        }
+    }
+
+    #[test]
+    fn refuses_a_tagged_bit_that_does_not_fit_the_opcode() {
+        for second in [0x40, 0x42] {
+            assert_eq!(
+                Control::parse([0x41, second]),
+                Err(IwarpError::DdpNotTagged)
+            );
+        }
+        for second in [0x41, 0x43, 0x44, 0x45, 0x46, 0x47] {
+            assert_eq!(
+                Control::parse([0xc1, second]),
+                Err(IwarpError::DdpNotTagged)
+            );
+        }
+    }
+
+    #[test]
+    fn ignores_reserved_control_bits() {
+        let control = Control {
+            opcode: Opcode::Send,
+            last: true,
+        };
+        assert_eq!(Control::parse([0x41 | 0x3c, 0x43 | 0x30]), Ok(control));
+    }
+
+    #[test]
+    fn reads_and_writes_the_untagged_header_of_a_linux_client() {
+        let bytes = *b"\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0";
+        let header = Untagged {
+            invalidate: 0,
+            queue: QUEUE_SEND,
+            msn: 1,
+            mo: 0,
+        };
+        assert_eq!(Untagged::parse(&bytes), header);
+        assert_eq!(header.emit(), bytes);
+    }
+
+    #[test]
+    fn keeps_each_field_in_its_place() {
+        let bytes = *b"\x01\x02\x03\x04\x00\x00\x00\x01\x05\x06\x07\x08\x09\x0a\x0b\x0c";
+        let queue = QUEUE_READ_REQUEST;
+        let header = Untagged {
+            invalidate: 0x0102_0304,
+            queue,
+            msn: 0x0506_0708,
+            mo: 0x090a_0b0c,
+        };
+        assert_eq!(Untagged::parse(&bytes), header);
+        assert_eq!(header.emit(), bytes);
+
+        let bytes = *b"\x01\x02\x03\x04\x11\x12\x13\x14\x15\x16\x17\x18";
+        let header = Tagged {
+            stag: 0x0102_0304,
+            offset: 0x1112_1314_1516_1718,
+        };
+        assert_eq!(Tagged::parse(&bytes), header);
+        assert_eq!(header.emit(), bytes);
+    }
+
+    proptest! {
+        #[test]
+        fn writes_back_what_it_reads_of_any_control_bytes(bytes in any::<[u8; 2]>()) {
+            if let Ok(control) = Control::parse(bytes) {
+                let [ddp, rdmap] = bytes;
+                prop_assert_eq!(control.emit(), [ddp & 0xc3, rdmap & 0xcf]);
+                prop_assert_eq!(Control::parse(control.emit()), Ok(control));
+            }
+        }
+
+        #[test]
+        fn writes_back_any_header(tagged in any::<[u8; 12]>(), untagged in any::<[u8; 16]>()) {
+            prop_assert_eq!(Tagged::parse(&tagged).emit(), tagged);
+            prop_assert_eq!(Untagged::parse(&untagged).emit(), untagged);
+        }
+    }
+}

@@ -187,3 +187,98 @@ impl IwarpError {
         Some(TerminateCode { layer, etype, code })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    const HANDSHAKE: [IwarpError; 9] = [
+        IwarpError::MpaBadKey,
+        IwarpError::MpaMarkers,
+        IwarpError::MpaUnsupportedRevision,
+        IwarpError::MpaPrivateDataTooLong,
+        IwarpError::MpaEnhancedTooShort,
+        IwarpError::MpaRejected,
+        IwarpError::MpaRevisionMismatch,
+        IwarpError::MpaUnexpectedBytes,
+        IwarpError::MpaFrameTooShort,
+    ];
+    const UNANSWERED: [IwarpError; 2] = [
+        IwarpError::RdmapTerminateLength,
+        IwarpError::PeerTerminated {
+            layer: 0,
+            etype: 1,
+            code: 2,
+        },
+    ];
+    const REPORTED: [(IwarpError, (u8, u8, u8)); 24] = [
+        (IwarpError::MpaCrc, (2, 0, 2)),
+        (IwarpError::DdpVersion, (1, 2, 6)),
+        (IwarpError::DdpSegmentTooShort, (1, 0, 0)),
+        (IwarpError::DdpInvalidStag, (1, 1, 0)),
+        (IwarpError::DdpStagNotAssociated, (1, 1, 2)),
+        (IwarpError::DdpBaseOrBounds, (1, 1, 1)),
+        (IwarpError::DdpOffsetWrap, (1, 1, 3)),
+        (IwarpError::DdpInvalidQueue, (1, 2, 1)),
+        (IwarpError::DdpNoBuffer, (1, 2, 2)),
+        (IwarpError::DdpMsnRange, (1, 2, 3)),
+        (IwarpError::DdpInvalidMo, (1, 2, 4)),
+        (IwarpError::DdpTooLong, (1, 2, 5)),
+        (IwarpError::DdpNotTagged, (0, 2, 6)),
+        (IwarpError::RdmapVersion, (0, 2, 5)),
+        (IwarpError::RdmapOpcode, (0, 2, 6)),
+        (IwarpError::RdmapAccess, (0, 1, 2)),
+        (IwarpError::RdmapInvalidStag, (0, 1, 0)),
+        (IwarpError::RdmapBounds, (0, 1, 1)),
+        (IwarpError::RdmapCannotInvalidate, (0, 1, 9)),
+        (IwarpError::RdmapTooManyReads, (0, 2, 7)),
+        (IwarpError::RdmapUnexpectedReadResponse, (0, 2, 6)),
+        (IwarpError::RdmapReadResponseMismatch, (0, 2, 0xff)),
+        (IwarpError::RdmapInterleaved, (0, 2, 6)),
+        (IwarpError::RdmapReadRequestLength, (0, 2, 0xff)),
+    ];
+
+    fn all() -> impl Iterator<Item = IwarpError> {
+        HANDSHAKE
+            .into_iter()
+            .chain(UNANSWERED)
+            .chain(REPORTED.map(|(error, _)| error))
+    }
+
+    #[test]
+    fn sends_no_terminate_in_the_handshake_nor_for_a_terminate() {
+        for error in HANDSHAKE.into_iter().chain(UNANSWERED) {
+            assert_eq!(error.terminate_code(), None, "{error}");
+        }
+    }
+
+    #[test]
+    fn reports_each_other_error_by_an_assigned_number() {
+        for (error, (layer, etype, code)) in REPORTED {
+            let expected = TerminateCode { layer, etype, code };
+            assert_eq!(error.terminate_code(), Some(expected), "{error}");
+            assert!(expected.meaning().is_some(), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_each_error_once_and_its_section() {
+        for (n, error) in all().enumerate() {
+            assert!(
+                error
+                    .name()
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            );
+            assert!(error.to_string().contains("(RFC "), "{error}");
+            assert!(
+                all().skip(n + 1).all(|other| other.name() != error.name()),
+                "{error}"
+            );
+        }
+        assert_eq!(IwarpError::MpaBadKey.name(), "mpa_bad_key");
+        assert_eq!(IwarpError::RdmapTooManyReads.name(), "rdmap_too_many_reads");
+    }
+}

@@ -391,3 +391,212 @@ impl From<TerminateCode> for IwarpError {
         Self::PeerTerminated { layer, etype, code }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const REQUEST: &[u8; 28] = b"\x01\x02\x03\x04\x11\x12\x13\x14\x15\x16\x17\x18\
+        \x00\x10\x00\x00\x05\x06\x07\x08\x21\x22\x23\x24\x25\x26\x27\x28";
+    const UNTAGGED: &[u8; 18] = b"\x41\x41\0\0\0\0\0\0\0\x01\0\0\0\x01\0\0\0\0";
+    const TAGGED: &[u8; 14] = b"\xc1\x40\x01\x02\x03\x04\x11\x12\x13\x14\x15\x16\x17\x18";
+
+    const fn code(error: IwarpError) -> TerminateCode {
+        error.terminate_code().unwrap()
+    }
+
+    #[test]
+    fn knows_model_and_queue_of_each_opcode() {
+        for number in 0..8 {
+            let opcode = Opcode::parse(number).unwrap();
+            assert_eq!(opcode as u8, number);
+            assert_eq!(opcode.is_tagged(), [0, 2].contains(&number));
+            assert_eq!(opcode.is_send(), (3..=6).contains(&number));
+            assert_eq!(opcode.invalidates(), [4, 6].contains(&number));
+            let queue = [
+                None,
+                Some(1),
+                None,
+                Some(0),
+                Some(0),
+                Some(0),
+                Some(0),
+                Some(2),
+            ];
+            assert_eq!(opcode.queue(), queue[usize::from(number)]);
+        }
+        assert_eq!(Opcode::parse(8), Err(IwarpError::RdmapOpcode));
+    }
+
+    #[test]
+    fn reads_and_writes_a_read_request() {
+        let request = ReadRequest {
+            sink_stag: 0x0102_0304,
+            sink_offset: 0x1112_1314_1516_1718,
+            length: 0x10_0000,
+            source_stag: 0x0506_0708,
+            source_offset: 0x2122_2324_2526_2728,
+        };
+        assert_eq!(ReadRequest::parse(REQUEST), request);
+        assert_eq!(&request.emit(), REQUEST);
+    }
+
+    #[test]
+    fn reports_an_error_of_a_tagged_segment_with_its_header() {
+        let segment = [TAGGED, &b"payload"[..]].concat();
+        let terminate = Terminate::on_segment(code(IwarpError::DdpBaseOrBounds), 1_000, &segment);
+        let expected = [b"\x11\x01\xc0\x00\x03\xe8", &TAGGED[..]].concat();
+        assert_eq!(terminate.emit(), expected);
+    }
+
+    #[test]
+    fn reports_an_error_of_a_read_request_with_both_headers() {
+        let segment = [&UNTAGGED[..], REQUEST].concat();
+        let terminate = Terminate::on_segment(code(IwarpError::RdmapAccess), 46, &segment);
+        assert_eq!(
+            terminate.emit(),
+            [b"\x01\x02\xe0\x00\x00\x2e", &segment[..]].concat()
+        );
+        assert_eq!(terminate.emit().len(), Terminate::MAX_LENGTH);
+        let terminate = Terminate::on_segment(code(IwarpError::DdpMsnRange), 46, &segment);
+        assert_eq!(
+            terminate.emit(),
+            [b"\x12\x03\xc0\x00\x00\x2e", &UNTAGGED[..]].concat()
+        );
+    }
+
+    #[test]
+    fn reports_only_headers_that_are_whole() {
+        let cut = [&UNTAGGED[..], &REQUEST[..27]].concat();
+        let terminate = Terminate::on_segment(code(IwarpError::RdmapAccess), 45, &cut);
+        assert_eq!(
+            terminate.emit(),
+            [b"\x01\x02\xc0\x00\x00\x2d", &UNTAGGED[..]].concat()
+        );
+        let terminate = Terminate::on_segment(code(IwarpError::RdmapAccess), 17, &UNTAGGED[..17]);
+        assert_eq!(terminate.emit(), b"\x01\x02\x00\x00");
+        let terminate = Terminate::on_segment(code(IwarpError::RdmapAccess), 0, &[]);
+        assert_eq!(terminate.emit(), b"\x01\x02\x00\x00");
+    }
+
+    #[test]
+    fn reports_no_header_where_the_segment_is_not_at_fault() {
+        for (error, bytes) in [
+            (IwarpError::MpaCrc, *b"\x20\x02\0\0"),
+            (IwarpError::DdpSegmentTooShort, *b"\x10\0\0\0"),
+        ] {
+            assert_eq!(
+                Terminate::on_segment(code(error), 18, UNTAGGED).emit(),
+                bytes
+            );
+            assert_eq!(Terminate::new(code(error)).emit(), bytes);
+        }
+    }
+
+    #[test]
+    fn reports_a_wrong_version_by_the_model_of_the_segment() {
+        let untagged = Terminate::on_segment(code(IwarpError::DdpVersion), 18, b"\x42\x43");
+        assert_eq!(
+            untagged.code(),
+            TerminateCode {
+                layer: 1,
+                etype: 2,
+                code: 6
+            }
+        );
+        let tagged = Terminate::on_segment(code(IwarpError::DdpVersion), 18, b"\xc2\x40");
+        assert_eq!(
+            tagged.code(),
+            TerminateCode {
+                layer: 1,
+                etype: 1,
+                code: 4
+            }
+        );
+        assert_eq!(tagged.emit(), b"\x11\x04\0\0");
+    }
+
+    #[test]
+    fn reads_a_terminate_as_the_rfc_has_it() {
+        let received = Terminate::parse(b"\x12\x02\xc0\x00\x00\x26").unwrap();
+        assert_eq!(received, code(IwarpError::DdpNoBuffer));
+        let error = IwarpError::from(received);
+        assert_eq!(
+            error,
+            IwarpError::PeerTerminated {
+                layer: 1,
+                etype: 2,
+                code: 2
+            }
+        );
+        assert!(
+            error
+                .to_string()
+                .contains("layer 1 type 2 code 0x02, DDP untagged buffer: no buffer")
+        );
+    }
+
+    #[test]
+    fn shows_what_siw_means_too() {
+        let received = Terminate::parse(b"\x21\x02\x03\x00").unwrap();
+        assert_eq!(
+            received,
+            TerminateCode {
+                layer: 2,
+                etype: 1,
+                code: 2
+            }
+        );
+        assert_eq!(received.swapped(), code(IwarpError::DdpNoBuffer));
+        let text = IwarpError::from(received).to_string();
+        assert!(
+            text.contains("layer 2 type 1 code 0x02, not assigned"),
+            "{text}"
+        );
+        assert!(
+            text.contains("from siw: layer 1 type 2 code 0x02, DDP untagged"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn refuses_a_terminate_without_a_control_field() {
+        for length in 0..=3 {
+            let result = Terminate::parse(&b"\x12\x02\xc0"[..length]);
+            assert_eq!(result, Err(IwarpError::RdmapTerminateLength));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn writes_back_any_read_request(bytes in any::<[u8; 28]>()) {
+            prop_assert_eq!(ReadRequest::parse(&bytes).emit(), bytes);
+        }
+
+        #[test]
+        fn reads_and_shows_any_terminate_without_panic(bytes in vec(any::<u8>(), 0..64)) {
+            if let Ok(received) = Terminate::parse(&bytes) {
+                prop_assert!(!IwarpError::from(received).to_string().is_empty());
+            }
+        }
+
+        #[test]
+        fn reads_back_the_code_of_each_terminate_that_it_writes(
+            (layer, etype, number) in (0..16u8, 0..16u8, any::<u8>()),
+            segment_length in any::<u16>(),
+            start in vec(any::<u8>(), 0..64),
+        ) {
+            let code = TerminateCode { layer, etype, code: number };
+            let terminate = Terminate::on_segment(code, segment_length, &start);
+            let bytes = terminate.emit();
+            prop_assert_eq!(Terminate::parse(bytes), Ok(terminate.code()));
+            let headers = bytes.get(6..).unwrap_or_default();
+            prop_assert!(start.starts_with(headers));
+        }
+    }
+}
