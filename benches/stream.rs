@@ -139,17 +139,27 @@ fn serve_tcp() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
     println!("{}", listener.local_addr().expect("bound"));
     let (mut stream, _) = listener.accept().expect("accept");
-    let mut buffer = vec![0; CHUNK];
-    while stream.read(&mut buffer).expect("read") > 0 {}
+    // As much memory as the RDMA cases touch.
+    let mut buffers = vec![0; CHUNK * OUTSTANDING];
+    let mut turn = 0;
+    loop {
+        let buffer = &mut buffers[turn * CHUNK..][..CHUNK];
+        if stream.read(buffer).expect("read") == 0 {
+            break;
+        }
+        turn = (turn + 1) % OUTSTANDING;
+    }
     stream.write_all(b"x").expect("answer");
 }
 
 fn tcp_stream(address: SocketAddr, chunks: usize) -> Duration {
     let mut stream = TcpStream::connect(address).expect("connect");
-    let buffer = vec![7; CHUNK];
+    let buffers = vec![7; CHUNK * OUTSTANDING];
     let start = Clock::now();
-    for _ in 0..chunks {
-        stream.write_all(&buffer).expect("write");
+    for turn in 0..chunks {
+        stream
+            .write_all(&buffers[turn % OUTSTANDING * CHUNK..][..CHUNK])
+            .expect("write");
     }
     stream
         .shutdown(std::net::Shutdown::Write)
@@ -184,6 +194,11 @@ impl End {
 
     /// Waits for events.
     fn turn(&mut self) -> Vec<Event> {
+        let spin: u64 = std::env::var("SPIN")
+            .ok()
+            .and_then(|s| s.parse().ok())
+            .unwrap_or(0);
+        let begin = self.now();
         loop {
             let now = self.now();
             self.fabric.poll(now, &mut self.events).expect("poll");
@@ -194,7 +209,7 @@ impl End {
                 .fabric
                 .poll_timeout()
                 .map(|at| at.saturating_since(now));
-            if timeout != Some(Duration::ZERO) {
+            if timeout != Some(Duration::ZERO) && now - begin > Duration::from_micros(spin) {
                 let fd = self.fabric.event_fd().expect("sockets");
                 wait_readable(fd, timeout).expect("wait");
             }

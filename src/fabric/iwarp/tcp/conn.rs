@@ -11,7 +11,7 @@ use crate::fabric::iwarp::handshake::{self, Agreed, MAX_OUTGOING, Offer, Outgoin
 use crate::fabric::iwarp::mpa::{
     self, Crc32c, FRAME_HEADER_LENGTH, Frame, FrameKind, MAX_PRIVATE_DATA,
 };
-use crate::fabric::iwarp::qp::{Completion, Qp, Segment, Step};
+use crate::fabric::iwarp::qp::{Completion, MAX_ULPDU, Qp, Segment, Step};
 use crate::fabric::iwarp::rdmap::Terminate;
 use crate::fabric::iwarp::{IwarpError, ddp};
 use crate::fabric::{CloseReason, ListenerId, Sge};
@@ -590,11 +590,16 @@ fn memory(memories: &[Option<Memory>], sge: Sge) -> Result<&Memory, CloseReason>
         .ok_or(CloseReason::Local)
 }
 
-/// The largest ULPDU whose FPDU fits into one TCP segment: what hardware expects (RFC 5044 5.1).
+/// The largest ULPDU whose FPDU fits into one TCP segment, which RNICs expect (RFC 5044 5.1). No
+/// RNIC is behind segments that no Ethernet frame holds: such a peer takes any FPDU.
 fn ulpdu_of_one_tcp_segment(stream: &TcpStream) -> u16 {
+    const LARGEST_FRAME: u32 = 9216;
     let mss = socket2::SockRef::from(stream).tcp_mss().unwrap_or(536);
     let overhead = 2 + mpa::CRC_LENGTH as u32;
-    u16::try_from(mss.saturating_sub(overhead)).unwrap_or(u16::MAX)
+    match mss {
+        LARGEST_FRAME.. => MAX_ULPDU,
+        mss => u16::try_from(mss.saturating_sub(overhead)).unwrap_or(MAX_ULPDU),
+    }
 }
 
 pub(super) fn os(error: &io::Error) -> CloseReason {
