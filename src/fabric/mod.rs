@@ -23,6 +23,8 @@ pub mod fault;
 #[cfg(feature = "fabric")]
 pub mod loopback;
 #[cfg(feature = "fabric")]
+mod regions;
+#[cfg(feature = "fabric")]
 mod traits;
 #[cfg(feature = "fabric")]
 pub use traits::*;
