@@ -19,10 +19,44 @@ use crate::sys::{Memory, OutOfRange};
 struct Pool {
     memory: Memory,
     region: RegionId,
+    /// Whether it is the one for the time after the negotiation.
+    negotiated: bool,
     slot_size: u32,
     /// Bytes from one slot to the next.
     stride: u32,
     free: Vec<u16>,
+}
+
+impl Pool {
+    #[cold]
+    fn new<F: Fabric>(
+        fabric: &mut F,
+        id: ConnId,
+        negotiated: bool,
+        slot_size: u32,
+        slots: u16,
+    ) -> Result<Self, FabricError> {
+        let stride = slot_size
+            .max(1)
+            .checked_next_multiple_of(8)
+            .unwrap_or(slot_size);
+        // Offsets of slots are 32-bit numbers.
+        let slots = u16::try_from(u32::MAX / stride)
+            .map_or(slots, |most| slots.min(most))
+            .max(1);
+        let memory = Memory::zeroed(usize::from(slots) * stride as usize);
+        let region = fabric.register(id, &memory, Access::Local)?.id;
+        // Taken from the end: the first slot is used first.
+        let free = (0..slots).rev().collect();
+        Ok(Self {
+            memory,
+            region,
+            negotiated,
+            slot_size,
+            stride,
+            free,
+        })
+    }
 }
 
 /// A fragment of an upper-layer message, where it lies and where it belongs.
@@ -61,8 +95,8 @@ impl<Buffer> Incoming<Buffer> {
         self.waiting.len()
     }
 
-    /// Posts the receives that the endpoint wants. A pool of slots that are too small is replaced:
-    /// the one slot of the negotiation, which is never posted when the negotiation is over.
+    /// Posts the receives that the endpoint wants: before the negotiation is over a single one, from
+    /// a pool of that size; then from one of `slots`.
     #[inline]
     pub(super) fn post<F: Fabric>(
         &mut self,
@@ -75,9 +109,22 @@ impl<Buffer> Incoming<Buffer> {
         if wanted == 0 {
             return Ok(());
         }
-        let size = endpoint.receive_size();
-        if self.pool.as_ref().is_none_or(|pool| pool.slot_size != size) {
-            self.replace_pool(fabric, id, size, slots)?;
+        let negotiated = endpoint.negotiated().is_some();
+        if self
+            .pool
+            .as_ref()
+            .is_none_or(|pool| pool.negotiated != negotiated)
+        {
+            let slots = if negotiated {
+                slots.max(wanted)
+            } else {
+                wanted
+            };
+            let pool = Pool::new(fabric, id, negotiated, endpoint.receive_size(), slots)?;
+            // The receive of the negotiation was used: nothing of the old pool is posted.
+            if let Some(old) = self.pool.replace(pool) {
+                fabric.deregister(id, old.region)?;
+            }
         }
         let Some(pool) = &mut self.pool else {
             return Ok(());
@@ -100,39 +147,6 @@ impl<Buffer> Incoming<Buffer> {
             posted += 1;
         }
         endpoint.handle_receives_posted(posted);
-        Ok(())
-    }
-
-    #[cold]
-    fn replace_pool<F: Fabric>(
-        &mut self,
-        fabric: &mut F,
-        id: ConnId,
-        slot_size: u32,
-        slots: u16,
-    ) -> Result<(), FabricError> {
-        if let Some(pool) = self.pool.take() {
-            fabric.deregister(id, pool.region)?;
-        }
-        let stride = slot_size
-            .max(1)
-            .checked_next_multiple_of(8)
-            .unwrap_or(slot_size);
-        // Offsets of slots are 32-bit numbers.
-        let slots = u16::try_from(u32::MAX / stride)
-            .map_or(slots, |most| slots.min(most))
-            .max(1);
-        let memory = Memory::zeroed(usize::from(slots) * stride as usize);
-        let region = fabric.register(id, &memory, Access::Local)?.id;
-        // Taken from the end: the first slot is used first.
-        let free = (0..slots).rev().collect();
-        self.pool = Some(Pool {
-            memory,
-            region,
-            slot_size,
-            stride,
-            free,
-        });
         Ok(())
     }
 
