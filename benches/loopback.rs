@@ -17,7 +17,6 @@ struct Bench {
     start: Clock,
     events: Vec<Event<Vec<u8>>>,
     client: ConnId,
-    server: ConnId,
     region: Region,
 }
 
@@ -82,7 +81,6 @@ impl Bench {
             start,
             events,
             client,
-            server,
             region,
         }
     }

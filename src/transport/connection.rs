@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 
 use super::incoming::{Fragment, Incoming};
 use super::outgoing::{ReadQueue, SendQueue};
-use super::{CloseReason, ConnStatus, Event, MessageBuffers, RemotePiece, SendError, Traffic};
+use super::{CloseReason, ConnStatus, Event, MessageBuffers, SendError, Traffic};
 use crate::fabric::{
     ConnId, Fabric, FabricError, ListenerId, ReadLimits, RegionId, Sge, Work, WrError, WrId,
 };
-use crate::proto::{Endpoint, Received, State};
+use crate::proto::{Endpoint, HEAD_LENGTH, Received, State};
 use crate::units::{Instant, RemoteToken};
+use crate::wire::BufferDescriptorV1;
 
 /// A connection that the fabric knows. It is *failed* once this side gave up on it: the fabric was
 /// told, and nothing but the ends of posted work matters any more.
@@ -110,7 +111,7 @@ impl<Buffer> Connection<Buffer> {
         &mut self,
         cookie: u64,
         source: Sge,
-        target: impl IntoIterator<Item = RemotePiece>,
+        target: impl IntoIterator<Item = BufferDescriptorV1>,
         limit: usize,
     ) -> Result<(), SendError> {
         let most = self
@@ -125,7 +126,7 @@ impl<Buffer> Connection<Buffer> {
         &mut self,
         cookie: u64,
         sink: Sge,
-        source: impl IntoIterator<Item = RemotePiece>,
+        source: impl IntoIterator<Item = BufferDescriptorV1>,
         limit: usize,
     ) -> Result<(), SendError> {
         let most = self
@@ -243,12 +244,13 @@ impl<Buffer> Connection<Buffer> {
         buffers: &mut B,
         events: &mut Vec<Event<Buffer>>,
     ) {
+        // The lower 16 bits of what `post_recv` was given: all of it.
         let slot = wr_id.0 as u16;
-        let mut message = vec![0; length as usize];
-        let Ok(_) = self.incoming.peek(slot, length, &mut message) else {
+        let mut head = [0; HEAD_LENGTH];
+        let Some(head) = self.incoming.peek(slot, length, &mut head) else {
             return;
         };
-        match self.endpoint.handle_message(now, &message) {
+        match self.endpoint.handle_head(now, head, length) {
             Ok(Received::Fragment {
                 payload,
                 offset,
@@ -264,7 +266,8 @@ impl<Buffer> Connection<Buffer> {
                 self.incoming
                     .take(id, fragment, buffers, &mut self.traffic, events);
             }
-            Ok(Received::Negotiate | Received::Credits) => self.incoming.free(slot),
+            Ok(Received::Credits) => self.incoming.free(slot),
+            Ok(Received::Negotiate) => self.incoming.end_negotiation(),
             Err(error) => self.fail(error.into()),
         }
     }

@@ -103,7 +103,7 @@ impl CloseReason {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Fabric(reason) => reason.name(),
-            Self::Protocol(error) => error.into(),
+            Self::Protocol(error) => error.name(),
             Self::Call(error) => error.name(),
             other => other.into(),
         }
@@ -181,12 +181,12 @@ pub enum SendError {
     /// The descriptors hold fewer bytes than are to be carried.
     #[error("the buffer descriptors hold fewer bytes than are to be carried")]
     DescriptorsTooShort,
-    /// More than [`super::MAX_PIECES`] descriptors.
+    /// More than [`super::MAX_DESCRIPTORS`] descriptors.
     #[error("too many buffer descriptors")]
     TooManyDescriptors,
     /// A descriptor runs past the end of the address space.
     #[error("a buffer descriptor runs past the end of the address space")]
-    DescriptorOverflow,
+    DescriptorWraps,
 }
 
 impl SendError {

@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 
 use super::{Event, MessageBuffers, Traffic};
 use crate::fabric::{Access, ConnId, Fabric, FabricError, RegionId, Sge, WrId};
-use crate::proto::Endpoint;
-use crate::sys::{Memory, OutOfRange};
+use crate::proto::{Endpoint, HEAD_LENGTH};
+use crate::sys::Memory;
 
 /// Memory for receives, in slots of one size, registered as one region.
 #[derive(Debug)]
@@ -75,6 +75,8 @@ pub(super) struct Fragment {
 #[derive(Debug)]
 pub(super) struct Incoming<Buffer> {
     pool: Option<Pool>,
+    /// The negotiate message of the peer has come: its receive was the last small one.
+    negotiated: bool,
     /// Fragments for which the owner has no buffer yet, and those behind them.
     waiting: VecDeque<Fragment>,
     /// The message being put together.
@@ -85,6 +87,7 @@ impl<Buffer> Incoming<Buffer> {
     pub(super) fn new() -> Self {
         Self {
             pool: None,
+            negotiated: false,
             waiting: VecDeque::new(),
             message: None,
         }
@@ -109,7 +112,7 @@ impl<Buffer> Incoming<Buffer> {
         if wanted == 0 {
             return Ok(());
         }
-        let negotiated = endpoint.negotiated().is_some();
+        let negotiated = self.negotiated;
         if self
             .pool
             .as_ref()
@@ -150,20 +153,21 @@ impl<Buffer> Incoming<Buffer> {
         Ok(())
     }
 
-    /// Copies the first bytes of a received message; returns the copy's length.
+    /// Copies the first bytes of a received message out of its slot, which a peer of real hardware
+    /// could still write: as many as there are, at most all of `head`.
     #[inline]
-    pub(super) fn peek(
-        &self,
-        slot: u16,
-        length: u32,
-        head: &mut [u8],
-    ) -> Result<usize, OutOfRange> {
-        let Some(pool) = &self.pool else { return Ok(0) };
-        let length = head.len().min(length as usize);
-        let head = head.get_mut(..length).unwrap_or_default();
+    pub(super) fn peek<'a>(&self, slot: u16, length: u32, head: &'a mut [u8]) -> Option<&'a [u8]> {
+        let pool = self.pool.as_ref()?;
+        let head = head.get_mut(..(length as usize).min(HEAD_LENGTH))?;
         pool.memory
-            .read(slot as usize * pool.stride as usize, head)?;
-        Ok(length)
+            .read(usize::from(slot) * pool.stride as usize, head)
+            .ok()?;
+        Some(head)
+    }
+
+    /// The peer's negotiate message has come. The next receives are for what was agreed on.
+    pub(super) fn end_negotiation(&mut self) {
+        self.negotiated = true;
     }
 
     /// The slot may be posted again.

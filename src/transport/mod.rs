@@ -29,12 +29,12 @@ use std::time::Duration;
 use slotmap::SecondaryMap;
 
 use crate::fabric::{
-    Access, ConnId, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId, RemoteAddress,
-    Sge,
+    Access, ConnId, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId, Sge,
 };
 use crate::proto::{self, Endpoint};
 use crate::sys::{self, Memory};
 use crate::units::{Instant, RemoteToken};
+use crate::wire::BufferDescriptorV1;
 
 mod admission;
 mod buffers;
@@ -94,16 +94,7 @@ impl Config {
 
 /// Most buffer descriptors that one RDMA READ or RDMA WRITE takes: 65,535 bytes of them
 /// (\[MS-SMB2\] 2.2.19, `ReadChannelInfoLength`).
-pub const MAX_PIECES: usize = 4095;
-
-/// A piece of the peer's memory: what one buffer descriptor means (\[MS-SMBD\] 2.2.3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RemotePiece {
-    /// Where it begins.
-    pub address: RemoteAddress,
-    /// Bytes.
-    pub length: u32,
-}
+pub const MAX_DESCRIPTORS: usize = 4095;
 
 /// SMB Direct connections on one fabric. See the [module](self).
 ///
@@ -240,7 +231,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         conn: ConnId,
         cookie: u64,
         source: Sge,
-        target: impl IntoIterator<Item = RemotePiece>,
+        target: impl IntoIterator<Item = BufferDescriptorV1>,
     ) -> Result<(), SendError> {
         let connection = self.conns.get_mut(conn).ok_or(SendError::NotEstablished)?;
         connection.queue_write(cookie, source, target, self.config.send_queue)?;
@@ -256,7 +247,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         conn: ConnId,
         cookie: u64,
         sink: Sge,
-        source: impl IntoIterator<Item = RemotePiece>,
+        source: impl IntoIterator<Item = BufferDescriptorV1>,
     ) -> Result<(), SendError> {
         let connection = self.conns.get_mut(conn).ok_or(SendError::NotEstablished)?;
         connection.queue_read(cookie, sink, source, self.config.send_queue)?;

@@ -10,10 +10,11 @@
 
 use std::collections::VecDeque;
 
-use super::{Event, MAX_PIECES, RemotePiece, SendError, Traffic};
+use super::{Event, MAX_DESCRIPTORS, SendError, Traffic};
 use crate::fabric::{ConnId, Fabric, FabricError, RemoteAddress, Sge, WrError, WrId};
 use crate::proto::{Endpoint, Transmit};
 use crate::units::{Instant, RemoteToken};
+use crate::wire::BufferDescriptorV1;
 
 /// What a completion has to say: the bytes that were carried (bits 1 to 32), and whether it ends
 /// what the owner asked for (bit 0).
@@ -91,7 +92,7 @@ impl SendQueue {
         &mut self,
         cookie: u64,
         source: Sge,
-        target: impl IntoIterator<Item = RemotePiece>,
+        target: impl IntoIterator<Item = BufferDescriptorV1>,
     ) -> Result<(), SendError> {
         let queued = self.queue.len();
         let result = cut(source, target, |source, target, last| {
@@ -336,7 +337,7 @@ impl ReadQueue {
         &mut self,
         cookie: u64,
         sink: Sge,
-        source: impl IntoIterator<Item = RemotePiece>,
+        source: impl IntoIterator<Item = BufferDescriptorV1>,
     ) -> Result<(), SendError> {
         let queued = self.queue.len();
         let result = cut(sink, source, |sink, source, last| {
@@ -428,36 +429,35 @@ fn first_error(first: &mut Option<WrError>, result: Result<(), WrError>) -> Resu
     result.map_err(|error| *first.get_or_insert(error))
 }
 
-/// Lays `local` over consecutive remote pieces, each used up to its length, until its end; calls
-/// `take` with each cut and whether it is the last.
+/// Lays `local` over consecutive descriptors, each used up to its length, until its end; calls
+/// `take` with each piece and whether it is the last.
 fn cut(
     local: Sge,
-    pieces: impl IntoIterator<Item = RemotePiece>,
+    descriptors: impl IntoIterator<Item = BufferDescriptorV1>,
     mut take: impl FnMut(Sge, RemoteAddress, bool),
 ) -> Result<(), SendError> {
     let mut rest = local;
-    for (index, piece) in pieces.into_iter().enumerate() {
+    for (index, descriptor) in descriptors.into_iter().enumerate() {
         if rest.length == 0 {
             break;
         }
-        if index == MAX_PIECES {
+        if index == MAX_DESCRIPTORS {
             return Err(SendError::TooManyDescriptors);
         }
-        let length = rest.length.min(piece.length);
+        let length = rest.length.min(descriptor.length);
         if length == 0 {
             continue;
         }
-        if piece
-            .address
-            .address
-            .checked_add(u64::from(length))
-            .is_none()
-        {
-            return Err(SendError::DescriptorOverflow);
+        if descriptor.offset.checked_add(u64::from(length)).is_none() {
+            return Err(SendError::DescriptorWraps);
         }
-        take(Sge { length, ..rest }, piece.address, length == rest.length);
+        let remote = RemoteAddress {
+            token: descriptor.token,
+            address: descriptor.offset,
+        };
+        take(Sge { length, ..rest }, remote, length == rest.length);
         rest.length -= length;
-        // The end of `local` lies in its region, whose offsets fit.
+        // The end of `local` lies in its region, so it fits; behind its end nothing is used.
         rest.offset = rest.offset.saturating_add(length);
     }
     if rest.length > 0 {

@@ -81,7 +81,9 @@ impl Net {
             match event {
                 Event::Established { conn, listener, .. } => {
                     assert_eq!(listener.is_none(), conn == client);
-                    server = server.or(listener.map(|_| conn));
+                    if listener.is_some() {
+                        server = Some(conn);
+                    }
                     both += 1;
                 }
                 other => panic!("{other:?}"),

@@ -1,17 +1,16 @@
 use smbdirect::fabric::loopback::LoopbackConfig;
 use smbdirect::fabric::{Access, RemoteAddress, WrError};
-use smbdirect::transport::{Event, HeapBuffers, MAX_PIECES, RemotePiece, SendError};
+use smbdirect::transport::{Event, HeapBuffers, MAX_DESCRIPTORS, SendError};
 use smbdirect::units::RemoteToken;
+use smbdirect::wire::BufferDescriptorV1;
 
 use crate::pair::{End, Net, config};
 
-fn piece(end: &End, offset: u64, length: u32) -> RemotePiece {
+fn piece(end: &End, offset: u64, length: u32) -> BufferDescriptorV1 {
     let RemoteAddress { token, address } = end.region.remote;
-    RemotePiece {
-        address: RemoteAddress {
-            token,
-            address: address + offset,
-        },
+    BufferDescriptorV1 {
+        offset: address + offset,
+        token,
         length,
     }
 }
@@ -160,11 +159,9 @@ fn reads_come_together_from_many_descriptors() {
 fn refuses_descriptors_that_do_not_hold_the_data() {
     let mut net = Net::new();
     let (client, server) = net.establish();
-    let overflowing = RemotePiece {
-        address: RemoteAddress {
-            token: RemoteToken(1),
-            address: u64::MAX,
-        },
+    let overflowing = BufferDescriptorV1 {
+        offset: u64::MAX,
+        token: RemoteToken(1),
         length: 100,
     };
     let whole = piece(&client, 0, 100);
@@ -173,10 +170,10 @@ fn refuses_descriptors_that_do_not_hold_the_data() {
         (vec![piece(&client, 0, 99)], SendError::DescriptorsTooShort),
         (
             vec![piece(&client, 0, 50), overflowing],
-            SendError::DescriptorOverflow,
+            SendError::DescriptorWraps,
         ),
         (
-            vec![piece(&client, 0, 0); MAX_PIECES + 1],
+            vec![piece(&client, 0, 0); MAX_DESCRIPTORS + 1],
             SendError::TooManyDescriptors,
         ),
     ] {
@@ -208,7 +205,7 @@ fn an_access_that_the_peer_refuses_is_told_with_its_reason() {
     let mut net = narrow();
     let (client, server) = net.establish();
     let mut wrong = piece(&client, 0, 100);
-    wrong.address.token.0 ^= 0x5555;
+    wrong.token.0 ^= 0x5555;
     let good = piece(&client, 0, 100);
     net.transport
         .write(server.conn, 1, server.at(0, 300), [good, wrong, good])
