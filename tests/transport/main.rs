@@ -1,0 +1,7 @@
+//! SMB Direct connections between two ends of a loopback fabric, in virtual time.
+
+mod limits;
+mod memory;
+mod messages;
+mod pair;
+mod rdma;
