@@ -1,49 +1,124 @@
 //! The SMB Direct endpoint of [MS-SMBD]: negotiation, credits, fragments and timers, without I/O.
+//!
+//! An [`Endpoint`] is one end of one connection, acceptor or initiator: a plain value of some two
+//! hundred bytes that owns no buffer, no queue, no socket and no clock, and never allocates. Its
+//! *owner* has all of those; it tells the endpoint what happened and asks it what to do. It is
+//! here, and apart from the transport, so that two hours of a connection with all their faults can
+//! be simulated in a millisecond, and so that a kernel could use it.
+//!
+//! It must never do I/O, read a clock, look at a payload, or panic on anything that a peer sends.
+//!
+//! # Methods and their order
+//!
+//! - *Getters* tell about the state and change nothing: [`state`](Endpoint::state),
+//!   [`negotiated`](Endpoint::negotiated), [`send_credits`](Endpoint::send_credits) and others.
+//! - *Events* come in through `handle_*`:
+//!   [`handle_receives_posted`](Endpoint::handle_receives_posted),
+//!   [`handle_message`](Endpoint::handle_message), [`handle_timeout`](Endpoint::handle_timeout).
+//! - The *application* acts with [`start_message`](Endpoint::start_message) and
+//!   [`close`](Endpoint::close).
+//! - *Work* comes out of [`receives_wanted`](Endpoint::receives_wanted),
+//!   [`poll_transmit`](Endpoint::poll_transmit) and [`poll_timeout`](Endpoint::poll_timeout).
+//!
+//! After any events and actions, as many as came together, the owner
+//!
+//! 1. posts up to `receives_wanted` receives of `receive_size` bytes each, as far as it has memory,
+//!    and says how many with `handle_receives_posted`. First the receives, then the transmits:
+//!    what is posted too late cannot be granted, and a connection with nothing granted stands still;
+//! 2. calls `poll_transmit` until it returns `None`, and posts one SEND for each [`Transmit`], in
+//!    order;
+//! 3. ends the connection if `state` is [`State::Closed`];
+//! 4. arms its timer with `poll_timeout`.
+//!
+//! Messages must be handed to `handle_message` in the order of arrival, each exactly once. On any
+//! `Err(`[`ProtocolError`]`)` the owner ends the connection at once; the endpoint is closed then.
+//! A SEND or a receive that fails ends the connection too: RDMA has no other way, so there is
+//! nothing to tell the endpoint.
+//!
+//! Time is a monotonic [`Instant`](crate::units::Instant) that comes in as an argument; it must not
+//! run backwards from one call to the next. A timer that is served late is late and no more: the
+//! peer always gets its full time.
+//!
+//! # States
+//!
+//! ```text
+//!   acceptor                      initiator
+//!   wait for the request          a receive is posted: send the request
+//!      |          | versions         |
+//!      |          | refused       wait for the response
+//!   receives      |                  |
+//!   are posted:   v                  |                             any error, or
+//!   send the   Closing               |                             close() before
+//!   response     | response          |                             the negotiation
+//!      |         | sent              |                             is complete
+//!      |         v                   |                                   |
+//!      |       Closed                |                                   v
+//!      +-------------+---------------+                                Closed
+//!                    v
+//!               Established --- close(), nothing in progress --------> Closed
+//!                    |                                                   ^
+//!                    +--------- close() --> Closing --- message sent ----+
+//! ```
+//!
+//! Which message is expected follows from the state alone, never from its content: a second
+//! negotiate request is read as a data transfer, and data before the negotiation as a request.
+//!
+//! # Credits
+//!
+//! ```text
+//!      this side                                                  peer
+//!   receives_wanted --> posted --(CreditsGranted)--> granted --> its send credits
+//!          ^              |                             |             |
+//!          |              | reserve: 1                  |             | one for each message
+//!          +--------------+--- a message arrives -------+<------------+
+//! ```
+//!
+//! A receive that is posted is granted once, with whatever message goes out next, and used up when
+//! a message arrives ([MS-SMBD] 3.1.5.1, 3.1.5.8, 3.1.5.9). Three rules keep both sides going:
+//!
+//! - *The last send credit is spent only on a message that grants at least one.* Otherwise both
+//!   sides could send their last message at once, and neither could ever grant again.
+//! - *One receive stays back.* A side with one send credit left may face a silent peer that holds
+//!   all credits; if everything posted were granted, it could never send again. So one posted
+//!   receive, the reserve, is granted only together with the last send credit, or to a peer that
+//!   holds nothing. Hence at least two receives are posted even if the peer asks for one credit.
+//!   The peer's answer uses up a receive and thereby restores the reserve.
+//! - *A peer that may starve is told of receives by an empty message* at once if there is no other
+//!   message: if it holds no credit, or at most a quarter of what is posted and there are at least
+//!   two to grant. An empty message itself uses one receive of the peer, so each leaves fewer
+//!   ungranted receives in the world than before, and two peers do not answer each other's credits
+//!   with credits for ever.
+//!
+//! The negotiate response grants the initiator its first credits, everything posted up to what was
+//! requested. The acceptor has none until the initiator's first message, which therefore always
+//! grants some and is sent at once, empty if need be.
+//!
+//! A receive must not depend on a SEND: an owner that frees memory for receives only when a
+//! message has gone out can stand still with its last send credit. And it must have memory for two
+//! receives at a time, sooner or later: with one on both sides, the only credit in the world
+//! would travel back and forth in empty messages.
+//!
+//! # Fragments
+//!
+//! One upper-layer message is in progress at a time, and each transmit of an established connection
+//! carries as much of it as fits; credits and keepalives travel along. There is never an empty
+//! message between two fragments: peers exist whose reassembly breaks on it.
+
+mod config;
+mod credits;
+mod endpoint;
+mod error;
+mod negotiate;
+mod reassembly;
+mod timers;
 
 use core::ops::Range;
-use core::time::Duration;
 
-use crate::units::{Credits, Instant, RemoteToken};
+pub use config::{Config, ConfigError, NEGOTIATE_RECEIVE_SIZE, Negotiated};
+pub use endpoint::Endpoint;
+pub use error::{ProtocolError, SendError};
 
-/// What one side brings to the negotiation ([MS-SMBD] 3.1.1.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Most receives that this side posts, and so most credits the peer can hold. 1 to 65,535.
-    pub receive_credit_max: Credits,
-    /// Credits that this side asks the peer for. 1 to 65,535.
-    pub send_credit_target: Credits,
-    /// Largest message this side sends, header included, in bytes. At least 128.
-    pub max_send_size: u32,
-    /// Largest message this side receives, header included, in bytes. At least 128.
-    pub max_receive_size: u32,
-    /// Largest upper-layer message this side reassembles, in bytes. At least 131,072.
-    pub max_fragmented_size: u32,
-    /// Largest transfer of one RDMA READ or WRITE request, in bytes.
-    pub max_read_write_size: u32,
-    /// Time for the negotiation. [MS-SMBD] has 5 s for an acceptor, 120 s for an initiator.
-    pub negotiation_timeout: Duration,
-    /// Time without a message from the peer after which it is asked for one.
-    pub idle_timeout: Duration,
-    /// Time that the peer then has.
-    pub keepalive_timeout: Duration,
-    /// Time that a message may wait for send credits.
-    pub credit_timeout: Duration,
-}
-
-/// What both sides agreed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Negotiated {
-    /// Largest message to send, header included.
-    pub max_send_size: u32,
-    /// Largest message to receive, header included.
-    pub max_receive_size: u32,
-    /// Largest upper-layer message to send.
-    pub max_fragmented_send_size: u32,
-    /// Largest upper-layer message to receive.
-    pub max_fragmented_receive_size: u32,
-    /// Largest RDMA READ or WRITE request.
-    pub max_read_write_size: u32,
-}
+use crate::units::RemoteToken;
 
 /// What an SMB Direct endpoint is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +148,32 @@ pub struct Transmit {
     pub ends_message: bool,
 }
 
+impl Transmit {
+    /// The bytes of `header` that count.
+    #[must_use]
+    pub fn header(&self) -> &[u8] {
+        self.header
+            .get(..usize::from(self.header_length))
+            .unwrap_or(&self.header)
+    }
+
+    /// A message of these bytes and nothing else.
+    fn bare(bytes: &[u8]) -> Self {
+        let mut transmit = Self {
+            header: [0; 32],
+            header_length: 0,
+            payload: 0..0,
+            invalidate: None,
+            ends_message: false,
+        };
+        for (to, from) in transmit.header.iter_mut().zip(bytes) {
+            *to = *from;
+            transmit.header_length += 1;
+        }
+        transmit
+    }
+}
+
 /// What a received SMB Direct message was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
@@ -82,63 +183,12 @@ pub enum Received {
     Credits,
     /// A fragment of an upper-layer message.
     Fragment {
-        /// Where its bytes lie in the received message.
+        /// Where its bytes lie in the received message. Never empty.
         payload: Range<u32>,
         /// Where they belong in the upper-layer message; 0 begins a new one.
         offset: u32,
-        /// Bytes of the whole upper-layer message: with `offset + payload.len()` reached it is complete.
+        /// Bytes of the whole upper-layer message: with `offset + payload.len()` reached it is
+        /// complete.
         total: u32,
     },
-}
-
-/// One end of an SMB Direct connection. (API skeleton.)
-#[derive(Debug)]
-pub struct Endpoint {}
-
-/// Why the connection has to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
-#[strum(serialize_all = "snake_case")]
-pub enum ProtocolError {
-    /// skeleton
-    #[error("skeleton")]
-    Skeleton,
-}
-
-/// Why a message was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    /// Not established, or closing.
-    #[error("the connection is not established")]
-    NotEstablished,
-    /// The previous message is still in progress.
-    #[error("a message is in progress")]
-    Busy,
-    /// Larger than the peer reassembles.
-    #[error("the message is larger than the peer reassembles")]
-    TooLong,
-    /// An empty message cannot be sent.
-    #[error("the message is empty")]
-    Empty,
-}
-
-#[allow(missing_docs, clippy::todo, unused_variables)]
-impl Endpoint {
-    pub fn acceptor(config: Config, now: Instant) -> Self { todo!() }
-    pub fn initiator(config: Config, now: Instant) -> Self { todo!() }
-    pub fn state(&self) -> State { todo!() }
-    /// Some once the negotiation is complete in this side's eyes.
-    pub fn negotiated(&self) -> Option<&Negotiated> { todo!() }
-    /// Bytes that each receive must hold that is posted from now on: 512 while negotiating, then max_receive_size.
-    pub fn receive_size(&self) -> u32 { todo!() }
-    /// Receives that should be posted now; the owner posts as many as it has buffers for, and says so.
-    pub fn receives_wanted(&self) -> u16 { todo!() }
-    pub fn handle_receives_posted(&mut self, count: u16) { todo!() }
-    pub fn handle_message(&mut self, now: Instant, message: &[u8]) -> Result<Received, ProtocolError> { todo!() }
-    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> { todo!() }
-    pub fn poll_timeout(&self) -> Option<Instant> { todo!() }
-    pub fn start_message(&mut self, length: u32, invalidate: Option<RemoteToken>) -> Result<(), SendError> { todo!() }
-    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> { todo!() }
-    pub fn close(&mut self) { todo!() }
-    pub fn send_credits(&self) -> Credits { todo!() }
-    pub fn receive_credits(&self) -> Credits { todo!() }
 }

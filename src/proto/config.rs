@@ -1,0 +1,308 @@
+//! What each side brings to the negotiation, and what comes out of it.
+//!
+//! Here, and not in the transport, because the least legal values and the timers are the
+//! protocol's ([MS-SMBD] 3.1.1, 3.1.2, 3.1.3), and because an endpoint must never put a value of
+//! its own on the wire that its peer has to refuse.
+
+use core::time::Duration;
+
+use crate::units::Credits;
+use crate::wire::{MIN_MAX_FRAGMENTED_SIZE, MIN_MAX_RECEIVE_SIZE};
+
+/// Bytes that a receive must hold which is posted for a negotiate message. The messages have 20
+/// and 32 bytes; peers that pad them to 512 exist.
+pub const NEGOTIATE_RECEIVE_SIZE: u32 = 512;
+
+/// What one side brings to the negotiation ([MS-SMBD] 3.1.1.1).
+///
+/// [`Config::validate`] names the first value that is out of range; an endpoint made from such a
+/// configuration uses the nearest legal value instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Most receives that this side posts, and so most credits the peer can hold. 1 to 65,535.
+    /// 1 counts as 2: with a single receive, two peers can starve each other (see
+    /// [the module](super) on credits).
+    pub receive_credit_max: Credits,
+    /// Credits that this side asks the peer for. 1 to 65,535; beyond 255 a packet analyser may
+    /// not recognise the protocol any more.
+    pub send_credit_target: Credits,
+    /// Largest message this side sends, header included, in bytes. At least 128.
+    pub max_send_size: u32,
+    /// Largest message this side receives, header included, in bytes. At least 128.
+    pub max_receive_size: u32,
+    /// Largest upper-layer message this side reassembles, in bytes. At least 131,072.
+    pub max_fragmented_size: u32,
+    /// Largest transfer of one RDMA READ or WRITE request, in bytes. Not 0.
+    pub max_read_write_size: u32,
+    /// Time for the negotiation. [MS-SMBD] has 5 s for an acceptor, 120 s for an initiator.
+    pub negotiation_timeout: Duration,
+    /// Time without a message from the peer after which it is asked for one.
+    pub idle_timeout: Duration,
+    /// Time that the peer then has.
+    pub keepalive_timeout: Duration,
+    /// Time that a message may wait for send credits.
+    pub credit_timeout: Duration,
+}
+
+impl Default for Config {
+    /// An acceptor's: 255 credits each way, messages of 1,364 bytes, 1 MiB reassembled, 8 MiB
+    /// moved by RDMA, 5 s to negotiate, 120 s idle, 5 s to answer, 120 s to grant credits.
+    fn default() -> Self {
+        Self {
+            receive_credit_max: Credits(255),
+            send_credit_target: Credits(255),
+            max_send_size: 1364,
+            max_receive_size: 1364,
+            max_fragmented_size: 1 << 20,
+            max_read_write_size: 8 << 20,
+            negotiation_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(120),
+            keepalive_timeout: Duration::from_secs(5),
+            credit_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+impl Config {
+    /// The default of an initiator: [`Config::default`], with 120 s to negotiate.
+    #[must_use]
+    pub fn initiator_default() -> Self {
+        Self {
+            negotiation_timeout: Duration::from_secs(120),
+            ..Self::default()
+        }
+    }
+
+    /// Names the first value, in the order of the fields, that is out of range.
+    ///
+    /// # Errors
+    ///
+    /// Every variant of [`ConfigError`].
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let rules = [
+            (
+                self.receive_credit_max > Credits::ZERO,
+                ConfigError::ReceiveCreditMax,
+            ),
+            (
+                self.send_credit_target > Credits::ZERO,
+                ConfigError::SendCreditTarget,
+            ),
+            (
+                self.max_send_size >= MIN_MAX_RECEIVE_SIZE,
+                ConfigError::MaxSendSize,
+            ),
+            (
+                self.max_receive_size >= MIN_MAX_RECEIVE_SIZE,
+                ConfigError::MaxReceiveSize,
+            ),
+            (
+                self.max_fragmented_size >= MIN_MAX_FRAGMENTED_SIZE,
+                ConfigError::MaxFragmentedSize,
+            ),
+            (self.max_read_write_size > 0, ConfigError::MaxReadWriteSize),
+            (
+                !self.negotiation_timeout.is_zero(),
+                ConfigError::NegotiationTimeout,
+            ),
+            (!self.idle_timeout.is_zero(), ConfigError::IdleTimeout),
+            (
+                !self.keepalive_timeout.is_zero(),
+                ConfigError::KeepaliveTimeout,
+            ),
+            (!self.credit_timeout.is_zero(), ConfigError::CreditTimeout),
+        ];
+        rules
+            .into_iter()
+            .try_for_each(|(kept, error)| if kept { Ok(()) } else { Err(error) })
+    }
+
+    /// The same with every number raised to its least legal value, so that arithmetic below needs
+    /// no second thought. A timeout of zero stays: it means at once.
+    pub(super) fn raised(self) -> Self {
+        Self {
+            receive_credit_max: self.receive_credit_max.max(Credits(2)),
+            send_credit_target: self.send_credit_target.max(Credits(1)),
+            max_send_size: self.max_send_size.max(MIN_MAX_RECEIVE_SIZE),
+            max_receive_size: self.max_receive_size.max(MIN_MAX_RECEIVE_SIZE),
+            max_fragmented_size: self.max_fragmented_size.max(MIN_MAX_FRAGMENTED_SIZE),
+            max_read_write_size: self.max_read_write_size.max(1),
+            ..self
+        }
+    }
+}
+
+/// What both sides agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// Largest message to send, header included, in bytes. At least 128.
+    pub max_send_size: u32,
+    /// Largest message to receive, header included, in bytes. At least 128.
+    pub max_receive_size: u32,
+    /// Largest upper-layer message to send, in bytes. At least 131,072.
+    pub max_fragmented_send_size: u32,
+    /// Largest upper-layer message to receive, in bytes. At least 131,072.
+    pub max_fragmented_receive_size: u32,
+    /// Largest RDMA READ or WRITE request, in bytes. An initiator's may be 0, if its peer says so.
+    pub max_read_write_size: u32,
+}
+
+/// Which value of a [`Config`] is out of range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
+pub enum ConfigError {
+    /// 0.
+    #[error("receive_credit_max must be at least 1")]
+    ReceiveCreditMax,
+    /// 0.
+    #[error("send_credit_target must be at least 1")]
+    SendCreditTarget,
+    /// Below [`MIN_MAX_RECEIVE_SIZE`].
+    #[error("max_send_size must be at least 128 bytes")]
+    MaxSendSize,
+    /// Below [`MIN_MAX_RECEIVE_SIZE`].
+    #[error("max_receive_size must be at least 128 bytes")]
+    MaxReceiveSize,
+    /// Below [`MIN_MAX_FRAGMENTED_SIZE`].
+    #[error("max_fragmented_size must be at least 131,072 bytes")]
+    MaxFragmentedSize,
+    /// 0.
+    #[error("max_read_write_size must be at least 1 byte")]
+    MaxReadWriteSize,
+    /// 0.
+    #[error("negotiation_timeout must not be zero")]
+    NegotiationTimeout,
+    /// 0.
+    #[error("idle_timeout must not be zero")]
+    IdleTimeout,
+    /// 0.
+    #[error("keepalive_timeout must not be zero")]
+    KeepaliveTimeout,
+    /// 0.
+    #[error("credit_timeout must not be zero")]
+    CreditTimeout,
+}
+
+impl ConfigError {
+    /// The name of the field, lower case, words joined by `_`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_legal() {
+        assert_eq!(Config::default().validate(), Ok(()));
+        assert_eq!(Config::initiator_default().validate(), Ok(()));
+        assert_eq!(Config::default().raised(), Config::default());
+        assert_eq!(
+            Config::default().negotiation_timeout,
+            Duration::from_secs(5)
+        );
+        assert_eq!(
+            Config::initiator_default().negotiation_timeout,
+            Duration::from_secs(120)
+        );
+    }
+
+    #[test]
+    fn every_value_out_of_range_is_named() {
+        let good = Config::default();
+        let zero = Duration::ZERO;
+        for (config, error) in [
+            (
+                Config {
+                    receive_credit_max: Credits(0),
+                    ..good
+                },
+                ConfigError::ReceiveCreditMax,
+            ),
+            (
+                Config {
+                    send_credit_target: Credits(0),
+                    ..good
+                },
+                ConfigError::SendCreditTarget,
+            ),
+            (
+                Config {
+                    max_send_size: 127,
+                    ..good
+                },
+                ConfigError::MaxSendSize,
+            ),
+            (
+                Config {
+                    max_receive_size: 127,
+                    ..good
+                },
+                ConfigError::MaxReceiveSize,
+            ),
+            (
+                Config {
+                    max_fragmented_size: 131_071,
+                    ..good
+                },
+                ConfigError::MaxFragmentedSize,
+            ),
+            (
+                Config {
+                    max_read_write_size: 0,
+                    ..good
+                },
+                ConfigError::MaxReadWriteSize,
+            ),
+            (
+                Config {
+                    negotiation_timeout: zero,
+                    ..good
+                },
+                ConfigError::NegotiationTimeout,
+            ),
+            (
+                Config {
+                    idle_timeout: zero,
+                    ..good
+                },
+                ConfigError::IdleTimeout,
+            ),
+            (
+                Config {
+                    keepalive_timeout: zero,
+                    ..good
+                },
+                ConfigError::KeepaliveTimeout,
+            ),
+            (
+                Config {
+                    credit_timeout: zero,
+                    ..good
+                },
+                ConfigError::CreditTimeout,
+            ),
+        ] {
+            assert_eq!(config.validate(), Err(error));
+        }
+        assert_eq!(ConfigError::MaxFragmentedSize.name(), "max_fragmented_size");
+    }
+
+    #[test]
+    fn a_configuration_out_of_range_is_raised_not_obeyed() {
+        let config = Config {
+            receive_credit_max: Credits(1),
+            send_credit_target: Credits(0),
+            max_send_size: 0,
+            max_receive_size: 0,
+            max_fragmented_size: 0,
+            max_read_write_size: 0,
+            ..Config::default()
+        };
+        assert_eq!(config.raised().validate(), Ok(()));
+        assert_eq!(config.raised().receive_credit_max, Credits(2));
+    }
+}

@@ -1,0 +1,253 @@
+//! The credits of both directions ([MS-SMBD] 3.1.5.1, 3.1.5.8, 3.1.5.9).
+//!
+//! One ledger holds both, because the rule that keeps two peers from starving each other joins
+//! them: what may be granted depends on what this side can still send.
+//!
+//! Of the receives that are posted, one stays back as a *reserve*: it is granted only by the
+//! message that spends the last send credit, which must grant something and might otherwise have
+//! nothing to grant while the peer, holding everything, has no reason to send. See
+//! [the module](super) for the whole argument.
+//!
+//! It must never grant a receive that is not posted, nor the same one twice.
+
+use super::error::ProtocolError;
+
+/// What each side may send the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ledger {
+    /// Messages that this side may send.
+    send: u16,
+    /// Receives that are posted, as far as the owner has said and messages have not used them.
+    posted: u16,
+    /// Of `posted`, those that the peer was told of: what it may send. Never more than `posted`.
+    granted: u16,
+    /// Receives that should be posted; what the peer asks for, within what this side may have.
+    target: u16,
+    /// Most receives that this side posts. At least 2.
+    max: u16,
+}
+
+impl Ledger {
+    /// Nothing granted on either side, and a single receive wanted: the one for the negotiation.
+    pub(super) const fn new(max: u16) -> Self {
+        Self {
+            send: 0,
+            posted: 0,
+            granted: 0,
+            target: 1,
+            max: if max < 2 { 2 } else { max },
+        }
+    }
+
+    /// Messages that this side may send.
+    pub(super) const fn send(&self) -> u16 {
+        self.send
+    }
+
+    /// Messages that the peer may send.
+    pub(super) const fn granted(&self) -> u16 {
+        self.granted
+    }
+
+    /// Receives that are posted.
+    pub(super) const fn posted(&self) -> u16 {
+        self.posted
+    }
+
+    /// Receives that are missing.
+    pub(super) const fn wanted(&self) -> u16 {
+        self.target.saturating_sub(self.posted)
+    }
+
+    /// Takes the peer's `CreditsRequested`, which is absolute: how many credits it would like to
+    /// hold. A peer that asks for 1 gets the reserve on top.
+    pub(super) fn set_target(&mut self, credits_requested: u16) {
+        self.target = credits_requested.max(2).min(self.max);
+    }
+
+    /// Takes note of receives that were posted. More than may be posted do not count: they are
+    /// never granted. The target is not the limit here, since it may have fallen after the owner
+    /// was told to post them.
+    pub(super) fn add_posted(&mut self, count: u16) {
+        self.posted = self.posted.saturating_add(count).min(self.max);
+    }
+
+    /// Takes note of a negotiate message, which costs no credit but uses a receive.
+    pub(super) fn take_negotiate(&mut self) {
+        self.posted = self.posted.saturating_sub(1);
+    }
+
+    /// Takes note of a message that the peer sent, and of the credits that it grants.
+    pub(super) fn take_message(&mut self, credits_granted: u16) -> Result<(), ProtocolError> {
+        self.granted = self
+            .granted
+            .checked_sub(1)
+            .ok_or(ProtocolError::CreditsExceeded)?;
+        self.posted = self.posted.saturating_sub(1);
+        self.add_send(credits_granted)
+    }
+
+    /// Takes note of credits that the peer grants.
+    pub(super) fn add_send(&mut self, credits_granted: u16) -> Result<(), ProtocolError> {
+        self.send = self
+            .send
+            .checked_add(credits_granted)
+            .ok_or(ProtocolError::SendCreditsOverflow)?;
+        Ok(())
+    }
+
+    /// Grants in a negotiate response, which costs no send credit: all that is posted, but at most
+    /// what was requested. Even the reserve: until the peer has sent something, and so given one
+    /// receive back, this side can send nothing that would need it.
+    pub(super) fn grant_in_response(&mut self, credits_requested: u16) -> u16 {
+        self.granted = self.posted.min(credits_requested);
+        self.granted
+    }
+
+    /// What the next message grants; `None` if it must wait: for a send credit, or, if it would
+    /// spend the last one, for a receive to grant.
+    pub(super) const fn next_grant(&self) -> Option<u16> {
+        let untold = self.posted.saturating_sub(self.granted);
+        match (self.send, self.granted, untold) {
+            (0, ..) | (1, _, 0) => None,
+            (1, ..) => Some(untold),
+            // A peer that holds nothing gets what there is, were it the reserve.
+            (_, 0, 1) => Some(1),
+            _ => Some(untold.saturating_sub(1)),
+        }
+    }
+
+    /// Whether the peer may starve, so that an empty message has to tell it of receives if nothing
+    /// else does: it holds nothing, or at most a quarter of what is posted and there are several
+    /// to grant.
+    ///
+    /// That an empty message grants at least two, where the peer holds any, is what ends the
+    /// exchange: the message itself uses one receive of the peer, so each one leaves fewer receives
+    /// ungranted on both sides together.
+    pub(super) fn owes_credits(&self) -> bool {
+        match self.next_grant() {
+            None | Some(0) => false,
+            Some(_) if self.granted == 0 => true,
+            Some(grant) => grant >= 2 && self.granted <= (self.posted / 4).max(1),
+        }
+    }
+
+    /// Spends a send credit on a message that grants `grant`, as `next_grant` allowed.
+    pub(super) fn spend(&mut self, grant: u16) {
+        self.send = self.send.saturating_sub(1);
+        self.granted = self.granted.saturating_add(grant).min(self.posted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(send: u16, posted: u16, granted: u16) -> Ledger {
+        Ledger {
+            send,
+            posted,
+            granted,
+            target: 255,
+            max: 255,
+        }
+    }
+
+    #[test]
+    fn the_last_send_credit_is_spent_only_on_a_grant() {
+        assert_eq!(ledger(0, 10, 0).next_grant(), None);
+        assert_eq!(ledger(1, 10, 10).next_grant(), None);
+        assert_eq!(ledger(1, 10, 9).next_grant(), Some(1));
+        assert_eq!(ledger(2, 10, 10).next_grant(), Some(0));
+    }
+
+    #[test]
+    fn one_receive_stays_back_for_the_last_send_credit() {
+        assert_eq!(ledger(2, 10, 7).next_grant(), Some(2));
+        assert_eq!(ledger(2, 10, 9).next_grant(), Some(0));
+        assert_eq!(ledger(1, 10, 7).next_grant(), Some(3));
+    }
+
+    #[test]
+    fn a_peer_without_credits_gets_even_the_reserve() {
+        assert_eq!(ledger(2, 1, 0).next_grant(), Some(1));
+        assert_eq!(ledger(2, 2, 0).next_grant(), Some(1));
+        assert_eq!(ledger(2, 0, 0).next_grant(), Some(0));
+    }
+
+    #[test]
+    fn credits_are_owed_at_a_quarter() {
+        assert!(ledger(10, 255, 63).owes_credits());
+        assert!(!ledger(10, 255, 64).owes_credits());
+        assert_eq!(
+            ledger(10, 255, 63).next_grant(),
+            Some(191),
+            "as Windows does"
+        );
+        assert!(ledger(10, 1, 0).owes_credits());
+        assert!(
+            !ledger(0, 255, 0).owes_credits(),
+            "not without a send credit"
+        );
+        assert!(!ledger(10, 64, 63).owes_credits(), "not for the reserve");
+        assert!(!ledger(10, 0, 0).owes_credits(), "not without a receive");
+    }
+
+    #[test]
+    fn one_empty_message_is_no_reason_for_another_unless_it_took_the_last_credit() {
+        // Both have just been granted everything; one of them sends an empty message.
+        for posted in 2..=255 {
+            let mut other = ledger(10, posted, posted - 1);
+            assert_eq!(other.take_message(1), Ok(()));
+            other.add_posted(1);
+            assert_eq!(other.owes_credits(), other.granted == 0, "{posted} posted");
+        }
+    }
+
+    #[test]
+    fn receives_beyond_the_maximum_are_never_granted() {
+        let mut ledger = Ledger::new(4);
+        ledger.set_target(100);
+        assert_eq!(ledger.wanted(), 4);
+        ledger.add_posted(u16::MAX);
+        assert_eq!(ledger.grant_in_response(100), 4);
+        ledger.add_posted(1);
+        assert_eq!((ledger.posted(), ledger.granted()), (4, 4));
+    }
+
+    #[test]
+    fn receives_posted_for_a_higher_target_still_count() {
+        let mut ledger = Ledger::new(10);
+        ledger.set_target(10);
+        ledger.set_target(3);
+        ledger.add_posted(10);
+        assert_eq!((ledger.posted(), ledger.wanted()), (10, 0));
+    }
+
+    #[test]
+    fn a_peer_that_asks_for_one_credit_has_two_receives() {
+        let mut ledger = Ledger::new(255);
+        assert_eq!(ledger.wanted(), 1);
+        ledger.set_target(1);
+        assert_eq!(ledger.wanted(), 2);
+        ledger.add_posted(2);
+        assert_eq!(ledger.grant_in_response(1), 1);
+    }
+
+    #[test]
+    fn refuses_a_message_beyond_the_grant() {
+        let mut ledger = ledger(0, 2, 1);
+        assert_eq!(ledger.take_message(0), Ok(()));
+        assert_eq!(ledger.take_message(0), Err(ProtocolError::CreditsExceeded));
+    }
+
+    #[test]
+    fn refuses_more_send_credits_than_can_be_counted() {
+        let mut ledger = ledger(65_535, 2, 2);
+        assert_eq!(ledger.take_message(0), Ok(()));
+        assert_eq!(
+            ledger.take_message(1),
+            Err(ProtocolError::SendCreditsOverflow)
+        );
+    }
+}

@@ -1,0 +1,480 @@
+//! The endpoint itself: which message is due in which state, and what each one changes.
+//!
+//! It joins the parts (ledger, reassembly, timers, negotiation), each of which knows its own rules
+//! alone. The call order, the time rules and the reasons for the credit rules are told in
+//! [the module](super).
+
+use super::config::{Config, NEGOTIATE_RECEIVE_SIZE, Negotiated};
+use super::credits::Ledger;
+use super::error::{ProtocolError, SendError};
+use super::negotiate;
+use super::reassembly::{Placed, Reassembly};
+use super::timers::{Liveness, Timers};
+use super::{Received, State, Transmit};
+use crate::units::{Credits, Instant, RemoteToken};
+use crate::wire::{DataTransfer, NegotiateRequest, NegotiateResponse, STATUS_NOT_SUPPORTED};
+
+/// One end of an SMB Direct connection. See [the module](super) for how to drive it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    config: Config,
+    phase: Phase,
+    /// Kept when the connection closes.
+    negotiated: Option<Negotiated>,
+    credits: Ledger,
+    /// The peer was granted credits at some time. Until then it can send nothing.
+    peer_can_send: bool,
+    reassembly: Reassembly,
+    outgoing: Option<Outgoing>,
+    /// The peer has asked for a message.
+    respond: bool,
+    /// The next message asks the peer for one.
+    ask: bool,
+    timers: Timers,
+}
+
+/// [`State`], and within `Negotiating` whose turn it is.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// Acceptor: nothing has come.
+    AwaitRequest,
+    /// Acceptor: agreed; the response waits for receives to grant.
+    Respond {
+        agreed: Negotiated,
+        credits_requested: u16,
+    },
+    /// Acceptor: not agreed; the response goes out and says so.
+    Refuse,
+    /// Initiator: the request waits for a receive, which the response needs.
+    Request,
+    /// Initiator: the request is out.
+    AwaitResponse,
+    Established,
+    /// The message in progress still goes out.
+    Closing,
+    Closed,
+}
+
+/// The upper-layer message in progress.
+#[derive(Clone, Copy, Debug)]
+struct Outgoing {
+    length: u32,
+    /// Bytes that transmits have carried. Less than `length`.
+    sent: u32,
+    invalidate: Option<RemoteToken>,
+}
+
+impl Endpoint {
+    /// The end that was connected to. `now` is the moment at which the RDMA connection was
+    /// established: the negotiation timer runs from it.
+    ///
+    /// Values of `config` that are out of range are raised to the least legal ones.
+    #[must_use]
+    pub fn acceptor(config: Config, now: Instant) -> Self {
+        Self::new(config, now, Phase::AwaitRequest)
+    }
+
+    /// The end that connected; otherwise as [`Endpoint::acceptor`]. Its request goes out when the
+    /// first receive is posted.
+    #[must_use]
+    pub fn initiator(config: Config, now: Instant) -> Self {
+        Self::new(config, now, Phase::Request)
+    }
+
+    fn new(config: Config, now: Instant, phase: Phase) -> Self {
+        let config = config.raised();
+        Self {
+            config,
+            phase,
+            negotiated: None,
+            credits: Ledger::new(config.receive_credit_max.0),
+            peer_can_send: false,
+            reassembly: Reassembly::default(),
+            outgoing: None,
+            respond: false,
+            ask: false,
+            timers: Timers::new(now + config.negotiation_timeout),
+        }
+    }
+
+    /// What the endpoint is doing.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self.phase {
+            Phase::AwaitRequest | Phase::Respond { .. } | Phase::Request | Phase::AwaitResponse => {
+                State::Negotiating
+            }
+            Phase::Established => State::Established,
+            Phase::Refuse | Phase::Closing => State::Closing,
+            Phase::Closed => State::Closed,
+        }
+    }
+
+    /// Some once the negotiation is complete in this side's eyes (an acceptor has sent its response,
+    /// an initiator has accepted it), and from then on, even when closed.
+    #[must_use]
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        self.negotiated.as_ref()
+    }
+
+    /// Messages that this side may send.
+    #[must_use]
+    pub fn send_credits(&self) -> Credits {
+        Credits(self.credits.send())
+    }
+
+    /// Messages that the peer may send: what it was granted and has not used, as far as its
+    /// messages have come in.
+    #[must_use]
+    pub fn receive_credits(&self) -> Credits {
+        Credits(self.credits.granted())
+    }
+
+    /// Receives that are posted and not used by a message that was handled.
+    #[must_use]
+    pub fn receives_posted(&self) -> u16 {
+        self.credits.posted()
+    }
+
+    /// Whether a message is in progress: started, and its last byte not yet in a [`Transmit`].
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        self.outgoing.is_some()
+    }
+
+    /// Bytes that each receive must hold that is posted from now on:
+    /// [`NEGOTIATE_RECEIVE_SIZE`] while the peer's part of the negotiation is awaited, then
+    /// `max_receive_size`.
+    #[must_use]
+    pub fn receive_size(&self) -> u32 {
+        match (&self.phase, &self.negotiated) {
+            (Phase::Respond { agreed, .. }, _) | (_, Some(agreed)) => agreed.max_receive_size,
+            _ => NEGOTIATE_RECEIVE_SIZE,
+        }
+    }
+
+    /// Receives that should be posted now; the owner posts as many as it has buffers for, and says
+    /// so. Fewer means that the peer may send less.
+    #[must_use]
+    pub fn receives_wanted(&self) -> u16 {
+        match self.phase {
+            Phase::Refuse | Phase::Closed => 0,
+            _ => self.credits.wanted(),
+        }
+    }
+
+    /// Takes note that `count` receives of [`Endpoint::receive_size`] bytes are posted: from here on
+    /// they may be granted. One that was posted before the endpoint existed counts, too. More than
+    /// were wanted may be posted, but are not granted beyond the configured maximum.
+    pub fn handle_receives_posted(&mut self, count: u16) {
+        self.credits.add_posted(count);
+    }
+
+    /// Takes a message that was received. In [`State::Closed`] it is ignored.
+    ///
+    /// # Errors
+    ///
+    /// Every [`ProtocolError`] but the timeouts. The endpoint is closed then, and the owner ends
+    /// the connection.
+    #[inline]
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        message: &[u8],
+    ) -> Result<Received, ProtocolError> {
+        let result = match self.phase {
+            Phase::Established | Phase::Closing => self.handle_data(now, message),
+            Phase::AwaitRequest => self.handle_request(message),
+            Phase::AwaitResponse => self.handle_response(now, message),
+            Phase::Respond { .. } | Phase::Refuse | Phase::Request => Err(ProtocolError::OutOfTurn),
+            // The peer sent it before it could know: a race, not a fault.
+            Phase::Closed => Ok(Received::Credits),
+        };
+        result.inspect_err(|_| self.phase = Phase::Closed)
+    }
+
+    /// Does what is due at `now`; without effect before [`Endpoint::poll_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::NegotiationTimeout`], [`ProtocolError::KeepaliveTimeout`],
+    /// [`ProtocolError::CreditTimeout`]. The endpoint is closed then, and the owner ends the
+    /// connection.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        if matches!(self.phase, Phase::Closed) {
+            return Ok(());
+        }
+        let result = self.expire(now);
+        result.inspect_err(|_| self.phase = Phase::Closed)
+    }
+
+    /// When `handle_timeout` must be called, unless something else happens before; `None` when
+    /// closed.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Closed => None,
+            _ => Some(self.timers.next()),
+        }
+    }
+
+    /// Begins to send an upper-layer message of `length` bytes. The owner keeps them until the
+    /// SENDs of all its transmits have completed. The last of these invalidates `invalidate`, a
+    /// token of the peer: its memory is then still accessible while the fragments arrive, and not
+    /// any more when the message is complete, so that the peer never sees the one without the
+    /// other.
+    ///
+    /// # Errors
+    ///
+    /// Every [`SendError`]; nothing has changed then.
+    pub fn start_message(
+        &mut self,
+        length: u32,
+        invalidate: Option<RemoteToken>,
+    ) -> Result<(), SendError> {
+        let (Phase::Established, Some(negotiated)) = (self.phase, &self.negotiated) else {
+            return Err(SendError::NotEstablished);
+        };
+        if self.outgoing.is_some() {
+            return Err(SendError::Busy);
+        }
+        if length == 0 {
+            return Err(SendError::Empty);
+        }
+        if length > negotiated.max_fragmented_send_size {
+            return Err(SendError::TooLong);
+        }
+        self.outgoing = Some(Outgoing {
+            length,
+            sent: 0,
+            invalidate,
+        });
+        Ok(())
+    }
+
+    /// The next message to send, to be posted as one SEND; `None` if there is none now. Call it
+    /// again until it says so: a wait for credits begins with that call.
+    #[inline]
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
+        match self.phase {
+            Phase::Established | Phase::Closing => self.transmit_data(now),
+            Phase::Request if self.credits.posted() > 0 => {
+                self.phase = Phase::AwaitResponse;
+                Some(Transmit::bare(&negotiate::request(&self.config).emit()))
+            }
+            Phase::Respond {
+                agreed,
+                credits_requested,
+            } if self.credits.posted() > 0 => {
+                let granted = self.credits.grant_in_response(credits_requested);
+                self.peer_can_send = true;
+                self.establish(now, agreed);
+                Some(Transmit::bare(
+                    &negotiate::response(&self.config, &agreed, granted).emit(),
+                ))
+            }
+            Phase::Refuse => {
+                self.phase = Phase::Closed;
+                Some(Transmit::bare(
+                    &NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
+                ))
+            }
+            Phase::Respond { .. }
+            | Phase::AwaitRequest
+            | Phase::Request
+            | Phase::AwaitResponse
+            | Phase::Closed => None,
+        }
+    }
+
+    /// Takes no new messages. What is in progress, or the refusal of a negotiation, still goes out,
+    /// then the endpoint is closed; without any of it, it is closed at once. Messages of the peer
+    /// are still taken until then, since they may bring the credits that are missing.
+    pub fn close(&mut self) {
+        self.phase = match self.phase {
+            Phase::Refuse => Phase::Refuse,
+            Phase::Established | Phase::Closing if self.outgoing.is_some() => Phase::Closing,
+            _ => Phase::Closed,
+        };
+    }
+
+    fn establish(&mut self, now: Instant, negotiated: Negotiated) {
+        self.negotiated = Some(negotiated);
+        self.phase = Phase::Established;
+        self.timers
+            .start(Liveness::Idle, now + self.config.idle_timeout);
+    }
+
+    /// [MS-SMBD] 3.1.5.6.
+    fn handle_request(&mut self, message: &[u8]) -> Result<Received, ProtocolError> {
+        let request = NegotiateRequest::parse(message)?;
+        self.credits.take_negotiate();
+        self.phase = match negotiate::accept_request(&self.config, &request)? {
+            None => Phase::Refuse,
+            Some(agreed) => {
+                self.credits.set_target(request.credits_requested.0);
+                Phase::Respond {
+                    agreed,
+                    credits_requested: request.credits_requested.0,
+                }
+            }
+        };
+        Ok(Received::Negotiate)
+    }
+
+    /// [MS-SMBD] 3.1.5.7.
+    fn handle_response(&mut self, now: Instant, message: &[u8]) -> Result<Received, ProtocolError> {
+        let response = NegotiateResponse::parse(message)?;
+        self.credits.take_negotiate();
+        let agreed = negotiate::accept_response(&self.config, &response)?;
+        self.credits.set_target(response.credits_requested.0);
+        self.credits.add_send(response.credits_granted.0)?;
+        self.establish(now, agreed);
+        Ok(Received::Negotiate)
+    }
+
+    /// [MS-SMBD] 3.1.5.8.
+    #[inline]
+    fn handle_data(&mut self, now: Instant, message: &[u8]) -> Result<Received, ProtocolError> {
+        let Some(negotiated) = &self.negotiated else {
+            return Err(ProtocolError::OutOfTurn);
+        };
+        let data = DataTransfer::parse(message)?;
+        if u32::try_from(message.len()).map_or(true, |length| length > negotiated.max_receive_size)
+        {
+            return Err(ProtocolError::MessageTooLong);
+        }
+        self.credits.take_message(data.credits_granted.0)?;
+        self.credits.set_target(data.credits_requested.0);
+        let received = if data.payload.is_empty() {
+            // Harmless even within a message: there are peers that send credits there.
+            Received::Credits
+        } else {
+            let Placed { offset, total } = self.reassembly.take(
+                data.data_length(),
+                data.remaining_data_length,
+                negotiated.max_fragmented_receive_size,
+            )?;
+            Received::Fragment {
+                payload: data.payload.clone(),
+                offset,
+                total,
+            }
+        };
+        if data.credits_granted > Credits::ZERO {
+            self.timers.credits = None;
+        }
+        self.respond |= data.response_requested();
+        self.ask = false;
+        self.timers
+            .start(Liveness::Idle, now + self.config.idle_timeout);
+        Ok(received)
+    }
+
+    /// [MS-SMBD] 3.1.6.
+    fn expire(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        if self.timers.credits.is_some_and(|deadline| deadline <= now) {
+            return Err(ProtocolError::CreditTimeout);
+        }
+        if self.timers.deadline > now {
+            return Ok(());
+        }
+        match self.timers.liveness {
+            Liveness::Negotiation => Err(ProtocolError::NegotiationTimeout),
+            Liveness::Keepalive => Err(ProtocolError::KeepaliveTimeout),
+            Liveness::Idle => {
+                // Without a send credit the question cannot be asked, but the time runs all the
+                // same: a peer that lives owes credits, or asks a question of its own.
+                self.ask = true;
+                self.timers
+                    .start(Liveness::Keepalive, now + self.config.keepalive_timeout);
+                Ok(())
+            }
+        }
+    }
+
+    /// [MS-SMBD] 3.1.5.1.
+    #[inline]
+    fn transmit_data(&mut self, now: Instant) -> Option<Transmit> {
+        if self.outgoing.is_none() && !self.respond && !self.ask && !self.credits.owes_credits() {
+            return None;
+        }
+        let Some(grant) = self.credits.next_grant() else {
+            // A side that could send but has nothing to grant waits for its own owner, which is
+            // not the peer's fault.
+            if self.outgoing.is_some() && self.credits.send() == 0 {
+                self.timers
+                    .credits
+                    .get_or_insert(now + self.config.credit_timeout);
+            }
+            return None;
+        };
+        if grant == 0 && !self.peer_can_send {
+            return None;
+        }
+        self.credits.spend(grant);
+        self.peer_can_send = true;
+        self.respond = false;
+        let flags = if self.ask {
+            DataTransfer::RESPONSE_REQUESTED
+        } else {
+            0
+        };
+        self.ask = false;
+        Some(self.fragment(grant, flags))
+    }
+
+    /// A message with the next piece of the message in progress, or an empty one without any.
+    #[inline]
+    fn fragment(&mut self, grant: u16, flags: u16) -> Transmit {
+        let (payload, length, invalidate) = match &self.outgoing {
+            Some(message) => {
+                let end = message
+                    .sent
+                    .saturating_add(self.payload_max())
+                    .min(message.length);
+                (message.sent..end, message.length, message.invalidate)
+            }
+            None => (0..0, 0, None),
+        };
+        let data = DataTransfer {
+            credits_requested: self.config.send_credit_target,
+            credits_granted: Credits(grant),
+            flags,
+            remaining_data_length: length.saturating_sub(payload.end),
+            payload: DataTransfer::payload_of(payload.end.saturating_sub(payload.start)),
+        };
+        let (header, header_length) = data.emit();
+        let ends_message = self.outgoing.is_some() && payload.end == length;
+        if ends_message {
+            self.finish_message();
+        } else if let Some(message) = &mut self.outgoing {
+            message.sent = payload.end;
+        }
+        Transmit {
+            payload,
+            invalidate: invalidate.filter(|_| ends_message),
+            ends_message,
+            ..Transmit::bare(header.get(..header_length).unwrap_or(&header))
+        }
+    }
+
+    /// Most bytes of a message in progress that one transmit carries. At least 104.
+    #[inline]
+    fn payload_max(&self) -> u32 {
+        let size = self
+            .negotiated
+            .map_or(0, |negotiated| negotiated.max_send_size);
+        size.saturating_sub(DataTransfer::PAYLOAD_OFFSET).max(1)
+    }
+
+    fn finish_message(&mut self) {
+        self.outgoing = None;
+        if matches!(self.phase, Phase::Closing) {
+            self.phase = Phase::Closed;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

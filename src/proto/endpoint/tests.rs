@@ -1,0 +1,1014 @@
+//! One rule per test, against a peer that is played by hand.
+
+use core::time::Duration;
+
+use super::*;
+use crate::wire::{STATUS_SUCCESS, VERSION, WireError};
+
+const START: Instant = Instant::from_nanos(1_000_000_000);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn config() -> Config {
+    Config::default()
+}
+
+fn good_request() -> NegotiateRequest {
+    negotiate::request(&config())
+}
+
+fn good_response() -> NegotiateResponse {
+    NegotiateResponse {
+        min_version: VERSION,
+        max_version: VERSION,
+        negotiated_version: VERSION,
+        credits_requested: Credits(255),
+        credits_granted: Credits(100),
+        status: STATUS_SUCCESS,
+        max_read_write_size: 8 << 20,
+        preferred_send_size: 1364,
+        max_receive_size: 1364,
+        max_fragmented_size: 1 << 20,
+    }
+}
+
+/// An acceptor that has agreed with `request`, has `posted` receives and owes the response.
+fn responding(request: NegotiateRequest, posted: u16) -> Endpoint {
+    let mut endpoint = Endpoint::acceptor(config(), START);
+    endpoint.handle_receives_posted(1);
+    assert_eq!(
+        endpoint.handle_message(START, &request.emit()),
+        Ok(Received::Negotiate)
+    );
+    endpoint.handle_receives_posted(posted);
+    endpoint
+}
+
+/// An established acceptor: the peer holds all of its `posted` receives and has granted nothing.
+fn acceptor(posted: u16) -> Endpoint {
+    let mut endpoint = responding(good_request(), posted);
+    assert!(endpoint.poll_transmit(START).is_some());
+    assert_eq!(endpoint.state(), State::Established);
+    endpoint
+}
+
+/// An initiator whose request is out.
+fn requesting() -> Endpoint {
+    let mut endpoint = Endpoint::initiator(Config::initiator_default(), START);
+    endpoint.handle_receives_posted(1);
+    assert!(endpoint.poll_transmit(START).is_some());
+    endpoint
+}
+
+/// An established initiator that holds `granted` credits and has posted nothing.
+fn initiator(granted: u16) -> Endpoint {
+    let mut endpoint = requesting();
+    let response = NegotiateResponse {
+        credits_granted: Credits(granted),
+        ..good_response()
+    };
+    assert_eq!(
+        endpoint.handle_message(START, &response.emit()),
+        Ok(Received::Negotiate)
+    );
+    assert_eq!(endpoint.state(), State::Established);
+    endpoint
+}
+
+/// A message as bytes, its payload zeros.
+fn message(granted: u16, flags: u16, length: u32, remaining: u32) -> Vec<u8> {
+    let data = DataTransfer {
+        credits_requested: Credits(255),
+        credits_granted: Credits(granted),
+        flags,
+        remaining_data_length: remaining,
+        payload: DataTransfer::payload_of(length),
+    };
+    let (header, header_length) = data.emit();
+    let mut bytes = header[..header_length].to_vec();
+    bytes.resize(header_length + length as usize, 0);
+    bytes
+}
+
+fn empty(granted: u16) -> Vec<u8> {
+    message(granted, 0, 0, 0)
+}
+
+/// What a transmit says, as its receiver reads it.
+fn read(transmit: &Transmit) -> DataTransfer {
+    let mut bytes = transmit.header().to_vec();
+    bytes.resize(bytes.len() + transmit.payload.len(), 0);
+    DataTransfer::parse(&bytes).unwrap()
+}
+
+fn sent(endpoint: &mut Endpoint, now: Instant) -> DataTransfer {
+    read(&endpoint.poll_transmit(now).expect("a message is due"))
+}
+
+#[test]
+fn an_endpoint_is_small() {
+    assert!(
+        size_of::<Endpoint>() < 256,
+        "{} bytes",
+        size_of::<Endpoint>()
+    );
+}
+
+mod negotiation {
+    use super::*;
+
+    #[test]
+    fn an_acceptor_says_nothing_before_it_is_asked() {
+        let mut endpoint = Endpoint::acceptor(config(), START);
+        assert_eq!(
+            (endpoint.receives_wanted(), endpoint.receive_size()),
+            (1, 512)
+        );
+        endpoint.handle_receives_posted(1);
+        assert_eq!(endpoint.receives_wanted(), 0);
+        assert_eq!(endpoint.poll_transmit(START), None);
+        assert_eq!(endpoint.state(), State::Negotiating);
+        assert_eq!(
+            endpoint.start_message(1, None),
+            Err(SendError::NotEstablished)
+        );
+    }
+
+    #[test]
+    fn the_response_waits_for_a_receive() {
+        let mut endpoint = responding(good_request(), 0);
+        assert_eq!(
+            (endpoint.receives_wanted(), endpoint.receive_size()),
+            (255, 1364)
+        );
+        assert_eq!(endpoint.poll_transmit(START), None);
+        assert_eq!(
+            (endpoint.state(), endpoint.negotiated()),
+            (State::Negotiating, None)
+        );
+        endpoint.handle_receives_posted(3);
+        let transmit = endpoint.poll_transmit(START).unwrap();
+        let response = NegotiateResponse::parse(transmit.header()).unwrap();
+        assert_eq!(response.credits_granted, Credits(3));
+        assert_eq!(response.credits_requested, Credits(255));
+        assert_eq!(endpoint.receive_credits(), Credits(3));
+        assert_eq!(
+            endpoint.negotiated().map(|agreed| agreed.max_receive_size),
+            Some(1364)
+        );
+        assert_eq!(endpoint.receives_wanted(), 252);
+    }
+
+    #[test]
+    fn the_response_grants_no_more_than_requested() {
+        for requested in [1, 2, 10, 300] {
+            let credits_requested = Credits(requested);
+            let mut endpoint = responding(
+                NegotiateRequest {
+                    credits_requested,
+                    ..good_request()
+                },
+                0,
+            );
+            let wanted = endpoint.receives_wanted();
+            assert_eq!(wanted, requested.clamp(2, 255));
+            endpoint.handle_receives_posted(wanted);
+            let transmit = endpoint.poll_transmit(START).unwrap();
+            let response = NegotiateResponse::parse(transmit.header()).unwrap();
+            assert_eq!(response.credits_granted, Credits(requested.min(255)));
+        }
+    }
+
+    #[test]
+    fn a_padded_request_is_accepted() {
+        let mut request = good_request().emit().to_vec();
+        request.resize(512, 0xff);
+        let mut endpoint = Endpoint::acceptor(config(), START);
+        assert_eq!(
+            endpoint.handle_message(START, &request),
+            Ok(Received::Negotiate)
+        );
+    }
+
+    #[test]
+    fn a_wrong_version_is_refused_and_the_connection_closed() {
+        let request = NegotiateRequest {
+            min_version: 0x0101,
+            max_version: 0x0200,
+            ..good_request()
+        };
+        let mut endpoint = responding(request, 0);
+        assert_eq!(endpoint.state(), State::Closing);
+        assert_eq!(endpoint.receives_wanted(), 0);
+        endpoint.close();
+        assert_eq!(
+            endpoint.state(),
+            State::Closing,
+            "the refusal still goes out"
+        );
+        let transmit = endpoint.poll_transmit(START).unwrap();
+        let response = NegotiateResponse::parse(transmit.header()).unwrap();
+        assert_eq!(response, NegotiateResponse::refusal(0xC000_00BB));
+        assert_eq!(endpoint.state(), State::Closed);
+        assert_eq!(
+            (endpoint.poll_transmit(START), endpoint.poll_timeout()),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn a_wrong_request_ends_the_connection_without_a_response() {
+        let good = good_request();
+        let short = good.emit()[..19].to_vec();
+        for (bytes, error) in [
+            (short, WireError::TooShort),
+            (
+                NegotiateRequest {
+                    credits_requested: Credits(0),
+                    ..good
+                }
+                .emit()
+                .to_vec(),
+                WireError::CreditsRequestedZero,
+            ),
+            (
+                NegotiateRequest {
+                    max_receive_size: 127,
+                    ..good
+                }
+                .emit()
+                .to_vec(),
+                WireError::MaxReceiveSizeTooSmall,
+            ),
+            (
+                NegotiateRequest {
+                    max_fragmented_size: 131_071,
+                    ..good
+                }
+                .emit()
+                .to_vec(),
+                WireError::MaxFragmentedSizeTooSmall,
+            ),
+        ] {
+            let mut endpoint = Endpoint::acceptor(config(), START);
+            endpoint.handle_receives_posted(1);
+            assert_eq!(
+                endpoint.handle_message(START, &bytes),
+                Err(ProtocolError::Wire(error))
+            );
+            endpoint.handle_receives_posted(10);
+            assert_eq!(endpoint.state(), State::Closed);
+            assert_eq!(endpoint.poll_transmit(START), None);
+        }
+    }
+
+    #[test]
+    fn refuses_data_before_the_response() {
+        let mut endpoint = responding(good_request(), 0);
+        assert_eq!(
+            endpoint.handle_message(START, &empty(1)),
+            Err(ProtocolError::OutOfTurn)
+        );
+        assert_eq!(endpoint.state(), State::Closed);
+    }
+
+    #[test]
+    fn reads_data_before_the_request_as_a_request() {
+        let mut endpoint = Endpoint::acceptor(config(), START);
+        let result = endpoint.handle_message(START, &message(1, 0, 100, 0));
+        // MinVersion 255, MaxVersion 1: a range that covers nothing.
+        assert_eq!(result, Ok(Received::Negotiate));
+        assert_eq!(endpoint.state(), State::Closing);
+    }
+
+    #[test]
+    fn reads_a_second_request_as_data() {
+        let mut endpoint = acceptor(10);
+        // Its MaxReceiveSize of 1,364 stands where a data transfer has DataOffset.
+        let result = endpoint.handle_message(START, &good_request().emit());
+        assert_eq!(
+            result,
+            Err(ProtocolError::Wire(WireError::DataOffsetUnaligned))
+        );
+        assert_eq!(endpoint.state(), State::Closed);
+    }
+
+    #[test]
+    fn an_initiator_asks_once_it_can_receive_the_response() {
+        let mut endpoint = Endpoint::initiator(Config::initiator_default(), START);
+        assert_eq!(
+            (endpoint.receives_wanted(), endpoint.receive_size()),
+            (1, 512)
+        );
+        assert_eq!(endpoint.poll_transmit(START), None);
+        endpoint.handle_receives_posted(1);
+        let transmit = endpoint.poll_transmit(START).unwrap();
+        assert_eq!(
+            NegotiateRequest::parse(transmit.header()),
+            Ok(good_request())
+        );
+        assert_eq!(
+            (
+                transmit.header_length,
+                transmit.payload,
+                transmit.ends_message
+            ),
+            (20, 0..0, false)
+        );
+        assert_eq!(endpoint.poll_transmit(START), None);
+    }
+
+    #[test]
+    fn refuses_a_message_before_the_request() {
+        let mut endpoint = Endpoint::initiator(config(), START);
+        let result = endpoint.handle_message(START, &good_response().emit());
+        assert_eq!(result, Err(ProtocolError::OutOfTurn));
+    }
+
+    #[test]
+    fn an_initiator_takes_over_what_was_agreed() {
+        let endpoint = initiator(100);
+        assert_eq!(endpoint.send_credits(), Credits(100));
+        assert_eq!(
+            (endpoint.receives_wanted(), endpoint.receive_size()),
+            (255, 1364)
+        );
+    }
+
+    #[test]
+    fn an_initiator_ends_the_connection_on_a_wrong_response() {
+        let good = good_response();
+        let short = good.emit()[..31].to_vec();
+        let emit = |response: NegotiateResponse| response.emit().to_vec();
+        for (bytes, error) in [
+            (short, WireError::TooShort.into()),
+            (
+                emit(NegotiateResponse::refusal(STATUS_NOT_SUPPORTED)),
+                ProtocolError::Refused(STATUS_NOT_SUPPORTED),
+            ),
+            (
+                emit(NegotiateResponse {
+                    negotiated_version: 0x0101,
+                    ..good
+                }),
+                WireError::NegotiatedVersion.into(),
+            ),
+            (
+                emit(NegotiateResponse {
+                    credits_requested: Credits(0),
+                    ..good
+                }),
+                WireError::CreditsRequestedZero.into(),
+            ),
+            (
+                emit(NegotiateResponse {
+                    credits_granted: Credits(0),
+                    ..good
+                }),
+                WireError::CreditsGrantedZero.into(),
+            ),
+            (
+                emit(NegotiateResponse {
+                    preferred_send_size: 1365,
+                    ..good
+                }),
+                WireError::PreferredSendSizeTooLarge.into(),
+            ),
+            (
+                emit(NegotiateResponse {
+                    max_receive_size: 127,
+                    ..good
+                }),
+                WireError::MaxReceiveSizeTooSmall.into(),
+            ),
+            (
+                emit(NegotiateResponse {
+                    max_fragmented_size: 131_071,
+                    ..good
+                }),
+                WireError::MaxFragmentedSizeTooSmall.into(),
+            ),
+        ] {
+            let mut endpoint = requesting();
+            assert_eq!(endpoint.handle_message(START, &bytes), Err(error));
+            assert_eq!(endpoint.state(), State::Closed);
+        }
+    }
+
+    #[test]
+    fn the_first_message_of_an_initiator_grants() {
+        let mut endpoint = initiator(100);
+        endpoint.start_message(10, None).unwrap();
+        assert_eq!(endpoint.poll_transmit(START), None, "nothing is posted");
+        endpoint.handle_receives_posted(20);
+        assert_eq!(
+            sent(&mut endpoint, START).credits_granted,
+            Credits(19),
+            "but the reserve"
+        );
+    }
+
+    #[test]
+    fn an_initiator_without_data_grants_at_once() {
+        let mut endpoint = initiator(100);
+        endpoint.handle_receives_posted(255);
+        let data = sent(&mut endpoint, START);
+        assert_eq!(
+            (data.credits_granted, data.data_length(), data.flags),
+            (Credits(254), 0, 0)
+        );
+        assert_eq!(endpoint.poll_transmit(START), None);
+    }
+}
+
+mod receiving {
+    use super::*;
+
+    #[test]
+    fn refuses_messages_that_break_a_rule_of_their_own() {
+        let offset = |offset: u32| {
+            let mut bytes = message(1, 0, 100, 0);
+            bytes[12..16].copy_from_slice(&offset.to_le_bytes());
+            bytes
+        };
+        let no_credits_requested = [&[0, 0], &empty(1)[2..]].concat();
+        let remaining_only = {
+            let mut bytes = empty(1);
+            bytes[8] = 1;
+            bytes
+        };
+        for (bytes, error) in [
+            (empty(1)[..19].to_vec(), WireError::TooShort),
+            (no_credits_requested, WireError::CreditsRequestedZero),
+            (offset(25), WireError::DataOffsetUnaligned),
+            (offset(28), WireError::DataOffsetUnaligned),
+            (offset(32), WireError::DataOutOfBounds),
+            (offset(u32::MAX - 7), WireError::DataOutOfBounds),
+            (offset(0), WireError::DataOffsetInHeader),
+            (offset(16), WireError::DataOffsetInHeader),
+            (remaining_only, WireError::RemainingDataWithoutData),
+        ] {
+            let mut endpoint = acceptor(10);
+            assert_eq!(endpoint.handle_message(START, &bytes), Err(error.into()));
+            assert_eq!(endpoint.state(), State::Closed);
+        }
+    }
+
+    #[test]
+    fn refuses_a_message_longer_than_agreed() {
+        let mut endpoint = acceptor(10);
+        assert!(
+            endpoint
+                .handle_message(START, &message(1, 0, 1340, 0))
+                .is_ok()
+        );
+        let result = endpoint.handle_message(START, &message(1, 0, 1341, 0));
+        assert_eq!(result, Err(ProtocolError::MessageTooLong));
+    }
+
+    #[test]
+    fn refuses_an_upper_layer_message_larger_than_agreed() {
+        let mut endpoint = acceptor(10);
+        let whole = (1 << 20) - 1340;
+        assert!(
+            endpoint
+                .handle_message(START, &message(1, 0, 1340, whole))
+                .is_ok()
+        );
+        let mut endpoint = acceptor(10);
+        let result = endpoint.handle_message(START, &message(1, 0, 1340, whole + 1));
+        assert_eq!(result, Err(ProtocolError::FragmentedSizeExceeded));
+        let mut endpoint = acceptor(10);
+        let result = endpoint.handle_message(START, &message(1, 0, 1340, u32::MAX));
+        assert_eq!(result, Err(ProtocolError::FragmentedSizeExceeded));
+    }
+
+    #[test]
+    fn refuses_a_fragment_that_does_not_continue_the_message() {
+        for (length, remaining) in [(100, 0), (100, 1000), (1340, 0)] {
+            let mut endpoint = acceptor(10);
+            assert!(
+                endpoint
+                    .handle_message(START, &message(1, 0, 100, 200))
+                    .is_ok()
+            );
+            let result = endpoint.handle_message(START, &message(1, 0, length, remaining));
+            assert_eq!(result, Err(ProtocolError::RemainingMismatch));
+        }
+    }
+
+    #[test]
+    fn takes_credits_in_the_middle_of_a_message() {
+        let mut endpoint = acceptor(10);
+        let fragment = |payload, offset| {
+            Ok(Received::Fragment {
+                payload,
+                offset,
+                total: 300,
+            })
+        };
+        let mut take = |bytes: &[u8]| endpoint.handle_message(START, bytes);
+        assert_eq!(take(&message(1, 0, 100, 200)), fragment(24..124, 0));
+        assert_eq!(take(&empty(1)), Ok(Received::Credits));
+        assert_eq!(take(&message(1, 0, 200, 0)), fragment(24..224, 100));
+        assert_eq!(take(&message(1, 0, 300, 0)), fragment(24..324, 0));
+    }
+
+    #[test]
+    fn takes_a_payload_that_begins_late_and_ignores_what_follows_it() {
+        let mut endpoint = acceptor(10);
+        let mut bytes = message(1, 0, 100, 0);
+        bytes[12] = 40;
+        bytes.resize(1000, 0xff);
+        assert_eq!(
+            endpoint.handle_message(START, &bytes),
+            Ok(Received::Fragment {
+                payload: 40..140,
+                offset: 0,
+                total: 100
+            })
+        );
+    }
+
+    #[test]
+    fn refuses_a_message_beyond_the_grant() {
+        let mut endpoint = acceptor(2);
+        assert!(endpoint.handle_message(START, &empty(0)).is_ok());
+        endpoint.handle_receives_posted(1);
+        assert!(endpoint.handle_message(START, &empty(0)).is_ok());
+        // Posted, but never granted.
+        let result = endpoint.handle_message(START, &empty(0));
+        assert_eq!(result, Err(ProtocolError::CreditsExceeded));
+    }
+
+    #[test]
+    fn refuses_more_credits_than_can_be_counted() {
+        let mut endpoint = acceptor(10);
+        assert!(endpoint.handle_message(START, &empty(65_535)).is_ok());
+        let result = endpoint.handle_message(START, &empty(1));
+        assert_eq!(result, Err(ProtocolError::SendCreditsOverflow));
+    }
+
+    #[test]
+    fn ignores_what_arrives_after_the_end() {
+        let mut endpoint = acceptor(10);
+        endpoint.close();
+        assert_eq!(endpoint.state(), State::Closed);
+        assert_eq!(endpoint.handle_message(START, b"x"), Ok(Received::Credits));
+        assert_eq!(endpoint.handle_timeout(START + SECOND * 1000), Ok(()));
+        assert_eq!(endpoint.receives_wanted(), 0);
+    }
+}
+
+mod sending {
+    use super::*;
+
+    /// An established acceptor with plenty of credits on both sides and nothing to say.
+    fn ready() -> Endpoint {
+        let mut endpoint = acceptor(255);
+        assert!(endpoint.handle_message(START, &empty(200)).is_ok());
+        endpoint.handle_receives_posted(1);
+        assert_eq!(endpoint.poll_transmit(START), None);
+        endpoint
+    }
+
+    #[test]
+    fn a_short_message_is_one_transmit() {
+        let mut endpoint = ready();
+        assert_eq!(endpoint.start_message(100, Some(RemoteToken(7))), Ok(()));
+        assert!(endpoint.is_sending());
+        let transmit = endpoint.poll_transmit(START).unwrap();
+        assert_eq!(
+            (transmit.header_length, transmit.payload.clone()),
+            (24, 0..100)
+        );
+        assert_eq!(
+            (transmit.invalidate, transmit.ends_message),
+            (Some(RemoteToken(7)), true)
+        );
+        let data = read(&transmit);
+        assert_eq!((data.remaining_data_length, data.flags), (0, 0));
+        assert_eq!(data.credits_requested, Credits(255));
+        assert!(!endpoint.is_sending());
+        assert_eq!(endpoint.send_credits(), Credits(199));
+    }
+
+    #[test]
+    fn fragments_fill_the_message_size_and_the_last_one_invalidates() {
+        let mut endpoint = ready();
+        endpoint.start_message(3000, Some(RemoteToken(7))).unwrap();
+        for (payload, remaining, last) in [
+            (0..1340, 1660, false),
+            (1340..2680, 320, false),
+            (2680..3000, 0, true),
+        ] {
+            let transmit = endpoint.poll_transmit(START).unwrap();
+            assert_eq!((&transmit.payload, transmit.ends_message), (&payload, last));
+            assert_eq!(transmit.invalidate, last.then_some(RemoteToken(7)));
+            assert_eq!(read(&transmit).remaining_data_length, remaining);
+        }
+        assert_eq!(endpoint.poll_transmit(START), None);
+    }
+
+    #[test]
+    fn messages_that_cannot_be_sent_are_not_taken() {
+        let mut endpoint = ready();
+        assert_eq!(endpoint.start_message(0, None), Err(SendError::Empty));
+        assert_eq!(
+            endpoint.start_message((1 << 20) + 1, None),
+            Err(SendError::TooLong)
+        );
+        assert_eq!(endpoint.start_message(1 << 20, None), Ok(()));
+        assert_eq!(endpoint.start_message(1, None), Err(SendError::Busy));
+        endpoint.close();
+        assert_eq!(
+            endpoint.start_message(1, None),
+            Err(SendError::NotEstablished)
+        );
+    }
+
+    #[test]
+    fn close_finishes_the_message_in_progress() {
+        let mut endpoint = ready();
+        endpoint.start_message(2000, None).unwrap();
+        assert!(!endpoint.poll_transmit(START).unwrap().ends_message);
+        endpoint.close();
+        assert_eq!(endpoint.state(), State::Closing);
+        assert!(endpoint.handle_message(START, &empty(1)).is_ok());
+        assert!(endpoint.poll_transmit(START).unwrap().ends_message);
+        assert_eq!(endpoint.state(), State::Closed);
+        assert_eq!(
+            (endpoint.poll_transmit(START), endpoint.poll_timeout()),
+            (None, None)
+        );
+        assert!(endpoint.negotiated().is_some());
+    }
+
+    #[test]
+    fn close_ends_a_negotiation_at_once() {
+        let mut endpoint = responding(good_request(), 10);
+        endpoint.close();
+        assert_eq!(
+            (endpoint.state(), endpoint.poll_transmit(START)),
+            (State::Closed, None)
+        );
+    }
+}
+
+mod credits {
+    use super::*;
+
+    #[test]
+    fn nothing_is_sent_without_a_credit() {
+        let mut endpoint = acceptor(10);
+        endpoint.start_message(1, None).unwrap();
+        assert_eq!(endpoint.poll_transmit(START), None);
+        assert!(endpoint.handle_message(START, &empty(1)).is_ok());
+        assert!(
+            endpoint.poll_transmit(START).is_none(),
+            "nothing to grant with the last one"
+        );
+        endpoint.handle_receives_posted(1);
+        let data = sent(&mut endpoint, START);
+        assert_eq!((data.credits_granted, data.data_length()), (Credits(1), 1));
+        assert_eq!(endpoint.send_credits(), Credits::ZERO);
+    }
+
+    #[test]
+    fn grants_nothing_while_nothing_is_posted() {
+        let mut endpoint = acceptor(4);
+        for _ in 0..4 {
+            assert!(endpoint.handle_message(START, &empty(10)).is_ok());
+        }
+        assert_eq!(endpoint.receive_credits(), Credits::ZERO);
+        assert_eq!(endpoint.receives_wanted(), 255);
+        assert_eq!(
+            endpoint.poll_transmit(START),
+            None,
+            "the peer starves, but there is nothing"
+        );
+        endpoint.start_message(1, None).unwrap();
+        assert_eq!(sent(&mut endpoint, START).credits_granted, Credits::ZERO);
+        endpoint.handle_receives_posted(2);
+        assert_eq!(
+            sent(&mut endpoint, START).credits_granted,
+            Credits(1),
+            "at once"
+        );
+    }
+
+    #[test]
+    fn receives_posted_are_granted_with_the_next_message() {
+        let mut endpoint = acceptor(10);
+        assert!(endpoint.handle_message(START, &empty(100)).is_ok());
+        endpoint.handle_receives_posted(246);
+        // The peer is low, so it is told at once; afterwards it is not.
+        assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(245));
+        for _ in 0..5 {
+            assert!(endpoint.handle_message(START, &empty(0)).is_ok());
+            endpoint.handle_receives_posted(1);
+        }
+        assert_eq!(endpoint.poll_transmit(START), None);
+        endpoint.start_message(1, None).unwrap();
+        assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(5));
+    }
+
+    #[test]
+    fn an_empty_message_goes_out_when_the_peer_is_down_to_a_quarter() {
+        let mut endpoint = acceptor(255);
+        assert!(endpoint.handle_message(START, &empty(100)).is_ok());
+        endpoint.handle_receives_posted(1);
+        for granted in (63..254).rev() {
+            assert_eq!(endpoint.poll_transmit(START), None);
+            assert!(
+                endpoint
+                    .handle_message(START, &message(0, 0, 100, 0))
+                    .is_ok()
+            );
+            assert_eq!(endpoint.receive_credits(), Credits(granted));
+            endpoint.handle_receives_posted(1);
+        }
+        let data = sent(&mut endpoint, START);
+        assert_eq!(
+            (data.credits_granted, data.data_length()),
+            (Credits(191), 0)
+        );
+        assert_eq!(endpoint.poll_transmit(START), None);
+    }
+
+    #[test]
+    fn a_target_of_one_is_refilled_after_every_message() {
+        let request = NegotiateRequest {
+            credits_requested: Credits(1),
+            ..good_request()
+        };
+        let mut endpoint = responding(request, 2);
+        assert!(endpoint.poll_transmit(START).is_some());
+        for _ in 0..10 {
+            assert_eq!(endpoint.receive_credits(), Credits(1));
+            let mut bytes = message(2, 0, 100, 0);
+            bytes[0] = 1;
+            assert!(endpoint.handle_message(START, &bytes).is_ok());
+            assert_eq!(endpoint.receives_wanted(), 1);
+            endpoint.handle_receives_posted(1);
+            assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(1));
+            assert_eq!(endpoint.poll_transmit(START), None);
+        }
+    }
+
+    #[test]
+    fn the_peers_request_is_a_target_not_an_increment() {
+        let mut endpoint = acceptor(255);
+        let mut bytes = empty(1);
+        bytes[0] = 10;
+        for _ in 0..100 {
+            assert!(endpoint.handle_message(START, &bytes).is_ok());
+        }
+        assert_eq!(
+            (endpoint.receives_posted(), endpoint.receives_wanted()),
+            (155, 0)
+        );
+        bytes[0] = 200;
+        assert!(endpoint.handle_message(START, &bytes).is_ok());
+        assert_eq!(endpoint.receives_wanted(), 200 - 154);
+        bytes[1] = 200;
+        assert!(endpoint.handle_message(START, &bytes).is_ok());
+        assert_eq!(
+            endpoint.receives_wanted(),
+            255 - 153,
+            "within what this side may have"
+        );
+    }
+
+    /// Plays two endpoints against each other until neither has anything to say; the number of
+    /// messages that took.
+    fn settle(ends: &mut [Endpoint; 2]) -> usize {
+        for count in 0..1000 {
+            let mut quiet = true;
+            for from in 0..2 {
+                let wanted = ends[from].receives_wanted();
+                ends[from].handle_receives_posted(wanted);
+                if let Some(transmit) = ends[from].poll_transmit(START) {
+                    quiet = false;
+                    let mut bytes = transmit.header().to_vec();
+                    bytes.resize(bytes.len() + transmit.payload.len(), 0);
+                    ends[1 - from].handle_message(START, &bytes).unwrap();
+                }
+            }
+            if quiet {
+                return count;
+            }
+        }
+        panic!("they talk for ever");
+    }
+
+    #[test]
+    fn two_endpoints_fall_silent_and_can_both_speak_again_whatever_their_credits() {
+        for a in [1, 2, 3, 4, 5, 8, 255] {
+            for b in [1, 2, 3, 4, 5, 8, 255] {
+                let config = |credits| Config {
+                    receive_credit_max: Credits(credits),
+                    send_credit_target: Credits(credits),
+                    ..Config::default()
+                };
+                let mut ends = [
+                    Endpoint::initiator(config(a), START),
+                    Endpoint::acceptor(config(b), START),
+                ];
+                assert!(settle(&mut ends) <= 6, "{a} and {b}");
+                for turn in 0..50 {
+                    // One side, the other, both at once.
+                    for (end, speaks) in ends.iter_mut().zip([turn % 3 != 0, turn % 3 != 1]) {
+                        if speaks {
+                            end.start_message(5000, None).unwrap();
+                        }
+                    }
+                    settle(&mut ends);
+                    assert!(
+                        !ends[0].is_sending() && !ends[1].is_sending(),
+                        "{a} and {b}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+mod time {
+    use super::*;
+
+    fn expect_timeout(endpoint: &mut Endpoint, at: Instant, error: ProtocolError) {
+        assert_eq!(endpoint.poll_timeout(), Some(at));
+        let before = Instant::from_nanos(at.as_nanos() - 1);
+        assert_eq!(endpoint.handle_timeout(before), Ok(()));
+        assert_eq!(endpoint.handle_timeout(at), Err(error));
+        assert_eq!(
+            (endpoint.state(), endpoint.poll_timeout()),
+            (State::Closed, None)
+        );
+    }
+
+    #[test]
+    fn an_acceptor_waits_five_seconds_for_the_negotiation() {
+        let error = ProtocolError::NegotiationTimeout;
+        let mut endpoint = Endpoint::acceptor(config(), START);
+        expect_timeout(&mut endpoint, START + SECOND * 5, error);
+        // Nor may its own owner be late with receives for ever.
+        let mut endpoint = responding(good_request(), 0);
+        expect_timeout(&mut endpoint, START + SECOND * 5, error);
+    }
+
+    #[test]
+    fn an_initiator_waits_two_minutes_for_the_negotiation() {
+        let mut endpoint = requesting();
+        expect_timeout(
+            &mut endpoint,
+            START + SECOND * 120,
+            ProtocolError::NegotiationTimeout,
+        );
+    }
+
+    #[test]
+    fn a_silent_peer_is_asked_and_then_given_up() {
+        let mut endpoint = acceptor(10);
+        let heard = START + SECOND * 50;
+        assert!(endpoint.handle_message(heard, &empty(10)).is_ok());
+        endpoint.handle_receives_posted(1);
+        assert_eq!(endpoint.poll_transmit(heard), None);
+        let idle = heard + SECOND * 120;
+        assert_eq!(endpoint.poll_timeout(), Some(idle));
+        assert_eq!(endpoint.handle_timeout(idle), Ok(()));
+        let data = sent(&mut endpoint, idle);
+        assert_eq!((data.flags, data.data_length()), (1, 0));
+        assert_eq!(endpoint.poll_transmit(idle), None, "it asks once");
+        expect_timeout(
+            &mut endpoint,
+            idle + SECOND * 5,
+            ProtocolError::KeepaliveTimeout,
+        );
+    }
+
+    #[test]
+    fn any_message_answers_a_keepalive() {
+        let mut endpoint = acceptor(10);
+        assert!(endpoint.handle_message(START, &empty(10)).is_ok());
+        let idle = START + SECOND * 120;
+        assert_eq!(endpoint.handle_timeout(idle), Ok(()));
+        assert!(endpoint.poll_transmit(idle).is_some());
+        let heard = idle + SECOND * 4;
+        assert!(
+            endpoint
+                .handle_message(heard, &message(0, 0, 10, 0))
+                .is_ok()
+        );
+        assert_eq!(endpoint.poll_timeout(), Some(heard + SECOND * 120));
+    }
+
+    #[test]
+    fn a_late_owner_does_not_shorten_the_peers_time() {
+        let mut endpoint = acceptor(10);
+        assert!(endpoint.handle_message(START, &empty(10)).is_ok());
+        let late = START + SECOND * 500;
+        assert_eq!(endpoint.handle_timeout(late), Ok(()));
+        assert_eq!(endpoint.poll_timeout(), Some(late + SECOND * 5));
+    }
+
+    #[test]
+    fn a_message_that_arrives_before_the_question_is_out_makes_it_needless() {
+        let mut endpoint = acceptor(10);
+        assert!(endpoint.handle_message(START, &empty(10)).is_ok());
+        let idle = START + SECOND * 120;
+        assert_eq!(endpoint.handle_timeout(idle), Ok(()));
+        assert!(endpoint.handle_message(idle, &empty(1)).is_ok());
+        assert_eq!(endpoint.poll_transmit(idle), None);
+    }
+
+    #[test]
+    fn the_question_rides_on_a_message_in_progress() {
+        let mut endpoint = acceptor(10);
+        assert!(endpoint.handle_message(START, &empty(10)).is_ok());
+        let idle = START + SECOND * 120;
+        endpoint.start_message(2000, None).unwrap();
+        assert_eq!(endpoint.handle_timeout(idle), Ok(()));
+        assert_eq!(sent(&mut endpoint, idle).flags, 1);
+        assert_eq!(sent(&mut endpoint, idle).flags, 0);
+    }
+
+    #[test]
+    fn the_time_runs_even_if_the_question_cannot_be_asked() {
+        let mut endpoint = acceptor(10);
+        let idle = START + SECOND * 120;
+        assert_eq!(endpoint.handle_timeout(idle), Ok(()));
+        assert_eq!(endpoint.poll_transmit(idle), None);
+        expect_timeout(
+            &mut endpoint,
+            idle + SECOND * 5,
+            ProtocolError::KeepaliveTimeout,
+        );
+    }
+
+    #[test]
+    fn a_question_is_answered_at_once_and_without_another() {
+        let mut endpoint = acceptor(255);
+        assert!(
+            endpoint
+                .handle_message(START, &message(10, 1, 0, 0))
+                .is_ok()
+        );
+        let data = sent(&mut endpoint, START);
+        assert_eq!((data.flags, data.data_length()), (0, 0));
+        assert_eq!(endpoint.poll_transmit(START), None);
+    }
+
+    #[test]
+    fn a_message_waits_for_credits_for_two_minutes() {
+        let mut endpoint = acceptor(10);
+        assert!(endpoint.handle_message(START, &empty(2)).is_ok());
+        endpoint.handle_receives_posted(1);
+        endpoint.start_message(10_000, None).unwrap();
+        assert!(endpoint.poll_transmit(START).is_some());
+        assert!(endpoint.poll_transmit(START).is_some());
+        assert_eq!(endpoint.poll_transmit(START), None);
+        // The peer lives, but grants nothing.
+        for second in 1..120 {
+            let now = START + SECOND * second;
+            assert_eq!(endpoint.handle_timeout(now), Ok(()));
+            if second % 30 == 0 {
+                assert!(endpoint.handle_message(now, &empty(0)).is_ok());
+            }
+            assert_eq!(endpoint.poll_transmit(now), None);
+        }
+        expect_timeout(
+            &mut endpoint,
+            START + SECOND * 120,
+            ProtocolError::CreditTimeout,
+        );
+    }
+
+    #[test]
+    fn each_credit_starts_the_wait_anew() {
+        let mut endpoint = acceptor(10);
+        endpoint.start_message(10_000, None).unwrap();
+        assert_eq!(endpoint.poll_transmit(START), None);
+        let later = START + SECOND * 100;
+        assert!(endpoint.handle_message(later, &empty(1)).is_ok());
+        endpoint.handle_receives_posted(1);
+        assert!(endpoint.poll_transmit(later).is_some());
+        assert_eq!(endpoint.poll_transmit(later), None);
+        assert_eq!(endpoint.poll_timeout(), Some(later + SECOND * 120));
+        assert_eq!(endpoint.handle_timeout(START + SECOND * 120), Ok(()));
+    }
+
+    #[test]
+    fn an_owner_without_receives_is_not_the_peers_fault() {
+        let mut endpoint = acceptor(10);
+        assert!(endpoint.handle_message(START, &empty(1)).is_ok());
+        endpoint.start_message(10, None).unwrap();
+        assert_eq!(endpoint.poll_transmit(START), None);
+        assert_eq!(
+            endpoint.poll_timeout(),
+            Some(START + SECOND * 120),
+            "idle, not credits"
+        );
+        assert_eq!(endpoint.handle_timeout(START + SECOND * 120), Ok(()));
+    }
+}

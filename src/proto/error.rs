@@ -1,0 +1,99 @@
+//! Why a connection ends, and why a message is not taken.
+//!
+//! A [`ProtocolError`] is always fatal to its connection and to nothing else; which rule was
+//! broken is for counters and logs, never for the peer.
+
+use crate::wire::WireError;
+
+/// Why the connection has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
+pub enum ProtocolError {
+    /// A message is not what it should be, whenever it comes ([MS-SMBD] 3.1.5.6 to 3.1.5.8).
+    #[error("{0}")]
+    Wire(#[from] WireError),
+    /// The acceptor refused the negotiation with this NTSTATUS ([MS-SMBD] 3.1.5.7).
+    #[error("the negotiation was refused with status {0:#010x}")]
+    Refused(u32),
+    /// A message came before this side has sent its own part of the negotiation: an acceptor spoke
+    /// first, or an initiator did not wait for the response.
+    #[error("a message came out of turn during the negotiation")]
+    OutOfTurn,
+    /// A message is longer than the maximum receive size that was agreed on.
+    #[error("the message is longer than the agreed maximum")]
+    MessageTooLong,
+    /// The peer sent a message without holding a credit ([MS-SMBD] 3.1.5.1).
+    #[error("the peer sent more messages than it was granted credits")]
+    CreditsExceeded,
+    /// The credits that the peer has granted sum up to more than 65,535.
+    #[error("the peer granted more credits than can be counted")]
+    SendCreditsOverflow,
+    /// `DataLength + RemainingDataLength` is larger than what this side reassembles
+    /// ([MS-SMBD] 3.1.5.8).
+    #[error("the upper-layer message is larger than the agreed maximum")]
+    FragmentedSizeExceeded,
+    /// `DataLength + RemainingDataLength` is not what the previous fragment left over
+    /// ([MS-SMBD] 3.1.5.8).
+    #[error("a fragment does not continue the upper-layer message")]
+    RemainingMismatch,
+    /// The negotiation took too long ([MS-SMBD] 3.1.6).
+    #[error("the negotiation was not complete in time")]
+    NegotiationTimeout,
+    /// The peer was silent for the idle time and did not answer when asked ([MS-SMBD] 3.1.6).
+    #[error("the peer did not answer a keepalive")]
+    KeepaliveTimeout,
+    /// A message waited too long for send credits ([MS-SMBD] 3.1.6).
+    #[error("the peer granted no credits in time")]
+    CreditTimeout,
+}
+
+impl ProtocolError {
+    /// A name for counters: lower case, words joined by `_`, stable. For [`ProtocolError::Wire`]
+    /// the name of the rule.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Wire(error) => error.name(),
+            other => other.into(),
+        }
+    }
+}
+
+/// Why a message was not taken. Nothing happened then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
+pub enum SendError {
+    /// Not established, or closing.
+    #[error("the connection is not established")]
+    NotEstablished,
+    /// The previous message is still in progress.
+    #[error("a message is in progress")]
+    Busy,
+    /// Larger than the peer reassembles.
+    #[error("the message is larger than the peer reassembles")]
+    TooLong,
+    /// An empty message cannot be sent.
+    #[error("the message is empty")]
+    Empty,
+}
+
+impl SendError {
+    /// A name for counters: lower case, words joined by `_`, stable.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_stable_names() {
+        assert_eq!(ProtocolError::CreditsExceeded.name(), "credits_exceeded");
+        assert_eq!(ProtocolError::Refused(1).name(), "refused");
+        assert_eq!(ProtocolError::Wire(WireError::TooShort).name(), "too_short");
+        assert_eq!(SendError::TooLong.name(), "too_long");
+    }
+}

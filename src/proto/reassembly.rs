@@ -1,0 +1,105 @@
+//! Upper-layer messages out of fragments ([MS-SMBD] 3.1.5.8).
+//!
+//! Only the arithmetic: the bytes are the owner's. Each fragment has to continue exactly where the
+//! one before it ended, or the connection ends: peers that are lax here are known, and a message
+//! put together from the wrong parts would reach the upper layer.
+
+use super::error::ProtocolError;
+
+/// Where the message in reassembly stands; all zero without one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reassembly {
+    /// Bytes that have arrived.
+    received: u32,
+    /// Bytes still to come; 0 without a message in reassembly.
+    remaining: u32,
+}
+
+/// Where a fragment belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Placed {
+    /// Its first byte in the upper-layer message.
+    pub(super) offset: u32,
+    /// Bytes of the whole message.
+    pub(super) total: u32,
+}
+
+impl Reassembly {
+    /// Takes a fragment of `data_length` bytes (not 0), after which the peer says that
+    /// `remaining_data_length` are to come; the whole message may have `max_fragmented_size`.
+    pub(super) fn take(
+        &mut self,
+        data_length: u32,
+        remaining_data_length: u32,
+        max_fragmented_size: u32,
+    ) -> Result<Placed, ProtocolError> {
+        let rest = data_length
+            .checked_add(remaining_data_length)
+            .filter(|&rest| rest <= max_fragmented_size)
+            .ok_or(ProtocolError::FragmentedSizeExceeded)?;
+        if self.remaining != 0 && rest != self.remaining {
+            return Err(ProtocolError::RemainingMismatch);
+        }
+        let offset = self.received;
+        // The sum is what the first fragment announced, so it cannot overflow.
+        let total = offset.saturating_add(rest);
+        self.remaining = remaining_data_length;
+        self.received = if remaining_data_length == 0 {
+            0
+        } else {
+            offset.saturating_add(data_length)
+        };
+        Ok(Placed { offset, total })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: u32 = 131_072;
+
+    fn placed(offset: u32, total: u32) -> Result<Placed, ProtocolError> {
+        Ok(Placed { offset, total })
+    }
+
+    #[test]
+    fn puts_fragments_of_any_length_together() {
+        let mut reassembly = Reassembly::default();
+        for total in [1, 2, 3, 100, MAX] {
+            assert_eq!(reassembly.take(1, total - 1, MAX), placed(0, total));
+            if total > 2 {
+                assert_eq!(reassembly.take(1, total - 2, MAX), placed(1, total));
+                assert_eq!(reassembly.take(total - 2, 0, MAX), placed(2, total));
+            } else if total == 2 {
+                assert_eq!(reassembly.take(1, 0, MAX), placed(1, total));
+            }
+            assert_eq!(reassembly, Reassembly::default());
+        }
+    }
+
+    #[test]
+    fn refuses_a_message_larger_than_agreed() {
+        for (length, remaining) in [
+            (1, MAX),
+            (MAX, 1),
+            (MAX + 1, 0),
+            (1, u32::MAX),
+            (u32::MAX, 1),
+        ] {
+            let result = Reassembly::default().take(length, remaining, MAX);
+            assert_eq!(result, Err(ProtocolError::FragmentedSizeExceeded));
+        }
+    }
+
+    #[test]
+    fn refuses_a_fragment_that_does_not_continue_the_message() {
+        // [MS-SMBD] 3.1.5.8: ends too early, too late, or begins another one.
+        for (length, remaining) in [(10, 0), (10, 79), (10, 81), (10, 90), (100, 0), (5, 1000)] {
+            let mut reassembly = Reassembly::default();
+            assert_eq!(reassembly.take(10, 90, MAX), placed(0, 100));
+            let result = reassembly.take(length, remaining, MAX);
+            assert_eq!(result, Err(ProtocolError::RemainingMismatch));
+        }
+    }
+}
