@@ -1,0 +1,44 @@
+# What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test fmt lint unit release no-os msrv docs bench fuzz clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what the tests need (apt, as root)
+	@tools/check.sh setup
+
+test: ## everything that must hold
+	@tools/check.sh setup fmt lint unit release no-os msrv docs
+
+fmt: ## is the code formatted
+	@tools/check.sh fmt
+
+lint: ## clippy, with and without the default features; a warning is an error
+	@tools/check.sh lint
+
+unit: ## all tests, with overflow and debug checks (the fuzz corpus is among them)
+	@tools/check.sh unit
+
+release: ## all tests again as users get the code, optimized
+	@tools/check.sh release
+
+no-os: ## the protocol layers link without an operating system
+	@tools/check.sh no-os
+
+msrv: ## builds with the oldest Rust that Cargo.toml promises
+	@tools/check.sh msrv
+
+docs: ## the documentation builds without warnings
+	@tools/check.sh docs
+
+bench: ## benchmarks
+	@tools/check.sh bench
+
+fuzz: ## fuzz each target for FUZZ_SECONDS (600) seconds; nightly Rust and cargo-fuzz
+	@tools/check.sh fuzz
+
+clean: ## remove what was built
+	cargo clean
+	rm -rf fuzz/target tests/no-os/Cargo.lock

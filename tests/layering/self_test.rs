@@ -1,0 +1,190 @@
+//! The checker finds what it must, and nothing else.
+
+use std::collections::BTreeSet;
+
+use super::source::{Source, paths, tokens};
+use super::violations;
+
+/// What is found in one file, beside the modules that it may refer to.
+fn found(name: &str, text: &str) -> Vec<String> {
+    let others = [
+        (
+            "lib.rs",
+            "#![deny(unsafe_code)] #[allow(unsafe_code)] pub mod sys;",
+        ),
+        ("units.rs", ""),
+        ("wire/mod.rs", ""),
+        ("proto/mod.rs", ""),
+        (
+            "fabric/mod.rs",
+            "pub use traits::*; pub struct Sge; pub enum Access {} pub const MAX: usize = 1;",
+        ),
+        ("fabric/traits.rs", ""),
+        ("fabric/loopback.rs", ""),
+        ("fabric/iwarp/mod.rs", ""),
+        ("fabric/iwarp/ddp.rs", ""),
+        ("sys/mod.rs", ""),
+        ("transport/mod.rs", ""),
+    ];
+    let mut files: Vec<Source> = others
+        .iter()
+        .filter(|(other, _)| *other != name)
+        .map(|(other, text)| Source::new(other, text))
+        .collect();
+    files.push(Source::new(name, text));
+    violations(&files, &BTreeSet::from(["tracing".to_owned()]))
+}
+
+#[test]
+fn finds_what_a_module_may_not_use() {
+    for (name, text) in [
+        ("wire/negotiate.rs", "use crate::proto::Endpoint;"),
+        ("wire/mod.rs", "use crate::{units::Credits, fabric::Sge};"),
+        (
+            "wire/mod.rs",
+            "use crate::{units::{Credits, Instant}, sys::Memory as M};",
+        ),
+        (
+            "wire/smb2/read.rs",
+            "use super::super::super::transport::Server;",
+        ),
+        ("wire/mod.rs", "fn f() -> u8 { super::sys::g() }"),
+        ("wire/mod.rs", "mod inner { use super::super::proto::X; }"),
+        (
+            "wire/mod.rs",
+            "macro_rules! m { () => { $crate::proto::X } }",
+        ),
+        ("wire/mod.rs", "use crate as all;"),
+        ("wire/mod.rs", "use crate::*;"),
+        ("units.rs", "use crate::wire::X;"),
+        ("sys/mod.rs", "use crate::units::Instant;"),
+        ("proto/mod.rs", "use crate::fabric::Sge;"),
+        ("fabric/loopback.rs", "use crate::proto::State;"),
+        ("fabric/loopback.rs", "use crate::transport::X;"),
+        ("fabric/iwarp/mpa.rs", "use crate::sys::Memory;"),
+        ("fabric/iwarp/qp.rs", "use super::super::Event;"),
+        ("fabric/iwarp/qp.rs", "use crate::fabric::{Sge, Fabric};"),
+        ("fabric/iwarp/qp.rs", "use crate::fabric::traits::Event;"),
+        ("fabric/iwarp/qp/read.rs", "use crate::fabric::loopback::X;"),
+        ("fabric/mod.rs", "use crate::sys::Memory;"),
+        ("wire/mod.rs", "use std::vec::Vec;"),
+        (
+            "wire/mod.rs",
+            "fn f() { let now = ::std::time::Instant::now(); }",
+        ),
+        ("wire/mod.rs", "use ::std::io;"),
+        ("proto/timers.rs", "fn f() { std::thread::yield_now() }"),
+        ("proto/mod.rs", "use {core::fmt, std::net::TcpStream};"),
+        ("proto/mod.rs", "fn f() { tracing::debug!(\"no\"); }"),
+        ("fabric/iwarp/ddp.rs", "use std::io;"),
+        ("fabric/mod.rs", "use std::io;"),
+        ("wire/mod.rs", "fn f() { unsafe { g() } }"),
+        (
+            "transport/mod.rs",
+            "#[cfg(test)] mod tests { unsafe fn f() {} }",
+        ),
+        ("transport/mod.rs", "#![allow(unsafe_code)]"),
+        ("somewhere/mod.rs", ""),
+    ] {
+        assert_eq!(
+            found(name, text).len(),
+            1,
+            "{name}: {text}: {:?}",
+            found(name, text)
+        );
+    }
+}
+
+#[test]
+fn leaves_alone_what_a_module_may_use() {
+    for (name, text) in [
+        (
+            "wire/negotiate.rs",
+            "use super::{Error, smb2::read}; use crate::units::{self, Credits}; use core::fmt;",
+        ),
+        (
+            "wire/mod.rs",
+            "pub(crate) mod a; pub(super) fn f() {} pub(in crate::wire) fn g() {} mod b { use super::x; }",
+        ),
+        (
+            "wire/mod.rs",
+            "// use crate::proto::X;\n/* unsafe /* std::io */ */\n/// [`crate::fabric`]\nfn f() {}",
+        ),
+        (
+            "wire/mod.rs",
+            r##"const A: &str = "crate::proto \" std::io"; const B: &str = r#"unsafe " std::io"#;"##,
+        ),
+        (
+            "wire/mod.rs",
+            r"const A: (char, char, u8) = ('\'', '{', b'}'); fn f<'a>(x: &'a str) -> &'a str { x }",
+        ),
+        (
+            "wire/mod.rs",
+            "fn f() {}\n#[cfg(test)]\nmod tests { use std::io; use crate::proto::X; fn g() { {} } }",
+        ),
+        ("wire/mod.rs", "#[cfg(test)]\nuse std::vec::Vec;\nfn f() {}"),
+        ("wire/tests.rs", "use std::io; use crate::proto::X;"),
+        (
+            "proto/credits.rs",
+            "use crate::wire::negotiate::Request; use super::State; use alloc::vec::Vec;",
+        ),
+        (
+            "fabric/mod.rs",
+            "use crate::units::RemoteToken; pub use self::traits::*; pub use iwarp::IwarpError;",
+        ),
+        (
+            "fabric/traits.rs",
+            "use std::io; use super::iwarp::IwarpError; use crate::sys::Memory;",
+        ),
+        (
+            "fabric/iwarp/qp.rs",
+            "use crate::fabric::{Access, MAX, Sge}; use super::ddp::Tagged; use super::super::Sge;",
+        ),
+        (
+            "transport/mod.rs",
+            "use std::io; use crate::{proto, fabric::Fabric, sys::Memory, wire::X, units::Y};",
+        ),
+        (
+            "sys/memory.rs",
+            "use super::OutOfRange; use libc::iovec; fn f() { unsafe { g() } }",
+        ),
+        ("wire/mod.rs", "#[cfg(not(test))] fn f() { my::std::x() }"),
+    ] {
+        assert_eq!(found(name, text), Vec::<String>::new(), "{name}: {text}");
+    }
+}
+
+#[test]
+fn goes_on_reading_behind_the_tests() {
+    assert_eq!(
+        found(
+            "wire/mod.rs",
+            "#[cfg(test)] mod tests { fn f() {} }\nuse std::io;"
+        )
+        .len(),
+        1
+    );
+    assert_eq!(
+        found("wire/mod.rs", "#[cfg(not(test))]\nuse std::io;").len(),
+        1
+    );
+}
+
+#[test]
+fn takes_the_trees_of_use_apart() {
+    let here = ["wire".to_owned(), "smb2".to_owned()];
+    let text = "use crate::{a::{self, B as C}, d::*}; use super::{super::e, f}; x(self::g::<u8>::h(), T::<u8>::new());";
+    let found: Vec<String> = paths(&tokens(text), &here)
+        .iter()
+        .map(|path| path.join("::"))
+        .collect();
+    let expected = [
+        "crate::a",
+        "crate::a::B",
+        "crate::d::*",
+        "crate::e",
+        "crate::wire::f",
+    ];
+    assert_eq!(found[..expected.len()], expected);
+    assert_eq!(found[expected.len()..], ["crate::wire::smb2::g", "T"]);
+}

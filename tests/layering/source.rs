@@ -1,0 +1,321 @@
+//! A file of Rust as tokens, and the paths in it.
+
+/// A file below `src`.
+pub(crate) struct Source {
+    /// Its name, from `src` on.
+    pub(crate) name: String,
+    /// The path of its module from the root of the crate, which is empty itself.
+    pub(crate) module: Vec<String>,
+    /// Its words and signs, without comments and literals. `::` is one token.
+    pub(crate) tokens: Vec<String>,
+}
+
+impl Source {
+    pub(crate) fn new(name: &str, text: &str) -> Self {
+        let path = name.trim_end_matches(".rs").trim_end_matches("/mod");
+        let module = path
+            .split('/')
+            .filter(|part| *part != "lib")
+            .map(str::to_owned)
+            .collect();
+        Self {
+            name: name.to_owned(),
+            module,
+            tokens: tokens(text),
+        }
+    }
+
+    pub(crate) fn is_in(&self, module: &str) -> bool {
+        self.module.first().is_some_and(|first| first == module)
+    }
+
+    /// A file that holds the tests of the module above it.
+    pub(crate) fn is_test(&self) -> bool {
+        self.module.iter().any(|part| part == "tests")
+    }
+
+    /// The tokens without the items under `#[cfg(test)]`.
+    pub(crate) fn code(&self) -> Vec<String> {
+        let mut kept = Vec::new();
+        let mut rest = self.tokens.as_slice();
+        while let Some(token) = rest.first() {
+            if let Some(behind) = after_test_attribute(rest) {
+                rest = after_item(behind);
+            } else {
+                kept.push(token.clone());
+                rest = &rest[1..];
+            }
+        }
+        kept
+    }
+
+    /// The names of the public types and constants that the file defines.
+    pub(crate) fn defined(&self) -> impl Iterator<Item = &str> {
+        self.tokens.windows(3).filter_map(|w| {
+            let kind = matches!(
+                w[1].as_str(),
+                "struct" | "enum" | "const" | "type" | "trait" | "fn"
+            );
+            (w[0] == "pub" && kind).then_some(w[2].as_str())
+        })
+    }
+}
+
+/// What follows `#[cfg(test)]`, or a `cfg` of more conditions with `test` among them.
+fn after_test_attribute(tokens: &[String]) -> Option<&[String]> {
+    if tokens.len() < 5 || tokens[..4] != ["#", "[", "cfg", "("] {
+        return None;
+    }
+    let end = tokens.iter().position(|token| token == "]")?;
+    let condition = &tokens[4..end];
+    let test = condition.iter().any(|token| token == "test")
+        && !condition.iter().any(|token| token == "not");
+    test.then(|| &tokens[end + 1..])
+}
+
+/// What follows the item that the tokens begin with: its `;`, or the `}` of its first `{`.
+fn after_item(tokens: &[String]) -> &[String] {
+    let mut depth = 0_usize;
+    for (n, token) in tokens.iter().enumerate() {
+        match token.as_str() {
+            "{" => depth += 1,
+            "}" => depth = depth.saturating_sub(1),
+            ";" => {}
+            _ => continue,
+        }
+        if depth == 0 {
+            return &tokens[n + 1..];
+        }
+    }
+    &[]
+}
+
+/// The words and signs of a text, without comments and literals.
+pub(crate) fn tokens(text: &str) -> Vec<String> {
+    let mut tokens = Vec::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let word = rest
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(rest.len());
+        let length = if c.is_whitespace() {
+            c.len_utf8()
+        } else if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            block_comment(rest)
+        } else if let Some(length) = string(rest).or_else(|| character(rest)) {
+            length
+        } else if word > 0 {
+            tokens.push(rest[..word].to_owned());
+            word
+        } else if rest.starts_with("::") {
+            tokens.push("::".to_owned());
+            2
+        } else {
+            tokens.push(c.to_string());
+            c.len_utf8()
+        };
+        rest = &rest[length..];
+    }
+    tokens
+}
+
+fn block_comment(text: &str) -> usize {
+    let mut depth = 0_usize;
+    let bytes = text.as_bytes();
+    for (n, pair) in bytes.windows(2).enumerate() {
+        match pair {
+            b"/*" => depth += 1,
+            b"*/" if depth == 1 => return n + 2,
+            b"*/" => depth -= 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// The length of the string literal that a text begins with.
+fn string(text: &str) -> Option<usize> {
+    let prefix = text.find(|c| !"bcr".contains(c))?;
+    let behind = &text[prefix..];
+    let raw = text[..prefix].contains('r');
+    let hashes = behind.find(|c| c != '#')?;
+    if prefix > 2 || !behind[hashes..].starts_with('"') || (hashes > 0 && !raw) {
+        return None;
+    }
+    let start = prefix + hashes + 1;
+    if raw {
+        let end = format!("\"{}", "#".repeat(hashes));
+        return Some(start + text[start..].find(&end)? + end.len());
+    }
+    let mut escaped = false;
+    let end = text[start..].find(|c| match c {
+        '"' if !escaped => true,
+        c => {
+            escaped = c == '\\' && !escaped;
+            false
+        }
+    })?;
+    Some(start + end + 1)
+}
+
+/// The length of the character literal, or the lifetime, that a text begins with.
+fn character(text: &str) -> Option<usize> {
+    let prefix = usize::from(text.starts_with("b'"));
+    let mut inside = text[prefix..].strip_prefix('\'')?.char_indices();
+    match (inside.next()?, inside.next()?) {
+        ((_, '\\'), _) => {
+            let end = inside.find(|(_, c)| *c == '\'')?.0;
+            Some(prefix + 1 + end + 1)
+        }
+        (_, (end, '\'')) => Some(prefix + 1 + end + 1),
+        _ => Some(prefix + 1), // A lifetime: its name follows as a word, which does no harm.
+    }
+}
+
+/// The paths in a file that lead out of their place: absolute, beginning with `crate` or another
+/// crate's name. Those of a `use` with braces are taken apart.
+pub(crate) fn paths(tokens: &[String], module: &[String]) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    let mut inline: Vec<(String, usize)> = Vec::new();
+    let mut depth = 0_usize;
+    let mut read = 0;
+    for (n, token) in tokens.iter().enumerate() {
+        if n < read {
+            continue; // As part of the path that began before.
+        }
+        match token.as_str() {
+            "{" => depth += 1,
+            "}" => {
+                depth = depth.saturating_sub(1);
+                inline.retain(|(_, opened)| *opened <= depth);
+            }
+            "mod" if tokens.get(n + 2).is_some_and(|brace| brace == "{") => {
+                inline.push((tokens[n + 1].clone(), depth + 1));
+            }
+            _ => {}
+        }
+        let here = || {
+            module
+                .iter()
+                .chain(inline.iter().map(|(name, _)| name))
+                .cloned()
+        };
+        let before = &tokens[..n];
+        let free = !continues(before) && !is_visibility(before);
+        let starts = is_word(token) && !is_keyword(token) && free;
+        let leads = tokens.get(n + 1).is_some_and(|sign| sign == "::");
+        if starts && (leads || token == "crate") {
+            let behind = tree(&tokens[n..], &[], &mut |path| {
+                found.extend(absolute(path, here().collect()))
+            });
+            read = tokens.len() - behind.len();
+        }
+    }
+    found
+}
+
+fn is_word(token: &str) -> bool {
+    token.starts_with(|c: char| c.is_alphabetic() || c == '_')
+}
+
+/// A word that a path cannot hold; one that follows it, even behind `::`, begins a path.
+fn is_keyword(token: &str) -> bool {
+    const KEYWORDS: [&str; 10] = [
+        "as", "dyn", "else", "for", "if", "impl", "in", "match", "return", "use",
+    ];
+    KEYWORDS.contains(&token)
+}
+
+/// Whether what comes next is the rest of a path.
+fn continues(before: &[String]) -> bool {
+    match before {
+        [.., word, sign] if sign == "::" => (is_word(word) && !is_keyword(word)) || word == ">",
+        _ => false,
+    }
+}
+
+/// `pub(crate)`, `pub(super)`, `pub(in …)`.
+fn is_visibility(before: &[String]) -> bool {
+    matches!(before, [.., p, b] if p == "pub" && b == "(")
+        || matches!(before, [.., p, b, i] if p == "pub" && b == "(" && i == "in")
+}
+
+/// Calls `each` with every path of the tree that the tokens begin with; returns what follows it.
+fn tree<'a>(
+    tokens: &'a [String],
+    prefix: &[String],
+    each: &mut impl FnMut(Vec<String>),
+) -> &'a [String] {
+    let mut path = prefix.to_vec();
+    let mut rest = tokens;
+    loop {
+        match rest {
+            [brace, inner @ ..] if brace == "{" => return group(inner, &path, each),
+            [word, behind @ ..] if is_word(word) || word == "*" => {
+                if word != "self" || path.is_empty() {
+                    path.push(word.clone());
+                }
+                rest = behind;
+            }
+            _ => break,
+        }
+        match rest {
+            [sign, behind @ ..] if sign == "::" && behind.first().is_some_and(|t| t != "<") => {
+                rest = behind
+            }
+            _ => break,
+        }
+    }
+    each(path);
+    rest
+}
+
+fn group<'a>(
+    tokens: &'a [String],
+    prefix: &[String],
+    each: &mut impl FnMut(Vec<String>),
+) -> &'a [String] {
+    let mut rest = tokens;
+    while let Some(token) = rest.first() {
+        match token.as_str() {
+            "}" => return &rest[1..],
+            "," | "as" => rest = &rest[1..],
+            "_" => rest = &rest[1..],
+            _ if prefix.is_empty() && token != "{" && !is_word(token) => return rest,
+            _ => {
+                let behind = tree(rest, prefix, each);
+                rest = if behind.len() == rest.len() {
+                    &rest[1..]
+                } else {
+                    behind
+                };
+                // The new name of `x as y` is not a path.
+                if rest.first().is_some_and(|token| token == "as") {
+                    rest = rest.get(2..).unwrap_or_default();
+                }
+            }
+        }
+    }
+    rest
+}
+
+/// A path as seen from the root of the crate.
+fn absolute(path: Vec<String>, mut here: Vec<String>) -> Option<Vec<String>> {
+    let mut rest = path.as_slice();
+    match rest.first()?.as_str() {
+        "crate" => return Some(path),
+        "self" => rest = &rest[1..],
+        "super" => {
+            while let Some("super") = rest.first().map(String::as_str) {
+                here.pop();
+                rest = &rest[1..];
+            }
+        }
+        _ => return Some(path),
+    }
+    here.insert(0, "crate".to_owned());
+    here.extend_from_slice(rest);
+    Some(here)
+}

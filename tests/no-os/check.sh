@@ -1,0 +1,163 @@
+#!/bin/bash
+# Proves that wire, proto and the iWARP codecs need no operating system.
+#
+# It builds a program that has them as its only library (src/lib.rs), links all of it, called or not, and fails if any
+# symbol is left undefined. That is done for
+#   - a target without an operating system (x86_64-unknown-none), where `std` does not exist, and
+#   - this machine's own target, where `std` does and nothing keeps a dependency from asking for it, but the linker.
+#
+# The first needs a `core` for that target. In this order: the active toolchain's, if the target or the component
+# rust-src is installed; Debian's Rust with its library sources, by absolute path and beside the user's own.
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+. tools/lib.sh
+
+# What `core` itself asks of whoever links it: memory copies, and on a hosted target, where it was built for unwinding,
+# what its unwinding tables name.
+ALLOWED='memcpy|memmove|memset|memcmp|bcmp|strlen|rust_eh_personality|_Unwind_Resume'
+# Crates that may end up in the program, and the features that would bring the operating system in.
+CRATES='no-os|smbdirect|strum|thiserror|zerocopy'
+FEATURES='std|fabric'
+
+out=$PWD/target/no-os
+bare=$(uname -m)-unknown-none
+
+# build <cargo> <target or ""> <further arguments of cargo>: prints where the program is.
+build() {
+    local cargo=$1 target=$2 library
+    shift 2
+    # The same versions of everything as the crate's own build.
+    cp Cargo.lock tests/no-os/Cargo.lock
+    "$cargo" build --quiet --release --manifest-path tests/no-os/Cargo.toml --target-dir "$out" \
+        ${target:+--target "$target"} "$@" >&2 || return 1
+    library=$out/${target:+$target/}release/libno_os.a
+    ld -r --whole-archive "$library" -o "$library.o" >&2 || return 1
+    echo "$library.o"
+}
+
+# Undefined symbols that nothing allows. readelf and not nm, which tries to read the bitcode in the toolchain's own
+# libraries by whatever LLVM plugin is installed.
+forbidden_symbols() {
+    readelf --wide --symbols "$1" >"$1.symbols" || return 1
+    grep -q ' GLOBAL .* no_os$' "$1.symbols" || { echo "the program itself is missing in $1"; return 1; }
+    awk -v allowed="^($ALLOWED)\$" '$7 == "UND" && $8 != "" && $8 !~ allowed { print $8 }' "$1.symbols" | sort -u
+}
+
+# build_and_check <what> <arguments of build>
+build_and_check() {
+    local what=$1 program forbidden
+    shift
+    program=$(build "$@") || { echo "$what: does not build"; return 1; }
+    forbidden=$(forbidden_symbols "$program") || { echo "$what: $forbidden"; return 1; }
+    if [ -n "$forbidden" ]; then
+        printf '%s: these symbols would have to come from an operating system:\n%s\n' "$what" "$forbidden"
+        return 1
+    fi
+    echo "$what: $(grep -c ' FUNC ' "$program.symbols") functions, nothing left undefined but what core itself asks for"
+}
+
+# A program that does import something is found out: otherwise this script proves nothing.
+check_the_check() {
+    local program
+    program=$(build cargo "" --features import) || return 1
+    [ "$(forbidden_symbols "$program")" = getpid ] && return 0
+    echo "an import of getpid went unnoticed"
+    return 1
+}
+
+# The program's crates are the expected ones, without the features that need an operating system.
+check_features() {
+    local listing wrong
+    cp Cargo.lock tests/no-os/Cargo.lock
+    listing=$(cargo tree --quiet --manifest-path tests/no-os/Cargo.toml --edges normal,no-proc-macro --prefix none \
+        --no-dedupe --format '{p}|{f}') || return 1
+    wrong=$(printf '%s\n' "$listing" | awk -F'|' -v crates="^($CRATES) " -v features="(^|,)($FEATURES)(,|\$)" \
+        '$1 !~ crates || $2 ~ features { print "  " $1 ", features: " $2 }')
+    [ -z "$wrong" ] && return 0
+    printf 'not for a build without an operating system:\n%s\n' "$wrong"
+    return 1
+}
+
+has_target() {
+    [ -n "$(find "$(rustc --print sysroot)/lib/rustlib/$1/lib" -name 'libcore-*.rlib' -print -quit 2>/dev/null)" ]
+}
+
+# Debian's Rust: whether it is there, new enough, and has its library sources.
+debian_rust_is_complete() {
+    [ -x /usr/bin/cargo ] && [ -x /usr/bin/rustc ] && [ -e /usr/lib/rustlib/src/rust/library/core ] &&
+        version_at_least "$(rustc_version /usr/bin/rustc)" "$(minimum_rust)"
+}
+
+# The packages that make it so: rustc of Debian 13, rustc-web of Debian 12; the oldest version that will do, so that it
+# also shows that the minimum is one.
+debian_rust_packages() {
+    local suffix version minimum
+    minimum=$(minimum_rust)
+    for suffix in '' -web; do
+        if dpkg -s "rustc$suffix" >/dev/null 2>&1; then
+            version=$(dpkg-query -W -f '${Version}' "rustc$suffix")
+        else
+            version=$(apt_versions "rustc$suffix" | while read -r v; do
+                version_at_least "${v%%+*}" "$minimum" && echo "$v"
+            done | tail -n 1)
+        fi
+        if [ -n "$version" ] && version_at_least "${version%%+*}" "$minimum"; then
+            echo "rustc$suffix=$version cargo$suffix=$version rust$suffix-src=$version libstd-rust$suffix-dev=$version"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Nothing that is called by name may change its meaning: the user's cargo must come before /usr/bin in PATH.
+debian_rust_would_shadow() {
+    local cargo directory
+    cargo=$(command -v cargo) || return 1
+    while read -r directory; do
+        [ "$directory/cargo" = "$cargo" ] && return 1
+        case $directory in /usr/bin | /bin) return 0 ;; esac
+    done < <(tr : '\n' <<<"$PATH")
+    return 1
+}
+
+install_debian_rust() {
+    local packages before
+    apt_lists || { echo "Debian's Rust: no package lists here"; return 1; }
+    packages=$(debian_rust_packages) || { echo "this Debian has no Rust $(minimum_rust)"; return 1; }
+    if debian_rust_would_shadow; then
+        echo "Debian's Rust would take the place of $(command -v cargo) in PATH"
+        return 1
+    fi
+    before=$(command -v cargo)
+    # shellcheck disable=SC2086 # a list of packages
+    apt_install $packages || return 1
+    hash -r
+    [ "$(command -v cargo)" = "$before" ] || { echo "cargo was $before and is $(command -v cargo) now"; exit 1; }
+}
+
+with_debian_rust() {
+    env -u RUSTUP_TOOLCHAIN -u RUSTC_WRAPPER -u RUSTFLAGS RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc \
+        PATH=/usr/bin:/bin RUSTC_BOOTSTRAP=1 /usr/bin/cargo "$@"
+}
+
+with_own_sources() {
+    RUSTC_BOOTSTRAP=1 cargo "$@"
+}
+
+failed=0
+check_features || failed=1
+check_the_check || failed=1
+build_and_check "this machine's target" cargo "" || failed=1
+
+build_core=(-Zbuild-std=core,alloc)
+if has_target "$bare"; then
+    build_and_check "$bare" cargo "$bare" || failed=1
+elif [ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/core" ] && [ "$(command -v rustc)" != /usr/bin/rustc ]; then
+    build_and_check "$bare" with_own_sources "$bare" "${build_core[@]}" || failed=1
+elif debian_rust_is_complete || { install_debian_rust && debian_rust_is_complete; }; then
+    build_and_check "$bare (Debian's Rust $(rustc_version /usr/bin/rustc))" with_debian_rust "$bare" "${build_core[@]}" ||
+        failed=1
+else
+    skipped "build for $bare: neither the target (rustup target add $bare) nor Debian's Rust with sources is there"
+fi
+exit "$failed"

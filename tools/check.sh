@@ -1,0 +1,130 @@
+#!/bin/bash
+# Runs checks by name: tools/check.sh [setup|fmt|lint|unit|release|no-os|msrv|docs|bench|fuzz]...
+#
+# Each has a heading with the time since the start. All of them run, also after one failed; the last line says what
+# failed or was skipped, and the exit status is 0 only if nothing failed.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+. tools/lib.sh
+
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+export RUSTFLAGS=${RUSTFLAGS:-}
+
+# What `cargo <subcommand>` needs from Debian if this cargo is Debian's; otherwise it came with its toolchain or not.
+cargo_component() {
+    local subcommand=$1 package=$2 suffix= version
+    cargo "$subcommand" --version >/dev/null 2>&1 && return 0
+    if [ "$(command -v cargo)" = /usr/bin/cargo ]; then
+        dpkg -s rustc-web >/dev/null 2>&1 && suffix=-web
+        version=$(dpkg-query -W -f '${Version}' "rustc$suffix" 2>/dev/null)
+        case $package in rust-clippy) package=rust$suffix-clippy ;; *) package=$package$suffix ;; esac
+        apt_install "$package${version:+=$version}" && cargo "$subcommand" --version >/dev/null 2>&1 && return 0
+    fi
+    skipped "cargo $subcommand: this Rust comes without it (with rustup: rustup component add $2)"
+    return 1
+}
+
+# The programs that the tests use, and the packages they are in.
+step_setup() {
+    local missing=() pair
+    command -v cargo >/dev/null || { echo "no cargo: Rust $(minimum_rust) or newer is needed"; return 1; }
+    version_at_least "$(rustc_version rustc)" "$(minimum_rust)" ||
+        { echo "rustc is $(rustc_version rustc); $(minimum_rust) or newer is needed"; return 1; }
+    for pair in cc:gcc cc:libc6-dev ld:binutils tshark:tshark; do
+        command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+    done
+    if [ ${#missing[@]} = 0 ]; then
+        echo "cargo $(rustc_version rustc), cc, ld, tshark: all there"
+    else
+        apt_install "${missing[@]}"
+    fi
+}
+
+step_fmt() {
+    cargo_component fmt rustfmt || return 0
+    cargo fmt --check && rustfmt --check --edition 2024 tests/no-os/src/*.rs fuzz/src/*.rs fuzz/fuzz_targets/*.rs
+}
+
+step_lint() {
+    cargo_component clippy rust-clippy || return 0
+    cargo clippy --locked --all-targets -- -D warnings &&
+        cargo clippy --locked --no-default-features --lib -- -D warnings
+}
+
+step_unit() {
+    cargo test --locked && cargo test --locked --no-default-features --lib
+}
+
+step_release() {
+    cargo test --locked --release --lib --tests
+}
+
+step_no-os() {
+    tests/no-os/check.sh
+}
+
+# Any toolchain of the minimum version will do: the active one, one of rustup's, or Debian's.
+step_msrv() {
+    local minimum toolchain cargo=()
+    minimum=$(minimum_rust)
+    toolchain=$(rustup toolchain list 2>/dev/null | sed -n "s/^\($minimum[.0-9]*-[^ ]*\).*/\1/p" | head -n 1)
+    if [[ $(rustc_version rustc) == "$minimum".* ]]; then
+        echo "the active Rust is $(rustc_version rustc): the other steps have shown it"
+        return 0
+    elif [ -n "$toolchain" ]; then
+        cargo=(rustup run "$toolchain" cargo)
+    elif [[ -x /usr/bin/cargo && $(rustc_version /usr/bin/rustc) == "$minimum".* ]]; then
+        cargo=(env -u RUSTUP_TOOLCHAIN PATH=/usr/bin:/bin RUSTC=/usr/bin/rustc /usr/bin/cargo)
+    else
+        skipped "build with Rust $minimum: there is none (rustup toolchain install $minimum)"
+        return 0
+    fi
+    "${cargo[@]}" --version
+    "${cargo[@]}" check --locked --target-dir target/msrv --all-targets &&
+        "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features
+}
+
+step_docs() {
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+}
+
+step_bench() {
+    cargo bench --locked --benches
+}
+
+step_fuzz() {
+    local seconds=${FUZZ_SECONDS:-600} target targets
+    if ! cargo fuzz --version >/dev/null 2>&1 || ! cargo +nightly --version >/dev/null 2>&1; then
+        echo "fuzzing needs nightly Rust and cargo-fuzz: rustup toolchain install nightly; cargo install cargo-fuzz"
+        return 1
+    fi
+    targets=$(cargo +nightly fuzz list) || return 1
+    for target in ${FUZZ_TARGETS:-$targets}; do
+        echo "-- $target, $seconds s"
+        # New inputs go to a directory that is not checked in; the corpus that is takes part.
+        mkdir -p "fuzz/target/corpus/$target"
+        cargo +nightly fuzz run "$target" "fuzz/target/corpus/$target" "fuzz/corpus/$target" -- \
+            -max_total_time="$seconds" -timeout=10 -print_final_stats=1 2>&1 |
+            grep -vE '^#[0-9]+.*(REDUCE|NEW|pulse|RELOAD)' || return 1
+    done
+}
+
+started=$SECONDS
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failed=() skipped=0 names=("$@")
+for name in "${names[@]}"; do
+    declare -F "step_$name" >/dev/null || { echo "no such check: $name" >&2; exit 2; }
+done
+for name in "${names[@]}"; do
+    printf '\n== [%4d s] %s\n' $((SECONDS - started)) "$name"
+    "step_$name" 2>&1 | tee "$log" || failed+=("$name")
+    skipped=$((skipped + $(grep -c '^SKIPPED: ' "$log")))
+done
+
+printf '\n== [%4d s] ' $((SECONDS - started))
+if [ ${#failed[@]} != 0 ]; then
+    echo "FAILED: ${failed[*]} (of: ${names[*]}; $skipped skipped)"
+    exit 1
+fi
+echo "PASSED: ${names[*]} ($skipped skipped)"

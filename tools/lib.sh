@@ -1,0 +1,62 @@
+# Shell functions that the scripts of this repository share. Source it from bash.
+
+# Prints why something was not done. tools/check.sh counts these lines: a skipped check is not a passed one.
+skipped() {
+    printf 'SKIPPED: %s\n' "$*"
+}
+
+# version_at_least 1.85.0 1.85: whether the first version is the second or later.
+version_at_least() {
+    [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]
+}
+
+# The version of a rustc, as 1.85.0.
+rustc_version() {
+    "$1" --version 2>/dev/null | sed -n 's/^rustc \([0-9.]*\).*/\1/p'
+}
+
+# The oldest Rust that the crate promises to build with.
+minimum_rust() {
+    sed -n 's/^rust-version = "\(.*\)"/\1/p' "${1:-.}/Cargo.toml"
+}
+
+# Installs Debian packages without asking anything and without removing anything; says how where it may not.
+apt_install() {
+    if ! command -v apt-get >/dev/null; then
+        echo "not a Debian system; install the equivalent of these packages: $*"
+        return 1
+    fi
+    if [ "$(id -u)" != 0 ]; then
+        echo "missing packages; as root: apt-get install --no-install-recommends $*"
+        return 1
+    fi
+    apt_lists || return 1
+    echo "installing $*"
+    apt_get install "$@" && return 0
+    echo "trying again with fresh package lists"
+    apt_get update && apt_get install "$@"
+}
+
+# Makes sure that there are package lists at all: a fresh image has none.
+apt_lists() {
+    [ -n "$(find /var/lib/apt/lists -name '*_Packages*' -print -quit 2>/dev/null)" ] && return 0
+    [ "$(id -u)" = 0 ] && apt_get update
+}
+
+apt_get() {
+    local verb=$1 log status
+    shift
+    local options=(-q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+    [ "$verb" = install ] && options+=(--no-install-recommends --no-remove)
+    log=$(mktemp)
+    DEBIAN_FRONTEND=noninteractive apt-get "$verb" "${options[@]}" "$@" >"$log" 2>&1 </dev/null
+    status=$?
+    [ "$status" = 0 ] || tail -n 15 "$log"
+    rm -f "$log"
+    return "$status"
+}
+
+# The versions of a package that apt can install, newest first.
+apt_versions() {
+    apt-cache madison "$1" 2>/dev/null | awk -F'|' '{ gsub(/ /, "", $2); print $2 }' | sort -Vru
+}
