@@ -48,6 +48,8 @@ const LAYERS: &[Layer] = &[
     // `fabric` itself: the plain types that the iWARP codecs share with the trait.
     protocol("fabric", &["units"]),
     protocol("fabric::iwarp", &["units", PLAIN_TYPES]),
+    hosted("fabric::iwarp::tcp", FABRIC),
+    hosted("fabric::regions", FABRIC),
     hosted("fabric::traits", FABRIC),
     hosted("fabric::loopback", FABRIC),
     hosted("fabric::fault", FABRIC),

@@ -16,6 +16,9 @@ mod rdma;
 mod sends;
 
 use harness::Rig;
+use std::net::SocketAddr;
+
+use smbdirect::fabric::iwarp::{self, Iwarp};
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 
 /// Makes a `#[test]` of each case for a fabric; `$make` is a function that makes its `Harness`.
@@ -82,3 +85,32 @@ fn loopback() -> Rig {
 }
 
 conformance!(loopback_fabric, loopback);
+
+fn iwarp(name: &str, address: [u16; 8], crc: bool, max_ulpdu: Option<u16>) -> Rig {
+    let address = std::net::Ipv6Addr::from(address);
+    let address = address.to_ipv4_mapped().map_or(address.into(), Into::into);
+    let config = iwarp::Config {
+        crc,
+        max_ulpdu,
+        ..iwarp::Config::default()
+    };
+    let fabric = || Iwarp::new(config).unwrap();
+    Rig::in_real_time(name, fabric(), fabric(), SocketAddr::new(address, 0))
+}
+
+const IPV4: [u16; 8] = [0, 0, 0, 0, 0, 0xffff, 0x7f00, 1];
+const IPV6: [u16; 8] = [0, 0, 0, 0, 0, 0, 0, 1];
+
+conformance!(iwarp_fabric, || iwarp("iwarp", IPV4, false, None));
+conformance!(iwarp_fabric_with_crc, || iwarp(
+    "iwarp with CRC",
+    IPV4,
+    true,
+    None
+));
+conformance!(iwarp_fabric_on_ipv6, || iwarp(
+    "iwarp on IPv6",
+    IPV6,
+    true,
+    Some(1444)
+));
