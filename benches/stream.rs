@@ -328,6 +328,7 @@ fn rdma(address: SocketAddr, crc: bool, chunks: usize, read: bool) -> Duration {
         length: 64,
     };
     end.fabric.post_recv(conn, WrId(0), inbox).expect("post");
+    end.turn();
     end.fabric
         .post_send(conn, WrId(1), b"hello", None, None)
         .expect("post");

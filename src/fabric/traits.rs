@@ -153,6 +153,25 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Whether one side accessed memory of the other that it may not.
+    #[must_use]
+    pub const fn is_remote_access(&self) -> bool {
+        match self {
+            Self::RemoteAccess => true,
+            Self::Iwarp(error) => error.is_remote_access(),
+            _ => false,
+        }
+    }
+
+    /// Whether a message found no receive that was posted and large enough.
+    #[must_use]
+    pub const fn is_receiver_not_ready(&self) -> bool {
+        matches!(
+            self,
+            Self::ReceiverNotReady | Self::Iwarp(IwarpError::DdpNoBuffer | IwarpError::DdpTooLong)
+        )
+    }
+
     /// A name for counters: lower case, words joined by `_`, stable.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -51,5 +51,6 @@ pub mod regions;
 mod tcp;
 
 pub use error::IwarpError;
+pub use qp::Depths;
 #[cfg(feature = "fabric")]
 pub use tcp::{Config, Iwarp};

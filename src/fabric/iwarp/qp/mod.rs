@@ -25,7 +25,7 @@ mod send;
 use alloc::collections::VecDeque;
 
 pub use self::receive::Step;
-use self::receive::{Incoming, IncomingSend, STASH, Stage};
+use self::receive::{Incoming, IncomingSend, NOWHERE, STASH, Stage};
 pub use self::send::{MAX_SEGMENT_HEADER, Segment};
 use self::send::{ReadWork, Response, SendKind, SendWork};
 use super::ddp::Tagged;
@@ -217,14 +217,12 @@ impl Qp {
         payload: Option<Sge>,
         invalidate: Option<RemoteToken>,
     ) -> Result<(), PostError> {
-        let payload = payload.unwrap_or(Sge {
-            region: RegionId(0),
-            offset: 0,
-            length: 0,
-        });
-        if payload.length > 0 || self.sends.len() >= self.depths.sends {
-            self.check(self.sends.len(), self.depths.sends, payload)?;
+        match payload {
+            Some(payload) => self.check(self.sends.len(), self.depths.sends, payload)?,
+            None if self.sends.len() >= self.depths.sends => return Err(PostError::QueueFull),
+            None => {}
         }
+        let payload = payload.unwrap_or(NOWHERE);
         let mut bytes = [0; MAX_SEND_HEADER];
         bytes
             .get_mut(..header.len())
@@ -323,7 +321,7 @@ impl Qp {
         if posted >= depth {
             return Err(PostError::QueueFull);
         }
-        if memory.length > 0 && !self.regions.contains(memory) {
+        if !self.regions.contains(memory) {
             return Err(PostError::LocalProtection);
         }
         Ok(())

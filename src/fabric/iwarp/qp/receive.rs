@@ -79,7 +79,8 @@ impl Default for Incoming {
     }
 }
 
-const NOWHERE: Sge = Sge {
+/// No memory at all.
+pub(super) const NOWHERE: Sge = Sge {
     region: RegionId(0),
     offset: 0,
     length: 0,

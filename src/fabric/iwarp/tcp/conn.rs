@@ -187,6 +187,7 @@ impl Conn {
         let kind = match self.stage {
             Stage::AwaitsReply(_) => FrameKind::Reply,
             Stage::AwaitsRequest => FrameKind::Request,
+            Stage::Requested(_) if self.read_closed => return Err(CloseReason::Peer),
             _ => return Ok(Progress::None),
         };
         if !self.receive_frame(kind)? {
@@ -195,7 +196,10 @@ impl Conn {
         let bytes = std::mem::take(&mut self.frame);
         let frame = Frame::parse(kind, &bytes)?;
         if let Stage::AwaitsReply(offer) = self.stage {
-            let agreed = handshake::handle_reply(&frame, offer)?;
+            let agreed = match handshake::handle_reply(&frame, offer) {
+                Err(IwarpError::MpaRejected) => return Err(CloseReason::Refused),
+                agreed => agreed?,
+            };
             self.establish(agreed);
             return Ok(Progress::Established(agreed));
         }

@@ -468,17 +468,17 @@ impl Iwarp {
         }
     }
 
-    /// Posts work, and has the next `poll` look at the connection.
+    /// Posts work other than receives, and has the next `poll` look at the connection.
     fn post(
         &mut self,
         id: ConnId,
         post: impl FnOnce(&mut Qp) -> Result<(), PostError>,
     ) -> Result<(), FabricError> {
-        post(self.qp(id)?).map_err(|error| match error {
-            PostError::QueueFull => FabricError::QueueFull,
-            PostError::LocalProtection => FabricError::LocalProtection,
-            PostError::TooLong => FabricError::HeaderTooLong,
-        })?;
+        match self.conns.get_mut(id).map(|conn| conn.stage) {
+            Some(Stage::Established) => {}
+            _ => return Err(FabricError::NotConnected),
+        }
+        post(self.qp(id)?).map_err(post_failed)?;
         if let Some(conn) = self.conns.get_mut(id) {
             enqueue(&mut self.work, id, conn);
         }
@@ -588,6 +588,10 @@ impl Fabric for Iwarp {
                 conn.stage = Stage::Draining;
                 enqueue(&mut self.work, id, conn);
             }
+            (Stage::Requested(request), _) => {
+                let _ = conn.send_frame(&request.reject());
+                self.end_now(id, CloseReason::Local);
+            }
             _ => self.end_now(id, CloseReason::Local),
         }
     }
@@ -641,7 +645,7 @@ impl Fabric for Iwarp {
     }
 
     fn post_recv(&mut self, conn: ConnId, wr_id: WrId, memory: Sge) -> Result<(), FabricError> {
-        self.post(conn, |qp| qp.post_recv(wr_id, memory))
+        self.qp(conn)?.post_recv(wr_id, memory).map_err(post_failed)
     }
 
     fn post_send(
@@ -745,6 +749,14 @@ impl FlushErrors {
             Done::Read => std::mem::replace(&mut self.read, WrError::Flushed),
             Done::Send | Done::Write => WrError::Flushed,
         }
+    }
+}
+
+const fn post_failed(error: PostError) -> FabricError {
+    match error {
+        PostError::QueueFull => FabricError::QueueFull,
+        PostError::LocalProtection => FabricError::LocalProtection,
+        PostError::TooLong => FabricError::HeaderTooLong,
     }
 }
 
