@@ -1,17 +1,44 @@
-//! iWARP: MPA (RFC 5044, RFC 6581), DDP (RFC 5041) and RDMAP (RFC 5040).
+//! iWARP: RDMA on TCP, in user space.
+//!
+//! Three protocols on top of each other make a TCP connection behave like a queue pair:
+//!
+//! ```text
+//!   RDMAP  RFC 5040   what a message means: Send, RDMA Write, RDMA Read, Terminate    rdmap
+//!   DDP    RFC 5041   where its bytes go: an STag and an offset, or a queue's buffer   ddp
+//!   MPA    RFC 5044   where it begins and ends in the TCP stream, and its CRC          mpa
+//!          RFC 6581   MPA's handshake, which also agrees on RDMA READ depths           mpa
+//!   TCP
+//! ```
+//!
+//! Once the handshake is over, the stream is a sequence of FPDUs, each with one DDP segment:
+//!
+//! ```text
+//!   0        2          4                   16 or 20
+//!   +--------+----------+-------------------+---------+-----------+--------+
+//!   | ULPDU  | DDP and  | tagged (12) or    | payload | pad, 0..3 | CRC32C |
+//!   | length | RDMAP    | untagged (16)     |         | zeros     | 4      |
+//!   |        | control  | header            |         |           |        |
+//!   +--------+----------+-------------------+---------+-----------+--------+
+//!            |<----------- ULPDU = DDP segment ------>|
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`mpa`] | handshake frames, the legacy private data, the sizes of FPDUs |
+//! | [`ddp`] | control bytes, tagged and untagged header, queue numbers |
+//! | [`rdmap`] | opcodes, RDMA Read Request, Terminate |
+//! | `error.rs` | [`IwarpError`]: every rule a peer can break, and the Terminate that reports it |
+//!
+//! Everything in these four turns bytes into values and back: no I/O, no clock, no allocation, no
+//! operating system. Whether a legal value is allowed *now* is for the queue pair's state machine to
+//! judge; that it is legal is judged here, once. All numbers are big-endian on the wire, except for
+//! the CRC.
+//!
+//! Markers, MPA revision 0, atomics and immediate data (RFC 7306) are not supported.
 
-/// placeholder
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
-#[strum(serialize_all = "snake_case")]
-pub enum IwarpError {
-    /// x
-    #[error("x")]
-    X,
-}
-impl IwarpError {
-    /// A name for counters: lower case, words joined by `_`, stable.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        self.into()
-    }
-}
+pub mod ddp;
+mod error;
+pub mod mpa;
+pub mod rdmap;
+
+pub use error::IwarpError;
