@@ -2,6 +2,9 @@
 //! the endpoints of both sides, the fabric, `poll`, events, and the buffers given back.
 //!
 //! `cargo bench --bench loopback [-- SECONDS]`
+//!
+//! Rates are given by the clock and, where the kernel tells, by the processor time of this thread:
+//! on a machine that does other things the latter is what one core can do.
 
 use std::time::{Duration, Instant as Clock};
 
@@ -26,16 +29,51 @@ fn main() {
     for length in [100, 1000, 4096, 65_536, 1 << 20] {
         let mut bench = Bench::new();
         bench.one_way(length, time / 10);
-        let rate = bench.one_way(length, time);
-        let gigabytes = rate * f64::from(length) / 1e9;
-        println!("one way {length:>8} bytes: {rate:>12.0} messages/s {gigabytes:>8.2} GB/s");
+        let meter = Meter::start();
+        let messages = bench.one_way(length, time);
+        meter.report("one way", length, messages);
     }
     for length in [100, 4096] {
         let mut bench = Bench::new();
         bench.echo(length, time / 10);
-        let rate = bench.echo(length, time);
-        println!("echo    {length:>8} bytes: {rate:>12.0} round trips/s");
+        let meter = Meter::start();
+        let trips = bench.echo(length, time);
+        meter.report("round trips", length, trips);
     }
+}
+
+/// The clock and the processor time at the start of a measurement.
+struct Meter {
+    clock: Clock,
+    processor: Option<Duration>,
+}
+
+impl Meter {
+    fn start() -> Self {
+        Self {
+            clock: Clock::now(),
+            processor: processor_time(),
+        }
+    }
+
+    fn report(&self, what: &str, length: u32, count: u64) {
+        let rate = |time: Duration| count as f64 / time.as_secs_f64();
+        let wall = rate(self.clock.elapsed());
+        print!("{what:<12}{length:>8} bytes: {wall:>10.0}/s");
+        if let (Some(start), Some(end)) = (self.processor, processor_time()) {
+            let rate = rate(end.saturating_sub(start));
+            let gigabytes = rate * f64::from(length) / 1e9;
+            print!(", {rate:>10.0} per second of processor time, {gigabytes:.2} GB");
+        }
+        println!();
+    }
+}
+
+/// Time that this thread has run. Linux tells it in nanoseconds, as the first number.
+fn processor_time() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
 }
 
 impl Bench {
@@ -89,8 +127,8 @@ impl Bench {
         Instant::ZERO + self.start.elapsed()
     }
 
-    /// Keeps the queue of one end full; messages per second.
-    fn one_way(&mut self, length: u32, time: Duration) -> f64 {
+    /// Keeps the queue of one end full; messages that arrived.
+    fn one_way(&mut self, length: u32, time: Duration) -> u64 {
         let source = Sge {
             region: self.region.id,
             offset: 0,
@@ -121,11 +159,11 @@ impl Bench {
                 }
             }
         }
-        received as f64 / begin.elapsed().as_secs_f64()
+        received
     }
 
-    /// One message there and one back, at a time; round trips per second.
-    fn echo(&mut self, length: u32, time: Duration) -> f64 {
+    /// One message there and one back, at a time; round trips.
+    fn echo(&mut self, length: u32, time: Duration) -> u64 {
         let source = Sge {
             region: self.region.id,
             offset: 0,
@@ -153,6 +191,6 @@ impl Bench {
                 }
             }
         }
-        trips as f64 / begin.elapsed().as_secs_f64()
+        trips
     }
 }

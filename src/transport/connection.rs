@@ -259,7 +259,7 @@ impl<Buffer> Connection<Buffer> {
                 let fragment = Fragment {
                     slot,
                     start: payload.start,
-                    length: payload.end - payload.start,
+                    length: payload.end.saturating_sub(payload.start),
                     offset,
                     total,
                 };
@@ -348,8 +348,12 @@ impl Regions {
 
     #[inline]
     fn hold(&self, memory: Sge) -> bool {
-        match self.0.get(memory.region.0 as usize) {
-            Some(Some(length)) => memory.offset as usize + memory.length as usize <= *length,
+        // An end that is no 32-bit number cannot be cut into pieces.
+        match (
+            self.0.get(memory.region.0 as usize),
+            memory.offset.checked_add(memory.length),
+        ) {
+            (Some(Some(length)), Some(end)) => end as usize <= *length,
             _ => false,
         }
     }

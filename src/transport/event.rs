@@ -74,7 +74,7 @@ pub enum CloseReason {
     /// The fabric's reason; this side or the peer closing in order is among them.
     #[error(transparent)]
     Fabric(fabric::CloseReason),
-    /// The peer broke a rule of \[MS-SMBD\], or did not do in time what it must.
+    /// The peer broke a rule of [MS-SMBD], or did not do in time what it must.
     #[error("SMB Direct: {0}")]
     Protocol(#[from] ProtocolError),
     /// The fabric refused what the transport asked of it: see [`CallFailed`].
@@ -83,7 +83,7 @@ pub enum CloseReason {
     /// `Transport::abort` was called.
     #[error("aborted by this side")]
     Aborted,
-    /// The negotiation failed and the peer was told so (\[MS-SMBD\] 3.1.5.2).
+    /// The negotiation failed and the peer was told so ([MS-SMBD] 3.1.5.2).
     #[error("the negotiation was refused")]
     NegotiationRefused,
     /// Turned away: `Config::max_connections`.
@@ -120,9 +120,6 @@ pub enum CallFailed {
     /// [`FabricError::TooManyRegions`].
     #[error("too many memory regions")]
     TooManyRegions,
-    /// [`FabricError::QueueFull`] where the queue was empty: no room for the receives.
-    #[error("no room for the receives")]
-    NoRoomForReceives,
     /// Anything else.
     #[strum(serialize = "call_failed")]
     #[error("the call failed")]
@@ -142,7 +139,6 @@ impl From<FabricError> for CallFailed {
         match error {
             FabricError::LocalProtection => Self::LocalProtection,
             FabricError::TooManyRegions => Self::TooManyRegions,
-            FabricError::QueueFull => Self::NoRoomForReceives,
             _ => Self::Other,
         }
     }

@@ -9,11 +9,13 @@ use crate::proto::{Endpoint, State};
 use crate::units::Instant;
 
 impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
-    /// Gives fragments that found no buffer another try, the connection that waits longest first.
+    /// Gives fragments that found no buffer another try. Whoever is first and still waits goes
+    /// behind the others, so that everybody is first at some time.
     pub(super) fn retry_starved(&mut self, events: &mut Vec<Event<B::Buffer>>) {
         if !std::mem::take(&mut self.retry_starved) {
             return;
         }
+        let first = self.starved.first().copied();
         let (conns, buffers, dirty) = (&mut self.conns, &mut self.buffers, &mut self.dirty);
         self.starved.retain(|&id| {
             let Some(conn) = conns.get_mut(id) else {
@@ -24,6 +26,9 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             mark_dirty(dirty, id, conn);
             !done
         });
+        if first.is_some() && self.starved.first().copied() == first {
+            self.starved.rotate_left(1);
+        }
     }
 
     /// Has every endpoint whose deadline is reached look at the clock.
@@ -121,7 +126,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
-    /// A peer wants a connection: takes it if there is a place (\[MS-SMBD\] 3.1.7.1).
+    /// A peer wants a connection: takes it if there is a place ([MS-SMBD] 3.1.7.1).
     fn requested(&mut self, now: Instant, listener: ListenerId, id: ConnId, peer: SocketAddr) {
         self.journal.counters.requested += 1;
         if let Err(reason) = self.accept(now, listener, id, peer) {

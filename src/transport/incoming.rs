@@ -241,7 +241,7 @@ impl<Buffer> Incoming<Buffer> {
         );
         pool.free.push(fragment.slot);
         traffic.inline_bytes_in += u64::from(fragment.length);
-        if fragment.offset + fragment.length < fragment.total {
+        if fragment.offset.saturating_add(fragment.length) < fragment.total {
             self.message = Some(buffer);
         } else {
             traffic.messages_in += 1;

@@ -12,7 +12,7 @@
 //!    fabric         post_send  post_write  post_read    Recv completion
 //! ```
 //!
-//! Rules (\[MS-SMBD\] 3.1.4.2, 3.1.5.x): a message of the upper layer is cut by the endpoint as
+//! Rules ([MS-SMBD] 3.1.4.2, 3.1.5.x): a message of the upper layer is cut by the endpoint as
 //! credits allow; messages and RDMA WRITEs leave in the order in which they were queued, so that a
 //! response never overtakes its data. A received fragment is copied once, from its slot into the
 //! owner's buffer. Where the owner has no buffer the slot is not posted again: the peer runs out of
@@ -93,7 +93,7 @@ impl Config {
 }
 
 /// Most buffer descriptors that one RDMA READ or RDMA WRITE takes: 65,535 bytes of them
-/// (\[MS-SMB2\] 2.2.19, `ReadChannelInfoLength`).
+/// ([MS-SMB2] 2.2.19, `ReadChannelInfoLength`).
 pub const MAX_DESCRIPTORS: usize = 4095;
 
 /// SMB Direct connections on one fabric. See the [module](self).
@@ -150,7 +150,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         self.fabric.unlisten(listener);
     }
 
-    /// Begins a connection (\[MS-SMBD\] 3.1.4.1): [`Event::Established`] or [`Event::Closed`] follows.
+    /// Begins a connection ([MS-SMBD] 3.1.4.1): [`Event::Established`] or [`Event::Closed`] follows.
     pub fn connect(&mut self, now: Instant, address: SocketAddr) -> Result<ConnId, ConnectError> {
         if self.conns.len() >= self.config.max_connections {
             return Err(ConnectError::TooManyConnections);

@@ -56,3 +56,60 @@ impl Timers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use slotmap::SlotMap;
+
+    use super::*;
+    use crate::proto::{Config, Endpoint};
+
+    fn at(seconds: u64) -> Instant {
+        Instant::ZERO + Duration::from_secs(seconds)
+    }
+
+    /// A connection whose negotiation must be over 5 s after `now`.
+    fn connection(now: Instant) -> Connection<()> {
+        let peer = "192.0.2.1:445".parse().unwrap();
+        Connection::new(Endpoint::acceptor(Config::default(), now), None, peer, 1)
+    }
+
+    #[test]
+    fn a_later_deadline_costs_nothing_and_an_earlier_one_counts() {
+        let mut ids = SlotMap::<ConnId, ()>::with_key();
+        let id = ids.insert(());
+        let mut timers = Timers::default();
+        let mut conn = connection(at(10));
+        timers.arm(id, &mut conn);
+        for seconds in 11..1000 {
+            conn.endpoint = Endpoint::acceptor(Config::default(), at(seconds));
+            timers.arm(id, &mut conn);
+        }
+        assert_eq!((timers.heap.len(), timers.next()), (1, Some(at(15))));
+        conn.endpoint = Endpoint::acceptor(Config::default(), at(2));
+        timers.arm(id, &mut conn);
+        assert_eq!(timers.due(at(6)), None);
+        assert_eq!(timers.due(at(7)), Some((at(7), id)));
+    }
+
+    #[test]
+    fn connections_that_are_gone_leave_nothing_behind() {
+        let mut ids = SlotMap::<ConnId, ()>::with_key();
+        let mut conns = SecondaryMap::new();
+        let mut timers = Timers::default();
+        for seconds in 0..10_000 {
+            let id = ids.insert(());
+            let mut conn = connection(at(seconds));
+            timers.arm(id, &mut conn);
+            if seconds % 1000 == 0 {
+                conns.insert(id, Box::new(conn));
+            }
+            timers.tidy(&conns);
+            assert!(timers.heap.len() <= 64 + 2 * conns.len());
+        }
+        let due: Vec<_> = std::iter::from_fn(|| timers.due(at(100_000))).collect();
+        assert!(conns.keys().all(|id| due.iter().any(|(_, of)| *of == id)));
+    }
+}

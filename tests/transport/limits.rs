@@ -2,9 +2,11 @@ use std::time::Duration;
 
 use smbdirect::fabric::loopback::LoopbackConfig;
 use smbdirect::fabric::{Fabric, WrId};
-use smbdirect::transport::{Config, ConnectError, HeapBuffers};
+use smbdirect::transport::{Config, ConnectError, HeapBuffers, Transport};
+use smbdirect::units::Instant;
 
 use crate::messages::NEGOTIATE_REQUEST;
+use crate::mute::Mute;
 use crate::pair::{Net, config};
 
 fn net(config: Config) -> Net {
@@ -225,4 +227,59 @@ fn a_connection_that_nobody_answers_is_reported() {
     let conn = net.transport.connect(net.now, nobody).unwrap();
     net.settle();
     assert_eq!(net.take_closed(), [(conn, "refused")]);
+}
+
+#[test]
+fn a_request_that_is_never_established_loses_its_place_after_five_seconds() {
+    let mut transport = Transport::new(Mute::default(), HeapBuffers::new(), config());
+    let at = |milliseconds| Instant::ZERO + Duration::from_millis(milliseconds);
+    let mut events = Vec::new();
+    transport.poll(at(0), &mut events).unwrap();
+    assert_eq!(transport.connections().count(), 1);
+    assert_eq!(transport.poll_timeout(), Some(at(5000)));
+    transport.poll(at(4999), &mut events).unwrap();
+    assert_eq!(transport.connections().count(), 1);
+    transport.poll(at(5000), &mut events).unwrap();
+    assert_eq!(transport.connections().count(), 0);
+    let names: Vec<_> = transport.counters().closed().collect();
+    assert_eq!(names, [("negotiation_timeout", 1)]);
+    assert!(events.is_empty());
+}
+
+#[test]
+fn a_thousand_idle_connections_are_visited_only_when_they_are_due() {
+    let mut net = net(config());
+    for _ in 0..500 {
+        net.transport.connect(net.now, net.address).unwrap();
+        net.settle();
+        net.now = net.now + Duration::from_millis(1);
+    }
+    net.events.clear();
+    assert_eq!(connections(&net), 1000);
+    let mut polls = 0;
+    let end = net.now + Duration::from_secs(600);
+    while let Some(at) = net.transport.poll_timeout().filter(|at| *at <= end) {
+        net.now = net.now.max(at);
+        net.transport.poll(net.now, &mut net.events).unwrap();
+        polls += 1;
+    }
+    // Each pair asks and answers every two minutes, each in a few calls.
+    assert!(polls < 5 * 500 * 10, "{polls}");
+    assert!(net.events.is_empty());
+    assert_eq!(connections(&net), 1000);
+}
+
+#[test]
+fn waits_until_the_next_deadline_and_not_at_all_for_nothing() {
+    let mut net = net(config());
+    let start = std::time::Instant::now();
+    net.transport.wait(net.now, None).unwrap();
+    net.raw_peer();
+    let late = net.now + Duration::from_millis(4970);
+    net.transport.wait(late, None).unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(30));
+    net.transport
+        .wait(net.now, Some(Duration::from_millis(10)))
+        .unwrap();
+    assert!(start.elapsed() < Duration::from_secs(4));
 }

@@ -3,5 +3,6 @@
 mod limits;
 mod memory;
 mod messages;
+mod mute;
 mod pair;
 mod rdma;

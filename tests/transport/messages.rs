@@ -183,6 +183,34 @@ fn grants_no_credits_without_buffers_and_recovers() {
 }
 
 #[test]
+fn buffers_that_come_back_are_shared_among_all_that_wait() {
+    let mut net = Net::with(
+        config(),
+        LoopbackConfig::default(),
+        HeapBuffers::with_limit(1),
+    );
+    let ends: Vec<_> = (0..5).map(|_| net.establish()).collect();
+    for cookie in 0..100 {
+        for (client, _) in &ends {
+            net.transport
+                .send(client.conn, cookie, client.at(0, 10), None)
+                .unwrap();
+        }
+    }
+    net.settle();
+    for _ in 0..50 {
+        for (_, server) in &ends {
+            net.take_messages(server);
+        }
+        net.settle();
+    }
+    for (_, server) in &ends {
+        let traffic = net.transport.status(server.conn).unwrap().traffic;
+        assert!(traffic.messages_in >= 8, "{traffic:?}");
+    }
+}
+
+#[test]
 fn a_peer_without_buffers_for_too_long_is_given_up() {
     let mut net = Net::with(
         config(),
