@@ -23,6 +23,8 @@ pub mod fault;
 #[cfg(feature = "fabric")]
 pub mod loopback;
 #[cfg(feature = "fabric")]
+pub mod pcap;
+#[cfg(feature = "fabric")]
 mod regions;
 #[cfg(feature = "fabric")]
 mod traits;

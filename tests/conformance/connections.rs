@@ -223,7 +223,7 @@ pub fn completes_everything_once_whatever_ends_the_connection<H: Harness>(h: H) 
 }
 
 /// Posts some of everything in both directions.
-fn load<H: Harness>(w: &mut World<H>, pair: Pair) {
+pub fn load<H: Harness>(w: &mut World<H>, pair: Pair) {
     for (from, to) in pair.both_ways() {
         let buffer = w.register(to, 100_000, Access::Local);
         let readable = w.register(to, 100_000, Access::RemoteRead);

@@ -64,6 +64,23 @@ impl Rig {
         }
     }
 
+    /// An end in each of two fabrics; time passes as fast as it can.
+    pub fn in_virtual_time_with_two(
+        name: impl Into<String>,
+        server: impl Fabric + 'static,
+        client: impl Fabric + 'static,
+    ) -> Self {
+        let mut rig = Self::in_virtual_time(name, server);
+        rig.fabrics.push(Box::new(client));
+        rig
+    }
+
+    /// The same, listening at `address`.
+    pub fn at(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
     /// An end in each of two fabrics, which wake up by their `event_fd`s.
     #[allow(dead_code, reason = "for fabrics on sockets")]
     pub fn in_real_time(
@@ -363,6 +380,13 @@ impl<H: Harness> World<H> {
         pair
     }
 
+    /// An established connection on which nothing was sent yet: the client must be the first.
+    pub fn pair_in_silence(&mut self) -> Pair {
+        let pair = self.request(ReadLimits::default());
+        self.accept(pair, ReadLimits::default());
+        pair
+    }
+
     /// As agreed when the connection was established.
     pub fn limits(&self, end: End) -> Option<ReadLimits> {
         self.records[&end].established
@@ -544,6 +568,11 @@ impl<H: Harness> World<H> {
         } else {
             other
         }
+    }
+
+    /// Everything that was reported, with the fabric's number.
+    pub fn log(&self) -> &[(usize, Event)] {
+        &self.log
     }
 
     /// Whether any event names an end.

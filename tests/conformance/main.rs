@@ -10,14 +10,20 @@
     reason = "a test program has no users"
 )]
 
+mod capture;
 mod connections;
+mod faults;
+mod halves;
 mod harness;
 mod rdma;
 mod sends;
 
+use std::time::Duration;
+
 use harness::Rig;
 use std::net::SocketAddr;
 
+use smbdirect::fabric::fault::{Fault, FaultPlan};
 use smbdirect::fabric::iwarp::{self, Iwarp};
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 
@@ -122,3 +128,33 @@ conformance!(iwarp_fabric_on_ipv6, || iwarp(
     true,
     Some(1444)
 ));
+
+// Shows that no case takes both ends to be in one fabric.
+conformance!(loopback_in_halves, || {
+    let (server, client) = halves::halves();
+    Rig::in_virtual_time_with_two("loopback in halves", server, client)
+});
+
+fn fault(name: &str, plan: FaultPlan) -> Rig {
+    let inner = Loopback::new(LoopbackConfig::default()).unwrap();
+    Rig::in_virtual_time(name, Fault::new(inner, plan))
+}
+
+conformance!(fault_without_faults, || fault(
+    "fault over loopback, no faults",
+    FaultPlan::default()
+));
+
+fn delays(seed: u64) -> Rig {
+    let delay = Duration::from_millis(10);
+    let plan = FaultPlan {
+        seed,
+        delay,
+        ..FaultPlan::default()
+    };
+    fault(&format!("fault over loopback, delays of seed {seed}"), plan)
+}
+
+conformance!(fault_with_delays_1, || delays(1));
+conformance!(fault_with_delays_2, || delays(2));
+conformance!(fault_with_delays_3, || delays(3));
