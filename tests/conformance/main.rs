@@ -94,7 +94,9 @@ conformance!(loopback_fabric, loopback);
 
 fn iwarp(name: &str, address: [u16; 8], crc: bool, max_ulpdu: Option<u16>) -> Rig {
     let address = std::net::Ipv6Addr::from(address);
-    let address = address.to_ipv4_mapped().map_or(address.into(), Into::into);
+    let address = address
+        .to_ipv4_mapped()
+        .map_or_else(|| address.into(), Into::into);
     let depths = iwarp::Depths {
         sends: 1024,
         recvs: 1024,

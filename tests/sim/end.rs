@@ -411,7 +411,7 @@ impl End {
         self.check();
         let next = self
             .starved_until()
-            .map_or(self.alive_until(), |at| at.min(self.alive_until()));
+            .map_or_else(|| self.alive_until(), |at| at.min(self.alive_until()));
         assert_eq!(self.endpoint.poll_timeout(), Some(next));
         let max = self.config.receive_credit_max.0.max(2);
         assert!(posted <= u32::from(max), "more receives than configured");
