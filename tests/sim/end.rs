@@ -1,0 +1,450 @@
+//! One end of the connection: the endpoint, the owner it has, and what is true about it.
+//!
+//! The truth is kept from the bytes that were sent and handled, with arithmetic of its own. Each
+//! method asserts the rules that it can see.
+
+use std::collections::VecDeque;
+use std::sync::LazyLock;
+
+use smbdirect::proto::{Config, Endpoint, ProtocolError, Received, State, Transmit};
+use smbdirect::units::Instant;
+
+use crate::plan::{INITIATOR, Message};
+use crate::world::Summary;
+
+/// Bytes that messages are made of: any message is a piece of it.
+static CONTENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut rng = fastrand::Rng::with_seed(1);
+    (0..1 << 18).map(|_| rng.u8(..)).collect()
+});
+
+/// What comes in from the link.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Message(Vec<u8>),
+    /// The connection is gone, as a failed completion or the fabric says.
+    Gone,
+}
+
+/// A message that is being sent, or is to arrive at the other end.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    /// Where in [`CONTENT`] it begins.
+    start: usize,
+    message: Message,
+    done: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) side: usize,
+    config: Config,
+    pub(crate) endpoint: Endpoint,
+    /// Sizes of the receives that the fabric has and no message has used.
+    pub(crate) posted: VecDeque<u32>,
+    /// What has arrived and the owner has not looked at.
+    pub(crate) inbox: VecDeque<Arrival>,
+    /// Until when buffers are held.
+    pub(crate) held: Vec<Instant>,
+    /// What is to be sent.
+    pub(crate) queue: VecDeque<Message>,
+    sending: Option<Progress>,
+    /// What the other end has begun to send.
+    expected: VecDeque<Progress>,
+    pub(crate) ended: bool,
+    truth: Truth,
+}
+
+/// What an endpoint ought to believe.
+#[derive(Debug)]
+struct Truth {
+    start: Instant,
+    /// This side's negotiate message was sent, the other's was handled.
+    negotiate: [bool; 2],
+    send: u32,
+    granted: u32,
+    granted_ever: bool,
+    /// Bytes of the message in progress that a sent fragment announced.
+    remaining: u32,
+    heard: Instant,
+    asked: Option<Instant>,
+    /// The question is not out.
+    ask: bool,
+    /// The other end has asked.
+    answer: bool,
+    starving: Option<Instant>,
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+impl End {
+    pub(crate) fn new(side: usize, config: Config, queue: &[Message], now: Instant) -> Self {
+        let endpoint = if side == INITIATOR {
+            Endpoint::initiator(config, now)
+        } else {
+            Endpoint::acceptor(config, now)
+        };
+        Self {
+            side,
+            config,
+            endpoint,
+            posted: VecDeque::new(),
+            inbox: VecDeque::new(),
+            held: Vec::new(),
+            queue: queue.iter().copied().collect(),
+            sending: None,
+            expected: VecDeque::new(),
+            ended: false,
+            truth: Truth {
+                start: now,
+                negotiate: [false; 2],
+                send: 0,
+                granted: 0,
+                granted_ever: false,
+                remaining: 0,
+                heard: now,
+                asked: None,
+                ask: false,
+                answer: false,
+                starving: None,
+            },
+        }
+    }
+
+    fn established(&self) -> bool {
+        self.truth.negotiate == [true; 2]
+    }
+
+    /// Receives that the endpoint was told of and that no handled message has used.
+    pub(crate) fn posted_or_unread(&self) -> usize {
+        let unread = self
+            .inbox
+            .iter()
+            .filter(|arrival| matches!(arrival, Arrival::Message(_)));
+        self.posted.len() + unread.count()
+    }
+
+    /// Whether everything that this side was to send by now has arrived at `other`.
+    pub(crate) fn delivered_to(&self, other: &Self, now: Instant) -> bool {
+        self.sending.is_none()
+            && other.expected.is_empty()
+            && self.queue.front().is_none_or(|message| message.at > now)
+    }
+
+    /// Whether every message that this side has begun has arrived at `other`.
+    pub(crate) fn begun_arrived_at(&self, other: &Self) -> bool {
+        self.sending.is_none() && other.expected.is_empty()
+    }
+
+    pub(crate) fn post(&mut self, free: u16) -> u16 {
+        let count = self.endpoint.receives_wanted().min(free);
+        let size = self.endpoint.receive_size();
+        for _ in 0..count {
+            self.posted.push_back(size);
+        }
+        self.endpoint.handle_receives_posted(count);
+        count
+    }
+
+    /// Begins the next message, if it is time for one and the endpoint takes it.
+    pub(crate) fn start(&mut self, now: Instant, other: &mut Self) -> bool {
+        let due = self
+            .queue
+            .front()
+            .filter(|message| message.at <= now)
+            .copied();
+        let Some(message) = due else { return false };
+        let result = self
+            .endpoint
+            .start_message(message.length, message.invalidate);
+        let may = self.endpoint.state() == State::Established && self.sending.is_none();
+        assert_eq!(result.is_ok(), may, "{result:?}");
+        if may {
+            self.queue.pop_front();
+            let start = (message.length as usize * 31 + self.queue.len() * 1009) % (1 << 16);
+            let progress = Progress {
+                start,
+                message,
+                done: 0,
+            };
+            self.sending = Some(progress);
+            other.expected.push_back(progress);
+        }
+        may
+    }
+
+    /// Takes the next arrival, which is a message.
+    pub(crate) fn handle(&mut self, now: Instant, bytes: &[u8], sum: &mut Summary) {
+        let received = match self.endpoint.handle_message(now, bytes) {
+            Ok(received) => received,
+            Err(error) => panic!("side {} refuses what its peer sent: {error}", self.side),
+        };
+        if self.endpoint.state() == State::Closed {
+            return;
+        }
+        let truth = &mut self.truth;
+        truth.heard = now;
+        if !truth.negotiate[1] {
+            truth.negotiate[1] = true;
+            assert_eq!(received, Received::Negotiate);
+            if self.side == INITIATOR {
+                truth.send += u32::from(u16_at(bytes, 10));
+            }
+            return;
+        }
+        truth.granted = truth
+            .granted
+            .checked_sub(1)
+            .expect("a message beyond the grant");
+        let granted = u16_at(bytes, 2);
+        truth.send += u32::from(granted);
+        if granted > 0 {
+            truth.starving = None;
+        }
+        truth.asked = None;
+        truth.ask = false;
+        truth.answer |= u16_at(bytes, 4) & 1 != 0;
+        match received {
+            Received::Negotiate => panic!("negotiated twice"),
+            Received::Credits => assert_eq!(bytes.len(), 20),
+            Received::Fragment {
+                payload,
+                offset,
+                total,
+            } => {
+                let progress = self
+                    .expected
+                    .front_mut()
+                    .expect("a message that nobody sent");
+                assert_eq!((offset, total), (progress.done, progress.message.length));
+                let payload = &bytes[payload.start as usize..payload.end as usize];
+                let start = progress.start + offset as usize;
+                assert!(
+                    payload == &CONTENT[start..start + payload.len()],
+                    "wrong bytes"
+                );
+                progress.done += payload.len() as u32;
+                if progress.done == total {
+                    self.expected.pop_front();
+                    sum.delivered += 1;
+                }
+            }
+        }
+    }
+
+    /// Checks what is to be sent, and puts its bytes together.
+    pub(crate) fn transmit(
+        &mut self,
+        now: Instant,
+        transmit: &Transmit,
+        sum: &mut Summary,
+    ) -> Vec<u8> {
+        let mut bytes = transmit.header().to_vec();
+        if self.truth.negotiate[0] {
+            assert!(
+                self.established(),
+                "data before the negotiation is complete"
+            );
+            self.check_credits(&bytes, sum);
+            self.check_keepalive(now, &bytes, sum);
+            self.check_fragment(transmit, &mut bytes, sum);
+        } else {
+            self.check_negotiate(now, &bytes);
+        }
+        bytes
+    }
+
+    fn check_negotiate(&mut self, now: Instant, bytes: &[u8]) {
+        self.truth.negotiate[0] = true;
+        if self.side == INITIATOR {
+            assert_eq!(bytes.len(), 20);
+            assert!(!self.posted.is_empty(), "no receive for the response");
+            return;
+        }
+        assert!(self.truth.negotiate[1], "a response before the request");
+        assert_eq!((bytes.len(), u32_at(bytes, 12)), (32, 0));
+        self.truth.granted = u32::from(u16_at(bytes, 10));
+        self.truth.granted_ever = true;
+        self.truth.heard = now;
+        assert!(self.truth.granted > 0, "a response that grants nothing");
+        assert!(
+            self.truth.granted as usize <= self.posted.len(),
+            "over-granted"
+        );
+    }
+
+    fn check_credits(&mut self, bytes: &[u8], sum: &mut Summary) {
+        let granted = u32::from(u16_at(bytes, 2));
+        assert_eq!(u16_at(bytes, 0), self.config.send_credit_target.0);
+        assert!(self.truth.send > 0, "sent without a credit");
+        if self.truth.send == 1 {
+            assert!(granted > 0, "spent the last credit without a grant");
+            sum.last_credits += 1;
+        }
+        self.truth.send -= 1;
+        self.truth.granted += granted;
+        self.truth.granted_ever |= granted > 0;
+        assert!(self.truth.granted_ever, "the peer still cannot send");
+        assert!(
+            self.truth.granted as usize <= self.posted_or_unread(),
+            "over-granted"
+        );
+    }
+
+    fn check_keepalive(&mut self, now: Instant, bytes: &[u8], sum: &mut Summary) {
+        let flags = u16_at(bytes, 4);
+        assert_eq!(
+            flags,
+            u16::from(self.truth.ask),
+            "asks for a message without a reason, or not"
+        );
+        if self.truth.ask {
+            assert!(now - self.truth.heard >= self.config.idle_timeout);
+            sum.asked += 1;
+        }
+        self.truth.ask = false;
+        self.truth.answer = false;
+    }
+
+    fn check_fragment(&mut self, transmit: &Transmit, bytes: &mut Vec<u8>, sum: &mut Summary) {
+        let (remaining, offset, length) = (u32_at(bytes, 8), u32_at(bytes, 12), u32_at(bytes, 16));
+        assert_eq!(length as usize, transmit.payload.len());
+        if length == 0 {
+            assert_eq!((bytes.len(), remaining, offset), (20, 0, 0));
+            assert_eq!(
+                self.truth.remaining, 0,
+                "an empty message between fragments"
+            );
+            assert!(!transmit.ends_message && transmit.invalidate.is_none());
+            sum.empty += 1;
+            return;
+        }
+        sum.fragments += 1;
+        assert_eq!((bytes.len(), offset), (24, 24));
+        let progress = self.sending.as_mut().expect("a fragment of no message");
+        let message = progress.message;
+        assert_eq!(transmit.payload.start, progress.done);
+        assert_eq!(remaining, message.length - transmit.payload.end);
+        progress.done = transmit.payload.end;
+        let start = progress.start + transmit.payload.start as usize;
+        bytes.extend_from_slice(&CONTENT[start..start + length as usize]);
+        let agreed = self.endpoint.negotiated().expect("established");
+        assert!(bytes.len() <= agreed.max_send_size as usize);
+        assert!(remaining == 0 || bytes.len() == agreed.max_send_size as usize);
+        assert_eq!(transmit.ends_message, remaining == 0);
+        assert_eq!(
+            transmit.invalidate,
+            message.invalidate.filter(|_| remaining == 0)
+        );
+        sum.invalidated += usize::from(transmit.invalidate.is_some());
+        self.truth.remaining = remaining;
+        if remaining == 0 {
+            self.sending = None;
+        }
+    }
+
+    /// Lets the endpoint see the time; it must do what the truth says, and nothing else.
+    pub(crate) fn timeout(&mut self, now: Instant, sum: &mut Summary) -> Result<(), ProtocolError> {
+        let expected = if self.endpoint.state() == State::Closed {
+            Ok(())
+        } else if self.starved_until().is_some_and(|until| until <= now) {
+            sum.credit_timeouts += 1;
+            Err(ProtocolError::CreditTimeout)
+        } else if self.alive_until() > now {
+            Ok(())
+        } else if !self.established() {
+            sum.negotiation_timeouts += 1;
+            Err(ProtocolError::NegotiationTimeout)
+        } else if self.truth.asked.is_some() {
+            sum.keepalive_timeouts += 1;
+            Err(ProtocolError::KeepaliveTimeout)
+        } else {
+            self.truth.asked = Some(now);
+            self.truth.ask = true;
+            Ok(())
+        };
+        let result = self.endpoint.handle_timeout(now);
+        assert_eq!(result, expected);
+        result
+    }
+
+    fn starved_until(&self) -> Option<Instant> {
+        self.truth
+            .starving
+            .map(|since| since + self.config.credit_timeout)
+    }
+
+    fn alive_until(&self) -> Instant {
+        match self.truth.asked {
+            _ if !self.established() => self.truth.start + self.config.negotiation_timeout,
+            None => self.truth.heard + self.config.idle_timeout,
+            Some(asked) => asked + self.config.keepalive_timeout,
+        }
+    }
+
+    /// Checks that nothing is left to do, after `poll_transmit` has said so.
+    pub(crate) fn check_idle(&mut self, now: Instant, sum: &mut Summary) {
+        if self.endpoint.state() == State::Closed {
+            return;
+        }
+        let posted = self.posted_or_unread() as u32;
+        let truth = &mut self.truth;
+        if self.sending.is_some() && truth.send == 0 && truth.starving.is_none() {
+            truth.starving = Some(now);
+            sum.starved += 1;
+        }
+        // What this side may not do: without a credit, or without anything to grant with the last.
+        let blocked =
+            truth.send == 0 || truth.granted == posted && (truth.send == 1 || !truth.granted_ever);
+        if !blocked {
+            assert!(self.sending.is_none(), "a message waits for nothing");
+            assert!(!truth.answer, "the peer waits for an answer");
+            assert!(!truth.ask, "the question was not asked");
+            assert!(truth.granted > 0 || posted == 0, "the peer starves");
+        }
+        self.check();
+        let next = self
+            .starved_until()
+            .map_or(self.alive_until(), |at| at.min(self.alive_until()));
+        assert_eq!(self.endpoint.poll_timeout(), Some(next));
+        let max = self.config.receive_credit_max.0.max(2);
+        assert!(posted <= u32::from(max), "more receives than configured");
+    }
+
+    /// Checks that the endpoint believes what is true.
+    pub(crate) fn check(&self) {
+        assert_eq!(
+            u32::from(self.endpoint.send_credits().0),
+            self.truth.send,
+            "send credits"
+        );
+        let granted = u32::from(self.endpoint.receive_credits().0);
+        assert_eq!(granted, self.truth.granted, "receive credits");
+        assert_eq!(
+            usize::from(self.endpoint.receives_posted()),
+            self.posted_or_unread()
+        );
+        assert_eq!(self.endpoint.is_sending(), self.sending.is_some());
+    }
+
+    /// Credits that a message on its way to the other end carries, and whether it costs one.
+    pub(crate) fn cost_and_grant(&self, bytes: &[u8]) -> (u32, u32) {
+        match bytes.len() {
+            32 if self.side != INITIATOR && u16_at(bytes, 0) == 0x0100 => {
+                (0, u16_at(bytes, 10).into())
+            }
+            20 if self.side == INITIATOR && u16_at(bytes, 0) == 0x0100 => (0, 0),
+            _ => (1, u16_at(bytes, 2).into()),
+        }
+    }
+
+    pub(crate) fn credits(&self) -> (u32, u32) {
+        (self.truth.send, self.truth.granted)
+    }
+}

@@ -1,0 +1,271 @@
+//! What will happen in a scenario, all of it drawn from the seed before it begins.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use smbdirect::proto::Config;
+use smbdirect::units::{Credits, Instant, RemoteToken};
+
+/// The acceptor's place in every pair.
+pub(crate) const ACCEPTOR: usize = 0;
+
+/// The initiator's.
+pub(crate) const INITIATOR: usize = 1;
+
+const MICROSECOND: u64 = 1_000;
+const MILLISECOND: u64 = 1_000 * MICROSECOND;
+const SECOND: u64 = 1_000 * MILLISECOND;
+
+/// A scenario.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) configs: [Config; 2],
+    /// Receive buffers that each owner has.
+    pub(crate) buffers: [u16; 2],
+    /// Longest time of a message on the link, in nanoseconds.
+    pub(crate) delay: u64,
+    /// Longest time that an owner takes to look at what has arrived, in nanoseconds.
+    pub(crate) slowness: u64,
+    /// Longest time that an owner keeps the buffer of a message that it has looked at.
+    pub(crate) hold: u64,
+    /// What each side sends.
+    pub(crate) messages: [Vec<Message>; 2],
+    pub(crate) shortages: Vec<Shortage>,
+    pub(crate) freezes: Vec<Freeze>,
+    pub(crate) cut: Option<Cut>,
+    /// Who closes the connection, and when.
+    pub(crate) close: Option<(usize, Instant)>,
+    /// Timeouts may happen: something lasts longer than a peer has to bear.
+    pub(crate) hard: bool,
+    /// Nothing is planned for later.
+    pub(crate) end: Instant,
+}
+
+/// An upper-layer message to send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Message {
+    pub(crate) at: Instant,
+    pub(crate) length: u32,
+    pub(crate) invalidate: Option<RemoteToken>,
+}
+
+/// An owner has only so many buffers for a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shortage {
+    pub(crate) end: usize,
+    pub(crate) from: Instant,
+    pub(crate) until: Instant,
+    pub(crate) buffers: u16,
+}
+
+/// An owner does not run for a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Freeze {
+    pub(crate) end: usize,
+    pub(crate) from: Instant,
+    pub(crate) until: Instant,
+}
+
+/// The link stops to carry anything.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    pub(crate) at: Instant,
+    /// Who learns of it: a completion with an error.
+    pub(crate) told: [bool; 2],
+}
+
+impl Plan {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let configs = [config(&mut rng, 5), config(&mut rng, 120)];
+        let delay = *pick(
+            &mut rng,
+            &[
+                MICROSECOND,
+                50 * MICROSECOND,
+                2 * MILLISECOND,
+                20 * MILLISECOND,
+            ],
+        );
+        let mut plan = Self {
+            seed,
+            configs,
+            buffers: [0, 1].map(|_| match rng.u8(..4) {
+                0 => rng.u16(4..8),
+                1 => rng.u16(4..64),
+                _ => 300,
+            }),
+            delay,
+            slowness: if rng.bool() {
+                0
+            } else {
+                rng.u64(1..=delay * 4)
+            },
+            hold: if rng.bool() {
+                0
+            } else {
+                rng.u64(1..=delay * 10)
+            },
+            messages: [Vec::new(), Vec::new()],
+            shortages: Vec::new(),
+            freezes: Vec::new(),
+            cut: None,
+            close: None,
+            hard: false,
+            end: Instant::ZERO,
+        };
+        plan.draw_messages(&mut rng);
+        plan.draw_faults(&mut rng);
+        plan
+    }
+
+    /// Bursts of messages on either side or both, with idle phases of up to ten minutes between.
+    fn draw_messages(&mut self, rng: &mut Rng) {
+        let mut at = 0;
+        for _ in 0..rng.u8(1..6) {
+            at += match rng.u8(..8) {
+                0..3 => rng.u64(..=10 * MILLISECOND),
+                3..6 => rng.u64(..=10 * SECOND),
+                _ => rng.u64(..=600 * SECOND),
+            };
+            let sides = rng.u8(1..4);
+            for side in [ACCEPTOR, INITIATOR] {
+                if sides >> side & 1 == 0 {
+                    continue;
+                }
+                for _ in 0..rng.u8(1..8) {
+                    at += rng.u64(..=self.delay * 2) * rng.u64(..2);
+                    let message = Message {
+                        at: Instant::from_nanos(at),
+                        length: self.length(rng, side),
+                        invalidate: (rng.u8(..4) == 0).then(|| RemoteToken(rng.u32(..))),
+                    };
+                    self.messages[side].push(message);
+                }
+            }
+        }
+        self.end = Instant::from_nanos(at);
+    }
+
+    /// Lengths about the borders of fragments, few of them long.
+    fn length(&self, rng: &mut Rng, side: usize) -> u32 {
+        let payload = self.configs[side]
+            .max_send_size
+            .min(self.configs[1 - side].max_receive_size)
+            - 24;
+        let length = match rng.u8(..8) {
+            0..3 => rng.u32(1..=100),
+            3 => payload,
+            4 => payload * rng.u32(1..4) + rng.u32(..3) - 1,
+            5 | 6 => rng.u32(1..=payload * 8),
+            _ => rng.u32(1..=payload * 64),
+        };
+        if self.seed % 64 == 0 && rng.u8(..8) == 0 {
+            131_072
+        } else {
+            length.clamp(1, 131_072)
+        }
+    }
+
+    fn draw_faults(&mut self, rng: &mut Rng) {
+        let last = self.end.as_nanos();
+        for _ in 0..rng.u8(..5) {
+            let from = near(rng, last);
+            let long = rng.u8(..10) == 0;
+            self.hard |= long;
+            let length = if long {
+                rng.u64(..200 * SECOND)
+            } else {
+                rng.u64(..2 * SECOND)
+            };
+            // One buffer on both sides lets the only credit go back and forth, so not for long.
+            let (buffers, length) = match rng.u8(..4) {
+                0 => (1, length.min(MILLISECOND)),
+                1 => (rng.u16(2..8), length),
+                _ => (0, length),
+            };
+            self.shortages.push(Shortage {
+                end: rng.usize(..2),
+                from: Instant::from_nanos(from),
+                until: Instant::from_nanos(from + length),
+                buffers,
+            });
+        }
+        for _ in 0..rng.u8(..3) {
+            let from = near(rng, last);
+            let long = rng.u8(..10) == 0;
+            self.hard |= long;
+            let length = if long {
+                rng.u64(..300 * SECOND)
+            } else {
+                rng.u64(..SECOND)
+            };
+            self.freezes.push(Freeze {
+                end: rng.usize(..2),
+                from: Instant::from_nanos(from),
+                until: Instant::from_nanos(from + length),
+            });
+        }
+        match rng.u8(..12) {
+            0 => {
+                let told = [rng.bool(), rng.bool()];
+                self.cut = Some(Cut {
+                    at: Instant::from_nanos(near(rng, last)),
+                    told,
+                });
+                self.hard |= told != [true, true];
+            }
+            1 => self.close = Some((rng.usize(..2), Instant::from_nanos(near(rng, last)))),
+            _ => {}
+        }
+        let shortages = self
+            .shortages
+            .iter()
+            .map(|shortage| (shortage.from, shortage.until));
+        let freezes = self
+            .freezes
+            .iter()
+            .map(|freeze| (freeze.from, freeze.until));
+        let mut together = Duration::ZERO;
+        for (from, until) in shortages.chain(freezes) {
+            together += until - from;
+            self.end = self.end.max(until);
+        }
+        self.hard |= together > Duration::from_secs(4);
+    }
+}
+
+/// Anywhere, but often at the very beginning, where the negotiation is.
+fn near(rng: &mut Rng, last: u64) -> u64 {
+    match rng.u8(..3) {
+        0 => rng.u64(..=2 * MILLISECOND),
+        _ => rng.u64(..=last + 1),
+    }
+}
+
+fn pick<'a, T>(rng: &mut Rng, choices: &'a [T]) -> &'a T {
+    &choices[rng.usize(..choices.len())]
+}
+
+fn config(rng: &mut Rng, negotiation: u64) -> Config {
+    let credits = |rng: &mut Rng| match rng.u8(..4) {
+        0 => Credits(rng.u16(1..4)),
+        1 => Credits(rng.u16(1..16)),
+        2 => Credits(rng.u16(1..=255)),
+        _ => Credits(255),
+    };
+    let sizes = [128, 129, 200, 512, 1364, 1364, 4096, 8192];
+    Config {
+        receive_credit_max: credits(rng),
+        send_credit_target: credits(rng),
+        max_send_size: *pick(rng, &sizes),
+        max_receive_size: *pick(rng, &sizes),
+        max_fragmented_size: *pick(rng, &[131_072, 173_910, 1 << 20]),
+        max_read_write_size: 1 << 20,
+        negotiation_timeout: Duration::from_secs(negotiation),
+        idle_timeout: Duration::from_secs(*pick(rng, &[120, 120, 20])),
+        keepalive_timeout: Duration::from_secs(5),
+        credit_timeout: Duration::from_secs(*pick(rng, &[120, 30])),
+    }
+}
