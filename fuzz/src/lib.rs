@@ -15,14 +15,26 @@ pub use iwarp::{ddp_rdmap, mpa};
 pub use pair::endpoint_pair;
 pub use wire::{wire_buffer_descriptor, wire_data_transfer, wire_negotiate, wire_smb2};
 
-/// Every target: its name, which is that of its corpus too, and its body.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
-    ("ddp_rdmap", ddp_rdmap),
-    ("endpoint", endpoint),
-    ("endpoint_pair", endpoint_pair),
-    ("mpa", mpa),
-    ("wire_buffer_descriptor", wire_buffer_descriptor),
-    ("wire_data_transfer", wire_data_transfer),
-    ("wire_negotiate", wire_negotiate),
-    ("wire_smb2", wire_smb2),
+/// A fuzz target.
+pub struct Target {
+    /// Its name, which is that of its corpus too.
+    pub name: &'static str,
+    /// Its body.
+    pub run: fn(&[u8]),
+}
+
+const fn target(name: &'static str, run: fn(&[u8])) -> Target {
+    Target { name, run }
+}
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    target("ddp_rdmap", ddp_rdmap),
+    target("endpoint", endpoint),
+    target("endpoint_pair", endpoint_pair),
+    target("mpa", mpa),
+    target("wire_buffer_descriptor", wire_buffer_descriptor),
+    target("wire_data_transfer", wire_data_transfer),
+    target("wire_negotiate", wire_negotiate),
+    target("wire_smb2", wire_smb2),
 ];
