@@ -48,117 +48,126 @@ const LAYERS: &[Layer] = &[
     // `fabric` itself: the plain types that the iWARP codecs share with the trait.
     protocol("fabric", &["units"]),
     protocol("fabric::iwarp", &["units", PLAIN_TYPES]),
-    hosted("fabric::iwarp::tcp", FABRIC),
-    hosted("fabric::regions", FABRIC),
-    hosted("fabric::traits", FABRIC),
-    hosted("fabric::loopback", FABRIC),
-    hosted("fabric::fault", FABRIC),
     hosted("sys", &[]),
     hosted("transport", &["proto", "fabric", "sys", "units", "wire"]),
 ];
 
-const FABRIC: &[&str] = &["fabric", "units", "sys"];
+/// What of `fabric` is behind a feature (`#[cfg(feature = "fabric")] mod …`): the trait, the fabrics.
+const FABRICS: Layer = hosted("fabric::*", &["fabric", "units", "sys"]);
 
 /// Stands for what `src/fabric/mod.rs` defines itself, in contrast to what it re-exports.
 const PLAIN_TYPES: &str = "fabric's own types";
-const PLAIN_TYPES_MODULE: &str = "fabric";
 
-/// The layer of a module, as a path from the root of the crate.
-fn layer_of(module: &[String]) -> Option<&'static Layer> {
-    let matches = |layer: &&Layer| layer.module.split("::").zip(module).all(|(a, b)| a == b);
-    let long_enough = |layer: &&Layer| layer.module.split("::").count() <= module.len();
-    LAYERS
-        .iter()
-        .filter(long_enough)
-        .filter(matches)
-        .max_by_key(|layer| layer.module.len())
+/// All files, and what has to be known of them to judge one.
+struct Tree<'a> {
+    files: &'a [Source],
+    modules: BTreeSet<&'a [String]>,
+    /// Modules that exist with a feature only.
+    featured: BTreeSet<Vec<String>>,
+    plain_types: BTreeSet<&'a str>,
+    /// Dependencies that need an operating system.
+    hosted_crates: &'a BTreeSet<String>,
 }
 
-/// Everything that the files do and may not: one line each.
-fn violations(files: &[Source], hosted_crates: &BTreeSet<String>) -> Vec<String> {
-    let mut found = Vec::new();
-    let modules: BTreeSet<&[String]> = files.iter().map(|file| file.module.as_slice()).collect();
-    let plain_types: BTreeSet<&str> = files
-        .iter()
-        .filter(|file| file.module == [PLAIN_TYPES_MODULE])
-        .flat_map(Source::defined)
-        .collect();
-    for file in files {
-        if !file.is_in("sys") && file.tokens.iter().any(|token| token == "unsafe") {
-            found.push(format!("{}: `unsafe` outside of sys", file.name));
+impl<'a> Tree<'a> {
+    fn new(files: &'a [Source], hosted_crates: &'a BTreeSet<String>) -> Self {
+        let fabric = files.iter().filter(|file| file.module == ["fabric"]);
+        Self {
+            files,
+            modules: files.iter().map(|file| file.module.as_slice()).collect(),
+            featured: files.iter().flat_map(Source::featured_modules).collect(),
+            plain_types: fabric.flat_map(Source::defined).collect(),
+            hosted_crates,
         }
-        let unsafe_allowed = file
-            .tokens
-            .windows(3)
-            .filter(|w| *w == ["allow", "(", "unsafe_code"])
-            .count();
-        if unsafe_allowed > usize::from(file.module.is_empty()) {
-            found.push(format!("{}: allows unsafe_code", file.name));
-        }
-        if file.module.is_empty() {
-            continue; // The root declares the modules; whom they serve is not its business.
-        }
-        let Some(layer) = layer_of(&file.module) else {
-            found.push(format!("{}: its module is in no layer", file.name));
-            continue;
+    }
+
+    /// The layer of a module, as a path from the root of the crate.
+    fn layer_of(&self, module: &[String]) -> Option<&'static Layer> {
+        let is_in = |layer: &&Layer| {
+            let mut name = layer.module.split("::");
+            let begins = name.by_ref().zip(module).all(|(a, b)| a == b);
+            begins && layer.module.split("::").count() <= module.len()
         };
-        if file.is_test() {
-            continue;
-        }
-        for path in paths(&file.code(), &file.module) {
-            let below = |target: &[String]| target.starts_with(&file.module);
-            if let Some(why) = refusal(layer, &path, below, &modules, &plain_types, hosted_crates) {
-                found.push(format!(
-                    "{}: {} uses {}: {why}",
-                    file.name,
-                    layer.module,
-                    path.join("::")
-                ));
+        let layer = LAYERS
+            .iter()
+            .filter(is_in)
+            .max_by_key(|layer| layer.module.len())?;
+        let featured = (1..=module.len()).any(|n| self.featured.contains(&module[..n]));
+        let is_fabric = layer.module.starts_with("fabric");
+        Some(if is_fabric && featured {
+            &FABRICS
+        } else {
+            layer
+        })
+    }
+
+    /// Everything that the files do and may not: one line each.
+    fn violations(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for file in self.files {
+            if let Some(what) = unsafe_code(file) {
+                found.push(format!("{}: {what}", file.name));
+            }
+            if file.module.is_empty() {
+                continue; // The root declares the modules; whom they serve is not its business.
+            }
+            let Some(layer) = self.layer_of(&file.module) else {
+                found.push(format!("{}: its module is in no layer", file.name));
+                continue;
+            };
+            if file.is_test() {
+                continue;
+            }
+            for path in paths(&file.code(), &file.module) {
+                if let Some(why) = self.refusal(layer, &file.module, &path) {
+                    let (name, path) = (&file.name, path.join("::"));
+                    found.push(format!("{name}: {} uses {path}: {why}", layer.module));
+                }
             }
         }
+        found
     }
-    found
+
+    /// Why a module of a layer may not use a path, which begins with `crate` or another crate.
+    fn refusal(&self, layer: &Layer, user: &[String], path: &[String]) -> Option<String> {
+        let [first, rest @ ..] = path else {
+            return None;
+        };
+        if first != "crate" {
+            let needs_os = first == "std" || self.hosted_crates.contains(first);
+            let refused = layer.needs_no_os && needs_os;
+            return refused.then(|| "it must do without an operating system".into());
+        }
+        // The module that the path leads to: its longest beginning that is one.
+        let is_module = |n: &usize| self.modules.contains(&rest[..*n]);
+        let (module, item) = rest.split_at((0..=rest.len()).rev().find(is_module).unwrap_or(0));
+        let Some(target) = self.layer_of(module) else {
+            return Some("name the module".into());
+        };
+        let may_use =
+            |name: &&str| target.module == *name || target.module.starts_with(&format!("{name}::"));
+        let plain_type = module == ["fabric"]
+            && item
+                .first()
+                .is_some_and(|name| self.plain_types.contains(name.as_str()));
+        let allowed = target.module == layer.module
+            || layer.may_use.iter().any(may_use)
+            || layer.may_use.contains(&PLAIN_TYPES) && plain_type
+            // A parent may re-export its children, whatever their layer.
+            || module.starts_with(user);
+        (!allowed).then(|| format!("it may use {}", layer.may_use.join(", ")))
+    }
 }
 
-/// Why a layer may not use a path; the path begins with `crate` or the name of another crate.
-fn refusal(
-    layer: &Layer,
-    path: &[String],
-    below: impl Fn(&[String]) -> bool,
-    modules: &BTreeSet<&[String]>,
-    plain_types: &BTreeSet<&str>,
-    hosted_crates: &BTreeSet<String>,
-) -> Option<String> {
-    let [first, rest @ ..] = path else {
-        return None;
-    };
-    if first != "crate" {
-        let needs_os = first == "std" || hosted_crates.contains(first);
-        return (layer.needs_no_os && needs_os)
-            .then(|| "it must do without an operating system".into());
+/// `unsafe` where it does not belong, or leave for it.
+fn unsafe_code(file: &Source) -> Option<&'static str> {
+    if !file.is_in("sys") && file.tokens.iter().any(|token| token == "unsafe") {
+        return Some("`unsafe` outside of sys");
     }
-    // The module that the path leads to: its longest beginning that is one.
-    let length = (0..=rest.len())
-        .rev()
-        .find(|n| modules.contains(&rest[..*n]))
-        .unwrap_or(0);
-    let (module, item) = rest.split_at(length);
-    let Some(target) = layer_of(module) else {
-        return Some("name the module".into());
-    };
-    let is_below =
-        |name: &str| target.module == name || target.module.starts_with(&format!("{name}::"));
-    let own = target.module == layer.module;
-    let plain = layer.may_use.contains(&PLAIN_TYPES)
-        && module == [PLAIN_TYPES_MODULE]
-        && item
-            .first()
-            .is_some_and(|name| plain_types.contains(name.as_str()));
-    // A parent may re-export its children, whatever their layer.
-    let child = !module.is_empty() && below(module);
-    let allowed = layer.may_use.iter().any(|name| is_below(name));
-    (!own && !plain && !child && !allowed)
-        .then(|| format!("it may use {}", layer.may_use.join(", ")))
+    let leave = ["allow", "(", "unsafe_code"];
+    let leaves = file.tokens.windows(3).filter(|w| *w == leave).count();
+    // The root has one, for sys.
+    (leaves > usize::from(file.module.is_empty())).then_some("allows unsafe_code")
 }
 
 /// The dependencies that only the feature `fabric` brings.
@@ -212,6 +221,6 @@ fn modules_depend_in_one_direction_and_unsafe_stays_in_sys() {
         "src/lib.rs must deny unsafe_code"
     );
 
-    let found = violations(&files, &hosted_crates);
+    let found = Tree::new(&files, &hosted_crates).violations();
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }

@@ -105,7 +105,7 @@ step_fuzz() {
         mkdir -p "fuzz/target/corpus/$target"
         cargo +nightly fuzz run "$target" "fuzz/target/corpus/$target" "fuzz/corpus/$target" -- \
             -max_total_time="$seconds" -timeout=10 -print_final_stats=1 2>&1 |
-            grep -vE '^#[0-9]+.*(REDUCE|NEW|pulse|RELOAD)' || return 1
+            grep --line-buffered -vE '^#[0-9]+.*(REDUCE|NEW|pulse|RELOAD)' || return 1
     done
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::Tree;
 use super::source::{Source, paths, tokens};
-use super::violations;
 
 /// What is found in one file, beside the modules that it may refer to.
 fn found(name: &str, text: &str) -> Vec<String> {
@@ -17,11 +17,16 @@ fn found(name: &str, text: &str) -> Vec<String> {
         ("proto/mod.rs", ""),
         (
             "fabric/mod.rs",
-            "pub use traits::*; pub struct Sge; pub enum Access {} pub const MAX: usize = 1;",
+            "#[cfg(feature = \"fabric\")] mod traits; pub use traits::*; pub struct Sge; pub enum Access {} pub const MAX: usize = 1; \
+             #[cfg(all(feature = \"fabric\", unix))] #[allow(dead_code)] pub(crate) mod loopback;",
         ),
         ("fabric/traits.rs", ""),
         ("fabric/loopback.rs", ""),
-        ("fabric/iwarp/mod.rs", ""),
+        (
+            "fabric/iwarp/mod.rs",
+            "pub mod ddp; #[cfg(feature = \"fabric\")] mod pump;",
+        ),
+        ("fabric/iwarp/pump.rs", ""),
         ("fabric/iwarp/ddp.rs", ""),
         ("sys/mod.rs", ""),
         ("transport/mod.rs", ""),
@@ -32,7 +37,7 @@ fn found(name: &str, text: &str) -> Vec<String> {
         .map(|(other, text)| Source::new(other, text))
         .collect();
     files.push(Source::new(name, text));
-    violations(&files, &BTreeSet::from(["tracing".to_owned()]))
+    Tree::new(&files, &BTreeSet::from(["tracing".to_owned()])).violations()
 }
 
 #[test]
@@ -78,6 +83,9 @@ fn finds_what_a_module_may_not_use() {
         ("proto/mod.rs", "fn f() { tracing::debug!(\"no\"); }"),
         ("fabric/iwarp/ddp.rs", "use std::io;"),
         ("fabric/mod.rs", "use std::io;"),
+        ("fabric/iwarp/pump.rs", "use crate::proto::X;"),
+        ("fabric/iwarp/qp.rs", "use super::pump::Pump;"),
+        ("fabric/regions.rs", "use std::io;"),
         ("wire/mod.rs", "fn f() { unsafe { g() } }"),
         (
             "transport/mod.rs",
@@ -139,6 +147,10 @@ fn leaves_alone_what_a_module_may_use() {
         (
             "fabric/iwarp/qp.rs",
             "use crate::fabric::{Access, MAX, Sge}; use super::ddp::Tagged; use super::super::Sge;",
+        ),
+        (
+            "fabric/iwarp/pump.rs",
+            "use std::net::TcpStream; use super::ddp; use crate::{sys::Memory, fabric::Fabric};",
         ),
         (
             "transport/mod.rs",

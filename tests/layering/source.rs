@@ -49,6 +49,15 @@ impl Source {
         kept
     }
 
+    /// The modules that the file declares under a `cfg` with a feature.
+    pub(crate) fn featured_modules(&self) -> Vec<Vec<String>> {
+        let starts = (0..self.tokens.len()).map(|n| &self.tokens[n..]);
+        starts
+            .filter_map(declared_with_feature)
+            .map(|name| self.module.iter().cloned().chain([name]).collect())
+            .collect()
+    }
+
     /// The names of the public types and constants that the file defines.
     pub(crate) fn defined(&self) -> impl Iterator<Item = &str> {
         self.tokens.windows(3).filter_map(|w| {
@@ -59,6 +68,32 @@ impl Source {
             (w[0] == "pub" && kind).then_some(w[2].as_str())
         })
     }
+}
+
+/// The name of the module that `#[cfg(feature …)] mod name` at the start declares.
+fn declared_with_feature(tokens: &[String]) -> Option<String> {
+    let end = tokens.iter().position(|token| token == "]")?;
+    let (attribute, mut rest) = tokens.split_at(end + 1);
+    let is = |word: &str| attribute.iter().any(|token| token == word);
+    if !attribute.starts_with(&["#", "[", "cfg", "("].map(str::to_owned))
+        || !is("feature")
+        || is("not")
+    {
+        return None;
+    }
+    // Further attributes, and who may see it.
+    while rest.first().is_some_and(|token| token == "#") {
+        let end = rest.iter().position(|token| token == "]")?;
+        rest = &rest[end + 1..];
+    }
+    let keyword = rest.iter().take(6).position(|token| token == "mod")?;
+    let is_visibility =
+        |token: &String| matches!(token.as_str(), "pub" | "(" | ")" | "crate" | "super" | "in");
+    let (before, rest) = rest.split_at(keyword);
+    before
+        .iter()
+        .all(is_visibility)
+        .then(|| rest.get(1).cloned())?
 }
 
 /// What follows `#[cfg(test)]`, or a `cfg` of more conditions with `test` among them.

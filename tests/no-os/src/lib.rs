@@ -11,7 +11,11 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::panic::PanicInfo;
 use core::ptr::null_mut;
 
+use smbdirect::fabric::iwarp::mpa::{Frame, FrameKind};
+use smbdirect::fabric::iwarp::rdmap::Terminate;
+use smbdirect::proto::{Config, Endpoint};
 use smbdirect::units::Instant;
+use smbdirect::wire::{BufferDescriptors, DataTransfer, smb2};
 
 struct NoMemory;
 
@@ -48,9 +52,48 @@ pub extern "C" fn import() -> i32 {
 ///
 /// The bytes must be readable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn no_os(start: *const u8, length: usize, now: u64) -> u64 {
+pub unsafe extern "C" fn no_os(start: *const u8, length: usize, now: u64) -> usize {
     // SAFETY: the caller's promise.
     let bytes = unsafe { core::slice::from_raw_parts(start, length) };
-    let now = Instant::from_nanos(now);
-    bytes.len() as u64 ^ now.as_nanos()
+    wire(bytes) ^ iwarp(bytes) ^ proto(bytes, Instant::from_nanos(now))
+}
+
+fn wire(bytes: &[u8]) -> usize {
+    let data = DataTransfer::parse(bytes).map_or(0, |data| data.emit().1);
+    let pieces = BufferDescriptors::parse(bytes)
+        .and_then(|list| Ok(list.pieces(bytes.len() as u32)?.count()))
+        .unwrap_or_else(|error| error.name().len());
+    let requests = smb2::Requests::new(bytes).flatten().map(|request| {
+        smb2::NegotiateRequest::parse(request).map_or(0, |negotiate| negotiate.contexts().count())
+            + smb2::ReadRequest::parse(request).map_or(0, |read| read.length() as usize)
+    });
+    data ^ pieces ^ requests.sum::<usize>()
+}
+
+fn iwarp(bytes: &[u8]) -> usize {
+    let mut out = [0; 532];
+    let frame = Frame::parse(FrameKind::Request, bytes).and_then(|frame| frame.emit(&mut out));
+    let terminate = Terminate::parse(bytes).map(|code| {
+        Terminate::on_segment(code, bytes.len() as u16, bytes)
+            .emit()
+            .len()
+    });
+    frame.unwrap_or_else(|error| error.name().len()) ^ terminate.unwrap_or_default()
+}
+
+fn proto(bytes: &[u8], now: Instant) -> usize {
+    let mut endpoint = Endpoint::acceptor(Config::default(), now);
+    endpoint.handle_receives_posted(endpoint.receives_wanted());
+    let received = endpoint.handle_message(now, bytes);
+    let started = endpoint.start_message(bytes.len() as u32, None);
+    let sent = endpoint
+        .poll_transmit(now)
+        .map_or(0, |transmit| transmit.header().len());
+    let expired = endpoint
+        .handle_timeout(now)
+        .map_err(|error| error.name().len());
+    endpoint.close();
+    sent ^ usize::from(received.is_ok())
+        ^ usize::from(started.is_ok())
+        ^ expired.err().unwrap_or_default()
 }

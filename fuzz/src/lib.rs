@@ -1,0 +1,40 @@
+//! What must hold for any bytes at all, one function for each fuzz target.
+//!
+//! A body panics if a property is broken: what is parsed can be written again as it was, what a
+//! view shows lies within the bytes, an endpoint keeps its accounts. Nothing here needs the
+//! fuzzer, so `tests/fuzz_replay.rs` runs the same bodies on the checked-in corpus.
+
+mod endpoint;
+mod input;
+mod iwarp;
+mod pair;
+mod wire;
+
+pub use endpoint::endpoint;
+pub use iwarp::{ddp_rdmap, mpa};
+pub use pair::endpoint_pair;
+pub use wire::{wire_buffer_descriptor, wire_data_transfer, wire_negotiate, wire_smb2};
+
+/// A fuzz target.
+pub struct Target {
+    /// Its name, which is that of its corpus too.
+    pub name: &'static str,
+    /// Its body.
+    pub run: fn(&[u8]),
+}
+
+const fn target(name: &'static str, run: fn(&[u8])) -> Target {
+    Target { name, run }
+}
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    target("ddp_rdmap", ddp_rdmap),
+    target("endpoint", endpoint),
+    target("endpoint_pair", endpoint_pair),
+    target("mpa", mpa),
+    target("wire_buffer_descriptor", wire_buffer_descriptor),
+    target("wire_data_transfer", wire_data_transfer),
+    target("wire_negotiate", wire_negotiate),
+    target("wire_smb2", wire_smb2),
+];

@@ -1,0 +1,343 @@
+//! The protocol layers allocate nothing once they are constructed.
+//!
+//! The global allocator of this program counts what each thread asks of it. Every test builds what
+//! it needs, then does the work inside [`counted`], which fails on the first allocation, growth
+//! or release.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use smbdirect::fabric::iwarp::IwarpError;
+use smbdirect::fabric::iwarp::ddp::{Control, Tagged, Untagged};
+use smbdirect::fabric::iwarp::mpa::{Frame, FrameKind, LegacyReadDepths, ReadDepths};
+use smbdirect::fabric::iwarp::rdmap::{Opcode, ReadRequest, Terminate};
+use smbdirect::proto::{Config, Endpoint, Received, State};
+use smbdirect::units::{Credits, Instant, RemoteToken};
+use smbdirect::wire::{
+    BufferDescriptorV1, BufferDescriptors, DataTransfer, NegotiateRequest, NegotiateResponse, smb2,
+};
+
+struct Counting;
+
+thread_local! {
+    static CALLS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that is ending has no counter any more, and nothing that is counted.
+    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
+}
+
+// SAFETY: all of it is the system's allocator; counting does not touch the memory, and a counter
+// that is constant-initialized and has no destructor does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.realloc(start, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: as above.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Calls of the allocator during `work`, on this thread.
+fn calls<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let before = CALLS.get();
+    let result = work();
+    (CALLS.get() - before, result)
+}
+
+/// Does `work`, which must not call the allocator.
+fn counted<T>(work: impl FnOnce() -> T) -> T {
+    let (calls, result) = calls(work);
+    assert_eq!(calls, 0, "the allocator was called");
+    result
+}
+
+#[test]
+fn the_count_sees_every_kind_of_call() {
+    assert_eq!(calls(|| drop(std::hint::black_box(Box::new(1)))).0, 2);
+    assert_eq!(calls(|| drop(std::hint::black_box(vec![0_u8; 100]))).0, 2);
+    let mut grows = Vec::with_capacity(1);
+    assert_eq!(calls(|| grows.extend([1_u8, 2, 3, 4, 5, 6, 7, 8, 9])).0, 1);
+    assert_eq!(calls(|| std::hint::black_box([0_u8; 100])).0, 0);
+}
+
+/// Bytes that look like anything: different in each round, the same in each run.
+fn noise(round: u64) -> [u8; 600] {
+    let mut random = fastrand::Rng::with_seed(round);
+    let mut bytes = [0; 600];
+    bytes.fill_with(|| random.u8(..));
+    bytes
+}
+
+#[test]
+fn messages_are_read_and_written_without_allocation() {
+    let request = NegotiateRequest {
+        min_version: 0x0100,
+        max_version: 0x0100,
+        credits_requested: Credits(255),
+        preferred_send_size: 1364,
+        max_receive_size: 8192,
+        max_fragmented_size: 1 << 20,
+    };
+    counted(|| {
+        assert_eq!(NegotiateRequest::parse(&request.emit()), Ok(request));
+        assert!(request.check().is_ok() && request.offers_version());
+        let refusal = NegotiateResponse::refusal(0xC000_00BB);
+        assert_eq!(NegotiateResponse::parse(&refusal.emit()), Ok(refusal));
+        assert_eq!(refusal.check(128).unwrap_err().name(), "status_not_success");
+    });
+    let mut read = 0;
+    for round in 0..2_000 {
+        let mut message = noise(round);
+        message[2..20].fill(0);
+        (message[12], message[17]) = (24, (round % 4) as u8);
+        counted(|| {
+            let Ok(data) = DataTransfer::parse(&message) else {
+                return;
+            };
+            let (header, length) = data.emit();
+            assert_eq!(DataTransfer::parse(&header[..20]).is_ok(), length == 20);
+            read += 1;
+        });
+    }
+    assert!(read > 1_000, "{read}");
+}
+
+#[test]
+fn buffer_descriptors_are_laid_out_without_allocation() {
+    let mut list = [0; 64];
+    for (n, bytes) in list.chunks_exact_mut(16).enumerate() {
+        let (offset, token) = (n as u64 * 0x1_0000, RemoteToken(7));
+        bytes.copy_from_slice(
+            &BufferDescriptorV1 {
+                offset,
+                token,
+                length: 1000,
+            }
+            .emit(),
+        );
+    }
+    counted(|| {
+        let descriptors = BufferDescriptors::parse(&list).unwrap();
+        for length in 1..=4000 {
+            let sum: u32 = descriptors
+                .pieces(length)
+                .unwrap()
+                .map(|piece| piece.remote.length)
+                .sum();
+            assert_eq!(sum, length);
+        }
+        assert!(descriptors.pieces(4001).is_err() && BufferDescriptors::parse(&list[1..]).is_err());
+    });
+}
+
+#[test]
+fn smb2_requests_are_read_without_allocation() {
+    let mut kinds = [0; 4];
+    for round in 0..4_000 {
+        let mut message = noise(round);
+        message[..6].copy_from_slice(b"\xfeSMB\x40\x00");
+        let (command, size) = [(0, 36), (1, 25), (8, 49), (9, 49)][round as usize % 4];
+        (message[12], message[13], message[64], message[65]) = (command, 0, size, 0);
+        message[20..24].fill(0);
+        counted(|| {
+            for request in smb2::Requests::new(&message).flatten() {
+                kinds[0] += usize::from(smb2::NegotiateRequest::parse(request).is_ok());
+                kinds[1] += usize::from(smb2::SessionSetupRequest::parse(request).is_ok());
+                if let Ok(read) = smb2::ReadRequest::parse(request) {
+                    kinds[2] += 1;
+                    let _ = (read.transfer(), read.token_to_invalidate());
+                }
+                if let Ok(write) = smb2::WriteRequest::parse(request) {
+                    kinds[3] += 1;
+                    let _ = (write.transfer(), write.token_to_invalidate());
+                }
+            }
+        });
+    }
+    assert!(kinds[2] == 1_000 && kinds[3] == 1_000, "{kinds:?}");
+}
+
+#[test]
+fn iwarp_headers_are_read_and_written_without_allocation() {
+    let mut out = [0; 532];
+    for round in 0..2_000 {
+        let bytes = noise(round);
+        counted(|| {
+            let _ = Frame::parse(FrameKind::Request, &bytes).map_err(IwarpError::name);
+            let control = Control {
+                opcode: Opcode::SendInvalidate,
+                last: true,
+            };
+            assert_eq!(Control::parse(control.emit()), Ok(control));
+            let tagged = Tagged::parse(bytes.first_chunk().unwrap());
+            assert_eq!(Tagged::parse(&tagged.emit()), tagged);
+            let untagged = Untagged::parse(bytes.first_chunk().unwrap());
+            assert_eq!(Untagged::parse(&untagged.emit()), untagged);
+            let read = ReadRequest::parse(bytes.first_chunk().unwrap());
+            assert_eq!(ReadRequest::parse(&read.emit()), read);
+            let code = Terminate::parse(&bytes).unwrap();
+            let terminate = Terminate::on_segment(code, 600, &bytes);
+            assert_eq!(Terminate::parse(terminate.emit()), Ok(terminate.code()));
+            let frame = Frame {
+                kind: FrameKind::Reply,
+                markers: false,
+                crc: true,
+                reject: false,
+                revision: 2,
+                enhanced: bytes.first_chunk().map(|depths| ReadDepths::parse(*depths)),
+                private_data: &bytes[..round as usize % 500],
+            };
+            let length = frame.emit(&mut out).unwrap();
+            assert_eq!(Frame::parse(FrameKind::Reply, &out[..length]), Ok(frame));
+            let _ = LegacyReadDepths::parse(&bytes[..8]);
+        });
+    }
+}
+
+/// Two endpoints, and between them room for one message.
+struct Pair {
+    ends: [Endpoint; 2],
+    message: [u8; 8192],
+    now: Instant,
+    /// Bytes of upper-layer messages that have arrived at each end.
+    arrived: [u64; 2],
+}
+
+impl Pair {
+    fn new(config: Config) -> Self {
+        Self {
+            ends: [
+                Endpoint::initiator(config, Instant::ZERO),
+                Endpoint::acceptor(config, Instant::ZERO),
+            ],
+            message: [0; 8192],
+            now: Instant::ZERO,
+            arrived: [0; 2],
+        }
+    }
+
+    /// Serves both ends until neither has anything to send; the number of messages that took.
+    fn settle(&mut self) -> usize {
+        for count in 0.. {
+            let mut quiet = true;
+            for from in [0, 1] {
+                for end in &mut self.ends {
+                    end.handle_receives_posted(end.receives_wanted());
+                }
+                quiet &= !self.carry(from);
+            }
+            if quiet {
+                return count;
+            }
+        }
+        unreachable!()
+    }
+
+    /// Carries one message from an end to the other, if there is one.
+    fn carry(&mut self, from: usize) -> bool {
+        let Some(transmit) = self.ends[from].poll_transmit(self.now) else {
+            return false;
+        };
+        let header = transmit.header();
+        self.message[..header.len()].copy_from_slice(header);
+        let length = header.len() + transmit.payload.len();
+        let received = self.ends[1 - from]
+            .handle_message(self.now, &self.message[..length])
+            .unwrap();
+        if let Received::Fragment { payload, .. } = received {
+            self.arrived[1 - from] += payload.len() as u64;
+        }
+        true
+    }
+}
+
+#[test]
+fn a_connection_lives_and_ends_without_allocation() {
+    for (credits, size) in [(255, 1364), (2, 128), (1, 8192)] {
+        let config = Config {
+            receive_credit_max: Credits(credits),
+            send_credit_target: Credits(credits),
+            max_send_size: size,
+            max_receive_size: size,
+            ..Config::default()
+        };
+        counted(|| {
+            let mut pair = Pair::new(config);
+            pair.settle();
+            assert!(
+                pair.ends
+                    .iter()
+                    .all(|end| end.state() == State::Established)
+            );
+            let mut sent = [0; 2];
+            for n in 0..2_000_u32 {
+                let length = 1 + n * 7 % 5_000;
+                for (from, end) in pair.ends.iter_mut().enumerate() {
+                    end.start_message(length, (n % 2 == 0).then_some(RemoteToken(n)))
+                        .unwrap();
+                    sent[1 - from] += u64::from(length);
+                }
+                pair.settle();
+            }
+            assert_eq!(pair.arrived, sent);
+            // Both sides fall silent for ten minutes, and ask each other now and then.
+            for _ in 0..10 {
+                pair.now = pair
+                    .ends
+                    .iter()
+                    .filter_map(Endpoint::poll_timeout)
+                    .min()
+                    .unwrap();
+                for end in &mut pair.ends {
+                    end.handle_timeout(pair.now).unwrap();
+                }
+                pair.settle();
+            }
+            pair.ends[0].start_message(9_000, None).unwrap();
+            pair.ends[0].close();
+            pair.settle();
+            assert_eq!(pair.ends[0].state(), State::Closed);
+            pair.ends[1].close();
+            assert_eq!(pair.ends[1].state(), State::Closed);
+            assert_eq!(pair.arrived[1], sent[1] + 9_000);
+        });
+    }
+}
+
+#[test]
+fn a_peer_that_breaks_the_rules_causes_no_allocation() {
+    for round in 0..2_000 {
+        let bytes = noise(round);
+        counted(|| {
+            let mut pair = Pair::new(Config::default());
+            pair.settle();
+            let error = pair.ends[1]
+                .handle_message(pair.now, &bytes[..round as usize % 600])
+                .unwrap_err();
+            assert!(!error.name().is_empty());
+            assert_eq!(pair.ends[1].state(), State::Closed);
+        });
+    }
+}
