@@ -285,10 +285,14 @@ impl Endpoint {
             Phase::Established | Phase::Closing => self.transmit_data(now),
             Phase::Request if self.credits.posted() > 0 => {
                 self.phase = Phase::AwaitResponse;
+<<<<<<< HEAD
                 Some(Transmit::bare(
                     &negotiate::request(&self.config).emit(),
                     NegotiateRequest::LENGTH,
                 ))
+=======
+                Some(Transmit::bare(negotiate::request(&self.config).emit()))
+>>>>>>> wt-proto
             }
             Phase::Respond {
                 agreed,
@@ -298,15 +302,23 @@ impl Endpoint {
                 self.peer_can_send = true;
                 self.establish(now, agreed);
                 Some(Transmit::bare(
+<<<<<<< HEAD
                     &negotiate::response(&self.config, &agreed, granted).emit(),
                     NegotiateResponse::LENGTH,
+=======
+                    negotiate::response(&self.config, &agreed, granted).emit(),
+>>>>>>> wt-proto
                 ))
             }
             Phase::Refuse => {
                 self.phase = Phase::Closed;
                 Some(Transmit::bare(
+<<<<<<< HEAD
                     &NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
                     NegotiateResponse::LENGTH,
+=======
+                    NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
+>>>>>>> wt-proto
                 ))
             }
             Phase::Respond { .. }
@@ -486,10 +498,16 @@ impl Endpoint {
             message.sent = payload.end;
         }
         Transmit {
+            // 20 or 24.
+            header_length: header_length as u8,
             payload,
             invalidate: invalidate.filter(|_| ends_message),
             ends_message,
+<<<<<<< HEAD
             ..Transmit::bare(&header, header_length)
+=======
+            ..Transmit::bare(header)
+>>>>>>> wt-proto
         }
     }
 

@@ -37,7 +37,8 @@
 //!
 //! Time is a monotonic [`Instant`](crate::units::Instant) that comes in as an argument; it must not
 //! run backwards from one call to the next. A timer that is served late is late and no more: the
-//! peer always gets its full time.
+//! peer always gets its full time. Messages that have arrived are handed over before
+//! `handle_timeout` is called, or a late owner takes its own lateness for the peer's silence.
 //!
 //! # States
 //!
@@ -157,6 +158,7 @@ impl Transmit {
             .unwrap_or(&self.header)
     }
 
+<<<<<<< HEAD
     /// A message of the first `length` of these bytes, of which there are at most 32, and nothing
     /// else. The number of bytes is a constant, so that the copy is a few moves.
     #[inline]
@@ -168,6 +170,19 @@ impl Transmit {
         Self {
             header,
             header_length: length.min(32) as u8,
+=======
+    /// A message of these bytes, at most 32, and nothing else.
+    #[inline]
+    fn bare<const LENGTH: usize>(bytes: [u8; LENGTH]) -> Self {
+        const { assert!(LENGTH <= 32) };
+        let mut header = [0; 32];
+        if let Some(start) = header.first_chunk_mut() {
+            *start = bytes;
+        }
+        Self {
+            header,
+            header_length: LENGTH as u8,
+>>>>>>> wt-proto
             payload: 0..0,
             invalidate: None,
             ends_message: false,
