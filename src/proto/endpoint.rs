@@ -285,14 +285,7 @@ impl Endpoint {
             Phase::Established | Phase::Closing => self.transmit_data(now),
             Phase::Request if self.credits.posted() > 0 => {
                 self.phase = Phase::AwaitResponse;
-<<<<<<< HEAD
-                Some(Transmit::bare(
-                    &negotiate::request(&self.config).emit(),
-                    NegotiateRequest::LENGTH,
-                ))
-=======
                 Some(Transmit::bare(negotiate::request(&self.config).emit()))
->>>>>>> wt-proto
             }
             Phase::Respond {
                 agreed,
@@ -302,23 +295,13 @@ impl Endpoint {
                 self.peer_can_send = true;
                 self.establish(now, agreed);
                 Some(Transmit::bare(
-<<<<<<< HEAD
-                    &negotiate::response(&self.config, &agreed, granted).emit(),
-                    NegotiateResponse::LENGTH,
-=======
                     negotiate::response(&self.config, &agreed, granted).emit(),
->>>>>>> wt-proto
                 ))
             }
             Phase::Refuse => {
                 self.phase = Phase::Closed;
                 Some(Transmit::bare(
-<<<<<<< HEAD
-                    &NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
-                    NegotiateResponse::LENGTH,
-=======
                     NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
->>>>>>> wt-proto
                 ))
             }
             Phase::Respond { .. }
@@ -503,11 +486,7 @@ impl Endpoint {
             payload,
             invalidate: invalidate.filter(|_| ends_message),
             ends_message,
-<<<<<<< HEAD
-            ..Transmit::bare(&header, header_length)
-=======
             ..Transmit::bare(header)
->>>>>>> wt-proto
         }
     }
 

@@ -158,19 +158,6 @@ impl Transmit {
             .unwrap_or(&self.header)
     }
 
-<<<<<<< HEAD
-    /// A message of the first `length` of these bytes, of which there are at most 32, and nothing
-    /// else. The number of bytes is a constant, so that the copy is a few moves.
-    #[inline]
-    fn bare<const N: usize>(bytes: &[u8; N], length: usize) -> Self {
-        let mut header = [0; 32];
-        for (to, from) in header.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        Self {
-            header,
-            header_length: length.min(32) as u8,
-=======
     /// A message of these bytes, at most 32, and nothing else.
     #[inline]
     fn bare<const LENGTH: usize>(bytes: [u8; LENGTH]) -> Self {
@@ -182,7 +169,6 @@ impl Transmit {
         Self {
             header,
             header_length: LENGTH as u8,
->>>>>>> wt-proto
             payload: 0..0,
             invalidate: None,
             ends_message: false,
