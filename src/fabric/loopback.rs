@@ -573,4 +573,31 @@ mod tests {
         );
         assert_eq!(fabric.poll_timeout(), None);
     }
+
+    #[test]
+    fn the_first_reason_of_either_end_stays() {
+        let mut fabric = Loopback::new(LoopbackConfig::default()).unwrap();
+        fabric.listen("127.0.0.1:7".parse().unwrap()).unwrap();
+        let limits = ReadLimits::default();
+        let client = fabric
+            .connect("127.0.0.1:7".parse().unwrap(), limits)
+            .unwrap();
+        let mut events = Vec::new();
+        fabric.poll(Instant::ZERO, &mut events).unwrap();
+        let [Event::ConnectRequest { conn: server, .. }] = events[..] else {
+            panic!("{events:?}")
+        };
+        fabric.accept(server, limits).unwrap();
+        fabric.poll(Instant::ZERO, &mut events).unwrap();
+        fabric.close(client);
+        fabric.close(server);
+        events.clear();
+        fabric.poll(Instant::ZERO, &mut events).unwrap();
+        let closed = |conn, reason| Event::Closed { conn, reason };
+        let expected = [
+            closed(client, CloseReason::Local),
+            closed(server, CloseReason::Peer),
+        ];
+        assert_eq!(events, expected);
+    }
 }

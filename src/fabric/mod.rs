@@ -12,7 +12,7 @@
 //! | `fault` | another fabric, with delays, cuts, failed completions and a capture file |
 //!
 //! Each of them passes the same conformance suite (`tests/conformance`), which is the
-//! meaning of this trait.
+//! meaning of this trait. `pcap` writes capture files, of what `fault` sees or of real streams.
 
 use crate::units::RemoteToken;
 

@@ -137,6 +137,13 @@ conformance!(loopback_in_halves, || {
     Rig::in_virtual_time_with_two("loopback in halves", server, client)
 });
 
+// As fabrics on sockets are run.
+conformance!(loopback_in_real_time, || {
+    let (server, client) = halves::halves();
+    let address = ([127, 0, 0, 1], 0).into();
+    Rig::in_real_time("loopback in real time", server, client, address)
+});
+
 fn fault(name: &str, plan: FaultPlan) -> Rig {
     let inner = Loopback::new(LoopbackConfig::default()).unwrap();
     Rig::in_virtual_time(name, Fault::new(inner, plan))

@@ -206,6 +206,11 @@ enum Forgery {
     Invalidated,
     Deregistered,
     InvalidatedAndDeregistered,
+    /// Its number, most likely, belongs to a region that may be accessed so: at the old address, or
+    /// at that of the new one.
+    Succeeded {
+        at_new_address: bool,
+    },
     Token(fn(u32) -> u32),
     /// So many bytes from where the access may begin.
     Moved(i64),
@@ -216,10 +221,16 @@ enum Forgery {
     WrongEnd,
 }
 
-const FORGERIES: [Forgery; 14] = [
+const FORGERIES: [Forgery; 16] = [
     Forgery::Invalidated,
     Forgery::Deregistered,
     Forgery::InvalidatedAndDeregistered,
+    Forgery::Succeeded {
+        at_new_address: false,
+    },
+    Forgery::Succeeded {
+        at_new_address: true,
+    },
     Forgery::Token(|token| token ^ 1),
     Forgery::Token(|_| 0),
     Forgery::Moved(1),
@@ -253,13 +264,24 @@ fn forge<H: Harness>(
         Access::RemoteRead => Access::RemoteWrite,
         _ => Access::RemoteRead,
     };
-    let mut registered = |end, access| w.register_memory(end, &memory.memory, access).remote(0);
+    let registered =
+        |w: &mut World<H>, end, access| w.register_memory(end, &memory.memory, access).remote(0);
     match forgery {
         Forgery::Invalidated => invalidate(w, pair, target.token),
         Forgery::Deregistered => w.deregister(pair.server, memory),
         Forgery::InvalidatedAndDeregistered => {
             invalidate(w, pair, target.token);
             w.deregister(pair.server, memory);
+        }
+        Forgery::Succeeded { at_new_address } => {
+            w.deregister(pair.server, memory);
+            let successor = w.register_memory(pair.server, &memory.memory, access);
+            let address = if at_new_address {
+                successor.remote(0).address
+            } else {
+                target.address
+            };
+            return RemoteAddress { address, ..target };
         }
         Forgery::Token(change) => {
             let token = RemoteToken(change(target.token.0));
@@ -273,10 +295,10 @@ fn forge<H: Harness>(
             let address = u64::MAX - 50;
             return RemoteAddress { address, ..target };
         }
-        Forgery::WrongKind => return registered(pair.server, other_kind),
-        Forgery::LocalMemory => return registered(pair.server, Access::Local),
-        Forgery::AnotherConnection => return registered(bystander.server, access),
-        Forgery::WrongEnd => return registered(pair.client, access),
+        Forgery::WrongKind => return registered(w, pair.server, other_kind),
+        Forgery::LocalMemory => return registered(w, pair.server, Access::Local),
+        Forgery::AnotherConnection => return registered(w, bystander.server, access),
+        Forgery::WrongEnd => return registered(w, pair.client, access),
     }
     target
 }
