@@ -260,7 +260,7 @@ impl Endpoint {
             Phase::Established | Phase::Closing => self.transmit_data(now),
             Phase::Request if self.credits.posted() > 0 => {
                 self.phase = Phase::AwaitResponse;
-                Some(Transmit::bare(negotiate::request(&self.config).emit()))
+                Some(Transmit::bare(&negotiate::request(&self.config).emit()))
             }
             Phase::Respond {
                 agreed,
@@ -270,13 +270,13 @@ impl Endpoint {
                 self.peer_can_send = true;
                 self.establish(now, agreed);
                 Some(Transmit::bare(
-                    negotiate::response(&self.config, &agreed, granted).emit(),
+                    &negotiate::response(&self.config, &agreed, granted).emit(),
                 ))
             }
             Phase::Refuse => {
                 self.phase = Phase::Closed;
                 Some(Transmit::bare(
-                    NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
+                    &NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
                 ))
             }
             Phase::Respond { .. }
@@ -452,12 +452,10 @@ impl Endpoint {
             message.sent = payload.end;
         }
         Transmit {
-            // 20 or 24.
-            header_length: header_length as u8,
             payload,
             invalidate: invalidate.filter(|_| ends_message),
             ends_message,
-            ..Transmit::bare(header)
+            ..Transmit::bare(header.get(..header_length).unwrap_or(&header))
         }
     }
 
