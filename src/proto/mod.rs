@@ -115,7 +115,7 @@ mod timers;
 use core::ops::Range;
 
 pub use config::{Config, ConfigError, NEGOTIATE_RECEIVE_SIZE, Negotiated};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, HEAD_LENGTH};
 pub use error::{ProtocolError, SendError};
 
 use crate::units::RemoteToken;
