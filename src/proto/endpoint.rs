@@ -285,7 +285,10 @@ impl Endpoint {
             Phase::Established | Phase::Closing => self.transmit_data(now),
             Phase::Request if self.credits.posted() > 0 => {
                 self.phase = Phase::AwaitResponse;
-                Some(Transmit::bare(&negotiate::request(&self.config).emit()))
+                Some(Transmit::bare(
+                    &negotiate::request(&self.config).emit(),
+                    NegotiateRequest::LENGTH,
+                ))
             }
             Phase::Respond {
                 agreed,
@@ -296,12 +299,14 @@ impl Endpoint {
                 self.establish(now, agreed);
                 Some(Transmit::bare(
                     &negotiate::response(&self.config, &agreed, granted).emit(),
+                    NegotiateResponse::LENGTH,
                 ))
             }
             Phase::Refuse => {
                 self.phase = Phase::Closed;
                 Some(Transmit::bare(
                     &NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
+                    NegotiateResponse::LENGTH,
                 ))
             }
             Phase::Respond { .. }
@@ -484,7 +489,7 @@ impl Endpoint {
             payload,
             invalidate: invalidate.filter(|_| ends_message),
             ends_message,
-            ..Transmit::bare(header.get(..header_length).unwrap_or(&header))
+            ..Transmit::bare(&header, header_length)
         }
     }
 

@@ -157,20 +157,21 @@ impl Transmit {
             .unwrap_or(&self.header)
     }
 
-    /// A message of these bytes and nothing else.
-    fn bare(bytes: &[u8]) -> Self {
-        let mut transmit = Self {
-            header: [0; 32],
-            header_length: 0,
+    /// A message of the first `length` of these bytes, of which there are at most 32, and nothing
+    /// else. The number of bytes is a constant, so that the copy is a few moves.
+    #[inline]
+    fn bare<const N: usize>(bytes: &[u8; N], length: usize) -> Self {
+        let mut header = [0; 32];
+        for (to, from) in header.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        Self {
+            header,
+            header_length: length.min(32) as u8,
             payload: 0..0,
             invalidate: None,
             ends_message: false,
-        };
-        for (to, from) in transmit.header.iter_mut().zip(bytes) {
-            *to = *from;
-            transmit.header_length += 1;
         }
-        transmit
     }
 }
 
