@@ -207,6 +207,11 @@ impl Endpoint {
         head: &[u8],
         length: u32,
     ) -> Result<Received, ProtocolError> {
+        // What stands behind the message in the owner's memory is not part of it.
+        let head = usize::try_from(length)
+            .ok()
+            .and_then(|length| head.get(..length))
+            .unwrap_or(head);
         let result = match self.phase {
             Phase::Established | Phase::Closing => self.handle_data(now, head, length),
             Phase::AwaitRequest => self.handle_request(head),
