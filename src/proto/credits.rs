@@ -12,6 +12,13 @@
 
 use super::error::ProtocolError;
 
+/// Fewest receives that are posted, whatever the peer asks for.
+///
+/// One is the reserve, and one is used by an empty message. The other two are for a peer that keeps
+/// [MS-SMBD] by the letter and has no reserve: with all that it may post granted, it cannot spend
+/// its last credit, so it has to be left with two.
+pub(super) const MIN_RECEIVES: u16 = 4;
+
 /// What each side may send the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ledger {
@@ -23,7 +30,7 @@ pub(super) struct Ledger {
     granted: u16,
     /// Receives that should be posted; what the peer asks for, within what this side may have.
     target: u16,
-    /// Most receives that this side posts. At least 2.
+    /// Most receives that this side posts. At least [`MIN_RECEIVES`].
     max: u16,
 }
 
@@ -35,7 +42,11 @@ impl Ledger {
             posted: 0,
             granted: 0,
             target: 1,
-            max: if max < 2 { 2 } else { max },
+            max: if max < MIN_RECEIVES {
+                MIN_RECEIVES
+            } else {
+                max
+            },
         }
     }
 
@@ -60,9 +71,9 @@ impl Ledger {
     }
 
     /// Takes the peer's `CreditsRequested`, which is absolute: how many credits it would like to
-    /// hold. A peer that asks for 1 gets the reserve on top.
+    /// hold. One that asks for less than [`MIN_RECEIVES`] is given more.
     pub(super) fn set_target(&mut self, credits_requested: u16) {
-        self.target = credits_requested.max(2).min(self.max);
+        self.target = credits_requested.clamp(MIN_RECEIVES, self.max);
     }
 
     /// Takes note of receives that were posted. More than may be posted do not count: they are
@@ -118,8 +129,8 @@ impl Ledger {
     }
 
     /// Whether the peer may starve, so that an empty message has to tell it of receives if nothing
-    /// else does: it holds nothing, or at most a quarter of what is posted and there are several
-    /// to grant.
+    /// else does: it holds nothing, or at most a quarter of what is posted (which is always one)
+    /// and there are several to grant.
     ///
     /// That an empty message grants at least two, where the peer holds any, is what ends the
     /// exchange: the message itself uses one receive of the peer, so each one leaves fewer receives
@@ -219,18 +230,18 @@ mod tests {
     fn receives_posted_for_a_higher_target_still_count() {
         let mut ledger = Ledger::new(10);
         ledger.set_target(10);
-        ledger.set_target(3);
+        ledger.set_target(5);
         ledger.add_posted(10);
         assert_eq!((ledger.posted(), ledger.wanted()), (10, 0));
     }
 
     #[test]
-    fn a_peer_that_asks_for_one_credit_has_two_receives() {
+    fn a_peer_that_asks_for_one_credit_has_four_receives() {
         let mut ledger = Ledger::new(255);
         assert_eq!(ledger.wanted(), 1);
         ledger.set_target(1);
-        assert_eq!(ledger.wanted(), 2);
-        ledger.add_posted(2);
+        assert_eq!(ledger.wanted(), 4);
+        ledger.add_posted(4);
         assert_eq!(ledger.grant_in_response(1), 1);
     }
 

@@ -421,7 +421,7 @@ impl End {
             .starved_until()
             .map_or_else(|| self.alive_until(), |at| at.min(self.alive_until()));
         assert_eq!(self.endpoint.poll_timeout(), Some(next));
-        let max = self.config.receive_credit_max.0.max(2);
+        let max = self.config.receive_credit_max.0.max(4);
         assert!(posted <= u32::from(max), "more receives than configured");
     }
 
