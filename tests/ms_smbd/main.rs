@@ -1,0 +1,62 @@
+//! The 42 cases of Microsoft's MS-SMBD test suite that speak SMB Direct alone, by their names.
+//!
+//! Only the names and what each is about are that suite's; the code is ours. A case drives a real
+//! acceptor, a [`Transport`](smbdirect::transport::Transport) on iWARP over TCP, from outside: by
+//! SENDs of bytes that it lays out itself, not by our own endpoint, so that it can break every rule
+//! and sees every field of what comes back. See [`harness`] for what is checked in all of them.
+
+#![allow(
+    non_snake_case,
+    reason = "the cases keep the names by which they are known"
+)]
+
+mod harness;
+mod messages;
+mod negotiate;
+mod peer;
+mod upper;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+const CASES: [&str; 18] = [
+    "negotiate::BVT_SmbdNegotiate_Basic",
+    "negotiate::SmbdNegotiate_DisconnectAfterNegotiate",
+    "negotiate::SmbdNegotiate_NegativeParameter_CreditsRequested",
+    "negotiate::SmbdNegotiate_NegativeParameter_MaxFragmentedSize",
+    "negotiate::SmbdNegotiate_NegativeParameter_MaxReceiveSize",
+    "negotiate::SmbdNegotiate_NegotiationTimer",
+    "negotiate::SmbdNegotiate_NegotiationTimer_Timeout",
+    "negotiate::SmbdNegotiate_PreferredSendSizeLessThan128",
+    "negotiate::SmbdNegotiate_PreferredSendSizeMaxValue",
+    "negotiate::SmbdNegotiate_PreferredSendSizeWithZero",
+    "negotiate::SmbdNegotiate_Redundancy",
+    "negotiate::SmbdNegotiate_UncompletedMessage",
+    "negotiate::SmbdNegotiate_VersionRangeCover0x0100_EqualMaxVersion",
+    "negotiate::SmbdNegotiate_VersionRangeCover0x0100_EqualMinVersion",
+    "negotiate::SmbdNegotiate_VersionRangeCover0x0100_EqualMinVersionAndMaxVersion",
+    "negotiate::SmbdNegotiate_VersionRangeCover0x0100_InMiddle",
+    "negotiate::SmbdNegotiate_VersionRangeNotCover0x0100_LargerThanMaxVersion",
+    "negotiate::SmbdNegotiate_VersionRangeNotCover0x0100_LessThanMinVersion",
+];
+
+/// Asks this very program, so that a case without `#[test]`, or an ignored one, is missed too.
+#[test]
+fn every_case_of_the_list_is_here() {
+    let list = |arguments: &[&str]| -> BTreeSet<String> {
+        let program = std::env::current_exe().unwrap();
+        let output = Command::new(program).args(arguments).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .filter_map(|line| line.strip_suffix(": test"))
+            .filter(|name| name.contains("::"))
+            .map(String::from)
+            .collect()
+    };
+    let (here, expected) = (list(&["--list"]), CASES.map(String::from).into());
+    let difference: Vec<_> = here.symmetric_difference(&expected).collect();
+    assert!(difference.is_empty(), "missing or unknown: {difference:#?}");
+    assert_eq!(list(&["--list", "--ignored"]), BTreeSet::new());
+}
