@@ -10,6 +10,7 @@
     reason = "the cases keep the names by which they are known"
 )]
 
+mod data_transfer;
 mod harness;
 mod messages;
 mod negotiate;
@@ -19,7 +20,25 @@ mod upper;
 use std::collections::BTreeSet;
 use std::process::Command;
 
-const CASES: [&str; 18] = [
+const CASES: [&str; 36] = [
+    "data_transfer::BVT_SmbdDataTransfer_Basic_SendModerateBytesData",
+    "data_transfer::BVT_SmbdDataTransfer_Basic_SendSmallBytesOfData",
+    "data_transfer::SmbdDataTransfer_IdleConnection_Client",
+    "data_transfer::SmbdDataTransfer_IdleConnection_Server",
+    "data_transfer::SmbdDataTransfer_IdleConnection_Server_Timeout",
+    "data_transfer::SmbdDataTransfer_NegativeParameter_AgainstMaxFragmentedSize",
+    "data_transfer::SmbdDataTransfer_NegativeParameter_DataLength_AgainstMaxReceiveSize",
+    "data_transfer::SmbdDataTransfer_NegativeParameter_DataLength_AgainstMessageLength",
+    "data_transfer::SmbdDataTransfer_NegativeParameter_DataOffset_Against8ByteAligned",
+    "data_transfer::SmbdDataTransfer_NegativeParameter_DataOffset_AgainstMessageLength",
+    "data_transfer::SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstFragmentReassemblyRemaining",
+    "data_transfer::SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstMaxFragmentedSize",
+    "data_transfer::SmbdDataTransfer_NegativeParameter_RemainingDataLength_Zero",
+    "data_transfer::SmbdDataTransfer_ReceiveMaxReceiveSize",
+    "data_transfer::SmbdDataTransfer_Redundancy",
+    "data_transfer::SmbdDataTransfer_SmallLengthSegment",
+    "data_transfer::SmbdDataTransfer_UncompletedMessage",
+    "data_transfer::SmbdDataTransfer_VariableLengthSegment",
     "negotiate::BVT_SmbdNegotiate_Basic",
     "negotiate::SmbdNegotiate_DisconnectAfterNegotiate",
     "negotiate::SmbdNegotiate_NegativeParameter_CreditsRequested",
