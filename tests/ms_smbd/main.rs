@@ -10,6 +10,7 @@
     reason = "the cases keep the names by which they are known"
 )]
 
+mod credit_management;
 mod data_transfer;
 mod harness;
 mod messages;
@@ -20,7 +21,13 @@ mod upper;
 use std::collections::BTreeSet;
 use std::process::Command;
 
-const CASES: [&str; 36] = [
+const CASES: [&str; 42] = [
+    "credit_management::BVT_SmbdCreditMgmt_OperationWithMinimumCredits",
+    "credit_management::SmbdCreditMgmt_ConsumeAllCreditServer_Timeout",
+    "credit_management::SmbdCreditMgmt_ConsumeAllReceiveCredits",
+    "credit_management::SmbdCreditMgmt_ConsumeAllSendCredits",
+    "credit_management::SmbdCreditMgmt_NegativeParameter_CreditRequested",
+    "credit_management::SmbdCreditMgmt_OperationWithLimitedCredits",
     "data_transfer::BVT_SmbdDataTransfer_Basic_SendModerateBytesData",
     "data_transfer::BVT_SmbdDataTransfer_Basic_SendSmallBytesOfData",
     "data_transfer::SmbdDataTransfer_IdleConnection_Client",
