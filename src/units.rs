@@ -91,7 +91,10 @@ impl Add<Duration> for Instant {
 
     /// Saturates at the end of the clock, 584 years after its start.
     fn add(self, time: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
 

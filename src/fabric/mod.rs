@@ -12,7 +12,7 @@
 //! | `fault` | another fabric, with delays, cuts, failed completions and a capture file |
 //!
 //! Each of them passes the same conformance suite (`tests/conformance`), which is the
-//! meaning of this trait.
+//! meaning of this trait. `pcap` writes capture files, of what `fault` sees or of real streams.
 
 use crate::units::RemoteToken;
 
@@ -22,6 +22,10 @@ pub mod iwarp;
 pub mod fault;
 #[cfg(feature = "fabric")]
 pub mod loopback;
+#[cfg(feature = "fabric")]
+pub mod pcap;
+#[cfg(feature = "fabric")]
+mod regions;
 #[cfg(feature = "fabric")]
 mod traits;
 #[cfg(feature = "fabric")]

@@ -28,7 +28,10 @@ pub struct ReadLimits {
 impl Default for ReadLimits {
     /// 32 and 16: what Linux's and Windows' clients offer is at most 32.
     fn default() -> Self {
-        Self { responder_resources: 32, initiator_depth: 16 }
+        Self {
+            responder_resources: 32,
+            initiator_depth: 16,
+        }
     }
 }
 
@@ -150,6 +153,25 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Whether one side accessed memory of the other that it may not.
+    #[must_use]
+    pub const fn is_remote_access(&self) -> bool {
+        match self {
+            Self::RemoteAccess => true,
+            Self::Iwarp(error) => error.is_remote_access(),
+            _ => false,
+        }
+    }
+
+    /// Whether a message found no receive that was posted and large enough.
+    #[must_use]
+    pub const fn is_receiver_not_ready(&self) -> bool {
+        matches!(
+            self,
+            Self::ReceiverNotReady | Self::Iwarp(IwarpError::DdpNoBuffer | IwarpError::DdpTooLong)
+        )
+    }
+
     /// A name for counters: lower case, words joined by `_`, stable.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -225,7 +247,12 @@ pub trait Fabric {
 
     /// Registers memory with a connection (each connection has a protection domain of its own).
     /// The memory stays alive until it is deregistered or the connection is gone.
-    fn register(&mut self, conn: ConnId, memory: &Memory, access: Access) -> Result<Region, FabricError>;
+    fn register(
+        &mut self,
+        conn: ConnId,
+        memory: &Memory,
+        access: Access,
+    ) -> Result<Region, FabricError>;
 
     /// Ends a registration. Posted work that uses the region fails, as does the peer's access.
     fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError>;

@@ -14,6 +14,10 @@ use super::{Received, State, Transmit};
 use crate::units::{Credits, Instant, RemoteToken};
 use crate::wire::{DataTransfer, NegotiateRequest, NegotiateResponse, STATUS_NOT_SUPPORTED};
 
+/// Bytes from the start of a message that are enough for [`Endpoint::handle_head`]: the longest
+/// negotiate message, and more than the header of any other.
+pub const HEAD_LENGTH: usize = 32;
+
 /// One end of an SMB Direct connection. See [the module](super) for how to drive it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -182,10 +186,31 @@ impl Endpoint {
         now: Instant,
         message: &[u8],
     ) -> Result<Received, ProtocolError> {
+        self.handle_head(
+            now,
+            message,
+            u32::try_from(message.len()).unwrap_or(u32::MAX),
+        )
+    }
+
+    /// The same for a message of `length` bytes of which `head` holds the first [`HEAD_LENGTH`],
+    /// or all: what an owner copies out of memory that others may write. The payload is the
+    /// owner's, and is never looked at here.
+    ///
+    /// # Errors
+    ///
+    /// As [`Endpoint::handle_message`].
+    #[inline]
+    pub fn handle_head(
+        &mut self,
+        now: Instant,
+        head: &[u8],
+        length: u32,
+    ) -> Result<Received, ProtocolError> {
         let result = match self.phase {
-            Phase::Established | Phase::Closing => self.handle_data(now, message),
-            Phase::AwaitRequest => self.handle_request(message),
-            Phase::AwaitResponse => self.handle_response(now, message),
+            Phase::Established | Phase::Closing => self.handle_data(now, head, length),
+            Phase::AwaitRequest => self.handle_request(head),
+            Phase::AwaitResponse => self.handle_response(now, head),
             Phase::Respond { .. } | Phase::Refuse | Phase::Request => Err(ProtocolError::OutOfTurn),
             // The peer sent it before it could know: a race, not a fault.
             Phase::Closed => Ok(Received::Credits),
@@ -260,7 +285,7 @@ impl Endpoint {
             Phase::Established | Phase::Closing => self.transmit_data(now),
             Phase::Request if self.credits.posted() > 0 => {
                 self.phase = Phase::AwaitResponse;
-                Some(Transmit::bare(&negotiate::request(&self.config).emit()))
+                Some(Transmit::bare(negotiate::request(&self.config).emit()))
             }
             Phase::Respond {
                 agreed,
@@ -270,13 +295,13 @@ impl Endpoint {
                 self.peer_can_send = true;
                 self.establish(now, agreed);
                 Some(Transmit::bare(
-                    &negotiate::response(&self.config, &agreed, granted).emit(),
+                    negotiate::response(&self.config, &agreed, granted).emit(),
                 ))
             }
             Phase::Refuse => {
                 self.phase = Phase::Closed;
                 Some(Transmit::bare(
-                    &NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
+                    NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
                 ))
             }
             Phase::Respond { .. }
@@ -335,13 +360,17 @@ impl Endpoint {
 
     /// [MS-SMBD] 3.1.5.8.
     #[inline]
-    fn handle_data(&mut self, now: Instant, message: &[u8]) -> Result<Received, ProtocolError> {
+    fn handle_data(
+        &mut self,
+        now: Instant,
+        head: &[u8],
+        length: u32,
+    ) -> Result<Received, ProtocolError> {
         let Some(negotiated) = &self.negotiated else {
             return Err(ProtocolError::OutOfTurn);
         };
-        let data = DataTransfer::parse(message)?;
-        if u32::try_from(message.len()).map_or(true, |length| length > negotiated.max_receive_size)
-        {
+        let data = DataTransfer::parse_head(head, length)?;
+        if length > negotiated.max_receive_size {
             return Err(ProtocolError::MessageTooLong);
         }
         self.credits.take_message(data.credits_granted.0)?;
@@ -452,10 +481,12 @@ impl Endpoint {
             message.sent = payload.end;
         }
         Transmit {
+            // 20 or 24.
+            header_length: header_length as u8,
             payload,
             invalidate: invalidate.filter(|_| ends_message),
             ends_message,
-            ..Transmit::bare(header.get(..header_length).unwrap_or(&header))
+            ..Transmit::bare(header)
         }
     }
 

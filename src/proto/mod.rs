@@ -37,7 +37,8 @@
 //!
 //! Time is a monotonic [`Instant`](crate::units::Instant) that comes in as an argument; it must not
 //! run backwards from one call to the next. A timer that is served late is late and no more: the
-//! peer always gets its full time.
+//! peer always gets its full time. Messages that have arrived are handed over before
+//! `handle_timeout` is called, or a late owner takes its own lateness for the peer's silence.
 //!
 //! # States
 //!
@@ -115,7 +116,7 @@ mod timers;
 use core::ops::Range;
 
 pub use config::{Config, ConfigError, NEGOTIATE_RECEIVE_SIZE, Negotiated};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, HEAD_LENGTH};
 pub use error::{ProtocolError, SendError};
 
 use crate::units::RemoteToken;
@@ -157,20 +158,21 @@ impl Transmit {
             .unwrap_or(&self.header)
     }
 
-    /// A message of these bytes and nothing else.
-    fn bare(bytes: &[u8]) -> Self {
-        let mut transmit = Self {
-            header: [0; 32],
-            header_length: 0,
+    /// A message of these bytes, at most 32, and nothing else.
+    #[inline]
+    fn bare<const LENGTH: usize>(bytes: [u8; LENGTH]) -> Self {
+        const { assert!(LENGTH <= 32) };
+        let mut header = [0; 32];
+        if let Some(start) = header.first_chunk_mut() {
+            *start = bytes;
+        }
+        Self {
+            header,
+            header_length: LENGTH as u8,
             payload: 0..0,
             invalidate: None,
             ends_message: false,
-        };
-        for (to, from) in transmit.header.iter_mut().zip(bytes) {
-            *to = *from;
-            transmit.header_length += 1;
         }
-        transmit
     }
 }
 

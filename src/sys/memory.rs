@@ -54,18 +54,29 @@ impl Memory {
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
         #[allow(clippy::expect_used)]
-        let layout = Layout::from_size_align(length.max(1), 64).expect("a length of at most isize::MAX");
+        let layout =
+            Layout::from_size_align(length.max(1), 64).expect("a length of at most isize::MAX");
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Self { backing: Arc::new(Backing::Heap { start, layout }), offset: 0, length }
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(layout)
+        };
+        Self {
+            backing: Arc::new(Backing::Heap { start, layout }),
+            offset: 0,
+            length,
+        }
     }
 
     /// All of a mapping.
     #[must_use]
     pub fn from_map(map: MmapRaw) -> Self {
         let length = map.len();
-        Self { backing: Arc::new(Backing::Map(map)), offset: 0, length }
+        Self {
+            backing: Arc::new(Backing::Map(map)),
+            offset: 0,
+            length,
+        }
     }
 
     /// Bytes.
@@ -83,7 +94,11 @@ impl Memory {
     /// A part of it, sharing the bytes.
     pub fn part(&self, offset: usize, length: usize) -> Result<Self, OutOfRange> {
         self.check(offset, length)?;
-        Ok(Self { backing: Arc::clone(&self.backing), offset: self.offset + offset, length })
+        Ok(Self {
+            backing: Arc::clone(&self.backing),
+            offset: self.offset + offset,
+            length,
+        })
     }
 
     /// Copies `source` to `offset`.
@@ -123,7 +138,12 @@ impl Memory {
 
     /// Appends `length` bytes at `offset` to `target`.
     #[inline]
-    pub fn append_to(&self, offset: usize, length: usize, target: &mut Vec<u8>) -> Result<(), OutOfRange> {
+    pub fn append_to(
+        &self,
+        offset: usize,
+        length: usize,
+        target: &mut Vec<u8>,
+    ) -> Result<(), OutOfRange> {
         let source = self.pointer(offset, length)?;
         target.reserve(length);
         let old_length = target.len();
@@ -177,7 +197,11 @@ impl Memory {
     fn check(&self, offset: usize, length: usize) -> Result<(), OutOfRange> {
         match offset.checked_add(length) {
             Some(end) if end <= self.length => Ok(()),
-            _ => Err(OutOfRange { offset, length, size: self.length }),
+            _ => Err(OutOfRange {
+                offset,
+                length,
+                size: self.length,
+            }),
         }
     }
 }
@@ -201,7 +225,9 @@ mod tests {
         memory.copy_to(9_995, &part, 0, 5).unwrap();
         assert_eq!(memory.to_vec(9_990, 10).unwrap(), b"hellohello");
         let mut all = Vec::new();
-        memory.for_each_chunk(0, 10_000, |chunk| all.extend_from_slice(chunk)).unwrap();
+        memory
+            .for_each_chunk(0, 10_000, |chunk| all.extend_from_slice(chunk))
+            .unwrap();
         assert_eq!(all.len(), 10_000);
         assert_eq!(&all[9_990..], b"hellohello");
     }

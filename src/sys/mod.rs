@@ -3,6 +3,8 @@
 
 mod memory;
 mod socket;
+mod wait;
 
 pub use memory::{Memory, OutOfRange};
 pub use socket::{IoVecs, MAX_IOVECS, ReceiveVec, SendVec};
+pub use wait::wait_readable;

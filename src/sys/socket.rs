@@ -40,13 +40,21 @@ impl IoVecs {
     /// Begins a list of pieces to send.
     pub fn send(&mut self) -> SendVec<'_> {
         self.0.clear();
-        SendVec { pieces: &mut self.0, total: 0, borrowed: PhantomData }
+        SendVec {
+            pieces: &mut self.0,
+            total: 0,
+            borrowed: PhantomData,
+        }
     }
 
     /// Begins a list of pieces to receive into.
     pub fn receive(&mut self) -> ReceiveVec<'_> {
         self.0.clear();
-        ReceiveVec { pieces: &mut self.0, total: 0, borrowed: PhantomData }
+        ReceiveVec {
+            pieces: &mut self.0,
+            total: 0,
+            borrowed: PhantomData,
+        }
     }
 }
 
@@ -69,7 +77,12 @@ impl<'a> SendVec<'a> {
     }
 
     /// Adds `length` bytes at `offset` of a memory.
-    pub fn push_memory(&mut self, memory: &'a Memory, offset: usize, length: usize) -> Result<(), OutOfRange> {
+    pub fn push_memory(
+        &mut self,
+        memory: &'a Memory,
+        offset: usize,
+        length: usize,
+    ) -> Result<(), OutOfRange> {
         self.add(memory.pointer(offset, length)?, length);
         Ok(())
     }
@@ -91,13 +104,22 @@ impl<'a> SendVec<'a> {
         let message = header(self.pieces);
         // SAFETY: each piece lies in a slice or a memory that `'a` keeps borrowed, and the kernel
         // only reads them.
-        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
+        let sent = unsafe {
+            libc::sendmsg(
+                socket.as_raw_fd(),
+                &message,
+                libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+            )
+        };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
     fn add(&mut self, start: *mut u8, length: usize) {
         if length > 0 && self.room() > 0 {
-            self.pieces.push(libc::iovec { iov_base: start.cast(), iov_len: length });
+            self.pieces.push(libc::iovec {
+                iov_base: start.cast(),
+                iov_len: length,
+            });
             self.total += length;
         }
     }
@@ -110,7 +132,12 @@ impl<'a> ReceiveVec<'a> {
     }
 
     /// Adds `length` bytes at `offset` of a memory.
-    pub fn push_memory(&mut self, memory: &'a Memory, offset: usize, length: usize) -> Result<(), OutOfRange> {
+    pub fn push_memory(
+        &mut self,
+        memory: &'a Memory,
+        offset: usize,
+        length: usize,
+    ) -> Result<(), OutOfRange> {
         self.add(memory.pointer(offset, length)?, length);
         Ok(())
     }
@@ -132,13 +159,17 @@ impl<'a> ReceiveVec<'a> {
         let mut message = header(self.pieces);
         // SAFETY: each piece lies in a slice that `'a` keeps mutably borrowed, or in a `Memory`,
         // which others may write at any time.
-        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
+        let received =
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
     fn add(&mut self, start: *mut u8, length: usize) {
         if length > 0 && self.room() > 0 {
-            self.pieces.push(libc::iovec { iov_base: start.cast(), iov_len: length });
+            self.pieces.push(libc::iovec {
+                iov_base: start.cast(),
+                iov_len: length,
+            });
             self.total += length;
         }
     }
@@ -146,13 +177,23 @@ impl<'a> ReceiveVec<'a> {
 
 impl fmt::Debug for SendVec<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SendVec({} bytes in {} pieces)", self.total, self.pieces.len())
+        write!(
+            f,
+            "SendVec({} bytes in {} pieces)",
+            self.total,
+            self.pieces.len()
+        )
     }
 }
 
 impl fmt::Debug for ReceiveVec<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ReceiveVec({} bytes in {} pieces)", self.total, self.pieces.len())
+        write!(
+            f,
+            "ReceiveVec({} bytes in {} pieces)",
+            self.total,
+            self.pieces.len()
+        )
     }
 }
 
@@ -191,10 +232,16 @@ mod tests {
         input.push_memory(&memory, 6, 2).unwrap();
         input.push(&mut tail);
         assert_eq!(input.receive(b.as_fd()).unwrap(), 7);
-        assert_eq!((&head, &memory.to_vec(6, 2).unwrap()[..], &tail[..2]), (b"abc", &b"de"[..], &b"fg"[..]));
+        assert_eq!(
+            (&head, &memory.to_vec(6, 2).unwrap()[..], &tail[..2]),
+            (b"abc", &b"de"[..], &b"fg"[..])
+        );
         let mut input = vecs.receive();
         input.push(&mut head);
-        assert_eq!(input.receive(b.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            input.receive(b.as_fd()).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
     }
 
     #[test]

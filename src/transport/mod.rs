@@ -1,1 +1,367 @@
-//! t
+//! SMB Direct connections on a fabric: messages in and out, RDMA, timers and limits.
+//!
+//! [`Transport`] ties one [`proto::Endpoint`] to each connection of a [`Fabric`]. It owns what
+//! neither of the two knows: the receive slots, the queues of an owner that does not wait, the
+//! clock's deadlines, and the limits against peers that connect and do not negotiate.
+//!
+//! ```text
+//!    owner          send, write, read              poll -> Message, Sent, Written, Read ...
+//!                       |                                ^
+//!    per connection  SendQueue, ReadQueue           Incoming: slots, reassembly
+//!                       |     \         Endpoint     /   ^
+//!    fabric         post_send  post_write  post_read    Recv completion
+//! ```
+//!
+//! Rules ([MS-SMBD] 3.1.4.2, 3.1.5.x): a message of the upper layer is cut by the endpoint as
+//! credits allow; messages and RDMA WRITEs leave in the order in which they were queued, so that a
+//! response never overtakes its data. A received fragment is copied once, from its slot into the
+//! owner's buffer. Where the owner has no buffer the slot is not posted again: the peer runs out of
+//! credits, and nobody else notices.
+//!
+//! It must never: end a connection for what another one did, hold more than a few KiB for a peer
+//! that has not negotiated, log per message, or allocate per message once its queues have grown.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use slotmap::SecondaryMap;
+
+use crate::fabric::{
+    Access, ConnId, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId, Sge,
+};
+use crate::proto::{self, Endpoint};
+use crate::sys::{self, Memory};
+use crate::units::{Instant, RemoteToken};
+use crate::wire::BufferDescriptorV1;
+
+mod admission;
+mod buffers;
+mod connection;
+mod event;
+mod handle;
+mod incoming;
+mod journal;
+mod outgoing;
+mod timers;
+
+pub use buffers::{HeapBuffers, MessageBuffers};
+pub use event::{CallFailed, CloseReason, ConnStatus, ConnectError, Event, SendError, Traffic};
+pub use journal::Counters;
+
+use admission::Admission;
+use connection::Connection;
+use journal::Journal;
+use timers::Timers;
+
+/// What a transport brings to its connections, and how many it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// For connections that a listener accepts.
+    pub acceptor: proto::Config,
+    /// For connections that `connect` begins.
+    pub initiator: proto::Config,
+    /// RDMA READs under way at a time, for both.
+    pub limits: ReadLimits,
+    /// Accepted connections that have not negotiated, at a time.
+    pub max_unnegotiated: usize,
+    /// The same, of one source address (of one /64 with IPv6).
+    pub max_unnegotiated_per_source: usize,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Messages and RDMA WRITEs, and as many RDMA READs, queued on a connection at a time. One
+    /// call is taken whole while fewer are queued, whatever the number of its descriptors.
+    pub send_queue: usize,
+}
+
+impl Config {
+    /// These two, and the usual limits: 256 connections that have not negotiated, 32 of them from
+    /// one source, 4096 connections, 256 queued messages and RDMA WRITEs on each.
+    #[must_use]
+    pub fn new(acceptor: proto::Config, initiator: proto::Config) -> Self {
+        Self {
+            acceptor,
+            initiator,
+            limits: ReadLimits::default(),
+            max_unnegotiated: 256,
+            max_unnegotiated_per_source: 32,
+            max_connections: 4096,
+            send_queue: 256,
+        }
+    }
+}
+
+/// Most buffer descriptors that one RDMA READ or RDMA WRITE takes: 65,535 bytes of them
+/// ([MS-SMB2] 2.2.19, `ReadChannelInfoLength`).
+pub const MAX_DESCRIPTORS: usize = 4095;
+
+/// SMB Direct connections on one fabric. See the [module](self).
+///
+/// Calls queue work; [`poll`](Self::poll) carries it out and reports what happened. Nothing
+/// blocks, and nothing reads a clock: the caller says what time it is.
+#[derive(Debug)]
+pub struct Transport<F, B: MessageBuffers> {
+    fabric: F,
+    buffers: B,
+    config: Config,
+    conns: SecondaryMap<ConnId, Box<Connection<B::Buffer>>>,
+    admission: Admission,
+    journal: Journal,
+    timers: Timers,
+    /// Connections that have something to post; each at most once ([`Connection::dirty`]).
+    dirty: Vec<ConnId>,
+    /// Connections with a fragment that found no buffer; each at most once.
+    starved: Vec<ConnId>,
+    retry_starved: bool,
+    fabric_events: Vec<crate::fabric::Event>,
+}
+
+impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
+    /// A transport without connections.
+    pub fn new(fabric: F, buffers: B, config: Config) -> Self {
+        Self {
+            fabric,
+            buffers,
+            config,
+            conns: SecondaryMap::new(),
+            admission: Admission::default(),
+            journal: Journal::default(),
+            timers: Timers::default(),
+            dirty: Vec::new(),
+            starved: Vec::new(),
+            retry_starved: false,
+            fabric_events: Vec::new(),
+        }
+    }
+
+    /// Accepts connections at `address`; port 0 takes a free one.
+    pub fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
+        self.fabric.listen(address)
+    }
+
+    /// The address a listener is bound to, with its real port.
+    pub fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
+        self.fabric.local_address(listener)
+    }
+
+    /// Ends a listener. Its connections live on.
+    pub fn unlisten(&mut self, listener: ListenerId) {
+        self.fabric.unlisten(listener);
+    }
+
+    /// Begins a connection ([MS-SMBD] 3.1.4.1): [`Event::Established`] or [`Event::Closed`] follows.
+    pub fn connect(&mut self, now: Instant, address: SocketAddr) -> Result<ConnId, ConnectError> {
+        if self.conns.len() >= self.config.max_connections {
+            return Err(ConnectError::TooManyConnections);
+        }
+        let id = self.fabric.connect(address, self.config.limits)?;
+        let endpoint = Endpoint::initiator(self.config.initiator, now);
+        let slots = self.config.initiator.receive_credit_max.0;
+        let mut conn = Connection::new(endpoint, None, address, slots);
+        if let Err(error) = conn.post_receives(&mut self.fabric, id) {
+            conn.fail(CloseReason::Call(error.into()));
+            self.fabric.close(id);
+        }
+        self.timers.arm(id, &mut conn);
+        self.conns.insert(id, Box::new(conn));
+        Ok(id)
+    }
+
+    /// Ends a connection in order: what is queued to be sent goes first, within the endpoint's time
+    /// for waiting on credits. RDMA READs still under way fail. [`Event::Closed`] follows.
+    pub fn close(&mut self, conn: ConnId) {
+        if let Some(connection) = self.conns.get_mut(conn) {
+            connection.closing = true;
+            mark_dirty(&mut self.dirty, conn, connection);
+        }
+    }
+
+    /// Ends a connection at once: what is queued and not yet posted fails. [`Event::Closed`]
+    /// follows.
+    pub fn abort(&mut self, conn: ConnId) {
+        if let Some(connection) = self.conns.get_mut(conn) {
+            connection.fail(CloseReason::Aborted);
+            self.fabric.close(conn);
+        }
+    }
+
+    /// Registers memory with a connection, for `send`, `write` and `read`, or for the peer.
+    pub fn register(
+        &mut self,
+        conn: ConnId,
+        memory: &Memory,
+        access: Access,
+    ) -> Result<Region, FabricError> {
+        let connection = self.conns.get_mut(conn).ok_or(FabricError::NotConnected)?;
+        let region = self.fabric.register(conn, memory, access)?;
+        connection.regions.insert(region.id, memory.len());
+        Ok(region)
+    }
+
+    /// Ends a registration. A connection with work queued on that memory ends.
+    pub fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
+        let connection = self.conns.get_mut(conn).ok_or(FabricError::NotConnected)?;
+        if !connection.regions.remove(region) {
+            return Err(FabricError::LocalProtection);
+        }
+        self.fabric.deregister(conn, region)
+    }
+
+    /// Queues one message of the upper layer, and has the peer invalidate `invalidate` with its
+    /// last fragment. The memory is in use until [`Event::Sent`] brings `cookie` back.
+    pub fn send(
+        &mut self,
+        conn: ConnId,
+        cookie: u64,
+        source: Sge,
+        invalidate: Option<RemoteToken>,
+    ) -> Result<(), SendError> {
+        let connection = self.conns.get_mut(conn).ok_or(SendError::NotEstablished)?;
+        connection.queue_message(cookie, source, invalidate, self.config.send_queue)?;
+        mark_dirty(&mut self.dirty, conn, connection);
+        Ok(())
+    }
+
+    /// Queues an RDMA WRITE of `source` over consecutive pieces of the peer's memory, each used up
+    /// to its length; those behind the end of the data are not touched. Messages queued later
+    /// arrive after the data. The memory is in use until [`Event::Written`], of which there is one.
+    pub fn write(
+        &mut self,
+        conn: ConnId,
+        cookie: u64,
+        source: Sge,
+        target: impl IntoIterator<Item = BufferDescriptorV1>,
+    ) -> Result<(), SendError> {
+        let connection = self.conns.get_mut(conn).ok_or(SendError::NotEstablished)?;
+        connection.queue_write(cookie, source, target, self.config.send_queue)?;
+        mark_dirty(&mut self.dirty, conn, connection);
+        Ok(())
+    }
+
+    /// Queues an RDMA READ of consecutive pieces of the peer's memory into `sink`, which sets the
+    /// length. One [`Event::Read`] when all of it is there. Does not wait for messages and RDMA
+    /// WRITEs, nor they for it.
+    pub fn read(
+        &mut self,
+        conn: ConnId,
+        cookie: u64,
+        sink: Sge,
+        source: impl IntoIterator<Item = BufferDescriptorV1>,
+    ) -> Result<(), SendError> {
+        let connection = self.conns.get_mut(conn).ok_or(SendError::NotEstablished)?;
+        connection.queue_read(cookie, sink, source, self.config.send_queue)?;
+        mark_dirty(&mut self.dirty, conn, connection);
+        Ok(())
+    }
+
+    /// Gives the buffer of an [`Event::Message`] back, and tries again where one was missing.
+    pub fn recycle(&mut self, buffer: B::Buffer) {
+        self.buffers.release(buffer);
+        self.buffers_available();
+    }
+
+    /// Has the next `poll` ask again for the buffers that `MessageBuffers::allocate` did not have.
+    pub fn buffers_available(&mut self) {
+        self.retry_starved = !self.starved.is_empty();
+    }
+
+    /// Does whatever can be done without waiting and appends what happened to `events`. An error is
+    /// one of the whole fabric, not of a connection.
+    pub fn poll(
+        &mut self,
+        now: Instant,
+        events: &mut Vec<Event<B::Buffer>>,
+    ) -> Result<(), FabricError> {
+        self.retry_starved(events);
+        self.run_timers(now);
+        self.pump(now, events);
+        let mut fabric_events = std::mem::take(&mut self.fabric_events);
+        let result = self.fabric.poll(now, &mut fabric_events);
+        for event in fabric_events.drain(..) {
+            self.handle(now, event, events);
+        }
+        self.fabric_events = fabric_events;
+        self.pump(now, events);
+        self.journal.report(now);
+        result
+    }
+
+    /// When `poll` must be called at the latest, whatever happens; `None`: only after an event. A
+    /// moment that has passed means at once.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !self.dirty.is_empty() || self.retry_starved {
+            return Some(Instant::ZERO);
+        }
+        [
+            self.fabric.poll_timeout(),
+            self.timers.next(),
+            self.journal.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Readable whenever `poll` has something to do that did not come from a call on this object.
+    /// `None` where that cannot happen.
+    pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fabric.event_fd()
+    }
+
+    /// Sleeps until `poll` has something to do, at most for `timeout`. Returns at once where
+    /// nothing could ever wake it.
+    pub fn wait(&self, now: Instant, timeout: Option<Duration>) -> io::Result<()> {
+        let deadline = self.poll_timeout().map(|at| at.saturating_since(now));
+        let time = [deadline, timeout].into_iter().flatten().min();
+        match (self.event_fd(), time) {
+            (_, Some(Duration::ZERO)) | (None, None) => {}
+            (Some(fd), time) => sys::wait_readable(fd, time)?,
+            (None, Some(time)) => std::thread::sleep(time),
+        }
+        Ok(())
+    }
+
+    /// What is known about a connection; `None` after its [`Event::Closed`].
+    pub fn status(&self, conn: ConnId) -> Option<ConnStatus> {
+        self.conns.get(conn).map(|connection| connection.status())
+    }
+
+    /// The connections there are, also those that have not negotiated.
+    pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.conns.keys()
+    }
+
+    /// What happened since the start.
+    pub fn counters(&self) -> &Counters {
+        self.journal.counters()
+    }
+
+    /// The fabric below.
+    pub fn fabric(&self) -> &F {
+        &self.fabric
+    }
+
+    /// The fabric below, for what a transport does not know: faults, captures. Work posted past
+    /// the transport confuses it.
+    pub fn fabric_mut(&mut self) -> &mut F {
+        &mut self.fabric
+    }
+
+    /// The owner's buffers.
+    pub fn buffers(&self) -> &B {
+        &self.buffers
+    }
+
+    /// The owner's buffers.
+    pub fn buffers_mut(&mut self) -> &mut B {
+        &mut self.buffers
+    }
+}
+
+fn mark_dirty<Buffer>(dirty: &mut Vec<ConnId>, id: ConnId, connection: &mut Connection<Buffer>) {
+    if !connection.dirty {
+        connection.dirty = true;
+        dirty.push(id);
+    }
+}

@@ -69,7 +69,18 @@ impl DataTransfer {
     /// the connection.
     #[inline]
     pub fn parse(message: &[u8]) -> Result<Self, WireError> {
-        let (raw, _) = RawHeader::ref_from_prefix(message).map_err(|_| WireError::TooShort)?;
+        Self::parse_head(message, u32::try_from(message.len()).unwrap_or(u32::MAX))
+    }
+
+    /// The same for a message of `length` bytes of which `head` holds the first
+    /// [`Self::EMPTY_LENGTH`] or more, or all: the payload itself is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::parse`].
+    #[inline]
+    pub fn parse_head(head: &[u8], length: u32) -> Result<Self, WireError> {
+        let (raw, _) = RawHeader::ref_from_prefix(head).map_err(|_| WireError::TooShort)?;
         if raw.credits_requested == U16::ZERO {
             return Err(WireError::CreditsRequestedZero);
         }
@@ -83,7 +94,7 @@ impl DataTransfer {
         let end = data_offset
             .checked_add(data_length)
             .ok_or(WireError::DataOutOfBounds)?;
-        if usize::try_from(end).map_or(true, |end| end > message.len()) {
+        if end > length {
             return Err(WireError::DataOutOfBounds);
         }
         let payload = if data_length == 0 {

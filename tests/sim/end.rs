@@ -407,11 +407,19 @@ impl End {
             assert!(!truth.answer, "the peer waits for an answer");
             assert!(!truth.ask, "the question was not asked");
             assert!(truth.granted > 0 || posted == 0, "the peer starves");
+            // The reserve stays back while there is another send credit.
+            let ungranted =
+                posted - truth.granted - u32::from(truth.send > 1).min(posted - truth.granted);
+            let low = truth.granted <= (posted / 4).max(1);
+            assert!(
+                !low || ungranted < 2,
+                "the peer is low on credits and was not told of more"
+            );
         }
         self.check();
         let next = self
             .starved_until()
-            .map_or(self.alive_until(), |at| at.min(self.alive_until()));
+            .map_or_else(|| self.alive_until(), |at| at.min(self.alive_until()));
         assert_eq!(self.endpoint.poll_timeout(), Some(next));
         let max = self.config.receive_credit_max.0.max(2);
         assert!(posted <= u32::from(max), "more receives than configured");

@@ -238,8 +238,9 @@ impl Plan {
 
 /// Anywhere, but often at the very beginning, where the negotiation is.
 fn near(rng: &mut Rng, last: u64) -> u64 {
-    match rng.u8(..3) {
-        0 => rng.u64(..=2 * MILLISECOND),
+    match rng.u8(..4) {
+        0 => 0,
+        1 => rng.u64(..=2 * MILLISECOND),
         _ => rng.u64(..=last + 1),
     }
 }

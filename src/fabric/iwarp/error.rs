@@ -137,6 +137,28 @@ impl IwarpError {
         self.into()
     }
 
+    /// Whether one side accessed memory of the other that it may not; of what a peer reports, only
+    /// what is surely that.
+    #[must_use]
+    pub const fn is_remote_access(self) -> bool {
+        matches!(
+            self,
+            Self::DdpInvalidStag
+                | Self::DdpStagNotAssociated
+                | Self::DdpBaseOrBounds
+                | Self::DdpOffsetWrap
+                | Self::RdmapAccess
+                | Self::RdmapInvalidStag
+                | Self::RdmapBounds
+                | Self::RdmapCannotInvalidate
+                | Self::PeerTerminated {
+                    layer: 0 | 1,
+                    etype: 1,
+                    ..
+                }
+        )
+    }
+
     /// What our Terminate message says of this error; `None` where none may be sent: during the
     /// handshake there is no RDMAP stream yet, and a Terminate is not answered (RFC 5040 5.4).
     ///

@@ -27,10 +27,14 @@
 //! | [`mpa`] | handshake frames, the legacy private data, the sizes of FPDUs |
 //! | [`ddp`] | control bytes, tagged and untagged header, queue numbers |
 //! | [`rdmap`] | opcodes, RDMA Read Request, Terminate |
+//! | [`handshake`] | how an MPA request is answered, and what both sides agree on |
+//! | [`regions`] | memory regions and their tokens |
+//! | [`qp`] | the queue pair: work requests and FPDUs, both ways |
+//! | `tcp` | sockets under queue pairs: the [`Fabric`](super::Fabric) |
 //! | `error.rs` | [`IwarpError`]: every rule a peer can break, and the Terminate that reports it |
 //!
-//! Everything in these four turns bytes into values and back: no I/O, no clock, no allocation, no
-//! operating system. Whether a legal value is allowed *now* is for the queue pair's state machine to
+//! All but `tcp` knows no I/O, no clock and no operating system, and allocates nothing after
+//! construction. The codecs turn bytes into values and back. Whether a legal value is allowed *now* is for the queue pair's state machine to
 //! judge; that it is legal is judged here, once. All numbers are big-endian on the wire, except for
 //! the CRC.
 //!
@@ -38,7 +42,15 @@
 
 pub mod ddp;
 mod error;
+pub mod handshake;
 pub mod mpa;
+pub mod qp;
 pub mod rdmap;
+pub mod regions;
+#[cfg(feature = "fabric")]
+mod tcp;
 
 pub use error::IwarpError;
+pub use qp::Depths;
+#[cfg(feature = "fabric")]
+pub use tcp::{Config, Iwarp};

@@ -1,5 +1,6 @@
 //! One rule per test, against a peer that is played by hand.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::*;

@@ -1,0 +1,329 @@
+//! The queue pair: work requests in, FPDUs out; FPDUs in, completions out (RFC 5040, RFC 5041).
+//!
+//! A sans-IO state machine. It knows which bytes come next in either direction and where in
+//! registered memory they lie; its owner moves them. It allocates its queues when it is made, of
+//! fixed sizes, and nothing afterwards.
+//!
+//! ```text
+//!   post_send, post_write --> sends ----------------+
+//!   post_read ---> reads (the outstanding in front) +--> next_segment --> FPDUs
+//!   the peer's READ requests --> responses ---------+
+//!
+//!   FPDUs --> receive --> Place, placed --> (CRC is good) --> Completed
+//! ```
+//!
+//! Out: messages never interleave, but for READ requests, which go first and between, as they
+//! only start work at the peer; responses and the send queue take turns, message by message.
+//!
+//! In: payload is placed as it arrives and counts only once its FPDU's CRC was good (placement and
+//! delivery, RFC 5041 5). Every header is checked before a byte behind it is placed; an error ends
+//! the connection.
+
+mod receive;
+mod send;
+
+use alloc::collections::VecDeque;
+
+pub use self::receive::Step;
+use self::receive::{Incoming, IncomingSend, NOWHERE, STASH, Stage};
+pub use self::send::{MAX_SEGMENT_HEADER, Segment};
+use self::send::{ReadWork, Response, SendKind, SendWork};
+use super::ddp::Tagged;
+use super::handshake::Agreed;
+use super::mpa::Crc32c;
+use super::regions::Regions;
+use crate::fabric::{Access, MAX_SEND_HEADER, RegionId, RemoteAddress, Sge, WrId};
+use crate::units::RemoteToken;
+
+/// Smallest ULPDU limit: room for the largest header and some payload.
+pub const MIN_ULPDU: u16 = 128;
+/// Largest ULPDU limit: what the length field of an FPDU holds, kept at a multiple of 4.
+pub const MAX_ULPDU: u16 = 65_532;
+
+/// The sizes of a queue pair's queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Depths {
+    /// SENDs and RDMA WRITEs that are posted.
+    pub sends: usize,
+    /// Receives that are posted.
+    pub recvs: usize,
+    /// RDMA READs that are posted, outstanding ones included.
+    pub reads: usize,
+    /// RDMA READs of the peer that are served at a time; IRD never exceeds it.
+    pub responses: usize,
+    /// Memory regions.
+    pub regions: usize,
+}
+
+/// What a completed work request was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// A receive.
+    Recv {
+        /// Bytes of the message.
+        length: u32,
+        /// The local token that the SEND revoked.
+        invalidated: Option<RemoteToken>,
+    },
+    /// A SEND.
+    Send,
+    /// An RDMA WRITE.
+    Write,
+    /// An RDMA READ.
+    Read,
+}
+
+/// The end of a work request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// As posted.
+    pub wr_id: WrId,
+    /// What it was.
+    pub done: Done,
+}
+
+/// Why a work request was not posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostError {
+    /// Its queue is full.
+    QueueFull,
+    /// The memory does not lie in a registered region.
+    LocalProtection,
+    /// The header is longer than [`MAX_SEND_HEADER`], or the message than 4 GiB.
+    TooLong,
+}
+
+/// One end of an iWARP connection. See the [module](self).
+#[derive(Debug)]
+pub struct Qp {
+    crc32c: Crc32c,
+    max_ulpdu: usize,
+    depths: Depths,
+    agreed: Agreed,
+    /// Established, and where this side is the responder the initiator has sent an FPDU.
+    may_send: bool,
+    /// The memory regions.
+    regions: Regions,
+
+    sends: VecDeque<SendWork>,
+    /// Bytes of the message in front of `sends` that were handed out.
+    send_offset: u32,
+    send_msn: u32,
+    reads: VecDeque<ReadWork>,
+    /// READs in front of `reads` whose request was handed out.
+    outstanding: u16,
+    /// Bytes of the oldest READ that arrived.
+    read_offset: u32,
+    read_msn: u32,
+    responses: VecDeque<Response>,
+    response_offset: u32,
+    /// The last message handed out was one of `sends`: a response is next.
+    response_is_next: bool,
+
+    recvs: VecDeque<(WrId, Sge)>,
+    recv_msn: u32,
+    recv_read_msn: u32,
+    incoming_send: IncomingSend,
+    /// Where an RDMA WRITE that has begun must go on.
+    incoming_write: Option<Tagged>,
+
+    stage: Stage,
+    stash: [u8; STASH],
+    stash_length: usize,
+    /// Padding and CRC.
+    trailer: [u8; 8],
+    trailer_length: usize,
+    crc: u32,
+    incoming: Incoming,
+}
+
+impl Qp {
+    /// A queue pair that is not established: memory may be registered and work posted.
+    #[must_use]
+    pub fn new(depths: Depths, crc32c: Crc32c) -> Self {
+        Self {
+            crc32c,
+            max_ulpdu: usize::from(MIN_ULPDU),
+            depths,
+            agreed: Agreed::default(),
+            may_send: false,
+            regions: Regions::new(depths.regions),
+            sends: VecDeque::with_capacity(depths.sends),
+            send_offset: 0,
+            send_msn: 1,
+            reads: VecDeque::with_capacity(depths.reads),
+            outstanding: 0,
+            read_offset: 0,
+            read_msn: 1,
+            responses: VecDeque::with_capacity(depths.responses),
+            response_offset: 0,
+            response_is_next: false,
+            recvs: VecDeque::with_capacity(depths.recvs),
+            recv_msn: 1,
+            recv_read_msn: 1,
+            incoming_send: IncomingSend::default(),
+            incoming_write: None,
+            stage: Stage::Header,
+            stash: [0; STASH],
+            stash_length: 0,
+            trailer: [0; 8],
+            trailer_length: 0,
+            crc: 0,
+            incoming: Incoming::default(),
+        }
+    }
+
+    /// The handshake is done. FPDUs are sent with at most `max_ulpdu` bytes between their length
+    /// and their CRC, taken into [`MIN_ULPDU`] to [`MAX_ULPDU`] and down to a multiple of 4.
+    pub fn establish(&mut self, agreed: Agreed, max_ulpdu: u16) {
+        self.agreed = agreed;
+        self.max_ulpdu = usize::from(max_ulpdu.clamp(MIN_ULPDU, MAX_ULPDU)) & !3;
+        self.may_send = !agreed.peer_speaks_first;
+    }
+
+    /// What both sides agreed on.
+    #[must_use]
+    pub const fn agreed(&self) -> &Agreed {
+        &self.agreed
+    }
+
+    /// The memory regions.
+    pub const fn regions(&mut self) -> &mut Regions {
+        &mut self.regions
+    }
+
+    /// Registers memory; see [`Regions::register`].
+    pub fn register(
+        &mut self,
+        length: u32,
+        access: Access,
+        remote: RemoteAddress,
+    ) -> Option<RegionId> {
+        self.regions.register(length, access, remote)
+    }
+
+    /// Posts a receive.
+    pub fn post_recv(&mut self, wr_id: WrId, memory: Sge) -> Result<(), PostError> {
+        self.check(self.recvs.len(), self.depths.recvs, memory)?;
+        self.recvs.push_back((wr_id, memory));
+        Ok(())
+    }
+
+    /// Posts a SEND of `header` and `payload`.
+    pub fn post_send(
+        &mut self,
+        wr_id: WrId,
+        header: &[u8],
+        payload: Option<Sge>,
+        invalidate: Option<RemoteToken>,
+    ) -> Result<(), PostError> {
+        match payload {
+            Some(payload) => self.check(self.sends.len(), self.depths.sends, payload)?,
+            None if self.sends.len() >= self.depths.sends => return Err(PostError::QueueFull),
+            None => {}
+        }
+        let payload = payload.unwrap_or(NOWHERE);
+        let mut bytes = [0; MAX_SEND_HEADER];
+        bytes
+            .get_mut(..header.len())
+            .ok_or(PostError::TooLong)?
+            .copy_from_slice(header);
+        // At most MAX_SEND_HEADER, just checked.
+        let header_length = header.len() as u8;
+        payload
+            .length
+            .checked_add(u32::from(header_length))
+            .ok_or(PostError::TooLong)?;
+        let kind = SendKind::Send {
+            header: bytes,
+            header_length,
+            invalidate: invalidate.map(|token| token.0),
+        };
+        self.sends.push_back(SendWork {
+            wr_id,
+            payload,
+            kind,
+        });
+        Ok(())
+    }
+
+    /// Posts an RDMA WRITE.
+    pub fn post_write(
+        &mut self,
+        wr_id: WrId,
+        source: Sge,
+        target: RemoteAddress,
+    ) -> Result<(), PostError> {
+        self.check(self.sends.len(), self.depths.sends, source)?;
+        self.sends.push_back(SendWork {
+            wr_id,
+            payload: source,
+            kind: SendKind::Write { target },
+        });
+        Ok(())
+    }
+
+    /// Posts an RDMA READ. The peer names the sink `sink_stag`, which serves this READ alone.
+    pub fn post_read(
+        &mut self,
+        wr_id: WrId,
+        sink: Sge,
+        source: RemoteAddress,
+        sink_stag: u32,
+    ) -> Result<(), PostError> {
+        self.check(self.reads.len(), self.depths.reads, sink)?;
+        self.reads.push_back(ReadWork {
+            wr_id,
+            sink,
+            source,
+            sink_stag,
+        });
+        Ok(())
+    }
+
+    /// Takes the next work request that will never be carried out, once the connection has ended
+    /// or is being closed. Those of one kind come in the order of posting.
+    pub fn flush(&mut self) -> Option<Completion> {
+        self.flush_reads().or_else(|| {
+            let work = self.sends.pop_front()?;
+            self.send_offset = 0;
+            let done = match work.kind {
+                SendKind::Send { .. } => Done::Send,
+                SendKind::Write { .. } => Done::Write,
+            };
+            Some(Completion {
+                wr_id: work.wr_id,
+                done,
+            })
+        })
+    }
+
+    /// Like [`Qp::flush`], but leaves SENDs and RDMA WRITEs, which may still go out.
+    pub fn flush_reads(&mut self) -> Option<Completion> {
+        if let Some((wr_id, _)) = self.recvs.pop_front() {
+            return Some(Completion {
+                wr_id,
+                done: Done::Recv {
+                    length: 0,
+                    invalidated: None,
+                },
+            });
+        }
+        let read = self.reads.pop_front()?;
+        self.outstanding = self.outstanding.saturating_sub(1);
+        Some(Completion {
+            wr_id: read.wr_id,
+            done: Done::Read,
+        })
+    }
+
+    fn check(&self, posted: usize, depth: usize, memory: Sge) -> Result<(), PostError> {
+        if posted >= depth {
+            return Err(PostError::QueueFull);
+        }
+        if !self.regions.contains(memory) {
+            return Err(PostError::LocalProtection);
+        }
+        Ok(())
+    }
+}

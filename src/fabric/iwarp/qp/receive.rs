@@ -1,0 +1,516 @@
+//! The way in: bytes of the stream become placed payload, completions and READ requests to answer.
+
+use super::send::Response;
+use super::{Completion, Done, Qp};
+use crate::fabric::iwarp::IwarpError;
+use crate::fabric::iwarp::ddp::{self, Control, Tagged, Untagged};
+use crate::fabric::iwarp::mpa;
+use crate::fabric::iwarp::rdmap::{Opcode, ReadRequest, Terminate, TerminateCode};
+use crate::fabric::{Access, RegionId, Sge};
+
+/// The MPA length and the two control bytes: what tells the length of the rest.
+const FIRST: usize = 4;
+/// Most bytes collected in front of the payload: a Terminate that carries a READ request back.
+pub(super) const STASH: usize =
+    FIRST + Untagged::LENGTH + 4 + 2 + 2 + Untagged::LENGTH + ReadRequest::LENGTH;
+
+/// What [`Qp::receive`] wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// More bytes of the stream: it took all that there were.
+    More,
+    /// The next bytes of the stream belong here: the owner places some or all of them and calls
+    /// [`Qp::placed`].
+    Place(Sge),
+    /// A work request is done. Call again.
+    Completed(Completion),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Header,
+    Payload,
+    Trailer,
+}
+
+/// The peer's message that is arriving on the queue of SENDs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct IncomingSend {
+    /// Bytes that arrived.
+    offset: u32,
+    /// The first segment's opcode and token; the others carry the same.
+    first: Option<(Opcode, u32)>,
+}
+
+/// The FPDU that is arriving.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Incoming {
+    control: Control,
+    tagged: Tagged,
+    untagged: Untagged,
+    ulpdu_length: usize,
+    /// Where what is left of the payload belongs.
+    rest: Sge,
+    /// Bytes of payload in the whole FPDU.
+    payload_length: u32,
+    /// Nobody posted a receive for it: the announced zero-length SEND of RFC 6581 9.
+    swallow: bool,
+}
+
+impl Default for Incoming {
+    fn default() -> Self {
+        Self {
+            control: Control {
+                opcode: Opcode::Send,
+                last: true,
+            },
+            tagged: Tagged { stag: 0, offset: 0 },
+            untagged: Untagged {
+                invalidate: 0,
+                queue: 0,
+                msn: 0,
+                mo: 0,
+            },
+            ulpdu_length: 0,
+            rest: NOWHERE,
+            payload_length: 0,
+            swallow: false,
+        }
+    }
+}
+
+/// No memory at all.
+pub(super) const NOWHERE: Sge = Sge {
+    region: RegionId(0),
+    offset: 0,
+    length: 0,
+};
+
+impl Qp {
+    /// Takes bytes of the stream off the front of `input`, until it wants something else of its
+    /// owner. An error ends the connection.
+    pub fn receive(&mut self, input: &mut &[u8]) -> Result<Step, IwarpError> {
+        loop {
+            match self.stage {
+                Stage::Header => {
+                    if !collect(&mut self.stash, &mut self.stash_length, FIRST, input) {
+                        return Ok(Step::More);
+                    }
+                    let header_length = self.header_length()?;
+                    if !collect(
+                        &mut self.stash,
+                        &mut self.stash_length,
+                        header_length,
+                        input,
+                    ) {
+                        return Ok(Step::More);
+                    }
+                    self.begin_segment(header_length)?;
+                }
+                Stage::Payload if self.incoming.rest.length > 0 => {
+                    return Ok(Step::Place(self.incoming.rest));
+                }
+                Stage::Payload => {
+                    self.stage = Stage::Trailer;
+                    self.trailer_length = 0;
+                }
+                Stage::Trailer => {
+                    let pad = mpa::pad(self.incoming.ulpdu_length);
+                    if !collect(
+                        &mut self.trailer,
+                        &mut self.trailer_length,
+                        pad + mpa::CRC_LENGTH,
+                        input,
+                    ) {
+                        return Ok(Step::More);
+                    }
+                    self.check_crc(pad)?;
+                    let completion = self.deliver()?;
+                    self.stage = Stage::Header;
+                    self.stash_length = 0;
+                    self.may_send = true;
+                    if let Some(completion) = completion {
+                        return Ok(Step::Completed(completion));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The owner placed `length` bytes of the payload that [`Step::Place`] asked for; where
+    /// [`Qp::crc`] was `Some`, the CRC continued over them is `crc`.
+    pub fn placed(&mut self, length: u32, crc: u32) {
+        let rest = &mut self.incoming.rest;
+        let length = length.min(rest.length);
+        rest.offset += length;
+        rest.length -= length;
+        self.crc = crc;
+    }
+
+    /// The CRC of the FPDU so far, where CRCs are in use.
+    #[must_use]
+    pub fn crc(&self) -> Option<u32> {
+        self.agreed.crc.then_some(self.crc)
+    }
+
+    /// Whether the stream is between two FPDUs: where a peer that closes in order ends it.
+    #[must_use]
+    pub fn is_between_fpdus(&self) -> bool {
+        self.stage == Stage::Header && self.stash_length == 0
+    }
+
+    /// The FPDU that arrived last: its ULPDU length, and what was collected of the ULPDU in front
+    /// of its payload. A Terminate carries them back (RFC 5040 4.8).
+    #[must_use]
+    pub fn last_segment(&self) -> (u16, &[u8]) {
+        // It came out of two bytes.
+        let ulpdu_length = self.incoming.ulpdu_length as u16;
+        (
+            ulpdu_length,
+            self.stash.get(2..self.stash_length).unwrap_or_default(),
+        )
+    }
+
+    /// Reads the first four bytes; returns the length of all that comes before the payload.
+    fn header_length(&mut self) -> Result<usize, IwarpError> {
+        let [length_high, length_low, ddp, rdmap, ..] = self.stash;
+        let ulpdu_length = usize::from(u16::from_be_bytes([length_high, length_low]));
+        let incoming = &mut self.incoming;
+        incoming.ulpdu_length = ulpdu_length;
+        if ulpdu_length < 2 {
+            return Err(IwarpError::DdpSegmentTooShort);
+        }
+        incoming.control = Control::parse([ddp, rdmap])?;
+        let opcode = incoming.control.opcode;
+        let header = 2 + if opcode.is_tagged() {
+            Tagged::LENGTH
+        } else {
+            Untagged::LENGTH
+        };
+        if ulpdu_length < header {
+            return Err(IwarpError::DdpSegmentTooShort);
+        }
+        match opcode {
+            Opcode::ReadRequest if ulpdu_length != header + ReadRequest::LENGTH => {
+                Err(IwarpError::RdmapReadRequestLength)
+            }
+            Opcode::Terminate if ulpdu_length < header + 4 || 2 + ulpdu_length > STASH => {
+                Err(IwarpError::RdmapTerminateLength)
+            }
+            Opcode::ReadRequest | Opcode::Terminate => Ok(2 + ulpdu_length),
+            _ => Ok(2 + header),
+        }
+    }
+
+    /// The header is complete: checks it and finds where the payload belongs.
+    fn begin_segment(&mut self, header_length: usize) -> Result<(), IwarpError> {
+        let header = self
+            .stash
+            .get(..header_length)
+            .ok_or(IwarpError::DdpSegmentTooShort)?;
+        if self.agreed.crc {
+            self.crc = (self.crc32c)(0, header);
+        }
+        let incoming = &mut self.incoming;
+        let opcode = incoming.control.opcode;
+        let payload_length = 2 + incoming.ulpdu_length - header_length;
+        // At most 65,535, the largest ULPDU.
+        incoming.payload_length = payload_length as u32;
+        incoming.rest = NOWHERE;
+        incoming.swallow = false;
+        let rest = header.get(FIRST..).unwrap_or_default();
+        if opcode.is_tagged() {
+            let bytes = rest.first_chunk().ok_or(IwarpError::DdpSegmentTooShort)?;
+            incoming.tagged = Tagged::parse(bytes);
+        } else {
+            let bytes = rest.first_chunk().ok_or(IwarpError::DdpSegmentTooShort)?;
+            incoming.untagged = Untagged::parse(bytes);
+        }
+        self.incoming.rest = match opcode {
+            Opcode::Write => self.begin_write()?,
+            Opcode::ReadResponse => self.begin_read_response()?,
+            Opcode::ReadRequest => self.begin_read_request()?,
+            Opcode::Terminate => NOWHERE,
+            _ => self.begin_send()?,
+        };
+        self.stage = Stage::Payload;
+        Ok(())
+    }
+
+    fn begin_write(&self) -> Result<Sge, IwarpError> {
+        let Incoming {
+            tagged,
+            payload_length,
+            ..
+        } = self.incoming;
+        if self
+            .incoming_write
+            .is_some_and(|expected| expected != tagged)
+        {
+            return Err(IwarpError::RdmapInterleaved);
+        }
+        if payload_length == 0 {
+            // Moves nothing and needs no valid STag (RFC 5040 5.2).
+            return Ok(NOWHERE);
+        }
+        self.regions.resolve(
+            tagged.stag,
+            tagged.offset,
+            payload_length,
+            Access::RemoteWrite,
+        )
+    }
+
+    fn begin_read_response(&self) -> Result<Sge, IwarpError> {
+        let Incoming {
+            tagged,
+            payload_length,
+            control,
+            ..
+        } = self.incoming;
+        if self.incoming_write.is_some() {
+            return Err(IwarpError::RdmapInterleaved);
+        }
+        if self.outstanding == 0 {
+            return Err(IwarpError::RdmapUnexpectedReadResponse);
+        }
+        let read = self
+            .reads
+            .front()
+            .ok_or(IwarpError::RdmapUnexpectedReadResponse)?;
+        let end = self
+            .read_offset
+            .checked_add(payload_length)
+            .ok_or(IwarpError::RdmapReadResponseMismatch)?;
+        // The sink was named from offset 0 on.
+        let matches = tagged.stag == read.sink_stag
+            && tagged.offset == u64::from(self.read_offset)
+            && end <= read.sink.length
+            && control.last == (end == read.sink.length);
+        // Its region may have been deregistered since.
+        if !matches || (payload_length > 0 && !self.regions.contains(read.sink)) {
+            return Err(IwarpError::RdmapReadResponseMismatch);
+        }
+        let offset = read.sink.offset.saturating_add(self.read_offset);
+        Ok(Sge {
+            offset,
+            length: payload_length,
+            ..read.sink
+        })
+    }
+
+    fn begin_send(&mut self) -> Result<Sge, IwarpError> {
+        let Incoming {
+            untagged,
+            payload_length,
+            control,
+            ..
+        } = self.incoming;
+        if untagged.queue != ddp::QUEUE_SEND {
+            return Err(IwarpError::DdpInvalidQueue);
+        }
+        if untagged.msn != self.recv_msn {
+            return Err(IwarpError::DdpMsnRange);
+        }
+        if untagged.mo != self.incoming_send.offset {
+            return Err(IwarpError::DdpInvalidMo);
+        }
+        let kind = (control.opcode, untagged.invalidate);
+        if *self.incoming_send.first.get_or_insert(kind) != kind {
+            return Err(IwarpError::RdmapInterleaved);
+        }
+        if self.agreed.ready_to_receive_send
+            && untagged.msn == 1
+            && payload_length == 0
+            && control.last
+        {
+            self.incoming.swallow = true;
+            return Ok(NOWHERE);
+        }
+        let (_, memory) = self.recvs.front().ok_or(IwarpError::DdpNoBuffer)?;
+        // Its region may have been deregistered since.
+        if memory.length > 0 && !self.regions.contains(*memory) {
+            return Err(IwarpError::DdpNoBuffer);
+        }
+        let end = untagged
+            .mo
+            .checked_add(payload_length)
+            .ok_or(IwarpError::DdpTooLong)?;
+        if end > memory.length {
+            return Err(IwarpError::DdpTooLong);
+        }
+        Ok(Sge {
+            offset: memory.offset + untagged.mo,
+            length: payload_length,
+            ..*memory
+        })
+    }
+
+    fn begin_read_request(&self) -> Result<Sge, IwarpError> {
+        let Incoming {
+            untagged, control, ..
+        } = self.incoming;
+        if untagged.queue != ddp::QUEUE_READ_REQUEST {
+            return Err(IwarpError::DdpInvalidQueue);
+        }
+        if untagged.msn != self.recv_read_msn {
+            return Err(IwarpError::DdpMsnRange);
+        }
+        if untagged.mo != 0 || !control.last {
+            return Err(IwarpError::DdpInvalidMo);
+        }
+        Ok(NOWHERE)
+    }
+
+    fn check_crc(&self, pad: usize) -> Result<(), IwarpError> {
+        if !self.agreed.crc {
+            return Ok(());
+        }
+        let (pad, crc) = self
+            .trailer
+            .split_at_checked(pad)
+            .ok_or(IwarpError::MpaCrc)?;
+        let computed = (self.crc32c)(self.crc, pad);
+        match crc.first_chunk() {
+            Some(crc) if u32::from_le_bytes(*crc) == computed => Ok(()),
+            _ => Err(IwarpError::MpaCrc),
+        }
+    }
+
+    /// The FPDU is whole and its CRC good.
+    fn deliver(&mut self) -> Result<Option<Completion>, IwarpError> {
+        match self.incoming.control.opcode {
+            Opcode::Write => {
+                self.deliver_write();
+                Ok(None)
+            }
+            Opcode::ReadResponse => Ok(self.deliver_read_response()),
+            Opcode::ReadRequest => self.deliver_read_request().map(|()| None),
+            Opcode::Terminate => Err(self.deliver_terminate()),
+            _ => self.deliver_send(),
+        }
+    }
+
+    fn deliver_write(&mut self) {
+        let Incoming {
+            tagged,
+            payload_length,
+            control,
+            ..
+        } = self.incoming;
+        let next = Tagged {
+            offset: tagged.offset.wrapping_add(u64::from(payload_length)),
+            ..tagged
+        };
+        self.incoming_write = (!control.last).then_some(next);
+    }
+
+    fn deliver_read_response(&mut self) -> Option<Completion> {
+        self.read_offset += self.incoming.payload_length;
+        if !self.incoming.control.last {
+            return None;
+        }
+        self.read_offset = 0;
+        self.outstanding -= 1;
+        let read = self.reads.pop_front()?;
+        Some(Completion {
+            wr_id: read.wr_id,
+            done: Done::Read,
+        })
+    }
+
+    fn deliver_read_request(&mut self) -> Result<(), IwarpError> {
+        let body = self
+            .stash
+            .get(FIRST + Untagged::LENGTH..)
+            .and_then(|body| body.first_chunk());
+        let request = ReadRequest::parse(body.ok_or(IwarpError::RdmapReadRequestLength)?);
+        self.recv_read_msn = self.recv_read_msn.wrapping_add(1);
+        if self.responses.len() >= usize::from(self.agreed.ird).min(self.depths.responses) {
+            return Err(IwarpError::RdmapTooManyReads);
+        }
+        request
+            .sink_offset
+            .checked_add(u64::from(request.length))
+            .ok_or(IwarpError::DdpOffsetWrap)?;
+        let source = match request.length {
+            0 => NOWHERE,
+            length => self
+                .regions
+                .resolve(
+                    request.source_stag,
+                    request.source_offset,
+                    length,
+                    Access::RemoteRead,
+                )
+                .map_err(as_read_request_error)?,
+        };
+        self.responses.push_back(Response { request, source });
+        Ok(())
+    }
+
+    fn deliver_send(&mut self) -> Result<Option<Completion>, IwarpError> {
+        let Incoming {
+            untagged,
+            payload_length,
+            control,
+            swallow,
+            ..
+        } = self.incoming;
+        self.incoming_send.offset += payload_length;
+        if !control.last {
+            return Ok(None);
+        }
+        self.recv_msn = self.recv_msn.wrapping_add(1);
+        let length = core::mem::take(&mut self.incoming_send).offset;
+        if swallow {
+            return Ok(None);
+        }
+        let invalidated = match control.opcode.invalidates() {
+            true => Some(self.regions.invalidate(untagged.invalidate)?),
+            false => None,
+        };
+        let completion = self.recvs.pop_front().map(|(wr_id, _)| Completion {
+            wr_id,
+            done: Done::Recv {
+                length,
+                invalidated,
+            },
+        });
+        Ok(completion)
+    }
+
+    fn deliver_terminate(&self) -> IwarpError {
+        let body = self
+            .stash
+            .get(FIRST + Untagged::LENGTH..self.stash_length)
+            .unwrap_or_default();
+        match Terminate::parse(body) {
+            Ok(TerminateCode { layer, etype, code }) => {
+                IwarpError::PeerTerminated { layer, etype, code }
+            }
+            Err(error) => error,
+        }
+    }
+}
+
+/// Moves bytes from `input` until `buffer` holds `wanted`, which must not exceed its size.
+fn collect(buffer: &mut [u8], length: &mut usize, wanted: usize, input: &mut &[u8]) -> bool {
+    let missing = wanted.saturating_sub(*length);
+    let (now, later) = input.split_at(missing.min(input.len()));
+    if let Some(room) = buffer.get_mut(*length..*length + now.len()) {
+        room.copy_from_slice(now);
+        *length += now.len();
+        *input = later;
+    }
+    *length >= wanted
+}
+
+/// The errors of tagged segments have other names where a READ request made them.
+const fn as_read_request_error(error: IwarpError) -> IwarpError {
+    match error {
+        IwarpError::DdpInvalidStag => IwarpError::RdmapInvalidStag,
+        IwarpError::DdpBaseOrBounds | IwarpError::DdpOffsetWrap => IwarpError::RdmapBounds,
+        other => other,
+    }
+}

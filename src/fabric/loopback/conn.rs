@@ -1,0 +1,226 @@
+//! One end of a [`Loopback`](super::Loopback) connection, and the copies between two.
+
+use std::collections::VecDeque;
+
+use super::LoopbackConfig;
+use crate::fabric::regions::{AccessFault, Piece, Regions};
+use crate::fabric::{
+    Access, CloseReason, ConnId, Event, FabricError, ListenerId, ReadLimits, RemoteAddress, Work,
+    WrError, WrId,
+};
+use crate::units::RemoteToken;
+
+#[derive(Debug)]
+pub(super) struct Conn {
+    /// The other end; null where there is none (any more).
+    pub(super) peer: ConnId,
+    pub(super) phase: Phase,
+    /// Set once, with the first reason; the rest of the end is left to `poll`.
+    pub(super) ended: Option<CloseReason>,
+    pub(super) limits: ReadLimits,
+    pub(super) regions: Regions,
+    pub(super) receives: VecDeque<Receive>,
+    pub(super) reads: VecDeque<Read>,
+    /// SENDs and RDMA WRITEs posted in `round`: all earlier ones have been reported.
+    pub(super) sends: usize,
+    pub(super) round: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Connecting,
+    Requested(ListenerId),
+    Established,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receive {
+    pub(super) wr_id: WrId,
+    pub(super) memory: Piece,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Read {
+    pub(super) wr_id: WrId,
+    pub(super) sink: Piece,
+    pub(super) source: RemoteAddress,
+}
+
+/// Why an operation ends the connection.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// How the operation itself ends.
+    pub(super) result: WrError,
+    /// For both ends.
+    pub(super) reason: CloseReason,
+}
+
+const REMOTE_ACCESS: Failure = Failure {
+    result: WrError::RemoteAccess,
+    reason: CloseReason::RemoteAccess,
+};
+
+/// The receiver's fault: the sender's operation is one of those that did not happen any more.
+const NOT_READY: Failure = Failure {
+    result: WrError::Flushed,
+    reason: CloseReason::ReceiverNotReady,
+};
+
+impl Conn {
+    pub(super) fn new(
+        peer: ConnId,
+        phase: Phase,
+        limits: ReadLimits,
+        config: &LoopbackConfig,
+    ) -> Self {
+        Self {
+            peer,
+            phase,
+            ended: None,
+            limits,
+            regions: Regions::new(config.regions),
+            receives: VecDeque::new(),
+            reads: VecDeque::new(),
+            sends: 0,
+            round: 0,
+        }
+    }
+
+    /// Whether its owner may still post: after the peer's end it does not know yet that the
+    /// connection is over, and what it posts is flushed.
+    pub(super) fn check_open(&self) -> Result<(), FabricError> {
+        match self.ended {
+            Some(CloseReason::Local) => Err(FabricError::NotConnected),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn check_established(&self) -> Result<(), FabricError> {
+        if self.phase != Phase::Established {
+            return Err(FabricError::NotConnected);
+        }
+        self.check_open()
+    }
+
+    /// Takes a place in the send queue. All places are free again after each `poll`, which is
+    /// noticed here instead of being counted down for each completion.
+    #[inline]
+    pub(super) fn take_send_slot(&mut self, round: u64, limit: usize) -> Result<(), FabricError> {
+        if self.round != round {
+            self.round = round;
+            self.sends = 0;
+        }
+        if self.sends >= limit {
+            return Err(FabricError::QueueFull);
+        }
+        self.sends += 1;
+        Ok(())
+    }
+
+    /// Copies a message of this connection to the peer's next receive, which it completes.
+    #[inline]
+    pub(super) fn send(
+        &self,
+        peer: &mut Self,
+        header: &[u8],
+        payload: Option<Piece>,
+        invalidate: Option<RemoteToken>,
+        ready: &mut Vec<Event>,
+    ) -> Result<(), Failure> {
+        let Some(receive) = peer.receives.pop_front() else {
+            return Err(NOT_READY);
+        };
+        let outcome = self.fill(peer, receive, header, payload, invalidate);
+        let (length, result) = match &outcome {
+            Ok(length) => (*length, Ok(())),
+            Err((error, _)) => (0, Err(*error)),
+        };
+        let work = Work::Recv {
+            length,
+            invalidated: invalidate.filter(|_| result.is_ok()),
+        };
+        ready.push(Event::Completion {
+            conn: self.peer,
+            wr_id: receive.wr_id,
+            work,
+            result,
+        });
+        outcome.map(|_| ()).map_err(|(_, failure)| failure)
+    }
+
+    /// Does the work of `send`: bytes of the message, or how the receive and the SEND fail.
+    #[inline]
+    fn fill(
+        &self,
+        peer: &mut Self,
+        receive: Receive,
+        header: &[u8],
+        payload: Option<Piece>,
+        invalidate: Option<RemoteToken>,
+    ) -> Result<u32, (WrError, Failure)> {
+        let payload_length = payload.map_or(0, Piece::length);
+        let header_length = u32::try_from(header.len()).unwrap_or(u32::MAX);
+        let length = header_length
+            .checked_add(payload_length)
+            .filter(|length| *length <= receive.memory.length());
+        let Some(length) = length else {
+            return Err((WrError::LocalLength, NOT_READY));
+        };
+        if let Some(token) = invalidate {
+            if !peer.regions.revoke(token) {
+                tracing::debug!(%token, "invalidation of an unknown token refused");
+                return Err((WrError::Flushed, REMOTE_ACCESS));
+            }
+        }
+        let copied = || {
+            let (target, at) = peer.regions.local(receive.memory)?;
+            target.write(at, header).ok()?;
+            if let Some(payload) = payload {
+                let (source, from) = self.regions.local(payload)?;
+                source
+                    .copy_to(from, target, at + header.len(), payload.length() as usize)
+                    .ok()?;
+            }
+            Some(length)
+        };
+        // The receive's region was deregistered under it: as good as no receive.
+        copied().ok_or((WrError::Flushed, NOT_READY))
+    }
+
+    pub(super) fn write(
+        &self,
+        peer: &Self,
+        source: Piece,
+        target: RemoteAddress,
+    ) -> Result<(), Failure> {
+        let length = source.length();
+        let (target, at) =
+            refusal_logged(peer.regions.remote(target, length, Access::RemoteWrite))?;
+        let (source, from) = self.regions.local(source).ok_or(NOT_READY)?;
+        source
+            .copy_to(from, target, at, length as usize)
+            .map_err(|_| REMOTE_ACCESS)
+    }
+
+    pub(super) fn read(&self, peer: &Self, read: &Read) -> Result<(), Failure> {
+        let length = read.sink.length();
+        let (source, from) =
+            refusal_logged(peer.regions.remote(read.source, length, Access::RemoteRead))?;
+        // The sink was deregistered: the response would meet an unknown token.
+        let sink_gone = Failure {
+            result: WrError::Flushed,
+            reason: CloseReason::RemoteAccess,
+        };
+        let (sink, at) = self.regions.local(read.sink).ok_or(sink_gone)?;
+        source
+            .copy_to(from, sink, at, length as usize)
+            .map_err(|_| REMOTE_ACCESS)
+    }
+}
+
+fn refusal_logged<T>(access: Result<T, AccessFault>) -> Result<T, Failure> {
+    access.map_err(|fault| {
+        tracing::debug!(fault = fault.name(), "remote access refused");
+        REMOTE_ACCESS
+    })
+}

@@ -1,0 +1,125 @@
+//! Where received messages are put.
+
+use crate::fabric::ConnId;
+use crate::sys::Memory;
+
+/// Where incoming messages of the upper layer are put: heap, or an arena shared with another process.
+pub trait MessageBuffers {
+    /// A buffer. Whoever drops one without [`release`](Self::release) loses it.
+    type Buffer;
+
+    /// A buffer for a message of `length` bytes (1 to `max_fragmented_size`; the peer said so).
+    /// `None`: not now. The message waits, and with it the credits of the peer, until
+    /// `Transport::buffers_available` or `Transport::recycle`.
+    fn allocate(&mut self, conn: ConnId, length: u32) -> Option<Self::Buffer>;
+
+    /// Copies `length` bytes at `source_offset` of `source` to `offset` of the message. Fragments
+    /// come in order and without gaps, and end at the length that was allocated.
+    fn fill(
+        &mut self,
+        buffer: &mut Self::Buffer,
+        offset: u32,
+        source: &Memory,
+        source_offset: usize,
+        length: usize,
+    );
+
+    /// Takes a buffer back: the owner is done with the message, or it will never be complete.
+    fn release(&mut self, buffer: Self::Buffer);
+}
+
+/// Buffers of the heap, used again.
+#[derive(Debug)]
+pub struct HeapBuffers {
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+    out: usize,
+    limit: usize,
+}
+
+/// A buffer that may grow to this is kept for small messages.
+const SMALL: usize = 8 * 1024;
+/// Free small buffers that are kept, 8 MiB at most.
+const KEPT_SMALL: usize = 1024;
+/// Free large buffers that are kept.
+const KEPT_LARGE: usize = 16;
+
+impl HeapBuffers {
+    /// As many as the messages need.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_limit(usize::MAX)
+    }
+
+    /// At most `limit` buffers at a time.
+    #[must_use]
+    pub fn with_limit(limit: usize) -> Self {
+        Self {
+            small: Vec::new(),
+            large: Vec::new(),
+            out: 0,
+            limit,
+        }
+    }
+
+    /// Buffers that were allocated and not yet released.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.out
+    }
+}
+
+impl Default for HeapBuffers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MessageBuffers for HeapBuffers {
+    type Buffer = Vec<u8>;
+
+    #[inline]
+    fn allocate(&mut self, _: ConnId, length: u32) -> Option<Vec<u8>> {
+        if self.out >= self.limit {
+            return None;
+        }
+        self.out += 1;
+        let free = if length as usize <= SMALL {
+            &mut self.small
+        } else {
+            &mut self.large
+        };
+        let mut buffer = free.pop().unwrap_or_default();
+        buffer.reserve_exact(length as usize);
+        Some(buffer)
+    }
+
+    #[inline]
+    fn fill(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        _: u32,
+        source: &Memory,
+        source_offset: usize,
+        length: usize,
+    ) {
+        // Fragments come in order, so that the end of the buffer is always where this one belongs.
+        // The range lies in the receive slot that the fragment came in: it cannot fail.
+        let copied = source.append_to(source_offset, length, buffer);
+        debug_assert!(copied.is_ok(), "a fragment lies in its slot");
+    }
+
+    #[inline]
+    fn release(&mut self, mut buffer: Vec<u8>) {
+        self.out = self.out.saturating_sub(1);
+        buffer.clear();
+        let (free, kept) = if buffer.capacity() <= SMALL {
+            (&mut self.small, KEPT_SMALL)
+        } else {
+            (&mut self.large, KEPT_LARGE)
+        };
+        if free.len() < kept {
+            free.push(buffer);
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! One connection: its endpoint, what it sends and what it receives.
+
+use std::net::SocketAddr;
+
+use super::incoming::{Fragment, Incoming};
+use super::outgoing::{ReadQueue, SendQueue};
+use super::{CloseReason, ConnStatus, Event, MessageBuffers, SendError, Traffic};
+use crate::fabric::{
+    ConnId, Fabric, FabricError, ListenerId, ReadLimits, RegionId, Sge, Work, WrError, WrId,
+};
+use crate::proto::{Endpoint, HEAD_LENGTH, Received, State};
+use crate::units::{Instant, RemoteToken};
+use crate::wire::BufferDescriptorV1;
+
+/// A connection that the fabric knows. It is *failed* once this side gave up on it: the fabric was
+/// told, and nothing but the ends of posted work matters any more.
+#[derive(Debug)]
+pub(super) struct Connection<Buffer> {
+    pub(super) endpoint: Endpoint,
+    pub(super) listener: Option<ListenerId>,
+    pub(super) peer: SocketAddr,
+    /// Known to the owner: established, or begun by it.
+    pub(super) announced: bool,
+    /// [`Event::Established`] was sent.
+    pub(super) established: bool,
+    /// The owner wants it closed once the queue is empty.
+    pub(super) closing: bool,
+    /// In the transport's list of connections that have something to post.
+    pub(super) dirty: bool,
+    /// In the transport's list of connections with a fragment that has no buffer.
+    pub(super) starved: bool,
+    /// The deadline under which the timers know it.
+    pub(super) armed: Option<Instant>,
+    pub(super) regions: Regions,
+    /// Once the fabric's connection is up.
+    limits: Option<ReadLimits>,
+    failed: Option<CloseReason>,
+    sends: SendQueue,
+    reads: ReadQueue,
+    incoming: Incoming<Buffer>,
+    slots: u16,
+    traffic: Traffic,
+}
+
+impl<Buffer> Connection<Buffer> {
+    /// `slots`: receives to have memory for.
+    pub(super) fn new(
+        endpoint: Endpoint,
+        listener: Option<ListenerId>,
+        peer: SocketAddr,
+        slots: u16,
+    ) -> Self {
+        Self {
+            endpoint,
+            listener,
+            peer,
+            announced: listener.is_none(),
+            established: false,
+            closing: false,
+            dirty: false,
+            starved: false,
+            armed: None,
+            regions: Regions::default(),
+            limits: None,
+            failed: None,
+            sends: SendQueue::default(),
+            reads: ReadQueue::default(),
+            incoming: Incoming::new(),
+            slots,
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// The fabric's connection is up.
+    pub(super) fn connected(&mut self, limits: ReadLimits) {
+        self.limits = Some(limits);
+    }
+
+    /// Gives up; the caller closes the fabric's connection. The first reason stays.
+    pub(super) fn fail(&mut self, reason: CloseReason) {
+        self.failed.get_or_insert(reason);
+    }
+
+    /// When the endpoint's timer is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.failed.is_some() {
+            None
+        } else {
+            self.endpoint.poll_timeout()
+        }
+    }
+
+    #[inline]
+    pub(super) fn queue_message(
+        &mut self,
+        cookie: u64,
+        source: Sge,
+        invalidate: Option<RemoteToken>,
+        limit: usize,
+    ) -> Result<(), SendError> {
+        let most = self
+            .endpoint
+            .negotiated()
+            .map_or(0, |negotiated| negotiated.max_fragmented_send_size);
+        self.check(source, most, self.sends.len() < limit)?;
+        self.sends.push_message(cookie, source, invalidate);
+        Ok(())
+    }
+
+    pub(super) fn queue_write(
+        &mut self,
+        cookie: u64,
+        source: Sge,
+        target: impl IntoIterator<Item = BufferDescriptorV1>,
+        limit: usize,
+    ) -> Result<(), SendError> {
+        let most = self
+            .endpoint
+            .negotiated()
+            .map_or(0, |negotiated| negotiated.max_read_write_size);
+        self.check(source, most, self.sends.len() < limit)?;
+        self.sends.push_write(cookie, source, target)
+    }
+
+    pub(super) fn queue_read(
+        &mut self,
+        cookie: u64,
+        sink: Sge,
+        source: impl IntoIterator<Item = BufferDescriptorV1>,
+        limit: usize,
+    ) -> Result<(), SendError> {
+        let most = self
+            .endpoint
+            .negotiated()
+            .map_or(0, |negotiated| negotiated.max_read_write_size);
+        self.check(sink, most, self.reads.len() < limit)?;
+        self.reads.push(cookie, sink, source)
+    }
+
+    #[inline]
+    fn check(&self, memory: Sge, most: u32, room: bool) -> Result<(), SendError> {
+        if !self.established || self.closing || self.failed.is_some() {
+            Err(SendError::NotEstablished)
+        } else if memory.length == 0 {
+            Err(SendError::Empty)
+        } else if memory.length > most {
+            Err(SendError::TooLong)
+        } else if !self.regions.hold(memory) {
+            Err(SendError::LocalProtection)
+        } else if !room {
+            Err(SendError::QueueFull)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn post_receives<F: Fabric>(
+        &mut self,
+        fabric: &mut F,
+        id: ConnId,
+    ) -> Result<(), FabricError> {
+        self.incoming
+            .post(fabric, id, &mut self.endpoint, self.slots)
+    }
+
+    /// Posts whatever can be posted now, and closes what is done.
+    #[inline]
+    pub(super) fn pump<F: Fabric>(&mut self, fabric: &mut F, id: ConnId, now: Instant) {
+        if self.failed.is_some() {
+            return;
+        }
+        if let Err(error) = self.post(fabric, id, now) {
+            self.fail(CloseReason::Call(error.into()));
+            fabric.close(id);
+        } else if self.endpoint.state() == State::Closed && !self.sends.is_stalled() {
+            let reason = if self.closing {
+                CloseReason::Fabric(crate::fabric::CloseReason::Local)
+            } else {
+                CloseReason::NegotiationRefused
+            };
+            self.fail(reason);
+            fabric.close(id);
+        }
+    }
+
+    #[inline]
+    fn post<F: Fabric>(
+        &mut self,
+        fabric: &mut F,
+        id: ConnId,
+        now: Instant,
+    ) -> Result<(), FabricError> {
+        if self.limits.is_none() {
+            if self.closing {
+                self.endpoint.close();
+            }
+            return Ok(());
+        }
+        self.post_receives(fabric, id)?;
+        self.reads.post(fabric, id)?;
+        self.sends.post(fabric, id, &mut self.endpoint, now)?;
+        if self.closing && self.sends.is_empty() {
+            self.endpoint.close();
+            // The endpoint may have a last word.
+            self.sends.post(fabric, id, &mut self.endpoint, now)?;
+        }
+        Ok(())
+    }
+
+    /// A work request ended.
+    #[inline]
+    pub(super) fn complete<B: MessageBuffers<Buffer = Buffer>>(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        (wr_id, work, result): (WrId, Work, Result<(), WrError>),
+        buffers: &mut B,
+        events: &mut Vec<Event<Buffer>>,
+    ) {
+        match work {
+            Work::Recv { length, .. } if result.is_ok() && self.failed.is_none() => {
+                self.receive(now, id, wr_id, length, buffers, events);
+            }
+            Work::Recv { .. } => {}
+            Work::Send => self
+                .sends
+                .sent(id, wr_id, result, &mut self.traffic, events),
+            Work::Write => self
+                .sends
+                .written(id, wr_id, result, &mut self.traffic, events),
+            Work::Read => self
+                .reads
+                .read(id, wr_id, result, &mut self.traffic, events),
+        }
+    }
+
+    #[inline]
+    fn receive<B: MessageBuffers<Buffer = Buffer>>(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        wr_id: WrId,
+        length: u32,
+        buffers: &mut B,
+        events: &mut Vec<Event<Buffer>>,
+    ) {
+        // The lower 16 bits of what `post_recv` was given: all of it.
+        let slot = wr_id.0 as u16;
+        let mut head = [0; HEAD_LENGTH];
+        let Some(head) = self.incoming.peek(slot, length, &mut head) else {
+            return;
+        };
+        match self.endpoint.handle_head(now, head, length) {
+            Ok(Received::Fragment {
+                payload,
+                offset,
+                total,
+            }) => {
+                let fragment = Fragment {
+                    slot,
+                    start: payload.start,
+                    length: payload.end.saturating_sub(payload.start),
+                    offset,
+                    total,
+                };
+                self.incoming
+                    .take(id, fragment, buffers, &mut self.traffic, events);
+            }
+            Ok(Received::Credits) => self.incoming.free(slot),
+            Ok(Received::Negotiate) => self.incoming.end_negotiation(),
+            Err(error) => self.fail(error.into()),
+        }
+    }
+
+    /// Whether a fragment waits for a buffer.
+    #[inline]
+    pub(super) fn waits_for_buffer(&self) -> bool {
+        self.incoming.waiting() > 0
+    }
+
+    /// Tries again to find buffers; `false` when something still waits.
+    pub(super) fn retry<B: MessageBuffers<Buffer = Buffer>>(
+        &mut self,
+        id: ConnId,
+        buffers: &mut B,
+        events: &mut Vec<Event<Buffer>>,
+    ) -> bool {
+        self.failed.is_some() || self.incoming.retry(id, buffers, &mut self.traffic, events)
+    }
+
+    /// The connection is gone: ends everything that has not ended, and says why.
+    pub(super) fn end<B: MessageBuffers<Buffer = Buffer>>(
+        mut self,
+        id: ConnId,
+        reason: crate::fabric::CloseReason,
+        buffers: &mut B,
+        events: &mut Vec<Event<Buffer>>,
+    ) -> CloseReason {
+        self.incoming.discard(buffers);
+        self.sends.flush(id, events);
+        self.reads.flush(id, events);
+        self.failed.unwrap_or(CloseReason::Fabric(reason))
+    }
+
+    /// Whether this side gave up on it.
+    #[inline]
+    pub(super) fn is_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    pub(super) fn status(&self) -> ConnStatus {
+        ConnStatus {
+            peer: self.peer,
+            listener: self.listener,
+            state: self.endpoint.state(),
+            send_credits: self.endpoint.send_credits(),
+            receive_credits: self.endpoint.receive_credits(),
+            negotiated: self.endpoint.negotiated().copied(),
+            limits: self.limits,
+            queued: self.sends.len(),
+            starved: self.incoming.waiting(),
+            traffic: self.traffic,
+        }
+    }
+}
+
+/// The lengths of the regions that the owner registered, by their number.
+#[derive(Debug, Default)]
+pub(super) struct Regions(Vec<Option<usize>>);
+
+impl Regions {
+    pub(super) fn insert(&mut self, region: RegionId, length: usize) {
+        let index = region.0 as usize;
+        if self.0.len() <= index {
+            self.0.resize(index + 1, None);
+        }
+        if let Some(entry) = self.0.get_mut(index) {
+            *entry = Some(length);
+        }
+    }
+
+    /// Whether the owner had registered it.
+    pub(super) fn remove(&mut self, region: RegionId) -> bool {
+        self.0
+            .get_mut(region.0 as usize)
+            .is_some_and(|entry| entry.take().is_some())
+    }
+
+    #[inline]
+    fn hold(&self, memory: Sge) -> bool {
+        // An end that is no 32-bit number cannot be cut into pieces.
+        match (
+            self.0.get(memory.region.0 as usize),
+            memory.offset.checked_add(memory.length),
+        ) {
+            (Some(Some(length)), Some(end)) => end as usize <= *length,
+            _ => false,
+        }
+    }
+}

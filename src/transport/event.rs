@@ -1,0 +1,236 @@
+//! What a transport reports: events, reasons, errors, the status of a connection.
+
+use std::net::SocketAddr;
+
+use crate::fabric::{self, ConnId, FabricError, ListenerId, ReadLimits, WrError};
+use crate::proto::{Negotiated, ProtocolError, State};
+use crate::units::Credits;
+
+/// Something that happened on a transport.
+///
+/// Each `send`, `write` and `read` that was taken ends in exactly one event, before
+/// [`Event::Closed`] of its connection.
+#[derive(Debug)]
+pub enum Event<Buffer> {
+    /// The negotiation is complete: messages go both ways. The first event of an accepted connection.
+    Established {
+        /// The connection.
+        conn: ConnId,
+        /// Where it came in; `None` where `connect` began it.
+        listener: Option<ListenerId>,
+        /// The peer's address.
+        peer: SocketAddr,
+    },
+    /// A message of the upper layer arrived.
+    Message {
+        /// The connection.
+        conn: ConnId,
+        /// The message; give it back with `Transport::recycle`.
+        buffer: Buffer,
+        /// Bytes of the message.
+        length: u32,
+    },
+    /// A message was sent, or will never be: its memory is free.
+    Sent {
+        /// The connection.
+        conn: ConnId,
+        /// As given to `send`.
+        cookie: u64,
+        /// Whether it was handed to the network whole.
+        result: Result<(), WrError>,
+    },
+    /// An RDMA WRITE ended: its memory is free.
+    Written {
+        /// The connection.
+        conn: ConnId,
+        /// As given to `write`.
+        cookie: u64,
+        /// The first error of its pieces.
+        result: Result<(), WrError>,
+    },
+    /// An RDMA READ ended: the data is there, or the memory is free.
+    Read {
+        /// The connection.
+        conn: ConnId,
+        /// As given to `read`.
+        cookie: u64,
+        /// The first error of its pieces.
+        result: Result<(), WrError>,
+    },
+    /// The connection is gone. Sent exactly once for each that was established or that `connect`
+    /// returned.
+    Closed {
+        /// The connection; means nothing afterwards.
+        conn: ConnId,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// Why a connection ended, or did not begin.
+#[derive(Clone, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
+pub enum CloseReason {
+    /// The fabric's reason; this side or the peer closing in order is among them.
+    #[error(transparent)]
+    Fabric(fabric::CloseReason),
+    /// The peer broke a rule of [MS-SMBD], or did not do in time what it must.
+    #[error("SMB Direct: {0}")]
+    Protocol(#[from] ProtocolError),
+    /// The fabric refused what the transport asked of it: see [`CallFailed`].
+    #[error("the fabric refused: {0}")]
+    Call(#[from] CallFailed),
+    /// `Transport::abort` was called.
+    #[error("aborted by this side")]
+    Aborted,
+    /// The negotiation failed and the peer was told so ([MS-SMBD] 3.1.5.2).
+    #[error("the negotiation was refused")]
+    NegotiationRefused,
+    /// Turned away: `Config::max_connections`.
+    #[error("too many connections")]
+    TooManyConnections,
+    /// Turned away: `Config::max_unnegotiated`.
+    #[error("too many connections that have not negotiated")]
+    TooManyUnnegotiated,
+    /// Turned away: `Config::max_unnegotiated_per_source`.
+    #[error("too many connections of this source that have not negotiated")]
+    TooManyUnnegotiatedOfSource,
+}
+
+impl CloseReason {
+    /// A name for counters: lower case, words joined by `_`, stable.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Fabric(reason) => reason.name(),
+            Self::Protocol(error) => error.name(),
+            Self::Call(error) => error.name(),
+            other => other.into(),
+        }
+    }
+}
+
+/// A [`FabricError`] that ended a connection, reduced to what can be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
+pub enum CallFailed {
+    /// [`FabricError::LocalProtection`]: memory was deregistered while work was queued on it.
+    #[error("the memory does not lie in a registered region")]
+    LocalProtection,
+    /// [`FabricError::TooManyRegions`].
+    #[error("too many memory regions")]
+    TooManyRegions,
+    /// Anything else.
+    #[strum(serialize = "call_failed")]
+    #[error("the call failed")]
+    Other,
+}
+
+impl CallFailed {
+    /// A name for counters: lower case, words joined by `_`, stable.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+}
+
+impl From<FabricError> for CallFailed {
+    fn from(error: FabricError) -> Self {
+        match error {
+            FabricError::LocalProtection => Self::LocalProtection,
+            FabricError::TooManyRegions => Self::TooManyRegions,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Why `connect` failed. Nothing happened then.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// `Config::max_connections` are there.
+    #[error("too many connections")]
+    TooManyConnections,
+    /// The fabric's error.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+}
+
+/// Why `send`, `write` or `read` did not take the work. Nothing happened then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
+pub enum SendError {
+    /// No such connection, or not negotiated, or closing.
+    #[error("the connection is not established")]
+    NotEstablished,
+    /// `Config::send_queue` are queued: again after an event.
+    #[error("the queue is full")]
+    QueueFull,
+    /// Larger than the peer reassembles, or than an RDMA request may be.
+    #[error("larger than the connection may carry")]
+    TooLong,
+    /// Nothing to carry.
+    #[error("empty")]
+    Empty,
+    /// The piece of memory does not lie in a region that `register` returned.
+    #[error("the memory does not lie in a registered region")]
+    LocalProtection,
+    /// The descriptors hold fewer bytes than are to be carried.
+    #[error("the buffer descriptors hold fewer bytes than are to be carried")]
+    DescriptorsTooShort,
+    /// More than [`super::MAX_DESCRIPTORS`] descriptors.
+    #[error("too many buffer descriptors")]
+    TooManyDescriptors,
+    /// A descriptor runs past the end of the address space.
+    #[error("a buffer descriptor runs past the end of the address space")]
+    DescriptorWraps,
+}
+
+impl SendError {
+    /// A name for counters: lower case, words joined by `_`, stable.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// What a connection carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Messages of the upper layer that arrived whole.
+    pub messages_in: u64,
+    /// Messages of the upper layer that were handed to the network whole.
+    pub messages_out: u64,
+    /// Bytes of upper-layer messages that arrived, headers not counted.
+    pub inline_bytes_in: u64,
+    /// Bytes of upper-layer messages that were handed to the network, headers not counted.
+    pub inline_bytes_out: u64,
+    /// Bytes that RDMA READs of this side brought.
+    pub rdma_read_bytes: u64,
+    /// Bytes that RDMA WRITEs of this side carried.
+    pub rdma_write_bytes: u64,
+}
+
+/// What is known about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnStatus {
+    /// The peer's address.
+    pub peer: SocketAddr,
+    /// Where it came in; `None` where `connect` began it.
+    pub listener: Option<ListenerId>,
+    /// What the endpoint is doing.
+    pub state: State,
+    /// Messages this side may send now.
+    pub send_credits: Credits,
+    /// Messages the peer may send now.
+    pub receive_credits: Credits,
+    /// What both sides agreed on, once they have.
+    pub negotiated: Option<Negotiated>,
+    /// RDMA READs at a time, once the fabric's connection is up.
+    pub limits: Option<ReadLimits>,
+    /// Messages and RDMA WRITEs queued and not posted.
+    pub queued: usize,
+    /// Received fragments that wait for a buffer of the owner.
+    pub starved: usize,
+    /// What it carried.
+    pub traffic: Traffic,
+}

@@ -1,0 +1,189 @@
+//! What the transport does about time, lack of buffers, and the events of its fabric.
+
+use std::net::SocketAddr;
+
+use super::connection::Connection;
+use super::{CloseReason, Event, MessageBuffers, Transport, mark_dirty};
+use crate::fabric::{self, ConnId, Fabric, ListenerId};
+use crate::proto::{Endpoint, State};
+use crate::units::Instant;
+
+impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
+    /// Gives fragments that found no buffer another try. Whoever is first and still waits goes
+    /// behind the others, so that everybody is first at some time.
+    pub(super) fn retry_starved(&mut self, events: &mut Vec<Event<B::Buffer>>) {
+        if !std::mem::take(&mut self.retry_starved) {
+            return;
+        }
+        let first = self.starved.first().copied();
+        let (conns, buffers, dirty) = (&mut self.conns, &mut self.buffers, &mut self.dirty);
+        self.starved.retain(|&id| {
+            let Some(conn) = conns.get_mut(id) else {
+                return false;
+            };
+            let done = conn.retry(id, buffers, events);
+            conn.starved = !done;
+            mark_dirty(dirty, id, conn);
+            !done
+        });
+        if first.is_some() && self.starved.first().copied() == first {
+            self.starved.rotate_left(1);
+        }
+    }
+
+    /// Has every endpoint whose deadline is reached look at the clock.
+    pub(super) fn run_timers(&mut self, now: Instant) {
+        while let Some((at, id)) = self.timers.due(now) {
+            let Some(conn) = self.conns.get_mut(id) else {
+                continue;
+            };
+            if conn.armed != Some(at) {
+                continue;
+            }
+            conn.armed = None;
+            if conn.deadline().is_some_and(|deadline| deadline <= now) {
+                if let Err(error) = conn.endpoint.handle_timeout(now) {
+                    conn.fail(error.into());
+                    self.fabric.close(id);
+                    continue;
+                }
+                mark_dirty(&mut self.dirty, id, conn);
+            }
+            self.timers.arm(id, conn);
+        }
+    }
+
+    /// Posts what there is to post.
+    pub(super) fn pump(&mut self, now: Instant, events: &mut Vec<Event<B::Buffer>>) {
+        for id in self.dirty.drain(..) {
+            let Some(conn) = self.conns.get_mut(id) else {
+                continue;
+            };
+            conn.dirty = false;
+            conn.pump(&mut self.fabric, id, now);
+            self.timers.arm(id, conn);
+            if !conn.established && conn.endpoint.state() == State::Established && !conn.is_failed()
+            {
+                conn.established = true;
+                conn.announced = true;
+                self.journal.counters.established += 1;
+                if conn.listener.is_some() {
+                    self.admission.release(conn.peer);
+                }
+                events.push(Event::Established {
+                    conn: id,
+                    listener: conn.listener,
+                    peer: conn.peer,
+                });
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn handle(
+        &mut self,
+        now: Instant,
+        event: fabric::Event,
+        events: &mut Vec<Event<B::Buffer>>,
+    ) {
+        match event {
+            fabric::Event::Completion {
+                conn: id,
+                wr_id,
+                work,
+                result,
+            } => {
+                let Some(conn) = self.conns.get_mut(id) else {
+                    return;
+                };
+                let failed = conn.is_failed();
+                conn.complete(now, id, (wr_id, work, result), &mut self.buffers, events);
+                if conn.is_failed() && !failed {
+                    self.fabric.close(id);
+                }
+                if conn.waits_for_buffer() && !conn.starved {
+                    conn.starved = true;
+                    self.starved.push(id);
+                }
+                mark_dirty(&mut self.dirty, id, conn);
+            }
+            fabric::Event::Established { conn: id, limits } => {
+                let Some(conn) = self.conns.get_mut(id) else {
+                    return;
+                };
+                conn.connected(limits);
+                mark_dirty(&mut self.dirty, id, conn);
+            }
+            fabric::Event::ConnectRequest {
+                listener,
+                conn,
+                peer,
+            } => self.requested(now, listener, conn, peer),
+            fabric::Event::Closed { conn, reason } => self.closed(now, conn, reason, events),
+            fabric::Event::Refused { peer, reason } => {
+                self.journal.closed(now, peer, &CloseReason::Fabric(reason));
+            }
+        }
+    }
+
+    /// A peer wants a connection: takes it if there is a place ([MS-SMBD] 3.1.7.1).
+    fn requested(&mut self, now: Instant, listener: ListenerId, id: ConnId, peer: SocketAddr) {
+        self.journal.counters.requested += 1;
+        if let Err(reason) = self.accept(now, listener, id, peer) {
+            self.fabric.reject(id);
+            self.journal.closed(now, peer, &reason);
+        }
+    }
+
+    fn accept(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        id: ConnId,
+        peer: SocketAddr,
+    ) -> Result<(), CloseReason> {
+        if self.conns.len() >= self.config.max_connections {
+            return Err(CloseReason::TooManyConnections);
+        }
+        self.admission.admit(&self.config, peer)?;
+        let endpoint = Endpoint::acceptor(self.config.acceptor, now);
+        let slots = self.config.acceptor.receive_credit_max.0;
+        let mut conn = Connection::new(endpoint, Some(listener), peer, slots);
+        // The receive for the negotiate message has to be there before the peer may send.
+        let accepted = conn
+            .post_receives(&mut self.fabric, id)
+            .and_then(|()| self.fabric.accept(id, self.config.limits));
+        if let Err(error) = accepted {
+            self.admission.release(peer);
+            return Err(CloseReason::Call(error.into()));
+        }
+        self.timers.arm(id, &mut conn);
+        self.conns.insert(id, Box::new(conn));
+        Ok(())
+    }
+
+    fn closed(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        reason: fabric::CloseReason,
+        events: &mut Vec<Event<B::Buffer>>,
+    ) {
+        let Some(conn) = self.conns.remove(id) else {
+            return;
+        };
+        if conn.listener.is_some() && !conn.established {
+            self.admission.release(conn.peer);
+        }
+        if conn.starved {
+            self.starved.retain(|other| *other != id);
+        }
+        let (announced, peer) = (conn.announced, conn.peer);
+        let reason = conn.end(id, reason, &mut self.buffers, events);
+        self.journal.closed(now, peer, &reason);
+        if announced {
+            events.push(Event::Closed { conn: id, reason });
+        }
+        self.timers.tidy(&self.conns);
+    }
+}

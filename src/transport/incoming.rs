@@ -1,0 +1,264 @@
+//! What a connection receives: slots that receives are posted with, and the message being put
+//! together.
+//!
+//! ```text
+//!   free slots --post_recv--> posted --completion--> read by the endpoint --copied--> free
+//!                                                       |  no buffer          ^
+//!                                                       +----> waiting -------+
+//! ```
+
+use std::collections::VecDeque;
+
+use super::{Event, MessageBuffers, Traffic};
+use crate::fabric::{Access, ConnId, Fabric, FabricError, RegionId, Sge, WrId};
+use crate::proto::{Endpoint, HEAD_LENGTH};
+use crate::sys::Memory;
+
+/// Memory for receives, in slots of one size, registered as one region.
+#[derive(Debug)]
+struct Pool {
+    memory: Memory,
+    region: RegionId,
+    /// Whether it is the one for the time after the negotiation.
+    negotiated: bool,
+    slot_size: u32,
+    /// Bytes from one slot to the next.
+    stride: u32,
+    free: Vec<u16>,
+}
+
+impl Pool {
+    #[cold]
+    fn new<F: Fabric>(
+        fabric: &mut F,
+        id: ConnId,
+        negotiated: bool,
+        slot_size: u32,
+        slots: u16,
+    ) -> Result<Self, FabricError> {
+        let stride = slot_size
+            .max(1)
+            .checked_next_multiple_of(8)
+            .unwrap_or(slot_size);
+        // Offsets of slots are 32-bit numbers.
+        let slots = u16::try_from(u32::MAX / stride)
+            .map_or(slots, |most| slots.min(most))
+            .max(1);
+        let memory = Memory::zeroed(usize::from(slots) * stride as usize);
+        let region = fabric.register(id, &memory, Access::Local)?.id;
+        // Taken from the end: the first slot is used first.
+        let free = (0..slots).rev().collect();
+        Ok(Self {
+            memory,
+            region,
+            negotiated,
+            slot_size,
+            stride,
+            free,
+        })
+    }
+}
+
+/// A fragment of an upper-layer message, where it lies and where it belongs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fragment {
+    pub(super) slot: u16,
+    /// Bytes from the start of the slot.
+    pub(super) start: u32,
+    pub(super) length: u32,
+    /// Bytes from the start of the message.
+    pub(super) offset: u32,
+    /// Bytes of the message.
+    pub(super) total: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Incoming<Buffer> {
+    pool: Option<Pool>,
+    /// The negotiate message of the peer has come: its receive was the last small one.
+    negotiated: bool,
+    /// Fragments for which the owner has no buffer yet, and those behind them.
+    waiting: VecDeque<Fragment>,
+    /// The message being put together.
+    message: Option<Buffer>,
+}
+
+impl<Buffer> Incoming<Buffer> {
+    pub(super) fn new() -> Self {
+        Self {
+            pool: None,
+            negotiated: false,
+            waiting: VecDeque::new(),
+            message: None,
+        }
+    }
+
+    /// Fragments that wait for a buffer.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Posts the receives that the endpoint wants: before the negotiation is over a single one, from
+    /// a pool of that size; then from one of `slots`.
+    #[inline]
+    pub(super) fn post<F: Fabric>(
+        &mut self,
+        fabric: &mut F,
+        id: ConnId,
+        endpoint: &mut Endpoint,
+        slots: u16,
+    ) -> Result<(), FabricError> {
+        let wanted = endpoint.receives_wanted();
+        if wanted == 0 {
+            return Ok(());
+        }
+        let negotiated = self.negotiated;
+        if self
+            .pool
+            .as_ref()
+            .is_none_or(|pool| pool.negotiated != negotiated)
+        {
+            let slots = if negotiated {
+                slots.max(wanted)
+            } else {
+                wanted
+            };
+            let pool = Pool::new(fabric, id, negotiated, endpoint.receive_size(), slots)?;
+            // The receive of the negotiation was used: nothing of the old pool is posted.
+            if let Some(old) = self.pool.replace(pool) {
+                fabric.deregister(id, old.region)?;
+            }
+        }
+        let Some(pool) = &mut self.pool else {
+            return Ok(());
+        };
+        let mut posted = 0;
+        while posted < wanted {
+            let Some(&slot) = pool.free.last() else { break };
+            let sge = Sge {
+                region: pool.region,
+                offset: u32::from(slot) * pool.stride,
+                length: pool.slot_size,
+            };
+            match fabric.post_recv(id, WrId(u64::from(slot)), sge) {
+                Ok(()) => {}
+                // A fabric with less room than we asked for only makes for fewer credits.
+                Err(FabricError::QueueFull) => break,
+                Err(error) => return Err(error),
+            }
+            pool.free.pop();
+            posted += 1;
+        }
+        endpoint.handle_receives_posted(posted);
+        Ok(())
+    }
+
+    /// Copies the first bytes of a received message out of its slot, which a peer of real hardware
+    /// could still write: as many as there are, at most all of `head`.
+    #[inline]
+    pub(super) fn peek<'a>(&self, slot: u16, length: u32, head: &'a mut [u8]) -> Option<&'a [u8]> {
+        let pool = self.pool.as_ref()?;
+        let head = head.get_mut(..(length as usize).min(HEAD_LENGTH))?;
+        pool.memory
+            .read(usize::from(slot) * pool.stride as usize, head)
+            .ok()?;
+        Some(head)
+    }
+
+    /// The peer's negotiate message has come. The next receives are for what was agreed on.
+    pub(super) fn end_negotiation(&mut self) {
+        self.negotiated = true;
+    }
+
+    /// The slot may be posted again.
+    #[inline]
+    pub(super) fn free(&mut self, slot: u16) {
+        if let Some(pool) = &mut self.pool {
+            pool.free.push(slot);
+        }
+    }
+
+    /// Takes a fragment; `false` when it has to wait for a buffer of the owner.
+    #[inline]
+    pub(super) fn take<B: MessageBuffers<Buffer = Buffer>>(
+        &mut self,
+        conn: ConnId,
+        fragment: Fragment,
+        buffers: &mut B,
+        traffic: &mut Traffic,
+        events: &mut Vec<Event<Buffer>>,
+    ) -> bool {
+        if self.waiting.is_empty() && self.deliver(conn, fragment, buffers, traffic, events) {
+            return true;
+        }
+        self.waiting.push_back(fragment);
+        false
+    }
+
+    /// Tries again what waits; `false` when something still does.
+    pub(super) fn retry<B: MessageBuffers<Buffer = Buffer>>(
+        &mut self,
+        conn: ConnId,
+        buffers: &mut B,
+        traffic: &mut Traffic,
+        events: &mut Vec<Event<Buffer>>,
+    ) -> bool {
+        while let Some(&fragment) = self.waiting.front() {
+            if !self.deliver(conn, fragment, buffers, traffic, events) {
+                return false;
+            }
+            self.waiting.pop_front();
+        }
+        true
+    }
+
+    #[inline]
+    fn deliver<B: MessageBuffers<Buffer = Buffer>>(
+        &mut self,
+        conn: ConnId,
+        fragment: Fragment,
+        buffers: &mut B,
+        traffic: &mut Traffic,
+        events: &mut Vec<Event<Buffer>>,
+    ) -> bool {
+        let Some(pool) = &mut self.pool else {
+            return true;
+        };
+        let mut buffer = match self.message.take() {
+            Some(buffer) => buffer,
+            None => match buffers.allocate(conn, fragment.total) {
+                Some(buffer) => buffer,
+                None => return false,
+            },
+        };
+        let source = usize::from(fragment.slot) * pool.stride as usize + fragment.start as usize;
+        buffers.fill(
+            &mut buffer,
+            fragment.offset,
+            &pool.memory,
+            source,
+            fragment.length as usize,
+        );
+        pool.free.push(fragment.slot);
+        traffic.inline_bytes_in += u64::from(fragment.length);
+        if fragment.offset.saturating_add(fragment.length) < fragment.total {
+            self.message = Some(buffer);
+        } else {
+            traffic.messages_in += 1;
+            events.push(Event::Message {
+                conn,
+                buffer,
+                length: fragment.total,
+            });
+        }
+        true
+    }
+
+    /// The connection is gone: gives the buffer of an incomplete message back.
+    pub(super) fn discard<B: MessageBuffers<Buffer = Buffer>>(&mut self, buffers: &mut B) {
+        self.waiting.clear();
+        if let Some(buffer) = self.message.take() {
+            buffers.release(buffer);
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! What a connection has to send: messages and RDMA WRITEs in one queue, RDMA READs in another.
+//!
+//! ```text
+//!   queue: message, write piece, write piece*, message ...      * the last of its WRITE
+//!     | start_message           | post_write
+//!   current -> Transmit -> post_send
+//!     |                         |
+//!   sending: cookies          writing: cookies      (completions come in the order of posting)
+//! ```
+
+use std::collections::VecDeque;
+
+use super::{Event, MAX_DESCRIPTORS, SendError, Traffic};
+use crate::fabric::{ConnId, Fabric, FabricError, RemoteAddress, Sge, WrError, WrId};
+use crate::proto::{Endpoint, Transmit};
+use crate::units::{Instant, RemoteToken};
+use crate::wire::BufferDescriptorV1;
+
+/// What a completion has to say: the bytes that were carried (bits 1 to 32), and whether it ends
+/// what the owner asked for (bit 0).
+fn wr_id(length: u32, last: bool) -> WrId {
+    WrId(u64::from(length) << 1 | u64::from(last))
+}
+
+fn length(wr_id: WrId) -> u64 {
+    wr_id.0 >> 1
+}
+
+fn is_last(wr_id: WrId) -> bool {
+    wr_id.0 & 1 != 0
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Outgoing {
+    Message {
+        cookie: u64,
+        source: Sge,
+        invalidate: Option<RemoteToken>,
+    },
+    Write {
+        cookie: u64,
+        source: Sge,
+        target: RemoteAddress,
+        last: bool,
+    },
+}
+
+/// Messages and RDMA WRITEs in the order in which the owner queued them.
+#[derive(Debug, Default)]
+pub(super) struct SendQueue {
+    queue: VecDeque<Outgoing>,
+    /// The message that the endpoint has in progress.
+    current: Option<Sge>,
+    /// What the endpoint gave out and the fabric had no room for.
+    stalled: Option<Transmit>,
+    /// Cookies of messages given to the endpoint.
+    sending: VecDeque<u64>,
+    /// Cookies of RDMA WRITEs of which the last piece was posted.
+    writing: VecDeque<u64>,
+    write_error: Option<WrError>,
+}
+
+impl SendQueue {
+    /// Nothing waits to be posted. (What was posted goes out even when the fabric is closed.)
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    #[inline]
+    pub(super) fn push_message(
+        &mut self,
+        cookie: u64,
+        source: Sge,
+        invalidate: Option<RemoteToken>,
+    ) {
+        self.queue.push_back(Outgoing::Message {
+            cookie,
+            source,
+            invalidate,
+        });
+    }
+
+    pub(super) fn push_write(
+        &mut self,
+        cookie: u64,
+        source: Sge,
+        target: impl IntoIterator<Item = BufferDescriptorV1>,
+    ) -> Result<(), SendError> {
+        let queued = self.queue.len();
+        let result = cut(source, target, |source, target, last| {
+            self.queue.push_back(Outgoing::Write {
+                cookie,
+                source,
+                target,
+                last,
+            });
+        });
+        if result.is_err() {
+            self.queue.truncate(queued);
+        }
+        result
+    }
+
+    /// Posts as much as credits and the fabric's queue allow.
+    #[inline]
+    pub(super) fn post<F: Fabric>(
+        &mut self,
+        fabric: &mut F,
+        id: ConnId,
+        endpoint: &mut Endpoint,
+        now: Instant,
+    ) -> Result<(), FabricError> {
+        if let Some(transmit) = self.stalled.take() {
+            if !self.transmit(fabric, id, transmit)? {
+                return Ok(());
+            }
+        }
+        loop {
+            if self.current.is_none() && !self.start_next(fabric, id, endpoint)? {
+                return Ok(());
+            }
+            // Without a message this is the endpoint's own: credits, keepalives, the negotiation.
+            let Some(transmit) = endpoint.poll_transmit(now) else {
+                return Ok(());
+            };
+            if !self.transmit(fabric, id, transmit)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Posts the RDMA WRITEs in front and gives the endpoint the message behind them; `false` when
+    /// the fabric's queue is full.
+    #[inline]
+    fn start_next<F: Fabric>(
+        &mut self,
+        fabric: &mut F,
+        id: ConnId,
+        endpoint: &mut Endpoint,
+    ) -> Result<bool, FabricError> {
+        while let Some(front) = self.queue.front() {
+            match *front {
+                Outgoing::Message {
+                    cookie,
+                    source,
+                    invalidate,
+                } => {
+                    // The length was checked when it was queued. An endpoint that is closing takes
+                    // no more: what is left ends with the connection.
+                    if endpoint.start_message(source.length, invalidate).is_ok() {
+                        self.queue.pop_front();
+                        self.current = Some(source);
+                        self.sending.push_back(cookie);
+                    }
+                    return Ok(true);
+                }
+                Outgoing::Write {
+                    cookie,
+                    source,
+                    target,
+                    last,
+                } => {
+                    match fabric.post_write(id, wr_id(source.length, last), source, target) {
+                        Ok(()) => {}
+                        Err(FabricError::QueueFull) => return Ok(false),
+                        Err(error) => return Err(error),
+                    }
+                    self.queue.pop_front();
+                    if last {
+                        self.writing.push_back(cookie);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Posts one SMB Direct message; `false` when the fabric's queue is full, and keeps it then.
+    #[inline]
+    fn transmit<F: Fabric>(
+        &mut self,
+        fabric: &mut F,
+        id: ConnId,
+        transmit: Transmit,
+    ) -> Result<bool, FabricError> {
+        let header = transmit
+            .header
+            .get(..usize::from(transmit.header_length))
+            .unwrap_or(&transmit.header);
+        let payload = match self.current {
+            Some(source) if !transmit.payload.is_empty() => Some(Sge {
+                region: source.region,
+                offset: source.offset + transmit.payload.start,
+                length: transmit.payload.end - transmit.payload.start,
+            }),
+            _ => None,
+        };
+        let last = transmit.ends_message;
+        let wr_id = wr_id(payload.map_or(0, |payload| payload.length), last);
+        match fabric.post_send(id, wr_id, header, payload, transmit.invalidate) {
+            Ok(()) => {}
+            Err(FabricError::QueueFull) => {
+                self.stalled = Some(transmit);
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        if last {
+            self.current = None;
+        }
+        Ok(true)
+    }
+
+    /// A SEND ended.
+    #[inline]
+    pub(super) fn sent<Buffer>(
+        &mut self,
+        conn: ConnId,
+        wr_id: WrId,
+        result: Result<(), WrError>,
+        traffic: &mut Traffic,
+        events: &mut Vec<Event<Buffer>>,
+    ) {
+        if result.is_ok() {
+            traffic.inline_bytes_out += length(wr_id);
+            traffic.messages_out += u64::from(is_last(wr_id));
+        }
+        if !is_last(wr_id) {
+            return;
+        }
+        let Some(cookie) = self.sending.pop_front() else {
+            return;
+        };
+        events.push(Event::Sent {
+            conn,
+            cookie,
+            result,
+        });
+    }
+
+    /// A piece of an RDMA WRITE ended.
+    pub(super) fn written<Buffer>(
+        &mut self,
+        conn: ConnId,
+        wr_id: WrId,
+        result: Result<(), WrError>,
+        traffic: &mut Traffic,
+        events: &mut Vec<Event<Buffer>>,
+    ) {
+        let result = first_error(&mut self.write_error, result);
+        if result.is_ok() {
+            traffic.rdma_write_bytes += length(wr_id);
+        }
+        if is_last(wr_id) {
+            let Some(cookie) = self.writing.pop_front() else {
+                return;
+            };
+            events.push(Event::Written {
+                conn,
+                cookie,
+                result,
+            });
+        }
+    }
+
+    /// The connection is gone: ends what never ended.
+    pub(super) fn flush<Buffer>(&mut self, conn: ConnId, events: &mut Vec<Event<Buffer>>) {
+        let result = Err(WrError::Flushed);
+        for cookie in self.sending.drain(..) {
+            events.push(Event::Sent {
+                conn,
+                cookie,
+                result,
+            });
+        }
+        for cookie in self.writing.drain(..) {
+            events.push(Event::Written {
+                conn,
+                cookie,
+                result: first_error(&mut self.write_error, result),
+            });
+        }
+        for outgoing in self.queue.drain(..) {
+            match outgoing {
+                Outgoing::Message { cookie, .. } => events.push(Event::Sent {
+                    conn,
+                    cookie,
+                    result,
+                }),
+                Outgoing::Write {
+                    cookie, last: true, ..
+                } => {
+                    let result = first_error(&mut self.write_error, result);
+                    events.push(Event::Written {
+                        conn,
+                        cookie,
+                        result,
+                    });
+                }
+                Outgoing::Write { .. } => {}
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ReadPiece {
+    cookie: u64,
+    sink: Sge,
+    source: RemoteAddress,
+    last: bool,
+}
+
+/// RDMA READs in the order in which the owner queued them.
+#[derive(Debug, Default)]
+pub(super) struct ReadQueue {
+    queue: VecDeque<ReadPiece>,
+    /// Cookies of RDMA READs of which the last piece was posted.
+    reading: VecDeque<u64>,
+    read_error: Option<WrError>,
+}
+
+impl ReadQueue {
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn push(
+        &mut self,
+        cookie: u64,
+        sink: Sge,
+        source: impl IntoIterator<Item = BufferDescriptorV1>,
+    ) -> Result<(), SendError> {
+        let queued = self.queue.len();
+        let result = cut(sink, source, |sink, source, last| {
+            self.queue.push_back(ReadPiece {
+                cookie,
+                sink,
+                source,
+                last,
+            });
+        });
+        if result.is_err() {
+            self.queue.truncate(queued);
+        }
+        result
+    }
+
+    /// Posts as much as the fabric's queue allows.
+    #[inline]
+    pub(super) fn post<F: Fabric>(
+        &mut self,
+        fabric: &mut F,
+        id: ConnId,
+    ) -> Result<(), FabricError> {
+        while let Some(piece) = self.queue.front() {
+            match fabric.post_read(
+                id,
+                wr_id(piece.sink.length, piece.last),
+                piece.sink,
+                piece.source,
+            ) {
+                Ok(()) => {}
+                Err(FabricError::QueueFull) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            if piece.last {
+                self.reading.push_back(piece.cookie);
+            }
+            self.queue.pop_front();
+        }
+        Ok(())
+    }
+
+    /// A piece of an RDMA READ ended.
+    pub(super) fn read<Buffer>(
+        &mut self,
+        conn: ConnId,
+        wr_id: WrId,
+        result: Result<(), WrError>,
+        traffic: &mut Traffic,
+        events: &mut Vec<Event<Buffer>>,
+    ) {
+        let result = first_error(&mut self.read_error, result);
+        if result.is_ok() {
+            traffic.rdma_read_bytes += length(wr_id);
+        }
+        if is_last(wr_id) {
+            let Some(cookie) = self.reading.pop_front() else {
+                return;
+            };
+            events.push(Event::Read {
+                conn,
+                cookie,
+                result,
+            });
+        }
+    }
+
+    /// The connection is gone: ends what never ended.
+    pub(super) fn flush<Buffer>(&mut self, conn: ConnId, events: &mut Vec<Event<Buffer>>) {
+        let unposted = self
+            .queue
+            .drain(..)
+            .filter(|piece| piece.last)
+            .map(|piece| piece.cookie);
+        for cookie in self.reading.drain(..).chain(unposted) {
+            let result = first_error(&mut self.read_error, Err(WrError::Flushed));
+            events.push(Event::Read {
+                conn,
+                cookie,
+                result,
+            });
+        }
+    }
+}
+
+/// Keeps the first error of a connection's requests. Everything after it is flushed, so that the
+/// request it belongs to is the first that reports it, and those behind report it as well.
+fn first_error(first: &mut Option<WrError>, result: Result<(), WrError>) -> Result<(), WrError> {
+    result.map_err(|error| *first.get_or_insert(error))
+}
+
+/// Lays `local` over consecutive descriptors, each used up to its length, until its end; calls
+/// `take` with each piece and whether it is the last.
+fn cut(
+    local: Sge,
+    descriptors: impl IntoIterator<Item = BufferDescriptorV1>,
+    mut take: impl FnMut(Sge, RemoteAddress, bool),
+) -> Result<(), SendError> {
+    let mut rest = local;
+    for (index, descriptor) in descriptors.into_iter().enumerate() {
+        if rest.length == 0 {
+            break;
+        }
+        if index == MAX_DESCRIPTORS {
+            return Err(SendError::TooManyDescriptors);
+        }
+        let length = rest.length.min(descriptor.length);
+        if length == 0 {
+            continue;
+        }
+        if descriptor.offset.checked_add(u64::from(length)).is_none() {
+            return Err(SendError::DescriptorWraps);
+        }
+        let remote = RemoteAddress {
+            token: descriptor.token,
+            address: descriptor.offset,
+        };
+        take(Sge { length, ..rest }, remote, length == rest.length);
+        rest.length -= length;
+        // The end of `local` lies in its region, so it fits; behind its end nothing is used.
+        rest.offset = rest.offset.saturating_add(length);
+    }
+    if rest.length > 0 {
+        Err(SendError::DescriptorsTooShort)
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,766 @@
+//! What the cases stand on: fabrics to test, and a world that drives them and never stops checking.
+//!
+//! A case names what is special about it. What holds for every connection is checked by [`World`]
+//! for each event of each case: order, exactly one completion for each posted request, exactly one
+//! end, silence afterwards.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Debug;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use smbdirect::fabric::{
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region,
+    RemoteAddress, Sge, Work, WrError, WrId,
+};
+use smbdirect::sys::Memory;
+use smbdirect::units::{Instant, RemoteToken};
+
+/// One or two fabrics under test, and their time.
+pub trait Harness {
+    /// Said when a case fails.
+    fn name(&self) -> &str;
+
+    /// The fabrics. The first listens, the last connects: one may do both.
+    fn fabrics(&mut self) -> &mut [Box<dyn Fabric>];
+
+    /// Where the first listens; port 0.
+    fn address(&self) -> SocketAddr;
+
+    /// The time for `poll`.
+    fn now(&self) -> Instant;
+
+    /// Lets time pass until a fabric has something to do. `false`: it would pass in vain.
+    fn wait(&mut self) -> bool;
+}
+
+/// The usual [`Harness`].
+pub struct Rig {
+    name: String,
+    fabrics: Vec<Box<dyn Fabric>>,
+    address: SocketAddr,
+    clock: Clock,
+}
+
+enum Clock {
+    Virtual(Instant),
+    Real(std::time::Instant),
+}
+
+/// How long a fabric in real time may have nothing to do while a case still waits for something.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Rig {
+    /// Both ends in one fabric; time passes as fast as it can.
+    pub fn in_virtual_time(name: impl Into<String>, fabric: impl Fabric + 'static) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let clock = Clock::Virtual(Instant::from_nanos(1_000_000_000));
+        Self {
+            name: name.into(),
+            fabrics: vec![Box::new(fabric)],
+            address,
+            clock,
+        }
+    }
+
+    /// An end in each of two fabrics; time passes as fast as it can.
+    pub fn in_virtual_time_with_two(
+        name: impl Into<String>,
+        server: impl Fabric + 'static,
+        client: impl Fabric + 'static,
+    ) -> Self {
+        let mut rig = Self::in_virtual_time(name, server);
+        rig.fabrics.push(Box::new(client));
+        rig
+    }
+
+    /// The same, listening at `address`.
+    pub fn at(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// An end in each of two fabrics, which wake up by their `event_fd`s.
+    pub fn in_real_time(
+        name: impl Into<String>,
+        server: impl Fabric + 'static,
+        client: impl Fabric + 'static,
+        address: SocketAddr,
+    ) -> Self {
+        let clock = Clock::Real(std::time::Instant::now());
+        Self {
+            name: name.into(),
+            fabrics: vec![Box::new(server), Box::new(client)],
+            address,
+            clock,
+        }
+    }
+
+    /// Waits for the descriptors, as an owner that has nothing else to do would. They are
+    /// registered each time: what is readable already counts then.
+    fn wait_readable(&self, timeout: Duration) -> bool {
+        let mut poll = mio::Poll::new().unwrap();
+        for fabric in &self.fabrics {
+            if let Some(fd) = fabric.event_fd() {
+                let mut source = mio::unix::SourceFd(&fd.as_raw_fd());
+                let registry = poll.registry();
+                registry
+                    .register(&mut source, mio::Token(0), mio::Interest::READABLE)
+                    .unwrap();
+            }
+        }
+        let mut ready = mio::Events::with_capacity(4);
+        match poll.poll(&mut ready, Some(timeout)) {
+            Ok(()) => !ready.is_empty(),
+            Err(error) => error.kind() == std::io::ErrorKind::Interrupted,
+        }
+    }
+}
+
+impl Harness for Rig {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn fabrics(&mut self) -> &mut [Box<dyn Fabric>] {
+        &mut self.fabrics
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn now(&self) -> Instant {
+        match &self.clock {
+            Clock::Virtual(now) => *now,
+            Clock::Real(start) => Instant::ZERO + start.elapsed(),
+        }
+    }
+
+    fn wait(&mut self) -> bool {
+        let now = self.now();
+        let next = self
+            .fabrics
+            .iter()
+            .filter_map(|fabric| fabric.poll_timeout())
+            .min();
+        match (&mut self.clock, next) {
+            (_, Some(next)) if next <= now => true,
+            (Clock::Virtual(now), Some(next)) => {
+                *now = next;
+                true
+            }
+            (Clock::Virtual(_), None) => false,
+            (Clock::Real(_), next) => {
+                let timeout = next.map_or(PATIENCE, |next| (next - now).min(PATIENCE));
+                // A millisecond more than asked for: the system's timer is no finer.
+                self.wait_readable(timeout + Duration::from_millis(1))
+                    || next.is_some_and(|next| next - now <= PATIENCE)
+            }
+        }
+    }
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct End {
+    pub fabric: usize,
+    pub conn: ConnId,
+}
+
+/// Both ends of an established connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    pub client: End,
+    pub server: End,
+}
+
+impl Pair {
+    /// Both directions.
+    pub fn both_ways(self) -> [(End, End); 2] {
+        [(self.client, self.server), (self.server, self.client)]
+    }
+}
+
+/// Registered memory.
+#[derive(Clone, Debug)]
+pub struct Mem {
+    pub memory: Memory,
+    pub region: Region,
+}
+
+impl Mem {
+    pub fn sge(&self, offset: usize, length: usize) -> Sge {
+        let [offset, length] = [offset, length].map(|n| u32::try_from(n).unwrap());
+        Sge {
+            region: self.region.id,
+            offset,
+            length,
+        }
+    }
+
+    pub fn all(&self) -> Sge {
+        self.sge(0, self.memory.len())
+    }
+
+    /// The peer's name for `offset`.
+    pub fn remote(&self, offset: u64) -> RemoteAddress {
+        let RemoteAddress { token, address } = self.region.remote;
+        RemoteAddress {
+            token,
+            address: address.wrapping_add(offset),
+        }
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        self.memory.to_vec(0, self.memory.len()).unwrap()
+    }
+}
+
+/// Random bytes, the same for the same seed.
+pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
+/// How a work request ended.
+pub type Outcome = (Work, Result<(), WrError>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+enum Kind {
+    Recv,
+    Send,
+    Write,
+    Read,
+}
+
+impl From<&Work> for Kind {
+    fn from(work: &Work) -> Self {
+        match work {
+            Work::Recv { .. } => Self::Recv,
+            Work::Send => Self::Send,
+            Work::Write => Self::Write,
+            Work::Read => Self::Read,
+        }
+    }
+}
+
+/// What is known of an end.
+#[derive(Default)]
+struct Record {
+    posted: [VecDeque<WrId>; 4],
+    done: HashMap<WrId, Outcome>,
+    established: Option<ReadLimits>,
+    closed: Option<CloseReason>,
+    rejected: bool,
+    /// Something failed otherwise than by being flushed.
+    failed: bool,
+    /// Kinds of which something was flushed.
+    flushed: [bool; 4],
+}
+
+/// Fabrics, what was done with them, and what they reported.
+pub struct World<H: Harness> {
+    harness: H,
+    records: HashMap<End, Record>,
+    /// Everything reported, in order; completions in brief are enough.
+    log: Vec<(usize, Event)>,
+    requests: VecDeque<(ListenerId, End)>,
+    listener: Option<(ListenerId, SocketAddr)>,
+    next_wr_id: u64,
+    finished: bool,
+}
+
+impl<H: Harness> Drop for World<H> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let from = self.log.len().saturating_sub(20);
+            eprintln!(
+                "fabric: {}; last of {} events:",
+                self.harness.name(),
+                self.log.len()
+            );
+            for (fabric, event) in &self.log[from..] {
+                eprintln!("  {fabric}: {event:?}");
+            }
+        } else {
+            assert!(self.finished, "a case must end with finish()");
+        }
+    }
+}
+
+/// Connections.
+impl<H: Harness> World<H> {
+    pub fn new(harness: H) -> Self {
+        Self {
+            harness,
+            records: HashMap::new(),
+            log: Vec::new(),
+            requests: VecDeque::new(),
+            listener: None,
+            next_wr_id: 1,
+            finished: false,
+        }
+    }
+
+    pub fn server_fabric(&mut self) -> &mut dyn Fabric {
+        &mut *self.harness.fabrics()[0]
+    }
+
+    pub fn fabric(&mut self, end: End) -> &mut dyn Fabric {
+        &mut *self.harness.fabrics()[end.fabric]
+    }
+
+    /// The listener of this world.
+    pub fn listen(&mut self) -> (ListenerId, SocketAddr) {
+        if let Some(listener) = self.listener {
+            return listener;
+        }
+        let address = self.harness.address();
+        let listener = self.server_fabric().listen(address).unwrap();
+        let bound = self.server_fabric().local_address(listener).unwrap();
+        assert_ne!(bound.port(), 0, "a listener has a real port");
+        *self.listener.insert((listener, bound))
+    }
+
+    pub fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> End {
+        let fabric = self.harness.fabrics().len() - 1;
+        let conn = self.harness.fabrics()[fabric]
+            .connect(address, limits)
+            .unwrap();
+        let end = End { fabric, conn };
+        assert!(
+            self.records.insert(end, Record::default()).is_none(),
+            "used again: {end:?}"
+        );
+        end
+    }
+
+    /// A connection that waits for its answer.
+    pub fn request(&mut self, limits: ReadLimits) -> Pair {
+        let (listener, address) = self.listen();
+        let client = self.connect(address, limits);
+        self.run_until("a connect request", |world| !world.requests.is_empty());
+        let (of, server) = self.requests.pop_front().unwrap();
+        assert_eq!(of, listener);
+        Pair { client, server }
+    }
+
+    pub fn accept(&mut self, pair: Pair, limits: ReadLimits) {
+        self.fabric(pair.server)
+            .accept(pair.server.conn, limits)
+            .unwrap();
+        self.run_until("established on both ends", |world| {
+            world.limits(pair.client).is_some() && world.limits(pair.server).is_some()
+        });
+    }
+
+    pub fn reject(&mut self, end: End) {
+        self.fabric(end).reject(end.conn);
+        self.record(end).rejected = true;
+    }
+
+    /// An established connection on which the client has spoken: with MPA the server may not
+    /// speak before it (RFC 5044, 7.1).
+    pub fn pair(&mut self) -> Pair {
+        self.pair_with(ReadLimits::default())
+    }
+
+    /// The same with the client's limits for READs.
+    pub fn pair_with(&mut self, limits: ReadLimits) -> Pair {
+        let pair = self.request(limits);
+        let buffer = self.register(pair.server, 1, Access::Local);
+        let received = self.post_recv(pair.server, buffer.all());
+        self.accept(pair, ReadLimits::default());
+        self.post_send(pair.client, b"!", None, None);
+        self.succeeds(pair.server, received);
+        self.deregister(pair.server, &buffer);
+        pair
+    }
+
+    /// An established connection on which nothing was sent yet: the client must be the first.
+    pub fn pair_in_silence(&mut self) -> Pair {
+        let pair = self.request(ReadLimits::default());
+        self.accept(pair, ReadLimits::default());
+        pair
+    }
+
+    /// As agreed when the connection was established.
+    pub fn limits(&self, end: End) -> Option<ReadLimits> {
+        self.records[&end].established
+    }
+
+    pub fn close(&mut self, end: End) {
+        self.fabric(end).close(end.conn);
+    }
+
+    pub fn reason(&self, end: End) -> Option<&CloseReason> {
+        self.records[&end].closed.as_ref()
+    }
+
+    /// Waits for the end.
+    pub fn closes(&mut self, end: End) -> CloseReason {
+        self.run_until("the end of a connection", |world| {
+            world.reason(end).is_some()
+        });
+        self.reason(end).unwrap().clone()
+    }
+
+    /// Both ends carry messages.
+    pub fn works(&mut self, pair: Pair) {
+        for (from, to) in pair.both_ways() {
+            let buffer = self.register(to, 8, Access::Local);
+            let receive = self.post_recv(to, buffer.all());
+            self.post_send(from, b"it works", None, None);
+            self.receives(to, receive, 8);
+            assert_eq!(buffer.bytes(), b"it works");
+            self.deregister(to, &buffer);
+        }
+    }
+
+    fn record(&mut self, end: End) -> &mut Record {
+        self.records.get_mut(&end).unwrap()
+    }
+}
+
+/// Memory and work.
+impl<H: Harness> World<H> {
+    pub fn register(&mut self, end: End, length: usize, access: Access) -> Mem {
+        self.register_memory(end, &Memory::zeroed(length), access)
+    }
+
+    /// Registers memory that holds `bytes`.
+    pub fn register_bytes(&mut self, end: End, bytes: &[u8], access: Access) -> Mem {
+        let memory = Memory::zeroed(bytes.len());
+        memory.write(0, bytes).unwrap();
+        self.register_memory(end, &memory, access)
+    }
+
+    pub fn register_memory(&mut self, end: End, memory: &Memory, access: Access) -> Mem {
+        let region = self.fabric(end).register(end.conn, memory, access).unwrap();
+        Mem {
+            memory: memory.clone(),
+            region,
+        }
+    }
+
+    pub fn deregister(&mut self, end: End, memory: &Mem) {
+        self.fabric(end)
+            .deregister(end.conn, memory.region.id)
+            .unwrap();
+    }
+
+    fn posted(
+        &mut self,
+        end: End,
+        kind: Kind,
+        post: impl FnOnce(&mut dyn Fabric, WrId) -> Result<(), FabricError>,
+    ) -> Result<WrId, FabricError> {
+        let wr_id = WrId(self.next_wr_id);
+        self.next_wr_id += 1;
+        post(self.fabric(end), wr_id)?;
+        self.record(end).posted[kind as usize].push_back(wr_id);
+        Ok(wr_id)
+    }
+
+    pub fn try_recv(&mut self, end: End, memory: Sge) -> Result<WrId, FabricError> {
+        self.posted(end, Kind::Recv, |fabric, wr_id| {
+            fabric.post_recv(end.conn, wr_id, memory)
+        })
+    }
+
+    pub fn try_send(
+        &mut self,
+        end: End,
+        header: &[u8],
+        payload: Option<Sge>,
+        invalidate: Option<RemoteToken>,
+    ) -> Result<WrId, FabricError> {
+        self.posted(end, Kind::Send, |fabric, wr_id| {
+            fabric.post_send(end.conn, wr_id, header, payload, invalidate)
+        })
+    }
+
+    pub fn try_write(
+        &mut self,
+        end: End,
+        source: Sge,
+        target: RemoteAddress,
+    ) -> Result<WrId, FabricError> {
+        self.posted(end, Kind::Write, |fabric, wr_id| {
+            fabric.post_write(end.conn, wr_id, source, target)
+        })
+    }
+
+    pub fn try_read(
+        &mut self,
+        end: End,
+        sink: Sge,
+        source: RemoteAddress,
+    ) -> Result<WrId, FabricError> {
+        self.posted(end, Kind::Read, |fabric, wr_id| {
+            fabric.post_read(end.conn, wr_id, sink, source)
+        })
+    }
+
+    pub fn post_recv(&mut self, end: End, memory: Sge) -> WrId {
+        self.try_recv(end, memory).unwrap()
+    }
+
+    pub fn post_send(
+        &mut self,
+        end: End,
+        header: &[u8],
+        payload: Option<Sge>,
+        invalidate: Option<RemoteToken>,
+    ) -> WrId {
+        self.try_send(end, header, payload, invalidate).unwrap()
+    }
+
+    pub fn post_write(&mut self, end: End, source: Sge, target: RemoteAddress) -> WrId {
+        self.try_write(end, source, target).unwrap()
+    }
+
+    pub fn post_read(&mut self, end: End, sink: Sge, source: RemoteAddress) -> WrId {
+        self.try_read(end, sink, source).unwrap()
+    }
+
+    /// How a request ended, if it did.
+    pub fn outcome(&self, end: End, wr_id: WrId) -> Option<Outcome> {
+        self.records[&end].done.get(&wr_id).copied()
+    }
+
+    /// Waits for the completion of a request.
+    pub fn completes(&mut self, end: End, wr_id: WrId) -> Outcome {
+        self.run_until("a completion", |world| world.outcome(end, wr_id).is_some());
+        self.outcome(end, wr_id).unwrap()
+    }
+
+    /// Waits for the completion of a request that must succeed.
+    pub fn succeeds(&mut self, end: End, wr_id: WrId) {
+        let (work, result) = self.completes(end, wr_id);
+        assert_eq!(result, Ok(()), "{work:?}");
+    }
+
+    /// Waits for a message of `length` bytes in a receive.
+    pub fn receives(&mut self, end: End, wr_id: WrId, length: usize) {
+        let length = u32::try_from(length).unwrap();
+        let work = Work::Recv {
+            length,
+            invalidated: None,
+        };
+        assert_eq!(self.completes(end, wr_id), (work, Ok(())));
+    }
+
+    /// Which of two completions was reported first; both must have been.
+    pub fn first_of(&self, one: (End, WrId), other: (End, WrId)) -> (End, WrId) {
+        let place = |(end, id): (End, WrId)| {
+            let is = |(fabric, event): &(usize, Event)| {
+                *fabric == end.fabric
+                    && matches!(event, Event::Completion { conn, wr_id, .. } if *conn == end.conn && *wr_id == id)
+            };
+            self.log.iter().position(is).unwrap()
+        };
+        if place(one) < place(other) {
+            one
+        } else {
+            other
+        }
+    }
+
+    /// Everything that was reported, with the fabric's number.
+    pub fn log(&self) -> &[(usize, Event)] {
+        &self.log
+    }
+
+    /// Whether any event names an end.
+    pub fn is_named(&self, end: End) -> bool {
+        let Record {
+            established,
+            closed,
+            done,
+            ..
+        } = &self.records[&end];
+        established.is_some() || closed.is_some() || !done.is_empty()
+    }
+}
+
+/// Progress, and what always holds.
+impl<H: Harness> World<H> {
+    pub fn now(&self) -> Instant {
+        self.harness.now()
+    }
+
+    /// Polls each fabric once. Whether something was reported.
+    pub fn turn(&mut self) -> bool {
+        let now = self.now();
+        let before = self.log.len();
+        for fabric in 0..self.harness.fabrics().len() {
+            let mut events = Vec::new();
+            self.harness.fabrics()[fabric]
+                .poll(now, &mut events)
+                .unwrap();
+            for event in events {
+                self.log.push((fabric, event.clone()));
+                self.check(fabric, event);
+            }
+        }
+        self.log.len() > before
+    }
+
+    /// Goes on until `done`, and fails when that does not happen.
+    pub fn run_until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let start = self.now();
+        for _ in 0..1_000_000 {
+            if done(self) {
+                return;
+            }
+            let late = self.now() - start > Duration::from_secs(60);
+            if !self.turn() && !done(self) {
+                let waits = self.harness.wait();
+                assert!(
+                    waits && !late,
+                    "waiting for {what}: nothing happens any more"
+                );
+            }
+        }
+        panic!("waiting for {what}: a million turns were not enough");
+    }
+
+    /// Lets happen what still does: `turns` turns, or until nothing does.
+    pub fn go_on(&mut self, turns: usize) {
+        for _ in 0..turns {
+            if !self.turn() {
+                let now = self.now();
+                let soon = now + Duration::from_secs(1);
+                let due = self
+                    .harness
+                    .fabrics()
+                    .iter()
+                    .any(|fabric| fabric.poll_timeout().is_some_and(|at| at <= soon));
+                if !due || !self.harness.wait() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ends a case: closes what is open and waits for all that is owed.
+    pub fn finish(mut self) {
+        let open = |world: &Self| -> Vec<End> {
+            let open = world
+                .records
+                .iter()
+                .filter(|(_, record)| record.closed.is_none() && !record.rejected);
+            open.map(|(end, _)| *end).collect()
+        };
+        for end in open(&self) {
+            self.close(end);
+        }
+        self.run_until("the end of every connection", |world| {
+            open(world).is_empty()
+        });
+        // Whatever comes late and should not come at all.
+        self.go_on(100);
+        self.finished = true;
+    }
+
+    fn check(&mut self, fabric: usize, event: Event) {
+        match event {
+            Event::ConnectRequest { listener, conn, .. } => {
+                let end = End { fabric, conn };
+                assert!(
+                    self.records.insert(end, Record::default()).is_none(),
+                    "used again: {end:?}"
+                );
+                self.requests.push_back((listener, end));
+            }
+            Event::Established { conn, limits } => {
+                let record = self.living(End { fabric, conn });
+                assert_eq!(record.established, None, "established twice");
+                assert!(
+                    record.done.is_empty(),
+                    "a completion before being established"
+                );
+                record.established = Some(limits);
+            }
+            Event::Completion {
+                conn,
+                wr_id,
+                work,
+                result,
+            } => self.check_completion(End { fabric, conn }, wr_id, work, result),
+            Event::Closed { conn, reason } => {
+                let record = self.living(End { fabric, conn });
+                let owed: usize = record.posted.iter().map(VecDeque::len).sum();
+                assert_eq!(owed, 0, "closed before everything posted had completed");
+                assert!(!reason.name().is_empty());
+                record.closed = Some(reason);
+            }
+            Event::Refused { .. } => {}
+        }
+    }
+
+    fn check_completion(&mut self, end: End, wr_id: WrId, work: Work, result: Result<(), WrError>) {
+        let record = self.living(end);
+        let kind = Kind::from(&work);
+        let expected = record.posted[kind as usize].pop_front();
+        assert_eq!(
+            expected,
+            Some(wr_id),
+            "completions of a kind come once each, in order of posting"
+        );
+        match result {
+            Ok(()) => {
+                assert!(!record.failed, "{wr_id:?} succeeded after a failure");
+                assert!(
+                    !record.flushed[kind as usize],
+                    "{wr_id:?} succeeded after its kind was flushed"
+                );
+            }
+            Err(WrError::Flushed) => record.flushed[kind as usize] = true,
+            Err(_) => {
+                assert!(!record.failed, "a second failure: it should be flushed");
+                record.failed = true;
+            }
+        }
+        if let (Work::Recv { length, .. }, Err(_)) = (&work, &result) {
+            assert_eq!(*length, 0, "a receive that failed has no length");
+        }
+        record.done.insert(wr_id, (work, result));
+    }
+
+    /// The record of an end about which there may still be events.
+    fn living(&mut self, end: End) -> &mut Record {
+        let Some(record) = self.records.get_mut(&end) else {
+            panic!("{end:?} is unknown")
+        };
+        assert!(!record.rejected, "an event after rejection");
+        assert_eq!(record.closed, None, "an event after the end");
+        record
+    }
+}
+
+/// Asserts that a call failed as `error`.
+#[macro_export]
+macro_rules! assert_refused {
+    ($call:expr, $error:ident) => {
+        match $call {
+            Err(smbdirect::fabric::FabricError::$error) => {}
+            other => panic!(
+                "{} should be refused as {}: {:?}",
+                stringify!($call),
+                stringify!($error),
+                other.map(|_| "not refused")
+            ),
+        }
+    };
+}
+
+/// Asserts that a value is one of those that the trait allows.
+pub fn assert_one_of<T: Debug + PartialEq>(value: &T, allowed: &[T]) {
+    assert!(allowed.contains(value), "{value:?} is none of {allowed:?}");
+}

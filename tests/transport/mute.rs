@@ -1,0 +1,116 @@
+//! A fabric on which one peer asks for a connection, and nothing comes of it.
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+use slotmap::SlotMap;
+use smbdirect::fabric::{
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region,
+    RegionId, RemoteAddress, Sge, WrId,
+};
+use smbdirect::sys::Memory;
+use smbdirect::units::{Instant, RemoteToken};
+
+#[derive(Debug, Default)]
+pub(crate) struct Mute {
+    conns: SlotMap<ConnId, ()>,
+    ready: Vec<Event>,
+    asked: bool,
+}
+
+impl Fabric for Mute {
+    fn listen(&mut self, _: SocketAddr) -> Result<ListenerId, FabricError> {
+        Ok(ListenerId::default())
+    }
+
+    fn local_address(&self, _: ListenerId) -> Option<SocketAddr> {
+        None
+    }
+
+    fn unlisten(&mut self, _: ListenerId) {}
+
+    fn connect(&mut self, _: SocketAddr, _: ReadLimits) -> Result<ConnId, FabricError> {
+        Ok(self.conns.insert(()))
+    }
+
+    fn accept(&mut self, _: ConnId, _: ReadLimits) -> Result<(), FabricError> {
+        Ok(())
+    }
+
+    fn reject(&mut self, _: ConnId) {}
+
+    fn close(&mut self, conn: ConnId) {
+        let reason = CloseReason::Local;
+        self.ready.push(Event::Closed { conn, reason });
+    }
+
+    fn register(&mut self, _: ConnId, _: &Memory, _: Access) -> Result<Region, FabricError> {
+        let remote = RemoteAddress {
+            token: RemoteToken(1),
+            address: 0,
+        };
+        Ok(Region {
+            id: RegionId(0),
+            remote,
+        })
+    }
+
+    fn deregister(&mut self, _: ConnId, _: RegionId) -> Result<(), FabricError> {
+        Ok(())
+    }
+
+    fn post_recv(&mut self, _: ConnId, _: WrId, _: Sge) -> Result<(), FabricError> {
+        Ok(())
+    }
+
+    fn post_send(
+        &mut self,
+        _: ConnId,
+        _: WrId,
+        _: &[u8],
+        _: Option<Sge>,
+        _: Option<RemoteToken>,
+    ) -> Result<(), FabricError> {
+        Err(FabricError::NotConnected)
+    }
+
+    fn post_write(
+        &mut self,
+        _: ConnId,
+        _: WrId,
+        _: Sge,
+        _: RemoteAddress,
+    ) -> Result<(), FabricError> {
+        Err(FabricError::NotConnected)
+    }
+
+    fn post_read(
+        &mut self,
+        _: ConnId,
+        _: WrId,
+        _: Sge,
+        _: RemoteAddress,
+    ) -> Result<(), FabricError> {
+        Err(FabricError::NotConnected)
+    }
+
+    fn poll(&mut self, _: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {
+        if !std::mem::replace(&mut self.asked, true) {
+            events.push(Event::ConnectRequest {
+                listener: ListenerId::default(),
+                conn: self.conns.insert(()),
+                peer: SocketAddr::from(([192, 0, 2, 1], 445)),
+            });
+        }
+        events.append(&mut self.ready);
+        Ok(())
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        (!self.ready.is_empty()).then_some(Instant::ZERO)
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}

@@ -1,0 +1,183 @@
+//! Two ends of one connection, in one transport.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
+use smbdirect::fabric::{Access, ConnId, Fabric, ReadLimits, Region, Sge};
+use smbdirect::proto;
+use smbdirect::sys::Memory;
+use smbdirect::transport::{Config, Event, HeapBuffers, Transport};
+use smbdirect::units::Instant;
+
+pub(crate) type Loop = Transport<Loopback, HeapBuffers>;
+
+/// A transport with a listener, and the events that nobody has looked at.
+pub(crate) struct Net {
+    pub(crate) transport: Loop,
+    pub(crate) now: Instant,
+    pub(crate) address: SocketAddr,
+    pub(crate) events: Vec<Event<Vec<u8>>>,
+}
+
+/// One end: its connection and a region of memory that the peer may access.
+pub(crate) struct End {
+    pub(crate) conn: ConnId,
+    pub(crate) memory: Memory,
+    pub(crate) region: Region,
+}
+
+pub(crate) fn config() -> Config {
+    Config::new(proto::Config::default(), proto::Config::initiator_default())
+}
+
+impl Net {
+    pub(crate) fn new() -> Self {
+        Self::with(config(), LoopbackConfig::default(), HeapBuffers::new())
+    }
+
+    pub(crate) fn with(config: Config, loopback: LoopbackConfig, buffers: HeapBuffers) -> Self {
+        let mut transport = Transport::new(Loopback::new(loopback).unwrap(), buffers, config);
+        let listener = transport.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = transport.local_address(listener).unwrap();
+        Self {
+            transport,
+            now: Instant::ZERO + Duration::from_secs(1000),
+            address,
+            events: Vec::new(),
+        }
+    }
+
+    /// Polls until there is nothing to do at this moment.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            self.transport.poll(self.now, &mut self.events).unwrap();
+            if self.transport.poll_timeout().is_none_or(|at| at > self.now) {
+                return;
+            }
+        }
+        panic!("does not come to rest");
+    }
+
+    /// Lets time pass, stopping wherever the transport wants to be called.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.settle();
+        while let Some(at) = self.transport.poll_timeout().filter(|at| *at <= end) {
+            self.now = at;
+            self.settle();
+        }
+        self.now = end;
+        self.settle();
+    }
+
+    /// An established connection: client and server, the events of that taken.
+    pub(crate) fn establish(&mut self) -> (End, End) {
+        let client = self.transport.connect(self.now, self.address).unwrap();
+        self.settle();
+        let mut server = None;
+        let mut both = 0;
+        for event in self.events.drain(..) {
+            match event {
+                Event::Established { conn, listener, .. } => {
+                    assert_eq!(listener.is_none(), conn == client);
+                    if listener.is_some() {
+                        server = Some(conn);
+                    }
+                    both += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(both, 2);
+        (
+            self.end(client, 2 << 20),
+            self.end(server.unwrap(), 2 << 20),
+        )
+    }
+
+    pub(crate) fn end(&mut self, conn: ConnId, length: usize) -> End {
+        let memory = Memory::zeroed(length);
+        let region = self
+            .transport
+            .register(conn, &memory, Access::RemoteWrite)
+            .unwrap();
+        End {
+            conn,
+            memory,
+            region,
+        }
+    }
+
+    /// A peer that speaks to the fabric itself: a connection without an endpoint, and a region of
+    /// its own. The transport does not know it.
+    pub(crate) fn raw_peer(&mut self) -> End {
+        let fabric = self.transport.fabric_mut();
+        let conn = fabric.connect(self.address, ReadLimits::default()).unwrap();
+        let memory = Memory::zeroed(4096);
+        let region = fabric.register(conn, &memory, Access::Local).unwrap();
+        self.settle();
+        End {
+            conn,
+            memory,
+            region,
+        }
+    }
+
+    /// The messages that arrived at one end, their buffers given back; other events stay.
+    pub(crate) fn take_messages(&mut self, at: &End) -> Vec<Vec<u8>> {
+        let mut messages = Vec::new();
+        for event in std::mem::take(&mut self.events) {
+            match event {
+                Event::Message {
+                    conn,
+                    buffer,
+                    length,
+                } if conn == at.conn => {
+                    assert_eq!(buffer.len(), length as usize);
+                    messages.push(buffer.clone());
+                    self.transport.recycle(buffer);
+                }
+                other => self.events.push(other),
+            }
+        }
+        messages
+    }
+
+    /// How many `Sent` events with success there are; takes them.
+    pub(crate) fn take_sent(&mut self) -> Vec<u64> {
+        let mut sent = Vec::new();
+        self.events.retain(|event| match event {
+            Event::Sent { cookie, result, .. } => {
+                assert_eq!(*result, Ok(()));
+                sent.push(*cookie);
+                false
+            }
+            _ => true,
+        });
+        sent
+    }
+
+    /// The names of the reasons for which connections ended; takes those events.
+    pub(crate) fn take_closed(&mut self) -> Vec<(ConnId, &'static str)> {
+        let mut closed = Vec::new();
+        self.events.retain(|event| match event {
+            Event::Closed { conn, reason } => {
+                closed.push((*conn, reason.name()));
+                false
+            }
+            _ => true,
+        });
+        closed
+    }
+}
+
+impl End {
+    pub(crate) fn at(&self, offset: u32, length: u32) -> Sge {
+        Sge {
+            region: self.region.id,
+            offset,
+            length,
+        }
+    }
+}

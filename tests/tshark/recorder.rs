@@ -1,0 +1,160 @@
+//! A fabric that writes down what its owner posts: the endpoint's side of the story.
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex};
+
+use smbdirect::fabric::{
+    Access, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId,
+    RemoteAddress, Sge, WrId,
+};
+use smbdirect::sys::Memory;
+use smbdirect::units::{Instant, RemoteToken};
+
+/// Something that was posted and goes over the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Posted {
+    Send {
+        header: Vec<u8>,
+        payload: u32,
+        invalidate: Option<RemoteToken>,
+    },
+    Write {
+        length: u32,
+        target: RemoteAddress,
+    },
+    Read {
+        length: u32,
+        source: RemoteAddress,
+    },
+}
+
+pub(crate) type Journal = Arc<Mutex<Vec<Posted>>>;
+
+pub(crate) struct Recorder<F> {
+    pub(crate) inner: F,
+    pub(crate) journal: Journal,
+}
+
+impl<F> Recorder<F> {
+    fn note(&self, result: Result<(), FabricError>, posted: Posted) -> Result<(), FabricError> {
+        result?;
+        self.journal.lock().unwrap().push(posted);
+        Ok(())
+    }
+}
+
+impl<F: Fabric> Fabric for Recorder<F> {
+    fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
+        self.inner.listen(address)
+    }
+
+    fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
+        self.inner.local_address(listener)
+    }
+
+    fn unlisten(&mut self, listener: ListenerId) {
+        self.inner.unlisten(listener);
+    }
+
+    fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {
+        self.inner.connect(address, limits)
+    }
+
+    fn accept(&mut self, conn: ConnId, limits: ReadLimits) -> Result<(), FabricError> {
+        self.inner.accept(conn, limits)
+    }
+
+    fn reject(&mut self, conn: ConnId) {
+        self.inner.reject(conn);
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        self.inner.close(conn);
+    }
+
+    fn register(
+        &mut self,
+        conn: ConnId,
+        memory: &Memory,
+        access: Access,
+    ) -> Result<Region, FabricError> {
+        self.inner.register(conn, memory, access)
+    }
+
+    fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
+        self.inner.deregister(conn, region)
+    }
+
+    fn post_recv(&mut self, conn: ConnId, wr_id: WrId, memory: Sge) -> Result<(), FabricError> {
+        self.inner.post_recv(conn, wr_id, memory)
+    }
+
+    fn post_send(
+        &mut self,
+        conn: ConnId,
+        wr_id: WrId,
+        header: &[u8],
+        payload: Option<Sge>,
+        invalidate: Option<RemoteToken>,
+    ) -> Result<(), FabricError> {
+        let result = self
+            .inner
+            .post_send(conn, wr_id, header, payload, invalidate);
+        let payload = payload.map_or(0, |payload| payload.length);
+        self.note(
+            result,
+            Posted::Send {
+                header: header.to_vec(),
+                payload,
+                invalidate,
+            },
+        )
+    }
+
+    fn post_write(
+        &mut self,
+        conn: ConnId,
+        wr_id: WrId,
+        source: Sge,
+        target: RemoteAddress,
+    ) -> Result<(), FabricError> {
+        let result = self.inner.post_write(conn, wr_id, source, target);
+        self.note(
+            result,
+            Posted::Write {
+                length: source.length,
+                target,
+            },
+        )
+    }
+
+    fn post_read(
+        &mut self,
+        conn: ConnId,
+        wr_id: WrId,
+        sink: Sge,
+        source: RemoteAddress,
+    ) -> Result<(), FabricError> {
+        let result = self.inner.post_read(conn, wr_id, sink, source);
+        self.note(
+            result,
+            Posted::Read {
+                length: sink.length,
+                source,
+            },
+        )
+    }
+
+    fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {
+        self.inner.poll(now, events)
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.inner.poll_timeout()
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.event_fd()
+    }
+}
