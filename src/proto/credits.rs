@@ -132,6 +132,12 @@ impl Ledger {
         }
     }
 
+    /// Whether this side has a send credit, and yet for want of receives the peer may not speak, or
+    /// may not be spoken to.
+    pub(super) const fn lacks_receives(&self) -> bool {
+        self.send > 0 && (self.granted == 0 || self.next_grant().is_none())
+    }
+
     /// Spends a send credit on a message that grants `grant`, as `next_grant` allowed.
     pub(super) fn spend(&mut self, grant: u16) {
         self.send = self.send.saturating_sub(1);

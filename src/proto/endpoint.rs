@@ -412,11 +412,19 @@ impl Endpoint {
             Liveness::Negotiation => Err(ProtocolError::NegotiationTimeout),
             Liveness::Keepalive => Err(ProtocolError::KeepaliveTimeout),
             Liveness::Idle => {
-                // Without a send credit the question cannot be asked, but the time runs all the
-                // same: a peer that lives owes credits, or asks a question of its own.
                 self.ask = true;
-                self.timers
-                    .start(Liveness::Keepalive, now + self.config.keepalive_timeout);
+                // The peer has no credit to answer with, or cannot be asked, because this side's
+                // owner lacks memory for receives: its silence says nothing. The question goes out
+                // all the same if it can, for it shows the peer that this side lives.
+                if self.credits.lacks_receives() {
+                    self.timers
+                        .start(Liveness::Idle, now + self.config.idle_timeout);
+                } else {
+                    // Without a send credit the question cannot be asked, but the time runs all
+                    // the same: a peer that lives owes credits, or asks a question of its own.
+                    self.timers
+                        .start(Liveness::Keepalive, now + self.config.keepalive_timeout);
+                }
                 Ok(())
             }
         }

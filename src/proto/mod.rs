@@ -94,6 +94,10 @@
 //! requested. The acceptor has none until the initiator's first message, which therefore always
 //! grants some and is sent at once, empty if need be.
 //!
+//! An owner may lack memory for receives as long as it likes: the peer runs out of credits and is
+//! not given up for its silence, since it may not send; it is still asked, so that it does not give
+//! up this side. Whether such a connection is to live on is then the owner's decision alone.
+//!
 //! A receive must not depend on a SEND: an owner that frees memory for receives only when a
 //! message has gone out can stand still with its last send credit. And it must have memory for two
 //! receives at a time, sooner or later: with one on both sides, the only credit in the world

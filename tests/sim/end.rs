@@ -67,6 +67,8 @@ struct Truth {
     /// Bytes of the message in progress that a sent fragment announced.
     remaining: u32,
     heard: Instant,
+    /// Since when the idle timer runs: `heard`, or later if this side kept the peer from speaking.
+    quiet: Instant,
     asked: Option<Instant>,
     /// The question is not out.
     ask: bool,
@@ -109,6 +111,7 @@ impl End {
                 granted_ever: false,
                 remaining: 0,
                 heard: now,
+                quiet: now,
                 asked: None,
                 ask: false,
                 answer: false,
@@ -189,7 +192,7 @@ impl End {
             return;
         }
         let truth = &mut self.truth;
-        truth.heard = now;
+        (truth.heard, truth.quiet) = (now, now);
         if !truth.negotiate[1] {
             truth.negotiate[1] = true;
             assert_eq!(received, Received::Negotiate);
@@ -271,7 +274,7 @@ impl End {
         assert_eq!((bytes.len(), u32_at(bytes, 12)), (32, 0));
         self.truth.granted = u32::from(u16_at(bytes, 10));
         self.truth.granted_ever = true;
-        self.truth.heard = now;
+        (self.truth.heard, self.truth.quiet) = (now, now);
         assert!(self.truth.granted > 0, "a response that grants nothing");
         assert!(
             self.truth.granted as usize <= self.posted.len(),
@@ -364,6 +367,11 @@ impl End {
         } else if self.truth.asked.is_some() {
             sum.keepalive_timeouts += 1;
             Err(ProtocolError::KeepaliveTimeout)
+        } else if self.lacks_receives() {
+            sum.spared += 1;
+            self.truth.ask = true;
+            self.truth.quiet = now;
+            Ok(())
         } else {
             self.truth.asked = Some(now);
             self.truth.ask = true;
@@ -372,6 +380,12 @@ impl End {
         let result = self.endpoint.handle_timeout(now);
         assert_eq!(result, expected);
         result
+    }
+
+    /// Whether the peer cannot send, or not be asked, for want of receives of this side's owner.
+    fn lacks_receives(&self) -> bool {
+        let told = self.truth.granted as usize == self.posted_or_unread();
+        self.truth.send > 0 && (self.truth.granted == 0 || self.truth.send == 1 && told)
     }
 
     fn starved_until(&self) -> Option<Instant> {
@@ -383,7 +397,7 @@ impl End {
     fn alive_until(&self) -> Instant {
         match self.truth.asked {
             _ if !self.established() => self.truth.start + self.config.negotiation_timeout,
-            None => self.truth.heard + self.config.idle_timeout,
+            None => self.truth.quiet + self.config.idle_timeout,
             Some(asked) => asked + self.config.keepalive_timeout,
         }
     }
