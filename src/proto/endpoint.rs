@@ -45,7 +45,6 @@ enum Phase {
     /// Acceptor: agreed; the response waits for receives to grant.
     Respond {
         agreed: Negotiated,
-        credits_requested: u16,
     },
     /// Acceptor: not agreed; the response goes out and says so.
     Refuse,
@@ -152,7 +151,7 @@ impl Endpoint {
     #[must_use]
     pub fn receive_size(&self) -> u32 {
         match (&self.phase, &self.negotiated) {
-            (Phase::Respond { agreed, .. }, _) | (_, Some(agreed)) => agreed.max_receive_size,
+            (Phase::Respond { agreed }, _) | (_, Some(agreed)) => agreed.max_receive_size,
             _ => NEGOTIATE_RECEIVE_SIZE,
         }
     }
@@ -287,11 +286,8 @@ impl Endpoint {
                 self.phase = Phase::AwaitResponse;
                 Some(Transmit::bare(negotiate::request(&self.config).emit()))
             }
-            Phase::Respond {
-                agreed,
-                credits_requested,
-            } if self.credits.posted() > 0 => {
-                let granted = self.credits.grant_in_response(credits_requested);
+            Phase::Respond { agreed } if self.credits.posted() > 0 => {
+                let granted = self.credits.grant_in_response();
                 self.peer_can_send = true;
                 self.establish(now, agreed);
                 Some(Transmit::bare(
@@ -337,11 +333,8 @@ impl Endpoint {
         self.phase = match negotiate::accept_request(&self.config, &request)? {
             None => Phase::Refuse,
             Some(agreed) => {
-                self.credits.set_target(request.credits_requested.0);
-                Phase::Respond {
-                    agreed,
-                    credits_requested: request.credits_requested.0,
-                }
+                self.credits.set_requested(request.credits_requested.0);
+                Phase::Respond { agreed }
             }
         };
         Ok(Received::Negotiate)
@@ -352,7 +345,7 @@ impl Endpoint {
         let response = NegotiateResponse::parse(message)?;
         self.credits.take_negotiate();
         let agreed = negotiate::accept_response(&self.config, &response)?;
-        self.credits.set_target(response.credits_requested.0);
+        self.credits.set_requested(response.credits_requested.0);
         self.credits.add_send(response.credits_granted.0)?;
         self.establish(now, agreed);
         Ok(Received::Negotiate)
@@ -374,7 +367,7 @@ impl Endpoint {
             return Err(ProtocolError::MessageTooLong);
         }
         self.credits.take_message(data.credits_granted.0)?;
-        self.credits.set_target(data.credits_requested.0);
+        self.credits.set_requested(data.credits_requested.0);
         let received = if data.payload.is_empty() {
             // Harmless even within a message: there are peers that send credits there.
             Received::Credits

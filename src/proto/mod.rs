@@ -82,7 +82,8 @@
 //! - *One receive stays back.* A side with one send credit left may face a silent peer that holds
 //!   all credits; if everything posted were granted, it could never send again. So one posted
 //!   receive, the reserve, is granted only together with the last send credit, or to a peer that
-//!   holds nothing. Hence at least two receives are posted even if the peer asks for one credit.
+//!   holds nothing. Hence at least two receives are posted even if the peer asks for one credit,
+//!   and one more than are granted if it asks for fewer than it holds.
 //!   The peer's answer uses up a receive and thereby restores the reserve.
 //! - *A peer that may starve is told of receives by an empty message* at once if there is no other
 //!   message: if it holds no credit, or at most a quarter of what is posted and there are at least
@@ -90,7 +91,8 @@
 //!   ungranted receives in the world than before, and two peers do not answer each other's credits
 //!   with credits for ever.
 //!
-//! The negotiate response grants the initiator its first credits, everything posted up to what was
+//! Otherwise the peer is granted no more than it asks for with its latest message; two, if it asks
+//! for one. The negotiate response grants the initiator its first credits, everything posted up to what was
 //! requested. The acceptor has none until the initiator's first message, which therefore always
 //! grants some and is sent at once, empty if need be.
 //!

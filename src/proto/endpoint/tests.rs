@@ -766,7 +766,8 @@ mod credits {
         }
         assert_eq!(
             (endpoint.receives_posted(), endpoint.receives_wanted()),
-            (155, 0)
+            (155, 1),
+            "the reserve, since all of them are granted"
         );
         bytes[0] = 200;
         assert!(endpoint.handle_message(START, &bytes).is_ok());
@@ -778,6 +779,39 @@ mod credits {
             255 - 153,
             "within what this side may have"
         );
+    }
+
+    #[test]
+    fn a_peer_that_lowers_its_target_is_granted_no_more_than_that() {
+        let mut endpoint = acceptor(255);
+        let mut bytes = message(10, 0, 100, 0);
+        bytes[0] = 10;
+        // Down to 60 of 255 granted, which are posted at first.
+        for _ in 0..195 {
+            assert!(endpoint.handle_message(START, &bytes).is_ok());
+            endpoint.handle_receives_posted(1);
+            assert_eq!(endpoint.poll_transmit(START), None);
+        }
+        endpoint.start_message(1, None).unwrap();
+        assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(0));
+        for _ in 0..55 {
+            assert!(endpoint.handle_message(START, &bytes).is_ok());
+        }
+        endpoint.start_message(1, None).unwrap();
+        assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(5));
+    }
+
+    #[test]
+    fn a_peer_that_lowers_its_target_can_still_be_answered() {
+        let mut endpoint = acceptor(255);
+        let mut bytes = message(1, 0, 100, 0);
+        bytes[0] = 10;
+        assert!(endpoint.handle_message(START, &bytes).is_ok());
+        // It holds 254 credits and wants 10, but the only send credit needs one to grant.
+        assert_eq!(endpoint.receives_wanted(), 1);
+        endpoint.handle_receives_posted(1);
+        endpoint.start_message(1, None).unwrap();
+        assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(1));
     }
 
     /// Plays two endpoints against each other until neither has anything to say; the number of
