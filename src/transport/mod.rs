@@ -274,7 +274,6 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         events: &mut Vec<Event<B::Buffer>>,
     ) -> Result<(), FabricError> {
         self.retry_starved(events);
-        self.run_timers(now);
         self.pump(now, events);
         let mut fabric_events = std::mem::take(&mut self.fabric_events);
         let result = self.fabric.poll(now, &mut fabric_events);
@@ -282,6 +281,9 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             self.handle(now, event, events);
         }
         self.fabric_events = fabric_events;
+        self.pump(now, events);
+        // Not before the messages: one that came in time may have waited for this call.
+        self.run_timers(now);
         self.pump(now, events);
         self.journal.report(now);
         result

@@ -124,6 +124,40 @@ fn a_negotiation_after_four_seconds_is_in_time() {
 }
 
 #[test]
+fn what_has_arrived_in_time_counts_however_late_the_owner_looks() {
+    let mut net = net(config());
+    let raw = net.raw_peer();
+    let fabric = net.transport.fabric_mut();
+    for slot in 0..4 {
+        fabric
+            .post_recv(raw.conn, WrId(slot), raw.at(0, 512))
+            .unwrap();
+    }
+    // The owner sleeps beyond the end of the negotiation timer, and later of the keepalive's.
+    net.now = net.now + Duration::from_secs(4);
+    let fabric = net.transport.fabric_mut();
+    fabric
+        .post_send(raw.conn, WrId(0), &NEGOTIATE_REQUEST, None, None)
+        .unwrap();
+    net.now = net.now + Duration::from_secs(60);
+    net.settle();
+    assert_eq!(connections(&net), 1);
+    for _ in 0..2 {
+        // Grants two credits, and answers the keepalive.
+        let mut empty = [0; 20];
+        (empty[0], empty[2]) = (10, 2);
+        net.transport
+            .fabric_mut()
+            .post_send(raw.conn, WrId(0), &empty, None, None)
+            .unwrap();
+        net.now = net.now + Duration::from_secs(60);
+        net.settle();
+        net.pass(Duration::from_secs(120));
+        assert_eq!(connections(&net), 1, "asked, and waiting for an answer");
+    }
+}
+
+#[test]
 fn a_wrong_first_message_ends_only_its_connection() {
     let mut net = net(config());
     let (client, server) = net.establish();
@@ -239,6 +273,8 @@ fn a_request_that_is_never_established_loses_its_place_after_five_seconds() {
     assert_eq!(transport.poll_timeout(), Some(at(5000)));
     transport.poll(at(4999), &mut events).unwrap();
     assert_eq!(transport.connections().count(), 1);
+    transport.poll(at(5000), &mut events).unwrap();
+    assert_eq!(transport.poll_timeout(), Some(Instant::ZERO));
     transport.poll(at(5000), &mut events).unwrap();
     assert_eq!(transport.connections().count(), 0);
     let names: Vec<_> = transport.counters().closed().collect();

@@ -237,6 +237,35 @@ fn a_peer_without_buffers_for_too_long_is_given_up() {
 }
 
 #[test]
+fn an_owner_without_buffers_for_a_minute_loses_no_connection() {
+    let mut config = config();
+    config.acceptor.idle_timeout = Duration::from_secs(20);
+    let mut net = Net::with(
+        config,
+        LoopbackConfig::default(),
+        HeapBuffers::with_limit(2),
+    );
+    let (client, server) = net.establish();
+    for cookie in 0..256 {
+        net.transport
+            .send(client.conn, cookie, client.at(0, 2000), None)
+            .unwrap();
+    }
+    net.pass(Duration::from_secs(60));
+    assert_eq!(net.take_closed(), []);
+    let mut messages = 0;
+    while messages < 256 {
+        let taken = net.take_messages(&server).len();
+        assert!(taken > 0, "comes to rest after {messages}");
+        messages += taken;
+        net.settle();
+    }
+    assert_eq!(net.take_sent().len(), 256);
+    net.pass(Duration::from_secs(600));
+    assert_eq!(net.take_closed(), []);
+}
+
+#[test]
 fn close_delivers_what_is_queued_first() {
     let mut net = Net::with(
         config(),

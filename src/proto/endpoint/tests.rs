@@ -783,7 +783,8 @@ mod credits {
         }
         assert_eq!(
             (endpoint.receives_posted(), endpoint.receives_wanted()),
-            (155, 0)
+            (155, 1),
+            "the reserve, since all of them are granted"
         );
         bytes[0] = 200;
         assert!(endpoint.handle_message(START, &bytes).is_ok());
@@ -795,6 +796,39 @@ mod credits {
             255 - 153,
             "within what this side may have"
         );
+    }
+
+    #[test]
+    fn a_peer_that_lowers_its_target_is_granted_no_more_than_that() {
+        let mut endpoint = acceptor(255);
+        let mut bytes = message(10, 0, 100, 0);
+        bytes[0] = 10;
+        // Down to 60 of 255 granted, which are posted at first.
+        for _ in 0..195 {
+            assert!(endpoint.handle_message(START, &bytes).is_ok());
+            endpoint.handle_receives_posted(1);
+            assert_eq!(endpoint.poll_transmit(START), None);
+        }
+        endpoint.start_message(1, None).unwrap();
+        assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(0));
+        for _ in 0..55 {
+            assert!(endpoint.handle_message(START, &bytes).is_ok());
+        }
+        endpoint.start_message(1, None).unwrap();
+        assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(5));
+    }
+
+    #[test]
+    fn a_peer_that_lowers_its_target_can_still_be_answered() {
+        let mut endpoint = acceptor(255);
+        let mut bytes = message(1, 0, 100, 0);
+        bytes[0] = 10;
+        assert!(endpoint.handle_message(START, &bytes).is_ok());
+        // It holds 254 credits and wants 10, but the only send credit needs one to grant.
+        assert_eq!(endpoint.receives_wanted(), 1);
+        endpoint.handle_receives_posted(1);
+        endpoint.start_message(1, None).unwrap();
+        assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(1));
     }
 
     /// Plays two endpoints against each other until neither has anything to say; the number of
@@ -1073,6 +1107,71 @@ mod time {
         let idle = START + SECOND * 120;
         assert_eq!(endpoint.handle_timeout(idle), Ok(()));
         assert_eq!(endpoint.poll_transmit(idle), None);
+        expect_timeout(
+            &mut endpoint,
+            idle + SECOND * 5,
+            ProtocolError::KeepaliveTimeout,
+        );
+    }
+
+    #[test]
+    fn a_peer_that_may_not_speak_is_not_given_up() {
+        let mut endpoint = acceptor(2);
+        for _ in 0..2 {
+            assert!(endpoint.handle_message(START, &empty(10)).is_ok());
+        }
+        // The owner has no receives for half an hour: the peer has no credit to answer with, and
+        // has to be told that this side lives.
+        for minute in 1..30 {
+            let now = START + SECOND * 60 * minute;
+            assert_eq!(endpoint.handle_timeout(now), Ok(()));
+            let question = endpoint.poll_transmit(now);
+            assert_eq!(question.is_some(), minute % 2 == 0);
+            if let Some(question) = question {
+                let data = read(&question);
+                assert_eq!((data.flags, data.credits_granted), (1, Credits::ZERO));
+            }
+            assert!(endpoint.poll_timeout() > Some(now));
+        }
+        let later = START + SECOND * 1800;
+        endpoint.handle_receives_posted(2);
+        assert_eq!(sent(&mut endpoint, later).credits_granted, Credits(1));
+        // From now on its silence counts.
+        let idle = endpoint.poll_timeout().unwrap();
+        assert!(idle <= later + SECOND * 120);
+        assert_eq!(endpoint.handle_timeout(idle), Ok(()));
+        assert_eq!(sent(&mut endpoint, idle).flags, 1);
+        expect_timeout(
+            &mut endpoint,
+            idle + SECOND * 5,
+            ProtocolError::KeepaliveTimeout,
+        );
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_asked_for_want_of_receives_is_not_given_up() {
+        let mut endpoint = acceptor(2);
+        assert!(endpoint.handle_message(START, &empty(1)).is_ok());
+        // The last send credit needs a receive to grant.
+        for minute in 1..60 {
+            let now = START + SECOND * 60 * minute;
+            assert_eq!(endpoint.handle_timeout(now), Ok(()));
+            assert_eq!(endpoint.poll_transmit(now), None);
+        }
+        let idle = endpoint.poll_timeout().unwrap();
+        endpoint.handle_receives_posted(1);
+        assert_eq!(endpoint.handle_timeout(idle), Ok(()));
+        assert_eq!(sent(&mut endpoint, idle).flags, 1);
+    }
+
+    #[test]
+    fn two_sides_without_a_credit_come_to_an_end() {
+        let mut endpoint = acceptor(1);
+        // The peer's last credit, and nothing granted with it.
+        assert!(endpoint.handle_message(START, &empty(0)).is_ok());
+        endpoint.handle_receives_posted(255);
+        let idle = START + SECOND * 120;
+        assert_eq!(endpoint.handle_timeout(idle), Ok(()));
         expect_timeout(
             &mut endpoint,
             idle + SECOND * 5,
