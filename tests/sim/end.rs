@@ -394,10 +394,10 @@ impl End {
         result
     }
 
-    /// Credits that the peer may hold: what it asks for, and two if that is one.
+    /// Credits that the peer may hold: what it asks for, and four if that is less.
     fn allowance(&self) -> u32 {
         let max = u32::from(self.config.receive_credit_max.0);
-        self.truth.requested.min(max).max(2)
+        self.truth.requested.min(max).max(4)
     }
 
     /// Whether the peer cannot send, or not be asked, for want of receives of this side's owner.
