@@ -1,14 +1,15 @@
 //! One connection: its endpoint, what it sends and what it receives.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::incoming::{Fragment, Incoming};
 use super::outgoing::{ReadQueue, SendQueue};
 use super::{CloseReason, ConnStatus, Event, MessageBuffers, SendError, Traffic};
 use crate::fabric::{
-    ConnId, Fabric, FabricError, ListenerId, ReadLimits, RegionId, Sge, Work, WrError, WrId,
+    self, ConnId, Fabric, FabricError, ListenerId, ReadLimits, RegionId, Sge, Work, WrError, WrId,
 };
-use crate::proto::{Endpoint, HEAD_LENGTH, Received, State};
+use crate::proto::{self, Endpoint, HEAD_LENGTH, Received, State};
 use crate::units::{Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
@@ -29,6 +30,8 @@ pub(super) struct Connection<Buffer> {
     pub(super) dirty: bool,
     /// In the transport's list of connections with a fragment that has no buffer.
     pub(super) starved: bool,
+    /// When it has to be closed at the latest, once it is being closed.
+    close_by: Option<Instant>,
     /// The deadline under which the timers know it.
     pub(super) armed: Option<Instant>,
     pub(super) regions: Regions,
@@ -38,18 +41,25 @@ pub(super) struct Connection<Buffer> {
     sends: SendQueue,
     reads: ReadQueue,
     incoming: Incoming<Buffer>,
+    /// Receives to have memory for.
     slots: u16,
+    /// Time that closing may take.
+    patience: Duration,
     traffic: Traffic,
 }
 
 impl<Buffer> Connection<Buffer> {
-    /// `slots`: receives to have memory for.
+    /// A connection that `listener` accepts, or without one, that this side begins.
     pub(super) fn new(
-        endpoint: Endpoint,
+        config: &proto::Config,
         listener: Option<ListenerId>,
         peer: SocketAddr,
-        slots: u16,
+        now: Instant,
     ) -> Self {
+        let endpoint = match listener {
+            Some(_) => Endpoint::acceptor(*config, now),
+            None => Endpoint::initiator(*config, now),
+        };
         Self {
             endpoint,
             listener,
@@ -59,6 +69,7 @@ impl<Buffer> Connection<Buffer> {
             closing: false,
             dirty: false,
             starved: false,
+            close_by: None,
             armed: None,
             regions: Regions::default(),
             limits: None,
@@ -66,7 +77,8 @@ impl<Buffer> Connection<Buffer> {
             sends: SendQueue::default(),
             reads: ReadQueue::default(),
             incoming: Incoming::new(),
-            slots,
+            slots: config.receive_credit_max.0,
+            patience: config.credit_timeout,
             traffic: Traffic::default(),
         }
     }
@@ -81,13 +93,21 @@ impl<Buffer> Connection<Buffer> {
         self.failed.get_or_insert(reason);
     }
 
-    /// When the endpoint's timer is due.
+    /// When `expire` is to be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
         if self.failed.is_some() {
-            None
-        } else {
-            self.endpoint.poll_timeout()
+            return None;
         }
+        let deadlines = [self.endpoint.poll_timeout(), self.close_by];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Looks at the clock; an error ends the connection.
+    pub(super) fn expire(&mut self, now: Instant) -> Result<(), CloseReason> {
+        if self.close_by.is_some_and(|close_by| close_by <= now) {
+            return Err(CloseReason::CloseTimeout);
+        }
+        Ok(self.endpoint.handle_timeout(now)?)
     }
 
     #[inline]
@@ -172,14 +192,21 @@ impl<Buffer> Connection<Buffer> {
         if let Err(error) = self.post(fabric, id, now) {
             self.fail(CloseReason::Call(error.into()));
             fabric.close(id);
-        } else if self.endpoint.state() == State::Closed && !self.sends.is_stalled() {
+            return;
+        }
+        let closed = self.endpoint.state() == State::Closed;
+        if closed && !self.sends.is_stalled() {
             let reason = if self.closing {
-                CloseReason::Fabric(crate::fabric::CloseReason::Local)
+                CloseReason::Fabric(fabric::CloseReason::Local)
             } else {
                 CloseReason::NegotiationRefused
             };
             self.fail(reason);
             fabric.close(id);
+        } else if closed || self.closing {
+            // A peer that grants little, an owner without receives to grant, a fabric that takes
+            // nothing: none of them may hold it for ever.
+            self.close_by.get_or_insert(now + self.patience);
         }
     }
 
@@ -292,7 +319,7 @@ impl<Buffer> Connection<Buffer> {
     pub(super) fn end<B: MessageBuffers<Buffer = Buffer>>(
         mut self,
         id: ConnId,
-        reason: crate::fabric::CloseReason,
+        reason: fabric::CloseReason,
         buffers: &mut B,
         events: &mut Vec<Event<Buffer>>,
     ) -> CloseReason {

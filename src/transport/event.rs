@@ -83,6 +83,9 @@ pub enum CloseReason {
     /// `Transport::abort` was called.
     #[error("aborted by this side")]
     Aborted,
+    /// `Transport::close` was called, and what was queued did not go out in time.
+    #[error("closed by this side before everything queued was sent: the peer took it too slowly")]
+    CloseTimeout,
     /// The negotiation failed and the peer was told so ([MS-SMBD] 3.1.5.2).
     #[error("the negotiation was refused")]
     NegotiationRefused,

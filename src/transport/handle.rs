@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::connection::Connection;
 use super::{CloseReason, Event, MessageBuffers, Transport, mark_dirty};
 use crate::fabric::{self, ConnId, Fabric, ListenerId};
-use crate::proto::{Endpoint, State};
+use crate::proto::State;
 use crate::units::Instant;
 
 impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
@@ -31,7 +31,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
-    /// Has every endpoint whose deadline is reached look at the clock.
+    /// Has every connection whose deadline is reached look at the clock.
     pub(super) fn run_timers(&mut self, now: Instant) {
         while let Some((at, id)) = self.timers.due(now) {
             let Some(conn) = self.conns.get_mut(id) else {
@@ -42,8 +42,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             }
             conn.armed = None;
             if conn.deadline().is_some_and(|deadline| deadline <= now) {
-                if let Err(error) = conn.endpoint.handle_timeout(now) {
-                    conn.fail(error.into());
+                if let Err(reason) = conn.expire(now) {
+                    conn.fail(reason);
                     self.fabric.close(id);
                     continue;
                 }
@@ -146,9 +146,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             return Err(CloseReason::TooManyConnections);
         }
         self.admission.admit(&self.config, peer)?;
-        let endpoint = Endpoint::acceptor(self.config.acceptor, now);
-        let slots = self.config.acceptor.receive_credit_max.0;
-        let mut conn = Connection::new(endpoint, Some(listener), peer, slots);
+        let mut conn = Connection::new(&self.config.acceptor, Some(listener), peer, now);
         // The receive for the negotiate message has to be there before the peer may send.
         let accepted = conn
             .post_receives(&mut self.fabric, id)

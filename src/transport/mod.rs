@@ -31,7 +31,7 @@ use slotmap::SecondaryMap;
 use crate::fabric::{
     Access, ConnId, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId, Sge,
 };
-use crate::proto::{self, Endpoint};
+use crate::proto;
 use crate::sys::{self, Memory};
 use crate::units::{Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
@@ -156,9 +156,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             return Err(ConnectError::TooManyConnections);
         }
         let id = self.fabric.connect(address, self.config.limits)?;
-        let endpoint = Endpoint::initiator(self.config.initiator, now);
-        let slots = self.config.initiator.receive_credit_max.0;
-        let mut conn = Connection::new(endpoint, None, address, slots);
+        let mut conn = Connection::new(&self.config.initiator, None, address, now);
         if let Err(error) = conn.post_receives(&mut self.fabric, id) {
             conn.fail(CloseReason::Call(error.into()));
             self.fabric.close(id);
@@ -168,8 +166,9 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         Ok(id)
     }
 
-    /// Ends a connection in order: what is queued to be sent goes first, within the endpoint's time
-    /// for waiting on credits. RDMA READs still under way fail. [`Event::Closed`] follows.
+    /// Ends a connection in order: what is queued to be sent goes first, if it can within
+    /// `credit_timeout` of its [`proto::Config`]; RDMA READs still under way fail.
+    /// [`Event::Closed`] follows.
     pub fn close(&mut self, conn: ConnId) {
         if let Some(connection) = self.conns.get_mut(conn) {
             connection.closing = true;

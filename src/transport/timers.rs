@@ -73,7 +73,9 @@ mod tests {
     /// A connection whose negotiation must be over 5 s after `now`.
     fn connection(now: Instant) -> Connection<()> {
         let peer = "192.0.2.1:445".parse().unwrap();
-        Connection::new(Endpoint::acceptor(Config::default(), now), None, peer, 1)
+        let mut conn = Connection::new(&Config::default(), None, peer, now);
+        conn.endpoint = Endpoint::acceptor(Config::default(), now);
+        conn
     }
 
     #[test]
