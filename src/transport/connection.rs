@@ -154,6 +154,10 @@ impl<Buffer> Connection<Buffer> {
             .negotiated()
             .map_or(0, |negotiated| negotiated.max_read_write_size);
         self.check(sink, most, self.reads.len() < limit)?;
+        // They would wait in the fabric for ever.
+        if self.limits.is_none_or(|limits| limits.initiator_depth == 0) {
+            return Err(SendError::NoReads);
+        }
         self.reads.push(cookie, sink, source)
     }
 

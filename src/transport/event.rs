@@ -177,6 +177,9 @@ pub enum SendError {
     /// The piece of memory does not lie in a region that `register` returned.
     #[error("the memory does not lie in a registered region")]
     LocalProtection,
+    /// The peer serves no RDMA READs ([`ReadLimits::initiator_depth`] is 0): have it send the data.
+    #[error("the peer serves no RDMA READs")]
+    NoReads,
     /// The descriptors hold fewer bytes than are to be carried.
     #[error("the buffer descriptors hold fewer bytes than are to be carried")]
     DescriptorsTooShort,

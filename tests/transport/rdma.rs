@@ -201,6 +201,26 @@ fn refuses_descriptors_that_do_not_hold_the_data() {
 }
 
 #[test]
+fn refuses_reads_of_a_peer_that_serves_none() {
+    let mut config = config();
+    config.limits.responder_resources = 0;
+    let mut net = Net::with(config, LoopbackConfig::default(), HeapBuffers::new());
+    let (client, server) = net.establish();
+    let read = net
+        .transport
+        .read(server.conn, 1, server.at(0, 10), [piece(&client, 0, 10)]);
+    assert_eq!(read, Err(SendError::NoReads));
+    net.transport
+        .write(server.conn, 2, server.at(0, 10), [piece(&client, 0, 10)])
+        .unwrap();
+    net.settle();
+    assert!(matches!(
+        net.events[..],
+        [Event::Written { result: Ok(()), .. }]
+    ));
+}
+
+#[test]
 fn an_access_that_the_peer_refuses_is_told_with_its_reason() {
     let mut net = narrow();
     let (client, server) = net.establish();
