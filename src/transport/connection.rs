@@ -1,5 +1,6 @@
 //! One connection: its endpoint, what it sends and what it receives.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -34,7 +35,9 @@ pub(super) struct Connection<Buffer> {
     close_by: Option<Instant>,
     /// The deadline under which the timers know it.
     pub(super) armed: Option<Instant>,
-    pub(super) regions: Regions,
+    /// The regions that the owner registered, and their lengths. A map, since no fabric promises
+    /// small numbers while a connection ends.
+    pub(super) regions: BTreeMap<RegionId, usize>,
     /// Once the fabric's connection is up.
     limits: Option<ReadLimits>,
     failed: Option<CloseReason>,
@@ -71,7 +74,7 @@ impl<Buffer> Connection<Buffer> {
             starved: false,
             close_by: None,
             armed: None,
-            regions: Regions::default(),
+            regions: BTreeMap::new(),
             limits: None,
             failed: None,
             sends: SendQueue::default(),
@@ -169,12 +172,25 @@ impl<Buffer> Connection<Buffer> {
             Err(SendError::Empty)
         } else if memory.length > most {
             Err(SendError::TooLong)
-        } else if !self.regions.hold(memory) {
+        } else if !self.holds(memory) {
             Err(SendError::LocalProtection)
         } else if !room {
             Err(SendError::QueueFull)
         } else {
             Ok(())
+        }
+    }
+
+    /// Whether the owner registered this memory.
+    #[inline]
+    fn holds(&self, memory: Sge) -> bool {
+        // An end that is no 32-bit number cannot be cut into pieces.
+        match (
+            self.regions.get(&memory.region),
+            memory.offset.checked_add(memory.length),
+        ) {
+            (Some(length), Some(end)) => end as usize <= *length,
+            _ => false,
         }
     }
 
@@ -351,41 +367,6 @@ impl<Buffer> Connection<Buffer> {
             queued: self.sends.len(),
             starved: self.incoming.waiting(),
             traffic: self.traffic,
-        }
-    }
-}
-
-/// The lengths of the regions that the owner registered, by their number.
-#[derive(Debug, Default)]
-pub(super) struct Regions(Vec<Option<usize>>);
-
-impl Regions {
-    pub(super) fn insert(&mut self, region: RegionId, length: usize) {
-        let index = region.0 as usize;
-        if self.0.len() <= index {
-            self.0.resize(index + 1, None);
-        }
-        if let Some(entry) = self.0.get_mut(index) {
-            *entry = Some(length);
-        }
-    }
-
-    /// Whether the owner had registered it.
-    pub(super) fn remove(&mut self, region: RegionId) -> bool {
-        self.0
-            .get_mut(region.0 as usize)
-            .is_some_and(|entry| entry.take().is_some())
-    }
-
-    #[inline]
-    fn hold(&self, memory: Sge) -> bool {
-        // An end that is no 32-bit number cannot be cut into pieces.
-        match (
-            self.0.get(memory.region.0 as usize),
-            memory.offset.checked_add(memory.length),
-        ) {
-            (Some(Some(length)), Some(end)) => end as usize <= *length,
-            _ => false,
         }
     }
 }

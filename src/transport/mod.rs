@@ -201,7 +201,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// Ends a registration. A connection with work queued on that memory ends.
     pub fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
         let connection = self.conns.get_mut(conn).ok_or(FabricError::NotConnected)?;
-        if !connection.regions.remove(region) {
+        if connection.regions.remove(&region).is_none() {
             return Err(FabricError::LocalProtection);
         }
         self.fabric.deregister(conn, region)
