@@ -123,9 +123,13 @@ pub enum CallFailed {
     /// [`FabricError::TooManyRegions`].
     #[error("too many memory regions")]
     TooManyRegions,
-    /// Anything else.
+    /// [`FabricError::Os`]: an `errno` value. Registering memory fails like this where the limit of
+    /// locked memory is low.
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    Os(i32),
+    /// The connection was in another state than the call needs: a fault of this crate.
     #[strum(serialize = "call_failed")]
-    #[error("the call failed")]
+    #[error("the connection was not in the state for the call")]
     Other,
 }
 
@@ -142,6 +146,7 @@ impl From<FabricError> for CallFailed {
         match error {
             FabricError::LocalProtection => Self::LocalProtection,
             FabricError::TooManyRegions => Self::TooManyRegions,
+            FabricError::Os { source, .. } => source.raw_os_error().map_or(Self::Other, Self::Os),
             _ => Self::Other,
         }
     }
@@ -239,4 +244,20 @@ pub struct ConnStatus {
     pub starved: usize,
     /// What it carried.
     pub traffic: Traffic,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operating_systems_reason_is_not_lost() {
+        let error = FabricError::Os {
+            context: "register 8 MiB".to_owned(),
+            source: std::io::Error::from_raw_os_error(12),
+        };
+        let reason = CloseReason::Call(error.into());
+        assert_eq!(reason.name(), "os");
+        assert!(reason.to_string().contains("os error 12"), "{reason}");
+    }
 }
