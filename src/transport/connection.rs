@@ -265,7 +265,11 @@ impl<Buffer> Connection<Buffer> {
         events: &mut Vec<Event<Buffer>>,
     ) {
         match work {
-            Work::Recv { length, .. } if result.is_ok() && self.failed.is_none() => {
+            Work::Recv {
+                length,
+                invalidated,
+            } if result.is_ok() && self.failed.is_none() => {
+                events.extend(invalidated.map(|token| Event::Invalidated { conn: id, token }));
                 self.receive(now, id, wr_id, length, buffers, events);
             }
             Work::Recv { .. } => {}

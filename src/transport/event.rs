@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::fabric::{self, ConnId, FabricError, ListenerId, ReadLimits, WrError};
 use crate::proto::{Negotiated, ProtocolError, State};
-use crate::units::Credits;
+use crate::units::{Credits, RemoteToken};
 
 /// Something that happened on a transport.
 ///
@@ -29,6 +29,14 @@ pub enum Event<Buffer> {
         buffer: Buffer,
         /// Bytes of the message.
         length: u32,
+    },
+    /// The peer invalidated a token of memory registered here: it cannot access that memory any
+    /// more. Comes before the message with which it did so; the region is still to be deregistered.
+    Invalidated {
+        /// The connection.
+        conn: ConnId,
+        /// As `register` returned it.
+        token: RemoteToken,
     },
     /// A message was sent, or will never be: its memory is free.
     Sent {

@@ -273,8 +273,15 @@ fn a_message_invalidates_the_token_it_names() {
         .send(server.conn, 1, server.at(0, 5000), Some(token))
         .unwrap();
     net.settle();
-    assert_eq!(net.take_messages(&client).len(), 1);
     net.take_sent();
+    // The owner of the memory learns it no later than the message.
+    assert!(matches!(
+        net.events[..],
+        [Event::Invalidated { conn, token: told }, Event::Message { .. }]
+            if conn == client.conn && told == token
+    ));
+    assert_eq!(net.take_messages(&client).len(), 1);
+    net.events.clear();
     net.transport
         .write(server.conn, 2, server.at(0, 10), [piece(&client, 0, 10)])
         .unwrap();
