@@ -21,6 +21,7 @@ pub(super) struct Connection<Buffer> {
     pub(super) endpoint: Endpoint,
     pub(super) listener: Option<ListenerId>,
     pub(super) peer: SocketAddr,
+    since: Instant,
     /// Known to the owner: established, or begun by it.
     pub(super) announced: bool,
     /// [`Event::Established`] was sent.
@@ -67,6 +68,7 @@ impl<Buffer> Connection<Buffer> {
             endpoint,
             listener,
             peer,
+            since: now,
             announced: listener.is_none(),
             established: false,
             closing: false,
@@ -363,12 +365,19 @@ impl<Buffer> Connection<Buffer> {
         ConnStatus {
             peer: self.peer,
             listener: self.listener,
-            state: self.endpoint.state(),
+            since: self.since,
+            state: match self.endpoint.state() {
+                _ if self.failed.is_some() => State::Closed,
+                State::Negotiating | State::Established if self.closing => State::Closing,
+                state => state,
+            },
             send_credits: self.endpoint.send_credits(),
             receive_credits: self.endpoint.receive_credits(),
+            receives_posted: self.endpoint.receives_posted(),
             negotiated: self.endpoint.negotiated().copied(),
             limits: self.limits,
             queued: self.sends.len(),
+            queued_reads: self.reads.len(),
             starved: self.incoming.waiting(),
             traffic: self.traffic,
         }

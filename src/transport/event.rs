@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::fabric::{self, ConnId, FabricError, ListenerId, ReadLimits, WrError};
 use crate::proto::{Negotiated, ProtocolError, State};
-use crate::units::{Credits, RemoteToken};
+use crate::units::{Credits, Instant, RemoteToken};
 
 /// Something that happened on a transport.
 ///
@@ -223,6 +223,8 @@ pub struct Traffic {
     pub inline_bytes_in: u64,
     /// Bytes of upper-layer messages that were handed to the network, headers not counted.
     pub inline_bytes_out: u64,
+    /// Fragments that had to wait for a buffer of the owner.
+    pub buffer_waits: u64,
     /// Bytes that RDMA READs of this side brought.
     pub rdma_read_bytes: u64,
     /// Bytes that RDMA WRITEs of this side carried.
@@ -236,18 +238,24 @@ pub struct ConnStatus {
     pub peer: SocketAddr,
     /// Where it came in; `None` where `connect` began it.
     pub listener: Option<ListenerId>,
-    /// What the endpoint is doing.
+    /// When it was accepted or begun.
+    pub since: Instant,
+    /// What it is doing; `Closed` when only its [`Event::Closed`] is outstanding.
     pub state: State,
     /// Messages this side may send now.
     pub send_credits: Credits,
     /// Messages the peer may send now.
     pub receive_credits: Credits,
+    /// Receives that are posted: what the peer holds, and what it can be granted at once.
+    pub receives_posted: u16,
     /// What both sides agreed on, once they have.
     pub negotiated: Option<Negotiated>,
     /// RDMA READs at a time, once the fabric's connection is up.
     pub limits: Option<ReadLimits>,
     /// Messages and RDMA WRITEs queued and not posted.
     pub queued: usize,
+    /// RDMA READs queued and not posted.
+    pub queued_reads: usize,
     /// Received fragments that wait for a buffer of the owner.
     pub starved: usize,
     /// What it carried.
