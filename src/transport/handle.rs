@@ -18,7 +18,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         let first = self.starved.first().copied();
         let (conns, buffers, dirty) = (&mut self.conns, &mut self.buffers, &mut self.dirty);
         self.starved.retain(|&id| {
-            let Some(conn) = conns.get_mut(id) else {
+            let Some(conn) = conns.get_mut(&id) else {
                 return false;
             };
             let done = conn.retry(id, buffers, events);
@@ -34,7 +34,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// Has every connection whose deadline is reached look at the clock.
     pub(super) fn run_timers(&mut self, now: Instant) {
         while let Some((at, id)) = self.timers.due(now) {
-            let Some(conn) = self.conns.get_mut(id) else {
+            let Some(conn) = self.conns.get_mut(&id) else {
                 continue;
             };
             if conn.armed != Some(at) {
@@ -56,7 +56,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// Posts what there is to post.
     pub(super) fn pump(&mut self, now: Instant, events: &mut Vec<Event<B::Buffer>>) {
         for id in self.dirty.drain(..) {
-            let Some(conn) = self.conns.get_mut(id) else {
+            let Some(conn) = self.conns.get_mut(&id) else {
                 continue;
             };
             conn.dirty = false;
@@ -93,7 +93,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
                 work,
                 result,
             } => {
-                let Some(conn) = self.conns.get_mut(id) else {
+                let Some(conn) = self.conns.get_mut(&id) else {
                     return;
                 };
                 let failed = conn.is_failed();
@@ -108,7 +108,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
                 mark_dirty(&mut self.dirty, id, conn);
             }
             fabric::Event::Established { conn: id, limits } => {
-                let Some(conn) = self.conns.get_mut(id) else {
+                let Some(conn) = self.conns.get_mut(&id) else {
                     return;
                 };
                 conn.connected(limits);
@@ -167,7 +167,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         reason: fabric::CloseReason,
         events: &mut Vec<Event<B::Buffer>>,
     ) {
-        let Some(conn) = self.conns.remove(id) else {
+        let Some(conn) = self.conns.remove(&id) else {
             return;
         };
         if conn.listener.is_some() && !conn.established {

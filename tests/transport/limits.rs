@@ -306,6 +306,22 @@ fn a_thousand_idle_connections_are_visited_only_when_they_are_due() {
 }
 
 #[test]
+fn a_connection_is_not_forgotten_for_a_new_one_in_its_place() {
+    let mut transport = Transport::new(Mute::clogged(), HeapBuffers::new(), config());
+    let nobody = "127.0.0.1:1".parse().unwrap();
+    let first = transport.connect(Instant::ZERO, nobody).unwrap();
+    transport.abort(first);
+    let second = transport.connect(Instant::ZERO, nobody).unwrap();
+    let mut events = Vec::new();
+    transport.poll(Instant::ZERO, &mut events).unwrap();
+    assert!(
+        matches!(events[..], [Event::Closed { conn, .. }] if conn == first),
+        "{events:?}"
+    );
+    assert!(transport.connections().eq([second]));
+}
+
+#[test]
 fn close_ends_in_time_whatever_the_peer_does() {
     let mut net = net(config());
     let raw = net.raw_peer();

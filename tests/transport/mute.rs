@@ -57,6 +57,10 @@ impl Fabric for Mute {
     fn reject(&mut self, _: ConnId) {}
 
     fn close(&mut self, conn: ConnId) {
+        // Its place is free for another connection before the owner is told.
+        if self.conns.remove(conn).is_none() {
+            return;
+        }
         let reason = CloseReason::Local;
         self.ready.push(Event::Closed { conn, reason });
     }
