@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use smbdirect::fabric::loopback::LoopbackConfig;
 use smbdirect::fabric::{Fabric, WrId};
-use smbdirect::transport::{Config, ConnectError, HeapBuffers, Transport};
+use smbdirect::transport::{Config, ConnectError, Event, HeapBuffers, Transport};
 use smbdirect::units::Instant;
 
 use crate::messages::NEGOTIATE_REQUEST;
@@ -303,6 +303,87 @@ fn a_thousand_idle_connections_are_visited_only_when_they_are_due() {
     assert!(polls < 5 * 500 * 10, "{polls}");
     assert!(net.events.is_empty());
     assert_eq!(connections(&net), 1000);
+}
+
+#[test]
+fn a_connection_is_not_forgotten_for_a_new_one_in_its_place() {
+    let mut transport = Transport::new(Mute::clogged(), HeapBuffers::new(), config());
+    let nobody = "127.0.0.1:1".parse().unwrap();
+    let first = transport.connect(Instant::ZERO, nobody).unwrap();
+    transport.abort(first);
+    let second = transport.connect(Instant::ZERO, nobody).unwrap();
+    let mut events = Vec::new();
+    transport.poll(Instant::ZERO, &mut events).unwrap();
+    assert!(
+        matches!(events[..], [Event::Closed { conn, .. }] if conn == first),
+        "{events:?}"
+    );
+    assert!(transport.connections().eq([second]));
+}
+
+#[test]
+fn close_ends_in_time_whatever_the_peer_does() {
+    let mut net = net(config());
+    let raw = net.raw_peer();
+    raw.negotiate(&mut net, 60);
+    let Some(Event::Established { conn, .. }) = net.events.pop() else {
+        panic!("{:?}", net.events)
+    };
+    let server = net.end(conn, 2 << 20);
+    raw.grant(&mut net, 2);
+    for cookie in 0..10 {
+        net.transport
+            .send(conn, cookie, server.at(0, 100_000), None)
+            .unwrap();
+    }
+    net.transport.close(conn);
+    // One credit a minute, for 750 messages.
+    for _ in 0..3 {
+        net.pass(Duration::from_secs(59));
+        raw.grant(&mut net, 1);
+    }
+    assert_eq!(net.take_closed(), [(conn, "close_timeout")]);
+    assert_eq!(net.events.len(), 10, "each ends once: {:?}", net.events);
+    assert_eq!(connections(&net), 0);
+}
+
+#[test]
+fn close_ends_in_time_even_if_the_owner_lacks_buffers() {
+    let loopback = LoopbackConfig::default();
+    let mut net = Net::with(config(), loopback, HeapBuffers::with_limit(0));
+    let (client, server) = net.establish();
+    // All receives of both sides hold messages, none can be granted: both are out of credits.
+    for end in [&client, &server] {
+        for cookie in 0..256 {
+            net.transport
+                .send(end.conn, cookie, end.at(0, 2000), None)
+                .unwrap();
+        }
+    }
+    net.settle();
+    net.transport.close(server.conn);
+    net.pass(Duration::from_secs(119));
+    assert_eq!(net.take_closed(), []);
+    net.pass(Duration::from_secs(2));
+    assert_eq!(net.take_closed().len(), 2);
+    assert_eq!(net.events.len(), 512, "each ends once");
+}
+
+#[test]
+fn close_ends_in_time_even_if_the_fabric_takes_nothing() {
+    let mut transport = Transport::new(Mute::clogged(), HeapBuffers::new(), config());
+    let at = |seconds| Instant::ZERO + Duration::from_secs(seconds);
+    let mut events = Vec::new();
+    let nobody = "127.0.0.1:1".parse().unwrap();
+    let conn = transport.connect(at(0), nobody).unwrap();
+    transport.poll(at(0), &mut events).unwrap();
+    transport.close(conn);
+    transport.poll(at(0), &mut events).unwrap();
+    let deadline = transport.poll_timeout().unwrap();
+    assert!(deadline <= at(120));
+    transport.poll(deadline, &mut events).unwrap();
+    transport.poll(deadline, &mut events).unwrap();
+    assert!(matches!(events[..], [Event::Closed { .. }]), "{events:?}");
 }
 
 #[test]

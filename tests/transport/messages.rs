@@ -158,6 +158,8 @@ fn grants_no_credits_without_buffers_and_recovers() {
     assert!(status.send_credits <= Credits(1), "{status:?}");
     let status = net.transport.status(server.conn).unwrap();
     assert!((100..=255).contains(&status.starved), "{status:?}");
+    assert_eq!(status.traffic.buffer_waits, status.starved as u64);
+    assert!(status.receives_posted < 150, "{status:?}");
 
     // The other direction, and other connections, do not notice.
     net.transport
@@ -283,6 +285,8 @@ fn close_delivers_what_is_queued_first() {
             .unwrap();
     }
     net.transport.close(client.conn);
+    let status = net.transport.status(client.conn).unwrap();
+    assert_eq!((status.state, status.queued), (State::Closing, 200));
     assert_eq!(
         net.transport.send(client.conn, 0, client.at(0, 1), None),
         Err(SendError::NotEstablished)
@@ -309,6 +313,8 @@ fn abort_ends_everything_that_is_queued_once() {
     }
     net.transport.abort(client.conn);
     net.transport.abort(client.conn);
+    let status = net.transport.status(client.conn).unwrap();
+    assert_eq!(status.state, State::Closed);
     net.settle();
     let cookies: Vec<_> = net
         .events
