@@ -101,7 +101,7 @@ struct Linger {
     deadline: Instant,
 }
 
-/// The iWARP fabric. See the [module](self).
+/// The iWARP fabric. See [the module](super) for what it speaks.
 pub struct Iwarp {
     config: Config,
     poll: mio::Poll,
