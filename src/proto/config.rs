@@ -6,6 +6,7 @@
 
 use core::time::Duration;
 
+use super::credits::MIN_RECEIVES;
 use crate::units::Credits;
 use crate::wire::{MIN_MAX_FRAGMENTED_SIZE, MIN_MAX_RECEIVE_SIZE};
 
@@ -20,7 +21,7 @@ pub const NEGOTIATE_RECEIVE_SIZE: u32 = 512;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Most receives that this side posts, and so most credits the peer can hold. 1 to 65,535.
-    /// 1 counts as 2: with a single receive, two peers can starve each other (see
+    /// Less than 4 counts as 4: with very few receives, two peers can starve each other (see
     /// [the module](super) on credits).
     pub receive_credit_max: Credits,
     /// Credits that this side asks the peer for. 1 to 65,535; beyond 255 a packet analyser may
@@ -38,7 +39,7 @@ pub struct Config {
     pub negotiation_timeout: Duration,
     /// Time without a message from the peer after which it is asked for one.
     pub idle_timeout: Duration,
-    /// Time that the peer then has.
+    /// Time that the peer then has, unless this side, for want of receives, keeps it from sending.
     pub keepalive_timeout: Duration,
     /// Time that a message may wait for send credits.
     pub credit_timeout: Duration,
@@ -117,17 +118,21 @@ impl Config {
             .try_for_each(|(kept, error)| if kept { Ok(()) } else { Err(error) })
     }
 
-    /// The same with every number raised to its least legal value, so that arithmetic below needs
-    /// no second thought. A timeout of zero stays: it means at once.
+    /// The same with every value raised to its least legal one, so that arithmetic below needs no
+    /// second thought, and no timer is due again at the moment at which it was started.
     pub(super) fn raised(self) -> Self {
+        let least = Duration::from_nanos(1);
         Self {
-            receive_credit_max: self.receive_credit_max.max(Credits(2)),
+            receive_credit_max: self.receive_credit_max.max(Credits(MIN_RECEIVES)),
             send_credit_target: self.send_credit_target.max(Credits(1)),
             max_send_size: self.max_send_size.max(MIN_MAX_RECEIVE_SIZE),
             max_receive_size: self.max_receive_size.max(MIN_MAX_RECEIVE_SIZE),
             max_fragmented_size: self.max_fragmented_size.max(MIN_MAX_FRAGMENTED_SIZE),
             max_read_write_size: self.max_read_write_size.max(1),
-            ..self
+            negotiation_timeout: self.negotiation_timeout.max(least),
+            idle_timeout: self.idle_timeout.max(least),
+            keepalive_timeout: self.keepalive_timeout.max(least),
+            credit_timeout: self.credit_timeout.max(least),
         }
     }
 }
@@ -300,9 +305,12 @@ mod tests {
             max_receive_size: 0,
             max_fragmented_size: 0,
             max_read_write_size: 0,
-            ..Config::default()
+            negotiation_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            keepalive_timeout: Duration::ZERO,
+            credit_timeout: Duration::ZERO,
         };
         assert_eq!(config.raised().validate(), Ok(()));
-        assert_eq!(config.raised().receive_credit_max, Credits(2));
+        assert_eq!(config.raised().receive_credit_max, Credits(4));
     }
 }

@@ -12,6 +12,13 @@
 
 use super::error::ProtocolError;
 
+/// Fewest receives that are posted, whatever the peer asks for.
+///
+/// One is the reserve, and one is used by an empty message. The other two are for a peer that keeps
+/// [MS-SMBD] by the letter and has no reserve: with all that it may post granted, it cannot spend
+/// its last credit, so it has to be left with two.
+pub(super) const MIN_RECEIVES: u16 = 4;
+
 /// What each side may send the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ledger {
@@ -21,9 +28,9 @@ pub(super) struct Ledger {
     posted: u16,
     /// Of `posted`, those that the peer was told of: what it may send. Never more than `posted`.
     granted: u16,
-    /// Receives that should be posted; what the peer asks for, within what this side may have.
-    target: u16,
-    /// Most receives that this side posts. At least 2.
+    /// What the peer asks for, within what this side may have; 0 until it has asked.
+    requested: u16,
+    /// Most receives that this side posts. At least [`MIN_RECEIVES`].
     max: u16,
 }
 
@@ -34,8 +41,12 @@ impl Ledger {
             send: 0,
             posted: 0,
             granted: 0,
-            target: 1,
-            max: if max < 2 { 2 } else { max },
+            requested: 0,
+            max: if max < MIN_RECEIVES {
+                MIN_RECEIVES
+            } else {
+                max
+            },
         }
     }
 
@@ -54,20 +65,35 @@ impl Ledger {
         self.posted
     }
 
-    /// Receives that are missing.
-    pub(super) const fn wanted(&self) -> u16 {
-        self.target.saturating_sub(self.posted)
+    /// Receives that are missing: up to what the peer asks for, and one at least that is not
+    /// granted, the reserve. The peer may hold more than it asks for, since it may ask for less than
+    /// before; without the reserve, the last send credit could not be spent then.
+    pub(super) fn wanted(&self) -> u16 {
+        let target = match self.requested {
+            0 => 1,
+            _ => self
+                .allowance()
+                .max(self.granted.saturating_add(1))
+                .min(self.max),
+        };
+        target.saturating_sub(self.posted)
     }
 
     /// Takes the peer's `CreditsRequested`, which is absolute: how many credits it would like to
-    /// hold. A peer that asks for 1 gets the reserve on top.
-    pub(super) fn set_target(&mut self, credits_requested: u16) {
-        self.target = credits_requested.max(2).min(self.max);
+    /// hold.
+    pub(super) fn set_requested(&mut self, credits_requested: u16) {
+        self.requested = credits_requested.min(self.max);
+    }
+
+    /// Most credits that the peer is given of this side's own accord: one that asks for less than
+    /// [`MIN_RECEIVES`] is given more.
+    fn allowance(&self) -> u16 {
+        self.requested.max(MIN_RECEIVES)
     }
 
     /// Takes note of receives that were posted. More than may be posted do not count: they are
-    /// never granted. The target is not the limit here, since it may have fallen after the owner
-    /// was told to post them.
+    /// never granted. What is wanted is not the limit here, since it may have become less after
+    /// the owner was told to post them.
     pub(super) fn add_posted(&mut self, count: u16) {
         self.posted = self.posted.saturating_add(count).min(self.max);
     }
@@ -99,26 +125,28 @@ impl Ledger {
     /// Grants in a negotiate response, which costs no send credit: all that is posted, but at most
     /// what was requested. Even the reserve: until the peer has sent something, and so given one
     /// receive back, this side can send nothing that would need it.
-    pub(super) fn grant_in_response(&mut self, credits_requested: u16) -> u16 {
-        self.granted = self.posted.min(credits_requested);
+    pub(super) fn grant_in_response(&mut self) -> u16 {
+        self.granted = self.posted.min(self.requested);
         self.granted
     }
 
     /// What the next message grants; `None` if it must wait: for a send credit, or, if it would
-    /// spend the last one, for a receive to grant.
-    pub(super) const fn next_grant(&self) -> Option<u16> {
+    /// spend the last one, for a receive to grant. The peer gets no more than its allowance,
+    /// unless the last send credit demands it.
+    pub(super) fn next_grant(&self) -> Option<u16> {
         let untold = self.posted.saturating_sub(self.granted);
+        let room = self.allowance().saturating_sub(self.granted);
         match (self.send, self.granted, untold) {
             (0, ..) | (1, _, 0) => None,
-            (1, ..) => Some(untold),
+            (1, ..) => Some(untold.min(room).max(1)),
             // A peer that holds nothing gets what there is, were it the reserve.
             (_, 0, 1) => Some(1),
-            _ => Some(untold.saturating_sub(1)),
+            _ => Some(untold.saturating_sub(1).min(room)),
         }
     }
 
     /// Whether the peer may starve, so that an empty message has to tell it of receives if nothing
-    /// else does: it holds nothing, or at most a quarter of what is posted and there are several
+    /// else does: it holds nothing, or at most a quarter of what it could hold and there are several
     /// to grant.
     ///
     /// That an empty message grants at least two, where the peer holds any, is what ends the
@@ -128,8 +156,16 @@ impl Ledger {
         match self.next_grant() {
             None | Some(0) => false,
             Some(_) if self.granted == 0 => true,
-            Some(grant) => grant >= 2 && self.granted <= (self.posted / 4).max(1),
+            Some(grant) => {
+                grant >= 2 && self.granted <= (self.posted.min(self.allowance()) / 4).max(1)
+            }
         }
+    }
+
+    /// Whether this side has a send credit, and yet for want of receives the peer may not speak, or
+    /// may not be spoken to.
+    pub(super) fn lacks_receives(&self) -> bool {
+        self.send > 0 && (self.granted == 0 || self.next_grant().is_none())
     }
 
     /// Spends a send credit on a message that grants `grant`, as `next_grant` allowed.
@@ -148,7 +184,7 @@ mod tests {
             send,
             posted,
             granted,
-            target: 255,
+            requested: 255,
             max: 255,
         }
     }
@@ -207,31 +243,55 @@ mod tests {
     #[test]
     fn receives_beyond_the_maximum_are_never_granted() {
         let mut ledger = Ledger::new(4);
-        ledger.set_target(100);
+        ledger.set_requested(100);
         assert_eq!(ledger.wanted(), 4);
         ledger.add_posted(u16::MAX);
-        assert_eq!(ledger.grant_in_response(100), 4);
+        assert_eq!(ledger.grant_in_response(), 4);
         ledger.add_posted(1);
         assert_eq!((ledger.posted(), ledger.granted()), (4, 4));
     }
 
     #[test]
+    fn a_peer_gets_no_more_than_it_asks_for_unless_the_last_send_credit_demands_it() {
+        let grant = |send, granted| {
+            let mut ledger = ledger(send, 255, granted);
+            ledger.set_requested(10);
+            ledger.next_grant()
+        };
+        assert_eq!(grant(2, 7), Some(3));
+        assert_eq!(grant(2, 10), Some(0));
+        assert_eq!(grant(2, 200), Some(0));
+        assert_eq!(grant(1, 7), Some(3));
+        assert_eq!(grant(1, 10), Some(1));
+        assert_eq!(grant(1, 200), Some(1));
+    }
+
+    #[test]
+    fn there_is_a_reserve_even_if_the_peer_asks_for_less_than_it_holds() {
+        let mut ledger = ledger(1, 200, 200);
+        ledger.set_requested(10);
+        assert_eq!(ledger.wanted(), 1);
+        ledger.add_posted(1);
+        assert_eq!((ledger.wanted(), ledger.next_grant()), (0, Some(1)));
+    }
+
+    #[test]
     fn receives_posted_for_a_higher_target_still_count() {
         let mut ledger = Ledger::new(10);
-        ledger.set_target(10);
-        ledger.set_target(3);
+        ledger.set_requested(10);
+        ledger.set_requested(5);
         ledger.add_posted(10);
         assert_eq!((ledger.posted(), ledger.wanted()), (10, 0));
     }
 
     #[test]
-    fn a_peer_that_asks_for_one_credit_has_two_receives() {
+    fn a_peer_that_asks_for_one_credit_has_four_receives() {
         let mut ledger = Ledger::new(255);
         assert_eq!(ledger.wanted(), 1);
-        ledger.set_target(1);
-        assert_eq!(ledger.wanted(), 2);
-        ledger.add_posted(2);
-        assert_eq!(ledger.grant_in_response(1), 1);
+        ledger.set_requested(1);
+        assert_eq!(ledger.wanted(), 4);
+        ledger.add_posted(4);
+        assert_eq!(ledger.grant_in_response(), 1);
     }
 
     #[test]

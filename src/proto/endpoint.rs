@@ -45,7 +45,6 @@ enum Phase {
     /// Acceptor: agreed; the response waits for receives to grant.
     Respond {
         agreed: Negotiated,
-        credits_requested: u16,
     },
     /// Acceptor: not agreed; the response goes out and says so.
     Refuse,
@@ -152,7 +151,7 @@ impl Endpoint {
     #[must_use]
     pub fn receive_size(&self) -> u32 {
         match (&self.phase, &self.negotiated) {
-            (Phase::Respond { agreed, .. }, _) | (_, Some(agreed)) => agreed.max_receive_size,
+            (Phase::Respond { agreed }, _) | (_, Some(agreed)) => agreed.max_receive_size,
             _ => NEGOTIATE_RECEIVE_SIZE,
         }
     }
@@ -207,6 +206,11 @@ impl Endpoint {
         head: &[u8],
         length: u32,
     ) -> Result<Received, ProtocolError> {
+        // What stands behind the message in the owner's memory is not part of it.
+        let head = usize::try_from(length)
+            .ok()
+            .and_then(|length| head.get(..length))
+            .unwrap_or(head);
         let result = match self.phase {
             Phase::Established | Phase::Closing => self.handle_data(now, head, length),
             Phase::AwaitRequest => self.handle_request(head),
@@ -285,23 +289,25 @@ impl Endpoint {
             Phase::Established | Phase::Closing => self.transmit_data(now),
             Phase::Request if self.credits.posted() > 0 => {
                 self.phase = Phase::AwaitResponse;
-                Some(Transmit::bare(negotiate::request(&self.config).emit()))
+                Some(Transmit::bare(
+                    &negotiate::request(&self.config).emit(),
+                    NegotiateRequest::LENGTH,
+                ))
             }
-            Phase::Respond {
-                agreed,
-                credits_requested,
-            } if self.credits.posted() > 0 => {
-                let granted = self.credits.grant_in_response(credits_requested);
+            Phase::Respond { agreed } if self.credits.posted() > 0 => {
+                let granted = self.credits.grant_in_response();
                 self.peer_can_send = true;
                 self.establish(now, agreed);
                 Some(Transmit::bare(
-                    negotiate::response(&self.config, &agreed, granted).emit(),
+                    &negotiate::response(&self.config, &agreed, granted).emit(),
+                    NegotiateResponse::LENGTH,
                 ))
             }
             Phase::Refuse => {
                 self.phase = Phase::Closed;
                 Some(Transmit::bare(
-                    NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
+                    &NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
+                    NegotiateResponse::LENGTH,
                 ))
             }
             Phase::Respond { .. }
@@ -337,11 +343,8 @@ impl Endpoint {
         self.phase = match negotiate::accept_request(&self.config, &request)? {
             None => Phase::Refuse,
             Some(agreed) => {
-                self.credits.set_target(request.credits_requested.0);
-                Phase::Respond {
-                    agreed,
-                    credits_requested: request.credits_requested.0,
-                }
+                self.credits.set_requested(request.credits_requested.0);
+                Phase::Respond { agreed }
             }
         };
         Ok(Received::Negotiate)
@@ -352,7 +355,7 @@ impl Endpoint {
         let response = NegotiateResponse::parse(message)?;
         self.credits.take_negotiate();
         let agreed = negotiate::accept_response(&self.config, &response)?;
-        self.credits.set_target(response.credits_requested.0);
+        self.credits.set_requested(response.credits_requested.0);
         self.credits.add_send(response.credits_granted.0)?;
         self.establish(now, agreed);
         Ok(Received::Negotiate)
@@ -374,7 +377,7 @@ impl Endpoint {
             return Err(ProtocolError::MessageTooLong);
         }
         self.credits.take_message(data.credits_granted.0)?;
-        self.credits.set_target(data.credits_requested.0);
+        self.credits.set_requested(data.credits_requested.0);
         let received = if data.payload.is_empty() {
             // Harmless even within a message: there are peers that send credits there.
             Received::Credits
@@ -412,11 +415,19 @@ impl Endpoint {
             Liveness::Negotiation => Err(ProtocolError::NegotiationTimeout),
             Liveness::Keepalive => Err(ProtocolError::KeepaliveTimeout),
             Liveness::Idle => {
-                // Without a send credit the question cannot be asked, but the time runs all the
-                // same: a peer that lives owes credits, or asks a question of its own.
                 self.ask = true;
-                self.timers
-                    .start(Liveness::Keepalive, now + self.config.keepalive_timeout);
+                // The peer has no credit to answer with, or cannot be asked, because this side's
+                // owner lacks memory for receives: its silence says nothing. The question goes out
+                // all the same if it can, for it shows the peer that this side lives.
+                if self.credits.lacks_receives() {
+                    self.timers
+                        .start(Liveness::Idle, now + self.config.idle_timeout);
+                } else {
+                    // Without a send credit the question cannot be asked, but the time runs all
+                    // the same: a peer that lives owes credits, or asks a question of its own.
+                    self.timers
+                        .start(Liveness::Keepalive, now + self.config.keepalive_timeout);
+                }
                 Ok(())
             }
         }
@@ -481,12 +492,10 @@ impl Endpoint {
             message.sent = payload.end;
         }
         Transmit {
-            // 20 or 24.
-            header_length: header_length as u8,
             payload,
             invalidate: invalidate.filter(|_| ends_message),
             ends_message,
-            ..Transmit::bare(header)
+            ..Transmit::bare(&header, header_length)
         }
     }
 

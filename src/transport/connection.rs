@@ -1,14 +1,16 @@
 //! One connection: its endpoint, what it sends and what it receives.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::incoming::{Fragment, Incoming};
 use super::outgoing::{ReadQueue, SendQueue};
 use super::{CloseReason, ConnStatus, Event, MessageBuffers, SendError, Traffic};
 use crate::fabric::{
-    ConnId, Fabric, FabricError, ListenerId, ReadLimits, RegionId, Sge, Work, WrError, WrId,
+    self, ConnId, Fabric, FabricError, ListenerId, ReadLimits, RegionId, Sge, Work, WrError, WrId,
 };
-use crate::proto::{Endpoint, HEAD_LENGTH, Received, State};
+use crate::proto::{self, Endpoint, HEAD_LENGTH, Received, State};
 use crate::units::{Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
@@ -19,6 +21,7 @@ pub(super) struct Connection<Buffer> {
     pub(super) endpoint: Endpoint,
     pub(super) listener: Option<ListenerId>,
     pub(super) peer: SocketAddr,
+    since: Instant,
     /// Known to the owner: established, or begun by it.
     pub(super) announced: bool,
     /// [`Event::Established`] was sent.
@@ -29,44 +32,58 @@ pub(super) struct Connection<Buffer> {
     pub(super) dirty: bool,
     /// In the transport's list of connections with a fragment that has no buffer.
     pub(super) starved: bool,
+    /// When it has to be closed at the latest, once it is being closed.
+    close_by: Option<Instant>,
     /// The deadline under which the timers know it.
     pub(super) armed: Option<Instant>,
-    pub(super) regions: Regions,
+    /// The regions that the owner registered, and their lengths. A map, since no fabric promises
+    /// small numbers while a connection ends.
+    pub(super) regions: BTreeMap<RegionId, usize>,
     /// Once the fabric's connection is up.
     limits: Option<ReadLimits>,
     failed: Option<CloseReason>,
     sends: SendQueue,
     reads: ReadQueue,
     incoming: Incoming<Buffer>,
+    /// Receives to have memory for.
     slots: u16,
+    /// Time that closing may take.
+    patience: Duration,
     traffic: Traffic,
 }
 
 impl<Buffer> Connection<Buffer> {
-    /// `slots`: receives to have memory for.
+    /// A connection that `listener` accepts, or without one, that this side begins.
     pub(super) fn new(
-        endpoint: Endpoint,
+        config: &proto::Config,
         listener: Option<ListenerId>,
         peer: SocketAddr,
-        slots: u16,
+        now: Instant,
     ) -> Self {
+        let endpoint = match listener {
+            Some(_) => Endpoint::acceptor(*config, now),
+            None => Endpoint::initiator(*config, now),
+        };
         Self {
             endpoint,
             listener,
             peer,
+            since: now,
             announced: listener.is_none(),
             established: false,
             closing: false,
             dirty: false,
             starved: false,
+            close_by: None,
             armed: None,
-            regions: Regions::default(),
+            regions: BTreeMap::new(),
             limits: None,
             failed: None,
             sends: SendQueue::default(),
             reads: ReadQueue::default(),
             incoming: Incoming::new(),
-            slots,
+            slots: config.receive_credit_max.0,
+            patience: config.credit_timeout,
             traffic: Traffic::default(),
         }
     }
@@ -81,13 +98,21 @@ impl<Buffer> Connection<Buffer> {
         self.failed.get_or_insert(reason);
     }
 
-    /// When the endpoint's timer is due.
+    /// When `expire` is to be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
         if self.failed.is_some() {
-            None
-        } else {
-            self.endpoint.poll_timeout()
+            return None;
         }
+        let deadlines = [self.endpoint.poll_timeout(), self.close_by];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Looks at the clock; an error ends the connection.
+    pub(super) fn expire(&mut self, now: Instant) -> Result<(), CloseReason> {
+        if self.close_by.is_some_and(|close_by| close_by <= now) {
+            return Err(CloseReason::CloseTimeout);
+        }
+        Ok(self.endpoint.handle_timeout(now)?)
     }
 
     #[inline]
@@ -134,6 +159,10 @@ impl<Buffer> Connection<Buffer> {
             .negotiated()
             .map_or(0, |negotiated| negotiated.max_read_write_size);
         self.check(sink, most, self.reads.len() < limit)?;
+        // They would wait in the fabric for ever.
+        if self.limits.is_none_or(|limits| limits.initiator_depth == 0) {
+            return Err(SendError::NoReads);
+        }
         self.reads.push(cookie, sink, source)
     }
 
@@ -145,12 +174,25 @@ impl<Buffer> Connection<Buffer> {
             Err(SendError::Empty)
         } else if memory.length > most {
             Err(SendError::TooLong)
-        } else if !self.regions.hold(memory) {
+        } else if !self.holds(memory) {
             Err(SendError::LocalProtection)
         } else if !room {
             Err(SendError::QueueFull)
         } else {
             Ok(())
+        }
+    }
+
+    /// Whether the owner registered this memory.
+    #[inline]
+    fn holds(&self, memory: Sge) -> bool {
+        // An end that is no 32-bit number cannot be cut into pieces.
+        match (
+            self.regions.get(&memory.region),
+            memory.offset.checked_add(memory.length),
+        ) {
+            (Some(length), Some(end)) => end as usize <= *length,
+            _ => false,
         }
     }
 
@@ -172,14 +214,21 @@ impl<Buffer> Connection<Buffer> {
         if let Err(error) = self.post(fabric, id, now) {
             self.fail(CloseReason::Call(error.into()));
             fabric.close(id);
-        } else if self.endpoint.state() == State::Closed && !self.sends.is_stalled() {
+            return;
+        }
+        let closed = self.endpoint.state() == State::Closed;
+        if closed && !self.sends.is_stalled() {
             let reason = if self.closing {
-                CloseReason::Fabric(crate::fabric::CloseReason::Local)
+                CloseReason::Fabric(fabric::CloseReason::Local)
             } else {
                 CloseReason::NegotiationRefused
             };
             self.fail(reason);
             fabric.close(id);
+        } else if closed || self.closing {
+            // A peer that grants little, an owner without receives to grant, a fabric that takes
+            // nothing: none of them may hold it for ever.
+            self.close_by.get_or_insert(now + self.patience);
         }
     }
 
@@ -218,7 +267,11 @@ impl<Buffer> Connection<Buffer> {
         events: &mut Vec<Event<Buffer>>,
     ) {
         match work {
-            Work::Recv { length, .. } if result.is_ok() && self.failed.is_none() => {
+            Work::Recv {
+                length,
+                invalidated,
+            } if result.is_ok() && self.failed.is_none() => {
+                events.extend(invalidated.map(|token| Event::Invalidated { conn: id, token }));
                 self.receive(now, id, wr_id, length, buffers, events);
             }
             Work::Recv { .. } => {}
@@ -292,7 +345,7 @@ impl<Buffer> Connection<Buffer> {
     pub(super) fn end<B: MessageBuffers<Buffer = Buffer>>(
         mut self,
         id: ConnId,
-        reason: crate::fabric::CloseReason,
+        reason: fabric::CloseReason,
         buffers: &mut B,
         events: &mut Vec<Event<Buffer>>,
     ) -> CloseReason {
@@ -312,49 +365,21 @@ impl<Buffer> Connection<Buffer> {
         ConnStatus {
             peer: self.peer,
             listener: self.listener,
-            state: self.endpoint.state(),
+            since: self.since,
+            state: match self.endpoint.state() {
+                _ if self.failed.is_some() => State::Closed,
+                State::Negotiating | State::Established if self.closing => State::Closing,
+                state => state,
+            },
             send_credits: self.endpoint.send_credits(),
             receive_credits: self.endpoint.receive_credits(),
+            receives_posted: self.endpoint.receives_posted(),
             negotiated: self.endpoint.negotiated().copied(),
             limits: self.limits,
             queued: self.sends.len(),
+            queued_reads: self.reads.len(),
             starved: self.incoming.waiting(),
             traffic: self.traffic,
-        }
-    }
-}
-
-/// The lengths of the regions that the owner registered, by their number.
-#[derive(Debug, Default)]
-pub(super) struct Regions(Vec<Option<usize>>);
-
-impl Regions {
-    pub(super) fn insert(&mut self, region: RegionId, length: usize) {
-        let index = region.0 as usize;
-        if self.0.len() <= index {
-            self.0.resize(index + 1, None);
-        }
-        if let Some(entry) = self.0.get_mut(index) {
-            *entry = Some(length);
-        }
-    }
-
-    /// Whether the owner had registered it.
-    pub(super) fn remove(&mut self, region: RegionId) -> bool {
-        self.0
-            .get_mut(region.0 as usize)
-            .is_some_and(|entry| entry.take().is_some())
-    }
-
-    #[inline]
-    fn hold(&self, memory: Sge) -> bool {
-        // An end that is no 32-bit number cannot be cut into pieces.
-        match (
-            self.0.get(memory.region.0 as usize),
-            memory.offset.checked_add(memory.length),
-        ) {
-            (Some(Some(length)), Some(end)) => end as usize <= *length,
-            _ => false,
         }
     }
 }

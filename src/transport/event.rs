@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::fabric::{self, ConnId, FabricError, ListenerId, ReadLimits, WrError};
 use crate::proto::{Negotiated, ProtocolError, State};
-use crate::units::Credits;
+use crate::units::{Credits, Instant, RemoteToken};
 
 /// Something that happened on a transport.
 ///
@@ -29,6 +29,14 @@ pub enum Event<Buffer> {
         buffer: Buffer,
         /// Bytes of the message.
         length: u32,
+    },
+    /// The peer invalidated a token of memory registered here: it cannot access that memory any
+    /// more. Comes before the message with which it did so; the region is still to be deregistered.
+    Invalidated {
+        /// The connection.
+        conn: ConnId,
+        /// As `register` returned it.
+        token: RemoteToken,
     },
     /// A message was sent, or will never be: its memory is free.
     Sent {
@@ -83,6 +91,9 @@ pub enum CloseReason {
     /// `Transport::abort` was called.
     #[error("aborted by this side")]
     Aborted,
+    /// `Transport::close` was called, and what was queued did not go out in time.
+    #[error("closed by this side before everything queued was sent: the peer took it too slowly")]
+    CloseTimeout,
     /// The negotiation failed and the peer was told so ([MS-SMBD] 3.1.5.2).
     #[error("the negotiation was refused")]
     NegotiationRefused,
@@ -120,9 +131,13 @@ pub enum CallFailed {
     /// [`FabricError::TooManyRegions`].
     #[error("too many memory regions")]
     TooManyRegions,
-    /// Anything else.
+    /// [`FabricError::Os`]: an `errno` value. Registering memory fails like this where the limit of
+    /// locked memory is low.
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    Os(i32),
+    /// The connection was in another state than the call needs: a fault of this crate.
     #[strum(serialize = "call_failed")]
-    #[error("the call failed")]
+    #[error("the connection was not in the state for the call")]
     Other,
 }
 
@@ -139,6 +154,7 @@ impl From<FabricError> for CallFailed {
         match error {
             FabricError::LocalProtection => Self::LocalProtection,
             FabricError::TooManyRegions => Self::TooManyRegions,
+            FabricError::Os { source, .. } => source.raw_os_error().map_or(Self::Other, Self::Os),
             _ => Self::Other,
         }
     }
@@ -174,6 +190,9 @@ pub enum SendError {
     /// The piece of memory does not lie in a region that `register` returned.
     #[error("the memory does not lie in a registered region")]
     LocalProtection,
+    /// The peer serves no RDMA READs ([`ReadLimits::initiator_depth`] is 0): have it send the data.
+    #[error("the peer serves no RDMA READs")]
+    NoReads,
     /// The descriptors hold fewer bytes than are to be carried.
     #[error("the buffer descriptors hold fewer bytes than are to be carried")]
     DescriptorsTooShort,
@@ -204,6 +223,8 @@ pub struct Traffic {
     pub inline_bytes_in: u64,
     /// Bytes of upper-layer messages that were handed to the network, headers not counted.
     pub inline_bytes_out: u64,
+    /// Fragments that had to wait for a buffer of the owner.
+    pub buffer_waits: u64,
     /// Bytes that RDMA READs of this side brought.
     pub rdma_read_bytes: u64,
     /// Bytes that RDMA WRITEs of this side carried.
@@ -217,20 +238,42 @@ pub struct ConnStatus {
     pub peer: SocketAddr,
     /// Where it came in; `None` where `connect` began it.
     pub listener: Option<ListenerId>,
-    /// What the endpoint is doing.
+    /// When it was accepted or begun.
+    pub since: Instant,
+    /// What it is doing; `Closed` when only its [`Event::Closed`] is outstanding.
     pub state: State,
     /// Messages this side may send now.
     pub send_credits: Credits,
     /// Messages the peer may send now.
     pub receive_credits: Credits,
+    /// Receives that are posted: what the peer holds, and what it can be granted at once.
+    pub receives_posted: u16,
     /// What both sides agreed on, once they have.
     pub negotiated: Option<Negotiated>,
     /// RDMA READs at a time, once the fabric's connection is up.
     pub limits: Option<ReadLimits>,
     /// Messages and RDMA WRITEs queued and not posted.
     pub queued: usize,
+    /// RDMA READs queued and not posted.
+    pub queued_reads: usize,
     /// Received fragments that wait for a buffer of the owner.
     pub starved: usize,
     /// What it carried.
     pub traffic: Traffic,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operating_systems_reason_is_not_lost() {
+        let error = FabricError::Os {
+            context: "register 8 MiB".to_owned(),
+            source: std::io::Error::from_raw_os_error(12),
+        };
+        let reason = CloseReason::Call(error.into());
+        assert_eq!(reason.name(), "os");
+        assert!(reason.to_string().contains("os error 12"), "{reason}");
+    }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::connection::Connection;
 use super::{CloseReason, Event, MessageBuffers, Transport, mark_dirty};
 use crate::fabric::{self, ConnId, Fabric, ListenerId};
-use crate::proto::{Endpoint, State};
+use crate::proto::State;
 use crate::units::Instant;
 
 impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
@@ -18,7 +18,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         let first = self.starved.first().copied();
         let (conns, buffers, dirty) = (&mut self.conns, &mut self.buffers, &mut self.dirty);
         self.starved.retain(|&id| {
-            let Some(conn) = conns.get_mut(id) else {
+            let Some(conn) = conns.get_mut(&id) else {
                 return false;
             };
             let done = conn.retry(id, buffers, events);
@@ -31,10 +31,10 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
-    /// Has every endpoint whose deadline is reached look at the clock.
+    /// Has every connection whose deadline is reached look at the clock.
     pub(super) fn run_timers(&mut self, now: Instant) {
         while let Some((at, id)) = self.timers.due(now) {
-            let Some(conn) = self.conns.get_mut(id) else {
+            let Some(conn) = self.conns.get_mut(&id) else {
                 continue;
             };
             if conn.armed != Some(at) {
@@ -42,8 +42,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             }
             conn.armed = None;
             if conn.deadline().is_some_and(|deadline| deadline <= now) {
-                if let Err(error) = conn.endpoint.handle_timeout(now) {
-                    conn.fail(error.into());
+                if let Err(reason) = conn.expire(now) {
+                    conn.fail(reason);
                     self.fabric.close(id);
                     continue;
                 }
@@ -56,7 +56,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// Posts what there is to post.
     pub(super) fn pump(&mut self, now: Instant, events: &mut Vec<Event<B::Buffer>>) {
         for id in self.dirty.drain(..) {
-            let Some(conn) = self.conns.get_mut(id) else {
+            let Some(conn) = self.conns.get_mut(&id) else {
                 continue;
             };
             conn.dirty = false;
@@ -93,7 +93,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
                 work,
                 result,
             } => {
-                let Some(conn) = self.conns.get_mut(id) else {
+                let Some(conn) = self.conns.get_mut(&id) else {
                     return;
                 };
                 let failed = conn.is_failed();
@@ -108,7 +108,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
                 mark_dirty(&mut self.dirty, id, conn);
             }
             fabric::Event::Established { conn: id, limits } => {
-                let Some(conn) = self.conns.get_mut(id) else {
+                let Some(conn) = self.conns.get_mut(&id) else {
                     return;
                 };
                 conn.connected(limits);
@@ -146,9 +146,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             return Err(CloseReason::TooManyConnections);
         }
         self.admission.admit(&self.config, peer)?;
-        let endpoint = Endpoint::acceptor(self.config.acceptor, now);
-        let slots = self.config.acceptor.receive_credit_max.0;
-        let mut conn = Connection::new(endpoint, Some(listener), peer, slots);
+        let mut conn = Connection::new(&self.config.acceptor, Some(listener), peer, now);
         // The receive for the negotiate message has to be there before the peer may send.
         let accepted = conn
             .post_receives(&mut self.fabric, id)
@@ -169,7 +167,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         reason: fabric::CloseReason,
         events: &mut Vec<Event<B::Buffer>>,
     ) {
-        let Some(conn) = self.conns.remove(id) else {
+        let Some(conn) = self.conns.remove(&id) else {
             return;
         };
         if conn.listener.is_some() && !conn.established {

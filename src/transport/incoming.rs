@@ -178,7 +178,7 @@ impl<Buffer> Incoming<Buffer> {
         }
     }
 
-    /// Takes a fragment; `false` when it has to wait for a buffer of the owner.
+    /// Takes a fragment, which may have to wait for a buffer of the owner.
     #[inline]
     pub(super) fn take<B: MessageBuffers<Buffer = Buffer>>(
         &mut self,
@@ -187,12 +187,12 @@ impl<Buffer> Incoming<Buffer> {
         buffers: &mut B,
         traffic: &mut Traffic,
         events: &mut Vec<Event<Buffer>>,
-    ) -> bool {
+    ) {
         if self.waiting.is_empty() && self.deliver(conn, fragment, buffers, traffic, events) {
-            return true;
+            return;
         }
+        traffic.buffer_waits += 1;
         self.waiting.push_back(fragment);
-        false
     }
 
     /// Tries again what waits; `false` when something still does.

@@ -26,12 +26,10 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use slotmap::SecondaryMap;
-
 use crate::fabric::{
     Access, ConnId, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId, Sge,
 };
-use crate::proto::{self, Endpoint};
+use crate::proto;
 use crate::sys::{self, Memory};
 use crate::units::{Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
@@ -44,6 +42,7 @@ mod handle;
 mod incoming;
 mod journal;
 mod outgoing;
+mod table;
 mod timers;
 
 pub use buffers::{HeapBuffers, MessageBuffers};
@@ -53,6 +52,7 @@ pub use journal::Counters;
 use admission::Admission;
 use connection::Connection;
 use journal::Journal;
+use table::Table;
 use timers::Timers;
 
 /// What a transport brings to its connections, and how many it takes.
@@ -105,7 +105,7 @@ pub struct Transport<F, B: MessageBuffers> {
     fabric: F,
     buffers: B,
     config: Config,
-    conns: SecondaryMap<ConnId, Box<Connection<B::Buffer>>>,
+    conns: Table<B::Buffer>,
     admission: Admission,
     journal: Journal,
     timers: Timers,
@@ -124,7 +124,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             fabric,
             buffers,
             config,
-            conns: SecondaryMap::new(),
+            conns: Table::default(),
             admission: Admission::default(),
             journal: Journal::default(),
             timers: Timers::default(),
@@ -156,9 +156,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             return Err(ConnectError::TooManyConnections);
         }
         let id = self.fabric.connect(address, self.config.limits)?;
-        let endpoint = Endpoint::initiator(self.config.initiator, now);
-        let slots = self.config.initiator.receive_credit_max.0;
-        let mut conn = Connection::new(endpoint, None, address, slots);
+        let mut conn = Connection::new(&self.config.initiator, None, address, now);
         if let Err(error) = conn.post_receives(&mut self.fabric, id) {
             conn.fail(CloseReason::Call(error.into()));
             self.fabric.close(id);
@@ -168,10 +166,11 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         Ok(id)
     }
 
-    /// Ends a connection in order: what is queued to be sent goes first, within the endpoint's time
-    /// for waiting on credits. RDMA READs still under way fail. [`Event::Closed`] follows.
+    /// Ends a connection in order: what is queued to be sent goes first, if it can within
+    /// `credit_timeout` of its [`proto::Config`]; RDMA READs still under way fail.
+    /// [`Event::Closed`] follows.
     pub fn close(&mut self, conn: ConnId) {
-        if let Some(connection) = self.conns.get_mut(conn) {
+        if let Some(connection) = self.conns.get_mut(&conn) {
             connection.closing = true;
             mark_dirty(&mut self.dirty, conn, connection);
         }
@@ -180,7 +179,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// Ends a connection at once: what is queued and not yet posted fails. [`Event::Closed`]
     /// follows.
     pub fn abort(&mut self, conn: ConnId) {
-        if let Some(connection) = self.conns.get_mut(conn) {
+        if let Some(connection) = self.conns.get_mut(&conn) {
             connection.fail(CloseReason::Aborted);
             self.fabric.close(conn);
         }
@@ -193,7 +192,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         memory: &Memory,
         access: Access,
     ) -> Result<Region, FabricError> {
-        let connection = self.conns.get_mut(conn).ok_or(FabricError::NotConnected)?;
+        let connection = self.conns.get_mut(&conn).ok_or(FabricError::NotConnected)?;
         let region = self.fabric.register(conn, memory, access)?;
         connection.regions.insert(region.id, memory.len());
         Ok(region)
@@ -201,8 +200,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
 
     /// Ends a registration. A connection with work queued on that memory ends.
     pub fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
-        let connection = self.conns.get_mut(conn).ok_or(FabricError::NotConnected)?;
-        if !connection.regions.remove(region) {
+        let connection = self.conns.get_mut(&conn).ok_or(FabricError::NotConnected)?;
+        if connection.regions.remove(&region).is_none() {
             return Err(FabricError::LocalProtection);
         }
         self.fabric.deregister(conn, region)
@@ -217,7 +216,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         source: Sge,
         invalidate: Option<RemoteToken>,
     ) -> Result<(), SendError> {
-        let connection = self.conns.get_mut(conn).ok_or(SendError::NotEstablished)?;
+        let connection = self.conns.get_mut(&conn).ok_or(SendError::NotEstablished)?;
         connection.queue_message(cookie, source, invalidate, self.config.send_queue)?;
         mark_dirty(&mut self.dirty, conn, connection);
         Ok(())
@@ -233,7 +232,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         source: Sge,
         target: impl IntoIterator<Item = BufferDescriptorV1>,
     ) -> Result<(), SendError> {
-        let connection = self.conns.get_mut(conn).ok_or(SendError::NotEstablished)?;
+        let connection = self.conns.get_mut(&conn).ok_or(SendError::NotEstablished)?;
         connection.queue_write(cookie, source, target, self.config.send_queue)?;
         mark_dirty(&mut self.dirty, conn, connection);
         Ok(())
@@ -249,7 +248,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         sink: Sge,
         source: impl IntoIterator<Item = BufferDescriptorV1>,
     ) -> Result<(), SendError> {
-        let connection = self.conns.get_mut(conn).ok_or(SendError::NotEstablished)?;
+        let connection = self.conns.get_mut(&conn).ok_or(SendError::NotEstablished)?;
         connection.queue_read(cookie, sink, source, self.config.send_queue)?;
         mark_dirty(&mut self.dirty, conn, connection);
         Ok(())
@@ -274,7 +273,6 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         events: &mut Vec<Event<B::Buffer>>,
     ) -> Result<(), FabricError> {
         self.retry_starved(events);
-        self.run_timers(now);
         self.pump(now, events);
         let mut fabric_events = std::mem::take(&mut self.fabric_events);
         let result = self.fabric.poll(now, &mut fabric_events);
@@ -282,6 +280,9 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             self.handle(now, event, events);
         }
         self.fabric_events = fabric_events;
+        self.pump(now, events);
+        // Not before the messages: one that came in time may have waited for this call.
+        self.run_timers(now);
         self.pump(now, events);
         self.journal.report(now);
         result
@@ -324,12 +325,12 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
 
     /// What is known about a connection; `None` after its [`Event::Closed`].
     pub fn status(&self, conn: ConnId) -> Option<ConnStatus> {
-        self.conns.get(conn).map(|connection| connection.status())
+        self.conns.get(&conn).map(|connection| connection.status())
     }
 
     /// The connections there are, also those that have not negotiated.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
-        self.conns.keys()
+        self.conns.keys().copied()
     }
 
     /// What happened since the start.

@@ -7,9 +7,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use slotmap::SecondaryMap;
-
 use super::connection::Connection;
+use super::table::Table;
 use crate::fabric::ConnId;
 use crate::units::Instant;
 
@@ -48,10 +47,10 @@ impl Timers {
     }
 
     /// Forgets entries that mean nothing any more, once they are the most.
-    pub(super) fn tidy<Buffer>(&mut self, conns: &SecondaryMap<ConnId, Box<Connection<Buffer>>>) {
+    pub(super) fn tidy<Buffer>(&mut self, conns: &Table<Buffer>) {
         if self.heap.len() > 64 + 2 * conns.len() {
             self.heap.retain(|Reverse((at, id))| {
-                conns.get(*id).is_some_and(|conn| conn.armed == Some(*at))
+                conns.get(id).is_some_and(|conn| conn.armed == Some(*at))
             });
         }
     }
@@ -73,7 +72,9 @@ mod tests {
     /// A connection whose negotiation must be over 5 s after `now`.
     fn connection(now: Instant) -> Connection<()> {
         let peer = "192.0.2.1:445".parse().unwrap();
-        Connection::new(Endpoint::acceptor(Config::default(), now), None, peer, 1)
+        let mut conn = Connection::new(&Config::default(), None, peer, now);
+        conn.endpoint = Endpoint::acceptor(Config::default(), now);
+        conn
     }
 
     #[test]
@@ -97,7 +98,7 @@ mod tests {
     #[test]
     fn connections_that_are_gone_leave_nothing_behind() {
         let mut ids = SlotMap::<ConnId, ()>::with_key();
-        let mut conns = SecondaryMap::new();
+        let mut conns = Table::default();
         let mut timers = Timers::default();
         for seconds in 0..10_000 {
             let id = ids.insert(());
@@ -110,6 +111,6 @@ mod tests {
             assert!(timers.heap.len() <= 64 + 2 * conns.len());
         }
         let due: Vec<_> = std::iter::from_fn(|| timers.due(at(100_000))).collect();
-        assert!(conns.keys().all(|id| due.iter().any(|(_, of)| *of == id)));
+        assert!(conns.keys().all(|id| due.iter().any(|(_, of)| of == id)));
     }
 }

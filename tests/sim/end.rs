@@ -63,10 +63,14 @@ struct Truth {
     negotiate: [bool; 2],
     send: u32,
     granted: u32,
+    /// Credits that the other end last asked for.
+    requested: u32,
     granted_ever: bool,
     /// Bytes of the message in progress that a sent fragment announced.
     remaining: u32,
     heard: Instant,
+    /// Since when the idle timer runs: `heard`, or later if this side kept the peer from speaking.
+    quiet: Instant,
     asked: Option<Instant>,
     /// The question is not out.
     ask: bool,
@@ -106,9 +110,11 @@ impl End {
                 negotiate: [false; 2],
                 send: 0,
                 granted: 0,
+                requested: 0,
                 granted_ever: false,
                 remaining: 0,
                 heard: now,
+                quiet: now,
                 asked: None,
                 ask: false,
                 answer: false,
@@ -189,13 +195,15 @@ impl End {
             return;
         }
         let truth = &mut self.truth;
-        truth.heard = now;
+        (truth.heard, truth.quiet) = (now, now);
         if !truth.negotiate[1] {
             truth.negotiate[1] = true;
             assert_eq!(received, Received::Negotiate);
             if self.side == INITIATOR {
                 truth.send += u32::from(u16_at(bytes, 10));
             }
+            let at = if self.side == INITIATOR { 8 } else { 6 };
+            truth.requested = u16_at(bytes, at).into();
             return;
         }
         truth.granted = truth
@@ -204,6 +212,7 @@ impl End {
             .expect("a message beyond the grant");
         let granted = u16_at(bytes, 2);
         truth.send += u32::from(granted);
+        truth.requested = u16_at(bytes, 0).into();
         if granted > 0 {
             truth.starving = None;
         }
@@ -271,7 +280,7 @@ impl End {
         assert_eq!((bytes.len(), u32_at(bytes, 12)), (32, 0));
         self.truth.granted = u32::from(u16_at(bytes, 10));
         self.truth.granted_ever = true;
-        self.truth.heard = now;
+        (self.truth.heard, self.truth.quiet) = (now, now);
         assert!(self.truth.granted > 0, "a response that grants nothing");
         assert!(
             self.truth.granted as usize <= self.posted.len(),
@@ -283,10 +292,16 @@ impl End {
         let granted = u32::from(u16_at(bytes, 2));
         assert_eq!(u16_at(bytes, 0), self.config.send_credit_target.0);
         assert!(self.truth.send > 0, "sent without a credit");
+        let room = self.allowance().saturating_sub(self.truth.granted);
         if self.truth.send == 1 {
             assert!(granted > 0, "spent the last credit without a grant");
             sum.last_credits += 1;
         }
+        let beyond = u32::from(self.truth.send == 1);
+        assert!(
+            granted <= room.max(beyond),
+            "granted more than the peer asks for"
+        );
         self.truth.send -= 1;
         self.truth.granted += granted;
         self.truth.granted_ever |= granted > 0;
@@ -364,6 +379,11 @@ impl End {
         } else if self.truth.asked.is_some() {
             sum.keepalive_timeouts += 1;
             Err(ProtocolError::KeepaliveTimeout)
+        } else if self.lacks_receives() {
+            sum.spared += 1;
+            self.truth.ask = true;
+            self.truth.quiet = now;
+            Ok(())
         } else {
             self.truth.asked = Some(now);
             self.truth.ask = true;
@@ -372,6 +392,18 @@ impl End {
         let result = self.endpoint.handle_timeout(now);
         assert_eq!(result, expected);
         result
+    }
+
+    /// Credits that the peer may hold: what it asks for, and four if that is less.
+    fn allowance(&self) -> u32 {
+        let max = u32::from(self.config.receive_credit_max.0);
+        self.truth.requested.min(max).max(4)
+    }
+
+    /// Whether the peer cannot send, or not be asked, for want of receives of this side's owner.
+    fn lacks_receives(&self) -> bool {
+        let told = self.truth.granted as usize == self.posted_or_unread();
+        self.truth.send > 0 && (self.truth.granted == 0 || self.truth.send == 1 && told)
     }
 
     fn starved_until(&self) -> Option<Instant> {
@@ -383,7 +415,7 @@ impl End {
     fn alive_until(&self) -> Instant {
         match self.truth.asked {
             _ if !self.established() => self.truth.start + self.config.negotiation_timeout,
-            None => self.truth.heard + self.config.idle_timeout,
+            None => self.truth.quiet + self.config.idle_timeout,
             Some(asked) => asked + self.config.keepalive_timeout,
         }
     }
@@ -394,6 +426,7 @@ impl End {
             return;
         }
         let posted = self.posted_or_unread() as u32;
+        let allowance = self.allowance();
         let truth = &mut self.truth;
         if self.sending.is_some() && truth.send == 0 && truth.starving.is_none() {
             truth.starving = Some(now);
@@ -408,9 +441,10 @@ impl End {
             assert!(!truth.ask, "the question was not asked");
             assert!(truth.granted > 0 || posted == 0, "the peer starves");
             // The reserve stays back while there is another send credit.
-            let ungranted =
-                posted - truth.granted - u32::from(truth.send > 1).min(posted - truth.granted);
-            let low = truth.granted <= (posted / 4).max(1);
+            let ungranted = (posted - truth.granted)
+                .saturating_sub(u32::from(truth.send > 1))
+                .min(allowance.saturating_sub(truth.granted));
+            let low = truth.granted <= (posted.min(allowance) / 4).max(1);
             assert!(
                 !low || ungranted < 2,
                 "the peer is low on credits and was not told of more"
@@ -421,7 +455,7 @@ impl End {
             .starved_until()
             .map_or_else(|| self.alive_until(), |at| at.min(self.alive_until()));
         assert_eq!(self.endpoint.poll_timeout(), Some(next));
-        let max = self.config.receive_credit_max.0.max(2);
+        let max = self.config.receive_credit_max.0.max(4);
         assert!(posted <= u32::from(max), "more receives than configured");
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) cut: Option<Cut>,
     /// Who closes the connection, and when.
     pub(crate) close: Option<(usize, Instant)>,
+    /// Whose requests for credits change with every message.
+    pub(crate) fickle: [bool; 2],
     /// Timeouts may happen: something lasts longer than a peer has to bear.
     pub(crate) hard: bool,
     /// Nothing is planned for later.
@@ -92,7 +94,7 @@ impl Plan {
             seed,
             configs,
             buffers: [0, 1].map(|_| match rng.u8(..4) {
-                0 => rng.u16(4..8),
+                0 => rng.u16(2..8),
                 1 => rng.u16(4..64),
                 _ => 300,
             }),
@@ -112,11 +114,13 @@ impl Plan {
             freezes: Vec::new(),
             cut: None,
             close: None,
+            fickle: [false; 2],
             hard: false,
             end: Instant::ZERO,
         };
         plan.draw_messages(&mut rng);
         plan.draw_faults(&mut rng);
+        plan.fickle = [0, 1].map(|_| rng.u8(..6) == 0);
         plan
     }
 

@@ -42,6 +42,7 @@ pub(crate) struct Summary {
     pub(crate) negotiation_timeouts: usize,
     pub(crate) keepalive_timeouts: usize,
     pub(crate) credit_timeouts: usize,
+    pub(crate) spared: usize,
 }
 
 impl AddAssign for Summary {
@@ -59,6 +60,7 @@ impl AddAssign for Summary {
         self.negotiation_timeouts += other.negotiation_timeouts;
         self.keepalive_timeouts += other.keepalive_timeouts;
         self.credit_timeouts += other.credit_timeouts;
+        self.spared += other.spared;
     }
 }
 
@@ -297,6 +299,7 @@ impl World {
                     self.quiet_messages += 1;
                     self.quiet_asked += usize::from(bytes[4]);
                 }
+                let bytes = self.fickle(side, bytes);
                 self.push(1 - side, Arrival::Message(bytes));
             }
             let (acceptor, initiator) = self.ends.split_at_mut(1);
@@ -308,6 +311,15 @@ impl World {
                 break;
             }
         }
+    }
+
+    /// The same message, asking for another number of credits if this side is fickle.
+    fn fickle(&mut self, side: usize, mut bytes: Vec<u8>) -> Vec<u8> {
+        if self.plan.fickle[side] && self.ends[side].cost_and_grant(&bytes).0 == 1 {
+            let requested = [1, 2, 3, 10, 255, u16::MAX][self.rng.usize(..6)];
+            bytes[..2].copy_from_slice(&u16::to_le_bytes(requested));
+        }
+        bytes
     }
 
     fn push(&mut self, to: usize, arrival: Arrival) {

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use smbdirect::fabric::loopback::LoopbackConfig;
 use smbdirect::fabric::{Fabric, WrId};
-use smbdirect::transport::{Config, ConnectError, HeapBuffers, Transport};
+use smbdirect::transport::{Config, ConnectError, Event, HeapBuffers, Transport};
 use smbdirect::units::Instant;
 
 use crate::messages::NEGOTIATE_REQUEST;
@@ -124,6 +124,40 @@ fn a_negotiation_after_four_seconds_is_in_time() {
 }
 
 #[test]
+fn what_has_arrived_in_time_counts_however_late_the_owner_looks() {
+    let mut net = net(config());
+    let raw = net.raw_peer();
+    let fabric = net.transport.fabric_mut();
+    for slot in 0..4 {
+        fabric
+            .post_recv(raw.conn, WrId(slot), raw.at(0, 512))
+            .unwrap();
+    }
+    // The owner sleeps beyond the end of the negotiation timer, and later of the keepalive's.
+    net.now = net.now + Duration::from_secs(4);
+    let fabric = net.transport.fabric_mut();
+    fabric
+        .post_send(raw.conn, WrId(0), &NEGOTIATE_REQUEST, None, None)
+        .unwrap();
+    net.now = net.now + Duration::from_secs(60);
+    net.settle();
+    assert_eq!(connections(&net), 1);
+    for _ in 0..2 {
+        // Grants two credits, and answers the keepalive.
+        let mut empty = [0; 20];
+        (empty[0], empty[2]) = (10, 2);
+        net.transport
+            .fabric_mut()
+            .post_send(raw.conn, WrId(0), &empty, None, None)
+            .unwrap();
+        net.now = net.now + Duration::from_secs(60);
+        net.settle();
+        net.pass(Duration::from_secs(120));
+        assert_eq!(connections(&net), 1, "asked, and waiting for an answer");
+    }
+}
+
+#[test]
 fn a_wrong_first_message_ends_only_its_connection() {
     let mut net = net(config());
     let (client, server) = net.establish();
@@ -240,6 +274,8 @@ fn a_request_that_is_never_established_loses_its_place_after_five_seconds() {
     transport.poll(at(4999), &mut events).unwrap();
     assert_eq!(transport.connections().count(), 1);
     transport.poll(at(5000), &mut events).unwrap();
+    assert_eq!(transport.poll_timeout(), Some(Instant::ZERO));
+    transport.poll(at(5000), &mut events).unwrap();
     assert_eq!(transport.connections().count(), 0);
     let names: Vec<_> = transport.counters().closed().collect();
     assert_eq!(names, [("negotiation_timeout", 1)]);
@@ -267,6 +303,87 @@ fn a_thousand_idle_connections_are_visited_only_when_they_are_due() {
     assert!(polls < 5 * 500 * 10, "{polls}");
     assert!(net.events.is_empty());
     assert_eq!(connections(&net), 1000);
+}
+
+#[test]
+fn a_connection_is_not_forgotten_for_a_new_one_in_its_place() {
+    let mut transport = Transport::new(Mute::clogged(), HeapBuffers::new(), config());
+    let nobody = "127.0.0.1:1".parse().unwrap();
+    let first = transport.connect(Instant::ZERO, nobody).unwrap();
+    transport.abort(first);
+    let second = transport.connect(Instant::ZERO, nobody).unwrap();
+    let mut events = Vec::new();
+    transport.poll(Instant::ZERO, &mut events).unwrap();
+    assert!(
+        matches!(events[..], [Event::Closed { conn, .. }] if conn == first),
+        "{events:?}"
+    );
+    assert!(transport.connections().eq([second]));
+}
+
+#[test]
+fn close_ends_in_time_whatever_the_peer_does() {
+    let mut net = net(config());
+    let raw = net.raw_peer();
+    raw.negotiate(&mut net, 60);
+    let Some(Event::Established { conn, .. }) = net.events.pop() else {
+        panic!("{:?}", net.events)
+    };
+    let server = net.end(conn, 2 << 20);
+    raw.grant(&mut net, 2);
+    for cookie in 0..10 {
+        net.transport
+            .send(conn, cookie, server.at(0, 100_000), None)
+            .unwrap();
+    }
+    net.transport.close(conn);
+    // One credit a minute, for 750 messages.
+    for _ in 0..3 {
+        net.pass(Duration::from_secs(59));
+        raw.grant(&mut net, 1);
+    }
+    assert_eq!(net.take_closed(), [(conn, "close_timeout")]);
+    assert_eq!(net.events.len(), 10, "each ends once: {:?}", net.events);
+    assert_eq!(connections(&net), 0);
+}
+
+#[test]
+fn close_ends_in_time_even_if_the_owner_lacks_buffers() {
+    let loopback = LoopbackConfig::default();
+    let mut net = Net::with(config(), loopback, HeapBuffers::with_limit(0));
+    let (client, server) = net.establish();
+    // All receives of both sides hold messages, none can be granted: both are out of credits.
+    for end in [&client, &server] {
+        for cookie in 0..256 {
+            net.transport
+                .send(end.conn, cookie, end.at(0, 2000), None)
+                .unwrap();
+        }
+    }
+    net.settle();
+    net.transport.close(server.conn);
+    net.pass(Duration::from_secs(119));
+    assert_eq!(net.take_closed(), []);
+    net.pass(Duration::from_secs(2));
+    assert_eq!(net.take_closed().len(), 2);
+    assert_eq!(net.events.len(), 512, "each ends once");
+}
+
+#[test]
+fn close_ends_in_time_even_if_the_fabric_takes_nothing() {
+    let mut transport = Transport::new(Mute::clogged(), HeapBuffers::new(), config());
+    let at = |seconds| Instant::ZERO + Duration::from_secs(seconds);
+    let mut events = Vec::new();
+    let nobody = "127.0.0.1:1".parse().unwrap();
+    let conn = transport.connect(at(0), nobody).unwrap();
+    transport.poll(at(0), &mut events).unwrap();
+    transport.close(conn);
+    transport.poll(at(0), &mut events).unwrap();
+    let deadline = transport.poll_timeout().unwrap();
+    assert!(deadline <= at(120));
+    transport.poll(deadline, &mut events).unwrap();
+    transport.poll(deadline, &mut events).unwrap();
+    assert!(matches!(events[..], [Event::Closed { .. }]), "{events:?}");
 }
 
 #[test]

@@ -158,6 +158,8 @@ fn grants_no_credits_without_buffers_and_recovers() {
     assert!(status.send_credits <= Credits(1), "{status:?}");
     let status = net.transport.status(server.conn).unwrap();
     assert!((100..=255).contains(&status.starved), "{status:?}");
+    assert_eq!(status.traffic.buffer_waits, status.starved as u64);
+    assert!(status.receives_posted < 150, "{status:?}");
 
     // The other direction, and other connections, do not notice.
     net.transport
@@ -237,6 +239,35 @@ fn a_peer_without_buffers_for_too_long_is_given_up() {
 }
 
 #[test]
+fn an_owner_without_buffers_for_a_minute_loses_no_connection() {
+    let mut config = config();
+    config.acceptor.idle_timeout = Duration::from_secs(20);
+    let mut net = Net::with(
+        config,
+        LoopbackConfig::default(),
+        HeapBuffers::with_limit(2),
+    );
+    let (client, server) = net.establish();
+    for cookie in 0..256 {
+        net.transport
+            .send(client.conn, cookie, client.at(0, 2000), None)
+            .unwrap();
+    }
+    net.pass(Duration::from_secs(60));
+    assert_eq!(net.take_closed(), []);
+    let mut messages = 0;
+    while messages < 256 {
+        let taken = net.take_messages(&server).len();
+        assert!(taken > 0, "comes to rest after {messages}");
+        messages += taken;
+        net.settle();
+    }
+    assert_eq!(net.take_sent().len(), 256);
+    net.pass(Duration::from_secs(600));
+    assert_eq!(net.take_closed(), []);
+}
+
+#[test]
 fn close_delivers_what_is_queued_first() {
     let mut net = Net::with(
         config(),
@@ -254,6 +285,8 @@ fn close_delivers_what_is_queued_first() {
             .unwrap();
     }
     net.transport.close(client.conn);
+    let status = net.transport.status(client.conn).unwrap();
+    assert_eq!((status.state, status.queued), (State::Closing, 200));
     assert_eq!(
         net.transport.send(client.conn, 0, client.at(0, 1), None),
         Err(SendError::NotEstablished)
@@ -280,6 +313,8 @@ fn abort_ends_everything_that_is_queued_once() {
     }
     net.transport.abort(client.conn);
     net.transport.abort(client.conn);
+    let status = net.transport.status(client.conn).unwrap();
+    assert_eq!(status.state, State::Closed);
     net.settle();
     let cookies: Vec<_> = net
         .events

@@ -1,4 +1,5 @@
-//! A fabric on which one peer asks for a connection, and nothing comes of it.
+//! A fabric on which one peer asks for a connection, and nothing comes of it; or on which
+//! connections come about, and nothing can be sent.
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -16,6 +17,17 @@ pub(crate) struct Mute {
     conns: SlotMap<ConnId, ()>,
     ready: Vec<Event>,
     asked: bool,
+    /// `connect` succeeds, and the send queue is always full.
+    clogged: bool,
+}
+
+impl Mute {
+    pub(crate) fn clogged() -> Self {
+        Self {
+            clogged: true,
+            ..Self::default()
+        }
+    }
 }
 
 impl Fabric for Mute {
@@ -30,7 +42,12 @@ impl Fabric for Mute {
     fn unlisten(&mut self, _: ListenerId) {}
 
     fn connect(&mut self, _: SocketAddr, _: ReadLimits) -> Result<ConnId, FabricError> {
-        Ok(self.conns.insert(()))
+        let conn = self.conns.insert(());
+        if self.clogged {
+            let limits = ReadLimits::default();
+            self.ready.push(Event::Established { conn, limits });
+        }
+        Ok(conn)
     }
 
     fn accept(&mut self, _: ConnId, _: ReadLimits) -> Result<(), FabricError> {
@@ -40,6 +57,10 @@ impl Fabric for Mute {
     fn reject(&mut self, _: ConnId) {}
 
     fn close(&mut self, conn: ConnId) {
+        // Its place is free for another connection before the owner is told.
+        if self.conns.remove(conn).is_none() {
+            return;
+        }
         let reason = CloseReason::Local;
         self.ready.push(Event::Closed { conn, reason });
     }
@@ -71,7 +92,7 @@ impl Fabric for Mute {
         _: Option<Sge>,
         _: Option<RemoteToken>,
     ) -> Result<(), FabricError> {
-        Err(FabricError::NotConnected)
+        Err(FabricError::QueueFull)
     }
 
     fn post_write(
@@ -95,7 +116,7 @@ impl Fabric for Mute {
     }
 
     fn poll(&mut self, _: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {
-        if !std::mem::replace(&mut self.asked, true) {
+        if !std::mem::replace(&mut self.asked, true) && !self.clogged {
             events.push(Event::ConnectRequest {
                 listener: ListenerId::default(),
                 conn: self.conns.insert(()),

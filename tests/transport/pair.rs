@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
-use smbdirect::fabric::{Access, ConnId, Fabric, ReadLimits, Region, Sge};
+use smbdirect::fabric::{Access, ConnId, Fabric, ReadLimits, Region, Sge, WrId};
 use smbdirect::proto;
 use smbdirect::sys::Memory;
 use smbdirect::transport::{Config, Event, HeapBuffers, Transport};
 use smbdirect::units::Instant;
+
+use crate::messages::NEGOTIATE_REQUEST;
 
 pub(crate) type Loop = Transport<Loopback, HeapBuffers>;
 
@@ -173,6 +175,31 @@ impl Net {
 }
 
 impl End {
+    /// A raw peer negotiates: it asks for 10 credits, and has `receives` receives.
+    pub(crate) fn negotiate(&self, net: &mut Net, receives: u64) {
+        for slot in 0..receives {
+            net.transport
+                .fabric_mut()
+                .post_recv(self.conn, WrId(slot), self.at(0, 1364))
+                .unwrap();
+        }
+        self.post(net, &NEGOTIATE_REQUEST);
+    }
+
+    /// A raw peer sends an empty message that grants `credits`.
+    pub(crate) fn grant(&self, net: &mut Net, credits: u8) {
+        let mut message = [0; 20];
+        (message[0], message[2]) = (10, credits);
+        self.post(net, &message);
+    }
+
+    /// A raw peer sends these bytes, as far as it still can.
+    pub(crate) fn post(&self, net: &mut Net, message: &[u8]) {
+        let fabric = net.transport.fabric_mut();
+        let _ = fabric.post_send(self.conn, WrId(0), message, None, None);
+        net.settle();
+    }
+
     pub(crate) fn at(&self, offset: u32, length: u32) -> Sge {
         Sge {
             region: self.region.id,

@@ -201,6 +201,26 @@ fn refuses_descriptors_that_do_not_hold_the_data() {
 }
 
 #[test]
+fn refuses_reads_of_a_peer_that_serves_none() {
+    let mut config = config();
+    config.limits.responder_resources = 0;
+    let mut net = Net::with(config, LoopbackConfig::default(), HeapBuffers::new());
+    let (client, server) = net.establish();
+    let read = net
+        .transport
+        .read(server.conn, 1, server.at(0, 10), [piece(&client, 0, 10)]);
+    assert_eq!(read, Err(SendError::NoReads));
+    net.transport
+        .write(server.conn, 2, server.at(0, 10), [piece(&client, 0, 10)])
+        .unwrap();
+    net.settle();
+    assert!(matches!(
+        net.events[..],
+        [Event::Written { result: Ok(()), .. }]
+    ));
+}
+
+#[test]
 fn an_access_that_the_peer_refuses_is_told_with_its_reason() {
     let mut net = narrow();
     let (client, server) = net.establish();
@@ -253,8 +273,15 @@ fn a_message_invalidates_the_token_it_names() {
         .send(server.conn, 1, server.at(0, 5000), Some(token))
         .unwrap();
     net.settle();
-    assert_eq!(net.take_messages(&client).len(), 1);
     net.take_sent();
+    // The owner of the memory learns it no later than the message.
+    assert!(matches!(
+        net.events[..],
+        [Event::Invalidated { conn, token: told }, Event::Message { .. }]
+            if conn == client.conn && told == token
+    ));
+    assert_eq!(net.take_messages(&client).len(), 1);
+    net.events.clear();
     net.transport
         .write(server.conn, 2, server.at(0, 10), [piece(&client, 0, 10)])
         .unwrap();
