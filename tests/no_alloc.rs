@@ -9,8 +9,11 @@ use std::cell::Cell;
 
 use smbdirect::fabric::iwarp::IwarpError;
 use smbdirect::fabric::iwarp::ddp::{Control, Tagged, Untagged};
-use smbdirect::fabric::iwarp::mpa::{Frame, FrameKind, LegacyReadDepths, ReadDepths};
+use smbdirect::fabric::iwarp::handshake::{Agreed, Offer, Request, handle_reply, request};
+use smbdirect::fabric::iwarp::mpa::{self, Frame, FrameKind, LegacyReadDepths, ReadDepths};
+use smbdirect::fabric::iwarp::qp::{Depths, Done, Qp, Step};
 use smbdirect::fabric::iwarp::rdmap::{Opcode, ReadRequest, Terminate};
+use smbdirect::fabric::{Access, RegionId, RemoteAddress, Sge, WrId};
 use smbdirect::proto::{Config, Endpoint, Received, State};
 use smbdirect::units::{Credits, Instant, RemoteToken};
 use smbdirect::wire::{
@@ -340,4 +343,172 @@ fn a_peer_that_breaks_the_rules_causes_no_allocation() {
             assert_eq!(pair.ends[1].state(), State::Closed);
         });
     }
+}
+
+const REGION: u32 = 8192;
+
+/// Two queue pairs, each with one region of a buffer of its own, and room for one FPDU between them.
+struct QueuePairs {
+    ends: [Qp; 2],
+    memory: [Vec<u8>; 2],
+    fpdu: Vec<u8>,
+    completed: [usize; 4],
+}
+
+fn sum(crc: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(crc, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u32::from(*byte))
+    })
+}
+
+impl QueuePairs {
+    fn new(agreed: [Agreed; 2]) -> Self {
+        let depths = Depths {
+            sends: 4,
+            recvs: 4,
+            reads: 4,
+            responses: 4,
+            regions: 2,
+        };
+        let access = [Access::RemoteRead, Access::RemoteWrite];
+        let end = |agreed| {
+            let mut qp = Qp::new(depths, sum);
+            for (access, token) in access.into_iter().zip([1, 2]) {
+                let remote = RemoteAddress {
+                    token: RemoteToken(token),
+                    address: 0,
+                };
+                qp.register(REGION, access, remote)
+                    .expect("room for two regions");
+            }
+            qp.establish(agreed, 1460);
+            qp
+        };
+        Self {
+            ends: agreed.map(end),
+            memory: [0, 1].map(|n| vec![n; REGION as usize]),
+            fpdu: vec![0; 2048],
+            completed: [0; 4],
+        }
+    }
+
+    /// Carries FPDUs both ways until there are none, in pieces of 100 bytes.
+    fn settle(&mut self) {
+        while self.carry(0) | self.carry(1) {}
+    }
+
+    fn carry(&mut self, from: usize) -> bool {
+        let Some(segment) = self.ends[from].next_segment() else {
+            return false;
+        };
+        let (header, payload) = (segment.header(), segment.payload);
+        let source = &self.memory[from][payload.offset as usize..][..payload.length as usize];
+        let end = header.len() + source.len();
+        let pad = mpa::pad(segment.ulpdu_length());
+        self.fpdu[..header.len()].copy_from_slice(header);
+        self.fpdu[header.len()..end].copy_from_slice(source);
+        self.fpdu[end..end + pad].fill(0);
+        let crc = sum(0, &self.fpdu[..end + pad]).to_le_bytes();
+        self.fpdu[end + pad..end + pad + 4].copy_from_slice(&crc);
+        if let Some(completion) = segment.completes {
+            self.completed[kind(completion.done)] += 1;
+        }
+        for mut piece in self.fpdu[..end + pad + 4].chunks(100) {
+            while let Some(done) = receive(
+                &mut self.ends[1 - from],
+                &mut self.memory[1 - from],
+                &mut piece,
+            ) {
+                self.completed[kind(done)] += 1;
+            }
+        }
+        true
+    }
+}
+
+fn kind(done: Done) -> usize {
+    match done {
+        Done::Recv { .. } => 0,
+        Done::Send => 1,
+        Done::Write => 2,
+        Done::Read => 3,
+    }
+}
+
+/// Takes a piece of the stream up to the next completion, if there is one.
+fn receive(qp: &mut Qp, memory: &mut [u8], piece: &mut &[u8]) -> Option<Done> {
+    loop {
+        match qp.receive(piece).expect("a peer that keeps the rules") {
+            Step::More => return None,
+            Step::Completed(completion) => return Some(completion.done),
+            Step::Place(_) if piece.is_empty() => return None,
+            Step::Place(place) => {
+                let (now, later) = piece.split_at(piece.len().min(place.length as usize));
+                memory[place.offset as usize..][..now.len()].copy_from_slice(now);
+                *piece = later;
+                qp.placed(now.len() as u32, sum(qp.crc().unwrap_or(0), now));
+            }
+        }
+    }
+}
+
+/// Both sides of a handshake, with CRCs.
+fn shake_hands() -> [Agreed; 2] {
+    let offer = Offer {
+        crc: true,
+        ird: 4,
+        ord: 2,
+    };
+    let mut out = [0; 32];
+    let length = request(offer).emit(&mut out).unwrap();
+    let asked = Request::new(&Frame::parse(FrameKind::Request, &out[..length]).unwrap()).unwrap();
+    let (reply, responder) = asked.accept(offer);
+    let length = reply.emit(&mut out).unwrap();
+    let reply = Frame::parse(FrameKind::Reply, &out[..length]).unwrap();
+    [handle_reply(&reply, offer).unwrap(), responder]
+}
+
+#[test]
+fn queue_pairs_move_data_without_allocation() {
+    let agreed = counted(shake_hands);
+    let mut pairs = QueuePairs::new(agreed);
+    counted(|| {
+        for round in 0..500 {
+            let part = |length| Sge {
+                region: RegionId(1),
+                offset: round % 7 * 100,
+                length,
+            };
+            let peer = |token| RemoteAddress {
+                token: RemoteToken(token),
+                address: u64::from(round),
+            };
+            for n in [0, 1] {
+                let end = &mut pairs.ends[n];
+                end.post_recv(WrId(1), part(4000)).unwrap();
+                end.post_write(WrId(2), part(5000), peer(2)).unwrap();
+                end.post_read(WrId(3), part(3000), peer(1), 77).unwrap();
+            }
+            for end in &mut pairs.ends {
+                end.post_send(WrId(4), b"twenty bytes of head", Some(part(3000)), None)
+                    .unwrap();
+            }
+            pairs.settle();
+        }
+        assert_eq!(pairs.completed, [1000; 4]);
+        for end in &mut pairs.ends {
+            end.post_recv(
+                WrId(1),
+                Sge {
+                    region: RegionId(0),
+                    offset: 0,
+                    length: 1,
+                },
+            )
+            .unwrap();
+            let mut bad = &b"\x00\x02\xff\xff"[..];
+            assert_eq!(end.receive(&mut bad).unwrap_err().name(), "ddp_version");
+            while end.flush().is_some() {}
+        }
+    });
 }

@@ -109,22 +109,26 @@ step_fuzz() {
     done
 }
 
-started=$SECONDS
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-failed=() skipped=0 names=("$@")
-for name in "${names[@]}"; do
-    declare -F "step_$name" >/dev/null || { echo "no such check: $name" >&2; exit 2; }
-done
-for name in "${names[@]}"; do
-    printf '\n== [%4d s] %s\n' $((SECONDS - started)) "$name"
-    "step_$name" 2>&1 | tee "$log" || failed+=("$name")
-    skipped=$((skipped + $(grep -c '^SKIPPED: ' "$log")))
-done
+main() {
+    local started=$SECONDS failed=() skipped=0 name
+    for name; do
+        declare -F "step_$name" >/dev/null || { echo "no such check: $name" >&2; exit 2; }
+    done
+    log=$(mktemp)
+    trap 'rm -f "$log"' EXIT
+    for name; do
+        printf '\n== [%4d s] %s\n' $((SECONDS - started)) "$name"
+        "step_$name" 2>&1 | tee "$log" || failed+=("$name")
+        skipped=$((skipped + $(grep -c '^SKIPPED: ' "$log")))
+    done
+    printf '\n== [%4d s] ' $((SECONDS - started))
+    if [ ${#failed[@]} != 0 ]; then
+        echo "FAILED: ${failed[*]} (of: $*; $skipped skipped)"
+        exit 1
+    fi
+    echo "PASSED: $* ($skipped skipped)"
+    exit 0
+}
 
-printf '\n== [%4d s] ' $((SECONDS - started))
-if [ ${#failed[@]} != 0 ]; then
-    echo "FAILED: ${failed[*]} (of: ${names[*]}; $skipped skipped)"
-    exit 1
-fi
-echo "PASSED: ${names[*]} ($skipped skipped)"
+# In a function, so that the whole file is read before anything runs: it may be edited meanwhile.
+main "$@"

@@ -8,11 +8,15 @@ mod endpoint;
 mod input;
 mod iwarp;
 mod pair;
+mod rules;
+mod side;
+mod stream;
 mod wire;
 
 pub use endpoint::endpoint;
 pub use iwarp::{ddp_rdmap, mpa};
 pub use pair::endpoint_pair;
+pub use stream::iwarp_stream;
 pub use wire::{wire_buffer_descriptor, wire_data_transfer, wire_negotiate, wire_smb2};
 
 /// A fuzz target.
@@ -32,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     target("ddp_rdmap", ddp_rdmap),
     target("endpoint", endpoint),
     target("endpoint_pair", endpoint_pair),
+    target("iwarp_stream", iwarp_stream),
     target("mpa", mpa),
     target("wire_buffer_descriptor", wire_buffer_descriptor),
     target("wire_data_transfer", wire_data_transfer),

@@ -11,7 +11,10 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::panic::PanicInfo;
 use core::ptr::null_mut;
 
+use smbdirect::fabric::WrId;
+use smbdirect::fabric::iwarp::handshake::{Offer, Request};
 use smbdirect::fabric::iwarp::mpa::{Frame, FrameKind};
+use smbdirect::fabric::iwarp::qp::{Depths, Qp};
 use smbdirect::fabric::iwarp::rdmap::Terminate;
 use smbdirect::proto::{Config, Endpoint};
 use smbdirect::units::Instant;
@@ -55,7 +58,7 @@ pub extern "C" fn import() -> i32 {
 pub unsafe extern "C" fn no_os(start: *const u8, length: usize, now: u64) -> usize {
     // SAFETY: the caller's promise.
     let bytes = unsafe { core::slice::from_raw_parts(start, length) };
-    wire(bytes) ^ iwarp(bytes) ^ proto(bytes, Instant::from_nanos(now))
+    wire(bytes) ^ iwarp(bytes) ^ queue_pair(bytes) ^ proto(bytes, Instant::from_nanos(now))
 }
 
 fn wire(bytes: &[u8]) -> usize {
@@ -79,6 +82,35 @@ fn iwarp(bytes: &[u8]) -> usize {
             .len()
     });
     frame.unwrap_or_else(|error| error.name().len()) ^ terminate.unwrap_or_default()
+}
+
+fn queue_pair(bytes: &[u8]) -> usize {
+    let depths = Depths {
+        sends: 4,
+        recvs: 4,
+        reads: 4,
+        responses: 4,
+        regions: 4,
+    };
+    let offer = Offer {
+        crc: true,
+        ird: 4,
+        ord: 4,
+    };
+    let mut qp = Qp::new(depths, |crc, bytes| crc ^ bytes.len() as u32);
+    if let Ok(request) =
+        Frame::parse(FrameKind::Request, bytes).and_then(|frame| Request::new(&frame))
+    {
+        qp.establish(request.accept(offer).1, 1460);
+    }
+    let posted = qp.post_send(WrId(1), bytes, None, None);
+    let received = qp.receive(&mut &*bytes);
+    let sent = qp
+        .next_segment()
+        .map_or(0, |segment| segment.ulpdu_length());
+    sent ^ usize::from(posted.is_ok())
+        ^ usize::from(received.is_ok())
+        ^ usize::from(qp.flush().is_some())
 }
 
 fn proto(bytes: &[u8], now: Instant) -> usize {

@@ -100,7 +100,7 @@ pub struct Counts {
     pub lingering: usize,
 }
 
-/// The iWARP fabric. See the [module](self).
+/// The iWARP fabric. See [the module](super) for what it speaks.
 pub struct Iwarp {
     config: Config,
     poll: mio::Poll,
