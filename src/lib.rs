@@ -21,7 +21,7 @@
 //! `unsafe` is allowed in `sys` alone: memory that another process or an RDMA peer may write at any
 //! time is reached by copies and system calls there, never through a reference.
 
-#![cfg_attr(not(feature = "fabric"), no_std)]
+#![cfg_attr(not(any(feature = "fabric", test)), no_std)]
 #![deny(unsafe_code)]
 
 #[cfg_attr(feature = "fabric", allow(unused_extern_crates))]

@@ -6,6 +6,7 @@
 
 use core::time::Duration;
 
+use super::credits::MIN_RECEIVES;
 use crate::units::Credits;
 use crate::wire::{MIN_MAX_FRAGMENTED_SIZE, MIN_MAX_RECEIVE_SIZE};
 
@@ -20,7 +21,7 @@ pub const NEGOTIATE_RECEIVE_SIZE: u32 = 512;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Most receives that this side posts, and so most credits the peer can hold. 1 to 65,535.
-    /// 1 counts as 2: with a single receive, two peers can starve each other (see
+    /// Less than 4 counts as 4: with very few receives, two peers can starve each other (see
     /// [the module](super) on credits).
     pub receive_credit_max: Credits,
     /// Credits that this side asks the peer for. 1 to 65,535; beyond 255 a packet analyser may
@@ -122,7 +123,7 @@ impl Config {
     pub(super) fn raised(self) -> Self {
         let least = Duration::from_nanos(1);
         Self {
-            receive_credit_max: self.receive_credit_max.max(Credits(2)),
+            receive_credit_max: self.receive_credit_max.max(Credits(MIN_RECEIVES)),
             send_credit_target: self.send_credit_target.max(Credits(1)),
             max_send_size: self.max_send_size.max(MIN_MAX_RECEIVE_SIZE),
             max_receive_size: self.max_receive_size.max(MIN_MAX_RECEIVE_SIZE),
@@ -310,6 +311,6 @@ mod tests {
             credit_timeout: Duration::ZERO,
         };
         assert_eq!(config.raised().validate(), Ok(()));
-        assert_eq!(config.raised().receive_credit_max, Credits(2));
+        assert_eq!(config.raised().receive_credit_max, Credits(4));
     }
 }

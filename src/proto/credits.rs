@@ -12,6 +12,13 @@
 
 use super::error::ProtocolError;
 
+/// Fewest receives that are posted, whatever the peer asks for.
+///
+/// One is the reserve, and one is used by an empty message. The other two are for a peer that keeps
+/// [MS-SMBD] by the letter and has no reserve: with all that it may post granted, it cannot spend
+/// its last credit, so it has to be left with two.
+pub(super) const MIN_RECEIVES: u16 = 4;
+
 /// What each side may send the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ledger {
@@ -23,7 +30,7 @@ pub(super) struct Ledger {
     granted: u16,
     /// What the peer asks for, within what this side may have; 0 until it has asked.
     requested: u16,
-    /// Most receives that this side posts. At least 2.
+    /// Most receives that this side posts. At least [`MIN_RECEIVES`].
     max: u16,
 }
 
@@ -35,7 +42,11 @@ impl Ledger {
             posted: 0,
             granted: 0,
             requested: 0,
-            max: if max < 2 { 2 } else { max },
+            max: if max < MIN_RECEIVES {
+                MIN_RECEIVES
+            } else {
+                max
+            },
         }
     }
 
@@ -74,10 +85,10 @@ impl Ledger {
         self.requested = credits_requested.min(self.max);
     }
 
-    /// Most credits that the peer is given of this side's own accord. One alone would travel back
-    /// and forth between two peers for ever, so a peer that asks for one gets two.
+    /// Most credits that the peer is given of this side's own accord: one that asks for less than
+    /// [`MIN_RECEIVES`] is given more.
     fn allowance(&self) -> u16 {
-        self.requested.max(2)
+        self.requested.max(MIN_RECEIVES)
     }
 
     /// Takes note of receives that were posted. More than may be posted do not count: they are
@@ -268,18 +279,18 @@ mod tests {
     fn receives_posted_for_a_higher_target_still_count() {
         let mut ledger = Ledger::new(10);
         ledger.set_requested(10);
-        ledger.set_requested(3);
+        ledger.set_requested(5);
         ledger.add_posted(10);
         assert_eq!((ledger.posted(), ledger.wanted()), (10, 0));
     }
 
     #[test]
-    fn a_peer_that_asks_for_one_credit_has_two_receives() {
+    fn a_peer_that_asks_for_one_credit_has_four_receives() {
         let mut ledger = Ledger::new(255);
         assert_eq!(ledger.wanted(), 1);
         ledger.set_requested(1);
-        assert_eq!(ledger.wanted(), 2);
-        ledger.add_posted(2);
+        assert_eq!(ledger.wanted(), 4);
+        ledger.add_posted(4);
         assert_eq!(ledger.grant_in_response(), 1);
     }
 

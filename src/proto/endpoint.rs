@@ -206,6 +206,11 @@ impl Endpoint {
         head: &[u8],
         length: u32,
     ) -> Result<Received, ProtocolError> {
+        // What stands behind the message in the owner's memory is not part of it.
+        let head = usize::try_from(length)
+            .ok()
+            .and_then(|length| head.get(..length))
+            .unwrap_or(head);
         let result = match self.phase {
             Phase::Established | Phase::Closing => self.handle_data(now, head, length),
             Phase::AwaitRequest => self.handle_request(head),
@@ -284,20 +289,25 @@ impl Endpoint {
             Phase::Established | Phase::Closing => self.transmit_data(now),
             Phase::Request if self.credits.posted() > 0 => {
                 self.phase = Phase::AwaitResponse;
-                Some(Transmit::bare(negotiate::request(&self.config).emit()))
+                Some(Transmit::bare(
+                    &negotiate::request(&self.config).emit(),
+                    NegotiateRequest::LENGTH,
+                ))
             }
             Phase::Respond { agreed } if self.credits.posted() > 0 => {
                 let granted = self.credits.grant_in_response();
                 self.peer_can_send = true;
                 self.establish(now, agreed);
                 Some(Transmit::bare(
-                    negotiate::response(&self.config, &agreed, granted).emit(),
+                    &negotiate::response(&self.config, &agreed, granted).emit(),
+                    NegotiateResponse::LENGTH,
                 ))
             }
             Phase::Refuse => {
                 self.phase = Phase::Closed;
                 Some(Transmit::bare(
-                    NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
+                    &NegotiateResponse::refusal(STATUS_NOT_SUPPORTED).emit(),
+                    NegotiateResponse::LENGTH,
                 ))
             }
             Phase::Respond { .. }
@@ -482,12 +492,10 @@ impl Endpoint {
             message.sent = payload.end;
         }
         Transmit {
-            // 20 or 24.
-            header_length: header_length as u8,
             payload,
             invalidate: invalidate.filter(|_| ends_message),
             ends_message,
-            ..Transmit::bare(header)
+            ..Transmit::bare(&header, header_length)
         }
     }
 

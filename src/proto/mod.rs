@@ -82,17 +82,21 @@
 //! - *One receive stays back.* A side with one send credit left may face a silent peer that holds
 //!   all credits; if everything posted were granted, it could never send again. So one posted
 //!   receive, the reserve, is granted only together with the last send credit, or to a peer that
-//!   holds nothing. Hence at least two receives are posted even if the peer asks for one credit,
-//!   and one more than are granted if it asks for fewer than it holds.
-//!   The peer's answer uses up a receive and thereby restores the reserve.
+//!   holds nothing. Hence one more is posted than is granted if the peer asks for fewer credits
+//!   than it holds. The peer's answer uses up a receive and thereby restores the reserve.
 //! - *A peer that may starve is told of receives by an empty message* at once if there is no other
 //!   message: if it holds no credit, or at most a quarter of what is posted and there are at least
 //!   two to grant. An empty message itself uses one receive of the peer, so each leaves fewer
 //!   ungranted receives in the world than before, and two peers do not answer each other's credits
 //!   with credits for ever.
 //!
-//! Otherwise the peer is granted no more than it asks for with its latest message; two, if it asks
-//! for one. The negotiate response grants the initiator its first credits, everything posted up to what was
+//! Peers that keep [MS-SMBD] by the letter have no reserve: if all that they may post is granted,
+//! they wait with their last credit for another one. So a peer is not left with a single credit,
+//! and at least four receives are posted even if it asks for fewer credits; only the negotiate
+//! response grants no more than was asked for. Otherwise the peer is granted no more than it asks
+//! for with its latest message, or those four.
+//!
+//! The negotiate response grants the initiator its first credits, everything posted up to what was
 //! requested. The acceptor has none until the initiator's first message, which therefore always
 //! grants some and is sent at once, empty if need be.
 //!
@@ -164,17 +168,17 @@ impl Transmit {
             .unwrap_or(&self.header)
     }
 
-    /// A message of these bytes, at most 32, and nothing else.
+    /// A message of the first `length` of these bytes, of which there are at most 32, and nothing
+    /// else. The number of bytes is a constant, so that the copy is a few moves.
     #[inline]
-    fn bare<const LENGTH: usize>(bytes: [u8; LENGTH]) -> Self {
-        const { assert!(LENGTH <= 32) };
+    fn bare<const N: usize>(bytes: &[u8; N], length: usize) -> Self {
         let mut header = [0; 32];
-        if let Some(start) = header.first_chunk_mut() {
-            *start = bytes;
+        for (to, from) in header.iter_mut().zip(bytes) {
+            *to = *from;
         }
         Self {
             header,
-            header_length: LENGTH as u8,
+            header_length: length.min(32) as u8,
             payload: 0..0,
             invalidate: None,
             ends_message: false,

@@ -394,10 +394,10 @@ impl End {
         result
     }
 
-    /// Credits that the peer may hold: what it asks for, and two if that is one.
+    /// Credits that the peer may hold: what it asks for, and four if that is less.
     fn allowance(&self) -> u32 {
         let max = u32::from(self.config.receive_credit_max.0);
-        self.truth.requested.min(max).max(2)
+        self.truth.requested.min(max).max(4)
     }
 
     /// Whether the peer cannot send, or not be asked, for want of receives of this side's owner.
@@ -455,7 +455,7 @@ impl End {
             .starved_until()
             .map_or_else(|| self.alive_until(), |at| at.min(self.alive_until()));
         assert_eq!(self.endpoint.poll_timeout(), Some(next));
-        let max = self.config.receive_credit_max.0.max(2);
+        let max = self.config.receive_credit_max.0.max(4);
         assert!(posted <= u32::from(max), "more receives than configured");
     }
 

@@ -60,7 +60,7 @@ pub(crate) fn attack(seed: u64) {
             }
         }
         assert!(endpoint.receive_credits().0 <= endpoint.receives_posted());
-        assert!(endpoint.receives_posted() <= config.receive_credit_max.0.max(2));
+        assert!(endpoint.receives_posted() <= config.receive_credit_max.0.max(4));
     }
 }
 

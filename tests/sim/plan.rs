@@ -94,7 +94,7 @@ impl Plan {
             seed,
             configs,
             buffers: [0, 1].map(|_| match rng.u8(..4) {
-                0 => rng.u16(4..8),
+                0 => rng.u16(2..8),
                 1 => rng.u16(4..64),
                 _ => 300,
             }),

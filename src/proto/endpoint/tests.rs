@@ -171,7 +171,7 @@ mod negotiation {
                 0,
             );
             let wanted = endpoint.receives_wanted();
-            assert_eq!(wanted, requested.clamp(2, 255));
+            assert_eq!(wanted, requested.clamp(4, 255));
             endpoint.handle_receives_posted(wanted);
             let transmit = endpoint.poll_transmit(START).unwrap();
             let response = NegotiateResponse::parse(transmit.header()).unwrap();
@@ -498,6 +498,16 @@ mod receiving {
     }
 
     #[test]
+    fn ignores_what_stands_behind_a_message_in_memory() {
+        let mut endpoint = Endpoint::acceptor(config(), START);
+        let result = endpoint.handle_head(START, &good_request().emit(), 19);
+        assert_eq!(result, Err(ProtocolError::Wire(WireError::TooShort)));
+        let mut endpoint = acceptor(10);
+        let result = endpoint.handle_head(START, &empty(1), 19);
+        assert_eq!(result, Err(ProtocolError::Wire(WireError::TooShort)));
+    }
+
+    #[test]
     fn takes_credits_in_the_middle_of_a_message() {
         let mut endpoint = acceptor(10);
         let fragment = |payload, offset| {
@@ -737,22 +747,29 @@ mod credits {
     }
 
     #[test]
-    fn a_target_of_one_is_refilled_after_every_message() {
-        let request = NegotiateRequest {
-            credits_requested: Credits(1),
-            ..good_request()
-        };
-        let mut endpoint = responding(request, 2);
+    fn a_peer_that_asks_for_one_credit_is_never_left_with_its_last() {
+        let credits_requested = Credits(1);
+        let mut endpoint = responding(
+            NegotiateRequest {
+                credits_requested,
+                ..good_request()
+            },
+            4,
+        );
         assert!(endpoint.poll_transmit(START).is_some());
+        assert_eq!(
+            endpoint.receive_credits(),
+            Credits(1),
+            "no more in the response"
+        );
         for _ in 0..10 {
-            assert_eq!(endpoint.receive_credits(), Credits(1));
             let mut bytes = message(2, 0, 100, 0);
             bytes[0] = 1;
             assert!(endpoint.handle_message(START, &bytes).is_ok());
             assert_eq!(endpoint.receives_wanted(), 1);
             endpoint.handle_receives_posted(1);
-            assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(1));
-            assert_eq!(endpoint.poll_transmit(START), None);
+            while endpoint.poll_transmit(START).is_some() {}
+            assert!(endpoint.receive_credits() >= Credits(2));
         }
     }
 
@@ -863,6 +880,122 @@ mod credits {
                         "{a} and {b}"
                     );
                 }
+            }
+        }
+    }
+}
+
+/// A peer that keeps [MS-SMBD] 3.1.5.9 by the letter and goes no further: it never posts more than
+/// its maximum, grants only with what it sends, and sends an empty message only when this side has
+/// no credits left. With its maximum granted and one credit left it is stuck until it hears of
+/// another one. Clients like that exist; test suites use them.
+mod strict_peer {
+    use super::*;
+
+    struct Strict {
+        max: u16,
+        send: u16,
+        /// What it has granted.
+        receive: u16,
+        /// Bytes of requests to send, one for each message.
+        queue: u32,
+        answers: u32,
+    }
+
+    impl Strict {
+        /// Sends what it can; whether anything.
+        fn speak(&mut self, to: &mut Endpoint) -> bool {
+            let mut granted = 0;
+            let before = self.queue;
+            while self.queue > 0 && self.send > 0 {
+                if granted == 0 {
+                    granted = self.max - self.receive;
+                    self.receive += granted;
+                } else {
+                    granted = 0;
+                }
+                if self.send == 1 && granted == 0 {
+                    break;
+                }
+                self.send -= 1;
+                self.queue -= 1;
+                to.handle_message(START, &self.message(granted, 1, self.queue))
+                    .unwrap();
+            }
+            if self.receive == 0 && self.send > 0 {
+                self.send -= 1;
+                self.receive = self.max;
+                to.handle_message(START, &self.message(self.max, 0, 0))
+                    .unwrap();
+                return true;
+            }
+            self.queue < before
+        }
+
+        fn message(&self, granted: u16, length: u32, remaining: u32) -> Vec<u8> {
+            let mut bytes = message(granted, 0, length, remaining);
+            bytes[..2].copy_from_slice(&self.max.to_le_bytes());
+            bytes
+        }
+
+        fn hear(&mut self, transmit: &Transmit) {
+            let data = read(transmit);
+            self.receive = self.receive.checked_sub(1).expect("it granted that");
+            self.send += data.credits_granted.0;
+            self.answers += u32::from(transmit.ends_message);
+        }
+    }
+
+    /// Requests of `length` one-byte fragments, answered by `answer` bytes each.
+    fn converse(max: u16, length: u32, answer: u32) {
+        let credits_requested = Credits(max);
+        let mut endpoint = responding(
+            NegotiateRequest {
+                credits_requested,
+                ..good_request()
+            },
+            0,
+        );
+        endpoint.handle_receives_posted(endpoint.receives_wanted());
+        assert!(endpoint.poll_transmit(START).is_some());
+        let send = endpoint.receive_credits().0;
+        let mut peer = Strict {
+            max,
+            send,
+            receive: 0,
+            queue: 0,
+            answers: 0,
+        };
+        for round in 0..10 {
+            peer.queue = length;
+            let mut answered = false;
+            for step in 0.. {
+                assert!(step < 10_000, "they talk for ever");
+                let mut quiet = !peer.speak(&mut endpoint);
+                endpoint.handle_receives_posted(endpoint.receives_wanted());
+                while let Some(transmit) = endpoint.poll_transmit(START) {
+                    peer.hear(&transmit);
+                    quiet = false;
+                }
+                if quiet && answered {
+                    break;
+                }
+                if quiet {
+                    assert_eq!(peer.queue, 0, "stuck with {max} credits in round {round}");
+                    endpoint.start_message(answer, None).unwrap();
+                    answered = true;
+                }
+            }
+            assert_eq!(peer.answers, round + 1, "stuck with {max} credits");
+        }
+    }
+
+    #[test]
+    fn can_always_be_talked_with() {
+        for max in 1..=64 {
+            for length in [1, 2, 49] {
+                converse(max, length, 10);
+                converse(max, length, 65_536);
             }
         }
     }

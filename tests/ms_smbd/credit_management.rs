@@ -1,0 +1,229 @@
+//! SmbdCreditManagement: credits in both directions, [MS-SMBD] 3.1.5.1, 3.1.5.8 and 3.1.5.9.
+//!
+//! That neither side ever sends without a credit, and never spends the last one without a grant, is
+//! checked for each message of every case: see [`Session`](super::peer::Session).
+
+use std::time::Duration;
+
+use smbdirect::proto::Config;
+use smbdirect::units::Credits;
+
+use super::harness::{Id, Lab, usual, with_server};
+use super::messages::{DataTransfer, NegotiateRequest, PADDING, REQUEST, header};
+use super::upper::{self, poison, replies, silence};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The initiator asks for one credit and grants one at a time, and everything works; so it does
+/// where the server has no more to give and asks for no more.
+#[test]
+fn BVT_SmbdCreditMgmt_OperationWithMinimumCredits() {
+    let poor = Config {
+        receive_credit_max: Credits(1),
+        send_credit_target: Credits(1),
+        ..usual()
+    };
+    for config in [usual(), poor] {
+        with_server(config, |lab| {
+            let (id, granted) = open_with(lab, 1, 1);
+            assert_eq!(granted, 1);
+            for length in [1, 500, 1340, 1341, 20_000] {
+                lab.echo(id, length);
+            }
+            lab.ask(id, &replies(20, 500));
+            for index in 0..20 {
+                assert!(lab.reply(id) == upper::reply(index, 500));
+            }
+        });
+    }
+}
+
+/// The initiator asks for ten credits, never holds more, and can use all of them. Where it asks for
+/// more later on, it gets more.
+#[test]
+fn SmbdCreditMgmt_OperationWithLimitedCredits() {
+    with_server(usual(), |lab| {
+        let (id, granted) = open_with(lab, 10, 10);
+        assert_eq!(granted, 10);
+        for length in [500, 65_536] {
+            lab.echo(id, length);
+            burst(lab, id);
+        }
+        lab.session(id).credits_requested = 20;
+        lab.echo(id, 500);
+        lab.echo(id, 500);
+        let credits = lab.session(id).credits;
+        assert!((11..=20).contains(&credits), "{credits}");
+        burst(lab, id);
+        lab.echo(id, 65_536);
+    });
+}
+
+/// The initiator sends until it has no credit left, and the server has nothing to say: it grants
+/// credits all the same, in an empty message, without being asked.
+#[test]
+fn SmbdCreditMgmt_ConsumeAllSendCredits() {
+    with_server(usual(), |lab| {
+        for credits in [1, 2, 10, 255] {
+            let (id, granted) = open_with(lab, credits, 10);
+            assert_eq!(granted, credits);
+            for _ in 0..5 {
+                burst(lab, id);
+            }
+            lab.echo(id, 500);
+        }
+    });
+}
+
+/// Uses up all credits before the server can do anything, so that it must really have posted the
+/// receives that it granted; then waits for new ones, of which a message can be sent.
+#[track_caller]
+fn burst(lab: &mut Lab, id: Id) {
+    lab.settle();
+    lab.take_messages(id);
+    while lab.session(id).credits > 0 {
+        lab.ask(id, &silence(100));
+    }
+    assert_eq!(lab.take_messages(id).len(), 0, "the server has not run yet");
+    lab.settle();
+    let messages = lab.take_messages(id);
+    assert!(!messages.is_empty(), "no credits were granted");
+    for message in &messages {
+        assert_eq!(message.len(), 20, "an empty message");
+        let message = DataTransfer::parse(message);
+        assert_eq!(message.flags, 0);
+        assert!(message.credits_granted > 0);
+    }
+    assert!(lab.session(id).credits > 0);
+}
+
+/// The initiator grants few credits: the server uses them all and waits, for as long as it takes,
+/// and goes on with what it is granted.
+#[test]
+fn SmbdCreditMgmt_ConsumeAllReceiveCredits() {
+    const LENGTH: u32 = 50 * 1340;
+    with_server(usual(), |lab| {
+        let id = lab.open(&REQUEST);
+        let reply = upper::reply(0, LENGTH);
+        ask_granting(lab, id, 5, &replies(1, LENGTH));
+        let mut sent = 0;
+        for granted in [5, 1, 1, 2, 10] {
+            if sent > 0 {
+                grant(lab, id, granted);
+            }
+            lab.settle();
+            let fragments = lab.take_messages(id).len();
+            assert_eq!(fragments, usize::from(granted));
+            sent += fragments;
+            assert_eq!(lab.session(id).server_credits, 0);
+            assert_eq!(lab.status(id).unwrap().send_credits, Credits(0));
+            lab.advance(50 * SECOND);
+            lab.lives(id);
+            assert_eq!(lab.take_messages(id).len(), 0, "sent without a credit");
+        }
+        grant(lab, id, 255 - 19);
+        lab.settle();
+        assert_eq!(lab.take_messages(id).len(), 50 - sent);
+        assert!(lab.reply(id) == reply);
+        lab.echo(id, 500);
+    });
+}
+
+/// The initiator grants no credit while the server has something to say: that ends the connection
+/// after 120 s, though the initiator is not idle and sends other messages.
+#[test]
+fn SmbdCreditMgmt_ConsumeAllCreditServer_Timeout() {
+    with_server(usual(), |lab| {
+        // Not one credit, and three that are used up.
+        for granted in [0, 3] {
+            let id = lab.open(&REQUEST);
+            ask_granting(lab, id, granted, &replies(1, 10_000));
+            lab.settle();
+            assert_eq!(lab.take_messages(id).len(), usize::from(granted));
+            for _ in 0..2 {
+                lab.advance(55 * SECOND);
+                lab.lives(id);
+                lab.post(id, header(0, 0), &[]);
+            }
+            lab.settle();
+            lab.lives(id);
+            lab.advance(11 * SECOND);
+            lab.ends(id, "credit_timeout");
+        }
+    });
+    // Credits that come in time start the time again.
+    with_server(usual(), |lab| {
+        let id = lab.open(&REQUEST);
+        ask_granting(lab, id, 1, &replies(1, 10_000));
+        for _ in 0..2 {
+            lab.advance(110 * SECOND);
+            lab.lives(id);
+            grant(lab, id, 1);
+        }
+        lab.settle();
+        assert_eq!(lab.take_messages(id).len(), 3);
+        lab.advance(110 * SECOND);
+        lab.lives(id);
+        lab.advance(11 * SECOND);
+        lab.ends(id, "credit_timeout");
+    });
+}
+
+/// No message may ask for no credits, be it empty or not, the first or a later one.
+#[test]
+fn SmbdCreditMgmt_NegativeParameter_CreditRequested() {
+    with_server(usual(), |lab| {
+        for length in [0, 100] {
+            for later in [false, true] {
+                let id = lab.open(&REQUEST);
+                if later {
+                    lab.echo(id, 100);
+                }
+                let message = DataTransfer {
+                    credits_requested: 0,
+                    ..header(length, 0)
+                };
+                let padding = &PADDING[..length.min(4)];
+                lab.post(id, message, &[padding, &poison(length)].concat());
+                lab.ends(id, "credits_requested_zero");
+            }
+        }
+        let id = lab.open(&REQUEST);
+        lab.session(id).credits_requested = 1;
+        lab.ask(id, &silence(100));
+        lab.settle();
+        lab.lives(id);
+    });
+}
+
+/// A connection that asks for these credits, and posts these receives; and the credits it got.
+#[track_caller]
+fn open_with(lab: &mut Lab, credits_requested: u16, receives: u16) -> (Id, u16) {
+    let request = NegotiateRequest {
+        credits_requested,
+        ..REQUEST
+    };
+    let id = lab.connect();
+    let response = lab.negotiate_with(id, &request, &request.bytes(), receives);
+    (id, response.credits_granted)
+}
+
+/// A message of one fragment that grants no more than this.
+#[track_caller]
+fn ask_granting(lab: &mut Lab, id: Id, credits_granted: u16, message: &[u8]) {
+    let header = DataTransfer {
+        credits_granted,
+        ..header(message.len(), 0)
+    };
+    lab.post(id, header, &[&PADDING, message].concat());
+}
+
+/// An empty message that grants no more than this.
+#[track_caller]
+fn grant(lab: &mut Lab, id: Id, credits_granted: u16) {
+    let header = DataTransfer {
+        credits_granted,
+        ..header(0, 0)
+    };
+    lab.post(id, header, &[]);
+}
