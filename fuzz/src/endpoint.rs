@@ -142,7 +142,7 @@ impl Model {
         assert_eq!(u64::from(self.endpoint.send_credits().0), self.own);
         assert_eq!(u64::from(self.endpoint.receive_credits().0), self.peers);
         assert!(self.peers <= self.posted, "granted what is not posted");
-        assert!(self.peers <= u64::from(self.config.receive_credit_max.0.max(2)));
+        assert!(self.peers <= u64::from(self.config.receive_credit_max.0.max(4)));
         assert_eq!(self.endpoint.is_sending(), self.sending.is_some());
     }
 
