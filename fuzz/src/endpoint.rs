@@ -392,7 +392,10 @@ impl Model {
         assert!(due, "{error} before its time");
         match error {
             ProtocolError::NegotiationTimeout => assert!(self.endpoint.negotiated().is_none()),
-            ProtocolError::KeepaliveTimeout => assert!(self.now - self.heard >= IDLE + KEEPALIVE),
+            ProtocolError::KeepaliveTimeout => {
+                assert!(self.now - self.heard >= IDLE + KEEPALIVE);
+                assert!(self.peers > 0 || self.own == 0, "it was kept from speaking");
+            }
             ProtocolError::CreditTimeout => {
                 assert!(
                     self.own == 0 && self.sending.is_some() && self.now - self.granted >= CREDITS
