@@ -349,7 +349,7 @@ const REGION: u32 = 8192;
 
 /// Two queue pairs, each with one region of a buffer of its own, and room for one FPDU between them.
 struct QueuePairs {
-    ends: [Qp; 2],
+    ends: [Qp<()>; 2],
     memory: [Vec<u8>; 2],
     fpdu: Vec<u8>,
     completed: [usize; 4],
@@ -378,7 +378,8 @@ impl QueuePairs {
                     token: RemoteToken(token),
                     address: 0,
                 };
-                qp.register(REGION, access, remote)
+                qp.regions_mut()
+                    .register((), REGION, access, remote)
                     .expect("room for two regions");
             }
             qp.establish(agreed, 1460);
@@ -398,7 +399,7 @@ impl QueuePairs {
     }
 
     fn carry(&mut self, from: usize) -> bool {
-        let Some(segment) = self.ends[from].next_segment() else {
+        let Some(segment) = self.ends[from].next_segment().unwrap() else {
             return false;
         };
         let (header, payload) = (segment.header(), segment.payload);
@@ -436,7 +437,7 @@ fn kind(done: Done) -> usize {
 }
 
 /// Takes a piece of the stream up to the next completion, if there is one.
-fn receive(qp: &mut Qp, memory: &mut [u8], piece: &mut &[u8]) -> Option<Done> {
+fn receive(qp: &mut Qp<()>, memory: &mut [u8], piece: &mut &[u8]) -> Option<Done> {
     loop {
         match qp.receive(piece).expect("a peer that keeps the rules") {
             Step::More => return None,
@@ -487,7 +488,7 @@ fn queue_pairs_move_data_without_allocation() {
                 let end = &mut pairs.ends[n];
                 end.post_recv(WrId(1), part(4000)).unwrap();
                 end.post_write(WrId(2), part(5000), peer(2)).unwrap();
-                end.post_read(WrId(3), part(3000), peer(1), 77).unwrap();
+                end.post_read(WrId(3), part(3000), peer(1)).unwrap();
             }
             for end in &mut pairs.ends {
                 end.post_send(WrId(4), b"twenty bytes of head", Some(part(3000)), None)

@@ -142,7 +142,7 @@ impl Model {
         assert_eq!(u64::from(self.endpoint.send_credits().0), self.own);
         assert_eq!(u64::from(self.endpoint.receive_credits().0), self.peers);
         assert!(self.peers <= self.posted, "granted what is not posted");
-        assert!(self.peers <= u64::from(self.config.receive_credit_max.0.max(2)));
+        assert!(self.peers <= u64::from(self.config.receive_credit_max.0.max(4)));
         assert_eq!(self.endpoint.is_sending(), self.sending.is_some());
     }
 
@@ -392,7 +392,10 @@ impl Model {
         assert!(due, "{error} before its time");
         match error {
             ProtocolError::NegotiationTimeout => assert!(self.endpoint.negotiated().is_none()),
-            ProtocolError::KeepaliveTimeout => assert!(self.now - self.heard >= IDLE + KEEPALIVE),
+            ProtocolError::KeepaliveTimeout => {
+                assert!(self.now - self.heard >= IDLE + KEEPALIVE);
+                assert!(self.peers > 0 || self.own == 0, "it was kept from speaking");
+            }
             ProtocolError::CreditTimeout => {
                 assert!(
                     self.own == 0 && self.sending.is_some() && self.now - self.granted >= CREDITS

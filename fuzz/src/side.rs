@@ -7,6 +7,7 @@ use smbdirect::fabric::iwarp::ddp::{Control, Tagged, Untagged};
 use smbdirect::fabric::iwarp::handshake::Agreed;
 use smbdirect::fabric::iwarp::qp::{Completion, Depths, Done, MIN_ULPDU, Qp, Segment, Step};
 use smbdirect::fabric::iwarp::rdmap::{Opcode, ReadRequest, Terminate};
+use smbdirect::fabric::iwarp::regions::Piece;
 use smbdirect::fabric::{Access, RegionId, RemoteAddress, Sge, WrId};
 use smbdirect::units::RemoteToken;
 
@@ -29,7 +30,7 @@ pub(crate) const DEPTHS: Depths = Depths {
     regions: REGIONS.len(),
 };
 /// What READs of this side are called at the peer: this, and the number of the READ.
-pub(crate) const SINK: u32 = 0x100;
+pub(crate) const SINK: u32 = 1;
 /// In front of each SEND.
 const HEADER: &[u8] = b"header";
 /// Where WRITEs and READs of this side go.
@@ -47,7 +48,8 @@ pub(crate) struct Outcome {
 }
 
 pub(crate) struct Side {
-    qp: Qp,
+    /// Its regions' memory is known by number.
+    qp: Qp<usize>,
     memory: Vec<Vec<u8>>,
     /// `None` once the stream had bytes that were not framed, and may be anywhere.
     framed: bool,
@@ -80,7 +82,8 @@ impl Side {
                 address,
             };
             assert_eq!(
-                qp.register(REGION_LENGTH, access, remote),
+                qp.regions_mut()
+                    .register(n as usize, REGION_LENGTH, access, remote),
                 Some(RegionId(n))
             );
         }
@@ -120,13 +123,10 @@ impl Side {
                 self.qp.post_write(wr_id, memory, TARGET),
                 self.sends.len() < DEPTHS.sends,
             ),
-            _ => {
-                let sink = SINK + self.reads_posted;
-                (
-                    self.qp.post_read(wr_id, memory, TARGET, sink),
-                    rules.reads.len() < DEPTHS.reads,
-                )
-            }
+            _ => (
+                self.qp.post_read(wr_id, memory, TARGET),
+                rules.reads.len() < DEPTHS.reads,
+            ),
         };
         assert_eq!(taken.is_ok(), room && lies_in_a_region(memory), "{taken:?}");
         if taken.is_ok() {
@@ -200,6 +200,7 @@ impl Side {
             match self.qp.receive(piece) {
                 Ok(Step::More) => return assert!(piece.is_empty(), "left bytes behind"),
                 Ok(Step::Place(place)) => {
+                    let place = self.sge(place);
                     assert!(place.length > 0 && lies_in_a_region(place));
                     if piece.is_empty() {
                         return;
@@ -218,6 +219,26 @@ impl Side {
                 }
             }
         }
+    }
+
+    /// Where a piece lies, in the terms in which it was posted.
+    fn sge(&self, piece: Piece) -> Sge {
+        let region = *self.qp.memory(piece).expect("registered memory") as u32;
+        Sge {
+            region: RegionId(region),
+            offset: piece.offset,
+            length: piece.length,
+        }
+    }
+
+    /// The same for the payload of a segment.
+    fn payload(&self, segment: &Segment) -> Option<Sge> {
+        let region = *self.qp.payload(segment).expect("registered memory")? as u32;
+        Some(Sge {
+            region: RegionId(region),
+            offset: segment.payload.offset,
+            length: segment.payload.length,
+        })
     }
 
     fn place(&mut self, place: Sge, piece: &mut &[u8]) {
@@ -251,7 +272,7 @@ impl Side {
     fn report(&self, error: IwarpError) {
         assert!(!error.name().is_empty());
         if let Some(code) = error.terminate_code() {
-            let (length, start) = self.qp.last_segment();
+            let (length, start) = self.qp.failed_segment();
             assert!(start.len() <= usize::from(length).max(2));
             let terminate = Terminate::on_segment(code, length, start);
             assert!(terminate.emit().len() <= Terminate::MAX_LENGTH);
@@ -261,7 +282,7 @@ impl Side {
     /// Takes all FPDUs that there are to send.
     pub(crate) fn send_all(&mut self) -> Vec<Vec<u8>> {
         let mut sent = Vec::new();
-        while let Some(segment) = self.qp.next_segment() {
+        while let Some(segment) = self.qp.next_segment().expect("memory stays registered") {
             assert!(sent.len() < 10_000, "it never ends");
             self.check_segment(&segment);
             sent.push(segment.header().to_vec());
@@ -293,7 +314,7 @@ impl Side {
             segment.ulpdu_length()
         );
         assert!(segment.ulpdu_length() <= usize::from(MIN_ULPDU));
-        assert!(segment.payload.length == 0 || lies_in_a_region(segment.payload));
+        assert!(self.payload(segment).is_none_or(lies_in_a_region));
         let control = Control::parse([header[2], header[3]]).expect("a legal segment");
         let rest = &header[4..];
         if !self.framed {
@@ -341,8 +362,10 @@ impl Side {
             }
             .emit()
         );
-        assert_eq!(segment.payload.region, source.region);
-        assert_eq!(segment.payload.offset, source.offset + self.answered);
+        if let Some(payload) = self.payload(segment) {
+            assert_eq!(payload.region, source.region);
+            assert_eq!(payload.offset, source.offset + self.answered);
+        }
         self.answered += segment.payload.length;
         assert_eq!(control.last, self.answered == request.length);
         if control.last {
@@ -355,10 +378,12 @@ impl Side {
         let (wr_id, is_send, memory) = *self.sends.front().expect("it was posted");
         let front = if is_send { HEADER.len() as u32 } else { 0 };
         let payload = self.sent.saturating_sub(front);
-        assert_eq!(
-            (segment.payload.region, segment.payload.offset),
-            (memory.region, memory.offset + payload)
-        );
+        if let Some(part) = self.payload(segment) {
+            assert_eq!(
+                (part.region, part.offset),
+                (memory.region, memory.offset + payload)
+            );
+        }
         let (expected, done) = if is_send {
             let untagged = Untagged {
                 invalidate: 0,

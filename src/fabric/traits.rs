@@ -106,7 +106,7 @@ pub enum Event {
     },
     /// A peer was turned away before it became a connection.
     Refused {
-        /// The peer's address.
+        /// The peer's address; the listener's where the peer's is not known.
         peer: SocketAddr,
         /// Why.
         reason: CloseReason,
@@ -219,6 +219,7 @@ pub enum FabricError {
 /// without waiting and reports it; whoever wants to sleep waits until `event_fd` is readable or
 /// `poll_timeout` is reached.
 ///
+/// Receives may be posted as soon as there is a connection, everything else once it is established.
 /// Posted SENDs and RDMA WRITEs are carried out in the order of posting, RDMA READs in theirs; a
 /// READ that waits for its turn does not hold up SENDs and WRITEs posted after it.
 pub trait Fabric {

@@ -85,7 +85,7 @@
 //!   holds nothing. Hence one more is posted than is granted if the peer asks for fewer credits
 //!   than it holds. The peer's answer uses up a receive and thereby restores the reserve.
 //! - *A peer that may starve is told of receives by an empty message* at once if there is no other
-//!   message: if it holds no credit, or at most a quarter of what is posted and there are at least
+//!   message: if it holds no credit, or at most a quarter of what it may hold and there are at least
 //!   two to grant. An empty message itself uses one receive of the peer, so each leaves fewer
 //!   ungranted receives in the world than before, and two peers do not answer each other's credits
 //!   with credits for ever.

@@ -325,10 +325,10 @@ impl<Buffer> Connection<Buffer> {
         }
     }
 
-    /// Whether a fragment waits for a buffer.
+    /// Fragments that wait for a buffer.
     #[inline]
-    pub(super) fn waits_for_buffer(&self) -> bool {
-        self.incoming.waiting() > 0
+    pub(super) fn waiting(&self) -> usize {
+        self.incoming.waiting()
     }
 
     /// Tries again to find buffers; `false` when something still waits.

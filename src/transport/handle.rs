@@ -21,9 +21,13 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             let Some(conn) = conns.get_mut(&id) else {
                 return false;
             };
+            let before = conn.waiting();
             let done = conn.retry(id, buffers, events);
             conn.starved = !done;
-            mark_dirty(dirty, id, conn);
+            // Thousands may wait for one buffer: only who got it has receives to post.
+            if conn.waiting() < before {
+                mark_dirty(dirty, id, conn);
+            }
             !done
         });
         if first.is_some() && self.starved.first().copied() == first {
@@ -101,7 +105,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
                 if conn.is_failed() && !failed {
                     self.fabric.close(id);
                 }
-                if conn.waits_for_buffer() && !conn.starved {
+                if conn.waiting() > 0 && !conn.starved {
                     conn.starved = true;
                     self.starved.push(id);
                 }

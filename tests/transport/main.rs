@@ -6,3 +6,5 @@ mod messages;
 mod mute;
 mod pair;
 mod rdma;
+mod scene;
+mod simulation;

@@ -7,8 +7,8 @@
 
 use super::rdmap::TerminateCode;
 
-/// A rule of MPA, DDP or RDMAP that the peer broke; or, as [`PeerTerminated`](Self::PeerTerminated),
-/// its report that we broke one.
+/// A rule of MPA, DDP or RDMAP that the peer broke; as [`PeerTerminated`](Self::PeerTerminated), its
+/// report that we broke one; as [`LocalRegionGone`](Self::LocalRegionGone), what our own side did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum IwarpError {
@@ -117,6 +117,11 @@ pub enum IwarpError {
     #[error("the Terminate message is too short (RFC 5040 4.8)")]
     RdmapTerminateLength,
 
+    /// The turn came of posted work whose memory was deregistered meanwhile. The peer did nothing
+    /// wrong and is told of a local catastrophic error.
+    #[error("posted work names memory that was deregistered (RFC 5040 4.8)")]
+    LocalRegionGone,
+
     /// The peer sent a Terminate message, here as RFC 5040 reads it; the text shows both readings.
     #[error("the peer terminated the stream: {} (RFC 5040 4.8)",
         TerminateCode { layer: *layer, etype: *etype, code: *code }.both_readings())]
@@ -194,6 +199,7 @@ impl IwarpError {
             Self::DdpTooLong => (1, 2, 0x05),
             Self::DdpVersion => (1, 2, 0x06),
 
+            Self::LocalRegionGone => (0, 0, 0x00),
             Self::RdmapInvalidStag => (0, 1, 0x00),
             Self::RdmapBounds => (0, 1, 0x01),
             Self::RdmapAccess => (0, 1, 0x02),
@@ -235,7 +241,7 @@ mod tests {
             code: 2,
         },
     ];
-    const REPORTED: [(IwarpError, (u8, u8, u8)); 24] = [
+    const REPORTED: [(IwarpError, (u8, u8, u8)); 25] = [
         (IwarpError::MpaCrc, (2, 0, 2)),
         (IwarpError::DdpVersion, (1, 2, 6)),
         (IwarpError::DdpSegmentTooShort, (1, 0, 0)),
@@ -251,6 +257,7 @@ mod tests {
         (IwarpError::DdpNotTagged, (0, 2, 6)),
         (IwarpError::RdmapVersion, (0, 2, 5)),
         (IwarpError::RdmapOpcode, (0, 2, 6)),
+        (IwarpError::LocalRegionGone, (0, 0, 0)),
         (IwarpError::RdmapAccess, (0, 1, 2)),
         (IwarpError::RdmapInvalidStag, (0, 1, 0)),
         (IwarpError::RdmapBounds, (0, 1, 1)),

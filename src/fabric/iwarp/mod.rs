@@ -53,4 +53,4 @@ mod tcp;
 pub use error::IwarpError;
 pub use qp::Depths;
 #[cfg(feature = "fabric")]
-pub use tcp::{Config, Iwarp};
+pub use tcp::{Config, Counts, Iwarp};

@@ -1,5 +1,10 @@
 //! The memory regions of one queue pair: what local work requests and the peer may touch.
 //!
+//! The table owns a handle of each memory, so that whoever finds a region has its memory, and
+//! whoever does not find it has nothing. What a work request names is looked up when it is posted
+//! and each time that its bytes move: a region that was deregistered in between is not found, and
+//! neither is another one that has its number by then.
+//!
 //! Tokens (STags) are random, so that a peer cannot guess one; a wrong guess ends its connection.
 
 use alloc::vec::Vec;
@@ -8,23 +13,60 @@ use super::IwarpError;
 use crate::fabric::{Access, RegionId, RemoteAddress, Sge};
 use crate::units::RemoteToken;
 
+/// A piece of a memory that was registered when it was looked up, to be looked up again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    region: RegionId,
+    /// Which of the registrations that had or will have this number.
+    generation: u32,
+    /// Bytes from the start of the memory.
+    pub offset: u32,
+    /// Bytes.
+    pub length: u32,
+}
+
+impl Piece {
+    /// No bytes, of no memory.
+    pub const NOWHERE: Self = Self {
+        region: RegionId(0),
+        generation: 0,
+        offset: 0,
+        length: 0,
+    };
+
+    /// The `length` bytes from `offset` of it on. Whether the memory has them is seen when they
+    /// are looked up.
+    #[must_use]
+    pub const fn part(self, offset: u32, length: u32) -> Self {
+        let offset = self.offset.saturating_add(offset);
+        Self {
+            offset,
+            length,
+            ..self
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
-struct Slot {
-    registered: bool,
+struct Slot<M> {
+    /// Counts the registrations under this number.
+    generation: u32,
+    /// Here while it is registered.
+    memory: Option<M>,
     length: u32,
     access: Access,
     /// The peer's name for it; `access` says whether it has any use.
     remote: RemoteAddress,
 }
 
-/// A fixed number of regions.
+/// A fixed number of regions. `M` is the owner's handle of a memory.
 #[derive(Debug)]
-pub struct Regions {
-    slots: Vec<Slot>,
+pub struct Regions<M> {
+    slots: Vec<Slot<M>>,
     capacity: usize,
 }
 
-impl Regions {
+impl<M> Regions<M> {
     /// Room for `capacity` regions.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
@@ -34,10 +76,11 @@ impl Regions {
         }
     }
 
-    /// Registers `length` bytes under the name `remote`. `None`: no room, or the token or the
-    /// addresses cannot be used; with another random `remote` only the former happens again.
+    /// Registers `length` bytes of `memory` under the name `remote`. `None`: no room, or the token
+    /// or the addresses cannot be used; with another random `remote` only the former happens again.
     pub fn register(
         &mut self,
+        memory: M,
         length: u32,
         access: Access,
         remote: RemoteAddress,
@@ -46,53 +89,70 @@ impl Regions {
         if !token_is_free || remote.address.checked_add(u64::from(length)).is_none() {
             return None;
         }
+        let free = self.slots.iter().position(|slot| slot.memory.is_none());
+        let index = free.unwrap_or(self.slots.len());
+        if index >= self.capacity {
+            return None;
+        }
+        let id = RegionId(u32::try_from(index).ok()?);
+        let old = self.slots.get_mut(index);
         let slot = Slot {
-            registered: true,
+            generation: old.as_ref().map_or(0, |old| old.generation.wrapping_add(1)),
+            memory: Some(memory),
             length,
             access,
             remote,
         };
-        let index = match self.slots.iter().position(|slot| !slot.registered) {
-            Some(index) => {
-                *self.slots.get_mut(index)? = slot;
-                index
-            }
-            None if self.slots.len() < self.capacity => {
-                self.slots.push(slot);
-                self.slots.len() - 1
-            }
-            None => return None,
-        };
-        u32::try_from(index).ok().map(RegionId)
+        match old {
+            Some(old) => *old = slot,
+            None => self.slots.push(slot),
+        }
+        Some(id)
     }
 
     /// Whether another region can be registered.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.slots.len() < self.capacity || self.slots.iter().any(|slot| !slot.registered)
+        self.slots.len() < self.capacity || self.slots.iter().any(|slot| slot.memory.is_none())
     }
 
-    /// Ends a registration; `false` where there is none.
-    pub fn deregister(&mut self, region: RegionId) -> bool {
-        match self.slots.get_mut(region.0 as usize) {
-            Some(slot) if slot.registered => {
-                slot.registered = false;
-                true
-            }
-            _ => false,
-        }
+    /// Ends a registration and gives the memory back; `None` where there is none.
+    pub fn deregister(&mut self, region: RegionId) -> Option<M> {
+        self.slots.get_mut(region.0 as usize)?.memory.take()
     }
 
-    /// Whether `sge` lies in a registered region.
+    /// What a work request names, if it lies in a registered region.
     #[must_use]
-    pub fn contains(&self, sge: Sge) -> bool {
-        self.slots.get(sge.region.0 as usize).is_some_and(|slot| {
-            slot.registered
-                && sge
-                    .offset
-                    .checked_add(sge.length)
-                    .is_some_and(|end| end <= slot.length)
-        })
+    pub fn look_up(&self, sge: Sge) -> Option<Piece> {
+        let Sge {
+            region,
+            offset,
+            length,
+        } = sge;
+        let slot = self.slots.get(region.0 as usize)?;
+        let piece = Piece {
+            region,
+            generation: slot.generation,
+            offset,
+            length,
+        };
+        self.slot(piece).map(|_| piece)
+    }
+
+    /// The memory of a piece, if it still has the same registration.
+    #[must_use]
+    pub fn memory(&self, piece: Piece) -> Option<&M> {
+        self.slot(piece)?.memory.as_ref()
+    }
+
+    /// The same for what the peer reads: nothing either where its access was revoked.
+    #[must_use]
+    pub fn memory_for_peer(&self, piece: Piece) -> Option<&M> {
+        let slot = self.slot(piece)?;
+        match slot.access {
+            Access::RemoteRead => slot.memory.as_ref(),
+            Access::Local | Access::RemoteWrite => None,
+        }
     }
 
     /// The local memory that the peer means, if it has the access.
@@ -102,8 +162,8 @@ impl Regions {
         address: u64,
         length: u32,
         access: Access,
-    ) -> Result<Sge, IwarpError> {
-        let (index, slot) = self.find(stag).ok_or(IwarpError::DdpInvalidStag)?;
+    ) -> Result<Piece, IwarpError> {
+        let (region, slot) = self.find(stag).ok_or(IwarpError::DdpInvalidStag)?;
         if slot.access != access {
             return Err(IwarpError::RdmapAccess);
         }
@@ -120,8 +180,9 @@ impl Regions {
         if end > slot.length {
             return Err(IwarpError::DdpBaseOrBounds);
         }
-        Ok(Sge {
-            region: RegionId(index),
+        Ok(Piece {
+            region,
+            generation: slot.generation,
             offset,
             length,
         })
@@ -138,16 +199,25 @@ impl Regions {
         Ok(slot.remote.token)
     }
 
-    fn find(&self, stag: u32) -> Option<(u32, &Slot)> {
+    /// The registration that `piece` lies in.
+    fn slot(&self, piece: Piece) -> Option<&Slot<M>> {
+        let end = piece.offset.checked_add(piece.length)?;
+        self.slots.get(piece.region.0 as usize).filter(|slot| {
+            slot.generation == piece.generation && slot.memory.is_some() && end <= slot.length
+        })
+    }
+
+    fn find(&self, stag: u32) -> Option<(RegionId, &Slot<M>)> {
         (0..)
+            .map(RegionId)
             .zip(&self.slots)
             .find(|(_, slot)| slot.reachable_as(stag))
     }
 }
 
-impl Slot {
+impl<M> Slot<M> {
     fn reachable_as(&self, stag: u32) -> bool {
-        self.registered && self.access != Access::Local && self.remote.token.0 == stag
+        self.memory.is_some() && self.access != Access::Local && self.remote.token.0 == stag
     }
 }
 
@@ -160,24 +230,31 @@ mod tests {
         address: 0x1000,
     };
 
-    fn one(access: Access) -> (Regions, RegionId) {
+    /// The handle of the first memory is 1.
+    fn one(access: Access) -> (Regions<u8>, RegionId) {
         let mut regions = Regions::new(2);
-        let region = regions.register(100, access, REMOTE).unwrap();
+        let region = regions.register(1, 100, access, REMOTE).unwrap();
         (regions, region)
+    }
+
+    const fn all(region: RegionId) -> Sge {
+        Sge {
+            region,
+            offset: 0,
+            length: 100,
+        }
     }
 
     #[test]
     fn resolves_what_lies_inside() {
         let (regions, region) = one(Access::RemoteWrite);
-        let sge = regions.resolve(0x1234, 0x1000 + 99, 1, Access::RemoteWrite);
-        assert_eq!(
-            sge,
-            Ok(Sge {
-                region,
-                offset: 99,
-                length: 1
-            })
-        );
+        let piece = regions.resolve(0x1234, 0x1000 + 99, 1, Access::RemoteWrite);
+        let sge = Sge {
+            region,
+            offset: 99,
+            length: 1,
+        };
+        assert_eq!(piece.ok(), regions.look_up(sge));
     }
 
     #[test]
@@ -267,41 +344,85 @@ mod tests {
             regions.invalidate(0x1234),
             Err(IwarpError::RdmapCannotInvalidate)
         );
-        assert!(regions.contains(Sge {
-            region,
-            offset: 0,
-            length: 100
-        }));
+        let piece = regions.look_up(all(region)).unwrap();
+        assert_eq!(regions.memory(piece), Some(&1));
+        assert_eq!(regions.memory_for_peer(piece), None);
     }
 
     #[test]
     fn rooms_are_bounded_and_used_again() {
         let (mut regions, first) = one(Access::Local);
-        assert!(regions.register(1, Access::RemoteRead, REMOTE).is_some());
+        assert!(regions.register(2, 1, Access::RemoteRead, REMOTE).is_some());
         assert!(!regions.has_room());
         let other = RemoteAddress {
             token: RemoteToken(9),
             address: 0,
         };
-        assert_eq!(regions.register(1, Access::RemoteRead, other), None);
-        assert!(regions.deregister(first));
-        assert!(!regions.deregister(first));
-        assert!(!regions.contains(Sge {
-            region: first,
-            offset: 0,
-            length: 1
-        }));
+        assert_eq!(regions.register(3, 1, Access::RemoteRead, other), None);
+        assert_eq!(regions.deregister(first), Some(1));
+        assert_eq!(regions.deregister(first), None);
         assert_eq!(
-            regions.register(1, Access::RemoteRead, REMOTE),
+            regions.register(3, 1, Access::RemoteRead, REMOTE),
             None,
             "a token in use"
         );
-        assert_eq!(regions.register(1, Access::RemoteRead, other), Some(first));
         let wrapping = RemoteAddress {
             token: RemoteToken(10),
             address: u64::MAX,
         };
-        assert!(regions.deregister(first));
-        assert_eq!(regions.register(1, Access::RemoteRead, wrapping), None);
+        assert_eq!(regions.register(3, 1, Access::RemoteRead, wrapping), None);
+        assert!(regions.register(3, 1, Access::RemoteRead, other).is_some());
+        assert!(!regions.has_room());
+        assert!(!Regions::<u8>::new(0).has_room());
+    }
+
+    #[test]
+    fn a_piece_does_not_outlive_its_registration() {
+        let mut regions = Regions::new(2);
+        let stable = regions.register(7, 100, Access::Local, REMOTE).unwrap();
+        let stable = regions.look_up(all(stable)).unwrap();
+        let mut old = alloc::vec::Vec::new();
+        for turn in 0..100_u32 {
+            let region = regions
+                .register(turn, 100, Access::RemoteRead, REMOTE)
+                .unwrap();
+            assert_eq!(region, RegionId(1));
+            let piece = regions.look_up(all(region)).unwrap();
+            assert_eq!(regions.memory(piece), Some(&turn));
+            assert!(old.iter().all(|old| regions.memory(*old).is_none()));
+            assert!(
+                old.iter()
+                    .all(|old| regions.memory_for_peer(*old).is_none())
+            );
+            assert_eq!(regions.deregister(region), Some(turn));
+            assert_eq!(regions.memory(piece), None);
+            assert_eq!(regions.look_up(all(region)), None);
+            old.push(piece);
+        }
+        assert_eq!(regions.memory(stable), Some(&7));
+    }
+
+    #[test]
+    fn finds_nothing_that_reaches_outside() {
+        let (regions, region) = one(Access::RemoteRead);
+        let whole = regions.look_up(all(region)).unwrap();
+        for (offset, length) in [(0, 101), (100, 1), (101, 0), (u32::MAX, 1), (1, u32::MAX)] {
+            let sge = Sge {
+                region,
+                offset,
+                length,
+            };
+            assert_eq!(regions.look_up(sge), None, "{sge:?}");
+            let piece = Piece {
+                offset,
+                length,
+                ..whole
+            };
+            assert_eq!(regions.memory(piece), None, "{piece:?}");
+            assert_eq!(regions.memory_for_peer(piece), None, "{piece:?}");
+        }
+        assert_eq!(regions.memory_for_peer(whole), Some(&1));
+        assert_eq!(regions.look_up(all(RegionId(1))), None);
+        assert_eq!(Regions::<u8>::new(1).memory(Piece::NOWHERE), None);
     }
 }

@@ -97,7 +97,7 @@ fn queue_pair(bytes: &[u8]) -> usize {
         ird: 4,
         ord: 4,
     };
-    let mut qp = Qp::new(depths, |crc, bytes| crc ^ bytes.len() as u32);
+    let mut qp = Qp::<()>::new(depths, |crc, bytes| crc ^ bytes.len() as u32);
     if let Ok(request) =
         Frame::parse(FrameKind::Request, bytes).and_then(|frame| Request::new(&frame))
     {
@@ -107,6 +107,8 @@ fn queue_pair(bytes: &[u8]) -> usize {
     let received = qp.receive(&mut &*bytes);
     let sent = qp
         .next_segment()
+        .ok()
+        .flatten()
         .map_or(0, |segment| segment.ulpdu_length());
     sent ^ usize::from(posted.is_ok())
         ^ usize::from(received.is_ok())

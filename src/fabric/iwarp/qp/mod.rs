@@ -13,26 +13,34 @@
 //! ```
 //!
 //! Out: messages never interleave, but for READ requests, which go first and between, as they
-//! only start work at the peer; responses and the send queue take turns, message by message.
+//! only start work at the peer (not between the FPDUs of a SEND, which Linux's siw refuses as it
+//! tells messages apart by tagged and untagged alone); responses and the send queue take turns,
+//! message by message.
 //!
 //! In: payload is placed as it arrives and counts only once its FPDU's CRC was good (placement and
 //! delivery, RFC 5041 5). Every header is checked before a byte behind it is placed; an error ends
-//! the connection.
+//! the connection, and from then on there is only that error.
+//!
+//! Regions are looked up when their bytes move, not only when work is posted: between two FPDUs, and
+//! inside of one, their owner may deregister them.
 
 mod receive;
 mod send;
+#[cfg(test)]
+mod tests;
 
 use alloc::collections::VecDeque;
 
 pub use self::receive::Step;
-use self::receive::{Incoming, IncomingSend, NOWHERE, STASH, Stage};
+use self::receive::{Incoming, IncomingSend, STASH, Stage};
 pub use self::send::{MAX_SEGMENT_HEADER, Segment};
 use self::send::{ReadWork, Response, SendKind, SendWork};
+use super::IwarpError;
 use super::ddp::Tagged;
 use super::handshake::Agreed;
 use super::mpa::Crc32c;
-use super::regions::Regions;
-use crate::fabric::{Access, MAX_SEND_HEADER, RegionId, RemoteAddress, Sge, WrId};
+use super::regions::{Piece, Regions};
+use crate::fabric::{MAX_SEND_HEADER, RemoteAddress, Sge, WrId};
 use crate::units::RemoteToken;
 
 /// Smallest ULPDU limit: room for the largest header and some payload.
@@ -93,17 +101,18 @@ pub enum PostError {
     TooLong,
 }
 
-/// One end of an iWARP connection. See the [module](self).
+/// One end of an iWARP connection. `M` is its owner's handle of a memory. See the [module](self).
 #[derive(Debug)]
-pub struct Qp {
+pub struct Qp<M> {
     crc32c: Crc32c,
     max_ulpdu: usize,
     depths: Depths,
     agreed: Agreed,
     /// Established, and where this side is the responder the initiator has sent an FPDU.
     may_send: bool,
-    /// The memory regions.
-    regions: Regions,
+    /// The rule that the peer broke: a stream behind that has no bytes worth looking at.
+    failed: Option<IwarpError>,
+    regions: Regions<M>,
 
     sends: VecDeque<SendWork>,
     /// Bytes of the message in front of `sends` that were handed out.
@@ -120,7 +129,7 @@ pub struct Qp {
     /// The last message handed out was one of `sends`: a response is next.
     response_is_next: bool,
 
-    recvs: VecDeque<(WrId, Sge)>,
+    recvs: VecDeque<(WrId, Piece)>,
     recv_msn: u32,
     recv_read_msn: u32,
     incoming_send: IncomingSend,
@@ -137,7 +146,7 @@ pub struct Qp {
     incoming: Incoming,
 }
 
-impl Qp {
+impl<M> Qp<M> {
     /// A queue pair that is not established: memory may be registered and work posted.
     #[must_use]
     pub fn new(depths: Depths, crc32c: Crc32c) -> Self {
@@ -147,6 +156,7 @@ impl Qp {
             depths,
             agreed: Agreed::default(),
             may_send: false,
+            failed: None,
             regions: Regions::new(depths.regions),
             sends: VecDeque::with_capacity(depths.sends),
             send_offset: 0,
@@ -188,24 +198,20 @@ impl Qp {
     }
 
     /// The memory regions.
-    pub const fn regions(&mut self) -> &mut Regions {
-        &mut self.regions
+    #[must_use]
+    pub const fn regions(&self) -> &Regions<M> {
+        &self.regions
     }
 
-    /// Registers memory; see [`Regions::register`].
-    pub fn register(
-        &mut self,
-        length: u32,
-        access: Access,
-        remote: RemoteAddress,
-    ) -> Option<RegionId> {
-        self.regions.register(length, access, remote)
+    /// The memory regions, to change them.
+    pub const fn regions_mut(&mut self) -> &mut Regions<M> {
+        &mut self.regions
     }
 
     /// Posts a receive.
     pub fn post_recv(&mut self, wr_id: WrId, memory: Sge) -> Result<(), PostError> {
-        self.check(self.recvs.len(), self.depths.recvs, memory)?;
-        self.recvs.push_back((wr_id, memory));
+        check_room(self.recvs.len(), self.depths.recvs)?;
+        self.recvs.push_back((wr_id, self.look_up(memory)?));
         Ok(())
     }
 
@@ -217,12 +223,11 @@ impl Qp {
         payload: Option<Sge>,
         invalidate: Option<RemoteToken>,
     ) -> Result<(), PostError> {
-        match payload {
-            Some(payload) => self.check(self.sends.len(), self.depths.sends, payload)?,
-            None if self.sends.len() >= self.depths.sends => return Err(PostError::QueueFull),
-            None => {}
-        }
-        let payload = payload.unwrap_or(NOWHERE);
+        check_room(self.sends.len(), self.depths.sends)?;
+        let payload = match payload {
+            Some(payload) => self.look_up(payload)?,
+            None => Piece::NOWHERE,
+        };
         let mut bytes = [0; MAX_SEND_HEADER];
         bytes
             .get_mut(..header.len())
@@ -234,10 +239,16 @@ impl Qp {
             .length
             .checked_add(u32::from(header_length))
             .ok_or(PostError::TooLong)?;
-        let kind = SendKind::Send {
-            header: bytes,
-            header_length,
-            invalidate: invalidate.map(|token| token.0),
+        let kind = match invalidate {
+            None => SendKind::Send {
+                header: bytes,
+                header_length,
+            },
+            Some(token) => SendKind::SendInvalidate {
+                header: bytes,
+                header_length,
+                token,
+            },
         };
         self.sends.push_back(SendWork {
             wr_id,
@@ -254,29 +265,29 @@ impl Qp {
         source: Sge,
         target: RemoteAddress,
     ) -> Result<(), PostError> {
-        self.check(self.sends.len(), self.depths.sends, source)?;
+        check_room(self.sends.len(), self.depths.sends)?;
+        let payload = self.look_up(source)?;
         self.sends.push_back(SendWork {
             wr_id,
-            payload: source,
+            payload,
             kind: SendKind::Write { target },
         });
         Ok(())
     }
 
-    /// Posts an RDMA READ. The peer names the sink `sink_stag`, which serves this READ alone.
+    /// Posts an RDMA READ.
     pub fn post_read(
         &mut self,
         wr_id: WrId,
         sink: Sge,
         source: RemoteAddress,
-        sink_stag: u32,
     ) -> Result<(), PostError> {
-        self.check(self.reads.len(), self.depths.reads, sink)?;
+        check_room(self.reads.len(), self.depths.reads)?;
+        let sink = self.look_up(sink)?;
         self.reads.push_back(ReadWork {
             wr_id,
             sink,
             source,
-            sink_stag,
         });
         Ok(())
     }
@@ -288,7 +299,7 @@ impl Qp {
             let work = self.sends.pop_front()?;
             self.send_offset = 0;
             let done = match work.kind {
-                SendKind::Send { .. } => Done::Send,
+                SendKind::Send { .. } | SendKind::SendInvalidate { .. } => Done::Send,
                 SendKind::Write { .. } => Done::Write,
             };
             Some(Completion {
@@ -298,8 +309,10 @@ impl Qp {
         })
     }
 
-    /// Like [`Qp::flush`], but leaves SENDs and RDMA WRITEs, which may still go out.
+    /// Like [`Qp::flush`], but leaves SENDs and RDMA WRITEs, which may still go out. What arrives
+    /// from now on is dropped: nobody waits for it.
     pub fn flush_reads(&mut self) -> Option<Completion> {
+        self.stage = Stage::Closed;
         if let Some((wr_id, _)) = self.recvs.pop_front() {
             return Some(Completion {
                 wr_id,
@@ -317,13 +330,16 @@ impl Qp {
         })
     }
 
-    fn check(&self, posted: usize, depth: usize, memory: Sge) -> Result<(), PostError> {
-        if posted >= depth {
-            return Err(PostError::QueueFull);
-        }
-        if !self.regions.contains(memory) {
-            return Err(PostError::LocalProtection);
-        }
+    fn look_up(&self, sge: Sge) -> Result<Piece, PostError> {
+        let piece = self.regions.look_up(sge);
+        piece.ok_or(PostError::LocalProtection)
+    }
+}
+
+const fn check_room(posted: usize, depth: usize) -> Result<(), PostError> {
+    if posted < depth {
         Ok(())
+    } else {
+        Err(PostError::QueueFull)
     }
 }

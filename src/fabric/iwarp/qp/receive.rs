@@ -2,11 +2,12 @@
 
 use super::send::Response;
 use super::{Completion, Done, Qp};
+use crate::fabric::Access;
 use crate::fabric::iwarp::IwarpError;
 use crate::fabric::iwarp::ddp::{self, Control, Tagged, Untagged};
 use crate::fabric::iwarp::mpa;
 use crate::fabric::iwarp::rdmap::{Opcode, ReadRequest, Terminate, TerminateCode};
-use crate::fabric::{Access, RegionId, Sge};
+use crate::fabric::iwarp::regions::Piece;
 
 /// The MPA length and the two control bytes: what tells the length of the rest.
 const FIRST: usize = 4;
@@ -19,9 +20,9 @@ pub(super) const STASH: usize =
 pub enum Step {
     /// More bytes of the stream: it took all that there were.
     More,
-    /// The next bytes of the stream belong here: the owner places some or all of them and calls
-    /// [`Qp::placed`].
-    Place(Sge),
+    /// The next bytes of the stream belong here: the owner places some or all of them in
+    /// [`Qp::memory`], at once, and calls [`Qp::placed`].
+    Place(Piece),
     /// A work request is done. Call again.
     Completed(Completion),
 }
@@ -31,6 +32,8 @@ pub(super) enum Stage {
     Header,
     Payload,
     Trailer,
+    /// What arrives is dropped.
+    Closed,
 }
 
 /// The peer's message that is arriving on the queue of SENDs.
@@ -50,7 +53,7 @@ pub(super) struct Incoming {
     untagged: Untagged,
     ulpdu_length: usize,
     /// Where what is left of the payload belongs.
-    rest: Sge,
+    rest: Piece,
     /// Bytes of payload in the whole FPDU.
     payload_length: u32,
     /// Nobody posted a receive for it: the announced zero-length SEND of RFC 6581 9.
@@ -72,24 +75,30 @@ impl Default for Incoming {
                 mo: 0,
             },
             ulpdu_length: 0,
-            rest: NOWHERE,
+            rest: Piece::NOWHERE,
             payload_length: 0,
             swallow: false,
         }
     }
 }
 
-/// No memory at all.
-pub(super) const NOWHERE: Sge = Sge {
-    region: RegionId(0),
-    offset: 0,
-    length: 0,
-};
-
-impl Qp {
+impl<M> Qp<M> {
     /// Takes bytes of the stream off the front of `input`, until it wants something else of its
-    /// owner. An error ends the connection.
+    /// owner.
+    ///
+    /// # Errors
+    ///
+    /// The rule that the peer broke, or [`IwarpError::LocalRegionGone`]. It ends the connection.
     pub fn receive(&mut self, input: &mut &[u8]) -> Result<Step, IwarpError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let step = self.advance(input);
+        self.failed = step.as_ref().err().copied();
+        step
+    }
+
+    fn advance(&mut self, input: &mut &[u8]) -> Result<Step, IwarpError> {
         loop {
             match self.stage {
                 Stage::Header => {
@@ -108,6 +117,7 @@ impl Qp {
                     self.begin_segment(header_length)?;
                 }
                 Stage::Payload if self.incoming.rest.length > 0 => {
+                    self.check_target()?;
                     return Ok(Step::Place(self.incoming.rest));
                 }
                 Stage::Payload => {
@@ -133,7 +143,27 @@ impl Qp {
                         return Ok(Step::Completed(completion));
                     }
                 }
+                Stage::Closed => {
+                    // An initiator that sends has seen the reply: now it may be sent to.
+                    self.may_send |= !input.is_empty();
+                    *input = &[];
+                    return Ok(Step::More);
+                }
             }
+        }
+    }
+
+    /// Where the next bytes of the stream belong, if that is known and they are payload: what
+    /// [`Qp::receive`] would return without any input.
+    ///
+    /// # Errors
+    ///
+    /// As [`Qp::receive`]: the memory may be gone.
+    pub fn target(&mut self) -> Result<Option<Piece>, IwarpError> {
+        match self.receive(&mut &[][..])? {
+            Step::Place(target) => Ok(Some(target)),
+            // Without input nothing can be completed.
+            Step::More | Step::Completed(_) => Ok(None),
         }
     }
 
@@ -159,16 +189,17 @@ impl Qp {
         self.stage == Stage::Header && self.stash_length == 0
     }
 
-    /// The FPDU that arrived last: its ULPDU length, and what was collected of the ULPDU in front
-    /// of its payload. A Terminate carries them back (RFC 5040 4.8).
+    /// The FPDU that broke a rule: its ULPDU length, and what was collected of the ULPDU in front of
+    /// its payload. A Terminate carries them back (RFC 5040 4.8). Without such an FPDU: nothing.
     #[must_use]
-    pub fn last_segment(&self) -> (u16, &[u8]) {
+    pub fn failed_segment(&self) -> (u16, &[u8]) {
+        if self.failed.is_none() {
+            return (0, &[]);
+        }
+        let header = self.stash.get(mpa::FPDU_HEADER_LENGTH..self.stash_length);
         // It came out of two bytes.
         let ulpdu_length = self.incoming.ulpdu_length as u16;
-        (
-            ulpdu_length,
-            self.stash.get(2..self.stash_length).unwrap_or_default(),
-        )
+        (ulpdu_length, header.unwrap_or_default())
     }
 
     /// Reads the first four bytes; returns the length of all that comes before the payload.
@@ -216,7 +247,7 @@ impl Qp {
         let payload_length = 2 + incoming.ulpdu_length - header_length;
         // At most 65,535, the largest ULPDU.
         incoming.payload_length = payload_length as u32;
-        incoming.rest = NOWHERE;
+        incoming.rest = Piece::NOWHERE;
         incoming.swallow = false;
         let rest = header.get(FIRST..).unwrap_or_default();
         if opcode.is_tagged() {
@@ -230,28 +261,39 @@ impl Qp {
             Opcode::Write => self.begin_write()?,
             Opcode::ReadResponse => self.begin_read_response()?,
             Opcode::ReadRequest => self.begin_read_request()?,
-            Opcode::Terminate => NOWHERE,
+            Opcode::Terminate => Piece::NOWHERE,
             _ => self.begin_send()?,
         };
         self.stage = Stage::Payload;
         Ok(())
     }
 
-    fn begin_write(&self) -> Result<Sge, IwarpError> {
+    /// The memory was there when the segment began. Its owner may have deregistered it since.
+    fn check_target(&self) -> Result<(), IwarpError> {
+        match self.memory(self.incoming.rest) {
+            Ok(_) => Ok(()),
+            Err(_) if self.incoming.control.opcode == Opcode::Write => {
+                Err(IwarpError::DdpInvalidStag)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn begin_write(&self) -> Result<Piece, IwarpError> {
         let Incoming {
             tagged,
             payload_length,
             ..
         } = self.incoming;
-        if self
+        let goes_on = self
             .incoming_write
-            .is_some_and(|expected| expected != tagged)
-        {
+            .is_none_or(|expected| expected == tagged);
+        if !goes_on || self.read_offset > 0 {
             return Err(IwarpError::RdmapInterleaved);
         }
         if payload_length == 0 {
             // Moves nothing and needs no valid STag (RFC 5040 5.2).
-            return Ok(NOWHERE);
+            return Ok(Piece::NOWHERE);
         }
         self.regions.resolve(
             tagged.stag,
@@ -261,7 +303,7 @@ impl Qp {
         )
     }
 
-    fn begin_read_response(&self) -> Result<Sge, IwarpError> {
+    fn begin_read_response(&self) -> Result<Piece, IwarpError> {
         let Incoming {
             tagged,
             payload_length,
@@ -282,24 +324,22 @@ impl Qp {
             .read_offset
             .checked_add(payload_length)
             .ok_or(IwarpError::RdmapReadResponseMismatch)?;
-        // The sink was named from offset 0 on.
-        let matches = tagged.stag == read.sink_stag
+        // The requests carried their MSNs as the STags of their sinks, each from offset 0 on.
+        let oldest = self.read_msn.wrapping_sub(u32::from(self.outstanding));
+        let matches = tagged.stag == oldest
             && tagged.offset == u64::from(self.read_offset)
             && end <= read.sink.length
             && control.last == (end == read.sink.length);
-        // Its region may have been deregistered since.
-        if !matches || (payload_length > 0 && !self.regions.contains(read.sink)) {
+        if !matches {
             return Err(IwarpError::RdmapReadResponseMismatch);
         }
-        let offset = read.sink.offset.saturating_add(self.read_offset);
-        Ok(Sge {
-            offset,
-            length: payload_length,
-            ..read.sink
-        })
+        if payload_length > 0 {
+            self.memory(read.sink)?;
+        }
+        Ok(read.sink.part(self.read_offset, payload_length))
     }
 
-    fn begin_send(&mut self) -> Result<Sge, IwarpError> {
+    fn begin_send(&mut self) -> Result<Piece, IwarpError> {
         let Incoming {
             untagged,
             payload_length,
@@ -315,23 +355,26 @@ impl Qp {
         if untagged.mo != self.incoming_send.offset {
             return Err(IwarpError::DdpInvalidMo);
         }
-        let kind = (control.opcode, untagged.invalidate);
+        let kind = match control.opcode.invalidates() {
+            true => (control.opcode, untagged.invalidate),
+            // The field is reserved.
+            false => (control.opcode, 0),
+        };
         if *self.incoming_send.first.get_or_insert(kind) != kind {
             return Err(IwarpError::RdmapInterleaved);
         }
+        let ready_to_receive = Control {
+            opcode: Opcode::Send,
+            last: true,
+        };
         if self.agreed.ready_to_receive_send
-            && untagged.msn == 1
-            && payload_length == 0
-            && control.last
+            && control == ready_to_receive
+            && (untagged.msn, untagged.mo, payload_length) == (1, 0, 0)
         {
             self.incoming.swallow = true;
-            return Ok(NOWHERE);
+            return Ok(Piece::NOWHERE);
         }
         let (_, memory) = self.recvs.front().ok_or(IwarpError::DdpNoBuffer)?;
-        // Its region may have been deregistered since.
-        if memory.length > 0 && !self.regions.contains(*memory) {
-            return Err(IwarpError::DdpNoBuffer);
-        }
         let end = untagged
             .mo
             .checked_add(payload_length)
@@ -339,14 +382,13 @@ impl Qp {
         if end > memory.length {
             return Err(IwarpError::DdpTooLong);
         }
-        Ok(Sge {
-            offset: memory.offset + untagged.mo,
-            length: payload_length,
-            ..*memory
-        })
+        if payload_length > 0 {
+            self.memory(*memory)?;
+        }
+        Ok(memory.part(untagged.mo, payload_length))
     }
 
-    fn begin_read_request(&self) -> Result<Sge, IwarpError> {
+    fn begin_read_request(&self) -> Result<Piece, IwarpError> {
         let Incoming {
             untagged, control, ..
         } = self.incoming;
@@ -359,7 +401,7 @@ impl Qp {
         if untagged.mo != 0 || !control.last {
             return Err(IwarpError::DdpInvalidMo);
         }
-        Ok(NOWHERE)
+        Ok(Piece::NOWHERE)
     }
 
     fn check_crc(&self, pad: usize) -> Result<(), IwarpError> {
@@ -411,7 +453,7 @@ impl Qp {
             return None;
         }
         self.read_offset = 0;
-        self.outstanding -= 1;
+        self.outstanding = self.outstanding.saturating_sub(1);
         let read = self.reads.pop_front()?;
         Some(Completion {
             wr_id: read.wr_id,
@@ -434,7 +476,7 @@ impl Qp {
             .checked_add(u64::from(request.length))
             .ok_or(IwarpError::DdpOffsetWrap)?;
         let source = match request.length {
-            0 => NOWHERE,
+            0 => Piece::NOWHERE,
             length => self
                 .regions
                 .resolve(
@@ -445,7 +487,11 @@ impl Qp {
                 )
                 .map_err(as_read_request_error)?,
         };
-        self.responses.push_back(Response { request, source });
+        let sink = Tagged {
+            stag: request.sink_stag,
+            offset: request.sink_offset,
+        };
+        self.responses.push_back(Response { sink, source });
         Ok(())
     }
 

@@ -1,9 +1,13 @@
 //! The way out: what is posted, and the peer's READ requests, become FPDUs.
 
 use super::{Completion, Done, Qp};
+use crate::fabric::iwarp::IwarpError;
 use crate::fabric::iwarp::ddp::{self, Control, Tagged, Untagged};
+use crate::fabric::iwarp::mpa;
 use crate::fabric::iwarp::rdmap::{Opcode, ReadRequest};
-use crate::fabric::{MAX_SEND_HEADER, RemoteAddress, Sge, WrId};
+use crate::fabric::iwarp::regions::Piece;
+use crate::fabric::{MAX_SEND_HEADER, RemoteAddress, WrId};
+use crate::units::RemoteToken;
 
 /// Most bytes of an FPDU in front of its payload: MPA length, control, untagged DDP header, and
 /// the header of a SEND.
@@ -14,9 +18,11 @@ pub const MAX_SEGMENT_HEADER: usize = 2 + 2 + Untagged::LENGTH + MAX_SEND_HEADER
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     header: [u8; MAX_SEGMENT_HEADER],
-    header_length: usize,
-    /// The payload, in registered memory; length 0 without one.
-    pub payload: Sge,
+    header_length: u8,
+    /// The payload is what the peer reads, and not what was posted here.
+    answers_peer: bool,
+    /// The payload, in registered memory; length 0 without one. [`Qp::payload`] is the memory.
+    pub payload: Piece,
     /// The work request that is done once this FPDU is sent.
     pub completes: Option<Completion>,
 }
@@ -25,16 +31,21 @@ pub struct Segment {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SendWork {
     pub(super) wr_id: WrId,
-    pub(super) payload: Sge,
+    pub(super) payload: Piece,
     pub(super) kind: SendKind,
 }
 
+/// Without an `Option` in it, this is 40 bytes: each connection has room for many.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SendKind {
     Send {
         header: [u8; MAX_SEND_HEADER],
         header_length: u8,
-        invalidate: Option<u32>,
+    },
+    SendInvalidate {
+        header: [u8; MAX_SEND_HEADER],
+        header_length: u8,
+        token: RemoteToken,
     },
     Write {
         target: RemoteAddress,
@@ -44,81 +55,83 @@ pub(super) enum SendKind {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadWork {
     pub(super) wr_id: WrId,
-    pub(super) sink: Sge,
+    pub(super) sink: Piece,
     pub(super) source: RemoteAddress,
-    pub(super) sink_stag: u32,
 }
 
 /// A READ request of the peer that is being answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Response {
-    pub(super) request: ReadRequest,
-    pub(super) source: Sge,
+    pub(super) sink: Tagged,
+    pub(super) source: Piece,
 }
 
 impl Segment {
     /// The MPA length, the DDP and RDMAP headers and what precedes the payload.
     #[must_use]
     pub fn header(&self) -> &[u8] {
-        self.header.get(..self.header_length).unwrap_or_default()
+        self.header
+            .get(..usize::from(self.header_length))
+            .unwrap_or_default()
     }
 
     /// Bytes between the MPA length and the padding.
     #[must_use]
     pub const fn ulpdu_length(&self) -> usize {
-        self.header_length - 2 + self.payload.length as usize
+        self.header_length as usize - mpa::FPDU_HEADER_LENGTH + self.payload.length as usize
     }
 
-    fn new(control: Control, payload: Sge, completes: Option<Completion>) -> Self {
+    fn new(opcode: Opcode, last: bool, payload: Piece) -> Self {
         let mut segment = Self {
             header: [0; MAX_SEGMENT_HEADER],
-            header_length: 2,
+            header_length: mpa::FPDU_HEADER_LENGTH as u8,
+            answers_peer: opcode == Opcode::ReadResponse,
             payload,
-            completes,
+            completes: None,
         };
-        segment.append(&control.emit());
+        segment.append(&Control { opcode, last }.emit());
         segment
     }
 
     fn append(&mut self, bytes: &[u8]) {
-        let end = self.header_length + bytes.len();
-        if let Some(room) = self.header.get_mut(self.header_length..end) {
+        let start = usize::from(self.header_length);
+        let end = start + bytes.len();
+        if let Some(room) = self.header.get_mut(start..end) {
             room.copy_from_slice(bytes);
-            self.header_length = end;
+            // At most MAX_SEGMENT_HEADER.
+            self.header_length = end as u8;
         }
     }
 
     /// Fills in the MPA length: at most `max_ulpdu`, which is below 65,536.
     fn finish(mut self) -> Self {
         let [high, low] = (self.ulpdu_length() as u16).to_be_bytes();
-        self.header[0] = high;
-        self.header[1] = low;
+        let [first, second, ..] = &mut self.header;
+        (*first, *second) = (high, low);
         self
     }
 }
 
-impl Qp {
+impl<M> Qp<M> {
     /// The next FPDU to send; `None`: nothing now. What it returns counts as sent.
-    pub fn next_segment(&mut self) -> Option<Segment> {
-        if !self.may_send {
-            return None;
+    ///
+    /// # Errors
+    ///
+    /// The memory of what comes next is gone: [`IwarpError::LocalRegionGone`] where it was posted,
+    /// [`IwarpError::RdmapInvalidStag`] where the peer reads it. The connection ends.
+    pub fn next_segment(&mut self) -> Result<Option<Segment>, IwarpError> {
+        match self.failed {
+            Some(error) => Err(error),
+            None if self.may_send => self.choose_segment(),
+            None => Ok(None),
         }
-        if let Some(request) = self.next_read_request() {
-            return Some(request);
-        }
-        let in_send = self.send_offset > 0;
-        let in_response = self.response_offset > 0;
-        if in_response || (self.response_is_next && !in_send && !self.responses.is_empty()) {
-            return self.next_of_response();
-        }
-        self.next_of_send().or_else(|| self.next_of_response())
     }
 
-    /// Whether [`Qp::next_segment`] has anything to return.
+    /// Whether [`Qp::next_segment`] has anything to return, be it an error.
     #[must_use]
     pub fn has_segment(&self) -> bool {
-        self.may_send
-            && (!self.sends.is_empty() || !self.responses.is_empty() || self.read_may_start())
+        let waiting = !self.sends.is_empty() || !self.responses.is_empty() || self.read_may_start();
+        self.may_send && waiting
     }
 
     /// Whether SENDs or RDMA WRITEs wait, or are under way.
@@ -127,34 +140,75 @@ impl Qp {
         !self.sends.is_empty()
     }
 
+    /// The memory of a segment's payload, to be looked up each time that bytes are taken from it;
+    /// `None` without a payload.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Qp::next_segment`].
+    pub fn payload(&self, segment: &Segment) -> Result<Option<&M>, IwarpError> {
+        match segment.payload {
+            Piece { length: 0, .. } => Ok(None),
+            payload if segment.answers_peer => self.memory_to_answer(payload).map(Some),
+            payload => self.memory(payload).map(Some),
+        }
+    }
+
+    /// The memory of posted work.
+    ///
+    /// # Errors
+    ///
+    /// [`IwarpError::LocalRegionGone`].
+    pub fn memory(&self, piece: Piece) -> Result<&M, IwarpError> {
+        let memory = self.regions.memory(piece);
+        memory.ok_or(IwarpError::LocalRegionGone)
+    }
+
+    fn memory_to_answer(&self, source: Piece) -> Result<&M, IwarpError> {
+        let memory = self.regions.memory_for_peer(source);
+        memory.ok_or(IwarpError::RdmapInvalidStag)
+    }
+
+    fn choose_segment(&mut self) -> Result<Option<Segment>, IwarpError> {
+        let in_response = self.response_offset > 0;
+        let in_work = self.send_offset > 0;
+        let work = self.sends.front().copied();
+        let in_send =
+            in_work && work.is_some_and(|work| !matches!(work.kind, SendKind::Write { .. }));
+        if self.read_may_start() && !in_send {
+            return self.next_read_request();
+        }
+        let response = self.responses.front().copied();
+        match (work, response) {
+            (Some(work), None) => self.next_of_work(&work).map(Some),
+            (Some(work), Some(_)) if in_work || !(in_response || self.response_is_next) => {
+                self.next_of_work(&work).map(Some)
+            }
+            (_, Some(response)) => self.next_of_response(&response).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
     fn read_may_start(&self) -> bool {
         self.outstanding < self.agreed.ord && usize::from(self.outstanding) < self.reads.len()
     }
 
-    fn next_read_request(&mut self) -> Option<Segment> {
-        if !self.read_may_start() {
-            return None;
+    fn next_read_request(&mut self) -> Result<Option<Segment>, IwarpError> {
+        let Some(read) = self.reads.get(usize::from(self.outstanding)).copied() else {
+            return Ok(None);
+        };
+        if read.sink.length > 0 {
+            self.memory(read.sink)?;
         }
-        let read = self.reads.get(usize::from(self.outstanding))?;
         let request = ReadRequest {
-            sink_stag: read.sink_stag,
+            // Each READ has its own.
+            sink_stag: self.read_msn,
             sink_offset: 0,
             length: read.sink.length,
             source_stag: read.source.token.0,
             source_offset: read.source.address,
         };
-        let nothing = Sge {
-            length: 0,
-            ..read.sink
-        };
-        let mut segment = Segment::new(
-            Control {
-                opcode: Opcode::ReadRequest,
-                last: true,
-            },
-            nothing,
-            None,
-        );
+        let mut segment = Segment::new(Opcode::ReadRequest, true, Piece::NOWHERE);
         let header = Untagged {
             invalidate: 0,
             queue: ddp::QUEUE_READ_REQUEST,
@@ -165,60 +219,63 @@ impl Qp {
         segment.append(&request.emit());
         self.read_msn = self.read_msn.wrapping_add(1);
         self.outstanding += 1;
-        Some(segment.finish())
+        Ok(Some(segment.finish()))
     }
 
-    fn next_of_response(&mut self) -> Option<Segment> {
-        let Response { request, source } = *self.responses.front()?;
-        let tagged = |offset: u32| Tagged {
-            stag: request.sink_stag,
-            // The whole sink was checked not to wrap when the request was taken.
-            offset: request.sink_offset.wrapping_add(u64::from(offset)),
-        };
+    fn next_of_response(&mut self, response: &Response) -> Result<Segment, IwarpError> {
+        let Response { sink, source } = *response;
         let offset = self.response_offset;
         let (payload, last) = self.slice(source, offset, Tagged::LENGTH);
-        let mut segment = Segment::new(
-            Control {
-                opcode: Opcode::ReadResponse,
-                last,
-            },
-            payload,
-            None,
-        );
-        segment.append(&tagged(offset).emit());
+        let mut segment = Segment::new(Opcode::ReadResponse, last, payload);
+        self.payload(&segment)?;
+        let tagged = Tagged {
+            // The whole sink was checked not to wrap when the request was taken.
+            offset: sink.offset.wrapping_add(u64::from(offset)),
+            ..sink
+        };
+        segment.append(&tagged.emit());
         self.response_offset = offset + payload.length;
         if last {
             self.responses.pop_front();
             self.response_offset = 0;
             self.response_is_next = false;
         }
-        Some(segment.finish())
+        Ok(segment.finish())
     }
 
-    fn next_of_send(&mut self) -> Option<Segment> {
-        let work = *self.sends.front()?;
+    fn next_of_work(&mut self, work: &SendWork) -> Result<Segment, IwarpError> {
         let offset = self.send_offset;
-        let (segment, last, sent) = match work.kind {
-            SendKind::Write { target } => self.write_segment(&work, target, offset),
+        let (mut segment, last, sent) = match &work.kind {
+            SendKind::Write { target } => self.write_segment(work, *target, offset),
             SendKind::Send {
                 header,
                 header_length,
-                invalidate,
-            } => {
-                let header = header.get(..usize::from(header_length)).unwrap_or_default();
-                self.send_segment(&work, header, invalidate, offset)
-            }
+            } => self.send_segment(work, (header, *header_length), None, offset),
+            SendKind::SendInvalidate {
+                header,
+                header_length,
+                token,
+            } => self.send_segment(work, (header, *header_length), Some(*token), offset),
         };
+        self.payload(&segment)?;
         self.send_offset = offset + sent;
         if last {
             self.sends.pop_front();
             self.send_offset = 0;
             self.response_is_next = true;
-            if matches!(work.kind, SendKind::Send { .. }) {
-                self.send_msn = self.send_msn.wrapping_add(1);
-            }
+            let done = match work.kind {
+                SendKind::Write { .. } => Done::Write,
+                SendKind::Send { .. } | SendKind::SendInvalidate { .. } => {
+                    self.send_msn = self.send_msn.wrapping_add(1);
+                    Done::Send
+                }
+            };
+            segment.completes = Some(Completion {
+                wr_id: work.wr_id,
+                done,
+            });
         }
-        Some(segment.finish())
+        Ok(segment.finish())
     }
 
     fn write_segment(
@@ -228,56 +285,39 @@ impl Qp {
         offset: u32,
     ) -> (Segment, bool, u32) {
         let (payload, last) = self.slice(work.payload, offset, Tagged::LENGTH);
-        let completes = last.then_some(Completion {
-            wr_id: work.wr_id,
-            done: Done::Write,
-        });
-        let mut segment = Segment::new(
-            Control {
-                opcode: Opcode::Write,
-                last,
-            },
-            payload,
-            completes,
-        );
-        // Past the end of the address space it wraps, and the peer refuses it.
-        let address = target.address.wrapping_add(u64::from(offset));
-        segment.append(
-            &Tagged {
-                stag: target.token.0,
-                offset: address,
-            }
-            .emit(),
-        );
+        let mut segment = Segment::new(Opcode::Write, last, payload);
+        let tagged = Tagged {
+            stag: target.token.0,
+            // Past the end of the address space it wraps, and the peer refuses it.
+            offset: target.address.wrapping_add(u64::from(offset)),
+        };
+        segment.append(&tagged.emit());
         (segment, last, payload.length)
     }
 
     fn send_segment(
         &self,
         work: &SendWork,
-        header: &[u8],
-        invalidate: Option<u32>,
+        (header, header_length): (&[u8; MAX_SEND_HEADER], u8),
+        invalidate: Option<RemoteToken>,
         offset: u32,
     ) -> (Segment, bool, u32) {
         // The header of the message is at most MAX_SEND_HEADER bytes and always fits into its
         // first FPDU (MIN_ULPDU).
-        let header_length = header.len() as u32;
-        let front = if offset == 0 { header } else { &[] };
-        let payload_offset = offset.saturating_sub(header_length);
+        let front = match offset {
+            0 => header.get(..usize::from(header_length)).unwrap_or_default(),
+            _ => &[],
+        };
+        let payload_offset = offset.saturating_sub(u32::from(header_length));
         let (payload, last) =
             self.slice(work.payload, payload_offset, Untagged::LENGTH + front.len());
-        let opcode = if invalidate.is_some() {
-            Opcode::SendInvalidate
-        } else {
-            Opcode::Send
+        let opcode = match invalidate {
+            None => Opcode::Send,
+            Some(_) => Opcode::SendInvalidate,
         };
-        let completes = last.then_some(Completion {
-            wr_id: work.wr_id,
-            done: Done::Send,
-        });
-        let mut segment = Segment::new(Control { opcode, last }, payload, completes);
+        let mut segment = Segment::new(opcode, last, payload);
         let untagged = Untagged {
-            invalidate: invalidate.unwrap_or(0),
+            invalidate: invalidate.map_or(0, |token| token.0),
             queue: ddp::QUEUE_SEND,
             msn: self.send_msn,
             mo: offset,
@@ -289,17 +329,10 @@ impl Qp {
 
     /// As much of `whole` from `offset` on as one FPDU carries behind `header` bytes (and the two
     /// of control); and whether that is the end.
-    fn slice(&self, whole: Sge, offset: u32, header: usize) -> (Sge, bool) {
-        let room = (self.max_ulpdu - 2 - header) as u32;
+    fn slice(&self, whole: Piece, offset: u32, header: usize) -> (Piece, bool) {
+        let room = (self.max_ulpdu - Control::LENGTH - header) as u32;
         let rest = whole.length.saturating_sub(offset);
         let length = rest.min(room);
-        (
-            Sge {
-                offset: whole.offset.wrapping_add(offset),
-                length,
-                ..whole
-            },
-            length == rest,
-        )
+        (whole.part(offset, length), length == rest)
     }
 }

@@ -7,19 +7,19 @@ use std::os::fd::AsFd;
 
 use mio::net::TcpStream;
 
+use super::fpdu::{self, OutFpdu, crc32c, crc32c_of_memory};
+use crate::fabric::iwarp::IwarpError;
 use crate::fabric::iwarp::handshake::{self, Agreed, MAX_OUTGOING, Offer, Outgoing, Request};
-use crate::fabric::iwarp::mpa::{
-    self, Crc32c, FRAME_HEADER_LENGTH, Frame, FrameKind, MAX_PRIVATE_DATA,
-};
-use crate::fabric::iwarp::qp::{Completion, MAX_ULPDU, Qp, Segment, Step};
+use crate::fabric::iwarp::mpa::{self, FRAME_HEADER_LENGTH, Frame, FrameKind, MAX_PRIVATE_DATA};
+use crate::fabric::iwarp::qp::{Completion, MAX_ULPDU, Qp, Step};
 use crate::fabric::iwarp::rdmap::Terminate;
-use crate::fabric::iwarp::{IwarpError, ddp};
-use crate::fabric::{CloseReason, ListenerId, Sge};
+use crate::fabric::iwarp::regions::Piece;
+use crate::fabric::{CloseReason, ListenerId};
 use crate::sys::{IoVecs, MAX_IOVECS, Memory};
 use crate::units::Instant;
 
-/// FPDUs in one system call, each of three pieces.
-const BATCH_FPDUS: usize = MAX_IOVECS / 3;
+/// FPDUs in one system call.
+const BATCH_FPDUS: usize = MAX_IOVECS / fpdu::PIECES;
 /// Bytes in one system call, but for the last FPDU: enough to make its cost small, and little
 /// enough that CRCs are computed over what the call then finds in the cache.
 const BATCH_BYTES: usize = 1 << 20;
@@ -29,18 +29,12 @@ const BATCH_BYTES_WITH_CRC: usize = 1 << 18;
 const DIRECT_BYTES: u32 = 8 * 1024;
 /// What follows such a payload: padding, CRC, and the header of the next.
 const DIRECT_TAIL: usize = 3 + mpa::CRC_LENGTH + 20;
-/// Bytes received on one connection before others have their turn.
-const RECEIVE_BUDGET: usize = 4 << 20;
-
-pub(super) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
-    ::crc32c::crc32c_append(crc, bytes)
-}
-
-const _: Crc32c = crc32c;
+/// Bytes moved on one connection, each way, before others have their turn.
+const BUDGET: usize = 4 << 20;
 
 /// What the connections of a fabric use in turn.
 pub(super) struct Scratch {
-    input: Box<[u8]>,
+    pub(super) input: Box<[u8]>,
     iovecs: IoVecs,
     /// Room for the FPDUs of a connection that sends; one whose socket is full keeps it.
     out: VecDeque<OutFpdu>,
@@ -54,16 +48,6 @@ impl Scratch {
             out: VecDeque::with_capacity(BATCH_FPDUS),
         }
     }
-}
-
-/// An FPDU on its way into the socket.
-struct OutFpdu {
-    segment: Segment,
-    /// What the payload lies in, kept alive.
-    memory: Option<Memory>,
-    /// Padding and CRC.
-    trailer: [u8; 8],
-    trailer_length: usize,
 }
 
 /// What a connection is doing.
@@ -99,9 +83,7 @@ pub(super) struct Conn {
     pub(super) listener: Option<ListenerId>,
     pub(super) stage: Stage,
     /// Made when the connection is announced to its owner.
-    pub(super) qp: Option<Box<Qp>>,
-    /// The memory of region `n`.
-    pub(super) memories: Vec<Option<Memory>>,
+    pub(super) qp: Option<Box<Qp<Memory>>>,
     pub(super) deadline: Option<Instant>,
     /// It is in the list of connections with something to do.
     pub(super) queued: bool,
@@ -130,10 +112,10 @@ impl Conn {
             listener: None,
             stage,
             qp: None,
-            memories: Vec::new(),
             deadline: None,
             queued: false,
-            readable: false,
+            // Tried once, in case it was before anybody watched.
+            readable: true,
             writable: false,
             read_closed: false,
             max_ulpdu,
@@ -156,7 +138,7 @@ impl Conn {
     /// Whether there is something to do without the socket reporting anything new.
     pub(super) fn has_work(&self) -> bool {
         let output = !self.out.is_empty() || self.qp.as_ref().is_some_and(|qp| qp.has_segment());
-        self.readable && self.receives() || self.writable && output && self.sends()
+        self.readable && self.receives() || self.writable && output && self.is_up()
     }
 
     /// Whether all that was posted has gone out.
@@ -164,12 +146,24 @@ impl Conn {
         self.out.is_empty() && self.qp.as_ref().is_none_or(|qp| !qp.has_sends())
     }
 
-    pub(super) fn sends(&self) -> bool {
+    /// Whether FPDUs may move.
+    pub(super) const fn is_up(&self) -> bool {
         matches!(self.stage, Stage::Established | Stage::Draining)
     }
 
-    fn receives(&self) -> bool {
-        !matches!(self.stage, Stage::Draining | Stage::Requested(_))
+    const fn receives(&self) -> bool {
+        !matches!(self.stage, Stage::Connecting(_) | Stage::Requested(_))
+    }
+
+    /// Why nobody needs to answer the peer's request any more, if it is so.
+    pub(super) fn gave_up(&self) -> Option<CloseReason> {
+        if !matches!(self.stage, Stage::Requested(_)) || !self.read_closed {
+            return None;
+        }
+        match self.stream.take_error() {
+            Ok(None) => Some(CloseReason::Peer),
+            Ok(Some(error)) | Err(error) => Some(os(&error)),
+        }
     }
 
     /// Goes on with the handshake, as far as it gets.
@@ -187,7 +181,6 @@ impl Conn {
         let kind = match self.stage {
             Stage::AwaitsReply(_) => FrameKind::Reply,
             Stage::AwaitsRequest => FrameKind::Request,
-            Stage::Requested(_) if self.read_closed => return Err(CloseReason::Peer),
             _ => return Ok(Progress::None),
         };
         if !self.receive_frame(kind)? {
@@ -196,10 +189,10 @@ impl Conn {
         let bytes = std::mem::take(&mut self.frame);
         let frame = Frame::parse(kind, &bytes)?;
         if let Stage::AwaitsReply(offer) = self.stage {
-            let agreed = match handshake::handle_reply(&frame, offer) {
-                Err(IwarpError::MpaRejected) => return Err(CloseReason::Refused),
-                agreed => agreed?,
-            };
+            let agreed = handshake::handle_reply(&frame, offer).map_err(|error| match error {
+                IwarpError::MpaRejected => CloseReason::Refused,
+                error => error.into(),
+            })?;
             self.establish(agreed);
             return Ok(Progress::Established(agreed));
         }
@@ -271,8 +264,45 @@ impl Conn {
         }
     }
 
-    /// Sends FPDUs until there are none or the socket is full.
-    pub(super) fn send(
+    /// Sends, receives, and sends what that caused. Its errors are those of a connection that was
+    /// established.
+    pub(super) fn transfer(
+        &mut self,
+        scratch: &mut Scratch,
+        completions: &mut Vec<Completion>,
+    ) -> Result<(), CloseReason> {
+        let result = self.transfer_both_ways(scratch, completions);
+        result.map_err(|reason| match reason {
+            CloseReason::ConnectTimeout => CloseReason::Reset,
+            reason => reason,
+        })
+    }
+
+    fn transfer_both_ways(
+        &mut self,
+        scratch: &mut Scratch,
+        completions: &mut Vec<Completion>,
+    ) -> Result<(), CloseReason> {
+        let sent = self.send(scratch, completions);
+        match &sent {
+            Ok(()) => {}
+            Err(CloseReason::Iwarp(_)) => return sent,
+            Err(_) => {
+                // A peer that sent a Terminate and closed: its reason may not have been read yet.
+                return match self.receive(scratch, completions) {
+                    Err(reason @ CloseReason::Iwarp(_)) => Err(reason),
+                    _ => sent,
+                };
+            }
+        }
+        if self.readable {
+            self.receive(scratch, completions)?;
+        }
+        self.send(scratch, completions)
+    }
+
+    /// Sends FPDUs until there are none, the socket is full or it is the turn of others.
+    fn send(
         &mut self,
         scratch: &mut Scratch,
         completions: &mut Vec<Completion>,
@@ -296,22 +326,25 @@ impl Conn {
         iovecs: &mut IoVecs,
         completions: &mut Vec<Completion>,
     ) -> Result<(), CloseReason> {
-        while self.writable {
+        let mut budget = BUDGET;
+        while self.writable && budget > 0 {
             self.fill_batch()?;
-            if self.out.is_empty() {
+            let (false, Some(qp)) = (self.out.is_empty(), &self.qp) else {
                 break;
-            }
+            };
             let mut vec = iovecs.send();
             let mut skip = self.out_sent;
             for fpdu in &self.out {
-                fpdu.push(&mut vec, &mut skip)
-                    .map_err(|_| CloseReason::Local)?;
+                // Looked up anew: its owner, or the peer by an invalidation, may have ended the
+                // registration since the FPDU was made.
+                fpdu.push(qp.payload(&fpdu.segment)?, &mut vec, &mut skip)?;
             }
             let total = vec.total();
             match vec.send(self.stream.as_fd()) {
                 Ok(sent) => {
                     // The kernel remembers that it had no room and reports when it has again.
                     self.writable = sent == total;
+                    budget = budget.saturating_sub(sent);
                     self.advance(sent, completions);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
@@ -323,7 +356,7 @@ impl Conn {
     }
 
     /// Takes FPDUs from the queue pair until the batch is full.
-    fn fill_batch(&mut self) -> Result<(), CloseReason> {
+    fn fill_batch(&mut self) -> Result<(), IwarpError> {
         let Some(qp) = &mut self.qp else {
             return Ok(());
         };
@@ -339,12 +372,15 @@ impl Conn {
             .map(|fpdu| fpdu.segment.payload.length as usize)
             .sum();
         while bytes < limit && self.out.len() < BATCH_FPDUS {
-            let Some(segment) = qp.next_segment() else {
+            let Some(segment) = qp.next_segment()? else {
                 break;
             };
             bytes += segment.payload.length as usize;
-            self.out
-                .push_back(OutFpdu::new(segment, &self.memories, crc)?);
+            // First into the queue: what fails from here on is flushed with it.
+            self.out.push_back(OutFpdu::new(segment));
+            if let (true, Some(fpdu)) = (crc, self.out.back_mut()) {
+                fpdu.add_crc(qp.payload(&fpdu.segment)?)?;
+            }
         }
         Ok(())
     }
@@ -364,45 +400,33 @@ impl Conn {
     }
 
     /// Takes what the socket has, within the budget, and places it.
-    pub(super) fn receive(
+    fn receive(
         &mut self,
         scratch: &mut Scratch,
         completions: &mut Vec<Completion>,
     ) -> Result<(), CloseReason> {
-        let Self {
-            qp: Some(qp),
-            memories,
-            stream,
-            ..
-        } = self
-        else {
+        let Some(qp) = &mut self.qp else {
             return Ok(());
         };
-        let mut budget = RECEIVE_BUDGET;
+        let mut budget = BUDGET;
         while budget > 0 {
-            let direct = match qp.receive(&mut &[][..])? {
-                Step::Place(target) if target.length >= DIRECT_BYTES => Some(target),
-                _ => None,
-            };
+            let direct = qp.target()?.filter(|target| target.length >= DIRECT_BYTES);
             let mut vec = scratch.iovecs.receive();
-            let tail = match direct {
-                Some(target) => {
-                    let memory = memory(memories, target)?;
-                    vec.push_memory(memory, target.offset as usize, target.length as usize)
-                        .map_err(|_| CloseReason::Local)?;
-                    scratch.input.get_mut(..DIRECT_TAIL).unwrap_or_default()
-                }
-                None => &mut scratch.input[..],
-            };
-            vec.push(tail);
+            if let Some(target) = direct {
+                let (offset, length) = (target.offset as usize, target.length as usize);
+                vec.push_memory(qp.memory(target)?, offset, length)
+                    .map_err(|_| IwarpError::LocalRegionGone)?;
+                vec.push(scratch.input.get_mut(..DIRECT_TAIL).unwrap_or_default());
+            } else {
+                vec.push(&mut scratch.input);
+            }
             let room = vec.total();
-            let received = match vec.receive(stream.as_fd()) {
+            let received = match vec.receive(self.stream.as_fd()) {
                 Ok(0) => {
                     self.readable = false;
-                    return Err(if qp.is_between_fpdus() {
-                        CloseReason::Peer
-                    } else {
-                        CloseReason::Reset
+                    return Err(match qp.is_between_fpdus() {
+                        true => CloseReason::Peer,
+                        false => CloseReason::Reset,
                     });
                 }
                 Ok(received) => received,
@@ -414,13 +438,12 @@ impl Conn {
                 Err(error) => return Err(os(&error)),
             };
             budget = budget.saturating_sub(received);
-            let mut input = scratch.input.get(..received).unwrap_or(&scratch.input);
-            if let Some(target) = direct {
-                let placed = received.min(target.length as usize);
-                placed_directly(qp, memories, target, placed)?;
-                input = scratch.input.get(..received - placed).unwrap_or_default();
-            }
-            parse(qp, memories, input, completions)?;
+            let placed = match direct {
+                Some(target) => placed_directly(qp, target, received)?,
+                None => 0,
+            };
+            let input = scratch.input.get(..received - placed).unwrap_or_default();
+            parse(qp, input, completions)?;
             // A short read emptied the socket: what comes later is announced anew, but for the
             // end of the stream if that has been announced already.
             if received < room && !self.read_closed {
@@ -431,121 +454,42 @@ impl Conn {
         Ok(())
     }
 
-    /// Sends a Terminate for `error` if the stream is where one can begin and the socket takes it
-    /// at once (RFC 5040 5.4).
-    pub(super) fn send_terminate(&mut self, error: IwarpError) {
-        let (Some(code), Some(qp)) = (error.terminate_code(), &self.qp) else {
+    /// Sends a Terminate for `error` if the stream can carry one and the socket takes it at once
+    /// (RFC 5040 5.4), behind what is missing of an FPDU that was begun.
+    pub(super) fn send_terminate(&mut self, error: IwarpError, scratch: &mut Scratch) {
+        let (Some(code), Some(qp), Stage::Established) =
+            (error.terminate_code(), &self.qp, self.stage)
+        else {
             return;
         };
-        if self.out_sent > 0 || !matches!(self.stage, Stage::Established) {
-            return;
+        let terminate = match qp.failed_segment() {
+            (_, []) => Terminate::new(code),
+            (length, header) => Terminate::on_segment(code, length, header),
+        };
+        let terminate = fpdu::terminate_fpdu(&terminate, qp.agreed().crc);
+        let mut vec = scratch.iovecs.send();
+        let begun = self.out.front().filter(|_| self.out_sent > 0);
+        if let Some(fpdu) = begun {
+            let mut skip = self.out_sent;
+            let pushed = qp
+                .payload(&fpdu.segment)
+                .and_then(|memory| fpdu.push(memory, &mut vec, &mut skip));
+            if pushed.is_err() {
+                return;
+            }
         }
-        let (segment_length, header) = qp.last_segment();
-        let terminate = match header {
-            [] => Terminate::new(code),
-            header => Terminate::on_segment(code, segment_length, header),
-        };
-        let fpdu = terminate_fpdu(&terminate, qp.agreed().crc);
+        vec.push(&terminate);
         // Whoever does not take it sees the connection end.
-        let _ = (&self.stream).write(&fpdu);
-    }
-}
-
-/// The bytes of a Terminate message.
-fn terminate_fpdu(terminate: &Terminate, crc: bool) -> Vec<u8> {
-    let control = ddp::Control {
-        opcode: crate::fabric::iwarp::rdmap::Opcode::Terminate,
-        last: true,
-    };
-    let header = ddp::Untagged {
-        invalidate: 0,
-        queue: ddp::QUEUE_TERMINATE,
-        msn: 1,
-        mo: 0,
-    };
-    let body = terminate.emit();
-    let ulpdu_length = ddp::Control::LENGTH + ddp::Untagged::LENGTH + body.len();
-    let mut fpdu = Vec::with_capacity(mpa::fpdu_length(ulpdu_length));
-    // Far below 65,536.
-    fpdu.extend((ulpdu_length as u16).to_be_bytes());
-    fpdu.extend(control.emit());
-    fpdu.extend(header.emit());
-    fpdu.extend(body);
-    fpdu.resize(fpdu.len() + mpa::pad(ulpdu_length), 0);
-    let crc = if crc { crc32c(0, &fpdu) } else { 0 };
-    fpdu.extend(crc.to_le_bytes());
-    fpdu
-}
-
-impl OutFpdu {
-    fn new(segment: Segment, memories: &[Option<Memory>], crc: bool) -> Result<Self, CloseReason> {
-        let payload = segment.payload;
-        let memory = match payload.length {
-            0 => None,
-            _ => Some(memory(memories, payload)?.clone()),
-        };
-        let pad = mpa::pad(segment.ulpdu_length());
-        let mut trailer = [0; 8];
-        if crc {
-            let mut sum = crc32c(0, segment.header());
-            if let Some(memory) = &memory {
-                memory
-                    .for_each_chunk(payload.offset as usize, payload.length as usize, |chunk| {
-                        sum = crc32c(sum, chunk)
-                    })
-                    .map_err(|_| CloseReason::Local)?;
-            }
-            sum = crc32c(sum, trailer.get(..pad).unwrap_or_default());
-            if let Some(room) = trailer.get_mut(pad..pad + mpa::CRC_LENGTH) {
-                room.copy_from_slice(&sum.to_le_bytes());
-            }
-        }
-        Ok(Self {
-            segment,
-            memory,
-            trailer,
-            trailer_length: pad + mpa::CRC_LENGTH,
-        })
-    }
-
-    fn length(&self) -> usize {
-        self.segment.header().len() + self.segment.payload.length as usize + self.trailer_length
-    }
-
-    /// Adds what lies behind the first `skip` bytes, and takes from `skip` what it skipped.
-    fn push<'a>(
-        &'a self,
-        vec: &mut crate::sys::SendVec<'a>,
-        skip: &mut usize,
-    ) -> Result<(), crate::sys::OutOfRange> {
-        let mut rest = |length: usize| {
-            let skipped = length.min(*skip);
-            *skip -= skipped;
-            skipped
-        };
-        let header = self.segment.header();
-        vec.push(header.get(rest(header.len())..).unwrap_or_default());
-        if let Some(memory) = &self.memory {
-            let Sge { offset, length, .. } = self.segment.payload;
-            let skipped = rest(length as usize);
-            vec.push_memory(memory, offset as usize + skipped, length as usize - skipped)?;
-        }
-        vec.push(
-            self.trailer
-                .get(rest(self.trailer_length)..self.trailer_length)
-                .unwrap_or_default(),
-        );
-        Ok(())
+        let _ = vec.send(self.stream.as_fd());
     }
 }
 
 /// Hands bytes of the stream to the queue pair and places payload as it asks.
 fn parse(
-    qp: &mut Qp,
-    memories: &[Option<Memory>],
+    qp: &mut Qp<Memory>,
     mut input: &[u8],
     completions: &mut Vec<Completion>,
-) -> Result<(), CloseReason> {
+) -> Result<(), IwarpError> {
     loop {
         match qp.receive(&mut input)? {
             Step::More => return Ok(()),
@@ -554,9 +498,9 @@ fn parse(
             Step::Place(target) => {
                 let length = input.len().min(target.length as usize);
                 let (payload, rest) = input.split_at(length);
-                memory(memories, target)?
+                qp.memory(target)?
                     .write(target.offset as usize, payload)
-                    .map_err(|_| CloseReason::Local)?;
+                    .map_err(|_| IwarpError::LocalRegionGone)?;
                 let crc = qp.crc().map_or(0, |crc| crc32c(crc, payload));
                 // At most the length of the target.
                 qp.placed(length as u32, crc);
@@ -566,43 +510,38 @@ fn parse(
     }
 }
 
-/// Tells the queue pair what the socket put into the target.
+/// Tells the queue pair what the socket put into the target, of `received` bytes in all; returns
+/// how many they are.
 fn placed_directly(
-    qp: &mut Qp,
-    memories: &[Option<Memory>],
-    target: Sge,
-    placed: usize,
-) -> Result<(), CloseReason> {
-    let mut sum = qp.crc();
-    if let Some(sum) = &mut sum {
-        memory(memories, target)?
-            .for_each_chunk(target.offset as usize, placed, |chunk| {
-                *sum = crc32c(*sum, chunk)
-            })
-            .map_err(|_| CloseReason::Local)?;
-    }
-    // At most the length of the target.
-    qp.placed(placed as u32, sum.unwrap_or(0));
-    Ok(())
+    qp: &mut Qp<Memory>,
+    target: Piece,
+    received: usize,
+) -> Result<usize, IwarpError> {
+    let length = u32::try_from(received).map_or(target.length, |n| n.min(target.length));
+    let placed = target.part(0, length);
+    let crc = match qp.crc() {
+        Some(crc) => crc32c_of_memory(crc, qp.memory(placed)?, placed)?,
+        None => 0,
+    };
+    qp.placed(length, crc);
+    Ok(length as usize)
 }
 
-/// The memory of a region. It is gone only where the owner deregistered what it had posted.
-fn memory(memories: &[Option<Memory>], sge: Sge) -> Result<&Memory, CloseReason> {
-    memories
-        .get(sge.region.0 as usize)
-        .and_then(Option::as_ref)
-        .ok_or(CloseReason::Local)
-}
-
-/// The largest ULPDU whose FPDU fits into one TCP segment, which RNICs expect (RFC 5044 5.1). No
-/// RNIC is behind segments that no Ethernet frame holds: such a peer takes any FPDU.
+/// The largest ULPDU to send where its owner does not say: one whose FPDU fits into a TCP segment.
 fn ulpdu_of_one_tcp_segment(stream: &TcpStream) -> u16 {
+    ulpdu_for_mss(socket2::SockRef::from(stream).tcp_mss().unwrap_or(536))
+}
+
+/// The largest ULPDU, in steps of 4, whose FPDU fits into one TCP segment of `mss` bytes, which
+/// RNICs expect (RFC 5044 5.1). No RNIC is behind segments that no Ethernet frame holds: such a
+/// peer takes any FPDU.
+fn ulpdu_for_mss(mss: u32) -> u16 {
     const LARGEST_FRAME: u32 = 9216;
-    let mss = socket2::SockRef::from(stream).tcp_mss().unwrap_or(536);
-    let overhead = 2 + mpa::CRC_LENGTH as u32;
+    /// Length field, CRC, and the padding of a ULPDU that is a multiple of 4 long.
+    const OVERHEAD: u32 = 2 + 2 + mpa::CRC_LENGTH as u32;
     match mss {
         LARGEST_FRAME.. => MAX_ULPDU,
-        mss => u16::try_from(mss.saturating_sub(overhead)).unwrap_or(MAX_ULPDU),
+        mss => u16::try_from(mss.saturating_sub(OVERHEAD) & !3).unwrap_or(MAX_ULPDU),
     }
 }
 
@@ -616,3 +555,6 @@ pub(super) fn os(error: &io::Error) -> CloseReason {
         _ => CloseReason::Os(error.raw_os_error().unwrap_or(0)),
     }
 }
+
+#[cfg(test)]
+mod tests;

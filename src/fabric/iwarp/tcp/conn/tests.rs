@@ -1,0 +1,138 @@
+use super::*;
+use crate::fabric::iwarp::Depths;
+use crate::fabric::{Access, RegionId, RemoteAddress, Sge, WrId};
+use crate::units::RemoteToken;
+
+const DEPTHS: Depths = Depths {
+    sends: 4,
+    recvs: 4,
+    reads: 4,
+    responses: 4,
+    regions: 4,
+};
+
+/// An established connection and the peer's socket.
+fn pair(crc: bool, max_ulpdu: u16) -> (Conn, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (peer, address) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let stream = TcpStream::from_std(stream);
+    let mut conn = Conn::new(stream, address, Stage::AwaitsRequest, Some(max_ulpdu));
+    conn.qp = Some(Box::new(Qp::new(DEPTHS, crc32c)));
+    conn.establish(Agreed {
+        crc,
+        ird: 4,
+        ord: 4,
+        ..Agreed::default()
+    });
+    conn.writable = true;
+    (conn, peer)
+}
+
+/// Posts an RDMA WRITE of 100 bytes, which is one FPDU of 120.
+fn post_write(conn: &mut Conn) -> RegionId {
+    let memory = Memory::zeroed(100);
+    memory.write(0, &[7; 100]).unwrap();
+    let target = RemoteAddress {
+        token: RemoteToken(1),
+        address: 2,
+    };
+    let qp = conn.qp.as_mut().unwrap();
+    let region = qp
+        .regions_mut()
+        .register(memory, 100, Access::Local, target)
+        .unwrap();
+    let all = Sge {
+        region,
+        offset: 0,
+        length: 100,
+    };
+    qp.post_write(WrId(1), all, target).unwrap();
+    region
+}
+
+fn rest_of(mut peer: std::net::TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    peer.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn fpdus_fit_into_one_tcp_segment() {
+    for mss in 200..9216 {
+        let ulpdu = usize::from(ulpdu_for_mss(mss));
+        for shorter in 0..4 {
+            assert!(mpa::fpdu_length(ulpdu - shorter) <= mss as usize, "{mss}");
+        }
+        assert!(mpa::fpdu_length(ulpdu + 4) > mss as usize, "{mss}");
+    }
+    assert_eq!(ulpdu_for_mss(1448), 1440);
+    assert_eq!(ulpdu_for_mss(65_483), MAX_ULPDU);
+    assert_eq!(ulpdu_for_mss(0), 0);
+}
+
+#[test]
+fn goes_on_wherever_the_socket_was_full() {
+    for crc in [false, true] {
+        let whole = {
+            let (mut conn, peer) = pair(crc, 128);
+            post_write(&mut conn);
+            conn.transfer(&mut Scratch::new(), &mut Vec::new()).unwrap();
+            drop(conn);
+            rest_of(peer)
+        };
+        assert_eq!(whole.len(), 120);
+        let crc_is = if crc { crc32c(0, &whole[..116]) } else { 0 };
+        assert_eq!(whole[116..], crc_is.to_le_bytes());
+        for sent in 0..whole.len() {
+            let (mut conn, peer) = pair(crc, 128);
+            post_write(&mut conn);
+            conn.fill_batch().unwrap();
+            conn.out_sent = sent;
+            let mut completions = Vec::new();
+            conn.transfer(&mut Scratch::new(), &mut completions)
+                .unwrap();
+            assert_eq!((conn.out_sent, completions.len()), (0, 1));
+            drop(conn);
+            assert_eq!(rest_of(peer), whole[sent..], "{sent}");
+        }
+    }
+}
+
+#[test]
+fn a_terminate_follows_what_is_missing_of_an_fpdu() {
+    let terminate = |error: IwarpError| {
+        let terminate = Terminate::new(error.terminate_code().unwrap());
+        fpdu::terminate_fpdu(&terminate, false)
+    };
+    for sent in 0..120 {
+        let (mut conn, peer) = pair(false, 128);
+        post_write(&mut conn);
+        conn.fill_batch().unwrap();
+        conn.out_sent = sent;
+        conn.send_terminate(IwarpError::DdpNoBuffer, &mut Scratch::new());
+        drop(conn);
+        let bytes = rest_of(peer);
+        let missing = if sent == 0 { 0 } else { 120 - sent };
+        assert_eq!(bytes.len(), missing + 28);
+        assert_eq!(bytes[missing..], terminate(IwarpError::DdpNoBuffer));
+    }
+}
+
+#[test]
+fn a_stream_that_cannot_be_completed_carries_no_terminate() {
+    let (mut conn, peer) = pair(false, 128);
+    let region = post_write(&mut conn);
+    conn.fill_batch().unwrap();
+    conn.out_sent = 1;
+    conn.qp.as_mut().unwrap().regions_mut().deregister(region);
+    let error = CloseReason::Iwarp(IwarpError::LocalRegionGone);
+    let result = conn.transfer(&mut Scratch::new(), &mut Vec::new());
+    assert_eq!(result, Err(error));
+    conn.send_terminate(IwarpError::LocalRegionGone, &mut Scratch::new());
+    let flushed = conn.flush_output();
+    assert_eq!(flushed.map(|completion| completion.wr_id), Some(WrId(1)));
+    drop(conn);
+    assert_eq!(rest_of(peer), b"");
+}

@@ -1,0 +1,327 @@
+//! Progress: what the sockets report, step by step for each connection, until its end.
+
+use std::cmp::Reverse;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::Interest;
+use mio::net::TcpStream;
+
+use super::conn::{Conn, Progress, Stage, os};
+use super::fpdu::crc32c;
+use super::listen::Accepted;
+use super::token::Target;
+use super::{Iwarp, failed};
+use crate::fabric::iwarp::IwarpError;
+use crate::fabric::iwarp::handshake::Agreed;
+use crate::fabric::iwarp::qp::{Completion, Done, Qp};
+use crate::fabric::{
+    CloseReason, ConnId, Event, FabricError, ListenerId, ReadLimits, Work, WrError,
+};
+
+/// Connections taken from a listener before others have their turn.
+const ACCEPT_BATCH: usize = 64;
+/// Time without accepting after the system had no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Iwarp {
+    fn accept_connections(&mut self, id: ListenerId, events: &mut Vec<Event>) {
+        for _ in 0..ACCEPT_BATCH {
+            let Some(listener) = self.listeners.get(id) else {
+                return;
+            };
+            match listener.accept() {
+                Accepted::Connection(stream, peer) => self.admit(id, stream, peer, events),
+                Accepted::Nobody => return,
+                Accepted::Lost => {}
+                Accepted::Exhausted(error) => {
+                    tracing::debug!(%error, "accept failed");
+                    if self.accept_again.is_none() {
+                        // Its address is not known: it still waits.
+                        events.push(Event::Refused {
+                            peer: listener.address,
+                            reason: os(&error),
+                        });
+                    }
+                    self.accept_again = Some(self.now + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+        self.watch_listener(id);
+    }
+
+    /// Has the next `poll` look at a listener even if nobody else comes: more may wait there, and
+    /// nothing else would say so again.
+    fn watch_listener(&mut self, id: ListenerId) {
+        if let Some(listener) = self.listeners.get_mut(id) {
+            let token = Target::Listener(id).token();
+            let registry = self.poll.registry();
+            let _ = registry.reregister(&mut listener.socket, token, Interest::READABLE);
+        }
+    }
+
+    fn admit(
+        &mut self,
+        listener: ListenerId,
+        stream: TcpStream,
+        peer: SocketAddr,
+        events: &mut Vec<Event>,
+    ) {
+        if !self.pending.take(peer.ip()) {
+            events.push(Event::Refused {
+                peer,
+                reason: CloseReason::TooManyPending,
+            });
+            return;
+        }
+        let _ = stream.set_nodelay(true);
+        let mut conn = Conn::new(stream, peer, Stage::AwaitsRequest, self.config.max_ulpdu);
+        conn.listener = Some(listener);
+        if let Err(error) = self.add(conn) {
+            self.pending.give(peer.ip());
+            tracing::debug!(%error, "connection dropped");
+        }
+    }
+
+    /// Notes which sockets are ready, and serves listeners and closing sockets at once.
+    pub(super) fn collect_readiness(&mut self, events: &mut Vec<Event>) -> Result<(), FabricError> {
+        let mut ready = std::mem::replace(&mut self.ready, mio::Events::with_capacity(0));
+        let polled = self.poll.poll(&mut ready, Some(Duration::ZERO));
+        for event in ready.iter() {
+            match Target::of(event.token()) {
+                Target::Listener(id) => self.accept_connections(id, events),
+                Target::Linger(id) => {
+                    let chunk = &mut self.scratch.input;
+                    self.lingering.drop_input(id, self.poll.registry(), chunk);
+                }
+                Target::Conn(id) => {
+                    let Some(conn) = self.conns.get_mut(id) else {
+                        continue;
+                    };
+                    // An error shows in whatever is tried next.
+                    conn.readable |= event.is_readable() || event.is_error();
+                    conn.writable |= event.is_writable() || event.is_error();
+                    conn.read_closed |= event.is_read_closed() || event.is_error();
+                    enqueue(&mut self.work, id, conn);
+                }
+            }
+        }
+        self.ready = ready;
+        match polled {
+            Err(error) if error.kind() != ErrorKind::Interrupted => {
+                Err(failed("wait for sockets", error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves whatever can be moved on one connection.
+    pub(super) fn pump(&mut self, id: ConnId, events: &mut Vec<Event>) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        conn.queued = false;
+        if conn.deadline.is_none() {
+            // Set here and not in the call that began it: only `poll` knows the time.
+            conn.deadline = match conn.stage {
+                Stage::Established => None,
+                Stage::Draining => Some(self.now + self.config.drain_timeout),
+                _ => Some(self.now + self.config.connect_timeout),
+            };
+            self.deadlines
+                .extend(conn.deadline.map(|deadline| Reverse((deadline, id))));
+        }
+        match conn.handshake() {
+            Ok(Progress::None) => {}
+            Ok(Progress::Requested) => {
+                conn.qp = Some(Box::new(Qp::new(self.config.depths, crc32c)));
+                let (peer, listener) = (conn.peer, conn.listener.unwrap_or_default());
+                events.push(Event::ConnectRequest {
+                    listener,
+                    conn: id,
+                    peer,
+                });
+            }
+            Ok(Progress::Established(agreed)) => {
+                conn.deadline = None;
+                events.push(Event::Established {
+                    conn: id,
+                    limits: limits(&agreed),
+                });
+            }
+            Err(reason) => return self.end(id, reason, events),
+        }
+        if let Some(reason) = conn.gave_up() {
+            return self.end(id, reason, events);
+        }
+        let result = match conn.is_up() {
+            true => conn.transfer(&mut self.scratch, &mut self.completions),
+            false => Ok(()),
+        };
+        for completion in self.completions.drain(..) {
+            events.push(completed(id, completion, Ok(())));
+        }
+        if let Err(reason) = result {
+            self.end(id, reason, events);
+        } else if matches!(conn.stage, Stage::Draining) && conn.is_drained() {
+            self.end(id, CloseReason::Local, events);
+        } else if conn.has_work() {
+            enqueue(&mut self.work, id, conn);
+        }
+    }
+
+    /// Ends a connection: everything posted is flushed and its owner told.
+    fn end(&mut self, id: ConnId, reason: CloseReason, events: &mut Vec<Event>) {
+        let Some(mut conn) = self.conns.remove(id) else {
+            return;
+        };
+        let mut reason = reason;
+        match (conn.stage, &reason) {
+            // That came first, whatever happened since.
+            (Stage::Draining, _) => reason = CloseReason::Local,
+            (Stage::Established, CloseReason::Iwarp(error)) => {
+                conn.send_terminate(*error, &mut self.scratch);
+            }
+            _ => {}
+        }
+        let announced = !matches!(conn.stage, Stage::AwaitsRequest);
+        if let Some(mut qp) = conn.qp.take() {
+            let mut errors = FlushErrors::new(&reason);
+            while let Some(completion) = conn.flush_output().or_else(|| qp.flush()) {
+                events.push(completed(id, completion, Err(errors.take(completion.done))));
+            }
+        }
+        events.push(match announced {
+            true => Event::Closed { conn: id, reason },
+            false => Event::Refused {
+                peer: conn.peer,
+                reason,
+            },
+        });
+        self.discard(conn);
+    }
+
+    /// Gives up a connection's socket, and its place if it had not finished the handshake.
+    pub(super) fn discard(&mut self, mut conn: Conn) {
+        if conn.listener.is_some() && !conn.is_up() {
+            self.pending.give(conn.peer.ip());
+        }
+        if let Stage::Requested(request) = conn.stage {
+            let _ = conn.send_frame(&request.reject());
+        }
+        let _ = self.poll.registry().deregister(&mut conn.stream);
+        self.lingering.add(conn.stream, self.poll.registry());
+    }
+
+    /// Ends what has taken too long.
+    pub(super) fn expire(&mut self, events: &mut Vec<Event>) {
+        while let Some(&Reverse((deadline, id))) = self.deadlines.peek() {
+            if deadline > self.now {
+                break;
+            }
+            self.deadlines.pop();
+            let Some(conn) = self
+                .conns
+                .get(id)
+                .filter(|conn| conn.deadline == Some(deadline))
+            else {
+                continue;
+            };
+            let reason = match conn.stage {
+                Stage::Draining => CloseReason::Local,
+                _ => CloseReason::ConnectTimeout,
+            };
+            self.end(id, reason, events);
+        }
+        self.lingering.expire(self.now);
+        if self.accept_again.is_some_and(|at| at <= self.now) {
+            self.accept_again = None;
+            let listeners: Vec<ListenerId> = self.listeners.keys().collect();
+            for id in listeners {
+                self.watch_listener(id);
+            }
+        }
+    }
+
+    /// Ends a connection in a call that has no list of events.
+    pub(super) fn end_now(&mut self, id: ConnId, reason: CloseReason) {
+        let mut events = std::mem::take(&mut self.events);
+        self.end(id, reason, &mut events);
+        self.events = events;
+    }
+}
+
+/// What each kind of work that was posted first ended with, where it was the reason; what else was
+/// posted is flushed.
+struct FlushErrors {
+    recv: WrError,
+    read: WrError,
+}
+
+impl FlushErrors {
+    const fn new(reason: &CloseReason) -> Self {
+        let mut errors = Self {
+            recv: WrError::Flushed,
+            read: WrError::Flushed,
+        };
+        match reason {
+            CloseReason::Iwarp(IwarpError::DdpTooLong) => errors.recv = WrError::LocalLength,
+            CloseReason::Iwarp(IwarpError::PeerTerminated {
+                layer: 0, etype: 1, ..
+            }) => {
+                errors.read = WrError::RemoteAccess;
+            }
+            _ => {}
+        }
+        errors
+    }
+
+    const fn take(&mut self, done: Done) -> WrError {
+        match done {
+            Done::Recv { .. } => std::mem::replace(&mut self.recv, WrError::Flushed),
+            Done::Read => std::mem::replace(&mut self.read, WrError::Flushed),
+            Done::Send | Done::Write => WrError::Flushed,
+        }
+    }
+}
+
+pub(super) fn completed(
+    conn: ConnId,
+    completion: Completion,
+    result: Result<(), WrError>,
+) -> Event {
+    let work = match completion.done {
+        Done::Recv {
+            length,
+            invalidated,
+        } => Work::Recv {
+            length,
+            invalidated,
+        },
+        Done::Send => Work::Send,
+        Done::Write => Work::Write,
+        Done::Read => Work::Read,
+    };
+    Event::Completion {
+        conn,
+        wr_id: completion.wr_id,
+        work,
+        result,
+    }
+}
+
+pub(super) const fn limits(agreed: &Agreed) -> ReadLimits {
+    ReadLimits {
+        responder_resources: agreed.ird,
+        initiator_depth: agreed.ord,
+    }
+}
+
+pub(super) fn enqueue(work: &mut Vec<ConnId>, id: ConnId, conn: &mut Conn) {
+    if !conn.queued {
+        conn.queued = true;
+        work.push(id);
+    }
+}

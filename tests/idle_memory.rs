@@ -1,0 +1,105 @@
+//! What connections hold that do nothing, over the iWARP fabric: all of the server's heap for one,
+//! from the socket's bookkeeping to the receives. The peers live in another thread, whose heap does
+//! not count.
+#![cfg(feature = "fabric")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use allocation_counter::measure;
+use smbdirect::fabric::iwarp::{self, Iwarp};
+use smbdirect::proto;
+use smbdirect::transport::{Config, HeapBuffers, Transport};
+use smbdirect::units::Instant;
+
+const KIB: i64 = 1024;
+const COUNT: u64 = 24;
+
+type Link = Transport<Iwarp, HeapBuffers>;
+
+fn link() -> Link {
+    let fabric = Iwarp::new(iwarp::Config::default()).unwrap();
+    let config = Config::new(proto::Config::default(), proto::Config::initiator_default());
+    Transport::new(fabric, HeapBuffers::new(), config)
+}
+
+fn poll(link: &mut Link, start: std::time::Instant) {
+    let mut events = Vec::new();
+    link.poll(Instant::ZERO + start.elapsed(), &mut events)
+        .unwrap();
+    std::thread::sleep(Duration::from_micros(100));
+}
+
+/// Bytes that a server holds for each of `COUNT` connections once `done` says that they are there.
+fn bytes_each(
+    peers: impl FnOnce(SocketAddr, &mpsc::Receiver<()>) + Send + 'static,
+    done: impl Fn(&Link) -> u64,
+) -> i64 {
+    let start = std::time::Instant::now();
+    let mut server = link();
+    let listener = server.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = server.local_address(listener).unwrap();
+    poll(&mut server, start);
+    let (stop, stopped) = mpsc::channel();
+    let thread = std::thread::spawn(move || peers(address, &stopped));
+    let memory = measure(|| {
+        while done(&server) < COUNT {
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "the connections do not come"
+            );
+            poll(&mut server, start);
+        }
+        for _ in 0..100 {
+            poll(&mut server, start);
+        }
+    });
+    stop.send(()).unwrap();
+    thread.join().unwrap();
+    memory.bytes_current / COUNT as i64
+}
+
+/// Connects by MPA and says nothing of SMB Direct.
+fn silent_peers(server: SocketAddr, stop: &mpsc::Receiver<()>) {
+    let peers: Vec<TcpStream> = (0..COUNT)
+        .map(|_| {
+            let mut peer = TcpStream::connect(server).unwrap();
+            peer.write_all(b"MPA ID Req Frame\x10\x02\x00\x04\x00\x20\x00\x01")
+                .unwrap();
+            peer.read_exact(&mut [0; 24]).unwrap();
+            peer
+        })
+        .collect();
+    stop.recv().unwrap();
+    drop(peers);
+}
+
+/// Negotiates, and then says nothing.
+fn idle_peers(server: SocketAddr, stop: &mpsc::Receiver<()>) {
+    let start = std::time::Instant::now();
+    let mut client = link();
+    for _ in 0..COUNT {
+        client.connect(Instant::ZERO, server).unwrap();
+    }
+    while stop.try_recv().is_err() {
+        poll(&mut client, start);
+    }
+}
+
+#[test]
+fn a_connection_that_has_not_negotiated_holds_16_kib_at_most() {
+    let bytes = bytes_each(silent_peers, |server| server.counters().requested);
+    println!("{bytes} bytes for a connection that has not negotiated");
+    assert!(bytes <= 16 * KIB, "{bytes}");
+    assert!(bytes > 500, "{bytes}: nothing was measured");
+}
+
+#[test]
+fn an_idle_connection_holds_400_kib_at_most() {
+    let bytes = bytes_each(idle_peers, |server| server.counters().established);
+    println!("{bytes} bytes for an idle connection with default credits");
+    assert!(bytes <= 400 * KIB, "{bytes}");
+    assert!(bytes > 255 * 1364, "{bytes}: less than its receives");
+}
