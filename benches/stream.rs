@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant as Clock};
 
 use smbdirect::fabric::iwarp::{Config, Iwarp};
@@ -49,83 +49,111 @@ const CASES: [(&str, Case); 5] = [
     ("RDMA READ, 8 outstanding, CRC", Case::Read { crc: true }),
 ];
 
+/// What one run took.
+#[derive(Clone, Copy)]
+struct Sample {
+    bytes_per_second: f64,
+    /// Processor seconds for each GiB, of the side that asked and of the other process.
+    cpu: [f64; 2],
+}
+
 /// Takes the cases in turn, round by round, and prints medians.
 fn run(chunks: usize, rounds: usize, json: bool) {
-    let mut rates = vec![Vec::new(); CASES.len()];
-    for round in 0..rounds {
-        for (index, (name, case)) in CASES.iter().enumerate() {
-            let rate = measure(*case, chunks);
-            eprintln!(
-                "round {}/{rounds}: {name}: {:.2} GB/s",
-                round + 1,
-                rate / 1e9
-            );
-            rates[index].push(rate);
+    let mut samples = vec![Vec::new(); CASES.len()];
+    for round in 1..=rounds {
+        for ((name, case), samples) in CASES.iter().zip(&mut samples) {
+            let sample = measure(*case, chunks);
+            let rate = sample.bytes_per_second / 1e9;
+            eprintln!("round {round}/{rounds}: {name}: {rate:.2} GB/s");
+            samples.push(sample);
         }
     }
-    let medians: Vec<f64> = rates
-        .iter_mut()
-        .map(|rates| {
-            rates.sort_by(f64::total_cmp);
-            rates[rates.len() / 2]
-        })
-        .collect();
+    let medians: Vec<Sample> = samples.iter().map(|samples| median(samples)).collect();
     let goals = [1.0, 0.9, 0.6, 0.9, 0.6];
-    if json {
-        let rows: Vec<String> = CASES
-            .iter()
-            .zip(&medians)
-            .map(|((name, _), rate)| {
-                format!(
-                    "{{\"case\":\"{name}\",\"bytes_per_second\":{rate:.0},\"ratio\":{:.3}}}",
-                    rate / medians[0]
-                )
-            })
-            .collect();
-        println!("[{}]", rows.join(","));
-        return;
-    }
-    println!(
-        "\n{:<32}{:>10}{:>10}{:>8}",
-        "1 MiB messages", "GB/s", "ratio", "goal"
-    );
-    for (((name, _), rate), goal) in CASES.iter().zip(&medians).zip(goals) {
-        let ratio = rate / medians[0];
-        let missed = if ratio < goal { "  MISSED" } else { "" };
+    if !json {
         println!(
-            "{name:<32}{:>10.2}{ratio:>10.2}{goal:>8.1}{missed}",
-            rate / 1e9
+            "\n{:<32}{:>8}{:>8}{:>6}   CPU s/GiB: asking, other",
+            "1 MiB messages", "GB/s", "ratio", "goal"
         );
+    }
+    let mut rows = Vec::new();
+    for (((name, _), sample), goal) in CASES.iter().zip(&medians).zip(goals) {
+        let ratio = sample.bytes_per_second / medians[0].bytes_per_second;
+        let [asking, other] = sample.cpu;
+        let rate = sample.bytes_per_second;
+        rows.push(format!(
+            "{{\"case\":\"{name}\",\"bytes_per_second\":{rate:.0},\"ratio\":{ratio:.3},\
+             \"cpu_seconds_per_gib\":[{asking:.3},{other:.3}]}}"
+        ));
+        if !json {
+            let missed = if ratio < goal { "   MISSED" } else { "" };
+            println!(
+                "{name:<32}{:>8.2}{ratio:>8.2}{goal:>6.1}{asking:>20.2}{other:>8.2}{missed}",
+                rate / 1e9
+            );
+        }
+    }
+    if json {
+        println!("[{}]", rows.join(","));
     }
 }
 
-/// Bytes a second.
-fn measure(case: Case, chunks: usize) -> f64 {
+fn median(samples: &[Sample]) -> Sample {
+    let of = |pick: &dyn Fn(&Sample) -> f64| {
+        let mut values: Vec<f64> = samples.iter().map(pick).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    Sample {
+        bytes_per_second: of(&|sample| sample.bytes_per_second),
+        cpu: [of(&|sample| sample.cpu[0]), of(&|sample| sample.cpu[1])],
+    }
+}
+
+fn measure(case: Case, chunks: usize) -> Sample {
     let (mode, crc) = match case {
         Case::Tcp => ("tcp", false),
         Case::Write { crc } | Case::Read { crc } => ("iwarp", crc),
     };
-    let (mut child, address) = spawn(mode, crc);
-    let seconds = match case {
+    let (mut child, mut output, address) = spawn(mode, crc);
+    let before = processor_seconds();
+    let time = match case {
         Case::Tcp => tcp_stream(address, chunks),
         Case::Write { .. } => rdma(address, crc, chunks, false),
         Case::Read { .. } => rdma(address, crc, chunks, true),
     };
+    let asking = processor_seconds() - before;
     child.wait().expect("the other process ends");
-    (chunks * CHUNK) as f64 / seconds.as_secs_f64()
+    let mut line = String::new();
+    output.read_line(&mut line).expect("its processor time");
+    let other: f64 = line.trim().parse().expect("a number");
+    let gib = (chunks * CHUNK) as f64 / f64::from(1 << 30);
+    Sample {
+        bytes_per_second: (chunks * CHUNK) as f64 / time.as_secs_f64(),
+        cpu: [asking / gib, other / gib],
+    }
 }
 
-fn spawn(mode: &str, crc: bool) -> (Child, SocketAddr) {
+/// Processor time of this thread, which is all of this process; 0 where the kernel does not tell.
+fn processor_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = text
+        .split_whitespace()
+        .next()
+        .and_then(|text| text.parse().ok());
+    nanoseconds.unwrap_or(0.0) / 1e9
+}
+
+fn spawn(mode: &str, crc: bool) -> (Child, BufReader<ChildStdout>, SocketAddr) {
     let mut child = Command::new(std::env::current_exe().expect("own path"))
         .args(["--serve", mode, if crc { "crc" } else { "plain" }])
         .stdout(Stdio::piped())
         .spawn()
         .expect("start the other process");
+    let mut output = BufReader::new(child.stdout.take().expect("piped"));
     let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("piped"))
-        .read_line(&mut line)
-        .expect("an address");
-    (child, line.trim().parse().expect("an address"))
+    output.read_line(&mut line).expect("an address");
+    (child, output, line.trim().parse().expect("an address"))
 }
 
 fn serve(mode: &str, crc: &str) {
@@ -133,6 +161,7 @@ fn serve(mode: &str, crc: &str) {
         "tcp" => serve_tcp(),
         _ => serve_iwarp(crc == "crc"),
     }
+    println!("{}", processor_seconds());
 }
 
 fn serve_tcp() {

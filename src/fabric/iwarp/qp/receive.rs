@@ -177,6 +177,12 @@ impl<M> Qp<M> {
         self.crc = crc;
     }
 
+    /// Bytes of payload of the FPDU that is arriving, or between two of them, of the last one.
+    #[must_use]
+    pub const fn payload_length(&self) -> u32 {
+        self.incoming.payload_length
+    }
+
     /// The CRC of the FPDU so far, where CRCs are in use.
     #[must_use]
     pub fn crc(&self) -> Option<u32> {

@@ -24,8 +24,8 @@ const BATCH_FPDUS: usize = MAX_IOVECS / fpdu::PIECES;
 /// enough that CRCs are computed over what the call then finds in the cache.
 const BATCH_BYTES: usize = 1 << 20;
 const BATCH_BYTES_WITH_CRC: usize = 1 << 18;
-/// Payload from this size on is received straight into its target; below, one copy costs less
-/// than the system calls it saves.
+/// FPDUs with this much payload are received straight into their targets; for smaller ones a copy
+/// costs less than the system calls it saves.
 const DIRECT_BYTES: u32 = 8 * 1024;
 /// Bytes moved on one connection, each way, before others have their turn.
 const BUDGET: usize = 4 << 20;
@@ -408,14 +408,22 @@ impl Conn {
         };
         let mut budget = BUDGET;
         while budget > 0 {
-            let direct = qp.target()?.filter(|target| target.length >= DIRECT_BYTES);
+            // In a stream of large FPDUs nothing is received but payload, to its target, and a
+            // header in between, so that the next payload can go to its target as well.
+            let large = qp.payload_length() >= DIRECT_BYTES;
+            let direct = qp.target()?.filter(|_| large);
             let (vec, expected) = match direct {
                 Some(target) => {
                     direct::prepare(qp, target, &mut scratch.iovecs, &mut scratch.input)?
                 }
                 None => {
+                    let most = if large {
+                        direct::TAIL
+                    } else {
+                        scratch.input.len()
+                    };
                     let mut vec = scratch.iovecs.receive();
-                    vec.push(&mut scratch.input);
+                    vec.push(scratch.input.get_mut(..most).unwrap_or_default());
                     (vec, 0)
                 }
             };

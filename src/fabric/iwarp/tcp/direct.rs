@@ -18,7 +18,7 @@ use crate::fabric::iwarp::regions::Piece;
 use crate::sys::{IoVecs, Memory, ReceiveVec};
 
 /// What follows the last payload: padding, CRC, and the header of the next.
-const TAIL: usize = 3 + CRC_LENGTH + 20;
+pub(super) const TAIL: usize = 3 + CRC_LENGTH + 20;
 /// Expected FPDUs in one system call. With CRCs only as many as are still in the cache when these
 /// are computed.
 const EXPECTED: usize = 16;
