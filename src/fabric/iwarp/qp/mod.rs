@@ -139,6 +139,7 @@ pub struct Qp<M> {
     incoming_send: IncomingSend,
     /// Where an RDMA WRITE that has begun must go on.
     incoming_write: Option<Tagged>,
+    segment_length: u32,
 
     stage: Stage,
     stash: [u8; STASH],
@@ -178,6 +179,7 @@ impl<M> Qp<M> {
             recv_read_msn: 1,
             incoming_send: IncomingSend::default(),
             incoming_write: None,
+            segment_length: 0,
             stage: Stage::Header,
             stash: [0; STASH],
             stash_length: 0,

@@ -177,10 +177,11 @@ impl<M> Qp<M> {
         self.crc = crc;
     }
 
-    /// Bytes of payload of the FPDU that is arriving, or between two of them, of the last one.
+    /// Most payload of one FPDU in the message that is arriving, or between two of them, in the last
+    /// one. Whether to expect large ones: the last of a message may be small.
     #[must_use]
-    pub const fn payload_length(&self) -> u32 {
-        self.incoming.payload_length
+    pub const fn segment_length(&self) -> u32 {
+        self.segment_length
     }
 
     /// The CRC of the FPDU so far, where CRCs are in use.
@@ -270,6 +271,13 @@ impl<M> Qp<M> {
             Opcode::Terminate => Piece::NOWHERE,
             _ => self.begin_send()?,
         };
+        let goes_on = match opcode {
+            Opcode::Write => self.incoming_write.is_some(),
+            Opcode::ReadResponse => self.read_offset > 0,
+            _ => self.incoming_send.offset > 0,
+        };
+        let before = if goes_on { self.segment_length } else { 0 };
+        self.segment_length = before.max(self.incoming.payload_length);
         self.stage = Stage::Payload;
         Ok(())
     }

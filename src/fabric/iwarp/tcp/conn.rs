@@ -410,7 +410,7 @@ impl Conn {
         while budget > 0 {
             // In a stream of large FPDUs nothing is received but payload, to its target, and a
             // header in between, so that the next payload can go to its target as well.
-            let large = qp.payload_length() >= DIRECT_BYTES;
+            let large = qp.segment_length() >= DIRECT_BYTES;
             let direct = qp.target()?.filter(|_| large);
             let (vec, expected) = match direct {
                 Some(target) => {
