@@ -82,7 +82,8 @@ impl Rules {
     }
 
     fn take_write(&mut self, tagged: Tagged, length: u32, last: bool) -> Option<Taken> {
-        if self.write.is_some_and(|expected| expected != tagged) {
+        let goes_on = self.write.is_none_or(|expected| expected == tagged);
+        if !goes_on || self.read_offset > 0 {
             return None;
         }
         let place = match length {
@@ -151,12 +152,19 @@ impl Rules {
     }
 
     fn take_send(&mut self, control: Control, untagged: Untagged, length: u32) -> Option<Taken> {
-        let kind = (control.opcode, untagged.invalidate);
+        let token = if control.opcode.invalidates() {
+            untagged.invalidate
+        } else {
+            0
+        };
+        let kind = (control.opcode, token);
         let continues = untagged.msn == self.sends + 1 && untagged.mo == self.send_offset;
         if untagged.queue != 0 || !continues || self.send_kind.is_some_and(|first| first != kind) {
             return None;
         }
-        if self.agreed.ready_to_receive_send && untagged.msn == 1 && length == 0 && control.last {
+        let is_first_and_empty = untagged.msn == 1 && untagged.mo == 0 && length == 0;
+        let may_say_ready = control.opcode == Opcode::Send && control.last;
+        if self.agreed.ready_to_receive_send && may_say_ready && is_first_and_empty {
             self.end_send();
             return Some(Taken::default());
         }
@@ -192,6 +200,13 @@ impl Rules {
             place,
             completes: Some(Completion { wr_id, done }),
         })
+    }
+
+    /// Whether the peer has a READ under way of memory whose token it has had invalidated since.
+    pub(crate) fn reads_what_is_revoked(&self) -> bool {
+        let revoked = |source: &Sge| self.access[source.region.0 as usize] != Access::RemoteRead;
+        let mut sources = self.responses.iter().map(|(_, source)| source);
+        sources.any(|source| source.length > 0 && revoked(source))
     }
 
     fn end_send(&mut self) {

@@ -29,7 +29,7 @@ pub(crate) const DEPTHS: Depths = Depths {
     responses: 4,
     regions: REGIONS.len(),
 };
-/// What READs of this side are called at the peer: this, and the number of the READ.
+/// What the first READ of this side is called at the peer; the next ones count on from there.
 pub(crate) const SINK: u32 = 1;
 /// In front of each SEND.
 const HEADER: &[u8] = b"header";
@@ -63,7 +63,6 @@ pub(crate) struct Side {
     messages: u32,
     read_requests: u32,
     posted: u64,
-    reads_posted: u32,
     /// Lengths of the pieces that the stream comes in, again and again; all at once without any.
     cuts: Vec<u8>,
 }
@@ -100,7 +99,6 @@ impl Side {
             messages: 0,
             read_requests: 0,
             posted: 0,
-            reads_posted: 0,
             cuts: cuts.to_vec(),
         }
     }
@@ -133,10 +131,7 @@ impl Side {
             match kind {
                 0..=3 => rules.recvs.push_back((wr_id, memory)),
                 4 | 5 => self.sends.push_back((wr_id, kind == 4, memory)),
-                _ => {
-                    rules.reads.push_back((wr_id, memory));
-                    self.reads_posted += 1;
-                }
+                _ => rules.reads.push_back((wr_id, memory)),
             }
         }
         taken.is_ok()
@@ -279,13 +274,23 @@ impl Side {
         }
     }
 
-    /// Takes all FPDUs that there are to send.
-    pub(crate) fn send_all(&mut self) -> Vec<Vec<u8>> {
+    /// Takes all FPDUs that there are to send; an error where the peer took back what it reads.
+    pub(crate) fn send_all(&mut self) -> Result<Vec<Vec<u8>>, IwarpError> {
         let mut sent = Vec::new();
-        while let Some(segment) = self.qp.next_segment().expect("memory stays registered") {
+        loop {
             assert!(sent.len() < 10_000, "it never ends");
-            self.check_segment(&segment);
-            sent.push(segment.header().to_vec());
+            match self.qp.next_segment() {
+                Ok(Some(segment)) => {
+                    self.check_segment(&segment);
+                    sent.push(segment.header().to_vec());
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    assert_eq!(error, IwarpError::RdmapInvalidStag);
+                    assert!(!self.framed || self.rules.reads_what_is_revoked());
+                    return Err(error);
+                }
+            }
         }
         if self.framed {
             assert!(
@@ -304,7 +309,7 @@ impl Side {
             assert!(!self.may_send || usize::from(self.rules.outstanding) == reads);
         }
         assert!(!self.qp.has_segment());
-        sent
+        Ok(sent)
     }
 
     fn check_segment(&mut self, segment: &Segment) {

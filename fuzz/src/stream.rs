@@ -56,6 +56,9 @@ pub fn iwarp_stream(data: &[u8]) {
         if operation < 128 {
             let [a, b] = twins.each_mut().map(Side::send_all);
             assert_eq!(a, b);
+            if a.is_err() {
+                break;
+            }
         }
     }
     let [a, b] = twins.map(Side::end);
