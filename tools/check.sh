@@ -20,7 +20,7 @@ cargo_component() {
         case $package in rust-clippy) package=rust$suffix-clippy ;; *) package=$package$suffix ;; esac
         apt_install "$package${version:+=$version}" && cargo "$subcommand" --version >/dev/null 2>&1 && return 0
     fi
-    skipped "cargo $subcommand: this Rust comes without it (with rustup: rustup component add $2)"
+    skipped "cargo $subcommand: this Rust comes without it (with rustup: rustup component add ${2#rust-})"
     return 1
 }
 

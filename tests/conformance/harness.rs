@@ -103,7 +103,8 @@ impl Rig {
         let mut poll = mio::Poll::new().unwrap();
         for fabric in &self.fabrics {
             if let Some(fd) = fabric.event_fd() {
-                let mut source = mio::unix::SourceFd(&fd.as_raw_fd());
+                let fd = fd.as_raw_fd();
+                let mut source = mio::unix::SourceFd(&fd);
                 let registry = poll.registry();
                 registry
                     .register(&mut source, mio::Token(0), mio::Interest::READABLE)
