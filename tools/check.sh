@@ -33,6 +33,8 @@ step_setup() {
     for pair in cc:gcc cc:libc6-dev ld:binutils tshark:tshark; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
+    # Without it cargo cannot fetch anything.
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ ${#missing[@]} = 0 ]; then
         echo "cargo $(rustc_version rustc), cc, ld, tshark: all there"
     else

@@ -187,11 +187,14 @@ impl Lab {
     }
 
     /// Lets both sides go on until neither has anything to do.
+    #[track_caller]
     pub(crate) fn settle(&mut self) {
         let mut quiet = 0;
-        while quiet < QUIET_TURNS {
-            quiet = if self.turn() { 0 } else { quiet + 1 };
-        }
+        self.until("rest", |lab| {
+            let rest = quiet == QUIET_TURNS;
+            quiet = if lab.turn() { 0 } else { quiet + 1 };
+            rest
+        });
     }
 
     /// Finishes what can be done now, lets time pass at once, and finishes what is to be done then.

@@ -24,6 +24,7 @@
 //! Regions are looked up when their bytes move, not only when work is posted: between two FPDUs, and
 //! inside of one, their owner may deregister them.
 
+mod forecast;
 mod receive;
 mod send;
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod tests;
 
 use alloc::collections::VecDeque;
 
+pub use self::forecast::Expected;
 pub use self::receive::Step;
 use self::receive::{Incoming, IncomingSend, STASH, Stage};
 pub use self::send::{MAX_SEGMENT_HEADER, Segment};
@@ -123,6 +125,8 @@ pub struct Qp<M> {
     outstanding: u16,
     /// Bytes of the oldest READ that arrived.
     read_offset: u32,
+    /// Payload of the FPDUs in which READs are answered, but for the last of each.
+    response_segment: u32,
     read_msn: u32,
     responses: VecDeque<Response>,
     response_offset: u32,
@@ -164,6 +168,7 @@ impl<M> Qp<M> {
             reads: VecDeque::with_capacity(depths.reads),
             outstanding: 0,
             read_offset: 0,
+            response_segment: 0,
             read_msn: 1,
             responses: VecDeque::with_capacity(depths.responses),
             response_offset: 0,

@@ -48,14 +48,14 @@ pub(super) struct IncomingSend {
 /// The FPDU that is arriving.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Incoming {
-    control: Control,
+    pub(super) control: Control,
     tagged: Tagged,
     untagged: Untagged,
     ulpdu_length: usize,
     /// Where what is left of the payload belongs.
     rest: Piece,
     /// Bytes of payload in the whole FPDU.
-    payload_length: u32,
+    pub(super) payload_length: u32,
     /// Nobody posted a receive for it: the announced zero-length SEND of RFC 6581 9.
     swallow: bool,
 }
@@ -450,6 +450,7 @@ impl<M> Qp<M> {
     fn deliver_read_response(&mut self) -> Option<Completion> {
         self.read_offset += self.incoming.payload_length;
         if !self.incoming.control.last {
+            self.response_segment = self.incoming.payload_length;
             return None;
         }
         self.read_offset = 0;

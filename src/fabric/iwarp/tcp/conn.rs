@@ -7,13 +7,13 @@ use std::os::fd::AsFd;
 
 use mio::net::TcpStream;
 
-use super::fpdu::{self, OutFpdu, crc32c, crc32c_of_memory};
+use super::direct;
+use super::fpdu::{self, OutFpdu, crc32c};
 use crate::fabric::iwarp::IwarpError;
 use crate::fabric::iwarp::handshake::{self, Agreed, MAX_OUTGOING, Offer, Outgoing, Request};
 use crate::fabric::iwarp::mpa::{self, FRAME_HEADER_LENGTH, Frame, FrameKind, MAX_PRIVATE_DATA};
 use crate::fabric::iwarp::qp::{Completion, MAX_ULPDU, Qp, Step};
 use crate::fabric::iwarp::rdmap::Terminate;
-use crate::fabric::iwarp::regions::Piece;
 use crate::fabric::{CloseReason, ListenerId};
 use crate::sys::{IoVecs, MAX_IOVECS, Memory};
 use crate::units::Instant;
@@ -27,8 +27,6 @@ const BATCH_BYTES_WITH_CRC: usize = 1 << 18;
 /// Payload from this size on is received straight into its target; below, one copy costs less
 /// than the system calls it saves.
 const DIRECT_BYTES: u32 = 8 * 1024;
-/// What follows such a payload: padding, CRC, and the header of the next.
-const DIRECT_TAIL: usize = 3 + mpa::CRC_LENGTH + 20;
 /// Bytes moved on one connection, each way, before others have their turn.
 const BUDGET: usize = 4 << 20;
 
@@ -411,15 +409,16 @@ impl Conn {
         let mut budget = BUDGET;
         while budget > 0 {
             let direct = qp.target()?.filter(|target| target.length >= DIRECT_BYTES);
-            let mut vec = scratch.iovecs.receive();
-            if let Some(target) = direct {
-                let (offset, length) = (target.offset as usize, target.length as usize);
-                vec.push_memory(qp.memory(target)?, offset, length)
-                    .map_err(|_| IwarpError::LocalRegionGone)?;
-                vec.push(scratch.input.get_mut(..DIRECT_TAIL).unwrap_or_default());
-            } else {
-                vec.push(&mut scratch.input);
-            }
+            let (vec, expected) = match direct {
+                Some(target) => {
+                    direct::prepare(qp, target, &mut scratch.iovecs, &mut scratch.input)?
+                }
+                None => {
+                    let mut vec = scratch.iovecs.receive();
+                    vec.push(&mut scratch.input);
+                    (vec, 0)
+                }
+            };
             let room = vec.total();
             let received = match vec.receive(self.stream.as_fd()) {
                 Ok(0) => {
@@ -438,12 +437,16 @@ impl Conn {
                 Err(error) => return Err(os(&error)),
             };
             budget = budget.saturating_sub(received);
-            let placed = match direct {
-                Some(target) => placed_directly(qp, target, received)?,
-                None => 0,
-            };
-            let input = scratch.input.get(..received - placed).unwrap_or_default();
-            parse(qp, input, completions)?;
+            match direct {
+                Some(target) => {
+                    direct::take(qp, target, expected, received, &scratch.input, completions)?;
+                }
+                None => parse(
+                    qp,
+                    scratch.input.get(..received).unwrap_or_default(),
+                    completions,
+                )?,
+            }
             // A short read emptied the socket: what comes later is announced anew, but for the
             // end of the stream if that has been announced already.
             if received < room && !self.read_closed {
@@ -485,7 +488,7 @@ impl Conn {
 }
 
 /// Hands bytes of the stream to the queue pair and places payload as it asks.
-fn parse(
+pub(super) fn parse(
     qp: &mut Qp<Memory>,
     mut input: &[u8],
     completions: &mut Vec<Completion>,
@@ -508,23 +511,6 @@ fn parse(
             }
         }
     }
-}
-
-/// Tells the queue pair what the socket put into the target, of `received` bytes in all; returns
-/// how many they are.
-fn placed_directly(
-    qp: &mut Qp<Memory>,
-    target: Piece,
-    received: usize,
-) -> Result<usize, IwarpError> {
-    let length = u32::try_from(received).map_or(target.length, |n| n.min(target.length));
-    let placed = target.part(0, length);
-    let crc = match qp.crc() {
-        Some(crc) => crc32c_of_memory(crc, qp.memory(placed)?, placed)?,
-        None => 0,
-    };
-    qp.placed(length, crc);
-    Ok(length as usize)
 }
 
 /// The largest ULPDU to send where its owner does not say: one whose FPDU fits into a TCP segment.

@@ -8,6 +8,7 @@
 //! Terminate, if the stream can carry one, and loses its own connection.
 
 mod conn;
+mod direct;
 mod fpdu;
 mod linger;
 mod listen;

@@ -1,0 +1,61 @@
+//! Where payload will belong that has not been announced yet.
+//!
+//! The answers to RDMA READs come in a known order, to known places, in FPDUs of one size but for
+//! the last of each. So while one of them arrives, the places of the next ones are known, and one
+//! system call can fill many of them. It is a forecast: the owner compares it with what
+//! [`Qp::receive`] then asks for. Bytes that went to the wrong place lie in the sinks of READs that
+//! are not complete, where nobody looks for anything yet. An RDMA WRITE has no known length and no
+//! forecast: what lies behind its end belongs to somebody.
+
+use super::Qp;
+use super::receive::{Incoming, Stage};
+use crate::fabric::iwarp::ddp::{Control, Tagged};
+use crate::fabric::iwarp::mpa::{CRC_LENGTH, FPDU_HEADER_LENGTH, pad};
+use crate::fabric::iwarp::rdmap::Opcode;
+use crate::fabric::iwarp::regions::Piece;
+
+/// Payload that is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Bytes of the stream between the payload before and this one: padding and CRC of the FPDU
+    /// before, and the header of its own.
+    pub framing: usize,
+    /// Where it belongs.
+    pub target: Piece,
+}
+
+/// What precedes the payload of a READ response, but for the MPA length.
+const HEADER: usize = Control::LENGTH + Tagged::LENGTH;
+
+impl<M> Qp<M> {
+    /// What is expected behind the payload that is arriving, if that answers a READ.
+    pub fn expected(&self) -> impl Iterator<Item = Expected> {
+        let Incoming {
+            control,
+            payload_length,
+            ..
+        } = self.incoming;
+        let answers = self.stage == Stage::Payload && control.opcode == Opcode::ReadResponse;
+        let outstanding = if answers { self.outstanding } else { 0 };
+        let segment = match control.last {
+            true => self.response_segment,
+            false => payload_length,
+        };
+        let mut reads = self.reads.iter().take(usize::from(outstanding));
+        let mut read = reads.next();
+        let mut end = self.read_offset.saturating_add(payload_length);
+        let mut length = payload_length;
+        core::iter::from_fn(move || {
+            while read?.sink.length <= end {
+                read = reads.next();
+                end = 0;
+            }
+            let sink = read?.sink;
+            let framing = pad(HEADER + length as usize) + CRC_LENGTH + FPDU_HEADER_LENGTH + HEADER;
+            length = (sink.length - end).min(segment);
+            let target = sink.part(end, length);
+            end += length;
+            (length > 0).then_some(Expected { framing, target })
+        })
+    }
+}
