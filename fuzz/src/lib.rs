@@ -7,6 +7,7 @@
 mod endpoint;
 mod input;
 mod iwarp;
+mod owner;
 mod pair;
 mod rules;
 mod side;
@@ -15,6 +16,7 @@ mod wire;
 
 pub use endpoint::endpoint;
 pub use iwarp::{ddp_rdmap, mpa};
+pub use owner::iwarp_owner;
 pub use pair::endpoint_pair;
 pub use stream::iwarp_stream;
 pub use wire::{wire_buffer_descriptor, wire_data_transfer, wire_negotiate, wire_smb2};
@@ -36,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     target("ddp_rdmap", ddp_rdmap),
     target("endpoint", endpoint),
     target("endpoint_pair", endpoint_pair),
+    target("iwarp_owner", iwarp_owner),
     target("iwarp_stream", iwarp_stream),
     target("mpa", mpa),
     target("wire_buffer_descriptor", wire_buffer_descriptor),

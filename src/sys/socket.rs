@@ -142,6 +142,22 @@ impl<'a> ReceiveVec<'a> {
         Ok(())
     }
 
+    /// Whether some of these bytes are in the list already: what is received into them first would
+    /// be lost.
+    pub fn contains(
+        &self,
+        memory: &Memory,
+        offset: usize,
+        length: usize,
+    ) -> Result<bool, OutOfRange> {
+        let start = memory.pointer(offset, length)?.addr();
+        let overlaps = |piece: &libc::iovec| {
+            let base = piece.iov_base.addr();
+            length > 0 && base < start + length && start < base + piece.iov_len
+        };
+        Ok(self.pieces.iter().any(overlaps))
+    }
+
     /// Pieces that can still be added.
     #[must_use]
     pub fn room(&self) -> usize {
@@ -242,6 +258,29 @@ mod tests {
             input.receive(b.as_fd()).unwrap_err().kind(),
             io::ErrorKind::WouldBlock
         );
+    }
+
+    #[test]
+    fn knows_what_it_receives_into() {
+        let memory = Memory::zeroed(30);
+        let alias = memory.part(10, 10).unwrap();
+        let mut vecs = IoVecs::new();
+        let mut input = vecs.receive();
+        assert!(!input.contains(&memory, 0, 30).unwrap());
+        input.push_memory(&memory, 5, 10).unwrap();
+        for (offset, length, contained) in [
+            (0, 5, false),
+            (0, 6, true),
+            (14, 1, true),
+            (15, 15, false),
+            (8, 0, false),
+        ] {
+            assert_eq!(input.contains(&memory, offset, length), Ok(contained));
+        }
+        assert_eq!(input.contains(&alias, 0, 5), Ok(true));
+        assert_eq!(input.contains(&alias, 5, 5), Ok(false));
+        assert_eq!(input.contains(&Memory::zeroed(30), 0, 30), Ok(false));
+        assert!(input.contains(&alias, 5, 6).is_err());
     }
 
     #[test]

@@ -303,6 +303,11 @@ impl World {
         Mem { memory, region }
     }
 
+    /// Memory for a READ, of one byte at least.
+    pub fn register_large(&mut self, conn: ConnId, length: usize) -> Mem {
+        self.register(conn, length.max(1), Access::Local)
+    }
+
     /// A peer and the established connection to it; `flags` are those of its MPA request.
     pub fn established(&mut self, flags: u8) -> (Peer, ConnId) {
         let mut peer = Peer::connect(self.address);

@@ -10,6 +10,7 @@
     reason = "a test program has no users"
 )]
 
+mod answers;
 mod fpdus;
 mod handshake;
 mod harness;

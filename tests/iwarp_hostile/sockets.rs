@@ -352,25 +352,47 @@ fn a_reset_at_any_time_flushes_everything_once() {
 fn a_terminate_is_read_even_if_the_stream_broke_behind_it() {
     on_both(quick(), |world| {
         let (mut peer, conn) = spoken(world);
-        let memory = world.register(conn, 10, Access::Local);
+        let post = |world: &mut World, id| {
+            let posted = world.fabric.post_send(conn, WrId(id), b"hello", None, None);
+            posted.unwrap();
+        };
+        post(world, 1);
+        world.wait("SEND", |world| world.completions(conn) == [(1, Ok(()))]);
         let header = untagged([0x41, 0x47], 0, 2, 1, 0);
         peer.send(&fpdu(false, &[&header, b"\x11\0\0\0"]));
-        // Nobody takes what is sent from now on: the next SEND provokes an RST.
+        // With the SEND unread this is an RST: sending fails, and the Terminate lies there unread.
         drop(peer);
-        let sge = memory.sge(0, 10);
-        for n in 1..3 {
-            world
-                .fabric
-                .post_send(conn, WrId(n), b"", Some(sge), None)
-                .unwrap();
-        }
+        post(world, 2);
         let error = IwarpError::PeerTerminated {
             layer: 1,
             etype: 1,
             code: 0,
         };
         assert_eq!(world.closed(conn), CloseReason::Iwarp(error));
-        world.events.clear();
+        assert_eq!(world.completions(conn), [(2, Err(WrError::Flushed))]);
+    });
+}
+
+#[test]
+fn whoever_closes_first_has_the_reason() {
+    on_both(quick(), |world| {
+        for reset in [false, true] {
+            let (peer, conn) = spoken(world);
+            write_much(world, conn, 20);
+            world.fabric.close(conn);
+            world.poll();
+            match reset {
+                true => peer.reset(),
+                false => peer.half_close(),
+            }
+            let clock = std::time::Instant::now();
+            assert_eq!(world.closed(conn), CloseReason::Local);
+            assert!(
+                clock.elapsed() < quick().drain_timeout / 2,
+                "nobody is there"
+            );
+            succeeded(&world.completions(conn), 20);
+        }
     });
 }
 

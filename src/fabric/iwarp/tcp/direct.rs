@@ -6,6 +6,9 @@
 //!   goes to    target                input    where it is expected to belong      input
 //! ```
 //!
+//! The places do not overlap: where the sinks of READs do, the list ends, as what came first would be
+//! gone before anybody looked at it.
+//!
 //! If the framing says something else than was expected, all that came behind it is copied out and
 //! read in order, as if it had never been anywhere else.
 
@@ -40,6 +43,10 @@ pub(super) fn prepare<'a>(
         let (Ok(memory), true) = (qp.memory(target), framing <= input.len()) else {
             break;
         };
+        let (offset, length) = (target.offset as usize, target.length as usize);
+        if vec.contains(memory, offset, length) != Ok(false) {
+            break;
+        }
         let (bytes, rest) = std::mem::take(&mut input).split_at_mut(framing);
         vec.push(bytes);
         push(&mut vec, memory, target)?;
