@@ -15,6 +15,8 @@ use smbdirect::units::{Instant, RemoteToken};
 
 const CHUNK: usize = 1 << 20;
 const OUTSTANDING: usize = 8;
+/// How long an end looks for events before it sleeps: waking up is dear on a virtual machine.
+const SPIN: Duration = Duration::from_micros(50);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -223,11 +225,7 @@ impl End {
 
     /// Waits for events.
     fn turn(&mut self) -> Vec<Event> {
-        let spin: u64 = std::env::var("SPIN")
-            .ok()
-            .and_then(|s| s.parse().ok())
-            .unwrap_or(0);
-        let begin = self.now();
+        let mut awake = self.now();
         loop {
             let now = self.now();
             self.fabric.poll(now, &mut self.events).expect("poll");
@@ -238,9 +236,10 @@ impl End {
                 .fabric
                 .poll_timeout()
                 .map(|at| at.saturating_since(now));
-            if timeout != Some(Duration::ZERO) && now - begin > Duration::from_micros(spin) {
+            if timeout != Some(Duration::ZERO) && now - awake >= SPIN {
                 let fd = self.fabric.event_fd().expect("sockets");
                 wait_readable(fd, timeout).expect("wait");
+                awake = self.now();
             }
         }
     }
