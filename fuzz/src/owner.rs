@@ -394,6 +394,14 @@ impl Model {
         });
         assert!(named || region.access == Access::RemoteWrite);
         assert!(!self.closed);
+        for expected in self.qp.expected().take(16) {
+            let start = expected.target.offset;
+            let end = start.checked_add(expected.target.length).unwrap();
+            let sinks = self.posted[Kind::Read as usize].iter();
+            let mut sinks = sinks.filter_map(|posted| posted.memory);
+            assert!(expected.target.length > 0);
+            assert!(sinks.any(|sge| sge.offset <= start && end <= sge.offset + sge.length));
+        }
     }
 
     fn transmit(&mut self) {

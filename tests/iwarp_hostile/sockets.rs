@@ -315,6 +315,28 @@ fn a_message_larger_than_a_budget_arrives_with_the_end_behind_it() {
 }
 
 #[test]
+fn small_segments_behind_a_large_one_take_more_than_one_turn() {
+    on_both(quick(), |world| {
+        let (mut peer, conn) = world.established(0x10);
+        let memory = world.register(conn, MIB, Access::RemoteWrite);
+        let header = |at| tagged([0x81, 0x40], memory.token(), memory.address() + at);
+        peer.send(&fpdu(false, &[&header(0), &[1; 10_000]]));
+        world.wait("large one", |_| memory.bytes()[9_999] == 1);
+        // Of no bytes, as many as the window takes.
+        peer.send(&fpdu(false, &[&header(10_000)]).repeat(2_000));
+        peer.half_close();
+        std::thread::sleep(Duration::from_millis(20));
+        let mut turns = 0;
+        world.wait("end", |world| {
+            turns += 1;
+            world.fabric.counts().connections == 1
+        });
+        assert!(turns > 3, "{turns}");
+        assert_eq!(world.closed(conn), CloseReason::Peer);
+    });
+}
+
+#[test]
 fn a_reset_at_any_time_flushes_everything_once() {
     on_both(quick(), |world| {
         for polls in 0..6 {

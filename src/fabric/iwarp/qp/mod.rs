@@ -139,6 +139,7 @@ pub struct Qp<M> {
     incoming_send: IncomingSend,
     /// Where an RDMA WRITE that has begun must go on.
     incoming_write: Option<Tagged>,
+    /// Most payload of an FPDU of the message that is arriving.
     segment_length: u32,
 
     stage: Stage,
@@ -320,6 +321,7 @@ impl<M> Qp<M> {
     /// from now on is dropped: nobody waits for it.
     pub fn flush_reads(&mut self) -> Option<Completion> {
         self.stage = Stage::Closed;
+        self.segment_length = 0;
         if let Some((wr_id, _)) = self.recvs.pop_front() {
             return Some(Completion {
                 wr_id,

@@ -29,6 +29,9 @@ const BATCH_BYTES_WITH_CRC: usize = 1 << 18;
 const DIRECT_BYTES: u32 = 8 * 1024;
 /// Bytes moved on one connection, each way, before others have their turn.
 const BUDGET: usize = 4 << 20;
+/// Bytes of it that a system call to receive costs at least, or a peer could have it made for a few
+/// bytes each time.
+const CALL: usize = 8 * 1024;
 
 /// What the connections of a fabric use in turn.
 pub(super) struct Scratch {
@@ -444,7 +447,7 @@ impl Conn {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(os(&error)),
             };
-            budget = budget.saturating_sub(received);
+            budget = budget.saturating_sub(received.max(CALL));
             match direct {
                 Some(target) => {
                     direct::take(qp, target, expected, received, &scratch.input, completions)?;
