@@ -21,15 +21,15 @@
 //! `unsafe` is allowed in `sys` alone: memory that another process or an RDMA peer may write at any
 //! time is reached by copies and system calls there, never through a reference.
 
-#![cfg_attr(not(any(feature = "fabric", test)), no_std)]
+#![cfg_attr(not(any(feature = "fabric", feature = "shm", test)), no_std)]
 #![deny(unsafe_code)]
 
-#[cfg_attr(feature = "fabric", allow(unused_extern_crates))]
+#[cfg_attr(any(feature = "fabric", feature = "shm"), allow(unused_extern_crates))]
 extern crate alloc;
 
 pub mod fabric;
 pub mod proto;
-#[cfg(feature = "fabric")]
+#[cfg(any(feature = "fabric", feature = "shm"))]
 #[allow(unsafe_code)]
 pub mod sys;
 #[cfg(feature = "fabric")]
