@@ -2,6 +2,8 @@
 //! is allowed.
 
 #[cfg(feature = "shm")]
+mod bell;
+#[cfg(feature = "shm")]
 mod eventfd;
 #[cfg(feature = "shm")]
 mod memfd;
@@ -11,6 +13,8 @@ mod seqpacket;
 mod socket;
 mod wait;
 
+#[cfg(feature = "shm")]
+pub use bell::{Bell, Rung};
 #[cfg(feature = "shm")]
 pub use eventfd::EventFd;
 #[cfg(feature = "shm")]
