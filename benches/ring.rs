@@ -2,12 +2,16 @@
 //!
 //! `cargo bench --bench ring [-- SECONDS]`
 //!
-//! Two threads stand for two processes: the memory and the system calls are the same. Round trips
-//! are compared with those of two threads that do nothing but write and read an eventfd, in turns of
-//! the same run: what a machine makes of a wake-up differs by the hour, the ratio less.
+//! Two threads stand for two processes: the memory and the system calls are the same. A round trip is
+//! two wake-ups. Whoever is to ring first gives its processor away for a while, until the other is
+//! asleep; the time is taken from the ring to when the other is awake and has what it was woken
+//! for. How often both threads really slept in a round trip is measured too and must be close to two:
+//! without that wait it is not, and then bare eventfds and rings, which sleep differently often, cannot
+//! be compared. The kinds take turns in one run, and medians are of single round trips: what a machine
+//! makes of a wake-up differs by the hour, the ratio less.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +19,10 @@ use smbdirect::shm::{Consumer, Doorbell, Entry, Producer, RingMemory, map, ring_
 use smbdirect::sys::{Bell, EventFd, Memfd, wait_readable};
 
 /// Turns in which round trips are measured, each kind once in each.
-const TURNS: u32 = 5;
+const TURNS: u32 = 10;
+
+/// How long one waits for the other to be asleep.
+const HOLD: Duration = Duration::from_micros(100);
 
 fn main() {
     let seconds = std::env::args().find_map(|argument| argument.parse().ok());
@@ -28,26 +35,68 @@ fn main() {
             1e9 / rate
         );
     }
-    let mut trips = [Vec::new(), Vec::new(), Vec::new()];
+    let mut kinds = [
+        ("bare eventfd", Trips::default()),
+        ("ring, eventfd", Trips::default()),
+        ("ring, Bell", Trips::default()),
+    ];
     for _ in 0..TURNS {
         let turn = time / TURNS;
-        trips[0].push(bare_round_trip(turn));
-        trips[1].push(ring_round_trip(eventfds(), turn));
-        trips[2].push(ring_round_trip(bells(), turn));
+        bare_round_trips(turn, &mut kinds[0].1);
+        ring_round_trips(eventfds(), turn, &mut kinds[1].1);
+        ring_round_trips(bells(), turn, &mut kinds[2].1);
     }
-    let medians = trips.map(|mut times| {
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    });
-    for (what, median) in ["bare eventfd", "ring, eventfd", "ring, Bell"]
-        .into_iter()
-        .zip(medians)
-    {
+    let bare = kinds[0].1.part(0.5);
+    for (what, mut trips) in kinds {
         println!(
-            "round trip, both asleep, {what:13}: {median:6.2} us, {:4.2} times the bare one",
-            median / medians[0]
+            "round trip, {what:13}: median {:6.2} us (10 % below {:.2}, 10 % above {:.2}), {:4.2} sleeps, \
+             {:4.2} times the bare one",
+            trips.part(0.5),
+            trips.part(0.1),
+            trips.part(0.9),
+            // Without the two of `hold`.
+            trips.sleeps as f64 / trips.times.len() as f64 - 2.0,
+            trips.part(0.5) / bare
         );
     }
+}
+
+/// Round trips of a kind.
+#[derive(Default)]
+struct Trips {
+    /// Microseconds of each.
+    times: Vec<f64>,
+    /// How often one of both threads gave its processor away because it had to wait.
+    sleeps: u64,
+}
+
+impl Trips {
+    /// The time that a part of all trips does not take.
+    fn part(&mut self, part: f64) -> f64 {
+        self.times.sort_by(f64::total_cmp);
+        self.times[((self.times.len() - 1) as f64 * part) as usize]
+    }
+}
+
+/// Waits for the other thread to be asleep; returns when that was, in nanoseconds. It does not spin:
+/// where both threads share a processor the other would not get to its sleep.
+fn hold(clock: Instant) -> u64 {
+    thread::sleep(HOLD);
+    nanos(clock)
+}
+
+fn nanos(clock: Instant) -> u64 {
+    clock.elapsed().as_nanos() as u64
+}
+
+/// How often this thread has slept.
+fn sleeps() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").expect("Linux");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok())
+        .expect("a number")
 }
 
 /// A new ring, mapped twice as by two processes.
@@ -97,32 +146,42 @@ fn throughput(batch: usize, time: Duration) -> f64 {
     })
 }
 
-/// Microseconds of a round trip by eventfds alone.
-fn bare_round_trip(time: Duration) -> f64 {
+/// Round trips by eventfds alone.
+fn bare_round_trips(time: Duration, trips: &mut Trips) {
     let new = || EventFd::new().expect("an eventfd");
     let (there, back, stop) = (new(), new(), AtomicBool::new(false));
+    let clock = Instant::now();
+    // When somebody rang last, and how long the way there took.
+    let (rung, took) = (AtomicU64::new(0), AtomicU64::new(0));
+    let ring = |bell: &EventFd| {
+        rung.store(hold(clock), Ordering::Release);
+        bell.ring().expect("an eventfd");
+    };
     let wait = |bell: &EventFd| {
         wait_readable(bell.as_fd(), None).expect("an eventfd");
         bell.drain().expect("an eventfd");
+        nanos(clock) - rung.load(Ordering::Acquire)
     };
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let other = scope.spawn(|| {
+            let before = sleeps();
             while !stop.load(Ordering::Relaxed) {
-                wait(&there);
-                back.ring().expect("an eventfd");
+                took.store(wait(&there), Ordering::Release);
+                ring(&back);
             }
+            sleeps() - before
         });
-        let (mut count, start) = (0, Instant::now());
-        while start.elapsed() < time {
-            there.ring().expect("an eventfd");
-            wait(&back);
-            count += 1;
+        let before = sleeps();
+        while clock.elapsed() < time {
+            ring(&there);
+            let there_and_back = wait(&back) + took.load(Ordering::Acquire);
+            trips.times.push(there_and_back as f64 / 1e3);
         }
-        let elapsed = start.elapsed();
+        trips.sleeps += sleeps() - before;
         stop.store(true, Ordering::Relaxed);
         there.ring().expect("an eventfd");
-        elapsed.as_secs_f64() * 1e6 / f64::from(count)
-    })
+        trips.sleeps += other.join().expect("it ended");
+    });
 }
 
 /// What one thread rings and waits for.
@@ -203,33 +262,38 @@ fn receive<D: Doorbells>(consumer: &mut Consumer<Ringer<'_, D>>, bells: &D) -> E
     entry[0]
 }
 
-/// Microseconds of a round trip of one entry through two rings.
-fn ring_round_trip<D: Doorbells>((ours, theirs): (D, D), time: Duration) -> f64 {
+/// Round trips of one entry through two rings; it says when it was sent, and how long the way there
+/// took.
+fn ring_round_trips<D: Doorbells>((ours, theirs): (D, D), time: Duration, trips: &mut Trips) {
     const STOP: Entry = [u64::MAX; 8];
     let ((there, there2), (back, back2)) = (ring(64), ring(64));
+    let clock = Instant::now();
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let other = scope.spawn(|| {
+            let before = sleeps();
             let mut consumer = Consumer::new(there2, Ringer(&theirs));
             let mut producer = Producer::new(back2, Ringer(&theirs));
             loop {
                 let entry = receive(&mut consumer, &theirs);
                 if entry == STOP {
-                    break;
+                    return sleeps() - before;
                 }
-                producer.push(&[entry]).expect("honest");
+                let took = nanos(clock) - entry[0];
+                let answer = [hold(clock), took, 0, 0, 0, 0, 0, 0];
+                producer.push(&[answer]).expect("honest");
             }
         });
+        let before = sleeps();
         let mut producer = Producer::new(there, Ringer(&ours));
         let mut consumer = Consumer::new(back, Ringer(&ours));
-        let (mut count, start) = (0_u32, Instant::now());
-        while start.elapsed() < time {
-            let entry = [u64::from(count); 8];
-            producer.push(&[entry]).expect("honest");
-            assert_eq!(receive(&mut consumer, &ours), entry);
-            count += 1;
+        while clock.elapsed() < time {
+            producer.push(&[[hold(clock); 8]]).expect("honest");
+            let [rung, took, ..] = receive(&mut consumer, &ours);
+            let there_and_back = nanos(clock) - rung + took;
+            trips.times.push(there_and_back as f64 / 1e3);
         }
-        let elapsed = start.elapsed();
+        trips.sleeps += sleeps() - before;
         producer.push(&[STOP]).expect("honest");
-        elapsed.as_secs_f64() * 1e6 / f64::from(count)
-    })
+        trips.sleeps += other.join().expect("it ended");
+    });
 }
