@@ -67,7 +67,7 @@ impl NoRing {
     }
 }
 
-/// The words of a ring in shared memory; see [`layout`](super::layout) for where they lie.
+/// The words of a ring in shared memory; `layout` says where they lie.
 ///
 /// Clones are the same ring. This type checks that everything lies in the memory, and nothing else:
 /// what the words mean, and that only one producer and one consumer use them, is `ring`'s business.
