@@ -14,22 +14,28 @@
 //!     units
 //! ```
 //!
-//! The endpoint knows no I/O and the fabric knows no SMB. `wire`, `proto` and the iWARP codecs in
-//! [`fabric::iwarp`] need no operating system and allocate nothing after construction; everything
-//! else is behind the feature `fabric`.
+//! Beside them, [`shm`] on `sys`: rings and buffers in memory that two processes share, of which
+//! neither trusts the other.
 //!
-//! `unsafe` is allowed in `sys` alone: memory that another process or an RDMA peer may write at any
-//! time is reached by copies and system calls there, never through a reference.
+//! The endpoint knows no I/O and the fabric knows no SMB. `wire`, `proto` and the iWARP codecs in
+//! [`fabric::iwarp`] need no operating system and allocate nothing after construction; `shm`
+//! is behind the feature `shm`, everything else behind `fabric`.
+//!
+//! `unsafe` is allowed in `sys` and `shm::map` alone: memory that another process or an RDMA peer
+//! may write at any time is reached by copies, atomic words and system calls there, never through a
+//! reference that lasts.
 
-#![cfg_attr(not(any(feature = "fabric", test)), no_std)]
+#![cfg_attr(not(any(feature = "fabric", feature = "shm", test)), no_std)]
 #![deny(unsafe_code)]
 
-#[cfg_attr(feature = "fabric", allow(unused_extern_crates))]
+#[cfg_attr(any(feature = "fabric", feature = "shm"), allow(unused_extern_crates))]
 extern crate alloc;
 
 pub mod fabric;
 pub mod proto;
-#[cfg(feature = "fabric")]
+#[cfg(feature = "shm")]
+pub mod shm;
+#[cfg(any(feature = "fabric", feature = "shm"))]
 #[allow(unsafe_code)]
 pub mod sys;
 #[cfg(feature = "fabric")]

@@ -50,11 +50,34 @@ step_fmt() {
 step_lint() {
     cargo_component clippy rust-clippy || return 0
     cargo clippy --locked --all-targets -- -D warnings &&
-        cargo clippy --locked --no-default-features --lib -- -D warnings
+        cargo clippy --locked --no-default-features --lib -- -D warnings &&
+        cargo clippy --locked --no-default-features --features shm --lib -- -D warnings
 }
 
 step_unit() {
-    cargo test --locked && cargo test --locked --no-default-features --lib
+    cargo test --locked && cargo test --locked --no-default-features --lib &&
+        cargo test --locked --no-default-features --features shm --lib && ring_in_every_order && shared_memory_in_bounds
+}
+
+# The ring of shared memory, in every order of loads and stores that the memory model allows. Optimized, or it takes
+# minutes; built apart, for its dependencies are compiled with the flag, too.
+ring_in_every_order() {
+    echo "-- the ring's model"
+    RUSTFLAGS="$RUSTFLAGS --cfg loom" cargo test --locked --release --target-dir target/loom --test ring_loom
+}
+
+# Shared memory with an address sanitizer, which stable Rust does not have.
+shared_memory_in_bounds() {
+    local host
+    echo "-- shared memory with an address sanitizer"
+    if ! cargo +nightly --version >/dev/null 2>&1; then
+        skipped "shared memory with an address sanitizer: needs nightly Rust (rustup toolchain install nightly)"
+        return 0
+    fi
+    host=$(rustc +nightly -vV | sed -n 's/^host: //p')
+    # With --target, build scripts and macros are built without it.
+    RUSTFLAGS="$RUSTFLAGS -Zsanitizer=address" cargo +nightly test --locked --target-dir target/asan --target "$host" \
+        --no-default-features --features shm --lib --test ring
 }
 
 step_release() {

@@ -29,6 +29,9 @@ fn found(name: &str, text: &str) -> Vec<String> {
         ("fabric/iwarp/pump.rs", ""),
         ("fabric/iwarp/ddp.rs", ""),
         ("sys/mod.rs", ""),
+        ("shm/mod.rs", "#[allow(unsafe_code)] mod map; mod ring;"),
+        ("shm/map.rs", ""),
+        ("shm/ring.rs", ""),
         ("transport/mod.rs", ""),
     ];
     let mut files: Vec<Source> = others
@@ -92,6 +95,15 @@ fn finds_what_a_module_may_not_use() {
             "#[cfg(test)] mod tests { unsafe fn f() {} }",
         ),
         ("transport/mod.rs", "#![allow(unsafe_code)]"),
+        ("shm/ring.rs", "fn f() { unsafe { g() } }"),
+        ("shm/mod.rs", "fn f() { unsafe { g() } }"),
+        ("shm/mapper.rs", "fn f() { unsafe { g() } }"),
+        (
+            "shm/mod.rs",
+            "#[allow(unsafe_code)] mod map; #[allow(unsafe_code)] mod ring;",
+        ),
+        ("shm/ring.rs", "use crate::fabric::Sge;"),
+        ("sys/mod.rs", "use crate::shm::map;"),
         ("somewhere/mod.rs", ""),
     ] {
         assert_eq!(
@@ -159,6 +171,10 @@ fn leaves_alone_what_a_module_may_use() {
         (
             "sys/memory.rs",
             "use super::OutOfRange; use libc::iovec; fn f() { unsafe { g() } }",
+        ),
+        (
+            "shm/map.rs",
+            "use std::io; use super::ring::X; use crate::sys::Memory; fn f() { unsafe { g() } }",
         ),
         ("wire/mod.rs", "#[cfg(not(test))] fn f() { my::std::x() }"),
     ] {

@@ -25,10 +25,6 @@ impl Source {
         }
     }
 
-    pub(crate) fn is_in(&self, module: &str) -> bool {
-        self.module.first().is_some_and(|first| first == module)
-    }
-
     /// A file that holds the tests of the module above it.
     pub(crate) fn is_test(&self) -> bool {
         self.module.iter().any(|part| part == "tests")

@@ -17,7 +17,7 @@ cd "$(dirname "$0")/../.." || exit 1
 ALLOWED='memcpy|memmove|memset|memcmp|bcmp|strlen|rust_eh_personality|_Unwind_Resume'
 # Crates that may end up in the program, and the features that would bring the operating system in.
 CRATES='no-os|smbdirect|strum|thiserror|zerocopy'
-FEATURES='std|fabric'
+FEATURES='std|fabric|shm'
 
 out=$PWD/target/no-os
 bare=$(uname -m)-unknown-none

@@ -1,0 +1,299 @@
+//! What a ring between two threads carries, and what its doorbells cost.
+//!
+//! `cargo bench --bench ring [-- SECONDS]`
+//!
+//! Two threads stand for two processes: the memory and the system calls are the same. A round trip is
+//! two wake-ups. Whoever is to ring first gives its processor away for a while, until the other is
+//! asleep; the time is taken from the ring to when the other is awake and has what it was woken
+//! for. How often both threads really slept in a round trip is measured too and must be close to two:
+//! without that wait it is not, and then bare eventfds and rings, which sleep differently often, cannot
+//! be compared. The kinds take turns in one run, and medians are of single round trips: what a machine
+//! makes of a wake-up differs by the hour, the ratio less.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use smbdirect::shm::{Consumer, Doorbell, Entry, Producer, RingMemory, map, ring_length};
+use smbdirect::sys::{Bell, EventFd, Memfd, wait_readable};
+
+/// Turns in which round trips are measured, each kind once in each.
+const TURNS: u32 = 10;
+
+/// How long one waits for the other to be asleep.
+const HOLD: Duration = Duration::from_micros(100);
+
+fn main() {
+    let seconds = std::env::args().find_map(|argument| argument.parse().ok());
+    let time = Duration::from_secs_f64(seconds.unwrap_or(1.0));
+    for batch in [1, 64] {
+        let rate = throughput(batch, time);
+        println!(
+            "batch {batch:2}: {:7.2} million entries/s, {:6.1} ns each",
+            rate / 1e6,
+            1e9 / rate
+        );
+    }
+    let mut kinds = [
+        ("bare eventfd", Trips::default()),
+        ("ring, eventfd", Trips::default()),
+        ("ring, Bell", Trips::default()),
+    ];
+    for _ in 0..TURNS {
+        let turn = time / TURNS;
+        bare_round_trips(turn, &mut kinds[0].1);
+        ring_round_trips(eventfds(), turn, &mut kinds[1].1);
+        ring_round_trips(bells(), turn, &mut kinds[2].1);
+    }
+    let bare = kinds[0].1.part(0.5);
+    for (what, mut trips) in kinds {
+        println!(
+            "round trip, {what:13}: median {:6.2} us (10 % below {:.2}, 10 % above {:.2}), {:4.2} sleeps, \
+             {:4.2} times the bare one",
+            trips.part(0.5),
+            trips.part(0.1),
+            trips.part(0.9),
+            // Without the two of `hold`.
+            trips.sleeps as f64 / trips.times.len() as f64 - 2.0,
+            trips.part(0.5) / bare
+        );
+    }
+}
+
+/// Round trips of a kind.
+#[derive(Default)]
+struct Trips {
+    /// Microseconds of each.
+    times: Vec<f64>,
+    /// How often one of both threads gave its processor away because it had to wait.
+    sleeps: u64,
+}
+
+impl Trips {
+    /// The time that a part of all trips does not take.
+    fn part(&mut self, part: f64) -> f64 {
+        self.times.sort_by(f64::total_cmp);
+        self.times[((self.times.len() - 1) as f64 * part) as usize]
+    }
+}
+
+/// Waits for the other thread to be asleep; returns when that was, in nanoseconds. It does not spin:
+/// where both threads share a processor the other would not get to its sleep.
+fn hold(clock: Instant) -> u64 {
+    thread::sleep(HOLD);
+    nanos(clock)
+}
+
+fn nanos(clock: Instant) -> u64 {
+    clock.elapsed().as_nanos() as u64
+}
+
+/// How often this thread has slept.
+fn sleeps() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").expect("Linux");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok())
+        .expect("a number")
+}
+
+/// A new ring, mapped twice as by two processes.
+fn ring(capacity: u32) -> (RingMemory, RingMemory) {
+    let file = Memfd::create("bench", ring_length(capacity).expect("a capacity")).expect("memory");
+    let (ours, theirs) = (map(&file).expect("mapped"), map(&file).expect("mapped"));
+    let created = RingMemory::create(&ours, capacity).expect("it fits");
+    (created, RingMemory::open(&theirs).expect("a ring"))
+}
+
+/// Wakes nobody: both threads of the throughput spin.
+struct Silent;
+
+impl Doorbell for Silent {
+    fn ring(&self) {}
+}
+
+/// Entries per second, without sleep.
+fn throughput(batch: usize, time: Duration) -> f64 {
+    let (ours, theirs) = ring(1024);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut producer = Producer::new(theirs, Silent);
+            let entries = vec![[7; 8]; batch];
+            while !stop.load(Ordering::Relaxed) {
+                if producer.push(&entries).expect("honest") == 0 {
+                    // Where the other thread has no processor of its own it gets this one's.
+                    thread::yield_now();
+                }
+            }
+        });
+        let mut consumer = Consumer::new(ours, Silent);
+        let mut entries = vec![[0; 8]; batch];
+        let (mut count, start) = (0_usize, Instant::now());
+        while start.elapsed() < time {
+            for _ in 0..64 {
+                match consumer.pop(&mut entries).expect("honest") {
+                    0 => thread::yield_now(),
+                    popped => count += popped,
+                }
+            }
+        }
+        let rate = count as f64 / start.elapsed().as_secs_f64();
+        stop.store(true, Ordering::Relaxed);
+        rate
+    })
+}
+
+/// Round trips by eventfds alone.
+fn bare_round_trips(time: Duration, trips: &mut Trips) {
+    let new = || EventFd::new().expect("an eventfd");
+    let (there, back, stop) = (new(), new(), AtomicBool::new(false));
+    let clock = Instant::now();
+    // When somebody rang last, and how long the way there took.
+    let (rung, took) = (AtomicU64::new(0), AtomicU64::new(0));
+    let ring = |bell: &EventFd| {
+        rung.store(hold(clock), Ordering::Release);
+        bell.ring().expect("an eventfd");
+    };
+    let wait = |bell: &EventFd| {
+        wait_readable(bell.as_fd(), None).expect("an eventfd");
+        bell.drain().expect("an eventfd");
+        nanos(clock) - rung.load(Ordering::Acquire)
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let before = sleeps();
+            while !stop.load(Ordering::Relaxed) {
+                took.store(wait(&there), Ordering::Release);
+                ring(&back);
+            }
+            sleeps() - before
+        });
+        let before = sleeps();
+        while clock.elapsed() < time {
+            ring(&there);
+            let there_and_back = wait(&back) + took.load(Ordering::Acquire);
+            trips.times.push(there_and_back as f64 / 1e3);
+        }
+        trips.sleeps += sleeps() - before;
+        stop.store(true, Ordering::Relaxed);
+        there.ring().expect("an eventfd");
+        trips.sleeps += other.join().expect("it ended");
+    });
+}
+
+/// What one thread rings and waits for.
+trait Doorbells: Doorbell + Sync + Send {
+    fn wake(&self) -> BorrowedFd<'_>;
+    fn drain_own(&self);
+}
+
+struct EventFds {
+    own: EventFd,
+    other: EventFd,
+}
+
+impl Doorbell for EventFds {
+    fn ring(&self) {
+        self.other.ring().expect("an eventfd");
+    }
+}
+
+impl Doorbells for EventFds {
+    fn wake(&self) -> BorrowedFd<'_> {
+        self.own.as_fd()
+    }
+
+    fn drain_own(&self) {
+        self.own.drain().expect("an eventfd");
+    }
+}
+
+impl Doorbells for Bell {
+    fn wake(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
+    fn drain_own(&self) {
+        self.drain().expect("a socket");
+    }
+}
+
+fn eventfds() -> (EventFds, EventFds) {
+    let new = || EventFd::new().expect("an eventfd");
+    let copy = |bell: &EventFd| bell.try_clone().expect("copied");
+    let (one, other) = (new(), new());
+    let ours = EventFds {
+        own: copy(&one),
+        other: copy(&other),
+    };
+    (
+        ours,
+        EventFds {
+            own: other,
+            other: one,
+        },
+    )
+}
+
+fn bells() -> (Bell, Bell) {
+    Bell::pair().expect("sockets")
+}
+
+struct Ringer<'a, D>(&'a D);
+
+impl<D: Doorbells> Doorbell for Ringer<'_, D> {
+    fn ring(&self) {
+        self.0.ring();
+    }
+}
+
+/// Waits for one entry, asleep as soon as there is none.
+fn receive<D: Doorbells>(consumer: &mut Consumer<Ringer<'_, D>>, bells: &D) -> Entry {
+    let mut entry = [[0; 8]];
+    while consumer.pop(&mut entry).expect("honest") == 0 {
+        bells.drain_own();
+        if consumer.announce_sleep().expect("honest") {
+            wait_readable(bells.wake(), None).expect("a doorbell");
+        }
+    }
+    entry[0]
+}
+
+/// Round trips of one entry through two rings; it says when it was sent, and how long the way there
+/// took.
+fn ring_round_trips<D: Doorbells>((ours, theirs): (D, D), time: Duration, trips: &mut Trips) {
+    const STOP: Entry = [u64::MAX; 8];
+    let ((there, there2), (back, back2)) = (ring(64), ring(64));
+    let clock = Instant::now();
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let before = sleeps();
+            let mut consumer = Consumer::new(there2, Ringer(&theirs));
+            let mut producer = Producer::new(back2, Ringer(&theirs));
+            loop {
+                let entry = receive(&mut consumer, &theirs);
+                if entry == STOP {
+                    return sleeps() - before;
+                }
+                let took = nanos(clock) - entry[0];
+                let answer = [hold(clock), took, 0, 0, 0, 0, 0, 0];
+                producer.push(&[answer]).expect("honest");
+            }
+        });
+        let before = sleeps();
+        let mut producer = Producer::new(there, Ringer(&ours));
+        let mut consumer = Consumer::new(back, Ringer(&ours));
+        while clock.elapsed() < time {
+            producer.push(&[[hold(clock); 8]]).expect("honest");
+            let [rung, took, ..] = receive(&mut consumer, &ours);
+            let there_and_back = nanos(clock) - rung + took;
+            trips.times.push(there_and_back as f64 / 1e3);
+        }
+        trips.sleeps += sleeps() - before;
+        producer.push(&[STOP]).expect("honest");
+        trips.sleeps += other.join().expect("it ended");
+    });
+}

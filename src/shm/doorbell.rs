@@ -1,0 +1,27 @@
+//! What can ring for a ring.
+
+use std::sync::Arc;
+
+use super::ring::Doorbell;
+use crate::sys::{Bell, EventFd};
+
+impl Doorbell for EventFd {
+    /// For threads, and for a process that may make this one wait; see [`EventFd`].
+    fn ring(&self) {
+        // Fails only where the descriptor is no doorbell: see `Doorbell::ring`.
+        let _ = Self::ring(self);
+    }
+}
+
+impl Doorbell for Bell {
+    fn ring(&self) {
+        // As for `EventFd`.
+        let _ = Self::ring(self);
+    }
+}
+
+impl<D: Doorbell> Doorbell for Arc<D> {
+    fn ring(&self) {
+        self.as_ref().ring();
+    }
+}

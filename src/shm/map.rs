@@ -1,0 +1,364 @@
+//! Mappings of sealed memory files, and a ring in one of them: the only place of `shm` that touches
+//! what another process may write.
+//!
+//! Two kinds of access leave this file. Bytes are a [`Memory`], copied in and out. The words of a
+//! ring are a [`RingMemory`], each load and store of which is atomic, entries too: what the other
+//! process writes meanwhile makes a value wrong, never the program. No reference into the memory
+//! goes further than the one atomic access it is made for.
+
+use std::fmt;
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{self, AtomicU32, AtomicU64, Ordering};
+
+use memmap2::MmapOptions;
+
+use super::layout::{
+    ALIGNMENT, Constants, ENTRY_LENGTH, Entry, FIRST_INDEX, HEADER_LENGTH, Header, MAGIC, Side,
+    VERSION, ring_length,
+};
+use crate::sys::{Memfd, Memory, OutOfRange};
+
+/// Maps all of a memory file, for reading and writing, shared with whoever else maps it.
+///
+/// # Errors
+///
+/// The system call's: no address space, or a file that may not be written.
+pub fn map(file: &Memfd) -> io::Result<Memory> {
+    // `Memfd` says that the file has these bytes and will keep them: no access is SIGBUS.
+    let map = MmapOptions::new().len(file.len()).map_raw(&file.as_fd())?;
+    Ok(Memory::from_map(map))
+}
+
+/// There is no ring in a piece of memory, or none can be made there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
+pub enum NoRing {
+    /// The ring does not lie in the memory.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
+    /// The ring does not begin at a multiple of 64 bytes.
+    #[error("a ring begins at a multiple of 64 bytes")]
+    Misaligned,
+    /// The magic number is another.
+    #[error("there is no ring in this memory")]
+    BadMagic,
+    /// The other side uses another version of the layout.
+    #[error("the ring has version {0}, not {VERSION}")]
+    BadVersion(u32),
+    /// Entries of another length.
+    #[error("the ring has entries of {0} bytes, not {ENTRY_LENGTH}")]
+    BadEntryLength(u32),
+    /// Not a power of two, or more than [`MAX_CAPACITY`](super::MAX_CAPACITY).
+    #[error("a ring cannot have {0} entries")]
+    BadCapacity(u32),
+    /// A reserved word is not 0.
+    #[error("a reserved word of the ring is not 0")]
+    ReservedNotZero,
+}
+
+impl NoRing {
+    /// A stable name for counters and logs, in snake case.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.into()
+    }
+}
+
+/// The words of a ring in shared memory; `layout` says where they lie.
+///
+/// Clones are the same ring. This type checks that everything lies in the memory, and nothing else:
+/// what the words mean, and that only one producer and one consumer use them, is `ring`'s business.
+#[derive(Clone)]
+pub struct RingMemory {
+    /// Keeps what `start` points to.
+    memory: Memory,
+    start: NonNull<u8>,
+    /// A private copy: whatever becomes of the one in the memory, this one was checked.
+    capacity: u32,
+}
+
+// SAFETY: `start` points into `memory`, which is `Send` and goes along; all access is atomic.
+unsafe impl Send for RingMemory {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for RingMemory {}
+
+impl RingMemory {
+    /// Makes an empty ring at the start of `memory`, before the other side is told of it.
+    ///
+    /// # Errors
+    ///
+    /// `capacity` is none, or such a ring does not fit.
+    pub fn create(memory: &Memory, capacity: u32) -> Result<Self, NoRing> {
+        let ring = Self::new(memory, capacity)?;
+        // Nobody else looks yet: what tells the other side of the memory also publishes this.
+        for offset in (0..HEADER_LENGTH).step_by(size_of::<u32>()) {
+            ring.word(offset, |word| word.store(0, Ordering::Relaxed));
+        }
+        let words = [
+            (index_of(Side::Producer), FIRST_INDEX),
+            (index_of(Side::Consumer), FIRST_INDEX),
+            (offset_of!(Constants, version), VERSION),
+            (offset_of!(Constants, entry_length), ENTRY_LENGTH as u32),
+            (offset_of!(Constants, capacity), capacity),
+        ];
+        for (offset, value) in words {
+            ring.word(offset, |word| word.store(value, Ordering::Relaxed));
+        }
+        let magic = offset_of!(Constants, magic);
+        ring.long_word(magic, |word| word.store(MAGIC, Ordering::Relaxed));
+        Ok(ring)
+    }
+
+    /// The ring that the other side made at the start of `memory`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it. Its capacity is read once, and lies in the memory.
+    pub fn open(memory: &Memory) -> Result<Self, NoRing> {
+        // A ring of one entry, which any has room for, to read the constants.
+        let ring = Self::new(memory, 1)?;
+        let word = |offset| ring.word(offset, |word| word.load(Ordering::Relaxed));
+        let magic = offset_of!(Constants, magic);
+        if ring.long_word(magic, |word| word.load(Ordering::Relaxed)) != MAGIC {
+            return Err(NoRing::BadMagic);
+        }
+        match word(offset_of!(Constants, version)) {
+            VERSION => {}
+            other => return Err(NoRing::BadVersion(other)),
+        }
+        match word(offset_of!(Constants, entry_length)) {
+            length if length as usize == ENTRY_LENGTH => {}
+            other => return Err(NoRing::BadEntryLength(other)),
+        }
+        let reserved = offset_of!(Constants, reserved)..size_of::<Constants>();
+        if reserved
+            .step_by(size_of::<u32>())
+            .any(|offset| word(offset) != 0)
+        {
+            return Err(NoRing::ReservedNotZero);
+        }
+        Self::new(memory, word(offset_of!(Constants, capacity)))
+    }
+
+    fn new(memory: &Memory, capacity: u32) -> Result<Self, NoRing> {
+        let length = ring_length(capacity).ok_or(NoRing::BadCapacity(capacity))?;
+        let start = memory.pointer(0, length)?;
+        if start.addr() % ALIGNMENT != 0 {
+            return Err(NoRing::Misaligned);
+        }
+        Ok(Self {
+            memory: memory.clone(),
+            start: NonNull::new(start).ok_or(NoRing::Misaligned)?,
+            capacity,
+        })
+    }
+
+    /// Entries: a power of two.
+    #[must_use]
+    #[inline]
+    pub const fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// The index of a side.
+    #[must_use]
+    #[inline]
+    pub fn index(&self, side: Side, ordering: Ordering) -> u32 {
+        self.word(index_of(side), |word| word.load(ordering))
+    }
+
+    /// Sets the index of a side.
+    #[inline]
+    pub fn set_index(&self, side: Side, index: u32, ordering: Ordering) {
+        self.word(index_of(side), |word| word.store(index, ordering));
+    }
+
+    /// The sleeping word of a side.
+    #[must_use]
+    #[inline]
+    pub fn sleeping(&self, side: Side, ordering: Ordering) -> u64 {
+        self.long_word(sleeping_of(side), |word| word.load(ordering))
+    }
+
+    /// Sets the sleeping word of a side.
+    #[inline]
+    pub fn set_sleeping(&self, side: Side, value: u64, ordering: Ordering) {
+        self.long_word(sleeping_of(side), |word| word.store(value, ordering));
+    }
+
+    /// A copy of the entry of an index. Its words are loaded one by one: if the producer is hostile,
+    /// of different entries.
+    #[must_use]
+    #[inline]
+    pub fn entry(&self, index: u32) -> Entry {
+        let offset = self.offset_of_entry(index);
+        std::array::from_fn(|n| {
+            self.long_word(offset + n * size_of::<u64>(), |word| {
+                word.load(Ordering::Relaxed)
+            })
+        })
+    }
+
+    /// Writes the entry of an index.
+    #[inline]
+    pub fn set_entry(&self, index: u32, entry: &Entry) {
+        let offset = self.offset_of_entry(index);
+        for (n, value) in entry.iter().enumerate() {
+            self.long_word(offset + n * size_of::<u64>(), |word| {
+                word.store(*value, Ordering::Relaxed);
+            });
+        }
+    }
+
+    #[inline]
+    const fn offset_of_entry(&self, index: u32) -> usize {
+        // The capacity is a power of two.
+        let slot = index & (self.capacity - 1);
+        HEADER_LENGTH + slot as usize * ENTRY_LENGTH
+    }
+
+    /// The word of 32 bits at `offset`, which is a multiple of 4 in the ring.
+    #[inline]
+    fn word<R>(&self, offset: usize, access: impl FnOnce(&AtomicU32) -> R) -> R {
+        // SAFETY: every caller's offset lies in the header, which `new` checked to lie in the memory.
+        let word = unsafe { self.start.add(offset) }.cast::<AtomicU32>();
+        // SAFETY: `new` aligned the start to 64 and offsets in the header are multiples of 4; `self`
+        // keeps the memory; atomic words may be written by others while they are referred to.
+        access(unsafe { word.as_ref() })
+    }
+
+    /// The word of 64 bits at `offset`, which is a multiple of 8 in the ring.
+    #[inline]
+    fn long_word<R>(&self, offset: usize, access: impl FnOnce(&AtomicU64) -> R) -> R {
+        // SAFETY: every caller's offset lies in the header or, by `offset_of_entry`, in one of the
+        // `capacity` entries, all of which `new` checked to lie in the memory.
+        let word = unsafe { self.start.add(offset) }.cast::<AtomicU64>();
+        // SAFETY: as in `word`; these offsets are multiples of 8.
+        access(unsafe { word.as_ref() })
+    }
+}
+
+impl fmt::Debug for RingMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "RingMemory({} entries in {:?})",
+            self.capacity, self.memory
+        )
+    }
+}
+
+/// The fence of the ring's notification rule; here, so that a model of the memory brings its own.
+#[inline]
+pub(super) fn fence(ordering: Ordering) {
+    atomic::fence(ordering);
+}
+
+const fn index_of(side: Side) -> usize {
+    match side {
+        Side::Producer => offset_of!(Header, producer.word),
+        Side::Consumer => offset_of!(Header, consumer.word),
+    }
+}
+
+const fn sleeping_of(side: Side) -> usize {
+    match side {
+        Side::Producer => offset_of!(Header, producer_sleeping.word),
+        Side::Consumer => offset_of!(Header, consumer_sleeping.word),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_the_bytes_of_a_file_between_two_mappings() {
+        let file = Memfd::create("test", 10_000).unwrap();
+        let (a, b) = (map(&file).unwrap(), map(&file).unwrap());
+        assert_eq!(a.len(), 10_000);
+        a.write(9_995, b"hello").unwrap();
+        assert_eq!(b.to_vec(9_995, 5).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn opens_what_was_created() {
+        let file = Memfd::create("test", 8192).unwrap();
+        let (a, b) = (map(&file).unwrap(), map(&file).unwrap());
+        // What was there before does not matter.
+        a.write(0, &[0xff; 8192]).unwrap();
+        let created = RingMemory::create(&a, 64).unwrap();
+        let opened = RingMemory::open(&b).unwrap();
+        assert_eq!(opened.capacity(), 64);
+        for side in [Side::Producer, Side::Consumer] {
+            assert_eq!(opened.index(side, Ordering::Relaxed), FIRST_INDEX);
+            assert_eq!(opened.sleeping(side, Ordering::Relaxed), 0);
+        }
+        created.set_entry(63, &[1, 2, 3, 4, 5, 6, 7, 8]);
+        created.set_entry(64, &[9; 8]);
+        assert_eq!(opened.entry(63 + 64), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(b.to_vec(640, 8).unwrap(), 9u64.to_ne_bytes());
+        assert_eq!(b.to_vec(640 + 64 * 64, 64).unwrap(), [0xff; 64]);
+        created.set_index(Side::Producer, 5, Ordering::Relaxed);
+        created.set_sleeping(Side::Consumer, 7, Ordering::Relaxed);
+        assert_eq!(opened.index(Side::Producer, Ordering::Relaxed), 5);
+        assert_eq!(opened.index(Side::Consumer, Ordering::Relaxed), FIRST_INDEX);
+        assert_eq!(opened.sleeping(Side::Consumer, Ordering::Relaxed), 7);
+        assert_eq!(opened.sleeping(Side::Producer, Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn writes_nothing_outside_its_own_ring() {
+        let memory = Memory::zeroed(640 + 64 + 64);
+        memory.write(0, &[0xaa; 768]).unwrap();
+        let ring = RingMemory::create(&memory.part(0, 704).unwrap(), 1).unwrap();
+        for index in [0, 1, 2, u32::MAX] {
+            ring.set_entry(index, &[u64::MAX; 8]);
+        }
+        assert_eq!(memory.to_vec(704, 64).unwrap(), [0xaa; 64]);
+    }
+
+    #[test]
+    fn refuses_a_ring_that_does_not_fit() {
+        let memory = Memory::zeroed(704 + 63);
+        for (memory, capacity, name) in [
+            (memory.clone(), 2, "out_of_range"),
+            (memory.clone(), 1 << 16, "out_of_range"),
+            (memory.clone(), 0, "bad_capacity"),
+            (memory.clone(), 3, "bad_capacity"),
+            (memory.clone(), 1 << 17, "bad_capacity"),
+            (memory.clone(), u32::MAX, "bad_capacity"),
+            (memory.part(8, 704).unwrap(), 1, "misaligned"),
+        ] {
+            let error = RingMemory::create(&memory, capacity).unwrap_err();
+            assert_eq!(error.name(), name, "{capacity}");
+        }
+        let error = RingMemory::open(&memory.part(0, 703).unwrap()).unwrap_err();
+        assert_eq!(error.name(), "out_of_range");
+    }
+
+    #[test]
+    fn refuses_a_header_with_any_word_wrong() {
+        let memory = Memory::zeroed(8192);
+        for (offset, value, name) in [
+            (0, 0u32, "bad_magic"),
+            (4, 0, "bad_magic"),
+            (8, VERSION + 1, "bad_version"),
+            (12, 128, "bad_entry_length"),
+            (16, 0, "bad_capacity"),
+            (16, 48, "bad_capacity"),
+            (16, 128, "out_of_range"),
+            (16, u32::MAX, "bad_capacity"),
+            (20, 1, "reserved_not_zero"),
+            (124, 1, "reserved_not_zero"),
+        ] {
+            RingMemory::create(&memory, 64).unwrap();
+            memory.write(offset, &value.to_ne_bytes()).unwrap();
+            let error = RingMemory::open(&memory).unwrap_err();
+            assert_eq!(error.name(), name, "{offset}: {value}");
+        }
+    }
+}

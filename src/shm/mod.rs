@@ -1,0 +1,36 @@
+//! Memory that two processes share, and how they speak through it without trusting each other.
+//!
+//! A device and the processes that use it share two kinds of memory, each a sealed memory file
+//! ([`Memfd`](crate::sys::Memfd)) that both have mapped:
+//!
+//! | | made by | holds |
+//! |---|---|---|
+//! | [`ring`] | [`RingMemory::create`] | a [`Producer`] and a [`Consumer`] of 64-byte entries, which wake each other by a [`Doorbell`] |
+//! | [`buffers`] | [`Buffers::grow`] | bulk data and messages; who may use which part is private to the side that gives it out |
+//!
+//! ```text
+//!        one process                     shared                       the other
+//!   Producer, private indexes  --->  ring (map, layout)  --->  Consumer, private indexes
+//!   Consumer                   <---  another ring        <---  Producer
+//!   Buffers, private bitmaps         segments of bytes         learns of buffers by entries
+//! ```
+//!
+//! Everything in shared memory is read once, checked, and then used from the private copy, in
+//! release builds too. `unsafe` is in `map` alone. What entries mean, who connects to whom, and
+//! what becomes of a process whose ring is corrupt are not known here. This module must never keep
+//! state that it relies on where the other side can write it, and never wait.
+
+pub mod buffers;
+mod doorbell;
+mod layout;
+#[allow(unsafe_code)]
+mod map;
+pub mod ring;
+
+pub use buffers::{Buffer, Buffers};
+pub use layout::{
+    ENTRY_LENGTH, ENTRY_WORDS, Entry, FIRST_INDEX, HEADER_LENGTH, MAX_CAPACITY, Side, VERSION,
+    is_capacity, ring_length,
+};
+pub use map::{NoRing, RingMemory, map};
+pub use ring::{Consumer, Doorbell, Producer, RingCorrupt};

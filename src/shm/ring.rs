@@ -1,0 +1,338 @@
+//! A ring with one producer and one consumer, in memory that both can write, where neither trusts
+//! the other.
+//!
+//! ```text
+//!   creator           RingMemory::create ---- descriptor ----> RingMemory::open     (refused: no ring)
+//!                            |                                        |
+//!                            v                                        v
+//!   one side each     Producer::new                            Consumer::new
+//!
+//!                .--------- push ----------.              .---------- pop ----------.
+//!                | fill free entries       |              | copy entries out        |
+//!                | publish producer index -+-- Release -> | Acquire, CHECK, use     |
+//!                | Acquire, CHECK, use    <+-- Release ---+ publish consumer index  |
+//!                '--- full: announce_sleep-'              '- empty: announce_sleep -'
+//!                            |                                        |
+//!      index out of bounds or backwards: RingCorrupt, for ever; the owner closes the connection
+//!
+//!   word                  producer      consumer
+//!   constants             reads once    reads once   (creator writes, before the other side looks)
+//!   producer's index      WRITES        reads, checks
+//!   consumer's index      reads, checks WRITES
+//!   producer's sleeping   WRITES        reads
+//!   consumer's sleeping   reads         WRITES
+//!   entries               WRITES        copies out once, between the two indexes only
+//! ```
+//!
+//! Every word has one writer, which keeps a private copy and never reads the shared one: what the
+//! other side writes into it deceives itself alone. What is read of the other side's words is
+//! checked in release builds: an index must not move back, nor past what the capacity allows. From
+//! the first that does, the ring is dead.
+//!
+//! # Doorbells
+//!
+//! A side that finds nothing to do announces that it sleeps, **looks again**, and only then waits
+//! for its doorbell. A side that published looks **afterwards** whether the other has announced
+//! sleep, and rings. A fence in each keeps its store before its load; so at least one of the two
+//! sees the other, and no wake-up is lost. An announcement is a number that is odd while the side
+//! sleeps and never comes again, so one announcement is rung for once, not with every push until
+//! the sleeper is on its feet.
+//!
+//! What a sleeping word that lies can do:
+//!
+//! - it says *awake*, and its writer sleeps: that side is not woken. It hurts nobody else: entries
+//!   wait for it in a ring that fills up, and what a full ring means is for its owner to decide, by
+//!   a time limit and not by trust;
+//! - it says *asleep*, a new number each time: this side makes one system call for each of its own
+//!   `push` or `pop` calls, and the liar has wake-ups without need;
+//! - this side's own word, overwritten by the other: the other is the one who reads it. It could
+//!   have failed to ring without that, or have rung without need. A side that must not sleep for
+//!   ever sleeps with a time limit.
+//!
+//! This file has no `unsafe` and no idea of what entries mean; validate the copies that
+//! [`Consumer::pop`] made, never what is still in the ring.
+
+use core::sync::atomic::Ordering;
+
+use super::layout::{Entry, FIRST_INDEX, Side};
+use super::map::{RingMemory, fence};
+
+/// Wakes the other side.
+pub trait Doorbell {
+    /// Makes what the other side waits for readable, without waiting itself.
+    ///
+    /// It cannot fail in a way that matters to the caller: a doorbell that is broken was broken by
+    /// the side that listens to it, or that side has gone, which its control socket tells.
+    fn ring(&self);
+}
+
+/// The other side wrote an index that no honest one writes. The ring is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
+pub enum RingCorrupt {
+    /// The producer's index went back, or further than the ring has room.
+    #[error("the producer's index went from {seen} to {found}, with room for {limit} entries")]
+    ProducerIndex {
+        /// The index that was last found legal.
+        seen: u32,
+        /// What it is now.
+        found: u32,
+        /// Entries by which it was allowed to advance.
+        limit: u32,
+    },
+    /// The consumer's index went back, or past the producer's.
+    #[error("the consumer's index went from {seen} to {found}, with {limit} entries in the ring")]
+    ConsumerIndex {
+        /// The index that was last found legal.
+        seen: u32,
+        /// What it is now.
+        found: u32,
+        /// Entries by which it was allowed to advance.
+        limit: u32,
+    },
+}
+
+impl RingCorrupt {
+    /// A stable name for counters and logs, in snake case.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.into()
+    }
+}
+
+/// The side that fills entries. There is one for a ring, ever.
+#[derive(Debug)]
+pub struct Producer<D>(Half<D>);
+
+/// The side that takes entries out. There is one for a ring, ever.
+#[derive(Debug)]
+pub struct Consumer<D>(Half<D>);
+
+impl<D: Doorbell> Producer<D> {
+    /// The producer of a ring that no producer has used, which wakes the consumer by `doorbell`.
+    pub fn new(memory: RingMemory, doorbell: D) -> Self {
+        Self(Half::new(memory, Side::Producer, doorbell))
+    }
+
+    /// Entries that the ring can hold.
+    pub const fn capacity(&self) -> u32 {
+        self.0.memory.capacity()
+    }
+
+    /// Entries that fit now: at least as many will at the next [`push`](Self::push).
+    ///
+    /// # Errors
+    ///
+    /// [`RingCorrupt`]: now or earlier.
+    pub fn room(&mut self) -> Result<u32, RingCorrupt> {
+        self.0.refresh()?;
+        Ok(self.0.available())
+    }
+
+    /// Puts as many of `entries` into the ring as fit, from the first on, shows them to the consumer
+    /// at once, and wakes it if it sleeps. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`RingCorrupt`]: now or earlier; none was put in.
+    pub fn push(&mut self, entries: &[Entry]) -> Result<usize, RingCorrupt> {
+        let count = self.0.begin(entries.len())?;
+        let mut index = self.0.own;
+        for entry in entries.iter().take(count as usize) {
+            self.0.memory.set_entry(index, entry);
+            index = index.wrapping_add(1);
+        }
+        self.0.publish(index);
+        Ok(count as usize)
+    }
+
+    /// Announces that this side will sleep until there is room. Returns whether it may: `false` says
+    /// that there is room.
+    ///
+    /// Drain the own doorbell before, wait for it afterwards, for a limited time. The announcement
+    /// ends with the next [`push`](Self::push).
+    ///
+    /// # Errors
+    ///
+    /// [`RingCorrupt`]: now or earlier.
+    pub fn announce_sleep(&mut self) -> Result<bool, RingCorrupt> {
+        self.0.announce_sleep()
+    }
+}
+
+impl<D: Doorbell> Consumer<D> {
+    /// The consumer of a ring that no consumer has used, which wakes the producer by `doorbell`.
+    pub fn new(memory: RingMemory, doorbell: D) -> Self {
+        Self(Half::new(memory, Side::Consumer, doorbell))
+    }
+
+    /// Entries that the ring can hold.
+    pub const fn capacity(&self) -> u32 {
+        self.0.memory.capacity()
+    }
+
+    /// Copies entries to the start of `entries`, oldest first, as many as there are and fit, gives
+    /// their room back at once, and wakes the producer if it sleeps. Returns how many.
+    ///
+    /// The copies are what the producer wrote, and so may be anything. The rest of `entries` stays
+    /// as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`RingCorrupt`]: now or earlier; nothing was copied.
+    pub fn pop(&mut self, entries: &mut [Entry]) -> Result<usize, RingCorrupt> {
+        let count = self.0.begin(entries.len())?;
+        let mut index = self.0.own;
+        for entry in entries.iter_mut().take(count as usize) {
+            *entry = self.0.memory.entry(index);
+            index = index.wrapping_add(1);
+        }
+        self.0.publish(index);
+        Ok(count as usize)
+    }
+
+    /// Announces that this side will sleep until there are entries. Returns whether it may: `false`
+    /// says that there are some.
+    ///
+    /// Drain the own doorbell before, wait for it afterwards, for a limited time. The announcement
+    /// ends with the next [`pop`](Self::pop).
+    ///
+    /// # Errors
+    ///
+    /// [`RingCorrupt`]: now or earlier.
+    pub fn announce_sleep(&mut self) -> Result<bool, RingCorrupt> {
+        self.0.announce_sleep()
+    }
+}
+
+/// What both sides do: each has a number of slots that are its own now, uses the first of them, and
+/// passes them on to the other by advancing its index.
+#[derive(Debug)]
+struct Half<D> {
+    memory: RingMemory,
+    side: Side,
+    /// This side's index. The one in the memory is a copy for the other side, and never read.
+    own: u32,
+    /// The other side's index when it was last looked at: legal then, so legal now.
+    peer: u32,
+    /// This side's sleeping word: odd while it sleeps. As `own`.
+    announced: u64,
+    /// The other side's announcement that this side rang for last.
+    rung: u64,
+    /// What was the end of it.
+    corrupt: Option<RingCorrupt>,
+    doorbell: D,
+}
+
+impl<D: Doorbell> Half<D> {
+    fn new(memory: RingMemory, side: Side, doorbell: D) -> Self {
+        Self {
+            memory,
+            side,
+            own: FIRST_INDEX,
+            peer: FIRST_INDEX,
+            announced: 0,
+            rung: 0,
+            corrupt: None,
+            doorbell,
+        }
+    }
+
+    /// Slots that are this side's as far as it knows: free ones, or such with entries. At most the
+    /// capacity, for `refresh` lets no other index in.
+    #[inline]
+    const fn available(&self) -> u32 {
+        match self.side {
+            Side::Producer => self.memory.capacity() - self.own.wrapping_sub(self.peer),
+            Side::Consumer => self.peer.wrapping_sub(self.own),
+        }
+    }
+
+    /// Ends an announcement of sleep; returns how many slots to use, of those wanted.
+    #[inline]
+    fn begin(&mut self, wanted: usize) -> Result<u32, RingCorrupt> {
+        if let Some(corrupt) = self.corrupt {
+            return Err(corrupt);
+        }
+        if is_asleep(self.announced) {
+            self.announced += 1;
+            // SYNC: read by `publish` of the other side. Relaxed: if it sees this late it rings once
+            // without need.
+            self.memory
+                .set_sleeping(self.side, self.announced, Ordering::Relaxed);
+        }
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+        if self.available() < wanted {
+            self.refresh()?;
+        }
+        Ok(self.available().min(wanted))
+    }
+
+    /// Reads the other side's index, checks it, and only then believes it.
+    #[inline]
+    fn refresh(&mut self) -> Result<(), RingCorrupt> {
+        if let Some(corrupt) = self.corrupt {
+            return Err(corrupt);
+        }
+        // SYNC: Acquire pairs with the Release in `publish` of the other side: what it did with the
+        // slots (filled them, or copied them out) comes before what this side does with them.
+        let found = self.memory.index(self.side.other(), Ordering::Acquire);
+        let (seen, step) = (self.peer, found.wrapping_sub(self.peer));
+        // The slots that are not this side's are the other's: it can pass on those and no more. An
+        // index that goes back is, modulo 2^32, one that goes much too far.
+        let limit = self.memory.capacity() - self.available();
+        if step > limit {
+            let corrupt = match self.side.other() {
+                Side::Producer => RingCorrupt::ProducerIndex { seen, found, limit },
+                Side::Consumer => RingCorrupt::ConsumerIndex { seen, found, limit },
+            };
+            self.corrupt = Some(corrupt);
+            return Err(corrupt);
+        }
+        self.peer = found;
+        Ok(())
+    }
+
+    /// Passes the slots before `index` on to the other side, and wakes it if it sleeps.
+    #[inline]
+    fn publish(&mut self, index: u32) {
+        if index == self.own {
+            return;
+        }
+        self.own = index;
+        // SYNC: Release pairs with the Acquire in `refresh` of the other side.
+        self.memory.set_index(self.side, index, Ordering::Release);
+        // SYNC: pairs with the fence in `announce_sleep` of the other side. It forbids that the load
+        // of the sleeping word below goes before the store of the index above: then this side could
+        // see the other awake, and the other, looking again, an index without the new slots.
+        fence(Ordering::SeqCst);
+        // SYNC: pairs with the stores in `announce_sleep` and `begin` of the other side. Relaxed: the
+        // fences order it, and the value leads to nothing but a ring.
+        let announcement = self.memory.sleeping(self.side.other(), Ordering::Relaxed);
+        if is_asleep(announcement) && announcement != self.rung {
+            self.rung = announcement;
+            self.doorbell.ring();
+        }
+    }
+
+    fn announce_sleep(&mut self) -> Result<bool, RingCorrupt> {
+        if let Some(corrupt) = self.corrupt {
+            return Err(corrupt);
+        }
+        // The next odd number. It would take longer than machines last to run out of them.
+        self.announced = (self.announced + 1) | 1;
+        // SYNC: read by `publish` of the other side. Relaxed: the fence orders it.
+        self.memory
+            .set_sleeping(self.side, self.announced, Ordering::Relaxed);
+        // SYNC: pairs with the fence in `publish` of the other side. It forbids that the load of the
+        // other's index in `refresh` goes before the store of the announcement above: then this side
+        // could miss what the other published, and the other that this side sleeps.
+        fence(Ordering::SeqCst);
+        self.refresh()?;
+        Ok(self.available() == 0)
+    }
+}
+
+const fn is_asleep(announcement: u64) -> bool {
+    announcement % 2 == 1
+}

@@ -1,0 +1,130 @@
+//! Two doorbells for two processes that do not trust each other.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+/// One of the two ends of a pair of doorbells: it rings the other end's, and waits for its own.
+///
+/// What an [`EventFd`](super::EventFd) does for two threads, this does for two processes of which
+/// one may want the other to hang. It is a socket: each call says itself that it must not wait, so
+/// nothing that the other process does to its end can make a call here wait. It also tells when the
+/// other process has gone.
+#[derive(Debug)]
+pub struct Bell(OwnedFd);
+
+/// What [`Bell::drain`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// The other end is closed, and will not ring any more.
+    Closed,
+    /// Nobody has rung since it was last drained.
+    No,
+    /// The other end has rung.
+    Yes,
+}
+
+/// Bytes taken away by one call. Every ring is a byte; more rings than these leave it readable.
+const DRAINED: usize = 64;
+
+impl Bell {
+    /// Both ends; one of them may go to another process.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// Makes the other end readable. Nothing happens where the other end is closed: who polls this
+    /// one learns of that.
+    pub fn ring(&self) -> io::Result<()> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::net::send(&self.0, &[1], flags) {
+            // Full: the other end is readable already.
+            Ok(_) | Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes away the rings that this end has got, up to a limit, and says whether there were any.
+    ///
+    /// Drain first and look at what the bell announces afterwards: the other way round, a ring for
+    /// something newer may be drained unseen.
+    pub fn drain(&self) -> io::Result<Rung> {
+        match rustix::net::recv(&self.0, &mut [0; DRAINED], RecvFlags::DONTWAIT) {
+            Ok((_, 0)) | Err(Errno::CONNRESET) => Ok(Rung::Closed),
+            Ok(_) => Ok(Rung::Yes),
+            Err(Errno::AGAIN) => Ok(Rung::No),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl From<OwnedFd> for Bell {
+    /// An end that another process sent. Where it is no socket, calls fail and do nothing else.
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::wait_readable;
+
+    #[test]
+    fn rings_the_other_end_and_not_itself() {
+        let (a, b) = Bell::pair().unwrap();
+        assert_eq!(b.drain().unwrap(), Rung::No);
+        a.ring().unwrap();
+        a.ring().unwrap();
+        wait_readable(b.as_fd(), None).unwrap();
+        assert_eq!(b.drain().unwrap(), Rung::Yes);
+        assert_eq!(
+            (a.drain().unwrap(), b.drain().unwrap()),
+            (Rung::No, Rung::No)
+        );
+    }
+
+    #[test]
+    fn never_waits_whatever_the_other_end_does() {
+        let (a, b) = Bell::pair().unwrap();
+        // What hangs an eventfd: its limit reached, and its calls made blocking by the other side.
+        rustix::io::ioctl_fionbio(&a, false).unwrap();
+        rustix::io::ioctl_fionbio(&b, false).unwrap();
+        for _ in 0..100_000 {
+            a.ring().unwrap();
+        }
+        let mut drained = 0;
+        while b.drain().unwrap() == Rung::Yes {
+            drained += 1;
+            assert!(drained < 100_000);
+        }
+        assert!(drained > 1);
+        a.ring().unwrap();
+        assert_eq!(b.drain().unwrap(), Rung::Yes);
+    }
+
+    #[test]
+    fn tells_that_the_other_end_is_gone() {
+        let (a, b) = Bell::pair().unwrap();
+        b.ring().unwrap();
+        drop(b);
+        a.ring().unwrap();
+        wait_readable(a.as_fd(), None).unwrap();
+        assert_eq!(a.drain().unwrap(), Rung::Yes);
+        assert_eq!(a.drain().unwrap(), Rung::Closed);
+    }
+}

@@ -1,0 +1,99 @@
+//! The doorbell of one process: a descriptor that is readable after somebody rang.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::EventfdFlags;
+use rustix::io::Errno;
+
+/// A counter in the kernel that wakes whoever polls it (`eventfd(2)`), non-blocking.
+///
+/// Whoever holds it may also clear `O_NONBLOCK`, for it belongs to the open file that all holders
+/// share, and may drive the counter to its limit: then [`ring`](Self::ring) would wait for ever. So
+/// it serves between threads, and between processes that trust each other with their time. For
+/// others there is [`Bell`](super::Bell).
+#[derive(Debug)]
+pub struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// A doorbell that nobody has rung.
+    pub fn new() -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self(rustix::event::eventfd(0, flags)?))
+    }
+
+    /// The same doorbell by another descriptor, which may go to another process.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
+    }
+
+    /// Makes it readable. Whoever rings twice before it is drained has rung once.
+    pub fn ring(&self) -> io::Result<()> {
+        match rustix::io::write(&self.0, &1u64.to_ne_bytes()) {
+            // At its limit it is readable already.
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes it unreadable again; says whether somebody had rung.
+    ///
+    /// Drain first and look at what the bell announces afterwards: the other way round, a ring for
+    /// something newer may be drained unseen.
+    pub fn drain(&self) -> io::Result<bool> {
+        match rustix::io::read(&self.0, &mut [0; 8]) {
+            Ok(_) => Ok(true),
+            Err(Errno::AGAIN) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl From<OwnedFd> for EventFd {
+    /// A descriptor that another process sent, which is trusted to have sent a doorbell.
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::sys::wait_readable;
+
+    #[test]
+    fn is_readable_from_the_first_ring_to_the_next_drain() {
+        let bell = EventFd::new().unwrap();
+        assert!(!bell.drain().unwrap());
+        bell.ring().unwrap();
+        bell.try_clone().unwrap().ring().unwrap();
+        wait_readable(bell.as_fd(), None).unwrap();
+        assert!(bell.drain().unwrap());
+        assert!(!bell.drain().unwrap());
+        let start = Instant::now();
+        wait_readable(bell.as_fd(), Some(Duration::from_millis(10))).unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(10));
+    }
+
+    #[test]
+    fn rings_at_the_limit_of_the_counter() {
+        let bell = EventFd::new().unwrap();
+        rustix::io::write(&bell, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        bell.ring().unwrap();
+        assert!(bell.drain().unwrap());
+    }
+
+    #[test]
+    fn is_closed_in_a_program_that_is_started() {
+        let flags = rustix::io::fcntl_getfd(EventFd::new().unwrap()).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    }
+}

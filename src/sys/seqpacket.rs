@@ -1,0 +1,373 @@
+//! Messages with file descriptors between processes of one machine (`SOCK_SEQPACKET`, `unix(7)`).
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::cmsg_space;
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+/// File descriptors that one message can carry.
+pub const MAX_DESCRIPTORS: usize = 8;
+
+/// Why nothing was received. Whatever descriptors came along are closed.
+#[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum ReceiveError {
+    /// The other side closed its end, or sent an empty message, which nobody has a use for.
+    #[error("the other side closed the connection")]
+    Closed,
+    /// The message is longer than the room for it; the rest is lost.
+    #[error("the message is longer than the {room} bytes of room")]
+    MessageTooLong {
+        /// Bytes of room.
+        room: usize,
+    },
+    /// More than [`MAX_DESCRIPTORS`], or more than this process may have open.
+    #[error("the message carries too many file descriptors")]
+    TooManyDescriptors,
+    /// There is no message now, or a system call failed.
+    #[error("receiving failed: {0}")]
+    System(#[from] io::Error),
+}
+
+impl ReceiveError {
+    /// A stable name for counters and logs, in snake case.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.into()
+    }
+
+    /// Whether it is only that no message is there yet.
+    #[must_use]
+    pub fn is_would_block(&self) -> bool {
+        matches!(self, Self::System(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// A message that was received.
+#[derive(Debug)]
+pub struct Received {
+    /// Its bytes, more than 0, at the start of the buffer.
+    pub length: usize,
+    /// What it carried, in the sender's order, at most [`MAX_DESCRIPTORS`]; closed in programs that
+    /// are started.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// The process that connected or listened, as it was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Its process; 0 where it lives in a process namespace that is not seen from here.
+    pub process: i32,
+    /// Its effective user.
+    pub user: u32,
+    /// Its effective group.
+    pub group: u32,
+}
+
+/// A socket in the file system that others connect to.
+#[derive(Debug)]
+pub struct SeqListener(OwnedFd);
+
+impl SeqListener {
+    /// Listens at `path`, for this user only (mode 0600). Nothing may be there yet; whoever owns
+    /// the directory removes what an earlier process left.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let address = SocketAddrUnix::new(path)?;
+        let socket = socket()?;
+        // The file that `bind` makes inherits the mode of the socket, so at no time does it have a
+        // wider one, and the umask of the process, which other threads use, stays as it is.
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, 128)?;
+        Ok(Self(socket))
+    }
+
+    /// The next connection; [`io::ErrorKind::WouldBlock`] where there is none.
+    pub fn accept(&self) -> io::Result<SeqSocket> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        Ok(SeqSocket(rustix::net::accept_with(&self.0, flags)?))
+    }
+}
+
+impl AsFd for SeqListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A connection that carries messages, whole and in order. No call waits.
+#[derive(Debug)]
+pub struct SeqSocket(OwnedFd);
+
+impl SeqSocket {
+    /// Connects to whoever listens at `path`; [`io::ErrorKind::WouldBlock`] where so many others
+    /// wait to be accepted that it must be tried again later.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let address = SocketAddrUnix::new(path)?;
+        let socket = socket()?;
+        rustix::net::connect(&socket, &address)?;
+        Ok(Self(socket))
+    }
+
+    /// Both ends of a connection.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// Sends one message, whole or not at all, with copies of up to [`MAX_DESCRIPTORS`].
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`]: no bytes, or too many descriptors.
+    /// [`io::ErrorKind::WouldBlock`]: the other side has to receive first.
+    pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if bytes.is_empty() || descriptors.len() > MAX_DESCRIPTORS {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fits =
+            descriptors.is_empty() || control.push(SendAncillaryMessage::ScmRights(descriptors));
+        if !fits {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        rustix::io::retry_on_intr(|| {
+            rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, flags)
+        })?;
+        Ok(())
+    }
+
+    /// Receives one message into `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the message; all its descriptors are closed then. To close a descriptor
+    /// can take a hostile sender's time (a TCP socket that lingers): who serves others beside the
+    /// sender accepts a connection only from users that it trusts so far
+    /// ([`peer_credentials`](Self::peer_credentials)).
+    pub fn receive(&self, buffer: &mut [u8]) -> Result<Received, ReceiveError> {
+        let room = buffer.len();
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let message = rustix::io::retry_on_intr(|| {
+            let mut pieces = [IoSliceMut::new(buffer)];
+            rustix::net::recvmsg(&self.0, &mut pieces, &mut control, flags)
+        });
+        let message = match message {
+            Err(Errno::CONNRESET) => return Err(ReceiveError::Closed),
+            result => result.map_err(io::Error::from)?,
+        };
+        // Taken before anything is judged: dropped with every return from here, they are closed.
+        let mut descriptors = Vec::with_capacity(MAX_DESCRIPTORS);
+        for part in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = part {
+                descriptors.extend(received);
+            }
+        }
+        // Both are possible: alignment may leave room for more of them than were meant.
+        if message.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
+            return Err(ReceiveError::TooManyDescriptors);
+        }
+        if message.flags.contains(ReturnFlags::TRUNC) {
+            return Err(ReceiveError::MessageTooLong { room });
+        }
+        if message.bytes == 0 {
+            return Err(ReceiveError::Closed);
+        }
+        Ok(Received {
+            length: message.bytes,
+            descriptors,
+        })
+    }
+
+    /// Who is at the other end, as the kernel wrote it down when the connection was made.
+    pub fn peer_credentials(&self) -> io::Result<Credentials> {
+        let mut found = libc::ucred {
+            pid: 0,
+            uid: u32::MAX,
+            gid: u32::MAX,
+        };
+        let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+        // By hand, for rustix takes the process for a number that cannot be 0.
+        // SAFETY: `found` and `length` outlive the call, and `length` is the size of `found`.
+        let result = unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERCRED,
+                (&raw mut found).cast(),
+                &raw mut length,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Credentials {
+            process: found.pid,
+            user: found.uid,
+            group: found.gid,
+        })
+    }
+}
+
+impl AsFd for SeqSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// Readers of streams: at the end once all other ends are closed.
+    fn streams(count: usize) -> (Vec<UnixStream>, Vec<UnixStream>) {
+        (0..count).map(|_| UnixStream::pair().unwrap()).unzip()
+    }
+
+    fn at_end(mut stream: &UnixStream) -> bool {
+        stream.set_nonblocking(true).unwrap();
+        matches!(stream.read(&mut [0]), Ok(0))
+    }
+
+    #[test]
+    fn carries_whole_messages_and_descriptors_in_order() {
+        let (a, b) = SeqSocket::pair().unwrap();
+        let (mine, theirs) = streams(MAX_DESCRIPTORS);
+        let borrowed: Vec<_> = theirs.iter().map(|stream| stream.as_fd()).collect();
+        a.send(b"first", &borrowed).unwrap();
+        a.send(b"second", &[]).unwrap();
+
+        let mut buffer = [0; 16];
+        let received = b.receive(&mut buffer).unwrap();
+        assert_eq!(&buffer[..received.length], b"first");
+        for (n, (mut mine, descriptor)) in mine.iter().zip(received.descriptors).enumerate() {
+            let flags = rustix::io::fcntl_getfd(&descriptor).unwrap();
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+            File::from(descriptor).write_all(&[n as u8]).unwrap();
+            let mut byte = [0xff];
+            mine.read_exact(&mut byte).unwrap();
+            assert_eq!(byte, [n as u8]);
+        }
+        let received = b.receive(&mut buffer).unwrap();
+        assert_eq!(&buffer[..received.length], b"second");
+        assert!(received.descriptors.is_empty());
+        assert!(b.receive(&mut buffer).unwrap_err().is_would_block());
+        drop(a);
+        assert_eq!(b.receive(&mut buffer).unwrap_err().name(), "closed");
+    }
+
+    #[test]
+    fn closes_the_descriptors_of_a_message_that_is_too_long() {
+        let (a, b) = SeqSocket::pair().unwrap();
+        let (mine, theirs) = streams(1);
+        a.send(b"too long", &[theirs[0].as_fd()]).unwrap();
+        drop(theirs);
+        assert!(!at_end(&mine[0]));
+        let error = b.receive(&mut [0; 7]).unwrap_err();
+        assert_eq!(error.name(), "message_too_long");
+        assert!(at_end(&mine[0]));
+    }
+
+    #[test]
+    fn closes_all_descriptors_where_there_are_too_many() {
+        for count in MAX_DESCRIPTORS + 1..MAX_DESCRIPTORS + 6 {
+            let (a, b) = SeqSocket::pair().unwrap();
+            let (mine, theirs) = streams(count);
+            let borrowed: Vec<_> = theirs.iter().map(|stream| stream.as_fd()).collect();
+            assert!(a.send(b"x", &borrowed).is_err());
+            let mut space = [MaybeUninit::uninit(); 256];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)));
+            let bytes = [IoSlice::new(b"x")];
+            rustix::net::sendmsg(&a, &bytes, &mut control, SendFlags::empty()).unwrap();
+            drop(theirs);
+            let error = b.receive(&mut [0; 7]).unwrap_err();
+            assert_eq!(error.name(), "too_many_descriptors");
+            assert!(mine.iter().all(at_end), "{count}");
+        }
+    }
+
+    #[test]
+    fn takes_an_empty_message_for_the_end() {
+        let (a, b) = SeqSocket::pair().unwrap();
+        assert_eq!(
+            a.send(b"", &[]).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+        rustix::net::send(&a, b"", SendFlags::empty()).unwrap();
+        assert_eq!(b.receive(&mut [0; 7]).unwrap_err().name(), "closed");
+    }
+
+    #[test]
+    fn sends_without_waiting() {
+        let (a, b) = SeqSocket::pair().unwrap();
+        let full = (0..1_000_000).find_map(|_| a.send(&[0; 4096], &[]).err());
+        assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
+        b.receive(&mut [0; 4096]).unwrap();
+        drop(b);
+        let gone = a.send(b"x", &[]).unwrap_err().kind();
+        assert_ne!(gone, io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn listens_for_its_own_user_only_and_knows_who_comes() {
+        let name = format!("smbdirect-seqpacket-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_file(&path);
+        let listener = SeqListener::bind(&path).unwrap();
+        let file = std::fs::metadata(&path).unwrap();
+        assert!(file.file_type().is_socket());
+        assert_eq!(file.mode() & 0o777, 0o600);
+        assert!(SeqListener::bind(&path).is_err(), "somebody listens there");
+        assert_eq!(
+            listener.accept().unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+
+        let client = SeqSocket::connect(&path).unwrap();
+        let server = listener.accept().unwrap();
+        let this = Credentials {
+            process: i32::try_from(std::process::id()).unwrap(),
+            user: file.uid(),
+            group: server.peer_credentials().unwrap().group,
+        };
+        assert_eq!(server.peer_credentials().unwrap(), this);
+        assert_eq!(client.peer_credentials().unwrap(), this);
+        client.send(b"hello", &[]).unwrap();
+        assert_eq!(server.receive(&mut [0; 8]).unwrap().length, 5);
+        std::fs::remove_file(&path).unwrap();
+        drop(listener);
+        assert!(SeqSocket::connect(&path).is_err());
+    }
+}

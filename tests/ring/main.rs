@@ -1,0 +1,23 @@
+//! Rings in shared memory: against an oracle, against a hostile other side, between two processes.
+//!
+//! What two threads may see of each other in every order that the memory model allows is
+//! `tests/ring_loom.rs`.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use smbdirect::shm::Doorbell;
+
+mod hostile;
+mod oracle;
+mod processes;
+
+/// A doorbell that counts.
+#[derive(Clone, Debug, Default)]
+struct Rings(Rc<Cell<u32>>);
+
+impl Doorbell for Rings {
+    fn ring(&self) {
+        self.0.set(self.0.get() + 1);
+    }
+}

@@ -1,0 +1,151 @@
+//! One list of operations, on a ring and on a queue that is obviously right.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+use smbdirect::shm::{Consumer, Entry, Producer, RingMemory, ring_length};
+use smbdirect::sys::Memory;
+
+use super::Rings;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Push(usize),
+    Pop(usize),
+    Room,
+    ProducerSleeps,
+    ConsumerSleeps,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (0..20usize).prop_map(Op::Push),
+        4 => (0..20usize).prop_map(Op::Pop),
+        1 => Just(Op::Room),
+        1 => Just(Op::ProducerSleeps),
+        1 => Just(Op::ConsumerSleeps),
+    ]
+}
+
+/// The ring, as the other one sees it.
+#[derive(Default)]
+struct Oracle {
+    capacity: usize,
+    queue: VecDeque<u64>,
+    next: u64,
+    /// Whether each side sleeps, and was not rung for since it said so.
+    producer_waits: bool,
+    consumer_waits: bool,
+    /// How often each was rung for.
+    producer_rung: u32,
+    consumer_rung: u32,
+}
+
+struct Ring {
+    producer: Producer<Rings>,
+    consumer: Consumer<Rings>,
+    producer_bell: Rings,
+    consumer_bell: Rings,
+}
+
+impl Ring {
+    fn new(capacity: u32) -> Self {
+        let memory = Memory::zeroed(ring_length(capacity).expect("a capacity"));
+        let created = RingMemory::create(&memory, capacity).expect("it fits");
+        let opened = RingMemory::open(&memory).expect("just created");
+        let (producer_bell, consumer_bell) = (Rings::default(), Rings::default());
+        Self {
+            producer: Producer::new(created, consumer_bell.clone()),
+            consumer: Consumer::new(opened, producer_bell.clone()),
+            producer_bell,
+            consumer_bell,
+        }
+    }
+}
+
+fn entry(number: u64) -> Entry {
+    std::array::from_fn(|word| number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ word as u64)
+}
+
+impl Oracle {
+    fn apply(&mut self, ring: &mut Ring, op: &Op) {
+        match *op {
+            Op::Push(wanted) => self.push(ring, wanted),
+            Op::Pop(wanted) => self.pop(ring, wanted),
+            Op::Room => {
+                let room = self.capacity - self.queue.len();
+                assert_eq!(ring.producer.room(), Ok(room as u32));
+            }
+            Op::ProducerSleeps => {
+                let full = self.queue.len() == self.capacity;
+                assert_eq!(ring.producer.announce_sleep(), Ok(full));
+                self.producer_waits = true;
+            }
+            Op::ConsumerSleeps => {
+                let empty = self.queue.is_empty();
+                assert_eq!(ring.consumer.announce_sleep(), Ok(empty));
+                self.consumer_waits = true;
+            }
+        }
+        assert_eq!(ring.producer_bell.0.get(), self.producer_rung);
+        assert_eq!(ring.consumer_bell.0.get(), self.consumer_rung);
+    }
+
+    fn push(&mut self, ring: &mut Ring, wanted: usize) {
+        let entries: Vec<Entry> = (self.next..).take(wanted).map(entry).collect();
+        let count = wanted.min(self.capacity - self.queue.len());
+        assert_eq!(ring.producer.push(&entries), Ok(count));
+        self.queue.extend((self.next..).take(count));
+        self.next += count as u64;
+        self.producer_waits = false;
+        if count > 0 && std::mem::take(&mut self.consumer_waits) {
+            self.consumer_rung += 1;
+        }
+    }
+
+    fn pop(&mut self, ring: &mut Ring, wanted: usize) {
+        const UNTOUCHED: Entry = [0xdead_beef; 8];
+        let mut entries = vec![UNTOUCHED; wanted];
+        let count = wanted.min(self.queue.len());
+        assert_eq!(ring.consumer.pop(&mut entries), Ok(count));
+        let expected: Vec<Entry> = self.queue.drain(..count).map(entry).collect();
+        assert_eq!(entries[..count], expected);
+        assert!(entries[count..].iter().all(|entry| *entry == UNTOUCHED));
+        self.consumer_waits = false;
+        if count > 0 && std::mem::take(&mut self.producer_waits) {
+            self.producer_rung += 1;
+        }
+    }
+}
+
+proptest! {
+    // Rings begin 256 short of the last index: most of these lists go past it.
+    #[test]
+    fn a_ring_is_a_queue_and_rings_once_for_each_sleep(
+        power in 0..5u32,
+        ops in prop::collection::vec(op(), 0..300),
+    ) {
+        let capacity = 1 << power;
+        let mut ring = Ring::new(capacity);
+        let mut oracle = Oracle { capacity: capacity as usize, ..Oracle::default() };
+        for op in &ops {
+            oracle.apply(&mut ring, op);
+        }
+    }
+}
+
+#[test]
+fn goes_past_the_last_index() {
+    for capacity in [1, 2, 64, 1024] {
+        let mut ring = Ring::new(capacity);
+        let mut oracle = Oracle {
+            capacity: capacity as usize,
+            ..Oracle::default()
+        };
+        for _ in 0..2000 {
+            oracle.apply(&mut ring, &Op::Push(3));
+            oracle.apply(&mut ring, &Op::Pop(2));
+        }
+        assert!(oracle.next > 1000);
+    }
+}

@@ -1,0 +1,116 @@
+//! The ring, in every order of two threads' loads and stores that the memory model allows.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test --release --test ring_loom`
+//!
+//! This compiles `src/shm/ring.rs` itself, with `map` replaced by a model of the memory: the words
+//! are loom's atomics, an entry is a cell in which loom finds two threads at once, and a doorbell is
+//! something that loom knows how to wait for. A lost wake-up is a deadlock, which loom reports. The
+//! last tests take the ring's fences and orderings away and see that loom notices.
+
+#![cfg(loom)]
+#![allow(dead_code, unreachable_pub)]
+
+#[path = "../src/shm/layout.rs"]
+mod layout;
+#[path = "ring_loom/map.rs"]
+mod map;
+#[path = "../src/shm/ring.rs"]
+mod ring;
+
+use std::sync::Arc;
+
+use layout::Entry;
+use loom::model::Builder;
+use loom::sync::Notify;
+use loom::thread;
+use map::{Flaw, RingMemory};
+use ring::{Consumer, Doorbell, Producer};
+
+#[derive(Clone, Debug)]
+struct LoomBell(Arc<Notify>);
+
+impl LoomBell {
+    fn new() -> Self {
+        Self(Arc::new(Notify::new()))
+    }
+}
+
+impl Doorbell for LoomBell {
+    fn ring(&self) {
+        self.0.notify();
+    }
+}
+
+fn entry(number: u64) -> Entry {
+    [number; 8]
+}
+
+/// Sends `count` entries in batches, both sides asleep whenever they can.
+fn transfer(capacity: u32, count: u64, batch: usize) {
+    let memory = RingMemory::new(capacity);
+    let (producer_bell, consumer_bell) = (LoomBell::new(), LoomBell::new());
+    let mut producer = Producer::new(memory.clone(), consumer_bell.clone());
+    let wake_producer = producer_bell.clone();
+    let thread = thread::spawn(move || {
+        let entries: Vec<Entry> = (0..count).map(entry).collect();
+        let mut sent = 0;
+        while sent < entries.len() {
+            let end = entries.len().min(sent + batch);
+            let pushed = producer.push(&entries[sent..end]).expect("honest");
+            sent += pushed;
+            if pushed == 0 && producer.announce_sleep().expect("honest") {
+                wake_producer.0.wait();
+            }
+        }
+    });
+    let mut consumer = Consumer::new(memory, producer_bell);
+    let mut expected = 0;
+    while expected < count {
+        let mut entries = vec![[u64::MAX; 8]; batch];
+        let popped = consumer.pop(&mut entries).expect("honest");
+        for found in &entries[..popped] {
+            assert_eq!(*found, entry(expected));
+            expected += 1;
+        }
+        if popped == 0 && consumer.announce_sleep().expect("honest") {
+            consumer_bell.0.wait();
+        }
+    }
+    thread.join().expect("the producer ended");
+}
+
+fn check(flaw: Flaw, preemptions: Option<usize>, capacity: u32, count: u64, batch: usize) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = preemptions;
+    builder.check(move || {
+        flaw.set();
+        transfer(capacity, count, batch);
+    });
+}
+
+#[test]
+fn one_slot_hands_over_every_entry() {
+    check(Flaw::None, Some(4), 1, 2, 1);
+}
+
+#[test]
+fn two_slots_hand_over_every_entry() {
+    check(Flaw::None, Some(3), 2, 3, 1);
+}
+
+#[test]
+fn batches_hand_over_every_entry() {
+    check(Flaw::None, Some(3), 2, 4, 2);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn without_fences_a_wake_up_is_lost() {
+    check(Flaw::NoFence, Some(4), 1, 2, 1);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn without_acquire_and_release_an_entry_is_read_too_early() {
+    check(Flaw::AllRelaxed, Some(4), 1, 2, 1);
+}
