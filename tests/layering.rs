@@ -50,6 +50,22 @@ const LAYERS: &[Layer] = &[
     protocol("fabric::iwarp", &["units", PLAIN_TYPES]),
     hosted("sys", &[]),
     hosted("shm", &["units", "sys"]),
+    hosted("device", &["wire", "shm", "sys", "units"]),
+    hosted("ffi", &["device"]),
+    hosted(
+        "broker",
+        &[
+            "device",
+            "transport",
+            "proto",
+            "fabric",
+            "shm",
+            "sys",
+            "wire",
+            "units",
+        ],
+    ),
+    hosted("bin", &["broker", "device", "transport", "proto", "fabric"]),
     hosted("transport", &["proto", "fabric", "sys", "units", "wire"]),
 ];
 
@@ -57,7 +73,7 @@ const LAYERS: &[Layer] = &[
 const FABRICS: Layer = hosted("fabric::*", &["fabric", "units", "sys"]);
 
 /// The modules that may use `unsafe`, with everything below them.
-const UNSAFE: &[&str] = &["sys", "shm::map"];
+const UNSAFE: &[&str] = &["sys", "shm::map", "ffi"];
 
 /// Stands for what `src/fabric/mod.rs` defines itself, in contrast to what it re-exports.
 const PLAIN_TYPES: &str = "fabric's own types";

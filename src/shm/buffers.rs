@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   segment 0   [a a a a a a a a b b . c . . . .]     a: 8 units   b: 2   c: 1   .: free
-//!   segment 1   [. . . . . . . . . . . . . . . .]     made by `grow` when segment 0 was full
+//!   segment 1   [. . . . . . . . . . . . . . . .]     added when segment 0 was full
 //! ```
 //!
 //! A run goes into the first place where it fits, from the first segment on, so that later segments
@@ -26,8 +26,7 @@
 //! This module must never wait, and never grow by itself: a new segment is of no use before the
 //! other process has mapped it, and that is its owner's to arrange.
 
-use crate::shm::map;
-use crate::sys::{Memfd, MemfdError, Memory};
+use crate::sys::Memory;
 
 #[cfg(test)]
 mod tests;
@@ -115,7 +114,7 @@ impl Buffer {
 /// Where a buffer lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its segment, counted from 0 in the order of [`Buffers::grow`].
+    /// Its segment, counted from 0 in the order of [`Buffers::add`].
     pub segment: u32,
     /// Bytes from the start of the segment.
     pub offset: usize,
@@ -143,7 +142,7 @@ pub enum AllocateError {
         /// Bytes of the longest buffer.
         longest: usize,
     },
-    /// Nowhere now; [`Buffers::grow`] makes room.
+    /// Nowhere now; [`Buffers::add`] makes room.
     #[error("no room for the buffer in the segments there are")]
     Full,
     /// Nowhere, and there may be no further segment: wait until a buffer is freed.
@@ -151,16 +150,21 @@ pub enum AllocateError {
     Exhausted,
 }
 
-/// Why there is no further segment.
-#[derive(Debug, strum::IntoStaticStr, thiserror::Error)]
+/// Why a segment was not added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
-pub enum GrowError {
+pub enum AddError {
     /// There are as many as there may be.
     #[error("no further segment allowed")]
     Limit,
-    /// The system gave none.
-    #[error(transparent)]
-    System(#[from] MemfdError),
+    /// Segments have one length.
+    #[error("a segment of {found} bytes, not {expected}")]
+    WrongLength {
+        /// Bytes of a segment.
+        expected: usize,
+        /// Bytes that this one has.
+        found: usize,
+    },
 }
 
 /// A number is not that of a buffer in use. Nothing happened to any buffer.
@@ -183,7 +187,7 @@ impl AllocateError {
     }
 }
 
-impl GrowError {
+impl AddError {
     /// A stable name for counters and logs, in snake case.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -209,7 +213,6 @@ pub struct Buffers {
 
 #[derive(Debug)]
 struct Segment {
-    file: Memfd,
     memory: Memory,
     units: Units,
 }
@@ -230,32 +233,35 @@ impl Buffers {
         &self.shape
     }
 
-    /// Makes one more segment of zeroed bytes; returns its number.
+    /// Adds a segment, in which nothing is given out yet; returns its number.
     ///
-    /// The other process has to map [`segment`](Self::segment) before it is told of buffers there.
+    /// The other process has to map it before it is told of buffers there.
     ///
     /// # Errors
     ///
-    /// There may be no more, or the system has no memory, address space or descriptor left.
-    pub fn grow(&mut self) -> Result<u32, GrowError> {
+    /// There may be no more, or it has another length than [`Shape::segment_length`].
+    pub fn add(&mut self, memory: Memory) -> Result<u32, AddError> {
         let number = self.segments.len() as u32;
         if number >= self.shape.max_segments {
-            return Err(GrowError::Limit);
+            return Err(AddError::Limit);
         }
-        let file = Memfd::create("smbdirect-buffers", self.segment_length)?;
-        let memory = map(&file).map_err(MemfdError::from)?;
+        if memory.len() != self.segment_length {
+            return Err(AddError::WrongLength {
+                expected: self.segment_length,
+                found: memory.len(),
+            });
+        }
         self.segments.push(Segment {
-            file,
             memory,
             units: Units::new(self.shape.units_per_segment),
         });
         Ok(number)
     }
 
-    /// The file of a segment, for the other process.
+    /// The bytes of a segment.
     #[must_use]
-    pub fn segment(&self, number: u32) -> Option<&Memfd> {
-        Some(&self.segments.get(number as usize)?.file)
+    pub fn segment(&self, number: u32) -> Option<&Memory> {
+        Some(&self.segments.get(number as usize)?.memory)
     }
 
     /// Segments there are.

@@ -6,7 +6,7 @@
 //! | | made by | holds |
 //! |---|---|---|
 //! | [`ring`] | [`RingMemory::create`] | a [`Producer`] and a [`Consumer`] of 64-byte entries, which wake each other by a [`Doorbell`] |
-//! | [`buffers`] | [`Buffers::grow`] | bulk data and messages; who may use which part is private to the side that gives it out |
+//! | [`buffers`] | the device, [`Buffers::add`] | bulk data and messages; who may use which part is private to the side that gives it out |
 //!
 //! ```text
 //!        one process                     shared                       the other

@@ -18,8 +18,13 @@ fn shape(units_per_segment: u32, max_segments: u32) -> Shape {
 
 fn grown(shape: Shape) -> Buffers {
     let mut buffers = Buffers::new(shape).unwrap();
-    buffers.grow().unwrap();
+    add(&mut buffers).unwrap();
     buffers
+}
+
+fn add(buffers: &mut Buffers) -> Result<u32, AddError> {
+    let length = buffers.shape().segment_length().unwrap();
+    buffers.add(Memory::zeroed(length))
 }
 
 #[test]
@@ -48,17 +53,24 @@ fn gives_the_first_place_that_fits() {
 fn says_whether_to_grow_or_to_wait() {
     let mut buffers = Buffers::new(shape(8, 2)).unwrap();
     assert_eq!(buffers.allocate(1), Err(AllocateError::Full));
-    assert_eq!(buffers.grow().unwrap(), 0);
+    assert_eq!(add(&mut buffers).unwrap(), 0);
     let first = buffers.allocate(8 * UNIT).unwrap();
     assert_eq!(buffers.allocate(1), Err(AllocateError::Full));
-    assert_eq!(buffers.grow().unwrap(), 1);
+    assert_eq!(add(&mut buffers).unwrap(), 1);
     let second = buffers.allocate(8 * UNIT).unwrap();
     assert_eq!(buffers.place(second).unwrap().segment, 1);
     assert_eq!(buffers.allocate(1), Err(AllocateError::Exhausted));
-    assert_eq!(buffers.grow().unwrap_err().name(), "limit");
+    assert_eq!(add(&mut buffers).unwrap_err().name(), "limit");
     buffers.free(first).unwrap();
     let third = buffers.allocate(UNIT).unwrap();
     assert_eq!(buffers.place(third).unwrap().segment, 0);
+}
+
+#[test]
+fn refuses_a_segment_of_another_length() {
+    let mut buffers = Buffers::new(shape(8, 2)).unwrap();
+    let error = buffers.add(Memory::zeroed(8 * UNIT - 1)).unwrap_err();
+    assert_eq!((error.name(), buffers.segments()), ("wrong_length", 0));
 }
 
 #[test]
@@ -124,7 +136,7 @@ fn shares_its_bytes_with_who_maps_the_segment() {
     let mut buffers = grown(shape(16, 1));
     let _first = buffers.allocate(UNIT).unwrap();
     let buffer = buffers.allocate(UNIT).unwrap();
-    let theirs = map(buffers.segment(0).unwrap()).unwrap();
+    let theirs = buffers.segment(0).unwrap().clone();
     let ours = buffers.memory(buffer).unwrap();
     ours.write(7, b"hello").unwrap();
     let offset = buffers.place(buffer).unwrap().offset;
@@ -296,9 +308,9 @@ impl Oracle {
             Op::Grow if self.segments.len() < self.max_segments => {
                 let units = buffers.shape().units_per_segment as usize;
                 self.segments.push(vec![None; units]);
-                assert_eq!(buffers.grow().unwrap() as usize + 1, self.segments.len());
+                assert_eq!(add(buffers).unwrap() as usize + 1, self.segments.len());
             }
-            Op::Grow => assert_eq!(buffers.grow().unwrap_err().name(), "limit"),
+            Op::Grow => assert_eq!(add(buffers).unwrap_err().name(), "limit"),
         }
         let used = self.segments.iter().flatten().flatten().count();
         assert_eq!(buffers.used_units() as usize, used);

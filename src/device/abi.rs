@@ -1,0 +1,557 @@
+//! The seven operations of the smbdirect device as data, version [`VERSION`].
+//!
+//! Only data: what a process and a device say to each other, whoever carries it. `smbdirectd`
+//! carries control messages on a socket and shares memory by descriptors; a kernel device would
+//! carry the same structures by `ioctl` and `mmap`. Everything is in the byte order of the machine,
+//! has no padding, and has reserved fields that are 0 and checked to be 0.
+//!
+//! # Who says what
+//!
+//! | operation | says it | as |
+//! |---|---|---|
+//! | SET_SMBD_PARAMETERS | listener | control [`SetParameters`], the security blob behind it |
+//! | SET_SMBD_SESSION_ID | worker | control [`SetSessionId`] |
+//! | GET_MEM_PARAMS | device | [`MemParams`] in control [`Attached`]; memory itself by [`Grow`], [`Segment`] |
+//! | GET_SMBD_EVENT | device | [`Completion`] in a queue; a listener gets control [`Offer`] |
+//! | SEND_PDU | worker | [`Submission`] [`op::SEND_PDU`] |
+//! | RDMA_READ_WRITE | worker | [`Submission`] [`op::RDMA_READ`], [`op::RDMA_WRITE`] |
+//! | SET_SMBD_DISCONNECT | worker | [`Submission`] [`op::DISCONNECT`] |
+//!
+//! # Control messages
+//!
+//! Each begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and has
+//! exactly that length, except [`SetParameters`], which has its blob behind it. A request
+//! is answered by one message that carries its `cookie`: [`Attached`], [`Segment`], [`StatusReport`],
+//! or [`Reply`] for the others and for all that fail. What the device says by itself has cookie 0.
+//! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise.
+//!
+//! ```text
+//!   listener    Attach -> Attached   SetParameters -> Reply   <- Offer ...
+//!   worker      Attach (with the token of an offer, or without) -> Attached
+//!               SetSessionId -> Reply    Claim -> Reply    Grow -> Segment + memory file
+//!               <- Queue + memory file + doorbell, when the first connection of a reactor is its own
+//!               <- Segment + memory file (received messages of a queue)   <- Wake   <- Detached
+//!   observer    Attach -> Attached       StatusRequest -> StatusReport + memory file with JSON
+//! ```
+//!
+//! # Queues
+//!
+//! A worker has a queue with each reactor of the device that drives connections of its own: one
+//! memory file with two rings of [`crate::shm`], the submission ring (worker produces) at its start,
+//! the completion ring (device produces) at [`Queue::completion_offset`]. The upper 16 bits of a
+//! connection's number are its queue. The worker wakes a sleeping reactor by the doorbell that came with
+//! [`Queue`]; a reactor wakes a sleeping worker by [`Wake`] on the control channel, so that a worker
+//! sleeps on one descriptor, which tells of the device's end, too.
+//!
+//! A submission is answered by exactly one completion with its `cookie`, unless it is
+//! [`op::RECYCLE`] or [`op::DISCONNECT`]. Of one connection, SEND_PDU and RDMA_WRITE are carried out in
+//! the order of submission, so that a response never overtakes its data; RDMA_READ is not ordered
+//! with them. After [`event::DISCONNECTED`] nothing names the connection any more.
+//!
+//! # Memory
+//!
+//! A worker has three regions, each of segments (memory files of one size, all of which both sides
+//! map) that are made on demand up to a limit ([`RegionShape`]):
+//!
+//! | region | who gives out its buffers | holds |
+//! |---|---|---|
+//! | [`region::SEND`] | the worker | messages to send, and lists of buffer descriptors |
+//! | [`region::BULK`] | the worker | data of RDMA READ and RDMA WRITE: the only one a peer may ever reach |
+//! | [`region::RECEIVE`] | the device | received messages, until [`op::RECYCLE`]; each queue has its own |
+//!
+//! Places in SEND and BULK are [`Place`]s; received messages are buffer numbers
+//! ([`crate::shm::Buffer::to_bits`]), in which segment and unit are written.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The version of all that is in this module. A device refuses to attach another.
+pub const VERSION: u32 = 1;
+
+/// Bytes of a control message at most: a [`SetParameters`] with the longest blob.
+pub const MAX_CONTROL_LENGTH: usize = 4096;
+
+/// Bytes of the security blob of [`SetParameters`] at most.
+pub const MAX_SECURITY_BLOB: usize = 2048;
+
+/// A one-time token: whoever names it gets the connection it was made for. All 0: none.
+pub type Token = [u8; 16];
+
+/// [`Control::kind`].
+pub mod kind {
+    /// [`Attach`](super::Attach).
+    pub const ATTACH: u32 = 1;
+    /// [`SetParameters`](super::SetParameters).
+    pub const SET_PARAMETERS: u32 = 2;
+    /// [`SetSessionId`](super::SetSessionId).
+    pub const SET_SESSION_ID: u32 = 3;
+    /// [`Claim`](super::Claim).
+    pub const CLAIM: u32 = 4;
+    /// [`Grow`](super::Grow).
+    pub const GROW: u32 = 5;
+    /// [`StatusRequest`](super::StatusRequest).
+    pub const STATUS_REQUEST: u32 = 6;
+    /// [`Attached`](super::Attached).
+    pub const ATTACHED: u32 = 101;
+    /// [`Reply`](super::Reply).
+    pub const REPLY: u32 = 102;
+    /// [`Segment`](super::Segment).
+    pub const SEGMENT: u32 = 103;
+    /// [`Queue`](super::Queue).
+    pub const QUEUE: u32 = 104;
+    /// [`Offer`](super::Offer).
+    pub const OFFER: u32 = 105;
+    /// [`Wake`](super::Wake).
+    pub const WAKE: u32 = 106;
+    /// [`StatusReport`](super::StatusReport).
+    pub const STATUS_REPORT: u32 = 107;
+    /// [`Detached`](super::Detached).
+    pub const DETACHED: u32 = 108;
+}
+
+/// [`Attach::role`].
+pub mod role {
+    /// smbd's parent: gets offers, and sets parameters. One at a time.
+    pub const LISTENER: u32 = 1;
+    /// smbd's child: owns connections.
+    pub const WORKER: u32 = 2;
+    /// An administrator's tool: asks for the status.
+    pub const OBSERVER: u32 = 3;
+}
+
+/// [`Grow::region`], [`Segment::region`].
+pub mod region {
+    /// Messages to send.
+    pub const SEND: u32 = 1;
+    /// Data of RDMA READ and RDMA WRITE.
+    pub const BULK: u32 = 2;
+    /// Received messages.
+    pub const RECEIVE: u32 = 3;
+}
+
+/// [`Submission::op`].
+pub mod op {
+    /// Sends one SMB2 message: `length` bytes at `place` in SEND. With `INVALIDATE` in `flags`, has the
+    /// peer invalidate `token`. Answered by `SENT`.
+    pub const SEND_PDU: u32 = 1;
+    /// Reads `length` bytes of the peer's memory, which `descriptors` name, to `place` in BULK.
+    /// Answered by `RDMA_DONE`.
+    pub const RDMA_READ: u32 = 2;
+    /// Writes `length` bytes at `place` in BULK to the peer's memory. Answered by `RDMA_DONE`.
+    pub const RDMA_WRITE: u32 = 3;
+    /// Ends a connection in order: what was submitted before goes first. `DISCONNECTED` follows.
+    pub const DISCONNECT: u32 = 4;
+    /// Gives a connection to the worker that has registered `client_guid`
+    /// ([`TransferSubmission`](super::TransferSubmission)), or, where that is 0, to whoever claims the
+    /// token of the answer; with a first message for it: `length` bytes at `place` in SEND. Answered
+    /// by `TRANSFERRED`; if its status is OK the connection is not this worker's any more.
+    pub const TRANSFER: u32 = 5;
+    /// Gives the buffer of a received message back: its number is in `place`. `conn` is 0 but for its
+    /// queue.
+    pub const RECYCLE: u32 = 6;
+}
+
+/// [`Submission::flags`].
+pub mod flags {
+    /// `token` is to be invalidated (SEND with Invalidate).
+    pub const INVALIDATE: u32 = 1;
+}
+
+/// [`Completion::event`].
+pub mod event {
+    /// A connection is this worker's now. `buffer` holds a [`ConnInfo`](super::ConnInfo) of `length`
+    /// bytes; recycle it.
+    pub const CONNECTION: u32 = 1;
+    /// A message arrived: `length` bytes in `buffer`; recycle it.
+    pub const PDU: u32 = 2;
+    /// SEND_PDU ended: its memory is free.
+    pub const SENT: u32 = 3;
+    /// RDMA_READ or RDMA_WRITE ended: the data is there, or its memory is free.
+    pub const RDMA_DONE: u32 = 4;
+    /// The connection is gone; `status` says why.
+    pub const DISCONNECTED: u32 = 5;
+    /// TRANSFER ended; `token` is set where it was asked for.
+    pub const TRANSFERRED: u32 = 6;
+}
+
+/// What every control message begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Control {
+    /// `kind::*`.
+    pub kind: u32,
+    /// Bytes of the whole message.
+    pub length: u32,
+    /// Chosen by who asks, and repeated in the answer. Not 0 in a request.
+    pub cookie: u64,
+}
+
+/// A process presents itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Attach {
+    /// [`VERSION`].
+    pub version: u32,
+    /// `role::*`.
+    pub role: u32,
+    /// A worker's: the connection that it was forked for, or 0.
+    pub token: Token,
+    /// 0.
+    pub reserved: u64,
+}
+
+/// What the listener wants of connections that are accepted from now on ([MS-SMBD] 3.1.1.1). 0 stands
+/// for the device's own value, and more than its own is reduced to that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SetParameters {
+    /// Most credits that a peer is granted. 1 to 65,535.
+    pub receive_credit_max: u16,
+    /// Credits that peers are asked for. 1 to 65,535.
+    pub send_credit_target: u16,
+    /// Bytes of a sent message, its header included. At least 128.
+    pub max_send_size: u32,
+    /// Bytes of a received message, its header included. At least 128.
+    pub max_receive_size: u32,
+    /// Bytes of a received upper-layer message. At least 131,072.
+    pub max_fragmented_size: u32,
+    /// Bytes of an RDMA transfer.
+    pub max_read_write_size: u32,
+    /// Time without a message of the peer after which it is asked for one, in milliseconds.
+    pub keepalive_interval_ms: u32,
+    /// The server's GUID: for a device that answers NEGOTIATE itself.
+    pub server_guid: [u8; 16],
+    /// Bytes of the security blob of the NEGOTIATE response, which follow this structure.
+    pub security_blob_length: u32,
+    /// 0.
+    pub reserved: [u32; 5],
+}
+
+/// A worker registers a client's GUID and a session of it, or takes that back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SetSessionId {
+    /// The session; 0: only that connections with this GUID are wanted.
+    pub session_id: u64,
+    /// The ClientGuid of the client's NEGOTIATE requests. Not 0.
+    pub client_guid: [u8; 16],
+    /// 0: registered. 1: not any more (with session 0: nothing of this GUID any more).
+    pub remove: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// A worker wants the connection of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Claim {
+    /// Of an offer, or of a transfer.
+    pub token: Token,
+}
+
+/// A worker needs one more segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Grow {
+    /// `region::SEND` or `region::BULK`.
+    pub region: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// An observer asks for the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct StatusRequest {
+    /// 0.
+    pub reserved: u64,
+}
+
+/// The process is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Attached {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The device's number for this process.
+    pub worker: u32,
+    /// GET_MEM_PARAMS.
+    pub memory: MemParams,
+    /// Most submissions of a queue that may be unanswered: more are not looked at before.
+    pub submissions_outstanding: u32,
+    /// Bytes of an RDMA transfer at most.
+    pub max_read_write_size: u32,
+    /// 0.
+    pub reserved: [u32; 6],
+}
+
+/// The memory that a worker may come to map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MemParams {
+    /// `region::SEND`.
+    pub send: RegionShape,
+    /// `region::BULK`.
+    pub bulk: RegionShape,
+    /// `region::RECEIVE`, of each queue.
+    pub receive: RegionShape,
+    /// Bytes that a worker may have in all regions together.
+    pub limit: u64,
+    /// 0.
+    pub reserved: u64,
+}
+
+/// A region's segments and buffers: see [`crate::shm::buffers::Shape`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RegionShape {
+    /// Bytes of a unit.
+    pub unit_length: u32,
+    /// Units of a segment: 1 to 65,536.
+    pub units_per_segment: u32,
+    /// Units of the longest buffer.
+    pub longest_run: u32,
+    /// Segments at most: 1 to 65,536.
+    pub max_segments: u32,
+}
+
+/// The answer to a request that has no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Reply {
+    /// A [`Status`](crate::device::Status) as a number.
+    pub status: i32,
+    /// The kind of the request.
+    pub kind: u32,
+}
+
+/// A segment; with its memory file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Segment {
+    /// `region::*`.
+    pub region: u32,
+    /// Of RECEIVE: its queue. Otherwise 0.
+    pub queue: u32,
+    /// Counted from 0, in each of SEND and BULK, and in RECEIVE of each queue.
+    pub number: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// A queue; with its memory file and the doorbell of its reactor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Queue {
+    /// Its number: the upper 16 bits of its connections' numbers.
+    pub queue: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Bytes of the memory file.
+    pub length: u64,
+    /// Where the completion ring begins in it: a multiple of 64. The submission ring is at 0.
+    pub completion_offset: u64,
+}
+
+/// A connection that belongs to nobody yet: who claims it first, within the time that the device
+/// allows, gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Offer {
+    /// For [`Attach`] or [`Claim`].
+    pub token: Token,
+    /// The connection. Its number means something to its owner only.
+    pub info: ConnInfo,
+}
+
+/// What is known about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ConnInfo {
+    /// Its number.
+    pub conn: u64,
+    /// The client's address; IPv4 mapped into IPv6.
+    pub peer_address: [u8; 16],
+    /// The server's address, at which it came in.
+    pub local_address: [u8; 16],
+    /// The client's port.
+    pub peer_port: u16,
+    /// The server's port.
+    pub local_port: u16,
+    /// Scope of link-local addresses, or 0.
+    pub scope_id: u32,
+    /// The ClientGuid of its first request.
+    pub client_guid: [u8; 16],
+    /// Bytes of an upper-layer message to send at most.
+    pub max_fragmented_send_size: u32,
+    /// Bytes of an upper-layer message to receive at most.
+    pub max_fragmented_receive_size: u32,
+    /// Bytes of an RDMA transfer at most.
+    pub max_read_write_size: u32,
+    /// RDMA READs that the peer serves at a time; 0: none.
+    pub initiator_depth: u32,
+    /// 0.
+    pub reserved: [u64; 4],
+}
+
+/// There is something in a queue for a worker that announced that it sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Wake {
+    /// 0.
+    pub reserved: u64,
+}
+
+/// The status of the device; with a memory file that holds `json_length` bytes of JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct StatusReport {
+    /// Bytes of the memory file.
+    pub length: u64,
+    /// Bytes of JSON at its start.
+    pub json_length: u64,
+}
+
+/// The last message: the device has nothing to do with this process any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Detached {
+    /// Why: a [`Status`](crate::device::Status) as a number.
+    pub status: i32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// An entry of a submission ring, except for TRANSFER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Submission {
+    /// `op::*`.
+    pub op: u32,
+    /// `flags::*`.
+    pub flags: u32,
+    /// The connection.
+    pub conn: u64,
+    /// The worker's; comes back.
+    pub cookie: u64,
+    /// A [`Place`]; RECYCLE: a buffer number.
+    pub place: u64,
+    /// Bytes.
+    pub length: u32,
+    /// What the peer shall invalidate, if `flags` says so.
+    pub token: u32,
+    /// Where in SEND the buffer descriptors are, 16 bytes each as on the wire.
+    pub descriptors: u64,
+    /// How many: 1 to 4095.
+    pub descriptor_count: u32,
+    /// 0.
+    pub reserved: [u32; 3],
+}
+
+/// An entry of a submission ring: TRANSFER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TransferSubmission {
+    /// [`op::TRANSFER`].
+    pub op: u32,
+    /// 0.
+    pub flags: u32,
+    /// The connection.
+    pub conn: u64,
+    /// The worker's; comes back.
+    pub cookie: u64,
+    /// Where in SEND the new owner's first message is.
+    pub place: u64,
+    /// Bytes of it, or 0 without one.
+    pub length: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Whose connection it becomes, or 0.
+    pub client_guid: [u8; 16],
+    /// 0.
+    pub reserved2: u64,
+}
+
+/// An entry of a completion ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Completion {
+    /// `event::*`.
+    pub event: u32,
+    /// A [`Status`](crate::device::Status) as a number.
+    pub status: i32,
+    /// The connection.
+    pub conn: u64,
+    /// As submitted, or 0.
+    pub cookie: u64,
+    /// The number of a buffer in RECEIVE, or 0.
+    pub buffer: u64,
+    /// Bytes.
+    pub length: u32,
+    /// 0.
+    pub reserved: u32,
+    /// TRANSFERRED: the token, or 0.
+    pub token: Token,
+    /// 0.
+    pub reserved2: u64,
+}
+
+// `IntoBytes` refuses padding; the lengths are part of the interface.
+const _: () = {
+    assert!(size_of::<Control>() == 16);
+    assert!(size_of::<Attach>() == 32);
+    assert!(size_of::<SetParameters>() == 64);
+    assert!(size_of::<SetSessionId>() == 32);
+    assert!(size_of::<Claim>() == 16);
+    assert!(size_of::<Grow>() == 8);
+    assert!(size_of::<StatusRequest>() == 8);
+    assert!(size_of::<Attached>() == 104);
+    assert!(size_of::<MemParams>() == 64);
+    assert!(size_of::<RegionShape>() == 16);
+    assert!(size_of::<Reply>() == 8);
+    assert!(size_of::<Segment>() == 24);
+    assert!(size_of::<Queue>() == 24);
+    assert!(size_of::<Offer>() == 128);
+    assert!(size_of::<ConnInfo>() == 112);
+    assert!(size_of::<Wake>() == 8);
+    assert!(size_of::<StatusReport>() == 16);
+    assert!(size_of::<Detached>() == 8);
+    assert!(size_of::<Submission>() == 64);
+    assert!(size_of::<TransferSubmission>() == 64);
+    assert!(size_of::<Completion>() == 64);
+};
+
+/// A byte of SEND or BULK, as a number: the segment in the upper 16 bits, the offset in the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The segment.
+    pub segment: u16,
+    /// Bytes from its start: less than 2^48.
+    pub offset: u64,
+}
+
+impl Place {
+    const OFFSET_BITS: u32 = 48;
+
+    /// The number.
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        (self.segment as u64) << Self::OFFSET_BITS | self.offset
+    }
+
+    /// What a number means; whether there is such a place is another question.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self {
+            segment: (bits >> Self::OFFSET_BITS) as u16,
+            offset: bits & ((1 << Self::OFFSET_BITS) - 1),
+        }
+    }
+}
+
+/// The queue that a connection's number belongs to.
+#[must_use]
+pub const fn queue_of(conn: u64) -> u32 {
+    (conn >> 48) as u32
+}

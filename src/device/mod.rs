@@ -1,0 +1,9 @@
+//! The smbdirect device as the processes see that use it: smbd's parent and its children.
+//!
+//! [`abi`] is what both sides say to each other, [`Status`] what anything ends with. The device
+//! itself is elsewhere (`broker`, or a kernel).
+
+pub mod abi;
+mod status;
+
+pub use status::Status;

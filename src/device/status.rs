@@ -1,0 +1,195 @@
+//! What a call, an operation or a connection ended with, as a number that C can see.
+
+/// What a call, an operation or a connection ended with.
+///
+/// Numbers are for ever: new ones are added at the end, and the number of one that is not used any
+/// more stays as a comment.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::FromRepr, strum::IntoStaticStr, thiserror::Error,
+)]
+#[strum(serialize_all = "snake_case")]
+#[repr(i32)]
+pub enum Status {
+    /// Nothing went wrong.
+    #[error("no error")]
+    Ok = 0,
+    /// An argument that the call cannot have: a null pointer, a length, a number out of range.
+    #[error("invalid argument")]
+    Invalid = 1,
+    /// A fault of the library. The handle can only be freed.
+    #[error("internal error in the library: the handle can only be freed")]
+    Panic = 2,
+    /// The handle was made by another process: this one has to attach for itself.
+    #[error("the handle belongs to the process that made it, not to its child: attach again")]
+    Forked = 3,
+    /// Nobody listens at the device's path.
+    #[error("no smbdirect device at this path: is smbdirectd running?")]
+    NoDevice = 4,
+    /// This process may not use the device.
+    #[error("not allowed to use the smbdirect device")]
+    Denied = 5,
+    /// Library and device are of different versions.
+    #[error("the smbdirect device speaks another version")]
+    Version = 6,
+    /// The device has gone, or ended this process' attachment. Attach again.
+    #[error("detached from the smbdirect device")]
+    Detached = 7,
+    /// Not yet attached, or not in the role for this call.
+    #[error("not attached in the role for this call")]
+    NotAttached = 8,
+    /// No room now; again after an event.
+    #[error("no room now, try again after an event")]
+    Again = 9,
+    /// The memory that the device allows is in use; again when a buffer was freed.
+    #[error("no memory left in the area shared with the device")]
+    NoMemory = 10,
+    /// Larger than a buffer, a message or an RDMA transfer may be.
+    #[error("too long")]
+    TooLong = 11,
+    /// No such connection, or not this process' any more.
+    #[error("no such connection")]
+    NoConnection = 12,
+    /// No such buffer, or it was freed.
+    #[error("no such buffer")]
+    NoBuffer = 13,
+    /// The piece does not lie in the buffer or region.
+    #[error("out of the bounds of the buffer")]
+    OutOfBounds = 14,
+    /// Buffer descriptors that no client may send: none, too many, not whole, over the end of the address space.
+    #[error("invalid buffer descriptors")]
+    Descriptors = 15,
+    /// The descriptors hold fewer bytes than are to be carried.
+    #[error("the buffer descriptors hold fewer bytes than are to be carried")]
+    DescriptorsTooShort = 16,
+    /// Not an SMB2 request of the kind that the call is for.
+    #[error("not a well-formed SMB2 request")]
+    Request = 17,
+    /// The peer serves no RDMA READs.
+    #[error("the peer serves no RDMA READs")]
+    NoReads = 18,
+    /// A token that was never made, or was used, or is too old.
+    #[error("the token of the connection is unknown, used or expired")]
+    NoToken = 19,
+    /// Nobody has registered that GUID.
+    #[error("no worker has registered this client GUID")]
+    NoOwner = 20,
+    /// Another worker has registered it.
+    #[error("another worker has registered this client GUID or session")]
+    Taken = 21,
+    /// The device has as many workers, listeners, sessions or connections as it may.
+    #[error("a limit of the smbdirect device is reached")]
+    Limit = 22,
+    /// Something is still under way on the connection.
+    #[error("operations are still under way on the connection")]
+    Busy = 23,
+    /// The work was given up because the connection ended.
+    #[error("given up because the connection ended")]
+    Flushed = 24,
+    /// The peer refused access to its memory.
+    #[error("the peer refused access to its memory")]
+    RemoteAccess = 25,
+    /// The network or the fabric failed.
+    #[error("the fabric failed")]
+    Fabric = 26,
+    /// The peer closed the connection in order.
+    #[error("closed by the peer")]
+    ClosedByPeer = 27,
+    /// This process closed it.
+    #[error("closed by this side")]
+    ClosedLocally = 28,
+    /// The peer, or the network, broke it off.
+    #[error("connection reset")]
+    Reset = 29,
+    /// The peer broke a rule of SMB Direct or of its fabric.
+    #[error("the peer broke the protocol")]
+    Protocol = 30,
+    /// The peer did not answer, or did not take what was sent, in time.
+    #[error("timed out")]
+    TimedOut = 31,
+    /// The device is being stopped.
+    #[error("the smbdirect device is being stopped")]
+    Stopping = 32,
+    /// The other side of the device broke the rules of their interface.
+    #[error("the interface between library and device was violated")]
+    Corrupt = 33,
+    /// The system refused memory or a descriptor.
+    #[error("the system has no memory or descriptors left")]
+    System = 34,
+}
+
+impl Status {
+    /// The number.
+    #[must_use]
+    pub const fn code(self) -> i32 {
+        self as i32
+    }
+
+    /// What a number means; `None` where this version does not know it.
+    #[must_use]
+    pub const fn from_code(code: i32) -> Option<Self> {
+        Self::from_repr(code)
+    }
+
+    /// A stable name for counters and logs, in snake case.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// The nearest `errno` value.
+    #[must_use]
+    pub const fn errno(self) -> i32 {
+        match self {
+            Self::Ok => 0,
+            Self::Invalid | Self::Descriptors | Self::DescriptorsTooShort | Self::Request => {
+                libc::EINVAL
+            }
+            Self::Panic => libc::ENOTRECOVERABLE,
+            Self::Forked | Self::NotAttached => libc::EBADF,
+            Self::NoDevice => libc::ENODEV,
+            Self::Denied => libc::EACCES,
+            Self::Version => libc::EPROTONOSUPPORT,
+            Self::Detached | Self::Stopping => libc::ESHUTDOWN,
+            Self::Again => libc::EAGAIN,
+            Self::NoMemory => libc::ENOBUFS,
+            Self::TooLong => libc::EMSGSIZE,
+            Self::NoConnection => libc::ENOTCONN,
+            Self::NoBuffer | Self::NoOwner | Self::NoToken => libc::ENOENT,
+            Self::OutOfBounds => libc::ERANGE,
+            Self::NoReads => libc::EOPNOTSUPP,
+            Self::Taken => libc::EEXIST,
+            Self::Limit => libc::EUSERS,
+            Self::Busy => libc::EBUSY,
+            Self::Flushed => libc::ECANCELED,
+            Self::RemoteAccess => libc::EREMOTEIO,
+            Self::Fabric => libc::EIO,
+            Self::ClosedByPeer => libc::EPIPE,
+            Self::ClosedLocally => libc::ECONNABORTED,
+            Self::Reset => libc::ECONNRESET,
+            Self::Protocol | Self::Corrupt => libc::EPROTO,
+            Self::TimedOut => libc::ETIMEDOUT,
+            Self::System => libc::ENOMEM,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_its_own_number_name_and_text() {
+        let all: Vec<Status> = (0..).map_while(Status::from_code).collect();
+        assert_eq!(all.len(), 35);
+        for (number, status) in (0..).zip(&all) {
+            assert_eq!(status.code(), number);
+            assert!(number == 0 || status.errno() > 0);
+            let others = all
+                .iter()
+                .filter(|other| other.to_string() == status.to_string());
+            assert_eq!(others.count(), 1, "{status}");
+        }
+        assert_eq!(Status::from_code(-1), None);
+        assert_eq!(Status::DescriptorsTooShort.name(), "descriptors_too_short");
+    }
+}
