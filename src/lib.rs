@@ -31,6 +31,8 @@
 #[cfg_attr(any(feature = "fabric", feature = "shm"), allow(unused_extern_crates))]
 extern crate alloc;
 
+#[cfg(feature = "broker")]
+pub mod broker;
 #[cfg(feature = "shm")]
 pub mod device;
 pub mod fabric;

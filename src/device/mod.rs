@@ -4,6 +4,11 @@
 //! itself is elsewhere (`broker`, or a kernel).
 
 pub mod abi;
+mod handle;
 mod status;
 
+pub use handle::{BulkBuffer, ConnCounts, Direction, Event, Handle, Role};
 pub use status::Status;
+
+/// Where the device is, unless somebody says otherwise.
+pub const DEFAULT_PATH: &str = "/run/smbdirect/control";

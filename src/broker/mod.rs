@@ -1,0 +1,5 @@
+//! The smbdirect device in user space.
+
+mod config;
+
+pub use config::Config;
