@@ -146,7 +146,7 @@ impl Handle {
     }
 
     /// Readable whenever [`next_event`](Self::next_event) may have something after it had nothing.
-    pub fn event_fd(&self) -> BorrowedFd<'_> {
+    pub fn event_fd(&self) -> Result<BorrowedFd<'_>, Status> {
         todo!()
     }
 
