@@ -35,9 +35,11 @@ pub(super) const fn info(
 ///
 /// `unsent_bytes` is what has not left for the peer: what a server asks TCP for with SIOCOUTQ.
 ///
-/// Owns: `info_out` is the caller's. Threads: one at a time. Blocks: never. Fork:
-/// SMBDIRECT_E_FORKED. Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION,
-/// SMBDIRECT_E_DETACHED.
+/// - Owns: `info_out` is the caller's.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
@@ -62,8 +64,12 @@ pub unsafe extern "C" fn smbdirect_conn_get_info(
 /// Ends a connection in order: what was taken to be sent goes first. SMBDIRECT_EVENT_DISCONNECTED
 /// follows; until then its number is known. A second call has no effect.
 ///
-/// Owns: nothing. Threads: one at a time. Blocks: never. Fork: SMBDIRECT_E_FORKED. Errors:
-/// SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_DETACHED, SMBDIRECT_E_AGAIN.
+/// - Owns: nothing.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_DETACHED,
+///   SMBDIRECT_E_AGAIN.
 ///
 /// # Safety
 ///
@@ -83,10 +89,13 @@ pub unsafe extern "C" fn smbdirect_conn_disconnect(
 /// Nothing else may be under way on the connection (SMBDIRECT_E_BUSY). If the event says anything but
 /// SMBDIRECT_OK, the connection is still this process'.
 ///
-/// Owns: `pdu` is copied before the call returns. Threads: one at a time. Blocks: never. Fork:
-/// SMBDIRECT_E_FORKED. Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY,
-/// SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED; in the event
-/// SMBDIRECT_E_NO_OWNER, SMBDIRECT_E_BUSY, SMBDIRECT_E_LIMIT.
+/// - Owns: `pdu` is copied before the call returns.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY,
+///   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED; in the
+///   event SMBDIRECT_E_NO_OWNER, SMBDIRECT_E_BUSY, SMBDIRECT_E_LIMIT.
 ///
 /// # Safety
 ///

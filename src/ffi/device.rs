@@ -19,10 +19,12 @@ use crate::device::{ConnCounts, DEFAULT_PATH, Direction, Event, Handle, Role, St
 /// come. A worker with a token in `args` gets SMBDIRECT_EVENT_CONNECTION for it as well, or
 /// SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_NO_TOKEN.
 ///
-/// Owns: `*device_out` is the caller's, to be freed with smbdirect_device_free. Threads: any; the
-/// device is for one thread at a time. Blocks: never. Fork: the handle is of this process; a child
-/// attaches for itself. Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED,
-/// SMBDIRECT_E_SYSTEM, SMBDIRECT_E_AGAIN (too many attach at this moment).
+/// - Owns: `*device_out` is the caller's, to be freed with smbdirect_device_free.
+/// - Threads: any; the device is for one thread at a time.
+/// - Blocks: never.
+/// - Fork: the handle is of this process; a child attaches for itself.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_SYSTEM,
+///   SMBDIRECT_E_AGAIN (too many attach at this moment).
 ///
 /// # Safety
 ///
@@ -59,10 +61,13 @@ pub unsafe extern "C" fn smbdirect_device_new(
 /// Frees an attachment: the device closes what connections this process still has and takes all
 /// its memory back; buffers are not mapped any more. A null pointer is ignored.
 ///
-/// Owns: the handle is gone. Threads: none other uses it. Blocks: never. Fork: in a child this is
-/// the one call that may be used on its parent's handle: it frees the child's copy, and the parent's
-/// attachment goes on. A child does that soon, or its parent's memory lives as long as the child.
-/// Errors: none.
+/// - Owns: the handle is gone.
+/// - Threads: none other uses it.
+/// - Blocks: never.
+/// - Fork: in a child this is the one call that may be used on its parent's handle: it frees the
+///   child's copy, and the parent's attachment goes on. A child does that soon, or its parent's
+///   memory lives as long as the child.
+/// - Errors: none.
 ///
 /// # Safety
 ///
@@ -79,8 +84,11 @@ pub unsafe extern "C" fn smbdirect_device_free(device: *mut smbdirect_device) {
 /// A file descriptor that is readable whenever smbdirect_device_get_events may have something after
 /// it had nothing: for tevent, poll or epoll. It is neither to be read nor closed.
 ///
-/// Owns: the device does. Threads: one at a time. Blocks: never. Fork: SMBDIRECT_E_FORKED. Errors:
-/// SMBDIRECT_E_INVALID.
+/// - Owns: the device does.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID.
 ///
 /// # Safety
 ///
@@ -104,9 +112,12 @@ pub unsafe extern "C" fn smbdirect_device_event_fd(
 ///
 /// Call it until it returns fewer than asked for, whenever the event descriptor is readable.
 ///
-/// Owns: the array is the caller's; the first element's `type_size` has to be set. Threads: one at
-/// a time. Blocks: never. Fork: SMBDIRECT_E_FORKED. Errors: SMBDIRECT_E_INVALID;
-/// SMBDIRECT_E_DETACHED: SMBDIRECT_EVENT_DETACHED has been returned before.
+/// - Owns: the array is the caller's; the first element's `type_size` has to be set.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_DETACHED: SMBDIRECT_EVENT_DETACHED has been
+///   returned before.
 ///
 /// # Safety
 ///
@@ -147,9 +158,12 @@ pub unsafe extern "C" fn smbdirect_device_get_events(
 ///
 /// `security_blob` is the SPNEGO token of the server's NEGOTIATE response, up to 2048 bytes, or null.
 ///
-/// Owns: everything is copied. Threads: one at a time. Blocks: never. Fork: SMBDIRECT_E_FORKED.
-/// Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN,
-/// SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_INVALID.
+/// - Owns: everything is copied.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_TOO_LONG,
+///   SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_INVALID.
 ///
 /// # Safety
 ///
@@ -192,9 +206,13 @@ pub unsafe extern "C" fn smbdirect_device_set_parameters(
 /// SET_SMBD_SESSION_ID, of a worker: connections of this client are for this process from now on, or
 /// not any more. SMBDIRECT_EVENT_REPLY brings `cookie` back.
 ///
-/// Owns: everything is copied. Threads: one at a time. Blocks: never. Fork: SMBDIRECT_E_FORKED.
-/// Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED; in
-/// the event SMBDIRECT_E_TAKEN, SMBDIRECT_E_LIMIT, SMBDIRECT_E_NO_OWNER.
+/// - Owns: everything is copied.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
+///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_TAKEN, SMBDIRECT_E_LIMIT,
+///   SMBDIRECT_E_NO_OWNER.
 ///
 /// # Safety
 ///
@@ -222,9 +240,12 @@ pub unsafe extern "C" fn smbdirect_device_set_session_id(
 /// SMBDIRECT_EVENT_REPLY brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION
 /// follows or has come.
 ///
-/// Owns: everything is copied. Threads: one at a time. Blocks: never. Fork: SMBDIRECT_E_FORKED.
-/// Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED; in
-/// the event SMBDIRECT_E_NO_TOKEN, SMBDIRECT_E_LIMIT.
+/// - Owns: everything is copied.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
+///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN, SMBDIRECT_E_LIMIT.
 ///
 /// # Safety
 ///
@@ -249,8 +270,11 @@ pub unsafe extern "C" fn smbdirect_device_claim(
 
 /// GET_MEM_PARAMS: what memory a worker may use.
 ///
-/// Owns: `params_out` is the caller's. Threads: one at a time. Blocks: never. Fork:
-/// SMBDIRECT_E_FORKED. Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_DETACHED.
+/// - Owns: `params_out` is the caller's.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
@@ -275,9 +299,12 @@ pub unsafe extern "C" fn smbdirect_device_get_mem_params(
 /// many. For each, SMBDIRECT_EVENT_SENT follows. Fewer than `count`: the next one could not be taken,
 /// and a call that begins with it says why.
 ///
-/// Owns: everything is copied before the call returns. Threads: one at a time. Blocks: never. Fork:
-/// SMBDIRECT_E_FORKED. Errors, of the first message: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION,
-/// SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
+/// - Owns: everything is copied before the call returns.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION,
+///   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
@@ -314,11 +341,14 @@ pub unsafe extern "C" fn smbdirect_device_send_pdus(
 /// WRITE goes out before the messages that are taken after it: the response to a READ may be sent
 /// at once.
 ///
-/// Owns: descriptors are copied before the call returns. Threads: one at a time. Blocks: never. Fork:
-/// SMBDIRECT_E_FORKED. Errors, of the first operation: SMBDIRECT_E_INVALID,
-/// SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_OUT_OF_BOUNDS,
-/// SMBDIRECT_E_DESCRIPTORS, SMBDIRECT_E_DESCRIPTORS_TOO_SHORT, SMBDIRECT_E_TOO_LONG,
-/// SMBDIRECT_E_NO_READS, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
+/// - Owns: descriptors are copied before the call returns.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION,
+///   SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_OUT_OF_BOUNDS, SMBDIRECT_E_DESCRIPTORS,
+///   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NO_READS,
+///   SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
@@ -369,9 +399,12 @@ pub unsafe extern "C" fn smbdirect_device_rdma_read_write(
 /// the event, and gives its memory back to the device. With `length` 0 it is only given back. As long as
 /// messages are not taken, their client runs out of credits: nobody else notices.
 ///
-/// Owns: `target` is the caller's; `pdu` means nothing afterwards. Threads: one at a time. Blocks:
-/// never. Fork: SMBDIRECT_E_FORKED. Errors: SMBDIRECT_E_INVALID (`length` is less than the
-/// message's: nothing happened), SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED.
+/// - Owns: `target` is the caller's; `pdu` means nothing afterwards.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID (`length` is less than the message's: nothing happened),
+///   SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
@@ -395,10 +428,13 @@ pub unsafe extern "C" fn smbdirect_device_take_pdu(
 /// A buffer of at least `length` bytes for RDMA. What was in it before is still there: nobody
 /// but this process and the device has seen it.
 ///
-/// Owns: the caller, until smbdirect_buffer_free. Threads: one at a time. Blocks: never. Fork:
-/// SMBDIRECT_E_FORKED. Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NOT_ATTACHED,
-/// SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: memory was asked for; SMBDIRECT_E_NO_MEMORY: all that is
-/// allowed is in use. SMBDIRECT_EVENT_ROOM follows both.
+/// - Owns: the caller, until smbdirect_buffer_free.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NOT_ATTACHED,
+///   SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: memory was asked for; SMBDIRECT_E_NO_MEMORY: all
+///   that is allowed is in use. SMBDIRECT_EVENT_ROOM follows both.
 ///
 /// # Safety
 ///
@@ -431,9 +467,12 @@ pub unsafe extern "C" fn smbdirect_buffer_alloc(
 
 /// Gives a buffer back.
 ///
-/// Owns: the library again. Threads: one at a time. Blocks: never. Fork: SMBDIRECT_E_FORKED. Errors:
-/// SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED; SMBDIRECT_E_BUSY: an RDMA
-/// operation uses it, and SMBDIRECT_EVENT_RDMA_DONE will say when that ended.
+/// - Owns: the library again.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED; SMBDIRECT_E_BUSY:
+///   an RDMA operation uses it, and SMBDIRECT_EVENT_RDMA_DONE will say when that ended.
 ///
 /// # Safety
 ///

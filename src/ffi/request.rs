@@ -12,10 +12,13 @@ use crate::device::{Status, request};
 /// Whether the dialect allows the channel, and whether `length` is within what was negotiated, is
 /// the caller's to check.
 ///
-/// Owns: `transfer_out` is the caller's, and nothing is kept. Threads: any. Blocks: never.
-/// Fork: works in the child. Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_REQUEST: no READ or WRITE,
-/// a channel that is not supported, or fields that contradict each other;
-/// SMBDIRECT_E_DESCRIPTORS; SMBDIRECT_E_DESCRIPTORS_TOO_SHORT.
+/// - Owns: `transfer_out` is the caller's, and nothing is kept.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_REQUEST: no READ or WRITE, a channel that is not
+///   supported, or fields that contradict each other; SMBDIRECT_E_DESCRIPTORS;
+///   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT.
 ///
 /// # Safety
 ///
@@ -57,8 +60,11 @@ pub unsafe extern "C" fn smbdirect_request_transfer(
 /// a token (channel 2, [MS-SMB2] 3.3.4.1.7): `*invalidate_out` is 1 and `*token_out` the token, or
 /// both are 0. A request that is no READ or WRITE, or nothing at all, invalidates nothing.
 ///
-/// Owns: nothing is kept. Threads: any. Blocks: never. Fork: works in the child.
-/// Errors: SMBDIRECT_E_INVALID: a null pointer.
+/// - Owns: nothing is kept.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: SMBDIRECT_E_INVALID: a null pointer.
 ///
 /// # Safety
 ///
@@ -86,9 +92,12 @@ pub unsafe extern "C" fn smbdirect_request_invalidate(
 
 /// Checks a list of buffer descriptors ([MS-SMBD] 2.2.3.1) and adds their lengths up.
 ///
-/// Owns: nothing is kept. Threads: any. Blocks: never. Fork: works in the child.
-/// Errors: SMBDIRECT_E_INVALID: a null pointer; SMBDIRECT_E_DESCRIPTORS: none, not a multiple of 16
-/// bytes, one of length 0, or one that runs past the end of the address space.
+/// - Owns: nothing is kept.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: SMBDIRECT_E_INVALID: a null pointer; SMBDIRECT_E_DESCRIPTORS: none, not a multiple
+///   of 16 bytes, one of length 0, or one that runs past the end of the address space.
 ///
 /// # Safety
 ///

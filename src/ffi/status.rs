@@ -16,7 +16,11 @@ pub const SMBDIRECT_ABI_VERSION: u32 = 1;
 
 /// The SMBDIRECT_ABI_VERSION that the library was built with.
 ///
-/// Owns: nothing. Threads: any. Blocks: never. Fork: works in the child. Errors: none.
+/// - Owns: nothing.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: none.
 #[unsafe(no_mangle)]
 pub extern "C" fn smbdirect_abi_version() -> u32 {
     SMBDIRECT_ABI_VERSION
@@ -24,8 +28,11 @@ pub extern "C" fn smbdirect_abi_version() -> u32 {
 
 /// What a status means, in English, for a log. "unknown status" for a number that is none.
 ///
-/// Owns: the string lives for ever. Threads: any. Blocks: never. Fork: works in the child.
-/// Errors: none.
+/// - Owns: the string lives for ever.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: none.
 #[unsafe(no_mangle)]
 pub extern "C" fn smbdirect_status_str(status: i32) -> *const c_char {
     let text = match Status::from_code(status) {
@@ -37,7 +44,11 @@ pub extern "C" fn smbdirect_status_str(status: i32) -> *const c_char {
 
 /// The nearest errno value of a status; 0 for SMBDIRECT_OK, EIO for a number that is none.
 ///
-/// Owns: nothing. Threads: any. Blocks: never. Fork: works in the child. Errors: none.
+/// - Owns: nothing.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: none.
 #[unsafe(no_mangle)]
 pub extern "C" fn smbdirect_status_errno(status: i32) -> i32 {
     Status::from_code(status).map_or(libc::EIO, Status::errno)
