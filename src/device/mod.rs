@@ -5,6 +5,7 @@
 
 pub mod abi;
 mod handle;
+pub mod message;
 mod status;
 
 pub use handle::{BulkBuffer, ConnCounts, Direction, Event, Handle, Role};
