@@ -5,9 +5,11 @@
 
 pub mod abi;
 mod handle;
+mod observe;
 mod status;
 
 pub use handle::{BulkBuffer, ConnCounts, Direction, Event, Handle, Role};
+pub use observe::observe;
 pub use status::Status;
 
 /// Where the device is, unless somebody says otherwise.
