@@ -46,7 +46,9 @@
 //! A submission is answered by exactly one completion with its `cookie`, unless it is
 //! [`op::RECYCLE`] or [`op::DISCONNECT`]. Of one connection, SEND_PDU and RDMA_WRITE are carried out in
 //! the order of submission, so that a response never overtakes its data; RDMA_READ is not ordered
-//! with them. After [`event::DISCONNECTED`] nothing names the connection any more.
+//! with them. After [`event::DISCONNECTED`] nothing names the connection any more but the answers to
+//! what was submitted before the worker saw it: that the connection went meanwhile is no fault of
+//! the worker's, and each submission is answered in any case.
 //!
 //! # Memory
 //!

@@ -5,6 +5,7 @@
 
 pub mod abi;
 mod handle;
+pub mod message;
 mod observe;
 mod status;
 

@@ -1,19 +1,15 @@
 //! The status of a device, as an administrator's tool asks for it ([`role::OBSERVER`]).
 
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use zerocopy::{FromBytes, Immutable, IntoBytes};
-
 use super::Status;
-use super::abi::{
-    Attach, Attached, Control, Detached, MAX_CONTROL_LENGTH, Reply, StatusReport, StatusRequest,
-    VERSION, kind, role,
-};
+use super::abi::{Attach, MAX_CONTROL_LENGTH, StatusReport, StatusRequest, VERSION, role};
+use super::message::{Answer, Body, encode, read_answer};
 use crate::shm;
-use crate::sys::{Memfd, ReceiveError, Received, SeqSocket, wait_readable};
+use crate::sys::{Memfd, ReceiveError, SeqSocket, wait_readable};
 
 /// Bytes of a status at most: thousands of connections and workers.
 const LONGEST_STATUS: u64 = 64 << 20;
@@ -38,13 +34,20 @@ pub fn observe(path: &Path, timeout: Duration) -> Result<String, Status> {
         token: [0; 16],
         reserved: 0,
     };
-    let (attached, _): (Attached, _) = observer.ask(1, (kind::ATTACH, &attach), kind::ATTACHED)?;
-    if attached.version != VERSION {
-        return Err(Status::Version);
+    match observer.ask(1, &attach)? {
+        (Answer::Attached(attached), _) if attached.version != VERSION => {
+            return Err(Status::Version);
+        }
+        (Answer::Attached(_), _) => {}
+        _ => return Err(Status::Corrupt),
     }
-    let request = (kind::STATUS_REQUEST, &StatusRequest { reserved: 0 });
-    let (report, received) = observer.ask(2, request, kind::STATUS_REPORT)?;
-    content(report, received)
+    match observer.ask(2, &StatusRequest { reserved: 0 })? {
+        (Answer::Status(report), descriptors) => {
+            let [file] = <[_; 1]>::try_from(descriptors).map_err(|_| Status::Corrupt)?;
+            content(report, file)
+        }
+        _ => Err(Status::Corrupt),
+    }
 }
 
 /// Why nobody can be reached at a path.
@@ -69,38 +72,25 @@ struct Observer {
 }
 
 impl Observer {
-    /// Sends a request, and waits for the answer of this kind.
-    fn ask<A: FromBytes>(
-        &self,
-        cookie: u64,
-        (kind, request): (u32, &(impl IntoBytes + Immutable)),
-        answer: u32,
-    ) -> Result<(A, Received), Status> {
-        let body = request.as_bytes();
-        let control = Control {
-            kind,
-            // Of two structures that are a few bytes each.
-            length: (size_of::<Control>() + body.len()) as u32,
-            cookie,
-        };
-        let sent = self.socket.send(&[control.as_bytes(), body].concat(), &[]);
+    /// Sends a request, and waits for its answer.
+    fn ask(&self, cookie: u64, request: &impl Body) -> Result<(Answer, Vec<OwnedFd>), Status> {
+        let mut message = Vec::new();
+        encode(cookie, request, &[], &mut message);
+        let sent = self.socket.send(&message, &[]);
         // What it said before it closed its end is still to be read, and says more.
         if sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
             return Err(Status::TimedOut);
         }
-        let (control, body, received) = self.receive()?;
-        match control.kind {
-            kind::DETACHED => return Err(failure(read::<Detached>(&body)?.status)),
-            _ if control.cookie != cookie => return Err(Status::Corrupt),
-            kind::REPLY => return Err(failure(read::<Reply>(&body)?.status)),
-            kind if kind == answer => {}
-            _ => return Err(Status::Corrupt),
+        match self.receive()? {
+            (_, Answer::Detached(detached), _) => Err(failure(detached.status)),
+            (answered, ..) if answered != cookie => Err(Status::Corrupt),
+            (_, Answer::Reply(reply), _) => Err(failure(reply.status)),
+            (_, answer, descriptors) => Ok((answer, descriptors)),
         }
-        Ok((read(&body)?, received))
     }
 
-    /// The next message: what it begins with, and what follows that.
-    fn receive(&self) -> Result<(Control, Vec<u8>, Received), Status> {
+    /// The next message: its cookie, what it says, and what it carries.
+    fn receive(&self) -> Result<(u64, Answer, Vec<OwnedFd>), Status> {
         let mut buffer = [0; MAX_CONTROL_LENGTH];
         let received = loop {
             match self.socket.receive(&mut buffer) {
@@ -115,11 +105,11 @@ impl Observer {
             wait_readable(self.socket.as_fd(), Some(left)).map_err(|_| Status::System)?;
         };
         let message = buffer.get(..received.length).ok_or(Status::Corrupt)?;
-        let (control, body) = Control::read_from_prefix(message).map_err(|_| Status::Corrupt)?;
-        if control.length as usize != message.len() {
+        let (cookie, answer) = read_answer(message).map_err(|_| Status::Corrupt)?;
+        if received.descriptors.len() != answer.descriptors() {
             return Err(Status::Corrupt);
         }
-        Ok((control, body.to_vec(), received))
+        Ok((cookie, answer, received.descriptors))
     }
 }
 
@@ -140,13 +130,8 @@ fn failure(code: i32) -> Status {
     }
 }
 
-/// A structure that fills the body of a message.
-fn read<A: FromBytes>(body: &[u8]) -> Result<A, Status> {
-    A::read_from_bytes(body).map_err(|_| Status::Corrupt)
-}
-
 /// The JSON that a report came with.
-fn content(report: StatusReport, received: Received) -> Result<String, Status> {
+fn content(report: StatusReport, file: OwnedFd) -> Result<String, Status> {
     let StatusReport {
         length,
         json_length,
@@ -154,7 +139,6 @@ fn content(report: StatusReport, received: Received) -> Result<String, Status> {
     if json_length > length || length > LONGEST_STATUS {
         return Err(Status::Corrupt);
     }
-    let [file] = <[_; 1]>::try_from(received.descriptors).map_err(|_| Status::Corrupt)?;
     // Both are at most `LONGEST_STATUS`.
     let file = Memfd::verify(file, length as usize).map_err(|_| Status::Corrupt)?;
     let memory = shm::map(&file).map_err(|_| Status::System)?;

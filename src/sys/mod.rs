@@ -6,17 +6,23 @@ mod bell;
 #[cfg(feature = "shm")]
 mod eventfd;
 #[cfg(feature = "shm")]
+mod maker;
+#[cfg(feature = "shm")]
 mod memfd;
 mod memory;
 #[cfg(feature = "shm")]
 mod seqpacket;
 mod socket;
 mod wait;
+#[cfg(feature = "shm")]
+mod waker;
 
 #[cfg(feature = "shm")]
 pub use bell::{Bell, Rung};
 #[cfg(feature = "shm")]
 pub use eventfd::EventFd;
+#[cfg(feature = "shm")]
+pub use maker::Maker;
 #[cfg(feature = "shm")]
 pub use memfd::{Memfd, MemfdError};
 pub use memory::{Memory, OutOfRange};
@@ -24,3 +30,5 @@ pub use memory::{Memory, OutOfRange};
 pub use seqpacket::{Credentials, MAX_DESCRIPTORS, ReceiveError, Received, SeqListener, SeqSocket};
 pub use socket::{IoVecs, MAX_IOVECS, ReceiveVec, SendVec};
 pub use wait::wait_readable;
+#[cfg(feature = "shm")]
+pub use waker::Waker;

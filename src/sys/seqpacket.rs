@@ -10,7 +10,8 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType,
 };
 
 /// File descriptors that one message can carry.
@@ -179,7 +180,7 @@ impl SeqSocket {
         };
         let message = message.map_err(io::Error::from)?;
         // Taken before anything is judged: dropped with every return from here, they are closed.
-        let mut descriptors = Vec::with_capacity(MAX_DESCRIPTORS);
+        let mut descriptors = Vec::new();
         for part in control.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = part {
                 descriptors.extend(received);
@@ -199,6 +200,11 @@ impl SeqSocket {
             length: message.bytes,
             descriptors,
         })
+    }
+
+    /// Ends the connection for both sides, whoever else holds a copy of this end.
+    pub fn shut_down(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(&self.0, Shutdown::Both)?)
     }
 
     /// Who is at the other end, as the kernel wrote it down when the connection was made.
@@ -344,6 +350,16 @@ mod tests {
         );
         rustix::net::send(&a, b"", SendFlags::empty()).unwrap();
         assert_eq!(b.receive(&mut [0; 7]).unwrap_err().name(), "closed");
+    }
+
+    #[test]
+    fn shuts_down_although_somebody_holds_a_copy() {
+        let (a, b) = SeqSocket::pair().unwrap();
+        let copy = a.as_fd().try_clone_to_owned().unwrap();
+        a.shut_down().unwrap();
+        assert_eq!(b.receive(&mut [0; 8]).unwrap_err().name(), "closed");
+        assert!(a.send(b"x", &[]).is_err());
+        drop(copy);
     }
 
     #[test]

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
+use zerocopy::FromZeros;
+
 use super::*;
-use crate::device::abi::MemParams;
+use crate::device::abi::{Attached, Control, Detached, Queue, Reply, kind};
+use crate::device::message::{Request, read_request};
 use crate::sys::SeqListener;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,46 +25,41 @@ fn fresh_path() -> PathBuf {
 struct Device(SeqSocket);
 
 impl Device {
-    /// The next request: its beginning and what follows.
-    fn request(&self) -> (Control, Vec<u8>) {
+    /// The next request, as bytes.
+    fn request(&self) -> Vec<u8> {
         let mut buffer = [0; MAX_CONTROL_LENGTH];
         loop {
             wait_readable(self.0.as_fd(), Some(TIMEOUT)).unwrap();
             if let Ok(received) = self.0.receive(&mut buffer) {
-                let (control, body) =
-                    Control::read_from_prefix(&buffer[..received.length]).unwrap();
-                assert_eq!(control.length as usize, received.length);
-                return (control, body.to_vec());
+                return buffer[..received.length].to_vec();
             }
         }
     }
 
-    fn answer(&self, kind: u32, cookie: u64, body: &[u8], files: &[BorrowedFd<'_>]) {
-        let length = (size_of::<Control>() + body.len()) as u32;
-        let control = Control {
-            kind,
-            length,
-            cookie,
-        };
-        let message = [control.as_bytes(), body].concat();
+    fn answer(&self, cookie: u64, body: &impl Body, files: &[BorrowedFd<'_>]) {
+        let mut message = Vec::new();
+        encode(cookie, body, &[], &mut message);
         self.0.send(&message, files).unwrap();
     }
 
-    /// Lets the observer attach; returns the cookie of its next request.
-    fn attach(&self) -> u64 {
-        let (control, body) = self.request();
-        assert_eq!(control.kind, kind::ATTACH);
-        let attach = Attach::read_from_bytes(&body).unwrap();
+    /// Takes the first request; its cookie.
+    fn attach_request(&self) -> u64 {
+        let bytes = self.request();
+        let (cookie, Request::Attach(attach)) = read_request(&bytes).unwrap() else {
+            panic!("an observer attaches first");
+        };
         assert_eq!((attach.version, attach.role), (VERSION, role::OBSERVER));
-        self.answer(
-            kind::ATTACHED,
-            control.cookie,
-            attached(VERSION).as_bytes(),
-            &[],
-        );
-        let (control, _) = self.request();
-        assert_eq!(control.kind, kind::STATUS_REQUEST);
-        control.cookie
+        cookie
+    }
+
+    /// Lets the observer attach; the cookie of its next request.
+    fn attach(&self) -> u64 {
+        self.answer(self.attach_request(), &attached(VERSION), &[]);
+        let bytes = self.request();
+        let (cookie, Request::Status(_)) = read_request(&bytes).unwrap() else {
+            panic!("an observer asks for the status");
+        };
+        cookie
     }
 
     fn report(&self, length: u64, json_length: u64, files: &[BorrowedFd<'_>]) {
@@ -70,18 +68,14 @@ impl Device {
             length,
             json_length,
         };
-        self.answer(kind::STATUS_REPORT, cookie, report.as_bytes(), files);
+        self.answer(cookie, &report, files);
     }
 }
 
 fn attached(version: u32) -> Attached {
     Attached {
         version,
-        worker: 7,
-        memory: MemParams::read_from_bytes(&[0; size_of::<MemParams>()]).unwrap(),
-        submissions_outstanding: 1,
-        max_read_write_size: 1,
-        reserved: [0; 6],
+        ..Attached::new_zeroed()
     }
 }
 
@@ -149,11 +143,12 @@ fn tells_a_path_without_a_device_from_one_that_is_not_permitted() {
 #[test]
 fn passes_on_why_the_device_refuses() {
     let detached = at(|device| {
+        let status = Status::Version.code();
         let body = Detached {
-            status: Status::Version.code(),
+            status,
             reserved: 0,
         };
-        device.answer(kind::DETACHED, 0, body.as_bytes(), &[]);
+        device.answer(0, &body, &[]);
     });
     assert_eq!(detached, Err(Status::Version));
     let replied = at(|device| {
@@ -162,54 +157,33 @@ fn passes_on_why_the_device_refuses() {
             kind: kind::STATUS_REQUEST,
         };
         let cookie = device.attach();
-        device.answer(kind::REPLY, cookie, reply.as_bytes(), &[]);
+        device.answer(cookie, &reply, &[]);
     });
     assert_eq!(replied, Err(Status::Limit));
     assert_eq!(at(drop), Err(Status::Detached));
-    let other = at(|device| {
-        let (control, _) = device.request();
-        device.answer(kind::ATTACHED, control.cookie, attached(2).as_bytes(), &[]);
-    });
+    let other = at(|device| device.answer(device.attach_request(), &attached(2), &[]));
     assert_eq!(other, Err(Status::Version));
 }
 
 #[test]
 fn takes_nothing_that_is_no_status() {
     type Behaviour = fn(Device);
-    let cases: [(&str, Behaviour); 12] = [
+    let cases: [(&str, Behaviour); 11] = [
         ("not a message", |device| device.0.send(b"?", &[]).unwrap()),
         ("another length", |device| {
-            let control = Control {
-                kind: kind::ATTACHED,
-                length: 17,
-                cookie: 1,
-            };
-            device.0.send(control.as_bytes(), &[]).unwrap();
+            device.0.send(&[0xff; size_of::<Control>()], &[]).unwrap();
         }),
         ("too long", |device| device.0.send(&[0; 5000], &[]).unwrap()),
         ("another cookie", |device| {
-            device.answer(kind::ATTACHED, 77, attached(VERSION).as_bytes(), &[]);
+            device.answer(77, &attached(VERSION), &[]);
         }),
         ("another kind", |device| {
-            let (control, _) = device.request();
-            device.answer(
-                kind::QUEUE,
-                control.cookie,
-                attached(VERSION).as_bytes(),
-                &[],
-            );
-        }),
-        ("a body of another length", |device| {
-            let (control, _) = device.request();
-            device.answer(kind::ATTACHED, control.cookie, b"short", &[]);
+            let files = [file(b"1"), file(b"2")];
+            let files = [files[0].as_fd(), files[1].as_fd()];
+            device.answer(device.attach_request(), &Queue::new_zeroed(), &files);
         }),
         ("refused for nothing", |device| {
-            let (control, _) = device.request();
-            let reply = Reply {
-                status: 0,
-                kind: kind::ATTACH,
-            };
-            device.answer(kind::REPLY, control.cookie, reply.as_bytes(), &[]);
+            device.answer(device.attach_request(), &Reply::new_zeroed(), &[]);
         }),
         ("no file", |device| device.report(2, 2, &[])),
         ("two files", |device| {

@@ -1,0 +1,358 @@
+//! Control messages as bytes, for both sides: what [`abi`](super::abi) says of their form.
+//!
+//! A message is read as a whole: kind, length, cookie and reserved fields are judged before anything
+//! is believed, and the structure is a copy. What the values mean, and whether the message is legal
+//! now, is for who reads it. This module must never look at a socket or a descriptor.
+//!
+//! ```text
+//!   0 kind      4 length      8 cookie      16 the structure of that kind      (blob)
+//! ```
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::abi::{
+    Attach, Attached, Claim, Control, Detached, Grow, MAX_SECURITY_BLOB, Offer, Queue, Reply,
+    Segment, SetParameters, SetSessionId, StatusReport, StatusRequest, Wake, kind,
+};
+
+/// The structure of a control message.
+pub trait Body: Copy + FromBytes + IntoBytes + Immutable + KnownLayout {
+    /// `kind::*`.
+    const KIND: u32;
+
+    /// Whether all fields are 0 that have to be.
+    fn reserved_is_zero(&self) -> bool;
+}
+
+macro_rules! bodies {
+    ($($body:ident $kind:ident: $reserved:expr;)*) => {
+        $(impl Body for $body {
+            const KIND: u32 = kind::$kind;
+
+            fn reserved_is_zero(&self) -> bool {
+                let reserved: fn(&Self) -> bool = $reserved;
+                reserved(self)
+            }
+        })*
+    };
+}
+
+bodies! {
+    Attach ATTACH: |body| body.reserved == 0;
+    SetParameters SET_PARAMETERS: |body| body.reserved == [0; 5];
+    SetSessionId SET_SESSION_ID: |body| body.reserved == 0;
+    Claim CLAIM: |_| true;
+    Grow GROW: |body| body.reserved == 0;
+    StatusRequest STATUS_REQUEST: |body| body.reserved == 0;
+    Attached ATTACHED: |body| body.reserved == [0; 6] && body.memory.reserved == 0;
+    Reply REPLY: |_| true;
+    Segment SEGMENT: |body| body.reserved == 0;
+    Queue QUEUE: |body| body.reserved == 0;
+    Offer OFFER: |body| body.info.reserved == [0; 4];
+    Wake WAKE: |body| body.reserved == 0;
+    StatusReport STATUS_REPORT: |_| true;
+    Detached DETACHED: |body| body.reserved == 0;
+}
+
+/// What a process says to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// The first.
+    Attach(Attach),
+    /// With the security blob.
+    SetParameters(SetParameters, &'a [u8]),
+    /// A worker's.
+    SetSessionId(SetSessionId),
+    /// A worker's.
+    Claim(Claim),
+    /// A worker's.
+    Grow(Grow),
+    /// An observer's.
+    Status(StatusRequest),
+}
+
+/// What a device says to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To [`Request::Attach`].
+    Attached(Attached),
+    /// To requests that have no other answer, and to those that fail.
+    Reply(Reply),
+    /// To [`Request::Grow`]; by itself for RECEIVE. With a memory file.
+    Segment(Segment),
+    /// By itself. With a memory file and, behind it, a doorbell.
+    Queue(Queue),
+    /// By itself.
+    Offer(Offer),
+    /// By itself.
+    Wake(Wake),
+    /// To [`Request::Status`]. With a memory file.
+    Status(StatusReport),
+    /// By itself, and the last.
+    Detached(Detached),
+}
+
+impl Answer {
+    /// File descriptors that the message has to carry, neither more nor fewer.
+    #[must_use]
+    pub const fn descriptors(&self) -> usize {
+        match self {
+            Self::Queue(_) => 2,
+            Self::Segment(_) | Self::Status(_) => 1,
+            _ => 0,
+        }
+    }
+}
+
+/// Bytes are no control message. Whoever sent them broke the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
+pub enum MessageError {
+    /// Not even a [`Control`], or not of the length that its kind or itself says.
+    #[error("a control message of {0} bytes has not the length that it should have")]
+    WrongLength(usize),
+    /// A kind that this side does not read.
+    #[error("a control message of kind {0}, which is none of those that are sent to this side")]
+    UnknownKind(u32),
+    /// Something is in a field that has to be 0.
+    #[error("a reserved field of a control message of kind {0} is not 0")]
+    ReservedNotZero(u32),
+    /// A request that cannot be answered.
+    #[error("a request without a cookie")]
+    NoCookie,
+}
+
+impl MessageError {
+    /// A stable name for counters and logs, in snake case.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.into()
+    }
+}
+
+/// Writes a message over what is in `message`, whose capacity stays.
+///
+/// `blob` is that of [`SetParameters`], of at most [`MAX_SECURITY_BLOB`] bytes; empty for others.
+pub fn encode<B: Body>(cookie: u64, body: &B, blob: &[u8], message: &mut Vec<u8>) {
+    let length = size_of::<Control>() + size_of::<B>() + blob.len();
+    let control = Control {
+        kind: B::KIND,
+        // Longer than any message: the other side refuses it.
+        length: u32::try_from(length).unwrap_or(u32::MAX),
+        cookie,
+    };
+    message.clear();
+    message.extend_from_slice(control.as_bytes());
+    message.extend_from_slice(body.as_bytes());
+    message.extend_from_slice(blob);
+}
+
+/// Reads what a process sent: its cookie, which is not 0, and the request.
+///
+/// # Errors
+///
+/// The first rule that is broken.
+pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> {
+    let (control, rest) = split(message)?;
+    if control.cookie == 0 {
+        return Err(MessageError::NoCookie);
+    }
+    let request = match control.kind {
+        kind::ATTACH => Request::Attach(read(rest)?),
+        kind::SET_PARAMETERS => {
+            let (parameters, blob) = read_parameters(rest)?;
+            Request::SetParameters(parameters, blob)
+        }
+        kind::SET_SESSION_ID => Request::SetSessionId(read(rest)?),
+        kind::CLAIM => Request::Claim(read(rest)?),
+        kind::GROW => Request::Grow(read(rest)?),
+        kind::STATUS_REQUEST => Request::Status(read(rest)?),
+        other => return Err(MessageError::UnknownKind(other)),
+    };
+    Ok((control.cookie, request))
+}
+
+/// Reads what a device sent: its cookie, 0 where it says so by itself, and the message.
+///
+/// # Errors
+///
+/// The first rule that is broken.
+pub fn read_answer(message: &[u8]) -> Result<(u64, Answer), MessageError> {
+    let (control, rest) = split(message)?;
+    let answer = match control.kind {
+        kind::ATTACHED => Answer::Attached(read(rest)?),
+        kind::REPLY => Answer::Reply(read(rest)?),
+        kind::SEGMENT => Answer::Segment(read(rest)?),
+        kind::QUEUE => Answer::Queue(read(rest)?),
+        kind::OFFER => Answer::Offer(read(rest)?),
+        kind::WAKE => Answer::Wake(read(rest)?),
+        kind::STATUS_REPORT => Answer::Status(read(rest)?),
+        kind::DETACHED => Answer::Detached(read(rest)?),
+        other => return Err(MessageError::UnknownKind(other)),
+    };
+    Ok((control.cookie, answer))
+}
+
+fn split(message: &[u8]) -> Result<(Control, &[u8]), MessageError> {
+    let wrong = MessageError::WrongLength(message.len());
+    let (control, rest) = Control::read_from_prefix(message).map_err(|_| wrong)?;
+    if usize::try_from(control.length) != Ok(message.len()) {
+        return Err(wrong);
+    }
+    Ok((control, rest))
+}
+
+fn read<B: Body>(bytes: &[u8]) -> Result<B, MessageError> {
+    let wrong = MessageError::WrongLength(size_of::<Control>() + bytes.len());
+    let body = B::read_from_bytes(bytes).map_err(|_| wrong)?;
+    if !body.reserved_is_zero() {
+        return Err(MessageError::ReservedNotZero(B::KIND));
+    }
+    Ok(body)
+}
+
+fn read_parameters(bytes: &[u8]) -> Result<(SetParameters, &[u8]), MessageError> {
+    let wrong = MessageError::WrongLength(size_of::<Control>() + bytes.len());
+    let (body, blob) = bytes
+        .split_at_checked(size_of::<SetParameters>())
+        .ok_or(wrong)?;
+    let parameters: SetParameters = read(body)?;
+    let announced = usize::try_from(parameters.security_blob_length);
+    if blob.len() > MAX_SECURITY_BLOB || announced != Ok(blob.len()) {
+        return Err(wrong);
+    }
+    Ok((parameters, blob))
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::super::abi::{MAX_CONTROL_LENGTH, VERSION, role};
+    use super::*;
+
+    fn message<B: Body>(cookie: u64, body: &B, blob: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0xff; 7];
+        encode(cookie, body, blob, &mut bytes);
+        bytes
+    }
+
+    fn refusal(bytes: &[u8]) -> [&'static str; 2] {
+        [
+            read_request(bytes).map_or_else(|error| error.name(), |_| "ok"),
+            read_answer(bytes).map_or_else(|error| error.name(), |_| "ok"),
+        ]
+    }
+
+    #[test]
+    fn reads_the_bytes_of_a_request() {
+        let attach = Attach {
+            version: VERSION,
+            role: role::WORKER,
+            token: [7; 16],
+            reserved: 0,
+        };
+        let bytes = message(0x0102, &attach, &[]);
+        assert_eq!(bytes.len(), 48);
+        assert_eq!(bytes[..4], 1u32.to_ne_bytes());
+        assert_eq!(bytes[4..8], 48u32.to_ne_bytes());
+        assert_eq!(bytes[8..16], 0x0102u64.to_ne_bytes());
+        assert_eq!(bytes[24..40], [7; 16]);
+        let read = read_request(&bytes);
+        assert_eq!(read, Ok((0x0102, Request::Attach(attach))));
+        // At an address that suits no structure.
+        let shifted = [&[0][..], &bytes].concat();
+        assert_eq!(read_request(&shifted[1..]), read);
+    }
+
+    #[test]
+    fn parameters_have_their_blob_behind_them() {
+        let mut parameters = SetParameters::new_zeroed();
+        for length in [0, 1, MAX_SECURITY_BLOB] {
+            let blob = vec![3; length];
+            parameters.security_blob_length = length as u32;
+            let mut bytes = message(1, &parameters, &blob);
+            assert!(bytes.len() <= MAX_CONTROL_LENGTH);
+            let request = Request::SetParameters(parameters, &blob);
+            assert_eq!(read_request(&bytes), Ok((1, request)));
+            bytes.push(0);
+            bytes[4..8].copy_from_slice(&(80 + length as u32 + 1).to_ne_bytes());
+            assert_eq!(refusal(&bytes)[0], "wrong_length");
+        }
+        parameters.security_blob_length = MAX_SECURITY_BLOB as u32 + 1;
+        let bytes = message(1, &parameters, &[0; MAX_SECURITY_BLOB + 1]);
+        assert_eq!(refusal(&bytes)[0], "wrong_length");
+        assert_eq!(refusal(&message(1, &parameters, &[]))[0], "wrong_length");
+    }
+
+    /// Breaks each rule of form once, for a kind that the side of `index` reads.
+    fn check<B: Body>(index: usize, reserved: &[std::ops::Range<usize>]) {
+        let kind = B::KIND;
+        let good = message(5, &B::new_zeroed(), &[]);
+        assert_eq!(refusal(&good)[index], "ok", "{kind}");
+        assert_eq!(refusal(&good)[1 - index], "unknown_kind", "{kind}");
+        assert_eq!(refusal(&good[..good.len() - 1]), ["wrong_length"; 2]);
+        for length in [good.len() - 8, good.len() + 8] {
+            let mut bytes = good.clone();
+            bytes.resize(length, 0);
+            bytes[4..8].copy_from_slice(&(length as u32).to_ne_bytes());
+            assert_eq!(refusal(&bytes)[index], "wrong_length", "{kind}");
+        }
+        for offset in 0..size_of::<B>() {
+            let mut bytes = good.clone();
+            bytes[16 + offset] = 1;
+            let is_reserved = reserved.iter().any(|range| range.contains(&offset));
+            let is_blob_length = kind == kind::SET_PARAMETERS && (40..44).contains(&offset);
+            let expected = match (is_reserved, is_blob_length) {
+                (true, _) => "reserved_not_zero",
+                (_, true) => "wrong_length",
+                _ => "ok",
+            };
+            assert_eq!(refusal(&bytes)[index], expected, "{kind} {offset}");
+        }
+    }
+
+    #[test]
+    #[allow(clippy::single_range_in_vec_init)]
+    fn refuses_a_message_of_the_wrong_length_or_with_a_reserved_field() {
+        const REQUEST: usize = 0;
+        const ANSWER: usize = 1;
+        check::<Attach>(REQUEST, &[24..32]);
+        check::<SetParameters>(REQUEST, &[44..64]);
+        check::<SetSessionId>(REQUEST, &[28..32]);
+        check::<Claim>(REQUEST, &[]);
+        check::<Grow>(REQUEST, &[4..8]);
+        check::<StatusRequest>(REQUEST, &[0..8]);
+        check::<Attached>(ANSWER, &[64..72, 80..104]);
+        check::<Reply>(ANSWER, &[]);
+        check::<Segment>(ANSWER, &[12..16]);
+        check::<Queue>(ANSWER, &[4..8]);
+        check::<Offer>(ANSWER, &[96..128]);
+        check::<Wake>(ANSWER, &[0..8]);
+        check::<StatusReport>(ANSWER, &[]);
+        check::<Detached>(ANSWER, &[4..8]);
+    }
+
+    #[test]
+    fn refuses_what_is_no_message() {
+        for length in [0, 1, 15] {
+            assert_eq!(refusal(&vec![0; length]), ["wrong_length"; 2]);
+        }
+        let grow = message(0, &Grow::new_zeroed(), &[]);
+        assert_eq!(refusal(&grow)[0], "no_cookie");
+        for unknown in [0u32, 7, 100, 109, u32::MAX] {
+            let mut bytes = message(1, &Grow::new_zeroed(), &[]);
+            bytes[..4].copy_from_slice(&unknown.to_ne_bytes());
+            assert_eq!(refusal(&bytes), ["unknown_kind"; 2]);
+        }
+    }
+
+    #[test]
+    fn a_message_knows_what_it_carries() {
+        let carried = |bytes: &[u8]| read_answer(bytes).unwrap().1.descriptors();
+        assert_eq!(carried(&message(0, &Queue::new_zeroed(), &[])), 2);
+        assert_eq!(carried(&message(0, &Segment::new_zeroed(), &[])), 1);
+        assert_eq!(carried(&message(1, &StatusReport::new_zeroed(), &[])), 1);
+        assert_eq!(carried(&message(0, &Wake::new_zeroed(), &[])), 0);
+    }
+}

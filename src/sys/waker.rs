@@ -1,0 +1,92 @@
+//! A descriptor that tells of another one, and of what its own process has to say.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::epoll;
+
+use super::EventFd;
+
+/// Readable while another descriptor is, or after [`wake`](Self::wake).
+///
+/// For a process that sleeps on one descriptor and may have reasons of its own to wake up.
+#[derive(Debug)]
+pub struct Waker {
+    epoll: OwnedFd,
+    bell: EventFd,
+    awake: bool,
+}
+
+impl Waker {
+    /// Watches `other` for as long as that is open.
+    ///
+    /// # Errors
+    ///
+    /// The system has no descriptors, or `other` is none that can be watched.
+    pub fn new(other: BorrowedFd<'_>) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let bell = EventFd::new()?;
+        for watched in [other, bell.as_fd()] {
+            let nothing = epoll::EventData::new_u64(0);
+            epoll::add(&epoll, watched, nothing, epoll::EventFlags::IN)?;
+        }
+        Ok(Self {
+            epoll,
+            bell,
+            awake: false,
+        })
+    }
+
+    /// Makes it readable.
+    pub fn wake(&mut self) {
+        if !self.awake {
+            // Nobody else has this bell: it cannot be full.
+            self.awake = self.bell.ring().is_ok();
+        }
+    }
+
+    /// Ends what [`wake`](Self::wake) began, without a system call where it did not.
+    pub fn calm(&mut self) {
+        if self.awake {
+            self.awake = self.bell.drain().is_err();
+        }
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+    use crate::sys::wait_readable;
+
+    fn is_readable(waker: &Waker) -> bool {
+        let mut fds = [PollFd::new(waker, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+    }
+
+    #[test]
+    fn tells_of_the_other_and_of_itself() {
+        let other = EventFd::new().unwrap();
+        let mut waker = Waker::new(other.as_fd()).unwrap();
+        assert!(!is_readable(&waker));
+        other.ring().unwrap();
+        wait_readable(waker.as_fd(), Some(Duration::from_secs(10))).unwrap();
+        assert!(is_readable(&waker));
+        other.drain().unwrap();
+        assert!(!is_readable(&waker));
+        waker.wake();
+        waker.wake();
+        assert!(is_readable(&waker));
+        waker.calm();
+        assert!(!is_readable(&waker));
+    }
+}
