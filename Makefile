@@ -1,7 +1,7 @@
 # What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test fmt lint unit release no-os msrv docs bench fuzz clean
+.PHONY: help setup test fmt lint unit release library no-os msrv docs bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -10,12 +10,12 @@ setup: ## install what the tests need (apt, as root)
 	@tools/check.sh setup
 
 test: ## everything that must hold
-	@tools/check.sh setup fmt lint unit release no-os msrv docs
+	@tools/check.sh setup fmt lint unit release library no-os msrv docs
 
 fmt: ## is the code formatted
 	@tools/check.sh fmt
 
-lint: ## clippy, with and without the default features; a warning is an error
+lint: ## clippy, with each set of features that is used; a warning is an error
 	@tools/check.sh lint
 
 unit: ## all tests, with overflow and debug checks (the fuzz corpus is among them)
@@ -23,6 +23,9 @@ unit: ## all tests, with overflow and debug checks (the fuzz corpus is among the
 
 release: ## all tests again as users get the code, optimized
 	@tools/check.sh release
+
+library: ## libsmbdirect.a, what smbd links
+	@tools/check.sh library
 
 no-os: ## the protocol layers link without an operating system
 	@tools/check.sh no-os

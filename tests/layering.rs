@@ -3,7 +3,8 @@
 //!
 //! Reads the paths in `src/` (`crate::…`, `super::…`, `std::…`) and compares them with [`LAYERS`].
 //! It is a reader of tokens, not of Rust: a path that only a macro builds, or the compiler infers,
-//! is not seen. Code under `#[cfg(test)]` may use what it likes, except `unsafe`.
+//! is not seen. The programs in `src/bin` are a layer, too: they call the library `smbdirect::…`.
+//! Code under `#[cfg(test)]` may use what it likes, except `unsafe`.
 
 #[path = "layering/self_test.rs"]
 mod self_test;
@@ -138,7 +139,11 @@ impl<'a> Tree<'a> {
             if file.is_test() {
                 continue;
             }
-            for path in paths(&file.code(), &file.module) {
+            for mut path in paths(&file.code(), &file.module) {
+                // What the programs call by its name is this crate to its own modules.
+                if layer.module == "bin" && path[0] == env!("CARGO_PKG_NAME") {
+                    path[0] = "crate".to_owned();
+                }
                 if let Some(why) = self.refusal(layer, &file.module, &path) {
                     let (name, path) = (&file.name, path.join("::"));
                     found.push(format!("{name}: {} uses {path}: {why}", layer.module));

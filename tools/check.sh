@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs checks by name: tools/check.sh [setup|fmt|lint|unit|release|no-os|msrv|docs|bench|fuzz]...
+# Runs checks by name: tools/check.sh [setup|fmt|lint|unit|release|library|no-os|msrv|docs|bench|fuzz]...
 #
 # Each has a heading with the time since the start. All of them run, also after one failed; the last line says what
 # failed or was skipped, and the exit status is 0 only if nothing failed.
@@ -30,13 +30,13 @@ step_setup() {
     command -v cargo >/dev/null || { echo "no cargo: Rust $(minimum_rust) or newer is needed"; return 1; }
     version_at_least "$(rustc_version rustc)" "$(minimum_rust)" ||
         { echo "rustc is $(rustc_version rustc); $(minimum_rust) or newer is needed"; return 1; }
-    for pair in cc:gcc cc:libc6-dev ld:binutils tshark:tshark; do
+    for pair in cc:gcc c++:g++ cc:libc6-dev ld:binutils mandoc:mandoc tshark:tshark; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     # Without it cargo cannot fetch anything.
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ ${#missing[@]} = 0 ]; then
-        echo "cargo $(rustc_version rustc), cc, ld, tshark: all there"
+        echo "cargo $(rustc_version rustc), cc, c++, ld, mandoc, tshark: all there"
     else
         apt_install "${missing[@]}"
     fi
@@ -51,12 +51,14 @@ step_lint() {
     cargo_component clippy rust-clippy || return 0
     cargo clippy --locked --all-targets -- -D warnings &&
         cargo clippy --locked --no-default-features --lib -- -D warnings &&
-        cargo clippy --locked --no-default-features --features shm --lib -- -D warnings
+        cargo clippy --locked --no-default-features --features shm --lib -- -D warnings &&
+        cargo clippy --locked --no-default-features --features ffi --lib -- -D warnings &&
+        cargo clippy --locked --no-default-features --features broker --lib --bins -- -D warnings
 }
 
 step_unit() {
     cargo test --locked && cargo test --locked --no-default-features --lib &&
-        cargo test --locked --no-default-features --features shm --lib && ring_in_every_order && shared_memory_in_bounds
+        cargo test --locked --no-default-features --features ffi --lib && ring_in_every_order && shared_memory_in_bounds
 }
 
 # The ring of shared memory, in every order of loads and stores that the memory model allows. Optimized, or it takes
@@ -84,6 +86,12 @@ step_release() {
     cargo test --locked --release --lib --tests
 }
 
+# The library as smbd links it, alone.
+step_library() {
+    cargo rustc --locked --release --lib --crate-type staticlib --no-default-features --features ffi &&
+        ls -l target/release/libsmbdirect.a
+}
+
 step_no-os() {
     tests/no-os/check.sh
 }
@@ -106,7 +114,9 @@ step_msrv() {
     fi
     "${cargo[@]}" --version
     "${cargo[@]}" check --locked --target-dir target/msrv --all-targets &&
-        "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features
+        "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features &&
+        "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features --features ffi --lib &&
+        "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features --features broker --lib --bins
 }
 
 step_docs() {

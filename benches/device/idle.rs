@@ -66,7 +66,9 @@ fn connections(count: usize, time: Duration) -> (f64, f64) {
     let mut before = None;
     for n in (0..count + 1).step_by(AT_A_TIME) {
         let begun = AT_A_TIME.min(count + 1 - n);
-        (0..begun).for_each(|_| drop(client.connect(broker.address)));
+        for _ in 0..begun {
+            client.connect(broker.address);
+        }
         let (mut established, mut taken) = (0, 0);
         while established < begun {
             if let transport::Event::Established { conn, .. } = client.next() {

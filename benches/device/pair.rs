@@ -148,6 +148,10 @@ impl Fabric for Paired {
         self.shared().loopback.local_address(listener)
     }
 
+    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.shared().loopback.conn_local_address(conn)
+    }
+
     fn unlisten(&mut self, listener: ListenerId) {
         self.shared().loopback.unlisten(listener);
     }

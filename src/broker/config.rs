@@ -1,49 +1,412 @@
 //! What a broker is told before it starts.
 
-use std::net::SocketAddr;
+use std::fmt::Display;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::device::abi::MemParams;
-use crate::proto;
+use super::quantity::{Size, Time};
+use crate::device;
+use crate::device::abi::{MemParams, RegionShape};
+use crate::proto::{self, ConfigError};
+use crate::shm::buffers::Shape;
+
+#[cfg(test)]
+mod tests;
+
+/// The port of SMB Direct over iWARP ([MS-SMBD] 2.1).
+pub const PORT: u16 = 5445;
 
 /// What a broker is told before it starts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where it accepts SMB Direct; port 0 takes a free one.
+    /// Where it accepts SMB Direct, 1 to 64 addresses; port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
-    /// Path of the control socket.
+    /// Path of the control socket: absolute, at most 107 bytes.
     pub control: PathBuf,
-    /// Users besides root and the broker's own that may attach.
+    /// Users besides root and the broker's own that may attach, at most 64.
     pub users: Vec<u32>,
     /// Reactor threads, 1 to 64.
     pub reactors: usize,
-    /// How long a reactor looks for work before it sleeps; zero: not at all.
+    /// How long a reactor looks for work before it sleeps, up to 10 ms; zero: not at all.
     pub busy_poll: Duration,
     /// What accepted connections bring to the negotiation.
     pub acceptor: proto::Config,
-    /// Connections at a time, of all reactors together.
+    /// Connections at a time, of all reactors together. 1 to 65,536.
     pub max_connections: usize,
-    /// Connections of a reactor that have not negotiated, and of one source address.
+    /// Connections of a reactor that have not negotiated. 1 to 65,536.
     pub max_unnegotiated: usize,
     /// The same of one source address.
     pub max_unnegotiated_per_source: usize,
-    /// Connections that have negotiated and belong to no worker yet.
+    /// Connections that have negotiated and belong to no worker yet. 1 to 65,536.
     pub max_undispatched: usize,
-    /// Time that a client has for its first request once it has negotiated SMB Direct.
+    /// Time that a client has for its first request once it has negotiated SMB Direct. 1 ms to 1 h.
     pub first_request_timeout: Duration,
-    /// Time in which an offered connection must be claimed.
+    /// Time in which an offered connection must be claimed. 1 ms to 1 h.
     pub claim_timeout: Duration,
-    /// Processes attached at a time.
+    /// Processes attached at a time. 1 to 65,536.
     pub max_workers: usize,
-    /// Sessions and client GUIDs that one worker may register.
+    /// Sessions and client GUIDs that one worker may register. 1 to 65,536.
     pub max_sessions: usize,
-    /// Each worker's memory.
+    /// Each worker's memory. A buffer of RECEIVE and SEND holds the largest message, one of BULK the
+    /// largest RDMA transfer of `acceptor`.
     pub memory: MemParams,
-    /// Bytes of memory of all workers together.
+    /// Bytes of memory of all workers together, at least [`Config::first_segments`].
     pub memory_limit: u64,
-    /// Entries of a submission ring; the completion ring has as many. A power of two.
+    /// Entries of a submission ring; the completion ring has as many. A power of two, 16 to 65,536.
     pub queue_depth: u32,
-    /// Time that connections have to finish what is under way when the broker is stopped.
+    /// Time that connections have to finish what is under way when the broker is stopped, up to 1 h.
     pub drain_timeout: Duration,
+}
+
+/// A value of a [`Config`] that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key} is {value}, and must be {allowed}")]
+pub struct OutOfRange {
+    /// The field, as in the configuration file: `memory.bulk.longest_run`.
+    pub key: String,
+    /// What it is.
+    pub value: String,
+    /// What it may be.
+    pub allowed: String,
+}
+
+/// Most of whatever peers and processes can make a broker hold.
+const MOST: usize = 1 << 16;
+/// The longest path that a socket's address holds.
+const LONGEST_PATH: usize = 107;
+/// The longest of the timers.
+const LONGEST_TIME: Duration = Duration::from_secs(3600);
+/// Buffers begin at pages, so that a page is never shared by two connections.
+const PAGE: u32 = 4096;
+/// A registered region is counted in 32 bits.
+const LONGEST_SEGMENT: u64 = 1 << 31;
+/// Larger messages need no fragments: what they save is too little for the memory of the receives.
+const LARGEST_RECEIVE: u32 = 1 << 16;
+
+impl Default for Config {
+    /// See the manual, smbdirectd.toml(5).
+    fn default() -> Self {
+        let acceptor = proto::Config::default();
+        let messages = RegionShape {
+            unit_length: 8 << 10,
+            units_per_segment: 256,
+            longest_run: 128,
+            max_segments: 4,
+        };
+        let memory = MemParams {
+            send: messages,
+            bulk: RegionShape {
+                unit_length: 1 << 20,
+                units_per_segment: 64,
+                longest_run: 8,
+                max_segments: 8,
+            },
+            receive: messages,
+            limit: 1 << 30,
+            reserved: 0,
+        };
+        let mut config = Self {
+            listen: vec![
+                (Ipv4Addr::UNSPECIFIED, PORT).into(),
+                (Ipv6Addr::UNSPECIFIED, PORT).into(),
+            ],
+            control: device::DEFAULT_PATH.into(),
+            users: Vec::new(),
+            reactors: std::thread::available_parallelism().map_or(1, |count| count.get().min(8)),
+            busy_poll: Duration::from_micros(50),
+            acceptor,
+            max_connections: 4096,
+            max_unnegotiated: 256,
+            max_unnegotiated_per_source: 32,
+            max_undispatched: 64,
+            first_request_timeout: Duration::from_secs(5),
+            claim_timeout: Duration::from_secs(10),
+            max_workers: 1024,
+            max_sessions: 1024,
+            memory,
+            memory_limit: 0,
+            queue_depth: 256,
+            drain_timeout: Duration::from_secs(10),
+        };
+        let information = rustix::system::sysinfo();
+        let half = (information.totalram as u64).saturating_mul(information.mem_unit.into()) / 2;
+        // Whole MiB, for those who read it.
+        config.memory_limit = config.first_segments().max(half >> 20 << 20);
+        config
+    }
+}
+
+impl Config {
+    /// Names the first value that is out of range.
+    ///
+    /// # Errors
+    ///
+    /// The value, and what it may be.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        self.validate_access()?;
+        within("reactors", self.reactors, 1, 64)?;
+        time(
+            "busy_poll",
+            self.busy_poll,
+            Duration::ZERO,
+            Duration::from_millis(10),
+        )?;
+        self.validate_acceptor()?;
+        for (key, value) in [
+            ("max_connections", self.max_connections),
+            ("max_unnegotiated", self.max_unnegotiated),
+            (
+                "max_unnegotiated_per_source",
+                self.max_unnegotiated_per_source,
+            ),
+            ("max_undispatched", self.max_undispatched),
+            ("max_workers", self.max_workers),
+            ("max_sessions", self.max_sessions),
+        ] {
+            within(key, value, 1, MOST)?;
+        }
+        let least = Duration::from_millis(1);
+        time(
+            "first_request_timeout",
+            self.first_request_timeout,
+            least,
+            LONGEST_TIME,
+        )?;
+        time("claim_timeout", self.claim_timeout, least, LONGEST_TIME)?;
+        self.validate_memory()?;
+        let depths = 16..=crate::shm::MAX_CAPACITY;
+        let allowed = || "a power of two from 16 to 65536";
+        let is_depth = depths.contains(&self.queue_depth) && self.queue_depth.is_power_of_two();
+        require(is_depth, "queue_depth", self.queue_depth, allowed)?;
+        time(
+            "drain_timeout",
+            self.drain_timeout,
+            Duration::ZERO,
+            LONGEST_TIME,
+        )
+    }
+
+    /// Bytes of the memory of a worker that has one segment of SEND and of BULK, and one of RECEIVE
+    /// with each reactor: less is of no use.
+    #[must_use]
+    pub fn first_segments(&self) -> u64 {
+        let MemParams {
+            send,
+            bulk,
+            receive,
+            ..
+        } = &self.memory;
+        let receive = segment_length(receive).saturating_mul(self.reactors as u64);
+        segment_length(send)
+            .saturating_add(segment_length(bulk))
+            .saturating_add(receive)
+    }
+
+    fn validate_access(&self) -> Result<(), OutOfRange> {
+        within("listen", self.listen.len(), 1, 64).map_err(|error| OutOfRange {
+            allowed: "1 to 64 addresses".into(),
+            ..error
+        })?;
+        for (n, address) in self.listen.iter().enumerate() {
+            let twice = address.port() != 0 && self.listen.iter().skip(n + 1).any(|a| a == address);
+            require(
+                !twice,
+                "listen",
+                format!("{address} twice"),
+                || "addresses that differ",
+            )?;
+        }
+        let path = self.control.as_os_str().as_bytes();
+        let is_path =
+            self.control.is_absolute() && path.len() <= LONGEST_PATH && !path.contains(&0);
+        let shown = format!("\"{}\"", self.control.display());
+        require(
+            is_path,
+            "control",
+            shown,
+            || "an absolute path of at most 107 bytes",
+        )?;
+        within("users", self.users.len(), 0, 64).map_err(|error| OutOfRange {
+            allowed: "at most 64 users".into(),
+            ..error
+        })
+    }
+
+    fn validate_acceptor(&self) -> Result<(), OutOfRange> {
+        let acceptor = &self.acceptor;
+        // Before SMB Direct's own rules, which know no upper limits.
+        for (key, value) in [
+            ("acceptor.negotiation_timeout", acceptor.negotiation_timeout),
+            ("acceptor.idle_timeout", acceptor.idle_timeout),
+            ("acceptor.keepalive_timeout", acceptor.keepalive_timeout),
+            ("acceptor.credit_timeout", acceptor.credit_timeout),
+        ] {
+            time(key, value, Duration::from_millis(1), LONGEST_TIME)?;
+        }
+        acceptor
+            .validate()
+            .map_err(|error| illegal(acceptor, error))?;
+        for (key, value) in [
+            ("acceptor.max_send_size", acceptor.max_send_size),
+            ("acceptor.max_receive_size", acceptor.max_receive_size),
+        ] {
+            let allowed = || format!("at most {}", Size(LARGEST_RECEIVE.into()));
+            require(value <= LARGEST_RECEIVE, key, Size(value.into()), allowed)?;
+        }
+        Ok(())
+    }
+
+    fn validate_memory(&self) -> Result<(), OutOfRange> {
+        let MemParams {
+            send,
+            bulk,
+            receive,
+            limit,
+            ..
+        } = &self.memory;
+        let message = (
+            "acceptor.max_fragmented_size",
+            self.acceptor.max_fragmented_size,
+        );
+        let transfer = (
+            "acceptor.max_read_write_size",
+            self.acceptor.max_read_write_size,
+        );
+        validate_region("send", send, message)?;
+        validate_region("bulk", bulk, transfer)?;
+        validate_region("receive", receive, message)?;
+        let first = self.first_segments();
+        for (key, value) in [
+            ("memory.limit", *limit),
+            ("memory_limit", self.memory_limit),
+        ] {
+            let allowed = || {
+                format!(
+                    "at least {}: one segment of SEND and BULK, and one of RECEIVE for each reactor",
+                    Size(first)
+                )
+            };
+            require(value >= first, key, Size(value), allowed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a region is one, and its longest buffer holds what `largest` names.
+fn validate_region(
+    region: &str,
+    shape: &RegionShape,
+    largest: (&str, u32),
+) -> Result<(), OutOfRange> {
+    let key = |name: &str| format!("memory.{region}.{name}");
+    let unit = shape.unit_length;
+    let is_unit = unit > 0 && unit % PAGE == 0;
+    require(
+        is_unit,
+        &key("unit_length"),
+        Size(unit.into()),
+        || "a multiple of 4 KiB, not 0",
+    )?;
+    for (name, value, most) in [
+        ("units_per_segment", shape.units_per_segment, MOST),
+        (
+            "longest_run",
+            shape.longest_run,
+            shape.units_per_segment as usize,
+        ),
+        ("max_segments", shape.max_segments, MOST),
+    ] {
+        within(&key(name), value as usize, 1, most)?;
+    }
+    let segment = segment_length(shape);
+    let allowed = || format!("at most {} divided by unit_length", Size(LONGEST_SEGMENT));
+    require(
+        segment <= LONGEST_SEGMENT,
+        &key("units_per_segment"),
+        shape.units_per_segment,
+        allowed,
+    )?;
+    let (name, length) = largest;
+    let longest = u64::from(unit).saturating_mul(shape.longest_run.into());
+    let allowed = || {
+        format!(
+            "at least {}, for a buffer to hold {name} of {}",
+            length.div_ceil(unit),
+            Size(length.into())
+        )
+    };
+    require(
+        longest >= length.into(),
+        &key("longest_run"),
+        shape.longest_run,
+        allowed,
+    )
+}
+
+/// Bytes of a segment; `u64::MAX` where there cannot be one.
+fn segment_length(shape: &RegionShape) -> u64 {
+    let shape = Shape {
+        unit_length: shape.unit_length as usize,
+        units_per_segment: shape.units_per_segment,
+        longest_run: shape.longest_run,
+        max_segments: shape.max_segments,
+    };
+    shape
+        .segment_length()
+        .map_or(u64::MAX, |length| length as u64)
+}
+
+/// A value that SMB Direct itself does not allow.
+fn illegal(acceptor: &proto::Config, error: ConfigError) -> OutOfRange {
+    let size = |bytes: u32| Size(bytes.into()).to_string();
+    let time = |time| Time(time).to_string();
+    let value = match error {
+        ConfigError::ReceiveCreditMax => acceptor.receive_credit_max.to_string(),
+        ConfigError::SendCreditTarget => acceptor.send_credit_target.to_string(),
+        ConfigError::MaxSendSize => size(acceptor.max_send_size),
+        ConfigError::MaxReceiveSize => size(acceptor.max_receive_size),
+        ConfigError::MaxFragmentedSize => size(acceptor.max_fragmented_size),
+        ConfigError::MaxReadWriteSize => size(acceptor.max_read_write_size),
+        ConfigError::NegotiationTimeout => time(acceptor.negotiation_timeout),
+        ConfigError::IdleTimeout => time(acceptor.idle_timeout),
+        ConfigError::KeepaliveTimeout => time(acceptor.keepalive_timeout),
+        ConfigError::CreditTimeout => time(acceptor.credit_timeout),
+    };
+    let text = error.to_string();
+    let allowed = text
+        .split_once(" must be ")
+        .map_or("legal", |(_, allowed)| allowed);
+    OutOfRange {
+        key: format!("acceptor.{}", error.name()),
+        value,
+        allowed: allowed.to_owned(),
+    }
+}
+
+fn require<A: Display>(
+    kept: bool,
+    key: &str,
+    value: impl Display,
+    allowed: impl FnOnce() -> A,
+) -> Result<(), OutOfRange> {
+    if kept {
+        return Ok(());
+    }
+    Err(OutOfRange {
+        key: key.to_owned(),
+        value: value.to_string(),
+        allowed: allowed().to_string(),
+    })
+}
+
+fn within(key: &str, value: usize, least: usize, most: usize) -> Result<(), OutOfRange> {
+    let allowed = || format!("{least} to {most}");
+    require((least..=most).contains(&value), key, value, allowed)
+}
+
+fn time(key: &str, value: Duration, least: Duration, most: Duration) -> Result<(), OutOfRange> {
+    let allowed = || format!("{} to {}", Time(least), Time(most));
+    require((least..=most).contains(&value), key, Time(value), allowed)
 }

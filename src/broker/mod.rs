@@ -24,10 +24,12 @@ mod control;
 mod memory;
 mod pool;
 mod process;
+mod quantity;
 mod queue;
 mod reactor;
 mod reason;
 mod registry;
+mod settings;
 pub mod status;
 mod submission;
 
@@ -39,11 +41,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 
-pub use self::config::Config;
+pub use self::config::{Config, OutOfRange, PORT};
 use self::control::{Control, ControlSocket, Message, ToReactor};
 use self::pool::Pool;
 use self::reactor::{Notice, Reactor, ToControl};
 use self::registry::Shared;
+pub use self::settings::{NoAddress, Settings, SettingsError, parse_address};
 use self::status::Status;
 use crate::fabric::{Fabric, FabricError, ReadLimits, iwarp};
 use crate::proto;

@@ -10,6 +10,7 @@ mod control;
 mod event;
 mod handle;
 pub mod message;
+mod observe;
 mod queue;
 mod regions;
 pub mod request;
@@ -19,6 +20,7 @@ mod worker;
 
 pub use event::{BulkBuffer, ConnCounts, Direction, Event, Role};
 pub use handle::Handle;
+pub use observe::observe;
 pub use status::Status;
 
 /// Where the device is, unless somebody says otherwise.

@@ -166,14 +166,19 @@ impl SeqSocket {
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let message = rustix::io::retry_on_intr(|| {
-            let mut pieces = [IoSliceMut::new(buffer)];
-            rustix::net::recvmsg(&self.0, &mut pieces, &mut control, flags)
-        });
-        let message = match message {
-            Err(Errno::CONNRESET) => return Err(ReceiveError::Closed),
-            result => result.map_err(io::Error::from)?,
+        let mut message = || {
+            rustix::io::retry_on_intr(|| {
+                let mut pieces = [IoSliceMut::new(buffer)];
+                rustix::net::recvmsg(&self.0, &mut pieces, &mut control, flags)
+            })
         };
+        let message = match message() {
+            // The other side closed with messages unread. The kernel says so once, before what it
+            // sent until then, such as why it closes.
+            Err(Errno::CONNRESET) => message(),
+            result => result,
+        };
+        let message = message.map_err(io::Error::from)?;
         // Taken before anything is judged: dropped with every return from here, they are closed.
         let mut descriptors = Vec::new();
         for part in control.drain() {
@@ -322,6 +327,18 @@ mod tests {
             assert_eq!(error.name(), "too_many_descriptors");
             assert!(mine.iter().all(at_end), "{count}");
         }
+    }
+
+    #[test]
+    fn receives_what_was_sent_before_the_other_side_closed_with_messages_unread() {
+        let (a, b) = SeqSocket::pair().unwrap();
+        a.send(b"unread", &[]).unwrap();
+        b.send(b"why", &[]).unwrap();
+        drop(b);
+        let mut buffer = [0; 16];
+        assert_eq!(a.receive(&mut buffer).unwrap().length, 3);
+        assert_eq!(&buffer[..3], b"why");
+        assert_eq!(a.receive(&mut buffer).unwrap_err().name(), "closed");
     }
 
     #[test]

@@ -33,6 +33,8 @@ fn found(name: &str, text: &str) -> Vec<String> {
         ("shm/map.rs", ""),
         ("shm/ring.rs", ""),
         ("transport/mod.rs", ""),
+        ("broker/mod.rs", ""),
+        ("bin/daemon/main.rs", ""),
     ];
     let mut files: Vec<Source> = others
         .iter()
@@ -104,6 +106,9 @@ fn finds_what_a_module_may_not_use() {
         ),
         ("shm/ring.rs", "use crate::fabric::Sge;"),
         ("sys/mod.rs", "use crate::shm::map;"),
+        ("bin/daemon/main.rs", "use smbdirect::sys::Memory;"),
+        ("bin/daemon/log.rs", "fn f() { smbdirect::wire::g() }"),
+        ("bin/daemon/log.rs", "fn f() { unsafe { g() } }"),
         ("somewhere/mod.rs", ""),
     ] {
         assert_eq!(
@@ -144,6 +149,10 @@ fn leaves_alone_what_a_module_may_use() {
         ),
         ("wire/mod.rs", "#[cfg(test)]\nuse std::vec::Vec;\nfn f() {}"),
         ("wire/tests.rs", "use std::io; use crate::proto::X;"),
+        (
+            "bin/daemon/main.rs",
+            "use smbdirect::broker::Broker; mod options; use std::io; use options::Options;",
+        ),
         (
             "proto/credits.rs",
             "use crate::wire::negotiate::Request; use super::State; use alloc::vec::Vec;",

@@ -1,0 +1,84 @@
+//! `smbdirectctl`: asks the smbdirect device how it is. See smbdirectctl(8).
+
+mod status;
+
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use smbdirect::device::{self, DEFAULT_PATH, Status};
+
+/// Exit status: something else went wrong.
+const FAILED: u8 = 1;
+/// Exit status: there is no device.
+const NO_DEVICE: u8 = 3;
+
+/// Asks the smbdirect device how it is
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows connections, processes and the reasons for which connections ended
+    Status(StatusOptions),
+}
+
+#[derive(Args)]
+struct StatusOptions {
+    /// Prints everything the device says, as JSON
+    #[arg(long)]
+    json: bool,
+    /// Path of the device's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+    control: PathBuf,
+}
+
+/// How long the device may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    let Command::Status(options) = Options::parse().command;
+    show_status(&options)
+}
+
+fn show_status(options: &StatusOptions) -> ExitCode {
+    let control = options.control.display();
+    let json = match device::observe(&options.control, TIMEOUT) {
+        Ok(json) => json,
+        Err(status) => {
+            eprintln!("smbdirectctl: {control}: {status}");
+            let code = match status {
+                Status::NoDevice => NO_DEVICE,
+                _ => FAILED,
+            };
+            return code.into();
+        }
+    };
+    if options.json {
+        return print(&format!("{}\n", json.trim_end()));
+    }
+    match serde_json::from_str::<status::Device>(&json) {
+        Ok(device) => print(&device.to_string()),
+        Err(error) => {
+            eprintln!("smbdirectctl: {control}: the device's status is not understood: {error}");
+            FAILED.into()
+        }
+    }
+}
+
+/// Prints to standard output, which may have been closed by who has read enough.
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("smbdirectctl: standard output: {error}");
+            FAILED.into()
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}

@@ -1,0 +1,276 @@
+//! The status of a device for people: tables of at most 100 columns.
+//!
+//! What is read here is what is shown, and no more, and what a device does not say counts as 0: a
+//! device that runs since before an upgrade is shown, too.
+
+use std::fmt::{self, Display};
+
+use serde::Deserialize;
+
+#[cfg(test)]
+mod tests;
+
+/// Ends of connections that are shown, the last ones.
+const CLOSES: usize = 10;
+/// Columns of a client's address; a longer one has a line of its own.
+const PEER: usize = 22;
+
+/// A device.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Device {
+    version: String,
+    interface: u32,
+    uptime_seconds: f64,
+    stopping: bool,
+    listen: Vec<String>,
+    limits: Limits,
+    totals: Totals,
+    connections: Vec<Connection>,
+    processes: Vec<Process>,
+    closes: Vec<Close>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Limits {
+    connections: u64,
+    undispatched: u64,
+    workers: u64,
+    memory: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Totals {
+    connections: u64,
+    undispatched: u64,
+    memory: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Connection {
+    peer: String,
+    pid: Option<i32>,
+    state: String,
+    send_credits: u32,
+    receive_credits: u32,
+    inline_bytes_in: u64,
+    inline_bytes_out: u64,
+    rdma_read_bytes: u64,
+    rdma_write_bytes: u64,
+    age_seconds: f64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Process {
+    pid: i32,
+    role: String,
+    connections: u64,
+    sessions: u64,
+    memory: u64,
+    send_segments: u64,
+    bulk_segments: u64,
+    queues: Vec<Queue>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Queue {
+    overflow: u64,
+    completions: u64,
+    outstanding: u64,
+    receive_segments: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Close {
+    peer: String,
+    reason: String,
+    at_seconds: f64,
+    age_seconds: f64,
+}
+
+impl Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.summary(f)?;
+        if !self.connections.is_empty() {
+            self.connections(f)?;
+        }
+        if !self.processes.is_empty() {
+            self.processes(f)?;
+        }
+        if !self.closes.is_empty() {
+            self.closes(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl Device {
+    fn summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { limits, totals, .. } = self;
+        let stopping = if self.stopping { ", stopping" } else { "" };
+        writeln!(
+            f,
+            "Device       smbdirect {}, interface {}, up {}{stopping}",
+            self.version,
+            self.interface,
+            Age(self.uptime_seconds)
+        )?;
+        for (n, address) in self.listen.iter().enumerate() {
+            let title = if n == 0 { "Listening" } else { "" };
+            writeln!(f, "{title:<13}{address}")?;
+        }
+        writeln!(
+            f,
+            "Connections  {} of {}, {} of {} without an owner",
+            totals.connections, limits.connections, totals.undispatched, limits.undispatched
+        )?;
+        let workers = self.processes.iter().filter(|p| p.role == "worker").count();
+        let listener = match self.processes.iter().find(|p| p.role == "listener") {
+            Some(process) => format!("listener: process {}", process.pid),
+            None => "no listener".to_owned(),
+        };
+        writeln!(
+            f,
+            "Workers      {workers} of {}; {listener}",
+            limits.workers
+        )?;
+        let (used, limit) = (Bytes(totals.memory), Bytes(limits.memory));
+        writeln!(f, "Memory       {used} of {limit}")
+    }
+
+    fn connections(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nConnections (credits: to send / granted; in, out: bytes of messages; read, written: by RDMA)"
+        )?;
+        writeln!(
+            f,
+            "{:<PEER$} {:>7} {:<7} {:>11} {:>8} {:>8} {:>8} {:>8} {:>7}",
+            "client", "process", "state", "credits", "in", "out", "read", "written", "age"
+        )?;
+        for connection in &self.connections {
+            let Connection {
+                send_credits,
+                receive_credits,
+                ..
+            } = connection;
+            peer(f, &connection.peer)?;
+            writeln!(
+                f,
+                " {:>7} {:<7} {:>11} {:>8} {:>8} {:>8} {:>8} {:>7}",
+                connection.pid.map_or("-".to_owned(), |pid| pid.to_string()),
+                connection.state,
+                format!("{send_credits}/{receive_credits}"),
+                Bytes(connection.inline_bytes_in),
+                Bytes(connection.inline_bytes_out),
+                Bytes(connection.rdma_read_bytes),
+                Bytes(connection.rdma_write_bytes),
+                Age(connection.age_seconds)
+            )?;
+        }
+        Ok(())
+    }
+
+    fn processes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nProcesses (send, bulk, receive: segments; submitted: not answered; unread: not yet taken)"
+        )?;
+        writeln!(
+            f,
+            "{:>7} {:<8} {:>11} {:>8} {:>8} {:>5} {:>5} {:>7} {:>6} {:>9} {:>6}",
+            "process",
+            "role",
+            "connections",
+            "sessions",
+            "memory",
+            "send",
+            "bulk",
+            "receive",
+            "queues",
+            "submitted",
+            "unread"
+        )?;
+        for process in &self.processes {
+            let sum = |of: fn(&Queue) -> u64| process.queues.iter().map(of).sum::<u64>();
+            writeln!(
+                f,
+                "{:>7} {:<8} {:>11} {:>8} {:>8} {:>5} {:>5} {:>7} {:>6} {:>9} {:>6}",
+                process.pid,
+                process.role,
+                process.connections,
+                process.sessions,
+                Bytes(process.memory),
+                process.send_segments,
+                process.bulk_segments,
+                sum(|queue| queue.receive_segments),
+                process.queues.len(),
+                sum(|queue| queue.outstanding),
+                sum(|queue| queue.completions.saturating_add(queue.overflow))
+            )?;
+        }
+        Ok(())
+    }
+
+    fn closes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nConnections that ended last")?;
+        writeln!(f, "{:<PEER$} {:>7} {:>7}  reason", "client", "ago", "age")?;
+        for close in self.closes.iter().rev().take(CLOSES) {
+            peer(f, &close.peer)?;
+            let ago = Age((self.uptime_seconds - close.at_seconds).max(0.0));
+            let age = Age(close.age_seconds);
+            writeln!(f, " {ago:>7} {age:>7}  {}", close.reason)?;
+        }
+        Ok(())
+    }
+}
+
+/// The first column: a client's address.
+fn peer(f: &mut fmt::Formatter<'_>, peer: &str) -> fmt::Result {
+    if peer.len() > PEER {
+        write!(f, "{peer}\n{:PEER$}", "")
+    } else {
+        write!(f, "{peer:<PEER$}")
+    }
+}
+
+/// Bytes in at most 8 columns.
+struct Bytes(u64);
+
+impl Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut value = self.0 as f64;
+        let mut unit = "B";
+        for larger in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
+            // Rounded, it would have four digits before the unit.
+            if value < 999.5 {
+                break;
+            }
+            (value, unit) = (value / 1024.0, larger);
+        }
+        let digits = if unit == "B" || value >= 99.95 { 0 } else { 1 };
+        f.pad(&format!("{value:.digits$} {unit}"))
+    }
+}
+
+/// A time in seconds, in at most 7 columns.
+struct Age(f64);
+
+impl Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self.0 {
+            s if s < 9.95 => format!("{s:.1} s"),
+            s if s < 120.0 => format!("{s:.0} s"),
+            s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+            s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
+            s => format!("{:.0} d", s / 86_400.0),
+        };
+        f.pad(&text)
+    }
+}

@@ -1,0 +1,106 @@
+use super::*;
+
+/// A device of which every table has something.
+fn device(peer: &str) -> Device {
+    let json = serde_json::json!({
+        "version": "0.1.0", "interface": 1, "uptime_seconds": 11_520.0, "stopping": false,
+        "listen": ["0.0.0.0:5445", "[::]:5445"],
+        "limits": {"connections": 4096, "undispatched": 64, "workers": 1024, "memory": 8_u64 << 30},
+        "totals": {"connections": 2, "undispatched": 1, "memory": 76 << 20},
+        "connections": [
+            {"peer": peer, "pid": 4_194_304, "state": "owned",
+             "send_credits": 65_535, "receive_credits": 65_535,
+             "inline_bytes_in": 1_023_999, "inline_bytes_out": u64::MAX,
+             "rdma_read_bytes": 5_u64 << 40, "rdma_write_bytes": 0, "age_seconds": 11_000.0},
+            {"peer": "10.0.0.6:1", "pid": null, "state": "offered", "age_seconds": 0.25},
+        ],
+        "processes": [
+            {"pid": 100, "role": "listener"},
+            {"pid": 4_194_304, "role": "worker", "connections": 1, "sessions": 2,
+             "memory": 76 << 20, "send_segments": 1, "bulk_segments": 1,
+             "queues": [{"overflow": 3, "completions": 4, "outstanding": 5, "receive_segments": 1},
+                        {"overflow": 0, "completions": 1, "outstanding": 2, "receive_segments": 4}]},
+        ],
+        "closes": [
+            {"peer": "10.0.0.7:9", "reason": "old", "at_seconds": 0.0, "age_seconds": 1.0},
+            {"peer": peer, "reason": "keepalive_timeout", "at_seconds": 11_400.0, "age_seconds": 60.0},
+        ],
+        "something new": {"that": "is not shown"},
+    });
+    serde_json::from_value(json).unwrap()
+}
+
+#[test]
+fn shows_everything_that_an_administrator_asks_for() {
+    let shown = device("10.0.0.5:49152").to_string();
+    let lines: Vec<&str> = shown.lines().map(str::trim_end).collect();
+    assert_eq!(
+        lines[..6],
+        [
+            "Device       smbdirect 0.1.0, interface 1, up 3 h",
+            "Listening    0.0.0.0:5445",
+            "             [::]:5445",
+            "Connections  2 of 4096, 1 of 64 without an owner",
+            "Workers      1 of 1024; listener: process 100",
+            "Memory       76.0 MiB of 8.0 GiB",
+        ]
+    );
+    for row in [
+        "10.0.0.5:49152         4194304 owned   65535/65535  1.0 MiB 16.0 EiB  5.0 TiB      0 B     3 h",
+        "10.0.0.6:1                   - offered         0/0      0 B      0 B      0 B      0 B   0.2 s",
+        "4194304 worker             1        2 76.0 MiB     1     1       5      2         7      8",
+    ] {
+        assert!(lines.contains(&row), "no {row:?} in\n{shown}");
+    }
+    assert_eq!(
+        lines[lines.len() - 2..],
+        [
+            "10.0.0.5:49152           2 min    60 s  keepalive_timeout",
+            "10.0.0.7:9                 3 h   1.0 s  old",
+        ],
+        "the last first"
+    );
+}
+
+#[test]
+fn fits_in_100_columns_whatever_the_address() {
+    let longest = "[2001:db8:1234:5678:9abc:def0:1234:5678]:49152";
+    let shown = device(longest).to_string();
+    assert!(shown.contains(&format!("\n{longest}\n")));
+    for line in shown.lines() {
+        assert!(line.len() <= 100, "{line}");
+    }
+}
+
+#[test]
+fn shows_a_device_that_says_little() {
+    let device: Device = serde_json::from_str("{}").unwrap();
+    let shown = device.to_string();
+    assert!(shown.contains("no listener"));
+    assert!(!shown.contains("\n\n"), "no empty tables: {shown}");
+}
+
+#[test]
+fn numbers_have_few_columns() {
+    for (bytes, text) in [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 KiB"),
+        (1023 << 10, "1.0 MiB"),
+        (102_297, "99.9 KiB"),
+        (102_400, "100 KiB"),
+        (u64::MAX, "16.0 EiB"),
+    ] {
+        assert_eq!(Bytes(bytes).to_string(), text);
+    }
+    for (seconds, text) in [
+        (0.0, "0.0 s"),
+        (9.96, "10 s"),
+        (119.0, "119 s"),
+        (120.0, "2 min"),
+        (7200.0, "2 h"),
+        (31_536_000.0, "365 d"),
+    ] {
+        assert_eq!(Age(seconds).to_string(), text);
+    }
+}

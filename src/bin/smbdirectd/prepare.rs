@@ -1,0 +1,132 @@
+//! What has to be right before the device starts: descriptors, the control socket's directory, the
+//! addresses. What is wrong is said with what helps.
+
+use std::fs::DirBuilder;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use smbdirect::broker::Config;
+use socket2::{Domain, Socket, Type};
+use tracing::{info, warn};
+
+/// Descriptors besides those of connections and processes: listeners, threads, the log.
+const OTHERS: u64 = 256;
+/// Descriptors of a process that is attached: its socket and what it may share with each reactor.
+const OF_PROCESS: u64 = 4;
+
+/// Raises the limit of open files as far as this process may, and says if it is too low.
+pub(crate) fn descriptors(config: &Config) {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!("cannot raise the limit of open files: {error}");
+    }
+    let (connections, workers) = (config.max_connections as u64, config.max_workers as u64);
+    let wanted = connections + OF_PROCESS * workers + OTHERS;
+    // None means that there is no limit.
+    if let Some(limit) = getrlimit(Resource::Nofile)
+        .current
+        .filter(|limit| *limit < wanted)
+    {
+        warn!(
+            "the limit of open files, {limit}, is too low for max_connections = {connections} and \
+             max_workers = {workers}: about {wanted} are needed (LimitNOFILE= of the unit, \
+             ulimit -Hn)"
+        );
+    }
+}
+
+/// Makes the directory of the control socket where it is missing, for this user only.
+///
+/// # Errors
+///
+/// What is wrong, for people.
+pub(crate) fn control_directory(control: &Path) -> Result<(), String> {
+    // The path is absolute and so has a parent, except for `/`, at which `bind` fails.
+    let Some(directory) = control.parent() else {
+        return Ok(());
+    };
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => {
+            info!("made {}", directory.display());
+            Ok(())
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        // A read-only file system may hold the directory all the same.
+        Err(_) if directory.is_dir() => Ok(()),
+        Err(error) => {
+            let hint = match error.kind() {
+                ErrorKind::NotFound => "only the last directory is made, its parent has to exist",
+                _ => "run as root, or give a path of your own with --control",
+            };
+            let directory = directory.display();
+            Err(format!(
+                "cannot make {directory} for the control socket: {error}; {hint}"
+            ))
+        }
+    }
+}
+
+/// Leaves out the default IPv6 address where the system has no IPv6, and checks that nobody else
+/// listens: the listeners of the reactors share their ports, so they would share another daemon's.
+///
+/// # Errors
+///
+/// What is wrong, for people.
+pub(crate) fn addresses(config: &mut Config) -> Result<(), String> {
+    let is_default = config.listen == Config::default().listen;
+    let mut without_ipv6 = Vec::new();
+    for address in &config.listen {
+        match try_address(*address) {
+            Err(error) if is_default && address.is_ipv6() && lacks_family(&error) => {
+                info!("the system has no IPv6: not listening on {address}");
+                without_ipv6.push(*address);
+            }
+            Err(error) => return Err(not_listening(*address, &error)),
+            Ok(()) => {}
+        }
+    }
+    config
+        .listen
+        .retain(|address| !without_ipv6.contains(address));
+    Ok(())
+}
+
+/// Binds and lets go again.
+fn try_address(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Connections of an earlier daemon may still linger.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    // Two may bind with reuse of addresses, but not listen.
+    socket.listen(1)
+}
+
+fn lacks_family(error: &io::Error) -> bool {
+    let code = error
+        .raw_os_error()
+        .map(rustix::io::Errno::from_raw_os_error);
+    error.kind() == ErrorKind::AddrNotAvailable || code == Some(rustix::io::Errno::AFNOSUPPORT)
+}
+
+fn not_listening(address: SocketAddr, error: &io::Error) -> String {
+    let hint = match error.kind() {
+        ErrorKind::AddrInUse => "is another smbdirectd or ksmbd running? (ss -ltnp)",
+        ErrorKind::AddrNotAvailable => "no network interface has this address (ip address)",
+        ErrorKind::PermissionDenied => {
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE; SMB Direct over iWARP uses 5445"
+        }
+        _ if lacks_family(error) => "the system does not have this kind of address",
+        _ => "give other addresses with --listen",
+    };
+    format!("cannot listen on {address}: {error}; {hint}")
+}

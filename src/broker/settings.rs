@@ -1,0 +1,391 @@
+//! The configuration file of `smbdirectd`: TOML, smbdirectd.toml(5).
+//!
+//! Keys that the file leaves out have the values of [`Config::default`]. [`Settings::to_toml`] writes
+//! what it says with all of them, which parses to the same again.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use toml::de::{DeTable, DeValue};
+
+use super::config::{Config, OutOfRange, PORT};
+use super::quantity::{Length, Size, Time};
+use crate::device::abi::{MemParams, RegionShape};
+use crate::proto;
+use crate::units::Credits;
+
+#[cfg(test)]
+mod tests;
+
+/// What the configuration file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The broker's part.
+    pub broker: Config,
+    /// Which messages are logged, in the syntax of `tracing_subscriber::EnvFilter`.
+    pub log: String,
+    /// Whether iWARP asks its peers for CRCs (MPA, RFC 5044); they are used where either side asks.
+    pub crc: bool,
+}
+
+impl Default for Settings {
+    /// Logs `info`, asks for no CRCs.
+    fn default() -> Self {
+        Self {
+            broker: Config::default(),
+            log: "info".to_owned(),
+            crc: false,
+        }
+    }
+}
+
+/// A configuration file is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// It is not TOML, a key is unknown, or a value is of another type.
+    #[error("line {line} (`{text}`): {message}")]
+    Syntax {
+        /// Counted from 1.
+        line: usize,
+        /// What is written there.
+        text: String,
+        /// What is wrong with it, and what is allowed.
+        message: String,
+    },
+    /// A value is out of range.
+    #[error("line {line}: {error}")]
+    OutOfRange {
+        /// Where its key is, counted from 1.
+        line: usize,
+        /// Which, and what is allowed.
+        error: OutOfRange,
+    },
+    /// A value that the file does not give does not go with one that it gives.
+    #[error("{0}")]
+    Default(OutOfRange),
+}
+
+impl Settings {
+    /// Reads a configuration file and checks all values.
+    ///
+    /// # Errors
+    ///
+    /// The first that is wrong, and where.
+    pub fn parse(text: &str) -> Result<Self, SettingsError> {
+        let settings = Self::parse_unchecked(text)?;
+        settings
+            .broker
+            .validate()
+            .map_err(|error| match line_of_key(text, &error.key) {
+                Some(line) => SettingsError::OutOfRange { line, error },
+                None => SettingsError::Default(error),
+            })?;
+        Ok(settings)
+    }
+
+    /// Everything, defaults too, as a configuration file.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        // Numbers that TOML cannot hold are out of range, and of nothing else can it fail.
+        toml::to_string(&File::from(self)).unwrap_or_else(|error| format!("# {error}\n"))
+    }
+
+    fn parse_unchecked(text: &str) -> Result<Self, SettingsError> {
+        let file: File = toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            let (line, shown) = line_at(text, at);
+            SettingsError::Syntax {
+                line,
+                text: shown.trim().to_owned(),
+                message: error.message().to_owned(),
+            }
+        })?;
+        Ok(file.into())
+    }
+}
+
+/// An address to listen at, the port of SMB Direct where it names none: `10.0.0.1`, `[::]:5445`.
+///
+/// # Errors
+///
+/// What an address is.
+pub fn parse_address(text: &str) -> Result<SocketAddr, NoAddress> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let without_port = bare.unwrap_or(text).parse::<IpAddr>();
+    match without_port {
+        Ok(address) => Ok((address, PORT).into()),
+        Err(_) => text.parse().map_err(|_| NoAddress(text.to_owned())),
+    }
+}
+
+/// A text is no address to listen at.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "\"{0}\": an address is numeric, with or without a port: \"0.0.0.0:5445\", \"[::]:5445\", \"10.0.0.1\""
+)]
+pub struct NoAddress(String);
+
+/// The line of the byte at `offset`, counted from 1, and its text.
+fn line_at(text: &str, offset: usize) -> (usize, &str) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count();
+    (line + 1, text.lines().nth(line).unwrap_or_default())
+}
+
+/// The line of a key such as `memory.bulk.longest_run`; `None` where it is not written.
+fn line_of_key(text: &str, key: &str) -> Option<usize> {
+    let document = DeTable::parse(text).ok()?;
+    let mut table = document.get_ref();
+    let mut parts = key.split('.').peekable();
+    while let Some(part) = parts.next() {
+        let (name, value) = table.iter().find(|(name, _)| name.get_ref() == part)?;
+        if parts.peek().is_none() {
+            return Some(line_at(text, name.span().start).0);
+        }
+        let DeValue::Table(inner) = value.get_ref() else {
+            return None;
+        };
+        table = inner;
+    }
+    None
+}
+
+/// The file as it is written.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    log: String,
+    listen: Vec<Address>,
+    control: PathBuf,
+    users: Vec<u32>,
+    reactors: usize,
+    busy_poll: Time,
+    max_connections: usize,
+    max_unnegotiated: usize,
+    max_unnegotiated_per_source: usize,
+    max_undispatched: usize,
+    first_request_timeout: Time,
+    claim_timeout: Time,
+    max_workers: usize,
+    max_sessions: usize,
+    memory_limit: Size,
+    queue_depth: u32,
+    drain_timeout: Time,
+    iwarp: Iwarp,
+    acceptor: Acceptor,
+    memory: Memory,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+struct Address(SocketAddr);
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct Iwarp {
+    crc: bool,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct Acceptor {
+    receive_credit_max: u16,
+    send_credit_target: u16,
+    max_send_size: Length,
+    max_receive_size: Length,
+    max_fragmented_size: Length,
+    max_read_write_size: Length,
+    negotiation_timeout: Time,
+    idle_timeout: Time,
+    keepalive_timeout: Time,
+    credit_timeout: Time,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct Memory {
+    limit: Size,
+    send: Region,
+    bulk: Region,
+    receive: Region,
+}
+
+/// What is not written is the default of the region, and not the same in all of them.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct Region {
+    unit_length: Option<Length>,
+    units_per_segment: Option<u32>,
+    longest_run: Option<u32>,
+    max_segments: Option<u32>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        (&Settings::default()).into()
+    }
+}
+
+impl Default for Acceptor {
+    fn default() -> Self {
+        (&Config::default().acceptor).into()
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        (&Config::default().memory).into()
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = NoAddress;
+
+    fn try_from(text: String) -> Result<Self, NoAddress> {
+        parse_address(&text).map(Self)
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.0.to_string()
+    }
+}
+
+impl From<&Settings> for File {
+    fn from(settings: &Settings) -> Self {
+        let broker = &settings.broker;
+        Self {
+            log: settings.log.clone(),
+            listen: broker.listen.iter().copied().map(Address).collect(),
+            control: broker.control.clone(),
+            users: broker.users.clone(),
+            reactors: broker.reactors,
+            busy_poll: Time(broker.busy_poll),
+            max_connections: broker.max_connections,
+            max_unnegotiated: broker.max_unnegotiated,
+            max_unnegotiated_per_source: broker.max_unnegotiated_per_source,
+            max_undispatched: broker.max_undispatched,
+            first_request_timeout: Time(broker.first_request_timeout),
+            claim_timeout: Time(broker.claim_timeout),
+            max_workers: broker.max_workers,
+            max_sessions: broker.max_sessions,
+            memory_limit: Size(broker.memory_limit),
+            queue_depth: broker.queue_depth,
+            drain_timeout: Time(broker.drain_timeout),
+            iwarp: Iwarp { crc: settings.crc },
+            acceptor: (&broker.acceptor).into(),
+            memory: (&broker.memory).into(),
+        }
+    }
+}
+
+impl From<File> for Settings {
+    fn from(file: File) -> Self {
+        let broker = Config {
+            listen: file.listen.into_iter().map(|address| address.0).collect(),
+            control: file.control,
+            users: file.users,
+            reactors: file.reactors,
+            busy_poll: file.busy_poll.0,
+            acceptor: file.acceptor.into(),
+            max_connections: file.max_connections,
+            max_unnegotiated: file.max_unnegotiated,
+            max_unnegotiated_per_source: file.max_unnegotiated_per_source,
+            max_undispatched: file.max_undispatched,
+            first_request_timeout: file.first_request_timeout.0,
+            claim_timeout: file.claim_timeout.0,
+            max_workers: file.max_workers,
+            max_sessions: file.max_sessions,
+            memory: file.memory.into(),
+            memory_limit: file.memory_limit.0,
+            queue_depth: file.queue_depth,
+            drain_timeout: file.drain_timeout.0,
+        };
+        Self {
+            broker,
+            log: file.log,
+            crc: file.iwarp.crc,
+        }
+    }
+}
+
+impl From<&proto::Config> for Acceptor {
+    fn from(config: &proto::Config) -> Self {
+        Self {
+            receive_credit_max: config.receive_credit_max.0,
+            send_credit_target: config.send_credit_target.0,
+            max_send_size: Length(config.max_send_size),
+            max_receive_size: Length(config.max_receive_size),
+            max_fragmented_size: Length(config.max_fragmented_size),
+            max_read_write_size: Length(config.max_read_write_size),
+            negotiation_timeout: Time(config.negotiation_timeout),
+            idle_timeout: Time(config.idle_timeout),
+            keepalive_timeout: Time(config.keepalive_timeout),
+            credit_timeout: Time(config.credit_timeout),
+        }
+    }
+}
+
+impl From<Acceptor> for proto::Config {
+    fn from(acceptor: Acceptor) -> Self {
+        Self {
+            receive_credit_max: Credits(acceptor.receive_credit_max),
+            send_credit_target: Credits(acceptor.send_credit_target),
+            max_send_size: acceptor.max_send_size.0,
+            max_receive_size: acceptor.max_receive_size.0,
+            max_fragmented_size: acceptor.max_fragmented_size.0,
+            max_read_write_size: acceptor.max_read_write_size.0,
+            negotiation_timeout: acceptor.negotiation_timeout.0,
+            idle_timeout: acceptor.idle_timeout.0,
+            keepalive_timeout: acceptor.keepalive_timeout.0,
+            credit_timeout: acceptor.credit_timeout.0,
+        }
+    }
+}
+
+impl From<&MemParams> for Memory {
+    fn from(memory: &MemParams) -> Self {
+        let region = |shape: &RegionShape| Region {
+            unit_length: Some(Length(shape.unit_length)),
+            units_per_segment: Some(shape.units_per_segment),
+            longest_run: Some(shape.longest_run),
+            max_segments: Some(shape.max_segments),
+        };
+        Self {
+            limit: Size(memory.limit),
+            send: region(&memory.send),
+            bulk: region(&memory.bulk),
+            receive: region(&memory.receive),
+        }
+    }
+}
+
+impl From<Memory> for MemParams {
+    fn from(memory: Memory) -> Self {
+        let default = Config::default().memory;
+        Self {
+            send: memory.send.or(default.send),
+            bulk: memory.bulk.or(default.bulk),
+            receive: memory.receive.or(default.receive),
+            limit: memory.limit.0,
+            reserved: 0,
+        }
+    }
+}
+
+impl Region {
+    fn or(self, default: RegionShape) -> RegionShape {
+        RegionShape {
+            unit_length: self
+                .unit_length
+                .map_or(default.unit_length, |length| length.0),
+            units_per_segment: self.units_per_segment.unwrap_or(default.units_per_segment),
+            longest_run: self.longest_run.unwrap_or(default.longest_run),
+            max_segments: self.max_segments.unwrap_or(default.max_segments),
+        }
+    }
+}

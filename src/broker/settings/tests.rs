@@ -1,0 +1,180 @@
+//! What a configuration file may say, and where it is wrong.
+
+use std::time::Duration;
+
+use super::*;
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    assert_eq!(Settings::parse(""), Ok(Settings::default()));
+}
+
+#[test]
+fn what_it_writes_it_reads_again() {
+    let default = Settings::default();
+    assert_eq!(Settings::parse(&default.to_toml()), Ok(default));
+
+    let text = r#"
+        log = "smbdirect::broker=debug"
+        listen = ["10.0.0.1", "[fe80::1]:0"]
+        control = "/tmp/control"
+        users = [1000, 1001]
+        reactors = 3
+        busy_poll = "0 s"
+        max_connections = 1
+        max_unnegotiated = 2
+        max_unnegotiated_per_source = 3
+        max_undispatched = 4
+        first_request_timeout = "5 ms"
+        claim_timeout = "6s"
+        max_workers = 7
+        max_sessions = 8
+        memory_limit = 1073741824
+        queue_depth = 512
+        drain_timeout = "9 min"
+        [iwarp]
+        crc = true
+        [acceptor]
+        receive_credit_max = 10
+        send_credit_target = 11
+        max_send_size = 1024
+        max_receive_size = "2 KiB"
+        max_fragmented_size = "128 KiB"
+        max_read_write_size = "1 MiB"
+        negotiation_timeout = "12 s"
+        idle_timeout = "13 s"
+        keepalive_timeout = "14 s"
+        credit_timeout = "15 s"
+        [memory]
+        limit = "512 MiB"
+        bulk.unit_length = "64 KiB"
+        bulk.longest_run = 16
+        send.max_segments = 1
+        receive.units_per_segment = 300
+    "#;
+    let settings = Settings::parse(text).unwrap();
+    let broker = &settings.broker;
+    assert!(settings.crc);
+    assert_eq!(broker.listen[0], "10.0.0.1:5445".parse().unwrap());
+    assert_eq!(broker.claim_timeout, Duration::from_secs(6));
+    assert_eq!(broker.memory_limit, 1 << 30);
+    assert_eq!(broker.acceptor.max_receive_size, 2048);
+    assert_eq!(broker.memory.bulk.unit_length, 64 << 10);
+    assert_eq!(broker.memory.bulk.units_per_segment, 64, "as by default");
+    assert_eq!(broker.memory.receive.units_per_segment, 300);
+    assert_eq!(Settings::parse(&settings.to_toml()), Ok(settings));
+}
+
+/// Where a file is wrong, and what it is told.
+fn error(text: &str) -> String {
+    Settings::parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
+    for (text, parts) in [
+        (
+            "\nreactor = 3",
+            [
+                "line 2 (`reactor = 3`)",
+                "unknown field `reactor`",
+                "`reactors`",
+            ],
+        ),
+        (
+            "[acceptor]\nmax_size = 3",
+            [
+                "line 2 (`max_size = 3`)",
+                "unknown field `max_size`",
+                "`max_send_size`",
+            ],
+        ),
+        (
+            "users = [1]\nreactors = \"many\"",
+            [
+                "line 2 (`reactors = \"many\"`)",
+                "invalid type: string \"many\"",
+                "expected usize",
+            ],
+        ),
+        (
+            "busy_poll = 50",
+            [
+                "line 1 (`busy_poll = 50`)",
+                "invalid type: integer `50`",
+                "a time with its unit",
+            ],
+        ),
+        (
+            "memory_limit = \"64 MB\"",
+            [
+                "line 1",
+                "`memory_limit = \"64 MB\"`",
+                "KiB, MiB, GiB or TiB",
+            ],
+        ),
+        (
+            "acceptor.max_send_size = \"4 GiB\"",
+            [
+                "line 1",
+                "`acceptor.max_send_size = \"4 GiB\"`",
+                "less than 4 GiB",
+            ],
+        ),
+        (
+            "listen = [\n  \"0.0.0.0:5445\",\n  \"localhost:5445\",\n]",
+            [
+                "line 1 (`listen = [`): \"localhost:5445\"",
+                "an address is numeric",
+                "\"10.0.0.1\"",
+            ],
+        ),
+        (
+            "reactors = 3\nreactors = 4",
+            ["line 2", "duplicate key", ""],
+        ),
+        ("[memory", ["line 1", "`[memory`", "unclosed"]),
+        (
+            "# none\n\nreactors = 65",
+            ["line 3: reactors", "is 65", "must be 1 to 64"],
+        ),
+        (
+            "[memory]\n[memory.bulk]\nlongest_run = 3",
+            [
+                "line 3: memory.bulk.longest_run",
+                "is 3",
+                "must be at least 8",
+            ],
+        ),
+        (
+            "acceptor.max_fragmented_size = \"2 MiB\"",
+            [
+                "memory.send.longest_run is 128",
+                "at least 256",
+                "acceptor.max_fragmented_size of 2 MiB",
+            ],
+        ),
+    ] {
+        let error = error(text);
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        }
+    }
+}
+
+#[test]
+fn addresses_have_the_port_of_smb_direct_unless_they_name_one() {
+    for (text, address) in [
+        ("10.0.0.1", "10.0.0.1:5445"),
+        ("10.0.0.1:0", "10.0.0.1:0"),
+        ("::", "[::]:5445"),
+        ("[::1]", "[::1]:5445"),
+        ("[::1]:445", "[::1]:445"),
+    ] {
+        assert_eq!(parse_address(text).unwrap().to_string(), address);
+    }
+    for bad in ["", "host", "10.0.0.1:", "10.0.0.1:65536", "[10.0.0.1"] {
+        let error = parse_address(bad).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("\"{bad}\": ")), "{error}");
+    }
+}

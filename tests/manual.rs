@@ -1,0 +1,158 @@
+//! The manual, the example and the programs say the same: each option, each key, each default.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::Command;
+
+use smbdirect::broker::Settings;
+
+const SMBDIRECTD: &str = include_str!("../docs/man/smbdirectd.8");
+const SMBDIRECTCTL: &str = include_str!("../docs/man/smbdirectctl.8");
+const CONFIGURATION: &str = include_str!("../docs/man/smbdirectd.toml.5");
+const EXAMPLE: &str = include_str!("../contrib/smbdirectd.toml");
+
+/// The words behind `--` in the help of a program.
+fn options_of(program: &str, arguments: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .arg("--help")
+        .output()
+        .expect("the program runs");
+    assert!(output.status.success());
+    let help = String::from_utf8(output.stdout).expect("UTF-8");
+    let words = help.split(|c: char| !c.is_ascii_lowercase() && c != '-');
+    words
+        .filter_map(|word| word.strip_prefix("--"))
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The words behind `Fl -` in a page of the manual.
+fn flags_in(page: &str) -> BTreeSet<String> {
+    let mut flags = BTreeSet::new();
+    for line in page.lines().filter(|line| line.contains("Fl ")) {
+        let words = line.split_whitespace();
+        flags.extend(
+            words
+                .filter_map(|word| word.strip_prefix('-'))
+                .map(str::to_owned),
+        );
+    }
+    flags
+}
+
+/// The keys of a configuration, without their tables, and their values as people write them.
+fn keys(toml: &str) -> Vec<(&str, String)> {
+    let lines = toml.lines().filter_map(|line| line.split_once(" = "));
+    lines
+        .map(|(key, value)| (key, value.replace('"', "")))
+        .collect()
+}
+
+#[test]
+fn the_manual_has_every_option_and_no_other() {
+    let smbdirectd = options_of(env!("CARGO_BIN_EXE_smbdirectd"), &[]);
+    assert!(smbdirectd.contains("check-config"), "{smbdirectd:?}");
+    // Options that another program has are named there, too.
+    let mut flags = flags_in(SMBDIRECTD);
+    flags.retain(|flag| flag.len() > 1);
+    assert_eq!(flags, smbdirectd);
+
+    let program = env!("CARGO_BIN_EXE_smbdirectctl");
+    let mut smbdirectctl = options_of(program, &[]);
+    smbdirectctl.append(&mut options_of(program, &["status"]));
+    assert!(smbdirectctl.contains("json"), "{smbdirectctl:?}");
+    assert_eq!(flags_in(SMBDIRECTCTL), smbdirectctl);
+}
+
+#[test]
+fn the_manual_has_every_key_and_no_other() {
+    let toml = Settings::default().to_toml();
+    let keys: BTreeSet<&str> = keys(&toml).into_iter().map(|(key, _)| key).collect();
+    let items = CONFIGURATION.lines();
+    let items: BTreeSet<&str> = items
+        .filter_map(|line| line.strip_prefix(".It Cm "))
+        .collect();
+    assert_eq!(items, keys);
+    for table in toml.lines().filter_map(|line| line.strip_prefix('[')) {
+        let table = table.trim_end_matches(']');
+        let named = [format!(".Ss Table {table}\n"), format!("\n.Cm {table}\n")];
+        assert!(
+            named.iter().any(|text| CONFIGURATION.contains(text)),
+            "{table}"
+        );
+    }
+}
+
+#[test]
+fn the_manual_has_the_real_defaults() {
+    let toml = Settings::default().to_toml();
+    let mut checked = 0;
+    for (key, value) in keys(&toml) {
+        // Depend on the machine, or are described in words.
+        if ["reactors", "memory_limit", "users", "listen"].contains(&key) {
+            continue;
+        }
+        let items = CONFIGURATION.split("\n.It Cm ");
+        let item = items.filter(|item| item.lines().next() == Some(key)).last();
+        let item = item.expect("every key is there");
+        let (_, default) = item.split_once("Default:").expect("a default");
+        assert!(default.contains(&value), "{key}: {value}");
+        checked += 1;
+    }
+    assert!(checked > 30, "{checked}");
+}
+
+#[test]
+fn the_example_has_every_key_with_its_default() {
+    assert_eq!(
+        Settings::parse(EXAMPLE),
+        Ok(Settings::default()),
+        "all commented out"
+    );
+    let uncommented: Vec<&str> = EXAMPLE
+        .lines()
+        .filter_map(|line| line.strip_prefix('#'))
+        .filter(|line| line.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()))
+        .collect();
+    let text = uncommented.join("\n");
+    let default = Settings::default();
+    let mut example = Settings::parse(&text).expect("legal");
+    example.broker.reactors = default.broker.reactors;
+    example.broker.memory_limit = default.broker.memory_limit;
+    assert_eq!(example, default);
+
+    let in_order = |toml: &str| -> BTreeSet<String> {
+        let mut table = String::new();
+        let mut found = BTreeSet::new();
+        for line in toml.lines() {
+            match line.split_once(" = ") {
+                Some((key, _)) => drop(found.insert(format!("{table}{key}"))),
+                None => table = line.to_owned(),
+            }
+        }
+        found
+    };
+    assert_eq!(in_order(&text), in_order(&default.to_toml()));
+}
+
+#[test]
+fn the_manual_is_well_formed() {
+    for name in ["smbdirectd.8", "smbdirectctl.8", "smbdirectd.toml.5"] {
+        let page = format!("{}/docs/man/{name}", env!("CARGO_MANIFEST_DIR"));
+        let Ok(output) = Command::new("mandoc")
+            .args(["-Tlint", "-Wwarning", &page])
+            .output()
+        else {
+            // Not by a macro, whose output the test harness keeps to itself.
+            let text = "\nSKIPPED: the form of the manual: there is no mandoc to check it\n";
+            std::io::stderr()
+                .write_all(text.as_bytes())
+                .expect("standard error");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}");
+    }
+}
