@@ -69,11 +69,12 @@ fn connections(count: usize, time: Duration) -> (f64, f64) {
         for _ in 0..begun {
             client.connect(broker.address);
         }
-        let (mut established, mut taken) = (0, 0);
-        while established < begun {
-            if let transport::Event::Established { conn, .. } = client.next() {
-                client.send(conn, &first_request());
-                established += 1;
+        let (mut sent, mut taken) = (0, 0);
+        while sent < begun {
+            match client.next() {
+                transport::Event::Established { conn, .. } => client.send(conn, &first_request()),
+                transport::Event::Sent { .. } => sent += 1,
+                _ => {}
             }
         }
         while taken < begun {
