@@ -1,0 +1,4 @@
+//! The library's side of the device, against a device that does what the tests tell it to.
+
+mod calls;
+mod script;
