@@ -360,6 +360,10 @@ impl<F: Fabric> Fabric for Fault<F> {
         self.inner.local_address(listener)
     }
 
+    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.inner.conn_local_address(conn)
+    }
+
     fn unlisten(&mut self, listener: ListenerId) {
         self.inner.unlisten(listener);
         let unanswered = self

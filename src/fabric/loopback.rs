@@ -242,6 +242,10 @@ impl Fabric for Loopback {
         self.listeners.get(listener).copied()
     }
 
+    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.conns.get(conn)?.address
+    }
+
     fn unlisten(&mut self, listener: ListenerId) {
         if self.listeners.remove(listener).is_none() {
             return;
@@ -280,6 +284,8 @@ impl Fabric for Loopback {
         ));
         self.conn(conn)?.peer = other_end;
         let peer = SocketAddr::new(address.ip(), self.free_port());
+        self.conn(conn)?.address = Some(peer);
+        self.conn(other_end)?.address = Some(address);
         self.ready.push(Event::ConnectRequest {
             listener,
             conn: other_end,

@@ -229,6 +229,10 @@ pub trait Fabric {
     /// The address a listener is bound to, with its real port.
     fn local_address(&self, listener: ListenerId) -> Option<SocketAddr>;
 
+    /// This side's address of a connection, at which the peer reached it; `None` where there is no
+    /// such connection or the fabric does not know.
+    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr>;
+
     /// Ends a listener. Its connections live on; unanswered requests are rejected.
     fn unlisten(&mut self, listener: ListenerId);
 

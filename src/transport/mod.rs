@@ -52,6 +52,7 @@ pub use journal::Counters;
 use admission::Admission;
 use connection::Connection;
 use journal::Journal;
+pub(crate) use table::PlainHasher;
 use table::Table;
 use timers::Timers;
 
@@ -148,6 +149,11 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// Ends a listener. Its connections live on.
     pub fn unlisten(&mut self, listener: ListenerId) {
         self.fabric.unlisten(listener);
+    }
+
+    /// What this side brings to connections that are accepted from now on.
+    pub fn set_acceptor(&mut self, acceptor: proto::Config) {
+        self.config.acceptor = acceptor;
     }
 
     /// Begins a connection ([MS-SMBD] 3.1.4.1): [`Event::Established`] or [`Event::Closed`] follows.

@@ -18,7 +18,7 @@ pub(super) type Table<Buffer> =
 
 /// Multiplies by an odd number with many bits, so that the upper half depends on all of the key.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct PlainHasher(u64);
+pub(crate) struct PlainHasher(u64);
 
 impl Hasher for PlainHasher {
     fn finish(&self) -> u64 {

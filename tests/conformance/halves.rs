@@ -56,6 +56,10 @@ impl Fabric for Half {
         self.with(|f| f.local_address(listener))
     }
 
+    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.with(|f| f.conn_local_address(conn))
+    }
+
     fn unlisten(&mut self, listener: ListenerId) {
         self.with(|f| f.unlisten(listener));
     }

@@ -39,6 +39,10 @@ impl Fabric for Mute {
         None
     }
 
+    fn conn_local_address(&self, _: ConnId) -> Option<SocketAddr> {
+        None
+    }
+
     fn unlisten(&mut self, _: ListenerId) {}
 
     fn connect(&mut self, _: SocketAddr, _: ReadLimits) -> Result<ConnId, FabricError> {

@@ -53,6 +53,10 @@ impl<F: Fabric> Fabric for Recorder<F> {
         self.inner.local_address(listener)
     }
 
+    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.inner.conn_local_address(conn)
+    }
+
     fn unlisten(&mut self, listener: ListenerId) {
         self.inner.unlisten(listener);
     }

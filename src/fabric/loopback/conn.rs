@@ -1,6 +1,7 @@
 //! One end of a [`Loopback`](super::Loopback) connection, and the copies between two.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use super::LoopbackConfig;
 use crate::fabric::regions::{AccessFault, Piece, Regions};
@@ -15,6 +16,8 @@ pub(super) struct Conn {
     /// The other end; null where there is none (any more).
     pub(super) peer: ConnId,
     pub(super) phase: Phase,
+    /// This end's address, once it is known.
+    pub(super) address: Option<SocketAddr>,
     /// Set once, with the first reason; the rest of the end is left to `poll`.
     pub(super) ended: Option<CloseReason>,
     pub(super) limits: ReadLimits,
@@ -76,6 +79,7 @@ impl Conn {
         Self {
             peer,
             phase,
+            address: None,
             ended: None,
             limits,
             regions: Regions::new(config.regions),

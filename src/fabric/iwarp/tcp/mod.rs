@@ -59,6 +59,9 @@ pub struct Config {
     pub max_pending: usize,
     /// The same of one source address.
     pub max_pending_per_source: usize,
+    /// Whether other fabrics of this user may listen at the same addresses: the kernel then deals
+    /// new connections out among them (`SO_REUSEPORT`).
+    pub reuse_port: bool,
     /// Time that a peer has for TCP and MPA to connect.
     pub connect_timeout: Duration,
     /// Time that posted work has to go out after [`Fabric::close`].
@@ -81,6 +84,7 @@ impl Default for Config {
             },
             max_pending: 256,
             max_pending_per_source: 32,
+            reuse_port: false,
             connect_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(5),
             linger_timeout: Duration::from_secs(2),
@@ -223,7 +227,7 @@ impl Iwarp {
 impl Fabric for Iwarp {
     fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
         let context = |source| failed(&format!("listen on {address}"), source);
-        let mut listener = Listener::bind(address).map_err(context)?;
+        let mut listener = Listener::bind(address, self.config.reuse_port).map_err(context)?;
         let registry = self.poll.registry();
         let id = self.listeners.try_insert_with_key(|id| {
             let token = Target::Listener(id).token();
@@ -237,6 +241,10 @@ impl Fabric for Iwarp {
         self.listeners
             .get(listener)
             .map(|listener| listener.address)
+    }
+
+    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.conns.get(conn)?.stream.local_addr().ok()
     }
 
     fn unlisten(&mut self, listener: ListenerId) {
