@@ -174,7 +174,20 @@ impl<D: Doorbell> Worker<D> {
         }
         let operation = self.operations.remove(entry.cookie);
         let operation = operation.ok_or(Status::Corrupt)?;
-        let conn = self.conns.get_mut(&entry.conn).ok_or(Status::Corrupt)?;
+        let finished = self.finish(&operation, status);
+        if finished.is_err() {
+            // Not told yet: it is told with all the others at the end.
+            self.operations.insert(operation);
+            return finished.map(|()| Judged::Silent);
+        }
+        self.ending = Some(entry.conn);
+        Ok(Judged::Tell(answer(&operation, status, entry.token)))
+    }
+
+    /// Gives back what an operation used.
+    fn finish(&mut self, operation: &Operation, status: Status) -> Result<(), Status> {
+        let conn = self.conns.get_mut(&operation.conn);
+        let conn = conn.ok_or(Status::Corrupt)?;
         conn.operations = conn.operations.saturating_sub(1);
         let queue = self.queues.get_mut(conn.queue).ok_or(Status::Corrupt)?;
         queue.answered();
@@ -186,23 +199,21 @@ impl<D: Doorbell> Worker<D> {
                 if status == Status::Ok {
                     conn.counts.sent_bytes = conn.counts.sent_bytes.saturating_add(length);
                 }
-                self.free_send(message)?;
+                self.free_send(message)
             }
             Work::Rdma { data, descriptors } => {
                 let count = &mut conn.counts.rdma_operations;
                 *count = count.saturating_sub(1);
                 self.bulk.release(data);
-                self.free_send(descriptors)?;
+                self.free_send(descriptors)
             }
             Work::Transfer { message, .. } => {
                 if let Some(message) = message {
                     self.free_send(message)?;
                 }
-                self.transferred(entry.conn, status)?;
+                self.transferred(operation.conn, status)
             }
         }
-        self.ending = Some(entry.conn);
-        Ok(Judged::Tell(answer(&operation, status, entry.token)))
     }
 
     fn transferred(&mut self, number: u64, status: Status) -> Result<(), Status> {

@@ -108,7 +108,7 @@ impl<C: Channel> Handle<C> {
         if asked.is_some() && std::mem::take(&mut self.request_refused) {
             self.room = true;
         }
-        match (answer, asked, memory, doorbell) {
+        let result = match (answer, asked, memory, doorbell) {
             (Answer::Attached(attached), Some(Asked::Attach), ..) => self.attached(attached),
             (Answer::Reply(reply), Some(asked), ..) => self.replied(asked, reply),
             (Answer::Segment(segment), asked, Some(memory), _) => {
@@ -125,9 +125,14 @@ impl<C: Channel> Handle<C> {
                 Ok(())
             }
             _ => Err(Status::Corrupt),
-        }?;
-        self.ask_for_memory();
-        Ok(())
+        };
+        match (result, asked) {
+            (Ok(()), _) => self.ask_for_memory(),
+            // Not answered by this: it is told with all the others at the end.
+            (Err(_), Some(asked)) => drop(self.requests.insert(asked)),
+            (Err(_), None) => {}
+        }
+        result
     }
 
     fn attached(&mut self, attached: Attached) -> Result<(), Status> {

@@ -384,11 +384,16 @@ impl<D: Doorbell> Worker<D> {
         let open = self.conns.get_mut(&conn).ok_or(Status::NoConnection)?;
         let queue = self.queues.get_mut(open.queue).ok_or(Status::Corrupt)?;
         let number = self.operations.insert(Operation { conn, cookie, work });
-        queue.submit(transmute!(Submission {
+        let submitted = queue.submit(transmute!(Submission {
             conn,
             cookie: number,
             ..submission
-        }))?;
+        }));
+        if submitted.is_err() {
+            // The caller learns of it now, and so not again at the end.
+            self.operations.remove(number);
+            return submitted;
+        }
         open.operations += 1;
         match work {
             Work::Send { length, .. } => open.counts.unsent_bytes += u64::from(length),
