@@ -1,8 +1,289 @@
-//! The smbdirect device in user space.
+//! The smbdirect device in user space: the broker between clients and the processes of smbd.
+//!
+//! ```text
+//!    clients ---> reactor 0 \                             / listener (smbd)
+//!    clients ---> reactor 1  >--- rings and memory ------<  worker (smbd's child)
+//!            ...            /     of each worker          \ worker
+//!                 ^  commands, notices  |
+//!                 '-- control thread ---'---- control socket --- all of them
+//! ```
+//!
+//! | module | is |
+//! |---|---|
+//! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
+//! | `reactor` | a thread that drives connections and moves their data |
+//! | `registry` | what both must know: whose a client is, which connections wait for an owner |
+//! | `queue`, `pool`, `memory`, `submission` | a worker's rings, its received messages, its memory, what it wants |
+//! | `config`, `settings`, `quantity` | what it is told, and the file that says it |
+//! | [`status`] | what the broker says about itself |
+//!
+//! The broker knows no rule of SMB Direct; it reads of SMB2 what says whose a connection is. What a
+//! client or a process does ends that client's connection or that process' attachment at most.
 
 mod config;
+mod control;
+mod memory;
+mod pool;
+mod process;
 mod quantity;
+mod queue;
+mod reactor;
+mod reason;
+mod registry;
 mod settings;
+pub mod status;
+mod submission;
 
-pub use config::{Config, OutOfRange, PORT};
-pub use settings::{NoAddress, Settings, SettingsError, parse_address};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded, unbounded};
+
+pub use self::config::{Config, OutOfRange, PORT};
+use self::control::{Control, ControlSocket, Message, ToReactor};
+use self::pool::Pool;
+use self::reactor::{Notice, Reactor, ToControl};
+use self::registry::Shared;
+pub use self::settings::{NoAddress, Settings, SettingsError, parse_address};
+use self::status::Status;
+use crate::fabric::{Fabric, FabricError, ReadLimits, iwarp};
+use crate::proto;
+use crate::transport::{self, Transport};
+
+/// Time to wait for the status.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Registrations of a connection beside those of its owner's segments: the receives of the
+/// negotiation, and those that follow.
+const OWN_REGIONS: usize = 2;
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The control socket.
+    #[error("control socket {path}: {source}")]
+    Control {
+        /// Its path.
+        path: String,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// Making a fabric.
+    #[error("fabric: {0}")]
+    Fabric(io::Error),
+    /// Listening for clients.
+    #[error("{0}")]
+    Listen(#[from] FabricError),
+    /// Threads and what they wait with.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// How an [`iwarp::Iwarp`] fabric of a broker has to be made: each reactor's listens at the same
+/// addresses, and a connection has room for all segments of its owner.
+#[must_use]
+pub fn iwarp_config(config: &Config) -> iwarp::Config {
+    let mut iwarp = iwarp::Config {
+        max_pending: config.max_unnegotiated,
+        max_pending_per_source: config.max_unnegotiated_per_source,
+        reuse_port: true,
+        ..iwarp::Config::default()
+    };
+    let segments = config.memory.send.max_segments as usize;
+    let segments = segments.saturating_add(config.memory.bulk.max_segments as usize);
+    iwarp.depths.regions = segments.saturating_add(OWN_REGIONS);
+    iwarp
+}
+
+/// A running broker. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct Broker {
+    addresses: Vec<SocketAddr>,
+    drain_timeout: Duration,
+    control: ToControl,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Broker {
+    /// Starts the threads of a broker; `make_fabric` makes the fabric of the reactor with that
+    /// number.
+    ///
+    /// # Errors
+    ///
+    /// What is missing. Nothing is left running then.
+    pub fn start<F, M>(config: Config, mut make_fabric: M) -> Result<Self, StartError>
+    where
+        F: Fabric + Send + 'static,
+        M: FnMut(usize) -> io::Result<F>,
+    {
+        let socket =
+            ControlSocket::bind(&config.control).map_err(|source| StartError::Control {
+                path: config.control.display().to_string(),
+                source,
+            })?;
+        let drain_timeout = config.drain_timeout;
+        let mut addresses = config.listen.clone();
+        let shared = Arc::new(Shared::new(config));
+        let poll = mio::Poll::new()?;
+        let (sender, messages) = unbounded();
+        let waker = mio::Waker::new(poll.registry(), control::WAKER)?;
+        let control = ToControl {
+            sender,
+            waker: Arc::new(waker),
+        };
+        let (mut reactors, mut to_reactors) = (Vec::new(), Vec::new());
+        for number in 0..shared.config.reactors.max(1) {
+            let fabric = make_fabric(number).map_err(StartError::Fabric)?;
+            let transport = listen(&shared, fabric, &mut addresses)?;
+            let (to_reactor, commands) = unbounded();
+            let poll = mio::Poll::new()?;
+            let waker = mio::Waker::new(poll.registry(), reactor::WAKER)?;
+            to_reactors.push(ToReactor {
+                sender: to_reactor,
+                waker,
+            });
+            let shared = Arc::clone(&shared);
+            let waits = (commands, poll);
+            reactors.push(Reactor::new(
+                number,
+                shared,
+                transport,
+                waits,
+                control.clone(),
+            ));
+        }
+        let waits = (poll, messages);
+        let thread = Control::new(shared, waits, socket, to_reactors, addresses.clone())?;
+        let mut broker = Self {
+            addresses,
+            drain_timeout,
+            control,
+            threads: Vec::new(),
+        };
+        broker.spawn(thread, reactors)?;
+        Ok(broker)
+    }
+
+    fn spawn<F: Fabric + Send + 'static>(
+        &mut self,
+        mut control: Control,
+        reactors: Vec<Reactor<F>>,
+    ) -> io::Result<()> {
+        let thread = thread::Builder::new().name("control".to_owned());
+        self.threads.push(thread.spawn(move || {
+            if let Err(error) = control.run() {
+                tracing::error!("the control thread cannot wait: {error}");
+            }
+        })?);
+        // All of them before the first thread: those of reactors that cannot be started say so.
+        let ended = |number| Ended(number, self.control.clone());
+        let ended: Vec<Ended> = (0..reactors.len()).map(ended).collect();
+        for (ended, mut reactor) in ended.into_iter().zip(reactors) {
+            let thread = thread::Builder::new().name(format!("reactor {}", ended.0));
+            self.threads.push(thread.spawn(move || {
+                // Dropped last, and also where this panics.
+                let ended = ended;
+                if let Err(error) = reactor.run() {
+                    tracing::error!(reactor = ended.0, "the fabric has failed: {error}");
+                }
+            })?);
+        }
+        Ok(())
+    }
+
+    /// Where it accepts SMB Direct, with real ports.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.addresses.clone()
+    }
+
+    /// What it says about itself.
+    ///
+    /// # Errors
+    ///
+    /// It has ended, or is too busy to answer in a few seconds.
+    pub fn status(&self) -> io::Result<Status> {
+        let (sender, answer): (Sender<Status>, _) = bounded(1);
+        self.control.send(Message::Status(sender));
+        let status = answer.recv_timeout(STATUS_TIMEOUT);
+        status.map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
+    }
+
+    /// Begins to end: takes no more connections and processes, and ends each connection as soon as
+    /// nothing is under way on it, at the latest after [`Config::drain_timeout`].
+    pub fn stop(&self) {
+        self.control.send(Message::Stop(self.drain_timeout));
+    }
+
+    /// Whether it has ended: [`wait`](Self::wait) would not.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits until it has ended, which [`stop`](Self::stop) or a failure of the whole brings about.
+    ///
+    /// # Errors
+    ///
+    /// A thread has panicked.
+    pub fn wait(mut self) -> io::Result<()> {
+        self.join()
+    }
+
+    fn join(&mut self) -> io::Result<()> {
+        let results: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
+        match results.iter().filter(|result| result.is_err()).count() {
+            0 => Ok(()),
+            count => Err(io::Error::other(format!("{count} threads have panicked"))),
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.control.send(Message::Stop(Duration::ZERO));
+        // A control thread that never ran has left nobody to wait for.
+        let _ = self.join();
+    }
+}
+
+/// Tells the control thread of a reactor's end.
+struct Ended(usize, ToControl);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.1.send(Message::Notice(Notice::Ended(self.0)));
+    }
+}
+
+/// The transport of a reactor, which listens at `addresses`; their ports are real ones afterwards.
+#[allow(clippy::type_complexity)]
+fn listen<F: Fabric>(
+    shared: &Shared,
+    fabric: F,
+    addresses: &mut [SocketAddr],
+) -> Result<(Transport<F, Pool>, Vec<crate::fabric::ListenerId>), FabricError> {
+    let config = &shared.config;
+    let pool = Pool::new(config.memory.receive, Arc::clone(&shared.memory));
+    let transport = transport::Config {
+        acceptor: config.acceptor,
+        initiator: proto::Config::initiator_default(),
+        limits: ReadLimits::default(),
+        max_unnegotiated: config.max_unnegotiated,
+        max_unnegotiated_per_source: config.max_unnegotiated_per_source,
+        max_connections: config.max_connections,
+        // No queue of a worker has more outstanding.
+        send_queue: config.queue_depth as usize,
+    };
+    let mut transport = Transport::new(fabric, pool, transport);
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = transport.listen(*address)?;
+        *address = transport.local_address(listener).unwrap_or(*address);
+        listeners.push(listener);
+    }
+    Ok((transport, listeners))
+}

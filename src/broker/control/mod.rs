@@ -1,0 +1,443 @@
+//! The control thread: who is attached, and what they ask for beside data.
+//!
+//! ```text
+//!   SeqListener --accept--> Peer --Attach--> Peer with a Process --> Registry
+//!                             |                |  requests, answers
+//!                             '-- end of its socket, or of its process; a rule broken: detached
+//!   reactors  <-- Command --       -- Notice -->
+//! ```
+//!
+//! A process is dead when its socket ends or its process does, whichever comes first: a child that
+//! inherited the socket keeps it open, and must not keep its dead parent's connections.
+//!
+//! Nothing waits for a process: one that does not read what it is sent, or asks for more than is
+//! answered, is detached.
+
+mod path;
+mod report;
+mod request;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+pub(super) use self::path::ControlSocket;
+use self::report::Reports;
+use super::process::{Process, Role, send_detached};
+use super::reactor::{Command, Notice};
+use super::registry::Shared;
+use super::status;
+use crate::device::Status;
+use crate::device::abi::MAX_CONTROL_LENGTH;
+use crate::sys::{ReceiveError, SeqSocket};
+use crate::units::Instant;
+
+/// Time that a process has to attach.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Processes beside workers: listeners that come and go, observers, those that have not attached.
+const OTHERS: usize = 16;
+/// Messages of a process in one round.
+const BATCH: usize = 32;
+/// Time without accepting after the system had no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The waker of the messages.
+pub(super) const WAKER: Token = Token(usize::MAX);
+const LISTENER: Token = Token(usize::MAX - 1);
+
+/// What the control thread is told by the others.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// By a reactor.
+    Notice(Notice),
+    /// By the owner of the broker: end, and give connections this time.
+    Stop(Duration),
+    /// By the owner of the broker: the status, please.
+    Status(Sender<status::Status>),
+}
+
+/// The way to a reactor.
+#[derive(Debug)]
+pub(super) struct ToReactor {
+    pub(super) sender: Sender<Command>,
+    pub(super) waker: mio::Waker,
+}
+
+impl ToReactor {
+    fn send(&self, command: Command) {
+        // One that has ended needs nothing any more.
+        let _ = self.sender.send(command);
+        let _ = self.waker.wake();
+    }
+}
+
+/// A process that has connected.
+#[derive(Debug)]
+struct Peer {
+    socket: Arc<SeqSocket>,
+    pid: i32,
+    /// Readable once the process is dead; `None` where it cannot be seen from here.
+    pidfd: Option<OwnedFd>,
+    /// Once it has attached.
+    process: Option<Arc<Process>>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Control {
+    shared: Arc<Shared>,
+    poll: mio::Poll,
+    messages: Receiver<Message>,
+    /// `None` when it stops.
+    socket: Option<ControlSocket>,
+    reactors: Vec<ToReactor>,
+    running: usize,
+    addresses: Vec<SocketAddr>,
+    peers: BTreeMap<u32, Peer>,
+    last_id: u32,
+    /// Those that have to attach by then, the first first.
+    unattached: VecDeque<(Instant, u32)>,
+    /// Those that may have more to say.
+    readable: VecDeque<u32>,
+    accept_again: Option<Instant>,
+    reports: Reports,
+    /// Bytes of the message that is being read.
+    buffer: Vec<u8>,
+    now: Instant,
+}
+
+impl Control {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        (poll, messages): (mio::Poll, Receiver<Message>),
+        socket: ControlSocket,
+        reactors: Vec<ToReactor>,
+        addresses: Vec<SocketAddr>,
+    ) -> io::Result<Self> {
+        let fd = socket.as_fd().as_raw_fd();
+        let registry = poll.registry();
+        registry.register(&mut SourceFd(&fd), LISTENER, Interest::READABLE)?;
+        Ok(Self {
+            now: shared.now(),
+            shared,
+            poll,
+            messages,
+            socket: Some(socket),
+            running: reactors.len(),
+            reactors,
+            addresses,
+            peers: BTreeMap::new(),
+            last_id: 0,
+            unattached: VecDeque::new(),
+            readable: VecDeque::new(),
+            accept_again: None,
+            reports: Reports::default(),
+            buffer: vec![0; MAX_CONTROL_LENGTH],
+        })
+    }
+
+    /// Works until all reactors have ended.
+    ///
+    /// # Errors
+    ///
+    /// The system cannot wait for anything any more.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        let mut ready = mio::Events::with_capacity(256);
+        let result = loop {
+            if self.running == 0 {
+                break Ok(());
+            }
+            match self.poll.poll(&mut ready, self.timeout()) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => break Err(error),
+                _ => {}
+            }
+            self.now = self.shared.now();
+            for event in &ready {
+                match event.token() {
+                    WAKER => {}
+                    LISTENER => self.accept(),
+                    token => self.ready(token),
+                }
+            }
+            for _ in 0..self.messages.len() {
+                if let Ok(message) = self.messages.try_recv() {
+                    self.handle(message);
+                }
+            }
+            for _ in 0..self.readable.len() {
+                if let Some(id) = self.readable.pop_front() {
+                    self.read(id);
+                }
+            }
+            self.expire();
+        };
+        // Whatever reactors are left end now.
+        self.command_all(|| Command::Stop(Instant::ZERO));
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.detach(id, Some(Status::Stopping), "the device stops");
+        }
+        result
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.readable.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let attach = self.unattached.front().map(|(at, _)| *at);
+        let all = [attach, self.accept_again];
+        let next = all.into_iter().flatten().min();
+        next.map(|at| at.saturating_since(self.shared.now()))
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Stop(drain) => self.stop(drain),
+            Message::Status(answer) => self.report(report::Asker::Owner(answer)),
+            Message::Notice(Notice::Report(number, report)) => self.reported(number, report),
+            Message::Notice(Notice::Fault {
+                process,
+                status,
+                why,
+            }) => self.detach(process, Some(status), &why),
+            Message::Notice(Notice::Ended(reactor)) => {
+                self.running = self.running.saturating_sub(1);
+                if self.socket.is_some() {
+                    tracing::error!(reactor, "a reactor has ended: the device stops");
+                    self.stop(Duration::ZERO);
+                }
+                self.abandon_reports();
+            }
+        }
+    }
+
+    fn stop(&mut self, drain: Duration) {
+        if let Some(socket) = self.socket.take() {
+            let fd = socket.as_fd().as_raw_fd();
+            let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+            tracing::info!("stopping");
+        }
+        let by = self.now + drain;
+        self.command_all(|| Command::Stop(by));
+    }
+
+    fn command_all(&self, command: impl Fn() -> Command) {
+        for reactor in &self.reactors {
+            reactor.send(command());
+        }
+    }
+
+    fn accept(&mut self) {
+        self.accept_again = None;
+        loop {
+            let Some(socket) = &self.socket else {
+                return;
+            };
+            match socket.accept() {
+                Ok(socket) => {
+                    if let Err((status, why)) = self.admit(socket) {
+                        self.shared.registry().count("refused_process");
+                        tracing::warn!(status = status.name(), "a process was refused: {why}");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        tracing::warn!(%error, "cannot accept a process");
+                        self.accept_again = Some(self.now + ACCEPT_PAUSE);
+                        return;
+                    }
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    /// Takes a process that has connected, if it may use the device.
+    fn admit(&mut self, socket: SeqSocket) -> Result<(), (Status, String)> {
+        let refuse = |status: Status, why: String| {
+            send_detached(&socket, status);
+            Err((status, why))
+        };
+        let credentials = match socket.peer_credentials() {
+            Ok(credentials) => credentials,
+            Err(error) => return refuse(Status::System, error.to_string()),
+        };
+        let (config, user) = (&self.shared.config, credentials.user);
+        let own = rustix::process::geteuid().as_raw();
+        if user != 0 && user != own && !config.users.contains(&user) {
+            return refuse(Status::Denied, format!("user {user} may not attach"));
+        }
+        if self.peers.len() >= config.max_workers.saturating_add(OTHERS) {
+            return refuse(Status::Limit, "too many processes".to_owned());
+        }
+        let pid = credentials.process;
+        let pidfd = match Pid::from_raw(pid) {
+            None => None,
+            Some(pid) => match pidfd_open(pid, PidfdFlags::empty()) {
+                Ok(pidfd) => Some(pidfd),
+                // It has gone already.
+                Err(rustix::io::Errno::SRCH) => return Ok(()),
+                Err(error) => return refuse(Status::System, error.to_string()),
+            },
+        };
+        let id = self.free_id();
+        let peer = Peer {
+            socket: Arc::new(socket),
+            pid,
+            pidfd,
+            process: None,
+        };
+        if let Err(error) = peer.watch(self.poll.registry(), id) {
+            peer.unwatch(self.poll.registry());
+            send_detached(&peer.socket, Status::System);
+            return Err((Status::System, error.to_string()));
+        }
+        self.unattached.push_back((self.now + ATTACH_TIMEOUT, id));
+        self.peers.insert(id, peer);
+        Ok(())
+    }
+
+    /// A number that no process has, and none had lately.
+    fn free_id(&mut self) -> u32 {
+        loop {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            if !self.peers.contains_key(&self.last_id) {
+                return self.last_id;
+            }
+        }
+    }
+
+    /// A socket or a process has something to say.
+    fn ready(&mut self, token: Token) {
+        let (id, is_process) = Peer::of(token);
+        if is_process {
+            self.detach(id, None, "its process has ended");
+        } else if !self.readable.contains(&id) {
+            self.readable.push_back(id);
+        }
+    }
+
+    /// Reads what a process says, some messages at a time.
+    fn read(&mut self, id: u32) {
+        for _ in 0..BATCH {
+            let Some(peer) = self.peers.get(&id) else {
+                return;
+            };
+            let mut buffer = std::mem::take(&mut self.buffer);
+            let received = peer.socket.receive(&mut buffer);
+            let result = match received {
+                Ok(received) if received.descriptors.is_empty() => {
+                    let message = buffer.get(..received.length).unwrap_or_default();
+                    self.request(id, message)
+                }
+                Ok(_) => Err((Status::Corrupt, "a request with descriptors")),
+                Err(error) if error.is_would_block() => {
+                    self.buffer = buffer;
+                    return;
+                }
+                Err(ReceiveError::Closed) => {
+                    self.buffer = buffer;
+                    return self.detach(id, None, "it has closed its socket");
+                }
+                Err(_) => Err((Status::Corrupt, "a message that cannot be read")),
+            };
+            self.buffer = buffer;
+            if let Err((status, why)) = result {
+                return self.detach(id, Some(status), why);
+            }
+        }
+        // Others have their turn; nothing else would say that there is more.
+        self.readable.push_back(id);
+    }
+
+    fn expire(&mut self) {
+        while let Some((at, id)) = self.unattached.front().copied() {
+            let attached = self
+                .peers
+                .get(&id)
+                .is_none_or(|peer| peer.process.is_some());
+            if !attached && at > self.now {
+                break;
+            }
+            self.unattached.pop_front();
+            if !attached {
+                self.detach(id, Some(Status::TimedOut), "it did not attach in time");
+            }
+        }
+        if self.accept_again.is_some_and(|at| at <= self.now) {
+            self.accept();
+        }
+    }
+
+    /// The end of a process, as far as the device is concerned. With a status, it is told.
+    fn detach(&mut self, id: u32, status: Option<Status>, why: &str) {
+        let Some(peer) = self.peers.remove(&id) else {
+            return;
+        };
+        peer.unwatch(self.poll.registry());
+        if let Some(status) = status {
+            send_detached(&peer.socket, status);
+        }
+        self.forget_asker(id);
+        let Some(process) = peer.process else {
+            return;
+        };
+        let mut registry = self.shared.registry();
+        registry.detach(id);
+        registry.count("detached");
+        drop(registry);
+        if process.role == Role::Worker {
+            self.command_all(|| Command::Gone(id));
+        }
+        let (role, pid) = (process.role.name(), process.pid);
+        match status {
+            None | Some(Status::Stopping) => {
+                tracing::info!(worker = id, pid, role, "detached: {why}");
+            }
+            Some(status) => {
+                tracing::warn!(
+                    worker = id,
+                    pid,
+                    role,
+                    status = status.name(),
+                    "detached: {why}"
+                );
+            }
+        }
+    }
+}
+
+impl Peer {
+    /// Which process a token is about, and whether it is about its end.
+    const fn of(token: Token) -> (u32, bool) {
+        ((token.0 >> 1) as u32, token.0 & 1 != 0)
+    }
+
+    fn watch(&self, registry: &mio::Registry, id: u32) -> io::Result<()> {
+        let token = (id as usize) << 1;
+        let fd = self.socket.as_fd().as_raw_fd();
+        registry.register(&mut SourceFd(&fd), Token(token), Interest::READABLE)?;
+        if let Some(pidfd) = &self.pidfd {
+            let fd = pidfd.as_raw_fd();
+            registry.register(&mut SourceFd(&fd), Token(token | 1), Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    fn unwatch(&self, registry: &mio::Registry) {
+        let fd = self.socket.as_fd().as_raw_fd();
+        let _ = registry.deregister(&mut SourceFd(&fd));
+        if let Some(pidfd) = &self.pidfd {
+            let fd = pidfd.as_raw_fd();
+            let _ = registry.deregister(&mut SourceFd(&fd));
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The status: asked of all reactors, put together when the last has answered.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+
+use crossbeam_channel::Sender;
+
+use super::Control;
+use crate::broker::process::{Process, Role};
+use crate::broker::reactor::{Command, Report};
+use crate::broker::status::{Limits, ProcessStatus, Status, Totals};
+use crate::device::{self, abi};
+use crate::shm;
+use crate::sys::Memfd;
+use crate::units::Instant;
+
+/// Who wants to know.
+#[derive(Debug)]
+pub(super) enum Asker {
+    /// The program that the broker runs in.
+    Owner(Sender<Status>),
+    /// An observer.
+    Process { id: u32, cookie: u64 },
+}
+
+/// A status that is being put together.
+#[derive(Debug)]
+struct Pending {
+    asker: Asker,
+    /// Reactors that have not answered.
+    missing: usize,
+    reports: Vec<Report>,
+}
+
+/// All that are being put together: at most one of each observer.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    last: u64,
+    pending: BTreeMap<u64, Pending>,
+}
+
+impl Reports {
+    /// Whether an observer waits for an answer already.
+    pub(super) fn has_asked(&self, process: u32) -> bool {
+        let of = |asker: &Asker| matches!(asker, Asker::Process { id, .. } if *id == process);
+        self.pending.values().any(|pending| of(&pending.asker))
+    }
+}
+
+impl Control {
+    /// Asks all reactors.
+    pub(super) fn report(&mut self, asker: Asker) {
+        self.reports.last += 1;
+        let number = self.reports.last;
+        let pending = Pending {
+            asker,
+            missing: self.running,
+            reports: Vec::new(),
+        };
+        self.reports.pending.insert(number, pending);
+        self.command_all(|| Command::Report(number));
+    }
+
+    /// A reactor has answered.
+    pub(super) fn reported(&mut self, number: u64, report: Report) {
+        let Some(pending) = self.reports.pending.get_mut(&number) else {
+            return;
+        };
+        pending.reports.push(report);
+        pending.missing = pending.missing.saturating_sub(1);
+        if pending.missing > 0 {
+            return;
+        }
+        if let Some(pending) = self.reports.pending.remove(&number) {
+            self.answer(pending);
+        }
+    }
+
+    /// A reactor has ended and will not answer: what is known has to do.
+    pub(super) fn abandon_reports(&mut self) {
+        for (_, pending) in std::mem::take(&mut self.reports.pending) {
+            self.answer(pending);
+        }
+    }
+
+    /// A process is gone, and its question with it.
+    pub(super) fn forget_asker(&mut self, process: u32) {
+        let pending = &mut self.reports.pending;
+        pending.retain(
+            |_, pending| !matches!(pending.asker, Asker::Process { id, .. } if id == process),
+        );
+    }
+
+    fn answer(&mut self, pending: Pending) {
+        let status = self.status(pending.reports);
+        match pending.asker {
+            // Where nobody waits any more, nobody does.
+            Asker::Owner(answer) => drop(answer.try_send(status)),
+            Asker::Process { id, cookie } => {
+                let process = self.peers.get(&id).and_then(|peer| peer.process.clone());
+                let Some(process) = process else {
+                    return;
+                };
+                if send(&process, cookie, &status).is_err() {
+                    let why = "its report could not be sent";
+                    self.detach(id, Some(device::Status::System), why);
+                }
+            }
+        }
+    }
+
+    fn status(&self, reports: Vec<Report>) -> Status {
+        let config = &self.shared.config;
+        let registry = self.shared.registry();
+        let name = |(name, count): (&&'static str, &u64)| ((*name).to_owned(), *count);
+        let mut counters: BTreeMap<String, u64> = registry.counters().iter().map(name).collect();
+        let mut totals = Totals {
+            connections: registry.connections(),
+            undispatched: registry.undispatched(),
+            offered: registry.tokens(),
+            clients: registry.clients(),
+            sessions: registry.sessions(),
+            memory: self.shared.memory.used(),
+            queues: 0,
+            registrations: 0,
+        };
+        let of_process = |process: &std::sync::Arc<Process>| {
+            let segments = process.segments();
+            ProcessStatus {
+                id: process.id,
+                pid: process.pid,
+                role: process.role.name().to_owned(),
+                connections: 0,
+                sessions: match process.role {
+                    Role::Worker => registry.registered(process.id),
+                    Role::Listener | Role::Observer => 0,
+                },
+                memory: process.account.used(),
+                send_segments: segments.send.len(),
+                bulk_segments: segments.bulk.len(),
+                queues: Vec::new(),
+            }
+        };
+        let mut processes: Vec<ProcessStatus> = registry.processes().map(of_process).collect();
+        let mut connections = Vec::new();
+        for report in reports {
+            totals.queues += report.queues.len();
+            totals.registrations += report.registrations;
+            connections.extend(report.connections);
+            for (id, queue) in report.queues {
+                if let Some(process) = processes.iter_mut().find(|process| process.id == id) {
+                    process.connections += queue.connections;
+                    process.queues.push(queue);
+                }
+            }
+            for (name, count) in report.counters {
+                *counters.entry(format!("transport_{name}")).or_default() += count;
+            }
+        }
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            interface: abi::VERSION,
+            uptime_seconds: self.now.saturating_since(Instant::ZERO).as_secs_f64(),
+            stopping: self.socket.is_none(),
+            listen: self.addresses.clone(),
+            limits: Limits {
+                connections: config.max_connections,
+                undispatched: config.max_undispatched,
+                workers: config.max_workers,
+                sessions_of_worker: config.max_sessions,
+                memory_of_worker: config.memory.limit,
+                memory: self.shared.memory.limit(),
+                queue_depth: config.queue_depth,
+            },
+            totals,
+            connections,
+            processes,
+            closes: registry.closes().cloned().collect(),
+            counters,
+        }
+    }
+}
+
+/// Sends a status as JSON in a memory file.
+fn send(process: &Process, cookie: u64, status: &Status) -> std::io::Result<()> {
+    let json = serde_json::to_vec(status)?;
+    let file = Memfd::create("smbdirect-status", json.len()).map_err(std::io::Error::other)?;
+    let memory = shm::map(&file)?;
+    memory.write(0, &json).map_err(std::io::Error::other)?;
+    let report = abi::StatusReport {
+        length: file.len() as u64,
+        json_length: json.len() as u64,
+    };
+    process.send(abi::kind::STATUS_REPORT, cookie, &report, &[file.as_fd()])
+}

@@ -1,0 +1,172 @@
+//! A process that is attached: what the control thread and the reactors share about it.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use zerocopy::{Immutable, IntoBytes};
+
+use super::memory::{Account, Segment};
+use crate::device::Status;
+use crate::device::abi::{self, Control, kind, region};
+use crate::shm::Doorbell;
+use crate::sys::SeqSocket;
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub(super) enum Role {
+    Listener,
+    Worker,
+    Observer,
+}
+
+impl Role {
+    pub(super) const fn of(number: u32) -> Option<Self> {
+        match number {
+            abi::role::LISTENER => Some(Self::Listener),
+            abi::role::WORKER => Some(Self::Worker),
+            abi::role::OBSERVER => Some(Self::Observer),
+            _ => None,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// A process that is attached.
+#[derive(Debug)]
+pub(super) struct Process {
+    /// The device's number for it.
+    pub(super) id: u32,
+    /// The system's.
+    pub(super) pid: i32,
+    pub(super) role: Role,
+    pub(super) socket: Arc<SeqSocket>,
+    /// Memory of all its regions.
+    pub(super) account: Arc<Account>,
+    segments: Mutex<Segments>,
+}
+
+/// The segments of the two regions that a worker gives out itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Segments {
+    pub(super) send: Vec<Arc<Segment>>,
+    pub(super) bulk: Vec<Arc<Segment>>,
+}
+
+impl Segments {
+    /// Those of `region::*`, if it is one of the two.
+    pub(super) fn of(&self, number: u32) -> Option<&Vec<Arc<Segment>>> {
+        match number {
+            region::SEND => Some(&self.send),
+            region::BULK => Some(&self.bulk),
+            _ => None,
+        }
+    }
+
+    fn of_mut(&mut self, number: u32) -> Option<&mut Vec<Arc<Segment>>> {
+        match number {
+            region::SEND => Some(&mut self.send),
+            region::BULK => Some(&mut self.bulk),
+            _ => None,
+        }
+    }
+}
+
+impl Process {
+    pub(super) fn new(
+        id: u32,
+        pid: i32,
+        role: Role,
+        socket: Arc<SeqSocket>,
+        memory_limit: u64,
+    ) -> Self {
+        Self {
+            id,
+            pid,
+            role,
+            socket,
+            account: Account::new(memory_limit),
+            segments: Mutex::default(),
+        }
+    }
+
+    /// Sends one control message; [`io::ErrorKind::WouldBlock`] where the process has left too
+    /// many unread.
+    pub(super) fn send<T: IntoBytes + Immutable>(
+        &self,
+        kind: u32,
+        cookie: u64,
+        body: &T,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        send(&self.socket, kind, cookie, body, descriptors)
+    }
+
+    /// A copy of the list of segments, as it is now.
+    pub(super) fn segments(&self) -> Segments {
+        self.lock().clone()
+    }
+
+    /// Adds a segment to `region::*`; its number, or `None` where there are `limit` already.
+    pub(super) fn add_segment(&self, region: u32, segment: Segment, limit: u32) -> Option<u32> {
+        let mut segments = self.lock();
+        let segments = segments.of_mut(region)?;
+        let number = u32::try_from(segments.len()).ok()?;
+        if number >= limit {
+            return None;
+        }
+        segments.push(Arc::new(segment));
+        Some(number)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Segments> {
+        // A list that is pushed to is whole, whatever became of who did it.
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends one control message.
+pub(super) fn send<T: IntoBytes + Immutable>(
+    socket: &SeqSocket,
+    kind: u32,
+    cookie: u64,
+    body: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let length = size_of::<Control>() + size_of::<T>();
+    let control = Control {
+        kind,
+        // No structure has more than a few hundred bytes.
+        length: length as u32,
+        cookie,
+    };
+    let mut bytes = Vec::with_capacity(length);
+    bytes.extend_from_slice(control.as_bytes());
+    bytes.extend_from_slice(body.as_bytes());
+    socket.send(&bytes, descriptors)
+}
+
+/// Says why the device has nothing to do with a process any more. It may have gone, or not read.
+pub(super) fn send_detached(socket: &SeqSocket, status: Status) {
+    let detached = abi::Detached {
+        status: status.code(),
+        reserved: 0,
+    };
+    let _ = send(socket, kind::DETACHED, 0, &detached, &[]);
+}
+
+/// Wakes the process that sleeps on its control socket.
+#[derive(Clone, Debug)]
+pub(super) struct WakeProcess(pub(super) Arc<SeqSocket>);
+
+impl Doorbell for WakeProcess {
+    fn ring(&self) {
+        // Where it cannot be sent for want of room the socket is readable, and where it has gone
+        // the control thread learns of that.
+        let _ = send(&self.0, kind::WAKE, 0, &abi::Wake { reserved: 0 }, &[]);
+    }
+}

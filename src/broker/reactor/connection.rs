@@ -1,0 +1,175 @@
+//! What a reactor knows about a connection, beyond what the transport does.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::broker::memory::Segment;
+use crate::broker::pool::QueueId;
+use crate::broker::process::Process;
+use crate::broker::status::ConnectionStatus;
+use crate::device::Status;
+use crate::device::abi::{ConnInfo, Token};
+use crate::fabric::RegionId;
+use crate::transport::ConnStatus;
+use crate::units::Instant;
+
+/// Whose a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nobody's: its first request has not come.
+    Fresh,
+    /// Whose names this token.
+    Offered(Token),
+    /// A worker's, which knows it by `number`.
+    Owned { queue: QueueId, number: u64 },
+    /// Its worker is gone, and so will it be.
+    Orphan,
+}
+
+/// A connection that has negotiated.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) peer: SocketAddr,
+    pub(super) since: Instant,
+    pub(super) stage: Stage,
+    /// When it has waited for its first request or an owner for long enough.
+    pub(super) deadline: Instant,
+    /// Of its first request.
+    pub(super) client_guid: [u8; 16],
+    /// Messages that came before there was an owner, or memory for them.
+    pub(super) held: VecDeque<Vec<u8>>,
+    /// The owner has not been told of it for want of memory.
+    pub(super) info_due: bool,
+    /// Submissions that the transport has.
+    pub(super) outstanding: u32,
+    /// Messages that the owner has not given back.
+    pub(super) unrecycled: u32,
+    pub(super) regions: Regions,
+    /// Why the broker ends it, where it does.
+    pub(super) end: Option<(&'static str, Status)>,
+    /// The owner that it had.
+    pub(super) last_worker: Option<u32>,
+}
+
+/// The segments of its owner that are registered with a connection, by their numbers. They are kept
+/// until the connection is gone: its fabric may use the memory so long.
+#[derive(Debug, Default)]
+pub(super) struct Regions {
+    pub(super) send: Vec<Option<(Arc<Segment>, RegionId)>>,
+    pub(super) bulk: Vec<Option<(Arc<Segment>, RegionId)>>,
+}
+
+impl Conn {
+    pub(super) fn new(peer: SocketAddr, now: Instant, deadline: Instant) -> Self {
+        Self {
+            peer,
+            since: now,
+            stage: Stage::Fresh,
+            deadline,
+            client_guid: [0; 16],
+            held: VecDeque::new(),
+            info_due: false,
+            outstanding: 0,
+            unrecycled: 0,
+            regions: Regions::default(),
+            end: None,
+            last_worker: None,
+        }
+    }
+
+    /// Whether it has an owner, or had one until its end.
+    pub(super) const fn is_dispatched(&self) -> bool {
+        matches!(self.stage, Stage::Owned { .. } | Stage::Orphan)
+    }
+
+    /// Whether nothing is under way on it that the broker knows of.
+    pub(super) fn is_idle(&self) -> bool {
+        self.outstanding == 0 && self.unrecycled == 0 && self.held.is_empty() && !self.info_due
+    }
+
+    pub(super) fn registrations(&self) -> usize {
+        let all = self.regions.send.iter().chain(&self.regions.bulk);
+        all.flatten().count()
+    }
+
+    /// What its owner, or who is to find one, is told.
+    pub(super) fn info(
+        &self,
+        conn: u64,
+        status: Option<&ConnStatus>,
+        local: Option<SocketAddr>,
+    ) -> ConnInfo {
+        let negotiated = status.and_then(|status| status.negotiated);
+        let scope_id = match (self.peer, local) {
+            (SocketAddr::V6(peer), _) if peer.scope_id() != 0 => peer.scope_id(),
+            (_, Some(SocketAddr::V6(local))) => local.scope_id(),
+            _ => 0,
+        };
+        ConnInfo {
+            conn,
+            peer_address: octets(self.peer.ip()),
+            local_address: local.map_or([0; 16], |local| octets(local.ip())),
+            peer_port: self.peer.port(),
+            local_port: local.map_or(0, |local| local.port()),
+            scope_id,
+            client_guid: self.client_guid,
+            max_fragmented_send_size: negotiated.map_or(0, |n| n.max_fragmented_send_size),
+            max_fragmented_receive_size: negotiated.map_or(0, |n| n.max_fragmented_receive_size),
+            max_read_write_size: negotiated.map_or(0, |n| n.max_read_write_size),
+            initiator_depth: status
+                .and_then(|status| status.limits)
+                .map_or(0, |limits| limits.initiator_depth.into()),
+            reserved: [0; 4],
+        }
+    }
+
+    /// For the status of the broker.
+    pub(super) fn status(
+        &self,
+        status: &ConnStatus,
+        (reactor, now, local): (usize, Instant, Option<SocketAddr>),
+        owner: Option<(u64, &Process)>,
+    ) -> ConnectionStatus {
+        let traffic = status.traffic;
+        ConnectionStatus {
+            id: owner.map(|(number, _)| number),
+            reactor,
+            peer: self.peer,
+            local,
+            worker: owner.map(|(_, process)| process.id),
+            pid: owner.map(|(_, process)| process.pid),
+            state: self.state().to_owned(),
+            send_credits: status.send_credits.0,
+            receive_credits: status.receive_credits.0,
+            receives_posted: status.receives_posted,
+            inline_bytes_in: traffic.inline_bytes_in,
+            inline_bytes_out: traffic.inline_bytes_out,
+            rdma_read_bytes: traffic.rdma_read_bytes,
+            rdma_write_bytes: traffic.rdma_write_bytes,
+            messages_in: traffic.messages_in,
+            messages_out: traffic.messages_out,
+            queued: status.queued + status.queued_reads,
+            outstanding: self.outstanding,
+            starved: status.starved,
+            age_seconds: now.saturating_since(self.since).as_secs_f64(),
+        }
+    }
+
+    const fn state(&self) -> &'static str {
+        match self.stage {
+            _ if self.end.is_some() => "ending",
+            Stage::Fresh => "fresh",
+            Stage::Offered(_) => "offered",
+            Stage::Owned { .. } => "owned",
+            Stage::Orphan => "ending",
+        }
+    }
+}
+
+const fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}

@@ -1,0 +1,541 @@
+//! A reactor: one thread that drives connections, and the queues of their owners.
+//!
+//! ```text
+//!   fabric -> Transport -> events  ->  connections -> completions -> Queue -> worker
+//!   fabric <- Transport <- send, read, write <-  submissions  <-  Queue <- worker
+//!                              ^
+//!   control thread  -> Command-'        faults, reports -> control thread
+//! ```
+//!
+//! All data of a connection stays in its reactor: a worker has a queue with each reactor that has
+//! connections of its own. A queue in use is looked at in turn with the others; one that was idle
+//! for a while has announced sleep and is not looked at before its bell rings. Before it sleeps, a
+//! reactor looks for work for a while, which grows when that was worth it and shrinks when not.
+//!
+//! What a worker writes ends that worker at most: a [`Violation`] is reported to the control
+//! thread, and its connections are closed at once.
+
+mod connection;
+mod rest;
+mod route;
+mod submit;
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use slotmap::SlotMap;
+
+use self::connection::{Conn, Stage};
+use self::rest::Sleeper;
+pub(super) use self::rest::WAKER;
+use super::pool::{Buffer, Fault, Pool, QueueId};
+use super::process::Process;
+use super::queue::Queue;
+use super::reason;
+use super::registry::{Shared, close_status};
+use super::status::{ConnectionStatus, QueueStatus};
+use super::submission::Violation;
+use crate::device::Status;
+use crate::device::abi::{Completion, event};
+use crate::fabric::{ConnId, Fabric, FabricError, ListenerId};
+use crate::proto;
+use crate::transport::{CloseReason, Event, PlainHasher, Transport};
+use crate::units::Instant;
+
+/// Time that connections have to end after they were told to, when the reactor stops.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the control thread tells a reactor.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// A worker has named the token of a connection.
+    Claim {
+        conn: ConnId,
+        process: Arc<Process>,
+        /// The request to answer; `None`: it was said when it attached.
+        cookie: Option<u64>,
+    },
+    /// A worker is not attached any more.
+    Gone(u32),
+    /// For connections to come.
+    SetAcceptor(proto::Config),
+    /// Report, with this number.
+    Report(u64),
+    /// Take no more connections; end those that are there, at the latest then.
+    Stop(Instant),
+}
+
+/// What a reactor tells the control thread.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// A process is to be detached.
+    Fault {
+        process: u32,
+        status: Status,
+        why: String,
+    },
+    /// The answer to [`Command::Report`].
+    Report(u64, Report),
+    /// The reactor has ended.
+    Ended(usize),
+}
+
+/// What a reactor knows for the status.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) connections: Vec<ConnectionStatus>,
+    /// With the worker.
+    pub(super) queues: Vec<(u32, QueueStatus)>,
+    pub(super) registrations: usize,
+    /// Of the transport: ends of connections that never negotiated among them.
+    pub(super) counters: Vec<(&'static str, u64)>,
+}
+
+/// The way to the control thread.
+#[derive(Clone, Debug)]
+pub(super) struct ToControl {
+    pub(super) sender: Sender<super::control::Message>,
+    pub(super) waker: Arc<mio::Waker>,
+}
+
+impl ToControl {
+    pub(super) fn send(&self, message: super::control::Message) {
+        // Where it has ended, nobody needs to know any more.
+        let _ = self.sender.send(message);
+        let _ = self.waker.wake();
+    }
+
+    fn notice(&self, notice: Notice) {
+        self.send(super::control::Message::Notice(notice));
+    }
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Reactor<F: Fabric> {
+    number: usize,
+    shared: Arc<Shared>,
+    transport: Transport<F, Pool>,
+    listeners: Vec<ListenerId>,
+    commands: Receiver<Command>,
+    control: ToControl,
+    sleeper: Sleeper,
+    conns: HashMap<ConnId, Conn, BuildHasherDefault<PlainHasher>>,
+    /// When connections without an owner have waited long enough.
+    deadlines: BTreeSet<(Instant, ConnId)>,
+    queues: SlotMap<QueueId, Queue>,
+    queue_of: HashMap<u32, QueueId>,
+    /// Queues to look at.
+    active: Vec<QueueId>,
+    events: Vec<Event<Buffer>>,
+    /// Copies of descriptors, one submission's at a time.
+    descriptors: Vec<u8>,
+    /// When everything has to be over.
+    stop_by: Option<Instant>,
+    now: Instant,
+}
+
+impl<F: Fabric> Reactor<F> {
+    /// A reactor that listens already.
+    pub(super) fn new(
+        number: usize,
+        shared: Arc<Shared>,
+        (transport, listeners): (Transport<F, Pool>, Vec<ListenerId>),
+        (commands, poll): (Receiver<Command>, mio::Poll),
+        control: ToControl,
+    ) -> Self {
+        let sleeper = Sleeper::new(poll, shared.config.busy_poll);
+        Self {
+            number,
+            transport,
+            listeners,
+            commands,
+            control,
+            sleeper,
+            conns: HashMap::default(),
+            deadlines: BTreeSet::new(),
+            queues: SlotMap::with_key(),
+            queue_of: HashMap::new(),
+            active: Vec::new(),
+            events: Vec::new(),
+            descriptors: Vec::new(),
+            stop_by: None,
+            now: shared.now(),
+            shared,
+        }
+    }
+
+    /// Works until it is told to stop.
+    ///
+    /// # Errors
+    ///
+    /// The fabric has failed as a whole.
+    pub(super) fn run(&mut self) -> Result<(), FabricError> {
+        loop {
+            self.now = self.shared.now();
+            let mut busy = self.run_commands();
+            busy |= self.run_queues();
+            self.transport.poll(self.now, &mut self.events)?;
+            busy |= self.run_events();
+            self.run_faults();
+            self.run_deadlines();
+            self.flush_queues();
+            if self.stop() {
+                return Ok(());
+            }
+            self.rest(busy)?;
+        }
+    }
+
+    fn run_commands(&mut self) -> bool {
+        let mut busy = false;
+        // What comes meanwhile has its turn in the next round.
+        for _ in 0..self.commands.len() {
+            let Ok(command) = self.commands.try_recv() else {
+                break;
+            };
+            busy = true;
+            match command {
+                Command::Claim {
+                    conn,
+                    process,
+                    cookie,
+                } => self.claim(conn, &process, cookie),
+                Command::Gone(process) => {
+                    self.drop_process(process);
+                    // Others may have waited for its memory.
+                    self.retry_waiting();
+                }
+                Command::SetAcceptor(acceptor) => self.transport.set_acceptor(acceptor),
+                Command::Report(number) => {
+                    let report = self.report();
+                    self.control.notice(Notice::Report(number, report));
+                }
+                Command::Stop(by) => self.begin_to_stop(by),
+            }
+        }
+        busy
+    }
+
+    /// Looks at each active queue once.
+    fn run_queues(&mut self) -> bool {
+        let mut busy = false;
+        for index in 0..self.active.len() {
+            let Some(id) = self.active.get(index).copied() else {
+                break;
+            };
+            match self.run_queue(id) {
+                Ok(done) => busy |= done,
+                Err(violation) => self.violated(id, violation),
+            }
+        }
+        busy
+    }
+
+    fn run_events(&mut self) -> bool {
+        let mut events = std::mem::take(&mut self.events);
+        let busy = !events.is_empty();
+        for event in events.drain(..) {
+            match event {
+                Event::Established { conn, peer, .. } => self.established(conn, peer),
+                Event::Message {
+                    conn,
+                    buffer,
+                    length,
+                } => self.received(conn, buffer, length),
+                Event::Sent {
+                    conn,
+                    cookie,
+                    result,
+                } => self.ended(conn, event::SENT, cookie, reason::of_result(result)),
+                Event::Written {
+                    conn,
+                    cookie,
+                    result,
+                }
+                | Event::Read {
+                    conn,
+                    cookie,
+                    result,
+                } => self.ended(conn, event::RDMA_DONE, cookie, reason::of_result(result)),
+                // Nothing is registered here that a peer may reach.
+                Event::Invalidated { .. } => {}
+                Event::Closed { conn, reason } => self.closed(conn, &reason),
+            }
+        }
+        self.events = events;
+        busy
+    }
+
+    /// Something that a worker had submitted ended.
+    #[inline]
+    fn ended(&mut self, id: ConnId, event: u32, cookie: u64, status: Status) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        conn.outstanding = conn.outstanding.saturating_sub(1);
+        let Stage::Owned { queue, number } = conn.stage else {
+            return;
+        };
+        if let Some(of) = self.queues.get_mut(queue) {
+            of.outstanding = of.outstanding.saturating_sub(1);
+        }
+        self.complete(
+            queue,
+            Completion {
+                event,
+                status: status.code(),
+                conn: number,
+                cookie,
+                ..NOTHING
+            },
+        );
+    }
+
+    /// Has a completion for a worker.
+    #[inline]
+    fn complete(&mut self, id: QueueId, completion: Completion) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.complete(completion);
+        }
+        self.activate(id);
+    }
+
+    /// Looks at a queue from the next round on.
+    #[inline]
+    fn activate(&mut self, id: QueueId) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.used = self.now;
+            if !queue.active {
+                queue.active = true;
+                self.active.push(id);
+            }
+        }
+    }
+
+    /// Shows completions to their workers, all of a round at once.
+    fn flush_queues(&mut self) {
+        for index in 0..self.active.len() {
+            let Some(id) = self.active.get(index).copied() else {
+                break;
+            };
+            let Some(queue) = self.queues.get_mut(id) else {
+                continue;
+            };
+            if let Err(corrupt) = queue.flush() {
+                self.violated(id, corrupt.into());
+            }
+        }
+    }
+
+    fn run_faults(&mut self) {
+        while let Some(fault) = self.transport.buffers_mut().take_fault() {
+            match fault {
+                Fault::TooLong(conn) => self.end(conn, "message_too_long", Status::TooLong),
+                Fault::Unread(queue) => {
+                    self.fault(queue, Status::Again, "does not read its control socket");
+                }
+            }
+        }
+    }
+
+    /// A connection is gone.
+    fn closed(&mut self, id: ConnId, reason: &CloseReason) {
+        self.transport.buffers_mut().forget(id);
+        let Some(conn) = self.conns.remove(&id) else {
+            return;
+        };
+        self.deadlines.remove(&(conn.deadline, id));
+        let (name, status) = conn
+            .end
+            .unwrap_or_else(|| (reason.name(), reason::of_close(reason)));
+        let worker = match conn.stage {
+            Stage::Owned { queue, .. } => self.queues.get(queue).map(|queue| &queue.process),
+            Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
+        };
+        let worker = worker.map(|process| process.id).or(conn.last_worker);
+        let age = self.now.saturating_since(conn.since);
+        let close = close_status(self.now, conn.peer, (worker, name), age);
+        let mut registry = self.shared.registry();
+        if let Stage::Offered(token) = &conn.stage {
+            registry.claim(token);
+        }
+        registry.closed(close, conn.is_dispatched(), name);
+        drop(registry);
+        if let Stage::Owned { queue, number } = conn.stage {
+            if let Some(of) = self.queues.get_mut(queue) {
+                of.remove(number);
+                of.waiting.retain(|waiting| *waiting != id);
+            }
+            if !conn.info_due {
+                self.complete(
+                    queue,
+                    Completion {
+                        event: event::DISCONNECTED,
+                        status: status.code(),
+                        conn: number,
+                        ..NOTHING
+                    },
+                );
+            }
+        }
+    }
+
+    /// Ends a connection at once, for a reason of the broker's own. The first reason stays.
+    fn end(&mut self, id: ConnId, name: &'static str, status: Status) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.end.get_or_insert((name, status));
+            conn.held.clear();
+        }
+        self.transport.abort(id);
+    }
+
+    /// A worker broke the rules of the interface.
+    fn violated(&mut self, queue: QueueId, violation: Violation) {
+        self.shared.registry().count(violation.name());
+        self.fault(queue, Status::Corrupt, &violation.to_string());
+    }
+
+    /// A worker is to be detached: its connections end at once, the rest is the control thread's.
+    fn fault(&mut self, queue: QueueId, status: Status, why: &str) {
+        let Some(queue) = self.queues.get(queue) else {
+            return;
+        };
+        let process = queue.process.id;
+        self.control.notice(Notice::Fault {
+            process,
+            status,
+            why: why.to_owned(),
+        });
+        self.drop_process(process);
+    }
+
+    /// Forgets a worker and aborts its connections.
+    fn drop_process(&mut self, process: u32) {
+        let Some(id) = self.queue_of.remove(&process) else {
+            return;
+        };
+        let Some(queue) = self.queues.remove(id) else {
+            return;
+        };
+        self.sleeper.unwatch(&queue.bell);
+        self.active.retain(|active| *active != id);
+        for conn in queue.conns() {
+            if let Some(conn) = self.conns.get_mut(&conn) {
+                conn.stage = Stage::Orphan;
+                conn.last_worker = Some(process);
+            }
+            self.end(conn, "worker_gone", Status::Detached);
+        }
+        self.transport.buffers_mut().remove(id);
+    }
+
+    /// Tries again for everything that found no memory.
+    fn retry_waiting(&mut self) {
+        let all: Vec<ConnId> = self
+            .queues
+            .values_mut()
+            .flat_map(|queue| std::mem::take(&mut queue.waiting))
+            .collect();
+        for conn in all {
+            self.deliver(conn);
+        }
+        self.transport.buffers_available();
+    }
+
+    fn begin_to_stop(&mut self, by: Instant) {
+        self.stop_by = Some(self.stop_by.map_or(by, |earlier| earlier.min(by)));
+        for listener in std::mem::take(&mut self.listeners) {
+            self.transport.unlisten(listener);
+        }
+        let unowned: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| !conn.is_dispatched())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in unowned {
+            self.end(id, "stopping", Status::Stopping);
+        }
+    }
+
+    /// Ends connections once nothing is under way on them; whether the reactor is done.
+    fn stop(&mut self) -> bool {
+        let Some(by) = self.stop_by else {
+            return false;
+        };
+        let late = self.now >= by;
+        let ids: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| late || conn.end.is_none() && conn.is_idle())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            if late {
+                self.end(id, "stopping", Status::Stopping);
+                continue;
+            }
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.end = Some(("stopping", Status::Stopping));
+            }
+            self.transport.close(id);
+        }
+        self.conns.is_empty() || self.now >= by + END_TIMEOUT
+    }
+
+    fn report(&mut self) -> Report {
+        let mut report = Report::default();
+        for (id, conn) in &self.conns {
+            let owner = match conn.stage {
+                Stage::Owned { queue, number } => {
+                    let queue = self.queues.get(queue);
+                    queue.map(|queue| (number, &*queue.process))
+                }
+                Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
+            };
+            let Some(status) = self.transport.status(*id) else {
+                continue;
+            };
+            let local = self.transport.fabric().conn_local_address(*id);
+            let at = (self.number, self.now, local);
+            let connection = conn.status(&status, at, owner);
+            report.registrations += conn.registrations();
+            report.connections.push(connection);
+        }
+        for (id, queue) in &mut self.queues {
+            let (overflow, completions) = queue.backlog();
+            let (receive_segments, receive_units_used) = self.transport.buffers().usage(id);
+            let status = QueueStatus {
+                reactor: self.number,
+                connections: queue.len(),
+                overflow,
+                completions,
+                outstanding: queue.outstanding,
+                receive_segments,
+                receive_units_used,
+            };
+            report.queues.push((queue.process.id, status));
+        }
+        let counters = self.transport.counters();
+        report.counters = counters.closed().collect();
+        report.counters.push(("requested", counters.requested));
+        report
+    }
+}
+
+/// What a completion is before anything is said in it.
+const NOTHING: Completion = Completion {
+    event: 0,
+    status: 0,
+    conn: 0,
+    cookie: 0,
+    buffer: 0,
+    length: 0,
+    reserved: 0,
+    token: [0; 16],
+    reserved2: 0,
+};

@@ -1,0 +1,234 @@
+//! What a reactor does when there is nothing to do: it looks for a while, then announces to all
+//! workers that it sleeps, and does.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+use slotmap::{Key, KeyData};
+
+use super::Reactor;
+use crate::broker::pool::QueueId;
+use crate::fabric::{Fabric, FabricError};
+use crate::sys::{Bell, Rung};
+use crate::units::Instant;
+
+/// The waker of the commands. No queue has this number.
+pub(in crate::broker) const WAKER: Token = Token(usize::MAX);
+const TRANSPORT: Token = Token(usize::MAX - 1);
+
+/// Time after which a queue without work is not looked at any more, even by a busy reactor.
+const QUEUE_IDLE: Duration = Duration::from_micros(200);
+/// Rounds of a busy reactor after which it looks at bells.
+const ROUNDS: u32 = 16;
+/// Calls that empty a bell at most: a worker may ring for ever.
+const DRAINS: usize = 8;
+
+/// Waits, and knows how long it is worth while to look before.
+#[derive(Debug)]
+pub(super) struct Sleeper {
+    poll: mio::Poll,
+    ready: mio::Events,
+    /// Since when there was nothing to do.
+    idle_since: Option<Instant>,
+    /// Time to look before it sleeps, at most `longest`.
+    window: Duration,
+    longest: Duration,
+    rounds: u32,
+    /// The transport's descriptor is watched.
+    watched: bool,
+}
+
+impl Sleeper {
+    pub(super) fn new(poll: mio::Poll, longest: Duration) -> Self {
+        Self {
+            poll,
+            ready: mio::Events::with_capacity(256),
+            idle_since: None,
+            window: longest,
+            longest,
+            rounds: 0,
+            watched: false,
+        }
+    }
+
+    /// Wakes for a queue's bell.
+    pub(super) fn watch(&self, bell: &Bell, queue: QueueId) -> std::io::Result<()> {
+        let token = Token(queue.data().as_ffi() as usize);
+        let fd = bell.as_fd().as_raw_fd();
+        let registry = self.poll.registry();
+        registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
+    }
+
+    pub(super) fn unwatch(&self, bell: &Bell) {
+        let fd = bell.as_fd().as_raw_fd();
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+    }
+
+    /// Has the next wait look at the transport even if it was ready before: readiness is told once.
+    fn watch_transport<F: Fabric>(&mut self, fabric: &F) -> std::io::Result<()> {
+        let Some(fd) = fabric.event_fd().map(|fd| fd.as_raw_fd()) else {
+            return Ok(());
+        };
+        let registry = self.poll.registry();
+        let mut source = SourceFd(&fd);
+        if self.watched {
+            return registry.reregister(&mut source, TRANSPORT, Interest::READABLE);
+        }
+        self.watched = true;
+        registry.register(&mut source, TRANSPORT, Interest::READABLE)
+    }
+
+    /// Work came `slept` after this fell asleep: to look for so long would have been enough, or not.
+    fn adapt(&mut self, slept: Duration) {
+        self.window = if slept < self.longest {
+            (self.window * 2).clamp(self.longest / 8, self.longest)
+        } else if self.window > self.longest / 16 {
+            self.window / 2
+        } else {
+            Duration::ZERO
+        };
+    }
+}
+
+impl<F: Fabric> Reactor<F> {
+    /// Sleeps if there is nothing to do, and has not been for long enough.
+    pub(super) fn rest(&mut self, busy: bool) -> Result<(), FabricError> {
+        self.retire_queues();
+        let next = self.transport.poll_timeout();
+        let sleeper = &mut self.sleeper;
+        sleeper.rounds = sleeper.rounds.wrapping_add(1);
+        let is_due = next.is_some_and(|at| at <= self.now);
+        let since = *sleeper.idle_since.get_or_insert(self.now);
+        if busy || is_due {
+            sleeper.idle_since = None;
+        }
+        if busy || is_due || self.now.saturating_since(since) < sleeper.window {
+            if sleeper.rounds % ROUNDS == 0 {
+                self.wait(Some(Duration::ZERO))?;
+            }
+            return Ok(());
+        }
+        if !self.announce_sleep() || !self.commands.is_empty() {
+            return Ok(());
+        }
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        let all = [next, deadline, self.stop_by.map(|by| by.max(self.now))];
+        let next = all.into_iter().flatten().min();
+        // A moment that has passed is one of `stop_by`: the end is near, and looked for often.
+        let time = next.map(|at| at.saturating_since(self.now));
+        let time = time.map(|time| time.max(Duration::from_micros(100)));
+        self.wait(time)?;
+        let slept = self.shared.now().saturating_since(self.now);
+        self.sleeper.adapt(slept);
+        self.sleeper.idle_since = None;
+        Ok(())
+    }
+
+    /// Leaves queues alone that nobody has used for a while.
+    fn retire_queues(&mut self) {
+        let now = self.now;
+        let queues = &mut self.queues;
+        let mut corrupt = Vec::new();
+        self.active.retain(|&id| {
+            let Some(queue) = queues.get_mut(id) else {
+                return false;
+            };
+            if now.saturating_since(queue.used) < QUEUE_IDLE {
+                return true;
+            }
+            match queue.announce_sleep() {
+                Ok(asleep) => queue.active = !asleep,
+                Err(error) => corrupt.push((id, error)),
+            }
+            queue.active
+        });
+        for (id, error) in corrupt {
+            self.violated(id, error.into());
+        }
+    }
+
+    /// Announces sleep to all workers; `false`: one of them has something to do.
+    fn announce_sleep(&mut self) -> bool {
+        for id in &self.active {
+            if let Some(queue) = self.queues.get_mut(*id) {
+                queue.used = Instant::ZERO;
+            }
+        }
+        self.retire_queues();
+        self.active.is_empty()
+    }
+
+    fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError> {
+        let failed = |source| FabricError::Os {
+            context: "cannot wait for work".to_owned(),
+            source,
+        };
+        let sleeper = &mut self.sleeper;
+        sleeper
+            .watch_transport(self.transport.fabric())
+            .map_err(failed)?;
+        match sleeper.poll.poll(&mut sleeper.ready, time) {
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        let ready = std::mem::replace(&mut sleeper.ready, mio::Events::with_capacity(0));
+        self.now = self.shared.now();
+        for event in &ready {
+            if event.token() != WAKER && event.token() != TRANSPORT {
+                let id = QueueId::from(KeyData::from_ffi(event.token().0 as u64));
+                self.rung(id);
+            }
+        }
+        self.sleeper.ready = ready;
+        Ok(())
+    }
+
+    /// A worker has rung.
+    fn rung(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get(id) else {
+            return;
+        };
+        for _ in 0..DRAINS {
+            match queue.bell.drain() {
+                Ok(Rung::Yes) => {}
+                // The end of its process is told by its control socket.
+                Ok(Rung::No | Rung::Closed) | Err(_) => break,
+            }
+        }
+        self.activate(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_for_work_only_as_long_as_it_comes_soon() {
+        let poll = mio::Poll::new().unwrap();
+        let longest = Duration::from_micros(80);
+        let mut sleeper = Sleeper::new(poll, longest);
+        for _ in 0..10 {
+            sleeper.adapt(Duration::from_millis(1));
+        }
+        assert_eq!(sleeper.window, Duration::ZERO);
+        sleeper.adapt(Duration::from_micros(20));
+        assert_eq!(sleeper.window, Duration::from_micros(10));
+        for _ in 0..10 {
+            sleeper.adapt(Duration::from_micros(20));
+        }
+        assert_eq!(sleeper.window, longest);
+    }
+
+    #[test]
+    fn never_looks_where_it_was_told_not_to() {
+        let mut sleeper = Sleeper::new(mio::Poll::new().unwrap(), Duration::ZERO);
+        sleeper.adapt(Duration::ZERO);
+        sleeper.adapt(Duration::from_secs(1));
+        assert_eq!(sleeper.window, Duration::ZERO);
+    }
+}

@@ -1,0 +1,360 @@
+//! Whose a connection becomes: by its first request, by a token, or nobody's.
+//!
+//! ```text
+//!   Established -> Fresh --NEGOTIATE, client registered--------------------------> Owned
+//!                    |    --otherwise, offered to the listener--> Offered --token--^  |
+//!                    |                                               ^---- TRANSFER --'
+//!                    '-- no request in time, none at all, nobody: closed
+//! ```
+//!
+//! What a connection received before it had an owner goes to the owner first, in order.
+
+use std::sync::Arc;
+
+use zerocopy::IntoBytes;
+
+use super::connection::{Conn, Stage};
+use super::{NOTHING, Notice, Reactor};
+use crate::broker::pool::{Buffer, QueueId};
+use crate::broker::process::Process;
+use crate::broker::queue::Queue;
+use crate::broker::registry::{Offered, Route};
+use crate::device::Status;
+use crate::device::abi::{self, Completion, Token, event, kind};
+use crate::fabric::{ConnId, Fabric};
+use crate::wire::WireError;
+use crate::wire::smb2::{NegotiateRequest, Request};
+
+impl<F: Fabric> Reactor<F> {
+    /// A connection has negotiated SMB Direct.
+    pub(super) fn established(&mut self, id: ConnId, peer: std::net::SocketAddr) {
+        let config = &self.shared.config;
+        let deadline = self.now + config.first_request_timeout;
+        let mut admitted = self.shared.registry().established(config);
+        if self.stop_by.is_some() {
+            admitted = Err("stopping");
+        }
+        self.conns.insert(id, Conn::new(peer, self.now, deadline));
+        self.deadlines.insert((deadline, id));
+        if let Err(name) = admitted {
+            self.end(id, name, Status::Limit);
+        }
+    }
+
+    /// A message has arrived.
+    #[inline]
+    pub(super) fn received(&mut self, id: ConnId, buffer: Buffer, length: u32) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            self.transport.recycle(buffer);
+            return;
+        };
+        if let (
+            Stage::Owned { queue, number },
+            Buffer::Shared {
+                queue: of,
+                number: place,
+                ..
+            },
+        ) = (conn.stage, &buffer)
+        {
+            if queue == *of && !conn.info_due && conn.held.is_empty() {
+                conn.unrecycled += 1;
+                let place = *place;
+                self.transport
+                    .buffers_mut()
+                    .set_holder(queue, place, Some(id));
+                self.deliver_pdu(queue, number, place.to_bits(), length);
+                return;
+            }
+        }
+        self.hold(id, buffer, length);
+    }
+
+    /// Keeps a message that cannot go to its owner as it is: there is none yet, or it arrived in
+    /// the memory of an earlier one.
+    fn hold(&mut self, id: ConnId, buffer: Buffer, length: u32) {
+        let bytes = match buffer {
+            Buffer::Heap(bytes) => bytes,
+            Buffer::Shared { ref memory, .. } => {
+                // It has at least this length: the transport filled it.
+                let bytes = memory.to_vec(0, length as usize).unwrap_or_default();
+                self.transport.recycle(buffer);
+                bytes
+            }
+        };
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if conn.end.is_some() {
+            return;
+        }
+        let is_first = conn.stage == Stage::Fresh && conn.held.is_empty();
+        conn.held.push_back(bytes);
+        match conn.stage {
+            Stage::Fresh if is_first => self.route(id),
+            Stage::Owned { .. } => self.deliver(id),
+            Stage::Fresh | Stage::Offered(_) | Stage::Orphan => {}
+        }
+    }
+
+    /// The first message of a connection says whose it is.
+    fn route(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let first = conn.held.front().map_or(&[][..], Vec::as_slice);
+        let client_guid = match client_guid(first) {
+            Ok(client_guid) => client_guid,
+            Err(_) => return self.end(id, "first_request", Status::Request),
+        };
+        conn.client_guid = client_guid;
+        let route = self.shared.registry().route(&client_guid);
+        match route {
+            Route::Worker(process) => self.assign(id, &process),
+            Route::Listener(process) => self.offer(id, &process),
+            Route::Nobody => self.end(id, "no_listener", Status::NoOwner),
+        }
+    }
+
+    /// Has the listener find an owner.
+    fn offer(&mut self, id: ConnId, listener: &Arc<Process>) {
+        let Some(token) = self.make_token(id) else {
+            return self.end(id, "no_random_numbers", Status::System);
+        };
+        let status = self.transport.status(id);
+        let local = self.transport.fabric().conn_local_address(id);
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
+        let info = conn.info(0, status.as_ref(), local);
+        let offer = abi::Offer { token, info };
+        if listener.send(kind::OFFER, 0, &offer, &[]).is_err() {
+            self.control.notice(Notice::Fault {
+                process: listener.id,
+                status: Status::Again,
+                why: "does not read its offers".to_owned(),
+            });
+            self.end(id, "listener_does_not_read", Status::NoOwner);
+        }
+    }
+
+    /// Lets a connection be claimed, for a time.
+    pub(super) fn make_token(&mut self, id: ConnId) -> Option<Token> {
+        let mut token = Token::default();
+        getrandom::fill(&mut token).ok()?;
+        let conn = self.conns.get_mut(&id)?;
+        conn.stage = Stage::Offered(token);
+        self.deadlines.remove(&(conn.deadline, id));
+        conn.deadline = self.now + self.shared.config.claim_timeout;
+        self.deadlines.insert((conn.deadline, id));
+        let offered = Offered {
+            reactor: self.number,
+            conn: id,
+        };
+        self.shared.registry().offer(token, offered);
+        Some(token)
+    }
+
+    /// A worker has named the token of a connection; since then it may have ended.
+    pub(super) fn claim(&mut self, id: ConnId, process: &Arc<Process>, cookie: Option<u64>) {
+        let waits = self
+            .conns
+            .get(&id)
+            .is_some_and(|conn| matches!(conn.stage, Stage::Offered(_)) && conn.end.is_none());
+        let status = if waits { Status::Ok } else { Status::NoToken };
+        let fault = match cookie {
+            Some(cookie) => {
+                let reply = abi::Reply {
+                    status: status.code(),
+                    kind: kind::CLAIM,
+                };
+                let sent = process.send(kind::REPLY, cookie, &reply, &[]);
+                sent.err().map(|_| Status::Again)
+            }
+            // It attached for this connection alone.
+            None => (!waits).then_some(Status::NoToken),
+        };
+        if let Some(status) = fault {
+            self.control.notice(Notice::Fault {
+                process: process.id,
+                status,
+                why: "its claim could not be answered".to_owned(),
+            });
+        }
+        if waits {
+            self.assign(id, process);
+        }
+    }
+
+    /// Gives a connection to a worker.
+    pub(super) fn assign(&mut self, id: ConnId, process: &Arc<Process>) {
+        let queue_id = match self.queue(process) {
+            Ok(queue_id) => queue_id,
+            Err(status) => return self.end(id, "no_queue", status),
+        };
+        let (Some(queue), Some(conn)) = (self.queues.get_mut(queue_id), self.conns.get_mut(&id))
+        else {
+            return;
+        };
+        self.deadlines.remove(&(conn.deadline, id));
+        let number = queue.insert(id);
+        let stage = Stage::Owned {
+            queue: queue_id,
+            number,
+        };
+        let was_dispatched = conn.is_dispatched();
+        let before = std::mem::replace(&mut conn.stage, stage);
+        conn.info_due = true;
+        tracing::debug!(peer = %conn.peer, worker = process.id, pid = process.pid, "connection assigned");
+        let mut registry = self.shared.registry();
+        if !was_dispatched {
+            registry.dispatched();
+        }
+        if let Stage::Offered(token) = before {
+            registry.claim(&token);
+        }
+        registry.count("assigned");
+        drop(registry);
+        self.deliver(id);
+    }
+
+    /// The queue of a worker with this reactor, which is made when it is first needed.
+    fn queue(&mut self, process: &Arc<Process>) -> Result<QueueId, Status> {
+        if let Some(id) = self.queue_of.get(&process.id) {
+            return Ok(*id);
+        }
+        // A configuration has at most a few reactors.
+        let number = self.number as u32;
+        let queue = match Queue::create(process, number, self.shared.config.queue_depth) {
+            Ok(queue) => queue,
+            Err(status) => {
+                if status == Status::Detached {
+                    self.control.notice(Notice::Fault {
+                        process: process.id,
+                        status: Status::Again,
+                        why: "does not read its control socket".to_owned(),
+                    });
+                }
+                return Err(status);
+            }
+        };
+        let id = self.queues.insert(queue);
+        let added = self.transport.buffers_mut().add(id, number, process);
+        let watched = match self.queues.get(id) {
+            Some(queue) => self.sleeper.watch(&queue.bell, id),
+            None => Ok(()),
+        };
+        if added.is_err() || watched.is_err() {
+            self.queues.remove(id);
+            self.transport.buffers_mut().remove(id);
+            return Err(Status::System);
+        }
+        self.queue_of.insert(process.id, id);
+        self.activate(id);
+        Ok(id)
+    }
+
+    /// Tells the owner of a connection, and gives it what was received before, as far as there is
+    /// memory; from then on messages go to it straight.
+    pub(super) fn deliver(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let Stage::Owned { queue, number } = conn.stage else {
+            return;
+        };
+        if conn.end.is_some() {
+            return;
+        }
+        if conn.info_due {
+            let status = self.transport.status(id);
+            let local = self.transport.fabric().conn_local_address(id);
+            let info = conn.info(number, status.as_ref(), local);
+            let Some(buffer) = self
+                .transport
+                .buffers_mut()
+                .put(queue, info.as_bytes(), None)
+            else {
+                return self.wait_for_memory(queue, id);
+            };
+            conn.info_due = false;
+            self.complete(
+                queue,
+                Completion {
+                    event: event::CONNECTION,
+                    conn: number,
+                    buffer,
+                    length: size_of::<abi::ConnInfo>() as u32,
+                    ..NOTHING
+                },
+            );
+        }
+        while let Some(conn) = self.conns.get_mut(&id) {
+            let Some(bytes) = conn.held.front() else {
+                break;
+            };
+            // A message that arrived is no longer than a 32-bit number says.
+            let length = bytes.len() as u32;
+            let Some(buffer) = self.transport.buffers_mut().put(queue, bytes, Some(id)) else {
+                return self.wait_for_memory(queue, id);
+            };
+            conn.held.pop_front();
+            conn.unrecycled += 1;
+            self.deliver_pdu(queue, number, buffer, length);
+        }
+        self.transport.buffers_mut().set_queue(id, queue);
+        self.transport.buffers_available();
+    }
+
+    fn deliver_pdu(&mut self, queue: QueueId, conn: u64, buffer: u64, length: u32) {
+        self.complete(
+            queue,
+            Completion {
+                event: event::PDU,
+                conn,
+                buffer,
+                length,
+                ..NOTHING
+            },
+        );
+    }
+
+    /// Tries again when the worker has given memory back. Until then nothing may overtake.
+    fn wait_for_memory(&mut self, queue: QueueId, id: ConnId) {
+        self.transport.buffers_mut().hold(id);
+        if let Some(queue) = self.queues.get_mut(queue) {
+            if !queue.waiting.contains(&id) {
+                queue.waiting.push(id);
+            }
+        }
+    }
+
+    /// Ends connections that have waited for too long.
+    pub(super) fn run_deadlines(&mut self) {
+        while let Some((at, id)) = self.deadlines.first().copied() {
+            if at > self.now {
+                return;
+            }
+            self.deadlines.pop_first();
+            let offered = self
+                .conns
+                .get(&id)
+                .is_some_and(|conn| matches!(conn.stage, Stage::Offered(_)));
+            let name = if offered {
+                "claim_timeout"
+            } else {
+                "first_request_timeout"
+            };
+            self.end(id, name, Status::TimedOut);
+        }
+    }
+}
+
+/// The client of a NEGOTIATE request, which the first message of a connection must be.
+fn client_guid(message: &[u8]) -> Result<[u8; 16], WireError> {
+    let (request, _) = Request::split_first(message)?;
+    if request.header().is_response() {
+        return Err(WireError::Smb2Command);
+    }
+    Ok(NegotiateRequest::parse(request)?.client_guid())
+}

@@ -1,0 +1,344 @@
+//! What workers submit: judged field by field, then given to the transport.
+//!
+//! What only an incorrect library submits is a [`Violation`]. What a correct one may submit in good
+//! faith (a connection that has ended meanwhile, more than the peer takes) is answered with a status.
+
+use super::connection::Stage;
+use super::{NOTHING, Reactor};
+use crate::broker::pool::{MAX_HELD_LENGTH, QueueId};
+use crate::broker::reason;
+use crate::broker::submission::{Descriptors, Piece, Request, Submitted, Violation, parse};
+use crate::device::Status;
+use crate::device::abi::{Completion, Token, event, queue_of, region};
+use crate::fabric::{Access, ConnId, Fabric, Sge};
+use crate::shm::{ENTRY_WORDS, Entry};
+use crate::transport::MAX_DESCRIPTORS;
+use crate::wire::{BufferDescriptorV1, BufferDescriptors};
+
+/// Submissions of a queue in one round.
+const BATCH: usize = 64;
+
+impl<F: Fabric> Reactor<F> {
+    /// Takes some submissions of a queue and carries them out; whether there were any.
+    pub(super) fn run_queue(&mut self, id: QueueId) -> Result<bool, Violation> {
+        let Some(queue) = self.queues.get_mut(id) else {
+            return Ok(false);
+        };
+        let flushed = queue.flush()?;
+        let mut entries: [Entry; BATCH] = [[0; ENTRY_WORDS]; BATCH];
+        let count = queue.take(&mut entries)?;
+        if count == 0 {
+            return Ok(flushed);
+        }
+        queue.used = self.now;
+        let mut recycled = false;
+        for entry in entries.iter().take(count) {
+            match parse(*entry)? {
+                Submitted::Recycle { conn, buffer } => {
+                    self.recycle(id, conn, buffer)?;
+                    recycled = true;
+                }
+                Submitted::Request {
+                    conn,
+                    cookie,
+                    request,
+                } => self.submit(id, conn, cookie, request)?,
+            }
+        }
+        if recycled && self.transport.buffers_mut().take_wanting(id) {
+            self.retry_queue(id);
+        }
+        Ok(true)
+    }
+
+    fn recycle(&mut self, id: QueueId, conn: u64, buffer: u64) -> Result<(), Violation> {
+        let number = self.queues.get(id).map(|queue| queue.number);
+        if number != Some(queue_of(conn)) {
+            return Err(Violation::Connection(conn));
+        }
+        let holder = self.transport.buffers_mut().recycle(id, buffer);
+        let holder = holder.map_err(|_| Violation::Buffer(buffer))?;
+        if let Some(conn) = holder.and_then(|holder| self.conns.get_mut(&holder)) {
+            conn.unrecycled = conn.unrecycled.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// There is memory again for those that waited for it.
+    fn retry_queue(&mut self, id: QueueId) {
+        let waiting = self.queues.get_mut(id);
+        let waiting = waiting.map(|queue| std::mem::take(&mut queue.waiting));
+        for conn in waiting.into_iter().flatten() {
+            self.deliver(conn);
+        }
+        self.transport.buffers_available();
+    }
+
+    fn submit(
+        &mut self,
+        queue: QueueId,
+        number: u64,
+        cookie: u64,
+        request: Request,
+    ) -> Result<(), Violation> {
+        let Some(of) = self.queues.get(queue) else {
+            return Ok(());
+        };
+        let conn = of.conn(number)?;
+        let event = match request {
+            Request::Send { .. } => event::SENT,
+            Request::Read { .. } | Request::Write { .. } => event::RDMA_DONE,
+            Request::Transfer { .. } => event::TRANSFERRED,
+            Request::Disconnect => {
+                if let Some(id) = conn {
+                    self.disconnect(id);
+                }
+                return Ok(());
+            }
+        };
+        let mut token = Token::default();
+        let result = match (conn, request) {
+            (None, _) => Err(Status::NoConnection),
+            (
+                Some(id),
+                Request::Transfer {
+                    client_guid,
+                    message,
+                },
+            ) => self
+                .transfer(queue, id, client_guid, message)?
+                .map(|found| token = found),
+            (Some(id), request) => match self.carry_out(queue, id, cookie, request)? {
+                Ok(()) => {
+                    self.taken(queue, id);
+                    return Ok(());
+                }
+                Err(status) => Err(status),
+            },
+        };
+        let status = result.err().unwrap_or(Status::Ok);
+        self.complete(
+            queue,
+            Completion {
+                event,
+                status: status.code(),
+                conn: number,
+                cookie,
+                token,
+                ..NOTHING
+            },
+        );
+        Ok(())
+    }
+
+    /// The transport has something, and will say how it ended.
+    fn taken(&mut self, queue: QueueId, id: ConnId) {
+        if let Some(queue) = self.queues.get_mut(queue) {
+            queue.outstanding += 1;
+        }
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.outstanding += 1;
+        }
+    }
+
+    fn disconnect(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.end
+                .get_or_insert(("disconnected", Status::ClosedLocally));
+        }
+        self.transport.close(id);
+    }
+
+    /// Gives an operation to the transport.
+    fn carry_out(
+        &mut self,
+        queue: QueueId,
+        id: ConnId,
+        cookie: u64,
+        request: Request,
+    ) -> Result<Result<(), Status>, Violation> {
+        let (region, piece, list) = match request {
+            Request::Send { source, .. } => (region::SEND, source, None),
+            Request::Read { sink, descriptors } => (region::BULK, sink, Some(descriptors)),
+            Request::Write {
+                source,
+                descriptors,
+            } => (region::BULK, source, Some(descriptors)),
+            Request::Disconnect | Request::Transfer { .. } => return Ok(Ok(())),
+        };
+        if let Some(list) = list {
+            if !self.copy_descriptors(queue, list)? {
+                return Ok(Err(Status::Descriptors));
+            }
+        }
+        let memory = match self.register(queue, id, region, piece)? {
+            Ok(memory) => memory,
+            Err(status) => return Ok(Err(status)),
+        };
+        let result = match request {
+            Request::Send { invalidate, .. } => self.transport.send(id, cookie, memory, invalidate),
+            _ => {
+                let Ok(list) = BufferDescriptors::parse(&self.descriptors) else {
+                    return Ok(Err(Status::Descriptors));
+                };
+                if matches!(request, Request::Read { .. }) {
+                    self.transport.read(id, cookie, memory, list.iter())
+                } else {
+                    self.transport.write(id, cookie, memory, list.iter())
+                }
+            }
+        };
+        Ok(result.map_err(reason::of_send_error))
+    }
+
+    /// Copies a list of descriptors out of SEND, once; `false`: no list has this length.
+    fn copy_descriptors(&mut self, queue: QueueId, list: Descriptors) -> Result<bool, Violation> {
+        if list.count == 0 || list.count as usize > MAX_DESCRIPTORS {
+            return Ok(false);
+        }
+        let length = list.count as usize * BufferDescriptorV1::LENGTH;
+        let piece = Piece {
+            place: list.place,
+            // At most 65,520.
+            length: length as u32,
+        };
+        self.descriptors.clear();
+        let Some(queue) = self.queues.get_mut(queue) else {
+            return Ok(false);
+        };
+        let (segment, offset) = queue.find(region::SEND, piece)?;
+        let copied = segment
+            .memory
+            .append_to(offset as usize, length, &mut self.descriptors);
+        copied.map_err(|_| piece.violation())?;
+        Ok(true)
+    }
+
+    /// What the transport calls a piece of the owner's memory; registers its segment with the
+    /// connection when that is first used. The peer gets no access to any of it.
+    fn register(
+        &mut self,
+        queue: QueueId,
+        id: ConnId,
+        region: u32,
+        piece: Piece,
+    ) -> Result<Result<Sge, Status>, Violation> {
+        let (Some(queue), Some(conn)) = (self.queues.get_mut(queue), self.conns.get_mut(&id))
+        else {
+            return Ok(Err(Status::NoConnection));
+        };
+        let (segment, offset) = queue.find(region, piece)?;
+        let regions = match region {
+            region::SEND => &mut conn.regions.send,
+            _ => &mut conn.regions.bulk,
+        };
+        let index = usize::from(piece.place.segment);
+        if regions.len() <= index {
+            regions.resize_with(index + 1, || None);
+        }
+        let found = regions.get(index).and_then(Option::as_ref);
+        let region = match found {
+            Some((_, region)) => *region,
+            None => match self.transport.register(id, &segment.memory, Access::Local) {
+                Ok(registered) => {
+                    if let Some(place) = regions.get_mut(index) {
+                        *place = Some((segment.clone(), registered.id));
+                    }
+                    registered.id
+                }
+                Err(error) => return Ok(Err(reason::of_fabric_error(&error))),
+            },
+        };
+        Ok(Ok(Sge {
+            region,
+            offset,
+            length: piece.length,
+        }))
+    }
+
+    /// Gives a connection to another worker, or makes the token with which it can be claimed.
+    fn transfer(
+        &mut self,
+        queue: QueueId,
+        id: ConnId,
+        client_guid: Option<[u8; 16]>,
+        message: Option<Piece>,
+    ) -> Result<Result<Token, Status>, Violation> {
+        let message = match self.copy_message(queue, message)? {
+            Ok(message) => message,
+            Err(status) => return Ok(Err(status)),
+        };
+        let Some(conn) = self.conns.get(&id) else {
+            return Ok(Err(Status::NoConnection));
+        };
+        if conn.end.is_some() {
+            return Ok(Err(Status::Flushed));
+        }
+        if !conn.is_idle() {
+            return Ok(Err(Status::Busy));
+        }
+        let owner = match client_guid {
+            None => None,
+            Some(client_guid) => match self.shared.registry().owner(&client_guid) {
+                None => return Ok(Err(Status::NoOwner)),
+                Some(process) if self.queue_of.get(&process.id) == Some(&queue) => {
+                    return Ok(Err(Status::Invalid));
+                }
+                Some(process) => Some(process),
+            },
+        };
+        if owner.is_none() && !self.shared.registry().undispatch(&self.shared.config) {
+            return Ok(Err(Status::Limit));
+        }
+        self.disown(queue, id, message);
+        let Some(process) = owner else {
+            let token = self.make_token(id);
+            if token.is_none() {
+                self.shared.registry().dispatched();
+                self.end(id, "no_random_numbers", Status::System);
+            }
+            return Ok(token.ok_or(Status::System));
+        };
+        self.assign(id, &process);
+        Ok(Ok(Token::default()))
+    }
+
+    /// Copies the message of a transfer out of SEND.
+    fn copy_message(
+        &mut self,
+        queue: QueueId,
+        message: Option<Piece>,
+    ) -> Result<Result<Option<Vec<u8>>, Status>, Violation> {
+        let (Some(piece), Some(queue)) = (message, self.queues.get_mut(queue)) else {
+            return Ok(Ok(None));
+        };
+        let (segment, offset) = queue.find(region::SEND, piece)?;
+        if piece.length > MAX_HELD_LENGTH {
+            return Ok(Err(Status::TooLong));
+        }
+        let bytes = segment
+            .memory
+            .to_vec(offset as usize, piece.length as usize);
+        Ok(Ok(Some(bytes.map_err(|_| piece.violation())?)))
+    }
+
+    /// Takes a connection, on which nothing is under way, from its owner.
+    fn disown(&mut self, queue: QueueId, id: ConnId, message: Option<Vec<u8>>) {
+        self.transport.buffers_mut().hold(id);
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if let (Stage::Owned { number, .. }, Some(queue)) = (conn.stage, self.queues.get_mut(queue))
+        {
+            queue.remove(number);
+            conn.last_worker = Some(queue.process.id);
+        }
+        conn.stage = Stage::Orphan;
+        conn.held.extend(message);
+        let regions = std::mem::take(&mut conn.regions);
+        for (_, region) in regions.send.into_iter().chain(regions.bulk).flatten() {
+            // It ends with the connection otherwise.
+            let _ = self.transport.deregister(id, region);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What a worker is told of an end or an error that the transport reports.
+
+use crate::device::Status;
+use crate::fabric::{self, FabricError, WrError};
+use crate::proto::ProtocolError;
+use crate::transport::{CallFailed, CloseReason, SendError};
+
+/// Why a connection ended.
+pub(super) fn of_close(reason: &CloseReason) -> Status {
+    match reason {
+        CloseReason::Fabric(reason) => of_fabric_close(reason),
+        CloseReason::Protocol(error) => match error {
+            ProtocolError::NegotiationTimeout
+            | ProtocolError::KeepaliveTimeout
+            | ProtocolError::CreditTimeout => Status::TimedOut,
+            ProtocolError::Wire(_)
+            | ProtocolError::Refused(_)
+            | ProtocolError::OutOfTurn
+            | ProtocolError::MessageTooLong
+            | ProtocolError::CreditsExceeded
+            | ProtocolError::SendCreditsOverflow
+            | ProtocolError::FragmentedSizeExceeded
+            | ProtocolError::RemainingMismatch => Status::Protocol,
+        },
+        CloseReason::Call(error) => match error {
+            CallFailed::LocalProtection | CallFailed::Other => Status::Fabric,
+            CallFailed::TooManyRegions | CallFailed::Os(_) => Status::System,
+        },
+        CloseReason::Aborted => Status::ClosedLocally,
+        CloseReason::CloseTimeout => Status::TimedOut,
+        CloseReason::NegotiationRefused => Status::Protocol,
+        CloseReason::TooManyConnections
+        | CloseReason::TooManyUnnegotiated
+        | CloseReason::TooManyUnnegotiatedOfSource => Status::Limit,
+    }
+}
+
+fn of_fabric_close(reason: &fabric::CloseReason) -> Status {
+    use fabric::CloseReason as Reason;
+    match reason {
+        Reason::Local => Status::ClosedLocally,
+        Reason::Peer => Status::ClosedByPeer,
+        Reason::Reset | Reason::Refused => Status::Reset,
+        Reason::ConnectTimeout => Status::TimedOut,
+        Reason::TooManyPending => Status::Limit,
+        Reason::Iwarp(error) if error.is_remote_access() => Status::RemoteAccess,
+        Reason::Iwarp(_) | Reason::ReceiverNotReady => Status::Protocol,
+        Reason::RemoteAccess => Status::RemoteAccess,
+        Reason::Injected | Reason::Os(_) => Status::Fabric,
+    }
+}
+
+/// How something ended that the transport had taken.
+pub(super) const fn of_result(result: Result<(), WrError>) -> Status {
+    match result {
+        Ok(()) => Status::Ok,
+        Err(WrError::Flushed) => Status::Flushed,
+        Err(WrError::RemoteAccess) => Status::RemoteAccess,
+        Err(WrError::LocalLength) => Status::Protocol,
+        Err(WrError::Injected) => Status::Fabric,
+    }
+}
+
+/// Why the transport did not take something.
+pub(super) const fn of_send_error(error: SendError) -> Status {
+    match error {
+        // What is known to the broker and not established has ended, or is being closed.
+        SendError::NotEstablished => Status::Flushed,
+        SendError::QueueFull => Status::Again,
+        SendError::TooLong => Status::TooLong,
+        SendError::Empty => Status::Invalid,
+        SendError::LocalProtection => Status::OutOfBounds,
+        SendError::NoReads => Status::NoReads,
+        SendError::DescriptorsTooShort => Status::DescriptorsTooShort,
+        SendError::TooManyDescriptors | SendError::DescriptorWraps => Status::Descriptors,
+    }
+}
+
+/// Why memory was not registered.
+pub(super) const fn of_fabric_error(error: &FabricError) -> Status {
+    match error {
+        FabricError::NotConnected => Status::Flushed,
+        FabricError::LocalProtection => Status::OutOfBounds,
+        FabricError::QueueFull | FabricError::HeaderTooLong => Status::Fabric,
+        FabricError::TooManyRegions | FabricError::Os { .. } => Status::System,
+    }
+}

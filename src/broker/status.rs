@@ -1,0 +1,175 @@
+//! What a broker says about itself, for people and their tools.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The status of a broker at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of the program.
+    pub version: String,
+    /// The version of the interface to workers.
+    pub interface: u32,
+    /// Time since it started.
+    pub uptime_seconds: f64,
+    /// It takes no more connections and processes, and ends when those that are there have.
+    pub stopping: bool,
+    /// Where it accepts SMB Direct.
+    pub listen: Vec<SocketAddr>,
+    /// What there may be.
+    pub limits: Limits,
+    /// What there is.
+    pub totals: Totals,
+    /// The connections that have negotiated.
+    pub connections: Vec<ConnectionStatus>,
+    /// The processes that are attached.
+    pub processes: Vec<ProcessStatus>,
+    /// The last ends of connections, the oldest first.
+    pub closes: Vec<CloseStatus>,
+    /// How often what happened: ends of connections by their reasons, refusals, attachments.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// What there may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Connections.
+    pub connections: usize,
+    /// Connections without an owner.
+    pub undispatched: usize,
+    /// Workers.
+    pub workers: usize,
+    /// Sessions and clients of one worker.
+    pub sessions_of_worker: usize,
+    /// Bytes of memory of one worker.
+    pub memory_of_worker: u64,
+    /// Bytes of memory of all workers.
+    pub memory: u64,
+    /// Entries of a ring.
+    pub queue_depth: u32,
+}
+
+/// What there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Connections that have negotiated.
+    pub connections: usize,
+    /// Those of them without an owner.
+    pub undispatched: usize,
+    /// Tokens that may be claimed.
+    pub offered: usize,
+    /// Client GUIDs that are registered.
+    pub clients: usize,
+    /// Sessions that are registered.
+    pub sessions: usize,
+    /// Bytes of memory of all workers.
+    pub memory: u64,
+    /// Queues of all workers.
+    pub queues: usize,
+    /// Segments that are registered with connections, each counted with each connection.
+    pub registrations: usize,
+}
+
+/// A connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// The number that its owner knows it by.
+    pub id: Option<u64>,
+    /// The reactor that drives it.
+    pub reactor: usize,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address at which it came in.
+    pub local: Option<SocketAddr>,
+    /// The worker that owns it.
+    pub worker: Option<u32>,
+    /// That worker's process.
+    pub pid: Option<i32>,
+    /// `fresh`, `offered`, `owned` or `ending`.
+    pub state: String,
+    /// Messages that may be sent to the client now.
+    pub send_credits: u16,
+    /// Messages that the client may send now.
+    pub receive_credits: u16,
+    /// Receives that are posted.
+    pub receives_posted: u16,
+    /// Bytes of messages received.
+    pub inline_bytes_in: u64,
+    /// Bytes of messages sent.
+    pub inline_bytes_out: u64,
+    /// Bytes that RDMA READ brought.
+    pub rdma_read_bytes: u64,
+    /// Bytes that RDMA WRITE carried.
+    pub rdma_write_bytes: u64,
+    /// Messages received.
+    pub messages_in: u64,
+    /// Messages sent.
+    pub messages_out: u64,
+    /// Operations queued and not posted.
+    pub queued: usize,
+    /// Submissions that have not been answered.
+    pub outstanding: u32,
+    /// Received fragments that wait for memory of the owner.
+    pub starved: usize,
+    /// Time since it was accepted.
+    pub age_seconds: f64,
+}
+
+/// A process that is attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessStatus {
+    /// The device's number for it.
+    pub id: u32,
+    /// The system's.
+    pub pid: i32,
+    /// `listener`, `worker` or `observer`.
+    pub role: String,
+    /// Connections that it owns.
+    pub connections: usize,
+    /// Sessions and clients that it has registered.
+    pub sessions: usize,
+    /// Bytes of all its memory.
+    pub memory: u64,
+    /// Segments of SEND.
+    pub send_segments: usize,
+    /// Segments of BULK.
+    pub bulk_segments: usize,
+    /// Its queues.
+    pub queues: Vec<QueueStatus>,
+}
+
+/// A queue of a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Its reactor, and its number.
+    pub reactor: usize,
+    /// Connections.
+    pub connections: usize,
+    /// Completions that found no room in the ring.
+    pub overflow: usize,
+    /// Completions in the ring.
+    pub completions: u32,
+    /// Submissions that have not been answered.
+    pub outstanding: u32,
+    /// Segments of RECEIVE.
+    pub receive_segments: u32,
+    /// Units of RECEIVE in use.
+    pub receive_units_used: u32,
+}
+
+/// The end of a connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CloseStatus {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The worker that owned it.
+    pub worker: Option<u32>,
+    /// The reason's name.
+    pub reason: String,
+    /// When, counted from the broker's start.
+    pub at_seconds: f64,
+    /// How old it was.
+    pub age_seconds: f64,
+}

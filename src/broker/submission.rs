@@ -1,0 +1,348 @@
+//! Entries of a submission ring, copied out and judged: what a worker wants, or what no correct
+//! library writes.
+
+use zerocopy::transmute;
+
+use crate::device::abi::{Place, Submission, TransferSubmission, flags, op};
+use crate::shm::Entry;
+use crate::units::RemoteToken;
+
+/// What no correct library submits. The worker is detached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
+pub(super) enum Violation {
+    #[error("unknown operation {0}")]
+    Operation(u32),
+    #[error("unknown flags {0:#x}")]
+    Flags(u32),
+    #[error("a reserved field is not 0")]
+    Reserved,
+    #[error("connection {0:#x} never was its own")]
+    Connection(u64),
+    #[error("{length} bytes at place {place:#x} do not lie in its memory")]
+    OutOfBounds { place: u64, length: u64 },
+    #[error("buffer {0:#x} is not in use")]
+    Buffer(u64),
+    #[error("corrupt ring: {0}")]
+    Ring(#[from] crate::shm::RingCorrupt),
+}
+
+impl Violation {
+    pub(super) fn name(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// Bytes of a worker's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) place: Place,
+    pub(super) length: u32,
+}
+
+impl Piece {
+    const fn of(place: u64, length: u32) -> Self {
+        Self {
+            place: Place::from_bits(place),
+            length,
+        }
+    }
+
+    pub(super) fn violation(self) -> Violation {
+        Violation::OutOfBounds {
+            place: self.place.to_bits(),
+            length: self.length.into(),
+        }
+    }
+}
+
+/// What a worker wants of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    Send {
+        source: Piece,
+        invalidate: Option<RemoteToken>,
+    },
+    Read {
+        sink: Piece,
+        descriptors: Descriptors,
+    },
+    Write {
+        source: Piece,
+        descriptors: Descriptors,
+    },
+    Disconnect,
+    Transfer {
+        client_guid: Option<[u8; 16]>,
+        message: Option<Piece>,
+    },
+}
+
+/// Where a list of buffer descriptors lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Descriptors {
+    pub(super) place: Place,
+    pub(super) count: u32,
+}
+
+/// A submission as far as it can be judged by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Submitted {
+    Recycle {
+        conn: u64,
+        buffer: u64,
+    },
+    Request {
+        conn: u64,
+        cookie: u64,
+        request: Request,
+    },
+}
+
+/// Reads an entry.
+pub(super) fn parse(entry: Entry) -> Result<Submitted, Violation> {
+    let submission: Submission = transmute!(entry);
+    if submission.op == op::TRANSFER {
+        return parse_transfer(transmute!(entry));
+    }
+    if submission.reserved != [0; 3] {
+        return Err(Violation::Reserved);
+    }
+    let invalidates = match (submission.op, submission.flags) {
+        (_, 0) => false,
+        (op::SEND_PDU, flags::INVALIDATE) => true,
+        (_, other) => return Err(Violation::Flags(other)),
+    };
+    let piece = Piece::of(submission.place, submission.length);
+    let descriptors = Descriptors {
+        place: Place::from_bits(submission.descriptors),
+        count: submission.descriptor_count,
+    };
+    let request = match submission.op {
+        op::SEND_PDU => Request::Send {
+            source: piece,
+            invalidate: invalidates.then_some(RemoteToken(submission.token)),
+        },
+        op::RDMA_READ => Request::Read {
+            sink: piece,
+            descriptors,
+        },
+        op::RDMA_WRITE => Request::Write {
+            source: piece,
+            descriptors,
+        },
+        op::DISCONNECT => Request::Disconnect,
+        op::RECYCLE => {
+            return Ok(Submitted::Recycle {
+                conn: submission.conn,
+                buffer: submission.place,
+            });
+        }
+        other => return Err(Violation::Operation(other)),
+    };
+    Ok(Submitted::Request {
+        conn: submission.conn,
+        cookie: submission.cookie,
+        request,
+    })
+}
+
+fn parse_transfer(submission: TransferSubmission) -> Result<Submitted, Violation> {
+    if submission.flags != 0 {
+        return Err(Violation::Flags(submission.flags));
+    }
+    if submission.reserved != 0 || submission.reserved2 != 0 {
+        return Err(Violation::Reserved);
+    }
+    let has_message = submission.length > 0;
+    let has_guid = submission.client_guid != [0; 16];
+    Ok(Submitted::Request {
+        conn: submission.conn,
+        cookie: submission.cookie,
+        request: Request::Transfer {
+            client_guid: has_guid.then_some(submission.client_guid),
+            message: has_message.then_some(Piece::of(submission.place, submission.length)),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEND: Submission = Submission {
+        op: op::SEND_PDU,
+        flags: flags::INVALIDATE,
+        conn: 1 << 48 | 5,
+        cookie: 6,
+        place: 2 << 48 | 7,
+        length: 8,
+        token: 9,
+        descriptors: 3 << 48 | 10,
+        descriptor_count: 11,
+        reserved: [0; 3],
+    };
+
+    fn parsed(submission: Submission) -> Result<Submitted, Violation> {
+        parse(transmute!(submission))
+    }
+
+    #[test]
+    fn reads_each_operation() {
+        let piece = Piece {
+            place: Place {
+                segment: 2,
+                offset: 7,
+            },
+            length: 8,
+        };
+        let descriptors = Descriptors {
+            place: Place {
+                segment: 3,
+                offset: 10,
+            },
+            count: 11,
+        };
+        for (op, flags, request) in [
+            (
+                op::SEND_PDU,
+                flags::INVALIDATE,
+                Request::Send {
+                    source: piece,
+                    invalidate: Some(RemoteToken(9)),
+                },
+            ),
+            (
+                op::SEND_PDU,
+                0,
+                Request::Send {
+                    source: piece,
+                    invalidate: None,
+                },
+            ),
+            (
+                op::RDMA_READ,
+                0,
+                Request::Read {
+                    sink: piece,
+                    descriptors,
+                },
+            ),
+            (
+                op::RDMA_WRITE,
+                0,
+                Request::Write {
+                    source: piece,
+                    descriptors,
+                },
+            ),
+            (op::DISCONNECT, 0, Request::Disconnect),
+        ] {
+            let expected = Submitted::Request {
+                conn: SEND.conn,
+                cookie: 6,
+                request,
+            };
+            assert_eq!(parsed(Submission { op, flags, ..SEND }), Ok(expected));
+        }
+        let recycle = Submission {
+            op: op::RECYCLE,
+            flags: 0,
+            ..SEND
+        };
+        let expected = Submitted::Recycle {
+            conn: SEND.conn,
+            buffer: SEND.place,
+        };
+        assert_eq!(parsed(recycle), Ok(expected));
+    }
+
+    #[test]
+    fn refuses_what_no_library_writes() {
+        for (submission, name) in [
+            (
+                Submission {
+                    op: 0,
+                    flags: 0,
+                    ..SEND
+                },
+                "operation",
+            ),
+            (
+                Submission {
+                    op: 7,
+                    flags: 0,
+                    ..SEND
+                },
+                "operation",
+            ),
+            (Submission { flags: 2, ..SEND }, "flags"),
+            (
+                Submission {
+                    op: op::RDMA_READ,
+                    ..SEND
+                },
+                "flags",
+            ),
+            (
+                Submission {
+                    reserved: [0, 0, 1],
+                    ..SEND
+                },
+                "reserved",
+            ),
+        ] {
+            assert_eq!(parsed(submission).unwrap_err().name(), name);
+        }
+    }
+
+    #[test]
+    fn a_transfer_may_lack_a_guid_and_a_message() {
+        let transfer = TransferSubmission {
+            op: op::TRANSFER,
+            flags: 0,
+            conn: 1,
+            cookie: 2,
+            place: 3,
+            length: 0,
+            reserved: 0,
+            client_guid: [0; 16],
+            reserved2: 0,
+        };
+        let request = |transfer: TransferSubmission| match parse(transmute!(transfer)) {
+            Ok(Submitted::Request { request, .. }) => request,
+            other => panic!("{other:?}"),
+        };
+        let nothing = Request::Transfer {
+            client_guid: None,
+            message: None,
+        };
+        assert_eq!(request(transfer), nothing);
+        let full = TransferSubmission {
+            length: 4,
+            client_guid: [7; 16],
+            ..transfer
+        };
+        let expected = Request::Transfer {
+            client_guid: Some([7; 16]),
+            message: Some(Piece::of(3, 4)),
+        };
+        assert_eq!(request(full), expected);
+        for bad in [
+            TransferSubmission {
+                flags: 1,
+                ..transfer
+            },
+            TransferSubmission {
+                reserved: 1,
+                ..transfer
+            },
+            TransferSubmission {
+                reserved2: 1,
+                ..transfer
+            },
+        ] {
+            assert!(parse(transmute!(bad)).is_err());
+        }
+    }
+}

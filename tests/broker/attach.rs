@@ -1,0 +1,109 @@
+//! Who may attach, and what the device says to the others.
+
+use smbdirect::device::Status;
+use smbdirect::device::abi::{self, kind, role};
+
+use crate::raw::Raw;
+use crate::scene::Scene;
+
+#[test]
+fn tells_a_worker_what_there_is() {
+    let scene = Scene::new();
+    let worker = Raw::worker(scene.path());
+    let attached = worker.attached.unwrap();
+    assert_eq!(attached.version, abi::VERSION);
+    assert_eq!(attached.memory, scene.config.memory);
+    assert_eq!(attached.submissions_outstanding, scene.config.queue_depth);
+    let status = scene.status();
+    assert_eq!(status.processes.len(), 1);
+    assert_eq!(status.processes[0].role, "worker");
+    assert_eq!(status.processes[0].pid, std::process::id() as i32);
+}
+
+#[test]
+fn refuses_a_process_of_another_version() {
+    let scene = Scene::new();
+    for version in [0, abi::VERSION + 1] {
+        let mut raw = Raw::connect(scene.path());
+        let answer = raw.try_attach(version, role::WORKER, [0; 16]);
+        assert_eq!(answer.status(), Status::Version);
+        assert_eq!(raw.detached(), Status::Version);
+    }
+}
+
+#[test]
+fn takes_one_listener_at_a_time() {
+    let scene = Scene::new();
+    let first = Raw::attach(scene.path(), role::LISTENER);
+    let mut second = Raw::connect(scene.path());
+    let answer = second.try_attach(abi::VERSION, role::LISTENER, [0; 16]);
+    assert_eq!(answer.status(), Status::Taken);
+    assert_eq!(second.detached(), Status::Taken);
+    drop(first);
+    scene.until("the listener is gone", |status| status.processes.is_empty());
+    Raw::attach(scene.path(), role::LISTENER);
+}
+
+#[test]
+fn takes_no_more_workers_than_it_may() {
+    let scene = Scene::with(|config| config.max_workers = 2);
+    let workers = [Raw::worker(scene.path()), Raw::worker(scene.path())];
+    let mut third = Raw::connect(scene.path());
+    let answer = third.try_attach(abi::VERSION, role::WORKER, [0; 16]);
+    assert_eq!(answer.status(), Status::Limit);
+    // Others are not kept out.
+    Raw::attach(scene.path(), role::OBSERVER);
+    drop(workers);
+    scene.until("the workers are gone", |status| status.processes.is_empty());
+    Raw::worker(scene.path());
+}
+
+#[test]
+fn detaches_who_begins_otherwise_or_malformed() {
+    let scene = Scene::new();
+    let mut raw = Raw::connect(scene.path());
+    raw.request(kind::CLAIM, &abi::Claim { token: [1; 16] });
+    assert_eq!(raw.detached(), Status::Corrupt);
+    for bytes in [&b"x"[..], &[0; 100], &[0xff; 4097]] {
+        let mut raw = Raw::connect(scene.path());
+        raw.socket.send(bytes, &[]).unwrap();
+        assert_eq!(raw.detached(), Status::Corrupt);
+        let mut worker = Raw::worker(scene.path());
+        worker.socket.send(bytes, &[]).unwrap();
+        assert_eq!(worker.detached(), Status::Corrupt);
+    }
+    scene.until("all are gone", |status| status.processes.is_empty());
+}
+
+#[test]
+fn requests_out_of_role_are_refused_and_nothing_else() {
+    let scene = Scene::new();
+    let mut worker = Raw::worker(scene.path());
+    let ask = abi::StatusRequest { reserved: 0 };
+    let answer = worker.ask(kind::STATUS_REQUEST, &ask);
+    assert_eq!(answer.status(), Status::NotAttached);
+    assert_eq!(worker.register([1; 16], 1), Status::Ok);
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    assert_eq!(listener.register([2; 16], 1), Status::NotAttached);
+    assert_eq!(listener.claim([2; 16]), Status::NotAttached);
+    assert_eq!(listener.grow(1), Status::NotAttached);
+}
+
+#[test]
+fn registers_sessions_up_to_a_limit_and_for_one_worker_only() {
+    let scene = Scene::with(|config| config.max_sessions = 2);
+    let mut worker = Raw::worker(scene.path());
+    let mut other = Raw::worker(scene.path());
+    assert_eq!(worker.register([1; 16], 1), Status::Ok);
+    assert_eq!(worker.register([1; 16], 2), Status::Ok);
+    assert_eq!(worker.register([1; 16], 3), Status::Limit);
+    assert_eq!(worker.register([0; 16], 3), Status::Invalid);
+    assert_eq!(other.register([1; 16], 4), Status::Taken);
+    assert_eq!(other.set_session([1; 16], 0, 1), Status::NoOwner);
+    assert_eq!(worker.set_session([1; 16], 0, 2), Status::Invalid);
+    assert_eq!(worker.set_session([1; 16], 0, 1), Status::Ok);
+    assert_eq!(other.register([1; 16], 1), Status::Ok);
+    drop(other);
+    scene.until("it is gone", |status| status.processes.len() == 1);
+    assert_eq!(worker.register([1; 16], 1), Status::Ok);
+}

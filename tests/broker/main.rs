@@ -1,0 +1,9 @@
+//! A broker over the iWARP fabric, with clients that are real initiators, and processes that speak
+//! the interface byte by byte.
+
+mod attach;
+mod peer;
+mod raw;
+mod routing;
+mod scene;
+mod traffic;

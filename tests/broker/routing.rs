@@ -1,0 +1,181 @@
+//! Whose a connection becomes.
+
+use smbdirect::device::Status;
+use smbdirect::device::abi::{self, event, role};
+
+use crate::raw::Raw;
+use crate::scene::{Scene, negotiate};
+
+#[test]
+fn a_client_that_is_registered_goes_to_its_worker() {
+    let scene = Scene::new();
+    let mut other = Raw::worker(scene.path());
+    assert_eq!(other.register([2; 16], 0), Status::Ok);
+    let (mut worker, conn, client) = scene.pair(1);
+    let status = scene.status();
+    assert_eq!(status.connections.len(), 1);
+    let connection = &status.connections[0];
+    assert_eq!(connection.id, Some(conn));
+    assert_eq!(connection.worker, Some(worker.id()));
+    assert_eq!(connection.state, "owned");
+    assert_eq!(connection.local, Some(scene.address()));
+    assert_eq!(status.totals.undispatched, 0);
+    worker.reply(conn, b"hello");
+    assert_eq!(client.message(), b"hello");
+    assert!(other.try_completion().is_none());
+}
+
+#[test]
+fn a_worker_learns_what_is_known_about_its_connection() {
+    let scene = Scene::new();
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.register([1; 16], 0), Status::Ok);
+    let _client = scene.client(1);
+    let info = worker.connection();
+    let mapped = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
+    assert_eq!(info.peer_address, mapped);
+    assert_eq!(info.local_address, mapped);
+    assert_eq!(info.local_port, scene.address().port());
+    assert_ne!(info.peer_port, 0);
+    assert_eq!(info.client_guid, [1; 16]);
+    assert_eq!(info.max_fragmented_receive_size, 1 << 20);
+    assert_eq!(info.max_read_write_size, 8 << 20);
+    assert!(info.initiator_depth > 0);
+    assert_eq!(abi::queue_of(info.conn), 0);
+}
+
+#[test]
+fn another_client_is_offered_to_the_listener_and_goes_to_who_names_the_token() {
+    let scene = Scene::new();
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let client = scene.client(1);
+    let offer = listener.offer();
+    assert_eq!(offer.info.client_guid, [1; 16]);
+    assert_ne!(offer.token, [0; 16]);
+    assert_eq!(scene.status().totals.undispatched, 1);
+    let mut worker = Raw::attach_with(scene.path(), role::WORKER, offer.token);
+    let info = worker.connection();
+    assert_eq!(worker.pdu(info.conn), negotiate(1));
+    worker.reply(info.conn, b"hello");
+    assert_eq!(client.message(), b"hello");
+    assert_eq!(scene.status().totals.undispatched, 0);
+}
+
+#[test]
+fn a_token_is_good_for_one_claim() {
+    let scene = Scene::new();
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let _client = scene.client(1);
+    let token = listener.offer().token;
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.claim([9; 16]), Status::NoToken);
+    assert_eq!(worker.claim([0; 16]), Status::NoToken);
+    assert_eq!(worker.claim(token), Status::Ok);
+    worker.connection();
+    assert_eq!(worker.claim(token), Status::NoToken);
+    let mut late = Raw::connect(scene.path());
+    let answer = late.try_attach(abi::VERSION, role::WORKER, token);
+    assert_eq!(answer.status(), Status::NoToken);
+    assert_eq!(late.detached(), Status::NoToken);
+}
+
+#[test]
+fn without_a_listener_an_unknown_client_is_closed() {
+    let scene = Scene::new();
+    let client = scene.client(1);
+    client.closed();
+    let status = scene.until("closed", |status| status.totals.connections == 0);
+    assert_eq!(status.counters["no_listener"], 1);
+    assert_eq!(status.closes[0].reason, "no_listener");
+    assert_eq!(status.totals.undispatched, 0);
+}
+
+#[test]
+fn a_first_message_that_is_no_negotiate_request_ends_the_connection() {
+    let scene = Scene::new();
+    let _listener = Raw::attach(scene.path(), role::LISTENER);
+    let mut response = negotiate(1);
+    response[16] = 1;
+    let mut read = negotiate(1);
+    read[12] = 8;
+    for message in [&b"hello"[..], &[0; 200], &response, &read] {
+        let client = scene.peers.connect(scene.address());
+        client.send(message);
+        client.closed();
+    }
+    let status = scene.until("closed", |status| status.totals.connections == 0);
+    assert_eq!(status.counters["first_request"], 4);
+}
+
+#[test]
+fn the_end_of_a_client_before_it_has_an_owner_leaves_nothing() {
+    let scene = Scene::new();
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let client = scene.client(1);
+    let token = listener.offer().token;
+    client.close();
+    scene.until("gone", |status| {
+        status.totals.connections == 0 && status.totals.undispatched == 0
+    });
+    assert_eq!(scene.status().totals.offered, 0);
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.claim(token), Status::NoToken);
+}
+
+#[test]
+fn a_connection_is_transferred_by_guid_with_a_first_message() {
+    let scene = Scene::new();
+    let (mut first, conn, client) = scene.pair(1);
+    let mut second = Raw::worker(scene.path());
+    assert_eq!(second.register([2; 16], 0), Status::Ok);
+    let done = first.transfer(conn, [2; 16], b"carried");
+    assert_eq!(done.status, 0);
+    let info = second.connection();
+    assert_eq!(second.pdu(info.conn), b"carried");
+    client.send(b"next");
+    assert_eq!(second.pdu(info.conn), b"next");
+    second.reply(info.conn, b"answer");
+    assert_eq!(client.message(), b"answer");
+    // It is not the first's any more, and that is no crime.
+    first.send_pdu(conn, 5, b"late");
+    let (sent, status) = first.expect(event::SENT);
+    assert_eq!((sent.cookie, status), (5, Status::NoConnection));
+    second.disconnect(info.conn);
+    client.closed();
+    second.expect(event::DISCONNECTED);
+    assert!(first.try_completion().is_none());
+}
+
+#[test]
+fn a_connection_is_transferred_by_token() {
+    let scene = Scene::new();
+    let (mut first, conn, client) = scene.pair(1);
+    let done = first.transfer(conn, [0; 16], b"carried");
+    assert_eq!(done.status, 0);
+    assert_ne!(done.token, [0; 16]);
+    assert_eq!(scene.status().totals.undispatched, 1);
+    client.send(b"meanwhile");
+    let mut second = Raw::attach_with(scene.path(), role::WORKER, done.token);
+    let info = second.connection();
+    assert_eq!(second.pdu(info.conn), b"carried");
+    assert_eq!(second.pdu(info.conn), b"meanwhile");
+    assert_eq!(scene.status().totals.undispatched, 0);
+}
+
+#[test]
+fn a_transfer_needs_an_owner_and_a_quiet_connection() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    let status = |done: abi::Completion| Status::from_code(done.status).unwrap();
+    let done = worker.transfer(conn, [9; 16], b"carried");
+    assert_eq!(status(done), Status::NoOwner);
+    let done = worker.transfer(conn, [1; 16], b"carried");
+    assert_eq!(status(done), Status::Invalid);
+    client.send(b"held by the worker");
+    let (pdu, _) = worker.expect(event::PDU);
+    let done = worker.transfer(conn, [0; 16], b"carried");
+    assert_eq!(status(done), Status::Busy);
+    worker.recycle(&pdu);
+    let done = worker.transfer(conn, [0; 16], b"carried");
+    assert_eq!(status(done), Status::Ok);
+}

@@ -1,0 +1,146 @@
+//! Messages and RDMA through the device.
+
+use smbdirect::device::Status;
+use smbdirect::device::abi::{Place, Submission, event, flags, op, region};
+use smbdirect::fabric::Access;
+
+use crate::peer::Happened;
+use crate::raw::NOTHING;
+use crate::scene::Scene;
+
+#[test]
+fn messages_of_any_length_go_both_ways() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    for length in [1, 1000, 5000, 65_536, 65_537, 1 << 20] {
+        let message: Vec<u8> = (0..length).map(|i| (i * 7 % 251) as u8).collect();
+        client.send(&message);
+        assert!(worker.pdu(conn) == message, "{length}");
+        worker.reply(conn, &message);
+        assert!(client.message() == message, "{length}");
+    }
+    let status = scene.status();
+    assert_eq!(status.connections[0].messages_in, 7);
+    assert_eq!(status.connections[0].messages_out, 6);
+}
+
+#[test]
+fn rdma_moves_data_by_several_descriptors() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    assert_eq!(worker.grow(region::BULK), Status::Ok);
+    let data: Vec<u8> = (0..300_000u32).map(|i| (i % 253) as u8).collect();
+
+    let source = client.register(1 << 20, Access::RemoteRead);
+    source.memory.write(100, &data[..200_000]).unwrap();
+    source.memory.write(500_000, &data[200_000..]).unwrap();
+    let place = Place {
+        segment: 0,
+        offset: 12_345,
+    };
+    let list = [source.part(100, 200_000), source.part(500_000, 400_000)];
+    worker.rdma(op::RDMA_READ, (conn, 3), (place, 300_000), &list);
+    let (done, status) = worker.expect(event::RDMA_DONE);
+    assert_eq!((done.cookie, status), (3, Status::Ok));
+    assert!(worker.bulk[0].to_vec(12_345, 300_000).unwrap() == data);
+
+    let target = client.register(1 << 20, Access::RemoteWrite);
+    let list = [
+        target.part(7, 1),
+        target.part(100_000, 199_999),
+        target.part(400_000, 200_000),
+    ];
+    worker.rdma(op::RDMA_WRITE, (conn, 4), (place, 300_000), &list);
+    worker.send_pdu(conn, 5, b"written");
+    let (done, status) = worker.expect(event::RDMA_DONE);
+    assert_eq!((done.cookie, status), (4, Status::Ok));
+    worker.expect(event::SENT);
+    assert_eq!(client.message(), b"written");
+    assert_eq!(target.memory.to_vec(7, 1).unwrap(), data[..1]);
+    assert!(target.memory.to_vec(100_000, 199_999).unwrap() == data[1..200_000]);
+    assert!(target.memory.to_vec(400_000, 100_000).unwrap() == data[200_000..]);
+    assert_eq!(target.memory.to_vec(500_000, 1).unwrap(), [0]);
+    let connection = &scene.status().connections[0];
+    assert_eq!(connection.rdma_read_bytes, 300_000);
+    assert_eq!(connection.rdma_write_bytes, 300_000);
+}
+
+#[test]
+fn a_message_invalidates_a_token() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    let target = client.register(4096, Access::RemoteWrite);
+    let token = target.part(0, 1).token;
+    assert_eq!(worker.grow(region::SEND), Status::Ok);
+    worker.submit(Submission {
+        op: op::SEND_PDU,
+        flags: flags::INVALIDATE,
+        conn,
+        cookie: 1,
+        length: 10,
+        token: token.0,
+        ..NOTHING
+    });
+    worker.expect(event::SENT);
+    assert_eq!(client.next(), Happened::Invalidated(token));
+    assert_eq!(client.message().len(), 10);
+}
+
+#[test]
+fn either_side_may_disconnect() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    worker.send_pdu(conn, 1, b"last");
+    worker.disconnect(conn);
+    assert_eq!(client.message(), b"last");
+    client.closed();
+    worker.expect(event::SENT);
+    let (gone, status) = worker.expect(event::DISCONNECTED);
+    assert_eq!((gone.conn, status), (conn, Status::ClosedLocally));
+    // Both are answered as what they are: too late.
+    worker.disconnect(conn);
+    worker.send_pdu(conn, 2, b"late");
+    let (sent, status) = worker.expect(event::SENT);
+    assert_eq!((sent.cookie, status), (2, Status::NoConnection));
+
+    let client = scene.client(1);
+    let conn = worker.connection().conn;
+    worker.pdu(conn);
+    client.close();
+    let (gone, status) = worker.expect(event::DISCONNECTED);
+    assert_eq!((gone.conn, status), (conn, Status::ClosedByPeer));
+}
+
+#[test]
+fn what_a_peer_does_not_take_is_answered_with_a_status() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    assert_eq!(worker.grow(region::BULK), Status::Ok);
+    let target = client.register(1000, Access::RemoteWrite);
+    let place = Place {
+        segment: 0,
+        offset: 0,
+    };
+    let mut wrong = target.part(0, 10);
+    wrong.offset = u64::MAX;
+    for (list, length, expected) in [
+        (vec![], 10, Status::Descriptors),
+        (vec![target.part(0, 0)], 10, Status::Descriptors),
+        (vec![wrong], 10, Status::Descriptors),
+        (vec![target.part(0, 9)], 10, Status::DescriptorsTooShort),
+        (vec![target.part(0, 9)], 0, Status::Invalid),
+    ] {
+        worker.rdma(op::RDMA_WRITE, (conn, 1), (place, length), &list);
+        assert_eq!(worker.expect(event::RDMA_DONE).1, expected);
+    }
+    // The peer refuses what was well-formed.
+    worker.rdma(
+        op::RDMA_WRITE,
+        (conn, 1),
+        (place, 1001),
+        &[target.part(0, 1001)],
+    );
+    worker.expect(event::RDMA_DONE);
+    let (_, status) = worker.expect(event::DISCONNECTED);
+    assert_eq!(status, Status::RemoteAccess);
+}
