@@ -83,7 +83,7 @@ pub enum StartError {
 }
 
 /// How an [`iwarp::Iwarp`] fabric of a broker has to be made: each reactor's listens at the same
-/// addresses, and a connection has room for all segments of its owner.
+/// addresses, and a connection has room for all segments of its owner and for all of its receives.
 #[must_use]
 pub fn iwarp_config(config: &Config) -> iwarp::Config {
     let mut iwarp = iwarp::Config {
@@ -95,6 +95,9 @@ pub fn iwarp_config(config: &Config) -> iwarp::Config {
     let segments = config.memory.send.max_segments as usize;
     let segments = segments.saturating_add(config.memory.bulk.max_segments as usize);
     iwarp.depths.regions = segments.saturating_add(OWN_REGIONS);
+    // And the receive of the negotiation.
+    let receives = usize::from(config.acceptor.receive_credit_max.0) + 1;
+    iwarp.depths.recvs = iwarp.depths.recvs.max(receives);
     iwarp
 }
 

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use smbdirect::sys::SeqListener;
 
 use crate::daemon::{Daemon, Directory, Setup, run, stderr};
-use crate::peer::Peer;
+use crate::peer::{Options, Peer};
 
 #[test]
 fn tells_the_service_manager_that_it_is_ready_and_where() {
@@ -147,4 +147,23 @@ fn logs_what_it_is_told_to() {
         let log = std::fs::read_to_string(directory.0.join("log")).unwrap();
         assert_eq!(log.contains("listening on"), is_logged, "{filter}: {log}");
     }
+}
+
+#[test]
+fn grants_as_many_credits_as_it_is_told_to() {
+    let directory = Directory::new();
+    directory.file("smbdirectd.toml", "acceptor.receive_credit_max = 2000");
+    let daemon = Daemon::start_in(directory, &Setup::default());
+    let mut endpoint = smbdirect::proto::Config::initiator_default();
+    endpoint.send_credit_target = smbdirect::units::Credits(2000);
+    let options = Options {
+        endpoint,
+        ..Options::default()
+    };
+    let peer = Peer::try_connect(daemon.address(), options).unwrap();
+    let credits = peer.status().unwrap().send_credits.0;
+    assert!(
+        (1990..=2000).contains(&credits),
+        "{credits}: some are in use"
+    );
 }
