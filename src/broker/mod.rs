@@ -14,6 +14,7 @@
 //! | `reactor` | a thread that drives connections and moves their data |
 //! | `registry` | what both must know: whose a client is, which connections wait for an owner |
 //! | `queue`, `pool`, `memory`, `submission` | a worker's rings, its received messages, its memory, what it wants |
+//! | `config`, `settings`, `quantity` | what it is told, and the file that says it |
 //! | [`status`] | what the broker says about itself |
 //!
 //! The broker knows no rule of SMB Direct; it reads of SMB2 what says whose a connection is. What a
@@ -82,7 +83,7 @@ pub enum StartError {
 }
 
 /// How an [`iwarp::Iwarp`] fabric of a broker has to be made: each reactor's listens at the same
-/// addresses, and a connection has room for all segments of its owner.
+/// addresses, and a connection has room for all segments of its owner and for all of its receives.
 #[must_use]
 pub fn iwarp_config(config: &Config) -> iwarp::Config {
     let mut iwarp = iwarp::Config {
@@ -94,6 +95,9 @@ pub fn iwarp_config(config: &Config) -> iwarp::Config {
     let segments = config.memory.send.max_segments as usize;
     let segments = segments.saturating_add(config.memory.bulk.max_segments as usize);
     iwarp.depths.regions = segments.saturating_add(OWN_REGIONS);
+    // And the receive of the negotiation.
+    let receives = usize::from(config.acceptor.receive_credit_max.0) + 1;
+    iwarp.depths.recvs = iwarp.depths.recvs.max(receives);
     iwarp
 }
 

@@ -17,7 +17,7 @@ const NO_DEVICE: u8 = 3;
 
 /// Asks the smbdirect device how it is
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "smbdirectctl", version, max_term_width = 100)]
 struct Options {
     #[command(subcommand)]
     command: Command,

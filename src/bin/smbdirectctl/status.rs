@@ -100,8 +100,14 @@ impl Display for Device {
         if !self.connections.is_empty() {
             self.connections(f)?;
         }
-        if !self.processes.is_empty() {
-            self.processes(f)?;
+        // Observers, such as this process, hold nothing.
+        let processes: Vec<_> = self
+            .processes
+            .iter()
+            .filter(|p| p.role != "observer")
+            .collect();
+        if !processes.is_empty() {
+            show_processes(f, &processes)?;
         }
         if !self.closes.is_empty() {
             self.closes(f)?;
@@ -177,47 +183,6 @@ impl Device {
         Ok(())
     }
 
-    fn processes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "\nProcesses (send, bulk, receive: segments; submitted: not answered; unread: not yet taken)"
-        )?;
-        writeln!(
-            f,
-            "{:>7} {:<8} {:>11} {:>8} {:>8} {:>5} {:>5} {:>7} {:>6} {:>9} {:>6}",
-            "process",
-            "role",
-            "connections",
-            "sessions",
-            "memory",
-            "send",
-            "bulk",
-            "receive",
-            "queues",
-            "submitted",
-            "unread"
-        )?;
-        for process in &self.processes {
-            let sum = |of: fn(&Queue) -> u64| process.queues.iter().map(of).sum::<u64>();
-            writeln!(
-                f,
-                "{:>7} {:<8} {:>11} {:>8} {:>8} {:>5} {:>5} {:>7} {:>6} {:>9} {:>6}",
-                process.pid,
-                process.role,
-                process.connections,
-                process.sessions,
-                Bytes(process.memory),
-                process.send_segments,
-                process.bulk_segments,
-                sum(|queue| queue.receive_segments),
-                process.queues.len(),
-                sum(|queue| queue.outstanding),
-                sum(|queue| queue.completions.saturating_add(queue.overflow))
-            )?;
-        }
-        Ok(())
-    }
-
     fn closes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nConnections that ended last")?;
         writeln!(f, "{:<PEER$} {:>7} {:>7}  reason", "client", "ago", "age")?;
@@ -229,6 +194,47 @@ impl Device {
         }
         Ok(())
     }
+}
+
+fn show_processes(f: &mut fmt::Formatter<'_>, processes: &[&Process]) -> fmt::Result {
+    writeln!(
+        f,
+        "\nProcesses (send, bulk, receive: segments; submitted: not answered; unread: not yet taken)"
+    )?;
+    writeln!(
+        f,
+        "{:>7} {:<8} {:>11} {:>8} {:>8} {:>5} {:>5} {:>7} {:>6} {:>9} {:>6}",
+        "process",
+        "role",
+        "connections",
+        "sessions",
+        "memory",
+        "send",
+        "bulk",
+        "receive",
+        "queues",
+        "submitted",
+        "unread"
+    )?;
+    for process in processes {
+        let sum = |of: fn(&Queue) -> u64| process.queues.iter().map(of).sum::<u64>();
+        writeln!(
+            f,
+            "{:>7} {:<8} {:>11} {:>8} {:>8} {:>5} {:>5} {:>7} {:>6} {:>9} {:>6}",
+            process.pid,
+            process.role,
+            process.connections,
+            process.sessions,
+            Bytes(process.memory),
+            process.send_segments,
+            process.bulk_segments,
+            sum(|queue| queue.receive_segments),
+            process.queues.len(),
+            sum(|queue| queue.outstanding),
+            sum(|queue| queue.completions.saturating_add(queue.overflow))
+        )?;
+    }
+    Ok(())
 }
 
 /// The first column: a client's address.

@@ -3,12 +3,13 @@
 mod log;
 mod options;
 mod prepare;
+mod serve;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use options::Options;
-use smbdirect::broker::Settings;
 
 /// Exit status: the configuration is wrong, or the device could not start, or failed.
 const FAILED: u8 = 1;
@@ -28,16 +29,9 @@ fn run(options: &Options) -> Result<(), String> {
     let settings = options.settings()?;
     let filter = log::filter(&settings.log)?;
     if options.check_config {
-        print!("{}", settings.to_toml());
-        return Ok(());
+        let written = io::stdout().write_all(settings.to_toml().as_bytes());
+        return written.map_err(|error| format!("standard output: {error}"));
     }
     log::start(filter);
-    serve(settings)
-}
-
-fn serve(mut settings: Settings) -> Result<(), String> {
-    prepare::descriptors(&settings.broker);
-    prepare::addresses(&mut settings.broker)?;
-    prepare::control_directory(&settings.broker.control)?;
-    Err("there is no broker yet".to_owned())
+    serve::serve(settings)
 }

@@ -16,7 +16,7 @@ pub(crate) const DEFAULT_FILE: &str = "/etc/smbdirect/smbdirectd.toml";
 
 /// The smbdirect device: takes SMB Direct connections and gives them to smbd
 #[derive(Debug, Default, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "smbdirectd", version, max_term_width = 100)]
 #[command(after_help = "Options go before what the configuration file says. See smbdirectd(8).")]
 pub(crate) struct Options {
     /// Reads this configuration file [default: /etc/smbdirect/smbdirectd.toml, if there is one]

@@ -16,6 +16,7 @@ fn device(peer: &str) -> Device {
         ],
         "processes": [
             {"pid": 100, "role": "listener"},
+            {"pid": 101, "role": "observer"},
             {"pid": 4_194_304, "role": "worker", "connections": 1, "sessions": 2,
              "memory": 76 << 20, "send_segments": 1, "bulk_segments": 1,
              "queues": [{"overflow": 3, "completions": 4, "outstanding": 5, "receive_segments": 1},
@@ -52,6 +53,7 @@ fn shows_everything_that_an_administrator_asks_for() {
     ] {
         assert!(lines.contains(&row), "no {row:?} in\n{shown}");
     }
+    assert!(!shown.contains("observer"), "of no interest");
     assert_eq!(
         lines[lines.len() - 2..],
         [

@@ -1,0 +1,129 @@
+//! The life of the device: start, signals, the service manager, end.
+
+use std::io;
+use std::process;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use smbdirect::broker::{Broker, Settings, StartError, iwarp_config};
+use smbdirect::fabric::iwarp::Iwarp;
+use tracing::{info, warn};
+
+use crate::{FAILED, prepare};
+
+/// How often it is looked whether the broker still lives.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// Runs the device until a signal ends it.
+///
+/// # Errors
+///
+/// Why it could not start, or that it failed, for people.
+pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
+    // Before there are threads, and before anything is there that a signal would leave behind.
+    let signals = signals().map_err(|error| format!("signals: {error}"))?;
+    prepare::descriptors(&settings.broker);
+    prepare::addresses(&mut settings.broker)?;
+    prepare::control_directory(&settings.broker.control)?;
+    let broker = start(settings).map_err(|error| not_started(&error))?;
+
+    let addresses: Vec<String> = broker.addresses().iter().map(ToString::to_string).collect();
+    let status = format!("listening on {}", addresses.join(", "));
+    info!("{status}");
+    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    let stopped = wait_for_stop(&broker, &signals);
+    notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    broker.stop();
+    // Without this thread a second signal would do nothing: no reason not to stop in order.
+    let _ = thread::Builder::new().spawn(move || end_at_second_signal(&signals));
+    broker.wait().map_err(|error| format!("failed: {error}"))?;
+    stopped?;
+    info!("stopped");
+    Ok(())
+}
+
+fn start(settings: Settings) -> Result<Broker, StartError> {
+    let mut iwarp = iwarp_config(&settings.broker);
+    iwarp.crc = settings.crc;
+    Broker::start(settings.broker, move |_| {
+        Iwarp::new(iwarp).map_err(io::Error::other)
+    })
+}
+
+/// Signals as they come. More than a few that nobody has looked at say nothing new.
+fn signals() -> io::Result<Receiver<i32>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let (sender, receiver): (SyncSender<i32>, _) = mpsc::sync_channel(4);
+    let thread = thread::Builder::new().name("signals".to_owned());
+    thread.spawn(move || {
+        for signal in signals.forever() {
+            let _ = sender.try_send(signal);
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Waits for a signal to stop, and tells the service manager that all is well meanwhile.
+///
+/// # Errors
+///
+/// The broker has ended by itself.
+fn wait_for_stop(broker: &Broker, signals: &Receiver<i32>) -> Result<(), String> {
+    let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
+    let time = watchdog.map_or(CHECK, |time| time.min(CHECK));
+    loop {
+        match signals.recv_timeout(time) {
+            Ok(SIGHUP) => {
+                info!("the configuration is read at the start only: restart to change it")
+            }
+            Ok(_) => {
+                info!("stopping; a second signal ends at once");
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Disconnected) => return Err("no more signals".to_owned()),
+            Err(RecvTimeoutError::Timeout) => {
+                if broker.has_ended() {
+                    return Err("the broker has ended by itself".to_owned());
+                }
+                // All threads of the broker answer for its status.
+                if watchdog.is_some() && broker.status().is_ok() {
+                    notify(&[NotifyState::Watchdog]);
+                }
+            }
+        }
+    }
+}
+
+fn end_at_second_signal(signals: &Receiver<i32>) {
+    while let Ok(signal) = signals.recv() {
+        if signal != SIGHUP {
+            warn!("ended at once by a second signal");
+            process::exit(FAILED.into());
+        }
+    }
+}
+
+/// Tells the service manager, if there is one.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!("cannot tell the service manager: {error}");
+    }
+}
+
+fn not_started(error: &StartError) -> String {
+    let hint = match error {
+        StartError::Control { source, .. } => match source.kind() {
+            io::ErrorKind::AddrInUse => "; stop it, or give this one another path with --control",
+            io::ErrorKind::PermissionDenied => {
+                "; run as root, or give a path of your own with --control"
+            }
+            _ => "",
+        },
+        _ => "",
+    };
+    format!("{error}{hint}")
+}

@@ -1,0 +1,157 @@
+//! Command line and configuration: what is printed, what is refused and why.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+
+use smbdirect::broker::Settings;
+
+use crate::daemon::{Daemon, Directory, Setup, run, stderr, stdout};
+
+#[test]
+fn says_what_it_is_and_how_it_is_used() {
+    let help = run(&["--help"]);
+    assert!(help.status.success());
+    assert!(stdout(&help).contains("--listen <ADDRESS>"));
+    let version = run(&["--version"]);
+    assert_eq!(
+        stdout(&version),
+        format!("smbdirectd {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    let wrong = run(&["--nonsense"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("--nonsense"));
+}
+
+#[test]
+fn prints_the_configuration_that_it_would_use() {
+    let directory = Directory::new();
+    let file = directory.file("c.toml", "max_workers = 7\nlisten = [\"10.0.0.1\"]");
+    let file = file.to_str().unwrap();
+    let output = run(&["--check-config", "--config", file, "--listen=::1", "--crc"]);
+    assert!(output.status.success(), "{output:?}");
+    let settings = Settings::parse(&stdout(&output)).unwrap();
+    assert_eq!(settings.broker.listen, ["[::1]:5445".parse().unwrap()]);
+    assert_eq!(settings.broker.max_workers, 7);
+    assert!(settings.crc);
+}
+
+/// Runs with this configuration, and expects that it is refused with these words.
+fn refused(text: &str, arguments: &[&str], words: &[&str]) {
+    let directory = Directory::new();
+    let file = directory.file("c.toml", text);
+    for check in [&["--check-config"][..], &[]] {
+        let file = ["--config", file.to_str().unwrap()];
+        let output = run(&[&file[..], arguments, check].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stdout.is_empty());
+        let error = stderr(&output);
+        for word in words {
+            assert!(error.contains(word), "no {word:?} in {error}");
+        }
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn refuses_a_wrong_configuration_with_key_value_and_line() {
+    refused(
+        "\nreactor = 1",
+        &[],
+        &["c.toml: line 2 (`reactor = 1`)", "`reactors`"],
+    );
+    refused(
+        "max_workers = 0",
+        &[],
+        &["line 1: max_workers is 0, and must be 1 to 65536"],
+    );
+    refused(
+        "",
+        &["--reactors=0"],
+        &["--reactors is 0, and must be 1 to 64"],
+    );
+    refused(
+        "log = \"nonsense=nonsense\"",
+        &[],
+        &["log is \"nonsense=nonsense\"", "such as info"],
+    );
+    let missing = run(&["--config", "/nowhere.toml"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stderr(&missing).contains("/nowhere.toml: No such file"));
+}
+
+/// Starts where something is in the way, and returns what it says of that.
+fn not_started(directory: &Directory, arguments: &[&str]) -> String {
+    let file = directory.file("c.toml", "");
+    let control = directory.control();
+    let own = [
+        "--config",
+        file.to_str().unwrap(),
+        "--control",
+        control.to_str().unwrap(),
+    ];
+    let output = run(&[&own[..], arguments].concat());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(!control.exists());
+    let said = stderr(&output);
+    said.lines().last().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn says_that_an_address_is_in_use_and_by_whom_perhaps() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let said = not_started(&Directory::new(), &["--listen", &address.to_string()]);
+    let expected = format!("smbdirectd: cannot listen on {address}: Address already in use");
+    assert!(said.starts_with(&expected), "{said}");
+    assert!(said.contains("is another smbdirectd or ksmbd running?"));
+}
+
+#[test]
+fn says_that_an_address_is_nobodys() {
+    // TEST-NET-1, which no interface has.
+    let said = not_started(&Directory::new(), &["--listen=192.0.2.1"]);
+    assert!(said.contains("cannot listen on 192.0.2.1:5445"), "{said}");
+    assert!(
+        said.contains("no network interface has this address"),
+        "{said}"
+    );
+}
+
+#[test]
+fn makes_the_last_directory_of_the_control_socket_only_for_itself() {
+    let daemon = Daemon::start(&[]);
+    let made = daemon.control.parent().unwrap();
+    assert_eq!(made.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+
+    let directory = Directory::new();
+    let control = directory.0.join("a/b/control");
+    let control = [
+        "--listen=127.0.0.1:0",
+        "--control",
+        control.to_str().unwrap(),
+    ];
+    let file = directory.file("c.toml", "");
+    let output = run(&[&control[..], &["--config", file.to_str().unwrap()]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("only the last directory is made"), "{said}");
+    assert!(!directory.0.join("a").exists());
+}
+
+#[test]
+fn warns_of_a_limit_of_open_files_that_is_too_low() {
+    let setup = Setup {
+        descriptors: Some(300),
+        ..Setup::default()
+    };
+    let daemon = Daemon::start_in(Directory::new(), &setup);
+    let log = daemon.log();
+    assert!(
+        log.contains("the limit of open files, 300, is too low for"),
+        "{log}"
+    );
+    assert!(
+        log.contains("max_connections = 4096 and max_workers = 1024"),
+        "{log}"
+    );
+}

@@ -1,0 +1,169 @@
+//! Start, signals, end, and what is left behind.
+
+use std::net::TcpStream;
+
+use rustix::process::Signal;
+use smbdirect::sys::SeqListener;
+
+use crate::daemon::{Daemon, Directory, Setup, run, stderr};
+use crate::peer::{Options, Peer};
+
+#[test]
+fn tells_the_service_manager_that_it_is_ready_and_where() {
+    let mut daemon = Daemon::start(&["--listen", "[::1]:0"]);
+    let status = daemon.status();
+    let listen = status["listen"].as_array().unwrap().iter();
+    let addresses: Vec<&str> = listen.filter_map(|address| address.as_str()).collect();
+    assert_eq!(addresses.len(), 2, "{status}");
+    let line = format!("listening on {}", addresses.join(", "));
+    assert!(
+        daemon.ready.contains(&format!("STATUS={line}")),
+        "{}",
+        daemon.ready
+    );
+    assert!(daemon.log().contains(&line), "{}", daemon.log());
+    for address in addresses {
+        TcpStream::connect(address).unwrap();
+    }
+    daemon.signal(Signal::TERM);
+    daemon.wait_for_notification("STOPPING=1");
+    assert!(daemon.wait().success());
+}
+
+#[test]
+fn reports_to_a_service_manager_that_watches_it() {
+    let setup = Setup {
+        environment: &[("WATCHDOG_USEC", "100000")],
+        ..Setup::default()
+    };
+    let mut daemon = Daemon::start_in(Directory::new(), &setup);
+    daemon.wait_for_notification("WATCHDOG=1");
+    daemon.wait_for_notification("WATCHDOG=1");
+}
+
+#[test]
+fn ends_in_order_at_either_signal_and_takes_its_socket_along() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut daemon = Daemon::start(&[]);
+        let mut peer = Peer::connect(daemon.address());
+        assert!(daemon.control.exists());
+        daemon.signal(signal);
+        let status = daemon.wait();
+        assert!(status.success(), "{status}: {}", daemon.log());
+        assert!(!daemon.control.exists());
+        assert!(daemon.log().contains("stopped"));
+        peer.wait_closed();
+    }
+}
+
+#[test]
+fn goes_on_after_sighup_and_says_what_would_help() {
+    let daemon = Daemon::start(&[]);
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("restart to change it");
+    assert_eq!(daemon.status()["stopping"], false);
+    daemon.stop();
+}
+
+#[test]
+fn replaces_what_a_dead_daemon_left_behind() {
+    let daemon = Daemon::start(&[]);
+    let directory = daemon.kill();
+    assert!(directory.control().exists(), "a dead daemon cannot tidy up");
+    let daemon = Daemon::start_in(directory, &Setup::default());
+    assert_eq!(daemon.status()["stopping"], false);
+    let directory = daemon.stop();
+    drop(SeqListener::bind(&directory.control()).unwrap());
+    Daemon::start_in(directory, &Setup::default()).stop();
+}
+
+/// Starts a second daemon beside one, and returns what it says when it gives up.
+fn second(arguments: &[&str]) -> String {
+    let directory = Directory::new();
+    let config = directory.file("c.toml", "");
+    let config = ["--config", config.to_str().unwrap()];
+    let output = run(&[&config[..], arguments].concat());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    stderr(&output)
+}
+
+#[test]
+fn does_not_take_the_place_of_a_daemon_that_lives() {
+    let daemon = Daemon::start(&[]);
+    let control = daemon.control.to_str().unwrap();
+    let said = second(&["--control", control, "--listen=127.0.0.1:0"]);
+    assert!(said.contains(control), "{said}");
+    assert!(
+        said.contains("give this one another path with --control"),
+        "{said}"
+    );
+
+    let other = Directory::new();
+    let (control, address) = (other.control(), daemon.address().to_string());
+    let said = second(&["--control", control.to_str().unwrap(), "--listen", &address]);
+    assert!(
+        said.contains(&format!("cannot listen on {address}")),
+        "{said}"
+    );
+
+    assert_eq!(daemon.status()["stopping"], false, "the first goes on");
+    daemon.stop();
+}
+
+#[test]
+fn replaces_no_file_that_is_not_a_socket() {
+    let directory = Directory::new();
+    let path = directory.file("precious", "text");
+    let said = second(&["--control", path.to_str().unwrap(), "--listen=127.0.0.1:0"]);
+    assert!(said.contains("precious"), "{said}");
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "text");
+}
+
+#[test]
+fn leaves_the_time_to_the_journal() {
+    let starts_with_a_year = |log: &str| {
+        let mut lines = log.lines();
+        lines.all(|line| line.starts_with("20"))
+    };
+    let daemon = Daemon::start(&[]);
+    assert!(starts_with_a_year(&daemon.log()), "{}", daemon.log());
+    let setup = Setup {
+        environment: &[("JOURNAL_STREAM", "8:1234")],
+        ..Setup::default()
+    };
+    let daemon = Daemon::start_in(Directory::new(), &setup);
+    let log = daemon.log();
+    assert!(
+        log.lines()
+            .all(|line| line.trim_start().starts_with("INFO")),
+        "{log}"
+    );
+}
+
+#[test]
+fn logs_what_it_is_told_to() {
+    for (filter, is_logged) in [("warn", false), ("smbdirectd=info", true)] {
+        let directory = Daemon::start(&["--log", filter]).stop();
+        let log = std::fs::read_to_string(directory.0.join("log")).unwrap();
+        assert_eq!(log.contains("listening on"), is_logged, "{filter}: {log}");
+    }
+}
+
+#[test]
+fn grants_as_many_credits_as_it_is_told_to() {
+    let directory = Directory::new();
+    directory.file("smbdirectd.toml", "acceptor.receive_credit_max = 2000");
+    let daemon = Daemon::start_in(directory, &Setup::default());
+    let mut endpoint = smbdirect::proto::Config::initiator_default();
+    endpoint.send_credit_target = smbdirect::units::Credits(2000);
+    let options = Options {
+        endpoint,
+        ..Options::default()
+    };
+    let peer = Peer::try_connect(daemon.address(), options).unwrap();
+    let credits = peer.status().unwrap().send_credits.0;
+    assert!(
+        (1990..=2000).contains(&credits),
+        "{credits}: some are in use"
+    );
+}
