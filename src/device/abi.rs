@@ -46,7 +46,9 @@
 //! A submission is answered by exactly one completion with its `cookie`, unless it is
 //! [`op::RECYCLE`] or [`op::DISCONNECT`]. Of one connection, SEND_PDU and RDMA_WRITE are carried out in
 //! the order of submission, so that a response never overtakes its data; RDMA_READ is not ordered
-//! with them. After [`event::DISCONNECTED`] nothing names the connection any more.
+//! with them. After [`event::DISCONNECTED`] nothing names the connection any more. While there is no
+//! room for completions the device takes no submissions: who waits for room in the submission ring,
+//! be it to recycle, takes completions meanwhile.
 //!
 //! # Memory
 //!

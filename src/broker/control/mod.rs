@@ -351,6 +351,7 @@ impl Control {
             };
             self.buffer = buffer;
             if let Err((status, why)) = result {
+                self.shared.registry().count("refused_request");
                 return self.detach(id, Some(status), why);
             }
         }
@@ -385,6 +386,15 @@ impl Control {
         peer.unwatch(self.poll.registry());
         if let Some(status) = status {
             send_detached(&peer.socket, status);
+            // A socket that is closed with something unread is reset, and the other side may not
+            // come to see why.
+            for _ in 0..BATCH {
+                match peer.socket.receive(&mut self.buffer) {
+                    Err(error) if error.is_would_block() => break,
+                    Err(ReceiveError::Closed) => break,
+                    Ok(_) | Err(_) => {}
+                }
+            }
         }
         self.forget_asker(id);
         let Some(process) = peer.process else {
