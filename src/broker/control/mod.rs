@@ -248,14 +248,12 @@ impl Control {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        tracing::warn!(%error, "cannot accept a process");
-                        self.accept_again = Some(self.now + ACCEPT_PAUSE);
-                        return;
-                    }
-                    _ => {}
-                },
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a process");
+                    self.accept_again = Some(self.now + ACCEPT_PAUSE);
+                    return;
+                }
             }
         }
     }
