@@ -21,6 +21,7 @@
 
 mod config;
 mod control;
+mod lines;
 mod memory;
 mod pool;
 mod process;

@@ -50,6 +50,9 @@
 //! what was submitted before the worker saw it: that the connection went meanwhile is no fault of
 //! the worker's, and each submission is answered in any case.
 //!
+//! While there is no room for completions the device takes no submissions: who waits for room in the
+//! submission ring, be it to recycle, takes completions meanwhile.
+//!
 //! # Memory
 //!
 //! A worker has three regions, each of segments (memory files of one size, all of which both sides
