@@ -40,7 +40,7 @@ impl Figure {
 
     fn json(&self) -> String {
         let number =
-            |value: Option<f64>| value.map_or("null".into(), |value| format!("{value:.4}"));
+            |value: Option<f64>| value.map_or_else(|| "null".into(), |value| format!("{value:.4}"));
         let goal = match self.goal {
             Some(Goal::AtLeast(goal)) => format!("\">= {goal}\""),
             Some(Goal::AtMost(goal)) => format!("\"<= {goal}\""),
@@ -58,7 +58,7 @@ impl Figure {
     fn line(&self) -> String {
         let ratio = self
             .ratio
-            .map_or(String::new(), |ratio| format!("{ratio:.2} x"));
+            .map_or_else(String::new, |ratio| format!("{ratio:.2} x"));
         let goal = match self.goal {
             Some(Goal::AtLeast(goal)) => format!("at least {goal}"),
             Some(Goal::AtMost(goal)) => format!("at most {goal}"),

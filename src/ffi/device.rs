@@ -3,6 +3,7 @@
 use std::ffi::{c_char, c_void};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::time::Duration;
 
 use super::conn;
 use super::pointer::{
@@ -49,10 +50,11 @@ pub unsafe extern "C" fn smbdirect_device_new(
             SMBDIRECT_ROLE_WORKER => Role::Worker,
             _ => return Err(Status::Invalid),
         };
-        if args.reserved != [0; 4] {
+        if args.reserved32 != 0 || args.reserved != [0; 3] {
             return Err(Status::Invalid);
         }
-        let handle = Handle::attach(place, role, token)?;
+        let mut handle = Handle::attach(place, role, token)?;
+        handle.set_busy_poll(Duration::from_micros(args.busy_poll_us.into()))?;
         // SAFETY: the caller's promise.
         unsafe { put(device_out, into_pointer(handle)) }
     })

@@ -135,8 +135,14 @@ pub struct smbdirect_attach {
     pub role: u32,
     /// Worker: the token of the connection it was forked for, or 0.
     pub token: [u8; 16],
+    /// Microseconds, at most 1000, for which smbdirect_device_get_events looks for events before it
+    /// says that there are none; less where that is not worth while. To wake up takes tens of
+    /// microseconds. 0: not at all.
+    pub busy_poll_us: u32,
     /// 0.
-    pub reserved: [u64; 4],
+    pub reserved32: u32,
+    /// 0.
+    pub reserved: [u64; 3],
 }
 
 /// What a listener wants of connections that are accepted from now on ([MS-SMBD] 3.1.1.1). 0
