@@ -1,169 +1,192 @@
 //! A process' attachment to a device: what smbd's parent and children hold.
+//!
+//! ```text
+//!   attach --> Attaching --Attached--> Attached --Detached, the device's end--> Leaving
+//!                  |                      |      events in the rings go on        |
+//!                  '----------------------+--------- Corrupt, rings empty --------+--> Ended
+//! ```
+//!
+//! However an attachment ends, its user sees the same: [`Event::Sent`], [`Event::RdmaDone`] or
+//! [`Event::Transferred`] with [`Status::Flushed`] for each operation under way,
+//! [`Event::Disconnected`] with [`Status::Detached`] for each connection, [`Event::Reply`] with
+//! [`Status::Detached`] for each request without an answer, and [`Event::Detached`] with the reason.
+//! Calls fail with [`Status::Detached`] from the moment at which the handle notices.
+//!
+//! Nothing here waits, logs, or trusts what the device writes.
 
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use super::Status;
-use super::abi::{ConnInfo, MemParams, SetParameters, Token};
+use super::abi::{
+    self, Attach, Attached, Claim, ConnInfo, MAX_SECURITY_BLOB, MemParams, SetParameters,
+    SetSessionId, Token, VERSION,
+};
+use super::channel::{Channel, SocketChannel};
+use super::completion::Next;
+use super::control::Asked;
+use super::event::{BulkBuffer, ConnCounts, Direction, Event, Role};
+use super::slots::Slots;
+use super::worker::Worker;
+use crate::sys::Maker;
 
-/// What a process is to the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// smbd's parent: learns of connections that nobody owns.
-    Listener,
-    /// smbd's child: owns connections.
-    Worker,
-}
+/// Control messages that are read in one call of [`Handle::next_event`].
+const MESSAGES: usize = 64;
 
-/// Something that happened.
+/// Control messages that may be before one that an entry of a ring announced: more than a socket
+/// holds.
+const EARLY_MESSAGES: usize = 4096;
+
+/// What has become of the attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The device has taken the attachment: calls other than [`Handle::attach`] work from now on.
+pub(super) enum State {
+    /// The device has not answered yet.
+    Attaching,
     Attached,
-    /// The attachment is over; nothing else will happen. Free the handle, attach again later.
-    Detached {
-        /// Why.
-        status: Status,
-    },
-    /// Listener: a connection waits for an owner.
-    Offer {
-        /// For the child that is to own it.
-        token: Token,
-        /// The connection.
-        info: ConnInfo,
-    },
-    /// A connection is this worker's now.
-    Connection {
-        /// What is known about it.
-        info: ConnInfo,
-    },
-    /// A message arrived. Its memory is the worker's until [`Handle::take_pdu`].
-    Pdu {
-        /// The connection.
-        conn: u64,
-        /// For [`Handle::take_pdu`].
-        pdu: u64,
-        /// Bytes.
-        length: u32,
-    },
-    /// A message was sent, or never will be.
-    Sent {
-        /// The connection.
-        conn: u64,
-        /// As given to [`Handle::send_pdu`].
-        cookie: u64,
-        /// `Ok` if the network has taken all of it.
-        status: Status,
-        /// Bytes of the message.
-        length: u32,
-    },
-    /// An RDMA READ or RDMA WRITE ended.
-    RdmaDone {
-        /// The connection.
-        conn: u64,
-        /// As given to [`Handle::rdma`].
-        cookie: u64,
-        /// `Ok` if all of it was carried out.
-        status: Status,
-    },
-    /// A transfer ended; if `Ok` the connection is another's.
-    Transferred {
-        /// The connection.
-        conn: u64,
-        /// As given to [`Handle::transfer`].
-        cookie: u64,
-        /// How it ended.
-        status: Status,
-        /// For whoever is to claim it, where no GUID was named; else 0.
-        token: Token,
-    },
-    /// A connection is gone. All that was under way on it was reported before.
-    Disconnected {
-        /// The connection.
-        conn: u64,
-        /// Why.
-        status: Status,
-    },
-    /// `set_parameters`, `set_session_id` or `claim` was answered.
-    Reply {
-        /// As given to that call.
-        cookie: u64,
-        /// How it ended.
-        status: Status,
-    },
-    /// There is more room than before: calls that ended with [`Status::Again`] or
-    /// [`Status::NoMemory`] may be tried again.
-    Room,
-}
-
-/// The direction of an RDMA operation, as the server sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the client's memory into a buffer here.
-    Read,
-    /// From a buffer here into the client's memory.
-    Write,
-}
-
-/// A buffer of the bulk region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BulkBuffer {
-    /// Its number; never 0.
-    pub number: u64,
-    /// Its first byte, mapped until the handle is dropped. The device may write it at any time.
-    pub start: *mut u8,
-    /// Bytes.
-    pub length: usize,
-}
-
-/// Counts of a connection, as this side knows them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ConnCounts {
-    /// Bytes of messages whose [`Event::Sent`] said `Ok`.
-    pub sent_bytes: u64,
-    /// Bytes of messages that were taken and not yet reported.
-    pub unsent_bytes: u64,
-    /// RDMA operations under way.
-    pub rdma_operations: u32,
+    /// The device has nothing to do with this process any more. What it wrote before counts.
+    Leaving(Status),
+    /// Only what is pending is still to be told.
+    Ended,
 }
 
 /// An attachment. One thread, one process; nothing blocks.
 #[derive(Debug)]
-pub struct Handle {}
+pub struct Handle<C: Channel = SocketChannel> {
+    maker: Maker,
+    pub(super) channel: C,
+    pub(super) role: Role,
+    pub(super) state: State,
+    pub(super) params: Option<Attached>,
+    pub(super) worker: Option<Worker<C::Doorbell>>,
+    /// Requests without an answer.
+    pub(super) requests: Slots<Asked>,
+    /// Somebody could not send a request and was not told yet that it may be tried again.
+    pub(super) request_refused: bool,
+    /// Somebody who was refused may try again.
+    pub(super) room: bool,
+    /// Events that come before all others.
+    pub(super) pending: VecDeque<Event>,
+    /// Of the control message that is being sent.
+    pub(super) message: Vec<u8>,
+    /// Of one thread at a time.
+    not_sync: PhantomData<Cell<()>>,
+}
 
-#[allow(
-    unused_variables,
-    missing_docs,
-    clippy::todo,
-    clippy::needless_pass_by_value
-)]
 impl Handle {
     /// Presents this process to the device at `path`. [`Event::Attached`] or [`Event::Detached`]
     /// follows; for a worker with a `token`, its connection's [`Event::Connection`] as well.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`]; [`Status::Invalid`]: a listener
+    /// with a token, or a token of zeros.
     pub fn attach(path: &Path, role: Role, token: Option<Token>) -> Result<Self, Status> {
-        todo!()
+        Self::over(SocketChannel::connect(path)?, role, token)
+    }
+}
+
+impl<C: Channel> Handle<C> {
+    /// As [`attach`](Handle::attach), to the device that `channel` leads to.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Detached`]: the device has gone already. [`Status::System`], [`Status::Invalid`].
+    pub fn over(channel: C, role: Role, token: Option<Token>) -> Result<Self, Status> {
+        if token == Some([0; 16]) || (role == Role::Listener && token.is_some()) {
+            return Err(Status::Invalid);
+        }
+        let mut handle = Self {
+            maker: Maker::new().map_err(|_| Status::System)?,
+            channel,
+            role,
+            state: State::Attaching,
+            params: None,
+            worker: None,
+            requests: Slots::new(),
+            request_refused: false,
+            room: false,
+            pending: VecDeque::new(),
+            message: Vec::new(),
+            not_sync: PhantomData,
+        };
+        let attach = Attach {
+            version: VERSION,
+            role: match role {
+                Role::Listener => abi::role::LISTENER,
+                Role::Worker => abi::role::WORKER,
+            },
+            token: token.unwrap_or_default(),
+            reserved: 0,
+        };
+        handle.request(Asked::Attach, &attach, &[])?;
+        Ok(handle)
     }
 
     /// Readable whenever [`next_event`](Self::next_event) may have something after it had nothing.
     pub fn event_fd(&self) -> BorrowedFd<'_> {
-        todo!()
+        self.channel.event_fd()
     }
 
     /// The next event; `None`: none now, and `event_fd` will tell.
+    ///
+    /// No system call as long as there is something in the rings.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Forked`]; [`Status::Detached`]: after [`Event::Detached`].
     pub fn next_event(&mut self) -> Result<Option<Event>, Status> {
-        todo!()
+        if !self.maker.is_here() {
+            return Err(Status::Forked);
+        }
+        if self.state != State::Ended {
+            match self.poll() {
+                Err(status) => self.end(status),
+                result => return result,
+            }
+        }
+        let event = self.pending.pop_front();
+        event.map(Some).ok_or(Status::Detached)
     }
 
+    /// Has the device use other parameters for connections that it accepts from now on; its
+    /// [`Event::Reply`] says whether it does. `security_blob_length` is set here.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::TooLong`]: a blob of more than [`MAX_SECURITY_BLOB`] bytes. [`Status::Again`].
+    /// [`Status::NotAttached`]: not a listener.
     pub fn set_parameters(
         &mut self,
         cookie: u64,
         parameters: SetParameters,
         security_blob: &[u8],
     ) -> Result<(), Status> {
-        todo!()
+        self.check(Role::Listener)?;
+        if parameters.reserved != [0; 5] {
+            return Err(Status::Invalid);
+        }
+        if security_blob.len() > MAX_SECURITY_BLOB {
+            return Err(Status::TooLong);
+        }
+        let parameters = SetParameters {
+            // At most `MAX_SECURITY_BLOB`.
+            security_blob_length: security_blob.len() as u32,
+            ..parameters
+        };
+        let kind = abi::kind::SET_PARAMETERS;
+        self.request(Asked::Call { cookie, kind }, &parameters, security_blob)
     }
 
+    /// Registers a client's GUID and, unless `session_id` is 0, a session of it; or takes that back.
+    /// [`Event::Reply`] follows.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Invalid`]: a GUID of zeros. [`Status::Again`]. [`Status::NotAttached`]: not a worker.
     pub fn set_session_id(
         &mut self,
         cookie: u64,
@@ -171,29 +194,74 @@ impl Handle {
         session_id: u64,
         remove: bool,
     ) -> Result<(), Status> {
-        todo!()
+        self.check(Role::Worker)?;
+        if client_guid == [0; 16] {
+            return Err(Status::Invalid);
+        }
+        let session = SetSessionId {
+            session_id,
+            client_guid,
+            remove: remove.into(),
+            reserved: 0,
+        };
+        let kind = abi::kind::SET_SESSION_ID;
+        self.request(Asked::Call { cookie, kind }, &session, &[])
     }
 
+    /// Asks for the connection of a token. [`Event::Reply`] follows and, if that is `Ok`, before or
+    /// after it [`Event::Connection`].
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Invalid`]: a token of zeros. [`Status::Again`]. [`Status::NotAttached`]: not a worker.
     pub fn claim(&mut self, cookie: u64, token: Token) -> Result<(), Status> {
-        todo!()
+        self.check(Role::Worker)?;
+        if token == [0; 16] {
+            return Err(Status::Invalid);
+        }
+        let kind = abi::kind::CLAIM;
+        self.request(Asked::Call { cookie, kind }, &Claim { token }, &[])
     }
 
+    /// The memory that a worker may come to map.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::NotAttached`]: not yet.
     pub fn mem_params(&self) -> Result<MemParams, Status> {
-        todo!()
+        self.check(self.role)?;
+        let params = self.params.ok_or(Status::NotAttached)?;
+        Ok(params.memory)
     }
 
     /// A buffer of at least `length` bytes. [`Status::Again`]: asked the device for memory,
-    /// [`Event::Room`] follows. [`Status::NoMemory`]: all that is allowed is in use.
+    /// [`Event::Room`] follows. [`Status::NoMemory`]: all that is allowed is in use;
+    /// [`Event::Room`] follows when a buffer was freed, so fail the request if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Beside those: [`Status::Invalid`]: no bytes. [`Status::TooLong`]: longer than any buffer.
     pub fn allocate(&mut self, length: usize) -> Result<BulkBuffer, Status> {
-        todo!()
+        self.call(|worker| worker.allocate(length))
     }
 
-    /// [`Status::Busy`] while an RDMA operation uses it.
+    /// Takes a buffer back.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Busy`] while an RDMA operation uses it. [`Status::NoBuffer`].
     pub fn free(&mut self, buffer: u64) -> Result<(), Status> {
-        todo!()
+        self.call(|worker| worker.free(buffer))
     }
 
     /// Queues one message, gathered from `pieces`, which are copied before this returns.
+    /// [`Event::Sent`] follows.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Invalid`]: no bytes. [`Status::TooLong`]: more than `max_fragmented_send_size` of the
+    /// connection. [`Status::NoConnection`]; [`Status::Busy`]: it is being transferred.
+    /// [`Status::Again`], [`Status::NoMemory`]: [`Event::Room`] follows.
     pub fn send_pdu(
         &mut self,
         conn: u64,
@@ -201,11 +269,17 @@ impl Handle {
         pieces: &[IoSlice<'_>],
         invalidate: Option<u32>,
     ) -> Result<(), Status> {
-        todo!()
+        self.call(|worker| worker.send_pdu(conn, cookie, pieces, invalidate))
     }
 
     /// Queues an RDMA operation on `length` bytes at `offset` of `buffer`, with the descriptors of
-    /// the client's request as they came ([MS-SMBD] 2.2.3.1).
+    /// the client's request as they came ([MS-SMBD] 2.2.3.1). [`Event::RdmaDone`] follows.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Invalid`]: no bytes. [`Status::TooLong`], [`Status::NoBuffer`],
+    /// [`Status::OutOfBounds`], [`Status::Descriptors`], [`Status::DescriptorsTooShort`],
+    /// [`Status::NoReads`]. Others as [`send_pdu`](Self::send_pdu).
     #[allow(clippy::too_many_arguments)]
     pub fn rdma(
         &mut self,
@@ -217,22 +291,39 @@ impl Handle {
         length: usize,
         descriptors: &[u8],
     ) -> Result<(), Status> {
-        todo!()
+        self.call(|worker| {
+            worker.rdma(direction, conn, cookie, buffer, offset, length, descriptors)
+        })
     }
 
     /// Copies a received message into `target`, which has at least its length, and gives its
     /// memory back to the device. An empty `target`: only gives it back.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::NoBuffer`]: no such message, or taken before. [`Status::Invalid`]: `target` is too
+    /// short, and nothing happened.
     pub fn take_pdu(&mut self, pdu: u64, target: &mut [u8]) -> Result<(), Status> {
-        todo!()
+        self.call(|worker| worker.take_pdu(pdu, target))
     }
 
-    /// Ends a connection in order. [`Event::Disconnected`] follows.
+    /// Ends a connection in order. [`Event::Disconnected`] follows, unless it was being transferred
+    /// and [`Event::Transferred`] says `Ok`. Once more has no effect.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::NoConnection`].
     pub fn disconnect(&mut self, conn: u64) -> Result<(), Status> {
-        todo!()
+        self.call(|worker| worker.disconnect(conn))
     }
 
     /// Gives a connection to who registered `client_guid`, or to who claims the token of
     /// [`Event::Transferred`] (`None`); `pdu` becomes the first message there.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Busy`]: operations are under way on it. [`Status::Invalid`]: a GUID of zeros.
+    /// Others as [`send_pdu`](Self::send_pdu).
     pub fn transfer(
         &mut self,
         conn: u64,
@@ -240,14 +331,154 @@ impl Handle {
         client_guid: Option<[u8; 16]>,
         pdu: &[u8],
     ) -> Result<(), Status> {
-        todo!()
+        self.call(|worker| worker.transfer(conn, cookie, client_guid, pdu))
     }
 
+    /// What is known about a connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::NoConnection`].
     pub fn conn_info(&self, conn: u64) -> Result<ConnInfo, Status> {
-        todo!()
+        self.check(Role::Worker)?;
+        let worker = self.worker.as_ref().ok_or(Status::NotAttached)?;
+        Ok(worker.conn(conn)?.info)
     }
 
+    /// What a connection has carried.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::NoConnection`].
     pub fn conn_counts(&self, conn: u64) -> Result<ConnCounts, Status> {
-        todo!()
+        self.check(Role::Worker)?;
+        let worker = self.worker.as_ref().ok_or(Status::NotAttached)?;
+        Ok(worker.conn(conn)?.counts)
+    }
+
+    /// Whether a call of `role` is legal now.
+    fn check(&self, role: Role) -> Result<(), Status> {
+        if !self.maker.is_here() {
+            return Err(Status::Forked);
+        }
+        match self.state {
+            State::Attaching => Err(Status::NotAttached),
+            State::Attached if self.role != role => Err(Status::NotAttached),
+            State::Attached => Ok(()),
+            State::Leaving(_) | State::Ended => Err(Status::Detached),
+        }
+    }
+
+    /// A worker's call.
+    fn call<T>(
+        &mut self,
+        call: impl FnOnce(&mut Worker<C::Doorbell>) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        self.check(Role::Worker)?;
+        let worker = self.worker.as_mut().ok_or(Status::NotAttached)?;
+        let result = call(worker);
+        if worker.room || worker.waits_for_ring() {
+            // Nothing that the device does makes the descriptor readable, before `next_event` has
+            // said that this side sleeps.
+            self.channel.wake();
+        }
+        match result {
+            Err(Status::Corrupt) => {
+                self.end(Status::Corrupt);
+                Err(Status::Detached)
+            }
+            result => {
+                self.ask_for_memory();
+                result
+            }
+        }
+    }
+
+    /// The next event. Every error is the end.
+    fn poll(&mut self) -> Result<Option<Event>, Status> {
+        for _ in 0..MESSAGES {
+            if let Some(event) = self.ready()? {
+                return Ok(Some(event));
+            }
+            if let State::Leaving(status) = self.state {
+                return Err(status);
+            }
+            if self.read_message()? {
+                continue;
+            }
+            let may_sleep = match &mut self.worker {
+                Some(worker) => worker.announce_sleep()?,
+                None => true,
+            };
+            if may_sleep {
+                return Ok(None);
+            }
+        }
+        // Let the caller do something else, and come back.
+        self.channel.wake();
+        Ok(None)
+    }
+
+    /// The next event of those that need no system call.
+    fn ready(&mut self) -> Result<Option<Event>, Status> {
+        let event = self.told();
+        if event.is_some() || self.worker.is_none() {
+            return Ok(event);
+        }
+        for _ in 0..EARLY_MESSAGES {
+            let Some(worker) = &mut self.worker else {
+                break;
+            };
+            match worker.next_event()? {
+                Next::Event(event) => {
+                    self.ask_for_memory();
+                    return Ok(Some(event));
+                }
+                // What an entry names was sent before the entry was written.
+                Next::NeedsSegment if self.read_message()? => {}
+                Next::NeedsSegment => break,
+                Next::Nothing => return Ok(self.told()),
+            }
+        }
+        Err(Status::Corrupt)
+    }
+
+    fn told(&mut self) -> Option<Event> {
+        if let Some(event) = self.pending.pop_front() {
+            return Some(event);
+        }
+        let worker = self.worker.as_mut();
+        self.room |= worker.is_some_and(|worker| std::mem::take(&mut worker.room));
+        std::mem::take(&mut self.room).then_some(Event::Room)
+    }
+
+    /// Ends the attachment: all that there is to tell is pending then.
+    fn end(&mut self, status: Status) {
+        self.state = State::Ended;
+        self.channel.close();
+        self.channel.wake();
+        if let Some(worker) = &mut self.worker {
+            self.pending.extend(worker.end());
+        }
+        let requests = self.requests.drain();
+        self.pending
+            .extend(requests.filter_map(|asked| match asked {
+                Asked::Call { cookie, .. } => Some(Event::Reply {
+                    cookie,
+                    status: Status::Detached,
+                }),
+                Asked::Attach | Asked::Grow(_) => None,
+            }));
+        self.pending.push_back(Event::Detached { status });
+    }
+}
+
+impl<C: Channel> Drop for Handle<C> {
+    /// In the process that made it: ends the attachment, whoever holds copies of its descriptors. In
+    /// another: gives back the copies of that process, and nothing else.
+    fn drop(&mut self) {
+        if self.maker.is_here() {
+            self.channel.close();
+        }
     }
 }

@@ -4,12 +4,21 @@
 //! itself is elsewhere (`broker`, or a kernel).
 
 pub mod abi;
+pub mod channel;
+mod completion;
+mod control;
+mod event;
 mod handle;
 pub mod message;
 mod observe;
+mod queue;
+mod regions;
+mod slots;
 mod status;
+mod worker;
 
-pub use handle::{BulkBuffer, ConnCounts, Direction, Event, Handle, Role};
+pub use event::{BulkBuffer, ConnCounts, Direction, Event, Role};
+pub use handle::Handle;
 pub use observe::observe;
 pub use status::Status;
 

@@ -109,6 +109,18 @@ impl Buffer {
             generation: (bits >> 32) as u32,
         }
     }
+
+    /// The segment that the number names.
+    #[must_use]
+    pub const fn segment(self) -> u16 {
+        self.segment
+    }
+
+    /// The first unit that the number names.
+    #[must_use]
+    pub const fn unit(self) -> u16 {
+        self.unit
+    }
 }
 
 /// Where a buffer lies.

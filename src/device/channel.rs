@@ -1,0 +1,315 @@
+//! The way to a device.
+//!
+//! A [`Channel`] carries control messages and, with them, memory that both sides map and what rings
+//! for the device. `smbdirectd` is reached by a socket ([`SocketChannel`]); a kernel's device would
+//! be a character device, with `ioctl`, `read` and `mmap`. Submissions and completions need no
+//! channel: they are in the memory.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use super::Status;
+use super::abi::MAX_CONTROL_LENGTH;
+use super::message::{Answer, read_answer};
+use crate::shm::{Doorbell, map};
+use crate::sys::{Bell, Memfd, MemfdError, Memory, ReceiveError, SeqSocket, Waker};
+
+/// A process' connection to a device. No call waits.
+pub trait Channel {
+    /// Wakes the device's side of a queue.
+    type Doorbell: Doorbell;
+
+    /// Readable while there is a message, when the device has gone, and after [`wake`](Self::wake).
+    fn event_fd(&self) -> BorrowedFd<'_>;
+
+    /// Makes `event_fd` readable until the next [`receive`](Self::receive).
+    fn wake(&mut self);
+
+    /// Sends a control message.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Again`]: the device has to receive first. [`Status::Detached`]: it has gone.
+    fn send(&mut self, message: &[u8]) -> Result<(), Status>;
+
+    /// The next control message; `None`: none now.
+    ///
+    /// # Errors
+    ///
+    /// Each is the end: [`Status::Detached`]: the device has gone. [`Status::Corrupt`]: what it sent is
+    /// no message, or does not carry what it should. [`Status::System`]: this process may have no
+    /// more descriptors or memory.
+    fn receive(&mut self) -> Result<Option<Delivery<Self::Doorbell>>, Status>;
+
+    /// Ends the attachment, also where a child of this process holds a copy of the channel.
+    fn close(&mut self);
+}
+
+/// A control message, and what came with it.
+#[derive(Debug)]
+pub struct Delivery<D> {
+    /// Of the request that it answers, or 0.
+    pub cookie: u64,
+    /// The message.
+    pub answer: Answer,
+    /// Exactly as many bytes as the message says, with those messages that carry memory.
+    pub memory: Option<Memory>,
+    /// With [`Answer::Queue`].
+    pub doorbell: Option<D>,
+}
+
+/// The way to `smbdirectd`.
+#[derive(Debug)]
+pub struct SocketChannel {
+    socket: SeqSocket,
+    waker: Waker,
+    /// Of the message that is being received.
+    buffer: Box<[u8; MAX_CONTROL_LENGTH]>,
+}
+
+impl SocketChannel {
+    /// Connects to the device at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`].
+    pub fn connect(path: &Path) -> Result<Self, Status> {
+        let socket = SeqSocket::connect(path).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => Status::Denied,
+            // Nothing there, nobody listens, or something that is no such socket.
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::InvalidInput => Status::NoDevice,
+            _ if error.raw_os_error() == Some(libc::EPROTOTYPE) => Status::NoDevice,
+            _ => Status::System,
+        })?;
+        Self::new(socket).map_err(|_| Status::System)
+    }
+
+    /// Over a socket that is connected.
+    ///
+    /// # Errors
+    ///
+    /// The system has no descriptors left.
+    pub fn new(socket: SeqSocket) -> io::Result<Self> {
+        Ok(Self {
+            waker: Waker::new(socket.as_fd())?,
+            socket,
+            buffer: Box::new([0; MAX_CONTROL_LENGTH]),
+        })
+    }
+}
+
+impl Channel for SocketChannel {
+    type Doorbell = Bell;
+
+    fn event_fd(&self) -> BorrowedFd<'_> {
+        self.waker.as_fd()
+    }
+
+    fn wake(&mut self) {
+        self.waker.wake();
+    }
+
+    fn send(&mut self, message: &[u8]) -> Result<(), Status> {
+        self.socket
+            .send(message, &[])
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => Status::Again,
+                _ => Status::Detached,
+            })
+    }
+
+    fn receive(&mut self) -> Result<Option<Delivery<Bell>>, Status> {
+        self.waker.calm();
+        let received = match self.socket.receive(self.buffer.as_mut_slice()) {
+            Err(error) if error.is_would_block() => return Ok(None),
+            result => result.map_err(|error| match error {
+                ReceiveError::MessageTooLong { .. } => Status::Corrupt,
+                // More than it should, or fewer than it should for this process may not have more.
+                ReceiveError::TooManyDescriptors => Status::System,
+                ReceiveError::Closed | ReceiveError::System(_) => Status::Detached,
+            })?,
+        };
+        let message = self.buffer.get(..received.length).ok_or(Status::Corrupt)?;
+        let (cookie, answer) = read_answer(message).map_err(|_| Status::Corrupt)?;
+        if received.descriptors.len() != answer.descriptors() {
+            return Err(Status::Corrupt);
+        }
+        let mut descriptors = received.descriptors.into_iter();
+        let memory = match (memory_length(&answer), descriptors.next()) {
+            (Some(length), Some(file)) => Some(map_file(file, length)?),
+            _ => None,
+        };
+        Ok(Some(Delivery {
+            cookie,
+            answer,
+            memory,
+            doorbell: descriptors.next().map(Bell::from),
+        }))
+    }
+
+    fn close(&mut self) {
+        // Fails only where it is closed already.
+        let _ = self.socket.shut_down();
+    }
+}
+
+/// Bytes of the memory file that a message says it carries.
+const fn memory_length(answer: &Answer) -> Option<u64> {
+    match answer {
+        Answer::Segment(segment) => Some(segment.length),
+        Answer::Queue(queue) => Some(queue.length),
+        Answer::Status(report) => Some(report.length),
+        _ => None,
+    }
+}
+
+fn map_file(file: OwnedFd, length: u64) -> Result<Memory, Status> {
+    let length = usize::try_from(length).map_err(|_| Status::Corrupt)?;
+    let file = Memfd::verify(file, length).map_err(|error| match error {
+        MemfdError::System(_) => Status::System,
+        _ => Status::Corrupt,
+    })?;
+    // The mapping stays when the descriptor is closed.
+    map(&file).map_err(|_| Status::System)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use zerocopy::FromZeros;
+
+    use super::super::abi::{Queue, Reply, Segment, Wake};
+    use super::super::message::{Body, encode};
+    use super::*;
+    use crate::sys::{SeqListener, wait_readable};
+
+    fn place(name: &str) -> PathBuf {
+        let name = format!("smbdirect-channel-{name}-{}", std::process::id());
+        std::env::temp_dir().join(name)
+    }
+
+    struct Pair {
+        channel: SocketChannel,
+        device: SeqSocket,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let (near, device) = SeqSocket::pair().unwrap();
+            let channel = SocketChannel::new(near).unwrap();
+            Self { channel, device }
+        }
+
+        fn deliver<B: Body>(
+            &mut self,
+            body: &B,
+            files: &[BorrowedFd<'_>],
+        ) -> Result<Option<Delivery<Bell>>, Status> {
+            let mut message = Vec::new();
+            encode(3, body, &[], &mut message);
+            self.device.send(&message, files).unwrap();
+            wait_readable(self.channel.event_fd(), None).unwrap();
+            self.channel.receive()
+        }
+    }
+
+    fn segment(length: u64) -> Segment {
+        Segment {
+            length,
+            ..Segment::new_zeroed()
+        }
+    }
+
+    #[test]
+    fn tells_why_there_is_no_device() {
+        let nothing = SocketChannel::connect(&place("nothing")).unwrap_err();
+        assert_eq!(nothing, Status::NoDevice);
+        let path = place("gone");
+        let _ = std::fs::remove_file(&path);
+        drop(SeqListener::bind(&path).unwrap());
+        assert_eq!(
+            SocketChannel::connect(&path).unwrap_err(),
+            Status::NoDevice,
+            "a socket at which nobody listens"
+        );
+        std::fs::remove_file(&path).unwrap();
+        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(SocketChannel::connect(&path).unwrap_err(), Status::NoDevice);
+        drop(other);
+        std::fs::remove_file(&path).unwrap();
+        let longest = PathBuf::from("x".repeat(200));
+        assert!(SocketChannel::connect(&longest).is_err());
+    }
+
+    #[test]
+    fn delivers_messages_with_their_memory_and_doorbell() {
+        let mut pair = Pair::new();
+        assert!(pair.channel.receive().unwrap().is_none());
+        let file = Memfd::create("test", 8192).unwrap();
+        let (bell, _other) = Bell::pair().unwrap();
+        let queue = Queue {
+            length: 8192,
+            ..Queue::new_zeroed()
+        };
+        let delivery = pair
+            .deliver(&queue, &[file.as_fd(), bell.as_fd()])
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (delivery.cookie, delivery.answer),
+            (3, Answer::Queue(queue))
+        );
+        assert!(delivery.doorbell.is_some());
+        let memory = delivery.memory.unwrap();
+        map(&file).unwrap().write(8191, b"x").unwrap();
+        assert_eq!(memory.to_vec(8191, 1).unwrap(), b"x");
+
+        let reply = Reply { status: 7, kind: 3 };
+        let delivery = pair.deliver(&reply, &[]).unwrap().unwrap();
+        assert_eq!(delivery.answer, Answer::Reply(reply));
+        assert!(delivery.memory.is_none() && delivery.doorbell.is_none());
+    }
+
+    #[test]
+    fn refuses_memory_that_is_not_as_it_was_announced() {
+        let file = Memfd::create("test", 8192).unwrap();
+        let files = [file.as_fd()];
+        let refusal = |body: &Segment, files: &[BorrowedFd<'_>]| {
+            Pair::new().deliver(body, files).map(|_| ()).unwrap_err()
+        };
+        assert_eq!(refusal(&segment(4096), &files), Status::Corrupt);
+        assert_eq!(refusal(&segment(u64::MAX), &files), Status::Corrupt);
+        assert_eq!(refusal(&segment(0), &files), Status::Corrupt);
+        assert_eq!(refusal(&segment(8192), &[]), Status::Corrupt);
+        let two = [file.as_fd(), file.as_fd()];
+        assert_eq!(refusal(&segment(8192), &two), Status::Corrupt);
+        let (bell, _other) = Bell::pair().unwrap();
+        assert_eq!(refusal(&segment(8192), &[bell.as_fd()]), Status::Corrupt);
+        let wake = Pair::new().deliver(&Wake::new_zeroed(), &files);
+        assert_eq!(wake.map(|_| ()).unwrap_err(), Status::Corrupt);
+    }
+
+    #[test]
+    fn tells_that_the_device_has_gone() {
+        let Pair {
+            mut channel,
+            device,
+        } = Pair::new();
+        drop(device);
+        wait_readable(channel.event_fd(), None).unwrap();
+        assert_eq!(channel.receive().unwrap_err(), Status::Detached);
+        assert_eq!(channel.send(b"x").unwrap_err(), Status::Detached);
+    }
+
+    #[test]
+    fn sends_until_the_device_must_receive_first() {
+        let mut pair = Pair::new();
+        let full = (0..100_000).find_map(|_| pair.channel.send(&[0; 64]).err());
+        assert_eq!(full, Some(Status::Again));
+    }
+}

@@ -1,0 +1,282 @@
+//! What a device says in its completion rings, judged against what was submitted.
+//!
+//! An entry is a copy by the time it is here. It may name only what is the worker's: a connection of
+//! that queue, an operation under way on that connection, a buffer that the device holds. Anything
+//! else is [`Status::Corrupt`].
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::Status;
+use super::abi::{Completion, ConnInfo, event, queue_of};
+use super::event::{ConnCounts, Event};
+use super::worker::{Conn, MAX_CONNECTIONS, Operation, Pdu, Work, Worker};
+use crate::shm::Doorbell;
+
+/// What is next in the rings.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Something to tell.
+    Event(Event),
+    /// An entry names a segment that has not arrived: read control messages first.
+    NeedsSegment,
+    /// Nothing.
+    Nothing,
+}
+
+/// What is to be done with an entry.
+enum Judged {
+    Tell(Event),
+    /// Done, and nothing to tell yet.
+    Silent,
+    NeedsSegment,
+}
+
+impl<D: Doorbell> Worker<D> {
+    /// The next event of the rings; the queues take turns.
+    pub(super) fn next_event(&mut self) -> Result<Next, Status> {
+        if let Some(event) = self.ended() {
+            return Ok(Next::Event(event));
+        }
+        let mut idle = 0;
+        while idle < self.queues.len() {
+            if self.turn >= self.queues.len() {
+                self.turn = 0;
+            }
+            let Some(queue) = self.queues.get_mut(self.turn) else {
+                break;
+            };
+            self.room |= queue.found_room()?;
+            let (number, entry) = (queue.number, queue.completion()?);
+            let Some(entry) = entry else {
+                idle += 1;
+                self.turn += 1;
+                continue;
+            };
+            let judged = self.judge(self.turn, number, &entry)?;
+            if matches!(judged, Judged::NeedsSegment) {
+                return Ok(Next::NeedsSegment);
+            }
+            idle = 0;
+            if let Some(queue) = self.queues.get_mut(self.turn) {
+                queue.done();
+                self.turn += usize::from(!queue.has_more());
+            }
+            if let Judged::Tell(event) = judged {
+                return Ok(Next::Event(event));
+            }
+        }
+        Ok(Next::Nothing)
+    }
+
+    /// Announces that this side will sleep, in every ring; whether it may.
+    pub(super) fn announce_sleep(&mut self) -> Result<bool, Status> {
+        let mut may = true;
+        for queue in &mut self.queues {
+            may &= queue.announce_sleep()?;
+        }
+        Ok(may)
+    }
+
+    fn judge(&mut self, queue: usize, number: u32, entry: &Completion) -> Result<Judged, Status> {
+        let is_own = queue_of(entry.conn) == number;
+        if !is_own || entry.reserved != 0 || entry.reserved2 != 0 {
+            return Err(Status::Corrupt);
+        }
+        let status = Status::from_code(entry.status).unwrap_or(Status::Fabric);
+        match entry.event {
+            event::CONNECTION => self.connection(queue, entry),
+            event::PDU => self.pdu(queue, entry),
+            event::SENT | event::RDMA_DONE | event::TRANSFERRED => self.done(entry, status),
+            event::DISCONNECTED => self.disconnected(entry.conn, status),
+            _ => Err(Status::Corrupt),
+        }
+    }
+
+    fn connection(&mut self, queue: usize, entry: &Completion) -> Result<Judged, Status> {
+        let mut info = ConnInfo::new_zeroed();
+        let is_new = !self.conns.contains_key(&entry.conn) && self.conns.len() < MAX_CONNECTIONS;
+        if !is_new || entry.length as usize != size_of::<ConnInfo>() {
+            return Err(Status::Corrupt);
+        }
+        let ring = self.queues.get_mut(queue).ok_or(Status::Corrupt)?;
+        if ring.hold(entry.buffer, entry.length)?.is_none() {
+            return Ok(Judged::NeedsSegment);
+        }
+        ring.read(entry.buffer, info.as_mut_bytes())?;
+        ring.recycle(entry.buffer)?;
+        if info.conn != entry.conn || info.reserved != [0; 4] {
+            return Err(Status::Corrupt);
+        }
+        let conn = Conn {
+            info,
+            queue,
+            counts: ConnCounts::default(),
+            operations: 0,
+            closing: false,
+            transferring: false,
+            ended: None,
+        };
+        self.conns.insert(entry.conn, conn);
+        self.send.want_first();
+        Ok(Judged::Tell(Event::Connection { info }))
+    }
+
+    fn pdu(&mut self, queue: usize, entry: &Completion) -> Result<Judged, Status> {
+        self.live(entry.conn)?;
+        let ring = self.queues.get_mut(queue).ok_or(Status::Corrupt)?;
+        if ring.hold(entry.buffer, entry.length)?.is_none() {
+            return Ok(Judged::NeedsSegment);
+        }
+        let pdu = self.pdus.insert(Pdu {
+            queue,
+            buffer: entry.buffer,
+            length: entry.length,
+        });
+        let event = Event::Pdu {
+            conn: entry.conn,
+            pdu,
+            length: entry.length,
+        };
+        Ok(Judged::Tell(event))
+    }
+
+    /// A connection that the device has not ended.
+    fn live(&mut self, conn: u64) -> Result<&mut Conn, Status> {
+        let conn = self.conns.get_mut(&conn);
+        conn.filter(|conn| conn.ended.is_none())
+            .ok_or(Status::Corrupt)
+    }
+
+    fn disconnected(&mut self, number: u64, status: Status) -> Result<Judged, Status> {
+        let conn = self.live(number)?;
+        if conn.operations > 0 {
+            conn.ended = Some(status);
+            return Ok(Judged::Silent);
+        }
+        self.conns.remove(&number);
+        Ok(Judged::Tell(Event::Disconnected {
+            conn: number,
+            status,
+        }))
+    }
+
+    /// A submission was answered.
+    fn done(&mut self, entry: &Completion, status: Status) -> Result<Judged, Status> {
+        let operation = self.operations.get(entry.cookie).ok_or(Status::Corrupt)?;
+        let is_its_answer = matches!(
+            (operation.work, entry.event),
+            (Work::Send { .. }, event::SENT)
+                | (Work::Rdma { .. }, event::RDMA_DONE)
+                | (Work::Transfer { .. }, event::TRANSFERRED)
+        );
+        if operation.conn != entry.conn || !is_its_answer {
+            return Err(Status::Corrupt);
+        }
+        let operation = self.operations.remove(entry.cookie);
+        let operation = operation.ok_or(Status::Corrupt)?;
+        let finished = self.finish(&operation, status);
+        if finished.is_err() {
+            // Not told yet: it is told with all the others at the end.
+            self.operations.insert(operation);
+            return finished.map(|()| Judged::Silent);
+        }
+        self.ending = Some(entry.conn);
+        Ok(Judged::Tell(answer(&operation, status, entry.token)))
+    }
+
+    /// Gives back what an operation used.
+    fn finish(&mut self, operation: &Operation, status: Status) -> Result<(), Status> {
+        let conn = self.conns.get_mut(&operation.conn);
+        let conn = conn.ok_or(Status::Corrupt)?;
+        conn.operations = conn.operations.saturating_sub(1);
+        let queue = self.queues.get_mut(conn.queue).ok_or(Status::Corrupt)?;
+        queue.answered();
+        self.room |= queue.found_room()?;
+        match operation.work {
+            Work::Send { message, length } => {
+                let length = u64::from(length);
+                conn.counts.unsent_bytes = conn.counts.unsent_bytes.saturating_sub(length);
+                if status == Status::Ok {
+                    conn.counts.sent_bytes = conn.counts.sent_bytes.saturating_add(length);
+                }
+                self.free_send(message)
+            }
+            Work::Rdma { data, descriptors } => {
+                let count = &mut conn.counts.rdma_operations;
+                *count = count.saturating_sub(1);
+                self.bulk.release(data);
+                self.free_send(descriptors)
+            }
+            Work::Transfer { message, .. } => {
+                if let Some(message) = message {
+                    self.free_send(message)?;
+                }
+                self.transferred(operation.conn, status)
+            }
+        }
+    }
+
+    fn transferred(&mut self, number: u64, status: Status) -> Result<(), Status> {
+        let conn = self.conns.get_mut(&number).ok_or(Status::Corrupt)?;
+        conn.transferring = false;
+        if status == Status::Ok {
+            // Of one that has ended nothing can be given to anybody.
+            if conn.operations > 0 || conn.ended.is_some() {
+                return Err(Status::Corrupt);
+            }
+            self.conns.remove(&number);
+        } else if conn.closing && conn.ended.is_none() {
+            let queue = conn.queue;
+            self.post_disconnect(number, queue)?;
+        }
+        Ok(())
+    }
+
+    /// The end of a connection that was held back until everything else of it was told.
+    fn ended(&mut self) -> Option<Event> {
+        let conn = self.ending.take()?;
+        let found = self.conns.get(&conn)?;
+        let status = found.ended.filter(|_| found.operations == 0)?;
+        self.conns.remove(&conn);
+        Some(Event::Disconnected { conn, status })
+    }
+
+    /// What becomes of everything that there is: operations are reported first, then connections.
+    pub(super) fn end(&mut self) -> impl Iterator<Item = Event> + use<D> {
+        let operations = self.operations.drain();
+        let operations = operations.map(|operation| answer(&operation, Status::Flushed, [0; 16]));
+        let conns = std::mem::take(&mut self.conns);
+        operations.chain(conns.into_keys().map(|conn| Event::Disconnected {
+            conn,
+            status: Status::Detached,
+        }))
+    }
+}
+
+/// The event by which the caller learns how an operation ended.
+fn answer(operation: &Operation, status: Status, token: [u8; 16]) -> Event {
+    let &Operation { conn, cookie, work } = operation;
+    match work {
+        Work::Send { length, .. } => Event::Sent {
+            conn,
+            cookie,
+            status,
+            length,
+        },
+        Work::Rdma { .. } => Event::RdmaDone {
+            conn,
+            cookie,
+            status,
+        },
+        Work::Transfer { wants_token, .. } => Event::Transferred {
+            conn,
+            cookie,
+            status,
+            token: if wants_token && status == Status::Ok {
+                token
+            } else {
+                [0; 16]
+            },
+        },
+    }
+}

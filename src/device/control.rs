@@ -1,0 +1,209 @@
+//! Requests to the device, and what it says on its channel.
+
+use super::Status;
+use super::abi::{Attached, Grow, Offer, Reply, Segment, VERSION, kind};
+use super::channel::{Channel, Delivery};
+use super::event::{Event, Role};
+use super::handle::{Handle, State};
+use super::message::{Answer, Body, encode};
+use super::regions::Growth;
+use super::worker::Worker;
+use crate::sys::Memory;
+
+/// Requests of the caller that may be unanswered.
+const MAX_REQUESTS: usize = 64;
+
+/// A request without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Attach,
+    /// For a segment of a region.
+    Grow(u32),
+    /// By the caller, with its cookie.
+    Call {
+        cookie: u64,
+        /// `kind::*`.
+        kind: u32,
+    },
+}
+
+impl Asked {
+    const fn kind(self) -> u32 {
+        match self {
+            Self::Attach => kind::ATTACH,
+            Self::Grow(_) => kind::GROW,
+            Self::Call { kind, .. } => kind,
+        }
+    }
+}
+
+impl<C: Channel> Handle<C> {
+    /// Sends a request. [`Status::Again`]: not now, [`Event::Room`] follows.
+    pub(super) fn request<B: Body>(
+        &mut self,
+        asked: Asked,
+        body: &B,
+        blob: &[u8],
+    ) -> Result<(), Status> {
+        let is_call = matches!(asked, Asked::Call { .. });
+        if is_call && self.requests.len() >= MAX_REQUESTS {
+            self.request_refused = true;
+            return Err(Status::Again);
+        }
+        let cookie = self.requests.insert(asked);
+        encode(cookie, body, blob, &mut self.message);
+        let sent = self.channel.send(&self.message);
+        if let Err(status) = sent {
+            self.requests.remove(cookie);
+            self.request_refused |= status == Status::Again;
+        }
+        sent
+    }
+
+    /// Asks for the segments that are wanted. What cannot be asked for now is asked for later.
+    pub(super) fn ask_for_memory(&mut self) {
+        while let Some((region, _)) = self.worker.as_mut().and_then(Worker::growing) {
+            let grow = Grow {
+                region,
+                reserved: 0,
+            };
+            if self.request(Asked::Grow(region), &grow, &[]).is_err() {
+                break;
+            }
+            if let Some((_, wanting)) = self.worker.as_mut().and_then(Worker::growing) {
+                wanting.growth = Growth::Asked;
+            }
+        }
+    }
+
+    /// Reads one control message; `false`: there is none.
+    pub(super) fn read_message(&mut self) -> Result<bool, Status> {
+        if matches!(self.state, State::Leaving(_)) {
+            return Ok(false);
+        }
+        match self.channel.receive() {
+            Ok(None) => Ok(false),
+            Ok(Some(delivery)) => self.handle_message(delivery).map(|()| true),
+            // What it wrote into the rings before it went is true.
+            Err(Status::Detached) => {
+                self.state = State::Leaving(Status::Detached);
+                Ok(true)
+            }
+            Err(status) => Err(status),
+        }
+    }
+
+    fn handle_message(&mut self, delivery: Delivery<C::Doorbell>) -> Result<(), Status> {
+        let Delivery {
+            cookie,
+            answer,
+            memory,
+            doorbell,
+        } = delivery;
+        // A cookie of 0 is that of no request.
+        let asked = self.requests.remove(cookie);
+        if asked.is_some() != (cookie != 0) {
+            return Err(Status::Corrupt);
+        }
+        if asked.is_some() && std::mem::take(&mut self.request_refused) {
+            self.room = true;
+        }
+        let result = match (answer, asked, memory, doorbell) {
+            (Answer::Attached(attached), Some(Asked::Attach), ..) => self.attached(attached),
+            (Answer::Reply(reply), Some(asked), ..) => self.replied(asked, reply),
+            (Answer::Segment(segment), asked, Some(memory), _) => {
+                self.segment(&segment, asked, memory)
+            }
+            (Answer::Queue(queue), None, Some(memory), Some(doorbell)) => {
+                let worker = self.worker.as_mut().ok_or(Status::Corrupt)?;
+                worker.add_queue(&queue, &memory, doorbell)
+            }
+            (Answer::Offer(offer), None, ..) => self.offered(&offer),
+            (Answer::Wake(_), None, ..) => Ok(()),
+            (Answer::Detached(detached), None, ..) => {
+                self.state = State::Leaving(reason(detached.status));
+                Ok(())
+            }
+            _ => Err(Status::Corrupt),
+        };
+        match (result, asked) {
+            (Ok(()), _) => self.ask_for_memory(),
+            // Not answered by this: it is told with all the others at the end.
+            (Err(_), Some(asked)) => drop(self.requests.insert(asked)),
+            (Err(_), None) => {}
+        }
+        result
+    }
+
+    fn attached(&mut self, attached: Attached) -> Result<(), Status> {
+        if attached.version != VERSION {
+            return Err(Status::Version);
+        }
+        if self.role == Role::Worker {
+            self.worker = Some(Worker::new(attached)?);
+        }
+        self.params = Some(attached);
+        self.state = State::Attached;
+        self.pending.push_back(Event::Attached);
+        Ok(())
+    }
+
+    fn replied(&mut self, asked: Asked, reply: Reply) -> Result<(), Status> {
+        if reply.kind != asked.kind() {
+            return Err(Status::Corrupt);
+        }
+        let status = Status::from_code(reply.status).unwrap_or(Status::Fabric);
+        match asked {
+            Asked::Call { cookie, .. } => {
+                self.pending.push_back(Event::Reply { cookie, status });
+                Ok(())
+            }
+            // Both have another answer when they succeed.
+            _ if status == Status::Ok => Err(Status::Corrupt),
+            Asked::Attach => {
+                self.state = State::Leaving(status);
+                Ok(())
+            }
+            Asked::Grow(region) => {
+                let worker = self.worker.as_mut().ok_or(Status::Corrupt)?;
+                self.room |= worker.region(region)?.refuse();
+                Ok(())
+            }
+        }
+    }
+
+    fn segment(
+        &mut self,
+        segment: &Segment,
+        asked: Option<Asked>,
+        memory: Memory,
+    ) -> Result<(), Status> {
+        let region = match asked {
+            None => None,
+            Some(Asked::Grow(region)) => Some(region),
+            Some(_) => return Err(Status::Corrupt),
+        };
+        let worker = self.worker.as_mut().ok_or(Status::Corrupt)?;
+        worker.add_segment(segment, region, memory)
+    }
+
+    fn offered(&mut self, offer: &Offer) -> Result<(), Status> {
+        if self.role != Role::Listener || self.state != State::Attached || offer.token == [0; 16] {
+            return Err(Status::Corrupt);
+        }
+        self.pending.push_back(Event::Offer {
+            token: offer.token,
+            info: offer.info,
+        });
+        Ok(())
+    }
+}
+
+/// What a device says is the reason why it detaches a process.
+fn reason(status: i32) -> Status {
+    match Status::from_code(status) {
+        None => Status::Fabric,
+        Some(Status::Ok) => Status::Detached,
+        Some(status) => status,
+    }
+}

@@ -1,0 +1,125 @@
+//! What a process tells a device, and learns from it, in terms of the library.
+
+use super::Status;
+use super::abi::{ConnInfo, Token};
+
+/// What a process is to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// smbd's parent: learns of connections that nobody owns.
+    Listener,
+    /// smbd's child: owns connections.
+    Worker,
+}
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The device has taken the attachment: calls other than [`Handle::attach`] work from now on.
+    Attached,
+    /// The attachment is over; nothing else will happen. Free the handle, attach again later.
+    Detached {
+        /// Why.
+        status: Status,
+    },
+    /// Listener: a connection waits for an owner.
+    Offer {
+        /// For the child that is to own it.
+        token: Token,
+        /// The connection.
+        info: ConnInfo,
+    },
+    /// A connection is this worker's now.
+    Connection {
+        /// What is known about it.
+        info: ConnInfo,
+    },
+    /// A message arrived. Its memory is the worker's until [`Handle::take_pdu`].
+    Pdu {
+        /// The connection.
+        conn: u64,
+        /// For [`Handle::take_pdu`].
+        pdu: u64,
+        /// Bytes.
+        length: u32,
+    },
+    /// A message was sent, or never will be.
+    Sent {
+        /// The connection.
+        conn: u64,
+        /// As given to [`Handle::send_pdu`].
+        cookie: u64,
+        /// `Ok` if the network has taken all of it.
+        status: Status,
+        /// Bytes of the message.
+        length: u32,
+    },
+    /// An RDMA READ or RDMA WRITE ended.
+    RdmaDone {
+        /// The connection.
+        conn: u64,
+        /// As given to [`Handle::rdma`].
+        cookie: u64,
+        /// `Ok` if all of it was carried out.
+        status: Status,
+    },
+    /// A transfer ended; if `Ok` the connection is another's.
+    Transferred {
+        /// The connection.
+        conn: u64,
+        /// As given to [`Handle::transfer`].
+        cookie: u64,
+        /// How it ended.
+        status: Status,
+        /// For whoever is to claim it, where no GUID was named; else 0.
+        token: Token,
+    },
+    /// A connection is gone. All that was under way on it was reported before.
+    Disconnected {
+        /// The connection.
+        conn: u64,
+        /// Why.
+        status: Status,
+    },
+    /// `set_parameters`, `set_session_id` or `claim` was answered.
+    Reply {
+        /// As given to that call.
+        cookie: u64,
+        /// How it ended.
+        status: Status,
+    },
+    /// There is more room than before: calls that ended with [`Status::Again`] or
+    /// [`Status::NoMemory`] may be tried again.
+    Room,
+}
+
+/// The direction of an RDMA operation, as the server sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client's memory into a buffer here.
+    Read,
+    /// From a buffer here into the client's memory.
+    Write,
+}
+
+/// A buffer of the bulk region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BulkBuffer {
+    /// Its number; never 0.
+    pub number: u64,
+    /// Its first byte, mapped until the handle is dropped. The device may write it at any time.
+    pub start: *mut u8,
+    /// Bytes.
+    pub length: usize,
+}
+
+/// Counts of a connection, as this side knows them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnCounts {
+    /// Bytes of messages whose [`Event::Sent`] said `Ok`.
+    pub sent_bytes: u64,
+    /// Bytes of messages that were taken and not yet reported.
+    pub unsent_bytes: u64,
+    /// RDMA operations under way.
+    pub rdma_operations: u32,
+}

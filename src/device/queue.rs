@@ -1,0 +1,253 @@
+//! A queue: the two rings that a worker shares with one reactor, and the received messages there.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use zerocopy::transmute;
+
+use super::Status;
+use super::abi::{self, Completion, Segment, Submission, op};
+use crate::shm::buffers::Shape;
+use crate::shm::{Buffer, Consumer, Doorbell, Entry, Producer, RingCorrupt, RingMemory};
+use crate::sys::Memory;
+
+/// Completions that are copied out at a time.
+const BATCH: usize = 32;
+
+impl From<RingCorrupt> for Status {
+    fn from(_: RingCorrupt) -> Self {
+        Self::Corrupt
+    }
+}
+
+/// The worker's side of a queue.
+#[derive(Debug)]
+pub(super) struct Queue<D> {
+    pub(super) number: u32,
+    submissions: Producer<Arc<D>>,
+    completions: Consumer<Arc<D>>,
+    /// Submissions without a completion, and how many there may be.
+    unanswered: u32,
+    outstanding: u32,
+    /// What is not answered and found no room: at most a RECYCLE for each unit of RECEIVE, and a
+    /// DISCONNECT for each connection.
+    backlog: VecDeque<Entry>,
+    /// Somebody found no room and was not told yet that there is some.
+    refused: bool,
+    /// Completions that were copied out; those before `next` are done with.
+    batch: [Entry; BATCH],
+    next: usize,
+    filled: usize,
+    shape: Shape,
+    segments: Vec<Received>,
+}
+
+/// A segment of RECEIVE.
+#[derive(Debug)]
+struct Received {
+    memory: Memory,
+    /// Whether a message that begins at a unit is the worker's.
+    held: Box<[bool]>,
+}
+
+impl<D: Doorbell> Queue<D> {
+    /// The queue that the device made in `memory`.
+    pub(super) fn new(
+        queue: &abi::Queue,
+        memory: &Memory,
+        doorbell: D,
+        outstanding: u32,
+        shape: Shape,
+    ) -> Result<Self, Status> {
+        let offset = usize::try_from(queue.completion_offset).map_err(|_| Status::Corrupt)?;
+        let rest = memory.len().checked_sub(offset).ok_or(Status::Corrupt)?;
+        let ring = |offset, length| {
+            let part = memory.part(offset, length).map_err(|_| Status::Corrupt)?;
+            RingMemory::open(&part).map_err(|_| Status::Corrupt)
+        };
+        if u16::try_from(queue.queue).is_err() {
+            return Err(Status::Corrupt);
+        }
+        let doorbell = Arc::new(doorbell);
+        Ok(Self {
+            number: queue.queue,
+            submissions: Producer::new(ring(0, offset)?, Arc::clone(&doorbell)),
+            completions: Consumer::new(ring(offset, rest)?, doorbell),
+            unanswered: 0,
+            outstanding,
+            backlog: VecDeque::new(),
+            refused: false,
+            batch: [[0; 8]; BATCH],
+            next: 0,
+            filled: 0,
+            shape,
+            segments: Vec::new(),
+        })
+    }
+
+    /// A segment of RECEIVE. `length` bytes were checked to be those of `memory`.
+    pub(super) fn add(&mut self, segment: &Segment, memory: Memory) -> Result<(), Status> {
+        let is_next = usize::try_from(segment.number) == Ok(self.segments.len())
+            && segment.number < self.shape.max_segments;
+        if !is_next || self.shape.segment_length() != Some(memory.len()) {
+            return Err(Status::Corrupt);
+        }
+        let units = self.shape.units_per_segment as usize;
+        self.segments.push(Received {
+            memory,
+            held: vec![false; units].into_boxed_slice(),
+        });
+        Ok(())
+    }
+
+    /// The oldest completion, which stays the oldest until [`done`](Self::done).
+    pub(super) fn completion(&mut self) -> Result<Option<Completion>, Status> {
+        if self.next == self.filled {
+            self.next = 0;
+            self.filled = self.completions.pop(&mut self.batch)?;
+        }
+        let batch = self.batch.get(..self.filled).unwrap_or_default();
+        Ok(batch.get(self.next).map(|entry| transmute!(*entry)))
+    }
+
+    /// The oldest completion was taken.
+    pub(super) const fn done(&mut self) {
+        self.next += 1;
+    }
+
+    /// Whether completions were copied out that nobody has seen.
+    pub(super) const fn has_more(&self) -> bool {
+        self.next < self.filled
+    }
+
+    /// Whether one more submission may go in; if not, somebody is to be told later.
+    pub(super) fn has_room(&mut self) -> Result<bool, Status> {
+        self.flush()?;
+        let free = self.backlog.is_empty()
+            && self.unanswered < self.outstanding
+            && self.submissions.room()? > 0;
+        self.refused |= !free;
+        Ok(free)
+    }
+
+    /// Puts a submission in, for which [`has_room`](Self::has_room) has just found room.
+    pub(super) fn submit(&mut self, entry: Entry) -> Result<(), Status> {
+        if self.submissions.push(&[entry])? != 1 {
+            // An index does not go back: `push` would have said so.
+            return Err(Status::Corrupt);
+        }
+        self.unanswered += 1;
+        Ok(())
+    }
+
+    /// A submission was answered.
+    pub(super) const fn answered(&mut self) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+    }
+
+    /// Puts an entry in that has no answer, now or as soon as there is room.
+    pub(super) fn post(&mut self, submission: Submission) -> Result<(), Status> {
+        self.backlog.push_back(transmute!(submission));
+        self.flush()
+    }
+
+    /// Puts in what had to wait.
+    fn flush(&mut self) -> Result<(), Status> {
+        while !self.backlog.is_empty() {
+            let (first, _) = self.backlog.as_slices();
+            let pushed = self.submissions.push(first)?;
+            if pushed == 0 {
+                break;
+            }
+            for entry in self.backlog.drain(..pushed) {
+                let submission: Submission = transmute!(entry);
+                // From now on, not before, the device may use the buffer again: what it holds
+                // bounds what can wait here.
+                if submission.op == op::RECYCLE {
+                    let buffer = Buffer::from_bits(submission.place);
+                    if let Some(held) = held(&mut self.segments, buffer) {
+                        *held = false;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts in what had to wait; returns whether somebody who was refused may try again.
+    pub(super) fn found_room(&mut self) -> Result<bool, Status> {
+        if !self.refused {
+            return self.flush().map(|()| false);
+        }
+        self.refused = false;
+        self.has_room()
+    }
+
+    /// Whether something waits for the device to take submissions out, and not for its answers.
+    pub(super) fn waits_for_ring(&self) -> bool {
+        !self.backlog.is_empty() || (self.refused && self.unanswered < self.outstanding)
+    }
+
+    /// Announces that this side will sleep until there is something to do; whether it may.
+    pub(super) fn announce_sleep(&mut self) -> Result<bool, Status> {
+        let full = !self.waits_for_ring() || self.submissions.announce_sleep()?;
+        Ok(full && self.completions.announce_sleep()?)
+    }
+
+    /// A received message, or the like, of `length` bytes: the worker's from now on. `None`: its
+    /// segment has not arrived yet.
+    pub(super) fn hold(&mut self, buffer: u64, length: u32) -> Result<Option<()>, Status> {
+        let buffer = Buffer::from_bits(buffer);
+        if u32::from(buffer.segment()) >= self.shape.max_segments {
+            return Err(Status::Corrupt);
+        }
+        let unit_length = self.shape.unit_length;
+        let longest = unit_length.saturating_mul(self.shape.longest_run as usize);
+        let Some(segment) = self.segments.get_mut(usize::from(buffer.segment())) else {
+            return Ok(None);
+        };
+        let start = usize::from(buffer.unit()).saturating_mul(unit_length);
+        let room = segment.memory.len().saturating_sub(start).min(longest);
+        if length == 0 || length as usize > room {
+            return Err(Status::Corrupt);
+        }
+        match segment.held.get_mut(usize::from(buffer.unit())) {
+            Some(held) if !*held => *held = true,
+            _ => return Err(Status::Corrupt),
+        }
+        Ok(Some(()))
+    }
+
+    /// Copies the start of a message that is held.
+    pub(super) fn read(&self, buffer: u64, target: &mut [u8]) -> Result<(), Status> {
+        let buffer = Buffer::from_bits(buffer);
+        let segment = self.segments.get(usize::from(buffer.segment()));
+        let start = usize::from(buffer.unit()).saturating_mul(self.shape.unit_length);
+        segment
+            .and_then(|segment| segment.memory.read(start, target).ok())
+            .ok_or(Status::Corrupt)
+    }
+
+    /// Gives a message that is held back to the device.
+    pub(super) fn recycle(&mut self, buffer: u64) -> Result<(), Status> {
+        self.post(Submission {
+            op: op::RECYCLE,
+            flags: 0,
+            conn: u64::from(self.number) << 48,
+            cookie: 0,
+            place: buffer,
+            length: 0,
+            token: 0,
+            descriptors: 0,
+            descriptor_count: 0,
+            reserved: [0; 3],
+        })
+    }
+}
+
+fn held(segments: &mut [Received], buffer: Buffer) -> Option<&mut bool> {
+    segments
+        .get_mut(usize::from(buffer.segment()))?
+        .held
+        .get_mut(usize::from(buffer.unit()))
+}

@@ -1,0 +1,452 @@
+//! What a worker has: queues, memory, connections, and operations under way.
+//!
+//! Submissions are made here; what the device answers is judged in [`completion`](super::completion).
+//! Every [`Status::Corrupt`] that leaves this module is the end of the attachment.
+
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+
+use zerocopy::transmute;
+
+use super::abi::{
+    Attached, ConnInfo, Segment, Submission, Token, TransferSubmission, flags, op, region,
+};
+use super::event::{BulkBuffer, ConnCounts, Direction};
+use super::queue::Queue;
+use super::regions::{Growth, Region, shape};
+use super::slots::Slots;
+use super::{Status, abi};
+use crate::shm::{Buffer, Doorbell};
+use crate::sys::Memory;
+use crate::wire::BufferDescriptors;
+
+/// Queues at most: more than any device has reactors.
+const MAX_QUEUES: usize = 256;
+
+/// Connections at most.
+pub(super) const MAX_CONNECTIONS: usize = 1 << 16;
+
+/// Buffer descriptors of an operation at most.
+const MAX_DESCRIPTORS: usize = 4095;
+
+/// What is the worker's.
+#[derive(Debug)]
+pub(super) struct Worker<D> {
+    params: Attached,
+    pub(super) send: Region,
+    pub(super) bulk: Region,
+    pub(super) queues: Vec<Queue<D>>,
+    /// The queue whose turn it is.
+    pub(super) turn: usize,
+    pub(super) conns: BTreeMap<u64, Conn>,
+    /// Of which something ended: the device may have said that it is gone.
+    pub(super) ending: Option<u64>,
+    pub(super) operations: Slots<Operation>,
+    pub(super) pdus: Slots<Pdu>,
+    /// Bytes of all regions.
+    mapped: u64,
+    /// Somebody who was refused may try again.
+    pub(super) room: bool,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) info: ConnInfo,
+    /// Its place in [`Worker::queues`].
+    pub(super) queue: usize,
+    pub(super) counts: ConnCounts,
+    /// Submissions without a completion.
+    pub(super) operations: u32,
+    /// The worker does not want it any more.
+    pub(super) closing: bool,
+    /// It may become another's.
+    pub(super) transferring: bool,
+    /// The device said that it is gone; what was submitted too late is yet to be answered.
+    pub(super) ended: Option<Status>,
+}
+
+/// An operation under way. Its number is all that the device learns of it.
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub(super) conn: u64,
+    /// The caller's.
+    pub(super) cookie: u64,
+    pub(super) work: Work,
+}
+
+/// What an operation does, and the memory that it uses.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Work {
+    Send {
+        message: Buffer,
+        length: u32,
+    },
+    Rdma {
+        data: Buffer,
+        descriptors: Buffer,
+    },
+    Transfer {
+        message: Option<Buffer>,
+        wants_token: bool,
+    },
+}
+
+/// A message that the caller has yet to take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pdu {
+    pub(super) queue: usize,
+    pub(super) buffer: u64,
+    pub(super) length: u32,
+}
+
+/// An entry of which nothing is set.
+const NOTHING: Submission = Submission {
+    op: 0,
+    flags: 0,
+    conn: 0,
+    cookie: 0,
+    place: 0,
+    length: 0,
+    token: 0,
+    descriptors: 0,
+    descriptor_count: 0,
+    reserved: [0; 3],
+};
+
+impl<D: Doorbell> Worker<D> {
+    pub(super) fn new(params: Attached) -> Result<Self, Status> {
+        let memory = params.memory;
+        shape(memory.receive)
+            .segment_length()
+            .filter(|_| params.submissions_outstanding > 0)
+            .ok_or(Status::Corrupt)?;
+        Ok(Self {
+            params,
+            send: Region::new(region::SEND, memory.send)?,
+            bulk: Region::new(region::BULK, memory.bulk)?,
+            queues: Vec::new(),
+            turn: 0,
+            conns: BTreeMap::new(),
+            ending: None,
+            operations: Slots::new(),
+            pdus: Slots::new(),
+            mapped: 0,
+            room: false,
+        })
+    }
+
+    /// Whether something happens only if this side says that it sleeps until a ring has room.
+    pub(super) fn waits_for_ring(&self) -> bool {
+        self.queues.iter().any(Queue::waits_for_ring)
+    }
+
+    /// The device shares a queue.
+    pub(super) fn add_queue(
+        &mut self,
+        queue: &abi::Queue,
+        memory: &Memory,
+        doorbell: D,
+    ) -> Result<(), Status> {
+        let is_known = self.queues.iter().any(|known| known.number == queue.queue);
+        if is_known || self.queues.len() >= MAX_QUEUES {
+            return Err(Status::Corrupt);
+        }
+        let outstanding = self.params.submissions_outstanding;
+        let shape = shape(self.params.memory.receive);
+        let queue = Queue::new(queue, memory, doorbell, outstanding, shape)?;
+        self.queues.push(queue);
+        Ok(())
+    }
+
+    /// The device shares a segment; `asked` is the region that it was asked for, if it was.
+    pub(super) fn add_segment(
+        &mut self,
+        segment: &Segment,
+        asked: Option<u32>,
+        memory: Memory,
+    ) -> Result<(), Status> {
+        let mapped = self.mapped.checked_add(memory.len() as u64);
+        self.mapped = mapped
+            .filter(|mapped| *mapped <= self.params.memory.limit)
+            .ok_or(Status::Corrupt)?;
+        match asked {
+            Some(number) => {
+                self.room |= self.region(number)?.add(segment, memory)?;
+                Ok(())
+            }
+            None if segment.region == region::RECEIVE => self
+                .queues
+                .iter_mut()
+                .find(|queue| queue.number == segment.queue)
+                .ok_or(Status::Corrupt)?
+                .add(segment, memory),
+            None => Err(Status::Corrupt),
+        }
+    }
+
+    pub(super) fn region(&mut self, number: u32) -> Result<&mut Region, Status> {
+        match number {
+            region::SEND => Ok(&mut self.send),
+            region::BULK => Ok(&mut self.bulk),
+            _ => Err(Status::Corrupt),
+        }
+    }
+
+    /// A region of which the device is to be asked for a segment.
+    pub(super) fn growing(&mut self) -> Option<(u32, &mut Region)> {
+        if self.send.growth == Growth::Wanted {
+            Some((region::SEND, &mut self.send))
+        } else if self.bulk.growth == Growth::Wanted {
+            Some((region::BULK, &mut self.bulk))
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn allocate(&mut self, length: usize) -> Result<BulkBuffer, Status> {
+        let buffer = self.bulk.allocate(length)?;
+        let memory = self.bulk.memory(buffer)?;
+        let start = memory.pointer(0, memory.len());
+        Ok(BulkBuffer {
+            number: buffer.to_bits(),
+            start: start.map_err(|_| Status::NoBuffer)?,
+            length: memory.len(),
+        })
+    }
+
+    pub(super) fn free(&mut self, buffer: u64) -> Result<(), Status> {
+        self.room |= self.bulk.free(Buffer::from_bits(buffer))?;
+        self.bulk.forget_refusal();
+        self.send.forget_refusal();
+        Ok(())
+    }
+
+    /// Takes memory of SEND back, which no operation uses any more.
+    pub(super) fn free_send(&mut self, buffer: Buffer) -> Result<(), Status> {
+        self.room |= self.send.free(buffer).map_err(|_| Status::Corrupt)?;
+        self.bulk.forget_refusal();
+        self.send.forget_refusal();
+        Ok(())
+    }
+
+    /// A connection on which something may be submitted.
+    fn open(&self, conn: u64) -> Result<&Conn, Status> {
+        match self.conns.get(&conn) {
+            Some(conn) if conn.transferring => Err(Status::Busy),
+            Some(conn) if !conn.closing && conn.ended.is_none() => Ok(conn),
+            _ => Err(Status::NoConnection),
+        }
+    }
+
+    fn has_room(&mut self, queue: usize) -> Result<(), Status> {
+        let queue = self.queues.get_mut(queue).ok_or(Status::Corrupt)?;
+        if queue.has_room()? {
+            Ok(())
+        } else {
+            Err(Status::Again)
+        }
+    }
+
+    pub(super) fn send_pdu(
+        &mut self,
+        conn: u64,
+        cookie: u64,
+        pieces: &[IoSlice<'_>],
+        invalidate: Option<u32>,
+    ) -> Result<(), Status> {
+        let open = self.open(conn)?;
+        let (queue, longest) = (open.queue, open.info.max_fragmented_send_size);
+        let sum = |sum: usize, piece: &IoSlice<'_>| sum.checked_add(piece.len());
+        let length = pieces.iter().try_fold(0, sum).ok_or(Status::TooLong)?;
+        let wire_length = u32::try_from(length).map_err(|_| Status::TooLong)?;
+        if length == 0 {
+            return Err(Status::Invalid);
+        }
+        if wire_length > longest {
+            return Err(Status::TooLong);
+        }
+        self.has_room(queue)?;
+        let message = self
+            .send
+            .fill(length, pieces.iter().map(|piece| &**piece))?;
+        let submission = Submission {
+            op: op::SEND_PDU,
+            flags: invalidate.map_or(0, |_| flags::INVALIDATE),
+            place: self.send.place(message, 0, length)?,
+            length: wire_length,
+            token: invalidate.unwrap_or(0),
+            ..NOTHING
+        };
+        let work = Work::Send {
+            message,
+            length: wire_length,
+        };
+        self.submit(conn, cookie, work, submission)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn rdma(
+        &mut self,
+        direction: Direction,
+        conn: u64,
+        cookie: u64,
+        buffer: u64,
+        offset: usize,
+        length: usize,
+        descriptors: &[u8],
+    ) -> Result<(), Status> {
+        let open = self.open(conn)?;
+        let (queue, info) = (open.queue, open.info);
+        if direction == Direction::Read && info.initiator_depth == 0 {
+            return Err(Status::NoReads);
+        }
+        let longest = info
+            .max_read_write_size
+            .min(self.params.max_read_write_size);
+        let wire_length = u32::try_from(length).map_err(|_| Status::TooLong)?;
+        if wire_length == 0 {
+            return Err(Status::Invalid);
+        }
+        if wire_length > longest {
+            return Err(Status::TooLong);
+        }
+        let data = Buffer::from_bits(buffer);
+        let place = self.bulk.place(data, offset, length)?;
+        let (list, count) = used_descriptors(descriptors, wire_length)?;
+        self.has_room(queue)?;
+        let descriptors = self.send.fill(list.len(), std::iter::once(list))?;
+        let submission = Submission {
+            op: match direction {
+                Direction::Read => op::RDMA_READ,
+                Direction::Write => op::RDMA_WRITE,
+            },
+            place,
+            length: wire_length,
+            descriptors: self.send.place(descriptors, 0, list.len())?,
+            descriptor_count: count,
+            ..NOTHING
+        };
+        self.bulk.hold(data);
+        self.submit(conn, cookie, Work::Rdma { data, descriptors }, submission)
+    }
+
+    pub(super) fn transfer(
+        &mut self,
+        conn: u64,
+        cookie: u64,
+        client_guid: Option<Token>,
+        pdu: &[u8],
+    ) -> Result<(), Status> {
+        let open = self.open(conn)?;
+        let (queue, is_busy) = (open.queue, open.operations > 0);
+        if client_guid == Some([0; 16]) {
+            return Err(Status::Invalid);
+        }
+        if is_busy {
+            return Err(Status::Busy);
+        }
+        let length = u32::try_from(pdu.len()).map_err(|_| Status::TooLong)?;
+        self.has_room(queue)?;
+        let message = if pdu.is_empty() {
+            None
+        } else {
+            Some(self.send.fill(pdu.len(), std::iter::once(pdu))?)
+        };
+        let place = message.map(|message| self.send.place(message, 0, pdu.len()));
+        let submission = TransferSubmission {
+            op: op::TRANSFER,
+            flags: 0,
+            conn,
+            cookie: 0,
+            place: place.transpose()?.unwrap_or(0),
+            length,
+            reserved: 0,
+            client_guid: client_guid.unwrap_or_default(),
+            reserved2: 0,
+        };
+        let work = Work::Transfer {
+            message,
+            wants_token: client_guid.is_none(),
+        };
+        self.submit(conn, cookie, work, transmute!(submission))
+    }
+
+    /// Hands an operation, for which there is room, to the device. Connection and cookie are at the
+    /// same place in all submissions.
+    fn submit(
+        &mut self,
+        conn: u64,
+        cookie: u64,
+        work: Work,
+        submission: Submission,
+    ) -> Result<(), Status> {
+        let open = self.conns.get_mut(&conn).ok_or(Status::NoConnection)?;
+        let queue = self.queues.get_mut(open.queue).ok_or(Status::Corrupt)?;
+        let number = self.operations.insert(Operation { conn, cookie, work });
+        let submitted = queue.submit(transmute!(Submission {
+            conn,
+            cookie: number,
+            ..submission
+        }));
+        if submitted.is_err() {
+            // The caller learns of it now, and so not again at the end.
+            self.operations.remove(number);
+            return submitted;
+        }
+        open.operations += 1;
+        match work {
+            Work::Send { length, .. } => open.counts.unsent_bytes += u64::from(length),
+            Work::Rdma { .. } => open.counts.rdma_operations += 1,
+            Work::Transfer { .. } => open.transferring = true,
+        }
+        Ok(())
+    }
+
+    /// Ends a connection in order. Of one that is being transferred, if it stays here.
+    pub(super) fn disconnect(&mut self, conn: u64) -> Result<(), Status> {
+        let open = self.conns.get_mut(&conn).ok_or(Status::NoConnection)?;
+        let is_first = !std::mem::replace(&mut open.closing, true);
+        if is_first && !open.transferring && open.ended.is_none() {
+            let queue = open.queue;
+            self.post_disconnect(conn, queue)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn post_disconnect(&mut self, conn: u64, queue: usize) -> Result<(), Status> {
+        let queue = self.queues.get_mut(queue).ok_or(Status::Corrupt)?;
+        queue.post(Submission {
+            op: op::DISCONNECT,
+            conn,
+            ..NOTHING
+        })
+    }
+
+    pub(super) fn take_pdu(&mut self, pdu: u64, target: &mut [u8]) -> Result<(), Status> {
+        let found = *self.pdus.get(pdu).ok_or(Status::NoBuffer)?;
+        let queue = self.queues.get_mut(found.queue).ok_or(Status::Corrupt)?;
+        if !target.is_empty() {
+            let target = target.get_mut(..found.length as usize);
+            queue.read(found.buffer, target.ok_or(Status::Invalid)?)?;
+        }
+        self.pdus.remove(pdu);
+        queue.recycle(found.buffer)
+    }
+
+    pub(super) fn conn(&self, conn: u64) -> Result<&Conn, Status> {
+        self.conns.get(&conn).ok_or(Status::NoConnection)
+    }
+}
+
+/// The descriptors that a transfer of `length` bytes needs, as bytes, and how many they are.
+fn used_descriptors(bytes: &[u8], length: u32) -> Result<(&[u8], u32), Status> {
+    let list = BufferDescriptors::parse(bytes).map_err(|_| Status::Descriptors)?;
+    if list.len() > MAX_DESCRIPTORS {
+        return Err(Status::Descriptors);
+    }
+    let pieces = list.pieces(length);
+    let count = pieces.map_err(|_| Status::DescriptorsTooShort)?.count();
+    let used = bytes.get(..count * (bytes.len() / list.len()));
+    Ok((used.ok_or(Status::Descriptors)?, count as u32))
+}

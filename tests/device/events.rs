@@ -1,0 +1,198 @@
+//! What a process learns, in which order, and what wakes it.
+
+use std::io::IoSlice;
+
+use smbdirect::device::abi::{self, Completion, event};
+use smbdirect::device::message::Answer;
+use smbdirect::device::{Event, Role, Status};
+
+use super::script::{
+    RECEIVE_UNIT, attached, completion, conn, connected, events, info, is_readable, wait,
+};
+
+#[test]
+fn a_listener_learns_of_connections_that_nobody_owns() {
+    let (mut handle, mut device) = attached(Role::Listener);
+    for token in [[1; 16], [2; 16]] {
+        let info = info(0);
+        device.say(0, Answer::Offer(abi::Offer { token, info }));
+    }
+    wait(&handle);
+    let offer = |token| Event::Offer {
+        token,
+        info: info(0),
+    };
+    assert_eq!(events(&mut handle), [offer([1; 16]), offer([2; 16])]);
+    assert!(!is_readable(&handle));
+}
+
+#[test]
+fn as_long_as_the_rings_hold_something_nobody_looks_elsewhere() {
+    let (mut handle, mut device) = connected();
+    for number in 2..10 {
+        device.connect(info(conn(number)));
+    }
+    let before = device.looked();
+    for _ in 2..10 {
+        let event = handle.next_event();
+        assert!(matches!(event, Ok(Some(Event::Connection { .. }))));
+    }
+    assert_eq!(device.looked(), before);
+    assert_eq!(handle.next_event(), Ok(None));
+    assert!(device.looked() > before);
+}
+
+#[test]
+fn who_sleeps_is_woken_once() {
+    let (mut handle, mut device) = connected();
+    for round in 1..=3 {
+        assert_eq!(handle.next_event(), Ok(None));
+        assert!(!is_readable(&handle));
+        let before = device.queue(1).wakes.0.get();
+        device.pdu(conn(1), b"one");
+        device.pdu(conn(1), b"two");
+        assert_eq!(device.queue(1).wakes.0.get(), before + 1, "{round}");
+        wait(&handle);
+        let told = events(&mut handle);
+        assert_eq!(told.len(), 2, "{told:?}");
+        for event in told {
+            let Event::Pdu { pdu, .. } = event else {
+                panic!("{event:?}");
+            };
+            handle.take_pdu(pdu, &mut [0; 3]).expect("held");
+        }
+        device.take(1);
+    }
+}
+
+#[test]
+fn the_device_is_rung_for_once_when_it_sleeps() {
+    let (mut handle, mut device) = connected();
+    let rung = device.queue(1).rung.clone();
+    let before = rung.0.get();
+    assert_eq!(device.queue(1).submissions.announce_sleep(), Ok(true));
+    for cookie in 0..3 {
+        let pieces = [IoSlice::new(b"x")];
+        handle
+            .send_pdu(conn(1), cookie, &pieces, None)
+            .expect("room");
+    }
+    assert_eq!(rung.0.get(), before + 1);
+    assert_eq!(device.take(1).len(), 3);
+    handle.disconnect(conn(1)).expect("there");
+    assert_eq!(rung.0.get(), before + 1, "awake");
+}
+
+#[test]
+fn an_entry_may_be_seen_before_the_segment_that_it_names() {
+    let (mut handle, mut device) = connected();
+    let token = Answer::Wake(abi::Wake { reserved: 0 });
+    for _ in 0..100 {
+        device.say(0, token);
+    }
+    device.share_receive(1);
+    device.queue(1).fill(&vec![0; 4 * RECEIVE_UNIT as usize]);
+    device.queue(1).fill(&vec![0; 4 * RECEIVE_UNIT as usize]);
+    device.pdu(conn(1), b"in the second segment");
+    let Ok(Some(Event::Pdu { pdu, length, .. })) = handle.next_event() else {
+        panic!("a message");
+    };
+    let mut target = vec![0; length as usize];
+    handle.take_pdu(pdu, &mut target).expect("held");
+    assert_eq!(target, b"in the second segment");
+}
+
+#[test]
+fn queues_take_turns() {
+    let (mut handle, mut device) = connected();
+    device.share_queue(2);
+    device.share_receive(2);
+    let other = 2 << 48 | 1;
+    device.connect(info(other));
+    assert_eq!(events(&mut handle).len(), 1);
+    for bytes in [b"a", b"b"] {
+        device.pdu(conn(1), bytes);
+        device.pdu(other, bytes);
+    }
+    let mut conns = Vec::new();
+    for event in events(&mut handle) {
+        let Event::Pdu { conn, .. } = event else {
+            panic!("{event:?}");
+        };
+        conns.push(conn);
+    }
+    conns.dedup();
+    assert_eq!(conns.len(), 2, "each queue in one go: {conns:x?}");
+}
+
+#[test]
+fn the_end_of_a_connection_is_told_after_everything_of_it() {
+    let (mut handle, mut device) = connected();
+    let pieces = [IoSlice::new(b"x")];
+    handle.send_pdu(conn(1), 5, &pieces, None).expect("room");
+    device.disconnected(conn(1), Status::Reset);
+    assert_eq!(events(&mut handle), []);
+    let late = handle.send_pdu(conn(1), 6, &pieces, None);
+    assert_eq!(late, Err(Status::NoConnection));
+    assert_eq!(handle.disconnect(conn(1)), Ok(()));
+    let submissions = device.take(1);
+    assert_eq!(submissions.len(), 1, "of a connection that is gone");
+    device.answer(&submissions[0], Status::NoConnection);
+    let sent = Event::Sent {
+        conn: conn(1),
+        cookie: 5,
+        status: Status::NoConnection,
+        length: 1,
+    };
+    let gone = Event::Disconnected {
+        conn: conn(1),
+        status: Status::Reset,
+    };
+    assert_eq!(events(&mut handle), [sent, gone]);
+    device.connect(info(conn(1)));
+    assert_eq!(events(&mut handle).len(), 1, "the number is free again");
+}
+
+#[test]
+fn a_message_outlives_its_connection() {
+    let (mut handle, mut device) = connected();
+    device.pdu(conn(1), b"last words");
+    device.disconnected(conn(1), Status::ClosedByPeer);
+    let told = events(&mut handle);
+    let [Event::Pdu { pdu, .. }, Event::Disconnected { .. }] = told[..] else {
+        panic!("{told:?}");
+    };
+    let mut target = [0; 10];
+    handle.take_pdu(pdu, &mut target).expect("held");
+    assert_eq!(&target, b"last words");
+}
+
+#[test]
+fn a_status_of_a_later_version_is_a_failure_of_the_fabric() {
+    let (mut handle, mut device) = connected();
+    device.complete(Completion {
+        status: 1000,
+        ..completion(event::DISCONNECTED, conn(1))
+    });
+    let gone = Event::Disconnected {
+        conn: conn(1),
+        status: Status::Fabric,
+    };
+    assert_eq!(events(&mut handle), [gone]);
+}
+
+#[test]
+fn a_flood_of_messages_leaves_the_caller_its_turn() {
+    let (mut handle, mut device) = attached(Role::Worker);
+    for _ in 0..1000 {
+        device.say(0, Answer::Wake(abi::Wake { reserved: 0 }));
+    }
+    let before = device.looked();
+    assert_eq!(handle.next_event(), Ok(None));
+    assert!(device.looked() - before < 100);
+    assert!(is_readable(&handle), "there is more");
+    while is_readable(&handle) {
+        assert_eq!(handle.next_event(), Ok(None));
+    }
+    assert!(device.looked() > 1000);
+}

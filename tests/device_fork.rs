@@ -1,0 +1,147 @@
+//! A handle after `fork`: the child is told, and the parent does not notice.
+//!
+//! A program of its own, with one thread, for only such a process can be forked safely.
+
+use std::io::{IoSlice, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use smbdirect::device::abi::{self, Attached, SetParameters};
+use smbdirect::device::channel::SocketChannel;
+use smbdirect::device::message::{encode, read_request};
+use smbdirect::device::{Direction, Event, Handle, Role, Status};
+use smbdirect::sys::{Maker, SeqSocket, wait_readable};
+use zerocopy::FromZeros;
+
+/// All calls; the child's only work.
+fn calls(handle: &mut Handle) -> Vec<Result<(), Status>> {
+    let write = Direction::Write;
+    vec![
+        handle.next_event().map(|_| ()),
+        handle.set_parameters(1, SetParameters::new_zeroed(), &[]),
+        handle.set_session_id(1, [1; 16], 1, false),
+        handle.claim(1, [1; 16]),
+        handle.mem_params().map(|_| ()),
+        handle.allocate(1).map(|_| ()),
+        handle.free(1),
+        handle.send_pdu(1, 1, &[IoSlice::new(b"x")], None),
+        handle.rdma(write, 1, 1, 1, 0, 1, &[0; 16]),
+        handle.take_pdu(1, &mut []),
+        handle.disconnect(1),
+        handle.transfer(1, 1, None, &[]),
+        handle.conn_info(1).map(|_| ()),
+        handle.conn_counts(1).map(|_| ()),
+    ]
+}
+
+/// Begins `child` in a child, which ends with whether that said that all is well.
+fn begin(child: impl FnOnce() -> bool) -> libc::pid_t {
+    // SAFETY: this process has one thread, so that the child may do what it likes.
+    match unsafe { libc::fork() } {
+        -1 => panic!("no child: {}", std::io::Error::last_os_error()),
+        0 => {
+            let code = i32::from(!child());
+            // SAFETY: ends the child without running what is the parent's to run.
+            unsafe { libc::_exit(code) }
+        }
+        process => process,
+    }
+}
+
+/// Whether a child said that all is well.
+fn end(process: libc::pid_t) -> bool {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    let waited = unsafe { libc::waitpid(process, &raw mut status, 0) };
+    assert_eq!(waited, process);
+    status == 0
+}
+
+fn fork(child: impl FnOnce() -> bool) -> bool {
+    end(begin(child))
+}
+
+fn next_event(handle: &mut Handle) -> Event {
+    loop {
+        if let Some(event) = handle.next_event().expect("its maker") {
+            return event;
+        }
+        wait_readable(handle.event_fd(), None).expect("waited");
+    }
+}
+
+fn main() -> ExitCode {
+    let maker = Maker::new().expect("memory");
+    assert!(maker.is_here());
+    assert!(fork(|| !maker.is_here()), "the child is another process");
+    assert!(fork(|| fork(|| !maker.is_here())), "and so is a child's");
+    assert!(maker.is_here(), "the parent is not");
+
+    let (near, device) = SeqSocket::pair().expect("descriptors");
+    let channel = SocketChannel::new(near).expect("descriptors");
+    let mut handle = Handle::over(channel, Role::Worker, None).expect("sent");
+    let mut buffer = [0; abi::MAX_CONTROL_LENGTH];
+    let length = device.receive(&mut buffer).expect("a request").length;
+    let (cookie, _) = read_request(&buffer[..length]).expect("of good form");
+    let shape = abi::RegionShape {
+        unit_length: 4096,
+        units_per_segment: 1,
+        longest_run: 1,
+        max_segments: 1,
+    };
+    let mut attached = Attached::new_zeroed();
+    attached.version = abi::VERSION;
+    attached.submissions_outstanding = 1;
+    attached.memory.send = shape;
+    attached.memory.bulk = shape;
+    attached.memory.receive = shape;
+    let mut message = Vec::new();
+    encode(cookie, &attached, &[], &mut message);
+    device.send(&message, &[]).expect("sent");
+
+    // A child of a process that waits for its answer leaves the answer to its parent.
+    let refused = |handle: &mut Handle| {
+        let results = calls(handle);
+        results.iter().all(|result| *result == Err(Status::Forked))
+    };
+    assert!(fork(|| refused(&mut handle)), "before it is attached");
+    assert_eq!(next_event(&mut handle), Event::Attached);
+    assert!(fork(|| refused(&mut handle)), "while it is attached");
+    let mut handle = Some(handle);
+    let dropped = fork(|| {
+        let mut copy = handle.take().expect("there");
+        let refused = refused(&mut copy);
+        drop(copy);
+        refused
+    });
+    assert!(dropped);
+
+    // Nothing came of the child, and the parent's attachment works.
+    let mut handle = handle.take().expect("the parent's");
+    let nothing = device.receive(&mut buffer).expect_err("nothing was said");
+    assert!(nothing.is_would_block(), "{nothing}");
+    handle.claim(5, [1; 16]).expect("attached");
+    let length = device.receive(&mut buffer).expect("a request").length;
+    let (cookie, _) = read_request(&buffer[..length]).expect("of good form");
+    let reply = abi::Reply {
+        status: Status::NoToken.code(),
+        kind: abi::kind::CLAIM,
+    };
+    encode(cookie, &reply, &[], &mut message);
+    device.send(&message, &[]).expect("sent");
+    let expected = Event::Reply {
+        cookie: 5,
+        status: Status::NoToken,
+    };
+    assert_eq!(next_event(&mut handle), expected);
+
+    // Its end is the end of the attachment, although a child holds a copy of everything.
+    let (mut near, far) = UnixStream::pair().expect("descriptors");
+    let holder = begin(|| near.read(&mut [0]).is_ok_and(|length| length == 1));
+    drop(handle);
+    let closed = device.receive(&mut buffer).expect_err("no message");
+    assert_eq!(closed.name(), "closed");
+    (&far).write_all(b"x").expect("written");
+    assert!(end(holder));
+    ExitCode::SUCCESS
+}
