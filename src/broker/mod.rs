@@ -22,6 +22,7 @@
 
 mod config;
 mod control;
+mod lines;
 mod memory;
 mod pool;
 mod process;

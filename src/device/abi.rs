@@ -48,7 +48,9 @@
 //! the order of submission, so that a response never overtakes its data; RDMA_READ is not ordered
 //! with them. After [`event::DISCONNECTED`] nothing names the connection any more but the answers to
 //! what was submitted before the worker saw it: that the connection went meanwhile is no fault of
-//! the worker's, and each submission is answered in any case.
+//! the worker's, and each submission is answered in any case. While there is no room for completions
+//! the device takes no submissions: who waits for room in the submission ring, be it to recycle,
+//! takes completions meanwhile.
 //!
 //! # Memory
 //!

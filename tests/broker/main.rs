@@ -2,6 +2,9 @@
 //! the interface byte by byte.
 
 mod attach;
+mod hostile;
+mod lifecycle;
+mod limits;
 mod peer;
 mod raw;
 mod routing;

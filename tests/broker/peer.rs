@@ -1,5 +1,6 @@
 //! Clients: initiators on a fabric of their own, in a thread of their own.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -24,6 +25,7 @@ struct State {
     transport: Initiator,
     now: Instant,
     clients: HashMap<ConnId, Sender<Happened>>,
+    ended: bool,
 }
 
 /// What a client sees.
@@ -49,6 +51,8 @@ pub(crate) struct Client {
     /// For what it sends.
     memory: Memory,
     region: RegionId,
+    /// Bytes of it that were used for messages.
+    used: Cell<u32>,
 }
 
 /// Memory of a client that the server may access.
@@ -83,6 +87,7 @@ impl Peers {
                 transport: Transport::new(fabric, HeapBuffers::new(), config),
                 now: Instant::ZERO,
                 clients: HashMap::new(),
+                ended: false,
             };
             drive(&mut state, &tasks);
         });
@@ -116,13 +121,16 @@ impl Peers {
             happened,
             memory,
             region,
+            used: Cell::new(0),
         }
     }
 }
 
 impl Drop for Peers {
     fn drop(&mut self) {
-        self.tasks = None;
+        if let Some(tasks) = self.tasks.take() {
+            let _ = tasks.send(Box::new(|state| state.ended = true));
+        }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -143,17 +151,44 @@ fn call<T: Send + 'static>(
 }
 
 impl Client {
-    /// Sends a message; earlier ones have to be through.
+    /// Sends a message. Those of the last MiB have to be through where they are still of interest.
     pub(crate) fn send(&self, message: &[u8]) {
-        self.memory.write(0, message).unwrap();
         let (conn, region, length) = (self.conn, self.region, message.len() as u32);
+        let mut offset = self.used.get();
+        if offset as usize + message.len() > self.memory.len() {
+            offset = 0;
+        }
+        self.memory.write(offset as usize, message).unwrap();
+        self.used.set(offset + length);
         call(&self.tasks, move |state| {
             let source = Sge {
                 region,
-                offset: 0,
+                offset,
                 length,
             };
             state.transport.send(conn, 0, source, None).unwrap();
+        });
+    }
+
+    /// Queues all of these messages, which together are not longer than 4 MiB.
+    pub(crate) fn send_all(&self, messages: &[Vec<u8>]) {
+        let (conn, all) = (self.conn, messages.concat());
+        let lengths: Vec<u32> = messages.iter().map(|m| m.len() as u32).collect();
+        call(&self.tasks, move |state| {
+            let memory = Memory::zeroed(all.len());
+            memory.write(0, &all).unwrap();
+            let region = state.transport.register(conn, &memory, Access::Local);
+            let region = region.unwrap().id;
+            let mut offset = 0;
+            for length in lengths {
+                let source = Sge {
+                    region,
+                    offset,
+                    length,
+                };
+                state.transport.send(conn, 0, source, None).unwrap();
+                offset += length;
+            }
         });
     }
 
@@ -211,13 +246,11 @@ fn drive(state: &mut State, tasks: &Receiver<Task>) {
     let mut events = Vec::new();
     loop {
         state.now = Instant::ZERO + start.elapsed();
-        loop {
-            match tasks.try_recv() {
-                Ok(task) => task(state),
-                Err(std::sync::mpsc::TryRecvError::Empty) => break,
-                // Clients hold the other end, too: all of them are gone.
-                Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
-            }
+        while let Ok(task) = tasks.try_recv() {
+            task(state);
+        }
+        if state.ended {
+            return;
         }
         state.transport.poll(state.now, &mut events).unwrap();
         let is_quiet = events.is_empty();

@@ -31,6 +31,11 @@ impl Message {
         T::read_from_bytes(&self.body).expect("a structure of the length of its kind")
     }
 
+    /// The descriptor that came along.
+    pub(crate) fn descriptor(&mut self) -> OwnedFd {
+        self.descriptors.pop().expect("a descriptor")
+    }
+
     /// What a [`abi::Reply`] or [`abi::Detached`] says.
     pub(crate) fn status(&self) -> Status {
         let code = match self.kind {
@@ -46,6 +51,7 @@ pub(crate) struct Queue {
     pub(crate) memory: Memory,
     pub(crate) submissions: Producer<Arc<Bell>>,
     pub(crate) completions: Consumer<Arc<Bell>>,
+    bell: Arc<Bell>,
 }
 
 /// A process that has connected.
@@ -107,8 +113,17 @@ impl Raw {
         self.attached.unwrap().worker
     }
 
-    /// Sends a request; its cookie.
-    pub(crate) fn request<T: IntoBytes + Immutable>(&mut self, kind: u32, body: &T) -> u64 {
+    /// The way to wake the only queue's reactor.
+    pub(crate) fn bell(&self) -> Arc<Bell> {
+        Arc::clone(&self.queues[&0].bell)
+    }
+
+    /// Sends a request if there is room.
+    pub(crate) fn try_request<T: IntoBytes + Immutable>(
+        &mut self,
+        kind: u32,
+        body: &T,
+    ) -> std::io::Result<u64> {
         self.last_cookie += 1;
         let control = abi::Control {
             kind,
@@ -116,8 +131,13 @@ impl Raw {
             cookie: self.last_cookie,
         };
         let bytes = [control.as_bytes(), body.as_bytes()].concat();
-        self.socket.send(&bytes, &[]).unwrap();
-        self.last_cookie
+        self.socket.send(&bytes, &[])?;
+        Ok(self.last_cookie)
+    }
+
+    /// Sends a request; its cookie.
+    pub(crate) fn request<T: IntoBytes + Immutable>(&mut self, kind: u32, body: &T) -> u64 {
+        self.try_request(kind, body).unwrap()
     }
 
     /// Sends a request and waits for the answer.
@@ -249,7 +269,8 @@ impl Raw {
         let opened = Queue {
             memory,
             submissions: Producer::new(submissions, Arc::clone(&bell)),
-            completions: Consumer::new(completions, bell),
+            completions: Consumer::new(completions, Arc::clone(&bell)),
+            bell,
         };
         assert!(self.queues.insert(queue.queue, opened).is_none());
     }
@@ -406,8 +427,8 @@ impl Raw {
         assert_eq!((sent.cookie, status), (99, Status::Ok));
     }
 
-    /// Submits an RDMA operation on `length` bytes at `place` of BULK; the descriptors are put at
-    /// 64 KiB of SEND.
+    /// Submits an RDMA operation on `length` bytes at `place` of BULK; its few descriptors are put
+    /// behind 64 KiB of SEND, those of each operation where the last ones were not.
     pub(crate) fn rdma(
         &mut self,
         op: u32,
@@ -419,11 +440,13 @@ impl Raw {
             assert_eq!(self.grow(region::SEND), Status::Ok);
         }
         let list: Vec<u8> = descriptors.iter().flat_map(|d| d.emit()).collect();
-        self.send[0].write(1 << 16, &list).unwrap();
+        assert!(list.len() <= 256);
+        self.last_cookie += 1;
         let at = Place {
             segment: 0,
-            offset: 1 << 16,
+            offset: (1 << 16) + self.last_cookie % 1000 * 256,
         };
+        self.send[0].write(at.offset as usize, &list).unwrap();
         self.submit(Submission {
             op,
             conn,

@@ -108,7 +108,7 @@ impl Scene {
     }
 
     /// Waits until the status is as wanted.
-    pub(crate) fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+    pub(crate) fn until(&self, what: &str, mut wanted: impl FnMut(&Status) -> bool) -> Status {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let status = self.status();

@@ -1,7 +1,7 @@
 //! Cases about connections as such.
 
 use slotmap::Key;
-use smbdirect::fabric::{Access, CloseReason, ConnId, ReadLimits, WrError};
+use smbdirect::fabric::{Access, CloseReason, ConnId, Event, ReadLimits, WrError};
 use smbdirect::units::RemoteToken;
 
 use crate::assert_refused;
@@ -30,6 +30,29 @@ pub fn is_established_on_both_ends_with_agreed_limits<H: Harness>(h: H) {
     };
     assert_eq!(w.limits(pair.server), Some(server));
     assert_eq!(w.limits(pair.client), Some(client));
+    w.finish();
+}
+
+pub fn knows_the_local_address_of_both_ends_of_a_connection<H: Harness>(h: H) {
+    let mut w = World::new(h);
+    let pair = w.pair();
+    let peer = w.log().iter().find_map(|(_, event)| match event {
+        Event::ConnectRequest { peer, .. } => Some(*peer),
+        _ => None,
+    });
+    let local = |w: &mut World<H>, end: End| w.fabric(end).conn_local_address(end.conn);
+    let server = local(&mut w, pair.server).unwrap();
+    assert_eq!(local(&mut w, pair.client), peer);
+    assert_eq!(Some(server.ip()), peer.map(|peer| peer.ip()));
+    assert_ne!(Some(server.port()), peer.map(|peer| peer.port()));
+    assert_eq!(
+        w.fabric(pair.server).conn_local_address(ConnId::null()),
+        None
+    );
+    w.close(pair.client);
+    w.closes(pair.server);
+    w.closes(pair.client);
+    assert_eq!(local(&mut w, pair.server), None);
     w.finish();
 }
 

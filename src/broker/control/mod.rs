@@ -248,14 +248,12 @@ impl Control {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        tracing::warn!(%error, "cannot accept a process");
-                        self.accept_again = Some(self.now + ACCEPT_PAUSE);
-                        return;
-                    }
-                    _ => {}
-                },
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a process");
+                    self.accept_again = Some(self.now + ACCEPT_PAUSE);
+                    return;
+                }
             }
         }
     }
@@ -351,6 +349,7 @@ impl Control {
             };
             self.buffer = buffer;
             if let Err((status, why)) = result {
+                self.shared.registry().count("refused_request");
                 return self.detach(id, Some(status), why);
             }
         }
@@ -385,6 +384,15 @@ impl Control {
         peer.unwatch(self.poll.registry());
         if let Some(status) = status {
             send_detached(&peer.socket, status);
+            // A socket that is closed with something unread is reset, and the other side may not
+            // come to see why.
+            for _ in 0..BATCH {
+                match peer.socket.receive(&mut self.buffer) {
+                    Err(error) if error.is_would_block() => break,
+                    Err(ReceiveError::Closed) => break,
+                    Ok(_) | Err(_) => {}
+                }
+            }
         }
         self.forget_asker(id);
         let Some(process) = peer.process else {

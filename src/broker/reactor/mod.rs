@@ -31,6 +31,7 @@ use slotmap::SlotMap;
 use self::connection::{Conn, Stage};
 use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
+use super::lines::Lines;
 use super::pool::{Buffer, Fault, Pool, QueueId};
 use super::process::Process;
 use super::queue::Queue;
@@ -133,6 +134,7 @@ pub(super) struct Reactor<F: Fabric> {
     events: Vec<Event<Buffer>>,
     /// Copies of descriptors, one submission's at a time.
     descriptors: Vec<u8>,
+    lines: Lines,
     /// When everything has to be over.
     stop_by: Option<Instant>,
     now: Instant,
@@ -162,6 +164,7 @@ impl<F: Fabric> Reactor<F> {
             active: Vec::new(),
             events: Vec::new(),
             descriptors: Vec::new(),
+            lines: Lines::default(),
             stop_by: None,
             now: shared.now(),
             shared,
@@ -358,6 +361,9 @@ impl<F: Fabric> Reactor<F> {
         };
         let worker = worker.map(|process| process.id).or(conn.last_worker);
         let age = self.now.saturating_since(conn.since);
+        if let Some(suppressed) = self.lines.admit(self.now) {
+            tracing::info!(peer = %conn.peer, worker, reason = name, suppressed, "connection closed");
+        }
         let close = close_status(self.now, conn.peer, (worker, name), age);
         let mut registry = self.shared.registry();
         if let Stage::Offered(token) = &conn.stage {

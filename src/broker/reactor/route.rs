@@ -205,7 +205,10 @@ impl<F: Fabric> Reactor<F> {
         let was_dispatched = conn.is_dispatched();
         let before = std::mem::replace(&mut conn.stage, stage);
         conn.info_due = true;
-        tracing::debug!(peer = %conn.peer, worker = process.id, pid = process.pid, "connection assigned");
+        if let Some(suppressed) = self.lines.admit(self.now) {
+            let (peer, worker, pid) = (conn.peer, process.id, process.pid);
+            tracing::info!(%peer, worker, pid, suppressed, "connection assigned");
+        }
         let mut registry = self.shared.registry();
         if !was_dispatched {
             registry.dispatched();

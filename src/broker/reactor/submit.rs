@@ -274,7 +274,7 @@ impl<F: Fabric> Reactor<F> {
         if conn.end.is_some() {
             return Ok(Err(Status::Flushed));
         }
-        if !conn.is_idle() {
+        if conn.outstanding > 0 || conn.unrecycled > 0 {
             return Ok(Err(Status::Busy));
         }
         let owner = match client_guid {
@@ -331,10 +331,14 @@ impl<F: Fabric> Reactor<F> {
         if let (Stage::Owned { number, .. }, Some(queue)) = (conn.stage, self.queues.get_mut(queue))
         {
             queue.remove(number);
+            queue.waiting.retain(|waiting| *waiting != id);
             conn.last_worker = Some(queue.process.id);
         }
         conn.stage = Stage::Orphan;
-        conn.held.extend(message);
+        if let Some(message) = message {
+            // Before those that the owner has not seen.
+            conn.held.push_front(message);
+        }
         let regions = std::mem::take(&mut conn.regions);
         for (_, region) in regions.send.into_iter().chain(regions.bulk).flatten() {
             // It ends with the connection otherwise.

@@ -1,0 +1,316 @@
+//! How workers and brokers end, and begin again.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use smbdirect::broker::status::Status as Report;
+use smbdirect::device::Status;
+use smbdirect::device::abi;
+use smbdirect::device::abi::{Place, event, kind, op, region, role};
+use smbdirect::fabric::Access;
+use smbdirect::shm;
+use smbdirect::sys::Memfd;
+
+use crate::raw::Raw;
+use crate::scene::Scene;
+
+/// What must be as before.
+fn held(report: &Report) -> impl PartialEq + std::fmt::Debug + use<> {
+    (
+        report.totals.clone(),
+        report.connections.len(),
+        report.processes.len(),
+    )
+}
+
+#[test]
+fn a_worker_that_dies_with_everything_under_way_leaves_nothing() {
+    let scene = Scene::with(|config| config.reactors = 2);
+    let (_other, _, _client) = scene.pair(9);
+    let before = held(&scene.status());
+    for round in 0..10 {
+        let (mut worker, conn, client) = scene.pair(1);
+        assert_eq!(worker.grow(region::BULK), Status::Ok);
+        let more = scene.client(1);
+        let source = client.register(1 << 20, Access::RemoteRead);
+        let target = client.register(1 << 20, Access::RemoteWrite);
+        let place = Place {
+            segment: 0,
+            offset: 0,
+        };
+        for _ in 0..round {
+            worker.rdma(
+                op::RDMA_READ,
+                (conn, 1),
+                (place, 1 << 20),
+                &[source.part(0, 1 << 20)],
+            );
+            worker.rdma(
+                op::RDMA_WRITE,
+                (conn, 1),
+                (place, 1 << 20),
+                &[target.part(0, 1 << 20)],
+            );
+            worker.send_pdu(conn, 1, &[0; 50_000]);
+            client.send(&[7; 60_000]);
+        }
+        drop(worker);
+        client.closed();
+        more.closed();
+        scene.until("all is as before", |status| held(status) == before);
+    }
+}
+
+#[test]
+fn what_was_under_way_ends_before_the_connection_does() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    assert_eq!(worker.grow(region::BULK), Status::Ok);
+    let source = client.register(1 << 20, Access::RemoteRead);
+    let place = Place {
+        segment: 0,
+        offset: 0,
+    };
+    for cookie in 0..20 {
+        worker.rdma(
+            op::RDMA_READ,
+            (conn, cookie),
+            (place, 1 << 20),
+            &[source.part(0, 1 << 20)],
+        );
+    }
+    client.close();
+    let mut cookies = Vec::new();
+    loop {
+        let completion = worker.completion();
+        match completion.event {
+            event::RDMA_DONE => cookies.push(completion.cookie),
+            event::DISCONNECTED => break,
+            other => panic!("{other}"),
+        }
+        let status = Status::from_code(completion.status).unwrap();
+        assert!(
+            matches!(status, Status::Ok | Status::Flushed | Status::NoConnection),
+            "{status}"
+        );
+    }
+    // What was submitted after the end is answered after it.
+    while cookies.len() < 20 {
+        cookies.push(worker.expect(event::RDMA_DONE).0.cookie);
+    }
+    cookies.sort_unstable();
+    assert!(cookies.into_iter().eq(0..20));
+}
+
+#[test]
+fn a_worker_has_a_queue_with_each_reactor_that_serves_it() {
+    let scene = Scene::with(|config| config.reactors = 2);
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.register([1; 16], 0), Status::Ok);
+    let mut clients = Vec::new();
+    // The kernel deals them out.
+    while worker.queues.len() < 2 {
+        assert!(clients.len() < 90, "all with one reactor");
+        let client = scene.client(1);
+        let conn = worker.connection().conn;
+        worker.pdu(conn);
+        clients.push((conn, client));
+    }
+    for (conn, client) in &clients {
+        worker.reply(*conn, &conn.to_ne_bytes());
+        assert_eq!(client.message(), conn.to_ne_bytes());
+    }
+    let status = scene.status();
+    assert_eq!(status.processes[0].queues.len(), 2);
+    assert_eq!(status.processes[0].connections, clients.len());
+    for connection in &status.connections {
+        assert_eq!(
+            abi::queue_of(connection.id.unwrap()) as usize,
+            connection.reactor
+        );
+    }
+}
+
+#[test]
+fn an_observer_reads_the_status() {
+    let scene = Scene::new();
+    let (worker, conn, _client) = scene.pair(1);
+    let mut observer = Raw::attach(scene.path(), role::OBSERVER);
+    for _ in 0..3 {
+        let mut answer = observer.ask(kind::STATUS_REQUEST, &abi::StatusRequest { reserved: 0 });
+        let report: abi::StatusReport = answer.read();
+        let file = Memfd::verify(answer.descriptor(), report.length as usize).unwrap();
+        let memory = shm::map(&file).unwrap();
+        let json = memory.to_vec(0, report.json_length as usize).unwrap();
+        let status: Report = serde_json::from_slice(&json).unwrap();
+        assert_eq!(status.version, env!("CARGO_PKG_VERSION"));
+        assert_eq!(status.listen, scene.broker().addresses());
+        assert_eq!(status.connections[0].id, Some(conn));
+        assert_eq!(status.connections[0].worker, Some(worker.id()));
+        assert_eq!(status.processes.len(), 2);
+    }
+}
+
+#[test]
+fn a_broker_that_stops_waits_for_what_is_under_way() {
+    let mut scene = Scene::new();
+    let (mut worker, _, idle) = scene.pair(1);
+    let client = scene.client(1);
+    let conn = worker.connection().conn;
+    let (pdu, _) = worker.expect(event::PDU);
+    scene.broker().stop();
+    idle.closed();
+    let (gone, status) = worker.expect(event::DISCONNECTED);
+    assert_eq!(status, Status::Stopping);
+    assert_ne!(gone.conn, conn);
+    assert!(smbdirect::sys::SeqSocket::connect(scene.path()).is_err());
+    // Its first request is not answered yet.
+    worker.reply(conn, b"hello");
+    assert_eq!(client.message(), b"hello");
+    worker.recycle(&pdu);
+    client.closed();
+    let (gone, status) = worker.expect(event::DISCONNECTED);
+    assert_eq!((gone.conn, status), (conn, Status::Stopping));
+    assert_eq!(worker.detached(), Status::Stopping);
+    scene.broker.take().unwrap().wait().unwrap();
+}
+
+#[test]
+fn a_broker_that_stops_does_not_wait_for_ever() {
+    let mut scene = Scene::with(|config| config.drain_timeout = Duration::from_millis(50));
+    let (mut worker, conn, client) = scene.pair(1);
+    client.send(b"hello");
+    let (_pdu, _) = worker.expect(event::PDU);
+    scene.broker().stop();
+    client.closed();
+    let (gone, status) = worker.expect(event::DISCONNECTED);
+    assert_eq!((gone.conn, status), (conn, Status::Stopping));
+    assert_eq!(worker.detached(), Status::Stopping);
+    scene.broker.take().unwrap().wait().unwrap();
+}
+
+#[test]
+fn workers_attach_again_when_the_broker_is_back() {
+    let mut scene = Scene::new();
+    let (mut worker, _, client) = scene.pair(1);
+    scene.broker = None;
+    client.closed();
+    assert_eq!(worker.detached(), Status::Stopping);
+    scene.start();
+    let (mut worker, conn, client) = scene.pair(1);
+    worker.reply(conn, b"hello");
+    assert_eq!(client.message(), b"hello");
+}
+
+/// A worker in a process of its own: what it does is in its environment.
+#[test]
+#[ignore = "started by other tests"]
+fn another_process() {
+    let Ok(path) = std::env::var("SMBDIRECT_TEST_CONTROL") else {
+        return;
+    };
+    let mut worker = Raw::connect(Path::new(&path));
+    if std::env::var_os("SMBDIRECT_TEST_DENIED").is_some() {
+        assert_eq!(worker.detached(), Status::Denied);
+        println!("denied");
+        return;
+    }
+    let answer = worker.try_attach(abi::VERSION, role::WORKER, [0; 16]);
+    assert_eq!(answer.kind, kind::ATTACHED);
+    assert_eq!(worker.register([1; 16], 0), Status::Ok);
+    // The child of this process keeps the socket.
+    rustix::io::fcntl_setfd(&worker.socket, rustix::io::FdFlags::empty()).unwrap();
+    let child = Command::new("sleep")
+        .arg("1000")
+        .stdout(Stdio::null())
+        .spawn();
+    println!("\nchild {}", child.unwrap().id());
+    loop {
+        std::thread::park();
+    }
+}
+
+fn other_process(scene: &Scene) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args([
+            "--exact",
+            "--ignored",
+            "--nocapture",
+            "lifecycle::another_process",
+        ])
+        .env("SMBDIRECT_TEST_CONTROL", scene.path())
+        .stdout(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_dead_worker_is_noticed_though_its_child_keeps_the_socket() {
+    let scene = Scene::new();
+    let mut process = other_process(&scene).spawn().unwrap();
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut lines = lines.map(Result::unwrap);
+    let child = lines.find_map(|line| line.strip_prefix("child ").map(str::to_owned));
+    let child: i32 = child.unwrap().parse().unwrap();
+    let client = scene.client(1);
+    scene.until("it has a connection", |status| {
+        status.totals.connections == 1 && status.totals.undispatched == 0
+    });
+    process.kill().unwrap();
+    process.wait().unwrap();
+    client.closed();
+    let gone = scene.until("it is gone", |status| status.processes.is_empty());
+    assert_eq!((gone.totals.connections, gone.totals.memory), (0, 0));
+    assert!(Path::new(&format!("/proc/{child}")).exists());
+    let child = rustix::process::Pid::from_raw(child).unwrap();
+    rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn refuses_a_user_that_is_not_named() {
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: another user needs root");
+        return;
+    }
+    let scene = Scene::new();
+    let directory = scene.path().parent().unwrap();
+    for (path, mode) in [(directory, 0o755), (scene.path(), 0o666)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    // A copy, where the other user may read it.
+    let program = directory.join("program");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut command = Command::new(&program);
+    command
+        .args([
+            "--exact",
+            "--ignored",
+            "--nocapture",
+            "lifecycle::another_process",
+        ])
+        .env("SMBDIRECT_TEST_CONTROL", scene.path())
+        .env("SMBDIRECT_TEST_DENIED", "1")
+        .current_dir("/")
+        .uid(65_534);
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("denied"), "{text}");
+    assert_eq!(scene.status().counters["refused_process"], 1);
+}
+
+#[test]
+fn a_sleeping_worker_is_woken_and_wakes_the_device() {
+    let scene = Scene::with(|config| config.busy_poll = Duration::ZERO);
+    let (mut worker, conn, client) = scene.pair(1);
+    for n in 0..200u32 {
+        client.send(&n.to_ne_bytes());
+        // It sleeps until there is something, and so does the device.
+        assert_eq!(worker.pdu(conn), n.to_ne_bytes());
+        worker.reply(conn, b"x");
+        assert_eq!(client.message(), b"x");
+    }
+}

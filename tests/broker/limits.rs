@@ -1,0 +1,300 @@
+//! Every limit, and that it keeps nobody else from anything.
+
+use std::time::Duration;
+
+use smbdirect::device::Status;
+use smbdirect::device::abi;
+use smbdirect::device::abi::{Submission, event, kind, op, region, role};
+
+use crate::peer::Peers;
+use crate::raw::{NOTHING, Raw};
+use crate::scene::{Scene, negotiate};
+
+#[test]
+fn a_client_without_a_first_request_is_closed() {
+    let scene = Scene::with(|config| config.first_request_timeout = Duration::from_millis(50));
+    let client = scene.peers.connect(scene.address());
+    client.closed();
+    let status = scene.until("closed", |status| status.totals.connections == 0);
+    assert_eq!(status.counters["first_request_timeout"], 1);
+}
+
+#[test]
+fn a_connection_that_nobody_claims_is_closed() {
+    let scene = Scene::with(|config| config.claim_timeout = Duration::from_millis(50));
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let client = scene.client(1);
+    let token = listener.offer().token;
+    client.closed();
+    let status = scene.until("closed", |status| status.totals.connections == 0);
+    assert_eq!(status.counters["claim_timeout"], 1);
+    assert_eq!(status.totals.offered, 0);
+    let mut late = Raw::worker(scene.path());
+    assert_eq!(late.claim(token), Status::NoToken);
+}
+
+#[test]
+fn connections_without_an_owner_are_limited() {
+    let scene = Scene::with(|config| config.max_undispatched = 2);
+    let (mut worker, conn, owned) = scene.pair(1);
+    let first = scene.peers.connect(scene.address());
+    let _second = scene.peers.connect(scene.address());
+    let third = scene.peers.dial(scene.address());
+    third.closed();
+    // Whose place is free serves another.
+    first.close();
+    let status = scene.until("a place", |status| status.totals.undispatched == 1);
+    assert_eq!(status.counters["too_many_undispatched"], 1);
+    let fourth = scene.client(1);
+    let info = worker.connection();
+    worker.pdu(info.conn);
+    worker.reply(info.conn, b"fourth");
+    assert_eq!(fourth.message(), b"fourth");
+    worker.reply(conn, b"first");
+    assert_eq!(owned.message(), b"first");
+}
+
+#[test]
+fn connections_are_limited() {
+    let scene = Scene::with(|config| config.max_connections = 1);
+    let (mut worker, conn, client) = scene.pair(1);
+    scene.peers.dial(scene.address()).closed();
+    worker.reply(conn, b"hello");
+    assert_eq!(client.message(), b"hello");
+}
+
+#[test]
+fn a_first_message_may_not_be_too_long() {
+    let scene = Scene::new();
+    let _listener = Raw::attach(scene.path(), role::LISTENER);
+    let client = scene.peers.connect(scene.address());
+    let mut message = negotiate(1);
+    message.resize(65_537, 0);
+    client.send(&message);
+    client.closed();
+    let status = scene.until("closed", |status| status.totals.connections == 0);
+    assert_eq!(status.counters["message_too_long"], 1);
+}
+
+#[test]
+fn a_client_without_an_owner_is_held_after_its_first_message() {
+    let scene = Scene::new();
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let client = scene.client(1);
+    let token = listener.offer().token;
+    let messages: Vec<Vec<u8>> = (0..50u8).map(|n| vec![n; 5000]).collect();
+    client.send(&messages[0]);
+    scene.until("it waits", |status| status.connections[0].starved > 0);
+    let mut worker = Raw::attach_with(scene.path(), role::WORKER, token);
+    let conn = worker.connection().conn;
+    assert_eq!(worker.pdu(conn), negotiate(1));
+    assert!(worker.pdu(conn) == messages[0]);
+    for message in &messages[1..] {
+        client.send(message);
+        assert!(&worker.pdu(conn) == message);
+    }
+}
+
+#[test]
+fn memory_is_limited_by_segments_by_worker_and_in_total() {
+    let segment = 1 << 20;
+    let scene = Scene::with(|config| {
+        config.memory.limit = 3 * segment;
+        config.memory_limit = 4 * segment;
+    });
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.grow(0), Status::Invalid);
+    assert_eq!(worker.grow(region::RECEIVE), Status::Invalid);
+    assert_eq!(worker.grow(region::SEND), Status::Ok);
+    assert_eq!(worker.grow(region::SEND), Status::Ok);
+    // Two segments of a region.
+    assert_eq!(worker.grow(region::SEND), Status::NoMemory);
+    assert_eq!(worker.grow(region::BULK), Status::Ok);
+    // Three segments of a worker.
+    assert_eq!(worker.grow(region::BULK), Status::NoMemory);
+    let mut other = Raw::worker(scene.path());
+    assert_eq!(other.grow(region::BULK), Status::Ok);
+    // Four segments of all.
+    assert_eq!(other.grow(region::BULK), Status::NoMemory);
+    assert_eq!(scene.status().totals.memory, 4 * segment);
+    drop(worker);
+    scene.until("freed", |status| status.totals.memory == segment);
+    assert_eq!(other.grow(region::BULK), Status::Ok);
+}
+
+#[test]
+fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
+    let scene = Scene::with(|config| config.memory_limit = 1 << 20);
+    let mut hog = Raw::worker(scene.path());
+    assert_eq!(hog.grow(region::BULK), Status::Ok);
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.register([1; 16], 0), Status::Ok);
+    let client = scene.client(1);
+    scene.until("assigned", |status| {
+        status.connections.len() == 1 && status.connections[0].worker.is_some()
+    });
+    assert!(worker.is_quiet(Duration::from_millis(20)));
+    drop(hog);
+    let conn = worker.connection().conn;
+    assert_eq!(worker.pdu(conn), negotiate(1));
+    client.send(b"next");
+    assert_eq!(worker.pdu(conn), b"next");
+}
+
+/// A worker that keeps all its messages holds up its own client, which goes on when they are given
+/// back, and nobody else; its client's keepalives are answered meanwhile.
+#[test]
+fn a_worker_that_does_not_give_messages_back_holds_up_its_own_client_only() {
+    let mut scene = Scene::new();
+    let initiator = smbdirect::proto::Config {
+        idle_timeout: Duration::from_millis(100),
+        keepalive_timeout: Duration::from_secs(1),
+        ..smbdirect::proto::Config::initiator_default()
+    };
+    scene.peers = Peers::with(initiator);
+    let (mut worker, conn, client) = scene.pair(1);
+    let (mut other, other_conn, other_client) = scene.pair(2);
+    let messages: Vec<Vec<u8>> = (0..40u8).map(|n| vec![n; 40_000]).collect();
+    client.send_all(&messages);
+    // All units of both segments.
+    let status = scene.until("it waits", |status| {
+        status
+            .connections
+            .iter()
+            .any(|connection| connection.starved > 0)
+    });
+    let process = status
+        .processes
+        .iter()
+        .find(|process| process.id == worker.id());
+    assert_eq!(process.unwrap().queues[0].receive_units_used, 32);
+    other.reply(other_conn, b"hello");
+    assert_eq!(other_client.message(), b"hello");
+    assert!(
+        client.is_quiet(Duration::from_millis(1500)),
+        "it is answered"
+    );
+    for message in &messages {
+        assert!(&worker.pdu(conn) == message);
+    }
+    worker.reply(conn, b"done");
+    assert_eq!(client.message(), b"done");
+}
+
+#[test]
+fn a_worker_that_takes_no_completions_is_not_served_further_and_loses_none() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    let depth = u64::from(scene.config.queue_depth);
+    worker.send_pdu(conn, 0, b"x");
+    worker.expect(event::SENT);
+    for n in 0..30u8 {
+        client.send(&[n]);
+    }
+    scene.until("they are in the ring", |status| {
+        status.processes[0].queues[0].completions == 30
+    });
+    let send = |cookie| Submission {
+        op: op::SEND_PDU,
+        conn,
+        cookie,
+        length: 1,
+        ..NOTHING
+    };
+    for cookie in 1..=depth {
+        worker.submit(send(cookie));
+    }
+    let status = scene.until("it overflows", |status| {
+        let queue = &status.processes[0].queues[0];
+        queue.completions == 64 && queue.overflow == 30 && queue.outstanding == 0
+    });
+    assert_eq!(status.connections[0].messages_out, depth + 1);
+    // These stay where they are.
+    for cookie in depth + 1..=2 * depth {
+        worker.submit(send(cookie));
+    }
+    let mut cookies = Vec::new();
+    let (mut messages, mut pdus) = (Vec::new(), Vec::new());
+    while cookies.len() < 2 * depth as usize || messages.len() < 30 {
+        let completion = worker.completion();
+        match completion.event {
+            event::SENT => cookies.push(completion.cookie),
+            // The ring for giving it back is full as yet.
+            event::PDU => {
+                messages.extend(worker.peek(&completion));
+                pdus.push(completion);
+            }
+            other => panic!("{other}"),
+        }
+    }
+    for pdu in &pdus {
+        worker.recycle(pdu);
+    }
+    assert!(cookies.into_iter().eq(1..=2 * depth));
+    assert!(messages.into_iter().eq(0..30));
+    scene.until("all is taken", |status| {
+        let queue = &status.processes[0].queues[0];
+        queue.completions == 0 && queue.overflow == 0 && queue.receive_units_used == 0
+    });
+}
+
+#[test]
+fn a_process_that_does_not_read_its_answers_is_detached() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    let mut mute = Raw::worker(scene.path());
+    let set = abi::SetSessionId {
+        session_id: 0,
+        client_guid: [9; 16],
+        remove: 0,
+        reserved: 0,
+    };
+    scene.until("detached", |status| {
+        // As many as there is room for.
+        while mute.try_request(kind::SET_SESSION_ID, &set).is_ok() {}
+        status.processes.len() == 1
+    });
+    worker.reply(conn, b"hello");
+    assert_eq!(client.message(), b"hello");
+}
+
+#[test]
+fn a_listener_lowers_what_connections_get_from_then_on() {
+    let scene = Scene::new();
+    let (_worker, _, _client) = scene.pair(1);
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let set = abi::SetParameters {
+        receive_credit_max: 20,
+        send_credit_target: 0,
+        max_send_size: 0,
+        max_receive_size: 0,
+        max_fragmented_size: 200_000,
+        max_read_write_size: 1 << 30,
+        keepalive_interval_ms: 0,
+        server_guid: [0; 16],
+        security_blob_length: 0,
+        reserved: [0; 5],
+    };
+    assert_eq!(
+        listener.ask(kind::SET_PARAMETERS, &set).status(),
+        Status::Ok
+    );
+    let wrong = abi::SetParameters {
+        max_fragmented_size: 1000,
+        ..set
+    };
+    let answer = listener.ask(kind::SET_PARAMETERS, &wrong);
+    assert_eq!(answer.status(), Status::Invalid);
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.register([2; 16], 0), Status::Ok);
+    let _client = scene.client(2);
+    let info = worker.connection();
+    assert_eq!(info.max_fragmented_receive_size, 200_000);
+    assert_eq!(info.max_read_write_size, 8 << 20);
+    let status = scene.status();
+    let connection = status
+        .connections
+        .iter()
+        .find(|c| c.id == Some(info.conn) && c.worker == Some(worker.id()));
+    assert!(connection.unwrap().receives_posted <= 20);
+}
