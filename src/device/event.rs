@@ -1,5 +1,7 @@
 //! What a process tells a device, and learns from it, in terms of the library.
 
+#[cfg(doc)]
+use super::Handle;
 use super::Status;
 use super::abi::{ConnInfo, Token};
 

@@ -37,6 +37,9 @@ use crate::sys::Maker;
 /// Control messages that are read in one call of [`Handle::next_event`].
 const MESSAGES: usize = 64;
 
+/// Events after which answers that are waited for are looked for, however much there is in the rings.
+const EVENTS: u32 = 64;
+
 /// Control messages that may be before one that an entry of a ring announced: more than a socket
 /// holds.
 const EARLY_MESSAGES: usize = 4096;
@@ -54,6 +57,10 @@ pub(super) enum State {
 }
 
 /// An attachment. One thread, one process; nothing blocks.
+///
+/// In a child of the process that made it every call fails with [`Status::Forked`], and to drop it
+/// has no effect on the maker's attachment. A child does drop it soon: as long as it holds a copy of
+/// the channel, the device does not notice that the maker was killed.
 #[derive(Debug)]
 pub struct Handle<C: Channel = SocketChannel> {
     maker: Maker,
@@ -70,6 +77,8 @@ pub struct Handle<C: Channel = SocketChannel> {
     pub(super) room: bool,
     /// Events that come before all others.
     pub(super) pending: VecDeque<Event>,
+    /// Events that were told since the channel was looked at.
+    events: u32,
     /// Of the control message that is being sent.
     pub(super) message: Vec<u8>,
     /// Of one thread at a time.
@@ -110,6 +119,7 @@ impl<C: Channel> Handle<C> {
             request_refused: false,
             room: false,
             pending: VecDeque::new(),
+            events: 0,
             message: Vec::new(),
             not_sync: PhantomData,
         };
@@ -133,7 +143,7 @@ impl<C: Channel> Handle<C> {
 
     /// The next event; `None`: none now, and `event_fd` will tell.
     ///
-    /// No system call as long as there is something in the rings.
+    /// No system call as long as there is something in the rings and no request is unanswered.
     ///
     /// # Errors
     ///
@@ -396,10 +406,20 @@ impl<C: Channel> Handle<C> {
 
     /// The next event. Every error is the end.
     fn poll(&mut self) -> Result<Option<Event>, Status> {
+        if self.events >= EVENTS && self.requests.len() > 0 {
+            self.events = 0;
+            for _ in 0..MESSAGES {
+                if !self.read_message()? {
+                    break;
+                }
+            }
+        }
         for _ in 0..MESSAGES {
             if let Some(event) = self.ready()? {
+                self.events = self.events.saturating_add(1);
                 return Ok(Some(event));
             }
+            self.events = 0;
             if let State::Leaving(status) = self.state {
                 return Err(status);
             }

@@ -196,3 +196,25 @@ fn a_flood_of_messages_leaves_the_caller_its_turn() {
     }
     assert!(device.looked() > 1000);
 }
+
+#[test]
+fn an_answer_is_told_although_the_rings_are_never_empty() {
+    let (mut handle, mut device) = connected();
+    handle.claim(3, [1; 16]).expect("sent");
+    let (cookie, _) = device.request();
+    device.reply(cookie, abi::kind::CLAIM, Status::NoToken);
+    let before = device.looked();
+    for number in 0..1000 {
+        device.pdu(conn(1), b"message");
+        match handle.next_event() {
+            Ok(Some(Event::Pdu { pdu, .. })) => handle.take_pdu(pdu, &mut []).expect("held"),
+            Ok(Some(Event::Reply { cookie: 3, .. })) => {
+                assert!(device.looked() - before < 5);
+                return;
+            }
+            other => panic!("{other:?} at {number}"),
+        }
+        device.take(1);
+    }
+    panic!("no answer");
+}
