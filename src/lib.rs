@@ -36,6 +36,9 @@ pub mod broker;
 #[cfg(feature = "shm")]
 pub mod device;
 pub mod fabric;
+#[cfg(feature = "ffi")]
+#[allow(non_camel_case_types, unsafe_code)]
+pub mod ffi;
 pub mod proto;
 #[cfg(feature = "shm")]
 pub mod shm;

@@ -66,7 +66,7 @@ fn next_event(handle: &mut Handle) -> Event {
         if let Some(event) = handle.next_event().expect("its maker") {
             return event;
         }
-        wait_readable(handle.event_fd(), None).expect("waited");
+        wait_readable(handle.event_fd().expect("its own"), None).expect("waited");
     }
 }
 

@@ -137,8 +137,16 @@ impl<C: Channel> Handle<C> {
     }
 
     /// Readable whenever [`next_event`](Self::next_event) may have something after it had nothing.
-    pub fn event_fd(&self) -> BorrowedFd<'_> {
-        self.channel.event_fd()
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Forked`].
+    pub fn event_fd(&self) -> Result<BorrowedFd<'_>, Status> {
+        if self.maker.is_here() {
+            Ok(self.channel.event_fd())
+        } else {
+            Err(Status::Forked)
+        }
     }
 
     /// The next event; `None`: none now, and `event_fd` will tell.

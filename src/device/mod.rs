@@ -13,6 +13,7 @@ pub mod message;
 mod observe;
 mod queue;
 mod regions;
+pub mod request;
 mod slots;
 mod status;
 mod worker;

@@ -1,119 +1,85 @@
 //! What a call, an operation or a connection ended with, as a number that C can see.
 
+use std::ffi::CStr;
+use std::fmt;
+
 /// What a call, an operation or a connection ended with.
 ///
 /// Numbers are for ever: new ones are added at the end, and the number of one that is not used any
 /// more stays as a comment.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, strum::FromRepr, strum::IntoStaticStr, thiserror::Error,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::FromRepr, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 #[repr(i32)]
 pub enum Status {
     /// Nothing went wrong.
-    #[error("no error")]
     Ok = 0,
     /// An argument that the call cannot have: a null pointer, a length, a number out of range.
-    #[error("invalid argument")]
     Invalid = 1,
     /// A fault of the library. The handle can only be freed.
-    #[error("internal error in the library: the handle can only be freed")]
     Panic = 2,
     /// The handle was made by another process: this one has to attach for itself.
-    #[error("the handle belongs to the process that made it, not to its child: attach again")]
     Forked = 3,
     /// Nobody listens at the device's path.
-    #[error("no smbdirect device at this path: is smbdirectd running?")]
     NoDevice = 4,
     /// This process may not use the device.
-    #[error("not allowed to use the smbdirect device")]
     Denied = 5,
     /// Library and device are of different versions.
-    #[error("the smbdirect device speaks another version")]
     Version = 6,
     /// The device has gone, or ended this process' attachment. Attach again.
-    #[error("detached from the smbdirect device")]
     Detached = 7,
     /// Not yet attached, or not in the role for this call.
-    #[error("not attached in the role for this call")]
     NotAttached = 8,
     /// No room now; again after an event.
-    #[error("no room now, try again after an event")]
     Again = 9,
     /// The memory that the device allows is in use; again when a buffer was freed.
-    #[error("no memory left in the area shared with the device")]
     NoMemory = 10,
     /// Larger than a buffer, a message or an RDMA transfer may be.
-    #[error("too long")]
     TooLong = 11,
     /// No such connection, or not this process' any more.
-    #[error("no such connection")]
     NoConnection = 12,
     /// No such buffer, or it was freed.
-    #[error("no such buffer")]
     NoBuffer = 13,
     /// The piece does not lie in the buffer or region.
-    #[error("out of the bounds of the buffer")]
     OutOfBounds = 14,
     /// Buffer descriptors that no client may send: none, too many, not whole, over the end of the address space.
-    #[error("invalid buffer descriptors")]
     Descriptors = 15,
     /// The descriptors hold fewer bytes than are to be carried.
-    #[error("the buffer descriptors hold fewer bytes than are to be carried")]
     DescriptorsTooShort = 16,
     /// Not an SMB2 request of the kind that the call is for.
-    #[error("not a well-formed SMB2 request")]
     Request = 17,
     /// The peer serves no RDMA READs.
-    #[error("the peer serves no RDMA READs")]
     NoReads = 18,
     /// A token that was never made, or was used, or is too old.
-    #[error("the token of the connection is unknown, used or expired")]
     NoToken = 19,
     /// Nobody has registered that GUID.
-    #[error("no worker has registered this client GUID")]
     NoOwner = 20,
     /// Another worker has registered it.
-    #[error("another worker has registered this client GUID or session")]
     Taken = 21,
     /// The device has as many workers, listeners, sessions or connections as it may.
-    #[error("a limit of the smbdirect device is reached")]
     Limit = 22,
     /// Something is still under way on the connection.
-    #[error("operations are still under way on the connection")]
     Busy = 23,
     /// The work was given up because the connection ended.
-    #[error("given up because the connection ended")]
     Flushed = 24,
     /// The peer refused access to its memory.
-    #[error("the peer refused access to its memory")]
     RemoteAccess = 25,
     /// The network or the fabric failed.
-    #[error("the fabric failed")]
     Fabric = 26,
     /// The peer closed the connection in order.
-    #[error("closed by the peer")]
     ClosedByPeer = 27,
     /// This process closed it.
-    #[error("closed by this side")]
     ClosedLocally = 28,
     /// The peer, or the network, broke it off.
-    #[error("connection reset")]
     Reset = 29,
     /// The peer broke a rule of SMB Direct or of its fabric.
-    #[error("the peer broke the protocol")]
     Protocol = 30,
     /// The peer did not answer, or did not take what was sent, in time.
-    #[error("timed out")]
     TimedOut = 31,
     /// The device is being stopped.
-    #[error("the smbdirect device is being stopped")]
     Stopping = 32,
     /// The other side of the device broke the rules of their interface.
-    #[error("the interface between library and device was violated")]
     Corrupt = 33,
     /// The system refused memory or a descriptor.
-    #[error("the system has no memory or descriptors left")]
     System = 34,
 }
 
@@ -134,6 +100,52 @@ impl Status {
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
+    }
+
+    /// What it means, for a log.
+    #[must_use]
+    pub const fn text(self) -> &'static CStr {
+        match self {
+            Self::Ok => c"no error",
+            Self::Invalid => c"invalid argument",
+            Self::Panic => c"internal error in the library: the handle can only be freed",
+            Self::Forked => {
+                c"the handle belongs to the process that made it, not to its child: attach again"
+            }
+            Self::NoDevice => c"no smbdirect device at this path: is smbdirectd running?",
+            Self::Denied => c"not allowed to use the smbdirect device",
+            Self::Version => c"the smbdirect device speaks another version",
+            Self::Detached => c"detached from the smbdirect device",
+            Self::NotAttached => c"not attached in the role for this call",
+            Self::Again => c"no room now, try again after an event",
+            Self::NoMemory => c"no memory left in the area shared with the device",
+            Self::TooLong => c"too long",
+            Self::NoConnection => c"no such connection",
+            Self::NoBuffer => c"no such buffer",
+            Self::OutOfBounds => c"out of the bounds of the buffer",
+            Self::Descriptors => c"invalid buffer descriptors",
+            Self::DescriptorsTooShort => {
+                c"the buffer descriptors hold fewer bytes than are to be carried"
+            }
+            Self::Request => c"not a well-formed SMB2 request",
+            Self::NoReads => c"the peer serves no RDMA READs",
+            Self::NoToken => c"the token of the connection is unknown, used or expired",
+            Self::NoOwner => c"no worker has registered this client GUID",
+            Self::Taken => c"another worker has registered this client GUID or session",
+            Self::Limit => c"a limit of the smbdirect device is reached",
+            Self::Busy => c"operations are still under way on the connection",
+            Self::Flushed => c"given up because the connection ended",
+            Self::RemoteAccess => c"the peer refused access to its memory",
+            Self::Fabric => c"the fabric failed",
+            Self::ClosedByPeer => c"closed by the peer",
+            Self::ClosedLocally => c"closed by this side",
+            Self::Reset => c"connection reset",
+            Self::Protocol => c"the peer broke the protocol",
+            Self::TimedOut => c"timed out",
+            Self::Stopping => c"the smbdirect device is being stopped",
+            Self::Corrupt => c"the interface between library and device was violated",
+            Self::System => c"the system has no memory or descriptors left",
+        }
     }
 
     /// The nearest `errno` value.
@@ -172,6 +184,15 @@ impl Status {
         }
     }
 }
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // ASCII, all of them: nothing is lost.
+        f.write_str(&self.text().to_string_lossy())
+    }
+}
+
+impl std::error::Error for Status {}
 
 #[cfg(test)]
 mod tests {

@@ -126,6 +126,12 @@ impl<'a> BufferDescriptors<'a> {
         self.total_length
     }
 
+    /// The descriptors as they came.
+    #[must_use]
+    pub fn as_bytes(&self) -> &'a [u8] {
+        IntoBytes::as_bytes(self.raw)
+    }
+
     /// The descriptors in order.
     #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = BufferDescriptorV1> + use<'a> {

@@ -49,7 +49,7 @@ impl Process {
                 return event;
             }
             let left = PATIENCE.checked_sub(start.elapsed()).expect("an event");
-            wait_readable(self.0.event_fd(), Some(left)).expect("waited");
+            wait_readable(self.0.event_fd().expect("its own"), Some(left)).expect("waited");
         }
     }
 

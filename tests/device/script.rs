@@ -250,14 +250,18 @@ pub(crate) fn last_events(handle: &mut Worker) -> (Vec<Event>, Status) {
 
 pub(crate) fn is_readable(handle: &Worker) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let fd = handle.event_fd();
+    let fd = handle.event_fd().expect("its own");
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec::default())).expect("polled") == 1
 }
 
 /// Waits for the descriptor as a process would; panics where that would sleep for ever.
 pub(crate) fn wait(handle: &Worker) {
-    wait_readable(handle.event_fd(), Some(Duration::from_secs(10))).expect("waited");
+    wait_readable(
+        handle.event_fd().expect("its own"),
+        Some(Duration::from_secs(10)),
+    )
+    .expect("waited");
     assert!(is_readable(handle), "nothing woke it");
 }
 

@@ -232,6 +232,17 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// One element of a compound that its owner has cut out already, or a whole message without
+    /// others behind it: `NextCommand` is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`Header::parse`].
+    pub fn of_element(bytes: &'a [u8]) -> Result<Self, WireError> {
+        let header = Header::parse(bytes)?;
+        Ok(Self { header, bytes })
+    }
+
     /// The header.
     #[must_use]
     pub const fn header(&self) -> &'a Header {

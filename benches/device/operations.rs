@@ -1,0 +1,183 @@
+//! Operations through the device and back: submit, broker, loopback fabric, event.
+
+use std::fs::File;
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant as Clock};
+
+use smbdirect::device::{Event, Status};
+use smbdirect::sys::wait_readable;
+
+use super::process::{BrokerProcess, Worker, receive_eventfds, share_eventfds};
+use super::{Figure, Goal};
+
+/// Rounds in which each kind is measured once.
+const ROUNDS: u32 = 5;
+
+/// Bytes of the messages.
+const LENGTH: usize = 100;
+
+pub(crate) fn measure(time: Duration) -> Vec<Figure> {
+    let broker = BrokerProcess::start("loopback");
+    let mut worker = broker.worker();
+    let conn = loop {
+        // The client is in the broker's process and connects by itself.
+        if let Event::Connection { info } = worker.next() {
+            break info.conn;
+        }
+    };
+    let (mut bare, mut sleeping, mut looking, mut batch) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..ROUNDS {
+        bare.push(ping_pong(time / ROUNDS));
+        sleeping.push(one_at_a_time(
+            &mut worker,
+            conn,
+            time / ROUNDS,
+            Worker::next,
+        ));
+        looking.push(one_at_a_time(
+            &mut worker,
+            conn,
+            time / ROUNDS,
+            Worker::next_soon,
+        ));
+        batch.push(at_a_time(&mut worker, conn, 64, time / ROUNDS));
+    }
+    let (bare, sleeping) = (median(bare), median(sleeping));
+    let (looking, batch) = (median(looking), median(batch));
+    let figure = |what: &str, value, ratio, goal| Figure {
+        what: what.into(),
+        value,
+        unit: "us",
+        ratio,
+        goal,
+    };
+    let goal = Some(Goal::AtMost(1.5));
+    vec![
+        figure("eventfd ping-pong of two processes", bare, None, None),
+        figure(
+            "one operation, worker sleeps",
+            sleeping,
+            Some(sleeping / bare),
+            goal,
+        ),
+        figure(
+            "one operation, worker looks for 50 us first",
+            looking,
+            Some(looking / bare),
+            goal,
+        ),
+        Figure {
+            what: "64 operations at a time".into(),
+            value: batch / 1e6,
+            unit: "million/s",
+            ratio: None,
+            goal: Some(Goal::AtLeast(1.0)),
+        },
+    ]
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Microseconds of a round trip between two processes by bare eventfds.
+fn ping_pong(time: Duration) -> f64 {
+    let (_process, there, back) = share_eventfds(&["--pong"]);
+    let trip = || {
+        there.ring().expect("write");
+        wait_readable(back.as_fd(), None).expect("poll");
+        back.drain().expect("read");
+    };
+    (0..100).for_each(|_| trip());
+    let start = Clock::now();
+    let mut trips = 0;
+    while start.elapsed() < time {
+        trip();
+        trips += 1;
+    }
+    start.elapsed().as_secs_f64() * 1e6 / f64::from(trips)
+}
+
+/// The other process of [`ping_pong`]: until its standard input ends.
+pub(crate) fn pong(path: &Path) {
+    let [there, back] = receive_eventfds(path).map(File::from);
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+    loop {
+        wait_readable(there.as_fd(), None).expect("poll");
+        if (&there).read(&mut [0; 8]).is_ok() {
+            (&back).write_all(&1_u64.to_ne_bytes()).expect("write");
+        }
+    }
+}
+
+/// Microseconds of one operation.
+fn one_at_a_time(
+    worker: &mut Worker,
+    conn: u64,
+    time: Duration,
+    next: fn(&mut Worker) -> Event,
+) -> f64 {
+    let start = Clock::now();
+    let mut operations = 0;
+    while start.elapsed() < time {
+        submit(worker, conn);
+        loop {
+            if is_sent(next(worker)) {
+                break;
+            }
+        }
+        operations += 1;
+    }
+    start.elapsed().as_secs_f64() * 1e6 / f64::from(operations)
+}
+
+/// Operations in a second, with `outstanding` at a time.
+fn at_a_time(worker: &mut Worker, conn: u64, outstanding: u32, time: Duration) -> f64 {
+    let start = Clock::now();
+    let (mut submitted, mut done) = (0_u64, 0_u64);
+    while start.elapsed() < time {
+        while submitted - done < u64::from(outstanding) {
+            submit(worker, conn);
+            submitted += 1;
+        }
+        done += u64::from(is_sent(worker.next_soon()));
+        while let Some(event) = worker.handle.next_event().expect("attached") {
+            done += u64::from(is_sent(event));
+        }
+    }
+    let rate = done as f64 / start.elapsed().as_secs_f64();
+    while done < submitted {
+        done += u64::from(is_sent(worker.next()));
+    }
+    rate
+}
+
+fn submit(worker: &mut Worker, conn: u64) {
+    let message = [7; LENGTH];
+    loop {
+        match worker
+            .handle
+            .send_pdu(conn, 1, &[IoSlice::new(&message)], None)
+        {
+            Ok(()) => return,
+            Err(Status::Again | Status::NoMemory) => while worker.next() != Event::Room {},
+            Err(status) => panic!("{status}"),
+        }
+    }
+}
+
+fn is_sent(event: Event) -> bool {
+    match event {
+        Event::Sent {
+            status: Status::Ok, ..
+        } => true,
+        Event::Pdu { .. } | Event::Room => false,
+        other => panic!("{other:?}"),
+    }
+}

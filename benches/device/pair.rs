@@ -1,0 +1,267 @@
+//! A loopback fabric with a client inside, so that a broker on it has somebody to talk to, and
+//! nothing but the broker is measured.
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
+use smbdirect::fabric::{
+    Access, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId,
+    RemoteAddress, Sge, WrId,
+};
+use smbdirect::proto;
+use smbdirect::sys::Memory;
+use smbdirect::transport::{self, HeapBuffers, Transport};
+use smbdirect::units::{Instant, RemoteToken};
+
+use super::stream::first_request;
+
+/// One side of the fabric: the connections that it has. The broker's drives the client's, too.
+pub(crate) struct Paired {
+    shared: Arc<Mutex<Shared>>,
+    /// The broker's side has it.
+    client: Option<Box<Client>>,
+}
+
+/// Connects to the broker, sends a request, and takes what comes.
+struct Client {
+    transport: Transport<Paired, HeapBuffers>,
+    server: Option<SocketAddr>,
+    events: Vec<transport::Event<Vec<u8>>>,
+}
+
+struct Shared {
+    loopback: Loopback,
+    /// The client's connections.
+    of_client: Vec<ConnId>,
+    for_client: Vec<Event>,
+    for_broker: Vec<Event>,
+    polled: Vec<Event>,
+}
+
+impl Paired {
+    pub(crate) fn new() -> Self {
+        let shared = Shared {
+            loopback: Loopback::new(LoopbackConfig::default()).expect("random numbers"),
+            of_client: Vec::new(),
+            for_client: Vec::new(),
+            for_broker: Vec::new(),
+            polled: Vec::new(),
+        };
+        let shared = Arc::new(Mutex::new(shared));
+        let side = Self {
+            shared: Arc::clone(&shared),
+            client: None,
+        };
+        let config = proto::Config::initiator_default();
+        let client = Client {
+            transport: Transport::new(
+                side,
+                HeapBuffers::new(),
+                transport::Config::new(config, config),
+            ),
+            server: None,
+            events: Vec::new(),
+        };
+        Self {
+            shared,
+            client: Some(Box::new(client)),
+        }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().expect("nobody panicked")
+    }
+}
+
+impl Client {
+    fn run(&mut self, now: Instant) -> Result<(), FabricError> {
+        let transport = &mut self.transport;
+        if let Some(server) = self.server.take() {
+            transport.connect(now, server).expect("it listens");
+        }
+        transport.poll(now, &mut self.events)?;
+        for event in self.events.drain(..) {
+            match event {
+                transport::Event::Established { conn, .. } => {
+                    let request = first_request();
+                    let memory = Memory::zeroed(request.len());
+                    memory.write(0, &request).expect("room");
+                    let region = transport.register(conn, &memory, Access::Local)?;
+                    let source = Sge {
+                        region: region.id,
+                        offset: 0,
+                        length: request.len() as u32,
+                    };
+                    transport.send(conn, 0, source, None).expect("room");
+                }
+                transport::Event::Message { buffer, .. } => transport.recycle(buffer),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// When it has something to do by itself.
+    fn poll_timeout(&self) -> Option<Instant> {
+        match self.server {
+            Some(_) => Some(Instant::ZERO),
+            None => self.transport.poll_timeout(),
+        }
+    }
+}
+
+impl Shared {
+    fn timeout(&self) -> Option<Instant> {
+        if self.for_client.is_empty() && self.for_broker.is_empty() {
+            self.loopback.poll_timeout()
+        } else {
+            Some(Instant::ZERO)
+        }
+    }
+}
+
+fn conn_of(event: &Event) -> Option<ConnId> {
+    match event {
+        Event::ConnectRequest { conn, .. }
+        | Event::Established { conn, .. }
+        | Event::Completion { conn, .. }
+        | Event::Closed { conn, .. } => Some(*conn),
+        Event::Refused { .. } => None,
+    }
+}
+
+impl Fabric for Paired {
+    fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
+        let mut shared = self.shared();
+        let listener = shared.loopback.listen(address)?;
+        let server = shared.loopback.local_address(listener);
+        drop(shared);
+        if let Some(client) = &mut self.client {
+            client.server = server;
+        }
+        Ok(listener)
+    }
+
+    fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
+        self.shared().loopback.local_address(listener)
+    }
+
+    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.shared().loopback.conn_local_address(conn)
+    }
+
+    fn unlisten(&mut self, listener: ListenerId) {
+        self.shared().loopback.unlisten(listener);
+    }
+
+    fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {
+        let mut shared = self.shared();
+        let conn = shared.loopback.connect(address, limits)?;
+        shared.of_client.push(conn);
+        Ok(conn)
+    }
+
+    fn accept(&mut self, conn: ConnId, limits: ReadLimits) -> Result<(), FabricError> {
+        self.shared().loopback.accept(conn, limits)
+    }
+
+    fn reject(&mut self, conn: ConnId) {
+        self.shared().loopback.reject(conn);
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        self.shared().loopback.close(conn);
+    }
+
+    fn register(
+        &mut self,
+        conn: ConnId,
+        memory: &Memory,
+        access: Access,
+    ) -> Result<Region, FabricError> {
+        self.shared().loopback.register(conn, memory, access)
+    }
+
+    fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
+        self.shared().loopback.deregister(conn, region)
+    }
+
+    fn post_recv(&mut self, conn: ConnId, wr_id: WrId, memory: Sge) -> Result<(), FabricError> {
+        self.shared().loopback.post_recv(conn, wr_id, memory)
+    }
+
+    fn post_send(
+        &mut self,
+        conn: ConnId,
+        wr_id: WrId,
+        header: &[u8],
+        payload: Option<Sge>,
+        invalidate: Option<RemoteToken>,
+    ) -> Result<(), FabricError> {
+        let mut shared = self.shared();
+        shared
+            .loopback
+            .post_send(conn, wr_id, header, payload, invalidate)
+    }
+
+    fn post_write(
+        &mut self,
+        conn: ConnId,
+        wr_id: WrId,
+        source: Sge,
+        target: RemoteAddress,
+    ) -> Result<(), FabricError> {
+        self.shared()
+            .loopback
+            .post_write(conn, wr_id, source, target)
+    }
+
+    fn post_read(
+        &mut self,
+        conn: ConnId,
+        wr_id: WrId,
+        sink: Sge,
+        source: RemoteAddress,
+    ) -> Result<(), FabricError> {
+        self.shared().loopback.post_read(conn, wr_id, sink, source)
+    }
+
+    fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {
+        if let Some(client) = &mut self.client {
+            client.run(now)?;
+        }
+        let is_client = self.client.is_none();
+        let mut shared = self.shared();
+        let Shared {
+            loopback,
+            of_client,
+            for_client,
+            for_broker,
+            polled,
+        } = &mut *shared;
+        loopback.poll(now, polled)?;
+        for event in polled.drain(..) {
+            match conn_of(&event) {
+                Some(conn) if of_client.contains(&conn) => for_client.push(event),
+                _ => for_broker.push(event),
+            }
+        }
+        events.append(if is_client { for_client } else { for_broker });
+        Ok(())
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        if let Some(client) = &self.client {
+            // Whatever is there for the other side also makes this one go on.
+            let fabric = client.poll_timeout();
+            return fabric.or_else(|| self.shared().timeout());
+        }
+        self.shared().timeout()
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}

@@ -1,0 +1,152 @@
+//! What a READ or WRITE request says about RDMA, for an smbd that never trusts a field of it.
+
+use super::Status;
+use crate::units::RemoteToken;
+use crate::wire::smb2::{Channel, ChannelTransfer, Header, ReadRequest, Request, WriteRequest};
+use crate::wire::{BufferDescriptors, WireError};
+
+/// Where the data of a READ or WRITE request lies at the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// The channel: 1 or 2 ([MS-SMB2] 2.2.19).
+    pub channel: u32,
+    /// Bytes to read or write, at least 1.
+    pub length: u32,
+    /// Where the buffer descriptors begin, in bytes from the request's header.
+    pub descriptors_offset: usize,
+    /// Bytes of the descriptors: a multiple of 16. Together they describe at least `length` bytes.
+    pub descriptors_length: usize,
+}
+
+/// The transfer that a READ or WRITE request asks for; `None` where its data travels within the
+/// messages. `request` is one element of a compound, or a message, from its SMB2 header on.
+///
+/// # Errors
+///
+/// [`Status::Request`]: no READ or WRITE request, or its channel is none, or its fields contradict
+/// each other. [`Status::Descriptors`], [`Status::DescriptorsTooShort`].
+pub fn transfer(request: &[u8]) -> Result<Option<Transfer>, Status> {
+    let element = Request::of_element(request).map_err(status)?;
+    let transfer = if element.header().command() == Header::READ {
+        ReadRequest::parse(element).and_then(|read| read.transfer())
+    } else {
+        WriteRequest::parse(element).and_then(|write| write.transfer())
+    };
+    let of_channel = |transfer: ChannelTransfer<'_>| {
+        let descriptors = transfer.descriptors().as_bytes();
+        Transfer {
+            channel: match transfer.channel() {
+                Channel::RdmaV1Invalidate => 2,
+                _ => 1,
+            },
+            length: transfer.length(),
+            // They are a part of the request.
+            descriptors_offset: descriptors.as_ptr().addr() - request.as_ptr().addr(),
+            descriptors_length: descriptors.len(),
+        }
+    };
+    transfer
+        .map(|transfer| transfer.map(of_channel))
+        .map_err(status)
+}
+
+/// The token that each final response to a READ or WRITE request has to invalidate, errors
+/// included ([MS-SMB2] 3.3.4.1.7); `None` for any other request, and where it asks for none.
+#[must_use]
+pub fn token_to_invalidate(request: &[u8]) -> Option<RemoteToken> {
+    let element = Request::of_element(request).ok()?;
+    match element.header().command() {
+        Header::READ => ReadRequest::parse(element).ok()?.token_to_invalidate(),
+        Header::WRITE => WriteRequest::parse(element).ok()?.token_to_invalidate(),
+        _ => None,
+    }
+}
+
+/// Bytes that a list of buffer descriptors describes.
+///
+/// # Errors
+///
+/// [`Status::Descriptors`].
+pub fn described_length(descriptors: &[u8]) -> Result<u64, Status> {
+    let descriptors = BufferDescriptors::parse(descriptors).map_err(status)?;
+    Ok(descriptors.total_length())
+}
+
+const fn status(error: WireError) -> Status {
+    match error {
+        WireError::DescriptorsTooSmall => Status::DescriptorsTooShort,
+        WireError::DescriptorListEmpty
+        | WireError::DescriptorListUneven
+        | WireError::DescriptorLengthZero
+        | WireError::DescriptorWraps => Status::Descriptors,
+        _ => Status::Request,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A WRITE request over channel 2 with these descriptors behind it.
+    fn write(length: u32, descriptors: &[u8]) -> Vec<u8> {
+        let mut request = vec![0; 112];
+        request[..4].copy_from_slice(b"\xfeSMB");
+        request[4] = 64;
+        request[12] = 9;
+        // A further element follows, which was cut off.
+        request[20] = 160;
+        request[64] = 49;
+        request[96] = 2;
+        request[100..104].copy_from_slice(&length.to_le_bytes());
+        request[104] = 112;
+        request[106..108].copy_from_slice(&(descriptors.len() as u16).to_le_bytes());
+        request.extend(descriptors);
+        request
+    }
+
+    fn descriptor(length: u32) -> Vec<u8> {
+        [&[0; 8][..], &[1, 2, 3, 4], &length.to_le_bytes()].concat()
+    }
+
+    #[test]
+    fn finds_the_descriptors_of_an_element() {
+        let descriptors = [descriptor(100), descriptor(28)].concat();
+        let request = write(128, &descriptors);
+        let expected = Transfer {
+            channel: 2,
+            length: 128,
+            descriptors_offset: 112,
+            descriptors_length: 32,
+        };
+        assert_eq!(transfer(&request), Ok(Some(expected)));
+        assert_eq!(
+            token_to_invalidate(&request),
+            Some(RemoteToken(0x0403_0201))
+        );
+        assert_eq!(described_length(&descriptors), Ok(128));
+    }
+
+    #[test]
+    fn names_what_is_wrong_and_still_knows_the_token() {
+        let short = write(129, &descriptor(128));
+        assert_eq!(transfer(&short), Err(Status::DescriptorsTooShort));
+        let uneven = write(1, &[&descriptor(128)[..], &[0]].concat());
+        assert_eq!(transfer(&uneven), Err(Status::Descriptors));
+        let empty = write(1, &descriptor(0));
+        assert_eq!(transfer(&empty), Err(Status::Descriptors));
+        for request in [&short, &uneven, &empty] {
+            let token = token_to_invalidate(request);
+            assert_eq!(token, Some(RemoteToken(0x0403_0201)));
+        }
+        let mut inline = write(0, &[]);
+        inline[96] = 0;
+        assert_eq!(transfer(&inline), Ok(None));
+        inline[96] = 4;
+        assert_eq!(transfer(&inline), Err(Status::Request));
+        inline[12] = 5;
+        assert_eq!(transfer(&inline), Err(Status::Request));
+        assert_eq!(transfer(&[]), Err(Status::Request));
+        assert_eq!(token_to_invalidate(&inline), None);
+        assert_eq!(described_length(&[]), Err(Status::Descriptors));
+    }
+}

@@ -1,0 +1,128 @@
+//! What is done to one connection.
+
+use std::ffi::c_void;
+
+use super::pointer::{Output, bytes, sixteen, with_device};
+use super::types::{smbdirect_conn_info, smbdirect_device};
+use crate::device::abi::ConnInfo;
+use crate::device::{ConnCounts, Status};
+
+pub(super) const fn info(
+    type_size: u32,
+    info: &ConnInfo,
+    counts: ConnCounts,
+) -> smbdirect_conn_info {
+    smbdirect_conn_info {
+        type_size,
+        peer_port: info.peer_port,
+        local_port: info.local_port,
+        peer_address: info.peer_address,
+        local_address: info.local_address,
+        client_guid: info.client_guid,
+        scope_id: info.scope_id,
+        max_fragmented_send_size: info.max_fragmented_send_size,
+        max_fragmented_receive_size: info.max_fragmented_receive_size,
+        max_read_write_size: info.max_read_write_size,
+        initiator_depth: info.initiator_depth,
+        rdma_operations: counts.rdma_operations,
+        sent_bytes: counts.sent_bytes,
+        unsent_bytes: counts.unsent_bytes,
+        reserved: [0; 4],
+    }
+}
+
+/// What is known about a connection, and what is under way on it.
+///
+/// `unsent_bytes` is what has not left for the peer: what a server asks TCP for with SIOCOUTQ.
+///
+/// - Owns: `info_out` is the caller's.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_DETACHED.
+///
+/// # Safety
+///
+/// `device` is a live handle; `info_out` leads to a structure whose `type_size` is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_conn_get_info(
+    device: *mut smbdirect_device,
+    conn: u64,
+    info_out: *mut smbdirect_conn_info,
+) -> i32 {
+    let call = |handle: &mut crate::device::Handle| {
+        // SAFETY: the caller's promise.
+        let mut output = unsafe { Output::new(info_out) }?;
+        let (known, counts) = (handle.conn_info(conn)?, handle.conn_counts(conn)?);
+        output.write(0, info(output.type_size(), &known, counts));
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}
+
+/// Ends a connection in order: what was taken to be sent goes first. SMBDIRECT_EVENT_DISCONNECTED
+/// follows; until then its number is known. A second call has no effect.
+///
+/// - Owns: nothing.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_DETACHED,
+///   SMBDIRECT_E_AGAIN.
+///
+/// # Safety
+///
+/// `device` is a live handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_conn_disconnect(
+    device: *mut smbdirect_device,
+    conn: u64,
+) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, |handle| handle.disconnect(conn)) }
+}
+
+/// Gives a connection to the worker that has registered `client_guid` (16 bytes), or, with a null
+/// pointer, to whoever claims the token that SMBDIRECT_EVENT_TRANSFERRED brings. The message at `pdu`
+/// becomes the first that the new owner receives: the NEGOTIATE request that told whose it is.
+/// Nothing else may be under way on the connection (SMBDIRECT_E_BUSY). If the event says anything but
+/// SMBDIRECT_OK, the connection is still this process'.
+///
+/// - Owns: `pdu` is copied before the call returns.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY,
+///   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED; in the
+///   event SMBDIRECT_E_NO_OWNER, SMBDIRECT_E_BUSY, SMBDIRECT_E_LIMIT.
+///
+/// # Safety
+///
+/// `device` is a live handle; `client_guid` is null or leads to 16 bytes; `pdu` leads to `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_conn_transfer(
+    device: *mut smbdirect_device,
+    conn: u64,
+    cookie: u64,
+    client_guid: *const u8,
+    pdu: *const c_void,
+    length: u64,
+) -> i32 {
+    let call = |handle: &mut crate::device::Handle| {
+        let client_guid = if client_guid.is_null() {
+            None
+        } else {
+            // SAFETY: the caller's promise.
+            Some(unsafe { sixteen(client_guid) }?)
+        };
+        if client_guid == Some([0; 16]) {
+            return Err(Status::Invalid);
+        }
+        // SAFETY: the caller's promise.
+        let pdu = unsafe { bytes(pdu, length) }?;
+        handle.transfer(conn, cookie, client_guid, pdu)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}

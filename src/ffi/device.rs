@@ -1,0 +1,631 @@
+//! What is done to an attachment.
+
+use std::ffi::{c_char, c_void};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use super::conn;
+use super::pointer::{
+    Output, bytes, bytes_mut, fence, input, inputs, into_pointer, path, pieces, put, release,
+    sixteen, with_device,
+};
+use super::types::*;
+use crate::device::abi::{MemParams, RegionShape, SetParameters};
+use crate::device::{ConnCounts, DEFAULT_PATH, Direction, Event, Handle, Role, Status};
+
+/// Attaches this process to the smbdirect device at `path` (null: the usual place).
+///
+/// Nothing else works before SMBDIRECT_EVENT_ATTACHED; instead of it, SMBDIRECT_EVENT_DETACHED may
+/// come. A worker with a token in `args` gets SMBDIRECT_EVENT_CONNECTION for it as well, or
+/// SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_NO_TOKEN.
+///
+/// - Owns: `*device_out` is the caller's, to be freed with smbdirect_device_free.
+/// - Threads: any; the device is for one thread at a time.
+/// - Blocks: never.
+/// - Fork: the handle is of this process; a child attaches for itself.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_SYSTEM,
+///   SMBDIRECT_E_AGAIN (too many attach at this moment).
+///
+/// # Safety
+///
+/// `path` is null or a string; `args` leads to a structure whose `type_size` is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_new(
+    path_or_null: *const c_char,
+    args: *const smbdirect_attach,
+    device_out: *mut *mut smbdirect_device,
+) -> i32 {
+    fence(|| {
+        if device_out.is_null() {
+            return Err(Status::Invalid);
+        }
+        // SAFETY: the caller's promise.
+        let place = unsafe { path(path_or_null) }?.unwrap_or_else(|| Path::new(DEFAULT_PATH));
+        // SAFETY: the caller's promise.
+        let args = unsafe { input(args) }?;
+        let token = (args.token != [0; 16]).then_some(args.token);
+        let role = match args.role {
+            SMBDIRECT_ROLE_LISTENER if token.is_none() => Role::Listener,
+            SMBDIRECT_ROLE_WORKER => Role::Worker,
+            _ => return Err(Status::Invalid),
+        };
+        if args.reserved != [0; 4] {
+            return Err(Status::Invalid);
+        }
+        let handle = Handle::attach(place, role, token)?;
+        // SAFETY: the caller's promise.
+        unsafe { put(device_out, into_pointer(handle)) }
+    })
+}
+
+/// Frees an attachment: the device closes what connections this process still has and takes all
+/// its memory back; buffers are not mapped any more. A null pointer is ignored.
+///
+/// - Owns: the handle is gone.
+/// - Threads: none other uses it.
+/// - Blocks: never.
+/// - Fork: in a child this is the one call that may be used on its parent's handle: it frees the
+///   child's copy, and the parent's attachment goes on. A child does that soon, or its parent's
+///   memory lives as long as the child.
+/// - Errors: none.
+///
+/// # Safety
+///
+/// `device` is null, or from smbdirect_device_new and was not freed before.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_free(device: *mut smbdirect_device) {
+    fence(|| {
+        // SAFETY: the caller's promise.
+        unsafe { release(device) };
+        Ok(())
+    });
+}
+
+/// A file descriptor that is readable whenever smbdirect_device_get_events may have something after
+/// it had nothing: for tevent, poll or epoll. It is neither to be read nor closed.
+///
+/// - Owns: the device does.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID.
+///
+/// # Safety
+///
+/// `device` is a live handle, `fd_out` leads to an int.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_event_fd(
+    device: *mut smbdirect_device,
+    fd_out: *mut i32,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        let descriptor = handle.event_fd()?.as_raw_fd();
+        // SAFETY: the caller's promise.
+        unsafe { put(fd_out, descriptor) }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}
+
+/// GET_SMBD_EVENT: up to `count` things that happened, in order. `*count_out` says how many; fewer
+/// than `count` means that there are no more now, and that the event descriptor will tell when there are.
+///
+/// Call it until it returns fewer than asked for, whenever the event descriptor is readable.
+///
+/// - Owns: the array is the caller's; the first element's `type_size` has to be set.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_DETACHED: SMBDIRECT_EVENT_DETACHED has been
+///   returned before.
+///
+/// # Safety
+///
+/// `device` is a live handle; `events` leads to `count` structures.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_get_events(
+    device: *mut smbdirect_device,
+    events: *mut smbdirect_event,
+    count: u32,
+    count_out: *mut u32,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        if count == 0 || count_out.is_null() {
+            return Err(Status::Invalid);
+        }
+        // SAFETY: the caller's promise.
+        let mut output = unsafe { Output::new(events) }?;
+        let mut written = 0;
+        while written < count {
+            let event = match handle.next_event() {
+                Ok(Some(event)) => event,
+                Ok(None) => break,
+                Err(_) if written > 0 => break,
+                Err(status) => return Err(status),
+            };
+            let value = event_of(output.type_size(), event);
+            output.write(written as usize, value);
+            written += 1;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(count_out, written) }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}
+
+/// SET_SMBD_PARAMETERS, of a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+///
+/// `security_blob` is the SPNEGO token of the server's NEGOTIATE response, up to 2048 bytes, or null.
+///
+/// - Owns: everything is copied.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_TOO_LONG,
+///   SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_INVALID.
+///
+/// # Safety
+///
+/// `device` is a live handle; `parameters` leads to a structure whose `type_size` is set;
+/// `security_blob` to `security_blob_length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_set_parameters(
+    device: *mut smbdirect_device,
+    cookie: u64,
+    parameters: *const smbdirect_parameters,
+    security_blob: *const c_void,
+    security_blob_length: u64,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        // SAFETY: the caller's promise.
+        let wanted = unsafe { input(parameters) }?;
+        // SAFETY: the caller's promise.
+        let blob = unsafe { bytes(security_blob, security_blob_length) }?;
+        if wanted.reserved != [0; 4] || wanted.reserved32 != 0 {
+            return Err(Status::Invalid);
+        }
+        let parameters = SetParameters {
+            receive_credit_max: wanted.receive_credit_max,
+            send_credit_target: wanted.send_credit_target,
+            max_send_size: wanted.max_send_size,
+            max_receive_size: wanted.max_receive_size,
+            max_fragmented_size: wanted.max_fragmented_size,
+            max_read_write_size: wanted.max_read_write_size,
+            keepalive_interval_ms: wanted.keepalive_interval_ms,
+            server_guid: wanted.server_guid,
+            security_blob_length: 0,
+            reserved: [0; 5],
+        };
+        handle.set_parameters(cookie, parameters, blob)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}
+
+/// SET_SMBD_SESSION_ID, of a worker: connections of this client are for this process from now on, or
+/// not any more. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+///
+/// - Owns: everything is copied.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
+///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_TAKEN, SMBDIRECT_E_LIMIT,
+///   SMBDIRECT_E_NO_OWNER.
+///
+/// # Safety
+///
+/// `device` is a live handle; `session` leads to a structure whose `type_size` is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_set_session_id(
+    device: *mut smbdirect_device,
+    cookie: u64,
+    session: *const smbdirect_session,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        // SAFETY: the caller's promise.
+        let session = unsafe { input(session) }?;
+        if session.remove > 1 || session.client_guid == [0; 16] || session.reserved != [0; 2] {
+            return Err(Status::Invalid);
+        }
+        let remove = session.remove == 1;
+        handle.set_session_id(cookie, session.client_guid, session.session_id, remove)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}
+
+/// Claims the connection of a token (16 bytes), of a worker that is attached already.
+/// SMBDIRECT_EVENT_REPLY brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION
+/// follows or has come.
+///
+/// - Owns: everything is copied.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
+///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN, SMBDIRECT_E_LIMIT.
+///
+/// # Safety
+///
+/// `device` is a live handle; `token` leads to 16 bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_claim(
+    device: *mut smbdirect_device,
+    cookie: u64,
+    token: *const u8,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        // SAFETY: the caller's promise.
+        let token = unsafe { sixteen(token) }?;
+        if token == [0; 16] {
+            return Err(Status::Invalid);
+        }
+        handle.claim(cookie, token)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}
+
+/// GET_MEM_PARAMS: what memory a worker may use.
+///
+/// - Owns: `params_out` is the caller's.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_DETACHED.
+///
+/// # Safety
+///
+/// `device` is a live handle; `params_out` leads to a structure whose `type_size` is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_get_mem_params(
+    device: *mut smbdirect_device,
+    params_out: *mut smbdirect_mem_params,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        // SAFETY: the caller's promise.
+        let mut output = unsafe { Output::new(params_out) }?;
+        let params = handle.mem_params()?;
+        output.write(0, mem_params_of(output.type_size(), &params));
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}
+
+/// SEND_PDU: takes as many of the messages as there is room for, in order; `*taken_out` says how
+/// many. For each, SMBDIRECT_EVENT_SENT follows. Fewer than `count`: the next one could not be taken,
+/// and a call that begins with it says why.
+///
+/// - Owns: everything is copied before the call returns.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION,
+///   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
+///
+/// # Safety
+///
+/// `device` is a live handle; `pdus` leads to `count` structures, and their pieces to readable memory.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_send_pdus(
+    device: *mut smbdirect_device,
+    pdus: *const smbdirect_pdu,
+    count: u32,
+    taken_out: *mut u32,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        // SAFETY: the caller's promise.
+        let pdus = unsafe { inputs(pdus, count) }?;
+        let each = |pdu: Result<smbdirect_pdu, Status>| {
+            let pdu = pdu?;
+            if pdu.flags & !SMBDIRECT_PDU_INVALIDATE != 0 || pdu.reserved != [0; 2] {
+                return Err(Status::Invalid);
+            }
+            // SAFETY: the caller's promise.
+            let pieces = unsafe { pieces(pdu.pieces, pdu.piece_count) }?;
+            let invalidate = (pdu.flags & SMBDIRECT_PDU_INVALIDATE != 0).then_some(pdu.token);
+            handle.send_pdu(pdu.conn, pdu.cookie, pieces, invalidate)
+        };
+        // SAFETY: the caller's promise.
+        unsafe { take_all(pdus, each, taken_out) }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}
+
+/// RDMA_READ_WRITE: takes as many of the operations as there is room for, in order; `*taken_out`
+/// says how many. For each, SMBDIRECT_EVENT_RDMA_DONE follows; until then its buffer is in use. An RDMA
+/// WRITE goes out before the messages that are taken after it: the response to a READ may be sent
+/// at once.
+///
+/// - Owns: descriptors are copied before the call returns.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION,
+///   SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_OUT_OF_BOUNDS, SMBDIRECT_E_DESCRIPTORS,
+///   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NO_READS,
+///   SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
+///
+/// # Safety
+///
+/// `device` is a live handle; `operations` leads to `count` structures, and their descriptors to
+/// readable memory.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_rdma_read_write(
+    device: *mut smbdirect_device,
+    operations: *const smbdirect_rdma,
+    count: u32,
+    taken_out: *mut u32,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        // SAFETY: the caller's promise.
+        let operations = unsafe { inputs(operations, count) }?;
+        let each = |operation: Result<smbdirect_rdma, Status>| {
+            let operation = operation?;
+            let direction = match operation.direction {
+                SMBDIRECT_RDMA_READ => Direction::Read,
+                SMBDIRECT_RDMA_WRITE => Direction::Write,
+                _ => return Err(Status::Invalid),
+            };
+            if operation.reserved != [0; 2] {
+                return Err(Status::Invalid);
+            }
+            // SAFETY: the caller's promise.
+            let descriptors =
+                unsafe { bytes(operation.descriptors, operation.descriptors_length) }?;
+            let number = |value: u64| usize::try_from(value).map_err(|_| Status::OutOfBounds);
+            handle.rdma(
+                direction,
+                operation.conn,
+                operation.cookie,
+                operation.buffer,
+                number(operation.offset)?,
+                number(operation.length)?,
+                descriptors,
+            )
+        };
+        // SAFETY: the caller's promise.
+        unsafe { take_all(operations, each, taken_out) }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}
+
+/// Copies the message of an SMBDIRECT_EVENT_PDU to `target`, which has `length` bytes, at least those of
+/// the event, and gives its memory back to the device. With `length` 0 it is only given back. As long as
+/// messages are not taken, their client runs out of credits: nobody else notices.
+///
+/// - Owns: `target` is the caller's; `pdu` means nothing afterwards.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID (`length` is less than the message's: nothing happened),
+///   SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED.
+///
+/// # Safety
+///
+/// `device` is a live handle; `target` leads to `length` writable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_take_pdu(
+    device: *mut smbdirect_device,
+    pdu: u64,
+    target: *mut c_void,
+    length: u64,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        // SAFETY: the caller's promise.
+        let target = unsafe { bytes_mut(target, length) }?;
+        handle.take_pdu(pdu, target)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}
+
+/// A buffer of at least `length` bytes for RDMA. What was in it before is still there: nobody
+/// but this process and the device has seen it.
+///
+/// - Owns: the caller, until smbdirect_buffer_free.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NOT_ATTACHED,
+///   SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: memory was asked for; SMBDIRECT_E_NO_MEMORY: all
+///   that is allowed is in use. SMBDIRECT_EVENT_ROOM follows both.
+///
+/// # Safety
+///
+/// `device` is a live handle; `buffer_out` leads to a structure whose `type_size` is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_buffer_alloc(
+    device: *mut smbdirect_device,
+    length: u64,
+    buffer_out: *mut smbdirect_buffer,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        // SAFETY: the caller's promise.
+        let mut output = unsafe { Output::new(buffer_out) }?;
+        let length = usize::try_from(length).map_err(|_| Status::TooLong)?;
+        let buffer = handle.allocate(length)?;
+        let value = smbdirect_buffer {
+            type_size: output.type_size(),
+            reserved32: 0,
+            number: buffer.number,
+            start: buffer.start.cast(),
+            length: buffer.length as u64,
+            reserved: [0; 2],
+        };
+        output.write(0, value);
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}
+
+/// Gives a buffer back.
+///
+/// - Owns: the library again.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED; SMBDIRECT_E_BUSY:
+///   an RDMA operation uses it, and SMBDIRECT_EVENT_RDMA_DONE will say when that ended.
+///
+/// # Safety
+///
+/// `device` is a live handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_buffer_free(device: *mut smbdirect_device, number: u64) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, |handle| handle.free(number)) }
+}
+
+/// Calls `each` until one fails, and says how many did not; fails as the first one does.
+///
+/// # Safety
+///
+/// `taken_out` is null or may be written.
+unsafe fn take_all<T>(
+    all: impl Iterator<Item = Result<T, Status>>,
+    mut each: impl FnMut(Result<T, Status>) -> Result<(), Status>,
+    taken_out: *mut u32,
+) -> Result<(), Status> {
+    if taken_out.is_null() {
+        return Err(Status::Invalid);
+    }
+    let mut taken = 0;
+    for one in all {
+        match each(one) {
+            Ok(()) => taken += 1,
+            Err(status) if taken == 0 => return Err(status),
+            Err(_) => break,
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { put(taken_out, taken) }
+}
+
+fn event_of(type_size: u32, event: Event) -> smbdirect_event {
+    let mut value = smbdirect_event {
+        type_size,
+        kind: 0,
+        status: SMBDIRECT_OK,
+        length: 0,
+        conn: 0,
+        cookie: 0,
+        pdu: 0,
+        token: [0; 16],
+        info: no_info(),
+        reserved: [0; 3],
+    };
+    match event {
+        Event::Attached => value.kind = SMBDIRECT_EVENT_ATTACHED,
+        Event::Detached { status } => {
+            value.kind = SMBDIRECT_EVENT_DETACHED;
+            value.status = status.code();
+        }
+        Event::Offer { token, info } => {
+            value.kind = SMBDIRECT_EVENT_OFFER;
+            value.token = token;
+            value.info = known(&info);
+        }
+        Event::Connection { info } => {
+            value.kind = SMBDIRECT_EVENT_CONNECTION;
+            value.conn = info.conn;
+            value.info = known(&info);
+        }
+        Event::Pdu { conn, pdu, length } => {
+            value.kind = SMBDIRECT_EVENT_PDU;
+            (value.conn, value.pdu, value.length) = (conn, pdu, length);
+        }
+        Event::Sent {
+            conn,
+            cookie,
+            status,
+            length,
+        } => {
+            value.kind = SMBDIRECT_EVENT_SENT;
+            (value.conn, value.cookie, value.length) = (conn, cookie, length);
+            value.status = status.code();
+        }
+        Event::RdmaDone {
+            conn,
+            cookie,
+            status,
+        } => {
+            value.kind = SMBDIRECT_EVENT_RDMA_DONE;
+            (value.conn, value.cookie, value.status) = (conn, cookie, status.code());
+        }
+        Event::Transferred {
+            conn,
+            cookie,
+            status,
+            token,
+        } => {
+            value.kind = SMBDIRECT_EVENT_TRANSFERRED;
+            (value.conn, value.cookie, value.status) = (conn, cookie, status.code());
+            value.token = token;
+        }
+        Event::Disconnected { conn, status } => {
+            value.kind = SMBDIRECT_EVENT_DISCONNECTED;
+            (value.conn, value.status) = (conn, status.code());
+        }
+        Event::Reply { cookie, status } => {
+            value.kind = SMBDIRECT_EVENT_REPLY;
+            (value.cookie, value.status) = (cookie, status.code());
+        }
+        Event::Room => value.kind = SMBDIRECT_EVENT_ROOM,
+    }
+    value
+}
+
+fn known(info: &crate::device::abi::ConnInfo) -> smbdirect_conn_info {
+    conn::info(
+        size_of::<smbdirect_conn_info>() as u32,
+        info,
+        ConnCounts::default(),
+    )
+}
+
+const fn no_info() -> smbdirect_conn_info {
+    smbdirect_conn_info {
+        type_size: size_of::<smbdirect_conn_info>() as u32,
+        peer_port: 0,
+        local_port: 0,
+        peer_address: [0; 16],
+        local_address: [0; 16],
+        client_guid: [0; 16],
+        scope_id: 0,
+        max_fragmented_send_size: 0,
+        max_fragmented_receive_size: 0,
+        max_read_write_size: 0,
+        initiator_depth: 0,
+        rdma_operations: 0,
+        sent_bytes: 0,
+        unsent_bytes: 0,
+        reserved: [0; 4],
+    }
+}
+
+fn mem_params_of(type_size: u32, params: &MemParams) -> smbdirect_mem_params {
+    let RegionShape {
+        unit_length,
+        units_per_segment,
+        longest_run,
+        max_segments,
+    } = params.bulk;
+    let unit = u64::from(unit_length);
+    let segment_length = unit * u64::from(units_per_segment);
+    smbdirect_mem_params {
+        type_size,
+        buffer_unit: unit_length,
+        buffer_max: unit * u64::from(longest_run),
+        segment_length,
+        buffers_total: segment_length * u64::from(max_segments),
+        limit: params.limit,
+        reserved: [0; 4],
+    }
+}

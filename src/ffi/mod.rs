@@ -1,0 +1,28 @@
+//! The C ABI: the only `extern "C"` of the crate, and all of it.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `types` | the structures and constants that C sees |
+//! | `pointer` | every conversion of a pointer from C, and every panic fence |
+//! | `device`, `conn`, `request`, `status` | the functions, by the object in their name |
+//!
+//! `include/smbdirect.h` is made from this module and checked in; `tests/header.rs` compares the two
+//! and shows that the header says what the library does.
+//!
+//! Rules: a null pointer ends in `SMBDIRECT_E_INVALID`, except for `smbdirect_device_free`; outputs
+//! are written on success only; structures begin with their size, so that both sides may grow; a
+//! panic poisons its handle and comes out as `SMBDIRECT_E_PANIC`. Nothing here blocks, starts a
+//! thread, installs a signal handler, calls back into C, or has state of its own.
+
+mod conn;
+mod device;
+mod pointer;
+mod request;
+mod status;
+mod types;
+
+pub use conn::*;
+pub use device::*;
+pub use request::*;
+pub use status::*;
+pub use types::*;

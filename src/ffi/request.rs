@@ -1,0 +1,121 @@
+//! What an SMB2 request says about RDMA.
+
+use std::ffi::c_void;
+
+use super::pointer::{Output, bytes, fence, put};
+use super::types::smbdirect_transfer;
+use crate::device::{Status, request};
+
+/// Reads from an SMB2 READ or WRITE request where its data lies at the client.
+///
+/// `request` is one element of a compound, or a whole message, from its SMB2 header on, decrypted.
+/// Whether the dialect allows the channel, and whether `length` is within what was negotiated, is
+/// the caller's to check.
+///
+/// - Owns: `transfer_out` is the caller's, and nothing is kept.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_REQUEST: no READ or WRITE, a channel that is not
+///   supported, or fields that contradict each other; SMBDIRECT_E_DESCRIPTORS;
+///   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT.
+///
+/// # Safety
+///
+/// `request` leads to `length` bytes; `transfer_out` to a structure whose `type_size` is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_request_transfer(
+    request: *const c_void,
+    length: u64,
+    transfer_out: *mut smbdirect_transfer,
+) -> i32 {
+    fence(|| {
+        // SAFETY: the caller's promise.
+        let request = unsafe { bytes(request, length) }?;
+        // SAFETY: the caller's promise.
+        let mut output = unsafe { Output::new(transfer_out) }?;
+        let transfer = request::transfer(request)?;
+        let number = |value: usize| u32::try_from(value).map_err(|_| Status::Invalid);
+        let mut value = smbdirect_transfer {
+            type_size: output.type_size(),
+            channel: 0,
+            length: 0,
+            descriptors_offset: 0,
+            descriptors_length: 0,
+            reserved32: 0,
+            reserved: [0; 2],
+        };
+        if let Some(transfer) = transfer {
+            value.channel = transfer.channel;
+            value.length = transfer.length;
+            value.descriptors_offset = number(transfer.descriptors_offset)?;
+            value.descriptors_length = number(transfer.descriptors_length)?;
+        }
+        output.write(0, value);
+        Ok(())
+    })
+}
+
+/// Reads from an SMB2 request whether each final response to it, errors included, has to invalidate
+/// a token (channel 2, [MS-SMB2] 3.3.4.1.7): `*invalidate_out` is 1 and `*token_out` the token, or
+/// both are 0. A request that is no READ or WRITE, or nothing at all, invalidates nothing.
+///
+/// - Owns: nothing is kept.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: SMBDIRECT_E_INVALID: a null pointer.
+///
+/// # Safety
+///
+/// `request` leads to `length` bytes; the others to a number each.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_request_invalidate(
+    request: *const c_void,
+    length: u64,
+    invalidate_out: *mut u32,
+    token_out: *mut u32,
+) -> i32 {
+    fence(|| {
+        // SAFETY: the caller's promise.
+        let request = unsafe { bytes(request, length) }?;
+        if invalidate_out.is_null() || token_out.is_null() {
+            return Err(Status::Invalid);
+        }
+        let token = request::token_to_invalidate(request);
+        // SAFETY: the caller's promise.
+        unsafe { put(invalidate_out, u32::from(token.is_some())) }?;
+        // SAFETY: the caller's promise.
+        unsafe { put(token_out, token.map_or(0, |token| token.0)) }
+    })
+}
+
+/// Checks a list of buffer descriptors ([MS-SMBD] 2.2.3.1) and adds their lengths up.
+///
+/// - Owns: nothing is kept.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: SMBDIRECT_E_INVALID: a null pointer; SMBDIRECT_E_DESCRIPTORS: none, not a multiple
+///   of 16 bytes, one of length 0, or one that runs past the end of the address space.
+///
+/// # Safety
+///
+/// `descriptors` leads to `length` bytes, `total_out` to a number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_descriptors_check(
+    descriptors: *const c_void,
+    length: u64,
+    total_out: *mut u64,
+) -> i32 {
+    fence(|| {
+        // SAFETY: the caller's promise.
+        let descriptors = unsafe { bytes(descriptors, length) }?;
+        if total_out.is_null() {
+            return Err(Status::Invalid);
+        }
+        let total = request::described_length(descriptors)?;
+        // SAFETY: the caller's promise.
+        unsafe { put(total_out, total) }
+    })
+}

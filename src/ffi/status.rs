@@ -1,0 +1,55 @@
+//! Versions, and what numbers of statuses mean.
+
+use std::ffi::c_char;
+
+use crate::device::Status;
+
+/// Major part of the library's version.
+pub const SMBDIRECT_VERSION_MAJOR: u32 = 0;
+/// Minor part of the library's version.
+pub const SMBDIRECT_VERSION_MINOR: u32 = 1;
+/// Patch level of the library's version.
+pub const SMBDIRECT_VERSION_PATCH: u32 = 0;
+
+/// Changes whenever a program that was compiled with an earlier header would not work any more.
+pub const SMBDIRECT_ABI_VERSION: u32 = 1;
+
+/// The SMBDIRECT_ABI_VERSION that the library was built with.
+///
+/// - Owns: nothing.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: none.
+#[unsafe(no_mangle)]
+pub extern "C" fn smbdirect_abi_version() -> u32 {
+    SMBDIRECT_ABI_VERSION
+}
+
+/// What a status means, in English, for a log. "unknown status" for a number that is none.
+///
+/// - Owns: the string lives for ever.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: none.
+#[unsafe(no_mangle)]
+pub extern "C" fn smbdirect_status_str(status: i32) -> *const c_char {
+    let text = match Status::from_code(status) {
+        Some(status) => status.text(),
+        None => c"unknown status",
+    };
+    text.as_ptr()
+}
+
+/// The nearest errno value of a status; 0 for SMBDIRECT_OK, EIO for a number that is none.
+///
+/// - Owns: nothing.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: none.
+#[unsafe(no_mangle)]
+pub extern "C" fn smbdirect_status_errno(status: i32) -> i32 {
+    Status::from_code(status).map_or(libc::EIO, Status::errno)
+}

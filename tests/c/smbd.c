@@ -1,0 +1,483 @@
+/*
+ * Plays smbd: a parent that is the device's listener and forks a child for each connection that
+ * nobody owns, and children that own connections and serve a file of a known pattern.
+ *
+ * smbd PATH [WORKERS]: ends when its standard input does, after WORKERS children, or without a device.
+ *
+ * A client's first message is a NEGOTIATE request, by whose GUID the device routes; the child
+ * registers it, so that the client's further connections come to the same child. READ and WRITE
+ * requests over a channel are served by RDMA, every other request comes back as it is. A request
+ * that cannot be served comes back with a status of smbdirect.h in its SMB2 status field.
+ */
+
+#include "common.h"
+
+#include <fcntl.h>
+#include <signal.h>
+
+#define MAX_OPERATIONS 512
+#define MAX_EVENTS 64
+
+/* What a request waits for. */
+enum stage {
+	/* Its data to be moved, where it has any. */
+	STAGE_DATA,
+	/* Its response to be taken. */
+	STAGE_REPLY,
+	/* Nothing but the ends of what was taken. */
+	STAGE_END,
+};
+
+/* A request that is being served. */
+struct operation {
+	bool used;
+	/* In worker.waiting. */
+	bool waiting;
+	enum stage stage;
+	/* What its response says. */
+	int32_t result;
+	/* Events that are still to come. */
+	unsigned int pending;
+	uint16_t command;
+	uint64_t conn;
+	uint64_t offset;
+	struct smbdirect_buffer buffer;
+	struct smbdirect_transfer transfer;
+	uint8_t *pdu;
+	size_t length;
+	uint32_t invalidate;
+	uint32_t token;
+};
+
+struct worker {
+	struct smbdirect_device *device;
+	struct operation operations[MAX_OPERATIONS];
+	/* Those that wait for SMBDIRECT_EVENT_ROOM, in order. */
+	struct operation *waiting[MAX_OPERATIONS];
+	size_t waiting_count;
+	unsigned int connections;
+	bool had_connection;
+	bool registered;
+};
+
+static struct operation *new_operation(struct worker *worker)
+{
+	size_t n;
+
+	for (n = 0; n < MAX_OPERATIONS; n++) {
+		struct operation *operation = &worker->operations[n];
+
+		if (!operation->used) {
+			memset(operation, 0, sizeof(*operation));
+			operation->used = true;
+			return operation;
+		}
+	}
+	fail("more than %d operations", MAX_OPERATIONS);
+}
+
+static void end_operation(struct worker *worker, struct operation *operation)
+{
+	if (operation->buffer.number != 0) {
+		expect(SMBDIRECT_OK,
+		       smbdirect_buffer_free(worker->device,
+					     operation->buffer.number));
+	}
+	free(operation->pdu);
+	operation->used = false;
+}
+
+static bool is_transient(int32_t status)
+{
+	return status == SMBDIRECT_E_AGAIN || status == SMBDIRECT_E_NO_MEMORY;
+}
+
+/* Sends the request back, with a status. */
+static int32_t reply(struct worker *worker, struct operation *operation,
+		     int32_t result)
+{
+	uint8_t status[4] = {(uint8_t)result};
+	struct iovec pieces[] = {
+		{.iov_base = operation->pdu, .iov_len = 8},
+		{.iov_base = status, .iov_len = sizeof(status)},
+		{.iov_base = operation->pdu + 12, .iov_len = operation->length - 12},
+	};
+	struct smbdirect_pdu pdu = {
+		.type_size = sizeof(pdu),
+		.flags = operation->invalidate ? SMBDIRECT_PDU_INVALIDATE : 0,
+		.conn = operation->conn,
+		.cookie = (uintptr_t)operation,
+		.pieces = pieces,
+		.piece_count = 3,
+		.token = operation->token,
+	};
+	uint32_t taken = 0;
+
+	return smbdirect_device_send_pdus(worker->device, &pdu, 1, &taken);
+}
+
+/* READ: the data goes out, and the response behind it. WRITE: the data is fetched. */
+static int32_t move_data(struct worker *worker, struct operation *operation)
+{
+	bool is_read = operation->command == SMB2_READ;
+	struct smbdirect_rdma rdma = {
+		.type_size = sizeof(rdma),
+		.direction = is_read ? SMBDIRECT_RDMA_WRITE : SMBDIRECT_RDMA_READ,
+		.conn = operation->conn,
+		.cookie = (uintptr_t)operation,
+		.length = operation->transfer.length,
+		.descriptors = operation->pdu + operation->transfer.descriptors_offset,
+		.descriptors_length = operation->transfer.descriptors_length,
+	};
+	uint32_t taken = 0;
+	int32_t status;
+
+	if (operation->buffer.number == 0) {
+		operation->buffer.type_size = sizeof(operation->buffer);
+		status = smbdirect_buffer_alloc(worker->device,
+						operation->transfer.length,
+						&operation->buffer);
+		if (status != SMBDIRECT_OK) {
+			operation->buffer.number = 0;
+			return status;
+		}
+		check(operation->buffer.length >= operation->transfer.length);
+		if (is_read) {
+			fill_pattern(operation->buffer.start, operation->offset,
+				     operation->transfer.length);
+		}
+	}
+	rdma.buffer = operation->buffer.number;
+	return smbdirect_device_rdma_read_write(worker->device, &rdma, 1, &taken);
+}
+
+/* Has a request go on after SMBDIRECT_EVENT_ROOM. */
+static void wait_for_room(struct worker *worker, struct operation *operation)
+{
+	operation->waiting = true;
+	worker->waiting[worker->waiting_count++] = operation;
+}
+
+/* Goes on with a request as far as it can. */
+static void serve(struct worker *worker, struct operation *operation)
+{
+	int32_t status;
+
+	if (operation->waiting) {
+		return;
+	}
+	if (operation->stage == STAGE_DATA) {
+		status = move_data(worker, operation);
+		if (is_transient(status)) {
+			wait_for_room(worker, operation);
+			return;
+		}
+		operation->stage = STAGE_REPLY;
+		operation->result = status;
+		if (status == SMBDIRECT_OK) {
+			operation->pending++;
+			if (operation->command == SMB2_WRITE) {
+				/* Answered when the data is there. */
+				return;
+			}
+			/* The response to a READ cannot overtake its data. */
+		}
+	}
+	if (operation->stage == STAGE_REPLY) {
+		status = reply(worker, operation, operation->result);
+		if (is_transient(status)) {
+			wait_for_room(worker, operation);
+			return;
+		}
+		if (status == SMBDIRECT_OK) {
+			operation->pending++;
+		} else if (status != SMBDIRECT_E_NO_CONNECTION) {
+			fail("reply: %s", smbdirect_status_str(status));
+		}
+		operation->stage = STAGE_END;
+	}
+	if (operation->pending == 0) {
+		end_operation(worker, operation);
+	}
+}
+
+static void serve_waiting(struct worker *worker)
+{
+	struct operation *waiting[MAX_OPERATIONS];
+	size_t count = worker->waiting_count;
+	size_t n;
+
+	memcpy(waiting, worker->waiting, count * sizeof(waiting[0]));
+	worker->waiting_count = 0;
+	for (n = 0; n < count; n++) {
+		waiting[n]->waiting = false;
+		serve(worker, waiting[n]);
+	}
+}
+
+static void register_client(struct worker *worker, const uint8_t *client_guid)
+{
+	struct smbdirect_session session = {.type_size = sizeof(session)};
+
+	memcpy(session.client_guid, client_guid, sizeof(session.client_guid));
+	expect(SMBDIRECT_OK,
+	       smbdirect_device_set_session_id(worker->device, 1, &session));
+	worker->registered = true;
+}
+
+/* Gives a connection away, with the request for the next owner behind ours. */
+static void transfer_connection(struct worker *worker, struct operation *operation)
+{
+	const uint8_t *client_guid = operation->pdu + SMB2_HEADER_LENGTH;
+
+	check(operation->length >= SMB2_HEADER_LENGTH + 16);
+	if (operation->command == TEST_TRANSFER_TOKEN) {
+		client_guid = NULL;
+	}
+	expect(SMBDIRECT_OK,
+	       smbdirect_conn_transfer(worker->device, operation->conn,
+				       (uintptr_t)operation, client_guid,
+				       operation->pdu, operation->length));
+}
+
+static void handle_pdu(struct worker *worker, const struct smbdirect_event *event)
+{
+	struct operation *operation = new_operation(worker);
+	int32_t status = SMBDIRECT_OK;
+
+	check(event->length >= SMB2_HEADER_LENGTH);
+	operation->conn = event->conn;
+	operation->length = event->length;
+	operation->pdu = malloc(event->length);
+	check(operation->pdu != NULL);
+	expect(SMBDIRECT_OK,
+	       smbdirect_device_take_pdu(worker->device, event->pdu,
+					 operation->pdu, operation->length));
+	operation->command = smb2_command(operation->pdu);
+	operation->stage = STAGE_REPLY;
+	switch (operation->command) {
+	case SMB2_READ:
+	case SMB2_WRITE:
+		operation->transfer.type_size = sizeof(operation->transfer);
+		status = smbdirect_request_transfer(operation->pdu,
+						    operation->length,
+						    &operation->transfer);
+		expect(SMBDIRECT_OK,
+		       smbdirect_request_invalidate(operation->pdu,
+						    operation->length,
+						    &operation->invalidate,
+						    &operation->token));
+		operation->result = status;
+		operation->offset = little(operation->pdu + 72, 8);
+		if (status == SMBDIRECT_OK && operation->transfer.channel != 0) {
+			operation->stage = STAGE_DATA;
+		}
+		break;
+	case SMB2_LOGOFF:
+		expect(SMBDIRECT_OK,
+		       smbdirect_conn_disconnect(worker->device, event->conn));
+		end_operation(worker, operation);
+		return;
+	case TEST_TRANSFER:
+	case TEST_TRANSFER_TOKEN:
+		transfer_connection(worker, operation);
+		return;
+	default:
+		break;
+	}
+	serve(worker, operation);
+}
+
+/* The end of something that was taken for a request. */
+static void handle_end(struct worker *worker, const struct smbdirect_event *event)
+{
+	struct operation *operation = (struct operation *)(uintptr_t)event->cookie;
+
+	check(operation->used && operation->conn == event->conn);
+	check(operation->pending > 0);
+	operation->pending--;
+	if (event->kind == SMBDIRECT_EVENT_RDMA_DONE &&
+	    operation->command == SMB2_WRITE) {
+		operation->result = event->status;
+		if (event->status == SMBDIRECT_OK &&
+		    !has_pattern(operation->buffer.start, operation->offset,
+				 operation->transfer.length)) {
+			operation->result = SMBDIRECT_E_CORRUPT;
+		}
+	}
+	serve(worker, operation);
+}
+
+/* Returns whether to go on. */
+static bool handle_event(struct worker *worker, const struct smbdirect_event *event)
+{
+	struct operation *operation = (struct operation *)(uintptr_t)event->cookie;
+	struct smbdirect_conn_info info = {.type_size = sizeof(info)};
+
+	switch (event->kind) {
+	case SMBDIRECT_EVENT_ATTACHED:
+		break;
+	case SMBDIRECT_EVENT_DETACHED:
+		fprintf(stderr, "worker: %s\n", smbdirect_status_str(event->status));
+		return false;
+	case SMBDIRECT_EVENT_CONNECTION:
+		worker->connections++;
+		worker->had_connection = true;
+		if (!worker->registered) {
+			register_client(worker, event->info.client_guid);
+		}
+		break;
+	case SMBDIRECT_EVENT_PDU:
+		handle_pdu(worker, event);
+		break;
+	case SMBDIRECT_EVENT_SENT:
+	case SMBDIRECT_EVENT_RDMA_DONE:
+		handle_end(worker, event);
+		break;
+	case SMBDIRECT_EVENT_TRANSFERRED:
+		if (event->status != SMBDIRECT_OK) {
+			operation->result = event->status;
+			serve(worker, operation);
+			break;
+		}
+		worker->connections--;
+		expect(SMBDIRECT_E_NO_CONNECTION,
+		       smbdirect_conn_get_info(worker->device, event->conn, &info));
+		end_operation(worker, operation);
+		break;
+	case SMBDIRECT_EVENT_DISCONNECTED:
+		worker->connections--;
+		break;
+	case SMBDIRECT_EVENT_REPLY:
+		if (event->status != SMBDIRECT_OK) {
+			fail("register: %s", smbdirect_status_str(event->status));
+		}
+		break;
+	case SMBDIRECT_EVENT_ROOM:
+		serve_waiting(worker);
+		break;
+	default:
+		fail("unknown event %u", event->kind);
+	}
+	return !worker->had_connection || worker->connections > 0;
+}
+
+static int run_worker(const char *path, const uint8_t *token)
+{
+	static struct worker worker;
+	static struct smbdirect_event events[MAX_EVENTS];
+	bool go_on = true;
+	size_t n;
+
+	worker.device = attach(path, SMBDIRECT_ROLE_WORKER, token);
+	events[0].type_size = sizeof(events[0]);
+	while (go_on) {
+		uint32_t count = 0;
+		uint32_t i;
+
+		expect(SMBDIRECT_OK,
+		       smbdirect_device_get_events(worker.device, events,
+						   MAX_EVENTS, &count));
+		for (i = 0; go_on && i < count; i++) {
+			go_on = handle_event(&worker, &events[i]);
+		}
+		if (go_on && count < MAX_EVENTS) {
+			wait_for_device(worker.device);
+		}
+	}
+	smbdirect_device_free(worker.device);
+	for (n = 0; n < MAX_OPERATIONS; n++) {
+		if (worker.operations[n].used) {
+			free(worker.operations[n].pdu);
+		}
+	}
+	return 0;
+}
+
+static pid_t fork_worker(struct smbdirect_device *listener, const char *path,
+			 const uint8_t *token)
+{
+	struct smbdirect_event event = {.type_size = sizeof(event)};
+	uint32_t count;
+	pid_t pid = fork();
+
+	check(pid >= 0);
+	if (pid > 0) {
+		return pid;
+	}
+	/* The parent's handle is of no use here, and says so. */
+	expect(SMBDIRECT_E_FORKED,
+	       smbdirect_device_get_events(listener, &event, 1, &count));
+	smbdirect_device_free(listener);
+	exit(run_worker(path, token));
+}
+
+/* Waits for children that have ended; returns how many failed. */
+static int reap(unsigned int *running, int options)
+{
+	int failed = 0;
+	int status;
+
+	while (*running > 0 && waitpid(-1, &status, options) > 0) {
+		(*running)--;
+		if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+			fprintf(stderr, "a worker ended with %#x\n", status);
+			/* The tests kill some. */
+			failed += !WIFSIGNALED(status);
+		}
+	}
+	return failed;
+}
+
+static int run_listener(const char *path, unsigned int workers)
+{
+	struct smbdirect_device *device = attach(path, SMBDIRECT_ROLE_LISTENER, NULL);
+	struct pollfd fds[2] = {{.events = POLLIN}, {.fd = 0, .events = POLLIN}};
+	unsigned int running = 0;
+	bool go_on = true;
+	int failed = 0;
+
+	expect(SMBDIRECT_OK, smbdirect_device_event_fd(device, &fds[0].fd));
+	while (go_on && workers > 0) {
+		struct smbdirect_event event = {.type_size = sizeof(event)};
+		uint32_t count = 0;
+
+		expect(SMBDIRECT_OK,
+		       smbdirect_device_get_events(device, &event, 1, &count));
+		failed += reap(&running, WNOHANG);
+		if (count == 0) {
+			check(poll(fds, 2, -1) >= 0 || errno == EINTR);
+			go_on = (fds[1].revents & (POLLIN | POLLHUP)) == 0;
+			continue;
+		}
+		switch (event.kind) {
+		case SMBDIRECT_EVENT_ATTACHED:
+			printf("attached\n");
+			fflush(stdout);
+			break;
+		case SMBDIRECT_EVENT_OFFER:
+			fork_worker(device, path, event.token);
+			running++;
+			workers--;
+			break;
+		case SMBDIRECT_EVENT_DETACHED:
+			printf("detached: %s\n", smbdirect_status_str(event.status));
+			fflush(stdout);
+			go_on = false;
+			break;
+		default:
+			fail("listener: event %u", event.kind);
+		}
+	}
+	smbdirect_device_free(device);
+	failed += reap(&running, 0);
+	return failed != 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2) {
+		fail("usage: smbd PATH [WORKERS]");
+	}
+	return run_listener(argv[1], argc > 2 ? (unsigned int)atoi(argv[2]) : ~0u);
+}

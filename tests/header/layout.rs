@@ -1,0 +1,185 @@
+//! Structures are in C what they are in Rust, and have no padding.
+
+use std::fmt::Write;
+use std::fs;
+
+use smbdirect::ffi::*;
+
+use super::compile::{compile, directory};
+
+/// C assertions that a structure has the size and the offsets it has in Rust, after showing that
+/// each field begins where the one before it ends.
+macro_rules! layout {
+    ($text:ident, $name:ident { $($field:ident),* $(,)? }) => {{
+        let name = stringify!($name);
+        // Every field is named here, or this does not compile.
+        let complete = |value: $name| { let $name { $($field),* } = value; $(let _ = $field;)* };
+        let _ = complete;
+        let mut end = 0;
+        $(
+            let offset = std::mem::offset_of!($name, $field);
+            assert_eq!(offset, end, "padding before {}.{}", name, stringify!($field));
+            end += size_of_field(|value: &$name| &value.$field);
+            let field = stringify!($field);
+            writeln!($text, "_Static_assert(offsetof(struct {name}, {field}) == {offset}, \"{name}.{field}\");").unwrap();
+        )*
+        assert_eq!(end, size_of::<$name>(), "padding at the end of {name}");
+        writeln!($text, "_Static_assert(sizeof(struct {name}) == {end}, \"{name}\");").unwrap();
+    }};
+}
+
+fn size_of_field<T, F>(_: impl FnOnce(&T) -> &F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn structures_are_the_same_in_c_and_have_no_padding() {
+    let mut text = String::from("#include <stddef.h>\n#include <smbdirect.h>\n");
+    layout!(
+        text,
+        smbdirect_attach {
+            type_size,
+            role,
+            token,
+            reserved
+        }
+    );
+    layout!(
+        text,
+        smbdirect_parameters {
+            type_size,
+            receive_credit_max,
+            send_credit_target,
+            max_send_size,
+            max_receive_size,
+            max_fragmented_size,
+            max_read_write_size,
+            keepalive_interval_ms,
+            reserved32,
+            server_guid,
+            reserved,
+        }
+    );
+    layout!(
+        text,
+        smbdirect_session {
+            type_size,
+            remove,
+            session_id,
+            client_guid,
+            reserved
+        }
+    );
+    layout!(
+        text,
+        smbdirect_mem_params {
+            type_size,
+            buffer_unit,
+            buffer_max,
+            segment_length,
+            buffers_total,
+            limit,
+            reserved,
+        }
+    );
+    layout!(
+        text,
+        smbdirect_buffer {
+            type_size,
+            reserved32,
+            number,
+            start,
+            length,
+            reserved
+        }
+    );
+    layout!(
+        text,
+        smbdirect_pdu {
+            type_size,
+            flags,
+            conn,
+            cookie,
+            pieces,
+            piece_count,
+            token,
+            reserved,
+        }
+    );
+    layout!(
+        text,
+        smbdirect_rdma {
+            type_size,
+            direction,
+            conn,
+            cookie,
+            buffer,
+            offset,
+            length,
+            descriptors,
+            descriptors_length,
+            reserved,
+        }
+    );
+    layout!(
+        text,
+        smbdirect_conn_info {
+            type_size,
+            peer_port,
+            local_port,
+            peer_address,
+            local_address,
+            client_guid,
+            scope_id,
+            max_fragmented_send_size,
+            max_fragmented_receive_size,
+            max_read_write_size,
+            initiator_depth,
+            rdma_operations,
+            sent_bytes,
+            unsent_bytes,
+            reserved,
+        }
+    );
+    layout!(
+        text,
+        smbdirect_event {
+            type_size,
+            kind,
+            status,
+            length,
+            conn,
+            cookie,
+            pdu,
+            token,
+            info,
+            reserved,
+        }
+    );
+    layout!(
+        text,
+        smbdirect_transfer {
+            type_size,
+            channel,
+            length,
+            descriptors_offset,
+            descriptors_length,
+            reserved32,
+            reserved,
+        }
+    );
+    let header = fs::read_to_string(super::header()).unwrap();
+    let declared = header.lines().filter(|line| {
+        line.starts_with("typedef struct") || line.starts_with("struct") && line.ends_with('{')
+    });
+    let checked = text.matches("_Static_assert(sizeof").count();
+    assert_eq!(
+        declared.count(),
+        checked,
+        "a structure of the header is not checked here"
+    );
+
+    let source = directory("layout").join("layout.c");
+    fs::write(&source, text + "int main(void) { return 0; }\n").unwrap();
+    compile("cc", "c11", &source, &["-fsyntax-only"]);
+}

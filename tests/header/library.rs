@@ -1,0 +1,128 @@
+//! The static library has the functions of the header, and brings nothing that smbd does not want.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::compile::{compile, directory};
+
+/// The functions that the header declares.
+pub(crate) fn declared(header: &str) -> BTreeSet<String> {
+    let words = header.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '(');
+    let functions = words.filter_map(|word| {
+        let (name, _) = word.split_once('(')?;
+        name.starts_with("smbdirect_").then(|| name.to_owned())
+    });
+    functions.collect()
+}
+
+fn output(program: &str, arguments: &[&str], file: &Path) -> String {
+    let output = Command::new(program).args(arguments).arg(file).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {}", file.display());
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// `libsmbdirect.a` as smbd links it.
+fn library() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("staticlib");
+    let arguments = [
+        "rustc",
+        "--locked",
+        "--quiet",
+        "--release",
+        "--lib",
+        "--crate-type",
+        "staticlib",
+    ];
+    let status = Command::new(env!("CARGO"))
+        .current_dir(super::ROOT)
+        .args(arguments)
+        .args(["--no-default-features", "--features", "ffi", "--target-dir"])
+        .arg(&target)
+        .status();
+    assert!(
+        status.expect("cargo runs").success(),
+        "the static library does not build"
+    );
+    target.join("release/libsmbdirect.a")
+}
+
+#[test]
+fn exports_the_functions_of_the_header_and_pulls_in_no_thread_and_no_rdma() {
+    let library = library();
+    let header = fs::read_to_string(super::header()).unwrap();
+    let symbols = output(
+        "nm",
+        &["--defined-only", "--extern-only", "--format=just-symbols"],
+        &library,
+    );
+    let is_ours = |symbol: &&str| symbol.starts_with("smbdirect_");
+    let exported: BTreeSet<String> = symbols.lines().filter(is_ours).map(str::to_owned).collect();
+    assert_eq!(exported, declared(&header));
+    for crate_name in ["tracing", "mio", "crc32c", "clap", "rdma_sys"] {
+        let mangled = format!("{}{crate_name}", crate_name.len());
+        let found = symbols.lines().find(|symbol| symbol.contains(&mangled));
+        assert_eq!(found, None, "the library contains {crate_name}");
+    }
+
+    // A program that uses all of it, linked as smbd is.
+    let directory = directory("library");
+    let (source, program) = (directory.join("all.c"), directory.join("all"));
+    let uses: String = exported
+        .iter()
+        .map(|name| format!("\t(function)(void *){name},\n"))
+        .collect();
+    let text = format!(
+        "#include <stdio.h>\n#include <smbdirect.h>\ntypedef void (*function)(void);\n\
+         static function volatile all[] = {{\n{uses}}};\n\
+         int main(void)\n{{\n\treturn all[0] == NULL || \
+         smbdirect_abi_version() != SMBDIRECT_ABI_VERSION;\n}}\n"
+    );
+    fs::write(&source, text).unwrap();
+    // ISO C knows no conversion between pointers to data and to functions; all systems that have
+    // the device do.
+    let library = library.to_str().expect("UTF-8");
+    let arguments = [
+        "-Wno-pedantic",
+        library,
+        "-Wl,--gc-sections",
+        "-lgcc_s",
+        "-lc",
+        "-o",
+    ];
+    compile(
+        "cc",
+        "gnu11",
+        &source,
+        &[&arguments[..], &[program.to_str().unwrap()]].concat(),
+    );
+    assert!(Command::new(&program).status().expect("it runs").success());
+
+    let needed = output(
+        "nm",
+        &["--undefined-only", "--dynamic", "--format=just-symbols"],
+        &program,
+    );
+    for unwanted in [
+        "pthread_create",
+        "ibv_",
+        "rdma_",
+        "signal",
+        "sigaction",
+        "fork",
+    ] {
+        let found = needed.lines().find(|symbol| {
+            symbol
+                .trim_start()
+                .trim_start_matches("U ")
+                .starts_with(unwanted)
+        });
+        assert_eq!(found, None, "the library uses {unwanted}");
+    }
+    assert!(
+        needed.lines().any(|symbol| symbol.contains("madvise")),
+        "nothing was linked"
+    );
+}

@@ -1,0 +1,100 @@
+//! `include/smbdirect.h` is what `src/ffi` says, and the static library is what the header says.
+//!
+//! `UPDATE=1 cargo test --test header` writes the header anew.
+
+mod compile;
+mod layout;
+mod library;
+
+use std::path::{Path, PathBuf};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn header() -> PathBuf {
+    Path::new(ROOT).join("include/smbdirect.h")
+}
+
+/// The header as cbindgen makes it from the sources.
+fn generated() -> String {
+    let config = cbindgen::Config::from_file(Path::new(ROOT).join("cbindgen.toml"));
+    let mut builder = cbindgen::Builder::new().with_config(config.expect("cbindgen.toml"));
+    for module in ["status", "types", "device", "conn", "request"] {
+        builder = builder.with_src(Path::new(ROOT).join(format!("src/ffi/{module}.rs")));
+    }
+    let mut text = Vec::new();
+    builder
+        .generate()
+        .expect("src/ffi is legal")
+        .write(&mut text);
+    String::from_utf8(text).expect("UTF-8")
+}
+
+#[test]
+fn the_header_is_what_the_sources_say() {
+    let generated = generated();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(header(), &generated).expect("include is writable");
+    }
+    let checked_in = std::fs::read_to_string(header()).unwrap_or_default();
+    for (n, (is, should)) in checked_in.lines().zip(generated.lines()).enumerate() {
+        let hint = "UPDATE=1 cargo test --test header";
+        assert_eq!(is, should, "include/smbdirect.h, line {}: {hint}", n + 1);
+    }
+    assert_eq!(
+        checked_in.len(),
+        generated.len(),
+        "include/smbdirect.h ends elsewhere"
+    );
+}
+
+/// Every constant of the header with this prefix, and its number.
+fn constants(prefix: &str) -> Vec<(String, i64)> {
+    let header = std::fs::read_to_string(header()).expect("include/smbdirect.h");
+    let definitions = header.lines().filter_map(|line| {
+        let (name, value) = line.strip_prefix("#define ")?.split_once(' ')?;
+        let rest = name.strip_prefix(prefix)?;
+        Some((rest.to_owned(), value.parse().expect("a number")))
+    });
+    definitions.collect()
+}
+
+#[test]
+fn the_version_is_the_crates() {
+    let numbers: Vec<i64> = constants("SMBDIRECT_VERSION_")
+        .into_iter()
+        .map(|(_, value)| value)
+        .collect();
+    let version: Vec<i64> = env!("CARGO_PKG_VERSION")
+        .split('.')
+        .map(|part| part.parse().unwrap())
+        .collect();
+    assert_eq!(numbers, version);
+}
+
+#[test]
+fn every_status_has_a_constant_with_its_name_and_number() {
+    use smbdirect::device::Status;
+    let mut expected: Vec<(String, i64)> = (1..)
+        .map_while(Status::from_code)
+        .map(|status| (status.name().to_uppercase(), status.code().into()))
+        .collect();
+    let mut found = constants("SMBDIRECT_E_");
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn every_function_says_who_owns_what_and_when_it_may_be_called() {
+    let header = std::fs::read_to_string(header()).expect("include/smbdirect.h");
+    let functions = library::declared(&header);
+    assert!(functions.len() > 15, "{functions:?}");
+    for function in &functions {
+        let position = header.find(&format!("{function}(")).expect("declared");
+        let comment = &header[header[..position].rfind("/**").expect("a comment")..position];
+        // Joined, for the words may stand at the end of a line.
+        for word in ["Owns:", "Threads:", "Blocks:", "Fork:", "Errors:"] {
+            assert!(comment.contains(word), "{function} does not say `{word}`");
+        }
+    }
+}
