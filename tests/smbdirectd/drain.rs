@@ -21,7 +21,7 @@ fn event(worker: &mut Handle) -> Event {
         }
         let left = end.saturating_duration_since(Instant::now());
         assert!(!left.is_zero(), "no event");
-        wait_readable(worker.event_fd(), Some(left)).unwrap();
+        wait_readable(worker.event_fd().unwrap(), Some(left)).unwrap();
     }
 }
 
