@@ -12,7 +12,7 @@
 //! for a while has announced sleep and is not looked at before its bell rings. Before it sleeps, a
 //! reactor looks for work for a while, which grows when that was worth it and shrinks when not.
 //!
-//! What a worker writes ends that worker at most: a [`Violation`] is reported to the control
+//! What a worker writes ends that worker at most: a violation is reported to the control
 //! thread, and its connections are closed at once.
 
 mod connection;
