@@ -278,6 +278,12 @@
 #define SMBDIRECT_EVENT_ROOM 11
 
 /**
+ * Only events that cost no system call: for a caller that looks again soon, and calls without this
+ * before it sleeps. The event descriptor does not tell of what comes after such a call.
+ */
+#define SMBDIRECT_EVENTS_PEEK 1
+
+/**
  * Has the peer invalidate `token` with the message (SEND with Invalidate).
  */
 #define SMBDIRECT_PDU_INVALIDATE 1
@@ -789,7 +795,9 @@ int32_t smbdirect_device_event_fd(struct smbdirect_device *device, int32_t *fd_o
  * GET_SMBD_EVENT: up to `count` things that happened, in order. `*count_out` says how many; fewer
  * than `count` means that there are no more now, and that the event descriptor will tell when there are.
  *
- * Call it until it returns fewer than asked for, whenever the event descriptor is readable.
+ * Call it until it returns fewer than asked for, whenever the event descriptor is readable. To wake
+ * up takes tens of microseconds: a caller that expects something soon may look for it for a while
+ * with SMBDIRECT_EVENTS_PEEK in `flags`, which are 0 otherwise.
  *
  * - Owns: the array is the caller's; the first element's `type_size` has to be set.
  * - Threads: one at a time.
@@ -803,6 +811,7 @@ int32_t smbdirect_device_event_fd(struct smbdirect_device *device, int32_t *fd_o
  * `device` is a live handle; `events` leads to `count` structures.
  */
 int32_t smbdirect_device_get_events(struct smbdirect_device *device,
+                                    uint32_t flags,
                                     struct smbdirect_event *events,
                                     uint32_t count,
                                     uint32_t *count_out);

@@ -1,7 +1,7 @@
 //! What the smbdirect device costs: a worker, a broker and a client in processes of their own, each
 //! figure as a ratio to a bare one that was taken in the same run.
 //!
-//! `cargo bench --bench device [-- --seconds=N] [--json]`
+//! `cargo bench --bench device [-- [operations] [stream] [idle] [--seconds=N] [--json]]`
 
 mod idle;
 mod operations;
@@ -82,9 +82,20 @@ fn main() {
     let time = Duration::from_secs_f64(seconds.unwrap_or(if quick { 0.1 } else { 1.0 }));
     let json = args.iter().any(|arg| arg == "--json");
 
-    let mut figures = operations::measure(time);
-    figures.extend(stream::measure(time));
-    figures.extend(idle::measure(if quick { 50 } else { 1000 }, time));
+    // Without one of the names: all of them.
+    let names = ["operations", "stream", "idle"];
+    let is_named = |name: &str| args.iter().any(|arg| arg == name);
+    let wants = |name| is_named(name) || !names.into_iter().any(is_named);
+    let mut figures = Vec::new();
+    if wants("operations") {
+        figures.extend(operations::measure(time));
+    }
+    if wants("stream") {
+        figures.extend(stream::measure(time));
+    }
+    if wants("idle") {
+        figures.extend(idle::measure(if quick { 50 } else { 1000 }, time));
+    }
     if json {
         let rows: Vec<String> = figures.iter().map(Figure::json).collect();
         println!("[{}]", rows.join(",\n "));

@@ -134,7 +134,7 @@ fn at_a_time(worker: &mut Worker, conn: u64, outstanding: u32, time: Duration) -
             submitted += 1;
         }
         done += u64::from(is_sent(worker.next()));
-        while let Some(event) = worker.handle.next_event().expect("attached") {
+        while let Some(event) = worker.handle.peek_event().expect("attached") {
             done += u64::from(is_sent(event));
         }
     }

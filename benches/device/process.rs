@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant as Clock};
 
 use smbdirect::broker::{self, Broker, Config};
 use smbdirect::device::{Event, Handle, Role, Status};
@@ -134,7 +134,10 @@ impl BrokerProcess {
     /// An attached worker.
     pub(crate) fn bare_worker(&self) -> Worker {
         let handle = Handle::attach(&self.control, Role::Worker, None).expect("a broker");
-        let mut worker = Worker { handle };
+        let mut worker = Worker {
+            handle,
+            busy_poll: Duration::ZERO,
+        };
         match worker.next() {
             Event::Attached => worker,
             other => panic!("{other:?}"),
@@ -148,16 +151,27 @@ pub(crate) const BUSY_POLL: Duration = Duration::from_micros(50);
 /// A worker of this process.
 pub(crate) struct Worker {
     pub(crate) handle: Handle,
+    busy_poll: Duration,
 }
 
 impl Worker {
     /// Has it look for events for a while before it sleeps.
     pub(crate) fn looks_for(&mut self, time: Duration) {
-        self.handle.set_busy_poll(time).expect("at most 1 ms");
+        self.busy_poll = time;
     }
 
     /// The next event, sleeping until there is one.
     pub(crate) fn next(&mut self) -> Event {
+        let start = Clock::now();
+        loop {
+            if let Some(event) = self.handle.peek_event().expect("attached") {
+                return event;
+            }
+            if start.elapsed() >= self.busy_poll {
+                break;
+            }
+            std::hint::spin_loop();
+        }
         loop {
             if let Some(event) = self.handle.next_event().expect("attached") {
                 return event;

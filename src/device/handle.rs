@@ -20,7 +20,6 @@ use std::io::IoSlice;
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use super::Status;
 use super::abi::{
@@ -33,7 +32,6 @@ use super::control::Asked;
 use super::event::{BulkBuffer, ConnCounts, Direction, Event, Role};
 use super::slots::Slots;
 use super::worker::Worker;
-use crate::shm::BusyPoll;
 use crate::sys::Maker;
 
 /// Control messages that are read in one call of [`Handle::next_event`].
@@ -45,9 +43,6 @@ const EVENTS: u32 = 64;
 /// Control messages that may be before one that an entry of a ring announced: more than a socket
 /// holds.
 const EARLY_MESSAGES: usize = 4096;
-
-/// The longest time that [`Handle::next_event`] may be told to look for events.
-const MAX_BUSY_POLL: Duration = Duration::from_millis(1);
 
 /// What has become of the attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,9 +79,6 @@ pub struct Handle<C: Channel = SocketChannel> {
     pub(super) pending: VecDeque<Event>,
     /// Events that were told since the channel was looked at.
     events: u32,
-    busy_poll: BusyPoll,
-    /// When this side announced that it sleeps.
-    asleep_since: Option<Instant>,
     /// Of the control message that is being sent.
     pub(super) message: Vec<u8>,
     /// Of one thread at a time.
@@ -128,8 +120,6 @@ impl<C: Channel> Handle<C> {
             room: false,
             pending: VecDeque::new(),
             events: 0,
-            busy_poll: BusyPoll::new(Duration::ZERO),
-            asleep_since: None,
             message: Vec::new(),
             not_sync: PhantomData,
         };
@@ -159,19 +149,14 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// Has [`next_event`](Self::next_event), where there is nothing, look for up to this time, at
-    /// most 1 ms, before it says so: less where that turns out not to be worth while. Zero, the
-    /// default: not at all.
+    /// The next event that costs no system call; `None`: none, but `event_fd` does not tell when there
+    /// is. For who looks again soon, before it sleeps by [`next_event`](Self::next_event).
     ///
     /// # Errors
     ///
-    /// [`Status::Invalid`]: more than that.
-    pub fn set_busy_poll(&mut self, longest: Duration) -> Result<(), Status> {
-        if longest > MAX_BUSY_POLL {
-            return Err(Status::Invalid);
-        }
-        self.busy_poll = BusyPoll::new(longest);
-        Ok(())
+    /// As [`next_event`](Self::next_event).
+    pub fn peek_event(&mut self) -> Result<Option<Event>, Status> {
+        self.take_event(Self::ready)
     }
 
     /// The next event; `None`: none now, and `event_fd` will tell.
@@ -182,11 +167,18 @@ impl<C: Channel> Handle<C> {
     ///
     /// [`Status::Forked`]; [`Status::Detached`]: after [`Event::Detached`].
     pub fn next_event(&mut self) -> Result<Option<Event>, Status> {
+        self.take_event(Self::poll)
+    }
+
+    fn take_event(
+        &mut self,
+        poll: fn(&mut Self) -> Result<Option<Event>, Status>,
+    ) -> Result<Option<Event>, Status> {
         if !self.maker.is_here() {
             return Err(Status::Forked);
         }
         if self.state != State::Ended {
-            match self.poll() {
+            match poll(self) {
                 Err(status) => self.end(status),
                 result => return result,
             }
@@ -448,7 +440,7 @@ impl<C: Channel> Handle<C> {
             }
         }
         for _ in 0..MESSAGES {
-            if let Some(event) = self.look()? {
+            if let Some(event) = self.ready()? {
                 self.events = self.events.saturating_add(1);
                 return Ok(Some(event));
             }
@@ -464,38 +456,11 @@ impl<C: Channel> Handle<C> {
                 None => true,
             };
             if may_sleep {
-                self.asleep_since = (!self.busy_poll.is_off()).then(Instant::now);
                 return Ok(None);
             }
         }
         // Let the caller do something else, and come back.
         self.channel.wake();
-        Ok(None)
-    }
-
-    /// The next event of those that need no system call, waiting for it as long as that is worth
-    /// while.
-    fn look(&mut self) -> Result<Option<Event>, Status> {
-        let event = self.ready()?;
-        if event.is_some() {
-            if let Some(since) = self.asleep_since.take() {
-                self.busy_poll.slept(since.elapsed());
-            }
-            return Ok(event);
-        }
-        // Once for each sleep, and only where something could come.
-        let expects = self.worker.as_ref().is_some_and(Worker::has_connections);
-        if self.busy_poll.window().is_zero() || self.asleep_since.is_some() || !expects {
-            return Ok(None);
-        }
-        let start = Instant::now();
-        while start.elapsed() < self.busy_poll.window() {
-            std::hint::spin_loop();
-            let event = self.ready()?;
-            if event.is_some() {
-                return Ok(event);
-            }
-        }
         Ok(None)
     }
 

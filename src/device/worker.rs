@@ -434,10 +434,6 @@ impl<D: Doorbell> Worker<D> {
         queue.recycle(found.buffer)
     }
 
-    pub(super) fn has_connections(&self) -> bool {
-        !self.conns.is_empty()
-    }
-
     pub(super) fn conn(&self, conn: u64) -> Result<&Conn, Status> {
         self.conns.get(&conn).ok_or(Status::NoConnection)
     }

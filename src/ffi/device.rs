@@ -3,7 +3,6 @@
 use std::ffi::{c_char, c_void};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::time::Duration;
 
 use super::conn;
 use super::pointer::{
@@ -50,11 +49,10 @@ pub unsafe extern "C" fn smbdirect_device_new(
             SMBDIRECT_ROLE_WORKER => Role::Worker,
             _ => return Err(Status::Invalid),
         };
-        if args.reserved32 != 0 || args.reserved != [0; 3] {
+        if args.reserved != [0; 4] {
             return Err(Status::Invalid);
         }
-        let mut handle = Handle::attach(place, role, token)?;
-        handle.set_busy_poll(Duration::from_micros(args.busy_poll_us.into()))?;
+        let handle = Handle::attach(place, role, token)?;
         // SAFETY: the caller's promise.
         unsafe { put(device_out, into_pointer(handle)) }
     })
@@ -112,7 +110,9 @@ pub unsafe extern "C" fn smbdirect_device_event_fd(
 /// GET_SMBD_EVENT: up to `count` things that happened, in order. `*count_out` says how many; fewer
 /// than `count` means that there are no more now, and that the event descriptor will tell when there are.
 ///
-/// Call it until it returns fewer than asked for, whenever the event descriptor is readable.
+/// Call it until it returns fewer than asked for, whenever the event descriptor is readable. To wake
+/// up takes tens of microseconds: a caller that expects something soon may look for it for a while
+/// with SMBDIRECT_EVENTS_PEEK in `flags`, which are 0 otherwise.
 ///
 /// - Owns: the array is the caller's; the first element's `type_size` has to be set.
 /// - Threads: one at a time.
@@ -127,6 +127,7 @@ pub unsafe extern "C" fn smbdirect_device_event_fd(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_get_events(
     device: *mut smbdirect_device,
+    flags: u32,
     events: *mut smbdirect_event,
     count: u32,
     count_out: *mut u32,
@@ -135,11 +136,16 @@ pub unsafe extern "C" fn smbdirect_device_get_events(
         if count == 0 || count_out.is_null() {
             return Err(Status::Invalid);
         }
+        let next = match flags {
+            0 => Handle::next_event,
+            SMBDIRECT_EVENTS_PEEK => Handle::peek_event,
+            _ => return Err(Status::Invalid),
+        };
         // SAFETY: the caller's promise.
         let mut output = unsafe { Output::new(events) }?;
         let mut written = 0;
         while written < count {
-            let event = match handle.next_event() {
+            let event = match next(handle) {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
                 Err(_) if written > 0 => break,

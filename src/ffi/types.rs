@@ -117,6 +117,10 @@ pub const SMBDIRECT_EVENT_REPLY: u32 = 10;
 /// What ended with SMBDIRECT_E_AGAIN or SMBDIRECT_E_NO_MEMORY may be tried again.
 pub const SMBDIRECT_EVENT_ROOM: u32 = 11;
 
+/// Only events that cost no system call: for a caller that looks again soon, and calls without this
+/// before it sleeps. The event descriptor does not tell of what comes after such a call.
+pub const SMBDIRECT_EVENTS_PEEK: u32 = 1;
+
 /// Has the peer invalidate `token` with the message (SEND with Invalidate).
 pub const SMBDIRECT_PDU_INVALIDATE: u32 = 1;
 
@@ -135,14 +139,8 @@ pub struct smbdirect_attach {
     pub role: u32,
     /// Worker: the token of the connection it was forked for, or 0.
     pub token: [u8; 16],
-    /// Microseconds, at most 1000, for which smbdirect_device_get_events looks for events before it
-    /// says that there are none; less where that is not worth while. To wake up takes tens of
-    /// microseconds. 0: not at all.
-    pub busy_poll_us: u32,
     /// 0.
-    pub reserved32: u32,
-    /// 0.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 4],
 }
 
 /// What a listener wants of connections that are accepted from now on ([MS-SMBD] 3.1.1.1). 0

@@ -21,7 +21,6 @@
 //! state that it relies on where the other side can write it, and never wait.
 
 pub mod buffers;
-mod busy_poll;
 mod doorbell;
 mod layout;
 #[allow(unsafe_code)]
@@ -29,7 +28,6 @@ mod map;
 pub mod ring;
 
 pub use buffers::{Buffer, Buffers};
-pub use busy_poll::BusyPoll;
 pub use layout::{
     ENTRY_LENGTH, ENTRY_WORDS, Entry, FIRST_INDEX, HEADER_LENGTH, MAX_CAPACITY, Side, VERSION,
     is_capacity, ring_length,

@@ -96,7 +96,7 @@ static inline struct smbdirect_event next_event(struct smbdirect_device *device)
 
 	for (;;) {
 		expect(SMBDIRECT_OK,
-		       smbdirect_device_get_events(device, &event, 1, &count));
+		       smbdirect_device_get_events(device, 0, &event, 1, &count));
 		if (count == 1) {
 			return event;
 		}

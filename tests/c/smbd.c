@@ -376,7 +376,7 @@ static int run_worker(const char *path, const uint8_t *token)
 		uint32_t i;
 
 		expect(SMBDIRECT_OK,
-		       smbdirect_device_get_events(worker.device, events,
+		       smbdirect_device_get_events(worker.device, 0, events,
 						   MAX_EVENTS, &count));
 		for (i = 0; go_on && i < count; i++) {
 			go_on = handle_event(&worker, &events[i]);
@@ -407,7 +407,7 @@ static pid_t fork_worker(struct smbdirect_device *listener, const char *path,
 	}
 	/* The parent's handle is of no use here, and says so. */
 	expect(SMBDIRECT_E_FORKED,
-	       smbdirect_device_get_events(listener, &event, 1, &count));
+	       smbdirect_device_get_events(listener, 0, &event, 1, &count));
 	smbdirect_device_free(listener);
 	exit(run_worker(path, token));
 }
@@ -443,7 +443,7 @@ static int run_listener(const char *path, unsigned int workers)
 		uint32_t count = 0;
 
 		expect(SMBDIRECT_OK,
-		       smbdirect_device_get_events(device, &event, 1, &count));
+		       smbdirect_device_get_events(device, 0, &event, 1, &count));
 		failed += reap(&running, WNOHANG);
 		if (count == 0) {
 			check(poll(fds, 2, -1) >= 0 || errno == EINTR);

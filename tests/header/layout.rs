@@ -41,8 +41,6 @@ fn structures_are_the_same_in_c_and_have_no_padding() {
             type_size,
             role,
             token,
-            busy_poll_us,
-            reserved32,
             reserved
         }
     );

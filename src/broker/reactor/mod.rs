@@ -15,6 +15,7 @@
 //! What a worker writes ends that worker at most: a violation is reported to the control
 //! thread, and its connections are closed at once.
 
+mod busy_poll;
 mod connection;
 mod end;
 mod rest;

@@ -9,9 +9,9 @@ use mio::{Interest, Token};
 use slotmap::{Key, KeyData};
 
 use super::Reactor;
+use super::busy_poll::BusyPoll;
 use crate::broker::pool::QueueId;
 use crate::fabric::{Fabric, FabricError};
-use crate::shm::BusyPoll;
 use crate::sys::{Bell, Rung};
 use crate::units::Instant;
 

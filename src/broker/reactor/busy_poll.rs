@@ -8,36 +8,28 @@ use std::time::Duration;
 /// It grows while a little more patience would have spared a sleep, and shrinks to nothing where
 /// work comes seldom.
 #[derive(Clone, Copy, Debug)]
-pub struct BusyPoll {
+pub(super) struct BusyPoll {
     window: Duration,
     longest: Duration,
 }
 
 impl BusyPoll {
     /// Begins with `longest`, and never exceeds it; zero: sleep at once.
-    #[must_use]
-    pub const fn new(longest: Duration) -> Self {
+    pub(super) const fn new(longest: Duration) -> Self {
         Self {
             window: longest,
             longest,
         }
     }
 
-    /// Whether the owner never wants to look.
-    #[must_use]
-    pub const fn is_off(&self) -> bool {
-        self.longest.is_zero()
-    }
-
     /// Time to look now.
-    #[must_use]
-    pub const fn window(&self) -> Duration {
+    pub(super) const fn window(&self) -> Duration {
         self.window
     }
 
     /// Work came `slept` after the owner fell asleep: to look for so long would have been enough,
     /// or not.
-    pub fn slept(&mut self, slept: Duration) {
+    pub(super) fn slept(&mut self, slept: Duration) {
         self.window = if slept < self.longest {
             (self.window * 2).clamp(self.longest / 8, self.longest)
         } else if self.window > self.longest / 16 {
