@@ -2,17 +2,17 @@
 //!
 //! `UPDATE=1 cargo test --test header` writes the header anew.
 
+#[path = "../c/build.rs"]
+mod build;
 mod compile;
 mod layout;
 mod library;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use build::header;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-fn header() -> PathBuf {
-    Path::new(ROOT).join("include/smbdirect.h")
-}
 
 /// The header as cbindgen makes it from the sources.
 fn generated() -> String {
