@@ -129,7 +129,7 @@ impl Running {
             match self.line_within(rest) {
                 Ok(line) if is_it(&line) => return line,
                 Ok(_) => {}
-                Err(_) => panic!("no {what:?} in {:?}{}", self.heard, self.end()),
+                Err(_) => panic!("no {what:?} in {}", self.end()),
             }
         }
     }
@@ -153,12 +153,7 @@ impl Running {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 return status;
             }
-            assert!(
-                Instant::now() < end,
-                "it runs on: {:?}{}",
-                self.heard,
-                self.end()
-            );
+            assert!(Instant::now() < end, "it runs on: {}", self.end());
             // The end of a child is no event that could be waited for with a limit.
             thread::sleep(Duration::from_millis(2));
         }
@@ -170,7 +165,7 @@ impl Running {
         errors.map_or_else(String::new, |errors| errors.expect("a thread that reads"))
     }
 
-    /// Ends it, and says what it said.
+    /// Ends it; what it has said.
     fn end(&mut self) -> String {
         self.stdin = None;
         let _ = self.child.kill();
@@ -178,7 +173,7 @@ impl Running {
         // Its children end with their connections; the thread is not waited for if they do not.
         let done = self.errors.take().filter(JoinHandle::is_finished);
         let errors = done.and_then(|errors| errors.join().ok());
-        format!("\n{}", errors.unwrap_or_default())
+        format!("{:?}\n{}", self.heard, errors.unwrap_or_default())
     }
 }
 

@@ -22,6 +22,7 @@ fn an_unknown_client_gets_a_child_of_its_own_and_all_its_connections_the_same() 
 
         // The child ends with the last of its connections, and the client is unknown again.
         first.close();
+        smbd.wait_for_connections(2);
         let third = smbd.client([1; 16]);
         assert_eq!(smbd.connections().get(&child), Some(&2));
         second.close();

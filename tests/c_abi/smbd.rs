@@ -43,6 +43,12 @@ impl Smbd {
         connections
     }
 
+    /// Waits until there are so many connections: the end of one is seen on one side first.
+    pub(crate) fn wait_for_connections(&self, count: usize) {
+        let is_so = |status: &serde_json::Value| status["totals"]["connections"] == count;
+        self.daemon.wait_for_status(is_so);
+    }
+
     /// Ends smbd once its clients are gone, and expects that nothing went wrong anywhere.
     pub(crate) fn finish(self) {
         self.program.finish();
