@@ -86,12 +86,23 @@ static struct operation *new_operation(struct worker *worker)
 	fail("more than %d operations", MAX_OPERATIONS);
 }
 
+/*
+ * A call that cannot fail but for the end of the attachment, which its event tells of soon; returns
+ * whether it did not.
+ */
+static bool done(int32_t status)
+{
+	if (status != SMBDIRECT_OK && status != SMBDIRECT_E_DETACHED) {
+		fail("unexpected: %s", smbdirect_status_str(status));
+	}
+	return status == SMBDIRECT_OK;
+}
+
 static void end_operation(struct worker *worker, struct operation *operation)
 {
 	if (operation->buffer.number != 0) {
-		expect(SMBDIRECT_OK,
-		       smbdirect_buffer_free(worker->device,
-					     operation->buffer.number));
+		done(smbdirect_buffer_free(worker->device,
+					   operation->buffer.number));
 	}
 	free(operation->pdu);
 	operation->used = false;
@@ -231,7 +242,7 @@ static void serve(struct worker *worker, struct operation *operation)
 		if (status == SMBDIRECT_OK) {
 			operation->pending++;
 		} else if (status != SMBDIRECT_E_NO_CONNECTION) {
-			fail("reply: %s", smbdirect_status_str(status));
+			done(status);
 		}
 		operation->stage = STAGE_END;
 	}
@@ -259,9 +270,8 @@ static void register_client(struct worker *worker, const uint8_t *client_guid)
 	struct smbdirect_session session = {.type_size = sizeof(session)};
 
 	memcpy(session.client_guid, client_guid, sizeof(session.client_guid));
-	expect(SMBDIRECT_OK,
-	       smbdirect_device_set_session_id(worker->device,
-					       COOKIE_REGISTER, &session));
+	done(smbdirect_device_set_session_id(worker->device, COOKIE_REGISTER,
+					     &session));
 	worker->registering = true;
 }
 
@@ -275,9 +285,11 @@ static void handle_pdu(struct worker *worker, const struct smbdirect_event *even
 	operation->length = event->length;
 	operation->pdu = malloc(event->length);
 	check(operation->pdu != NULL);
-	expect(SMBDIRECT_OK,
-	       smbdirect_device_take_pdu(worker->device, event->pdu,
-					 operation->pdu, operation->length));
+	if (!done(smbdirect_device_take_pdu(worker->device, event->pdu,
+					    operation->pdu, operation->length))) {
+		end_operation(worker, operation);
+		return;
+	}
 	operation->command = smb2_command(operation->pdu);
 	operation->stage = STAGE_REPLY;
 	switch (operation->command) {
@@ -299,8 +311,7 @@ static void handle_pdu(struct worker *worker, const struct smbdirect_event *even
 		}
 		break;
 	case SMB2_LOGOFF:
-		expect(SMBDIRECT_OK,
-		       smbdirect_conn_disconnect(worker->device, event->conn));
+		done(smbdirect_conn_disconnect(worker->device, event->conn));
 		end_operation(worker, operation);
 		return;
 	case TEST_TRANSFER:
@@ -309,9 +320,8 @@ static void handle_pdu(struct worker *worker, const struct smbdirect_event *even
 		break;
 	case TEST_CLAIM:
 		check(operation->length == SMB2_HEADER_LENGTH + 16);
-		expect(SMBDIRECT_OK,
-		       smbdirect_device_claim(worker->device, COOKIE_CLAIM,
-					      operation->pdu + SMB2_HEADER_LENGTH));
+		done(smbdirect_device_claim(worker->device, COOKIE_CLAIM,
+					    operation->pdu + SMB2_HEADER_LENGTH));
 		break;
 	default:
 		break;
@@ -362,6 +372,7 @@ static void handle_transferred(struct worker *worker, const struct smbdirect_eve
 	struct operation *operation = (struct operation *)(uintptr_t)event->cookie;
 	struct smbdirect_conn_info info = {.type_size = sizeof(info)};
 	char token[2 * sizeof(event->token) + 1];
+	int32_t status;
 	size_t n;
 
 	check(operation->used && operation->conn == event->conn);
@@ -375,8 +386,8 @@ static void handle_transferred(struct worker *worker, const struct smbdirect_eve
 		sprintf(&token[2 * n], "%02x", event->token[n]);
 	}
 	tell("transferred %s", token);
-	expect(SMBDIRECT_E_NO_CONNECTION,
-	       smbdirect_conn_get_info(worker->device, event->conn, &info));
+	status = smbdirect_conn_get_info(worker->device, event->conn, &info);
+	check(status == SMBDIRECT_E_NO_CONNECTION || status == SMBDIRECT_E_DETACHED);
 	end_operation(worker, operation);
 	worker->connections--;
 }
@@ -434,6 +445,9 @@ static bool handle_event(struct worker *worker, const struct smbdirect_event *ev
 		}
 		break;
 	case SMBDIRECT_EVENT_REPLY:
+		if (event->status == SMBDIRECT_E_DETACHED) {
+			break;
+		}
 		if (event->status != SMBDIRECT_OK) {
 			fail("reply %u: %s", (unsigned int)event->cookie,
 			     smbdirect_status_str(event->status));

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::thread;
 
+use smbdirect::device::Status;
 use smbdirect::fabric::Access;
 use smbdirect::wire::BufferDescriptorV1;
 
@@ -180,6 +181,65 @@ fn gigabytes_move_by_read_and_write_and_every_byte_is_right() {
             .map(|client| client.join().unwrap())
             .sum();
         assert!(moved >= 2 * each);
+        smbd.finish();
+    }
+}
+
+#[test]
+fn the_token_is_invalidated_with_errors_as_well() {
+    for build in Build::ALL {
+        let smbd = Smbd::start(build, "");
+        let mut peer = smbd.client([1; 16]);
+        let none = |window: &Window| BufferDescriptorV1 {
+            length: 0,
+            ..window.piece(0, 1)
+        };
+        let wraps = |window: &Window| BufferDescriptorV1 {
+            offset: u64::MAX,
+            ..window.piece(0, 2)
+        };
+        let mut number = 0;
+        for command in [command::READ, command::WRITE] {
+            for (length, expected) in [
+                (4097, Status::DescriptorsTooShort),
+                (100, Status::Descriptors),
+                (200, Status::Descriptors),
+                (LONGEST as u32 + 1, Status::TooLong),
+                (4096, Status::Ok),
+            ] {
+                let access = match command {
+                    command::READ => Access::RemoteWrite,
+                    _ => Access::RemoteRead,
+                };
+                let window = peer.window(4096, access);
+                let mut bytes = [0; 4096];
+                fill(&mut bytes, 0);
+                window.memory.write(0, &bytes).unwrap();
+                let list = match length {
+                    100 => vec![window.piece(0, 100), none(&window)],
+                    200 => vec![window.piece(0, 200), wraps(&window)],
+                    _ if expected == Status::TooLong => {
+                        vec![window.descriptor(), window.piece(0, length)]
+                    }
+                    _ => vec![window.descriptor()],
+                };
+                number += 1;
+                let io = Io {
+                    command,
+                    message_id: number,
+                    channel: 2,
+                    offset: 0,
+                    length,
+                };
+                peer.send(&io.request(&list));
+                let answer = peer.receive();
+                assert_eq!(message_id(&answer), number);
+                assert_eq!(status(&answer), expected.code(), "{io:?}");
+                peer.wait_invalidated(window.token());
+            }
+        }
+        assert!(peer.take_invalidated().is_empty());
+        peer.close();
         smbd.finish();
     }
 }
