@@ -166,7 +166,7 @@ impl Running {
     }
 
     /// Ends it; what it has said.
-    fn end(&mut self) -> String {
+    pub(crate) fn end(&mut self) -> String {
         self.stdin = None;
         let _ = self.child.kill();
         let _ = self.child.wait();
