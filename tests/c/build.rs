@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each test uses its part of it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +13,16 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The header.
 pub(crate) fn header() -> PathBuf {
     Path::new(ROOT).join("include/smbdirect.h")
+}
+
+/// The functions that the header declares.
+pub(crate) fn declared(header: &str) -> BTreeSet<String> {
+    let words = header.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '(');
+    let functions = words.filter_map(|word| {
+        let (name, _) = word.split_once('(')?;
+        name.starts_with("smbdirect_").then(|| name.to_owned())
+    });
+    functions.collect()
 }
 
 /// What a program needs behind its own objects.

@@ -4,17 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-use super::build::{directory, header, library, link, output};
-
-/// The functions that the header declares.
-pub(crate) fn declared(header: &str) -> BTreeSet<String> {
-    let words = header.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '(');
-    let functions = words.filter_map(|word| {
-        let (name, _) = word.split_once('(')?;
-        name.starts_with("smbdirect_").then(|| name.to_owned())
-    });
-    functions.collect()
-}
+use super::build::{declared, directory, header, library, link, output};
 
 #[test]
 fn exports_the_functions_of_the_header_and_pulls_in_no_thread_and_no_rdma() {
