@@ -91,8 +91,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`]; [`Status::Invalid`]: a listener
-    /// with a token, or a token of zeros.
+    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`]; [`Status::Again`]: too many attach
+    /// at this moment; [`Status::Invalid`]: a listener with a token, or a token of zeros.
     pub fn attach(path: &Path, role: Role, token: Option<Token>) -> Result<Self, Status> {
         Self::over(SocketChannel::connect(path)?, role, token)
     }
@@ -103,7 +103,7 @@ impl<C: Channel> Handle<C> {
     ///
     /// # Errors
     ///
-    /// [`Status::Detached`]: the device has gone already. [`Status::System`], [`Status::Invalid`].
+    /// [`Status::System`], [`Status::Invalid`]; [`Status::Again`]: the device has to receive first.
     pub fn over(channel: C, role: Role, token: Option<Token>) -> Result<Self, Status> {
         if token == Some([0; 16]) || (role == Role::Listener && token.is_some()) {
             return Err(Status::Invalid);
@@ -132,8 +132,11 @@ impl<C: Channel> Handle<C> {
             token: token.unwrap_or_default(),
             reserved: 0,
         };
-        handle.request(Asked::Attach, &attach, &[])?;
-        Ok(handle)
+        match handle.request(Asked::Attach, &attach, &[]) {
+            // It has gone, or did not want to hear that: why, it may have said, and an event will.
+            Ok(()) | Err(Status::Detached) => Ok(handle),
+            Err(status) => Err(status),
+        }
     }
 
     /// Readable whenever [`next_event`](Self::next_event) may have something after it had nothing.
