@@ -152,8 +152,8 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// The next event that costs no system call; `None`: none, but `event_fd` does not tell when there
-    /// is. For who looks again soon, before it sleeps by [`next_event`](Self::next_event).
+    /// The next event, for which a system call is made once in a while only; `None`: none, but
+    /// `event_fd` does not tell when there is. For who looks again soon, before it sleeps by [`next_event`](Self::next_event).
     ///
     /// # Errors
     ///
@@ -434,17 +434,8 @@ impl<C: Channel> Handle<C> {
 
     /// The next event. Every error is the end.
     fn poll(&mut self) -> Result<Option<Event>, Status> {
-        if self.events >= EVENTS && self.requests.len() > 0 {
-            self.events = 0;
-            for _ in 0..MESSAGES {
-                if !self.read_message()? {
-                    break;
-                }
-            }
-        }
         for _ in 0..MESSAGES {
             if let Some(event) = self.ready()? {
-                self.events = self.events.saturating_add(1);
                 return Ok(Some(event));
             }
             self.events = 0;
@@ -455,8 +446,8 @@ impl<C: Channel> Handle<C> {
                 continue;
             }
             let may_sleep = match &mut self.worker {
-                Some(worker) => worker.announce_sleep()?,
-                None => true,
+                Some(worker) if self.state != State::Attaching => worker.announce_sleep()?,
+                _ => true,
             };
             if may_sleep {
                 return Ok(None);
@@ -467,18 +458,28 @@ impl<C: Channel> Handle<C> {
         Ok(None)
     }
 
-    /// The next event of those that need no system call.
+    /// The next event of those that need no system call; but the channel has its turn, too, where
+    /// there is always something in the rings.
     fn ready(&mut self) -> Result<Option<Event>, Status> {
+        if self.events >= EVENTS {
+            self.events = 0;
+            for _ in 0..MESSAGES {
+                if !self.read_message()? {
+                    break;
+                }
+            }
+        }
         let event = self.told();
-        if event.is_some() || self.worker.is_none() {
+        if event.is_some() || self.state == State::Attaching {
             return Ok(event);
         }
         for _ in 0..EARLY_MESSAGES {
             let Some(worker) = &mut self.worker else {
-                break;
+                return Ok(None);
             };
             match worker.next_event()? {
                 Next::Event(event) => {
+                    self.events += 1;
                     self.ask_for_memory();
                     return Ok(Some(event));
                 }
