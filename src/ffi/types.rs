@@ -69,7 +69,7 @@ pub const SMBDIRECT_E_BUSY: i32 = 23;
 pub const SMBDIRECT_E_FLUSHED: i32 = 24;
 /// The peer refused access to its memory.
 pub const SMBDIRECT_E_REMOTE_ACCESS: i32 = 25;
-/// The network or the fabric failed.
+/// The network or the fabric failed, or for a reason that this version of the library does not know.
 pub const SMBDIRECT_E_FABRIC: i32 = 26;
 /// The peer closed the connection in order.
 pub const SMBDIRECT_E_CLOSED_BY_PEER: i32 = 27;

@@ -11,6 +11,24 @@
 
 #define NOBODY 65534
 
+/* How a transfer ends that is taken. */
+static int32_t transfer(struct scene *scene, const uint8_t *client_guid, const void *pdu,
+			uint64_t length)
+{
+	struct smbdirect_event event;
+	int32_t status;
+
+	do {
+		status = smbdirect_conn_transfer(scene->worker, scene->conn, 5, client_guid,
+						 pdu, length);
+	} while (wants_room(scene->worker, status));
+	/* Nothing else can be done with it until then. */
+	expect(SMBDIRECT_E_BUSY, send_bytes(scene, "message", 7));
+	event = expect_event(scene->worker, SMBDIRECT_EVENT_TRANSFERRED);
+	check(event.cookie == 5 && event.conn == scene->conn);
+	return event.status;
+}
+
 static void invalid(struct scene *scene)
 {
 	struct smbdirect_attach args = {.type_size = sizeof(args), .role = 3};
@@ -18,6 +36,7 @@ static void invalid(struct scene *scene)
 		.type_size = sizeof(parameters),
 		.max_receive_size = 127,
 	};
+	struct smbdirect_session session = {.type_size = sizeof(session)};
 	struct smbdirect_device *device;
 
 	expect(SMBDIRECT_E_INVALID, smbdirect_device_new(scene->path, &args, &device));
@@ -25,6 +44,13 @@ static void invalid(struct scene *scene)
 	expect(SMBDIRECT_OK,
 	       smbdirect_device_set_parameters(scene->listener, 5, &parameters, NULL, 0));
 	expect(SMBDIRECT_E_INVALID, reply_of(scene->listener, 5));
+
+	/* To give a connection to oneself makes no sense. */
+	set_connection(scene, "connect");
+	memcpy(session.client_guid, scene->info.client_guid, sizeof(session.client_guid));
+	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene->worker, 4, &session));
+	expect(SMBDIRECT_OK, reply_of(scene->worker, 4));
+	expect(SMBDIRECT_E_INVALID, transfer(scene, session.client_guid, "message", 7));
 }
 
 static void forked(struct scene *scene)
@@ -179,7 +205,14 @@ static void again(struct scene *scene)
 	};
 	struct smbdirect_device *devices[1024];
 	struct smbdirect_buffer buffer = {.type_size = sizeof(buffer)};
-	int32_t status = SMBDIRECT_OK;
+	struct smbdirect_session session = {
+		.type_size = sizeof(session),
+		.client_guid = {1},
+	};
+	struct smbdirect_event event;
+	uint64_t asked = 0, answered = 0;
+	bool has_room = false;
+	int32_t status;
 	const char *path;
 	size_t count = 0;
 
@@ -189,7 +222,25 @@ static void again(struct scene *scene)
 	expect_event(scene->worker, SMBDIRECT_EVENT_ROOM);
 	expect(SMBDIRECT_OK, smbdirect_buffer_alloc(scene->worker, 1, &buffer));
 
+	/* More questions than may be open. */
+	do {
+		status = smbdirect_device_set_session_id(scene->worker, asked, &session);
+		asked += status == SMBDIRECT_OK;
+	} while (status == SMBDIRECT_OK);
+	expect(SMBDIRECT_E_AGAIN, status);
+	while (answered < asked || !has_room) {
+		event = next_event(scene->worker);
+		if (event.kind == SMBDIRECT_EVENT_ROOM) {
+			has_room = true;
+			continue;
+		}
+		check(event.kind == SMBDIRECT_EVENT_REPLY && event.cookie == answered++);
+		expect(SMBDIRECT_OK, event.status);
+	}
+	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene->worker, asked, &session));
+
 	/* A device that accepts nobody, as long as it is busy. */
+	status = SMBDIRECT_OK;
 	path = ask("fake accepts-nobody");
 	while (status == SMBDIRECT_OK && count < 1024) {
 		status = smbdirect_device_new(path, &args, &devices[count]);
@@ -238,7 +289,7 @@ static void too_long(struct scene *scene)
 	struct smbdirect_parameters parameters = {.type_size = sizeof(parameters)};
 	struct descriptor descriptor = {.length = UINT32_MAX};
 	struct smbdirect_rdma operation;
-	static uint8_t blob[2049];
+	static uint8_t blob[2049], longer_than_kept[(64 << 10) + 1];
 	struct iovec pieces[1024];
 	struct smbdirect_pdu pdu = {
 		.type_size = sizeof(pdu),
@@ -266,6 +317,8 @@ static void too_long(struct scene *scene)
 	expect(SMBDIRECT_E_TOO_LONG,
 	       smbdirect_device_set_parameters(scene->listener, 1, &parameters, blob,
 					       sizeof(blob)));
+	expect(SMBDIRECT_E_TOO_LONG,
+	       transfer(scene, NULL, longer_than_kept, sizeof(longer_than_kept)));
 }
 
 static void no_connection(struct scene *scene)
@@ -407,19 +460,11 @@ static void no_owner(struct scene *scene)
 		.remove = 1,
 		.client_guid = {9},
 	};
-	struct smbdirect_event event;
-	int32_t status;
 
 	set_connection(scene, "connect");
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene->worker, 4, &session));
 	expect(SMBDIRECT_E_NO_OWNER, reply_of(scene->worker, 4));
-	do {
-		status = smbdirect_conn_transfer(scene->worker, scene->conn, 5,
-						 session.client_guid, "message", 7);
-	} while (wants_room(scene->worker, status));
-	event = expect_event(scene->worker, SMBDIRECT_EVENT_TRANSFERRED);
-	check(event.cookie == 5 && event.conn == scene->conn);
-	expect(SMBDIRECT_E_NO_OWNER, event.status);
+	expect(SMBDIRECT_E_NO_OWNER, transfer(scene, session.client_guid, "message", 7));
 	/* It has stayed here. */
 	expect(SMBDIRECT_OK, send_bytes(scene, "message", 7));
 }
@@ -496,6 +541,14 @@ static void busy(struct scene *scene)
 	check(event.cookie == 77 && event.conn == scene->conn);
 	expect(SMBDIRECT_OK, event.status);
 	expect(SMBDIRECT_OK, smbdirect_buffer_free(scene->worker, buffer.number));
+
+	/* A message that has not been taken would be lost. */
+	ask("message");
+	event = expect_event(scene->worker, SMBDIRECT_EVENT_PDU);
+	expect(SMBDIRECT_E_BUSY, transfer(scene, NULL, "message", 7));
+	expect(SMBDIRECT_OK,
+	       smbdirect_device_take_pdu(scene->worker, event.pdu, NULL, 0));
+	expect(SMBDIRECT_OK, transfer(scene, NULL, "message", 7));
 }
 
 static void flushed(struct scene *scene)

@@ -25,7 +25,7 @@ use zerocopy::FromZeros;
 
 use crate::build;
 use crate::daemon::{Daemon, Directory, Setup, TIMEOUT};
-use crate::peer::{Peer, Window};
+use crate::peer::{Peer, Window, smb2};
 use crate::programs::{Build, Running, program, source};
 
 /// No correct library provokes it: a unit test in `src/ffi/pointer.rs` does.
@@ -209,6 +209,7 @@ impl Others {
                 self.windows.push(window);
                 return format!("{} {}", piece.offset, piece.token.0);
             }
+            ("message", Some((_, peer))) => peer.send(&smb2::request(0x0d, 1, 0, &[])),
             ("mute", _) => self.mute = true,
             ("unmute", _) => self.mute = false,
             ("close", Some(_)) => {
