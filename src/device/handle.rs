@@ -59,8 +59,8 @@ pub(super) enum State {
 /// An attachment. One thread, one process; nothing blocks.
 ///
 /// In a child of the process that made it every call fails with [`Status::Forked`], and to drop it
-/// has no effect on the maker's attachment. A child does drop it soon: as long as it holds a copy of
-/// the channel, the device does not notice that the maker was killed.
+/// has no effect on the maker's attachment. A child does drop it soon: it holds copies of the maker's
+/// descriptors and mappings. The device notices the maker's end all the same.
 #[derive(Debug)]
 pub struct Handle<C: Channel = SocketChannel> {
     maker: Maker,
