@@ -10,7 +10,7 @@ use crate::held::{Held, Left};
 /// How many were killed.
 pub(crate) fn run() -> usize {
     let mut daemon = Daemon::start_in(Directory::new(), &Setup::default());
-    let empty = Left::empty(Held::of(&daemon.id().to_string()));
+    let empty = Left::empty(Held::of_new(&daemon));
     let server = address(&daemon);
     let mut cast = Cast::new(&daemon.control, server);
     for (at, step) in STEPS.iter().enumerate() {

@@ -34,7 +34,7 @@ pub(crate) fn address(daemon: &Daemon) -> SocketAddr {
 impl Scene {
     pub(crate) fn start() -> Self {
         let daemon = Daemon::start_in(Directory::new(), &Setup::default());
-        let fresh = Held::of(&daemon.id().to_string());
+        let fresh = Held::of_new(&daemon);
         let server = address(&daemon);
         let mut bystander = Bystander::start(&daemon.control, server);
         bystander.wait_for_rounds("at the start");

@@ -19,6 +19,21 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    /// Of a broker to which nobody has come. It has just said that it is ready, on a socket that is
+    /// closed before it waits for signals.
+    pub(crate) fn of_new(daemon: &Daemon) -> Self {
+        let id = daemon.id().to_string();
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let path = format!("/proc/{id}/task/{id}/stat");
+            let stat = fs::read_to_string(path).expect("a process that lives");
+            if stat.contains(") S ") {
+                return Self::of(&id);
+            }
+            assert!(Instant::now() < deadline, "it never waits: {stat}");
+        }
+    }
+
     /// Of a process, or of this one (`self`).
     pub(crate) fn of(process: &str) -> Self {
         let path = |what| format!("/proc/{process}/{what}");

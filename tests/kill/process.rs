@@ -43,8 +43,8 @@ struct Process {
     events: VecDeque<Event>,
     /// The message that was taken last.
     message: Vec<u8>,
-    /// Before anything.
-    empty: Held,
+    /// Before the first command.
+    empty: Option<Held>,
 }
 
 /// Obeys until the end of its input.
@@ -63,13 +63,14 @@ pub(crate) fn play(path: PathBuf, role: Role) {
         buffer: None,
         events: VecDeque::new(),
         message: Vec::new(),
-        empty: Held::of("self"),
+        empty: None,
     };
     obey(|words| process.perform(words));
 }
 
 impl Process {
     fn perform(&mut self, words: &[&str]) -> String {
+        self.empty.get_or_insert_with(|| Held::of("self"));
         let conn = |this: &Self| match words.get(1) {
             Some(&"last") => *this.conns.last().expect("a connection"),
             _ => this.conns[number(words, 1)],
@@ -411,7 +412,7 @@ impl Process {
         self.requests.clear();
         self.buffer = None;
         self.events.clear();
-        assert_eq!(Held::of("self"), self.empty, "left are");
+        assert_eq!(Some(Held::of("self")), self.empty, "left are");
     }
 }
 

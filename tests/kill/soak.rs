@@ -41,7 +41,7 @@ pub(crate) fn run() -> usize {
     // The connection of a token that died with its listener or worker.
     directory.file("smbdirectd.toml", "claim_timeout = \"1s\"\n");
     let daemon = Daemon::start_in(directory, &Setup::default());
-    let empty = Left::empty(Held::of(&daemon.id().to_string()));
+    let empty = Left::empty(Held::of_new(&daemon));
     let mut soak = Soak::start(daemon, Rng::with_seed(seed));
     for _ in 0..KILLS {
         let pause = Duration::from_micros(soak.rng.u64(..10_000));
