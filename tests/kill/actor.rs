@@ -155,7 +155,11 @@ pub(crate) fn say(line: &str) {
 
 /// Bytes that differ from place to place.
 pub(crate) fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|n| (n * 7 % 251) as u8).collect()
+    const PERIOD: usize = 251;
+    let once: Vec<u8> = (0..PERIOD).map(|n| (n * 7 % PERIOD) as u8).collect();
+    let mut bytes = once.repeat(length.div_ceil(PERIOD));
+    bytes.truncate(length);
+    bytes
 }
 
 /// The word at this place of a command.

@@ -121,7 +121,8 @@ impl Exchange<'_> {
             let conn = &mut self.conns[at];
             let is_owner = conn.owner.is_some_and(|(owner, _)| owner == victim);
             conn.is_gone |= is_owner || victim == Who::Client;
-            if is_owner {
+            // Where it is changing hands, its token may be with somebody who lives.
+            if is_owner && !conn.is_changing {
                 self.ask(Who::Client, &format!("closed {at}"));
             }
         }
