@@ -73,10 +73,12 @@ impl SocketChannel {
     ///
     /// # Errors
     ///
-    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`].
+    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`]; [`Status::Again`]: more wait
+    /// for the device than it allows.
     pub fn connect(path: &Path) -> Result<Self, Status> {
         let socket = SeqSocket::connect(path).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => Status::Denied,
+            io::ErrorKind::WouldBlock => Status::Again,
             // Nothing there, nobody listens, or something that is no such socket.
             io::ErrorKind::NotFound
             | io::ErrorKind::NotADirectory
@@ -244,6 +246,18 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let longest = PathBuf::from("x".repeat(200));
         assert!(SocketChannel::connect(&longest).is_err());
+    }
+
+    #[test]
+    fn does_not_wait_where_too_many_do() {
+        let path = place("crowd");
+        let _ = std::fs::remove_file(&path);
+        let _listener = SeqListener::bind(&path).unwrap();
+        let crowd: Vec<_> = (0..1000).map(|_| SeqSocket::connect(&path)).collect();
+        assert!(crowd.iter().any(Result::is_err), "the backlog has no limit");
+        let refused = SocketChannel::connect(&path).unwrap_err();
+        assert_eq!(refused, Status::Again);
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

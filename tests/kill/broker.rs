@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use crate::daemon::{Daemon, Directory, Setup};
 use crate::each::address;
 use crate::exchange::{Cast, Exchange, STEPS, Stage, Who};
-use crate::held::{Held, Left};
+use crate::held::{Covered, Held, Left};
 
-/// How many were killed.
-pub(crate) fn run() -> usize {
+/// Goes through the exchange as often as it has steps.
+pub(crate) fn run() -> Covered {
     let mut daemon = Daemon::start_in(Directory::new(), &Setup::default());
     let empty = Left::empty(Held::of_new(&daemon));
     let server = address(&daemon);
@@ -34,7 +34,10 @@ pub(crate) fn run() -> usize {
         empty.wait(&daemon, &when);
     }
     daemon.stop();
-    STEPS.len()
+    Covered {
+        steps: STEPS.len(),
+        kills: STEPS.len(),
+    }
 }
 
 /// Everybody learns of the broker's end, after the end of all that they had of it.

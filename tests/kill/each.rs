@@ -6,7 +6,7 @@ use crate::actor::pattern;
 use crate::bystander::Bystander;
 use crate::daemon::{Daemon, Directory, Setup};
 use crate::exchange::{Cast, Exchange, STEPS, Stage, Who};
-use crate::held::{Held, Left};
+use crate::held::{Covered, Held, Left};
 use crate::peer::{Peer, smb2};
 
 /// A broker, a bystander, and those who take part.
@@ -59,34 +59,26 @@ impl Scene {
     }
 }
 
-/// How many were killed.
-pub(crate) fn run() -> usize {
+/// Goes through the exchange as often as there are steps and victims.
+pub(crate) fn run() -> Covered {
     let mut scene = Scene::start();
-    let mut kills = 0;
-    let mut reached = vec![false; STEPS.len()];
-    for at in 0..STEPS.len() {
+    let mut covered = Covered::default();
+    for (at, step) in STEPS.iter().enumerate() {
+        let before = covered.kills;
         for victim in Who::ALL {
-            let when = format!("{victim:?} killed after {:?}", STEPS[at].name);
+            let when = format!("{victim:?} killed after {:?}", step.name);
             let number = at * Who::ALL.len() + victim as usize;
-            if kill_after(&mut scene, at, victim, number, &when) {
-                kills += 1;
-                reached[at] = true;
-            }
+            covered.kills += usize::from(kill_after(&mut scene, at, victim, number, &when));
             scene.cast.reset();
             scene.base.wait(&scene.daemon, &when);
         }
-    }
-    for (step, reached) in STEPS.iter().zip(reached) {
         // After the last step nobody is left who could be killed.
-        let is_last = std::ptr::eq(step, STEPS.last().expect("steps"));
-        assert!(
-            reached || is_last,
-            "nobody was killed after {:?}",
-            step.name
-        );
+        let reached = covered.kills > before || at + 1 == STEPS.len();
+        assert!(reached, "nobody was killed after {:?}", step.name);
+        covered.steps += 1;
     }
     scene.end();
-    kills
+    covered
 }
 
 /// Runs to a step and kills; `false`: the victim does not take part as yet, or any more.

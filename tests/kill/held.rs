@@ -10,6 +10,14 @@ use smbdirect::device::observe;
 
 use crate::daemon::{Daemon, TIMEOUT};
 
+/// What a test has covered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Covered {
+    /// Steps of an exchange after which somebody was killed.
+    pub(crate) steps: usize,
+    pub(crate) kills: usize,
+}
+
 /// Descriptors by kind, mappings of memory files by name, threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::each::Scene;
 use crate::exchange::{Exchange, STEPS, Step, Who};
+use crate::held::Covered;
 
 /// Forks a child that holds copies of all descriptors until the input of this process ends.
 pub(crate) fn fork() -> libc::pid_t {
@@ -30,8 +31,8 @@ pub(crate) fn fork() -> libc::pid_t {
     }
 }
 
-/// Kills a worker in the middle of everything, and not its child; how many were killed.
-pub(crate) fn run() -> usize {
+/// Kills a worker in the middle of everything, and not its child.
+pub(crate) fn run() -> Covered {
     let mut scene = Scene::start();
     let (base, daemon) = (scene.base.clone(), &scene.daemon);
     let mut exchange = Exchange::new(daemon, &mut scene.cast, 0);
@@ -56,5 +57,5 @@ pub(crate) fn run() -> usize {
     kill_process(child, Signal::KILL).expect("a child's child");
     drop(input);
     scene.end();
-    1
+    Covered { steps: 1, kills: 1 }
 }

@@ -9,9 +9,11 @@ use fastrand::Rng;
 use crate::actor::Actor;
 use crate::daemon::{Daemon, Directory, Setup, TIMEOUT};
 use crate::each::address;
-use crate::held::{Held, Left};
+use crate::held::{Covered, Held, Left, status};
 
+/// Of so many processes, or as many as this says.
 const KILLS: usize = 200;
+const KILLS_WANTED: &str = "SMBDIRECT_TEST_KILLS";
 /// Of so many kills, one is the broker's.
 const BROKERS: usize = 20;
 /// Workers that have registered a client, and clients: those behind them are unknown.
@@ -30,12 +32,19 @@ struct Soak {
     clients: Vec<Actor>,
     /// Workers of a connection that the listener was offered.
     children: Vec<Actor>,
+    /// Connections that had an owner.
+    assigned: u64,
 }
 
-/// How many were killed.
-pub(crate) fn run() -> usize {
-    let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| Rng::new().u64(..));
+/// Kills, and compares what is left in the end with what was there before.
+pub(crate) fn run() -> Covered {
+    let set = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse().ok())
+    };
+    let seed = set(SEED).unwrap_or_else(|| Rng::new().u64(..));
+    let kills = set(KILLS_WANTED).map_or(KILLS, |kills| kills as usize);
     println!("{SEED}={seed}");
     let directory = Directory::new();
     // The connection of a token that died with its listener or worker.
@@ -43,7 +52,7 @@ pub(crate) fn run() -> usize {
     let daemon = Daemon::start_in(directory, &Setup::default());
     let empty = Left::empty(Held::of_new(&daemon));
     let mut soak = Soak::start(daemon, Rng::with_seed(seed));
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         let pause = Duration::from_micros(soak.rng.u64(..10_000));
         soak.spend(pause);
         soak.kill();
@@ -51,7 +60,7 @@ pub(crate) fn run() -> usize {
     let daemon = soak.end();
     empty.wait(&daemon, "at the end");
     daemon.stop();
-    KILLS
+    Covered { steps: 0, kills }
 }
 
 fn worker(control: &PathBuf, number: u8) -> Actor {
@@ -75,6 +84,7 @@ impl Soak {
             workers: (0..WORKERS).map(|n| worker(&control, n)).collect(),
             clients: (0..CLIENTS).map(|n| client(server, n)).collect(),
             children: Vec::new(),
+            assigned: 0,
             daemon: Some(daemon),
             control,
             server,
@@ -134,8 +144,16 @@ impl Soak {
         }
     }
 
-    fn kill_broker(&mut self) {
+    /// The broker, whose work is counted.
+    fn take_broker(&mut self) -> Daemon {
         let daemon = self.daemon.take().expect("it runs");
+        let status = status(&daemon);
+        self.assigned += status.counters.get("assigned").copied().unwrap_or(0);
+        daemon
+    }
+
+    fn kill_broker(&mut self) {
+        let daemon = self.take_broker();
         let setup = Setup {
             listen: Some(self.server),
             ..Setup::default()
@@ -158,6 +176,8 @@ impl Soak {
                 *answers += usize::from(client.line_within(Duration::ZERO).is_some());
             }
         }
-        self.daemon.take().expect("it runs")
+        let daemon = self.take_broker();
+        println!("{} connections were served", self.assigned);
+        daemon
     }
 }
