@@ -256,6 +256,18 @@ mod tests {
     }
 
     #[test]
+    fn does_not_wait_where_too_many_do() {
+        let path = place("crowd");
+        let _ = std::fs::remove_file(&path);
+        let _listener = SeqListener::bind(&path).unwrap();
+        let crowd: Vec<_> = (0..1000).map(|_| SeqSocket::connect(&path)).collect();
+        assert!(crowd.iter().any(Result::is_err), "the backlog has no limit");
+        let refused = SocketChannel::connect(&path).unwrap_err();
+        assert_eq!(refused, Status::Again);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
     fn delivers_messages_with_their_memory_and_doorbell() {
         let mut pair = Pair::new();
         assert!(pair.channel.receive().unwrap().is_none());

@@ -59,8 +59,8 @@ pub(super) enum State {
 /// An attachment. One thread, one process; nothing blocks.
 ///
 /// In a child of the process that made it every call fails with [`Status::Forked`], and to drop it
-/// has no effect on the maker's attachment. A child does drop it soon: as long as it holds a copy of
-/// the channel, the device does not notice that the maker was killed.
+/// has no effect on the maker's attachment. A child does drop it soon: it holds copies of the maker's
+/// descriptors and mappings. The device notices the maker's end all the same.
 #[derive(Debug)]
 pub struct Handle<C: Channel = SocketChannel> {
     maker: Maker,
@@ -91,8 +91,9 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`]; [`Status::Again`]: too many attach
-    /// at this moment; [`Status::Invalid`]: a listener with a token, or a token of zeros.
+    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`]; [`Status::Again`]: more wait for
+    /// the device than it allows; [`Status::Detached`]: it has gone meanwhile; [`Status::Invalid`]: a
+    /// listener with a token, or a token of zeros.
     pub fn attach(path: &Path, role: Role, token: Option<Token>) -> Result<Self, Status> {
         Self::over(SocketChannel::connect(path)?, role, token)
     }

@@ -170,6 +170,21 @@ impl Client {
         });
     }
 
+    /// Sends a message and closes, without a moment between.
+    pub(crate) fn send_last(&self, message: &[u8]) {
+        let (conn, region, length) = (self.conn, self.region, message.len() as u32);
+        self.memory.write(0, message).unwrap();
+        call(&self.tasks, move |state| {
+            let source = Sge {
+                region,
+                offset: 0,
+                length,
+            };
+            state.transport.send(conn, 0, source, None).unwrap();
+            state.transport.close(conn);
+        });
+    }
+
     /// Queues all of these messages, which together are not longer than 4 MiB.
     pub(crate) fn send_all(&self, messages: &[Vec<u8>]) {
         let (conn, all) = (self.conn, messages.concat());

@@ -203,6 +203,14 @@ impl Raw {
         self.message(|message| message.kind == kind::OFFER).read()
     }
 
+    /// The next offer, if there is one now.
+    pub(crate) fn try_offer(&mut self) -> Option<abi::Offer> {
+        self.read_socket();
+        let is_offer = |message: &Message| message.kind == kind::OFFER;
+        let index = self.messages.iter().position(is_offer)?;
+        self.messages.remove(index).map(|message| message.read())
+    }
+
     /// Waits for the last message, and the end of the socket.
     pub(crate) fn detached(&mut self) -> Status {
         let status = self

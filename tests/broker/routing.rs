@@ -3,6 +3,8 @@
 use smbdirect::device::Status;
 use smbdirect::device::abi::{self, event, role};
 
+use zerocopy::FromBytes;
+
 use crate::raw::Raw;
 use crate::scene::{Scene, negotiate};
 
@@ -42,6 +44,35 @@ fn a_worker_learns_what_is_known_about_its_connection() {
     assert_eq!(info.max_read_write_size, 1 << 20);
     assert!(info.initiator_depth > 0);
     assert_eq!(abi::queue_of(info.conn), 0);
+}
+
+#[test]
+fn nobody_is_given_a_connection_of_which_nothing_is_known_any_more() {
+    let scene = Scene::new();
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.register([1; 16], 0), Status::Ok);
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    for round in 0..200 {
+        let client = scene.peers.connect(scene.address());
+        // To either of them, if the request is seen before the end that follows it.
+        client.send_last(&negotiate(1 + round % 2));
+        client.closed();
+        scene.until("it is gone", |status| status.totals.connections == 0);
+        worker.read_socket();
+        while let Some(completion) = worker.try_completion() {
+            if completion.event == event::CONNECTION {
+                let info = worker.take(&completion);
+                let info = abi::ConnInfo::read_from_bytes(&info).unwrap();
+                assert_eq!(info.max_fragmented_send_size, 1 << 20, "round {round}");
+            } else if completion.event == event::PDU {
+                worker.recycle(&completion);
+            }
+        }
+        if let Some(offer) = listener.try_offer() {
+            let length = offer.info.max_fragmented_send_size;
+            assert_eq!(length, 1 << 20, "round {round}");
+        }
+    }
 }
 
 #[test]

@@ -128,11 +128,14 @@ impl Peer {
     /// The same, or the reason for which the server does not want it.
     pub(crate) fn try_connect(address: SocketAddr, options: Options) -> Result<Self, CloseReason> {
         let mut peer = Self::begin(address, options);
-        peer.drive(TIMEOUT, |peer| peer.established || peer.closed.is_some());
-        match peer.closed.clone() {
-            Some(reason) => Err(reason),
-            None => Ok(peer),
-        }
+        peer.wait_established()?;
+        Ok(peer)
+    }
+
+    /// Waits until SMB Direct is negotiated, or the server says why it does not want the connection.
+    pub(crate) fn wait_established(&mut self) -> Result<(), CloseReason> {
+        self.drive(TIMEOUT, |peer| peer.established || peer.closed.is_some());
+        self.closed.clone().map_or(Ok(()), Err)
     }
 
     /// Begins to connect, and does not wait.
@@ -185,6 +188,11 @@ impl Peer {
         self.transport.send(self.conn, self.cookie, sge, None)?;
         self.sending.push((self.cookie, window.region));
         Ok(())
+    }
+
+    /// Messages that the network has not taken yet.
+    pub(crate) fn unsent(&self) -> usize {
+        self.sending.len()
     }
 
     /// Waits until all queued messages are sent.

@@ -87,8 +87,10 @@ pub(crate) struct Daemon {
 /// How a daemon is run.
 #[derive(Default)]
 pub(crate) struct Setup<'a> {
-    /// Besides a control socket in its directory, a free port of IPv4, and two reactors.
+    /// Besides a control socket in its directory, an address, and two reactors.
     pub(crate) arguments: &'a [&'a str],
+    /// Its first address; otherwise a free port of IPv4.
+    pub(crate) listen: Option<SocketAddr>,
     pub(crate) environment: &'a [(&'a str, &'a str)],
     /// The limit of open files, soft and hard.
     pub(crate) descriptors: Option<u32>,
@@ -141,7 +143,9 @@ impl Daemon {
         if !config.exists() {
             directory.file("smbdirectd.toml", "");
         }
-        let own = ["--listen", "127.0.0.1:0", "--reactors", "2", "--config"].map(OsStr::new);
+        let listen = setup.listen.map(|address| address.to_string());
+        let listen = listen.as_deref().unwrap_or("127.0.0.1:0");
+        let own = ["--listen", listen, "--reactors", "2", "--config"].map(OsStr::new);
         let paths = [
             config.as_os_str(),
             OsStr::new("--control"),
@@ -250,6 +254,10 @@ impl Daemon {
             }
             assert!(Instant::now() < end, "{status}; the log:\n{}", self.log());
         }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its first address.

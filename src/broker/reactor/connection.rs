@@ -97,10 +97,10 @@ impl Conn {
     pub(super) fn info(
         &self,
         conn: u64,
-        status: Option<&ConnStatus>,
+        status: &ConnStatus,
         local: Option<SocketAddr>,
     ) -> ConnInfo {
-        let negotiated = status.and_then(|status| status.negotiated);
+        let negotiated = status.negotiated;
         let scope_id = match (self.peer, local) {
             (SocketAddr::V6(peer), _) if peer.scope_id() != 0 => peer.scope_id(),
             (_, Some(SocketAddr::V6(local))) => local.scope_id(),
@@ -118,7 +118,7 @@ impl Conn {
             max_fragmented_receive_size: negotiated.map_or(0, |n| n.max_fragmented_receive_size),
             max_read_write_size: negotiated.map_or(0, |n| n.max_read_write_size),
             initiator_depth: status
-                .and_then(|status| status.limits)
+                .limits
                 .map_or(0, |limits| limits.initiator_depth.into()),
             reserved: [0; 4],
         }

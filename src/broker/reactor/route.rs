@@ -118,15 +118,18 @@ impl<F: Fabric> Reactor<F> {
 
     /// Has the listener find an owner.
     fn offer(&mut self, id: ConnId, listener: &Arc<Process>) {
+        // Where it has ended, that is the event after this one.
+        let Some(status) = self.transport.status(id) else {
+            return;
+        };
         let Some(token) = self.make_token(id) else {
             return self.end(id, "no_random_numbers", Status::System);
         };
-        let status = self.transport.status(id);
         let local = self.transport.fabric().conn_local_address(id);
         let Some(conn) = self.conns.get(&id) else {
             return;
         };
-        let info = conn.info(0, status.as_ref(), local);
+        let info = conn.info(0, &status, local);
         let offer = abi::Offer { token, info };
         if listener.send(kind::OFFER, 0, &offer, &[]).is_err() {
             self.control.notice(Notice::Fault {
@@ -270,9 +273,12 @@ impl<F: Fabric> Reactor<F> {
             return;
         }
         if conn.info_due {
-            let status = self.transport.status(id);
+            // As above: what is not told of has no end that would be told.
+            let Some(status) = self.transport.status(id) else {
+                return;
+            };
             let local = self.transport.fabric().conn_local_address(id);
-            let info = conn.info(number, status.as_ref(), local);
+            let info = conn.info(number, &status, local);
             let Some(buffer) = self
                 .transport
                 .buffers_mut()

@@ -1,0 +1,182 @@
+//! A process that can be killed: this program again, which does what it is told, line by line.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use smbdirect::sys::wait_readable;
+
+use crate::daemon::TIMEOUT;
+
+/// What such a process plays: it is set in no other.
+pub(crate) const PART: &str = "SMBDIRECT_TEST_PART";
+/// Path of the control socket, or the client's server.
+pub(crate) const PLACE: &str = "SMBDIRECT_TEST_PLACE";
+
+/// A process, which is killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Actor {
+    pub(crate) part: &'static str,
+    process: Child,
+    input: Option<ChildStdin>,
+    output: ChildStdout,
+    /// Bytes of its output behind the last line that was read.
+    unread: Vec<u8>,
+}
+
+impl Actor {
+    pub(crate) fn start(part: &'static str, place: impl AsRef<OsStr>) -> Self {
+        let mut command = Command::new(env::current_exe().expect("a program"));
+        command.env(PART, part).env(PLACE, place);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("it starts");
+        Self {
+            part,
+            input: process.stdin.take(),
+            output: process.stdout.take().expect("piped"),
+            process,
+            unread: Vec::new(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Gives a command; its answer is asked for later.
+    pub(crate) fn tell(&mut self, command: &str) {
+        let line = format!("{command}\n");
+        let mut input = self.input.as_ref().expect("piped");
+        let told = input.write_all(line.as_bytes());
+        told.unwrap_or_else(|error| panic!("{} is gone before {command:?}: {error}", self.part));
+    }
+
+    /// The answer to a command.
+    pub(crate) fn answer(&mut self, command: &str) -> String {
+        let line = self.line_within(TIMEOUT);
+        line.unwrap_or_else(|| panic!("{} does not answer {command:?}", self.part))
+    }
+
+    pub(crate) fn ask(&mut self, command: &str) -> String {
+        self.tell(command);
+        self.answer(command)
+    }
+
+    /// The next line that it writes, if it does so in this time.
+    pub(crate) fn line_within(&mut self, time: Duration) -> Option<String> {
+        let deadline = Instant::now() + time;
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                return Some(String::from_utf8_lossy(&line[..end]).into_owned());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            wait_readable(self.output.as_fd(), Some(left)).expect("waited");
+            if !has_input(&self.output) {
+                if left.is_zero() {
+                    return None;
+                }
+                continue;
+            }
+            let mut bytes = [0; 4096];
+            match self.output.read(&mut bytes).expect("its output") {
+                0 => return None,
+                length => self.unread.extend(&bytes[..length]),
+            }
+        }
+    }
+
+    /// Its end, if it has come without a signal from here; `false`: it was a failure.
+    pub(crate) fn ended(&mut self) -> Option<bool> {
+        let status = self.process.try_wait().expect("a child");
+        status.map(|status| status.success())
+    }
+
+    /// Kills it, and waits until it is dead; what its children read is left open.
+    pub(crate) fn kill(&mut self) -> Option<ChildStdin> {
+        self.end();
+        self.input.take()
+    }
+
+    fn end(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Whether there is something to read, be it the end.
+pub(crate) fn has_input(fd: impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    let now = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
+}
+
+/// Plays a part: obeys the lines of the input until its end.
+pub(crate) fn obey(mut perform: impl FnMut(&[&str]) -> String) {
+    let input = std::io::stdin().as_fd().try_clone_to_owned();
+    let mut input = File::from(input.expect("a descriptor"));
+    let mut line = Vec::new();
+    let mut byte = [0];
+    // One by one: what is behind the line is left where `has_input` sees it.
+    while input.read(&mut byte).expect("its input") > 0 {
+        if byte != *b"\n" {
+            line.extend(byte);
+            continue;
+        }
+        let words = String::from_utf8(std::mem::take(&mut line)).expect("UTF-8");
+        let words: Vec<&str> = words.split_whitespace().collect();
+        say(&perform(&words));
+    }
+}
+
+/// Writes a line to who started this process.
+pub(crate) fn say(line: &str) {
+    let mut output = std::io::stdout().lock();
+    let written = writeln!(output, "{line}").and_then(|()| output.flush());
+    // Nobody is there any more to read it.
+    if written.is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Bytes that differ from place to place.
+pub(crate) fn pattern(length: usize) -> Vec<u8> {
+    const PERIOD: usize = 251;
+    let once: Vec<u8> = (0..PERIOD).map(|n| (n * 7 % PERIOD) as u8).collect();
+    let mut bytes = once.repeat(length.div_ceil(PERIOD));
+    bytes.truncate(length);
+    bytes
+}
+
+/// The word at this place of a command.
+pub(crate) fn number(words: &[&str], place: usize) -> usize {
+    let word = words.get(place).and_then(|word| word.parse().ok());
+    word.unwrap_or_else(|| panic!("a number in {words:?}"))
+}
+
+/// A GUID or a token in a command.
+pub(crate) fn bytes16(words: &[&str], place: usize) -> [u8; 16] {
+    let number = words
+        .get(place)
+        .and_then(|word| u128::from_str_radix(word, 16).ok());
+    let number = number.unwrap_or_else(|| panic!("32 digits in {words:?}"));
+    number.to_be_bytes()
+}
+
+pub(crate) fn hex16(bytes: &[u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(*bytes))
+}

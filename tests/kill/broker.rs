@@ -1,0 +1,55 @@
+//! Kills the broker after each step; another takes its place, at the same path and port.
+
+use std::collections::BTreeMap;
+
+use crate::daemon::{Daemon, Directory, Setup};
+use crate::each::address;
+use crate::exchange::{Cast, Exchange, STEPS, Stage, Who};
+use crate::held::{Covered, Held, Left};
+
+/// Goes through the exchange as often as it has steps.
+pub(crate) fn run() -> Covered {
+    let mut daemon = Daemon::start_in(Directory::new(), &Setup::default());
+    let empty = Left::empty(Held::of_new(&daemon));
+    let server = address(&daemon);
+    let mut cast = Cast::new(&daemon.control, server);
+    for (at, step) in STEPS.iter().enumerate() {
+        let when = format!("broker killed after {:?}", step.name);
+        let mut exchange = Exchange::new(&daemon, &mut cast, at);
+        for step in &STEPS[..=at] {
+            exchange.run(step);
+        }
+        let (stages, conns) = (exchange.stages, exchange.conns.len());
+        // Its socket's file is left, and whatever the system keeps of its connections.
+        let directory = daemon.kill();
+        check_ends(&mut cast, &stages, conns);
+        cast.reset();
+        let setup = Setup {
+            listen: Some(server),
+            ..Setup::default()
+        };
+        daemon = Daemon::start_in(directory, &setup);
+        Exchange::new(&daemon, &mut cast, at).check_service(Who::Worker);
+        cast.reset();
+        empty.wait(&daemon, &when);
+    }
+    daemon.stop();
+    Covered {
+        steps: STEPS.len(),
+        kills: STEPS.len(),
+    }
+}
+
+/// Everybody learns of the broker's end, after the end of all that they had of it.
+fn check_ends(cast: &mut Cast, stages: &BTreeMap<Who, Stage>, conns: usize) {
+    for (who, stage) in stages {
+        match stage {
+            Stage::Idle => continue,
+            Stage::Connected => cast.actor(*who).ask("closed"),
+            Stage::Attaching | Stage::Attached => cast.actor(*who).ask("last"),
+        };
+    }
+    for conn in 0..conns {
+        cast.actor(Who::Client).ask(&format!("closed {conn}"));
+    }
+}

@@ -1,0 +1,96 @@
+//! A worker and a client that have nothing to do with whoever is killed, and work all the time.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::actor::Actor;
+use crate::daemon::TIMEOUT;
+use crate::load::Rounds;
+
+/// Rounds of the client, and whether it is to go on.
+#[derive(Debug, Default)]
+struct Progress {
+    rounds: Mutex<(u64, bool)>,
+    changed: Condvar,
+}
+
+impl Progress {
+    /// Counts a round; `false`: it was the last.
+    fn count(&self) -> bool {
+        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        rounds.0 += 1;
+        self.changed.notify_all();
+        !rounds.1
+    }
+}
+
+/// Both of them. What they send, read and write is compared in each round.
+pub(crate) struct Bystander {
+    worker: Actor,
+    client: Option<JoinHandle<()>>,
+    progress: Arc<Progress>,
+}
+
+impl Bystander {
+    pub(crate) const GUID: [u8; 16] = [0xb5; 16];
+
+    pub(crate) fn start(control: &Path, server: SocketAddr) -> Self {
+        let mut worker = Actor::start("server", control);
+        worker.ask(&format!("serve {}", crate::actor::hex16(&Self::GUID)));
+        let progress = Arc::new(Progress::default());
+        let of_client = Arc::clone(&progress);
+        let client = std::thread::spawn(move || {
+            let mut rounds = Rounds::begin(server, Self::GUID).expect("let in");
+            loop {
+                rounds.next().expect("served");
+                if !of_client.count() {
+                    break;
+                }
+                // Others want the processors, too.
+                rounds.rest(Duration::from_millis(1));
+            }
+            rounds.end();
+        });
+        Self {
+            worker,
+            client: Some(client),
+            progress,
+        }
+    }
+
+    /// Waits for rounds that begin now.
+    pub(crate) fn wait_for_rounds(&mut self, when: &str) {
+        let rounds = self
+            .progress
+            .rounds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // One may be half done.
+        let target = rounds.0 + 2;
+        let (rounds, _) = self
+            .progress
+            .changed
+            .wait_timeout_while(rounds, TIMEOUT, |rounds| rounds.0 < target)
+            .unwrap_or_else(PoisonError::into_inner);
+        assert!(rounds.0 >= target, "{when}: the bystander is not served");
+        drop(rounds);
+        assert_eq!(self.worker.ended(), None, "{when}: the bystander's worker");
+    }
+
+    /// Ends both in order.
+    pub(crate) fn stop(mut self) {
+        let mut rounds = self
+            .progress
+            .rounds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        rounds.1 = true;
+        drop(rounds);
+        let client = self.client.take().expect("once");
+        client.join().expect("a client that was served well");
+        self.worker.ask("end");
+    }
+}

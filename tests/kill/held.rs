@@ -1,0 +1,158 @@
+//! What a process holds of the system, and a broker of its clients and workers: nothing may be left.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use smbdirect::broker::status::{Status, Totals};
+use smbdirect::device::observe;
+
+use crate::daemon::{Daemon, TIMEOUT};
+
+/// What a test has covered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Covered {
+    /// Steps of an exchange after which somebody was killed.
+    pub(crate) steps: usize,
+    pub(crate) kills: usize,
+}
+
+/// Descriptors by kind, mappings of memory files by name, threads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    descriptors: BTreeMap<String, usize>,
+    mappings: BTreeMap<String, usize>,
+    threads: usize,
+}
+
+impl Held {
+    /// Of a broker to which nobody has come. It has just said that it is ready, on a socket that is
+    /// closed before it waits for signals.
+    pub(crate) fn of_new(daemon: &Daemon) -> Self {
+        let id = daemon.id().to_string();
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let path = format!("/proc/{id}/task/{id}/stat");
+            let stat = fs::read_to_string(path).expect("a process that lives");
+            if stat.contains(") S ") {
+                return Self::of(&id);
+            }
+            assert!(Instant::now() < deadline, "it never waits: {stat}");
+        }
+    }
+
+    /// Of a process, or of this one (`self`).
+    pub(crate) fn of(process: &str) -> Self {
+        let path = |what| format!("/proc/{process}/{what}");
+        let list = |what| fs::read_dir(path(what)).expect("a process that lives");
+        let mut held = Self {
+            descriptors: BTreeMap::new(),
+            mappings: BTreeMap::new(),
+            threads: list("task").count(),
+        };
+        for descriptor in list("fd").flatten() {
+            // It may have been closed meanwhile.
+            if let Ok(target) = fs::read_link(descriptor.path()) {
+                *held.descriptors.entry(kind(&target)).or_default() += 1;
+            }
+        }
+        let maps = fs::read_to_string(path("maps")).expect("a process that lives");
+        for line in maps.lines() {
+            if let Some(at) = line.find("/memfd:") {
+                *held.mappings.entry(line[at..].to_owned()).or_default() += 1;
+            }
+        }
+        held
+    }
+}
+
+/// The target of a descriptor, without the number of what is behind it.
+fn kind(target: &Path) -> String {
+    let name = target.to_string_lossy();
+    match name.split_once(":[") {
+        Some((kind, _)) if kind != "anon_inode" => kind.to_owned(),
+        _ => name.into_owned(),
+    }
+}
+
+/// A process that is attached, without what changes while it works.
+type Attached = (String, usize, usize, u64, (usize, usize, usize));
+
+/// What a broker holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Left {
+    pub(crate) held: Held,
+    totals: Totals,
+    connections: usize,
+    processes: Vec<Attached>,
+}
+
+impl Left {
+    /// Of a broker that holds this of the system: to ask for the rest takes descriptors.
+    pub(crate) fn of(daemon: &Daemon, held: Held) -> Self {
+        let status = status(daemon);
+        let attached = status.processes.into_iter().filter_map(|process| {
+            let memory = (process.send_segments, process.bulk_segments);
+            let memory = (memory.0, memory.1, process.queues.len());
+            let (role, own) = (process.role, (process.connections, process.sessions));
+            (role != "observer").then_some((role, own.0, own.1, process.memory, memory))
+        });
+        Self {
+            held,
+            totals: status.totals,
+            connections: status.connections.len(),
+            processes: attached.collect(),
+        }
+    }
+
+    /// Of a broker without clients and processes.
+    pub(crate) fn empty(held: Held) -> Self {
+        Self {
+            held,
+            totals: Totals::default(),
+            connections: 0,
+            processes: Vec::new(),
+        }
+    }
+
+    /// Waits until a broker holds this and no more.
+    pub(crate) fn wait(&self, daemon: &Daemon, when: &str) {
+        let deadline = Instant::now() + TIMEOUT;
+        let id = daemon.id().to_string();
+        loop {
+            let held = Held::of(&id);
+            // The dear question only when the cheap one is answered.
+            let found = (held == self.held).then(|| Self::of(daemon, held.clone()));
+            if found.as_ref() == Some(self) {
+                return;
+            }
+            if Instant::now() > deadline {
+                let found = Self::of(daemon, held);
+                panic!("{when}: left are {found:#?}\nand not {self:#?}");
+            }
+            // Nothing tells of what another process closes.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The status of a broker.
+pub(crate) fn status(daemon: &Daemon) -> Status {
+    let json = observe(&daemon.control, TIMEOUT).unwrap_or_else(|status| {
+        panic!("no status: {status}; the log:\n{}", daemon.log());
+    });
+    serde_json::from_str(&json).expect("a status")
+}
+
+/// Waits until the status of a broker is as wanted.
+pub(crate) fn until(daemon: &Daemon, what: &str, wanted: impl Fn(&Status) -> bool) {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let status = status(daemon);
+        if wanted(&status) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "never: {what}: {status:#?}");
+    }
+}

@@ -1,0 +1,92 @@
+//! `kill -9` of each process at each step of an exchange: nobody else is disturbed, its place is free
+//! at once, and nothing of it is left.
+//!
+//! ```text
+//!   this program -- starts --> smbdirectd
+//!        |---------- commands --> itself as listener, worker, heir: `process`
+//!        |---------- commands --> itself as client:                 `client`
+//!        '-- a bystander's client --> itself as the bystander's worker: `load`
+//! ```
+//!
+//! `exchange` has the steps; `each` kills one of the processes after each of them, `broker` the
+//! broker; `inherited` a worker whose child lives on; `soak` any of them at any time. `held` counts
+//! what there is before and after.
+
+mod actor;
+mod broker;
+mod bystander;
+mod client;
+#[allow(dead_code)]
+#[path = "../smbdirectd/daemon.rs"]
+mod daemon;
+mod each;
+mod exchange;
+mod held;
+mod inherit;
+mod load;
+#[path = "../peer/mod.rs"]
+mod peer;
+mod process;
+mod soak;
+
+use std::env;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use smbdirect::device::Role;
+
+use crate::held::Covered;
+
+fn main() {
+    if let Ok(part) = env::var(actor::PART) {
+        let place = env::var(actor::PLACE).expect("a place");
+        return play(&part, &place);
+    }
+    let all: [(&str, fn() -> Covered); 4] = [
+        (
+            "a dead process disturbs nobody, and nothing of it is left",
+            each::run,
+        ),
+        (
+            "a dead worker is noticed though its child lives on",
+            inherit::run,
+        ),
+        (
+            "all go on with the next broker where one was killed",
+            broker::run,
+        ),
+        ("random kills under load leave nothing", soak::run),
+    ];
+    // As with other tests: words of a name choose.
+    let wanted: Vec<String> = env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .collect();
+    let mut sum = Covered::default();
+    for (name, run) in all {
+        if wanted.iter().all(|word| name.contains(word.as_str())) {
+            let start = Instant::now();
+            let covered = run();
+            let (kills, time) = (covered.kills, start.elapsed().as_secs_f64());
+            println!("test {name} ... ok ({kills} kills, {time:.1} s)");
+            sum.kills += kills;
+            sum.steps = sum.steps.max(covered.steps);
+        }
+    }
+    println!("{} steps, {} kills covered", sum.steps, sum.kills);
+}
+
+/// What this process does, where it was started by another of this program.
+fn play(part: &str, place: &str) {
+    let path = || PathBuf::from(place);
+    let server = || place.parse().expect("an address");
+    match part {
+        "listener" => process::play(path(), Role::Listener),
+        "worker" => process::play(path(), Role::Worker),
+        "client" => client::play(server()),
+        "server" => load::play_server(&path()),
+        "load-client" => load::play_client(server()),
+        "load-listener" => load::play_listener(path()),
+        other => panic!("what is {other:?}?"),
+    }
+}

@@ -1,0 +1,183 @@
+//! Kills at any time whom chance names, the broker among them, while clients are served.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use crate::actor::Actor;
+use crate::daemon::{Daemon, Directory, Setup, TIMEOUT};
+use crate::each::address;
+use crate::held::{Covered, Held, Left, status};
+
+/// Of so many processes, or as many as this says.
+const KILLS: usize = 200;
+const KILLS_WANTED: &str = "SMBDIRECT_TEST_KILLS";
+/// Of so many kills, one is the broker's.
+const BROKERS: usize = 20;
+/// Workers that have registered a client, and clients: those behind them are unknown.
+const WORKERS: u8 = 3;
+const CLIENTS: u8 = 5;
+/// Repeats a run.
+const SEED: &str = "SMBDIRECT_TEST_SEED";
+
+struct Soak {
+    rng: Rng,
+    daemon: Option<Daemon>,
+    control: PathBuf,
+    server: SocketAddr,
+    listener: Actor,
+    workers: Vec<Actor>,
+    clients: Vec<Actor>,
+    /// Workers of a connection that the listener was offered.
+    children: Vec<Actor>,
+    /// Connections that had an owner.
+    assigned: u64,
+}
+
+/// Kills, and compares what is left in the end with what was there before.
+pub(crate) fn run() -> Covered {
+    let set = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse().ok())
+    };
+    let seed = set(SEED).unwrap_or_else(|| Rng::new().u64(..));
+    let kills = set(KILLS_WANTED).map_or(KILLS, |kills| kills as usize);
+    println!("{SEED}={seed}");
+    let directory = Directory::new();
+    // The connection of a token that died with its listener or worker.
+    directory.file("smbdirectd.toml", "claim_timeout = \"1s\"\n");
+    let daemon = Daemon::start_in(directory, &Setup::default());
+    let empty = Left::empty(Held::of_new(&daemon));
+    let mut soak = Soak::start(daemon, Rng::with_seed(seed));
+    for _ in 0..kills {
+        let pause = Duration::from_micros(soak.rng.u64(..10_000));
+        soak.spend(pause);
+        soak.kill();
+    }
+    let daemon = soak.end();
+    empty.wait(&daemon, "at the end");
+    daemon.stop();
+    Covered { steps: 0, kills }
+}
+
+fn worker(control: &PathBuf, number: u8) -> Actor {
+    let mut worker = Actor::start("server", control);
+    worker.tell(&format!("serve {:032x}", u32::from(number) + 1));
+    worker
+}
+
+fn client(server: SocketAddr, number: u8) -> Actor {
+    let mut client = Actor::start("load-client", server.to_string());
+    client.tell(&format!("{:032x}", u32::from(number) + 1));
+    client
+}
+
+impl Soak {
+    fn start(daemon: Daemon, rng: Rng) -> Self {
+        let (control, server) = (daemon.control.clone(), address(&daemon));
+        Self {
+            rng,
+            listener: Actor::start("load-listener", &control),
+            workers: (0..WORKERS).map(|n| worker(&control, n)).collect(),
+            clients: (0..CLIENTS).map(|n| client(server, n)).collect(),
+            children: Vec::new(),
+            assigned: 0,
+            daemon: Some(daemon),
+            control,
+            server,
+        }
+    }
+
+    /// Lets a time pass, in which offers find a worker.
+    fn spend(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if let Some(token) = self.listener.line_within(left) {
+                let mut child = Actor::start("server", &self.control);
+                child.tell(&format!("claim {token}"));
+                self.children.push(child);
+            }
+            if left.is_zero() {
+                break;
+            }
+        }
+        self.children.retain_mut(|child| match child.ended() {
+            None => true,
+            Some(is_well) => {
+                assert!(is_well, "a worker of a token");
+                false
+            }
+        });
+        let others = self.workers.iter_mut().chain(&mut self.clients);
+        for actor in others.chain([&mut self.listener]) {
+            assert_eq!(actor.ended(), None, "{}", actor.part);
+        }
+    }
+
+    fn kill(&mut self) {
+        if self.rng.usize(..BROKERS) == 0 {
+            return self.kill_broker();
+        }
+        let (workers, clients) = (self.workers.len(), self.clients.len());
+        match self.rng.usize(..=workers + clients + self.children.len()) {
+            0 => {
+                self.listener.kill();
+                self.listener = Actor::start("load-listener", &self.control);
+            }
+            n if n <= workers => {
+                let at = n - 1;
+                self.workers[at].kill();
+                self.workers[at] = worker(&self.control, at as u8);
+            }
+            n if n <= workers + clients => {
+                let at = n - 1 - workers;
+                self.clients[at].kill();
+                self.clients[at] = client(self.server, at as u8);
+            }
+            n => {
+                self.children.remove(n - 1 - workers - clients).kill();
+            }
+        }
+    }
+
+    /// The broker, whose work is counted.
+    fn take_broker(&mut self) -> Daemon {
+        let daemon = self.daemon.take().expect("it runs");
+        let status = status(&daemon);
+        self.assigned += status.counters.get("assigned").copied().unwrap_or(0);
+        daemon
+    }
+
+    fn kill_broker(&mut self) {
+        let daemon = self.take_broker();
+        let setup = Setup {
+            listen: Some(self.server),
+            ..Setup::default()
+        };
+        self.daemon = Some(Daemon::start_in(daemon.kill(), &setup));
+    }
+
+    /// Every client is served once more; then all end.
+    fn end(mut self) -> Daemon {
+        for client in &mut self.clients {
+            client.tell("once more");
+        }
+        let deadline = Instant::now() + 2 * TIMEOUT;
+        // The answer to their first command is there already, or comes before.
+        let mut answers = vec![0; self.clients.len()];
+        while answers.iter().any(|answers| *answers < 2) {
+            assert!(Instant::now() < deadline, "not served: {answers:?}");
+            self.spend(Duration::from_millis(1));
+            for (client, answers) in self.clients.iter_mut().zip(&mut answers) {
+                *answers += usize::from(client.line_within(Duration::ZERO).is_some());
+            }
+        }
+        let daemon = self.take_broker();
+        println!("{} connections were served", self.assigned);
+        daemon
+    }
+}
