@@ -16,8 +16,8 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
@@ -305,7 +305,7 @@ impl<C: Channel> Handle<C> {
         &mut self,
         conn: u64,
         cookie: u64,
-        pieces: &[IoSlice<'_>],
+        pieces: &[impl Deref<Target = [u8]>],
         invalidate: Option<u32>,
     ) -> Result<(), Status> {
         self.call(|worker| worker.send_pdu(conn, cookie, pieces, invalidate))

@@ -63,7 +63,7 @@ pub unsafe extern "C" fn smbdirect_conn_get_info(
 }
 
 /// Ends a connection in order: what was taken to be sent goes first. SMBDIRECT_EVENT_DISCONNECTED
-/// follows; until then its number is known. A second call has no effect.
+/// follows; until then its number is known, and messages may still come. A second call has no effect.
 ///
 /// - Owns: nothing.
 /// - Threads: one at a time.

@@ -59,10 +59,11 @@ pub unsafe extern "C" fn smbdirect_device_new(
     })
 }
 
-/// Frees an attachment: the device closes what connections this process still has and takes all
-/// its memory back; buffers are not mapped any more. A null pointer is ignored.
+/// Frees an attachment: the device breaks off what connections this process still has, with what
+/// is under way on them, and takes all its memory back. A null pointer is ignored.
 ///
-/// - Owns: the handle is gone.
+/// - Owns: the handle is gone, and buffers are not mapped any more: nothing may read or write
+///   them, no thread in a system call either.
 /// - Threads: none other uses it.
 /// - Blocks: never.
 /// - Fork: in a child this is the one call that may be used on its parent's handle: it frees the
@@ -444,7 +445,8 @@ pub unsafe extern "C" fn smbdirect_device_take_pdu(
 /// - Fork: SMBDIRECT_E_FORKED.
 /// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NOT_ATTACHED,
 ///   SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: memory was asked for; SMBDIRECT_E_NO_MEMORY: all
-///   that is allowed is in use. SMBDIRECT_EVENT_ROOM follows both.
+///   that is allowed is in use. SMBDIRECT_EVENT_ROOM follows both, but the latter only where this
+///   process has buffers that it could free.
 ///
 /// # Safety
 ///

@@ -121,6 +121,8 @@ static int32_t reply(struct worker *worker, struct operation *operation,
 	struct iovec pieces[] = {
 		{.iov_base = operation->pdu, .iov_len = 8},
 		{.iov_base = status, .iov_len = sizeof(status)},
+		/* What is not there is null and empty, as in smbd. */
+		{.iov_base = NULL, .iov_len = 0},
 		{.iov_base = operation->pdu + 12, .iov_len = operation->length - 12},
 	};
 	struct smbdirect_pdu pdu = {
@@ -129,7 +131,7 @@ static int32_t reply(struct worker *worker, struct operation *operation,
 		.conn = operation->conn,
 		.cookie = (uintptr_t)operation,
 		.pieces = pieces,
-		.piece_count = 3,
+		.piece_count = 4,
 		.token = operation->token,
 	};
 	uint32_t taken = 0;
