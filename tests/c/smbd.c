@@ -18,6 +18,8 @@
 
 #define MAX_OPERATIONS 4096
 #define MAX_EVENTS 64
+/* Times to look for events before sleeping. */
+#define PEEKS 50
 /* Time between attempts to attach. */
 #define RETRY_MS 20
 
@@ -472,6 +474,7 @@ static int run_worker(const char *path, const uint8_t *token)
 {
 	static struct worker worker;
 	static struct smbdirect_event events[MAX_EVENTS];
+	unsigned int peeks = 0;
 	bool go_on = true;
 	size_t n;
 
@@ -482,14 +485,20 @@ static int run_worker(const char *path, const uint8_t *token)
 		uint32_t i;
 
 		expect(SMBDIRECT_OK,
-		       smbdirect_device_get_events(worker.device, 0, events,
-						   MAX_EVENTS, &count));
+		       smbdirect_device_get_events(worker.device,
+						   peeks > 0 ? SMBDIRECT_EVENTS_PEEK : 0,
+						   events, MAX_EVENTS, &count));
 		for (i = 0; go_on && i < count; i++) {
 			go_on = handle_event(&worker, &events[i]);
 		}
-		if (go_on && count < MAX_EVENTS) {
+		if (!go_on || count == MAX_EVENTS) {
+			continue;
+		}
+		if (count == 0 && peeks == 0) {
 			wait_for_device(worker.device);
 		}
+		/* Look for a while after something came, and after waking up. */
+		peeks = count > 0 || peeks == 0 ? PEEKS : peeks - 1;
 	}
 	smbdirect_device_free(worker.device);
 	for (n = 0; n < MAX_OPERATIONS; n++) {
