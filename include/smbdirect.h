@@ -749,7 +749,7 @@ int32_t smbdirect_status_errno(int32_t status);
  * - Blocks: never.
  * - Fork: the handle is of this process; a child attaches for itself.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_SYSTEM,
- *   SMBDIRECT_E_AGAIN (too many attach at this moment), SMBDIRECT_E_DETACHED (it has gone meanwhile).
+ *   SMBDIRECT_E_AGAIN (too many attach at this moment).
  *
  * # Safety
  *
