@@ -46,8 +46,10 @@ pub(super) fn fence(call: impl FnOnce() -> Result<(), Status>) -> i32 {
         Ok(Ok(())) => Status::Ok.code(),
         Ok(Err(status)) => status.code(),
         Err(payload) => {
-            // Its destructor might panic in turn.
-            std::mem::forget(payload);
+            // Its destructor might panic in turn, and so on.
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(again);
+            }
             Status::Panic.code()
         }
     }
