@@ -45,10 +45,10 @@ pub(super) fn fence(call: impl FnOnce() -> Result<(), Status>) -> i32 {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(())) => Status::Ok.code(),
         Ok(Err(status)) => status.code(),
-        Err(payload) => {
-            // Its destructor might panic in turn, and so on.
-            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                std::mem::forget(again);
+        Err(mut payload) => {
+            // Its destructor may panic in turn, with something that has one, and so on.
+            while let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                payload = again;
             }
             Status::Panic.code()
         }
