@@ -167,7 +167,7 @@
 #define SMBDIRECT_E_REMOTE_ACCESS 25
 
 /**
- * The network or the fabric failed.
+ * The network or the fabric failed, or for a reason that this version of the library does not know.
  */
 #define SMBDIRECT_E_FABRIC 26
 
@@ -276,6 +276,12 @@
  * What ended with SMBDIRECT_E_AGAIN or SMBDIRECT_E_NO_MEMORY may be tried again.
  */
 #define SMBDIRECT_EVENT_ROOM 11
+
+/**
+ * Only events that cost no system call: for a caller that looks again soon, and calls without this
+ * before it sleeps. The event descriptor does not tell of what comes after such a call.
+ */
+#define SMBDIRECT_EVENTS_PEEK 1
 
 /**
  * Has the peer invalidate `token` with the message (SEND with Invalidate).
@@ -733,7 +739,8 @@ int32_t smbdirect_status_errno(int32_t status);
  * Attaches this process to the smbdirect device at `path` (null: the usual place).
  *
  * Nothing else works before SMBDIRECT_EVENT_ATTACHED; instead of it, SMBDIRECT_EVENT_DETACHED may
- * come. A worker with a token in `args` gets SMBDIRECT_EVENT_CONNECTION for it as well, or
+ * come, which says why (SMBDIRECT_E_DENIED, SMBDIRECT_E_VERSION, SMBDIRECT_E_TAKEN: there is a
+ * listener, SMBDIRECT_E_LIMIT, SMBDIRECT_E_STOPPING ...). A worker with a token in `args` gets SMBDIRECT_EVENT_CONNECTION for it as well, or
  * SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_NO_TOKEN.
  *
  * - Owns: `*device_out` is the caller's, to be freed with smbdirect_device_free.
@@ -741,7 +748,7 @@ int32_t smbdirect_status_errno(int32_t status);
  * - Blocks: never.
  * - Fork: the handle is of this process; a child attaches for itself.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_SYSTEM,
- *   SMBDIRECT_E_AGAIN (too many attach at this moment).
+ *   SMBDIRECT_E_AGAIN (too many attach at this moment), SMBDIRECT_E_DETACHED (it has gone meanwhile).
  *
  * # Safety
  *
@@ -789,7 +796,9 @@ int32_t smbdirect_device_event_fd(struct smbdirect_device *device, int32_t *fd_o
  * GET_SMBD_EVENT: up to `count` things that happened, in order. `*count_out` says how many; fewer
  * than `count` means that there are no more now, and that the event descriptor will tell when there are.
  *
- * Call it until it returns fewer than asked for, whenever the event descriptor is readable.
+ * Call it until it returns fewer than asked for, whenever the event descriptor is readable. To wake
+ * up takes tens of microseconds: a caller that expects something soon may look for it for a while
+ * with SMBDIRECT_EVENTS_PEEK in `flags`, which are 0 otherwise.
  *
  * - Owns: the array is the caller's; the first element's `type_size` has to be set.
  * - Threads: one at a time.
@@ -803,6 +812,7 @@ int32_t smbdirect_device_event_fd(struct smbdirect_device *device, int32_t *fd_o
  * `device` is a live handle; `events` leads to `count` structures.
  */
 int32_t smbdirect_device_get_events(struct smbdirect_device *device,
+                                    uint32_t flags,
                                     struct smbdirect_event *events,
                                     uint32_t count,
                                     uint32_t *count_out);
@@ -860,7 +870,7 @@ int32_t smbdirect_device_set_session_id(struct smbdirect_device *device,
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
- *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN, SMBDIRECT_E_LIMIT.
+ *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN.
  *
  * # Safety
  *
@@ -895,8 +905,9 @@ int32_t smbdirect_device_get_mem_params(struct smbdirect_device *device,
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION,
- *   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
+ * - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+ *   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (it is being transferred), SMBDIRECT_E_TOO_LONG,
+ *   SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
  *
  * # Safety
  *
@@ -917,10 +928,10 @@ int32_t smbdirect_device_send_pdus(struct smbdirect_device *device,
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION,
- *   SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_OUT_OF_BOUNDS, SMBDIRECT_E_DESCRIPTORS,
- *   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NO_READS,
- *   SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
+ * - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+ *   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (it is being transferred), SMBDIRECT_E_NO_BUFFER,
+ *   SMBDIRECT_E_OUT_OF_BOUNDS, SMBDIRECT_E_DESCRIPTORS, SMBDIRECT_E_DESCRIPTORS_TOO_SHORT,
+ *   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NO_READS, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
  *
  * # Safety
  *
@@ -942,7 +953,7 @@ int32_t smbdirect_device_rdma_read_write(struct smbdirect_device *device,
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
  * - Errors: SMBDIRECT_E_INVALID (`length` is less than the message's: nothing happened),
- *   SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED.
+ *   SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED.
  *
  * # Safety
  *
@@ -980,8 +991,9 @@ int32_t smbdirect_buffer_alloc(struct smbdirect_device *device,
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED; SMBDIRECT_E_BUSY:
- *   an RDMA operation uses it, and SMBDIRECT_EVENT_RDMA_DONE will say when that ended.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_BUFFER,
+ *   SMBDIRECT_E_DETACHED; SMBDIRECT_E_BUSY: an RDMA operation uses it, and
+ *   SMBDIRECT_EVENT_RDMA_DONE will say when that ended.
  *
  * # Safety
  *
@@ -998,7 +1010,8 @@ int32_t smbdirect_buffer_free(struct smbdirect_device *device, uint64_t number);
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_DETACHED.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_CONNECTION,
+ *   SMBDIRECT_E_DETACHED.
  *
  * # Safety
  *
@@ -1016,8 +1029,8 @@ int32_t smbdirect_conn_get_info(struct smbdirect_device *device,
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_DETACHED,
- *   SMBDIRECT_E_AGAIN.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_CONNECTION,
+ *   SMBDIRECT_E_DETACHED.
  *
  * # Safety
  *
@@ -1036,9 +1049,11 @@ int32_t smbdirect_conn_disconnect(struct smbdirect_device *device, uint64_t conn
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY,
- *   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED; in the
- *   event SMBDIRECT_E_NO_OWNER, SMBDIRECT_E_BUSY, SMBDIRECT_E_LIMIT.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_CONNECTION,
+ *   SMBDIRECT_E_BUSY, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY,
+ *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_OWNER, SMBDIRECT_E_INVALID (this process is
+ *   the owner), SMBDIRECT_E_BUSY (a message has not been taken), SMBDIRECT_E_TOO_LONG (more than
+ *   64 KiB), SMBDIRECT_E_LIMIT, SMBDIRECT_E_FLUSHED.
  *
  * # Safety
  *

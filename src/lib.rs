@@ -14,15 +14,26 @@
 //!     units
 //! ```
 //!
-//! Beside them, [`shm`] on `sys`: rings and buffers in memory that two processes share, of which
-//! neither trusts the other.
+//! On these stands the *smbdirect device*. SMB Direct connections cannot move between processes, and
+//! smbd forks one for each client; so one process owns the connections, and smbd's share memory with it:
 //!
-//! The endpoint knows no I/O and the fabric knows no SMB. `wire`, `proto` and the iWARP codecs in
-//! [`fabric::iwarp`] need no operating system and allocate nothing after construction; `shm`
-//! is behind the feature `shm`, everything else behind `fabric`.
+//! ```text
+//!   clients == SMB Direct ==> broker <-- control messages --> device <-- ffi <-- smbd, in C
+//!                               |                                |
+//!                               '---- shm: rings and buffers ----'
+//! ```
 //!
-//! `unsafe` is allowed in `sys` and `shm::map` alone: memory that another process or an RDMA peer
-//! may write at any time is reached by copies, atomic words and system calls there, never through a
+//! [`broker`] is the device in user space (`smbdirectd`), [`device`] the library that its users
+//! link, [`ffi`] the same in C, and [`device::abi`] all that goes between the two. [`shm`] has the rings and
+//! buffers in memory that two processes share, of which neither trusts the other.
+//!
+//! The endpoint knows no I/O, the fabric knows no SMB, the broker knows no rule of the protocol, and
+//! smbd knows no Rust. `wire`, `proto` and the iWARP codecs in [`fabric::iwarp`] need no operating
+//! system and allocate nothing after construction. smbd links the feature `ffi` alone, which has no
+//! fabric, thread or logging; the default adds the `broker`.
+//!
+//! `unsafe` is allowed in `sys`, `shm::map` and `ffi` alone: memory that another process or an RDMA
+//! peer may write at any time is reached by copies, atomic words and system calls there, never through a
 //! reference that lasts.
 
 #![cfg_attr(not(any(feature = "fabric", feature = "shm", test)), no_std)]

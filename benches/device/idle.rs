@@ -84,7 +84,7 @@ fn connections(count: usize, time: Duration) -> (f64, f64) {
                 taken += 1;
             }
         }
-        before.get_or_insert((n + begun, broker.process.usage().0));
+        before.get_or_insert_with(|| (n + begun, broker.process.usage().0));
     }
     let (first, before) = before.expect("at least one");
     let (after, busy) = broker.process.usage();

@@ -1,7 +1,7 @@
 //! What the smbdirect device costs: a worker, a broker and a client in processes of their own, each
 //! figure as a ratio to a bare one that was taken in the same run.
 //!
-//! `cargo bench --bench device [-- --seconds=N] [--json]`
+//! `cargo bench --bench device [-- [operations] [stream] [idle] [--seconds=N] [--json]]`
 
 mod idle;
 mod operations;
@@ -40,7 +40,7 @@ impl Figure {
 
     fn json(&self) -> String {
         let number =
-            |value: Option<f64>| value.map_or("null".into(), |value| format!("{value:.4}"));
+            |value: Option<f64>| value.map_or_else(|| "null".into(), |value| format!("{value:.4}"));
         let goal = match self.goal {
             Some(Goal::AtLeast(goal)) => format!("\">= {goal}\""),
             Some(Goal::AtMost(goal)) => format!("\"<= {goal}\""),
@@ -58,7 +58,7 @@ impl Figure {
     fn line(&self) -> String {
         let ratio = self
             .ratio
-            .map_or(String::new(), |ratio| format!("{ratio:.2} x"));
+            .map_or_else(String::new, |ratio| format!("{ratio:.2} x"));
         let goal = match self.goal {
             Some(Goal::AtLeast(goal)) => format!("at least {goal}"),
             Some(Goal::AtMost(goal)) => format!("at most {goal}"),
@@ -82,9 +82,20 @@ fn main() {
     let time = Duration::from_secs_f64(seconds.unwrap_or(if quick { 0.1 } else { 1.0 }));
     let json = args.iter().any(|arg| arg == "--json");
 
-    let mut figures = operations::measure(time);
-    figures.extend(stream::measure(time));
-    figures.extend(idle::measure(if quick { 50 } else { 1000 }, time));
+    // Without one of the names: all of them.
+    let names = ["operations", "stream", "idle"];
+    let is_named = |name: &str| args.iter().any(|arg| arg == name);
+    let wants = |name| is_named(name) || !names.into_iter().any(is_named);
+    let mut figures = Vec::new();
+    if wants("operations") {
+        figures.extend(operations::measure(time));
+    }
+    if wants("stream") {
+        figures.extend(stream::measure(time));
+    }
+    if wants("idle") {
+        figures.extend(idle::measure(if quick { 50 } else { 1000 }, time));
+    }
     if json {
         let rows: Vec<String> = figures.iter().map(Figure::json).collect();
         println!("[{}]", rows.join(",\n "));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant as Clock};
 use smbdirect::device::{Event, Status};
 use smbdirect::sys::wait_readable;
 
-use super::process::{BrokerProcess, Worker, receive_eventfds, share_eventfds};
+use super::process::{BUSY_POLL, BrokerProcess, Worker, receive_eventfds, share_eventfds};
 use super::{Figure, Goal};
 
 /// Rounds in which each kind is measured once.
@@ -30,18 +30,10 @@ pub(crate) fn measure(time: Duration) -> Vec<Figure> {
     let (mut bare, mut sleeping, mut looking, mut batch) = (vec![], vec![], vec![], vec![]);
     for _ in 0..ROUNDS {
         bare.push(ping_pong(time / ROUNDS));
-        sleeping.push(one_at_a_time(
-            &mut worker,
-            conn,
-            time / ROUNDS,
-            Worker::next,
-        ));
-        looking.push(one_at_a_time(
-            &mut worker,
-            conn,
-            time / ROUNDS,
-            Worker::next_soon,
-        ));
+        worker.looks_for(Duration::ZERO);
+        sleeping.push(one_at_a_time(&mut worker, conn, time / ROUNDS));
+        worker.looks_for(BUSY_POLL);
+        looking.push(one_at_a_time(&mut worker, conn, time / ROUNDS));
         batch.push(at_a_time(&mut worker, conn, 64, time / ROUNDS));
     }
     let (bare, sleeping) = (median(bare), median(sleeping));
@@ -117,18 +109,13 @@ pub(crate) fn pong(path: &Path) {
 }
 
 /// Microseconds of one operation.
-fn one_at_a_time(
-    worker: &mut Worker,
-    conn: u64,
-    time: Duration,
-    next: fn(&mut Worker) -> Event,
-) -> f64 {
+fn one_at_a_time(worker: &mut Worker, conn: u64, time: Duration) -> f64 {
     let start = Clock::now();
     let mut operations = 0;
     while start.elapsed() < time {
         submit(worker, conn);
         loop {
-            if is_sent(next(worker)) {
+            if is_sent(worker.next()) {
                 break;
             }
         }
@@ -146,8 +133,8 @@ fn at_a_time(worker: &mut Worker, conn: u64, outstanding: u32, time: Duration) -
             submit(worker, conn);
             submitted += 1;
         }
-        done += u64::from(is_sent(worker.next_soon()));
-        while let Some(event) = worker.handle.next_event().expect("attached") {
+        done += u64::from(is_sent(worker.next()));
+        while let Some(event) = worker.handle.peek_event().expect("attached") {
             done += u64::from(is_sent(event));
         }
     }

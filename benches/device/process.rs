@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant as Clock};
 
-use smbdirect::broker::{Broker, Config};
+use smbdirect::broker::{self, Broker, Config};
 use smbdirect::device::{Event, Handle, Role, Status};
-use smbdirect::fabric::iwarp::{self, Iwarp};
+use smbdirect::fabric::iwarp::Iwarp;
 use smbdirect::sys::{EventFd, SeqListener, SeqSocket, wait_readable};
 
 use super::pair::Paired;
@@ -134,7 +134,10 @@ impl BrokerProcess {
     /// An attached worker.
     pub(crate) fn bare_worker(&self) -> Worker {
         let handle = Handle::attach(&self.control, Role::Worker, None).expect("a broker");
-        let mut worker = Worker { handle };
+        let mut worker = Worker {
+            handle,
+            busy_poll: Duration::ZERO,
+        };
         match worker.next() {
             Event::Attached => worker,
             other => panic!("{other:?}"),
@@ -142,17 +145,33 @@ impl BrokerProcess {
     }
 }
 
+/// How long workers and clients look for events before they sleep, as the broker does.
+pub(crate) const BUSY_POLL: Duration = Duration::from_micros(50);
+
 /// A worker of this process.
 pub(crate) struct Worker {
     pub(crate) handle: Handle,
+    busy_poll: Duration,
 }
 
-/// How long a worker looks for events before it sleeps, as the broker does.
-const SPIN: Duration = Duration::from_micros(50);
-
 impl Worker {
+    /// Has it look for events for a while before it sleeps.
+    pub(crate) fn looks_for(&mut self, time: Duration) {
+        self.busy_poll = time;
+    }
+
     /// The next event, sleeping until there is one.
     pub(crate) fn next(&mut self) -> Event {
+        let start = Clock::now();
+        loop {
+            if let Some(event) = self.handle.peek_event().expect("attached") {
+                return event;
+            }
+            if start.elapsed() >= self.busy_poll {
+                break;
+            }
+            std::hint::spin_loop();
+        }
         loop {
             if let Some(event) = self.handle.next_event().expect("attached") {
                 return event;
@@ -160,18 +179,6 @@ impl Worker {
             let descriptor = self.handle.event_fd().expect("this process'");
             wait_readable(descriptor, Some(Duration::from_secs(10))).expect("poll");
         }
-    }
-
-    /// The next event, looking for it for a while before sleeping.
-    pub(crate) fn next_soon(&mut self) -> Event {
-        let start = Clock::now();
-        while start.elapsed() < SPIN {
-            if let Some(event) = self.handle.next_event().expect("attached") {
-                return event;
-            }
-            std::hint::spin_loop();
-        }
-        self.next()
     }
 }
 
@@ -204,13 +211,8 @@ fn serve(fabric: &str, control: &Path) {
         let broker = Broker::start(config, |_| Ok(Paired::new())).expect("a broker");
         wait(broker.addresses()[0]);
     } else {
-        let fabric = |_| {
-            Iwarp::new(iwarp::Config {
-                reuse_port: true,
-                ..iwarp::Config::default()
-            })
-            .map_err(std::io::Error::other)
-        };
+        let iwarp = broker::iwarp_config(&config);
+        let fabric = move |_| Iwarp::new(iwarp).map_err(std::io::Error::other);
         let broker = Broker::start(config, fabric).expect("a broker");
         wait(broker.addresses()[0]);
     }

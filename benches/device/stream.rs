@@ -13,15 +13,12 @@ use smbdirect::transport::{self, HeapBuffers, Transport};
 use smbdirect::units::Instant;
 use smbdirect::wire::BufferDescriptorV1;
 
-use super::process::{BrokerProcess, CLIENT_GUID, Process, Worker};
+use super::process::{BUSY_POLL, BrokerProcess, CLIENT_GUID, Process, Worker};
 use super::{Figure, Goal};
 
 const CHUNK: usize = 1 << 20;
 const OUTSTANDING: usize = 8;
 const ROUNDS: u32 = 3;
-/// How long an end looks for events before it sleeps, as the broker does.
-const SPIN: Duration = Duration::from_micros(50);
-
 pub(crate) fn measure(time: Duration) -> Vec<Figure> {
     let time = time * 2 / ROUNDS;
     let (mut alone, mut through) = (Vec::new(), Vec::new());
@@ -102,7 +99,7 @@ impl End {
     pub(crate) fn next(&mut self) -> transport::Event<Vec<u8>> {
         loop {
             if let Some(event) = self.events.pop_front() {
-                self.looks_until = Clock::now() + SPIN;
+                self.looks_until = Clock::now() + BUSY_POLL;
                 return event;
             }
             let now = Instant::ZERO + self.start.elapsed();
@@ -245,6 +242,7 @@ fn by_fabric(time: Duration) -> f64 {
 fn by_broker(time: Duration) -> f64 {
     let broker = BrokerProcess::start("iwarp");
     let mut worker = broker.worker();
+    worker.looks_for(BUSY_POLL);
     let _client = Process::start(&["--client", &broker.address.to_string()]);
     let (conn, _first) = message(&mut worker);
     let (_, list) = message(&mut worker);
@@ -267,7 +265,7 @@ fn by_broker(time: Duration) -> f64 {
             cookie,
             status: Status::Ok,
             ..
-        } = worker.next_soon()
+        } = worker.next()
         {
             bytes += CHUNK as u64;
             under_way -= 1;
@@ -292,7 +290,7 @@ fn by_broker(time: Duration) -> f64 {
 /// The next message of a worker.
 fn message(worker: &mut Worker) -> (u64, Vec<u8>) {
     loop {
-        if let Event::Pdu { conn, pdu, length } = worker.next_soon() {
+        if let Event::Pdu { conn, pdu, length } = worker.next() {
             let mut bytes = vec![0; length as usize];
             worker.handle.take_pdu(pdu, &mut bytes).expect("a message");
             return (conn, bytes);

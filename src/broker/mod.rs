@@ -72,6 +72,9 @@ pub enum StartError {
         /// What is wrong.
         source: io::Error,
     },
+    /// A value that cannot be.
+    #[error(transparent)]
+    Config(#[from] OutOfRange),
     /// Making a fabric.
     #[error("fabric: {0}")]
     Fabric(io::Error),
@@ -123,6 +126,7 @@ impl Broker {
         F: Fabric + Send + 'static,
         M: FnMut(usize) -> io::Result<F>,
     {
+        config.validate()?;
         let socket =
             ControlSocket::bind(&config.control).map_err(|source| StartError::Control {
                 path: config.control.display().to_string(),

@@ -73,11 +73,12 @@ impl SocketChannel {
     ///
     /// # Errors
     ///
-    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`]; [`Status::Again`]: more wait
-    /// for the device than it allows.
+    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`]. [`Status::Again`]: too many
+    /// connect at this moment.
     pub fn connect(path: &Path) -> Result<Self, Status> {
         let socket = SeqSocket::connect(path).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => Status::Denied,
+            // It has not yet accepted as many as may wait for it.
             io::ErrorKind::WouldBlock => Status::Again,
             // Nothing there, nobody listens, or something that is no such socket.
             io::ErrorKind::NotFound
@@ -243,6 +244,12 @@ mod tests {
         let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
         assert_eq!(SocketChannel::connect(&path).unwrap_err(), Status::NoDevice);
         drop(other);
+        std::fs::remove_file(&path).unwrap();
+        let busy = SeqListener::bind(&path).unwrap();
+        let connect = |_| SocketChannel::connect(&path);
+        let waiting: Result<Vec<_>, _> = (0..1024).map(connect).collect();
+        assert_eq!(waiting.unwrap_err(), Status::Again, "nobody is accepted");
+        drop(busy);
         std::fs::remove_file(&path).unwrap();
         let longest = PathBuf::from("x".repeat(200));
         assert!(SocketChannel::connect(&longest).is_err());

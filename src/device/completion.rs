@@ -117,7 +117,6 @@ impl<D: Doorbell> Worker<D> {
             ended: None,
         };
         self.conns.insert(entry.conn, conn);
-        self.send.want_first();
         Ok(Judged::Tell(Event::Connection { info }))
     }
 

@@ -139,13 +139,20 @@ impl<C: Channel> Handle<C> {
         if attached.version != VERSION {
             return Err(Status::Version);
         }
-        if self.role == Role::Worker {
-            self.worker = Some(Worker::new(attached)?);
-        }
         self.params = Some(attached);
+        if self.role == Role::Worker {
+            // Without memory to answer from, a worker is none: it is attached when it has some.
+            let worker = self.worker.insert(Worker::new(attached)?);
+            worker.send.want_first();
+            return Ok(());
+        }
+        self.complete_attachment();
+        Ok(())
+    }
+
+    fn complete_attachment(&mut self) {
         self.state = State::Attached;
         self.pending.push_back(Event::Attached);
-        Ok(())
     }
 
     fn replied(&mut self, asked: Asked, reply: Reply) -> Result<(), Status> {
@@ -164,6 +171,8 @@ impl<C: Channel> Handle<C> {
                 self.state = State::Leaving(status);
                 Ok(())
             }
+            // What is in the rings was never told of: it ends unseen.
+            Asked::Grow(_) if self.state == State::Attaching => Err(status),
             Asked::Grow(region) => {
                 let worker = self.worker.as_mut().ok_or(Status::Corrupt)?;
                 self.room |= worker.region(region)?.refuse();
@@ -184,7 +193,11 @@ impl<C: Channel> Handle<C> {
             Some(_) => return Err(Status::Corrupt),
         };
         let worker = self.worker.as_mut().ok_or(Status::Corrupt)?;
-        worker.add_segment(segment, region, memory)
+        worker.add_segment(segment, region, memory)?;
+        if self.state == State::Attaching && region.is_some() {
+            self.complete_attachment();
+        }
+        Ok(())
     }
 
     fn offered(&mut self, offer: &Offer) -> Result<(), Status> {

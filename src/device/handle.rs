@@ -104,7 +104,7 @@ impl<C: Channel> Handle<C> {
     ///
     /// # Errors
     ///
-    /// [`Status::Detached`]: the device has gone already. [`Status::System`], [`Status::Invalid`].
+    /// [`Status::System`], [`Status::Invalid`]; [`Status::Again`]: the device has to receive first.
     pub fn over(channel: C, role: Role, token: Option<Token>) -> Result<Self, Status> {
         if token == Some([0; 16]) || (role == Role::Listener && token.is_some()) {
             return Err(Status::Invalid);
@@ -133,8 +133,11 @@ impl<C: Channel> Handle<C> {
             token: token.unwrap_or_default(),
             reserved: 0,
         };
-        handle.request(Asked::Attach, &attach, &[])?;
-        Ok(handle)
+        match handle.request(Asked::Attach, &attach, &[]) {
+            // It has gone, or did not want to hear that: why, it may have said, and an event will.
+            Ok(()) | Err(Status::Detached) => Ok(handle),
+            Err(status) => Err(status),
+        }
     }
 
     /// Readable whenever [`next_event`](Self::next_event) may have something after it had nothing.
@@ -150,6 +153,16 @@ impl<C: Channel> Handle<C> {
         }
     }
 
+    /// The next event, for which a system call is made once in a while only; `None`: none, but
+    /// `event_fd` does not tell when there is. For who looks again soon, before it sleeps by [`next_event`](Self::next_event).
+    ///
+    /// # Errors
+    ///
+    /// As [`next_event`](Self::next_event).
+    pub fn peek_event(&mut self) -> Result<Option<Event>, Status> {
+        self.take_event(Self::ready)
+    }
+
     /// The next event; `None`: none now, and `event_fd` will tell.
     ///
     /// No system call as long as there is something in the rings and no request is unanswered.
@@ -158,11 +171,18 @@ impl<C: Channel> Handle<C> {
     ///
     /// [`Status::Forked`]; [`Status::Detached`]: after [`Event::Detached`].
     pub fn next_event(&mut self) -> Result<Option<Event>, Status> {
+        self.take_event(Self::poll)
+    }
+
+    fn take_event(
+        &mut self,
+        poll: fn(&mut Self) -> Result<Option<Event>, Status>,
+    ) -> Result<Option<Event>, Status> {
         if !self.maker.is_here() {
             return Err(Status::Forked);
         }
         if self.state != State::Ended {
-            match self.poll() {
+            match poll(self) {
                 Err(status) => self.end(status),
                 result => return result,
             }
@@ -415,17 +435,8 @@ impl<C: Channel> Handle<C> {
 
     /// The next event. Every error is the end.
     fn poll(&mut self) -> Result<Option<Event>, Status> {
-        if self.events >= EVENTS && self.requests.len() > 0 {
-            self.events = 0;
-            for _ in 0..MESSAGES {
-                if !self.read_message()? {
-                    break;
-                }
-            }
-        }
         for _ in 0..MESSAGES {
             if let Some(event) = self.ready()? {
-                self.events = self.events.saturating_add(1);
                 return Ok(Some(event));
             }
             self.events = 0;
@@ -436,8 +447,8 @@ impl<C: Channel> Handle<C> {
                 continue;
             }
             let may_sleep = match &mut self.worker {
-                Some(worker) => worker.announce_sleep()?,
-                None => true,
+                Some(worker) if self.state != State::Attaching => worker.announce_sleep()?,
+                _ => true,
             };
             if may_sleep {
                 return Ok(None);
@@ -448,18 +459,28 @@ impl<C: Channel> Handle<C> {
         Ok(None)
     }
 
-    /// The next event of those that need no system call.
+    /// The next event of those that need no system call; but the channel has its turn, too, where
+    /// there is always something in the rings.
     fn ready(&mut self) -> Result<Option<Event>, Status> {
+        if self.events >= EVENTS {
+            self.events = 0;
+            for _ in 0..MESSAGES {
+                if !self.read_message()? {
+                    break;
+                }
+            }
+        }
         let event = self.told();
-        if event.is_some() || self.worker.is_none() {
+        if event.is_some() || self.state == State::Attaching {
             return Ok(event);
         }
         for _ in 0..EARLY_MESSAGES {
             let Some(worker) = &mut self.worker else {
-                break;
+                return Ok(None);
             };
             match worker.next_event()? {
                 Next::Event(event) => {
+                    self.events += 1;
                     self.ask_for_memory();
                     return Ok(Some(event));
                 }

@@ -25,7 +25,7 @@ pub(super) enum Growth {
     Wanted,
     /// It has been asked.
     Asked,
-    /// It refused, and nothing was freed since.
+    /// It refused, and nothing was freed since: that is waited for, where anything can be freed.
     Refused,
 }
 
@@ -65,6 +65,11 @@ impl Region {
                 Status::Again
             }
             (Err(AllocateError::Full), Growth::Asked) => Status::Again,
+            (Err(AllocateError::Full), Growth::Refused) if self.buffers.used_units() == 0 => {
+                // Nothing of this region will be freed, so nobody waits: the next one asks again.
+                self.growth = Growth::Idle;
+                return Err(Status::NoMemory);
+            }
             (Err(AllocateError::Full), Growth::Refused) | (Err(AllocateError::Exhausted), _) => {
                 Status::NoMemory
             }
@@ -244,6 +249,20 @@ mod tests {
         assert_eq!(region.allocate(1), Err(Status::NoMemory), "the limit");
         assert_eq!(region.free(buffers[0]), Err(Status::NoBuffer));
         assert_eq!(region.free(buffers[1]), Ok(true));
+    }
+
+    #[test]
+    fn asks_again_where_nothing_can_be_freed() {
+        let mut region = region();
+        for _ in 0..3 {
+            assert_eq!(region.allocate(1), Err(Status::Again));
+            assert_eq!(region.growth, Growth::Wanted);
+            region.growth = Growth::Asked;
+            assert!(region.refuse());
+            assert_eq!(region.allocate(1), Err(Status::NoMemory));
+        }
+        region.add(&segment(0), Memory::zeroed(16384)).unwrap();
+        assert!(region.allocate(1).is_ok());
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub enum Status {
     Flushed = 24,
     /// The peer refused access to its memory.
     RemoteAccess = 25,
-    /// The network or the fabric failed.
+    /// The network or the fabric failed, or for a reason that this version does not know.
     Fabric = 26,
     /// The peer closed the connection in order.
     ClosedByPeer = 27,

@@ -39,7 +39,8 @@ pub(super) const fn info(
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_DETACHED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_CONNECTION,
+///   SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
@@ -68,8 +69,8 @@ pub unsafe extern "C" fn smbdirect_conn_get_info(
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_DETACHED,
-///   SMBDIRECT_E_AGAIN.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_CONNECTION,
+///   SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
@@ -93,9 +94,11 @@ pub unsafe extern "C" fn smbdirect_conn_disconnect(
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY,
-///   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED; in the
-///   event SMBDIRECT_E_NO_OWNER, SMBDIRECT_E_BUSY, SMBDIRECT_E_LIMIT.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_CONNECTION,
+///   SMBDIRECT_E_BUSY, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY,
+///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_OWNER, SMBDIRECT_E_INVALID (this process is
+///   the owner), SMBDIRECT_E_BUSY (a message has not been taken), SMBDIRECT_E_TOO_LONG (more than
+///   64 KiB), SMBDIRECT_E_LIMIT, SMBDIRECT_E_FLUSHED.
 ///
 /// # Safety
 ///

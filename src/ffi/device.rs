@@ -16,7 +16,8 @@ use crate::device::{ConnCounts, DEFAULT_PATH, Direction, Event, Handle, Role, St
 /// Attaches this process to the smbdirect device at `path` (null: the usual place).
 ///
 /// Nothing else works before SMBDIRECT_EVENT_ATTACHED; instead of it, SMBDIRECT_EVENT_DETACHED may
-/// come. A worker with a token in `args` gets SMBDIRECT_EVENT_CONNECTION for it as well, or
+/// come, which says why (SMBDIRECT_E_DENIED, SMBDIRECT_E_VERSION, SMBDIRECT_E_TAKEN: there is a
+/// listener, SMBDIRECT_E_LIMIT, SMBDIRECT_E_STOPPING ...). A worker with a token in `args` gets SMBDIRECT_EVENT_CONNECTION for it as well, or
 /// SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_NO_TOKEN.
 ///
 /// - Owns: `*device_out` is the caller's, to be freed with smbdirect_device_free.
@@ -110,7 +111,9 @@ pub unsafe extern "C" fn smbdirect_device_event_fd(
 /// GET_SMBD_EVENT: up to `count` things that happened, in order. `*count_out` says how many; fewer
 /// than `count` means that there are no more now, and that the event descriptor will tell when there are.
 ///
-/// Call it until it returns fewer than asked for, whenever the event descriptor is readable.
+/// Call it until it returns fewer than asked for, whenever the event descriptor is readable. To wake
+/// up takes tens of microseconds: a caller that expects something soon may look for it for a while
+/// with SMBDIRECT_EVENTS_PEEK in `flags`, which are 0 otherwise.
 ///
 /// - Owns: the array is the caller's; the first element's `type_size` has to be set.
 /// - Threads: one at a time.
@@ -125,6 +128,7 @@ pub unsafe extern "C" fn smbdirect_device_event_fd(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_get_events(
     device: *mut smbdirect_device,
+    flags: u32,
     events: *mut smbdirect_event,
     count: u32,
     count_out: *mut u32,
@@ -133,11 +137,16 @@ pub unsafe extern "C" fn smbdirect_device_get_events(
         if count == 0 || count_out.is_null() {
             return Err(Status::Invalid);
         }
+        let next = match flags {
+            0 => Handle::next_event,
+            SMBDIRECT_EVENTS_PEEK => Handle::peek_event,
+            _ => return Err(Status::Invalid),
+        };
         // SAFETY: the caller's promise.
         let mut output = unsafe { Output::new(events) }?;
         let mut written = 0;
         while written < count {
-            let event = match handle.next_event() {
+            let event = match next(handle) {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
                 Err(_) if written > 0 => break,
@@ -245,7 +254,7 @@ pub unsafe extern "C" fn smbdirect_device_set_session_id(
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
 /// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
-///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN, SMBDIRECT_E_LIMIT.
+///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN.
 ///
 /// # Safety
 ///
@@ -303,8 +312,9 @@ pub unsafe extern "C" fn smbdirect_device_get_mem_params(
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION,
-///   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
+/// - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (it is being transferred), SMBDIRECT_E_TOO_LONG,
+///   SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
@@ -345,10 +355,10 @@ pub unsafe extern "C" fn smbdirect_device_send_pdus(
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_CONNECTION,
-///   SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_OUT_OF_BOUNDS, SMBDIRECT_E_DESCRIPTORS,
-///   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NO_READS,
-///   SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
+/// - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (it is being transferred), SMBDIRECT_E_NO_BUFFER,
+///   SMBDIRECT_E_OUT_OF_BOUNDS, SMBDIRECT_E_DESCRIPTORS, SMBDIRECT_E_DESCRIPTORS_TOO_SHORT,
+///   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NO_READS, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
@@ -404,7 +414,7 @@ pub unsafe extern "C" fn smbdirect_device_rdma_read_write(
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
 /// - Errors: SMBDIRECT_E_INVALID (`length` is less than the message's: nothing happened),
-///   SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED.
+///   SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
@@ -471,8 +481,9 @@ pub unsafe extern "C" fn smbdirect_buffer_alloc(
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED; SMBDIRECT_E_BUSY:
-///   an RDMA operation uses it, and SMBDIRECT_EVENT_RDMA_DONE will say when that ended.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_BUFFER,
+///   SMBDIRECT_E_DETACHED; SMBDIRECT_E_BUSY: an RDMA operation uses it, and
+///   SMBDIRECT_EVENT_RDMA_DONE will say when that ended.
 ///
 /// # Safety
 ///

@@ -318,3 +318,50 @@ pub(super) unsafe fn pieces<'a>(
     // not null, not too long, and readable by the caller's promise.
     Ok(unsafe { slice::from_raw_parts(first.cast::<IoSlice<'a>>(), count as usize) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Role;
+    use crate::device::channel::SocketChannel;
+    use crate::sys::{ReceiveError, SeqSocket};
+
+    #[test]
+    fn a_panic_poisons_its_device_which_can_still_be_freed() {
+        let (near, far) = SeqSocket::pair().unwrap();
+        let channel = SocketChannel::new(near).unwrap();
+        let device = into_pointer(Handle::over(channel, Role::Worker, None).unwrap());
+        let call = |call: fn(&mut Handle) -> Result<(), Status>| {
+            // SAFETY: it lives until `release` below, and this is the only thread.
+            unsafe { with_device(device, call) }
+        };
+        let not_attached = Status::NotAttached.code();
+        assert_eq!(call(|handle| handle.mem_params().map(|_| ())), not_attached);
+        assert_eq!(call(|_| panic!("a fault")), Status::Panic.code());
+        let poisoned = call(|_| unreachable!("nothing is called any more"));
+        assert_eq!(poisoned, Status::Panic.code());
+
+        let mut buffer = [0; 64];
+        far.receive(&mut buffer).expect("its request");
+        let end = far.receive(&mut buffer).unwrap_err();
+        assert!(end.is_would_block(), "still attached: {end}");
+        // SAFETY: it came from `into_pointer`, and is not used any more.
+        unsafe { release(device) };
+        let end = far.receive(&mut buffer);
+        assert!(matches!(end, Err(ReceiveError::Closed)), "{end:?}");
+    }
+
+    #[test]
+    fn a_panic_outside_of_a_device_is_a_status_as_well() {
+        struct Again;
+        impl Drop for Again {
+            fn drop(&mut self) {
+                panic!("in the destructor of what was thrown");
+            }
+        }
+        let status = fence(|| std::panic::panic_any(Again));
+        assert_eq!(status, Status::Panic.code());
+        assert_eq!(fence(|| Ok(())), Status::Ok.code());
+        assert_eq!(fence(|| Err(Status::Busy)), Status::Busy.code());
+    }
+}

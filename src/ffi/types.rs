@@ -69,7 +69,7 @@ pub const SMBDIRECT_E_BUSY: i32 = 23;
 pub const SMBDIRECT_E_FLUSHED: i32 = 24;
 /// The peer refused access to its memory.
 pub const SMBDIRECT_E_REMOTE_ACCESS: i32 = 25;
-/// The network or the fabric failed.
+/// The network or the fabric failed, or for a reason that this version of the library does not know.
 pub const SMBDIRECT_E_FABRIC: i32 = 26;
 /// The peer closed the connection in order.
 pub const SMBDIRECT_E_CLOSED_BY_PEER: i32 = 27;
@@ -116,6 +116,10 @@ pub const SMBDIRECT_EVENT_DISCONNECTED: u32 = 9;
 pub const SMBDIRECT_EVENT_REPLY: u32 = 10;
 /// What ended with SMBDIRECT_E_AGAIN or SMBDIRECT_E_NO_MEMORY may be tried again.
 pub const SMBDIRECT_EVENT_ROOM: u32 = 11;
+
+/// Only events that cost no system call: for a caller that looks again soon, and calls without this
+/// before it sleeps. The event descriptor does not tell of what comes after such a call.
+pub const SMBDIRECT_EVENTS_PEEK: u32 = 1;
 
 /// Has the peer invalidate `token` with the message (SEND with Invalidate).
 pub const SMBDIRECT_PDU_INVALIDATE: u32 = 1;

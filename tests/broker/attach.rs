@@ -107,3 +107,28 @@ fn registers_sessions_up_to_a_limit_and_for_one_worker_only() {
     scene.until("it is gone", |status| status.processes.len() == 1);
     assert_eq!(worker.register([1; 16], 1), Status::Ok);
 }
+
+#[test]
+fn detaches_who_does_not_attach_in_time() {
+    let scene = Scene::new();
+    let mut raw = Raw::connect(scene.path());
+    assert_eq!(raw.detached(), Status::TimedOut);
+}
+
+#[test]
+fn takes_no_more_processes_than_it_may_though_they_do_not_attach() {
+    let scene = Scene::with(|config| config.max_workers = 1);
+    let worker = Raw::worker(scene.path());
+    let others: Vec<Raw> = (0..16).map(|_| Raw::connect(scene.path())).collect();
+    let mut one_more = Raw::connect(scene.path());
+    assert_eq!(one_more.detached(), Status::Limit);
+    assert_eq!(scene.status().counters["refused_process"], 1);
+    // What was there is untouched, and a place that becomes free is one.
+    let mut others = others.into_iter();
+    let mut attached = others.next().unwrap();
+    let answer = attached.try_attach(abi::VERSION, role::OBSERVER, [0; 16]);
+    assert_eq!(answer.kind, kind::ATTACHED);
+    drop(worker);
+    scene.until("a worker is gone", |status| status.processes.len() == 1);
+    Raw::worker(scene.path());
+}

@@ -41,7 +41,7 @@ fn a_worker_learns_what_is_known_about_its_connection() {
     assert_ne!(info.peer_port, 0);
     assert_eq!(info.client_guid, [1; 16]);
     assert_eq!(info.max_fragmented_receive_size, 1 << 20);
-    assert_eq!(info.max_read_write_size, 8 << 20);
+    assert_eq!(info.max_read_write_size, 1 << 20);
     assert!(info.initiator_depth > 0);
     assert_eq!(abi::queue_of(info.conn), 0);
 }

@@ -39,7 +39,10 @@ pub(crate) fn config() -> Config {
         users: Vec::new(),
         reactors: 1,
         busy_poll: Duration::from_micros(50),
-        acceptor: proto::Config::default(),
+        acceptor: proto::Config {
+            max_read_write_size: 1 << 20,
+            ..proto::Config::default()
+        },
         max_connections: 100,
         max_unnegotiated: 100,
         max_unnegotiated_per_source: 100,

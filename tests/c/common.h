@@ -96,7 +96,7 @@ static inline struct smbdirect_event next_event(struct smbdirect_device *device)
 
 	for (;;) {
 		expect(SMBDIRECT_OK,
-		       smbdirect_device_get_events(device, &event, 1, &count));
+		       smbdirect_device_get_events(device, 0, &event, 1, &count));
 		if (count == 1) {
 			return event;
 		}
@@ -127,10 +127,15 @@ static inline struct smbdirect_event expect_event(struct smbdirect_device *devic
 #define SMB2_READ 0x08
 #define SMB2_WRITE 0x09
 #define SMB2_ECHO 0x0D
-/* Not SMB2's: gives the connection to the client GUID behind the header. */
+/*
+ * Not SMB2's: gives the connection to who registered the GUID behind the header, with the message
+ * behind that.
+ */
 #define TEST_TRANSFER 0xF0
-/* Not SMB2's: gives the connection to whoever claims its token. */
+/* Not SMB2's: the same, but to whoever claims its token, whatever the GUID. */
 #define TEST_TRANSFER_TOKEN 0xF1
+/* Not SMB2's: has the connection claimed whose token is behind the header. */
+#define TEST_CLAIM 0xF2
 
 static inline uint64_t little(const uint8_t *bytes, size_t length)
 {
@@ -157,30 +162,31 @@ static inline uint64_t pattern(uint64_t offset)
 static inline void fill_pattern(void *start, uint64_t offset, size_t length)
 {
 	uint8_t *bytes = start;
+	uint64_t word;
 	size_t n;
 
-	for (n = 0; n < length; n += 8) {
-		uint64_t word = pattern(offset + n);
-		size_t rest = length - n;
-
-		memcpy(bytes + n, &word, rest < 8 ? rest : 8);
+	for (n = 0; n + 8 <= length; n += 8) {
+		word = pattern(offset + n);
+		memcpy(bytes + n, &word, 8);
 	}
+	word = pattern(offset + n);
+	memcpy(bytes + n, &word, length - n);
 }
 
 static inline bool has_pattern(const void *start, uint64_t offset, size_t length)
 {
 	const uint8_t *bytes = start;
+	uint64_t word;
 	size_t n;
 
-	for (n = 0; n < length; n += 8) {
-		uint64_t word = pattern(offset + n);
-		size_t rest = length - n;
-
-		if (memcmp(bytes + n, &word, rest < 8 ? rest : 8) != 0) {
+	for (n = 0; n + 8 <= length; n += 8) {
+		word = pattern(offset + n);
+		if (memcmp(bytes + n, &word, 8) != 0) {
 			return false;
 		}
 	}
-	return true;
+	word = pattern(offset + n);
+	return memcmp(bytes + n, &word, length - n) == 0;
 }
 
 #endif

@@ -2,7 +2,8 @@
  * Plays smbd: a parent that is the device's listener and forks a child for each connection that
  * nobody owns, and children that own connections and serve a file of a known pattern.
  *
- * smbd PATH [WORKERS]: ends when its standard input does, after WORKERS children, or without a device.
+ * smbd PATH: ends when its standard input does. While there is no device, the parent tries to attach
+ * again; children end with their last connection. What happens is told in lines on standard output.
  *
  * A client's first message is a NEGOTIATE request, by whose GUID the device routes; the child
  * registers it, so that the client's further connections come to the same child. READ and WRITE
@@ -15,13 +16,17 @@
 #include <fcntl.h>
 #include <signal.h>
 
-#define MAX_OPERATIONS 512
+#define MAX_OPERATIONS 4096
 #define MAX_EVENTS 64
+/* Time between attempts to attach. */
+#define RETRY_MS 20
 
 /* What a request waits for. */
 enum stage {
 	/* Its data to be moved, where it has any. */
 	STAGE_DATA,
+	/* Its connection to be given away. */
+	STAGE_TRANSFER,
 	/* Its response to be taken. */
 	STAGE_REPLY,
 	/* Nothing but the ends of what was taken. */
@@ -52,13 +57,18 @@ struct operation {
 struct worker {
 	struct smbdirect_device *device;
 	struct operation operations[MAX_OPERATIONS];
-	/* Those that wait for SMBDIRECT_EVENT_ROOM, in order. */
+	/* Those that wait for SMBDIRECT_EVENT_ROOM, or to be registered, in order. */
 	struct operation *waiting[MAX_OPERATIONS];
 	size_t waiting_count;
 	unsigned int connections;
 	bool had_connection;
+	bool registering;
+	/* Until then nothing is answered: a further connection of the client has to find its way. */
 	bool registered;
 };
+
+#define COOKIE_REGISTER 1
+#define COOKIE_CLAIM 2
 
 static struct operation *new_operation(struct worker *worker)
 {
@@ -76,12 +86,23 @@ static struct operation *new_operation(struct worker *worker)
 	fail("more than %d operations", MAX_OPERATIONS);
 }
 
+/*
+ * A call that cannot fail but for the end of the attachment, which its event tells of soon; returns
+ * whether it did not.
+ */
+static bool done(int32_t status)
+{
+	if (status != SMBDIRECT_OK && status != SMBDIRECT_E_DETACHED) {
+		fail("unexpected: %s", smbdirect_status_str(status));
+	}
+	return status == SMBDIRECT_OK;
+}
+
 static void end_operation(struct worker *worker, struct operation *operation)
 {
 	if (operation->buffer.number != 0) {
-		expect(SMBDIRECT_OK,
-		       smbdirect_buffer_free(worker->device,
-					     operation->buffer.number));
+		done(smbdirect_buffer_free(worker->device,
+					   operation->buffer.number));
 	}
 	free(operation->pdu);
 	operation->used = false;
@@ -151,6 +172,21 @@ static int32_t move_data(struct worker *worker, struct operation *operation)
 	return smbdirect_device_rdma_read_write(worker->device, &rdma, 1, &taken);
 }
 
+/* Gives a connection away, with the message for its next owner: what is behind the GUID. */
+static int32_t transfer_connection(struct worker *worker, struct operation *operation)
+{
+	const uint8_t *client_guid = operation->pdu + SMB2_HEADER_LENGTH;
+	size_t start = SMB2_HEADER_LENGTH + 16;
+	bool by_token = operation->command == TEST_TRANSFER_TOKEN;
+
+	check(operation->length >= start);
+	return smbdirect_conn_transfer(worker->device, operation->conn,
+				       (uintptr_t)operation,
+				       by_token ? NULL : client_guid,
+				       operation->pdu + start,
+				       operation->length - start);
+}
+
 /* Has a request go on after SMBDIRECT_EVENT_ROOM. */
 static void wait_for_room(struct worker *worker, struct operation *operation)
 {
@@ -183,6 +219,20 @@ static void serve(struct worker *worker, struct operation *operation)
 			/* The response to a READ cannot overtake its data. */
 		}
 	}
+	if (operation->stage == STAGE_TRANSFER) {
+		status = transfer_connection(worker, operation);
+		if (is_transient(status)) {
+			wait_for_room(worker, operation);
+			return;
+		}
+		operation->stage = STAGE_REPLY;
+		operation->result = status;
+		if (status == SMBDIRECT_OK) {
+			/* Answered by its next owner, or when there is none. */
+			operation->pending++;
+			return;
+		}
+	}
 	if (operation->stage == STAGE_REPLY) {
 		status = reply(worker, operation, operation->result);
 		if (is_transient(status)) {
@@ -192,7 +242,7 @@ static void serve(struct worker *worker, struct operation *operation)
 		if (status == SMBDIRECT_OK) {
 			operation->pending++;
 		} else if (status != SMBDIRECT_E_NO_CONNECTION) {
-			fail("reply: %s", smbdirect_status_str(status));
+			done(status);
 		}
 		operation->stage = STAGE_END;
 	}
@@ -220,24 +270,9 @@ static void register_client(struct worker *worker, const uint8_t *client_guid)
 	struct smbdirect_session session = {.type_size = sizeof(session)};
 
 	memcpy(session.client_guid, client_guid, sizeof(session.client_guid));
-	expect(SMBDIRECT_OK,
-	       smbdirect_device_set_session_id(worker->device, 1, &session));
-	worker->registered = true;
-}
-
-/* Gives a connection away, with the request for the next owner behind ours. */
-static void transfer_connection(struct worker *worker, struct operation *operation)
-{
-	const uint8_t *client_guid = operation->pdu + SMB2_HEADER_LENGTH;
-
-	check(operation->length >= SMB2_HEADER_LENGTH + 16);
-	if (operation->command == TEST_TRANSFER_TOKEN) {
-		client_guid = NULL;
-	}
-	expect(SMBDIRECT_OK,
-	       smbdirect_conn_transfer(worker->device, operation->conn,
-				       (uintptr_t)operation, client_guid,
-				       operation->pdu, operation->length));
+	done(smbdirect_device_set_session_id(worker->device, COOKIE_REGISTER,
+					     &session));
+	worker->registering = true;
 }
 
 static void handle_pdu(struct worker *worker, const struct smbdirect_event *event)
@@ -250,9 +285,11 @@ static void handle_pdu(struct worker *worker, const struct smbdirect_event *even
 	operation->length = event->length;
 	operation->pdu = malloc(event->length);
 	check(operation->pdu != NULL);
-	expect(SMBDIRECT_OK,
-	       smbdirect_device_take_pdu(worker->device, event->pdu,
-					 operation->pdu, operation->length));
+	if (!done(smbdirect_device_take_pdu(worker->device, event->pdu,
+					    operation->pdu, operation->length))) {
+		end_operation(worker, operation);
+		return;
+	}
 	operation->command = smb2_command(operation->pdu);
 	operation->stage = STAGE_REPLY;
 	switch (operation->command) {
@@ -274,18 +311,26 @@ static void handle_pdu(struct worker *worker, const struct smbdirect_event *even
 		}
 		break;
 	case SMB2_LOGOFF:
-		expect(SMBDIRECT_OK,
-		       smbdirect_conn_disconnect(worker->device, event->conn));
+		done(smbdirect_conn_disconnect(worker->device, event->conn));
 		end_operation(worker, operation);
 		return;
 	case TEST_TRANSFER:
 	case TEST_TRANSFER_TOKEN:
-		transfer_connection(worker, operation);
-		return;
+		operation->stage = STAGE_TRANSFER;
+		break;
+	case TEST_CLAIM:
+		check(operation->length == SMB2_HEADER_LENGTH + 16);
+		done(smbdirect_device_claim(worker->device, COOKIE_CLAIM,
+					    operation->pdu + SMB2_HEADER_LENGTH));
+		break;
 	default:
 		break;
 	}
-	serve(worker, operation);
+	if (worker->registered) {
+		serve(worker, operation);
+	} else {
+		wait_for_room(worker, operation);
+	}
 }
 
 /* The end of something that was taken for a request. */
@@ -308,22 +353,76 @@ static void handle_end(struct worker *worker, const struct smbdirect_event *even
 	serve(worker, operation);
 }
 
-/* Returns whether to go on. */
-static bool handle_event(struct worker *worker, const struct smbdirect_event *event)
+/* Tells the tests. */
+__attribute__((format(printf, 1, 2)))
+static void tell(const char *format, ...)
+{
+	va_list ap;
+
+	printf("%d ", (int)getpid());
+	va_start(ap, format);
+	vprintf(format, ap);
+	va_end(ap);
+	putchar('\n');
+	fflush(stdout);
+}
+
+static void handle_transferred(struct worker *worker, const struct smbdirect_event *event)
 {
 	struct operation *operation = (struct operation *)(uintptr_t)event->cookie;
 	struct smbdirect_conn_info info = {.type_size = sizeof(info)};
+	char token[2 * sizeof(event->token) + 1];
+	int32_t status;
+	size_t n;
 
+	check(operation->used && operation->conn == event->conn);
+	operation->pending--;
+	if (event->status != SMBDIRECT_OK) {
+		operation->result = event->status;
+		serve(worker, operation);
+		return;
+	}
+	for (n = 0; n < sizeof(event->token); n++) {
+		sprintf(&token[2 * n], "%02x", event->token[n]);
+	}
+	tell("transferred %s", token);
+	status = smbdirect_conn_get_info(worker->device, event->conn, &info);
+	check(status == SMBDIRECT_E_NO_CONNECTION || status == SMBDIRECT_E_DETACHED);
+	end_operation(worker, operation);
+	worker->connections--;
+}
+
+/* Everything that was under way on the connection has been reported. */
+static void handle_disconnected(struct worker *worker, const struct smbdirect_event *event)
+{
+	size_t n;
+
+	for (n = 0; n < MAX_OPERATIONS; n++) {
+		struct operation *operation = &worker->operations[n];
+
+		if (operation->used && operation->conn == event->conn) {
+			check(operation->pending == 0);
+		}
+	}
+	tell("disconnected: %s", smbdirect_status_str(event->status));
+	worker->connections--;
+}
+
+/* Returns whether to go on. */
+static bool handle_event(struct worker *worker, const struct smbdirect_event *event)
+{
 	switch (event->kind) {
 	case SMBDIRECT_EVENT_ATTACHED:
 		break;
 	case SMBDIRECT_EVENT_DETACHED:
-		fprintf(stderr, "worker: %s\n", smbdirect_status_str(event->status));
+		tell("detached: %s", smbdirect_status_str(event->status));
+		check(worker->connections == 0);
 		return false;
 	case SMBDIRECT_EVENT_CONNECTION:
+		tell("connection");
 		worker->connections++;
 		worker->had_connection = true;
-		if (!worker->registered) {
+		if (!worker->registering) {
 			register_client(worker, event->info.client_guid);
 		}
 		break;
@@ -335,22 +434,27 @@ static bool handle_event(struct worker *worker, const struct smbdirect_event *ev
 		handle_end(worker, event);
 		break;
 	case SMBDIRECT_EVENT_TRANSFERRED:
-		if (event->status != SMBDIRECT_OK) {
-			operation->result = event->status;
-			serve(worker, operation);
-			break;
-		}
-		worker->connections--;
-		expect(SMBDIRECT_E_NO_CONNECTION,
-		       smbdirect_conn_get_info(worker->device, event->conn, &info));
-		end_operation(worker, operation);
+		handle_transferred(worker, event);
 		break;
 	case SMBDIRECT_EVENT_DISCONNECTED:
-		worker->connections--;
+		handle_disconnected(worker, event);
+		if (event->status == SMBDIRECT_E_STOPPING ||
+		    event->status == SMBDIRECT_E_DETACHED) {
+			/* SMBDIRECT_EVENT_DETACHED follows. */
+			return true;
+		}
 		break;
 	case SMBDIRECT_EVENT_REPLY:
+		if (event->status == SMBDIRECT_E_DETACHED) {
+			break;
+		}
 		if (event->status != SMBDIRECT_OK) {
-			fail("register: %s", smbdirect_status_str(event->status));
+			fail("reply %u: %s", (unsigned int)event->cookie,
+			     smbdirect_status_str(event->status));
+		}
+		if (event->cookie == COOKIE_REGISTER) {
+			worker->registered = true;
+			serve_waiting(worker);
 		}
 		break;
 	case SMBDIRECT_EVENT_ROOM:
@@ -376,7 +480,7 @@ static int run_worker(const char *path, const uint8_t *token)
 		uint32_t i;
 
 		expect(SMBDIRECT_OK,
-		       smbdirect_device_get_events(worker.device, events,
+		       smbdirect_device_get_events(worker.device, 0, events,
 						   MAX_EVENTS, &count));
 		for (i = 0; go_on && i < count; i++) {
 			go_on = handle_event(&worker, &events[i]);
@@ -407,7 +511,7 @@ static pid_t fork_worker(struct smbdirect_device *listener, const char *path,
 	}
 	/* The parent's handle is of no use here, and says so. */
 	expect(SMBDIRECT_E_FORKED,
-	       smbdirect_device_get_events(listener, &event, 1, &count));
+	       smbdirect_device_get_events(listener, 0, &event, 1, &count));
 	smbdirect_device_free(listener);
 	exit(run_worker(path, token));
 }
@@ -429,55 +533,79 @@ static int reap(unsigned int *running, int options)
 	return failed;
 }
 
-static int run_listener(const char *path, unsigned int workers)
+/* Serves offers until the device ends the attachment or standard input ends: returns whether it
+ * was the device.
+ */
+static bool serve_offers(struct smbdirect_device *device, const char *path,
+			 unsigned int *running, int *failed)
 {
-	struct smbdirect_device *device = attach(path, SMBDIRECT_ROLE_LISTENER, NULL);
 	struct pollfd fds[2] = {{.events = POLLIN}, {.fd = 0, .events = POLLIN}};
-	unsigned int running = 0;
-	bool go_on = true;
-	int failed = 0;
 
 	expect(SMBDIRECT_OK, smbdirect_device_event_fd(device, &fds[0].fd));
-	while (go_on && workers > 0) {
+	for (;;) {
 		struct smbdirect_event event = {.type_size = sizeof(event)};
 		uint32_t count = 0;
 
 		expect(SMBDIRECT_OK,
-		       smbdirect_device_get_events(device, &event, 1, &count));
-		failed += reap(&running, WNOHANG);
+		       smbdirect_device_get_events(device, 0, &event, 1, &count));
+		*failed += reap(running, WNOHANG);
 		if (count == 0) {
 			check(poll(fds, 2, -1) >= 0 || errno == EINTR);
-			go_on = (fds[1].revents & (POLLIN | POLLHUP)) == 0;
+			if ((fds[1].revents & (POLLIN | POLLHUP)) != 0) {
+				return false;
+			}
 			continue;
 		}
 		switch (event.kind) {
 		case SMBDIRECT_EVENT_ATTACHED:
-			printf("attached\n");
-			fflush(stdout);
+			tell("attached");
 			break;
 		case SMBDIRECT_EVENT_OFFER:
 			fork_worker(device, path, event.token);
-			running++;
-			workers--;
+			(*running)++;
 			break;
 		case SMBDIRECT_EVENT_DETACHED:
-			printf("detached: %s\n", smbdirect_status_str(event.status));
-			fflush(stdout);
-			go_on = false;
-			break;
+			tell("detached: %s", smbdirect_status_str(event.status));
+			return true;
 		default:
 			fail("listener: event %u", event.kind);
 		}
 	}
-	smbdirect_device_free(device);
+}
+
+static int run_listener(const char *path)
+{
+	struct smbdirect_attach args = {
+		.type_size = sizeof(args),
+		.role = SMBDIRECT_ROLE_LISTENER,
+	};
+	struct pollfd input = {.fd = 0, .events = POLLIN};
+	unsigned int running = 0;
+	bool go_on = true;
+	int failed = 0;
+
+	while (go_on) {
+		struct smbdirect_device *device = NULL;
+		int32_t status = smbdirect_device_new(path, &args, &device);
+
+		if (status == SMBDIRECT_OK) {
+			go_on = serve_offers(device, path, &running, &failed);
+			smbdirect_device_free(device);
+		} else if (status != SMBDIRECT_E_NO_DEVICE) {
+			fail("attach: %s", smbdirect_status_str(status));
+		}
+		if (go_on && poll(&input, 1, RETRY_MS) > 0) {
+			go_on = false;
+		}
+	}
 	failed += reap(&running, 0);
 	return failed != 0;
 }
 
 int main(int argc, char **argv)
 {
-	if (argc < 2) {
-		fail("usage: smbd PATH [WORKERS]");
+	if (argc != 2) {
+		fail("usage: smbd PATH");
 	}
-	return run_listener(argv[1], argc > 2 ? (unsigned int)atoi(argv[2]) : ~0u);
+	return run_listener(argv[1]);
 }

@@ -13,7 +13,7 @@ use zerocopy::FromZeros;
 
 use super::script::{
     BULK_UNIT, DEPTH, Device, OUTSTANDING, SEND_UNIT, Worker, attached, attached_with, attaching,
-    completion, conn, connected, events, info, is_readable, params, parsed, wait,
+    completion, conn, connected, events, info, is_readable, last_events, params, parsed, wait,
 };
 
 fn send(handle: &mut Worker, cookie: u64, bytes: &[u8]) -> Result<(), Status> {
@@ -48,13 +48,33 @@ fn calls_before_the_answer_to_attach_are_refused() {
     let (cookie, _) = device.request();
     device.say(cookie, Answer::Attached(params()));
     wait(&handle);
+    assert_eq!(events(&mut handle), []);
+    assert_eq!(handle.mem_params(), Err(Status::NotAttached));
+    assert_eq!(device.grow(), region::SEND);
+    wait(&handle);
     assert_eq!(events(&mut handle), [Event::Attached]);
     assert_eq!(handle.mem_params(), Ok(params().memory));
     assert_eq!(
         device.try_request(),
         None,
-        "an idle worker asks for nothing"
+        "an idle worker asks for nothing else"
     );
+}
+
+#[test]
+fn a_worker_that_could_not_answer_is_not_attached() {
+    let (mut handle, mut device) = attaching(Role::Worker);
+    let (cookie, _) = device.request();
+    device.say(cookie, Answer::Attached(params()));
+    // Its connection may come first, and is not told of.
+    device.share_queue(1);
+    device.share_receive(1);
+    device.connect(info(conn(1)));
+    assert_eq!(events(&mut handle), []);
+    let (cookie, _) = device.request();
+    device.reply(cookie, kind::GROW, Status::Limit);
+    let (told, reason) = last_events(&mut handle);
+    assert_eq!((told, reason), (vec![], Status::Limit));
 }
 
 #[test]
@@ -286,8 +306,6 @@ fn a_full_ring_refuses_until_the_device_takes_something_out() {
     device.share_receive(1);
     device.connect(info(conn(1)));
     events(&mut handle);
-    device.grow();
-    events(&mut handle);
     device.take(1);
     for cookie in 0..DEPTH.into() {
         send(&mut handle, cookie, b"x").expect("room");
@@ -310,13 +328,17 @@ fn messages_wait_for_memory_which_is_asked_for_once() {
     device.share_receive(1);
     device.connect(info(conn(1)));
     events(&mut handle);
-    assert_eq!(send(&mut handle, 1, b"x"), Err(Status::Again));
-    assert_eq!(send(&mut handle, 1, b"x"), Err(Status::Again));
+    // Two of them fill a segment.
+    let half = vec![7; SEND_UNIT as usize * 32];
+    assert_eq!(send(&mut handle, 1, &half), Ok(()));
+    assert_eq!(send(&mut handle, 2, &half), Ok(()));
+    assert_eq!(send(&mut handle, 3, b"x"), Err(Status::Again));
+    assert_eq!(send(&mut handle, 3, b"x"), Err(Status::Again));
     assert_eq!(events(&mut handle), []);
     assert_eq!(device.grow(), region::SEND);
     assert_eq!(device.try_request(), None);
     assert_eq!(events(&mut handle), [Event::Room]);
-    assert_eq!(send(&mut handle, 1, b"x"), Ok(()));
+    assert_eq!(send(&mut handle, 3, b"x"), Ok(()));
 }
 
 #[test]

@@ -3,9 +3,11 @@
 use std::io::IoSlice;
 
 use smbdirect::device::abi::{self, kind};
-use smbdirect::device::message::Answer;
+use smbdirect::device::channel::SocketChannel;
+use smbdirect::device::message::{Answer, encode};
 use smbdirect::device::{Direction, Event, Handle, Role, Status};
 use smbdirect::shm::FIRST_INDEX;
+use smbdirect::sys::SeqSocket;
 
 use super::script::{
     Device, Worker, attached, attaching, conn, connected, events, is_readable, last_events, params,
@@ -226,4 +228,22 @@ fn a_handle_that_is_dropped_ends_its_attachment() {
 fn a_handle_may_go_to_another_thread() {
     const fn check<T: Send>() {}
     check::<Handle>();
+}
+
+#[test]
+fn learns_why_the_device_refused_it_before_it_could_ask() {
+    let (near, device) = SeqSocket::pair().unwrap();
+    let detached = abi::Detached {
+        status: Status::Denied.code(),
+        reserved: 0,
+    };
+    let mut message = Vec::new();
+    encode(0, &detached, &[], &mut message);
+    device.send(&message, &[]).unwrap();
+    drop(device);
+    let channel = SocketChannel::new(near).unwrap();
+    let mut handle = Handle::over(channel, Role::Worker, None).unwrap();
+    let status = Status::Denied;
+    assert_eq!(handle.next_event(), Ok(Some(Event::Detached { status })));
+    assert_eq!(handle.next_event(), Err(Status::Detached));
 }

@@ -185,12 +185,16 @@ pub(crate) fn attached_with(role: Role, params: abi::Attached) -> (Worker, Devic
     };
     assert_eq!((attach.version, attach.role), (abi::VERSION, wanted));
     device.say(cookie, Answer::Attached(params));
+    if role == Role::Worker {
+        assert_eq!(handle.next_event(), Ok(None), "nothing to answer from");
+        assert_eq!(device.grow(), region::SEND);
+    }
     assert_eq!(handle.next_event(), Ok(Some(Event::Attached)));
     assert_eq!(handle.next_event(), Ok(None));
     (handle, device)
 }
 
-/// A worker with one queue, one segment of each region and one connection, `conn(1)`.
+/// A worker with one queue, one segment of each region, and one connection, `conn(1)`.
 pub(crate) fn connected() -> (Worker, Device) {
     let (mut handle, mut device) = attached(Role::Worker);
     device.share_queue(1);
@@ -198,7 +202,6 @@ pub(crate) fn connected() -> (Worker, Device) {
     device.connect(info(conn(1)));
     let event = handle.next_event();
     assert!(matches!(event, Ok(Some(Event::Connection { .. }))));
-    assert_eq!(device.grow(), region::SEND);
     assert_eq!(handle.allocate(1), Err(Status::Again));
     assert_eq!(device.grow(), region::BULK);
     assert_eq!(events(&mut handle), [Event::Room]);

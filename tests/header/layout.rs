@@ -5,7 +5,7 @@ use std::fs;
 
 use smbdirect::ffi::*;
 
-use super::compile::{compile, directory};
+use super::build::{compile, directory, header};
 
 /// C assertions that a structure has the size and the offsets it has in Rust, after showing that
 /// each field begins where the one before it ends.
@@ -168,7 +168,7 @@ fn structures_are_the_same_in_c_and_have_no_padding() {
             reserved,
         }
     );
-    let header = fs::read_to_string(super::header()).unwrap();
+    let header = fs::read_to_string(header()).unwrap();
     let declared = header.lines().filter(|line| {
         line.starts_with("typedef struct") || line.starts_with("struct") && line.ends_with('{')
     });
@@ -179,7 +179,7 @@ fn structures_are_the_same_in_c_and_have_no_padding() {
         "a structure of the header is not checked here"
     );
 
-    let source = directory("layout").join("layout.c");
+    let source = directory("header-layout").join("layout.c");
     fs::write(&source, text + "int main(void) { return 0; }\n").unwrap();
     compile("cc", "c11", &source, &["-fsyntax-only"]);
 }

@@ -2,61 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::compile::{compile, directory};
-
-/// The functions that the header declares.
-pub(crate) fn declared(header: &str) -> BTreeSet<String> {
-    let words = header.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '(');
-    let functions = words.filter_map(|word| {
-        let (name, _) = word.split_once('(')?;
-        name.starts_with("smbdirect_").then(|| name.to_owned())
-    });
-    functions.collect()
-}
-
-fn output(program: &str, arguments: &[&str], file: &Path) -> String {
-    let output = Command::new(program).args(arguments).arg(file).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{program} {}", file.display());
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
-
-/// `libsmbdirect.a` as smbd links it.
-fn library() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("staticlib");
-    let arguments = [
-        "rustc",
-        "--locked",
-        "--quiet",
-        "--release",
-        "--lib",
-        "--crate-type",
-        "staticlib",
-    ];
-    let status = Command::new(env!("CARGO"))
-        .current_dir(super::ROOT)
-        .args(arguments)
-        .args(["--no-default-features", "--features", "ffi", "--target-dir"])
-        .arg(&target)
-        .status();
-    assert!(
-        status.expect("cargo runs").success(),
-        "the static library does not build"
-    );
-    target.join("release/libsmbdirect.a")
-}
+use super::build::{declared, directory, header, library, link, output};
 
 #[test]
 fn exports_the_functions_of_the_header_and_pulls_in_no_thread_and_no_rdma() {
     let library = library();
-    let header = fs::read_to_string(super::header()).unwrap();
+    let header = fs::read_to_string(header()).unwrap();
     let symbols = output(
         "nm",
         &["--defined-only", "--extern-only", "--format=just-symbols"],
-        &library,
+        library,
     );
     let is_ours = |symbol: &&str| symbol.starts_with("smbdirect_");
     let exported: BTreeSet<String> = symbols.lines().filter(is_ours).map(str::to_owned).collect();
@@ -68,7 +25,7 @@ fn exports_the_functions_of_the_header_and_pulls_in_no_thread_and_no_rdma() {
     }
 
     // A program that uses all of it, linked as smbd is.
-    let directory = directory("library");
+    let directory = directory("header-library");
     let (source, program) = (directory.join("all.c"), directory.join("all"));
     let uses: String = exported
         .iter()
@@ -83,21 +40,7 @@ fn exports_the_functions_of_the_header_and_pulls_in_no_thread_and_no_rdma() {
     fs::write(&source, text).unwrap();
     // ISO C knows no conversion between pointers to data and to functions; all systems that have
     // the device do.
-    let library = library.to_str().expect("UTF-8");
-    let arguments = [
-        "-Wno-pedantic",
-        library,
-        "-Wl,--gc-sections",
-        "-lgcc_s",
-        "-lc",
-        "-o",
-    ];
-    compile(
-        "cc",
-        "gnu11",
-        &source,
-        &[&arguments[..], &[program.to_str().unwrap()]].concat(),
-    );
+    link(&source, &["-Wno-pedantic"], &program);
     assert!(Command::new(&program).status().expect("it runs").success());
 
     let needed = output(

@@ -2,17 +2,17 @@
 //!
 //! `UPDATE=1 cargo test --test header` writes the header anew.
 
+#[path = "../c/build.rs"]
+mod build;
 mod compile;
 mod layout;
 mod library;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use build::header;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-fn header() -> PathBuf {
-    Path::new(ROOT).join("include/smbdirect.h")
-}
 
 /// The header as cbindgen makes it from the sources.
 fn generated() -> String {
@@ -87,7 +87,7 @@ fn every_status_has_a_constant_with_its_name_and_number() {
 #[test]
 fn every_function_says_who_owns_what_and_when_it_may_be_called() {
     let header = std::fs::read_to_string(header()).expect("include/smbdirect.h");
-    let functions = library::declared(&header);
+    let functions = build::declared(&header);
     assert!(functions.len() > 15, "{functions:?}");
     for function in &functions {
         let position = header.find(&format!("{function}(")).expect("declared");

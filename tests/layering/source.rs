@@ -12,7 +12,8 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn new(name: &str, text: &str) -> Self {
-        let path = name.trim_end_matches(".rs").trim_end_matches("/mod");
+        let path = name.trim_end_matches(".rs");
+        let path = path.trim_end_matches("/mod").trim_end_matches("/main");
         let module = path
             .split('/')
             .filter(|part| *part != "lib")

@@ -140,8 +140,10 @@ impl Peer {
 
     /// Begins to connect, and does not wait.
     pub(crate) fn begin(address: SocketAddr, options: Options) -> Self {
-        let mut fabric = iwarp::Config::default();
-        fabric.crc = options.crc;
+        let mut fabric = iwarp::Config {
+            crc: options.crc,
+            ..iwarp::Config::default()
+        };
         fabric.depths.regions = 512;
         fabric.depths.recvs = usize::from(options.endpoint.receive_credit_max.0) + 1;
         let fabric = Iwarp::new(fabric).expect("a fabric");

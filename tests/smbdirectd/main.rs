@@ -2,6 +2,7 @@
 
 mod commands;
 mod daemon;
+mod drain;
 mod life;
 #[path = "../peer/mod.rs"]
 mod peer;

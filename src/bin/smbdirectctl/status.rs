@@ -170,7 +170,9 @@ impl Device {
             writeln!(
                 f,
                 " {:>7} {:<7} {:>11} {:>8} {:>8} {:>8} {:>8} {:>7}",
-                connection.pid.map_or("-".to_owned(), |pid| pid.to_string()),
+                connection
+                    .pid
+                    .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
                 connection.state,
                 format!("{send_credits}/{receive_credits}"),
                 Bytes(connection.inline_bytes_in),

@@ -13,7 +13,7 @@ use smbdirect::broker::{Broker, Settings, StartError, iwarp_config};
 use smbdirect::fabric::iwarp::Iwarp;
 use tracing::{info, warn};
 
-use crate::{FAILED, prepare};
+use super::{FAILED, prepare};
 
 /// How often it is looked whether the broker still lives.
 const CHECK: Duration = Duration::from_secs(1);

@@ -53,9 +53,11 @@ fn numbers_out_of_range_are_named() {
             let error = refusal(|config| change(config, bad));
             assert_eq!((error.key.as_str(), error.value), (key, bad.to_string()));
             assert_eq!(error.allowed, format!("{} to {}", low + 1, high - 1));
-            let mut config = Config::default();
-            // 64 reactors may want more memory than this machine's default allows.
-            config.memory_limit = 1 << 40;
+            let mut config = Config {
+                // 64 reactors may want more memory than this machine's default allows.
+                memory_limit: 1 << 40,
+                ..Config::default()
+            };
             change(&mut config, legal);
             assert_eq!(config.validate(), Ok(()), "{key} {legal}");
         }
@@ -216,7 +218,8 @@ fn shapes_that_are_none_are_named() {
         ("max_segments", |s| s.max_segments = 65_537),
     ];
     for (name, change) in cases {
-        let regions: [(&str, fn(&mut MemParams) -> &mut RegionShape); 3] = [
+        type Of = fn(&mut MemParams) -> &mut RegionShape;
+        let regions: [(&str, Of); 3] = [
             ("send", |memory| &mut memory.send),
             ("bulk", |memory| &mut memory.bulk),
             ("receive", |memory| &mut memory.receive),

@@ -1,10 +1,14 @@
 //! The control socket in the file system.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::sys::{SeqListener, SeqSocket};
 
@@ -27,6 +31,8 @@ impl ControlSocket {
     pub(in crate::broker) fn bind(path: &Path) -> io::Result<Self> {
         let listener = match SeqListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                // One after the other: the second finds the first one's socket, which lives.
+                let _lock = lock_directory(path)?;
                 remove_dead(path)?;
                 SeqListener::bind(path)?
             }
@@ -58,6 +64,27 @@ impl Drop for ControlSocket {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Tries to lock the directory of `path`, and the time between two tries: others hold it while they
+/// replace a socket.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Keeps other brokers from replacing a socket in the directory of `path`, until it is dropped.
+fn lock_directory(path: &Path) -> io::Result<File> {
+    let directory = match path.parent() {
+        Some(parent) if parent.as_os_str() != "" => parent,
+        _ => Path::new("."),
+    };
+    let directory = File::open(directory)?;
+    for _ in 0..LOCK_TRIES {
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            result => return result.map(|()| directory).map_err(io::Error::from),
+        }
+    }
+    Err(Errno::WOULDBLOCK.into())
 }
 
 /// Removes a socket at which nobody listens.
@@ -97,6 +124,25 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn of_many_that_replace_a_dead_socket_at_once_one_does() {
+        let path = path("many");
+        drop(SeqListener::bind(&path).unwrap());
+        let start = std::sync::Barrier::new(8);
+        let bind = || {
+            start.wait();
+            ControlSocket::bind(&path)
+        };
+        let sockets: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(bind)).collect();
+            let sockets = threads.into_iter().map(|thread| thread.join().unwrap());
+            sockets.collect()
+        });
+        let bound: Vec<_> = sockets.into_iter().filter_map(Result::ok).collect();
+        assert_eq!(bound.len(), 1);
+        assert!(SeqSocket::connect(&path).is_ok());
     }
 
     #[test]

@@ -6,8 +6,10 @@ use std::os::fd::AsFd;
 use crossbeam_channel::Sender;
 
 use super::Control;
+use crate::broker::config::Config;
 use crate::broker::process::{Process, Role};
 use crate::broker::reactor::{Command, Report};
+use crate::broker::registry::Registry;
 use crate::broker::status::{Limits, ProcessStatus, Status, Totals};
 use crate::device::{self, abi};
 use crate::shm;
@@ -124,24 +126,10 @@ impl Control {
             queues: 0,
             registrations: 0,
         };
-        let of_process = |process: &std::sync::Arc<Process>| {
-            let segments = process.segments();
-            ProcessStatus {
-                id: process.id,
-                pid: process.pid,
-                role: process.role.name().to_owned(),
-                connections: 0,
-                sessions: match process.role {
-                    Role::Worker => registry.registered(process.id),
-                    Role::Listener | Role::Observer => 0,
-                },
-                memory: process.account.used(),
-                send_segments: segments.send.len(),
-                bulk_segments: segments.bulk.len(),
-                queues: Vec::new(),
-            }
-        };
-        let mut processes: Vec<ProcessStatus> = registry.processes().map(of_process).collect();
+        let mut processes: Vec<ProcessStatus> = registry
+            .processes()
+            .map(|p| process_status(p, &registry))
+            .collect();
         let mut connections = Vec::new();
         for report in reports {
             totals.queues += report.queues.len();
@@ -163,21 +151,44 @@ impl Control {
             uptime_seconds: self.now.saturating_since(Instant::ZERO).as_secs_f64(),
             stopping: self.socket.is_none(),
             listen: self.addresses.clone(),
-            limits: Limits {
-                connections: config.max_connections,
-                undispatched: config.max_undispatched,
-                workers: config.max_workers,
-                sessions_of_worker: config.max_sessions,
-                memory_of_worker: config.memory.limit,
-                memory: self.shared.memory.limit(),
-                queue_depth: config.queue_depth,
-            },
+            limits: limits(config, self.shared.memory.limit()),
             totals,
             connections,
             processes,
             closes: registry.closes().cloned().collect(),
             counters,
         }
+    }
+}
+
+/// A process, without its queues, which are the reactors'.
+fn process_status(process: &Process, registry: &Registry) -> ProcessStatus {
+    let segments = process.segments();
+    ProcessStatus {
+        id: process.id,
+        pid: process.pid,
+        role: process.role.name().to_owned(),
+        connections: 0,
+        sessions: match process.role {
+            Role::Worker => registry.registered(process.id),
+            Role::Listener | Role::Observer => 0,
+        },
+        memory: process.account.used(),
+        send_segments: segments.send.len(),
+        bulk_segments: segments.bulk.len(),
+        queues: Vec::new(),
+    }
+}
+
+fn limits(config: &Config, memory: u64) -> Limits {
+    Limits {
+        connections: config.max_connections,
+        undispatched: config.max_undispatched,
+        workers: config.max_workers,
+        sessions_of_worker: config.max_sessions,
+        memory_of_worker: config.memory.limit,
+        memory,
+        queue_depth: config.queue_depth,
     }
 }
 

@@ -11,12 +11,22 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::{Control, report};
 use crate::broker::memory::Segment;
-use crate::broker::process::{Process, Role};
+use crate::broker::process::{Process, Role, send};
 use crate::broker::reactor::Command;
+use crate::broker::registry::Offered;
 use crate::device::Status;
 use crate::device::abi::{self, kind, region};
 use crate::proto;
+use crate::sys::SeqSocket;
 use crate::units::Credits;
+
+/// How a request is answered.
+enum Answer {
+    /// With a [`abi::Reply`].
+    Now(Result<(), Status>),
+    /// With something else, or by somebody else.
+    Other,
+}
 
 /// Why a process is detached.
 type Refusal = (Status, &'static str);
@@ -37,114 +47,67 @@ impl Control {
         let Some(process) = peer.process.clone() else {
             return self.attach(id, &control, body);
         };
-        let role = |role: Role| {
-            (process.role == role)
-                .then_some(())
-                .ok_or(Status::NotAttached)
-        };
-        let cookie = control.cookie;
-        let result = match control.kind {
-            kind::SET_PARAMETERS => match role(Role::Listener) {
-                Ok(()) => self.set_parameters(body)?,
-                Err(status) => Err(status),
-            },
-            kind::SET_SESSION_ID => match role(Role::Worker) {
-                Ok(()) => self.set_session_id(&process, parse(body)?),
-                Err(status) => Err(status),
-            },
-            kind::CLAIM => match role(Role::Worker).and_then(|()| self.claim(body)) {
-                // The reactor answers, for only there it is known whether the connection lives.
-                Ok(offered) => {
-                    self.give(offered, &process, Some(cookie));
-                    return Ok(());
-                }
-                Err(status) => Err(status),
-            },
-            kind::GROW => match role(Role::Worker) {
-                Ok(()) => match self.grow(&process, cookie, parse(body)?)? {
-                    Ok(()) => return Ok(()),
-                    Err(status) => Err(status),
-                },
-                Err(status) => Err(status),
-            },
-            kind::STATUS_REQUEST => match role(Role::Observer) {
-                Ok(()) => {
-                    parse::<abi::StatusRequest>(body)?;
-                    match self.reports.has_asked(id) {
-                        true => Err(Status::Busy),
-                        false => {
-                            self.report(report::Asker::Process { id, cookie });
-                            return Ok(());
-                        }
-                    }
-                }
-                Err(status) => Err(status),
-            },
+        match self.dispatch(&process, &control, body)? {
+            Answer::Now(result) => reply(&process, control.cookie, control.kind, result),
+            Answer::Other => Ok(()),
+        }
+    }
+
+    /// A request of a process that is attached.
+    fn dispatch(
+        &mut self,
+        process: &Arc<Process>,
+        control: &abi::Control,
+        body: &[u8],
+    ) -> Result<Answer, Refusal> {
+        let role = match control.kind {
+            kind::SET_PARAMETERS => Role::Listener,
+            kind::SET_SESSION_ID | kind::CLAIM | kind::GROW => Role::Worker,
+            kind::STATUS_REQUEST => Role::Observer,
             _ => return Err((Status::Corrupt, "an unknown request")),
         };
-        reply(&process, cookie, control.kind, result)
+        if process.role != role {
+            return Ok(Answer::Now(Err(Status::NotAttached)));
+        }
+        match control.kind {
+            kind::SET_PARAMETERS => Ok(Answer::Now(self.set_parameters(body)?)),
+            kind::SET_SESSION_ID => Ok(Answer::Now(self.set_session_id(process, parse(body)?))),
+            kind::CLAIM => Ok(self.claim(process, control.cookie, parse(body)?)),
+            kind::GROW => self.grow(process, control.cookie, parse(body)?),
+            _ => {
+                parse::<abi::StatusRequest>(body)?;
+                if self.reports.has_asked(process.id) {
+                    return Ok(Answer::Now(Err(Status::Busy)));
+                }
+                self.report(report::Asker::Process {
+                    id: process.id,
+                    cookie: control.cookie,
+                });
+                Ok(Answer::Other)
+            }
+        }
     }
 
     /// The first message of a process.
     fn attach(&mut self, id: u32, control: &abi::Control, body: &[u8]) -> Result<(), Refusal> {
-        let refused = |this: &Self, status: Status, why| {
-            this.shared.registry().count("refused_attach");
-            if let Some(peer) = this.peers.get(&id) {
-                let reply = abi::Reply {
-                    status: status.code(),
-                    kind: kind::ATTACH,
-                };
-                let _ = crate::broker::process::send(
-                    &peer.socket,
-                    kind::REPLY,
-                    control.cookie,
-                    &reply,
-                    &[],
-                );
-            }
-            Err((status, why))
-        };
-        if control.kind != kind::ATTACH {
-            return Err((Status::Corrupt, "its first message is no attachment"));
-        }
-        // The version first: another one may have another structure.
-        let (version, _) = u32::read_from_prefix(body).map_err(|_| MALFORMED)?;
-        if version != abi::VERSION {
-            return refused(self, Status::Version, "it speaks another version");
-        }
-        let attach: abi::Attach = parse(body)?;
-        let role = Role::of(attach.role).ok_or(MALFORMED)?;
-        let has_token = attach.token != abi::Token::default();
-        if attach.reserved != 0 || has_token && role != Role::Worker {
-            return Err(MALFORMED);
-        }
-        if self.socket.is_none() {
-            return refused(self, Status::Stopping, "the device stops");
-        }
-        let Some(peer) = self.peers.get_mut(&id) else {
+        let Some(peer) = self.peers.get(&id) else {
             return Ok(());
         };
+        let (socket, pid) = (Arc::clone(&peer.socket), peer.pid);
+        let result = self.admit_attached(id, (&socket, pid), control.kind, body);
+        let (process, offered) = result.inspect_err(|(status, _)| {
+            self.shared.registry().count("refused_attach");
+            let reply = abi::Reply {
+                status: status.code(),
+                kind: kind::ATTACH,
+            };
+            // It is detached, whether it reads this or not.
+            let _ = send(&socket, kind::REPLY, control.cookie, &reply, &[]);
+        })?;
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.process = Some(Arc::clone(&process));
+        }
         let config = &self.shared.config;
-        let socket = Arc::clone(&peer.socket);
-        let process = Process::new(id, peer.pid, role, socket, config.memory.limit);
-        let process = Arc::new(process);
-        let mut registry = self.shared.registry();
-        let taken = registry.attach(&process, config.max_workers);
-        let offered = match taken {
-            Ok(()) if has_token => registry.claim(&attach.token),
-            _ => None,
-        };
-        if taken.is_ok() && has_token && offered.is_none() {
-            registry.detach(id);
-        }
-        drop(registry);
-        if let Err(status) = taken {
-            return refused(self, status, "there is no place for it");
-        }
-        if has_token && offered.is_none() {
-            return refused(self, Status::NoToken, "its token names no connection");
-        }
-        peer.process = Some(Arc::clone(&process));
         let attached = abi::Attached {
             version: abi::VERSION,
             worker: id,
@@ -156,31 +119,65 @@ impl Control {
         let sent = process.send(kind::ATTACHED, control.cookie, &attached, &[]);
         sent.map_err(|_| UNREAD)?;
         self.shared.registry().count("attached");
-        tracing::info!(
-            worker = id,
-            pid = process.pid,
-            role = role.name(),
-            "attached"
-        );
+        let (pid, role) = (process.pid, process.role.name());
+        tracing::info!(worker = id, pid, role, "attached");
         if let Some(offered) = offered {
             self.give(offered, &process, None);
         }
         Ok(())
     }
 
-    fn claim(&self, body: &[u8]) -> Result<crate::broker::registry::Offered, Status> {
-        let claim = abi::Claim::read_from_bytes(body).map_err(|_| Status::Invalid)?;
+    /// Takes a process in, if there is a place for it and a connection for its token.
+    fn admit_attached(
+        &self,
+        id: u32,
+        (socket, pid): (&Arc<SeqSocket>, i32),
+        request: u32,
+        body: &[u8],
+    ) -> Result<(Arc<Process>, Option<Offered>), Refusal> {
+        if request != kind::ATTACH {
+            return Err((Status::Corrupt, "its first message is no attachment"));
+        }
+        // The version first: another one may have another structure.
+        let (version, _) = u32::read_from_prefix(body).map_err(|_| MALFORMED)?;
+        if version != abi::VERSION {
+            return Err((Status::Version, "it speaks another version"));
+        }
+        let attach: abi::Attach = parse(body)?;
+        let role = Role::of(attach.role).ok_or(MALFORMED)?;
+        let has_token = attach.token != abi::Token::default();
+        if attach.reserved != 0 || has_token && role != Role::Worker {
+            return Err(MALFORMED);
+        }
+        if self.socket.is_none() {
+            return Err((Status::Stopping, "the device stops"));
+        }
+        let config = &self.shared.config;
+        let process = Process::new(id, pid, role, Arc::clone(socket), config.memory.limit);
+        let process = Arc::new(process);
+        let mut registry = self.shared.registry();
+        let attached = registry.attach(&process, config.max_workers);
+        attached.map_err(|status| (status, "there is no place for it"))?;
+        let offered = registry.claim(&attach.token);
+        if has_token && offered.is_none() {
+            registry.detach(id);
+            return Err((Status::NoToken, "its token names no connection"));
+        }
+        Ok((process, offered))
+    }
+
+    fn claim(&self, process: &Arc<Process>, cookie: u64, claim: abi::Claim) -> Answer {
         let offered = self.shared.registry().claim(&claim.token);
-        offered.ok_or(Status::NoToken)
+        let Some(offered) = offered else {
+            return Answer::Now(Err(Status::NoToken));
+        };
+        // The reactor answers, for only there it is known whether the connection lives.
+        self.give(offered, process, Some(cookie));
+        Answer::Other
     }
 
     /// Has the reactor of a connection give it to a worker.
-    fn give(
-        &self,
-        offered: crate::broker::registry::Offered,
-        process: &Arc<Process>,
-        cookie: Option<u64>,
-    ) {
+    fn give(&self, offered: Offered, process: &Arc<Process>, cookie: Option<u64>) {
         if let Some(reactor) = self.reactors.get(offered.reactor) {
             reactor.send(Command::Claim {
                 conn: offered.conn,
@@ -211,26 +208,26 @@ impl Control {
         process: &Arc<Process>,
         cookie: u64,
         grow: abi::Grow,
-    ) -> Result<Result<(), Status>, Refusal> {
+    ) -> Result<Answer, Refusal> {
         let memory = &self.shared.config.memory;
         let (name, shape) = match grow.region {
             region::SEND => ("smbdirect-send", &memory.send),
             region::BULK => ("smbdirect-bulk", &memory.bulk),
-            _ => return Ok(Err(Status::Invalid)),
+            _ => return Ok(Answer::Now(Err(Status::Invalid))),
         };
         if grow.reserved != 0 {
-            return Ok(Err(Status::Invalid));
+            return Ok(Answer::Now(Err(Status::Invalid)));
         }
         let accounts = [&process.account, &self.shared.memory];
         let (segment, file) = match Segment::create(name, shape, accounts) {
             Ok(made) => made,
             Err(status) => {
                 self.shared.registry().count("refused_memory");
-                return Ok(Err(status));
+                return Ok(Answer::Now(Err(status)));
             }
         };
         let Some(number) = process.add_segment(grow.region, segment, shape.max_segments) else {
-            return Ok(Err(Status::NoMemory));
+            return Ok(Answer::Now(Err(Status::NoMemory)));
         };
         let answer = abi::Segment {
             region: grow.region,
@@ -241,7 +238,7 @@ impl Control {
         };
         let sent = process.send(kind::SEGMENT, cookie, &answer, &[file.as_fd()]);
         sent.map_err(|_| UNREAD)?;
-        Ok(Ok(()))
+        Ok(Answer::Other)
     }
 
     fn set_parameters(&self, body: &[u8]) -> Result<Result<(), Status>, Refusal> {

@@ -9,6 +9,7 @@ use mio::{Interest, Token};
 use slotmap::{Key, KeyData};
 
 use super::Reactor;
+use super::busy_poll::BusyPoll;
 use crate::broker::pool::QueueId;
 use crate::fabric::{Fabric, FabricError};
 use crate::sys::{Bell, Rung};
@@ -32,9 +33,7 @@ pub(super) struct Sleeper {
     ready: mio::Events,
     /// Since when there was nothing to do.
     idle_since: Option<Instant>,
-    /// Time to look before it sleeps, at most `longest`.
-    window: Duration,
-    longest: Duration,
+    busy_poll: BusyPoll,
     rounds: u32,
     /// The transport's descriptor is watched.
     watched: bool,
@@ -46,8 +45,7 @@ impl Sleeper {
             poll,
             ready: mio::Events::with_capacity(256),
             idle_since: None,
-            window: longest,
-            longest,
+            busy_poll: BusyPoll::new(longest),
             rounds: 0,
             watched: false,
         }
@@ -79,17 +77,6 @@ impl Sleeper {
         self.watched = true;
         registry.register(&mut source, TRANSPORT, Interest::READABLE)
     }
-
-    /// Work came `slept` after this fell asleep: to look for so long would have been enough, or not.
-    fn adapt(&mut self, slept: Duration) {
-        self.window = if slept < self.longest {
-            (self.window * 2).clamp(self.longest / 8, self.longest)
-        } else if self.window > self.longest / 16 {
-            self.window / 2
-        } else {
-            Duration::ZERO
-        };
-    }
 }
 
 impl<F: Fabric> Reactor<F> {
@@ -104,7 +91,7 @@ impl<F: Fabric> Reactor<F> {
         if busy || is_due {
             sleeper.idle_since = None;
         }
-        if busy || is_due || self.now.saturating_since(since) < sleeper.window {
+        if busy || is_due || self.now.saturating_since(since) < sleeper.busy_poll.window() {
             if sleeper.rounds % ROUNDS == 0 {
                 self.wait(Some(Duration::ZERO))?;
             }
@@ -121,7 +108,7 @@ impl<F: Fabric> Reactor<F> {
         let time = time.map(|time| time.max(Duration::from_micros(100)));
         self.wait(time)?;
         let slept = self.shared.now().saturating_since(self.now);
-        self.sleeper.adapt(slept);
+        self.sleeper.busy_poll.slept(slept);
         self.sleeper.idle_since = None;
         Ok(())
     }
@@ -200,35 +187,5 @@ impl<F: Fabric> Reactor<F> {
             }
         }
         self.activate(id);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn looks_for_work_only_as_long_as_it_comes_soon() {
-        let poll = mio::Poll::new().unwrap();
-        let longest = Duration::from_micros(80);
-        let mut sleeper = Sleeper::new(poll, longest);
-        for _ in 0..10 {
-            sleeper.adapt(Duration::from_millis(1));
-        }
-        assert_eq!(sleeper.window, Duration::ZERO);
-        sleeper.adapt(Duration::from_micros(20));
-        assert_eq!(sleeper.window, Duration::from_micros(10));
-        for _ in 0..10 {
-            sleeper.adapt(Duration::from_micros(20));
-        }
-        assert_eq!(sleeper.window, longest);
-    }
-
-    #[test]
-    fn never_looks_where_it_was_told_not_to() {
-        let mut sleeper = Sleeper::new(mio::Poll::new().unwrap(), Duration::ZERO);
-        sleeper.adapt(Duration::ZERO);
-        sleeper.adapt(Duration::from_secs(1));
-        assert_eq!(sleeper.window, Duration::ZERO);
     }
 }

@@ -1,0 +1,155 @@
+//! How connections end, workers are dropped, and the reactor itself stops.
+
+use std::time::Duration;
+
+use super::connection::Stage;
+use super::{NOTHING, Notice, Reactor};
+use crate::broker::pool::QueueId;
+use crate::broker::reason;
+use crate::broker::registry::close_status;
+use crate::broker::submission::Violation;
+use crate::device::Status;
+use crate::device::abi::{Completion, event};
+use crate::fabric::{ConnId, Fabric};
+use crate::transport::CloseReason;
+use crate::units::Instant;
+
+/// Time that connections have to end after they were told to, when the reactor stops.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl<F: Fabric> Reactor<F> {
+    /// A connection is gone.
+    pub(super) fn closed(&mut self, id: ConnId, reason: &CloseReason) {
+        self.transport.buffers_mut().forget(id);
+        let Some(conn) = self.conns.remove(&id) else {
+            return;
+        };
+        self.deadlines.remove(&(conn.deadline, id));
+        let (name, status) = conn
+            .end
+            .unwrap_or_else(|| (reason.name(), reason::of_close(reason)));
+        let worker = match conn.stage {
+            Stage::Owned { queue, .. } => self.queues.get(queue).map(|queue| &queue.process),
+            Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
+        };
+        let worker = worker.map(|process| process.id).or(conn.last_worker);
+        let age = self.now.saturating_since(conn.since);
+        if let Some(suppressed) = self.lines.admit(self.now) {
+            tracing::info!(peer = %conn.peer, worker, reason = name, suppressed, "connection closed");
+        }
+        let close = close_status(self.now, conn.peer, (worker, name), age);
+        let mut registry = self.shared.registry();
+        if let Stage::Offered(token) = &conn.stage {
+            registry.claim(token);
+        }
+        registry.closed(close, conn.is_dispatched(), name);
+        drop(registry);
+        if let Stage::Owned { queue, number } = conn.stage {
+            if let Some(of) = self.queues.get_mut(queue) {
+                of.remove(number);
+                of.waiting.retain(|waiting| *waiting != id);
+            }
+            if !conn.info_due {
+                self.complete(
+                    queue,
+                    Completion {
+                        event: event::DISCONNECTED,
+                        status: status.code(),
+                        conn: number,
+                        ..NOTHING
+                    },
+                );
+            }
+        }
+    }
+
+    /// Ends a connection at once, for a reason of the broker's own. The first reason stays.
+    pub(super) fn end(&mut self, id: ConnId, name: &'static str, status: Status) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.end.get_or_insert((name, status));
+            conn.held.clear();
+        }
+        self.transport.abort(id);
+    }
+
+    /// A worker broke the rules of the interface.
+    pub(super) fn violated(&mut self, queue: QueueId, violation: Violation) {
+        self.shared.registry().count(violation.name());
+        self.fault(queue, Status::Corrupt, &violation.to_string());
+    }
+
+    /// A worker is to be detached: its connections end at once, the rest is the control thread's.
+    pub(super) fn fault(&mut self, queue: QueueId, status: Status, why: &str) {
+        let Some(queue) = self.queues.get(queue) else {
+            return;
+        };
+        let process = queue.process.id;
+        self.control.notice(Notice::Fault {
+            process,
+            status,
+            why: why.to_owned(),
+        });
+        self.drop_process(process);
+    }
+
+    /// Forgets a worker and aborts its connections.
+    pub(super) fn drop_process(&mut self, process: u32) {
+        let Some(id) = self.queue_of.remove(&process) else {
+            return;
+        };
+        let Some(queue) = self.queues.remove(id) else {
+            return;
+        };
+        self.sleeper.unwatch(&queue.bell);
+        self.active.retain(|active| *active != id);
+        for conn in queue.conns() {
+            if let Some(conn) = self.conns.get_mut(&conn) {
+                conn.stage = Stage::Orphan;
+                conn.last_worker = Some(process);
+            }
+            self.end(conn, "worker_gone", Status::Detached);
+        }
+        self.transport.buffers_mut().remove(id);
+    }
+
+    pub(super) fn begin_to_stop(&mut self, by: Instant) {
+        self.stop_by = Some(self.stop_by.map_or(by, |earlier| earlier.min(by)));
+        for listener in std::mem::take(&mut self.listeners) {
+            self.transport.unlisten(listener);
+        }
+        let unowned: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| !conn.is_dispatched())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in unowned {
+            self.end(id, "stopping", Status::Stopping);
+        }
+    }
+
+    /// Ends connections once nothing is under way on them; whether the reactor is done.
+    pub(super) fn stop(&mut self) -> bool {
+        let Some(by) = self.stop_by else {
+            return false;
+        };
+        let late = self.now >= by;
+        let ids: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| late || conn.end.is_none() && conn.is_idle())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            if late {
+                self.end(id, "stopping", Status::Stopping);
+                continue;
+            }
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.end = Some(("stopping", Status::Stopping));
+            }
+            self.transport.close(id);
+        }
+        self.conns.is_empty() || self.now >= by + END_TIMEOUT
+    }
+}

@@ -1,0 +1,422 @@
+/*
+ * Arguments that no call can have, and structures of other sizes than this version's.
+ *
+ * arguments PATH
+ */
+
+#include "scene.h"
+
+/* Bytes that a newer program's structure has beyond this version's. */
+#define NEWER 64
+#define GUARD 32
+
+static struct scene scene;
+
+/* What a legal call ends with: its structure was understood. */
+static void legal_parameters(struct smbdirect_parameters *parameters)
+{
+	*parameters = (struct smbdirect_parameters){.type_size = sizeof(*parameters)};
+}
+
+static void no_pointers(void)
+{
+	struct smbdirect_device *device = scene.worker;
+	struct smbdirect_attach args = {
+		.type_size = sizeof(args),
+		.role = SMBDIRECT_ROLE_WORKER,
+	};
+	struct smbdirect_device *made = NULL;
+	struct smbdirect_event event = {.type_size = sizeof(event)};
+	struct smbdirect_parameters parameters;
+	struct smbdirect_session session = {
+		.type_size = sizeof(session),
+		.client_guid = {1},
+	};
+	struct smbdirect_mem_params params = {.type_size = sizeof(params)};
+	struct smbdirect_buffer buffer = {.type_size = sizeof(buffer)};
+	struct smbdirect_conn_info info = {.type_size = sizeof(info)};
+	struct smbdirect_transfer transfer = {.type_size = sizeof(transfer)};
+	uint8_t sixteen[16] = {1}, zeros[16] = {0};
+	struct iovec piece = {.iov_base = sixteen, .iov_len = 16};
+	struct smbdirect_pdu pdu = {
+		.type_size = sizeof(pdu),
+		.conn = scene.conn,
+		.pieces = &piece,
+		.piece_count = 1,
+	};
+	struct descriptor descriptor = {.length = 1000};
+	struct smbdirect_buffer used = allocate(&scene, 1000);
+	struct smbdirect_rdma operation =
+		rdma(&scene, SMBDIRECT_RDMA_WRITE, &used, &descriptor);
+	uint32_t count = 0, number = 0;
+	uint64_t total = 0;
+	int fd = -1;
+
+	legal_parameters(&parameters);
+#define INVALID(call) expect(SMBDIRECT_E_INVALID, call)
+	INVALID(smbdirect_device_new(scene.path, NULL, &made));
+	INVALID(smbdirect_device_new(scene.path, &args, NULL));
+	smbdirect_device_free(NULL);
+	INVALID(smbdirect_device_event_fd(NULL, &fd));
+	INVALID(smbdirect_device_event_fd(device, NULL));
+	INVALID(smbdirect_device_get_events(NULL, 0, &event, 1, &count));
+	INVALID(smbdirect_device_get_events(device, 0, NULL, 1, &count));
+	INVALID(smbdirect_device_get_events(device, 0, &event, 0, &count));
+	INVALID(smbdirect_device_get_events(device, 0, &event, 1, NULL));
+	INVALID(smbdirect_device_get_events(device, SMBDIRECT_EVENTS_PEEK << 1,
+					    &event, 1, &count));
+	INVALID(smbdirect_device_set_parameters(NULL, 1, &parameters, NULL, 0));
+	INVALID(smbdirect_device_set_parameters(scene.listener, 1, NULL, NULL, 0));
+	INVALID(smbdirect_device_set_parameters(scene.listener, 1, &parameters, NULL, 1));
+	INVALID(smbdirect_device_set_session_id(NULL, 1, &session));
+	INVALID(smbdirect_device_set_session_id(device, 1, NULL));
+	INVALID(smbdirect_device_claim(NULL, 1, sixteen));
+	INVALID(smbdirect_device_claim(device, 1, NULL));
+	INVALID(smbdirect_device_claim(device, 1, zeros));
+	INVALID(smbdirect_device_get_mem_params(NULL, &params));
+	INVALID(smbdirect_device_get_mem_params(device, NULL));
+	INVALID(smbdirect_device_send_pdus(NULL, &pdu, 1, &count));
+	INVALID(smbdirect_device_send_pdus(device, NULL, 1, &count));
+	INVALID(smbdirect_device_send_pdus(device, &pdu, 1, NULL));
+	pdu.pieces = NULL;
+	INVALID(smbdirect_device_send_pdus(device, &pdu, 1, &count));
+	pdu.pieces = &piece;
+	pdu.piece_count = 0;
+	INVALID(smbdirect_device_send_pdus(device, &pdu, 1, &count));
+	pdu.piece_count = 1025;
+	INVALID(smbdirect_device_send_pdus(device, &pdu, 1, &count));
+	pdu.piece_count = 1;
+	pdu.flags = 2;
+	INVALID(smbdirect_device_send_pdus(device, &pdu, 1, &count));
+	pdu.flags = 0;
+	piece.iov_base = NULL;
+	INVALID(smbdirect_device_send_pdus(device, &pdu, 1, &count));
+	piece.iov_base = sixteen;
+	piece.iov_len = 0;
+	INVALID(smbdirect_device_send_pdus(device, &pdu, 1, &count));
+	piece.iov_len = SIZE_MAX;
+	INVALID(smbdirect_device_send_pdus(device, &pdu, 1, &count));
+	INVALID(smbdirect_device_rdma_read_write(NULL, &operation, 1, &count));
+	INVALID(smbdirect_device_rdma_read_write(device, NULL, 1, &count));
+	INVALID(smbdirect_device_rdma_read_write(device, &operation, 1, NULL));
+	operation.descriptors = NULL;
+	INVALID(smbdirect_device_rdma_read_write(device, &operation, 1, &count));
+	operation.descriptors = &descriptor;
+	operation.direction = 3;
+	INVALID(smbdirect_device_rdma_read_write(device, &operation, 1, &count));
+	operation.direction = SMBDIRECT_RDMA_WRITE;
+	operation.length = 0;
+	INVALID(smbdirect_device_rdma_read_write(device, &operation, 1, &count));
+	INVALID(smbdirect_device_take_pdu(NULL, 1, sixteen, 16));
+	INVALID(smbdirect_device_take_pdu(device, 1, NULL, 16));
+	INVALID(smbdirect_buffer_alloc(NULL, 1, &buffer));
+	INVALID(smbdirect_buffer_alloc(device, 1, NULL));
+	INVALID(smbdirect_buffer_alloc(device, 0, &buffer));
+	INVALID(smbdirect_buffer_free(NULL, used.number));
+	INVALID(smbdirect_conn_get_info(NULL, scene.conn, &info));
+	INVALID(smbdirect_conn_get_info(device, scene.conn, NULL));
+	INVALID(smbdirect_conn_disconnect(NULL, scene.conn));
+	INVALID(smbdirect_conn_transfer(NULL, scene.conn, 1, NULL, sixteen, 16));
+	INVALID(smbdirect_conn_transfer(device, scene.conn, 1, NULL, NULL, 16));
+	INVALID(smbdirect_conn_transfer(device, scene.conn, 1, zeros, sixteen, 16));
+	INVALID(smbdirect_request_transfer(NULL, 16, &transfer));
+	INVALID(smbdirect_request_transfer(sixteen, 16, NULL));
+	INVALID(smbdirect_request_invalidate(NULL, 16, &number, &number));
+	INVALID(smbdirect_request_invalidate(sixteen, 16, NULL, &number));
+	INVALID(smbdirect_request_invalidate(sixteen, 16, &number, NULL));
+	INVALID(smbdirect_descriptors_check(NULL, 16, &total));
+	INVALID(smbdirect_descriptors_check(sixteen, 16, NULL));
+#undef INVALID
+	/* Nothing was written. */
+	check(made == NULL && count == 0 && number == 0 && total == 0 && fd == -1);
+	check(buffer.number == 0 && info.peer_port == 0 && transfer.length == 0);
+	expect(SMBDIRECT_OK, smbdirect_buffer_free(device, used.number));
+	check(strcmp(smbdirect_status_str(-1), "unknown status") == 0);
+	check(smbdirect_status_errno(-1) == EIO && smbdirect_status_errno(0) == 0);
+	check(smbdirect_abi_version() == SMBDIRECT_ABI_VERSION);
+}
+
+/* A structure of `size` bytes that says that it has `type_size`. */
+static void *structure(const void *start, size_t length, size_t size, uint32_t type_size)
+{
+	uint8_t *copy = malloc(size);
+
+	check(copy != NULL);
+	memset(copy, 0, size);
+	memcpy(copy, start, length < size ? length : size);
+	memcpy(copy, &type_size, sizeof(type_size));
+	return copy;
+}
+
+/* Sizes that no version of a structure of `size` bytes has. */
+static size_t wrong_sizes(size_t size, uint32_t *sizes)
+{
+	size_t count = 0;
+
+	sizes[count++] = 0;
+	sizes[count++] = 4;
+	sizes[count++] = (uint32_t)size - 8;
+	/* The second of an array would not be aligned. */
+	sizes[count++] = (uint32_t)size + 4;
+	sizes[count++] = 4096 + 8;
+	sizes[count++] = UINT32_MAX;
+	return count;
+}
+
+/* `call` reads a structure; with a legal one it ends with `legal`. */
+static void reads(const void *start, size_t size, int32_t (*call)(const void *), int32_t legal)
+{
+	uint32_t sizes[8];
+	size_t count = wrong_sizes(size, sizes);
+	size_t newer = size + NEWER;
+	uint8_t *copy;
+	size_t n;
+
+	for (n = 0; n < count; n++) {
+		copy = structure(start, size, size, sizes[n]);
+		expect(SMBDIRECT_E_INVALID, call(copy));
+		free(copy);
+	}
+	/* Reserved fields end each of them. */
+	copy = structure(start, size, size, (uint32_t)size);
+	copy[size - 1] = 1;
+	expect(SMBDIRECT_E_INVALID, call(copy));
+	free(copy);
+	for (n = size; n < newer; n += NEWER - 1) {
+		copy = structure(start, size, newer, (uint32_t)newer);
+		copy[n] = 1;
+		expect(SMBDIRECT_E_INVALID, call(copy));
+		free(copy);
+	}
+	copy = structure(start, size, newer, (uint32_t)newer);
+	expect(legal, call(copy));
+	free(copy);
+}
+
+/* `call` writes a structure. */
+static void writes(size_t size, int32_t (*call)(void *))
+{
+	static const uint8_t nothing[4096];
+	uint32_t sizes[8];
+	size_t count = wrong_sizes(size, sizes);
+	size_t newer = size + NEWER;
+	uint32_t written;
+	uint8_t *copy;
+	size_t n;
+
+	for (n = 0; n < count; n++) {
+		copy = structure(nothing, 0, size, sizes[n]);
+		expect(SMBDIRECT_E_INVALID, call(copy));
+		check(memcmp(copy + 4, nothing, size - 4) == 0);
+		free(copy);
+	}
+	copy = malloc(newer + GUARD);
+	check(copy != NULL);
+	memset(copy, 0xa5, newer + GUARD);
+	written = (uint32_t)newer;
+	memcpy(copy, &written, sizeof(written));
+	expect(SMBDIRECT_OK, call(copy));
+	memcpy(&written, copy, sizeof(written));
+	check(written == newer);
+	/* What this version does not know is 0, and nobody touched what follows. */
+	check(memcmp(copy + size, nothing, NEWER) == 0);
+	for (n = newer; n < newer + GUARD; n++) {
+		check(copy[n] == 0xa5);
+	}
+	free(copy);
+}
+
+static int32_t call_new(const void *args)
+{
+	struct smbdirect_device *device = NULL;
+	int32_t status = smbdirect_device_new(scene.path, args, &device);
+
+	check((status == SMBDIRECT_OK) == (device != NULL));
+	smbdirect_device_free(device);
+	return status;
+}
+
+static int32_t call_set_parameters(const void *parameters)
+{
+	return smbdirect_device_set_parameters(scene.listener, 5, parameters, NULL, 0);
+}
+
+static int32_t call_set_session_id(const void *session)
+{
+	return smbdirect_device_set_session_id(scene.worker, 6, session);
+}
+
+static int32_t call_send(const void *pdu)
+{
+	uint32_t taken = 0;
+	int32_t status;
+
+	do {
+		status = smbdirect_device_send_pdus(scene.worker, pdu, 1, &taken);
+	} while (status == SMBDIRECT_E_AGAIN && wants_room(scene.worker, status));
+	return status;
+}
+
+static int32_t call_rdma(const void *operation)
+{
+	uint32_t taken = 0;
+
+	return smbdirect_device_rdma_read_write(scene.worker, operation, 1, &taken);
+}
+
+static int32_t call_get_events(void *event)
+{
+	uint32_t count = 0;
+	int32_t status;
+
+	for (;;) {
+		status = smbdirect_device_get_events(scene.worker, 0, event, 1, &count);
+		if (status != SMBDIRECT_OK || count == 1) {
+			return status;
+		}
+		wait_for_device(scene.worker);
+	}
+}
+
+static int32_t call_get_mem_params(void *params)
+{
+	return smbdirect_device_get_mem_params(scene.worker, params);
+}
+
+static int32_t call_alloc(void *buffer)
+{
+	int32_t status = smbdirect_buffer_alloc(scene.worker, 1, buffer);
+	struct smbdirect_buffer made;
+
+	if (status == SMBDIRECT_OK) {
+		memcpy(&made, buffer, sizeof(made));
+		expect(SMBDIRECT_OK, smbdirect_buffer_free(scene.worker, made.number));
+	}
+	return status;
+}
+
+static int32_t call_conn_info(void *info)
+{
+	return smbdirect_conn_get_info(scene.worker, scene.conn, info);
+}
+
+static int32_t call_request_transfer(void *transfer)
+{
+	/* A READ request within the message. */
+	static const uint8_t request[64 + 49] = {
+		0xfe, 'S', 'M', 'B', 64, [12] = SMB2_READ, [64] = 49, [68] = 1,
+	};
+
+	return smbdirect_request_transfer(request, sizeof(request), transfer);
+}
+
+static void other_sizes(void)
+{
+	static uint8_t bytes[100];
+	struct smbdirect_attach args = {
+		.type_size = sizeof(args),
+		.role = SMBDIRECT_ROLE_WORKER,
+	};
+	struct smbdirect_parameters parameters;
+	struct smbdirect_session session = {
+		.type_size = sizeof(session),
+		.client_guid = {1},
+	};
+	struct iovec piece = {.iov_base = bytes, .iov_len = sizeof(bytes)};
+	struct smbdirect_pdu pdu = {
+		.type_size = sizeof(pdu),
+		.conn = scene.conn,
+		.pieces = &piece,
+		.piece_count = 1,
+	};
+	struct descriptor descriptor = {.length = 999};
+	struct smbdirect_buffer buffer = allocate(&scene, 1000);
+	struct smbdirect_rdma operation =
+		rdma(&scene, SMBDIRECT_RDMA_WRITE, &buffer, &descriptor);
+
+	legal_parameters(&parameters);
+	reads(&args, sizeof(args), call_new, SMBDIRECT_OK);
+	reads(&parameters, sizeof(parameters), call_set_parameters, SMBDIRECT_OK);
+	expect(SMBDIRECT_OK, reply_of(scene.listener, 5));
+	reads(&session, sizeof(session), call_set_session_id, SMBDIRECT_OK);
+	expect(SMBDIRECT_OK, reply_of(scene.worker, 6));
+	reads(&pdu, sizeof(pdu), call_send, SMBDIRECT_OK);
+	expect(SMBDIRECT_OK, expect_event(scene.worker, SMBDIRECT_EVENT_SENT).status);
+	/* It was read as a whole: the descriptors are looked at last. */
+	reads(&operation, sizeof(operation), call_rdma, SMBDIRECT_E_DESCRIPTORS_TOO_SHORT);
+	/* An event to come. */
+	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene.worker, 7, &session));
+	writes(sizeof(struct smbdirect_event), call_get_events);
+	writes(sizeof(struct smbdirect_mem_params), call_get_mem_params);
+	writes(sizeof(struct smbdirect_buffer), call_alloc);
+	writes(sizeof(struct smbdirect_conn_info), call_conn_info);
+	writes(sizeof(struct smbdirect_transfer), call_request_transfer);
+	expect(SMBDIRECT_OK, smbdirect_buffer_free(scene.worker, buffer.number));
+}
+
+/* Arrays of a newer program: the first one's size is the way to the next. */
+static void arrays(void)
+{
+	struct newer_pdu {
+		struct smbdirect_pdu pdu;
+		uint64_t more[2];
+	} pdus[3];
+	struct newer_event {
+		struct smbdirect_event event;
+		uint64_t more[2];
+	} events[3];
+	char text[] = "text";
+	struct iovec piece = {.iov_base = text, .iov_len = sizeof(text)};
+	uint32_t count = 0, seen = 0, n;
+
+	memset(pdus, 0, sizeof(pdus));
+	for (n = 0; n < 3; n++) {
+		pdus[n].pdu = (struct smbdirect_pdu){
+			.type_size = sizeof(pdus[0]),
+			.conn = scene.conn,
+			.cookie = 100 + n,
+			.pieces = &piece,
+			.piece_count = 1,
+		};
+	}
+	/* The third is not legal: two are taken, and a call that begins with it says why. */
+	pdus[2].more[1] = 1;
+	expect(SMBDIRECT_OK,
+	       smbdirect_device_send_pdus(scene.worker, &pdus[0].pdu, 3, &count));
+	check(count == 2);
+	expect(SMBDIRECT_E_INVALID,
+	       smbdirect_device_send_pdus(scene.worker, &pdus[2].pdu, 1, &count));
+	expect(SMBDIRECT_OK,
+	       smbdirect_device_send_pdus(scene.worker, &pdus[0].pdu, 0, &count));
+	check(count == 0);
+	while (seen < 2) {
+		memset(events, 0xa5, sizeof(events));
+		events[0].event.type_size = sizeof(events[0]);
+		expect(SMBDIRECT_OK,
+		       smbdirect_device_get_events(scene.worker, 0, &events[0].event, 3,
+						   &count));
+		if (count == 0) {
+			wait_for_device(scene.worker);
+		}
+		for (n = 0; n < count; n++) {
+			check(events[n].event.type_size == sizeof(events[0]));
+			check(events[n].event.kind == SMBDIRECT_EVENT_SENT);
+			check(events[n].event.cookie == 100 + seen++);
+			check(events[n].more[0] == 0 && events[n].more[1] == 0);
+		}
+		check(count == 3 || events[count].more[0] == UINT64_C(0xa5a5a5a5a5a5a5a5));
+	}
+}
+
+int main(int argc, char **argv)
+{
+	check(argc == 2);
+	scene.path = argv[1];
+	set_connection(&scene, "connect");
+	no_pointers();
+	other_sizes();
+	arrays();
+	clear(&scene);
+	printf("done\n");
+	return 0;
+}

@@ -1,0 +1,73 @@
+//! The example of `docs/device.md`, as it stands there.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use crate::build;
+use crate::daemon::{Daemon, Directory, Setup};
+use crate::peer::{Peer, smb2};
+use crate::programs::{Build, Running, program};
+
+/// The program in the one block of C that the page has.
+fn extracted() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/device.md");
+    let page = fs::read_to_string(path).expect("docs/device.md");
+    let (_, rest) = page.split_once("```c\n").expect("an example");
+    let (code, rest) = rest.split_once("```\n").expect("its end");
+    assert!(!rest.contains("```c\n"), "a second example");
+    code.to_owned()
+}
+
+/// Has many messages echoed, all of them under way at once.
+fn echo(mut peer: Peer, client: u8) {
+    peer.negotiate([client; 16]);
+    let negotiate = peer.receive();
+    assert_eq!(negotiate, smb2::negotiate_request([client; 16]));
+    let message = |n: usize| smb2::request(0x0d, n as u64, 0, &vec![client; 100 * n]);
+    for n in 0..200 {
+        peer.queue(&message(n)).expect("room");
+    }
+    for n in 0..200 {
+        assert!(peer.receive() == message(n), "{n}");
+    }
+    // More than a worker may have in memory at a time.
+    let long = vec![client; 1 << 20];
+    for _ in 0..20 {
+        peer.queue(&long).expect("room");
+    }
+    for _ in 0..20 {
+        assert!(peer.receive() == long);
+    }
+    peer.flush();
+    peer.close();
+}
+
+#[test]
+fn the_example_of_the_documentation_serves_clients() {
+    let code = extracted();
+    let source = build::directory("c-abi").join("example.c");
+    fs::write(&source, code).expect("the target directory is writable");
+    for build in Build::ALL {
+        let daemon = Daemon::start_in(Directory::new(), &Setup::default());
+        let control = daemon.control.to_str().expect("UTF-8").to_owned();
+        let mut example = Running::start(&program(&source, build), &[&control]);
+        // It says nothing when it is attached.
+        daemon.wait_for_status(|status| status["processes"][0]["role"] == "listener");
+        let clients = [1, 2].map(|client| {
+            let peer = Peer::connect(daemon.address());
+            thread::spawn(move || echo(peer, client))
+        });
+        for client in clients {
+            client.join().expect("served");
+        }
+        // Its children end with their clients, and it with the device.
+        let left = |status: &serde_json::Value| status["processes"].as_array().unwrap().len() == 2;
+        daemon.wait_for_status(left);
+        daemon.stop();
+        let ended = example.line_within(Duration::from_secs(10));
+        assert!(ended.is_err(), "{ended:?}");
+        example.finish();
+    }
+}

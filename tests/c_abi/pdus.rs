@@ -1,0 +1,71 @@
+//! Messages both ways, hundreds under way at a time, on several connections of several workers.
+
+use std::thread;
+
+use crate::peer::{Peer, smb2};
+use crate::programs::Build;
+use crate::requests::{command, fill, message_id, status};
+use crate::smbd::Smbd;
+
+/// From a bare header to the longest message, and on both sides of what one SEND carries.
+const LENGTHS: [usize; 9] = [
+    64,
+    100,
+    1340,
+    1341,
+    8192,
+    8193,
+    64 << 10,
+    (256 << 10) + 5,
+    1 << 20,
+];
+
+/// The message of client `client` with this number.
+fn message(client: u64, number: u64) -> Vec<u8> {
+    let length = LENGTHS[number as usize % LENGTHS.len()];
+    let mut body = vec![0; length - 64];
+    fill(&mut body, client << 40 | number << 21);
+    smb2::request(command::ECHO, number, 0, &body)
+}
+
+/// Has `count` messages echoed, all of them under way at once, some times over.
+fn echo(mut peer: Peer, client: u64, count: u64) {
+    for round in 0..2 {
+        let numbers = round * count..(round + 1) * count;
+        for number in numbers.clone() {
+            let taken = peer.queue(&message(client, number));
+            taken.unwrap_or_else(|error| panic!("{number}: {error}; {peer:?}"));
+        }
+        let mut expected: Vec<u64> = numbers.collect();
+        while !expected.is_empty() {
+            let answer = peer.receive();
+            let number = message_id(&answer);
+            let at = expected.iter().position(|expected| *expected == number);
+            expected.remove(at.unwrap_or_else(|| panic!("{number} once more")));
+            assert_eq!(status(&answer), 0);
+            assert!(answer == message(client, number), "{client}: {number}");
+        }
+        peer.flush();
+    }
+    peer.close();
+}
+
+#[test]
+fn messages_of_all_lengths_go_both_ways_hundreds_at_a_time() {
+    for build in Build::ALL {
+        let smbd = Smbd::start(build, "");
+        let count = build.choose(200, 60) as u64;
+        // Two connections of one client, and one of another.
+        let clients: Vec<_> = [(0, 1), (1, 1), (2, 2)]
+            .into_iter()
+            .map(|(client, guid)| {
+                let peer = smbd.client([guid; 16]);
+                thread::spawn(move || echo(peer, client, count))
+            })
+            .collect();
+        for client in clients {
+            client.join().unwrap();
+        }
+        smbd.finish();
+    }
+}

@@ -1,0 +1,91 @@
+//! The end while a worker has something under way.
+
+use std::time::Instant;
+
+use rustix::process::Signal;
+use smbdirect::device::{Direction, Event, Handle, Role, Status};
+use smbdirect::fabric::Access;
+use smbdirect::sys::wait_readable;
+
+use crate::daemon::{Daemon, TIMEOUT, smbdirectctl, stdout};
+use crate::peer::{Peer, Window, emit};
+
+const GUID: [u8; 16] = [5; 16];
+
+/// The next event of a worker.
+fn event(worker: &mut Handle) -> Event {
+    let end = Instant::now() + TIMEOUT;
+    loop {
+        if let Some(event) = worker.next_event().unwrap() {
+            return event;
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "no event");
+        wait_readable(worker.event_fd().unwrap(), Some(left)).unwrap();
+    }
+}
+
+/// A worker that has begun to read memory of a client, which will not serve that before it is
+/// driven again.
+fn reading(daemon: &Daemon) -> (Handle, Peer, Window) {
+    let mut worker = Handle::attach(&daemon.control, Role::Worker, None).unwrap();
+    assert!(matches!(event(&mut worker), Event::Attached));
+    worker.set_session_id(1, GUID, 0, false).unwrap();
+    let Event::Reply { status, .. } = event(&mut worker) else {
+        panic!("an answer");
+    };
+    assert_eq!(status, Status::Ok);
+
+    let mut peer = Peer::connect(daemon.address());
+    let window = peer.window(1 << 20, Access::RemoteRead);
+    peer.negotiate(GUID);
+    let Event::Connection { info } = event(&mut worker) else {
+        panic!("a connection");
+    };
+    assert_eq!(info.client_guid, GUID);
+    let Event::Pdu { pdu, .. } = event(&mut worker) else {
+        panic!("the first request");
+    };
+    worker.take_pdu(pdu, &mut []).unwrap();
+    // The first memory is to be asked for.
+    assert_eq!(worker.allocate(1 << 20), Err(Status::Again));
+    assert_eq!(event(&mut worker), Event::Room);
+    let buffer = worker.allocate(1 << 20).unwrap();
+    let (conn, number) = (info.conn, buffer.number);
+    let descriptors = emit(&window.descriptors(3));
+    worker
+        .rdma(Direction::Read, conn, 2, number, 0, 1 << 20, &descriptors)
+        .unwrap();
+    (worker, peer, window)
+}
+
+#[test]
+fn lets_a_worker_finish_what_is_under_way() {
+    let mut daemon = Daemon::start(&[]);
+    let (mut worker, mut peer, window) = reading(&daemon);
+    window.memory.write(7, b"content").unwrap();
+    let pid = std::process::id().to_string();
+    let shown = stdout(&smbdirectctl(&daemon.control, &[]));
+    let is_owned = |line: &str| line.contains(" owned ") && line.contains(&pid);
+    assert!(shown.lines().any(is_owned), "{shown}");
+
+    daemon.signal(Signal::TERM);
+    daemon.wait_for_notification("STOPPING=1");
+    peer.wait_closed();
+    let Event::RdmaDone { status, cookie, .. } = event(&mut worker) else {
+        panic!("the end of the RDMA READ");
+    };
+    assert_eq!((status, cookie), (Status::Ok, 2));
+    assert!(daemon.wait().success(), "{}", daemon.log());
+}
+
+#[test]
+fn ends_at_once_at_a_second_signal() {
+    let mut daemon = Daemon::start(&[]);
+    let _reading = reading(&daemon);
+    daemon.signal(Signal::TERM);
+    daemon.wait_for_notification("STOPPING=1");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
+    assert!(daemon.log().contains("ended at once"), "{}", daemon.log());
+}
