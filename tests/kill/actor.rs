@@ -127,20 +127,24 @@ pub(crate) fn has_input(fd: impl AsFd) -> bool {
 
 /// Plays a part: obeys the lines of the input until its end.
 pub(crate) fn obey(mut perform: impl FnMut(&[&str]) -> String) {
-    let input = std::io::stdin().as_fd().try_clone_to_owned();
-    let mut input = File::from(input.expect("a descriptor"));
-    let mut line = Vec::new();
-    let mut byte = [0];
-    // One by one: what is behind the line is left where `has_input` sees it.
-    while input.read(&mut byte).expect("its input") > 0 {
-        if byte != *b"\n" {
-            line.extend(byte);
-            continue;
-        }
-        let words = String::from_utf8(std::mem::take(&mut line)).expect("UTF-8");
-        let words: Vec<&str> = words.split_whitespace().collect();
+    while let Some(line) = read_line() {
+        let words: Vec<&str> = line.split_whitespace().collect();
         say(&perform(&words));
     }
+}
+
+/// A line of the input; `None` at its end. What is behind it is left where [`has_input`] sees it.
+pub(crate) fn read_line() -> Option<String> {
+    let input = std::io::stdin().as_fd().try_clone_to_owned();
+    let mut input = File::from(input.expect("a descriptor"));
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while input.read(&mut byte).expect("its input") > 0 {
+        if byte == *b"\n" {
+            return Some(String::from_utf8(line).expect("UTF-8"));
+        }
+        line.extend(byte);
+    }
+    None
 }
 
 /// Writes a line to who started this process.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::daemon::{Daemon, Directory, Setup};
 use crate::each::address;
 use crate::exchange::{Cast, Exchange, STEPS, Stage, Who};
-use crate::held::{Covered, Held, Left};
+use crate::held::{Covered, During, Held, Left};
 
 /// Goes through the exchange as often as it has steps.
 pub(crate) fn run() -> Covered {
@@ -14,7 +14,7 @@ pub(crate) fn run() -> Covered {
     let server = address(&daemon);
     let mut cast = Cast::new(&daemon.control, server);
     for (at, step) in STEPS.iter().enumerate() {
-        let when = format!("broker killed after {:?}", step.name);
+        let during = During(format!("broker killed after {:?}", step.name));
         let mut exchange = Exchange::new(&daemon, &mut cast, at);
         for step in &STEPS[..=at] {
             exchange.run(step);
@@ -31,7 +31,7 @@ pub(crate) fn run() -> Covered {
         daemon = Daemon::start_in(directory, &setup);
         Exchange::new(&daemon, &mut cast, at).check_service(Who::Worker);
         cast.reset();
-        empty.wait(&daemon, &when);
+        empty.wait(&daemon, &during.0);
     }
     daemon.stop();
     Covered {

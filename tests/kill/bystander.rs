@@ -6,9 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::actor::Actor;
+use crate::actor::{Actor, hex16};
 use crate::daemon::TIMEOUT;
-use crate::load::Rounds;
+use crate::rounds::Rounds;
 
 /// Rounds of the client, and whether it is to go on.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ impl Bystander {
 
     pub(crate) fn start(control: &Path, server: SocketAddr) -> Self {
         let mut worker = Actor::start("server", control);
-        worker.ask(&format!("serve {}", crate::actor::hex16(&Self::GUID)));
+        worker.ask(&format!("serve {}", hex16(&Self::GUID)));
         let progress = Arc::new(Progress::default());
         let of_client = Arc::clone(&progress);
         let client = std::thread::spawn(move || {
@@ -62,7 +62,7 @@ impl Bystander {
     }
 
     /// Waits for rounds that begin now.
-    pub(crate) fn wait_for_rounds(&mut self, when: &str) {
+    pub(crate) fn wait_for_rounds(&mut self) {
         let rounds = self
             .progress
             .rounds
@@ -75,9 +75,9 @@ impl Bystander {
             .changed
             .wait_timeout_while(rounds, TIMEOUT, |rounds| rounds.0 < target)
             .unwrap_or_else(PoisonError::into_inner);
-        assert!(rounds.0 >= target, "{when}: the bystander is not served");
+        assert!(rounds.0 >= target, "the bystander is not served");
         drop(rounds);
-        assert_eq!(self.worker.ended(), None, "{when}: the bystander's worker");
+        assert_eq!(self.worker.ended(), None, "the bystander's worker");
     }
 
     /// Ends both in order.

@@ -6,7 +6,7 @@ use crate::actor::pattern;
 use crate::bystander::Bystander;
 use crate::daemon::{Daemon, Directory, Setup};
 use crate::exchange::{Cast, Exchange, STEPS, Stage, Who};
-use crate::held::{Covered, Held, Left};
+use crate::held::{Covered, During, Held, Left};
 use crate::peer::{Peer, smb2};
 
 /// A broker, a bystander, and those who take part.
@@ -37,7 +37,7 @@ impl Scene {
         let fresh = Held::of_new(&daemon);
         let server = address(&daemon);
         let mut bystander = Bystander::start(&daemon.control, server);
-        bystander.wait_for_rounds("at the start");
+        bystander.wait_for_rounds();
         let held = Held::of(&daemon.id().to_string());
         Self {
             base: Left::of(&daemon, held),
@@ -68,9 +68,10 @@ pub(crate) fn run() -> Covered {
         for victim in Who::ALL {
             let when = format!("{victim:?} killed after {:?}", step.name);
             let number = at * Who::ALL.len() + victim as usize;
-            covered.kills += usize::from(kill_after(&mut scene, at, victim, number, &when));
+            let during = During(when);
+            covered.kills += usize::from(kill_after(&mut scene, at, victim, number));
             scene.cast.reset();
-            scene.base.wait(&scene.daemon, &when);
+            scene.base.wait(&scene.daemon, &during.0);
         }
         // After the last step nobody is left who could be killed.
         let reached = covered.kills > before || at + 1 == STEPS.len();
@@ -82,7 +83,7 @@ pub(crate) fn run() -> Covered {
 }
 
 /// Runs to a step and kills; `false`: the victim does not take part as yet, or any more.
-fn kill_after(scene: &mut Scene, at: usize, victim: Who, number: usize, when: &str) -> bool {
+fn kill_after(scene: &mut Scene, at: usize, victim: Who, number: usize) -> bool {
     let mut exchange = Exchange::new(&scene.daemon, &mut scene.cast, number);
     for step in &STEPS[..=at] {
         exchange.run(step);
@@ -91,7 +92,7 @@ fn kill_after(scene: &mut Scene, at: usize, victim: Who, number: usize, when: &s
         return false;
     }
     exchange.kill(victim);
-    scene.bystander.wait_for_rounds(when);
+    scene.bystander.wait_for_rounds();
     exchange.check_ends(victim);
     exchange.check_survivors(victim);
     exchange.check_place(victim);

@@ -18,6 +18,17 @@ pub(crate) struct Covered {
     pub(crate) kills: usize,
 }
 
+/// What is being done: a failure says it, whoever fails.
+pub(crate) struct During(pub(crate) String);
+
+impl Drop for During {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("it was: {}", self.0);
+        }
+    }
+}
+
 /// Descriptors by kind, mappings of memory files by name, threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {

@@ -1,4 +1,4 @@
-//! A worker that serves on its own, and clients that compare what they are served.
+//! A worker that serves on its own.
 //!
 //! A message that begins with [`ORDER`] holds descriptors: the worker reads the first half of them,
 //! turns every byte around, writes that to the second half, and answers with an invalidation of the
@@ -6,24 +6,22 @@
 
 use std::collections::HashMap;
 use std::io::IoSlice;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use smbdirect::device::{BulkBuffer, Direction, Event, Handle, Role, Status};
-use smbdirect::fabric::Access;
-use smbdirect::transport::CloseReason;
 
-use crate::actor::{bytes16, has_input, hex16, pattern, say};
+use crate::actor::{bytes16, has_input, read_line, say};
 use crate::daemon::TIMEOUT;
-use crate::peer::{Options, Peer, emit, smb2};
 use crate::process::{bytes, fill};
 
-const ORDER: u8 = 1;
+/// The first byte of a message that is no echo.
+pub(crate) const ORDER: u8 = 1;
 /// Bytes of an RDMA transfer.
-const LENGTH: usize = 200_000;
-const ANSWER: [u8; 4] = *b"done";
+pub(crate) const LENGTH: usize = 200_000;
+/// The answer to such a message.
+pub(crate) const ANSWER: [u8; 4] = *b"done";
 
 /// A message, until it is answered.
 #[derive(Debug)]
@@ -59,22 +57,18 @@ struct Server {
 /// Serves a client GUID or the connection of a token, as it is told, until it is told to end; one of
 /// a token alone ends with its connection.
 pub(crate) fn play_server(path: &Path) {
-    let (words, mut server) = loop {
-        let line = read_line();
-        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let argument = words
-            .get(1)
-            .map(|_| bytes16(&words.iter().map(String::as_str).collect::<Vec<_>>(), 1));
-        match (words[0].as_str(), argument) {
-            ("serve", Some(guid)) => break (Some(guid), Server::registered(path, guid)),
-            ("claim", token) => break (None, Server::attached(path, token)),
-            other => panic!("what is {other:?}?"),
-        }
+    let line = read_line().expect("whom to serve");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let whom = bytes16(&words, 1);
+    let guid = (words[0] == "serve").then_some(whom);
+    let mut server = match guid {
+        Some(guid) => Server::registered(path, guid),
+        None => Server::attached(path, Some(whom)),
     };
     say("ok");
     loop {
-        let detached = server.run(words.is_none());
-        match (words, detached) {
+        let detached = server.run(guid.is_none());
+        match (guid, detached) {
             (Some(guid), true) => server = Server::registered(path, guid),
             // It was told to end, or has nobody to serve.
             _ => break,
@@ -82,18 +76,6 @@ pub(crate) fn play_server(path: &Path) {
     }
     drop(server);
     say("ok");
-}
-
-/// A line of the input, of which nothing more is read.
-fn read_line() -> String {
-    use std::io::Read;
-    let input = std::io::stdin().as_fd().try_clone_to_owned();
-    let mut input = std::fs::File::from(input.expect("a descriptor"));
-    let (mut line, mut byte) = (Vec::new(), [0]);
-    while input.read(&mut byte).expect("its input") > 0 && byte != *b"\n" {
-        line.extend(byte);
-    }
-    String::from_utf8(line).expect("UTF-8")
 }
 
 impl Server {
@@ -327,7 +309,7 @@ impl Server {
 }
 
 /// Sleeps until there is an event or input.
-fn wait_for_either(fd: impl AsFd) {
+pub(crate) fn wait_for_either(fd: impl AsFd) {
     use rustix::event::{PollFd, PollFlags, poll};
     let input = std::io::stdin();
     let mut fds = [
@@ -340,163 +322,8 @@ fn wait_for_either(fd: impl AsFd) {
     }
 }
 
-/// A client that compares what it is served.
-pub(crate) struct Rounds {
-    peer: Peer,
-    number: usize,
-}
-
-/// The connection has ended, which is no fault where its worker was killed.
-#[derive(Debug)]
-pub(crate) struct Ended(#[allow(dead_code)] pub(crate) Option<CloseReason>);
-
-impl Rounds {
-    pub(crate) fn begin(server: SocketAddr, guid: [u8; 16]) -> Result<Self, Ended> {
-        let peer = Peer::try_connect(server, Options::default());
-        let mut this = Self {
-            peer: peer.map_err(|reason| Ended(Some(reason)))?,
-            number: 0,
-        };
-        let request = smb2::negotiate_request(guid);
-        this.send(&request)?;
-        assert!(this.receive()? == request, "other bytes came back");
-        Ok(this)
-    }
-
-    /// Messages of all lengths, and RDMA in both directions.
-    pub(crate) fn next(&mut self) -> Result<(), Ended> {
-        self.number += 1;
-        let mut message = pattern(1 + self.number * 7919 % 100_000);
-        message[0] = 0xfe;
-        self.send(&message)?;
-        self.turn()?;
-        Ok(())
-    }
-
-    fn turn(&mut self) -> Result<(), Ended> {
-        if let Some(reason) = self.peer.closed() {
-            return Err(Ended(Some(reason)));
-        }
-        let source = self.peer.window(LENGTH, Access::RemoteRead);
-        let target = self.peer.window(LENGTH, Access::RemoteWrite);
-        let content = pattern(LENGTH);
-        source.memory.write(0, &content).expect("in range");
-        let pieces = [source.descriptors(3), target.descriptors(3)].concat();
-        self.send(&[&[ORDER], &emit(&pieces)[..]].concat())?;
-        let mut echo = pattern(1 + self.number * 7919 % 100_000);
-        echo[0] = 0xfe;
-        assert!(self.receive()? == echo, "other bytes came back");
-        assert_eq!(self.receive()?, ANSWER);
-        let turned: Vec<u8> = content.iter().map(|byte| !byte).collect();
-        assert!(target.bytes() == turned, "other bytes were written");
-        assert_eq!(self.peer.take_invalidated(), [source.token()]);
-        if self.peer.status().is_some() {
-            self.peer.deregister(&target);
-            self.peer.deregister(&source);
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, message: &[u8]) -> Result<(), Ended> {
-        match self.peer.closed() {
-            None => self.peer.queue(message).map_err(|_| Ended(None)),
-            reason => Err(Ended(reason)),
-        }
-    }
-
-    fn receive(&mut self) -> Result<Vec<u8>, Ended> {
-        match self.peer.receive_within(TIMEOUT) {
-            Some(message) => Ok(message),
-            None => {
-                let closed = self.peer.closed();
-                assert!(closed.is_some(), "no answer; {:?}", self.peer);
-                Err(Ended(closed))
-            }
-        }
-    }
-
-    /// Serves nobody's work for a time.
-    pub(crate) fn rest(&mut self, time: Duration) {
-        self.peer.drive(time, |_| false);
-    }
-
-    pub(crate) fn end(self) {
-        self.peer.close();
-    }
-}
-
-/// A client that connects again and again; it says `ok` for each line of its input after a round
-/// that began behind it.
-pub(crate) fn play_client(server: SocketAddr) {
-    let line = read_line();
-    let guid = bytes16(&["", &line], 1);
-    say("ok");
-    let mut connection = None;
-    loop {
-        let start = Instant::now();
-        let asked = has_input(std::io::stdin());
-        if asked && read_line().is_empty() {
-            return;
-        }
-        let mut is_served = false;
-        while !is_served {
-            assert!(start.elapsed() < 2 * TIMEOUT, "nobody serves");
-            let served = match &mut connection {
-                None => Rounds::begin(server, guid).map(|rounds| connection = Some(rounds)),
-                Some(rounds) => {
-                    let served = rounds.next();
-                    is_served = served.is_ok();
-                    served
-                }
-            };
-            if served.is_err() {
-                connection = None;
-                // Nobody tells when its server is back.
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            is_served |= !asked;
-        }
-        if asked {
-            say("ok");
-        }
-    }
-}
-
 /// There is no device now; there may have been one a moment ago.
-fn assert_absent(status: Status) {
+pub(crate) fn assert_absent(status: Status) {
     let is_absent = matches!(status, Status::NoDevice | Status::Detached);
     assert!(is_absent, "{status}");
-}
-
-/// A listener that writes down its offers.
-pub(crate) fn play_listener(path: PathBuf) {
-    loop {
-        let handle = Handle::attach(&path, Role::Listener, None);
-        match handle {
-            Ok(handle) => offers(handle),
-            Err(status) => {
-                assert_absent(status);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-        if has_input(std::io::stdin()) {
-            return;
-        }
-    }
-}
-
-fn offers(mut handle: Handle) {
-    let mut attached = false;
-    while !has_input(std::io::stdin()) {
-        match handle.next_event().expect("attached") {
-            Some(Event::Offer { token, .. }) => say(&hex16(&token)),
-            Some(Event::Attached) => attached = true,
-            Some(Event::Detached { status }) => {
-                assert!(attached || status == Status::Detached, "{status}");
-                return;
-            }
-            Some(other) => panic!("{other:?}"),
-            None => wait_for_either(handle.event_fd().expect("its own")),
-        }
-    }
 }

@@ -5,7 +5,7 @@
 //!   this program -- starts --> smbdirectd
 //!        |---------- commands --> itself as listener, worker, heir: `process`
 //!        |---------- commands --> itself as client:                 `client`
-//!        '-- a bystander's client --> itself as the bystander's worker: `load`
+//!        '-- a bystander's client --> itself as the bystander's worker: `rounds`, `load`
 //! ```
 //!
 //! `exchange` has the steps; `each` kills one of the processes after each of them, `broker` the
@@ -27,6 +27,7 @@ mod load;
 #[path = "../peer/mod.rs"]
 mod peer;
 mod process;
+mod rounds;
 mod soak;
 
 use std::env;
@@ -42,7 +43,8 @@ fn main() {
         let place = env::var(actor::PLACE).expect("a place");
         return play(&part, &place);
     }
-    let all: [(&str, fn() -> Covered); 4] = [
+    type Test = (&'static str, fn() -> Covered);
+    let all: [Test; 4] = [
         (
             "a dead process disturbs nobody, and nothing of it is left",
             each::run,
@@ -85,8 +87,8 @@ fn play(part: &str, place: &str) {
         "worker" => process::play(path(), Role::Worker),
         "client" => client::play(server()),
         "server" => load::play_server(&path()),
-        "load-client" => load::play_client(server()),
-        "load-listener" => load::play_listener(path()),
+        "load-client" => rounds::play_client(server()),
+        "load-listener" => soak::play_listener(&path()),
         other => panic!("what is {other:?}?"),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Of whatever happens to it, it checks that everything under way is reported once, before the end of
 //! its connection, and that before the end of the attachment; and of its own descriptors and
-//! mappings that none is left when the attachment is over.
+//! mappings that none is left when the attachment is over. `Process::perform` is long: it is the list
+//! of commands.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;

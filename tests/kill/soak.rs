@@ -1,15 +1,17 @@
 //! Kills at any time whom chance names, the broker among them, while clients are served.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use smbdirect::device::{Event, Handle, Role, Status};
 
-use crate::actor::Actor;
+use crate::actor::{Actor, has_input, hex16, say};
 use crate::daemon::{Daemon, Directory, Setup, TIMEOUT};
 use crate::each::address;
 use crate::held::{Covered, Held, Left, status};
+use crate::load::{assert_absent, wait_for_either};
 
 /// Of so many processes, or as many as this says.
 const KILLS: usize = 200;
@@ -63,7 +65,7 @@ pub(crate) fn run() -> Covered {
     Covered { steps: 0, kills }
 }
 
-fn worker(control: &PathBuf, number: u8) -> Actor {
+fn worker(control: &Path, number: u8) -> Actor {
     let mut worker = Actor::start("server", control);
     worker.tell(&format!("serve {:032x}", u32::from(number) + 1));
     worker
@@ -179,5 +181,38 @@ impl Soak {
         let daemon = self.take_broker();
         println!("{} connections were served", self.assigned);
         daemon
+    }
+}
+
+/// A listener that writes down its offers.
+pub(crate) fn play_listener(path: &Path) {
+    loop {
+        let handle = Handle::attach(path, Role::Listener, None);
+        match handle {
+            Ok(handle) => offers(handle),
+            Err(status) => {
+                assert_absent(status);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        if has_input(std::io::stdin()) {
+            return;
+        }
+    }
+}
+
+fn offers(mut handle: Handle) {
+    let mut attached = false;
+    while !has_input(std::io::stdin()) {
+        match handle.next_event().expect("attached") {
+            Some(Event::Offer { token, .. }) => say(&hex16(&token)),
+            Some(Event::Attached) => attached = true,
+            Some(Event::Detached { status }) => {
+                assert!(attached || status == Status::Detached, "{status}");
+                return;
+            }
+            Some(other) => panic!("{other:?}"),
+            None => wait_for_either(handle.event_fd().expect("its own")),
+        }
     }
 }
