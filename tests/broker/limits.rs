@@ -6,7 +6,7 @@ use smbdirect::device::Status;
 use smbdirect::device::abi;
 use smbdirect::device::abi::{Submission, event, kind, op, region, role};
 
-use crate::peer::Peers;
+use crate::peer::{Client, Peers};
 use crate::raw::{NOTHING, Raw};
 use crate::scene::{Scene, negotiate};
 
@@ -122,9 +122,8 @@ fn memory_is_limited_by_segments_by_worker_and_in_total() {
     assert_eq!(other.grow(region::BULK), Status::Ok);
 }
 
-#[test]
-fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
-    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+/// A worker that has a connection and no memory to be told of it; who has all the memory.
+fn without_memory(scene: &Scene) -> (Raw, Raw, Client) {
     let mut hog = Raw::worker(scene.path());
     for region in [region::BULK, region::BULK, region::SEND] {
         assert_eq!(hog.grow(region), Status::Ok);
@@ -133,8 +132,32 @@ fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
     assert_eq!(worker.register([1; 16], 0), Status::Ok);
     let client = scene.client(1);
     scene.until("assigned", |status| {
-        status.connections.len() == 1 && status.connections[0].worker.is_some()
+        let mut connections = status.connections.iter();
+        connections.any(|connection| connection.worker == Some(worker.id()))
     });
+    (hog, worker, client)
+}
+
+#[test]
+fn a_worker_may_not_name_a_connection_that_it_was_not_told_of() {
+    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let (_hog, mut worker, client) = without_memory(&scene);
+    assert!(worker.read_socket());
+    // It has guessed the number.
+    worker.submit(Submission {
+        op: op::TRANSFER,
+        conn: 1,
+        ..NOTHING
+    });
+    assert_eq!(worker.detached(), Status::Corrupt);
+    client.closed();
+    assert_eq!(scene.status().counters["connection"], 1);
+}
+
+#[test]
+fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
+    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let (hog, mut worker, client) = without_memory(&scene);
     assert!(worker.is_quiet(Duration::from_millis(20)));
     drop(hog);
     let conn = worker.connection().conn;

@@ -85,6 +85,11 @@ impl<F: Fabric> Reactor<F> {
             return Ok(());
         };
         let conn = of.conn(number)?;
+        let known = conn.and_then(|id| self.conns.get(&id));
+        if known.is_some_and(|conn| conn.info_due) {
+            // It can only have guessed the number.
+            return Err(Violation::Connection(number));
+        }
         let event = match request {
             Request::Send { .. } => event::SENT,
             Request::Read { .. } | Request::Write { .. } => event::RDMA_DONE,
@@ -274,7 +279,10 @@ impl<F: Fabric> Reactor<F> {
         if conn.end.is_some() {
             return Ok(Err(Status::Flushed));
         }
-        if conn.outstanding > 0 || conn.unrecycled > 0 {
+        let status = self.transport.status(id);
+        let assembling = status.is_some_and(|status| status.assembling);
+        // What is held would come to be held again with each transfer, and one message more.
+        if !conn.is_idle() || assembling {
             return Ok(Err(Status::Busy));
         }
         let owner = match client_guid {
