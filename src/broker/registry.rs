@@ -86,6 +86,8 @@ pub(super) struct Registry {
     listener: Option<u32>,
     clients: HashMap<[u8; 16], Client>,
     sessions: HashMap<u64, u32>,
+    /// Sessions and clients that each process has registered.
+    registered: HashMap<u32, usize>,
     tokens: HashMap<Token, Offered>,
     connections: usize,
     undispatched: usize,
@@ -94,20 +96,26 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// Takes a process in.
+    /// Whether there is a place for a process.
     ///
     /// # Errors
     ///
     /// [`Status::Taken`]: there is a listener. [`Status::Limit`]: there are `limit` workers.
-    pub(super) fn attach(&mut self, process: &Arc<Process>, limit: usize) -> Result<(), Status> {
-        match process.role {
-            Role::Listener if self.listener.is_some() => return Err(Status::Taken),
-            Role::Listener => self.listener = Some(process.id),
-            Role::Worker if self.workers().count() >= limit => return Err(Status::Limit),
-            Role::Worker | Role::Observer => {}
+    pub(super) fn may_attach(&self, role: Role, limit: usize) -> Result<(), Status> {
+        match role {
+            Role::Listener if self.listener.is_some() => Err(Status::Taken),
+            Role::Worker if self.workers().count() >= limit => Err(Status::Limit),
+            Role::Listener | Role::Worker | Role::Observer => Ok(()),
+        }
+    }
+
+    /// Takes a process in, which [`may_attach`](Self::may_attach). A listener gets offers from now
+    /// on.
+    pub(super) fn attach(&mut self, process: &Arc<Process>) {
+        if process.role == Role::Listener {
+            self.listener = Some(process.id);
         }
         self.processes.insert(process.id, Arc::clone(process));
-        Ok(())
     }
 
     /// Forgets a process and all that it registered.
@@ -118,6 +126,7 @@ impl Registry {
         }
         self.clients.retain(|_, client| client.process != process);
         self.sessions.retain(|_, owner| *owner != process);
+        self.registered.remove(&process);
     }
 
     pub(super) fn workers(&self) -> impl Iterator<Item = &Arc<Process>> {
@@ -164,6 +173,7 @@ impl Registry {
         };
         let client = self.clients.entry(client_guid).or_insert_with(new);
         client.sessions.insert(session);
+        *self.registered.entry(process).or_default() += 1;
         if session != 0 {
             self.sessions.insert(session, process);
         }
@@ -191,6 +201,9 @@ impl Registry {
         if client.sessions.is_empty() {
             self.clients.remove(&client_guid);
         }
+        if let Some(registered) = self.registered.get_mut(&process) {
+            *registered = registered.saturating_sub(gone.len());
+        }
         for session in gone {
             self.sessions.remove(&session);
         }
@@ -199,9 +212,7 @@ impl Registry {
 
     /// Sessions and clients that a process has registered.
     pub(super) fn registered(&self, process: u32) -> usize {
-        let of_process = |client: &&Client| client.process == process;
-        let clients = self.clients.values().filter(of_process);
-        clients.map(|client| client.sessions.len()).sum()
+        self.registered.get(&process).copied().unwrap_or(0)
     }
 
     /// Where a connection of a client goes.
@@ -339,7 +350,7 @@ mod tests {
     fn a_client_belongs_to_one_worker_until_all_of_it_is_taken_back() {
         let mut registry = Registry::default();
         for id in [1, 2] {
-            registry.attach(&process(id, Role::Worker), 2).unwrap();
+            registry.attach(&process(id, Role::Worker));
         }
         let guid = [7; 16];
         assert!(registry.owner(&guid).is_none());
@@ -351,21 +362,30 @@ mod tests {
         assert_eq!(registry.register(1, [8; 16], 10, 3), Err(Status::Taken));
         assert_eq!(registry.register(1, guid, 0, 3), Ok(()));
         assert_eq!(registry.register(1, guid, 13, 3), Err(Status::Limit));
+        assert_eq!((registry.registered(1), registry.registered(2)), (3, 0));
         assert_eq!(registry.unregister(2, guid, 0), Err(Status::NoOwner));
         assert_eq!(registry.unregister(1, guid, 10), Ok(()));
+        assert_eq!(registry.unregister(1, guid, 10), Ok(()));
+        assert_eq!(registry.registered(1), 2);
         assert_eq!(registry.register(2, [8; 16], 10, 3), Ok(()));
         assert_eq!(registry.owner(&guid).map(|process| process.id), Some(1));
         assert_eq!(registry.unregister(1, guid, 0), Ok(()));
         assert!(registry.owner(&guid).is_none());
         assert_eq!((registry.clients(), registry.sessions()), (1, 1));
+        assert_eq!((registry.registered(1), registry.registered(2)), (0, 1));
         registry.detach(2);
+        assert_eq!(registry.registered(2), 0);
         assert_eq!((registry.clients(), registry.sessions()), (0, 0));
     }
 
     #[test]
     fn there_is_one_listener_and_a_limit_of_workers() {
         let mut registry = Registry::default();
-        let attach = |registry: &mut Registry, id, role| registry.attach(&process(id, role), 1);
+        let attach = |registry: &mut Registry, id, role| {
+            registry.may_attach(role, 1)?;
+            registry.attach(&process(id, role));
+            Ok(())
+        };
         assert_eq!(attach(&mut registry, 1, Role::Listener), Ok(()));
         assert_eq!(attach(&mut registry, 2, Role::Listener), Err(Status::Taken));
         assert_eq!(attach(&mut registry, 3, Role::Worker), Ok(()));

@@ -109,6 +109,7 @@ fn memory_is_limited_by_segments_by_worker_and_in_total() {
     assert_eq!(worker.grow(region::SEND), Status::Ok);
     // Two segments of a region.
     assert_eq!(worker.grow(region::SEND), Status::NoMemory);
+    assert_eq!(scene.status().counters["refused_memory"], 1);
     assert_eq!(worker.grow(region::BULK), Status::Ok);
     // Three segments of a worker.
     assert_eq!(worker.grow(region::BULK), Status::NoMemory);

@@ -118,7 +118,11 @@ impl Control {
         };
         let sent = process.send(kind::ATTACHED, control.cookie, &attached, &[]);
         sent.map_err(|_| UNREAD)?;
-        self.shared.registry().count("attached");
+        let mut registry = self.shared.registry();
+        // Not before: a reactor would offer it connections at once, and it expects this answer first.
+        registry.attach(&process);
+        registry.count("attached");
+        drop(registry);
         let (pid, role) = (process.pid, process.role.name());
         tracing::info!(worker = id, pid, role, "attached");
         if let Some(offered) = offered {
@@ -127,7 +131,7 @@ impl Control {
         Ok(())
     }
 
-    /// Takes a process in, if there is a place for it and a connection for its token.
+    /// Judges an attachment: whether there is a place for the process, and a connection for its token.
     fn admit_attached(
         &self,
         id: u32,
@@ -153,17 +157,16 @@ impl Control {
             return Err((Status::Stopping, "the device stops"));
         }
         let config = &self.shared.config;
-        let process = Process::new(id, pid, role, Arc::clone(socket), config.memory.limit);
-        let process = Arc::new(process);
         let mut registry = self.shared.registry();
-        let attached = registry.attach(&process, config.max_workers);
-        attached.map_err(|status| (status, "there is no place for it"))?;
+        let may_attach = registry.may_attach(role, config.max_workers);
+        may_attach.map_err(|status| (status, "there is no place for it"))?;
         let offered = registry.claim(&attach.token);
         if has_token && offered.is_none() {
-            registry.detach(id);
             return Err((Status::NoToken, "its token names no connection"));
         }
-        Ok((process, offered))
+        let limit = config.memory.limit;
+        let process = Process::new(id, pid, role, Arc::clone(socket), limit);
+        Ok((Arc::new(process), offered))
     }
 
     fn claim(&self, process: &Arc<Process>, cookie: u64, claim: abi::Claim) -> Answer {
@@ -219,14 +222,18 @@ impl Control {
             return Ok(Answer::Now(Err(Status::Invalid)));
         }
         let accounts = [&process.account, &self.shared.memory];
-        let (segment, file) = match Segment::create(name, shape, accounts) {
+        let made = match process.has_room(grow.region, shape.max_segments) {
+            true => Segment::create(name, shape, accounts),
+            false => Err(Status::NoMemory),
+        };
+        let (segment, file) = match made {
             Ok(made) => made,
             Err(status) => {
                 self.shared.registry().count("refused_memory");
                 return Ok(Answer::Now(Err(status)));
             }
         };
-        let Some(number) = process.add_segment(grow.region, segment, shape.max_segments) else {
+        let Some(number) = process.add_segment(grow.region, segment) else {
             return Ok(Answer::Now(Err(Status::NoMemory)));
         };
         let answer = abi::Segment {
@@ -318,5 +325,56 @@ mod tests {
             ..own
         };
         assert_eq!(reduced(&own, &set), expected);
+    }
+
+    /// A control thread without reactors, and the process with number 1, which has connected.
+    fn control() -> (Control, SeqSocket, std::path::PathBuf) {
+        let name = format!("smbdirect-control-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir(&directory).unwrap();
+        let path = directory.join("control");
+        let socket = super::super::ControlSocket::bind(&path).unwrap();
+        let shared = Arc::new(crate::broker::registry::Shared::new(
+            crate::broker::Config::default(),
+        ));
+        let (_, messages) = crossbeam_channel::unbounded();
+        let waits = (mio::Poll::new().unwrap(), messages);
+        let mut control = Control::new(shared, waits, socket, Vec::new(), Vec::new()).unwrap();
+        let (ours, theirs) = SeqSocket::pair().unwrap();
+        let peer = super::super::Peer {
+            socket: Arc::new(ours),
+            pid: 1,
+            pidfd: None,
+            process: None,
+        };
+        control.peers.insert(1, peer);
+        (control, theirs, directory)
+    }
+
+    #[test]
+    fn a_listener_is_offered_nothing_before_it_is_told_that_it_is_attached() {
+        use crate::broker::registry::Route;
+
+        let (mut control, theirs, directory) = control();
+        let attach = abi::Attach {
+            version: abi::VERSION,
+            role: abi::role::LISTENER,
+            token: abi::Token::default(),
+            reserved: 0,
+        };
+        let mut message = Vec::new();
+        crate::device::message::encode(1, &attach, &[], &mut message);
+        // There is no room for the answer.
+        let socket = Arc::clone(&control.peers[&1].socket);
+        while socket.send(&[0; 64], &[]).is_ok() {}
+        assert_eq!(control.request(1, &message), Err(UNREAD));
+        let route = |control: &Control| control.shared.registry().route(&[1; 16]);
+        assert!(matches!(route(&control), Route::Nobody));
+        while theirs.receive(&mut [0; 64]).is_ok() {}
+        control.peers.get_mut(&1).unwrap().process = None;
+        assert_eq!(control.request(1, &message), Ok(()));
+        assert!(matches!(route(&control), Route::Listener(_)));
+        drop(control);
+        std::fs::remove_dir_all(directory).unwrap();
     }
 }
