@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use smbdirect::broker::status::Status as Report;
 use smbdirect::device::Status;
 use smbdirect::device::abi;
 use smbdirect::device::abi::{Submission, event, kind, op, region, role};
@@ -165,6 +166,79 @@ fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
     assert_eq!(worker.pdu(conn), negotiate(1));
     client.send(b"next");
     assert_eq!(worker.pdu(conn), b"next");
+}
+
+/// The memory of a dead worker is free when its connections are, of which nobody is told.
+#[test]
+fn memory_that_a_connection_of_a_dead_worker_held_serves_those_that_wait() {
+    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let (mut hog, conn, hogs) = scene.pair(2);
+    // It registers the segment with the connection.
+    hog.reply(conn, b"hello");
+    assert_eq!(hogs.message(), b"hello");
+    assert_eq!(hog.grow(region::SEND), Status::Ok);
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.register([1; 16], 0), Status::Ok);
+    let _client = scene.client(1);
+    scene.until("assigned", |status| {
+        let mut connections = status.connections.iter();
+        connections.any(|connection| connection.worker == Some(worker.id()))
+    });
+    assert!(worker.is_quiet(Duration::from_millis(20)));
+    drop(hog);
+    let conn = worker.connection().conn;
+    assert_eq!(worker.pdu(conn), negotiate(1));
+}
+
+#[test]
+fn a_claim_is_answered_when_the_connection_ends_before_there_was_memory_for_it() {
+    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let (_hog, mut worker, _client) = without_memory(&scene);
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let client = scene.client(2);
+    let token = listener.offer().token;
+    let cookie = worker.request(kind::CLAIM, &abi::Claim { token });
+    let is_owned = |status: &Report| {
+        let owned = status.connections.iter().filter(|c| c.state == "owned");
+        owned.count() == 2
+    };
+    scene.until("assigned", is_owned);
+    client.close();
+    let answer = worker.message(|message| message.cookie == cookie);
+    assert_eq!(answer.status(), Status::ClosedByPeer);
+    // One that attached for it has nothing else to do.
+    let client = scene.client(3);
+    let mut forked = Raw::attach_with(scene.path(), role::WORKER, listener.offer().token);
+    scene.until("assigned", is_owned);
+    client.close();
+    assert_eq!(forked.detached(), Status::ClosedByPeer);
+}
+
+#[test]
+fn a_listener_that_does_not_read_its_offers_loses_them_and_stays() {
+    let scene = Scene::with(|config| {
+        config.max_connections = 10_000;
+        config.max_undispatched = 10_000;
+        config.max_unnegotiated = 10_000;
+        config.max_unnegotiated_per_source = 10_000;
+    });
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let is_busy = |status: &Report| status.counters.contains_key("listener_busy");
+    let mut clients = 0;
+    while !is_busy(&scene.status()) {
+        clients += 1;
+        assert!(clients < 5000, "there is room for all of them");
+        let client = scene.client(1);
+        client.close();
+        client.closed();
+    }
+    let status = scene.status();
+    assert_eq!(status.processes.len(), 1);
+    let close = status.closes.last().unwrap();
+    assert_eq!(close.reason, "listener_busy");
+    assert!(listener.read_socket());
+    let _client = scene.client(2);
+    while listener.offer().info.client_guid != [2; 16] {}
 }
 
 /// A worker that keeps all its messages holds up its own client, which goes on when they are given

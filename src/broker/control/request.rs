@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 use super::{Control, report};
 use crate::broker::memory::Segment;
 use crate::broker::process::{Process, Role, send};
-use crate::broker::reactor::Command;
+use crate::broker::reactor::{Claim, Command};
 use crate::broker::registry::Offered;
 use crate::device::Status;
 use crate::device::abi::{self, kind, region};
@@ -182,10 +182,10 @@ impl Control {
     /// Has the reactor of a connection give it to a worker.
     fn give(&self, offered: Offered, process: &Arc<Process>, cookie: Option<u64>) {
         if let Some(reactor) = self.reactors.get(offered.reactor) {
+            let process = Arc::clone(process);
             reactor.send(Command::Claim {
                 conn: offered.conn,
-                process: Arc::clone(process),
-                cookie,
+                claim: Claim { process, cookie },
             });
         }
     }

@@ -60,6 +60,7 @@ impl<F: Fabric> Reactor<F> {
         let holder = holder.map_err(|_| Violation::Buffer(buffer))?;
         if let Some(conn) = holder.and_then(|holder| self.conns.get_mut(&holder)) {
             conn.unrecycled = conn.unrecycled.saturating_sub(1);
+            conn.used = self.now;
         }
         Ok(())
     }
@@ -143,6 +144,7 @@ impl<F: Fabric> Reactor<F> {
         }
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.outstanding += 1;
+            conn.used = self.now;
         }
     }
 
@@ -295,6 +297,12 @@ impl<F: Fabric> Reactor<F> {
                 Some(process) => Some(process),
             },
         };
+        if let Some(process) = &owner {
+            // As long as it is still this worker's.
+            if let Err(status) = self.queue(process) {
+                return Ok(Err(status));
+            }
+        }
         if owner.is_none() && !self.shared.registry().undispatch(&self.shared.config) {
             return Ok(Err(Status::Limit));
         }
