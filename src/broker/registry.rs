@@ -17,6 +17,7 @@ use super::status::CloseStatus;
 use crate::device::Status;
 use crate::device::abi::Token;
 use crate::fabric::ConnId;
+use crate::transport::Sources;
 use crate::units::Instant;
 
 /// Ends of connections that the status shows.
@@ -90,7 +91,8 @@ pub(super) struct Registry {
     registered: HashMap<u32, usize>,
     tokens: HashMap<Token, Offered>,
     connections: usize,
-    undispatched: usize,
+    /// Connections without an owner.
+    undispatched: Sources,
     closes: VecDeque<CloseStatus>,
     counters: BTreeMap<&'static str, u64>,
 }
@@ -237,29 +239,41 @@ impl Registry {
     /// # Errors
     ///
     /// Which limit it meets.
-    pub(super) fn established(&mut self, config: &Config) -> Result<(), &'static str> {
+    pub(super) fn established(
+        &mut self,
+        config: &Config,
+        peer: SocketAddr,
+    ) -> Result<(), &'static str> {
+        let (undispatched, of_source) = self.undispatched.count(peer);
         // Counted in any case: its end is counted in any case.
         self.connections += 1;
-        self.undispatched += 1;
+        self.undispatched.add(peer);
         self.count("established");
         if self.connections > config.max_connections {
             return Err("too_many_connections");
         }
-        if self.undispatched > config.max_undispatched {
+        if undispatched >= config.max_undispatched {
             return Err("too_many_undispatched");
+        }
+        if of_source >= config.max_undispatched_per_source() {
+            return Err("too_many_undispatched_of_source");
         }
         Ok(())
     }
 
-    /// A connection has an owner now.
-    pub(super) fn dispatched(&mut self) {
-        self.undispatched = self.undispatched.saturating_sub(1);
+    /// A connection of `peer` has an owner now.
+    pub(super) fn dispatched(&mut self, peer: SocketAddr) {
+        self.undispatched.remove(peer);
     }
 
-    /// A connection has lost its owner, and will wait for another; `false`: too many do.
-    pub(super) fn undispatch(&mut self, config: &Config) -> bool {
-        let room = self.undispatched < config.max_undispatched;
-        self.undispatched += usize::from(room);
+    /// A connection of `peer` has lost its owner, and will wait for another; `false`: too many do.
+    pub(super) fn undispatch(&mut self, config: &Config, peer: SocketAddr) -> bool {
+        let (total, of_source) = self.undispatched.count(peer);
+        let room = total < config.max_undispatched;
+        let room = room && of_source < config.max_undispatched_per_source();
+        if room {
+            self.undispatched.add(peer);
+        }
         room
     }
 
@@ -267,7 +281,7 @@ impl Registry {
     pub(super) fn closed(&mut self, close: CloseStatus, was_dispatched: bool, name: &'static str) {
         self.connections = self.connections.saturating_sub(1);
         if !was_dispatched {
-            self.undispatched = self.undispatched.saturating_sub(1);
+            self.undispatched.remove(close.peer);
         }
         self.count(name);
         if self.closes.len() >= KEPT_CLOSES {
@@ -304,7 +318,7 @@ impl Registry {
     }
 
     pub(super) const fn undispatched(&self) -> usize {
-        self.undispatched
+        self.undispatched.total()
     }
 
     pub(super) fn clients(&self) -> usize {

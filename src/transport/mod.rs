@@ -50,6 +50,7 @@ pub use event::{CallFailed, CloseReason, ConnStatus, ConnectError, Event, SendEr
 pub use journal::Counters;
 
 use admission::Admission;
+pub(crate) use admission::Sources;
 use connection::Connection;
 use journal::Journal;
 pub(crate) use table::PlainHasher;

@@ -36,10 +36,14 @@ fn a_connection_that_nobody_claims_is_closed() {
 
 #[test]
 fn connections_without_an_owner_are_limited() {
-    let scene = Scene::with(|config| config.max_undispatched = 2);
+    let scene = Scene::with(|config| {
+        config.listen.push("[::1]:0".parse().unwrap());
+        config.max_undispatched = 2;
+    });
     let (mut worker, conn, owned) = scene.pair(1);
     let first = scene.peers.connect(scene.address());
-    let _second = scene.peers.connect(scene.address());
+    // Another source.
+    let _second = scene.peers.connect(scene.broker().addresses()[1]);
     let third = scene.peers.dial(scene.address());
     third.closed();
     // Whose place is free serves another.
@@ -53,6 +57,27 @@ fn connections_without_an_owner_are_limited() {
     assert_eq!(fourth.message(), b"fourth");
     worker.reply(conn, b"first");
     assert_eq!(owned.message(), b"first");
+}
+
+#[test]
+fn one_source_does_not_take_all_places_of_connections_without_an_owner() {
+    let scene = Scene::with(|config| {
+        config.listen.push("[::1]:0".parse().unwrap());
+        config.max_undispatched = 8;
+    });
+    let mut clients = vec![scene.peers.connect(scene.address())];
+    clients.push(scene.peers.connect(scene.address()));
+    scene.peers.dial(scene.address()).closed();
+    let other = scene.broker().addresses()[1];
+    clients.push(scene.peers.connect(other));
+    clients.push(scene.peers.connect(other));
+    let status = scene.until("it is closed", |status| status.totals.undispatched == 4);
+    assert_eq!(status.counters["too_many_undispatched_of_source"], 1);
+    // Whose place is free serves another.
+    clients.swap_remove(0).close();
+    scene.until("a place", |status| status.totals.undispatched == 3);
+    clients.push(scene.peers.connect(scene.address()));
+    assert_eq!(scene.until("it is there", |_| true).totals.undispatched, 4);
 }
 
 #[test]

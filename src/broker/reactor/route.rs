@@ -30,7 +30,7 @@ impl<F: Fabric> Reactor<F> {
     pub(super) fn established(&mut self, id: ConnId, peer: std::net::SocketAddr) {
         let config = &self.shared.config;
         let deadline = self.now + config.first_request_timeout;
-        let mut admitted = self.shared.registry().established(config);
+        let mut admitted = self.shared.registry().established(config, peer);
         if self.stop_by.is_some() {
             admitted = Err("stopping");
         }
@@ -211,14 +211,15 @@ impl<F: Fabric> Reactor<F> {
         };
         let was_dispatched = conn.is_dispatched();
         let before = std::mem::replace(&mut conn.stage, stage);
+        let peer = conn.peer;
         conn.info_due = true;
         if let Some(suppressed) = self.lines.admit(self.now) {
-            let (peer, worker, pid) = (conn.peer, process.id, process.pid);
+            let (worker, pid) = (process.id, process.pid);
             tracing::info!(%peer, worker, pid, suppressed, "connection assigned");
         }
         let mut registry = self.shared.registry();
         if !was_dispatched {
-            registry.dispatched();
+            registry.dispatched(peer);
         }
         if let Stage::Offered(token) = before {
             registry.claim(&token);

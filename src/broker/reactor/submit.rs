@@ -287,6 +287,7 @@ impl<F: Fabric> Reactor<F> {
         if !conn.is_idle() || assembling {
             return Ok(Err(Status::Busy));
         }
+        let peer = conn.peer;
         let owner = match client_guid {
             None => None,
             Some(client_guid) => match self.shared.registry().owner(&client_guid) {
@@ -303,14 +304,15 @@ impl<F: Fabric> Reactor<F> {
                 return Ok(Err(status));
             }
         }
-        if owner.is_none() && !self.shared.registry().undispatch(&self.shared.config) {
+        let config = &self.shared.config;
+        if owner.is_none() && !self.shared.registry().undispatch(config, peer) {
             return Ok(Err(Status::Limit));
         }
         self.disown(queue, id, message);
         let Some(process) = owner else {
             let token = self.make_token(id);
             if token.is_none() {
-                self.shared.registry().dispatched();
+                self.shared.registry().dispatched(peer);
                 self.end(id, "no_random_numbers", Status::System);
             }
             return Ok(token.ok_or(Status::System));
