@@ -14,7 +14,7 @@ use crate::peer::{Peer, Window, emit};
 const GUID: [u8; 16] = [5; 16];
 
 /// The next event of a worker.
-fn event(worker: &mut Handle) -> Event {
+pub(crate) fn event(worker: &mut Handle) -> Event {
     let end = Instant::now() + TIMEOUT;
     loop {
         if let Some(event) = worker.next_event().unwrap() {
