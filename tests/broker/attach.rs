@@ -162,3 +162,15 @@ fn a_worker_may_ask_for_memory_at_once() {
         workers.push(worker);
     }
 }
+
+#[test]
+fn a_request_with_a_reserved_field_ends_the_process() {
+    let scene = Scene::new();
+    let mut worker = Raw::worker(scene.path());
+    let grow = abi::Grow {
+        region: abi::region::SEND,
+        reserved: 1,
+    };
+    worker.request(kind::GROW, &grow);
+    assert_eq!(worker.detached(), Status::Corrupt);
+}
