@@ -24,6 +24,8 @@
 //! is answered by one message that carries its `cookie`: [`Attached`], [`Segment`], [`StatusReport`],
 //! or [`Reply`] for the others and for all that fail. What the device says by itself has cookie 0.
 //! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise.
+//! A [`Claim`] is answered when the completion that tells of its connection is on its way, or when
+//! the connection ended before that; where the token came with [`Attach`], the process is detached then.
 //!
 //! ```text
 //!   listener    Attach -> Attached   SetParameters -> Reply   <- Offer ...
