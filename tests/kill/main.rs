@@ -16,7 +16,6 @@ mod actor;
 mod broker;
 mod bystander;
 mod client;
-#[allow(dead_code)]
 #[path = "../smbdirectd/daemon.rs"]
 mod daemon;
 mod each;
