@@ -569,11 +569,12 @@ struct smbdirect_pdu {
    */
   uint64_t cookie;
   /**
-   * The message in pieces, from its SMB2 header on. Copied before the call returns.
+   * The message in pieces, from its SMB2 header on. Copied before the call returns. None of
+   * them lies in a struct smbdirect_buffer.
    */
   const struct iovec *pieces;
   /**
-   * Number of pieces: 1 to 1024.
+   * Number of pieces: 1 to 1024. Some may be empty; an empty one may be null.
    */
   uint32_t piece_count;
   /**
@@ -748,7 +749,7 @@ int32_t smbdirect_status_errno(int32_t status);
  * - Blocks: never.
  * - Fork: the handle is of this process; a child attaches for itself.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_SYSTEM,
- *   SMBDIRECT_E_AGAIN (too many attach at this moment), SMBDIRECT_E_DETACHED (it has gone meanwhile).
+ *   SMBDIRECT_E_AGAIN (too many attach at this moment).
  *
  * # Safety
  *
@@ -759,10 +760,11 @@ int32_t smbdirect_device_new(const char *path_or_null,
                              struct smbdirect_device **device_out);
 
 /**
- * Frees an attachment: the device closes what connections this process still has and takes all
- * its memory back; buffers are not mapped any more. A null pointer is ignored.
+ * Frees an attachment: the device breaks off what connections this process still has, with what
+ * is under way on them, and takes all its memory back. A null pointer is ignored.
  *
- * - Owns: the handle is gone.
+ * - Owns: the handle is gone, and buffers are not mapped any more: nothing may read or write
+ *   them, no thread in a system call either.
  * - Threads: none other uses it.
  * - Blocks: never.
  * - Fork: in a child this is the one call that may be used on its parent's handle: it frees the
@@ -974,7 +976,8 @@ int32_t smbdirect_device_take_pdu(struct smbdirect_device *device,
  * - Fork: SMBDIRECT_E_FORKED.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NOT_ATTACHED,
  *   SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: memory was asked for; SMBDIRECT_E_NO_MEMORY: all
- *   that is allowed is in use. SMBDIRECT_EVENT_ROOM follows both.
+ *   that is allowed is in use. SMBDIRECT_EVENT_ROOM follows both, but the latter only where this
+ *   process has buffers that it could free.
  *
  * # Safety
  *
@@ -1023,7 +1026,7 @@ int32_t smbdirect_conn_get_info(struct smbdirect_device *device,
 
 /**
  * Ends a connection in order: what was taken to be sent goes first. SMBDIRECT_EVENT_DISCONNECTED
- * follows; until then its number is known. A second call has no effect.
+ * follows; until then its number is known, and messages may still come. A second call has no effect.
  *
  * - Owns: nothing.
  * - Threads: one at a time.
@@ -1036,7 +1039,8 @@ int32_t smbdirect_conn_get_info(struct smbdirect_device *device,
  *
  * `device` is a live handle.
  */
-int32_t smbdirect_conn_disconnect(struct smbdirect_device *device, uint64_t conn);
+int32_t smbdirect_conn_disconnect(struct smbdirect_device *device,
+                                  uint64_t conn);
 
 /**
  * Gives a connection to the worker that has registered `client_guid` (16 bytes), or, with a null

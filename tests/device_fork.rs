@@ -3,14 +3,16 @@
 //! A program of its own, with one thread, for only such a process can be forked safely.
 
 use std::io::{IoSlice, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use smbdirect::device::abi::{self, Attached, SetParameters};
 use smbdirect::device::channel::SocketChannel;
 use smbdirect::device::message::{encode, read_request};
 use smbdirect::device::{Direction, Event, Handle, Role, Status};
-use smbdirect::sys::{Maker, SeqSocket, wait_readable};
+use smbdirect::sys::{Maker, Memfd, SeqSocket, wait_readable};
 use zerocopy::FromZeros;
 
 /// All calls; the child's only work.
@@ -18,6 +20,8 @@ fn calls(handle: &mut Handle) -> Vec<Result<(), Status>> {
     let write = Direction::Write;
     vec![
         handle.next_event().map(|_| ()),
+        handle.peek_event().map(|_| ()),
+        handle.event_fd().map(|_| ()),
         handle.set_parameters(1, SetParameters::new_zeroed(), &[]),
         handle.set_session_id(1, [1; 16], 1, false),
         handle.claim(1, [1; 16]),
@@ -62,11 +66,16 @@ fn fork(child: impl FnOnce() -> bool) -> bool {
 }
 
 fn next_event(handle: &mut Handle) -> Event {
+    let mut waited = Duration::ZERO;
     loop {
         if let Some(event) = handle.next_event().expect("its maker") {
             return event;
         }
-        wait_readable(handle.event_fd().expect("its own"), None).expect("waited");
+        assert!(waited < Duration::from_secs(20), "nothing happened");
+        let start = Instant::now();
+        let limit = Some(Duration::from_secs(20));
+        wait_readable(handle.event_fd().expect("its own"), limit).expect("waited");
+        waited += start.elapsed();
     }
 }
 
@@ -92,6 +101,7 @@ fn main() -> ExitCode {
     let mut attached = Attached::new_zeroed();
     attached.version = abi::VERSION;
     attached.submissions_outstanding = 1;
+    attached.memory.limit = 1 << 20;
     attached.memory.send = shape;
     attached.memory.bulk = shape;
     attached.memory.receive = shape;
@@ -105,6 +115,14 @@ fn main() -> ExitCode {
         results.iter().all(|result| *result == Err(Status::Forked))
     };
     assert!(fork(|| refused(&mut handle)), "before it is attached");
+    assert_eq!(handle.next_event(), Ok(None), "nothing to answer from");
+    let length = device.receive(&mut buffer).expect("a request").length;
+    let (cookie, _) = read_request(&buffer[..length]).expect("of good form");
+    let mut segment = abi::Segment::new_zeroed();
+    (segment.region, segment.length) = (abi::region::SEND, 4096);
+    encode(cookie, &segment, &[], &mut message);
+    let file = Memfd::create("segment", 4096).expect("memory");
+    device.send(&message, &[file.as_fd()]).expect("sent");
     assert_eq!(next_event(&mut handle), Event::Attached);
     assert!(fork(|| refused(&mut handle)), "while it is attached");
     let mut handle = Some(handle);

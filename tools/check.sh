@@ -79,7 +79,7 @@ shared_memory_in_bounds() {
     host=$(rustc +nightly -vV | sed -n 's/^host: //p')
     # With --target, build scripts and macros are built without it.
     RUSTFLAGS="$RUSTFLAGS -Zsanitizer=address" cargo +nightly test --locked --target-dir target/asan --target "$host" \
-        --no-default-features --features shm --lib --test ring
+        --no-default-features --features ffi --lib --test ring --test device
 }
 
 step_release() {

@@ -4,6 +4,7 @@
 //! view shows lies within the bytes, an endpoint keeps its accounts. Nothing here needs the
 //! fuzzer, so `tests/fuzz_replay.rs` runs the same bodies on the checked-in corpus.
 
+mod device;
 mod endpoint;
 mod input;
 mod iwarp;
@@ -14,6 +15,7 @@ mod side;
 mod stream;
 mod wire;
 
+pub use device::device_message;
 pub use endpoint::endpoint;
 pub use iwarp::{ddp_rdmap, mpa};
 pub use owner::iwarp_owner;
@@ -36,6 +38,7 @@ const fn target(name: &'static str, run: fn(&[u8])) -> Target {
 /// Every target.
 pub const TARGETS: &[Target] = &[
     target("ddp_rdmap", ddp_rdmap),
+    target("device_message", device_message),
     target("endpoint", endpoint),
     target("endpoint_pair", endpoint_pair),
     target("iwarp_owner", iwarp_owner),

@@ -16,8 +16,8 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
@@ -92,8 +92,7 @@ impl Handle {
     /// # Errors
     ///
     /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`]; [`Status::Again`]: more wait for
-    /// the device than it allows; [`Status::Detached`]: it has gone meanwhile; [`Status::Invalid`]: a
-    /// listener with a token, or a token of zeros.
+    /// the device than it allows; [`Status::Invalid`]: a listener with a token, or a token of zeros.
     pub fn attach(path: &Path, role: Role, token: Option<Token>) -> Result<Self, Status> {
         Self::over(SocketChannel::connect(path)?, role, token)
     }
@@ -305,7 +304,7 @@ impl<C: Channel> Handle<C> {
         &mut self,
         conn: u64,
         cookie: u64,
-        pieces: &[IoSlice<'_>],
+        pieces: &[impl Deref<Target = [u8]>],
         invalidate: Option<u32>,
     ) -> Result<(), Status> {
         self.call(|worker| worker.send_pdu(conn, cookie, pieces, invalidate))

@@ -4,7 +4,7 @@
 //! Every [`Status::Corrupt`] that leaves this module is the end of the attachment.
 
 use std::collections::BTreeMap;
-use std::io::IoSlice;
+use std::ops::Deref;
 
 use zerocopy::transmute;
 
@@ -252,13 +252,16 @@ impl<D: Doorbell> Worker<D> {
         &mut self,
         conn: u64,
         cookie: u64,
-        pieces: &[IoSlice<'_>],
+        pieces: &[impl Deref<Target = [u8]>],
         invalidate: Option<u32>,
     ) -> Result<(), Status> {
         let open = self.open(conn)?;
         let (queue, longest) = (open.queue, open.info.max_fragmented_send_size);
-        let sum = |sum: usize, piece: &IoSlice<'_>| sum.checked_add(piece.len());
-        let length = pieces.iter().try_fold(0, sum).ok_or(Status::TooLong)?;
+        let mut pieces = pieces.iter().map(|piece| &**piece);
+        let length = pieces
+            .clone()
+            .try_fold(0_usize, |sum, piece| sum.checked_add(piece.len()))
+            .ok_or(Status::TooLong)?;
         let wire_length = u32::try_from(length).map_err(|_| Status::TooLong)?;
         if length == 0 {
             return Err(Status::Invalid);
@@ -267,9 +270,7 @@ impl<D: Doorbell> Worker<D> {
             return Err(Status::TooLong);
         }
         self.has_room(queue)?;
-        let message = self
-            .send
-            .fill(length, pieces.iter().map(|piece| &**piece))?;
+        let message = self.send.fill(length, &mut pieces)?;
         let submission = Submission {
             op: op::SEND_PDU,
             flags: invalidate.map_or(0, |_| flags::INVALIDATE),

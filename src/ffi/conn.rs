@@ -2,34 +2,10 @@
 
 use std::ffi::c_void;
 
+use super::convert::conn_info_of;
 use super::pointer::{Output, bytes, sixteen, with_device};
 use super::types::{smbdirect_conn_info, smbdirect_device};
-use crate::device::abi::ConnInfo;
-use crate::device::{ConnCounts, Status};
-
-pub(super) const fn info(
-    type_size: u32,
-    info: &ConnInfo,
-    counts: ConnCounts,
-) -> smbdirect_conn_info {
-    smbdirect_conn_info {
-        type_size,
-        peer_port: info.peer_port,
-        local_port: info.local_port,
-        peer_address: info.peer_address,
-        local_address: info.local_address,
-        client_guid: info.client_guid,
-        scope_id: info.scope_id,
-        max_fragmented_send_size: info.max_fragmented_send_size,
-        max_fragmented_receive_size: info.max_fragmented_receive_size,
-        max_read_write_size: info.max_read_write_size,
-        initiator_depth: info.initiator_depth,
-        rdma_operations: counts.rdma_operations,
-        sent_bytes: counts.sent_bytes,
-        unsent_bytes: counts.unsent_bytes,
-        reserved: [0; 4],
-    }
-}
+use crate::device::Status;
 
 /// What is known about a connection, and what is under way on it.
 ///
@@ -55,7 +31,7 @@ pub unsafe extern "C" fn smbdirect_conn_get_info(
         // SAFETY: the caller's promise.
         let mut output = unsafe { Output::new(info_out) }?;
         let (known, counts) = (handle.conn_info(conn)?, handle.conn_counts(conn)?);
-        output.write(0, info(output.type_size(), &known, counts));
+        output.write(0, conn_info_of(output.type_size(), &known, counts));
         Ok(())
     };
     // SAFETY: the caller's promise.
@@ -63,7 +39,7 @@ pub unsafe extern "C" fn smbdirect_conn_get_info(
 }
 
 /// Ends a connection in order: what was taken to be sent goes first. SMBDIRECT_EVENT_DISCONNECTED
-/// follows; until then its number is known. A second call has no effect.
+/// follows; until then its number is known, and messages may still come. A second call has no effect.
 ///
 /// - Owns: nothing.
 /// - Threads: one at a time.

@@ -4,14 +4,14 @@ use std::ffi::{c_char, c_void};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use super::conn;
+use super::convert::{event_of, mem_params_of};
 use super::pointer::{
     Output, bytes, bytes_mut, fence, input, inputs, into_pointer, path, pieces, put, release,
     sixteen, with_device,
 };
 use super::types::*;
-use crate::device::abi::{MemParams, RegionShape, SetParameters};
-use crate::device::{ConnCounts, DEFAULT_PATH, Direction, Event, Handle, Role, Status};
+use crate::device::abi::SetParameters;
+use crate::device::{DEFAULT_PATH, Direction, Handle, Role, Status};
 
 /// Attaches this process to the smbdirect device at `path` (null: the usual place).
 ///
@@ -25,7 +25,7 @@ use crate::device::{ConnCounts, DEFAULT_PATH, Direction, Event, Handle, Role, St
 /// - Blocks: never.
 /// - Fork: the handle is of this process; a child attaches for itself.
 /// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_SYSTEM,
-///   SMBDIRECT_E_AGAIN (too many attach at this moment), SMBDIRECT_E_DETACHED (it has gone meanwhile).
+///   SMBDIRECT_E_AGAIN (too many attach at this moment).
 ///
 /// # Safety
 ///
@@ -59,10 +59,11 @@ pub unsafe extern "C" fn smbdirect_device_new(
     })
 }
 
-/// Frees an attachment: the device closes what connections this process still has and takes all
-/// its memory back; buffers are not mapped any more. A null pointer is ignored.
+/// Frees an attachment: the device breaks off what connections this process still has, with what
+/// is under way on them, and takes all its memory back. A null pointer is ignored.
 ///
-/// - Owns: the handle is gone.
+/// - Owns: the handle is gone, and buffers are not mapped any more: nothing may read or write
+///   them, no thread in a system call either.
 /// - Threads: none other uses it.
 /// - Blocks: never.
 /// - Fork: in a child this is the one call that may be used on its parent's handle: it frees the
@@ -444,7 +445,8 @@ pub unsafe extern "C" fn smbdirect_device_take_pdu(
 /// - Fork: SMBDIRECT_E_FORKED.
 /// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NOT_ATTACHED,
 ///   SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: memory was asked for; SMBDIRECT_E_NO_MEMORY: all
-///   that is allowed is in use. SMBDIRECT_EVENT_ROOM follows both.
+///   that is allowed is in use. SMBDIRECT_EVENT_ROOM follows both, but the latter only where this
+///   process has buffers that it could free.
 ///
 /// # Safety
 ///
@@ -517,126 +519,4 @@ unsafe fn take_all<T>(
     }
     // SAFETY: the caller's promise.
     unsafe { put(taken_out, taken) }
-}
-
-fn event_of(type_size: u32, event: Event) -> smbdirect_event {
-    let mut value = smbdirect_event {
-        type_size,
-        kind: 0,
-        status: SMBDIRECT_OK,
-        length: 0,
-        conn: 0,
-        cookie: 0,
-        pdu: 0,
-        token: [0; 16],
-        info: no_info(),
-        reserved: [0; 3],
-    };
-    match event {
-        Event::Attached => value.kind = SMBDIRECT_EVENT_ATTACHED,
-        Event::Detached { status } => {
-            value.kind = SMBDIRECT_EVENT_DETACHED;
-            value.status = status.code();
-        }
-        Event::Offer { token, info } => {
-            value.kind = SMBDIRECT_EVENT_OFFER;
-            value.token = token;
-            value.info = known(&info);
-        }
-        Event::Connection { info } => {
-            value.kind = SMBDIRECT_EVENT_CONNECTION;
-            value.conn = info.conn;
-            value.info = known(&info);
-        }
-        Event::Pdu { conn, pdu, length } => {
-            value.kind = SMBDIRECT_EVENT_PDU;
-            (value.conn, value.pdu, value.length) = (conn, pdu, length);
-        }
-        Event::Sent {
-            conn,
-            cookie,
-            status,
-            length,
-        } => {
-            value.kind = SMBDIRECT_EVENT_SENT;
-            (value.conn, value.cookie, value.length) = (conn, cookie, length);
-            value.status = status.code();
-        }
-        Event::RdmaDone {
-            conn,
-            cookie,
-            status,
-        } => {
-            value.kind = SMBDIRECT_EVENT_RDMA_DONE;
-            (value.conn, value.cookie, value.status) = (conn, cookie, status.code());
-        }
-        Event::Transferred {
-            conn,
-            cookie,
-            status,
-            token,
-        } => {
-            value.kind = SMBDIRECT_EVENT_TRANSFERRED;
-            (value.conn, value.cookie, value.status) = (conn, cookie, status.code());
-            value.token = token;
-        }
-        Event::Disconnected { conn, status } => {
-            value.kind = SMBDIRECT_EVENT_DISCONNECTED;
-            (value.conn, value.status) = (conn, status.code());
-        }
-        Event::Reply { cookie, status } => {
-            value.kind = SMBDIRECT_EVENT_REPLY;
-            (value.cookie, value.status) = (cookie, status.code());
-        }
-        Event::Room => value.kind = SMBDIRECT_EVENT_ROOM,
-    }
-    value
-}
-
-fn known(info: &crate::device::abi::ConnInfo) -> smbdirect_conn_info {
-    conn::info(
-        size_of::<smbdirect_conn_info>() as u32,
-        info,
-        ConnCounts::default(),
-    )
-}
-
-const fn no_info() -> smbdirect_conn_info {
-    smbdirect_conn_info {
-        type_size: size_of::<smbdirect_conn_info>() as u32,
-        peer_port: 0,
-        local_port: 0,
-        peer_address: [0; 16],
-        local_address: [0; 16],
-        client_guid: [0; 16],
-        scope_id: 0,
-        max_fragmented_send_size: 0,
-        max_fragmented_receive_size: 0,
-        max_read_write_size: 0,
-        initiator_depth: 0,
-        rdma_operations: 0,
-        sent_bytes: 0,
-        unsent_bytes: 0,
-        reserved: [0; 4],
-    }
-}
-
-fn mem_params_of(type_size: u32, params: &MemParams) -> smbdirect_mem_params {
-    let RegionShape {
-        unit_length,
-        units_per_segment,
-        longest_run,
-        max_segments,
-    } = params.bulk;
-    let unit = u64::from(unit_length);
-    let segment_length = unit * u64::from(units_per_segment);
-    smbdirect_mem_params {
-        type_size,
-        buffer_unit: unit_length,
-        buffer_max: unit * u64::from(longest_run),
-        segment_length,
-        buffers_total: segment_length * u64::from(max_segments),
-        limit: params.limit,
-        reserved: [0; 4],
-    }
 }

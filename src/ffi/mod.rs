@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `types` | the structures and constants that C sees |
+//! | `convert` | what the library says, as these structures |
 //! | `pointer` | every conversion of a pointer from C, and every panic fence |
 //! | `device`, `conn`, `request`, `status` | the functions, by the object in their name |
 //!
@@ -15,6 +16,7 @@
 //! thread, installs a signal handler, calls back into C, or has state of its own.
 
 mod conn;
+mod convert;
 mod device;
 mod pointer;
 mod request;

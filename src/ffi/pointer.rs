@@ -1,8 +1,8 @@
 //! Pointers from C become values here, and a panic becomes a status.
 
 use std::ffi::{CStr, OsStr, c_char, c_void};
-use std::io::IoSlice;
 use std::mem::MaybeUninit;
+use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -45,9 +45,11 @@ pub(super) fn fence(call: impl FnOnce() -> Result<(), Status>) -> i32 {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(())) => Status::Ok.code(),
         Ok(Err(status)) => status.code(),
-        Err(payload) => {
-            // Its destructor might panic in turn.
-            std::mem::forget(payload);
+        Err(mut payload) => {
+            // Its destructor may panic in turn, with something that has one, and so on.
+            while let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                payload = again;
+            }
             Status::Panic.code()
         }
     }
@@ -291,6 +293,24 @@ pub(super) unsafe fn path<'a>(text: *const c_char) -> Result<Option<&'a Path>, S
     Ok(Some(Path::new(OsStr::from_bytes(text.to_bytes()))))
 }
 
+/// A piece of a message, as C has it: [`pieces`] checked it.
+#[repr(transparent)]
+pub(super) struct Piece(libc::iovec);
+
+impl Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // The end of an empty one may be anywhere, also at null.
+        if self.0.iov_len == 0 {
+            return &[];
+        }
+        // SAFETY: `pieces` checked that it is not null and not too long, and its caller promised
+        // the rest.
+        unsafe { slice::from_raw_parts(self.0.iov_base.cast::<u8>(), self.0.iov_len) }
+    }
+}
+
 /// The pieces of a message.
 ///
 /// # Safety
@@ -300,23 +320,22 @@ pub(super) unsafe fn path<'a>(text: *const c_char) -> Result<Option<&'a Path>, S
 pub(super) unsafe fn pieces<'a>(
     first: *const libc::iovec,
     count: u32,
-) -> Result<&'a [IoSlice<'a>], Status> {
+) -> Result<&'a [Piece], Status> {
     const MAX_PIECES: u32 = 1024;
     if first.is_null() || !first.is_aligned() || count == 0 || count > MAX_PIECES {
         return Err(Status::Invalid);
     }
-    // SAFETY: not null, and the caller's promise.
-    let vectors = unsafe { slice::from_raw_parts(first, count as usize) };
-    let legal = |vector: &libc::iovec| {
-        // A slice, even an empty one, must not begin at null.
-        !vector.iov_base.is_null() && isize::try_from(vector.iov_len).is_ok()
+    // SAFETY: not null, and the caller's promise; `Piece` has the layout of what it wraps.
+    let pieces = unsafe { slice::from_raw_parts(first.cast::<Piece>(), count as usize) };
+    let is_legal = |Piece(vector): &Piece| {
+        let is_there = !vector.iov_base.is_null() || vector.iov_len == 0;
+        is_there && isize::try_from(vector.iov_len).is_ok()
     };
-    if !vectors.iter().all(legal) {
-        return Err(Status::Invalid);
+    if pieces.iter().all(is_legal) {
+        Ok(pieces)
+    } else {
+        Err(Status::Invalid)
     }
-    // SAFETY: `IoSlice` has the layout of `iovec` on Unix, by its documentation; what each says is
-    // not null, not too long, and readable by the caller's promise.
-    Ok(unsafe { slice::from_raw_parts(first.cast::<IoSlice<'a>>(), count as usize) })
 }
 
 #[cfg(test)]

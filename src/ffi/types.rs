@@ -239,9 +239,10 @@ pub struct smbdirect_pdu {
     pub conn: u64,
     /// Comes back with SMBDIRECT_EVENT_SENT. Any number.
     pub cookie: u64,
-    /// The message in pieces, from its SMB2 header on. Copied before the call returns.
+    /// The message in pieces, from its SMB2 header on. Copied before the call returns. None of
+    /// them lies in a struct smbdirect_buffer.
     pub pieces: *const libc::iovec,
-    /// Number of pieces: 1 to 1024.
+    /// Number of pieces: 1 to 1024. Some may be empty; an empty one may be null.
     pub piece_count: u32,
     /// What the peer shall invalidate, if `flags` says so.
     pub token: u32,

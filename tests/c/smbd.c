@@ -18,6 +18,8 @@
 
 #define MAX_OPERATIONS 4096
 #define MAX_EVENTS 64
+/* Times to look for events before sleeping. */
+#define PEEKS 50
 /* Time between attempts to attach. */
 #define RETRY_MS 20
 
@@ -121,6 +123,8 @@ static int32_t reply(struct worker *worker, struct operation *operation,
 	struct iovec pieces[] = {
 		{.iov_base = operation->pdu, .iov_len = 8},
 		{.iov_base = status, .iov_len = sizeof(status)},
+		/* What is not there is null and empty, as in smbd. */
+		{.iov_base = NULL, .iov_len = 0},
 		{.iov_base = operation->pdu + 12, .iov_len = operation->length - 12},
 	};
 	struct smbdirect_pdu pdu = {
@@ -129,7 +133,7 @@ static int32_t reply(struct worker *worker, struct operation *operation,
 		.conn = operation->conn,
 		.cookie = (uintptr_t)operation,
 		.pieces = pieces,
-		.piece_count = 3,
+		.piece_count = 4,
 		.token = operation->token,
 	};
 	uint32_t taken = 0;
@@ -470,6 +474,7 @@ static int run_worker(const char *path, const uint8_t *token)
 {
 	static struct worker worker;
 	static struct smbdirect_event events[MAX_EVENTS];
+	unsigned int peeks = 0;
 	bool go_on = true;
 	size_t n;
 
@@ -480,14 +485,20 @@ static int run_worker(const char *path, const uint8_t *token)
 		uint32_t i;
 
 		expect(SMBDIRECT_OK,
-		       smbdirect_device_get_events(worker.device, 0, events,
-						   MAX_EVENTS, &count));
+		       smbdirect_device_get_events(worker.device,
+						   peeks > 0 ? SMBDIRECT_EVENTS_PEEK : 0,
+						   events, MAX_EVENTS, &count));
 		for (i = 0; go_on && i < count; i++) {
 			go_on = handle_event(&worker, &events[i]);
 		}
-		if (go_on && count < MAX_EVENTS) {
+		if (!go_on || count == MAX_EVENTS) {
+			continue;
+		}
+		if (count == 0 && peeks == 0) {
 			wait_for_device(worker.device);
 		}
+		/* Look for a while after something came, and after waking up. */
+		peeks = count > 0 || peeks == 0 ? PEEKS : peeks - 1;
 	}
 	smbdirect_device_free(worker.device);
 	for (n = 0; n < MAX_OPERATIONS; n++) {

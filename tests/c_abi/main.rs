@@ -4,6 +4,7 @@
 mod arguments;
 #[path = "../c/build.rs"]
 mod build;
+#[allow(dead_code)]
 #[path = "../smbdirectd/daemon.rs"]
 mod daemon;
 mod ends;

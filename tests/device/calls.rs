@@ -244,7 +244,10 @@ fn a_message_has_a_length_that_the_connection_allows() {
     let (mut handle, mut device) = connected();
     let longest = info(conn(1)).max_fragmented_send_size as usize;
     assert_eq!(send(&mut handle, 1, &[]), Err(Status::Invalid));
-    assert_eq!(handle.send_pdu(conn(1), 1, &[], None), Err(Status::Invalid));
+    assert_eq!(
+        handle.send_pdu(conn(1), 1, &[IoSlice::new(b"")], None),
+        Err(Status::Invalid)
+    );
     let long = vec![1; longest + 1];
     assert_eq!(send(&mut handle, 1, &long), Err(Status::TooLong));
     assert_eq!(send(&mut handle, 1, &long[1..]), Ok(()));

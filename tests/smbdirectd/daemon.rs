@@ -1,8 +1,6 @@
 //! A `smbdirectd` of a test's own: a directory, a control socket, free ports, and a service manager
 //! that it reports to.
 
-#![allow(dead_code)] // Each test uses its part of it.
-
 use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;

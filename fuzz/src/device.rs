@@ -1,0 +1,38 @@
+//! What processes and the device say to each other on the control channel.
+
+use smbdirect::device::message::{Answer, Body, Request, encode, read_answer, read_request};
+
+/// A message that is read is written again as it was, and nothing is both request and answer.
+pub fn device_message(bytes: &[u8]) {
+    let (request, answer) = (read_request(bytes), read_answer(bytes));
+    assert!(request.is_err() || answer.is_err());
+    if let Ok((cookie, request)) = request {
+        match request {
+            Request::Attach(body) => check(bytes, cookie, &body, &[]),
+            Request::SetParameters(body, blob) => check(bytes, cookie, &body, blob),
+            Request::SetSessionId(body) => check(bytes, cookie, &body, &[]),
+            Request::Claim(body) => check(bytes, cookie, &body, &[]),
+            Request::Grow(body) => check(bytes, cookie, &body, &[]),
+            Request::Status(body) => check(bytes, cookie, &body, &[]),
+        }
+    }
+    if let Ok((cookie, answer)) = answer {
+        assert!(answer.descriptors() <= 2);
+        match answer {
+            Answer::Attached(body) => check(bytes, cookie, &body, &[]),
+            Answer::Reply(body) => check(bytes, cookie, &body, &[]),
+            Answer::Segment(body) => check(bytes, cookie, &body, &[]),
+            Answer::Queue(body) => check(bytes, cookie, &body, &[]),
+            Answer::Offer(body) => check(bytes, cookie, &body, &[]),
+            Answer::Wake(body) => check(bytes, cookie, &body, &[]),
+            Answer::Status(body) => check(bytes, cookie, &body, &[]),
+            Answer::Detached(body) => check(bytes, cookie, &body, &[]),
+        }
+    }
+}
+
+fn check<B: Body>(bytes: &[u8], cookie: u64, body: &B, blob: &[u8]) {
+    let mut again = Vec::new();
+    encode(cookie, body, blob, &mut again);
+    assert_eq!(again, bytes);
+}
