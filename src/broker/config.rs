@@ -39,7 +39,8 @@ pub struct Config {
     pub max_unnegotiated: usize,
     /// The same of one source address.
     pub max_unnegotiated_per_source: usize,
-    /// Connections that have negotiated and belong to no worker yet. 1 to 65,536.
+    /// Connections that have negotiated and belong to no worker yet. 1 to 65,536. See also
+    /// [`Config::max_undispatched_per_source`].
     pub max_undispatched: usize,
     /// Time that a client has for its first request once it has negotiated SMB Direct. 1 ms to 1 h.
     pub first_request_timeout: Duration,
@@ -202,6 +203,14 @@ impl Config {
         segment_length(send)
             .saturating_add(segment_length(bulk))
             .saturating_add(receive)
+    }
+
+    /// Of [`Config::max_undispatched`], what one source address (one /64 with IPv6) may have: a
+    /// quarter, so that one host cannot keep the others out.
+    #[must_use]
+    pub const fn max_undispatched_per_source(&self) -> usize {
+        let quarter = self.max_undispatched / 4;
+        if quarter == 0 { 1 } else { quarter }
     }
 
     fn validate_access(&self) -> Result<(), OutOfRange> {

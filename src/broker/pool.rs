@@ -82,6 +82,8 @@ pub(super) struct Pool {
     total: Arc<Account>,
     owners: HashMap<ConnId, Owner, BuildHasherDefault<PlainHasher>>,
     arenas: SecondaryMap<QueueId, Arena>,
+    /// A buffer was asked for, and there was none, in any arena.
+    wanting: bool,
     faults: Vec<Fault>,
 }
 
@@ -92,6 +94,7 @@ impl Pool {
             total,
             owners: HashMap::default(),
             arenas: SecondaryMap::new(),
+            wanting: false,
             faults: Vec::new(),
         }
     }
@@ -194,6 +197,12 @@ impl Pool {
         arena.is_some_and(|arena| std::mem::take(&mut arena.wanting))
     }
 
+    /// Whether a buffer of any queue was missing since this was last asked.
+    #[inline]
+    pub(super) fn take_any_wanting(&mut self) -> bool {
+        std::mem::take(&mut self.wanting)
+    }
+
     /// What went wrong since this was last asked.
     pub(super) fn take_fault(&mut self) -> Option<Fault> {
         self.faults.pop()
@@ -223,6 +232,7 @@ impl Pool {
             ) => {}
         }
         arena.wanting = true;
+        self.wanting = true;
         None
     }
 }

@@ -111,14 +111,18 @@ impl Process {
         self.lock().clone()
     }
 
-    /// Adds a segment to `region::*`; its number, or `None` where there are `limit` already.
-    pub(super) fn add_segment(&self, region: u32, segment: Segment, limit: u32) -> Option<u32> {
+    /// Whether `region::*` has fewer segments than `limit`. Only the control thread adds some.
+    pub(super) fn has_room(&self, region: u32, limit: u32) -> bool {
+        let segments = self.lock();
+        let segments = segments.of(region);
+        segments.is_some_and(|segments| segments.len() < limit as usize)
+    }
+
+    /// Adds a segment to `region::*`, which [`has_room`](Self::has_room); its number.
+    pub(super) fn add_segment(&self, region: u32, segment: Segment) -> Option<u32> {
         let mut segments = self.lock();
         let segments = segments.of_mut(region)?;
         let number = u32::try_from(segments.len()).ok()?;
-        if number >= limit {
-            return None;
-        }
         segments.push(Arc::new(segment));
         Some(number)
     }

@@ -17,6 +17,7 @@ use super::status::CloseStatus;
 use crate::device::Status;
 use crate::device::abi::Token;
 use crate::fabric::ConnId;
+use crate::transport::Sources;
 use crate::units::Instant;
 
 /// Ends of connections that the status shows.
@@ -86,28 +87,37 @@ pub(super) struct Registry {
     listener: Option<u32>,
     clients: HashMap<[u8; 16], Client>,
     sessions: HashMap<u64, u32>,
+    /// Sessions and clients that each process has registered.
+    registered: HashMap<u32, usize>,
     tokens: HashMap<Token, Offered>,
     connections: usize,
-    undispatched: usize,
+    /// Connections without an owner.
+    undispatched: Sources,
     closes: VecDeque<CloseStatus>,
     counters: BTreeMap<&'static str, u64>,
 }
 
 impl Registry {
-    /// Takes a process in.
+    /// Whether there is a place for a process.
     ///
     /// # Errors
     ///
     /// [`Status::Taken`]: there is a listener. [`Status::Limit`]: there are `limit` workers.
-    pub(super) fn attach(&mut self, process: &Arc<Process>, limit: usize) -> Result<(), Status> {
-        match process.role {
-            Role::Listener if self.listener.is_some() => return Err(Status::Taken),
-            Role::Listener => self.listener = Some(process.id),
-            Role::Worker if self.workers().count() >= limit => return Err(Status::Limit),
-            Role::Worker | Role::Observer => {}
+    pub(super) fn may_attach(&self, role: Role, limit: usize) -> Result<(), Status> {
+        match role {
+            Role::Listener if self.listener.is_some() => Err(Status::Taken),
+            Role::Worker if self.workers().count() >= limit => Err(Status::Limit),
+            Role::Listener | Role::Worker | Role::Observer => Ok(()),
+        }
+    }
+
+    /// Takes a process in, which [`may_attach`](Self::may_attach). A listener gets offers from now
+    /// on.
+    pub(super) fn attach(&mut self, process: &Arc<Process>) {
+        if process.role == Role::Listener {
+            self.listener = Some(process.id);
         }
         self.processes.insert(process.id, Arc::clone(process));
-        Ok(())
     }
 
     /// Forgets a process and all that it registered.
@@ -118,6 +128,7 @@ impl Registry {
         }
         self.clients.retain(|_, client| client.process != process);
         self.sessions.retain(|_, owner| *owner != process);
+        self.registered.remove(&process);
     }
 
     pub(super) fn workers(&self) -> impl Iterator<Item = &Arc<Process>> {
@@ -164,6 +175,7 @@ impl Registry {
         };
         let client = self.clients.entry(client_guid).or_insert_with(new);
         client.sessions.insert(session);
+        *self.registered.entry(process).or_default() += 1;
         if session != 0 {
             self.sessions.insert(session, process);
         }
@@ -191,6 +203,9 @@ impl Registry {
         if client.sessions.is_empty() {
             self.clients.remove(&client_guid);
         }
+        if let Some(registered) = self.registered.get_mut(&process) {
+            *registered = registered.saturating_sub(gone.len());
+        }
         for session in gone {
             self.sessions.remove(&session);
         }
@@ -199,9 +214,7 @@ impl Registry {
 
     /// Sessions and clients that a process has registered.
     pub(super) fn registered(&self, process: u32) -> usize {
-        let of_process = |client: &&Client| client.process == process;
-        let clients = self.clients.values().filter(of_process);
-        clients.map(|client| client.sessions.len()).sum()
+        self.registered.get(&process).copied().unwrap_or(0)
     }
 
     /// Where a connection of a client goes.
@@ -226,29 +239,41 @@ impl Registry {
     /// # Errors
     ///
     /// Which limit it meets.
-    pub(super) fn established(&mut self, config: &Config) -> Result<(), &'static str> {
+    pub(super) fn established(
+        &mut self,
+        config: &Config,
+        peer: SocketAddr,
+    ) -> Result<(), &'static str> {
+        let (undispatched, of_source) = self.undispatched.count(peer);
         // Counted in any case: its end is counted in any case.
         self.connections += 1;
-        self.undispatched += 1;
+        self.undispatched.add(peer);
         self.count("established");
         if self.connections > config.max_connections {
             return Err("too_many_connections");
         }
-        if self.undispatched > config.max_undispatched {
+        if undispatched >= config.max_undispatched {
             return Err("too_many_undispatched");
+        }
+        if of_source >= config.max_undispatched_per_source() {
+            return Err("too_many_undispatched_of_source");
         }
         Ok(())
     }
 
-    /// A connection has an owner now.
-    pub(super) fn dispatched(&mut self) {
-        self.undispatched = self.undispatched.saturating_sub(1);
+    /// A connection of `peer` has an owner now.
+    pub(super) fn dispatched(&mut self, peer: SocketAddr) {
+        self.undispatched.remove(peer);
     }
 
-    /// A connection has lost its owner, and will wait for another; `false`: too many do.
-    pub(super) fn undispatch(&mut self, config: &Config) -> bool {
-        let room = self.undispatched < config.max_undispatched;
-        self.undispatched += usize::from(room);
+    /// A connection of `peer` has lost its owner, and will wait for another; `false`: too many do.
+    pub(super) fn undispatch(&mut self, config: &Config, peer: SocketAddr) -> bool {
+        let (total, of_source) = self.undispatched.count(peer);
+        let room = total < config.max_undispatched;
+        let room = room && of_source < config.max_undispatched_per_source();
+        if room {
+            self.undispatched.add(peer);
+        }
         room
     }
 
@@ -256,7 +281,7 @@ impl Registry {
     pub(super) fn closed(&mut self, close: CloseStatus, was_dispatched: bool, name: &'static str) {
         self.connections = self.connections.saturating_sub(1);
         if !was_dispatched {
-            self.undispatched = self.undispatched.saturating_sub(1);
+            self.undispatched.remove(close.peer);
         }
         self.count(name);
         if self.closes.len() >= KEPT_CLOSES {
@@ -293,7 +318,7 @@ impl Registry {
     }
 
     pub(super) const fn undispatched(&self) -> usize {
-        self.undispatched
+        self.undispatched.total()
     }
 
     pub(super) fn clients(&self) -> usize {
@@ -339,7 +364,7 @@ mod tests {
     fn a_client_belongs_to_one_worker_until_all_of_it_is_taken_back() {
         let mut registry = Registry::default();
         for id in [1, 2] {
-            registry.attach(&process(id, Role::Worker), 2).unwrap();
+            registry.attach(&process(id, Role::Worker));
         }
         let guid = [7; 16];
         assert!(registry.owner(&guid).is_none());
@@ -351,21 +376,30 @@ mod tests {
         assert_eq!(registry.register(1, [8; 16], 10, 3), Err(Status::Taken));
         assert_eq!(registry.register(1, guid, 0, 3), Ok(()));
         assert_eq!(registry.register(1, guid, 13, 3), Err(Status::Limit));
+        assert_eq!((registry.registered(1), registry.registered(2)), (3, 0));
         assert_eq!(registry.unregister(2, guid, 0), Err(Status::NoOwner));
         assert_eq!(registry.unregister(1, guid, 10), Ok(()));
+        assert_eq!(registry.unregister(1, guid, 10), Ok(()));
+        assert_eq!(registry.registered(1), 2);
         assert_eq!(registry.register(2, [8; 16], 10, 3), Ok(()));
         assert_eq!(registry.owner(&guid).map(|process| process.id), Some(1));
         assert_eq!(registry.unregister(1, guid, 0), Ok(()));
         assert!(registry.owner(&guid).is_none());
         assert_eq!((registry.clients(), registry.sessions()), (1, 1));
+        assert_eq!((registry.registered(1), registry.registered(2)), (0, 1));
         registry.detach(2);
+        assert_eq!(registry.registered(2), 0);
         assert_eq!((registry.clients(), registry.sessions()), (0, 0));
     }
 
     #[test]
     fn there_is_one_listener_and_a_limit_of_workers() {
         let mut registry = Registry::default();
-        let attach = |registry: &mut Registry, id, role| registry.attach(&process(id, role), 1);
+        let attach = |registry: &mut Registry, id, role| {
+            registry.may_attach(role, 1)?;
+            registry.attach(&process(id, role));
+            Ok(())
+        };
         assert_eq!(attach(&mut registry, 1, Role::Listener), Ok(()));
         assert_eq!(attach(&mut registry, 2, Role::Listener), Err(Status::Taken));
         assert_eq!(attach(&mut registry, 3, Role::Worker), Ok(()));

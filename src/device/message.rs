@@ -172,6 +172,15 @@ pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> 
     Ok((control.cookie, request))
 }
 
+/// The cookie and the version of an [`Attach`], whose rest may be that of another version; `None` for
+/// other messages.
+#[must_use]
+pub fn attach_version(message: &[u8]) -> Option<(u64, u32)> {
+    let (control, rest) = split(message).ok()?;
+    let (version, _) = u32::read_from_prefix(rest).ok()?;
+    (control.kind == kind::ATTACH).then_some((control.cookie, version))
+}
+
 /// Reads what a device sent: its cookie, 0 where it says so by itself, and the message.
 ///
 /// # Errors
@@ -263,6 +272,20 @@ mod tests {
         // At an address that suits no structure.
         let shifted = [&[0][..], &bytes].concat();
         assert_eq!(read_request(&shifted[1..]), read);
+    }
+
+    #[test]
+    fn the_version_of_an_attachment_is_read_whatever_follows_it() {
+        let attach = Attach {
+            version: 7,
+            ..Attach::new_zeroed()
+        };
+        let mut bytes = message(5, &attach, &[1; 8]);
+        assert_eq!(refusal(&bytes)[0], "wrong_length");
+        assert_eq!(attach_version(&bytes), Some((5, 7)));
+        bytes.pop();
+        assert_eq!(attach_version(&bytes), None);
+        assert_eq!(attach_version(&message(5, &Grow::new_zeroed(), &[])), None);
     }
 
     #[test]

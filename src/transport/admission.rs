@@ -1,36 +1,36 @@
-//! Limits on connections that have not negotiated, in total and per source.
+//! Limits on connections that cost a peer little, in total and per source.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::{CloseReason, Config};
 
-/// Accepted connections that have not negotiated. A peer can open them without sending a byte of
-/// SMB Direct, so neither one source nor all of them together may take all places.
+/// Connections that a peer can have without much effort, in total and by source, so that neither one
+/// source nor all of them together take all places.
 #[derive(Debug, Default)]
-pub(super) struct Admission {
+pub(crate) struct Sources {
     total: usize,
     by_source: HashMap<IpAddr, usize>,
 }
 
-impl Admission {
-    /// Counts a connection of `peer`, or says why there is no place for it.
-    pub(super) fn admit(&mut self, config: &Config, peer: SocketAddr) -> Result<(), CloseReason> {
-        if self.total >= config.max_unnegotiated {
-            return Err(CloseReason::TooManyUnnegotiated);
-        }
-        let source = source_of(peer);
-        let count = self.by_source.get(&source).copied().unwrap_or(0);
-        if count >= config.max_unnegotiated_per_source {
-            return Err(CloseReason::TooManyUnnegotiatedOfSource);
-        }
-        self.by_source.insert(source, count + 1);
-        self.total += 1;
-        Ok(())
+impl Sources {
+    /// Connections of all peers, and those of the source of `peer`.
+    pub(crate) fn count(&self, peer: SocketAddr) -> (usize, usize) {
+        let of_source = self.by_source.get(&source_of(peer));
+        (self.total, of_source.copied().unwrap_or(0))
     }
 
-    /// Gives the place back: the connection has negotiated, or is gone.
-    pub(super) fn release(&mut self, peer: SocketAddr) {
+    /// Connections of all peers.
+    pub(crate) const fn total(&self) -> usize {
+        self.total
+    }
+
+    pub(crate) fn add(&mut self, peer: SocketAddr) {
+        *self.by_source.entry(source_of(peer)).or_default() += 1;
+        self.total += 1;
+    }
+
+    pub(crate) fn remove(&mut self, peer: SocketAddr) {
         let source = source_of(peer);
         self.total = self.total.saturating_sub(1);
         match self.by_source.get_mut(&source) {
@@ -39,6 +39,31 @@ impl Admission {
                 self.by_source.remove(&source);
             }
         }
+    }
+}
+
+/// Accepted connections that have not negotiated: a peer can open them without sending a byte of
+/// SMB Direct.
+#[derive(Debug, Default)]
+pub(super) struct Admission(Sources);
+
+impl Admission {
+    /// Counts a connection of `peer`, or says why there is no place for it.
+    pub(super) fn admit(&mut self, config: &Config, peer: SocketAddr) -> Result<(), CloseReason> {
+        let (total, of_source) = self.0.count(peer);
+        if total >= config.max_unnegotiated {
+            return Err(CloseReason::TooManyUnnegotiated);
+        }
+        if of_source >= config.max_unnegotiated_per_source {
+            return Err(CloseReason::TooManyUnnegotiatedOfSource);
+        }
+        self.0.add(peer);
+        Ok(())
+    }
+
+    /// Gives the place back: the connection has negotiated, or is gone.
+    pub(super) fn release(&mut self, peer: SocketAddr) {
+        self.0.remove(peer);
     }
 }
 

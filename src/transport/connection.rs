@@ -379,6 +379,7 @@ impl<Buffer> Connection<Buffer> {
             queued: self.sends.len(),
             queued_reads: self.reads.len(),
             starved: self.incoming.waiting(),
+            assembling: self.incoming.is_assembling(),
             traffic: self.traffic,
         }
     }

@@ -258,6 +258,8 @@ pub struct ConnStatus {
     pub queued_reads: usize,
     /// Received fragments that wait for a buffer of the owner.
     pub starved: usize,
+    /// A message has arrived in part, and lies in a buffer of the owner.
+    pub assembling: bool,
     /// What it carried.
     pub traffic: Traffic,
 }

@@ -98,6 +98,11 @@ impl<Buffer> Incoming<Buffer> {
         self.waiting.len()
     }
 
+    /// Whether a message has arrived in part, and has a buffer.
+    pub(super) fn is_assembling(&self) -> bool {
+        self.message.is_some()
+    }
+
     /// Posts the receives that the endpoint wants: before the negotiation is over a single one, from
     /// a pool of that size; then from one of `slots`.
     #[inline]

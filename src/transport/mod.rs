@@ -50,6 +50,7 @@ pub use event::{CallFailed, CloseReason, ConnStatus, ConnectError, Event, SendEr
 pub use journal::Counters;
 
 use admission::Admission;
+pub(crate) use admission::Sources;
 use connection::Connection;
 use journal::Journal;
 pub(crate) use table::PlainHasher;
@@ -71,8 +72,8 @@ pub struct Config {
     pub max_unnegotiated_per_source: usize,
     /// Connections at a time.
     pub max_connections: usize,
-    /// Messages and RDMA WRITEs, and as many RDMA READs, queued on a connection at a time. One
-    /// call is taken whole while fewer are queued, whatever the number of its descriptors.
+    /// Messages and RDMA WRITEs, and as many RDMA READs, queued on a connection at a time: calls,
+    /// whatever the number of their descriptors, each of which has [`MAX_DESCRIPTORS`] at most.
     pub send_queue: usize,
 }
 

@@ -49,6 +49,8 @@ enum Outgoing {
 #[derive(Debug, Default)]
 pub(super) struct SendQueue {
     queue: VecDeque<Outgoing>,
+    /// What the owner asked for and is in `queue`, however many pieces it has.
+    calls: usize,
     /// The message that the endpoint has in progress.
     current: Option<Sge>,
     /// What the endpoint gave out and the fabric had no room for.
@@ -70,8 +72,9 @@ impl SendQueue {
         self.stalled.is_some()
     }
 
+    /// Messages and RDMA WRITEs that wait to be posted.
     pub(super) fn len(&self) -> usize {
-        self.queue.len()
+        self.calls
     }
 
     #[inline]
@@ -81,6 +84,7 @@ impl SendQueue {
         source: Sge,
         invalidate: Option<RemoteToken>,
     ) {
+        self.calls += 1;
         self.queue.push_back(Outgoing::Message {
             cookie,
             source,
@@ -103,8 +107,9 @@ impl SendQueue {
                 last,
             });
         });
-        if result.is_err() {
-            self.queue.truncate(queued);
+        match result {
+            Ok(()) => self.calls += 1,
+            Err(_) => self.queue.truncate(queued),
         }
         result
     }
@@ -157,6 +162,7 @@ impl SendQueue {
                     // no more: what is left ends with the connection.
                     if endpoint.start_message(source.length, invalidate).is_ok() {
                         self.queue.pop_front();
+                        self.calls -= 1;
                         self.current = Some(source);
                         self.sending.push_back(cookie);
                     }
@@ -175,6 +181,7 @@ impl SendQueue {
                     }
                     self.queue.pop_front();
                     if last {
+                        self.calls -= 1;
                         self.writing.push_back(cookie);
                     }
                 }
@@ -288,6 +295,7 @@ impl SendQueue {
                 result: first_error(&mut self.write_error, result),
             });
         }
+        self.calls = 0;
         for outgoing in self.queue.drain(..) {
             match outgoing {
                 Outgoing::Message { cookie, .. } => events.push(Event::Sent {
@@ -323,14 +331,17 @@ struct ReadPiece {
 #[derive(Debug, Default)]
 pub(super) struct ReadQueue {
     queue: VecDeque<ReadPiece>,
+    /// What the owner asked for and is in `queue`, however many pieces it has.
+    calls: usize,
     /// Cookies of RDMA READs of which the last piece was posted.
     reading: VecDeque<u64>,
     read_error: Option<WrError>,
 }
 
 impl ReadQueue {
+    /// RDMA READs that wait to be posted.
     pub(super) fn len(&self) -> usize {
-        self.queue.len()
+        self.calls
     }
 
     pub(super) fn push(
@@ -348,8 +359,9 @@ impl ReadQueue {
                 last,
             });
         });
-        if result.is_err() {
-            self.queue.truncate(queued);
+        match result {
+            Ok(()) => self.calls += 1,
+            Err(_) => self.queue.truncate(queued),
         }
         result
     }
@@ -373,6 +385,7 @@ impl ReadQueue {
                 Err(error) => return Err(error),
             }
             if piece.last {
+                self.calls -= 1;
                 self.reading.push_back(piece.cookie);
             }
             self.queue.pop_front();
@@ -407,6 +420,7 @@ impl ReadQueue {
 
     /// The connection is gone: ends what never ended.
     pub(super) fn flush<Buffer>(&mut self, conn: ConnId, events: &mut Vec<Event<Buffer>>) {
+        self.calls = 0;
         let unposted = self
             .queue
             .drain(..)

@@ -132,3 +132,45 @@ fn takes_no_more_processes_than_it_may_though_they_do_not_attach() {
     scene.until("a worker is gone", |status| status.processes.len() == 1);
     Raw::worker(scene.path());
 }
+
+/// Nothing has to be waited for between the attachment and the first memory.
+#[test]
+fn a_worker_may_ask_for_memory_at_once() {
+    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let attach = abi::Attach {
+        version: abi::VERSION,
+        role: role::WORKER,
+        token: [0; 16],
+        reserved: 0,
+    };
+    let grow = abi::Grow {
+        region: abi::region::SEND,
+        reserved: 0,
+    };
+    let mut workers = Vec::new();
+    for expected in [kind::SEGMENT, kind::SEGMENT, kind::SEGMENT, kind::REPLY] {
+        let mut worker = Raw::connect(scene.path());
+        let attached = worker.request(kind::ATTACH, &attach);
+        let grown = worker.request(kind::GROW, &grow);
+        let first = worker.message(|_| true);
+        assert_eq!((first.kind, first.cookie), (kind::ATTACHED, attached));
+        let answer = worker.message(|_| true);
+        assert_eq!((answer.kind, answer.cookie), (expected, grown));
+        if expected == kind::REPLY {
+            assert_eq!(answer.status(), Status::NoMemory);
+        }
+        workers.push(worker);
+    }
+}
+
+#[test]
+fn a_request_with_a_reserved_field_ends_the_process() {
+    let scene = Scene::new();
+    let mut worker = Raw::worker(scene.path());
+    let grow = abi::Grow {
+        region: abi::region::SEND,
+        reserved: 1,
+    };
+    worker.request(kind::GROW, &grow);
+    assert_eq!(worker.detached(), Status::Corrupt);
+}

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use smbdirect::broker::status::Status as Report;
 use smbdirect::device::Status;
 use smbdirect::device::abi;
 use smbdirect::device::abi::{Submission, event, kind, op, region, role};
 
-use crate::peer::Peers;
+use crate::peer::{Client, Peers};
 use crate::raw::{NOTHING, Raw};
 use crate::scene::{Scene, negotiate};
 
@@ -35,10 +36,14 @@ fn a_connection_that_nobody_claims_is_closed() {
 
 #[test]
 fn connections_without_an_owner_are_limited() {
-    let scene = Scene::with(|config| config.max_undispatched = 2);
+    let scene = Scene::with(|config| {
+        config.listen.push("[::1]:0".parse().unwrap());
+        config.max_undispatched = 2;
+    });
     let (mut worker, conn, owned) = scene.pair(1);
     let first = scene.peers.connect(scene.address());
-    let _second = scene.peers.connect(scene.address());
+    // Another source.
+    let _second = scene.peers.connect(scene.broker().addresses()[1]);
     let third = scene.peers.dial(scene.address());
     third.closed();
     // Whose place is free serves another.
@@ -52,6 +57,27 @@ fn connections_without_an_owner_are_limited() {
     assert_eq!(fourth.message(), b"fourth");
     worker.reply(conn, b"first");
     assert_eq!(owned.message(), b"first");
+}
+
+#[test]
+fn one_source_does_not_take_all_places_of_connections_without_an_owner() {
+    let scene = Scene::with(|config| {
+        config.listen.push("[::1]:0".parse().unwrap());
+        config.max_undispatched = 8;
+    });
+    let mut clients = vec![scene.peers.connect(scene.address())];
+    clients.push(scene.peers.connect(scene.address()));
+    scene.peers.dial(scene.address()).closed();
+    let other = scene.broker().addresses()[1];
+    clients.push(scene.peers.connect(other));
+    clients.push(scene.peers.connect(other));
+    let status = scene.until("it is closed", |status| status.totals.undispatched == 4);
+    assert_eq!(status.counters["too_many_undispatched_of_source"], 1);
+    // Whose place is free serves another.
+    clients.swap_remove(0).close();
+    scene.until("a place", |status| status.totals.undispatched == 3);
+    clients.push(scene.peers.connect(scene.address()));
+    assert_eq!(scene.until("it is there", |_| true).totals.undispatched, 4);
 }
 
 #[test]
@@ -109,6 +135,7 @@ fn memory_is_limited_by_segments_by_worker_and_in_total() {
     assert_eq!(worker.grow(region::SEND), Status::Ok);
     // Two segments of a region.
     assert_eq!(worker.grow(region::SEND), Status::NoMemory);
+    assert_eq!(scene.status().counters["refused_memory"], 1);
     assert_eq!(worker.grow(region::BULK), Status::Ok);
     // Three segments of a worker.
     assert_eq!(worker.grow(region::BULK), Status::NoMemory);
@@ -122,9 +149,8 @@ fn memory_is_limited_by_segments_by_worker_and_in_total() {
     assert_eq!(other.grow(region::BULK), Status::Ok);
 }
 
-#[test]
-fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
-    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+/// A worker that has a connection and no memory to be told of it; who has all the memory.
+fn without_memory(scene: &Scene) -> (Raw, Raw, Client) {
     let mut hog = Raw::worker(scene.path());
     for region in [region::BULK, region::BULK, region::SEND] {
         assert_eq!(hog.grow(region), Status::Ok);
@@ -133,14 +159,111 @@ fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
     assert_eq!(worker.register([1; 16], 0), Status::Ok);
     let client = scene.client(1);
     scene.until("assigned", |status| {
-        status.connections.len() == 1 && status.connections[0].worker.is_some()
+        let mut connections = status.connections.iter();
+        connections.any(|connection| connection.worker == Some(worker.id()))
     });
+    (hog, worker, client)
+}
+
+#[test]
+fn a_worker_may_not_name_a_connection_that_it_was_not_told_of() {
+    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let (_hog, mut worker, client) = without_memory(&scene);
+    assert!(worker.read_socket());
+    // It has guessed the number.
+    worker.submit(Submission {
+        op: op::TRANSFER,
+        conn: 1,
+        ..NOTHING
+    });
+    assert_eq!(worker.detached(), Status::Corrupt);
+    client.closed();
+    assert_eq!(scene.status().counters["connection"], 1);
+}
+
+#[test]
+fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
+    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let (hog, mut worker, client) = without_memory(&scene);
     assert!(worker.is_quiet(Duration::from_millis(20)));
     drop(hog);
     let conn = worker.connection().conn;
     assert_eq!(worker.pdu(conn), negotiate(1));
     client.send(b"next");
     assert_eq!(worker.pdu(conn), b"next");
+}
+
+/// The memory of a dead worker is free when its connections are, of which nobody is told.
+#[test]
+fn memory_that_a_connection_of_a_dead_worker_held_serves_those_that_wait() {
+    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let (mut hog, conn, hogs) = scene.pair(2);
+    // It registers the segment with the connection.
+    hog.reply(conn, b"hello");
+    assert_eq!(hogs.message(), b"hello");
+    assert_eq!(hog.grow(region::SEND), Status::Ok);
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.register([1; 16], 0), Status::Ok);
+    let _client = scene.client(1);
+    scene.until("assigned", |status| {
+        let mut connections = status.connections.iter();
+        connections.any(|connection| connection.worker == Some(worker.id()))
+    });
+    assert!(worker.is_quiet(Duration::from_millis(20)));
+    drop(hog);
+    let conn = worker.connection().conn;
+    assert_eq!(worker.pdu(conn), negotiate(1));
+}
+
+#[test]
+fn a_claim_is_answered_when_the_connection_ends_before_there_was_memory_for_it() {
+    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let (_hog, mut worker, _client) = without_memory(&scene);
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let client = scene.client(2);
+    let token = listener.offer().token;
+    let cookie = worker.request(kind::CLAIM, &abi::Claim { token });
+    let is_owned = |status: &Report| {
+        let owned = status.connections.iter().filter(|c| c.state == "owned");
+        owned.count() == 2
+    };
+    scene.until("assigned", is_owned);
+    client.close();
+    let answer = worker.message(|message| message.cookie == cookie);
+    assert_eq!(answer.status(), Status::ClosedByPeer);
+    // One that attached for it has nothing else to do.
+    let client = scene.client(3);
+    let mut forked = Raw::attach_with(scene.path(), role::WORKER, listener.offer().token);
+    scene.until("assigned", is_owned);
+    client.close();
+    assert_eq!(forked.detached(), Status::ClosedByPeer);
+}
+
+#[test]
+fn a_listener_that_does_not_read_its_offers_loses_them_and_stays() {
+    let scene = Scene::with(|config| {
+        config.max_connections = 10_000;
+        config.max_undispatched = 10_000;
+        config.max_unnegotiated = 10_000;
+        config.max_unnegotiated_per_source = 10_000;
+    });
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let is_busy = |status: &Report| status.counters.contains_key("listener_busy");
+    let mut clients = 0;
+    while !is_busy(&scene.status()) {
+        clients += 1;
+        assert!(clients < 5000, "there is room for all of them");
+        let client = scene.client(1);
+        client.close();
+        client.closed();
+    }
+    let status = scene.status();
+    assert_eq!(status.processes.len(), 1);
+    let close = status.closes.last().unwrap();
+    assert_eq!(close.reason, "listener_busy");
+    assert!(listener.read_socket());
+    let _client = scene.client(2);
+    while listener.offer().info.client_guid != [2; 16] {}
 }
 
 /// A worker that keeps all its messages holds up its own client, which goes on when they are given

@@ -185,6 +185,29 @@ impl Client {
         });
     }
 
+    /// Begins to send a message that is longer than the credits allow at once, and does nothing
+    /// further, with no client, before what this returns is dropped.
+    pub(crate) fn send_partly(&self, message: &[u8]) -> Sender<()> {
+        let (go_on, stopped) = channel::<()>();
+        let (conn, region, length) = (self.conn, self.region, message.len() as u32);
+        self.memory.write(0, message).unwrap();
+        self.used.set(length);
+        let task: Task = Box::new(move |state| {
+            let source = Sge {
+                region,
+                offset: 0,
+                length,
+            };
+            state.transport.send(conn, 0, source, None).unwrap();
+            let mut events = Vec::new();
+            state.transport.poll(state.now, &mut events).unwrap();
+            assert!(events.is_empty(), "{events:?}");
+            let _ = stopped.recv();
+        });
+        self.tasks.send(task).unwrap();
+        go_on
+    }
+
     /// Queues all of these messages, which together are not longer than 4 MiB.
     pub(crate) fn send_all(&self, messages: &[Vec<u8>]) {
         let (conn, all) = (self.conn, messages.concat());

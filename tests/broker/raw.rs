@@ -435,8 +435,8 @@ impl Raw {
         assert_eq!((sent.cookie, status), (99, Status::Ok));
     }
 
-    /// Submits an RDMA operation on `length` bytes at `place` of BULK; its few descriptors are put
-    /// behind 64 KiB of SEND, those of each operation where the last ones were not.
+    /// Submits an RDMA operation on `length` bytes at `place` of BULK; its descriptors are put behind
+    /// 64 KiB of SEND, or, more than a few, behind 512 KiB: few where the last ones were not.
     pub(crate) fn rdma(
         &mut self,
         op: u32,
@@ -448,12 +448,12 @@ impl Raw {
             assert_eq!(self.grow(region::SEND), Status::Ok);
         }
         let list: Vec<u8> = descriptors.iter().flat_map(|d| d.emit()).collect();
-        assert!(list.len() <= 256);
         self.last_cookie += 1;
-        let at = Place {
-            segment: 0,
-            offset: (1 << 16) + self.last_cookie % 1000 * 256,
+        let offset = match list.len() {
+            0..=256 => (1 << 16) + self.last_cookie % 1000 * 256,
+            _ => 1 << 19,
         };
+        let at = Place { segment: 0, offset };
         self.send[0].write(at.offset as usize, &list).unwrap();
         self.submit(Submission {
             op,

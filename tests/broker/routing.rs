@@ -210,3 +210,60 @@ fn a_transfer_needs_an_owner_and_a_quiet_connection() {
     let done = worker.transfer(conn, [0; 16], b"carried");
     assert_eq!(status(done), Status::Ok);
 }
+
+#[test]
+fn a_connection_is_not_transferred_while_a_message_is_put_together() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    let message = vec![7; 1 << 20];
+    let go_on = client.send_partly(&message);
+    scene.until("it has a part", |status| {
+        status.connections[0].inline_bytes_in > 10_000
+    });
+    assert_eq!(scene.status().connections[0].messages_in, 1);
+    let done = worker.transfer(conn, [0; 16], b"carried");
+    assert_eq!(Status::from_code(done.status), Some(Status::Busy));
+    drop(go_on);
+    assert!(worker.pdu(conn) == message);
+    scene.until("it is given back", |status| {
+        status.processes[0].queues[0].receive_units_used == 0
+    });
+    let done = worker.transfer(conn, [0; 16], b"carried");
+    assert_eq!(Status::from_code(done.status), Some(Status::Ok));
+}
+
+/// Otherwise each transfer would add a message to those that are held.
+#[test]
+fn a_connection_is_not_transferred_while_messages_are_held() {
+    let scene = Scene::new();
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let (mut worker, conn, client) = scene.pair(1);
+    let _held = scene.client(2);
+    let token = listener.offer().token;
+    // All of the memory for messages but one unit.
+    let mut pdus = Vec::new();
+    for n in 0..31u8 {
+        client.send(&[n]);
+        pdus.push(worker.expect(event::PDU).0);
+    }
+    assert_eq!(worker.claim(token), Status::Ok);
+    let (connection, _) = worker.expect(event::CONNECTION);
+    let number = connection.conn;
+    assert_ne!(number, conn);
+    for _ in 0..3 {
+        let done = worker.transfer(number, [0; 16], &[1; 1000]);
+        assert_eq!(Status::from_code(done.status), Some(Status::Busy));
+    }
+    for pdu in &pdus {
+        worker.recycle(pdu);
+    }
+    assert_eq!(worker.pdu(number), negotiate(2));
+    scene.until("it is given back", |status| {
+        status.processes.iter().all(|process| {
+            let mut queues = process.queues.iter();
+            queues.all(|queue| queue.receive_units_used <= 1)
+        })
+    });
+    let done = worker.transfer(number, [0; 16], &[1; 1000]);
+    assert_eq!(Status::from_code(done.status), Some(Status::Ok));
+}

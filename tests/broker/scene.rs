@@ -46,7 +46,7 @@ pub(crate) fn config() -> Config {
         max_connections: 100,
         max_unnegotiated: 100,
         max_unnegotiated_per_source: 100,
-        max_undispatched: 10,
+        max_undispatched: 40,
         first_request_timeout: Duration::from_secs(20),
         claim_timeout: Duration::from_secs(20),
         max_workers: 10,

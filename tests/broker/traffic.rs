@@ -66,6 +66,42 @@ fn rdma_moves_data_by_several_descriptors() {
 }
 
 #[test]
+fn a_response_follows_its_data_however_many_descriptors_that_has() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    assert_eq!(worker.grow(region::BULK), Status::Ok);
+    let target = client.register(1 << 20, Access::RemoteWrite);
+    let place = Place {
+        segment: 0,
+        offset: 0,
+    };
+    for count in [256, 4095] {
+        let list: Vec<_> = (0..count).map(|i| target.part(i * 2, 1)).collect();
+        let length = list.len() as u32;
+        worker.rdma(op::RDMA_WRITE, (conn, 1), (place, length), &list);
+        worker.send_pdu(conn, 2, b"written");
+        let (done, status) = worker.expect(event::RDMA_DONE);
+        assert_eq!((done.cookie, status), (1, Status::Ok), "{count}");
+        let (sent, status) = worker.expect(event::SENT);
+        assert_eq!((sent.cookie, status), (2, Status::Ok), "{count}");
+        assert_eq!(client.message(), b"written");
+    }
+    // As many as may be under way.
+    let list: Vec<_> = (0..16).map(|i| target.part(i * 100, 64)).collect();
+    for cookie in 0..32 {
+        worker.rdma(op::RDMA_WRITE, (conn, cookie), (place, 1024), &list);
+        worker.send_pdu(conn, cookie, b"written");
+    }
+    for _ in 0..64 {
+        let completion = worker.completion();
+        assert_eq!(completion.status, 0, "{completion:?}");
+    }
+    for _ in 0..32 {
+        assert_eq!(client.message(), b"written");
+    }
+}
+
+#[test]
 fn a_message_invalidates_a_token() {
     let scene = Scene::new();
     let (mut worker, conn, client) = scene.pair(1);

@@ -1,6 +1,7 @@
 //! The end while a worker has something under way.
 
-use std::time::Instant;
+use std::io::IoSlice;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use smbdirect::device::{Direction, Event, Handle, Role, Status};
@@ -13,7 +14,7 @@ use crate::peer::{Peer, Window, emit};
 const GUID: [u8; 16] = [5; 16];
 
 /// The next event of a worker.
-fn event(worker: &mut Handle) -> Event {
+pub(crate) fn event(worker: &mut Handle) -> Event {
     let end = Instant::now() + TIMEOUT;
     loop {
         if let Some(event) = worker.next_event().unwrap() {
@@ -25,9 +26,8 @@ fn event(worker: &mut Handle) -> Event {
     }
 }
 
-/// A worker that has begun to read memory of a client, which will not serve that before it is
-/// driven again.
-fn reading(daemon: &Daemon) -> (Handle, Peer, Window) {
+/// A worker that has taken the first request of a client.
+fn connected(daemon: &Daemon) -> (Handle, Peer, u64) {
     let mut worker = Handle::attach(&daemon.control, Role::Worker, None).unwrap();
     assert!(matches!(event(&mut worker), Event::Attached));
     worker.set_session_id(1, GUID, 0, false).unwrap();
@@ -37,7 +37,6 @@ fn reading(daemon: &Daemon) -> (Handle, Peer, Window) {
     assert_eq!(status, Status::Ok);
 
     let mut peer = Peer::connect(daemon.address());
-    let window = peer.window(1 << 20, Access::RemoteRead);
     peer.negotiate(GUID);
     let Event::Connection { info } = event(&mut worker) else {
         panic!("a connection");
@@ -47,11 +46,19 @@ fn reading(daemon: &Daemon) -> (Handle, Peer, Window) {
         panic!("the first request");
     };
     worker.take_pdu(pdu, &mut []).unwrap();
+    (worker, peer, info.conn)
+}
+
+/// A worker that has begun to read memory of a client, which will not serve that before it is
+/// driven again.
+fn reading(daemon: &Daemon) -> (Handle, Peer, Window) {
+    let (mut worker, mut peer, conn) = connected(daemon);
+    let window = peer.window(1 << 20, Access::RemoteRead);
     // The first memory is to be asked for.
     assert_eq!(worker.allocate(1 << 20), Err(Status::Again));
     assert_eq!(event(&mut worker), Event::Room);
     let buffer = worker.allocate(1 << 20).unwrap();
-    let (conn, number) = (info.conn, buffer.number);
+    let number = buffer.number;
     let descriptors = emit(&window.descriptors(3));
     worker
         .rdma(Direction::Read, conn, 2, number, 0, 1 << 20, &descriptors)
@@ -76,6 +83,27 @@ fn lets_a_worker_finish_what_is_under_way() {
         panic!("the end of the RDMA READ");
     };
     assert_eq!((status, cookie), (Status::Ok, 2));
+    assert!(daemon.wait().success(), "{}", daemon.log());
+}
+
+/// smbd has the request, and the device all of its memory back: only smbd knows that it works on it.
+#[test]
+fn lets_a_worker_answer_a_request_that_it_has_taken() {
+    let mut daemon = Daemon::start(&[]);
+    let (mut worker, mut peer, conn) = connected(&daemon);
+    daemon.signal(Signal::TERM);
+    daemon.wait_for_notification("STOPPING=1");
+    // So long does it work.
+    assert_eq!(peer.receive_within(Duration::from_millis(300)), None);
+    assert!(peer.closed().is_none());
+    let response = [IoSlice::new(b"response")];
+    while let Err(status) = worker.send_pdu(conn, 3, &response, None) {
+        assert_eq!(status, Status::Again);
+        assert_eq!(event(&mut worker), Event::Room);
+    }
+    assert_eq!(peer.receive(), b"response");
+    peer.wait_closed();
+    drop(worker);
     assert!(daemon.wait().success(), "{}", daemon.log());
 }
 

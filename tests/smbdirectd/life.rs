@@ -3,9 +3,11 @@
 use std::net::TcpStream;
 
 use rustix::process::Signal;
-use smbdirect::sys::SeqListener;
+use smbdirect::device::{Event, Handle, Role, Status};
+use smbdirect::sys::{SeqListener, SeqSocket};
 
 use crate::daemon::{Daemon, Directory, Setup, run, stderr};
+use crate::drain::event;
 use crate::peer::{Options, Peer};
 
 #[test]
@@ -166,4 +168,28 @@ fn grants_as_many_credits_as_it_is_told_to() {
         (1990..=2000).contains(&credits),
         "{credits}: some are in use"
     );
+}
+
+/// Whoever is there goes on, and whoever comes later waits until there is room again.
+#[test]
+fn goes_on_without_descriptors_for_more_processes() {
+    let setup = Setup {
+        descriptors: Some(60),
+        ..Setup::default()
+    };
+    let daemon = Daemon::start_in(Directory::new(), &setup);
+    let mut worker = Handle::attach(&daemon.control, Role::Worker, None).unwrap();
+    assert!(matches!(event(&mut worker), Event::Attached));
+    let connect = |_| SeqSocket::connect(&daemon.control).unwrap();
+    let others: Vec<SeqSocket> = (0..60).map(connect).collect();
+    daemon.wait_for_log("cannot accept processes for now");
+    worker.set_session_id(1, [5; 16], 0, false).unwrap();
+    let Event::Reply { status, .. } = event(&mut worker) else {
+        panic!("an answer");
+    };
+    assert_eq!(status, Status::Ok);
+    drop(others);
+    let status = daemon.status();
+    assert_eq!(status["counters"]["cannot_accept"], 1);
+    assert_eq!(daemon.log().matches("cannot accept processes").count(), 1);
 }

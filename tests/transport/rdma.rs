@@ -70,6 +70,38 @@ fn a_message_does_not_overtake_the_data_queued_before_it() {
 }
 
 #[test]
+fn the_limit_counts_calls_however_many_descriptors_they_have() {
+    for count in [256, MAX_DESCRIPTORS as u32] {
+        let config = smbdirect::transport::Config {
+            send_queue: 2,
+            ..config()
+        };
+        let mut net = Net::with(config, LoopbackConfig::default(), HeapBuffers::new());
+        let (client, server) = net.establish();
+        for _ in 0..3 {
+            let target = (0..count).map(|i| piece(&client, i.into(), 1));
+            let memory = server.at(0, count);
+            let full = Err(SendError::QueueFull);
+            let transport = &mut net.transport;
+            let written = transport.write(server.conn, 1, memory, target.clone());
+            assert_eq!(written, Ok(()));
+            let mut send = || transport.send(server.conn, 2, server.at(0, 5), None);
+            assert_eq!((send(), send()), (Ok(()), full));
+            assert_eq!(transport.status(server.conn).unwrap().queued, 2);
+            net.settle();
+            assert_eq!(net.transport.status(server.conn).unwrap().queued, 0);
+            assert_eq!(net.take_messages(&client).len(), 1);
+        }
+        let transport = &mut net.transport;
+        let source: Vec<_> = (0..count).map(|i| piece(&client, i.into(), 1)).collect();
+        let mut read = || transport.read(server.conn, 3, server.at(0, count), source.clone());
+        assert_eq!((read(), read()), (Ok(()), Ok(())));
+        assert_eq!(read(), Err(SendError::QueueFull));
+        assert_eq!(transport.status(server.conn).unwrap().queued_reads, 2);
+    }
+}
+
+#[test]
 fn descriptors_are_used_up_in_order_and_never_past_the_data() {
     for queues in [Net::new, narrow] {
         let mut net = queues();

@@ -27,6 +27,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 pub(super) use self::path::ControlSocket;
@@ -235,7 +236,7 @@ impl Control {
     }
 
     fn accept(&mut self) {
-        self.accept_again = None;
+        let again = self.accept_again.take().is_some();
         loop {
             let Some(socket) = &self.socket else {
                 return;
@@ -250,7 +251,11 @@ impl Control {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a process");
+                    // Said once, however long it goes on.
+                    if !again {
+                        self.shared.registry().count("cannot_accept");
+                        tracing::warn!(%error, "cannot accept processes for now");
+                    }
                     self.accept_again = Some(self.now + ACCEPT_PAUSE);
                     return;
                 }
@@ -279,11 +284,9 @@ impl Control {
         let pid = credentials.process;
         let pidfd = match Pid::from_raw(pid) {
             None => None,
-            Some(pid) => match pidfd_open(pid, PidfdFlags::empty()) {
-                Ok(pidfd) => Some(pidfd),
-                // It has gone already.
-                Err(rustix::io::Errno::SRCH) => return Ok(()),
-                Err(error) => return refuse(Status::System, error.to_string()),
+            Some(pid) => match pidfd(pidfd_open(pid, PidfdFlags::empty())) {
+                Ok(pidfd) => pidfd,
+                Err(_) => return Ok(()),
             },
         };
         let id = self.free_id();
@@ -423,6 +426,20 @@ impl Control {
     }
 }
 
+/// What `pidfd_open` gave; [`Errno::SRCH`] where the process has gone already. Where the system does
+/// not have it, has none left, or a filter of system calls forbids it, the end of the process' socket
+/// has to do.
+fn pidfd(opened: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
+    match opened {
+        Ok(pidfd) => Ok(Some(pidfd)),
+        Err(Errno::SRCH) => Err(Errno::SRCH),
+        Err(error) => {
+            tracing::debug!(%error, "the end of a process is known by its socket only");
+            Ok(None)
+        }
+    }
+}
+
 impl Peer {
     /// Which process a token is about, and whether it is about its end.
     const fn of(token: Token) -> (u32, bool) {
@@ -447,5 +464,20 @@ impl Peer {
             let fd = pidfd.as_raw_fd();
             let _ = registry.deregister(&mut SourceFd(&fd));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goes_on_where_the_system_does_not_watch_processes() {
+        for error in [Errno::NOSYS, Errno::PERM, Errno::ACCESS, Errno::MFILE] {
+            assert!(matches!(pidfd(Err(error)), Ok(None)), "{error}");
+        }
+        assert_eq!(pidfd(Err(Errno::SRCH)).unwrap_err(), Errno::SRCH);
+        let opened = std::fs::File::open("/dev/null").unwrap();
+        assert!(matches!(pidfd(Ok(opened.into())), Ok(Some(_))));
     }
 }

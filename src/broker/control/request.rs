@@ -7,15 +7,14 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
-
 use super::{Control, report};
 use crate::broker::memory::Segment;
 use crate::broker::process::{Process, Role, send};
-use crate::broker::reactor::Command;
+use crate::broker::reactor::{Claim, Command};
 use crate::broker::registry::Offered;
 use crate::device::Status;
 use crate::device::abi::{self, kind, region};
+use crate::device::message::{MessageError, Request, attach_version, read_request};
 use crate::proto;
 use crate::sys::SeqSocket;
 use crate::units::Credits;
@@ -31,70 +30,77 @@ enum Answer {
 /// Why a process is detached.
 type Refusal = (Status, &'static str);
 
-const MALFORMED: Refusal = (Status::Corrupt, "a malformed request");
 const UNREAD: Refusal = (Status::Again, "it does not read its answers");
 
 impl Control {
     /// A message of a process.
     pub(super) fn request(&mut self, id: u32, message: &[u8]) -> Result<(), Refusal> {
-        let (control, body) = abi::Control::read_from_prefix(message).map_err(|_| MALFORMED)?;
-        if control.length as usize != message.len() || control.cookie == 0 {
-            return Err(MALFORMED);
-        }
         let Some(peer) = self.peers.get(&id) else {
             return Ok(());
         };
         let Some(process) = peer.process.clone() else {
-            return self.attach(id, &control, body);
+            return self.attach(id, message);
         };
-        match self.dispatch(&process, &control, body)? {
-            Answer::Now(result) => reply(&process, control.cookie, control.kind, result),
+        let (cookie, request) = read_request(message).map_err(malformed)?;
+        let (role, kind) = match request {
+            Request::Attach(_) => (process.role, kind::ATTACH),
+            Request::SetParameters(..) => (Role::Listener, kind::SET_PARAMETERS),
+            Request::SetSessionId(_) => (Role::Worker, kind::SET_SESSION_ID),
+            Request::Claim(_) => (Role::Worker, kind::CLAIM),
+            Request::Grow(_) => (Role::Worker, kind::GROW),
+            Request::Status(_) => (Role::Observer, kind::STATUS_REQUEST),
+        };
+        if process.role != role {
+            return reply(&process, cookie, kind, Err(Status::NotAttached));
+        }
+        match self.carry_out(&process, cookie, request)? {
+            Answer::Now(result) => reply(&process, cookie, kind, result),
             Answer::Other => Ok(()),
         }
     }
 
-    /// A request of a process that is attached.
-    fn dispatch(
+    /// A request of a process that is attached and may ask it.
+    fn carry_out(
         &mut self,
         process: &Arc<Process>,
-        control: &abi::Control,
-        body: &[u8],
+        cookie: u64,
+        request: Request<'_>,
     ) -> Result<Answer, Refusal> {
-        let role = match control.kind {
-            kind::SET_PARAMETERS => Role::Listener,
-            kind::SET_SESSION_ID | kind::CLAIM | kind::GROW => Role::Worker,
-            kind::STATUS_REQUEST => Role::Observer,
-            _ => return Err((Status::Corrupt, "an unknown request")),
-        };
-        if process.role != role {
-            return Ok(Answer::Now(Err(Status::NotAttached)));
-        }
-        match control.kind {
-            kind::SET_PARAMETERS => Ok(Answer::Now(self.set_parameters(body)?)),
-            kind::SET_SESSION_ID => Ok(Answer::Now(self.set_session_id(process, parse(body)?))),
-            kind::CLAIM => Ok(self.claim(process, control.cookie, parse(body)?)),
-            kind::GROW => self.grow(process, control.cookie, parse(body)?),
-            _ => {
-                parse::<abi::StatusRequest>(body)?;
-                if self.reports.has_asked(process.id) {
-                    return Ok(Answer::Now(Err(Status::Busy)));
-                }
-                self.report(report::Asker::Process {
-                    id: process.id,
-                    cookie: control.cookie,
-                });
-                Ok(Answer::Other)
+        Ok(match request {
+            Request::Attach(_) => return Err((Status::Corrupt, "it is attached already")),
+            Request::SetParameters(set, _) => Answer::Now(self.set_parameters(&set)),
+            Request::SetSessionId(set) => Answer::Now(self.set_session_id(process, set)),
+            Request::Claim(claim) => self.claim(process, cookie, claim),
+            Request::Grow(grow) => self.grow(process, cookie, grow)?,
+            Request::Status(_) if self.reports.has_asked(process.id) => {
+                Answer::Now(Err(Status::Busy))
             }
-        }
+            Request::Status(_) => {
+                let id = process.id;
+                self.report(report::Asker::Process { id, cookie });
+                Answer::Other
+            }
+        })
     }
 
     /// The first message of a process.
-    fn attach(&mut self, id: u32, control: &abi::Control, body: &[u8]) -> Result<(), Refusal> {
+    fn attach(&mut self, id: u32, message: &[u8]) -> Result<(), Refusal> {
         let Some(peer) = self.peers.get(&id) else {
             return Ok(());
         };
         let (socket, pid) = (Arc::clone(&peer.socket), peer.pid);
-        let result = self.admit_attached(id, (&socket, pid), control.kind, body);
+        // The version first: another one may have another structure.
+        let (cookie, result) = match attach_version(message) {
+            Some((cookie, version)) if version != abi::VERSION => {
+                (cookie, Err((Status::Version, "it speaks another version")))
+            }
+            _ => match read_request(message).map_err(malformed)? {
+                (cookie, Request::Attach(attach)) => {
+                    (cookie, self.admit_attached(id, (&socket, pid), &attach))
+                }
+                _ => return Err((Status::Corrupt, "its first message is no attachment")),
+            },
+        };
         let (process, offered) = result.inspect_err(|(status, _)| {
             self.shared.registry().count("refused_attach");
             let reply = abi::Reply {
@@ -102,7 +108,7 @@ impl Control {
                 kind: kind::ATTACH,
             };
             // It is detached, whether it reads this or not.
-            let _ = send(&socket, kind::REPLY, control.cookie, &reply, &[]);
+            let _ = send(&socket, kind::REPLY, cookie, &reply, &[]);
         })?;
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.process = Some(Arc::clone(&process));
@@ -116,9 +122,13 @@ impl Control {
             max_read_write_size: config.acceptor.max_read_write_size,
             reserved: [0; 6],
         };
-        let sent = process.send(kind::ATTACHED, control.cookie, &attached, &[]);
+        let sent = process.send(kind::ATTACHED, cookie, &attached, &[]);
         sent.map_err(|_| UNREAD)?;
-        self.shared.registry().count("attached");
+        let mut registry = self.shared.registry();
+        // Not before: a reactor would offer it connections at once, and it expects this answer first.
+        registry.attach(&process);
+        registry.count("attached");
+        drop(registry);
         let (pid, role) = (process.pid, process.role.name());
         tracing::info!(worker = id, pid, role, "attached");
         if let Some(offered) = offered {
@@ -127,43 +137,32 @@ impl Control {
         Ok(())
     }
 
-    /// Takes a process in, if there is a place for it and a connection for its token.
+    /// Judges an attachment: whether there is a place for the process, and a connection for its token.
     fn admit_attached(
         &self,
         id: u32,
         (socket, pid): (&Arc<SeqSocket>, i32),
-        request: u32,
-        body: &[u8],
+        attach: &abi::Attach,
     ) -> Result<(Arc<Process>, Option<Offered>), Refusal> {
-        if request != kind::ATTACH {
-            return Err((Status::Corrupt, "its first message is no attachment"));
-        }
-        // The version first: another one may have another structure.
-        let (version, _) = u32::read_from_prefix(body).map_err(|_| MALFORMED)?;
-        if version != abi::VERSION {
-            return Err((Status::Version, "it speaks another version"));
-        }
-        let attach: abi::Attach = parse(body)?;
-        let role = Role::of(attach.role).ok_or(MALFORMED)?;
+        let role = Role::of(attach.role).ok_or((Status::Corrupt, "an unknown role"))?;
         let has_token = attach.token != abi::Token::default();
-        if attach.reserved != 0 || has_token && role != Role::Worker {
-            return Err(MALFORMED);
+        if has_token && role != Role::Worker {
+            return Err((Status::Corrupt, "a token, and no worker"));
         }
         if self.socket.is_none() {
             return Err((Status::Stopping, "the device stops"));
         }
         let config = &self.shared.config;
-        let process = Process::new(id, pid, role, Arc::clone(socket), config.memory.limit);
-        let process = Arc::new(process);
         let mut registry = self.shared.registry();
-        let attached = registry.attach(&process, config.max_workers);
-        attached.map_err(|status| (status, "there is no place for it"))?;
+        let may_attach = registry.may_attach(role, config.max_workers);
+        may_attach.map_err(|status| (status, "there is no place for it"))?;
         let offered = registry.claim(&attach.token);
         if has_token && offered.is_none() {
-            registry.detach(id);
             return Err((Status::NoToken, "its token names no connection"));
         }
-        Ok((process, offered))
+        let limit = config.memory.limit;
+        let process = Process::new(id, pid, role, Arc::clone(socket), limit);
+        Ok((Arc::new(process), offered))
     }
 
     fn claim(&self, process: &Arc<Process>, cookie: u64, claim: abi::Claim) -> Answer {
@@ -179,16 +178,16 @@ impl Control {
     /// Has the reactor of a connection give it to a worker.
     fn give(&self, offered: Offered, process: &Arc<Process>, cookie: Option<u64>) {
         if let Some(reactor) = self.reactors.get(offered.reactor) {
+            let process = Arc::clone(process);
             reactor.send(Command::Claim {
                 conn: offered.conn,
-                process: Arc::clone(process),
-                cookie,
+                claim: Claim { process, cookie },
             });
         }
     }
 
     fn set_session_id(&self, process: &Process, set: abi::SetSessionId) -> Result<(), Status> {
-        if set.reserved != 0 || set.client_guid == [0; 16] {
+        if set.client_guid == [0; 16] {
             return Err(Status::Invalid);
         }
         let mut registry = self.shared.registry();
@@ -215,18 +214,19 @@ impl Control {
             region::BULK => ("smbdirect-bulk", &memory.bulk),
             _ => return Ok(Answer::Now(Err(Status::Invalid))),
         };
-        if grow.reserved != 0 {
-            return Ok(Answer::Now(Err(Status::Invalid)));
-        }
         let accounts = [&process.account, &self.shared.memory];
-        let (segment, file) = match Segment::create(name, shape, accounts) {
+        let made = match process.has_room(grow.region, shape.max_segments) {
+            true => Segment::create(name, shape, accounts),
+            false => Err(Status::NoMemory),
+        };
+        let (segment, file) = match made {
             Ok(made) => made,
             Err(status) => {
                 self.shared.registry().count("refused_memory");
                 return Ok(Answer::Now(Err(status)));
             }
         };
-        let Some(number) = process.add_segment(grow.region, segment, shape.max_segments) else {
+        let Some(number) = process.add_segment(grow.region, segment) else {
             return Ok(Answer::Now(Err(Status::NoMemory)));
         };
         let answer = abi::Segment {
@@ -241,26 +241,16 @@ impl Control {
         Ok(Answer::Other)
     }
 
-    fn set_parameters(&self, body: &[u8]) -> Result<Result<(), Status>, Refusal> {
-        let (set, blob) = abi::SetParameters::read_from_prefix(body).map_err(|_| MALFORMED)?;
-        if set.security_blob_length as usize != blob.len() {
-            return Err(MALFORMED);
-        }
-        if blob.len() > abi::MAX_SECURITY_BLOB || set.reserved != [0; 5] {
-            return Ok(Err(Status::Invalid));
-        }
-        let acceptor = reduced(&self.shared.config.acceptor, &set);
-        if acceptor.validate().is_err() {
-            return Ok(Err(Status::Invalid));
-        }
+    fn set_parameters(&self, set: &abi::SetParameters) -> Result<(), Status> {
+        let acceptor = reduced(&self.shared.config.acceptor, set);
+        acceptor.validate().map_err(|_| Status::Invalid)?;
         self.command_all(|| Command::SetAcceptor(acceptor));
-        Ok(Ok(()))
+        Ok(())
     }
 }
 
-/// A structure that fills the rest of a message.
-fn parse<T: FromBytes + KnownLayout + Immutable>(body: &[u8]) -> Result<T, Refusal> {
-    T::read_from_bytes(body).map_err(|_| MALFORMED)
+fn malformed(error: MessageError) -> Refusal {
+    (Status::Corrupt, error.name())
 }
 
 fn reply(
@@ -299,7 +289,12 @@ fn reduced(own: &proto::Config, set: &abi::SetParameters) -> proto::Config {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::FromBytes;
+
+    use super::super::{ControlSocket, Peer};
     use super::*;
+    use crate::broker::registry::{Route, Shared};
+    use crate::device::message::encode;
 
     #[test]
     fn a_listener_can_lower_the_devices_values_and_not_raise_them() {
@@ -318,5 +313,52 @@ mod tests {
             ..own
         };
         assert_eq!(reduced(&own, &set), expected);
+    }
+
+    /// A control thread without reactors, and the process with number 1, which has connected.
+    fn control() -> (Control, SeqSocket, std::path::PathBuf) {
+        let name = format!("smbdirect-control-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir(&directory).unwrap();
+        let path = directory.join("control");
+        let socket = ControlSocket::bind(&path).unwrap();
+        let shared = Arc::new(Shared::new(crate::broker::Config::default()));
+        let (_, messages) = crossbeam_channel::unbounded();
+        let waits = (mio::Poll::new().unwrap(), messages);
+        let mut control = Control::new(shared, waits, socket, Vec::new(), Vec::new()).unwrap();
+        let (ours, theirs) = SeqSocket::pair().unwrap();
+        let peer = Peer {
+            socket: Arc::new(ours),
+            pid: 1,
+            pidfd: None,
+            process: None,
+        };
+        control.peers.insert(1, peer);
+        (control, theirs, directory)
+    }
+
+    #[test]
+    fn a_listener_is_offered_nothing_before_it_is_told_that_it_is_attached() {
+        let (mut control, theirs, directory) = control();
+        let attach = abi::Attach {
+            version: abi::VERSION,
+            role: abi::role::LISTENER,
+            token: abi::Token::default(),
+            reserved: 0,
+        };
+        let mut message = Vec::new();
+        encode(1, &attach, &[], &mut message);
+        // There is no room for the answer.
+        let socket = Arc::clone(&control.peers[&1].socket);
+        while socket.send(&[0; 64], &[]).is_ok() {}
+        assert_eq!(control.request(1, &message), Err(UNREAD));
+        let route = |control: &Control| control.shared.registry().route(&[1; 16]);
+        assert!(matches!(route(&control), Route::Nobody));
+        while theirs.receive(&mut [0; 64]).is_ok() {}
+        control.peers.get_mut(&1).unwrap().process = None;
+        assert_eq!(control.request(1, &message), Ok(()));
+        assert!(matches!(route(&control), Route::Listener(_)));
+        drop(control);
+        std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -27,11 +27,21 @@ pub(super) enum Stage {
     Orphan,
 }
 
+/// A worker has named the token of a connection, and is to be told whether it gets it.
+#[derive(Debug)]
+pub(in crate::broker) struct Claim {
+    pub(in crate::broker) process: Arc<Process>,
+    /// The request to answer; `None`: the worker attached for this connection alone.
+    pub(in crate::broker) cookie: Option<u64>,
+}
+
 /// A connection that has negotiated.
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) peer: SocketAddr,
     pub(super) since: Instant,
+    /// When something was last submitted for it, ended, or came from the client.
+    pub(super) used: Instant,
     pub(super) stage: Stage,
     /// When it has waited for its first request or an owner for long enough.
     pub(super) deadline: Instant,
@@ -41,6 +51,8 @@ pub(super) struct Conn {
     pub(super) held: VecDeque<Vec<u8>>,
     /// The owner has not been told of it for want of memory.
     pub(super) info_due: bool,
+    /// By which its owner asked for it, until the owner is told of it.
+    pub(super) claim: Option<Claim>,
     /// Submissions that the transport has.
     pub(super) outstanding: u32,
     /// Messages that the owner has not given back.
@@ -65,11 +77,13 @@ impl Conn {
         Self {
             peer,
             since: now,
+            used: now,
             stage: Stage::Fresh,
             deadline,
             client_guid: [0; 16],
             held: VecDeque::new(),
             info_due: false,
+            claim: None,
             outstanding: 0,
             unrecycled: 0,
             regions: Regions::default(),

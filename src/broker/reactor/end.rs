@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::connection::Stage;
+use super::connection::{Conn, Stage};
 use super::{NOTHING, Notice, Reactor};
 use crate::broker::pool::QueueId;
 use crate::broker::reason;
@@ -14,6 +14,11 @@ use crate::fabric::{ConnId, Fabric};
 use crate::transport::CloseReason;
 use crate::units::Instant;
 
+/// Time without a submission, a completion or a message after which a connection is taken to be idle
+/// when the reactor stops. That a worker has given all messages back says little: it does when it has
+/// read them, and answers later. The manual, smbdirectd(8), names it.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// Time that connections have to end after they were told to, when the reactor stops.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -21,7 +26,7 @@ impl<F: Fabric> Reactor<F> {
     /// A connection is gone.
     pub(super) fn closed(&mut self, id: ConnId, reason: &CloseReason) {
         self.transport.buffers_mut().forget(id);
-        let Some(conn) = self.conns.remove(&id) else {
+        let Some(mut conn) = self.conns.remove(&id) else {
             return;
         };
         self.deadlines.remove(&(conn.deadline, id));
@@ -44,6 +49,9 @@ impl<F: Fabric> Reactor<F> {
         }
         registry.closed(close, conn.is_dispatched(), name);
         drop(registry);
+        if let Some(claim) = conn.claim.take() {
+            self.answer(&claim, status);
+        }
         if let Stage::Owned { queue, number } = conn.stage {
             if let Some(of) = self.queues.get_mut(queue) {
                 of.remove(number);
@@ -105,6 +113,7 @@ impl<F: Fabric> Reactor<F> {
         for conn in queue.conns() {
             if let Some(conn) = self.conns.get_mut(&conn) {
                 conn.stage = Stage::Orphan;
+                conn.claim = None;
                 conn.last_worker = Some(process);
             }
             self.end(conn, "worker_gone", Status::Detached);
@@ -128,16 +137,31 @@ impl<F: Fabric> Reactor<F> {
         }
     }
 
+    /// When `stop` has something to do at the latest.
+    pub(super) fn next_stop(&self) -> Option<Instant> {
+        let by = self.stop_by?;
+        if self.now >= by {
+            return Some(by);
+        }
+        let quiet = |conn: &Conn| (conn.end.is_none() && conn.is_idle()).then(|| conn.used + QUIET);
+        let first = self.conns.values().filter_map(quiet).min();
+        Some(first.map_or(by, |first| first.min(by)))
+    }
+
     /// Ends connections once nothing is under way on them; whether the reactor is done.
     pub(super) fn stop(&mut self) -> bool {
         let Some(by) = self.stop_by else {
             return false;
         };
         let late = self.now >= by;
+        let is_over = |conn: &Conn| {
+            let quiet = self.now.saturating_since(conn.used) >= QUIET;
+            late || conn.end.is_none() && conn.is_idle() && quiet
+        };
         let ids: Vec<ConnId> = self
             .conns
             .iter()
-            .filter(|(_, conn)| late || conn.end.is_none() && conn.is_idle())
+            .filter(|(_, conn)| is_over(conn))
             .map(|(id, _)| *id)
             .collect();
         for id in ids {

@@ -25,16 +25,17 @@ mod submit;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use slotmap::SlotMap;
 
+pub(super) use self::connection::Claim;
 use self::connection::{Conn, Stage};
 use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
 use super::lines::Lines;
 use super::pool::{Buffer, Fault, Pool, QueueId};
-use super::process::Process;
 use super::queue::Queue;
 use super::reason;
 use super::registry::Shared;
@@ -46,16 +47,14 @@ use crate::proto;
 use crate::transport::{Event, PlainHasher, Transport};
 use crate::units::Instant;
 
+/// Time after which those that found no memory try again.
+const RETRY: Duration = Duration::from_millis(100);
+
 /// What the control thread tells a reactor.
 #[derive(Debug)]
 pub(super) enum Command {
     /// A worker has named the token of a connection.
-    Claim {
-        conn: ConnId,
-        process: Arc<Process>,
-        /// The request to answer; `None`: it was said when it attached.
-        cookie: Option<u64>,
-    },
+    Claim { conn: ConnId, claim: Claim },
     /// A worker is not attached any more.
     Gone(u32),
     /// For connections to come.
@@ -132,6 +131,8 @@ pub(super) struct Reactor<F: Fabric> {
     /// Copies of descriptors, one submission's at a time.
     descriptors: Vec<u8>,
     lines: Lines,
+    /// When to try again for what found no memory.
+    retry_at: Option<Instant>,
     /// When everything has to be over.
     stop_by: Option<Instant>,
     now: Instant,
@@ -162,6 +163,7 @@ impl<F: Fabric> Reactor<F> {
             events: Vec::new(),
             descriptors: Vec::new(),
             lines: Lines::default(),
+            retry_at: None,
             stop_by: None,
             now: shared.now(),
             shared,
@@ -182,6 +184,7 @@ impl<F: Fabric> Reactor<F> {
             busy |= self.run_events();
             self.run_faults();
             self.run_deadlines();
+            self.run_waiting();
             self.flush_queues();
             if self.stop() {
                 return Ok(());
@@ -199,16 +202,8 @@ impl<F: Fabric> Reactor<F> {
             };
             busy = true;
             match command {
-                Command::Claim {
-                    conn,
-                    process,
-                    cookie,
-                } => self.claim(conn, &process, cookie),
-                Command::Gone(process) => {
-                    self.drop_process(process);
-                    // Others may have waited for its memory.
-                    self.retry_waiting();
-                }
+                Command::Claim { conn, claim } => self.claim(conn, claim),
+                Command::Gone(process) => self.drop_process(process),
                 Command::SetAcceptor(acceptor) => self.transport.set_acceptor(acceptor),
                 Command::Report(number) => {
                     let report = self.report();
@@ -277,6 +272,7 @@ impl<F: Fabric> Reactor<F> {
             return;
         };
         conn.outstanding = conn.outstanding.saturating_sub(1);
+        conn.used = self.now;
         let Stage::Owned { queue, number } = conn.stage else {
             return;
         };
@@ -342,7 +338,19 @@ impl<F: Fabric> Reactor<F> {
         }
     }
 
-    /// Tries again for everything that found no memory.
+    /// Tries again for everything that found no memory, if it is time to. A worker's own memory comes
+    /// back through its queue; that of others, of which all have a share, says nothing when it does.
+    fn run_waiting(&mut self) {
+        let is_due = self.retry_at.is_some_and(|at| at <= self.now);
+        if is_due {
+            self.retry_at = None;
+            self.retry_waiting();
+        }
+        if self.transport.buffers_mut().take_any_wanting() && self.retry_at.is_none() {
+            self.retry_at = Some(self.now + RETRY);
+        }
+    }
+
     fn retry_waiting(&mut self) {
         let all: Vec<ConnId> = self
             .queues

@@ -101,9 +101,10 @@ impl<F: Fabric> Reactor<F> {
             return Ok(());
         }
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        let all = [next, deadline, self.stop_by.map(|by| by.max(self.now))];
+        let stop = self.next_stop();
+        let all = [next, deadline, self.retry_at, stop];
         let next = all.into_iter().flatten().min();
-        // A moment that has passed is one of `stop_by`: the end is near, and looked for often.
+        // A moment that has passed is one of `next_stop`: the end is near, and looked for often.
         let time = next.map(|at| at.saturating_since(self.now));
         let time = time.map(|time| time.max(Duration::from_micros(100)));
         self.wait(time)?;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 
-use super::connection::{Conn, Stage};
+use super::connection::{Claim, Conn, Stage};
 use super::{NOTHING, Notice, Reactor};
 use crate::broker::pool::{Buffer, QueueId};
 use crate::broker::process::Process;
@@ -30,7 +30,7 @@ impl<F: Fabric> Reactor<F> {
     pub(super) fn established(&mut self, id: ConnId, peer: std::net::SocketAddr) {
         let config = &self.shared.config;
         let deadline = self.now + config.first_request_timeout;
-        let mut admitted = self.shared.registry().established(config);
+        let mut admitted = self.shared.registry().established(config, peer);
         if self.stop_by.is_some() {
             admitted = Err("stopping");
         }
@@ -48,6 +48,7 @@ impl<F: Fabric> Reactor<F> {
             self.transport.recycle(buffer);
             return;
         };
+        conn.used = self.now;
         if let (
             Stage::Owned { queue, number },
             Buffer::Shared {
@@ -131,13 +132,10 @@ impl<F: Fabric> Reactor<F> {
         };
         let info = conn.info(0, &status, local);
         let offer = abi::Offer { token, info };
+        // Clients alone can fill its socket, which is no reason to lose it; its end is told by its
+        // control socket.
         if listener.send(kind::OFFER, 0, &offer, &[]).is_err() {
-            self.control.notice(Notice::Fault {
-                process: listener.id,
-                status: Status::Again,
-                why: "does not read its offers".to_owned(),
-            });
-            self.end(id, "listener_does_not_read", Status::NoOwner);
+            self.end(id, "listener_busy", Status::NoOwner);
         }
     }
 
@@ -158,34 +156,43 @@ impl<F: Fabric> Reactor<F> {
         Some(token)
     }
 
-    /// A worker has named the token of a connection; since then it may have ended.
-    pub(super) fn claim(&mut self, id: ConnId, process: &Arc<Process>, cookie: Option<u64>) {
-        let waits = self
-            .conns
-            .get(&id)
-            .is_some_and(|conn| matches!(conn.stage, Stage::Offered(_)) && conn.end.is_none());
-        let status = if waits { Status::Ok } else { Status::NoToken };
-        let fault = match cookie {
+    /// A worker has named the token of a connection; since then it may have ended. The worker is
+    /// answered when it is told of the connection, or when that has ended before.
+    pub(super) fn claim(&mut self, id: ConnId, claim: Claim) {
+        let conn = self.conns.get_mut(&id).filter(|conn| {
+            // Not another's, and not one that ends.
+            matches!(conn.stage, Stage::Offered(_)) && conn.end.is_none()
+        });
+        let Some(conn) = conn else {
+            return self.answer(&claim, Status::NoToken);
+        };
+        let process = Arc::clone(&claim.process);
+        conn.claim = Some(claim);
+        self.assign(id, &process);
+    }
+
+    /// Says what became of a claim.
+    pub(super) fn answer(&mut self, claim: &Claim, status: Status) {
+        let process = &claim.process;
+        let fault = match claim.cookie {
             Some(cookie) => {
                 let reply = abi::Reply {
                     status: status.code(),
                     kind: kind::CLAIM,
                 };
                 let sent = process.send(kind::REPLY, cookie, &reply, &[]);
-                sent.err().map(|_| Status::Again)
+                let why = "its claim could not be answered";
+                sent.err().map(|_| (Status::Again, why))
             }
-            // It attached for this connection alone.
-            None => (!waits).then_some(Status::NoToken),
+            None if status == Status::Ok => None,
+            None => Some((status, "there is no connection for its token any more")),
         };
-        if let Some(status) = fault {
+        if let Some((status, why)) = fault {
             self.control.notice(Notice::Fault {
                 process: process.id,
                 status,
-                why: "its claim could not be answered".to_owned(),
+                why: why.to_owned(),
             });
-        }
-        if waits {
-            self.assign(id, process);
         }
     }
 
@@ -207,14 +214,15 @@ impl<F: Fabric> Reactor<F> {
         };
         let was_dispatched = conn.is_dispatched();
         let before = std::mem::replace(&mut conn.stage, stage);
+        let peer = conn.peer;
         conn.info_due = true;
         if let Some(suppressed) = self.lines.admit(self.now) {
-            let (peer, worker, pid) = (conn.peer, process.id, process.pid);
+            let (worker, pid) = (process.id, process.pid);
             tracing::info!(%peer, worker, pid, suppressed, "connection assigned");
         }
         let mut registry = self.shared.registry();
         if !was_dispatched {
-            registry.dispatched();
+            registry.dispatched(peer);
         }
         if let Stage::Offered(token) = before {
             registry.claim(&token);
@@ -225,7 +233,7 @@ impl<F: Fabric> Reactor<F> {
     }
 
     /// The queue of a worker with this reactor, which is made when it is first needed.
-    fn queue(&mut self, process: &Arc<Process>) -> Result<QueueId, Status> {
+    pub(super) fn queue(&mut self, process: &Arc<Process>) -> Result<QueueId, Status> {
         if let Some(id) = self.queue_of.get(&process.id) {
             return Ok(*id);
         }
@@ -253,6 +261,12 @@ impl<F: Fabric> Reactor<F> {
         if added.is_err() || watched.is_err() {
             self.queues.remove(id);
             self.transport.buffers_mut().remove(id);
+            // It was told of the queue already.
+            self.control.notice(Notice::Fault {
+                process: process.id,
+                status: Status::System,
+                why: "its queue cannot be watched".to_owned(),
+            });
             return Err(Status::System);
         }
         self.queue_of.insert(process.id, id);
@@ -287,6 +301,9 @@ impl<F: Fabric> Reactor<F> {
                 return self.wait_for_memory(queue, id);
             };
             conn.info_due = false;
+            if let Some(claim) = conn.claim.take() {
+                self.answer(&claim, Status::Ok);
+            }
             self.complete(
                 queue,
                 Completion {

@@ -60,6 +60,7 @@ impl<F: Fabric> Reactor<F> {
         let holder = holder.map_err(|_| Violation::Buffer(buffer))?;
         if let Some(conn) = holder.and_then(|holder| self.conns.get_mut(&holder)) {
             conn.unrecycled = conn.unrecycled.saturating_sub(1);
+            conn.used = self.now;
         }
         Ok(())
     }
@@ -85,6 +86,11 @@ impl<F: Fabric> Reactor<F> {
             return Ok(());
         };
         let conn = of.conn(number)?;
+        let known = conn.and_then(|id| self.conns.get(&id));
+        if known.is_some_and(|conn| conn.info_due) {
+            // It can only have guessed the number.
+            return Err(Violation::Connection(number));
+        }
         let event = match request {
             Request::Send { .. } => event::SENT,
             Request::Read { .. } | Request::Write { .. } => event::RDMA_DONE,
@@ -138,6 +144,7 @@ impl<F: Fabric> Reactor<F> {
         }
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.outstanding += 1;
+            conn.used = self.now;
         }
     }
 
@@ -274,9 +281,13 @@ impl<F: Fabric> Reactor<F> {
         if conn.end.is_some() {
             return Ok(Err(Status::Flushed));
         }
-        if conn.outstanding > 0 || conn.unrecycled > 0 {
+        let status = self.transport.status(id);
+        let assembling = status.is_some_and(|status| status.assembling);
+        // What is held would come to be held again with each transfer, and one message more.
+        if !conn.is_idle() || assembling {
             return Ok(Err(Status::Busy));
         }
+        let peer = conn.peer;
         let owner = match client_guid {
             None => None,
             Some(client_guid) => match self.shared.registry().owner(&client_guid) {
@@ -287,14 +298,21 @@ impl<F: Fabric> Reactor<F> {
                 Some(process) => Some(process),
             },
         };
-        if owner.is_none() && !self.shared.registry().undispatch(&self.shared.config) {
+        if let Some(process) = &owner {
+            // As long as it is still this worker's.
+            if let Err(status) = self.queue(process) {
+                return Ok(Err(status));
+            }
+        }
+        let config = &self.shared.config;
+        if owner.is_none() && !self.shared.registry().undispatch(config, peer) {
             return Ok(Err(Status::Limit));
         }
         self.disown(queue, id, message);
         let Some(process) = owner else {
             let token = self.make_token(id);
             if token.is_none() {
-                self.shared.registry().dispatched();
+                self.shared.registry().dispatched(peer);
                 self.end(id, "no_random_numbers", Status::System);
             }
             return Ok(token.ok_or(Status::System));
