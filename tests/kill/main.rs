@@ -16,6 +16,7 @@ mod actor;
 mod broker;
 mod bystander;
 mod client;
+#[allow(dead_code)]
 #[path = "../smbdirectd/daemon.rs"]
 mod daemon;
 mod each;
