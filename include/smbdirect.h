@@ -865,14 +865,14 @@ int32_t smbdirect_device_set_session_id(struct smbdirect_device *device,
 /**
  * Claims the connection of a token (16 bytes), of a worker that is attached already.
  * SMBDIRECT_EVENT_REPLY brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION
- * follows or has come.
+ * follows or has come. The reply may take as long as the device has no memory to tell of it.
  *
  * - Owns: everything is copied.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
- *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN.
+ *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN, or why the connection ended first.
  *
  * # Safety
  *
