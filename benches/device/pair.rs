@@ -28,6 +28,8 @@ pub(crate) struct Paired {
 struct Client {
     transport: Transport<Paired, HeapBuffers>,
     server: Option<SocketAddr>,
+    /// It is to connect, for the first time or because the broker knew no worker for it yet.
+    connects: bool,
     events: Vec<transport::Event<Vec<u8>>>,
 }
 
@@ -62,6 +64,7 @@ impl Paired {
                 transport::Config::new(config, config),
             ),
             server: None,
+            connects: false,
             events: Vec::new(),
         };
         Self {
@@ -78,7 +81,7 @@ impl Paired {
 impl Client {
     fn run(&mut self, now: Instant) -> Result<(), FabricError> {
         let transport = &mut self.transport;
-        if let Some(server) = self.server.take() {
+        if let Some(server) = self.server.filter(|_| std::mem::take(&mut self.connects)) {
             transport.connect(now, server).expect("it listens");
         }
         transport.poll(now, &mut self.events)?;
@@ -97,6 +100,7 @@ impl Client {
                     transport.send(conn, 0, source, None).expect("room");
                 }
                 transport::Event::Message { buffer, .. } => transport.recycle(buffer),
+                transport::Event::Closed { .. } => self.connects = true,
                 _ => {}
             }
         }
@@ -105,10 +109,10 @@ impl Client {
 
     /// When it has something to do by itself.
     fn poll_timeout(&self) -> Option<Instant> {
-        match self.server {
-            Some(_) => Some(Instant::ZERO),
-            None => self.transport.poll_timeout(),
+        if self.connects {
+            return Some(Instant::ZERO);
         }
+        self.transport.poll_timeout()
     }
 }
 
@@ -140,6 +144,7 @@ impl Fabric for Paired {
         drop(shared);
         if let Some(client) = &mut self.client {
             client.server = server;
+            client.connects = true;
         }
         Ok(listener)
     }
