@@ -78,11 +78,9 @@ impl Region {
         Err(refusal)
     }
 
-    /// Has the device be asked for the first segment before there is need of it.
-    pub(super) fn want_first(&mut self) {
-        if self.buffers.segments() == 0 && self.growth != Growth::Asked {
-            self.growth = Growth::Wanted;
-        }
+    /// Has the device be asked for the first segment before there is need of it: of a new region.
+    pub(super) const fn want_first(&mut self) {
+        self.growth = Growth::Wanted;
     }
 
     /// The answer of the device that was asked. Returns whether somebody waits for it.

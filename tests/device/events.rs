@@ -218,3 +218,31 @@ fn an_answer_is_told_although_the_rings_are_never_empty() {
     }
     panic!("no answer");
 }
+
+/// A client's second connection may come in at another reactor while the first one's is busy.
+#[test]
+fn another_queue_is_served_although_the_first_is_never_empty() {
+    for peeks in [false, true] {
+        let (mut handle, mut device) = connected();
+        device.share_queue(2);
+        device.share_receive(2);
+        device.connect(info(2 << 48 | 1));
+        let mut messages = 0;
+        loop {
+            device.pdu(conn(1), b"message");
+            let next = if peeks {
+                handle.peek_event()
+            } else {
+                handle.next_event()
+            };
+            match next {
+                Ok(Some(Event::Pdu { pdu, .. })) => handle.take_pdu(pdu, &mut []).expect("held"),
+                Ok(Some(Event::Connection { .. })) => break,
+                other => panic!("{other:?} after {messages}"),
+            }
+            device.take(1);
+            messages += 1;
+            assert!(messages < 1000, "nobody looks at the other queue");
+        }
+    }
+}
