@@ -124,6 +124,11 @@ impl Control {
             max_read_write_size: config.acceptor.max_read_write_size,
             reserved: [0; 6],
         };
+        if process.role != Role::Observer {
+            // First, so that they are known wherever the attachment is.
+            let told = self.known.tell(&process);
+            told.map_err(|_| UNREAD)?;
+        }
         let sent = process.send(kind::ATTACHED, cookie, &attached, &[]);
         sent.map_err(|_| UNREAD)?;
         let mut registry = self.shared.registry();
@@ -344,6 +349,7 @@ mod tests {
             pid: 1,
             pidfd: None,
             process: None,
+            addresses_due: false,
         };
         control.peers.insert(1, peer);
         (control, theirs, directory)
