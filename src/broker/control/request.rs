@@ -305,7 +305,9 @@ fn reduced(own: &proto::Config, set: &abi::SetParameters) -> proto::Config {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use zerocopy::FromBytes;
 
     use super::super::{ControlSocket, Peer};
@@ -333,8 +335,10 @@ mod tests {
     }
 
     /// A control thread without reactors, and the process with number 1, which has connected.
-    fn control() -> (Control, SeqSocket, std::path::PathBuf) {
-        let name = format!("smbdirect-control-{}", std::process::id());
+    pub(in super::super) fn control() -> (Control, SeqSocket, std::path::PathBuf) {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let name = format!("smbdirect-control-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir(&directory).unwrap();
         let path = directory.join("control");
