@@ -202,6 +202,31 @@ fn listeners_and_workers_know_where_clients_reach_the_device_and_observers_do_no
 }
 
 #[test]
+fn the_clients_of_a_worker_that_has_gone_are_free_at_once() {
+    let scene = Scene::new();
+    let mut last = Raw::worker(scene.path());
+    for round in 0..100 {
+        let mut next = Raw::worker(scene.path());
+        assert_eq!(last.register([1; 16], 7), Status::Ok, "{round}");
+        assert_eq!(next.register([1; 16], 7), Status::Taken);
+        // However much it has asked for and will not hear.
+        let set = abi::SetSessionId {
+            session_id: 8,
+            client_guid: [1; 16],
+            remove: 0,
+            reserved: 0,
+        };
+        for _ in 0..(round % 3) * 40 {
+            last.request(kind::SET_SESSION_ID, &set);
+        }
+        // As a library does: a copy in a process that is being started does not count.
+        last.socket.shut_down().unwrap();
+        assert_eq!(next.register([1; 16], 7), Status::Ok, "{round}");
+        last = next;
+    }
+}
+
+#[test]
 fn a_request_with_a_reserved_field_ends_the_process() {
     let scene = Scene::new();
     let mut worker = Raw::worker(scene.path());
