@@ -19,6 +19,8 @@
 # tree is named by a hash of what it was made from, and is used once its stamp is there; sources of this repository are
 # not part of the name, for they change often: the tree follows them. So two working copies of this repository that
 # build at the same time need two caches.
+# The verbs are called by name.
+# shellcheck disable=SC2317
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
@@ -132,6 +134,7 @@ fetch_newest() {
 
 debian_sources() {
     local uri suites name
+    # shellcheck disable=SC2016
     apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | sort -u | while read -r uri; do
         case $uri in *security*) suites=("$suite-security") ;; *) suites=("$suite" "$suite-updates") ;; esac
         for name in "${suites[@]}"; do
@@ -278,18 +281,17 @@ logged() {
     return 1
 }
 
-# Shows how far waf is: on a terminal in place, elsewhere every ten percent.
+# Shows how far waf is: on a terminal in place, elsewhere every 15 seconds.
 show_progress() {
-    local line tenth shown=-1 counted='^\[ *([0-9]+)/([0-9]+)\]'
+    local line next=$((SECONDS + 15)) counted='^\[ *([0-9]+)/([0-9]+)\]'
     while IFS= read -r line; do
         [[ $line =~ $counted ]] || continue
         if [ -t 1 ]; then
             printf '\r   %s of %s ' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
-            continue
+        elif [ "$SECONDS" -ge "$next" ]; then
+            printf '   %s of %s\n' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
+            next=$((SECONDS + 15))
         fi
-        tenth=$((BASH_REMATCH[1] * 10 / BASH_REMATCH[2]))
-        [ "$tenth" -le "$shown" ] || printf '   %s of %s\n' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
-        [ "$tenth" -le "$shown" ] || shown=$tenth
     done
     [ ! -t 1 ] || printf '\r%30s\r' ''
 }
@@ -325,7 +327,7 @@ verb_build() {
     local tree targets=("$@") started=$SECONDS
     [ $# != 0 ] || targets=("${default_targets[@]}")
     [ "$*" != all ] || targets=()
-    [ -n "$cargo" ] || die "no cargo: Rust $(minimum_rust) or newer is needed"
+    [ -n "$cargo" ] || die "no cargo: Rust $(minimum_rust .) or newer is needed"
     verb_deps
     fetch_crates
     lock_cache
@@ -397,7 +399,7 @@ verb_export() {
 # without this repository: nothing of it may be in smbd.
 verb_check() {
     local tree=$cache/check patch changed
-    [ -n "$cargo" ] || die "no cargo: Rust $(minimum_rust) or newer is needed"
+    [ -n "$cargo" ] || die "no cargo: Rust $(minimum_rust .) or newer is needed"
     verb_deps
     fetch_crates
     lock_cache
@@ -414,7 +416,7 @@ verb_check() {
         waf_build "$tree" smbd/smbd
     done
     say "without --with-smbdirect"
-    rm -rf "$tree/lib/smbdirect" "$tree/bin"
+    rm -rf "${tree:?}/lib/smbdirect" "${tree:?}/bin"
     configure "$tree"
     waf_build "$tree" smbd/smbd
     if find "$tree/bin/default/source3" -name '*.o' -path '*smbd*' -print0 | xargs -0 nm -A | grep -i ' U smbdirect_' ||
