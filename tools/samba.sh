@@ -302,7 +302,7 @@ configure() {
     shift
     [ ! -e "$tree/bin/configured" ] || return 0
     say "configuring Samba (less than a minute)"
-    rm -rf "$tree/bin" "$tree"/.lock-w*
+    rm -rf "${tree:?}/bin" "$tree"/.lock-w*
     (cd "$tree" && logged configure.log build_environment ./configure "${configure_options[@]}" "$@") ||
         die "configure failed; all it said is in $tree/configure.log and $tree/bin/config.log"
     touch "$tree/bin/configured"
