@@ -301,7 +301,7 @@ configure() {
     local tree=$1
     shift
     [ ! -e "$tree/bin/configured" ] || return 0
-    say "configuring Samba (less than a minute)"
+    say "configuring Samba"
     rm -rf "${tree:?}/bin" "$tree"/.lock-w*
     (cd "$tree" && logged configure.log build_environment ./configure "${configure_options[@]}" "$@") ||
         die "configure failed; all it said is in $tree/configure.log and $tree/bin/config.log"
