@@ -72,7 +72,15 @@ const LAYERS: &[Layer] = &[
     ),
     hosted(
         "bin",
-        &["bridge", "broker", "device", "transport", "proto", "fabric"],
+        &[
+            "bridge",
+            "broker",
+            "device",
+            "transport",
+            "proto",
+            "fabric",
+            "units",
+        ],
     ),
     hosted("transport", &["proto", "fabric", "sys", "units", "wire"]),
 ];

@@ -46,6 +46,8 @@ impl Message {
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     heap: HeapBuffers,
+    /// Whose server is gone: what it still sent is in memory already, and bounded by that.
+    last_call: Option<ConnId>,
     held: HashMap<ConnId, usize, BuildHasherDefault<PlainHasher>>,
 }
 
@@ -54,7 +56,7 @@ impl MessageBuffers for Buffers {
 
     fn allocate(&mut self, conn: ConnId, length: u32) -> Option<Message> {
         let held = self.held.entry(conn).or_default();
-        if *held >= LIMIT {
+        if *held >= LIMIT && self.last_call != Some(conn) {
             return None;
         }
         let whole = length.saturating_add(HEADER_LENGTH as u32);
@@ -79,6 +81,10 @@ impl MessageBuffers for Buffers {
         // Appends: the header is in front already.
         self.heap
             .fill(&mut buffer.bytes, offset, source, source_offset, length);
+    }
+
+    fn last_call(&mut self, conn: ConnId) {
+        self.last_call = Some(conn);
     }
 
     fn release(&mut self, buffer: Message) {
@@ -188,7 +194,10 @@ mod tests {
         let first = buffers.allocate(a, 8 << 20).unwrap();
         assert!(buffers.allocate(a, 1).is_none());
         assert!(buffers.allocate(b, 1).is_some());
+        buffers.last_call(a);
+        let last = buffers.allocate(a, 1).unwrap();
         buffers.release(first);
+        buffers.release(last);
         assert!(buffers.allocate(a, 1).is_some());
     }
 
