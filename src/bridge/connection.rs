@@ -34,6 +34,9 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Time that a client has to close after this side has.
 const LINGER: Duration = Duration::from_secs(2);
+/// Connections to the server that are being made at a time. Servers limit those that come from one
+/// address and have not negotiated; for all of its clients, that is the bridge's.
+const CONNECTING: usize = 16;
 /// System calls that throw input away before others have their turn.
 const DISCARDS: usize = 16;
 
@@ -45,7 +48,27 @@ pub(super) struct Context {
     pub(super) now: Instant,
     /// Addresses of the server, in the order in which they are tried.
     pub(super) target: Vec<SocketAddr>,
+    /// Connections to it that are being made: at most [`CONNECTING`].
+    connecting: usize,
     pub(super) statistics: Statistics,
+}
+
+impl Context {
+    pub(super) fn new(transport: Transport<Iwarp, Buffers>, target: Vec<SocketAddr>) -> Self {
+        Self {
+            transport,
+            vecs: IoVecs::new(),
+            now: Instant::ZERO,
+            target,
+            connecting: 0,
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// How many more connections to the server may be made now.
+    pub(super) const fn places(&self) -> usize {
+        CONNECTING.saturating_sub(self.connecting)
+    }
 }
 
 /// The SMB Direct connection.
@@ -75,6 +98,8 @@ pub(super) enum Turn {
     Rest,
     /// There is more to do.
     Again,
+    /// Nothing to do before there are [`Context::places`].
+    AwaitPlace,
     /// It is over.
     Done,
 }
@@ -86,6 +111,8 @@ pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     /// In the list of those that have something to do.
     pub(super) queued: bool,
+    /// In the line of those that await a place.
+    pub(super) in_line: bool,
     pub(super) deadline: Option<Instant>,
     pub(super) to_server: Traffic,
     pub(super) to_client: Traffic,
@@ -96,6 +123,8 @@ pub(super) struct Connection {
     reading: bool,
     /// The client has sent everything.
     at_end: bool,
+    /// Its first message is there, and too many connections are being made.
+    awaits_place: bool,
     output: Output,
     link: Link,
     window: Option<RegionId>,
@@ -110,6 +139,7 @@ impl Connection {
             stream,
             peer,
             queued: false,
+            in_line: false,
             deadline: Some(now + FIRST_MESSAGE),
             to_server: Traffic::default(),
             to_client: Traffic::default(),
@@ -118,6 +148,7 @@ impl Connection {
             writable: true,
             reading: true,
             at_end: false,
+            awaits_place: false,
             output: Output::Open,
             link: Link::None,
             window: None,
@@ -159,6 +190,7 @@ impl Connection {
         if !matches!(self.link, Link::Connecting(..)) {
             return;
         }
+        cx.connecting -= 1;
         let negotiated = cx
             .transport
             .status(conn)
@@ -202,6 +234,7 @@ impl Connection {
         let link = std::mem::replace(&mut self.link, Link::Gone);
         let end = match (link, reason) {
             (Link::Connecting(_, at), reason) => {
+                cx.connecting -= 1;
                 if self.reading && cx.target.len() > at + 1 {
                     return self.connect(at + 1, cx);
                 }
@@ -219,7 +252,7 @@ impl Connection {
         match cx.transport.connect(cx.now, address) {
             Ok(conn) => {
                 self.link = Link::Connecting(conn, at);
-                self.deadline = None;
+                cx.connecting += 1;
                 Some(conn)
             }
             Err(error) => {
@@ -238,6 +271,7 @@ impl Connection {
         match (self.link, self.output) {
             (Link::Gone, Output::Dead) => Turn::Done,
             (Link::Gone, Output::Shut) => self.discard_input(),
+            _ if self.awaits_place => Turn::AwaitPlace,
             _ if more => Turn::Again,
             _ => Turn::Rest,
         }
@@ -270,7 +304,11 @@ impl Connection {
                 }
                 Ok(Next::Wait) => return false,
                 Ok(Next::Connect) => {
-                    self.connect(0, cx);
+                    self.awaits_place = cx.places() == 0;
+                    self.deadline = None;
+                    if !self.awaits_place {
+                        self.connect(0, cx);
+                    }
                     return false;
                 }
                 Ok(Next::AnswerSession) => {
@@ -377,9 +415,11 @@ impl Connection {
     /// Goes on to the next part of the end, if it is time.
     fn advance(&mut self, cx: &mut Context) {
         if !self.reading {
+            self.awaits_place = false;
             match self.link {
                 Link::None => self.link = Link::Gone,
                 Link::Connecting(conn, _) => {
+                    cx.connecting -= 1;
                     cx.transport.abort(conn);
                     self.link = Link::Closing(conn);
                 }

@@ -22,7 +22,7 @@ mod reason;
 mod statistics;
 mod upload;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -45,7 +45,6 @@ pub use self::statistics::{Connections, Statistics, Traffic};
 use crate::fabric::ConnId;
 use crate::fabric::iwarp::{self, Iwarp};
 use crate::proto;
-use crate::sys::IoVecs;
 use crate::transport::{self, Event, PlainHasher, Transport};
 use crate::units::Instant;
 
@@ -158,6 +157,8 @@ pub struct Bridge {
     links: HashMap<ConnId, Key, BuildHasherDefault<PlainHasher>>,
     /// Clients with something to do; each at most once.
     work: Vec<Key>,
+    /// Clients for which too many connections were being made, once each.
+    awaiting_place: VecDeque<Key>,
     /// When the deadlines are to be looked at.
     check_at: Option<Instant>,
     context: Context,
@@ -207,13 +208,8 @@ impl Bridge {
             links: HashMap::default(),
             work: Vec::new(),
             check_at: None,
-            context: Context {
-                transport,
-                vecs: IoVecs::new(),
-                now: Instant::ZERO,
-                target: config.target,
-                statistics: Statistics::default(),
-            },
+            context: Context::new(transport, config.target),
+            awaiting_place: VecDeque::new(),
             events: Vec::new(),
             start: Clock::now(),
             stopper: Stopper {
@@ -253,6 +249,7 @@ impl Bridge {
             self.accept();
             self.turns();
             self.poll_transport()?;
+            self.give_places();
             self.turns();
             self.expire();
         }
@@ -413,7 +410,27 @@ impl Bridge {
             match turn {
                 Turn::Rest => self.note_deadline(key),
                 Turn::Again => self.enqueue(key),
+                Turn::AwaitPlace => {
+                    if !std::mem::replace(&mut client.in_line, true) {
+                        self.awaiting_place.push_back(key);
+                    }
+                }
                 Turn::Done => self.remove(key),
+            }
+        }
+    }
+
+    /// Has those go on who waited for connections of others to be made.
+    fn give_places(&mut self) {
+        let mut places = self.context.places();
+        while places > 0 {
+            let Some(key) = self.awaiting_place.pop_front() else {
+                return;
+            };
+            if let Some(client) = self.clients.get_mut(key) {
+                client.in_line = false;
+                places -= 1;
+                self.enqueue(key);
             }
         }
     }

@@ -40,10 +40,10 @@ pub(crate) struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Bytes that say at each place which message they are of.
+/// Bytes that say at each place which message they are of, and no command.
 pub(crate) fn pattern(number: usize, length: usize) -> Vec<u8> {
     (0..length)
-        .map(|i| (i.wrapping_mul(31) ^ number.wrapping_mul(7)) as u8)
+        .map(|i| (i.wrapping_mul(31) ^ number.wrapping_mul(7)) as u8 | 0x80)
         .collect()
 }
 
