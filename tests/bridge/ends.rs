@@ -87,6 +87,39 @@ fn a_client_that_breaks_off_in_the_middle_of_a_message_ends_alone() {
 }
 
 #[test]
+fn a_client_that_goes_while_it_holds_its_server_up_ends_alone() {
+    let server = Server::start();
+    let bridge = Bridge::to(server.address);
+    let mut other = bridge.client();
+    other.echo(b"before");
+    for in_order in [true, false] {
+        let mut client = bridge.client();
+        client.send(b"!send 1000 100000");
+        assert!(client.receive() == pattern(0, 100_000));
+        if in_order {
+            client.shut();
+            wait_for(
+                || server.connections() == 1,
+                || "it is still there".to_owned(),
+            );
+        }
+        // With input that nobody has read: the connection is reset.
+        drop(client);
+        wait_for(
+            || server.connections() == 1,
+            || "it is still there".to_owned(),
+        );
+    }
+    other.echo(b"after");
+    drop(other);
+    wait_for(
+        || server.connections() == 0,
+        || "it is still there".to_owned(),
+    );
+    assert_eq!(bridge.stop()["connections"]["carried"], 3);
+}
+
+#[test]
 fn a_server_that_breaks_off_ends_its_clients_connection_alone() {
     let server = Server::start();
     let bridge = Bridge::to(server.address);
