@@ -268,7 +268,7 @@
 #define SMBDIRECT_EVENT_DISCONNECTED 9
 
 /**
- * The call of set_parameters, set_session_id or claim with this `cookie` ended with `status`.
+ * The call of set_parameters, set_session_id, claim or decline with this `cookie` ended with `status`.
  */
 #define SMBDIRECT_EVENT_REPLY 10
 
@@ -282,6 +282,11 @@
  * before it sleeps. The event descriptor does not tell of what comes after such a call.
  */
 #define SMBDIRECT_EVENTS_PEEK 1
+
+/**
+ * Addresses that smbdirect_device_get_addresses knows at most.
+ */
+#define SMBDIRECT_ADDRESSES_MAX 64
 
 /**
  * Has the peer invalidate `token` with the message (SEND with Invalidate).
@@ -438,83 +443,6 @@ struct smbdirect_event {
 };
 
 /**
- * What a listener wants of connections that are accepted from now on ([MS-SMBD] 3.1.1.1). 0
- * stands for the device's own value, and more than that is reduced to it.
- */
-struct smbdirect_parameters {
-  /**
-   * sizeof(struct smbdirect_parameters).
-   */
-  uint32_t type_size;
-  /**
-   * Most credits that a peer is granted.
-   */
-  uint16_t receive_credit_max;
-  /**
-   * Credits that peers are asked for.
-   */
-  uint16_t send_credit_target;
-  /**
-   * Bytes of a sent SMB Direct message. At least 128.
-   */
-  uint32_t max_send_size;
-  /**
-   * Bytes of a received SMB Direct message. At least 128.
-   */
-  uint32_t max_receive_size;
-  /**
-   * Bytes of a received SMB2 message. At least 131,072.
-   */
-  uint32_t max_fragmented_size;
-  /**
-   * Bytes of an RDMA transfer.
-   */
-  uint32_t max_read_write_size;
-  /**
-   * Time without a message of the peer after which it is asked for one, in milliseconds.
-   */
-  uint32_t keepalive_interval_ms;
-  /**
-   * 0.
-   */
-  uint32_t reserved32;
-  /**
-   * The server's GUID.
-   */
-  uint8_t server_guid[16];
-  /**
-   * 0.
-   */
-  uint64_t reserved[4];
-};
-
-/**
- * A client and a session of it.
- */
-struct smbdirect_session {
-  /**
-   * sizeof(struct smbdirect_session).
-   */
-  uint32_t type_size;
-  /**
-   * 0: this process has it from now on. 1: not any more.
-   */
-  uint32_t remove;
-  /**
-   * The session; 0: only the client. To remove session 0 is to remove all of the client.
-   */
-  uint64_t session_id;
-  /**
-   * The ClientGuid of the client's NEGOTIATE requests. Not 0.
-   */
-  uint8_t client_guid[16];
-  /**
-   * 0.
-   */
-  uint64_t reserved[2];
-};
-
-/**
  * The memory that a worker may use.
  */
 struct smbdirect_mem_params {
@@ -659,6 +587,121 @@ struct smbdirect_buffer {
    * Bytes: at least as many as were asked for.
    */
   uint64_t length;
+  /**
+   * 0.
+   */
+  uint64_t reserved[2];
+};
+
+/**
+ * What a listener wants of connections that are accepted from now on ([MS-SMBD] 3.1.1.1). 0
+ * stands for the device's own value, and more than that is reduced to it.
+ */
+struct smbdirect_parameters {
+  /**
+   * sizeof(struct smbdirect_parameters).
+   */
+  uint32_t type_size;
+  /**
+   * Most credits that a peer is granted.
+   */
+  uint16_t receive_credit_max;
+  /**
+   * Credits that peers are asked for.
+   */
+  uint16_t send_credit_target;
+  /**
+   * Bytes of a sent SMB Direct message. At least 128.
+   */
+  uint32_t max_send_size;
+  /**
+   * Bytes of a received SMB Direct message. At least 128.
+   */
+  uint32_t max_receive_size;
+  /**
+   * Bytes of a received SMB2 message. At least 131,072.
+   */
+  uint32_t max_fragmented_size;
+  /**
+   * Bytes of an RDMA transfer.
+   */
+  uint32_t max_read_write_size;
+  /**
+   * Time without a message of the peer after which it is asked for one, in milliseconds.
+   */
+  uint32_t keepalive_interval_ms;
+  /**
+   * 0.
+   */
+  uint32_t reserved32;
+  /**
+   * The server's GUID.
+   */
+  uint8_t server_guid[16];
+  /**
+   * 0.
+   */
+  uint64_t reserved[4];
+};
+
+/**
+ * A client and a session of it.
+ */
+struct smbdirect_session {
+  /**
+   * sizeof(struct smbdirect_session).
+   */
+  uint32_t type_size;
+  /**
+   * 0: this process has it from now on. 1: not any more.
+   */
+  uint32_t remove;
+  /**
+   * The session; 0: only the client. To remove session 0 is to remove all of the client.
+   */
+  uint64_t session_id;
+  /**
+   * The ClientGuid of the client's NEGOTIATE requests. Not 0.
+   */
+  uint8_t client_guid[16];
+  /**
+   * 0.
+   */
+  uint64_t reserved[2];
+};
+
+/**
+ * An address at which clients reach the device.
+ */
+struct smbdirect_address {
+  /**
+   * sizeof(struct smbdirect_address).
+   */
+  uint32_t type_size;
+  /**
+   * The index of its interface, as of if_nametoindex(3); 0: unknown.
+   */
+  uint32_t interface_index;
+  /**
+   * IPv4 as ::ffff:a.b.c.d.
+   */
+  uint8_t address[16];
+  /**
+   * Scope of link-local addresses, or 0.
+   */
+  uint32_t scope_id;
+  /**
+   * The port, in host byte order.
+   */
+  uint16_t port;
+  /**
+   * 0.
+   */
+  uint16_t reserved16;
+  /**
+   * Speed of its interface in bits per second, never 0.
+   */
+  uint64_t link_speed;
   /**
    * 0.
    */
@@ -820,69 +863,6 @@ int32_t smbdirect_device_get_events(struct smbdirect_device *device,
                                     uint32_t *count_out);
 
 /**
- * SET_SMBD_PARAMETERS, of a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.
- *
- * `security_blob` is the SPNEGO token of the server's NEGOTIATE response, up to 2048 bytes, or null.
- *
- * - Owns: everything is copied.
- * - Threads: one at a time.
- * - Blocks: never.
- * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_TOO_LONG,
- *   SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_INVALID.
- *
- * # Safety
- *
- * `device` is a live handle; `parameters` leads to a structure whose `type_size` is set;
- * `security_blob` to `security_blob_length` bytes.
- */
-int32_t smbdirect_device_set_parameters(struct smbdirect_device *device,
-                                        uint64_t cookie,
-                                        const struct smbdirect_parameters *parameters,
-                                        const void *security_blob,
-                                        uint64_t security_blob_length);
-
-/**
- * SET_SMBD_SESSION_ID, of a worker: connections of this client are for this process from now on, or
- * not any more. SMBDIRECT_EVENT_REPLY brings `cookie` back.
- *
- * - Owns: everything is copied.
- * - Threads: one at a time.
- * - Blocks: never.
- * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
- *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_TAKEN, SMBDIRECT_E_LIMIT,
- *   SMBDIRECT_E_NO_OWNER.
- *
- * # Safety
- *
- * `device` is a live handle; `session` leads to a structure whose `type_size` is set.
- */
-int32_t smbdirect_device_set_session_id(struct smbdirect_device *device,
-                                        uint64_t cookie,
-                                        const struct smbdirect_session *session);
-
-/**
- * Claims the connection of a token (16 bytes), of a worker that is attached already.
- * SMBDIRECT_EVENT_REPLY brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION
- * follows or has come. The reply may take as long as the device has no memory to tell of it.
- *
- * - Owns: everything is copied.
- * - Threads: one at a time.
- * - Blocks: never.
- * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
- *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN, or why the connection ended first.
- *
- * # Safety
- *
- * `device` is a live handle; `token` leads to 16 bytes.
- */
-int32_t smbdirect_device_claim(struct smbdirect_device *device,
-                               uint64_t cookie,
-                               const uint8_t *token);
-
-/**
  * GET_MEM_PARAMS: what memory a worker may use.
  *
  * - Owns: `params_out` is the caller's.
@@ -1003,6 +983,110 @@ int32_t smbdirect_buffer_alloc(struct smbdirect_device *device,
  * `device` is a live handle.
  */
 int32_t smbdirect_buffer_free(struct smbdirect_device *device, uint64_t number);
+
+/**
+ * SET_SMBD_PARAMETERS, of a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+ *
+ * `security_blob` is the SPNEGO token of the server's NEGOTIATE response, up to 2048 bytes, or null.
+ *
+ * - Owns: everything is copied.
+ * - Threads: one at a time.
+ * - Blocks: never.
+ * - Fork: SMBDIRECT_E_FORKED.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_TOO_LONG,
+ *   SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_INVALID.
+ *
+ * # Safety
+ *
+ * `device` is a live handle; `parameters` leads to a structure whose `type_size` is set;
+ * `security_blob` to `security_blob_length` bytes.
+ */
+int32_t smbdirect_device_set_parameters(struct smbdirect_device *device,
+                                        uint64_t cookie,
+                                        const struct smbdirect_parameters *parameters,
+                                        const void *security_blob,
+                                        uint64_t security_blob_length);
+
+/**
+ * SET_SMBD_SESSION_ID, of a worker: connections of this client are for this process from now on, or
+ * not any more. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+ *
+ * - Owns: everything is copied.
+ * - Threads: one at a time.
+ * - Blocks: never.
+ * - Fork: SMBDIRECT_E_FORKED.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
+ *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_TAKEN, SMBDIRECT_E_LIMIT,
+ *   SMBDIRECT_E_NO_OWNER.
+ *
+ * # Safety
+ *
+ * `device` is a live handle; `session` leads to a structure whose `type_size` is set.
+ */
+int32_t smbdirect_device_set_session_id(struct smbdirect_device *device,
+                                        uint64_t cookie,
+                                        const struct smbdirect_session *session);
+
+/**
+ * Claims the connection of a token (16 bytes), of a worker that is attached already.
+ * SMBDIRECT_EVENT_REPLY brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION
+ * follows or has come. The reply may take as long as the device has no memory to tell of it.
+ *
+ * - Owns: everything is copied.
+ * - Threads: one at a time.
+ * - Blocks: never.
+ * - Fork: SMBDIRECT_E_FORKED.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
+ *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN, or why the connection ended first.
+ *
+ * # Safety
+ *
+ * `device` is a live handle; `token` leads to 16 bytes.
+ */
+int32_t smbdirect_device_claim(struct smbdirect_device *device,
+                               uint64_t cookie,
+                               const uint8_t *token);
+
+/**
+ * Declines a connection that was offered with `token` (16 bytes), of a listener: the device closes
+ * it at once. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+ *
+ * - Owns: everything is copied.
+ * - Threads: one at a time.
+ * - Blocks: never.
+ * - Fork: SMBDIRECT_E_FORKED.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
+ *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN: nothing waits for that token any more.
+ *
+ * # Safety
+ *
+ * `device` is a live handle; `token` leads to 16 bytes.
+ */
+int32_t smbdirect_device_decline(struct smbdirect_device *device,
+                                 uint64_t cookie,
+                                 const uint8_t *token);
+
+/**
+ * The addresses at which clients reach the device, as of the last event that was taken: for
+ * FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5). `*count_out` says how many there are,
+ * at most SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. They are there with
+ * SMBDIRECT_EVENT_ATTACHED, and change without an event of their own.
+ *
+ * - Owns: the array is the caller's; the first element's `type_size` has to be set. With a `count`
+ *   of 0 it may be null.
+ * - Threads: one at a time.
+ * - Blocks: never.
+ * - Fork: SMBDIRECT_E_FORKED.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_DETACHED.
+ *
+ * # Safety
+ *
+ * `device` is a live handle; `addresses` leads to `count` structures, `count_out` to a number.
+ */
+int32_t smbdirect_device_get_addresses(struct smbdirect_device *device,
+                                       struct smbdirect_address *addresses,
+                                       uint32_t count,
+                                       uint32_t *count_out);
 
 /**
  * What is known about a connection, and what is under way on it.

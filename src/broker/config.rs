@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::quantity::{Size, Time};
+use super::quantity::{Size, Speed, Time};
 use crate::device;
 use crate::device::abi::{MemParams, RegionShape};
 use crate::proto::{self, ConfigError};
@@ -22,7 +22,7 @@ pub const PORT: u16 = 5445;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where it accepts SMB Direct, 1 to 64 addresses; port 0 takes a free one.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
     /// Path of the control socket: absolute, at most 107 bytes.
     pub control: PathBuf,
     /// Users besides root and the broker's own that may attach, at most 64.
@@ -61,6 +61,25 @@ pub struct Config {
     pub drain_timeout: Duration,
 }
 
+/// Where a broker accepts SMB Direct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// An unspecified one stands for all of its family.
+    pub address: SocketAddr,
+    /// What clients are told of the network's speed, in bits per second: 1 Mbit/s to 100 Tbit/s. `None`:
+    /// what the system says.
+    pub link_speed: Option<u64>,
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            link_speed: None,
+        }
+    }
+}
+
 /// A value of a [`Config`] that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key} is {value}, and must be {allowed}")]
@@ -79,6 +98,10 @@ const MOST: usize = 1 << 16;
 const LONGEST_PATH: usize = 107;
 /// The longest of the timers.
 const LONGEST_TIME: Duration = Duration::from_secs(3600);
+/// The slowest network, in bits per second.
+const SLOWEST: u64 = 1_000_000;
+/// The fastest network, in bits per second.
+const FASTEST: u64 = 100_000_000_000_000;
 /// Buffers begin at pages, so that a page is never shared by two connections.
 const PAGE: u32 = 4096;
 /// A registered region is counted in 32 bits.
@@ -110,8 +133,8 @@ impl Default for Config {
         };
         let mut config = Self {
             listen: vec![
-                (Ipv4Addr::UNSPECIFIED, PORT).into(),
-                (Ipv6Addr::UNSPECIFIED, PORT).into(),
+                SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)).into(),
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)).into(),
             ],
             control: device::DEFAULT_PATH.into(),
             users: Vec::new(),
@@ -218,13 +241,22 @@ impl Config {
             allowed: "1 to 64 addresses".into(),
             ..error
         })?;
-        for (n, address) in self.listen.iter().enumerate() {
-            let twice = address.port() != 0 && self.listen.iter().skip(n + 1).any(|a| a == address);
+        for (n, listen) in self.listen.iter().enumerate() {
+            let address = listen.address;
+            let mut others = self.listen.iter().skip(n + 1);
+            let twice = address.port() != 0 && others.any(|other| other.address == address);
             require(
                 !twice,
                 "listen",
                 format!("{address} twice"),
                 || "addresses that differ",
+            )?;
+            let speed = listen.link_speed.unwrap_or(SLOWEST);
+            require(
+                (SLOWEST..=FASTEST).contains(&speed),
+                "listen",
+                format!("{address} with a link_speed of {}", Speed(speed)),
+                || format!("{} to {}", Speed(SLOWEST), Speed(FASTEST)),
             )?;
         }
         let path = self.control.as_os_str().as_bytes();

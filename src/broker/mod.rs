@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
 //! | `reactor` | a thread that drives connections and moves their data |
+//! | `addresses` | where clients reach it, on which interfaces |
 //! | `registry` | what both must know: whose a client is, which connections wait for an owner |
 //! | `queue`, `pool`, `memory`, `submission` | a worker's rings, its received messages, its memory, what it wants |
 //! | `config`, `settings`, `quantity` | what it is told, and the file that says it |
@@ -20,6 +21,7 @@
 //! The broker knows no rule of SMB Direct; it reads of SMB2 what says whose a connection is. What a
 //! client or a process does ends that client's connection or that process' attachment at most.
 
+mod addresses;
 mod config;
 mod control;
 mod lines;
@@ -43,7 +45,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 
-pub use self::config::{Config, OutOfRange, PORT};
+pub use self::config::{Config, Listen, OutOfRange, PORT};
 use self::control::{Control, ControlSocket, Message, ToReactor};
 use self::pool::Pool;
 use self::reactor::{Notice, Reactor, ToControl};
@@ -133,7 +135,7 @@ impl Broker {
                 source,
             })?;
         let drain_timeout = config.drain_timeout;
-        let mut addresses = config.listen.clone();
+        let mut listen_at = config.listen.clone();
         let shared = Arc::new(Shared::new(config));
         let poll = mio::Poll::new()?;
         let (sender, messages) = unbounded();
@@ -145,7 +147,7 @@ impl Broker {
         let (mut reactors, mut to_reactors) = (Vec::new(), Vec::new());
         for number in 0..shared.config.reactors.max(1) {
             let fabric = make_fabric(number).map_err(StartError::Fabric)?;
-            let transport = listen(&shared, fabric, &mut addresses)?;
+            let transport = listen(&shared, fabric, &mut listen_at)?;
             let (to_reactor, commands) = unbounded();
             let poll = mio::Poll::new()?;
             let waker = mio::Waker::new(poll.registry(), reactor::WAKER)?;
@@ -164,9 +166,9 @@ impl Broker {
             ));
         }
         let waits = (poll, messages);
-        let thread = Control::new(shared, waits, socket, to_reactors, addresses.clone())?;
+        let thread = Control::new(shared, waits, socket, to_reactors, listen_at.clone())?;
         let mut broker = Self {
-            addresses,
+            addresses: listen_at.iter().map(|listen| listen.address).collect(),
             drain_timeout,
             control,
             threads: Vec::new(),
@@ -267,12 +269,12 @@ impl Drop for Ended {
     }
 }
 
-/// The transport of a reactor, which listens at `addresses`; their ports are real ones afterwards.
+/// The transport of a reactor, which listens at `listen_at`; their ports are real ones afterwards.
 #[allow(clippy::type_complexity)]
 fn listen<F: Fabric>(
     shared: &Shared,
     fabric: F,
-    addresses: &mut [SocketAddr],
+    listen_at: &mut [Listen],
 ) -> Result<(Transport<F, Pool>, Vec<crate::fabric::ListenerId>), FabricError> {
     let config = &shared.config;
     let pool = Pool::new(config.memory.receive, Arc::clone(&shared.memory));
@@ -288,7 +290,7 @@ fn listen<F: Fabric>(
     };
     let mut transport = Transport::new(fabric, pool, transport);
     let mut listeners = Vec::new();
-    for address in addresses {
+    for Listen { address, .. } in listen_at {
         let listener = transport.listen(*address)?;
         *address = transport.local_address(listener).unwrap_or(*address);
         listeners.push(listener);

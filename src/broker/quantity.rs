@@ -1,4 +1,4 @@
-//! Sizes and times as people write them: `64 MiB`, `50 us`.
+//! Sizes, times and speeds as people write them: `64 MiB`, `50 us`, `25 Gbit/s`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,6 +20,11 @@ pub(super) struct Length(pub(super) u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Time(pub(super) Duration);
 
+/// Bits per second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Speed(pub(super) u64);
+
 /// Units with their bytes, the largest first.
 const SIZES: [(&str, u64); 5] = [
     ("TiB", 1 << 40),
@@ -39,7 +44,16 @@ const TIMES: [(&str, u64); 6] = [
     ("ns", 1),
 ];
 
-/// A text is no size, or no time.
+/// Units with their bits per second, the largest first.
+const SPEEDS: [(&str, u64); 5] = [
+    ("Tbit/s", 1_000_000_000_000),
+    ("Gbit/s", 1_000_000_000),
+    ("Mbit/s", 1_000_000),
+    ("kbit/s", 1_000),
+    ("bit/s", 1),
+];
+
+/// A text is no size, no time, or no speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoQuantity {
     /// Not a size.
@@ -51,6 +65,9 @@ pub(super) enum NoQuantity {
     /// Not a time.
     #[error("a time is a whole number and ns, us, ms, s, min or h: \"50 us\"")]
     Time,
+    /// Not a speed.
+    #[error("a speed is a whole number and bit/s, kbit/s, Mbit/s, Gbit/s or Tbit/s: \"25 Gbit/s\"")]
+    Speed,
 }
 
 /// A whole number and a unit, with or without a space between the two.
@@ -89,6 +106,34 @@ impl FromStr for Time {
     fn from_str(text: &str) -> Result<Self, NoQuantity> {
         let nanoseconds = parse(text, &TIMES).ok_or(NoQuantity::Time)?;
         Ok(Self(Duration::from_nanos(nanoseconds)))
+    }
+}
+
+impl FromStr for Speed {
+    type Err = NoQuantity;
+
+    fn from_str(text: &str) -> Result<Self, NoQuantity> {
+        parse(text, &SPEEDS).map(Self).ok_or(NoQuantity::Speed)
+    }
+}
+
+impl TryFrom<String> for Speed {
+    type Error = NoQuantity;
+
+    fn try_from(text: String) -> Result<Self, NoQuantity> {
+        text.parse()
+    }
+}
+
+impl From<Speed> for String {
+    fn from(speed: Speed) -> Self {
+        speed.to_string()
+    }
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write(f, self.0, &SPEEDS, "bit/s")
     }
 }
 
@@ -235,6 +280,32 @@ mod tests {
         }
         for bad in ["", "5", "s", "5 sec", "5 m", "0.5 s", "99999999999 s"] {
             assert_eq!(bad.parse::<Time>(), Err(NoQuantity::Time), "{bad}");
+        }
+    }
+
+    #[test]
+    fn speeds_are_read_and_written_the_same() {
+        for (text, bits) in [
+            ("0 bit/s", 0),
+            ("9600 bit/s", 9600),
+            ("56 kbit/s", 56_000),
+            ("2500 Mbit/s", 2_500_000_000),
+            ("25 Gbit/s", 25_000_000_000),
+            ("1 Tbit/s", 1_000_000_000_000),
+        ] {
+            assert_eq!(text.parse(), Ok(Speed(bits)));
+            assert_eq!(Speed(bits).to_string(), text);
+        }
+        for bad in [
+            "",
+            "10",
+            "Gbit/s",
+            "10 Gb/s",
+            "10 gbit/s",
+            "2.5 Gbit/s",
+            "20000000 Tbit/s",
+        ] {
+            assert_eq!(bad.parse::<Speed>(), Err(NoQuantity::Speed), "{bad}");
         }
     }
 }

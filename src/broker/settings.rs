@@ -3,14 +3,18 @@
 //! Keys that the file leaves out have the values of [`Config::default`]. [`Settings::to_toml`] writes
 //! what it says with all of them, which parses to the same again.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use toml::de::{DeTable, DeValue};
 
-use super::config::{Config, OutOfRange, PORT};
-use super::quantity::{Length, Size, Time};
+use super::config::{Config, Listen, OutOfRange, PORT};
+use super::quantity::{Length, Size, Speed, Time};
 use crate::device::abi::{MemParams, RegionShape};
 use crate::proto;
 use crate::units::Credits;
@@ -121,6 +125,15 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, NoAddress> {
     }
 }
 
+impl FromStr for Listen {
+    type Err = NoAddress;
+
+    /// As [`parse_address`], with the speed that the system says.
+    fn from_str(text: &str) -> Result<Self, NoAddress> {
+        parse_address(text).map(Self::from)
+    }
+}
+
 /// A text is no address to listen at.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -158,7 +171,7 @@ fn line_of_key(text: &str, key: &str) -> Option<usize> {
 #[serde(default, deny_unknown_fields)]
 struct File {
     log: String,
-    listen: Vec<Address>,
+    listen: Vec<ListenAt>,
     control: PathBuf,
     users: Vec<u32>,
     reactors: usize,
@@ -182,6 +195,22 @@ struct File {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 struct Address(SocketAddr);
+
+/// An address alone, or a table with more.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+enum ListenAt {
+    Address(Address),
+    Table(ListenTable),
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct ListenTable {
+    address: Address,
+    #[serde(default)]
+    link_speed: Option<Speed>,
+}
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -255,12 +284,64 @@ impl From<Address> for String {
     }
 }
 
+/// By hand, for an untagged enumeration would not say what is wrong within a table.
+impl<'de> Deserialize<'de> for ListenAt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListenVisitor;
+
+        impl<'de> Visitor<'de> for ListenVisitor {
+            type Value = ListenAt;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address, or a table with address and link_speed")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<ListenAt, E> {
+                let address = parse_address(text).map_err(E::custom)?;
+                Ok(ListenAt::Address(Address(address)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ListenAt, A::Error> {
+                let table = ListenTable::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ListenAt::Table(table))
+            }
+        }
+
+        deserializer.deserialize_any(ListenVisitor)
+    }
+}
+
+impl From<Listen> for ListenAt {
+    fn from(listen: Listen) -> Self {
+        let address = Address(listen.address);
+        match listen.link_speed.map(Speed) {
+            None => Self::Address(address),
+            link_speed => Self::Table(ListenTable {
+                address,
+                link_speed,
+            }),
+        }
+    }
+}
+
+impl From<ListenAt> for Listen {
+    fn from(at: ListenAt) -> Self {
+        match at {
+            ListenAt::Address(address) => address.0.into(),
+            ListenAt::Table(table) => Self {
+                address: table.address.0,
+                link_speed: table.link_speed.map(|speed| speed.0),
+            },
+        }
+    }
+}
+
 impl From<&Settings> for File {
     fn from(settings: &Settings) -> Self {
         let broker = &settings.broker;
         Self {
             log: settings.log.clone(),
-            listen: broker.listen.iter().copied().map(Address).collect(),
+            listen: broker.listen.iter().copied().map(ListenAt::from).collect(),
             control: broker.control.clone(),
             users: broker.users.clone(),
             reactors: broker.reactors,
@@ -286,7 +367,7 @@ impl From<&Settings> for File {
 impl From<File> for Settings {
     fn from(file: File) -> Self {
         let broker = Config {
-            listen: file.listen.into_iter().map(|address| address.0).collect(),
+            listen: file.listen.into_iter().map(Listen::from).collect(),
             control: file.control,
             users: file.users,
             reactors: file.reactors,

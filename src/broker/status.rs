@@ -18,6 +18,8 @@ pub struct Status {
     pub stopping: bool,
     /// Where it accepts SMB Direct.
     pub listen: Vec<SocketAddr>,
+    /// Where clients reach it: what smbd tells them.
+    pub addresses: Vec<AddressStatus>,
     /// What there may be.
     pub limits: Limits,
     /// What there is.
@@ -30,6 +32,19 @@ pub struct Status {
     pub closes: Vec<CloseStatus>,
     /// How often what happened: ends of connections by their reasons, refusals, attachments.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// An address at which clients reach the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressStatus {
+    /// With the port.
+    pub address: SocketAddr,
+    /// The name of its interface, where it is known.
+    pub interface: Option<String>,
+    /// The system's index of its interface, or 0.
+    pub interface_index: u32,
+    /// Bits per second.
+    pub link_speed: u64,
 }
 
 /// What there may be.

@@ -20,19 +20,20 @@
 //! # Control messages
 //!
 //! Each begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and has
-//! exactly that length, except [`SetParameters`], which has its blob behind it. A request
-//! is answered by one message that carries its `cookie`: [`Attached`], [`Segment`], [`StatusReport`],
-//! or [`Reply`] for the others and for all that fail. What the device says by itself has cookie 0.
+//! exactly that length, except [`SetParameters`] and [`Addresses`], which have their blob and their
+//! elements behind them. A request is answered by one message that carries its `cookie`:
+//! [`Attached`], [`Segment`], [`StatusReport`], or [`Reply`] for the others and for all that fail. What the device says by itself has cookie 0.
 //! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise.
 //! A [`Claim`] is answered when the completion that tells of its connection is on its way, or when
 //! the connection ended before that; where the token came with [`Attach`], the process is detached then.
 //!
 //! ```text
-//!   listener    Attach -> Attached   SetParameters -> Reply   <- Offer ...
-//!   worker      Attach (with the token of an offer, or without) -> Attached
+//!   listener    Attach -> Addresses, Attached   SetParameters -> Reply   <- Offer ...   Decline -> Reply
+//!   worker      Attach (with the token of an offer, or without) -> Addresses, Attached
 //!               SetSessionId -> Reply    Claim -> Reply    Grow -> Segment + memory file
 //!               <- Queue + memory file + doorbell, when the first connection of a reactor is its own
 //!               <- Segment + memory file (received messages of a queue)   <- Wake   <- Detached
+//!               <- Addresses, when they are others than before; to a listener, too
 //!   observer    Attach -> Attached       StatusRequest -> StatusReport + memory file with JSON
 //! ```
 //!
@@ -76,6 +77,9 @@ pub const VERSION: u32 = 1;
 /// Bytes of a control message at most: a [`SetParameters`] with the longest blob.
 pub const MAX_CONTROL_LENGTH: usize = 4096;
 
+/// Addresses of an [`Addresses`] at most.
+pub const MAX_ADDRESSES: usize = 64;
+
 /// Bytes of the security blob of [`SetParameters`] at most.
 pub const MAX_SECURITY_BLOB: usize = 2048;
 
@@ -96,6 +100,8 @@ pub mod kind {
     pub const GROW: u32 = 5;
     /// [`StatusRequest`](super::StatusRequest).
     pub const STATUS_REQUEST: u32 = 6;
+    /// [`Decline`](super::Decline).
+    pub const DECLINE: u32 = 7;
     /// [`Attached`](super::Attached).
     pub const ATTACHED: u32 = 101;
     /// [`Reply`](super::Reply).
@@ -112,6 +118,8 @@ pub mod kind {
     pub const STATUS_REPORT: u32 = 107;
     /// [`Detached`](super::Detached).
     pub const DETACHED: u32 = 108;
+    /// [`Addresses`](super::Addresses).
+    pub const ADDRESSES: u32 = 109;
 }
 
 /// [`Attach::role`].
@@ -251,6 +259,14 @@ pub struct SetSessionId {
 #[repr(C)]
 pub struct Claim {
     /// Of an offer, or of a transfer.
+    pub token: Token,
+}
+
+/// The listener does not want the connection of a token: it is closed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Decline {
+    /// Of an offer.
     pub token: Token,
 }
 
@@ -417,6 +433,37 @@ pub struct StatusReport {
     pub length: u64,
     /// Bytes of JSON at its start.
     pub json_length: u64,
+}
+
+/// Where clients reach the device; `count` [`Address`]es follow. Sent before [`Attached`] to listeners and
+/// workers, and again whenever it is another list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Addresses {
+    /// At most [`MAX_ADDRESSES`].
+    pub count: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// An address at which clients reach the device.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Address {
+    /// IPv4 mapped into IPv6.
+    pub address: [u8; 16],
+    /// Bits per second of its interface.
+    pub link_speed: u64,
+    /// The system's index of its interface, or 0.
+    pub interface: u32,
+    /// Scope of link-local addresses, or 0.
+    pub scope_id: u32,
+    /// Port.
+    pub port: u16,
+    /// 0.
+    pub reserved: [u16; 3],
 }
 
 /// The last message: the device has nothing to do with this process any more.

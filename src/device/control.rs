@@ -1,7 +1,7 @@
 //! Requests to the device, and what it says on its channel.
 
 use super::Status;
-use super::abi::{Attached, Grow, Offer, Reply, Segment, VERSION, kind};
+use super::abi::{Address, Attached, Grow, Offer, Reply, Segment, VERSION, kind};
 use super::channel::{Channel, Delivery};
 use super::event::{Event, Role};
 use super::handle::{Handle, State};
@@ -120,6 +120,7 @@ impl<C: Channel> Handle<C> {
             }
             (Answer::Offer(offer), None, ..) => self.offered(&offer),
             (Answer::Wake(_), None, ..) => Ok(()),
+            (Answer::Addresses(addresses), None, ..) => self.told_addresses(addresses),
             (Answer::Detached(detached), None, ..) => {
                 self.state = State::Leaving(reason(detached.status));
                 Ok(())
@@ -197,6 +198,14 @@ impl<C: Channel> Handle<C> {
         if self.state == State::Attaching && region.is_some() {
             self.complete_attachment();
         }
+        Ok(())
+    }
+
+    fn told_addresses(&mut self, addresses: Vec<Address>) -> Result<(), Status> {
+        if addresses.iter().any(|a| a.port == 0 || a.link_speed == 0) {
+            return Err(Status::Corrupt);
+        }
+        self.addresses = addresses;
         Ok(())
     }
 

@@ -83,7 +83,7 @@ pub enum Event {
         /// Why.
         status: Status,
     },
-    /// `set_parameters`, `set_session_id` or `claim` was answered.
+    /// `set_parameters`, `set_session_id`, `claim` or `decline` was answered.
     Reply {
         /// As given to that call.
         cookie: u64,

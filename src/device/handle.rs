@@ -23,8 +23,8 @@ use std::path::Path;
 
 use super::Status;
 use super::abi::{
-    self, Attach, Attached, Claim, ConnInfo, MAX_SECURITY_BLOB, MemParams, SetParameters,
-    SetSessionId, Token, VERSION,
+    self, Address, Attach, Attached, Claim, ConnInfo, Decline, MAX_SECURITY_BLOB, MemParams,
+    SetParameters, SetSessionId, Token, VERSION,
 };
 use super::channel::{Channel, SocketChannel};
 use super::completion::Next;
@@ -68,6 +68,8 @@ pub struct Handle<C: Channel = SocketChannel> {
     pub(super) role: Role,
     pub(super) state: State,
     pub(super) params: Option<Attached>,
+    /// Where clients reach the device: the last that it said.
+    pub(super) addresses: Vec<Address>,
     pub(super) worker: Option<Worker<C::Doorbell>>,
     /// Requests without an answer.
     pub(super) requests: Slots<Asked>,
@@ -114,6 +116,7 @@ impl<C: Channel> Handle<C> {
             role,
             state: State::Attaching,
             params: None,
+            addresses: Vec::new(),
             worker: None,
             requests: Slots::new(),
             request_refused: false,
@@ -259,6 +262,30 @@ impl<C: Channel> Handle<C> {
         }
         let kind = abi::kind::CLAIM;
         self.request(Asked::Call { cookie, kind }, &Claim { token }, &[])
+    }
+
+    /// Has the device close the connection of an offer; [`Event::Reply`] says whether it was still there.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Invalid`]: a token of zeros. [`Status::Again`]. [`Status::NotAttached`]: not a listener.
+    pub fn decline(&mut self, cookie: u64, token: Token) -> Result<(), Status> {
+        self.check(Role::Listener)?;
+        if token == [0; 16] {
+            return Err(Status::Invalid);
+        }
+        let kind = abi::kind::DECLINE;
+        self.request(Asked::Call { cookie, kind }, &Decline { token }, &[])
+    }
+
+    /// Where clients reach the device, as of the last event: at most [`abi::MAX_ADDRESSES`].
+    ///
+    /// # Errors
+    ///
+    /// [`Status::NotAttached`]: not yet.
+    pub fn addresses(&self) -> Result<&[Address], Status> {
+        self.check(self.role)?;
+        Ok(&self.addresses)
     }
 
     /// The memory that a worker may come to map.

@@ -5,14 +5,15 @@
 //! now, is for who reads it. This module must never look at a socket or a descriptor.
 //!
 //! ```text
-//!   0 kind      4 length      8 cookie      16 the structure of that kind      (blob)
+//!   0 kind      4 length      8 cookie      16 the structure of that kind      (blob, or elements)
 //! ```
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::abi::{
-    Attach, Attached, Claim, Control, Detached, Grow, MAX_SECURITY_BLOB, Offer, Queue, Reply,
-    Segment, SetParameters, SetSessionId, StatusReport, StatusRequest, Wake, kind,
+    Address, Addresses, Attach, Attached, Claim, Control, Decline, Detached, Grow, MAX_ADDRESSES,
+    MAX_SECURITY_BLOB, Offer, Queue, Reply, Segment, SetParameters, SetSessionId, StatusReport,
+    StatusRequest, Wake, kind,
 };
 
 /// The structure of a control message.
@@ -42,6 +43,7 @@ bodies! {
     SetParameters SET_PARAMETERS: |body| body.reserved == [0; 5];
     SetSessionId SET_SESSION_ID: |body| body.reserved == 0;
     Claim CLAIM: |_| true;
+    Decline DECLINE: |_| true;
     Grow GROW: |body| body.reserved == 0;
     StatusRequest STATUS_REQUEST: |body| body.reserved == 0;
     Attached ATTACHED: |body| body.reserved == [0; 6] && body.memory.reserved == 0;
@@ -52,6 +54,7 @@ bodies! {
     Wake WAKE: |body| body.reserved == 0;
     StatusReport STATUS_REPORT: |_| true;
     Detached DETACHED: |body| body.reserved == 0;
+    Addresses ADDRESSES: |body| body.reserved == 0;
 }
 
 /// What a process says to the device.
@@ -65,6 +68,8 @@ pub enum Request<'a> {
     SetSessionId(SetSessionId),
     /// A worker's.
     Claim(Claim),
+    /// A listener's.
+    Decline(Decline),
     /// A worker's.
     Grow(Grow),
     /// An observer's.
@@ -72,7 +77,7 @@ pub enum Request<'a> {
 }
 
 /// What a device says to a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// To [`Request::Attach`].
     Attached(Attached),
@@ -88,6 +93,8 @@ pub enum Answer {
     Wake(Wake),
     /// To [`Request::Status`]. With a memory file.
     Status(StatusReport),
+    /// By itself. At most [`MAX_ADDRESSES`].
+    Addresses(Vec<Address>),
     /// By itself, and the last.
     Detached(Detached),
 }
@@ -132,7 +139,8 @@ impl MessageError {
 
 /// Writes a message over what is in `message`, whose capacity stays.
 ///
-/// `blob` is that of [`SetParameters`], of at most [`MAX_SECURITY_BLOB`] bytes; empty for others.
+/// `blob` is that of [`SetParameters`], of at most [`MAX_SECURITY_BLOB`] bytes, or the elements of
+/// [`Addresses`], at most [`MAX_ADDRESSES`]; empty for others.
 pub fn encode<B: Body>(cookie: u64, body: &B, blob: &[u8], message: &mut Vec<u8>) {
     let length = size_of::<Control>() + size_of::<B>() + blob.len();
     let control = Control {
@@ -165,6 +173,7 @@ pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> 
         }
         kind::SET_SESSION_ID => Request::SetSessionId(read(rest)?),
         kind::CLAIM => Request::Claim(read(rest)?),
+        kind::DECLINE => Request::Decline(read(rest)?),
         kind::GROW => Request::Grow(read(rest)?),
         kind::STATUS_REQUEST => Request::Status(read(rest)?),
         other => return Err(MessageError::UnknownKind(other)),
@@ -196,6 +205,7 @@ pub fn read_answer(message: &[u8]) -> Result<(u64, Answer), MessageError> {
         kind::OFFER => Answer::Offer(read(rest)?),
         kind::WAKE => Answer::Wake(read(rest)?),
         kind::STATUS_REPORT => Answer::Status(read(rest)?),
+        kind::ADDRESSES => Answer::Addresses(read_addresses(rest)?),
         kind::DETACHED => Answer::Detached(read(rest)?),
         other => return Err(MessageError::UnknownKind(other)),
     };
@@ -231,6 +241,30 @@ fn read_parameters(bytes: &[u8]) -> Result<(SetParameters, &[u8]), MessageError>
         return Err(wrong);
     }
     Ok((parameters, blob))
+}
+
+fn read_addresses(bytes: &[u8]) -> Result<Vec<Address>, MessageError> {
+    let wrong = MessageError::WrongLength(size_of::<Control>() + bytes.len());
+    let (body, list) = bytes
+        .split_at_checked(size_of::<Addresses>())
+        .ok_or(wrong)?;
+    let addresses: Addresses = read(body)?;
+    let elements = list.chunks_exact(size_of::<Address>());
+    let announced = usize::try_from(addresses.count);
+    if !elements.remainder().is_empty()
+        || elements.len() > MAX_ADDRESSES
+        || announced != Ok(elements.len())
+    {
+        return Err(wrong);
+    }
+    let element = |bytes| {
+        let address = Address::read_from_bytes(bytes).map_err(|_| wrong)?;
+        match address.reserved {
+            [0, 0, 0] => Ok(address),
+            _ => Err(MessageError::ReservedNotZero(kind::ADDRESSES)),
+        }
+    };
+    elements.map(element).collect()
 }
 
 #[cfg(test)]
@@ -308,6 +342,31 @@ mod tests {
         assert_eq!(refusal(&message(1, &parameters, &[]))[0], "wrong_length");
     }
 
+    #[test]
+    fn addresses_are_as_many_as_announced_and_not_too_many() {
+        let of = |count: u32, elements: usize| {
+            let element = Address {
+                port: 5445,
+                ..Address::new_zeroed()
+            };
+            let list = vec![element; elements];
+            let body = Addresses { count, reserved: 0 };
+            (message(0, &body, list.as_bytes()), list)
+        };
+        for length in [0, 1, MAX_ADDRESSES] {
+            let (bytes, list) = of(length as u32, length);
+            assert!(bytes.len() <= MAX_CONTROL_LENGTH);
+            assert_eq!(read_answer(&bytes), Ok((0, Answer::Addresses(list))));
+        }
+        for (count, elements) in [(0, 1), (2, 1), (65, 65), (u32::MAX, 1)] {
+            assert_eq!(refusal(&of(count, elements).0)[1], "wrong_length");
+        }
+        let (mut bytes, _) = of(2, 2);
+        let last = bytes.len() - 1;
+        bytes[last] = 1;
+        assert_eq!(refusal(&bytes)[1], "reserved_not_zero");
+    }
+
     /// Breaks each rule of form once, for a kind that the side of `index` reads.
     fn check<B: Body>(index: usize, reserved: &[std::ops::Range<usize>]) {
         let kind = B::KIND;
@@ -325,7 +384,9 @@ mod tests {
             let mut bytes = good.clone();
             bytes[16 + offset] = 1;
             let is_reserved = reserved.iter().any(|range| range.contains(&offset));
-            let is_blob_length = kind == kind::SET_PARAMETERS && (40..44).contains(&offset);
+            // The lengths of what follows.
+            let is_blob_length = (kind == kind::SET_PARAMETERS && (40..44).contains(&offset))
+                || (kind == kind::ADDRESSES && (0..4).contains(&offset));
             let expected = match (is_reserved, is_blob_length) {
                 (true, _) => "reserved_not_zero",
                 (_, true) => "wrong_length",
@@ -344,6 +405,7 @@ mod tests {
         check::<SetParameters>(REQUEST, &[44..64]);
         check::<SetSessionId>(REQUEST, &[28..32]);
         check::<Claim>(REQUEST, &[]);
+        check::<Decline>(REQUEST, &[]);
         check::<Grow>(REQUEST, &[4..8]);
         check::<StatusRequest>(REQUEST, &[0..8]);
         check::<Attached>(ANSWER, &[64..72, 80..104]);
@@ -354,6 +416,7 @@ mod tests {
         check::<Wake>(ANSWER, &[0..8]);
         check::<StatusReport>(ANSWER, &[]);
         check::<Detached>(ANSWER, &[4..8]);
+        check::<Addresses>(ANSWER, &[4..8]);
     }
 
     #[test]
@@ -363,7 +426,7 @@ mod tests {
         }
         let grow = message(0, &Grow::new_zeroed(), &[]);
         assert_eq!(refusal(&grow)[0], "no_cookie");
-        for unknown in [0u32, 7, 100, 109, u32::MAX] {
+        for unknown in [0u32, 8, 100, 110, u32::MAX] {
             let mut bytes = message(1, &Grow::new_zeroed(), &[]);
             bytes[..4].copy_from_slice(&unknown.to_ne_bytes());
             assert_eq!(refusal(&bytes), ["unknown_kind"; 2]);

@@ -1,7 +1,7 @@
 //! What the library says, as the structures that C sees.
 
 use super::types::*;
-use crate::device::abi::{ConnInfo, MemParams, RegionShape};
+use crate::device::abi::{Address, ConnInfo, MemParams, RegionShape};
 use crate::device::{ConnCounts, Event};
 
 pub(super) const fn conn_info_of(
@@ -25,6 +25,19 @@ pub(super) const fn conn_info_of(
         sent_bytes: counts.sent_bytes,
         unsent_bytes: counts.unsent_bytes,
         reserved: [0; 4],
+    }
+}
+
+pub(super) const fn address_of(type_size: u32, address: &Address) -> smbdirect_address {
+    smbdirect_address {
+        type_size,
+        interface_index: address.interface,
+        address: address.address,
+        scope_id: address.scope_id,
+        port: address.port,
+        reserved16: 0,
+        link_speed: address.link_speed,
+        reserved: [0; 2],
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is done to an attachment.
+//! What is done to an attachment: its beginning and end, its events, its memory, and its work.
 
 use std::ffi::{c_char, c_void};
 use std::os::fd::AsRawFd;
@@ -7,10 +7,9 @@ use std::path::Path;
 use super::convert::{event_of, mem_params_of};
 use super::pointer::{
     Output, bytes, bytes_mut, fence, input, inputs, into_pointer, path, pieces, put, release,
-    sixteen, with_device,
+    with_device,
 };
 use super::types::*;
-use crate::device::abi::SetParameters;
 use crate::device::{DEFAULT_PATH, Direction, Handle, Role, Status};
 
 /// Attaches this process to the smbdirect device at `path` (null: the usual place).
@@ -159,120 +158,6 @@ pub unsafe extern "C" fn smbdirect_device_get_events(
         }
         // SAFETY: the caller's promise.
         unsafe { put(count_out, written) }
-    };
-    // SAFETY: the caller's promise.
-    unsafe { with_device(device, call) }
-}
-
-/// SET_SMBD_PARAMETERS, of a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.
-///
-/// `security_blob` is the SPNEGO token of the server's NEGOTIATE response, up to 2048 bytes, or null.
-///
-/// - Owns: everything is copied.
-/// - Threads: one at a time.
-/// - Blocks: never.
-/// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_TOO_LONG,
-///   SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_INVALID.
-///
-/// # Safety
-///
-/// `device` is a live handle; `parameters` leads to a structure whose `type_size` is set;
-/// `security_blob` to `security_blob_length` bytes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn smbdirect_device_set_parameters(
-    device: *mut smbdirect_device,
-    cookie: u64,
-    parameters: *const smbdirect_parameters,
-    security_blob: *const c_void,
-    security_blob_length: u64,
-) -> i32 {
-    let call = |handle: &mut Handle| {
-        // SAFETY: the caller's promise.
-        let wanted = unsafe { input(parameters) }?;
-        // SAFETY: the caller's promise.
-        let blob = unsafe { bytes(security_blob, security_blob_length) }?;
-        if wanted.reserved != [0; 4] || wanted.reserved32 != 0 {
-            return Err(Status::Invalid);
-        }
-        let parameters = SetParameters {
-            receive_credit_max: wanted.receive_credit_max,
-            send_credit_target: wanted.send_credit_target,
-            max_send_size: wanted.max_send_size,
-            max_receive_size: wanted.max_receive_size,
-            max_fragmented_size: wanted.max_fragmented_size,
-            max_read_write_size: wanted.max_read_write_size,
-            keepalive_interval_ms: wanted.keepalive_interval_ms,
-            server_guid: wanted.server_guid,
-            security_blob_length: 0,
-            reserved: [0; 5],
-        };
-        handle.set_parameters(cookie, parameters, blob)
-    };
-    // SAFETY: the caller's promise.
-    unsafe { with_device(device, call) }
-}
-
-/// SET_SMBD_SESSION_ID, of a worker: connections of this client are for this process from now on, or
-/// not any more. SMBDIRECT_EVENT_REPLY brings `cookie` back.
-///
-/// - Owns: everything is copied.
-/// - Threads: one at a time.
-/// - Blocks: never.
-/// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
-///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_TAKEN, SMBDIRECT_E_LIMIT,
-///   SMBDIRECT_E_NO_OWNER.
-///
-/// # Safety
-///
-/// `device` is a live handle; `session` leads to a structure whose `type_size` is set.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn smbdirect_device_set_session_id(
-    device: *mut smbdirect_device,
-    cookie: u64,
-    session: *const smbdirect_session,
-) -> i32 {
-    let call = |handle: &mut Handle| {
-        // SAFETY: the caller's promise.
-        let session = unsafe { input(session) }?;
-        if session.remove > 1 || session.client_guid == [0; 16] || session.reserved != [0; 2] {
-            return Err(Status::Invalid);
-        }
-        let remove = session.remove == 1;
-        handle.set_session_id(cookie, session.client_guid, session.session_id, remove)
-    };
-    // SAFETY: the caller's promise.
-    unsafe { with_device(device, call) }
-}
-
-/// Claims the connection of a token (16 bytes), of a worker that is attached already.
-/// SMBDIRECT_EVENT_REPLY brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION
-/// follows or has come. The reply may take as long as the device has no memory to tell of it.
-///
-/// - Owns: everything is copied.
-/// - Threads: one at a time.
-/// - Blocks: never.
-/// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
-///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN, or why the connection ended first.
-///
-/// # Safety
-///
-/// `device` is a live handle; `token` leads to 16 bytes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn smbdirect_device_claim(
-    device: *mut smbdirect_device,
-    cookie: u64,
-    token: *const u8,
-) -> i32 {
-    let call = |handle: &mut Handle| {
-        // SAFETY: the caller's promise.
-        let token = unsafe { sixteen(token) }?;
-        if token == [0; 16] {
-            return Err(Status::Invalid);
-        }
-        handle.claim(cookie, token)
     };
     // SAFETY: the caller's promise.
     unsafe { with_device(device, call) }

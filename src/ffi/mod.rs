@@ -5,7 +5,7 @@
 //! | `types` | the structures and constants that C sees |
 //! | `convert` | what the library says, as these structures |
 //! | `pointer` | every conversion of a pointer from C, and every panic fence |
-//! | `device`, `conn`, `request`, `status` | the functions, by the object in their name |
+//! | `device`, `ask`, `conn`, `request`, `status` | the functions, by the object in their name; `ask`: what a device is asked |
 //!
 //! `include/smbdirect.h` is made from this module and checked in; `tests/header` compares the two
 //! and shows that the header says what the library does.
@@ -15,6 +15,7 @@
 //! panic poisons its handle and comes out as `SMBDIRECT_E_PANIC`. Nothing here blocks, starts a
 //! thread, installs a signal handler, calls back into C, or has state of its own.
 
+mod ask;
 mod conn;
 mod convert;
 mod device;
@@ -23,6 +24,7 @@ mod request;
 mod status;
 mod types;
 
+pub use ask::*;
 pub use conn::*;
 pub use device::*;
 pub use request::*;

@@ -112,7 +112,7 @@ pub const SMBDIRECT_EVENT_RDMA_DONE: u32 = 7;
 pub const SMBDIRECT_EVENT_TRANSFERRED: u32 = 8;
 /// The connection is gone, `status` says why. Everything under way on it was reported before.
 pub const SMBDIRECT_EVENT_DISCONNECTED: u32 = 9;
-/// The call of set_parameters, set_session_id or claim with this `cookie` ended with `status`.
+/// The call of set_parameters, set_session_id, claim or decline with this `cookie` ended with `status`.
 pub const SMBDIRECT_EVENT_REPLY: u32 = 10;
 /// What ended with SMBDIRECT_E_AGAIN or SMBDIRECT_E_NO_MEMORY may be tried again.
 pub const SMBDIRECT_EVENT_ROOM: u32 = 11;
@@ -120,6 +120,9 @@ pub const SMBDIRECT_EVENT_ROOM: u32 = 11;
 /// Only events that cost no system call: for a caller that looks again soon, and calls without this
 /// before it sleeps. The event descriptor does not tell of what comes after such a call.
 pub const SMBDIRECT_EVENTS_PEEK: u32 = 1;
+
+/// Addresses that smbdirect_device_get_addresses knows at most.
+pub const SMBDIRECT_ADDRESSES_MAX: u32 = 64;
 
 /// Has the peer invalidate `token` with the message (SEND with Invalidate).
 pub const SMBDIRECT_PDU_INVALIDATE: u32 = 1;
@@ -141,6 +144,28 @@ pub struct smbdirect_attach {
     pub token: [u8; 16],
     /// 0.
     pub reserved: [u64; 4],
+}
+
+/// An address at which clients reach the device.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct smbdirect_address {
+    /// sizeof(struct smbdirect_address).
+    pub type_size: u32,
+    /// The index of its interface, as of if_nametoindex(3); 0: unknown.
+    pub interface_index: u32,
+    /// IPv4 as ::ffff:a.b.c.d.
+    pub address: [u8; 16],
+    /// Scope of link-local addresses, or 0.
+    pub scope_id: u32,
+    /// The port, in host byte order.
+    pub port: u16,
+    /// 0.
+    pub reserved16: u16,
+    /// Speed of its interface in bits per second, never 0.
+    pub link_speed: u64,
+    /// 0.
+    pub reserved: [u64; 2],
 }
 
 /// What a listener wants of connections that are accepted from now on ([MS-SMBD] 3.1.1.1). 0
@@ -364,6 +389,7 @@ pub struct smbdirect_transfer {
 #[cfg(target_pointer_width = "64")]
 const _: () = {
     assert!(size_of::<smbdirect_attach>() == 56);
+    assert!(size_of::<smbdirect_address>() == 56);
     assert!(size_of::<smbdirect_parameters>() == 80);
     assert!(size_of::<smbdirect_session>() == 48);
     assert!(size_of::<smbdirect_mem_params>() == 72);

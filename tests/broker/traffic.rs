@@ -137,7 +137,7 @@ fn either_side_may_disconnect() {
     worker.disconnect(conn);
     worker.send_pdu(conn, 2, b"late");
     let (sent, status) = worker.expect(event::SENT);
-    assert_eq!((sent.cookie, status), (2, Status::NoConnection));
+    assert_eq!((sent.cookie, status), (2, Status::Flushed));
 
     let client = scene.client(1);
     let conn = worker.connection().conn;

@@ -137,11 +137,11 @@ fn the_end_of_a_connection_is_told_after_everything_of_it() {
     assert_eq!(handle.disconnect(conn(1)), Ok(()));
     let submissions = device.take(1);
     assert_eq!(submissions.len(), 1, "of a connection that is gone");
-    device.answer(&submissions[0], Status::NoConnection);
+    device.answer(&submissions[0], Status::Flushed);
     let sent = Event::Sent {
         conn: conn(1),
         cookie: 5,
-        status: Status::NoConnection,
+        status: Status::Flushed,
         length: 1,
     };
     let gone = Event::Disconnected {

@@ -18,7 +18,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 fn generated() -> String {
     let config = cbindgen::Config::from_file(Path::new(ROOT).join("cbindgen.toml"));
     let mut builder = cbindgen::Builder::new().with_config(config.expect("cbindgen.toml"));
-    for module in ["status", "types", "device", "conn", "request"] {
+    for module in ["status", "types", "device", "ask", "conn", "request"] {
         builder = builder.with_src(Path::new(ROOT).join(format!("src/ffi/{module}.rs")));
     }
     let mut text = Vec::new();

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::{ArgAction, Parser};
-use smbdirect::broker::{Settings, parse_address};
+use smbdirect::broker::{Listen, Settings};
 
 #[cfg(test)]
 mod tests;
@@ -23,8 +23,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Accepts SMB Direct here, port 5445 where none is named; may be given more than once
-    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
-    listen: Vec<SocketAddr>,
+    #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
+    listen: Vec<Listen>,
     /// Path of the control socket
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,

@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use smbdirect::broker::Config;
+use smbdirect::broker::{Config, Listen};
 use socket2::{Domain, Socket, Type};
 use tracing::{info, warn};
 
@@ -82,7 +82,7 @@ pub(crate) fn control_directory(control: &Path) -> Result<(), String> {
 pub(crate) fn addresses(config: &mut Config) -> Result<(), String> {
     let is_default = config.listen == Config::default().listen;
     let mut without_ipv6 = Vec::new();
-    for address in &config.listen {
+    for Listen { address, .. } in &config.listen {
         match try_address(*address) {
             Err(error) if is_default && address.is_ipv6() && lacks_family(&error) => {
                 info!("the system has no IPv6: not listening on {address}");
@@ -94,7 +94,7 @@ pub(crate) fn addresses(config: &mut Config) -> Result<(), String> {
     }
     config
         .listen
-        .retain(|address| !without_ipv6.contains(address));
+        .retain(|listen| !without_ipv6.contains(&listen.address));
     Ok(())
 }
 

@@ -13,6 +13,7 @@
 //! Nothing waits for a process: one that does not read what it is sent, or asks for more than is
 //! answered, is detached.
 
+mod addresses;
 mod path;
 mod report;
 mod request;
@@ -30,8 +31,10 @@ use mio::{Interest, Token};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use self::addresses::Known;
 pub(super) use self::path::ControlSocket;
 use self::report::Reports;
+use super::config::Listen;
 use super::process::{Process, Role, send_detached};
 use super::reactor::{Command, Notice};
 use super::registry::Shared;
@@ -89,6 +92,8 @@ struct Peer {
     pidfd: Option<OwnedFd>,
     /// Once it has attached.
     process: Option<Arc<Process>>,
+    /// It is to be told where clients reach the device.
+    addresses_due: bool,
 }
 
 /// See the [module](self).
@@ -101,7 +106,8 @@ pub(super) struct Control {
     socket: Option<ControlSocket>,
     reactors: Vec<ToReactor>,
     running: usize,
-    addresses: Vec<SocketAddr>,
+    listen: Vec<SocketAddr>,
+    known: Known,
     peers: BTreeMap<u32, Peer>,
     last_id: u32,
     /// Those that have to attach by then, the first first.
@@ -121,20 +127,24 @@ impl Control {
         (poll, messages): (mio::Poll, Receiver<Message>),
         socket: ControlSocket,
         reactors: Vec<ToReactor>,
-        addresses: Vec<SocketAddr>,
+        listen: Vec<Listen>,
     ) -> io::Result<Self> {
         let fd = socket.as_fd().as_raw_fd();
         let registry = poll.registry();
         registry.register(&mut SourceFd(&fd), LISTENER, Interest::READABLE)?;
+        let now = shared.now();
+        let addresses = listen.iter().map(|listen| listen.address).collect();
+        let known = Known::new(listen, registry, now)?;
         Ok(Self {
-            now: shared.now(),
+            now,
             shared,
             poll,
             messages,
             socket: Some(socket),
             running: reactors.len(),
             reactors,
-            addresses,
+            listen: addresses,
+            known,
             peers: BTreeMap::new(),
             last_id: 0,
             unattached: VecDeque::new(),
@@ -165,6 +175,7 @@ impl Control {
                 match event.token() {
                     WAKER => {}
                     LISTENER => self.accept(),
+                    addresses::WATCH => self.addresses_may_differ(),
                     token => self.ready(token),
                 }
             }
@@ -179,6 +190,7 @@ impl Control {
                 }
             }
             self.expire();
+            self.run_addresses();
         };
         // Whatever reactors are left end now.
         self.command_all(|| Command::Stop(Instant::ZERO));
@@ -193,7 +205,7 @@ impl Control {
             return Some(Duration::ZERO);
         }
         let attach = self.unattached.front().map(|(at, _)| *at);
-        let all = [attach, self.accept_again];
+        let all = [attach, self.accept_again, self.known.next()];
         let next = all.into_iter().flatten().min();
         next.map(|at| at.saturating_since(self.shared.now()))
     }
@@ -295,6 +307,7 @@ impl Control {
             pid,
             pidfd,
             process: None,
+            addresses_due: false,
         };
         if let Err(error) = peer.watch(self.poll.registry(), id) {
             peer.unwatch(self.poll.registry());

@@ -47,6 +47,7 @@ impl Control {
             Request::SetParameters(..) => (Role::Listener, kind::SET_PARAMETERS),
             Request::SetSessionId(_) => (Role::Worker, kind::SET_SESSION_ID),
             Request::Claim(_) => (Role::Worker, kind::CLAIM),
+            Request::Decline(_) => (Role::Listener, kind::DECLINE),
             Request::Grow(_) => (Role::Worker, kind::GROW),
             Request::Status(_) => (Role::Observer, kind::STATUS_REQUEST),
         };
@@ -71,6 +72,7 @@ impl Control {
             Request::SetParameters(set, _) => Answer::Now(self.set_parameters(&set)),
             Request::SetSessionId(set) => Answer::Now(self.set_session_id(process, set)),
             Request::Claim(claim) => self.claim(process, cookie, claim),
+            Request::Decline(decline) => Answer::Now(self.decline(&decline)),
             Request::Grow(grow) => self.grow(process, cookie, grow)?,
             Request::Status(_) if self.reports.has_asked(process.id) => {
                 Answer::Now(Err(Status::Busy))
@@ -122,6 +124,11 @@ impl Control {
             max_read_write_size: config.acceptor.max_read_write_size,
             reserved: [0; 6],
         };
+        if process.role != Role::Observer {
+            // First, so that they are known wherever the attachment is.
+            let told = self.known.tell(&process);
+            told.map_err(|_| UNREAD)?;
+        }
         let sent = process.send(kind::ATTACHED, cookie, &attached, &[]);
         sent.map_err(|_| UNREAD)?;
         let mut registry = self.shared.registry();
@@ -173,6 +180,16 @@ impl Control {
         // The reactor answers, for only there it is known whether the connection lives.
         self.give(offered, process, Some(cookie));
         Answer::Other
+    }
+
+    /// Has the reactor of a connection end it. Where it has ended meanwhile that is as well.
+    fn decline(&self, decline: &abi::Decline) -> Result<(), Status> {
+        let offered = self.shared.registry().claim(&decline.token);
+        let offered = offered.ok_or(Status::NoToken)?;
+        if let Some(reactor) = self.reactors.get(offered.reactor) {
+            reactor.send(Command::Decline(offered.conn));
+        }
+        Ok(())
     }
 
     /// Has the reactor of a connection give it to a worker.
@@ -332,6 +349,7 @@ mod tests {
             pid: 1,
             pidfd: None,
             process: None,
+            addresses_due: false,
         };
         control.peers.insert(1, peer);
         (control, theirs, directory)

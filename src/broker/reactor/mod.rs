@@ -55,6 +55,8 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(super) enum Command {
     /// A worker has named the token of a connection.
     Claim { conn: ConnId, claim: Claim },
+    /// The listener has named the token of a connection that it does not want.
+    Decline(ConnId),
     /// A worker is not attached any more.
     Gone(u32),
     /// For connections to come.
@@ -203,6 +205,7 @@ impl<F: Fabric> Reactor<F> {
             busy = true;
             match command {
                 Command::Claim { conn, claim } => self.claim(conn, claim),
+                Command::Decline(conn) => self.decline(conn),
                 Command::Gone(process) => self.drop_process(process),
                 Command::SetAcceptor(acceptor) => self.transport.set_acceptor(acceptor),
                 Command::Report(number) => {

@@ -171,6 +171,14 @@ impl<F: Fabric> Reactor<F> {
         self.assign(id, &process);
     }
 
+    /// Nobody wants a connection, whose token is used up by that.
+    pub(super) fn decline(&mut self, id: ConnId) {
+        let conn = self.conns.get(&id);
+        if conn.is_some_and(|conn| matches!(conn.stage, Stage::Offered(_))) {
+            self.end(id, "declined", Status::NoOwner);
+        }
+    }
+
     /// Says what became of a claim.
     pub(super) fn answer(&mut self, claim: &Claim, status: Status) {
         let process = &claim.process;

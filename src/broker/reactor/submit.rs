@@ -104,7 +104,8 @@ impl<F: Fabric> Reactor<F> {
         };
         let mut token = Token::default();
         let result = match (conn, request) {
-            (None, _) => Err(Status::NoConnection),
+            // It ended before this was seen.
+            (None, _) => Err(Status::Flushed),
             (
                 Some(id),
                 Request::Transfer {
@@ -232,7 +233,7 @@ impl<F: Fabric> Reactor<F> {
     ) -> Result<Result<Sge, Status>, Violation> {
         let (Some(queue), Some(conn)) = (self.queues.get_mut(queue), self.conns.get_mut(&id))
         else {
-            return Ok(Err(Status::NoConnection));
+            return Ok(Err(Status::Flushed));
         };
         let (segment, offset) = queue.find(region, piece)?;
         let regions = match region {
@@ -276,7 +277,7 @@ impl<F: Fabric> Reactor<F> {
             Err(status) => return Ok(Err(status)),
         };
         let Some(conn) = self.conns.get(&id) else {
-            return Ok(Err(Status::NoConnection));
+            return Ok(Err(Status::Flushed));
         };
         if conn.end.is_some() {
             return Ok(Err(Status::Flushed));

@@ -1,0 +1,157 @@
+//! Listeners and workers know where clients reach the device: told when they attach, and again when
+//! it is somewhere else.
+//!
+//! Networks change in bursts, so the system is asked once for all that comes within a while; and a
+//! process that has no room to be told is told later, which is no reason to detach it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+use zerocopy::IntoBytes;
+
+use super::{Control, Peer};
+use crate::broker::addresses::{Watch, reachable};
+use crate::broker::config::Listen;
+use crate::broker::process::{Process, Role};
+use crate::broker::status::AddressStatus;
+use crate::device::abi::{Address, Addresses};
+use crate::device::message::encode;
+use crate::units::Instant;
+
+/// Between a change and the question what is different.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Between two questions, and between two attempts to tell.
+const PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) const WATCH: Token = Token(usize::MAX - 2);
+
+/// What is known of the addresses.
+#[derive(Debug)]
+pub(super) struct Known {
+    listen: Vec<Listen>,
+    /// Where clients reach the device.
+    pub(super) addresses: Vec<AddressStatus>,
+    /// `None` where the system has no such thing: then they stay as they were at the start.
+    watch: Option<Watch>,
+    look_at: Option<Instant>,
+    /// When the system was asked last.
+    looked: Instant,
+    /// When to tell those that had no room.
+    pub(super) tell_at: Option<Instant>,
+}
+
+impl Known {
+    pub(super) fn new(
+        listen: Vec<Listen>,
+        registry: &mio::Registry,
+        now: Instant,
+    ) -> io::Result<Self> {
+        // Before the first look, so that no change is missed.
+        let watch = Watch::new()
+            .inspect_err(|error| tracing::warn!(%error, "changes of addresses will not be noticed"))
+            .ok();
+        if let Some(watch) = &watch {
+            let fd = watch.as_fd().as_raw_fd();
+            registry.register(&mut SourceFd(&fd), WATCH, Interest::READABLE)?;
+        }
+        let mut known = Self {
+            listen,
+            addresses: Vec::new(),
+            watch,
+            look_at: None,
+            looked: now,
+            tell_at: None,
+        };
+        known.look();
+        Ok(known)
+    }
+
+    /// Asks the system; whether something is different.
+    fn look(&mut self) -> bool {
+        match reachable(&self.listen) {
+            Ok(addresses) => {
+                let is_new = addresses != self.addresses;
+                self.addresses = addresses;
+                is_new
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell which addresses this machine has");
+                false
+            }
+        }
+    }
+
+    /// When there is something to do.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.look_at.into_iter().chain(self.tell_at).min()
+    }
+
+    /// Tells a process; that it cannot be told now is an error.
+    pub(super) fn tell(&self, process: &Process) -> io::Result<()> {
+        let list: Vec<Address> = self.addresses.iter().map(AddressStatus::to_abi).collect();
+        let body = Addresses {
+            // At most `MAX_ADDRESSES`.
+            count: list.len() as u32,
+            reserved: 0,
+        };
+        let mut message = Vec::new();
+        encode(0, &body, list.as_bytes(), &mut message);
+        process.socket.send(&message, &[])
+    }
+}
+
+impl Control {
+    /// The system says that something may be different.
+    pub(super) fn addresses_may_differ(&mut self) {
+        let known = &mut self.known;
+        if let Some(watch) = &known.watch {
+            watch.calm();
+        }
+        let at = (self.now + SETTLE).max(known.looked + PAUSE);
+        known.look_at.get_or_insert(at);
+    }
+
+    /// Looks, and tells, when it is time to.
+    pub(super) fn run_addresses(&mut self) {
+        if self.known.look_at.is_some_and(|at| at <= self.now) {
+            self.known.look_at = None;
+            self.known.looked = self.now;
+            if self.known.look() {
+                let count = self.known.addresses.len();
+                tracing::info!(count, "this machine has other addresses");
+                for peer in self.peers.values_mut() {
+                    peer.addresses_due = peer.is_told();
+                }
+                self.known.tell_at = Some(self.now);
+            }
+        }
+        if self.known.tell_at.is_some_and(|at| at <= self.now) {
+            self.tell_addresses();
+        }
+    }
+
+    fn tell_addresses(&mut self) {
+        let mut left = false;
+        for peer in self.peers.values_mut().filter(|peer| peer.addresses_due) {
+            let Some(process) = &peer.process else {
+                continue;
+            };
+            let told = self.known.tell(process);
+            // One that has gone will be noticed by its socket.
+            peer.addresses_due = told.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            left |= peer.addresses_due;
+        }
+        self.known.tell_at = left.then(|| self.now + PAUSE);
+    }
+}
+
+impl Peer {
+    /// Whether it wants to know where clients reach the device.
+    fn is_told(&self) -> bool {
+        let role = self.process.as_ref().map(|process| process.role);
+        matches!(role, Some(Role::Listener | Role::Worker))
+    }
+}
