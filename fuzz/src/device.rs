@@ -1,6 +1,9 @@
 //! What processes and the device say to each other on the control channel.
 
-use smbdirect::device::message::{Answer, Body, Request, encode, read_answer, read_request};
+use smbdirect::device::abi::MAX_ADDRESSES;
+use smbdirect::device::message::{
+    Answer, Body, Request, encode, encode_addresses, read_answer, read_request,
+};
 
 /// A message that is read is written again as it was, and nothing is both request and answer.
 pub fn device_message(bytes: &[u8]) {
@@ -12,6 +15,7 @@ pub fn device_message(bytes: &[u8]) {
             Request::SetParameters(body, blob) => check(bytes, cookie, &body, blob),
             Request::SetSessionId(body) => check(bytes, cookie, &body, &[]),
             Request::Claim(body) => check(bytes, cookie, &body, &[]),
+            Request::Decline(body) => check(bytes, cookie, &body, &[]),
             Request::Grow(body) => check(bytes, cookie, &body, &[]),
             Request::Status(body) => check(bytes, cookie, &body, &[]),
         }
@@ -27,6 +31,12 @@ pub fn device_message(bytes: &[u8]) {
             Answer::Wake(body) => check(bytes, cookie, &body, &[]),
             Answer::Status(body) => check(bytes, cookie, &body, &[]),
             Answer::Detached(body) => check(bytes, cookie, &body, &[]),
+            Answer::Addresses(list) => {
+                assert!(list.len() <= MAX_ADDRESSES);
+                let mut again = Vec::new();
+                encode_addresses(cookie, &list, &mut again);
+                assert_eq!(again, bytes);
+            }
         }
     }
 }

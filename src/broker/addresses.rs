@@ -88,7 +88,7 @@ fn status(listen: &Listen, ip: IpAddr, local: Option<&Local>) -> AddressStatus {
     let address = match ip {
         IpAddr::V4(ip) => (ip, port).into(),
         IpAddr::V6(ip) => {
-            let scope_id = local.map_or(scope_of(&listen.address), |local| local.scope_id);
+            let scope_id = local.map_or_else(|| scope_of(&listen.address), |local| local.scope_id);
             SocketAddrV6::new(ip, port, 0, scope_id).into()
         }
     };

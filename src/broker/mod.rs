@@ -50,7 +50,7 @@ use self::control::{Control, ControlSocket, Message, ToReactor};
 use self::pool::Pool;
 use self::reactor::{Notice, Reactor, ToControl};
 use self::registry::Shared;
-pub use self::settings::{NoAddress, Settings, SettingsError, parse_address};
+pub use self::settings::{NoAddress, Settings, SettingsError};
 use self::status::Status;
 use crate::fabric::{Fabric, FabricError, ReadLimits, iwarp};
 use crate::proto;

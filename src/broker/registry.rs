@@ -182,6 +182,13 @@ impl Registry {
         Ok(())
     }
 
+    /// Who has registered a client, and who a session.
+    pub(super) fn holders(&self, client_guid: &[u8; 16], session: u64) -> [Option<u32>; 2] {
+        let client = self.clients.get(client_guid);
+        let session = self.sessions.get(&session).copied();
+        [client.map(|client| client.process), session]
+    }
+
     /// Takes back what `register` did; session 0: all of this client.
     ///
     /// # Errors

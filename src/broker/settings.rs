@@ -109,12 +109,8 @@ impl Settings {
     }
 }
 
-/// An address to listen at, the port of SMB Direct where it names none: `10.0.0.1`, `[::]:5445`.
-///
-/// # Errors
-///
-/// What an address is.
-pub fn parse_address(text: &str) -> Result<SocketAddr, NoAddress> {
+/// An address to listen at, the port of SMB Direct where it names none.
+fn parse_address(text: &str) -> Result<SocketAddr, NoAddress> {
     let bare = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
@@ -128,7 +124,7 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, NoAddress> {
 impl FromStr for Listen {
     type Err = NoAddress;
 
-    /// As [`parse_address`], with the speed that the system says.
+    /// An address, the port of SMB Direct where it names none: `10.0.0.1`, `[::]:5445`.
     fn from_str(text: &str) -> Result<Self, NoAddress> {
         parse_address(text).map(Self::from)
     }

@@ -155,6 +155,16 @@ pub fn encode<B: Body>(cookie: u64, body: &B, blob: &[u8], message: &mut Vec<u8>
     message.extend_from_slice(blob);
 }
 
+/// Writes an [`Addresses`] with the first [`MAX_ADDRESSES`] of `list` over what is in `message`.
+pub fn encode_addresses(cookie: u64, list: &[Address], message: &mut Vec<u8>) {
+    let list = list.get(..MAX_ADDRESSES).unwrap_or(list);
+    let body = Addresses {
+        count: list.len() as u32,
+        reserved: 0,
+    };
+    encode(cookie, &body, list.as_bytes(), message);
+}
+
 /// Reads what a process sent: its cookie, which is not 0, and the request.
 ///
 /// # Errors
@@ -356,6 +366,9 @@ mod tests {
         for length in [0, 1, MAX_ADDRESSES] {
             let (bytes, list) = of(length as u32, length);
             assert!(bytes.len() <= MAX_CONTROL_LENGTH);
+            let mut again = vec![1; 7];
+            encode_addresses(0, &list, &mut again);
+            assert_eq!(again, bytes);
             assert_eq!(read_answer(&bytes), Ok((0, Answer::Addresses(list))));
         }
         for (count, elements) in [(0, 1), (2, 1), (65, 65), (u32::MAX, 1)] {

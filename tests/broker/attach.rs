@@ -86,6 +86,8 @@ fn requests_out_of_role_are_refused_and_nothing_else() {
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     assert_eq!(listener.register([2; 16], 1), Status::NotAttached);
     assert_eq!(listener.claim([2; 16]), Status::NotAttached);
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.decline([2; 16]), Status::NotAttached);
     assert_eq!(listener.grow(1), Status::NotAttached);
 }
 
@@ -160,6 +162,67 @@ fn a_worker_may_ask_for_memory_at_once() {
             assert_eq!(answer.status(), Status::NoMemory);
         }
         workers.push(worker);
+    }
+}
+
+#[test]
+fn listeners_and_workers_know_where_clients_reach_the_device_and_observers_do_not_ask() {
+    let scene = Scene::with(|config| {
+        config.listen.push("[::1]:0".parse().unwrap());
+        config.listen[1].link_speed = Some(25_000_000_000);
+    });
+    let ports: Vec<u16> = scene
+        .broker()
+        .addresses()
+        .iter()
+        .map(|a| a.port())
+        .collect();
+    let status = scene.status();
+    let shown: Vec<_> = status.addresses.iter().map(|a| a.address).collect();
+    assert_eq!(shown, scene.broker().addresses());
+    for role in [role::LISTENER, role::WORKER] {
+        let raw = Raw::attach(scene.path(), role);
+        let [list] = raw.addresses.as_slice() else {
+            panic!("once, and before the attachment: {:?}", raw.addresses);
+        };
+        let [four, six] = list.as_slice() else {
+            panic!("{list:?}");
+        };
+        assert_eq!(
+            four.address,
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 127, 0, 0, 1]
+        );
+        assert_eq!((four.port, six.port), (ports[0], ports[1]));
+        assert_eq!(six.link_speed, 25_000_000_000);
+        assert!(four.link_speed > 0 && four.interface > 0);
+        assert_eq!(four.interface, six.interface, "both are loopback");
+    }
+    let observer = Raw::attach(scene.path(), role::OBSERVER);
+    assert!(observer.addresses.is_empty());
+}
+
+#[test]
+fn the_clients_of_a_worker_that_has_gone_are_free_at_once() {
+    let scene = Scene::new();
+    let mut last = Raw::worker(scene.path());
+    for round in 0..100 {
+        let mut next = Raw::worker(scene.path());
+        assert_eq!(last.register([1; 16], 7), Status::Ok, "{round}");
+        assert_eq!(next.register([1; 16], 7), Status::Taken);
+        // However much it has asked for and will not hear.
+        let set = abi::SetSessionId {
+            session_id: 8,
+            client_guid: [1; 16],
+            remove: 0,
+            reserved: 0,
+        };
+        for _ in 0..(round % 3) * 40 {
+            last.request(kind::SET_SESSION_ID, &set);
+        }
+        // As a library does: a copy in a process that is being started does not count.
+        last.socket.shut_down().unwrap();
+        assert_eq!(next.register([1; 16], 7), Status::Ok, "{round}");
+        last = next;
     }
 }
 

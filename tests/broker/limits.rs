@@ -35,6 +35,35 @@ fn a_connection_that_nobody_claims_is_closed() {
 }
 
 #[test]
+fn a_connection_that_the_listener_declines_is_closed_at_once() {
+    // Far longer than this test takes.
+    let scene = Scene::with(|config| config.claim_timeout = Duration::from_secs(3600));
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let (first, second) = (scene.client(1), scene.client(2));
+    let tokens = [listener.offer().token, listener.offer().token];
+    assert_eq!(listener.decline([9; 16]), Status::NoToken);
+    assert_eq!(listener.decline(tokens[0]), Status::Ok);
+    assert_eq!(listener.decline(tokens[0]), Status::NoToken, "used up");
+    let status = scene.until("closed", |status| status.totals.connections == 1);
+    assert_eq!(status.counters["declined"], 1);
+    assert_eq!((status.totals.offered, status.totals.undispatched), (1, 1));
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.claim(tokens[0]), Status::NoToken);
+    // The other is served; and what is claimed cannot be declined any more.
+    assert_eq!(worker.claim(tokens[1]), Status::Ok);
+    let info = worker.connection();
+    assert_eq!(listener.decline(tokens[1]), Status::NoToken);
+    worker.pdu(info.conn);
+    worker.reply(info.conn, b"answer");
+    let [first, second] = match info.client_guid {
+        [1, ..] => [second, first],
+        _ => [first, second],
+    };
+    assert_eq!(second.message(), b"answer");
+    first.closed();
+}
+
+#[test]
 fn connections_without_an_owner_are_limited() {
     let scene = Scene::with(|config| {
         config.listen.push("[::1]:0".parse().unwrap());

@@ -63,6 +63,8 @@ pub(crate) struct Raw {
     pub(crate) send: Vec<Memory>,
     pub(crate) bulk: Vec<Memory>,
     pub(crate) receive: HashMap<(u32, u32), Memory>,
+    /// Every list that the device sent.
+    pub(crate) addresses: Vec<Vec<abi::Address>>,
     /// Messages that nobody has asked for yet.
     messages: VecDeque<Message>,
     completions: VecDeque<Completion>,
@@ -78,6 +80,7 @@ impl Raw {
             send: Vec::new(),
             bulk: Vec::new(),
             receive: HashMap::new(),
+            addresses: Vec::new(),
             messages: VecDeque::new(),
             completions: VecDeque::new(),
         }
@@ -163,6 +166,10 @@ impl Raw {
             reserved: 0,
         };
         self.ask(kind::SET_SESSION_ID, &set).status()
+    }
+
+    pub(crate) fn decline(&mut self, token: Token) -> Status {
+        self.ask(kind::DECLINE, &abi::Decline { token }).status()
     }
 
     pub(crate) fn claim(&mut self, token: Token) -> Status {
@@ -259,6 +266,7 @@ impl Raw {
                 kind::QUEUE => self.open_queue(message),
                 kind::SEGMENT if message.cookie == 0 => self.map_segment(message),
                 kind::WAKE => {}
+                kind::ADDRESSES => self.addresses.push(addresses(&message.body)),
                 _ => self.messages.push_back(message),
             }
         }
@@ -516,3 +524,12 @@ pub(crate) const NOTHING: Submission = Submission {
     descriptor_count: 0,
     reserved: [0; 3],
 };
+
+/// The list of an [`abi::Addresses`].
+fn addresses(body: &[u8]) -> Vec<abi::Address> {
+    let (head, list) = abi::Addresses::read_from_prefix(body).unwrap();
+    let list = list.chunks(size_of::<abi::Address>());
+    assert_eq!(head.count as usize, list.len());
+    list.map(|one| abi::Address::read_from_bytes(one).unwrap())
+        .collect()
+}

@@ -33,6 +33,7 @@ static void no_pointers(void)
 		.client_guid = {1},
 	};
 	struct smbdirect_mem_params params = {.type_size = sizeof(params)};
+	struct smbdirect_address address = {.type_size = sizeof(address)};
 	struct smbdirect_buffer buffer = {.type_size = sizeof(buffer)};
 	struct smbdirect_conn_info info = {.type_size = sizeof(info)};
 	struct smbdirect_transfer transfer = {.type_size = sizeof(transfer)};
@@ -73,6 +74,13 @@ static void no_pointers(void)
 	INVALID(smbdirect_device_claim(NULL, 1, sixteen));
 	INVALID(smbdirect_device_claim(device, 1, NULL));
 	INVALID(smbdirect_device_claim(device, 1, zeros));
+	INVALID(smbdirect_device_decline(NULL, 1, sixteen));
+	INVALID(smbdirect_device_decline(scene.listener, 1, NULL));
+	INVALID(smbdirect_device_decline(scene.listener, 1, zeros));
+	INVALID(smbdirect_device_get_addresses(NULL, &address, 1, &count));
+	INVALID(smbdirect_device_get_addresses(device, NULL, 1, &count));
+	INVALID(smbdirect_device_get_addresses(device, &address, 1, NULL));
+	INVALID(smbdirect_device_get_addresses(device, NULL, 0, NULL));
 	INVALID(smbdirect_device_get_mem_params(NULL, &params));
 	INVALID(smbdirect_device_get_mem_params(device, NULL));
 	INVALID(smbdirect_device_send_pdus(NULL, &pdu, 1, &count));
@@ -130,6 +138,7 @@ static void no_pointers(void)
 	/* Nothing was written. */
 	check(made == NULL && count == 0 && number == 0 && total == 0 && fd == -1);
 	check(buffer.number == 0 && info.peer_port == 0 && transfer.length == 0);
+	check(address.port == 0);
 	expect(SMBDIRECT_OK, smbdirect_buffer_free(device, used.number));
 	check(strcmp(smbdirect_status_str(-1), "unknown status") == 0);
 	check(smbdirect_status_errno(-1) == EIO && smbdirect_status_errno(0) == 0);
@@ -283,6 +292,15 @@ static int32_t call_get_mem_params(void *params)
 	return smbdirect_device_get_mem_params(scene.worker, params);
 }
 
+static int32_t call_get_addresses(void *address)
+{
+	uint32_t count = 0;
+	int32_t status = smbdirect_device_get_addresses(scene.worker, address, 1, &count);
+
+	check(count == (status == SMBDIRECT_OK ? 1 : 0));
+	return status;
+}
+
 static int32_t call_alloc(void *buffer)
 {
 	int32_t status = smbdirect_buffer_alloc(scene.worker, 1, buffer);
@@ -348,6 +366,7 @@ static void other_sizes(void)
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene.worker, 7, &session));
 	writes(sizeof(struct smbdirect_event), call_get_events);
 	writes(sizeof(struct smbdirect_mem_params), call_get_mem_params);
+	writes(sizeof(struct smbdirect_address), call_get_addresses);
 	writes(sizeof(struct smbdirect_buffer), call_alloc);
 	writes(sizeof(struct smbdirect_conn_info), call_conn_info);
 	writes(sizeof(struct smbdirect_transfer), call_request_transfer);
@@ -408,6 +427,28 @@ static void arrays(void)
 	}
 }
 
+/* The daemon listens at one address. */
+static void addresses(struct smbdirect_device *device)
+{
+	static const uint8_t mapped[16] = {[10] = 255, 255, 127, 0, 0, 1};
+	static const uint8_t nothing[sizeof(struct smbdirect_address)];
+	struct smbdirect_address found[3];
+	uint32_t count = 0;
+
+	expect(SMBDIRECT_OK, smbdirect_device_get_addresses(device, NULL, 0, &count));
+	check(count == 1);
+	memset(found, 0, sizeof(found));
+	found[0].type_size = sizeof(found[0]);
+	count = 0;
+	expect(SMBDIRECT_OK, smbdirect_device_get_addresses(device, found, 3, &count));
+	check(count == 1 && found[0].type_size == sizeof(found[0]));
+	check(memcmp(found[0].address, mapped, sizeof(mapped)) == 0);
+	check(found[0].port == scene.info.local_port);
+	check(found[0].interface_index > 0 && found[0].scope_id == 0);
+	check(found[0].link_speed > 0);
+	check(memcmp(&found[1], nothing, sizeof(nothing)) == 0);
+}
+
 int main(int argc, char **argv)
 {
 	check(argc == 2);
@@ -416,6 +457,8 @@ int main(int argc, char **argv)
 	no_pointers();
 	other_sizes();
 	arrays();
+	addresses(scene.worker);
+	addresses(scene.listener);
 	clear(&scene);
 	printf("done\n");
 	return 0;

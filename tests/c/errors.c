@@ -83,6 +83,9 @@ static void forked(struct scene *scene)
 		expect(SMBDIRECT_E_FORKED,
 		       smbdirect_device_set_session_id(scene->worker, 1, &session));
 		expect(SMBDIRECT_E_FORKED, smbdirect_device_claim(scene->worker, 1, bytes));
+		expect(SMBDIRECT_E_FORKED, smbdirect_device_decline(scene->worker, 1, bytes));
+		expect(SMBDIRECT_E_FORKED,
+		       smbdirect_device_get_addresses(scene->worker, NULL, 0, &count));
 		expect(SMBDIRECT_E_FORKED,
 		       smbdirect_device_get_mem_params(scene->worker, &params));
 		expect(SMBDIRECT_E_FORKED, send_bytes(scene, bytes, 16));
@@ -183,13 +186,18 @@ static void not_attached(struct scene *scene)
 	struct smbdirect_mem_params params = {.type_size = sizeof(params)};
 	struct smbdirect_parameters parameters = {.type_size = sizeof(parameters)};
 	struct smbdirect_buffer buffer = {.type_size = sizeof(buffer)};
+	uint8_t token[16] = {1};
+	uint32_t count;
 
 	/* Not yet. */
 	scene->worker = attach(scene->path, SMBDIRECT_ROLE_WORKER, NULL);
 	expect(SMBDIRECT_E_NOT_ATTACHED,
 	       smbdirect_device_get_mem_params(scene->worker, &params));
+	expect(SMBDIRECT_E_NOT_ATTACHED,
+	       smbdirect_device_get_addresses(scene->worker, NULL, 0, &count));
 	expect_event(scene->worker, SMBDIRECT_EVENT_ATTACHED);
 	/* In the other role. */
+	expect(SMBDIRECT_E_NOT_ATTACHED, smbdirect_device_decline(scene->worker, 1, token));
 	expect(SMBDIRECT_E_NOT_ATTACHED,
 	       smbdirect_device_set_parameters(scene->worker, 1, &parameters, NULL, 0));
 	set_listener(scene);
@@ -445,12 +453,26 @@ static void no_reads(struct scene *scene)
 
 static void no_token(struct scene *scene)
 {
+	struct smbdirect_event event;
 	uint8_t token[16] = {1, 2, 3};
 
 	expect(SMBDIRECT_E_NO_TOKEN, refused(scene->path, SMBDIRECT_ROLE_WORKER, token));
 	set_worker(scene);
 	expect(SMBDIRECT_OK, smbdirect_device_claim(scene->worker, 6, token));
 	expect(SMBDIRECT_E_NO_TOKEN, reply_of(scene->worker, 6));
+
+	/* A connection that is declined is nobody's any more. */
+	set_listener(scene);
+	expect(SMBDIRECT_OK, smbdirect_device_decline(scene->listener, 7, token));
+	expect(SMBDIRECT_E_NO_TOKEN, reply_of(scene->listener, 7));
+	ask("connect");
+	event = expect_event(scene->listener, SMBDIRECT_EVENT_OFFER);
+	expect(SMBDIRECT_OK, smbdirect_device_decline(scene->listener, 8, event.token));
+	expect(SMBDIRECT_OK, reply_of(scene->listener, 8));
+	expect(SMBDIRECT_OK, smbdirect_device_claim(scene->worker, 9, event.token));
+	expect(SMBDIRECT_E_NO_TOKEN, reply_of(scene->worker, 9));
+	expect(SMBDIRECT_OK, smbdirect_device_decline(scene->listener, 10, event.token));
+	expect(SMBDIRECT_E_NO_TOKEN, reply_of(scene->listener, 10));
 }
 
 static void no_owner(struct scene *scene)

@@ -44,6 +44,7 @@ fn calls_before_the_answer_to_attach_are_refused() {
     assert_eq!(handle.next_event(), Ok(None));
     assert_eq!(handle.mem_params(), Err(Status::NotAttached));
     assert_eq!(handle.claim(1, [1; 16]), Err(Status::NotAttached));
+    assert_eq!(handle.decline(1, [1; 16]), Err(Status::NotAttached));
     assert_eq!(handle.allocate(1), Err(Status::NotAttached));
     let (cookie, _) = device.request();
     device.say(cookie, Answer::Attached(params()));

@@ -7,7 +7,8 @@ use smbdirect::device::message::Answer;
 use smbdirect::device::{Event, Role, Status};
 
 use super::script::{
-    RECEIVE_UNIT, attached, completion, conn, connected, events, info, is_readable, wait,
+    RECEIVE_UNIT, attached, attaching, completion, conn, connected, events, info, is_readable,
+    last_events, params, wait,
 };
 
 #[test]
@@ -24,6 +25,45 @@ fn a_listener_learns_of_connections_that_nobody_owns() {
     };
     assert_eq!(events(&mut handle), [offer([1; 16]), offer([2; 16])]);
     assert!(!is_readable(&handle));
+}
+
+#[test]
+fn the_last_addresses_that_the_device_named_are_known() {
+    let address = |last: u8| abi::Address {
+        address: [last; 16],
+        link_speed: 25_000_000_000,
+        interface: 3,
+        scope_id: 0,
+        port: 5445,
+        reserved: [0; 3],
+    };
+    for role in [Role::Listener, Role::Worker] {
+        let (mut handle, mut device) = attaching(role);
+        assert_eq!(handle.addresses(), Err(Status::NotAttached));
+        device.say(0, Answer::Addresses(vec![address(1), address(2)]));
+        let (cookie, _) = device.request();
+        device.say(cookie, Answer::Attached(params()));
+        if role == Role::Worker {
+            wait(&handle);
+            assert_eq!(events(&mut handle), []);
+            assert_eq!(handle.addresses(), Err(Status::NotAttached));
+            assert_eq!(device.grow(), abi::region::SEND);
+        }
+        wait(&handle);
+        assert_eq!(handle.next_event(), Ok(Some(Event::Attached)));
+        assert_eq!(handle.addresses(), Ok(&[address(1), address(2)][..]));
+        assert_eq!(handle.next_event(), Ok(None));
+        for last in [vec![address(3)], vec![]] {
+            device.say(0, Answer::Addresses(last.clone()));
+            wait(&handle);
+            assert_eq!(handle.next_event(), Ok(None), "no event");
+            assert_eq!(handle.addresses(), Ok(&last[..]));
+        }
+        device.die();
+        wait(&handle);
+        last_events(&mut handle);
+        assert_eq!(handle.addresses(), Err(Status::Detached));
+    }
 }
 
 #[test]
@@ -88,7 +128,7 @@ fn an_entry_may_be_seen_before_the_segment_that_it_names() {
     let (mut handle, mut device) = connected();
     let token = Answer::Wake(abi::Wake { reserved: 0 });
     for _ in 0..100 {
-        device.say(0, token);
+        device.say(0, token.clone());
     }
     device.share_receive(1);
     device.queue(1).fill(&vec![0; 4 * RECEIVE_UNIT as usize]);

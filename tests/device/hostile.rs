@@ -190,6 +190,25 @@ fn a_message_answers_a_request_or_comes_by_itself() {
     );
     let report = abi::StatusReport::new_zeroed();
     says("a report that nobody asked for", 0, Answer::Status(report));
+    let address = abi::Address {
+        port: 5445,
+        link_speed: 1,
+        ..abi::Address::new_zeroed()
+    };
+    says(
+        "addresses that were asked for",
+        1,
+        Answer::Addresses(vec![address]),
+    );
+    let no_port = abi::Address { port: 0, ..address };
+    let no_speed = abi::Address {
+        link_speed: 0,
+        ..address
+    };
+    for wrong in [no_port, no_speed] {
+        let list = vec![address, wrong];
+        says("an address that cannot be", 0, Answer::Addresses(list));
+    }
     says(
         "an answer that is none",
         1,
@@ -395,7 +414,7 @@ fn step() -> impl Strategy<Value = Step> {
             offset: word * 4,
             value,
         }),
-        1 => (small(), 101..109u32, prop::collection::vec(any::<u8>(), 128))
+        1 => (small(), 101..110u32, prop::collection::vec(any::<u8>(), 128))
             .prop_map(|(cookie, kind, bytes)| Step::Say(cookie, kind, bytes)),
     ];
     prop_oneof![12 => honest, 1 => hostile]
@@ -643,15 +662,17 @@ impl Watch {
             kind::OFFER => read(bytes).map(Answer::Offer),
             kind::WAKE => read(bytes).map(Answer::Wake),
             kind::STATUS_REPORT => read(bytes).map(Answer::Status),
+            kind::ADDRESSES => Some(Answer::Addresses(read(bytes).into_iter().collect())),
             _ => read(bytes).map(Answer::Detached),
         };
         let answer = answer.expect("enough bytes");
         let has_memory = answer.descriptors() > 0;
+        let has_doorbell = answer.descriptors() > 1;
         self.device.deliver(Ok(Delivery {
             cookie,
             answer,
             memory: has_memory.then(|| Memory::zeroed(8192)),
-            doorbell: (answer.descriptors() > 1).then(Count::default),
+            doorbell: has_doorbell.then(Count::default),
         }));
     }
 }

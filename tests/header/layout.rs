@@ -158,6 +158,19 @@ fn structures_are_the_same_in_c_and_have_no_padding() {
     );
     layout!(
         text,
+        smbdirect_address {
+            type_size,
+            interface_index,
+            address,
+            scope_id,
+            port,
+            reserved16,
+            link_speed,
+            reserved,
+        }
+    );
+    layout!(
+        text,
         smbdirect_transfer {
             type_size,
             channel,

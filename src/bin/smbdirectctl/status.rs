@@ -24,11 +24,20 @@ pub(crate) struct Device {
     uptime_seconds: f64,
     stopping: bool,
     listen: Vec<String>,
+    addresses: Vec<Address>,
     limits: Limits,
     totals: Totals,
     connections: Vec<Connection>,
     processes: Vec<Process>,
     closes: Vec<Close>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Address {
+    address: String,
+    interface: Option<String>,
+    link_speed: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -130,6 +139,12 @@ impl Device {
         for (n, address) in self.listen.iter().enumerate() {
             let title = if n == 0 { "Listening" } else { "" };
             writeln!(f, "{title:<13}{address}")?;
+        }
+        for (n, address) in self.addresses.iter().enumerate() {
+            let title = if n == 0 { "Addresses" } else { "" };
+            let interface = address.interface.as_deref().unwrap_or("?");
+            let speed = Speed(address.link_speed);
+            writeln!(f, "{title:<13}{}, {interface}, {speed}", address.address)?;
         }
         writeln!(
             f,
@@ -245,6 +260,19 @@ fn peer(f: &mut fmt::Formatter<'_>, peer: &str) -> fmt::Result {
         write!(f, "{peer}\n{:PEER$}", "")
     } else {
         write!(f, "{peer:<PEER$}")
+    }
+}
+
+/// Bits per second.
+struct Speed(u64);
+
+impl Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 as f64 / 1e6 {
+            mega if mega >= 1e6 => write!(f, "{} Tbit/s", mega / 1e6),
+            mega if mega >= 1e3 => write!(f, "{} Gbit/s", mega / 1e3),
+            mega => write!(f, "{mega} Mbit/s"),
+        }
     }
 }
 

@@ -107,7 +107,7 @@ fn times_out_of_range_are_named() {
 
 #[test]
 fn addresses_paths_and_users_are_checked() {
-    let address: SocketAddr = "10.0.0.1:5445".parse().unwrap();
+    let address: Listen = "10.0.0.1:5445".parse().unwrap();
     assert_eq!(refusal(|c| c.listen.clear()).allowed, "1 to 64 addresses");
     assert_eq!(refusal(|c| c.listen = vec![address; 65]).value, "65");
     let error = refusal(|c| c.listen = vec![address; 2]);
@@ -115,6 +115,21 @@ fn addresses_paths_and_users_are_checked() {
         (error.key.as_str(), error.value.as_str()),
         ("listen", "10.0.0.1:5445 twice")
     );
+    for link_speed in [0, 999_999, 100_000_000_000_001] {
+        let link_speed = Some(link_speed);
+        let error = refusal(|c| {
+            c.listen = vec![Listen {
+                link_speed,
+                ..address
+            }]
+        });
+        assert_eq!(error.allowed, "1 Mbit/s to 100 Tbit/s");
+        assert!(
+            error
+                .value
+                .starts_with("10.0.0.1:5445 with a link_speed of")
+        );
+    }
     let any_port = Config {
         listen: vec!["127.0.0.1:0".parse().unwrap(); 2],
         ..Config::default()

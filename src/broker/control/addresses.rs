@@ -10,15 +10,14 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
-use zerocopy::IntoBytes;
 
 use super::{Control, Peer};
 use crate::broker::addresses::{Watch, reachable};
 use crate::broker::config::Listen;
 use crate::broker::process::{Process, Role};
 use crate::broker::status::AddressStatus;
-use crate::device::abi::{Address, Addresses};
-use crate::device::message::encode;
+use crate::device::abi::Address;
+use crate::device::message::encode_addresses;
 use crate::units::Instant;
 
 /// Between a change and the question what is different.
@@ -92,13 +91,8 @@ impl Known {
     /// Tells a process; that it cannot be told now is an error.
     pub(super) fn tell(&self, process: &Process) -> io::Result<()> {
         let list: Vec<Address> = self.addresses.iter().map(AddressStatus::to_abi).collect();
-        let body = Addresses {
-            // At most `MAX_ADDRESSES`.
-            count: list.len() as u32,
-            reserved: 0,
-        };
         let mut message = Vec::new();
-        encode(0, &body, list.as_bytes(), &mut message);
+        encode_addresses(0, &list, &mut message);
         process.socket.send(&message, &[])
     }
 }
@@ -153,5 +147,68 @@ impl Peer {
     fn is_told(&self) -> bool {
         let role = self.process.as_ref().map(|process| process.role);
         matches!(role, Some(Role::Listener | Role::Worker))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::request::tests::control;
+    use super::*;
+    use crate::broker::process::Process;
+    use crate::device::abi::MAX_CONTROL_LENGTH;
+    use crate::device::message::{Answer, read_answer};
+    use crate::sys::SeqSocket;
+
+    fn told(socket: &SeqSocket) -> Vec<Answer> {
+        let mut buffer = [0; MAX_CONTROL_LENGTH];
+        let mut answers = Vec::new();
+        while let Ok(received) = socket.receive(&mut buffer) {
+            // The others are only to fill it.
+            answers.extend(read_answer(&buffer[..received.length]).map(|(_, answer)| answer));
+        }
+        answers
+    }
+
+    #[test]
+    fn a_process_is_told_of_a_change_once_and_later_if_it_has_no_room() {
+        let (mut control, theirs, directory) = control();
+        let socket = Arc::clone(&control.peers[&1].socket);
+        let process = Process::new(1, 1, Role::Worker, Arc::clone(&socket), 0);
+        control.peers.get_mut(&1).unwrap().process = Some(Arc::new(process));
+        let run = |control: &mut Control, after: Duration| {
+            control.now = control.now + after;
+            control.run_addresses();
+        };
+
+        // Nothing has changed.
+        control.addresses_may_differ();
+        run(&mut control, PAUSE);
+        assert_eq!((told(&theirs), control.known.next()), (vec![], None));
+
+        control.known.listen = vec!["127.0.0.1:5445".parse().unwrap()];
+        control.addresses_may_differ();
+        control.addresses_may_differ();
+        run(&mut control, SETTLE / 2);
+        assert_eq!(told(&theirs), [], "not so soon");
+        run(&mut control, PAUSE);
+        let expected = Answer::Addresses(vec![control.known.addresses[0].to_abi()]);
+        assert_eq!(told(&theirs), [expected]);
+        assert_eq!(control.known.next(), None);
+
+        // No room: nothing happens to the process, and it is told when there is some.
+        while socket.send(&[0; 64], &[]).is_ok() {}
+        control.known.listen = Vec::new();
+        control.addresses_may_differ();
+        run(&mut control, PAUSE);
+        assert!(control.peers[&1].addresses_due);
+        run(&mut control, PAUSE);
+        assert_eq!(told(&theirs), []);
+        run(&mut control, PAUSE);
+        assert_eq!(told(&theirs), [Answer::Addresses(vec![])]);
+        assert_eq!(control.known.next(), None);
+        drop(control);
+        std::fs::remove_dir_all(directory).unwrap();
     }
 }

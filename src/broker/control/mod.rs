@@ -28,6 +28,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -468,6 +469,14 @@ impl Peer {
             registry.register(&mut SourceFd(&fd), Token(token | 1), Interest::READABLE)?;
         }
         Ok(())
+    }
+
+    /// Whether it has closed its socket, or its process is dead, which may not have been told yet.
+    fn has_gone(&self) -> bool {
+        let mut ends = vec![PollFd::new(&self.socket, PollFlags::RDHUP)];
+        let pidfd = self.pidfd.as_ref();
+        ends.extend(pidfd.map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
+        matches!(poll(&mut ends, Some(&Timespec::default())), Ok(count) if count > 0)
     }
 
     fn unwatch(&self, registry: &mio::Registry) {

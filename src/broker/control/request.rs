@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Control, report};
+use super::{Control, Peer, report};
 use crate::broker::memory::Segment;
 use crate::broker::process::{Process, Role, send};
 use crate::broker::reactor::{Claim, Command};
@@ -70,7 +70,7 @@ impl Control {
         Ok(match request {
             Request::Attach(_) => return Err((Status::Corrupt, "it is attached already")),
             Request::SetParameters(set, _) => Answer::Now(self.set_parameters(&set)),
-            Request::SetSessionId(set) => Answer::Now(self.set_session_id(process, set)),
+            Request::SetSessionId(set) => Answer::Now(self.set_session_id(process, &set)),
             Request::Claim(claim) => self.claim(process, cookie, claim),
             Request::Decline(decline) => Answer::Now(self.decline(&decline)),
             Request::Grow(grow) => self.grow(process, cookie, grow)?,
@@ -203,19 +203,44 @@ impl Control {
         }
     }
 
-    fn set_session_id(&self, process: &Process, set: abi::SetSessionId) -> Result<(), Status> {
+    fn set_session_id(&mut self, process: &Process, set: &abi::SetSessionId) -> Result<(), Status> {
         if set.client_guid == [0; 16] {
             return Err(Status::Invalid);
         }
-        let mut registry = self.shared.registry();
         match set.remove {
-            0 => {
-                let limit = self.shared.config.max_sessions;
-                registry.register(process.id, set.client_guid, set.session_id, limit)
+            0 => match self.register(process.id, set) {
+                Err(Status::Taken) if self.detach_gone(set) => self.register(process.id, set),
+                result => result,
+            },
+            1 => {
+                let mut registry = self.shared.registry();
+                registry.unregister(process.id, set.client_guid, set.session_id)
             }
-            1 => registry.unregister(process.id, set.client_guid, set.session_id),
             _ => Err(Status::Invalid),
         }
+    }
+
+    fn register(&self, process: u32, set: &abi::SetSessionId) -> Result<(), Status> {
+        let limit = self.shared.config.max_sessions;
+        let mut registry = self.shared.registry();
+        registry.register(process, set.client_guid, set.session_id, limit)
+    }
+
+    /// Who has taken a client may have gone before it was asked for, and only not have been noticed:
+    /// whether somebody had.
+    fn detach_gone(&mut self, set: &abi::SetSessionId) -> bool {
+        let holders = self
+            .shared
+            .registry()
+            .holders(&set.client_guid, set.session_id);
+        let mut some = false;
+        for id in holders.into_iter().flatten() {
+            if self.peers.get(&id).is_some_and(Peer::has_gone) {
+                self.detach(id, None, "it has gone, and another takes its client");
+                some = true;
+            }
+        }
+        some
     }
 
     /// Gives a worker one more segment.
@@ -305,10 +330,12 @@ fn reduced(own: &proto::Config, set: &abi::SetParameters) -> proto::Config {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use zerocopy::FromBytes;
 
-    use super::super::{ControlSocket, Peer};
+    use super::super::ControlSocket;
     use super::*;
     use crate::broker::registry::{Route, Shared};
     use crate::device::message::encode;
@@ -333,8 +360,10 @@ mod tests {
     }
 
     /// A control thread without reactors, and the process with number 1, which has connected.
-    fn control() -> (Control, SeqSocket, std::path::PathBuf) {
-        let name = format!("smbdirect-control-{}", std::process::id());
+    pub(in super::super) fn control() -> (Control, SeqSocket, std::path::PathBuf) {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let name = format!("smbdirect-control-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir(&directory).unwrap();
         let path = directory.join("control");

@@ -16,7 +16,7 @@ fn what_it_writes_it_reads_again() {
 
     let text = r#"
         log = "smbdirect::broker=debug"
-        listen = ["10.0.0.1", "[fe80::1]:0"]
+        listen = ["10.0.0.1", "[fe80::1]:0", {address = "::1", link_speed = "25 Gbit/s"}, {address = "::2"}]
         control = "/tmp/control"
         users = [1000, 1001]
         reactors = 3
@@ -56,6 +56,16 @@ fn what_it_writes_it_reads_again() {
     let broker = &settings.broker;
     assert!(settings.crc);
     assert_eq!(broker.listen[0], "10.0.0.1:5445".parse().unwrap());
+    let address = "[::1]:5445".parse().unwrap();
+    let link_speed = Some(25_000_000_000);
+    assert_eq!(
+        broker.listen[2],
+        Listen {
+            address,
+            link_speed
+        }
+    );
+    assert_eq!(broker.listen[3], "[::2]:5445".parse().unwrap());
     assert_eq!(broker.claim_timeout, Duration::from_secs(6));
     assert_eq!(broker.memory_limit, 1 << 30);
     assert_eq!(broker.acceptor.max_receive_size, 2048);
@@ -73,6 +83,34 @@ fn error(text: &str) -> String {
 #[test]
 fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
     for (text, parts) in [
+        (
+            "listen = [{address = \"10.0.0.1\", link_speed = \"10 Gb/s\"}]",
+            [
+                "line 1",
+                "a speed is a whole number and bit/s",
+                "\"25 Gbit/s\"",
+            ],
+        ),
+        (
+            "listen = [\"::\", {address = \"::1\", speed = \"10 Gbit/s\"}]",
+            ["line 1", "unknown field `speed`", "`link_speed`"],
+        ),
+        (
+            "listen = [5445]",
+            [
+                "line 1",
+                "invalid type: integer `5445`",
+                "an address, or a table with address and link_speed",
+            ],
+        ),
+        (
+            "listen = [{address = \"10.0.0.1\", link_speed = \"9600 bit/s\"}]",
+            [
+                "line 1",
+                "10.0.0.1:5445 with a link_speed of 9600 bit/s",
+                "1 Mbit/s to",
+            ],
+        ),
         (
             "\nreactor = 3",
             [
@@ -124,7 +162,7 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
         (
             "listen = [\n  \"0.0.0.0:5445\",\n  \"localhost:5445\",\n]",
             [
-                "line 1 (`listen = [`): \"localhost:5445\"",
+                "line 3 (`\"localhost:5445\",`): \"localhost:5445\"",
                 "an address is numeric",
                 "\"10.0.0.1\"",
             ],

@@ -5,6 +5,11 @@ fn device(peer: &str) -> Device {
     let json = serde_json::json!({
         "version": "0.1.0", "interface": 1, "uptime_seconds": 11_520.0, "stopping": false,
         "listen": ["0.0.0.0:5445", "[::]:5445"],
+        "addresses": [
+            {"address": "10.0.0.1:5445", "interface": "eth0", "link_speed": 25_000_000_000_u64},
+            {"address": "10.0.1.1:5445", "interface": "eth1", "link_speed": 2_500_000_000_u64},
+            {"address": "[2001:db8:1234:5678:9abc:def0:1234:5678]:49152", "link_speed": 100_000_000},
+        ],
         "limits": {"connections": 4096, "undispatched": 64, "workers": 1024, "memory": 8_u64 << 30},
         "totals": {"connections": 2, "undispatched": 1, "memory": 76 << 20},
         "connections": [
@@ -36,11 +41,14 @@ fn shows_everything_that_an_administrator_asks_for() {
     let shown = device("10.0.0.5:49152").to_string();
     let lines: Vec<&str> = shown.lines().map(str::trim_end).collect();
     assert_eq!(
-        lines[..6],
+        lines[..9],
         [
             "Device       smbdirect 0.1.0, interface 1, up 3 h",
             "Listening    0.0.0.0:5445",
             "             [::]:5445",
+            "Addresses    10.0.0.1:5445, eth0, 25 Gbit/s",
+            "             10.0.1.1:5445, eth1, 2.5 Gbit/s",
+            "             [2001:db8:1234:5678:9abc:def0:1234:5678]:49152, ?, 100 Mbit/s",
             "Connections  2 of 4096, 1 of 64 without an owner",
             "Workers      1 of 1024; listener: process 100",
             "Memory       76.0 MiB of 8.0 GiB",

@@ -35,7 +35,7 @@ fn options_go_before_the_file() {
         "listen = [\"10.0.0.1\"]\nlog = \"debug\"\nreactors = 2\niwarp.crc = true\nmax_workers = 3",
     );
     let alone = options(&[&file.argument()]).settings().unwrap();
-    assert_eq!(alone.broker.listen, [parse_address("10.0.0.1").unwrap()]);
+    assert_eq!(alone.broker.listen, ["10.0.0.1".parse().unwrap()]);
     assert!(alone.crc && alone.log == "debug" && alone.broker.reactors == 2);
 
     let arguments = [
