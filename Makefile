@@ -1,7 +1,7 @@
 # What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test fmt lint unit release library no-os msrv docs bench fuzz clean
+.PHONY: help setup test fmt lint unit release library no-os msrv docs samba bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ msrv: ## builds with the oldest Rust that Cargo.toml promises
 
 docs: ## the documentation builds without warnings
 	@tools/check.sh docs
+
+samba: ## Samba 4.22 with this library: fetched, patched and built in ~/.cache/smbdirect
+	@tools/samba.sh build
 
 bench: ## benchmarks
 	@tools/check.sh bench

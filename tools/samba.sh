@@ -1,0 +1,442 @@
+#!/bin/bash
+# Samba with this library: tools/samba.sh <verb>
+#
+#   deps              install what Samba's build needs (apt, as root)
+#   fetch             get the newest Samba 4.22 that Debian 13 has; once a day at most
+#   patch             unpack it, apply samba-patches, and put this repository into it as lib/smbdirect
+#   build [target]... fetch, patch, configure and build: what serves and measures, or `all`, or targets of waf
+#   path              print where the build tree is (its programs are in bin/)
+#   user COMMAND...   run a command as a user without privileges sees the machine; Samba's own tests need that
+#   checkout DIR      a git tree with Samba as tag `base` and each patch as a commit, to work on them
+#   export DIR        make samba-patches from the commits of such a tree
+#   check             each patch builds; without the option, smbd has nothing of this in it
+#
+# SAMBA_SRC=  a directory or tarball with Samba's source, instead of Debian's
+# JOBS=       how many compilers run at once (as many as there are processors)
+# CCACHE_DIR= the compiler cache (in the cache below)
+#
+# All is kept in ${XDG_CACHE_HOME:-~/.cache}/smbdirect and none of it is needed: remove it and it is made again. A build
+# tree is named by a hash of what it was made from, and is used once its stamp is there; sources of this repository are
+# not part of the name, for they change often: the tree follows them. So two working copies of this repository that
+# build at the same time need two caches.
+# The verbs are called by name.
+# shellcheck disable=SC2317
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tools/lib.sh
+
+series=samba-patches/v4-22
+release=4.22
+suite=trixie
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+configure_options=(--enable-selftest --without-ad-dc --with-system-mitkrb5 --disable-cups --disable-iprint --disable-avahi
+    --without-gpgme --disable-glusterfs --disable-cephfs --disable-spotlight --with-profiling-data)
+
+# What serves, and what tests and measures it from outside.
+default_targets=(smbd/smbd smbpasswd pdbedit testparm smbcontrol smbstatus client/smbclient samba-dcerpcd rpcd_classic
+    smbtorture vfs_acl_xattr vfs_streams_xattr)
+
+packages=(acl attr binutils bison ccache docbook-xml docbook-xsl flex gcc git gnutls-bin libacl1-dev libarchive-dev
+    libattr1-dev libblkid-dev libbsd-dev libcap-dev libcmocka-dev libdbus-1-dev libgnutls28-dev libicu-dev
+    libjansson-dev libkeyutils-dev libkrb5-dev libldap-dev liblmdb-dev libncurses-dev libpam0g-dev libparse-yapp-perl
+    libpopt-dev libreadline-dev libsystemd-dev libtasn1-6-dev libtasn1-bin libunwind-dev liburing-dev pkg-config
+    python3-cryptography python3-dev python3-dnspython python3-iso8601 python3-markdown python3-pyasn1
+    python3-setproctitle util-linux xfslibs-dev xsltproc xz-utils zlib1g-dev)
+
+die() {
+    printf 'samba.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+say() {
+    printf -- '-- %s\n' "$*"
+}
+
+# One at a time changes what is in the cache. The lock is a descriptor of this process, and of what it starts.
+lock_cache() {
+    exec 9>"$cache/lock"
+    flock --nonblock 9 && return 0
+    say "another samba.sh is at work in $cache: waiting for it"
+    flock 9
+}
+
+verb_deps() {
+    local missing
+    if ! command -v dpkg-query >/dev/null; then
+        say "not a Debian system: what Samba's build needs has to be there (tools/samba.sh has the list)"
+        return 0
+    fi
+    mapfile -t missing < <(comm -23 <(printf '%s\n' "${packages[@]}" | sort) \
+        <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 2>/dev/null | sed -n 's/^installed //p' | sort -u))
+    [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+}
+
+# ---- the source
+
+verb_fetch() {
+    lock_cache
+    fetch
+}
+
+fetch() {
+    [ -z "${SAMBA_SRC:-}" ] || return 0
+    mkdir -p "$cache/source"
+    if [ -n "$(find "$cache/source/newest" -mmin -1440 2>/dev/null)" ] && [ -e "$(fetched)" ]; then
+        return 0
+    fi
+    say "asking the Debian mirror for the newest Samba $release of Debian 13"
+    if fetch_newest; then
+        say "$(basename "$(fetched)")"
+    elif [ -e "$(fetched)" ]; then
+        say "that did not work: going on with $(basename "$(fetched)"), which is here"
+    else
+        die "no source of Samba; SAMBA_SRC=<a directory or tarball with Samba $release> does without the mirror"
+    fi
+}
+
+fetched() {
+    echo "$cache/source/$(cat "$cache/source/newest" 2>/dev/null || echo none)"
+}
+
+# apt does the work, with settings of its own beside those of the machine: deb-src lines for Debian 13 at the mirrors
+# that the machine uses. It checks the signature of the archive and by it the checksum of the tarball.
+fetch_newest() {
+    local work version tarball options
+    apt_lists || return 1
+    work=$(mktemp -d "$cache/source/apt.XXXXXX")
+    mkdir -p "$work"/{lists,archives}/partial
+    debian_sources >"$work/sources.list"
+    if [ ! -s "$work/sources.list" ]; then
+        echo "apt knows no mirror of Debian on this machine"
+        rm -rf "$work"
+        return 1
+    fi
+    options=(-q -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/archives" -o Acquire::Retries=3
+        -o APT::Sandbox::User="$(id -un)")
+    # What is here is not got again, if its checksum is right.
+    [ ! -e "$(fetched)" ] || ln "$(fetched)" "$work/"
+    if logged "$work/log" apt-get "${options[@]}" update &&
+        version=$(newest_version "${options[@]}") &&
+        (cd "$work" && logged log apt-get "${options[@]}" source --download-only --tar-only "samba=$version"); then
+        tarball=$(cd "$work" && ls samba_"$release".*.orig.tar.*)
+        mv "$work/$tarball" "$cache/source/$tarball"
+        echo "$tarball" >"$work/newest"
+        mv "$work/newest" "$cache/source/newest"
+        find "$cache/source" -name 'samba_*' ! -name "$tarball" -delete
+        rm -rf "$work"
+        return 0
+    fi
+    rm -rf "$work"
+    return 1
+}
+
+debian_sources() {
+    local uri suites name
+    # shellcheck disable=SC2016
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | sort -u | while read -r uri; do
+        case $uri in *security*) suites=("$suite-security") ;; *) suites=("$suite" "$suite-updates") ;; esac
+        for name in "${suites[@]}"; do
+            echo "deb-src [signed-by=$keyring] $uri $name main"
+        done
+    done
+}
+
+newest_version() {
+    local versions newest
+    versions=$(apt-cache "$@" showsrc --only-source samba | sed -n 's/^Version: //p' | sort -Vu)
+    newest=$(grep -E "^([0-9]+:)?${release//./\\.}\." <<<"$versions" | tail -n 1)
+    [ -n "$newest" ] && echo "$newest" && return 0
+    echo "Debian 13 has Samba ${versions//$'\n'/, } and not $release: the patches are for $release" >&2
+    return 1
+}
+
+# The source as a tar stream without its top directory, and what it is made of.
+source_stream() {
+    if [ -d "${SAMBA_SRC:-}" ]; then
+        tar -C "$SAMBA_SRC" --exclude=./bin --exclude=./st --exclude=./.git --exclude='./.lock-w*' --sort=name -c .
+    else
+        cat "${SAMBA_SRC:-$(fetched)}"
+    fi
+}
+
+unpack() {
+    local directory=$1 found
+    rm -rf "$directory"
+    mkdir -p "$directory"
+    if [ -d "${SAMBA_SRC:-}" ]; then
+        source_stream | tar -C "$directory" -x
+    else
+        tar -C "$directory" --strip-components=1 --no-same-owner -xf "${SAMBA_SRC:-$(fetched)}"
+    fi
+    found=$(sed -n 's/^SAMBA_VERSION_M\(AJOR\|INOR\)=//p' "$directory/VERSION" 2>/dev/null | paste -s -d .)
+    [ "$found" = "$release" ] || die "the source is of Samba ${found:-?}, and the patches are for $release"
+}
+
+# ---- the tree
+
+patches() {
+    sed -e 's/#.*//' -e '/^ *$/d' "$series/series"
+}
+
+# Names the tree by all that went into it but the sources of this repository.
+tree_path() {
+    local key
+    [ -e "${SAMBA_SRC:-$(fetched)}" ] || die "no source of Samba yet: tools/samba.sh fetch"
+    key=$({
+        echo 1 "$cache" "${configure_options[@]}" "$cargo"
+        source_stream | sha256sum
+        patches | (cd "$series" && xargs cat)
+        cat wscript_configure
+        grep -E '^(ID|VERSION_ID)=' /etc/os-release
+        gcc -dumpfullversion
+    } | sha256sum | cut -c 1-10)
+    echo "$cache/samba-$key"
+}
+
+# git apply: a patch fits exactly, or not at all.
+apply_patch() {
+    GIT_CEILING_DIRECTORIES=$(dirname "$1") git -C "$1" apply --whitespace=nowarn "$PWD/$series/$2" ||
+        die "$series/$2 does not apply"
+}
+
+verb_patch() {
+    lock_cache
+    patch_tree
+    say "$(tree_path)"
+}
+
+patch_tree() {
+    local tree patch
+    fetch
+    tree=$(tree_path)
+    if [ ! -d "$tree" ]; then
+        say "unpacking and patching Samba in $tree"
+        unpack "$tree.new"
+        for patch in $(patches); do
+            apply_patch "$tree.new" "$patch"
+        done
+        mv "$tree.new" "$tree"
+    fi
+    touch "$tree"
+    copy_library "$tree"
+    prune
+}
+
+# This repository becomes lib/smbdirect of a tree, as it is now, with what is not committed. A file that is the same
+# there is left alone, for cargo goes by the time of a file; and one that is not gets the time of now.
+copy_library() {
+    local to=$1/lib/smbdirect new=$1/.smbdirect.new name
+    rm -rf "$new"
+    mkdir -p "$new" "$to"
+    library_files | tar -c --null --no-recursion -T - | tar -C "$new" -x -m
+    (cd "$to" && find . -type f -print0 | xargs -0r sha256sum | sort) >"$1/.smbdirect.is"
+    (cd "$new" && find . -type f -print0 | xargs -0r sha256sum | sort) >"$1/.smbdirect.wanted"
+    comm -23 "$1/.smbdirect.wanted" "$1/.smbdirect.is" | cut -c 67- | while read -r name; do
+        mkdir -p "$(dirname "$to/$name")"
+        mv -f "$new/$name" "$to/$name"
+    done
+    comm -13 <(cut -c 67- "$1/.smbdirect.wanted" | sort) <(cut -c 67- "$1/.smbdirect.is" | sort) |
+        (cd "$to" && xargs -d '\n' -r rm -f --)
+    rm -rf "$new" "$1/.smbdirect.is" "$1/.smbdirect.wanted"
+}
+
+library_files() {
+    local name
+    if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+        git ls-files -z --cached --others --exclude-standard
+    else
+        find . \( -name target -o -name .git \) -prune -o -type f -printf '%P\0'
+    fi | while IFS= read -r -d '' name; do
+        [ ! -f "$name" ] || printf '%s\0' "$name"
+    done
+}
+
+# Keeps the two trees that were used last.
+prune() {
+    local old
+    find "$cache" -maxdepth 1 -name 'samba-*' -type d -printf '%T@ %p\n' | sort -rn | tail -n +3 | cut -d ' ' -f 2- |
+        while read -r old; do
+            rm -rf "$old"
+        done
+}
+
+# ---- building
+
+# Samba's build sees no other environment than this: not a Python from elsewhere, and no flags.
+build_environment() {
+    env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u CFLAGS -u CPPFLAGS -u LDFLAGS -u RUSTFLAGS -u CARGO_BUILD_TARGET \
+        PATH="/usr/sbin:/usr/bin:/sbin:/bin:$(dirname "$cargo")" PYTHON=/usr/bin/python3 PYTHONHASHSEED=1 \
+        CARGO="$cargo" CC="ccache gcc" CCACHE_DIR="${CCACHE_DIR:-$cache/ccache}" CCACHE_MAXSIZE=2G \
+        CCACHE_BASEDIR="$tree" CCACHE_NOHASHDIR=1 "$@"
+}
+
+# Runs a command, and shows what it said only if it failed.
+logged() {
+    local log=$1
+    shift
+    "$@" >"$log" 2>&1 </dev/null && return 0
+    tail -n 30 "$log" | cut -c 1-400
+    return 1
+}
+
+# Shows how far waf is: on a terminal in place, elsewhere every 15 seconds.
+show_progress() {
+    local line next=$((SECONDS + 15)) counted='^\[ *([0-9]+)/([0-9]+)\]'
+    while IFS= read -r line; do
+        [[ $line =~ $counted ]] || continue
+        if [ -t 1 ]; then
+            printf '\r   %s of %s ' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
+        elif [ "$SECONDS" -ge "$next" ]; then
+            printf '   %s of %s\n' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
+            next=$((SECONDS + 15))
+        fi
+    done
+    [ ! -t 1 ] || printf '\r%30s\r' ''
+}
+
+# An interrupted configure leaves half of its results: without its stamp it begins again.
+configure() {
+    local tree=$1
+    shift
+    [ ! -e "$tree/bin/configured" ] || return 0
+    say "configuring Samba (less than a minute)"
+    rm -rf "${tree:?}/bin" "$tree"/.lock-w*
+    (cd "$tree" && logged configure.log build_environment ./configure "${configure_options[@]}" "$@") ||
+        die "configure failed; all it said is in $tree/configure.log and $tree/bin/config.log"
+    touch "$tree/bin/configured"
+}
+
+waf_build() {
+    local tree=$1 targets=()
+    shift
+    [ $# = 0 ] || targets=("--targets=$(IFS=, && echo "$*")")
+    (cd "$tree" && build_environment ./buildtools/bin/waf build "-j${JOBS:-$(nproc)}" "${targets[@]}" 2>&1 </dev/null) |
+        tee "$tree/build.log" | show_progress && return 0
+    tail -n 40 "$tree/build.log" | cut -c 1-400
+    die "the build failed; all it said is in $tree/build.log"
+}
+
+# The build itself must not ask the network: the crates are there before.
+fetch_crates() {
+    "$cargo" fetch --locked --quiet || die "cargo cannot get the crates that Cargo.lock names"
+}
+
+verb_build() {
+    local tree targets=("$@") started=$SECONDS
+    [ $# != 0 ] || targets=("${default_targets[@]}")
+    [ "$*" != all ] || targets=()
+    [ -n "$cargo" ] || die "no cargo: Rust $(minimum_rust .) or newer is needed"
+    verb_deps
+    fetch_crates
+    lock_cache
+    patch_tree
+    tree=$(tree_path)
+    configure "$tree" --with-smbdirect
+    say "building ${targets[*]:-everything} in $tree"
+    waf_build "$tree" "${targets[@]}"
+    say "built in $((SECONDS - started)) s; the programs are in $tree/bin"
+}
+
+verb_path() {
+    local tree
+    tree=$(tree_path)
+    [ -e "$tree/bin/configured" ] || die "Samba is not built yet: make samba"
+    echo "$tree"
+}
+
+# root may read and write whatever it likes, and many of Samba's tests are on what may not. Without capabilities root
+# is a user as any other, one that owns its build tree: no other user has to be made, or let into root's home.
+verb_user() {
+    [ $# != 0 ] || die "which command?"
+    if [ "$(id -u)" = 0 ]; then
+        exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs -- "$@"
+    fi
+    exec "$@"
+}
+
+# ---- the patches
+
+identity=(-c user.name='SMB Direct for Samba developers' -c user.email=smbdirect@invalid)
+
+verb_checkout() {
+    local directory=${1:-} patch
+    [ -n "$directory" ] || die "which directory?"
+    [ ! -e "$directory" ] || die "$directory is there already"
+    directory=$(realpath -m "$directory")
+    mkdir -p "$(dirname "$directory")"
+    lock_cache
+    fetch
+    unpack "$directory"
+    git -C "$directory" init -q -b smbdirect
+    printf '%s\n' /bin/ /st/ /lib/smbdirect/ '/.lock-w*' __pycache__/ >>"$directory/.git/info/exclude"
+    git -C "$directory" add -A --force .
+    git -C "$directory" "${identity[@]}" commit -q -m "Samba $(sed -n 's/^samba //p' "$series/BASE")"
+    git -C "$directory" tag base
+    for patch in $(patches); do
+        git -C "$directory" "${identity[@]}" am -q "$PWD/$series/$patch" || die "$series/$patch does not apply"
+    done
+    copy_library "$directory"
+    say "$directory: tag base, and $(patches | wc -l) commits on it"
+}
+
+verb_export() {
+    local directory=${1:-} new
+    [ -e "$directory/.git" ] || die "which git tree?"
+    git -C "$directory" diff --quiet HEAD -- || die "$directory has changes that are not committed"
+    [ -z "$(git -C "$directory" rev-list --merges base..HEAD)" ] || die "merges in $directory: rebase it on base"
+    new=$(mktemp -d "$series.XXXXXX")
+    git -C "$directory" format-patch -q --zero-commit --no-numbered --no-signature -o "$PWD/$new" base..HEAD
+    find "$series" -name '*.patch' -delete
+    mv "$new"/*.patch "$series/"
+    rmdir "$new"
+    (cd "$series" && ls -- *.patch) >"$series/series"
+    say "$series: $(patches | wc -l) patches"
+}
+
+# Applies one patch after the other to one tree, and builds smbd after each. At the end the same without the option and
+# without this repository: nothing of it may be in smbd.
+verb_check() {
+    local tree=$cache/check patch changed
+    [ -n "$cargo" ] || die "no cargo: Rust $(minimum_rust .) or newer is needed"
+    verb_deps
+    fetch_crates
+    lock_cache
+    fetch
+    unpack "$tree"
+    for patch in $(patches); do
+        say "$patch"
+        apply_patch "$tree" "$patch"
+        copy_library "$tree"
+        changed=$(git apply --numstat "$series/$patch" | cut -f 3)
+        # What configure looks at has changed, so look again.
+        ! grep -qE '(^|/)(wscript|wscript_configure.*)$' <<<"$changed" || rm -f "$tree/bin/configured"
+        configure "$tree" --with-smbdirect
+        waf_build "$tree" smbd/smbd
+    done
+    say "without --with-smbdirect"
+    rm -rf "${tree:?}/lib/smbdirect" "${tree:?}/bin"
+    configure "$tree"
+    waf_build "$tree" smbd/smbd
+    if find "$tree/bin/default/source3" -name '*.o' -path '*smbd*' -print0 | xargs -0 nm -A | grep -i ' U smbdirect_' ||
+        find "$tree/bin" -name '*smbdirect*' | grep .; then
+        die "without the option smbd is not what it was: see above"
+    fi
+    rm -rf "$tree"
+    say "each of $(patches | wc -l) patches builds, and smbd without the option has nothing of them in it"
+}
+
+main() {
+    local verb=${1:-}
+    declare -F "verb_$verb" >/dev/null || { sed -n 's/^# \{0,1\}//p' "$0" | head -n 22 >&2; exit 2; }
+    shift
+    cache=$(realpath -m "${XDG_CACHE_HOME:-$HOME/.cache}/smbdirect")
+    cargo=$(command -v cargo || true)
+    mkdir -p "$cache"
+    "verb_$verb" "$@"
+    exit 0
+}
+
+# In a function, so that the whole file is read before anything runs: it may be edited meanwhile.
+main "$@"
