@@ -25,7 +25,8 @@
 //!
 //! [`broker`] is the device in user space (`smbdirectd`), [`device`] the library that its users
 //! link, [`ffi`] the same in C, and [`device::abi`] all that goes between the two. [`shm`] has the rings and
-//! buffers in memory that two processes share, of which neither trusts the other.
+//! buffers in memory that two processes share, of which neither trusts the other. [`bridge`] stands on the
+//! transport alone: it brings clients that speak only TCP to an SMB Direct server.
 //!
 //! The endpoint knows no I/O, the fabric knows no SMB, the broker knows no rule of the protocol, and
 //! smbd knows no Rust. `wire`, `proto` and the iWARP codecs in [`fabric::iwarp`] need no operating
@@ -42,6 +43,8 @@
 #[cfg_attr(any(feature = "fabric", feature = "shm"), allow(unused_extern_crates))]
 extern crate alloc;
 
+#[cfg(feature = "broker")]
+pub mod bridge;
 #[cfg(feature = "broker")]
 pub mod broker;
 #[cfg(feature = "shm")]

@@ -66,7 +66,22 @@ const LAYERS: &[Layer] = &[
             "units",
         ],
     ),
-    hosted("bin", &["broker", "device", "transport", "proto", "fabric"]),
+    hosted(
+        "bridge",
+        &["transport", "proto", "fabric", "sys", "wire", "units"],
+    ),
+    hosted(
+        "bin",
+        &[
+            "bridge",
+            "broker",
+            "device",
+            "transport",
+            "proto",
+            "fabric",
+            "units",
+        ],
+    ),
     hosted("transport", &["proto", "fabric", "sys", "units", "wire"]),
 ];
 

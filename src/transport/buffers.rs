@@ -24,6 +24,10 @@ pub trait MessageBuffers {
         length: usize,
     );
 
+    /// The peer is gone. What came before and waits for a buffer is asked for once more, now, and is
+    /// lost where there is none; it lies in memory that is given up then.
+    fn last_call(&mut self, _conn: ConnId) {}
+
     /// Takes a buffer back: the owner is done with the message, or it will never be complete.
     fn release(&mut self, buffer: Self::Buffer);
 }

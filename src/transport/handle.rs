@@ -171,7 +171,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         reason: fabric::CloseReason,
         events: &mut Vec<Event<B::Buffer>>,
     ) {
-        let Some(conn) = self.conns.remove(&id) else {
+        let Some(mut conn) = self.conns.remove(&id) else {
             return;
         };
         if conn.listener.is_some() && !conn.established {
@@ -179,6 +179,10 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
         if conn.starved {
             self.starved.retain(|other| *other != id);
+        }
+        if conn.waiting() > 0 {
+            self.buffers.last_call(id);
+            conn.retry(id, &mut self.buffers, events);
         }
         let (announced, peer) = (conn.announced, conn.peer);
         let reason = conn.end(id, reason, &mut self.buffers, events);

@@ -1,5 +1,9 @@
-//! `smbdirectctl`: asks the smbdirect device how it is. See smbdirectctl(8).
+//! `smbdirectctl`: asks the smbdirect device how it is, and brings clients of TCP to SMB Direct. See
+//! smbdirectctl(8).
 
+mod bridge;
+#[path = "../smbdirectd/log.rs"]
+mod log;
 mod status;
 
 use std::io::{self, ErrorKind, Write};
@@ -15,7 +19,7 @@ const FAILED: u8 = 1;
 /// Exit status: there is no device.
 const NO_DEVICE: u8 = 3;
 
-/// Asks the smbdirect device how it is
+/// Asks the smbdirect device how it is, and brings clients of TCP to SMB Direct
 #[derive(Parser)]
 #[command(name = "smbdirectctl", version, max_term_width = 100)]
 struct Options {
@@ -27,6 +31,8 @@ struct Options {
 enum Command {
     /// Shows connections, processes and the reasons for which connections ended
     Status(StatusOptions),
+    /// Accepts SMB over TCP and carries it over SMB Direct to a server, until a signal ends it
+    Bridge(bridge::Options),
 }
 
 #[derive(Args)]
@@ -43,8 +49,13 @@ struct StatusOptions {
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let Command::Status(options) = Options::parse().command;
-    show_status(&options)
+    match Options::parse().command {
+        Command::Status(options) => show_status(&options),
+        Command::Bridge(options) => bridge::run(&options).unwrap_or_else(|message| {
+            eprintln!("smbdirectctl: {message}");
+            FAILED.into()
+        }),
+    }
 }
 
 fn show_status(options: &StatusOptions) -> ExitCode {

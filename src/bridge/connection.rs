@@ -1,0 +1,481 @@
+//! A client, and the SMB Direct connection that is its own.
+//!
+//! ```text
+//!   link:    None --first message--> Connecting --> Up --end--> Closing --> Gone
+//!                                        '---------- server closed ----------^
+//!   client:  reading, writing -> writing -> shut: input is thrown away -> gone
+//! ```
+//!
+//! Whichever side ends, what came before goes first: what the client sent is queued before the link
+//! is closed, and a link that is gone leaves the client what the server sent. SMB Direct has no half
+//! of a connection to close: a client that will send no more is gone to the server.
+
+use std::io::{ErrorKind, Read};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use mio::net::TcpStream;
+
+use super::download::{Buffers, Download, Message};
+use super::framing::SESSION_RESPONSE;
+use super::reason::End;
+use super::statistics::{Statistics, Traffic};
+use super::upload::{Next, Piece, Upload};
+use crate::fabric::iwarp::Iwarp;
+use crate::fabric::{self, Access, ConnId, FabricError, RegionId, Sge, WrError};
+use crate::sys::{IoVecs, Memory};
+use crate::transport::{CloseReason, SendError, Transport};
+use crate::units::Instant;
+
+/// Time that a client has for its first message.
+const FIRST_MESSAGE: Duration = Duration::from_secs(60);
+/// Time in which a client has to take something of what the server sent before it closed.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Time that a client has to close after this side has.
+const LINGER: Duration = Duration::from_secs(2);
+/// Connections to the server that are being made at a time. Servers limit those that come from one
+/// address and have not negotiated; for all of its clients, that is the bridge's.
+const CONNECTING: usize = 16;
+/// System calls that throw input away before others have their turn.
+const DISCARDS: usize = 16;
+
+/// What connections share.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) transport: Transport<Iwarp, Buffers>,
+    pub(super) vecs: IoVecs,
+    pub(super) now: Instant,
+    /// Addresses of the server, in the order in which they are tried.
+    pub(super) target: Vec<SocketAddr>,
+    /// Connections to it that are being made: at most [`CONNECTING`].
+    connecting: usize,
+    pub(super) statistics: Statistics,
+}
+
+impl Context {
+    pub(super) fn new(transport: Transport<Iwarp, Buffers>, target: Vec<SocketAddr>) -> Self {
+        Self {
+            transport,
+            vecs: IoVecs::new(),
+            now: Instant::ZERO,
+            target,
+            connecting: 0,
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// How many more connections to the server may be made now.
+    pub(super) const fn places(&self) -> usize {
+        CONNECTING.saturating_sub(self.connecting)
+    }
+}
+
+/// The SMB Direct connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    None,
+    /// To this one of the addresses.
+    Connecting(ConnId, usize),
+    /// The server takes messages of so many bytes.
+    Up(ConnId, u32),
+    Closing(ConnId),
+    Gone,
+}
+
+/// What is still to come on the client's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    Open,
+    Shut,
+    Dead,
+}
+
+/// What a turn of a connection came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Nothing to do before something happens.
+    Rest,
+    /// There is more to do.
+    Again,
+    /// Nothing to do before there are [`Context::places`].
+    AwaitPlace,
+    /// It is over.
+    Done,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    /// In the list of those that have something to do.
+    pub(super) queued: bool,
+    /// In the line of those that await a place.
+    pub(super) in_line: bool,
+    pub(super) deadline: Option<Instant>,
+    pub(super) to_server: Traffic,
+    pub(super) to_client: Traffic,
+    readable: bool,
+    read_closed: bool,
+    writable: bool,
+    /// Whether the client's messages are taken.
+    reading: bool,
+    /// The client has sent everything.
+    at_end: bool,
+    /// Its first message is there, and too many connections are being made.
+    awaits_place: bool,
+    output: Output,
+    link: Link,
+    window: Option<RegionId>,
+    upload: Upload,
+    download: Download,
+    end: Option<End>,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, now: Instant) -> Self {
+        Self {
+            stream,
+            peer,
+            queued: false,
+            in_line: false,
+            deadline: Some(now + FIRST_MESSAGE),
+            to_server: Traffic::default(),
+            to_client: Traffic::default(),
+            readable: true,
+            read_closed: false,
+            writable: true,
+            reading: true,
+            at_end: false,
+            awaits_place: false,
+            output: Output::Open,
+            link: Link::None,
+            window: None,
+            upload: Upload::new(),
+            download: Download::default(),
+            end: None,
+        }
+    }
+
+    /// Why it ended, or is about to.
+    pub(super) fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    /// The SMB Direct connection that the transport knows.
+    pub(super) fn link(&self) -> Option<ConnId> {
+        match self.link {
+            Link::Connecting(conn, _) | Link::Up(conn, _) | Link::Closing(conn) => Some(conn),
+            Link::None | Link::Gone => None,
+        }
+    }
+
+    /// The socket said so.
+    pub(super) fn ready(&mut self, event: &mio::event::Event) {
+        // An error shows in whatever is tried next.
+        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.read_closed |= event.is_read_closed() || event.is_error();
+        self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+    }
+
+    /// Takes no more messages of the client. The first reason stays.
+    pub(super) fn stop_reading(&mut self, end: End) {
+        self.reading = false;
+        self.end.get_or_insert(end);
+    }
+
+    /// SMB Direct has been negotiated.
+    pub(super) fn established(&mut self, conn: ConnId, cx: &mut Context) {
+        if !matches!(self.link, Link::Connecting(..)) {
+            return;
+        }
+        cx.connecting -= 1;
+        let negotiated = cx
+            .transport
+            .status(conn)
+            .and_then(|status| status.negotiated);
+        let limit = negotiated.map_or(0, |negotiated| negotiated.max_fragmented_send_size);
+        self.link = Link::Up(conn, limit);
+        match cx
+            .transport
+            .register(conn, &self.upload.window, Access::Local)
+        {
+            Ok(region) => self.window = Some(region.id),
+            Err(error) => self.stop_reading(error.into()),
+        }
+    }
+
+    /// The server sent a message.
+    pub(super) fn message(&mut self, message: Message, cx: &mut Context) {
+        if self.output == Output::Open {
+            self.download.push(message);
+        } else {
+            cx.transport.recycle(message);
+        }
+    }
+
+    /// A message of the client was sent, or will never be.
+    pub(super) fn sent(&mut self, conn: ConnId, result: Result<(), WrError>, cx: &mut Context) {
+        let (bytes, memory) = self.upload.sent();
+        if let Some(region) = memory {
+            // Unless the connection is gone, and its registrations with it.
+            let _ = cx.transport.deregister(conn, region);
+        }
+        if result.is_ok() {
+            self.to_server.count(bytes);
+            cx.statistics.to_server.count(bytes);
+        }
+    }
+
+    /// The SMB Direct connection is gone. Where it never was up, the next address is tried: its
+    /// connection, if there is one.
+    pub(super) fn closed(&mut self, reason: CloseReason, cx: &mut Context) -> Option<ConnId> {
+        let link = std::mem::replace(&mut self.link, Link::Gone);
+        let end = match (link, reason) {
+            (Link::Connecting(_, at), reason) => {
+                cx.connecting -= 1;
+                if self.reading && cx.target.len() > at + 1 {
+                    return self.connect(at + 1, cx);
+                }
+                End::NotConnected(reason)
+            }
+            (_, CloseReason::Fabric(fabric::CloseReason::Peer)) => End::Server,
+            (_, reason) => End::ServerFailed(reason),
+        };
+        self.stop_reading(end);
+        None
+    }
+
+    fn connect(&mut self, at: usize, cx: &mut Context) -> Option<ConnId> {
+        let address = *cx.target.get(at)?;
+        match cx.transport.connect(cx.now, address) {
+            Ok(conn) => {
+                self.link = Link::Connecting(conn, at);
+                cx.connecting += 1;
+                Some(conn)
+            }
+            Err(error) => {
+                self.stop_reading(error.into());
+                None
+            }
+        }
+    }
+
+    /// Moves whatever can be moved, within bounds.
+    pub(super) fn turn(&mut self, cx: &mut Context) -> Turn {
+        let more = self.reading && self.carry(cx);
+        // After it: a session request has an answer.
+        let more = self.flush(cx) || more;
+        self.advance(cx);
+        match (self.link, self.output) {
+            (Link::Gone, Output::Dead) => Turn::Done,
+            (Link::Gone, Output::Shut) => self.discard_input(),
+            _ if self.awaits_place => Turn::AwaitPlace,
+            _ if more => Turn::Again,
+            _ => Turn::Rest,
+        }
+    }
+
+    /// Carries messages to the server; whether there may be more at once.
+    fn carry(&mut self, cx: &mut Context) -> bool {
+        let limit = match self.link {
+            Link::None => None,
+            Link::Up(_, limit) => Some(limit),
+            _ => return false,
+        };
+        let mut received = false;
+        loop {
+            let next = match self.upload.next(limit) {
+                Ok(Next::Receive) if self.at_end => Err(if self.upload.is_mid_message() {
+                    End::ClientMidMessage
+                } else {
+                    End::Client
+                }),
+                next => next,
+            };
+            let done = match next {
+                Ok(Next::Receive) if !self.readable => return false,
+                // Others have their turn.
+                Ok(Next::Receive) if received => return true,
+                Ok(Next::Receive) => {
+                    received = true;
+                    self.receive(cx)
+                }
+                Ok(Next::Wait) => return false,
+                Ok(Next::Connect) => {
+                    self.awaits_place = cx.places() == 0;
+                    self.deadline = None;
+                    if !self.awaits_place {
+                        self.connect(0, cx);
+                    }
+                    return false;
+                }
+                Ok(Next::AnswerSession) => {
+                    self.download.push(Message::own(&SESSION_RESPONSE));
+                    Ok(())
+                }
+                Ok(Next::Large(length)) => self.begin_large(length, cx),
+                Ok(Next::SendWindow { offset, length }) => {
+                    let memory = self.window.map(|region| Sge {
+                        region,
+                        offset,
+                        length,
+                    });
+                    self.send(memory, cx)
+                }
+                Ok(Next::SendLarge) => self.send(self.upload.large(), cx),
+                Err(end) => Err(end),
+            };
+            if let Err(end) = done {
+                self.stop_reading(end);
+                return false;
+            }
+        }
+    }
+
+    fn receive(&mut self, cx: &mut Context) -> Result<(), End> {
+        match self.upload.receive(&mut cx.vecs, self.stream.as_fd()) {
+            Ok((0, _)) => self.at_end = true,
+            // The end of the stream may be behind what was there.
+            Ok((_, drained)) => self.readable = !drained || self.read_closed,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => {
+                self.at_end = true;
+                return Err(End::ClientFailed(error));
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_large(&mut self, length: usize, cx: &mut Context) -> Result<(), End> {
+        let Link::Up(conn, _) = self.link else {
+            return Err(SendError::NotEstablished.into());
+        };
+        let piece = match self.upload.spare(length) {
+            Some(piece) => piece,
+            None => {
+                let memory = Memory::zeroed(Upload::piece_size(length));
+                let region = cx.transport.register(conn, &memory, Access::Local)?.id;
+                Piece { memory, region }
+            }
+        };
+        let begun = self.upload.begin_large(piece, length);
+        begun.map_err(|_| FabricError::LocalProtection.into())
+    }
+
+    fn send(&mut self, memory: Option<Sge>, cx: &mut Context) -> Result<(), End> {
+        let (Link::Up(conn, _), Some(memory)) = (self.link, memory) else {
+            return Err(SendError::NotEstablished.into());
+        };
+        // Ends come in the order of sending: no cookie is needed to tell them apart.
+        cx.transport.send(conn, 0, memory, None)?;
+        self.upload.sending(memory.length as usize);
+        Ok(())
+    }
+
+    /// Gives the client what the server sent; whether the client may take more at once.
+    fn flush(&mut self, cx: &mut Context) -> bool {
+        if self.output != Output::Open || !self.writable || self.download.is_empty() {
+            return false;
+        }
+        match self.download.send(&mut cx.vecs, self.stream.as_fd()) {
+            Ok(mut sent) => {
+                self.writable = !sent.full;
+                if sent.bytes > 0 && self.link == Link::Gone {
+                    self.deadline = Some(cx.now + PATIENCE);
+                }
+                while let Some((message, bytes)) = self.download.take_sent(&mut sent.bytes) {
+                    if message.is_of_server() {
+                        self.to_client.count(bytes);
+                        cx.statistics.to_client.count(bytes);
+                    }
+                    cx.transport.recycle(message);
+                }
+                self.writable && !self.download.is_empty()
+            }
+            Err(error) => {
+                self.at_end = true;
+                self.stop_reading(End::ClientFailed(error));
+                self.give_up(cx);
+                false
+            }
+        }
+    }
+
+    /// The client will take nothing more.
+    pub(super) fn give_up(&mut self, cx: &mut Context) {
+        self.output = Output::Dead;
+        while let Some(message) = self.download.discard() {
+            cx.transport.recycle(message);
+        }
+    }
+
+    /// Goes on to the next part of the end, if it is time.
+    fn advance(&mut self, cx: &mut Context) {
+        if !self.reading {
+            self.awaits_place = false;
+            match self.link {
+                Link::None => self.link = Link::Gone,
+                Link::Connecting(conn, _) => {
+                    cx.connecting -= 1;
+                    cx.transport.abort(conn);
+                    self.link = Link::Closing(conn);
+                }
+                Link::Up(conn, _) => {
+                    cx.transport.close(conn);
+                    self.link = Link::Closing(conn);
+                }
+                Link::Closing(_) | Link::Gone => {}
+            }
+        }
+        if self.link != Link::Gone || self.output != Output::Open {
+            return;
+        }
+        if !self.download.is_empty() {
+            self.deadline.get_or_insert(cx.now + PATIENCE);
+        } else if self.at_end || self.stream.shutdown(Shutdown::Write).is_err() {
+            self.output = Output::Dead;
+        } else {
+            // Closing a socket with input that was not read would take from the client what it has
+            // not read.
+            self.output = Output::Shut;
+            self.deadline = Some(cx.now + LINGER);
+        }
+    }
+
+    /// Waits for the client to close, too.
+    fn discard_input(&mut self) -> Turn {
+        let mut chunk = [0; 16 << 10];
+        for _ in 0..DISCARDS {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Turn::Done,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Turn::Rest,
+                Err(_) => return Turn::Done,
+            }
+        }
+        Turn::Again
+    }
+
+    /// The deadline is reached.
+    pub(super) fn expire(&mut self, cx: &mut Context) {
+        self.deadline = None;
+        match (self.link, self.output) {
+            (Link::None, _) => {
+                self.stop_reading(End::Silent);
+                self.give_up(cx);
+            }
+            (Link::Gone, output) => {
+                if output == Output::Open {
+                    // More of interest than that the server closed.
+                    self.end = Some(End::DoesNotRead);
+                }
+                self.give_up(cx);
+            }
+            _ => {}
+        }
+    }
+}

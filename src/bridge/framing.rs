@@ -1,0 +1,89 @@
+//! The framing of SMB over TCP ([MS-SMB2] 2.1, RFC 1002 4.3).
+//!
+//! ```text
+//!    0        1        2        3        4
+//!   +--------+--------------------------+---------- - -
+//!   | type   | length, big-endian       | message
+//!   +--------+--------------------------+---------- - -
+//! ```
+//!
+//! Type 0 is a message; the others belong to NetBIOS, of which old clients speak the two that are
+//! known here. SMB directly over TCP uses all 24 bits of the length, NetBIOS 17.
+
+/// Bytes in front of each message.
+pub(super) const HEADER_LENGTH: usize = 4;
+
+/// Largest message that a header can announce, in bytes.
+pub const MAX_MESSAGE: u32 = 0xFF_FFFF;
+
+/// Largest session request: two encoded names have 68 bytes, scopes make them longer
+/// (RFC 1002 4.3.2).
+const MAX_SESSION_REQUEST: u32 = 1024;
+
+/// The positive session response, which is a header alone (RFC 1002 4.3.3).
+pub(super) const SESSION_RESPONSE: [u8; HEADER_LENGTH] = [0x82, 0, 0, 0];
+
+/// What an SMB1 message begins with ([MS-CIFS] 2.2.3.1).
+pub(super) const SMB1: [u8; 4] = *b"\xFFSMB";
+
+/// What a header announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Frame {
+    /// A message of so many bytes.
+    Message(u32),
+    /// A NetBIOS session request, with so many bytes of names.
+    SessionRequest(u32),
+    /// A NetBIOS keepalive.
+    KeepAlive,
+}
+
+impl Frame {
+    /// What this header announces; `None`: nothing that a client of SMB sends.
+    pub(super) const fn parse(header: [u8; HEADER_LENGTH]) -> Option<Self> {
+        let length = u32::from_be_bytes([0, header[1], header[2], header[3]]);
+        match header[0] {
+            0x00 => Some(Self::Message(length)),
+            0x81 if length <= MAX_SESSION_REQUEST => Some(Self::SessionRequest(length)),
+            0x85 if length == 0 => Some(Self::KeepAlive),
+            _ => None,
+        }
+    }
+}
+
+/// The header of a message; its length has 24 bits.
+pub(super) const fn header(length: u32) -> [u8; HEADER_LENGTH] {
+    debug_assert!(length <= MAX_MESSAGE);
+    let [_, a, b, c] = length.to_be_bytes();
+    [0, a, b, c]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_as_they_are_written() {
+        for length in [0, 1, 0x1_0000, 0x12_3456, MAX_MESSAGE] {
+            assert_eq!(Frame::parse(header(length)), Some(Frame::Message(length)));
+        }
+        assert_eq!(header(0x12_3456), [0, 0x12, 0x34, 0x56]);
+    }
+
+    #[test]
+    fn of_netbios_only_requests_and_keepalives_are_known() {
+        assert_eq!(Frame::parse([0x85, 0, 0, 0]), Some(Frame::KeepAlive));
+        assert_eq!(
+            Frame::parse([0x81, 0, 0, 68]),
+            Some(Frame::SessionRequest(68))
+        );
+        for header in [
+            *b"GET ",
+            [0x85, 0, 0, 1],
+            [0x81, 0, 4, 1],
+            [0x82, 0, 0, 0],
+            [0xFF; 4],
+        ] {
+            assert_eq!(Frame::parse(header), None, "{header:?}");
+        }
+    }
+}

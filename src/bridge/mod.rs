@@ -1,0 +1,586 @@
+//! The bridge: SMB over TCP on one side, SMB Direct on the other, for clients that speak only TCP.
+//!
+//! ```text
+//!   client == TCP ==> Upload   -> Transport == SMB Direct on iWARP ==> server
+//!   client <== TCP == Download <- Transport
+//! ```
+//!
+//! Each client has an SMB Direct connection of its own, which is made when its first message comes.
+//! Messages are opaque and go in order; nothing of SMB2 is read, so there is no RDMA READ or WRITE:
+//! file data goes in messages. What SMB Direct cannot carry, SMB1, ends a connection with a line of
+//! log that says so.
+//!
+//! One thread does it all. Memory is bounded on each connection, and back-pressure goes through: a
+//! server that grants no credits stops the reading of its client's socket ([`upload`]), a client
+//! that does not read stops the granting of credits to its server ([`download`]). It must never: end
+//! a connection for what another one did, wait for one, or hold what it does not need.
+
+mod connection;
+mod download;
+mod framing;
+mod reason;
+mod statistics;
+mod upload;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant as Clock};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+use slotmap::{Key as _, KeyData, SlotMap};
+
+use self::connection::{Connection, Context, Turn};
+use self::download::{Buffers, Message};
+pub use self::framing::MAX_MESSAGE;
+pub use self::reason::BridgeError;
+use self::reason::{End, failed};
+pub use self::statistics::{Connections, Statistics, Traffic};
+use crate::fabric::ConnId;
+use crate::fabric::iwarp::{self, Iwarp};
+use crate::proto;
+use crate::transport::{self, Event, PlainHasher, Transport};
+use crate::units::Instant;
+
+const WAKER: Token = Token(usize::MAX);
+const TRANSPORT: Token = Token(usize::MAX - 1);
+/// Clients taken from a listener before others have their turn.
+const ACCEPT_BATCH: usize = 64;
+/// Time without accepting after the system had no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time that connections have to end in order.
+const STOP_TIME: Duration = Duration::from_secs(5);
+/// Regions of a connection: the window, large messages under way and kept, receives.
+const REGIONS: usize = 64;
+/// Lines of log in a second that clients can cause.
+const LINES: u32 = 20;
+
+slotmap::new_key_type! {
+    /// A client.
+    struct Key;
+}
+
+/// What a bridge is to do.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients connect; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses of the server, in the order in which they are tried for each client.
+    pub target: Vec<SocketAddr>,
+    /// What is brought to the SMB Direct negotiation; `max_fragmented_size` is at most
+    /// [`MAX_MESSAGE`].
+    pub endpoint: proto::Config,
+    /// Whether to ask for CRCs in FPDUs.
+    pub crc: bool,
+    /// Clients at a time. More are closed at once.
+    pub max_connections: usize,
+}
+
+impl Config {
+    /// From `listen` to `target`: the largest messages there can be reassembled, received 8 KiB at
+    /// a time, and 1024 clients.
+    #[must_use]
+    pub fn new(listen: Vec<SocketAddr>, target: Vec<SocketAddr>) -> Self {
+        Self {
+            listen,
+            target,
+            endpoint: proto::Config {
+                max_send_size: 8192,
+                max_receive_size: 8192,
+                max_fragmented_size: MAX_MESSAGE,
+                ..proto::Config::initiator_default()
+            },
+            crc: false,
+            max_connections: 1024,
+        }
+    }
+
+    fn validate(&self) -> Result<(), BridgeError> {
+        self.endpoint.validate()?;
+        if self.endpoint.max_fragmented_size > MAX_MESSAGE {
+            return Err(BridgeError::MaxFragmentedSize);
+        }
+        if self.max_connections == 0 {
+            return Err(BridgeError::MaxConnections);
+        }
+        if self.listen.is_empty() {
+            return Err(BridgeError::NoListener);
+        }
+        if self.target.is_empty() {
+            return Err(BridgeError::NoTarget);
+        }
+        Ok(())
+    }
+}
+
+/// Ends a bridge, from any thread.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    stop: Arc<AtomicBool>,
+    waker: Arc<mio::Waker>,
+}
+
+impl Stopper {
+    /// Takes no more clients, and ends the connections in order, within seconds.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        // Where the bridge has ended, nobody needs to know any more.
+        let _ = self.waker.wake();
+    }
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    /// More may wait.
+    ready: bool,
+}
+
+/// A bridge that listens. See the [module](self).
+#[derive(Debug)]
+pub struct Bridge {
+    poll: mio::Poll,
+    ready: mio::Events,
+    listeners: Vec<Listener>,
+    /// When listeners are to be tried again, after the system had no descriptor left.
+    accept_again: Option<Instant>,
+    max_connections: usize,
+    clients: SlotMap<Key, Box<Connection>>,
+    /// Whose an SMB Direct connection is.
+    links: HashMap<ConnId, Key, BuildHasherDefault<PlainHasher>>,
+    /// Clients with something to do; each at most once.
+    work: Vec<Key>,
+    /// Clients for which too many connections were being made, once each.
+    awaiting_place: VecDeque<Key>,
+    /// When the deadlines are to be looked at.
+    check_at: Option<Instant>,
+    context: Context,
+    events: Vec<Event<Message>>,
+    start: Clock,
+    stopper: Stopper,
+    stop_at: Option<Instant>,
+    lines: Lines,
+}
+
+impl Bridge {
+    /// Listens, and does not yet accept.
+    ///
+    /// # Errors
+    ///
+    /// A value of the configuration is out of range, or the system refuses an address.
+    pub fn bind(config: Config) -> Result<Self, BridgeError> {
+        config.validate()?;
+        let poll = mio::Poll::new().map_err(failed("cannot create an epoll instance"))?;
+        let waker = mio::Waker::new(poll.registry(), WAKER).map_err(failed("cannot be woken"))?;
+        let mut listeners = Vec::new();
+        for (number, address) in config.listen.iter().enumerate() {
+            let bound = TcpListener::bind(*address).and_then(|mut socket| {
+                let registry = poll.registry();
+                registry.register(&mut socket, Token(number), Interest::READABLE)?;
+                Ok(Listener {
+                    address: socket.local_addr()?,
+                    socket,
+                    ready: false,
+                })
+            });
+            listeners.push(bound.map_err(failed(format!("cannot listen on {address}")))?);
+        }
+        let transport = transport(&config)?;
+        if let Some(fd) = transport.event_fd().map(|fd| fd.as_raw_fd()) {
+            let registry = poll.registry();
+            let watched = registry.register(&mut SourceFd(&fd), TRANSPORT, Interest::READABLE);
+            watched.map_err(failed("cannot watch the fabric"))?;
+        }
+        Ok(Self {
+            poll,
+            ready: mio::Events::with_capacity(256),
+            listeners,
+            accept_again: None,
+            max_connections: config.max_connections,
+            clients: SlotMap::with_key(),
+            links: HashMap::default(),
+            work: Vec::new(),
+            check_at: None,
+            context: Context::new(transport, config.target),
+            awaiting_place: VecDeque::new(),
+            events: Vec::new(),
+            start: Clock::now(),
+            stopper: Stopper {
+                stop: Arc::default(),
+                waker: Arc::new(waker),
+            },
+            stop_at: None,
+            lines: Lines::default(),
+        })
+    }
+
+    /// Where it listens, with the real ports.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let addresses = self.listeners.iter().map(|listener| listener.address);
+        addresses.collect()
+    }
+
+    /// What ends it.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Carries messages until it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// The system or the fabric as a whole fails; a single connection's failure is only logged.
+    pub fn run(mut self) -> Result<Statistics, BridgeError> {
+        while !self.is_over() {
+            self.wait()?;
+            self.now();
+            if self.stopper.stop.load(Ordering::Acquire) && self.stop_at.is_none() {
+                self.stop();
+            }
+            self.accept();
+            self.turns();
+            self.poll_transport()?;
+            self.give_places();
+            self.turns();
+            self.expire();
+        }
+        Ok(self.context.statistics)
+    }
+
+    fn now(&mut self) {
+        self.context.now = Instant::ZERO + self.start.elapsed();
+    }
+
+    fn stop(&mut self) {
+        self.listeners.clear();
+        for key in self.clients.keys().collect::<Vec<_>>() {
+            if let Some(client) = self.clients.get_mut(key) {
+                client.stop_reading(End::Stopped);
+            }
+            self.enqueue(key);
+        }
+        self.stop_at = Some(self.context.now + STOP_TIME);
+    }
+
+    fn is_over(&self) -> bool {
+        let Some(stop_at) = self.stop_at else {
+            return false;
+        };
+        let counts = self.context.transport.fabric().counts();
+        let ended = counts.connections + counts.lingering == 0 && self.clients.is_empty();
+        ended || self.context.now >= stop_at
+    }
+
+    /// Sleeps until there is something to do, and notes for whom.
+    fn wait(&mut self) -> Result<(), BridgeError> {
+        self.now();
+        let accepts = self.listeners.iter().any(|listener| listener.ready);
+        let time = if !self.work.is_empty() || (accepts && self.accept_again.is_none()) {
+            Some(Duration::ZERO)
+        } else {
+            let transport = self.context.transport.poll_timeout();
+            let all = [transport, self.check_at, self.accept_again, self.stop_at];
+            let next = all.into_iter().flatten().min();
+            next.map(|at| at.saturating_since(self.context.now))
+        };
+        if time != Some(Duration::ZERO) {
+            self.watch_transport()
+                .map_err(failed("cannot watch the fabric"))?;
+        }
+        match self.poll.poll(&mut self.ready, time) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            result => result.map_err(failed("cannot wait for sockets"))?,
+        }
+        let ready = std::mem::replace(&mut self.ready, mio::Events::with_capacity(0));
+        for event in ready.iter() {
+            match event.token() {
+                // Looked at in each round.
+                WAKER | TRANSPORT => {}
+                Token(number) if number < self.listeners.len() => {
+                    if let Some(listener) = self.listeners.get_mut(number) {
+                        listener.ready = true;
+                    }
+                }
+                Token(number) => {
+                    let key = Key::from(KeyData::from_ffi(number as u64));
+                    if let Some(client) = self.clients.get_mut(key) {
+                        client.ready(event);
+                        self.enqueue(key);
+                    }
+                }
+            }
+        }
+        self.ready = ready;
+        Ok(())
+    }
+
+    /// Has the next wait look at the transport even if it was ready before: readiness is told once.
+    fn watch_transport(&self) -> io::Result<()> {
+        let Some(fd) = self.context.transport.event_fd().map(|fd| fd.as_raw_fd()) else {
+            return Ok(());
+        };
+        let registry = self.poll.registry();
+        registry.reregister(&mut SourceFd(&fd), TRANSPORT, Interest::READABLE)
+    }
+
+    fn enqueue(&mut self, key: Key) {
+        if let Some(client) = self.clients.get_mut(key) {
+            if !std::mem::replace(&mut client.queued, true) {
+                self.work.push(key);
+            }
+        }
+    }
+
+    /// Takes clients that wait.
+    fn accept(&mut self) {
+        if self.accept_again.is_some_and(|at| at > self.context.now) {
+            return;
+        }
+        self.accept_again = None;
+        for number in 0..self.listeners.len() {
+            for _ in 0..ACCEPT_BATCH {
+                let Some(listener) = self.listeners.get_mut(number).filter(|it| it.ready) else {
+                    break;
+                };
+                match listener.socket.accept() {
+                    Ok((stream, peer)) => self.admit(stream, peer),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => listener.ready = false,
+                    Err(error) if is_of_client(&error) => {}
+                    Err(error) => {
+                        tracing::warn!("cannot accept a client: {error}");
+                        self.accept_again = Some(self.context.now + ACCEPT_PAUSE);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, mut stream: TcpStream, peer: SocketAddr) {
+        let now = self.context.now;
+        let connections = &mut self.context.statistics.connections;
+        if self.clients.len() >= self.max_connections {
+            connections.turned_away += 1;
+            if self.lines.admit(now) {
+                let most = self.max_connections;
+                tracing::warn!(%peer, "turned away: {most} clients are connected already");
+            }
+            return;
+        }
+        connections.accepted += 1;
+        // Neither is worth losing the client.
+        let _ = stream.set_nodelay(true);
+        let _ = socket2::SockRef::from(&stream).set_keepalive(true);
+        let registry = self.poll.registry();
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let added = self.clients.try_insert_with_key(|key| {
+            let token = Token(key.data().as_ffi() as usize);
+            registry.register(&mut stream, token, both)?;
+            Ok::<_, io::Error>(Box::new(Connection::new(stream, peer, now)))
+        });
+        match added {
+            Ok(key) => {
+                self.enqueue(key);
+                self.note_deadline(key);
+            }
+            Err(error) => tracing::warn!(%peer, "cannot watch a client: {error}"),
+        }
+    }
+
+    /// Gives everybody with something to do a turn.
+    fn turns(&mut self) {
+        for key in std::mem::take(&mut self.work) {
+            let Some(client) = self.clients.get_mut(key) else {
+                continue;
+            };
+            client.queued = false;
+            let turn = client.turn(&mut self.context);
+            if let Some(conn) = client.link() {
+                self.links.insert(conn, key);
+            }
+            match turn {
+                Turn::Rest => self.note_deadline(key),
+                Turn::Again => self.enqueue(key),
+                Turn::AwaitPlace => {
+                    if !std::mem::replace(&mut client.in_line, true) {
+                        self.awaiting_place.push_back(key);
+                    }
+                }
+                Turn::Done => self.remove(key),
+            }
+        }
+    }
+
+    /// Has those go on who waited for connections of others to be made.
+    fn give_places(&mut self) {
+        let mut places = self.context.places();
+        while places > 0 {
+            let Some(key) = self.awaiting_place.pop_front() else {
+                return;
+            };
+            if let Some(client) = self.clients.get_mut(key) {
+                client.in_line = false;
+                places -= 1;
+                self.enqueue(key);
+            }
+        }
+    }
+
+    fn poll_transport(&mut self) -> Result<(), BridgeError> {
+        let mut events = std::mem::take(&mut self.events);
+        let polled = self.context.transport.poll(self.context.now, &mut events);
+        for event in events.drain(..) {
+            self.handle(event);
+        }
+        self.events = events;
+        Ok(polled?)
+    }
+
+    fn handle(&mut self, event: Event<Message>) {
+        let conn = match &event {
+            Event::Established { conn, .. }
+            | Event::Message { conn, .. }
+            | Event::Sent { conn, .. }
+            | Event::Closed { conn, .. } => *conn,
+            // Nothing is registered for the server, and nothing is read or written there.
+            Event::Invalidated { .. } | Event::Written { .. } | Event::Read { .. } => return,
+        };
+        let cx = &mut self.context;
+        let Some(key) = self.links.get(&conn).copied() else {
+            if let Event::Message { buffer, .. } = event {
+                cx.transport.recycle(buffer);
+            }
+            return;
+        };
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        match event {
+            Event::Established { .. } => {
+                cx.statistics.connections.carried += 1;
+                client.established(conn, cx);
+            }
+            Event::Message { buffer, .. } => client.message(buffer, cx),
+            Event::Sent { result, .. } => client.sent(conn, result, cx),
+            Event::Closed { reason, .. } => {
+                self.links.remove(&conn);
+                if let Some(next) = client.closed(reason, cx) {
+                    self.links.insert(next, key);
+                }
+            }
+            Event::Invalidated { .. } | Event::Written { .. } | Event::Read { .. } => {}
+        }
+        self.enqueue(key);
+    }
+
+    fn note_deadline(&mut self, key: Key) {
+        let deadline = self.clients.get(key).and_then(|client| client.deadline);
+        self.check_at = [self.check_at, deadline].into_iter().flatten().min();
+    }
+
+    /// Looks at the deadlines, once the first of them is reached.
+    fn expire(&mut self) {
+        let now = self.context.now;
+        if self.check_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.check_at = None;
+        for key in self.clients.keys().collect::<Vec<_>>() {
+            let Some(client) = self.clients.get_mut(key) else {
+                continue;
+            };
+            if client.deadline.is_some_and(|at| at <= now) {
+                client.expire(&mut self.context);
+                self.enqueue(key);
+            }
+            self.note_deadline(key);
+        }
+    }
+
+    /// A client is gone, and so is its SMB Direct connection.
+    fn remove(&mut self, key: Key) {
+        let Some(mut client) = self.clients.remove(key) else {
+            return;
+        };
+        client.give_up(&mut self.context);
+        let _ = self.poll.registry().deregister(&mut client.stream);
+        let Some(end) = client.end() else {
+            return;
+        };
+        let is_normal = end.is_normal();
+        if !is_normal {
+            self.context.statistics.connections.failed += 1;
+        }
+        if !self.lines.admit(self.context.now) {
+            return;
+        }
+        let (peer, to_server, to_client) = (client.peer, client.to_server, client.to_client);
+        let carried = format!(
+            "carried {} messages ({} bytes) to the server, {} ({} bytes) to the client",
+            to_server.messages, to_server.bytes, to_client.messages, to_client.bytes
+        );
+        if is_normal {
+            tracing::info!(%peer, "{end}; {carried}");
+        } else {
+            tracing::warn!(%peer, "{end}; {carried}");
+        }
+    }
+}
+
+fn transport(config: &Config) -> Result<Transport<Iwarp, Buffers>, BridgeError> {
+    let mut fabric = iwarp::Config {
+        crc: config.crc,
+        ..iwarp::Config::default()
+    };
+    fabric.depths.regions = REGIONS;
+    fabric.depths.recvs = usize::from(config.endpoint.receive_credit_max.0) + 1;
+    let mut transport = transport::Config::new(proto::Config::default(), config.endpoint);
+    // Each client has one at most.
+    transport.max_connections = config.max_connections;
+    let fabric = Iwarp::new(fabric)?;
+    Ok(Transport::new(fabric, Buffers::default(), transport))
+}
+
+/// Whether an error of `accept` is one of the connection, and not of the listener (accept(2)).
+fn is_of_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset
+    )
+}
+
+/// Lines of log that clients can cause, a few in a second.
+#[derive(Debug, Default)]
+struct Lines {
+    window: Instant,
+    lines: u32,
+    left_out: u64,
+}
+
+impl Lines {
+    /// Whether to log a line now; says how many were left out before.
+    fn admit(&mut self, now: Instant) -> bool {
+        if now >= self.window + Duration::from_secs(1) {
+            (self.window, self.lines) = (now, 0);
+            let left_out = std::mem::take(&mut self.left_out);
+            if left_out > 0 {
+                tracing::warn!("{left_out} lines about clients were left out");
+            }
+        }
+        if self.lines >= LINES {
+            self.left_out += 1;
+            return false;
+        }
+        self.lines += 1;
+        true
+    }
+}

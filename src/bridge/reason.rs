@@ -1,0 +1,93 @@
+//! Why a bridge ended a connection, and why it did not start.
+
+use std::io;
+
+use super::framing::MAX_MESSAGE;
+use crate::fabric::FabricError;
+use crate::proto::ConfigError;
+use crate::transport::{self, ConnectError};
+
+/// Why a connection ended: the first reason that either side had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    #[error("closed by the client")]
+    Client,
+    #[error("closed by the client in the middle of a message")]
+    ClientMidMessage,
+    #[error("the client's connection failed: {0}")]
+    ClientFailed(io::Error),
+    #[error("closed by the server")]
+    Server,
+    #[error("the server ended it: {0}")]
+    ServerFailed(transport::CloseReason),
+    #[error("no connection to the server: {0}")]
+    NotConnected(transport::CloseReason),
+    #[error("no connection to the server: {0}")]
+    CannotConnect(#[from] ConnectError),
+    #[error("cannot carry a message: {0}")]
+    Memory(#[from] FabricError),
+    #[error("cannot carry a message: {0}")]
+    Send(#[from] transport::SendError),
+    #[error(
+        "the client sent a message of {length} bytes, and the server takes {limit} at most (its \
+         max_fragmented_size)"
+    )]
+    TooLong { length: u32, limit: u32 },
+    #[error("client spoke SMB1; set 'client min protocol = SMB2'")]
+    Smb1,
+    #[error("the client does not speak SMB: {0:02x?} is no header of a message")]
+    NotSmb([u8; 4]),
+    #[error("the client has not sent a message in time")]
+    Silent,
+    #[error("the client does not take what the server sent before it closed")]
+    DoesNotRead,
+    #[error("the bridge was stopped")]
+    Stopped,
+}
+
+impl End {
+    /// Whether that is how connections end when all is well.
+    pub(super) const fn is_normal(&self) -> bool {
+        matches!(self, Self::Client | Self::Server | Self::Stopped)
+    }
+}
+
+/// Why a bridge did not start, or did not run on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BridgeError {
+    /// No address to listen on.
+    #[error("there is no address to listen on")]
+    NoListener,
+    /// No address of the server.
+    #[error("there is no address of the server")]
+    NoTarget,
+    /// A value of `Config::endpoint` is out of range.
+    #[error(transparent)]
+    Endpoint(#[from] ConfigError),
+    /// [`MAX_MESSAGE`] is what the framing of SMB over TCP can carry.
+    #[error(
+        "max_fragmented_size must be at most {MAX_MESSAGE} bytes, the most that SMB over TCP carries"
+    )]
+    MaxFragmentedSize,
+    /// 0 connections.
+    #[error("max_connections must be at least 1")]
+    MaxConnections,
+    /// The operating system refused.
+    #[error("{context}: {source}")]
+    Os {
+        /// What was being done, and to what.
+        context: String,
+        /// As reported.
+        source: io::Error,
+    },
+    /// The fabric as a whole failed.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+}
+
+/// `Os`, of what was being done.
+pub(super) fn failed(context: impl Into<String>) -> impl FnOnce(io::Error) -> BridgeError {
+    let context = context.into();
+    |source| BridgeError::Os { context, source }
+}
