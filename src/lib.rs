@@ -27,6 +27,8 @@
 //! link, [`ffi`] the same in C, and [`device::abi`] all that goes between the two. [`shm`] has the rings and
 //! buffers in memory that two processes share, of which neither trusts the other.
 //!
+//! The other end, an SMB client that places file data directly, is [`client`]: `smbdirectctl bench` and the tests use it.
+//!
 //! The endpoint knows no I/O, the fabric knows no SMB, the broker knows no rule of the protocol, and
 //! smbd knows no Rust. `wire`, `proto` and the iWARP codecs in [`fabric::iwarp`] need no operating
 //! system and allocate nothing after construction. smbd links the feature `ffi` alone, which has no
@@ -44,6 +46,8 @@ extern crate alloc;
 
 #[cfg(feature = "broker")]
 pub mod broker;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "shm")]
 pub mod device;
 pub mod fabric;
