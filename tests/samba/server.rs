@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -107,6 +108,8 @@ impl Server {
         let mut command = Command::new(samba.program("smbd"));
         command.args(["--foreground", "--no-process-group", "-s"]).arg(&config);
         command.arg("-l").arg(root.join("log"));
+        // When it ends, it sends a signal to all of its process group.
+        command.process_group(0);
         // Not a pipe: smbd takes its end for the end of its work.
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(fs::File::create(root.join("log/stderr")).expect("a log"));
@@ -148,7 +151,7 @@ impl Server {
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines.len().saturating_sub(60);
             let _ = writeln!(text, "-- {}", entry.path().display());
-            lines[tail..].iter().for_each(|line| drop(writeln!(text, "{line}")));
+            let _ = writeln!(text, "{}", lines[tail..].join("\n"));
         }
         if let Some(daemon) = &self.daemon {
             let _ = writeln!(text, "-- smbdirectd\n{}", daemon.log());
