@@ -1,5 +1,6 @@
 //! `smbdirectctl`: asks the smbdirect device how it is. See smbdirectctl(8).
 
+mod bench;
 mod status;
 
 use std::io::{self, ErrorKind, Write};
@@ -27,6 +28,8 @@ struct Options {
 enum Command {
     /// Shows connections, processes and the reasons for which connections ended
     Status(StatusOptions),
+    /// Measures how fast a share is read and written, over TCP and over SMB Direct
+    Bench(bench::Options),
 }
 
 #[derive(Args)]
@@ -43,8 +46,16 @@ struct StatusOptions {
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let Command::Status(options) = Options::parse().command;
-    show_status(&options)
+    match Options::parse().command {
+        Command::Status(options) => show_status(&options),
+        Command::Bench(options) => match bench::run(&options) {
+            Ok(text) => print(&text),
+            Err(message) => {
+                eprintln!("smbdirectctl: {message}");
+                FAILED.into()
+            }
+        },
+    }
 }
 
 fn show_status(options: &StatusOptions) -> ExitCode {
