@@ -19,9 +19,11 @@
 # tree is named by a hash of what it was made from, and is used once its stamp is there; sources of this repository are
 # not part of the name, for they change often: the tree follows them. So two working copies of this repository that
 # build at the same time need two caches.
+
 # The verbs are called by name.
 # shellcheck disable=SC2317
 set -euo pipefail
+[ -z "${SAMBA_SRC:-}" ] || SAMBA_SRC=$(realpath -e "$SAMBA_SRC") # it is relative to where we are called
 cd "$(dirname "$0")/.."
 . tools/lib.sh
 
@@ -253,9 +255,10 @@ library_files() {
     done
 }
 
-# Keeps the two trees that were used last.
+# Keeps the two trees that were used last; what is called new was interrupted.
 prune() {
     local old
+    rm -rf "$cache"/samba-*.new
     find "$cache" -maxdepth 1 -name 'samba-*' -type d -printf '%T@ %p\n' | sort -rn | tail -n +3 | cut -d ' ' -f 2- |
         while read -r old; do
             rm -rf "$old"
@@ -301,7 +304,7 @@ configure() {
     local tree=$1
     shift
     [ ! -e "$tree/bin/configured" ] || return 0
-    say "configuring Samba (less than a minute)"
+    say "configuring Samba"
     rm -rf "${tree:?}/bin" "$tree"/.lock-w*
     (cd "$tree" && logged configure.log build_environment ./configure "${configure_options[@]}" "$@") ||
         die "configure failed; all it said is in $tree/configure.log and $tree/bin/config.log"
@@ -429,7 +432,7 @@ verb_check() {
 
 main() {
     local verb=${1:-}
-    declare -F "verb_$verb" >/dev/null || { sed -n 's/^# \{0,1\}//p' "$0" | head -n 22 >&2; exit 2; }
+    declare -F "verb_$verb" >/dev/null || { sed -n '2,/^$/ s/^# \{0,1\}//p' tools/samba.sh >&2; exit 2; }
     shift
     cache=$(realpath -m "${XDG_CACHE_HOME:-$HOME/.cache}/smbdirect")
     cargo=$(command -v cargo || true)

@@ -163,7 +163,9 @@ impl Connection {
     #[must_use]
     pub fn max_inline_read(&self) -> u32 {
         let (_, received) = self.link.message_limits();
-        self.negotiated.max_read_size.min(received.saturating_sub(256))
+        self.negotiated
+            .max_read_size
+            .min(received.saturating_sub(256))
     }
 
     /// Most bytes that one WRITE can carry.
@@ -180,7 +182,10 @@ impl Connection {
             return None;
         };
         let rdma = link.negotiated()?.max_read_write_size;
-        let smb = self.negotiated.max_read_size.min(self.negotiated.max_write_size);
+        let smb = self
+            .negotiated
+            .max_read_size
+            .min(self.negotiated.max_write_size);
         Some(smb.min(rdma))
     }
 
@@ -225,7 +230,11 @@ impl Connection {
             credit_charge: request.credit_charge,
             status: NtStatus::SUCCESS,
             command: request.command,
-            credits: if cancel { 0 } else { wanted.max(request.credit_charge).max(1) },
+            credits: if cancel {
+                0
+            } else {
+                wanted.max(request.credit_charge).max(1)
+            },
             flags: request.flags,
             next_command: 0,
             message_id,
@@ -249,18 +258,23 @@ impl Connection {
         match request.command {
             Command::NEGOTIATE => self.preauth.add(&[&head[..], &request.body].concat()),
             Command::SESSION_SETUP => {
-                self.session_preauth.add(&[&head[..], &request.body].concat());
+                self.session_preauth
+                    .add(&[&head[..], &request.body].concat());
             }
             _ => {}
         }
         if seal {
-            let on = self.session.as_ref().ok_or(Error::NoSession("encryption"))?;
+            let on = self
+                .session
+                .as_ref()
+                .ok_or(Error::NoSession("encryption"))?;
             let sealer = on.session.sealer.as_ref().ok_or(Error::NoCipher)?;
             let mut message = [&head[..], &request.body, request.data].concat();
             let transform = sealer.seal(&mut message).ok_or(Error::Decrypt)?;
             self.link.send(&[&transform, &message], deadline)?;
         } else {
-            self.link.send(&[&head, &request.body, request.data], deadline)?;
+            self.link
+                .send(&[&head, &request.body, request.data], deadline)?;
         }
         if !cancel {
             let outstanding = Outstanding {
@@ -387,7 +401,9 @@ impl Connection {
 
     /// What an SMB Direct connection carried; nothing over TCP.
     pub fn traffic(&mut self) -> Traffic {
-        self.link.rdma().map_or_else(|_| Traffic::default(), |link| link.traffic())
+        self.link
+            .rdma()
+            .map_or_else(|_| Traffic::default(), |link| link.traffic())
     }
 
     /// Serves an SMB Direct connection for a time without asking for anything: keepalives, and
@@ -406,8 +422,13 @@ impl Connection {
         let mut message = self.link.receive(deadline)?;
         let sealed = message.starts_with(b"\xfdSMB");
         if sealed {
-            let sealer = self.session.as_ref().and_then(|on| on.session.sealer.as_ref());
-            message = sealer.and_then(|sealer| sealer.open(message)).ok_or(Error::Decrypt)?;
+            let sealer = self
+                .session
+                .as_ref()
+                .and_then(|on| on.session.sealer.as_ref());
+            message = sealer
+                .and_then(|sealer| sealer.open(message))
+                .ok_or(Error::Decrypt)?;
         }
         loop {
             let header = Header::parse(&message)
@@ -443,8 +464,7 @@ impl Connection {
         if outstanding.command != header.command {
             return Err(response.malformed("the request was another one"));
         }
-        let pending =
-            header.status == NtStatus::PENDING && header.flags & Header::ASYNC != 0;
+        let pending = header.status == NtStatus::PENDING && header.flags & Header::ASYNC != 0;
         let expected = *outstanding;
         if pending {
             outstanding.async_id = Some(header.async_id);
@@ -481,7 +501,10 @@ impl Connection {
             NtStatus::USER_SESSION_DELETED | NtStatus::NETWORK_SESSION_EXPIRED
         );
         if expected.sealed && !forgotten {
-            return Err(Error::Signature(header.command, "missing (it is not encrypted)"));
+            return Err(Error::Signature(
+                header.command,
+                "missing (it is not encrypted)",
+            ));
         }
         let signer = self.session.as_ref().and_then(|on| on.signer.as_ref());
         match (header.flags & Header::SIGNED != 0, signer) {

@@ -21,7 +21,9 @@ pub enum Error {
         source: io::Error,
     },
     /// No SMB Direct connection.
-    #[error("cannot connect to {address} over SMB Direct: {reason}; is an SMB Direct server (smbdirectd) there?")]
+    #[error(
+        "cannot connect to {address} over SMB Direct: {reason}; is an SMB Direct server (smbdirectd) there?"
+    )]
     ConnectSmbDirect {
         /// Where to.
         address: SocketAddr,
@@ -49,7 +51,9 @@ pub enum Error {
         reason: SendError,
     },
     /// Memory is registered on SMB Direct connections only.
-    #[error("this connection is TCP: direct placement (--channel 1 or 2) needs --transport smbdirect")]
+    #[error(
+        "this connection is TCP: direct placement (--channel 1 or 2) needs --transport smbdirect"
+    )]
     NoRdma,
     /// The server refused the request.
     #[error("{command}: {status}{}", hint(*status))]
@@ -69,7 +73,9 @@ pub enum Error {
     #[error("the signature of the response to {0} is {1}: the keys differ, or somebody changed it")]
     Signature(Command, &'static str),
     /// A message cannot be decrypted.
-    #[error("a message from the server cannot be decrypted: the keys differ, or somebody changed it")]
+    #[error(
+        "a message from the server cannot be decrypted: the keys differ, or somebody changed it"
+    )]
     Decrypt,
     /// Encryption was asked for, and there is no cipher.
     #[error("the server offers no encryption that this client knows (AES-CCM, AES-GCM)")]
@@ -81,7 +87,9 @@ pub enum Error {
     #[error("NTLM: {0}; this client knows user and password (NTLMv2) and no Kerberos")]
     Ntlm(String),
     /// The server granted too few credits.
-    #[error("the server granted {granted} credits, and the request takes {charge}: use a smaller size")]
+    #[error(
+        "the server granted {granted} credits, and the request takes {charge}: use a smaller size"
+    )]
     Credits {
         /// What this side holds.
         granted: u32,
@@ -129,7 +137,10 @@ mod tests {
             status: NtStatus::LOGON_FAILURE,
         };
         let text = error.to_string();
-        assert!(text.starts_with("SESSION_SETUP: STATUS_LOGON_FAILURE: check user"), "{text}");
+        assert!(
+            text.starts_with("SESSION_SETUP: STATUS_LOGON_FAILURE: check user"),
+            "{text}"
+        );
         assert_eq!(error.status(), Some(NtStatus::LOGON_FAILURE));
     }
 }

@@ -97,13 +97,15 @@ mod tests {
 
     #[test]
     fn each_purpose_and_length_has_another_key() {
-        let derive = |purpose, bits| {
-            derive(&[7; 16], Dialect::Smb302, &Preauth::START, purpose, bits)
-        };
+        let derive =
+            |purpose, bits| derive(&[7; 16], Dialect::Smb302, &Preauth::START, purpose, bits);
         let signing = derive(Purpose::Signing, 128);
         assert_eq!(signing.0.len(), 16);
         assert_ne!(signing, derive(Purpose::ToServer, 128));
-        assert_ne!(derive(Purpose::ToClient, 128), derive(Purpose::ToServer, 128));
+        assert_ne!(
+            derive(Purpose::ToClient, 128),
+            derive(Purpose::ToServer, 128)
+        );
         let long = derive(Purpose::ToServer, 256);
         assert_eq!(long.0.len(), 32);
         assert_ne!(long.0[..16], derive(Purpose::ToServer, 128).0[..]);

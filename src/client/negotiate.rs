@@ -100,7 +100,12 @@ pub(super) fn request(config: &Config) -> Result<Request<'static>> {
             CipherAlgorithm::Aes256Ccm => EncryptionCipher::Aes256Ccm,
             CipherAlgorithm::Aes256Gcm => EncryptionCipher::Aes256Gcm,
         });
-        contexts.push(EncryptionCapabilities { ciphers: ciphers.collect() }.into());
+        contexts.push(
+            EncryptionCapabilities {
+                ciphers: ciphers.collect(),
+            }
+            .into(),
+        );
     }
     if !config.signing.is_empty() {
         let signing_algorithms = config.signing.iter().map(|algorithm| match algorithm {
@@ -128,7 +133,10 @@ pub(super) fn request(config: &Config) -> Result<Request<'static>> {
             .then_some(contexts),
     };
     let request = Request::encode(Command::NEGOTIATE, 0, "NEGOTIATE", &body)?;
-    Ok(Request { credit_charge: 0, ..request })
+    Ok(Request {
+        credit_charge: 0,
+        ..request
+    })
 }
 
 pub(super) fn response(response: &Response, config: &Config) -> Result<Negotiated> {

@@ -11,12 +11,12 @@ use smb_fscc::{
     QueryDirectoryInfoClass, QueryFileInfoClass, SetFileInfo, SetFileInfoClass,
 };
 use smb_msg::{
-    AdditionalInfo, CloseRequest, CreateDisposition, CreateOptions, CreateRequest, EchoRequest,
-    FlushRequest, GetInfoRequestData, ImpersonationLevel, InfoType, IoctlBuffer, IoctlReqData,
-    IoctlRequest, IoctlRequestFlags, LogoffRequest, OplockLevel, QueryDirectoryFlags,
+    AdditionalInfo, CancelRequest, CloseRequest, CreateDisposition, CreateOptions, CreateRequest,
+    EchoRequest, FlushRequest, GetInfoRequestData, ImpersonationLevel, InfoType, IoctlBuffer,
+    IoctlReqData, IoctlRequest, IoctlRequestFlags, LogoffRequest, OplockLevel, QueryDirectoryFlags,
     QueryDirectoryRequest, QueryInfoClass, QueryInfoFlags, QueryInfoRequest, RawSetInfoData,
     SetInfoClass, SetInfoData, SetInfoRequest, ShareAccessFlags, TreeConnectRequest,
-    TreeDisconnectRequest, CancelRequest,
+    TreeDisconnectRequest,
 };
 
 use super::header::HEADER_LENGTH;
@@ -98,7 +98,11 @@ impl<'a> Request<'a> {
         let mut cursor = Cursor::new(vec![0; HEADER_LENGTH]);
         cursor.set_position(HEADER_LENGTH as u64);
         match body.write_le(&mut cursor) {
-            Ok(()) => Ok(Self::raw(command, tree_id, cursor.into_inner().split_off(HEADER_LENGTH))),
+            Ok(()) => Ok(Self::raw(
+                command,
+                tree_id,
+                cursor.into_inner().split_off(HEADER_LENGTH),
+            )),
             Err(error) => Err(Error::Encode(name, error.to_string())),
         }
     }
@@ -162,11 +166,18 @@ impl<'a> Request<'a> {
             },
             create_options: CreateOptions::from_bytes(how.options.to_le_bytes()),
             name: name.into(),
-            contexts: how.lease.map_or_else(Vec::new, |lease| vec![lease.context()]).into(),
+            contexts: how
+                .lease
+                .map_or_else(Vec::new, |lease| vec![lease.context()])
+                .into(),
         };
         let mut request = Self::encode(Command::CREATE, tree_id, "CREATE", &body)?;
         // smb-msg knows neither batch oplocks nor leases in this field ([MS-SMB2] 2.2.13).
-        let level = if how.lease.is_some() { 0xff } else { how.oplock };
+        let level = if how.lease.is_some() {
+            0xff
+        } else {
+            how.oplock
+        };
         if let Some(field) = request.body.get_mut(3) {
             *field = level;
         }
@@ -175,13 +186,17 @@ impl<'a> Request<'a> {
 
     /// CLOSE, with the attributes afterwards.
     pub fn close(tree_id: u32, file: FileId) -> Result<Self> {
-        let body = CloseRequest { file_id: file.0.into() };
+        let body = CloseRequest {
+            file_id: file.0.into(),
+        };
         Self::encode(Command::CLOSE, tree_id, "CLOSE", &body)
     }
 
     /// FLUSH.
     pub fn flush(tree_id: u32, file: FileId) -> Result<Self> {
-        let body = FlushRequest { file_id: file.0.into() };
+        let body = FlushRequest {
+            file_id: file.0.into(),
+        };
         Self::encode(Command::FLUSH, tree_id, "FLUSH", &body)
     }
 
@@ -224,7 +239,12 @@ impl<'a> Request<'a> {
         let info = SetFileInfo::DispositionInformation(FileDispositionInformation {
             delete_pending: delete.into(),
         });
-        Self::set_info(tree_id, file, SetFileInfoClass::DispositionInformation, info)
+        Self::set_info(
+            tree_id,
+            file,
+            SetFileInfoClass::DispositionInformation,
+            info,
+        )
     }
 
     fn set_info(

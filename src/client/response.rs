@@ -160,10 +160,15 @@ impl Response {
             let (next, interface) = entry().ok_or_else(|| self.malformed("it is too short"))?;
             let address = match u16_at(rest, 24) {
                 Some(2) => array_at(rest, 28).map(|octets: [u8; 4]| Ipv4Addr::from(octets).into()),
-                Some(0x17) => array_at(rest, 32).map(|octets: [u8; 16]| Ipv6Addr::from(octets).into()),
+                Some(0x17) => {
+                    array_at(rest, 32).map(|octets: [u8; 16]| Ipv6Addr::from(octets).into())
+                }
                 _ => None,
             };
-            found.extend(address.map(|address| Interface { address, ..interface }));
+            found.extend(address.map(|address| Interface {
+                address,
+                ..interface
+            }));
             if next == 0 {
                 return Ok(found);
             }

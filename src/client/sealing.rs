@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aes::{Aes128, Aes256};
+use aes_gcm::aead::AeadInPlace;
 use aes_gcm::aead::generic_array::GenericArray;
 use aes_gcm::aead::generic_array::typenum::{U11, U16};
-use aes_gcm::aead::AeadInPlace;
 use aes_gcm::{Aes128Gcm, Aes256Gcm, KeyInit};
 use ccm::Ccm;
 
@@ -212,7 +212,10 @@ mod tests {
     fn ends(algorithm: CipherAlgorithm) -> (Sealer, Sealer) {
         let length = algorithm.key_bits() as usize / 8;
         let (a, b) = (Key(vec![1; length]), Key(vec![2; length]));
-        (Sealer::new(algorithm, 77, &a, &b), Sealer::new(algorithm, 77, &b, &a))
+        (
+            Sealer::new(algorithm, 77, &a, &b),
+            Sealer::new(algorithm, 77, &b, &a),
+        )
     }
 
     fn sealed(sealer: &Sealer, message: &[u8]) -> Vec<u8> {
@@ -228,7 +231,10 @@ mod tests {
             let (client, server) = ends(algorithm);
             let message = sealed(&client, b"some message");
             assert!(!message.windows(4).any(|w| w == b"some"));
-            assert_eq!(server.open(message.clone()).as_deref(), Some(&b"some message"[..]));
+            assert_eq!(
+                server.open(message.clone()).as_deref(),
+                Some(&b"some message"[..])
+            );
             assert_eq!(client.open(message), None, "its own");
         }
         assert_eq!(CipherAlgorithm::of_number(5), None);

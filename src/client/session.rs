@@ -52,13 +52,18 @@ impl Session {
     /// Whether requests on a tree are encrypted.
     pub(super) fn encrypts(&self, tree_id: u32) -> bool {
         let trees = self.sealed_trees.read();
-        self.encrypt || trees.unwrap_or_else(PoisonError::into_inner).contains(&tree_id)
+        self.encrypt
+            || trees
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(&tree_id)
     }
 
     /// Has requests on a tree encrypted from now on.
     pub(super) fn seal_tree(&self, tree_id: u32) {
         let trees = self.sealed_trees.write();
-        trees.unwrap_or_else(PoisonError::into_inner).insert(tree_id);
+        trees
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(tree_id);
     }
 }
 
@@ -88,7 +93,12 @@ impl Connection {
                 let (dialect, bits) = (self.negotiated.dialect, cipher.key_bits());
                 derive(&key.0, dialect, &self.session_preauth, purpose, bits)
             };
-            Sealer::new(cipher, id, &derive(Purpose::ToServer), &derive(Purpose::ToClient))
+            Sealer::new(
+                cipher,
+                id,
+                &derive(Purpose::ToServer),
+                &derive(Purpose::ToClient),
+            )
         });
         if !keyless && !signer.verify(&response.header, &response.message) {
             return Err(Error::Signature(Command::SESSION_SETUP, "wrong"));
@@ -118,23 +128,28 @@ impl Connection {
     /// and the dialect in common, and `credentials` be those that made the session.
     pub fn bind(&mut self, other: &Self, credentials: &Credentials) -> Result<()> {
         let session = other.shared_session()?;
-        let signer = session.signer.clone().ok_or(Error::NoSession("a binding"))?;
+        let signer = session
+            .signer
+            .clone()
+            .ok_or(Error::NoSession("a binding"))?;
         // What goes before the new key exists is signed with the session's.
         self.session = Some(OnConnection {
             session: session.clone(),
             signer: Some(signer),
             sign: true,
         });
-        let bound = self.authenticate(credentials, true).and_then(|(response, key)| {
-            let signer = self.signer(&key);
-            if response.header.session_id != session.id {
-                return Err(response.malformed("it is about another session"));
-            }
-            if !signer.verify(&response.header, &response.message) {
-                return Err(Error::Signature(Command::SESSION_SETUP, "wrong"));
-            }
-            Ok(signer)
-        });
+        let bound = self
+            .authenticate(credentials, true)
+            .and_then(|(response, key)| {
+                let signer = self.signer(&key);
+                if response.header.session_id != session.id {
+                    return Err(response.malformed("it is about another session"));
+                }
+                if !signer.verify(&response.header, &response.message) {
+                    return Err(Error::Signature(Command::SESSION_SETUP, "wrong"));
+                }
+                Ok(signer)
+            });
         match bound {
             Ok(signer) => {
                 self.session = Some(OnConnection {
@@ -154,7 +169,13 @@ impl Connection {
     /// The signing key of this connection, from what authentication brought.
     fn signer(&self, key: &Key) -> Signer {
         let dialect = self.negotiated.dialect;
-        let key = derive(&key.0, dialect, &self.session_preauth, Purpose::Signing, 128);
+        let key = derive(
+            &key.0,
+            dialect,
+            &self.session_preauth,
+            Purpose::Signing,
+            128,
+        );
         Signer::new(self.negotiated.signing, key)
     }
 
@@ -171,9 +192,15 @@ impl Connection {
         let (offset, length) = (u16_at(body, 4).unwrap_or(0), u16_at(body, 6).unwrap_or(0));
         let challenge = first.buffer(offset.into(), length.into())?;
         // The server may have wrapped it; its form is fixed ([MS-NLMP] 2.2.1.2).
-        let start = challenge.windows(8).position(|window| window == b"NTLMSSP\0");
+        let start = challenge
+            .windows(8)
+            .position(|window| window == b"NTLMSSP\0");
         let challenge = start.map_or(&[][..], |start| challenge.split_at(start).1);
-        let Credentials { user, password, domain } = credentials;
+        let Credentials {
+            user,
+            password,
+            domain,
+        } = credentials;
         let (token, key) = ntlm
             .authenticate(challenge, domain, user, password, "")
             .map_err(|error| Error::Ntlm(error.to_string()))?;
@@ -206,7 +233,11 @@ impl Connection {
             NegotiateCapabilities::new(),
         );
         let request = Request::encode(Command::SESSION_SETUP, 0, "SESSION_SETUP", &body)?;
-        let protection = if bind { Protection::Signed } else { Protection::Plain };
+        let protection = if bind {
+            Protection::Signed
+        } else {
+            Protection::Plain
+        };
         self.exchange(&request.protected(protection))
     }
 
@@ -232,6 +263,8 @@ impl Connection {
     /// Whether requests are signed.
     #[must_use]
     pub fn is_signed(&self) -> bool {
-        self.session.as_ref().is_some_and(|on| on.sign && on.signer.is_some())
+        self.session
+            .as_ref()
+            .is_some_and(|on| on.sign && on.signer.is_some())
     }
 }

@@ -5,9 +5,9 @@ use aes_gcm::aead::AeadInPlace;
 use aes_gcm::{Aes128Gcm, KeyInit};
 use cmac::{Cmac, Mac};
 
+use super::Command;
 use super::header::{HEADER_LENGTH, Header, SIGNATURE_AT};
 use super::keys::{Key, hmac_sha256};
-use super::Command;
 
 /// How messages are signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +135,8 @@ mod tests {
             for at in 0..message.len() {
                 let mut other = message.clone();
                 other[at] ^= 1;
-                let good = Header::parse(&other).is_some_and(|header| signer.verify(&header, &other));
+                let good =
+                    Header::parse(&other).is_some_and(|header| signer.verify(&header, &other));
                 assert!(!good, "{algorithm:?}: byte {at}");
             }
         }
@@ -148,7 +149,10 @@ mod tests {
             let signer = Signer::new(algorithm, Key(vec![3; 16]));
             let message = [&header().emit()[..], b"body and data"].concat();
             let whole = signer.signature(&header(), &[&message]);
-            assert_eq!(signer.signature(&header(), &[&message[..70], &message[70..]]), whole);
+            assert_eq!(
+                signer.signature(&header(), &[&message[..70], &message[70..]]),
+                whole
+            );
         }
         assert_eq!(SigningAlgorithm::of_number(3), None);
     }

@@ -49,8 +49,7 @@ impl Forwarder {
             ..proto::Config::default()
         };
         let config = Config::new(endpoint, endpoint);
-        let mut transport =
-            Transport::new(fabric.expect("a fabric"), HeapBuffers::new(), config);
+        let mut transport = Transport::new(fabric.expect("a fabric"), HeapBuffers::new(), config);
         let any = "127.0.0.1:0".parse().expect("an address");
         let listener = transport.listen(any).expect("a free port");
         let address = transport.local_address(listener).expect("its address");
@@ -69,7 +68,10 @@ impl Drop for Forwarder {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let result = self.thread.take().expect("a thread").join();
-        assert!(result.is_ok() || std::thread::panicking(), "the forwarder failed");
+        assert!(
+            result.is_ok() || std::thread::panicking(),
+            "the forwarder failed"
+        );
     }
 }
 
@@ -111,7 +113,9 @@ fn forward(mut transport: Transport<Iwarp, HeapBuffers>, server: SocketAddr, sto
                 };
                 let memory = Memory::zeroed(message.len());
                 memory.write(0, &message).expect("in range");
-                let region = transport.register(*conn, &memory, Access::Local).expect("a region");
+                let region = transport
+                    .register(*conn, &memory, Access::Local)
+                    .expect("a region");
                 cookie += 1;
                 let sge = Sge {
                     region: region.id,

@@ -40,7 +40,9 @@ impl Samba {
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         let places = ["bin", "sbin"].map(|place| self.root.join(place).join(name));
         let found = places.iter().find(|path| path.exists());
-        found.unwrap_or_else(|| panic!("no {name} in {}", self.root.display())).clone()
+        found
+            .unwrap_or_else(|| panic!("no {name} in {}", self.root.display()))
+            .clone()
     }
 
     /// Whether its smbd can use the smbdirect device.
@@ -94,7 +96,9 @@ impl Server {
         let root = directory.0.clone();
         let user = user();
         let files = root.join("files");
-        for name in ["files", "private", "lock", "state", "cache", "pid", "ncalrpc", "log"] {
+        for name in [
+            "files", "private", "lock", "state", "cache", "pid", "ncalrpc", "log",
+        ] {
             fs::create_dir(root.join(name)).expect("a directory");
         }
         // Whoever has logged in has to get there.
@@ -106,7 +110,9 @@ impl Server {
         add_user(&samba, &config, &user);
 
         let mut command = Command::new(samba.program("smbd"));
-        command.args(["--foreground", "--no-process-group", "-s"]).arg(&config);
+        command
+            .args(["--foreground", "--no-process-group", "-s"])
+            .arg(&config);
         command.arg("-l").arg(root.join("log"));
         // When it ends, it sends a signal to all of its process group.
         command.process_group(0);
@@ -144,7 +150,10 @@ impl Server {
     /// What it wrote into its logs.
     pub(crate) fn log(&self) -> String {
         let mut text = String::new();
-        let entries = fs::read_dir(self.root.join("log")).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.root.join("log"))
+            .into_iter()
+            .flatten()
+            .flatten();
         for entry in entries {
             let log = fs::read(entry.path()).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
@@ -264,8 +273,13 @@ fn configuration(
 
 fn add_user(samba: &Samba, config: &Path, user: &str) {
     let mut command = Command::new(samba.program("smbpasswd"));
-    let arguments: [OsString; 5] =
-        ["-c".into(), config.into(), "-s".into(), "-a".into(), user.into()];
+    let arguments: [OsString; 5] = [
+        "-c".into(),
+        config.into(),
+        "-s".into(),
+        "-a".into(),
+        user.into(),
+    ];
     command.args(arguments).stdin(Stdio::piped());
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("smbpasswd starts");

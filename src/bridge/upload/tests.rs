@@ -161,11 +161,8 @@ fn the_window_is_not_overwritten_while_it_is_being_sent() {
     }
     scene.upload.sent();
     assert_eq!(scene.run(Some(200_000)).unwrap(), Next::Receive);
-    assert_eq!(
-        scene.messages.len(),
-        count,
-        "only a part of the next is there"
-    );
+    // Begun anew: how much more there is, is the socket's business.
+    assert!(scene.messages.iter().all(|it| *it == message(10_000, 0)));
 }
 
 #[test]

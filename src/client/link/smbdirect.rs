@@ -53,8 +53,16 @@ impl Registration {
     pub fn pieces(&self, count: u32) -> Vec<BufferDescriptorV1> {
         let whole = self.descriptor().length;
         let each = whole / count.max(1);
-        let length = |n| if n + 1 == count { whole - n * each } else { each };
-        (0..count).map(|n| self.piece(n * each, length(n))).collect()
+        let length = |n| {
+            if n + 1 == count {
+                whole - n * each
+            } else {
+                each
+            }
+        };
+        (0..count)
+            .map(|n| self.piece(n * each, length(n)))
+            .collect()
     }
 
     /// The token by which the server may invalidate it.
@@ -124,7 +132,9 @@ impl SmbDirect {
         match link.closed.take() {
             Some(reason) => Err(refused(reason.to_string())),
             None if came => Ok(link),
-            None => Err(refused("the negotiation is not complete in time".to_owned())),
+            None => Err(refused(
+                "the negotiation is not complete in time".to_owned(),
+            )),
         }
     }
 
@@ -134,8 +144,9 @@ impl SmbDirect {
 
     /// Bytes of the longest message that can be sent, and received.
     pub(super) fn message_limits(&self) -> (u32, u32) {
-        self.negotiated()
-            .map_or((0, 0), |n| (n.max_fragmented_send_size, n.max_fragmented_receive_size))
+        self.negotiated().map_or((0, 0), |n| {
+            (n.max_fragmented_send_size, n.max_fragmented_receive_size)
+        })
     }
 
     /// What both sides agreed on.
@@ -222,8 +233,11 @@ impl SmbDirect {
 
     /// Ends a registration: the server's access to it from now on ends the connection.
     pub(in super::super) fn deregister(&mut self, registration: &Registration) -> Result<()> {
-        self.invalidated.retain(|token| *token != registration.token());
-        Ok(self.transport.deregister(self.conn, registration.region.id)?)
+        self.invalidated
+            .retain(|token| *token != registration.token());
+        Ok(self
+            .transport
+            .deregister(self.conn, registration.region.id)?)
     }
 
     pub(super) fn take_invalidated(&mut self, token: RemoteToken) -> bool {
@@ -237,7 +251,11 @@ impl SmbDirect {
     /// Serves the connection for a time: keepalives, and the server's access to memory.
     pub(in super::super) fn serve(&mut self, time: Duration) -> Result<()> {
         self.drive(Deadline::new(time), |link| link.closed.is_some())?;
-        if self.closed.is_some() { Err(self.gone()) } else { Ok(()) }
+        if self.closed.is_some() {
+            Err(self.gone())
+        } else {
+            Ok(())
+        }
     }
 
     /// Why the connection ended, if it has.
@@ -254,7 +272,10 @@ impl SmbDirect {
 
     /// A buffer of at least `length` bytes.
     fn buffer(&mut self, length: usize) -> Result<Buffer> {
-        let fits = self.free.iter().position(|buffer| buffer.memory.len() >= length);
+        let fits = self
+            .free
+            .iter()
+            .position(|buffer| buffer.memory.len() >= length);
         if let Some(at) = fits {
             return Ok(self.free.swap_remove(at));
         }

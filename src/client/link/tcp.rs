@@ -53,14 +53,18 @@ impl Tcp {
         let length = u32::try_from(length)
             .ok()
             .filter(|length| *length <= MAX_MESSAGE)
-            .ok_or(Error::Encode("a message", format!("{length} bytes are too many for TCP")))?;
+            .ok_or(Error::Encode(
+                "a message",
+                format!("{length} bytes are too many for TCP"),
+            ))?;
         // Three bytes of length behind a byte of zero.
         let head = length.to_be_bytes();
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(parts.len() + 1);
         slices.push(IoSlice::new(&head));
         slices.extend(parts.iter().map(|part| IoSlice::new(part)));
         let mut rest = &mut slices[..];
-        self.stream.set_write_timeout(Some(at_least(deadline.left())))?;
+        self.stream
+            .set_write_timeout(Some(at_least(deadline.left())))?;
         while !rest.is_empty() {
             match self.stream.write_vectored(rest) {
                 Ok(0) => return Err(closed()),
@@ -112,7 +116,8 @@ impl Tcp {
     }
 
     fn read(&mut self, buffer: &mut [u8], deadline: Deadline) -> Result<usize> {
-        self.stream.set_read_timeout(Some(at_least(deadline.left())))?;
+        self.stream
+            .set_read_timeout(Some(at_least(deadline.left())))?;
         loop {
             match self.stream.read(buffer) {
                 Ok(0) => return Err(closed()),
