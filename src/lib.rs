@@ -28,6 +28,8 @@
 //! buffers in memory that two processes share, of which neither trusts the other. [`bridge`] stands on the
 //! transport alone: it brings clients that speak only TCP to an SMB Direct server.
 //!
+//! The other end, an SMB client that places file data directly, is [`client`]: `smbdirectctl bench` and the tests use it.
+//!
 //! The endpoint knows no I/O, the fabric knows no SMB, the broker knows no rule of the protocol, and
 //! smbd knows no Rust. `wire`, `proto` and the iWARP codecs in [`fabric::iwarp`] need no operating
 //! system and allocate nothing after construction. smbd links the feature `ffi` alone, which has no
@@ -47,6 +49,8 @@ extern crate alloc;
 pub mod bridge;
 #[cfg(feature = "broker")]
 pub mod broker;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "shm")]
 pub mod device;
 pub mod fabric;

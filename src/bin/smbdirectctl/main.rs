@@ -1,6 +1,7 @@
-//! `smbdirectctl`: asks the smbdirect device how it is, and brings clients of TCP to SMB Direct. See
+//! `smbdirectctl`: asks the smbdirect device how it is, brings clients of TCP to SMB Direct, and measures. See
 //! smbdirectctl(8).
 
+mod bench;
 mod bridge;
 #[path = "../smbdirectd/log.rs"]
 mod log;
@@ -31,6 +32,8 @@ struct Options {
 enum Command {
     /// Shows connections, processes and the reasons for which connections ended
     Status(StatusOptions),
+    /// Measures how fast a share is read and written, over TCP and over SMB Direct
+    Bench(bench::Options),
     /// Accepts SMB over TCP and carries it over SMB Direct to a server, until a signal ends it
     Bridge(bridge::Options),
 }
@@ -51,6 +54,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 fn main() -> ExitCode {
     match Options::parse().command {
         Command::Status(options) => show_status(&options),
+        Command::Bench(options) => match bench::run(&options) {
+            Ok(text) => print(&text),
+            Err(message) => {
+                eprintln!("smbdirectctl: {message}");
+                FAILED.into()
+            }
+        },
         Command::Bridge(options) => bridge::run(&options).unwrap_or_else(|message| {
             eprintln!("smbdirectctl: {message}");
             FAILED.into()

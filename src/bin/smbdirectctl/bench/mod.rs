@@ -1,0 +1,341 @@
+//! `smbdirectctl bench`: reads and writes a file of a share, over TCP and over SMB Direct.
+
+mod measure;
+mod options;
+mod pattern;
+mod report;
+
+use std::io::{self, IsTerminal, Write as _};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use smbdirect::client::{
+    Channel, Connection, Create, Credentials, Dialect, Disposition, Error, NtStatus,
+};
+
+use measure::{Case, File};
+pub(crate) use options::Options;
+use options::{End, Operation, SMB_DIRECT_PORT, Target, Transport};
+use pattern::Pattern;
+use report::Report;
+
+/// Bytes of the requests that fill the file and check it, and how many there are at a time.
+const BULK: (u32, u16) = (1 << 20, 8);
+/// How often a progress line changes.
+const PROGRESS: Duration = Duration::from_millis(200);
+
+/// Measures, and returns what to print.
+pub(crate) fn run(options: &Options) -> Result<String, String> {
+    let target = options.target()?;
+    let mut bench = Bench::start(options, &target)?;
+    let mut report = Report::new(
+        &format!("//{}/{}", target.host, target.share),
+        &bench.tcp,
+        bench.file.size,
+        options.verify,
+    );
+    let measured = bench.measure_all(&mut report);
+    // Also after a failure: the file must not stay.
+    let ended = bench.end();
+    measured?;
+    ended?;
+    if options.json {
+        let text = serde_json::to_string_pretty(&report);
+        return text
+            .map(|text| text + "\n")
+            .map_err(|error| error.to_string());
+    }
+    Ok(report.to_string())
+}
+
+/// A file on a server.
+struct Bench<'a> {
+    options: &'a Options,
+    credentials: Credentials,
+    tcp: Connection,
+    path: String,
+    name: String,
+    file: File,
+}
+
+impl<'a> Bench<'a> {
+    /// Logs in over TCP and makes the file.
+    fn start(options: &'a Options, target: &Target) -> Result<Self, String> {
+        let largest = options.size.iter().max().copied().unwrap_or(0);
+        if options.file_size < largest {
+            return Err("--file-size is smaller than --size".to_owned());
+        }
+        let credentials = options.credentials()?;
+        let address = options::resolve_host(&target.host, target.port)?;
+        let mut guid = [0; 16];
+        let mut seed = [0; 8];
+        for bytes in [&mut guid[..], &mut seed] {
+            getrandom::fill(bytes).map_err(|error| format!("random numbers: {error}"))?;
+        }
+        let path = format!(r"\\{}\{}", target.host, target.share);
+        let seed = u64::from_le_bytes(seed);
+        let name = format!("smbdirect-bench-{seed:016x}.tmp");
+        let mut tcp = Connection::tcp(address, options.config(guid)).map_err(text)?;
+        tcp.log_in(&credentials).map_err(text)?;
+        let tree = tcp
+            .tree_connect(&path)
+            .map_err(|error| format!("{path}: {error}"))?;
+        // Whatever ends this process, the server deletes it.
+        let how = Create {
+            options: Create::NON_DIRECTORY | Create::DELETE_ON_CLOSE,
+            ..Create::file(Disposition::Create)
+        };
+        let created = tcp.create(tree, &name, &how);
+        let created = created.map_err(|error| format!("{path}\\{name}: {error}"))?;
+        let file = File {
+            tree,
+            id: created.file,
+            size: options.file_size,
+            pattern: Pattern::new(seed),
+        };
+        let mut bench = Self {
+            options,
+            credentials,
+            tcp,
+            path,
+            name,
+            file,
+        };
+        bench.bulk(Operation::Write, "filling the file")?;
+        Ok(bench)
+    }
+
+    /// Writes or checks the whole file over TCP.
+    fn bulk(&mut self, operation: Operation, doing: &str) -> Result<(), String> {
+        let (size, depth) = BULK;
+        let size = u32::try_from(self.file.size).unwrap_or(size).min(size);
+        let size = match operation {
+            Operation::Read => size.min(self.tcp.max_inline_read()),
+            Operation::Write => size.min(self.tcp.max_inline_write()),
+        };
+        let case = Case {
+            operation,
+            channel: Channel::None,
+            size,
+            depth,
+            end: End::Bytes(self.file.size - self.file.size % u64::from(size)),
+            verify: true,
+        };
+        let mut line = Line::new(doing.to_owned());
+        let done = measure::run(&mut self.tcp, self.file, case, |bytes, time| {
+            line.show(bytes, time)
+        });
+        line.clear();
+        done.map(drop).map_err(|error| format!("{doing}: {error}"))
+    }
+
+    fn measure_all(&mut self, report: &mut Report) -> Result<(), String> {
+        for transport in self.options.transport.clone() {
+            if transport == Transport::Tcp {
+                self.measure_transport(transport, None, report)?;
+                continue;
+            }
+            // Not before it is used: who does not look after a connection loses it.
+            let (mut connection, file) = self.smb_direct()?;
+            report.has_smb_direct(&connection, !self.options.no_bind);
+            self.measure_transport(transport, Some((&mut connection, file)), report)?;
+            if self.options.no_bind {
+                connection.log_off().map_err(text)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn measure_transport(
+        &mut self,
+        transport: Transport,
+        mut direct: Option<(&mut Connection, File)>,
+        report: &mut Report,
+    ) -> Result<(), String> {
+        for case in self.cases(transport) {
+            let what = report::describe(transport, &case);
+            let (connection, file) = match &mut direct {
+                Some((connection, file)) => (&mut **connection, *file),
+                None => (&mut self.tcp, self.file),
+            };
+            let case = Case {
+                size: case.size.min(limit(connection, &case)),
+                ..case
+            };
+            let mut line = Line::new(what.clone());
+            let measured =
+                measure::run(connection, file, case, |bytes, time| line.show(bytes, time));
+            line.clear();
+            let measured = measured.map_err(|error| format!("{what}: {error}"))?;
+            report.add(transport, &case, &measured);
+            if case.verify && case.operation == Operation::Write {
+                self.bulk(Operation::Read, "checking what was written")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn cases(&self, transport: Transport) -> Vec<Case> {
+        let options = self.options;
+        let channels = match transport {
+            Transport::Tcp => vec![Channel::None],
+            Transport::SmbDirect => options.channels(),
+        };
+        let mut cases = Vec::new();
+        for channel in channels {
+            for operation in &options.operations {
+                for size in &options.size {
+                    for depth in &options.depth {
+                        cases.push(Case {
+                            operation: *operation,
+                            channel,
+                            size: u32::try_from(*size).unwrap_or(u32::MAX),
+                            depth: *depth,
+                            end: options.end(),
+                            verify: options.verify,
+                        });
+                    }
+                }
+            }
+        }
+        cases
+    }
+
+    /// An SMB Direct connection of the session, or with one of its own, and the file there.
+    fn smb_direct(&mut self) -> Result<(Connection, File), String> {
+        let channels = self.options.channels();
+        let old = self.tcp.negotiated().dialect == Dialect::Smb300;
+        if old && channels.contains(&Channel::RdmaV1Invalidate) {
+            return Err("SMB 3.0 has no channel 2: use --channel 1".to_owned());
+        }
+        let sealed = self.tcp.is_sealed();
+        if sealed && channels.iter().any(|channel| *channel != Channel::None) {
+            return Err(
+                "RDMA carries data that is not encrypted: with encryption, use --channel 0"
+                    .to_owned(),
+            );
+        }
+        let address = self.smb_direct_address()?;
+        let mut config = self.tcp.config().clone();
+        // Channels of a session speak the same version.
+        config.dialects = vec![self.tcp.negotiated().dialect];
+        if self.options.no_bind {
+            // A client of its own, as far as the server knows.
+            getrandom::fill(&mut config.client_guid).map_err(|error| error.to_string())?;
+        }
+        let mut connection = Connection::smb_direct(address, config).map_err(text)?;
+        if !self.options.no_bind {
+            connection.bind(&self.tcp, &self.credentials).map_err(|error| {
+                format!("binding the SMB Direct channel to the session: {error}; --no-bind does without")
+            })?;
+            return Ok((connection, self.file));
+        }
+        connection.log_in(&self.credentials).map_err(text)?;
+        let tree = connection.tree_connect(&self.path).map_err(text)?;
+        let how = Create::file(Disposition::Open);
+        let created = connection.create(tree, &self.name, &how);
+        let created = created.map_err(|error| format!("{}\\{}: {error}", self.path, self.name))?;
+        let file = File {
+            tree,
+            id: created.file,
+            ..self.file
+        };
+        Ok((connection, file))
+    }
+
+    /// As given, or as the server announces it.
+    fn smb_direct_address(&mut self) -> Result<SocketAddr, String> {
+        if let Some(address) = self.options.smb_direct_address()? {
+            return Ok(address);
+        }
+        let advice = "give --address HOST:PORT, or have the server announce it \
+                      (smbd: smb direct = yes, and smbdirectd running)";
+        let interfaces = match self.tcp.network_interfaces(self.file.tree) {
+            Ok(interfaces) => interfaces,
+            Err(Error::Status {
+                status: NtStatus::NOT_SUPPORTED | NtStatus::INVALID_DEVICE_REQUEST,
+                ..
+            }) => {
+                return Err(format!(
+                    "the server does not say where SMB Direct is: {advice}"
+                ));
+            }
+            Err(error) => return Err(text(error)),
+        };
+        let server = self.tcp.server().ip();
+        let rdma = interfaces.iter().filter(|interface| interface.rdma);
+        // The address that TCP goes to, or one of its kind.
+        let best = rdma.max_by_key(|interface| {
+            let kind = interface.address.is_ipv4() == server.is_ipv4();
+            (interface.address == server, kind, interface.speed)
+        });
+        match best {
+            Some(interface) => Ok(SocketAddr::new(interface.address, SMB_DIRECT_PORT)),
+            None => Err(format!("the server announces no SMB Direct: {advice}")),
+        }
+    }
+
+    /// Closes the file, which deletes it.
+    fn end(mut self) -> Result<(), String> {
+        let (tree, id) = (self.file.tree, self.file.id);
+        let closed = self.tcp.close(tree, id).map_err(|error| {
+            format!(
+                "{}\\{} could not be closed and deleted: {error}",
+                self.path, self.name
+            )
+        });
+        closed?;
+        self.tcp.log_off().map_err(text)
+    }
+}
+
+/// Most bytes of a request, over a connection.
+fn limit(connection: &Connection, case: &Case) -> u32 {
+    match (case.channel, case.operation) {
+        (Channel::None, Operation::Read) => connection.max_inline_read(),
+        (Channel::None, Operation::Write) => connection.max_inline_write(),
+        _ => connection.max_direct().unwrap_or(u32::MAX),
+    }
+}
+
+fn text(error: Error) -> String {
+    error.to_string()
+}
+
+/// A line on a terminal that changes while something goes on.
+struct Line {
+    what: String,
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Line {
+    fn new(what: String) -> Self {
+        Self {
+            what,
+            shown: None,
+            terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    fn show(&mut self, bytes: u64, time: Duration) {
+        let recent = self.shown.is_some_and(|shown| shown.elapsed() < PROGRESS);
+        if !self.terminal || recent {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let speed = bytes as f64 / 1e6 / time.as_secs_f64().max(1e-3);
+        let seconds = time.as_secs();
+        let _ = write!(
+            io::stderr(),
+            "\r\x1b[K{}: {speed:.0} MB/s, {seconds} s",
+            self.what
+        );
+    }
+
+    fn clear(&self) {
+        if self.shown.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}

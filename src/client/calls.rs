@@ -1,0 +1,121 @@
+//! Requests that are sent one at a time, with what they bring.
+
+use super::bytes::{u32_at, u64_at};
+use super::{
+    Connection, Create, Created, Entry, FileId, Interface, NtStatus, Read, Request, Result, Write,
+};
+
+/// `FSCTL_QUERY_NETWORK_INTERFACE_INFO`.
+const QUERY_NETWORK_INTERFACE_INFO: u32 = 0x0014_01fc;
+/// In the flags of a share: encryption is demanded.
+const ENCRYPT_DATA: u32 = 0x0000_8000;
+/// Bytes of answers that are asked for.
+const OUTPUT: u32 = 64 * 1024;
+
+impl Connection {
+    /// Connects to a share, `\\host\share`: the tree's id, good on all connections of the session.
+    pub fn tree_connect(&mut self, path: &str) -> Result<u32> {
+        let response = self.call(&Request::tree_connect(path)?)?;
+        let tree_id = response.header.tree_id();
+        let flags = u32_at(response.checked(16)?, 4).unwrap_or(0);
+        if flags & ENCRYPT_DATA != 0 {
+            self.shared_session()?.seal_tree(tree_id);
+        }
+        Ok(tree_id)
+    }
+
+    /// Leaves a share.
+    pub fn tree_disconnect(&mut self, tree_id: u32) -> Result<()> {
+        self.call(&Request::tree_disconnect(tree_id)?).map(drop)
+    }
+
+    /// Asks whether the server is there.
+    pub fn echo(&mut self) -> Result<()> {
+        self.call(&Request::echo()?).map(drop)
+    }
+
+    /// The server's addresses.
+    pub fn network_interfaces(&mut self, tree_id: u32) -> Result<Vec<Interface>> {
+        let code = QUERY_NETWORK_INTERFACE_INFO;
+        let request = Request::fsctl(tree_id, code, FileId::NONE, &[], OUTPUT)?;
+        self.call(&request)?.interfaces()
+    }
+
+    /// Opens or creates a file or directory; `name` begins below the share, with `\` between its
+    /// parts.
+    pub fn create(&mut self, tree_id: u32, name: &str, how: &Create) -> Result<Created> {
+        self.call(&Request::create(tree_id, name, how)?)?.created()
+    }
+
+    /// Closes a file: its end.
+    pub fn close(&mut self, tree_id: u32, file: FileId) -> Result<u64> {
+        self.call(&Request::close(tree_id, file)?)?.closed_at()
+    }
+
+    /// Waits until what was written is on the disk.
+    pub fn flush(&mut self, tree_id: u32, file: FileId) -> Result<()> {
+        self.call(&Request::flush(tree_id, file)?).map(drop)
+    }
+
+    /// Reads at most `length` bytes, with the message; less at the end of the file.
+    pub fn read(
+        &mut self,
+        tree_id: u32,
+        file: FileId,
+        offset: u64,
+        length: u32,
+    ) -> Result<Vec<u8>> {
+        let request = Read::inline(file, offset, length).request(tree_id);
+        match self.call(&request) {
+            Ok(response) => {
+                let data = response.read()?.data.to_vec();
+                self.recycle(response);
+                Ok(data)
+            }
+            Err(error) if error.status() == Some(NtStatus::END_OF_FILE) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes, with the message: the bytes written.
+    pub fn write(&mut self, tree_id: u32, file: FileId, offset: u64, data: &[u8]) -> Result<u32> {
+        let request = Write::inline(file, offset, data).request(tree_id);
+        self.call(&request)?.written()
+    }
+
+    /// The end of a file.
+    pub fn end_of_file(&mut self, tree_id: u32, file: FileId) -> Result<u64> {
+        let response = self.call(&Request::query_standard_info(tree_id, file)?)?;
+        let end = u64_at(response.information()?, 8);
+        end.ok_or_else(|| response.malformed("it is too short"))
+    }
+
+    /// Makes a file longer or shorter.
+    pub fn set_end_of_file(&mut self, tree_id: u32, file: FileId, end: u64) -> Result<()> {
+        let request = Request::set_end_of_file(tree_id, file, end)?;
+        self.call(&request).map(drop)
+    }
+
+    /// Whether a file goes when it is closed.
+    pub fn set_delete_on_close(&mut self, tree_id: u32, file: FileId, delete: bool) -> Result<()> {
+        let request = Request::set_delete_on_close(tree_id, file, delete)?;
+        self.call(&request).map(drop)
+    }
+
+    /// What is in a directory and matches `pattern`, such as `*`.
+    pub fn list(&mut self, tree_id: u32, directory: FileId, pattern: &str) -> Result<Vec<Entry>> {
+        let mut found = Vec::new();
+        let output = OUTPUT.min(self.negotiated().max_transact_size);
+        loop {
+            let restart = found.is_empty();
+            let request = Request::query_directory(tree_id, directory, pattern, restart, output)?;
+            match self.call(&request) {
+                Ok(response) => found.extend(response.entries()?),
+                Err(error) => match error.status() {
+                    Some(NtStatus::NO_MORE_FILES | NtStatus::NO_SUCH_FILE) => return Ok(found),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! A connection: requests out, responses in, credits between.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::header::SIGNATURE_AT;
+use super::keys::Preauth;
+use super::link::{Deadline, Link, SmbDirect, Tcp};
+use super::negotiate::{self, Negotiated};
+use super::session::OnConnection;
+use super::{
+    CipherAlgorithm, Command, Dialect, Error, Header, NtStatus, Protection, Registration, Request,
+    Response, Result, SigningAlgorithm,
+};
+use crate::fabric::Access;
+use crate::proto;
+use crate::sys::Memory;
+use crate::transport::{CloseReason, Traffic};
+use crate::units::RemoteToken;
+
+/// What a connection is to be like.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What is offered.
+    pub dialects: Vec<Dialect>,
+    /// Ciphers offered for SMB 3.1.1, the best first.
+    pub ciphers: Vec<CipherAlgorithm>,
+    /// Signing algorithms offered for SMB 3.1.1, the best first; none: AES-CMAC.
+    pub signing: Vec<SigningAlgorithm>,
+    /// All connections of a client have the same: by it a device finds the session's process.
+    pub client_guid: [u8; 16],
+    /// Signs everything, also where the server does not demand it.
+    pub sign: bool,
+    /// Encrypts everything, also where the server does not demand it.
+    pub seal: bool,
+    /// Credits to hold.
+    pub credits: u16,
+    /// Time that the server has to answer.
+    pub timeout: Duration,
+    /// What this side brings to the SMB Direct negotiation.
+    pub smb_direct: proto::Config,
+}
+
+impl Config {
+    /// All dialects, ciphers and algorithms; signed or encrypted as the server demands; 1,024 credits;
+    /// 30 s; messages of up to 8 MiB and 64 KiB over SMB Direct.
+    #[must_use]
+    pub fn new(client_guid: [u8; 16]) -> Self {
+        Self {
+            dialects: vec![Dialect::Smb300, Dialect::Smb302, Dialect::Smb311],
+            ciphers: vec![
+                CipherAlgorithm::Aes128Gcm,
+                CipherAlgorithm::Aes128Ccm,
+                CipherAlgorithm::Aes256Gcm,
+                CipherAlgorithm::Aes256Ccm,
+            ],
+            signing: vec![SigningAlgorithm::AesGmac, SigningAlgorithm::AesCmac],
+            client_guid,
+            sign: false,
+            seal: false,
+            credits: 1024,
+            timeout: Duration::from_secs(30),
+            smb_direct: proto::Config {
+                max_fragmented_size: (8 << 20) + (64 << 10),
+                ..proto::Config::initiator_default()
+            },
+        }
+    }
+}
+
+/// What is known of a request that is not answered.
+#[derive(Clone, Copy, Debug)]
+struct Outstanding {
+    command: Command,
+    signed: bool,
+    sealed: bool,
+    async_id: Option<u64>,
+}
+
+/// A connection to a server. See the [module](super).
+#[derive(Debug)]
+pub struct Connection {
+    link: Link,
+    pub(super) config: Config,
+    pub(super) negotiated: Negotiated,
+    pub(super) session: Option<OnConnection>,
+    /// Over NEGOTIATE, and then over the SESSION_SETUPs of the session being made.
+    pub(super) preauth: Preauth,
+    pub(super) session_preauth: Preauth,
+    next_message_id: u64,
+    credits: u32,
+    outstanding: HashMap<u64, Outstanding>,
+    ready: VecDeque<Response>,
+    breaks: VecDeque<Response>,
+}
+
+impl Connection {
+    /// Connects over TCP and negotiates.
+    pub fn tcp(address: SocketAddr, config: Config) -> Result<Self> {
+        let link = Tcp::connect(address, config.timeout)?;
+        Self::negotiate(Link::Tcp(link), config)
+    }
+
+    /// Connects over SMB Direct and negotiates.
+    pub fn smb_direct(address: SocketAddr, config: Config) -> Result<Self> {
+        let link = SmbDirect::connect(address, config.smb_direct, config.timeout)?;
+        Self::negotiate(Link::SmbDirect(Box::new(link)), config)
+    }
+
+    fn negotiate(link: Link, config: Config) -> Result<Self> {
+        let request = negotiate::request(&config)?;
+        let mut connection = Self {
+            link,
+            negotiated: Negotiated::none(),
+            session: None,
+            preauth: Preauth::START,
+            session_preauth: Preauth::START,
+            next_message_id: 0,
+            credits: 1,
+            outstanding: HashMap::new(),
+            ready: VecDeque::new(),
+            breaks: VecDeque::new(),
+            config,
+        };
+        let response = connection.call(&request)?;
+        connection.negotiated = negotiate::response(&response, &connection.config)?;
+        Ok(connection)
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub const fn server(&self) -> SocketAddr {
+        self.link.server()
+    }
+
+    /// What both sides agreed on.
+    #[must_use]
+    pub const fn negotiated(&self) -> &Negotiated {
+        &self.negotiated
+    }
+
+    /// What the connection was made with.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Credits that this side holds.
+    #[must_use]
+    pub const fn credits(&self) -> u32 {
+        self.credits
+    }
+
+    /// Requests that are not answered.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.len()
+    }
+
+    /// Most bytes that one READ can bring with its response.
+    #[must_use]
+    pub fn max_inline_read(&self) -> u32 {
+        let (_, received) = self.link.message_limits();
+        self.negotiated
+            .max_read_size
+            .min(received.saturating_sub(256))
+    }
+
+    /// Most bytes that one WRITE can carry.
+    #[must_use]
+    pub fn max_inline_write(&self) -> u32 {
+        let (sent, _) = self.link.message_limits();
+        self.negotiated.max_write_size.min(sent.saturating_sub(256))
+    }
+
+    /// Most bytes that one READ or WRITE can move by RDMA; `None` over TCP.
+    #[must_use]
+    pub fn max_direct(&self) -> Option<u32> {
+        let Link::SmbDirect(link) = &self.link else {
+            return None;
+        };
+        let rdma = link.negotiated()?.max_read_write_size;
+        let smb = self
+            .negotiated
+            .max_read_size
+            .min(self.negotiated.max_write_size);
+        Some(smb.min(rdma))
+    }
+
+    /// Sends a request, as soon as there are credits for it, and returns its message id.
+    pub fn send(&mut self, request: &Request<'_>) -> Result<u64> {
+        let deadline = Deadline::new(self.config.timeout);
+        let charge = u32::from(request.credit_charge.max(1));
+        while self.credits < charge {
+            if self.outstanding.is_empty() {
+                let granted = self.credits;
+                return Err(Error::Credits { granted, charge });
+            }
+            self.receive_one(deadline)?;
+        }
+        let id = self.next_message_id;
+        self.transmit(request, id, None, deadline)?;
+        self.next_message_id += u64::from(charge);
+        self.credits -= charge;
+        Ok(id)
+    }
+
+    /// Asks the server to give a request up, which is then answered all the same.
+    pub fn cancel(&mut self, message_id: u64) -> Result<()> {
+        let deadline = Deadline::new(self.config.timeout);
+        let outstanding = self.outstanding.get(&message_id);
+        let async_id = outstanding.and_then(|outstanding| outstanding.async_id);
+        self.transmit(&Request::cancel()?, message_id, async_id, deadline)
+    }
+
+    fn transmit(
+        &mut self,
+        request: &Request<'_>,
+        message_id: u64,
+        async_id: Option<u64>,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let cancel = request.command == Command::CANCEL;
+        let (sign, seal) = self.protection(request);
+        let wanted = u32::from(self.config.credits).saturating_sub(self.credits);
+        let wanted = u16::try_from(wanted).unwrap_or(u16::MAX).min(512);
+        let mut header = Header {
+            credit_charge: request.credit_charge,
+            status: NtStatus::SUCCESS,
+            command: request.command,
+            credits: if cancel {
+                0
+            } else {
+                wanted.max(request.credit_charge).max(1)
+            },
+            flags: request.flags,
+            next_command: 0,
+            message_id,
+            async_id: async_id.unwrap_or(u64::from(request.tree_id) << 32),
+            session_id: self.session.as_ref().map_or(0, |on| on.session.id),
+            signature: [0; 16],
+        };
+        if async_id.is_some() {
+            header.flags |= Header::ASYNC;
+        }
+        if sign {
+            header.flags |= Header::SIGNED;
+        }
+        let mut head = header.emit();
+        if sign {
+            let signer = self.session.as_ref().and_then(|on| on.signer.as_ref());
+            let signer = signer.ok_or(Error::NoSession("a signature"))?;
+            header.signature = signer.signature(&header, &[&head, &request.body, request.data]);
+            head[SIGNATURE_AT..].copy_from_slice(&header.signature);
+        }
+        match request.command {
+            Command::NEGOTIATE => self.preauth.add(&[&head[..], &request.body].concat()),
+            Command::SESSION_SETUP => {
+                self.session_preauth
+                    .add(&[&head[..], &request.body].concat());
+            }
+            _ => {}
+        }
+        if seal {
+            let on = self
+                .session
+                .as_ref()
+                .ok_or(Error::NoSession("encryption"))?;
+            let sealer = on.session.sealer.as_ref().ok_or(Error::NoCipher)?;
+            let mut message = [&head[..], &request.body, request.data].concat();
+            let transform = sealer.seal(&mut message).ok_or(Error::Decrypt)?;
+            self.link.send(&[&transform, &message], deadline)?;
+        } else {
+            self.link
+                .send(&[&head, &request.body, request.data], deadline)?;
+        }
+        if !cancel {
+            let outstanding = Outstanding {
+                command: request.command,
+                signed: sign,
+                sealed: seal,
+                async_id: None,
+            };
+            self.outstanding.insert(message_id, outstanding);
+        }
+        Ok(())
+    }
+
+    /// Whether a request is signed, and whether it is encrypted.
+    fn protection(&self, request: &Request<'_>) -> (bool, bool) {
+        let setup = matches!(request.command, Command::NEGOTIATE | Command::SESSION_SETUP);
+        let on = self.session.as_ref();
+        match (request.protection, on) {
+            (Protection::Plain, _) => (false, false),
+            (Protection::Signed, _) => (true, false),
+            (Protection::Sealed, _) => (false, true),
+            (Protection::AsAgreed, Some(on)) if !setup && on.session.encrypts(request.tree_id) => {
+                (false, true)
+            }
+            (Protection::AsAgreed, Some(on)) if !setup && on.signer.is_some() => {
+                // [MS-SMB2] 3.2.4.1.1: the request that an attacker would change first.
+                let always = request.command == Command::TREE_CONNECT
+                    && self.negotiated.dialect == Dialect::Smb311;
+                (on.sign || always, false)
+            }
+            (Protection::AsAgreed, _) => (false, false),
+        }
+    }
+
+    /// Sends a request and waits for its final response, whatever its status.
+    pub fn exchange(&mut self, request: &Request<'_>) -> Result<Response> {
+        let id = self.send(request)?;
+        self.wait(id)
+    }
+
+    /// Sends a request and waits for its final response; a status that is an error is one.
+    pub fn call(&mut self, request: &Request<'_>) -> Result<Response> {
+        self.exchange(request)?.ok()
+    }
+
+    /// The final response to a request, whatever its status.
+    pub fn wait(&mut self, message_id: u64) -> Result<Response> {
+        self.wait_within(message_id, self.config.timeout)
+    }
+
+    /// The same, with another time than the configuration's.
+    pub fn wait_within(&mut self, message_id: u64, timeout: Duration) -> Result<Response> {
+        let deadline = Deadline::new(timeout);
+        loop {
+            let found = |response: &Response| response.header.message_id == message_id;
+            if let Some(response) = self.ready.iter().position(found) {
+                let response = self.ready.remove(response);
+                return response.ok_or(Error::Malformed("response", "it is gone"));
+            }
+            self.receive_one(deadline)?;
+        }
+    }
+
+    /// The next final response, to whichever request.
+    pub fn next_response(&mut self) -> Result<Response> {
+        let deadline = Deadline::new(self.config.timeout);
+        loop {
+            if let Some(response) = self.ready.pop_front() {
+                return Ok(response);
+            }
+            self.receive_one(deadline)?;
+        }
+    }
+
+    /// The next oplock or lease break that the server sent, if it comes in time ([MS-SMB2] 2.2.23).
+    pub fn next_break(&mut self, timeout: Duration) -> Result<Option<Response>> {
+        let deadline = Deadline::new(timeout);
+        while self.breaks.is_empty() {
+            match self.receive_one(deadline) {
+                Ok(()) => {}
+                Err(Error::TimedOut(..)) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.breaks.pop_front())
+    }
+
+    /// Whether a request has had its interim response (`STATUS_PENDING`), if it comes in time.
+    pub fn is_pending(&mut self, message_id: u64, timeout: Duration) -> Result<bool> {
+        let deadline = Deadline::new(timeout);
+        loop {
+            match self.outstanding.get(&message_id) {
+                Some(outstanding) if outstanding.async_id.is_some() => return Ok(true),
+                Some(_) => {}
+                None => return Ok(false),
+            }
+            match self.receive_one(deadline) {
+                Ok(()) => {}
+                Err(Error::TimedOut(..)) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Gives a response back whose memory may be used for the next ones.
+    pub fn recycle(&mut self, response: Response) {
+        self.link.recycle(response.message);
+    }
+
+    /// Registers memory that the server may read or write; over SMB Direct only.
+    pub fn register(&mut self, memory: &Memory, access: Access) -> Result<Registration> {
+        self.link.rdma()?.register(memory, access)
+    }
+
+    /// Ends a registration: the server's access from now on ends the connection.
+    pub fn deregister(&mut self, registration: &Registration) -> Result<()> {
+        self.link.rdma()?.deregister(registration)
+    }
+
+    /// Whether the server has invalidated a token; says so once.
+    pub fn take_invalidated(&mut self, token: RemoteToken) -> bool {
+        self.link.take_invalidated(token)
+    }
+
+    /// What an SMB Direct connection carried; nothing over TCP.
+    pub fn traffic(&mut self) -> Traffic {
+        self.link
+            .rdma()
+            .map_or_else(|_| Traffic::default(), |link| link.traffic())
+    }
+
+    /// Serves an SMB Direct connection for a time without asking for anything: keepalives, and
+    /// the server's access to memory.
+    pub fn serve(&mut self, time: Duration) -> Result<()> {
+        self.link.rdma()?.serve(time)
+    }
+
+    /// Why an SMB Direct connection ended, if it has.
+    pub fn close_reason(&mut self) -> Option<CloseReason> {
+        self.link.rdma().ok()?.close_reason().cloned()
+    }
+
+    /// Receives one message and puts what is in it where it belongs.
+    fn receive_one(&mut self, deadline: Deadline) -> Result<()> {
+        let mut message = self.link.receive(deadline)?;
+        let sealed = message.starts_with(b"\xfdSMB");
+        if sealed {
+            let sealer = self
+                .session
+                .as_ref()
+                .and_then(|on| on.session.sealer.as_ref());
+            message = sealer
+                .and_then(|sealer| sealer.open(message))
+                .ok_or(Error::Decrypt)?;
+        }
+        loop {
+            let header = Header::parse(&message)
+                .ok_or(Error::Malformed("message", "it is not an SMB2 message"))?;
+            // A compound: each element is a message of its own.
+            let rest = match header.next_command as usize {
+                0 => None,
+                next if next >= super::HEADER_LENGTH && next < message.len() => {
+                    Some(message.split_off(next))
+                }
+                _ => return Err(Error::Malformed("compound", "NextCommand is out of range")),
+            };
+            self.accept(Response { header, message }, sealed)?;
+            match rest {
+                Some(rest) => message = rest,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn accept(&mut self, response: Response, sealed: bool) -> Result<()> {
+        let header = response.header;
+        if header.flags & Header::RESPONSE == 0 {
+            return Err(response.malformed("it is a request"));
+        }
+        if header.message_id == Header::UNASKED {
+            self.breaks.push_back(response);
+            return Ok(());
+        }
+        let Some(outstanding) = self.outstanding.get_mut(&header.message_id) else {
+            return Err(response.malformed("nothing was asked with its message id"));
+        };
+        if outstanding.command != header.command {
+            return Err(response.malformed("the request was another one"));
+        }
+        let pending = header.status == NtStatus::PENDING && header.flags & Header::ASYNC != 0;
+        let expected = *outstanding;
+        if pending {
+            outstanding.async_id = Some(header.async_id);
+        }
+        if !pending && header.command != Command::SESSION_SETUP {
+            self.check(&response, expected, sealed)?;
+        }
+        self.credits = self.credits.saturating_add(header.credits.into());
+        match header.command {
+            Command::NEGOTIATE => self.preauth.add(&response.message),
+            Command::SESSION_SETUP if header.status == NtStatus::MORE_PROCESSING_REQUIRED => {
+                self.session_preauth.add(&response.message);
+            }
+            _ => {}
+        }
+        if pending {
+            self.link.recycle(response.message);
+        } else {
+            self.outstanding.remove(&header.message_id);
+            self.ready.push_back(response);
+        }
+        Ok(())
+    }
+
+    /// A response is protected as its request was ([MS-SMB2] 3.2.5.1.1, 3.2.5.1.3).
+    fn check(&self, response: &Response, expected: Outstanding, sealed: bool) -> Result<()> {
+        let header = &response.header;
+        if sealed {
+            return Ok(());
+        }
+        // A server that has forgotten the session has no key.
+        let forgotten = matches!(
+            header.status,
+            NtStatus::USER_SESSION_DELETED | NtStatus::NETWORK_SESSION_EXPIRED
+        );
+        if expected.sealed && !forgotten {
+            return Err(Error::Signature(
+                header.command,
+                "missing (it is not encrypted)",
+            ));
+        }
+        let signer = self.session.as_ref().and_then(|on| on.signer.as_ref());
+        match (header.flags & Header::SIGNED != 0, signer) {
+            (true, Some(signer)) if !signer.verify(header, &response.message) => {
+                Err(Error::Signature(header.command, "wrong"))
+            }
+            (false, Some(_)) if expected.signed && !forgotten => {
+                Err(Error::Signature(header.command, "missing"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The session that this connection belongs to, for another one to be bound to.
+    pub(super) fn shared_session(&self) -> Result<Arc<super::session::Session>> {
+        let on = self.session.as_ref().ok_or(Error::NoSession("a binding"))?;
+        Ok(on.session.clone())
+    }
+}

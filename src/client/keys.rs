@@ -1,0 +1,124 @@
+//! The keys of a session, and what they are derived from ([MS-SMB2] 3.1.4.2, 3.2.5.3).
+
+use std::fmt;
+
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256, Sha512};
+
+use super::Dialect;
+
+/// The hash over everything that was said before the keys existed (SMB 3.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Preauth([u8; 64]);
+
+impl Preauth {
+    pub(super) const START: Self = Self([0; 64]);
+
+    /// Adds one message, as it goes over the wire.
+    pub(super) fn add(&mut self, message: &[u8]) {
+        let mut hash = Sha512::new();
+        hash.update(self.0);
+        hash.update(message);
+        self.0 = hash.finalize().into();
+    }
+}
+
+/// Secret; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Key(pub(super) Vec<u8>);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({} bits)", self.0.len() * 8)
+    }
+}
+
+/// What a key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Signing,
+    /// Of messages to the server.
+    ToServer,
+    /// Of messages from the server.
+    ToClient,
+}
+
+/// A key of `bits` (128 or 256) from the key that authentication brought.
+pub(super) fn derive(
+    session_key: &[u8],
+    dialect: Dialect,
+    preauth: &Preauth,
+    purpose: Purpose,
+    bits: u32,
+) -> Key {
+    if dialect == Dialect::Smb311 {
+        let label: &[u8] = match purpose {
+            Purpose::Signing => b"SMBSigningKey\0",
+            Purpose::ToServer => b"SMBC2SCipherKey\0",
+            Purpose::ToClient => b"SMBS2CCipherKey\0",
+        };
+        return kdf(session_key, label, &preauth.0, bits);
+    }
+    let (label, context): (&[u8], &[u8]) = match purpose {
+        Purpose::Signing => (b"SMB2AESCMAC\0", b"SmbSign\0"),
+        Purpose::ToServer => (b"SMB2AESCCM\0", b"ServerIn \0"),
+        Purpose::ToClient => (b"SMB2AESCCM\0", b"ServerOut\0"),
+    };
+    kdf(session_key, label, context, bits)
+}
+
+/// SP800-108 in counter mode with HMAC-SHA256, one block: 256 bits at most.
+fn kdf(key: &[u8], label: &[u8], context: &[u8], bits: u32) -> Key {
+    let mut mac = hmac_sha256(key);
+    mac.update(&1_u32.to_be_bytes());
+    mac.update(label);
+    mac.update(&[0]);
+    mac.update(context);
+    mac.update(&bits.to_be_bytes());
+    let mut block = mac.finalize().into_bytes().to_vec();
+    block.truncate(bits as usize / 8);
+    Key(block)
+}
+
+/// HMAC-SHA256 with a key, which may have any length.
+pub(super) fn hmac_sha256(key: &[u8]) -> Hmac<Sha256> {
+    #[allow(clippy::expect_used)]
+    <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_does_not_show_itself() {
+        assert_eq!(format!("{:?}", Key(vec![1; 16])), "Key(128 bits)");
+    }
+
+    #[test]
+    fn each_purpose_and_length_has_another_key() {
+        let derive =
+            |purpose, bits| derive(&[7; 16], Dialect::Smb302, &Preauth::START, purpose, bits);
+        let signing = derive(Purpose::Signing, 128);
+        assert_eq!(signing.0.len(), 16);
+        assert_ne!(signing, derive(Purpose::ToServer, 128));
+        assert_ne!(
+            derive(Purpose::ToClient, 128),
+            derive(Purpose::ToServer, 128)
+        );
+        let long = derive(Purpose::ToServer, 256);
+        assert_eq!(long.0.len(), 32);
+        assert_ne!(long.0[..16], derive(Purpose::ToServer, 128).0[..]);
+    }
+
+    #[test]
+    fn the_hash_depends_on_every_message_and_their_order() {
+        let of = |messages: &[&[u8]]| {
+            let mut hash = Preauth::START;
+            messages.iter().for_each(|message| hash.add(message));
+            hash
+        };
+        assert!(of(&[b"a", b"b"]) != of(&[b"b", b"a"]));
+        assert!(of(&[b"a"]) != of(&[b"a", b""]));
+    }
+}

@@ -1,0 +1,384 @@
+//! Requests: plain data until they are sent, so that tests can send what no client should.
+//!
+//! The bodies come from the crate `smb-msg`, except READ and WRITE ([`super::read_write`]), of
+//! which it does not know the channel.
+
+use std::io::Cursor;
+
+use binrw::BinWrite;
+use smb_fscc::{
+    FileAccessMask, FileAttributes, FileDispositionInformation, FileEndOfFileInformation,
+    QueryDirectoryInfoClass, QueryFileInfoClass, SetFileInfo, SetFileInfoClass,
+};
+use smb_msg::{
+    AdditionalInfo, CancelRequest, CloseRequest, CreateDisposition, CreateOptions, CreateRequest,
+    EchoRequest, FlushRequest, GetInfoRequestData, ImpersonationLevel, InfoType, IoctlBuffer,
+    IoctlReqData, IoctlRequest, IoctlRequestFlags, LogoffRequest, OplockLevel, QueryDirectoryFlags,
+    QueryDirectoryRequest, QueryInfoClass, QueryInfoFlags, QueryInfoRequest, RawSetInfoData,
+    SetInfoClass, SetInfoData, SetInfoRequest, ShareAccessFlags, TreeConnectRequest,
+    TreeDisconnectRequest,
+};
+
+use super::header::HEADER_LENGTH;
+use super::{Command, Error, FileId, Result};
+
+/// Bytes of data that one credit stands for ([MS-SMB2] 3.2.4.1.5).
+const CREDIT: u32 = 64 * 1024;
+
+/// How a request is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protection {
+    /// As server and options want it.
+    #[default]
+    AsAgreed,
+    /// Neither signed nor encrypted.
+    Plain,
+    /// Signed.
+    Signed,
+    /// Encrypted.
+    Sealed,
+}
+
+/// A request before it gets its message id, and its data, which is sent behind it.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// What for.
+    pub command: Command,
+    /// The tree.
+    pub tree_id: u32,
+    /// Flags of the header, without [`Header::SIGNED`](super::Header::SIGNED).
+    pub flags: u32,
+    /// Credits that it takes; also how far the message id moves on. 0 counts as 1 there.
+    pub credit_charge: u16,
+    /// Behind the header, with offsets that count from the header's start.
+    pub body: Vec<u8>,
+    /// Behind the body.
+    pub data: &'a [u8],
+    /// How it is protected.
+    pub protection: Protection,
+}
+
+/// The credits for `bytes` of data, sent or asked for.
+#[must_use]
+pub const fn credits_for(bytes: u32) -> u16 {
+    let credits = bytes.saturating_sub(1) / CREDIT + 1;
+    if credits > u16::MAX as u32 {
+        u16::MAX
+    } else {
+        credits as u16
+    }
+}
+
+impl<'a> Request<'a> {
+    /// A request with a body of any bytes.
+    #[must_use]
+    pub const fn raw(command: Command, tree_id: u32, body: Vec<u8>) -> Self {
+        Self {
+            command,
+            tree_id,
+            flags: 0,
+            credit_charge: 1,
+            body,
+            data: &[],
+            protection: Protection::AsAgreed,
+        }
+    }
+
+    /// A request whose body `smb-msg` writes.
+    pub(super) fn encode<T>(
+        command: Command,
+        tree_id: u32,
+        name: &'static str,
+        body: &T,
+    ) -> Result<Self>
+    where
+        T: for<'b> BinWrite<Args<'b> = ()>,
+    {
+        // Behind a header: offsets count from there.
+        let mut cursor = Cursor::new(vec![0; HEADER_LENGTH]);
+        cursor.set_position(HEADER_LENGTH as u64);
+        match body.write_le(&mut cursor) {
+            Ok(()) => Ok(Self::raw(
+                command,
+                tree_id,
+                cursor.into_inner().split_off(HEADER_LENGTH),
+            )),
+            Err(error) => Err(Error::Encode(name, error.to_string())),
+        }
+    }
+
+    /// With the credits that `bytes` of data take.
+    #[must_use]
+    pub const fn charged_for(mut self, bytes: u32) -> Self {
+        self.credit_charge = credits_for(bytes);
+        self
+    }
+
+    /// With another protection than agreed.
+    #[must_use]
+    pub const fn protected(mut self, protection: Protection) -> Self {
+        self.protection = protection;
+        self
+    }
+
+    /// ECHO.
+    pub fn echo() -> Result<Self> {
+        Self::encode(Command::ECHO, 0, "ECHO", &EchoRequest::default())
+    }
+
+    /// LOGOFF.
+    pub fn logoff() -> Result<Self> {
+        Self::encode(Command::LOGOFF, 0, "LOGOFF", &LogoffRequest::default())
+    }
+
+    /// CANCEL, without the id of what it cancels: see `Connection::cancel`.
+    pub(super) fn cancel() -> Result<Self> {
+        Self::encode(Command::CANCEL, 0, "CANCEL", &CancelRequest::default())
+    }
+
+    /// TREE_CONNECT to `\\host\share`.
+    pub fn tree_connect(path: &str) -> Result<Self> {
+        let body = TreeConnectRequest::new(path);
+        Self::encode(Command::TREE_CONNECT, 0, "TREE_CONNECT", &body)
+    }
+
+    /// TREE_DISCONNECT.
+    pub fn tree_disconnect(tree_id: u32) -> Result<Self> {
+        let body = TreeDisconnectRequest::default();
+        Self::encode(Command::TREE_DISCONNECT, tree_id, "TREE_DISCONNECT", &body)
+    }
+
+    /// CREATE.
+    pub fn create(tree_id: u32, name: &str, how: &Create) -> Result<Self> {
+        let body = CreateRequest {
+            requested_oplock_level: OplockLevel::None,
+            impersonation_level: ImpersonationLevel::Impersonation,
+            desired_access: FileAccessMask::from_bytes(how.access.to_le_bytes()),
+            file_attributes: FileAttributes::from_bytes(how.attributes.to_le_bytes()),
+            share_access: ShareAccessFlags::from_bytes(how.share.to_le_bytes()),
+            create_disposition: match how.disposition {
+                Disposition::Supersede => CreateDisposition::Superseded,
+                Disposition::Open => CreateDisposition::Open,
+                Disposition::Create => CreateDisposition::Create,
+                Disposition::OpenIf => CreateDisposition::OpenIf,
+                Disposition::Overwrite => CreateDisposition::Overwrite,
+                Disposition::OverwriteIf => CreateDisposition::OverwriteIf,
+            },
+            create_options: CreateOptions::from_bytes(how.options.to_le_bytes()),
+            name: name.into(),
+            contexts: how
+                .lease
+                .map_or_else(Vec::new, |lease| vec![lease.context()])
+                .into(),
+        };
+        let mut request = Self::encode(Command::CREATE, tree_id, "CREATE", &body)?;
+        // smb-msg knows neither batch oplocks nor leases in this field ([MS-SMB2] 2.2.13).
+        let level = if how.lease.is_some() {
+            0xff
+        } else {
+            how.oplock
+        };
+        if let Some(field) = request.body.get_mut(3) {
+            *field = level;
+        }
+        Ok(request)
+    }
+
+    /// CLOSE, with the attributes afterwards.
+    pub fn close(tree_id: u32, file: FileId) -> Result<Self> {
+        let body = CloseRequest {
+            file_id: file.0.into(),
+        };
+        Self::encode(Command::CLOSE, tree_id, "CLOSE", &body)
+    }
+
+    /// FLUSH.
+    pub fn flush(tree_id: u32, file: FileId) -> Result<Self> {
+        let body = FlushRequest {
+            file_id: file.0.into(),
+        };
+        Self::encode(Command::FLUSH, tree_id, "FLUSH", &body)
+    }
+
+    /// IOCTL: a file system control, with at most `output` bytes of answer.
+    pub fn fsctl(tree_id: u32, code: u32, file: FileId, input: &[u8], output: u32) -> Result<Self> {
+        let body = IoctlRequest {
+            ctl_code: code,
+            file_id: file.0.into(),
+            max_input_response: 0,
+            max_output_response: output,
+            flags: IoctlRequestFlags::new().with_is_fsctl(true),
+            buffer: IoctlReqData::Ioctl(IoctlBuffer::from(input)),
+        };
+        let request = Self::encode(Command::IOCTL, tree_id, "IOCTL", &body)?;
+        Ok(request.charged_for(output))
+    }
+
+    /// QUERY_INFO of a file: [MS-FSCC]'s FileStandardInformation.
+    pub fn query_standard_info(tree_id: u32, file: FileId) -> Result<Self> {
+        let body = QueryInfoRequest {
+            info_type: InfoType::File,
+            info_class: QueryInfoClass::File(QueryFileInfoClass::StandardInformation),
+            output_buffer_length: 24,
+            additional_info: AdditionalInfo::new(),
+            flags: QueryInfoFlags::new(),
+            file_id: file.0.into(),
+            data: GetInfoRequestData::None(()),
+        };
+        Self::encode(Command::QUERY_INFO, tree_id, "QUERY_INFO", &body)
+    }
+
+    /// SET_INFO: the end of a file.
+    pub fn set_end_of_file(tree_id: u32, file: FileId, end: u64) -> Result<Self> {
+        let info = SetFileInfo::EndOfFileInformation(FileEndOfFileInformation { end_of_file: end });
+        Self::set_info(tree_id, file, SetFileInfoClass::EndOfFileInformation, info)
+    }
+
+    /// SET_INFO: whether the file goes when it is closed.
+    pub fn set_delete_on_close(tree_id: u32, file: FileId, delete: bool) -> Result<Self> {
+        let info = SetFileInfo::DispositionInformation(FileDispositionInformation {
+            delete_pending: delete.into(),
+        });
+        Self::set_info(
+            tree_id,
+            file,
+            SetFileInfoClass::DispositionInformation,
+            info,
+        )
+    }
+
+    fn set_info(
+        tree_id: u32,
+        file: FileId,
+        class: SetFileInfoClass,
+        info: SetFileInfo,
+    ) -> Result<Self> {
+        let body = SetInfoRequest {
+            info_class: SetInfoClass::File(class),
+            additional_information: AdditionalInfo::new(),
+            file_id: file.0.into(),
+            data: SetInfoData::from(RawSetInfoData::from(info)),
+        };
+        Self::encode(Command::SET_INFO, tree_id, "SET_INFO", &body)
+    }
+
+    /// QUERY_DIRECTORY: names that match `pattern`, in at most `output` bytes.
+    pub fn query_directory(
+        tree_id: u32,
+        file: FileId,
+        pattern: &str,
+        restart: bool,
+        output: u32,
+    ) -> Result<Self> {
+        let body = QueryDirectoryRequest {
+            file_information_class: QueryDirectoryInfoClass::FullDirectoryInformation,
+            flags: QueryDirectoryFlags::new().with_restart_scans(restart),
+            file_index: 0,
+            file_id: file.0.into(),
+            output_buffer_length: output,
+            file_name: pattern.into(),
+        };
+        let request = Self::encode(Command::QUERY_DIRECTORY, tree_id, "QUERY_DIRECTORY", &body)?;
+        Ok(request.charged_for(output))
+    }
+}
+
+/// What CREATE does about a file that is there, or not ([MS-SMB2] 2.2.13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Replaces or creates it.
+    Supersede,
+    /// Fails without it.
+    Open,
+    /// Fails with it.
+    Create,
+    /// Opens or creates it.
+    OpenIf,
+    /// Empties it, fails without it.
+    Overwrite,
+    /// Empties or creates it.
+    OverwriteIf,
+}
+
+/// How CREATE opens a file; masks and levels as in [MS-SMB2] 2.2.13.
+#[derive(Clone, Copy, Debug)]
+pub struct Create {
+    /// `DesiredAccess`.
+    pub access: u32,
+    /// `FileAttributes`.
+    pub attributes: u32,
+    /// `ShareAccess`: 1 read, 2 write, 4 delete.
+    pub share: u32,
+    /// What happens if it is there, or not.
+    pub disposition: Disposition,
+    /// `CreateOptions`.
+    pub options: u32,
+    /// `RequestedOplockLevel`: 0 none, 1 shared, 8 exclusive, 9 batch.
+    pub oplock: u8,
+    /// A lease instead of an oplock.
+    pub lease: Option<Lease>,
+}
+
+/// A lease to ask for ([MS-SMB2] 2.2.13.2.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Its key.
+    pub key: [u8; 16],
+    /// 1 read, 2 handle, 4 write caching.
+    pub state: u32,
+}
+
+impl Lease {
+    fn context(self) -> smb_msg::CreateContextRequest {
+        smb_msg::RequestLease::RqLsReqv1(smb_msg::RequestLeaseV1 {
+            lease_key: u128::from_le_bytes(self.key),
+            lease_state: smb_msg::LeaseState::from_bytes(self.state.to_le_bytes()),
+        })
+        .into()
+    }
+}
+
+impl Create {
+    /// In `options`: a directory.
+    pub const DIRECTORY: u32 = 0x1;
+    /// In `options`: writes reach the disk before they are answered.
+    pub const WRITE_THROUGH: u32 = 0x2;
+    /// In `options`: no directory.
+    pub const NON_DIRECTORY: u32 = 0x40;
+    /// In `options`: the file goes when it is closed. Needs [`Self::DELETE`].
+    pub const DELETE_ON_CLOSE: u32 = 0x1000;
+    /// In `access`: data, attributes and what belongs to them, to read.
+    pub const READ: u32 = 0x0012_0089;
+    /// In `access`: the same, to write.
+    pub const WRITE: u32 = 0x0012_0116;
+    /// In `access`.
+    pub const DELETE: u32 = 0x0001_0000;
+
+    /// A file to read and write, which everybody else may use, too.
+    #[must_use]
+    pub const fn file(disposition: Disposition) -> Self {
+        Self {
+            access: Self::READ | Self::WRITE | Self::DELETE,
+            attributes: 0x80,
+            share: 7,
+            disposition,
+            options: Self::NON_DIRECTORY,
+            oplock: 0,
+            lease: None,
+        }
+    }
+
+    /// A directory to list.
+    #[must_use]
+    pub const fn directory() -> Self {
+        Self {
+            access: Self::READ,
+            attributes: 0x10,
+            share: 7,
+            disposition: Disposition::Open,
+            options: Self::DIRECTORY,
+            oplock: 0,
+            lease: None,
+        }
+    }
+}

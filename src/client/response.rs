@@ -1,0 +1,251 @@
+//! Responses, read field by field: a server is not trusted to know the lengths of its own buffers.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::bytes::{array_at, slice_at, u8_at, u16_at, u32_at, u64_at};
+use super::header::HEADER_LENGTH;
+use super::{Command, Error, Header, NtStatus, Result};
+
+/// A file that is open: 16 bytes that only the server understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId(pub [u8; 16]);
+
+impl FileId {
+    /// No file: for controls of the server itself.
+    pub const NONE: Self = Self([0xff; 16]);
+}
+
+/// A response, or what the server sends unasked.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// Its header.
+    pub header: Header,
+    /// All of it, header included, decrypted.
+    pub message: Vec<u8>,
+}
+
+impl Response {
+    /// Its status.
+    #[must_use]
+    pub const fn status(&self) -> NtStatus {
+        self.header.status
+    }
+
+    /// Fails where the status is an error.
+    pub fn ok(self) -> Result<Self> {
+        if self.status().is_error() {
+            return Err(self.refusal());
+        }
+        Ok(self)
+    }
+
+    pub(super) const fn refusal(&self) -> Error {
+        Error::Status {
+            command: self.header.command,
+            status: self.header.status,
+        }
+    }
+
+    /// What lies behind the header.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        self.message.get(HEADER_LENGTH..).unwrap_or_default()
+    }
+
+    /// The structure size of the body must be `size`.
+    pub(super) fn checked(&self, size: u16) -> Result<&[u8]> {
+        let body = self.body();
+        if u16_at(body, 0) != Some(size) {
+            return Err(self.malformed("StructureSize is wrong"));
+        }
+        Ok(body)
+    }
+
+    pub(super) const fn malformed(&self, why: &'static str) -> Error {
+        Error::Malformed(
+            match self.header.command {
+                Command::NEGOTIATE => "NEGOTIATE response",
+                Command::SESSION_SETUP => "SESSION_SETUP response",
+                Command::TREE_CONNECT => "TREE_CONNECT response",
+                Command::CREATE => "CREATE response",
+                Command::READ => "READ response",
+                Command::WRITE => "WRITE response",
+                Command::IOCTL => "IOCTL response",
+                Command::QUERY_INFO => "QUERY_INFO response",
+                Command::QUERY_DIRECTORY => "QUERY_DIRECTORY response",
+                _ => "response",
+            },
+            why,
+        )
+    }
+
+    /// A buffer whose offset counts from the header.
+    pub(super) fn buffer(&self, offset: u32, length: u32) -> Result<&[u8]> {
+        slice_at(&self.message, offset as usize, length as usize)
+            .ok_or_else(|| self.malformed("a buffer lies beyond the end of the message"))
+    }
+
+    /// As the response to a CREATE.
+    pub fn created(&self) -> Result<Created> {
+        let body = self.checked(89)?;
+        let fields = || {
+            Some(Created {
+                oplock: u8_at(body, 2)?,
+                action: u32_at(body, 4)?,
+                end_of_file: u64_at(body, 48)?,
+                file: FileId(array_at(body, 64)?),
+            })
+        };
+        fields().ok_or_else(|| self.malformed("it is too short"))
+    }
+
+    /// As the response to a READ.
+    pub fn read(&self) -> Result<ReadDone<'_>> {
+        let body = self.checked(17)?;
+        let fields = || Some((u8_at(body, 2)?, u32_at(body, 4)?, u32_at(body, 8)?));
+        let (offset, length, direct) = fields().ok_or_else(|| self.malformed("it is too short"))?;
+        let data = match length {
+            0 => &[],
+            _ => self.buffer(offset.into(), length)?,
+        };
+        Ok(ReadDone { data, direct })
+    }
+
+    /// As the response to a WRITE: the bytes written.
+    pub fn written(&self) -> Result<u32> {
+        let body = self.checked(17)?;
+        u32_at(body, 4).ok_or_else(|| self.malformed("it is too short"))
+    }
+
+    /// As the response to a CLOSE: the end of the file.
+    pub fn closed_at(&self) -> Result<u64> {
+        let body = self.checked(60)?;
+        u64_at(body, 48).ok_or_else(|| self.malformed("it is too short"))
+    }
+
+    /// As the response to an IOCTL: its output.
+    pub fn output(&self) -> Result<&[u8]> {
+        let body = self.checked(49)?;
+        let fields = || Some((u32_at(body, 32)?, u32_at(body, 36)?));
+        let (offset, length) = fields().ok_or_else(|| self.malformed("it is too short"))?;
+        self.buffer(offset, length)
+    }
+
+    /// As the response to a QUERY_INFO or QUERY_DIRECTORY: its output.
+    pub fn information(&self) -> Result<&[u8]> {
+        let body = self.checked(9)?;
+        let fields = || Some((u16_at(body, 2)?, u32_at(body, 4)?));
+        let (offset, length) = fields().ok_or_else(|| self.malformed("it is too short"))?;
+        self.buffer(offset.into(), length)
+    }
+
+    /// As the response to `FSCTL_QUERY_NETWORK_INTERFACE_INFO` ([MS-SMB2] 2.2.32.5). Addresses of
+    /// families that are not IP are left out.
+    pub fn interfaces(&self) -> Result<Vec<Interface>> {
+        let mut rest = self.output()?;
+        let mut found = Vec::new();
+        loop {
+            let entry = || {
+                Some((
+                    u32_at(rest, 0)?,
+                    Interface {
+                        index: u32_at(rest, 4)?,
+                        rss: u32_at(rest, 8)? & 1 != 0,
+                        rdma: u32_at(rest, 8)? & 2 != 0,
+                        speed: u64_at(rest, 16)?,
+                        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                    },
+                ))
+            };
+            let (next, interface) = entry().ok_or_else(|| self.malformed("it is too short"))?;
+            let address = match u16_at(rest, 24) {
+                Some(2) => array_at(rest, 28).map(|octets: [u8; 4]| Ipv4Addr::from(octets).into()),
+                Some(0x17) => {
+                    array_at(rest, 32).map(|octets: [u8; 16]| Ipv6Addr::from(octets).into())
+                }
+                _ => None,
+            };
+            found.extend(address.map(|address| Interface {
+                address,
+                ..interface
+            }));
+            if next == 0 {
+                return Ok(found);
+            }
+            rest = rest.get(next as usize..).unwrap_or_default();
+        }
+    }
+
+    /// As the response to a QUERY_DIRECTORY: names with their ends of file.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let mut rest = self.information()?;
+        let mut found = Vec::new();
+        loop {
+            let entry = || {
+                let length = u32_at(rest, 60)? as usize;
+                let name = slice_at(rest, 68, length)?.chunks_exact(2);
+                let name: Vec<u16> = name.filter_map(|unit| u16_at(unit, 0)).collect();
+                let entry = Entry {
+                    name: String::from_utf16_lossy(&name),
+                    end_of_file: u64_at(rest, 40)?,
+                    attributes: u32_at(rest, 56)?,
+                };
+                Some((u32_at(rest, 0)?, entry))
+            };
+            let (next, entry) = entry().ok_or_else(|| self.malformed("an entry is too short"))?;
+            found.push(entry);
+            if next == 0 {
+                return Ok(found);
+            }
+            rest = rest.get(next as usize..).unwrap_or_default();
+        }
+    }
+}
+
+/// What CREATE brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// The file.
+    pub file: FileId,
+    /// The oplock granted; 0xff: a lease.
+    pub oplock: u8,
+    /// 1 opened, 2 created, 3 overwritten, 0 superseded.
+    pub action: u32,
+    /// Its size.
+    pub end_of_file: u64,
+}
+
+/// What READ brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadDone<'a> {
+    /// The data, where it came with the response.
+    pub data: &'a [u8],
+    /// Bytes that the server put into this side's memory (`DataRemaining`).
+    pub direct: u32,
+}
+
+/// An address of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The same for all addresses of an interface.
+    pub index: u32,
+    /// Receive side scaling: several connections use several processors.
+    pub rss: bool,
+    /// SMB Direct is served there.
+    pub rdma: bool,
+    /// Bits per second.
+    pub speed: u64,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// A name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Without its path.
+    pub name: String,
+    /// Its size.
+    pub end_of_file: u64,
+    /// Its attributes; 0x10: a directory.
+    pub attributes: u32,
+}

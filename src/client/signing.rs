@@ -1,0 +1,170 @@
+//! Signatures of messages ([MS-SMB2] 3.1.4.1).
+
+use aes::Aes128;
+use aes_gcm::aead::AeadInPlace;
+use aes_gcm::{Aes128Gcm, KeyInit};
+use cmac::{Cmac, Mac};
+
+use super::Command;
+use super::header::{HEADER_LENGTH, Header, SIGNATURE_AT};
+use super::keys::{Key, hmac_sha256};
+
+/// How messages are signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SigningAlgorithm {
+    /// HMAC-SHA256.
+    HmacSha256,
+    /// AES-128-CMAC: that of SMB 3.0 and 3.0.2, and of 3.1.1 without another agreement.
+    AesCmac,
+    /// AES-128-GMAC.
+    AesGmac,
+}
+
+impl SigningAlgorithm {
+    /// As in negotiate contexts ([MS-SMB2] 2.2.3.1.7).
+    pub(super) const fn of_number(number: u16) -> Option<Self> {
+        match number {
+            0 => Some(Self::HmacSha256),
+            1 => Some(Self::AesCmac),
+            2 => Some(Self::AesGmac),
+            _ => None,
+        }
+    }
+}
+
+/// Signs messages, and checks signatures.
+#[derive(Clone, Debug)]
+pub(super) struct Signer {
+    algorithm: SigningAlgorithm,
+    key: Key,
+}
+
+impl Signer {
+    /// `key` has 128 bits.
+    pub(super) const fn new(algorithm: SigningAlgorithm, key: Key) -> Self {
+        Self { algorithm, key }
+    }
+
+    /// The signature of a message that lies in `parts`, the header at the start of the first. What
+    /// stands in its place counts as zeros.
+    pub(super) fn signature(&self, header: &Header, parts: &[&[u8]]) -> [u8; 16] {
+        let mut head = header.emit();
+        head[SIGNATURE_AT..].fill(0);
+        let (first, rest) = match parts.split_first() {
+            Some((first, rest)) => (first.get(HEADER_LENGTH..).unwrap_or_default(), rest),
+            None => (&[][..], &[][..]),
+        };
+        let pieces = || [&head[..], first].into_iter().chain(rest.iter().copied());
+        match self.algorithm {
+            SigningAlgorithm::HmacSha256 => {
+                let mut mac = hmac_sha256(&self.key.0);
+                pieces().for_each(|piece| mac.update(piece));
+                let mut signature = [0; 16];
+                signature.copy_from_slice(&mac.finalize().into_bytes()[..16]);
+                signature
+            }
+            SigningAlgorithm::AesCmac => {
+                #[allow(clippy::expect_used)]
+                let mut mac = <Cmac<Aes128> as Mac>::new_from_slice(&self.key.0)
+                    .expect("the key has 128 bits");
+                pieces().for_each(|piece| mac.update(piece));
+                mac.finalize().into_bytes().into()
+            }
+            SigningAlgorithm::AesGmac => {
+                #[allow(clippy::expect_used)]
+                let gcm = Aes128Gcm::new_from_slice(&self.key.0).expect("the key has 128 bits");
+                let whole: Vec<u8> = pieces().flatten().copied().collect();
+                #[allow(clippy::expect_used)]
+                let tag = gcm
+                    .encrypt_in_place_detached(&gmac_nonce(header).into(), &whole, &mut [])
+                    .expect("less than 2^36 bytes");
+                tag.into()
+            }
+        }
+    }
+
+    /// Whether a message is signed with this key.
+    pub(super) fn verify(&self, header: &Header, message: &[u8]) -> bool {
+        let expected = self.signature(header, &[message]);
+        // In constant time, as becomes a signature.
+        let differ = expected.iter().zip(header.signature);
+        differ.fold(0, |found, (a, b)| found | (a ^ b)) == 0
+    }
+}
+
+/// The message id, whether the server signed it, and whether it is a CANCEL ([MS-SMB2] 3.1.4.1).
+fn gmac_nonce(header: &Header) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[..8].copy_from_slice(&header.message_id.to_le_bytes());
+    let from_server = u8::from(header.flags & Header::RESPONSE != 0);
+    let cancel = u8::from(header.command == Command::CANCEL);
+    nonce[8] = from_server | cancel << 1;
+    nonce
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::NtStatus;
+
+    fn header() -> Header {
+        Header {
+            credit_charge: 1,
+            status: NtStatus::SUCCESS,
+            command: Command::ECHO,
+            credits: 1,
+            flags: Header::SIGNED,
+            next_command: 0,
+            message_id: 5,
+            async_id: 0,
+            session_id: 9,
+            signature: [0; 16],
+        }
+    }
+
+    #[test]
+    fn a_signature_covers_every_byte_but_itself() {
+        use SigningAlgorithm::{AesCmac, AesGmac, HmacSha256};
+        for algorithm in [HmacSha256, AesCmac, AesGmac] {
+            let signer = Signer::new(algorithm, Key(vec![3; 16]));
+            let mut header = header();
+            let mut message = [&header.emit()[..], b"\x04\x00\x00\x00"].concat();
+            header.signature = signer.signature(&header, &[&message]);
+            message[..HEADER_LENGTH].copy_from_slice(&header.emit());
+            assert!(signer.verify(&header, &message), "{algorithm:?}");
+            for at in 0..message.len() {
+                let mut other = message.clone();
+                other[at] ^= 1;
+                let good =
+                    Header::parse(&other).is_some_and(|header| signer.verify(&header, &other));
+                assert!(!good, "{algorithm:?}: byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_signature_of_pieces_is_that_of_the_whole() {
+        for number in 0..3 {
+            let algorithm = SigningAlgorithm::of_number(number).expect("an algorithm");
+            let signer = Signer::new(algorithm, Key(vec![3; 16]));
+            let message = [&header().emit()[..], b"body and data"].concat();
+            let whole = signer.signature(&header(), &[&message]);
+            assert_eq!(
+                signer.signature(&header(), &[&message[..70], &message[70..]]),
+                whole
+            );
+        }
+        assert_eq!(SigningAlgorithm::of_number(3), None);
+    }
+
+    #[test]
+    fn the_nonce_tells_directions_and_cancels_apart() {
+        let mut header = header();
+        assert_eq!(gmac_nonce(&header), [5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        header.flags |= Header::RESPONSE;
+        assert_eq!(gmac_nonce(&header)[8], 1);
+        header.flags = 0;
+        header.command = Command::CANCEL;
+        assert_eq!(gmac_nonce(&header)[8], 2);
+    }
+}

@@ -1,0 +1,18 @@
+//! A real smbd and this repository's client: over TCP, and over SMB Direct by the smbdirect device.
+//!
+//! Not among the tests that `cargo test` runs, for Samba has to be there first:
+//!
+//! ```text
+//!   SMBDIRECT_SAMBA=<build tree> cargo test --test samba      # built with SMB Direct
+//!   SMBDIRECT_SAMBA=/usr cargo test --test samba              # as installed by a distribution
+//! ```
+//!
+//! An smbd that does not know `smb direct` is put behind a forwarder (`forwarder.rs`): all but the
+//! channels of READ and WRITE is tested with it, too.
+
+#[allow(dead_code)] // Other tests use the rest of it.
+#[path = "../smbdirectd/daemon.rs"]
+mod daemon;
+mod forwarder;
+mod server;
+mod sessions;

@@ -1,0 +1,292 @@
+//! An smbd of a test's own, with its own directories, ports and users.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getuid, kill_process};
+
+use crate::daemon::{Daemon, Directory, TIMEOUT};
+use crate::forwarder::Forwarder;
+
+/// The user that may log in: one that every Debian has and whom permissions bind.
+const USER: &str = "daemon";
+/// The user's password.
+pub(crate) const PASSWORD: &str = "pass-1word";
+/// The share.
+pub(crate) const SHARE: &str = "share";
+
+/// Where Samba is: a build tree, or `/usr` where it is installed.
+pub(crate) struct Samba {
+    root: PathBuf,
+}
+
+impl Samba {
+    /// As the environment says.
+    pub(crate) fn from_environment() -> Self {
+        let root = std::env::var_os("SMBDIRECT_SAMBA").unwrap_or_else(|| {
+            panic!("SMBDIRECT_SAMBA is not set: a Samba build tree, or /usr where it is installed")
+        });
+        Self { root: root.into() }
+    }
+
+    /// A program of it.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        let places = ["bin", "sbin"].map(|place| self.root.join(place).join(name));
+        let found = places.iter().find(|path| path.exists());
+        found
+            .unwrap_or_else(|| panic!("no {name} in {}", self.root.display()))
+            .clone()
+    }
+
+    /// Whether its smbd can use the smbdirect device.
+    pub(crate) fn has_smb_direct(&self) -> bool {
+        let mut command = Command::new(self.program("testparm"));
+        command.args(["-s", "--parameter-name=smb direct", "/dev/null"]);
+        let output = command.output().expect("testparm runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        matches!(said.trim(), "No" | "Yes")
+    }
+}
+
+/// How a server is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Setup<'a> {
+    /// Lines for `[global]`.
+    pub(crate) global: &'a [&'a str],
+    /// Lines for the share.
+    pub(crate) share: &'a [&'a str],
+}
+
+/// A server that runs.
+pub(crate) struct Server {
+    child: Child,
+    /// Where it serves TCP.
+    pub(crate) tcp: SocketAddr,
+    /// Where SMB Direct is served: by the device, or by a forwarder where smbd cannot.
+    pub(crate) smb_direct: SocketAddr,
+    /// Whether READ and WRITE with a channel reach smbd.
+    pub(crate) places_directly: bool,
+    /// The user that may log in.
+    pub(crate) user: String,
+    /// What the share holds.
+    pub(crate) files: PathBuf,
+    root: PathBuf,
+    _forwarder: Option<Forwarder>,
+    daemon: Option<Daemon>,
+    _directory: Directory,
+}
+
+impl Server {
+    /// One as it is by default.
+    pub(crate) fn start() -> Self {
+        Self::start_with(Setup::default())
+    }
+
+    /// One with more in its configuration.
+    pub(crate) fn start_with(setup: Setup<'_>) -> Self {
+        let samba = Samba::from_environment();
+        let directory = Directory::new();
+        let root = directory.0.clone();
+        let user = user();
+        let files = root.join("files");
+        for name in [
+            "files", "private", "lock", "state", "cache", "pid", "ncalrpc", "log",
+        ] {
+            fs::create_dir(root.join(name)).expect("a directory");
+        }
+        // Whoever has logged in has to get there.
+        open_to_all(&files);
+        let tcp = free_port();
+        let daemon = samba.has_smb_direct().then(|| Daemon::start(&[]));
+        let text = configuration(&root, tcp, setup, daemon.as_ref());
+        let config = directory.file("smb.conf", &text);
+        add_user(&samba, &config, &user);
+
+        let mut command = Command::new(samba.program("smbd"));
+        command
+            .args(["--foreground", "--no-process-group", "-s"])
+            .arg(&config);
+        command.arg("-l").arg(root.join("log"));
+        // When it ends, it sends a signal to all of its process group.
+        command.process_group(0);
+        // Not a pipe: smbd takes its end for the end of its work.
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(fs::File::create(root.join("log/stderr")).expect("a log"));
+        let mut server = Self {
+            child: command.spawn().expect("smbd starts"),
+            tcp,
+            smb_direct: tcp,
+            places_directly: daemon.is_some(),
+            user,
+            files,
+            root,
+            _forwarder: None,
+            daemon,
+            _directory: directory,
+        };
+        server.wait_until_it_listens();
+        if server.daemon.is_some() {
+            server.smb_direct = server.wait_for_device();
+        } else {
+            let forwarder = Forwarder::start(tcp);
+            server.smb_direct = forwarder.address;
+            server._forwarder = Some(forwarder);
+        }
+        server
+    }
+
+    /// `\\host\share`, as clients name it.
+    pub(crate) fn share_path(&self) -> String {
+        format!(r"\\127.0.0.1\{SHARE}")
+    }
+
+    /// What it wrote into its logs.
+    pub(crate) fn log(&self) -> String {
+        let mut text = String::new();
+        let entries = fs::read_dir(self.root.join("log"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for entry in entries {
+            let log = fs::read(entry.path()).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.len().saturating_sub(60);
+            let _ = writeln!(text, "-- {}", entry.path().display());
+            let _ = writeln!(text, "{}", lines[tail..].join("\n"));
+        }
+        if let Some(daemon) = &self.daemon {
+            let _ = writeln!(text, "-- smbdirectd\n{}", daemon.log());
+        }
+        text
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        let end = Instant::now() + TIMEOUT;
+        while TcpStream::connect(self.tcp).is_err() {
+            let ended = self.child.try_wait().expect("a child");
+            assert!(ended.is_none(), "smbd ended: {ended:?}; {}", self.log());
+            assert!(Instant::now() < end, "smbd does not listen; {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until smbd is the device's listener.
+    fn wait_for_device(&self) -> SocketAddr {
+        let daemon = self.daemon.as_ref().expect("a device");
+        daemon.wait_for_status(|status| {
+            let processes = status["processes"].as_array();
+            processes.is_some_and(|all| all.iter().any(|process| process["role"] == "listener"))
+        });
+        daemon.address()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What the test harness shows is what it captured.
+            let _ = std::io::stdout().flush();
+            println!("{}", self.log());
+        }
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let end = Instant::now() + TIMEOUT;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whom smbd lets in: it has to be a user of this machine, and who is not root can be nobody else.
+fn user() -> String {
+    if getuid().is_root() {
+        return USER.to_owned();
+    }
+    std::env::var("USER").expect("USER says who runs this")
+}
+
+fn open_to_all(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address")
+}
+
+fn configuration(
+    root: &Path,
+    tcp: SocketAddr,
+    setup: Setup<'_>,
+    daemon: Option<&Daemon>,
+) -> String {
+    let path = |name: &str| root.join(name).display().to_string();
+    let mut lines = vec![
+        "[global]".to_owned(),
+        "workgroup = TEST".to_owned(),
+        "server role = standalone".to_owned(),
+        r#"interfaces = "lo;speed=10000000000,capability=RSS""#.to_owned(),
+        "bind interfaces only = yes".to_owned(),
+        format!("smb ports = {}", tcp.port()),
+        "disable netbios = yes".to_owned(),
+        "passdb backend = smbpasswd".to_owned(),
+        format!("smb passwd file = {}", path("private/smbpasswd")),
+        format!("private dir = {}", path("private")),
+        format!("lock directory = {}", path("lock")),
+        format!("state directory = {}", path("state")),
+        format!("cache directory = {}", path("cache")),
+        format!("pid directory = {}", path("pid")),
+        format!("ncalrpc dir = {}", path("ncalrpc")),
+        format!("log file = {}", path("log/log.%m")),
+        "log level = 1".to_owned(),
+        "load printers = no".to_owned(),
+        "printing = bsd".to_owned(),
+        "disable spoolss = yes".to_owned(),
+        "server multi channel support = yes".to_owned(),
+        "smbd:FSCTL_SMBTORTURE = yes".to_owned(),
+        "kernel oplocks = no".to_owned(),
+    ];
+    if let Some(daemon) = daemon {
+        lines.push("smb direct = yes".to_owned());
+        lines.push(format!("smb direct device = {}", daemon.control.display()));
+    }
+    lines.extend(setup.global.iter().map(|line| (*line).to_owned()));
+    lines.push(format!("[{SHARE}]"));
+    lines.push(format!("path = {}", path("files")));
+    lines.push("read only = no".to_owned());
+    lines.push("posix locking = no".to_owned());
+    lines.push("kernel share modes = no".to_owned());
+    lines.extend(setup.share.iter().map(|line| (*line).to_owned()));
+    lines.join("\n") + "\n"
+}
+
+fn add_user(samba: &Samba, config: &Path, user: &str) {
+    let mut command = Command::new(samba.program("smbpasswd"));
+    let arguments: [OsString; 5] = [
+        "-c".into(),
+        config.into(),
+        "-s".into(),
+        "-a".into(),
+        user.into(),
+    ];
+    command.args(arguments).stdin(Stdio::piped());
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("smbpasswd starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    write!(stdin, "{PASSWORD}\n{PASSWORD}\n").expect("smbpasswd reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("smbpasswd ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "smbpasswd -a {user}: {said}");
+}

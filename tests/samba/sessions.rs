@@ -1,0 +1,157 @@
+//! Logging in, signing, encryption, binding.
+
+use smbdirect::client::{
+    CipherAlgorithm, Config, Connection, Create, Credentials, Dialect, Disposition, NtStatus,
+    SigningAlgorithm,
+};
+
+use crate::server::{PASSWORD, Server};
+
+pub(crate) const GUID: [u8; 16] = *b"samba test guid.";
+
+pub(crate) fn credentials(server: &Server) -> Credentials {
+    Credentials {
+        user: server.user.clone(),
+        password: PASSWORD.to_owned(),
+        domain: String::new(),
+    }
+}
+
+pub(crate) fn log_in(server: &Server, config: Config) -> Connection {
+    let mut connection = Connection::tcp(server.tcp, config).expect("TCP");
+    connection.log_in(&credentials(server)).expect("a session");
+    connection
+}
+
+/// Writes a file and reads it back.
+fn use_a_file(server: &Server, connection: &mut Connection, name: &str) {
+    let tree = connection
+        .tree_connect(&server.share_path())
+        .expect("a tree");
+    let how = Create::file(Disposition::Create);
+    let file = connection.create(tree, name, &how).expect("a file").file;
+    let data: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
+    assert_eq!(
+        connection.write(tree, file, 7, &data).expect("a write"),
+        100_000
+    );
+    assert_eq!(
+        connection.end_of_file(tree, file).expect("its size"),
+        100_007
+    );
+    assert!(connection.read(tree, file, 7, 100_000).expect("a read") == data);
+    connection
+        .set_delete_on_close(tree, file, true)
+        .expect("to delete it");
+    connection.close(tree, file).expect("a close");
+    connection.tree_disconnect(tree).expect("to leave");
+}
+
+#[test]
+fn every_dialect_logs_in_and_moves_data_over_both_transports() {
+    let server = Server::start();
+    for dialect in [Dialect::Smb300, Dialect::Smb302, Dialect::Smb311] {
+        for (sign, seal) in [(false, false), (true, false), (false, true)] {
+            let config = Config {
+                dialects: vec![dialect],
+                sign,
+                seal,
+                ..Config::new(GUID)
+            };
+            let name = format!("{dialect:?}-{sign}-{seal}");
+            let mut tcp = log_in(&server, config.clone());
+            assert_eq!(tcp.negotiated().dialect, dialect);
+            assert_eq!((tcp.is_signed(), tcp.is_sealed()), (sign, seal));
+            use_a_file(&server, &mut tcp, &name);
+
+            let own = Config {
+                client_guid: [9; 16],
+                ..config
+            };
+            let mut direct = Connection::smb_direct(server.smb_direct, own).expect("SMB Direct");
+            direct
+                .log_in(&credentials(&server))
+                .expect("a session of its own");
+            use_a_file(&server, &mut direct, &name);
+            direct.log_off().expect("a logoff");
+        }
+    }
+}
+
+#[test]
+fn every_cipher_and_signing_algorithm_is_understood_by_both() {
+    let server = Server::start();
+    use CipherAlgorithm::{Aes128Ccm, Aes128Gcm, Aes256Ccm, Aes256Gcm};
+    for cipher in [Aes128Ccm, Aes128Gcm, Aes256Ccm, Aes256Gcm] {
+        let config = Config {
+            ciphers: vec![cipher],
+            seal: true,
+            ..Config::new(GUID)
+        };
+        let mut connection = log_in(&server, config);
+        assert_eq!(connection.negotiated().cipher, Some(cipher));
+        use_a_file(&server, &mut connection, "cipher");
+    }
+    use SigningAlgorithm::{AesCmac, AesGmac, HmacSha256};
+    for algorithm in [HmacSha256, AesCmac, AesGmac] {
+        let config = Config {
+            signing: vec![algorithm],
+            sign: true,
+            ..Config::new(GUID)
+        };
+        let mut connection = log_in(&server, config);
+        assert_eq!(connection.negotiated().signing, algorithm);
+        use_a_file(&server, &mut connection, "signing");
+    }
+}
+
+#[test]
+fn a_session_is_used_on_a_second_channel() {
+    let server = Server::start();
+    for dialect in [Dialect::Smb300, Dialect::Smb302, Dialect::Smb311] {
+        for (sign, seal) in [(false, false), (true, false), (false, true)] {
+            let config = Config {
+                dialects: vec![dialect],
+                sign,
+                seal,
+                ..Config::new(GUID)
+            };
+            let mut tcp = log_in(&server, config.clone());
+            let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
+            let how = Create::file(Disposition::OpenIf);
+            let file = tcp.create(tree, "two-channels", &how).expect("a file").file;
+            let mut direct = Connection::smb_direct(server.smb_direct, config).expect("SMB Direct");
+            direct.bind(&tcp, &credentials(&server)).expect("a binding");
+            assert_eq!(direct.session_id(), tcp.session_id());
+            direct
+                .write(tree, file, 0, b"by SMB Direct")
+                .expect("a write");
+            assert_eq!(
+                tcp.read(tree, file, 0, 100).expect("a read"),
+                b"by SMB Direct"
+            );
+            direct.close(tree, file).expect("a close");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_password_is_refused_with_the_right_hint() {
+    let server = Server::start();
+    let mut connection = Connection::tcp(server.tcp, Config::new(GUID)).expect("TCP");
+    let wrong = Credentials {
+        password: "another".to_owned(),
+        ..credentials(&server)
+    };
+    let error = connection
+        .log_in(&wrong)
+        .expect_err("the password is wrong");
+    assert_eq!(error.status(), Some(NtStatus::LOGON_FAILURE));
+    assert!(error.to_string().contains("password"), "{error}");
+    // The connection is as good as before.
+    connection.log_in(&credentials(&server)).expect("a session");
+    let error = connection
+        .tree_connect(r"\\127.0.0.1\nowhere")
+        .expect_err("no such share");
+    assert_eq!(error.status(), Some(NtStatus::BAD_NETWORK_NAME));
+}
