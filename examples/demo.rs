@@ -30,6 +30,8 @@ const REQUEST: u32 = 1 << 20;
 const DEPTH: usize = 8;
 /// Bytes that are registered at a time: a multiple of every size of requests.
 const PART: usize = 64 << 20;
+/// How long smbdirectd may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// `USER_HZ`: what /proc counts processor time in.
 const TICKS: f64 = 100.0;
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -154,8 +156,9 @@ impl<'a> Demo<'a> {
             domain: String::new(),
         };
         let path = format!(r"\\{}", options.share.replace('/', r"\"));
+        let mut random = fastrand::Rng::new();
         let mut guid = [0; 16];
-        fastrand::fill(&mut guid);
+        random.fill(&mut guid);
         let mut tcp = Connection::tcp(options.tcp, Config::new(guid)).map_err(text)?;
         tcp.log_in(&credentials).map_err(text)?;
         let tree = tcp.tree_connect(&path).map_err(text)?;
@@ -187,7 +190,6 @@ impl<'a> Demo<'a> {
 
         let size = options.mib as usize * (1 << 20);
         let memory = Memory::zeroed(size);
-        let mut random = fastrand::Rng::new();
         let mut chunk = vec![0; 1 << 20];
         for offset in (0..size).step_by(chunk.len()) {
             random.fill(&mut chunk);
@@ -323,9 +325,9 @@ impl<'a> Demo<'a> {
     /// What the device says of the SMB Direct channel. Asked on it, so that it is looked after too.
     fn device(&mut self) -> Result<ConnectionStatus> {
         self.direct.echo().map_err(text)?;
-        let status = smbdirect::device::observe(&self.options.control);
+        let status = smbdirect::device::observe(&self.options.control, PATIENCE);
         let status = status.map_err(|status| format!("smbdirectd: {status:?}"))?;
-        let status: Status = serde_json::from_slice(&status).map_err(text)?;
+        let status: Status = serde_json::from_str(&status).map_err(text)?;
         let found = status.connections.into_iter().next();
         found.ok_or_else(|| "smbdirectd knows of no connection".to_owned())
     }

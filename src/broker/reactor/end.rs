@@ -110,7 +110,12 @@ impl<F: Fabric> Reactor<F> {
         };
         self.sleeper.unwatch(&queue.bell);
         self.active.retain(|active| *active != id);
+        let mut recovered = Vec::new();
         for conn in queue.conns() {
+            if self.recover(conn, process) {
+                recovered.push(conn);
+                continue;
+            }
             if let Some(conn) = self.conns.get_mut(&conn) {
                 conn.stage = Stage::Orphan;
                 conn.claim = None;
@@ -119,6 +124,9 @@ impl<F: Fabric> Reactor<F> {
             self.end(conn, "worker_gone", Status::Detached);
         }
         self.transport.buffers_mut().remove(id);
+        for conn in recovered {
+            self.route(conn);
+        }
     }
 
     pub(super) fn begin_to_stop(&mut self, by: Instant) {
