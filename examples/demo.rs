@@ -260,10 +260,12 @@ impl<'a> Demo<'a> {
     /// Moves the whole file, and says what that took.
     fn transfer(&mut self, way: Way, file: FileId, write: bool) -> Result<Row> {
         let connection = self.connection(way);
-        let limit = match (way, write) {
-            (Way::Rdma, _) => connection.max_direct().unwrap_or(REQUEST),
-            (_, true) => connection.max_inline_write(),
-            (_, false) => connection.max_inline_read(),
+        let limit = match way {
+            Way::Rdma => connection.max_direct().unwrap_or(REQUEST),
+            // No server says how long a message it sends: as long as what it takes.
+            _ => connection
+                .max_inline_write()
+                .min(connection.max_inline_read()),
         };
         // A power of two: it divides what is registered at a time.
         let request = 1 << limit.clamp(1, REQUEST).ilog2();

@@ -90,7 +90,8 @@ state directory = $dir/state
 cache directory = $dir/cache
 pid directory = $dir/pid
 ncalrpc dir = $dir/ncalrpc
-log file = $dir/log/smbd
+log file = $dir/log/log.smbd
+max log size = 0
 load printers = no
 printing = bsd
 disable spoolss = yes
@@ -122,8 +123,8 @@ start_server() {
     # It signals its process group when it ends, so it has one of its own.
     setsid "$samba/smbd" --foreground --no-process-group -s "$dir/smb.conf" -l "$dir/log" >"$dir/log/stdout" 2>&1 </dev/null &
     smbd=$!
-    wait_for smbd "$dir/log/smbd" listens "$tcp_port"
-    wait_for "smbd attaches to smbdirectd" "$dir/log/smbd" has_listener
+    wait_for smbd "$dir/log/log.smbd" listens "$tcp_port"
+    wait_for "smbd attaches to smbdirectd" "$dir/log/log.smbd" has_listener
     say "smbd (process $smbd) at 127.0.0.1:$tcp_port, smbdirectd (process $broker) at 127.0.0.1:$rdma_port, in $dir"
 }
 
@@ -142,7 +143,7 @@ clean_up() {
     [ -z "$smbd" ] || end_process "$smbd"
     [ -z "$broker" ] || end_process "$broker"
     if [ "$status" != 0 ] && [ -n "$dir" ]; then
-        tail -n 5 "$dir"/log/{smbd,smbdirectd} >&2 || true
+        tail -n 5 "$dir"/log/{log.smbd,smbdirectd} >&2 || true
     fi
     [ -z "$dir" ] || rm -rf "$dir"
     exit "$status"
