@@ -66,7 +66,22 @@ const LAYERS: &[Layer] = &[
             "units",
         ],
     ),
-    hosted("bin", &["broker", "device", "transport", "proto", "fabric"]),
+    hosted(
+        "client",
+        &["transport", "proto", "fabric", "sys", "wire", "units"],
+    ),
+    hosted(
+        "bin",
+        &[
+            "broker",
+            "client",
+            "device",
+            "transport",
+            "proto",
+            "fabric",
+            "sys",
+        ],
+    ),
     hosted("transport", &["proto", "fabric", "sys", "units", "wire"]),
 ];
 

@@ -61,7 +61,9 @@ fn the_manual_has_every_option_and_no_other() {
 
     let program = env!("CARGO_BIN_EXE_smbdirectctl");
     let mut smbdirectctl = options_of(program, &[]);
-    smbdirectctl.append(&mut options_of(program, &["status"]));
+    for command in ["status", "bench"] {
+        smbdirectctl.append(&mut options_of(program, &[command]));
+    }
     assert!(smbdirectctl.contains("json"), "{smbdirectctl:?}");
     assert_eq!(flags_in(SMBDIRECTCTL), smbdirectctl);
 }
