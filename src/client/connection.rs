@@ -238,7 +238,7 @@ impl Connection {
             flags: request.flags,
             next_command: 0,
             message_id,
-            async_id: async_id.unwrap_or(u64::from(request.tree_id) << 32),
+            async_id: async_id.unwrap_or_else(|| u64::from(request.tree_id) << 32),
             session_id: self.session.as_ref().map_or(0, |on| on.session.id),
             signature: [0; 16],
         };

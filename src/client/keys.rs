@@ -106,9 +106,18 @@ mod tests {
             let session = "7cd451825d0450d235424e44ba6e78cc";
             key(session, Dialect::Smb300, &Preauth::START, purpose)
         };
-        assert_eq!(of(Purpose::Signing).0, hex("0b7e9c5cac36c0f6ea9ab275298cedce"));
-        assert_eq!(of(Purpose::ToServer).0, hex("fad27796665b313ebb578f388632b4f7"));
-        assert_eq!(of(Purpose::ToClient).0, hex("b0f0427f7ceb416d1d9dcc0cd4f99447"));
+        assert_eq!(
+            of(Purpose::Signing).0,
+            hex("0b7e9c5cac36c0f6ea9ab275298cedce")
+        );
+        assert_eq!(
+            of(Purpose::ToServer).0,
+            hex("fad27796665b313ebb578f388632b4f7")
+        );
+        assert_eq!(
+            of(Purpose::ToClient).0,
+            hex("b0f0427f7ceb416d1d9dcc0cd4f99447")
+        );
 
         let preauth = "0dd13628cc3ed218ef9df9772d436d0887ab9814bfae63a80aa845f36909db79\
                        28622dddad522d9751640a459762c5a9d6bb084cbb3ce6bdadef5d5bce3c6c01";
@@ -117,9 +126,18 @@ mod tests {
             let session = "270e1ba896585eeb7af3472d3b4c75a7";
             key(session, Dialect::Smb311, &preauth, purpose)
         };
-        assert_eq!(of(Purpose::Signing).0, hex("73fe7a9a77bef0bde49c650d8ccb5f76"));
-        assert_eq!(of(Purpose::ToServer).0, hex("629bcbc54422a0f572b97f45989b6073"));
-        assert_eq!(of(Purpose::ToClient).0, hex("e2af0dcefac68da71a0dfbd0d1350d74"));
+        assert_eq!(
+            of(Purpose::Signing).0,
+            hex("73fe7a9a77bef0bde49c650d8ccb5f76")
+        );
+        assert_eq!(
+            of(Purpose::ToServer).0,
+            hex("629bcbc54422a0f572b97f45989b6073")
+        );
+        assert_eq!(
+            of(Purpose::ToClient).0,
+            hex("e2af0dcefac68da71a0dfbd0d1350d74")
+        );
     }
 
     #[test]

@@ -280,7 +280,9 @@ mod tests {
             body.extend(length.to_le_bytes());
             body.extend([0; 8]);
             body.extend(data);
-            response(Command::READ, &body).read().map(|read| read.data.to_vec())
+            response(Command::READ, &body)
+                .read()
+                .map(|read| read.data.to_vec())
         };
         assert_eq!(read(4, b"data").expect("whole"), b"data");
         assert!(read(5, b"data").is_err());
@@ -310,7 +312,9 @@ mod tests {
         body.extend((output.len() as u32).to_le_bytes());
         body.extend([0; 8]);
         body.extend(&output);
-        let found = response(Command::IOCTL, &body).interfaces().expect("two addresses");
+        let found = response(Command::IOCTL, &body)
+            .interfaces()
+            .expect("two addresses");
         let first = Interface {
             index: 9,
             rss: true,

@@ -44,21 +44,33 @@ fn data_is_placed_by_rdma_in_both_directions_and_by_any_number_of_descriptors() 
         let offset = 1000 * round as u64;
         let source = Memory::zeroed(300_000);
         source.write(0, &data).expect("in range");
-        let source = client.register(&source, Access::RemoteRead).expect("memory");
-        let write =
-            Write::direct(ID, offset, 300_000, Channel::RdmaV1, &source.pieces(pieces));
-        let written = client.call(&write.request(tree)).expect("a WRITE").written();
+        let source = client
+            .register(&source, Access::RemoteRead)
+            .expect("memory");
+        let write = Write::direct(ID, offset, 300_000, Channel::RdmaV1, &source.pieces(pieces));
+        let written = client
+            .call(&write.request(tree))
+            .expect("a WRITE")
+            .written();
         assert_eq!(written.expect("a count"), 300_000);
         let file = server.file.lock().expect("the file").clone();
         assert!(file[offset as usize..] == data, "{pieces} pieces");
 
-        let sink = client.register(&Memory::zeroed(300_000), Access::RemoteWrite).expect("memory");
+        let sink = client
+            .register(&Memory::zeroed(300_000), Access::RemoteWrite)
+            .expect("memory");
         let read = Read::direct(ID, offset, 300_000, Channel::RdmaV1, &sink.pieces(pieces));
         let response = client.call(&read.request(tree)).expect("a READ");
         let done = response.read().expect("a READ");
         assert_eq!((done.direct, done.data), (300_000, &[][..]));
-        assert!(sink.memory.to_vec(0, 300_000).expect("in range") == data, "{pieces} pieces");
-        assert!(!client.take_invalidated(sink.token()), "channel 1 invalidates nothing");
+        assert!(
+            sink.memory.to_vec(0, 300_000).expect("in range") == data,
+            "{pieces} pieces"
+        );
+        assert!(
+            !client.take_invalidated(sink.token()),
+            "channel 1 invalidates nothing"
+        );
         client.deregister(&source).expect("registered");
         client.deregister(&sink).expect("registered");
     }
@@ -71,8 +83,12 @@ fn channel_2_invalidates_the_first_token_with_every_final_response() {
         ..Manners::default()
     });
     let (mut client, tree) = connect(&server);
-    let source = client.register(&Memory::zeroed(5000), Access::RemoteRead).expect("memory");
-    let second = client.register(&Memory::zeroed(5000), Access::RemoteRead).expect("memory");
+    let source = client
+        .register(&Memory::zeroed(5000), Access::RemoteRead)
+        .expect("memory");
+    let second = client
+        .register(&Memory::zeroed(5000), Access::RemoteRead)
+        .expect("memory");
     let list = [source.piece(0, 2000), second.piece(0, 3000)];
     let write = Write::direct(ID, 0, 5000, Channel::RdmaV1Invalidate, &list);
     client.call(&write.request(tree)).expect("a WRITE");
@@ -80,14 +96,26 @@ fn channel_2_invalidates_the_first_token_with_every_final_response() {
     assert!(!client.take_invalidated(source.token()), "said once");
     assert!(!client.take_invalidated(second.token()), "only the first");
 
-    let sink = client.register(&Memory::zeroed(5000), Access::RemoteWrite).expect("memory");
-    let read = Read::direct(ID, 9000, 5000, Channel::RdmaV1Invalidate, &[sink.descriptor()]);
-    let error = client.call(&read.request(tree)).expect_err("behind the end");
+    let sink = client
+        .register(&Memory::zeroed(5000), Access::RemoteWrite)
+        .expect("memory");
+    let read = Read::direct(
+        ID,
+        9000,
+        5000,
+        Channel::RdmaV1Invalidate,
+        &[sink.descriptor()],
+    );
+    let error = client
+        .call(&read.request(tree))
+        .expect_err("behind the end");
     assert_eq!(error.status(), Some(NtStatus::END_OF_FILE));
     assert!(client.take_invalidated(sink.token()), "also with an error");
     // What is invalidated can be registered again.
     client.deregister(&sink).expect("registered");
-    let sink = client.register(&sink.memory, Access::RemoteWrite).expect("memory");
+    let sink = client
+        .register(&sink.memory, Access::RemoteWrite)
+        .expect("memory");
     let read = Read::direct(ID, 0, 5000, Channel::RdmaV1Invalidate, &[sink.descriptor()]);
     let response = client.call(&read.request(tree)).expect("a READ");
     assert_eq!(response.read().expect("a READ").direct, 5000);
@@ -115,12 +143,19 @@ fn many_requests_are_under_way_and_wait_for_credits() {
     let mut ids = Vec::new();
     for n in 0..100 {
         let read = Read::inline(ID, 64 * n, 64);
-        ids.push(client.send(&read.request(tree)).expect("credits, in the end"));
+        ids.push(
+            client
+                .send(&read.request(tree))
+                .expect("credits, in the end"),
+        );
     }
     // In another order than they were sent.
     for (n, id) in ids.iter().enumerate().rev() {
         let response = client.wait(*id).expect("a response").ok().expect("a READ");
-        assert_eq!(response.read().expect("a READ").data, &pattern(6400)[64 * n..64 * n + 64]);
+        assert_eq!(
+            response.read().expect("a READ").data,
+            &pattern(6400)[64 * n..64 * n + 64]
+        );
     }
     assert_eq!(client.outstanding(), 0);
 }
@@ -134,7 +169,10 @@ fn a_request_that_takes_more_credits_than_the_server_grants_is_not_sent() {
     let (mut client, tree) = connect(&server);
     let read = Read::inline(ID, 0, 1 << 20);
     let error = client.send(&read.request(tree)).expect_err("16 credits");
-    assert!(matches!(error, Error::Credits { charge: 16, .. }), "{error}");
+    assert!(
+        matches!(error, Error::Credits { charge: 16, .. }),
+        "{error}"
+    );
     client.echo().expect("the connection is as good as before");
 }
 
@@ -146,11 +184,19 @@ fn a_pending_request_is_known_as_such_and_answered_in_the_end() {
         ..Manners::default()
     });
     let (mut client, _) = connect(&server);
-    let id = client.send(&Request::echo().expect("encoded")).expect("sent");
-    assert!(client.is_pending(id, Duration::from_secs(30)).expect("a connection"));
+    let id = client
+        .send(&Request::echo().expect("encoded"))
+        .expect("sent");
+    assert!(
+        client
+            .is_pending(id, Duration::from_secs(30))
+            .expect("a connection")
+    );
     client.cancel(id).expect("sent");
     let start = Instant::now();
-    let error = client.wait_within(id, Duration::from_millis(50)).expect_err("no answer");
+    let error = client
+        .wait_within(id, Duration::from_millis(50))
+        .expect_err("no answer");
     assert!(matches!(error, Error::TimedOut(..)), "{error}");
     assert!(start.elapsed() < Duration::from_secs(20));
 }
@@ -163,21 +209,32 @@ fn a_break_is_not_taken_for_an_answer() {
     });
     let (mut client, _) = connect(&server);
     client.echo().expect("an answer");
-    let notice = client.next_break(Duration::from_secs(30)).expect("a connection");
+    let notice = client
+        .next_break(Duration::from_secs(30))
+        .expect("a connection");
     let notice = notice.expect("a break");
     assert_eq!(notice.header.command, Command::OPLOCK_BREAK);
     assert_eq!(notice.body()[8..24], FILE);
-    assert!(client.next_break(Duration::from_millis(10)).expect("a connection").is_none());
+    assert!(
+        client
+            .next_break(Duration::from_millis(10))
+            .expect("a connection")
+            .is_none()
+    );
 }
 
 #[test]
 fn a_token_that_is_not_registered_ends_the_connection_and_says_so() {
     let server = Server::start(Manners::default());
     let (mut client, tree) = connect(&server);
-    let source = client.register(&Memory::zeroed(100), Access::RemoteRead).expect("memory");
+    let source = client
+        .register(&Memory::zeroed(100), Access::RemoteRead)
+        .expect("memory");
     client.deregister(&source).expect("registered");
     let write = Write::direct(ID, 0, 100, Channel::RdmaV1, &[source.descriptor()]);
-    let error = client.call(&write.request(tree)).expect_err("no such memory");
+    let error = client
+        .call(&write.request(tree))
+        .expect_err("no such memory");
     assert!(matches!(error, Error::Closed(_)), "{error}");
     // Others do not notice.
     connect(&server).0.echo().expect("a server");
@@ -191,5 +248,10 @@ fn memory_needs_smb_direct_and_an_unused_port_is_refused() {
     let error = Connection::tcp(address, Config::new([1; 16])).expect_err("nobody there");
     assert!(error.to_string().contains("over TCP"), "{error}");
     let error = Connection::smb_direct(address, Config::new([1; 16])).expect_err("nobody there");
-    assert!(error.to_string().contains("over SMB Direct: connection refused"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("over SMB Direct: connection refused"),
+        "{error}"
+    );
 }

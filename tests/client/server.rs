@@ -85,7 +85,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let result = self.thread.take().expect("a thread").join();
-        assert!(result.is_ok() || std::thread::panicking(), "the server failed");
+        assert!(
+            result.is_ok() || std::thread::panicking(),
+            "the server failed"
+        );
     }
 }
 
@@ -130,7 +133,10 @@ impl Request {
     fn descriptors(&self, at: usize) -> Vec<BufferDescriptorV1> {
         let (offset, length) = (self.u16(at), self.u16(at + 2));
         let list = &self.bytes[usize::from(offset)..usize::from(offset + length)];
-        BufferDescriptors::parse(list).expect("descriptors").iter().collect()
+        BufferDescriptors::parse(list)
+            .expect("descriptors")
+            .iter()
+            .collect()
     }
 }
 
@@ -209,7 +215,9 @@ impl Serving {
             return self.respond(conn, request, 0, &body, None);
         }
         let (cookie, sge) = self.outgoing(conn, data);
-        let written = self.transport.write(conn, cookie, sge, request.descriptors(108));
+        let written = self
+            .transport
+            .write(conn, cookie, sge, request.descriptors(108));
         written.expect("an RDMA WRITE");
         body.extend(0_u32.to_le_bytes());
         body.extend((data.len() as u32).to_le_bytes());
@@ -224,14 +232,19 @@ impl Serving {
             return self.written(conn, &request, &data, None);
         }
         let memory = Memory::zeroed(request.u32(100) as usize);
-        let region = self.transport.register(conn, &memory, Access::RemoteWrite).expect("a sink");
+        let region = self
+            .transport
+            .register(conn, &memory, Access::RemoteWrite)
+            .expect("a sink");
         self.cookie += 1;
         let sge = Sge {
             region: region.id,
             offset: 0,
             length: memory.len() as u32,
         };
-        let read = self.transport.read(conn, self.cookie, sge, request.descriptors(104));
+        let read = self
+            .transport
+            .read(conn, self.cookie, sge, request.descriptors(104));
         read.expect("an RDMA READ");
         self.fetching.push(Fetching {
             cookie: self.cookie,
@@ -243,18 +256,26 @@ impl Serving {
     }
 
     fn fetched(&mut self, cookie: u64, good: bool) {
-        let at = self.fetching.iter().position(|fetching| fetching.cookie == cookie);
+        let at = self
+            .fetching
+            .iter()
+            .position(|fetching| fetching.cookie == cookie);
         let done = self.fetching.remove(at.expect("an RDMA READ"));
         let _ = self.transport.deregister(done.conn, done.region.id);
         if good {
             let data = done.memory.to_vec(0, done.memory.len()).expect("in range");
-            let token = (done.request.u32(96) == 2)
-                .then(|| done.request.descriptors(104)[0].token);
+            let token = (done.request.u32(96) == 2).then(|| done.request.descriptors(104)[0].token);
             self.written(done.conn, &done.request, &data, token);
         }
     }
 
-    fn written(&mut self, conn: ConnId, request: &Request, data: &[u8], token: Option<RemoteToken>) {
+    fn written(
+        &mut self,
+        conn: ConnId,
+        request: &Request,
+        data: &[u8],
+        token: Option<RemoteToken>,
+    ) {
         let offset = request.u64(72) as usize;
         let mut file = self.file.lock().expect("the file");
         let end = file.len().max(offset + data.len());
@@ -278,7 +299,13 @@ impl Serving {
             self.send(conn, &[notice, body].concat(), None);
         }
         if !self.manners.mute {
-            self.respond(conn, request, 0, self.manners.echo.unwrap_or(&[4, 0, 0, 0]), None);
+            self.respond(
+                conn,
+                request,
+                0,
+                self.manners.echo.unwrap_or(&[4, 0, 0, 0]),
+                None,
+            );
         }
     }
 
@@ -290,7 +317,11 @@ impl Serving {
         body: &[u8],
         invalidate: Option<RemoteToken>,
     ) {
-        let credits = if self.manners.credits == 0 { 64 } else { self.manners.credits };
+        let credits = if self.manners.credits == 0 {
+            64
+        } else {
+            self.manners.credits
+        };
         let mut message = header(request, status, credits);
         message.extend(body);
         self.send(conn, &message, invalidate);
@@ -305,7 +336,10 @@ impl Serving {
     fn outgoing(&mut self, conn: ConnId, bytes: &[u8]) -> (u64, Sge) {
         let memory = Memory::zeroed(bytes.len());
         memory.write(0, bytes).expect("in range");
-        let region = self.transport.register(conn, &memory, Access::Local).expect("a region");
+        let region = self
+            .transport
+            .register(conn, &memory, Access::Local)
+            .expect("a region");
         self.cookie += 1;
         self.memory.push((self.cookie, conn, region));
         let sge = Sge {

@@ -29,7 +29,7 @@ enum Command {
     /// Shows connections, processes and the reasons for which connections ended
     Status(StatusOptions),
     /// Measures how fast a share is read and written, over TCP and over SMB Direct
-    Bench(bench::Options),
+    Bench(Box<bench::Options>),
 }
 
 #[derive(Args)]
