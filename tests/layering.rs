@@ -72,15 +72,7 @@ const LAYERS: &[Layer] = &[
     ),
     hosted(
         "bin",
-        &[
-            "broker",
-            "client",
-            "device",
-            "transport",
-            "proto",
-            "fabric",
-            "sys",
-        ],
+        &["broker", "client", "device", "transport", "proto", "fabric"],
     ),
     hosted("transport", &["proto", "fabric", "sys", "units", "wire"]),
 ];

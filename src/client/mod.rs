@@ -55,3 +55,5 @@ pub use sealing::CipherAlgorithm;
 pub use session::Credentials;
 pub use signing::SigningAlgorithm;
 pub use status::NtStatus;
+
+pub use crate::sys::Memory;
