@@ -68,6 +68,7 @@ const LAYERS: &[Layer] = &[
     ),
     hosted(
         "bridge",
+        "client",
         &["transport", "proto", "fabric", "sys", "wire", "units"],
     ),
     hosted(
@@ -75,6 +76,7 @@ const LAYERS: &[Layer] = &[
         &[
             "bridge",
             "broker",
+            "client",
             "device",
             "transport",
             "proto",
