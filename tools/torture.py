@@ -54,17 +54,23 @@ SHORT = [
      "smb2.replay.replay-commands", "smb2.replay.replay1", "smb2.aio_delay", "smb2.compound_async"],
 ]
 
-# The suites that Samba runs on a share of their own; all others get `plain`.
+# The suites that Samba runs on a share of their own, or with options; all others get `plain`, bare.
 PLAIN = ["vfs objects = acl_xattr streams_xattr"]
+DELAY = ["vfs objects = acl_xattr streams_xattr delay_inject", "delay_inject:pread_send = 2000",
+         "delay_inject:pwrite_send = 2000"]
 SHARES = {
     "plain": PLAIN,
-    "delay": ["vfs objects = delay_inject", "delay_inject:pread_send = 2000", "delay_inject:pwrite_send = 2000"],
-    "no-streams": ["vfs objects ="],
+    "delay": DELAY,
+    "no-streams": ["vfs objects = acl_xattr"],
     "non-canonical": [*PLAIN, "acl flag inherited canonicalization = no"],
-    "kernel-oplocks": ["vfs objects = streams_xattr", "kernel oplocks = yes"],
+    "kernel-oplocks": [*PLAIN, "kernel oplocks = yes", "smb2 leases = no"],
     "dosmode": [*PLAIN, "hide dot files = yes", "hide files = /hidefile/"],
     "inherit": [*PLAIN, "inherit permissions = yes"],
     "slow-find": [*PLAIN, "smbd:find async delay usec = 10000"],
+    "ea": [*PLAIN, "acl_xattr:security_acl_name = user.hackme"],
+    # smb2.acls goes there by itself.
+    "hideunread": [*PLAIN, "hide unreadable = yes"],
+    "hideunwrite": [*PLAIN, "hide unwriteable files = yes"],
 }
 SHARE_OF = {
     "smb2.aio_delay": "delay",
@@ -75,7 +81,9 @@ SHARE_OF = {
     "smb2.kernel-oplocks": "kernel-oplocks",
     "smb2.dosmode": "dosmode",
     "smb2.stream-inherit-perms": "inherit",
+    "smb2.ea": "ea",
 }
+OPTIONS_OF = {"smb2.ea": ["--option=torture:acl_xattr_name=hackme"]}
 
 # What begins early because it takes long.
 LONG = ["smb2.lease", "smb2.replay", "smb2.multichannel", "smb2.oplock", "smb2.durable-v2-open", "smb2.session",
@@ -250,13 +258,14 @@ class Server:
 
     def run_once(self, names, transport, limit, results):
         """Runs smbtorture; the test that it began last, and how it ended: None if it had to be killed."""
-        share = SHARE_OF.get(".".join(names[0].split(".")[:2]), "plain")
+        suite = ".".join(names[0].split(".")[:2])
+        share = SHARE_OF.get(suite, "plain")
         self.clean(share)
         command = [self.options.samba / "bin/smbtorture", f"//127.0.0.1/{share}", "-p", self.ports[transport],
                    f"-U{self.user}%{PASSWORD}", "-s", self.root / "smb.conf", "--target=samba3", "--fullname",
                    "--option=torture:progress=no", "--option=torture:sharedelay=100000",
                    "--option=torture:writetimeupdatedelay=500000", f"--option=torture:localdir={self.root / share}",
-                   f"--basedir={self.root}", *names]
+                   f"--basedir={self.root}", *OPTIONS_OF.get(suite, ()), *names]
         log = self.options.directory / "logs" / f"{names[0]}{'+' if len(names) > 1 else ''}.{transport}"
         with open(log, "ab") as output:
             at = output.tell()

@@ -97,11 +97,12 @@ impl<F: Fabric> Reactor<F> {
             status,
             why: why.to_owned(),
         });
-        self.drop_process(process);
+        self.drop_process(process, false);
     }
 
-    /// Forgets a worker and aborts its connections.
-    pub(super) fn drop_process(&mut self, process: u32) {
+    /// Forgets a worker and aborts its connections; but with `recover`, where nothing of it is
+    /// registered any more, those with which it has done nothing find another.
+    pub(super) fn drop_process(&mut self, process: u32, recover: bool) {
         let Some(id) = self.queue_of.remove(&process) else {
             return;
         };
@@ -112,7 +113,7 @@ impl<F: Fabric> Reactor<F> {
         self.active.retain(|active| *active != id);
         let mut recovered = Vec::new();
         for conn in queue.conns() {
-            if self.recover(conn, process) {
+            if recover && self.recover(conn, process) {
                 recovered.push(conn);
                 continue;
             }

@@ -138,11 +138,7 @@ impl<F: Fabric> Reactor<F> {
             return false;
         };
         let mut registry = self.shared.registry();
-        // One that broke the rules is still registered, and would get it again.
-        let owner = registry.owner(&conn.client_guid);
-        if owner.is_some_and(|owner| owner.id == process)
-            || !registry.undispatch(&self.shared.config, conn.peer)
-        {
+        if !registry.undispatch(&self.shared.config, conn.peer) {
             return false;
         }
         registry.count("recovered");
