@@ -147,6 +147,16 @@ impl Server {
         format!(r"\\127.0.0.1\{SHARE}")
     }
 
+    /// Waits until `smbdirectctl status --json` says of its device what it should.
+    pub(crate) fn wait_for_device_status(
+        &self,
+        is_so: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        let daemon = self.daemon.as_ref();
+        let daemon = daemon.expect("an smbd with SMB Direct");
+        daemon.wait_for_status(is_so)
+    }
+
     /// What it wrote into its logs.
     pub(crate) fn log(&self) -> String {
         let mut text = String::new();
