@@ -1,7 +1,11 @@
 # What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help setup test fmt lint unit release library no-os msrv docs samba bench fuzz clean
+=======
+.PHONY: help setup test test-samba fmt lint unit release library no-os msrv docs bench fuzz clean
+>>>>>>> wt-client
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,6 +15,9 @@ setup: ## install what the tests need (apt, as root)
 
 test: ## everything that must hold
 	@tools/check.sh setup fmt lint unit release library no-os msrv docs
+
+test-samba: ## the tests with a real smbd: SMBDIRECT_SAMBA=<build tree, or /usr>
+	@tools/check.sh samba
 
 fmt: ## is the code formatted
 	@tools/check.sh fmt

@@ -67,11 +67,16 @@ const LAYERS: &[Layer] = &[
         ],
     ),
     hosted(
+<<<<<<< HEAD
         "bridge",
+=======
+        "client",
+>>>>>>> wt-client
         &["transport", "proto", "fabric", "sys", "wire", "units"],
     ),
     hosted(
         "bin",
+<<<<<<< HEAD
         &[
             "bridge",
             "broker",
@@ -81,6 +86,9 @@ const LAYERS: &[Layer] = &[
             "fabric",
             "units",
         ],
+=======
+        &["broker", "client", "device", "transport", "proto", "fabric"],
+>>>>>>> wt-client
     ),
     hosted("transport", &["proto", "fabric", "sys", "units", "wire"]),
 ];
