@@ -1,11 +1,7 @@
 # What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup test fmt lint unit release library no-os msrv docs samba bench fuzz clean
-=======
-.PHONY: help setup test test-samba fmt lint unit release library no-os msrv docs bench fuzz clean
->>>>>>> wt-client
+.PHONY: help setup test test-samba fmt lint unit release library no-os msrv docs samba bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

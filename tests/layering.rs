@@ -67,28 +67,22 @@ const LAYERS: &[Layer] = &[
         ],
     ),
     hosted(
-<<<<<<< HEAD
         "bridge",
-=======
         "client",
->>>>>>> wt-client
         &["transport", "proto", "fabric", "sys", "wire", "units"],
     ),
     hosted(
         "bin",
-<<<<<<< HEAD
         &[
             "bridge",
             "broker",
+            "client",
             "device",
             "transport",
             "proto",
             "fabric",
             "units",
         ],
-=======
-        &["broker", "client", "device", "transport", "proto", "fabric"],
->>>>>>> wt-client
     ),
     hosted("transport", &["proto", "fabric", "sys", "units", "wire"]),
 ];

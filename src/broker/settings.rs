@@ -250,10 +250,9 @@ struct Region {
 
 impl Default for File {
     fn default() -> Self {
-        Self {
-            memory: Memory::default(),
-            ..(&Settings::default()).into()
-        }
+        let mut file = Self::from(&Settings::default());
+        file.memory = Memory::default();
+        file
     }
 }
 
