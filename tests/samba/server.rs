@@ -178,6 +178,19 @@ impl Server {
         text
     }
 
+    /// Lines of its logs that tell of a bug that has shown in it.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let logs = fs::read_dir(self.root.join("log")).expect("its logs");
+        let mut found = Vec::new();
+        for entry in logs.flatten() {
+            let log = fs::read(entry.path()).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let bad = |line: &&str| line.contains("PANIC") || line.contains("INTERNAL ERROR");
+            found.extend(log.lines().filter(bad).map(str::to_owned));
+        }
+        found
+    }
+
     fn wait_until_it_listens(&mut self) {
         let end = Instant::now() + TIMEOUT;
         while TcpStream::connect(self.tcp).is_err() {
@@ -224,7 +237,7 @@ fn user() -> String {
     std::env::var("USER").expect("USER says who runs this")
 }
 
-fn open_to_all(path: &Path) {
+pub(crate) fn open_to_all(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
 }
