@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs checks by name: tools/check.sh [setup|fmt|lint|unit|release|library|no-os|msrv|docs|bench|fuzz]...
+# Runs checks by name: tools/check.sh [setup|fmt|lint|unit|release|library|samba_library|no-os|msrv|docs|bench|fuzz]...
 #
 # Each has a heading with the time since the start. All of them run, also after one failed; the last line says what
 # failed or was skipped, and the exit status is 0 only if nothing failed.
@@ -44,7 +44,8 @@ step_setup() {
 
 step_fmt() {
     cargo_component fmt rustfmt || return 0
-    cargo fmt --check && rustfmt --check --edition 2024 tests/no-os/src/*.rs fuzz/src/*.rs fuzz/fuzz_targets/*.rs
+    cargo fmt --check && rustfmt --check --edition 2024 tests/no-os/src/*.rs tests/smb-rs/src/lib.rs \
+        tests/smb-rs/tests/smbd/main.rs fuzz/src/*.rs fuzz/fuzz_targets/*.rs
 }
 
 step_lint() {
@@ -53,6 +54,7 @@ step_lint() {
         cargo clippy --locked --no-default-features --lib -- -D warnings &&
         cargo clippy --locked --no-default-features --features shm --lib -- -D warnings &&
         cargo clippy --locked --no-default-features --features ffi --lib -- -D warnings &&
+        cargo clippy --locked --no-default-features --features fabric --lib -- -D warnings &&
         cargo clippy --locked --no-default-features --features broker --lib --bins -- -D warnings &&
         cargo clippy --locked --no-default-features --features broker,client --lib --bins -- -D warnings &&
         cargo clippy --locked --test samba -- -D warnings
@@ -101,6 +103,22 @@ step_samba() {
 step_library() {
     cargo rustc --locked --release --lib --crate-type staticlib --no-default-features --features ffi &&
         ls -l target/release/libsmbdirect.a
+}
+
+# An SMB client library written elsewhere, over SMB Direct, and a real smbd: SMBDIRECT_SAMBA says where that is.
+step_samba_library() {
+    local samba minimum
+    minimum=$(minimum_rust tests/smb-rs)
+    if ! version_at_least "$(rustc_version rustc)" "$minimum"; then
+        skipped "an SMB client library over SMB Direct: it needs Rust $minimum, this is $(rustc_version rustc)"
+        return 0
+    elif [ -z "${SMBDIRECT_SAMBA:-}" ]; then
+        echo "set SMBDIRECT_SAMBA to a Samba build tree with SMB Direct"
+        return 1
+    fi
+    samba=$(realpath "$SMBDIRECT_SAMBA")
+    cargo build --locked --release --bins &&
+        (cd tests/smb-rs && SMBDIRECT_SAMBA=$samba cargo test --locked --release --target-dir ../../target/smb-rs)
 }
 
 step_no-os() {
