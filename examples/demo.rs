@@ -196,7 +196,10 @@ impl<'a> Demo<'a> {
             memory.write(offset, &chunk).map_err(text)?;
         }
         let sha256 = hash(&memory)?;
-        println!("The file: {} MiB of random bytes, SHA-256 {sha256}", options.mib);
+        println!(
+            "The file: {} MiB of random bytes, SHA-256 {sha256}",
+            options.mib
+        );
         Ok(Self {
             options,
             tcp,

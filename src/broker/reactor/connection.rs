@@ -116,6 +116,7 @@ impl Conn {
         conn: u64,
         status: &ConnStatus,
         local: Option<SocketAddr>,
+        longest_send: u32,
     ) -> ConnInfo {
         let negotiated = status.negotiated;
         let scope_id = match (self.peer, local) {
@@ -131,7 +132,9 @@ impl Conn {
             local_port: local.map_or(0, |local| local.port()),
             scope_id,
             client_guid: self.client_guid,
-            max_fragmented_send_size: negotiated.map_or(0, |n| n.max_fragmented_send_size),
+            max_fragmented_send_size: negotiated
+                .map_or(0, |n| n.max_fragmented_send_size)
+                .min(longest_send),
             max_fragmented_receive_size: negotiated.map_or(0, |n| n.max_fragmented_receive_size),
             max_read_write_size: negotiated.map_or(0, |n| n.max_read_write_size),
             initiator_depth: status

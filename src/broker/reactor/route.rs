@@ -155,6 +155,12 @@ impl<F: Fabric> Reactor<F> {
         true
     }
 
+    /// Bytes of the longest message that a worker can send.
+    fn longest_send(&self) -> u32 {
+        let shape = &self.shared.config.memory.send;
+        shape.unit_length.saturating_mul(shape.longest_run)
+    }
+
     /// Has the listener find an owner.
     fn offer(&mut self, id: ConnId, listener: &Arc<Process>) {
         // Where it has ended, that is the event after this one.
@@ -168,7 +174,7 @@ impl<F: Fabric> Reactor<F> {
         let Some(conn) = self.conns.get(&id) else {
             return;
         };
-        let info = conn.info(0, &status, local);
+        let info = conn.info(0, &status, local, self.longest_send());
         let offer = abi::Offer { token, info };
         // Clients alone can fill its socket, which is no reason to lose it; its end is told by its
         // control socket.
@@ -329,6 +335,7 @@ impl<F: Fabric> Reactor<F> {
     /// Tells the owner of a connection, and gives it what was received before, as far as there is
     /// memory; from then on messages go to it straight.
     pub(super) fn deliver(&mut self, id: ConnId) {
+        let longest_send = self.longest_send();
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
@@ -344,7 +351,7 @@ impl<F: Fabric> Reactor<F> {
                 return;
             };
             let local = self.transport.fabric().conn_local_address(id);
-            let info = conn.info(number, &status, local);
+            let info = conn.info(number, &status, local, longest_send);
             let Some(buffer) = self
                 .transport
                 .buffers_mut()
