@@ -506,7 +506,11 @@ def table(run, suites, version):
     lines += ["Not run, over neither:", ""]
     lines += [f"- `{test}`: {why}" for test, why in sorted(run.exceptions["leave-out"].items())]
     both = [test for test, result in sorted(run.tests.items()) if result.get("tcp") == "fail"]
-    lines += ["", "## Failed over TCP", "", ", ".join(f"`{test}`" for test in both) or "Nothing.", ""]
+    lines += ["", "## Failed over TCP", ""]
+    for suite, tests in sorted(suites.items()):
+        names = ", ".join(short(test, suite) for test in sorted(tests) if test in both)
+        lines += [f"- `{suite}`: {names}"] if names else []
+    lines.append("")
     better = [test for test in both if run.tests[test].get("smbdirect") == "ok"]
     if better:
         lines += [f"Of these {len(better)} passed over SMB Direct: " + ", ".join(f"`{test}`" for test in better) + ".", ""]
