@@ -61,7 +61,7 @@ fn the_manual_has_every_option_and_no_other() {
 
     let program = env!("CARGO_BIN_EXE_smbdirectctl");
     let mut smbdirectctl = options_of(program, &[]);
-    for command in ["status", "bridge"] {
+    for command in ["status", "bridge", "bench"] {
         smbdirectctl.append(&mut options_of(program, &[command]));
     }
     assert!(smbdirectctl.contains("json"), "{smbdirectctl:?}");

@@ -53,7 +53,9 @@ step_lint() {
         cargo clippy --locked --no-default-features --lib -- -D warnings &&
         cargo clippy --locked --no-default-features --features shm --lib -- -D warnings &&
         cargo clippy --locked --no-default-features --features ffi --lib -- -D warnings &&
-        cargo clippy --locked --no-default-features --features broker --lib --bins -- -D warnings
+        cargo clippy --locked --no-default-features --features broker --lib --bins -- -D warnings &&
+        cargo clippy --locked --no-default-features --features broker,client --lib --bins -- -D warnings &&
+        cargo clippy --locked --test samba -- -D warnings
 }
 
 step_unit() {
@@ -86,6 +88,15 @@ step_release() {
     cargo test --locked --release --lib --tests
 }
 
+# A real smbd, which somebody has built or installed: SMBDIRECT_SAMBA says where.
+step_samba() {
+    if [ -z "${SMBDIRECT_SAMBA:-}" ]; then
+        echo "set SMBDIRECT_SAMBA to a Samba build tree, or to /usr where Samba is installed"
+        return 1
+    fi
+    cargo test --locked --test samba
+}
+
 # The library as smbd links it, alone.
 step_library() {
     cargo rustc --locked --release --lib --crate-type staticlib --no-default-features --features ffi &&
@@ -116,7 +127,7 @@ step_msrv() {
     "${cargo[@]}" check --locked --target-dir target/msrv --all-targets &&
         "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features &&
         "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features --features ffi --lib &&
-        "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features --features broker --lib --bins
+        "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features --features broker,client --lib --bins
 }
 
 step_docs() {

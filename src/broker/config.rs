@@ -103,7 +103,7 @@ const SLOWEST: u64 = 1_000_000;
 /// The fastest network, in bits per second.
 const FASTEST: u64 = 100_000_000_000_000;
 /// Buffers begin at pages, so that a page is never shared by two connections.
-const PAGE: u32 = 4096;
+pub(super) const PAGE: u32 = 4096;
 /// A registered region is counted in 32 bits.
 const LONGEST_SEGMENT: u64 = 1 << 31;
 /// Larger messages need no fragments: what they save is too little for the memory of the receives.

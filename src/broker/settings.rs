@@ -13,7 +13,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use toml::de::{DeTable, DeValue};
 
-use super::config::{Config, Listen, OutOfRange, PORT};
+use super::config::{Config, Listen, OutOfRange, PAGE, PORT};
 use super::quantity::{Length, Size, Speed, Time};
 use crate::device::abi::{MemParams, RegionShape};
 use crate::proto;
@@ -250,7 +250,9 @@ struct Region {
 
 impl Default for File {
     fn default() -> Self {
-        (&Settings::default()).into()
+        let mut file = Self::from(&Settings::default());
+        file.memory = Memory::default();
+        file
     }
 }
 
@@ -262,7 +264,12 @@ impl Default for Acceptor {
 
 impl Default for Memory {
     fn default() -> Self {
-        (&Config::default().memory).into()
+        Self {
+            limit: Size(Config::default().memory.limit),
+            send: Region::default(),
+            bulk: Region::default(),
+            receive: Region::default(),
+        }
     }
 }
 
@@ -368,7 +375,7 @@ impl From<File> for Settings {
             users: file.users,
             reactors: file.reactors,
             busy_poll: file.busy_poll.0,
-            acceptor: file.acceptor.into(),
+            acceptor: (&file.acceptor).into(),
             max_connections: file.max_connections,
             max_unnegotiated: file.max_unnegotiated,
             max_unnegotiated_per_source: file.max_unnegotiated_per_source,
@@ -377,7 +384,7 @@ impl From<File> for Settings {
             claim_timeout: file.claim_timeout.0,
             max_workers: file.max_workers,
             max_sessions: file.max_sessions,
-            memory: file.memory.into(),
+            memory: file.memory.for_connections(&file.acceptor),
             memory_limit: file.memory_limit.0,
             queue_depth: file.queue_depth,
             drain_timeout: file.drain_timeout.0,
@@ -407,8 +414,8 @@ impl From<&proto::Config> for Acceptor {
     }
 }
 
-impl From<Acceptor> for proto::Config {
-    fn from(acceptor: Acceptor) -> Self {
+impl From<&Acceptor> for proto::Config {
+    fn from(acceptor: &Acceptor) -> Self {
         Self {
             receive_credit_max: Credits(acceptor.receive_credit_max),
             send_credit_target: Credits(acceptor.send_credit_target),
@@ -441,27 +448,40 @@ impl From<&MemParams> for Memory {
     }
 }
 
-impl From<Memory> for MemParams {
-    fn from(memory: Memory) -> Self {
+impl Memory {
+    /// With what is not written as these connections need it.
+    fn for_connections(self, acceptor: &Acceptor) -> MemParams {
         let default = Config::default().memory;
-        Self {
-            send: memory.send.or(default.send),
-            bulk: memory.bulk.or(default.bulk),
-            receive: memory.receive.or(default.receive),
-            limit: memory.limit.0,
+        let message = acceptor.max_fragmented_size.0;
+        let transfer = acceptor.max_read_write_size.0;
+        MemParams {
+            send: self.send.or(default.send, message),
+            bulk: self.bulk.or(default.bulk, transfer),
+            receive: self.receive.or(default.receive, message),
+            limit: self.limit.0,
             reserved: 0,
         }
     }
 }
 
 impl Region {
-    fn or(self, default: RegionShape) -> RegionShape {
+    /// With what is not written as `default`; but where nothing is said of the length of buffers,
+    /// units are so long that the longest buffer holds `longest` bytes.
+    fn or(self, default: RegionShape, longest: u32) -> RegionShape {
+        let longest_run = self.longest_run.unwrap_or(default.longest_run);
+        let unit_length = match (self.unit_length, self.longest_run) {
+            (Some(length), _) => length.0,
+            (None, Some(_)) => default.unit_length,
+            (None, None) => {
+                let needed = longest.div_ceil(longest_run);
+                let pages = needed.checked_next_multiple_of(PAGE).unwrap_or(needed);
+                default.unit_length.max(pages)
+            }
+        };
         RegionShape {
-            unit_length: self
-                .unit_length
-                .map_or(default.unit_length, |length| length.0),
+            unit_length,
             units_per_segment: self.units_per_segment.unwrap_or(default.units_per_segment),
-            longest_run: self.longest_run.unwrap_or(default.longest_run),
+            longest_run,
             max_segments: self.max_segments.unwrap_or(default.max_segments),
         }
     }

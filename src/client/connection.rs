@@ -11,64 +11,13 @@ use super::link::{Deadline, Link, SmbDirect, Tcp};
 use super::negotiate::{self, Negotiated};
 use super::session::OnConnection;
 use super::{
-    CipherAlgorithm, Command, Dialect, Error, Header, NtStatus, Protection, Registration, Request,
-    Response, Result, SigningAlgorithm,
+    Command, Config, Dialect, Error, Header, NtStatus, Protection, Registration, Request, Response,
+    Result,
 };
 use crate::fabric::Access;
-use crate::proto;
 use crate::sys::Memory;
 use crate::transport::{CloseReason, Traffic};
 use crate::units::RemoteToken;
-
-/// What a connection is to be like.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// What is offered.
-    pub dialects: Vec<Dialect>,
-    /// Ciphers offered for SMB 3.1.1, the best first.
-    pub ciphers: Vec<CipherAlgorithm>,
-    /// Signing algorithms offered for SMB 3.1.1, the best first; none: AES-CMAC.
-    pub signing: Vec<SigningAlgorithm>,
-    /// All connections of a client have the same: by it a device finds the session's process.
-    pub client_guid: [u8; 16],
-    /// Signs everything, also where the server does not demand it.
-    pub sign: bool,
-    /// Encrypts everything, also where the server does not demand it.
-    pub seal: bool,
-    /// Credits to hold.
-    pub credits: u16,
-    /// Time that the server has to answer.
-    pub timeout: Duration,
-    /// What this side brings to the SMB Direct negotiation.
-    pub smb_direct: proto::Config,
-}
-
-impl Config {
-    /// All dialects, ciphers and algorithms; signed or encrypted as the server demands; 1,024 credits;
-    /// 30 s; messages of up to 8 MiB and 64 KiB over SMB Direct.
-    #[must_use]
-    pub fn new(client_guid: [u8; 16]) -> Self {
-        Self {
-            dialects: vec![Dialect::Smb300, Dialect::Smb302, Dialect::Smb311],
-            ciphers: vec![
-                CipherAlgorithm::Aes128Gcm,
-                CipherAlgorithm::Aes128Ccm,
-                CipherAlgorithm::Aes256Gcm,
-                CipherAlgorithm::Aes256Ccm,
-            ],
-            signing: vec![SigningAlgorithm::AesGmac, SigningAlgorithm::AesCmac],
-            client_guid,
-            sign: false,
-            seal: false,
-            credits: 1024,
-            timeout: Duration::from_secs(30),
-            smb_direct: proto::Config {
-                max_fragmented_size: (8 << 20) + (64 << 10),
-                ..proto::Config::initiator_default()
-            },
-        }
-    }
-}
 
 /// What is known of a request that is not answered.
 #[derive(Clone, Copy, Debug)]
@@ -238,7 +187,7 @@ impl Connection {
             flags: request.flags,
             next_command: 0,
             message_id,
-            async_id: async_id.unwrap_or(u64::from(request.tree_id) << 32),
+            async_id: async_id.unwrap_or_else(|| u64::from(request.tree_id) << 32),
             session_id: self.session.as_ref().map_or(0, |on| on.session.id),
             signature: [0; 16],
         };

@@ -90,6 +90,56 @@ pub(super) fn hmac_sha256(key: &[u8]) -> Hmac<Sha256> {
 mod tests {
     use super::*;
 
+    fn hex(text: &str) -> Vec<u8> {
+        let digit = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal");
+        (0..text.len()).step_by(2).map(digit).collect()
+    }
+
+    /// The samples of Microsoft's article "SMB 2 and SMB 3 security in Windows 10: the anatomy of
+    /// signing and cryptographic keys".
+    #[test]
+    fn the_keys_are_those_of_the_published_samples() {
+        let key = |session: &str, dialect, preauth: &Preauth, purpose| {
+            derive(&hex(session), dialect, preauth, purpose, 128)
+        };
+        let of = |purpose| {
+            let session = "7cd451825d0450d235424e44ba6e78cc";
+            key(session, Dialect::Smb300, &Preauth::START, purpose)
+        };
+        assert_eq!(
+            of(Purpose::Signing).0,
+            hex("0b7e9c5cac36c0f6ea9ab275298cedce")
+        );
+        assert_eq!(
+            of(Purpose::ToServer).0,
+            hex("fad27796665b313ebb578f388632b4f7")
+        );
+        assert_eq!(
+            of(Purpose::ToClient).0,
+            hex("b0f0427f7ceb416d1d9dcc0cd4f99447")
+        );
+
+        let preauth = "0dd13628cc3ed218ef9df9772d436d0887ab9814bfae63a80aa845f36909db79\
+                       28622dddad522d9751640a459762c5a9d6bb084cbb3ce6bdadef5d5bce3c6c01";
+        let preauth = Preauth(hex(preauth).try_into().expect("64 bytes"));
+        let of = |purpose| {
+            let session = "270e1ba896585eeb7af3472d3b4c75a7";
+            key(session, Dialect::Smb311, &preauth, purpose)
+        };
+        assert_eq!(
+            of(Purpose::Signing).0,
+            hex("73fe7a9a77bef0bde49c650d8ccb5f76")
+        );
+        assert_eq!(
+            of(Purpose::ToServer).0,
+            hex("629bcbc54422a0f572b97f45989b6073")
+        );
+        assert_eq!(
+            of(Purpose::ToClient).0,
+            hex("e2af0dcefac68da71a0dfbd0d1350d74")
+        );
+    }
+
     #[test]
     fn a_key_does_not_show_itself() {
         assert_eq!(format!("{:?}", Key(vec![1; 16])), "Key(128 bits)");

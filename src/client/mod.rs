@@ -29,6 +29,7 @@
 
 mod bytes;
 mod calls;
+mod config;
 mod connection;
 mod error;
 mod header;
@@ -43,7 +44,8 @@ mod session;
 mod signing;
 mod status;
 
-pub use connection::{Config, Connection};
+pub use config::Config;
+pub use connection::Connection;
 pub use error::{Error, Result};
 pub use header::{Command, HEADER_LENGTH, Header};
 pub use link::Registration;
@@ -55,3 +57,5 @@ pub use sealing::CipherAlgorithm;
 pub use session::Credentials;
 pub use signing::SigningAlgorithm;
 pub use status::NtStatus;
+
+pub use crate::sys::Memory;

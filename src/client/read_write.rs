@@ -209,3 +209,94 @@ impl<'a> Write<'a> {
 fn emit(descriptors: &[BufferDescriptorV1]) -> Vec<u8> {
     descriptors.iter().flat_map(|piece| piece.emit()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Header, NtStatus};
+    use crate::units::RemoteToken;
+    use crate::wire::smb2;
+
+    const FILE: FileId = FileId(*b"0123456789abcdef");
+
+    fn descriptor(token: u32, length: u32) -> BufferDescriptorV1 {
+        BufferDescriptorV1 {
+            offset: 0x1000,
+            token: RemoteToken(token),
+            length,
+        }
+    }
+
+    /// The request behind a header, as it would be sent.
+    fn message(request: &Request<'_>) -> Vec<u8> {
+        let header = Header {
+            credit_charge: request.credit_charge,
+            status: NtStatus::SUCCESS,
+            command: request.command,
+            credits: 1,
+            flags: 0,
+            next_command: 0,
+            message_id: 1,
+            async_id: 0,
+            session_id: 1,
+            signature: [0; 16],
+        };
+        [&header.emit()[..], &request.body, request.data].concat()
+    }
+
+    #[test]
+    fn the_devices_decoder_reads_a_read_with_its_descriptors() {
+        let list = [descriptor(7, 0xfffc0), descriptor(8, 0x40)];
+        let read = Read::direct(FILE, 4096, 1 << 20, Channel::RdmaV1Invalidate, &list);
+        let message = message(&read.request(3));
+        assert_eq!(message.len(), 112 + 32);
+        assert_eq!(message[6], 16, "credits");
+        let request = smb2::Request::of_element(&message).expect("a request");
+        let read = smb2::ReadRequest::parse(request).expect("a READ");
+        assert_eq!((read.length(), read.offset()), (1 << 20, 4096));
+        assert_eq!(read.token_to_invalidate(), Some(RemoteToken(7)));
+        let transfer = read.transfer().expect("legal").expect("by RDMA");
+        assert_eq!(transfer.descriptors().iter().collect::<Vec<_>>(), list);
+    }
+
+    #[test]
+    fn the_devices_decoder_reads_a_write_with_its_descriptors() {
+        let list = [descriptor(7, 70_000)];
+        let write = Write::direct(FILE, 5, 70_000, Channel::RdmaV1, &list);
+        let message = message(&write.request(3));
+        assert_eq!(message[6], 2, "credits");
+        let request = smb2::Request::of_element(&message).expect("a request");
+        let write = smb2::WriteRequest::parse(request).expect("a WRITE");
+        assert_eq!(write.token_to_invalidate(), None);
+        let transfer = write.transfer().expect("legal").expect("by RDMA");
+        assert_eq!(transfer.length(), 70_000);
+    }
+
+    #[test]
+    fn without_a_channel_the_data_goes_with_the_message() {
+        let write = Write::inline(FILE, 5, b"some data");
+        let sent = message(&write.request(3));
+        assert_eq!(sent[112..], *b"some data");
+        let request = smb2::Request::of_element(&sent).expect("a request");
+        let write = smb2::WriteRequest::parse(request).expect("a WRITE");
+        assert!(write.transfer().expect("legal").is_none());
+
+        let read = message(&Read::inline(FILE, 5, 100).request(3));
+        let request = smb2::Request::of_element(&read).expect("a request");
+        let read = smb2::ReadRequest::parse(request).expect("a READ");
+        assert!(read.transfer().expect("legal").is_none());
+    }
+
+    #[test]
+    fn fields_that_contradict_each_other_are_sent_as_they_are() {
+        let wrong = Write {
+            length: 9,
+            data_offset: 112,
+            ..Write::direct(FILE, 5, 100, Channel::RdmaV1, &[descriptor(7, 100)])
+        };
+        let message = message(&wrong.request(3));
+        let request = smb2::Request::of_element(&message).expect("a request");
+        let write = smb2::WriteRequest::parse(request).expect("a WRITE");
+        assert!(write.transfer().is_err());
+    }
+}

@@ -25,6 +25,9 @@ use super::{Command, Error, FileId, Result};
 /// Bytes of data that one credit stands for ([MS-SMB2] 3.2.4.1.5).
 const CREDIT: u32 = 64 * 1024;
 
+/// Bytes of the body of a CREATE, at least.
+const CREATE_LENGTH: usize = 57;
+
 /// How a request is protected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protection {
@@ -181,6 +184,10 @@ impl<'a> Request<'a> {
         if let Some(field) = request.body.get_mut(3) {
             *field = level;
         }
+        // Nor that there is a buffer, of one byte at least, also where the name is empty.
+        request
+            .body
+            .resize(request.body.len().max(CREATE_LENGTH), 0);
         Ok(request)
     }
 

@@ -249,3 +249,109 @@ pub struct Entry {
     /// Its attributes; 0x10: a directory.
     pub attributes: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn response(command: Command, body: &[u8]) -> Response {
+        let header = Header {
+            credit_charge: 0,
+            status: NtStatus::SUCCESS,
+            command,
+            credits: 1,
+            flags: Header::RESPONSE,
+            next_command: 0,
+            message_id: 0,
+            async_id: 0,
+            session_id: 0,
+            signature: [0; 16],
+        };
+        let message = [&header.emit()[..], body].concat();
+        Response { header, message }
+    }
+
+    #[test]
+    fn a_buffer_that_is_not_in_the_message_is_refused() {
+        let read = |length: u32, data: &[u8]| {
+            let mut body = vec![17, 0, 80, 0];
+            body.extend(length.to_le_bytes());
+            body.extend([0; 8]);
+            body.extend(data);
+            response(Command::READ, &body)
+                .read()
+                .map(|read| read.data.to_vec())
+        };
+        assert_eq!(read(4, b"data").expect("whole"), b"data");
+        assert!(read(5, b"data").is_err());
+        assert!(read(u32::MAX, b"data").is_err());
+        assert_eq!(read(0, b"").expect("nothing"), b"");
+    }
+
+    #[test]
+    fn an_interface_has_its_address_speed_and_capabilities() {
+        let entry = |next: u32, capability: u32, family: u16, address: &[u8], at: usize| {
+            let mut entry = vec![0; 152];
+            entry[..4].copy_from_slice(&next.to_le_bytes());
+            entry[4] = 9;
+            entry[8..12].copy_from_slice(&capability.to_le_bytes());
+            entry[16..24].copy_from_slice(&10_000_000_000_u64.to_le_bytes());
+            entry[24..26].copy_from_slice(&family.to_le_bytes());
+            entry[at..at + address.len()].copy_from_slice(address);
+            entry
+        };
+        let mut output = entry(152, 3, 2, &[192, 0, 2, 1], 28);
+        let six = Ipv6Addr::LOCALHOST;
+        output.extend(entry(152, 1, 0x17, &six.octets(), 32));
+        output.extend(entry(0, 2, 99, &[], 28));
+        let mut body = vec![49, 0];
+        body.extend([0; 30]);
+        body.extend(112_u32.to_le_bytes());
+        body.extend((output.len() as u32).to_le_bytes());
+        body.extend([0; 8]);
+        body.extend(&output);
+        let found = response(Command::IOCTL, &body)
+            .interfaces()
+            .expect("two addresses");
+        let first = Interface {
+            index: 9,
+            rss: true,
+            rdma: true,
+            speed: 10_000_000_000,
+            address: Ipv4Addr::new(192, 0, 2, 1).into(),
+        };
+        let second = Interface {
+            rdma: false,
+            address: six.into(),
+            ..first
+        };
+        assert_eq!(found, [first, second]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_a_server_make_it_panic_or_run_on(
+            size in prop::sample::select(vec![9_u16, 16, 17, 49, 60, 65, 89]),
+            bytes in proptest::collection::vec(any::<u8>(), 0..400),
+            small in any::<bool>(),
+        ) {
+            let mut body = size.to_le_bytes().to_vec();
+            body.extend(bytes);
+            if small {
+                // Offsets and lengths that may be right.
+                body.iter_mut().skip(2).for_each(|byte| *byte &= 0x3);
+            }
+            let response = response(Command::IOCTL, &body);
+            let _ = response.created();
+            let _ = response.read();
+            let _ = response.written();
+            let _ = response.closed_at();
+            let _ = response.interfaces();
+            let _ = response.entries();
+            let config = crate::client::Config::new([0; 16]);
+            let _ = crate::client::negotiate::response(&response, &config);
+        }
+    }
+}

@@ -122,6 +122,28 @@ mod tests {
         }
     }
 
+    /// The final SESSION_SETUP response of the same article's sample of SMB 3.1.1.
+    #[test]
+    fn the_signature_of_the_published_sample_is_right() {
+        let key = 0x73fe_7a9a_77be_f0bd_e49c_650d_8ccb_5f76_u128;
+        let signer = Signer::new(SigningAlgorithm::AesCmac, Key(key.to_be_bytes().to_vec()));
+        let header = Header {
+            command: Command::SESSION_SETUP,
+            credits: 128,
+            flags: Header::SIGNED | Header::RESPONSE,
+            message_id: 3,
+            async_id: 0xfeff,
+            session_id: 0x1000_0000_0019,
+            signature: 0xebe1_46da_120b_a25f_c337_6a49_dfe3_1bc1_u128.to_be_bytes(),
+            ..header()
+        };
+        let token = b"\xa1\x1b\x30\x19\xa0\x03\x0a\x01\x00\xa3\x12\x04\x10\x01\x00\x00\x00\
+            \x3b\x45\x3c\xdc\x35\x24\x16\x42\x00\x00\x00\x00";
+        let body = b"\x09\x00\x00\x00\x48\x00\x1d\x00";
+        let message = [&header.emit()[..], body, token].concat();
+        assert!(signer.verify(&header, &message));
+    }
+
     #[test]
     fn a_signature_covers_every_byte_but_itself() {
         use SigningAlgorithm::{AesCmac, AesGmac, HmacSha256};

@@ -10,9 +10,11 @@
 //! An smbd that does not know `smb direct` is put behind a forwarder (`forwarder.rs`): all but the
 //! channels of READ and WRITE is tested with it, too.
 
+mod bench;
 #[allow(dead_code)] // Other tests use the rest of it.
 #[path = "../smbdirectd/daemon.rs"]
 mod daemon;
+mod files;
 mod forwarder;
 mod server;
 mod sessions;

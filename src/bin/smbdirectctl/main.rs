@@ -33,7 +33,7 @@ enum Command {
     /// Shows connections, processes and the reasons for which connections ended
     Status(StatusOptions),
     /// Measures how fast a share is read and written, over TCP and over SMB Direct
-    Bench(bench::Options),
+    Bench(Box<bench::Options>),
     /// Accepts SMB over TCP and carries it over SMB Direct to a server, until a signal ends it
     Bridge(bridge::Options),
 }

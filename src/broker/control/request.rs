@@ -3,6 +3,7 @@
 //! An error is what no correct library asks, or an answer that the process left no room for: it is
 //! detached. Everything else is answered.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,10 +128,10 @@ impl Control {
         if process.role != Role::Observer {
             // First, so that they are known wherever the attachment is.
             let told = self.known.tell(&process);
-            told.map_err(|_| UNREAD)?;
+            answered(told)?;
         }
         let sent = process.send(kind::ATTACHED, cookie, &attached, &[]);
-        sent.map_err(|_| UNREAD)?;
+        answered(sent)?;
         let mut registry = self.shared.registry();
         // Not before: a reactor would offer it connections at once, and it expects this answer first.
         registry.attach(&process);
@@ -279,7 +280,7 @@ impl Control {
             length: file.len() as u64,
         };
         let sent = process.send(kind::SEGMENT, cookie, &answer, &[file.as_fd()]);
-        sent.map_err(|_| UNREAD)?;
+        answered(sent)?;
         Ok(Answer::Other)
     }
 
@@ -295,6 +296,15 @@ fn malformed(error: MessageError) -> Refusal {
     (Status::Corrupt, error.name())
 }
 
+/// What became of an answer. A process that has gone meanwhile needs none, and is seen to have gone
+/// when it is read next.
+fn answered(sent: io::Result<()>) -> Result<(), Refusal> {
+    match sent {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(UNREAD),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn reply(
     process: &Process,
     cookie: u64,
@@ -306,7 +316,7 @@ fn reply(
         kind,
     };
     let sent = process.send(kind::REPLY, cookie, &reply, &[]);
-    sent.map_err(|_| UNREAD)
+    answered(sent)
 }
 
 /// The device's own values, where the listener does not want less.

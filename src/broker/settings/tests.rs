@@ -185,7 +185,7 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
             ],
         ),
         (
-            "acceptor.max_fragmented_size = \"2 MiB\"",
+            "acceptor.max_fragmented_size = \"2 MiB\"\nmemory.send.longest_run = 128",
             [
                 "memory.send.longest_run is 128",
                 "at least 256",
@@ -215,4 +215,17 @@ fn addresses_have_the_port_of_smb_direct_unless_they_name_one() {
         let error = parse_address(bad).unwrap_err().to_string();
         assert!(error.starts_with(&format!("\"{bad}\": ")), "{error}");
     }
+}
+
+#[test]
+fn units_grow_with_the_largest_message_and_transfer() {
+    let text = "[acceptor]\nmax_fragmented_size = \"9 MiB\"\nmax_read_write_size = \"16 MiB\"";
+    let settings = Settings::parse(text).expect("the settings");
+    let memory = settings.broker.memory;
+    assert_eq!(memory.send.unit_length, 72 << 10);
+    assert_eq!(memory.receive.unit_length, 72 << 10);
+    assert_eq!(memory.bulk.unit_length, 2 << 20);
+    let text = format!("{text}\n[memory]\nsend.unit_length = \"256 KiB\"");
+    let settings = Settings::parse(&text).expect("the settings");
+    assert_eq!(settings.broker.memory.send.unit_length, 256 << 10);
 }

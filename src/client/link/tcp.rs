@@ -53,10 +53,9 @@ impl Tcp {
         let length = u32::try_from(length)
             .ok()
             .filter(|length| *length <= MAX_MESSAGE)
-            .ok_or(Error::Encode(
-                "a message",
-                format!("{length} bytes are too many for TCP"),
-            ))?;
+            .ok_or_else(|| {
+                Error::Encode("a message", format!("{length} bytes are too many for TCP"))
+            })?;
         // Three bytes of length behind a byte of zero.
         let head = length.to_be_bytes();
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(parts.len() + 1);

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use smbdirect::client::{
-    Channel, Connection, Error, FileId, Read, Registration, Request, Response, Write,
+    Channel, Connection, Error, FileId, Memory, Read, Registration, Request, Response, Write,
 };
 use smbdirect::fabric::Access;
-use smbdirect::sys::Memory;
 
 use super::options::{End, Operation};
 use super::pattern::{Mismatch, Pattern};

@@ -1,6 +1,6 @@
 //! File data of which every eight bytes say where in the file they belong.
 
-use smbdirect::sys::Memory;
+use smbdirect::client::Memory;
 
 /// Odd, so that no two offsets have the same word.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -94,7 +94,7 @@ impl Pattern {
         });
         let word = u64::from_le_bytes(word.try_into().ok()?) ^ self.seed;
         let place = word.wrapping_mul(inverse);
-        (place < 1 << 45).then_some(place * 8)
+        (place < 1 << 45).then(|| place * 8)
     }
 }
 
@@ -138,6 +138,7 @@ mod tests {
         let mismatch = pattern
             .check_memory(&memory, 3 * CHUNK, 0)
             .expect_err("swapped");
-        assert_eq!((mismatch.at, mismatch.belongs_to), (CHUNK, Some(0)));
+        // One byte of two words may be the same.
+        assert_eq!((mismatch.at / 8 * 8, mismatch.belongs_to), (CHUNK, Some(0)));
     }
 }

@@ -1,0 +1,107 @@
+//! `smbdirectctl bench` as people use it.
+
+use std::process::{Command, Output};
+
+use crate::daemon::{SMBDIRECTCTL, stderr};
+use crate::server::{PASSWORD, SHARE, Server};
+
+/// Runs it with small files.
+fn bench(server: &Server, password: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(SMBDIRECTCTL);
+    command
+        .arg("bench")
+        .arg(format!("//127.0.0.1:{}/{SHARE}", server.tcp.port()));
+    command.arg("-U").arg(format!("{}%{password}", server.user));
+    command.args([
+        "--file-size",
+        "4M",
+        "--bytes",
+        "4M",
+        "--size",
+        "64K,4K",
+        "--verify",
+    ]);
+    command.args(arguments).output().expect("smbdirectctl runs")
+}
+
+fn cases(output: &Output) -> Vec<serde_json::Value> {
+    assert!(output.status.success(), "{}", stderr(output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    report["cases"].as_array().expect("cases").clone()
+}
+
+#[test]
+fn measures_both_transports_and_leaves_no_file() {
+    let server = Server::start();
+    let direct = server.smb_direct.to_string();
+    // Without a device behind it, an smbd takes data in messages only.
+    let channel = if server.places_directly { "0,1,2" } else { "0" };
+    let arguments = [
+        "--address",
+        &direct,
+        "--channel",
+        channel,
+        "--depth",
+        "1,4",
+        "--json",
+    ];
+    for more in [
+        &[][..],
+        &["--no-bind"],
+        &["--sign"],
+        &["--dialect", "3.0.2"],
+    ] {
+        let output = bench(&server, PASSWORD, &[&arguments[..], more].concat());
+        let cases = cases(&output);
+        let channels = if server.places_directly { 3 } else { 1 };
+        assert_eq!(cases.len(), 8 + 8 * channels, "{more:?}");
+        for case in &cases {
+            assert_eq!(case["bytes"], 4 << 20, "{case}");
+            assert!(case["megabytes_per_second"].as_f64() > Some(0.0), "{case}");
+        }
+    }
+    let left = std::fs::read_dir(&server.files).expect("the share").count();
+    assert_eq!(left, 0, "files are left");
+}
+
+#[test]
+fn encrypts_in_messages_and_refuses_to_place_what_is_encrypted() {
+    let server = Server::start();
+    let direct = server.smb_direct.to_string();
+    let arguments = ["--seal", "--address", &direct, "--depth", "4", "--json"];
+    let output = bench(
+        &server,
+        PASSWORD,
+        &[&arguments[..], &["--channel", "0"]].concat(),
+    );
+    assert_eq!(cases(&output).len(), 8);
+    let output = bench(&server, PASSWORD, &arguments);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("--channel 0"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_failure_is_one_line_with_a_cure() {
+    let server = Server::start();
+    let output = bench(&server, "wrong", &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(
+        said.contains("STATUS_LOGON_FAILURE") && said.lines().count() == 1,
+        "{said}"
+    );
+    if !server.places_directly {
+        let output = bench(&server, PASSWORD, &["--transport", "smbdirect"]);
+        assert!(
+            stderr(&output).contains("smb direct = yes"),
+            "{}",
+            stderr(&output)
+        );
+    }
+    let left = std::fs::read_dir(&server.files).expect("the share").count();
+    assert_eq!(left, 0, "files are left");
+}
