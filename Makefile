@@ -10,10 +10,10 @@ setup: ## install what the tests need (apt, as root)
 	@tools/check.sh setup
 
 test: ## everything that must hold
-	@tools/check.sh setup fmt lint unit release library no-os msrv docs
+	@tools/check.sh setup fmt lint unit release library no-os msrv docs samba smbd samba_library torture demo
 
-test-samba: ## the tests with a real smbd: SMBDIRECT_SAMBA=<build tree, or /usr>
-	@tools/check.sh samba
+test-samba: ## the tests with a real smbd alone: SMBDIRECT_SAMBA=<build tree, or /usr>, or the one of make samba
+	@tools/check.sh smbd samba_library
 
 fmt: ## is the code formatted
 	@tools/check.sh fmt

@@ -16,5 +16,6 @@ mod bench;
 mod daemon;
 mod files;
 mod forwarder;
+mod hostile;
 mod server;
 mod sessions;

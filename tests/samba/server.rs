@@ -147,6 +147,16 @@ impl Server {
         format!(r"\\127.0.0.1\{SHARE}")
     }
 
+    /// Waits until `smbdirectctl status --json` says of its device what it should.
+    pub(crate) fn wait_for_device_status(
+        &self,
+        is_so: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        let daemon = self.daemon.as_ref();
+        let daemon = daemon.expect("an smbd with SMB Direct");
+        daemon.wait_for_status(is_so)
+    }
+
     /// What it wrote into its logs.
     pub(crate) fn log(&self) -> String {
         let mut text = String::new();
@@ -166,6 +176,19 @@ impl Server {
             let _ = writeln!(text, "-- smbdirectd\n{}", daemon.log());
         }
         text
+    }
+
+    /// Lines of its logs that tell of a bug that has shown in it.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let logs = fs::read_dir(self.root.join("log")).expect("its logs");
+        let mut found = Vec::new();
+        for entry in logs.flatten() {
+            let log = fs::read(entry.path()).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let bad = |line: &&str| line.contains("PANIC") || line.contains("INTERNAL ERROR");
+            found.extend(log.lines().filter(bad).map(str::to_owned));
+        }
+        found
     }
 
     fn wait_until_it_listens(&mut self) {
@@ -214,7 +237,7 @@ fn user() -> String {
     std::env::var("USER").expect("USER says who runs this")
 }
 
-fn open_to_all(path: &Path) {
+pub(crate) fn open_to_all(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
 }
