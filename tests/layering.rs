@@ -68,6 +68,9 @@ const LAYERS: &[Layer] = &[
     ),
     hosted(
         "bridge",
+        &["transport", "proto", "fabric", "sys", "wire", "units"],
+    ),
+    hosted(
         "client",
         &["transport", "proto", "fabric", "sys", "wire", "units"],
     ),
