@@ -8,12 +8,14 @@
 //! ```
 //!
 //! An smbd that does not know `smb direct` is put behind a forwarder (`forwarder.rs`): all but the
-//! channels of READ and WRITE is tested with it, too.
+//! channels of READ and WRITE, and failures, is tested with it, too. Failures need root: they mount
+//! a small file system.
 
 mod bench;
 #[allow(dead_code)] // Other tests use the rest of it.
 #[path = "../smbdirectd/daemon.rs"]
 mod daemon;
+mod failures;
 mod files;
 mod forwarder;
 mod hostile;
