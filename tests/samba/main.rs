@@ -8,13 +8,17 @@
 //! ```
 //!
 //! An smbd that does not know `smb direct` is put behind a forwarder (`forwarder.rs`): all but the
-//! channels of READ and WRITE is tested with it, too.
+//! channels of READ and WRITE is tested with it, too. Tests that need the device have nothing to test
+//! then, and say so.
 
 mod bench;
+mod channel;
 #[allow(dead_code)] // Other tests use the rest of it.
 #[path = "../smbdirectd/daemon.rs"]
 mod daemon;
 mod files;
 mod forwarder;
+mod ms_channel;
+mod path;
 mod server;
 mod sessions;
