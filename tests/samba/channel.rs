@@ -114,6 +114,39 @@ pub(crate) fn sink(connection: &mut Connection, length: usize) -> Registration {
         .expect("memory")
 }
 
+/// `length` bytes of the memory in pieces of very different lengths, with a byte between them that
+/// belongs to none.
+pub(crate) fn uneven(memory: &Registration, length: u32) -> Vec<BufferDescriptorV1> {
+    let (mut at, mut left, mut next) = (0, length, 1);
+    let mut pieces = Vec::new();
+    while left > 0 {
+        let piece = left.min(next);
+        pieces.push(memory.piece(at, piece));
+        at += piece + 1;
+        left -= piece;
+        next = 3 * next + 2;
+    }
+    pieces
+}
+
+/// Room for the pieces of [`uneven`].
+pub(crate) const fn room(length: u32) -> usize {
+    length as usize + 32
+}
+
+/// Bytes of the memory that `pieces` name, and the others.
+pub(crate) fn gather(memory: &Registration, pieces: &[BufferDescriptorV1]) -> (Vec<u8>, Vec<u8>) {
+    let mut others = contents(memory);
+    let mut named = Vec::new();
+    let base = memory.descriptor().offset;
+    for piece in pieces.iter().rev() {
+        let at = (piece.offset - base) as usize;
+        let part: Vec<u8> = others.splice(at..at + piece.length as usize, []).collect();
+        named.insert(0, part);
+    }
+    (named.concat(), others)
+}
+
 /// All of the memory.
 pub(crate) fn contents(registration: &Registration) -> Vec<u8> {
     let memory = &registration.memory;

@@ -20,5 +20,7 @@ mod files;
 mod forwarder;
 mod ms_channel;
 mod path;
+mod reads;
 mod server;
 mod sessions;
+mod writes;
