@@ -13,6 +13,7 @@
 
 mod bench;
 mod channel;
+mod channels;
 #[allow(dead_code)] // Other tests use the rest of it.
 #[path = "../smbdirectd/daemon.rs"]
 mod daemon;
@@ -23,4 +24,5 @@ mod path;
 mod reads;
 mod server;
 mod sessions;
+mod waiting;
 mod writes;

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, getuid, kill_process};
 
 use smbdirect::client::Connection;
 
-use crate::daemon::{Daemon, Directory, TIMEOUT};
+use crate::daemon::{self, Daemon, Directory, TIMEOUT};
 use crate::forwarder::Forwarder;
 
 /// The user that may log in: one that every Debian has and whom permissions bind.
@@ -169,6 +169,26 @@ impl Server {
                 self.log()
             );
         }
+    }
+
+    /// What smbstatus says.
+    pub(crate) fn smbstatus(&self) -> serde_json::Value {
+        let mut command = Command::new(Samba::from_environment().program("smbstatus"));
+        command.arg("-s").arg(self.root.join("smb.conf"));
+        let output = command.arg("--json").output().expect("smbstatus runs");
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// Kills the device, starts it again in the same place, and waits until smbd listens there.
+    pub(crate) fn restart_device(&mut self) {
+        let daemon = self.daemon.take().expect("a device");
+        let setup = daemon::Setup {
+            listen: Some(self.smb_direct),
+            ..daemon::Setup::default()
+        };
+        self.daemon = Some(Daemon::start_in(daemon.kill(), &setup));
+        assert_eq!(self.wait_for_device(), self.smb_direct);
     }
 
     /// What it wrote into its logs.
