@@ -14,11 +14,13 @@
 mod bench;
 mod channel;
 mod channels;
+mod compounds;
 #[allow(dead_code)] // Other tests use the rest of it.
 #[path = "../smbdirectd/daemon.rs"]
 mod daemon;
 mod files;
 mod forwarder;
+mod hostile;
 mod ms_channel;
 mod path;
 mod reads;

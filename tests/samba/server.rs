@@ -151,7 +151,7 @@ impl Server {
 
     /// The device that it uses.
     pub(crate) fn device(&self) -> &Daemon {
-        self.daemon.as_ref().expect("a device")
+        self.daemon.as_ref().expect("an smbd with SMB Direct")
     }
 
     /// Where it says that clients reach it by RDMA, once the process that serves `connection` is
@@ -191,6 +191,14 @@ impl Server {
         assert_eq!(self.wait_for_device(), self.smb_direct);
     }
 
+    /// Waits until `smbdirectctl status --json` says of its device what it should.
+    pub(crate) fn wait_for_device_status(
+        &self,
+        is_so: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        self.device().wait_for_status(is_so)
+    }
+
     /// What it wrote into its logs.
     pub(crate) fn log(&self) -> String {
         let mut text = String::new();
@@ -210,6 +218,19 @@ impl Server {
             let _ = writeln!(text, "-- smbdirectd\n{}", daemon.log());
         }
         text
+    }
+
+    /// Lines of its logs that tell of a bug that has shown in it.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let logs = fs::read_dir(self.root.join("log")).expect("its logs");
+        let mut found = Vec::new();
+        for entry in logs.flatten() {
+            let log = fs::read(entry.path()).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let bad = |line: &&str| line.contains("PANIC") || line.contains("INTERNAL ERROR");
+            found.extend(log.lines().filter(bad).map(str::to_owned));
+        }
+        found
     }
 
     fn wait_until_it_listens(&mut self) {
@@ -258,7 +279,7 @@ fn user() -> String {
     std::env::var("USER").expect("USER says who runs this")
 }
 
-fn open_to_all(path: &Path) {
+pub(crate) fn open_to_all(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
 }
