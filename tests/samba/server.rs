@@ -4,13 +4,15 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getuid, kill_process};
+
+use smbdirect::client::Connection;
 
 use crate::daemon::{self, Daemon, Directory, TIMEOUT};
 use crate::forwarder::Forwarder;
@@ -226,14 +228,54 @@ impl Server {
         format!(r"\\127.0.0.1\{SHARE}")
     }
 
+    /// The device that it uses.
+    pub(crate) fn device(&self) -> &Daemon {
+        self.daemon.as_ref().expect("an smbd with SMB Direct")
+    }
+
+    /// Where it says that clients reach it by RDMA, once the process that serves `connection` is
+    /// attached to the device.
+    pub(crate) fn rdma_address(&self, connection: &mut Connection, tree: u32) -> IpAddr {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            let interfaces = connection.network_interfaces(tree).expect("interfaces");
+            if let Some(rdma) = interfaces.iter().find(|interface| interface.rdma) {
+                return rdma.address;
+            }
+            assert!(
+                Instant::now() < end,
+                "no RDMA in {interfaces:?}; {}",
+                self.log()
+            );
+        }
+    }
+
+    /// What smbstatus says.
+    pub(crate) fn smbstatus(&self) -> serde_json::Value {
+        let mut command = Command::new(Samba::from_environment().program("smbstatus"));
+        command.arg("-s").arg(self.root.join("smb.conf"));
+        let output = command.arg("--json").output().expect("smbstatus runs");
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// Kills the device, starts it again in the same place, and waits until smbd listens there.
+    pub(crate) fn restart_device(&mut self) {
+        let daemon = self.daemon.take().expect("a device");
+        let setup = daemon::Setup {
+            listen: Some(self.smb_direct),
+            ..daemon::Setup::default()
+        };
+        self.daemon = Some(Daemon::start_in(daemon.kill(), &setup));
+        assert_eq!(self.wait_for_device(), self.smb_direct);
+    }
+
     /// Waits until `smbdirectctl status --json` says of its device what it should.
     pub(crate) fn wait_for_device_status(
         &self,
         is_so: impl Fn(&serde_json::Value) -> bool,
     ) -> serde_json::Value {
-        let daemon = self.daemon.as_ref();
-        let daemon = daemon.expect("an smbd with SMB Direct");
-        daemon.wait_for_status(is_so)
+        self.device().wait_for_status(is_so)
     }
 
     /// What it wrote into its logs.
