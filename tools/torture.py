@@ -521,6 +521,21 @@ def short(test, suite):
     return test[len(suite) + 1:] or test
 
 
+def samba_tree(options):
+    """Where Samba is, after a look whether everything that is run is there."""
+    samba = options.samba
+    if samba is None:
+        found = subprocess.run([ROOT / "tools/samba.sh", "path"], stdout=subprocess.PIPE, text=True)
+        if found.returncode:
+            sys.exit("no Samba; `make samba` builds it")
+        samba = pathlib.Path(found.stdout.strip())
+    for program in (samba / "bin/smbd", samba / "bin/smbtorture", options.programs / "smbdirectd",
+                    options.programs / "smbdirectctl"):
+        if not program.exists():
+            sys.exit(f"no {program}; `make samba` and `cargo build --release` make it")
+    return samba
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("suites", nargs="*", help="suites or tests to run, instead of all: smb2.lock")
@@ -535,15 +550,7 @@ def arguments():
                         help="where to put each result (target/torture/report.json)")
     parser.add_argument("--keep", action="store_true", help="keep the servers' directories, with their logs")
     options = parser.parse_args()
-    if options.samba is None:
-        found = subprocess.run([ROOT / "tools/samba.sh", "path"], stdout=subprocess.PIPE, text=True)
-        if found.returncode:
-            sys.exit("torture: no Samba; `make samba` builds it")
-        options.samba = pathlib.Path(found.stdout.strip())
-    for program in (options.samba / "bin/smbd", options.samba / "bin/smbtorture", options.programs / "smbdirectd",
-                    options.programs / "smbdirectctl"):
-        if not program.exists():
-            sys.exit(f"torture: no {program}; `make samba` and `cargo build --release` make it")
+    options.samba = samba_tree(options)
     options.servers = max(1, options.servers)
     options.time_limit = options.time_limit or (SHORT_TIME_LIMIT if options.short else TIME_LIMIT)
     return options
