@@ -67,7 +67,7 @@ SHARES = {
     "delay": DELAY,
     "no-streams": ["vfs objects = acl_xattr"],
     "non-canonical": [*PLAIN, "acl flag inherited canonicalization = no"],
-    "kernel-oplocks": [*PLAIN, "kernel oplocks = yes", "smb2 leases = no"],
+    "kernel-oplocks": [*PLAIN, "kernel oplocks = yes"],
     "dosmode": [*PLAIN, "hide dot files = yes", "hide files = /hidefile/"],
     "inherit": [*PLAIN, "inherit permissions = yes"],
     "slow-find": [*PLAIN, "smbd:find async delay usec = 10000"],
