@@ -38,7 +38,7 @@ configure_options=(--enable-selftest --without-ad-dc --with-system-mitkrb5 --dis
 
 # What serves, and what tests and measures it from outside.
 default_targets=(smbd/smbd smbpasswd pdbedit testparm smbcontrol smbstatus client/smbclient samba-dcerpcd rpcd_classic
-    smbtorture vfs_acl_xattr vfs_streams_xattr)
+    smbtorture vfs_acl_xattr vfs_streams_xattr vfs_delay_inject)
 
 packages=(acl attr binutils bison ccache docbook-xml docbook-xsl flex gcc git gnutls-bin libacl1-dev libarchive-dev
     libattr1-dev libblkid-dev libbsd-dev libcap-dev libcmocka-dev libdbus-1-dev libgnutls28-dev libicu-dev
