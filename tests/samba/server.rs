@@ -228,11 +228,6 @@ impl Server {
         format!(r"\\127.0.0.1\{SHARE}")
     }
 
-    /// The device that it uses.
-    pub(crate) fn device(&self) -> &Daemon {
-        self.daemon.as_ref().expect("an smbd with SMB Direct")
-    }
-
     /// Where it says that clients reach it by RDMA, once the process that serves `connection` is
     /// attached to the device.
     pub(crate) fn rdma_address(&self, connection: &mut Connection, tree: u32) -> IpAddr {
@@ -261,13 +256,8 @@ impl Server {
 
     /// Kills the device, starts it again in the same place, and waits until smbd listens there.
     pub(crate) fn restart_device(&mut self) {
-        let daemon = self.daemon.take().expect("a device");
-        let setup = daemon::Setup {
-            listen: Some(self.smb_direct),
-            ..daemon::Setup::default()
-        };
-        self.daemon = Some(Daemon::start_in(daemon.kill(), &setup));
-        assert_eq!(self.wait_for_device(), self.smb_direct);
+        self.kill_device();
+        self.start_device();
     }
 
     /// Waits until `smbdirectctl status --json` says of its device what it should.
