@@ -229,6 +229,11 @@ impl Registry {
         if let Some(process) = self.owner(client_guid) {
             return Route::Worker(process);
         }
+        self.route_unknown()
+    }
+
+    /// Where a connection goes of whose client nobody knows anything.
+    pub(super) fn route_unknown(&self) -> Route {
         let listener = self.listener.and_then(|id| self.processes.get(&id));
         listener.map_or(Route::Nobody, |process| {
             Route::Listener(Arc::clone(process))

@@ -185,6 +185,27 @@ fn a_connection_whose_worker_ends_before_it_does_anything_finds_another() {
     }
 }
 
+/// It meets every moment between the end of a worker and the time when nothing is left of it, and
+/// reactors of which the worker has heard and has not.
+#[test]
+fn a_client_that_comes_while_its_worker_ends_finds_another() {
+    let scene = Scene::with(|config| config.reactors = 2);
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    for _ in 0..30 {
+        let (mut worker, conn, before) = scene.pair(1);
+        worker.reply(conn, b"used");
+        assert_eq!(before.message(), b"used");
+        drop(worker);
+        let client = scene.client(1);
+        let token = listener.offer().token;
+        let mut second = Raw::attach_with(scene.path(), role::WORKER, token);
+        let info = second.connection();
+        assert_eq!(second.pdu(info.conn), negotiate(1));
+        second.reply(info.conn, b"answer");
+        assert_eq!(client.message(), b"answer");
+    }
+}
+
 #[test]
 fn a_connection_on_which_something_was_done_ends_with_its_worker() {
     for client_goes_on in [false, true] {

@@ -115,7 +115,13 @@ impl<F: Fabric> Reactor<F> {
             Err(_) => return self.end(id, "first_request", Status::Request),
         };
         conn.client_guid = client_guid;
-        let route = self.shared.registry().route(&client_guid);
+        let mut route = self.shared.registry().route(&client_guid);
+        if let Route::Worker(process) = &route {
+            // It has gone, and is about to be forgotten.
+            if self.queue(process) == Err(Status::Detached) {
+                route = self.shared.registry().route_unknown();
+            }
+        }
         match route {
             Route::Worker(process) => self.assign(id, &process),
             Route::Listener(process) => self.offer(id, &process),
