@@ -562,7 +562,8 @@ def arguments():
 
 def main():
     options = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGINT, interrupted)
     options.directory = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-torture-"))
     # Whoever logs in has to get to the shares.
     options.directory.chmod(0o755)
@@ -590,12 +591,22 @@ def main():
     sys.exit(1 if failed else 0)
 
 
+def interrupted(number, _):
+    """A second signal, of timeout(1) for example, must not keep us from cleaning up."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def end_children():
     """Ends all that runs, also after an interruption: then the threads are still about to start the next."""
     global ending
     with children_lock:
         ending = True
         left = list(children)
+    for child in left:
+        if child.poll() is None:
+            child.terminate()
     for child in left:
         stop(child)
 
