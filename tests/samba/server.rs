@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, getuid, kill_process};
+use rustix::process::{
+    Pid, Signal, getuid, kill_process, kill_process_group, test_kill_process_group,
+};
 
 use crate::daemon::{self, Daemon, Directory, TIMEOUT};
 use crate::forwarder::Forwarder;
@@ -247,6 +249,19 @@ impl Server {
         text
     }
 
+    /// Whether any smbd noticed a mistake of its own.
+    fn has_failed(&self) -> bool {
+        let entries = fs::read_dir(self.root.join("log"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        entries.into_iter().any(|entry| {
+            let log = fs::read(entry.path()).unwrap_or_default();
+            let words = b"INTERNAL ERROR";
+            log.windows(words.len()).any(|found| found == words)
+        })
+    }
+
     fn wait_for_end(&mut self) -> ExitStatus {
         let end = Instant::now() + TIMEOUT;
         loop {
@@ -279,20 +294,33 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        let panicking = std::thread::panicking();
+        if panicking {
             // What the test harness shows is what it captured.
             let _ = std::io::stdout().flush();
             println!("{}", self.log());
         }
+        // The parent is the leader of the group of all its children.
+        let group = self.pid();
         if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = kill_process(self.pid(), Signal::TERM);
+            let _ = kill_process(group, Signal::TERM);
         }
         let end = Instant::now() + TIMEOUT;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+        loop {
+            let ended = !matches!(self.child.try_wait(), Ok(None));
+            let alone = test_kill_process_group(group).is_err();
+            if ended && alone {
+                break;
+            }
+            if Instant::now() >= end {
+                let _ = kill_process_group(group, Signal::KILL);
+                let _ = self.child.wait();
+                assert!(panicking, "smbd, or a child of it, did not end");
+                break;
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        assert!(panicking || !self.has_failed(), "{}", self.log());
     }
 }
 
