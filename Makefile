@@ -1,19 +1,19 @@
 # What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-samba fmt lint unit release library no-os msrv docs samba bench fuzz clean
+.PHONY: help setup test test-samba fmt lint unit release library no-os msrv docs samba samba-selftest torture demo bench fuzz clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the tests need (apt, as root)
 	@tools/check.sh setup
 
 test: ## everything that must hold
-	@tools/check.sh setup fmt lint unit release library no-os msrv docs
+	@tools/check.sh setup fmt lint unit release library no-os msrv docs samba smbd samba_library torture demo
 
-test-samba: ## the tests with a real smbd: SMBDIRECT_SAMBA=<build tree, or /usr>
-	@tools/check.sh samba
+test-samba: ## the tests with a real smbd alone: SMBDIRECT_SAMBA=<build tree, or /usr>, or the one of make samba
+	@tools/check.sh smbd samba_library
 
 fmt: ## is the code formatted
 	@tools/check.sh fmt
@@ -41,6 +41,17 @@ docs: ## the documentation builds without warnings
 
 samba: ## Samba 4.22 with this library: fetched, patched and built in ~/.cache/smbdirect
 	@tools/samba.sh build
+
+samba-selftest: ## Samba's own tests over SMB Direct, or those that TESTS= matches
+	@tools/samba.sh selftest $(TESTS)
+
+torture: ## smbtorture's smb2 suites over TCP and over SMB Direct; makes docs/torture.md (TORTURE= has options)
+	@tools/samba.sh build
+	@cargo build --release --locked --bins
+	@tools/torture.py $(TORTURE)
+
+demo: ## a file goes to a share and back by RDMA (KEEP=1 leaves the server running)
+	@tools/demo.sh
 
 bench: ## benchmarks
 	@tools/check.sh bench

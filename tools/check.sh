@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs checks by name: tools/check.sh [setup|fmt|lint|unit|release|library|no-os|msrv|docs|bench|fuzz]...
+# Runs checks by name, the functions step_* below: tools/check.sh fmt lint
 #
 # Each has a heading with the time since the start. All of them run, also after one failed; the last line says what
 # failed or was skipped, and the exit status is 0 only if nothing failed.
@@ -44,7 +44,8 @@ step_setup() {
 
 step_fmt() {
     cargo_component fmt rustfmt || return 0
-    cargo fmt --check && rustfmt --check --edition 2024 tests/no-os/src/*.rs fuzz/src/*.rs fuzz/fuzz_targets/*.rs
+    cargo fmt --check && rustfmt --check --edition 2024 tests/no-os/src/*.rs tests/smb-rs/src/lib.rs \
+        tests/smb-rs/tests/smbd/main.rs fuzz/src/*.rs fuzz/fuzz_targets/*.rs
 }
 
 step_lint() {
@@ -53,6 +54,7 @@ step_lint() {
         cargo clippy --locked --no-default-features --lib -- -D warnings &&
         cargo clippy --locked --no-default-features --features shm --lib -- -D warnings &&
         cargo clippy --locked --no-default-features --features ffi --lib -- -D warnings &&
+        cargo clippy --locked --no-default-features --features fabric --lib -- -D warnings &&
         cargo clippy --locked --no-default-features --features broker --lib --bins -- -D warnings &&
         cargo clippy --locked --no-default-features --features broker,client --lib --bins -- -D warnings &&
         cargo clippy --locked --test samba -- -D warnings
@@ -88,19 +90,53 @@ step_release() {
     cargo test --locked --release --lib --tests
 }
 
-# A real smbd, which somebody has built or installed: SMBDIRECT_SAMBA says where.
-step_samba() {
+# A real smbd: that of SMBDIRECT_SAMBA, or the one that is built here.
+samba_tree() {
     if [ -z "${SMBDIRECT_SAMBA:-}" ]; then
-        echo "set SMBDIRECT_SAMBA to a Samba build tree, or to /usr where Samba is installed"
-        return 1
+        SMBDIRECT_SAMBA=$(tools/samba.sh path) || return 1
+        export SMBDIRECT_SAMBA
     fi
-    cargo test --locked --test samba
+    [ -x "$SMBDIRECT_SAMBA/bin/smbd" ] || [ -x "$SMBDIRECT_SAMBA/sbin/smbd" ] ||
+        { echo "no smbd in $SMBDIRECT_SAMBA"; return 1; }
+}
+
+# Samba with the patches.
+step_samba() {
+    tools/samba.sh build
+}
+
+# Our client and the real smbd.
+step_smbd() {
+    samba_tree && cargo test --locked --release --test samba
+}
+
+# A part of smbtorture's suites, over TCP and over SMB Direct.
+step_torture() {
+    samba_tree && cargo build --locked --release --bins && tools/torture.py --short
+}
+
+step_demo() {
+    samba_tree && tools/demo.sh
 }
 
 # The library as smbd links it, alone.
 step_library() {
     cargo rustc --locked --release --lib --crate-type staticlib --no-default-features --features ffi &&
         ls -l target/release/libsmbdirect.a
+}
+
+# An SMB client library written elsewhere, over SMB Direct, and the real smbd.
+step_samba_library() {
+    local samba minimum
+    minimum=$(minimum_rust tests/smb-rs)
+    if ! version_at_least "$(rustc_version rustc)" "$minimum"; then
+        skipped "an SMB client library over SMB Direct: it needs Rust $minimum, this is $(rustc_version rustc)"
+        return 0
+    fi
+    samba_tree || return 1
+    samba=$(realpath "$SMBDIRECT_SAMBA")
+    cargo build --locked --release --bins &&
+        (cd tests/smb-rs && SMBDIRECT_SAMBA=$samba cargo test --locked --release --target-dir ../../target/smb-rs)
 }
 
 step_no-os() {
@@ -135,7 +171,8 @@ step_docs() {
 }
 
 step_bench() {
-    cargo bench --locked --benches
+    cargo bench --locked --benches &&
+        tools/samba.sh build && samba_tree && cargo build --locked --release --bins && tools/bench_smbd.py
 }
 
 step_fuzz() {

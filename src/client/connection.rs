@@ -1,11 +1,14 @@
 //! A connection: requests out, responses in, credits between.
 
+mod compound;
+mod raw;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::header::SIGNATURE_AT;
+use super::header::{HEADER_LENGTH, SIGNATURE_AT};
 use super::keys::Preauth;
 use super::link::{Deadline, Link, SmbDirect, Tcp};
 use super::negotiate::{self, Negotiated};
@@ -142,6 +145,15 @@ impl Connection {
     pub fn send(&mut self, request: &Request<'_>) -> Result<u64> {
         let deadline = Deadline::new(self.config.timeout);
         let charge = u32::from(request.credit_charge.max(1));
+        self.wait_for_credits(charge, deadline)?;
+        let id = self.next_message_id;
+        self.transmit(request, id, None, deadline)?;
+        self.next_message_id += u64::from(charge);
+        self.credits -= charge;
+        Ok(id)
+    }
+
+    fn wait_for_credits(&mut self, charge: u32, deadline: Deadline) -> Result<()> {
         while self.credits < charge {
             if self.outstanding.is_empty() {
                 let granted = self.credits;
@@ -149,11 +161,7 @@ impl Connection {
             }
             self.receive_one(deadline)?;
         }
-        let id = self.next_message_id;
-        self.transmit(request, id, None, deadline)?;
-        self.next_message_id += u64::from(charge);
-        self.credits -= charge;
-        Ok(id)
+        Ok(())
     }
 
     /// Asks the server to give a request up, which is then answered all the same.
@@ -171,21 +179,69 @@ impl Connection {
         async_id: Option<u64>,
         deadline: Deadline,
     ) -> Result<()> {
-        let cancel = request.command == Command::CANCEL;
         let (sign, seal) = self.protection(request);
+        let head = self.head(request, message_id, async_id, 0, sign)?;
+        match request.command {
+            Command::NEGOTIATE => self.preauth.add(&[&head[..], &request.body].concat()),
+            Command::SESSION_SETUP => {
+                self.session_preauth
+                    .add(&[&head[..], &request.body].concat());
+            }
+            _ => {}
+        }
+        if seal {
+            let message = [&head[..], &request.body, request.data].concat();
+            self.send_sealed(message, deadline)?;
+        } else {
+            self.link
+                .send(&[&head, &request.body, request.data], deadline)?;
+        }
+        if request.command != Command::CANCEL {
+            let outstanding = Outstanding {
+                command: request.command,
+                signed: sign,
+                sealed: seal,
+                async_id: None,
+            };
+            self.outstanding.insert(message_id, outstanding);
+        }
+        Ok(())
+    }
+
+    /// Sends a message encrypted.
+    fn send_sealed(&mut self, mut message: Vec<u8>, deadline: Deadline) -> Result<()> {
+        let on = self
+            .session
+            .as_ref()
+            .ok_or(Error::NoSession("encryption"))?;
+        let sealer = on.session.sealer.as_ref().ok_or(Error::NoCipher)?;
+        let transform = sealer.seal(&mut message).ok_or(Error::Decrypt)?;
+        self.link.send(&[&transform, &message], deadline)
+    }
+
+    /// The header of a request, with its signature. `next_command`: where the next request of a
+    /// compound begins; 0 in the last.
+    fn head(
+        &self,
+        request: &Request<'_>,
+        message_id: u64,
+        async_id: Option<u64>,
+        next_command: u32,
+        sign: bool,
+    ) -> Result<[u8; HEADER_LENGTH]> {
         let wanted = u32::from(self.config.credits).saturating_sub(self.credits);
         let wanted = u16::try_from(wanted).unwrap_or(u16::MAX).min(512);
         let mut header = Header {
             credit_charge: request.credit_charge,
             status: NtStatus::SUCCESS,
             command: request.command,
-            credits: if cancel {
+            credits: if request.command == Command::CANCEL {
                 0
             } else {
                 wanted.max(request.credit_charge).max(1)
             },
             flags: request.flags,
-            next_command: 0,
+            next_command,
             message_id,
             async_id: async_id.unwrap_or_else(|| u64::from(request.tree_id) << 32),
             session_id: self.session.as_ref().map_or(0, |on| on.session.id),
@@ -201,40 +257,12 @@ impl Connection {
         if sign {
             let signer = self.session.as_ref().and_then(|on| on.signer.as_ref());
             let signer = signer.ok_or(Error::NoSession("a signature"))?;
-            header.signature = signer.signature(&header, &[&head, &request.body, request.data]);
+            let padding = request.padding(next_command);
+            header.signature =
+                signer.signature(&header, &[&head, &request.body, request.data, padding]);
             head[SIGNATURE_AT..].copy_from_slice(&header.signature);
         }
-        match request.command {
-            Command::NEGOTIATE => self.preauth.add(&[&head[..], &request.body].concat()),
-            Command::SESSION_SETUP => {
-                self.session_preauth
-                    .add(&[&head[..], &request.body].concat());
-            }
-            _ => {}
-        }
-        if seal {
-            let on = self
-                .session
-                .as_ref()
-                .ok_or(Error::NoSession("encryption"))?;
-            let sealer = on.session.sealer.as_ref().ok_or(Error::NoCipher)?;
-            let mut message = [&head[..], &request.body, request.data].concat();
-            let transform = sealer.seal(&mut message).ok_or(Error::Decrypt)?;
-            self.link.send(&[&transform, &message], deadline)?;
-        } else {
-            self.link
-                .send(&[&head, &request.body, request.data], deadline)?;
-        }
-        if !cancel {
-            let outstanding = Outstanding {
-                command: request.command,
-                signed: sign,
-                sealed: seal,
-                async_id: None,
-            };
-            self.outstanding.insert(message_id, outstanding);
-        }
-        Ok(())
+        Ok(head)
     }
 
     /// Whether a request is signed, and whether it is encrypted.

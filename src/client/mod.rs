@@ -24,7 +24,7 @@
 //! encryption. Messages are built by the crate `smb-msg`, except READ and WRITE, whose channel it
 //! does not know; NTLMv2 is the crate `ntlmssp`'s, ciphers and hashes are RustCrypto's.
 //!
-//! SMB 3.0, 3.0.2 and 3.1.1. Not there: Kerberos, compounds, compression, RDMA transforms, durable
+//! SMB 3.0, 3.0.2 and 3.1.1. Not there: Kerberos, compression, RDMA transforms, durable
 //! handles, DFS.
 
 mod bytes;

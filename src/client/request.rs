@@ -110,6 +110,20 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Bytes with the header, up to where another request of a compound may begin.
+    pub(super) fn padded_length(&self) -> u32 {
+        let length = HEADER_LENGTH + self.body.len() + self.data.len();
+        u32::try_from(length.next_multiple_of(8)).unwrap_or(u32::MAX)
+    }
+
+    /// Zeros between the request and the next one of a compound at `next_command`, if there is one.
+    pub(super) fn padding(&self, next_command: u32) -> &'static [u8] {
+        let length = HEADER_LENGTH + self.body.len() + self.data.len();
+        let padding = (next_command as usize).saturating_sub(length);
+        const ZEROS: &[u8] = &[0; 8];
+        ZEROS.get(..padding).unwrap_or_default()
+    }
+
     /// With the credits that `bytes` of data take.
     #[must_use]
     pub const fn charged_for(mut self, bytes: u32) -> Self {

@@ -21,6 +21,7 @@ impl Sources {
     }
 
     /// Connections of all peers.
+    #[cfg(feature = "broker")]
     pub(crate) const fn total(&self) -> usize {
         self.total
     }

@@ -50,9 +50,11 @@ pub use event::{CallFailed, CloseReason, ConnStatus, ConnectError, Event, SendEr
 pub use journal::Counters;
 
 use admission::Admission;
+#[cfg(feature = "broker")]
 pub(crate) use admission::Sources;
 use connection::Connection;
 use journal::Journal;
+#[cfg(feature = "broker")]
 pub(crate) use table::PlainHasher;
 use table::Table;
 use timers::Timers;

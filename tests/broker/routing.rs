@@ -153,6 +153,58 @@ fn the_end_of_a_client_before_it_has_an_owner_leaves_nothing() {
     assert_eq!(worker.claim(token), Status::NoToken);
 }
 
+/// A client that ends its last connection and makes a new one at once meets a worker that is about
+/// to end, which cannot have said so yet.
+#[test]
+fn a_connection_whose_worker_ends_before_it_does_anything_finds_another() {
+    for told in [false, true] {
+        let scene = Scene::new();
+        let mut listener = Raw::attach(scene.path(), role::LISTENER);
+        let mut worker = Raw::worker(scene.path());
+        assert_eq!(worker.register([1; 16], 0), Status::Ok);
+        let client = scene.client(1);
+        scene.until("it has an owner", |status| {
+            status.connections.iter().any(|conn| conn.state == "owned")
+        });
+        if told {
+            let info = worker.connection();
+            assert_eq!(worker.pdu(info.conn), negotiate(1));
+        }
+        drop(worker);
+        let token = listener.offer().token;
+        let mut second = Raw::attach_with(scene.path(), role::WORKER, token);
+        let info = second.connection();
+        assert_eq!(second.pdu(info.conn), negotiate(1));
+        second.reply(info.conn, b"answer");
+        assert_eq!(client.message(), b"answer");
+        client.send(b"next");
+        assert_eq!(second.pdu(info.conn), b"next");
+        let status = scene.status();
+        assert_eq!(status.totals.undispatched, 0);
+        assert_eq!(status.counters.get("recovered"), Some(&1));
+    }
+}
+
+#[test]
+fn a_connection_on_which_something_was_done_ends_with_its_worker() {
+    for client_goes_on in [false, true] {
+        let scene = Scene::new();
+        let mut listener = Raw::attach(scene.path(), role::LISTENER);
+        let (mut worker, conn, client) = scene.pair(1);
+        if client_goes_on {
+            client.send(b"before there was an answer");
+            worker.expect(event::PDU);
+        } else {
+            worker.reply(conn, b"answer");
+            assert_eq!(client.message(), b"answer");
+        }
+        drop(worker);
+        client.closed();
+        assert!(listener.try_offer().is_none());
+        assert_eq!(scene.status().totals.undispatched, 0);
+    }
+}
+
 #[test]
 fn a_connection_is_transferred_by_guid_with_a_first_message() {
     let scene = Scene::new();

@@ -8,15 +8,24 @@
 //! ```
 //!
 //! An smbd that does not know `smb direct` is put behind a forwarder (`forwarder.rs`): all but the
-//! channels of READ and WRITE, and failures, is tested with it, too. Failures need root: they mount
-//! a small file system.
+//! channels of READ and WRITE, and failures, is tested with it, too. Tests that need the device have
+//! nothing to test then, and say so. Failures need root: they mount a small file system.
 
 mod bench;
+mod channel;
+mod channels;
+mod compounds;
 #[allow(dead_code)] // Other tests use the rest of it.
 #[path = "../smbdirectd/daemon.rs"]
 mod daemon;
 mod failures;
 mod files;
 mod forwarder;
+mod hostile;
+mod ms_channel;
+mod path;
+mod reads;
 mod server;
 mod sessions;
+mod waiting;
+mod writes;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{
     Pid, Signal, getuid, kill_process, kill_process_group, test_kill_process_group,
 };
+
+use smbdirect::client::Connection;
 
 use crate::daemon::{self, Daemon, Directory, TIMEOUT};
 use crate::forwarder::Forwarder;
@@ -228,6 +230,46 @@ impl Server {
         format!(r"\\127.0.0.1\{SHARE}")
     }
 
+    /// Where it says that clients reach it by RDMA, once the process that serves `connection` is
+    /// attached to the device.
+    pub(crate) fn rdma_address(&self, connection: &mut Connection, tree: u32) -> IpAddr {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            let interfaces = connection.network_interfaces(tree).expect("interfaces");
+            if let Some(rdma) = interfaces.iter().find(|interface| interface.rdma) {
+                return rdma.address;
+            }
+            assert!(
+                Instant::now() < end,
+                "no RDMA in {interfaces:?}; {}",
+                self.log()
+            );
+        }
+    }
+
+    /// What smbstatus says.
+    pub(crate) fn smbstatus(&self) -> serde_json::Value {
+        let mut command = Command::new(Samba::from_environment().program("smbstatus"));
+        command.arg("-s").arg(self.root.join("smb.conf"));
+        let output = command.arg("--json").output().expect("smbstatus runs");
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// Kills the device, starts it again in the same place, and waits until smbd listens there.
+    pub(crate) fn restart_device(&mut self) {
+        self.kill_device();
+        self.start_device();
+    }
+
+    /// Waits until `smbdirectctl status --json` says of its device what it should.
+    pub(crate) fn wait_for_device_status(
+        &self,
+        is_so: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        self.device().wait_for_status(is_so)
+    }
+
     /// What it wrote into its logs.
     pub(crate) fn log(&self) -> String {
         let mut text = String::new();
@@ -249,17 +291,17 @@ impl Server {
         text
     }
 
-    /// Whether any smbd noticed a mistake of its own.
-    fn has_failed(&self) -> bool {
-        let entries = fs::read_dir(self.root.join("log"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        entries.into_iter().any(|entry| {
+    /// Lines of its logs that tell of a bug that has shown in it.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let logs = fs::read_dir(self.root.join("log")).expect("its logs");
+        let mut found = Vec::new();
+        for entry in logs.flatten() {
             let log = fs::read(entry.path()).unwrap_or_default();
-            let words = b"INTERNAL ERROR";
-            log.windows(words.len()).any(|found| found == words)
-        })
+            let log = String::from_utf8_lossy(&log);
+            let bad = |line: &&str| line.contains("PANIC") || line.contains("INTERNAL ERROR");
+            found.extend(log.lines().filter(bad).map(str::to_owned));
+        }
+        found
     }
 
     fn wait_for_end(&mut self) -> ExitStatus {
@@ -320,7 +362,10 @@ impl Drop for Server {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        assert!(panicking || !self.has_failed(), "{}", self.log());
+        if !panicking {
+            let panics = self.panics();
+            assert!(panics.is_empty(), "{panics:?}; {}", self.log());
+        }
     }
 }
 
@@ -346,7 +391,7 @@ fn user() -> String {
     std::env::var("USER").expect("USER says who runs this")
 }
 
-fn open_to_all(path: &Path) {
+pub(crate) fn open_to_all(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
 }

@@ -49,6 +49,8 @@ pub(super) struct Conn {
     pub(super) client_guid: [u8; 16],
     /// Messages that came before there was an owner, or memory for them.
     pub(super) held: VecDeque<Vec<u8>>,
+    /// A copy of its first message, until the owner has done something or the client has gone on.
+    pub(super) first: Option<Vec<u8>>,
     /// The owner has not been told of it for want of memory.
     pub(super) info_due: bool,
     /// By which its owner asked for it, until the owner is told of it.
@@ -82,6 +84,7 @@ impl Conn {
             deadline,
             client_guid: [0; 16],
             held: VecDeque::new(),
+            first: None,
             info_due: false,
             claim: None,
             outstanding: 0,
@@ -113,6 +116,7 @@ impl Conn {
         conn: u64,
         status: &ConnStatus,
         local: Option<SocketAddr>,
+        longest_send: u32,
     ) -> ConnInfo {
         let negotiated = status.negotiated;
         let scope_id = match (self.peer, local) {
@@ -128,7 +132,9 @@ impl Conn {
             local_port: local.map_or(0, |local| local.port()),
             scope_id,
             client_guid: self.client_guid,
-            max_fragmented_send_size: negotiated.map_or(0, |n| n.max_fragmented_send_size),
+            max_fragmented_send_size: negotiated
+                .map_or(0, |n| n.max_fragmented_send_size)
+                .min(longest_send),
             max_fragmented_receive_size: negotiated.map_or(0, |n| n.max_fragmented_receive_size),
             max_read_write_size: negotiated.map_or(0, |n| n.max_read_write_size),
             initiator_depth: status

@@ -97,11 +97,12 @@ impl<F: Fabric> Reactor<F> {
             status,
             why: why.to_owned(),
         });
-        self.drop_process(process);
+        self.drop_process(process, false);
     }
 
-    /// Forgets a worker and aborts its connections.
-    pub(super) fn drop_process(&mut self, process: u32) {
+    /// Forgets a worker and aborts its connections; but with `recover`, where nothing of it is
+    /// registered any more, those with which it has done nothing find another.
+    pub(super) fn drop_process(&mut self, process: u32, recover: bool) {
         let Some(id) = self.queue_of.remove(&process) else {
             return;
         };
@@ -110,7 +111,12 @@ impl<F: Fabric> Reactor<F> {
         };
         self.sleeper.unwatch(&queue.bell);
         self.active.retain(|active| *active != id);
+        let mut recovered = Vec::new();
         for conn in queue.conns() {
+            if recover && self.recover(conn, process) {
+                recovered.push(conn);
+                continue;
+            }
             if let Some(conn) = self.conns.get_mut(&conn) {
                 conn.stage = Stage::Orphan;
                 conn.claim = None;
@@ -119,6 +125,9 @@ impl<F: Fabric> Reactor<F> {
             self.end(conn, "worker_gone", Status::Detached);
         }
         self.transport.buffers_mut().remove(id);
+        for conn in recovered {
+            self.route(conn);
+        }
     }
 
     pub(super) fn begin_to_stop(&mut self, by: Instant) {

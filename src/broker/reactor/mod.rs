@@ -206,7 +206,7 @@ impl<F: Fabric> Reactor<F> {
             match command {
                 Command::Claim { conn, claim } => self.claim(conn, claim),
                 Command::Decline(conn) => self.decline(conn),
-                Command::Gone(process) => self.drop_process(process),
+                Command::Gone(process) => self.drop_process(process, true),
                 Command::SetAcceptor(acceptor) => self.transport.set_acceptor(acceptor),
                 Command::Report(number) => {
                     let report = self.report();

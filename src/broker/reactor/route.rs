@@ -7,6 +7,10 @@
 //!                    '-- no request in time, none at all, nobody: closed
 //! ```
 //!
+//! A client that ends its last connection and makes a new one at once is still registered for a
+//! worker that is about to end. If that is gone before it has done anything with the connection, the
+//! connection is `Fresh` again, and its first message finds another owner.
+//!
 //! What a connection received before it had an owner goes to the owner first, in order.
 
 use std::sync::Arc;
@@ -60,6 +64,7 @@ impl<F: Fabric> Reactor<F> {
         {
             if queue == *of && !conn.info_due && conn.held.is_empty() {
                 conn.unrecycled += 1;
+                conn.first = None;
                 let place = *place;
                 self.transport
                     .buffers_mut()
@@ -91,6 +96,7 @@ impl<F: Fabric> Reactor<F> {
         }
         let is_first = conn.stage == Stage::Fresh && conn.held.is_empty();
         conn.held.push_back(bytes);
+        conn.first = None;
         match conn.stage {
             Stage::Fresh if is_first => self.route(id),
             Stage::Owned { .. } => self.deliver(id),
@@ -99,7 +105,7 @@ impl<F: Fabric> Reactor<F> {
     }
 
     /// The first message of a connection says whose it is.
-    fn route(&mut self, id: ConnId) {
+    pub(super) fn route(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
@@ -117,6 +123,44 @@ impl<F: Fabric> Reactor<F> {
         }
     }
 
+    /// Prepares a connection to find another owner, where `process`, which is gone, has done nothing
+    /// with it; whether it did.
+    pub(super) fn recover(&mut self, id: ConnId, process: u32) -> bool {
+        let status = self.transport.status(id);
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return false;
+        };
+        let quiet = conn.end.is_none() && conn.outstanding == 0;
+        if !quiet || status.is_none_or(|status| status.assembling) {
+            return false;
+        }
+        let Some(first) = conn.first.take() else {
+            return false;
+        };
+        let mut registry = self.shared.registry();
+        if !registry.undispatch(&self.shared.config, conn.peer) {
+            return false;
+        }
+        registry.count("recovered");
+        drop(registry);
+        conn.stage = Stage::Fresh;
+        conn.held = [first].into();
+        conn.info_due = false;
+        conn.unrecycled = 0;
+        conn.last_worker = Some(process);
+        conn.deadline = self.now + self.shared.config.first_request_timeout;
+        self.deadlines.insert((conn.deadline, id));
+        self.transport.buffers_mut().hold(id);
+        self.deregister_all(id);
+        true
+    }
+
+    /// Bytes of the longest message that a worker can send.
+    fn longest_send(&self) -> u32 {
+        let shape = &self.shared.config.memory.send;
+        shape.unit_length.saturating_mul(shape.longest_run)
+    }
+
     /// Has the listener find an owner.
     fn offer(&mut self, id: ConnId, listener: &Arc<Process>) {
         // Where it has ended, that is the event after this one.
@@ -130,7 +174,7 @@ impl<F: Fabric> Reactor<F> {
         let Some(conn) = self.conns.get(&id) else {
             return;
         };
-        let info = conn.info(0, &status, local);
+        let info = conn.info(0, &status, local, self.longest_send());
         let offer = abi::Offer { token, info };
         // Clients alone can fill its socket, which is no reason to lose it; its end is told by its
         // control socket.
@@ -222,6 +266,12 @@ impl<F: Fabric> Reactor<F> {
         };
         let was_dispatched = conn.is_dispatched();
         let before = std::mem::replace(&mut conn.stage, stage);
+        // Whoever names a token wants the connection now.
+        conn.first = match (before, conn.held.len()) {
+            (Stage::Offered(_), _) => None,
+            (_, 1) => conn.held.front().cloned(),
+            _ => None,
+        };
         let peer = conn.peer;
         conn.info_due = true;
         if let Some(suppressed) = self.lines.admit(self.now) {
@@ -285,6 +335,7 @@ impl<F: Fabric> Reactor<F> {
     /// Tells the owner of a connection, and gives it what was received before, as far as there is
     /// memory; from then on messages go to it straight.
     pub(super) fn deliver(&mut self, id: ConnId) {
+        let longest_send = self.longest_send();
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
@@ -300,7 +351,7 @@ impl<F: Fabric> Reactor<F> {
                 return;
             };
             let local = self.transport.fabric().conn_local_address(id);
-            let info = conn.info(number, &status, local);
+            let info = conn.info(number, &status, local, longest_send);
             let Some(buffer) = self
                 .transport
                 .buffers_mut()

@@ -145,6 +145,7 @@ impl<F: Fabric> Reactor<F> {
         }
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.outstanding += 1;
+            conn.first = None;
             conn.used = self.now;
         }
     }
@@ -358,6 +359,14 @@ impl<F: Fabric> Reactor<F> {
             // Before those that the owner has not seen.
             conn.held.push_front(message);
         }
+        self.deregister_all(id);
+    }
+
+    /// Ends the registrations of an owner's memory with a connection.
+    pub(super) fn deregister_all(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
         let regions = std::mem::take(&mut conn.regions);
         for (_, region) in regions.send.into_iter().chain(regions.bulk).flatten() {
             // It ends with the connection otherwise.

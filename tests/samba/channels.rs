@@ -1,0 +1,336 @@
+//! The channels of a session: all reach one smbd, whichever way the device finds it, and one stands in
+//! for another.
+
+use std::collections::BTreeSet;
+use std::sync::Barrier;
+use std::time::Duration;
+
+use smbdirect::client::{
+    Channel, Config, Connection, Create, Created, Disposition, Lease, NtStatus, Read, Request,
+};
+
+use crate::channel::{bind, contents, device, pattern, place, sink};
+use crate::server::{Server, Setup};
+use crate::sessions::{GUID, credentials, log_in};
+
+/// How long a break may take.
+const BREAK: Duration = Duration::from_secs(30);
+
+const LEASES: Setup<'static> = Setup {
+    global: &["smb2 leases = yes"],
+    share: &[],
+    device: "",
+    without_device: false,
+};
+
+fn direct(server: &Server, config: Config) -> Connection {
+    Connection::smb_direct(server.smb_direct, config).expect("SMB Direct")
+}
+
+/// Reads the file by RDMA, on this channel.
+fn reads(connection: &mut Connection, tree: u32, data: &[u8]) {
+    let how = Create::file(Disposition::Open);
+    let file = connection.create(tree, "file", &how).expect("a file").file;
+    let into = sink(connection, data.len());
+    let length = u32::try_from(data.len()).expect("short");
+    let read = Read::direct(file, 0, length, Channel::RdmaV1, &[into.descriptor()]);
+    connection.call(&read.request(tree)).expect("a READ");
+    assert!(contents(&into) == data);
+    connection.close(tree, file).expect("a close");
+}
+
+/// The processes that serve SMB Direct connections, of which there are `count`.
+fn serving(server: &Server, count: usize) -> BTreeSet<i64> {
+    let status = server.device().wait_for_status(|status| {
+        let all = status["connections"].as_array().expect("connections");
+        all.len() == count && all.iter().all(|one| one["pid"].is_i64())
+    });
+    let all = status["connections"].as_array().expect("connections");
+    all.iter().filter_map(|one| one["pid"].as_i64()).collect()
+}
+
+/// What smbstatus says of the one session: its process, and the transports of its channels.
+fn session(server: &Server) -> (i64, Vec<String>) {
+    let status = server.smbstatus();
+    let sessions = status["sessions"].as_object().expect("sessions");
+    assert_eq!(sessions.len(), 1, "{status}");
+    let session = sessions.values().next().expect("one");
+    let pid = session["server_id"]["pid"].as_str().expect("a pid");
+    let channels = session["channels"].as_object().expect("channels");
+    let transport = |channel: &serde_json::Value| channel["transport"].as_str().map(str::to_owned);
+    let mut transports: Vec<String> = channels.values().filter_map(transport).collect();
+    transports.sort();
+    (pid.parse().expect("a number"), transports)
+}
+
+#[test]
+fn a_session_has_channels_of_both_transports_in_one_process() {
+    let Some(server) = device(Setup::default()) else {
+        return;
+    };
+    let data = pattern(100_000, 1);
+    place(&server, "file", &data);
+    let mut tcp = log_in(&server, Config::new(GUID));
+    let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
+    assert_eq!(session(&server).1, ["tcp"]);
+    let mut direct = bind(&server, &tcp);
+    reads(&mut direct, tree, &data);
+    let (pid, transports) = session(&server);
+    assert_eq!(transports, ["smbdirect", "tcp"]);
+    assert_eq!(serving(&server, 1), BTreeSet::from([pid]));
+    // The device knew where it belongs, or smbd told it: in either case it is there now.
+    drop(tcp);
+    reads(&mut direct, tree, &data);
+}
+
+#[test]
+fn eight_channels_and_all_of_them_smb_direct() {
+    let Some(server) = device(Setup::default()) else {
+        return;
+    };
+    let data = pattern(100_000, 2);
+    place(&server, "file", &data);
+    let mut first = direct(&server, Config::new(GUID));
+    first.log_in(&credentials(&server)).expect("a session");
+    let tree = first.tree_connect(&server.share_path()).expect("a tree");
+    let mut channels = vec![first];
+    while channels.len() < 8 {
+        let next = bind(&server, &channels[0]);
+        channels.push(next);
+        for channel in &mut channels {
+            reads(channel, tree, &data);
+        }
+    }
+    let (pid, transports) = session(&server);
+    assert_eq!(transports, ["smbdirect"; 8]);
+    assert_eq!(serving(&server, 8), BTreeSet::from([pid]));
+    // In whichever order they go, the last has all of the session.
+    while channels.len() > 1 {
+        channels.remove(channels.len() / 2);
+        let last = channels.last_mut().expect("one is left");
+        reads(last, tree, &data);
+    }
+    assert_eq!(serving(&server, 1), BTreeSet::from([pid]));
+}
+
+#[test]
+fn connections_of_a_client_that_come_at_once_reach_one_process() {
+    let Some(server) = device(Setup::default()) else {
+        return;
+    };
+    const CHANNELS: usize = 4;
+    let data = pattern(100_000, 3);
+    place(&server, "file", &data);
+    let mut passed_on = 0;
+    for round in 0..8_u8 {
+        let config = Config::new([round + 1; 16]);
+        let before = server.device().status();
+        let barrier = Barrier::new(CHANNELS);
+        let mut channels: Vec<Connection> = std::thread::scope(|scope| {
+            let connect = || {
+                barrier.wait();
+                direct(&server, config.clone())
+            };
+            let threads: Vec<_> = (0..CHANNELS).map(|_| scope.spawn(connect)).collect();
+            let joined = threads.into_iter().map(|thread| thread.join());
+            joined.map(|joined| joined.expect("a connection")).collect()
+        });
+        let mut first = channels.remove(0);
+        first.log_in(&credentials(&server)).expect("a session");
+        let tree = first.tree_connect(&server.share_path()).expect("a tree");
+        for channel in &mut channels {
+            channel
+                .bind(&first, &credentials(&server))
+                .expect("a binding");
+            reads(channel, tree, &data);
+        }
+        let (pid, transports) = session(&server);
+        assert_eq!(transports, ["smbdirect"; CHANNELS]);
+        assert_eq!(serving(&server, CHANNELS), BTreeSet::from([pid]));
+        let after = server.device().status();
+        let more = |name: &str| {
+            let count = |status: &serde_json::Value| status["counters"][name].as_u64();
+            count(&after).unwrap_or(0) - count(&before).unwrap_or(0)
+        };
+        assert_eq!(more("established"), CHANNELS as u64);
+        // One that smbd gave to another smbd had two owners.
+        passed_on += more("assigned") - CHANNELS as u64;
+        drop((first, channels));
+        nobody_is_left(&server);
+    }
+    assert!(passed_on > 0, "smbd's own table was never asked");
+}
+
+/// The last connection has gone, and with it its process.
+fn nobody_is_left(server: &Server) {
+    server.device().wait_for_status(|status| {
+        let processes = status["processes"].as_array().expect("processes");
+        let totals = &status["totals"];
+        !processes.iter().any(|process| process["role"] == "worker")
+            && ["connections", "clients", "sessions", "registrations"]
+                .iter()
+                .all(|name| totals[name] == 0)
+    });
+}
+
+#[test]
+fn a_device_that_was_restarted_is_found_by_sessions_that_were_there_before() {
+    let Some(mut server) = device(Setup::default()) else {
+        return;
+    };
+    let data = pattern(100_000, 4);
+    place(&server, "file", &data);
+    let mut tcp = log_in(&server, Config::new(GUID));
+    let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
+    let mut lost = bind(&server, &tcp);
+    reads(&mut lost, tree, &data);
+    let (pid, _) = session(&server);
+    server.restart_device();
+    lost.echo().expect_err("its device is gone");
+    tcp.echo().expect("the TCP channel");
+    assert_eq!(session(&server), (pid, vec!["tcp".to_owned()]));
+    // It may come before the session's smbd has attached again, or after: it gets there.
+    let mut direct = bind(&server, &tcp);
+    reads(&mut direct, tree, &data);
+    assert_eq!(session(&server).1, ["smbdirect", "tcp"]);
+    assert_eq!(serving(&server, 1), BTreeSet::from([pid]));
+}
+
+#[test]
+fn who_logs_off_or_goes_is_forgotten() {
+    let Some(server) = device(Setup::default()) else {
+        return;
+    };
+    let known = |clients: u64, sessions: u64| {
+        server.device().wait_for_status(|status| {
+            let totals = &status["totals"];
+            totals["clients"] == clients && totals["sessions"] == sessions
+        });
+    };
+    let mut tcp = log_in(&server, Config::new(GUID));
+    known(1, 1);
+    let second = bind(&server, &tcp);
+    known(1, 1);
+    let mut other = direct(&server, Config::new([7; 16]));
+    known(2, 1);
+    other.log_in(&credentials(&server)).expect("a session");
+    known(2, 2);
+    tcp.log_off().expect("a logoff");
+    known(2, 1);
+    drop((tcp, second));
+    known(1, 1);
+    drop(other);
+    known(0, 0);
+    nobody_is_left(&server);
+}
+
+/// Opens "leased" with a lease on all that there is.
+fn lease(connection: &mut Connection, tree: u32) -> Created {
+    let how = Create {
+        lease: Some(Lease {
+            key: [5; 16],
+            state: 7,
+        }),
+        ..Create::file(Disposition::OpenIf)
+    };
+    let created = connection.create(tree, "leased", &how).expect("a file");
+    assert_eq!(created.oplock, 0xff, "a lease");
+    created
+}
+
+/// Another client opens "leased": the break arrives on `channel`, and with the `answer` the file opens.
+fn is_broken(server: &Server, channel: &mut Connection, tree: u32, created: Created) {
+    let mut other = log_in(server, Config::new([8; 16]));
+    let its_tree = other.tree_connect(&server.share_path()).expect("a tree");
+    let how = Create::file(Disposition::Open);
+    let request = Request::create(its_tree, "leased", &how).expect("encoded");
+    let opening = other.send(&request).expect("sent");
+    let notice = channel
+        .next_break(BREAK)
+        .expect("a connection")
+        .expect("a break");
+    assert_eq!(notice.body()[8..24], [5; 16], "the lease's key");
+    channel
+        .close(tree, created.file)
+        .expect("a close, which answers the break");
+    other
+        .wait(opening)
+        .and_then(smbdirect::client::Response::ok)
+        .expect("the file");
+}
+
+#[test]
+fn a_break_goes_to_an_smb_direct_channel() {
+    let Some(server) = device(LEASES) else { return };
+    let mut only = direct(&server, Config::new(GUID));
+    only.log_in(&credentials(&server)).expect("a session");
+    let tree = only.tree_connect(&server.share_path()).expect("a tree");
+    let created = lease(&mut only, tree);
+    is_broken(&server, &mut only, tree, created);
+}
+
+#[test]
+fn a_break_goes_to_the_channel_that_is_left() {
+    let Some(server) = device(LEASES) else { return };
+    // SMB Direct goes, TCP is left.
+    let mut tcp = log_in(&server, Config::new(GUID));
+    let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
+    let mut direct = bind(&server, &tcp);
+    let created = lease(&mut direct, tree);
+    drop(direct);
+    is_broken(&server, &mut tcp, tree, created);
+
+    // TCP goes, SMB Direct is left.
+    let mut direct = bind(&server, &tcp);
+    let created = lease(&mut tcp, tree);
+    drop(tcp);
+    is_broken(&server, &mut direct, tree, created);
+
+    // One SMB Direct channel goes, another is left.
+    let mut second = bind(&server, &direct);
+    let created = lease(&mut direct, tree);
+    drop(direct);
+    is_broken(&server, &mut second, tree, created);
+}
+
+#[test]
+fn where_data_is_encrypted_it_is_not_placed_in_the_clear() {
+    let Some(server) = device(Setup {
+        share: &["smb encrypt = desired"],
+        ..Setup::default()
+    }) else {
+        return;
+    };
+    let data = pattern(100_000, 5);
+    place(&server, "file", &data);
+    // Because the client wants it, and because the share does.
+    for seal in [true, false] {
+        let config = Config {
+            seal,
+            ..Config::new(GUID)
+        };
+        let mut client = crate::channel::Client::connect_with(&server, config);
+        let file = client.open("file");
+        for channel in [Channel::RdmaV1, Channel::RdmaV1Invalidate] {
+            let into = sink(&mut client.direct, 4096);
+            let before = contents(&into);
+            let read = client.get(file, 0, 4096, channel, &into.pieces(1));
+            let status = crate::channel::refusal(read);
+            assert_eq!(status, NtStatus::INVALID_PARAMETER);
+            assert!(contents(&into) == before);
+            let invalidated = client.direct.take_invalidated(into.token());
+            assert_eq!(invalidated, channel == Channel::RdmaV1Invalidate);
+            let from = crate::channel::source(&mut client.direct, &pattern(4096, 6));
+            let written = client.put(file, 0, 4096, channel, &from.pieces(1));
+            let status = crate::channel::refusal(written);
+            assert_eq!(status, NtStatus::INVALID_PARAMETER);
+        }
+        let read = client.direct.read(client.tree, file, 0, 100_000);
+        assert!(read.expect("with the message") == data);
+    }
+    let status = server.device().status();
+    for connection in status["connections"].as_array().expect("connections") {
+        assert_eq!(connection["rdma_read_bytes"], 0);
+        assert_eq!(connection["rdma_write_bytes"], 0);
+    }
+}

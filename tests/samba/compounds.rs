@@ -1,0 +1,188 @@
+//! Several requests in one message over SMB Direct, with data in the message and by RDMA.
+
+use smbdirect::client::{
+    Channel, Command, Config, Connection, Create, Disposition, FileId, Header, NtStatus, Read,
+    Request, Response, Write,
+};
+
+use crate::channel::{Client, UNTOUCHED, contents, device, disk, pattern, place, sink, source};
+use crate::server::{Server, Setup};
+use crate::sessions::GUID;
+
+/// To the file of the request before it.
+fn related(request: Request<'_>) -> Request<'_> {
+    Request {
+        flags: request.flags | Header::RELATED,
+        ..request
+    }
+}
+
+fn create(tree: u32, name: &str, disposition: Disposition) -> Request<'static> {
+    Request::create(tree, name, &Create::file(disposition)).expect("encoded")
+}
+
+fn close(tree: u32) -> Request<'static> {
+    related(Request::close(tree, FileId::NONE).expect("encoded"))
+}
+
+/// The answers to all of them.
+fn answers(connection: &mut Connection, requests: &[Request<'_>]) -> Vec<Response> {
+    let ids = connection.send_compound(requests).expect("sent");
+    let answer = |id| connection.wait(id).expect("an answer");
+    ids.into_iter().map(answer).collect()
+}
+
+fn all_succeed(answers: &[Response]) {
+    for answer in answers {
+        let status = answer.status();
+        assert_eq!(status, NtStatus::SUCCESS, "{}", answer.header.command);
+    }
+}
+
+/// A client for each way to protect messages.
+fn clients(server: &Server) -> impl Iterator<Item = Client> {
+    let ways = [(false, false), (true, false), (false, true)];
+    ways.into_iter().map(|(sign, seal)| {
+        let config = Config {
+            sign,
+            seal,
+            ..Config::new(GUID)
+        };
+        Client::connect_with(server, config)
+    })
+}
+
+#[test]
+fn a_file_is_made_written_and_closed_and_read_in_one_message_each() {
+    let Some(server) = device(Setup::default()) else {
+        return;
+    };
+    for mut client in clients(&server) {
+        let tree = client.tree;
+        let data = pattern(70_001, 1);
+        let answers_of = &mut client.direct;
+        let done = answers(
+            answers_of,
+            &[
+                create(tree, "one", Disposition::OverwriteIf),
+                related(Write::inline(FileId::NONE, 0, &data).request(tree)),
+                close(tree),
+            ],
+        );
+        all_succeed(&done);
+        assert_eq!(done[1].written().expect("a WRITE"), 70_001);
+        assert!(disk(&server, "one") == data);
+        let done = answers(
+            answers_of,
+            &[
+                create(tree, "one", Disposition::Open),
+                related(Read::inline(FileId::NONE, 1, 70_000).request(tree)),
+                close(tree),
+            ],
+        );
+        all_succeed(&done);
+        assert!(done[1].read().expect("a READ").data == &data[1..]);
+    }
+}
+
+#[test]
+fn data_in_the_middle_of_a_compound_goes_by_rdma() {
+    let Some(server) = device(Setup::default()) else {
+        return;
+    };
+    // Signed, too: what is signed is the message.
+    for mut client in clients(&server).take(2) {
+        let tree = client.tree;
+        for channel in [Channel::RdmaV1, Channel::RdmaV1Invalidate] {
+            let invalidates = channel == Channel::RdmaV1Invalidate;
+            let data = pattern(1 << 20, channel.number().into());
+            let from = source(&mut client.direct, &data);
+            let write = Write::direct(FileId::NONE, 0, 1 << 20, channel, &from.pieces(3));
+            let done = answers(
+                &mut client.direct,
+                &[
+                    create(tree, "one", Disposition::OverwriteIf),
+                    related(write.request(tree)),
+                    close(tree),
+                ],
+            );
+            all_succeed(&done);
+            assert_eq!(done[1].written().expect("a WRITE"), 1 << 20);
+            assert!(disk(&server, "one") == data);
+            assert_eq!(client.direct.take_invalidated(from.token()), invalidates);
+
+            let into = sink(&mut client.direct, 1 << 20);
+            let read = Read::direct(FileId::NONE, 0, 1 << 20, channel, &into.pieces(3));
+            let done = answers(
+                &mut client.direct,
+                &[
+                    create(tree, "one", Disposition::Open),
+                    related(read.request(tree)),
+                    close(tree),
+                ],
+            );
+            all_succeed(&done);
+            assert_eq!(done[1].read().expect("a READ").direct, 1 << 20);
+            assert!(contents(&into) == data);
+            assert_eq!(client.direct.take_invalidated(into.token()), invalidates);
+        }
+        client.is_alive();
+    }
+}
+
+#[test]
+fn what_depends_on_a_failure_fails_and_moves_nothing() {
+    let Some(server) = device(Setup::default()) else {
+        return;
+    };
+    for mut client in clients(&server).take(2) {
+        let tree = client.tree;
+        let into = sink(&mut client.direct, 4096);
+        let channel = Channel::RdmaV1Invalidate;
+        let read = Read::direct(FileId::NONE, 0, 4096, channel, &into.pieces(1));
+        let done = answers(
+            &mut client.direct,
+            &[
+                create(tree, "nowhere", Disposition::Open),
+                related(read.request(tree)),
+                close(tree),
+            ],
+        );
+        for answer in &done {
+            assert_eq!(answer.status(), NtStatus::OBJECT_NAME_NOT_FOUND);
+        }
+        assert!(contents(&into).iter().all(|byte| *byte == UNTOUCHED));
+        assert!(client.direct.take_invalidated(into.token()));
+        client.is_alive();
+    }
+}
+
+#[test]
+fn requests_that_share_nothing_but_a_message_are_all_answered() {
+    let Some(server) = device(Setup::default()) else {
+        return;
+    };
+    let data = pattern(100_000, 5);
+    place(&server, "file", &data);
+    for mut client in clients(&server) {
+        let file = client.open("file");
+        let tree = client.tree;
+        let missing = create(tree, "nowhere", Disposition::Open);
+        let done = answers(
+            &mut client.direct,
+            &[
+                Read::inline(file, 0, 10_001).request(tree),
+                missing,
+                Request::echo().expect("encoded"),
+                Read::inline(file, 50_000, 50_000).request(tree),
+            ],
+        );
+        let commands: Vec<Command> = done.iter().map(|answer| answer.header.command).collect();
+        let expected = [Command::READ, Command::CREATE, Command::ECHO, Command::READ];
+        assert_eq!(commands, expected);
+        assert!(done[0].read().expect("a READ").data == &data[..10_001]);
+        assert_eq!(done[1].status(), NtStatus::OBJECT_NAME_NOT_FOUND);
+        assert_eq!(done[2].status(), NtStatus::SUCCESS);
+        assert!(done[3].read().expect("a READ").data == &data[50_000..]);
+    }
+}

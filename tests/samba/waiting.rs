@@ -1,0 +1,149 @@
+//! Requests over SMB Direct that wait: notifications, locks, and what gives them up.
+
+use std::time::Duration;
+
+use smbdirect::client::{
+    Command, Config, Connection, Create, Disposition, FileId, NtStatus, Request,
+};
+
+use crate::channel::device;
+use crate::server::{Server, Setup};
+use crate::sessions::{GUID, credentials};
+
+/// How long an interim response may take.
+const INTERIM: Duration = Duration::from_secs(30);
+
+/// A client that has nothing but SMB Direct.
+fn connect(server: &Server, guid: [u8; 16]) -> (Connection, u32) {
+    let mut direct =
+        Connection::smb_direct(server.smb_direct, Config::new(guid)).expect("SMB Direct");
+    direct.log_in(&credentials(server)).expect("a session");
+    let tree = direct.tree_connect(&server.share_path()).expect("a tree");
+    (direct, tree)
+}
+
+/// CHANGE_NOTIFY about names in a directory ([MS-SMB2] 2.2.35).
+fn change_notify(tree: u32, directory: FileId) -> Request<'static> {
+    let mut body = Vec::new();
+    body.extend(32_u16.to_le_bytes());
+    body.extend(0_u16.to_le_bytes());
+    body.extend(4096_u32.to_le_bytes());
+    body.extend(directory.0);
+    // FILE_NOTIFY_CHANGE_FILE_NAME
+    body.extend(1_u32.to_le_bytes());
+    body.extend([0; 4]);
+    Request::raw(Command::CHANGE_NOTIFY, tree, body)
+}
+
+/// Locks the first ten bytes for one, or unlocks them ([MS-SMB2] 2.2.26).
+fn lock(tree: u32, file: FileId, flags: u32) -> Request<'static> {
+    let mut body = Vec::new();
+    body.extend(48_u16.to_le_bytes());
+    body.extend(1_u16.to_le_bytes());
+    body.extend(0_u32.to_le_bytes());
+    body.extend(file.0);
+    body.extend(0_u64.to_le_bytes());
+    body.extend(10_u64.to_le_bytes());
+    body.extend(flags.to_le_bytes());
+    body.extend([0; 4]);
+    Request::raw(Command::LOCK, tree, body)
+}
+
+const EXCLUSIVE: u32 = 2;
+const UNLOCK: u32 = 4;
+
+fn new_file(connection: &mut Connection, tree: u32, name: &str) -> FileId {
+    let how = Create::file(Disposition::OpenIf);
+    connection.create(tree, name, &how).expect("a file").file
+}
+
+#[test]
+fn a_change_is_told_and_a_request_to_be_told_is_given_up() {
+    let Some(server) = device(Setup::default()) else {
+        return;
+    };
+    let (mut connection, tree) = connect(&server, GUID);
+    let root = connection
+        .create(tree, "", &Create::directory())
+        .expect("the root")
+        .file;
+    let request = change_notify(tree, root);
+    let first = connection.send(&request).expect("sent");
+    assert!(connection.is_pending(first, INTERIM).expect("a connection"));
+    // It keeps nothing from going on meanwhile.
+    connection.echo().expect("an echo");
+    let file = new_file(&mut connection, tree, "news");
+    let told = connection.wait(first).expect("an answer").ok();
+    let told = told.expect("a change");
+    // FILE_NOTIFY_INFORMATION: next, action, length, name.
+    let name: Vec<u8> = "news".bytes().flat_map(|byte| [byte, 0]).collect();
+    let output = &told.body()[8..];
+    assert_eq!(output[4..8], 1_u32.to_le_bytes(), "FILE_ACTION_ADDED");
+    assert_eq!(output[12..20], name);
+
+    let second = connection.send(&request).expect("sent");
+    assert!(
+        connection
+            .is_pending(second, INTERIM)
+            .expect("a connection")
+    );
+    connection.cancel(second).expect("sent");
+    let given_up = connection.wait(second).expect("an answer");
+    assert_eq!(given_up.status(), NtStatus::CANCELLED);
+    connection.close(tree, file).expect("a close");
+
+    let third = connection.send(&request).expect("sent");
+    assert!(connection.is_pending(third, INTERIM).expect("a connection"));
+    connection.close(tree, root).expect("a close");
+    let cleaned_up = connection.wait(third).expect("an answer");
+    assert_eq!(cleaned_up.status(), NtStatus::NOTIFY_CLEANUP);
+}
+
+#[test]
+fn a_lock_is_pending_until_it_is_free_or_given_up() {
+    let Some(server) = device(Setup::default()) else {
+        return;
+    };
+    let (mut holder, tree) = connect(&server, GUID);
+    let file = new_file(&mut holder, tree, "locked");
+    holder.call(&lock(tree, file, EXCLUSIVE)).expect("a lock");
+    let (mut other, its_tree) = connect(&server, [3; 16]);
+    let its_file = new_file(&mut other, its_tree, "locked");
+    let request = lock(its_tree, its_file, EXCLUSIVE);
+
+    let waiting = other.send(&request).expect("sent");
+    assert!(other.is_pending(waiting, INTERIM).expect("a connection"));
+    other.cancel(waiting).expect("sent");
+    let given_up = other.wait(waiting).expect("an answer");
+    assert_eq!(given_up.status(), NtStatus::CANCELLED);
+
+    let waiting = other.send(&request).expect("sent");
+    assert!(other.is_pending(waiting, INTERIM).expect("a connection"));
+    other.echo().expect("an echo");
+    holder.call(&lock(tree, file, UNLOCK)).expect("an unlock");
+    let locked = other.wait(waiting).expect("an answer");
+    assert_eq!(locked.status(), NtStatus::SUCCESS);
+}
+
+#[test]
+fn who_goes_while_something_waits_leaves_nothing_behind() {
+    let Some(server) = device(Setup::default()) else {
+        return;
+    };
+    let (mut holder, tree) = connect(&server, GUID);
+    let file = new_file(&mut holder, tree, "locked");
+    holder.call(&lock(tree, file, EXCLUSIVE)).expect("a lock");
+    {
+        let (mut other, its_tree) = connect(&server, [3; 16]);
+        let its_file = new_file(&mut other, its_tree, "locked");
+        let request = lock(its_tree, its_file, EXCLUSIVE);
+        let waiting = other.send(&request).expect("sent");
+        assert!(other.is_pending(waiting, INTERIM).expect("a connection"));
+    }
+    server
+        .device()
+        .wait_for_status(|status| status["totals"]["clients"] == 1);
+    // Nor does what was waiting get the lock when it is free.
+    holder.call(&lock(tree, file, UNLOCK)).expect("an unlock");
+    holder.call(&lock(tree, file, EXCLUSIVE)).expect("a lock");
+}

@@ -1,0 +1,619 @@
+#!/usr/bin/env python3
+"""Runs smbtorture's smb2 suites over TCP and over SMB Direct against the same patched smbd, and compares test by test.
+
+    smbtorture ---------------------------------------------------> smbd
+    smbtorture -> smbdirectctl bridge -> SMB Direct -> smbdirectd -> smbd
+
+Fails if a test that passes over TCP does not pass over SMB Direct and is not among the exceptions
+(tests/torture/exceptions), if a process of the server panics or dies, or if a connection stays behind. A test that
+passes over TCP only is repeated alone, at most twice; the table says so. A full run writes docs/torture.md.
+Most tests wait for something most of the time, so several servers, each with a device and a bridge of its own, share
+the work. Needs nothing but Python, a Samba that tools/samba.sh has built, and the programs of `cargo build --release`.
+"""
+
+import argparse
+import collections
+import fnmatch
+import getpass
+import json
+import os
+import pathlib
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+EXCEPTIONS = ROOT / "tests/torture/exceptions"
+TABLE = ROOT / "docs/torture.md"
+PASSWORD = "pass-1word"
+TRANSPORTS = ("tcp", "smbdirect")
+# Seconds that a suite may take on a machine that does other things too.
+TIME_LIMIT = 600
+SHORT_TIME_LIMIT = 90
+# How long a server has to start and to stop, and connections to go away.
+PATIENCE = 30
+
+# What `make test` runs: a part of everything that SMB 2 has, in less than four minutes.
+SHORT = [
+    ["smb2.connect", "smb2.read", "smb2.rw", "smb2.compound", "smb2.tcon", "smb2.sharemode", "smb2.deny"],
+    ["smb2.lock", "smb2.getinfo", "smb2.setinfo", "smb2.winattr", "smb2.fileid"],
+    ["smb2.create", "smb2.delete-on-close-perms", "smb2.mkdir"],
+    ["smb2.credits"],
+    ["smb2.session", "smb2.session-id"],
+    ["smb2.ioctl", "smb2.streams", "smb2.acls"],
+    ["smb2.notify.valid-req", "smb2.notify.dir", "smb2.notify.tdis", "smb2.notify.close", "smb2.dir.find"],
+    ["smb2.lease.request", "smb2.lease.upgrade", "smb2.lease.break", "smb2.lease.nobreakself"],
+    ["smb2.oplock.exclusive1", "smb2.oplock.exclusive2", "smb2.oplock.batch1", "smb2.oplock.levelii500"],
+    ["smb2.multichannel.generic", "smb2.multichannel.oplocks.test1", "smb2.multichannel.leases.test1"],
+    ["smb2.durable-open.open-oplock", "smb2.durable-open.reopen1", "smb2.durable-open.reopen2-lease-v2",
+     "smb2.durable-v2-open.reopen1", "smb2.durable-v2-open.stat-and-lease"],
+    ["smb2.replay.replay-commands", "smb2.replay.replay-regular", "smb2.replay.replay3"],
+    ["smb2.aio_delay"], ["smb2.compound_async"],
+]
+
+# The suites that Samba runs on a share of their own, or with options; all others get `plain`, bare.
+PLAIN = ["vfs objects = acl_xattr streams_xattr"]
+DELAY = ["vfs objects = acl_xattr streams_xattr delay_inject", "delay_inject:pread_send = 2000",
+         "delay_inject:pwrite_send = 2000"]
+SHARES = {
+    "plain": PLAIN,
+    "delay": DELAY,
+    "no-streams": ["vfs objects = acl_xattr"],
+    "non-canonical": [*PLAIN, "acl flag inherited canonicalization = no"],
+    "kernel-oplocks": [*PLAIN, "kernel oplocks = yes", "smb2 leases = no"],
+    "dosmode": [*PLAIN, "hide dot files = yes", "hide files = /hidefile/"],
+    "inherit": [*PLAIN, "inherit permissions = yes"],
+    "slow-find": [*PLAIN, "smbd:find async delay usec = 10000"],
+    "ea": [*PLAIN, "acl_xattr:security_acl_name = user.hackme"],
+    # smb2.acls goes there by itself.
+    "hideunread": [*PLAIN, "hide unreadable = yes"],
+    "hideunwrite": [*PLAIN, "hide unwriteable files = yes"],
+}
+SHARE_OF = {
+    "smb2.aio_delay": "delay",
+    "smb2.compound_async": "delay",
+    "smb2.compound_find": "slow-find",
+    "smb2.create_no_streams": "no-streams",
+    "smb2.acls_non_canonical": "non-canonical",
+    "smb2.kernel-oplocks": "kernel-oplocks",
+    "smb2.dosmode": "dosmode",
+    "smb2.stream-inherit-perms": "inherit",
+    "smb2.ea": "ea",
+}
+OPTIONS_OF = {"smb2.ea": ["--option=torture:acl_xattr_name=hackme"]}
+
+# What begins early because it takes long.
+LONG = ["smb2.lease", "smb2.replay", "smb2.multichannel", "smb2.oplock", "smb2.durable-v2-open", "smb2.session",
+        "smb2.notify", "smb2.maxfid", "smb2.bench", "smb2.timestamps", "smb2.dirlease"]
+
+RESULT = re.compile(r"^(success|failure|error|skip|xfail): (.*?)(?: \[)?$")
+BEGIN = re.compile(r"^test: (.*)$")
+MEANING = {"success": "ok", "failure": "fail", "error": "fail", "skip": "skip", "xfail": "fail"}
+TROUBLE = re.compile(r"PANIC|INTERNAL ERROR|smb_panic|panicked at|^\S+ +(?:ERROR) ", re.MULTILINE)
+
+say_lock = threading.Lock()
+# What ends when this program does; nothing begins any more then.
+children = set()
+children_lock = threading.Lock()
+ending = False
+
+
+def say(text):
+    with say_lock:
+        print(text, flush=True)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def start(command, log):
+    """Starts a program in a session of its own: smbd signals its process group when it ends."""
+    with children_lock:
+        if ending:
+            raise RuntimeError("interrupted")
+        child = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log,
+                                 stderr=subprocess.STDOUT, start_new_session=True)
+        children.add(child)
+    return child
+
+
+def stop(child):
+    """Ends a program that `start` started, and whoever is left of its session."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.wait()
+    children.discard(child)
+
+
+def wait_for(what, condition, seconds=PATIENCE):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"{what}: not within {seconds} s")
+
+
+def listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    except OSError:
+        return False
+
+
+class Server:
+    """An smbd with its device and a bridge to it, in a directory of their own."""
+
+    def __init__(self, number, options):
+        self.number = number
+        self.options = options
+        self.root = options.directory / f"server{number}"
+        self.control = self.root / "control"
+        self.ports = dict(zip((*TRANSPORTS, "rdma"), (free_port() for _ in range(3))))
+        # The user: one that every Debian has and whom permissions bind.
+        self.user = "daemon" if os.getuid() == 0 else getpass.getuser()
+        self.processes = {}
+        self.read_until = {}
+
+    def start(self):
+        for name in ("private", "lock", "state", "cache", "pid", "ncalrpc", "log"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        for share in SHARES:
+            self.clean(share)
+        config = self.root / "smb.conf"
+        config.write_text(self.configuration())
+        self.add_user(config)
+        programs, samba = self.options.programs, self.options.samba / "bin"
+        log = {name: open(self.root / "log" / name, "ab") for name in ("smbdirectd", "smbd", "bridge")}
+        device = [programs / "smbdirectd", "--listen", f"127.0.0.1:{self.ports['rdma']}", "--control", self.control]
+        self.processes["smbdirectd"] = start(device, log["smbdirectd"])
+        wait_for("smbdirectd listens", lambda: listens(self.ports["rdma"]))
+        # As a daemon in the foreground its standard input must not be a pipe: smbd ends with it.
+        smbd = [samba / "smbd", "--foreground", "--no-process-group", "-s", config, "-l", self.root / "log"]
+        self.processes["smbd"] = start(smbd, log["smbd"])
+        wait_for("smbd listens", lambda: listens(self.ports["tcp"]))
+        wait_for("smbd attaches to smbdirectd", lambda: any(p["role"] == "listener" for p in self.status()["processes"]))
+        bridge = [programs / "smbdirectctl", "bridge", f"127.0.0.1:{self.ports['rdma']}", "--listen",
+                  f"127.0.0.1:{self.ports['smbdirect']}"]
+        self.processes["bridge"] = start(bridge, log["bridge"])
+        wait_for("the bridge listens", lambda: listens(self.ports["smbdirect"]))
+
+    def stop(self):
+        for name in ("bridge", "smbd", "smbdirectd"):
+            if name in self.processes:
+                stop(self.processes.pop(name))
+
+    def configuration(self):
+        lines = ["[global]", "workgroup = TORTURE", "server role = standalone", "disable netbios = yes",
+                 'interfaces = "lo;speed=10000000000,capability=RSS"', "bind interfaces only = yes",
+                 f"smb ports = {self.ports['tcp']}", "passdb backend = smbpasswd",
+                 f"smb passwd file = {self.root}/private/smbpasswd", f"log file = {self.root}/log/log.%m",
+                 "log level = 1", "max log size = 0", "load printers = no", "printing = bsd", "disable spoolss = yes",
+                 "server multi channel support = yes", "smb direct = yes", f"smb direct device = {self.control}",
+                 # What Samba's own environments for these tests have.
+                 "smbd:FSCTL_SMBTORTURE = yes", "smbd:sharedelay = 100000", "smbd:writetimeupdatedelay = 500000",
+                 "kernel oplocks = no", "kernel change notify = no", "map hidden = no", "map system = no",
+                 "map readonly = no", "map archive = no", "store dos attributes = yes", "create mask = 755",
+                 "dos filemode = yes", "strict rename = yes", "strict sync = yes", "ea support = yes"]
+        for kind in ("private", "lock", "state", "cache", "pid"):
+            lines.append(f"{kind} {'dir' if kind == 'private' else 'directory'} = {self.root}/{kind}")
+        lines.append(f"ncalrpc dir = {self.root}/ncalrpc")
+        if os.getuid() != 0:
+            lines.append("acl_xattr:security_acl_name = user.NTACL")
+        for share, more in SHARES.items():
+            lines += [f"[{share}]", f"path = {self.root}/{share}", "read only = no", "posix locking = no",
+                      "kernel share modes = no", *more]
+        return "\n".join(lines) + "\n"
+
+    def add_user(self, config):
+        command = [self.options.samba / "bin/smbpasswd", "-c", config, "-s", "-a", self.user]
+        said = subprocess.run(command, input=f"{PASSWORD}\n{PASSWORD}\n", text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=PATIENCE)
+        if said.returncode:
+            raise RuntimeError(f"smbpasswd -a {self.user}: {said.stdout}")
+
+    def clean(self, share):
+        """What an earlier run left in a share is not for the next one."""
+        path = self.root / share
+        if path.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(exist_ok=True)
+        path.chmod(0o777)
+
+    def status(self):
+        command = [self.options.programs / "smbdirectctl", "status", "--json", "--control", self.control]
+        return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=PATIENCE).stdout)
+
+    def run(self, names, tests, transport, limit):
+        """Runs tests; what each came to, and how long they took.
+
+        Some tests crash smbtorture where they should fail, for example when a connection is refused. The one that was
+        under way has failed then, and the others get their turn.
+        """
+        began = time.monotonic()
+        results = {}
+        while True:
+            last, status = self.run_once(names, transport, began + limit - time.monotonic(), results)
+            missing = [test for test in tests if test not in results]
+            if not missing:
+                break
+            if last not in missing or status is None:
+                say(f"   {names[0]} over {transport}: {status} after {last}; no result of {len(missing)} tests")
+                break
+            results[last] = "fail"
+            names = [test for test in missing if test != last]
+            if not names:
+                break
+        return results, time.monotonic() - began
+
+    def run_once(self, names, transport, limit, results):
+        """Runs smbtorture; the test that it began last, and how it ended: None if it had to be killed."""
+        suite = ".".join(names[0].split(".")[:2])
+        share = SHARE_OF.get(suite, "plain")
+        self.clean(share)
+        command = [self.options.samba / "bin/smbtorture", f"//127.0.0.1/{share}", "-p", self.ports[transport],
+                   f"-U{self.user}%{PASSWORD}", "-s", self.root / "smb.conf", "--target=samba3", "--fullname",
+                   "--option=torture:progress=no", "--option=torture:sharedelay=100000",
+                   "--option=torture:writetimeupdatedelay=500000", f"--option=torture:localdir={self.root / share}",
+                   f"--basedir={self.root}", *OPTIONS_OF.get(suite, ()), *names]
+        log = self.options.directory / "logs" / f"{names[0]}{'+' if len(names) > 1 else ''}.{transport}"
+        with open(log, "ab") as output:
+            at = output.tell()
+            child = start(command, output)
+            try:
+                status = child.wait(max(1, limit))
+            except subprocess.TimeoutExpired:
+                say(f"   {names[0]} over {transport}: killed")
+                status = None
+            stop(child)
+        last = None
+        for line in log.read_bytes()[at:].decode(errors="replace").splitlines():
+            found = RESULT.match(line)
+            if found:
+                results[found[2]] = MEANING[found[1]]
+            last = BEGIN.match(line)[1] if BEGIN.match(line) else last
+        return last, status
+
+    def trouble(self, after):
+        """What must not happen to a server: a list of lines."""
+        found = []
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                found.append(f"{name} ended ({process.returncode}) during {after}")
+        for path in sorted((self.root / "log").iterdir()):
+            if path.is_file():
+                text = path.read_bytes()
+                new = text[self.read_until.get(path, 0):].decode(errors="replace")
+                self.read_until[path] = len(text)
+                first = TROUBLE.search(new)
+                if first:
+                    line = new[new.rfind("\n", 0, first.start()) + 1:].split("\n", 1)[0]
+                    found.append(f"{path.name} during {after}: {line.strip()}")
+        if "smbdirectd" in self.processes and self.processes["smbdirectd"].poll() is None:
+            try:
+                wait_for("", lambda: self.status()["totals"]["connections"] == 0)
+            except RuntimeError:
+                found.append(f"connections stayed behind after {after}: {self.status()['connections']}")
+        return found
+
+
+def all_tests(options):
+    """The full names of the tests, by suite."""
+    command = [options.samba / "bin/smbtorture", "--list", "smb2"]
+    said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=60).stdout
+    suites = collections.OrderedDict()
+    for line in said.splitlines():
+        if line.startswith("smb2."):
+            # The name of the test stands twice at the end.
+            name = next(line[:n] for n in range(len(line) - 1, 0, -1)
+                        if line[n] == "." and ("." + line[:n]).endswith(line[n:]))
+            suites.setdefault(".".join(name.split(".")[:2]), []).append(name)
+    if not suites:
+        raise RuntimeError(f"{command[0]} --list smb2 names no tests")
+    return suites
+
+
+def read_exceptions():
+    """By kind: patterns of tests, and why."""
+    kinds = {"leave-out": {}, "differs": {}}
+    for line in EXCEPTIONS.read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            kind, test, reason = line.split(None, 2)
+            kinds[kind][test] = reason
+    return kinds
+
+
+def reason_of(test, exceptions):
+    return next((why for pattern, why in exceptions.items()
+                 if test == pattern or test.startswith(pattern + ".") or fnmatch.fnmatchcase(test, pattern)), None)
+
+
+def plan(options, suites, exceptions):
+    """What is run together: lists of names for smbtorture, and the tests behind them."""
+    def tests_of(names):
+        return [test for name in names for tests in suites.values() for test in tests
+                if (test == name or test.startswith(name + ".")) and not reason_of(test, exceptions["leave-out"])]
+    if options.suites:
+        groups = [[name] for name in options.suites]
+    elif options.short:
+        groups = SHORT
+    else:
+        order = sorted(suites, key=lambda suite: LONG.index(suite) if suite in LONG else len(LONG))
+        groups = [[suite] for suite in order]
+    # smbtorture cannot leave a test out, only be told all others.
+    whole = [(group, tests_of(group)) for group in groups]
+    cut = {test for tests in suites.values() for test in tests if reason_of(test, exceptions["leave-out"])}
+    return [(tests if any(test.startswith(tuple(name + "." for name in group)) for test in cut) else group, tests)
+            for group, tests in whole if tests]
+
+
+class Run:
+    """All results, while they come in."""
+
+    def __init__(self, options, exceptions):
+        self.options = options
+        self.exceptions = exceptions
+        self.tests = {}
+        self.seconds = collections.defaultdict(dict)
+        self.trouble = []
+        self.connections = 0
+        self.lock = threading.Lock()
+
+    def work(self, number, jobs):
+        server = Server(number, self.options)
+        try:
+            server.start()
+            while True:
+                try:
+                    names, tests, transport = jobs.get_nowait()
+                except queue.Empty:
+                    break
+                self.one(server, names, tests, transport)
+            self.again(server, number)
+        except threading.BrokenBarrierError:
+            pass  # Another server has said why.
+        except Exception as error:  # Whatever it is, the run has failed, and the others finish what they do.
+            self.barrier.abort()
+            with self.lock:
+                self.trouble.append(f"server {number}: {error}")
+        finally:
+            self.finish(server)
+
+    def one(self, server, names, tests, transport):
+        results, seconds = server.run(names, tests, transport, self.options.time_limit)
+        trouble = server.trouble(f"{names[0]} over {transport}")
+        with self.lock:
+            for test in tests:
+                # One that did not get its turn has not passed.
+                self.tests.setdefault(test, {})[transport] = results.get(test, "fail")
+            self.seconds[names[0]][transport] = round(seconds, 1)
+            self.trouble += trouble
+        counts = collections.Counter(results.get(test, "fail") for test in tests)
+        say(f"   {names[0]}{' ...' if len(names) > 1 else ''} over {transport}: {shown(counts)}, {seconds:.0f} s")
+        for line in trouble:
+            say(f"   TROUBLE: {line}")
+
+    def again(self, server, number):
+        """Repeats what passed over TCP only; a server takes its part when nothing else is left to begin."""
+        self.barrier.wait()
+        tests = [test for test, result in sorted(self.tests.items()) if differs(result)]
+        for test in tests[number::self.options.servers]:
+            for _ in range(2):
+                results, _ = server.run([test], [test], "smbdirect", self.options.time_limit)
+                trouble = server.trouble(f"{test} over smbdirect, alone")
+                with self.lock:
+                    self.tests[test].setdefault("again", []).append(results.get(test, "fail"))
+                    self.trouble += trouble
+                say(f"   {test} over smbdirect, alone: {results.get(test, 'fail')}")
+                if results.get(test) == "ok":
+                    break
+
+    def finish(self, server):
+        try:
+            with self.lock:
+                self.connections += server.status()["counters"].get("established", 0)
+        except (OSError, ValueError, subprocess.SubprocessError):
+            pass
+        server.stop()
+
+    def all(self, groups):
+        jobs = queue.Queue()
+        for names, tests in groups:
+            for transport in TRANSPORTS:
+                jobs.put((names, tests, transport))
+        self.barrier = threading.Barrier(self.options.servers)
+        threads = [threading.Thread(target=self.work, args=(number, jobs), daemon=True)
+                   for number in range(self.options.servers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self.connections == 0:
+            self.trouble.append("no SMB Direct connection was made: nothing was tested")
+
+    def different(self):
+        """Tests that pass over TCP only and are not excepted."""
+        return [test for test, result in sorted(self.tests.items())
+                if differs(result) and "ok" not in result.get("again", ()) and
+                not reason_of(test, self.exceptions["differs"])]
+
+
+def differs(result):
+    return result.get("tcp") == "ok" and result.get("smbdirect") != "ok"
+
+
+def shown(counts):
+    return f"{counts['ok']} ok, {counts['fail']} fail, {counts['skip']} skip"
+
+
+def table(run, suites, version):
+    """docs/torture.md."""
+    lines = ["# smbtorture over TCP and over SMB Direct", "",
+             f"Made by `make torture`, with {version}: do not edit it. The same smbd, the same smbtorture; over SMB Direct they meet by way",
+             "of `smbdirectctl bridge` and smbdirectd. `n/m/k` is ok, failed, skipped. What fails over both fails for reasons that have",
+             "nothing to do with the transport: Samba's own lists of known failures have most of it, the rest wants what Samba's test",
+             "environments have and a plain smbd on a plain file system has not.", "",
+             "| suite | tests | TCP | SMB Direct | remarks |", "|---|---:|---:|---:|---|"]
+    total = {transport: collections.Counter() for transport in TRANSPORTS}
+    number = 0
+    for suite, tests in sorted(suites.items()):
+        tests = [test for test in tests if test in run.tests]
+        if not tests:
+            continue
+        cells = []
+        for transport in TRANSPORTS:
+            counts = collections.Counter(run.tests[test].get(transport, "fail") for test in tests)
+            # One that passes when it is repeated has passed.
+            if transport == "smbdirect":
+                late = [test for test in tests if differs(run.tests[test]) and "ok" in run.tests[test].get("again", ())]
+                for test in late:
+                    counts[run.tests[test]["smbdirect"]] -= 1
+                    counts["ok"] += 1
+            total[transport] += counts
+            cells.append(f"{counts['ok']}/{counts['fail']}/{counts['skip']}")
+        number += len(tests)
+        remarks = [f"{short(test, suite)}: see below" for test in tests
+                   if differs(run.tests[test]) and test not in late]
+        remarks += [f"{short(test, suite)}: passed when it was repeated alone" for test in late]
+        lines.append(f"| {suite} | {len(tests)} | {cells[0]} | {cells[1]} | {'; '.join(remarks)} |")
+    cells = [f"{t['ok']}/{t['fail']}/{t['skip']}" for t in (total[transport] for transport in TRANSPORTS)]
+    lines += [f"| all | {number} | {cells[0]} | {cells[1]} | |", "", "## Exceptions", ""]
+    bad = [test for test, result in sorted(run.tests.items())
+           if differs(result) and "ok" not in result.get("again", ())]
+    lines.append("Pass over TCP and not over SMB Direct:" if bad else "None: whatever passes over TCP passes over SMB Direct.")
+    lines.append("")
+    lines += [f"- `{test}`: {reason_of(test, run.exceptions['differs']) or 'NOT EXPLAINED'}" for test in bad]
+    lines += [""] if bad else []
+    lines += ["Not run, over neither:", ""]
+    lines += [f"- `{test}`: {why}" for test, why in sorted(run.exceptions["leave-out"].items())]
+    both = [test for test, result in sorted(run.tests.items()) if result.get("tcp") == "fail"]
+    lines += ["", "## Failed over TCP", ""]
+    for suite, tests in sorted(suites.items()):
+        names = ", ".join(short(test, suite) for test in sorted(tests) if test in both)
+        lines += [f"- `{suite}`: {names}"] if names else []
+    lines.append("")
+    better = [test for test in both if run.tests[test].get("smbdirect") == "ok"]
+    if better:
+        lines += [f"Of these {len(better)} passed over SMB Direct: " + ", ".join(f"`{test}`" for test in better) + ".", ""]
+    return "\n".join(lines)
+
+
+def short(test, suite):
+    return test[len(suite) + 1:] or test
+
+
+def samba_tree(options):
+    """Where Samba is, after a look whether everything that is run is there."""
+    samba = options.samba
+    if samba is None:
+        found = subprocess.run([ROOT / "tools/samba.sh", "path"], stdout=subprocess.PIPE, text=True)
+        if found.returncode:
+            sys.exit("no Samba; `make samba` builds it")
+        samba = pathlib.Path(found.stdout.strip())
+    for program in (samba / "bin/smbd", samba / "bin/smbtorture", options.programs / "smbdirectd",
+                    options.programs / "smbdirectctl"):
+        if not program.exists():
+            sys.exit(f"no {program}; `make samba` and `cargo build --release` make it")
+    return samba
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("suites", nargs="*", help="suites or tests to run, instead of all: smb2.lock")
+    parser.add_argument("--short", action="store_true", help="a representative part, in less than four minutes")
+    parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
+                        help="Samba's build tree (SMBDIRECT_SAMBA; otherwise the one of tools/samba.sh)")
+    parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release",
+                        help="where smbdirectd and smbdirectctl are")
+    parser.add_argument("--servers", type=int, default=8, help="servers at a time (8)")
+    parser.add_argument("--time-limit", type=int, help="seconds for a suite (600; with --short 90)")
+    parser.add_argument("--json", type=pathlib.Path, default=ROOT / "target/torture/report.json",
+                        help="where to put each result (target/torture/report.json)")
+    parser.add_argument("--keep", action="store_true", help="keep the servers' directories, with their logs")
+    options = parser.parse_args()
+    options.samba = samba_tree(options)
+    options.servers = max(1, options.servers)
+    options.time_limit = options.time_limit or (SHORT_TIME_LIMIT if options.short else TIME_LIMIT)
+    return options
+
+
+def main():
+    options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    options.directory = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-torture-"))
+    # Whoever logs in has to get to the shares.
+    options.directory.chmod(0o755)
+    (options.directory / "logs").mkdir()
+    began = time.monotonic()
+    failed = True
+    try:
+        exceptions = read_exceptions()
+        suites = all_tests(options)
+        groups = plan(options, suites, exceptions)
+        if not groups:
+            sys.exit(f"torture: no test is called {' or '.join(options.suites)}")
+        version = subprocess.run([options.samba / "bin/smbd", "-V"], stdout=subprocess.PIPE, text=True).stdout.strip()
+        version = version.replace("Version ", "Samba ")
+        say(f"-- {sum(len(tests) for _, tests in groups)} tests of {version}, twice, on {options.servers} servers in {options.directory}")
+        run = Run(options, exceptions)
+        run.all(groups)
+        failed = report(run, options, suites, version, time.monotonic() - began)
+    finally:
+        end_children()
+        if failed or options.keep:
+            say(f"-- the logs are in {options.directory}")
+        else:
+            shutil.rmtree(options.directory, ignore_errors=True)
+    sys.exit(1 if failed else 0)
+
+
+def end_children():
+    """Ends all that runs, also after an interruption: then the threads are still about to start the next."""
+    global ending
+    with children_lock:
+        ending = True
+        left = list(children)
+    for child in left:
+        stop(child)
+
+
+def report(run, options, suites, version, seconds):
+    """Writes what came out; whether that is a failure."""
+    different = run.different()
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({"samba": version, "seconds": round(seconds), "connections": run.connections,
+                                        "different": different, "trouble": run.trouble, "suite_seconds": run.seconds,
+                                        "tests": run.tests}, indent=1, sort_keys=True) + "\n")
+    if not options.short and not options.suites:
+        TABLE.write_text(table(run, suites, version))
+    for line in run.trouble:
+        say(f"TROUBLE: {line}")
+    for test in different:
+        say(f"FAILED: {test} passes over TCP and not over SMB Direct: {run.tests[test]}")
+    for transport in TRANSPORTS:
+        say(f"-- over {transport}: {shown(collections.Counter(r.get(transport, 'fail') for r in run.tests.values()))}")
+    say(f"-- {run.connections} SMB Direct connections, {seconds:.0f} s, {options.json}")
+    return bool(different or run.trouble)
+
+
+if __name__ == "__main__":
+    main()
