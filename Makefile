@@ -1,10 +1,10 @@
 # What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-samba fmt lint unit release library no-os msrv docs samba torture demo bench fuzz clean
+.PHONY: help setup test test-samba fmt lint unit release library no-os msrv docs samba samba-selftest torture demo bench fuzz clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the tests need (apt, as root)
 	@tools/check.sh setup
@@ -41,6 +41,9 @@ docs: ## the documentation builds without warnings
 
 samba: ## Samba 4.22 with this library: fetched, patched and built in ~/.cache/smbdirect
 	@tools/samba.sh build
+
+samba-selftest: ## Samba's own tests over SMB Direct, or those that TESTS= matches
+	@tools/samba.sh selftest $(TESTS)
 
 torture: ## smbtorture's smb2 suites over TCP and over SMB Direct; makes docs/torture.md (TORTURE= has options)
 	@tools/samba.sh build

@@ -171,7 +171,8 @@ step_docs() {
 }
 
 step_bench() {
-    cargo bench --locked --benches
+    cargo bench --locked --benches &&
+        tools/samba.sh build && samba_tree && cargo build --locked --release --bins && tools/bench_smbd.py
 }
 
 step_fuzz() {

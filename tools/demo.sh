@@ -117,7 +117,14 @@ start_server() {
         "$samba/smbpasswd" -c "$dir/smb.conf" -s -a "$user" >"$dir/log/smbpasswd" 2>&1 ||
         die "smbpasswd -a $user: $(cat "$dir/log/smbpasswd")"
 
-    "$programs/smbdirectd" --listen "127.0.0.1:$rdma_port" --control "$dir/control" >"$dir/log/smbdirectd" 2>&1 </dev/null &
+    # smbclient writes up to 8 MiB in one message, where others use RDMA.
+    cat >"$dir/smbdirectd.toml" <<END
+control = "$dir/control"
+listen = ["127.0.0.1:$rdma_port"]
+[acceptor]
+max_fragmented_size = "9 MiB"
+END
+    "$programs/smbdirectd" --config "$dir/smbdirectd.toml" >"$dir/log/smbdirectd" 2>&1 </dev/null &
     broker=$!
     wait_for smbdirectd "$dir/log/smbdirectd" listens "$rdma_port"
     # It signals its process group when it ends, so it has one of its own.

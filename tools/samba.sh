@@ -5,6 +5,7 @@
 #   fetch             get the newest Samba 4.22 that Debian 13 has; once a day at most
 #   patch             unpack it, apply samba-patches, and put this repository into it as lib/smbdirect
 #   build [target]... fetch, patch, configure and build: what serves and measures, or `all`, or targets of waf
+#   selftest [TEST]... build all, and run Samba's own tests over SMB Direct, or those whose names match
 #   path              print where the build tree is (its programs are in bin/)
 #   user COMMAND...   run a command as a user without privileges sees the machine; Samba's own tests need that
 #   checkout DIR      a git tree with Samba as tag `base` and each patch as a commit, to work on them
@@ -37,7 +38,7 @@ configure_options=(--enable-selftest --without-ad-dc --with-system-mitkrb5 --dis
 
 # What serves, and what tests and measures it from outside.
 default_targets=(smbd/smbd smbpasswd pdbedit testparm smbcontrol smbstatus client/smbclient samba-dcerpcd rpcd_classic
-    smbtorture vfs_acl_xattr vfs_streams_xattr)
+    smbtorture vfs_acl_xattr vfs_streams_xattr vfs_delay_inject)
 
 packages=(acl attr binutils bison ccache docbook-xml docbook-xsl flex gcc git gnutls-bin libacl1-dev libarchive-dev
     libattr1-dev libblkid-dev libbsd-dev libcap-dev libcmocka-dev libdbus-1-dev libgnutls28-dev libicu-dev
@@ -349,14 +350,35 @@ verb_path() {
     echo "$tree"
 }
 
-# root may read and write whatever it likes, and many of Samba's tests are on what may not. Without capabilities root
-# is a user as any other, one that owns its build tree: no other user has to be made, or let into root's home.
+# root may read and write whatever it likes, and many of Samba's tests are on what may not. In a user namespace root's
+# files belong to a user that is not root: no other user has to be made, or let into root's home.
+become_user() {
+    as_user=()
+    [ "$(id -u)" = 0 ] || return 0
+    as_user=(unshare --user --map-user=1000 --map-group=1000 --)
+    "${as_user[@]}" true 2>/dev/null ||
+        die "root cannot become a user here, for there are no user namespaces: run this as a user"
+    as_user=(env -u LOGNAME USER=samba "${as_user[@]}")
+}
+
 verb_user() {
     [ $# != 0 ] || die "which command?"
-    if [ "$(id -u)" = 0 ]; then
-        exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs -- "$@"
-    fi
-    exec "$@"
+    become_user
+    exec "${as_user[@]}" "$@"
+}
+
+# Samba's own tests. What each said is in the log, what the servers said in st/<environment>.
+verb_selftest() {
+    local tree log tests="${*:-smbdirectserver}"
+    become_user
+    verb_build all
+    tree=$(tree_path)
+    log=$tree/selftest.log
+    say "testing $tests"
+    (cd "$tree" && build_environment "${as_user[@]}" ./buildtools/bin/waf testonly --tests="$tests" 2>&1 </dev/null) |
+        tee "$log" |
+        grep --line-buffered -E '^(\[[0-9]+\(|UNEXPECTED|ERROR:|REASON:|ALL OK|FAILED|.* is missing: )' && return 0
+    die "not all is well; all that was said is in $log, and what servers said in $tree/st"
 }
 
 # ---- the patches

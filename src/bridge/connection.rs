@@ -117,7 +117,6 @@ pub(super) struct Connection {
     pub(super) to_server: Traffic,
     pub(super) to_client: Traffic,
     readable: bool,
-    read_closed: bool,
     writable: bool,
     /// Whether the client's messages are taken.
     reading: bool,
@@ -144,7 +143,6 @@ impl Connection {
             to_server: Traffic::default(),
             to_client: Traffic::default(),
             readable: true,
-            read_closed: false,
             writable: true,
             reading: true,
             at_end: false,
@@ -175,7 +173,6 @@ impl Connection {
     pub(super) fn ready(&mut self, event: &mio::event::Event) {
         // An error shows in whatever is tried next.
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
-        self.read_closed |= event.is_read_closed() || event.is_error();
         self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
     }
 
@@ -336,9 +333,8 @@ impl Connection {
 
     fn receive(&mut self, cx: &mut Context) -> Result<(), End> {
         match self.upload.receive(&mut cx.vecs, self.stream.as_fd()) {
-            Ok((0, _)) => self.at_end = true,
-            // The end of the stream may be behind what was there.
-            Ok((_, drained)) => self.readable = !drained || self.read_closed,
+            Ok(0) => self.at_end = true,
+            Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => {

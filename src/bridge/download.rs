@@ -138,12 +138,9 @@ impl Download {
             out.push(message.bytes.get(done..).unwrap_or_default());
             done = 0;
         }
-        let total = out.total();
         match out.send(socket) {
-            Ok(bytes) => Ok(Sent {
-                bytes,
-                full: bytes < total,
-            }),
+            // It may take more, also if it did not take all.
+            Ok(bytes) => Ok(Sent { bytes, full: false }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent {
                 bytes: 0,
                 full: true,

@@ -118,13 +118,13 @@ impl Upload {
         }
     }
 
-    /// Reads what is there; 0 at the end of the stream. With it, whether there was room for more,
-    /// so that the socket is empty.
+    /// Reads what is there; 0 at the end of the stream. There may be more, also where there was room
+    /// for it: only an error says that there is not.
     pub(super) fn receive(
         &mut self,
         vecs: &mut IoVecs,
         socket: BorrowedFd<'_>,
-    ) -> io::Result<(usize, bool)> {
+    ) -> io::Result<usize> {
         let mut into = vecs.receive();
         let lies = "within the memory";
         let pushed = match &self.partial {
@@ -138,7 +138,6 @@ impl Upload {
         let room = WINDOW - self.end;
         let pushed = pushed.and_then(|()| into.push_memory(&self.window, self.end, room));
         pushed.map_err(|error| io::Error::other(format!("{lies}: {error}")))?;
-        let total = into.total();
         let received = into.receive(socket)?;
         let mut rest = received;
         if let Some(partial) = &mut self.partial {
@@ -147,7 +146,7 @@ impl Upload {
             rest = rest.saturating_sub(missing);
         }
         self.end += rest;
-        Ok((received, received < total))
+        Ok(received)
     }
 
     /// Whether part of a message has come, and not all of it.

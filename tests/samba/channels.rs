@@ -19,6 +19,8 @@ const BREAK: Duration = Duration::from_secs(30);
 const LEASES: Setup<'static> = Setup {
     global: &["smb2 leases = yes"],
     share: &[],
+    device: "",
+    without_device: false,
 };
 
 fn direct(server: &Server, config: Config) -> Connection {

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! An smbd that does not know `smb direct` is put behind a forwarder (`forwarder.rs`): all but the
-//! channels of READ and WRITE is tested with it, too. Tests that need the device have nothing to test
-//! then, and say so.
+//! channels of READ and WRITE, and failures, is tested with it, too. Tests that need the device have
+//! nothing to test then, and say so. Failures need root: they mount a small file system.
 
 mod bench;
 mod channel;
@@ -19,6 +19,7 @@ mod compounds;
 #[path = "../smbdirectd/daemon.rs"]
 mod daemon;
 mod failover;
+mod failures;
 mod files;
 mod forwarder;
 mod hostile;

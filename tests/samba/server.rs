@@ -7,7 +7,8 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getuid, kill_process};
@@ -64,6 +65,10 @@ pub(crate) struct Setup<'a> {
     pub(crate) global: &'a [&'a str],
     /// Lines for the share.
     pub(crate) share: &'a [&'a str],
+    /// The configuration file of smbdirectd.
+    pub(crate) device: &'a str,
+    /// smbdirectd does not run before [`Server::start_device`].
+    pub(crate) without_device: bool,
 }
 
 /// A server that runs.
@@ -80,8 +85,12 @@ pub(crate) struct Server {
     /// What the share holds.
     pub(crate) files: PathBuf,
     root: PathBuf,
+    samba: Samba,
+    config: PathBuf,
     _forwarder: Option<Forwarder>,
     daemon: Option<Daemon>,
+    /// Of a device that does not run now.
+    resting: Option<Directory>,
     _directory: Directory,
 }
 
@@ -93,6 +102,27 @@ impl Server {
 
     /// One with more in its configuration.
     pub(crate) fn start_with(setup: Setup<'_>) -> Self {
+        let mut server = Self::spawn(setup);
+        server.wait_until_it_listens();
+        if server.daemon.is_some() {
+            server.wait_for_device();
+        } else if !server.places_directly {
+            let forwarder = Forwarder::start(server.tcp);
+            server.smb_direct = forwarder.address;
+            server._forwarder = Some(forwarder);
+        }
+        server
+    }
+
+    /// One that ends at once: how it ended, and what it said.
+    pub(crate) fn refuse(setup: Setup<'_>) -> (ExitStatus, String) {
+        let mut server = Self::spawn(setup);
+        let status = server.wait_for_end();
+        (status, server.log())
+    }
+
+    /// Starts an smbd, and before it the device.
+    fn spawn(setup: Setup<'_>) -> Self {
         let samba = Samba::from_environment();
         let directory = Directory::new();
         let root = directory.0.clone();
@@ -105,53 +135,98 @@ impl Server {
         }
         // Whoever has logged in has to get there.
         open_to_all(&files);
-        let tcp = free_port();
-        let daemon = samba.has_smb_direct().then(|| Daemon::start(&[]));
-        let text = configuration(&root, tcp, setup, daemon.as_ref());
+        let places_directly = samba.has_smb_direct();
+        let mut resting = places_directly.then(Directory::new);
+        let control = resting.as_ref().map(Directory::control);
+        let mut daemon = None;
+        if let Some(directory) = &resting {
+            directory.file("smbdirectd.toml", setup.device);
+        }
+        if !setup.without_device {
+            let start = |directory| Daemon::start_in(directory, &daemon::Setup::default());
+            daemon = resting.take().map(start);
+        }
+        // smbd would share a port that the device has: this one is free beside it.
+        let smb_direct = daemon.as_ref().map_or_else(free_port, Daemon::address);
+        let mut tcp = free_port();
+        while tcp == smb_direct {
+            tcp = free_port();
+        }
+        let text = configuration(&root, tcp, setup, control.as_deref());
         let config = directory.file("smb.conf", &text);
         add_user(&samba, &config, &user);
-
-        let mut command = Command::new(samba.program("smbd"));
-        command
-            .args(["--foreground", "--no-process-group", "-s"])
-            .arg(&config);
-        command.arg("-l").arg(root.join("log"));
-        // When it ends, it sends a signal to all of its process group.
-        command.process_group(0);
-        // Not a pipe: smbd takes its end for the end of its work.
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        command.stderr(fs::File::create(root.join("log/stderr")).expect("a log"));
-        let mut server = Self {
-            child: command.spawn().expect("smbd starts"),
+        Self {
+            child: run_smbd(&samba, &config, &root),
             tcp,
-            smb_direct: tcp,
-            places_directly: daemon.is_some(),
+            smb_direct,
+            places_directly,
             user,
             files,
             root,
+            samba,
+            config,
             _forwarder: None,
             daemon,
+            resting,
             _directory: directory,
-        };
-        server.wait_until_it_listens();
-        if server.daemon.is_some() {
-            server.smb_direct = server.wait_for_device();
-        } else {
-            let forwarder = Forwarder::start(tcp);
-            server.smb_direct = forwarder.address;
-            server._forwarder = Some(forwarder);
         }
-        server
+    }
+
+    /// smbd's parent.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Ends smbd in order, and waits until it has ended.
+    pub(crate) fn stop_smbd(&mut self) -> ExitStatus {
+        kill_process(self.pid(), Signal::TERM).expect("a signal to a child");
+        self.wait_for_end()
+    }
+
+    /// Starts smbd again, which has ended.
+    pub(crate) fn start_smbd(&mut self) {
+        self.child = run_smbd(&self.samba, &self.config, &self.root);
+        self.wait_until_it_listens();
+        self.wait_for_device();
+    }
+
+    /// Has smbd do what `smbcontrol` can ask for.
+    pub(crate) fn control(&self, arguments: &[&str]) {
+        let mut command = Command::new(self.samba.program("smbcontrol"));
+        command.arg("-s").arg(&self.config).args(arguments);
+        let output = command.output().expect("smbcontrol runs");
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// The device, which runs.
+    pub(crate) fn device(&self) -> &Daemon {
+        self.daemon.as_ref().expect("a device")
+    }
+
+    /// Ends the device without a chance to tidy up.
+    pub(crate) fn kill_device(&mut self) {
+        self.resting = self.daemon.take().map(Daemon::kill);
+    }
+
+    /// Waits until the device has ended in order, as it was told.
+    pub(crate) fn wait_for_end_of_device(&mut self) {
+        self.resting = self.daemon.take().map(Daemon::ended);
+    }
+
+    /// Starts the device where it was, and waits until smbd uses it.
+    pub(crate) fn start_device(&mut self) {
+        let setup = daemon::Setup {
+            listen: Some(self.smb_direct),
+            ..daemon::Setup::default()
+        };
+        let start = |directory| Daemon::start_in(directory, &setup);
+        self.daemon = self.resting.take().map(start);
+        self.wait_for_device();
     }
 
     /// `\\host\share`, as clients name it.
     pub(crate) fn share_path(&self) -> String {
         format!(r"\\127.0.0.1\{SHARE}")
-    }
-
-    /// The device that it uses.
-    pub(crate) fn device(&self) -> &Daemon {
-        self.daemon.as_ref().expect("an smbd with SMB Direct")
     }
 
     /// Where it says that clients reach it by RDMA, once the process that serves `connection` is
@@ -182,13 +257,8 @@ impl Server {
 
     /// Kills the device, starts it again in the same place, and waits until smbd listens there.
     pub(crate) fn restart_device(&mut self) {
-        let daemon = self.daemon.take().expect("a device");
-        let setup = daemon::Setup {
-            listen: Some(self.smb_direct),
-            ..daemon::Setup::default()
-        };
-        self.daemon = Some(Daemon::start_in(daemon.kill(), &setup));
-        assert_eq!(self.wait_for_device(), self.smb_direct);
+        self.kill_device();
+        self.start_device();
     }
 
     /// Waits until `smbdirectctl status --json` says of its device what it should.
@@ -210,7 +280,7 @@ impl Server {
             let log = fs::read(entry.path()).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
             let lines: Vec<&str> = log.lines().collect();
-            let tail = lines.len().saturating_sub(60);
+            let tail = lines.len().saturating_sub(400);
             let _ = writeln!(text, "-- {}", entry.path().display());
             let _ = writeln!(text, "{}", lines[tail..].join("\n"));
         }
@@ -233,6 +303,17 @@ impl Server {
         found
     }
 
+    fn wait_for_end(&mut self) -> ExitStatus {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(Instant::now() < end, "smbd runs on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn wait_until_it_listens(&mut self) {
         let end = Instant::now() + TIMEOUT;
         while TcpStream::connect(self.tcp).is_err() {
@@ -244,13 +325,11 @@ impl Server {
     }
 
     /// Waits until smbd is the device's listener.
-    fn wait_for_device(&self) -> SocketAddr {
-        let daemon = self.daemon.as_ref().expect("a device");
-        daemon.wait_for_status(|status| {
+    fn wait_for_device(&self) {
+        self.device().wait_for_status(|status| {
             let processes = status["processes"].as_array();
             processes.is_some_and(|all| all.iter().any(|process| process["role"] == "listener"))
         });
-        daemon.address()
     }
 }
 
@@ -261,7 +340,9 @@ impl Drop for Server {
             let _ = std::io::stdout().flush();
             println!("{}", self.log());
         }
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill_process(self.pid(), Signal::TERM);
+        }
         let end = Instant::now() + TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(20));
@@ -269,6 +350,20 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn run_smbd(samba: &Samba, config: &Path, root: &Path) -> Child {
+    let mut command = Command::new(samba.program("smbd"));
+    command
+        .args(["--foreground", "--no-process-group", "-s"])
+        .arg(config);
+    command.arg("-l").arg(root.join("log"));
+    // When it ends, it sends a signal to all of its process group.
+    command.process_group(0);
+    // Not a pipe: smbd takes its end for the end of its work.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(fs::File::create(root.join("log/stderr")).expect("a log"));
+    command.spawn().expect("smbd starts")
 }
 
 /// Whom smbd lets in: it has to be a user of this machine, and who is not root can be nobody else.
@@ -284,18 +379,21 @@ pub(crate) fn open_to_all(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that nobody gets who asks for any port: they have higher
+/// numbers. Whoever waits for a listener at one of those may even meet himself there.
 fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address")
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(101);
+    loop {
+        let number = start.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let port = 20_000 + u16::try_from(number).expect("less than 12,000");
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().expect("its address");
+        }
+    }
 }
 
-fn configuration(
-    root: &Path,
-    tcp: SocketAddr,
-    setup: Setup<'_>,
-    daemon: Option<&Daemon>,
-) -> String {
+fn configuration(root: &Path, tcp: SocketAddr, setup: Setup<'_>, control: Option<&Path>) -> String {
     let path = |name: &str| root.join(name).display().to_string();
     let mut lines = vec![
         "[global]".to_owned(),
@@ -322,9 +420,9 @@ fn configuration(
         "smbd:FSCTL_SMBTORTURE = yes".to_owned(),
         "kernel oplocks = no".to_owned(),
     ];
-    if let Some(daemon) = daemon {
+    if let Some(control) = control {
         lines.push("smb direct = yes".to_owned());
-        lines.push(format!("smb direct device = {}", daemon.control.display()));
+        lines.push(format!("smb direct device = {}", control.display()));
     }
     lines.extend(setup.global.iter().map(|line| (*line).to_owned()));
     lines.push(format!("[{SHARE}]"));

@@ -204,8 +204,13 @@ impl Daemon {
     }
 
     /// Ends it in order, and expects that it does; its directory is left.
-    pub(crate) fn stop(mut self) -> Directory {
+    pub(crate) fn stop(self) -> Directory {
         self.signal(Signal::TERM);
+        self.ended()
+    }
+
+    /// Expects that it ends in order, as it was told; its directory is left.
+    pub(crate) fn ended(mut self) -> Directory {
         let status = self.wait();
         assert!(status.success(), "{status}; the log:\n{}", self.log());
         std::mem::replace(&mut self.directory, Directory::new())

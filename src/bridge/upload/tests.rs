@@ -41,7 +41,7 @@ impl Scene {
                 Next::Receive => {
                     let socket = self.socket.as_fd();
                     match self.upload.receive(&mut self.vecs, socket) {
-                        Ok((0, _)) | Err(_) => return Ok(Next::Receive),
+                        Ok(0) | Err(_) => return Ok(Next::Receive),
                         Ok(_) => {}
                     }
                 }

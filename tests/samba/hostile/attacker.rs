@@ -1,6 +1,7 @@
 //! A client that sends any bytes on a connection on which it has logged in.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use smbdirect::client::{
     Command, Config, Connection, Create, Disposition, Error, FileId, HEADER_LENGTH, NtStatus, Read,
@@ -44,7 +45,11 @@ impl Attacker {
     }
 
     pub(super) fn new(server: &Server) -> Self {
-        let config = Config::new(*b"hostile client. ");
+        // Each is a client of its own, with an smbd of its own.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let mut guid = *b"hostile client. ";
+        guid[12..].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+        let config = Config::new(guid);
         let mut connection = Connection::smb_direct(server.smb_direct, config).expect("a server");
         connection.log_in(&credentials(server)).expect("a session");
         let tree = connection.tree_connect(&server.share_path());

@@ -1,0 +1,278 @@
+//! A client with two channels, and what a server holds for all of them.
+
+use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+use smbdirect::client::{
+    Channel, Config, Connection, Create, Disposition, FileId, Memory, Read, Result, Write,
+};
+use smbdirect::fabric::Access;
+
+use crate::daemon::TIMEOUT;
+use crate::server::Server;
+use crate::sessions::credentials;
+
+/// Bytes of a piece of a copy.
+pub(super) const PIECE: usize = 1 << 20;
+
+/// A number that no other test has.
+pub(super) fn number() -> u32 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    COUNT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Of a client of its own, who is patient.
+pub(super) fn config() -> Config {
+    let mut guid = *b"failing client 0";
+    guid[12..].copy_from_slice(&number().to_le_bytes());
+    Config {
+        timeout: 2 * TIMEOUT,
+        ..Config::new(guid)
+    }
+}
+
+/// Bytes that differ from place to place, and from one `seed` to another.
+pub(super) fn content(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
+/// A session over TCP, and an SMB Direct channel of it.
+pub(super) struct Client {
+    pub(super) tcp: Connection,
+    pub(super) direct: Connection,
+    pub(super) tree: u32,
+}
+
+impl Client {
+    pub(super) fn connect(server: &Server) -> Self {
+        let config = config();
+        let mut tcp = Connection::tcp(server.tcp, config).expect("TCP");
+        tcp.log_in(&credentials(server)).expect("a session");
+        let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
+        let direct = bind(server, &tcp);
+        Self { tcp, direct, tree }
+    }
+
+    /// A new file.
+    pub(super) fn create(&mut self, name: &str) -> FileId {
+        let how = Create::file(Disposition::Create);
+        let created = self.tcp.create(self.tree, name, &how);
+        created.expect("a file").file
+    }
+
+    /// Writes by RDMA.
+    pub(super) fn put(&mut self, file: FileId, offset: u64, data: &[u8]) -> Result<u32> {
+        put(&mut self.direct, self.tree, file, offset, data)
+    }
+
+    /// Reads by RDMA.
+    pub(super) fn get(&mut self, file: FileId, offset: u64, length: usize) -> Result<Vec<u8>> {
+        get(&mut self.direct, self.tree, file, offset, length)
+    }
+
+    /// Writes and reads a file back by RDMA.
+    pub(super) fn copy(&mut self, name: &str, pieces: usize) {
+        let file = self.create(name);
+        let data = content(number().into(), pieces * PIECE);
+        for (piece, data) in data.chunks(PIECE).enumerate() {
+            let offset = (piece * PIECE) as u64;
+            assert_eq!(
+                self.put(file, offset, data).expect("a WRITE") as usize,
+                PIECE
+            );
+            assert!(self.get(file, offset, PIECE).expect("a READ") == data);
+        }
+        self.tcp.close(self.tree, file).expect("a close");
+    }
+}
+
+/// An SMB Direct channel of the session of another connection.
+pub(super) fn bind(server: &Server, other: &Connection) -> Connection {
+    let config = other.config().clone();
+    let mut direct = Connection::smb_direct(server.smb_direct, config).expect("SMB Direct");
+    direct
+        .bind(other, &credentials(server))
+        .expect("a second channel");
+    direct
+}
+
+/// Sends a WRITE by RDMA of `data`, and does not wait.
+pub(super) fn send_put(
+    direct: &mut Connection,
+    tree: u32,
+    file: FileId,
+    offset: u64,
+    data: &[u8],
+) -> Result<u64> {
+    let memory = Memory::zeroed(data.len());
+    memory.write(0, data).expect("in range");
+    let source = direct.register(&memory, Access::RemoteRead)?;
+    let length = u32::try_from(data.len()).expect("short");
+    let write = Write::direct(
+        file,
+        offset,
+        length,
+        Channel::RdmaV1Invalidate,
+        &source.pieces(2),
+    );
+    direct.send(&write.request(tree))
+}
+
+pub(super) fn put(
+    direct: &mut Connection,
+    tree: u32,
+    file: FileId,
+    offset: u64,
+    data: &[u8],
+) -> Result<u32> {
+    let id = send_put(direct, tree, file, offset, data)?;
+    direct.wait(id)?.ok()?.written()
+}
+
+/// Sends a READ by RDMA of `length` bytes, and does not wait.
+pub(super) fn send_get(
+    direct: &mut Connection,
+    tree: u32,
+    file: FileId,
+    offset: u64,
+    length: usize,
+) -> Result<(u64, Memory)> {
+    let sink = direct.register(&Memory::zeroed(length), Access::RemoteWrite)?;
+    let length = u32::try_from(length).expect("short");
+    let read = Read::direct(
+        file,
+        offset,
+        length,
+        Channel::RdmaV1Invalidate,
+        &sink.pieces(2),
+    );
+    let id = direct.send(&read.request(tree))?;
+    Ok((id, sink.memory))
+}
+
+pub(super) fn get(
+    direct: &mut Connection,
+    tree: u32,
+    file: FileId,
+    offset: u64,
+    length: usize,
+) -> Result<Vec<u8>> {
+    let (id, memory) = send_get(direct, tree, file, offset, length)?;
+    let direct = direct.wait(id)?.ok()?.read()?.direct;
+    Ok(memory.to_vec(0, direct as usize).expect("in range"))
+}
+
+/// Waits until something is so.
+pub(super) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + TIMEOUT;
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}: not so");
+        // Not everything tells of itself.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The children of a process.
+fn children(parent: Pid) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // One that has ended meanwhile has none.
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let behind_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        let its_parent = behind_name.split(' ').nth(1);
+        if its_parent.and_then(|pid| pid.parse().ok()) == Some(parent.as_raw_nonzero().get()) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// How many descriptors a process has open.
+fn descriptors(pid: impl std::fmt::Display) -> usize {
+    let directory = fs::read_dir(format!("/proc/{pid}/fd"));
+    directory.expect("a process that runs").count()
+}
+
+/// The processes that are workers of the device.
+pub(super) fn workers(server: &Server) -> Vec<Pid> {
+    let status = server.device().status();
+    let processes = status["processes"].as_array().expect("processes");
+    let workers = processes
+        .iter()
+        .filter(|process| process["role"] == "worker");
+    let pid = |process: &serde_json::Value| process["pid"].as_i64().expect("a pid");
+    workers
+        .map(|process| Pid::from_raw(pid(process) as i32).expect("a pid"))
+        .collect()
+}
+
+/// What server and device hold while nobody is there.
+#[derive(Debug)]
+pub(super) struct Rest {
+    totals: serde_json::Value,
+    workers: usize,
+    children: usize,
+    descriptors_of_smbd: usize,
+    descriptors_of_device: usize,
+}
+
+impl Rest {
+    fn now(server: &Server) -> Self {
+        Self {
+            totals: server.device().status()["totals"].clone(),
+            workers: workers(server).len(),
+            children: children(server.pid()).len(),
+            descriptors_of_smbd: descriptors(server.pid()),
+            descriptors_of_device: descriptors(server.device().id()),
+        }
+    }
+
+    /// smbd's parent closes something late that it used at its start.
+    fn is_within(&self, before: &Self) -> bool {
+        self.totals == before.totals
+            && self.workers == before.workers
+            && self.children <= before.children
+            && self.descriptors_of_smbd <= before.descriptors_of_smbd
+            && self.descriptors_of_device <= before.descriptors_of_device
+    }
+
+    /// After a client that has come and gone: some things are made once.
+    pub(super) fn of(server: &Server) -> Self {
+        Client::connect(server).copy(&format!("first-{}", number()), 1);
+        wait_until("nobody is there", || {
+            let now = Self::now(server);
+            now.workers == 0 && now.totals["connections"] == 0
+        });
+        // smbd's parent learns later than the device that a child has ended.
+        let mut last = Self::now(server);
+        loop {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = Self::now(server);
+            if now.is_within(&last) && last.is_within(&now) {
+                return now;
+            }
+            last = now;
+        }
+    }
+
+    /// Waits until there is nothing but that again.
+    pub(super) fn wait(&self, server: &Server) {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            let now = Self::now(server);
+            if now.is_within(self) {
+                return;
+            }
+            assert!(Instant::now() < end, "{now:?} is left, not {self:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! A client that is gone in the middle of something.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use smbdirect::client::{Command, Connection, Create, Disposition, FileId, NtStatus, Request};
+
+use super::client::{Rest, config, content, number, put, send_get, send_put};
+use crate::daemon::TIMEOUT;
+use crate::server::Server;
+use crate::sessions::credentials;
+
+/// How often every step is broken off.
+const ROUNDS: usize = 50;
+
+/// What a client reaches a server by, until it is cut.
+struct Cable {
+    address: SocketAddr,
+    ends: Arc<Mutex<Vec<TcpStream>>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Cable {
+    fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let ends = Arc::new(Mutex::new(Vec::new()));
+        let carried = ends.clone();
+        let thread = std::thread::spawn(move || carry(&listener, server, &carried));
+        Self {
+            address,
+            ends,
+            thread: Some(thread),
+        }
+    }
+
+    /// Neither side hears anything of the other any more.
+    fn cut(mut self) {
+        for end in self.ends.lock().expect("its ends").iter() {
+            // The server may have been faster.
+            let _ = end.shutdown(Shutdown::Both);
+        }
+        // A copy that is broken off is what was asked for.
+        let _ = self.thread.take().expect("a thread").join();
+    }
+}
+
+/// Carries one connection.
+fn carry(
+    listener: &TcpListener,
+    server: SocketAddr,
+    ends: &Mutex<Vec<TcpStream>>,
+) -> io::Result<()> {
+    let (client, _) = listener.accept()?;
+    let server = TcpStream::connect(server)?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (mut from_client, mut to_client) = (client.try_clone()?, client.try_clone()?);
+    let (mut from_server, mut to_server) = (server.try_clone()?, server.try_clone()?);
+    ends.lock().expect("its ends").extend([client, server]);
+    std::thread::scope(|scope| {
+        scope.spawn(move || io::copy(&mut from_server, &mut to_client));
+        io::copy(&mut from_client, &mut to_server).map(drop)
+    })
+}
+
+/// SESSION_SETUP with the first message of NTLM ([MS-NLMP] 2.2.1.1), which asks for a challenge.
+fn half_a_login(connection: &mut Connection) {
+    let mut token = b"NTLMSSP\0\x01\0\0\0".to_vec();
+    token.extend(0x6008_8215_u32.to_le_bytes());
+    token.resize(32, 0);
+    let mut body = 25_u16.to_le_bytes().to_vec();
+    body.extend([0, 1]);
+    body.resize(12, 0);
+    body.extend(0x58_u16.to_le_bytes());
+    body.extend(u16::try_from(token.len()).expect("short").to_le_bytes());
+    body.resize(24, 0);
+    body.extend(token);
+    let response = connection.exchange(&Request::raw(Command::SESSION_SETUP, 0, body));
+    let status = response.expect("a response").status();
+    assert_eq!(status, NtStatus::MORE_PROCESSING_REQUIRED);
+}
+
+fn log_in(server: &Server, connection: &mut Connection) -> u32 {
+    connection.log_in(&credentials(server)).expect("a session");
+    let tree = connection.tree_connect(&server.share_path());
+    tree.expect("a tree")
+}
+
+fn open_a_file(server: &Server, connection: &mut Connection) -> (u32, FileId) {
+    let tree = log_in(server, connection);
+    let name = format!("gone-{}", number());
+    let how = Create::file(Disposition::Create);
+    let file = connection.create(tree, &name, &how).expect("a file").file;
+    (tree, file)
+}
+
+/// A WRITE whose data nobody sends.
+fn begin_to_write(server: &Server, connection: &mut Connection) {
+    let (tree, file) = open_a_file(server, connection);
+    send_put(connection, tree, file, 0, &content(1, 8 << 20)).expect("sent");
+    // That is about when the server asks for the data.
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+/// A READ of more data than the network holds, and nobody takes it.
+fn begin_to_read(server: &Server, connection: &mut Connection) {
+    let (tree, file) = open_a_file(server, connection);
+    put(connection, tree, file, 0, &content(1, 1 << 20)).expect("a WRITE");
+    connection
+        .set_end_of_file(tree, file, 8 << 20)
+        .expect("longer");
+    for _ in 0..3 {
+        send_get(connection, tree, file, 0, 8 << 20).expect("sent");
+    }
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+/// A CHANGE_NOTIFY, which is not answered before something changes.
+fn wait_for_changes(server: &Server, connection: &mut Connection) {
+    let tree = log_in(server, connection);
+    let root = connection.create(tree, "", &Create::directory());
+    let root = root.expect("the root").file;
+    let mut body = 32_u16.to_le_bytes().to_vec();
+    body.extend([0, 0]);
+    body.extend(4096_u32.to_le_bytes());
+    body.extend(root.0);
+    // Changes of security, which nobody makes.
+    body.extend(0x100_u32.to_le_bytes());
+    body.extend([0; 4]);
+    let request = Request::raw(Command::CHANGE_NOTIFY, tree, body);
+    let id = connection.send(&request).expect("sent");
+    assert!(connection.is_pending(id, TIMEOUT).expect("an answer"));
+}
+
+/// A LOCK that waits for another one.
+fn wait_for_a_lock(server: &Server, connection: &mut Connection) {
+    let (tree, file) = open_a_file(server, connection);
+    let how = Create::file(Disposition::OpenIf);
+    let name = format!("locked-{}", number());
+    let holder = connection.create(tree, &name, &how).expect("a file").file;
+    let waiter = connection.create(tree, &name, &how).expect("a file").file;
+    let lock = |file: FileId| {
+        let mut body = 48_u16.to_le_bytes().to_vec();
+        body.extend(1_u16.to_le_bytes());
+        body.extend([0; 4]);
+        body.extend(file.0);
+        body.extend(0_u64.to_le_bytes());
+        body.extend(100_u64.to_le_bytes());
+        // Exclusive, and it waits.
+        body.extend(2_u32.to_le_bytes());
+        body.extend([0; 4]);
+        Request::raw(Command::LOCK, tree, body)
+    };
+    connection.call(&lock(holder)).expect("a lock");
+    let id = connection.send(&lock(waiter)).expect("sent");
+    assert!(connection.is_pending(id, TIMEOUT).expect("an answer"));
+    let _ = file;
+}
+
+#[test]
+fn a_client_that_is_gone_in_the_middle_of_any_step_leaves_nothing_behind() {
+    let server = Server::start();
+    let before = Rest::of(&server);
+    type Step = fn(&Server, &mut Connection);
+    let steps: [(&str, Step); 9] = [
+        ("after NEGOTIATE", |_, _| {}),
+        ("after half a login", |_, connection| {
+            half_a_login(connection);
+        }),
+        ("after the login", |server, connection| {
+            log_in(server, connection);
+        }),
+        ("with a file", |server, connection| {
+            open_a_file(server, connection);
+        }),
+        ("during an RDMA READ", begin_to_write),
+        ("during an RDMA WRITE", begin_to_read),
+        ("with a notify", wait_for_changes),
+        ("with a lock", wait_for_a_lock),
+        ("with all of it", |server, connection| {
+            wait_for_a_lock(server, connection);
+            begin_to_read(server, connection);
+            begin_to_write(server, connection);
+        }),
+    ];
+    for round in 0..ROUNDS {
+        let (step, doing) = steps[round % steps.len()];
+        println!("round {round}: {step}");
+        let cable = Cable::to(server.smb_direct);
+        let connection = Connection::smb_direct(cable.address, config());
+        let mut connection = connection.expect("SMB Direct");
+        doing(&server, &mut connection);
+        cable.cut();
+        drop(connection);
+        for entry in std::fs::read_dir(&server.files).expect("the share") {
+            // smbd may hold it still; the next round finds it then.
+            let _ = std::fs::remove_file(entry.expect("a file").path());
+        }
+    }
+    before.wait(&server);
+}
+
+#[test]
+fn a_client_that_loses_one_channel_goes_on_with_the_other() {
+    let server = Server::start();
+    let before = Rest::of(&server);
+    let mut client = super::client::Client::connect(&server);
+    let file = client.create("two-channels");
+    let data = content(7, 8 << 20);
+    for round in 0..8 {
+        let cable = Cable::to(server.smb_direct);
+        let other = client.tcp.config().clone();
+        let mut direct = Connection::smb_direct(cable.address, other).expect("SMB Direct");
+        direct
+            .bind(&client.tcp, &credentials(&server))
+            .expect("a second channel");
+        let offset = (round * data.len()) as u64;
+        send_put(&mut direct, client.tree, file, offset, &data).expect("sent");
+        cable.cut();
+        drop(direct);
+        let count = client
+            .tcp
+            .write(client.tree, file, offset, &data[..1 << 20]);
+        assert_eq!(count.expect("a WRITE"), 1 << 20);
+        let read = client.get(file, offset, 1 << 20).expect("a READ");
+        assert!(read == data[..1 << 20], "round {round}");
+    }
+    drop(client);
+    before.wait(&server);
+}

@@ -1,0 +1,10 @@
+//! What goes wrong, and how: a client gets the right error or its data, others notice nothing, and
+//! nothing is left behind.
+
+mod client;
+mod device;
+mod gone;
+mod pressure;
+mod processes;
+mod start;
+mod storage;

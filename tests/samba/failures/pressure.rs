@@ -1,0 +1,110 @@
+//! More than there is memory for.
+
+use std::collections::HashMap;
+
+use super::client::{Client, Rest, config, content, send_get, send_put};
+use crate::server::{Server, Setup};
+use crate::sessions::credentials;
+use smbdirect::client::{Config, Connection, NtStatus};
+
+/// Room for three of the largest transfers at a time, and nothing more.
+const LITTLE: &str = "
+[memory.bulk]
+unit_length = \"1 MiB\"
+longest_run = 8
+units_per_segment = 8
+max_segments = 3
+";
+
+const LARGEST: usize = 8 << 20;
+const REQUESTS: u64 = 24;
+
+#[test]
+fn requests_for_more_memory_than_there_is_wait_for_each_other() {
+    let server = Server::start_with(Setup {
+        device: LITTLE,
+        ..Setup::default()
+    });
+    let before = Rest::of(&server);
+    let mut client = Client::connect(&server);
+    let how = Config {
+        credits: 4096,
+        ..client.tcp.config().clone()
+    };
+    client.direct = Connection::smb_direct(server.smb_direct, how).expect("SMB Direct");
+    let bound = client.direct.bind(&client.tcp, &credentials(&server));
+    bound.expect("a second channel");
+    let (direct, tree) = (&mut client.direct, client.tree);
+    let how = smbdirect::client::Create::file(smbdirect::client::Disposition::Create);
+    let file = client.tcp.create(tree, "large", &how).expect("a file").file;
+    let at = |n: u64| n * LARGEST as u64;
+    let content = |n: u64| content(n, LARGEST);
+
+    let ids: Vec<u64> = (0..REQUESTS)
+        .map(|n| send_put(direct, tree, file, at(n), &content(n)).expect("sent"))
+        .collect();
+    for id in ids {
+        let written = direct.wait(id).and_then(|answer| answer.ok()?.written());
+        assert_eq!(written.expect("a WRITE") as usize, LARGEST);
+    }
+    let mut sinks = HashMap::new();
+    for n in 0..REQUESTS {
+        let (id, memory) = send_get(direct, tree, file, at(n), LARGEST).expect("sent");
+        sinks.insert(id, (n, memory));
+        // Both directions want the same memory.
+        if n % 3 == 0 {
+            let end = REQUESTS + n / 3;
+            let id = send_put(direct, tree, file, at(end), &content(end)).expect("sent");
+            sinks.insert(id, (end, smbdirect::client::Memory::zeroed(0)));
+        }
+    }
+    while !sinks.is_empty() {
+        let response = direct.next_response().expect("a response");
+        let (n, memory) = sinks
+            .remove(&response.header.message_id)
+            .expect("asked for");
+        assert_eq!(response.status(), NtStatus::SUCCESS, "{n}");
+        if !memory.is_empty() {
+            assert!(
+                memory.to_vec(0, LARGEST).expect("in range") == content(n),
+                "{n}"
+            );
+        }
+    }
+    let disk = std::fs::read(server.files.join("large")).expect("a file");
+    for (n, piece) in disk.chunks(LARGEST).enumerate() {
+        assert!(piece == content(n as u64), "{n}");
+    }
+    drop(client);
+    before.wait(&server);
+}
+
+#[test]
+fn a_client_that_leaves_while_its_requests_wait_leaves_nothing_behind() {
+    let server = Server::start_with(Setup {
+        device: LITTLE,
+        ..Setup::default()
+    });
+    let before = Rest::of(&server);
+    for _ in 0..4 {
+        let mut direct = Connection::smb_direct(
+            server.smb_direct,
+            Config {
+                credits: 4096,
+                ..config()
+            },
+        )
+        .expect("SMB Direct");
+        direct.log_in(&credentials(&server)).expect("a session");
+        let tree = direct.tree_connect(&server.share_path()).expect("a tree");
+        let how = smbdirect::client::Create::file(smbdirect::client::Disposition::OpenIf);
+        let file = direct.create(tree, "large", &how).expect("a file").file;
+        for n in 0..8 {
+            let data = content(n, LARGEST);
+            send_put(&mut direct, tree, file, n * LARGEST as u64, &data).expect("sent");
+            send_get(&mut direct, tree, file, 0, LARGEST).expect("sent");
+        }
+        drop(direct);
+        before.wait(&server);
+    }
+}
