@@ -2,6 +2,7 @@
 
 mod compound;
 mod raw;
+mod rdma;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -14,13 +15,8 @@ use super::link::{Deadline, Link, SmbDirect, Tcp};
 use super::negotiate::{self, Negotiated};
 use super::session::OnConnection;
 use super::{
-    Command, Config, Dialect, Error, Header, NtStatus, Protection, Registration, Request, Response,
-    Result,
+    Command, Config, Dialect, Error, Header, NtStatus, Protection, Request, Response, Result,
 };
-use crate::fabric::Access;
-use crate::sys::Memory;
-use crate::transport::{CloseReason, Traffic};
-use crate::units::RemoteToken;
 
 /// What is known of a request that is not answered.
 #[derive(Clone, Copy, Debug)]
@@ -359,39 +355,6 @@ impl Connection {
     /// Gives a response back whose memory may be used for the next ones.
     pub fn recycle(&mut self, response: Response) {
         self.link.recycle(response.message);
-    }
-
-    /// Registers memory that the server may read or write; over SMB Direct only.
-    pub fn register(&mut self, memory: &Memory, access: Access) -> Result<Registration> {
-        self.link.rdma()?.register(memory, access)
-    }
-
-    /// Ends a registration: the server's access from now on ends the connection.
-    pub fn deregister(&mut self, registration: &Registration) -> Result<()> {
-        self.link.rdma()?.deregister(registration)
-    }
-
-    /// Whether the server has invalidated a token; says so once.
-    pub fn take_invalidated(&mut self, token: RemoteToken) -> bool {
-        self.link.take_invalidated(token)
-    }
-
-    /// What an SMB Direct connection carried; nothing over TCP.
-    pub fn traffic(&mut self) -> Traffic {
-        self.link
-            .rdma()
-            .map_or_else(|_| Traffic::default(), |link| link.traffic())
-    }
-
-    /// Serves an SMB Direct connection for a time without asking for anything: keepalives, and
-    /// the server's access to memory.
-    pub fn serve(&mut self, time: Duration) -> Result<()> {
-        self.link.rdma()?.serve(time)
-    }
-
-    /// Why an SMB Direct connection ended, if it has.
-    pub fn close_reason(&mut self) -> Option<CloseReason> {
-        self.link.rdma().ok()?.close_reason().cloned()
     }
 
     /// Receives one message and puts what is in it where it belongs.

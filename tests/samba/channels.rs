@@ -211,6 +211,12 @@ fn who_logs_off_or_goes_is_forgotten() {
     known(1, 1);
     let second = bind(&server, &tcp);
     known(1, 1);
+    // The device knew whose it is: no other process has had it before.
+    let counters = server.device().status()["counters"].clone();
+    assert_eq!(
+        (&counters["established"], &counters["assigned"]),
+        (&1.into(), &1.into())
+    );
     let mut other = direct(&server, Config::new([7; 16]));
     known(2, 1);
     other.log_in(&credentials(&server)).expect("a session");

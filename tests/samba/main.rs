@@ -18,6 +18,7 @@ mod compounds;
 #[allow(dead_code)] // Other tests use the rest of it.
 #[path = "../smbdirectd/daemon.rs"]
 mod daemon;
+mod failover;
 mod failures;
 mod files;
 mod forwarder;

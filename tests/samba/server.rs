@@ -8,9 +8,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, getuid, kill_process};
+use rustix::process::{
+    Pid, Signal, getuid, kill_process, kill_process_group, test_kill_process_group,
+};
 
 use smbdirect::client::Connection;
 
@@ -334,20 +337,36 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        let panicking = std::thread::panicking();
+        if panicking {
             // What the test harness shows is what it captured.
             let _ = std::io::stdout().flush();
             println!("{}", self.log());
         }
+        // The parent is the leader of the group of all its children.
+        let group = self.pid();
         if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = kill_process(self.pid(), Signal::TERM);
+            let _ = kill_process(group, Signal::TERM);
         }
         let end = Instant::now() + TIMEOUT;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+        loop {
+            let ended = !matches!(self.child.try_wait(), Ok(None));
+            let alone = test_kill_process_group(group).is_err();
+            if ended && alone {
+                break;
+            }
+            if Instant::now() >= end {
+                let _ = kill_process_group(group, Signal::KILL);
+                let _ = self.child.wait();
+                assert!(panicking, "smbd, or a child of it, did not end");
+                break;
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if !panicking {
+            let panics = self.panics();
+            assert!(panics.is_empty(), "{panics:?}; {}", self.log());
+        }
     }
 }
 
@@ -378,10 +397,18 @@ pub(crate) fn open_to_all(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that nobody gets who asks for any port: they have higher
+/// numbers. Whoever waits for a listener at one of those may even meet himself there.
 fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address")
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(101);
+    loop {
+        let number = start.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let port = 20_000 + u16::try_from(number).expect("less than 12,000");
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().expect("its address");
+        }
+    }
 }
 
 fn configuration(root: &Path, tcp: SocketAddr, setup: Setup<'_>, control: Option<&Path>) -> String {

@@ -214,6 +214,7 @@ fn fields_that_contradict_each_other_are_invalid_parameters() {
         8192
     );
     assert!(disk(&server, "file")[..8192] == data[..8192]);
+    assert_eq!(fetched(&server), 8192);
 }
 
 #[test]

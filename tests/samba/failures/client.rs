@@ -177,7 +177,7 @@ pub(super) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// The children of a process.
-fn children(parent: Pid) -> Vec<i32> {
+pub(super) fn children(parent: Pid) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let name = entry.file_name();

@@ -1,10 +1,13 @@
 //! smbdirectd ends, and comes back.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
-use smbdirect::client::{Connection, Error, FileId, Result};
+use smbdirect::client::{Connection, Create, Disposition, Error, FileId, Result};
 
 use super::client::{
-    Client, PIECE, bind, content, get, number, put, send_get, send_put, wait_until,
+    Client, PIECE, bind, children, config, content, get, number, put, send_get, send_put,
+    wait_until,
 };
 use crate::daemon::TIMEOUT;
 use crate::server::Server;
@@ -103,9 +106,9 @@ fn a_copy_from_the_server_goes_on_over_tcp_while_the_device_is_gone_and_then_by_
     let data = content(2, PIECES * PIECE);
     std::fs::write(server.files.join("copy"), &data).expect("a file");
     let mut client = Client::connect(&server);
-    let how = smbdirect::client::Create {
-        access: smbdirect::client::Create::READ,
-        ..smbdirect::client::Create::file(smbdirect::client::Disposition::Open)
+    let how = Create {
+        access: Create::READ,
+        ..Create::file(Disposition::Open)
     };
     let tree = client.tree;
     let file = client.tcp.create(tree, "copy", &how).expect("a file").file;
@@ -154,14 +157,48 @@ fn a_copy_from_the_server_goes_on_over_tcp_while_the_device_is_gone_and_then_by_
 fn a_client_without_tcp_logs_in_anew_after_the_device_was_killed() {
     let mut server = Server::start();
     for round in 0..3 {
-        let config = super::client::config();
-        let mut direct = Connection::smb_direct(server.smb_direct, config).expect("SMB Direct");
+        let rest = children(server.pid()).len();
+        let mut direct = Connection::smb_direct(server.smb_direct, config()).expect("SMB Direct");
         direct.log_in(&credentials(&server)).expect("a session");
         direct.tree_connect(&server.share_path()).expect("a tree");
         server.kill_device();
         assert!(direct.echo().is_err(), "round {round}");
+        // Its smbd has nobody any more.
+        wait_until("the client's smbd ends", || {
+            children(server.pid()).len() <= rest
+        });
         server.start_device();
     }
+}
+
+#[test]
+fn whatever_is_under_way_when_the_device_is_killed_the_smbd_of_the_client_goes_on() {
+    let mut server = Server::start();
+    let mut client = Client::connect(&server);
+    let tree = client.tree;
+    let file = client.create("both-ways");
+    let data = content(4, 8 << 20);
+    for round in 0..8 {
+        let direct = &mut client.direct;
+        for n in 0..4 {
+            send_put(direct, tree, file, n << 23, &data).expect("sent");
+            send_get(direct, tree, file, n << 23, data.len()).expect("sent");
+        }
+        // From the first messages on to about the last.
+        direct
+            .serve(Duration::from_millis(round * 4))
+            .expect("a connection");
+        server.kill_device();
+        client.tcp.echo().expect("the same smbd");
+        let written = client.tcp.write(tree, file, 0, &data);
+        assert_eq!(written.expect("a WRITE") as usize, data.len());
+        let read = client.tcp.read(tree, file, 0, 8 << 20);
+        assert!(read.expect("a READ") == data, "round {round}");
+        server.start_device();
+        wait_for_interface(&mut client);
+        client.direct = bind(&server, &client.tcp);
+    }
+    client.tcp.close(tree, file).expect("a close");
 }
 
 #[test]

@@ -6,9 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use smbdirect::client::{Command, Connection, Create, Disposition, FileId, NtStatus, Request};
+use smbdirect::client::{
+    Channel, Command, Connection, Create, Disposition, Error, FileId, Memory, NtStatus, Request,
+    Write,
+};
+use smbdirect::fabric::Access;
 
-use super::client::{Rest, config, content, number, put, send_get, send_put};
+use super::client::{Client, Rest, bind, config, content, get, number, put, send_get, send_put};
 use crate::daemon::TIMEOUT;
 use crate::server::Server;
 use crate::sessions::credentials;
@@ -208,7 +212,7 @@ fn a_client_that_is_gone_in_the_middle_of_any_step_leaves_nothing_behind() {
 fn a_client_that_loses_one_channel_goes_on_with_the_other() {
     let server = Server::start();
     let before = Rest::of(&server);
-    let mut client = super::client::Client::connect(&server);
+    let mut client = Client::connect(&server);
     let file = client.create("two-channels");
     let data = content(7, 8 << 20);
     for round in 0..8 {
@@ -231,4 +235,49 @@ fn a_client_that_loses_one_channel_goes_on_with_the_other() {
     }
     drop(client);
     before.wait(&server);
+}
+
+#[test]
+fn a_client_that_loses_its_first_channel_goes_on_with_the_second() {
+    let server = Server::start();
+    let before = Rest::of(&server);
+    let mut client = Client::connect(&server);
+    let file = client.create("second-channel");
+    let Client {
+        tcp,
+        mut direct,
+        tree,
+    } = client;
+    let data = content(8, 8 << 20);
+    let id = send_put(&mut direct, tree, file, 0, &data).expect("sent");
+    drop(tcp);
+    let written = direct.wait(id).and_then(|answer| answer.ok()?.written());
+    assert_eq!(written.expect("a WRITE") as usize, data.len());
+    let read = get(&mut direct, tree, file, 0, data.len());
+    assert!(read.expect("a READ") == data);
+    direct.close(tree, file).expect("a close");
+    direct.log_off().expect("a logoff");
+    drop(direct);
+    before.wait(&server);
+}
+
+#[test]
+fn memory_that_a_client_has_taken_away_ends_that_channel_only() {
+    let server = Server::start();
+    let mut client = Client::connect(&server);
+    let file = client.create("taken-away");
+    for _ in 0..4 {
+        let (direct, tree) = (&mut client.direct, client.tree);
+        let source = direct.register(&Memory::zeroed(1 << 20), Access::RemoteRead);
+        let source = source.expect("memory");
+        let descriptors = [source.descriptor()];
+        let write = Write::direct(file, 0, 1 << 20, Channel::RdmaV1, &descriptors);
+        let id = direct.send(&write.request(tree)).expect("sent");
+        direct.deregister(&source).expect("a registration");
+        let ended = direct.wait(id);
+        assert!(matches!(ended, Err(Error::Closed(_))), "{ended:?}");
+        client.tcp.echo().expect("the same smbd");
+        client.direct = bind(&server, &client.tcp);
+        client.put(file, 0, b"there").expect("a WRITE");
+    }
 }

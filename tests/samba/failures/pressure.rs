@@ -43,6 +43,13 @@ fn requests_for_more_memory_than_there_is_wait_for_each_other() {
     let ids: Vec<u64> = (0..REQUESTS)
         .map(|n| send_put(direct, tree, file, at(n), &content(n)).expect("sent"))
         .collect();
+    // All the memory that there may be is in use, and requests wait for it.
+    server.device().wait_for_status(|status| {
+        let processes = status["processes"].as_array().expect("processes");
+        processes
+            .iter()
+            .any(|process| process["bulk_segments"] == 3)
+    });
     for id in ids {
         let written = direct.wait(id).and_then(|answer| answer.ok()?.written());
         assert_eq!(written.expect("a WRITE") as usize, LARGEST);

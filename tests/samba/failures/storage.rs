@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use smbdirect::client::{Create, Disposition, Error, NtStatus};
+use smbdirect::client::{Create, Disposition, Error, FileId, NtStatus, Request};
 
-use super::client::{Client, PIECE, content, put, send_put};
+use super::client::{Client, PIECE, Rest, bind, content, put, send_put};
 use crate::server::{Server, Setup};
 
 /// A small file system in place of a directory.
@@ -133,21 +133,26 @@ fn a_share_to_read_only_is_read_by_rdma_and_not_written() {
     assert!(client.get(file, 0, PIECE).expect("a READ") == data);
 }
 
-#[test]
-fn a_close_waits_for_data_that_is_being_fetched() {
-    let server = Server::start();
-    let mut client = Client::connect(&server);
-    let file = client.create("closed-early");
-    let data = content(4, 8 << 20);
-    let tree = client.tree;
-    let write = send_put(&mut client.direct, tree, file, 0, &data).expect("sent");
+/// A WRITE of 8 MiB of which the client has not sent anything yet.
+fn wait_for_data(server: &Server, client: &mut Client, file: FileId, data: &[u8]) -> u64 {
+    let write = send_put(&mut client.direct, client.tree, file, 0, data).expect("sent");
     server.device().wait_for_status(|status| {
         let connections = status["connections"].as_array().expect("connections");
         connections
             .iter()
             .any(|connection| connection["outstanding"] != 0)
     });
-    let close = smbdirect::client::Request::close(tree, file).expect("encoded");
+    write
+}
+
+#[test]
+fn a_close_waits_for_data_that_is_being_fetched() {
+    let server = Server::start();
+    let mut client = Client::connect(&server);
+    let file = client.create("closed-early");
+    let data = content(4, 8 << 20);
+    let write = wait_for_data(&server, &mut client, file, &data);
+    let close = Request::close(client.tree, file).expect("encoded");
     let close = client.tcp.send(&close).expect("sent");
     let closed = client.tcp.wait_within(close, Duration::from_secs(1));
     assert!(matches!(closed, Err(Error::TimedOut(..))), "{closed:?}");
@@ -169,6 +174,41 @@ fn a_close_waits_for_data_that_is_being_fetched() {
 }
 
 #[test]
+fn a_tree_or_session_that_ends_waits_for_data_that_is_being_fetched() {
+    let server = Server::start();
+    let before = Rest::of(&server);
+    for whole_session in [false, true] {
+        let mut client = Client::connect(&server);
+        let name = format!("left-early-{whole_session}");
+        let file = client.create(&name);
+        let data = content(5, 8 << 20);
+        let write = wait_for_data(&server, &mut client, file, &data);
+        let end = if whole_session {
+            Request::logoff()
+        } else {
+            Request::tree_disconnect(client.tree)
+        };
+        let end = client.tcp.send(&end.expect("encoded")).expect("sent");
+        let ended = client.tcp.wait_within(end, Duration::from_secs(1));
+        assert!(matches!(ended, Err(Error::TimedOut(..))), "{ended:?}");
+        let written = client
+            .direct
+            .wait(write)
+            .and_then(|answer| answer.ok()?.written());
+        assert_eq!(written.expect("a WRITE") as usize, data.len());
+        client
+            .tcp
+            .wait(end)
+            .and_then(|answer| answer.ok())
+            .expect("its end");
+        let disk = std::fs::read(server.files.join(&name)).expect("a file");
+        assert!(disk == data, "it was answered");
+        drop(client);
+        before.wait(&server);
+    }
+}
+
+#[test]
 fn a_write_and_a_close_behind_it_both_end_in_order() {
     let server = Server::start();
     let mut client = Client::connect(&server);
@@ -178,7 +218,7 @@ fn a_write_and_a_close_behind_it_both_end_in_order() {
         let file = client.create(&name);
         let data = content(round, PIECE);
         let write = send_put(&mut client.direct, tree, file, 0, &data).expect("sent");
-        let close = smbdirect::client::Request::close(tree, file).expect("encoded");
+        let close = Request::close(tree, file).expect("encoded");
         let close = client.direct.send(&close).expect("sent");
         let close = client.direct.wait(close).and_then(|answer| answer.ok());
         close.expect("a close");
@@ -193,9 +233,9 @@ fn a_write_and_a_close_behind_it_both_end_in_order() {
     // Nor is a channel that ends meanwhile any harm.
     let file = client.create("left");
     send_put(&mut client.direct, tree, file, 0, &content(9, 8 << 20)).expect("sent");
-    let close = smbdirect::client::Request::close(tree, file).expect("encoded");
+    let close = Request::close(tree, file).expect("encoded");
     let close = client.tcp.send(&close).expect("sent");
-    client.direct = super::client::bind(&server, &client.tcp);
+    client.direct = bind(&server, &client.tcp);
     client
         .tcp
         .wait(close)

@@ -1,0 +1,45 @@
+//! What there is over SMB Direct only.
+
+use std::time::Duration;
+
+use super::Connection;
+use crate::client::{Registration, Result};
+use crate::fabric::Access;
+use crate::sys::Memory;
+use crate::transport::{CloseReason, Traffic};
+use crate::units::RemoteToken;
+
+impl Connection {
+    /// Registers memory that the server may read or write; over SMB Direct only.
+    pub fn register(&mut self, memory: &Memory, access: Access) -> Result<Registration> {
+        self.link.rdma()?.register(memory, access)
+    }
+
+    /// Ends a registration: the server's access from now on ends the connection.
+    pub fn deregister(&mut self, registration: &Registration) -> Result<()> {
+        self.link.rdma()?.deregister(registration)
+    }
+
+    /// Whether the server has invalidated a token; says so once.
+    pub fn take_invalidated(&mut self, token: RemoteToken) -> bool {
+        self.link.take_invalidated(token)
+    }
+
+    /// What an SMB Direct connection carried; nothing over TCP.
+    pub fn traffic(&mut self) -> Traffic {
+        self.link
+            .rdma()
+            .map_or_else(|_| Traffic::default(), |link| link.traffic())
+    }
+
+    /// Serves an SMB Direct connection for a time without asking for anything: keepalives, and
+    /// the server's access to memory.
+    pub fn serve(&mut self, time: Duration) -> Result<()> {
+        self.link.rdma()?.serve(time)
+    }
+
+    /// Why an SMB Direct connection ended, if it has.
+    pub fn close_reason(&mut self) -> Option<CloseReason> {
+        self.link.rdma().ok()?.close_reason().cloned()
+    }
+}
