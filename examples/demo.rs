@@ -3,7 +3,8 @@
 //! on the server's disk.
 //!
 //! The client has the whole file in memory, so that nothing but the copying is measured: by RDMA
-//! the server reads from where the file lies, and writes it there.
+//! the server reads from where the file lies, and writes it there. It is one file, longer than
+//! others, so that it can be read as an example of a client.
 
 use std::collections::HashMap;
 use std::fs::File;

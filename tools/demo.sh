@@ -161,6 +161,8 @@ keep() {
     cat >"$dir/stop" <<END
 #!/bin/sh
 kill $smbd $broker
+# smbd has started it for smbclient, and leaves it.
+[ ! -e "$dir/pid/samba-dcerpcd.pid" ] || kill "\$(cat "$dir/pid/samba-dcerpcd.pid")"
 rm -rf "$dir"
 END
     chmod 755 "$dir/stop"

@@ -143,6 +143,16 @@ def stop(child):
     children.discard(child)
 
 
+def stop_rpc(root):
+    """Ends what smbd has left: samba-dcerpcd, which has a session of its own and waits for more work."""
+    try:
+        pid = int((root / "pid/samba-dcerpcd.pid").read_text())
+        if str(root) in pathlib.Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(pid, signal.SIGTERM)
+    except (OSError, ValueError):
+        pass
+
+
 def wait_for(what, condition, seconds=PATIENCE):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -205,6 +215,7 @@ class Server:
         for name in ("bridge", "smbd", "smbdirectd"):
             if name in self.processes:
                 stop(self.processes.pop(name))
+        stop_rpc(self.root)
 
     def configuration(self):
         lines = ["[global]", "workgroup = TORTURE", "server role = standalone", "disable netbios = yes",
@@ -584,6 +595,8 @@ def main():
         failed = report(run, options, suites, version, time.monotonic() - began)
     finally:
         end_children()
+        for root in options.directory.glob("server*"):
+            stop_rpc(root)
         if failed or options.keep:
             say(f"-- the logs are in {options.directory}")
         else:
