@@ -38,7 +38,10 @@ fn BVT_Smb2MultipleChannel_2Channels_DiffNicTypeDiffTransport() {
     let Some(server) = start() else { return };
     let mut tcp = log_in(&server, Config::new(GUID));
     let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
-    let address = server.rdma_address(&mut tcp, tree);
+    let interfaces = tcp.network_interfaces(tree).expect("interfaces");
+    let rdma = interfaces.iter().find(|interface| interface.rdma);
+    // In the first answer, also where smbd is not attached to its device yet.
+    let address = rdma.expect("an RDMA interface").address;
     let how = Create::file(Disposition::Create);
     let file = tcp.create(tree, "two", &how).expect("a file").file;
     let data = pattern(100_000, 1);

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 use rustix::process::{
     Pid, Signal, getuid, kill_process, kill_process_group, test_kill_process_group,
 };
-
-use smbdirect::client::Connection;
 
 use crate::daemon::{self, Daemon, Directory, TIMEOUT};
 use crate::forwarder::Forwarder;
@@ -229,23 +227,6 @@ impl Server {
     /// `\\host\share`, as clients name it.
     pub(crate) fn share_path(&self) -> String {
         format!(r"\\127.0.0.1\{SHARE}")
-    }
-
-    /// Where it says that clients reach it by RDMA, once the process that serves `connection` is
-    /// attached to the device.
-    pub(crate) fn rdma_address(&self, connection: &mut Connection, tree: u32) -> IpAddr {
-        let end = Instant::now() + TIMEOUT;
-        loop {
-            let interfaces = connection.network_interfaces(tree).expect("interfaces");
-            if let Some(rdma) = interfaces.iter().find(|interface| interface.rdma) {
-                return rdma.address;
-            }
-            assert!(
-                Instant::now() < end,
-                "no RDMA in {interfaces:?}; {}",
-                self.log()
-            );
-        }
     }
 
     /// What smbstatus says.
