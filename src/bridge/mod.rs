@@ -11,8 +11,8 @@
 //! log that says so.
 //!
 //! One thread does it all. Memory is bounded on each connection, and back-pressure goes through: a
-//! server that grants no credits stops the reading of its client's socket ([`upload`]), a client
-//! that does not read stops the granting of credits to its server ([`download`]). It must never: end
+//! server that grants no credits stops the reading of its client's socket (`upload`), a client
+//! that does not read stops the granting of credits to its server (`download`). It must never: end
 //! a connection for what another one did, wait for one, or hold what it does not need.
 
 mod connection;
