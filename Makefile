@@ -12,7 +12,7 @@ setup: ## install what the tests need (apt, as root)
 test: ## everything that must hold
 	@tools/check.sh setup fmt lint unit release library no-os msrv docs samba smbd samba_library torture demo
 
-test-samba: ## the tests with a real smbd alone: SMBDIRECT_SAMBA=<build tree, or /usr>, or the one of make samba
+test-samba: ## the tests with a real smbd alone: that of make samba, or of the build tree SMBDIRECT_SAMBA
 	@tools/check.sh smbd samba_library
 
 fmt: ## is the code formatted
