@@ -92,6 +92,20 @@ pub unsafe extern "C" fn smbdirect_device_set_session_id(
     unsafe { with_device(device, call) }
 }
 
+/// The token at `token`, which is not 0.
+///
+/// # Safety
+///
+/// `token` is null or leads to 16 bytes.
+unsafe fn some_token(token: *const u8) -> Result<[u8; 16], Status> {
+    // SAFETY: the caller's promise.
+    let token = unsafe { sixteen(token) }?;
+    if token == [0; 16] {
+        return Err(Status::Invalid);
+    }
+    Ok(token)
+}
+
 /// Claims the connection of a token (16 bytes), of a worker that is attached already.
 /// SMBDIRECT_EVENT_REPLY brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION
 /// follows or has come. The reply may take as long as the device has no memory to tell of it.
@@ -114,10 +128,7 @@ pub unsafe extern "C" fn smbdirect_device_claim(
 ) -> i32 {
     let call = |handle: &mut Handle| {
         // SAFETY: the caller's promise.
-        let token = unsafe { sixteen(token) }?;
-        if token == [0; 16] {
-            return Err(Status::Invalid);
-        }
+        let token = unsafe { some_token(token) }?;
         handle.claim(cookie, token)
     };
     // SAFETY: the caller's promise.
@@ -145,10 +156,7 @@ pub unsafe extern "C" fn smbdirect_device_decline(
 ) -> i32 {
     let call = |handle: &mut Handle| {
         // SAFETY: the caller's promise.
-        let token = unsafe { sixteen(token) }?;
-        if token == [0; 16] {
-            return Err(Status::Invalid);
-        }
+        let token = unsafe { some_token(token) }?;
         handle.decline(cookie, token)
     };
     // SAFETY: the caller's promise.
