@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 use smbdirect::client::{
-    Channel, Config, Connection, Create, Disposition, FileId, Memory, Read, Result, Write,
+    Channel, Config, Connection, Create, Disposition, FileId, Memory, Read, Registration, Result,
+    Write,
 };
 use smbdirect::fabric::Access;
 
@@ -100,7 +101,7 @@ pub(super) fn bind(server: &Server, other: &Connection) -> Connection {
     direct
 }
 
-/// Sends a WRITE by RDMA of `data`, and does not wait.
+/// Sends a WRITE by RDMA of `data` and does not wait: the memory stays registered.
 pub(super) fn send_put(
     direct: &mut Connection,
     tree: u32,
@@ -108,6 +109,16 @@ pub(super) fn send_put(
     offset: u64,
     data: &[u8],
 ) -> Result<u64> {
+    start_put(direct, tree, file, offset, data).map(|(id, _)| id)
+}
+
+fn start_put(
+    direct: &mut Connection,
+    tree: u32,
+    file: FileId,
+    offset: u64,
+    data: &[u8],
+) -> Result<(u64, Registration)> {
     let memory = Memory::zeroed(data.len());
     memory.write(0, data).expect("in range");
     let source = direct.register(&memory, Access::RemoteRead)?;
@@ -119,7 +130,7 @@ pub(super) fn send_put(
         Channel::RdmaV1Invalidate,
         &source.pieces(2),
     );
-    direct.send(&write.request(tree))
+    Ok((direct.send(&write.request(tree))?, source))
 }
 
 pub(super) fn put(
@@ -129,11 +140,13 @@ pub(super) fn put(
     offset: u64,
     data: &[u8],
 ) -> Result<u32> {
-    let id = send_put(direct, tree, file, offset, data)?;
-    direct.wait(id)?.ok()?.written()
+    let (id, source) = start_put(direct, tree, file, offset, data)?;
+    let written = direct.wait(id)?.ok()?.written()?;
+    direct.deregister(&source)?;
+    Ok(written)
 }
 
-/// Sends a READ by RDMA of `length` bytes, and does not wait.
+/// Sends a READ by RDMA of `length` bytes and does not wait: the memory stays registered.
 pub(super) fn send_get(
     direct: &mut Connection,
     tree: u32,
@@ -141,6 +154,16 @@ pub(super) fn send_get(
     offset: u64,
     length: usize,
 ) -> Result<(u64, Memory)> {
+    start_get(direct, tree, file, offset, length).map(|(id, sink)| (id, sink.memory))
+}
+
+fn start_get(
+    direct: &mut Connection,
+    tree: u32,
+    file: FileId,
+    offset: u64,
+    length: usize,
+) -> Result<(u64, Registration)> {
     let sink = direct.register(&Memory::zeroed(length), Access::RemoteWrite)?;
     let length = u32::try_from(length).expect("short");
     let read = Read::direct(
@@ -150,8 +173,7 @@ pub(super) fn send_get(
         Channel::RdmaV1Invalidate,
         &sink.pieces(2),
     );
-    let id = direct.send(&read.request(tree))?;
-    Ok((id, sink.memory))
+    Ok((direct.send(&read.request(tree))?, sink))
 }
 
 pub(super) fn get(
@@ -161,9 +183,10 @@ pub(super) fn get(
     offset: u64,
     length: usize,
 ) -> Result<Vec<u8>> {
-    let (id, memory) = send_get(direct, tree, file, offset, length)?;
-    let direct = direct.wait(id)?.ok()?.read()?.direct;
-    Ok(memory.to_vec(0, direct as usize).expect("in range"))
+    let (id, sink) = start_get(direct, tree, file, offset, length)?;
+    let placed = direct.wait(id)?.ok()?.read()?.direct;
+    direct.deregister(&sink)?;
+    Ok(sink.memory.to_vec(0, placed as usize).expect("in range"))
 }
 
 /// Waits until something is so.
