@@ -1,5 +1,6 @@
 //! The [`Fabric`] trait, its events and its errors.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
@@ -40,7 +41,7 @@ impl Default for ReadLimits {
 pub struct Region {
     /// For local work requests.
     pub id: RegionId,
-    /// For the peer; meaningless with [`Access::Local`].
+    /// For the peer; meaningless with [`Access::Local`] and [`Access::ReadSink`].
     pub remote: RemoteAddress,
 }
 
@@ -113,6 +114,46 @@ pub enum Event {
     },
 }
 
+/// Why an RDMA device did not carry out a work request (`enum ibv_wc_status`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WcStatus(pub u32);
+
+impl WcStatus {
+    /// The queue pair failed, and not a work request.
+    pub const FATAL: Self = Self(19);
+
+    /// A name for counters: lower case, words joined by `_`, stable.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            0 => "wc_success",
+            1 => "wc_local_length",
+            2 => "wc_local_qp_operation",
+            4 => "wc_local_protection",
+            5 => "wc_flushed",
+            7 => "wc_bad_response",
+            8 => "wc_local_access",
+            9 => "wc_remote_invalid_request",
+            10 => "wc_remote_access",
+            11 => "wc_remote_operation",
+            12 => "wc_retries_exceeded",
+            13 => "wc_receiver_not_ready",
+            15 => "wc_remote_invalid_read_request",
+            16 => "wc_remote_abort",
+            19 => "wc_fatal",
+            20 => "wc_response_timeout",
+            21 => "wc_general",
+            _ => "wc_other",
+        }
+    }
+}
+
+impl fmt::Display for WcStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name(), self.0)
+    }
+}
+
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
@@ -144,6 +185,15 @@ pub enum CloseReason {
     /// A message arrived and no receive was posted, or one too small.
     #[error("no receive was posted for a message, or one too small")]
     ReceiverNotReady,
+    /// Posted work used memory whose registration this side has ended.
+    #[error("the registration of memory that was in use was ended")]
+    LocalProtection,
+    /// The RDMA device was removed, or has failed as a whole.
+    #[error("the RDMA device is gone")]
+    DeviceGone,
+    /// A work request, or the queue pair, failed in another way on an RDMA device.
+    #[error("the RDMA device failed a work request: {0}")]
+    Device(WcStatus),
     /// A fault that was injected for a test.
     #[error("injected fault")]
     Injected,
@@ -177,6 +227,7 @@ impl CloseReason {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Iwarp(error) => error.name(),
+            Self::Device(status) => status.name(),
             other => other.into(),
         }
     }
@@ -285,7 +336,8 @@ pub trait Fabric {
         target: RemoteAddress,
     ) -> Result<(), FabricError>;
 
-    /// Reads the peer's memory into local memory. At most `initiator_depth` are under way; more
+    /// Reads the peer's memory into local memory, which is registered with [`Access::ReadSink`] or
+    /// [`Access::RemoteWrite`]: some devices can do without that, and some cannot. At most `initiator_depth` are under way; more
     /// wait in order.
     fn post_read(
         &mut self,
