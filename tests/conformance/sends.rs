@@ -170,7 +170,7 @@ pub fn an_invalidation_revokes_exactly_that_region_and_is_reported<H: Harness>(h
         assert_eq!(w.completes(to, receive), (work, Ok(())));
         assert_eq!(&buffer.bytes()[..3], b"bye");
 
-        let sink = w.register(from, 50, Access::Local);
+        let sink = w.register(from, 50, Access::ReadSink);
         for (memory, byte) in [(&before, 1), (&after, 3)] {
             let read = w.post_read(from, sink.all(), memory.remote(0));
             w.succeeds(from, read);
@@ -292,7 +292,7 @@ pub fn a_full_queue_is_reported_and_recovers<H: Harness>(h: H) {
     let mut w = World::new(h);
     let pair = w.pair();
     let (from, to) = (pair.client, pair.server);
-    let own = w.register(from, 8, Access::Local);
+    let own = w.register(from, 8, Access::ReadSink);
     let theirs = w.register(to, 8, Access::RemoteWrite);
     let readable = w.register(to, 8, Access::RemoteRead);
     let buffer = w.register(to, 8, Access::Local);

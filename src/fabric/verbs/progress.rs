@@ -392,8 +392,13 @@ fn agreed(conn: &Conn, own: Depths, event: &CmEvent) -> Depths {
             event.depths.initiator_depth,
         ),
     };
+    // siw has what was asked for in the event, but the peer says in private data what it took.
+    let named = LegacyReadDepths::parse(&event.private_data).filter(|_| conn.device.is_iwarp);
+    let least = |depth: u8, named: u32| depth.min(u8::try_from(named).unwrap_or(u8::MAX));
+    let (named_asks, named_serves) =
+        named.map_or((u32::MAX, u32::MAX), |named| (named.ird, named.ord));
     Depths {
-        responder_resources: own.responder_resources.min(serves),
-        initiator_depth: own.initiator_depth.min(asks),
+        responder_resources: least(own.responder_resources.min(serves), named_serves),
+        initiator_depth: least(own.initiator_depth.min(asks), named_asks),
     }
 }

@@ -23,9 +23,9 @@ pub(super) const COMM_EST: c_uint = 4;
 const DEVICE_FATAL: c_uint = 8;
 const CQ_ERROR: c_uint = 0;
 
-/// A memory region, and what holds its memory.
+/// A memory region, and what holds its memory. One of no bytes is known here only.
 pub(in super::super) struct Mr {
-    mr: NonNull<abi::ibv_mr>,
+    mr: Option<NonNull<abi::ibv_mr>>,
     memory: Memory,
 }
 
@@ -35,18 +35,23 @@ unsafe impl Send for Mr {}
 impl Mr {
     fn new(pd: &Pd, memory: &Memory, access: c_int) -> io::Result<Self> {
         let length = memory.len();
+        if length == 0 {
+            let memory = memory.clone();
+            return Ok(Self { mr: None, memory });
+        }
         let start = memory.pointer(0, length).map_err(io::Error::other)?;
         // SAFETY: the memory is held until the registration has ended, and nobody has references
         // into it: whatever writes to it does so by copies. The domain is the caller's.
         let mr = unsafe { abi::ibv_reg_mr(pd.0.as_ptr(), start.cast(), length, access) };
         let mr = NonNull::new(mr).ok_or_else(io::Error::last_os_error)?;
         let memory = memory.clone();
+        let mr = Some(mr);
         Ok(Self { mr, memory })
     }
 
-    fn fields(&self) -> &abi::ibv_mr {
+    fn fields(&self) -> Option<&abi::ibv_mr> {
         // SAFETY: the library made it and changes no field of it.
-        unsafe { self.mr.as_ref() }
+        self.mr.as_ref().map(|mr| unsafe { mr.as_ref() })
     }
 
     /// Bytes.
@@ -56,12 +61,12 @@ impl Mr {
 
     /// What the peer calls it.
     pub(in super::super) fn remote_key(&self) -> u32 {
-        self.fields().rkey
+        self.fields().map_or(0, |mr| mr.rkey)
     }
 
     /// The remote address of its first byte.
     pub(in super::super) fn remote_address(&self) -> u64 {
-        self.fields().addr.addr() as u64
+        self.fields().map_or(0, |mr| mr.addr.addr() as u64)
     }
 
     fn sge(&self, offset: u32, length: u32) -> io::Result<abi::ibv_sge> {
@@ -69,15 +74,18 @@ impl Mr {
         Ok(abi::ibv_sge {
             addr: start.map_err(io::Error::other)?.addr() as u64,
             length,
-            lkey: self.fields().lkey,
+            lkey: self.fields().map_or(0, |mr| mr.lkey),
         })
     }
 }
 
 impl Drop for Mr {
     fn drop(&mut self) {
+        let Some(mr) = self.mr else {
+            return;
+        };
         // SAFETY: `self` owns it.
-        let result = unsafe { abi::ibv_dereg_mr(self.mr.as_ptr()) };
+        let result = unsafe { abi::ibv_dereg_mr(mr.as_ptr()) };
         if result != 0 {
             // The device may go on writing there: nobody else may get the memory.
             tracing::error!(error = result, "a memory region cannot be deregistered");
@@ -466,7 +474,8 @@ impl Endpoint {
             wr_id,
             next: ptr::null_mut(),
             sg_list: &raw mut sge,
-            num_sge: c_int::from(target.length > 0),
+            // libsiw takes no receive without one.
+            num_sge: 1,
         };
         let mut bad = ptr::null_mut();
         // SAFETY: the identifier keeps the context, and the provider's functions in it do not change.
@@ -523,7 +532,11 @@ impl Endpoint {
     fn sge(&self, piece: Piece) -> io::Result<abi::ibv_sge> {
         let region = self.region(piece.region);
         let region = region.ok_or_else(|| io::Error::from_raw_os_error(libc::EFAULT))?;
-        region.sge(piece.offset, piece.length)
+        match region.mr {
+            Some(_) => region.sge(piece.offset, piece.length),
+            // Of no bytes, as is the piece: any registration will do.
+            None => self.headers.sge(0, 0),
+        }
     }
 
     fn translate(&self, work: WorkRequest) -> io::Result<(abi::ibv_send_wr, [abi::ibv_sge; 2])> {
@@ -558,7 +571,9 @@ impl Endpoint {
         if let Some((slot, length)) = work.header {
             sges[0] = self.headers.sge(slot * MAX_SEND_HEADER as u32, length)?;
             count = 1;
-            if work.memory.is_none() && self.has_inline {
+            // siw fails where a SEND that invalidates is inline.
+            let is_plain = matches!(work.operation, Operation::Send { invalidate: None });
+            if work.memory.is_none() && is_plain && self.has_inline {
                 request.send_flags |= abi::IBV_SEND_INLINE;
             }
         }
