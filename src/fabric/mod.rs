@@ -20,6 +20,8 @@ use crate::units::RemoteToken;
 pub mod iwarp;
 
 #[cfg(feature = "fabric")]
+mod any;
+#[cfg(feature = "fabric")]
 pub mod fault;
 #[cfg(feature = "fabric")]
 pub mod loopback;
@@ -33,6 +35,8 @@ mod regions;
 mod traits;
 #[cfg(feature = "verbs")]
 pub mod verbs;
+#[cfg(feature = "fabric")]
+pub use any::{AnyFabric, FabricKind, NoFabric};
 #[cfg(feature = "fabric")]
 pub use traits::*;
 

@@ -284,6 +284,12 @@ pub trait Fabric {
     /// such connection or the fabric does not know.
     fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr>;
 
+    /// Whether the peer of a connection may invalidate regions of this side. Where it may not, an
+    /// attempt ends the connection: an initiator does not ask for it then.
+    fn regions_may_be_invalidated(&self, _conn: ConnId) -> bool {
+        true
+    }
+
     /// Ends a listener. Its connections live on; unanswered requests are rejected.
     fn unlisten(&mut self, listener: ListenerId);
 

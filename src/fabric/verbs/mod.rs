@@ -28,7 +28,7 @@
 //!   cannot do it (`IBV_DEVICE_MEM_MGT_EXTENSIONS`); all that are known to be in use can.
 //! - [`Work::Recv`](super::Work::Recv) names the token that the peer has invalidated where the device reports it:
 //!   those of libsiw never do. Most devices, Soft-RoCE among them, refuse to invalidate memory that user
-//!   space has registered, and end the connection: see [`Verbs::regions_may_be_invalidated`].
+//!   space has registered, and end the connection: see [`Fabric::regions_may_be_invalidated`].
 //! - Who is told what: the end that is asked for memory it did not give learns of it on some devices
 //!   (RoCE and InfiniBand by an asynchronous event) and sees a connection that ends on others.
 
@@ -216,15 +216,6 @@ impl Verbs {
         }
     }
 
-    /// Whether the peer of a connection may invalidate what this side has registered: only devices of
-    /// iWARP are known to allow it for the memory of user space. Where it may not, an
-    /// attempt ends the connection.
-    #[must_use]
-    pub fn regions_may_be_invalidated(&self, conn: ConnId) -> bool {
-        let conn = self.conns.get(conn);
-        conn.is_some_and(|conn| conn.device.is_iwarp)
-    }
-
     /// The name of a connection's device, such as `mlx5_0`.
     #[must_use]
     pub fn device(&self, conn: ConnId) -> Option<&str> {
@@ -349,6 +340,12 @@ impl Fabric for Verbs {
 
     fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
         self.conns.get(conn)?.endpoint.id().local_address()
+    }
+
+    /// Devices of iWARP are the only ones known to allow it for the memory of user space.
+    fn regions_may_be_invalidated(&self, conn: ConnId) -> bool {
+        let conn = self.conns.get(conn);
+        conn.is_some_and(|conn| conn.device.is_iwarp)
     }
 
     fn unlisten(&mut self, listener: ListenerId) {
