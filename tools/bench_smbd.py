@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-import torture
+from smbd_server import PASSWORD, ROOT, Server, end_children, samba_tree
 
 # size, depth, seconds
 CASES = [("1M", 1), ("1M", 8), ("64K", 1), ("64K", 8), ("4K", 1)]
@@ -34,8 +34,8 @@ def times(pid, first):
 def measure(server, transport, operation, size, depth, seconds, prefix):
     smbd, device = (server.processes[name].pid for name in ("smbd", "smbdirectd"))
     before = times(smbd, 15), times(device, 13)
-    command = [*prefix, server.options.programs / "smbdirectctl", "bench",
-               f"//127.0.0.1:{server.ports['tcp']}/plain", "-U", f"{server.user}%{torture.PASSWORD}",
+    command = [*prefix, server.programs / "smbdirectctl", "bench",
+               f"//127.0.0.1:{server.ports['tcp']}/bench", "-U", f"{server.user}%{PASSWORD}",
                "--address", f"127.0.0.1:{server.ports['rdma']}", "--transport", transport, "--operations", operation,
                "--size", size, "--depth", depth, "--seconds", seconds, "--file-size", FILE, "--json"]
     done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, timeout=seconds + 120)
@@ -61,14 +61,14 @@ def arguments():
     parser.add_argument("--seconds", type=int, default=3, help="seconds that each case takes (3)")
     parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
                         help="Samba's build tree (SMBDIRECT_SAMBA; otherwise the one of tools/samba.sh)")
-    parser.add_argument("--programs", type=pathlib.Path, default=torture.ROOT / "target/release",
+    parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release",
                         help="where smbdirectd and smbdirectctl are")
     parser.add_argument("--priority", action="store_true",
                         help="before all other work on this machine (chrt -f), where that is busy")
-    parser.add_argument("--json", type=pathlib.Path, default=torture.ROOT / "target/bench/smbd.json",
+    parser.add_argument("--json", type=pathlib.Path, default=ROOT / "target/bench/smbd.json",
                         help="where to put the figures (target/bench/smbd.json)")
     options = parser.parse_args()
-    options.samba = torture.samba_tree(options)
+    options.samba = samba_tree(options.samba, options.programs)
     return options
 
 
@@ -77,9 +77,9 @@ def main():
     # Memory, so that no disk is measured.
     options.directory = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-bench-", dir="/dev/shm"))
     options.directory.chmod(0o755)
-    (options.directory / "logs").mkdir()
     prefix = ["chrt", "-f", "10"] if options.priority else []
-    server = torture.Server(0, options)
+    server = Server(options.directory / "server", options.samba, options.programs, {"bench": []},
+                    ["interfaces = lo", "bind interfaces only = yes"])
     results = []
     try:
         server.start()
@@ -90,15 +90,14 @@ def main():
               f"   CPU s/GiB: {'smbd':>6} {'device':>7} {'client':>7}")
         for operation in ("write", "read"):
             for size, depth in CASES:
-                for transport in torture.TRANSPORTS:
+                for transport in ("tcp", "smbdirect"):
                     r = measure(server, transport, operation, size, depth, options.seconds, prefix)
                     results.append(r)
                     print(f"{transport:10} {operation:6} {size:>5} {depth:>5} {r['megabytes_per_second']:9.1f} "
                           f"{r['latency_p50_microseconds']:6.0f} us              {r['smbd_seconds_per_gib']:6.2f} "
                           f"{r['device_seconds_per_gib']:7.2f} {r['client_seconds_per_gib']:7.2f}", flush=True)
     finally:
-        for child in list(torture.children):
-            torture.stop(child)
+        end_children()
         shutil.rmtree(options.directory, ignore_errors=True)
     print("\nSMB Direct / TCP        throughput (1.0 or more)   smbd's CPU (0.6 or less)   p50 (1.3 or less at 4K)")
     for tcp, rdma in zip(results[::2], results[1::2]):

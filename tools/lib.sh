@@ -60,3 +60,36 @@ apt_get() {
 apt_versions() {
     apt-cache madison "$1" 2>/dev/null | awk -F'|' '{ gsub(/ /, "", $2); print $2 }' | sort -Vru
 }
+
+# debian_apt DIRECTORY SUITE deb|deb-src: sets debian_apt to the options with which apt asks for packages of another release
+# of Debian, at the mirrors that this machine uses, and keeps what it learns in the directory. apt checks the signatures.
+debian_apt() {
+    local directory=$1 suite=$2 kind=$3 uri suites name
+    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    apt_lists || return 1
+    mkdir -p "$directory"/{lists,archives}/partial
+    # shellcheck disable=SC2016
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | sort -u | while read -r uri; do
+        case $uri in *security*) suites=("$suite-security") ;; *) suites=("$suite" "$suite-updates") ;; esac
+        for name in "${suites[@]}"; do
+            echo "$kind [signed-by=$keyring] $uri $name main"
+        done
+    done >"$directory/sources.list"
+    if [ ! -s "$directory/sources.list" ]; then
+        echo "apt knows no mirror of Debian on this machine"
+        return 1
+    fi
+    # shellcheck disable=SC2034
+    debian_apt=(-q -o Dir::Etc::SourceList="$directory/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o Dir::State::Lists="$directory/lists" -o Dir::Cache="$directory/archives" -o Acquire::Retries=3
+        -o APT::Sandbox::User="$(id -un)")
+}
+
+# Runs a command, and shows what it said only if it failed.
+logged() {
+    local log=$1
+    shift
+    "$@" >"$log" 2>&1 </dev/null && return 0
+    tail -n 30 "$log" | cut -c 1-400
+    return 1
+}

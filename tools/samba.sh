@@ -31,7 +31,6 @@ cd "$(dirname "$0")/.."
 series=samba-patches/v4-22
 release=4.22
 suite=trixie
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 configure_options=(--enable-selftest --without-ad-dc --with-system-mitkrb5 --disable-cups --disable-iprint --disable-avahi
     --without-gpgme --disable-glusterfs --disable-cephfs --disable-spotlight --with-profiling-data)
@@ -102,27 +101,16 @@ fetched() {
     echo "$cache/source/$(cat "$cache/source/newest" 2>/dev/null || echo none)"
 }
 
-# apt does the work, with settings of its own beside those of the machine: deb-src lines for Debian 13 at the mirrors
-# that the machine uses. It checks the signature of the archive and by it the checksum of the tarball.
+# apt checks the signature of the archive and by it the checksum of the tarball.
 fetch_newest() {
-    local work version tarball options
-    apt_lists || return 1
+    local work version tarball
     work=$(mktemp -d "$cache/source/apt.XXXXXX")
-    mkdir -p "$work"/{lists,archives}/partial
-    debian_sources >"$work/sources.list"
-    if [ ! -s "$work/sources.list" ]; then
-        echo "apt knows no mirror of Debian on this machine"
-        rm -rf "$work"
-        return 1
-    fi
-    options=(-q -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
-        -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/archives" -o Acquire::Retries=3
-        -o APT::Sandbox::User="$(id -un)")
     # What is here is not got again, if its checksum is right.
     [ ! -e "$(fetched)" ] || ln "$(fetched)" "$work/"
-    if logged "$work/log" apt-get "${options[@]}" update &&
-        version=$(newest_version "${options[@]}") &&
-        (cd "$work" && logged log apt-get "${options[@]}" source --download-only --tar-only "samba=$version"); then
+    if debian_apt "$work" "$suite" deb-src &&
+        logged "$work/log" apt-get "${debian_apt[@]}" update &&
+        version=$(newest_version "${debian_apt[@]}") &&
+        (cd "$work" && logged log apt-get "${debian_apt[@]}" source --download-only --tar-only "samba=$version"); then
         tarball=$(cd "$work" && ls samba_"$release".*.orig.tar.*)
         mv "$work/$tarball" "$cache/source/$tarball"
         echo "$tarball" >"$work/newest"
@@ -133,17 +121,6 @@ fetch_newest() {
     fi
     rm -rf "$work"
     return 1
-}
-
-debian_sources() {
-    local uri suites name
-    # shellcheck disable=SC2016
-    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | sort -u | while read -r uri; do
-        case $uri in *security*) suites=("$suite-security") ;; *) suites=("$suite" "$suite-updates") ;; esac
-        for name in "${suites[@]}"; do
-            echo "deb-src [signed-by=$keyring] $uri $name main"
-        done
-    done
 }
 
 newest_version() {
@@ -274,15 +251,6 @@ build_environment() {
         PATH="/usr/sbin:/usr/bin:/sbin:/bin:$(dirname "$cargo")" PYTHON=/usr/bin/python3 PYTHONHASHSEED=1 \
         CARGO="$cargo" CC="ccache gcc" CCACHE_DIR="${CCACHE_DIR:-$cache/ccache}" CCACHE_MAXSIZE=2G \
         CCACHE_BASEDIR="$tree" CCACHE_NOHASHDIR=1 "$@"
-}
-
-# Runs a command, and shows what it said only if it failed.
-logged() {
-    local log=$1
-    shift
-    "$@" >"$log" 2>&1 </dev/null && return 0
-    tail -n 30 "$log" | cut -c 1-400
-    return 1
 }
 
 # Shows how far waf is: on a terminal in place, elsewhere every 15 seconds.

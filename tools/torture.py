@@ -14,31 +14,27 @@ the work. Needs nothing but Python, a Samba that tools/samba.sh has built, and t
 import argparse
 import collections
 import fnmatch
-import getpass
 import json
 import os
 import pathlib
 import queue
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from smbd_server import (PASSWORD, ROOT, Server, end_children, end_in_order, free_port, listens, samba_tree, start, stop,
+                         stop_rpc, wait_for)
+
 EXCEPTIONS = ROOT / "tests/torture/exceptions"
 TABLE = ROOT / "docs/torture.md"
-PASSWORD = "pass-1word"
 TRANSPORTS = ("tcp", "smbdirect")
 # Seconds that a suite may take on a machine that does other things too.
 TIME_LIMIT = 600
 SHORT_TIME_LIMIT = 90
-# How long a server has to start and to stop, and connections to go away.
-PATIENCE = 30
 
 # What `make test` runs: a part of everything that SMB 2 has, in less than four minutes.
 SHORT = [
@@ -99,10 +95,6 @@ MEANING = {"success": "ok", "failure": "fail", "error": "fail", "skip": "skip", 
 TROUBLE = re.compile(r"PANIC|INTERNAL ERROR|smb_panic|panicked at|^\S+ +(?:ERROR) ", re.MULTILINE)
 
 say_lock = threading.Lock()
-# What ends when this program does; nothing begins any more then.
-children = set()
-children_lock = threading.Lock()
-ending = False
 
 
 def say(text):
@@ -110,153 +102,39 @@ def say(text):
         print(text, flush=True)
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def start(command, log):
-    """Starts a program in a session of its own: smbd signals its process group when it ends."""
-    with children_lock:
-        if ending:
-            raise RuntimeError("interrupted")
-        child = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log,
-                                 stderr=subprocess.STDOUT, start_new_session=True)
-        children.add(child)
-    return child
-
-
-def stop(child):
-    """Ends a program that `start` started, and whoever is left of its session."""
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            pass
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    child.wait()
-    children.discard(child)
-
-
-def stop_rpc(root):
-    """Ends what smbd has left: samba-dcerpcd, which has a session of its own and waits for more work."""
-    try:
-        pid = int((root / "pid/samba-dcerpcd.pid").read_text())
-        if str(root) in pathlib.Path(f"/proc/{pid}/cmdline").read_text():
-            os.kill(pid, signal.SIGTERM)
-    except (OSError, ValueError):
-        pass
-
-
-def wait_for(what, condition, seconds=PATIENCE):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return
-        time.sleep(0.1)
-    raise RuntimeError(f"{what}: not within {seconds} s")
-
-
-def listens(port):
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-        return True
-    except OSError:
-        return False
-
-
-class Server:
-    """An smbd with its device and a bridge to it, in a directory of their own."""
+class TortureServer(Server):
+    """A server with a bridge to it, and what Samba's own environments for these tests have."""
 
     def __init__(self, number, options):
+        settings = ["workgroup = TORTURE", 'interfaces = "lo;speed=10000000000,capability=RSS"',
+                    "bind interfaces only = yes", "smbd:FSCTL_SMBTORTURE = yes", "smbd:sharedelay = 100000",
+                    "smbd:writetimeupdatedelay = 500000", "kernel oplocks = no", "kernel change notify = no",
+                    "map hidden = no", "map system = no", "map readonly = no", "map archive = no",
+                    "store dos attributes = yes", "create mask = 755", "dos filemode = yes", "strict rename = yes",
+                    "strict sync = yes", "ea support = yes"]
+        if os.getuid() != 0:
+            settings.append("acl_xattr:security_acl_name = user.NTACL")
+        shares = {name: ["posix locking = no", "kernel share modes = no", *lines] for name, lines in SHARES.items()}
+        # Some tests ask for 8 MiB in one message, whatever MaxTransactSize the server has named.
+        device = '[acceptor]\nmax_fragmented_size = "9 MiB"\n'
+        root = options.directory / f"server{number}"
+        super().__init__(root, options.samba, options.programs, shares, settings, device)
         self.number = number
         self.options = options
-        self.root = options.directory / f"server{number}"
-        self.control = self.root / "control"
-        self.ports = dict(zip((*TRANSPORTS, "rdma"), (free_port() for _ in range(3))))
-        # The user: one that every Debian has and whom permissions bind.
-        self.user = "daemon" if os.getuid() == 0 else getpass.getuser()
-        self.processes = {}
+        self.ports["smbdirect"] = free_port()
         self.read_until = {}
 
     def start(self):
-        for name in ("private", "lock", "state", "cache", "pid", "ncalrpc", "log"):
-            (self.root / name).mkdir(parents=True, exist_ok=True)
-        for share in SHARES:
-            self.clean(share)
-        config = self.root / "smb.conf"
-        config.write_text(self.configuration())
-        # Some tests ask for 8 MiB in one message, whatever MaxTransactSize the server has named.
-        (self.root / "smbdirectd.toml").write_text(
-            f"control = \"{self.control}\"\nlisten = [\"127.0.0.1:{self.ports['rdma']}\"]\n"
-            "[acceptor]\nmax_fragmented_size = \"9 MiB\"\n")
-        self.add_user(config)
-        programs, samba = self.options.programs, self.options.samba / "bin"
-        log = {name: open(self.root / "log" / name, "ab") for name in ("smbdirectd", "smbd", "bridge")}
-        device = [programs / "smbdirectd", "--config", self.root / "smbdirectd.toml"]
-        self.processes["smbdirectd"] = start(device, log["smbdirectd"])
-        wait_for("smbdirectd listens", lambda: listens(self.ports["rdma"]))
-        # As a daemon in the foreground its standard input must not be a pipe: smbd ends with it.
-        smbd = [samba / "smbd", "--foreground", "--no-process-group", "-s", config, "-l", self.root / "log"]
-        self.processes["smbd"] = start(smbd, log["smbd"])
-        wait_for("smbd listens", lambda: listens(self.ports["tcp"]))
-        wait_for("smbd attaches to smbdirectd", lambda: any(p["role"] == "listener" for p in self.status()["processes"]))
-        bridge = [programs / "smbdirectctl", "bridge", f"127.0.0.1:{self.ports['rdma']}", "--listen",
+        super().start()
+        bridge = [self.programs / "smbdirectctl", "bridge", f"127.0.0.1:{self.ports['rdma']}", "--listen",
                   f"127.0.0.1:{self.ports['smbdirect']}"]
-        self.processes["bridge"] = start(bridge, log["bridge"])
+        self.processes["bridge"] = start(bridge, open(self.root / "log/bridge", "ab"))
         wait_for("the bridge listens", lambda: listens(self.ports["smbdirect"]))
 
     def stop(self):
-        for name in ("bridge", "smbd", "smbdirectd"):
-            if name in self.processes:
-                stop(self.processes.pop(name))
-        stop_rpc(self.root)
-
-    def configuration(self):
-        lines = ["[global]", "workgroup = TORTURE", "server role = standalone", "disable netbios = yes",
-                 'interfaces = "lo;speed=10000000000,capability=RSS"', "bind interfaces only = yes",
-                 f"smb ports = {self.ports['tcp']}", "passdb backend = smbpasswd",
-                 f"smb passwd file = {self.root}/private/smbpasswd", f"log file = {self.root}/log/log.%m",
-                 "log level = 1", "max log size = 0", "load printers = no", "printing = bsd", "disable spoolss = yes",
-                 "server multi channel support = yes", "smb direct = yes", f"smb direct device = {self.control}",
-                 # What Samba's own environments for these tests have.
-                 "smbd:FSCTL_SMBTORTURE = yes", "smbd:sharedelay = 100000", "smbd:writetimeupdatedelay = 500000",
-                 "kernel oplocks = no", "kernel change notify = no", "map hidden = no", "map system = no",
-                 "map readonly = no", "map archive = no", "store dos attributes = yes", "create mask = 755",
-                 "dos filemode = yes", "strict rename = yes", "strict sync = yes", "ea support = yes"]
-        for kind in ("private", "lock", "state", "cache", "pid"):
-            lines.append(f"{kind} {'dir' if kind == 'private' else 'directory'} = {self.root}/{kind}")
-        lines.append(f"ncalrpc dir = {self.root}/ncalrpc")
-        if os.getuid() != 0:
-            lines.append("acl_xattr:security_acl_name = user.NTACL")
-        for share, more in SHARES.items():
-            lines += [f"[{share}]", f"path = {self.root}/{share}", "read only = no", "posix locking = no",
-                      "kernel share modes = no", *more]
-        return "\n".join(lines) + "\n"
-
-    def add_user(self, config):
-        command = [self.options.samba / "bin/smbpasswd", "-c", config, "-s", "-a", self.user]
-        said = subprocess.run(command, input=f"{PASSWORD}\n{PASSWORD}\n", text=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=PATIENCE)
-        if said.returncode:
-            raise RuntimeError(f"smbpasswd -a {self.user}: {said.stdout}")
-
-    def clean(self, share):
-        """What an earlier run left in a share is not for the next one."""
-        path = self.root / share
-        if path.exists():
-            shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(exist_ok=True)
-        path.chmod(0o777)
-
-    def status(self):
-        command = [self.options.programs / "smbdirectctl", "status", "--json", "--control", self.control]
-        return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=PATIENCE).stdout)
+        if "bridge" in self.processes:
+            stop(self.processes.pop("bridge"))
+        super().stop()
 
     def run(self, names, tests, transport, limit):
         """Runs tests; what each came to, and how long they took.
@@ -285,8 +163,8 @@ class Server:
         suite = ".".join(names[0].split(".")[:2])
         share = SHARE_OF.get(suite, "plain")
         self.clean(share)
-        command = [self.options.samba / "bin/smbtorture", f"//127.0.0.1/{share}", "-p", self.ports[transport],
-                   f"-U{self.user}%{PASSWORD}", "-s", self.root / "smb.conf", "--target=samba3", "--fullname",
+        command = [self.samba / "bin/smbtorture", f"//127.0.0.1/{share}", "-p", self.ports[transport],
+                   f"-U{self.user}%{PASSWORD}", "-s", self.config, "--target=samba3", "--fullname",
                    "--option=torture:progress=no", "--option=torture:sharedelay=100000",
                    "--option=torture:writetimeupdatedelay=500000", f"--option=torture:localdir={self.root / share}",
                    f"--basedir={self.root}", *OPTIONS_OF.get(suite, ()), *names]
@@ -394,7 +272,7 @@ class Run:
         self.lock = threading.Lock()
 
     def work(self, number, jobs):
-        server = Server(number, self.options)
+        server = TortureServer(number, self.options)
         try:
             server.start()
             while True:
@@ -536,21 +414,6 @@ def short(test, suite):
     return test[len(suite) + 1:] or test
 
 
-def samba_tree(options):
-    """Where Samba is, after a look whether everything that is run is there."""
-    samba = options.samba
-    if samba is None:
-        found = subprocess.run([ROOT / "tools/samba.sh", "path"], stdout=subprocess.PIPE, text=True)
-        if found.returncode:
-            sys.exit("no Samba; `make samba` builds it")
-        samba = pathlib.Path(found.stdout.strip())
-    for program in (samba / "bin/smbd", samba / "bin/smbtorture", options.programs / "smbdirectd",
-                    options.programs / "smbdirectctl"):
-        if not program.exists():
-            sys.exit(f"no {program}; `make samba` and `cargo build --release` make it")
-    return samba
-
-
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("suites", nargs="*", help="suites or tests to run, instead of all: smb2.lock")
@@ -565,7 +428,7 @@ def arguments():
                         help="where to put each result (target/torture/report.json)")
     parser.add_argument("--keep", action="store_true", help="keep the servers' directories, with their logs")
     options = parser.parse_args()
-    options.samba = samba_tree(options)
+    options.samba = samba_tree(options.samba, options.programs, ("smbd", "smbtorture"))
     options.servers = max(1, options.servers)
     options.time_limit = options.time_limit or (SHORT_TIME_LIMIT if options.short else TIME_LIMIT)
     return options
@@ -573,8 +436,7 @@ def arguments():
 
 def main():
     options = arguments()
-    signal.signal(signal.SIGTERM, interrupted)
-    signal.signal(signal.SIGINT, interrupted)
+    end_in_order()
     options.directory = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-torture-"))
     # Whoever logs in has to get to the shares.
     options.directory.chmod(0o755)
@@ -602,26 +464,6 @@ def main():
         else:
             shutil.rmtree(options.directory, ignore_errors=True)
     sys.exit(1 if failed else 0)
-
-
-def interrupted(number, _):
-    """A second signal, of timeout(1) for example, must not keep us from cleaning up."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(128 + number)
-
-
-def end_children():
-    """Ends all that runs, also after an interruption: then the threads are still about to start the next."""
-    global ending
-    with children_lock:
-        ending = True
-        left = list(children)
-    for child in left:
-        if child.poll() is None:
-            child.terminate()
-    for child in left:
-        stop(child)
 
 
 def report(run, options, suites, version, seconds):

@@ -126,6 +126,8 @@ pub struct ConnectionStatus {
     pub messages_in: u64,
     /// Messages sent.
     pub messages_out: u64,
+    /// Tokens of the client's that messages invalidated: answers to requests with channel 2.
+    pub invalidations_out: u64,
     /// Operations queued and not posted.
     pub queued: usize,
     /// Submissions that have not been answered.

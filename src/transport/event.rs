@@ -229,6 +229,8 @@ pub struct Traffic {
     pub rdma_read_bytes: u64,
     /// Bytes that RDMA WRITEs of this side carried.
     pub rdma_write_bytes: u64,
+    /// Tokens of the peer's that messages of this side invalidated.
+    pub invalidations_out: u64,
 }
 
 /// What is known about a connection.

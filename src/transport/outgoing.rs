@@ -22,8 +22,11 @@ fn wr_id(length: u32, last: bool) -> WrId {
     WrId(u64::from(length) << 1 | u64::from(last))
 }
 
+/// In the completion of a SEND: it invalidated a token of the peer's.
+const INVALIDATED: u64 = 1 << 33;
+
 fn length(wr_id: WrId) -> u64 {
-    wr_id.0 >> 1
+    (wr_id.0 & !INVALIDATED) >> 1
 }
 
 fn is_last(wr_id: WrId) -> bool {
@@ -211,7 +214,10 @@ impl SendQueue {
             _ => None,
         };
         let last = transmit.ends_message;
-        let wr_id = wr_id(payload.map_or(0, |payload| payload.length), last);
+        let mut wr_id = wr_id(payload.map_or(0, |payload| payload.length), last);
+        if transmit.invalidate.is_some() {
+            wr_id.0 |= INVALIDATED;
+        }
         match fabric.post_send(id, wr_id, header, payload, transmit.invalidate) {
             Ok(()) => {}
             Err(FabricError::QueueFull) => {
@@ -239,6 +245,7 @@ impl SendQueue {
         if result.is_ok() {
             traffic.inline_bytes_out += length(wr_id);
             traffic.messages_out += u64::from(is_last(wr_id));
+            traffic.invalidations_out += u64::from(wr_id.0 & INVALIDATED != 0);
         }
         if !is_last(wr_id) {
             return;

@@ -27,6 +27,7 @@ struct Bytes {
     inline_out: u64,
     rdma_read: u64,
     rdma_write: u64,
+    invalidations: u64,
 }
 
 impl Bytes {
@@ -44,6 +45,7 @@ impl Bytes {
             inline_out: count("inline_bytes_out"),
             rdma_read: count("rdma_read_bytes"),
             rdma_write: count("rdma_write_bytes"),
+            invalidations: count("invalidations_out"),
         }
     }
 
@@ -54,6 +56,7 @@ impl Bytes {
             inline_out: self.inline_out - before.inline_out,
             rdma_read: self.rdma_read - before.rdma_read,
             rdma_write: self.rdma_write - before.rdma_write,
+            invalidations: self.invalidations - before.invalidations,
         }
     }
 
@@ -110,6 +113,7 @@ fn data_of_a_channel_write_is_in_the_count_of_rdma_read_alone() {
                 inline_out: RESPONSE,
                 rdma_read: length.into(),
                 rdma_write: 0,
+                invalidations: u64::from(matches!(channel, Channel::RdmaV1Invalidate)),
             };
             let bytes = bytes.of_response(0);
             assert_eq!(bytes, expected, "{length} bytes by {channel:?}");
@@ -141,6 +145,7 @@ fn data_of_a_channel_read_is_in_the_count_of_rdma_write_alone() {
                 inline_out: RESPONSE,
                 rdma_read: 0,
                 rdma_write: length.into(),
+                invalidations: u64::from(matches!(channel, Channel::RdmaV1Invalidate)),
             };
             let bytes = bytes.of_response(0);
             assert_eq!(bytes, expected, "{length} bytes by {channel:?}");

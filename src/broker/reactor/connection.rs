@@ -172,6 +172,7 @@ impl Conn {
             rdma_write_bytes: traffic.rdma_write_bytes,
             messages_in: traffic.messages_in,
             messages_out: traffic.messages_out,
+            invalidations_out: traffic.invalidations_out,
             queued: status.queued + status.queued_reads,
             outstanding: self.outstanding,
             starved: status.starved,

@@ -1,0 +1,303 @@
+#!/usr/bin/env python3
+"""In the guest: the kernel's SMB client against the patched smbd over SMB Direct.
+
+    client.py software        smbdirectd's own iWARP, the client on siw
+    client.py siw             smbdirectd on verbs, both on siw
+    client.py rxe             smbdirectd on verbs, both on rxe (RoCE)
+    client.py ksmbd           the kernel's own server instead, to see whose fault something is
+    client.py outside         a server outside of the guest, at 10.0.2.2 (tests/kernel/outside.py starts it)
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import signal
+import threading
+import time
+
+import files
+import guest
+from guest import MEMORY, Kernel, Mount, Report
+
+MIB = 1 << 20
+# A client that signs or seals places nothing directly; where it seals it takes too large a message for that into its
+# head, unless it is told otherwise.
+WAYS = {"plain": [], "sign": ["sign"], "seal": ["seal", "rsize=131072", "wsize=131072"]}
+
+# What the kernel says where a connection breaks that the test breaks, or where a server is not there for a while.
+BROKEN = [r"has not responded", r"Send error", r"reconnect", r"smbd_", r"sending smb", r"Close unmatched|closing unmatched",
+          r"No task to wake", r"cifs_(read|write)", r"RDMA|rdma", r"Unable to", r"Error -\d+ (sending|on)", r"Verify user has"]
+
+
+class Server(guest.smbd_server.Server):
+    """The patched smbd and smbdirectd in the guest, with a share in its memory."""
+
+    def __init__(self, options):
+        self.files = MEMORY / "files"
+        fabric = "software" if options.fabric == "software" else "verbs"
+        listen = [f"{guest.ADDRESS['rxe' if options.fabric == 'rxe' else 'siw']}:5445"]
+        device = f'fabric = "{fabric}"\n' if fabric == "verbs" else ""
+        super().__init__(MEMORY / "server", options.samba, options.programs, {"share": []}, ["interfaces = lo"], device,
+                         listen, 445)
+
+    def path(self, share):
+        return self.files
+
+    def traffic(self):
+        """What the client's connections carry, all together."""
+        status = self.status()
+        names = ("rdma_read_bytes", "rdma_write_bytes", "inline_bytes_in", "inline_bytes_out", "invalidations_out")
+        return {name: sum(connection[name] for connection in status["connections"]) for name in names}
+
+    def workers(self):
+        return [process["pid"] for process in self.status()["processes"] if process["role"] == "worker"]
+
+    def kill(self, name):
+        guest.smbd_server.kill(self.processes.pop(name))
+        if name == "smbd":
+            guest.smbd_server.wait_for("the children of smbd end", lambda: not self.children())
+        else:
+            self.control.unlink(missing_ok=True)
+
+    def children(self):
+        """The processes of smbd that are left, wherever they are."""
+        wanted = str(self.config).encode()
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if wanted in path.read_bytes() and b"smbd" in path.read_bytes():
+                    found.append(int(path.parent.name))
+            except OSError:
+                pass
+        return found
+
+
+class Ksmbd:
+    """The kernel's own server, to see whether it is the client that is wrong."""
+
+    user = "daemon"
+
+    def __init__(self, options):
+        self.files = MEMORY / "files"
+        self.listen = [f"{guest.ADDRESS['siw']}:5445"]
+        self.tools = pathlib.Path(os.environ["KSMBD_TOOLS"])
+        self.root = MEMORY / "ksmbd"
+        self.config = self.root / "ksmbd.conf"
+
+    def start(self):
+        self.root.mkdir()
+        self.files.mkdir()
+        self.files.chmod(0o777)
+        self.config.write_text("[global]\nserver multi channel support = yes\nmap to guest = never\n"
+                               f"[share]\npath = {self.files}\nread only = no\nforce user = root\nforce group = root\n")
+        users = self.root / "users"
+        guest.run(self.tools / "ksmbd.adduser", "-C", self.config, "-P", users, "-a", "-p", guest.smbd_server.PASSWORD, self.user)
+        guest.run(self.tools / "ksmbd.mountd", "-C", self.config, "-P", users)
+
+    def stop(self):
+        guest.run(self.tools / "ksmbd.control", "-s")
+
+    def status(self, check=True):
+        return None
+
+
+class Client:
+    """The checks, for one server."""
+
+    def __init__(self, options, server, report):
+        self.options = options
+        self.server = server
+        self.report = report
+        self.address = server.listen[0].rsplit(":", 1)[0] if server else "10.0.2.2"
+        self.user = server.user if server else "daemon"
+        self.behind = server.files if server else None
+
+    def mount(self, *options, where="/mnt/cifs"):
+        return Mount(where, self.address, "share", self.user, ",".join(["vers=3.1.1", "nosharesock", *options]))
+
+    def dialects(self):
+        """Each dialect mounts, signs and seals, and moves data as it should."""
+        for number, version in enumerate(("3.0", "3.0.2", "3.1.1")):
+            for way, options in WAYS.items():
+                self.report.check(f"mount vers={version} {way}", self.dialect, number, version, way, options)
+
+    def dialect(self, number, version, way, options):
+        with self.mount(f"vers={version}", *options) as mounted:
+            assert "RDMA" in guest.debug_data(), guest.debug_data()
+            path = mounted / f"dialect-{version}-{way}"
+            files.write(path, number, 3 * MIB + 17, False)
+            if self.behind:
+                files.compare(self.behind / path.name, number, 3 * MIB + 17)
+            files.drop_caches()
+            files.compare(path, number, 3 * MIB + 17)
+            if self.server:
+                self.check_traffic(version, way == "plain")
+
+    def check_traffic(self, version, direct):
+        traffic = self.server.traffic()
+        rdma = traffic["rdma_read_bytes"], traffic["rdma_write_bytes"]
+        if direct:
+            assert min(rdma) >= 3 * MIB, traffic
+            assert max(traffic["inline_bytes_in"], traffic["inline_bytes_out"]) < MIB, traffic
+            # 3.0 knows channel 1 only.
+            assert (traffic["invalidations_out"] > 0) == (version != "3.0"), (version, traffic)
+        else:
+            assert rdma == (0, 0), traffic
+            assert min(traffic["inline_bytes_in"], traffic["inline_bytes_out"]) >= 3 * MIB, traffic
+
+    def all(self):
+        """What a file system has to do."""
+        check, largest, verify = self.report.check, self.options.largest, self.options.verify
+        self.dialects()
+        with self.mount() as mounted:
+            for direct in (False, True):
+                check(f"files of 0 B to {largest} MiB, {'direct' if direct else 'buffered'}",
+                      files.sizes, mounted, self.behind, direct, largest * MIB)
+            check("random offsets, each block verified (fio)", files.verify, mounted, verify)
+            if self.behind:
+                self.more(mounted)
+        check("unmount and mount again, ten times", self.again)
+
+    def more(self, mounted):
+        """What takes a look at the server, or at two mounts."""
+        check = self.report.check
+        check("any length at any offset, direct", files.odd_offsets, mounted, self.behind, True, 3 * MIB + 1, 300)
+        # Buffered, the client's own memory may be in such pieces as it cannot register (docs/interop.md).
+        with self.mount("sign", where="/mnt/other") as other:
+            check("any length at any offset, buffered", files.odd_offsets, other, self.behind, False, 3 * MIB + 1, 300)
+        check("eight processes at once, each block verified (fio)", files.eight_processes, mounted,
+              max(2, self.options.verify // 4))
+        check("truncate", files.truncate, mounted, self.behind)
+        with self.mount(where="/mnt/other") as other:
+            check("locks and sight of two mounts", files.locks, mounted, other)
+        check("10,000 names, rename, remove", files.names, mounted, self.behind, 10_000)
+        check("the device's counters", self.counters)
+        if self.options.gigabyte:
+            check("1 GiB", files.size, mounted, self.behind, 1 << 30, 99, False)
+
+    def counters(self):
+        traffic = self.server.traffic()
+        self.report.fact("traffic", traffic)
+        at_least = self.options.largest * MIB
+        assert traffic["rdma_read_bytes"] > at_least and traffic["rdma_write_bytes"] > at_least, traffic
+        assert traffic["invalidations_out"] > 0, traffic
+
+    def again(self):
+        for number in range(10):
+            with self.mount() as mounted:
+                (mounted / "again").write_bytes(b"%d" % number * 10_000)
+            with self.mount() as mounted:
+                assert (mounted / "again").read_bytes() == b"%d" % number * 10_000
+        if self.server:
+            guest.smbd_server.wait_for("the connections end", lambda: not self.server.status()["connections"])
+
+    def failures(self):
+        """Whoever dies under load: the mount works again, and what was synced is there."""
+        with self.mount("echo_interval=5") as mounted:
+            for name, kill in (("worker", self.kill_worker), ("smbd", self.kill_smbd), ("smbdirectd", self.kill_device)):
+                self.report.check(f"{name} is killed under load", self.failure, mounted, name, kill)
+
+    def failure(self, mounted, name, kill):
+        load = Load(mounted, name)
+        try:
+            load.wait_for_more()
+            kill()
+            load.wait_for_more()
+        finally:
+            load.stop()
+        load.compare(self.behind)
+        self.report.fact(f"files synced, and not ({name} killed)", (len(load.synced), load.failed))
+
+    def kill_worker(self):
+        os.kill(self.server.workers()[0], signal.SIGKILL)
+
+    def kill_smbd(self):
+        self.server.kill("smbd")
+        time.sleep(1)
+        self.server.start_smbd()
+
+    def kill_device(self):
+        self.server.kill("smbdirectd")
+        time.sleep(1)
+        self.server.start_device()
+        self.server.wait_for_listener()
+
+
+class Load:
+    """Writes one file after the other, and knows which were synced."""
+
+    def __init__(self, mounted, name):
+        self.mounted = mounted
+        self.name = name
+        self.synced = []
+        self.failed = 0
+        self.ending = threading.Event()
+        self.thread = threading.Thread(target=self.write, daemon=True)
+        self.thread.start()
+
+    def write(self):
+        number = 0
+        while not self.ending.is_set():
+            number += 1
+            try:
+                files.write(self.mounted / f"{self.name}-{number}", number, MIB, number % 2 == 0, 256 << 10)
+                self.synced.append(number)
+            except OSError:
+                self.failed += 1
+                time.sleep(0.5)
+
+    def wait_for_more(self):
+        before = len(self.synced)
+        guest.smbd_server.wait_for("more files are synced", lambda: len(self.synced) >= before + 3, 180)
+
+    def stop(self):
+        self.ending.set()
+        self.thread.join(120)
+        assert not self.thread.is_alive(), "a write does not return"
+
+    def compare(self, behind):
+        for number in self.synced:
+            files.compare(behind / f"{self.name}-{number}", number, MIB)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fabric", choices=["software", "siw", "rxe", "outside", "ksmbd"])
+    parser.add_argument("--samba", type=pathlib.Path, help="Samba's build tree")
+    parser.add_argument("--programs", type=pathlib.Path, help="where smbdirectd and smbdirectctl are")
+    parser.add_argument("--largest", type=int, default=64, help="MiB of the largest file (64)")
+    parser.add_argument("--verify", type=int, default=16, help="MiB that fio verifies (16)")
+    parser.add_argument("--only", default="", help="the checks whose names match this regular expression")
+    parser.add_argument("--limit", type=int, default=300, help="seconds that a check may take (300)")
+    parser.add_argument("--gigabyte", action="store_true", help="one file of 1 GiB, too")
+    options = parser.parse_args()
+    server = {"outside": lambda _: None, "ksmbd": Ksmbd}.get(options.fabric, Server)(options)
+
+    def explain():
+        print(guest.debug_data())
+        if server:
+            print(server.status(check=False))
+
+    report = Report(f"the kernel's client, {options.fabric}, Linux {os.uname().release}", options.only, explain, options.limit)
+    kernel = Kernel()
+    try:
+        guest.add_rdma("rxe" if options.fabric == "rxe" else "siw", "eth0" if options.fabric == "outside" else None)
+        if server:
+            server.start()
+        client = Client(options, server, report)
+        client.all()
+        report.check("the kernel has no complaints", kernel.check)
+        if server:
+            client.failures()
+            report.check("the kernel has none but of lost connections", kernel.check, BROKEN)
+            report.check("orderly end", server.stop)
+    finally:
+        guest.smbd_server.end_children()
+        if server:
+            guest.run("cp", "-r", server.root / "log", guest.OUTSIDE / "server-log", check=False)
+        report.write(guest.OUTSIDE / "report.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""An smbd with its device, smbdirectd, in a directory of their own: for the programs in Python that test and measure it."""
+
+import getpass
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PASSWORD = "pass-1word"
+# How long a server has to start and to stop, and connections to go away.
+PATIENCE = 30
+
+# What ends when this program does; nothing begins any more then.
+children = set()
+children_lock = threading.Lock()
+ending = False
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    except OSError:
+        return False
+
+
+def start(command, log):
+    """Starts a program in a session of its own: smbd signals its process group when it ends."""
+    with children_lock:
+        if ending:
+            raise RuntimeError("interrupted")
+        child = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log,
+                                 stderr=subprocess.STDOUT, start_new_session=True)
+        children.add(child)
+    return child
+
+
+def stop(child):
+    """Ends a program that `start` started, and whoever is left of its session."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            pass
+    kill(child)
+
+
+def kill(child):
+    """The same at once, without a word to it."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.wait()
+    children.discard(child)
+
+
+def end_children():
+    """Ends all that runs, also after an interruption: then the threads are still about to start the next."""
+    global ending
+    with children_lock:
+        ending = True
+        left = list(children)
+    for child in left:
+        if child.poll() is None:
+            child.terminate()
+    for child in left:
+        stop(child)
+
+
+def end_in_order():
+    """A second signal, of timeout(1) for example, must not keep this program from cleaning up."""
+    def interrupted(number, _):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGINT, interrupted)
+
+
+def stop_rpc(root):
+    """Ends what smbd has left: samba-dcerpcd, which has a session of its own and waits for more work."""
+    try:
+        pid = int((root / "pid/samba-dcerpcd.pid").read_text())
+        if str(root) in pathlib.Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(pid, signal.SIGTERM)
+    except (OSError, ValueError):
+        pass
+
+
+def wait_for(what, condition, seconds=PATIENCE):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"{what}: not within {seconds} s")
+
+
+def samba_tree(samba, programs, wanted=("smbd",)):
+    """Where Samba is, after a look whether everything that is run is there."""
+    if samba is None:
+        found = subprocess.run([ROOT / "tools/samba.sh", "path"], stdout=subprocess.PIPE, text=True)
+        if found.returncode:
+            sys.exit("no Samba; `make samba` builds it")
+        samba = pathlib.Path(found.stdout.strip())
+    for program in (*(samba / "bin" / name for name in wanted), programs / "smbdirectd", programs / "smbdirectctl"):
+        if not program.exists():
+            sys.exit(f"no {program}; `make samba` and `cargo build --release` make it")
+    return samba
+
+
+class Server:
+    """An smbd and smbdirectd.
+
+    `shares` has the lines of each share by its name, `settings` those of [global], `device` those of smbdirectd.toml.
+    """
+
+    def __init__(self, root, samba, programs, shares, settings=(), device="", listen=None, tcp_port=None):
+        self.root = root
+        self.samba = samba
+        self.programs = programs
+        self.shares = shares
+        self.settings = settings
+        self.device = device
+        self.control = root / "control"
+        self.ports = {"tcp": tcp_port or free_port(), "rdma": free_port()}
+        self.listen = listen or [f"127.0.0.1:{self.ports['rdma']}"]
+        # The user: one that every Debian has and whom permissions bind.
+        self.user = "daemon" if os.getuid() == 0 else getpass.getuser()
+        self.processes = {}
+        self.config = root / "smb.conf"
+
+    def prepare(self):
+        """Makes all that is there before the first process."""
+        for name in ("private", "lock", "state", "cache", "pid", "ncalrpc", "log"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        for share in self.shares:
+            self.clean(share)
+        self.config.write_text(self.configuration())
+        listen = ", ".join(f'"{address}"' for address in self.listen)
+        (self.root / "smbdirectd.toml").write_text(f'control = "{self.control}"\nlisten = [{listen}]\n{self.device}')
+        self.add_user()
+
+    def start(self):
+        self.prepare()
+        self.start_device()
+        self.start_smbd()
+
+    def start_device(self):
+        command = [self.programs / "smbdirectd", "--config", self.root / "smbdirectd.toml"]
+        self.processes["smbdirectd"] = start(command, open(self.root / "log/smbdirectd", "ab"))
+        wait_for(f"smbdirectd listens (its log is {self.root}/log/smbdirectd)", self.has_device)
+
+    def has_device(self):
+        if self.processes["smbdirectd"].poll() is not None:
+            raise RuntimeError("smbdirectd ended: " + (self.root / "log/smbdirectd").read_text()[-2000:])
+        return self.control.exists() and self.status(check=False) is not None
+
+    def start_smbd(self):
+        # As a daemon in the foreground its standard input must not be a pipe: smbd ends with it.
+        command = [self.samba / "bin/smbd", "--foreground", "--no-process-group", "-s", self.config, "-l", self.root / "log"]
+        self.processes["smbd"] = start(command, open(self.root / "log/smbd", "ab"))
+        wait_for("smbd listens", lambda: listens(self.ports["tcp"]))
+        self.wait_for_listener()
+
+    def wait_for_listener(self):
+        wait_for("smbd attaches to smbdirectd", lambda: any(p["role"] == "listener" for p in self.status()["processes"]))
+
+    def stop(self):
+        for name in ("smbd", "smbdirectd"):
+            if name in self.processes:
+                stop(self.processes.pop(name))
+        stop_rpc(self.root)
+
+    def configuration(self):
+        lines = ["[global]", "server role = standalone", "disable netbios = yes", f"smb ports = {self.ports['tcp']}",
+                 "passdb backend = smbpasswd", f"smb passwd file = {self.root}/private/smbpasswd",
+                 f"log file = {self.root}/log/log.%m", "log level = 1", "max log size = 0", "load printers = no",
+                 "printing = bsd", "disable spoolss = yes", "server multi channel support = yes", "smb direct = yes",
+                 f"smb direct device = {self.control}", *self.settings]
+        for kind in ("private", "lock", "state", "cache", "pid"):
+            lines.append(f"{kind} {'dir' if kind == 'private' else 'directory'} = {self.root}/{kind}")
+        lines.append(f"ncalrpc dir = {self.root}/ncalrpc")
+        for share, more in self.shares.items():
+            lines += [f"[{share}]", f"path = {self.path(share)}", "read only = no", *more]
+        return "\n".join(lines) + "\n"
+
+    def path(self, share):
+        """Where the files of a share are."""
+        return self.root / share
+
+    def add_user(self):
+        command = [self.samba / "bin/smbpasswd", "-c", self.config, "-s", "-a", self.user]
+        said = subprocess.run(command, input=f"{PASSWORD}\n{PASSWORD}\n", text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=PATIENCE)
+        if said.returncode:
+            raise RuntimeError(f"smbpasswd -a {self.user}: {said.stdout}")
+
+    def clean(self, share):
+        """What an earlier run left in a share is not for the next one."""
+        path = self.path(share)
+        if path.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(exist_ok=True)
+        path.chmod(0o777)
+
+    def status(self, check=True):
+        """What the device says of itself; None where it says nothing and need not."""
+        command = [self.programs / "smbdirectctl", "status", "--json", "--control", self.control]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=None if check else subprocess.DEVNULL, check=check,
+                              timeout=PATIENCE)
+        return json.loads(done.stdout) if done.returncode == 0 else None
