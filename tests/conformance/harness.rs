@@ -17,8 +17,30 @@ use smbdirect::fabric::{
 use smbdirect::sys::Memory;
 use smbdirect::units::{Instant, RemoteToken};
 
+/// Who learns why a connection ended, where one end did what it may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tells {
+    /// Both ends, by the reason that the fabric gives.
+    BothEnds,
+    /// One of them at least: to the other its peer has gone. Soft-RoCE says nothing to an end whose memory
+    /// was asked for, and nothing of what went wrong behind the acknowledgement of a message.
+    OneEnd,
+    /// Perhaps nobody: siw has a reason in its Terminate message, but not for user space.
+    Nobody,
+}
+
 /// One or two fabrics under test, and their time.
 pub trait Harness {
+    /// Who learns why a connection ended.
+    fn tells(&self) -> Tells {
+        Tells::BothEnds
+    }
+
+    /// Whether a receive names the token that its message has invalidated.
+    fn names_invalidated(&self) -> bool {
+        true
+    }
+
     /// Said when a case fails.
     fn name(&self) -> &str;
 
@@ -41,6 +63,8 @@ pub struct Rig {
     fabrics: Vec<Box<dyn Fabric>>,
     address: SocketAddr,
     clock: Clock,
+    tells: Tells,
+    names_invalidated: bool,
 }
 
 enum Clock {
@@ -61,6 +85,8 @@ impl Rig {
             fabrics: vec![Box::new(fabric)],
             address,
             clock,
+            tells: Tells::BothEnds,
+            names_invalidated: true,
         }
     }
 
@@ -94,7 +120,15 @@ impl Rig {
             fabrics: vec![Box::new(server), Box::new(client)],
             address,
             clock,
+            tells: Tells::BothEnds,
+            names_invalidated: true,
         }
+    }
+
+    /// The same, of fabrics that tell less.
+    pub fn telling(mut self, tells: Tells, names_invalidated: bool) -> Self {
+        (self.tells, self.names_invalidated) = (tells, names_invalidated);
+        self
     }
 
     /// Waits for the descriptors, as an owner that has nothing else to do would. They are
@@ -120,6 +154,14 @@ impl Rig {
 }
 
 impl Harness for Rig {
+    fn tells(&self) -> Tells {
+        self.tells
+    }
+
+    fn names_invalidated(&self) -> bool {
+        self.names_invalidated
+    }
+
     fn name(&self) -> &str {
         &self.name
     }
@@ -400,6 +442,36 @@ impl<H: Harness> World<H> {
 
     pub fn reason(&self, end: End) -> Option<&CloseReason> {
         self.records[&end].closed.as_ref()
+    }
+
+    /// Asserts that a connection has ended for a reason of which those were told who are to be.
+    pub fn assert_told(&mut self, ends: [End; 2], is: impl Fn(&CloseReason) -> bool) {
+        let reasons = ends.map(|end| self.closes(end));
+        let told = reasons.iter().filter(|reason| is(reason)).count();
+        let ended = |reason: &CloseReason| {
+            is(reason) || matches!(reason, CloseReason::Peer | CloseReason::Reset)
+        };
+        let as_expected = match self.harness.tells() {
+            Tells::BothEnds => told == 2,
+            Tells::OneEnd => told >= 1 && reasons.iter().all(ended),
+            Tells::Nobody => reasons.iter().all(ended),
+        };
+        assert!(as_expected, "{reasons:?}");
+    }
+
+    /// Whether this end's failed request says why it failed.
+    pub fn tells_initiator(&self) -> bool {
+        self.harness.tells() != Tells::Nobody
+    }
+
+    /// Whether a receive names the token that its message has invalidated.
+    pub fn names_invalidated(&self) -> bool {
+        self.harness.names_invalidated()
+    }
+
+    /// Whether the peer of an end may invalidate regions of it.
+    pub fn may_be_invalidated(&mut self, end: End) -> bool {
+        self.fabric(end).regions_may_be_invalidated(end.conn)
     }
 
     /// Waits for the end.

@@ -11,14 +11,15 @@
 mod cases;
 
 mod connections;
+#[allow(dead_code, reason = "what is for fabrics in software")]
 mod harness;
 mod rdma;
 mod sends;
 
 use std::net::{IpAddr, SocketAddr};
 
-use harness::Rig;
-use smbdirect::fabric::verbs::{Config, Verbs};
+use harness::{Rig, Tells};
+use smbdirect::fabric::verbs::{Config, Verbs, device_of};
 
 /// The variable with the address.
 const ADDRESS: &str = "SMBDIRECT_TEST_VERBS";
@@ -35,9 +36,15 @@ fn verbs() -> Rig {
         regions: 64,
         ..Config::default()
     };
+    let device = device_of(address).unwrap();
+    let device = device.unwrap_or_else(|| panic!("{address} belongs to no RDMA device"));
+    let tells = match device.is_iwarp {
+        true => Tells::Nobody,
+        false => Tells::OneEnd,
+    };
     let fabric = || Verbs::new(config).unwrap();
     let address = SocketAddr::new(address, 0);
-    Rig::in_real_time("verbs", fabric(), fabric(), address)
+    Rig::in_real_time(device.name, fabric(), fabric(), address).telling(tells, !device.is_iwarp)
 }
 
 conformance!(verbs_fabric, verbs);

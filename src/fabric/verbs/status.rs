@@ -7,6 +7,7 @@ use crate::fabric::{CloseReason, WcStatus, Work, WrError};
 /// `enum ibv_wc_status`.
 const SUCCESS: u32 = 0;
 const LOCAL_LENGTH: u32 = 1;
+const LOCAL_QP_OPERATION: u32 = 2;
 const LOCAL_PROTECTION: u32 = 4;
 const FLUSHED: u32 = 5;
 const LOCAL_ACCESS: u32 = 8;
@@ -32,7 +33,9 @@ pub(super) fn of_work(work: &Work, status: u32) -> Outcome {
     match (status, work) {
         (SUCCESS, _) => Outcome::Success,
         (FLUSHED, _) => Outcome::Flushed,
-        (LOCAL_LENGTH, Work::Recv { .. }) => {
+        // Receives lie in registered memory: what is wrong with one is that a message does not fit. That is
+        // how rxe says it.
+        (LOCAL_LENGTH | LOCAL_QP_OPERATION, Work::Recv { .. }) => {
             Outcome::Failed(WrError::LocalLength, CloseReason::ReceiverNotReady)
         }
         (LOCAL_PROTECTION | LOCAL_ACCESS, _) => flushed(CloseReason::LocalProtection),
