@@ -52,8 +52,8 @@ pub enum Work {
     Recv {
         /// Bytes that the message has.
         length: u32,
-        /// The region's token that the peer's send-with-invalidate revoked. The region stays
-        /// known to local work requests until it is deregistered.
+        /// The region's token that the peer's send-with-invalidate revoked, where the device says it. The
+        /// region stays known until it is deregistered; but on an iWARP device local work that uses it fails.
         invalidated: Option<RemoteToken>,
     },
     /// A SEND: header and payload may be used again.
@@ -119,6 +119,8 @@ pub enum Event {
 pub struct WcStatus(pub u32);
 
 impl WcStatus {
+    /// The peer asked for what it may not; no work request of this side failed.
+    pub const INVALID_REQUEST: Self = Self(9);
     /// The queue pair failed, and not a work request.
     pub const FATAL: Self = Self(19);
 

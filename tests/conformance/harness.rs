@@ -29,16 +29,30 @@ pub enum Tells {
     Nobody,
 }
 
+/// How much of the trait a device in software, which a fabric stands on, makes good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fidelity {
+    pub tells: Tells,
+    /// A receive names the token that its message has invalidated, and leaves its region to local work. For
+    /// siw a token stands for local work, too, and its interface has no place for the name.
+    pub names_invalidated: bool,
+    /// RDMA READs need leave. siw serves them from all memory that is registered with the connection.
+    pub checks_reads: bool,
+}
+
+impl Fidelity {
+    pub const FULL: Self = Self {
+        tells: Tells::BothEnds,
+        names_invalidated: true,
+        checks_reads: true,
+    };
+}
+
 /// One or two fabrics under test, and their time.
 pub trait Harness {
-    /// Who learns why a connection ended.
-    fn tells(&self) -> Tells {
-        Tells::BothEnds
-    }
-
-    /// Whether a receive names the token that its message has invalidated.
-    fn names_invalidated(&self) -> bool {
-        true
+    /// How much of the trait is to be expected.
+    fn fidelity(&self) -> Fidelity {
+        Fidelity::FULL
     }
 
     /// Said when a case fails.
@@ -63,8 +77,7 @@ pub struct Rig {
     fabrics: Vec<Box<dyn Fabric>>,
     address: SocketAddr,
     clock: Clock,
-    tells: Tells,
-    names_invalidated: bool,
+    fidelity: Fidelity,
 }
 
 enum Clock {
@@ -85,8 +98,7 @@ impl Rig {
             fabrics: vec![Box::new(fabric)],
             address,
             clock,
-            tells: Tells::BothEnds,
-            names_invalidated: true,
+            fidelity: Fidelity::FULL,
         }
     }
 
@@ -120,14 +132,13 @@ impl Rig {
             fabrics: vec![Box::new(server), Box::new(client)],
             address,
             clock,
-            tells: Tells::BothEnds,
-            names_invalidated: true,
+            fidelity: Fidelity::FULL,
         }
     }
 
-    /// The same, of fabrics that tell less.
-    pub fn telling(mut self, tells: Tells, names_invalidated: bool) -> Self {
-        (self.tells, self.names_invalidated) = (tells, names_invalidated);
+    /// The same, on devices of which less is to be expected.
+    pub fn with(mut self, fidelity: Fidelity) -> Self {
+        self.fidelity = fidelity;
         self
     }
 
@@ -154,12 +165,8 @@ impl Rig {
 }
 
 impl Harness for Rig {
-    fn tells(&self) -> Tells {
-        self.tells
-    }
-
-    fn names_invalidated(&self) -> bool {
-        self.names_invalidated
+    fn fidelity(&self) -> Fidelity {
+        self.fidelity
     }
 
     fn name(&self) -> &str {
@@ -449,9 +456,10 @@ impl<H: Harness> World<H> {
         let reasons = ends.map(|end| self.closes(end));
         let told = reasons.iter().filter(|reason| is(reason)).count();
         let ended = |reason: &CloseReason| {
-            is(reason) || matches!(reason, CloseReason::Peer | CloseReason::Reset)
+            use CloseReason::{Device, Peer, Reset};
+            is(reason) || matches!(reason, Peer | Reset | Device(_))
         };
-        let as_expected = match self.harness.tells() {
+        let as_expected = match self.harness.fidelity().tells {
             Tells::BothEnds => told == 2,
             Tells::OneEnd => told >= 1 && reasons.iter().all(ended),
             Tells::Nobody => reasons.iter().all(ended),
@@ -459,14 +467,9 @@ impl<H: Harness> World<H> {
         assert!(as_expected, "{reasons:?}");
     }
 
-    /// Whether this end's failed request says why it failed.
-    pub fn tells_initiator(&self) -> bool {
-        self.harness.tells() != Tells::Nobody
-    }
-
-    /// Whether a receive names the token that its message has invalidated.
-    pub fn names_invalidated(&self) -> bool {
-        self.harness.names_invalidated()
+    /// How much of the trait is to be expected.
+    pub fn fidelity(&self) -> Fidelity {
+        self.harness.fidelity()
     }
 
     /// Whether the peer of an end may invalidate regions of it.

@@ -81,7 +81,9 @@ impl Verbs {
         };
         match event.kind {
             AsyncKind::Fatal => self.end(id, CloseReason::Device(WcStatus::FATAL), events),
-            AsyncKind::InvalidRequest => self.end(id, CloseReason::ReceiverNotReady, events),
+            AsyncKind::InvalidRequest => {
+                self.end(id, CloseReason::Device(WcStatus::INVALID_REQUEST), events);
+            }
             AsyncKind::AccessError => self.end(id, CloseReason::RemoteAccess, events),
             AsyncKind::Established => conn.endpoint.id().notify_established(),
             AsyncKind::DeviceFatal | AsyncKind::Other(_) => {}
