@@ -52,7 +52,7 @@ pub use self::placement::NotPlaced;
 use self::pool::Pool;
 use self::reactor::{Notice, Reactor, ToControl};
 use self::registry::Shared;
-pub use self::settings::{NoAddress, NoChoice, Settings, SettingsError, parse_fabric};
+pub use self::settings::{NoAddress, Settings, SettingsError};
 use self::status::Status;
 #[cfg(feature = "verbs")]
 use crate::fabric::verbs;
@@ -118,17 +118,7 @@ pub fn iwarp_config(config: &Config) -> iwarp::Config {
 #[cfg(feature = "verbs")]
 #[must_use]
 pub fn verbs_config(config: &Config) -> verbs::Config {
-    let software = iwarp_config(config);
-    let narrow = |depth: usize| u32::try_from(depth).unwrap_or(u32::MAX);
-    verbs::Config {
-        sends: narrow(software.depths.sends),
-        recvs: narrow(software.depths.recvs),
-        reads: narrow(software.depths.reads),
-        regions: software.depths.regions,
-        max_pending: software.max_pending,
-        max_pending_per_source: software.max_pending_per_source,
-        ..verbs::Config::default()
-    }
+    (&iwarp_config(config)).into()
 }
 
 /// A running broker. Dropping it ends it at once.

@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 use super::config::{Config, Listen, OutOfRange, PAGE, PORT};
 use super::quantity::{Length, Size, Speed, Time};
 use crate::device::abi::{MemParams, RegionShape};
-use crate::fabric::FabricKind;
+use crate::fabric::{FabricChoice, FabricKind, NoFabric};
 use crate::proto;
 use crate::units::Credits;
 
@@ -224,36 +224,17 @@ impl Fabric {
 }
 
 impl TryFrom<String> for Fabric {
-    type Error = NoChoice;
+    type Error = NoFabric;
 
-    fn try_from(text: String) -> Result<Self, NoChoice> {
-        parse_fabric(&text).map(Self)
+    fn try_from(text: String) -> Result<Self, NoFabric> {
+        let FabricChoice(kind) = text.parse()?;
+        Ok(Self(kind))
     }
 }
 
 impl From<Fabric> for String {
     fn from(fabric: Fabric) -> Self {
-        fabric.0.map_or("auto", FabricKind::name).to_owned()
-    }
-}
-
-/// A text names no choice of a fabric.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\": a fabric is \"auto\", \"software\" or \"verbs\"")]
-pub struct NoChoice(String);
-
-/// The fabric that a text asks for: `software`, `verbs`, or `auto` for none in particular.
-///
-/// # Errors
-///
-/// It is none of these.
-pub fn parse_fabric(text: &str) -> Result<Option<FabricKind>, NoChoice> {
-    match text {
-        "auto" => Ok(None),
-        _ => text
-            .parse()
-            .map(Some)
-            .map_err(|_| NoChoice(text.to_owned())),
+        FabricChoice(fabric.0).to_string()
     }
 }
 

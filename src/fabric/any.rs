@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::str::FromStr;
 
-use super::iwarp::Iwarp;
+use super::iwarp::{self, Iwarp};
 #[cfg(feature = "verbs")]
-use super::verbs::Verbs;
+use super::verbs::{self, Verbs};
 use super::{
     Access, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId,
     RemoteAddress, Sge, WrId,
@@ -41,18 +41,32 @@ impl fmt::Display for FabricKind {
     }
 }
 
-/// A text names no fabric.
+/// Which fabric is asked for; `None`, written `auto`: that of an RDMA device where there is one, and else
+/// software.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FabricChoice(pub Option<FabricKind>);
+
+/// A text names no choice of a fabric.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\": a fabric is \"software\" or \"verbs\"")]
+#[error("\"{0}\": a fabric is \"auto\", \"software\" or \"verbs\"")]
 pub struct NoFabric(String);
 
-impl FromStr for FabricKind {
+impl FromStr for FabricChoice {
     type Err = NoFabric;
 
     fn from_str(text: &str) -> Result<Self, NoFabric> {
-        let all = [Self::Software, Self::Verbs];
-        let found = all.into_iter().find(|kind| kind.name() == text);
-        found.ok_or_else(|| NoFabric(text.to_owned()))
+        match text {
+            "auto" => Ok(Self(None)),
+            "software" => Ok(Self(Some(FabricKind::Software))),
+            "verbs" => Ok(Self(Some(FabricKind::Verbs))),
+            _ => Err(NoFabric(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for FabricChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.map_or("auto", FabricKind::name))
     }
 }
 
@@ -77,6 +91,75 @@ impl From<Verbs> for AnyFabric {
     fn from(fabric: Verbs) -> Self {
         Self::Verbs(Box::new(fabric))
     }
+}
+
+impl AnyFabric {
+    /// A fabric for connections to `address`, with limits as `config` has them; without a `kind`, that of
+    /// an RDMA device if this side reaches `address` by one.
+    ///
+    /// # Errors
+    ///
+    /// RDMA devices are asked for and cannot be used.
+    pub fn towards(
+        address: SocketAddr,
+        kind: Option<FabricKind>,
+        config: iwarp::Config,
+    ) -> Result<Self, FabricError> {
+        match kind.unwrap_or_else(|| kind_towards(address)) {
+            FabricKind::Software => Iwarp::new(config).map(Self::from),
+            #[cfg(feature = "verbs")]
+            FabricKind::Verbs => Verbs::new((&config).into()).map(Self::from),
+            #[cfg(not(feature = "verbs"))]
+            FabricKind::Verbs => Err(FabricError::Os {
+                context: "use RDMA devices: this program was built without them (cargo build \
+                          --features verbs, with rdma-core)"
+                    .to_owned(),
+                source: std::io::ErrorKind::Unsupported.into(),
+            }),
+        }
+    }
+
+    /// Connections, those among them that have ended here and not at their peers.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        match self {
+            Self::Software(fabric) => {
+                let counts = fabric.counts();
+                counts.connections + counts.lingering
+            }
+            #[cfg(feature = "verbs")]
+            Self::Verbs(fabric) => {
+                let counts = fabric.counts();
+                counts.connections + counts.lingering
+            }
+        }
+    }
+
+    /// Which it is.
+    #[must_use]
+    pub const fn kind(&self) -> FabricKind {
+        match self {
+            Self::Software(_) => FabricKind::Software,
+            #[cfg(feature = "verbs")]
+            Self::Verbs(_) => FabricKind::Verbs,
+        }
+    }
+}
+
+#[cfg(feature = "verbs")]
+fn kind_towards(address: SocketAddr) -> FabricKind {
+    let source = verbs::source_for(address);
+    let device = source.map(verbs::device_of);
+    match device {
+        Ok(Ok(Some(_))) => FabricKind::Verbs,
+        // What is wrong then shows when software connects.
+        _ => FabricKind::Software,
+    }
+}
+
+#[cfg(not(feature = "verbs"))]
+const fn kind_towards(_: SocketAddr) -> FabricKind {
+    FabricKind::Software
 }
 
 /// The same expression on whichever it is.

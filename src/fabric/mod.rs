@@ -36,7 +36,7 @@ mod traits;
 #[cfg(feature = "verbs")]
 pub mod verbs;
 #[cfg(feature = "fabric")]
-pub use any::{AnyFabric, FabricKind, NoFabric};
+pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric};
 #[cfg(feature = "fabric")]
 pub use traits::*;
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{ArgAction, Parser};
-use smbdirect::broker::{Listen, Settings, parse_fabric};
-use smbdirect::fabric::FabricKind;
+use smbdirect::broker::{Listen, Settings};
+use smbdirect::fabric::FabricChoice;
 
 #[cfg(test)]
 mod tests;
@@ -28,8 +28,8 @@ pub(crate) struct Options {
     listen: Vec<Listen>,
     /// Who serves addresses that do not say it in the configuration file: software, verbs (RDMA devices),
     /// or auto: RDMA devices those that they have, software the others
-    #[arg(long, value_name = "FABRIC", value_parser = parse_fabric)]
-    fabric: Option<Option<FabricKind>>,
+    #[arg(long, value_name = "FABRIC", value_parser = FabricChoice::from_str)]
+    fabric: Option<FabricChoice>,
     /// Path of the control socket
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -82,7 +82,7 @@ impl Options {
         if !self.listen.is_empty() {
             broker.listen.clone_from(&self.listen);
         }
-        if let Some(fabric) = self.fabric {
+        if let Some(FabricChoice(fabric)) = self.fabric {
             broker.fabric = fabric;
         }
         if let Some(control) = &self.control {

@@ -57,7 +57,11 @@ pub fn device_of(ip: IpAddr) -> Result<Option<DeviceKind>, FabricError> {
 }
 
 /// The local address from which the system reaches another. Nothing is sent.
-pub(super) fn source_for(address: SocketAddr) -> io::Result<IpAddr> {
+///
+/// # Errors
+///
+/// It does not reach it.
+pub fn source_for(address: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

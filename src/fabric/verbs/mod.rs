@@ -53,11 +53,12 @@ use mio::Interest;
 use mio::unix::SourceFd;
 use slotmap::{Key, KeyData, SlotMap};
 
-pub use self::devices::{DeviceKind, device_of, is_present, memory_lock_limit};
+pub use self::devices::{DeviceKind, device_of, is_present, memory_lock_limit, source_for};
 
 use self::conn::{Conn, Stage};
 use self::ffi::{Channel, CmId, Depths, Endpoint};
 use self::listen::Listener;
+use super::iwarp;
 use super::iwarp::mpa::LegacyReadDepths;
 use super::pending::Pending;
 use crate::fabric::{
@@ -107,6 +108,24 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(5),
             linger_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl From<&iwarp::Config> for Config {
+    /// With the limits of a fabric in software.
+    fn from(software: &iwarp::Config) -> Self {
+        let narrow = |depth: usize| u32::try_from(depth).unwrap_or(u32::MAX);
+        Self {
+            sends: narrow(software.depths.sends),
+            recvs: narrow(software.depths.recvs),
+            reads: narrow(software.depths.reads),
+            regions: software.depths.regions,
+            max_pending: software.max_pending,
+            max_pending_per_source: software.max_pending_per_source,
+            connect_timeout: software.connect_timeout,
+            drain_timeout: software.drain_timeout,
+            linger_timeout: software.linger_timeout,
         }
     }
 }
