@@ -8,6 +8,7 @@ use std::ptr::{self, NonNull};
 
 use super::abi;
 use super::cm::{CmId, Device, check, do_not_wait, no_device};
+use super::objects::{CompletionChannel, Cq, Mr, Pd, Qp, create_qp};
 use crate::fabric::{Access, MAX_SEND_HEADER};
 use crate::sys::Memory;
 
@@ -22,83 +23,6 @@ const QP_ACCESS_ERROR: c_uint = 3;
 pub(super) const COMM_EST: c_uint = 4;
 const DEVICE_FATAL: c_uint = 8;
 const CQ_ERROR: c_uint = 0;
-
-/// A memory region, and what holds its memory. One of no bytes is known here only.
-pub(in super::super) struct Mr {
-    mr: Option<NonNull<abi::ibv_mr>>,
-    memory: Memory,
-}
-
-// SAFETY: the library's functions on a memory region may be called from any thread.
-unsafe impl Send for Mr {}
-
-impl Mr {
-    fn new(pd: &Pd, memory: &Memory, access: c_int) -> io::Result<Self> {
-        let length = memory.len();
-        if length == 0 {
-            let memory = memory.clone();
-            return Ok(Self { mr: None, memory });
-        }
-        let start = memory.pointer(0, length).map_err(io::Error::other)?;
-        // SAFETY: the memory is held until the registration has ended, and nobody has references
-        // into it: whatever writes to it does so by copies. The domain is the caller's.
-        let mr = unsafe { abi::ibv_reg_mr(pd.0.as_ptr(), start.cast(), length, access) };
-        let mr = NonNull::new(mr).ok_or_else(io::Error::last_os_error)?;
-        let memory = memory.clone();
-        let mr = Some(mr);
-        Ok(Self { mr, memory })
-    }
-
-    fn fields(&self) -> Option<&abi::ibv_mr> {
-        // SAFETY: the library made it and changes no field of it.
-        self.mr.as_ref().map(|mr| unsafe { mr.as_ref() })
-    }
-
-    /// Bytes.
-    pub(in super::super) fn len(&self) -> usize {
-        self.memory.len()
-    }
-
-    /// What the peer calls it.
-    pub(in super::super) fn remote_key(&self) -> u32 {
-        self.fields().map_or(0, |mr| mr.rkey)
-    }
-
-    /// The remote address of its first byte.
-    pub(in super::super) fn remote_address(&self) -> u64 {
-        self.fields().map_or(0, |mr| mr.addr.addr() as u64)
-    }
-
-    fn sge(&self, offset: u32, length: u32) -> io::Result<abi::ibv_sge> {
-        let start = self.memory.pointer(offset as usize, length as usize);
-        Ok(abi::ibv_sge {
-            addr: start.map_err(io::Error::other)?.addr() as u64,
-            length,
-            lkey: self.fields().map_or(0, |mr| mr.lkey),
-        })
-    }
-}
-
-impl Drop for Mr {
-    fn drop(&mut self) {
-        let Some(mr) = self.mr else {
-            return;
-        };
-        // SAFETY: `self` owns it.
-        let result = unsafe { abi::ibv_dereg_mr(mr.as_ptr()) };
-        if result != 0 {
-            // The device may go on writing there: nobody else may get the memory.
-            tracing::error!(error = result, "a memory region cannot be deregistered");
-            std::mem::forget(self.memory.clone());
-        }
-    }
-}
-
-impl fmt::Debug for Mr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mr({} bytes)", self.memory.len())
-    }
-}
 
 /// How a work request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,84 +93,6 @@ pub(in super::super) struct AsyncEvent {
     pub(in super::super) kind: AsyncKind,
     /// See [`Endpoint::owns`].
     pub(in super::super) element: usize,
-}
-
-/// A queue pair. It belongs to an identifier that [`Endpoint`] holds longer.
-struct Qp {
-    qp: NonNull<abi::ibv_qp>,
-    id: *mut abi::rdma_cm_id,
-}
-
-// SAFETY: the library's functions on a queue pair may be called from any thread.
-unsafe impl Send for Qp {}
-
-impl Drop for Qp {
-    fn drop(&mut self) {
-        // SAFETY: the identifier is alive, and has this queue pair.
-        unsafe { abi::rdma_destroy_qp(self.id) }
-    }
-}
-
-/// A completion queue, and the notifications of it that were taken and not acknowledged.
-struct Cq {
-    cq: NonNull<abi::ibv_cq>,
-    unacknowledged: u32,
-}
-
-// SAFETY: the library's functions on a completion queue may be called from any thread.
-unsafe impl Send for Cq {}
-
-impl Cq {
-    fn acknowledge(&mut self) {
-        // SAFETY: so many were taken, and none of them is acknowledged twice.
-        unsafe { abi::ibv_ack_cq_events(self.cq.as_ptr(), self.unacknowledged) }
-        self.unacknowledged = 0;
-    }
-}
-
-impl Drop for Cq {
-    fn drop(&mut self) {
-        self.acknowledge();
-        // SAFETY: `self` owns it; the queue pair that used it has ended.
-        ended("completion queue", unsafe {
-            abi::ibv_destroy_cq(self.cq.as_ptr())
-        });
-    }
-}
-
-/// Where notifications of completions come in.
-struct CompletionChannel(NonNull<abi::ibv_comp_channel>);
-
-// SAFETY: the library's functions on a channel may be called from any thread.
-unsafe impl Send for CompletionChannel {}
-
-impl Drop for CompletionChannel {
-    fn drop(&mut self) {
-        // SAFETY: `self` owns it; the completion queue that used it has ended.
-        let result = unsafe { abi::ibv_destroy_comp_channel(self.0.as_ptr()) };
-        ended("completion channel", result);
-    }
-}
-
-/// A protection domain.
-struct Pd(NonNull<abi::ibv_pd>);
-
-// SAFETY: the library's functions on a domain may be called from any thread.
-unsafe impl Send for Pd {}
-
-impl Drop for Pd {
-    fn drop(&mut self) {
-        // SAFETY: `self` owns it; the queue pair and the regions in it have ended.
-        ended("protection domain", unsafe {
-            abi::ibv_dealloc_pd(self.0.as_ptr())
-        });
-    }
-}
-
-fn ended(what: &str, result: c_int) {
-    if result != 0 {
-        tracing::debug!(error = result, "a {what} did not end in order");
-    }
 }
 
 /// A connection with its queue pair, its protection domain and its registrations.
@@ -632,36 +478,4 @@ impl Endpoint {
         }));
         Ok(count == BATCH)
     }
-}
-
-fn create_qp(
-    id: &CmId,
-    (pd, cq): (&Pd, &Cq),
-    (sends, recvs): (u32, u32),
-    inline: u32,
-) -> io::Result<Qp> {
-    let mut attributes = abi::ibv_qp_init_attr {
-        qp_context: ptr::null_mut(),
-        send_cq: cq.cq.as_ptr(),
-        recv_cq: cq.cq.as_ptr(),
-        srq: ptr::null_mut(),
-        cap: abi::ibv_qp_cap {
-            max_send_wr: sends,
-            max_recv_wr: recvs,
-            max_send_sge: 2,
-            max_recv_sge: 1,
-            max_inline_data: inline,
-        },
-        qp_type: abi::IBV_QPT_RC,
-        sq_sig_all: 0,
-    };
-    // SAFETY: domain and completion queue are of the identifier's device; the attributes are read,
-    // and written, during the call.
-    let result = unsafe { abi::rdma_create_qp(id.as_ptr(), pd.0.as_ptr(), &raw mut attributes) };
-    check(result)?;
-    let qp = NonNull::new(id.queue_pair()).ok_or_else(no_device)?;
-    Ok(Qp {
-        qp,
-        id: id.as_ptr(),
-    })
 }

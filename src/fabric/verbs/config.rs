@@ -1,0 +1,77 @@
+//! What a fabric is told, and what it says of itself.
+
+use std::time::Duration;
+
+use crate::fabric::iwarp;
+
+/// How a [`Verbs`](super::Verbs) fabric behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// SENDs and RDMA WRITEs posted on a connection at a time; fewer where the device has no room.
+    pub sends: u32,
+    /// Receives posted on a connection at a time, as above.
+    pub recvs: u32,
+    /// RDMA READs posted on a connection at a time, those that wait among them.
+    pub reads: u32,
+    /// Memory regions of a connection.
+    pub regions: usize,
+    /// Incoming connections that are not established, in total.
+    pub max_pending: usize,
+    /// The same of one source address.
+    pub max_pending_per_source: usize,
+    /// Time that a connection has to be established, and each step of looking for a peer.
+    pub connect_timeout: Duration,
+    /// Time that posted work has to go out after [`Fabric::close`](crate::fabric::Fabric::close).
+    pub drain_timeout: Duration,
+    /// Time that the peer then has to answer.
+    pub linger_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sends: 64,
+            recvs: 256,
+            reads: 32,
+            regions: 16,
+            max_pending: 256,
+            max_pending_per_source: 32,
+            connect_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(5),
+            linger_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl From<&iwarp::Config> for Config {
+    /// With the limits of a fabric in software.
+    fn from(software: &iwarp::Config) -> Self {
+        let narrow = |depth: usize| u32::try_from(depth).unwrap_or(u32::MAX);
+        Self {
+            sends: narrow(software.depths.sends),
+            recvs: narrow(software.depths.recvs),
+            reads: narrow(software.depths.reads),
+            regions: software.depths.regions,
+            max_pending: software.max_pending,
+            max_pending_per_source: software.max_pending_per_source,
+            connect_timeout: software.connect_timeout,
+            drain_timeout: software.drain_timeout,
+            linger_timeout: software.linger_timeout,
+        }
+    }
+}
+
+/// How much there is of what peers can make a fabric hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Listeners.
+    pub listeners: usize,
+    /// Connections, whatever their state.
+    pub connections: usize,
+    /// Incoming connections among them that are not established.
+    pub pending: usize,
+    /// Connections that have ended here, until their peers have answered.
+    pub lingering: usize,
+    /// Memory regions that are registered.
+    pub regions: usize,
+}
