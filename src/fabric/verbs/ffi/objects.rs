@@ -86,7 +86,7 @@ impl fmt::Debug for Mr {
     }
 }
 
-/// A queue pair. It belongs to an identifier that [`Endpoint`] holds longer.
+/// A queue pair. It belongs to an identifier that [`Endpoint`](super::Endpoint) holds longer.
 pub(super) struct Qp {
     pub(super) qp: NonNull<abi::ibv_qp>,
     id: *mut abi::rdma_cm_id,
