@@ -171,10 +171,13 @@ impl Conn {
 
     /// Has the next `poll` look at the connection.
     pub(super) fn enqueue(&mut self, id: ConnId, work: &mut Vec<ConnId>) {
-        if !self.queued {
-            self.queued = true;
-            work.push(id);
-        }
+        work.extend(self.due(id));
+    }
+
+    /// For the list of connections with something to do, unless it is there already.
+    pub(super) fn due(&mut self, id: ConnId) -> Option<ConnId> {
+        let is_new = !std::mem::replace(&mut self.queued, true);
+        is_new.then_some(id)
     }
 
     pub(super) const fn dequeued(&mut self) {

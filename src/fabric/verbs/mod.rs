@@ -105,6 +105,8 @@ pub struct Verbs {
     completed: Vec<ffi::Completed>,
     has_cm_events: bool,
     has_async_events: bool,
+    /// Of memory that was not registered.
+    has_warned: bool,
     now: Instant,
     /// Held by each identifier, too.
     channel: Arc<Channel>,
@@ -148,6 +150,7 @@ impl Verbs {
             completed: Vec::new(),
             has_cm_events: false,
             has_async_events: false,
+            has_warned: false,
             now: Instant::ZERO,
             channel,
         })
@@ -359,7 +362,13 @@ impl Fabric for Verbs {
         }
         u32::try_from(memory.len()).map_err(|_| FabricError::LocalProtection)?;
         let registered = conn.register(memory, access);
-        let (id, remote) = registered.map_err(|error| devices::not_registered(memory, error))?;
+        let registered = registered.map_err(|error| devices::not_registered(memory, error));
+        let (id, remote) = registered.inspect_err(|error| {
+            // Its owner may not say it, and it is what an administrator has to know; but once.
+            if !std::mem::replace(&mut self.has_warned, true) {
+                tracing::warn!("{error}");
+            }
+        })?;
         let token = if access.is_remote() { remote.0 } else { 0 };
         let remote = RemoteAddress {
             token: RemoteToken(token),
@@ -377,7 +386,14 @@ impl Fabric for Verbs {
     }
 
     fn post_recv(&mut self, conn: ConnId, wr_id: WrId, memory: Sge) -> Result<(), FabricError> {
-        self.open(conn)?.post_recv(wr_id, memory)
+        let open = self.open(conn)?;
+        open.post_recv(wr_id, memory)?;
+        if open.is_suspect {
+            // An event says why it was not taken, or time runs out.
+            self.work
+                .extend(self.conns.get_mut(conn).and_then(|open| open.due(conn)));
+        }
+        Ok(())
     }
 
     fn post_send(
