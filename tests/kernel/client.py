@@ -86,8 +86,8 @@ class Ksmbd:
         self.config = self.root / "ksmbd.conf"
 
     def start(self):
-        self.root.mkdir()
-        self.files.mkdir()
+        self.root.mkdir(exist_ok=True)
+        self.files.mkdir(exist_ok=True)
         self.files.chmod(0o777)
         self.config.write_text("[global]\nserver multi channel support = yes\nmap to guest = never\n"
                                f"[share]\npath = {self.files}\nread only = no\nforce user = root\nforce group = root\n")
@@ -261,7 +261,7 @@ class Load:
             files.compare(behind / f"{self.name}-{number}", number, MIB)
 
 
-def main():
+def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fabric", choices=["software", "siw", "rxe", "outside", "ksmbd"])
     parser.add_argument("--samba", type=pathlib.Path, help="Samba's build tree")
@@ -271,7 +271,11 @@ def main():
     parser.add_argument("--only", default="", help="the checks whose names match this regular expression")
     parser.add_argument("--limit", type=int, default=300, help="seconds that a check may take (300)")
     parser.add_argument("--gigabyte", action="store_true", help="one file of 1 GiB, too")
-    options = parser.parse_args()
+    return parser
+
+
+def main():
+    options = arguments().parse_args()
     server = {"outside": lambda _: None, "ksmbd": Ksmbd}.get(options.fabric, Server)(options)
 
     def explain():
