@@ -19,6 +19,10 @@ OUTSIDE = pathlib.Path("/mnt/guest")
 # In the guest's memory.
 MEMORY = pathlib.Path("/mnt/share")
 
+# The status of a guest whose client has a fault of its own, which every kernel up to 6.17 has: a SEND that fails wakes
+# nobody who waits for its end. Another guest is as likely to be spared as this one was not.
+CLIENT_IS_STUCK = 42
+
 # The guest's own address behind siw, and behind rxe: there is no RDMA on lo.
 ADDRESS = {"siw": "10.9.0.1", "rxe": "10.0.2.15"}
 
@@ -76,6 +80,22 @@ def is_late_break(lines):
     return "No task to wake" in lines[0] and lines[-1].endswith(".SMB@...........") and " 00000012 " in lines[-1]
 
 
+def without_own(lines):
+    """Without the warning with which cifs.ko leaves rxe: it drains a queue of receives in which no place is left."""
+    kept, block = [], None
+    for line in lines:
+        if block is None and "WARNING:" in line and "__ib_drain_rq" in line:
+            block = []
+        if block is None:
+            kept.append(line)
+        else:
+            block.append(line)
+            if "end trace" in line:
+                kept += block if not any("smbd_destroy" in part for part in block) else []
+                block = None
+    return kept + (block or [])
+
+
 class Kernel:
     """What the guest's kernel says from now on."""
 
@@ -92,7 +112,7 @@ class Kernel:
 
     def check(self, expected=()):
         """Fails where it has warned. What it says of broken connections is expected of tests that break them."""
-        new = self.said()
+        new = without_own(self.said())
         wrong = [line for line in new if WRONG.search(line) and not HARMLESS.search(line)]
         odd = [line for number, line in enumerate(new) if "CIFS: VFS" in line and not HARMLESS.search(line)
                and not any(re.search(pattern, line) for pattern in expected)
@@ -142,13 +162,19 @@ class Report:
         print(f"   FAILED {name}: not within {self.limit} s", flush=True)
         # Where everybody waits is in dmesg then.
         pathlib.Path("/proc/sysrq-trigger").write_text("w")
-        self.explain()
-        for line in run("dmesg").splitlines()[-60:]:
-            print(line)
+        lines = run("dmesg").splitlines()
+        print("\n".join(lines[-60:]))
+        stuck = any("smbd_send+" in line for line in lines[-100:])
         self.checks.append({"name": name, "ok": False, "why": "it does not end"})
         self.write(OUTSIDE / "report.json")
-        sys.stdout.flush()
-        os._exit(1)
+        print(f"   {'the client waits for ever for a SEND that failed (docs/interop.md)' if stuck else ''}", flush=True)
+        # What waits in the kernel cannot be ended, so the guest ends as it is.
+        run("cp", "-r", MEMORY / "server/log", OUTSIDE / "server-log", check=False)
+        (OUTSIDE / "dmesg").write_text("\n".join(lines) + "\n")
+        (OUTSIDE / "status").write_text(str(CLIENT_IS_STUCK if stuck else 1))
+        with open("/dev/port", "wb", buffering=0) as port:
+            port.seek(0xf4)
+            port.write(b"\1")
 
     def fact(self, name, value):
         self.facts[name] = value
