@@ -35,9 +35,9 @@
 //! system and allocate nothing after construction. smbd links the feature `ffi` alone, which has no
 //! fabric, thread or logging; the default adds the `broker`.
 //!
-//! `unsafe` is allowed in `sys`, `shm::map` and `ffi` alone: memory that another process or an RDMA
-//! peer may write at any time is reached by copies, atomic words and system calls there, never through a
-//! reference that lasts.
+//! `unsafe` is allowed in `sys`, `shm::map`, `fabric::verbs::ffi` and `ffi` alone: memory that another
+//! process or an RDMA peer may write at any time is reached by copies, atomic words and system calls there,
+//! never through a reference that lasts.
 
 #![cfg_attr(not(any(feature = "fabric", feature = "shm", test)), no_std)]
 #![deny(unsafe_code)]

@@ -22,8 +22,7 @@ use super::framing::SESSION_RESPONSE;
 use super::reason::End;
 use super::statistics::{Statistics, Traffic};
 use super::upload::{Next, Piece, Upload};
-use crate::fabric::iwarp::Iwarp;
-use crate::fabric::{self, Access, ConnId, FabricError, RegionId, Sge, WrError};
+use crate::fabric::{self, Access, AnyFabric, ConnId, FabricError, RegionId, Sge, WrError};
 use crate::sys::{IoVecs, Memory};
 use crate::transport::{CloseReason, SendError, Transport};
 use crate::units::Instant;
@@ -43,7 +42,7 @@ const DISCARDS: usize = 16;
 /// What connections share.
 #[derive(Debug)]
 pub(super) struct Context {
-    pub(super) transport: Transport<Iwarp, Buffers>,
+    pub(super) transport: Transport<AnyFabric, Buffers>,
     pub(super) vecs: IoVecs,
     pub(super) now: Instant,
     /// Addresses of the server, in the order in which they are tried.
@@ -54,7 +53,7 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(transport: Transport<Iwarp, Buffers>, target: Vec<SocketAddr>) -> Self {
+    pub(super) fn new(transport: Transport<AnyFabric, Buffers>, target: Vec<SocketAddr>) -> Self {
         Self {
             transport,
             vecs: IoVecs::new(),

@@ -43,7 +43,7 @@ pub use self::reason::BridgeError;
 use self::reason::{End, failed};
 pub use self::statistics::{Connections, Statistics, Traffic};
 use crate::fabric::ConnId;
-use crate::fabric::iwarp::{self, Iwarp};
+use crate::fabric::{AnyFabric, FabricKind, iwarp};
 use crate::proto;
 use crate::transport::{self, Event, PlainHasher, Transport};
 use crate::units::Instant;
@@ -76,6 +76,8 @@ pub struct Config {
     /// What is brought to the SMB Direct negotiation; `max_fragmented_size` is at most
     /// [`MAX_MESSAGE`].
     pub endpoint: proto::Config,
+    /// Who carries SMB Direct; `None`: an RDMA device, if the server is reached by one, or else software.
+    pub fabric: Option<FabricKind>,
     /// Whether to ask for CRCs in FPDUs.
     pub crc: bool,
     /// Clients at a time. More are closed at once.
@@ -96,6 +98,7 @@ impl Config {
                 max_fragmented_size: MAX_MESSAGE,
                 ..proto::Config::initiator_default()
             },
+            fabric: None,
             crc: false,
             max_connections: 1024,
         }
@@ -275,8 +278,8 @@ impl Bridge {
         let Some(stop_at) = self.stop_at else {
             return false;
         };
-        let counts = self.context.transport.fabric().counts();
-        let ended = counts.connections + counts.lingering == 0 && self.clients.is_empty();
+        let connections = self.context.transport.fabric().connections();
+        let ended = connections == 0 && self.clients.is_empty();
         ended || self.context.now >= stop_at
     }
 
@@ -536,7 +539,7 @@ impl Bridge {
     }
 }
 
-fn transport(config: &Config) -> Result<Transport<Iwarp, Buffers>, BridgeError> {
+fn transport(config: &Config) -> Result<Transport<AnyFabric, Buffers>, BridgeError> {
     let mut fabric = iwarp::Config {
         crc: config.crc,
         ..iwarp::Config::default()
@@ -546,7 +549,9 @@ fn transport(config: &Config) -> Result<Transport<Iwarp, Buffers>, BridgeError> 
     let mut transport = transport::Config::new(proto::Config::default(), config.endpoint);
     // Each client has one at most.
     transport.max_connections = config.max_connections;
-    let fabric = Iwarp::new(fabric)?;
+    // The addresses of one server are reached in one way.
+    let target = config.target.first().ok_or(BridgeError::NoTarget)?;
+    let fabric = AnyFabric::towards(*target, config.fabric, fabric)?;
     Ok(Transport::new(fabric, Buffers::default(), transport))
 }
 

@@ -18,6 +18,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv,
 use super::config::Listen;
 use super::status::AddressStatus;
 use crate::device::abi::{Address, MAX_ADDRESSES};
+use crate::fabric::FabricKind;
 
 /// Bits per second of what has no speed, such as loopback and virtual interfaces.
 const DEFAULT_SPEED: u64 = 10_000_000_000;
@@ -27,15 +28,15 @@ const NOTIFICATIONS: usize = 1024;
 
 /// An address of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Local {
-    ip: IpAddr,
+pub(super) struct Local {
+    pub(super) ip: IpAddr,
     /// Of link-local addresses, or 0.
-    scope_id: u32,
-    interface: String,
-    index: u32,
+    pub(super) scope_id: u32,
+    pub(super) interface: String,
+    pub(super) index: u32,
     /// Bits per second, where the system knows.
-    speed: Option<u64>,
-    is_up: bool,
+    pub(super) speed: Option<u64>,
+    pub(super) is_up: bool,
 }
 
 /// Where clients reach those that listen at `listen`, with real ports: at most [`MAX_ADDRESSES`], in the
@@ -45,8 +46,12 @@ struct Local {
 ///
 /// The system does not say which addresses it has.
 pub(super) fn reachable(listen: &[Listen]) -> io::Result<Vec<AddressStatus>> {
-    let locals: Vec<Local> = getifaddrs()?.filter_map(|entry| local(&entry)).collect();
-    Ok(reachable_of(listen, &locals))
+    Ok(reachable_of(listen, &locals()?))
+}
+
+/// The addresses of this machine.
+pub(super) fn locals() -> io::Result<Vec<Local>> {
+    Ok(getifaddrs()?.filter_map(|entry| local(&entry)).collect())
 }
 
 fn reachable_of(listen: &[Listen], locals: &[Local]) -> Vec<AddressStatus> {
@@ -98,6 +103,7 @@ fn status(listen: &Listen, ip: IpAddr, local: Option<&Local>) -> AddressStatus {
         interface: local.map(|local| local.interface.clone()),
         interface_index: local.map_or(0, |local| local.index),
         link_speed: listen.link_speed.or(speed).unwrap_or(DEFAULT_SPEED),
+        fabric: listen.fabric.unwrap_or(FabricKind::Software).to_string(),
     }
 }
 
@@ -109,7 +115,7 @@ const fn scope_of(address: &SocketAddr) -> u32 {
 }
 
 /// Whether an address means something on this machine, or on one of its networks, only.
-const fn is_near(ip: IpAddr) -> bool {
+pub(super) const fn is_near(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_loopback(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
@@ -316,6 +322,7 @@ mod tests {
             interface: None,
             interface_index: 3,
             link_speed: 5,
+            fabric: "software".to_owned(),
         };
         let four = status("10.0.0.1:5445").to_abi();
         let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 0, 0, 1];

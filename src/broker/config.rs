@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::quantity::{Size, Speed, Time};
 use crate::device;
 use crate::device::abi::{MemParams, RegionShape};
+use crate::fabric::FabricKind;
 use crate::proto::{self, ConfigError};
 use crate::shm::buffers::Shape;
 
@@ -23,6 +24,9 @@ pub const PORT: u16 = 5445;
 pub struct Config {
     /// Where it accepts SMB Direct, 1 to 64 addresses; port 0 takes a free one.
     pub listen: Vec<Listen>,
+    /// Who serves the addresses that do not say it themselves; `None`: RDMA devices those that they have,
+    /// software the others.
+    pub fabric: Option<FabricKind>,
     /// Path of the control socket: absolute, at most 107 bytes.
     pub control: PathBuf,
     /// Users besides root and the broker's own that may attach, at most 64.
@@ -69,6 +73,8 @@ pub struct Listen {
     /// What clients are told of the network's speed, in bits per second: 1 Mbit/s to 100 Tbit/s. `None`:
     /// what the system says.
     pub link_speed: Option<u64>,
+    /// Who serves it; `None`: as [`Config::fabric`] says.
+    pub fabric: Option<FabricKind>,
 }
 
 impl From<SocketAddr> for Listen {
@@ -76,6 +82,7 @@ impl From<SocketAddr> for Listen {
         Self {
             address,
             link_speed: None,
+            fabric: None,
         }
     }
 }
@@ -136,6 +143,7 @@ impl Default for Config {
                 SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)).into(),
                 SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)).into(),
             ],
+            fabric: None,
             control: device::DEFAULT_PATH.into(),
             users: Vec::new(),
             reactors: std::thread::available_parallelism().map_or(1, |count| count.get().min(8)),
@@ -170,6 +178,7 @@ impl Config {
     /// The value, and what it may be.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         self.validate_access()?;
+        self.validate_fabrics()?;
         within("reactors", self.reactors, 1, 64)?;
         time(
             "busy_poll",
@@ -273,6 +282,17 @@ impl Config {
             allowed: "at most 64 users".into(),
             ..error
         })
+    }
+
+    /// RDMA devices can be asked for only where they are built in.
+    fn validate_fabrics(&self) -> Result<(), OutOfRange> {
+        let is_possible = |fabric: Option<FabricKind>| {
+            cfg!(feature = "verbs") || fabric != Some(FabricKind::Verbs)
+        };
+        let allowed = || "software: this program was built without RDMA devices (cargo build --features verbs, with rdma-core)";
+        require(is_possible(self.fabric), "fabric", "verbs", allowed)?;
+        let is_possible = self.listen.iter().all(|listen| is_possible(listen.fabric));
+        require(is_possible, "listen", "served by the fabric verbs", allowed)
     }
 
     fn validate_acceptor(&self) -> Result<(), OutOfRange> {

@@ -26,6 +26,7 @@ mod config;
 mod control;
 mod lines;
 mod memory;
+mod placement;
 mod pool;
 mod process;
 mod quantity;
@@ -47,12 +48,15 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 
 pub use self::config::{Config, Listen, OutOfRange, PORT};
 use self::control::{Control, ControlSocket, Message, ToReactor};
+pub use self::placement::NotPlaced;
 use self::pool::Pool;
 use self::reactor::{Notice, Reactor, ToControl};
 use self::registry::Shared;
 pub use self::settings::{NoAddress, Settings, SettingsError};
 use self::status::Status;
-use crate::fabric::{Fabric, FabricError, ReadLimits, iwarp};
+#[cfg(feature = "verbs")]
+use crate::fabric::verbs;
+use crate::fabric::{Fabric, FabricError, FabricKind, ReadLimits, iwarp};
 use crate::proto;
 use crate::transport::{self, Transport};
 
@@ -77,6 +81,9 @@ pub enum StartError {
     /// A value that cannot be.
     #[error(transparent)]
     Config(#[from] OutOfRange),
+    /// A fabric that is asked for and cannot be had.
+    #[error(transparent)]
+    Place(#[from] NotPlaced),
     /// Making a fabric.
     #[error("fabric: {0}")]
     Fabric(io::Error),
@@ -107,6 +114,13 @@ pub fn iwarp_config(config: &Config) -> iwarp::Config {
     iwarp
 }
 
+/// The same for the fabric of RDMA devices.
+#[cfg(feature = "verbs")]
+#[must_use]
+pub fn verbs_config(config: &Config) -> verbs::Config {
+    (&iwarp_config(config)).into()
+}
+
 /// A running broker. Dropping it ends it at once.
 #[derive(Debug)]
 pub struct Broker {
@@ -117,18 +131,19 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts the threads of a broker; `make_fabric` makes the fabric of the reactor with that
-    /// number.
+    /// Starts the threads of a broker; `make_fabric` makes the fabric of a reactor. RDMA devices have one
+    /// reactor, which takes connections of all of them; software has [`Config::reactors`].
     ///
     /// # Errors
     ///
     /// What is missing. Nothing is left running then.
-    pub fn start<F, M>(config: Config, mut make_fabric: M) -> Result<Self, StartError>
+    pub fn start<F, M>(mut config: Config, mut make_fabric: M) -> Result<Self, StartError>
     where
         F: Fabric + Send + 'static,
-        M: FnMut(usize) -> io::Result<F>,
+        M: FnMut(FabricKind) -> io::Result<F>,
     {
         config.validate()?;
+        config.place()?;
         let socket =
             ControlSocket::bind(&config.control).map_err(|source| StartError::Control {
                 path: config.control.display().to_string(),
@@ -145,9 +160,10 @@ impl Broker {
             waker: Arc::new(waker),
         };
         let (mut reactors, mut to_reactors) = (Vec::new(), Vec::new());
-        for number in 0..shared.config.reactors.max(1) {
-            let fabric = make_fabric(number).map_err(StartError::Fabric)?;
-            let transport = listen(&shared, fabric, &mut listen_at)?;
+        let kinds = kinds_of_reactors(&shared.config);
+        for (number, kind) in kinds.into_iter().enumerate() {
+            let fabric = make_fabric(kind).map_err(StartError::Fabric)?;
+            let transport = listen(&shared, fabric, kind, &mut listen_at)?;
             let (to_reactor, commands) = unbounded();
             let poll = mio::Poll::new()?;
             let waker = mio::Waker::new(poll.registry(), reactor::WAKER)?;
@@ -158,7 +174,7 @@ impl Broker {
             let shared = Arc::clone(&shared);
             let waits = (commands, poll);
             reactors.push(Reactor::new(
-                number,
+                (number, kind),
                 shared,
                 transport,
                 waits,
@@ -260,6 +276,22 @@ impl Drop for Broker {
     }
 }
 
+/// The fabrics of the reactors.
+fn kinds_of_reactors(config: &Config) -> Vec<FabricKind> {
+    let is_used = |kind| {
+        let mut listen = config.listen.iter();
+        listen.any(|listen| listen.fabric.unwrap_or(FabricKind::Software) == kind)
+    };
+    let mut kinds = Vec::new();
+    if is_used(FabricKind::Software) {
+        kinds.resize(config.reactors.max(1), FabricKind::Software);
+    }
+    if is_used(FabricKind::Verbs) {
+        kinds.push(FabricKind::Verbs);
+    }
+    kinds
+}
+
 /// Tells the control thread of a reactor's end.
 struct Ended(usize, ToControl);
 
@@ -274,6 +306,7 @@ impl Drop for Ended {
 fn listen<F: Fabric>(
     shared: &Shared,
     fabric: F,
+    kind: FabricKind,
     listen_at: &mut [Listen],
 ) -> Result<(Transport<F, Pool>, Vec<crate::fabric::ListenerId>), FabricError> {
     let config = &shared.config;
@@ -290,10 +323,27 @@ fn listen<F: Fabric>(
     };
     let mut transport = Transport::new(fabric, pool, transport);
     let mut listeners = Vec::new();
-    for Listen { address, .. } in listen_at {
-        let listener = transport.listen(*address)?;
-        *address = transport.local_address(listener).unwrap_or(*address);
+    for listen in listen_at {
+        if listen.fabric.unwrap_or(FabricKind::Software) != kind {
+            continue;
+        }
+        let companion = placement::companion(listen);
+        let listener = transport.listen(listen.address)?;
+        let address = transport.local_address(listener);
+        listen.address = address.unwrap_or(listen.address);
         listeners.push(listener);
+        match companion.map(|address| (address, transport.listen(address))) {
+            None => {}
+            Some((address, Ok(listener))) => {
+                tracing::info!(
+                    "listening on {address} as well, where RoCE and InfiniBand clients look"
+                );
+                listeners.push(listener);
+            }
+            Some((_, Err(error))) => {
+                tracing::warn!("{error}: clients that do not look at port {PORT} will not find it");
+            }
+        }
     }
     Ok((transport, listeners))
 }

@@ -46,7 +46,11 @@ fn of_fabric_close(reason: &fabric::CloseReason) -> Status {
         Reason::Iwarp(error) if error.is_remote_access() => Status::RemoteAccess,
         Reason::Iwarp(_) | Reason::ReceiverNotReady => Status::Protocol,
         Reason::RemoteAccess => Status::RemoteAccess,
-        Reason::Injected | Reason::Os(_) => Status::Fabric,
+        Reason::LocalProtection
+        | Reason::DeviceGone
+        | Reason::Device(_)
+        | Reason::Injected
+        | Reason::Os(_) => Status::Fabric,
     }
 }
 

@@ -16,6 +16,7 @@ use toml::de::{DeTable, DeValue};
 use super::config::{Config, Listen, OutOfRange, PAGE, PORT};
 use super::quantity::{Length, Size, Speed, Time};
 use crate::device::abi::{MemParams, RegionShape};
+use crate::fabric::{FabricChoice, FabricKind, NoFabric};
 use crate::proto;
 use crate::units::Credits;
 
@@ -167,6 +168,7 @@ fn line_of_key(text: &str, key: &str) -> Option<usize> {
 #[serde(default, deny_unknown_fields)]
 struct File {
     log: String,
+    fabric: Fabric,
     listen: Vec<ListenAt>,
     control: PathBuf,
     users: Vec<u32>,
@@ -204,8 +206,36 @@ enum ListenAt {
 #[serde(deny_unknown_fields)]
 struct ListenTable {
     address: Address,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     link_speed: Option<Speed>,
+    #[serde(default, skip_serializing_if = "Fabric::is_auto")]
+    fabric: Fabric,
+}
+
+/// `auto` where it says nothing.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+struct Fabric(Option<FabricKind>);
+
+impl Fabric {
+    const fn is_auto(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl TryFrom<String> for Fabric {
+    type Error = NoFabric;
+
+    fn try_from(text: String) -> Result<Self, NoFabric> {
+        let FabricChoice(kind) = text.parse()?;
+        Ok(Self(kind))
+    }
+}
+
+impl From<Fabric> for String {
+    fn from(fabric: Fabric) -> Self {
+        FabricChoice(fabric.0).to_string()
+    }
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -296,7 +326,7 @@ impl<'de> Deserialize<'de> for ListenAt {
             type Value = ListenAt;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address, or a table with address and link_speed")
+                f.write_str("an address, or a table with address, link_speed and fabric")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<ListenAt, E> {
@@ -317,11 +347,12 @@ impl<'de> Deserialize<'de> for ListenAt {
 impl From<Listen> for ListenAt {
     fn from(listen: Listen) -> Self {
         let address = Address(listen.address);
-        match listen.link_speed.map(Speed) {
-            None => Self::Address(address),
-            link_speed => Self::Table(ListenTable {
+        match (listen.link_speed.map(Speed), Fabric(listen.fabric)) {
+            (None, Fabric(None)) => Self::Address(address),
+            (link_speed, fabric) => Self::Table(ListenTable {
                 address,
                 link_speed,
+                fabric,
             }),
         }
     }
@@ -334,6 +365,7 @@ impl From<ListenAt> for Listen {
             ListenAt::Table(table) => Self {
                 address: table.address.0,
                 link_speed: table.link_speed.map(|speed| speed.0),
+                fabric: table.fabric.0,
             },
         }
     }
@@ -345,6 +377,7 @@ impl From<&Settings> for File {
         Self {
             log: settings.log.clone(),
             listen: broker.listen.iter().copied().map(ListenAt::from).collect(),
+            fabric: Fabric(broker.fabric),
             control: broker.control.clone(),
             users: broker.users.clone(),
             reactors: broker.reactors,
@@ -371,6 +404,7 @@ impl From<File> for Settings {
     fn from(file: File) -> Self {
         let broker = Config {
             listen: file.listen.into_iter().map(Listen::from).collect(),
+            fabric: file.fabric.0,
             control: file.control,
             users: file.users,
             reactors: file.reactors,

@@ -45,6 +45,8 @@ pub struct AddressStatus {
     pub interface_index: u32,
     /// Bits per second.
     pub link_speed: u64,
+    /// Who serves it: `software`, or `verbs`.
+    pub fabric: String,
 }
 
 /// What there may be.
@@ -98,6 +100,8 @@ pub struct ConnectionStatus {
     pub peer: SocketAddr,
     /// The address at which it came in.
     pub local: Option<SocketAddr>,
+    /// Who carries it: `software`, or `verbs`.
+    pub fabric: String,
     /// The worker that owns it.
     pub worker: Option<u32>,
     /// That worker's process.

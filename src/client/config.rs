@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{CipherAlgorithm, Dialect, SigningAlgorithm};
+use crate::fabric::FabricKind;
 use crate::proto;
 
 /// What a connection is to be like.
@@ -24,6 +25,8 @@ pub struct Config {
     pub credits: u16,
     /// Time that the server has to answer.
     pub timeout: Duration,
+    /// Who carries SMB Direct; `None`: an RDMA device, if the server is reached by one, or else software.
+    pub fabric: Option<FabricKind>,
     /// What this side brings to the SMB Direct negotiation.
     pub smb_direct: proto::Config,
 }
@@ -47,6 +50,7 @@ impl Config {
             seal: false,
             credits: 1024,
             timeout: Duration::from_secs(30),
+            fabric: None,
             smb_direct: proto::Config {
                 max_fragmented_size: (8 << 20) + (64 << 10),
                 ..proto::Config::initiator_default()

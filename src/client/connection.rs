@@ -53,7 +53,7 @@ impl Connection {
 
     /// Connects over SMB Direct and negotiates.
     pub fn smb_direct(address: SocketAddr, config: Config) -> Result<Self> {
-        let link = SmbDirect::connect(address, config.smb_direct, config.timeout)?;
+        let link = SmbDirect::connect(address, (config.fabric, config.smb_direct), config.timeout)?;
         Self::negotiate(Link::SmbDirect(Box::new(link)), config)
     }
 

@@ -364,6 +364,10 @@ impl<F: Fabric> Fabric for Fault<F> {
         self.inner.conn_local_address(conn)
     }
 
+    fn regions_may_be_invalidated(&self, conn: ConnId) -> bool {
+        self.inner.regions_may_be_invalidated(conn)
+    }
+
     fn unlisten(&mut self, listener: ListenerId) {
         self.inner.unlisten(listener);
         let unanswered = self

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `loopback` | copying, inside one process |
 //! | `iwarp` | MPA, DDP and RDMAP on a TCP socket, in user space |
+//! | `verbs` | RDMA devices: InfiniBand, RoCE, iWARP NICs (feature `verbs`, rdma-core) |
 //! | `fault` | another fabric, with delays, cuts, failed completions and a capture file |
 //!
 //! Each of them passes the same conformance suite (`tests/conformance`), which is the
@@ -19,15 +20,23 @@ use crate::units::RemoteToken;
 pub mod iwarp;
 
 #[cfg(feature = "fabric")]
+mod any;
+#[cfg(feature = "fabric")]
 pub mod fault;
 #[cfg(feature = "fabric")]
 pub mod loopback;
 #[cfg(feature = "fabric")]
 pub mod pcap;
 #[cfg(feature = "fabric")]
+mod pending;
+#[cfg(feature = "fabric")]
 mod regions;
 #[cfg(feature = "fabric")]
 mod traits;
+#[cfg(feature = "verbs")]
+pub mod verbs;
+#[cfg(feature = "fabric")]
+pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric};
 #[cfg(feature = "fabric")]
 pub use traits::*;
 
@@ -65,12 +74,24 @@ pub struct RemoteAddress {
 /// What the peer may do with a region by RDMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Nothing: the region serves local work requests only.
+    /// Nothing: the region serves local work requests only, and no RDMA READ.
     Local,
+    /// Nothing that the peer could ask for. RDMA READs place their data in it, for which some
+    /// devices (iWARP NICs) need leave for the peer to write there: no memory whose content must be
+    /// safe from the peer.
+    ReadSink,
     /// RDMA READ from it.
     RemoteRead,
     /// RDMA WRITE into it.
     RemoteWrite,
+}
+
+impl Access {
+    /// Whether the peer may name the region.
+    #[must_use]
+    pub const fn is_remote(self) -> bool {
+        matches!(self, Self::RemoteRead | Self::RemoteWrite)
+    }
 }
 
 /// Why a work request did not succeed (compare `enum ibv_wc_status`).

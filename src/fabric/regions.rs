@@ -146,7 +146,7 @@ impl Regions {
         }
         let new = u32::try_from(self.slots.len()).map_err(|_| FabricError::TooManyRegions)?;
         let (token, place) = match access {
-            Access::Local => (RemoteToken(0), None),
+            Access::Local | Access::ReadSink => (RemoteToken(0), None),
             Access::RemoteRead | Access::RemoteWrite => {
                 self.unused_token(tokens).map(|(t, p)| (t, Some(p)))?
             }
@@ -251,7 +251,7 @@ impl Regions {
         let (_, number) = self.by_token.get(place).ok_or(AccessFault::Token)?;
         let slot = self.slots.get(*number as usize).ok_or(AccessFault::Token)?;
         let registered = slot.registered.as_ref().ok_or(AccessFault::Token)?;
-        if registered.access != access || access == Access::Local {
+        if registered.access != access || !access.is_remote() {
             return Err(AccessFault::Access);
         }
         let offset = target

@@ -1,5 +1,6 @@
 //! The [`Fabric`] trait, its events and its errors.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
@@ -40,7 +41,7 @@ impl Default for ReadLimits {
 pub struct Region {
     /// For local work requests.
     pub id: RegionId,
-    /// For the peer; meaningless with [`Access::Local`].
+    /// For the peer; meaningless with [`Access::Local`] and [`Access::ReadSink`].
     pub remote: RemoteAddress,
 }
 
@@ -51,8 +52,8 @@ pub enum Work {
     Recv {
         /// Bytes that the message has.
         length: u32,
-        /// The region's token that the peer's send-with-invalidate revoked. The region stays
-        /// known to local work requests until it is deregistered.
+        /// The region's token that the peer's send-with-invalidate revoked, where the device says it. The
+        /// region stays known until it is deregistered; but on an iWARP device local work that uses it fails.
         invalidated: Option<RemoteToken>,
     },
     /// A SEND: header and payload may be used again.
@@ -113,6 +114,48 @@ pub enum Event {
     },
 }
 
+/// Why an RDMA device did not carry out a work request (`enum ibv_wc_status`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WcStatus(pub u32);
+
+impl WcStatus {
+    /// The peer asked for what it may not; no work request of this side failed.
+    pub const INVALID_REQUEST: Self = Self(9);
+    /// The queue pair failed, and not a work request.
+    pub const FATAL: Self = Self(19);
+
+    /// A name for counters: lower case, words joined by `_`, stable.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            0 => "wc_success",
+            1 => "wc_local_length",
+            2 => "wc_local_qp_operation",
+            4 => "wc_local_protection",
+            5 => "wc_flushed",
+            7 => "wc_bad_response",
+            8 => "wc_local_access",
+            9 => "wc_remote_invalid_request",
+            10 => "wc_remote_access",
+            11 => "wc_remote_operation",
+            12 => "wc_retries_exceeded",
+            13 => "wc_receiver_not_ready",
+            15 => "wc_remote_invalid_read_request",
+            16 => "wc_remote_abort",
+            19 => "wc_fatal",
+            20 => "wc_response_timeout",
+            21 => "wc_general",
+            _ => "wc_other",
+        }
+    }
+}
+
+impl fmt::Display for WcStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name(), self.0)
+    }
+}
+
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
@@ -144,6 +187,15 @@ pub enum CloseReason {
     /// A message arrived and no receive was posted, or one too small.
     #[error("no receive was posted for a message, or one too small")]
     ReceiverNotReady,
+    /// Posted work used memory whose registration this side has ended.
+    #[error("the registration of memory that was in use was ended")]
+    LocalProtection,
+    /// The RDMA device was removed, or has failed as a whole.
+    #[error("the RDMA device is gone")]
+    DeviceGone,
+    /// A work request, or the queue pair, failed in another way on an RDMA device.
+    #[error("the RDMA device failed a work request: {0}")]
+    Device(WcStatus),
     /// A fault that was injected for a test.
     #[error("injected fault")]
     Injected,
@@ -177,6 +229,7 @@ impl CloseReason {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Iwarp(error) => error.name(),
+            Self::Device(status) => status.name(),
             other => other.into(),
         }
     }
@@ -233,6 +286,12 @@ pub trait Fabric {
     /// such connection or the fabric does not know.
     fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr>;
 
+    /// Whether the peer of a connection may invalidate regions of this side. Where it may not, an
+    /// attempt ends the connection: an initiator does not ask for it then.
+    fn regions_may_be_invalidated(&self, _conn: ConnId) -> bool {
+        true
+    }
+
     /// Ends a listener. Its connections live on; unanswered requests are rejected.
     fn unlisten(&mut self, listener: ListenerId);
 
@@ -285,7 +344,8 @@ pub trait Fabric {
         target: RemoteAddress,
     ) -> Result<(), FabricError>;
 
-    /// Reads the peer's memory into local memory. At most `initiator_depth` are under way; more
+    /// Reads the peer's memory into local memory, which is registered with [`Access::ReadSink`] or
+    /// [`Access::RemoteWrite`]: some devices can do without that, and some cannot. At most `initiator_depth` are under way; more
     /// wait in order.
     fn post_read(
         &mut self,

@@ -34,6 +34,7 @@ pub(crate) fn config() -> Config {
         }
     }
     Config {
+        fabric: None,
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         control: PathBuf::new(),
         users: Vec::new(),

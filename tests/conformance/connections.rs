@@ -179,7 +179,7 @@ pub fn close_flushes_reads<H: Harness>(h: H) {
     let mut w = World::new(h);
     let pair = w.pair();
     let source = w.register(pair.server, 100, Access::RemoteRead);
-    let sink = w.register(pair.client, 100, Access::Local);
+    let sink = w.register(pair.client, 100, Access::ReadSink);
     let reads: Vec<_> = (0..100)
         .map(|_| w.post_read(pair.client, sink.all(), source.remote(0)))
         .collect();
@@ -251,7 +251,7 @@ pub fn load<H: Harness>(w: &mut World<H>, pair: Pair) {
         let buffer = w.register(to, 100_000, Access::Local);
         let readable = w.register(to, 100_000, Access::RemoteRead);
         let writable = w.register(to, 100_000, Access::RemoteWrite);
-        let own = w.register(from, 100_000, Access::Local);
+        let own = w.register(from, 100_000, Access::ReadSink);
         for n in 0..20 {
             w.post_recv(to, buffer.sge(n * 1000, 1000));
         }

@@ -17,8 +17,44 @@ use smbdirect::fabric::{
 use smbdirect::sys::Memory;
 use smbdirect::units::{Instant, RemoteToken};
 
+/// Who learns why a connection ended, where one end did what it may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tells {
+    /// Both ends, by the reason that the fabric gives.
+    BothEnds,
+    /// One of them at least: to the other its peer has gone. Soft-RoCE says nothing to an end whose memory
+    /// was asked for, and nothing of what went wrong behind the acknowledgement of a message.
+    OneEnd,
+    /// Perhaps nobody: siw has a reason in its Terminate message, but not for user space.
+    Nobody,
+}
+
+/// How much of the trait a device in software, which a fabric stands on, makes good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fidelity {
+    pub tells: Tells,
+    /// A receive names the token that its message has invalidated, and leaves its region to local work. For
+    /// siw a token stands for local work, too, and its interface has no place for the name.
+    pub names_invalidated: bool,
+    /// RDMA READs need leave. siw serves them from all memory that is registered with the connection.
+    pub checks_reads: bool,
+}
+
+impl Fidelity {
+    pub const FULL: Self = Self {
+        tells: Tells::BothEnds,
+        names_invalidated: true,
+        checks_reads: true,
+    };
+}
+
 /// One or two fabrics under test, and their time.
 pub trait Harness {
+    /// How much of the trait is to be expected.
+    fn fidelity(&self) -> Fidelity {
+        Fidelity::FULL
+    }
+
     /// Said when a case fails.
     fn name(&self) -> &str;
 
@@ -41,6 +77,7 @@ pub struct Rig {
     fabrics: Vec<Box<dyn Fabric>>,
     address: SocketAddr,
     clock: Clock,
+    fidelity: Fidelity,
 }
 
 enum Clock {
@@ -61,6 +98,7 @@ impl Rig {
             fabrics: vec![Box::new(fabric)],
             address,
             clock,
+            fidelity: Fidelity::FULL,
         }
     }
 
@@ -94,7 +132,14 @@ impl Rig {
             fabrics: vec![Box::new(server), Box::new(client)],
             address,
             clock,
+            fidelity: Fidelity::FULL,
         }
+    }
+
+    /// The same, on devices of which less is to be expected.
+    pub fn with(mut self, fidelity: Fidelity) -> Self {
+        self.fidelity = fidelity;
+        self
     }
 
     /// Waits for the descriptors, as an owner that has nothing else to do would. They are
@@ -120,6 +165,10 @@ impl Rig {
 }
 
 impl Harness for Rig {
+    fn fidelity(&self) -> Fidelity {
+        self.fidelity
+    }
+
     fn name(&self) -> &str {
         &self.name
     }
@@ -400,6 +449,32 @@ impl<H: Harness> World<H> {
 
     pub fn reason(&self, end: End) -> Option<&CloseReason> {
         self.records[&end].closed.as_ref()
+    }
+
+    /// Asserts that a connection has ended for a reason of which those were told who are to be.
+    pub fn assert_told(&mut self, ends: [End; 2], is: impl Fn(&CloseReason) -> bool) {
+        let reasons = ends.map(|end| self.closes(end));
+        let told = reasons.iter().filter(|reason| is(reason)).count();
+        let ended = |reason: &CloseReason| {
+            use CloseReason::{Device, Peer, Reset};
+            is(reason) || matches!(reason, Peer | Reset | Device(_))
+        };
+        let as_expected = match self.harness.fidelity().tells {
+            Tells::BothEnds => told == 2,
+            Tells::OneEnd => told >= 1 && reasons.iter().all(ended),
+            Tells::Nobody => reasons.iter().all(ended),
+        };
+        assert!(as_expected, "{reasons:?}");
+    }
+
+    /// How much of the trait is to be expected.
+    pub fn fidelity(&self) -> Fidelity {
+        self.harness.fidelity()
+    }
+
+    /// Whether the peer of an end may invalidate regions of it.
+    pub fn may_be_invalidated(&mut self, end: End) -> bool {
+        self.fabric(end).regions_may_be_invalidated(end.conn)
     }
 
     /// Waits for the end.

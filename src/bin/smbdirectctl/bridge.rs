@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::process;
+use std::str::FromStr;
 use std::thread;
 
 use clap::Args;
@@ -11,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use smbdirect::bridge::{Bridge, Config, MAX_MESSAGE, Stopper};
 use smbdirect::broker::PORT;
+use smbdirect::fabric::FabricChoice;
 use smbdirect::proto::Config as Endpoint;
 use tracing::{info, warn};
 
@@ -40,6 +42,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 1024)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
+    /// Who carries SMB Direct: software, verbs (an RDMA device), or auto: an RDMA device if the server is reached
+    /// by one
+    #[arg(long, value_name = "FABRIC", default_value = "auto", value_parser = FabricChoice::from_str)]
+    fabric: FabricChoice,
     /// Asks the server for CRCs
     #[arg(long)]
     crc: bool,
@@ -104,6 +110,7 @@ impl Options {
             max_fragmented_size: self.max_fragmented_size,
             ..config.endpoint
         };
+        config.fabric = self.fabric.0;
         config.crc = self.crc;
         config.max_connections = self.max_connections as usize;
         Ok(config)

@@ -38,6 +38,7 @@ struct Address {
     address: String,
     interface: Option<String>,
     link_speed: u64,
+    fabric: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -61,6 +62,7 @@ struct Totals {
 #[serde(default)]
 struct Connection {
     peer: String,
+    fabric: String,
     pid: Option<i32>,
     state: String,
     send_credits: u32,
@@ -144,7 +146,11 @@ impl Device {
             let title = if n == 0 { "Addresses" } else { "" };
             let interface = address.interface.as_deref().unwrap_or("?");
             let speed = Speed(address.link_speed);
-            writeln!(f, "{title:<13}{}, {interface}, {speed}", address.address)?;
+            write!(f, "{title:<13}{}, {interface}, {speed}", address.address)?;
+            match address.fabric.as_str() {
+                "" => writeln!(f)?,
+                fabric => writeln!(f, ", {fabric}")?,
+            }
         }
         writeln!(
             f,
@@ -172,8 +178,8 @@ impl Device {
         )?;
         writeln!(
             f,
-            "{:<PEER$} {:>7} {:<7} {:>11} {:>8} {:>8} {:>8} {:>8} {:>7}",
-            "client", "process", "state", "credits", "in", "out", "read", "written", "age"
+            "{:<PEER$} {:<5} {:>7} {:<7} {:>11} {:>8} {:>8} {:>8} {:>8} {:>7}",
+            "client", "by", "process", "state", "credits", "in", "out", "read", "written", "age"
         )?;
         for connection in &self.connections {
             let Connection {
@@ -184,7 +190,11 @@ impl Device {
             peer(f, &connection.peer)?;
             writeln!(
                 f,
-                " {:>7} {:<7} {:>11} {:>8} {:>8} {:>8} {:>8} {:>7}",
+                " {:<5} {:>7} {:<7} {:>11} {:>8} {:>8} {:>8} {:>8} {:>7}",
+                match connection.fabric.as_str() {
+                    "software" => "soft",
+                    fabric => fabric,
+                },
                 connection
                     .pid
                     .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use clap::{ArgAction, Parser};
 use smbdirect::broker::{Listen, Settings};
+use smbdirect::fabric::FabricChoice;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,10 @@ pub(crate) struct Options {
     /// Accepts SMB Direct here, port 5445 where none is named; may be given more than once
     #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
     listen: Vec<Listen>,
+    /// Who serves addresses that do not say it in the configuration file: software, verbs (RDMA devices),
+    /// or auto: RDMA devices those that they have, software the others
+    #[arg(long, value_name = "FABRIC", value_parser = FabricChoice::from_str)]
+    fabric: Option<FabricChoice>,
     /// Path of the control socket
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -65,7 +70,8 @@ impl Options {
         self.override_in(&mut settings);
         // The file was legal by itself: what is wrong now came from here.
         settings.broker.validate().map_err(|error| {
-            let is_option = ["listen", "control", "reactors"].contains(&error.key.as_str());
+            let is_option =
+                ["listen", "fabric", "control", "reactors"].contains(&error.key.as_str());
             format!("{}{error}", if is_option { "--" } else { "" })
         })?;
         Ok(settings)
@@ -75,6 +81,9 @@ impl Options {
         let broker = &mut settings.broker;
         if !self.listen.is_empty() {
             broker.listen.clone_from(&self.listen);
+        }
+        if let Some(FabricChoice(fabric)) = self.fabric {
+            broker.fabric = fabric;
         }
         if let Some(control) = &self.control {
             broker.control.clone_from(control);

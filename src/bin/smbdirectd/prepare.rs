@@ -9,6 +9,7 @@ use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smbdirect::broker::{Config, Listen};
+use smbdirect::fabric::FabricKind;
 use socket2::{Domain, Socket, Type};
 use tracing::{info, warn};
 
@@ -81,8 +82,11 @@ pub(crate) fn control_directory(control: &Path) -> Result<(), String> {
 /// What is wrong, for people.
 pub(crate) fn addresses(config: &mut Config) -> Result<(), String> {
     let is_default = config.listen == Config::default().listen;
+    config.place().map_err(|error| error.to_string())?;
     let mut without_ipv6 = Vec::new();
-    for Listen { address, .. } in &config.listen {
+    let software = config.listen.iter();
+    let software = software.filter(|listen| listen.fabric != Some(FabricKind::Verbs));
+    for Listen { address, .. } in software {
         match try_address(*address) {
             Err(error) if is_default && address.is_ipv6() && lacks_family(&error) => {
                 info!("the system has no IPv6: not listening on {address}");

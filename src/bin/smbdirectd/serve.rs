@@ -11,6 +11,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use smbdirect::broker::{Broker, Settings, StartError, iwarp_config};
 use smbdirect::fabric::iwarp::Iwarp;
+#[cfg(feature = "verbs")]
+use smbdirect::fabric::verbs::Verbs;
+use smbdirect::fabric::{AnyFabric, FabricKind};
 use tracing::{info, warn};
 
 use super::{FAILED, prepare};
@@ -49,8 +52,18 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
 fn start(settings: Settings) -> Result<Broker, StartError> {
     let mut iwarp = iwarp_config(&settings.broker);
     iwarp.crc = settings.crc;
-    Broker::start(settings.broker, move |_| {
-        Iwarp::new(iwarp).map_err(io::Error::other)
+    #[cfg(feature = "verbs")]
+    let verbs = smbdirect::broker::verbs_config(&settings.broker);
+    Broker::start(settings.broker, move |kind| {
+        let fabric = match kind {
+            FabricKind::Software => Iwarp::new(iwarp).map(AnyFabric::from),
+            #[cfg(feature = "verbs")]
+            FabricKind::Verbs => Verbs::new(verbs).map(AnyFabric::from),
+            // The configuration is not valid with it.
+            #[cfg(not(feature = "verbs"))]
+            FabricKind::Verbs => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        fabric.map_err(io::Error::other)
     })
 }
 

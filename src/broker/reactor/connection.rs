@@ -10,6 +10,7 @@ use crate::broker::process::Process;
 use crate::broker::status::ConnectionStatus;
 use crate::device::Status;
 use crate::device::abi::{ConnInfo, Token};
+use crate::fabric::FabricKind;
 use crate::fabric::RegionId;
 use crate::transport::ConnStatus;
 use crate::units::Instant;
@@ -148,7 +149,8 @@ impl Conn {
     pub(super) fn status(
         &self,
         status: &ConnStatus,
-        (reactor, now, local): (usize, Instant, Option<SocketAddr>),
+        (reactor, fabric): (usize, FabricKind),
+        (now, local): (Instant, Option<SocketAddr>),
         owner: Option<(u64, &Process)>,
     ) -> ConnectionStatus {
         let traffic = status.traffic;
@@ -157,6 +159,7 @@ impl Conn {
             reactor,
             peer: self.peer,
             local,
+            fabric: fabric.to_string(),
             worker: owner.map(|(_, process)| process.id),
             pid: owner.map(|(_, process)| process.pid),
             state: self.state().to_owned(),

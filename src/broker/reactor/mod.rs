@@ -42,7 +42,7 @@ use super::registry::Shared;
 use super::status::{ConnectionStatus, QueueStatus};
 use crate::device::Status;
 use crate::device::abi::{Completion, event};
-use crate::fabric::{ConnId, Fabric, FabricError, ListenerId};
+use crate::fabric::{ConnId, Fabric, FabricError, FabricKind, ListenerId};
 use crate::proto;
 use crate::transport::{Event, PlainHasher, Transport};
 use crate::units::Instant;
@@ -116,6 +116,7 @@ impl ToControl {
 #[derive(Debug)]
 pub(super) struct Reactor<F: Fabric> {
     number: usize,
+    fabric: FabricKind,
     shared: Arc<Shared>,
     transport: Transport<F, Pool>,
     listeners: Vec<ListenerId>,
@@ -143,7 +144,7 @@ pub(super) struct Reactor<F: Fabric> {
 impl<F: Fabric> Reactor<F> {
     /// A reactor that listens already.
     pub(super) fn new(
-        number: usize,
+        (number, fabric): (usize, FabricKind),
         shared: Arc<Shared>,
         (transport, listeners): (Transport<F, Pool>, Vec<ListenerId>),
         (commands, poll): (Receiver<Command>, mio::Poll),
@@ -152,6 +153,7 @@ impl<F: Fabric> Reactor<F> {
         let sleeper = Sleeper::new(poll, shared.config.busy_poll);
         Self {
             number,
+            fabric,
             transport,
             listeners,
             commands,
@@ -380,8 +382,8 @@ impl<F: Fabric> Reactor<F> {
                 continue;
             };
             let local = self.transport.fabric().conn_local_address(*id);
-            let at = (self.number, self.now, local);
-            let connection = conn.status(&status, at, owner);
+            let of = (self.number, self.fabric);
+            let connection = conn.status(&status, of, (self.now, local), owner);
             report.registrations += conn.registrations();
             report.connections.push(connection);
         }

@@ -237,9 +237,10 @@ impl<F: Fabric> Reactor<F> {
             return Ok(Err(Status::Flushed));
         };
         let (segment, offset) = queue.find(region, piece)?;
-        let regions = match region {
-            region::SEND => &mut conn.regions.send,
-            _ => &mut conn.regions.bulk,
+        // No peer reaches a message, also where devices let it write to what is read into.
+        let (regions, access) = match region {
+            region::SEND => (&mut conn.regions.send, Access::Local),
+            _ => (&mut conn.regions.bulk, Access::ReadSink),
         };
         let index = usize::from(piece.place.segment);
         if regions.len() <= index {
@@ -248,7 +249,7 @@ impl<F: Fabric> Reactor<F> {
         let found = regions.get(index).and_then(Option::as_ref);
         let region = match found {
             Some((_, region)) => *region,
-            None => match self.transport.register(id, &segment.memory, Access::Local) {
+            None => match self.transport.register(id, &segment.memory, access) {
                 Ok(registered) => {
                     if let Some(place) = regions.get_mut(index) {
                         *place = Some((segment.clone(), registered.id));

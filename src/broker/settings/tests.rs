@@ -16,7 +16,8 @@ fn what_it_writes_it_reads_again() {
 
     let text = r#"
         log = "smbdirect::broker=debug"
-        listen = ["10.0.0.1", "[fe80::1]:0", {address = "::1", link_speed = "25 Gbit/s"}, {address = "::2"}]
+        listen = ["10.0.0.1", "[fe80::1]:0", {address = "::1", link_speed = "25 Gbit/s"}, {address = "::2", fabric = "software"}]
+        fabric = "auto"
         control = "/tmp/control"
         users = [1000, 1001]
         reactors = 3
@@ -62,10 +63,15 @@ fn what_it_writes_it_reads_again() {
         broker.listen[2],
         Listen {
             address,
-            link_speed
+            link_speed,
+            fabric: None,
         }
     );
-    assert_eq!(broker.listen[3], "[::2]:5445".parse().unwrap());
+    let software = Listen {
+        fabric: Some(FabricKind::Software),
+        .."[::2]:5445".parse().unwrap()
+    };
+    assert_eq!((broker.listen[3], broker.fabric), (software, None));
     assert_eq!(broker.claim_timeout, Duration::from_secs(6));
     assert_eq!(broker.memory_limit, 1 << 30);
     assert_eq!(broker.acceptor.max_receive_size, 2048);
@@ -96,11 +102,15 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
             ["line 1", "unknown field `speed`", "`link_speed`"],
         ),
         (
+            "fabric = \"roce\"",
+            ["line 1", "\"roce\": a fabric is", "\"verbs\""],
+        ),
+        (
             "listen = [5445]",
             [
                 "line 1",
                 "invalid type: integer `5445`",
-                "an address, or a table with address and link_speed",
+                "an address, or a table with address, link_speed and fabric",
             ],
         ),
         (

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Connection;
 use crate::client::{Registration, Result};
-use crate::fabric::Access;
+use crate::fabric::{Access, FabricKind};
 use crate::sys::Memory;
 use crate::transport::{CloseReason, Traffic};
 use crate::units::RemoteToken;
@@ -23,6 +23,13 @@ impl Connection {
     /// Whether the server has invalidated a token; says so once.
     pub fn take_invalidated(&mut self, token: RemoteToken) -> bool {
         self.link.take_invalidated(token)
+    }
+
+    /// Who carries an SMB Direct connection; `None` over TCP. With an RDMA device the server should not
+    /// invalidate memory (`Channel::RdmaV1Invalidate`): most devices end the connection then, and others do
+    /// not say that it happened.
+    pub fn fabric(&mut self) -> Option<FabricKind> {
+        Some(self.link.rdma().ok()?.fabric())
     }
 
     /// What an SMB Direct connection carried; nothing over TCP.

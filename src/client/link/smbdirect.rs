@@ -7,8 +7,8 @@ use std::time::{Duration, Instant as Clock};
 
 use super::super::{Error, Result};
 use super::Deadline;
-use crate::fabric::iwarp::{self, Iwarp};
-use crate::fabric::{Access, ConnId, Region, Sge};
+use crate::fabric::iwarp;
+use crate::fabric::{Access, AnyFabric, ConnId, FabricKind, Region, Sge};
 use crate::proto;
 use crate::sys::Memory;
 use crate::transport::{CloseReason, Config, Event, HeapBuffers, SendError, Traffic, Transport};
@@ -74,7 +74,7 @@ impl Registration {
 
 /// A connection.
 pub(in super::super) struct SmbDirect {
-    transport: Transport<Iwarp, HeapBuffers>,
+    transport: Transport<AnyFabric, HeapBuffers>,
     conn: ConnId,
     server: SocketAddr,
     start: Clock,
@@ -97,7 +97,7 @@ struct Buffer {
 impl SmbDirect {
     pub(in super::super) fn connect(
         address: SocketAddr,
-        endpoint: proto::Config,
+        (kind, endpoint): (Option<FabricKind>, proto::Config),
         timeout: Duration,
     ) -> Result<Self> {
         let mut config = iwarp::Config {
@@ -106,7 +106,7 @@ impl SmbDirect {
         };
         config.depths.regions = REGIONS;
         config.depths.recvs = usize::from(endpoint.receive_credit_max.0) + 1;
-        let fabric = Iwarp::new(config)?;
+        let fabric = AnyFabric::towards(address, kind, config)?;
         let config = Config::new(proto::Config::default(), endpoint);
         let mut transport = Transport::new(fabric, HeapBuffers::new(), config);
         let refused = |reason: String| Error::ConnectSmbDirect { address, reason };
@@ -147,6 +147,11 @@ impl SmbDirect {
         self.negotiated().map_or((0, 0), |n| {
             (n.max_fragmented_send_size, n.max_fragmented_receive_size)
         })
+    }
+
+    /// Who carries it.
+    pub(in super::super) fn fabric(&self) -> FabricKind {
+        self.transport.fabric().kind()
     }
 
     /// What both sides agreed on.

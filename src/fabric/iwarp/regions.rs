@@ -151,7 +151,7 @@ impl<M> Regions<M> {
         let slot = self.slot(piece)?;
         match slot.access {
             Access::RemoteRead => slot.memory.as_ref(),
-            Access::Local | Access::RemoteWrite => None,
+            Access::Local | Access::ReadSink | Access::RemoteWrite => None,
         }
     }
 
@@ -217,7 +217,7 @@ impl<M> Regions<M> {
 
 impl<M> Slot<M> {
     fn reachable_as(&self, stag: u32) -> bool {
-        self.memory.is_some() && self.access != Access::Local && self.remote.token.0 == stag
+        self.memory.is_some() && self.access.is_remote() && self.remote.token.0 == stag
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use smbdirect::client::{
     Channel, Connection, Create, Credentials, Dialect, Disposition, Error, NtStatus,
 };
+use smbdirect::fabric::FabricKind;
 
 use measure::{Case, File};
 pub(crate) use options::Options;
@@ -224,6 +225,14 @@ impl<'a> Bench<'a> {
             getrandom::fill(&mut config.client_guid).map_err(|error| error.to_string())?;
         }
         let mut connection = Connection::smb_direct(address, config).map_err(text)?;
+        let has_device = connection.fabric() == Some(FabricKind::Verbs);
+        if has_device && channels.contains(&Channel::RdmaV1Invalidate) {
+            return Err(
+                "an RDMA device does not let the server invalidate the memory of a program: use \
+                 --channel 1, or --fabric software"
+                    .to_owned(),
+            );
+        }
         if !self.options.no_bind {
             connection.bind(&self.tcp, &self.credentials).map_err(|error| {
                 format!("binding the SMB Direct channel to the session: {error}; --no-bind does without")

@@ -2,10 +2,12 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use smbdirect::client::{Channel, Config, Credentials, Dialect};
+use smbdirect::fabric::FabricChoice;
 
 /// The port of SMB over TCP.
 const SMB_PORT: u16 = 445;
@@ -35,6 +37,10 @@ pub(crate) struct Options {
     /// Where SMB Direct is served; by default what the server announces, at port 5445
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
+    /// Who carries SMB Direct: software, verbs (an RDMA device), or auto: an RDMA device if the server is reached
+    /// by one
+    #[arg(long, value_name = "FABRIC", default_value = "auto", value_parser = FabricChoice::from_str)]
+    fabric: FabricChoice,
     /// A session of its own for SMB Direct, instead of a channel of the session over TCP
     #[arg(long)]
     pub(super) no_bind: bool,
@@ -158,6 +164,7 @@ impl Options {
             sign: self.sign,
             seal: self.seal,
             timeout: Duration::from_secs(self.timeout),
+            fabric: self.fabric.0,
             ..Config::new(client_guid)
         };
         if let Some(version) = self.dialect {

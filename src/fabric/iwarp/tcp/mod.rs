@@ -30,11 +30,12 @@ use slotmap::SlotMap;
 use self::conn::{Conn, Scratch, Stage};
 use self::fpdu::crc32c;
 use self::linger::Lingering;
-use self::listen::{Listener, Pending};
+use self::listen::Listener;
 use self::progress::{completed, enqueue};
 use self::token::Target;
 use super::handshake::Offer;
 use super::qp::{Completion, Depths, PostError, Qp};
+use crate::fabric::pending::Pending;
 use crate::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region,
     RegionId, RemoteAddress, Sge, WrError, WrId,

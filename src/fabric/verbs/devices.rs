@@ -1,0 +1,103 @@
+//! Which RDMA devices there are, and what they need of the system.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::failed;
+use super::ffi::{Channel, CmId};
+use crate::fabric::FabricError;
+use crate::sys::Memory;
+
+/// The RDMA device behind an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceKind {
+    /// Such as `mlx5_0`, `siw0`.
+    pub name: String,
+    /// It speaks iWARP, and has the ports of TCP; the others, RoCE and InfiniBand, have their own.
+    pub is_iwarp: bool,
+}
+
+/// Whether this system has any RDMA device.
+#[must_use]
+pub fn is_present() -> bool {
+    let devices = std::fs::read_dir("/sys/class/infiniband");
+    devices.is_ok_and(|mut devices| devices.next().is_some())
+}
+
+/// An event channel.
+pub(super) fn channel() -> Result<Arc<Channel>, FabricError> {
+    if !is_present() {
+        let source = io::Error::from_raw_os_error(libc::ENODEV);
+        return Err(failed("use RDMA: the system has no RDMA device", source));
+    }
+    Channel::new().map_err(|source| failed("use RDMA (/dev/infiniband/rdma_cm)", source))
+}
+
+/// The RDMA device that a local address belongs to; `None`: it belongs to none.
+///
+/// # Errors
+///
+/// RDMA cannot be used, or the system does not say.
+pub fn device_of(ip: IpAddr) -> Result<Option<DeviceKind>, FabricError> {
+    if !is_present() || ip.is_unspecified() || ip.is_loopback() {
+        return Ok(None);
+    }
+    let channel = channel()?;
+    let id = CmId::new(&channel).map_err(|source| failed("use RDMA", source))?;
+    // Port 0 takes any, and binding decides on the device.
+    let bound = id.bind(SocketAddr::new(ip, 0));
+    let device = bound.and_then(|()| id.device());
+    Ok(device.ok().map(|device| DeviceKind {
+        name: device.name,
+        is_iwarp: device.is_iwarp,
+    }))
+}
+
+/// The local address from which the system reaches another. Nothing is sent.
+///
+/// # Errors
+///
+/// It does not reach it.
+pub fn source_for(address: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    // No datagram goes to port 0.
+    let port = if address.port() == 0 {
+        9
+    } else {
+        address.port()
+    };
+    let mut target = address;
+    target.set_port(port);
+    socket.connect(target)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// The most memory that this process may have registered, in bytes (`RLIMIT_MEMLOCK`); `None`: there is
+/// no limit.
+#[must_use]
+pub fn memory_lock_limit() -> Option<u64> {
+    getrlimit(Resource::Memlock).current
+}
+
+/// Memory was not registered: with the limit that most often is the reason.
+pub(super) fn not_registered(memory: &Memory, error: io::Error) -> FabricError {
+    let bytes = memory.len();
+    let limit = memory_lock_limit().filter(|_| error.kind() == io::ErrorKind::OutOfMemory);
+    let hint = limit.map_or_else(String::new, |limit| {
+        format!(
+            " (the limit of locked memory, {limit} bytes, is for all registrations of this process \
+             together: LimitMEMLOCK=infinity in its unit, or ulimit -l unlimited)"
+        )
+    });
+    failed(
+        &format!("register {bytes} bytes with an RDMA device{hint}"),
+        error,
+    )
+}

@@ -1,0 +1,97 @@
+//! Listeners, and requests for connections.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::Verbs;
+use super::conn::Stage;
+use super::ffi::{Channel, CmEvent, CmId, Depths};
+use super::status::of_error;
+use crate::fabric::iwarp::mpa::LegacyReadDepths;
+use crate::fabric::{CloseReason, Event, ListenerId};
+
+/// Requests that the system keeps until they are looked at.
+const BACKLOG: i32 = 1024;
+
+/// A listening identifier.
+#[derive(Debug)]
+pub(super) struct Listener {
+    id: CmId,
+    pub(super) address: SocketAddr,
+}
+
+impl Listener {
+    pub(super) fn bind(channel: &Arc<Channel>, address: SocketAddr) -> io::Result<Self> {
+        let id = CmId::new(channel)?;
+        id.bind(address)?;
+        id.listen(BACKLOG)?;
+        let address = id.local_address().unwrap_or(address);
+        Ok(Self { id, address })
+    }
+
+    pub(super) fn keys(&self) -> [usize; 1] {
+        [self.id.key()]
+    }
+}
+
+impl Verbs {
+    /// A peer wants a connection.
+    pub(super) fn admit(&mut self, listener: ListenerId, event: CmEvent, events: &mut Vec<Event>) {
+        let Some(id) = event.id else {
+            return;
+        };
+        let Some(peer) = id.peer_address() else {
+            tracing::debug!("a request without an address was turned away");
+            return;
+        };
+        let mut refuse = |reason| events.push(Event::Refused { peer, reason });
+        if !self.pending.take(peer.ip()) {
+            // Its identifier ends here, and with it the request.
+            return refuse(CloseReason::TooManyPending);
+        }
+        let (depths, legacy) = (event.depths, LegacyReadDepths::parse(&event.private_data));
+        let is_iwarp = id.device().is_ok_and(|device| device.is_iwarp);
+        let legacy = legacy.filter(|_| is_iwarp);
+        let stage = Stage::Requested {
+            peer: agree(depths, legacy),
+            legacy: legacy.is_some(),
+        };
+        match self.add(id, peer, stage) {
+            Err(error) => {
+                tracing::debug!(%error, %peer, "connection dropped");
+                self.pending.give(peer.ip());
+                refuse(of_error(&error));
+            }
+            Ok(id) => {
+                if let Some(conn) = self.conns.get_mut(id) {
+                    conn.listener = Some(listener);
+                }
+                events.push(Event::ConnectRequest {
+                    listener,
+                    conn: id,
+                    peer,
+                });
+            }
+        }
+    }
+}
+
+/// A peer's READ depths, from its point of view: those that the connection manager has agreed on (MPA
+/// revision 2, InfiniBand's REQ), and no more than it names in private data, which is all there is with
+/// MPA revision 1.
+fn agree(event: Depths, legacy: Option<LegacyReadDepths>) -> Depths {
+    // The event has this side's point of view.
+    let peer = Depths {
+        responder_resources: event.initiator_depth,
+        initiator_depth: event.responder_resources,
+    };
+    let least = |depth: u8, named: u32| depth.min(u8::try_from(named).unwrap_or(u8::MAX));
+    match legacy {
+        None => peer,
+        Some(legacy) => Depths {
+            responder_resources: least(peer.responder_resources, legacy.ird),
+            initiator_depth: least(peer.initiator_depth, legacy.ord),
+        },
+    }
+}

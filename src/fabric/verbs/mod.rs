@@ -1,0 +1,563 @@
+//! [`Verbs`]: the fabric of RDMA devices, by `libibverbs` and `librdmacm`.
+//!
+//! ```text
+//!   rdma_cm event channel ----\                                   / connection: rdma_cm_id, PD, QP, CQ
+//!   completion channel of each >--- epoll: Fabric::event_fd  ---<  connection
+//!   async fd of each device --/                                   \ ...
+//! ```
+//!
+//! One `Verbs` belongs to one thread. Each connection has a protection domain, a completion queue and a
+//! notification channel of its own, so that nothing of one connection reaches another's memory, and the
+//! end of one is the end of all that it had. Nothing waits: connecting goes on from event to event.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `ffi` | the two libraries behind safe types |
+//! | `conn` | a connection: what is posted, and what waits to be |
+//! | `progress` | what events and completions bring about, until the end of a connection |
+//! | `listen` | listeners, and requests for connections |
+//! | `status` | how work ended, in the words of the trait |
+//!
+//! # What a device does, and what it does not
+//!
+//! - Completions: every request is signalled, for its owner waits for it. What a connection had posted when
+//!   it ends is flushed here, once its queue pair is gone: no device is trusted to report each.
+//! - RDMA READs: at most `initiator_depth` are posted to the queue pair; more wait here, so that
+//!   they do not hold up SENDs and RDMA WRITEs behind them.
+//! - [`Fabric::post_send`] with a token to invalidate sends without where the device
+//!   cannot do it (`IBV_DEVICE_MEM_MGT_EXTENSIONS`); all that are known to be in use can.
+//! - [`Work::Recv`](super::Work::Recv) names the token that the peer has invalidated where the device reports it:
+//!   those of libsiw never do. Most devices, Soft-RoCE among them, refuse to invalidate memory that user
+//!   space has registered, and end the connection: see [`Fabric::regions_may_be_invalidated`].
+//! - Who is told what: the end that is asked for memory it did not give learns of it on some devices
+//!   (RoCE and InfiniBand by an asynchronous event) and sees a connection that ends on others.
+
+mod conn;
+mod devices;
+#[allow(unsafe_code)]
+mod ffi;
+mod listen;
+mod progress;
+mod status;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::Interest;
+use mio::unix::SourceFd;
+use slotmap::{Key, KeyData, SlotMap};
+
+pub use self::devices::{DeviceKind, device_of, is_present, memory_lock_limit, source_for};
+
+use self::conn::{Conn, Stage};
+use self::ffi::{Channel, CmId, Depths, Endpoint};
+use self::listen::Listener;
+use super::iwarp;
+use super::iwarp::mpa::LegacyReadDepths;
+use super::pending::Pending;
+use crate::fabric::{
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, MAX_SEND_HEADER,
+    ReadLimits, Region, RegionId, RemoteAddress, Sge, WrId,
+};
+use crate::sys::Memory;
+use crate::units::{Instant, RemoteToken};
+
+/// Readiness of the event channel.
+const CHANNEL: mio::Token = mio::Token(usize::MAX - 1);
+/// Readiness of any device's asynchronous events.
+const DEVICES: mio::Token = mio::Token(usize::MAX - 2);
+
+/// How a [`Verbs`] fabric behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// SENDs and RDMA WRITEs posted on a connection at a time; fewer where the device has no room.
+    pub sends: u32,
+    /// Receives posted on a connection at a time, as above.
+    pub recvs: u32,
+    /// RDMA READs posted on a connection at a time, those that wait among them.
+    pub reads: u32,
+    /// Memory regions of a connection.
+    pub regions: usize,
+    /// Incoming connections that are not established, in total.
+    pub max_pending: usize,
+    /// The same of one source address.
+    pub max_pending_per_source: usize,
+    /// Time that a connection has to be established, and each step of looking for a peer.
+    pub connect_timeout: Duration,
+    /// Time that posted work has to go out after [`Fabric::close`].
+    pub drain_timeout: Duration,
+    /// Time that the peer then has to answer.
+    pub linger_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sends: 64,
+            recvs: 256,
+            reads: 32,
+            regions: 16,
+            max_pending: 256,
+            max_pending_per_source: 32,
+            connect_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(5),
+            linger_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl From<&iwarp::Config> for Config {
+    /// With the limits of a fabric in software.
+    fn from(software: &iwarp::Config) -> Self {
+        let narrow = |depth: usize| u32::try_from(depth).unwrap_or(u32::MAX);
+        Self {
+            sends: narrow(software.depths.sends),
+            recvs: narrow(software.depths.recvs),
+            reads: narrow(software.depths.reads),
+            regions: software.depths.regions,
+            max_pending: software.max_pending,
+            max_pending_per_source: software.max_pending_per_source,
+            connect_timeout: software.connect_timeout,
+            drain_timeout: software.drain_timeout,
+            linger_timeout: software.linger_timeout,
+        }
+    }
+}
+
+/// How much there is of what peers can make a fabric hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Listeners.
+    pub listeners: usize,
+    /// Connections, whatever their state.
+    pub connections: usize,
+    /// Incoming connections among them that are not established.
+    pub pending: usize,
+    /// Connections that have ended here, until their peers have answered.
+    pub lingering: usize,
+    /// Memory regions that are registered.
+    pub regions: usize,
+}
+
+/// Whose an identifier of the connection manager is.
+#[derive(Clone, Copy, Debug)]
+enum Owner {
+    Listener(ListenerId),
+    Conn(ConnId),
+}
+
+/// The fabric of RDMA devices. See the [module](self).
+pub struct Verbs {
+    config: Config,
+    poll: mio::Poll,
+    ready: mio::Events,
+    listeners: SlotMap<ListenerId, Listener>,
+    conns: SlotMap<ConnId, Conn>,
+    /// By [`CmId::key`].
+    owners: HashMap<usize, Owner>,
+    /// Connections of each device, by [`Endpoint::device_key`].
+    devices: HashMap<usize, usize>,
+    /// Identifiers of connections that have ended here, by their keys.
+    lingering: HashMap<usize, (CmId, Instant)>,
+    /// Connections with something to do.
+    work: Vec<ConnId>,
+    /// Deadlines of connections; those that no longer hold are skipped.
+    deadlines: BinaryHeap<Reverse<(Instant, ConnId)>>,
+    pending: Pending,
+    /// What happened in calls other than `poll`.
+    events: Vec<Event>,
+    completed: Vec<ffi::Completed>,
+    has_cm_events: bool,
+    has_async_events: bool,
+    now: Instant,
+    /// Held by each identifier, too.
+    channel: Arc<Channel>,
+}
+
+impl fmt::Debug for Verbs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verbs")
+            .field("listeners", &self.listeners.len())
+            .field("connections", &self.conns.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Verbs {
+    /// A fabric without connections.
+    ///
+    /// # Errors
+    ///
+    /// The system has no RDMA device, or no leave to use it.
+    pub fn new(config: Config) -> Result<Self, FabricError> {
+        let channel = devices::channel()?;
+        let poll = mio::Poll::new().map_err(|source| failed("create an epoll instance", source))?;
+        let fd = channel.as_fd().as_raw_fd();
+        poll.registry()
+            .register(&mut SourceFd(&fd), CHANNEL, Interest::READABLE)
+            .map_err(|source| failed("watch the event channel", source))?;
+        Ok(Self {
+            config,
+            poll,
+            ready: mio::Events::with_capacity(256),
+            listeners: SlotMap::with_key(),
+            conns: SlotMap::with_key(),
+            owners: HashMap::new(),
+            devices: HashMap::new(),
+            lingering: HashMap::new(),
+            work: Vec::new(),
+            deadlines: BinaryHeap::new(),
+            pending: Pending::new(config.max_pending, config.max_pending_per_source),
+            events: Vec::new(),
+            completed: Vec::new(),
+            has_cm_events: false,
+            has_async_events: false,
+            now: Instant::ZERO,
+            channel,
+        })
+    }
+
+    /// What there is at the moment.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            listeners: self.listeners.len(),
+            connections: self.conns.len(),
+            pending: self.pending.total(),
+            lingering: self.lingering.len(),
+            regions: self.conns.values().map(Conn::regions).sum(),
+        }
+    }
+
+    /// The name of a connection's device, such as `mlx5_0`.
+    #[must_use]
+    pub fn device(&self, conn: ConnId) -> Option<&str> {
+        Some(&self.conns.get(conn)?.device.name)
+    }
+
+    /// Makes the queues of a connection whose device is known, and watches them.
+    fn add(&mut self, id: CmId, peer: SocketAddr, stage: Stage) -> io::Result<ConnId> {
+        let device = id.device()?;
+        let (sends, recvs, reads) = conn::queues(&self.config, &device);
+        let endpoint = Endpoint::new(id, &device, sends + reads, recvs)?;
+        let (fd, async_fd) = (
+            endpoint.completion_fd().as_raw_fd(),
+            endpoint.async_fd().as_raw_fd(),
+        );
+        let (key, device_key) = (endpoint.id().key(), endpoint.device_key());
+        let conn = Conn::new(endpoint, device, peer, stage, (sends, recvs, reads));
+        let registry = self.poll.registry();
+        let id = self.conns.try_insert_with_key(|id| {
+            registry.register(&mut SourceFd(&fd), token(id), Interest::READABLE)?;
+            Ok::<Conn, io::Error>(conn)
+        })?;
+        self.owners.insert(key, Owner::Conn(id));
+        let users = self.devices.entry(device_key).or_insert(0);
+        if *users == 0 {
+            let watched = registry.register(&mut SourceFd(&async_fd), DEVICES, Interest::READABLE);
+            if let Err(error) = watched {
+                tracing::warn!(%error, "asynchronous events of an RDMA device are not seen");
+            }
+        }
+        *users += 1;
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.enqueue(id, &mut self.work);
+        }
+        Ok(id)
+    }
+
+    /// Stops watching a connection that was taken out.
+    fn forget(&mut self, conn: &Conn) {
+        let endpoint = &conn.endpoint;
+        let registry = self.poll.registry();
+        let fd = endpoint.completion_fd().as_raw_fd();
+        let _ = registry.deregister(&mut SourceFd(&fd));
+        self.owners.remove(&endpoint.id().key());
+        let key = endpoint.device_key();
+        if let Some(users) = self.devices.get_mut(&key) {
+            *users -= 1;
+            if *users == 0 {
+                self.devices.remove(&key);
+                let fd = endpoint.async_fd().as_raw_fd();
+                let _ = registry.deregister(&mut SourceFd(&fd));
+            }
+        }
+        if conn.listener.is_some() && !conn.is_up() {
+            self.pending.give(conn.peer.ip());
+        }
+    }
+
+    fn start_connecting(&mut self, address: SocketAddr, limits: ReadLimits) -> io::Result<ConnId> {
+        // The address that the system would choose decides on the device, and so there is one for
+        // registrations before the peer has been found.
+        let source = devices::source_for(address)?;
+        let id = CmId::new(&self.channel)?;
+        id.bind(SocketAddr::new(source, 0))?;
+        let conn = self.add(id, address, Stage::ResolvesAddress(limits))?;
+        let time = self.config.connect_timeout;
+        let id = self.conns.get(conn).map(|conn| conn.endpoint.id());
+        match id.map(|id| id.resolve_address(address, time)) {
+            Some(Err(error)) => {
+                if let Some(conn) = self.conns.remove(conn) {
+                    self.forget(&conn);
+                }
+                Err(error)
+            }
+            _ => Ok(conn),
+        }
+    }
+
+    fn start_accepting(&mut self, id: ConnId, limits: ReadLimits) -> Result<(), FabricError> {
+        let conn = self.conns.get_mut(id).ok_or(FabricError::NotConnected)?;
+        let Stage::Requested { peer, legacy } = conn.stage else {
+            return Err(FabricError::NotConnected);
+        };
+        let own = conn.own_depths(limits);
+        let depths = Depths {
+            responder_resources: own.responder_resources.min(peer.initiator_depth),
+            initiator_depth: own.initiator_depth.min(peer.responder_resources),
+        };
+        conn.limits = conn::limits(depths);
+        let reply = legacy.then_some(LegacyReadDepths {
+            ird: depths.responder_resources.into(),
+            ord: depths.initiator_depth.into(),
+        });
+        let reply = reply.map(LegacyReadDepths::emit);
+        let private_data = reply.as_ref().map_or(&[][..], |bytes| bytes);
+        match conn.endpoint.id().accept(depths, private_data) {
+            Ok(()) => {
+                conn.stage = Stage::Accepting;
+                conn.enqueue(id, &mut self.work);
+            }
+            Err(error) => self.end_now(id, status::of_error(&error)),
+        }
+        Ok(())
+    }
+}
+
+impl Fabric for Verbs {
+    fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
+        let context = |source| failed(&format!("listen on {address} by RDMA"), source);
+        let listener = Listener::bind(&self.channel, address).map_err(context)?;
+        let keys = listener.keys();
+        let id = self.listeners.insert(listener);
+        for key in keys {
+            self.owners.insert(key, Owner::Listener(id));
+        }
+        Ok(id)
+    }
+
+    fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
+        Some(self.listeners.get(listener)?.address)
+    }
+
+    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.conns.get(conn)?.endpoint.id().local_address()
+    }
+
+    /// Devices of iWARP are the only ones known to allow it for the memory of user space.
+    fn regions_may_be_invalidated(&self, conn: ConnId) -> bool {
+        let conn = self.conns.get(conn);
+        conn.is_some_and(|conn| conn.device.is_iwarp)
+    }
+
+    fn unlisten(&mut self, listener: ListenerId) {
+        if let Some(listener) = self.listeners.remove(listener) {
+            for key in listener.keys() {
+                self.owners.remove(&key);
+            }
+        }
+        let unanswered = self.conns.iter().filter(|(_, conn)| {
+            conn.listener == Some(listener) && matches!(conn.stage, Stage::Requested { .. })
+        });
+        let unanswered: Vec<ConnId> = unanswered.map(|(id, _)| id).collect();
+        for id in unanswered {
+            self.reject(id);
+        }
+    }
+
+    fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {
+        let connected = self.start_connecting(address, limits);
+        connected.map_err(|source| failed(&format!("connect to {address} by RDMA"), source))
+    }
+
+    fn accept(&mut self, conn: ConnId, limits: ReadLimits) -> Result<(), FabricError> {
+        self.start_accepting(conn, limits)
+    }
+
+    fn reject(&mut self, conn: ConnId) {
+        let requested = self.conns.get(conn).map(|conn| conn.stage);
+        if !matches!(requested, Some(Stage::Requested { .. })) {
+            return;
+        }
+        if let Some(conn) = self.conns.remove(conn) {
+            self.forget(&conn);
+            conn.reject();
+        }
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        let id = conn;
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        match conn.stage {
+            Stage::Draining => {}
+            Stage::Established => {
+                conn.stage = Stage::Draining;
+                conn.enqueue(id, &mut self.work);
+            }
+            _ => self.end_now(id, CloseReason::Local),
+        }
+    }
+
+    fn register(
+        &mut self,
+        conn: ConnId,
+        memory: &Memory,
+        access: Access,
+    ) -> Result<Region, FabricError> {
+        let limit = self.config.regions;
+        let conn = self.open(conn)?;
+        if conn.regions() >= limit {
+            return Err(FabricError::TooManyRegions);
+        }
+        u32::try_from(memory.len()).map_err(|_| FabricError::LocalProtection)?;
+        let registered = conn.register(memory, access);
+        let (id, remote) = registered.map_err(|error| devices::not_registered(memory, error))?;
+        let token = if access.is_remote() { remote.0 } else { 0 };
+        let remote = RemoteAddress {
+            token: RemoteToken(token),
+            address: remote.1,
+        };
+        Ok(Region { id, remote })
+    }
+
+    fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
+        let conn = self.conns.get_mut(conn).ok_or(FabricError::NotConnected)?;
+        match conn.deregister(region) {
+            true => Ok(()),
+            false => Err(FabricError::LocalProtection),
+        }
+    }
+
+    fn post_recv(&mut self, conn: ConnId, wr_id: WrId, memory: Sge) -> Result<(), FabricError> {
+        self.open(conn)?.post_recv(wr_id, memory)
+    }
+
+    fn post_send(
+        &mut self,
+        conn: ConnId,
+        wr_id: WrId,
+        header: &[u8],
+        payload: Option<Sge>,
+        invalidate: Option<RemoteToken>,
+    ) -> Result<(), FabricError> {
+        if header.len() > MAX_SEND_HEADER {
+            return Err(FabricError::HeaderTooLong);
+        }
+        self.post(conn, |conn| {
+            conn.post_send(wr_id, header, payload, invalidate)
+        })
+    }
+
+    fn post_write(
+        &mut self,
+        conn: ConnId,
+        wr_id: WrId,
+        source: Sge,
+        target: RemoteAddress,
+    ) -> Result<(), FabricError> {
+        self.post(conn, |conn| conn.post_write(wr_id, source, target))
+    }
+
+    fn post_read(
+        &mut self,
+        conn: ConnId,
+        wr_id: WrId,
+        sink: Sge,
+        source: RemoteAddress,
+    ) -> Result<(), FabricError> {
+        let most = self.config.reads;
+        self.post(conn, |conn| conn.post_read(most, wr_id, sink, source))
+    }
+
+    fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {
+        self.now = now;
+        events.append(&mut self.events);
+        self.collect_readiness()?;
+        self.handle_cm_events(events)?;
+        self.handle_async_events(events);
+        let mut work = std::mem::take(&mut self.work);
+        for id in work.drain(..) {
+            self.pump(id, events);
+        }
+        // What came up meanwhile has its turn in the next call.
+        work.append(&mut self.work);
+        self.work = work;
+        self.expire(events);
+        Ok(())
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        if !self.work.is_empty() || !self.events.is_empty() || self.has_cm_events {
+            return Some(self.now);
+        }
+        let deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        let lingering = self.lingering.values().map(|(_, at)| *at).min();
+        [deadline, lingering].into_iter().flatten().min()
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.poll.registry().as_fd())
+    }
+}
+
+impl Verbs {
+    /// A connection that its owner has not closed.
+    fn open(&mut self, id: ConnId) -> Result<&mut Conn, FabricError> {
+        let conn = self.conns.get_mut(id).ok_or(FabricError::NotConnected)?;
+        match conn.stage {
+            Stage::Draining => Err(FabricError::NotConnected),
+            _ => Ok(conn),
+        }
+    }
+
+    /// Posts work to send, and has the next `poll` hand it to the device.
+    fn post(
+        &mut self,
+        id: ConnId,
+        post: impl FnOnce(&mut Conn) -> Result<(), FabricError>,
+    ) -> Result<(), FabricError> {
+        let conn = self.conns.get_mut(id).ok_or(FabricError::NotConnected)?;
+        if conn.stage != Stage::Established {
+            return Err(FabricError::NotConnected);
+        }
+        post(conn)?;
+        conn.enqueue(id, &mut self.work);
+        Ok(())
+    }
+}
+
+/// The readiness of a connection's completion channel.
+fn token(id: ConnId) -> mio::Token {
+    // Versions would have to come to the end of 32 bits to be taken for the others.
+    mio::Token(id.data().as_ffi() as usize)
+}
+
+fn conn_of(token: mio::Token) -> ConnId {
+    KeyData::from_ffi(token.0 as u64).into()
+}
+
+fn failed(context: &str, source: io::Error) -> FabricError {
+    FabricError::Os {
+        context: context.to_owned(),
+        source,
+    }
+}
