@@ -271,6 +271,7 @@ def arguments():
     parser.add_argument("--verify", type=int, default=16, help="MiB that fio verifies (16)")
     parser.add_argument("--failures", action="store_true", help="processes of the server die, instead")
     parser.add_argument("--only", default="", help="the checks whose names match this regular expression")
+    parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="but not the check of this name")
     parser.add_argument("--limit", type=int, default=300, help="seconds that a check may take (300)")
     parser.add_argument("--gigabyte", action="store_true", help="one file of 1 GiB, too")
     return parser
@@ -285,7 +286,8 @@ def main():
         if server:
             print(server.status(check=False))
 
-    report = Report(f"the kernel's client, {options.fabric}, Linux {os.uname().release}", options.only, explain, options.limit)
+    report = Report(f"the kernel's client, {options.fabric}, Linux {os.uname().release}", options.only, explain,
+                    options.limit, options.skip)
     kernel = Kernel()
     try:
         guest.add_rdma("rxe" if options.fabric == "rxe" else "siw", "eth0" if options.fabric == "outside" else None)
