@@ -33,10 +33,14 @@ step_setup() {
     for pair in cc:gcc c++:g++ cc:libc6-dev ld:binutils mandoc:mandoc tshark:tshark; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
+    # For the fabric of RDMA devices.
+    for pair in /usr/include/infiniband/verbs.h:libibverbs-dev /usr/include/rdma/rdma_cma.h:librdmacm-dev; do
+        [ -e "${pair%%:*}" ] || missing+=("${pair##*:}")
+    done
     # Without it cargo cannot fetch anything.
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ ${#missing[@]} = 0 ]; then
-        echo "cargo $(rustc_version rustc), cc, c++, ld, mandoc, tshark: all there"
+        echo "cargo $(rustc_version rustc), cc, c++, ld, mandoc, tshark, rdma-core: all there"
     else
         apt_install "${missing[@]}"
     fi
@@ -57,12 +61,32 @@ step_lint() {
         cargo clippy --locked --no-default-features --features fabric --lib -- -D warnings &&
         cargo clippy --locked --no-default-features --features broker --lib --bins -- -D warnings &&
         cargo clippy --locked --no-default-features --features broker,client --lib --bins -- -D warnings &&
-        cargo clippy --locked --test samba -- -D warnings
+        cargo clippy --locked --test samba -- -D warnings || return 1
+    has_rdma_core "clippy of the fabric of RDMA devices" || return 0
+    cargo clippy --locked --features verbs --all-targets -- -D warnings &&
+        cargo clippy --locked --features verbs --test verbs -- -D warnings &&
+        cargo clippy --locked --no-default-features --features verbs --lib -- -D warnings
+}
+
+# What the feature verbs builds with; a test that needs it is named.
+has_rdma_core() {
+    [ -e /usr/include/infiniband/verbs.h ] && [ -e /usr/include/rdma/rdma_cma.h ] && return 0
+    skipped "$1: needs libibverbs-dev and librdmacm-dev"
+    return 1
 }
 
 step_unit() {
     cargo test --locked && cargo test --locked --no-default-features --lib &&
-        cargo test --locked --no-default-features --features ffi --lib && ring_in_every_order && shared_memory_in_bounds
+        cargo test --locked --no-default-features --features ffi --lib && rdma_devices &&
+        ring_in_every_order && shared_memory_in_bounds
+}
+
+# What of the fabric of RDMA devices needs none: the rest runs in a guest that has some, made in software.
+rdma_devices() {
+    echo "-- the fabric of RDMA devices, without one"
+    has_rdma_core "the fabric of RDMA devices" || return 0
+    cargo test --locked --no-default-features --features verbs --lib fabric::verbs &&
+        cargo test --locked --no-default-features --features verbs --test verbs --no-run
 }
 
 # The ring of shared memory, in every order of loads and stores that the memory model allows. Optimized, or it takes

@@ -6,7 +6,7 @@
 //! | all addresses of a family | a device for each that has one, software for the others | software for all |
 //!
 //! iWARP devices have the ports of TCP, so software cannot have all addresses beside one and takes
-//! the others one by one; and an iWARP device never takes port 445, which is smbd's. RoCE and
+//! the others one by one, without those that no other machine can name; and an iWARP device never takes port 445, which is smbd's. RoCE and
 //! InfiniBand have ports of their own, where clients look for SMB Direct at 445 as well as at 5445.
 //! Which addresses and devices there are is asked once, when the broker starts.
 
@@ -145,11 +145,11 @@ fn every(
             }
         };
         let at = Listen { address, ..*listen };
-        let found = if is_near(local.ip) {
-            None
-        } else {
-            device(&at, devices)?
-        };
+        if is_near(local.ip) {
+            // No other machine can name it; who wants it here does so.
+            continue;
+        }
+        let found = device(&at, devices)?;
         match found {
             // Its TCP port is smbd's.
             Some(device) if device.is_iwarp && address.port() == SMB_PORT => {}
@@ -300,11 +300,7 @@ mod tests {
     fn software_leaves_the_addresses_of_iwarp_devices() {
         assert_eq!(
             auto(&["0.0.0.0"], &["127.0.0.1", "10.1.0.1", "10.2.0.1"]),
-            [
-                "10.1.0.1:5445 verbs",
-                "127.0.0.1:5445 software",
-                "10.2.0.1:5445 software"
-            ]
+            ["10.1.0.1:5445 verbs", "10.2.0.1:5445 software"]
         );
     }
 

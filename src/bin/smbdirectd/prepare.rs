@@ -43,6 +43,56 @@ pub(crate) fn descriptors(config: &Config) {
     }
 }
 
+/// Raises the limit of locked memory as far as this process may, where RDMA devices are used, and sees that it
+/// is not too low.
+///
+/// # Errors
+///
+/// It is too low for a single connection, for people.
+pub(crate) fn locked_memory(config: &Config) -> Result<(), String> {
+    let has_devices = config
+        .listen
+        .iter()
+        .any(|listen| listen.fabric == Some(FabricKind::Verbs));
+    if !has_devices || may_lock_memory() {
+        return Ok(());
+    }
+    let maximum = getrlimit(Resource::Memlock).maximum;
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Memlock, raised) {
+        warn!("cannot raise the limit of locked memory: {error}");
+    }
+    // None means that there is no limit.
+    let Some(limit) = getrlimit(Resource::Memlock).current else {
+        return Ok(());
+    };
+    let (one, all) = (config.first_segments(), config.memory_limit);
+    let what = format!(
+        "the limit of locked memory, {limit} bytes, is too low for RDMA devices, with which all memory of each \
+         connection is registered"
+    );
+    let advice = "LimitMEMLOCK=infinity in the unit, ulimit -l unlimited, or fabric = \"software\"";
+    if limit < one {
+        return Err(format!("{what}: one needs about {one} ({advice})"));
+    }
+    if limit < all {
+        warn!("{what}: about {all} are needed where each process has one connection ({advice})");
+    }
+    Ok(())
+}
+
+/// Whether the limit of locked memory does not count for this process (`CAP_IPC_LOCK`).
+fn may_lock_memory() -> bool {
+    const CAP_IPC_LOCK: u64 = 1 << 14;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    effective.is_some_and(|effective| effective & CAP_IPC_LOCK != 0)
+}
+
 /// Makes the directory of the control socket where it is missing, for this user only.
 ///
 /// # Errors

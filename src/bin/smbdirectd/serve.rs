@@ -31,6 +31,7 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     let signals = signals().map_err(|error| format!("signals: {error}"))?;
     prepare::descriptors(&settings.broker);
     prepare::addresses(&mut settings.broker)?;
+    prepare::locked_memory(&settings.broker)?;
     prepare::control_directory(&settings.broker.control)?;
     let broker = start(settings).map_err(|error| not_started(&error))?;
 

@@ -3,22 +3,30 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Verbs;
 use super::conn::Stage;
 use super::ffi::{Channel, CmEvent, CmId, Depths};
 use super::status::of_error;
+use super::{Owner, Verbs};
 use crate::fabric::iwarp::mpa::LegacyReadDepths;
 use crate::fabric::{CloseReason, Event, ListenerId};
+use crate::units::Instant;
 
 /// Requests that the system keeps until they are looked at.
 const BACKLOG: i32 = 1024;
 
+/// Time after which a listener that has lost its device tries to have one again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
 /// A listening identifier.
 #[derive(Debug)]
 pub(super) struct Listener {
-    id: CmId,
+    /// `None`: its device is gone.
+    id: Option<CmId>,
     pub(super) address: SocketAddr,
+    /// When to try again.
+    pub(super) again_at: Option<Instant>,
 }
 
 impl Listener {
@@ -27,15 +35,51 @@ impl Listener {
         id.bind(address)?;
         id.listen(BACKLOG)?;
         let address = id.local_address().unwrap_or(address);
-        Ok(Self { id, address })
+        Ok(Self {
+            id: Some(id),
+            address,
+            again_at: None,
+        })
     }
 
-    pub(super) fn keys(&self) -> [usize; 1] {
-        [self.id.key()]
+    pub(super) fn key(&self) -> Option<usize> {
+        self.id.as_ref().map(CmId::key)
     }
 }
 
 impl Verbs {
+    /// A listener's device is removed, which waits for the listener to let go of it.
+    pub(super) fn lose_listener(&mut self, id: ListenerId) {
+        let Some(listener) = self.listeners.get_mut(id) else {
+            return;
+        };
+        let address = listener.address;
+        tracing::warn!("the RDMA device of {address} was removed: not listening there");
+        if let Some(key) = listener.key() {
+            self.owners.remove(&key);
+        }
+        listener.id = None;
+        listener.again_at = Some(self.now + LISTEN_AGAIN);
+    }
+
+    /// Listens again where a device was removed and is back.
+    pub(super) fn listen_again(&mut self) {
+        for (id, listener) in &mut self.listeners {
+            if listener.again_at.is_none_or(|at| at > self.now) {
+                continue;
+            }
+            match Listener::bind(&self.channel, listener.address) {
+                Ok(again) => {
+                    tracing::info!("listening on {} by RDMA again", again.address);
+                    self.owners
+                        .extend(again.key().map(|key| (key, Owner::Listener(id))));
+                    *listener = again;
+                }
+                Err(_) => listener.again_at = Some(self.now + LISTEN_AGAIN),
+            }
+        }
+    }
+
     /// A peer wants a connection.
     pub(super) fn admit(&mut self, listener: ListenerId, event: CmEvent, events: &mut Vec<Event>) {
         let Some(id) = event.id else {

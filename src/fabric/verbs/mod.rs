@@ -29,6 +29,8 @@
 //! - [`Work::Recv`](super::Work::Recv) names the token that the peer has invalidated where the device reports it:
 //!   those of libsiw never do. Most devices, Soft-RoCE among them, refuse to invalidate memory that user
 //!   space has registered, and end the connection: see [`Fabric::regions_may_be_invalidated`].
+//! - Asynchronous events of a device come once for all of its users in a process, to the `Verbs` that takes
+//!   them first: a process that has two may see a connection end without them, for less of a reason.
 //! - Who is told what: the end that is asked for memory it did not give learns of it on some devices
 //!   (RoCE and InfiniBand by an asynchronous event) and sees a connection that ends on others.
 
@@ -345,11 +347,10 @@ impl Fabric for Verbs {
     fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
         let context = |source| failed(&format!("listen on {address} by RDMA"), source);
         let listener = Listener::bind(&self.channel, address).map_err(context)?;
-        let keys = listener.keys();
+        let key = listener.key();
         let id = self.listeners.insert(listener);
-        for key in keys {
-            self.owners.insert(key, Owner::Listener(id));
-        }
+        self.owners
+            .extend(key.map(|key| (key, Owner::Listener(id))));
         Ok(id)
     }
 
@@ -369,7 +370,7 @@ impl Fabric for Verbs {
 
     fn unlisten(&mut self, listener: ListenerId) {
         if let Some(listener) = self.listeners.remove(listener) {
-            for key in listener.keys() {
+            if let Some(key) = listener.key() {
                 self.owners.remove(&key);
             }
         }
@@ -511,7 +512,9 @@ impl Fabric for Verbs {
         }
         let deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);
         let lingering = self.lingering.values().map(|(_, at)| *at).min();
-        [deadline, lingering].into_iter().flatten().min()
+        let listeners = self.listeners.values();
+        let listeners = listeners.filter_map(|listener| listener.again_at).min();
+        [deadline, lingering, listeners].into_iter().flatten().min()
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {

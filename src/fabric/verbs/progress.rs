@@ -106,9 +106,10 @@ impl Verbs {
                 Some(Owner::Listener(id)) if event.kind == Kind::ConnectRequest => {
                     self.admit(id, event, events);
                 }
-                Some(Owner::Listener(_)) => {
-                    tracing::warn!(event = ?event.kind, "an RDMA listener has lost its device");
+                Some(Owner::Listener(id)) if event.kind == Kind::DeviceRemoval => {
+                    self.lose_listener(id);
                 }
+                Some(Owner::Listener(_)) => {}
                 Some(Owner::Conn(id)) => self.handle_cm_event(id, &event, events),
                 // Whatever it is: nothing more follows of interest.
                 None => drop(self.lingering.remove(&event.key)),
@@ -351,6 +352,7 @@ impl Verbs {
             };
             self.end(id, reason, events);
         }
+        self.listen_again();
         let now = self.now;
         self.lingering.retain(|_, (_, until)| *until > now);
     }
