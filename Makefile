@@ -1,7 +1,7 @@
 # What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-samba fmt lint unit release library no-os msrv docs samba samba-selftest torture demo bench fuzz clean
+.PHONY: help setup test test-samba test-kernel soak compare fmt lint unit release library no-os msrv docs samba samba-selftest torture demo bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -10,10 +10,22 @@ setup: ## install what the tests need (apt, as root)
 	@tools/check.sh setup
 
 test: ## everything that must hold
-	@tools/check.sh setup fmt lint unit release library no-os msrv docs samba smbd samba_library torture demo
+	@tools/check.sh setup fmt lint unit release library no-os msrv docs samba smbd samba_library torture demo kernel
 
 test-samba: ## the tests with a real smbd alone: that of make samba, or of the build tree SMBDIRECT_SAMBA
 	@tools/check.sh smbd samba_library
+
+test-kernel: ## Linux's own client and server, in QEMU, against ours (KERNEL_MIB=256: the largest file, KERNEL_TESTS=)
+	@tools/samba.sh build
+	@KERNEL_MIB=$${KERNEL_MIB:-256} tools/check.sh setup kernel
+
+soak: ## an hour of mixed load by Linux's client (MINUTES=)
+	@tools/samba.sh build
+	@tools/check.sh soak
+
+compare: ## smbd beside ksmbd, by the same fio jobs of Linux's client
+	@tools/samba.sh build
+	@tools/check.sh compare
 
 fmt: ## is the code formatted
 	@tools/check.sh fmt

@@ -143,6 +143,37 @@ step_demo() {
     samba_tree && tools/demo.sh
 }
 
+# Linux's own SMB client and server, in guests, and smbdirectd on software iWARP and on RDMA devices.
+step_kernel() {
+    local conformance
+    tests/kernel/guest.sh build && samba_tree && cargo build --locked --release --features verbs --bins &&
+        conformance=$(verbs_suite) && tests/kernel/all.py --conformance "$conformance" --largest "${KERNEL_MIB:-16}" \
+        ${KERNEL_TESTS:-}
+}
+
+# What takes too long for the tests.
+step_soak() {
+    in_guest soak.py "${FABRIC:-software}" --minutes "${MINUTES:-60}"
+}
+
+step_compare() {
+    in_guest compare.py --verbs
+}
+
+in_guest() {
+    local test=$1
+    shift
+    tests/kernel/guest.sh build && samba_tree && cargo build --locked --release --features verbs --bins &&
+        GUEST_DIR=target/kernel/${test%.py} GUEST_SECONDS=$((${MINUTES:-60} * 60 + 1200)) tests/kernel/guest.sh run \
+            "$PWD/tests/kernel/$test" "$@" --samba "$(realpath "$SMBDIRECT_SAMBA")" --programs "$PWD/target/release"
+}
+
+# The conformance suite for RDMA devices: where the program is.
+verbs_suite() {
+    cargo test --locked --release --features verbs --test verbs --no-run --message-format json |
+        sed -n 's/.*"name":"verbs".*"executable":"\([^"]*\)".*/\1/p'
+}
+
 # The library as smbd links it, alone.
 step_library() {
     cargo rustc --locked --release --lib --crate-type staticlib --no-default-features --features ffi &&

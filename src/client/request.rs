@@ -198,6 +198,12 @@ impl<'a> Request<'a> {
         if let Some(field) = request.body.get_mut(3) {
             *field = level;
         }
+        // Nor that contexts which are not there are at offset 0; some servers look for them where it says.
+        if how.lease.is_none() {
+            if let Some(offset) = request.body.get_mut(48..52) {
+                offset.fill(0);
+            }
+        }
         // Nor that there is a buffer, of one byte at least, also where the name is empty.
         request
             .body
@@ -401,5 +407,19 @@ impl Create {
             oplock: 0,
             lease: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Create, Disposition};
+
+    #[test]
+    fn a_create_without_contexts_has_none_at_offset_0() {
+        let how = Create::file(Disposition::Create);
+        let body = Request::create(1, "name", &how).expect("a request").body;
+        // CreateContextsOffset and CreateContextsLength ([MS-SMB2] 2.2.13).
+        assert_eq!(body[48..56], [0; 8]);
     }
 }

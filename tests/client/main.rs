@@ -3,6 +3,8 @@
 
 mod server;
 
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use smbdirect::client::{
@@ -254,4 +256,38 @@ fn memory_needs_smb_direct_and_an_unused_port_is_refused() {
             .contains("over SMB Direct: connection refused"),
         "{error}"
     );
+}
+
+/// Leaves the first connection without an answer, and carries the second one to the server.
+fn deaf_at_first(server: SocketAddr) -> (SocketAddr, JoinHandle<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let carrier = std::thread::spawn(move || {
+        let (unanswered, _) = listener.accept().expect("a connection");
+        let (client, _) = listener.accept().expect("another one");
+        let server = TcpStream::connect(server).expect("the server");
+        let pump = |mut from: TcpStream, mut to: TcpStream| {
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Write);
+            })
+        };
+        let back = (
+            server.try_clone().expect("a descriptor"),
+            client.try_clone().expect("a descriptor"),
+        );
+        pump(client, server);
+        pump(back.0, back.1);
+        unanswered
+    });
+    (address, carrier)
+}
+
+#[test]
+fn an_acceptor_that_misses_a_connection_gets_another_one() {
+    let server = Server::start(Manners::default());
+    let (address, carrier) = deaf_at_first(server.address);
+    let connection = Connection::smb_direct(address, Config::new([1; 16])).expect("SMB Direct");
+    assert_eq!(connection.negotiated().dialect, Dialect::Smb302);
+    drop(carrier.join().expect("the carrier"));
 }

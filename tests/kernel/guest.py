@@ -19,12 +19,18 @@ OUTSIDE = pathlib.Path("/mnt/guest")
 # In the guest's memory.
 MEMORY = pathlib.Path("/mnt/share")
 
+# The status of a guest whose client is stuck by a fault of its own: work that fails with its connection wakes nobody who
+# waits for it, in smbd_send or smbd_destroy. Another guest may be spared.
+CLIENT_IS_STUCK = 42
+
 # The guest's own address behind siw, and behind rxe: there is no RDMA on lo.
 ADDRESS = {"siw": "10.9.0.1", "rxe": "10.0.2.15"}
 
-# What the kernel says about a test environment without a counterpart, and about nothing that is wrong.
+# What the kernel says of such an environment, and of nothing that is wrong.
 HARMLESS = re.compile(r"speed is unknown|iwpm_register_pid|Unable to send a nlmsg|RETBleed|Spectre|TSC|clocksource"
-                      r"|cifs: Use of the less secure dialect|experimental")
+                      r"|RDMA transport established|Signing is enabled, and RDMA read/write will be disabled"
+                      # A client that unmounts posts once more on the connection that it ends.
+                      r"|smbd_post_(recv|send_credits):.*post_recv failed rc=-107")
 WRONG = re.compile(r"WARNING|BUG|Oops|Call Trace|rcu.*stall|blocked for more than|general protection|refcount_t"
                    r"|list_(add|del) corruption|use-after-free|page allocation failure|KASAN|lockdep", re.IGNORECASE)
 
@@ -69,6 +75,27 @@ def debug_data():
     return pathlib.Path("/proc/fs/cifs/DebugData").read_text()
 
 
+def is_late_break(lines):
+    """A break of a lease that the client has just given up, with the first words of the message behind it."""
+    return "No task to wake" in lines[0] and lines[-1].endswith(".SMB@...........") and " 00000012 " in lines[-1]
+
+
+def without_own(lines):
+    """Without the warning with which cifs.ko leaves rxe: it drains a queue of receives in which no place is left."""
+    kept, block = [], None
+    for line in lines:
+        if block is None and "WARNING:" in line and "__ib_drain_rq" in line:
+            block = []
+        if block is None:
+            kept.append(line)
+        else:
+            block.append(line)
+            if "end trace" in line:
+                kept += block if not any("smbd_destroy" in part for part in block) else []
+                block = None
+    return kept + (block or [])
+
+
 class Kernel:
     """What the guest's kernel says from now on."""
 
@@ -85,10 +112,11 @@ class Kernel:
 
     def check(self, expected=()):
         """Fails where it has warned. What it says of broken connections is expected of tests that break them."""
-        new = self.said()
+        new = without_own(self.said())
         wrong = [line for line in new if WRONG.search(line) and not HARMLESS.search(line)]
-        odd = [line for line in new if "CIFS: VFS" in line and not HARMLESS.search(line)
-               and not any(re.search(pattern, line) for pattern in expected)]
+        odd = [line for number, line in enumerate(new) if "CIFS: VFS" in line and not HARMLESS.search(line)
+               and not any(re.search(pattern, line) for pattern in expected)
+               and not is_late_break(new[number:number + 2])]
         if wrong or odd:
             raise AssertionError("the kernel said: " + "\n".join((wrong + odd)[:20]))
 
@@ -100,8 +128,9 @@ class Report:
     said how things are.
     """
 
-    def __init__(self, title, only, explain, limit=300):
+    def __init__(self, title, only, explain, limit=300, skip=()):
         self.title = title
+        self.skip = skip
         self.only = re.compile(only)
         self.explain = explain
         self.limit = limit
@@ -111,7 +140,7 @@ class Report:
         print(f"-- {title}", flush=True)
 
     def check(self, name, function, *arguments):
-        if not self.only.search(name):
+        if name in self.skip or not self.only.search(name):
             return
         began = time.monotonic()
         watchdog = threading.Timer(self.limit, self.too_long, [name])
@@ -134,13 +163,20 @@ class Report:
         print(f"   FAILED {name}: not within {self.limit} s", flush=True)
         # Where everybody waits is in dmesg then.
         pathlib.Path("/proc/sysrq-trigger").write_text("w")
-        self.explain()
-        for line in run("dmesg").splitlines()[-60:]:
-            print(line)
+        lines = run("dmesg").splitlines()
+        print("\n".join(lines[-60:]))
+        stuck = any("smbd_send+" in line or "smbd_destroy+" in line for line in lines[-100:])
         self.checks.append({"name": name, "ok": False, "why": "it does not end"})
         self.write(OUTSIDE / "report.json")
-        sys.stdout.flush()
-        os._exit(1)
+        if stuck:
+            print("   the client waits for ever for work of its own that failed (docs/interop.md)", flush=True)
+        # What waits in the kernel cannot be ended, so the guest ends as it is.
+        run("cp", "-r", MEMORY / "server/log", OUTSIDE / "server-log", check=False)
+        (OUTSIDE / "dmesg").write_text("\n".join(lines) + "\n")
+        (OUTSIDE / "status").write_text(str(CLIENT_IS_STUCK if stuck else 1))
+        with open("/dev/port", "wb", buffering=0) as port:
+            port.seek(0xf4)
+            port.write(b"\1")
 
     def fact(self, name, value):
         self.facts[name] = value

@@ -16,14 +16,11 @@ use crate::sessions::{GUID, credentials, log_in};
 /// What memory holds before a server writes into it: no `pattern` has it.
 pub(crate) const UNTOUCHED: u8 = 0xee;
 
-/// A server behind a device; `None`, and a word about it, where smbd cannot use one.
-pub(crate) fn device(setup: Setup<'_>) -> Option<Server> {
+/// A server behind a device, which smbd has to be able to use.
+pub(crate) fn device(setup: Setup<'_>) -> Server {
     let server = Server::start_with(setup);
-    if !server.places_directly {
-        eprintln!("this smbd knows no SMB Direct: there is nothing to test");
-        return None;
-    }
-    Some(server)
+    assert!(server.places_directly, "an smbd with SMB Direct is needed");
+    server
 }
 
 /// A client with two channels.

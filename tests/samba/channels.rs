@@ -65,9 +65,7 @@ fn session(server: &Server) -> (i64, Vec<String>) {
 
 #[test]
 fn a_session_has_channels_of_both_transports_in_one_process() {
-    let Some(server) = device(Setup::default()) else {
-        return;
-    };
+    let server = device(Setup::default());
     let data = pattern(100_000, 1);
     place(&server, "file", &data);
     let mut tcp = log_in(&server, Config::new(GUID));
@@ -85,9 +83,7 @@ fn a_session_has_channels_of_both_transports_in_one_process() {
 
 #[test]
 fn eight_channels_and_all_of_them_smb_direct() {
-    let Some(server) = device(Setup::default()) else {
-        return;
-    };
+    let server = device(Setup::default());
     let data = pattern(100_000, 2);
     place(&server, "file", &data);
     let mut first = direct(&server, Config::new(GUID));
@@ -115,9 +111,7 @@ fn eight_channels_and_all_of_them_smb_direct() {
 
 #[test]
 fn connections_of_a_client_that_come_at_once_reach_one_process() {
-    let Some(server) = device(Setup::default()) else {
-        return;
-    };
+    let server = device(Setup::default());
     const CHANNELS: usize = 4;
     let data = pattern(100_000, 3);
     place(&server, "file", &data);
@@ -175,9 +169,7 @@ fn nobody_is_left(server: &Server) {
 
 #[test]
 fn a_device_that_was_restarted_is_found_by_sessions_that_were_there_before() {
-    let Some(mut server) = device(Setup::default()) else {
-        return;
-    };
+    let mut server = device(Setup::default());
     let data = pattern(100_000, 4);
     place(&server, "file", &data);
     let mut tcp = log_in(&server, Config::new(GUID));
@@ -198,9 +190,7 @@ fn a_device_that_was_restarted_is_found_by_sessions_that_were_there_before() {
 
 #[test]
 fn who_logs_off_or_goes_is_forgotten() {
-    let Some(server) = device(Setup::default()) else {
-        return;
-    };
+    let server = device(Setup::default());
     let known = |clients: u64, sessions: u64| {
         server.device().wait_for_status(|status| {
             let totals = &status["totals"];
@@ -267,7 +257,7 @@ fn is_broken(server: &Server, channel: &mut Connection, tree: u32, created: Crea
 
 #[test]
 fn a_break_goes_to_an_smb_direct_channel() {
-    let Some(server) = device(LEASES) else { return };
+    let server = device(LEASES);
     let mut only = direct(&server, Config::new(GUID));
     only.log_in(&credentials(&server)).expect("a session");
     let tree = only.tree_connect(&server.share_path()).expect("a tree");
@@ -277,7 +267,7 @@ fn a_break_goes_to_an_smb_direct_channel() {
 
 #[test]
 fn a_break_goes_to_the_channel_that_is_left() {
-    let Some(server) = device(LEASES) else { return };
+    let server = device(LEASES);
     // SMB Direct goes, TCP is left.
     let mut tcp = log_in(&server, Config::new(GUID));
     let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
@@ -301,12 +291,10 @@ fn a_break_goes_to_the_channel_that_is_left() {
 
 #[test]
 fn where_data_is_encrypted_it_is_not_placed_in_the_clear() {
-    let Some(server) = device(Setup {
+    let server = device(Setup {
         share: &["smb encrypt = desired"],
         ..Setup::default()
-    }) else {
-        return;
-    };
+    });
     let data = pattern(100_000, 5);
     place(&server, "file", &data);
     // Because the client wants it, and because the share does.

@@ -19,7 +19,7 @@ use crate::sessions::{GUID, credentials, log_in};
 /// Most that one operation of the suite moves.
 const MIB: u32 = 1 << 20;
 
-fn start() -> Option<Server> {
+fn start() -> Server {
     device(Setup::default())
 }
 
@@ -35,7 +35,7 @@ fn with_dialect(server: &Server, dialect: Dialect) -> Client {
 
 #[test]
 fn BVT_Smb2MultipleChannel_2Channels_DiffNicTypeDiffTransport() {
-    let Some(server) = start() else { return };
+    let server = start();
     let mut tcp = log_in(&server, Config::new(GUID));
     let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
     let interfaces = tcp.network_interfaces(tree).expect("interfaces");
@@ -61,7 +61,7 @@ fn BVT_Smb2MultipleChannel_2Channels_DiffNicTypeDiffTransport() {
 
 #[test]
 fn Smb2Multichannel_2Channels_DiffTransport() {
-    let Some(server) = start() else { return };
+    let server = start();
     // The same address for both, and SMB Direct first.
     let mut direct =
         Connection::smb_direct(server.smb_direct, Config::new(GUID)).expect("SMB Direct");
@@ -85,7 +85,7 @@ fn Smb2Multichannel_2Channels_DiffTransport() {
 
 #[test]
 fn BVT_Smb2OverRdmaChannel_ReadLargeFile() {
-    let Some(server) = start() else { return };
+    let server = start();
     let mut client = Client::connect(&server);
     let largest = client.direct.max_direct().expect("SMB Direct");
     assert!(largest >= MIB, "{largest}");
@@ -100,7 +100,7 @@ fn BVT_Smb2OverRdmaChannel_ReadLargeFile() {
 
 #[test]
 fn BVT_Smb2OverRdmaChannel_WriteLargeFile() {
-    let Some(server) = start() else { return };
+    let server = start();
     let mut client = Client::connect(&server);
     let largest = client.direct.max_direct().expect("SMB Direct");
     let data = pattern(largest as usize, 4);
@@ -116,7 +116,7 @@ const OPERATIONS: u32 = 10;
 
 #[test]
 fn Smb2OverRdmaChannel_ReadMultipleOperation() {
-    let Some(server) = start() else { return };
+    let server = start();
     let mut client = Client::connect(&server);
     let data = pattern((OPERATIONS * MIB) as usize, 5);
     place(&server, "parts", &data);
@@ -142,7 +142,7 @@ fn Smb2OverRdmaChannel_ReadMultipleOperation() {
 
 #[test]
 fn Smb2OverRdmaChannel_WriteMultipleOperation() {
-    let Some(server) = start() else { return };
+    let server = start();
     let mut client = Client::connect(&server);
     let data = pattern((OPERATIONS * MIB) as usize, 6);
     let file = client.open("parts");
@@ -167,7 +167,7 @@ fn Smb2OverRdmaChannel_WriteMultipleOperation() {
 
 #[test]
 fn Smb2OverRdmaChannel_ReadWriteMultipleBufferDescriptorList() {
-    let Some(server) = start() else { return };
+    let server = start();
     let mut client = Client::connect(&server);
     // As many as the 16 bits of their length can say.
     let count = u32::from(u16::MAX) / 16;
@@ -192,7 +192,7 @@ const LENGTH: u32 = 8192;
 fn a_wrong_descriptor_harms_nobody_else(
     spoil: impl Fn(&mut Connection, &Registration) -> BufferDescriptorV1,
 ) {
-    let Some(server) = start() else { return };
+    let server = start();
     let mut client = Client::connect(&server);
     let before = pattern(LENGTH as usize * 4, 8);
     place(&server, "victim", &before);
@@ -273,7 +273,7 @@ fn Smb2OverRdmaChannel_InvalidBufferDescriptor_DeregisteredBuffer() {
 
 #[test]
 fn BVT_Smb2OverRdma_Smb302_Write_SMB2_CHANNEL_RDMA_V1_INVALIDATE() {
-    let Some(server) = start() else { return };
+    let server = start();
     let mut client = with_dialect(&server, Dialect::Smb302);
     let file = client.open("invalidated");
     let from = source(&mut client.direct, &pattern(LENGTH as usize, 10));
@@ -289,7 +289,7 @@ fn BVT_Smb2OverRdma_Smb302_Write_SMB2_CHANNEL_RDMA_V1_INVALIDATE() {
 
 #[test]
 fn BVT_Smb2OverRdma_Smb302_Read_SMB2_CHANNEL_RDMA_V1_INVALIDATE() {
-    let Some(server) = start() else { return };
+    let server = start();
     let mut client = with_dialect(&server, Dialect::Smb302);
     let data = pattern(LENGTH as usize, 11);
     place(&server, "invalidated", &data);
@@ -308,7 +308,7 @@ fn BVT_Smb2OverRdma_Smb302_Read_SMB2_CHANNEL_RDMA_V1_INVALIDATE() {
 
 #[test]
 fn Smb2OverRdma_Write_SMB2_CHANNEL_RDMA_V1() {
-    let Some(server) = start() else { return };
+    let server = start();
     for dialect in [Dialect::Smb300, Dialect::Smb302, Dialect::Smb311] {
         let mut client = with_dialect(&server, dialect);
         let file = client.open("reused");
@@ -327,7 +327,7 @@ fn Smb2OverRdma_Write_SMB2_CHANNEL_RDMA_V1() {
 
 #[test]
 fn Smb2OverRdma_Read_SMB2_CHANNEL_RDMA_V1() {
-    let Some(server) = start() else { return };
+    let server = start();
     for dialect in [Dialect::Smb300, Dialect::Smb302, Dialect::Smb311] {
         let mut client = with_dialect(&server, dialect);
         let into = sink(&mut client.direct, LENGTH as usize);
@@ -346,7 +346,7 @@ fn Smb2OverRdma_Read_SMB2_CHANNEL_RDMA_V1() {
 
 #[test]
 fn Smb2OverRdma_Smb300_Write_SMB2_CHANNEL_RDMA_V1_INVALIDATE() {
-    let Some(server) = start() else { return };
+    let server = start();
     let mut client = with_dialect(&server, Dialect::Smb300);
     let file = client.open("too-old");
     let data = pattern(LENGTH as usize, 13);
@@ -363,7 +363,7 @@ fn Smb2OverRdma_Smb300_Write_SMB2_CHANNEL_RDMA_V1_INVALIDATE() {
 
 #[test]
 fn Smb2OverRdma_Smb300_Read_SMB2_CHANNEL_RDMA_V1_INVALIDATE() {
-    let Some(server) = start() else { return };
+    let server = start();
     let mut client = with_dialect(&server, Dialect::Smb300);
     let data = pattern(LENGTH as usize, 14);
     place(&server, "too-old", &data);

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""In the guest: our initiator, smbdirectctl bench, against ksmbd, an SMB Direct server that has nothing of ours.
+
+Takes the options of client.py. One connection after the other writes and reads, large and small, on siw.
+"""
+
+import json
+import subprocess
+import sys
+
+import client
+import guest
+
+# Connections, so that what happens to one in many is seen: see docs/interop.md on siw that accepts.
+CONNECTIONS = 12
+
+
+def bench(options, server, *more):
+    command = [options.programs / "smbdirectctl", "bench", f"//{guest.ADDRESS['siw']}/share", "-U",
+               f"{server.user}%{guest.smbd_server.PASSWORD}", "--address", f"{guest.ADDRESS['siw']}:5445", "--transport",
+               "smbdirect", "--json", *more]
+    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["cases"]
+
+
+def main():
+    options = client.arguments().parse_args(["ksmbd", *sys.argv[1:]])
+    kernel = guest.Kernel()
+    guest.add_rdma("siw")
+    server = client.Ksmbd(options)
+    report = guest.Report("our initiator against ksmbd", options.only, lambda: None, options.limit)
+
+    def moves(size, depth):
+        cases = bench(options, server, "--size", size, "--depth", str(depth), "--seconds", "2", "--file-size", "16M")
+        assert {case["operation"] for case in cases} >= {"read", "write"}, cases
+        for case in cases:
+            assert case["bytes"] > 0, case
+            report.fact(f"{case['operation']} {size} x {depth}", f"{case['megabytes_per_second']:.1f} MB/s")
+
+    def connects():
+        for _ in range(CONNECTIONS):
+            bench(options, server, "--size", "4K", "--operations", "write", "--seconds", "1", "--file-size", "1M")
+
+    try:
+        server.start()
+        for size, depth in (("1M", 1), ("1M", 8), ("64K", 4), ("4K", 1)):
+            report.check(f"writes and reads {size}, {depth} at a time", moves, size, depth)
+        report.check(f"{CONNECTIONS} connections, one after the other", connects)
+        report.check("the kernel has no complaints", kernel.check)
+        server.stop()
+    finally:
+        report.write(guest.OUTSIDE / "report.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""In the guest: mixed load by the kernel's client for a time, and whether the server's memory, file descriptors and
+registrations stay as they are. Takes the options of client.py, and --minutes."""
+
+import os
+import pathlib
+import random
+import sys
+import threading
+import time
+
+import client
+import files
+import guest
+
+MIB = 1 << 20
+# Every so often what the processes have is looked at.
+INTERVAL = 30
+
+
+class Load:
+    """One thread that does one thing again and again, with a pause."""
+
+    def __init__(self, name, action, pause):
+        self.name = name
+        self.action = action
+        self.pause = pause
+        self.rounds = 0
+        self.error = None
+        self.ending = threading.Event()
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+
+    def work(self):
+        while not self.ending.is_set():
+            try:
+                self.action(self.rounds)
+            except Exception as error:  # The whole ends with it, in `main`.
+                self.error = error
+                return
+            self.rounds += 1
+            self.ending.wait(self.pause)
+
+    def stop(self):
+        self.ending.set()
+        self.thread.join(300)
+        assert not self.thread.is_alive(), f"{self.name} does not end"
+
+
+def process(pid):
+    """KiB of memory that is no file's, and descriptors."""
+    anonymous = next(line for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(anonymous.split()[1]), len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def sample(server, mounted):
+    status = server.status()
+    worker = max((p for p in status["processes"] if p["role"] == "worker"), key=lambda p: p["memory"])["pid"]
+    named = {"smbdirectd": server.processes["smbdirectd"].pid, "smbd": server.processes["smbd"].pid, "worker": worker}
+    out = {"at": round(time.monotonic()), "registrations": status["totals"]["registrations"],
+           "device_memory": status["totals"]["memory"], "connections": status["totals"]["connections"],
+           "guest_kib": int(guest.run("awk", "/^Active.anon|^Inactive.anon|^SUnreclaim|^KernelStack/ { n += $2 } END { print n }",
+                                      "/proc/meminfo")),
+           "rdma_bytes": sum(c["rdma_read_bytes"] + c["rdma_write_bytes"] for c in status["connections"])}
+    for name, pid in named.items():
+        out[f"{name}_kib"], out[f"{name}_descriptors"] = process(pid)
+    return out
+
+
+def loads(checks, mounted):
+    """What is done all the time: large and small, direct and buffered, by the mount that stays and by new ones."""
+    chance = random.Random(1)
+
+    def large(number):
+        length = chance.choice([1 * MIB, 5 * MIB + 77, 32 * MIB])
+        files.size(mounted, checks.behind, length, number, number % 2 == 1)
+
+    def odd(number):
+        files.odd_offsets(mounted, checks.behind, True, MIB + 1, 40)
+
+    def small(number):
+        for name in range(50):
+            (mounted / f"small-{name}").write_bytes(b"%d" % number * name)
+        for name in range(50):
+            assert (mounted / f"small-{name}").read_bytes() == b"%d" % number * name
+            (mounted / f"small-{name}").unlink()
+
+    def come_and_go(number):
+        way = random.choice(list(client.WAYS.values()))
+        with checks.mount(*way, where="/mnt/passing") as passing:
+            files.write(passing / "passing", number, 2 * MIB + 1, False)
+            files.compare(passing / "passing", number, 2 * MIB + 1)
+            os.truncate(passing / "passing", 100)
+
+    def verified(_):
+        files.verify(mounted, 8)
+
+    return [Load("files of MiBs", large, 1), Load("any offset", odd, 2), Load("small files", small, 2),
+            Load("clients that come and go", come_and_go, 5), Load("fio", verified, 5)]
+
+
+def main():
+    parser = client.arguments()
+    parser.add_argument("--minutes", type=float, default=60, help="how long (60)")
+    options = parser.parse_args()
+    kernel = guest.Kernel()
+    guest.add_rdma("rxe" if options.fabric == "rxe" else "siw")
+    server = client.Server(options)
+    report = guest.Report(f"{options.minutes:g} minutes of mixed load, {options.fabric}", "", lambda: None)
+    try:
+        server.start()
+        checks = client.Client(options, server, report)
+        with checks.mount() as mounted:
+            running = loads(checks, mounted)
+            samples, end = [], time.monotonic() + options.minutes * 60
+            while time.monotonic() < end:
+                time.sleep(INTERVAL)
+                samples.append(sample(server, mounted))
+                print("  ", samples[-1], flush=True)
+                for load in running:
+                    if load.error:
+                        raise load.error
+            for load in running:
+                load.stop()
+                report.fact(f"rounds of {load.name}", load.rounds)
+        report.facts["samples"] = samples
+        report.check("nothing grows", flat, report, samples)
+        report.check("the kernel has no complaints", kernel.check)
+        server.stop()
+    finally:
+        guest.smbd_server.end_children()
+        guest.run("cp", "-r", server.root / "log", guest.OUTSIDE / "server-log", check=False)
+        report.write(guest.OUTSIDE / "report.json")
+
+
+def flat(report, samples):
+    """Compares the second quarter with the last one: in the first all that is kept is being made."""
+    quarter = len(samples) // 4
+    early, late = samples[quarter:2 * quarter], samples[-quarter:]
+    for name in sorted(samples[0]):
+        if name.endswith(("_kib", "_descriptors")) or name == "registrations":
+            before = max(sample[name] for sample in early)
+            after = max(sample[name] for sample in late)
+            report.fact(name, f"{before} -> {after}")
+            room = 1024 + before // 20 if name.endswith("_kib") else 3
+            assert after <= before + room, f"{name} grew from {before} to {after}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
