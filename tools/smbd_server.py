@@ -129,6 +129,7 @@ class Server:
     """An smbd and smbdirectd.
 
     `shares` has the lines of each share by its name, `settings` those of [global], `device` those of smbdirectd.toml.
+    Where `listen` is empty, smbdirectd decides by itself where to listen.
     """
 
     def __init__(self, root, samba, programs, shares, settings=(), device="", listen=None, tcp_port=None):
@@ -140,7 +141,7 @@ class Server:
         self.device = device
         self.control = root / "control"
         self.ports = {"tcp": tcp_port or free_port(), "rdma": free_port()}
-        self.listen = listen or [f"127.0.0.1:{self.ports['rdma']}"]
+        self.listen = [f"127.0.0.1:{self.ports['rdma']}"] if listen is None else listen
         # The user: one that every Debian has and whom permissions bind.
         self.user = "daemon" if os.getuid() == 0 else getpass.getuser()
         self.processes = {}
@@ -153,8 +154,8 @@ class Server:
         for share in self.shares:
             self.clean(share)
         self.config.write_text(self.configuration())
-        listen = ", ".join(f'"{address}"' for address in self.listen)
-        (self.root / "smbdirectd.toml").write_text(f'control = "{self.control}"\nlisten = [{listen}]\n{self.device}')
+        listen = f"listen = {json.dumps(self.listen)}\n" if self.listen else ""
+        (self.root / "smbdirectd.toml").write_text(f'control = "{self.control}"\n{listen}{self.device}')
         self.add_user()
 
     def start(self):

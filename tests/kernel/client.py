@@ -35,11 +35,17 @@ class Server(guest.smbd_server.Server):
 
     def __init__(self, options):
         self.files = MEMORY / "files"
-        fabric = "software" if options.fabric == "software" else "verbs"
-        listen = [f"{guest.ADDRESS['rxe' if options.fabric == 'rxe' else 'siw']}:5445"]
-        device = f'fabric = "{fabric}"\n' if fabric == "verbs" else ""
+        self.address = guest.ADDRESS["rxe" if options.fabric == "rxe" else "siw"]
+        self.fabric = "software" if options.fabric == "software" else "verbs"
+        # An RDMA device is found and used without a word.
+        listen, device = ([f"{self.address}:5445"], 'fabric = "software"\n') if self.fabric == "software" else ([], "")
         super().__init__(MEMORY / "server", options.samba, options.programs, {"share": []}, ["interfaces = lo"], device,
                          listen, 445)
+
+    def start_device(self):
+        super().start_device()
+        fabrics = {address["address"]: address["fabric"] for address in self.status()["addresses"]}
+        assert fabrics.get(f"{self.address}:5445") == self.fabric, fabrics
 
     def path(self, share):
         return self.files
@@ -80,7 +86,7 @@ class Ksmbd:
 
     def __init__(self, options):
         self.files = MEMORY / "files"
-        self.listen = [f"{guest.ADDRESS['siw']}:5445"]
+        self.address = guest.ADDRESS["siw"]
         self.tools = pathlib.Path(os.environ["KSMBD_TOOLS"])
         self.root = MEMORY / "ksmbd"
         self.config = self.root / "ksmbd.conf"
@@ -110,7 +116,7 @@ class Client:
         self.options = options
         self.server = server
         self.report = report
-        self.address = server.listen[0].rsplit(":", 1)[0] if server else "10.0.2.2"
+        self.address = server.address if server else "10.0.2.2"
         self.user = server.user if server else "daemon"
         self.behind = server.files if server else None
 
