@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """In the guest: our initiator, smbdirectctl bench, against ksmbd, an SMB Direct server that has nothing of ours.
 
-Takes the options of client.py. One connection after the other
-writes and reads, large and small, on our iWARP and on siw.
+Takes the options of client.py. One connection after the other writes and reads, large and small, on our iWARP and on
+siw.
 """
 
 import json
