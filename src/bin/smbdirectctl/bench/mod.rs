@@ -301,7 +301,10 @@ impl<'a> Bench<'a> {
 /// Most bytes of a request, over a connection.
 fn limit(connection: &Connection, case: &Case) -> u32 {
     match (case.channel, case.operation) {
-        (Channel::None, Operation::Read) => connection.max_inline_read(),
+        // A server says how long a message it receives, and sends none that is longer either.
+        (Channel::None, Operation::Read) => connection
+            .max_inline_read()
+            .min(connection.max_inline_write()),
         (Channel::None, Operation::Write) => connection.max_inline_write(),
         _ => connection.max_direct().unwrap_or(u32::MAX),
     }
