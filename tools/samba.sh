@@ -413,7 +413,7 @@ verb_check() {
     configure "$tree"
     waf_build "$tree" smbd/smbd
     if find "$tree/bin/default/source3" -name '*.o' -path '*smbd*' -print0 | xargs -0 nm -A | grep -i ' U smbdirect_' ||
-        find "$tree/bin" -name '*smbdirect*' | grep .; then
+        find "$tree/bin" -type f -name '*smbdirect*' | grep .; then
         die "without the option smbd is not what it was: see above"
     fi
     rm -rf "$tree"
