@@ -293,7 +293,7 @@ def main():
             print(server.status(check=False))
 
     report = Report(f"the kernel's client, {options.fabric}, Linux {os.uname().release}", options.only, explain,
-                    options.limit, options.skip)
+                    options.limit, options.skip, guest.FAULTS_OF_SIW if options.fabric == "siw" else guest.FAULTS)
     kernel = Kernel()
     try:
         guest.add_rdma("rxe" if options.fabric == "rxe" else "siw", "eth0" if options.fabric == "outside" else None)
