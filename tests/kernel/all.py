@@ -19,7 +19,7 @@ from guest import smbd_server
 
 HERE = pathlib.Path(__file__).resolve().parent
 # How often a guest begins again whose kernel has failed for a reason of its own.
-TRIES = 4
+TRIES = 5
 
 
 def plan(options):

@@ -164,7 +164,7 @@ class Client:
             check("random offsets, each block verified (fio)", files.verify, mounted, verify)
             if self.behind:
                 self.more(mounted)
-        check("unmount and mount again, ten times", self.again)
+        check("unmount and mount again", self.again)
 
     def more(self, mounted):
         """What takes a look at the server, or at two mounts."""
@@ -191,7 +191,8 @@ class Client:
         assert traffic["invalidations_out"] > 0, traffic
 
     def again(self):
-        for number in range(10):
+        # Over rxe the client may not survive any of them (docs/interop.md).
+        for number in range(3 if self.options.fabric == "rxe" else 10):
             with self.mount() as mounted:
                 (mounted / "again").write_bytes(b"%d" % number * 10_000)
             with self.mount() as mounted:

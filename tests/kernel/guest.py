@@ -23,7 +23,7 @@ MEMORY = pathlib.Path("/mnt/share")
 # or smbd_destroy, for work that failed with its connection, or has followed a pointer to nothing while it disconnected.
 # Another guest may be spared.
 KERNEL_FAILED = 42
-FAULTS = r"smbd_(send|destroy|disconnect_rdma_work)\+"
+FAULTS = r"smbd_(send|destroy)\+|Workqueue: smbd_\w+ smbd_disconnect_rdma_work"
 # And of siw where it accepts: it has overlooked the first message of a connection.
 FAULTS_OF_SIW = FAULTS + r"|smbd_negotiate rc=-"
 
