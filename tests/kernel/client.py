@@ -98,6 +98,7 @@ class Ksmbd:
         self.config.write_text("[global]\nserver multi channel support = yes\nmap to guest = never\n"
                                f"[share]\npath = {self.files}\nread only = no\nforce user = root\nforce group = root\n")
         users = self.root / "users"
+        users.unlink(missing_ok=True)
         guest.run(self.tools / "ksmbd.adduser", "-C", self.config, "-P", users, "-a", "-p", guest.smbd_server.PASSWORD, self.user)
         guest.run(self.tools / "ksmbd.mountd", "-C", self.config, "-P", users)
         guest.smbd_server.wait_for("ksmbd listens", lambda: guest.smbd_server.listens(445))
