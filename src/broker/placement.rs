@@ -6,8 +6,9 @@
 //! | all addresses of a family | a device for each that has one, software for the others | software for all |
 //!
 //! iWARP devices have the ports of TCP, so software cannot have all addresses beside one and takes
-//! the others one by one, without those that no other machine can name; and an iWARP device never takes port 445, which is smbd's. RoCE and
-//! InfiniBand have ports of their own, where clients look for SMB Direct at 445 as well as at 5445.
+//! the others one by one, without those that no other machine can name; and an iWARP device never
+//! takes port 445, which is smbd's. RoCE and InfiniBand have ports of their own, where clients look
+//! for SMB Direct at 445 as well as at 5445.
 //! Which addresses and devices there are is asked once, when the broker starts.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
