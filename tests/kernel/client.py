@@ -13,12 +13,11 @@ import os
 import pathlib
 import re
 import signal
-import threading
 import time
 
 import files
 import guest
-from guest import MEMORY, Kernel, Mount, Report
+from guest import MEMORY, Kernel, Load, Mount, Report
 
 MIB = 1 << 20
 # A client that signs or seals places nothing directly; where it seals it takes too large a message for that into its
@@ -208,15 +207,22 @@ class Client:
                 self.report.check(f"{name} is killed under load", self.failure, mounted, name, kill)
 
     def failure(self, mounted, name, kill):
-        load = Load(mounted, name)
-        try:
-            load.wait_for_more()
-            kill()
-            load.wait_for_more()
-        finally:
-            load.stop()
-        load.compare(self.behind)
-        self.report.fact(f"files synced, and not ({name} killed)", (len(load.synced), load.failed))
+        def path(directory, number):
+            return directory / f"{name}-{number}"
+
+        load = Load(lambda number: files.write(path(mounted, number), number, MIB, number % 2 == 0, 256 << 10))
+
+        def wait_for_more():
+            before = len(load.done)
+            guest.smbd_server.wait_for("more files are synced", lambda: load.collect() or len(load.done) >= before + 3, 180)
+
+        wait_for_more()
+        kill()
+        wait_for_more()
+        load.stop(120)
+        for number in load.done:
+            files.compare(path(self.behind, number), number, MIB)
+        self.report.fact(f"files synced, and not ({name} killed)", (len(load.done), load.errors))
 
     def kill_worker(self):
         os.kill(self.server.workers()[0], signal.SIGKILL)
@@ -231,43 +237,6 @@ class Client:
         time.sleep(1)
         self.server.start_device()
         self.server.wait_for_listener()
-
-
-class Load:
-    """Writes one file after the other, and knows which were synced."""
-
-    def __init__(self, mounted, name):
-        self.mounted = mounted
-        self.name = name
-        self.synced = []
-        self.failed = 0
-        self.ending = threading.Event()
-        self.thread = threading.Thread(target=self.write, daemon=True)
-        self.thread.start()
-
-    def write(self):
-        number = 0
-        while not self.ending.is_set():
-            number += 1
-            try:
-                files.write(self.mounted / f"{self.name}-{number}", number, MIB, number % 2 == 0, 256 << 10)
-                self.synced.append(number)
-            except OSError:
-                self.failed += 1
-                time.sleep(0.5)
-
-    def wait_for_more(self):
-        before = len(self.synced)
-        guest.smbd_server.wait_for("more files are synced", lambda: len(self.synced) >= before + 3, 180)
-
-    def stop(self):
-        self.ending.set()
-        self.thread.join(120)
-        assert not self.thread.is_alive(), "a write does not return"
-
-    def compare(self, behind):
-        for number in self.synced:
-            files.compare(behind / f"{self.name}-{number}", number, MIB)
 
 
 def arguments():
@@ -314,7 +283,7 @@ def main():
         guest.smbd_server.end_children()
         if server:
             guest.run("cp", "-r", server.root / "log", guest.OUTSIDE / "server-log", check=False)
-        report.write(guest.OUTSIDE / "report.json")
+        report.write()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """What every test in the guest needs: RDMA devices, mounts of the kernel's client, and what its kernel said."""
 
 import json
+import multiprocessing
 import os
 import pathlib
 import re
+import select
 import subprocess
 import sys
-import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tools"))
@@ -125,17 +126,72 @@ class Kernel:
             raise AssertionError("the kernel said: " + "\n".join((wrong + odd)[:20]))
 
 
-class Report:
-    """Runs checks: a line for each as it ends, and all of them in a file at the end.
+class Watchdog:
+    """Ends the guest where something in it does not end, as nothing does that waits for a server in the kernel.
 
-    A check that takes too long, as those on a file system do whose server is gone, ends all of it, after `explain` has
-    said how things are.
+    A process of its own from before there is a mount: whoever begins another process closes there what it has open, and
+    on a share that waits for the server.
     """
+
+    def __init__(self, faults):
+        self.faults = faults
+        read, self.pipe = os.pipe()
+        if os.fork() == 0:
+            os.close(self.pipe)
+            try:
+                self.watch(read)
+            finally:
+                os._exit(0)
+        os.close(read)
+
+    def limit(self, seconds, name):
+        """From now on, until the next call. 0: it has ended."""
+        os.write(self.pipe, f"{seconds} {name}\n".encode())
+
+    def watch(self, pipe):
+        seconds, name = 0.0, ""
+        while True:
+            if not select.select([pipe], [], [], seconds or None)[0]:
+                self.end(f"   FAILED {name}: not within {seconds:g} s")
+            said = os.read(pipe, 4096).decode()
+            if not said:
+                return
+            first, name = said.splitlines()[-1].split(" ", 1)
+            seconds = float(first)
+
+    def end(self, why):
+        print(why, flush=True)
+        # Where everybody waits is in dmesg then.
+        pathlib.Path("/proc/sysrq-trigger").write_text("w")
+        said = run("dmesg")
+        print("\n".join(said.splitlines()[-100:]))
+        failed = self.faults.search(said)
+        if failed:
+            print("   by a fault of the kernel's own (docs/interop.md)", flush=True)
+        # What waits in the kernel cannot be ended, so the guest ends as it is.
+        run("cp", "-r", MEMORY / "server/log", OUTSIDE / "server-log", check=False)
+        (OUTSIDE / "dmesg").write_text(said)
+        (OUTSIDE / "status").write_text(str(KERNEL_FAILED if failed else 1))
+        with open("/dev/port", "wb", buffering=0) as port:
+            port.seek(0xf4)
+            port.write(b"\1")
+
+
+class Report:
+    """Runs checks: a line for each as it ends, and all of them in a file.
+
+    One that fails ends all of it, after `explain` has said how things are. So does one that takes too long, or that
+    leaves behind what does not end.
+    """
+
+    # Seconds that everything has to end after a check has failed.
+    ENDING = 120
 
     def __init__(self, title, only, explain, limit=300, skip=(), faults=FAULTS):
         self.title = title
         self.skip = skip
         self.faults = re.compile(faults)
+        self.watchdog = Watchdog(self.faults)
         self.only = re.compile(only)
         self.explain = explain
         self.limit = limit
@@ -148,48 +204,73 @@ class Report:
         if name in self.skip or not self.only.search(name):
             return
         began = time.monotonic()
-        watchdog = threading.Timer(self.limit, self.too_long, [name])
-        watchdog.daemon = True
-        watchdog.start()
+        self.watchdog.limit(self.limit, name)
         try:
             function(*arguments)
         except Exception as error:
+            self.watchdog.limit(self.ENDING, f"the end after {name}")
             print(f"   FAILED {name}: {error!r}"[:3000], flush=True)
             self.checks.append({"name": name, "ok": False, "why": repr(error)})
+            self.write()
             self.explain()
             if self.faults.search(run("dmesg")):
                 print("   by a fault of the kernel's own (docs/interop.md)", flush=True)
                 sys.exit(KERNEL_FAILED)
             raise
-        finally:
-            watchdog.cancel()
+        self.watchdog.limit(0, name)
         seconds = time.monotonic() - began
         self.checks.append({"name": name, "ok": True, "seconds": round(seconds, 1)})
+        self.write()
         print(f"   ok     {name} ({seconds:.1f} s)", flush=True)
-
-    def too_long(self, name):
-        print(f"   FAILED {name}: not within {self.limit} s", flush=True)
-        # Where everybody waits is in dmesg then.
-        pathlib.Path("/proc/sysrq-trigger").write_text("w")
-        lines = run("dmesg").splitlines()
-        print("\n".join(lines[-60:]))
-        failed = self.faults.search("\n".join(lines))
-        self.checks.append({"name": name, "ok": False, "why": "it does not end"})
-        self.write(OUTSIDE / "report.json")
-        if failed:
-            print("   by a fault of the kernel's own (docs/interop.md)", flush=True)
-        # What waits in the kernel cannot be ended, so the guest ends as it is.
-        run("cp", "-r", MEMORY / "server/log", OUTSIDE / "server-log", check=False)
-        (OUTSIDE / "dmesg").write_text("\n".join(lines) + "\n")
-        (OUTSIDE / "status").write_text(str(KERNEL_FAILED if failed else 1))
-        with open("/dev/port", "wb", buffering=0) as port:
-            port.seek(0xf4)
-            port.write(b"\1")
 
     def fact(self, name, value):
         self.facts[name] = value
         print(f"          {name}: {value}", flush=True)
 
-    def write(self, path):
-        path.write_text(json.dumps({"title": self.title, "kernel": os.uname().release, "checks": self.checks,
-                                    "seconds": round(time.monotonic() - self.began), "facts": self.facts}, indent=1) + "\n")
+    def write(self):
+        (OUTSIDE / "report.json").write_text(json.dumps(
+            {"title": self.title, "kernel": os.uname().release, "checks": self.checks,
+             "seconds": round(time.monotonic() - self.began), "facts": self.facts}, indent=1) + "\n")
+
+
+class Load:
+    """Does one thing on a mount again and again, in a process of its own: see `Watchdog`.
+
+    `done` has the numbers of the rounds that went well, `errors` what the others said.
+    """
+
+    def __init__(self, action, pause=0.0):
+        self.action = action
+        self.pause = pause
+        self.done = []
+        self.errors = []
+        self.results = multiprocessing.SimpleQueue()
+        self.ending = multiprocessing.Event()
+        self.process = multiprocessing.Process(target=self.work, daemon=True)
+        self.process.start()
+
+    def work(self):
+        number = 0
+        while not self.ending.is_set():
+            number += 1
+            try:
+                self.action(number)
+                self.results.put((number, None))
+                self.ending.wait(self.pause)
+            except Exception as error:
+                self.results.put((number, repr(error)))
+                self.ending.wait(0.5)
+
+    def collect(self):
+        while not self.results.empty():
+            number, error = self.results.get()
+            if error:
+                self.errors.append(error)
+            else:
+                self.done.append(number)
+
+    def stop(self, seconds):
+        self.ending.set()
+        # It may wait until somebody reads.
+        smbd_server.wait_for("the load ends", lambda: self.collect() or not self.process.is_alive(), seconds)
+        self.collect()

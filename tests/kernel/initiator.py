@@ -52,7 +52,7 @@ def main():
         report.check("the kernel has no complaints", kernel.check)
         server.stop()
     finally:
-        report.write(guest.OUTSIDE / "report.json")
+        report.write()
 
 
 if __name__ == "__main__":

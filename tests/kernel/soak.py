@@ -6,7 +6,6 @@ import os
 import pathlib
 import random
 import sys
-import threading
 import time
 
 import client
@@ -16,35 +15,8 @@ import guest
 MIB = 1 << 20
 # Every so often what the processes have is looked at.
 INTERVAL = 30
-
-
-class Load:
-    """One thread that does one thing again and again, with a pause."""
-
-    def __init__(self, name, action, pause):
-        self.name = name
-        self.action = action
-        self.pause = pause
-        self.rounds = 0
-        self.error = None
-        self.ending = threading.Event()
-        self.thread = threading.Thread(target=self.work, daemon=True)
-        self.thread.start()
-
-    def work(self):
-        while not self.ending.is_set():
-            try:
-                self.action(self.rounds)
-            except Exception as error:  # The whole ends with it, in `main`.
-                self.error = error
-                return
-            self.rounds += 1
-            self.ending.wait(self.pause)
-
-    def stop(self):
-        self.ending.set()
-        self.thread.join(300)
-        assert not self.thread.is_alive(), f"{self.name} does not end"
+# Seconds in which every load ends a round, however slow the machine is.
+STANDSTILL = 600
 
 
 def process(pid):
@@ -53,7 +25,7 @@ def process(pid):
     return int(anonymous.split()[1]), len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def sample(server, mounted):
+def sample(server):
     status = server.status()
     worker = max((p for p in status["processes"] if p["role"] == "worker"), key=lambda p: p["memory"])["pid"]
     named = {"smbdirectd": server.processes["smbdirectd"].pid, "smbd": server.processes["smbd"].pid, "worker": worker}
@@ -64,6 +36,7 @@ def sample(server, mounted):
            "rdma_bytes": sum(c["rdma_read_bytes"] + c["rdma_write_bytes"] for c in status["connections"])}
     for name, pid in named.items():
         out[f"{name}_kib"], out[f"{name}_descriptors"] = process(pid)
+    print("  ", out, flush=True)
     return out
 
 
@@ -95,8 +68,8 @@ def loads(checks, mounted):
     def verified(_):
         files.verify(mounted, 8)
 
-    return [Load("files of MiBs", large, 1), Load("any offset", odd, 2), Load("small files", small, 2),
-            Load("clients that come and go", come_and_go, 5), Load("fio", verified, 5)]
+    return {"files of MiBs": guest.Load(large, 1), "any offset": guest.Load(odd, 2), "small files": guest.Load(small, 2),
+            "clients that come and go": guest.Load(come_and_go, 5), "fio": guest.Load(verified, 5)}
 
 
 def main():
@@ -106,23 +79,17 @@ def main():
     kernel = guest.Kernel()
     guest.add_rdma("rxe" if options.fabric == "rxe" else "siw")
     server = client.Server(options)
-    report = guest.Report(f"{options.minutes:g} minutes of mixed load, {options.fabric}", "", lambda: None)
+    report = guest.Report(f"{options.minutes:g} minutes of mixed load, {options.fabric}", "", lambda: print(guest.debug_data()),
+                          options.minutes * 60 + 900)
     try:
         server.start()
         checks = client.Client(options, server, report)
+        samples = []
         with checks.mount() as mounted:
             running = loads(checks, mounted)
-            samples, end = [], time.monotonic() + options.minutes * 60
-            while time.monotonic() < end:
-                time.sleep(INTERVAL)
-                samples.append(sample(server, mounted))
-                print("  ", samples[-1], flush=True)
-                for load in running:
-                    if load.error:
-                        raise load.error
-            for load in running:
-                load.stop()
-                report.fact(f"rounds of {load.name}", load.rounds)
+            report.check("the load goes on", go_on, running, lambda: samples.append(sample(server)), options.minutes * 60)
+            for name, load in running.items():
+                report.fact(f"rounds of {name}", len(load.done))
         report.facts["samples"] = samples
         report.check("nothing grows", flat, report, samples)
         report.check("the kernel has no complaints", kernel.check)
@@ -130,7 +97,24 @@ def main():
     finally:
         guest.smbd_server.end_children()
         guest.run("cp", "-r", server.root / "log", guest.OUTSIDE / "server-log", check=False)
-        report.write(guest.OUTSIDE / "report.json")
+        report.write()
+
+
+def go_on(running, look, seconds):
+    """Looks on every so often, until the time is over; each load goes on until then, without an error."""
+    end = time.monotonic() + seconds
+    moved = {name: (time.monotonic(), 0) for name in running}
+    while time.monotonic() < end:
+        time.sleep(INTERVAL)
+        look()
+        for name, load in running.items():
+            load.collect()
+            assert not load.errors, f"{name}: {load.errors}"
+            if len(load.done) > moved[name][1]:
+                moved[name] = time.monotonic(), len(load.done)
+            assert time.monotonic() - moved[name][0] < STANDSTILL, f"{name} stands still after {len(load.done)} rounds"
+    for load in running.values():
+        load.stop(300)
 
 
 def flat(report, samples):

@@ -186,6 +186,9 @@ fn a_device_that_was_restarted_is_found_by_sessions_that_were_there_before() {
     reads(&mut direct, tree, &data);
     assert_eq!(session(&server).1, ["smbdirect", "tcp"]);
     assert_eq!(serving(&server, 1), BTreeSet::from([pid]));
+    // The session is older than the device.
+    let device = server.device();
+    device.wait_for_status(|status| status["totals"]["sessions"] == 1);
 }
 
 #[test]

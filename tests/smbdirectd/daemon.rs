@@ -256,6 +256,8 @@ impl Daemon {
                 return status;
             }
             assert!(Instant::now() < end, "{status}; the log:\n{}", self.log());
+            // Those who are waited for need the processor, too.
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
