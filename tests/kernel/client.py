@@ -25,7 +25,7 @@ MIB = 1 << 20
 WAYS = {"plain": [], "sign": ["sign"], "seal": ["seal", "rsize=131072", "wsize=131072"]}
 
 # What the kernel says where a connection breaks that the test breaks, or where a server is not there for a while.
-BROKEN = [r"send_done|recv_done|register_mr_done|has not responded", r"Send error", r"reconnect", r"smbd_", r"sending smb", r"Close unmatched|closing unmatched",
+BROKEN = [r"send_done|recv_done|register_mr_done|get_mr|has not responded", r"Send error", r"reconnect", r"smbd_", r"sending smb", r"Close unmatched|closing unmatched",
           r"No task to wake", r"cifs_(read|write)", r"RDMA|rdma", r"Unable to", r"Error -\d+ (sending|on)", r"Verify user has"]
 
 

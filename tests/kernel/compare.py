@@ -5,10 +5,13 @@
     compare.py --verbs    and smbd with smbdirectd on verbs
 
 The servers take turns, so that what else the machine does meets all of them. The table has the medians, and the ratios
-of smbd's throughput to ksmbd's.
+of smbd's throughput to ksmbd's; and what the guest, client and server together, did for a request: how often it switched
+from one process or thread to another, and how long its processors worked as a user and in the kernel.
 """
 
 import json
+import os
+import pathlib
 import statistics
 import sys
 
@@ -19,13 +22,24 @@ import guest
 JOBS = [("1M", 1), ("1M", 8), ("64k", 1), ("4k", 1)]
 
 
+def work():
+    """Since the guest began: switches, and microseconds as a user and in the kernel."""
+    said = {name: values for name, *values in map(str.split, pathlib.Path("/proc/stat").read_text().splitlines())}
+    user, nice, system, _, _, irq, softirq, *_ = (int(value) * 1_000_000 / os.sysconf("SC_CLK_TCK") for value in said["cpu"])
+    return int(said["ctxt"][0]), user + nice, system + irq + softirq
+
+
 def fio(mounted, name, operation, size, depth, seconds):
-    """MiB per second, and the median latency in microseconds."""
+    """MiB per second, the median latency in microseconds, and the work per request."""
+    before = work()
     said = guest.run("fio", "--output-format=json", f"--name={name}", f"--filename={mounted}/{name}", f"--rw={operation}",
                      f"--bs={size}", f"--iodepth={depth}", "--ioengine=libaio", "--direct=1", "--size=64M", "--fallocate=none",
                      "--time_based", f"--runtime={seconds}", "--create_on_open=1", timeout=300)
+    done = [after - value for after, value in zip(work(), before)]
     job = json.loads(said[said.index("{"):])["jobs"][0][operation]
-    return job["bw_bytes"] / (1 << 20), job["clat_ns"]["percentile"]["50.000000"] / 1000
+    switches, user, system = (value / job["total_ios"] for value in done)
+    return {"mib_per_second": job["bw_bytes"] / (1 << 20), "p50_microseconds": job["clat_ns"]["percentile"]["50.000000"] / 1000,
+            "switches": switches, "user_microseconds": user, "system_microseconds": system}
 
 
 def measure(name, server, options, turn, results):
@@ -46,15 +60,16 @@ def measure(name, server, options, turn, results):
 
 
 def table(results, names):
-    print(f"\n{'':16}" + "".join(f"{name:>24}" for name in names) + "   ratio of MiB/s to ksmbd")
+    print(f"\n{'':12}" + "".join(f"{name:>38}" for name in names) + "   ratio of MiB/s to ksmbd")
+    print(f"{'':12}" + f"{'MiB/s':>10}{'p50 us':>8}{'switches':>9}{'us':>5}{'sys':>6}" * len(names))
     rows = []
     for (operation, size, depth), values in results.items():
-        rates = {name: statistics.median(rate for rate, _ in values[name]) for name in names}
-        waits = {name: statistics.median(wait for _, wait in values[name]) for name in names}
-        ratios = {name: rates[name] / rates["ksmbd"] for name in names if name != "ksmbd"}
-        rows.append({"operation": operation, "size": size, "depth": depth, "mib_per_second": rates, "p50_microseconds": waits,
-                     "ratio": ratios})
-        print(f"{operation:6}{size:>4} x {depth:<3}" + "".join(f"{rates[name]:12.1f} {waits[name]:8.0f} us" for name in names)
+        medians = {name: {what: statistics.median(one[what] for one in values[name]) for what in values[name][0]} for name in names}
+        ratios = {name: medians[name]["mib_per_second"] / medians["ksmbd"]["mib_per_second"] for name in names if name != "ksmbd"}
+        rows.append({"operation": operation, "size": size, "depth": depth, "servers": medians, "ratio": ratios})
+        print(f"{operation:6}{size:>4}x{depth}"
+              + "".join(f"{m['mib_per_second']:10.1f}{m['p50_microseconds']:8.0f}{m['switches']:9.1f}{m['user_microseconds']:6.0f}"
+                        f"{m['system_microseconds']:5.0f}" for m in medians.values())
               + "   " + "  ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()), flush=True)
     return rows
 
