@@ -248,7 +248,8 @@
 #define SMBDIRECT_EVENT_PDU 5
 
 /**
- * The message with this `cookie` was sent, or never will be.
+ * The message with this `cookie` was sent, or never will be. Who sleeps learns of it up to a
+ * millisecond late, unless there is something else to tell.
  */
 #define SMBDIRECT_EVENT_SENT 6
 
@@ -823,7 +824,8 @@ void smbdirect_device_free(struct smbdirect_device *device);
 
 /**
  * A file descriptor that is readable whenever smbdirect_device_get_events may have something after
- * it had nothing: for tevent, poll or epoll. It is neither to be read nor closed.
+ * it had nothing, for as long as that is so: for tevent, poll, or epoll without EPOLLET. It is
+ * neither to be read nor closed.
  *
  * - Owns: the device does.
  * - Threads: one at a time.

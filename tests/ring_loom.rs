@@ -45,8 +45,16 @@ fn entry(number: u64) -> Entry {
     [number; 8]
 }
 
+/// Whether the consumer is woken with each push.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wakes {
+    AtOnce,
+    /// When the producer is done.
+    Late,
+}
+
 /// Sends `count` entries in batches, both sides asleep whenever they can.
-fn transfer(capacity: u32, count: u64, batch: usize) {
+fn transfer(capacity: u32, count: u64, batch: usize, wakes: Wakes) {
     let memory = RingMemory::new(capacity);
     let (producer_bell, consumer_bell) = (LoomBell::new(), LoomBell::new());
     let mut producer = Producer::new(memory.clone(), consumer_bell.clone());
@@ -56,12 +64,20 @@ fn transfer(capacity: u32, count: u64, batch: usize) {
         let mut sent = 0;
         while sent < entries.len() {
             let end = entries.len().min(sent + batch);
-            let pushed = producer.push(&entries[sent..end]).expect("honest");
+            let pushed = match wakes {
+                Wakes::AtOnce => producer.push(&entries[sent..end]),
+                Wakes::Late => producer.push_quietly(&entries[sent..end]),
+            };
+            let pushed = pushed.expect("honest");
             sent += pushed;
-            if pushed == 0 && producer.announce_sleep().expect("honest") {
-                wake_producer.0.wait();
+            if pushed == 0 {
+                producer.wake().expect("honest");
+                if producer.announce_sleep().expect("honest") {
+                    wake_producer.0.wait();
+                }
             }
         }
+        producer.wake().expect("honest");
     });
     let mut consumer = Consumer::new(memory, producer_bell);
     let mut expected = 0;
@@ -80,12 +96,23 @@ fn transfer(capacity: u32, count: u64, batch: usize) {
 }
 
 fn check(flaw: Flaw, preemptions: Option<usize>, capacity: u32, count: u64, batch: usize) {
+    check_with(Wakes::AtOnce, flaw, preemptions, (capacity, count, batch));
+}
+
+fn check_with(wakes: Wakes, flaw: Flaw, preemptions: Option<usize>, of: (u32, u64, usize)) {
+    let (capacity, count, batch) = of;
     let mut builder = Builder::new();
     builder.preemption_bound = preemptions;
     builder.check(move || {
         flaw.set();
-        transfer(capacity, count, batch);
+        transfer(capacity, count, batch, wakes);
     });
+}
+
+#[test]
+fn a_consumer_that_is_woken_late_gets_every_entry() {
+    check_with(Wakes::Late, Flaw::None, Some(4), (2, 2, 1));
+    check_with(Wakes::Late, Flaw::None, Some(3), (1, 2, 1));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use zerocopy::transmute;
 
@@ -11,7 +12,7 @@ use super::memory::Segment;
 use super::process::{Process, Segments, WakeProcess};
 use super::submission::{Piece, Violation};
 use crate::device::Status;
-use crate::device::abi::{self, Completion, kind, queue_of};
+use crate::device::abi::{self, Completion, event, kind, queue_of};
 use crate::fabric::ConnId;
 use crate::shm::{self, Consumer, Entry, Producer, RingCorrupt, RingMemory, ring_length};
 use crate::sys::{Bell, Memfd};
@@ -20,6 +21,10 @@ use crate::units::Instant;
 
 /// Numbers of connections of a queue: what is below the number of the queue.
 const SERIAL_BITS: u32 = 48;
+
+/// How long a worker sleeps on at most after a message of its was sent. All that this tells it is that
+/// memory is free again; mostly, it is woken sooner by the next request.
+const SENT_DELAY: Duration = Duration::from_millis(1);
 
 /// A worker's queue with one reactor.
 #[derive(Debug)]
@@ -35,6 +40,10 @@ pub(super) struct Queue {
     /// which few can be outstanding; or holds a buffer of RECEIVE, of which there are so many; or is
     /// the end of a connection, which held one at its beginning.
     pending: VecDeque<Entry>,
+    /// One of them is to wake the worker.
+    awaited: bool,
+    /// When the worker is to be woken for what is in the ring.
+    pub(super) wake_at: Option<Instant>,
     /// Submissions that the transport has, and so their completions.
     pub(super) outstanding: u32,
     depth: u32,
@@ -87,6 +96,8 @@ impl Queue {
             completions: Producer::new(completions, wake),
             bell,
             pending: VecDeque::new(),
+            awaited: false,
+            wake_at: None,
             outstanding: 0,
             depth,
             conns: HashMap::default(),
@@ -145,26 +156,44 @@ impl Queue {
     /// Has a completion for the worker.
     #[inline]
     pub(super) fn complete(&mut self, completion: Completion) {
+        self.awaited |= completion.event != event::SENT || completion.status != Status::Ok.code();
         self.pending.push_back(transmute!(completion));
     }
 
-    /// Puts completions into the ring; `true` if there were some, and it took any.
+    /// Puts completions into the ring; `true` if there were some, and it took any. Those that a worker
+    /// hardly waits for do not wake it, but set `wake_at`.
     #[inline]
-    pub(super) fn flush(&mut self) -> Result<bool, RingCorrupt> {
+    pub(super) fn flush(&mut self, now: Instant) -> Result<bool, RingCorrupt> {
         let mut done = 0;
         while !self.pending.is_empty() {
             let (first, _) = self.pending.as_slices();
-            let count = self.completions.push(first)?;
+            let count = self.completions.push_quietly(first)?;
             if count == 0 {
+                self.awaited = true;
                 break;
             }
             self.pending.drain(..count);
             done += count;
         }
+        if std::mem::take(&mut self.awaited) {
+            self.wake_at = None;
+            self.completions.wake()?;
+        } else if done > 0 && self.wake_at.is_none() {
+            self.wake_at = Some(now + SENT_DELAY);
+        }
         if self.pending.is_empty() && self.pending.capacity() > 4 * self.depth as usize {
             self.pending.shrink_to(self.depth as usize);
         }
         Ok(done > 0)
+    }
+
+    /// Wakes the worker if `at` is still the time for it.
+    pub(super) fn wake_late(&mut self, at: Instant) -> Result<(), RingCorrupt> {
+        if self.wake_at != Some(at) {
+            return Ok(());
+        }
+        self.wake_at = None;
+        self.completions.wake()
     }
 
     /// Announces that this side will not look at the rings before its bell rings; `false`: there is

@@ -100,6 +100,7 @@ impl<C: Channel> Handle<C> {
             memory,
             doorbell,
         } = delivery;
+        self.woken = false;
         // A cookie of 0 is that of no request.
         let asked = self.requests.remove(cookie);
         if asked.is_some() != (cookie != 0) {
@@ -119,7 +120,10 @@ impl<C: Channel> Handle<C> {
                 worker.add_queue(&queue, &memory, doorbell)
             }
             (Answer::Offer(offer), None, ..) => self.offered(&offer),
-            (Answer::Wake(_), None, ..) => Ok(()),
+            (Answer::Wake(_), None, ..) => {
+                self.woken = true;
+                Ok(())
+            }
             (Answer::Addresses(addresses), None, ..) => self.told_addresses(addresses),
             (Answer::Detached(detached), None, ..) => {
                 self.state = State::Leaving(reason(detached.status));

@@ -81,6 +81,8 @@ pub struct Handle<C: Channel = SocketChannel> {
     pub(super) pending: VecDeque<Event>,
     /// Events that were told since the channel was looked at.
     events: u32,
+    /// The last control message did nothing but wake this side. If there is one more, `event_fd` says so.
+    pub(super) woken: bool,
     /// Of the control message that is being sent.
     pub(super) message: Vec<u8>,
     /// Of one thread at a time.
@@ -123,6 +125,7 @@ impl<C: Channel> Handle<C> {
             room: false,
             pending: VecDeque::new(),
             events: 0,
+            woken: false,
             message: Vec::new(),
             not_sync: PhantomData,
         };
@@ -142,7 +145,8 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// Readable whenever [`next_event`](Self::next_event) may have something after it had nothing.
+    /// Readable whenever [`next_event`](Self::next_event) may have something after it had nothing, for
+    /// as long as that is so: to be watched level-triggered.
     ///
     /// # Errors
     ///
@@ -469,7 +473,7 @@ impl<C: Channel> Handle<C> {
             if let State::Leaving(status) = self.state {
                 return Err(status);
             }
-            if self.read_message()? {
+            if !std::mem::take(&mut self.woken) && self.read_message()? {
                 continue;
             }
             let may_sleep = match &mut self.worker {

@@ -83,7 +83,8 @@ pub unsafe extern "C" fn smbdirect_device_free(device: *mut smbdirect_device) {
 }
 
 /// A file descriptor that is readable whenever smbdirect_device_get_events may have something after
-/// it had nothing: for tevent, poll or epoll. It is neither to be read nor closed.
+/// it had nothing, for as long as that is so: for tevent, poll, or epoll without EPOLLET. It is
+/// neither to be read nor closed.
 ///
 /// - Owns: the device does.
 /// - Threads: one at a time.

@@ -34,7 +34,8 @@
 //! A side that finds nothing to do announces that it sleeps, **looks again**, and only then waits
 //! for its doorbell. A side that published looks **afterwards** whether the other has announced
 //! sleep, and rings. A fence in each keeps its store before its load; so at least one of the two
-//! sees the other, and no wake-up is lost. An announcement is a number that is odd while the side
+//! sees the other, and no wake-up is lost. A producer may publish without ringing what nobody waits
+//! for, and does all of that later. An announcement is a number that is odd while the side
 //! sleeps and never comes again, so one announcement is rung for once, not with every push until
 //! the sleeper is on its feet.
 //!
@@ -136,6 +137,20 @@ impl<D: Doorbell> Producer<D> {
     ///
     /// [`RingCorrupt`]: now or earlier; none was put in.
     pub fn push(&mut self, entries: &[Entry]) -> Result<usize, RingCorrupt> {
+        let count = self.push_quietly(entries)?;
+        if count > 0 {
+            self.0.wake();
+        }
+        Ok(count)
+    }
+
+    /// As [`push`](Self::push), but a consumer that sleeps is not woken: the next `push` does that, or
+    /// [`wake`](Self::wake).
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    pub fn push_quietly(&mut self, entries: &[Entry]) -> Result<usize, RingCorrupt> {
         let count = self.0.begin(entries.len())?;
         let mut index = self.0.own;
         for entry in entries.iter().take(count as usize) {
@@ -144,6 +159,18 @@ impl<D: Doorbell> Producer<D> {
         }
         self.0.publish(index);
         Ok(count as usize)
+    }
+
+    /// Wakes a consumer that sleeps while there are entries in the ring.
+    ///
+    /// # Errors
+    ///
+    /// [`RingCorrupt`]: now or earlier.
+    pub fn wake(&mut self) -> Result<(), RingCorrupt> {
+        if self.room()? < self.capacity() {
+            self.0.wake();
+        }
+        Ok(())
     }
 
     /// Announces that this side will sleep until there is room. Returns whether it may: `false` says
@@ -188,6 +215,9 @@ impl<D: Doorbell> Consumer<D> {
             index = index.wrapping_add(1);
         }
         self.0.publish(index);
+        if count > 0 {
+            self.0.wake();
+        }
         Ok(count as usize)
     }
 
@@ -256,7 +286,7 @@ impl<D: Doorbell> Half<D> {
         }
         if is_asleep(self.announced) {
             self.announced += 1;
-            // SYNC: read by `publish` of the other side. Relaxed: if it sees this late it rings once
+            // SYNC: read by `wake` of the other side. Relaxed: if it sees this late it rings once
             // without need.
             self.memory
                 .set_sleeping(self.side, self.announced, Ordering::Relaxed);
@@ -293,7 +323,7 @@ impl<D: Doorbell> Half<D> {
         Ok(())
     }
 
-    /// Passes the slots before `index` on to the other side, and wakes it if it sleeps.
+    /// Passes the slots before `index` on to the other side.
     #[inline]
     fn publish(&mut self, index: u32) {
         if index == self.own {
@@ -302,9 +332,14 @@ impl<D: Doorbell> Half<D> {
         self.own = index;
         // SYNC: Release pairs with the Acquire in `refresh` of the other side.
         self.memory.set_index(self.side, index, Ordering::Release);
+    }
+
+    /// Wakes the other side if it sleeps, after `publish`.
+    #[inline]
+    fn wake(&mut self) {
         // SYNC: pairs with the fence in `announce_sleep` of the other side. It forbids that the load
-        // of the sleeping word below goes before the store of the index above: then this side could
-        // see the other awake, and the other, looking again, an index without the new slots.
+        // of the sleeping word below goes before the store of the index in `publish`: then this side
+        // could see the other awake, and the other, looking again, an index without the new slots.
         fence(Ordering::SeqCst);
         // SYNC: pairs with the stores in `announce_sleep` and `begin` of the other side. Relaxed: the
         // fences order it, and the value leads to nothing but a ring.
@@ -321,10 +356,10 @@ impl<D: Doorbell> Half<D> {
         }
         // The next odd number. It would take longer than machines last to run out of them.
         self.announced = (self.announced + 1) | 1;
-        // SYNC: read by `publish` of the other side. Relaxed: the fence orders it.
+        // SYNC: read by `wake` of the other side. Relaxed: the fence orders it.
         self.memory
             .set_sleeping(self.side, self.announced, Ordering::Relaxed);
-        // SYNC: pairs with the fence in `publish` of the other side. It forbids that the load of the
+        // SYNC: pairs with the fence in `wake` of the other side. It forbids that the load of the
         // other's index in `refresh` goes before the store of the announcement above: then this side
         // could miss what the other published, and the other that this side sleeps.
         fence(Ordering::SeqCst);

@@ -27,7 +27,7 @@ pub enum Rung {
 }
 
 /// Bytes taken away by one call. Every ring is a byte; more rings than these leave it readable.
-const DRAINED: usize = 64;
+const DRAINED: usize = 256;
 
 impl Bell {
     /// Both ends; one of them may go to another process.

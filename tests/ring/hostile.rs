@@ -38,13 +38,17 @@ impl Victim {
     /// One call of any kind; returns how many entries moved.
     fn step(&mut self, rng: &mut Rng) -> Result<usize, RingCorrupt> {
         let mut entries = vec![[7; 8]; rng.usize(0..12)];
-        let (moved, most) = match (self, rng.u8(0..4)) {
+        let (moved, most) = match (self, rng.u8(0..6)) {
             (Self::Producer(producer), 0) => {
                 let room = producer.room()?;
                 assert!(room <= producer.capacity());
                 return Ok(0);
             }
             (Self::Producer(producer), 1) => return producer.announce_sleep().map(|_| 0),
+            (Self::Producer(producer), 2) => return producer.wake().map(|()| 0),
+            (Self::Producer(producer), 3) => {
+                (producer.push_quietly(&entries)?, producer.capacity())
+            }
             (Self::Consumer(consumer), 0 | 1) => return consumer.announce_sleep().map(|_| 0),
             (Self::Producer(producer), _) => (producer.push(&entries)?, producer.capacity()),
             (Self::Consumer(consumer), _) => (consumer.pop(&mut entries)?, consumer.capacity()),

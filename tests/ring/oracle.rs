@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
-use smbdirect::shm::{Consumer, Entry, Producer, RingMemory, ring_length};
+use smbdirect::shm::{Consumer, Entry, Producer, RingCorrupt, RingMemory, ring_length};
 use smbdirect::sys::Memory;
 
 use super::Rings;
@@ -11,6 +11,8 @@ use super::Rings;
 #[derive(Clone, Debug)]
 enum Op {
     Push(usize),
+    PushQuietly(usize),
+    Wake,
     Pop(usize),
     Room,
     ProducerSleeps,
@@ -20,6 +22,8 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0..20usize).prop_map(Op::Push),
+        2 => (0..20usize).prop_map(Op::PushQuietly),
+        1 => Just(Op::Wake),
         4 => (0..20usize).prop_map(Op::Pop),
         1 => Just(Op::Room),
         1 => Just(Op::ProducerSleeps),
@@ -70,7 +74,20 @@ fn entry(number: u64) -> Entry {
 impl Oracle {
     fn apply(&mut self, ring: &mut Ring, op: &Op) {
         match *op {
-            Op::Push(wanted) => self.push(ring, wanted),
+            Op::Push(wanted) => {
+                if self.push(ring, wanted, Producer::push) > 0 {
+                    self.wake_consumer();
+                }
+            }
+            Op::PushQuietly(wanted) => {
+                self.push(ring, wanted, Producer::push_quietly);
+            }
+            Op::Wake => {
+                assert_eq!(ring.producer.wake(), Ok(()));
+                if !self.queue.is_empty() {
+                    self.wake_consumer();
+                }
+            }
             Op::Pop(wanted) => self.pop(ring, wanted),
             Op::Room => {
                 let room = self.capacity - self.queue.len();
@@ -91,16 +108,23 @@ impl Oracle {
         assert_eq!(ring.consumer_bell.0.get(), self.consumer_rung);
     }
 
-    fn push(&mut self, ring: &mut Ring, wanted: usize) {
+    fn wake_consumer(&mut self) {
+        self.consumer_rung += u32::from(std::mem::take(&mut self.consumer_waits));
+    }
+
+    fn push(
+        &mut self,
+        ring: &mut Ring,
+        wanted: usize,
+        push: fn(&mut Producer<Rings>, &[Entry]) -> Result<usize, RingCorrupt>,
+    ) -> usize {
         let entries: Vec<Entry> = (self.next..).take(wanted).map(entry).collect();
         let count = wanted.min(self.capacity - self.queue.len());
-        assert_eq!(ring.producer.push(&entries), Ok(count));
+        assert_eq!(push(&mut ring.producer, &entries), Ok(count));
         self.queue.extend((self.next..).take(count));
         self.next += count as u64;
         self.producer_waits = false;
-        if count > 0 && std::mem::take(&mut self.consumer_waits) {
-            self.consumer_rung += 1;
-        }
+        count
     }
 
     fn pop(&mut self, ring: &mut Ring, wanted: usize) {

@@ -22,7 +22,7 @@ mod rest;
 mod route;
 mod submit;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,7 @@ use crate::device::Status;
 use crate::device::abi::{Completion, event};
 use crate::fabric::{ConnId, Fabric, FabricError, FabricKind, ListenerId};
 use crate::proto;
+use crate::shm::RingCorrupt;
 use crate::transport::{Event, PlainHasher, Transport};
 use crate::units::Instant;
 
@@ -134,6 +135,8 @@ pub(super) struct Reactor<F: Fabric> {
     /// Copies of descriptors, one submission's at a time.
     descriptors: Vec<u8>,
     lines: Lines,
+    /// Workers that are to be woken at a time, the next first, unless they were meanwhile.
+    late: VecDeque<(Instant, QueueId)>,
     /// When to try again for what found no memory.
     retry_at: Option<Instant>,
     /// When everything has to be over.
@@ -167,6 +170,7 @@ impl<F: Fabric> Reactor<F> {
             events: Vec::new(),
             descriptors: Vec::new(),
             lines: Lines::default(),
+            late: VecDeque::new(),
             retry_at: None,
             stop_by: None,
             now: shared.now(),
@@ -190,6 +194,7 @@ impl<F: Fabric> Reactor<F> {
             self.run_deadlines();
             self.run_waiting();
             self.flush_queues();
+            self.wake_late();
             if self.stop() {
                 return Ok(());
             }
@@ -323,10 +328,50 @@ impl<F: Fabric> Reactor<F> {
             let Some(id) = self.active.get(index).copied() else {
                 break;
             };
-            let Some(queue) = self.queues.get_mut(id) else {
-                continue;
-            };
-            if let Err(corrupt) = queue.flush() {
+            if let Err(corrupt) = self.flush_queue(id) {
+                self.violated(id, corrupt.into());
+            }
+        }
+    }
+
+    /// Shows completions to a worker; whether there were some, and room for any.
+    #[inline]
+    fn flush_queue(&mut self, id: QueueId) -> Result<bool, RingCorrupt> {
+        let Some(queue) = self.queues.get_mut(id) else {
+            return Ok(false);
+        };
+        let before = queue.wake_at;
+        let flushed = queue.flush(self.now)?;
+        if let (None, Some(at)) = (before, queue.wake_at) {
+            self.late.push_back((at, id));
+        }
+        Ok(flushed)
+    }
+
+    /// When a worker is to be woken.
+    fn next_wake(&mut self) -> Option<Instant> {
+        while let Some((at, id)) = self.late.front().copied() {
+            if self
+                .queues
+                .get(id)
+                .is_some_and(|queue| queue.wake_at == Some(at))
+            {
+                return Some(at);
+            }
+            self.late.pop_front();
+        }
+        None
+    }
+
+    /// Wakes those workers that have waited long enough.
+    fn wake_late(&mut self) {
+        while let Some((at, id)) = self.late.front().copied() {
+            if at > self.now {
+                break;
+            }
+            self.late.pop_front();
+            let queue = self.queues.get_mut(id);
+            if let Some(Err(corrupt)) = queue.map(|queue| queue.wake_late(at)) {
                 self.violated(id, corrupt.into());
             }
         }

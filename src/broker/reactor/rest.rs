@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
+use rustix::event::epoll;
 use slotmap::{Key, KeyData};
 
 use super::Reactor;
 use super::busy_poll::BusyPoll;
 use crate::broker::pool::QueueId;
 use crate::fabric::{Fabric, FabricError};
-use crate::sys::{Bell, Rung};
+use crate::sys::Bell;
 use crate::units::Instant;
 
 /// The waker of the commands. No queue has this number.
@@ -23,8 +24,6 @@ const TRANSPORT: Token = Token(usize::MAX - 1);
 const QUEUE_IDLE: Duration = Duration::from_micros(200);
 /// Rounds of a busy reactor after which it looks at bells.
 const ROUNDS: u32 = 16;
-/// Calls that empty a bell at most: a worker may ring for ever.
-const DRAINS: usize = 8;
 
 /// Waits, and knows how long it is worth while to look before.
 #[derive(Debug)]
@@ -35,7 +34,7 @@ pub(super) struct Sleeper {
     idle_since: Option<Instant>,
     busy_poll: BusyPoll,
     rounds: u32,
-    /// The transport's descriptor is watched.
+    /// The transport's descriptor is watched. It is readable for as long as it has something, not once.
     watched: bool,
 }
 
@@ -64,18 +63,14 @@ impl Sleeper {
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
     }
 
-    /// Has the next wait look at the transport even if it was ready before: readiness is told once.
+    /// Wakes for the transport.
     fn watch_transport<F: Fabric>(&mut self, fabric: &F) -> std::io::Result<()> {
-        let Some(fd) = fabric.event_fd().map(|fd| fd.as_raw_fd()) else {
-            return Ok(());
-        };
-        let registry = self.poll.registry();
-        let mut source = SourceFd(&fd);
-        if self.watched {
-            return registry.reregister(&mut source, TRANSPORT, Interest::READABLE);
+        if let (false, Some(fd)) = (self.watched, fabric.event_fd()) {
+            let data = epoll::EventData::new_u64(TRANSPORT.0 as u64);
+            epoll::add(self.poll.registry(), fd, data, epoll::EventFlags::IN)?;
+            self.watched = true;
         }
-        self.watched = true;
-        registry.register(&mut source, TRANSPORT, Interest::READABLE)
+        Ok(())
     }
 }
 
@@ -101,8 +96,13 @@ impl<F: Fabric> Reactor<F> {
             return Ok(());
         }
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        let stop = self.next_stop();
-        let all = [next, deadline, self.retry_at, stop];
+        let all = [
+            next,
+            deadline,
+            self.retry_at,
+            self.next_wake(),
+            self.next_stop(),
+        ];
         let next = all.into_iter().flatten().min();
         // A moment that has passed is one of `next_stop`: the end is near, and looked for often.
         let time = next.map(|at| at.saturating_since(self.now));
@@ -180,13 +180,9 @@ impl<F: Fabric> Reactor<F> {
         let Some(queue) = self.queues.get(id) else {
             return;
         };
-        for _ in 0..DRAINS {
-            match queue.bell.drain() {
-                Ok(Rung::Yes) => {}
-                // The end of its process is told by its control socket.
-                Ok(Rung::No | Rung::Closed) | Err(_) => break,
-            }
-        }
+        // Whatever it finds, and what it leaves where a worker rings for ever: the queue has its turn,
+        // and one more ring is told again. The end of its process is told by its control socket.
+        let _ = queue.bell.drain();
         self.activate(id);
     }
 }

@@ -21,10 +21,10 @@ const BATCH: usize = 64;
 impl<F: Fabric> Reactor<F> {
     /// Takes some submissions of a queue and carries them out; whether there were any.
     pub(super) fn run_queue(&mut self, id: QueueId) -> Result<bool, Violation> {
+        let flushed = self.flush_queue(id)?;
         let Some(queue) = self.queues.get_mut(id) else {
             return Ok(false);
         };
-        let flushed = queue.flush()?;
         let mut entries: [Entry; BATCH] = [[0; ENTRY_WORDS]; BATCH];
         let count = queue.take(&mut entries)?;
         if count == 0 {

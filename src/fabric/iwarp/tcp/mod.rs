@@ -116,6 +116,8 @@ pub struct Iwarp {
     lingering: Lingering,
     /// Connections with something to do.
     work: Vec<ConnId>,
+    /// The last call of `poll` had something to send, and did not look at the sockets.
+    posted: bool,
     /// Deadlines of connections; those that no longer hold are skipped.
     deadlines: BinaryHeap<Reverse<(Instant, ConnId)>>,
     pending: Pending,
@@ -148,6 +150,7 @@ impl Iwarp {
             conns: SlotMap::with_key(),
             lingering: Lingering::new(config.linger_timeout),
             work: Vec::new(),
+            posted: false,
             deadlines: BinaryHeap::new(),
             pending: Pending::new(config.max_pending, config.max_pending_per_source),
             accept_again: None,
@@ -402,7 +405,11 @@ impl Fabric for Iwarp {
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {
         self.now = now;
         events.append(&mut self.events);
-        self.collect_readiness(events)?;
+        // What was just posted goes first: sockets are looked at in the next call.
+        self.posted = !self.work.is_empty() && !self.posted;
+        if !self.posted {
+            self.collect_readiness(events)?;
+        }
         let mut work = std::mem::take(&mut self.work);
         for id in work.drain(..) {
             self.pump(id, events);
@@ -415,7 +422,7 @@ impl Fabric for Iwarp {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if !self.work.is_empty() || !self.events.is_empty() {
+        if self.posted || !self.work.is_empty() || !self.events.is_empty() {
             return Some(self.now);
         }
         let deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);
