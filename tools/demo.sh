@@ -131,6 +131,8 @@ END
     setsid "$samba/smbd" --foreground --no-process-group -s "$dir/smb.conf" -l "$dir/log" >"$dir/log/stdout" 2>&1 </dev/null &
     smbd=$!
     wait_for smbd "$dir/log/log.smbd" listens "$tcp_port"
+    # It refuses a share until its process for change notifies is there.
+    wait_for "smbd's notifyd" "$dir/log/log.smbd" grep -aq notify-daemon "$dir/lock/names.tdb"
     wait_for "smbd attaches to smbdirectd" "$dir/log/log.smbd" has_listener
     say "smbd (process $smbd) at 127.0.0.1:$tcp_port, smbdirectd (process $broker) at 127.0.0.1:$rdma_port, in $dir"
 }

@@ -177,7 +177,8 @@ class Server:
         # As a daemon in the foreground its standard input must not be a pipe: smbd ends with it.
         command = [self.samba / "bin/smbd", "--foreground", "--no-process-group", "-s", self.config, "-l", self.root / "log"]
         self.processes["smbd"] = start(command, open(self.root / "log/smbd", "ab"))
-        wait_for("smbd listens", lambda: listens(self.ports["tcp"]))
+        # It refuses a share until its process for change notifies is there.
+        wait_for("smbd listens", lambda: listens(self.ports["tcp"]) and b"notify-daemon" in (self.root / "lock/names.tdb").read_bytes())
         self.wait_for_listener()
 
     def wait_for_listener(self):

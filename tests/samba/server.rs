@@ -299,12 +299,19 @@ impl Server {
 
     fn wait_until_it_listens(&mut self) {
         let end = Instant::now() + TIMEOUT;
-        while TcpStream::connect(self.tcp).is_err() {
+        while TcpStream::connect(self.tcp).is_err() || !self.has_notifyd() {
             let ended = self.child.try_wait().expect("a child");
             assert!(ended.is_none(), "smbd ended: {ended:?}; {}", self.log());
             assert!(Instant::now() < end, "smbd does not listen; {}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// smbd listens before its process for change notifies is there, and refuses a share until then.
+    fn has_notifyd(&self) -> bool {
+        let name = b"notify-daemon";
+        let names = fs::read(self.root.join("lock/names.tdb"));
+        names.is_ok_and(|names| names.windows(name.len()).any(|part| part == name))
     }
 
     /// Waits until smbd is the device's listener.
