@@ -248,8 +248,8 @@
 #define SMBDIRECT_EVENT_PDU 5
 
 /**
- * The message with this `cookie` was sent, or never will be. Who sleeps learns of it up to a
- * millisecond late, unless there is something else to tell.
+ * The message with this `cookie` was sent, or never will be. Who sleeps, and was not refused
+ * anything for want of room, learns of it up to 0.1 s late unless there is something else to tell.
  */
 #define SMBDIRECT_EVENT_SENT 6
 

@@ -88,8 +88,14 @@ fn transfer(capacity: u32, count: u64, batch: usize, wakes: Wakes) {
             assert_eq!(*found, entry(expected));
             expected += 1;
         }
-        if popped == 0 && consumer.announce_sleep().expect("honest") {
-            consumer_bell.0.wait();
+        if popped == 0 {
+            let sleeps = match wakes {
+                Wakes::AtOnce => consumer.announce_sleep(),
+                Wakes::Late => consumer.announce_deep_sleep(),
+            };
+            if sleeps.expect("honest") {
+                consumer_bell.0.wait();
+            }
         }
     }
     thread.join().expect("the producer ended");

@@ -22,9 +22,9 @@ use crate::units::Instant;
 /// Numbers of connections of a queue: what is below the number of the queue.
 const SERIAL_BITS: u32 = 48;
 
-/// How long a worker sleeps on at most after a message of its was sent. All that this tells it is that
-/// memory is free again; mostly, it is woken sooner by the next request.
-const SENT_DELAY: Duration = Duration::from_millis(1);
+/// How long a worker that does not wait for memory sleeps on at most after a message of its was sent.
+/// Mostly, it is woken sooner by the next request.
+const SENT_DELAY: Duration = Duration::from_millis(100);
 
 /// A worker's queue with one reactor.
 #[derive(Debug)]

@@ -44,8 +44,8 @@
 //! the completion ring (device produces) at [`Queue::completion_offset`]. The upper 16 bits of a
 //! connection's number are its queue. The worker wakes a sleeping reactor by the doorbell that came with
 //! [`Queue`]; a reactor wakes a sleeping worker by [`Wake`] on the control channel, so that a worker
-//! sleeps on one descriptor, which tells of the device's end, too. For [`event::SENT`] alone it is woken
-//! up to a millisecond late: mostly, the next request comes before.
+//! sleeps on one descriptor, which tells of the device's end, too. For [`event::SENT`] alone one that
+//! sleeps deeply is woken up to 0.1 s late: mostly, the next request comes before.
 //!
 //! A submission is answered by exactly one completion with its `cookie`, unless it is
 //! [`op::RECYCLE`] or [`op::DISCONNECT`]. Of one connection, SEND_PDU and RDMA_WRITE are carried out in

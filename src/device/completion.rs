@@ -71,8 +71,9 @@ impl<D: Doorbell> Worker<D> {
     /// Announces that this side will sleep, in every ring; whether it may.
     pub(super) fn announce_sleep(&mut self) -> Result<bool, Status> {
         let mut may = true;
+        let wants_room = self.send.is_wanted() || self.bulk.is_wanted();
         for queue in &mut self.queues {
-            may &= queue.announce_sleep()?;
+            may &= queue.announce_sleep(wants_room)?;
         }
         Ok(may)
     }

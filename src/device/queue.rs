@@ -188,10 +188,16 @@ impl<D: Doorbell> Queue<D> {
         !self.backlog.is_empty() || (self.refused && self.unanswered < self.outstanding)
     }
 
-    /// Announces that this side will sleep until there is something to do; whether it may.
-    pub(super) fn announce_sleep(&mut self) -> Result<bool, Status> {
+    /// Announces that this side will sleep until there is something to do; whether it may. Messages that
+    /// were sent are that only where somebody waits for room.
+    pub(super) fn announce_sleep(&mut self, wants_room: bool) -> Result<bool, Status> {
         let full = !self.waits_for_ring() || self.submissions.announce_sleep()?;
-        Ok(full && self.completions.announce_sleep()?)
+        let empty = if wants_room || self.refused {
+            self.completions.announce_sleep()
+        } else {
+            self.completions.announce_deep_sleep()
+        };
+        Ok(full && empty?)
     }
 
     /// A received message, or the like, of `length` bytes: the worker's from now on. `None`: its

@@ -102,6 +102,11 @@ impl Region {
         std::mem::take(&mut self.refused)
     }
 
+    /// Whether somebody waits for room.
+    pub(super) const fn is_wanted(&self) -> bool {
+        self.refused
+    }
+
     /// Something was freed somewhere: the device may think otherwise now.
     pub(super) fn forget_refusal(&mut self) {
         if self.growth == Growth::Refused {

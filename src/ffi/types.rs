@@ -104,8 +104,8 @@ pub const SMBDIRECT_EVENT_OFFER: u32 = 3;
 pub const SMBDIRECT_EVENT_CONNECTION: u32 = 4;
 /// A message of `length` bytes arrived on `conn`: fetch it with smbdirect_device_take_pdu.
 pub const SMBDIRECT_EVENT_PDU: u32 = 5;
-/// The message with this `cookie` was sent, or never will be. Who sleeps learns of it up to a
-/// millisecond late, unless there is something else to tell.
+/// The message with this `cookie` was sent, or never will be. Who sleeps, and was not refused
+/// anything for want of room, learns of it up to 0.1 s late unless there is something else to tell.
 pub const SMBDIRECT_EVENT_SENT: u32 = 6;
 /// The RDMA operation with this `cookie` ended: its data is there, or its buffer may be freed.
 pub const SMBDIRECT_EVENT_RDMA_DONE: u32 = 7;

@@ -34,10 +34,12 @@
 //! A side that finds nothing to do announces that it sleeps, **looks again**, and only then waits
 //! for its doorbell. A side that published looks **afterwards** whether the other has announced
 //! sleep, and rings. A fence in each keeps its store before its load; so at least one of the two
-//! sees the other, and no wake-up is lost. A producer may publish without ringing what nobody waits
-//! for, and does all of that later. An announcement is a number that is odd while the side
+//! sees the other, and no wake-up is lost. An announcement is a number that is odd while the side
 //! sleeps and never comes again, so one announcement is rung for once, not with every push until
 //! the sleeper is on its feet.
+//!
+//! A consumer may announce that it sleeps deeply (a number that is 3 modulo 4): what a producer pushes
+//! quietly does not wake it then, until something else does, or the producer thinks that it is time.
 //!
 //! What a sleeping word that lies can do:
 //!
@@ -137,27 +139,30 @@ impl<D: Doorbell> Producer<D> {
     ///
     /// [`RingCorrupt`]: now or earlier; none was put in.
     pub fn push(&mut self, entries: &[Entry]) -> Result<usize, RingCorrupt> {
-        let count = self.push_quietly(entries)?;
-        if count > 0 {
-            self.0.wake();
-        }
-        Ok(count)
+        self.fill(entries, true)
     }
 
-    /// As [`push`](Self::push), but a consumer that sleeps is not woken: the next `push` does that, or
-    /// [`wake`](Self::wake).
+    /// As [`push`](Self::push), but a consumer that sleeps deeply is not woken: the next `push` does that,
+    /// or [`wake`](Self::wake).
     ///
     /// # Errors
     ///
     /// As [`push`](Self::push).
     pub fn push_quietly(&mut self, entries: &[Entry]) -> Result<usize, RingCorrupt> {
+        self.fill(entries, false)
+    }
+
+    fn fill(&mut self, entries: &[Entry], awaited: bool) -> Result<usize, RingCorrupt> {
         let count = self.0.begin(entries.len())?;
         let mut index = self.0.own;
         for entry in entries.iter().take(count as usize) {
             self.0.memory.set_entry(index, entry);
             index = index.wrapping_add(1);
         }
-        self.0.publish(index);
+        if count > 0 {
+            self.0.publish(index);
+            self.0.wake(awaited);
+        }
         Ok(count as usize)
     }
 
@@ -168,7 +173,7 @@ impl<D: Doorbell> Producer<D> {
     /// [`RingCorrupt`]: now or earlier.
     pub fn wake(&mut self) -> Result<(), RingCorrupt> {
         if self.room()? < self.capacity() {
-            self.0.wake();
+            self.0.wake(true);
         }
         Ok(())
     }
@@ -183,7 +188,7 @@ impl<D: Doorbell> Producer<D> {
     ///
     /// [`RingCorrupt`]: now or earlier.
     pub fn announce_sleep(&mut self) -> Result<bool, RingCorrupt> {
-        self.0.announce_sleep()
+        self.0.announce_sleep(false)
     }
 }
 
@@ -214,9 +219,9 @@ impl<D: Doorbell> Consumer<D> {
             *entry = self.0.memory.entry(index);
             index = index.wrapping_add(1);
         }
-        self.0.publish(index);
         if count > 0 {
-            self.0.wake();
+            self.0.publish(index);
+            self.0.wake(true);
         }
         Ok(count as usize)
     }
@@ -231,7 +236,17 @@ impl<D: Doorbell> Consumer<D> {
     ///
     /// [`RingCorrupt`]: now or earlier.
     pub fn announce_sleep(&mut self) -> Result<bool, RingCorrupt> {
-        self.0.announce_sleep()
+        self.0.announce_sleep(false)
+    }
+
+    /// As [`announce_sleep`](Self::announce_sleep), but what the producer [pushes
+    /// quietly](Producer::push_quietly) does not wake this side.
+    ///
+    /// # Errors
+    ///
+    /// [`RingCorrupt`]: now or earlier.
+    pub fn announce_deep_sleep(&mut self) -> Result<bool, RingCorrupt> {
+        self.0.announce_sleep(true)
     }
 }
 
@@ -326,17 +341,14 @@ impl<D: Doorbell> Half<D> {
     /// Passes the slots before `index` on to the other side.
     #[inline]
     fn publish(&mut self, index: u32) {
-        if index == self.own {
-            return;
-        }
         self.own = index;
         // SYNC: Release pairs with the Acquire in `refresh` of the other side.
         self.memory.set_index(self.side, index, Ordering::Release);
     }
 
-    /// Wakes the other side if it sleeps, after `publish`.
+    /// Wakes the other side if it sleeps, after `publish`; one that sleeps deeply for what is awaited only.
     #[inline]
-    fn wake(&mut self) {
+    fn wake(&mut self, awaited: bool) {
         // SYNC: pairs with the fence in `announce_sleep` of the other side. It forbids that the load
         // of the sleeping word below goes before the store of the index in `publish`: then this side
         // could see the other awake, and the other, looking again, an index without the new slots.
@@ -344,18 +356,22 @@ impl<D: Doorbell> Half<D> {
         // SYNC: pairs with the stores in `announce_sleep` and `begin` of the other side. Relaxed: the
         // fences order it, and the value leads to nothing but a ring.
         let announcement = self.memory.sleeping(self.side.other(), Ordering::Relaxed);
-        if is_asleep(announcement) && announcement != self.rung {
+        let wakes = awaited || !is_deep(announcement);
+        if is_asleep(announcement) && wakes && announcement != self.rung {
             self.rung = announcement;
             self.doorbell.ring();
         }
     }
 
-    fn announce_sleep(&mut self) -> Result<bool, RingCorrupt> {
+    fn announce_sleep(&mut self, deep: bool) -> Result<bool, RingCorrupt> {
         if let Some(corrupt) = self.corrupt {
             return Err(corrupt);
         }
-        // The next odd number. It would take longer than machines last to run out of them.
+        // The next odd number of the kind. It would take longer than machines last to run out of them.
         self.announced = (self.announced + 1) | 1;
+        if is_deep(self.announced) != deep {
+            self.announced += 2;
+        }
         // SYNC: read by `wake` of the other side. Relaxed: the fence orders it.
         self.memory
             .set_sleeping(self.side, self.announced, Ordering::Relaxed);
@@ -370,4 +386,9 @@ impl<D: Doorbell> Half<D> {
 
 const fn is_asleep(announcement: u64) -> bool {
     announcement % 2 == 1
+}
+
+/// Of a side that sleeps: not to be woken for what was pushed quietly.
+const fn is_deep(announcement: u64) -> bool {
+    announcement % 4 == 3
 }

@@ -49,6 +49,7 @@ impl Victim {
             (Self::Producer(producer), 3) => {
                 (producer.push_quietly(&entries)?, producer.capacity())
             }
+            (Self::Consumer(consumer), 2) => return consumer.announce_deep_sleep().map(|_| 0),
             (Self::Consumer(consumer), 0 | 1) => return consumer.announce_sleep().map(|_| 0),
             (Self::Producer(producer), _) => (producer.push(&entries)?, producer.capacity()),
             (Self::Consumer(consumer), _) => (consumer.pop(&mut entries)?, consumer.capacity()),

@@ -16,7 +16,7 @@ enum Op {
     Pop(usize),
     Room,
     ProducerSleeps,
-    ConsumerSleeps,
+    ConsumerSleeps { deeply: bool },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -27,7 +27,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..20usize).prop_map(Op::Pop),
         1 => Just(Op::Room),
         1 => Just(Op::ProducerSleeps),
-        1 => Just(Op::ConsumerSleeps),
+        2 => any::<bool>().prop_map(|deeply| Op::ConsumerSleeps { deeply }),
     ]
 }
 
@@ -40,6 +40,7 @@ struct Oracle {
     /// Whether each side sleeps, and was not rung for since it said so.
     producer_waits: bool,
     consumer_waits: bool,
+    consumer_is_deep: bool,
     /// How often each was rung for.
     producer_rung: u32,
     consumer_rung: u32,
@@ -80,7 +81,9 @@ impl Oracle {
                 }
             }
             Op::PushQuietly(wanted) => {
-                self.push(ring, wanted, Producer::push_quietly);
+                if self.push(ring, wanted, Producer::push_quietly) > 0 && !self.consumer_is_deep {
+                    self.wake_consumer();
+                }
             }
             Op::Wake => {
                 assert_eq!(ring.producer.wake(), Ok(()));
@@ -98,10 +101,16 @@ impl Oracle {
                 assert_eq!(ring.producer.announce_sleep(), Ok(full));
                 self.producer_waits = true;
             }
-            Op::ConsumerSleeps => {
+            Op::ConsumerSleeps { deeply } => {
                 let empty = self.queue.is_empty();
-                assert_eq!(ring.consumer.announce_sleep(), Ok(empty));
+                let announced = if deeply {
+                    ring.consumer.announce_deep_sleep()
+                } else {
+                    ring.consumer.announce_sleep()
+                };
+                assert_eq!(announced, Ok(empty));
                 self.consumer_waits = true;
+                self.consumer_is_deep = deeply;
             }
         }
         assert_eq!(ring.producer_bell.0.get(), self.producer_rung);
