@@ -199,6 +199,7 @@ class Report:
         self.checks = []
         self.facts = {}
         print(f"-- {title}", flush=True)
+        self.write()
 
     def check(self, name, function, *arguments):
         if name in self.skip or not self.only.search(name):
