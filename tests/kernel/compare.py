@@ -60,16 +60,16 @@ def measure(name, server, options, turn, results):
 
 
 def table(results, names):
-    print(f"\n{'':12}" + "".join(f"{name:>38}" for name in names) + "   ratio of MiB/s to ksmbd")
-    print(f"{'':12}" + f"{'MiB/s':>10}{'p50 us':>8}{'switches':>9}{'us':>5}{'sys':>6}" * len(names))
+    print(f"\n{'':12}" + "".join(f"{name:>45}" for name in names) + "   ratio of MiB/s to ksmbd")
+    print(f"{'':12}" + f"{'MiB/s':>10}{'p50 us':>8}{'switches':>9}{'user us':>9}{'sys us':>9}" * len(names))
     rows = []
     for (operation, size, depth), values in results.items():
         medians = {name: {what: statistics.median(one[what] for one in values[name]) for what in values[name][0]} for name in names}
         ratios = {name: medians[name]["mib_per_second"] / medians["ksmbd"]["mib_per_second"] for name in names if name != "ksmbd"}
         rows.append({"operation": operation, "size": size, "depth": depth, "servers": medians, "ratio": ratios})
         print(f"{operation:6}{size:>4}x{depth}"
-              + "".join(f"{m['mib_per_second']:10.1f}{m['p50_microseconds']:8.0f}{m['switches']:9.1f}{m['user_microseconds']:6.0f}"
-                        f"{m['system_microseconds']:5.0f}" for m in medians.values())
+              + "".join(f"{m['mib_per_second']:10.1f}{m['p50_microseconds']:8.0f}{m['switches']:9.1f}{m['user_microseconds']:9.0f}"
+                        f"{m['system_microseconds']:9.0f}" for m in medians.values())
               + "   " + "  ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()), flush=True)
     return rows
 

@@ -113,8 +113,9 @@ def go_on(running, look, seconds):
             if len(load.done) > moved[name][1]:
                 moved[name] = time.monotonic(), len(load.done)
             assert time.monotonic() - moved[name][0] < STANDSTILL, f"{name} stands still after {len(load.done)} rounds"
-    for load in running.values():
+    for name, load in running.items():
         load.stop(300)
+        assert not load.errors, f"{name}: {load.errors}"
 
 
 def flat(report, samples):
