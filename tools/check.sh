@@ -124,9 +124,9 @@ samba_tree() {
         { echo "no smbd in $SMBDIRECT_SAMBA"; return 1; }
 }
 
-# Samba with the patches.
+# Samba with the patches, which stay without a warning.
 step_samba() {
-    tools/samba.sh build
+    tools/samba.sh build && tools/samba.sh warnings
 }
 
 # Our client and the real smbd.

@@ -5,6 +5,7 @@
 #   fetch             get the newest Samba 4.22 that Debian 13 has; once a day at most
 #   patch             unpack it, apply samba-patches, and put this repository into it as lib/smbdirect
 #   build [target]... fetch, patch, configure and build: what serves and measures, or `all`, or targets of waf
+#   warnings          what `build` has built: no warning of Samba's developers in a file that the patches touch
 #   selftest [TEST]... build all, and run Samba's own tests over SMB Direct, or those whose names match
 #   path              print where the build tree is (its programs are in bin/)
 #   user COMMAND...   run a command as a user without privileges sees the machine; Samba's own tests need that
@@ -309,6 +310,14 @@ verb_build() {
     say "building ${targets[*]:-everything} in $tree"
     waf_build "$tree" "${targets[@]}"
     say "built in $((SECONDS - started)) s; the programs are in $tree/bin"
+}
+
+verb_warnings() {
+    local tree files
+    tree=$(tree_path)
+    [ -e "$tree/bin/default/compile_commands.json" ] || die "nothing is built yet: tools/samba.sh build"
+    mapfile -t files < <(patches | sed "s,^,$series/,")
+    build_environment /usr/bin/python3 tools/samba_warnings.py "$tree" "${files[@]}"
 }
 
 verb_path() {
