@@ -1129,6 +1129,27 @@ int32_t smbdirect_conn_disconnect(struct smbdirect_device *device,
                                   uint64_t conn);
 
 /**
+ * Says that a session is on a connection: call it after each successful SESSION_SETUP on it, also one
+ * that binds the connection to a session. Until the first call the device treats the client as a
+ * stranger: few of them are let in from one address, each for a short time (`login_timeout` in the
+ * device's configuration), with messages of at most 64 KiB and a few credits. A second call has no
+ * effect, and a connection that is transferred afterwards stays authenticated.
+ *
+ * - Owns: nothing.
+ * - Threads: one at a time.
+ * - Blocks: never.
+ * - Fork: SMBDIRECT_E_FORKED.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_CONNECTION,
+ *   SMBDIRECT_E_DETACHED.
+ *
+ * # Safety
+ *
+ * `device` is a live handle.
+ */
+int32_t smbdirect_conn_set_authenticated(struct smbdirect_device *device,
+                                         uint64_t conn);
+
+/**
  * Gives a connection to the worker that has registered `client_guid` (16 bytes), or, with a null
  * pointer, to whoever claims the token that SMBDIRECT_EVENT_TRANSFERRED brings. The message at `pdu`
  * becomes the first that the new owner receives: the NEGOTIATE request that told whose it is.

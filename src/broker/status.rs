@@ -134,6 +134,8 @@ pub struct ConnectionStatus {
     pub outstanding: u32,
     /// Received fragments that wait for memory of the owner.
     pub starved: usize,
+    /// A session is on it, as its worker said.
+    pub authenticated: bool,
     /// Time since it was accepted.
     pub age_seconds: f64,
 }

@@ -72,6 +72,8 @@ pub(super) enum Request {
         descriptors: Descriptors,
     },
     Disconnect,
+    /// A session is on it.
+    Authenticated,
     Transfer {
         client_guid: Option<[u8; 16]>,
         message: Option<Piece>,
@@ -132,6 +134,7 @@ pub(super) fn parse(entry: Entry) -> Result<Submitted, Violation> {
             descriptors,
         },
         op::DISCONNECT => Request::Disconnect,
+        op::AUTHENTICATED => Request::Authenticated,
         op::RECYCLE => {
             return Ok(Submitted::Recycle {
                 conn: submission.conn,
@@ -237,6 +240,7 @@ mod tests {
                 },
             ),
             (op::DISCONNECT, 0, Request::Disconnect),
+            (op::AUTHENTICATED, 0, Request::Authenticated),
         ] {
             let expected = Submitted::Request {
                 conn: SEND.conn,
@@ -270,7 +274,7 @@ mod tests {
             ),
             (
                 Submission {
-                    op: 7,
+                    op: 8,
                     flags: 0,
                     ..SEND
                 },

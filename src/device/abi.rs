@@ -17,6 +17,9 @@
 //! | RDMA_READ_WRITE | worker | [`Submission`] [`op::RDMA_READ`], [`op::RDMA_WRITE`] |
 //! | SET_SMBD_DISCONNECT | worker | [`Submission`] [`op::DISCONNECT`] |
 //!
+//! Beside them, a worker says by [`op::AUTHENTICATED`] that a session is on a connection. Until then the
+//! device treats its client as a stranger: it has little time, and little of the device's memory.
+//!
 //! # Control messages
 //!
 //! Each begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and has
@@ -48,7 +51,7 @@
 //! sleeps deeply is woken up to 0.1 s late: mostly, the next request comes before.
 //!
 //! A submission is answered by exactly one completion with its `cookie`, unless it is
-//! [`op::RECYCLE`] or [`op::DISCONNECT`]. Of one connection, SEND_PDU and RDMA_WRITE are carried out in
+//! [`op::RECYCLE`], [`op::DISCONNECT`] or [`op::AUTHENTICATED`]. Of one connection, SEND_PDU and RDMA_WRITE are carried out in
 //! the order of submission, so that a response never overtakes its data; RDMA_READ is not ordered
 //! with them. After [`event::DISCONNECTED`] nothing names the connection any more but the answers to
 //! what was submitted before the worker saw it: that the connection went meanwhile is no fault of
@@ -73,7 +76,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The version of all that is in this module. A device refuses to attach another.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of a control message at most: a [`SetParameters`] with the longest blob.
 pub const MAX_CONTROL_LENGTH: usize = 4096;
@@ -163,6 +166,9 @@ pub mod op {
     /// Gives the buffer of a received message back: its number is in `place`. `conn` is 0 but for its
     /// queue.
     pub const RECYCLE: u32 = 6;
+    /// A session is on the connection: its client has logged in. Once more has no effect. A connection that
+    /// is transferred later stays authenticated.
+    pub const AUTHENTICATED: u32 = 7;
 }
 
 /// [`Submission::flags`].

@@ -114,6 +114,7 @@ impl<D: Doorbell> Worker<D> {
             counts: ConnCounts::default(),
             operations: 0,
             closing: false,
+            authenticated: false,
             transferring: false,
             ended: None,
         };

@@ -386,6 +386,16 @@ impl<C: Channel> Handle<C> {
         self.call(|worker| worker.disconnect(conn))
     }
 
+    /// Says that a session is on a connection: its client has logged in. Until then the device gives it
+    /// little time and memory. Once more has no effect.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::NoConnection`].
+    pub fn set_authenticated(&mut self, conn: u64) -> Result<(), Status> {
+        self.call(|worker| worker.set_authenticated(conn))
+    }
+
     /// Gives a connection to who registered `client_guid`, or to who claims the token of
     /// [`Event::Transferred`] (`None`); `pdu` becomes the first message there.
     ///

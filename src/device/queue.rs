@@ -29,8 +29,8 @@ pub(super) struct Queue<D> {
     /// Submissions without a completion, and how many there may be.
     unanswered: u32,
     outstanding: u32,
-    /// What is not answered and found no room: at most a RECYCLE for each unit of RECEIVE, and a
-    /// DISCONNECT for each connection.
+    /// What is not answered and found no room: at most a RECYCLE for each unit of RECEIVE, and an
+    /// AUTHENTICATED and a DISCONNECT for each connection.
     backlog: VecDeque<Entry>,
     /// Somebody found no room and was not told yet that there is some.
     refused: bool,

@@ -60,6 +60,8 @@ pub(super) struct Conn {
     pub(super) operations: u32,
     /// The worker does not want it any more.
     pub(super) closing: bool,
+    /// The device was told that a session is on it.
+    pub(super) authenticated: bool,
     /// It may become another's.
     pub(super) transferring: bool,
     /// The device said that it is gone; what was submitted too late is yet to be answered.
@@ -416,9 +418,25 @@ impl<D: Doorbell> Worker<D> {
     }
 
     pub(super) fn post_disconnect(&mut self, conn: u64, queue: usize) -> Result<(), Status> {
+        self.post(op::DISCONNECT, conn, queue)
+    }
+
+    /// Tells the device, once, that a session is on a connection.
+    pub(super) fn set_authenticated(&mut self, conn: u64) -> Result<(), Status> {
+        let open = self.conns.get_mut(&conn).ok_or(Status::NoConnection)?;
+        let is_first = !std::mem::replace(&mut open.authenticated, true);
+        if is_first && !open.closing && open.ended.is_none() {
+            let queue = open.queue;
+            self.post(op::AUTHENTICATED, conn, queue)?;
+        }
+        Ok(())
+    }
+
+    /// Submits what concerns a connection as a whole, and has no answer.
+    fn post(&mut self, op: u32, conn: u64, queue: usize) -> Result<(), Status> {
         let queue = self.queues.get_mut(queue).ok_or(Status::Corrupt)?;
         queue.post(Submission {
-            op: op::DISCONNECT,
+            op,
             conn,
             ..NOTHING
         })

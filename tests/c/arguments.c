@@ -124,6 +124,7 @@ static void no_pointers(void)
 	INVALID(smbdirect_conn_get_info(NULL, scene.conn, &info));
 	INVALID(smbdirect_conn_get_info(device, scene.conn, NULL));
 	INVALID(smbdirect_conn_disconnect(NULL, scene.conn));
+	INVALID(smbdirect_conn_set_authenticated(NULL, scene.conn));
 	INVALID(smbdirect_conn_transfer(NULL, scene.conn, 1, NULL, sixteen, 16));
 	INVALID(smbdirect_conn_transfer(device, scene.conn, 1, NULL, NULL, 16));
 	INVALID(smbdirect_conn_transfer(device, scene.conn, 1, zeros, sixteen, 16));

@@ -98,6 +98,8 @@ static void forked(struct scene *scene)
 		expect(SMBDIRECT_E_FORKED,
 		       smbdirect_conn_get_info(scene->worker, scene->conn, &info));
 		expect(SMBDIRECT_E_FORKED,
+		       smbdirect_conn_set_authenticated(scene->worker, scene->conn));
+		expect(SMBDIRECT_E_FORKED,
 		       smbdirect_conn_disconnect(scene->worker, scene->conn));
 		expect(SMBDIRECT_E_FORKED,
 		       smbdirect_conn_transfer(scene->worker, scene->conn, 1, NULL, bytes, 16));
@@ -176,6 +178,8 @@ static void detached(struct scene *scene)
 	expect(SMBDIRECT_E_DETACHED,
 	       smbdirect_device_get_events(scene->worker, 0, &event, 1, &count));
 	expect(SMBDIRECT_E_DETACHED, smbdirect_buffer_free(scene->worker, buffer.number));
+	expect(SMBDIRECT_E_DETACHED,
+	       smbdirect_conn_set_authenticated(scene->worker, scene->conn));
 	expect(SMBDIRECT_E_DETACHED, smbdirect_conn_disconnect(scene->worker, scene->conn));
 	/* Still mapped. */
 	memset(buffer.start, 1, buffer.length);
@@ -339,6 +343,9 @@ static void no_connection(struct scene *scene)
 	expect(SMBDIRECT_E_NO_CONNECTION,
 	       smbdirect_conn_get_info(scene->worker, conn + 1, &info));
 	expect(SMBDIRECT_E_NO_CONNECTION, smbdirect_conn_disconnect(scene->worker, 0));
+	expect(SMBDIRECT_E_NO_CONNECTION, smbdirect_conn_set_authenticated(scene->worker, 0));
+	expect(SMBDIRECT_OK, smbdirect_conn_set_authenticated(scene->worker, conn));
+	expect(SMBDIRECT_OK, smbdirect_conn_set_authenticated(scene->worker, conn));
 	expect(SMBDIRECT_OK, smbdirect_conn_disconnect(scene->worker, conn));
 	expect(SMBDIRECT_OK, smbdirect_conn_disconnect(scene->worker, conn));
 	/* It is known until its end, but nothing more is sent. */
@@ -348,6 +355,8 @@ static void no_connection(struct scene *scene)
 	expect(SMBDIRECT_E_NO_CONNECTION,
 	       smbdirect_conn_get_info(scene->worker, conn, &info));
 	expect(SMBDIRECT_E_NO_CONNECTION, smbdirect_conn_disconnect(scene->worker, conn));
+	expect(SMBDIRECT_E_NO_CONNECTION,
+	       smbdirect_conn_set_authenticated(scene->worker, conn));
 	expect(SMBDIRECT_E_NO_CONNECTION,
 	       smbdirect_conn_transfer(scene->worker, conn, 1, NULL, NULL, 0));
 }

@@ -296,6 +296,10 @@ static void handle_pdu(struct worker *worker, const struct smbdirect_event *even
 	}
 	operation->command = smb2_command(operation->pdu);
 	operation->stage = STAGE_REPLY;
+	if (operation->command != SMB2_NEGOTIATE) {
+		/* Its clients log in without a SESSION_SETUP. */
+		done(smbdirect_conn_set_authenticated(worker->device, event->conn));
+	}
 	switch (operation->command) {
 	case SMB2_READ:
 	case SMB2_WRITE:

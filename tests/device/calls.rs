@@ -649,6 +649,26 @@ fn a_connection_that_is_ended_takes_nothing_more() {
 }
 
 #[test]
+fn says_once_that_a_session_is_on_a_connection() {
+    let (mut handle, mut device) = connected();
+    assert_eq!(handle.set_authenticated(conn(2)), Err(Status::NoConnection));
+    assert_eq!(handle.set_authenticated(conn(1)), Ok(()));
+    assert_eq!(handle.set_authenticated(conn(1)), Ok(()));
+    let [submission] = device.take(1)[..] else {
+        panic!("one submission");
+    };
+    assert_eq!(
+        (submission.op, submission.conn),
+        (op::AUTHENTICATED, conn(1))
+    );
+    assert_eq!(handle.disconnect(conn(1)), Ok(()));
+    assert_eq!(handle.set_authenticated(conn(1)), Ok(()));
+    device.disconnected(conn(1), Status::ClosedLocally);
+    events(&mut handle);
+    assert_eq!(handle.set_authenticated(conn(1)), Err(Status::NoConnection));
+}
+
+#[test]
 fn a_transfer_takes_the_connection_away_if_it_succeeds() {
     let (mut handle, mut device) = connected();
     assert_eq!(

@@ -588,7 +588,7 @@ impl Watch {
                     abi::op::SEND_PDU => event::SENT,
                     abi::op::TRANSFER => event::TRANSFERRED,
                     abi::op::DISCONNECT => event::DISCONNECTED,
-                    abi::op::RECYCLE => return,
+                    abi::op::RECYCLE | abi::op::AUTHENTICATED => return,
                     _ => event::RDMA_DONE,
                 };
                 self.push(Completion {

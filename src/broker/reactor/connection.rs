@@ -46,6 +46,8 @@ pub(super) struct Conn {
     pub(super) stage: Stage,
     /// When it has waited for its first request or an owner for long enough.
     pub(super) deadline: Instant,
+    /// A session is on it, as its owner said.
+    pub(super) authenticated: bool,
     /// Of its first request.
     pub(super) client_guid: [u8; 16],
     /// Messages that came before there was an owner, or memory for them.
@@ -83,6 +85,7 @@ impl Conn {
             used: now,
             stage: Stage::Fresh,
             deadline,
+            authenticated: false,
             client_guid: [0; 16],
             held: VecDeque::new(),
             first: None,
@@ -176,6 +179,7 @@ impl Conn {
             queued: status.queued + status.queued_reads,
             outstanding: self.outstanding,
             starved: status.starved,
+            authenticated: self.authenticated,
             age_seconds: now.saturating_since(self.since).as_secs_f64(),
         }
     }

@@ -101,6 +101,12 @@ impl<F: Fabric> Reactor<F> {
                 }
                 return Ok(());
             }
+            Request::Authenticated => {
+                if let Some(id) = conn {
+                    self.authenticated(id);
+                }
+                return Ok(());
+            }
         };
         let mut token = Token::default();
         let result = match (conn, request) {
@@ -150,6 +156,13 @@ impl<F: Fabric> Reactor<F> {
         }
     }
 
+    /// A session is on a connection: its client is no stranger any more.
+    fn authenticated(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.authenticated = true;
+        }
+    }
+
     fn disconnect(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.end
@@ -173,7 +186,9 @@ impl<F: Fabric> Reactor<F> {
                 source,
                 descriptors,
             } => (region::BULK, source, Some(descriptors)),
-            Request::Disconnect | Request::Transfer { .. } => return Ok(Ok(())),
+            Request::Disconnect | Request::Authenticated | Request::Transfer { .. } => {
+                return Ok(Ok(()));
+            }
         };
         if let Some(list) = list {
             if !self.copy_descriptors(queue, list)? {
