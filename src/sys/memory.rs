@@ -5,7 +5,10 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use memmap2::MmapRaw;
+use memmap2::{MmapOptions, MmapRaw};
+
+/// From this length on, memory is a mapping of its own.
+const MAPPED_LENGTH: usize = 64 * 1024;
 
 /// The bytes asked for do not lie in the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,9 +53,20 @@ impl Drop for Backing {
 }
 
 impl Memory {
-    /// `length` zeroed bytes of the heap, aligned to a cache line (64 bytes).
+    /// `length` zeroed bytes, aligned to a cache line (64 bytes). From 64 KiB on, pages that are never
+    /// used cost nothing.
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
+        if length >= MAPPED_LENGTH {
+            // The allocator zeroes by hand what is aligned to more than 16 bytes: it touches all of it.
+            if let Ok(map) = MmapOptions::new().len(length).map_anon() {
+                return Self::from_map(map.into());
+            }
+        }
+        Self::on_heap(length)
+    }
+
+    fn on_heap(length: usize) -> Self {
         #[allow(clippy::expect_used)]
         let layout =
             Layout::from_size_align(length.max(1), 64).expect("a length of at most isize::MAX");
@@ -237,6 +251,24 @@ mod tests {
         let memory = Memory::from_map(MmapRaw::from(memmap2::MmapMut::map_anon(8192).unwrap()));
         memory.write(8191, b"x").unwrap();
         assert_eq!(memory.to_vec(8190, 2).unwrap(), b"\0x");
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "asks the system about pages")]
+    fn what_is_large_and_not_used_is_not_touched() {
+        let length = 64 * MAPPED_LENGTH;
+        let memory = Memory::zeroed(length);
+        memory.write(length - 1, b"x").unwrap();
+        // SAFETY: only asks for a number.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+        let mut present = vec![0_u8; length / page];
+        let start = memory.pointer(0, length).unwrap();
+        // SAFETY: the mapping has `length` bytes, and `present` a byte for each of its pages.
+        let result = unsafe { libc::mincore(start.cast(), length, present.as_mut_ptr()) };
+        assert_eq!(result, 0);
+        let touched = present.iter().filter(|page| **page & 1 != 0).count();
+        // Where the system makes huge pages of what is touched, it is one of those.
+        assert!(touched * page <= 2 << 20, "{touched} pages");
     }
 
     #[test]
