@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::machine;
 use super::quantity::{Size, Speed, Time};
 use crate::device;
 use crate::device::abi::{MemParams, RegionShape};
@@ -162,8 +163,7 @@ impl Default for Config {
             queue_depth: 256,
             drain_timeout: Duration::from_secs(10),
         };
-        let information = rustix::system::sysinfo();
-        let half = (information.totalram as u64).saturating_mul(information.mem_unit.into()) / 2;
+        let half = machine::memory() / 2;
         // Whole MiB, for those who read it.
         config.memory_limit = config.first_segments().max(half >> 20 << 20);
         config

@@ -25,6 +25,7 @@ mod addresses;
 mod config;
 mod control;
 mod lines;
+mod machine;
 mod memory;
 mod placement;
 mod pool;

@@ -1,0 +1,91 @@
+//! How much memory this process may use: what the machine has, or less if a control group says so.
+//!
+//! A container, or a systemd unit with `MemoryMax=`, may have far less than the machine. The limits of
+//! a process' own group and of all groups above it hold together, so the lowest of them counts.
+
+use std::path::{Component, Path};
+
+/// Bytes that this process may use.
+pub(super) fn memory() -> u64 {
+    let information = rustix::system::sysinfo();
+    let machine = (information.totalram as u64).saturating_mul(information.mem_unit.into());
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    machine.min(limit_of(&groups, Path::new("/sys/fs/cgroup")).unwrap_or(u64::MAX))
+}
+
+/// The lowest limit of the control groups that `groups` names, in the form of `/proc/self/cgroup`;
+/// `root` is where they are mounted. `None`: there is no limit.
+fn limit_of(groups: &str, root: &Path) -> Option<u64> {
+    let limits = groups.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        if controllers.is_empty() {
+            lowest(root, path, "memory.max")
+        } else if controllers.split(',').any(|name| name == "memory") {
+            lowest(&root.join("memory"), path, "memory.limit_in_bytes")
+        } else {
+            None
+        }
+    });
+    limits.min()
+}
+
+/// The lowest number in the files called `name` of a group and of those above it. A group that a
+/// container does not see has none; the container's own is at the root then.
+fn lowest(root: &Path, group: &str, name: &str) -> Option<u64> {
+    // A group beside the visible ones begins with "..": what is above the root is not to be read.
+    let names = Path::new(group)
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_)));
+    let group = root.join(names.collect::<std::path::PathBuf>());
+    let groups = group.ancestors().take_while(|path| path.starts_with(root));
+    let limits = groups.filter_map(|path| {
+        let text = std::fs::read_to_string(path.join(name)).ok()?;
+        // The word "max" is no limit.
+        text.trim().parse().ok()
+    });
+    limits.min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_limit_of_all_groups_counts() {
+        let name = format!("smbdirect-cgroup-{}", std::process::id());
+        let root = std::env::temp_dir().join(name);
+        let write = |path: &str, limit: &str| {
+            let path = root.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, limit).unwrap();
+        };
+        write("system.slice/memory.max", "5000\n");
+        write("system.slice/device.service/memory.max", "max\n");
+        write("small/one/memory.max", "700\n");
+        write("memory/docker/x/memory.limit_in_bytes", "900\n");
+        write(
+            "memory/memory.limit_in_bytes",
+            "9223372036854771712\n",
+        );
+        let limit = |groups: &str| limit_of(groups, &root);
+        assert_eq!(limit("0::/system.slice/device.service\n"), Some(5000));
+        assert_eq!(limit("0::/small/one\n"), Some(700));
+        assert_eq!(limit("0::/../small/one\n"), Some(700));
+        assert_eq!(limit("0::/\n"), None);
+        let both = "5:cpu,memory:/docker/x\n1:name=systemd:/\n0::/system.slice\n";
+        assert_eq!(limit(both), Some(900));
+        // A container that sees only its own group names one that it does not see.
+        let hidden = limit("5:memory:/not/here\n");
+        assert_eq!(hidden, Some(9_223_372_036_854_771_712));
+        for nothing in ["", "0", "0:", "5:cpu:/small/one\n"] {
+            assert_eq!(limit(nothing), None, "{nothing:?}");
+        }
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_process_may_use_some_memory() {
+        assert!(memory() > 0);
+    }
+}
