@@ -82,12 +82,13 @@
 #define SMBDIRECT_E_NOT_ATTACHED 8
 
 /**
- * No room now; again after SMBDIRECT_EVENT_ROOM.
+ * No room now: wait, SMBDIRECT_EVENT_ROOM follows.
  */
 #define SMBDIRECT_E_AGAIN 9
 
 /**
- * The memory that the device allows is in use; again after SMBDIRECT_EVENT_ROOM.
+ * The device has no memory for this, and nothing of this process is under way that would give any back:
+ * give up, SMBDIRECT_EVENT_ROOM does not follow.
  */
 #define SMBDIRECT_E_NO_MEMORY 10
 
@@ -274,7 +275,7 @@
 #define SMBDIRECT_EVENT_REPLY 10
 
 /**
- * What ended with SMBDIRECT_E_AGAIN or SMBDIRECT_E_NO_MEMORY may be tried again.
+ * What ended with SMBDIRECT_E_AGAIN may be tried again.
  */
 #define SMBDIRECT_EVENT_ROOM 11
 
@@ -957,9 +958,9 @@ int32_t smbdirect_device_take_pdu(struct smbdirect_device *device,
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NOT_ATTACHED,
- *   SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: memory was asked for; SMBDIRECT_E_NO_MEMORY: all
- *   that is allowed is in use. SMBDIRECT_EVENT_ROOM follows both, but the latter only where this
- *   process has buffers that it could free.
+ *   SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: no room now, SMBDIRECT_EVENT_ROOM follows;
+ *   SMBDIRECT_E_NO_MEMORY: the device refused, no buffer of this process is in use, and no event
+ *   follows.
  *
  * # Safety
  *

@@ -64,10 +64,7 @@ mod tests {
         write("system.slice/device.service/memory.max", "max\n");
         write("small/one/memory.max", "700\n");
         write("memory/docker/x/memory.limit_in_bytes", "900\n");
-        write(
-            "memory/memory.limit_in_bytes",
-            "9223372036854771712\n",
-        );
+        write("memory/memory.limit_in_bytes", "9223372036854771712\n");
         let limit = |groups: &str| limit_of(groups, &root);
         assert_eq!(limit("0::/system.slice/device.service\n"), Some(5000));
         assert_eq!(limit("0::/small/one\n"), Some(700));

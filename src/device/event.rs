@@ -90,8 +90,7 @@ pub enum Event {
         /// How it ended.
         status: Status,
     },
-    /// There is more room than before: calls that ended with [`Status::Again`] or
-    /// [`Status::NoMemory`] may be tried again.
+    /// There is more room than before: calls that ended with [`Status::Again`] may be tried again.
     Room,
 }
 

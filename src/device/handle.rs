@@ -303,13 +303,13 @@ impl<C: Channel> Handle<C> {
         Ok(params.memory)
     }
 
-    /// A buffer of at least `length` bytes. [`Status::Again`]: asked the device for memory,
-    /// [`Event::Room`] follows. [`Status::NoMemory`]: all that is allowed is in use;
-    /// [`Event::Room`] follows when a buffer was freed, so fail the request if there is none.
+    /// A buffer of at least `length` bytes.
     ///
     /// # Errors
     ///
-    /// Beside those: [`Status::Invalid`]: no bytes. [`Status::TooLong`]: longer than any buffer.
+    /// [`Status::Again`]: the device was asked for memory, or all that it allows is in use;
+    /// [`Event::Room`] follows. [`Status::NoMemory`]: the device refused, no buffer of this process is
+    /// in use, and no event follows. [`Status::Invalid`]: no bytes. [`Status::TooLong`]: longer than any buffer.
     pub fn allocate(&mut self, length: usize) -> Result<BulkBuffer, Status> {
         self.call(|worker| worker.allocate(length))
     }
@@ -330,7 +330,8 @@ impl<C: Channel> Handle<C> {
     ///
     /// [`Status::Invalid`]: no bytes. [`Status::TooLong`]: more than `max_fragmented_send_size` of the
     /// connection. [`Status::NoConnection`]; [`Status::Busy`]: it is being transferred.
-    /// [`Status::Again`], [`Status::NoMemory`]: [`Event::Room`] follows.
+    /// [`Status::Again`]: [`Event::Room`] follows. [`Status::NoMemory`]: no room for it, and no message
+    /// of this process is under way: no event follows.
     pub fn send_pdu(
         &mut self,
         conn: u64,

@@ -25,7 +25,7 @@ pub(super) enum Growth {
     Wanted,
     /// It has been asked.
     Asked,
-    /// It refused, and nothing was freed since: that is waited for, where anything can be freed.
+    /// It refused, and nothing was freed since.
     Refused,
 }
 
@@ -53,29 +53,25 @@ impl Region {
         })
     }
 
-    /// A buffer of at least `length` bytes. Where there is no room, [`growth`](Self::growth) says
-    /// whether the device is to be asked.
+    /// A buffer of at least `length` bytes. [`Status::Again`]: somebody is told when there may be room,
+    /// and [`growth`](Self::growth) says whether the device is to be asked. [`Status::NoMemory`]: the
+    /// device refused, and nothing of this region is in use that could be waited for.
     pub(super) fn allocate(&mut self, length: usize) -> Result<Buffer, Status> {
-        let refusal = match (self.buffers.allocate(length), self.growth) {
+        match (self.buffers.allocate(length), self.growth) {
             (Ok(buffer), _) => return Ok(buffer),
             (Err(AllocateError::Empty), _) => return Err(Status::Invalid),
             (Err(AllocateError::TooLong { .. }), _) => return Err(Status::TooLong),
-            (Err(AllocateError::Full), Growth::Idle | Growth::Wanted) => {
-                self.growth = Growth::Wanted;
-                Status::Again
-            }
-            (Err(AllocateError::Full), Growth::Asked) => Status::Again,
             (Err(AllocateError::Full), Growth::Refused) if self.buffers.used_units() == 0 => {
-                // Nothing of this region will be freed, so nobody waits: the next one asks again.
+                // Nothing of this region will be freed: the next one asks again.
                 self.growth = Growth::Idle;
                 return Err(Status::NoMemory);
             }
-            (Err(AllocateError::Full), Growth::Refused) | (Err(AllocateError::Exhausted), _) => {
-                Status::NoMemory
-            }
-        };
+            (Err(AllocateError::Full), Growth::Idle) => self.growth = Growth::Wanted,
+            // Another buffer of this region has to be freed, or the answer has to come.
+            (Err(AllocateError::Full | AllocateError::Exhausted), _) => {}
+        }
         self.refused = true;
-        Err(refusal)
+        Err(Status::Again)
     }
 
     /// Has the device be asked for the first segment before there is need of it: of a new region.
@@ -239,7 +235,7 @@ mod tests {
         let buffers: Vec<_> = (0..2).map(|_| region.allocate(8192).unwrap()).collect();
         assert_eq!(region.allocate(1), Err(Status::Again));
         assert!(region.refuse());
-        assert_eq!(region.allocate(1), Err(Status::NoMemory));
+        assert_eq!(region.allocate(1), Err(Status::Again), "what is in use");
         assert_eq!(region.growth, Growth::Refused);
         assert_eq!(region.free(buffers[0]), Ok(true));
         region.forget_refusal();
@@ -249,13 +245,13 @@ mod tests {
         for _ in 0..4 {
             region.allocate(1).unwrap();
         }
-        assert_eq!(region.allocate(1), Err(Status::NoMemory), "the limit");
+        assert_eq!(region.allocate(1), Err(Status::Again), "the limit");
         assert_eq!(region.free(buffers[0]), Err(Status::NoBuffer));
         assert_eq!(region.free(buffers[1]), Ok(true));
     }
 
     #[test]
-    fn asks_again_where_nothing_can_be_freed() {
+    fn says_that_there_is_nothing_to_wait_for_and_asks_again() {
         let mut region = region();
         for _ in 0..3 {
             assert_eq!(region.allocate(1), Err(Status::Again));

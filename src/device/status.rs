@@ -29,9 +29,10 @@ pub enum Status {
     Detached = 7,
     /// Not yet attached, or not in the role for this call.
     NotAttached = 8,
-    /// No room now; again after an event.
+    /// No room now: wait, an event tells when there may be some.
     Again = 9,
-    /// The memory that the device allows is in use; again when a buffer was freed.
+    /// The device has no memory for this, and nothing of this process is under way that would give
+    /// any back: give up, no event follows.
     NoMemory = 10,
     /// Larger than a buffer, a message or an RDMA transfer may be.
     TooLong = 11,
@@ -117,8 +118,8 @@ impl Status {
             Self::Version => c"the smbdirect device speaks another version",
             Self::Detached => c"detached from the smbdirect device",
             Self::NotAttached => c"not attached in the role for this call",
-            Self::Again => c"no room now, try again after an event",
-            Self::NoMemory => c"no memory left in the area shared with the device",
+            Self::Again => c"no room now, wait for an event",
+            Self::NoMemory => c"the device has no memory for this",
             Self::TooLong => c"too long",
             Self::NoConnection => c"no such connection",
             Self::NoBuffer => c"no such buffer",

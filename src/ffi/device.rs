@@ -330,9 +330,9 @@ pub unsafe extern "C" fn smbdirect_device_take_pdu(
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
 /// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NOT_ATTACHED,
-///   SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: memory was asked for; SMBDIRECT_E_NO_MEMORY: all
-///   that is allowed is in use. SMBDIRECT_EVENT_ROOM follows both, but the latter only where this
-///   process has buffers that it could free.
+///   SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: no room now, SMBDIRECT_EVENT_ROOM follows;
+///   SMBDIRECT_E_NO_MEMORY: the device refused, no buffer of this process is in use, and no event
+///   follows.
 ///
 /// # Safety
 ///

@@ -35,9 +35,10 @@ pub const SMBDIRECT_E_VERSION: i32 = 6;
 pub const SMBDIRECT_E_DETACHED: i32 = 7;
 /// Not yet attached, or not in the role for this call.
 pub const SMBDIRECT_E_NOT_ATTACHED: i32 = 8;
-/// No room now; again after SMBDIRECT_EVENT_ROOM.
+/// No room now: wait, SMBDIRECT_EVENT_ROOM follows.
 pub const SMBDIRECT_E_AGAIN: i32 = 9;
-/// The memory that the device allows is in use; again after SMBDIRECT_EVENT_ROOM.
+/// The device has no memory for this, and nothing of this process is under way that would give any back:
+/// give up, SMBDIRECT_EVENT_ROOM does not follow.
 pub const SMBDIRECT_E_NO_MEMORY: i32 = 10;
 /// Larger than a buffer, a message or an RDMA transfer may be.
 pub const SMBDIRECT_E_TOO_LONG: i32 = 11;
@@ -115,7 +116,7 @@ pub const SMBDIRECT_EVENT_TRANSFERRED: u32 = 8;
 pub const SMBDIRECT_EVENT_DISCONNECTED: u32 = 9;
 /// The call of set_parameters, set_session_id, claim or decline with this `cookie` ended with `status`.
 pub const SMBDIRECT_EVENT_REPLY: u32 = 10;
-/// What ended with SMBDIRECT_E_AGAIN or SMBDIRECT_E_NO_MEMORY may be tried again.
+/// What ended with SMBDIRECT_E_AGAIN may be tried again.
 pub const SMBDIRECT_EVENT_ROOM: u32 = 11;
 
 /// Only events that cost no system call: for a caller that looks again soon, and calls without this

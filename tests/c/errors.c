@@ -216,13 +216,15 @@ static void again(struct scene *scene)
 		.role = SMBDIRECT_ROLE_WORKER,
 	};
 	struct smbdirect_device *devices[1024];
+	struct smbdirect_mem_params params = {.type_size = sizeof(params)};
 	struct smbdirect_buffer buffer = {.type_size = sizeof(buffer)};
+	struct smbdirect_buffer first;
 	struct smbdirect_session session = {
 		.type_size = sizeof(session),
 		.client_guid = {1},
 	};
 	struct smbdirect_event event;
-	uint64_t asked = 0, answered = 0;
+	uint64_t asked = 0, answered = 0, total;
 	bool has_room = false;
 	int32_t status;
 	const char *path;
@@ -230,7 +232,9 @@ static void again(struct scene *scene)
 
 	/* No memory has been mapped yet. */
 	set_worker(scene);
-	expect(SMBDIRECT_E_AGAIN, smbdirect_buffer_alloc(scene->worker, 1, &buffer));
+	expect(SMBDIRECT_OK, smbdirect_device_get_mem_params(scene->worker, &params));
+	expect(SMBDIRECT_E_AGAIN,
+	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
 	expect_event(scene->worker, SMBDIRECT_EVENT_ROOM);
 	expect(SMBDIRECT_OK, smbdirect_buffer_alloc(scene->worker, 1, &buffer));
 
@@ -251,6 +255,19 @@ static void again(struct scene *scene)
 	}
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene->worker, asked, &session));
 
+	/* All that the device allows is in use, until something is freed. */
+	first = allocate(scene, params.buffer_max);
+	total = first.length;
+	while (total < params.buffers_total) {
+		total += allocate(scene, params.buffer_max).length;
+	}
+	expect(SMBDIRECT_E_AGAIN,
+	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
+	expect(SMBDIRECT_OK, smbdirect_buffer_free(scene->worker, first.number));
+	expect_event(scene->worker, SMBDIRECT_EVENT_ROOM);
+	expect(SMBDIRECT_OK,
+	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
+
 	/* A device that accepts nobody, as long as it is busy. */
 	status = SMBDIRECT_OK;
 	path = ask("fake accepts-nobody");
@@ -264,34 +281,20 @@ static void again(struct scene *scene)
 	}
 }
 
+/* A device that has memory for messages, and none for data: there is nothing to wait for. */
 static void no_memory(struct scene *scene)
 {
-	struct smbdirect_buffer first = {.type_size = sizeof(first)};
-	struct smbdirect_buffer buffer = first;
-	struct smbdirect_mem_params params = {.type_size = sizeof(params)};
-	uint64_t total = 0;
-	int32_t status;
+	struct smbdirect_buffer buffer = {.type_size = sizeof(buffer)};
+	struct smbdirect_event event = {.type_size = sizeof(event)};
+	uint32_t count;
 
-	set_worker(scene);
-	expect(SMBDIRECT_OK, smbdirect_device_get_mem_params(scene->worker, &params));
-	first = allocate(scene, params.buffer_max);
-	total = first.length;
-	for (;;) {
-		status = smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer);
-		if (status == SMBDIRECT_OK) {
-			total += buffer.length;
-		} else if (status == SMBDIRECT_E_AGAIN) {
-			expect_event(scene->worker, SMBDIRECT_EVENT_ROOM);
-		} else {
-			break;
-		}
-	}
-	expect(SMBDIRECT_E_NO_MEMORY, status);
-	check(total == params.buffers_total);
-	expect(SMBDIRECT_OK, smbdirect_buffer_free(scene->worker, first.number));
+	scene->worker = attach_and_wait(ask("fake no-memory"), SMBDIRECT_ROLE_WORKER, NULL);
+	expect(SMBDIRECT_E_AGAIN, smbdirect_buffer_alloc(scene->worker, 1, &buffer));
 	expect_event(scene->worker, SMBDIRECT_EVENT_ROOM);
+	expect(SMBDIRECT_E_NO_MEMORY, smbdirect_buffer_alloc(scene->worker, 1, &buffer));
 	expect(SMBDIRECT_OK,
-	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
+	       smbdirect_device_get_events(scene->worker, 0, &event, 1, &count));
+	check(count == 0);
 }
 
 static void too_long(struct scene *scene)

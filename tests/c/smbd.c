@@ -112,7 +112,7 @@ static void end_operation(struct worker *worker, struct operation *operation)
 
 static bool is_transient(int32_t status)
 {
-	return status == SMBDIRECT_E_AGAIN || status == SMBDIRECT_E_NO_MEMORY;
+	return status == SMBDIRECT_E_AGAIN;
 }
 
 /* Sends the request back, with a status. */

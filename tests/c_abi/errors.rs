@@ -16,11 +16,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use smbdirect::device::abi::{self, Attached, Detached, Reply, kind};
-use smbdirect::device::message::{Body, encode, read_request};
+use smbdirect::device::abi::{self, Attached, Detached, RegionShape, Reply, Segment, kind, region};
+use smbdirect::device::message::{Body, Request, encode, read_request};
 use smbdirect::device::{Status, abi::VERSION};
 use smbdirect::fabric::Access;
-use smbdirect::sys::{SeqListener, SeqSocket, wait_readable};
+use smbdirect::sys::{Memfd, SeqListener, SeqSocket, wait_readable};
 use zerocopy::FromZeros;
 
 use crate::build;
@@ -143,12 +143,58 @@ impl Fake {
                     };
                     send(&socket, 0, &detached);
                 }
+                "no-memory" => serve_without_bulk(&socket, cookie),
                 "garbage" => socket.send(&[0xaa; 40], &[]).expect("room"),
                 name => panic!("no device {name}"),
             }
             // Readable at the end of the process' attachment.
             let _ = wait_readable(socket.as_fd(), None);
         });
+    }
+}
+
+/// Attaches a worker, gives it memory for messages, and refuses any for data.
+fn serve_without_bulk(socket: &SeqSocket, cookie: u64) {
+    let shape = RegionShape {
+        unit_length: 4096,
+        units_per_segment: 1,
+        longest_run: 1,
+        max_segments: 1,
+    };
+    let mut attached = Attached {
+        version: VERSION,
+        submissions_outstanding: 1,
+        ..Attached::new_zeroed()
+    };
+    attached.memory.limit = 1 << 20;
+    (attached.memory.send, attached.memory.bulk) = (shape, shape);
+    attached.memory.receive = shape;
+    send(socket, cookie, &attached);
+    for region in [region::SEND, region::BULK] {
+        wait_readable(socket.as_fd(), None).expect("its request");
+        let mut buffer = [0; abi::MAX_CONTROL_LENGTH];
+        let received = socket.receive(&mut buffer).expect("its request");
+        let request = read_request(&buffer[..received.length]).expect("a request");
+        let (cookie, Request::Grow(grow)) = request else {
+            panic!("{request:?}");
+        };
+        assert_eq!(grow.region, region);
+        if region == region::BULK {
+            let reply = Reply {
+                status: Status::NoMemory.code(),
+                kind: kind::GROW,
+            };
+            return send(socket, cookie, &reply);
+        }
+        let segment = Segment {
+            region,
+            length: 4096,
+            ..Segment::new_zeroed()
+        };
+        let mut message = Vec::new();
+        encode(cookie, &segment, &[], &mut message);
+        let file = Memfd::create("test", 4096).expect("memory");
+        socket.send(&message, &[file.as_fd()]).expect("room");
     }
 }
 

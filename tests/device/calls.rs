@@ -361,7 +361,7 @@ fn buffers_grow_on_demand_up_to_the_limit() {
         assert_eq!(events(&mut handle), [Event::Room]);
         buffers.extend([(); 2].map(|()| handle.allocate(longest - 5).expect("room")));
     }
-    assert_eq!(handle.allocate(1), Err(Status::NoMemory));
+    assert_eq!(handle.allocate(1), Err(Status::Again));
     assert_eq!(device.try_request(), None);
     let starts: Vec<_> = buffers.iter().map(|buffer| buffer.start.addr()).collect();
     assert_eq!(starts[1] - starts[0], longest);
@@ -384,14 +384,26 @@ fn memory_that_the_device_refuses_is_asked_for_again_when_something_was_freed() 
     assert_eq!(handle.allocate(1), Err(Status::Again));
     assert_eq!(device.refuse_to_grow(), region::BULK);
     assert_eq!(events(&mut handle), [Event::Room]);
-    assert_eq!(handle.allocate(1), Err(Status::NoMemory));
-    assert_eq!(handle.allocate(1), Err(Status::NoMemory));
+    assert_eq!(handle.allocate(1), Err(Status::Again));
+    assert_eq!(handle.allocate(1), Err(Status::Again));
     assert_eq!(device.try_request(), None);
     handle.free(buffers[0].number).expect("in use");
     assert_eq!(events(&mut handle), [Event::Room]);
     handle.allocate(2 * BULK_UNIT as usize).expect("room");
     assert_eq!(handle.allocate(1), Err(Status::Again));
     assert_eq!(device.asked_to_grow().1, region::BULK);
+}
+
+#[test]
+fn memory_that_will_never_come_is_told_from_what_comes() {
+    let (mut handle, mut device) = attached(Role::Worker);
+    for _ in 0..2 {
+        assert_eq!(handle.allocate(1), Err(Status::Again));
+        assert_eq!(device.refuse_to_grow(), region::BULK);
+        assert_eq!(events(&mut handle), [Event::Room]);
+        assert_eq!(handle.allocate(1), Err(Status::NoMemory));
+        assert_eq!(events(&mut handle), [], "there is nothing to wait for");
+    }
 }
 
 #[test]

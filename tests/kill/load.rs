@@ -237,7 +237,7 @@ impl Server {
         while work.next == Next::Answer || work.under_way == 0 && work.next != Next::Nothing {
             match self.submit(id, &mut work) {
                 Ok(()) => {}
-                Err(Status::Again | Status::NoMemory) => break,
+                Err(Status::Again) => break,
                 // Its end is told in an event.
                 Err(Status::NoConnection | Status::Detached) => work.next = Next::Nothing,
                 Err(status) => panic!("{status}: {work:?}"),
