@@ -393,9 +393,19 @@ struct smbdirect_conn_info {
    */
   uint64_t unsent_bytes;
   /**
+   * Bytes of an SMB2 message that the client reassembles at most: the MaxFragmentedSize of its own
+   * negotiate message ([MS-SMBD] 2.2.1). max_fragmented_send_size is the lesser of this and of what
+   * the device's memory allows.
+   */
+  uint32_t peer_max_fragmented_size;
+  /**
    * 0.
    */
-  uint64_t reserved[4];
+  uint32_t reserved32;
+  /**
+   * 0.
+   */
+  uint64_t reserved[3];
 };
 
 /**

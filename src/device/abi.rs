@@ -420,8 +420,12 @@ pub struct ConnInfo {
     pub max_read_write_size: u32,
     /// RDMA READs that the peer serves at a time; 0: none.
     pub initiator_depth: u32,
+    /// Bytes of an upper-layer message that the client reassembles at most: the MaxFragmentedSize of
+    /// its own negotiate message ([MS-SMBD] 2.2.1). `max_fragmented_send_size` is the lesser of this and
+    /// of what fits into SEND.
+    pub peer_max_fragmented_size: u32,
     /// 0.
-    pub reserved: [u64; 4],
+    pub reserved: [u32; 7],
 }
 
 /// There is something in a queue for a worker that announced that it sleeps.

@@ -105,7 +105,7 @@ impl<D: Doorbell> Worker<D> {
         }
         ring.read(entry.buffer, info.as_mut_bytes())?;
         ring.recycle(entry.buffer)?;
-        if info.conn != entry.conn || info.reserved != [0; 4] {
+        if info.conn != entry.conn || info.reserved != [0; 7] {
             return Err(Status::Corrupt);
         }
         let conn = Conn {

@@ -50,7 +50,7 @@ bodies! {
     Reply REPLY: |_| true;
     Segment SEGMENT: |body| body.reserved == 0;
     Queue QUEUE: |body| body.reserved == 0;
-    Offer OFFER: |body| body.info.reserved == [0; 4];
+    Offer OFFER: |body| body.info.reserved == [0; 7];
     Wake WAKE: |body| body.reserved == 0;
     StatusReport STATUS_REPORT: |_| true;
     Detached DETACHED: |body| body.reserved == 0;
@@ -425,7 +425,7 @@ mod tests {
         check::<Reply>(ANSWER, &[]);
         check::<Segment>(ANSWER, &[12..16]);
         check::<Queue>(ANSWER, &[4..8]);
-        check::<Offer>(ANSWER, &[96..128]);
+        check::<Offer>(ANSWER, &[100..128]);
         check::<Wake>(ANSWER, &[0..8]);
         check::<StatusReport>(ANSWER, &[]);
         check::<Detached>(ANSWER, &[4..8]);

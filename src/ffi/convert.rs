@@ -24,7 +24,9 @@ pub(super) const fn conn_info_of(
         rdma_operations: counts.rdma_operations,
         sent_bytes: counts.sent_bytes,
         unsent_bytes: counts.unsent_bytes,
-        reserved: [0; 4],
+        peer_max_fragmented_size: info.peer_max_fragmented_size,
+        reserved32: 0,
+        reserved: [0; 3],
     }
 }
 
@@ -139,7 +141,9 @@ const fn no_info() -> smbdirect_conn_info {
         rdma_operations: 0,
         sent_bytes: 0,
         unsent_bytes: 0,
-        reserved: [0; 4],
+        peer_max_fragmented_size: 0,
+        reserved32: 0,
+        reserved: [0; 3],
     }
 }
 

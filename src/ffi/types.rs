@@ -336,8 +336,14 @@ pub struct smbdirect_conn_info {
     pub sent_bytes: u64,
     /// Bytes of messages that were taken and are not yet sent.
     pub unsent_bytes: u64,
+    /// Bytes of an SMB2 message that the client reassembles at most: the MaxFragmentedSize of its own
+    /// negotiate message ([MS-SMBD] 2.2.1). max_fragmented_send_size is the lesser of this and of what
+    /// the device's memory allows.
+    pub peer_max_fragmented_size: u32,
     /// 0.
-    pub reserved: [u64; 4],
+    pub reserved32: u32,
+    /// 0.
+    pub reserved: [u64; 3],
 }
 
 /// Something that happened.

@@ -2,9 +2,11 @@
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{self, event, role};
+use smbdirect::proto;
 
 use zerocopy::FromBytes;
 
+use crate::peer::Peers;
 use crate::raw::Raw;
 use crate::scene::{Scene, negotiate};
 
@@ -44,6 +46,27 @@ fn a_worker_learns_what_is_known_about_its_connection() {
     assert_eq!(info.max_read_write_size, 1 << 20);
     assert!(info.initiator_depth > 0);
     assert_eq!(abi::queue_of(info.conn), 0);
+}
+
+#[test]
+fn a_worker_learns_what_the_client_reassembles_beside_what_can_be_sent() {
+    let scene = Scene::new();
+    let mut worker = Raw::worker(scene.path());
+    for (guid, max_fragmented_size, max_fragmented_send_size) in
+        [(1, 173_910, 173_910), (2, 8 << 20, 1 << 20)]
+    {
+        let peers = Peers::with(proto::Config {
+            max_fragmented_size,
+            ..proto::Config::initiator_default()
+        });
+        assert_eq!(worker.register([guid; 16], 0), Status::Ok);
+        let client = peers.connect(scene.address());
+        client.send(&negotiate(guid));
+        let info = worker.connection();
+        assert_eq!(info.peer_max_fragmented_size, max_fragmented_size);
+        assert_eq!(info.max_fragmented_send_size, max_fragmented_send_size);
+        assert_eq!(worker.pdu(info.conn), negotiate(guid));
+    }
 }
 
 #[test]

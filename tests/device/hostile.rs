@@ -149,7 +149,7 @@ fn a_connection_is_handed_over_whole_and_once() {
         });
     };
     hand_over("another number", |info| info.conn += 1);
-    hand_over("reserved", |info| info.reserved[3] = 1);
+    hand_over("reserved", |info| info.reserved[6] = 1);
     breaks("a connection twice", |_, device| {
         device.connect(info(conn(1)))
     });

@@ -224,6 +224,7 @@ pub(crate) fn info(conn: u64) -> ConnInfo {
         max_fragmented_receive_size: 1 << 17,
         max_read_write_size: 1 << 20,
         initiator_depth: 16,
+        peer_max_fragmented_size: 1 << 18,
         ..ConnInfo::new_zeroed()
     }
 }

@@ -138,6 +138,8 @@ fn structures_are_the_same_in_c_and_have_no_padding() {
             rdma_operations,
             sent_bytes,
             unsent_bytes,
+            peer_max_fragmented_size,
+            reserved32,
             reserved,
         }
     );

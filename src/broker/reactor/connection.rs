@@ -123,6 +123,7 @@ impl Conn {
         longest_send: u32,
     ) -> ConnInfo {
         let negotiated = status.negotiated;
+        let peer_max_fragmented_size = negotiated.map_or(0, |n| n.max_fragmented_send_size);
         let scope_id = match (self.peer, local) {
             (SocketAddr::V6(peer), _) if peer.scope_id() != 0 => peer.scope_id(),
             (_, Some(SocketAddr::V6(local))) => local.scope_id(),
@@ -136,15 +137,14 @@ impl Conn {
             local_port: local.map_or(0, |local| local.port()),
             scope_id,
             client_guid: self.client_guid,
-            max_fragmented_send_size: negotiated
-                .map_or(0, |n| n.max_fragmented_send_size)
-                .min(longest_send),
+            max_fragmented_send_size: peer_max_fragmented_size.min(longest_send),
             max_fragmented_receive_size: negotiated.map_or(0, |n| n.max_fragmented_receive_size),
             max_read_write_size: negotiated.map_or(0, |n| n.max_read_write_size),
             initiator_depth: status
                 .limits
                 .map_or(0, |limits| limits.initiator_depth.into()),
-            reserved: [0; 4],
+            peer_max_fragmented_size,
+            reserved: [0; 7],
         }
     }
 
