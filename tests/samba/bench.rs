@@ -45,12 +45,7 @@ fn measures_both_transports_and_leaves_no_file() {
         "1,4",
         "--json",
     ];
-    for more in [
-        &[][..],
-        &["--no-bind"],
-        &["--sign"],
-        &["--dialect", "3.0.2"],
-    ] {
+    for more in [&[][..], &["--no-bind"], &["--dialect", "3.0.2"]] {
         let output = bench(&server, PASSWORD, &[&arguments[..], more].concat());
         let cases = cases(&output);
         let channels = if server.places_directly { 3 } else { 1 };
@@ -65,23 +60,25 @@ fn measures_both_transports_and_leaves_no_file() {
 }
 
 #[test]
-fn encrypts_in_messages_and_refuses_to_place_what_is_encrypted() {
+fn signs_and_encrypts_in_messages_and_refuses_to_place_what_is_protected() {
     let server = Server::start();
     let direct = server.smb_direct.to_string();
-    let arguments = ["--seal", "--address", &direct, "--depth", "4", "--json"];
-    let output = bench(
-        &server,
-        PASSWORD,
-        &[&arguments[..], &["--channel", "0"]].concat(),
-    );
-    assert_eq!(cases(&output).len(), 8);
-    let output = bench(&server, PASSWORD, &arguments);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        stderr(&output).contains("--channel 0"),
-        "{}",
-        stderr(&output)
-    );
+    for protection in ["--sign", "--seal"] {
+        let arguments = [protection, "--address", &direct, "--depth", "4", "--json"];
+        let output = bench(
+            &server,
+            PASSWORD,
+            &[&arguments[..], &["--channel", "0"]].concat(),
+        );
+        assert_eq!(cases(&output).len(), 8);
+        let output = bench(&server, PASSWORD, &arguments);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            stderr(&output).contains("--channel 0"),
+            "{}",
+            stderr(&output)
+        );
+    }
 }
 
 #[test]

@@ -209,10 +209,11 @@ impl<'a> Bench<'a> {
         if old && channels.contains(&Channel::RdmaV1Invalidate) {
             return Err("SMB 3.0 has no channel 2: use --channel 1".to_owned());
         }
-        let sealed = self.tcp.is_sealed();
-        if sealed && channels.iter().any(|channel| *channel != Channel::None) {
+        let is_protected = self.tcp.is_sealed() || self.tcp.is_signed();
+        if is_protected && channels.iter().any(|channel| *channel != Channel::None) {
             return Err(
-                "RDMA carries data that is not encrypted: with encryption, use --channel 0"
+                "RDMA neither signs nor encrypts what it carries, and servers refuse it where that is \
+                 demanded: with --sign or --seal, and where the server signs, use --channel 0"
                     .to_owned(),
             );
         }
