@@ -25,6 +25,7 @@ mod forwarder;
 mod hostile;
 mod ms_channel;
 mod path;
+mod protected;
 mod reads;
 mod server;
 mod sessions;

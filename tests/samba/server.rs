@@ -172,6 +172,11 @@ impl Server {
         }
     }
 
+    /// Where all is that it has.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.root
+    }
+
     /// smbd's parent.
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)

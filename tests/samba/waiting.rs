@@ -1,12 +1,13 @@
 //! Requests over SMB Direct that wait: notifications, locks, and what gives them up.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smbdirect::client::{
-    Command, Config, Connection, Create, Disposition, FileId, NtStatus, Request,
+    Channel, Command, Config, Connection, Create, Disposition, FileId, NtStatus, Read, Request,
+    Write,
 };
 
-use crate::channel::device;
+use crate::channel::{Client, device, disk, pattern, place, source};
 use crate::server::{Server, Setup};
 use crate::sessions::{GUID, credentials};
 
@@ -144,4 +145,71 @@ fn who_goes_while_something_waits_leaves_nothing_behind() {
     // Nor does what was waiting get the lock when it is free.
     holder.call(&lock(tree, file, UNLOCK)).expect("an unlock");
     holder.call(&lock(tree, file, EXCLUSIVE)).expect("a lock");
+}
+
+/// How long nobody is told that a READ or WRITE by RDMA is pending.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_client_is_told_that_a_transfer_is_pending_after_a_second_and_not_before() {
+    let server = device(Setup::default());
+    let mut client = Client::connect(&server);
+    let file = client.open("file");
+    let data = pattern(8 << 20, 1);
+    let from = source(&mut client.direct, &data);
+    let write = Write::direct(file, 0, 8 << 20, Channel::RdmaV1, &from.pieces(2));
+    let write = write.request(client.tree);
+    let mut quick = 0;
+    while quick < 3 {
+        let began = Instant::now();
+        let before = client.direct.traffic().messages_in;
+        let id = client.direct.send(&write).expect("sent");
+        // It takes that long before it serves its memory: the server waits for it.
+        std::thread::sleep(PATIENCE / 10);
+        let written = client.direct.wait(id).expect("an answer").written();
+        assert_eq!(written.expect("a WRITE"), 8 << 20);
+        let messages = client.direct.traffic().messages_in - before;
+        // A machine that is busy may have kept it for longer.
+        if began.elapsed() < PATIENCE {
+            assert_eq!(messages, 1, "an interim response");
+            quick += 1;
+        }
+    }
+    let id = client.direct.send(&write).expect("sent");
+    std::thread::sleep(PATIENCE + PATIENCE / 2);
+    assert!(client.direct.is_pending(id, INTERIM).expect("a connection"));
+    let written = client.direct.wait(id).expect("an answer").written();
+    assert_eq!(written.expect("a WRITE"), 8 << 20);
+    assert!(disk(&server, "file") == data);
+}
+
+#[test]
+fn reads_in_messages_wait_for_the_memory_of_others() {
+    let server = device(Setup::default());
+    let data = pattern(32 << 20, 2);
+    place(&server, "file", &data);
+    for seal in [false, true] {
+        let config = Config {
+            seal,
+            ..Config::new(GUID)
+        };
+        let mut client = Client::connect_with(&server, config);
+        let file = client.open("file");
+        let length = 1 << 20;
+        let length = length - 4096;
+        // More than the device has for messages of one process; and the client does not take them.
+        let ids: Vec<u64> = (0..32)
+            .map(|n| {
+                let read = Read::inline(file, n << 20, length).request(client.tree);
+                client.direct.send(&read).expect("sent")
+            })
+            .collect();
+        for (n, id) in ids.into_iter().enumerate() {
+            let response = client.direct.wait(id).expect("an answer");
+            let at = n << 20;
+            let read = response.read().expect("a READ");
+            assert!(read.data == &data[at..at + length as usize], "{n}");
+        }
+        client.is_alive();
+    }
 }

@@ -2,6 +2,7 @@
 //! nothing is left behind.
 
 mod client;
+mod closing;
 mod device;
 mod gone;
 mod pressure;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use smbdirect::client::{Create, Disposition, Error, FileId, NtStatus, Request};
 
-use super::client::{Client, PIECE, Rest, bind, content, put, send_put};
+use super::client::{Client, PIECE, bind, content, put, send_put};
 use crate::server::{Server, Setup};
 
 /// A small file system in place of a directory.
@@ -171,41 +171,6 @@ fn a_close_waits_for_data_that_is_being_fetched() {
     let disk = std::fs::read(server.files.join("closed-early")).expect("a file");
     assert!(disk == data);
     client.copy("another", 2);
-}
-
-#[test]
-fn a_tree_or_session_that_ends_waits_for_data_that_is_being_fetched() {
-    let server = Server::start();
-    let before = Rest::of(&server);
-    for whole_session in [false, true] {
-        let mut client = Client::connect(&server);
-        let name = format!("left-early-{whole_session}");
-        let file = client.create(&name);
-        let data = content(5, 8 << 20);
-        let write = wait_for_data(&server, &mut client, file, &data);
-        let end = if whole_session {
-            Request::logoff()
-        } else {
-            Request::tree_disconnect(client.tree)
-        };
-        let end = client.tcp.send(&end.expect("encoded")).expect("sent");
-        let ended = client.tcp.wait_within(end, Duration::from_secs(1));
-        assert!(matches!(ended, Err(Error::TimedOut(..))), "{ended:?}");
-        let written = client
-            .direct
-            .wait(write)
-            .and_then(|answer| answer.ok()?.written());
-        assert_eq!(written.expect("a WRITE") as usize, data.len());
-        client
-            .tcp
-            .wait(end)
-            .and_then(|answer| answer.ok())
-            .expect("its end");
-        let disk = std::fs::read(server.files.join(&name)).expect("a file");
-        assert!(disk == data, "it was answered");
-        drop(client);
-        before.wait(&server);
-    }
 }
 
 #[test]

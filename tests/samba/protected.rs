@@ -1,0 +1,224 @@
+//! Clients that sign or encrypt: nothing of theirs goes by RDMA, which does neither, and what goes in
+//! messages is as much as these hold.
+
+use smbdirect::client::{
+    Channel, Config, Connection, Create, Disposition, FileId, NtStatus, Read, Write,
+};
+use smbdirect::units::RemoteToken;
+use smbdirect::wire::BufferDescriptorV1;
+
+use crate::channel::{Client, device, disk, pattern, place, refusal, sink, source};
+use crate::server::{Server, Setup};
+use crate::sessions::{GUID, credentials, log_in};
+
+/// The longest message that Linux's client receives: 1,364 bytes in each of 255 / 2 fragments. It reads
+/// by `MaxReadSize` all the same where it encrypts, and takes what is missing for zeros.
+const LINUX: u32 = 173_910;
+/// Bytes in front of an encrypted message.
+const TRANSFORM: u32 = 52;
+/// Bytes of a READ response before its data.
+const RESPONSE: u32 = 64 + 16;
+/// What credits are charged by, and what `MaxReadSize` and `MaxWriteSize` are multiples of.
+const UNIT: u32 = 64 << 10;
+
+/// A client that receives messages of that length at most.
+fn receiving(max_fragmented_size: u32, sign: bool, seal: bool) -> Config {
+    let mut config = Config {
+        sign,
+        seal,
+        ..Config::new(GUID)
+    };
+    config.smb_direct.max_fragmented_size = max_fragmented_size;
+    config
+}
+
+/// A session on an SMB Direct connection alone, and a file of it.
+fn open(server: &Server, config: Config) -> (Connection, u32, FileId) {
+    let mut direct = Connection::smb_direct(server.smb_direct, config).expect("SMB Direct");
+    direct.log_in(&credentials(server)).expect("a session");
+    let tree = direct.tree_connect(&server.share_path()).expect("a tree");
+    let how = Create::file(Disposition::OpenIf);
+    let file = direct.create(tree, "file", &how).expect("a file").file;
+    (direct, tree, file)
+}
+
+#[test]
+fn a_read_of_more_than_the_client_receives_is_refused_and_not_shortened() {
+    let server = device(Setup::default());
+    let data = pattern(5 << 20, 1);
+    place(&server, "file", &data);
+    let end = data.len() as u64;
+    for (sign, seal) in [(false, true), (true, false), (false, false)] {
+        let (mut direct, tree, file) = open(&server, receiving(LINUX, sign, seal));
+        let fits = LINUX - RESPONSE - if seal { TRANSFORM } else { 0 };
+        let mut read = |offset, length| direct.read(tree, file, offset, length);
+        for (offset, length) in [
+            (0, 1 << 20),
+            (0, fits + 1),
+            (end - u64::from(fits) - 1, 1 << 20),
+        ] {
+            let status = refusal(read(offset, length));
+            assert_eq!(status, NtStatus::INVALID_PARAMETER, "{length} at {offset}");
+        }
+        // As much as fits, and whatever is asked for where the file ends before that.
+        for (offset, length) in [
+            (0, fits),
+            (end - u64::from(fits), fits),
+            (end - u64::from(fits), 1 << 20),
+            (end - 100_000, 1 << 20),
+            (end, 1 << 20),
+        ] {
+            let right = &data[offset as usize..data.len().min(offset as usize + length as usize)];
+            assert!(
+                read(offset, length).expect("a READ") == right,
+                "{length} at {offset}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_client_that_receives_any_read_gets_as_much_as_the_server_sends() {
+    let server = device(Setup {
+        device: "[acceptor]\nmax_fragmented_size = \"1 MiB\"\n",
+        ..Setup::default()
+    });
+    let data = pattern(5 << 20, 2);
+    place(&server, "file", &data);
+    for (sign, seal) in [(false, true), (true, false)] {
+        let (mut direct, tree, file) = open(&server, receiving((8 << 20) + UNIT, sign, seal));
+        let fits = (1 << 20) - RESPONSE - if seal { TRANSFORM } else { 0 };
+        let mut at = 0;
+        while at < data.len() {
+            let read = direct.read(tree, file, at as u64, 4 << 20).expect("a READ");
+            assert_eq!(read.len(), (data.len() - at).min(fits as usize));
+            assert!(read == data[at..at + read.len()], "at {at}");
+            at += read.len();
+        }
+    }
+}
+
+/// Writes and reads as much in a message as NEGOTIATE has announced.
+fn use_what_is_announced(server: &Server, config: Config) {
+    let (mut direct, tree, file) = open(server, config);
+    let (read, write) = {
+        let negotiated = direct.negotiated();
+        (negotiated.max_read_size, negotiated.max_write_size)
+    };
+    let data = pattern(read.max(write) as usize, 3);
+    for at in (0..data.len()).step_by(write as usize) {
+        let part = &data[at..data.len().min(at + write as usize)];
+        let written = direct.write(tree, file, at as u64, part).expect("a WRITE");
+        assert_eq!(written as usize, part.len());
+    }
+    assert!(disk(server, "file") == data);
+    let got = direct.read(tree, file, 0, read).expect("a READ");
+    assert!(got == data[..read as usize]);
+}
+
+#[test]
+fn where_something_encrypts_or_must_be_signed_sizes_are_announced_that_messages_hold() {
+    let whole = 8 << 20;
+    let setups: [(&[&str], &[&str], bool); 5] = [
+        (&[], &[], false),
+        (&[], &["smb encrypt = required"], true),
+        (&[], &["smb encrypt = desired"], true),
+        (&["smb encrypt = desired"], &[], true),
+        (&["server signing = mandatory"], &[], true),
+    ];
+    for (global, share, in_messages) in setups {
+        println!("{global:?} {share:?}");
+        let server = device(Setup {
+            global,
+            share,
+            ..Setup::default()
+        });
+        let config = receiving(LINUX, false, false);
+        let direct = Connection::smb_direct(server.smb_direct, config.clone());
+        let negotiated = direct.expect("SMB Direct").negotiated().clone();
+        if in_messages {
+            assert_eq!(negotiated.max_read_size, LINUX / UNIT * UNIT);
+            assert!(negotiated.max_write_size >= UNIT);
+            assert_eq!(negotiated.max_write_size % UNIT, 0);
+            use_what_is_announced(&server, config.clone());
+            use_what_is_announced(
+                &server,
+                Config {
+                    seal: true,
+                    ..config
+                },
+            );
+        } else {
+            let sizes = (negotiated.max_read_size, negotiated.max_write_size);
+            assert_eq!(sizes, (whole, whole));
+        }
+        // Over TCP messages are as long as that.
+        let tcp = log_in(&server, Config::new(GUID)).negotiated().clone();
+        assert_eq!((tcp.max_read_size, tcp.max_write_size), (whole, whole));
+    }
+}
+
+/// READ and WRITE by RDMA are refused, and nothing has gone that way.
+fn nothing_goes_by_rdma(server: &Server, client: &mut Client) {
+    let file = client.open("file");
+    let into = sink(&mut client.direct, 8192);
+    let from = source(&mut client.direct, &pattern(8192, 9));
+    for channel in [Channel::RdmaV1, Channel::RdmaV1Invalidate] {
+        let read = client.get(file, 0, 8192, channel, &into.pieces(1));
+        assert_eq!(refusal(read), NtStatus::INVALID_PARAMETER);
+        let written = client.put(file, 0, 8192, channel, &from.pieces(1));
+        assert_eq!(refusal(written), NtStatus::INVALID_PARAMETER);
+    }
+    let status = server.device().status();
+    for name in ["rdma_read_bytes", "rdma_write_bytes"] {
+        assert_eq!(status["connections"][0][name], 0, "{name}");
+    }
+    // In messages all of it goes.
+    let data = pattern(100_000, 10);
+    let written = client.direct.write(client.tree, file, 0, &data);
+    assert_eq!(written.expect("a WRITE"), 100_000);
+    let read = client.direct.read(client.tree, file, 0, 100_000);
+    assert!(read.expect("a READ") == data);
+}
+
+#[test]
+fn a_session_that_must_sign_or_encrypts_moves_nothing_by_rdma() {
+    let server = device(Setup::default());
+    for (sign, seal) in [(true, false), (false, true)] {
+        let config = Config {
+            sign,
+            seal,
+            ..Config::new(GUID)
+        };
+        nothing_goes_by_rdma(&server, &mut Client::connect_with(&server, config));
+    }
+    let server = device(Setup {
+        global: &["server signing = mandatory"],
+        ..Setup::default()
+    });
+    nothing_goes_by_rdma(&server, &mut Client::connect(&server));
+}
+
+#[test]
+fn a_channel_over_tcp_is_refused() {
+    let server = device(Setup::default());
+    let data = pattern(10_000, 4);
+    place(&server, "file", &data);
+    let mut client = Client::connect(&server);
+    let file = client.open("file");
+    let descriptors = [BufferDescriptorV1 {
+        offset: 0,
+        token: RemoteToken(5),
+        length: 8192,
+    }];
+    for channel in [Channel::RdmaV1, Channel::RdmaV1Invalidate] {
+        let read = Read::direct(file, 0, 8192, channel, &descriptors);
+        let response = client.tcp.call(&read.request(client.tree));
+        assert_eq!(refusal(response), NtStatus::INVALID_PARAMETER);
+        let write = Write::direct(file, 0, 8192, channel, &descriptors);
+        let response = client.tcp.call(&write.request(client.tree));
+        assert_eq!(refusal(response), NtStatus::INVALID_PARAMETER);
+    }
+    assert!(disk(&server, "file") == data);
+    client.is_alive();
+}
