@@ -52,13 +52,16 @@ fn a_worker_learns_what_is_known_about_its_connection() {
 fn a_worker_learns_what_the_client_reassembles_beside_what_can_be_sent() {
     let scene = Scene::new();
     let mut worker = Raw::worker(scene.path());
-    for (guid, max_fragmented_size, max_fragmented_send_size) in
-        [(1, 173_910, 173_910), (2, 8 << 20, 1 << 20)]
-    {
-        let peers = Peers::with(proto::Config {
+    let reassembling = |max_fragmented_size| {
+        Peers::with(proto::Config {
             max_fragmented_size,
             ..proto::Config::initiator_default()
-        });
+        })
+    };
+    let (small, large) = (reassembling(173_910), reassembling(8 << 20));
+    for (guid, peers, max_fragmented_size, max_fragmented_send_size) in
+        [(1, &small, 173_910, 173_910), (2, &large, 8 << 20, 1 << 20)]
+    {
         assert_eq!(worker.register([guid; 16], 0), Status::Ok);
         let client = peers.connect(scene.address());
         client.send(&negotiate(guid));

@@ -160,7 +160,7 @@ fn passes_on_why_the_device_refuses() {
     });
     assert_eq!(replied, Err(Status::Limit));
     assert_eq!(at(drop), Err(Status::Detached));
-    let other = at(|device| device.answer(device.attach_request(), &attached(2), &[]));
+    let other = at(|device| device.answer(device.attach_request(), &attached(VERSION + 1), &[]));
     assert_eq!(other, Err(Status::Version));
 }
 
