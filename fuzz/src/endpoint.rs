@@ -195,7 +195,15 @@ impl Model {
             total,
         } = received
         else {
-            return assert!(*received == Received::Credits && header.payload.is_empty());
+            assert!(*received == Received::Credits && header.payload.is_empty());
+            // A fragment without bytes begins a message or continues it by nothing.
+            if header.remaining_data_length > 0 {
+                let announced = (header.remaining_data_length, 0);
+                let (total, arrived) = *self.receiving.get_or_insert(announced);
+                assert_eq!(total - arrived, header.remaining_data_length);
+                assert!(total <= agreed.max_fragmented_receive_size);
+            }
+            return;
         };
         assert_eq!(*payload, header.payload);
         let (expected, arrived) = self.receiving.unwrap_or((*total, 0));
@@ -213,7 +221,7 @@ impl Model {
         let remaining_data_length = match (self.receiving, choice & 3) {
             (Some((total, arrived)), 0 | 1) => (total - arrived).saturating_sub(length),
             (_, 2) => input.u32(),
-            _ if length > 0 => u32::from(choice) * 100,
+            _ if length > 0 || choice & 8 != 0 => u32::from(choice) * 100,
             _ => 0,
         };
         let header = DataTransfer {

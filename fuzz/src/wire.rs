@@ -64,12 +64,8 @@ fn is_legal_data_transfer(data: &[u8]) -> bool {
     if data.len() < 20 {
         return false;
     }
-    let [remaining, offset, length] = [8, 12, 16].map(|at| u64::from(u32_at(data, at)));
-    let has_place = if length == 0 {
-        remaining == 0
-    } else {
-        offset >= 24
-    };
+    let [offset, length] = [12, 16].map(|at| u64::from(u32_at(data, at)));
+    let has_place = length == 0 || offset >= 24;
     u16_at(data, 0) > 0 && offset % 8 == 0 && offset + length <= data.len() as u64 && has_place
 }
 

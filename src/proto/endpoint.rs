@@ -378,7 +378,7 @@ impl Endpoint {
         }
         self.credits.take_message(data.credits_granted.0)?;
         self.credits.set_requested(data.credits_requested.0);
-        let received = if data.payload.is_empty() {
+        let received = if data.total_length() == 0 {
             // Harmless even within a message: there are peers that send credits there.
             Received::Credits
         } else {
@@ -387,10 +387,15 @@ impl Endpoint {
                 data.remaining_data_length,
                 negotiated.max_fragmented_receive_size,
             )?;
-            Received::Fragment {
-                payload: data.payload.clone(),
-                offset,
-                total,
+            match data.payload.is_empty() {
+                // A fragment without bytes begins or continues a message like any other, and has
+                // nothing for the owner.
+                true => Received::Credits,
+                false => Received::Fragment {
+                    payload: data.payload.clone(),
+                    offset,
+                    total,
+                },
             }
         };
         if data.credits_granted > Credits::ZERO {

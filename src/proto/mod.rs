@@ -113,7 +113,8 @@
 //!
 //! One upper-layer message is in progress at a time, and each transmit of an established connection
 //! carries as much of it as fits; credits and keepalives travel along. There is never an empty
-//! message between two fragments: peers exist whose reassembly breaks on it.
+//! message between two fragments: peers exist whose reassembly breaks on it. The peer may send some,
+//! and fragments without bytes, which begin or continue a message as others do.
 
 mod config;
 mod credits;
@@ -191,7 +192,7 @@ impl Transmit {
 pub enum Received {
     /// A negotiate message.
     Negotiate,
-    /// Credits, or a keepalive, and nothing for the upper layer.
+    /// Credits, a keepalive, or a fragment without bytes: nothing for the upper layer.
     Credits,
     /// A fragment of an upper-layer message.
     Fragment {

@@ -25,8 +25,9 @@ pub(super) struct Placed {
 }
 
 impl Reassembly {
-    /// Takes a fragment of `data_length` bytes (not 0), after which the peer says that
-    /// `remaining_data_length` are to come; the whole message may have `max_fragmented_size`.
+    /// Takes a fragment of `data_length` bytes, after which the peer says that
+    /// `remaining_data_length` are to come (not both 0); the whole message may have
+    /// `max_fragmented_size`.
     pub(super) fn take(
         &mut self,
         data_length: u32,
@@ -79,8 +80,25 @@ mod tests {
     }
 
     #[test]
+    fn fragments_without_bytes_begin_and_continue_a_message() {
+        let mut reassembly = Reassembly::default();
+        for (length, remaining, offset) in [
+            (0, 100, 0),
+            (0, 100, 0),
+            (60, 40, 0),
+            (0, 40, 60),
+            (40, 0, 60),
+        ] {
+            assert_eq!(reassembly.take(length, remaining, MAX), placed(offset, 100));
+        }
+        assert_eq!(reassembly, Reassembly::default());
+    }
+
+    #[test]
     fn refuses_a_message_larger_than_agreed() {
         for (length, remaining) in [
+            (0, MAX + 1),
+            (0, u32::MAX),
             (1, MAX),
             (MAX, 1),
             (MAX + 1, 0),
@@ -95,7 +113,16 @@ mod tests {
     #[test]
     fn refuses_a_fragment_that_does_not_continue_the_message() {
         // [MS-SMBD] 3.1.5.8: ends too early, too late, or begins another one.
-        for (length, remaining) in [(10, 0), (10, 79), (10, 81), (10, 90), (100, 0), (5, 1000)] {
+        for (length, remaining) in [
+            (10, 0),
+            (10, 79),
+            (10, 81),
+            (10, 90),
+            (100, 0),
+            (5, 1000),
+            (0, 89),
+            (0, 91),
+        ] {
             let mut reassembly = Reassembly::default();
             assert_eq!(reassembly.take(10, 90, MAX), placed(0, 100));
             let result = reassembly.take(length, remaining, MAX);

@@ -65,8 +65,7 @@ impl DataTransfer {
     ///
     /// [`WireError::TooShort`], [`WireError::CreditsRequestedZero`],
     /// [`WireError::DataOffsetUnaligned`], [`WireError::DataOutOfBounds`],
-    /// [`WireError::DataOffsetInHeader`], [`WireError::RemainingDataWithoutData`]. Any of them ends
-    /// the connection.
+    /// [`WireError::DataOffsetInHeader`]. Any of them ends the connection.
     #[inline]
     pub fn parse(message: &[u8]) -> Result<Self, WireError> {
         Self::parse_head(message, u32::try_from(message.len()).unwrap_or(u32::MAX))
@@ -98,9 +97,6 @@ impl DataTransfer {
             return Err(WireError::DataOutOfBounds);
         }
         let payload = if data_length == 0 {
-            if remaining_data_length != 0 {
-                return Err(WireError::RemainingDataWithoutData);
-            }
             0..0
         } else {
             if data_offset < Self::PAYLOAD_OFFSET {
@@ -328,12 +324,13 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_fragment_without_data() {
-        let bytes = fragment_with(16, 0);
-        assert_eq!(
-            DataTransfer::parse(&bytes),
-            Err(WireError::RemainingDataWithoutData)
-        );
+    fn a_fragment_may_be_without_data() {
+        let message = DataTransfer::parse(&fragment_with(16, 0)).unwrap();
+        assert_eq!(message.payload, 0..0);
+        assert_ne!(message.remaining_data_length, 0);
+        let (header, length) = message.emit();
+        assert_eq!(length, 20);
+        assert_eq!(DataTransfer::parse(&header[..length]), Ok(message));
     }
 
     #[test]
@@ -353,7 +350,7 @@ mod tests {
                 credits_requested: Credits(credits_requested),
                 credits_granted: Credits(credits_granted),
                 flags,
-                remaining_data_length: if data_length == 0 { 0 } else { remaining_data_length },
+                remaining_data_length,
                 payload: DataTransfer::payload_of(data_length),
             };
             let (header, length) = message.emit();

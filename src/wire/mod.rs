@@ -68,10 +68,6 @@ pub enum WireError {
     /// There is data, and it begins within the header. Not a rule of [MS-SMBD] by its letter.
     #[error("the data begins within the header")]
     DataOffsetInHeader,
-    /// More of the message is announced without any of it: a fragment without data. Not a rule of
-    /// [MS-SMBD] by its letter.
-    #[error("RemainingDataLength is not 0 in a message without data")]
-    RemainingDataWithoutData,
 
     /// There is not one buffer descriptor.
     #[error("the list of buffer descriptors is empty")]

@@ -70,6 +70,15 @@ fn SmbdCreditMgmt_ConsumeAllSendCredits() {
             for _ in 0..5 {
                 burst(lab, id);
             }
+            // Empty messages use up credits as others do.
+            while lab.session(id).credits > 0 {
+                let header = lab.session(id).header(0, 0);
+                lab.post(id, header, &[]);
+            }
+            lab.settle();
+            let messages = lab.take_messages(id);
+            assert!(messages.iter().all(|message| message.len() == 20));
+            assert!(lab.session(id).credits > 0, "no credits were granted");
             lab.echo(id, 500);
         }
     });

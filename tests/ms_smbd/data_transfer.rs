@@ -48,12 +48,31 @@ fn BVT_SmbdDataTransfer_Basic_SendModerateBytesData() {
     });
 }
 
-/// Fragments of one message may be of any length.
+/// Fragments of one message may be of any length, also without bytes: the first, which announces
+/// all of the message, and two on the way from 128 bytes down to none and up again.
 #[test]
 fn SmbdDataTransfer_VariableLengthSegment() {
     with_server(usual(), |lab| {
         let id = lab.open(&REQUEST);
         let message = upper::echo(50_000);
+        let announcement = lab.session(id).header(0, message.len());
+        lab.post(id, announcement, &[]);
+        let mut rest = &message[..];
+        for length in (0..=128).rev().chain(0..) {
+            let (payload, behind) = rest.split_at(rest.len().min(length));
+            rest = behind;
+            // A place for data, even if there is none.
+            let header = DataTransfer {
+                data_offset: 24,
+                ..lab.session(id).header(payload.len(), rest.len())
+            };
+            lab.post(id, header, &[&PADDING, payload].concat());
+            if rest.is_empty() {
+                break;
+            }
+        }
+        assert!(lab.reply(id) == message);
+
         let mut random = fastrand::Rng::with_seed(42);
         lab.ask_in(id, &message, 1..);
         assert!(lab.reply(id) == message);
@@ -70,13 +89,19 @@ fn SmbdDataTransfer_VariableLengthSegment() {
     });
 }
 
-/// A message in fragments of one byte, several times as many as there are credits.
+/// A message in fragments of one byte, several times as many as there are credits; also if each is
+/// filled up to the largest message that the server receives.
 #[test]
 fn SmbdDataTransfer_SmallLengthSegment() {
     with_server(usual(), |lab| {
         let id = lab.open(&REQUEST);
         let message = upper::echo(1000);
         lab.ask_in(id, &message, std::iter::repeat(1));
+        assert!(lab.reply(id) == message);
+        for (index, byte) in message.iter().enumerate() {
+            let header = lab.session(id).header(1, message.len() - 1 - index);
+            lab.post(id, header, &[&PADDING[..], &[*byte], &[0; 1339]].concat());
+        }
         assert!(lab.reply(id) == message);
     });
 }
@@ -177,7 +202,7 @@ fn SmbdDataTransfer_UncompletedMessage() {
 #[test]
 fn SmbdDataTransfer_NegativeParameter_DataOffset_Against8ByteAligned() {
     with_server(usual(), |lab| {
-        for data_offset in [25, 28, 31, 20, 1] {
+        for data_offset in [23, 25, 28, 31, 20, 1, u32::MAX] {
             let message = DataTransfer {
                 data_offset,
                 ..header(100, 0)
@@ -228,6 +253,9 @@ fn SmbdDataTransfer_NegativeParameter_DataLength_AgainstMessageLength() {
             };
             ends_by(lab, message, &rest, "data_out_of_bounds");
         }
+        // The same of a message that leaves no room in its receive.
+        let rest = [&PADDING[..], &poison(1340)].concat();
+        ends_by(lab, header(1341, 0), &rest, "data_out_of_bounds");
     });
 }
 
@@ -259,7 +287,8 @@ fn SmbdDataTransfer_NegativeParameter_DataLength_AgainstMaxReceiveSize() {
     });
 }
 
-/// A message of the upper layer may have the maximum fragmented size, and no byte more.
+/// A message of the upper layer may have the maximum fragmented size, and no byte more, also if its
+/// fragments announce one byte less than there is.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_AgainstMaxFragmentedSize() {
     for max_fragmented_size in [131_072, 200_000] {
@@ -273,6 +302,14 @@ fn SmbdDataTransfer_NegativeParameter_AgainstMaxFragmentedSize() {
             let id = ready(lab, &REQUEST);
             lab.ask(id, &poison(max_fragmented_size as usize + 1));
             lab.ends(id, "fragmented_size_exceeded");
+            let id = ready(lab, &REQUEST);
+            let mut remaining = max_fragmented_size as usize + 1;
+            while remaining > 0 {
+                let length = remaining.min(1340);
+                remaining -= length;
+                lab.post_fragment(id, &poison(length), remaining.saturating_sub(1));
+            }
+            lab.ends(id, "remaining_mismatch");
         });
     }
 }
@@ -295,6 +332,10 @@ fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstMaxFragmentedSi
             };
             ends_by(lab, message, &rest, "fragmented_size_exceeded");
         }
+        for remaining_data_length in [MAX + 1, u32::MAX] {
+            let message = header(0, remaining_data_length as usize);
+            ends_by(lab, message, &[], "fragmented_size_exceeded");
+        }
         let id = ready(lab, &REQUEST);
         let lengths = std::iter::once(100).chain(std::iter::repeat(1340));
         lab.ask_in(id, &silence(MAX as usize), lengths);
@@ -302,13 +343,19 @@ fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstMaxFragmentedSi
     });
 }
 
-/// A fragment that calls itself the last one while more is due.
+/// A fragment that calls itself the last one while more is due, be it the second or the last but one.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_Zero() {
     with_server(usual(), |lab| {
         for length in [1, 100, 199] {
             second_fragment_ends(lab, header(length, 0), "remaining_mismatch");
         }
+        let id = ready(lab, &REQUEST);
+        for remaining in (2..50).rev() {
+            lab.post_fragment(id, &poison(1340), 1340 * remaining);
+        }
+        lab.post_fragment(id, &poison(1340), 0);
+        lab.ends(id, "remaining_mismatch");
     });
 }
 
@@ -329,11 +376,13 @@ fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstFragmentReassem
             let message = header(length, remaining);
             second_fragment_ends(lab, message, "remaining_mismatch");
         }
-        // The right sum, but nothing in it.
-        second_fragment_ends(lab, header(0, 200), "remaining_data_without_data");
+        // Without bytes it continues nothing that was not announced either.
+        for remaining in [199, 201] {
+            second_fragment_ends(lab, header(0, remaining), "remaining_mismatch");
+        }
 
         let id = ready(lab, &REQUEST);
-        lab.ask_in(id, &silence(300), [100, 100, 99, 1]);
+        lab.ask_in(id, &silence(300), [100, 0, 100, 99, 0, 1]);
         lab.echo(id, 100);
     });
 }
@@ -345,7 +394,10 @@ fn second_fragment_ends(lab: &mut Lab, message: DataTransfer, reason: &'static s
     lab.post_fragment(id, &poison(100), 200);
     lab.settle();
     lab.lives(id);
-    let rest = [&PADDING[..], &poison(message.data_length as usize)].concat();
+    let rest = match message.data_length as usize {
+        0 => Vec::new(),
+        length => [&PADDING[..], &poison(length)].concat(),
+    };
     lab.post(id, message, &rest);
     lab.ends(id, reason);
 }
@@ -387,6 +439,20 @@ fn SmbdDataTransfer_IdleConnection_Client() {
             let answer = DataTransfer::parse(&answers[0]);
             assert_eq!((answer.data_length, answer.flags), (0, 0));
         }
+        // One that asks shortly before the server would, and that grants nothing.
+        lab.advance(NEARLY_IDLE);
+        let header = DataTransfer {
+            flags: RESPONSE_REQUESTED,
+            credits_granted: 0,
+            ..lab.session(id).header(0, 0)
+        };
+        lab.post(id, header, &[]);
+        lab.settle();
+        let answers = lab.take_messages(id);
+        assert_eq!(answers.len(), 1);
+        let answer = DataTransfer::parse(&answers[0]);
+        assert_eq!((answer.data_length, answer.flags), (0, 0));
+        assert!(answer.credits_granted > 0);
     });
 }
 
@@ -402,7 +468,7 @@ fn SmbdDataTransfer_IdleConnection_Server() {
         lab.ask(id, &silence(1));
         lab.advance(NEARLY_IDLE);
         assert_eq!(lab.take_messages(id).len(), 0);
-        for _ in 0..2 {
+        for answer in [0, RESPONSE_REQUESTED] {
             lab.advance(REST);
             let questions = lab.take_messages(id);
             assert_eq!(questions.len(), 1);
@@ -412,7 +478,16 @@ fn SmbdDataTransfer_IdleConnection_Server() {
                 (0, RESPONSE_REQUESTED)
             );
             lab.advance(3 * SECOND);
-            lab.post_empty(id);
+            // An answer that asks in turn is answered, without a question.
+            let header = DataTransfer {
+                flags: answer,
+                ..lab.session(id).header(0, 0)
+            };
+            lab.post(id, header, &[]);
+            lab.settle();
+            let replies = lab.take_messages(id);
+            assert_eq!(replies.len(), usize::from(answer));
+            assert!(replies.iter().all(|r| DataTransfer::parse(r).flags == 0));
             lab.advance(NEARLY_IDLE);
             lab.lives(id);
             assert_eq!(lab.take_messages(id).len(), 0);

@@ -132,6 +132,7 @@ fn SmbdNegotiate_VersionRangeNotCover0x0100_LessThanMinVersion() {
 fn SmbdNegotiate_VersionRangeNotCover0x0100_LargerThanMaxVersion() {
     with_server(usual(), |lab| {
         refuses_versions(lab, 0x00ff, 0x00ff);
+        refuses_versions(lab, 0x0000, 0x00ff);
         refuses_versions(lab, 0x0000, 0x0001);
     });
 }
@@ -238,6 +239,9 @@ fn SmbdNegotiate_NegativeParameter_MaxReceiveSize() {
         ends_without_response(lab, &receives(0), "max_receive_size_too_small");
         let id = lab.open(&receives(128));
         lab.echo(id, 1000);
+        let id = lab.connect();
+        let response = lab.negotiate(id, &receives(u32::MAX));
+        assert_eq!(response.preferred_send_size, 1364, "what the server sends");
     });
 }
 
@@ -252,6 +256,8 @@ fn SmbdNegotiate_NegativeParameter_MaxFragmentedSize() {
         ends_without_response(lab, &reassembles(131_071), "max_fragmented_size_too_small");
         ends_without_response(lab, &reassembles(0), "max_fragmented_size_too_small");
         let id = lab.open(&reassembles(131_072));
+        lab.echo(id, 131_072);
+        let id = lab.open(&reassembles(u32::MAX));
         lab.echo(id, 131_072);
     });
 }

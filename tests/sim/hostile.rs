@@ -110,11 +110,7 @@ fn negotiate(rng: &mut Rng) -> Vec<u8> {
 
 fn data(rng: &mut Rng) -> Vec<u8> {
     let length = if rng.bool() { 0 } else { rng.u32(..100) };
-    let remaining = if length == 0 || rng.bool() {
-        0
-    } else {
-        rng.u32(..200)
-    };
+    let remaining = if rng.bool() { 0 } else { rng.u32(..200) };
     let mut bytes = Vec::new();
     bytes.extend(rng.u16(1..).to_le_bytes());
     bytes.extend(

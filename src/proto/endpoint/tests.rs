@@ -432,11 +432,6 @@ mod receiving {
             bytes
         };
         let no_credits_requested = [&[0, 0], &empty(1)[2..]].concat();
-        let remaining_only = {
-            let mut bytes = empty(1);
-            bytes[8] = 1;
-            bytes
-        };
         for (bytes, error) in [
             (empty(1)[..19].to_vec(), WireError::TooShort),
             (no_credits_requested, WireError::CreditsRequestedZero),
@@ -446,7 +441,6 @@ mod receiving {
             (offset(u32::MAX - 7), WireError::DataOutOfBounds),
             (offset(0), WireError::DataOffsetInHeader),
             (offset(16), WireError::DataOffsetInHeader),
-            (remaining_only, WireError::RemainingDataWithoutData),
         ] {
             let mut endpoint = acceptor(10);
             assert_eq!(endpoint.handle_message(START, &bytes), Err(error.into()));
@@ -522,6 +516,38 @@ mod receiving {
         assert_eq!(take(&empty(1)), Ok(Received::Credits));
         assert_eq!(take(&message(1, 0, 200, 0)), fragment(24..224, 100));
         assert_eq!(take(&message(1, 0, 300, 0)), fragment(24..324, 0));
+    }
+
+    #[test]
+    fn takes_fragments_without_bytes() {
+        let mut endpoint = acceptor(10);
+        for (length, remaining, offset) in [(0, 300, 0), (100, 200, 0), (0, 200, 100), (200, 0, 100)] {
+            let received = endpoint.handle_message(START, &message(1, 0, length, remaining));
+            let expected = match length {
+                0 => Received::Credits,
+                _ => Received::Fragment {
+                    payload: 24..24 + length,
+                    offset,
+                    total: 300,
+                },
+            };
+            assert_eq!(received, Ok(expected));
+        }
+        assert_eq!(endpoint.send_credits(), Credits(4));
+    }
+
+    #[test]
+    fn refuses_a_fragment_without_bytes_that_does_not_fit() {
+        // [MS-SMBD] 3.1.5.8: larger than agreed, or not what was left over.
+        let mut endpoint = acceptor(10);
+        let result = endpoint.handle_message(START, &message(1, 0, 0, (1 << 20) + 1));
+        assert_eq!(result, Err(ProtocolError::FragmentedSizeExceeded));
+        for remaining in [199, 201] {
+            let mut endpoint = acceptor(10);
+            assert!(endpoint.handle_message(START, &message(1, 0, 100, 200)).is_ok());
+            let result = endpoint.handle_message(START, &message(1, 0, 0, remaining));
+            assert_eq!(result, Err(ProtocolError::RemainingMismatch));
+        }
     }
 
     #[test]
