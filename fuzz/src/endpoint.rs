@@ -11,6 +11,7 @@ use super::input::Input;
 const IDLE: Duration = Duration::from_secs(120);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 const CREDITS: Duration = Duration::from_secs(60);
+const MESSAGE: Duration = Duration::from_secs(30);
 
 /// A configuration, sizes and credits of which may be anything.
 pub(crate) fn config(input: &mut Input<'_>) -> Config {
@@ -34,6 +35,7 @@ pub(crate) fn config(input: &mut Input<'_>) -> Config {
         idle_timeout: IDLE,
         keepalive_timeout: KEEPALIVE,
         credit_timeout: CREDITS,
+        message_timeout: MESSAGE,
     }
 }
 
@@ -52,6 +54,8 @@ struct Model {
     sending: Option<(u32, u32, Option<RemoteToken>)>,
     /// The message in reassembly: its length, and what has arrived.
     receiving: Option<(u32, u32)>,
+    /// When it began.
+    begun: Option<Instant>,
     heard: Instant,
     granted: Instant,
     /// Data was sent.
@@ -79,6 +83,7 @@ pub fn endpoint(data: &[u8]) {
         own: 0,
         sending: None,
         receiving: None,
+        begun: None,
         heard: now,
         granted: now,
         spoke: false,
@@ -202,6 +207,7 @@ impl Model {
                 let (total, arrived) = *self.receiving.get_or_insert(announced);
                 assert_eq!(total - arrived, header.remaining_data_length);
                 assert!(total <= agreed.max_fragmented_receive_size);
+                self.begun.get_or_insert(self.now);
             }
             return;
         };
@@ -212,6 +218,8 @@ impl Model {
         let arrived = arrived + payload.len() as u32;
         assert_eq!(total - arrived, header.remaining_data_length);
         self.receiving = (arrived < *total).then_some((*total, arrived));
+        let begun = self.begun.unwrap_or(self.now);
+        self.begun = self.receiving.map(|_| begun);
     }
 
     /// A data transfer message that is legal as such.
@@ -408,6 +416,11 @@ impl Model {
                 assert!(
                     self.own == 0 && self.sending.is_some() && self.now - self.granted >= CREDITS
                 );
+            }
+            ProtocolError::MessageTimeout => {
+                let begun = self.begun.expect("a message is incomplete");
+                assert!(self.now - begun >= MESSAGE);
+                assert!(self.peers > 0 || self.own == 0, "it was kept from sending");
             }
             other => panic!("{other} is not for a timeout"),
         }

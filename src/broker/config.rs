@@ -303,6 +303,7 @@ impl Config {
             ("acceptor.idle_timeout", acceptor.idle_timeout),
             ("acceptor.keepalive_timeout", acceptor.keepalive_timeout),
             ("acceptor.credit_timeout", acceptor.credit_timeout),
+            ("acceptor.message_timeout", acceptor.message_timeout),
         ] {
             time(key, value, Duration::from_millis(1), LONGEST_TIME)?;
         }
@@ -434,6 +435,7 @@ fn illegal(acceptor: &proto::Config, error: ConfigError) -> OutOfRange {
         ConfigError::IdleTimeout => time(acceptor.idle_timeout),
         ConfigError::KeepaliveTimeout => time(acceptor.keepalive_timeout),
         ConfigError::CreditTimeout => time(acceptor.credit_timeout),
+        ConfigError::MessageTimeout => time(acceptor.message_timeout),
     };
     let text = error.to_string();
     let allowed = text

@@ -12,7 +12,8 @@ pub(super) fn of_close(reason: &CloseReason) -> Status {
         CloseReason::Protocol(error) => match error {
             ProtocolError::NegotiationTimeout
             | ProtocolError::KeepaliveTimeout
-            | ProtocolError::CreditTimeout => Status::TimedOut,
+            | ProtocolError::CreditTimeout
+            | ProtocolError::MessageTimeout => Status::TimedOut,
             ProtocolError::Wire(_)
             | ProtocolError::Refused(_)
             | ProtocolError::OutOfTurn

@@ -257,6 +257,7 @@ struct Acceptor {
     idle_timeout: Time,
     keepalive_timeout: Time,
     credit_timeout: Time,
+    message_timeout: Time,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -444,6 +445,7 @@ impl From<&proto::Config> for Acceptor {
             idle_timeout: Time(config.idle_timeout),
             keepalive_timeout: Time(config.keepalive_timeout),
             credit_timeout: Time(config.credit_timeout),
+            message_timeout: Time(config.message_timeout),
         }
     }
 }
@@ -461,6 +463,7 @@ impl From<&Acceptor> for proto::Config {
             idle_timeout: acceptor.idle_timeout.0,
             keepalive_timeout: acceptor.keepalive_timeout.0,
             credit_timeout: acceptor.credit_timeout.0,
+            message_timeout: acceptor.message_timeout.0,
         }
     }
 }

@@ -43,11 +43,15 @@ pub struct Config {
     pub keepalive_timeout: Duration,
     /// Time that a message may wait for send credits.
     pub credit_timeout: Duration,
+    /// Time that the peer has for all fragments of a message, from the first one, unless this side,
+    /// for want of receives, keeps it from sending. Not a rule of [MS-SMBD].
+    pub message_timeout: Duration,
 }
 
 impl Default for Config {
     /// An acceptor's: 255 credits each way, messages of 1,364 bytes, 1 MiB reassembled, 8 MiB
-    /// moved by RDMA, 5 s to negotiate, 120 s idle, 5 s to answer, 120 s to grant credits.
+    /// moved by RDMA, 5 s to negotiate, 120 s idle, 5 s to answer, 120 s to grant credits, 30 s to
+    /// complete a message.
     fn default() -> Self {
         Self {
             receive_credit_max: Credits(255),
@@ -60,16 +64,19 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(120),
             keepalive_timeout: Duration::from_secs(5),
             credit_timeout: Duration::from_secs(120),
+            message_timeout: Duration::from_secs(30),
         }
     }
 }
 
 impl Config {
-    /// The default of an initiator: [`Config::default`], with 120 s to negotiate.
+    /// The default of an initiator: [`Config::default`], with 120 s to negotiate and to complete a
+    /// message.
     #[must_use]
     pub fn initiator_default() -> Self {
         Self {
             negotiation_timeout: Duration::from_secs(120),
+            message_timeout: Duration::from_secs(120),
             ..Self::default()
         }
     }
@@ -112,6 +119,7 @@ impl Config {
                 ConfigError::KeepaliveTimeout,
             ),
             (!self.credit_timeout.is_zero(), ConfigError::CreditTimeout),
+            (!self.message_timeout.is_zero(), ConfigError::MessageTimeout),
         ];
         rules
             .into_iter()
@@ -133,6 +141,7 @@ impl Config {
             idle_timeout: self.idle_timeout.max(least),
             keepalive_timeout: self.keepalive_timeout.max(least),
             credit_timeout: self.credit_timeout.max(least),
+            message_timeout: self.message_timeout.max(least),
         }
     }
 }
@@ -186,6 +195,9 @@ pub enum ConfigError {
     /// 0.
     #[error("credit_timeout must not be zero")]
     CreditTimeout,
+    /// 0.
+    #[error("message_timeout must not be zero")]
+    MessageTimeout,
 }
 
 impl ConfigError {
@@ -290,6 +302,13 @@ mod tests {
                 },
                 ConfigError::CreditTimeout,
             ),
+            (
+                Config {
+                    message_timeout: zero,
+                    ..good
+                },
+                ConfigError::MessageTimeout,
+            ),
         ] {
             assert_eq!(config.validate(), Err(error));
         }
@@ -309,6 +328,7 @@ mod tests {
             idle_timeout: Duration::ZERO,
             keepalive_timeout: Duration::ZERO,
             credit_timeout: Duration::ZERO,
+            message_timeout: Duration::ZERO,
         };
         assert_eq!(config.raised().validate(), Ok(()));
         assert_eq!(config.raised().receive_credit_max, Credits(4));

@@ -165,7 +165,12 @@ impl Ledger {
     /// Whether this side has a send credit, and yet for want of receives the peer may not speak, or
     /// may not be spoken to.
     pub(super) fn lacks_receives(&self) -> bool {
-        self.send > 0 && (self.granted == 0 || self.next_grant().is_none())
+        self.keeps_peer_silent() || self.send > 0 && self.next_grant().is_none()
+    }
+
+    /// Whether the peer may not speak for want of receives of this side.
+    pub(super) const fn keeps_peer_silent(&self) -> bool {
+        self.send > 0 && self.granted == 0
     }
 
     /// Spends a send credit on a message that grants `grant`, as `next_grant` allowed.

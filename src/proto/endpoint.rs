@@ -227,7 +227,7 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`ProtocolError::NegotiationTimeout`], [`ProtocolError::KeepaliveTimeout`],
-    /// [`ProtocolError::CreditTimeout`]. The endpoint is closed then, and the owner ends the
+    /// [`ProtocolError::CreditTimeout`], [`ProtocolError::MessageTimeout`]. The endpoint is closed then, and the owner ends the
     /// connection.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if matches!(self.phase, Phase::Closed) {
@@ -387,6 +387,10 @@ impl Endpoint {
                 data.remaining_data_length,
                 negotiated.max_fragmented_receive_size,
             )?;
+            self.timers.message = self.reassembly.is_incomplete().then(|| {
+                let began = self.timers.message;
+                began.unwrap_or(now + self.config.message_timeout)
+            });
             match data.payload.is_empty() {
                 // A fragment without bytes begins or continues a message like any other, and has
                 // nothing for the owner.
@@ -412,6 +416,12 @@ impl Endpoint {
     fn expire(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if self.timers.credits.is_some_and(|deadline| deadline <= now) {
             return Err(ProtocolError::CreditTimeout);
+        }
+        if self.timers.message.is_some_and(|deadline| deadline <= now) {
+            if !self.credits.keeps_peer_silent() {
+                return Err(ProtocolError::MessageTimeout);
+            }
+            self.timers.message = Some(now + self.config.message_timeout);
         }
         if self.timers.deadline > now {
             return Ok(());

@@ -45,6 +45,9 @@ pub enum ProtocolError {
     /// A message waited too long for send credits ([MS-SMBD] 3.1.6).
     #[error("the peer granted no credits in time")]
     CreditTimeout,
+    /// The peer began a message and did not complete it in time. Not a rule of [MS-SMBD].
+    #[error("the peer began a message and did not complete it in time")]
+    MessageTimeout,
 }
 
 impl ProtocolError {

@@ -25,6 +25,11 @@ pub(super) struct Placed {
 }
 
 impl Reassembly {
+    /// Whether a message has begun and is not complete.
+    pub(super) const fn is_incomplete(&self) -> bool {
+        self.remaining != 0
+    }
+
     /// Takes a fragment of `data_length` bytes, after which the peer says that
     /// `remaining_data_length` are to come (not both 0); the whole message may have
     /// `max_fragmented_size`.

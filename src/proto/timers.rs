@@ -1,8 +1,8 @@
 //! The timers of a connection ([MS-SMBD] 3.1.2, 3.1.6).
 //!
-//! Negotiation, idle and keepalive follow each other, so they are one timer with three meanings;
-//! the wait for send credits runs beside it. Time comes in as an argument and must not run
-//! backwards.
+//! Negotiation, idle and keepalive follow each other, so they are one timer with three meanings; the
+//! wait for send credits and the time of an incomplete message, which is not in [MS-SMBD], run beside
+//! it. Time comes in as an argument and must not run backwards.
 
 use crate::units::Instant;
 
@@ -26,6 +26,8 @@ pub(super) struct Timers {
     pub(super) deadline: Instant,
     /// When a message will have waited too long for send credits, if one waits.
     pub(super) credits: Option<Instant>,
+    /// When the message in reassembly has to be complete, if there is one.
+    pub(super) message: Option<Instant>,
 }
 
 impl Timers {
@@ -35,6 +37,7 @@ impl Timers {
             liveness: Liveness::Negotiation,
             deadline,
             credits: None,
+            message: None,
         }
     }
 
@@ -46,8 +49,8 @@ impl Timers {
 
     /// The next moment at which something has to be done.
     pub(super) fn next(&self) -> Instant {
-        self.credits
-            .map_or(self.deadline, |credits| credits.min(self.deadline))
+        let beside = [self.credits, self.message].into_iter().flatten();
+        beside.fold(self.deadline, Instant::min)
     }
 }
 
@@ -63,5 +66,7 @@ mod tests {
         assert_eq!(timers.next(), Instant::from_nanos(3));
         timers.start(Liveness::Idle, Instant::from_nanos(2));
         assert_eq!(timers.next(), Instant::from_nanos(2));
+        timers.message = Some(Instant::from_nanos(1));
+        assert_eq!(timers.next(), Instant::from_nanos(1));
     }
 }

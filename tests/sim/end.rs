@@ -77,6 +77,8 @@ struct Truth {
     /// The other end has asked.
     answer: bool,
     starving: Option<Instant>,
+    /// Since when the time of the message in reassembly runs.
+    begun: Option<Instant>,
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
@@ -119,6 +121,7 @@ impl End {
                 ask: false,
                 answer: false,
                 starving: None,
+                begun: None,
             },
         }
     }
@@ -239,7 +242,9 @@ impl End {
                     "wrong bytes"
                 );
                 progress.done += payload.len() as u32;
+                truth.begun.get_or_insert(now);
                 if progress.done == total {
+                    truth.begun = None;
                     self.expected.pop_front();
                     sum.delivered += 1;
                 }
@@ -371,6 +376,9 @@ impl End {
         } else if self.starved_until().is_some_and(|until| until <= now) {
             sum.credit_timeouts += 1;
             Err(ProtocolError::CreditTimeout)
+        } else if self.is_late(now) {
+            sum.message_timeouts += 1;
+            Err(ProtocolError::MessageTimeout)
         } else if self.alive_until() > now {
             Ok(())
         } else if !self.established() {
@@ -404,6 +412,18 @@ impl End {
     fn lacks_receives(&self) -> bool {
         let told = self.truth.granted as usize == self.posted_or_unread();
         self.truth.send > 0 && (self.truth.granted == 0 || self.truth.send == 1 && told)
+    }
+
+    /// Whether the peer has not completed a message in time, though it could; else it is given the
+    /// time anew.
+    fn is_late(&mut self, now: Instant) -> bool {
+        let timeout = self.config.message_timeout;
+        let late = self.truth.begun.filter(|&begun| begun + timeout <= now);
+        if late.is_some() && self.truth.send > 0 && self.truth.granted == 0 {
+            self.truth.begun = Some(now);
+            return false;
+        }
+        late.is_some()
     }
 
     fn starved_until(&self) -> Option<Instant> {
@@ -451,9 +471,10 @@ impl End {
             );
         }
         self.check();
-        let next = self
-            .starved_until()
-            .map_or_else(|| self.alive_until(), |at| at.min(self.alive_until()));
+        let begun = self.truth.begun;
+        let late = begun.map(|begun| begun + self.config.message_timeout);
+        let beside = [self.starved_until(), late].into_iter().flatten();
+        let next = beside.fold(self.alive_until(), Instant::min);
         assert_eq!(self.endpoint.poll_timeout(), Some(next));
         let max = self.config.receive_credit_max.0.max(4);
         assert!(posted <= u32::from(max), "more receives than configured");

@@ -72,7 +72,10 @@ fn the_scenarios_are_worth_running() {
         sum.negotiation_timeouts > 5 && sum.keepalive_timeouts > 20,
         "{sum:?}"
     );
-    assert!(sum.credit_timeouts > 0 && sum.closed > 20, "{sum:?}");
+    assert!(
+        sum.credit_timeouts > 0 && sum.message_timeouts > 0 && sum.closed > 20,
+        "{sum:?}"
+    );
     assert!(
         sum.starved > 500 && sum.short > 500 && sum.invalidated > 100,
         "{sum:?}"

@@ -120,6 +120,13 @@ impl Plan {
         };
         plan.draw_messages(&mut rng);
         plan.draw_faults(&mut rng);
+        if plan.hard {
+            let seconds = if seed % 2 == 0 { 3 } else { 30 };
+            let timeout = Duration::from_secs(seconds);
+            for config in &mut plan.configs {
+                config.message_timeout = timeout;
+            }
+        }
         plan.fickle = [0, 1].map(|_| rng.u8(..6) == 0);
         plan
     }
@@ -272,5 +279,7 @@ fn config(rng: &mut Rng, negotiation: u64) -> Config {
         idle_timeout: Duration::from_secs(*pick(rng, &[120, 120, 20])),
         keepalive_timeout: Duration::from_secs(5),
         credit_timeout: Duration::from_secs(*pick(rng, &[120, 30])),
+        // A long message by small fragments takes its time: see `Plan::new`.
+        message_timeout: Duration::from_secs(3600),
     }
 }

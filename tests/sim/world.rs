@@ -42,6 +42,7 @@ pub(crate) struct Summary {
     pub(crate) negotiation_timeouts: usize,
     pub(crate) keepalive_timeouts: usize,
     pub(crate) credit_timeouts: usize,
+    pub(crate) message_timeouts: usize,
     pub(crate) spared: usize,
 }
 
@@ -60,6 +61,7 @@ impl AddAssign for Summary {
         self.negotiation_timeouts += other.negotiation_timeouts;
         self.keepalive_timeouts += other.keepalive_timeouts;
         self.credit_timeouts += other.credit_timeouts;
+        self.message_timeouts += other.message_timeouts;
         self.spared += other.spared;
     }
 }

@@ -67,7 +67,7 @@ fn numbers_out_of_range_are_named() {
 #[test]
 fn times_out_of_range_are_named() {
     type Change = fn(&mut Config, Duration);
-    let timers: [(&str, Change); 6] = [
+    let timers: [(&str, Change); 7] = [
         ("first_request_timeout", |c, t| c.first_request_timeout = t),
         ("claim_timeout", |c, t| c.claim_timeout = t),
         ("acceptor.negotiation_timeout", |c, t| {
@@ -79,6 +79,9 @@ fn times_out_of_range_are_named() {
         }),
         ("acceptor.credit_timeout", |c, t| {
             c.acceptor.credit_timeout = t
+        }),
+        ("acceptor.message_timeout", |c, t| {
+            c.acceptor.message_timeout = t
         }),
     ];
     for (key, change) in timers {

@@ -46,6 +46,7 @@ fn what_it_writes_it_reads_again() {
         idle_timeout = "13 s"
         keepalive_timeout = "14 s"
         credit_timeout = "15 s"
+        message_timeout = "16 s"
         [memory]
         limit = "512 MiB"
         bulk.unit_length = "64 KiB"

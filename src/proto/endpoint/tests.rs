@@ -521,7 +521,9 @@ mod receiving {
     #[test]
     fn takes_fragments_without_bytes() {
         let mut endpoint = acceptor(10);
-        for (length, remaining, offset) in [(0, 300, 0), (100, 200, 0), (0, 200, 100), (200, 0, 100)] {
+        for (length, remaining, offset) in
+            [(0, 300, 0), (100, 200, 0), (0, 200, 100), (200, 0, 100)]
+        {
             let received = endpoint.handle_message(START, &message(1, 0, length, remaining));
             let expected = match length {
                 0 => Received::Credits,
@@ -544,7 +546,11 @@ mod receiving {
         assert_eq!(result, Err(ProtocolError::FragmentedSizeExceeded));
         for remaining in [199, 201] {
             let mut endpoint = acceptor(10);
-            assert!(endpoint.handle_message(START, &message(1, 0, 100, 200)).is_ok());
+            assert!(
+                endpoint
+                    .handle_message(START, &message(1, 0, 100, 200))
+                    .is_ok()
+            );
             let result = endpoint.handle_message(START, &message(1, 0, 0, remaining));
             assert_eq!(result, Err(ProtocolError::RemainingMismatch));
         }
@@ -1241,6 +1247,71 @@ mod time {
             START + SECOND * 120,
             ProtocolError::CreditTimeout,
         );
+    }
+
+    #[test]
+    fn a_message_has_thirty_seconds_from_its_first_fragment() {
+        // The first may even be without bytes.
+        for first in [message(1, 0, 100, 900), message(1, 0, 0, 900)] {
+            let mut endpoint = acceptor(200);
+            let mut remaining = 900;
+            assert!(endpoint.handle_message(START, &first).is_ok());
+            for second in 1..30 {
+                let now = START + SECOND * second;
+                assert_eq!(endpoint.handle_timeout(now), Ok(()));
+                // Neither fragments nor empty messages give it more time.
+                remaining -= 1;
+                let fragment = message(1, 0, 1, remaining);
+                assert!(endpoint.handle_message(now, &fragment).is_ok());
+                assert!(endpoint.handle_message(now, &empty(1)).is_ok());
+                endpoint.handle_receives_posted(2);
+                while endpoint.poll_transmit(now).is_some() {}
+            }
+            expect_timeout(
+                &mut endpoint,
+                START + SECOND * 30,
+                ProtocolError::MessageTimeout,
+            );
+        }
+    }
+
+    #[test]
+    fn each_message_has_a_time_of_its_own() {
+        let mut endpoint = acceptor(100);
+        for minute in 0..10 {
+            let now = START + SECOND * 60 * minute;
+            assert_eq!(endpoint.handle_timeout(now), Ok(()));
+            assert!(endpoint.handle_message(now, &message(1, 0, 10, 10)).is_ok());
+            let later = now + SECOND * 29;
+            assert_eq!(endpoint.handle_timeout(later), Ok(()));
+            assert!(
+                endpoint
+                    .handle_message(later, &message(1, 0, 10, 0))
+                    .is_ok()
+            );
+            endpoint.handle_receives_posted(2);
+            while endpoint.poll_transmit(later).is_some() {}
+        }
+    }
+
+    #[test]
+    fn a_peer_that_cannot_complete_a_message_for_want_of_receives_is_not_given_up() {
+        let mut endpoint = acceptor(1);
+        assert!(
+            endpoint
+                .handle_message(START, &message(10, 0, 10, 10))
+                .is_ok()
+        );
+        for second in 1..110 {
+            assert_eq!(endpoint.handle_timeout(START + SECOND * second), Ok(()));
+        }
+        endpoint.handle_receives_posted(2);
+        let later = START + SECOND * 110;
+        assert!(sent(&mut endpoint, later).credits_granted > Credits(0));
+        // From now on it can.
+        let late = endpoint.poll_timeout().unwrap();
+        assert!(late <= later + SECOND * 30);
+        expect_timeout(&mut endpoint, late, ProtocolError::MessageTimeout);
     }
 
     #[test]
