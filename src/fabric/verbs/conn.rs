@@ -229,9 +229,7 @@ impl Conn {
         memory: &Memory,
         access: Access,
     ) -> io::Result<(RegionId, (u32, u64))> {
-        let number = self
-            .endpoint
-            .register(memory, access, self.device.is_iwarp)?;
+        let number = self.endpoint.register(memory, access)?;
         if self.slots.len() <= number {
             let unused = Slot {
                 generation: 0,
@@ -410,6 +408,7 @@ impl Conn {
         {
             return Err(CloseReason::LocalProtection);
         }
+        self.open_sinks()?;
         let requests = self.batch.iter().map(|queued| WorkRequest {
             wr_id: queued.kind as u64,
             operation: queued.operation,
@@ -424,6 +423,19 @@ impl Conn {
         Ok(())
     }
 
+    /// Lets an iWARP peer write to the sinks of the RDMA READs in the batch, until they end.
+    fn open_sinks(&mut self) -> Result<(), CloseReason> {
+        let reads = self
+            .batch
+            .iter()
+            .filter(|queued| self.device.is_iwarp && queued.kind == Kind::Read);
+        for (sink, _) in reads.filter_map(|read| read.memory) {
+            let opened = self.endpoint.open_sink(sink);
+            opened.map_err(|error| CloseReason::Os(error.raw_os_error().unwrap_or(0)))?;
+        }
+        Ok(())
+    }
+
     /// What a completion says to the owner. The first that failed is the reason for the end;
     /// everything after it is flushed.
     pub(super) fn complete(&mut self, id: ConnId, completed: Completed) -> Option<Event> {
@@ -433,6 +445,7 @@ impl Conn {
         let wr_id = self.posted[kind as usize].pop_front()?;
         if kind == Kind::Read {
             self.reads_under_way = self.reads_under_way.saturating_sub(1);
+            self.endpoint.close_sink();
         }
         let mut work = kind.work();
         let outcome = match self.reason {

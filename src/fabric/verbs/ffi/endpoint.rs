@@ -1,5 +1,6 @@
 //! One connection's objects on its device: protection domain, memory regions, queues.
 
+use std::collections::VecDeque;
 use std::ffi::{c_int, c_uint};
 use std::fmt;
 use std::io;
@@ -102,6 +103,10 @@ pub(in super::super) struct Endpoint {
     cq: Cq,
     channel: CompletionChannel,
     regions: Vec<Option<Mr>>,
+    /// Of RDMA READs under way whose peer writes to the sink, in the order of posting.
+    sinks: VecDeque<Mr>,
+    /// Those in front whose READ was posted.
+    sinks_used: usize,
     headers: Mr,
     pd: Pd,
     id: CmId,
@@ -167,6 +172,8 @@ impl Endpoint {
             cq,
             channel,
             regions: Vec::new(),
+            sinks: VecDeque::new(),
+            sinks_used: 0,
             headers,
             pd,
             id,
@@ -194,6 +201,7 @@ impl Endpoint {
             cq,
             channel,
             regions,
+            sinks,
             headers,
             pd,
             id,
@@ -202,7 +210,7 @@ impl Endpoint {
         drop(qp);
         drop(cq);
         drop(channel);
-        drop((regions, headers));
+        drop((regions, sinks, headers));
         drop(pd);
         id
     }
@@ -267,14 +275,11 @@ impl Endpoint {
         &mut self,
         memory: &Memory,
         access: Access,
-        is_iwarp: bool,
     ) -> io::Result<usize> {
         let access = abi::IBV_ACCESS_LOCAL_WRITE
             | match access {
-                Access::Local => 0,
-                // On iWARP the sink of an RDMA READ is named to the peer, which writes to it.
-                Access::ReadSink if is_iwarp => abi::IBV_ACCESS_REMOTE_WRITE,
-                Access::ReadSink => 0,
+                // Where the peer has to write to a sink, it gets no more than that: `open_sink`.
+                Access::Local | Access::ReadSink => 0,
                 Access::RemoteRead => abi::IBV_ACCESS_REMOTE_READ,
                 Access::RemoteWrite => abi::IBV_ACCESS_REMOTE_WRITE,
             };
@@ -302,6 +307,23 @@ impl Endpoint {
     pub(in super::super) fn deregister(&mut self, number: usize) -> bool {
         let region = self.regions.get_mut(number).and_then(Option::take);
         region.is_some()
+    }
+
+    /// Lets the peer write to the sink of the next RDMA READ that is posted, and to nothing else. On
+    /// iWARP a READ names its sink to the peer, which writes to it.
+    pub(in super::super) fn open_sink(&mut self, sink: Piece) -> io::Result<()> {
+        let region = self.region(sink.region);
+        let region = region.ok_or_else(|| io::Error::from_raw_os_error(libc::EFAULT))?;
+        let access = abi::IBV_ACCESS_LOCAL_WRITE | abi::IBV_ACCESS_REMOTE_WRITE;
+        let sink = region.part(&self.pd, sink.offset, sink.length, access)?;
+        self.sinks.push_back(sink);
+        Ok(())
+    }
+
+    /// The oldest RDMA READ has ended: its peer does not reach the sink any more.
+    pub(in super::super) fn close_sink(&mut self) {
+        self.sinks.pop_front();
+        self.sinks_used = self.sinks_used.saturating_sub(1);
     }
 
     /// Puts a header into its slot, where it stays until a request with it has completed.
@@ -385,7 +407,10 @@ impl Endpoint {
         }
     }
 
-    fn translate(&self, work: WorkRequest) -> io::Result<(abi::ibv_send_wr, [abi::ibv_sge; 2])> {
+    fn translate(
+        &mut self,
+        work: WorkRequest,
+    ) -> io::Result<(abi::ibv_send_wr, [abi::ibv_sge; 2])> {
         let mut request = abi::ibv_send_wr {
             wr_id: work.wr_id,
             send_flags: abi::IBV_SEND_SIGNALED,
@@ -425,7 +450,12 @@ impl Endpoint {
         }
         // An RDMA READ has a sink, also for nothing: iWARP names it to the peer.
         if let Some(piece) = work.memory.filter(|piece| piece.length > 0 || is_read) {
-            sges[count] = self.sge(piece)?;
+            let sink = self.sinks.get(self.sinks_used).filter(|_| is_read);
+            sges[count] = match sink.filter(|_| piece.length > 0) {
+                Some(sink) => sink.sge(0, piece.length)?,
+                None => self.sge(piece)?,
+            };
+            self.sinks_used += usize::from(sink.is_some());
             count += 1;
         }
         request.num_sge = count as c_int;

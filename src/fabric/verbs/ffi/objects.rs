@@ -35,6 +35,18 @@ impl Mr {
         Ok(Self { mr, memory })
     }
 
+    /// Registers a part of the memory once more, with an access of its own.
+    pub(super) fn part(
+        &self,
+        pd: &Pd,
+        offset: u32,
+        length: u32,
+        access: c_int,
+    ) -> io::Result<Self> {
+        let part = self.memory.part(offset as usize, length as usize);
+        Self::new(pd, &part.map_err(io::Error::other)?, access)
+    }
+
     fn fields(&self) -> Option<&abi::ibv_mr> {
         // SAFETY: the library made it and changes no field of it.
         self.mr.as_ref().map(|mr| unsafe { mr.as_ref() })
