@@ -249,8 +249,12 @@
 #define SMBDIRECT_EVENT_PDU 5
 
 /**
- * The message with this `cookie` was sent, or never will be. Who sleeps, and was not refused
- * anything for want of room, learns of it up to 0.1 s late unless there is something else to tell.
+ * The message with this `cookie` was sent, or never will be. With SMBDIRECT_OK the peer's network has
+ * acknowledged all of it: its TCP where iWARP is spoken in software, its adapter where InfiniBand or
+ * RoCE is. An iWARP adapter does not promise that; nor is it known after smbdirect_conn_disconnect.
+ * The event may come some 0.1 s after the acknowledgement, and a worker that sleeps, and was not
+ * refused anything for want of room, learns of it up to 0.1 s later than that unless there is
+ * something else to tell.
  */
 #define SMBDIRECT_EVENT_SENT 6
 
@@ -385,7 +389,7 @@ struct smbdirect_conn_info {
    */
   uint32_t rdma_operations;
   /**
-   * Bytes of messages that were sent.
+   * Bytes of messages that were sent: see SMBDIRECT_EVENT_SENT.
    */
   uint64_t sent_bytes;
   /**
@@ -1104,7 +1108,8 @@ int32_t smbdirect_device_get_addresses(struct smbdirect_device *device,
 /**
  * What is known about a connection, and what is under way on it.
  *
- * `unsent_bytes` is what has not left for the peer: what a server asks TCP for with SIOCOUTQ.
+ * `unsent_bytes` is what the peer's network has not acknowledged: what a server asks TCP for with
+ * SIOCOUTQ.
  *
  * - Owns: `info_out` is the caller's.
  * - Threads: one at a time.

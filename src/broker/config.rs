@@ -51,6 +51,9 @@ pub struct Config {
     pub first_request_timeout: Duration,
     /// Time in which an offered connection must be claimed. 1 ms to 1 h.
     pub claim_timeout: Duration,
+    /// Time after which a connection ends whose client takes nothing of what it is sent, or answers
+    /// no RDMA READ. 1 ms to 1 h.
+    pub progress_timeout: Duration,
     /// Processes attached at a time. 1 to 65,536.
     pub max_workers: usize,
     /// Sessions and client GUIDs that one worker may register. 1 to 65,536.
@@ -156,6 +159,7 @@ impl Default for Config {
             max_undispatched: 64,
             first_request_timeout: Duration::from_secs(5),
             claim_timeout: Duration::from_secs(10),
+            progress_timeout: Duration::from_secs(60),
             max_workers: 1024,
             max_sessions: 1024,
             memory,
@@ -207,7 +211,12 @@ impl Config {
             least,
             LONGEST_TIME,
         )?;
-        time("claim_timeout", self.claim_timeout, least, LONGEST_TIME)?;
+        for (key, value) in [
+            ("claim_timeout", self.claim_timeout),
+            ("progress_timeout", self.progress_timeout),
+        ] {
+            time(key, value, least, LONGEST_TIME)?;
+        }
         self.validate_memory()?;
         let depths = 16..=crate::shm::MAX_CAPACITY;
         let allowed = || "a power of two from 16 to 65536";

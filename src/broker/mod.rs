@@ -104,6 +104,8 @@ pub fn iwarp_config(config: &Config) -> iwarp::Config {
         max_pending: config.max_unnegotiated,
         max_pending_per_source: config.max_unnegotiated_per_source,
         reuse_port: true,
+        // What workers are promised of SENT.
+        acknowledged_sends: true,
         ..iwarp::Config::default()
     };
     let segments = config.memory.send.max_segments as usize;
@@ -321,6 +323,7 @@ fn listen<F: Fabric>(
         max_connections: config.max_connections,
         // No queue of a worker has more outstanding.
         send_queue: config.queue_depth as usize,
+        progress_timeout: config.progress_timeout,
     };
     let mut transport = Transport::new(fabric, pool, transport);
     let mut listeners = Vec::new();

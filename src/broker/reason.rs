@@ -28,7 +28,9 @@ pub(super) fn of_close(reason: &CloseReason) -> Status {
             CallFailed::TooManyRegions | CallFailed::Os(_) => Status::System,
         },
         CloseReason::Aborted => Status::ClosedLocally,
-        CloseReason::CloseTimeout => Status::TimedOut,
+        CloseReason::CloseTimeout | CloseReason::NotTaken | CloseReason::ReadsNotAnswered => {
+            Status::TimedOut
+        }
         CloseReason::NegotiationRefused => Status::Protocol,
         CloseReason::TooManyConnections
         | CloseReason::TooManyUnnegotiated

@@ -184,7 +184,10 @@ pub mod event {
     pub const CONNECTION: u32 = 1;
     /// A message arrived: `length` bytes in `buffer`; recycle it.
     pub const PDU: u32 = 2;
-    /// SEND_PDU ended: its memory is free.
+    /// SEND_PDU ended: its memory is free. With status OK the peer's network has acknowledged all of the
+    /// message: its TCP where iWARP is spoken in software, its adapter where InfiniBand or RoCE is.
+    /// The completion of an iWARP adapter does not promise that, and after DISCONNECT it means that
+    /// this side's network has taken the message. It may come some 0.1 s after the acknowledgement.
     pub const SENT: u32 = 3;
     /// RDMA_READ or RDMA_WRITE ended: the data is there, or its memory is free.
     pub const RDMA_DONE: u32 = 4;

@@ -9,7 +9,7 @@ use super::iwarp::{self, Iwarp};
 #[cfg(feature = "verbs")]
 use super::verbs::{self, Verbs};
 use super::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId,
+    Access, ConnId, Event, Fabric, FabricError, ListenerId, Moved, ReadLimits, Region, RegionId,
     RemoteAddress, Sge, WrId,
 };
 use crate::sys::Memory;
@@ -260,6 +260,10 @@ impl Fabric for AnyFabric {
         source: RemoteAddress,
     ) -> Result<(), FabricError> {
         on!(self, fabric => fabric.post_read(conn, wr_id, sink, source))
+    }
+
+    fn moved(&self, conn: ConnId) -> Moved {
+        on!(self, fabric => fabric.moved(conn))
     }
 
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {

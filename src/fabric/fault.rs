@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use self::capture::Capture;
 use super::{
-    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region,
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, Moved, ReadLimits, Region,
     RegionId, RemoteAddress, Sge, Work, WrError, WrId,
 };
 use crate::sys::Memory;
@@ -51,6 +51,25 @@ pub struct FaultPlan {
     /// This completion, the n-th successful one, fails with [`WrError::Injected`] instead, and its
     /// connection ends with [`CloseReason::Injected`].
     pub fail_completion: Option<u64>,
+}
+
+/// What a peer does not do: see [`Fault::stall`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stall {
+    /// It takes no SENDs and RDMA WRITEs.
+    pub sends: bool,
+    /// It answers no RDMA READs.
+    pub reads: bool,
+}
+
+impl Stall {
+    const fn holds(self, work: Work) -> bool {
+        match work {
+            Work::Recv { .. } => false,
+            Work::Send | Work::Write => self.sends,
+            Work::Read => self.reads,
+        }
+    }
 }
 
 /// A fabric with faults. See the [module](self).
@@ -86,7 +105,9 @@ struct Conn {
     flushing: bool,
     /// Why it ends, instead of what the fabric below says.
     reason: Option<CloseReason>,
-    /// Posted after the end: flushed last.
+    /// Work of these kinds does not complete.
+    stall: Stall,
+    /// Posted after the end, or stalled: flushed last.
     late: Vec<(WrId, Work)>,
 }
 
@@ -124,6 +145,12 @@ impl<F: Fabric> Fault<F> {
     pub fn capture(&mut self, writer: impl Write + Send + 'static) -> io::Result<()> {
         self.capture = Some(Capture::new(Box::new(writer))?);
         Ok(())
+    }
+
+    /// Has no SENDs, or no RDMA READs, of a connection complete from now on, until it ends: what
+    /// its owner sees of a peer that takes or answers nothing.
+    pub fn stall(&mut self, conn: ConnId, stall: Stall) {
+        self.conns.entry(conn).or_default().stall = stall;
     }
 
     fn captured(&mut self, write: impl FnOnce(&mut Capture) -> io::Result<()>) {
@@ -268,8 +295,16 @@ impl<F: Fabric> Fault<F> {
     fn let_go(&mut self, mut event: Event, events: &mut Vec<Event>) {
         match &mut event {
             Event::Completion {
-                conn, work, result, ..
+                conn,
+                wr_id,
+                work,
+                result,
             } => {
+                let state = self.conns.get_mut(conn);
+                if let Some(state) = state.filter(|state| state.stall.holds(*work)) {
+                    state.late.push((*wr_id, *work));
+                    return;
+                }
                 self.distort(*conn, work, result);
             }
             Event::Closed { conn, reason } => {
@@ -514,6 +549,10 @@ impl<F: Fabric> Fabric for Fault<F> {
             self.cut_if_due(conn);
         }
         Ok(())
+    }
+
+    fn moved(&self, conn: ConnId) -> Moved {
+        self.inner.moved(conn)
     }
 
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {

@@ -65,6 +65,16 @@ pub enum Work {
     Read,
 }
 
+/// When bytes of posted work last moved on a connection, as far as a fabric sees more of that than
+/// completions; [`Instant::ZERO`] where it does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Of SENDs and RDMA WRITEs: the network took them.
+    pub sends: Instant,
+    /// Of RDMA READs: they arrived.
+    pub reads: Instant,
+}
+
 /// Something that happened on a fabric.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -354,6 +364,11 @@ pub trait Fabric {
         sink: Sge,
         source: RemoteAddress,
     ) -> Result<(), FabricError>;
+
+    /// When bytes of what was posted last moved.
+    fn moved(&self, _conn: ConnId) -> Moved {
+        Moved::default()
+    }
 
     /// Makes progress without waiting and appends what happened to `events`.
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError>;

@@ -9,7 +9,8 @@ use crate::device::Status;
 
 /// What is known about a connection, and what is under way on it.
 ///
-/// `unsent_bytes` is what has not left for the peer: what a server asks TCP for with SIOCOUTQ.
+/// `unsent_bytes` is what the peer's network has not acknowledged: what a server asks TCP for with
+/// SIOCOUTQ.
 ///
 /// - Owns: `info_out` is the caller's.
 /// - Threads: one at a time.

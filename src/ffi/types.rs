@@ -105,8 +105,12 @@ pub const SMBDIRECT_EVENT_OFFER: u32 = 3;
 pub const SMBDIRECT_EVENT_CONNECTION: u32 = 4;
 /// A message of `length` bytes arrived on `conn`: fetch it with smbdirect_device_take_pdu.
 pub const SMBDIRECT_EVENT_PDU: u32 = 5;
-/// The message with this `cookie` was sent, or never will be. Who sleeps, and was not refused
-/// anything for want of room, learns of it up to 0.1 s late unless there is something else to tell.
+/// The message with this `cookie` was sent, or never will be. With SMBDIRECT_OK the peer's network has
+/// acknowledged all of it: its TCP where iWARP is spoken in software, its adapter where InfiniBand or
+/// RoCE is. An iWARP adapter does not promise that; nor is it known after smbdirect_conn_disconnect.
+/// The event may come some 0.1 s after the acknowledgement, and a worker that sleeps, and was not
+/// refused anything for want of room, learns of it up to 0.1 s later than that unless there is
+/// something else to tell.
 pub const SMBDIRECT_EVENT_SENT: u32 = 6;
 /// The RDMA operation with this `cookie` ended: its data is there, or its buffer may be freed.
 pub const SMBDIRECT_EVENT_RDMA_DONE: u32 = 7;
@@ -332,7 +336,7 @@ pub struct smbdirect_conn_info {
     pub initiator_depth: u32,
     /// RDMA operations under way.
     pub rdma_operations: u32,
-    /// Bytes of messages that were sent.
+    /// Bytes of messages that were sent: see SMBDIRECT_EVENT_SENT.
     pub sent_bytes: u64,
     /// Bytes of messages that were taken and are not yet sent.
     pub unsent_bytes: u64,

@@ -13,6 +13,7 @@ mod memory;
 #[cfg(feature = "shm")]
 mod seqpacket;
 mod socket;
+mod usage;
 mod wait;
 #[cfg(feature = "shm")]
 mod waker;
@@ -28,7 +29,8 @@ pub use memfd::{Memfd, MemfdError};
 pub use memory::{Memory, OutOfRange};
 #[cfg(feature = "shm")]
 pub use seqpacket::{Credentials, MAX_DESCRIPTORS, ReceiveError, Received, SeqListener, SeqSocket};
-pub use socket::{IoVecs, MAX_IOVECS, ReceiveVec, SendVec};
+pub use socket::{IoVecs, MAX_IOVECS, ReceiveVec, SendVec, unacknowledged};
+pub use usage::preemptions;
 pub use wait::wait_readable;
 #[cfg(feature = "shm")]
 pub use waker::Waker;

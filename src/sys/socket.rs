@@ -1,4 +1,4 @@
-//! Vectored socket calls that mix [`Memory`] and slices.
+//! Vectored socket calls that mix [`Memory`] and slices, and what else sockets are asked.
 
 use std::fmt;
 use std::io;
@@ -219,6 +219,21 @@ fn header(pieces: &mut Vec<libc::iovec>) -> libc::msghdr {
     message.msg_iov = pieces.as_mut_ptr();
     message.msg_iovlen = pieces.len() as _;
     message
+}
+
+/// Bytes that a TCP socket was given and its peer has not acknowledged.
+///
+/// # Errors
+///
+/// The system's.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ, which sockets call SIOCOUTQ, writes one int, and `bytes` is one.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    match result {
+        0 => Ok(usize::try_from(bytes).unwrap_or(0)),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 #[cfg(test)]

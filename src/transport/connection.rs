@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::incoming::{Fragment, Incoming};
 use super::outgoing::{ReadQueue, SendQueue};
-use super::{CloseReason, ConnStatus, Event, MessageBuffers, SendError, Traffic};
+use super::{CloseReason, Config, ConnStatus, Event, MessageBuffers, SendError, Traffic};
 use crate::fabric::{
-    self, ConnId, Fabric, FabricError, ListenerId, ReadLimits, RegionId, Sge, Work, WrError, WrId,
+    self, ConnId, Fabric, FabricError, ListenerId, Moved, ReadLimits, RegionId, Sge, Work, WrError,
+    WrId,
 };
-use crate::proto::{self, Endpoint, HEAD_LENGTH, Received, State};
+use crate::proto::{Endpoint, HEAD_LENGTH, Received, State};
 use crate::units::{Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
@@ -49,20 +50,26 @@ pub(super) struct Connection<Buffer> {
     slots: u16,
     /// Time that closing may take.
     patience: Duration,
+    /// Time for which posted work may stand still.
+    progress_timeout: Duration,
     traffic: Traffic,
 }
 
 impl<Buffer> Connection<Buffer> {
     /// A connection that `listener` accepts, or without one, that this side begins.
     pub(super) fn new(
-        config: &proto::Config,
+        config: &Config,
         listener: Option<ListenerId>,
         peer: SocketAddr,
         now: Instant,
     ) -> Self {
-        let endpoint = match listener {
-            Some(_) => Endpoint::acceptor(*config, now),
-            None => Endpoint::initiator(*config, now),
+        let progress_timeout = config.progress_timeout;
+        let (config, endpoint) = match listener {
+            Some(_) => (&config.acceptor, Endpoint::acceptor(config.acceptor, now)),
+            None => (
+                &config.initiator,
+                Endpoint::initiator(config.initiator, now),
+            ),
         };
         Self {
             endpoint,
@@ -84,6 +91,7 @@ impl<Buffer> Connection<Buffer> {
             incoming: Incoming::new(),
             slots: config.receive_credit_max.0,
             patience: config.credit_timeout,
+            progress_timeout,
             traffic: Traffic::default(),
         }
     }
@@ -103,14 +111,27 @@ impl<Buffer> Connection<Buffer> {
         if self.failed.is_some() {
             return None;
         }
-        let deadlines = [self.endpoint.poll_timeout(), self.close_by];
+        let deadlines = [
+            self.endpoint.poll_timeout(),
+            self.close_by,
+            self.sends.progress.deadline(self.progress_timeout),
+            self.reads.progress.deadline(self.progress_timeout),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Looks at the clock; an error ends the connection.
-    pub(super) fn expire(&mut self, now: Instant) -> Result<(), CloseReason> {
+    /// Looks at the clock, and at what the fabric saw move; an error ends the connection.
+    pub(super) fn expire(&mut self, now: Instant, moved: Moved) -> Result<(), CloseReason> {
         if self.close_by.is_some_and(|close_by| close_by <= now) {
             return Err(CloseReason::CloseTimeout);
+        }
+        let timeout = self.progress_timeout;
+        let (sends, reads) = (&mut self.sends.progress, &mut self.reads.progress);
+        if sends.stands_still(now, moved.sends, timeout) {
+            return Err(CloseReason::NotTaken);
+        }
+        if reads.stands_still(now, moved.reads, timeout) {
+            return Err(CloseReason::ReadsNotAnswered);
         }
         Ok(self.endpoint.handle_timeout(now)?)
     }
@@ -246,7 +267,7 @@ impl<Buffer> Connection<Buffer> {
             return Ok(());
         }
         self.post_receives(fabric, id)?;
-        self.reads.post(fabric, id)?;
+        self.reads.post(fabric, id, now)?;
         self.sends.post(fabric, id, &mut self.endpoint, now)?;
         if self.closing && self.sends.is_empty() {
             self.endpoint.close();
@@ -266,6 +287,11 @@ impl<Buffer> Connection<Buffer> {
         buffers: &mut B,
         events: &mut Vec<Event<Buffer>>,
     ) {
+        match work {
+            Work::Recv { .. } => {}
+            Work::Send | Work::Write => self.sends.progress.end(now),
+            Work::Read => self.reads.progress.end(now),
+        }
         match work {
             Work::Recv {
                 length,

@@ -94,6 +94,14 @@ pub enum CloseReason {
     /// `Transport::close` was called, and what was queued did not go out in time.
     #[error("closed by this side before everything queued was sent: the peer took it too slowly")]
     CloseTimeout,
+    /// [`super::Config::progress_timeout`] passed, and the peer's network took nothing of what was
+    /// sent.
+    #[error("the peer took nothing of what it was sent for too long")]
+    NotTaken,
+    /// [`super::Config::progress_timeout`] passed, and the peer answered none of the RDMA READs that
+    /// were posted.
+    #[error("the peer answered no RDMA READ for too long")]
+    ReadsNotAnswered,
     /// The negotiation failed and the peer was told so ([MS-SMBD] 3.1.5.2).
     #[error("the negotiation was refused")]
     NegotiationRefused,

@@ -46,7 +46,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             }
             conn.armed = None;
             if conn.deadline().is_some_and(|deadline| deadline <= now) {
-                if let Err(reason) = conn.expire(now) {
+                if let Err(reason) = conn.expire(now, self.fabric.moved(id)) {
                     conn.fail(reason);
                     self.fabric.close(id);
                     continue;
@@ -150,7 +150,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             return Err(CloseReason::TooManyConnections);
         }
         self.admission.admit(&self.config, peer)?;
-        let mut conn = Connection::new(&self.config.acceptor, Some(listener), peer, now);
+        let mut conn = Connection::new(&self.config, Some(listener), peer, now);
         // The receive for the negotiate message has to be there before the peer may send.
         let accepted = conn
             .post_receives(&mut self.fabric, id)

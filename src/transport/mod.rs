@@ -42,6 +42,7 @@ mod handle;
 mod incoming;
 mod journal;
 mod outgoing;
+mod progress;
 mod table;
 mod timers;
 
@@ -77,11 +78,15 @@ pub struct Config {
     /// Messages and RDMA WRITEs, and as many RDMA READs, queued on a connection at a time: calls,
     /// whatever the number of their descriptors, each of which has [`MAX_DESCRIPTORS`] at most.
     pub send_queue: usize,
+    /// Time after which a connection ends whose posted SENDs and RDMA WRITEs, or RDMA READs, have
+    /// stood still: none of them ended, and the fabric saw no byte of them move.
+    pub progress_timeout: Duration,
 }
 
 impl Config {
     /// These two, and the usual limits: 256 connections that have not negotiated, 32 of them from
-    /// one source, 4096 connections, 256 queued messages and RDMA WRITEs on each.
+    /// one source, 4096 connections, 256 queued messages and RDMA WRITEs on each, 60 s without
+    /// progress.
     #[must_use]
     pub fn new(acceptor: proto::Config, initiator: proto::Config) -> Self {
         Self {
@@ -92,6 +97,7 @@ impl Config {
             max_unnegotiated_per_source: 32,
             max_connections: 4096,
             send_queue: 256,
+            progress_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -165,7 +171,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             return Err(ConnectError::TooManyConnections);
         }
         let id = self.fabric.connect(address, self.config.limits)?;
-        let mut conn = Connection::new(&self.config.initiator, None, address, now);
+        let mut conn = Connection::new(&self.config, None, address, now);
         if let Err(error) = conn.post_receives(&mut self.fabric, id) {
             conn.fail(CloseReason::Call(error.into()));
             self.fabric.close(id);

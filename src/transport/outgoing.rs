@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 
+use super::progress::Progress;
 use super::{Event, MAX_DESCRIPTORS, SendError, Traffic};
 use crate::fabric::{ConnId, Fabric, FabricError, RemoteAddress, Sge, WrError, WrId};
 use crate::proto::{Endpoint, Transmit};
@@ -63,6 +64,8 @@ pub(super) struct SendQueue {
     /// Cookies of RDMA WRITEs of which the last piece was posted.
     writing: VecDeque<u64>,
     write_error: Option<WrError>,
+    /// Of what was posted.
+    pub(super) progress: Progress,
 }
 
 impl SendQueue {
@@ -127,19 +130,19 @@ impl SendQueue {
         now: Instant,
     ) -> Result<(), FabricError> {
         if let Some(transmit) = self.stalled.take() {
-            if !self.transmit(fabric, id, transmit)? {
+            if !self.transmit(fabric, id, transmit, now)? {
                 return Ok(());
             }
         }
         loop {
-            if self.current.is_none() && !self.start_next(fabric, id, endpoint)? {
+            if self.current.is_none() && !self.start_next(fabric, id, endpoint, now)? {
                 return Ok(());
             }
             // Without a message this is the endpoint's own: credits, keepalives, the negotiation.
             let Some(transmit) = endpoint.poll_transmit(now) else {
                 return Ok(());
             };
-            if !self.transmit(fabric, id, transmit)? {
+            if !self.transmit(fabric, id, transmit, now)? {
                 return Ok(());
             }
         }
@@ -153,6 +156,7 @@ impl SendQueue {
         fabric: &mut F,
         id: ConnId,
         endpoint: &mut Endpoint,
+        now: Instant,
     ) -> Result<bool, FabricError> {
         while let Some(front) = self.queue.front() {
             match *front {
@@ -178,7 +182,7 @@ impl SendQueue {
                     last,
                 } => {
                     match fabric.post_write(id, wr_id(source.length, last), source, target) {
-                        Ok(()) => {}
+                        Ok(()) => self.progress.post(now),
                         Err(FabricError::QueueFull) => return Ok(false),
                         Err(error) => return Err(error),
                     }
@@ -200,6 +204,7 @@ impl SendQueue {
         fabric: &mut F,
         id: ConnId,
         transmit: Transmit,
+        now: Instant,
     ) -> Result<bool, FabricError> {
         let header = transmit
             .header
@@ -219,7 +224,7 @@ impl SendQueue {
             wr_id.0 |= INVALIDATED;
         }
         match fabric.post_send(id, wr_id, header, payload, transmit.invalidate) {
-            Ok(()) => {}
+            Ok(()) => self.progress.post(now),
             Err(FabricError::QueueFull) => {
                 self.stalled = Some(transmit);
                 return Ok(false);
@@ -343,6 +348,8 @@ pub(super) struct ReadQueue {
     /// Cookies of RDMA READs of which the last piece was posted.
     reading: VecDeque<u64>,
     read_error: Option<WrError>,
+    /// Of what was posted.
+    pub(super) progress: Progress,
 }
 
 impl ReadQueue {
@@ -379,6 +386,7 @@ impl ReadQueue {
         &mut self,
         fabric: &mut F,
         id: ConnId,
+        now: Instant,
     ) -> Result<(), FabricError> {
         while let Some(piece) = self.queue.front() {
             match fabric.post_read(
@@ -387,7 +395,7 @@ impl ReadQueue {
                 piece.sink,
                 piece.source,
             ) {
-                Ok(()) => {}
+                Ok(()) => self.progress.post(now),
                 Err(FabricError::QueueFull) => return Ok(()),
                 Err(error) => return Err(error),
             }

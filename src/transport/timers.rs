@@ -63,7 +63,8 @@ mod tests {
     use slotmap::SlotMap;
 
     use super::*;
-    use crate::proto::{Config, Endpoint};
+    use crate::proto::{self, Config, Endpoint};
+    use crate::transport;
 
     fn at(seconds: u64) -> Instant {
         Instant::ZERO + Duration::from_secs(seconds)
@@ -72,7 +73,8 @@ mod tests {
     /// A connection whose negotiation must be over 5 s after `now`.
     fn connection(now: Instant) -> Connection<()> {
         let peer = "192.0.2.1:445".parse().unwrap();
-        let mut conn = Connection::new(&Config::default(), None, peer, now);
+        let config = transport::Config::new(proto::Config::default(), proto::Config::default());
+        let mut conn = Connection::new(&config, None, peer, now);
         conn.endpoint = Endpoint::acceptor(Config::default(), now);
         conn
     }

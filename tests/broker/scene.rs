@@ -50,6 +50,7 @@ pub(crate) fn config() -> Config {
         max_undispatched: 40,
         first_request_timeout: Duration::from_secs(20),
         claim_timeout: Duration::from_secs(20),
+        progress_timeout: Duration::from_secs(60),
         max_workers: 10,
         max_sessions: 10,
         memory: MemParams {

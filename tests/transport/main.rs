@@ -5,6 +5,7 @@ mod memory;
 mod messages;
 mod mute;
 mod pair;
+mod progress;
 mod rdma;
 mod scene;
 mod simulation;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use smbdirect::fabric::fault::{Fault, FaultPlan};
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 use smbdirect::fabric::{Access, ConnId, Fabric, ReadLimits, Region, Sge, WrId};
 use smbdirect::proto;
@@ -12,11 +13,9 @@ use smbdirect::units::Instant;
 
 use crate::messages::NEGOTIATE_REQUEST;
 
-pub(crate) type Loop = Transport<Loopback, HeapBuffers>;
-
 /// A transport with a listener, and the events that nobody has looked at.
-pub(crate) struct Net {
-    pub(crate) transport: Loop,
+pub(crate) struct Net<F = Loopback> {
+    pub(crate) transport: Transport<F, HeapBuffers>,
     pub(crate) now: Instant,
     pub(crate) address: SocketAddr,
     pub(crate) events: Vec<Event<Vec<u8>>>,
@@ -33,13 +32,28 @@ pub(crate) fn config() -> Config {
     Config::new(proto::Config::default(), proto::Config::initiator_default())
 }
 
-impl Net {
+impl Net<Loopback> {
     pub(crate) fn new() -> Self {
         Self::with(config(), LoopbackConfig::default(), HeapBuffers::new())
     }
 
     pub(crate) fn with(config: Config, loopback: LoopbackConfig, buffers: HeapBuffers) -> Self {
-        let mut transport = Transport::new(Loopback::new(loopback).unwrap(), buffers, config);
+        Self::on(Loopback::new(loopback).unwrap(), config, buffers)
+    }
+}
+
+impl Net<Fault<Loopback>> {
+    /// Whose peers can be stalled.
+    pub(crate) fn with_faults() -> Self {
+        let fabric = Loopback::new(LoopbackConfig::default()).unwrap();
+        let fabric = Fault::new(fabric, FaultPlan::default());
+        Self::on(fabric, config(), HeapBuffers::new())
+    }
+}
+
+impl<F: Fabric> Net<F> {
+    fn on(fabric: F, config: Config, buffers: HeapBuffers) -> Self {
+        let mut transport = Transport::new(fabric, buffers, config);
         let listener = transport.listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = transport.local_address(listener).unwrap();
         Self {
@@ -99,11 +113,12 @@ impl Net {
     }
 
     pub(crate) fn end(&mut self, conn: ConnId, length: usize) -> End {
+        self.end_with(conn, length, Access::RemoteWrite)
+    }
+
+    pub(crate) fn end_with(&mut self, conn: ConnId, length: usize, access: Access) -> End {
         let memory = Memory::zeroed(length);
-        let region = self
-            .transport
-            .register(conn, &memory, Access::RemoteWrite)
-            .unwrap();
+        let region = self.transport.register(conn, &memory, access).unwrap();
         End {
             conn,
             memory,
@@ -176,7 +191,7 @@ impl Net {
 
 impl End {
     /// A raw peer negotiates: it asks for 10 credits, and has `receives` receives.
-    pub(crate) fn negotiate(&self, net: &mut Net, receives: u64) {
+    pub(crate) fn negotiate<F: Fabric>(&self, net: &mut Net<F>, receives: u64) {
         for slot in 0..receives {
             net.transport
                 .fabric_mut()
@@ -187,14 +202,14 @@ impl End {
     }
 
     /// A raw peer sends an empty message that grants `credits`.
-    pub(crate) fn grant(&self, net: &mut Net, credits: u8) {
+    pub(crate) fn grant<F: Fabric>(&self, net: &mut Net<F>, credits: u8) {
         let mut message = [0; 20];
         (message[0], message[2]) = (10, credits);
         self.post(net, &message);
     }
 
     /// A raw peer sends these bytes, as far as it still can.
-    pub(crate) fn post(&self, net: &mut Net, message: &[u8]) {
+    pub(crate) fn post<F: Fabric>(&self, net: &mut Net<F>, message: &[u8]) {
         let fabric = net.transport.fabric_mut();
         let _ = fabric.post_send(self.conn, WrId(0), message, None, None);
         net.settle();

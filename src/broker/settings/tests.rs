@@ -28,6 +28,7 @@ fn what_it_writes_it_reads_again() {
         max_undispatched = 4
         first_request_timeout = "5 ms"
         claim_timeout = "6s"
+        progress_timeout = "17 s"
         max_workers = 7
         max_sessions = 8
         memory_limit = 1073741824
@@ -74,6 +75,8 @@ fn what_it_writes_it_reads_again() {
     };
     assert_eq!((broker.listen[3], broker.fabric), (software, None));
     assert_eq!(broker.claim_timeout, Duration::from_secs(6));
+    assert_eq!(broker.progress_timeout, Duration::from_secs(17));
+    assert_eq!(broker.acceptor.message_timeout, Duration::from_secs(16));
     assert_eq!(broker.memory_limit, 1 << 30);
     assert_eq!(broker.acceptor.max_receive_size, 2048);
     assert_eq!(broker.memory.bulk.unit_length, 64 << 10);

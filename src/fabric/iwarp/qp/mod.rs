@@ -205,6 +205,12 @@ impl<M> Qp<M> {
         &self.agreed
     }
 
+    /// Bytes of the oldest READ that have arrived.
+    #[must_use]
+    pub const fn read_offset(&self) -> u32 {
+        self.read_offset
+    }
+
     /// The memory regions.
     #[must_use]
     pub const fn regions(&self) -> &Regions<M> {

@@ -7,15 +7,16 @@ use std::os::fd::AsFd;
 
 use mio::net::TcpStream;
 
+use super::acknowledge::Unacknowledged;
 use super::direct;
 use super::fpdu::{self, OutFpdu, crc32c};
 use crate::fabric::iwarp::IwarpError;
 use crate::fabric::iwarp::handshake::{self, Agreed, MAX_OUTGOING, Offer, Outgoing, Request};
 use crate::fabric::iwarp::mpa::{self, FRAME_HEADER_LENGTH, Frame, FrameKind, MAX_PRIVATE_DATA};
-use crate::fabric::iwarp::qp::{Completion, MAX_ULPDU, Qp, Step};
+use crate::fabric::iwarp::qp::{Completion, Done, MAX_ULPDU, Qp, Step};
 use crate::fabric::iwarp::rdmap::Terminate;
-use crate::fabric::{CloseReason, ListenerId};
-use crate::sys::{IoVecs, MAX_IOVECS, Memory};
+use crate::fabric::{CloseReason, ListenerId, Moved};
+use crate::sys::{self, IoVecs, MAX_IOVECS, Memory};
 use crate::units::Instant;
 
 /// FPDUs in one system call.
@@ -102,6 +103,14 @@ pub(super) struct Conn {
     out: VecDeque<OutFpdu>,
     /// Bytes of the FPDU in front of `out` that are in the socket.
     out_sent: usize,
+    /// Bytes of the FPDUs that the socket has taken whole.
+    position: u64,
+    /// The socket had no room.
+    full: bool,
+    /// SENDs that have not ended, where they end with the acknowledgement.
+    pub(super) unacknowledged: Option<Unacknowledged>,
+    /// When bytes of posted work last moved.
+    pub(super) moved: Moved,
 }
 
 impl Conn {
@@ -127,6 +136,10 @@ impl Conn {
             frame: Vec::new(),
             out: VecDeque::new(),
             out_sent: 0,
+            position: 0,
+            full: false,
+            unacknowledged: None,
+            moved: Moved::default(),
         }
     }
 
@@ -273,22 +286,32 @@ impl Conn {
     /// established.
     pub(super) fn transfer(
         &mut self,
+        now: Instant,
         scratch: &mut Scratch,
         completions: &mut Vec<Completion>,
     ) -> Result<(), CloseReason> {
-        let result = self.transfer_both_ways(scratch, completions);
+        let before = self.read_offset();
+        let result = self.transfer_both_ways(now, scratch, completions);
+        if self.read_offset() != before {
+            self.moved.reads = now;
+        }
         result.map_err(|reason| match reason {
             CloseReason::ConnectTimeout => CloseReason::Reset,
             reason => reason,
         })
     }
 
+    fn read_offset(&self) -> u32 {
+        self.qp.as_ref().map_or(0, |qp| qp.read_offset())
+    }
+
     fn transfer_both_ways(
         &mut self,
+        now: Instant,
         scratch: &mut Scratch,
         completions: &mut Vec<Completion>,
     ) -> Result<(), CloseReason> {
-        let sent = self.send(scratch, completions);
+        let sent = self.send(now, scratch, completions);
         match &sent {
             Ok(()) => {}
             Err(CloseReason::Iwarp(_)) => return sent,
@@ -303,19 +326,20 @@ impl Conn {
         if self.readable {
             self.receive(scratch, completions)?;
         }
-        self.send(scratch, completions)
+        self.send(now, scratch, completions)
     }
 
     /// Sends FPDUs until there are none, the socket is full or it is the turn of others.
     fn send(
         &mut self,
+        now: Instant,
         scratch: &mut Scratch,
         completions: &mut Vec<Completion>,
     ) -> Result<(), CloseReason> {
         if self.out.capacity() == 0 {
             std::mem::swap(&mut self.out, &mut scratch.out);
         }
-        let result = self.send_batches(&mut scratch.iovecs, completions);
+        let result = self.send_batches(now, &mut scratch.iovecs, completions);
         if self.out.is_empty() {
             // Idle connections hold no queue. One that blocked kept its own, and gives it up now.
             let out = std::mem::take(&mut self.out);
@@ -328,6 +352,7 @@ impl Conn {
 
     fn send_batches(
         &mut self,
+        now: Instant,
         iovecs: &mut IoVecs,
         completions: &mut Vec<Completion>,
     ) -> Result<(), CloseReason> {
@@ -348,10 +373,15 @@ impl Conn {
                 Ok(sent) => {
                     // Less than all of it does not mean that there is no more room: see `LITTLE`.
                     budget = budget.saturating_sub(sent);
+                    if std::mem::take(&mut self.full) {
+                        self.moved.sends = now;
+                    }
                     self.advance(sent, completions);
                 }
                 // The kernel remembers that it had no room and reports when it has again.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    (self.writable, self.full) = (false, true);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(os(&error)),
             }
@@ -398,9 +428,39 @@ impl Conn {
                 break;
             }
             self.out_sent -= length;
-            completions.extend(fpdu.segment.completes);
+            self.position += length as u64;
+            match (fpdu.segment.completes, &mut self.unacknowledged) {
+                (Some(send), Some(unacknowledged)) if send.done == Done::Send => {
+                    unacknowledged.push(self.position, length, send.wr_id);
+                }
+                (completion, _) => completions.extend(completion),
+            }
             self.out.pop_front();
         }
+    }
+
+    /// Whether SENDs wait to be acknowledged.
+    pub(super) fn awaits_acknowledgement(&self) -> bool {
+        let unacknowledged = self.unacknowledged.as_ref();
+        unacknowledged.is_some_and(|unacknowledged| !unacknowledged.is_empty())
+    }
+
+    /// Asks the kernel what of the stream is acknowledged, and completes those SENDs.
+    pub(super) fn ask_acknowledged(&mut self, now: Instant, completions: &mut Vec<Completion>) {
+        let taken = self.position + self.out_sent as u64;
+        let Some(unacknowledged) = &mut self.unacknowledged else {
+            return;
+        };
+        // A system that does not say counts as one that has delivered.
+        let rest = sys::unacknowledged(self.stream.as_fd()).unwrap_or(0);
+        if unacknowledged.acknowledge(taken.saturating_sub(rest as u64), completions) {
+            self.moved.sends = now;
+        }
+    }
+
+    /// Takes the next SEND that the socket took and nobody will acknowledge.
+    pub(super) fn flush_unacknowledged(&mut self) -> Option<Completion> {
+        self.unacknowledged.as_mut()?.flush()
     }
 
     /// Takes what the socket has, within the budget, and places it.

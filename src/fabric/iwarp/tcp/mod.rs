@@ -7,6 +7,7 @@
 //! Every byte a peer sends goes through the queue pair's checks. A peer that breaks a rule gets a
 //! Terminate, if the stream can carry one, and loses its own connection.
 
+mod acknowledge;
 mod conn;
 mod direct;
 mod fpdu;
@@ -27,6 +28,7 @@ use mio::Interest;
 use mio::net::TcpStream;
 use slotmap::SlotMap;
 
+use self::acknowledge::Unacknowledged;
 use self::conn::{Conn, Scratch, Stage};
 use self::fpdu::crc32c;
 use self::linger::Lingering;
@@ -37,7 +39,7 @@ use super::handshake::Offer;
 use super::qp::{Completion, Depths, PostError, Qp};
 use crate::fabric::pending::Pending;
 use crate::fabric::{
-    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region,
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, Moved, ReadLimits, Region,
     RegionId, RemoteAddress, Sge, WrError, WrId,
 };
 use crate::sys::Memory;
@@ -54,6 +56,9 @@ pub struct Config {
     /// Largest ULPDU to send, in bytes, 128 to 65,532. `None`: as much as fits into one TCP
     /// segment, which RNICs expect.
     pub max_ulpdu: Option<u16>,
+    /// Whether a SEND ends only once the peer's TCP has acknowledged it, and not as soon as this side's
+    /// has taken it. Of those that [`Fabric::close`] finds, the latter is all that is known.
+    pub acknowledged_sends: bool,
     /// Queues and regions of each connection.
     pub depths: Depths,
     /// Connections that have not finished the MPA handshake, in total.
@@ -76,6 +81,7 @@ impl Default for Config {
         Self {
             crc: false,
             max_ulpdu: None,
+            acknowledged_sends: false,
             depths: Depths {
                 sends: 64,
                 recvs: 256,
@@ -120,6 +126,8 @@ pub struct Iwarp {
     posted: bool,
     /// Deadlines of connections; those that no longer hold are skipped.
     deadlines: BinaryHeap<Reverse<(Instant, ConnId)>>,
+    /// When the kernel is to be asked what is acknowledged; those that no longer hold are skipped.
+    questions: BinaryHeap<Reverse<(Instant, ConnId)>>,
     pending: Pending,
     /// When listeners are to be tried again, after the system had no descriptor left.
     accept_again: Option<Instant>,
@@ -152,6 +160,7 @@ impl Iwarp {
             work: Vec::new(),
             posted: false,
             deadlines: BinaryHeap::new(),
+            questions: BinaryHeap::new(),
             pending: Pending::new(config.max_pending, config.max_pending_per_source),
             accept_again: None,
             events: Vec::new(),
@@ -190,6 +199,9 @@ impl Iwarp {
 
     /// Watches a new connection's socket.
     fn add(&mut self, mut conn: Conn) -> Result<ConnId, FabricError> {
+        if self.config.acknowledged_sends {
+            conn.unacknowledged = Some(Unacknowledged::default());
+        }
         let registry = self.poll.registry();
         let both = Interest::READABLE | Interest::WRITABLE;
         let added = self.conns.try_insert_with_key(|id| {
@@ -402,6 +414,12 @@ impl Fabric for Iwarp {
         self.post(conn, |qp| qp.post_read(wr_id, sink, source))
     }
 
+    fn moved(&self, conn: ConnId) -> Moved {
+        self.conns
+            .get(conn)
+            .map_or_else(Moved::default, |conn| conn.moved)
+    }
+
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {
         self.now = now;
         events.append(&mut self.events);
@@ -417,6 +435,7 @@ impl Fabric for Iwarp {
         // What came up meanwhile has its turn in the next call.
         work.append(&mut self.work);
         self.work = work;
+        self.ask_acknowledged(events);
         self.expire(events);
         Ok(())
     }
@@ -426,8 +445,9 @@ impl Fabric for Iwarp {
             return Some(self.now);
         }
         let deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        let question = self.questions.peek().map(|Reverse((at, _))| *at);
         let lingering = self.lingering.deadline(self.now);
-        let all = [deadline, lingering, self.accept_again];
+        let all = [deadline, question, lingering, self.accept_again];
         all.into_iter().flatten().min()
     }
 

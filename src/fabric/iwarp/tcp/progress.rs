@@ -1,6 +1,7 @@
 //! Progress: what the sockets report, step by step for each connection, until its end.
 
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::fabric::iwarp::qp::{Completion, Done, Qp};
 use crate::fabric::{
     CloseReason, ConnId, Event, FabricError, ListenerId, ReadLimits, Work, WrError,
 };
+use crate::units::Instant;
 
 /// Connections taken from a listener before others have their turn.
 const ACCEPT_BATCH: usize = 64;
@@ -156,13 +158,20 @@ impl Iwarp {
         if let Some(reason) = conn.gave_up() {
             return self.end(id, reason, events);
         }
+        let heard = conn.readable;
         let result = match conn.is_up() {
-            true => conn.transfer(&mut self.scratch, &mut self.completions),
+            true => conn.transfer(self.now, &mut self.scratch, &mut self.completions),
             false => Ok(()),
         };
+        if let Some(unacknowledged) = &mut conn.unacknowledged {
+            if heard && unacknowledged.has_many() {
+                conn.ask_acknowledged(self.now, &mut self.completions);
+            }
+        }
         for completion in self.completions.drain(..) {
             events.push(completed(id, completion, Ok(())));
         }
+        arm_question(&mut self.questions, id, conn, self.now);
         if let Err(reason) = result {
             self.end(id, reason, events);
         } else if matches!(conn.stage, Stage::Draining) && conn.is_drained() {
@@ -187,9 +196,24 @@ impl Iwarp {
             _ => {}
         }
         let announced = !matches!(conn.stage, Stage::AwaitsRequest);
+        if conn.awaits_acknowledgement() {
+            conn.ask_acknowledged(self.now, &mut self.completions);
+            if matches!(conn.stage, Stage::Draining) {
+                // The socket goes on with them, and nobody looks any more.
+                let rest = std::iter::from_fn(|| conn.flush_unacknowledged());
+                self.completions.extend(rest);
+            }
+            for completion in self.completions.drain(..) {
+                events.push(completed(id, completion, Ok(())));
+            }
+        }
         if let Some(mut qp) = conn.qp.take() {
             let mut errors = FlushErrors::new(&reason);
-            while let Some(completion) = conn.flush_output().or_else(|| qp.flush()) {
+            let mut flush = || {
+                let sent = conn.flush_unacknowledged();
+                sent.or_else(|| conn.flush_output()).or_else(|| qp.flush())
+            };
+            while let Some(completion) = flush() {
                 events.push(completed(id, completion, Err(errors.take(completion.done))));
             }
         }
@@ -201,6 +225,31 @@ impl Iwarp {
             },
         });
         self.discard(conn);
+    }
+
+    /// Asks what is acknowledged on connections whose SENDs have waited for it.
+    pub(super) fn ask_acknowledged(&mut self, events: &mut Vec<Event>) {
+        while let Some(&Reverse((at, id))) = self.questions.peek() {
+            if at > self.now {
+                break;
+            }
+            self.questions.pop();
+            let Some(conn) = self.conns.get_mut(id) else {
+                continue;
+            };
+            let due = conn.unacknowledged.as_mut();
+            let Some(due) = due.filter(|due| due.ask_at == Some(at)) else {
+                continue;
+            };
+            due.ask_at = None;
+            if conn.awaits_acknowledgement() {
+                conn.ask_acknowledged(self.now, &mut self.completions);
+                for completion in self.completions.drain(..) {
+                    events.push(completed(id, completion, Ok(())));
+                }
+                arm_question(&mut self.questions, id, conn, self.now);
+            }
+        }
     }
 
     /// Gives up a connection's socket, and its place if it had not finished the handshake.
@@ -285,6 +334,20 @@ impl FlushErrors {
             Done::Send | Done::Write => WrError::Flushed,
         }
     }
+}
+
+/// Notes when to ask what is acknowledged on a connection.
+fn arm_question(
+    questions: &mut BinaryHeap<Reverse<(Instant, ConnId)>>,
+    id: ConnId,
+    conn: &mut Conn,
+    now: Instant,
+) {
+    let at = conn
+        .unacknowledged
+        .as_mut()
+        .and_then(|sends| sends.arm(now));
+    questions.extend(at.map(|at| Reverse((at, id))));
 }
 
 pub(super) fn completed(

@@ -78,7 +78,8 @@ fn goes_on_wherever_the_socket_was_full() {
         let whole = {
             let (mut conn, peer) = pair(crc, 128);
             post_write(&mut conn);
-            conn.transfer(&mut Scratch::new(), &mut Vec::new()).unwrap();
+            conn.transfer(Instant::ZERO, &mut Scratch::new(), &mut Vec::new())
+                .unwrap();
             drop(conn);
             rest_of(peer)
         };
@@ -91,7 +92,7 @@ fn goes_on_wherever_the_socket_was_full() {
             conn.fill_batch().unwrap();
             conn.out_sent = sent;
             let mut completions = Vec::new();
-            conn.transfer(&mut Scratch::new(), &mut completions)
+            conn.transfer(Instant::ZERO, &mut Scratch::new(), &mut completions)
                 .unwrap();
             assert_eq!((conn.out_sent, completions.len()), (0, 1));
             drop(conn);
@@ -128,11 +129,66 @@ fn a_stream_that_cannot_be_completed_carries_no_terminate() {
     conn.out_sent = 1;
     conn.qp.as_mut().unwrap().regions_mut().deregister(region);
     let error = CloseReason::Iwarp(IwarpError::LocalRegionGone);
-    let result = conn.transfer(&mut Scratch::new(), &mut Vec::new());
+    let result = conn.transfer(Instant::ZERO, &mut Scratch::new(), &mut Vec::new());
     assert_eq!(result, Err(error));
     conn.send_terminate(IwarpError::LocalRegionGone, &mut Scratch::new());
     let flushed = conn.flush_output();
     assert_eq!(flushed.map(|completion| completion.wr_id), Some(WrId(1)));
     drop(conn);
     assert_eq!(rest_of(peer), b"");
+}
+
+/// Registers `length` bytes with a connection.
+fn register(conn: &mut Conn, length: u32, access: Access, remote: RemoteAddress) -> Sge {
+    let regions = conn.qp.as_mut().unwrap().regions_mut();
+    let memory = Memory::zeroed(length as usize);
+    let region = regions.register(memory, length, access, remote).unwrap();
+    Sge {
+        region,
+        offset: 0,
+        length,
+    }
+}
+
+#[test]
+fn knows_when_bytes_moved_last_in_either_direction() {
+    const LENGTH: u32 = 64 << 20;
+    let remote = RemoteAddress {
+        token: RemoteToken(5),
+        address: 4096,
+    };
+    let at = |seconds| Instant::ZERO + std::time::Duration::from_secs(seconds);
+    let (mut conn, peer) = pair(false, MAX_ULPDU);
+    peer.set_nonblocking(true).unwrap();
+    let address = peer.peer_addr().unwrap();
+    let stream = TcpStream::from_std(peer);
+    let mut other = Conn::new(stream, address, Stage::AwaitsRequest, Some(MAX_ULPDU));
+    other.qp = Some(Box::new(Qp::new(DEPTHS, crc32c)));
+    other.establish(*conn.qp.as_ref().unwrap().agreed());
+    other.writable = true;
+    register(&mut other, LENGTH, Access::RemoteRead, remote);
+    let sink = register(&mut conn, LENGTH, Access::Local, remote);
+    let step = |conn: &mut Conn, now: Instant| {
+        (conn.readable, conn.writable) = (true, true);
+        conn.transfer(now, &mut Scratch::new(), &mut Vec::new())
+            .unwrap();
+        conn.moved
+    };
+    let qp = conn.qp.as_mut().unwrap();
+    qp.post_read(WrId(1), sink, remote).unwrap();
+    // The request goes out, and is taken at once.
+    let moved = step(&mut conn, at(1));
+    assert_eq!((moved.sends, moved.reads), (at(0), at(0)));
+    // A part of the answer; the rest does not fit into the sockets.
+    step(&mut other, at(2));
+    assert_eq!(step(&mut conn, at(3)).reads, at(3));
+    for _ in 0..8 {
+        step(&mut other, at(4));
+        step(&mut other, at(4));
+    }
+    // It is full.
+    let before = step(&mut other, at(5)).sends;
+    assert!(before < at(5));
+    assert_eq!(step(&mut conn, at(6)).reads, at(6));
+    assert_eq!(step(&mut other, at(7)).sends, at(7));
 }

@@ -1,0 +1,175 @@
+//! SENDs that the socket took and the peer's TCP has not acknowledged.
+//!
+//! An owner may want to know what reached its peer's machine, not what its own took
+//! ([`acknowledged_sends`](super::Config::acknowledged_sends)). The kernel says how many bytes of the
+//! stream are not acknowledged, at the price of a system call. So it is asked when many SENDs wait
+//! and the peer was just heard, or when one has waited for a while, but not for each of them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::fabric::WrId;
+use crate::fabric::iwarp::qp::{Completion, Done};
+use crate::units::Instant;
+
+/// SENDs for which the kernel is asked as soon as the peer is heard.
+const MANY: usize = 16;
+/// Bytes of SENDs for which it is, and sooner even if the peer is not heard: their owner may wait for
+/// the memory.
+const LARGE: usize = 64 * 1024;
+/// Time after which the kernel is asked, if there is much and if there is little.
+const SOON: Duration = Duration::from_millis(1);
+const LATER: Duration = Duration::from_millis(20);
+/// Most time between two questions.
+const LATEST: Duration = Duration::from_millis(100);
+/// SENDs for which an idle connection keeps room.
+const ROOM: usize = 64;
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(super) struct Unacknowledged {
+    /// Where in the stream each ends, and its bytes.
+    sends: VecDeque<(u64, usize, WrId)>,
+    /// Bytes of all.
+    held: usize,
+    /// Bytes of the stream that are acknowledged, as far as it is known.
+    acknowledged: u64,
+    /// When the kernel is to be asked.
+    pub(super) ask_at: Option<Instant>,
+    /// Time until then, at least: longer each time that there is no news.
+    pause: Duration,
+}
+
+impl Unacknowledged {
+    /// The socket has taken a SEND of `length` bytes whole, which ends at `end` in the stream.
+    pub(super) fn push(&mut self, end: u64, length: usize, wr_id: WrId) {
+        self.sends.push_back((end, length, wr_id));
+        self.held += length;
+    }
+
+    /// Whether it is worth asking now that the peer was heard.
+    pub(super) fn has_many(&self) -> bool {
+        self.sends.len() >= MANY || self.held >= LARGE
+    }
+
+    /// When to ask, if that is to be noted anew.
+    pub(super) fn arm(&mut self, now: Instant) -> Option<Instant> {
+        if self.sends.is_empty() {
+            return None;
+        }
+        let wait = if self.held >= LARGE { SOON } else { LATER };
+        let at = now + wait.max(self.pause);
+        if self.ask_at.is_some_and(|before| before <= at) {
+            return None;
+        }
+        self.ask_at = Some(at);
+        Some(at)
+    }
+
+    /// Completes SENDs that are acknowledged now that `acknowledged` bytes of the stream are; whether
+    /// there is news.
+    pub(super) fn acknowledge(
+        &mut self,
+        acknowledged: u64,
+        completions: &mut Vec<Completion>,
+    ) -> bool {
+        let news = acknowledged > self.acknowledged;
+        self.acknowledged = self.acknowledged.max(acknowledged);
+        self.pause = match news {
+            true => Duration::ZERO,
+            false => (self.pause.max(SOON) * 2).min(LATEST),
+        };
+        while self
+            .sends
+            .front()
+            .is_some_and(|(end, ..)| *end <= acknowledged)
+        {
+            completions.extend(self.flush());
+        }
+        if self.sends.is_empty() && self.sends.capacity() > ROOM {
+            self.sends = VecDeque::new();
+        }
+        news
+    }
+
+    /// Takes the oldest SEND.
+    pub(super) fn flush(&mut self) -> Option<Completion> {
+        let (_, length, wr_id) = self.sends.pop_front()?;
+        self.held = self.held.saturating_sub(length);
+        Some(Completion {
+            wr_id,
+            done: Done::Send,
+        })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sends.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(milliseconds: u64) -> Instant {
+        Instant::ZERO + Duration::from_millis(milliseconds)
+    }
+
+    fn completed(unacknowledged: &mut Unacknowledged, acknowledged: u64) -> Vec<u64> {
+        let mut completions = Vec::new();
+        unacknowledged.acknowledge(acknowledged, &mut completions);
+        completions.iter().map(|done| done.wr_id.0).collect()
+    }
+
+    #[test]
+    fn a_send_ends_once_all_of_it_is_acknowledged() {
+        let mut unacknowledged = Unacknowledged::default();
+        for (end, number) in [(100, 1), (200, 2), (300, 3)] {
+            unacknowledged.push(end, 100, WrId(number));
+        }
+        assert_eq!(completed(&mut unacknowledged, 99), [0; 0]);
+        assert_eq!(completed(&mut unacknowledged, 200), [1, 2]);
+        assert_eq!(completed(&mut unacknowledged, 200), [0; 0]);
+        assert_eq!(unacknowledged.flush().map(|done| done.wr_id), Some(WrId(3)));
+        assert!(unacknowledged.is_empty());
+    }
+
+    #[test]
+    fn asks_seldom_and_more_seldom_without_news() {
+        let mut unacknowledged = Unacknowledged::default();
+        assert_eq!(unacknowledged.arm(at(0)), None, "nothing to ask for");
+        // However much of the stream lies between the two.
+        unacknowledged.push(100, 100, WrId(1));
+        assert_eq!(unacknowledged.arm(at(0)), Some(at(20)));
+        unacknowledged.push(1 << 30, 100, WrId(2));
+        assert_eq!(unacknowledged.arm(at(5)), None, "it is noted");
+        assert!(!unacknowledged.has_many());
+        let mut now = at(20);
+        for wait in [20, 20, 20, 20, 32, 64, 100, 100] {
+            unacknowledged.ask_at = None;
+            assert_eq!(completed(&mut unacknowledged, 0), [0; 0]);
+            let next = now + Duration::from_millis(wait);
+            assert_eq!(unacknowledged.arm(now), Some(next));
+            now = next;
+        }
+        unacknowledged.ask_at = None;
+        assert_eq!(completed(&mut unacknowledged, 100), [1]);
+        assert_eq!(unacknowledged.arm(at(0)), Some(at(20)), "there was news");
+    }
+
+    #[test]
+    fn asks_sooner_if_there_is_much() {
+        let mut unacknowledged = Unacknowledged::default();
+        unacknowledged.push(100, 100, WrId(1));
+        unacknowledged.arm(at(0));
+        unacknowledged.push(100 + LARGE as u64, LARGE, WrId(2));
+        assert!(unacknowledged.has_many());
+        assert_eq!(unacknowledged.arm(at(3)), Some(at(4)));
+        assert_eq!(completed(&mut unacknowledged, 1 << 20), [1, 2]);
+        assert!(!unacknowledged.has_many());
+        for number in 0..MANY as u64 {
+            unacknowledged.push((1 << 20) + number, 1, WrId(number));
+        }
+        assert!(unacknowledged.has_many());
+    }
+}

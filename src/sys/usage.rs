@@ -1,0 +1,26 @@
+//! What the system says of a thread.
+
+/// How often this thread has lost its processor to another that wanted it.
+#[must_use]
+pub fn preemptions() -> u64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is to a `rusage`, which the call fills in.
+    let result = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    if result != 0 {
+        return 0;
+    }
+    // SAFETY: all zeros is a `rusage`, and so is what the call made of it.
+    let usage = unsafe { usage.assume_init() };
+    u64::try_from(usage.ru_nivcsw).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_is_never_less() {
+        let before = preemptions();
+        assert!(preemptions() >= before);
+    }
+}

@@ -1,0 +1,78 @@
+//! Whether posted work moves: the peer takes what it is sent, and answers RDMA READs.
+//!
+//! Not a rule of [MS-SMBD], whose timers count what a peer sends: one that answers keepalives could
+//! leave RDMA READs unanswered and data untaken for ever, and with them memory, files and sessions.
+
+use std::time::Duration;
+
+use crate::units::Instant;
+
+/// Work that the fabric carries out in order, and since when none of it has moved. The peer cannot
+/// restart the time of one kind by moving the other.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Work requests that have not ended.
+    posted: u32,
+    since: Instant,
+}
+
+impl Progress {
+    /// One more was posted.
+    #[inline]
+    pub(super) fn post(&mut self, now: Instant) {
+        if self.posted == 0 {
+            self.since = now;
+        }
+        self.posted += 1;
+    }
+
+    /// One has ended.
+    #[inline]
+    pub(super) fn end(&mut self, now: Instant) {
+        self.posted = self.posted.saturating_sub(1);
+        self.since = now;
+    }
+
+    /// When it has stood still for `timeout`, unless it moves.
+    #[inline]
+    pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        (self.posted > 0).then(|| self.since + timeout)
+    }
+
+    /// Whether it has stood still for `timeout`; the fabric saw bytes of it move at `moved`.
+    pub(super) fn stands_still(&mut self, now: Instant, moved: Instant, timeout: Duration) -> bool {
+        self.since = self.since.max(moved);
+        let deadline = self.deadline(timeout);
+        deadline.is_some_and(|deadline| deadline <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    fn at(seconds: u64) -> Instant {
+        Instant::ZERO + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn time_runs_from_the_last_movement_while_something_is_posted() {
+        let mut progress = Progress::default();
+        assert_eq!(progress.deadline(TIMEOUT), None);
+        assert!(!progress.stands_still(at(1000), at(0), TIMEOUT));
+        progress.post(at(1000));
+        progress.post(at(1030));
+        assert_eq!(progress.deadline(TIMEOUT), Some(at(1060)));
+        assert!(!progress.stands_still(at(1059), at(0), TIMEOUT));
+        assert!(progress.stands_still(at(1060), at(0), TIMEOUT));
+        // Bytes of it, or the end of one.
+        assert!(!progress.stands_still(at(1060), at(1001), TIMEOUT));
+        assert_eq!(progress.deadline(TIMEOUT), Some(at(1061)));
+        progress.end(at(1061));
+        assert_eq!(progress.deadline(TIMEOUT), Some(at(1121)));
+        progress.end(at(1100));
+        assert_eq!(progress.deadline(TIMEOUT), None);
+    }
+}
