@@ -153,6 +153,12 @@ impl Queue {
             .pop(entries.get_mut(..room).unwrap_or_default())
     }
 
+    /// Whether the worker has submitted something, or broken the ring.
+    #[inline]
+    pub(super) fn has_submissions(&mut self) -> bool {
+        self.submissions.has_entries().unwrap_or(true)
+    }
+
     /// Has a completion for the worker.
     #[inline]
     pub(super) fn complete(&mut self, completion: Completion) {

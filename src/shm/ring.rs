@@ -226,6 +226,17 @@ impl<D: Doorbell> Consumer<D> {
         Ok(count as usize)
     }
 
+    /// Whether there are entries to take. Announcements stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`RingCorrupt`]: now or earlier.
+    #[inline]
+    pub fn has_entries(&mut self) -> Result<bool, RingCorrupt> {
+        self.0.refresh()?;
+        Ok(self.0.available() > 0)
+    }
+
     /// Announces that this side will sleep until there are entries. Returns whether it may: `false`
     /// says that there are some.
     ///

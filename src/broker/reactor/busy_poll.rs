@@ -2,15 +2,26 @@
 
 use std::time::Duration;
 
+/// Sleeps without looking for work after another thread wanted the processor: at first, and at most.
+const LEAST_PAUSE: u32 = 16;
+const LONGEST_PAUSE: u32 = 1024;
+
 /// A time for which it was worth while to look for work before sleeping: waking up takes longer than
 /// that, in a virtual machine much longer.
 ///
 /// It grows while a little more patience would have spared a sleep, and shrinks to nothing where
-/// work comes seldom.
+/// work comes seldom. It is nothing while other threads want this processor: they may be the ones
+/// that the work is to come from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BusyPoll {
     window: Duration,
     longest: Duration,
+    /// How often this thread had lost its processor when that was last looked at.
+    preempted: u64,
+    /// Sleeps to come without looking for work before.
+    pause: u32,
+    /// The pause after the next loss.
+    next_pause: u32,
 }
 
 impl BusyPoll {
@@ -19,17 +30,42 @@ impl BusyPoll {
         Self {
             window: longest,
             longest,
+            preempted: 0,
+            pause: 0,
+            next_pause: LEAST_PAUSE,
         }
     }
 
     /// Time to look now.
     pub(super) const fn window(&self) -> Duration {
-        self.window
+        match self.pause {
+            0 => self.window,
+            _ => Duration::ZERO,
+        }
     }
 
     /// Work came `slept` after the owner fell asleep: to look for so long would have been enough,
-    /// or not.
-    pub(super) fn slept(&mut self, slept: Duration) {
+    /// or not. `preempted` tells how often this thread has lost its processor to another.
+    pub(super) fn slept(&mut self, slept: Duration, preempted: impl FnOnce() -> u64) {
+        if self.longest.is_zero() {
+            return;
+        }
+        if self.pause > 0 {
+            self.pause -= 1;
+            if self.pause == 0 {
+                self.preempted = preempted();
+            }
+            return;
+        }
+        let preempted = preempted();
+        if preempted != self.preempted {
+            self.preempted = preempted;
+            self.pause = self.next_pause;
+            self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
+            return;
+        }
+        // Each sleep without a loss makes up for one of the pause.
+        self.next_pause = self.next_pause.saturating_sub(1).max(LEAST_PAUSE);
         self.window = if slept < self.longest {
             (self.window * 2).clamp(self.longest / 8, self.longest)
         } else if self.window > self.longest / 16 {
@@ -44,27 +80,73 @@ impl BusyPoll {
 mod tests {
     use super::*;
 
+    const LONGEST: Duration = Duration::from_micros(80);
+    const SHORT: Duration = Duration::from_micros(20);
+
     #[test]
     fn looks_for_work_only_as_long_as_it_comes_soon() {
-        let longest = Duration::from_micros(80);
-        let mut busy_poll = BusyPoll::new(longest);
+        let mut busy_poll = BusyPoll::new(LONGEST);
         for _ in 0..10 {
-            busy_poll.slept(Duration::from_millis(1));
+            busy_poll.slept(Duration::from_millis(1), || 0);
         }
         assert_eq!(busy_poll.window(), Duration::ZERO);
-        busy_poll.slept(Duration::from_micros(20));
+        busy_poll.slept(SHORT, || 0);
         assert_eq!(busy_poll.window(), Duration::from_micros(10));
         for _ in 0..10 {
-            busy_poll.slept(Duration::from_micros(20));
+            busy_poll.slept(SHORT, || 0);
         }
-        assert_eq!(busy_poll.window(), longest);
+        assert_eq!(busy_poll.window(), LONGEST);
     }
 
     #[test]
     fn never_looks_where_it_was_told_not_to() {
         let mut busy_poll = BusyPoll::new(Duration::ZERO);
-        busy_poll.slept(Duration::ZERO);
-        busy_poll.slept(Duration::from_secs(1));
+        busy_poll.slept(Duration::ZERO, || panic!("it does not matter"));
+        busy_poll.slept(Duration::from_secs(1), || panic!("it does not matter"));
         assert_eq!(busy_poll.window(), Duration::ZERO);
+    }
+
+    #[test]
+    fn does_not_look_while_others_want_the_processor() {
+        let mut busy_poll = BusyPoll::new(LONGEST);
+        busy_poll.slept(SHORT, || 0);
+        assert_eq!(busy_poll.window(), LONGEST);
+        for (lost, pause) in [(1, 16), (2, 32), (3, 64)] {
+            busy_poll.slept(SHORT, || lost);
+            for _ in 0..pause {
+                assert_eq!(busy_poll.window(), Duration::ZERO);
+                busy_poll.slept(SHORT, || lost);
+            }
+            assert_eq!(busy_poll.window(), LONGEST);
+        }
+        // What is lost while it does not look does not count.
+        busy_poll.slept(SHORT, || 4);
+        for _ in 0..128 {
+            busy_poll.slept(SHORT, || 100);
+        }
+        busy_poll.slept(SHORT, || 100);
+        assert_eq!(busy_poll.window(), LONGEST);
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_are_short_again_when_nobody_wants_the_processor() {
+        let mut busy_poll = BusyPoll::new(LONGEST);
+        let pause = |busy_poll: &mut BusyPoll, lost: u64| {
+            busy_poll.slept(SHORT, || lost);
+            let mut sleeps = 0;
+            while busy_poll.window().is_zero() {
+                busy_poll.slept(SHORT, || lost);
+                sleeps += 1;
+            }
+            sleeps
+        };
+        for lost in 1..20 {
+            assert!(pause(&mut busy_poll, lost) <= LONGEST_PAUSE);
+        }
+        assert_eq!(pause(&mut busy_poll, 20), LONGEST_PAUSE);
+        for _ in 0..2000 {
+            busy_poll.slept(SHORT, || 20);
+        }
+        assert_eq!(pause(&mut busy_poll, 21), LEAST_PAUSE);
     }
 }

@@ -34,6 +34,7 @@ pub(super) use self::connection::Claim;
 use self::connection::{Conn, Stage};
 use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
+use self::submit::BATCH;
 use super::lines::Lines;
 use super::pool::{Buffer, Fault, Pool, QueueId};
 use super::queue::Queue;
@@ -44,7 +45,7 @@ use crate::device::Status;
 use crate::device::abi::{Completion, event};
 use crate::fabric::{ConnId, Fabric, FabricError, FabricKind, ListenerId};
 use crate::proto;
-use crate::shm::RingCorrupt;
+use crate::shm::{Entry, RingCorrupt};
 use crate::transport::{Event, PlainHasher, Transport};
 use crate::units::Instant;
 
@@ -132,6 +133,9 @@ pub(super) struct Reactor<F: Fabric> {
     /// Queues to look at.
     active: Vec<QueueId>,
     events: Vec<Event<Buffer>>,
+    /// Copies of submissions, a batch of one queue at a time. Not made anew for each look at a queue:
+    /// most find nothing.
+    entries: Box<[Entry; BATCH]>,
     /// Copies of descriptors, one submission's at a time.
     descriptors: Vec<u8>,
     lines: Lines,
@@ -168,6 +172,7 @@ impl<F: Fabric> Reactor<F> {
             queue_of: HashMap::new(),
             active: Vec::new(),
             events: Vec::new(),
+            entries: Box::new([Entry::default(); BATCH]),
             descriptors: Vec::new(),
             lines: Lines::default(),
             late: VecDeque::new(),

@@ -11,12 +11,11 @@ use crate::broker::submission::{Descriptors, Piece, Request, Submitted, Violatio
 use crate::device::Status;
 use crate::device::abi::{Completion, Token, event, queue_of, region};
 use crate::fabric::{Access, ConnId, Fabric, Sge};
-use crate::shm::{ENTRY_WORDS, Entry};
 use crate::transport::MAX_DESCRIPTORS;
 use crate::wire::{BufferDescriptorV1, BufferDescriptors};
 
 /// Submissions of a queue in one round.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 impl<F: Fabric> Reactor<F> {
     /// Takes some submissions of a queue and carries them out; whether there were any.
@@ -25,15 +24,15 @@ impl<F: Fabric> Reactor<F> {
         let Some(queue) = self.queues.get_mut(id) else {
             return Ok(false);
         };
-        let mut entries: [Entry; BATCH] = [[0; ENTRY_WORDS]; BATCH];
-        let count = queue.take(&mut entries)?;
+        let count = queue.take(&mut *self.entries)?;
         if count == 0 {
             return Ok(flushed);
         }
         queue.used = self.now;
         let mut recycled = false;
-        for entry in entries.iter().take(count) {
-            match parse(*entry)? {
+        for index in 0..count {
+            let entry = self.entries.get(index).copied().unwrap_or_default();
+            match parse(entry)? {
                 Submitted::Recycle { conn, buffer } => {
                     self.recycle(id, conn, buffer)?;
                     recycled = true;
