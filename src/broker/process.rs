@@ -48,6 +48,8 @@ pub(super) struct Process {
     /// Memory of all its regions.
     pub(super) account: Arc<Account>,
     segments: Mutex<Segments>,
+    /// Held while the process is told that it is attached: other threads send nothing before that.
+    greeting: Mutex<()>,
 }
 
 /// The segments of the two regions that a worker gives out itself.
@@ -91,7 +93,25 @@ impl Process {
             socket,
             account: Account::new(memory_limit),
             segments: Mutex::default(),
+            greeting: Mutex::default(),
         }
+    }
+
+    /// Registers the process and tells it that it is attached. Whatever it asks for or causes after
+    /// that finds it registered; whatever finds it registered comes behind that message.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send); it is registered all the same.
+    pub(super) fn greet(
+        &self,
+        cookie: u64,
+        attached: &abi::Attached,
+        register: impl FnOnce(),
+    ) -> io::Result<()> {
+        let _greeting = self.greeting();
+        register();
+        send(&self.socket, kind::ATTACHED, cookie, attached, &[])
     }
 
     /// Sends one control message; [`io::ErrorKind::WouldBlock`] where the process has left too
@@ -103,6 +123,7 @@ impl Process {
         body: &T,
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
+        let _greeting = self.greeting();
         send(&self.socket, kind, cookie, body, descriptors)
     }
 
@@ -125,6 +146,11 @@ impl Process {
         let number = u32::try_from(segments.len()).ok()?;
         segments.push(Arc::new(segment));
         Some(number)
+    }
+
+    fn greeting(&self) -> MutexGuard<'_, ()> {
+        // It guards an order, which nothing that panics could change.
+        self.greeting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Segments> {
@@ -172,5 +198,46 @@ impl Doorbell for WakeProcess {
         // Where it cannot be sent for want of room the socket is readable, and where it has gone
         // the control thread learns of that.
         let _ = send(&self.0, kind::WAKE, 0, &abi::Wake { reserved: 0 }, &[]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use zerocopy::FromZeros;
+
+    use super::*;
+    use crate::device::message::{Answer, read_answer};
+
+    #[test]
+    fn a_process_is_registered_before_it_is_told_and_told_before_anything_else() {
+        let (ours, theirs) = SeqSocket::pair().unwrap();
+        let process = Process::new(1, 1, Role::Listener, Arc::new(ours), 0);
+        let offer = abi::Offer::new_zeroed();
+        let mut buffer = [0; abi::MAX_CONTROL_LENGTH];
+        let (sender, begins) = channel();
+        std::thread::scope(|scope| {
+            let register = || {
+                scope.spawn(|| {
+                    sender.send(()).unwrap();
+                    process.send(kind::OFFER, 0, &offer, &[]).unwrap();
+                });
+                begins.recv().unwrap();
+                for _ in 0..100 {
+                    std::thread::yield_now();
+                    let received = theirs.receive(&mut buffer);
+                    assert!(received.unwrap_err().is_would_block());
+                }
+            };
+            let attached = abi::Attached::new_zeroed();
+            process.greet(7, &attached, register).unwrap();
+        });
+        let mut next = || {
+            let length = theirs.receive(&mut buffer).unwrap().length;
+            read_answer(&buffer[..length]).unwrap()
+        };
+        assert!(matches!(next(), (7, Answer::Attached(_))));
+        assert!(matches!(next(), (0, Answer::Offer(_))));
     }
 }

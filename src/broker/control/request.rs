@@ -130,13 +130,13 @@ impl Control {
             let told = self.known.tell(&process);
             answered(told)?;
         }
-        let sent = process.send(kind::ATTACHED, cookie, &attached, &[]);
-        answered(sent)?;
-        let mut registry = self.shared.registry();
-        // Not before: a reactor would offer it connections at once, and it expects this answer first.
-        registry.attach(&process);
-        registry.count("attached");
-        drop(registry);
+        let register = || {
+            let mut registry = self.shared.registry();
+            registry.attach(&process);
+            registry.count("attached");
+        };
+        let sent = process.greet(cookie, &attached, register);
+        answered(sent).inspect_err(|_| self.shared.registry().detach(id))?;
         let (pid, role) = (process.pid, process.role.name());
         tracing::info!(worker = id, pid, role, "attached");
         if let Some(offered) = offered {
