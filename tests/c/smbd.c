@@ -2,11 +2,14 @@
  * Plays smbd: a parent that is the device's listener and forks a child for each connection that
  * nobody owns, and children that own connections and serve a file of a known pattern.
  *
- * smbd PATH: ends when its standard input does. While there is no device, the parent tries to attach
- * again; children end with their last connection. What happens is told in lines on standard output.
+ * smbd PATH [batches]: ends when its standard input does. While there is no device, the parent tries
+ * to attach again; children end with their last connection. What happens is told in lines on standard
+ * output. As smbd does, a child takes one event at a time and looks for none without sleeping, unless it
+ * is to take batches.
  *
  * A client's first message is a NEGOTIATE request, by whose GUID the device routes; the child
- * registers it, so that the client's further connections come to the same child. READ and WRITE
+ * registers it, so that the client's further connections come to the same child. If another child has
+ * registered it meanwhile, the connection goes to that one, with its first message. READ and WRITE
  * requests over a channel are served by RDMA, every other request comes back as it is. A request
  * that cannot be served comes back with a status of smbdirect.h in its SMB2 status field.
  */
@@ -29,6 +32,8 @@ enum stage {
 	STAGE_DATA,
 	/* Its connection to be given away. */
 	STAGE_TRANSFER,
+	/* The same, and itself with it: its client is another worker's. */
+	STAGE_PASS,
 	/* Its response to be taken. */
 	STAGE_REPLY,
 	/* Nothing but the ends of what was taken. */
@@ -64,10 +69,14 @@ struct worker {
 	size_t waiting_count;
 	unsigned int connections;
 	bool had_connection;
+	uint8_t client_guid[16];
 	bool registering;
 	/* Until then nothing is answered: a further connection of the client has to find its way. */
 	bool registered;
 };
+
+/* How children take events. */
+static bool batches;
 
 #define COOKIE_REGISTER 1
 #define COOKIE_CLAIM 2
@@ -183,6 +192,13 @@ static int32_t transfer_connection(struct worker *worker, struct operation *oper
 	size_t start = SMB2_HEADER_LENGTH + 16;
 	bool by_token = operation->command == TEST_TRANSFER_TOKEN;
 
+	if (operation->stage == STAGE_PASS) {
+		return smbdirect_conn_transfer(worker->device, operation->conn,
+					       (uintptr_t)operation,
+					       worker->client_guid,
+					       operation->pdu,
+					       operation->length);
+	}
 	check(operation->length >= start);
 	return smbdirect_conn_transfer(worker->device, operation->conn,
 				       (uintptr_t)operation,
@@ -223,19 +239,20 @@ static void serve(struct worker *worker, struct operation *operation)
 			/* The response to a READ cannot overtake its data. */
 		}
 	}
-	if (operation->stage == STAGE_TRANSFER) {
+	if (operation->stage == STAGE_TRANSFER ||
+	    operation->stage == STAGE_PASS) {
 		status = transfer_connection(worker, operation);
 		if (is_transient(status)) {
 			wait_for_room(worker, operation);
 			return;
 		}
-		operation->stage = STAGE_REPLY;
-		operation->result = status;
 		if (status == SMBDIRECT_OK) {
 			/* Answered by its next owner, or when there is none. */
 			operation->pending++;
 			return;
 		}
+		operation->stage = STAGE_REPLY;
+		operation->result = status;
 	}
 	if (operation->stage == STAGE_REPLY) {
 		status = reply(worker, operation, operation->result);
@@ -269,14 +286,25 @@ static void serve_waiting(struct worker *worker)
 	}
 }
 
-static void register_client(struct worker *worker, const uint8_t *client_guid)
+static void register_client(struct worker *worker)
 {
 	struct smbdirect_session session = {.type_size = sizeof(session)};
 
-	memcpy(session.client_guid, client_guid, sizeof(session.client_guid));
+	memcpy(session.client_guid, worker->client_guid, sizeof(session.client_guid));
 	done(smbdirect_device_set_session_id(worker->device, COOKIE_REGISTER,
 					     &session));
 	worker->registering = true;
+}
+
+/* Another worker has registered the client: what waits for that here is for it. */
+static void pass_on(struct worker *worker)
+{
+	size_t n;
+
+	for (n = 0; n < worker->waiting_count; n++) {
+		worker->waiting[n]->stage = STAGE_PASS;
+	}
+	serve_waiting(worker);
 }
 
 static void handle_pdu(struct worker *worker, const struct smbdirect_event *event)
@@ -336,8 +364,11 @@ static void handle_pdu(struct worker *worker, const struct smbdirect_event *even
 	}
 	if (worker->registered) {
 		serve(worker, operation);
-	} else {
-		wait_for_room(worker, operation);
+		return;
+	}
+	wait_for_room(worker, operation);
+	if (!worker->registering) {
+		register_client(worker);
 	}
 }
 
@@ -385,7 +416,17 @@ static void handle_transferred(struct worker *worker, const struct smbdirect_eve
 
 	check(operation->used && operation->conn == event->conn);
 	operation->pending--;
+	if (operation->stage == STAGE_PASS &&
+	    (event->status == SMBDIRECT_E_NO_OWNER ||
+	     event->status == SMBDIRECT_E_DETACHED)) {
+		/* The other worker has ended. */
+		operation->stage = STAGE_REPLY;
+		wait_for_room(worker, operation);
+		register_client(worker);
+		return;
+	}
 	if (event->status != SMBDIRECT_OK) {
+		operation->stage = STAGE_REPLY;
 		operation->result = event->status;
 		serve(worker, operation);
 		return;
@@ -430,9 +471,8 @@ static bool handle_event(struct worker *worker, const struct smbdirect_event *ev
 		tell("connection");
 		worker->connections++;
 		worker->had_connection = true;
-		if (!worker->registering) {
-			register_client(worker, event->info.client_guid);
-		}
+		memcpy(worker->client_guid, event->info.client_guid,
+		       sizeof(worker->client_guid));
 		break;
 	case SMBDIRECT_EVENT_PDU:
 		handle_pdu(worker, event);
@@ -456,6 +496,11 @@ static bool handle_event(struct worker *worker, const struct smbdirect_event *ev
 		if (event->status == SMBDIRECT_E_DETACHED) {
 			break;
 		}
+		if (event->status == SMBDIRECT_E_TAKEN &&
+		    event->cookie == COOKIE_REGISTER) {
+			pass_on(worker);
+			break;
+		}
 		if (event->status != SMBDIRECT_OK) {
 			fail("reply %u: %s", (unsigned int)event->cookie,
 			     smbdirect_status_str(event->status));
@@ -474,35 +519,64 @@ static bool handle_event(struct worker *worker, const struct smbdirect_event *ev
 	return !worker->had_connection || worker->connections > 0;
 }
 
-static int run_worker(const char *path, const uint8_t *token)
+/* Takes events as smbd does. */
+static void take_one_at_a_time(struct worker *worker)
 {
-	static struct worker worker;
+	bool go_on = true;
+
+	while (go_on) {
+		struct smbdirect_event event = {.type_size = sizeof(event)};
+		uint32_t count = 0;
+
+		expect(SMBDIRECT_OK,
+		       smbdirect_device_get_events(worker->device, 0, &event, 1, &count));
+		if (count == 0) {
+			wait_for_device(worker->device);
+		} else {
+			go_on = handle_event(worker, &event);
+		}
+	}
+}
+
+static void take_batches(struct worker *worker)
+{
 	static struct smbdirect_event events[MAX_EVENTS];
 	unsigned int peeks = 0;
 	bool go_on = true;
-	size_t n;
 
-	worker.device = attach(path, SMBDIRECT_ROLE_WORKER, token);
 	events[0].type_size = sizeof(events[0]);
 	while (go_on) {
 		uint32_t count = 0;
 		uint32_t i;
 
 		expect(SMBDIRECT_OK,
-		       smbdirect_device_get_events(worker.device,
+		       smbdirect_device_get_events(worker->device,
 						   peeks > 0 ? SMBDIRECT_EVENTS_PEEK : 0,
 						   events, MAX_EVENTS, &count));
 		for (i = 0; go_on && i < count; i++) {
-			go_on = handle_event(&worker, &events[i]);
+			go_on = handle_event(worker, &events[i]);
 		}
 		if (!go_on || count == MAX_EVENTS) {
 			continue;
 		}
 		if (count == 0 && peeks == 0) {
-			wait_for_device(worker.device);
+			wait_for_device(worker->device);
 		}
 		/* Look for a while after something came, and after waking up. */
 		peeks = count > 0 || peeks == 0 ? PEEKS : peeks - 1;
+	}
+}
+
+static int run_worker(const char *path, const uint8_t *token)
+{
+	static struct worker worker;
+	size_t n;
+
+	worker.device = attach(path, SMBDIRECT_ROLE_WORKER, token);
+	if (batches) {
+		take_batches(&worker);
+	} else {
+		take_one_at_a_time(&worker);
 	}
 	smbdirect_device_free(worker.device);
 	for (n = 0; n < MAX_OPERATIONS; n++) {
@@ -619,8 +693,9 @@ static int run_listener(const char *path)
 
 int main(int argc, char **argv)
 {
-	if (argc != 2) {
-		fail("usage: smbd PATH");
+	batches = argc == 3 && strcmp(argv[2], "batches") == 0;
+	if (argc != 2 && !batches) {
+		fail("usage: smbd PATH [batches]");
 	}
 	return run_listener(argv[1]);
 }

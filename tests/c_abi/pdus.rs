@@ -50,22 +50,31 @@ fn echo(mut peer: Peer, client: u64, count: u64) {
     peer.close();
 }
 
+/// `count` messages at a time on two connections of one client, and on one of another.
+fn echo_on_three(smbd: Smbd, count: usize) {
+    let clients: Vec<_> = [(0, 1), (1, 1), (2, 2)]
+        .into_iter()
+        .map(|(client, guid)| {
+            let peer = smbd.client([guid; 16]);
+            thread::spawn(move || echo(peer, client, count as u64))
+        })
+        .collect();
+    for client in clients {
+        client.join().unwrap();
+    }
+    smbd.finish();
+}
+
 #[test]
 fn messages_of_all_lengths_go_both_ways_hundreds_at_a_time() {
     for build in Build::ALL {
-        let smbd = Smbd::start(build, "");
-        let count = build.choose(200, 60) as u64;
-        // Two connections of one client, and one of another.
-        let clients: Vec<_> = [(0, 1), (1, 1), (2, 2)]
-            .into_iter()
-            .map(|(client, guid)| {
-                let peer = smbd.client([guid; 16]);
-                thread::spawn(move || echo(peer, client, count))
-            })
-            .collect();
-        for client in clients {
-            client.join().unwrap();
-        }
-        smbd.finish();
+        echo_on_three(Smbd::start(build, ""), build.choose(200, 60));
+    }
+}
+
+#[test]
+fn messages_go_both_ways_where_events_are_taken_in_batches() {
+    for build in Build::ALL {
+        echo_on_three(Smbd::start_taking_batches(build), build.choose(100, 30));
     }
 }

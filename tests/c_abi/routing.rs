@@ -1,5 +1,8 @@
 //! Whose a connection becomes.
 
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::peer::{Peer, smb2};
 use crate::programs::Build;
 use crate::smbd::Smbd;
 
@@ -33,6 +36,41 @@ fn an_unknown_client_gets_a_child_of_its_own_and_all_its_connections_the_same() 
         assert_eq!(smbd.connections().get(&child), None, "another process");
         again.close();
         other.close();
+        smbd.finish();
+    }
+}
+
+/// Connections of one client at once, each of which is a stranger: as many as its address may have.
+const AT_ONCE: usize = 15;
+
+#[test]
+fn connections_that_a_new_client_makes_at_once_come_to_one_child() {
+    for build in Build::ALL {
+        let smbd = Smbd::start(build, "");
+        // Not before all of them are offered does the parent fork a child for each.
+        let parent = i32::try_from(smbd.program.id())
+            .ok()
+            .and_then(Pid::from_raw);
+        let signal = |signal| kill_process(parent.expect("a process"), signal).expect("a child");
+        signal(Signal::STOP);
+        let mut peers: Vec<Peer> = (0..AT_ONCE)
+            .map(|_| Peer::connect(smbd.daemon.address()))
+            .collect();
+        for peer in &mut peers {
+            peer.negotiate([1; 16]);
+        }
+        let offered = |status: &serde_json::Value| status["totals"]["offered"] == AT_ONCE;
+        smbd.daemon.wait_for_status(offered);
+        signal(Signal::CONT);
+        let request = smb2::negotiate_request([1; 16]);
+        for peer in &mut peers {
+            assert_eq!(peer.receive(), request);
+        }
+        let connections: Vec<usize> = smbd.connections().into_values().collect();
+        assert_eq!(connections, [AT_ONCE], "all of them one child's");
+        for peer in peers {
+            peer.close();
+        }
         smbd.finish();
     }
 }

@@ -13,12 +13,23 @@ pub(crate) struct Smbd {
 }
 
 impl Smbd {
+    /// One that takes its events one at a time, as smbd does.
     pub(crate) fn start(build: Build, config: &str) -> Self {
+        Self::start_with(build, config, &[])
+    }
+
+    /// One that takes many events at a time, and looks for more before it sleeps.
+    pub(crate) fn start_taking_batches(build: Build) -> Self {
+        Self::start_with(build, "", &["batches"])
+    }
+
+    fn start_with(build: Build, config: &str, arguments: &[&str]) -> Self {
         let directory = Directory::new();
         directory.file("smbdirectd.toml", config);
         let daemon = Daemon::start_in(directory, &Setup::default());
         let control = daemon.control.to_str().expect("UTF-8").to_owned();
-        let mut program = Running::start(&program(&source("smbd.c"), build), &[&control]);
+        let arguments = [&[&control[..]], arguments].concat();
+        let mut program = Running::start(&program(&source("smbd.c"), build), &arguments);
         program.wait_for_line("attached", |line| line.ends_with(" attached"));
         Self { daemon, program }
     }
