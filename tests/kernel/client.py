@@ -9,6 +9,7 @@
 """
 
 import argparse
+import errno
 import os
 import pathlib
 import re
@@ -20,9 +21,12 @@ import guest
 from guest import MEMORY, Kernel, Load, Mount, Report
 
 MIB = 1 << 20
-# A client that signs or seals places nothing directly; where it seals it takes too large a message for that into its
-# head, unless it is told otherwise.
+# A client that signs or seals places nothing directly. With small requests the messages of one that seals fit into what
+# it takes; `sealed` is about those that do not.
 WAYS = {"plain": [], "sign": ["sign"], "seal": ["seal", "rsize=131072", "wsize=131072"]}
+
+# How a mount comes to seal, and to choose the sizes of its requests as if it did not.
+SEALED = {"seal": ("share", ["seal"]), "the share's `smb encrypt = required`": ("sealed", [])}
 
 # What the kernel says where a connection breaks that the test breaks, or where a server is not there for a while.
 BROKEN = [r"send_done|recv_done|register_mr_done|get_mr|has not responded", r"Send error", r"reconnect", r"smbd_", r"sending smb", r"Close unmatched|closing unmatched",
@@ -30,7 +34,9 @@ BROKEN = [r"send_done|recv_done|register_mr_done|get_mr|has not responded", r"Se
 
 
 class Server(guest.smbd_server.Server):
-    """The patched smbd and smbdirectd in the guest, with a share in its memory."""
+    """The patched smbd and smbdirectd in the guest, with shares in its memory: the same files, with and without a seal."""
+
+    SHARES = {"share": [], "sealed": ["smb encrypt = required"]}
 
     def __init__(self, options):
         self.files = MEMORY / "files"
@@ -38,7 +44,7 @@ class Server(guest.smbd_server.Server):
         self.fabric = "software" if options.fabric == "software" else "verbs"
         # An RDMA device is found and used without a word.
         listen, device = ([f"{self.address}:5445"], 'fabric = "software"\n') if self.fabric == "software" else ([], "")
-        super().__init__(MEMORY / "server", options.samba, options.programs, {"share": []}, ["interfaces = lo"], device,
+        super().__init__(MEMORY / "server", options.samba, options.programs, self.SHARES, ["interfaces = lo"], device,
                          listen, 445)
 
     def start_device(self):
@@ -120,8 +126,8 @@ class Client:
         self.user = server.user if server else "daemon"
         self.behind = server.files if server else None
 
-    def mount(self, *options, where="/mnt/cifs"):
-        return Mount(where, self.address, "share", self.user, ",".join(["vers=3.1.1", "nosharesock", *options]))
+    def mount(self, *options, where="/mnt/cifs", share="share"):
+        return Mount(where, self.address, share, self.user, ",".join(["vers=3.1.1", "nosharesock", *options]))
 
     def dialects(self):
         """Each dialect mounts, signs and seals, and moves data as it should."""
@@ -153,10 +159,29 @@ class Client:
             assert rdma == (0, 0), traffic
             assert min(traffic["inline_bytes_in"], traffic["inline_bytes_out"]) >= 3 * MIB, traffic
 
+    def sealed(self, share, options):
+        """A file of the server is read, and another one written, at the sizes that the mount chooses by itself."""
+        size = 2 * MIB + 77
+        path = self.behind / f"sealed-{share}"
+        files.write(path, 5, size, False)
+        with self.mount(*options, share=share) as mounted:
+            files.compare(mounted / path.name, 5, size)
+            # Past the cache nothing retries what is too large to be answered: an error is right, other bytes are not.
+            try:
+                files.compare(mounted / path.name, 5, size, True)
+            except OSError as error:
+                assert error.errno == errno.EINVAL, error
+            files.write(mounted / f"written-{share}", 6, size, False)
+            self.check_traffic("3.1.1", False)
+        files.compare(self.behind / f"written-{share}", 6, size)
+
     def all(self):
         """What a file system has to do."""
         check, largest, verify = self.report.check, self.options.largest, self.options.verify
         self.dialects()
+        if self.server:
+            for name, (share, options) in SEALED.items():
+                check(f"default sizes, {name}", self.sealed, share, options)
         with self.mount() as mounted:
             for direct in (False, True):
                 check(f"files of 0 B to {largest} MiB, {'direct' if direct else 'buffered'}",
