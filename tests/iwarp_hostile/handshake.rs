@@ -6,7 +6,7 @@ use std::time::Duration;
 use smbdirect::fabric::iwarp::{Config, IwarpError};
 use smbdirect::fabric::{CloseReason, Event, Fabric};
 
-use crate::harness::{Peer, World, on_both, quick, request};
+use crate::harness::{LATE, Peer, World, on_both, quick, request};
 
 /// Of `cifs.ko` over siw.
 const ENHANCED: &[u8] = &[0, 32, 0, 1];
@@ -217,7 +217,7 @@ fn times_out(world: &mut World, mut between: impl FnMut(&mut World)) -> Duration
 fn within(elapsed: Duration, limit: Duration) {
     // The clock of the connection starts a little later than that of the test.
     let earliest = limit - Duration::from_millis(50);
-    let latest = limit + Duration::from_secs(3);
+    let latest = limit + LATE;
     assert!((earliest..latest).contains(&elapsed), "{elapsed:?}");
 }
 

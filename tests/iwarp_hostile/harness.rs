@@ -16,7 +16,9 @@ use smbdirect::units::Instant;
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Longer than anything takes that is expected.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How late a machine may be that has other things to do.
+pub const LATE: Duration = Duration::from_secs(10);
 
 /// Time limits for which no test needs much patience.
 pub fn quick() -> Config {

@@ -10,7 +10,7 @@ use smbdirect::fabric::{
 };
 use smbdirect::units::RemoteToken;
 
-use crate::harness::{Mem, Peer, World, fpdu, on_both, quick, read, send, tagged, untagged};
+use crate::harness::{LATE, Mem, Peer, World, fpdu, on_both, quick, read, send, tagged, untagged};
 
 const MIB: usize = 1 << 20;
 
@@ -66,7 +66,7 @@ fn a_peer_that_never_reads_has_the_drain_timeout() {
         assert_eq!(world.closed(conn), CloseReason::Local);
         let (elapsed, limit) = (start.elapsed(), quick().drain_timeout);
         assert!(elapsed >= limit - Duration::from_millis(50), "{elapsed:?}");
-        assert!(elapsed < limit + Duration::from_secs(3), "{elapsed:?}");
+        assert!(elapsed < limit + LATE, "{elapsed:?}");
         let good = succeeded(&world.completions(conn), 64);
         assert!(good < 60, "the case needs more than the kernel takes");
         drop(peer);
@@ -397,7 +397,12 @@ fn a_terminate_is_read_even_if_the_stream_broke_behind_it() {
 
 #[test]
 fn whoever_closes_first_has_the_reason() {
-    on_both(quick(), |world| {
+    // Far longer than it takes where nobody is there to wait for.
+    let config = Config {
+        drain_timeout: 2 * LATE,
+        ..quick()
+    };
+    on_both(config, |world| {
         for reset in [false, true] {
             let (peer, conn) = spoken(world);
             write_much(world, conn, 20);
@@ -409,10 +414,7 @@ fn whoever_closes_first_has_the_reason() {
             }
             let clock = std::time::Instant::now();
             assert_eq!(world.closed(conn), CloseReason::Local);
-            assert!(
-                clock.elapsed() < quick().drain_timeout / 2,
-                "nobody is there"
-            );
+            assert!(clock.elapsed() < LATE, "nobody is there");
             succeeded(&world.completions(conn), 20);
         }
     });

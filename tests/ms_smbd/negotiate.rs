@@ -296,13 +296,13 @@ fn SmbdNegotiate_NegotiationTimer_Timeout() {
             lab.turn();
         }
         lab.lives(id);
-        while lab.status(id).is_some() && start.elapsed() < Duration::from_secs(12) {
-            lab.sleep(Duration::from_secs(12));
+        while lab.status(id).is_some() && start.elapsed() < Duration::from_secs(20) {
+            lab.sleep(Duration::from_secs(20));
             lab.turn();
         }
         let elapsed = start.elapsed();
         assert!(elapsed >= Duration::from_secs(5), "{elapsed:?}");
-        assert!(elapsed < Duration::from_secs(8), "{elapsed:?}");
+        assert!(elapsed < Duration::from_secs(15), "{elapsed:?}");
         lab.ends(id, "negotiation_timeout");
     });
 }
