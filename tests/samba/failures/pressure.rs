@@ -1,6 +1,7 @@
 //! More than there is memory for.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::client::{Client, Rest, config, content, send_get, send_put};
 use crate::server::{Server, Setup};
@@ -114,4 +115,28 @@ fn a_client_that_leaves_while_its_requests_wait_leaves_nothing_behind() {
         drop(direct);
         before.wait(&server);
     }
+}
+
+#[test]
+fn memory_that_another_client_has_is_waited_for() {
+    let server = Server::start_with(Setup {
+        device: "reactors = 1\nmemory_limit = \"100 MiB\"\n",
+        ..Setup::default()
+    });
+    let mut first = Client::connect(&server);
+    let mut second = Client::connect(&server);
+    let data = content(3, LARGEST);
+    let large = first.create("first");
+    first.put(large, 0, &data).expect("a WRITE");
+    let file = second.create("second");
+    // Maybe there is none until the first client has gone: it has all that may be had.
+    let (direct, tree) = (&mut second.direct, second.tree);
+    let id = send_put(direct, tree, file, 0, &data).expect("sent");
+    let answered = direct.wait_within(id, Duration::from_millis(500));
+    drop(first);
+    let answer = answered.or_else(|_| direct.wait(id));
+    let written = answer.and_then(|answer| answer.ok()?.written());
+    assert_eq!(written.expect("a WRITE") as usize, LARGEST);
+    let read = second.get(file, 0, LARGEST);
+    assert!(read.expect("a READ") == data);
 }
