@@ -213,6 +213,11 @@
 #define SMBDIRECT_E_SYSTEM 34
 
 /**
+ * The server's address of the connection is not allowed, or the machine no longer has it.
+ */
+#define SMBDIRECT_E_ADDRESS 35
+
+/**
  * Role: smbd's parent, which learns of connections that nobody owns. One at a time.
  */
 #define SMBDIRECT_ROLE_LISTENER 1
@@ -274,7 +279,7 @@
 #define SMBDIRECT_EVENT_DISCONNECTED 9
 
 /**
- * The call of set_parameters, set_session_id, claim or decline with this `cookie` ended with `status`.
+ * The call of set_parameters, set_addresses, set_session_id, claim or decline with this `cookie` ended with `status`.
  */
 #define SMBDIRECT_EVENT_REPLY 10
 
@@ -293,6 +298,16 @@
  * Addresses that smbdirect_device_get_addresses knows at most.
  */
 #define SMBDIRECT_ADDRESSES_MAX 64
+
+/**
+ * Addresses that smbdirect_device_set_addresses takes at most.
+ */
+#define SMBDIRECT_ALLOWED_ADDRESSES_MAX 128
+
+/**
+ * All addresses of the server are allowed: for smbdirect_device_set_addresses without a list.
+ */
+#define SMBDIRECT_ADDRESSES_ALL 1
 
 /**
  * Has the peer invalidate `token` with the message (SEND with Invalidate).
@@ -661,6 +676,28 @@ struct smbdirect_parameters {
 };
 
 /**
+ * An address of the server that clients may use.
+ */
+struct smbdirect_allowed_address {
+  /**
+   * sizeof(struct smbdirect_allowed_address).
+   */
+  uint32_t type_size;
+  /**
+   * The scope (interface index) of a link-local IPv6 address, not 0; 0 for all others.
+   */
+  uint32_t scope_id;
+  /**
+   * Of one host: neither unspecified nor multicast. IPv4 as ::ffff:a.b.c.d.
+   */
+  uint8_t address[16];
+  /**
+   * 0.
+   */
+  uint64_t reserved[2];
+};
+
+/**
  * A client and a session of it.
  */
 struct smbdirect_session {
@@ -1023,6 +1060,37 @@ int32_t smbdirect_device_set_parameters(struct smbdirect_device *device,
                                         const struct smbdirect_parameters *parameters,
                                         const void *security_blob,
                                         uint64_t security_blob_length);
+
+/**
+ * The addresses of the server that clients may use, of a listener, in place of those that it or an
+ * earlier listener named before: with SMBDIRECT_ADDRESSES_ALL in `flags` all of them (`count` is 0
+ * then), without it the `count` addresses, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings
+ * `cookie` back: from then on the device refuses connections at other addresses before it reads
+ * anything, and smbdirect_device_get_addresses has none of them. Connections that came in at other
+ * addresses end with SMBDIRECT_E_ADDRESS.
+ *
+ * It may be called at any time and as often as something changes. The list stays in force when the
+ * listener goes away, so that the next one begins with it; a device that was never told allows all
+ * addresses.
+ *
+ * - Owns: everything is copied. The first element's `type_size` has to be set; an address may be
+ *   there twice. With a `count` of 0 `addresses` may be null.
+ * - Threads: one at a time.
+ * - Blocks: never.
+ * - Fork: SMBDIRECT_E_FORKED.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_TOO_LONG (more than
+ *   SMBDIRECT_ALLOWED_ADDRESSES_MAX), SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED; in the event
+ *   SMBDIRECT_E_INVALID.
+ *
+ * # Safety
+ *
+ * `device` is a live handle; `addresses` leads to `count` structures.
+ */
+int32_t smbdirect_device_set_addresses(struct smbdirect_device *device,
+                                       uint64_t cookie,
+                                       uint32_t flags,
+                                       const struct smbdirect_allowed_address *addresses,
+                                       uint32_t count);
 
 /**
  * SET_SMBD_SESSION_ID, of a worker: connections of this client are for this process from now on, or

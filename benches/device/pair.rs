@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId,
-    RemoteAddress, Sge, WrId,
+    Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Region,
+    RegionId, RemoteAddress, Sge, WrId,
 };
 use smbdirect::proto;
 use smbdirect::sys::Memory;
@@ -159,6 +159,10 @@ impl Fabric for Paired {
 
     fn unlisten(&mut self, listener: ListenerId) {
         self.shared().loopback.unlisten(listener);
+    }
+
+    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
+        self.shared().loopback.admit_at(addresses);
     }
 
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {

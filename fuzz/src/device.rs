@@ -1,6 +1,6 @@
 //! What processes and the device say to each other on the control channel.
 
-use smbdirect::device::abi::MAX_ADDRESSES;
+use smbdirect::device::abi::{AllowedAddress, MAX_ADDRESSES};
 use smbdirect::device::message::{
     Answer, Body, Request, encode, encode_addresses, read_answer, read_request,
 };
@@ -13,6 +13,14 @@ pub fn device_message(bytes: &[u8]) {
         match request {
             Request::Attach(body) => check(bytes, cookie, &body, &[]),
             Request::SetParameters(body, blob) => check(bytes, cookie, &body, blob),
+            Request::SetAddresses(body, list) => {
+                let element = |allowed: &AllowedAddress| {
+                    let numbers = [allowed.scope_id, allowed.reserved].map(u32::to_ne_bytes);
+                    [&allowed.address[..], numbers.as_flattened()].concat()
+                };
+                let elements: Vec<u8> = list.iter().flat_map(element).collect();
+                check(bytes, cookie, &body, &elements);
+            }
             Request::SetSessionId(body) => check(bytes, cookie, &body, &[]),
             Request::Claim(body) => check(bytes, cookie, &body, &[]),
             Request::Decline(body) => check(bytes, cookie, &body, &[]),

@@ -2,12 +2,15 @@
 //! ([MS-SMB2] 3.3.5.15.11), which find SMB Direct by it.
 //!
 //! An unspecified address that is listened at stands for all addresses of its family that are up,
-//! without those that no other machine can name: loopback, and link-local IPv6. Any other stands for
-//! itself.
+//! without loopback, which no other machine can name. Any other stands for itself, once this machine has
+//! it. Link-local IPv6 addresses are never named: their scope means nothing to another machine, and
+//! smbd could not tell of it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
@@ -15,10 +18,11 @@ use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 
-use super::config::Listen;
+use super::config::{Config, Listen};
+use super::presence::Presence;
 use super::status::AddressStatus;
 use crate::device::abi::{Address, MAX_ADDRESSES};
-use crate::fabric::FabricKind;
+use crate::fabric::{FabricKind, LocalAddress, LocalAddresses};
 
 /// Bits per second of what has no speed, such as loopback and virtual interfaces.
 const DEFAULT_SPEED: u64 = 10_000_000_000;
@@ -39,14 +43,45 @@ pub(super) struct Local {
     pub(super) is_up: bool,
 }
 
-/// Where clients reach those that listen at `listen`, with real ports: at most [`MAX_ADDRESSES`], in the
-/// order of `listen`, but what is listened at by itself first.
+/// What is to be known of the addresses that are listened at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reach {
+    /// Where clients reach those that listen, with real ports: at most [`MAX_ADDRESSES`], in the order
+    /// of `listen`, but what is listened at by itself first.
+    pub(super) addresses: Vec<AddressStatus>,
+    /// What is listened at by itself and this machine does not have.
+    pub(super) missing: Vec<SocketAddr>,
+    /// The addresses of all interfaces.
+    pub(super) interfaces: Arc<BTreeSet<LocalAddress>>,
+}
+
+impl Local {
+    fn address(&self) -> LocalAddress {
+        LocalAddress::new(self.ip, self.scope_id)
+    }
+}
+
+/// Where clients reach those that listen at `listen`, if they may use `allowed` addresses.
 ///
 /// # Errors
 ///
 /// The system does not say which addresses it has.
-pub(super) fn reachable(listen: &[Listen]) -> io::Result<Vec<AddressStatus>> {
-    Ok(reachable_of(listen, &locals()?))
+pub(super) fn reach(listen: &[Listen], allowed: &LocalAddresses) -> io::Result<Reach> {
+    let locals = locals()?;
+    let interfaces = locals.iter().map(Local::address).collect();
+    let mut presence = Presence::new(Arc::new(interfaces));
+    let mut is_here = |address| presence.has(address);
+    Ok(reach_of(listen, allowed, &locals, &mut is_here))
+}
+
+impl Config {
+    /// The addresses of `listen` that this machine does not have now: the broker serves clients there as
+    /// soon as it does. None where the system does not say.
+    #[must_use]
+    pub fn missing_addresses(&self) -> Vec<SocketAddr> {
+        let reach = reach(&self.listen, &LocalAddresses::All);
+        reach.map_or_else(|_| Vec::new(), |reach| reach.missing)
+    }
 }
 
 /// The addresses of this machine.
@@ -54,10 +89,18 @@ pub(super) fn locals() -> io::Result<Vec<Local>> {
     Ok(getifaddrs()?.filter_map(|entry| local(&entry)).collect())
 }
 
-fn reachable_of(listen: &[Listen], locals: &[Local]) -> Vec<AddressStatus> {
+fn reach_of(
+    listen: &[Listen],
+    allowed: &LocalAddresses,
+    locals: &[Local],
+    is_here: &mut dyn FnMut(LocalAddress) -> bool,
+) -> Reach {
     let (every, given): (Vec<Listen>, Vec<Listen>) = listen
         .iter()
         .partition(|listen| listen.address.ip().is_unspecified());
+    let (given, missing): (Vec<Listen>, Vec<Listen>) = given.iter().partition(|listen| {
+        locals.iter().any(|local| is_it(listen, local)) || is_here(listen.address.into())
+    });
     let given = given.iter().filter_map(|listen| itself(listen, locals));
     let every = every.iter().flat_map(|listen| {
         let of_family = |local: &&Local| local.ip.is_ipv4() == listen.address.is_ipv4();
@@ -65,27 +108,35 @@ fn reachable_of(listen: &[Listen], locals: &[Local]) -> Vec<AddressStatus> {
         let locals = locals.filter(|local| local.is_up && !is_near(local.ip));
         locals.map(|local| status(listen, local.ip, Some(local)))
     });
-    let mut all: Vec<AddressStatus> = Vec::new();
+    let mut addresses: Vec<AddressStatus> = Vec::new();
     for found in given.chain(every) {
-        let is_known = all.iter().any(|known| known.address == found.address);
-        if !is_known && all.len() < MAX_ADDRESSES {
-            all.push(found);
+        let is_known = addresses.iter().any(|known| known.address == found.address);
+        let is_told = allowed.admit(found.address) && !is_link_local(found.address.ip());
+        if is_told && !is_known && addresses.len() < MAX_ADDRESSES {
+            addresses.push(found);
         }
     }
-    all
+    Reach {
+        addresses,
+        missing: missing.iter().map(|listen| listen.address).collect(),
+        interfaces: Arc::new(locals.iter().map(Local::address).collect()),
+    }
+}
+
+/// Whether a given address is this one of the machine.
+fn is_it(listen: &Listen, local: &Local) -> bool {
+    let scope_id = scope_of(&listen.address);
+    local.ip == listen.address.ip() && (scope_id == 0 || scope_id == local.scope_id)
 }
 
 /// A given address, unless its interface is down. One that no interface has may be of this machine all
-/// the same: it is being listened at.
+/// the same: what is routed to it.
 fn itself(listen: &Listen, locals: &[Local]) -> Option<AddressStatus> {
-    let ip = listen.address.ip();
-    let scope_id = scope_of(&listen.address);
-    let is_it = |local: &&Local| local.ip == ip && (scope_id == 0 || scope_id == local.scope_id);
-    let local = locals.iter().find(is_it);
+    let local = locals.iter().find(|local| is_it(listen, local));
     if local.is_some_and(|local| !local.is_up) {
         return None;
     }
-    Some(status(listen, ip, local))
+    Some(status(listen, listen.address.ip(), local))
 }
 
 fn status(listen: &Listen, ip: IpAddr, local: Option<&Local>) -> AddressStatus {
@@ -118,8 +169,12 @@ const fn scope_of(address: &SocketAddr) -> u32 {
 pub(super) const fn is_near(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || is_link_local(ip),
     }
+}
+
+const fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 fn local(entry: &InterfaceAddress) -> Option<Local> {
@@ -243,9 +298,21 @@ mod tests {
     /// Addresses with their interfaces.
     fn found(listen: &[&str]) -> Vec<(String, u32)> {
         let listen: Vec<Listen> = listen.iter().map(|text| text.parse().unwrap()).collect();
-        let found = reachable_of(&listen, &machine());
         let shown = |a: &AddressStatus| (a.address.to_string(), a.interface_index);
-        found.iter().map(shown).collect()
+        told(&listen, &LocalAddresses::All, &machine())
+            .iter()
+            .map(shown)
+            .collect()
+    }
+
+    /// On a machine to which 127.0.0.0/8 is routed.
+    fn reached(listen: &[Listen], allowed: &LocalAddresses, locals: &[Local]) -> Reach {
+        let mut is_here = |address: LocalAddress| address.ip().is_loopback();
+        reach_of(listen, allowed, locals, &mut is_here)
+    }
+
+    fn told(listen: &[Listen], allowed: &LocalAddresses, locals: &[Local]) -> Vec<AddressStatus> {
+        reached(listen, allowed, locals).addresses
     }
 
     fn expect(expected: &[(&str, u32)]) -> Vec<(String, u32)> {
@@ -270,17 +337,51 @@ mod tests {
             ("127.0.0.1:5445", 1),
             ("[::1]:5445", 1),
             ("10.0.1.1:7", 3),
-            ("[fe80::1%3]:5445", 3),
             // Nobody's by name, as any address of a network that is routed to this machine.
             ("127.0.0.2:5445", 0),
         ] {
             assert_eq!(found(&[listen]), expect(&[(listen, index)]));
         }
         assert_eq!(found(&["10.0.2.1:5445"]), [], "down");
-        assert_eq!(
-            found(&["[fe80::1]:5445"]),
-            expect(&[("[fe80::1%2]:5445", 2)])
-        );
+        for link_local in ["[fe80::1]:5445", "[fe80::1%3]:5445"] {
+            assert_eq!(found(&[link_local]), [], "its scope is of this machine");
+        }
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_told() {
+        let allowed = ["10.0.1.1", "127.0.0.1", "192.0.2.1"];
+        let allowed = allowed.map(|ip| LocalAddress::new(ip.parse().unwrap(), 0));
+        let allowed = LocalAddresses::Only(allowed.into());
+        for (listen, expected) in [
+            (&["0.0.0.0:5445", "[::]:5445"][..], &["10.0.1.1:5445"][..]),
+            (&["127.0.0.1:7", "10.0.0.1:7"], &["127.0.0.1:7"]),
+        ] {
+            let listen: Vec<Listen> = listen.iter().map(|text| text.parse().unwrap()).collect();
+            let found = told(&listen, &allowed, &machine());
+            let found: Vec<_> = found.iter().map(|a| a.address.to_string()).collect();
+            assert_eq!(found, expected);
+            let none = LocalAddresses::Only([].into());
+            assert_eq!(told(&listen, &none, &machine()), []);
+        }
+    }
+
+    #[test]
+    fn an_address_that_this_machine_does_not_have_is_missing() {
+        let listen = [
+            "10.0.0.1",
+            "10.0.9.1",
+            "127.0.0.2",
+            "[fe80::1%9]",
+            "0.0.0.0",
+        ];
+        let listen = listen.map(|text| text.parse::<Listen>().unwrap());
+        let reached = reached(&listen, &LocalAddresses::All, &machine());
+        let missing: Vec<_> = reached.missing.iter().map(ToString::to_string).collect();
+        assert_eq!(missing, ["10.0.9.1:5445", "[fe80::1%9]:5445"]);
+        let told: Vec<_> = reached.addresses.iter().map(|a| a.address.ip()).collect();
+        let expected = ["10.0.0.1", "127.0.0.2", "10.0.1.1"];
+        assert_eq!(told, expected.map(|ip| ip.parse::<IpAddr>().unwrap()));
     }
 
     #[test]
@@ -289,7 +390,7 @@ mod tests {
             .map(|text| text.parse().unwrap())
             .into();
         listen[1].link_speed = Some(1_000_000);
-        let found = reachable_of(&listen, &machine());
+        let found = told(&listen, &LocalAddresses::All, &machine());
         let speeds: Vec<_> = found
             .iter()
             .map(|a| (a.address.to_string(), a.link_speed))
@@ -301,7 +402,7 @@ mod tests {
         ];
         assert_eq!(speeds, expected);
         listen[0].link_speed = Some(2_000_000);
-        let found = reachable_of(&listen, &machine());
+        let found = told(&listen, &LocalAddresses::All, &machine());
         assert_eq!(found[2].link_speed, 2_000_000);
     }
 
@@ -310,7 +411,11 @@ mod tests {
         let locals: Vec<Local> = (0..100)
             .map(|n| local(&format!("10.0.0.{n}"), "eth0", 2))
             .collect();
-        let found = reachable_of(&["0.0.0.0:5445".parse().unwrap()], &locals);
+        let found = told(
+            &["0.0.0.0:5445".parse().unwrap()],
+            &LocalAddresses::All,
+            &locals,
+        );
         assert_eq!(found.len(), MAX_ADDRESSES);
         assert_eq!(found[63].address.to_string(), "10.0.0.63:5445");
     }
@@ -337,8 +442,10 @@ mod tests {
 
     #[test]
     fn this_machine_has_a_loopback_interface() {
-        let found = reachable(&["127.0.0.1:5445".parse().unwrap()]).unwrap();
-        let [loopback] = found.as_slice() else {
+        let listen = ["127.0.0.1:5445".parse().unwrap()];
+        let found = reach(&listen, &LocalAddresses::All).unwrap();
+        assert_eq!(found.missing, []);
+        let [loopback] = found.addresses.as_slice() else {
             panic!("{found:?}");
         };
         assert_eq!(loopback.interface.as_deref(), Some("lo"));

@@ -29,6 +29,7 @@ mod machine;
 mod memory;
 mod placement;
 mod pool;
+mod presence;
 mod process;
 mod quantity;
 mod queue;
@@ -106,6 +107,7 @@ pub fn iwarp_config(config: &Config) -> iwarp::Config {
         reuse_port: true,
         // What workers are promised of SENT.
         acknowledged_sends: true,
+        free_bind: true,
         ..iwarp::Config::default()
     };
     let segments = config.memory.send.max_segments as usize;

@@ -42,6 +42,11 @@ impl Config {
     ///
     /// RDMA devices are asked for and cannot be used, for people.
     pub fn place(&mut self) -> Result<(), NotPlaced> {
+        let locals = locals().map_err(|error| {
+            NotPlaced(format!(
+                "cannot tell which addresses this machine has: {error}"
+            ))
+        })?;
         if self
             .listen
             .iter()
@@ -50,16 +55,11 @@ impl Config {
             // Nothing is left to be decided; but what was asked for has to be there.
             for listen in &self.listen {
                 if listen.fabric == Some(FabricKind::Verbs) {
-                    needed(listen, &device_of)?;
+                    needed(listen, &locals, &device_of)?;
                 }
             }
             return Ok(());
         }
-        let locals = locals().map_err(|error| {
-            NotPlaced(format!(
-                "cannot tell which addresses this machine has: {error}"
-            ))
-        })?;
         self.listen = place(&self.listen, self.fabric, &locals, &device_of)?;
         Ok(())
     }
@@ -82,7 +82,7 @@ fn place(
         let found = match (kind, listen.address.ip().is_unspecified()) {
             (Some(FabricKind::Software), _) => vec![of_kind(listen, FabricKind::Software)],
             (Some(FabricKind::Verbs), false) => {
-                needed(listen, devices)?;
+                needed(listen, locals, devices)?;
                 vec![of_kind(listen, FabricKind::Verbs)]
             }
             (None, false) => {
@@ -175,10 +175,12 @@ fn device(listen: &Listen, devices: &Devices<'_>) -> Result<Option<Device>, NotP
     devices(listen.address.ip())
 }
 
-/// The device of an address that is to be served by one.
-fn needed(listen: &Listen, devices: &Devices<'_>) -> Result<(), NotPlaced> {
+/// Whether an address that is to be served by a device has one, or may have one as soon as this machine
+/// has the address.
+fn needed(listen: &Listen, locals: &[Local], devices: &Devices<'_>) -> Result<(), NotPlaced> {
     let address = listen.address;
     match device(listen, devices)? {
+        None if locals.iter().all(|local| local.ip != address.ip()) => Ok(()),
         None => Err(NotPlaced(format!(
             "{address} belongs to no RDMA device (rdma link, ip address)"
         ))),
@@ -323,6 +325,11 @@ mod tests {
             let error = placed(&[listen], verbs, &["10.2.0.1"]).unwrap_err();
             assert!(error.contains("RDMA device"), "{error}");
         }
+        assert_eq!(
+            placed(&["10.2.0.9"], verbs, &["10.2.0.1"]).unwrap(),
+            ["10.2.0.9:5445 verbs"],
+            "an address that may come"
+        );
         let software = Some(FabricKind::Software);
         assert_eq!(
             placed(&["10.0.0.1", "0.0.0.0"], software, &["10.0.0.1"]).unwrap(),

@@ -32,6 +32,7 @@ pub(super) fn of_close(reason: &CloseReason) -> Status {
             Status::TimedOut
         }
         CloseReason::NegotiationRefused => Status::Protocol,
+        CloseReason::AddressGone => Status::Address,
         CloseReason::TooManyConnections
         | CloseReason::TooManyUnnegotiated
         | CloseReason::TooManyUnnegotiatedOfSource => Status::Limit,
@@ -46,6 +47,7 @@ fn of_fabric_close(reason: &fabric::CloseReason) -> Status {
         Reason::Reset | Reason::Refused => Status::Reset,
         Reason::ConnectTimeout => Status::TimedOut,
         Reason::TooManyPending => Status::Limit,
+        Reason::AddressNotAllowed => Status::Address,
         Reason::Iwarp(error) if error.is_remote_access() => Status::RemoteAccess,
         Reason::Iwarp(_) | Reason::ReceiverNotReady => Status::Protocol,
         Reason::RemoteAccess => Status::RemoteAccess,

@@ -20,6 +20,12 @@ pub struct Status {
     pub listen: Vec<SocketAddr>,
     /// Where clients reach it: what smbd tells them.
     pub addresses: Vec<AddressStatus>,
+    /// Those of `listen` that this machine does not have: they are served as soon as it does.
+    #[serde(default)]
+    pub missing: Vec<SocketAddr>,
+    /// The addresses of this machine that the listener allows clients to use; `null`: all.
+    #[serde(default)]
+    pub allowed: Option<Vec<String>>,
     /// What there may be.
     pub limits: Limits,
     /// What there is.

@@ -10,6 +10,7 @@
 //! | operation | says it | as |
 //! |---|---|---|
 //! | SET_SMBD_PARAMETERS | listener | control [`SetParameters`], the security blob behind it |
+//! | (which addresses are allowed) | listener | control [`SetAddresses`], the addresses behind it |
 //! | SET_SMBD_SESSION_ID | worker | control [`SetSessionId`] |
 //! | GET_MEM_PARAMS | device | [`MemParams`] in control [`Attached`]; memory itself by [`Grow`], [`Segment`] |
 //! | GET_SMBD_EVENT | device | [`Completion`] in a queue; a listener gets control [`Offer`] |
@@ -23,15 +24,16 @@
 //! # Control messages
 //!
 //! Each begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and has
-//! exactly that length, except [`SetParameters`] and [`Addresses`], which have their blob and their
-//! elements behind them. A request is answered by one message that carries its `cookie`:
+//! exactly that length, except [`SetParameters`], which has its blob behind it, and [`SetAddresses`]
+//! and [`Addresses`], which have their elements behind them. A request is answered by one message that carries its `cookie`:
 //! [`Attached`], [`Segment`], [`StatusReport`], or [`Reply`] for the others and for all that fail. What the device says by itself has cookie 0.
 //! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise.
 //! A [`Claim`] is answered when the completion that tells of its connection is on its way, or when
 //! the connection ended before that; where the token came with [`Attach`], the process is detached then.
 //!
 //! ```text
-//!   listener    Attach -> Addresses, Attached   SetParameters -> Reply   <- Offer ...   Decline -> Reply
+//!   listener    Attach -> Addresses, Attached   SetParameters -> Reply   SetAddresses -> Reply
+//!               <- Offer ...   Decline -> Reply
 //!   worker      Attach (with the token of an offer, or without) -> Addresses, Attached
 //!               SetSessionId -> Reply    Claim -> Reply    Grow -> Segment + memory file
 //!               <- Queue + memory file + doorbell, when the first connection of a reactor is its own
@@ -73,6 +75,8 @@
 //! Places in SEND and BULK are [`Place`]s; received messages are buffer numbers
 //! ([`crate::shm::Buffer::to_bits`]), in which segment and unit are written.
 
+use std::net::Ipv6Addr;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The version of all that is in this module. A device refuses to attach another.
@@ -83,6 +87,9 @@ pub const MAX_CONTROL_LENGTH: usize = 4096;
 
 /// Addresses of an [`Addresses`] at most.
 pub const MAX_ADDRESSES: usize = 64;
+
+/// Addresses of a [`SetAddresses`] at most.
+pub const MAX_ALLOWED_ADDRESSES: usize = 128;
 
 /// Bytes of the security blob of [`SetParameters`] at most.
 pub const MAX_SECURITY_BLOB: usize = 2048;
@@ -106,6 +113,8 @@ pub mod kind {
     pub const STATUS_REQUEST: u32 = 6;
     /// [`Decline`](super::Decline).
     pub const DECLINE: u32 = 7;
+    /// [`SetAddresses`](super::SetAddresses).
+    pub const SET_ADDRESSES: u32 = 8;
     /// [`Attached`](super::Attached).
     pub const ATTACHED: u32 = 101;
     /// [`Reply`](super::Reply).
@@ -248,6 +257,44 @@ pub struct SetParameters {
     pub security_blob_length: u32,
     /// 0.
     pub reserved: [u32; 5],
+}
+
+/// The listener names the server's addresses that clients may use, in place of those that it or an
+/// earlier listener named before; `count` [`AllowedAddress`]es follow. Connections at other addresses
+/// are refused, those that are there end, and [`Addresses`] names none of the others. The list holds
+/// until the next one, also when the listener has gone. Before the first, all addresses are allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SetAddresses {
+    /// At most [`MAX_ALLOWED_ADDRESSES`]; 0 with `all`.
+    pub count: u32,
+    /// 0: only those that follow, and none if none follow. 1: all addresses.
+    pub all: u32,
+}
+
+/// An address of the server that clients may use. Twice is as once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AllowedAddress {
+    /// Of one host: neither unspecified nor multicast. IPv4 mapped into IPv6.
+    pub address: [u8; 16],
+    /// Scope of link-local IPv6 addresses, not 0; 0 for all others.
+    pub scope_id: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+impl AllowedAddress {
+    /// Whether it can be an address of a server.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        let ip = Ipv6Addr::from(self.address);
+        let is_host = match ip.to_ipv4_mapped() {
+            Some(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
+            None => !ip.is_unspecified() && !ip.is_multicast(),
+        };
+        is_host && self.reserved == 0 && (self.scope_id != 0) == ip.is_unicast_link_local()
+    }
 }
 
 /// A worker registers a client's GUID and a session of it, or takes that back.
@@ -569,6 +616,8 @@ const _: () = {
     assert!(size_of::<Control>() == 16);
     assert!(size_of::<Attach>() == 32);
     assert!(size_of::<SetParameters>() == 64);
+    assert!(size_of::<SetAddresses>() == 8);
+    assert!(size_of::<AllowedAddress>() == 24);
     assert!(size_of::<SetSessionId>() == 32);
     assert!(size_of::<Claim>() == 16);
     assert!(size_of::<Grow>() == 8);

@@ -21,10 +21,13 @@ use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+use zerocopy::IntoBytes;
+
 use super::Status;
 use super::abi::{
-    self, Address, Attach, Attached, Claim, ConnInfo, Decline, MAX_SECURITY_BLOB, MemParams,
-    SetParameters, SetSessionId, Token, VERSION,
+    self, Address, AllowedAddress, Attach, Attached, Claim, ConnInfo, Decline,
+    MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, MemParams, SetAddresses, SetParameters, SetSessionId,
+    Token, VERSION,
 };
 use super::channel::{Channel, SocketChannel};
 use super::completion::Next;
@@ -224,6 +227,38 @@ impl<C: Channel> Handle<C> {
         };
         let kind = abi::kind::SET_PARAMETERS;
         self.request(Asked::Call { cookie, kind }, &parameters, security_blob)
+    }
+
+    /// Has the device allow only these addresses of the server from now on (`None`: all of them), in
+    /// place of what it was told before; its [`Event::Reply`] says whether it does. An empty list allows
+    /// none. The device ends connections at other addresses, and [`addresses`](Self::addresses) will
+    /// not have them.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::TooLong`]: more than [`MAX_ALLOWED_ADDRESSES`]. [`Status::Invalid`]: an address that is
+    /// not one host's, or its scope ([`AllowedAddress`]). [`Status::Again`]. [`Status::NotAttached`]:
+    /// not a listener.
+    pub fn set_addresses(
+        &mut self,
+        cookie: u64,
+        allowed: Option<&[AllowedAddress]>,
+    ) -> Result<(), Status> {
+        self.check(Role::Listener)?;
+        let list = allowed.unwrap_or_default();
+        if list.len() > MAX_ALLOWED_ADDRESSES {
+            return Err(Status::TooLong);
+        }
+        if !list.iter().all(AllowedAddress::is_valid) {
+            return Err(Status::Invalid);
+        }
+        let set = SetAddresses {
+            // At most `MAX_ALLOWED_ADDRESSES`.
+            count: list.len() as u32,
+            all: allowed.is_none().into(),
+        };
+        let kind = abi::kind::SET_ADDRESSES;
+        self.request(Asked::Call { cookie, kind }, &set, list.as_bytes())
     }
 
     /// Registers a client's GUID and, unless `session_id` is 0, a session of it; or takes that back.

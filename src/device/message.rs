@@ -11,9 +11,9 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::abi::{
-    Address, Addresses, Attach, Attached, Claim, Control, Decline, Detached, Grow, MAX_ADDRESSES,
-    MAX_SECURITY_BLOB, Offer, Queue, Reply, Segment, SetParameters, SetSessionId, StatusReport,
-    StatusRequest, Wake, kind,
+    Address, Addresses, AllowedAddress, Attach, Attached, Claim, Control, Decline, Detached, Grow,
+    MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, Offer, Queue, Reply, Segment,
+    SetAddresses, SetParameters, SetSessionId, StatusReport, StatusRequest, Wake, kind,
 };
 
 /// The structure of a control message.
@@ -41,6 +41,7 @@ macro_rules! bodies {
 bodies! {
     Attach ATTACH: |body| body.reserved == 0;
     SetParameters SET_PARAMETERS: |body| body.reserved == [0; 5];
+    SetAddresses SET_ADDRESSES: |_| true;
     SetSessionId SET_SESSION_ID: |body| body.reserved == 0;
     Claim CLAIM: |_| true;
     Decline DECLINE: |_| true;
@@ -58,12 +59,14 @@ bodies! {
 }
 
 /// What a process says to the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
     /// The first.
     Attach(Attach),
     /// With the security blob.
     SetParameters(SetParameters, &'a [u8]),
+    /// A listener's, with at most [`MAX_ALLOWED_ADDRESSES`] addresses.
+    SetAddresses(SetAddresses, Vec<AllowedAddress>),
     /// A worker's.
     SetSessionId(SetSessionId),
     /// A worker's.
@@ -140,7 +143,8 @@ impl MessageError {
 /// Writes a message over what is in `message`, whose capacity stays.
 ///
 /// `blob` is that of [`SetParameters`], of at most [`MAX_SECURITY_BLOB`] bytes, or the elements of
-/// [`Addresses`], at most [`MAX_ADDRESSES`]; empty for others.
+/// [`Addresses`] (at most [`MAX_ADDRESSES`]) or [`SetAddresses`] (at most [`MAX_ALLOWED_ADDRESSES`]);
+/// empty for others.
 pub fn encode<B: Body>(cookie: u64, body: &B, blob: &[u8], message: &mut Vec<u8>) {
     let length = size_of::<Control>() + size_of::<B>() + blob.len();
     let control = Control {
@@ -181,6 +185,10 @@ pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> 
             let (parameters, blob) = read_parameters(rest)?;
             Request::SetParameters(parameters, blob)
         }
+        kind::SET_ADDRESSES => {
+            let (set, list) = read_list(rest, MAX_ALLOWED_ADDRESSES)?;
+            Request::SetAddresses(set, list)
+        }
         kind::SET_SESSION_ID => Request::SetSessionId(read(rest)?),
         kind::CLAIM => Request::Claim(read(rest)?),
         kind::DECLINE => Request::Decline(read(rest)?),
@@ -215,7 +223,10 @@ pub fn read_answer(message: &[u8]) -> Result<(u64, Answer), MessageError> {
         kind::OFFER => Answer::Offer(read(rest)?),
         kind::WAKE => Answer::Wake(read(rest)?),
         kind::STATUS_REPORT => Answer::Status(read(rest)?),
-        kind::ADDRESSES => Answer::Addresses(read_addresses(rest)?),
+        kind::ADDRESSES => {
+            let (_, list): (Addresses, _) = read_list(rest, MAX_ADDRESSES)?;
+            Answer::Addresses(list)
+        }
         kind::DETACHED => Answer::Detached(read(rest)?),
         other => return Err(MessageError::UnknownKind(other)),
     };
@@ -253,28 +264,59 @@ fn read_parameters(bytes: &[u8]) -> Result<(SetParameters, &[u8]), MessageError>
     Ok((parameters, blob))
 }
 
-fn read_addresses(bytes: &[u8]) -> Result<Vec<Address>, MessageError> {
+/// A structure that says how many elements follow it.
+trait Listing: Body {
+    type Element: FromBytes;
+
+    fn count(&self) -> u32;
+
+    fn is_reserved_zero(element: &Self::Element) -> bool;
+}
+
+impl Listing for Addresses {
+    type Element = Address;
+
+    fn count(&self) -> u32 {
+        self.count
+    }
+
+    fn is_reserved_zero(element: &Address) -> bool {
+        element.reserved == [0; 3]
+    }
+}
+
+impl Listing for SetAddresses {
+    type Element = AllowedAddress;
+
+    fn count(&self) -> u32 {
+        self.count
+    }
+
+    fn is_reserved_zero(element: &AllowedAddress) -> bool {
+        element.reserved == 0
+    }
+}
+
+/// A structure, and as many elements as it says: at most `most`.
+fn read_list<L: Listing>(bytes: &[u8], most: usize) -> Result<(L, Vec<L::Element>), MessageError> {
     let wrong = MessageError::WrongLength(size_of::<Control>() + bytes.len());
-    let (body, list) = bytes
-        .split_at_checked(size_of::<Addresses>())
-        .ok_or(wrong)?;
-    let addresses: Addresses = read(body)?;
-    let elements = list.chunks_exact(size_of::<Address>());
-    let announced = usize::try_from(addresses.count);
-    if !elements.remainder().is_empty()
-        || elements.len() > MAX_ADDRESSES
-        || announced != Ok(elements.len())
+    let (body, list) = bytes.split_at_checked(size_of::<L>()).ok_or(wrong)?;
+    let body: L = read(body)?;
+    let elements = list.chunks_exact(size_of::<L::Element>());
+    let announced = usize::try_from(body.count());
+    if !elements.remainder().is_empty() || elements.len() > most || announced != Ok(elements.len())
     {
         return Err(wrong);
     }
     let element = |bytes| {
-        let address = Address::read_from_bytes(bytes).map_err(|_| wrong)?;
-        match address.reserved {
-            [0, 0, 0] => Ok(address),
-            _ => Err(MessageError::ReservedNotZero(kind::ADDRESSES)),
+        let element = L::Element::read_from_bytes(bytes).map_err(|_| wrong)?;
+        match L::is_reserved_zero(&element) {
+            true => Ok(element),
+            false => Err(MessageError::ReservedNotZero(L::KIND)),
         }
     };
-    elements.map(element).collect()
+    let list: Result<Vec<_>, _> = elements.map(element).collect();
+    Ok((body, list?))
 }
 
 #[cfg(test)]
@@ -380,6 +422,28 @@ mod tests {
         assert_eq!(refusal(&bytes)[1], "reserved_not_zero");
     }
 
+    #[test]
+    fn allowed_addresses_are_as_many_as_announced_and_not_too_many() {
+        let of = |count: u32, elements: usize| {
+            let list = vec![AllowedAddress::new_zeroed(); elements];
+            let body = SetAddresses { count, all: 0 };
+            (message(1, &body, list.as_bytes()), body, list)
+        };
+        for length in [0, 1, MAX_ALLOWED_ADDRESSES] {
+            let (bytes, body, list) = of(length as u32, length);
+            assert!(bytes.len() <= MAX_CONTROL_LENGTH);
+            let request = Request::SetAddresses(body, list);
+            assert_eq!(read_request(&bytes), Ok((1, request)));
+        }
+        for (count, elements) in [(0, 1), (2, 1), (129, 129), (u32::MAX, 1)] {
+            assert_eq!(refusal(&of(count, elements).0)[0], "wrong_length");
+        }
+        let (mut bytes, ..) = of(2, 2);
+        let last = bytes.len() - 1;
+        bytes[last] = 1;
+        assert_eq!(refusal(&bytes)[0], "reserved_not_zero");
+    }
+
     /// Breaks each rule of form once, for a kind that the side of `index` reads.
     fn check<B: Body>(index: usize, reserved: &[std::ops::Range<usize>]) {
         let kind = B::KIND;
@@ -399,7 +463,8 @@ mod tests {
             let is_reserved = reserved.iter().any(|range| range.contains(&offset));
             // The lengths of what follows.
             let is_blob_length = (kind == kind::SET_PARAMETERS && (40..44).contains(&offset))
-                || (kind == kind::ADDRESSES && (0..4).contains(&offset));
+                || (kind == kind::ADDRESSES && (0..4).contains(&offset))
+                || (kind == kind::SET_ADDRESSES && (0..4).contains(&offset));
             let expected = match (is_reserved, is_blob_length) {
                 (true, _) => "reserved_not_zero",
                 (_, true) => "wrong_length",
@@ -416,6 +481,7 @@ mod tests {
         const ANSWER: usize = 1;
         check::<Attach>(REQUEST, &[24..32]);
         check::<SetParameters>(REQUEST, &[44..64]);
+        check::<SetAddresses>(REQUEST, &[]);
         check::<SetSessionId>(REQUEST, &[28..32]);
         check::<Claim>(REQUEST, &[]);
         check::<Decline>(REQUEST, &[]);
@@ -439,7 +505,7 @@ mod tests {
         }
         let grow = message(0, &Grow::new_zeroed(), &[]);
         assert_eq!(refusal(&grow)[0], "no_cookie");
-        for unknown in [0u32, 8, 100, 110, u32::MAX] {
+        for unknown in [0u32, 9, 100, 110, u32::MAX] {
             let mut bytes = message(1, &Grow::new_zeroed(), &[]);
             bytes[..4].copy_from_slice(&unknown.to_ne_bytes());
             assert_eq!(refusal(&bytes), ["unknown_kind"; 2]);

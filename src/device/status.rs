@@ -82,6 +82,8 @@ pub enum Status {
     Corrupt = 33,
     /// The system refused memory or a descriptor.
     System = 34,
+    /// The server's address of the connection is not allowed, or the machine no longer has it.
+    Address = 35,
 }
 
 impl Status {
@@ -146,6 +148,7 @@ impl Status {
             Self::Stopping => c"the smbdirect device is being stopped",
             Self::Corrupt => c"the interface between library and device was violated",
             Self::System => c"the system has no memory or descriptors left",
+            Self::Address => c"the server's address of the connection is not allowed, or has gone",
         }
     }
 
@@ -182,6 +185,7 @@ impl Status {
             Self::Protocol | Self::Corrupt => libc::EPROTO,
             Self::TimedOut => libc::ETIMEDOUT,
             Self::System => libc::ENOMEM,
+            Self::Address => libc::EADDRNOTAVAIL,
         }
     }
 }
@@ -202,7 +206,7 @@ mod tests {
     #[test]
     fn every_code_has_its_own_number_name_and_text() {
         let all: Vec<Status> = (0..).map_while(Status::from_code).collect();
-        assert_eq!(all.len(), 35);
+        assert_eq!(all.len(), 36);
         for (number, status) in (0..).zip(&all) {
             assert_eq!(status.code(), number);
             assert!(number == 0 || status.errno() > 0);

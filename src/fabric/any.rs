@@ -4,13 +4,14 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::iwarp::{self, Iwarp};
 #[cfg(feature = "verbs")]
 use super::verbs::{self, Verbs};
 use super::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, Moved, ReadLimits, Region, RegionId,
-    RemoteAddress, Sge, WrId,
+    Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved, ReadLimits,
+    Region, RegionId, RemoteAddress, Sge, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -192,6 +193,10 @@ impl Fabric for AnyFabric {
 
     fn unlisten(&mut self, listener: ListenerId) {
         on!(self, fabric => fabric.unlisten(listener));
+    }
+
+    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
+        on!(self, fabric => fabric.admit_at(addresses));
     }
 
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {

@@ -16,12 +16,13 @@ use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::capture::Capture;
 use super::{
-    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, Moved, ReadLimits, Region,
-    RegionId, RemoteAddress, Sge, Work, WrError, WrId,
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved,
+    ReadLimits, Region, RegionId, RemoteAddress, Sge, Work, WrError, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -413,6 +414,10 @@ impl<F: Fabric> Fabric for Fault<F> {
         for conn in unanswered {
             self.forget(conn);
         }
+    }
+
+    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
+        self.inner.admit_at(addresses);
     }
 
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {

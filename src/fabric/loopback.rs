@@ -15,14 +15,15 @@ mod conn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use slotmap::{Key, SlotMap};
 
 use self::conn::{Conn, Failure, Phase, Read, Receive};
 use super::regions::Tokens;
 use super::{
-    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, MAX_SEND_HEADER,
-    ReadLimits, Region, RegionId, RemoteAddress, Sge, Work, WrError, WrId,
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
+    MAX_SEND_HEADER, ReadLimits, Region, RegionId, RemoteAddress, Sge, Work, WrError, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -58,6 +59,7 @@ pub struct Loopback {
     config: LoopbackConfig,
     tokens: Tokens,
     listeners: SlotMap<ListenerId, SocketAddr>,
+    admitted: Arc<LocalAddresses>,
     conns: SlotMap<ConnId, Conn>,
     /// What the next `poll` reports first.
     ready: Vec<Event>,
@@ -77,6 +79,7 @@ impl Loopback {
             config,
             tokens: Tokens::new()?,
             listeners: SlotMap::with_key(),
+            admitted: Arc::default(),
             conns: SlotMap::with_key(),
             ready: Vec::new(),
             reading: Vec::new(),
@@ -265,6 +268,10 @@ impl Fabric for Loopback {
         );
     }
 
+    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
+        self.admitted = Arc::clone(addresses);
+    }
+
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {
         let conn = self.conns.insert(Conn::new(
             ConnId::null(),
@@ -276,6 +283,14 @@ impl Fabric for Loopback {
             self.end(conn, CloseReason::Refused);
             return Ok(conn);
         };
+        if !self.admitted.admit(address) {
+            self.ready.push(Event::Refused {
+                peer: SocketAddr::new(address.ip(), 0),
+                reason: CloseReason::AddressNotAllowed,
+            });
+            self.end(conn, CloseReason::Refused);
+            return Ok(conn);
+        }
         let other_end = self.conns.insert(Conn::new(
             conn,
             Phase::Requested(listener),

@@ -24,6 +24,8 @@ mod any;
 #[cfg(feature = "fabric")]
 pub mod fault;
 #[cfg(feature = "fabric")]
+mod local;
+#[cfg(feature = "fabric")]
 pub mod loopback;
 #[cfg(feature = "fabric")]
 pub mod pcap;
@@ -37,6 +39,8 @@ mod traits;
 pub mod verbs;
 #[cfg(feature = "fabric")]
 pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric};
+#[cfg(feature = "fabric")]
+pub use local::{LocalAddress, LocalAddresses};
 #[cfg(feature = "fabric")]
 pub use traits::*;
 

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use super::iwarp::IwarpError;
-use super::{Access, RegionId, RemoteAddress, Sge, WrError, WrId};
+use super::{Access, LocalAddresses, RegionId, RemoteAddress, Sge, WrError, WrId};
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
 
@@ -188,6 +189,9 @@ pub enum CloseReason {
     /// Too many connections, or too many of this source address, have not finished connecting.
     #[error("too many connections that are not established")]
     TooManyPending,
+    /// Peers may not connect at this address of this side ([`Fabric::admit_at`]).
+    #[error("connections at this local address are not allowed")]
+    AddressNotAllowed,
     /// The peer sent what iWARP forbids, or reported that we did.
     #[error("iWARP: {0}")]
     Iwarp(#[from] IwarpError),
@@ -304,6 +308,11 @@ pub trait Fabric {
 
     /// Ends a listener. Its connections live on; unanswered requests are rejected.
     fn unlisten(&mut self, listener: ListenerId);
+
+    /// From now on, peers may connect at these addresses of this side only, whatever listeners there are.
+    /// Others are refused before anything of theirs is read ([`Event::Refused`]), as are those that were
+    /// not announced yet; announced connections live on. Without a call, all addresses are admitted.
+    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>);
 
     /// Begins a connection; [`Event::Established`] or [`Event::Closed`] follows. Memory may be
     /// registered and receives posted at once.

@@ -3,12 +3,13 @@
 use std::ffi::c_void;
 
 use super::convert::address_of;
-use super::pointer::{Output, bytes, input, put, sixteen, with_device};
+use super::pointer::{Output, bytes, input, inputs, put, sixteen, with_device};
 use super::types::*;
-use crate::device::abi::{MAX_ADDRESSES, SetParameters};
+use crate::device::abi::{AllowedAddress, MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, SetParameters};
 use crate::device::{Handle, Status};
 
 const _: () = assert!(SMBDIRECT_ADDRESSES_MAX as usize == MAX_ADDRESSES);
+const _: () = assert!(SMBDIRECT_ALLOWED_ADDRESSES_MAX as usize == MAX_ALLOWED_ADDRESSES);
 
 /// SET_SMBD_PARAMETERS, of a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.
 ///
@@ -54,6 +55,68 @@ pub unsafe extern "C" fn smbdirect_device_set_parameters(
             reserved: [0; 5],
         };
         handle.set_parameters(cookie, parameters, blob)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
+}
+
+/// The addresses of the server that clients may use, of a listener, in place of those that it or an
+/// earlier listener named before: with SMBDIRECT_ADDRESSES_ALL in `flags` all of them (`count` is 0
+/// then), without it the `count` addresses, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings
+/// `cookie` back: from then on the device refuses connections at other addresses before it reads
+/// anything, and smbdirect_device_get_addresses has none of them. Connections that came in at other
+/// addresses end with SMBDIRECT_E_ADDRESS.
+///
+/// It may be called at any time and as often as something changes. The list stays in force when the
+/// listener goes away, so that the next one begins with it; a device that was never told allows all
+/// addresses.
+///
+/// - Owns: everything is copied. The first element's `type_size` has to be set; an address may be
+///   there twice. With a `count` of 0 `addresses` may be null.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_TOO_LONG (more than
+///   SMBDIRECT_ALLOWED_ADDRESSES_MAX), SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED; in the event
+///   SMBDIRECT_E_INVALID.
+///
+/// # Safety
+///
+/// `device` is a live handle; `addresses` leads to `count` structures.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_set_addresses(
+    device: *mut smbdirect_device,
+    cookie: u64,
+    flags: u32,
+    addresses: *const smbdirect_allowed_address,
+    count: u32,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        if flags & !SMBDIRECT_ADDRESSES_ALL != 0 || (flags != 0 && count != 0) {
+            return Err(Status::Invalid);
+        }
+        if count > SMBDIRECT_ALLOWED_ADDRESSES_MAX {
+            return Err(Status::TooLong);
+        }
+        if count == 0 {
+            let none = (flags == 0).then_some(&[][..]);
+            return handle.set_addresses(cookie, none);
+        }
+        let allowed = |address: Result<smbdirect_allowed_address, Status>| {
+            let address = address?;
+            if address.reserved != [0; 2] {
+                return Err(Status::Invalid);
+            }
+            Ok(AllowedAddress {
+                address: address.address,
+                scope_id: address.scope_id,
+                reserved: 0,
+            })
+        };
+        // SAFETY: the caller's promise.
+        let addresses = unsafe { inputs(addresses, count) }?;
+        let allowed: Result<Vec<_>, Status> = addresses.map(allowed).collect();
+        handle.set_addresses(cookie, Some(&allowed?))
     };
     // SAFETY: the caller's promise.
     unsafe { with_device(device, call) }

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::slice;
 
 use super::types::{
-    smbdirect_address, smbdirect_attach, smbdirect_buffer, smbdirect_conn_info, smbdirect_device,
-    smbdirect_event, smbdirect_mem_params, smbdirect_parameters, smbdirect_pdu, smbdirect_rdma,
-    smbdirect_session, smbdirect_transfer,
+    smbdirect_address, smbdirect_allowed_address, smbdirect_attach, smbdirect_buffer,
+    smbdirect_conn_info, smbdirect_device, smbdirect_event, smbdirect_mem_params,
+    smbdirect_parameters, smbdirect_pdu, smbdirect_rdma, smbdirect_session, smbdirect_transfer,
 };
 use crate::device::{Handle, Status};
 
@@ -32,7 +32,7 @@ macro_rules! structures {
 }
 
 structures! {
-    smbdirect_address smbdirect_attach smbdirect_buffer smbdirect_conn_info smbdirect_event smbdirect_mem_params
+    smbdirect_address smbdirect_allowed_address smbdirect_attach smbdirect_buffer smbdirect_conn_info smbdirect_event smbdirect_mem_params
     smbdirect_parameters smbdirect_pdu smbdirect_rdma smbdirect_session smbdirect_transfer
 }
 

@@ -88,6 +88,8 @@ pub const SMBDIRECT_E_STOPPING: i32 = 32;
 pub const SMBDIRECT_E_CORRUPT: i32 = 33;
 /// The system refused memory or a descriptor.
 pub const SMBDIRECT_E_SYSTEM: i32 = 34;
+/// The server's address of the connection is not allowed, or the machine no longer has it.
+pub const SMBDIRECT_E_ADDRESS: i32 = 35;
 
 /// Role: smbd's parent, which learns of connections that nobody owns. One at a time.
 pub const SMBDIRECT_ROLE_LISTENER: u32 = 1;
@@ -118,7 +120,7 @@ pub const SMBDIRECT_EVENT_RDMA_DONE: u32 = 7;
 pub const SMBDIRECT_EVENT_TRANSFERRED: u32 = 8;
 /// The connection is gone, `status` says why. Everything under way on it was reported before.
 pub const SMBDIRECT_EVENT_DISCONNECTED: u32 = 9;
-/// The call of set_parameters, set_session_id, claim or decline with this `cookie` ended with `status`.
+/// The call of set_parameters, set_addresses, set_session_id, claim or decline with this `cookie` ended with `status`.
 pub const SMBDIRECT_EVENT_REPLY: u32 = 10;
 /// What ended with SMBDIRECT_E_AGAIN may be tried again.
 pub const SMBDIRECT_EVENT_ROOM: u32 = 11;
@@ -129,6 +131,12 @@ pub const SMBDIRECT_EVENTS_PEEK: u32 = 1;
 
 /// Addresses that smbdirect_device_get_addresses knows at most.
 pub const SMBDIRECT_ADDRESSES_MAX: u32 = 64;
+
+/// Addresses that smbdirect_device_set_addresses takes at most.
+pub const SMBDIRECT_ALLOWED_ADDRESSES_MAX: u32 = 128;
+
+/// All addresses of the server are allowed: for smbdirect_device_set_addresses without a list.
+pub const SMBDIRECT_ADDRESSES_ALL: u32 = 1;
 
 /// Has the peer invalidate `token` with the message (SEND with Invalidate).
 pub const SMBDIRECT_PDU_INVALIDATE: u32 = 1;
@@ -170,6 +178,20 @@ pub struct smbdirect_address {
     pub reserved16: u16,
     /// Speed of its interface in bits per second, never 0.
     pub link_speed: u64,
+    /// 0.
+    pub reserved: [u64; 2],
+}
+
+/// An address of the server that clients may use.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct smbdirect_allowed_address {
+    /// sizeof(struct smbdirect_allowed_address).
+    pub type_size: u32,
+    /// The scope (interface index) of a link-local IPv6 address, not 0; 0 for all others.
+    pub scope_id: u32,
+    /// Of one host: neither unspecified nor multicast. IPv4 as ::ffff:a.b.c.d.
+    pub address: [u8; 16],
     /// 0.
     pub reserved: [u64; 2],
 }
@@ -402,6 +424,7 @@ pub struct smbdirect_transfer {
 const _: () = {
     assert!(size_of::<smbdirect_attach>() == 56);
     assert!(size_of::<smbdirect_address>() == 56);
+    assert!(size_of::<smbdirect_allowed_address>() == 40);
     assert!(size_of::<smbdirect_parameters>() == 80);
     assert!(size_of::<smbdirect_session>() == 48);
     assert!(size_of::<smbdirect_mem_params>() == 72);

@@ -105,6 +105,9 @@ pub enum CloseReason {
     /// The negotiation failed and the peer was told so ([MS-SMBD] 3.1.5.2).
     #[error("the negotiation was refused")]
     NegotiationRefused,
+    /// This machine no longer has the address at which the peer had connected.
+    #[error("this machine no longer has the local address of the connection")]
+    AddressGone,
     /// Turned away: `Config::max_connections`.
     #[error("too many connections")]
     TooManyConnections,

@@ -24,10 +24,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fabric::{
-    Access, ConnId, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId, Sge,
+    self, Access, ConnId, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Region,
+    RegionId, Sge,
 };
 use crate::proto;
 use crate::sys::{self, Memory};
@@ -158,6 +160,35 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// Ends a listener. Its connections live on.
     pub fn unlisten(&mut self, listener: ListenerId) {
         self.fabric.unlisten(listener);
+    }
+
+    /// From now on, accepts connections at these addresses of this side only, and ends those that it
+    /// accepted at others: [`Event::Closed`] follows.
+    pub fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
+        self.fabric.admit_at(addresses);
+        let reason = CloseReason::Fabric(fabric::CloseReason::AddressNotAllowed);
+        self.end_unless(&reason, |address| addresses.admit_conn(address));
+    }
+
+    /// Ends the connections that it accepted at addresses for which `has_gone` says so:
+    /// [`Event::Closed`] follows.
+    pub fn end_gone(&mut self, mut has_gone: impl FnMut(SocketAddr) -> bool) {
+        self.end_unless(&CloseReason::AddressGone, |address| {
+            !address.is_some_and(&mut has_gone)
+        });
+    }
+
+    fn end_unless(
+        &mut self,
+        reason: &CloseReason,
+        mut may_live: impl FnMut(Option<SocketAddr>) -> bool,
+    ) {
+        for (id, conn) in &mut self.conns {
+            if conn.listener.is_some() && !may_live(self.fabric.conn_local_address(*id)) {
+                conn.fail(reason.clone());
+                self.fabric.close(*id);
+            }
+        }
     }
 
     /// What this side brings to connections that are accepted from now on.

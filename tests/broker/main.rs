@@ -1,6 +1,7 @@
 //! A broker over the iWARP fabric, with clients that are real initiators, and processes that speak
 //! the interface byte by byte.
 
+mod addresses;
 mod attach;
 mod hostile;
 mod lifecycle;

@@ -11,6 +11,7 @@ use smbdirect::device::abi::{
     self, Completion, ConnInfo, Place, Submission, Token, TransferSubmission, event, kind, op,
     region,
 };
+use smbdirect::device::message::encode;
 use smbdirect::shm::{self, Consumer, Producer, RingMemory};
 use smbdirect::sys::{Bell, Memfd, Memory, SeqSocket, wait_readable};
 use smbdirect::wire::BufferDescriptorV1;
@@ -166,6 +167,36 @@ impl Raw {
             reserved: 0,
         };
         self.ask(kind::SET_SESSION_ID, &set).status()
+    }
+
+    /// As a listener: the addresses that clients may use. How the device answers.
+    pub(crate) fn allow(&mut self, list: &[(&str, u32)]) -> Status {
+        let allowed = |(ip, scope_id): &(&str, u32)| abi::AllowedAddress {
+            address: ip.parse::<std::net::Ipv6Addr>().unwrap().octets(),
+            scope_id: *scope_id,
+            reserved: 0,
+        };
+        let list: Vec<abi::AllowedAddress> = list.iter().map(allowed).collect();
+        self.set_addresses(0, &list)
+    }
+
+    pub(crate) fn allow_all(&mut self) -> Status {
+        self.set_addresses(1, &[])
+    }
+
+    pub(crate) fn set_addresses(&mut self, all: u32, list: &[abi::AllowedAddress]) -> Status {
+        let cookie = self.send_addresses(all, list);
+        self.message(|message| message.cookie == cookie).status()
+    }
+
+    pub(crate) fn send_addresses(&mut self, all: u32, list: &[abi::AllowedAddress]) -> u64 {
+        self.last_cookie += 1;
+        let count = list.len() as u32;
+        let set = abi::SetAddresses { count, all };
+        let mut bytes = Vec::new();
+        encode(self.last_cookie, &set, list.as_bytes(), &mut bytes);
+        self.socket.send(&bytes, &[]).unwrap();
+        self.last_cookie
     }
 
     pub(crate) fn decline(&mut self, token: Token) -> Status {

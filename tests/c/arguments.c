@@ -18,6 +18,14 @@ static void legal_parameters(struct smbdirect_parameters *parameters)
 	*parameters = (struct smbdirect_parameters){.type_size = sizeof(*parameters)};
 }
 
+static void legal_allowed(struct smbdirect_allowed_address *allowed)
+{
+	*allowed = (struct smbdirect_allowed_address){
+		.type_size = sizeof(*allowed),
+		.address = {[10] = 255, 255, 127, 0, 0, 1},
+	};
+}
+
 static void no_pointers(void)
 {
 	struct smbdirect_device *device = scene.worker;
@@ -28,6 +36,7 @@ static void no_pointers(void)
 	struct smbdirect_device *made = NULL;
 	struct smbdirect_event event = {.type_size = sizeof(event)};
 	struct smbdirect_parameters parameters;
+	struct smbdirect_allowed_address allowed;
 	struct smbdirect_session session = {
 		.type_size = sizeof(session),
 		.client_guid = {1},
@@ -54,6 +63,7 @@ static void no_pointers(void)
 	int fd = -1;
 
 	legal_parameters(&parameters);
+	legal_allowed(&allowed);
 #define INVALID(call) expect(SMBDIRECT_E_INVALID, call)
 	INVALID(smbdirect_device_new(scene.path, NULL, &made));
 	INVALID(smbdirect_device_new(scene.path, &args, NULL));
@@ -69,6 +79,20 @@ static void no_pointers(void)
 	INVALID(smbdirect_device_set_parameters(NULL, 1, &parameters, NULL, 0));
 	INVALID(smbdirect_device_set_parameters(scene.listener, 1, NULL, NULL, 0));
 	INVALID(smbdirect_device_set_parameters(scene.listener, 1, &parameters, NULL, 1));
+	INVALID(smbdirect_device_set_addresses(NULL, 1, 0, &allowed, 1));
+	INVALID(smbdirect_device_set_addresses(scene.listener, 1, 0, NULL, 1));
+	INVALID(smbdirect_device_set_addresses(scene.listener, 1, 2, NULL, 0));
+	INVALID(smbdirect_device_set_addresses(scene.listener, 1, SMBDIRECT_ADDRESSES_ALL,
+					       &allowed, 1));
+	/* A scope with an address that has none; then no host's address, and a link-local one. */
+	allowed.scope_id = 1;
+	INVALID(smbdirect_device_set_addresses(scene.listener, 1, 0, &allowed, 1));
+	allowed.scope_id = 0;
+	memset(allowed.address, 0, sizeof(allowed.address));
+	INVALID(smbdirect_device_set_addresses(scene.listener, 1, 0, &allowed, 1));
+	allowed.address[0] = 0xfe;
+	allowed.address[1] = 0x80;
+	INVALID(smbdirect_device_set_addresses(scene.listener, 1, 0, &allowed, 1));
 	INVALID(smbdirect_device_set_session_id(NULL, 1, &session));
 	INVALID(smbdirect_device_set_session_id(device, 1, NULL));
 	INVALID(smbdirect_device_claim(NULL, 1, sixteen));
@@ -251,6 +275,11 @@ static int32_t call_set_parameters(const void *parameters)
 	return smbdirect_device_set_parameters(scene.listener, 5, parameters, NULL, 0);
 }
 
+static int32_t call_set_addresses(const void *allowed)
+{
+	return smbdirect_device_set_addresses(scene.listener, 5, 0, allowed, 1);
+}
+
 static int32_t call_set_session_id(const void *session)
 {
 	return smbdirect_device_set_session_id(scene.worker, 6, session);
@@ -337,6 +366,7 @@ static void other_sizes(void)
 		.role = SMBDIRECT_ROLE_WORKER,
 	};
 	struct smbdirect_parameters parameters;
+	struct smbdirect_allowed_address allowed;
 	struct smbdirect_session session = {
 		.type_size = sizeof(session),
 		.client_guid = {1},
@@ -354,8 +384,11 @@ static void other_sizes(void)
 		rdma(&scene, SMBDIRECT_RDMA_WRITE, &buffer, &descriptor);
 
 	legal_parameters(&parameters);
+	legal_allowed(&allowed);
 	reads(&args, sizeof(args), call_new, SMBDIRECT_OK);
 	reads(&parameters, sizeof(parameters), call_set_parameters, SMBDIRECT_OK);
+	expect(SMBDIRECT_OK, reply_of(scene.listener, 5));
+	reads(&allowed, sizeof(allowed), call_set_addresses, SMBDIRECT_OK);
 	expect(SMBDIRECT_OK, reply_of(scene.listener, 5));
 	reads(&session, sizeof(session), call_set_session_id, SMBDIRECT_OK);
 	expect(SMBDIRECT_OK, reply_of(scene.worker, 6));
@@ -450,6 +483,28 @@ static void addresses(struct smbdirect_device *device)
 	check(memcmp(&found[1], nothing, sizeof(nothing)) == 0);
 }
 
+/* The listener allows none, this one twice, and all. */
+static void allowed_addresses(void)
+{
+	struct smbdirect_allowed_address allowed[2];
+	uint32_t count = 1;
+
+	legal_allowed(&allowed[0]);
+	legal_allowed(&allowed[1]);
+	expect(SMBDIRECT_OK, smbdirect_device_set_addresses(scene.listener, 8, 0, allowed, 2));
+	expect(SMBDIRECT_OK, reply_of(scene.listener, 8));
+	addresses(scene.listener);
+	expect(SMBDIRECT_OK, smbdirect_device_set_addresses(scene.listener, 9, 0, NULL, 0));
+	expect(SMBDIRECT_OK, reply_of(scene.listener, 9));
+	expect(SMBDIRECT_OK,
+	       smbdirect_device_get_addresses(scene.listener, NULL, 0, &count));
+	check(count == 0);
+	expect(SMBDIRECT_OK, smbdirect_device_set_addresses(scene.listener, 10,
+							    SMBDIRECT_ADDRESSES_ALL, NULL, 0));
+	expect(SMBDIRECT_OK, reply_of(scene.listener, 10));
+	addresses(scene.listener);
+}
+
 int main(int argc, char **argv)
 {
 	check(argc == 2);
@@ -460,6 +515,7 @@ int main(int argc, char **argv)
 	arrays();
 	addresses(scene.worker);
 	addresses(scene.listener);
+	allowed_addresses();
 	clear(&scene);
 	printf("done\n");
 	return 0;

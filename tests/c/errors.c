@@ -85,6 +85,8 @@ static void forked(struct scene *scene)
 		expect(SMBDIRECT_E_FORKED, smbdirect_device_claim(scene->worker, 1, bytes));
 		expect(SMBDIRECT_E_FORKED, smbdirect_device_decline(scene->worker, 1, bytes));
 		expect(SMBDIRECT_E_FORKED,
+		       smbdirect_device_set_addresses(scene->listener, 1, 0, NULL, 0));
+		expect(SMBDIRECT_E_FORKED,
 		       smbdirect_device_get_addresses(scene->worker, NULL, 0, &count));
 		expect(SMBDIRECT_E_FORKED,
 		       smbdirect_device_get_mem_params(scene->worker, &params));
@@ -204,6 +206,8 @@ static void not_attached(struct scene *scene)
 	expect(SMBDIRECT_E_NOT_ATTACHED, smbdirect_device_decline(scene->worker, 1, token));
 	expect(SMBDIRECT_E_NOT_ATTACHED,
 	       smbdirect_device_set_parameters(scene->worker, 1, &parameters, NULL, 0));
+	expect(SMBDIRECT_E_NOT_ATTACHED,
+	       smbdirect_device_set_addresses(scene->worker, 1, 0, NULL, 0));
 	set_listener(scene);
 	expect(SMBDIRECT_E_NOT_ATTACHED,
 	       smbdirect_buffer_alloc(scene->listener, 1, &buffer));
@@ -332,6 +336,9 @@ static void too_long(struct scene *scene)
 	expect(SMBDIRECT_E_TOO_LONG,
 	       smbdirect_device_set_parameters(scene->listener, 1, &parameters, blob,
 					       sizeof(blob)));
+	expect(SMBDIRECT_E_TOO_LONG,
+	       smbdirect_device_set_addresses(scene->listener, 1, 0, NULL,
+					      SMBDIRECT_ALLOWED_ADDRESSES_MAX + 1));
 	expect(SMBDIRECT_E_TOO_LONG,
 	       transfer(scene, NULL, longer_than_kept, sizeof(longer_than_kept)));
 }
@@ -680,6 +687,14 @@ static void timed_out(struct scene *scene)
 	expect_end(scene, SMBDIRECT_E_TIMED_OUT);
 }
 
+static void address(struct scene *scene)
+{
+	set_connection(scene, "connect");
+	expect(SMBDIRECT_OK, smbdirect_device_set_addresses(scene->listener, 5, 0, NULL, 0));
+	expect(SMBDIRECT_OK, reply_of(scene->listener, 5));
+	expect_end(scene, SMBDIRECT_E_ADDRESS);
+}
+
 static void stopping(struct scene *scene)
 {
 	struct smbdirect_event event;
@@ -766,6 +781,7 @@ static const struct {
 	CASE(SMBDIRECT_E_STOPPING, stopping),
 	CASE(SMBDIRECT_E_CORRUPT, corrupt),
 	CASE(SMBDIRECT_E_SYSTEM, no_descriptors_left),
+	CASE(SMBDIRECT_E_ADDRESS, address),
 };
 
 int main(int argc, char **argv)

@@ -1,7 +1,11 @@
 //! Cases about connections as such.
 
+use std::sync::Arc;
+
 use slotmap::Key;
-use smbdirect::fabric::{Access, CloseReason, ConnId, Event, ReadLimits, WrError};
+use smbdirect::fabric::{
+    Access, CloseReason, ConnId, Event, LocalAddress, LocalAddresses, ReadLimits, WrError,
+};
 use smbdirect::units::RemoteToken;
 
 use crate::assert_refused;
@@ -68,6 +72,31 @@ pub fn is_refused_where_nobody_listens<H: Harness>(h: H) {
     assert_eq!(w.closes(client), CloseReason::Refused);
     assert_eq!(w.outcome(client, receive).unwrap().1, Err(WrError::Flushed));
     assert_eq!(w.limits(client), None);
+    w.finish();
+}
+
+pub fn is_refused_at_an_address_that_is_not_admitted<H: Harness>(h: H) {
+    let mut w = World::new(h);
+    let established = w.pair();
+    let (_, address) = w.listen();
+    let only = |ip: &str| {
+        let ip = LocalAddress::new(ip.parse().unwrap(), 0);
+        Arc::new(LocalAddresses::Only([ip].into()))
+    };
+    w.server_fabric().admit_at(&only("192.0.2.1"));
+    let client = w.connect(address, ReadLimits::default());
+    let reason = w.closes(client);
+    assert!(matches!(reason, CloseReason::Refused | CloseReason::Reset));
+    let refused = |event: &Event| {
+        let reason = CloseReason::AddressNotAllowed;
+        matches!(event, Event::Refused { reason: why, .. } if *why == reason)
+    };
+    w.go_on(100);
+    assert!(w.log().iter().any(|(_, event)| refused(event)));
+    w.works(established);
+    w.server_fabric().admit_at(&only(&address.ip().to_string()));
+    let admitted = w.pair();
+    w.works(admitted);
     w.finish();
 }
 

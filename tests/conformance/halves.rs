@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId,
-    RemoteAddress, Sge, WrId,
+    Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Region,
+    RegionId, RemoteAddress, Sge, WrId,
 };
 use smbdirect::sys::Memory;
 use smbdirect::units::{Instant, RemoteToken};
@@ -62,6 +63,10 @@ impl Fabric for Half {
 
     fn unlisten(&mut self, listener: ListenerId) {
         self.with(|f| f.unlisten(listener));
+    }
+
+    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
+        self.with(|f| f.admit_at(addresses));
     }
 
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {

@@ -46,6 +46,15 @@ fn structures_are_the_same_in_c_and_have_no_padding() {
     );
     layout!(
         text,
+        smbdirect_allowed_address {
+            type_size,
+            scope_id,
+            address,
+            reserved
+        }
+    );
+    layout!(
+        text,
         smbdirect_parameters {
             type_size,
             receive_credit_max,

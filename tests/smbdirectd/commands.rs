@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use smbdirect::broker::Settings;
 
-use crate::daemon::{Daemon, Directory, Setup, run, stderr, stdout};
+use crate::daemon::{Daemon, Directory, Setup, run, smbdirectctl, stderr, stdout};
+use crate::peer::Peer;
 
 #[test]
 fn says_what_it_is_and_how_it_is_used() {
@@ -107,14 +108,28 @@ fn says_that_an_address_is_in_use_and_by_whom_perhaps() {
 }
 
 #[test]
-fn says_that_an_address_is_nobodys() {
+fn an_address_that_the_machine_does_not_have_is_no_error() {
     // TEST-NET-1, which no interface has.
-    let said = not_started(&Directory::new(), &["--listen=192.0.2.1"]);
-    assert!(said.contains("cannot listen on 192.0.2.1:5445"), "{said}");
-    assert!(
-        said.contains("no network interface has this address"),
-        "{said}"
-    );
+    let directory = Directory::new();
+    let file = directory.file("c.toml", "listen = [\"192.0.2.1\", \"127.0.0.1\"]");
+    let output = run(&["--check-config", "--config", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let said = stderr(&output);
+    assert!(said.contains("listen has 192.0.2.1:5445"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+
+    let daemon = Daemon::start(&["--listen=192.0.2.1:0"]);
+    let status = daemon.status();
+    let missing = status["missing"][0].as_str().unwrap();
+    assert!(missing.starts_with("192.0.2.1:"), "{missing}");
+    assert_eq!(status["addresses"].as_array().unwrap().len(), 1, "{status}");
+    let shown = stdout(&smbdirectctl(&daemon.control, &[]));
+    let line = format!("{missing}, once this machine has that address");
+    assert!(shown.contains(&line), "{shown}");
+    let log = daemon.log();
+    let line = format!("this machine does not have {missing}");
+    assert_eq!(log.matches(&line).count(), 1, "{log}");
+    Peer::connect(daemon.address());
 }
 
 #[test]

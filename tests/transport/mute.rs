@@ -3,11 +3,12 @@
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use slotmap::SlotMap;
 use smbdirect::fabric::{
-    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region,
-    RegionId, RemoteAddress, Sge, WrId,
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
+    ReadLimits, Region, RegionId, RemoteAddress, Sge, WrId,
 };
 use smbdirect::sys::Memory;
 use smbdirect::units::{Instant, RemoteToken};
@@ -44,6 +45,8 @@ impl Fabric for Mute {
     }
 
     fn unlisten(&mut self, _: ListenerId) {}
+
+    fn admit_at(&mut self, _: &Arc<LocalAddresses>) {}
 
     fn connect(&mut self, _: SocketAddr, _: ReadLimits) -> Result<ConnId, FabricError> {
         let conn = self.conns.insert(());

@@ -5,8 +5,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
 use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region, RegionId,
-    RemoteAddress, Sge, WrId,
+    Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Region,
+    RegionId, RemoteAddress, Sge, WrId,
 };
 use smbdirect::sys::Memory;
 use smbdirect::units::{Instant, RemoteToken};
@@ -59,6 +59,10 @@ impl<F: Fabric> Fabric for Recorder<F> {
 
     fn unlisten(&mut self, listener: ListenerId) {
         self.inner.unlisten(listener);
+    }
+
+    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
+        self.inner.admit_at(addresses);
     }
 
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {

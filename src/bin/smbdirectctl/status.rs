@@ -25,6 +25,8 @@ pub(crate) struct Device {
     stopping: bool,
     listen: Vec<String>,
     addresses: Vec<Address>,
+    missing: Vec<String>,
+    allowed: Option<Vec<String>>,
     limits: Limits,
     totals: Totals,
     connections: Vec<Connection>,
@@ -140,8 +142,14 @@ impl Device {
         )?;
         for (n, address) in self.listen.iter().enumerate() {
             let title = if n == 0 { "Listening" } else { "" };
-            writeln!(f, "{title:<13}{address}")?;
+            let missing = if self.missing.contains(address) {
+                ", once this machine has that address"
+            } else {
+                ""
+            };
+            writeln!(f, "{title:<13}{address}{missing}")?;
         }
+        self.allowed(f)?;
         for (n, address) in self.addresses.iter().enumerate() {
             let title = if n == 0 { "Addresses" } else { "" };
             let interface = address.interface.as_deref().unwrap_or("?");
@@ -169,6 +177,25 @@ impl Device {
         )?;
         let (used, limit) = (Bytes(totals.memory), Bytes(limits.memory));
         writeln!(f, "Memory       {used} of {limit}")
+    }
+
+    /// The addresses that smbd allows, if those are not all.
+    fn allowed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(allowed) = &self.allowed else {
+            return Ok(());
+        };
+        if allowed.is_empty() {
+            return writeln!(f, "Allowed      no address, by smbd");
+        }
+        for (n, address) in allowed.iter().enumerate() {
+            let (title, by) = if n == 0 {
+                ("Allowed", ", by smbd")
+            } else {
+                ("", "")
+            };
+            writeln!(f, "{title:<13}{address}{by}")?;
+        }
+        Ok(())
     }
 
     fn connections(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

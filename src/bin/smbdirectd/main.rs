@@ -30,6 +30,9 @@ fn run(options: &Options) -> Result<(), String> {
     let filter = log::filter(&settings.log)?;
     if options.check_config {
         let written = io::stdout().write_all(settings.to_toml().as_bytes());
+        for address in settings.broker.missing_addresses() {
+            eprintln!("smbdirectd: {}", prepare::waits_for(address));
+        }
         return written.map_err(|error| format!("standard output: {error}"));
     }
     log::start(filter);

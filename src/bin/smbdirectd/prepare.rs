@@ -3,7 +3,7 @@
 
 use std::fs::DirBuilder;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -125,7 +125,8 @@ pub(crate) fn control_directory(control: &Path) -> Result<(), String> {
 }
 
 /// Leaves out the default IPv6 address where the system has no IPv6, and checks that nobody else
-/// listens: the listeners of the reactors share their ports, so they would share another daemon's.
+/// listens: the listeners of the reactors share their ports, so they would share another daemon's. An
+/// address that this machine does not have yet is waited for by the broker.
 ///
 /// # Errors
 ///
@@ -158,11 +159,25 @@ fn try_address(address: SocketAddr) -> io::Result<()> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    // As the broker does it: it need not be there yet.
+    match address.ip() {
+        ip if ip.is_unspecified() => {}
+        IpAddr::V4(_) => socket.set_freebind_v4(true)?,
+        IpAddr::V6(_) => socket.set_freebind_v6(true)?,
+    }
     // Connections of an earlier daemon may still linger.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     // Two may bind with reuse of addresses, but not listen.
     socket.listen(1)
+}
+
+/// What is said of an address of `listen` that this machine does not have.
+pub(crate) fn waits_for(address: SocketAddr) -> String {
+    format!(
+        "listen has {address}, and this machine does not have that address now (ip address): smbdirectd \
+         starts without it, and serves clients there as soon as this machine has it"
+    )
 }
 
 fn lacks_family(error: &io::Error) -> bool {
@@ -175,7 +190,6 @@ fn lacks_family(error: &io::Error) -> bool {
 fn not_listening(address: SocketAddr, error: &io::Error) -> String {
     let hint = match error.kind() {
         ErrorKind::AddrInUse => "is another smbdirectd or ksmbd running? (ss -ltnp)",
-        ErrorKind::AddrNotAvailable => "no network interface has this address (ip address)",
         ErrorKind::PermissionDenied => {
             "ports below 1024 need root or CAP_NET_BIND_SERVICE; SMB Direct over iWARP uses 5445"
         }

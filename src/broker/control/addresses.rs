@@ -1,23 +1,32 @@
 //! Listeners and workers know where clients reach the device: told when they attach, and again when
 //! it is somewhere else.
 //!
+//! The listener says which addresses of this machine clients may use. What it said last holds until it,
+//! or another one, says something else: a device that nobody tells anything any more is as closed as it
+//! was. The reactors keep to it, and end the connections of addresses that have gone.
+//!
 //! Networks change in bursts, so the system is asked once for all that comes within a while; and a
 //! process that has no room to be told is told later, which is no reason to detach it.
 
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
 use super::{Control, Peer};
-use crate::broker::addresses::{Watch, reachable};
+use crate::broker::addresses::{Reach, Watch, reach};
 use crate::broker::config::Listen;
 use crate::broker::process::{Process, Role};
+use crate::broker::reactor::Command;
 use crate::broker::status::AddressStatus;
-use crate::device::abi::Address;
+use crate::device::Status;
+use crate::device::abi::{Address, AllowedAddress, SetAddresses};
 use crate::device::message::encode_addresses;
+use crate::fabric::{LocalAddress, LocalAddresses};
 use crate::units::Instant;
 
 /// Between a change and the question what is different.
@@ -31,8 +40,9 @@ pub(super) const WATCH: Token = Token(usize::MAX - 2);
 #[derive(Debug)]
 pub(super) struct Known {
     listen: Vec<Listen>,
-    /// Where clients reach the device.
-    pub(super) addresses: Vec<AddressStatus>,
+    /// Which addresses clients may use.
+    pub(super) allowed: Arc<LocalAddresses>,
+    pub(super) reach: Reach,
     /// `None` where the system has no such thing: then they stay as they were at the start.
     watch: Option<Watch>,
     look_at: Option<Instant>,
@@ -58,7 +68,8 @@ impl Known {
         }
         let mut known = Self {
             listen,
-            addresses: Vec::new(),
+            allowed: Arc::default(),
+            reach: Reach::default(),
             watch,
             look_at: None,
             looked: now,
@@ -68,18 +79,49 @@ impl Known {
         Ok(known)
     }
 
-    /// Asks the system; whether something is different.
+    /// Asks the system; whether clients reach the device elsewhere.
     fn look(&mut self) -> bool {
-        match reachable(&self.listen) {
-            Ok(addresses) => {
-                let is_new = addresses != self.addresses;
-                self.addresses = addresses;
-                is_new
+        match reach(&self.listen, &self.allowed) {
+            Ok(new) => {
+                let old = std::mem::replace(&mut self.reach, new);
+                self.say_missing(&old);
+                old.addresses != self.reach.addresses
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot tell which addresses this machine has");
                 false
             }
+        }
+    }
+
+    /// The addresses that clients may use, for the status; `None`: all.
+    pub(super) fn allowed(&self) -> Option<Vec<String>> {
+        match &*self.allowed {
+            LocalAddresses::All => None,
+            LocalAddresses::Only(addresses) => {
+                Some(addresses.iter().map(LocalAddress::to_string).collect())
+            }
+        }
+    }
+
+    /// Logs which addresses are waited for, and which are there now.
+    fn say_missing(&self, old: &Reach) {
+        let missing = &self.reach.missing;
+        for address in missing
+            .iter()
+            .filter(|address| !old.missing.contains(address))
+        {
+            tracing::warn!(
+                "this machine does not have {address} (ip address): clients are served there as soon \
+                 as it does"
+            );
+        }
+        for address in old
+            .missing
+            .iter()
+            .filter(|address| !missing.contains(address))
+        {
+            tracing::info!("this machine has {address} now: clients are served there");
         }
     }
 
@@ -90,7 +132,12 @@ impl Known {
 
     /// Tells a process; that it cannot be told now is an error.
     pub(super) fn tell(&self, process: &Process) -> io::Result<()> {
-        let list: Vec<Address> = self.addresses.iter().map(AddressStatus::to_abi).collect();
+        let list: Vec<Address> = self
+            .reach
+            .addresses
+            .iter()
+            .map(AddressStatus::to_abi)
+            .collect();
         let mut message = Vec::new();
         encode_addresses(0, &list, &mut message);
         process.socket.send(&message, &[])
@@ -114,17 +161,52 @@ impl Control {
             self.known.look_at = None;
             self.known.looked = self.now;
             if self.known.look() {
-                let count = self.known.addresses.len();
+                let count = self.known.reach.addresses.len();
                 tracing::info!(count, "this machine has other addresses");
-                for peer in self.peers.values_mut() {
-                    peer.addresses_due = peer.is_told();
-                }
-                self.known.tell_at = Some(self.now);
+                self.addresses_differ();
             }
+            // Also where nothing is listened at by name: a connection may have come in at any address.
+            let interfaces = Arc::clone(&self.known.reach.interfaces);
+            self.command_all(|| Command::EndGone(Arc::clone(&interfaces)));
         }
         if self.known.tell_at.is_some_and(|at| at <= self.now) {
             self.tell_addresses();
         }
+    }
+
+    /// All are to be told where clients reach the device.
+    fn addresses_differ(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.addresses_due = peer.is_told();
+        }
+        self.known.tell_at = Some(self.now);
+    }
+
+    /// The listener says which addresses clients may use. When it is answered, it has been told where
+    /// that lets them reach the device.
+    pub(super) fn set_addresses(
+        &mut self,
+        set: SetAddresses,
+        list: &[AllowedAddress],
+    ) -> Result<(), Status> {
+        let allowed = Arc::new(allowed_of(set, list)?);
+        if allowed == self.known.allowed {
+            return Ok(());
+        }
+        self.known.allowed = Arc::clone(&allowed);
+        match self.known.allowed() {
+            None => tracing::info!("clients may use all addresses of this machine"),
+            Some(list) if list.is_empty() => {
+                tracing::warn!("clients may use no address of this machine");
+            }
+            Some(list) => tracing::info!("clients may use {} only", list.join(", ")),
+        }
+        self.command_all(|| Command::AdmitAt(Arc::clone(&allowed)));
+        if self.known.look() {
+            self.addresses_differ();
+            self.tell_addresses();
+        }
+        Ok(())
     }
 
     fn tell_addresses(&mut self) {
@@ -139,6 +221,19 @@ impl Control {
             left |= peer.addresses_due;
         }
         self.known.tell_at = left.then(|| self.now + PAUSE);
+    }
+}
+
+fn allowed_of(set: SetAddresses, list: &[AllowedAddress]) -> Result<LocalAddresses, Status> {
+    match set.all {
+        0 if list.iter().all(AllowedAddress::is_valid) => {
+            let address = |allowed: &AllowedAddress| {
+                LocalAddress::new(Ipv6Addr::from(allowed.address).into(), allowed.scope_id)
+            };
+            Ok(LocalAddresses::Only(list.iter().map(address).collect()))
+        }
+        1 if list.is_empty() => Ok(LocalAddresses::All),
+        _ => Err(Status::Invalid),
     }
 }
 
@@ -193,7 +288,7 @@ mod tests {
         run(&mut control, SETTLE / 2);
         assert_eq!(told(&theirs), [], "not so soon");
         run(&mut control, PAUSE);
-        let expected = Answer::Addresses(vec![control.known.addresses[0].to_abi()]);
+        let expected = Answer::Addresses(vec![control.known.reach.addresses[0].to_abi()]);
         assert_eq!(told(&theirs), [expected]);
         assert_eq!(control.known.next(), None);
 

@@ -46,6 +46,7 @@ impl Control {
         let (role, kind) = match request {
             Request::Attach(_) => (process.role, kind::ATTACH),
             Request::SetParameters(..) => (Role::Listener, kind::SET_PARAMETERS),
+            Request::SetAddresses(..) => (Role::Listener, kind::SET_ADDRESSES),
             Request::SetSessionId(_) => (Role::Worker, kind::SET_SESSION_ID),
             Request::Claim(_) => (Role::Worker, kind::CLAIM),
             Request::Decline(_) => (Role::Listener, kind::DECLINE),
@@ -71,6 +72,7 @@ impl Control {
         Ok(match request {
             Request::Attach(_) => return Err((Status::Corrupt, "it is attached already")),
             Request::SetParameters(set, _) => Answer::Now(self.set_parameters(&set)),
+            Request::SetAddresses(set, list) => Answer::Now(self.set_addresses(set, &list)),
             Request::SetSessionId(set) => Answer::Now(self.set_session_id(process, &set)),
             Request::Claim(claim) => self.claim(process, cookie, claim),
             Request::Decline(decline) => Answer::Now(self.decline(&decline)),

@@ -1,16 +1,19 @@
 //! How connections end, workers are dropped, and the reactor itself stops.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{Conn, Stage};
 use super::{NOTHING, Notice, Reactor};
 use crate::broker::pool::QueueId;
+use crate::broker::presence::Presence;
 use crate::broker::reason;
 use crate::broker::registry::close_status;
 use crate::broker::submission::Violation;
 use crate::device::Status;
 use crate::device::abi::{Completion, event};
-use crate::fabric::{ConnId, Fabric};
+use crate::fabric::{ConnId, Fabric, LocalAddress};
 use crate::transport::CloseReason;
 use crate::units::Instant;
 
@@ -78,6 +81,13 @@ impl<F: Fabric> Reactor<F> {
             conn.held.clear();
         }
         self.transport.abort(id);
+    }
+
+    /// Ends the connections of addresses that this machine no longer has.
+    pub(super) fn end_gone(&mut self, interfaces: Arc<BTreeSet<LocalAddress>>) {
+        let mut presence = Presence::new(interfaces);
+        self.transport
+            .end_gone(|address| !presence.has(address.into()));
     }
 
     /// A worker broke the rules of the interface.

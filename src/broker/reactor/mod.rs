@@ -43,7 +43,9 @@ use super::registry::Shared;
 use super::status::{ConnectionStatus, QueueStatus};
 use crate::device::Status;
 use crate::device::abi::{Completion, event};
-use crate::fabric::{ConnId, Fabric, FabricError, FabricKind, ListenerId};
+use crate::fabric::{
+    ConnId, Fabric, FabricError, FabricKind, ListenerId, LocalAddress, LocalAddresses,
+};
 use crate::proto;
 use crate::shm::{Entry, RingCorrupt};
 use crate::transport::{Event, PlainHasher, Transport};
@@ -63,6 +65,12 @@ pub(super) enum Command {
     Gone(u32),
     /// For connections to come.
     SetAcceptor(proto::Config),
+    /// Clients may use these addresses of the machine: for connections to come, and for those that are
+    /// there.
+    AdmitAt(Arc<LocalAddresses>),
+    /// The machine's interfaces have these addresses: end the connections that came in at others, unless
+    /// they are routed here.
+    EndGone(Arc<BTreeSet<LocalAddress>>),
     /// Report, with this number.
     Report(u64),
     /// Take no more connections; end those that are there, at the latest then.
@@ -220,6 +228,8 @@ impl<F: Fabric> Reactor<F> {
                 Command::Decline(conn) => self.decline(conn),
                 Command::Gone(process) => self.drop_process(process, true),
                 Command::SetAcceptor(acceptor) => self.transport.set_acceptor(acceptor),
+                Command::AdmitAt(addresses) => self.transport.admit_at(&addresses),
+                Command::EndGone(interfaces) => self.end_gone(interfaces),
                 Command::Report(number) => {
                     let report = self.report();
                     self.control.notice(Notice::Report(number, report));

@@ -19,6 +19,8 @@ pub struct Config {
     pub max_pending: usize,
     /// The same of one source address.
     pub max_pending_per_source: usize,
+    /// Whether to listen at addresses that no device has yet: peers can connect as soon as one does.
+    pub free_bind: bool,
     /// Time that a connection has to be established, and each step of looking for a peer.
     pub connect_timeout: Duration,
     /// Time that posted work has to go out after [`Fabric::close`](crate::fabric::Fabric::close).
@@ -36,6 +38,7 @@ impl Default for Config {
             regions: 16,
             max_pending: 256,
             max_pending_per_source: 32,
+            free_bind: false,
             connect_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(5),
             linger_timeout: Duration::from_secs(2),
@@ -54,6 +57,7 @@ impl From<&iwarp::Config> for Config {
             regions: software.depths.regions,
             max_pending: software.max_pending,
             max_pending_per_source: software.max_pending_per_source,
+            free_bind: software.free_bind,
             connect_timeout: software.connect_timeout,
             drain_timeout: software.drain_timeout,
             linger_timeout: software.linger_timeout,

@@ -22,7 +22,7 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// A listening identifier.
 #[derive(Debug)]
 pub(super) struct Listener {
-    /// `None`: its device is gone.
+    /// `None`: its device is gone, or was never there.
     id: Option<CmId>,
     pub(super) address: SocketAddr,
     /// When to try again.
@@ -42,12 +42,31 @@ impl Listener {
         })
     }
 
+    /// One at an address that no device has, which tries again.
+    const fn waiting(address: SocketAddr, again_at: Instant) -> Self {
+        Self {
+            id: None,
+            address,
+            again_at: Some(again_at),
+        }
+    }
+
     pub(super) fn key(&self) -> Option<usize> {
         self.id.as_ref().map(CmId::key)
     }
 }
 
 impl Verbs {
+    /// Listens at `address`, or will do so when a device has it.
+    pub(super) fn new_listener(&self, address: SocketAddr) -> io::Result<Listener> {
+        match Listener::bind(&self.channel, address) {
+            Err(error) if self.config.free_bind && is_missing(&error) => {
+                Ok(Listener::waiting(address, self.now + LISTEN_AGAIN))
+            }
+            result => result,
+        }
+    }
+
     /// A listener's device is removed, which waits for the listener to let go of it.
     pub(super) fn lose_listener(&mut self, id: ListenerId) {
         let Some(listener) = self.listeners.get_mut(id) else {
@@ -90,6 +109,9 @@ impl Verbs {
             return;
         };
         let mut refuse = |reason| events.push(Event::Refused { peer, reason });
+        if !self.admitted.admit_conn(id.local_address()) {
+            return refuse(CloseReason::AddressNotAllowed);
+        }
         if !self.pending.take(peer.ip()) {
             // Its identifier ends here, and with it the request.
             return refuse(CloseReason::TooManyPending);
@@ -119,6 +141,14 @@ impl Verbs {
             }
         }
     }
+}
+
+/// Whether no device has the address that is to be listened at.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENODEV | libc::EADDRNOTAVAIL)
+    )
 }
 
 /// A peer's READ depths, from its point of view: those that the connection manager has agreed on (MPA

@@ -64,8 +64,8 @@ use self::listen::Listener;
 use super::iwarp::mpa::LegacyReadDepths;
 use super::pending::Pending;
 use crate::fabric::{
-    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, MAX_SEND_HEADER,
-    ReadLimits, Region, RegionId, RemoteAddress, Sge, WrId,
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
+    MAX_SEND_HEADER, ReadLimits, Region, RegionId, RemoteAddress, Sge, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -88,6 +88,7 @@ pub struct Verbs {
     poll: mio::Poll,
     ready: mio::Events,
     listeners: SlotMap<ListenerId, Listener>,
+    admitted: Arc<LocalAddresses>,
     conns: SlotMap<ConnId, Conn>,
     /// By [`CmId::key`].
     owners: HashMap<usize, Owner>,
@@ -139,6 +140,7 @@ impl Verbs {
             poll,
             ready: mio::Events::with_capacity(256),
             listeners: SlotMap::with_key(),
+            admitted: Arc::default(),
             conns: SlotMap::with_key(),
             owners: HashMap::new(),
             devices: HashMap::new(),
@@ -277,7 +279,7 @@ impl Verbs {
 impl Fabric for Verbs {
     fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
         let context = |source| failed(&format!("listen on {address} by RDMA"), source);
-        let listener = Listener::bind(&self.channel, address).map_err(context)?;
+        let listener = self.new_listener(address).map_err(context)?;
         let key = listener.key();
         let id = self.listeners.insert(listener);
         self.owners
@@ -312,6 +314,10 @@ impl Fabric for Verbs {
         for id in unanswered {
             self.reject(id);
         }
+    }
+
+    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
+        self.admitted = Arc::clone(addresses);
     }
 
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {

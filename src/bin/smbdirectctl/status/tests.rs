@@ -4,7 +4,9 @@ use super::*;
 fn device(peer: &str) -> Device {
     let json = serde_json::json!({
         "version": "0.1.0", "interface": 1, "uptime_seconds": 11_520.0, "stopping": false,
-        "listen": ["0.0.0.0:5445", "[::]:5445"],
+        "listen": ["0.0.0.0:5445", "[::]:5445", "10.0.9.1:5445"],
+        "missing": ["10.0.9.1:5445"],
+        "allowed": ["10.0.0.1", "fe80::1%2"],
         "addresses": [
             {"address": "10.0.0.1:5445", "interface": "eth0", "link_speed": 25_000_000_000_u64, "fabric": "verbs"},
             {"address": "10.0.1.1:5445", "interface": "eth1", "link_speed": 2_500_000_000_u64, "fabric": "software"},
@@ -41,11 +43,14 @@ fn shows_everything_that_an_administrator_asks_for() {
     let shown = device("10.0.0.5:49152").to_string();
     let lines: Vec<&str> = shown.lines().map(str::trim_end).collect();
     assert_eq!(
-        lines[..9],
+        lines[..12],
         [
             "Device       smbdirect 0.1.0, interface 1, up 3 h",
             "Listening    0.0.0.0:5445",
             "             [::]:5445",
+            "             10.0.9.1:5445, once this machine has that address",
+            "Allowed      10.0.0.1, by smbd",
+            "             fe80::1%2",
             "Addresses    10.0.0.1:5445, eth0, 25 Gbit/s, verbs",
             "             10.0.1.1:5445, eth1, 2.5 Gbit/s, software",
             "             [2001:db8:1234:5678:9abc:def0:1234:5678]:49152, ?, 100 Mbit/s",

@@ -114,6 +114,11 @@ pub(super) struct Conn {
 }
 
 impl Conn {
+    /// This side's address.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
+    }
+
     pub(super) fn new(
         stream: TcpStream,
         peer: SocketAddr,

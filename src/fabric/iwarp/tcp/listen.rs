@@ -1,9 +1,11 @@
 //! Listeners.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mio::net::{TcpListener, TcpStream};
+
+use super::Config;
 
 /// A listening socket.
 pub(super) struct Listener {
@@ -23,7 +25,7 @@ pub(super) enum Accepted {
 }
 
 impl Listener {
-    pub(super) fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Self> {
+    pub(super) fn bind(address: SocketAddr, config: &Config) -> io::Result<Self> {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking(), None)?;
         if address.is_ipv6() {
@@ -31,8 +33,13 @@ impl Listener {
             socket.set_only_v6(true)?;
         }
         socket.set_reuse_address(true)?;
-        if reuse_port {
+        if config.reuse_port {
             socket.set_reuse_port(true)?;
+        }
+        match address.ip() {
+            ip if !config.free_bind || ip.is_unspecified() => {}
+            IpAddr::V4(_) => socket.set_freebind_v4(true)?,
+            IpAddr::V6(_) => socket.set_freebind_v6(true)?,
         }
         socket.bind(&address.into())?;
         socket.listen(1024)?;

@@ -22,6 +22,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::Interest;
@@ -39,8 +40,8 @@ use super::handshake::Offer;
 use super::qp::{Completion, Depths, PostError, Qp};
 use crate::fabric::pending::Pending;
 use crate::fabric::{
-    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, Moved, ReadLimits, Region,
-    RegionId, RemoteAddress, Sge, WrError, WrId,
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved,
+    ReadLimits, Region, RegionId, RemoteAddress, Sge, WrError, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -68,6 +69,9 @@ pub struct Config {
     /// Whether other fabrics of this user may listen at the same addresses: the kernel then deals
     /// new connections out among them (`SO_REUSEPORT`).
     pub reuse_port: bool,
+    /// Whether to listen at addresses that this machine does not have yet: peers can connect as soon as
+    /// it does (`IP_FREEBIND`).
+    pub free_bind: bool,
     /// Time that a peer has for TCP and MPA to connect.
     pub connect_timeout: Duration,
     /// Time that posted work has to go out after [`Fabric::close`].
@@ -92,6 +96,7 @@ impl Default for Config {
             max_pending: 256,
             max_pending_per_source: 32,
             reuse_port: false,
+            free_bind: false,
             connect_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(5),
             linger_timeout: Duration::from_secs(2),
@@ -118,6 +123,7 @@ pub struct Iwarp {
     poll: mio::Poll,
     ready: mio::Events,
     listeners: SlotMap<ListenerId, Listener>,
+    admitted: Arc<LocalAddresses>,
     conns: SlotMap<ConnId, Conn>,
     lingering: Lingering,
     /// Connections with something to do.
@@ -155,6 +161,7 @@ impl Iwarp {
             poll: mio::Poll::new().map_err(|source| failed("create an epoll instance", source))?,
             ready: mio::Events::with_capacity(256),
             listeners: SlotMap::with_key(),
+            admitted: Arc::default(),
             conns: SlotMap::with_key(),
             lingering: Lingering::new(config.linger_timeout),
             work: Vec::new(),
@@ -243,7 +250,7 @@ impl Iwarp {
 impl Fabric for Iwarp {
     fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
         let context = |source| failed(&format!("listen on {address}"), source);
-        let mut listener = Listener::bind(address, self.config.reuse_port).map_err(context)?;
+        let mut listener = Listener::bind(address, &self.config).map_err(context)?;
         let registry = self.poll.registry();
         let id = self.listeners.try_insert_with_key(|id| {
             let token = Target::Listener(id).token();
@@ -260,7 +267,7 @@ impl Fabric for Iwarp {
     }
 
     fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
-        self.conns.get(conn)?.stream.local_addr().ok()
+        self.conns.get(conn)?.local_address()
     }
 
     fn unlisten(&mut self, listener: ListenerId) {
@@ -278,6 +285,20 @@ impl Fabric for Iwarp {
             .collect();
         for id in unanswered {
             self.reject(id);
+        }
+    }
+
+    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
+        self.admitted = Arc::clone(addresses);
+        let waits = |conn: &Conn| matches!(conn.stage, Stage::AwaitsRequest);
+        let refused = self.conns.iter().filter(|(_, conn)| waits(conn));
+        let refused = refused.filter(|(_, conn)| !addresses.admit_conn(conn.local_address()));
+        let refused: Vec<(ConnId, SocketAddr)> =
+            refused.map(|(id, conn)| (id, conn.peer)).collect();
+        for (id, peer) in refused {
+            self.reject(id);
+            let reason = CloseReason::AddressNotAllowed;
+            self.events.push(Event::Refused { peer, reason });
         }
     }
 

@@ -71,6 +71,14 @@ impl Iwarp {
         peer: SocketAddr,
         events: &mut Vec<Event>,
     ) {
+        if !self.admitted.admit_conn(stream.local_addr().ok()) {
+            reset(stream);
+            events.push(Event::Refused {
+                peer,
+                reason: CloseReason::AddressNotAllowed,
+            });
+            return;
+        }
         if !self.pending.take(peer.ip()) {
             events.push(Event::Refused {
                 peer,
@@ -299,6 +307,14 @@ impl Iwarp {
         let mut events = std::mem::take(&mut self.events);
         self.end(id, reason, &mut events);
         self.events = events;
+    }
+}
+
+/// Closes a connection so that its peer takes it for refused, and nothing of it stays in the system.
+fn reset(stream: TcpStream) {
+    let at_once = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    if let Err(error) = at_once {
+        tracing::debug!(%error, "a connection is closed, not reset");
     }
 }
 
