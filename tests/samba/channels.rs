@@ -20,6 +20,7 @@ const LEASES: Setup<'static> = Setup {
     global: &["smb2 leases = yes"],
     share: &[],
     device: "",
+    listen: &[],
     without_device: false,
 };
 
@@ -79,6 +80,35 @@ fn a_session_has_channels_of_both_transports_in_one_process() {
     // The device knew where it belongs, or smbd told it: in either case it is there now.
     drop(tcp);
     reads(&mut direct, tree, &data);
+}
+
+#[test]
+fn clients_of_tcp_hold_nothing_of_the_device() {
+    let server = device(Setup {
+        device: "max_workers = 1",
+        ..Setup::default()
+    });
+    let clients: Vec<Connection> = (0..4)
+        .map(|number| {
+            let mut guid = GUID;
+            guid[15] = number;
+            let mut tcp = log_in(&server, Config::new(guid));
+            let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
+            let interfaces = tcp.network_interfaces(tree).expect("interfaces");
+            assert!(interfaces.iter().any(|interface| interface.rdma));
+            tcp
+        })
+        .collect();
+    let workers = |status: &serde_json::Value| {
+        let processes = status["processes"].as_array().expect("processes");
+        let workers = processes.iter().filter(|one| one["role"] == "worker");
+        workers.count()
+    };
+    assert_eq!(workers(&server.device().status()), 0);
+    let mut other = direct(&server, Config::new(*b"another client's"));
+    other.log_in(&credentials(&server)).expect("a session");
+    assert_eq!(workers(&server.device().status()), 1);
+    drop(clients);
 }
 
 #[test]
@@ -200,23 +230,24 @@ fn who_logs_off_or_goes_is_forgotten() {
             totals["clients"] == clients && totals["sessions"] == sessions
         });
     };
+    let count = |name: &str| server.device().status()["counters"][name].as_u64();
     let mut tcp = log_in(&server, Config::new(GUID));
-    known(1, 1);
+    known(0, 0);
     let second = bind(&server, &tcp);
     known(1, 1);
+    let before = (count("established"), count("assigned"));
+    let third = bind(&server, &tcp);
     // The device knew whose it is: no other process has had it before.
-    let counters = server.device().status()["counters"].clone();
-    assert_eq!(
-        (&counters["established"], &counters["assigned"]),
-        (&1.into(), &1.into())
-    );
+    let one_more = |count: Option<u64>| count.map(|count| count + 1);
+    assert_eq!(count("established"), one_more(before.0));
+    assert_eq!(count("assigned"), one_more(before.1));
     let mut other = direct(&server, Config::new([7; 16]));
     known(2, 1);
     other.log_in(&credentials(&server)).expect("a session");
     known(2, 2);
     tcp.log_off().expect("a logoff");
     known(2, 1);
-    drop((tcp, second));
+    drop((tcp, second, third));
     known(1, 1);
     drop(other);
     known(0, 0);

@@ -8,7 +8,7 @@ use smbdirect::client::{
 use smbdirect::fabric::Access;
 use smbdirect::sys::Memory;
 
-use crate::server::Server;
+use crate::server::{Server, Setup};
 use crate::sessions::{GUID, credentials, log_in};
 
 /// How long a break may take.
@@ -136,6 +136,29 @@ fn the_server_announces_its_interfaces() {
     assert!(!interfaces.is_empty());
     let rdma = interfaces.iter().filter(|interface| interface.rdma);
     assert_eq!(rdma.count() > 0, server.places_directly, "{interfaces:?}");
+}
+
+#[test]
+fn smbstatus_tells_of_opens_with_all_rights() {
+    let server = crate::channel::device(Setup::default());
+    let (mut connection, tree) = connect(&server);
+    let how = Create {
+        // All of FILE_ALL_ACCESS, as full control means; WRITE_OWNER was the end of smbstatus.
+        access: 0x001f_01ff,
+        ..Create::file(Disposition::Create)
+    };
+    connection.create(tree, "all", &how).expect("a file");
+    let status = server.smbstatus();
+    let file = &status["open_files"].as_object().expect("files")[&path(&server, "all")];
+    let opens = file["opens"].as_object().expect("opens");
+    let rights = &opens.values().next().expect("one")["access_mask"];
+    assert_eq!(rights["WRITE_OWNER"], true, "{rights}");
+    assert_eq!(rights["UNKNOWN"], serde_json::Value::Null, "{rights}");
+}
+
+/// A file of the share as smbd names it.
+fn path(server: &Server, name: &str) -> String {
+    server.files.join(name).display().to_string()
 }
 
 #[test]

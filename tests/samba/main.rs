@@ -11,6 +11,7 @@
 //! channels of READ and WRITE, and failures, is tested with it, too. Tests that need the device have
 //! nothing to test then, and say so. Failures need root: they mount a small file system.
 
+mod addresses;
 mod bench;
 mod channel;
 mod channels;

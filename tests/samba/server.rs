@@ -67,6 +67,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) share: &'a [&'a str],
     /// The configuration file of smbdirectd.
     pub(crate) device: &'a str,
+    /// Where smbdirectd listens besides the first address.
+    pub(crate) listen: &'a [&'a str],
     /// smbdirectd does not run before [`Server::start_device`].
     pub(crate) without_device: bool,
 }
@@ -114,13 +116,6 @@ impl Server {
         server
     }
 
-    /// One that ends at once: how it ended, and what it said.
-    pub(crate) fn refuse(setup: Setup<'_>) -> (ExitStatus, String) {
-        let mut server = Self::spawn(setup);
-        let status = server.wait_for_end();
-        (status, server.log())
-    }
-
     /// Starts an smbd, and before it the device.
     fn spawn(setup: Setup<'_>) -> Self {
         let samba = Samba::from_environment();
@@ -143,7 +138,16 @@ impl Server {
             directory.file("smbdirectd.toml", setup.device);
         }
         if !setup.without_device {
-            let start = |directory| Daemon::start_in(directory, &daemon::Setup::default());
+            let also: Vec<&str> = setup
+                .listen
+                .iter()
+                .flat_map(|at| ["--listen", at])
+                .collect();
+            let setup = daemon::Setup {
+                arguments: &also,
+                ..daemon::Setup::default()
+            };
+            let start = |directory| Daemon::start_in(directory, &setup);
             daemon = resting.take().map(start);
         }
         // smbd would share a port that the device has: this one is free beside it.
@@ -203,6 +207,23 @@ impl Server {
         assert!(output.status.success(), "{output:?}");
     }
 
+    /// Has smbd read its configuration again, in which `old` became `new`.
+    pub(crate) fn reconfigure(&self, old: &str, new: &str) {
+        let text = fs::read_to_string(&self.config).expect("its configuration");
+        assert!(text.contains(old), "{text}");
+        fs::write(&self.config, text.replace(old, new)).expect("written");
+        self.control(&["smbd", "reload-config"]);
+    }
+
+    /// What testparm says of its configuration, on standard error; and whether it is content.
+    pub(crate) fn testparm(&self) -> (bool, String) {
+        let mut command = Command::new(self.samba.program("testparm"));
+        let output = command.arg("-s").arg(&self.config).output();
+        let output = output.expect("testparm runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    }
+
     /// The device, which runs.
     pub(crate) fn device(&self) -> &Daemon {
         self.daemon.as_ref().expect("a device")
@@ -241,6 +262,11 @@ impl Server {
         let output = command.arg("--json").output().expect("smbstatus runs");
         assert!(output.status.success(), "{output:?}");
         serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// Where smbd looks for a device that does not run.
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.resting.as_ref().expect("it rests").control()
     }
 
     /// Kills the device, starts it again in the same place, and waits until smbd listens there.
@@ -410,7 +436,7 @@ fn configuration(root: &Path, tcp: SocketAddr, setup: Setup<'_>, control: Option
         "[global]".to_owned(),
         "workgroup = TEST".to_owned(),
         "server role = standalone".to_owned(),
-        r#"interfaces = "lo;speed=10000000000,capability=RSS""#.to_owned(),
+        "interfaces = lo".to_owned(),
         "bind interfaces only = yes".to_owned(),
         format!("smb ports = {}", tcp.port()),
         "disable netbios = yes".to_owned(),

@@ -9,3 +9,5 @@ mod pressure;
 mod processes;
 mod start;
 mod storage;
+
+pub(crate) use client::wait_until;

@@ -1,6 +1,13 @@
-//! What is refused at the start, and what is not there then.
+//! What is not there, or not allowed, and who says so.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
 
 use smbdirect::client::Connection;
+use smbdirect::device::message::{attach_version, encode};
+use smbdirect::device::{Status, abi};
+use smbdirect::sys::SeqListener;
 
 use super::client::{Client, config, wait_until, workers};
 use crate::server::{Server, Setup};
@@ -23,7 +30,7 @@ fn without_a_device_smbd_serves_tcp_and_says_so_once_until_there_is_one() {
     let interfaces = tcp.network_interfaces(tree).expect("interfaces");
     assert!(!interfaces.is_empty() && interfaces.iter().all(|interface| !interface.rdma));
     assert!(Connection::smb_direct(server.smb_direct, config()).is_err());
-    // Both the parent and the client's smbd look for it again meanwhile.
+    // The parent looks for it again meanwhile.
     std::thread::sleep(std::time::Duration::from_secs(12));
     tcp.echo().expect("an ECHO");
     let said = lines(&server.log(), "no SMB Direct until");
@@ -39,6 +46,8 @@ fn without_a_device_smbd_serves_tcp_and_says_so_once_until_there_is_one() {
         interfaces.iter().any(|interface| interface.rdma)
     });
     super::client::bind(&server, &tcp).echo().expect("an ECHO");
+    let said = lines(&server.log(), "SMB Direct is served by the device");
+    assert_eq!(said.len(), 1, "who read the first line reads this, too");
 
     // It says so again when it is gone again.
     server.kill_device();
@@ -47,9 +56,49 @@ fn without_a_device_smbd_serves_tcp_and_says_so_once_until_there_is_one() {
     });
 }
 
+/// A device of another version for the next process that attaches.
+fn refuse_one(path: &Path) {
+    fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+    let listener = SeqListener::bind(path).expect("a socket");
+    let (mut socket, mut buffer) = (None, [0; 4096]);
+    wait_until("it is refused", || {
+        socket = socket.take().or_else(|| listener.accept().ok());
+        let Some(socket) = &socket else { return false };
+        let Ok(received) = socket.receive(&mut buffer) else {
+            return false;
+        };
+        let attach = attach_version(&buffer[..received.length]);
+        let (cookie, version) = attach.expect("an attachment");
+        assert_eq!(version, abi::VERSION);
+        let (mut answer, kind) = (Vec::new(), abi::kind::ATTACH);
+        let status = Status::Version.code();
+        encode(cookie, &abi::Reply { status, kind }, &[], &mut answer);
+        socket.send(&answer, &[]).is_ok()
+    });
+    fs::remove_file(path).expect("removed");
+}
+
 #[test]
-fn a_configuration_without_what_smb_direct_needs_is_refused_with_one_clear_line() {
-    for (line, cure) in [
+fn a_device_of_another_version_is_said_also_after_there_was_none() {
+    let mut server = Server::start_with(Setup {
+        without_device: true,
+        ..Setup::default()
+    });
+    let said = || lines(&server.log(), "no SMB Direct until");
+    assert_eq!(said().len(), 1);
+    refuse_one(&server.control_socket());
+    wait_until("the version is said", || {
+        let said = said();
+        said.len() >= 2 && said[1].contains("of the same release")
+    });
+    server.start_device();
+    let said = lines(&server.log(), "SMB Direct is served by the device");
+    assert_eq!(said.len(), 1);
+}
+
+#[test]
+fn without_what_smb_direct_needs_tcp_is_served_and_log_and_testparm_say_what_is_missing() {
+    for (line, missing) in [
         (
             "server multi channel support = no",
             "'smb direct = yes' needs 'server multi channel support = yes'",
@@ -59,15 +108,40 @@ fn a_configuration_without_what_smb_direct_needs_is_refused_with_one_clear_line(
             "'smb direct = yes' needs 'server max protocol = SMB3'",
         ),
     ] {
-        let (status, log) = Server::refuse(Setup {
+        let server = Server::start_with(Setup {
             global: &[line],
+            without_device: true,
             ..Setup::default()
         });
-        assert!(!status.success(), "{line}: {status}");
-        let said = lines(&log, "smb direct");
+        TcpStream::connect(server.tcp).expect("TCP is served");
+        let said = lines(&server.log(), "SMB Direct is off");
         assert_eq!(said.len(), 1, "{line}: {said:?}");
-        assert!(said[0].contains(cure), "{said:?}");
+        assert!(said[0].contains(missing), "{said:?}");
+        let (content, said) = server.testparm();
+        let said = lines(&said, "SMB Direct is off");
+        assert!(content && said.len() == 1, "{line}: {said:?}");
+        assert!(said[0].starts_with("WARNING: ") && said[0].contains(missing));
     }
+}
+
+#[test]
+fn smb_direct_goes_off_and_on_again_with_the_configuration() {
+    let server = Server::start();
+    Client::connect(&server).copy("before", 1);
+    let (on, off) = (
+        "server multi channel support = yes",
+        "server multi channel support = no",
+    );
+    server.reconfigure(on, off);
+    let is_served = || Connection::smb_direct(server.smb_direct, config()).is_ok();
+    wait_until("SMB Direct is off", || !is_served());
+    log_in(&server, config()).echo().expect("TCP is served");
+    let said = lines(&server.log(), "SMB Direct is off");
+    assert_eq!(said.len(), 1, "{said:?}");
+
+    server.reconfigure(off, on);
+    wait_until("SMB Direct is on again", is_served);
+    Client::connect(&server).copy("after", 1);
 }
 
 #[test]
@@ -101,6 +175,7 @@ fn no_more_clients_than_there_may_be_processes_are_served() {
         Ok::<_, smbdirect::client::Error>(direct)
     };
     let mut clients = Vec::new();
+    assert_eq!(lines(&server.log(), "max smbd processes").len(), 0);
     let refused = loop {
         match connect() {
             Ok(client) => clients.push(client),
@@ -109,6 +184,8 @@ fn no_more_clients_than_there_may_be_processes_are_served() {
         assert!(clients.len() <= 5, "as many as want to");
     };
     assert!(!clients.is_empty(), "{refused}");
+    // Once a minute: there may be many.
+    assert_eq!(lines(&server.log(), "max smbd processes").len(), 1);
     let status = server.device().status();
     assert_eq!(
         status["connections"].as_array().map(Vec::len),

@@ -1,0 +1,100 @@
+//! At which addresses SMB Direct is served, and of which clients are told: as smb.conf says it for TCP.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+
+use smbdirect::client::{Config, Connection, Interface};
+
+use crate::channel::device;
+use crate::failures::wait_until;
+use crate::server::{Server, Setup};
+use crate::sessions::{GUID, log_in};
+
+/// Loopback has all of 127/8, and its interface this one alone: `interfaces = lo` leaves the other out.
+const NAMED: &str = "127.0.0.1";
+const LEFT_OUT: &str = "127.0.0.7";
+
+const BOTH: Setup<'static> = Setup {
+    global: &[],
+    share: &[],
+    device: "",
+    listen: &["127.0.0.7:0"],
+    without_device: false,
+};
+
+/// Where the device listens beside the first address.
+fn left_out(server: &Server) -> SocketAddr {
+    let status = server.device().status();
+    let address = status["listen"][1].as_str().expect("an address");
+    let address: SocketAddr = address.parse().expect("an address");
+    assert_eq!(address.ip(), LEFT_OUT.parse::<IpAddr>().expect("one"));
+    address
+}
+
+fn announced(server: &Server) -> Vec<Interface> {
+    let mut tcp = log_in(server, Config::new(GUID));
+    let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
+    tcp.network_interfaces(tree).expect("interfaces")
+}
+
+/// The addresses of which clients are told that SMB Direct is there.
+fn rdma(server: &Server) -> Vec<IpAddr> {
+    let all = announced(server).into_iter();
+    all.filter(|one| one.rdma).map(|one| one.address).collect()
+}
+
+fn is_served(address: SocketAddr) -> bool {
+    Connection::smb_direct(address, Config::new(GUID)).is_ok()
+}
+
+#[test]
+fn bind_interfaces_only_holds_for_smb_direct() {
+    let server = device(BOTH);
+    let left_out = left_out(&server);
+    let tcp = SocketAddr::new(left_out.ip(), server.tcp.port());
+    assert!(TcpStream::connect(tcp).is_err(), "TCP is there");
+    assert!(!is_served(left_out), "SMB Direct is there");
+    assert!(is_served(server.smb_direct));
+    assert_eq!(rdma(&server), [NAMED.parse::<IpAddr>().expect("one")]);
+
+    // As well for a client whose smbd the device knows: nobody asks the parent then.
+    let tcp = log_in(&server, Config::new(GUID));
+    let mut bound = crate::channel::bind(&server, &tcp);
+    assert!(!is_served(left_out), "SMB Direct is there");
+    bound.echo().expect("an ECHO");
+}
+
+#[test]
+fn without_it_all_are_served_and_those_of_interfaces_announced_also_after_a_reload() {
+    let server = device(Setup {
+        global: &["bind interfaces only = no"],
+        ..BOTH
+    });
+    let left_out = left_out(&server);
+    assert!(is_served(left_out));
+    assert_eq!(rdma(&server), [NAMED.parse::<IpAddr>().expect("one")]);
+
+    server.reconfigure("bind interfaces only = no", "bind interfaces only = yes");
+    wait_until("the other address is left", || !is_served(left_out));
+    assert!(is_served(server.smb_direct));
+}
+
+#[test]
+fn what_interfaces_says_of_speed_and_capability_wins() {
+    let speed = r#"interfaces = "lo;speed=123000000""#;
+    let server = device(Setup {
+        global: &[speed],
+        ..Setup::default()
+    });
+    let of_lo = |server: &Server| {
+        let address: IpAddr = NAMED.parse().expect("one");
+        let mut all = announced(server).into_iter();
+        all.find(|one| one.address == address).expect("it is there")
+    };
+    let one = of_lo(&server);
+    assert!(one.rdma && one.speed == 123_000_000, "{one:?}");
+
+    server.reconfigure(speed, r#"interfaces = "lo;capability=RSS""#);
+    wait_until("it is not RDMA capable", || !of_lo(&server).rdma);
+    let one = of_lo(&server);
+    assert!(one.rss, "{one:?}");
+}
