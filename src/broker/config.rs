@@ -1,7 +1,7 @@
 //! What a broker is told before it starts.
 
 use std::fmt::Display;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::machine;
 use super::quantity::{Size, Speed, Time};
 use crate::device;
 use crate::device::abi::{MemParams, RegionShape};
-use crate::fabric::FabricKind;
+use crate::fabric::{FabricKind, Source};
 use crate::proto::{self, ConfigError};
 use crate::shm::buffers::Shape;
 
@@ -38,17 +38,25 @@ pub struct Config {
     pub busy_poll: Duration,
     /// What accepted connections bring to the negotiation.
     pub acceptor: proto::Config,
-    /// Connections at a time, of all reactors together. 1 to 65,536.
+    /// Connections at a time, of all reactors together. 1 to 65,536. A quarter of them, and of
+    /// `max_unauthenticated` and `max_undispatched`, is what one source (an IPv4 address, or a /64 of IPv6)
+    /// may have, unless it is one of `gateways`.
     pub max_connections: usize,
     /// Connections of a reactor that have not negotiated. 1 to 65,536.
     pub max_unnegotiated: usize,
-    /// The same of one source address.
+    /// The same of one source.
     pub max_unnegotiated_per_source: usize,
-    /// Connections that have negotiated and belong to no worker yet. 1 to 65,536. See also
-    /// [`Config::max_undispatched_per_source`].
+    /// Connections on which no session is yet, of all reactors together. 1 to 65,536. If there are more, the
+    /// oldest of the source that has most of them ends.
+    pub max_unauthenticated: usize,
+    /// Connections that are offered to the listener at a time; others wait. 1 to 65,536.
     pub max_undispatched: usize,
+    /// Addresses behind which many clients are, at most 1024. One of IPv6 stands for its /64.
+    pub gateways: Vec<IpAddr>,
     /// Time that a client has for its first request once it has negotiated SMB Direct. 1 ms to 1 h.
     pub first_request_timeout: Duration,
+    /// Time that a client has to log in once it has negotiated SMB Direct. 1 ms to 1 h.
+    pub login_timeout: Duration,
     /// Time in which an offered connection must be claimed. 1 ms to 1 h.
     pub claim_timeout: Duration,
     /// Time after which a connection ends whose client takes nothing of what it is sent, or answers
@@ -154,10 +162,13 @@ impl Default for Config {
             busy_poll: Duration::from_micros(50),
             acceptor,
             max_connections: 4096,
-            max_unnegotiated: 256,
-            max_unnegotiated_per_source: 32,
+            max_unnegotiated: 1024,
+            max_unnegotiated_per_source: 256,
+            max_unauthenticated: 1024,
             max_undispatched: 64,
+            gateways: Vec::new(),
             first_request_timeout: Duration::from_secs(5),
+            login_timeout: Duration::from_secs(45),
             claim_timeout: Duration::from_secs(10),
             progress_timeout: Duration::from_secs(60),
             max_workers: 1024,
@@ -198,6 +209,7 @@ impl Config {
                 "max_unnegotiated_per_source",
                 self.max_unnegotiated_per_source,
             ),
+            ("max_unauthenticated", self.max_unauthenticated),
             ("max_undispatched", self.max_undispatched),
             ("max_workers", self.max_workers),
             ("max_sessions", self.max_sessions),
@@ -212,6 +224,7 @@ impl Config {
             LONGEST_TIME,
         )?;
         for (key, value) in [
+            ("login_timeout", self.login_timeout),
             ("claim_timeout", self.claim_timeout),
             ("progress_timeout", self.progress_timeout),
         ] {
@@ -246,12 +259,9 @@ impl Config {
             .saturating_add(receive)
     }
 
-    /// Of [`Config::max_undispatched`], what one source address (one /64 with IPv6) may have: a
-    /// quarter, so that one host cannot keep the others out.
-    #[must_use]
-    pub const fn max_undispatched_per_source(&self) -> usize {
-        let quarter = self.max_undispatched / 4;
-        if quarter == 0 { 1 } else { quarter }
+    /// Whether many clients are behind a source.
+    pub(super) fn is_gateway(&self, source: Source) -> bool {
+        self.gateways.iter().any(|ip| Source::of(*ip) == source)
     }
 
     fn validate_access(&self) -> Result<(), OutOfRange> {
@@ -289,6 +299,10 @@ impl Config {
         )?;
         within("users", self.users.len(), 0, 64).map_err(|error| OutOfRange {
             allowed: "at most 64 users".into(),
+            ..error
+        })?;
+        within("gateways", self.gateways.len(), 0, 1024).map_err(|error| OutOfRange {
+            allowed: "at most 1024 addresses".into(),
             ..error
         })
     }

@@ -1,5 +1,6 @@
-//! Log lines that clients can cause, a few in a second.
+//! Log lines that clients can cause, a few in a second, and limits that they meet, once in a while.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::units::Instant;
@@ -30,6 +31,27 @@ impl Lines {
     }
 }
 
+/// Time in which a limit is warned of once.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Says when to warn of limits that were met.
+#[derive(Debug, Default)]
+pub(super) struct Warnings(BTreeMap<&'static str, (Instant, u64)>);
+
+impl Warnings {
+    /// Takes note that the limit of a key of the configuration was met so many times. If it is time to warn
+    /// of it, says how often that was since the last warning.
+    pub(super) fn met(&mut self, key: &'static str, times: u64, now: Instant) -> Option<u64> {
+        let (at, count) = self.0.entry(key).or_insert((now, 0));
+        *count += times;
+        if now < *at {
+            return None;
+        }
+        *at = now + QUIET;
+        Some(std::mem::take(count))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,5 +64,15 @@ mod tests {
         assert_eq!(logged, 10);
         assert_eq!(lines.admit(start + WINDOW), Some(90));
         assert_eq!(lines.admit(start + WINDOW), Some(0));
+    }
+
+    #[test]
+    fn warns_of_each_limit_once_in_a_while() {
+        let mut warnings = Warnings::default();
+        let start = Instant::ZERO + Duration::from_secs(10);
+        assert_eq!(warnings.met("a", 1, start), Some(1));
+        assert_eq!(warnings.met("a", 5, start), None);
+        assert_eq!(warnings.met("b", 2, start), Some(2));
+        assert_eq!(warnings.met("a", 1, start + QUIET), Some(6));
     }
 }

@@ -13,7 +13,7 @@
 //! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
 //! | `reactor` | a thread that drives connections and moves their data |
 //! | `addresses` | where clients reach it, on which interfaces |
-//! | `registry` | what both must know: whose a client is, which connections wait for an owner |
+//! | `registry`, `admission` | what both must know: whose a client is, which connections may be there, and which wait for an owner |
 //! | `queue`, `pool`, `memory`, `submission` | a worker's rings, its received messages, its memory, what it wants |
 //! | `config`, `settings`, `quantity` | what it is told, and the file that says it |
 //! | [`status`] | what the broker says about itself |
@@ -22,6 +22,7 @@
 //! client or a process does ends that client's connection or that process' attachment at most.
 
 mod addresses;
+mod admission;
 mod config;
 mod control;
 mod lines;
@@ -61,6 +62,7 @@ use crate::fabric::verbs;
 use crate::fabric::{Fabric, FabricError, FabricKind, ReadLimits, iwarp};
 use crate::proto;
 use crate::transport::{self, Transport};
+use crate::units::Credits;
 
 /// Time to wait for the status.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,6 +70,9 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Registrations of a connection beside those of its owner's segments: the receives of the
 /// negotiation, and those that follow.
 const OWN_REGIONS: usize = 2;
+
+/// Credits that a client holds at most until a session is on its connection.
+const RECEIVES_OF_STRANGERS: Credits = Credits(8);
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -318,11 +323,13 @@ fn listen<F: Fabric>(
     let pool = Pool::new(config.memory.receive, Arc::clone(&shared.memory));
     let transport = transport::Config {
         acceptor: config.acceptor,
+        first_receive_credit_max: RECEIVES_OF_STRANGERS,
         initiator: proto::Config::initiator_default(),
         limits: ReadLimits::default(),
         max_unnegotiated: config.max_unnegotiated,
         max_unnegotiated_per_source: config.max_unnegotiated_per_source,
-        max_connections: config.max_connections,
+        // Which one has to go for a newcomer is decided once it has negotiated.
+        max_connections: config.max_connections + config.max_unnegotiated,
         // No queue of a worker has more outstanding.
         send_queue: config.queue_depth as usize,
         progress_timeout: config.progress_timeout,

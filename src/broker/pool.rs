@@ -6,6 +6,12 @@
 //!   Held              nothing: the client runs out of credits
 //!   Queue             a buffer of that queue's arena, which grows within the limits; else nothing
 //! ```
+//!
+//! An arena is shared by connections that do not trust each other, for anybody may name the GUID of its
+//! worker's client. So no connection holds more than a quarter of it, nor do all strangers together.
+//! A message that has only begun is put together in heap of its own unless there is much room, and is
+//! copied to the arena when it is complete: those that never are take nothing from others. And some units
+//! are left to messages of one unit, such as every connection's first ones.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -14,7 +20,7 @@ use std::sync::Arc;
 
 use slotmap::{SecondaryMap, new_key_type};
 
-use super::memory::{Account, Segment, shape_of};
+use super::memory::{Account, Charge, Segment, shape_of};
 use super::process::Process;
 use crate::device::Status;
 use crate::device::abi::{self, RegionShape, kind, region};
@@ -24,8 +30,11 @@ use crate::shm::{Buffer as Number, Buffers};
 use crate::sys::Memory;
 use crate::transport::{MessageBuffers, PlainHasher};
 
-/// Bytes of a message that the broker holds for a connection without an owner.
+/// Bytes of a message of a connection without an owner, or without a session.
 pub(super) const MAX_HELD_LENGTH: u32 = 64 * 1024;
+
+/// Of the units that are there, the part that is left to messages of one unit.
+const LEFT_TO_SMALL: u32 = 16;
 
 new_key_type! {
     /// A queue of a reactor.
@@ -35,7 +44,11 @@ new_key_type! {
 /// A received message.
 #[derive(Debug)]
 pub(super) enum Buffer {
-    Heap(Vec<u8>),
+    Heap {
+        bytes: Vec<u8>,
+        /// Kept as long as the bytes.
+        _charges: Option<[Charge; 2]>,
+    },
     /// In the arena of a queue. The bytes stay mapped whatever becomes of the arena.
     Shared {
         queue: QueueId,
@@ -44,12 +57,23 @@ pub(super) enum Buffer {
     },
 }
 
-/// Who gets the messages of a connection that is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owner {
-    /// Nobody now: a message is held.
-    Held,
-    Queue(QueueId),
+impl Buffer {
+    fn heap(length: u32, charges: Option<[Charge; 2]>) -> Self {
+        Self::Heap {
+            // What the peer does not fill is not touched.
+            bytes: Vec::with_capacity(length as usize),
+            _charges: charges,
+        }
+    }
+}
+
+/// A connection that is known.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// The queue that gets its messages; `None`: none now, and a message is held.
+    queue: Option<QueueId>,
+    /// A session is on it.
+    authenticated: bool,
 }
 
 /// What went wrong in a call that could not say so.
@@ -70,9 +94,24 @@ struct Arena {
     /// Keeps what `buffers` count.
     segments: Vec<Segment>,
     /// Whose message is in a buffer, by segment and unit.
-    holders: Vec<Option<ConnId>>,
+    holders: Vec<Option<Hold>>,
+    /// Units that the messages of each connection take, of those that have some.
+    shares: HashMap<ConnId, u32, BuildHasherDefault<PlainHasher>>,
+    /// Units that messages of strangers take.
+    of_strangers: u32,
+    /// Units of messages that are not complete.
+    begun: u32,
     /// A buffer was asked for, and there was none.
     wanting: bool,
+}
+
+/// A message in a buffer, as far as shares are concerned.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    conn: ConnId,
+    units: u32,
+    is_stranger: bool,
+    is_whole: bool,
 }
 
 /// See the [module](self).
@@ -80,7 +119,7 @@ struct Arena {
 pub(super) struct Pool {
     shape: RegionShape,
     total: Arc<Account>,
-    owners: HashMap<ConnId, Owner, BuildHasherDefault<PlainHasher>>,
+    conns: HashMap<ConnId, Known, BuildHasherDefault<PlainHasher>>,
     arenas: SecondaryMap<QueueId, Arena>,
     /// A buffer was asked for, and there was none, in any arena.
     wanting: bool,
@@ -92,7 +131,7 @@ impl Pool {
         Self {
             shape,
             total,
-            owners: HashMap::default(),
+            conns: HashMap::default(),
             arenas: SecondaryMap::new(),
             wanting: false,
             faults: Vec::new(),
@@ -112,6 +151,9 @@ impl Pool {
             buffers: Buffers::new(shape_of(&self.shape))?,
             segments: Vec::new(),
             holders: Vec::new(),
+            shares: HashMap::default(),
+            of_strangers: 0,
+            begun: 0,
             wanting: false,
         };
         self.arenas.insert(queue, arena);
@@ -125,28 +167,33 @@ impl Pool {
 
     /// The messages of a connection go to a queue from now on.
     pub(super) fn set_queue(&mut self, conn: ConnId, queue: QueueId) {
-        self.owners.insert(conn, Owner::Queue(queue));
+        self.conns.entry(conn).or_default().queue = Some(queue);
     }
 
     /// The messages of a connection stay where they are from now on.
     pub(super) fn hold(&mut self, conn: ConnId) {
-        self.owners.insert(conn, Owner::Held);
+        self.conns.entry(conn).or_default().queue = None;
+    }
+
+    /// A session is on a connection.
+    pub(super) fn authenticated(&mut self, conn: ConnId) {
+        self.conns.entry(conn).or_default().authenticated = true;
     }
 
     /// The connection is gone.
     pub(super) fn forget(&mut self, conn: ConnId) {
-        self.owners.remove(&conn);
+        self.conns.remove(&conn);
     }
 
-    /// Puts `bytes` into a buffer of a queue; its number, or `None` where there is none now.
-    /// `holder` is told of by [`recycle`](Self::recycle).
+    /// Puts `bytes`, a message of `holder` or what the device says itself, into a buffer of a queue; its
+    /// number, or `None` where there is none now.
     pub(super) fn put(
         &mut self,
         queue: QueueId,
         bytes: &[u8],
         holder: Option<ConnId>,
     ) -> Option<u64> {
-        let number = self.allocate_shared(queue, bytes.len())?;
+        let number = self.allocate_shared(queue, holder, (bytes.len(), true))?;
         let arena = self.arenas.get_mut(queue)?;
         // Fails never: the buffer was allocated for this length.
         let written = arena
@@ -154,25 +201,17 @@ impl Pool {
             .memory(number)
             .is_ok_and(|memory| memory.write(0, bytes).is_ok());
         if !written {
-            let _ = arena.buffers.free(number);
+            let _ = arena.free(number);
             return None;
         }
-        self.set_holder(queue, number, holder);
         Some(number.to_bits())
     }
 
-    /// Notes whose message is in a buffer.
+    /// The message in a buffer is complete.
     #[inline]
-    pub(super) fn set_holder(&mut self, queue: QueueId, number: Number, holder: Option<ConnId>) {
-        let Some(arena) = self.arenas.get_mut(queue) else {
-            return;
-        };
-        let index = arena.index(number);
-        if arena.holders.len() <= index {
-            arena.holders.resize(index + 1, None);
-        }
-        if let Some(place) = arena.holders.get_mut(index) {
-            *place = holder;
+    pub(super) fn complete(&mut self, queue: QueueId, number: Number) {
+        if let Some(arena) = self.arenas.get_mut(queue) {
+            arena.complete(number);
         }
     }
 
@@ -185,9 +224,7 @@ impl Pool {
     ) -> Result<Option<ConnId>, BufferError> {
         let number = Number::from_bits(bits);
         let arena = self.arenas.get_mut(queue).ok_or(BufferError::Foreign)?;
-        arena.buffers.free(number)?;
-        let index = arena.index(number);
-        Ok(arena.holders.get_mut(index).and_then(Option::take))
+        arena.free(number)
     }
 
     /// Whether a buffer of the queue was missing since this was last asked.
@@ -214,22 +251,65 @@ impl Pool {
         arena.map_or((0, 0), |buffers| (buffers.segments(), buffers.used_units()))
     }
 
-    fn allocate_shared(&mut self, queue: QueueId, length: usize) -> Option<Number> {
+    /// Whether a message of `length` bytes that has only begun may have a buffer of the arena, for the
+    /// little that it costs to copy it later.
+    fn may_assemble(&self, queue: QueueId, length: u32, conn: Known) -> bool {
+        let arena = self.arenas.get(queue);
+        conn.authenticated
+            && arena
+                .is_some_and(|arena| arena.begun + arena.units(length as usize) <= arena.quarter())
+    }
+
+    /// A buffer in heap for a message that has only begun; those of strangers are short, few, and not
+    /// charged.
+    fn begin_in_heap(&mut self, queue: QueueId, length: u32, conn: Known) -> Option<Buffer> {
+        let charges = match conn.authenticated {
+            false => None,
+            true => {
+                let accounts = [&self.arenas.get(queue)?.process.account, &self.total];
+                let [Some(worker), Some(total)] =
+                    accounts.map(|account| account.charge(length.into()))
+                else {
+                    self.wanting = true;
+                    return None;
+                };
+                Some([worker, total])
+            }
+        };
+        Some(Buffer::heap(length, charges))
+    }
+
+    /// A buffer in an arena for a message of `conn`, of which a part is there or all.
+    fn allocate_shared(
+        &mut self,
+        queue: QueueId,
+        conn: Option<ConnId>,
+        (length, is_whole): (usize, bool),
+    ) -> Option<Number> {
         let arena = self.arenas.get_mut(queue)?;
-        match arena.buffers.allocate(length) {
-            Ok(number) => return Some(number),
-            Err(AllocateError::Full) => match arena.grow(&self.shape, &self.total) {
-                Ok(()) => {
-                    if let Ok(number) = arena.buffers.allocate(length) {
-                        return Some(number);
+        let known = conn.and_then(|conn| self.conns.get(&conn));
+        let hold = conn.map(|conn| Hold {
+            conn,
+            units: arena.units(length),
+            is_stranger: known.is_none_or(|known| !known.authenticated),
+            is_whole,
+        });
+        if hold.is_none_or(|hold| arena.has_share(hold)) {
+            let number = match arena.allocate(length) {
+                Err(AllocateError::Full) => match arena.grow(&self.shape, &self.total) {
+                    Ok(()) => arena.allocate(length).ok(),
+                    Err(Status::Detached) => {
+                        self.faults.push(Fault::Unread(queue));
+                        None
                     }
-                }
-                Err(Status::Detached) => self.faults.push(Fault::Unread(queue)),
-                Err(_) => {}
-            },
-            Err(
-                AllocateError::Exhausted | AllocateError::Empty | AllocateError::TooLong { .. },
-            ) => {}
+                    Err(_) => None,
+                },
+                other => other.ok(),
+            };
+            if let Some(number) = number {
+                arena.hold(number, hold);
+                return Some(number);
+            }
         }
         arena.wanting = true;
         self.wanting = true;
@@ -244,6 +324,95 @@ impl Arena {
         let bits = number.to_bits();
         let (segment, unit) = (bits >> 16 & 0xffff, bits & 0xffff);
         segment as usize * self.buffers.shape().units_per_segment as usize + unit as usize
+    }
+
+    /// Units that `length` bytes take.
+    #[inline]
+    fn units(&self, length: usize) -> u32 {
+        // No message is longer than 32 bits can say.
+        length.div_ceil(self.buffers.shape().unit_length) as u32
+    }
+
+    /// A quarter of the units that there may be.
+    #[inline]
+    fn quarter(&self) -> u32 {
+        let shape = self.buffers.shape();
+        shape.units_per_segment.saturating_mul(shape.max_segments) / 4
+    }
+
+    /// Whether a connection may have one more message here, or its first; and strangers, if it is one.
+    #[inline]
+    fn has_share(&self, hold: Hold) -> bool {
+        let fits = |used: u32| used == 0 || used.saturating_add(hold.units) <= self.quarter();
+        let share = self.shares.get(&hold.conn).copied().unwrap_or(0);
+        fits(share) && (!hold.is_stranger || fits(self.of_strangers))
+    }
+
+    /// A buffer; one of several units only if some remain for messages of one, or nothing is in use.
+    #[inline]
+    fn allocate(&mut self, length: usize) -> Result<Number, AllocateError> {
+        let units = self.units(length);
+        if units > 1 {
+            let (used, shape) = (self.buffers.used_units(), self.buffers.shape());
+            let there = shape.units_per_segment * self.buffers.segments();
+            let left = there.saturating_sub(used).saturating_sub(units);
+            if used > 0 && left < there / LEFT_TO_SMALL {
+                return match self.buffers.segments() < shape.max_segments {
+                    true => Err(AllocateError::Full),
+                    false => Err(AllocateError::Exhausted),
+                };
+            }
+        }
+        self.buffers.allocate(length)
+    }
+
+    /// Notes whose message is in a buffer.
+    #[inline]
+    fn hold(&mut self, number: Number, hold: Option<Hold>) {
+        let index = self.index(number);
+        if self.holders.len() <= index {
+            self.holders.resize(index + 1, None);
+        }
+        if let Some(place) = self.holders.get_mut(index) {
+            *place = hold;
+        }
+        if let Some(hold) = hold {
+            *self.shares.entry(hold.conn).or_default() += hold.units;
+            self.of_strangers += if hold.is_stranger { hold.units } else { 0 };
+            self.begun += if hold.is_whole { 0 } else { hold.units };
+        }
+    }
+
+    /// The message in a buffer is complete.
+    #[inline]
+    fn complete(&mut self, number: Number) {
+        let index = self.index(number);
+        if let Some(Some(hold)) = self.holders.get_mut(index) {
+            if !std::mem::replace(&mut hold.is_whole, true) {
+                self.begun = self.begun.saturating_sub(hold.units);
+            }
+        }
+    }
+
+    /// Takes a buffer back, and says whose message was in it.
+    #[inline]
+    fn free(&mut self, number: Number) -> Result<Option<ConnId>, BufferError> {
+        self.buffers.free(number)?;
+        self.complete(number);
+        let index = self.index(number);
+        let Some(hold) = self.holders.get_mut(index).and_then(Option::take) else {
+            return Ok(None);
+        };
+        if hold.is_stranger {
+            self.of_strangers = self.of_strangers.saturating_sub(hold.units);
+        }
+        match self.shares.get_mut(&hold.conn) {
+            Some(share) if *share > hold.units => *share -= hold.units,
+            _ => {
+                self.shares.remove(&hold.conn);
+            }
+        }
+        Ok(Some(hold.conn))
     }
 
     /// Adds a segment, and tells the worker of it before it can hear of a buffer there.
@@ -268,43 +437,54 @@ impl Arena {
     }
 }
 
+impl Pool {
+    /// A buffer for a message of `length` bytes, of which a part is there or all.
+    fn buffer(&mut self, conn: ConnId, length: u32, is_whole: bool) -> Option<Buffer> {
+        let Some(known) = self.conns.get(&conn).copied() else {
+            // Its first message.
+            self.hold(conn);
+            if length <= MAX_HELD_LENGTH {
+                return Some(Buffer::heap(length, None));
+            }
+            self.faults.push(Fault::TooLong(conn));
+            return None;
+        };
+        let queue = known.queue?;
+        let longest = match known.authenticated {
+            true => self
+                .shape
+                .unit_length
+                .saturating_mul(self.shape.longest_run),
+            false => MAX_HELD_LENGTH,
+        };
+        if length > longest {
+            self.faults.push(Fault::TooLong(conn));
+            return None;
+        }
+        if !is_whole && !self.may_assemble(queue, length, known) {
+            return self.begin_in_heap(queue, length, known);
+        }
+        let number = self.allocate_shared(queue, Some(conn), (length as usize, is_whole))?;
+        let memory = self.arenas.get(queue)?.buffers.memory(number).ok()?;
+        Some(Buffer::Shared {
+            queue,
+            number,
+            memory,
+        })
+    }
+}
+
 impl MessageBuffers for Pool {
     type Buffer = Buffer;
 
     #[inline]
     fn allocate(&mut self, conn: ConnId, length: u32) -> Option<Buffer> {
-        match self.owners.get(&conn) {
-            Some(Owner::Queue(queue)) => {
-                let queue = *queue;
-                if length
-                    > self
-                        .shape
-                        .unit_length
-                        .saturating_mul(self.shape.longest_run)
-                {
-                    self.faults.push(Fault::TooLong(conn));
-                    return None;
-                }
-                let number = self.allocate_shared(queue, length as usize)?;
-                let memory = self.arenas.get(queue)?.buffers.memory(number).ok()?;
-                Some(Buffer::Shared {
-                    queue,
-                    number,
-                    memory,
-                })
-            }
-            Some(Owner::Held) => None,
-            // Its first message.
-            None if length <= MAX_HELD_LENGTH => {
-                self.hold(conn);
-                Some(Buffer::Heap(Vec::with_capacity(length as usize)))
-            }
-            None => {
-                self.hold(conn);
-                self.faults.push(Fault::TooLong(conn));
-                None
-            }
-        }
+        self.buffer(conn, length, true)
+    }
+
+    #[inline]
+    fn begin(&mut self, conn: ConnId, length: u32) -> Option<Buffer> {
+        self.buffer(conn, length, false)
     }
 
     #[inline]
@@ -318,7 +498,7 @@ impl MessageBuffers for Pool {
     ) {
         // The transport asks for what it has in a slot, up to the length that was allocated.
         let copied = match buffer {
-            Buffer::Heap(bytes) => source.append_to(source_offset, length, bytes),
+            Buffer::Heap { bytes, .. } => source.append_to(source_offset, length, bytes),
             Buffer::Shared { memory, .. } => {
                 source.copy_to(source_offset, memory, offset as usize, length)
             }
@@ -331,8 +511,154 @@ impl MessageBuffers for Pool {
         if let Buffer::Shared { queue, number, .. } = buffer {
             if let Some(arena) = self.arenas.get_mut(queue) {
                 // It was never given away, so it is in use.
-                let _ = arena.buffers.free(number);
+                let _ = arena.free(number);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::process::Role;
+    use crate::sys::SeqSocket;
+    use slotmap::SlotMap;
+
+    const UNIT: u32 = 4096;
+    const SHAPE: RegionShape = RegionShape {
+        unit_length: UNIT,
+        units_per_segment: 32,
+        longest_run: 16,
+        max_segments: 2,
+    };
+
+    struct Scene {
+        pool: Pool,
+        queue: QueueId,
+        conns: SlotMap<ConnId, ()>,
+        total: Arc<Account>,
+        _socket: SeqSocket,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let total = Account::new(1 << 20);
+            let (ours, theirs) = SeqSocket::pair().unwrap();
+            let process = Process::new((1, 1), (Role::Worker, true), Arc::new(ours), 1 << 20);
+            let mut pool = Pool::new(SHAPE, Arc::clone(&total));
+            let queue = SlotMap::<QueueId, ()>::with_key().insert(());
+            pool.add(queue, 0, &Arc::new(process)).unwrap();
+            Self {
+                pool,
+                queue,
+                conns: SlotMap::with_key(),
+                total,
+                _socket: theirs,
+            }
+        }
+
+        fn conn(&mut self, authenticated: bool) -> ConnId {
+            let conn = self.conns.insert(());
+            self.pool.set_queue(conn, self.queue);
+            if authenticated {
+                self.pool.authenticated(conn);
+            }
+            conn
+        }
+
+        /// Takes messages of so many units until there is no buffer; their number.
+        fn fill(&mut self, conn: ConnId, units: u32) -> usize {
+            let allocate = || self.pool.allocate(conn, units * UNIT);
+            std::iter::from_fn(allocate).count()
+        }
+
+        fn used(&self) -> u32 {
+            self.pool.usage(self.queue).1
+        }
+    }
+
+    #[test]
+    fn a_connection_has_a_quarter_and_always_one_message() {
+        let mut scene = Scene::new();
+        let [user, other] = [true; 2].map(|authenticated| scene.conn(authenticated));
+        assert_eq!(scene.fill(user, 1), 16);
+        assert_eq!(scene.fill(other, 5), 3);
+        assert_eq!(scene.fill(other, 1), 1);
+        let third = scene.conn(true);
+        assert_eq!(scene.fill(third, 16), 1);
+    }
+
+    #[test]
+    fn all_strangers_together_have_a_quarter() {
+        let mut scene = Scene::new();
+        let strangers: Vec<ConnId> = (0..8).map(|_| scene.conn(false)).collect();
+        assert_eq!(scene.fill(strangers[0], 3), 5);
+        assert_eq!(scene.fill(strangers[1], 1), 1);
+        assert_eq!(scene.fill(strangers[2], 1), 0);
+        let user = scene.conn(true);
+        assert_eq!(scene.fill(user, 1), 16);
+        // One that logs in has what it has, and a share of its own.
+        scene.pool.authenticated(strangers[2]);
+        assert_eq!(scene.fill(strangers[2], 1), 16);
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_for_others() {
+        let mut scene = Scene::new();
+        let (stranger, user) = (scene.conn(false), scene.conn(true));
+        let begun = scene.pool.begin(user, 8 * UNIT).unwrap();
+        let held = scene.pool.allocate(stranger, 16 * UNIT).unwrap();
+        let Buffer::Shared { number, .. } = held else {
+            panic!("a buffer of the arena");
+        };
+        let holder = scene.pool.recycle(scene.queue, number.to_bits());
+        assert_eq!(holder, Ok(Some(stranger)));
+        scene.pool.release(begun);
+        assert_eq!(scene.used(), 0);
+        let arena = &scene.pool.arenas[scene.queue];
+        assert_eq!((arena.of_strangers, arena.begun), (0, 0));
+        assert!(arena.shares.is_empty());
+    }
+
+    #[test]
+    fn some_units_are_left_to_messages_of_one() {
+        let mut scene = Scene::new();
+        let users: Vec<ConnId> = (0..8).map(|_| scene.conn(true)).collect();
+        let long: usize = users.iter().map(|user| scene.fill(*user, 5)).sum();
+        assert_eq!(long, 12);
+        let late = scene.conn(true);
+        assert_eq!(scene.fill(late, 1), 4);
+        assert!(scene.pool.put(scene.queue, &[0; 100], None).is_none());
+    }
+
+    #[test]
+    fn messages_that_have_begun_take_little_of_the_arena() {
+        let mut scene = Scene::new();
+        let users: Vec<ConnId> = (0..8).map(|_| scene.conn(true)).collect();
+        let begun: Vec<Buffer> = users
+            .iter()
+            .map(|user| scene.pool.begin(*user, 8 * UNIT).unwrap())
+            .collect();
+        assert_eq!(scene.used(), 16);
+        // The others are charged for, as long as they are there.
+        let segment = u64::from(SHAPE.units_per_segment * UNIT);
+        assert_eq!(scene.total.used(), segment + 6 * 8 * u64::from(UNIT));
+        for buffer in begun {
+            scene.pool.release(buffer);
+        }
+        assert_eq!((scene.used(), scene.total.used()), (0, segment));
+    }
+
+    #[test]
+    fn a_stranger_begins_nothing_long_and_nothing_in_the_arena() {
+        let mut scene = Scene::new();
+        let stranger = scene.conn(false);
+        assert!(matches!(
+            scene.pool.begin(stranger, 16 * UNIT),
+            Some(Buffer::Heap { .. })
+        ));
+        assert_eq!(scene.used(), 0);
+        assert!(scene.pool.begin(stranger, MAX_HELD_LENGTH + 1).is_none());
+        assert_eq!(scene.pool.take_fault(), Some(Fault::TooLong(stranger)));
     }
 }

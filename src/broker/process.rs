@@ -44,6 +44,8 @@ pub(super) struct Process {
     /// The system's.
     pub(super) pid: i32,
     pub(super) role: Role,
+    /// It attached with the token of a connection.
+    pub(super) invited: bool,
     pub(super) socket: Arc<SeqSocket>,
     /// Memory of all its regions.
     pub(super) account: Arc<Account>,
@@ -80,9 +82,8 @@ impl Segments {
 
 impl Process {
     pub(super) fn new(
-        id: u32,
-        pid: i32,
-        role: Role,
+        (id, pid): (u32, i32),
+        (role, invited): (Role, bool),
         socket: Arc<SeqSocket>,
         memory_limit: u64,
     ) -> Self {
@@ -90,6 +91,7 @@ impl Process {
             id,
             pid,
             role,
+            invited,
             socket,
             account: Account::new(memory_limit),
             segments: Mutex::default(),
@@ -213,7 +215,7 @@ mod tests {
     #[test]
     fn a_process_is_registered_before_it_is_told_and_told_before_anything_else() {
         let (ours, theirs) = SeqSocket::pair().unwrap();
-        let process = Process::new(1, 1, Role::Listener, Arc::new(ours), 0);
+        let process = Process::new((1, 1), (Role::Listener, false), Arc::new(ours), 0);
         let offer = abi::Offer::new_zeroed();
         let mut buffer = [0; abi::MAX_CONTROL_LENGTH];
         let (sender, begins) = channel();

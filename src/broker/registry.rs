@@ -5,20 +5,23 @@
 //! message, RDMA operation or completion touches: connections come here when they begin, change
 //! hands and end.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::admission::{Admission, Limit, Place};
 use super::config::Config;
+use super::lines::Warnings;
 use super::memory::Account;
 use super::process::{Process, Role};
 use super::status::CloseStatus;
 use crate::device::Status;
 use crate::device::abi::Token;
-use crate::fabric::ConnId;
-use crate::transport::Sources;
 use crate::units::Instant;
+
+/// Observers at a time.
+const MAX_OBSERVERS: usize = 64;
 
 /// Ends of connections that the status shows.
 const KEPT_CLOSES: usize = 64;
@@ -53,13 +56,14 @@ impl Shared {
         // Its methods leave nothing half done: there is nothing in them that panics.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// A connection that waits to be claimed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Offered {
-    pub(super) reactor: usize,
-    pub(super) conn: ConnId,
+    /// Warns, once in a while, that clients or processes have met a limit.
+    pub(super) fn limit_met(&self, key: &'static str, limit: usize, (times, what): (u64, &str)) {
+        let met = self.registry().warnings.met(key, times, self.now());
+        if let Some(times) = met {
+            tracing::warn!(times, "{key} = {limit} was met: {what}");
+        }
+    }
 }
 
 /// Where a new connection goes.
@@ -80,6 +84,14 @@ struct Client {
     sessions: BTreeSet<u64>,
 }
 
+/// What a process has registered.
+#[derive(Debug, Default)]
+struct Registered {
+    clients: HashSet<[u8; 16]>,
+    /// Of all clients, the wish to have their connections counted as one.
+    sessions: usize,
+}
+
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -87,27 +99,40 @@ pub(super) struct Registry {
     listener: Option<u32>,
     clients: HashMap<[u8; 16], Client>,
     sessions: HashMap<u64, u32>,
-    /// Sessions and clients that each process has registered.
-    registered: HashMap<u32, usize>,
-    tokens: HashMap<Token, Offered>,
+    /// What each process has registered.
+    registered: HashMap<u32, Registered>,
+    tokens: HashMap<Token, Place>,
     connections: usize,
     /// Connections without an owner.
-    undispatched: Sources,
+    undispatched: usize,
+    admission: Admission,
     closes: VecDeque<CloseStatus>,
     counters: BTreeMap<&'static str, u64>,
+    warnings: Warnings,
 }
 
 impl Registry {
-    /// Whether there is a place for a process.
+    /// Whether there is a place for a process without a token: one that has a token is always let in,
+    /// since connections have limits of their own.
     ///
     /// # Errors
     ///
-    /// [`Status::Taken`]: there is a listener. [`Status::Limit`]: there are `limit` workers.
+    /// [`Status::Taken`]: there is a listener. [`Status::Limit`]: there are `limit` workers that came without
+    /// a token, or too many observers.
     pub(super) fn may_attach(&self, role: Role, limit: usize) -> Result<(), Status> {
-        match role {
-            Role::Listener if self.listener.is_some() => Err(Status::Taken),
-            Role::Worker if self.workers().count() >= limit => Err(Status::Limit),
-            Role::Listener | Role::Worker | Role::Observer => Ok(()),
+        let uninvited = |role| {
+            let processes = self.processes.values();
+            processes.filter(move |process| process.role == role && !process.invited)
+        };
+        let full = match role {
+            Role::Listener if self.listener.is_some() => return Err(Status::Taken),
+            Role::Listener => false,
+            Role::Worker => uninvited(role).count() >= limit,
+            Role::Observer => uninvited(role).count() >= MAX_OBSERVERS,
+        };
+        match full {
+            true => Err(Status::Limit),
+            false => Ok(()),
         }
     }
 
@@ -126,14 +151,13 @@ impl Registry {
         if self.listener == Some(process) {
             self.listener = None;
         }
-        self.clients.retain(|_, client| client.process != process);
-        self.sessions.retain(|_, owner| *owner != process);
-        self.registered.remove(&process);
-    }
-
-    pub(super) fn workers(&self) -> impl Iterator<Item = &Arc<Process>> {
-        let is_worker = |process: &&Arc<Process>| process.role == Role::Worker;
-        self.processes.values().filter(is_worker)
+        let registered = self.registered.remove(&process).unwrap_or_default();
+        for client_guid in registered.clients {
+            let client = self.clients.remove(&client_guid);
+            for session in client.into_iter().flat_map(|client| client.sessions) {
+                self.sessions.remove(&session);
+            }
+        }
     }
 
     pub(super) fn processes(&self) -> impl Iterator<Item = &Arc<Process>> {
@@ -175,7 +199,9 @@ impl Registry {
         };
         let client = self.clients.entry(client_guid).or_insert_with(new);
         client.sessions.insert(session);
-        *self.registered.entry(process).or_default() += 1;
+        let registered = self.registered.entry(process).or_default();
+        registered.clients.insert(client_guid);
+        registered.sessions += 1;
         if session != 0 {
             self.sessions.insert(session, process);
         }
@@ -207,11 +233,15 @@ impl Registry {
             0 => std::mem::take(&mut client.sessions),
             session => BTreeSet::from_iter(client.sessions.take(&session)),
         };
-        if client.sessions.is_empty() {
+        let is_gone = client.sessions.is_empty();
+        if is_gone {
             self.clients.remove(&client_guid);
         }
         if let Some(registered) = self.registered.get_mut(&process) {
-            *registered = registered.saturating_sub(gone.len());
+            registered.sessions = registered.sessions.saturating_sub(gone.len());
+            if is_gone {
+                registered.clients.remove(&client_guid);
+            }
         }
         for session in gone {
             self.sessions.remove(&session);
@@ -221,7 +251,8 @@ impl Registry {
 
     /// Sessions and clients that a process has registered.
     pub(super) fn registered(&self, process: u32) -> usize {
-        self.registered.get(&process).copied().unwrap_or(0)
+        let registered = self.registered.get(&process);
+        registered.map_or(0, |registered| registered.sessions)
     }
 
     /// Where a connection of a client goes.
@@ -246,69 +277,73 @@ impl Registry {
         self.processes.get(&client.process).map(Arc::clone)
     }
 
-    /// Counts a new connection.
-    ///
-    /// # Errors
-    ///
-    /// Which limit it meets.
+    /// Counts a new connection. If that makes too many, names the one that has to end, which may be
+    /// itself.
     pub(super) fn established(
         &mut self,
         config: &Config,
+        place: Place,
         peer: SocketAddr,
-    ) -> Result<(), &'static str> {
-        let (undispatched, of_source) = self.undispatched.count(peer);
-        // Counted in any case: its end is counted in any case.
+    ) -> Option<(Place, Limit)> {
         self.connections += 1;
-        self.undispatched.add(peer);
+        self.undispatched += 1;
         self.count("established");
-        if self.connections > config.max_connections {
-            return Err("too_many_connections");
-        }
-        if undispatched >= config.max_undispatched {
-            return Err("too_many_undispatched");
-        }
-        if of_source >= config.max_undispatched_per_source() {
-            return Err("too_many_undispatched_of_source");
-        }
-        Ok(())
+        self.admission.admit(config, place, peer.into())
     }
 
-    /// A connection of `peer` has an owner now.
-    pub(super) fn dispatched(&mut self, peer: SocketAddr) {
-        self.undispatched.remove(peer);
+    /// A session is on a connection.
+    pub(super) fn authenticated(&mut self, place: Place) {
+        self.admission.authenticated(place);
     }
 
-    /// A connection of `peer` has lost its owner, and will wait for another; `false`: too many do.
-    pub(super) fn undispatch(&mut self, config: &Config, peer: SocketAddr) -> bool {
-        let (total, of_source) = self.undispatched.count(peer);
-        let room = total < config.max_undispatched;
-        let room = room && of_source < config.max_undispatched_per_source();
-        if room {
-            self.undispatched.add(peer);
+    /// Whether a connection may be offered to the listener now. Otherwise it waits until
+    /// [`dispatched`](Self::dispatched) or [`closed`](Self::closed) of another names it.
+    pub(super) fn may_offer(&mut self, config: &Config, place: Place, peer: SocketAddr) -> bool {
+        let may = self.admission.offer(config, place, peer.into());
+        if !may {
+            self.count("waited_for_offer");
         }
-        room
+        may
     }
 
-    /// A connection is gone.
-    pub(super) fn closed(&mut self, close: CloseStatus, was_dispatched: bool, name: &'static str) {
+    /// A connection has an owner now. Names the one that may be offered in its place.
+    pub(super) fn dispatched(&mut self, config: &Config, place: Place) -> Option<Place> {
+        self.undispatched = self.undispatched.saturating_sub(1);
+        self.admission.done(config, place)
+    }
+
+    /// A connection has lost its owner, and will have another.
+    pub(super) fn undispatch(&mut self) {
+        self.undispatched += 1;
+    }
+
+    /// A connection is gone. Names the one that may be offered in its place.
+    pub(super) fn closed(
+        &mut self,
+        config: &Config,
+        place: Place,
+        close: CloseStatus,
+        (was_dispatched, name): (bool, &'static str),
+    ) -> Option<Place> {
         self.connections = self.connections.saturating_sub(1);
         if !was_dispatched {
-            self.undispatched.remove(close.peer);
+            self.undispatched = self.undispatched.saturating_sub(1);
         }
         self.count(name);
         if self.closes.len() >= KEPT_CLOSES {
             self.closes.pop_front();
         }
         self.closes.push_back(close);
+        self.admission.closed(config, place)
     }
 
     /// Lets a connection be claimed with `token`.
-    pub(super) fn offer(&mut self, token: Token, offered: Offered) {
-        self.tokens.insert(token, offered);
+    pub(super) fn offer(&mut self, token: Token, place: Place) {
+        self.tokens.insert(token, place);
     }
 
     /// Takes the connection of a token, which is used up then.
-    pub(super) fn claim(&mut self, token: &Token) -> Option<Offered> {
+    pub(super) fn claim(&mut self, token: &Token) -> Option<Place> {
         self.tokens.remove(token)
     }
 
@@ -330,7 +365,11 @@ impl Registry {
     }
 
     pub(super) const fn undispatched(&self) -> usize {
-        self.undispatched.total()
+        self.undispatched
+    }
+
+    pub(super) fn unauthenticated(&self) -> usize {
+        self.admission.strangers()
     }
 
     pub(super) fn clients(&self) -> usize {
@@ -365,11 +404,12 @@ pub(super) fn close_status(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fabric::ConnId;
     use crate::sys::SeqSocket;
 
     fn process(id: u32, role: Role) -> Arc<Process> {
         let socket = Arc::new(SeqSocket::pair().unwrap().0);
-        Arc::new(Process::new(id, 1, role, socket, 0))
+        Arc::new(Process::new((id, 1), (role, false), socket, 0))
     }
 
     #[test]
@@ -425,10 +465,14 @@ mod tests {
     fn keeps_the_last_closes_only() {
         let mut registry = Registry::default();
         let peer = "192.0.2.1:1".parse().unwrap();
+        let place = Place {
+            reactor: 0,
+            conn: ConnId::default(),
+        };
         for second in 0..100 {
             let now = Instant::ZERO + Duration::from_secs(second);
             let close = close_status(now, peer, (None, "peer"), Duration::ZERO);
-            registry.closed(close, true, "peer");
+            registry.closed(&Config::default(), place, close, (true, "peer"));
         }
         assert_eq!(registry.closes().count(), 64);
         assert_eq!(registry.closes().next().unwrap().at_seconds, 36.0);

@@ -60,8 +60,10 @@ pub struct AddressStatus {
 pub struct Limits {
     /// Connections.
     pub connections: usize,
-    /// Connections without an owner.
+    /// Connections that are offered to the listener at a time.
     pub undispatched: usize,
+    /// Connections on which no session is.
+    pub unauthenticated: usize,
     /// Workers.
     pub workers: usize,
     /// Sessions and clients of one worker.
@@ -81,6 +83,8 @@ pub struct Totals {
     pub connections: usize,
     /// Those of them without an owner.
     pub undispatched: usize,
+    /// Those of them on which no session is.
+    pub unauthenticated: usize,
     /// Tokens that may be claimed.
     pub offered: usize,
     /// Client GUIDs that are registered.

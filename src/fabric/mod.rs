@@ -42,6 +42,8 @@ pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric};
 #[cfg(feature = "fabric")]
 pub use local::{LocalAddress, LocalAddresses};
 #[cfg(feature = "fabric")]
+pub(crate) use pending::{Limit, Limits, Source, Sources};
+#[cfg(feature = "fabric")]
 pub use traits::*;
 
 /// Bytes that a SEND may carry in front of its payload.

@@ -1,69 +1,227 @@
-//! How many connections may wait behind listeners.
+//! Connections of peers that are not known yet: whose they are, and which goes when there are too many.
+//!
+//! Whoever reaches a port can have such connections, so their number is limited, in total and for each
+//! source. A newcomer is let in all the same: if there are too many, the oldest connection of the source
+//! that has most of them goes. A client that does what it has to do at once is gone from here before it is
+//! the oldest, however many others do nothing.
+//!
+//! This is the only place that says what a source is. Each stage of a connection that has such limits
+//! counts here.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// Connections that have not finished the handshake, in total and by source address.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    total: usize,
-    by_source: HashMap<IpAddr, usize>,
-    max_total: usize,
-    max_per_source: usize,
+/// How many connections there may be, of all sources and of each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) total: usize,
+    pub(crate) per_source: usize,
 }
 
-impl Pending {
-    pub(crate) fn new(max_total: usize, max_per_source: usize) -> Self {
+/// The limit for which a connection has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    Total,
+    PerSource,
+}
+
+/// Connections by source, each known by a key.
+#[derive(Debug)]
+pub(crate) struct Sources<K> {
+    places: HashMap<K, (Source, u64)>,
+    /// The connections of each source, the oldest first.
+    by_source: HashMap<Source, BTreeMap<u64, K>>,
+    /// The sources: last the one with most connections, and of several such the one with the oldest.
+    ranks: BTreeSet<Rank>,
+    last: u64,
+}
+
+type Rank = (usize, Reverse<u64>, Source);
+
+/// Whose connections count together: those of an IPv4 address, or of the /64 that one host of IPv6
+/// commonly has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Source(IpAddr);
+
+impl Source {
+    pub(crate) fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+            ip @ IpAddr::V4(_) => ip,
+        })
+    }
+}
+
+impl From<SocketAddr> for Source {
+    fn from(peer: SocketAddr) -> Self {
+        Self::of(peer.ip())
+    }
+}
+
+impl<K> Default for Sources<K> {
+    fn default() -> Self {
         Self {
-            total: 0,
+            places: HashMap::new(),
             by_source: HashMap::new(),
-            max_total,
-            max_per_source,
+            ranks: BTreeSet::new(),
+            last: 0,
         }
     }
+}
 
-    pub(crate) const fn total(&self) -> usize {
-        self.total
+impl<K: Copy + Eq + Hash> Sources<K> {
+    /// Connections of all sources.
+    pub(crate) fn total(&self) -> usize {
+        self.places.len()
     }
 
-    /// Takes a place; `false` where there is none.
-    pub(crate) fn take(&mut self, source: IpAddr) -> bool {
-        let of_source = self.by_source.get(&source).copied().unwrap_or(0);
-        if self.total >= self.max_total || of_source >= self.max_per_source {
+    /// Connections of one source.
+    pub(crate) fn of(&self, source: Source) -> usize {
+        self.by_source.get(&source).map_or(0, BTreeMap::len)
+    }
+
+    pub(crate) fn contains(&self, key: &K) -> bool {
+        self.places.contains_key(key)
+    }
+
+    /// Adds the youngest connection.
+    pub(crate) fn add(&mut self, key: K, source: Source) {
+        self.remove(&key);
+        self.last += 1;
+        let number = self.last;
+        self.places.insert(key, (source, number));
+        self.change(source, |conns| conns.insert(number, key));
+    }
+
+    /// Takes a connection out; whether it was there.
+    pub(crate) fn remove(&mut self, key: &K) -> bool {
+        let Some((source, number)) = self.places.remove(key) else {
             return false;
-        }
-        self.total += 1;
-        self.by_source.insert(source, of_source + 1);
+        };
+        self.change(source, |conns| conns.remove(&number));
         true
     }
 
-    /// Gives a place back.
-    pub(crate) fn give(&mut self, source: IpAddr) {
-        self.total = self.total.saturating_sub(1);
-        if let Some(of_source) = self.by_source.get_mut(&source) {
-            *of_source -= 1;
-            if *of_source == 0 {
+    /// Adds a connection. If that makes too many, takes the one out that has to go.
+    pub(crate) fn admit(&mut self, key: K, source: Source, limits: Limits) -> Option<(K, Limit)> {
+        self.add(key, source);
+        let (victim, limit) = if self.of(source) > limits.per_source {
+            (self.oldest_of(source), Limit::PerSource)
+        } else if self.total() > limits.total {
+            (self.oldest_of_greediest(), Limit::Total)
+        } else {
+            return None;
+        };
+        let victim = victim?;
+        self.remove(&victim);
+        Some((victim, limit))
+    }
+
+    /// The oldest connection of one source.
+    pub(crate) fn oldest_of(&self, source: Source) -> Option<K> {
+        let (_, key) = self.by_source.get(&source)?.first_key_value()?;
+        Some(*key)
+    }
+
+    /// The oldest connection of the source that has most.
+    pub(crate) fn oldest_of_greediest(&self) -> Option<K> {
+        let (_, _, source) = self.ranks.last()?;
+        self.oldest_of(*source)
+    }
+
+    /// The oldest connection of each source, with a number that is less the older it is.
+    pub(crate) fn oldest(&self) -> impl Iterator<Item = (Source, u64, K)> + '_ {
+        self.by_source.iter().filter_map(|(source, conns)| {
+            let (number, key) = conns.first_key_value()?;
+            Some((*source, *number, *key))
+        })
+    }
+
+    fn change<T>(&mut self, source: Source, change: impl FnOnce(&mut BTreeMap<u64, K>) -> T) {
+        let conns = self.by_source.entry(source).or_default();
+        if let Some(rank) = rank(source, conns) {
+            self.ranks.remove(&rank);
+        }
+        change(conns);
+        match rank(source, conns) {
+            Some(rank) => {
+                self.ranks.insert(rank);
+            }
+            None => {
                 self.by_source.remove(&source);
             }
         }
     }
 }
 
+fn rank<K>(source: Source, conns: &BTreeMap<u64, K>) -> Option<Rank> {
+    let (oldest, _) = conns.first_key_value()?;
+    Some((conns.len(), Reverse(*oldest), source))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LIMITS: Limits = Limits {
+        total: 4,
+        per_source: 3,
+    };
+
+    fn source(text: &str) -> Source {
+        Source::of(text.parse().unwrap())
+    }
+
+    /// Admits connections 1, 2, ... of these peers, and says which of them had to go.
+    fn admit_all<const N: usize>(peers: [&str; N]) -> [Option<(usize, Limit)>; N] {
+        let mut sources = Sources::default();
+        let mut number = 0;
+        peers.map(|text| {
+            number += 1;
+            sources.admit(number, source(text), LIMITS)
+        })
+    }
+
     #[test]
-    fn places_are_limited_in_total_and_by_source() {
-        let mut pending = Pending::new(3, 2);
-        let [a, b, c]: [IpAddr; 3] = ["10.0.0.1", "10.0.0.2", "::1"].map(|ip| ip.parse().unwrap());
-        assert!(pending.take(a) && pending.take(a) && !pending.take(a));
-        assert!(pending.take(b) && !pending.take(c));
-        pending.give(a);
-        assert!(pending.take(c) && !pending.take(a));
-        for source in [a, b, c] {
-            pending.give(source);
+    fn a_source_with_too_many_loses_its_oldest() {
+        let went = admit_all(["10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.1", "10.0.0.1"]);
+        assert_eq!(went, [None, None, None, None, Some((1, Limit::PerSource))]);
+    }
+
+    #[test]
+    fn when_all_places_are_taken_the_greediest_source_loses_its_oldest() {
+        let went = admit_all(["10.0.0.1", "10.0.0.2", "10.0.0.2", "::1", "10.0.0.3"]);
+        assert_eq!(went, [None, None, None, None, Some((2, Limit::Total))]);
+    }
+
+    #[test]
+    fn of_sources_that_are_alike_the_one_with_the_oldest_connection_loses_it() {
+        let went = admit_all(["10.0.0.4", "10.0.0.3", "10.0.0.1", "10.0.0.2", "10.0.0.9"]);
+        assert_eq!(went[4], Some((1, Limit::Total)));
+    }
+
+    #[test]
+    fn what_is_taken_out_leaves_nothing_behind() {
+        let mut sources = Sources::default();
+        for number in 0..10 {
+            let text = if number % 2 == 0 { "::1" } else { "10.0.0.1" };
+            sources.add(number, source(text));
         }
-        assert_eq!((pending.total(), pending.by_source.len()), (0, 0));
+        assert_eq!((sources.total(), sources.of(source("::1"))), (10, 5));
+        for number in 0..10 {
+            assert!(sources.remove(&number) && !sources.remove(&number));
+        }
+        assert_eq!((sources.total(), sources.oldest_of_greediest()), (0, None));
+        assert!(sources.by_source.is_empty() && sources.ranks.is_empty());
+    }
+
+    #[test]
+    fn a_source_is_an_address_or_a_prefix() {
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:0:0:1"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
     }
 }

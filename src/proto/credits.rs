@@ -28,7 +28,7 @@ pub(super) struct Ledger {
     posted: u16,
     /// Of `posted`, those that the peer was told of: what it may send. Never more than `posted`.
     granted: u16,
-    /// What the peer asks for, within what this side may have; 0 until it has asked.
+    /// What the peer asks for; 0 until it has asked.
     requested: u16,
     /// Most receives that this side posts. At least [`MIN_RECEIVES`].
     max: u16,
@@ -37,17 +37,24 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Nothing granted on either side, and a single receive wanted: the one for the negotiation.
     pub(super) const fn new(max: u16) -> Self {
-        Self {
+        let mut ledger = Self {
             send: 0,
             posted: 0,
             granted: 0,
             requested: 0,
-            max: if max < MIN_RECEIVES {
-                MIN_RECEIVES
-            } else {
-                max
-            },
-        }
+            max: 0,
+        };
+        ledger.set_max(max);
+        ledger
+    }
+
+    /// Has this side post at most `max` receives from now on.
+    pub(super) const fn set_max(&mut self, max: u16) {
+        self.max = if max < MIN_RECEIVES {
+            MIN_RECEIVES
+        } else {
+            max
+        };
     }
 
     /// Messages that this side may send.
@@ -82,13 +89,13 @@ impl Ledger {
     /// Takes the peer's `CreditsRequested`, which is absolute: how many credits it would like to
     /// hold.
     pub(super) fn set_requested(&mut self, credits_requested: u16) {
-        self.requested = credits_requested.min(self.max);
+        self.requested = credits_requested;
     }
 
     /// Most credits that the peer is given of this side's own accord: one that asks for less than
     /// [`MIN_RECEIVES`] is given more.
     fn allowance(&self) -> u16 {
-        self.requested.max(MIN_RECEIVES)
+        self.requested.min(self.max).max(MIN_RECEIVES)
     }
 
     /// Takes note of receives that were posted. More than may be posted do not count: they are
@@ -254,6 +261,23 @@ mod tests {
         assert_eq!(ledger.grant_in_response(), 4);
         ledger.add_posted(1);
         assert_eq!((ledger.posted(), ledger.granted()), (4, 4));
+    }
+
+    #[test]
+    fn a_peer_that_asked_for_more_gets_it_when_the_maximum_is_raised() {
+        let mut ledger = Ledger::new(8);
+        ledger.set_requested(100);
+        ledger.add_posted(8);
+        assert_eq!(ledger.grant_in_response(), 8);
+        assert_eq!(ledger.take_message(10), Ok(()));
+        assert_eq!((ledger.wanted(), ledger.owes_credits()), (1, false));
+        ledger.set_max(255);
+        assert_eq!(ledger.wanted(), 93);
+        ledger.add_posted(93);
+        assert_eq!(
+            (ledger.owes_credits(), ledger.next_grant()),
+            (true, Some(92))
+        );
     }
 
     #[test]

@@ -166,6 +166,12 @@ impl Endpoint {
         }
     }
 
+    /// Has this side post, and so grant, at most `max` receives from now on, where the configured maximum
+    /// is not for every peer from the start. What was granted stays granted.
+    pub fn set_receive_credit_max(&mut self, max: Credits) {
+        self.credits.set_max(max.0);
+    }
+
     /// Takes note that `count` receives of [`Endpoint::receive_size`] bytes are posted: from here on
     /// they may be granted. One that was posted before the endpoint existed counts, too. More than
     /// were wanted may be posted, but are not granted beyond the configured maximum.

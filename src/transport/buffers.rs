@@ -13,6 +13,12 @@ pub trait MessageBuffers {
     /// `Transport::buffers_available` or `Transport::recycle`.
     fn allocate(&mut self, conn: ConnId, length: u32) -> Option<Self::Buffer>;
 
+    /// The same for a message of which only the first fragment has come. The rest may take long, or never
+    /// come: an owner whose memory many connections share may put such a message elsewhere.
+    fn begin(&mut self, conn: ConnId, length: u32) -> Option<Self::Buffer> {
+        self.allocate(conn, length)
+    }
+
     /// Copies `length` bytes at `source_offset` of `source` to `offset` of the message. Fragments
     /// come in order and without gaps, and end at the length that was allocated.
     fn fill(

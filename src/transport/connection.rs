@@ -12,7 +12,7 @@ use crate::fabric::{
     WrId,
 };
 use crate::proto::{Endpoint, HEAD_LENGTH, Received, State};
-use crate::units::{Instant, RemoteToken};
+use crate::units::{Credits, Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
 /// A connection that the fabric knows. It is *failed* once this side gave up on it: the fabric was
@@ -94,6 +94,17 @@ impl<Buffer> Connection<Buffer> {
             progress_timeout,
             traffic: Traffic::default(),
         }
+    }
+
+    /// Lets the peer hold at most `max` credits until `raise_receives`.
+    pub(super) fn limit_receives(&mut self, max: Credits) {
+        let max = max.min(Credits(self.slots));
+        self.endpoint.set_receive_credit_max(max);
+    }
+
+    /// Lets the peer hold as many credits as there are slots.
+    pub(super) fn raise_receives(&mut self) {
+        self.endpoint.set_receive_credit_max(Credits(self.slots));
     }
 
     /// The fabric's connection is up.

@@ -111,10 +111,10 @@ pub enum CloseReason {
     /// Turned away: `Config::max_connections`.
     #[error("too many connections")]
     TooManyConnections,
-    /// Turned away: `Config::max_unnegotiated`.
+    /// Ended for a newer one: `Config::max_unnegotiated`.
     #[error("too many connections that have not negotiated")]
     TooManyUnnegotiated,
-    /// Turned away: `Config::max_unnegotiated_per_source`.
+    /// Ended for a newer one: `Config::max_unnegotiated_per_source`.
     #[error("too many connections of this source that have not negotiated")]
     TooManyUnnegotiatedOfSource,
 }

@@ -71,9 +71,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
                 conn.established = true;
                 conn.announced = true;
                 self.journal.counters.established += 1;
-                if conn.listener.is_some() {
-                    self.admission.release(conn.peer);
-                }
+                self.admission.release(id);
                 events.push(Event::Established {
                     conn: id,
                     listener: conn.listener,
@@ -149,18 +147,21 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         if self.conns.len() >= self.config.max_connections {
             return Err(CloseReason::TooManyConnections);
         }
-        self.admission.admit(&self.config, peer)?;
         let mut conn = Connection::new(&self.config, Some(listener), peer, now);
+        conn.limit_receives(self.config.first_receive_credit_max);
         // The receive for the negotiate message has to be there before the peer may send.
         let accepted = conn
             .post_receives(&mut self.fabric, id)
             .and_then(|()| self.fabric.accept(id, self.config.limits));
-        if let Err(error) = accepted {
-            self.admission.release(peer);
-            return Err(CloseReason::Call(error.into()));
-        }
+        accepted.map_err(|error| CloseReason::Call(error.into()))?;
         self.timers.arm(id, &mut conn);
         self.conns.insert(id, Box::new(conn));
+        if let Some((oldest, reason)) = self.admission.admit(&self.config, id, peer) {
+            if let Some(conn) = self.conns.get_mut(&oldest) {
+                conn.fail(reason);
+                self.fabric.close(oldest);
+            }
+        }
         Ok(())
     }
 
@@ -174,9 +175,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         let Some(mut conn) = self.conns.remove(&id) else {
             return;
         };
-        if conn.listener.is_some() && !conn.established {
-            self.admission.release(conn.peer);
-        }
+        self.admission.release(id);
         if conn.starved {
             self.starved.retain(|other| *other != id);
         }

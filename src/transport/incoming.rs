@@ -231,10 +231,17 @@ impl<Buffer> Incoming<Buffer> {
         };
         let mut buffer = match self.message.take() {
             Some(buffer) => buffer,
-            None => match buffers.allocate(conn, fragment.total) {
-                Some(buffer) => buffer,
-                None => return false,
-            },
+            None => {
+                let is_whole = fragment.length >= fragment.total;
+                let buffer = match is_whole {
+                    true => buffers.allocate(conn, fragment.total),
+                    false => buffers.begin(conn, fragment.total),
+                };
+                match buffer {
+                    Some(buffer) => buffer,
+                    None => return false,
+                }
+            }
         };
         let source = usize::from(fragment.slot) * pool.stride as usize + fragment.start as usize;
         buffers.fill(

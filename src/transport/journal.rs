@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::CloseReason;
+use crate::fabric;
 use crate::units::Instant;
 
 /// Log lines of one reason in one [`WINDOW`]; the rest is only counted.
@@ -18,6 +19,8 @@ pub struct Counters {
     pub requested: u64,
     /// Connections that negotiated, of either role.
     pub established: u64,
+    /// Accepted connections that ended because there were too many that had not negotiated.
+    pub turned_away: u64,
     reasons: BTreeMap<&'static str, Reason>,
 }
 
@@ -59,6 +62,13 @@ impl Journal {
 
     /// Counts the end of a connection, or that it was turned away, and logs it.
     pub(super) fn closed(&mut self, now: Instant, peer: SocketAddr, reason: &CloseReason) {
+        let too_many = matches!(
+            reason,
+            CloseReason::TooManyUnnegotiated
+                | CloseReason::TooManyUnnegotiatedOfSource
+                | CloseReason::Fabric(fabric::CloseReason::TooManyPending)
+        );
+        self.counters.turned_away += u64::from(too_many);
         if self.count(now, reason.name()) {
             tracing::info!(%peer, reason = reason.name(), "SMB Direct connection ended: {reason}");
         }

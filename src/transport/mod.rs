@@ -33,7 +33,7 @@ use crate::fabric::{
 };
 use crate::proto;
 use crate::sys::{self, Memory};
-use crate::units::{Instant, RemoteToken};
+use crate::units::{Credits, Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
 mod admission;
@@ -53,8 +53,6 @@ pub use event::{CallFailed, CloseReason, ConnStatus, ConnectError, Event, SendEr
 pub use journal::Counters;
 
 use admission::Admission;
-#[cfg(feature = "broker")]
-pub(crate) use admission::Sources;
 use connection::Connection;
 use journal::Journal;
 #[cfg(feature = "broker")]
@@ -67,11 +65,15 @@ use timers::Timers;
 pub struct Config {
     /// For connections that a listener accepts.
     pub acceptor: proto::Config,
+    /// Credits that peers of accepted connections may hold until [`Transport::raise_receives`], if that
+    /// is less than `acceptor` says.
+    pub first_receive_credit_max: Credits,
     /// For connections that `connect` begins.
     pub initiator: proto::Config,
     /// RDMA READs under way at a time, for both.
     pub limits: ReadLimits,
-    /// Accepted connections that have not negotiated, at a time.
+    /// Accepted connections that have not negotiated, at a time. If there are more, the oldest of the
+    /// source that has most of them ends.
     pub max_unnegotiated: usize,
     /// The same, of one source address (of one /64 with IPv6).
     pub max_unnegotiated_per_source: usize,
@@ -93,6 +95,7 @@ impl Config {
     pub fn new(acceptor: proto::Config, initiator: proto::Config) -> Self {
         Self {
             acceptor,
+            first_receive_credit_max: Credits(u16::MAX),
             initiator,
             limits: ReadLimits::default(),
             max_unnegotiated: 256,
@@ -194,6 +197,14 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// What this side brings to connections that are accepted from now on.
     pub fn set_acceptor(&mut self, acceptor: proto::Config) {
         self.config.acceptor = acceptor;
+    }
+
+    /// Lets the peer of an accepted connection hold as many credits as its [`Config::acceptor`] said.
+    pub fn raise_receives(&mut self, conn: ConnId) {
+        if let Some(connection) = self.conns.get_mut(&conn) {
+            connection.raise_receives();
+            mark_dirty(&mut self.dirty, conn, connection);
+        }
     }
 
     /// Begins a connection ([MS-SMBD] 3.1.4.1): [`Event::Established`] or [`Event::Closed`] follows.

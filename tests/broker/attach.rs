@@ -117,24 +117,6 @@ fn detaches_who_does_not_attach_in_time() {
     assert_eq!(raw.detached(), Status::TimedOut);
 }
 
-#[test]
-fn takes_no_more_processes_than_it_may_though_they_do_not_attach() {
-    let scene = Scene::with(|config| config.max_workers = 1);
-    let worker = Raw::worker(scene.path());
-    let others: Vec<Raw> = (0..16).map(|_| Raw::connect(scene.path())).collect();
-    let mut one_more = Raw::connect(scene.path());
-    assert_eq!(one_more.detached(), Status::Limit);
-    assert_eq!(scene.status().counters["refused_process"], 1);
-    // What was there is untouched, and a place that becomes free is one.
-    let mut others = others.into_iter();
-    let mut attached = others.next().unwrap();
-    let answer = attached.try_attach(abi::VERSION, role::OBSERVER, [0; 16]);
-    assert_eq!(answer.kind, kind::ATTACHED);
-    drop(worker);
-    scene.until("a worker is gone", |status| status.processes.len() == 1);
-    Raw::worker(scene.path());
-}
-
 /// Nothing has to be waited for between the attachment and the first memory.
 #[test]
 fn a_worker_may_ask_for_memory_at_once() {

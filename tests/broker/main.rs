@@ -10,4 +10,5 @@ mod peer;
 mod raw;
 mod routing;
 mod scene;
+mod strangers;
 mod traffic;

@@ -208,6 +208,34 @@ impl Client {
         go_on
     }
 
+    /// Has all of these clients, of one thread, begin to send a message that is longer than their credits
+    /// allow at once, and do nothing further before what this returns is dropped.
+    pub(crate) fn begin_all(clients: &[Self], message: &[u8]) -> Sender<()> {
+        let (go_on, stopped) = channel::<()>();
+        let sources: Vec<(ConnId, Sge)> = clients
+            .iter()
+            .map(|client| {
+                client.memory.write(0, message).unwrap();
+                let source = Sge {
+                    region: client.region,
+                    offset: 0,
+                    length: message.len() as u32,
+                };
+                (client.conn, source)
+            })
+            .collect();
+        let task: Task = Box::new(move |state| {
+            for (conn, source) in sources {
+                state.transport.send(conn, 0, source, None).unwrap();
+            }
+            let mut events = Vec::new();
+            state.transport.poll(state.now, &mut events).unwrap();
+            let _ = stopped.recv();
+        });
+        clients[0].tasks.send(task).unwrap();
+        go_on
+    }
+
     /// Queues all of these messages, which together are not longer than 4 MiB.
     pub(crate) fn send_all(&self, messages: &[Vec<u8>]) {
         let (conn, all) = (self.conn, messages.concat());

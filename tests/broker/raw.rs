@@ -393,8 +393,39 @@ impl Raw {
         (completion, Status::from_code(completion.status).unwrap())
     }
 
-    /// The next completion, which has to be a new connection.
+    /// The next completion of this event, with its status; others stay.
+    pub(crate) fn find(&mut self, event: u32) -> (Completion, Status) {
+        let mut others = Vec::new();
+        let found = loop {
+            let completion = self.completion();
+            if completion.event == event {
+                break completion;
+            }
+            others.push(completion);
+        };
+        for completion in others.into_iter().rev() {
+            self.completions.push_front(completion);
+        }
+        (found, Status::from_code(found.status).unwrap())
+    }
+
+    /// The next completion, which has to be a new connection; its client has logged in.
     pub(crate) fn connection(&mut self) -> ConnInfo {
+        let info = self.stranger();
+        self.authenticate(info.conn);
+        info
+    }
+
+    pub(crate) fn authenticate(&mut self, conn: u64) {
+        self.submit(Submission {
+            op: op::AUTHENTICATED,
+            conn,
+            ..NOTHING
+        });
+    }
+
+    /// The next completion, which has to be a new connection.
+    pub(crate) fn stranger(&mut self) -> ConnInfo {
         let (completion, _) = self.expect(event::CONNECTION);
         let bytes = self.take(&completion);
         let info = ConnInfo::read_from_bytes(&bytes).unwrap();

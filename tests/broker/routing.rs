@@ -317,7 +317,7 @@ fn a_connection_is_not_transferred_while_a_message_is_put_together() {
     let message = vec![7; 1 << 20];
     let go_on = client.send_partly(&message);
     scene.until("it has a part", |status| {
-        status.connections[0].inline_bytes_in > 10_000
+        status.connections[0].inline_bytes_in > 5_000
     });
     assert_eq!(scene.status().connections[0].messages_in, 1);
     let done = worker.transfer(conn, [0; 16], b"carried");
@@ -339,10 +339,17 @@ fn a_connection_is_not_transferred_while_messages_are_held() {
     let (mut worker, conn, client) = scene.pair(1);
     let _held = scene.client(2);
     let token = listener.offer().token;
-    // All of the memory for messages but one unit.
+    // A connection may have a quarter of the memory for messages.
+    let mut clients = vec![client];
+    for _ in 0..3 {
+        clients.push(scene.client(1));
+        let conn = worker.connection().conn;
+        worker.pdu(conn);
+    }
+    // All of it but one unit.
     let mut pdus = Vec::new();
     for n in 0..31u8 {
-        client.send(&[n]);
+        clients[usize::from(n) % 4].send(&[n]);
         pdus.push(worker.expect(event::PDU).0);
     }
     assert_eq!(worker.claim(token), Status::Ok);

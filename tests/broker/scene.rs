@@ -47,8 +47,11 @@ pub(crate) fn config() -> Config {
         max_connections: 100,
         max_unnegotiated: 100,
         max_unnegotiated_per_source: 100,
+        max_unauthenticated: 100,
         max_undispatched: 40,
+        gateways: vec!["127.0.0.1".parse().unwrap()],
         first_request_timeout: Duration::from_secs(20),
+        login_timeout: Duration::from_secs(60),
         claim_timeout: Duration::from_secs(20),
         progress_timeout: Duration::from_secs(60),
         max_workers: 10,
@@ -132,7 +135,7 @@ impl Scene {
         client
     }
 
-    /// A worker with one connection of a client, whose first request it has taken.
+    /// A worker with one connection of a client that has logged in.
     pub(crate) fn pair(&self, guid: u8) -> (Raw, u64, Client) {
         let mut worker = Raw::worker(self.path());
         assert_eq!(

@@ -1,5 +1,6 @@
 //! Peers that connect: what they are answered, and for how long they may wait.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -349,19 +350,21 @@ fn those_who_wait_are_limited_by_source() {
         ..quick()
     };
     on_both(limited, |world| {
-        let mut waiting: Vec<Peer> = (0..4).map(|_| Peer::connect(world.address)).collect();
+        let mut waiting: VecDeque<Peer> = (0..4).map(|_| Peer::connect(world.address)).collect();
         world.wait("peers", |world| world.fabric.counts().pending == 4);
+        // For each newcomer the oldest goes.
         for _ in 0..3 {
-            let mut more = Peer::connect(world.address);
+            waiting.push_back(Peer::connect(world.address));
+            let mut oldest = waiting.pop_front().expect("four of them");
             let (address, reason) = world.refused();
-            assert_eq!(address, more.stream.local_addr().unwrap());
+            assert_eq!(address, oldest.stream.local_addr().unwrap());
             assert_eq!(reason, CloseReason::TooManyPending);
-            assert_eq!(world.read_to_end(&mut more), b"");
+            assert_eq!(world.read_to_end(&mut oldest), b"");
         }
         // A place that is given back is there for others.
-        drop(waiting.pop());
+        drop(waiting.pop_back());
         assert_eq!(world.refused().1, CloseReason::Peer);
-        waiting.push(Peer::connect(world.address));
+        waiting.push_back(Peer::connect(world.address));
         for mut peer in waiting {
             peer.send(&linux());
             let conn = world.requested();
@@ -388,9 +391,10 @@ fn those_who_wait_are_limited_in_total() {
         .map(|n| Peer::connect_from(local(2 + n), world.address))
         .collect();
     world.wait("peers", |world| world.fabric.counts().pending == 6);
-    let more = Peer::connect_from(local(99), world.address);
+    // All sources are alike: the oldest connection goes.
+    let newcomer = Peer::connect_from(local(99), world.address);
     let refused = (
-        more.stream.local_addr().unwrap(),
+        waiting[0].stream.local_addr().unwrap(),
         CloseReason::TooManyPending,
     );
     assert_eq!(world.refused(), refused);
@@ -399,9 +403,9 @@ fn those_who_wait_are_limited_in_total() {
     world.fabric.reject(conn);
     let reply = world.read_to_end(&mut waiting[3]);
     assert_eq!(reply, b"MPA ID Rep Frame\x30\x02\x00\x04\0\0\0\0");
-    let more = Peer::connect_from(local(99), world.address);
+    let more = Peer::connect_from(local(98), world.address);
     world.wait("peer", |world| world.fabric.counts().pending == 6);
-    drop((waiting, more));
+    drop((waiting, newcomer, more));
     world.wait("end", |world| world.fabric.counts().connections == 1);
     world.echo();
 }

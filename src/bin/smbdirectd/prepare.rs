@@ -15,7 +15,8 @@ use tracing::{info, warn};
 
 /// Descriptors besides those of connections and processes: listeners, threads, the log.
 const OTHERS: u64 = 256;
-/// Descriptors of a process that is attached: its socket and what it may share with each reactor.
+/// Descriptors of a process that is attached, besides a doorbell for each reactor: its socket, what tells
+/// of its end, and memory files on their way.
 const OF_PROCESS: u64 = 4;
 
 /// Raises the limit of open files as far as this process may, and says if it is too low.
@@ -29,7 +30,9 @@ pub(crate) fn descriptors(config: &Config) {
         warn!("cannot raise the limit of open files: {error}");
     }
     let (connections, workers) = (config.max_connections as u64, config.max_workers as u64);
-    let wanted = connections + OF_PROCESS * workers + OTHERS;
+    let reactors = config.reactors as u64;
+    let unnegotiated = config.max_unnegotiated as u64 * reactors;
+    let wanted = connections + unnegotiated + (OF_PROCESS + reactors) * workers + OTHERS;
     // None means that there is no limit.
     if let Some(limit) = getrlimit(Resource::Nofile)
         .current

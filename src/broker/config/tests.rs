@@ -67,7 +67,8 @@ fn numbers_out_of_range_are_named() {
 #[test]
 fn times_out_of_range_are_named() {
     type Change = fn(&mut Config, Duration);
-    let timers: [(&str, Change); 8] = [
+    let timers: [(&str, Change); 9] = [
+        ("login_timeout", |c, t| c.login_timeout = t),
         ("first_request_timeout", |c, t| c.first_request_timeout = t),
         ("claim_timeout", |c, t| c.claim_timeout = t),
         ("progress_timeout", |c, t| c.progress_timeout = t),

@@ -270,7 +270,7 @@ mod tests {
     fn a_process_is_told_of_a_change_once_and_later_if_it_has_no_room() {
         let (mut control, theirs, directory) = control();
         let socket = Arc::clone(&control.peers[&1].socket);
-        let process = Process::new(1, 1, Role::Worker, Arc::clone(&socket), 0);
+        let process = Process::new((1, 1), (Role::Worker, false), Arc::clone(&socket), 0);
         control.peers.get_mut(&1).unwrap().process = Some(Arc::new(process));
         let run = |control: &mut Control, after: Duration| {
             control.now = control.now + after;

@@ -47,8 +47,9 @@ use crate::units::Instant;
 
 /// Time that a process has to attach.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Processes beside workers: listeners that come and go, observers, those that have not attached.
-const OTHERS: usize = 16;
+/// Sockets that have not attached. If there are more, the oldest goes: a newcomer that has something to say
+/// has said it at once.
+const MAX_UNATTACHED: usize = 64;
 /// Messages of a process in one round.
 const BATCH: usize = 32;
 /// Time without accepting after the system had no descriptor left.
@@ -215,6 +216,11 @@ impl Control {
         match message {
             Message::Stop(drain) => self.stop(drain),
             Message::Status(answer) => self.report(report::Asker::Owner(answer)),
+            Message::Notice(Notice::Relay(reactor, command)) => {
+                if let Some(reactor) = self.reactors.get(reactor) {
+                    reactor.send(command);
+                }
+            }
             Message::Notice(Notice::Report(number, report)) => self.reported(number, report),
             Message::Notice(Notice::Fault {
                 process,
@@ -291,9 +297,6 @@ impl Control {
         if user != 0 && user != own && !config.users.contains(&user) {
             return refuse(Status::Denied, format!("user {user} may not attach"));
         }
-        if self.peers.len() >= config.max_workers.saturating_add(OTHERS) {
-            return refuse(Status::Limit, "too many processes".to_owned());
-        }
         let pid = credentials.process;
         let pidfd = match Pid::from_raw(pid) {
             None => None,
@@ -317,7 +320,23 @@ impl Control {
         }
         self.unattached.push_back((self.now + ATTACH_TIMEOUT, id));
         self.peers.insert(id, peer);
+        self.limit_unattached();
         Ok(())
+    }
+
+    /// Makes room for those that have something to say.
+    fn limit_unattached(&mut self) {
+        let peers = &self.peers;
+        self.unattached.retain(|(_, id)| {
+            let peer = peers.get(id);
+            peer.is_some_and(|peer| peer.process.is_none())
+        });
+        if self.unattached.len() > MAX_UNATTACHED {
+            if let Some((_, oldest)) = self.unattached.pop_front() {
+                let why = "it did not attach, and others wait";
+                self.detach(oldest, Some(Status::Limit), why);
+            }
+        }
     }
 
     /// A number that no process has, and none had lately.

@@ -119,6 +119,7 @@ impl Control {
         let mut totals = Totals {
             connections: registry.connections(),
             undispatched: registry.undispatched(),
+            unauthenticated: registry.unauthenticated(),
             offered: registry.tokens(),
             clients: registry.clients(),
             sessions: registry.sessions(),
@@ -187,6 +188,7 @@ fn limits(config: &Config, memory: u64) -> Limits {
     Limits {
         connections: config.max_connections,
         undispatched: config.max_undispatched,
+        unauthenticated: config.max_unauthenticated,
         workers: config.max_workers,
         sessions_of_worker: config.max_sessions,
         memory_of_worker: config.memory.limit,

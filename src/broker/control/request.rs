@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Control, Peer, report};
+use crate::broker::admission::Place;
 use crate::broker::memory::Segment;
 use crate::broker::process::{Process, Role, send};
 use crate::broker::reactor::{Claim, Command};
-use crate::broker::registry::Offered;
 use crate::device::Status;
 use crate::device::abi::{self, kind, region};
 use crate::device::message::{MessageError, Request, attach_version, read_request};
@@ -153,7 +153,7 @@ impl Control {
         id: u32,
         (socket, pid): (&Arc<SeqSocket>, i32),
         attach: &abi::Attach,
-    ) -> Result<(Arc<Process>, Option<Offered>), Refusal> {
+    ) -> Result<(Arc<Process>, Option<Place>), Refusal> {
         let role = Role::of(attach.role).ok_or((Status::Corrupt, "an unknown role"))?;
         let has_token = attach.token != abi::Token::default();
         if has_token && role != Role::Worker {
@@ -164,14 +164,30 @@ impl Control {
         }
         let config = &self.shared.config;
         let mut registry = self.shared.registry();
-        let may_attach = registry.may_attach(role, config.max_workers);
-        may_attach.map_err(|status| (status, "there is no place for it"))?;
         let offered = registry.claim(&attach.token);
         if has_token && offered.is_none() {
             return Err((Status::NoToken, "its token names no connection"));
         }
+        let may_attach = match offered {
+            Some(_) => Ok(()),
+            None => registry.may_attach(role, config.max_workers),
+        };
+        drop(registry);
+        may_attach.map_err(|status| {
+            if (role, status) == (Role::Worker, Status::Limit) {
+                let what = "a process without a connection was refused";
+                self.shared
+                    .limit_met("max_workers", config.max_workers, (1, what));
+            }
+            (status, "there is no place for it")
+        })?;
         let limit = config.memory.limit;
-        let process = Process::new(id, pid, role, Arc::clone(socket), limit);
+        let process = Process::new(
+            (id, pid),
+            (role, offered.is_some()),
+            Arc::clone(socket),
+            limit,
+        );
         Ok((Arc::new(process), offered))
     }
 
@@ -196,7 +212,7 @@ impl Control {
     }
 
     /// Has the reactor of a connection give it to a worker.
-    fn give(&self, offered: Offered, process: &Arc<Process>, cookie: Option<u64>) {
+    fn give(&self, offered: Place, process: &Arc<Process>, cookie: Option<u64>) {
         if let Some(reactor) = self.reactors.get(offered.reactor) {
             let process = Arc::clone(process);
             reactor.send(Command::Claim {

@@ -44,8 +44,8 @@ pub(super) struct Conn {
     /// When something was last submitted for it, ended, or came from the client.
     pub(super) used: Instant,
     pub(super) stage: Stage,
-    /// When it has waited for its first request or an owner for long enough.
-    pub(super) deadline: Instant,
+    /// When it has waited for its first request, an owner or a session for long enough.
+    pub(super) deadline: Option<Instant>,
     /// A session is on it, as its owner said.
     pub(super) authenticated: bool,
     /// Of its first request.
@@ -78,13 +78,13 @@ pub(super) struct Regions {
 }
 
 impl Conn {
-    pub(super) fn new(peer: SocketAddr, now: Instant, deadline: Instant) -> Self {
+    pub(super) fn new(peer: SocketAddr, now: Instant) -> Self {
         Self {
             peer,
             since: now,
             used: now,
             stage: Stage::Fresh,
-            deadline,
+            deadline: None,
             authenticated: false,
             client_guid: [0; 16],
             held: VecDeque::new(),

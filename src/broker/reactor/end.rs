@@ -32,7 +32,9 @@ impl<F: Fabric> Reactor<F> {
         let Some(mut conn) = self.conns.remove(&id) else {
             return;
         };
-        self.deadlines.remove(&(conn.deadline, id));
+        if let Some(deadline) = conn.deadline {
+            self.deadlines.remove(&(deadline, id));
+        }
         let (name, status) = conn
             .end
             .unwrap_or_else(|| (reason.name(), reason::of_close(reason)));
@@ -50,8 +52,11 @@ impl<F: Fabric> Reactor<F> {
         if let Stage::Offered(token) = &conn.stage {
             registry.claim(token);
         }
-        registry.closed(close, conn.is_dispatched(), name);
+        let was_dispatched = conn.is_dispatched();
+        let (config, place) = (&self.shared.config, self.place(id));
+        let next = registry.closed(config, place, close, (was_dispatched, name));
         drop(registry);
+        self.offer_next(next);
         if let Some(claim) = conn.claim.take() {
             self.answer(&claim, status);
         }

@@ -20,6 +20,7 @@ mod connection;
 mod end;
 mod rest;
 mod route;
+mod strangers;
 mod submit;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -35,6 +36,7 @@ use self::connection::{Conn, Stage};
 use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
 use self::submit::BATCH;
+use super::admission::Limit;
 use super::lines::Lines;
 use super::pool::{Buffer, Fault, Pool, QueueId};
 use super::queue::Queue;
@@ -61,6 +63,10 @@ pub(super) enum Command {
     Claim { conn: ConnId, claim: Claim },
     /// The listener has named the token of a connection that it does not want.
     Decline(ConnId),
+    /// A connection that waited may be offered to the listener.
+    Offer(ConnId),
+    /// A connection has to go, for there are too many.
+    End(ConnId, Limit),
     /// A worker is not attached any more.
     Gone(u32),
     /// For connections to come.
@@ -86,6 +92,8 @@ pub(super) enum Notice {
         status: Status,
         why: String,
     },
+    /// For another reactor, or for this one in another round.
+    Relay(usize, Command),
     /// The answer to [`Command::Report`].
     Report(u64, Report),
     /// The reactor has ended.
@@ -134,7 +142,7 @@ pub(super) struct Reactor<F: Fabric> {
     control: ToControl,
     sleeper: Sleeper,
     conns: HashMap<ConnId, Conn, BuildHasherDefault<PlainHasher>>,
-    /// When connections without an owner have waited long enough.
+    /// When connections without an owner or a session have waited long enough.
     deadlines: BTreeSet<(Instant, ConnId)>,
     queues: SlotMap<QueueId, Queue>,
     queue_of: HashMap<u32, QueueId>,
@@ -149,6 +157,8 @@ pub(super) struct Reactor<F: Fabric> {
     lines: Lines,
     /// Workers that are to be woken at a time, the next first, unless they were meanwhile.
     late: VecDeque<(Instant, QueueId)>,
+    /// Clients that were turned away before they had negotiated, as of the last warning.
+    turned_away: u64,
     /// When to try again for what found no memory.
     retry_at: Option<Instant>,
     /// When everything has to be over.
@@ -184,6 +194,7 @@ impl<F: Fabric> Reactor<F> {
             descriptors: Vec::new(),
             lines: Lines::default(),
             late: VecDeque::new(),
+            turned_away: 0,
             retry_at: None,
             stop_by: None,
             now: shared.now(),
@@ -203,6 +214,7 @@ impl<F: Fabric> Reactor<F> {
             busy |= self.run_queues();
             self.transport.poll(self.now, &mut self.events)?;
             busy |= self.run_events();
+            self.run_turned_away();
             self.run_faults();
             self.run_deadlines();
             self.run_waiting();
@@ -226,6 +238,8 @@ impl<F: Fabric> Reactor<F> {
             match command {
                 Command::Claim { conn, claim } => self.claim(conn, claim),
                 Command::Decline(conn) => self.decline(conn),
+                Command::Offer(conn) => self.route(conn),
+                Command::End(conn, limit) => self.end(conn, limit.name(), Status::Limit),
                 Command::Gone(process) => self.drop_process(process, true),
                 Command::SetAcceptor(acceptor) => self.transport.set_acceptor(acceptor),
                 Command::AdmitAt(addresses) => self.transport.admit_at(&addresses),

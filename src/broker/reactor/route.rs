@@ -17,12 +17,12 @@ use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 
-use super::connection::{Claim, Conn, Stage};
+use super::connection::{Claim, Stage};
 use super::{NOTHING, Notice, Reactor};
 use crate::broker::pool::{Buffer, QueueId};
 use crate::broker::process::Process;
 use crate::broker::queue::Queue;
-use crate::broker::registry::{Offered, Route};
+use crate::broker::registry::Route;
 use crate::device::Status;
 use crate::device::abi::{self, Completion, Token, event, kind};
 use crate::fabric::{ConnId, Fabric};
@@ -30,21 +30,6 @@ use crate::wire::WireError;
 use crate::wire::smb2::{NegotiateRequest, Request};
 
 impl<F: Fabric> Reactor<F> {
-    /// A connection has negotiated SMB Direct.
-    pub(super) fn established(&mut self, id: ConnId, peer: std::net::SocketAddr) {
-        let config = &self.shared.config;
-        let deadline = self.now + config.first_request_timeout;
-        let mut admitted = self.shared.registry().established(config, peer);
-        if self.stop_by.is_some() {
-            admitted = Err("stopping");
-        }
-        self.conns.insert(id, Conn::new(peer, self.now, deadline));
-        self.deadlines.insert((deadline, id));
-        if let Err(name) = admitted {
-            self.end(id, name, Status::Limit);
-        }
-    }
-
     /// A message has arrived.
     #[inline]
     pub(super) fn received(&mut self, id: ConnId, buffer: Buffer, length: u32) {
@@ -66,9 +51,7 @@ impl<F: Fabric> Reactor<F> {
                 conn.unrecycled += 1;
                 conn.first = None;
                 let place = *place;
-                self.transport
-                    .buffers_mut()
-                    .set_holder(queue, place, Some(id));
+                self.transport.buffers_mut().complete(queue, place);
                 self.deliver_pdu(queue, number, place.to_bits(), length);
                 return;
             }
@@ -80,7 +63,7 @@ impl<F: Fabric> Reactor<F> {
     /// the memory of an earlier one.
     fn hold(&mut self, id: ConnId, buffer: Buffer, length: u32) {
         let bytes = match buffer {
-            Buffer::Heap(bytes) => bytes,
+            Buffer::Heap { bytes, .. } => bytes,
             Buffer::Shared { ref memory, .. } => {
                 // It has at least this length: the transport filled it.
                 let bytes = memory.to_vec(0, length as usize).unwrap_or_default();
@@ -104,17 +87,22 @@ impl<F: Fabric> Reactor<F> {
         }
     }
 
-    /// The first message of a connection says whose it is.
+    /// The first message of a connection says whose it is. Also when it has waited to be offered: then a
+    /// worker may have registered its client meanwhile.
     pub(super) fn route(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
+        if conn.stage != Stage::Fresh || conn.end.is_some() {
+            return;
+        }
         let first = conn.held.front().map_or(&[][..], Vec::as_slice);
         let client_guid = match client_guid(first) {
             Ok(client_guid) => client_guid,
             Err(_) => return self.end(id, "first_request", Status::Request),
         };
         conn.client_guid = client_guid;
+        let (peer, login_by) = (conn.peer, conn.since + self.shared.config.login_timeout);
         let mut route = self.shared.registry().route(&client_guid);
         if let Route::Worker(process) = &route {
             // It has gone, and is about to be forgotten.
@@ -124,7 +112,14 @@ impl<F: Fabric> Reactor<F> {
         }
         match route {
             Route::Worker(process) => self.assign(id, &process),
-            Route::Listener(process) => self.offer(id, &process),
+            Route::Listener(process) => {
+                let (config, place) = (&self.shared.config, self.place(id));
+                let may = self.shared.registry().may_offer(config, place, peer);
+                match may {
+                    true => self.offer(id, &process),
+                    false => self.set_deadline(id, Some(login_by)),
+                }
+            }
             Route::Nobody => self.end(id, "no_listener", Status::NoOwner),
         }
     }
@@ -144,9 +139,7 @@ impl<F: Fabric> Reactor<F> {
             return false;
         };
         let mut registry = self.shared.registry();
-        if !registry.undispatch(&self.shared.config, conn.peer) {
-            return false;
-        }
+        registry.undispatch();
         registry.count("recovered");
         drop(registry);
         conn.stage = Stage::Fresh;
@@ -154,8 +147,8 @@ impl<F: Fabric> Reactor<F> {
         conn.info_due = false;
         conn.unrecycled = 0;
         conn.last_worker = Some(process);
-        conn.deadline = self.now + self.shared.config.first_request_timeout;
-        self.deadlines.insert((conn.deadline, id));
+        let deadline = self.now + self.shared.config.first_request_timeout;
+        self.set_deadline(id, Some(deadline));
         self.transport.buffers_mut().hold(id);
         self.deregister_all(id);
         true
@@ -195,14 +188,10 @@ impl<F: Fabric> Reactor<F> {
         getrandom::fill(&mut token).ok()?;
         let conn = self.conns.get_mut(&id)?;
         conn.stage = Stage::Offered(token);
-        self.deadlines.remove(&(conn.deadline, id));
-        conn.deadline = self.now + self.shared.config.claim_timeout;
-        self.deadlines.insert((conn.deadline, id));
-        let offered = Offered {
-            reactor: self.number,
-            conn: id,
-        };
-        self.shared.registry().offer(token, offered);
+        let deadline = self.now + self.shared.config.claim_timeout;
+        self.set_deadline(id, Some(deadline));
+        let place = self.place(id);
+        self.shared.registry().offer(token, place);
         Some(token)
     }
 
@@ -264,7 +253,6 @@ impl<F: Fabric> Reactor<F> {
         else {
             return;
         };
-        self.deadlines.remove(&(conn.deadline, id));
         let number = queue.insert(id);
         let stage = Stage::Owned {
             queue: queue_id,
@@ -280,19 +268,23 @@ impl<F: Fabric> Reactor<F> {
         };
         let peer = conn.peer;
         conn.info_due = true;
+        let login_by = (!conn.authenticated).then(|| conn.since + self.shared.config.login_timeout);
+        self.set_deadline(id, login_by);
         if let Some(suppressed) = self.lines.admit(self.now) {
             let (worker, pid) = (process.id, process.pid);
             tracing::info!(%peer, worker, pid, suppressed, "connection assigned");
         }
         let mut registry = self.shared.registry();
-        if !was_dispatched {
-            registry.dispatched(peer);
-        }
+        let next = match was_dispatched {
+            true => None,
+            false => registry.dispatched(&self.shared.config, self.place(id)),
+        };
         if let Stage::Offered(token) = before {
             registry.claim(&token);
         }
         registry.count("assigned");
         drop(registry);
+        self.offer_next(next);
         self.deliver(id);
     }
 
@@ -417,26 +409,6 @@ impl<F: Fabric> Reactor<F> {
             if !queue.waiting.contains(&id) {
                 queue.waiting.push(id);
             }
-        }
-    }
-
-    /// Ends connections that have waited for too long.
-    pub(super) fn run_deadlines(&mut self) {
-        while let Some((at, id)) = self.deadlines.first().copied() {
-            if at > self.now {
-                return;
-            }
-            self.deadlines.pop_first();
-            let offered = self
-                .conns
-                .get(&id)
-                .is_some_and(|conn| matches!(conn.stage, Stage::Offered(_)));
-            let name = if offered {
-                "claim_timeout"
-            } else {
-                "first_request_timeout"
-            };
-            self.end(id, name, Status::TimedOut);
         }
     }
 }

@@ -155,13 +155,6 @@ impl<F: Fabric> Reactor<F> {
         }
     }
 
-    /// A session is on a connection: its client is no stranger any more.
-    fn authenticated(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(&id) {
-            conn.authenticated = true;
-        }
-    }
-
     fn disconnect(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.end
@@ -304,7 +297,6 @@ impl<F: Fabric> Reactor<F> {
         if !conn.is_idle() || assembling {
             return Ok(Err(Status::Busy));
         }
-        let peer = conn.peer;
         let owner = match client_guid {
             None => None,
             Some(client_guid) => match self.shared.registry().owner(&client_guid) {
@@ -321,16 +313,12 @@ impl<F: Fabric> Reactor<F> {
                 return Ok(Err(status));
             }
         }
-        let config = &self.shared.config;
-        if owner.is_none() && !self.shared.registry().undispatch(config, peer) {
-            return Ok(Err(Status::Limit));
-        }
         self.disown(queue, id, message);
         let Some(process) = owner else {
             let token = self.make_token(id);
-            if token.is_none() {
-                self.shared.registry().dispatched(peer);
-                self.end(id, "no_random_numbers", Status::System);
+            match token {
+                Some(_) => self.shared.registry().undispatch(),
+                None => self.end(id, "no_random_numbers", Status::System),
             }
             return Ok(token.ok_or(Status::System));
         };

@@ -25,8 +25,11 @@ fn what_it_writes_it_reads_again() {
         max_connections = 1
         max_unnegotiated = 2
         max_unnegotiated_per_source = 3
+        max_unauthenticated = 9
         max_undispatched = 4
+        gateways = ["10.0.0.2", "2001:db8::1"]
         first_request_timeout = "5 ms"
+        login_timeout = "7 s"
         claim_timeout = "6s"
         progress_timeout = "17 s"
         max_workers = 7

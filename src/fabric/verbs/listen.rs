@@ -112,10 +112,6 @@ impl Verbs {
         if !self.admitted.admit_conn(id.local_address()) {
             return refuse(CloseReason::AddressNotAllowed);
         }
-        if !self.pending.take(peer.ip()) {
-            // Its identifier ends here, and with it the request.
-            return refuse(CloseReason::TooManyPending);
-        }
         let (depths, legacy) = (event.depths, LegacyReadDepths::parse(&event.private_data));
         let is_iwarp = id.device().is_ok_and(|device| device.is_iwarp);
         let legacy = legacy.filter(|_| is_iwarp);
@@ -126,7 +122,6 @@ impl Verbs {
         match self.add(id, peer, stage) {
             Err(error) => {
                 tracing::debug!(%error, %peer, "connection dropped");
-                self.pending.give(peer.ip());
                 refuse(of_error(&error));
             }
             Ok(id) => {
@@ -138,6 +133,10 @@ impl Verbs {
                     conn: id,
                     peer,
                 });
+                let excess = self.pending.admit(id, peer.into(), self.pending_limits());
+                if let Some((oldest, _)) = excess {
+                    self.end_with(oldest, CloseReason::TooManyPending, false, events);
+                }
             }
         }
     }

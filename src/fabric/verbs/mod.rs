@@ -62,7 +62,7 @@ use self::conn::{Conn, Stage};
 use self::ffi::{Channel, CmId, Depths, Endpoint};
 use self::listen::Listener;
 use super::iwarp::mpa::LegacyReadDepths;
-use super::pending::Pending;
+use super::pending::{Limits, Sources};
 use crate::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
     MAX_SEND_HEADER, ReadLimits, Region, RegionId, RemoteAddress, Sge, WrId,
@@ -100,7 +100,8 @@ pub struct Verbs {
     work: Vec<ConnId>,
     /// Deadlines of connections; those that no longer hold are skipped.
     deadlines: BinaryHeap<Reverse<(Instant, ConnId)>>,
-    pending: Pending,
+    /// Incoming connections that are not established.
+    pending: Sources<ConnId>,
     /// What happened in calls other than `poll`.
     events: Vec<Event>,
     completed: Vec<ffi::Completed>,
@@ -147,7 +148,7 @@ impl Verbs {
             lingering: HashMap::new(),
             work: Vec::new(),
             deadlines: BinaryHeap::new(),
-            pending: Pending::new(config.max_pending, config.max_pending_per_source),
+            pending: Sources::default(),
             events: Vec::new(),
             completed: Vec::new(),
             has_cm_events: false,
@@ -156,6 +157,13 @@ impl Verbs {
             now: Instant::ZERO,
             channel,
         })
+    }
+
+    const fn pending_limits(&self) -> Limits {
+        Limits {
+            total: self.config.max_pending,
+            per_source: self.config.max_pending_per_source,
+        }
     }
 
     /// What there is at the moment.
@@ -208,7 +216,8 @@ impl Verbs {
     }
 
     /// Stops watching a connection that was taken out.
-    fn forget(&mut self, conn: &Conn) {
+    fn forget(&mut self, id: ConnId, conn: &Conn) {
+        self.pending.remove(&id);
         let endpoint = &conn.endpoint;
         let registry = self.poll.registry();
         let fd = endpoint.completion_fd().as_raw_fd();
@@ -223,9 +232,6 @@ impl Verbs {
                 let _ = registry.deregister(&mut SourceFd(&fd));
             }
         }
-        if conn.listener.is_some() && !conn.is_up() {
-            self.pending.give(conn.peer.ip());
-        }
     }
 
     fn start_connecting(&mut self, address: SocketAddr, limits: ReadLimits) -> io::Result<ConnId> {
@@ -239,8 +245,8 @@ impl Verbs {
         let id = self.conns.get(conn).map(|conn| conn.endpoint.id());
         match id.map(|id| id.resolve_address(address, time)) {
             Some(Err(error)) => {
-                if let Some(conn) = self.conns.remove(conn) {
-                    self.forget(&conn);
+                if let Some(removed) = self.conns.remove(conn) {
+                    self.forget(conn, &removed);
                 }
                 Err(error)
             }
@@ -334,8 +340,9 @@ impl Fabric for Verbs {
         if !matches!(requested, Some(Stage::Requested { .. })) {
             return;
         }
-        if let Some(conn) = self.conns.remove(conn) {
-            self.forget(&conn);
+        let id = conn;
+        if let Some(conn) = self.conns.remove(id) {
+            self.forget(id, &conn);
             conn.reject();
         }
     }

@@ -168,9 +168,7 @@ impl Verbs {
         // What came before is looked at now.
         conn.has_completions = true;
         conn.enqueue(id, &mut self.work);
-        if conn.listener.is_some() {
-            self.pending.give(conn.peer.ip());
-        }
+        self.pending.remove(&id);
         events.push(Event::Established {
             conn: id,
             limits: conn.limits,
@@ -282,7 +280,7 @@ impl Verbs {
         let Some(mut conn) = self.conns.remove(id) else {
             return;
         };
-        self.forget(&conn);
+        self.forget(id, &conn);
         let gone = reason == CloseReason::DeviceGone;
         if conn.is_up() {
             // Messages that came before the end.

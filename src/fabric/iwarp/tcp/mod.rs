@@ -38,7 +38,7 @@ use self::progress::{completed, enqueue};
 use self::token::Target;
 use super::handshake::Offer;
 use super::qp::{Completion, Depths, PostError, Qp};
-use crate::fabric::pending::Pending;
+use crate::fabric::pending::{Limits, Sources};
 use crate::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved,
     ReadLimits, Region, RegionId, RemoteAddress, Sge, WrError, WrId,
@@ -62,9 +62,10 @@ pub struct Config {
     pub acknowledged_sends: bool,
     /// Queues and regions of each connection.
     pub depths: Depths,
-    /// Connections that have not finished the MPA handshake, in total.
+    /// Connections that have not finished the MPA handshake, in total. If there are more, the oldest of the
+    /// source that has most of them ends.
     pub max_pending: usize,
-    /// The same of one source address.
+    /// The same of one source address (of one /64 with IPv6).
     pub max_pending_per_source: usize,
     /// Whether other fabrics of this user may listen at the same addresses: the kernel then deals
     /// new connections out among them (`SO_REUSEPORT`).
@@ -134,7 +135,8 @@ pub struct Iwarp {
     deadlines: BinaryHeap<Reverse<(Instant, ConnId)>>,
     /// When the kernel is to be asked what is acknowledged; those that no longer hold are skipped.
     questions: BinaryHeap<Reverse<(Instant, ConnId)>>,
-    pending: Pending,
+    /// Incoming connections that have not finished the handshake.
+    pending: Sources<ConnId>,
     /// When listeners are to be tried again, after the system had no descriptor left.
     accept_again: Option<Instant>,
     /// What happened in calls other than `poll`.
@@ -168,7 +170,7 @@ impl Iwarp {
             posted: false,
             deadlines: BinaryHeap::new(),
             questions: BinaryHeap::new(),
-            pending: Pending::new(config.max_pending, config.max_pending_per_source),
+            pending: Sources::default(),
             accept_again: None,
             events: Vec::new(),
             scratch: Scratch::new(),
@@ -185,6 +187,13 @@ impl Iwarp {
             connections: self.conns.len(),
             pending: self.pending.total(),
             lingering: self.lingering.len(),
+        }
+    }
+
+    const fn pending_limits(&self) -> Limits {
+        Limits {
+            total: self.config.max_pending,
+            per_source: self.config.max_pending_per_source,
         }
     }
 
@@ -326,9 +335,8 @@ impl Fabric for Iwarp {
         }
         conn.establish(agreed);
         conn.deadline = None;
-        let source = conn.peer.ip();
         enqueue(&mut self.work, id, conn);
-        self.pending.give(source);
+        self.pending.remove(&id);
         self.events.push(Event::Established {
             conn: id,
             limits: progress::limits(&agreed),
@@ -342,8 +350,9 @@ impl Fabric for Iwarp {
         else {
             return;
         };
-        if let Some(conn) = self.conns.remove(conn) {
-            self.discard(conn);
+        let id = conn;
+        if let Some(conn) = self.conns.remove(id) {
+            self.discard(id, conn);
         }
     }
 

@@ -79,19 +79,16 @@ impl Iwarp {
             });
             return;
         }
-        if !self.pending.take(peer.ip()) {
-            events.push(Event::Refused {
-                peer,
-                reason: CloseReason::TooManyPending,
-            });
-            return;
-        }
         let _ = stream.set_nodelay(true);
         let mut conn = Conn::new(stream, peer, Stage::AwaitsRequest, self.config.max_ulpdu);
         conn.listener = Some(listener);
-        if let Err(error) = self.add(conn) {
-            self.pending.give(peer.ip());
-            tracing::debug!(%error, "connection dropped");
+        let id = match self.add(conn) {
+            Ok(id) => id,
+            Err(error) => return tracing::debug!(%error, "connection dropped"),
+        };
+        let excess = self.pending.admit(id, peer.into(), self.pending_limits());
+        if let Some((oldest, _)) = excess {
+            self.end(oldest, CloseReason::TooManyPending, events);
         }
     }
 
@@ -232,7 +229,7 @@ impl Iwarp {
                 reason,
             },
         });
-        self.discard(conn);
+        self.discard(id, conn);
     }
 
     /// Asks what is acknowledged on connections whose SENDs have waited for it.
@@ -261,10 +258,8 @@ impl Iwarp {
     }
 
     /// Gives up a connection's socket, and its place if it had not finished the handshake.
-    pub(super) fn discard(&mut self, mut conn: Conn) {
-        if conn.listener.is_some() && !conn.is_up() {
-            self.pending.give(conn.peer.ip());
-        }
+    pub(super) fn discard(&mut self, id: ConnId, mut conn: Conn) {
+        self.pending.remove(&id);
         if let Stage::Requested(request) = conn.stage {
             let _ = conn.send_frame(&request.reject());
         }

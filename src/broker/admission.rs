@@ -1,0 +1,296 @@
+//! Which connections may be there: limits on all of them, on those of strangers, and on those that the
+//! listener is offered at a time.
+//!
+//! A *stranger* is a client without a session: anybody who reaches the port. When there are too many
+//! strangers, or too many connections, the oldest stranger of the source that has most of them goes, and
+//! the newcomer stays. So a client that logs in at once gets in, however many others do nothing. A source
+//! may have a quarter of the strangers and of all connections, unless it is a gateway, behind which many
+//! clients are.
+//!
+//! Offers are limited for the listener's sake, which forks a process for each. A connection beyond that
+//! limit waits; when one of the offered has found its owner, the next is of the source with the fewest.
+
+use super::config::Config;
+use crate::fabric::{ConnId, Source, Sources};
+
+/// A connection, wherever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub(super) reactor: usize,
+    pub(super) conn: ConnId,
+}
+
+/// A limit for which a connection has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub(super) enum Limit {
+    #[strum(serialize = "too_many_connections_of_source")]
+    ConnectionsOfSource,
+    #[strum(serialize = "too_many_unauthenticated_of_source")]
+    UnauthenticatedOfSource,
+    #[strum(serialize = "too_many_connections")]
+    Connections,
+    #[strum(serialize = "too_many_unauthenticated")]
+    Unauthenticated,
+}
+
+impl Limit {
+    /// Its name as a reason and a counter.
+    pub(super) fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// The key of the configuration that sets it, and its value.
+    pub(super) const fn setting(self, config: &Config) -> (&'static str, usize) {
+        match self {
+            Self::Connections | Self::ConnectionsOfSource => {
+                ("max_connections", config.max_connections)
+            }
+            Self::Unauthenticated | Self::UnauthenticatedOfSource => {
+                ("max_unauthenticated", config.max_unauthenticated)
+            }
+        }
+    }
+
+    /// What was done about it, for people.
+    pub(super) const fn consequence(self) -> &'static str {
+        match self.is_of_source() {
+            true => {
+                "of one source (a quarter of that is its share, unless it is in gateways) the oldest \
+                 connection without a session was ended"
+            }
+            false => "the oldest connection without a session was ended",
+        }
+    }
+
+    const fn is_of_source(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectionsOfSource | Self::UnauthenticatedOfSource
+        )
+    }
+}
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    connections: Sources<Place>,
+    strangers: Sources<Place>,
+    offered: Sources<Place>,
+    waiting: Sources<Place>,
+}
+
+impl Admission {
+    /// Takes a new connection in. If that makes too many, takes one out that has to end: the newcomer
+    /// itself only if there is no other stranger that could.
+    pub(super) fn admit(
+        &mut self,
+        config: &Config,
+        place: Place,
+        source: Source,
+    ) -> Option<(Place, Limit)> {
+        self.connections.add(place, source);
+        self.strangers.add(place, source);
+        let limit = self.exceeded(config, source)?;
+        let stranger = match limit.is_of_source() {
+            true => self.strangers.oldest_of(source),
+            false => self.strangers.oldest_of_greediest(),
+        };
+        let stranger = stranger?;
+        self.connections.remove(&stranger);
+        self.strangers.remove(&stranger);
+        Some((stranger, limit))
+    }
+
+    fn exceeded(&self, config: &Config, source: Source) -> Option<Limit> {
+        let (connections, strangers) = (config.max_connections, config.max_unauthenticated);
+        let is_gateway = config.is_gateway(source);
+        let of_source = |sources: &Sources<Place>, limit: usize| {
+            !is_gateway && sources.of(source) > quarter(limit)
+        };
+        if of_source(&self.connections, connections) {
+            Some(Limit::ConnectionsOfSource)
+        } else if of_source(&self.strangers, strangers) {
+            Some(Limit::UnauthenticatedOfSource)
+        } else if self.connections.total() > connections {
+            Some(Limit::Connections)
+        } else if self.strangers.total() > strangers {
+            Some(Limit::Unauthenticated)
+        } else {
+            None
+        }
+    }
+
+    /// A session is on a connection.
+    pub(super) fn authenticated(&mut self, place: Place) {
+        self.strangers.remove(&place);
+    }
+
+    /// Whether a connection may be offered now; otherwise it waits, and [`done`](Self::done) names it
+    /// when it may.
+    pub(super) fn offer(&mut self, config: &Config, place: Place, source: Source) -> bool {
+        if self.offered.contains(&place) {
+            return true;
+        }
+        let may = self.has_offer(config, source);
+        let sources = if may {
+            &mut self.offered
+        } else {
+            &mut self.waiting
+        };
+        sources.add(place, source);
+        may
+    }
+
+    fn has_offer(&self, config: &Config, source: Source) -> bool {
+        let limit = config.max_undispatched;
+        let of_source = if config.is_gateway(source) {
+            limit
+        } else {
+            quarter(limit)
+        };
+        self.offered.total() < limit && self.offered.of(source) < of_source
+    }
+
+    /// A connection has an owner, or is gone: it waits no longer. Names the one that may be offered in
+    /// its place, which counts as offered from now on.
+    pub(super) fn done(&mut self, config: &Config, place: Place) -> Option<Place> {
+        self.waiting.remove(&place);
+        if !self.offered.remove(&place) {
+            return None;
+        }
+        let (source, _, next) = self
+            .waiting
+            .oldest()
+            .filter(|(source, ..)| self.has_offer(config, *source))
+            .min_by_key(|(source, number, _)| (self.offered.of(*source), *number))?;
+        self.waiting.remove(&next);
+        self.offered.add(next, source);
+        Some(next)
+    }
+
+    /// A connection is gone, which counts here for nothing from now on. As [`done`](Self::done).
+    pub(super) fn closed(&mut self, config: &Config, place: Place) -> Option<Place> {
+        self.connections.remove(&place);
+        self.strangers.remove(&place);
+        self.done(config, place)
+    }
+
+    /// Strangers, of all sources.
+    pub(super) fn strangers(&self) -> usize {
+        self.strangers.total()
+    }
+}
+
+/// What one source may have of a limit.
+const fn quarter(limit: usize) -> usize {
+    let quarter = limit / 4;
+    if quarter == 0 { 1 } else { quarter }
+}
+
+#[cfg(test)]
+mod tests {
+    use slotmap::SlotMap;
+
+    use super::*;
+
+    struct Scene {
+        admission: Admission,
+        config: Config,
+        conns: SlotMap<ConnId, ()>,
+    }
+
+    impl Scene {
+        fn new(max_connections: usize, max_unauthenticated: usize) -> Self {
+            Self {
+                admission: Admission::default(),
+                config: Config {
+                    max_connections,
+                    max_unauthenticated,
+                    max_undispatched: 8,
+                    gateways: vec!["10.0.0.1".parse().unwrap()],
+                    ..Config::default()
+                },
+                conns: SlotMap::with_key(),
+            }
+        }
+
+        fn place(&mut self) -> Place {
+            Place {
+                reactor: 0,
+                conn: self.conns.insert(()),
+            }
+        }
+
+        fn admit(&mut self, address: &str) -> (Place, Option<(Place, Limit)>) {
+            let (place, source) = (self.place(), Source::of(address.parse().unwrap()));
+            (place, self.admission.admit(&self.config, place, source))
+        }
+
+        /// Whether it is offered, or waits.
+        fn offer(&mut self, address: &str) -> (Place, bool) {
+            let (place, source) = (self.place(), Source::of(address.parse().unwrap()));
+            (place, self.admission.offer(&self.config, place, source))
+        }
+    }
+
+    #[test]
+    fn a_source_has_a_quarter_and_a_gateway_all() {
+        let mut scene = Scene::new(100, 8);
+        let (oldest, _) = scene.admit("10.0.0.2");
+        assert_eq!(scene.admit("10.0.0.2").1, None);
+        let (_, excess) = scene.admit("10.0.0.2");
+        assert_eq!(excess, Some((oldest, Limit::UnauthenticatedOfSource)));
+        for _ in 0..6 {
+            assert_eq!(scene.admit("10.0.0.1").1, None);
+        }
+        let (_, excess) = scene.admit("10.0.0.3");
+        assert_eq!(excess.unwrap().1, Limit::Unauthenticated);
+        assert_eq!(scene.admission.strangers(), 8);
+    }
+
+    #[test]
+    fn those_that_have_logged_in_do_not_go_for_a_newcomer() {
+        let mut scene = Scene::new(8, 8);
+        for _ in 0..2 {
+            let (place, _) = scene.admit("10.0.0.2");
+            scene.admission.authenticated(place);
+        }
+        let (newcomer, excess) = scene.admit("10.0.0.2");
+        assert_eq!(excess, Some((newcomer, Limit::ConnectionsOfSource)));
+        let (stranger, _) = scene.admit("10.0.0.1");
+        for _ in 0..5 {
+            let (place, _) = scene.admit("10.0.0.1");
+            scene.admission.authenticated(place);
+        }
+        let (_, excess) = scene.admit("10.0.0.3");
+        assert_eq!(excess, Some((stranger, Limit::Connections)));
+    }
+
+    #[test]
+    fn what_waits_is_offered_in_turn_and_the_source_with_fewest_offers_first() {
+        let mut scene = Scene::new(100, 100);
+        let greedy: Vec<_> = (0..4).map(|_| scene.offer("10.0.0.2")).collect();
+        assert_eq!(
+            [true, true, false, false],
+            [0, 1, 2, 3].map(|n| greedy[n].1)
+        );
+        let gateway: Vec<_> = (0..6).map(|_| scene.offer("10.0.0.1")).collect();
+        assert!(gateway.iter().all(|(_, offered)| *offered));
+        let (other, offered) = scene.offer("10.0.0.3");
+        assert!(!offered, "all places are taken");
+        let Scene {
+            admission, config, ..
+        } = &mut scene;
+        assert_eq!(admission.done(config, gateway[0].0), Some(other));
+        assert_eq!(
+            admission.done(config, gateway[1].0),
+            None,
+            "two are its share"
+        );
+        // One that waits goes, and the next has its turn.
+        assert_eq!(admission.closed(config, greedy[2].0), None);
+        assert_eq!(admission.done(config, greedy[0].0), Some(greedy[3].0));
+        assert_eq!(admission.done(config, greedy[0].0), None, "it was done");
+    }
+}

@@ -1,0 +1,114 @@
+//! Connections whose clients have not logged in: how many there may be, and for how long.
+//!
+//! Limits count connections of all reactors (see [`admission`](crate::broker::admission)), so that the one
+//! that has to go, or the next to be offered, may be another reactor's. That one is told by the control
+//! thread.
+
+use std::sync::Arc;
+
+use super::connection::{Conn, Stage};
+use super::{Command, Notice, Reactor};
+use crate::broker::admission::Place;
+use crate::device::Status;
+use crate::fabric::{ConnId, Fabric};
+use crate::units::Instant;
+
+impl<F: Fabric> Reactor<F> {
+    /// A connection has negotiated SMB Direct.
+    pub(super) fn established(&mut self, id: ConnId, peer: std::net::SocketAddr) {
+        let shared = Arc::clone(&self.shared);
+        let config = &shared.config;
+        let place = self.place(id);
+        let excess = shared.registry().established(config, place, peer);
+        let deadline = self.now + config.first_request_timeout;
+        self.conns.insert(id, Conn::new(peer, self.now));
+        self.set_deadline(id, Some(deadline));
+        if self.stop_by.is_some() {
+            self.end(id, "stopping", Status::Limit);
+        }
+        if let Some((excess, limit)) = excess {
+            let (key, value) = limit.setting(config);
+            shared.limit_met(key, value, (1, limit.consequence()));
+            self.relay(excess, Command::End(excess.conn, limit));
+        }
+    }
+
+    /// A connection of this reactor, for the others.
+    pub(super) const fn place(&self, conn: ConnId) -> Place {
+        Place {
+            reactor: self.number,
+            conn,
+        }
+    }
+
+    /// Has the reactor of a connection do something.
+    fn relay(&self, place: Place, command: Command) {
+        self.control.notice(Notice::Relay(place.reactor, command));
+    }
+
+    /// A connection may be offered, if there is one.
+    pub(super) fn offer_next(&self, next: Option<Place>) {
+        if let Some(next) = next {
+            self.relay(next, Command::Offer(next.conn));
+        }
+    }
+
+    pub(super) fn set_deadline(&mut self, id: ConnId, deadline: Option<Instant>) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if let Some(before) = std::mem::replace(&mut conn.deadline, deadline) {
+            self.deadlines.remove(&(before, id));
+        }
+        self.deadlines.extend(deadline.map(|at| (at, id)));
+    }
+
+    /// Warns of clients that were turned away before they had negotiated.
+    pub(super) fn run_turned_away(&mut self) {
+        let turned_away = self.transport.counters().turned_away;
+        let times = turned_away.saturating_sub(self.turned_away);
+        if times > 0 {
+            self.turned_away = turned_away;
+            let shared = &self.shared;
+            let what = "connections that had not negotiated were ended for newer ones (of one source there \
+                        may be max_unnegotiated_per_source)";
+            shared.limit_met(
+                "max_unnegotiated",
+                shared.config.max_unnegotiated,
+                (times, what),
+            );
+        }
+    }
+
+    /// A session is on a connection: its client is a stranger no longer.
+    pub(super) fn authenticated(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if std::mem::replace(&mut conn.authenticated, true) {
+            return;
+        }
+        self.set_deadline(id, None);
+        self.shared.registry().authenticated(self.place(id));
+        self.transport.buffers_mut().authenticated(id);
+        self.transport.raise_receives(id);
+    }
+
+    /// Ends connections that have waited for too long.
+    pub(super) fn run_deadlines(&mut self) {
+        while let Some((at, id)) = self.deadlines.first().copied() {
+            if at > self.now {
+                return;
+            }
+            self.deadlines.pop_first();
+            let name = match self.conns.get(&id) {
+                Some(conn) if matches!(conn.stage, Stage::Offered(_)) => "claim_timeout",
+                Some(conn) if conn.stage == Stage::Fresh && conn.held.is_empty() => {
+                    "first_request_timeout"
+                }
+                _ => "login_timeout",
+            };
+            self.end(id, name, Status::TimedOut);
+        }
+    }
+}

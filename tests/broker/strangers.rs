@@ -1,0 +1,314 @@
+//! Clients that have not logged in: how many there may be, for how long, with how much.
+
+use std::time::Duration;
+
+use smbdirect::device::Status;
+use smbdirect::device::abi::{self, event, role};
+
+use crate::peer::{Client, Peers};
+use crate::raw::Raw;
+use crate::scene::{Scene, negotiate};
+
+/// Another source than the clients of a scene, and not a gateway.
+const OTHER: &str = "[::1]:0";
+
+/// A scene where clients are of two sources, [`OTHER`] among them.
+fn two_sources(change: impl FnOnce(&mut smbdirect::broker::Config)) -> Scene {
+    Scene::with(|config| {
+        config.listen.push(OTHER.parse().unwrap());
+        change(config);
+    })
+}
+
+/// A worker that has registered the client of this number.
+fn worker(scene: &Scene, guid: u8) -> Raw {
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.register([guid; 16], 0), Status::Ok);
+    worker
+}
+
+/// A client of the other source, whose first request is under way.
+fn other_client(scene: &Scene, guid: u8) -> Client {
+    let client = scene.peers.connect(scene.broker().addresses()[1]);
+    client.send(&negotiate(guid));
+    client
+}
+
+/// Serves the first request of the next connection of a worker.
+fn serve(worker: &mut Raw) -> u64 {
+    let (connection, _) = worker.find(event::CONNECTION);
+    worker.take(&connection);
+    let (pdu, _) = worker.find(event::PDU);
+    assert_eq!(pdu.conn, connection.conn);
+    worker.take(&pdu);
+    worker.send_pdu(pdu.conn, 1, b"served");
+    assert_eq!(worker.find(event::SENT).1, Status::Ok);
+    pdu.conn
+}
+
+fn is_served(client: &Client) {
+    assert_eq!(client.message(), b"served");
+}
+
+#[test]
+fn a_client_has_a_time_to_log_in() {
+    let scene = Scene::with(|config| config.login_timeout = Duration::from_secs(1));
+    let (mut user, conn, of_user) = scene.pair(1);
+    let mut worker = worker(&scene, 2);
+    let stranger = scene.client(2);
+    let late = worker.stranger().conn;
+    worker.pdu(late);
+    stranger.closed();
+    let (gone, status) = worker.expect(event::DISCONNECTED);
+    assert_eq!((gone.conn, status), (late, Status::TimedOut));
+    assert_eq!(scene.status().counters["login_timeout"], 1);
+    user.reply(conn, b"hello");
+    assert_eq!(of_user.message(), b"hello");
+}
+
+#[test]
+fn a_stranger_has_few_receives_and_a_user_all_of_them() {
+    let scene = Scene::new();
+    let mut worker = worker(&scene, 1);
+    let client = scene.client(1);
+    let conn = serve(&mut worker);
+    is_served(&client);
+    assert_eq!(scene.status().connections[0].receives_posted, 8);
+    assert!(!scene.status().connections[0].authenticated);
+    // The client goes on with so few.
+    for n in 0..20 {
+        client.send(&[n; 20_000]);
+        assert_eq!(worker.pdu(conn), [n; 20_000]);
+    }
+    worker.authenticate(conn);
+    let status = scene.until("more", |status| {
+        status.connections[0].receives_posted == 255
+    });
+    assert!(status.connections[0].authenticated);
+    assert_eq!(status.totals.unauthenticated, 0);
+}
+
+#[test]
+fn a_message_of_a_stranger_may_not_be_too_long() {
+    let scene = Scene::new();
+    let mut worker = worker(&scene, 1);
+    let client = scene.client(1);
+    let conn = serve(&mut worker);
+    is_served(&client);
+    client.send(&vec![1; 65_536]);
+    assert_eq!(worker.pdu(conn).len(), 65_536);
+    client.send(&vec![1; 65_537]);
+    client.closed();
+    assert_eq!(scene.status().counters["message_too_long"], 1);
+    let client = scene.client(1);
+    worker.expect(event::DISCONNECTED);
+    let conn = worker.connection().conn;
+    worker.pdu(conn);
+    client.send(&vec![1; 100_000]);
+    assert_eq!(worker.pdu(conn).len(), 100_000);
+}
+
+#[test]
+fn for_a_newcomer_the_oldest_stranger_of_the_greediest_source_goes() {
+    let scene = two_sources(|config| {
+        config.max_unauthenticated = 3;
+        config.gateways.push("::1".parse().unwrap());
+    });
+    let mut worker = worker(&scene, 1);
+    let mut strangers: Vec<Client> = (0..2).map(|_| scene.client(1)).collect();
+    strangers.push(other_client(&scene, 1));
+    for _ in 0..3 {
+        serve(&mut worker);
+    }
+    let newcomer = other_client(&scene, 1);
+    serve(&mut worker);
+    is_served(&newcomer);
+    strangers[0].closed();
+    let status = scene.until("it ends", |status| status.totals.connections == 3);
+    assert_eq!(status.counters["too_many_unauthenticated"], 1);
+}
+
+#[test]
+fn of_a_source_with_too_many_strangers_the_oldest_goes() {
+    let scene = two_sources(|config| config.max_unauthenticated = 8);
+    let mut worker = worker(&scene, 1);
+    let strangers: Vec<Client> = (0..2).map(|_| other_client(&scene, 1)).collect();
+    let conn = serve(&mut worker);
+    serve(&mut worker);
+    strangers.iter().for_each(is_served);
+    let _gateway: Vec<Client> = (0..3).map(|_| scene.client(1)).collect();
+    for _ in 0..3 {
+        serve(&mut worker);
+    }
+    let newcomer = other_client(&scene, 1);
+    strangers[0].closed();
+    let (gone, status) = worker.find(event::DISCONNECTED);
+    assert_eq!((gone.conn, status), (conn, Status::Limit));
+    serve(&mut worker);
+    is_served(&newcomer);
+    let status = scene.status();
+    assert_eq!(status.counters["too_many_unauthenticated_of_source"], 1);
+    assert_eq!(status.totals.unauthenticated, 5);
+}
+
+#[test]
+fn no_source_takes_all_connections_also_if_it_has_logged_in() {
+    let scene = two_sources(|config| config.max_connections = 8);
+    let mut worker = worker(&scene, 1);
+    let users: Vec<Client> = (0..2).map(|_| other_client(&scene, 1)).collect();
+    for _ in &users {
+        let conn = serve(&mut worker);
+        worker.authenticate(conn);
+    }
+    users.iter().for_each(is_served);
+    scene.until("they are", |status| status.totals.unauthenticated == 0);
+    // There is no stranger of that source that could go.
+    let third = scene.peers.dial(scene.broker().addresses()[1]);
+    third.closed();
+    let client = scene.client(1);
+    serve(&mut worker);
+    is_served(&client);
+    let status = scene.status();
+    assert_eq!(status.counters["too_many_connections_of_source"], 1);
+}
+
+#[test]
+fn a_user_takes_the_place_of_a_stranger_when_there_are_too_many_connections() {
+    let scene = Scene::with(|config| config.max_connections = 2);
+    let (mut worker, conn, user) = scene.pair(1);
+    let stranger = scene.peers.connect(scene.address());
+    let newcomer = scene.client(1);
+    stranger.closed();
+    serve(&mut worker);
+    is_served(&newcomer);
+    worker.reply(conn, b"hello");
+    assert_eq!(user.message(), b"hello");
+    assert_eq!(scene.status().counters["too_many_connections"], 1);
+}
+
+#[test]
+fn a_burst_of_one_source_waits_and_is_served() {
+    let scene = two_sources(|config| {
+        config.max_undispatched = 8;
+        config.claim_timeout = Duration::from_secs(60);
+    });
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let mut clients: Vec<Client> = (0..20).map(|n| other_client(&scene, n)).collect();
+    let waits = |status: &smbdirect::broker::status::Status| {
+        status.totals.undispatched == 20 && status.totals.offered == 2
+    };
+    scene.until("most wait", waits);
+    // Others do not wait for them.
+    let other = scene.client(100);
+    let offers = [listener.offer(), listener.offer(), listener.offer()];
+    let of_other = offers
+        .iter()
+        .find(|offer| offer.info.client_guid == [100; 16]);
+    let mut worker = Raw::attach_with(scene.path(), role::WORKER, of_other.unwrap().token);
+    serve(&mut worker);
+    is_served(&other);
+    let mut tokens: Vec<_> = offers
+        .iter()
+        .filter(|offer| offer.info.client_guid != [100; 16])
+        .map(|offer| offer.token)
+        .collect();
+    // One that waits may go, and is not offered then.
+    clients.pop().unwrap().close();
+    scene.until("it has gone", |status| status.totals.undispatched == 19);
+    for _ in 0..19 {
+        let token = tokens.pop().unwrap_or_else(|| listener.offer().token);
+        assert_eq!(worker.claim(token), Status::Ok);
+        serve(&mut worker);
+    }
+    clients.iter().for_each(is_served);
+    assert_eq!(listener.try_offer().map(|offer| offer.token), None);
+    assert_eq!(scene.status().totals.undispatched, 0);
+}
+
+#[test]
+fn a_connection_that_waited_goes_to_the_worker_that_its_client_has_meanwhile() {
+    let scene = Scene::with(|config| config.max_undispatched = 1);
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let first = scene.client(1);
+    let token = listener.offer().token;
+    let second = scene.client(1);
+    scene.until("it waits", |status| {
+        status.counters.contains_key("waited_for_offer")
+    });
+    let mut worker = worker(&scene, 1);
+    assert_eq!(worker.claim(token), Status::Ok);
+    for client in [first, second] {
+        serve(&mut worker);
+        is_served(&client);
+    }
+    assert!(listener.try_offer().is_none());
+}
+
+#[test]
+fn messages_that_are_begun_and_never_ended_take_nothing_from_others() {
+    for has_logged_in in [false, true] {
+        let scene = Scene::new();
+        let (mut worker, conn, victim) = scene.pair(1);
+        let attackers = Peers::start();
+        let length = if has_logged_in { 1 << 20 } else { 60_000 };
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            let client = attackers.connect(scene.address());
+            client.send(&negotiate(1));
+            let conn = serve(&mut worker);
+            is_served(&client);
+            if has_logged_in {
+                worker.authenticate(conn);
+            }
+            clients.push(client);
+        }
+        let begun = Client::begin_all(&clients, &vec![7; length]);
+        scene.until("they are begun", |status| {
+            let begun = status
+                .connections
+                .iter()
+                .filter(|conn| conn.inline_bytes_in > 5000);
+            begun.count() == 8
+        });
+        // All of the arena but a quarter, at least, is left.
+        let used = scene.status().processes[0].queues[0].receive_units_used;
+        assert!(used <= 8, "{used} units");
+        for n in 0..10 {
+            victim.send(&[n; 100_000]);
+            assert_eq!(worker.pdu(conn), [n; 100_000]);
+        }
+        drop(begun);
+        for _ in 0..8 {
+            let (pdu, _) = worker.find(event::PDU);
+            assert_eq!(pdu.length as usize, length);
+            assert!(worker.take(&pdu) == vec![7; length]);
+        }
+    }
+}
+
+#[test]
+fn a_process_with_a_token_is_let_in_also_when_there_is_no_place_for_others() {
+    let scene = Scene::with(|config| config.max_workers = 1);
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let _idle = Raw::worker(scene.path());
+    for n in 0..3 {
+        let client = scene.client(n);
+        let token = listener.offer().token;
+        let mut worker = Raw::attach_with(scene.path(), role::WORKER, token);
+        serve(&mut worker);
+        is_served(&client);
+        let mut other = Raw::connect(scene.path());
+        let answer = other.try_attach(abi::VERSION, role::WORKER, [0; 16]);
+        assert_eq!(answer.status(), Status::Limit);
+    }
+}
+
+#[test]
+fn sockets_that_do_not_attach_keep_no_process_out() {
+    let scene = Scene::new();
+    let mut silent: Vec<Raw> = (0..100).map(|_| Raw::connect(scene.path())).collect();
+    Raw::worker(scene.path());
+    assert_eq!(silent[0].detached(), Status::Limit, "the oldest has gone");
+    let answer = silent[99].try_attach(abi::VERSION, role::OBSERVER, [0; 16]);
+    assert_eq!(answer.kind, abi::kind::ATTACHED);
+}
