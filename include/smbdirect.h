@@ -1022,7 +1022,7 @@ int32_t smbdirect_buffer_alloc(struct smbdirect_device *device,
                                struct smbdirect_buffer *buffer_out);
 
 /**
- * Gives a buffer back.
+ * Gives a buffer back, which no thread of this process reads or writes any more: it may be unmapped.
  *
  * - Owns: the library again.
  * - Threads: one at a time.
@@ -1036,7 +1036,8 @@ int32_t smbdirect_buffer_alloc(struct smbdirect_device *device,
  *
  * `device` is a live handle.
  */
-int32_t smbdirect_buffer_free(struct smbdirect_device *device, uint64_t number);
+int32_t smbdirect_buffer_free(struct smbdirect_device *device,
+                              uint64_t number);
 
 /**
  * SET_SMBD_PARAMETERS, of a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.

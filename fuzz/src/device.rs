@@ -25,6 +25,7 @@ pub fn device_message(bytes: &[u8]) {
             Request::Claim(body) => check(bytes, cookie, &body, &[]),
             Request::Decline(body) => check(bytes, cookie, &body, &[]),
             Request::Grow(body) => check(bytes, cookie, &body, &[]),
+            Request::Release(body) => check(bytes, cookie, &body, &[]),
             Request::Status(body) => check(bytes, cookie, &body, &[]),
         }
     }
@@ -34,6 +35,7 @@ pub fn device_message(bytes: &[u8]) {
             Answer::Attached(body) => check(bytes, cookie, &body, &[]),
             Answer::Reply(body) => check(bytes, cookie, &body, &[]),
             Answer::Segment(body) => check(bytes, cookie, &body, &[]),
+            Answer::Reclaim(body) => check(bytes, cookie, &body, &[]),
             Answer::Queue(body) => check(bytes, cookie, &body, &[]),
             Answer::Offer(body) => check(bytes, cookie, &body, &[]),
             Answer::Wake(body) => check(bytes, cookie, &body, &[]),

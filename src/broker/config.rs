@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::machine;
+use super::memory::Reserve;
 use super::quantity::{Size, Speed, Time};
 use crate::device;
 use crate::device::abi::{MemParams, RegionShape};
@@ -69,8 +70,10 @@ pub struct Config {
     /// Each worker's memory. A buffer of RECEIVE and SEND holds the largest message, one of BULK the
     /// largest RDMA transfer of `acceptor`.
     pub memory: MemParams,
-    /// Bytes of memory of all workers together, at least [`Config::first_segments`].
+    /// Bytes of memory of all workers together, at least [`Config::least_memory`].
     pub memory_limit: u64,
+    /// Time after which memory that a worker does not use is taken back; up to twice as long. 10 ms to 1 h.
+    pub memory_idle_timeout: Duration,
     /// Entries of a submission ring; the completion ring has as many. A power of two, 16 to 65,536.
     pub queue_depth: u32,
     /// Time that connections have to finish what is under way when the broker is stopped, up to 1 h.
@@ -136,15 +139,15 @@ impl Default for Config {
             unit_length: 8 << 10,
             units_per_segment: 256,
             longest_run: 128,
-            max_segments: 4,
+            max_segments: 8,
         };
         let memory = MemParams {
             send: messages,
             bulk: RegionShape {
-                unit_length: 1 << 20,
-                units_per_segment: 64,
-                longest_run: 8,
-                max_segments: 8,
+                unit_length: 64 << 10,
+                units_per_segment: 1024,
+                longest_run: 128,
+                max_segments: 16,
             },
             receive: messages,
             limit: 1 << 30,
@@ -175,12 +178,13 @@ impl Default for Config {
             max_sessions: 1024,
             memory,
             memory_limit: 0,
+            memory_idle_timeout: Duration::from_secs(5),
             queue_depth: 256,
             drain_timeout: Duration::from_secs(10),
         };
         let half = machine::memory() / 2;
         // Whole MiB, for those who read it.
-        config.memory_limit = config.first_segments().max(half >> 20 << 20);
+        config.memory_limit = config.least_memory().max(half >> 20 << 20);
         config
     }
 }
@@ -230,6 +234,12 @@ impl Config {
         ] {
             time(key, value, least, LONGEST_TIME)?;
         }
+        time(
+            "memory_idle_timeout",
+            self.memory_idle_timeout,
+            Duration::from_millis(10),
+            LONGEST_TIME,
+        )?;
         self.validate_memory()?;
         let depths = 16..=crate::shm::MAX_CAPACITY;
         let allowed = || "a power of two from 16 to 65536";
@@ -243,20 +253,22 @@ impl Config {
         )
     }
 
-    /// Bytes of the memory of a worker that has one segment of SEND and of BULK, and one of RECEIVE
-    /// with each reactor: less is of no use.
+    /// Bytes of memory with which one worker can do everything, if slowly: less is of no use.
     #[must_use]
-    pub fn first_segments(&self) -> u64 {
-        let MemParams {
-            send,
-            bulk,
-            receive,
-            ..
-        } = &self.memory;
-        let receive = segment_length(receive).saturating_mul(self.reactors as u64);
-        segment_length(send)
-            .saturating_add(segment_length(bulk))
-            .saturating_add(receive)
+    pub fn least_memory(&self) -> u64 {
+        self.reserve().all().saturating_mul(2)
+    }
+
+    /// What is kept of [`Config::memory_limit`] for those that wait.
+    pub(super) fn reserve(&self) -> Reserve {
+        let longest = |shape: &RegionShape| {
+            u64::from(shape.unit_length).saturating_mul(shape.longest_run.into())
+        };
+        let memory = &self.memory;
+        Reserve {
+            worker: longest(&memory.send).saturating_add(longest(&memory.bulk)),
+            received: longest(&memory.receive).saturating_mul(self.reactors as u64),
+        }
     }
 
     /// Whether many clients are behind a source.
@@ -362,18 +374,18 @@ impl Config {
         validate_region("send", send, message)?;
         validate_region("bulk", bulk, transfer)?;
         validate_region("receive", receive, message)?;
-        let first = self.first_segments();
+        let least = self.least_memory();
         for (key, value) in [
             ("memory.limit", *limit),
             ("memory_limit", self.memory_limit),
         ] {
             let allowed = || {
                 format!(
-                    "at least {}: one segment of SEND and BULK, and one of RECEIVE for each reactor",
-                    Size(first)
+                    "at least {}: the longest buffers of one worker, with each reactor, twice",
+                    Size(least)
                 )
             };
-            require(value >= first, key, Size(value), allowed)?;
+            require(value >= least, key, Size(value), allowed)?;
         }
         Ok(())
     }

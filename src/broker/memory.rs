@@ -3,14 +3,27 @@
 //! A [`Charge`] is a number of bytes that somebody has been given; it is taken off the accounts
 //! when it is dropped. Whoever holds memory of a worker holds the charge along with it, so that
 //! memory counts until its last user, which may be a connection of a dead worker, is gone.
+//!
+//! ```text
+//!   0 ......................................... limit - reserve ............... limit
+//!   all of the regions of all workers           | of one worker  | of messages |
+//!                                                 that waits       received
+//! ```
+//!
+//! A part of the total is kept, so that nobody waits for ever: the [`Reserve`]. The worker that has waited
+//! longest may have that much, and it is enough for its largest message and transfer, by which it goes
+//! on and gives back what it has.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::device::Status;
 use crate::device::abi::RegionShape;
 use crate::shm::{self, buffers};
 use crate::sys::{Memfd, Memory};
+
+/// Bytes of a region's first segment; less where the shape allows no more.
+const FIRST_LENGTH: u32 = 128 << 10;
 
 /// Bytes in use, and how many there may be.
 #[derive(Debug)]
@@ -37,9 +50,10 @@ impl Account {
         self.limit
     }
 
-    /// Takes `bytes`; `None` where that would be more than there may be.
-    pub(super) fn charge(self: &Arc<Self>, bytes: u64) -> Option<Charge> {
-        let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
+    /// Takes `bytes` and leaves `spare`; `None` where there are not so many.
+    pub(super) fn charge(self: &Arc<Self>, bytes: u64, spare: u64) -> Option<Charge> {
+        let most = self.limit.saturating_sub(spare);
+        let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= most);
         // Relaxed: nothing is read because of the number.
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
@@ -48,6 +62,15 @@ impl Account {
             account: Arc::clone(self),
             bytes,
         })
+    }
+
+    /// Takes `bytes` of what is bounded otherwise and cannot be refused, however many are in use.
+    pub(super) fn count(self: &Arc<Self>, bytes: u64) -> Charge {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        Charge {
+            account: Arc::clone(self),
+            bytes,
+        }
     }
 }
 
@@ -64,38 +87,123 @@ impl Drop for Charge {
     }
 }
 
+/// What of the total is kept for those that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reserve {
+    /// For the longest buffers of SEND and BULK of one worker.
+    pub(super) worker: u64,
+    /// For the longest buffer of RECEIVE in each reactor.
+    pub(super) received: u64,
+}
+
+impl Reserve {
+    pub(super) const fn all(self) -> u64 {
+        self.worker.saturating_add(self.received)
+    }
+}
+
 /// A segment of a worker's region, and what it counts.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) memory: Memory,
+    /// Something was submitted that lies in it, since this was last asked.
+    touched: AtomicBool,
+    /// The worker was told to give it back.
+    reclaimed: AtomicBool,
     _charges: [Charge; 2],
 }
 
 impl Segment {
-    /// A new one of `shape`, charged to both accounts, and the file that the worker gets.
+    /// A new one of `length` bytes, charged to the account of its worker and to the total, of which
+    /// `spare` is left; and the file that the worker gets.
     ///
     /// # Errors
     ///
-    /// [`Status::NoMemory`]: a limit. [`Status::System`]: the system's.
+    /// [`Status::NoMemory`]: the worker's limit. [`Status::Again`]: the limit of the total.
+    /// [`Status::System`]: the system's.
     pub(super) fn create(
         name: &str,
-        shape: &RegionShape,
-        accounts: [&Arc<Account>; 2],
+        length: usize,
+        worker: &Arc<Account>,
+        (total, spare): (&Arc<Account>, u64),
     ) -> Result<(Self, Memfd), Status> {
-        let length = shape_of(shape).segment_length().ok_or(Status::System)?;
-        let [worker, total] = accounts.map(|account| account.charge(length as u64));
         let charges = [
-            worker.ok_or(Status::NoMemory)?,
-            total.ok_or(Status::NoMemory)?,
+            worker.charge(length as u64, 0).ok_or(Status::NoMemory)?,
+            total.charge(length as u64, spare).ok_or(Status::Again)?,
         ];
         let file = Memfd::create(name, length).map_err(|_| Status::System)?;
         let memory = shm::map(&file).map_err(|_| Status::System)?;
         let segment = Self {
             memory,
+            // It was asked for because it is needed.
+            touched: AtomicBool::new(true),
+            reclaimed: AtomicBool::new(false),
             _charges: charges,
         };
         Ok((segment, file))
     }
+
+    /// Something that lies in it is to be done.
+    #[inline]
+    pub(super) fn touch(&self) {
+        if !self.touched.load(Ordering::Relaxed) {
+            self.touched.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was touched since this was last asked.
+    pub(super) fn take_touched(&self) -> bool {
+        self.touched.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether its worker was told to give it back.
+    pub(super) fn is_reclaimed(&self) -> bool {
+        self.reclaimed.load(Ordering::Relaxed)
+    }
+
+    /// Its worker was told to give it back.
+    pub(super) fn set_reclaimed(&self) {
+        self.reclaimed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of the next segment of a region that has `segments` with `length` bytes together, and in which
+/// there is no room for `wanted` units: how many it should have, so that the region doubles, and how
+/// many it must have.
+pub(super) fn next_length(
+    shape: &RegionShape,
+    (segments, length): (u32, u64),
+    wanted: u32,
+) -> [usize; 2] {
+    let unit = shape.unit_length.max(1);
+    let have = u32::try_from(length / u64::from(unit)).unwrap_or(u32::MAX);
+    // There is none after the last one: it has to do for everything.
+    let is_last = segments.saturating_add(1) >= shape.max_segments;
+    let (should, must) = if is_last {
+        (shape.units_per_segment, shape.longest_run.max(wanted))
+    } else {
+        (have.max(FIRST_LENGTH / unit).max(wanted), wanted)
+    };
+    [should, must].map(|units| {
+        let units = units.clamp(1, shape.units_per_segment.max(1));
+        units as usize * unit as usize
+    })
+}
+
+/// Units of a region that has all the segments that it may have.
+pub(super) fn most_units(shape: &RegionShape) -> u32 {
+    let mut length = 0;
+    for segments in 0..shape.max_segments {
+        let [next, _] = next_length(shape, (segments, length), 1);
+        length += next as u64;
+        if length >= u64::from(shape.unit_length) * u64::from(shape.units_per_segment) {
+            // All further ones are the longest.
+            let rest = u64::from(shape.max_segments - segments - 1);
+            length += rest * u64::from(shape.units_per_segment) * u64::from(shape.unit_length);
+            break;
+        }
+    }
+    u32::try_from(length / u64::from(shape.unit_length.max(1))).unwrap_or(u32::MAX)
 }
 
 /// The same shape for [`buffers`].
@@ -112,26 +220,73 @@ pub(super) const fn shape_of(shape: &RegionShape) -> buffers::Shape {
 mod tests {
     use super::*;
 
+    const SHAPE: RegionShape = RegionShape {
+        unit_length: 64 << 10,
+        units_per_segment: 64,
+        longest_run: 16,
+        max_segments: 8,
+    };
+
     #[test]
     fn memory_counts_until_its_last_user_is_gone() {
         let (worker, total) = (Account::new(10_000), Account::new(9_000));
-        let shape = RegionShape {
-            unit_length: 1024,
-            units_per_segment: 4,
-            longest_run: 1,
-            max_segments: 8,
-        };
-        let create = || Segment::create("test", &shape, [&worker, &total]);
-        let (first, _file) = create().unwrap();
+        let create = |spare| Segment::create("test", 4096, &worker, (&total, spare));
+        let (first, _file) = create(4000).unwrap();
         let first = Arc::new(first);
         let also_first = Arc::clone(&first);
-        let second = create().unwrap();
+        assert_eq!(create(4000).unwrap_err(), Status::Again);
+        let second = create(0).unwrap();
         assert_eq!((worker.used(), total.used()), (8192, 8192));
-        assert_eq!(create().unwrap_err(), Status::NoMemory);
+        assert_eq!(create(0).unwrap_err(), Status::NoMemory);
         assert_eq!((worker.used(), total.used()), (8192, 8192));
         drop(first);
         assert_eq!(total.used(), 8192);
         drop((also_first, second));
         assert_eq!((worker.used(), total.used()), (0, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_refused_counts_beyond_the_limit() {
+        let total = Account::new(100);
+        let charge = total.count(150);
+        assert!(total.charge(1, 0).is_none());
+        drop(charge);
+        assert!(total.charge(100, 0).is_some());
+    }
+
+    #[test]
+    fn a_segment_that_nobody_touches_is_seen() {
+        let (worker, total) = (Account::new(10_000), Account::new(9_000));
+        let (segment, _file) = Segment::create("test", 4096, &worker, (&total, 0)).unwrap();
+        assert!(segment.take_touched(), "it is new");
+        assert!(!segment.take_touched());
+        segment.touch();
+        assert!(segment.take_touched());
+    }
+
+    #[test]
+    fn a_region_begins_small_and_doubles() {
+        let units = |segments, have: u64, wanted| {
+            next_length(&SHAPE, (segments, have << 16), wanted).map(|length| length >> 16)
+        };
+        assert_eq!(units(0, 0, 1), [2, 1], "128 KiB");
+        assert_eq!(units(0, 0, 16), [16, 16]);
+        assert_eq!(units(1, 2, 1), [2, 1]);
+        assert_eq!(units(2, 4, 3), [4, 3]);
+        assert_eq!(units(5, 100, 1), [64, 1]);
+        assert_eq!(units(7, 100, 1), [64, 16], "the last one");
+        let single = RegionShape {
+            max_segments: 1,
+            ..SHAPE
+        };
+        let length = next_length(&single, (0, 0), 1).map(|length| length >> 16);
+        assert_eq!(length, [64, 16]);
+        assert_eq!(most_units(&SHAPE), 2 + 2 + 4 + 8 + 16 + 32 + 2 * 64);
+        assert_eq!(most_units(&single), 64);
+        let large = RegionShape {
+            unit_length: 1 << 20,
+            ..SHAPE
+        };
+        assert_eq!(next_length(&large, (0, 0), 1), [1 << 20; 2]);
     }
 }

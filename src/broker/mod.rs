@@ -320,7 +320,8 @@ fn listen<F: Fabric>(
     listen_at: &mut [Listen],
 ) -> Result<(Transport<F, Pool>, Vec<crate::fabric::ListenerId>), FabricError> {
     let config = &shared.config;
-    let pool = Pool::new(config.memory.receive, Arc::clone(&shared.memory));
+    let total = Arc::clone(&shared.memory);
+    let pool = Pool::new(config.memory.receive, total, shared.reserve.worker);
     let transport = transport::Config {
         acceptor: config.acceptor,
         first_receive_credit_max: RECEIVES_OF_STRANGERS,

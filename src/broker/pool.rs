@@ -12,6 +12,9 @@
 //! A message that has only begun is put together in heap of its own unless there is much room, and is
 //! copied to the arena when it is complete: those that never are take nothing from others. And some units
 //! are left to messages of one unit, such as every connection's first ones.
+//!
+//! An arena begins small and doubles. Segments in which nothing was put for a while are taken back, all
+//! but the shortest: nothing is put there any more, the worker is asked to unmap them, and says so.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -20,14 +23,14 @@ use std::sync::Arc;
 
 use slotmap::{SecondaryMap, new_key_type};
 
-use super::memory::{Account, Charge, Segment, shape_of};
+use super::memory::{Account, Charge, Segment, most_units, next_length, shape_of};
 use super::process::Process;
 use crate::device::Status;
 use crate::device::abi::{self, RegionShape, kind, region};
 use crate::fabric::ConnId;
 use crate::shm::buffers::{AllocateError, BadShape, BufferError};
 use crate::shm::{Buffer as Number, Buffers};
-use crate::sys::Memory;
+use crate::sys::{Memfd, Memory};
 use crate::transport::{MessageBuffers, PlainHasher};
 
 /// Bytes of a message of a connection without an owner, or without a session.
@@ -90,11 +93,12 @@ pub(super) enum Fault {
 struct Arena {
     process: Arc<Process>,
     number: u32,
+    shape: RegionShape,
+    /// Units that there may be.
+    most: u32,
     buffers: Buffers,
-    /// Keeps what `buffers` count.
-    segments: Vec<Segment>,
-    /// Whose message is in a buffer, by segment and unit.
-    holders: Vec<Option<Hold>>,
+    /// Keeps what `buffers` count, by number.
+    segments: Vec<Option<Held>>,
     /// Units that the messages of each connection take, of those that have some.
     shares: HashMap<ConnId, u32, BuildHasherDefault<PlainHasher>>,
     /// Units that messages of strangers take.
@@ -103,6 +107,14 @@ struct Arena {
     begun: u32,
     /// A buffer was asked for, and there was none.
     wanting: bool,
+}
+
+/// A segment of an arena.
+#[derive(Debug)]
+struct Held {
+    segment: Segment,
+    /// Whose message is in a buffer, by its first unit.
+    holders: Box<[Option<Hold>]>,
 }
 
 /// A message in a buffer, as far as shares are concerned.
@@ -119,21 +131,27 @@ struct Hold {
 pub(super) struct Pool {
     shape: RegionShape,
     total: Arc<Account>,
+    /// Bytes of the total that are not for received messages.
+    spare: u64,
     conns: HashMap<ConnId, Known, BuildHasherDefault<PlainHasher>>,
     arenas: SecondaryMap<QueueId, Arena>,
     /// A buffer was asked for, and there was none, in any arena.
     wanting: bool,
+    /// An arena has got a segment beside its first.
+    grown: bool,
     faults: Vec<Fault>,
 }
 
 impl Pool {
-    pub(super) fn new(shape: RegionShape, total: Arc<Account>) -> Self {
+    pub(super) fn new(shape: RegionShape, total: Arc<Account>, spare: u64) -> Self {
         Self {
             shape,
             total,
+            spare,
             conns: HashMap::default(),
             arenas: SecondaryMap::new(),
             wanting: false,
+            grown: false,
             faults: Vec::new(),
         }
     }
@@ -148,9 +166,10 @@ impl Pool {
         let arena = Arena {
             process: Arc::clone(process),
             number,
+            shape: self.shape,
+            most: most_units(&self.shape),
             buffers: Buffers::new(shape_of(&self.shape))?,
             segments: Vec::new(),
-            holders: Vec::new(),
             shares: HashMap::default(),
             of_strangers: 0,
             begun: 0,
@@ -227,6 +246,22 @@ impl Pool {
         arena.free(number)
     }
 
+    /// Asks the workers for those segments in which nothing is, and nothing was put since this was last
+    /// called. Whether there are others that may come to be taken back.
+    pub(super) fn reclaim(&mut self) -> bool {
+        let mut more = false;
+        for arena in self.arenas.values_mut() {
+            more |= arena.reclaim();
+        }
+        more
+    }
+
+    /// A worker has unmapped a segment of a queue's region. `false`: it was not asked to.
+    pub(super) fn released(&mut self, queue: QueueId, number: u32) -> bool {
+        let arena = self.arenas.get_mut(queue);
+        arena.is_some_and(|arena| arena.released(number))
+    }
+
     /// Whether a buffer of the queue was missing since this was last asked.
     #[inline]
     pub(super) fn take_wanting(&mut self, queue: QueueId) -> bool {
@@ -238,6 +273,12 @@ impl Pool {
     #[inline]
     pub(super) fn take_any_wanting(&mut self) -> bool {
         std::mem::take(&mut self.wanting)
+    }
+
+    /// Whether a segment came that may come to be taken back, since this was last asked.
+    #[inline]
+    pub(super) fn take_grown(&mut self) -> bool {
+        std::mem::take(&mut self.grown)
     }
 
     /// What went wrong since this was last asked.
@@ -266,10 +307,10 @@ impl Pool {
         let charges = match conn.authenticated {
             false => None,
             true => {
-                let accounts = [&self.arenas.get(queue)?.process.account, &self.total];
-                let [Some(worker), Some(total)] =
-                    accounts.map(|account| account.charge(length.into()))
-                else {
+                let worker = &self.arenas.get(queue)?.process.account;
+                let worker = worker.charge(length.into(), 0);
+                let total = self.total.charge(length.into(), self.spare);
+                let (Some(worker), Some(total)) = (worker, total) else {
                     self.wanting = true;
                     return None;
                 };
@@ -296,8 +337,11 @@ impl Pool {
         });
         if hold.is_none_or(|hold| arena.has_share(hold)) {
             let number = match arena.allocate(length) {
-                Err(AllocateError::Full) => match arena.grow(&self.shape, &self.total) {
-                    Ok(()) => arena.allocate(length).ok(),
+                Err(AllocateError::Full) => match arena.grow(length, (&self.total, self.spare)) {
+                    Ok(()) => {
+                        self.grown |= arena.buffers.segments() > 1;
+                        arena.allocate(length).ok()
+                    }
                     Err(Status::Detached) => {
                         self.faults.push(Fault::Unread(queue));
                         None
@@ -319,11 +363,15 @@ impl Pool {
 
 impl Arena {
     #[inline]
-    fn index(&self, number: Number) -> usize {
-        // A buffer that is in use lies in a segment that is there: its unit is one of these.
-        let bits = number.to_bits();
-        let (segment, unit) = (bits >> 16 & 0xffff, bits & 0xffff);
-        segment as usize * self.buffers.shape().units_per_segment as usize + unit as usize
+    fn held(&mut self, segment: u32) -> Option<&mut Held> {
+        self.segments.get_mut(segment as usize)?.as_mut()
+    }
+
+    /// The place where it is noted whose message is in a buffer.
+    #[inline]
+    fn holder(&mut self, number: Number) -> Option<&mut Option<Hold>> {
+        let held = self.held(number.segment().into())?;
+        held.holders.get_mut(usize::from(number.unit()))
     }
 
     /// Units that `length` bytes take.
@@ -336,8 +384,7 @@ impl Arena {
     /// A quarter of the units that there may be.
     #[inline]
     fn quarter(&self) -> u32 {
-        let shape = self.buffers.shape();
-        shape.units_per_segment.saturating_mul(shape.max_segments) / 4
+        self.most / 4
     }
 
     /// Whether a connection may have one more message here, or its first; and strangers, if it is one.
@@ -353,27 +400,26 @@ impl Arena {
     fn allocate(&mut self, length: usize) -> Result<Number, AllocateError> {
         let units = self.units(length);
         if units > 1 {
-            let (used, shape) = (self.buffers.used_units(), self.buffers.shape());
-            let there = shape.units_per_segment * self.buffers.segments();
+            let (used, there) = (self.buffers.used_units(), self.buffers.units());
             let left = there.saturating_sub(used).saturating_sub(units);
             if used > 0 && left < there / LEFT_TO_SMALL {
-                return match self.buffers.segments() < shape.max_segments {
-                    true => Err(AllocateError::Full),
-                    false => Err(AllocateError::Exhausted),
+                return match self.buffers.free_number() {
+                    Some(_) => Err(AllocateError::Full),
+                    None => Err(AllocateError::Exhausted),
                 };
             }
         }
-        self.buffers.allocate(length)
+        let number = self.buffers.allocate(length)?;
+        if let Some(held) = self.held(number.segment().into()) {
+            held.segment.touch();
+        }
+        Ok(number)
     }
 
     /// Notes whose message is in a buffer.
     #[inline]
     fn hold(&mut self, number: Number, hold: Option<Hold>) {
-        let index = self.index(number);
-        if self.holders.len() <= index {
-            self.holders.resize(index + 1, None);
-        }
-        if let Some(place) = self.holders.get_mut(index) {
+        if let Some(place) = self.holder(number) {
             *place = hold;
         }
         if let Some(hold) = hold {
@@ -386,11 +432,12 @@ impl Arena {
     /// The message in a buffer is complete.
     #[inline]
     fn complete(&mut self, number: Number) {
-        let index = self.index(number);
-        if let Some(Some(hold)) = self.holders.get_mut(index) {
-            if !std::mem::replace(&mut hold.is_whole, true) {
-                self.begun = self.begun.saturating_sub(hold.units);
-            }
+        let Some(Some(hold)) = self.holder(number) else {
+            return;
+        };
+        let (units, was_whole) = (hold.units, std::mem::replace(&mut hold.is_whole, true));
+        if !was_whole {
+            self.begun = self.begun.saturating_sub(units);
         }
     }
 
@@ -399,8 +446,7 @@ impl Arena {
     fn free(&mut self, number: Number) -> Result<Option<ConnId>, BufferError> {
         self.buffers.free(number)?;
         self.complete(number);
-        let index = self.index(number);
-        let Some(hold) = self.holders.get_mut(index).and_then(Option::take) else {
+        let Some(hold) = self.holder(number).and_then(Option::take) else {
             return Ok(None);
         };
         if hold.is_stranger {
@@ -415,14 +461,15 @@ impl Arena {
         Ok(Some(hold.conn))
     }
 
-    /// Adds a segment, and tells the worker of it before it can hear of a buffer there.
-    fn grow(&mut self, shape: &RegionShape, total: &Arc<Account>) -> Result<(), Status> {
-        let accounts = [&self.process.account, total];
-        let (segment, file) = Segment::create("smbdirect-receive", shape, accounts)?;
+    /// Adds a segment with room for `length` bytes, and tells the worker of it before it can hear of a
+    /// buffer there.
+    fn grow(&mut self, length: usize, total: (&Arc<Account>, u64)) -> Result<(), Status> {
+        let number = self.buffers.free_number().ok_or(Status::Limit)?;
+        let (segment, file) = self.create(length, total)?;
         let message = abi::Segment {
             region: region::RECEIVE,
             queue: self.number,
-            number: self.buffers.segments(),
+            number,
             reserved: 0,
             length: file.len() as u64,
         };
@@ -430,10 +477,91 @@ impl Arena {
             .process
             .send(kind::SEGMENT, 0, &message, &[file.as_fd()]);
         sent.map_err(|_| Status::Detached)?;
-        let added = self.buffers.add(segment.memory.clone());
+        let units = self.buffers.shape().units_of(file.len());
+        let added = self.buffers.add(number, segment.memory.clone());
         added.map_err(|_| Status::Limit)?;
-        self.segments.push(segment);
+        let index = number as usize;
+        if self.segments.len() <= index {
+            self.segments.resize_with(index + 1, || None);
+        }
+        if let Some(place) = self.segments.get_mut(index) {
+            let holders = vec![None; units.unwrap_or(0) as usize].into_boxed_slice();
+            *place = Some(Held { segment, holders });
+        }
         Ok(())
+    }
+
+    /// A segment of the length that the region should have next, or, if there is not enough memory, of
+    /// the length that it must have.
+    fn create(
+        &self,
+        length: usize,
+        total: (&Arc<Account>, u64),
+    ) -> Result<(Segment, Memfd), Status> {
+        let shape = self.buffers.shape();
+        let wanted = length.div_ceil(shape.unit_length) as u32;
+        let all = u64::from(self.buffers.units()) * shape.unit_length as u64;
+        let lengths = next_length(&self.shape, (self.buffers.segments(), all), wanted);
+        let name = "smbdirect-receive";
+        let create = |length| Segment::create(name, length, &self.process.account, total);
+        let [should, must] = lengths;
+        create(should).or_else(|_| create(must))
+    }
+
+    /// See [`Pool::reclaim`].
+    fn reclaim(&mut self) -> bool {
+        let mut open: Vec<u32> = self.buffers.numbers().collect();
+        open.retain(|number| {
+            self.held(*number)
+                .is_some_and(|held| !held.segment.is_reclaimed())
+        });
+        let length = |number: &u32| self.buffers.segment(*number).map_or(0, Memory::len);
+        let Some(kept) = open.iter().copied().min_by_key(length) else {
+            return false;
+        };
+        let mut more = false;
+        for number in open.into_iter().filter(|number| *number != kept) {
+            let is_unused = self.buffers.is_unused(number);
+            let was_touched = self
+                .held(number)
+                .is_none_or(|held| held.segment.take_touched());
+            if was_touched || !is_unused || !self.ask_for(number) {
+                more = true;
+            }
+        }
+        more
+    }
+
+    /// Asks the worker for an unused segment; whether it reads that.
+    fn ask_for(&mut self, number: u32) -> bool {
+        let message = abi::Reclaim {
+            region: region::RECEIVE,
+            queue: self.number,
+            number,
+            reserved: 0,
+        };
+        if self.process.send(kind::RECLAIM, 0, &message, &[]).is_err() {
+            return false;
+        }
+        self.buffers.retire(number);
+        if let Some(held) = self.held(number) {
+            held.segment.set_reclaimed();
+        }
+        true
+    }
+
+    /// See [`Pool::released`].
+    fn released(&mut self, number: u32) -> bool {
+        let was_asked = self
+            .held(number)
+            .is_some_and(|held| held.segment.is_reclaimed());
+        if !was_asked || self.buffers.remove(number).is_none() {
+            return false;
+        }
+        if let Some(place) = self.segments.get_mut(number as usize) {
+            *place = None;
+        }
+        true
     }
 }
 
@@ -545,7 +673,7 @@ mod tests {
             let total = Account::new(1 << 20);
             let (ours, theirs) = SeqSocket::pair().unwrap();
             let process = Process::new((1, 1), (Role::Worker, true), Arc::new(ours), 1 << 20);
-            let mut pool = Pool::new(SHAPE, Arc::clone(&total));
+            let mut pool = Pool::new(SHAPE, Arc::clone(&total), 0);
             let queue = SlotMap::<QueueId, ()>::with_key().insert(());
             pool.add(queue, 0, &Arc::new(process)).unwrap();
             Self {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zerocopy::{Immutable, IntoBytes};
@@ -52,18 +53,23 @@ pub(super) struct Process {
     segments: Mutex<Segments>,
     /// Held while the process is told that it is attached: other threads send nothing before that.
     greeting: Mutex<()>,
+    /// How often a segment came or went.
+    changes: AtomicU64,
 }
+
+/// Segments of a region, by number.
+pub(super) type Numbered = Vec<Option<Arc<Segment>>>;
 
 /// The segments of the two regions that a worker gives out itself.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Segments {
-    pub(super) send: Vec<Arc<Segment>>,
-    pub(super) bulk: Vec<Arc<Segment>>,
+    pub(super) send: Numbered,
+    pub(super) bulk: Numbered,
 }
 
 impl Segments {
     /// Those of `region::*`, if it is one of the two.
-    pub(super) fn of(&self, number: u32) -> Option<&Vec<Arc<Segment>>> {
+    pub(super) fn of(&self, number: u32) -> Option<&Numbered> {
         match number {
             region::SEND => Some(&self.send),
             region::BULK => Some(&self.bulk),
@@ -71,12 +77,20 @@ impl Segments {
         }
     }
 
-    fn of_mut(&mut self, number: u32) -> Option<&mut Vec<Arc<Segment>>> {
+    fn of_mut(&mut self, number: u32) -> Option<&mut Numbered> {
         match number {
             region::SEND => Some(&mut self.send),
             region::BULK => Some(&mut self.bulk),
             _ => None,
         }
+    }
+
+    /// Segments of `region::*`, and their bytes.
+    pub(super) fn extent(&self, region: u32) -> (u32, u64) {
+        let segments = self.of(region).into_iter().flatten().flatten();
+        segments.fold((0, 0), |(count, bytes), segment| {
+            (count + 1, bytes + segment.memory.len() as u64)
+        })
     }
 }
 
@@ -96,6 +110,7 @@ impl Process {
             account: Account::new(memory_limit),
             segments: Mutex::default(),
             greeting: Mutex::default(),
+            changes: AtomicU64::new(0),
         }
     }
 
@@ -134,19 +149,32 @@ impl Process {
         self.lock().clone()
     }
 
-    /// Whether `region::*` has fewer segments than `limit`. Only the control thread adds some.
-    pub(super) fn has_room(&self, region: u32, limit: u32) -> bool {
-        let segments = self.lock();
-        let segments = segments.of(region);
-        segments.is_some_and(|segments| segments.len() < limit as usize)
+    /// A number that grows whenever a segment comes or goes, before the worker can know of that.
+    #[inline]
+    pub(super) fn changes(&self) -> u64 {
+        // SYNC: pairs with the one in `changed`. What a worker submits in a segment comes after it was
+        // told of the segment.
+        self.changes.load(Ordering::Acquire)
     }
 
-    /// Adds a segment to `region::*`, which [`has_room`](Self::has_room); its number.
-    pub(super) fn add_segment(&self, region: u32, segment: Segment) -> Option<u32> {
-        let mut segments = self.lock();
-        let segments = segments.of_mut(region)?;
-        let number = u32::try_from(segments.len()).ok()?;
-        segments.push(Arc::new(segment));
+    fn changed(&self) {
+        // SYNC: pairs with the one in `changes`.
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Adds a segment to `region::*`, if it may have one more of `limit`; its number.
+    pub(super) fn add_segment(&self, region: u32, segment: Segment, limit: u32) -> Option<u32> {
+        let mut all = self.lock();
+        let segments = all.of_mut(region)?;
+        let free = segments.iter().position(Option::is_none);
+        let index = free.unwrap_or(segments.len());
+        let number = u32::try_from(index).ok().filter(|number| *number < limit)?;
+        match segments.get_mut(index) {
+            Some(place) => *place = Some(Arc::new(segment)),
+            None => segments.push(Some(Arc::new(segment))),
+        }
+        drop(all);
+        self.changed();
         Some(number)
     }
 
@@ -155,8 +183,19 @@ impl Process {
         self.greeting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The worker does not use a segment of `region::*` any more; whether there was one.
+    pub(super) fn release(&self, region: u32, number: u32) -> bool {
+        let mut all = self.lock();
+        let segments = all.of_mut(region);
+        let place = segments.and_then(|segments| segments.get_mut(number as usize));
+        let released = place.and_then(Option::take);
+        drop(all);
+        self.changed();
+        released.is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Segments> {
-        // A list that is pushed to is whole, whatever became of who did it.
+        // The list is whole at any moment, whatever became of who changed it.
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

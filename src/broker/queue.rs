@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use zerocopy::transmute;
 
-use super::memory::Segment;
+use super::memory::{Account, Charge, Segment};
 use super::process::{Process, Segments, WakeProcess};
 use super::submission::{Piece, Violation};
 use crate::device::Status;
@@ -50,23 +50,30 @@ pub(super) struct Queue {
     /// Connections by their number in this queue.
     conns: HashMap<u64, ConnId, BuildHasherDefault<PlainHasher>>,
     last_serial: u64,
-    /// The worker's segments as far as they were asked for.
+    /// The worker's segments, as they were when [`Process::changes`] was `seen`.
     segments: Segments,
+    seen: u64,
     /// Connections that have something for the worker and found no buffer for it.
     pub(super) waiting: Vec<ConnId>,
     /// It is in the reactor's list of queues to look at.
     pub(super) active: bool,
     /// When something was last done for it.
     pub(super) used: Instant,
+    _charges: [Charge; 2],
 }
 
 impl Queue {
-    /// Makes a queue and tells the worker of it.
+    /// Makes a queue, which counts as memory of the worker and in `total`, and tells the worker of it.
     ///
     /// # Errors
     ///
     /// [`Status::System`]: no memory or descriptors. [`Status::Detached`]: the worker does not read.
-    pub(super) fn create(process: &Arc<Process>, number: u32, depth: u32) -> Result<Self, Status> {
+    pub(super) fn create(
+        process: &Arc<Process>,
+        total: &Arc<Account>,
+        number: u32,
+        depth: u32,
+    ) -> Result<Self, Status> {
         let system = |_| Status::System;
         // A multiple of 64, and so a place for the second ring.
         let ring = ring_length(depth).ok_or(Status::System)?;
@@ -89,6 +96,7 @@ impl Queue {
         let sent = process.send(kind::QUEUE, 0, &message, &descriptors);
         sent.map_err(|_| Status::Detached)?;
         let wake = WakeProcess(Arc::clone(&process.socket));
+        let accounts = [&process.account, total];
         Ok(Self {
             process: Arc::clone(process),
             number,
@@ -103,9 +111,11 @@ impl Queue {
             conns: HashMap::default(),
             last_serial: 0,
             segments: Segments::default(),
+            seen: 0,
             waiting: Vec::new(),
             active: false,
             used: Instant::ZERO,
+            _charges: accounts.map(|account| account.count(length as u64)),
         })
     }
 
@@ -224,6 +234,21 @@ impl Queue {
         )
     }
 
+    /// Knows the worker's segments as they are now, and holds no others.
+    #[inline]
+    pub(super) fn look_at_segments(&mut self) {
+        let changes = self.process.changes();
+        if self.seen != changes {
+            self.seen = changes;
+            self.segments = self.process.segments();
+        }
+    }
+
+    /// The worker's segments, as they were when last looked at.
+    pub(super) const fn segments(&self) -> &Segments {
+        &self.segments
+    }
+
     /// The segment of `region::*` in which `length` bytes at a place lie, and its offset there.
     #[inline]
     pub(super) fn find(
@@ -231,13 +256,12 @@ impl Queue {
         region: u32,
         piece: Piece,
     ) -> Result<(&Arc<Segment>, u32), Violation> {
+        self.look_at_segments();
         let index = usize::from(piece.place.segment);
-        let known = self.segments.of(region).map_or(0, Vec::len);
-        if index >= known {
-            self.segments = self.process.segments();
-        }
         let segment = self.segments.of(region).and_then(|list| list.get(index));
+        let segment = segment.and_then(Option::as_ref);
         let segment = segment.ok_or_else(|| piece.violation())?;
+        segment.touch();
         let end = piece.place.offset.checked_add(piece.length.into());
         match (u32::try_from(piece.place.offset), end) {
             (Ok(offset), Some(end)) if end <= segment.memory.len() as u64 => Ok((segment, offset)),

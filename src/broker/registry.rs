@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::admission::{Admission, Limit, Place};
 use super::config::Config;
 use super::lines::Warnings;
-use super::memory::Account;
+use super::memory::{Account, Reserve};
 use super::process::{Process, Role};
 use super::status::CloseStatus;
 use crate::device::Status;
@@ -32,6 +32,8 @@ pub(super) struct Shared {
     pub(super) config: Config,
     /// Memory of all workers.
     pub(super) memory: Arc<Account>,
+    /// What is kept of it for those that wait.
+    pub(super) reserve: Reserve,
     start: std::time::Instant,
     registry: Mutex<Registry>,
 }
@@ -40,6 +42,7 @@ impl Shared {
     pub(super) fn new(config: Config) -> Self {
         Self {
             memory: Account::new(config.memory_limit),
+            reserve: config.reserve(),
             config,
             start: std::time::Instant::now(),
             registry: Mutex::default(),

@@ -187,6 +187,7 @@ struct File {
     max_workers: usize,
     max_sessions: usize,
     memory_limit: Size,
+    memory_idle_timeout: Time,
     queue_depth: u32,
     drain_timeout: Time,
     iwarp: Iwarp,
@@ -400,6 +401,7 @@ impl From<&Settings> for File {
             max_workers: broker.max_workers,
             max_sessions: broker.max_sessions,
             memory_limit: Size(broker.memory_limit),
+            memory_idle_timeout: Time(broker.memory_idle_timeout),
             queue_depth: broker.queue_depth,
             drain_timeout: Time(broker.drain_timeout),
             iwarp: Iwarp { crc: settings.crc },
@@ -433,6 +435,7 @@ impl From<File> for Settings {
             max_sessions: file.max_sessions,
             memory: file.memory.for_connections(&file.acceptor),
             memory_limit: file.memory_limit.0,
+            memory_idle_timeout: file.memory_idle_timeout.0,
             queue_depth: file.queue_depth,
             drain_timeout: file.drain_timeout.0,
         };

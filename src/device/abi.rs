@@ -12,7 +12,7 @@
 //! | SET_SMBD_PARAMETERS | listener | control [`SetParameters`], the security blob behind it |
 //! | (which addresses are allowed) | listener | control [`SetAddresses`], the addresses behind it |
 //! | SET_SMBD_SESSION_ID | worker | control [`SetSessionId`] |
-//! | GET_MEM_PARAMS | device | [`MemParams`] in control [`Attached`]; memory itself by [`Grow`], [`Segment`] |
+//! | GET_MEM_PARAMS | device | [`MemParams`] in control [`Attached`]; memory itself by [`Grow`], [`Segment`], [`Reclaim`], [`Release`] |
 //! | GET_SMBD_EVENT | device | [`Completion`] in a queue; a listener gets control [`Offer`] |
 //! | SEND_PDU | worker | [`Submission`] [`op::SEND_PDU`] |
 //! | RDMA_READ_WRITE | worker | [`Submission`] [`op::RDMA_READ`], [`op::RDMA_WRITE`] |
@@ -26,7 +26,8 @@
 //! Each begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and has
 //! exactly that length, except [`SetParameters`], which has its blob behind it, and [`SetAddresses`]
 //! and [`Addresses`], which have their elements behind them. A request is answered by one message that carries its `cookie`:
-//! [`Attached`], [`Segment`], [`StatusReport`], or [`Reply`] for the others and for all that fail. What the device says by itself has cookie 0.
+//! [`Attached`], [`Segment`], [`StatusReport`], or [`Reply`] for the others and for all that fail. What the device says by itself has cookie 0,
+//! and so has [`Release`], which is not answered.
 //! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise.
 //! A [`Claim`] is answered when the completion that tells of its connection is on its way, or when
 //! the connection ended before that; where the token came with [`Attach`], the process is detached then.
@@ -38,6 +39,7 @@
 //!               SetSessionId -> Reply    Claim -> Reply    Grow -> Segment + memory file
 //!               <- Queue + memory file + doorbell, when the first connection of a reactor is its own
 //!               <- Segment + memory file (received messages of a queue)   <- Wake   <- Detached
+//!               <- Reclaim   Release
 //!               <- Addresses, when they are others than before; to a listener, too
 //!   observer    Attach -> Attached       StatusRequest -> StatusReport + memory file with JSON
 //! ```
@@ -63,8 +65,8 @@
 //!
 //! # Memory
 //!
-//! A worker has three regions, each of segments (memory files of one size, all of which both sides
-//! map) that are made on demand up to a limit ([`RegionShape`]):
+//! A worker has three regions, each of segments (memory files that both sides map) that are made on
+//! demand up to a limit ([`RegionShape`]), and given back:
 //!
 //! | region | who gives out its buffers | holds |
 //! |---|---|---|
@@ -74,6 +76,17 @@
 //!
 //! Places in SEND and BULK are [`Place`]s; received messages are buffer numbers
 //! ([`crate::shm::Buffer::to_bits`]), in which segment and unit are written.
+//!
+//! Segments differ in length: a region begins with a short one, and grows by longer ones. [`Grow`] is
+//! answered when there is memory, which may take a while if others have all of it: meanwhile the device
+//! takes back what they do not use. It asks for a segment by [`Reclaim`]; the worker gives nothing out in
+//! it from then on and says [`Release`] once nothing in it is in use. After that neither side uses the
+//! segment: no submission names it, and its number may become that of another one.
+//!
+//! ```text
+//!   SEND, BULK   Grow -> Segment ... in use ... <- Reclaim, nothing new ... last buffer freed -> Release
+//!   RECEIVE      <- Segment ... in use ... all recycled, then <- Reclaim -> Release
+//! ```
 
 use std::net::Ipv6Addr;
 
@@ -115,6 +128,8 @@ pub mod kind {
     pub const DECLINE: u32 = 7;
     /// [`SetAddresses`](super::SetAddresses).
     pub const SET_ADDRESSES: u32 = 8;
+    /// [`Release`](super::Release).
+    pub const RELEASE: u32 = 9;
     /// [`Attached`](super::Attached).
     pub const ATTACHED: u32 = 101;
     /// [`Reply`](super::Reply).
@@ -133,6 +148,8 @@ pub mod kind {
     pub const DETACHED: u32 = 108;
     /// [`Addresses`](super::Addresses).
     pub const ADDRESSES: u32 = 109;
+    /// [`Reclaim`](super::Reclaim).
+    pub const RECLAIM: u32 = 110;
 }
 
 /// [`Attach::role`].
@@ -327,12 +344,26 @@ pub struct Decline {
     pub token: Token,
 }
 
-/// A worker needs one more segment.
+/// A worker needs one more segment. At most one of each region is unanswered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Grow {
     /// `region::SEND` or `region::BULK`.
     pub region: u32,
+    /// Units that the segment has to have at least: 1 to [`RegionShape::longest_run`].
+    pub units: u32,
+}
+
+/// A worker does not use a segment any more, and has unmapped it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Release {
+    /// `region::*`.
+    pub region: u32,
+    /// Of RECEIVE: its queue. Otherwise 0.
+    pub queue: u32,
+    /// As in [`Segment`].
+    pub number: u32,
     /// 0.
     pub reserved: u32,
 }
@@ -385,11 +416,11 @@ pub struct MemParams {
 pub struct RegionShape {
     /// Bytes of a unit.
     pub unit_length: u32,
-    /// Units of a segment: 1 to 65,536.
+    /// Units of the longest segment: 1 to 65,536.
     pub units_per_segment: u32,
     /// Units of the longest buffer.
     pub longest_run: u32,
-    /// Segments at most: 1 to 65,536.
+    /// Segments at a time: 1 to 65,536.
     pub max_segments: u32,
 }
 
@@ -411,12 +442,28 @@ pub struct Segment {
     pub region: u32,
     /// Of RECEIVE: its queue. Otherwise 0.
     pub queue: u32,
-    /// Counted from 0, in each of SEND and BULK, and in RECEIVE of each queue.
+    /// Less than [`RegionShape::max_segments`]; in each of SEND and BULK, and in RECEIVE of each queue,
+    /// no other segment has it.
     pub number: u32,
     /// 0.
     pub reserved: u32,
-    /// Bytes.
+    /// Bytes: whole units, at most [`RegionShape::units_per_segment`] of them.
     pub length: u64,
+}
+
+/// The device wants a segment back. Nothing of it is to be given out any more; [`Release`] follows once
+/// nothing of it is in use. Of RECEIVE nothing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Reclaim {
+    /// `region::*`.
+    pub region: u32,
+    /// Of RECEIVE: its queue. Otherwise 0.
+    pub queue: u32,
+    /// As in [`Segment`].
+    pub number: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// A queue; with its memory file and the doorbell of its reactor.
@@ -626,6 +673,8 @@ const _: () = {
     assert!(size_of::<MemParams>() == 64);
     assert!(size_of::<RegionShape>() == 16);
     assert!(size_of::<Reply>() == 8);
+    assert!(size_of::<Release>() == 16);
+    assert!(size_of::<Reclaim>() == 16);
     assert!(size_of::<Segment>() == 24);
     assert!(size_of::<Queue>() == 24);
     assert!(size_of::<Offer>() == 128);

@@ -60,13 +60,21 @@ impl<C: Channel> Handle<C> {
         sent
     }
 
-    /// Asks for the segments that are wanted. What cannot be asked for now is asked for later.
-    pub(super) fn ask_for_memory(&mut self) {
-        while let Some((region, _)) = self.worker.as_mut().and_then(Worker::growing) {
-            let grow = Grow {
-                region,
-                reserved: 0,
-            };
+    /// Gives back the segments that the device wanted and nothing uses, and asks for those that are
+    /// wanted here. What cannot be said now is said later.
+    pub(super) fn trade_memory(&mut self) {
+        while let Some(release) = self.worker.as_ref().and_then(|w| w.releases.front()) {
+            encode(0, release, &[], &mut self.message);
+            if self.channel.send(&self.message).is_err() {
+                return;
+            }
+            if let Some(worker) = &mut self.worker {
+                worker.releases.pop_front();
+            }
+        }
+        while let Some((region, growing)) = self.worker.as_mut().and_then(Worker::growing) {
+            let units = growing.wanted();
+            let grow = Grow { region, units };
             if self.request(Asked::Grow(region), &grow, &[]).is_err() {
                 break;
             }
@@ -119,6 +127,10 @@ impl<C: Channel> Handle<C> {
                 let worker = self.worker.as_mut().ok_or(Status::Corrupt)?;
                 worker.add_queue(&queue, &memory, doorbell)
             }
+            (Answer::Reclaim(reclaim), None, ..) => {
+                let worker = self.worker.as_mut().ok_or(Status::Corrupt)?;
+                worker.reclaim(&reclaim)
+            }
             (Answer::Offer(offer), None, ..) => self.offered(&offer),
             (Answer::Wake(_), None, ..) => {
                 self.woken = true;
@@ -132,7 +144,7 @@ impl<C: Channel> Handle<C> {
             _ => Err(Status::Corrupt),
         };
         match (result, asked) {
-            (Ok(()), _) => self.ask_for_memory(),
+            (Ok(()), _) => self.trade_memory(),
             // Not answered by this: it is told with all the others at the end.
             (Err(_), Some(asked)) => drop(self.requests.insert(asked)),
             (Err(_), None) => {}

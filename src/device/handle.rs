@@ -503,7 +503,7 @@ impl<C: Channel> Handle<C> {
                 Err(Status::Detached)
             }
             result => {
-                self.ask_for_memory();
+                self.trade_memory();
                 result
             }
         }
@@ -557,7 +557,7 @@ impl<C: Channel> Handle<C> {
             match worker.next_event()? {
                 Next::Event(event) => {
                     self.events += 1;
-                    self.ask_for_memory();
+                    self.trade_memory();
                     return Ok(Some(event));
                 }
                 // What an entry names was sent before the entry was written.

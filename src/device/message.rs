@@ -12,8 +12,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::abi::{
     Address, Addresses, AllowedAddress, Attach, Attached, Claim, Control, Decline, Detached, Grow,
-    MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, Offer, Queue, Reply, Segment,
-    SetAddresses, SetParameters, SetSessionId, StatusReport, StatusRequest, Wake, kind,
+    MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, Offer, Queue, Reclaim, Release, Reply,
+    Segment, SetAddresses, SetParameters, SetSessionId, StatusReport, StatusRequest, Wake, kind,
 };
 
 /// The structure of a control message.
@@ -45,11 +45,13 @@ bodies! {
     SetSessionId SET_SESSION_ID: |body| body.reserved == 0;
     Claim CLAIM: |_| true;
     Decline DECLINE: |_| true;
-    Grow GROW: |body| body.reserved == 0;
+    Grow GROW: |_| true;
+    Release RELEASE: |body| body.reserved == 0;
     StatusRequest STATUS_REQUEST: |body| body.reserved == 0;
     Attached ATTACHED: |body| body.reserved == [0; 6] && body.memory.reserved == 0;
     Reply REPLY: |_| true;
     Segment SEGMENT: |body| body.reserved == 0;
+    Reclaim RECLAIM: |body| body.reserved == 0;
     Queue QUEUE: |body| body.reserved == 0;
     Offer OFFER: |body| body.info.reserved == [0; 7];
     Wake WAKE: |body| body.reserved == 0;
@@ -75,6 +77,8 @@ pub enum Request<'a> {
     Decline(Decline),
     /// A worker's.
     Grow(Grow),
+    /// A worker's, without an answer.
+    Release(Release),
     /// An observer's.
     Status(StatusRequest),
 }
@@ -88,6 +92,8 @@ pub enum Answer {
     Reply(Reply),
     /// To [`Request::Grow`]; by itself for RECEIVE. With a memory file.
     Segment(Segment),
+    /// By itself.
+    Reclaim(Reclaim),
     /// By itself. With a memory file and, behind it, a doorbell.
     Queue(Queue),
     /// By itself.
@@ -169,14 +175,14 @@ pub fn encode_addresses(cookie: u64, list: &[Address], message: &mut Vec<u8>) {
     encode(cookie, &body, list.as_bytes(), message);
 }
 
-/// Reads what a process sent: its cookie, which is not 0, and the request.
+/// Reads what a process sent: the request and its cookie, which is not 0 if it is to be answered.
 ///
 /// # Errors
 ///
 /// The first rule that is broken.
 pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> {
     let (control, rest) = split(message)?;
-    if control.cookie == 0 {
+    if control.cookie == 0 && control.kind != kind::RELEASE {
         return Err(MessageError::NoCookie);
     }
     let request = match control.kind {
@@ -193,6 +199,7 @@ pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> 
         kind::CLAIM => Request::Claim(read(rest)?),
         kind::DECLINE => Request::Decline(read(rest)?),
         kind::GROW => Request::Grow(read(rest)?),
+        kind::RELEASE => Request::Release(read(rest)?),
         kind::STATUS_REQUEST => Request::Status(read(rest)?),
         other => return Err(MessageError::UnknownKind(other)),
     };
@@ -219,6 +226,7 @@ pub fn read_answer(message: &[u8]) -> Result<(u64, Answer), MessageError> {
         kind::ATTACHED => Answer::Attached(read(rest)?),
         kind::REPLY => Answer::Reply(read(rest)?),
         kind::SEGMENT => Answer::Segment(read(rest)?),
+        kind::RECLAIM => Answer::Reclaim(read(rest)?),
         kind::QUEUE => Answer::Queue(read(rest)?),
         kind::OFFER => Answer::Offer(read(rest)?),
         kind::WAKE => Answer::Wake(read(rest)?),
@@ -485,11 +493,13 @@ mod tests {
         check::<SetSessionId>(REQUEST, &[28..32]);
         check::<Claim>(REQUEST, &[]);
         check::<Decline>(REQUEST, &[]);
-        check::<Grow>(REQUEST, &[4..8]);
+        check::<Grow>(REQUEST, &[]);
+        check::<Release>(REQUEST, &[12..16]);
         check::<StatusRequest>(REQUEST, &[0..8]);
         check::<Attached>(ANSWER, &[64..72, 80..104]);
         check::<Reply>(ANSWER, &[]);
         check::<Segment>(ANSWER, &[12..16]);
+        check::<Reclaim>(ANSWER, &[12..16]);
         check::<Queue>(ANSWER, &[4..8]);
         check::<Offer>(ANSWER, &[100..128]);
         check::<Wake>(ANSWER, &[0..8]);
@@ -505,7 +515,9 @@ mod tests {
         }
         let grow = message(0, &Grow::new_zeroed(), &[]);
         assert_eq!(refusal(&grow)[0], "no_cookie");
-        for unknown in [0u32, 9, 100, 110, u32::MAX] {
+        let release = message(0, &Release::new_zeroed(), &[]);
+        assert_eq!(refusal(&release)[0], "ok", "there is no answer");
+        for unknown in [0u32, 10, 100, 111, u32::MAX] {
             let mut bytes = message(1, &Grow::new_zeroed(), &[]);
             bytes[..4].copy_from_slice(&unknown.to_ne_bytes());
             assert_eq!(refusal(&bytes), ["unknown_kind"; 2]);

@@ -39,7 +39,8 @@ pub(super) struct Queue<D> {
     next: usize,
     filled: usize,
     shape: Shape,
-    segments: Vec<Received>,
+    /// By number.
+    segments: Vec<Option<Received>>,
 }
 
 /// A segment of RECEIVE.
@@ -87,17 +88,33 @@ impl<D: Doorbell> Queue<D> {
 
     /// A segment of RECEIVE. `length` bytes were checked to be those of `memory`.
     pub(super) fn add(&mut self, segment: &Segment, memory: Memory) -> Result<(), Status> {
-        let is_next = usize::try_from(segment.number) == Ok(self.segments.len())
-            && segment.number < self.shape.max_segments;
-        if !is_next || self.shape.segment_length() != Some(memory.len()) {
+        let units = self.shape.units_of(memory.len()).ok_or(Status::Corrupt)?;
+        if segment.number >= self.shape.max_segments {
             return Err(Status::Corrupt);
         }
-        let units = self.shape.units_per_segment as usize;
-        self.segments.push(Received {
-            memory,
-            held: vec![false; units].into_boxed_slice(),
-        });
-        Ok(())
+        let index = segment.number as usize;
+        if self.segments.len() <= index {
+            self.segments.resize_with(index + 1, || None);
+        }
+        match self.segments.get_mut(index) {
+            Some(place @ None) => {
+                *place = Some(Received {
+                    memory,
+                    held: vec![false; units as usize].into_boxed_slice(),
+                });
+                Ok(())
+            }
+            _ => Err(Status::Corrupt),
+        }
+    }
+
+    /// The device takes a segment back, of which the worker has no message: its bytes.
+    pub(super) fn remove(&mut self, number: u32) -> Result<Memory, Status> {
+        let place = self.segments.get_mut(number as usize);
+        let place = place.ok_or(Status::Corrupt)?;
+        let is_unused = |segment: &mut Received| segment.held.iter().all(|held| !held);
+        let segment = place.take_if(is_unused).ok_or(Status::Corrupt)?;
+        Ok(segment.memory)
     }
 
     /// The oldest completion, which stays the oldest until [`done`](Self::done).
@@ -209,7 +226,8 @@ impl<D: Doorbell> Queue<D> {
         }
         let unit_length = self.shape.unit_length;
         let longest = unit_length.saturating_mul(self.shape.longest_run as usize);
-        let Some(segment) = self.segments.get_mut(usize::from(buffer.segment())) else {
+        let segment = self.segments.get_mut(usize::from(buffer.segment()));
+        let Some(segment) = segment.and_then(Option::as_mut) else {
             return Ok(None);
         };
         let start = usize::from(buffer.unit()).saturating_mul(unit_length);
@@ -228,6 +246,7 @@ impl<D: Doorbell> Queue<D> {
     pub(super) fn read(&self, buffer: u64, target: &mut [u8]) -> Result<(), Status> {
         let buffer = Buffer::from_bits(buffer);
         let segment = self.segments.get(usize::from(buffer.segment()));
+        let segment = segment.and_then(Option::as_ref);
         let start = usize::from(buffer.unit()).saturating_mul(self.shape.unit_length);
         segment
             .and_then(|segment| segment.memory.read(start, target).ok())
@@ -251,9 +270,10 @@ impl<D: Doorbell> Queue<D> {
     }
 }
 
-fn held(segments: &mut [Received], buffer: Buffer) -> Option<&mut bool> {
+fn held(segments: &mut [Option<Received>], buffer: Buffer) -> Option<&mut bool> {
     segments
         .get_mut(usize::from(buffer.segment()))?
+        .as_mut()?
         .held
         .get_mut(usize::from(buffer.unit()))
 }

@@ -1,7 +1,7 @@
 //! The memory whose buffers this side gives out: SEND and BULK.
 
 use super::Status;
-use super::abi::{Place, RegionShape, Segment};
+use super::abi::{Place, RegionShape, Release, Segment};
 use crate::shm::buffers::{AllocateError, Shape};
 use crate::shm::{Buffer, Buffers};
 use crate::sys::Memory;
@@ -37,8 +37,12 @@ pub(super) struct Region {
     pub(super) growth: Growth,
     /// Somebody found no room and was not told yet that there is some.
     refused: bool,
-    /// Of each segment, operations that use the buffer that begins at a unit.
+    /// Units that the next segment has to have at least.
+    wanted: u32,
+    /// Of each segment, by its number, operations that use the buffer that begins at a unit.
     uses: Vec<Box<[u32]>>,
+    /// Segments that the device wants back, and in which something is still in use.
+    retired: Vec<u32>,
 }
 
 impl Region {
@@ -49,7 +53,9 @@ impl Region {
             buffers: Buffers::new(shape(limits)).map_err(|_| Status::Corrupt)?,
             growth: Growth::Idle,
             refused: false,
+            wanted: 1,
             uses: Vec::new(),
+            retired: Vec::new(),
         })
     }
 
@@ -66,7 +72,12 @@ impl Region {
                 self.growth = Growth::Idle;
                 return Err(Status::NoMemory);
             }
-            (Err(AllocateError::Full), Growth::Idle) => self.growth = Growth::Wanted,
+            (Err(AllocateError::Full), Growth::Idle | Growth::Wanted) => {
+                self.growth = Growth::Wanted;
+                // No longer than the longest run.
+                let units = length.div_ceil(self.buffers.shape().unit_length) as u32;
+                self.wanted = self.wanted.max(units);
+            }
             // Another buffer of this region has to be freed, or the answer has to come.
             (Err(AllocateError::Full | AllocateError::Exhausted), _) => {}
         }
@@ -79,22 +90,67 @@ impl Region {
         self.growth = Growth::Wanted;
     }
 
+    /// Units that the device is to be asked for at least.
+    pub(super) const fn wanted(&self) -> u32 {
+        self.wanted
+    }
+
     /// The answer of the device that was asked. Returns whether somebody waits for it.
     pub(super) fn add(&mut self, segment: &Segment, memory: Memory) -> Result<bool, Status> {
-        let expected = (self.number, 0, self.buffers.segments());
-        if (segment.region, segment.queue, segment.number) != expected {
+        if (segment.region, segment.queue) != (self.number, 0) {
             return Err(Status::Corrupt);
         }
-        self.buffers.add(memory).map_err(|_| Status::Corrupt)?;
-        let units = self.buffers.shape().units_per_segment as usize;
-        self.uses.push(vec![0; units].into_boxed_slice());
+        let units = self.buffers.shape().units_of(memory.len());
+        let units = units.filter(|units| *units >= self.wanted);
+        let units = units.ok_or(Status::Corrupt)? as usize;
+        let added = self.buffers.add(segment.number, memory);
+        added.map_err(|_| Status::Corrupt)?;
+        let index = segment.number as usize;
+        if self.uses.len() <= index {
+            self.uses.resize_with(index + 1, Box::default);
+        }
+        if let Some(uses) = self.uses.get_mut(index) {
+            *uses = vec![0; units].into_boxed_slice();
+        }
         self.growth = Growth::Idle;
+        self.wanted = 1;
         Ok(std::mem::take(&mut self.refused))
+    }
+
+    /// The device wants a segment back. [`Status::Corrupt`]: there is none, or it wanted it already.
+    pub(super) fn reclaim(&mut self, number: u32) -> Result<(), Status> {
+        if self.retired.contains(&number) || !self.buffers.retire(number) {
+            return Err(Status::Corrupt);
+        }
+        self.retired.push(number);
+        Ok(())
+    }
+
+    /// Takes a segment out that the device wants back and nothing uses: what the device is to be told,
+    /// and the bytes.
+    pub(super) fn take_unused(&mut self) -> Option<(Release, Memory)> {
+        let mut retired = self.retired.iter().copied();
+        let place = retired.position(|number| self.buffers.is_unused(number))?;
+        let number = self.retired.swap_remove(place);
+        let memory = self.buffers.remove(number)?;
+        let release = Release {
+            region: self.number,
+            queue: 0,
+            number,
+            reserved: 0,
+        };
+        Some((release, memory))
     }
 
     /// The device has no more for now. Returns whether somebody waits to learn that.
     pub(super) fn refuse(&mut self) -> bool {
         self.growth = Growth::Refused;
+        self.wanted = 1;
+        std::mem::take(&mut self.refused)
+    }
+
+    /// Something may be asked for that could not be before. Returns whether somebody waits for that.
+    pub(super) fn has_changed(&mut self) -> bool {
         std::mem::take(&mut self.refused)
     }
 
@@ -274,13 +330,52 @@ mod tests {
         let mut wrong = segment(0);
         wrong.queue = 1;
         assert_eq!(region.add(&wrong, memory()), Err(Status::Corrupt));
-        assert_eq!(region.add(&segment(1), memory()), Err(Status::Corrupt));
-        let short = Memory::zeroed(8192);
-        assert_eq!(region.add(&segment(0), short), Err(Status::Corrupt));
-        for number in 0..2 {
+        for length in [4095, 20480] {
+            let memory = Memory::zeroed(length);
+            assert_eq!(region.add(&segment(0), memory), Err(Status::Corrupt));
+        }
+        for number in [1, 0] {
             region.add(&segment(number), memory()).unwrap();
+            assert_eq!(region.add(&segment(number), memory()), Err(Status::Corrupt));
         }
         assert_eq!(region.add(&segment(2), memory()), Err(Status::Corrupt));
+    }
+
+    #[test]
+    fn asks_for_what_the_longest_that_was_refused_needs() {
+        let mut region = region();
+        for (length, wanted) in [(1, 1), (8192, 2), (4096, 2)] {
+            assert_eq!(region.allocate(length), Err(Status::Again));
+            assert_eq!(region.wanted(), wanted);
+        }
+        let short = Memory::zeroed(4096);
+        assert_eq!(region.add(&segment(0), short), Err(Status::Corrupt));
+        region.add(&segment(0), Memory::zeroed(8192)).unwrap();
+        region.allocate(8192).unwrap();
+        assert_eq!(region.allocate(1), Err(Status::Again));
+        assert_eq!(region.wanted(), 1);
+    }
+
+    #[test]
+    fn gives_a_segment_back_once_nothing_uses_it() {
+        let mut region = region();
+        region.add(&segment(0), Memory::zeroed(4096)).unwrap();
+        region.add(&segment(1), Memory::zeroed(16384)).unwrap();
+        let buffer = region.allocate(8192).unwrap();
+        assert_eq!(region.reclaim(1), Ok(()));
+        assert_eq!(region.reclaim(1), Err(Status::Corrupt), "twice");
+        assert_eq!(region.reclaim(2), Err(Status::Corrupt), "none");
+        assert!(region.take_unused().is_none());
+        assert_eq!(region.allocate(8192), Err(Status::Again), "nothing new");
+        region.free(buffer).unwrap();
+        let (release, memory) = region.take_unused().unwrap();
+        assert_eq!((release.region, release.number), (region::BULK, 1));
+        assert_eq!(memory.len(), 16384);
+        assert!(region.take_unused().is_none());
+        // The number may be that of another one now.
+        region.add(&segment(1), Memory::zeroed(8192)).unwrap();
+        assert_eq!(region.free(buffer), Err(Status::NoBuffer));
+        assert!(region.allocate(8192).is_ok());
     }
 
     #[test]

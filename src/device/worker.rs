@@ -3,13 +3,14 @@
 //! Submissions are made here; what the device answers is judged in [`completion`](super::completion).
 //! Every [`Status::Corrupt`] that leaves this module is the end of the attachment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
 
 use zerocopy::transmute;
 
 use super::abi::{
-    Attached, ConnInfo, Segment, Submission, Token, TransferSubmission, flags, op, region,
+    Attached, ConnInfo, Reclaim, Release, Segment, Submission, Token, TransferSubmission, flags,
+    op, region,
 };
 use super::event::{BulkBuffer, ConnCounts, Direction};
 use super::queue::Queue;
@@ -45,6 +46,8 @@ pub(super) struct Worker<D> {
     pub(super) pdus: Slots<Pdu>,
     /// Bytes of all regions.
     mapped: u64,
+    /// What the device is to be told of segments that are unmapped.
+    pub(super) releases: VecDeque<Release>,
     /// Somebody who was refused may try again.
     pub(super) room: bool,
 }
@@ -134,6 +137,7 @@ impl<D: Doorbell> Worker<D> {
             operations: Slots::new(),
             pdus: Slots::new(),
             mapped: 0,
+            releases: VecDeque::new(),
             room: false,
         })
     }
@@ -187,6 +191,47 @@ impl<D: Doorbell> Worker<D> {
         }
     }
 
+    /// The device wants a segment back, which goes as soon as nothing uses it.
+    pub(super) fn reclaim(&mut self, reclaim: &Reclaim) -> Result<(), Status> {
+        if reclaim.region == region::RECEIVE {
+            let mut queues = self.queues.iter_mut();
+            let queue = queues.find(|queue| queue.number == reclaim.queue);
+            let memory = queue.ok_or(Status::Corrupt)?.remove(reclaim.number)?;
+            let release = Release {
+                region: reclaim.region,
+                queue: reclaim.queue,
+                number: reclaim.number,
+                reserved: 0,
+            };
+            self.unmap(release, memory);
+            return Ok(());
+        }
+        if reclaim.queue != 0 {
+            return Err(Status::Corrupt);
+        }
+        self.region(reclaim.region)?.reclaim(reclaim.number)?;
+        self.release_unused();
+        Ok(())
+    }
+
+    /// Unmaps what the device wants back and nothing uses any more.
+    fn release_unused(&mut self) {
+        while let Some((release, memory)) = self.send.take_unused() {
+            self.room |= self.send.has_changed();
+            self.unmap(release, memory);
+        }
+        while let Some((release, memory)) = self.bulk.take_unused() {
+            self.room |= self.bulk.has_changed();
+            self.unmap(release, memory);
+        }
+    }
+
+    fn unmap(&mut self, release: Release, memory: Memory) {
+        self.mapped = self.mapped.saturating_sub(memory.len() as u64);
+        drop(memory);
+        self.releases.push_back(release);
+    }
+
     pub(super) fn region(&mut self, number: u32) -> Result<&mut Region, Status> {
         match number {
             region::SEND => Ok(&mut self.send),
@@ -219,17 +264,22 @@ impl<D: Doorbell> Worker<D> {
 
     pub(super) fn free(&mut self, buffer: u64) -> Result<(), Status> {
         self.room |= self.bulk.free(Buffer::from_bits(buffer))?;
-        self.bulk.forget_refusal();
-        self.send.forget_refusal();
+        self.freed();
         Ok(())
     }
 
     /// Takes memory of SEND back, which no operation uses any more.
     pub(super) fn free_send(&mut self, buffer: Buffer) -> Result<(), Status> {
         self.room |= self.send.free(buffer).map_err(|_| Status::Corrupt)?;
+        self.freed();
+        Ok(())
+    }
+
+    /// Something was freed: the device may have more, or wait for it.
+    fn freed(&mut self) {
         self.bulk.forget_refusal();
         self.send.forget_refusal();
-        Ok(())
+        self.release_unused();
     }
 
     /// A connection on which something may be submitted.

@@ -363,7 +363,7 @@ pub unsafe extern "C" fn smbdirect_buffer_alloc(
     unsafe { with_device(device, call) }
 }
 
-/// Gives a buffer back.
+/// Gives a buffer back, which no thread of this process reads or writes any more: it may be unmapped.
 ///
 /// - Owns: the library again.
 /// - Threads: one at a time.

@@ -1,24 +1,27 @@
 //! Buffers in memory that another process has mapped too, given out and taken back here.
 //!
-//! Memory comes in *segments* of one size, each a sealed memory file; a segment consists of *units*,
-//! and a buffer is a run of units that follow each other in one segment. Which units are in use is
-//! known to this side alone, in its private memory: what the other process writes into the shared
-//! bytes changes contents, never ownership.
+//! Memory comes in *segments*, each a sealed memory file; a segment consists of *units*, and a buffer is
+//! a run of units that follow each other in one segment. Which units are in use is known to this side
+//! alone, in its private memory: what the other process writes into the shared bytes changes contents,
+//! never ownership.
 //!
 //! ```text
-//!   segment 0   [a a a a a a a a b b . c . . . .]     a: 8 units   b: 2   c: 1   .: free
-//!   segment 1   [. . . . . . . . . . . . . . . .]     added when segment 0 was full
+//!   segment 0   [a a . c . . . .]                     a: 2 units   b: 8   c: 1   .: free
+//!   segment 1   [b b b b b b b b . . . . . . . .]     added when segment 0 was full
 //! ```
 //!
-//! A run goes into the first place where it fits, from the first segment on, so that later segments
-//! stay empty as long as they can. That bounds what fragmentation can cost: a run of `n` units is
-//! refused only if no segment has `n` free units in a row, hence only if in each segment of `s` units
-//! at least `s / n` (rounded down) are in use. Single units are refused only when all are in use, and
-//! with runs of up to 8 units an eighth of the memory is always of use.
+//! Segments may differ in length, and come and go: a segment is *retired*, from which moment on nothing
+//! is given out in it, and removed once all of its units are free. Its number may be used again.
+//!
+//! A run goes into the first place where it fits, in the shortest segment that has one, so that longer
+//! segments stay empty as long as they can. That bounds what fragmentation can cost: a run of `n` units
+//! is refused only if no segment has `n` free units in a row, hence only if in each segment of `s` units
+//! at least `s / n` (rounded down) are in use. Single units are refused only when all are in use.
 //!
 //! A [`Buffer`] is a number that may go to the other process and come back. It names the segment, the
-//! first unit and a generation, which is another one each time a unit is given out; so one that is
-//! made up, or comes back twice, is told from one that is in use.
+//! first unit and a generation, which is another one each time a unit is given out, also if it is a
+//! unit of a later segment of the same number; so one that is made up, or comes back twice, is told from
+//! one that is in use.
 //!
 //! Buffers of one size, such as for the messages of a connection, are the same with a longest run of
 //! one unit: [`Shape::slots`]. There is no second allocator.
@@ -36,11 +39,11 @@ mod tests;
 pub struct Shape {
     /// Bytes of a unit: 1 or more, a multiple of the page where buffers are to begin at pages.
     pub unit_length: usize,
-    /// Units of a segment: from 1 to 65,536.
+    /// Units of the longest segment: from 1 to 65,536.
     pub units_per_segment: u32,
     /// Units of the longest buffer: from 1 to `units_per_segment`.
     pub longest_run: u32,
-    /// Segments that there may ever be: from 1 to 65,536.
+    /// Segments that there may be at a time: from 1 to 65,536.
     pub max_segments: u32,
 }
 
@@ -68,7 +71,7 @@ impl Shape {
         }
     }
 
-    /// Bytes of a segment, or `None` where the shape is none.
+    /// Bytes of the longest segment; `None`: there cannot be buffers of this shape.
     #[must_use]
     pub fn segment_length(&self) -> Option<usize> {
         let numbers = 1..=1 << 16;
@@ -80,6 +83,14 @@ impl Shape {
             .unit_length
             .checked_mul(self.units_per_segment as usize)?;
         (legal && isize::try_from(length).is_ok()).then_some(length)
+    }
+
+    /// Units of a segment of `length` bytes; `None`: there is no such segment.
+    #[must_use]
+    pub fn units_of(&self, length: usize) -> Option<u32> {
+        let whole = length.checked_rem(self.unit_length)? == 0;
+        let units = u32::try_from(length / self.unit_length).ok()?;
+        (whole && (1..=self.units_per_segment).contains(&units)).then_some(units)
     }
 }
 
@@ -126,7 +137,7 @@ impl Buffer {
 /// Where a buffer lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its segment, counted from 0 in the order of [`Buffers::add`].
+    /// The number of its segment.
     pub segment: u32,
     /// Bytes from the start of the segment.
     pub offset: usize,
@@ -136,7 +147,7 @@ pub struct Place {
 
 /// There cannot be buffers of this shape: a number is 0, too large, or does not go with another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there cannot be buffers of this shape")]
+#[error("invalid buffer shape")]
 pub struct BadShape;
 
 /// Why there is no buffer.
@@ -157,7 +168,7 @@ pub enum AllocateError {
     /// Nowhere now; [`Buffers::add`] makes room.
     #[error("no room for the buffer in the segments there are")]
     Full,
-    /// Nowhere, and there may be no further segment: wait until a buffer is freed.
+    /// Nowhere, and there may be no further segment now: wait until a buffer is freed.
     #[error("no room for the buffer, and no further segment allowed")]
     Exhausted,
 }
@@ -166,14 +177,17 @@ pub enum AllocateError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum AddError {
-    /// There are as many as there may be.
-    #[error("no further segment allowed")]
-    Limit,
-    /// Segments have one length.
-    #[error("a segment of {found} bytes, not {expected}")]
+    /// There is no such number: they are less than [`Shape::max_segments`].
+    #[error("segment {0} is beyond the number of segments allowed")]
+    Limit(u32),
+    /// There is a segment of this number.
+    #[error("segment {0} is there already")]
+    Taken(u32),
+    /// Segments are whole units, and no longer than the shape says.
+    #[error("a segment of {found} bytes, and {longest} is the limit, in whole units")]
     WrongLength {
-        /// Bytes of a segment.
-        expected: usize,
+        /// Bytes of the longest segment.
+        longest: usize,
         /// Bytes that this one has.
         found: usize,
     },
@@ -220,7 +234,18 @@ impl BufferError {
 pub struct Buffers {
     shape: Shape,
     segment_length: usize,
-    segments: Vec<Segment>,
+    /// By number.
+    slots: Vec<Slot>,
+    /// Numbers of the segments in which something may be given out, the shortest first.
+    open: Vec<u32>,
+}
+
+/// What is known of the segments of a number.
+#[derive(Debug, Default)]
+struct Slot {
+    segment: Option<Segment>,
+    /// The last generation of those that were removed.
+    generation: u32,
 }
 
 #[derive(Debug)]
@@ -235,7 +260,8 @@ impl Buffers {
         Ok(Self {
             shape,
             segment_length: shape.segment_length().ok_or(BadShape)?,
-            segments: Vec::new(),
+            slots: Vec::new(),
+            open: Vec::new(),
         })
     }
 
@@ -245,51 +271,110 @@ impl Buffers {
         &self.shape
     }
 
-    /// Adds a segment, in which nothing is given out yet; returns its number.
+    /// The least number that no segment has; `None`: there are as many as there may be.
+    #[must_use]
+    pub fn free_number(&self) -> Option<u32> {
+        let free = self.slots.iter().position(|slot| slot.segment.is_none());
+        let number = free.unwrap_or(self.slots.len()) as u32;
+        (number < self.shape.max_segments).then_some(number)
+    }
+
+    /// Adds a segment, in which nothing is given out yet, under a number that none has.
     ///
     /// The other process has to map it before it is told of buffers there.
     ///
     /// # Errors
     ///
-    /// There may be no more, or it has another length than [`Shape::segment_length`].
-    pub fn add(&mut self, memory: Memory) -> Result<u32, AddError> {
-        let number = self.segments.len() as u32;
+    /// There may be no such number or length ([`Shape::units_of`]), or there is one of this number.
+    pub fn add(&mut self, number: u32, memory: Memory) -> Result<(), AddError> {
         if number >= self.shape.max_segments {
-            return Err(AddError::Limit);
+            return Err(AddError::Limit(number));
         }
-        if memory.len() != self.segment_length {
+        let Some(units) = self.shape.units_of(memory.len()) else {
             return Err(AddError::WrongLength {
-                expected: self.segment_length,
+                longest: self.segment_length,
                 found: memory.len(),
             });
+        };
+        let index = number as usize;
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, Slot::default);
         }
-        self.segments.push(Segment {
-            memory,
-            units: Units::new(self.shape.units_per_segment),
+        match self.slots.get_mut(index) {
+            Some(slot) if slot.segment.is_none() => {
+                let units = Units::new(units, slot.generation);
+                slot.segment = Some(Segment { memory, units });
+            }
+            _ => return Err(AddError::Taken(number)),
+        }
+        let place = self.open.partition_point(|other| {
+            let others = self.segment(*other).map_or(0, Memory::len);
+            (others, *other) < (self.shape.unit_length * units as usize, number)
         });
-        Ok(number)
+        self.open.insert(place, number);
+        Ok(())
+    }
+
+    /// Gives out nothing in a segment from now on; whether there is one of this number.
+    pub fn retire(&mut self, number: u32) -> bool {
+        self.open.retain(|other| *other != number);
+        self.segment(number).is_some()
+    }
+
+    /// Whether there is a segment of this number, and nothing is given out in it.
+    #[must_use]
+    pub fn is_unused(&self, number: u32) -> bool {
+        let segment = self.slots.get(number as usize);
+        let segment = segment.and_then(|slot| slot.segment.as_ref());
+        segment.is_some_and(|segment| segment.units.used_count() == 0)
+    }
+
+    /// Removes a segment in which nothing is given out; its bytes. `None`: there is no such segment.
+    pub fn remove(&mut self, number: u32) -> Option<Memory> {
+        if !self.is_unused(number) {
+            return None;
+        }
+        self.retire(number);
+        let slot = self.slots.get_mut(number as usize)?;
+        let segment = slot.segment.take()?;
+        slot.generation = segment.units.last_generation(slot.generation);
+        Some(segment.memory)
     }
 
     /// The bytes of a segment.
     #[must_use]
     pub fn segment(&self, number: u32) -> Option<&Memory> {
-        Some(&self.segments.get(number as usize)?.memory)
+        let slot = self.slots.get(number as usize)?;
+        Some(&slot.segment.as_ref()?.memory)
     }
 
-    /// Segments there are.
+    /// The numbers of the segments there are, retired ones included.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
+        let numbered = (0..).zip(&self.slots);
+        numbered.filter_map(|(number, slot)| slot.segment.as_ref().map(|_| number))
+    }
+
+    /// Segments there are, retired ones included.
     #[must_use]
     pub fn segments(&self) -> u32 {
-        self.segments.len() as u32
+        self.numbers().count() as u32
+    }
+
+    /// Units of all segments.
+    #[must_use]
+    pub fn units(&self) -> u32 {
+        let count = |segment: &Segment| segment.units.starts.len() as u32;
+        self.all().map(count).sum()
     }
 
     /// Units in use in all segments.
     #[must_use]
     pub fn used_units(&self) -> u32 {
-        let all = self.shape.units_per_segment;
-        self.segments
-            .iter()
-            .map(|segment| all - segment.units.free)
-            .sum()
+        self.all().map(|segment| segment.units.used_count()).sum()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Segment> {
+        self.slots.iter().filter_map(|slot| slot.segment.as_ref())
     }
 
     /// A buffer of at least `length` bytes. What an earlier owner left in it is still there.
@@ -307,17 +392,20 @@ impl Buffers {
             return Err(AllocateError::TooLong { length, longest });
         }
         let count = length.div_ceil(self.shape.unit_length) as u32;
-        for (number, segment) in self.segments.iter_mut().enumerate() {
-            if let Some((unit, generation)) = segment.units.take(count) {
+        for number in &self.open {
+            let segment = self.slots.get_mut(*number as usize);
+            let segment = segment.and_then(|slot| slot.segment.as_mut());
+            if let Some((unit, generation)) = segment.and_then(|segment| segment.units.take(count))
+            {
                 // A shape has no more than 65,536 segments and units.
                 return Ok(Buffer {
-                    segment: number as u16,
+                    segment: *number as u16,
                     unit: unit as u16,
                     generation,
                 });
             }
         }
-        if self.segments() < self.shape.max_segments {
+        if self.free_number().is_some() {
             Err(AllocateError::Full)
         } else {
             Err(AllocateError::Exhausted)
@@ -331,7 +419,8 @@ impl Buffers {
     /// It is not in use here, and nothing happened.
     pub fn free(&mut self, buffer: Buffer) -> Result<(), BufferError> {
         let count = self.run_of(buffer)?;
-        if let Some(segment) = self.segments.get_mut(usize::from(buffer.segment)) {
+        let slot = self.slots.get_mut(usize::from(buffer.segment));
+        if let Some(segment) = slot.and_then(|slot| slot.segment.as_mut()) {
             segment.units.give_back(buffer.unit.into(), count);
         }
         Ok(())
@@ -361,20 +450,34 @@ impl Buffers {
     /// It is not in use here.
     pub fn memory(&self, buffer: Buffer) -> Result<Memory, BufferError> {
         let place = self.place(buffer)?;
-        let segment = self.segments.get(usize::from(buffer.segment));
+        let segment = self.segment(buffer.segment.into());
         segment
-            .and_then(|segment| segment.memory.part(place.offset, place.length).ok())
+            .and_then(|memory| memory.part(place.offset, place.length).ok())
             .ok_or(BufferError::Foreign)
     }
 
     /// Units of a buffer that is in use.
     fn run_of(&self, buffer: Buffer) -> Result<u32, BufferError> {
-        self.segments
-            .get(usize::from(buffer.segment))
-            .ok_or(BufferError::Foreign)?
-            .units
-            .run_of(buffer.unit.into(), buffer.generation)
+        let slot = self.slots.get(usize::from(buffer.segment));
+        let slot = slot.ok_or(BufferError::Foreign)?;
+        let found = match &slot.segment {
+            Some(segment) => segment.units.run_of(buffer.unit.into(), buffer.generation),
+            None => Err(BufferError::Foreign),
+        };
+        // Of a segment that was removed there may be units behind the end of its successor.
+        match found {
+            Err(_) if is_earlier(buffer.generation, slot.generation) => {
+                Err(BufferError::AlreadyFreed)
+            }
+            found => found,
+        }
     }
+}
+
+/// Whether a generation is `last` or came before it. Half of the numbers are taken for earlier ones, so
+/// that this holds when they begin again.
+const fn is_earlier(generation: u32, last: u32) -> bool {
+    generation != 0 && last != 0 && last.wrapping_sub(generation) <= u32::MAX / 2
 }
 
 /// What is known of the units of a segment.
@@ -392,17 +495,34 @@ struct Units {
 struct Start {
     /// Units of the run that begins here now, or 0.
     count: u32,
-    /// How many have begun here; 0 only if none has.
+    /// The last that began here, or in an earlier segment of the same number; 0 only if none has.
     generation: u32,
 }
 
 impl Units {
-    fn new(count: u32) -> Self {
+    /// All of them free; `generation` is the last that was given out.
+    fn new(count: u32, generation: u32) -> Self {
+        let start = Start {
+            count: 0,
+            generation,
+        };
         Self {
             used: vec![0; count.div_ceil(64) as usize],
-            starts: vec![Start::default(); count as usize],
+            starts: vec![start; count as usize],
             free: count,
         }
+    }
+
+    /// Units in use.
+    fn used_count(&self) -> u32 {
+        self.starts.len() as u32 - self.free
+    }
+
+    /// The last generation that was given out, of units that began with `first`.
+    fn last_generation(&self, first: u32) -> u32 {
+        let generations = self.starts.iter().map(|start| start.generation);
+        let last = generations.max_by_key(|generation| generation.wrapping_sub(first));
+        last.unwrap_or(first)
     }
 
     /// Takes the first run of `count` free units; returns the first of them and its generation.
@@ -429,13 +549,9 @@ impl Units {
 
     fn run_of(&self, unit: u32, generation: u32) -> Result<u32, BufferError> {
         let start = self.starts.get(unit as usize).ok_or(BufferError::Foreign)?;
-        // Half of the numbers are taken for earlier ones, so that this holds when they begin again.
-        let age = start.generation.wrapping_sub(generation);
         match start.count {
-            _ if generation == 0 || start.generation == 0 || age > u32::MAX / 2 => {
-                Err(BufferError::Foreign)
-            }
-            count if age == 0 && count > 0 => Ok(count),
+            _ if !is_earlier(generation, start.generation) => Err(BufferError::Foreign),
+            count if generation == start.generation && count > 0 => Ok(count),
             _ => Err(BufferError::AlreadyFreed),
         }
     }

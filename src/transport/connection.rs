@@ -398,6 +398,16 @@ impl<Buffer> Connection<Buffer> {
         self.failed.is_some()
     }
 
+    /// Bytes of its receives.
+    pub(super) fn receive_memory(&self) -> usize {
+        self.incoming.memory()
+    }
+
+    /// Bytes that hold what waits to be posted.
+    pub(super) fn queue_memory(&self) -> usize {
+        self.sends.memory() + self.reads.memory()
+    }
+
     pub(super) fn status(&self) -> ConnStatus {
         ConnStatus {
             peer: self.peer,

@@ -99,6 +99,11 @@ impl<Buffer> Incoming<Buffer> {
     }
 
     /// Whether a message has arrived in part, and has a buffer.
+    /// Bytes of the receives.
+    pub(super) fn memory(&self) -> usize {
+        self.pool.as_ref().map_or(0, |pool| pool.memory.len())
+    }
+
     pub(super) fn is_assembling(&self) -> bool {
         self.message.is_some()
     }

@@ -385,6 +385,20 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         self.conns.get(&conn).map(|connection| connection.status())
     }
 
+    /// Bytes of a connection's receives, at most: what no message has come to costs nothing.
+    pub fn receive_memory(&self, conn: ConnId) -> usize {
+        let connection = self.conns.get(&conn);
+        connection.map_or(0, |connection| connection.receive_memory())
+    }
+
+    /// Bytes of heap that hold what a connection has to do and the fabric has not taken yet: much if it
+    /// is in many pieces.
+    #[inline]
+    pub fn queue_memory(&self, conn: ConnId) -> usize {
+        let connection = self.conns.get(&conn);
+        connection.map_or(0, |connection| connection.queue_memory())
+    }
+
     /// The connections there are, also those that have not negotiated.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.conns.keys().copied()

@@ -23,6 +23,9 @@ fn wr_id(length: u32, last: bool) -> WrId {
     WrId(u64::from(length) << 1 | u64::from(last))
 }
 
+/// Pieces for which a queue keeps its memory when it is empty.
+const KEPT_PIECES: usize = 256;
+
 /// In the completion of a SEND: it invalidated a token of the peer's.
 const INVALIDATED: u64 = 1 << 33;
 
@@ -81,6 +84,12 @@ impl SendQueue {
     /// Messages and RDMA WRITEs that wait to be posted.
     pub(super) fn len(&self) -> usize {
         self.calls
+    }
+
+    /// Bytes of heap that hold what waits to be posted.
+    #[inline]
+    pub(super) fn memory(&self) -> usize {
+        self.queue.capacity() * size_of::<Outgoing>()
     }
 
     #[inline]
@@ -193,6 +202,9 @@ impl SendQueue {
                     }
                 }
             }
+        }
+        if self.queue.capacity() > KEPT_PIECES {
+            self.queue.shrink_to(KEPT_PIECES);
         }
         Ok(true)
     }
@@ -358,6 +370,12 @@ impl ReadQueue {
         self.calls
     }
 
+    /// Bytes of heap that hold what waits to be posted.
+    #[inline]
+    pub(super) fn memory(&self) -> usize {
+        self.queue.capacity() * size_of::<ReadPiece>()
+    }
+
     pub(super) fn push(
         &mut self,
         cookie: u64,
@@ -404,6 +422,9 @@ impl ReadQueue {
                 self.reading.push_back(piece.cookie);
             }
             self.queue.pop_front();
+        }
+        if self.queue.capacity() > KEPT_PIECES {
+            self.queue.shrink_to(KEPT_PIECES);
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Workers that break the rules of the interface: each ends itself and nobody else.
 
 use smbdirect::device::Status;
-use smbdirect::device::abi::{Place, Submission, TransferSubmission, event, op, region};
+use smbdirect::device::abi::{self, Place, Submission, TransferSubmission, event, op, region};
+use smbdirect::fabric::Access;
 use zerocopy::transmute;
 
 use crate::peer::Client;
@@ -256,4 +257,95 @@ fn garbage_all_over_the_rings() {
             status.processes.len() == 1 && status.totals.memory == status.processes[0].memory
         });
     }
+}
+
+/// A segment is given back while an operation uses it: that one fails, and nobody is harmed.
+#[test]
+fn memory_that_is_given_back_while_it_is_used() {
+    let Trial {
+        scene,
+        mut worker,
+        conn,
+        client,
+        other: (mut other, others, others_client),
+    } = Trial::new();
+    let before = scene.status().totals.memory;
+    let source = client.register(1 << 20, Access::RemoteRead);
+    let place = Place {
+        segment: 0,
+        offset: 0,
+    };
+    for cookie in 0..8 {
+        let piece = [source.part(0, 1 << 20)];
+        worker.rdma(op::RDMA_READ, (conn, cookie), (place, 1 << 20), &piece);
+    }
+    let bulk = abi::Reclaim {
+        region: region::BULK,
+        queue: 0,
+        number: 0,
+        reserved: 0,
+    };
+    worker.release(&bulk);
+    scene.until("it is not counted", |status| status.totals.memory < before);
+    // The answers come, good or bad, unless what is left names memory that is not there.
+    drop(worker);
+    other.reply(others, b"hello");
+    assert_eq!(others_client.message(), b"hello");
+    scene.until("all of it is gone", |status| status.processes.len() == 1);
+}
+
+#[test]
+fn memory_that_it_does_not_have() {
+    for (region, queue, number) in [
+        (region::BULK, 0, 1),
+        (region::BULK, 1, 0),
+        (region::SEND, 0, u32::MAX),
+        (region::RECEIVE, 0, 0),
+        (region::RECEIVE, 9, 0),
+        (0, 0, 0),
+    ] {
+        let Trial {
+            scene,
+            mut worker,
+            client,
+            other: (mut other, others, others_client),
+            ..
+        } = Trial::new();
+        let reclaim = abi::Reclaim {
+            region,
+            queue,
+            number,
+            reserved: 0,
+        };
+        worker.release(&reclaim);
+        assert_eq!(worker.detached(), Status::Corrupt, "{region} {number}");
+        client.closed();
+        other.reply(others, b"hello");
+        assert_eq!(others_client.message(), b"hello");
+        drop(scene);
+    }
+}
+
+#[test]
+fn a_place_in_memory_that_was_given_back() {
+    let mut trial = Trial::new();
+    let send = abi::Reclaim {
+        region: region::SEND,
+        queue: 0,
+        number: 0,
+        reserved: 0,
+    };
+    trial.worker.release(&send);
+    let conn = trial.conn;
+    // An answer says that the release was read.
+    assert_eq!(trial.worker.register([9; 16], 0), Status::Ok);
+    trial.submits(
+        Submission {
+            op: op::SEND_PDU,
+            conn,
+            length: 100,
+            ..NOTHING
+        },
+        "out_of_bounds",
+    );
 }

@@ -1,11 +1,13 @@
 //! Every limit, and that it keeps nobody else from anything.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use smbdirect::broker::status::Status as Report;
 use smbdirect::device::Status;
 use smbdirect::device::abi;
-use smbdirect::device::abi::{Submission, event, kind, op, region, role};
+use smbdirect::device::abi::{Place, Submission, event, kind, op, region, role};
+use smbdirect::fabric::Access;
 
 use crate::peer::{Client, Peers};
 use crate::raw::{NOTHING, Raw};
@@ -99,34 +101,135 @@ fn a_client_without_an_owner_is_held_after_its_first_message() {
 fn memory_is_limited_by_segments_by_worker_and_in_total() {
     let segment = 1 << 20;
     let scene = Scene::with(|config| {
-        config.memory.limit = 3 * segment;
-        config.memory_limit = 4 * segment;
+        (
+            config.memory.send.max_segments,
+            config.memory.bulk.max_segments,
+        ) = (4, 4);
+        config.memory.limit = 6 * segment;
+        config.memory_limit = 12 * segment;
     });
     let mut worker = Raw::worker(scene.path());
-    assert_eq!(worker.grow(0), Status::Invalid);
-    assert_eq!(worker.grow(region::RECEIVE), Status::Invalid);
-    assert_eq!(worker.grow(region::SEND), Status::Ok);
-    assert_eq!(worker.grow(region::SEND), Status::Ok);
-    // Two segments of a region.
+    assert_eq!(worker.grow_by(0, 1), Status::Invalid);
+    assert_eq!(worker.grow_by(region::RECEIVE, 1), Status::Invalid);
+    for units in [0, 17] {
+        assert_eq!(worker.grow_by(region::SEND, units), Status::Invalid);
+    }
+    for _ in 0..4 {
+        assert_eq!(worker.grow(region::SEND), Status::Ok);
+    }
+    // Four segments of a region.
     assert_eq!(worker.grow(region::SEND), Status::NoMemory);
     assert_eq!(scene.status().counters["refused_memory"], 1);
-    assert_eq!(worker.grow(region::BULK), Status::Ok);
-    // Three segments of a worker.
+    for _ in 0..2 {
+        assert_eq!(worker.grow(region::BULK), Status::Ok);
+    }
+    // Six segments of a worker.
     assert_eq!(worker.grow(region::BULK), Status::NoMemory);
     let mut other = Raw::worker(scene.path());
+    for _ in 0..3 {
+        assert_eq!(other.grow(region::BULK), Status::Ok);
+    }
+    assert_eq!(scene.status().totals.memory, 9 * segment);
+    // Of the twelve of all, three are kept: two for the one that has waited longest.
     assert_eq!(other.grow(region::BULK), Status::Ok);
-    // Four segments of all.
-    assert_eq!(other.grow(region::BULK), Status::NoMemory);
-    assert_eq!(scene.status().totals.memory, 4 * segment);
+    assert_eq!(other.grow(region::SEND), Status::Ok);
+    let mut third = Raw::worker(scene.path());
+    let cookie = third.ask_for_bulk();
+    scene.until("waits", |status| status.counters["waited_for_memory"] == 3);
+    assert_eq!(scene.status().totals.memory, 11 * segment);
+    assert_eq!(scene.status().counters["refused_memory"], 2);
     drop(worker);
-    scene.until("freed", |status| status.totals.memory == segment);
-    assert_eq!(other.grow(region::BULK), Status::Ok);
+    let answer = third.message(|message| message.cookie == cookie);
+    assert_eq!(answer.kind, kind::SEGMENT);
+    assert_eq!(scene.status().totals.memory, 6 * segment);
+}
+
+/// A region begins with 128 KiB, and doubles.
+#[test]
+fn memory_begins_small_and_grows() {
+    let scene = Scene::with(|config| config.memory.bulk.max_segments = 8);
+    let mut worker = Raw::worker(scene.path());
+    for kibibytes in [128, 256, 512, 1024, 2048] {
+        assert_eq!(worker.grow_by(region::BULK, 1), Status::Ok);
+        assert_eq!(scene.status().totals.memory, kibibytes << 10);
+    }
+    assert_eq!(scene.status().processes[0].bulk_segments, 5);
+}
+
+#[test]
+fn memory_that_is_not_used_comes_back() {
+    let scene = Scene::with(|config| {
+        config.memory_idle_timeout = Duration::from_millis(50);
+        config.memory.bulk.max_segments = 8;
+    });
+    let (mut worker, conn, client) = scene.pair(1);
+    worker.reply(conn, b"hello");
+    assert_eq!(client.message(), b"hello");
+    let before = scene.status().totals.memory;
+    let target = client.register(1 << 20, Access::RemoteWrite);
+    assert_eq!(worker.grow_by(region::BULK, 1), Status::Ok);
+    assert_eq!(worker.grow(region::BULK), Status::Ok);
+    // Long messages, for which RECEIVE grows.
+    for _ in 0..2 {
+        client.send(&vec![7; 900_000]);
+        assert_eq!(worker.pdu(conn).len(), 900_000);
+    }
+    assert!(scene.status().totals.memory > before + (1 << 20));
+    let mut wanted = BTreeSet::new();
+    while wanted.len() < 3 {
+        let reclaim = worker.reclaimed();
+        worker.release(&reclaim);
+        assert!(wanted.insert((reclaim.region, reclaim.number)));
+    }
+    let expected = [(region::BULK, 0), (region::BULK, 1), (region::RECEIVE, 1)];
+    assert_eq!(wanted, BTreeSet::from(expected));
+    scene.until("all of it is back", |status| status.totals.memory == before);
+    // The number is that of another segment now.
+    assert_eq!(worker.grow(region::BULK), Status::Ok);
+    worker.bulk[0].write(0, &[5; 4096]).unwrap();
+    let place = Place {
+        segment: 0,
+        offset: 0,
+    };
+    worker.rdma(
+        op::RDMA_WRITE,
+        (conn, 1),
+        (place, 4096),
+        &[target.part(0, 4096)],
+    );
+    assert_eq!(worker.expect(event::RDMA_DONE).1, Status::Ok);
+    assert_eq!(target.memory.to_vec(0, 4096).unwrap(), [5; 4096]);
+}
+
+/// Who has more than an equal share gives it to those that have less.
+#[test]
+fn a_worker_that_waits_gets_what_others_have_too_much_of() {
+    let segment = 1 << 20;
+    let scene = Scene::with(|config| {
+        config.memory.bulk.max_segments = 16;
+        config.memory.limit = 16 * segment;
+        config.memory_limit = 12 * segment;
+    });
+    let mut greedy = Raw::worker(scene.path());
+    // Nine are for all, two more for the one that waits longest.
+    for _ in 0..11 {
+        assert_eq!(greedy.grow(region::BULK), Status::Ok);
+    }
+    let mut other = Raw::worker(scene.path());
+    let cookie = other.ask_for_bulk();
+    let reclaim = greedy.reclaimed();
+    assert_eq!(reclaim.region, region::BULK);
+    greedy.release(&reclaim);
+    let reclaim = greedy.reclaimed();
+    greedy.release(&reclaim);
+    let answer = other.message(|message| message.cookie == cookie);
+    assert_eq!(answer.kind, kind::SEGMENT);
 }
 
 /// A worker that has a connection and no memory to be told of it; who has all the memory.
 fn without_memory(scene: &Scene) -> (Raw, Raw, Client) {
     let mut hog = Raw::worker(scene.path());
-    for region in [region::BULK, region::BULK, region::SEND] {
+    for region in [region::BULK, region::BULK, region::SEND, region::SEND] {
         assert_eq!(hog.grow(region), Status::Ok);
     }
     let mut worker = Raw::worker(scene.path());
@@ -141,7 +244,7 @@ fn without_memory(scene: &Scene) -> (Raw, Raw, Client) {
 
 #[test]
 fn a_worker_may_not_name_a_connection_that_it_was_not_told_of() {
-    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let scene = Scene::with(|config| config.memory_limit = 6 << 20);
     let (_hog, mut worker, client) = without_memory(&scene);
     assert!(worker.read_socket());
     // It has guessed the number.
@@ -157,7 +260,7 @@ fn a_worker_may_not_name_a_connection_that_it_was_not_told_of() {
 
 #[test]
 fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
-    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let scene = Scene::with(|config| config.memory_limit = 6 << 20);
     let (hog, mut worker, client) = without_memory(&scene);
     assert!(worker.is_quiet(Duration::from_millis(20)));
     drop(hog);
@@ -170,12 +273,14 @@ fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
 /// The memory of a dead worker is free when its connections are, of which nobody is told.
 #[test]
 fn memory_that_a_connection_of_a_dead_worker_held_serves_those_that_wait() {
-    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let scene = Scene::with(|config| config.memory_limit = 6 << 20);
     let (mut hog, conn, hogs) = scene.pair(2);
     // It registers the segment with the connection.
     hog.reply(conn, b"hello");
     assert_eq!(hogs.message(), b"hello");
-    assert_eq!(hog.grow(region::SEND), Status::Ok);
+    for region in [region::SEND, region::BULK, region::BULK] {
+        assert_eq!(hog.grow(region), Status::Ok);
+    }
     let mut worker = Raw::worker(scene.path());
     assert_eq!(worker.register([1; 16], 0), Status::Ok);
     let _client = scene.client(1);
@@ -191,7 +296,7 @@ fn memory_that_a_connection_of_a_dead_worker_held_serves_those_that_wait() {
 
 #[test]
 fn a_claim_is_answered_when_the_connection_ends_before_there_was_memory_for_it() {
-    let scene = Scene::with(|config| config.memory_limit = 3 << 20);
+    let scene = Scene::with(|config| config.memory_limit = 6 << 20);
     let (_hog, mut worker, _client) = without_memory(&scene);
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     let client = scene.client(2);
@@ -283,7 +388,7 @@ fn a_worker_that_does_not_give_messages_back_holds_up_its_own_client_only() {
 
 #[test]
 fn a_worker_that_takes_no_completions_is_not_served_further_and_loses_none() {
-    let scene = Scene::with(|config| config.memory.receive.max_segments = 8);
+    let scene = Scene::with(|config| config.memory.receive.max_segments = 11);
     let (mut worker, conn, client) = scene.pair(1);
     let depth = u64::from(scene.config.queue_depth);
     worker.send_pdu(conn, 0, b"x");

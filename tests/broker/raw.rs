@@ -207,18 +207,48 @@ impl Raw {
         self.ask(kind::CLAIM, &abi::Claim { token }).status()
     }
 
-    /// One more segment; how the device answers.
+    /// One more segment, for the longest buffer; how the device answers.
     pub(crate) fn grow(&mut self, region: u32) -> Status {
-        let grow = abi::Grow {
-            region,
-            reserved: 0,
+        let memory = self.attached.unwrap().memory;
+        let units = match region {
+            region::SEND => memory.send.longest_run,
+            _ => memory.bulk.longest_run,
         };
-        let answer = self.ask(kind::GROW, &grow);
+        self.grow_by(region, units)
+    }
+
+    /// One more segment of so many units at least; how the device answers.
+    pub(crate) fn grow_by(&mut self, region: u32, units: u32) -> Status {
+        let answer = self.ask(kind::GROW, &abi::Grow { region, units });
         if answer.kind == kind::REPLY {
             return answer.status();
         }
         self.map_segment(answer);
         Status::Ok
+    }
+
+    /// Asks for a segment for the longest buffer of BULK and does not wait for the answer.
+    pub(crate) fn ask_for_bulk(&mut self) -> u64 {
+        let units = self.attached.unwrap().memory.bulk.longest_run;
+        let region = region::BULK;
+        self.request(kind::GROW, &abi::Grow { region, units })
+    }
+
+    /// What the device wants back next.
+    pub(crate) fn reclaimed(&mut self) -> abi::Reclaim {
+        self.message(|message| message.kind == kind::RECLAIM).read()
+    }
+
+    /// Gives a segment back.
+    pub(crate) fn release(&mut self, reclaim: &abi::Reclaim) {
+        let release = abi::Release {
+            region: reclaim.region,
+            queue: reclaim.queue,
+            number: reclaim.number,
+            reserved: 0,
+        };
+        self.receive.remove(&(reclaim.queue, reclaim.number));
+        self.request(kind::RELEASE, &release);
     }
 
     /// The next message for which `wanted` holds; others stay.
@@ -327,15 +357,10 @@ impl Raw {
         let file = message.descriptors.pop().unwrap();
         let file = Memfd::verify(file, segment.length as usize).unwrap();
         let memory = shm::map(&file).unwrap();
+        let number = segment.number as usize;
         match segment.region {
-            region::SEND => {
-                assert_eq!(segment.number as usize, self.send.len());
-                self.send.push(memory);
-            }
-            region::BULK => {
-                assert_eq!(segment.number as usize, self.bulk.len());
-                self.bulk.push(memory);
-            }
+            region::SEND => put(&mut self.send, number, memory),
+            region::BULK => put(&mut self.bulk, number, memory),
             _ => {
                 let place = (segment.queue, segment.number);
                 assert!(self.receive.insert(place, memory).is_none());
@@ -594,4 +619,15 @@ fn addresses(body: &[u8]) -> Vec<abi::Address> {
     assert_eq!(head.count as usize, list.len());
     list.map(|one| abi::Address::read_from_bytes(one).unwrap())
         .collect()
+}
+
+/// A segment under the next number, or the number of one that was given back.
+fn put(segments: &mut Vec<Memory>, number: usize, memory: Memory) {
+    match segments.get_mut(number) {
+        Some(place) => *place = memory,
+        None => {
+            assert_eq!(number, segments.len());
+            segments.push(memory);
+        }
+    }
 }

@@ -59,11 +59,13 @@ pub(crate) fn config() -> Config {
         memory: MemParams {
             send: shape(16, 16, 2),
             bulk: shape(16, 16, 2),
-            receive: shape(16, 16, 2),
+            // Of 2, 2, 4, 8 and 16 units.
+            receive: shape(16, 16, 5),
             limit: 16 << 20,
             reserved: 0,
         },
         memory_limit: 64 << 20,
+        memory_idle_timeout: Duration::from_secs(3600),
         queue_depth: 64,
         drain_timeout: Duration::from_secs(5),
     }

@@ -333,9 +333,12 @@ static int32_t call_get_addresses(void *address)
 
 static int32_t call_alloc(void *buffer)
 {
-	int32_t status = smbdirect_buffer_alloc(scene.worker, 1, buffer);
 	struct smbdirect_buffer made;
+	int32_t status;
 
+	do {
+		status = smbdirect_buffer_alloc(scene.worker, 1, buffer);
+	} while (status == SMBDIRECT_E_AGAIN && wants_room(scene.worker, status));
 	if (status == SMBDIRECT_OK) {
 		memcpy(&made, buffer, sizeof(made));
 		expect(SMBDIRECT_OK, smbdirect_buffer_free(scene.worker, made.number));

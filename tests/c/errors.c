@@ -240,7 +240,19 @@ static void again(struct scene *scene)
 	expect(SMBDIRECT_E_AGAIN,
 	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
 	expect_event(scene->worker, SMBDIRECT_EVENT_ROOM);
-	expect(SMBDIRECT_OK, smbdirect_buffer_alloc(scene->worker, 1, &buffer));
+
+	/* All that the device allows is in use, until something is freed. */
+	first = allocate(scene, params.buffer_max);
+	total = first.length;
+	while (total < params.buffers_total) {
+		total += allocate(scene, params.buffer_max).length;
+	}
+	expect(SMBDIRECT_E_AGAIN,
+	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
+	expect(SMBDIRECT_OK, smbdirect_buffer_free(scene->worker, first.number));
+	expect_event(scene->worker, SMBDIRECT_EVENT_ROOM);
+	expect(SMBDIRECT_OK,
+	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
 
 	/* More questions than may be open. */
 	do {
@@ -258,19 +270,6 @@ static void again(struct scene *scene)
 		expect(SMBDIRECT_OK, event.status);
 	}
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene->worker, asked, &session));
-
-	/* All that the device allows is in use, until something is freed. */
-	first = allocate(scene, params.buffer_max);
-	total = first.length;
-	while (total < params.buffers_total) {
-		total += allocate(scene, params.buffer_max).length;
-	}
-	expect(SMBDIRECT_E_AGAIN,
-	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
-	expect(SMBDIRECT_OK, smbdirect_buffer_free(scene->worker, first.number));
-	expect_event(scene->worker, SMBDIRECT_EVENT_ROOM);
-	expect(SMBDIRECT_OK,
-	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
 
 	/* A device that accepts nobody, as long as it is busy. */
 	status = SMBDIRECT_OK;

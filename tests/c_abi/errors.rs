@@ -37,6 +37,8 @@ max_workers = 2
 max_sessions = 2
 drain_timeout = \"100 ms\"
 acceptor.keepalive_timeout = \"100 ms\"
+memory.bulk.unit_length = \"1 MiB\"
+memory.bulk.longest_run = 8
 memory.bulk.units_per_segment = 8
 memory.bulk.max_segments = 2
 ";

@@ -395,6 +395,57 @@ fn memory_that_the_device_refuses_is_asked_for_again_when_something_was_freed() 
 }
 
 #[test]
+fn memory_that_the_device_wants_goes_back_once_it_is_free() {
+    let (mut handle, mut device) = connected();
+    let buffers = [(); 2].map(|()| handle.allocate(1).expect("room"));
+    device.reclaim(region::BULK, 0, 0);
+    assert_eq!(events(&mut handle), []);
+    assert_eq!(device.try_request(), None, "it is in use");
+    // Nothing new is put there.
+    assert_eq!(handle.allocate(1), Err(Status::Again));
+    let (cookie, _) = device.asked_to_grow();
+    handle.free(buffers[0].number).expect("in use");
+    assert_eq!(device.try_request(), None);
+    handle.free(buffers[1].number).expect("in use");
+    assert_eq!(device.released(), (region::BULK, 0, 0));
+    assert_eq!(handle.free(buffers[1].number), Err(Status::NoBuffer));
+    // The number is free, and so that of the next.
+    device.bulk.clear();
+    device.grant(cookie, region::BULK);
+    wait(&handle);
+    assert!(events(&mut handle).contains(&Event::Room));
+    let buffer = handle.allocate(1).expect("room");
+    assert_ne!(buffer.number, buffers[0].number);
+    assert_eq!(handle.free(buffers[0].number), Err(Status::NoBuffer));
+    // Of messages, too, once what was sent has gone.
+    send(&mut handle, 3, b"x").expect("room");
+    device.reclaim(region::SEND, 0, 0);
+    assert_eq!(events(&mut handle), []);
+    assert_eq!(device.try_request(), None);
+    let submission = device.take(1)[0];
+    device.answer(&submission, Status::Ok);
+    assert_eq!(events(&mut handle).len(), 1);
+    assert_eq!(device.released(), (region::SEND, 0, 0));
+    // And of received ones, of which this side has none.
+    device.reclaim(region::RECEIVE, 1, 0);
+    assert_eq!(events(&mut handle), []);
+    assert_eq!(device.released(), (region::RECEIVE, 1, 0));
+}
+
+#[test]
+fn memory_goes_back_later_if_the_device_does_not_listen() {
+    let (mut handle, mut device) = connected();
+    device.receives(false);
+    device.reclaim(region::BULK, 0, 0);
+    assert_eq!(events(&mut handle), []);
+    assert_eq!(device.try_request(), None);
+    device.receives(true);
+    assert_eq!(handle.allocate(1), Err(Status::Again));
+    assert_eq!(device.released(), (region::BULK, 0, 0));
+    assert_eq!(device.grow(), region::BULK, "after it");
+}
+
+#[test]
 fn memory_that_will_never_come_is_told_from_what_comes() {
     let (mut handle, mut device) = attached(Role::Worker);
     for _ in 0..2 {

@@ -2,8 +2,9 @@
 
 use std::io::IoSlice;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use smbdirect::broker::Config;
 use smbdirect::device::abi::Token;
 use smbdirect::device::{BulkBuffer, Direction, Event, Handle, Role, Status};
 use smbdirect::fabric::Access;
@@ -38,6 +39,7 @@ impl Process {
         let client = scene.client(guid);
         let conn = process.connection();
         assert_eq!(process.message(conn), negotiate(guid));
+        process.0.set_authenticated(conn).expect("its own");
         (process, conn, client)
     }
 
@@ -476,4 +478,91 @@ fn a_worker_that_is_dropped_leaves_nothing_behind() {
     scene.until("everything is gone", |status| {
         status.processes.is_empty() && status.connections.is_empty()
     });
+}
+
+/// Reads `length` bytes of a client, as for its WRITE.
+fn fetch(process: &mut Process, conn: u64, client: &Client, length: u32) {
+    let source = client.register(length as usize, Access::RemoteRead);
+    let list = source.part(0, length).emit();
+    let buffer = process.allocate(length as usize);
+    let read = Direction::Read;
+    let asked = process
+        .0
+        .rdma(read, conn, 7, buffer.number, 0, length as usize, &list);
+    asked.expect("room");
+    assert_eq!(process.rdma_done(7), Status::Ok);
+    process.0.free(buffer.number).expect("in use");
+}
+
+/// As many for each MiB as a thousand for 4 GiB.
+#[test]
+fn many_idle_clients_that_wrote_once_need_little_memory() {
+    const CLIENTS: u64 = 20;
+    let default = Config::default();
+    let scene = Scene::with(|config| {
+        config.memory = default.memory;
+        config.queue_depth = default.queue_depth;
+        config.acceptor = default.acceptor;
+        config.max_workers = CLIENTS as usize;
+        config.memory_limit = CLIENTS * (4 << 30) / 1000;
+        config.memory_idle_timeout = Duration::from_millis(100);
+    });
+    let mut processes = Vec::new();
+    for guid in 1..=CLIENTS as u8 {
+        let (mut process, conn, client) = Process::connected(&scene, guid);
+        fetch(&mut process, conn, &client, 4096);
+        process.send(conn, 1, b"written");
+        assert_eq!(process.sent(1), Status::Ok);
+        processes.push((process, client));
+    }
+    let before = scene.status().totals.memory;
+    // What the device wants back is given back where events are taken.
+    let idle = scene.until("idle memory is back", |status| {
+        for (process, _) in &mut processes {
+            assert_eq!(process.0.next_event(), Ok(None));
+        }
+        status
+            .processes
+            .iter()
+            .all(|process| process.bulk_segments == 0)
+    });
+    let each = idle.totals.memory / CLIENTS;
+    println!(
+        "{} bytes for an idle client, {each} at last",
+        before / CLIENTS
+    );
+    assert!(each < 768 << 10, "{each}");
+}
+
+/// Transfers wait for memory of others, and none fails.
+#[test]
+fn no_transfer_fails_because_others_hold_memory() {
+    let scene = Scene::with(|config| {
+        config.memory.bulk.max_segments = 16;
+        config.memory_limit = 12 << 20;
+    });
+    let (mut greedy, _, _client) = Process::connected(&scene, 1);
+    let mut held = Vec::new();
+    // All of the memory but what is kept for those that wait.
+    for _ in 0..6 {
+        held.push(greedy.allocate(1 << 20));
+    }
+    let mut others: Vec<_> = (2..6)
+        .map(|guid| Process::connected(&scene, guid))
+        .collect();
+    for (process, ..) in &mut others {
+        assert_eq!(process.0.allocate(1 << 20).err(), Some(Status::Again));
+    }
+    // One after the other gives back what it has, as transfers end.
+    for buffer in held {
+        greedy.0.free(buffer.number).expect("in use");
+    }
+    for (process, conn, client) in &mut others {
+        // What the device wants back is given back where events are taken.
+        while process.0.next_event() != Ok(Some(Event::Room)) {
+            assert_eq!(greedy.0.next_event(), Ok(None));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        fetch(process, *conn, client, 1 << 20);
+    }
 }

@@ -327,6 +327,36 @@ fn memory_comes_in_order_and_within_its_limits() {
 }
 
 #[test]
+fn the_device_wants_back_what_it_gave() {
+    for (region, queue, number) in [
+        (0, 0, 0),
+        (4, 0, 0),
+        (region::SEND, 0, 1),
+        (region::BULK, 0, u32::MAX),
+        (region::BULK, 1, 0),
+        (region::RECEIVE, 0, 0),
+        (region::RECEIVE, 1, 1),
+    ] {
+        breaks("a segment that it did not give", |_, device| {
+            device.reclaim(region, queue, number);
+        });
+    }
+    breaks("a segment twice", |handle, device| {
+        handle.allocate(1).expect("room");
+        device.reclaim(region::BULK, 0, 0);
+        device.reclaim(region::BULK, 0, 0);
+    });
+    breaks("messages that were not read", |_, device| {
+        device.pdu(conn(1), b"x");
+        device.reclaim(region::RECEIVE, 1, 0);
+    });
+    breaks("a message in a segment that went", |_, device| {
+        device.reclaim(region::RECEIVE, 1, 0);
+        device.pdu(conn(1), b"x");
+    });
+}
+
+#[test]
 fn a_device_without_a_shape_is_none() {
     for change in [
         |params: &mut abi::Attached| params.memory.send.unit_length = 0,

@@ -380,6 +380,28 @@ impl Device {
         region
     }
 
+    /// Wants a segment back.
+    pub(crate) fn reclaim(&mut self, region: u32, queue: u32, number: u32) {
+        self.say(
+            0,
+            Answer::Reclaim(abi::Reclaim {
+                region,
+                queue,
+                number,
+                reserved: 0,
+            }),
+        );
+    }
+
+    /// The segment that the worker has given back: its region, queue and number.
+    pub(crate) fn released(&mut self) -> (u32, u32, u32) {
+        let (_, message) = self.request();
+        match parsed(&message) {
+            Some(Request::Release(release)) => (release.region, release.queue, release.number),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Shares a queue; its place is the number of queues before.
     pub(crate) fn share_queue(&mut self, number: u32) {
         let length = ring_length(DEPTH).expect("a capacity");

@@ -72,7 +72,7 @@ pub(crate) fn locked_memory(config: &Config) -> Result<(), String> {
     let Some(limit) = getrlimit(Resource::Memlock).current else {
         return Ok(());
     };
-    let (one, all) = (config.first_segments(), config.memory_limit);
+    let (one, all) = (config.least_memory(), config.memory_limit);
     let what = format!(
         "the limit of locked memory, {limit} bytes, is too low for RDMA devices, with which all memory of each \
          connection is registered"

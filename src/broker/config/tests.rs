@@ -21,7 +21,7 @@ fn the_defaults_are_legal_on_any_machine() {
     }
     let config = Config::default();
     assert!((1..=8).contains(&config.reactors));
-    assert!(config.memory_limit >= config.first_segments());
+    assert!(config.memory_limit >= config.least_memory());
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn buffers_hold_the_largest_message_and_transfer() {
     let error = refusal(|config| config.acceptor.max_read_write_size = (8 << 20) + 1);
     assert_eq!(
         error.to_string(),
-        "memory.bulk.longest_run is 8, and must be at least 9, for a buffer to hold \
+        "memory.bulk.longest_run is 128, and must be at least 129, for a buffer to hold \
          acceptor.max_read_write_size of 8388609 B"
     );
 }
@@ -257,17 +257,17 @@ fn memory_is_enough_for_one_worker() {
         reactors: 2,
         ..Config::default()
     };
-    let first = (2 << 20) + (64 << 20) + 2 * (2 << 20);
-    assert_eq!(config.first_segments(), first);
+    let least = 2 * ((1 << 20) + (8 << 20) + 2 * (1 << 20));
+    assert_eq!(config.least_memory(), least);
     for key in ["memory.limit", "memory_limit"] {
         let mut config = config.clone();
-        for limit in [first, first - 1] {
+        for limit in [least, least - 1] {
             match key {
                 "memory_limit" => config.memory_limit = limit,
                 _ => config.memory.limit = limit,
             }
             let error = config.validate().err();
-            let named = (limit < first).then_some(key);
+            let named = (limit < least).then_some(key);
             assert_eq!(error.as_ref().map(|error| error.key.as_str()), named);
         }
     }

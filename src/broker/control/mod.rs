@@ -14,6 +14,7 @@
 //! answered, is detached.
 
 mod addresses;
+mod memory;
 mod path;
 mod report;
 mod request;
@@ -33,6 +34,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use self::addresses::Known;
+use self::memory::Exchange;
 pub(super) use self::path::ControlSocket;
 use self::report::Reports;
 use super::config::Listen;
@@ -118,6 +120,7 @@ pub(super) struct Control {
     readable: VecDeque<u32>,
     accept_again: Option<Instant>,
     reports: Reports,
+    exchange: Exchange,
     /// Bytes of the message that is being read.
     buffer: Vec<u8>,
     now: Instant,
@@ -153,6 +156,7 @@ impl Control {
             readable: VecDeque::new(),
             accept_again: None,
             reports: Reports::default(),
+            exchange: Exchange::default(),
             buffer: vec![0; MAX_CONTROL_LENGTH],
         })
     }
@@ -192,6 +196,7 @@ impl Control {
                 }
             }
             self.expire();
+            self.run_memory();
             self.run_addresses();
         };
         // Whatever reactors are left end now.
@@ -207,7 +212,8 @@ impl Control {
             return Some(Duration::ZERO);
         }
         let attach = self.unattached.front().map(|(at, _)| *at);
-        let all = [attach, self.accept_again, self.known.next()];
+        let memory = self.exchange.next(self.now);
+        let all = [attach, self.accept_again, self.known.next(), memory];
         let next = all.into_iter().flatten().min();
         next.map(|at| at.saturating_since(self.shared.now()))
     }
@@ -227,6 +233,7 @@ impl Control {
                 status,
                 why,
             }) => self.detach(process, Some(status), &why),
+            Message::Notice(Notice::NoMemory) => self.press(),
             Message::Notice(Notice::Ended(reactor)) => {
                 self.running = self.running.saturating_sub(1);
                 if self.socket.is_some() {
@@ -431,6 +438,7 @@ impl Control {
             }
         }
         self.forget_asker(id);
+        self.forget_waiting(id);
         let Some(process) = peer.process else {
             return;
         };

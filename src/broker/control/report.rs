@@ -178,8 +178,8 @@ fn process_status(process: &Process, registry: &Registry) -> ProcessStatus {
             Role::Listener | Role::Observer => 0,
         },
         memory: process.account.used(),
-        send_segments: segments.send.len(),
-        bulk_segments: segments.bulk.len(),
+        send_segments: segments.send.iter().flatten().count(),
+        bulk_segments: segments.bulk.iter().flatten().count(),
         queues: Vec::new(),
     }
 }

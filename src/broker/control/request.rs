@@ -4,24 +4,22 @@
 //! detached. Everything else is answered.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Control, Peer, report};
 use crate::broker::admission::Place;
-use crate::broker::memory::Segment;
 use crate::broker::process::{Process, Role, send};
 use crate::broker::reactor::{Claim, Command};
 use crate::device::Status;
-use crate::device::abi::{self, kind, region};
+use crate::device::abi::{self, kind};
 use crate::device::message::{MessageError, Request, attach_version, read_request};
 use crate::proto;
 use crate::sys::SeqSocket;
 use crate::units::Credits;
 
 /// How a request is answered.
-enum Answer {
+pub(super) enum Answer {
     /// With a [`abi::Reply`].
     Now(Result<(), Status>),
     /// With something else, or by somebody else.
@@ -29,7 +27,7 @@ enum Answer {
 }
 
 /// Why a process is detached.
-type Refusal = (Status, &'static str);
+pub(super) type Refusal = (Status, &'static str);
 
 const UNREAD: Refusal = (Status::Again, "it does not read its answers");
 
@@ -51,9 +49,13 @@ impl Control {
             Request::Claim(_) => (Role::Worker, kind::CLAIM),
             Request::Decline(_) => (Role::Listener, kind::DECLINE),
             Request::Grow(_) => (Role::Worker, kind::GROW),
+            Request::Release(_) => (Role::Worker, kind::RELEASE),
             Request::Status(_) => (Role::Observer, kind::STATUS_REQUEST),
         };
         if process.role != role {
+            if cookie == 0 {
+                return Err((Status::Corrupt, "it gives memory back that it cannot have"));
+            }
             return reply(&process, cookie, kind, Err(Status::NotAttached));
         }
         match self.carry_out(&process, cookie, request)? {
@@ -77,6 +79,10 @@ impl Control {
             Request::Claim(claim) => self.claim(process, cookie, claim),
             Request::Decline(decline) => Answer::Now(self.decline(&decline)),
             Request::Grow(grow) => self.grow(process, cookie, grow)?,
+            Request::Release(release) => {
+                self.release(process, release)?;
+                Answer::Other
+            }
             Request::Status(_) if self.reports.has_asked(process.id) => {
                 Answer::Now(Err(Status::Busy))
             }
@@ -262,46 +268,6 @@ impl Control {
         some
     }
 
-    /// Gives a worker one more segment.
-    fn grow(
-        &self,
-        process: &Arc<Process>,
-        cookie: u64,
-        grow: abi::Grow,
-    ) -> Result<Answer, Refusal> {
-        let memory = &self.shared.config.memory;
-        let (name, shape) = match grow.region {
-            region::SEND => ("smbdirect-send", &memory.send),
-            region::BULK => ("smbdirect-bulk", &memory.bulk),
-            _ => return Ok(Answer::Now(Err(Status::Invalid))),
-        };
-        let accounts = [&process.account, &self.shared.memory];
-        let made = match process.has_room(grow.region, shape.max_segments) {
-            true => Segment::create(name, shape, accounts),
-            false => Err(Status::NoMemory),
-        };
-        let (segment, file) = match made {
-            Ok(made) => made,
-            Err(status) => {
-                self.shared.registry().count("refused_memory");
-                return Ok(Answer::Now(Err(status)));
-            }
-        };
-        let Some(number) = process.add_segment(grow.region, segment) else {
-            return Ok(Answer::Now(Err(Status::NoMemory)));
-        };
-        let answer = abi::Segment {
-            region: grow.region,
-            queue: 0,
-            number,
-            reserved: 0,
-            length: file.len() as u64,
-        };
-        let sent = process.send(kind::SEGMENT, cookie, &answer, &[file.as_fd()]);
-        answered(sent)?;
-        Ok(Answer::Other)
-    }
-
     fn set_parameters(&self, set: &abi::SetParameters) -> Result<(), Status> {
         let acceptor = reduced(&self.shared.config.acceptor, set);
         acceptor.validate().map_err(|_| Status::Invalid)?;
@@ -316,14 +282,14 @@ fn malformed(error: MessageError) -> Refusal {
 
 /// What became of an answer. A process that has gone meanwhile needs none, and is seen to have gone
 /// when it is read next.
-fn answered(sent: io::Result<()>) -> Result<(), Refusal> {
+pub(super) fn answered(sent: io::Result<()>) -> Result<(), Refusal> {
     match sent {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(UNREAD),
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
-fn reply(
+pub(super) fn reply(
     process: &Process,
     cookie: u64,
     kind: u32,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::broker::memory::Segment;
+use crate::broker::memory::{Charge, Segment};
 use crate::broker::pool::QueueId;
 use crate::broker::process::Process;
 use crate::broker::status::ConnectionStatus;
@@ -63,6 +63,10 @@ pub(super) struct Conn {
     /// Messages that the owner has not given back.
     pub(super) unrecycled: u32,
     pub(super) regions: Regions,
+    /// What its receives count, with its owner and in total.
+    pub(super) receives: Option<[Charge; 2]>,
+    /// The same of long lists of descriptors that wait to be posted.
+    pub(super) descriptors: Option<[Charge; 2]>,
     /// Why the broker ends it, where it does.
     pub(super) end: Option<(&'static str, Status)>,
     /// The owner that it had.
@@ -94,6 +98,8 @@ impl Conn {
             outstanding: 0,
             unrecycled: 0,
             regions: Regions::default(),
+            receives: None,
+            descriptors: None,
             end: None,
             last_worker: None,
         }

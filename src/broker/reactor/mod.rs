@@ -69,6 +69,12 @@ pub(super) enum Command {
     End(ConnId, Limit),
     /// A worker is not attached any more.
     Gone(u32),
+    /// A worker has given segments of its SEND or BULK back.
+    Released(u32),
+    /// A worker has unmapped this segment of its RECEIVE with the reactor.
+    Unmapped { id: u32, number: u32 },
+    /// Others need memory: ask workers for what is idle of RECEIVE.
+    Reclaim,
     /// For connections to come.
     SetAcceptor(proto::Config),
     /// Clients may use these addresses of the machine: for connections to come, and for those that are
@@ -96,6 +102,8 @@ pub(super) enum Notice {
     Relay(usize, Command),
     /// The answer to [`Command::Report`].
     Report(u64, Report),
+    /// There was no memory for a received message. It is tried for again.
+    NoMemory,
     /// The reactor has ended.
     Ended(usize),
 }
@@ -161,6 +169,8 @@ pub(super) struct Reactor<F: Fabric> {
     turned_away: u64,
     /// When to try again for what found no memory.
     retry_at: Option<Instant>,
+    /// When to look for idle memory of RECEIVE; `None`: there is none that could be taken back.
+    look_at: Option<Instant>,
     /// When everything has to be over.
     stop_by: Option<Instant>,
     now: Instant,
@@ -196,6 +206,7 @@ impl<F: Fabric> Reactor<F> {
             late: VecDeque::new(),
             turned_away: 0,
             retry_at: None,
+            look_at: None,
             stop_by: None,
             now: shared.now(),
             shared,
@@ -241,6 +252,9 @@ impl<F: Fabric> Reactor<F> {
                 Command::Offer(conn) => self.route(conn),
                 Command::End(conn, limit) => self.end(conn, limit.name(), Status::Limit),
                 Command::Gone(process) => self.drop_process(process, true),
+                Command::Released(process) => self.released(process),
+                Command::Unmapped { id, number } => self.unmapped(id, number),
+                Command::Reclaim => self.look(),
                 Command::SetAcceptor(acceptor) => self.transport.set_acceptor(acceptor),
                 Command::AdmitAt(addresses) => self.transport.admit_at(&addresses),
                 Command::EndGone(interfaces) => self.end_gone(interfaces),
@@ -315,8 +329,12 @@ impl<F: Fabric> Reactor<F> {
         let Stage::Owned { queue, number } = conn.stage else {
             return;
         };
+        let has_descriptors = conn.descriptors.is_some();
         if let Some(of) = self.queues.get_mut(queue) {
             of.outstanding = of.outstanding.saturating_sub(1);
+        }
+        if has_descriptors {
+            self.count_descriptors(queue, id);
         }
         self.complete(
             queue,
@@ -427,6 +445,29 @@ impl<F: Fabric> Reactor<F> {
         }
         if self.transport.buffers_mut().take_any_wanting() && self.retry_at.is_none() {
             self.retry_at = Some(self.now + RETRY);
+            self.control.notice(Notice::NoMemory);
+        }
+        if self.transport.buffers_mut().take_grown() && self.look_at.is_none() {
+            self.look_at = Some(self.now + self.shared.config.memory_idle_timeout);
+        }
+        if self.look_at.is_some_and(|at| at <= self.now) {
+            self.look();
+        }
+    }
+
+    /// Asks workers for what is idle of RECEIVE.
+    fn look(&mut self) {
+        let more = self.transport.buffers_mut().reclaim();
+        self.look_at = more.then(|| self.now + self.shared.config.memory_idle_timeout);
+    }
+
+    /// A worker has unmapped a segment of its RECEIVE.
+    fn unmapped(&mut self, process: u32, number: u32) {
+        let Some(id) = self.queue_of.get(&process).copied() else {
+            return;
+        };
+        if !self.transport.buffers_mut().released(id, number) {
+            self.fault(id, Status::Corrupt, "gives back what it was not asked for");
         }
     }
 

@@ -106,6 +106,7 @@ impl<F: Fabric> Reactor<F> {
             next,
             deadline,
             self.retry_at,
+            self.look_at,
             self.next_wake(),
             self.next_stop(),
         ];

@@ -147,6 +147,7 @@ impl<F: Fabric> Reactor<F> {
         conn.info_due = false;
         conn.unrecycled = 0;
         conn.last_worker = Some(process);
+        (conn.receives, conn.descriptors) = (None, None);
         let deadline = self.now + self.shared.config.first_request_timeout;
         self.set_deadline(id, Some(deadline));
         self.transport.buffers_mut().hold(id);
@@ -284,6 +285,7 @@ impl<F: Fabric> Reactor<F> {
         }
         registry.count("assigned");
         drop(registry);
+        self.count_receives(id);
         self.offer_next(next);
         self.deliver(id);
     }
@@ -295,7 +297,8 @@ impl<F: Fabric> Reactor<F> {
         }
         // A configuration has at most a few reactors.
         let number = self.number as u32;
-        let queue = match Queue::create(process, number, self.shared.config.queue_depth) {
+        let (total, depth) = (&self.shared.memory, self.shared.config.queue_depth);
+        let queue = match Queue::create(process, total, number, depth) {
             Ok(queue) => queue,
             Err(status) => {
                 if status == Status::Detached {

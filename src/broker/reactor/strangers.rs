@@ -92,6 +92,7 @@ impl<F: Fabric> Reactor<F> {
         self.shared.registry().authenticated(self.place(id));
         self.transport.buffers_mut().authenticated(id);
         self.transport.raise_receives(id);
+        self.count_receives(id);
     }
 
     /// Ends connections that have waited for too long.

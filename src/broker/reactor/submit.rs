@@ -3,19 +3,26 @@
 //! What only an incorrect library submits is a [`Violation`]. What a correct one may submit in good
 //! faith (a connection that has ended meanwhile, more than the peer takes) is answered with a status.
 
+use std::sync::Arc;
+
 use super::connection::Stage;
 use super::{NOTHING, Reactor};
+use crate::broker::memory::Segment;
 use crate::broker::pool::{MAX_HELD_LENGTH, QueueId};
+use crate::broker::process::Numbered;
 use crate::broker::reason;
 use crate::broker::submission::{Descriptors, Piece, Request, Submitted, Violation, parse};
 use crate::device::Status;
 use crate::device::abi::{Completion, Token, event, queue_of, region};
-use crate::fabric::{Access, ConnId, Fabric, Sge};
+use crate::fabric::{Access, ConnId, Fabric, RegionId, Sge};
 use crate::transport::MAX_DESCRIPTORS;
 use crate::wire::{BufferDescriptorV1, BufferDescriptors};
 
 /// Submissions of a queue in one round.
 pub(super) const BATCH: usize = 64;
+
+/// Descriptors of an operation from which on they are counted as memory.
+const MANY_DESCRIPTORS: usize = 64;
 
 impl<F: Fabric> Reactor<F> {
     /// Takes some submissions of a queue and carries them out; whether there were any.
@@ -204,7 +211,42 @@ impl<F: Fabric> Reactor<F> {
                 }
             }
         };
+        if list.is_some_and(|list| list.count as usize >= MANY_DESCRIPTORS) {
+            self.count_descriptors(queue, id);
+        }
         Ok(result.map_err(reason::of_send_error))
+    }
+
+    /// Counts the receives of a connection as memory of its owner, once a session is on it. They are not
+    /// refused: there are only so many connections.
+    pub(super) fn count_receives(&mut self, id: ConnId) {
+        let bytes = self.transport.receive_memory(id) as u64;
+        let Some(conn) = self.conns.get_mut(&id).filter(|conn| conn.authenticated) else {
+            return;
+        };
+        let Stage::Owned { queue, .. } = conn.stage else {
+            return;
+        };
+        if let Some(queue) = self.queues.get(queue) {
+            let accounts = [&queue.process.account, &self.shared.memory];
+            conn.receives = Some(accounts.map(|account| account.count(bytes)));
+        }
+    }
+
+    /// Counts what long lists of descriptors take, until they are posted. They are not refused: there are
+    /// no more than a queue has room for.
+    pub(super) fn count_descriptors(&mut self, queue: QueueId, id: ConnId) {
+        let (Some(queue), Some(conn)) = (self.queues.get(queue), self.conns.get_mut(&id)) else {
+            return;
+        };
+        let bytes = self.transport.queue_memory(id) as u64;
+        let few = (MANY_DESCRIPTORS * BufferDescriptorV1::LENGTH) as u64;
+        // Replaces what was counted before.
+        conn.descriptors = None;
+        if bytes > few {
+            let accounts = [&queue.process.account, &self.shared.memory];
+            conn.descriptors = Some(accounts.map(|account| account.count(bytes)));
+        }
     }
 
     /// Copies a list of descriptors out of SEND, once; `false`: no list has this length.
@@ -253,14 +295,19 @@ impl<F: Fabric> Reactor<F> {
         if regions.len() <= index {
             regions.resize_with(index + 1, || None);
         }
-        let found = regions.get(index).and_then(Option::as_ref);
-        let region = match found {
+        let Some(place) = regions.get_mut(index) else {
+            return Ok(Err(Status::System));
+        };
+        // Another one had the number before.
+        let is_earlier = |found: &mut (Arc<Segment>, _)| !Arc::ptr_eq(&found.0, segment);
+        if let Some((_, region)) = place.take_if(is_earlier) {
+            let _ = self.transport.deregister(id, region);
+        }
+        let region = match place {
             Some((_, region)) => *region,
             None => match self.transport.register(id, &segment.memory, access) {
                 Ok(registered) => {
-                    if let Some(place) = regions.get_mut(index) {
-                        *place = Some((segment.clone(), registered.id));
-                    }
+                    *place = Some((Arc::clone(segment), registered.id));
                     registered.id
                 }
                 Err(error) => return Ok(Err(reason::of_fabric_error(&error))),
@@ -358,11 +405,33 @@ impl<F: Fabric> Reactor<F> {
             conn.last_worker = Some(queue.process.id);
         }
         conn.stage = Stage::Orphan;
+        (conn.receives, conn.descriptors) = (None, None);
         if let Some(message) = message {
             // Before those that the owner has not seen.
             conn.held.push_front(message);
         }
         self.deregister_all(id);
+    }
+
+    /// A worker does not use some of its segments any more: nothing here holds them from now on. What it
+    /// has submitted in them all the same fails.
+    pub(super) fn released(&mut self, process: u32) {
+        let id = self.queue_of.get(&process).copied();
+        let Some(queue) = id.and_then(|id| self.queues.get_mut(id)) else {
+            return;
+        };
+        queue.look_at_segments();
+        let segments = queue.segments();
+        for id in queue.conns() {
+            let Some(conn) = self.conns.get_mut(&id) else {
+                continue;
+            };
+            let regions = &mut conn.regions;
+            let send = stale(&mut regions.send, &segments.send);
+            for region in send.chain(stale(&mut regions.bulk, &segments.bulk)) {
+                let _ = self.transport.deregister(id, region);
+            }
+        }
     }
 
     /// Ends the registrations of an owner's memory with a connection.
@@ -376,4 +445,19 @@ impl<F: Fabric> Reactor<F> {
             let _ = self.transport.deregister(id, region);
         }
     }
+}
+
+/// Takes the registrations out of `regions` whose segments are not those of `now`.
+fn stale(
+    regions: &mut [Option<(Arc<Segment>, RegionId)>],
+    now: &Numbered,
+) -> impl Iterator<Item = RegionId> {
+    let numbered = regions.iter_mut().enumerate();
+    numbered.filter_map(|(number, place)| {
+        let current = now.get(number).and_then(Option::as_ref);
+        let is_stale = |found: &mut (Arc<Segment>, RegionId)| {
+            current.is_none_or(|current| !Arc::ptr_eq(current, &found.0))
+        };
+        place.take_if(is_stale).map(|(_, region)| region)
+    })
 }

@@ -83,7 +83,7 @@ fn what_it_writes_it_reads_again() {
     assert_eq!(broker.memory_limit, 1 << 30);
     assert_eq!(broker.acceptor.max_receive_size, 2048);
     assert_eq!(broker.memory.bulk.unit_length, 64 << 10);
-    assert_eq!(broker.memory.bulk.units_per_segment, 64, "as by default");
+    assert_eq!(broker.memory.bulk.units_per_segment, 1024, "as by default");
     assert_eq!(broker.memory.receive.units_per_segment, 300);
     assert_eq!(Settings::parse(&settings.to_toml()), Ok(settings));
 }
@@ -198,7 +198,7 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
             [
                 "line 3: memory.bulk.longest_run",
                 "is 3",
-                "must be at least 8",
+                "must be at least 128",
             ],
         ),
         (
@@ -241,7 +241,7 @@ fn units_grow_with_the_largest_message_and_transfer() {
     let memory = settings.broker.memory;
     assert_eq!(memory.send.unit_length, 72 << 10);
     assert_eq!(memory.receive.unit_length, 72 << 10);
-    assert_eq!(memory.bulk.unit_length, 2 << 20);
+    assert_eq!(memory.bulk.unit_length, 128 << 10);
     let text = format!("{text}\n[memory]\nsend.unit_length = \"256 KiB\"");
     let settings = Settings::parse(&text).expect("the settings");
     assert_eq!(settings.broker.memory.send.unit_length, 256 << 10);

@@ -18,13 +18,18 @@ fn shape(units_per_segment: u32, max_segments: u32) -> Shape {
 
 fn grown(shape: Shape) -> Buffers {
     let mut buffers = Buffers::new(shape).unwrap();
-    add(&mut buffers).unwrap();
+    add(&mut buffers, shape.units_per_segment).unwrap();
     buffers
 }
 
-fn add(buffers: &mut Buffers) -> Result<u32, AddError> {
-    let length = buffers.shape().segment_length().unwrap();
-    buffers.add(Memory::zeroed(length))
+/// Adds a segment of `units`, under the next number.
+fn add(buffers: &mut Buffers, units: u32) -> Result<u32, AddError> {
+    let number = buffers
+        .free_number()
+        .unwrap_or(buffers.shape().max_segments);
+    let length = buffers.shape().unit_length * units as usize;
+    buffers.add(number, Memory::zeroed(length))?;
+    Ok(number)
 }
 
 #[test]
@@ -53,24 +58,73 @@ fn gives_the_first_place_that_fits() {
 fn says_whether_to_grow_or_to_wait() {
     let mut buffers = Buffers::new(shape(8, 2)).unwrap();
     assert_eq!(buffers.allocate(1), Err(AllocateError::Full));
-    assert_eq!(add(&mut buffers).unwrap(), 0);
+    assert_eq!(add(&mut buffers, 8).unwrap(), 0);
     let first = buffers.allocate(8 * UNIT).unwrap();
     assert_eq!(buffers.allocate(1), Err(AllocateError::Full));
-    assert_eq!(add(&mut buffers).unwrap(), 1);
+    assert_eq!(add(&mut buffers, 8).unwrap(), 1);
     let second = buffers.allocate(8 * UNIT).unwrap();
     assert_eq!(buffers.place(second).unwrap().segment, 1);
     assert_eq!(buffers.allocate(1), Err(AllocateError::Exhausted));
-    assert_eq!(add(&mut buffers).unwrap_err().name(), "limit");
+    assert_eq!(add(&mut buffers, 8).unwrap_err().name(), "limit");
     buffers.free(first).unwrap();
     let third = buffers.allocate(UNIT).unwrap();
     assert_eq!(buffers.place(third).unwrap().segment, 0);
 }
 
 #[test]
-fn refuses_a_segment_of_another_length() {
+fn refuses_a_segment_of_a_wrong_length_or_number() {
     let mut buffers = Buffers::new(shape(8, 2)).unwrap();
-    let error = buffers.add(Memory::zeroed(8 * UNIT - 1)).unwrap_err();
-    assert_eq!((error.name(), buffers.segments()), ("wrong_length", 0));
+    for length in [0, 1, 8 * UNIT - 1, 9 * UNIT] {
+        let error = buffers.add(0, Memory::zeroed(length)).unwrap_err();
+        assert_eq!((error.name(), buffers.segments()), ("wrong_length", 0));
+    }
+    buffers.add(1, Memory::zeroed(UNIT)).unwrap();
+    let error = buffers.add(1, Memory::zeroed(UNIT)).unwrap_err();
+    assert_eq!(error.name(), "taken");
+    let error = buffers.add(2, Memory::zeroed(UNIT)).unwrap_err();
+    assert_eq!(error.name(), "limit");
+    assert_eq!((buffers.free_number(), buffers.segments()), (Some(0), 1));
+}
+
+#[test]
+fn short_segments_fill_first_so_that_long_ones_stay_empty() {
+    let mut buffers = Buffers::new(shape(16, 3)).unwrap();
+    for units in [16, 2, 4] {
+        add(&mut buffers, units).unwrap();
+    }
+    let mut segments = [0; 4];
+    for segment in &mut segments {
+        let buffer = buffers.allocate(2 * UNIT).unwrap();
+        *segment = buffers.place(buffer).unwrap().segment;
+    }
+    assert_eq!(segments, [1, 2, 2, 0]);
+    assert_eq!((buffers.units(), buffers.used_units()), (22, 8));
+}
+
+#[test]
+fn a_segment_goes_once_all_of_it_is_free() {
+    let mut buffers = Buffers::new(shape(16, 2)).unwrap();
+    add(&mut buffers, 2).unwrap();
+    add(&mut buffers, 8).unwrap();
+    let kept = buffers.allocate(2 * UNIT).unwrap();
+    let buffer = buffers.allocate(2 * UNIT).unwrap();
+    assert_eq!(buffers.allocate(8 * UNIT), Err(AllocateError::Exhausted));
+    assert!(buffers.retire(1) && !buffers.retire(2));
+    assert!(buffers.remove(1).is_none() && !buffers.is_unused(1));
+    assert_eq!(buffers.allocate(UNIT), Err(AllocateError::Exhausted));
+    buffers.free(buffer).unwrap();
+    assert_eq!(buffers.allocate(UNIT), Err(AllocateError::Exhausted));
+    assert_eq!(buffers.remove(1).unwrap().len(), 8 * UNIT);
+    assert_eq!(buffers.allocate(UNIT), Err(AllocateError::Full));
+    assert_eq!(buffers.free(buffer), Err(BufferError::AlreadyFreed));
+    // Another one of this number does not take it for its own.
+    assert_eq!(add(&mut buffers, 16).unwrap(), 1);
+    assert_eq!(buffers.free(buffer), Err(BufferError::AlreadyFreed));
+    let new = buffers.allocate(2 * UNIT).unwrap();
+    assert_eq!((new.segment(), new.unit()), (1, 0));
+    assert_eq!(buffers.free(buffer), Err(BufferError::AlreadyFreed));
+    assert_eq!(buffers.free(new), Ok(()));
+    assert_eq!(buffers.free(kept), Ok(()));
 }
 
 #[test]
@@ -123,12 +177,13 @@ fn tells_a_double_free_from_a_foreign_number() {
 
 #[test]
 fn generations_begin_again_without_a_zero() {
-    let mut units = Units::new(1);
+    let mut units = Units::new(1, 0);
     units.starts[0].generation = u32::MAX;
     assert_eq!(units.take(1), Some((0, 1)));
     assert_eq!(units.run_of(0, 1), Ok(1));
     assert_eq!(units.run_of(0, u32::MAX), Err(BufferError::AlreadyFreed));
     assert_eq!(units.run_of(0, 2), Err(BufferError::Foreign));
+    assert_eq!(units.last_generation(u32::MAX - 5), 1);
 }
 
 #[test]
@@ -211,7 +266,10 @@ enum Op {
     /// One of those that were freed.
     FreeAgain(usize),
     FreeBits(u64),
-    Grow,
+    /// Adds a segment of at most so many units.
+    Grow(u32),
+    /// Retires a segment, and removes it if it can.
+    Retire(u32),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -222,48 +280,59 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<u64>().prop_map(Op::FreeBits),
         // Numbers that look as if: small segments, units and generations.
         1 => (0..4u64, 0..3u64, 0..80u64).prop_map(|(g, s, u)| Op::FreeBits(g << 32 | s << 16 | u)),
-        1 => Just(Op::Grow),
+        1 => (1..=128u32).prop_map(Op::Grow),
+        1 => (0..4u32).prop_map(Op::Retire),
     ]
+}
+
+/// A segment: who has which unit.
+#[derive(Clone)]
+struct Model {
+    units: Vec<Option<Buffer>>,
+    retired: bool,
 }
 
 /// Who has which unit, segment by segment.
 struct Oracle {
-    segments: Vec<Vec<Option<Buffer>>>,
-    max_segments: usize,
+    segments: Vec<Option<Model>>,
     freed: Vec<Buffer>,
 }
 
 impl Oracle {
+    fn models(&self) -> impl Iterator<Item = &Model> {
+        self.segments.iter().flatten()
+    }
+
     fn live(&self) -> Vec<Buffer> {
-        let mut live: Vec<Buffer> = self.segments.iter().flatten().copied().flatten().collect();
+        let units = self.models().flat_map(|model| &model.units);
+        let mut live: Vec<Buffer> = units.copied().flatten().collect();
         live.dedup();
         live
     }
 
     /// The first place for a run: segment and unit.
     fn place(&self, units: usize) -> Option<(usize, usize)> {
-        self.segments.iter().enumerate().find_map(|(n, segment)| {
+        let places = self.segments.iter().enumerate().filter_map(|(n, model)| {
+            let model = model.as_ref().filter(|model| !model.retired)?;
             let is_free = |run: &[Option<Buffer>]| run.iter().all(Option::is_none);
-            let unit = segment.windows(units).position(is_free)?;
-            Some((n, unit))
-        })
+            let unit = model.units.windows(units).position(is_free)?;
+            Some((model.units.len(), n, unit))
+        });
+        places.min().map(|(_, segment, unit)| (segment, unit))
     }
 
     fn allocate(&mut self, buffers: &mut Buffers, units: u32) {
         let wanted = units as usize;
         let result = buffers.allocate((wanted - 1) * UNIT + 1);
         let Some((segment, unit)) = self.place(wanted) else {
-            let may_grow = self.segments.len() < self.max_segments;
+            let may_grow = self.segments.iter().any(Option::is_none);
             let error = [AllocateError::Exhausted, AllocateError::Full][usize::from(may_grow)];
             assert_eq!(result, Err(error));
-            for segment in &self.segments {
+            for model in self.models().filter(|model| !model.retired) {
                 // What the module promises of fragmentation.
-                let used = segment.iter().flatten().count();
-                assert!(
-                    used >= segment.len() / wanted,
-                    "{used} of {}",
-                    segment.len()
-                );
+                let used = model.units.iter().flatten().count();
+                let all = model.units.len();
+                assert!(used >= all / wanted, "{used} of {all}");
             }
             return;
         };
@@ -272,21 +341,53 @@ impl Oracle {
         let expected = (segment as u32, unit * UNIT, wanted * UNIT);
         assert_eq!((place.segment, place.offset, place.length), expected);
         assert!(!self.live().contains(&buffer) && !self.freed.contains(&buffer));
-        self.segments[segment][unit..][..wanted].fill(Some(buffer));
+        let model = self.segments[segment].as_mut().unwrap();
+        model.units[unit..][..wanted].fill(Some(buffer));
     }
 
     fn free(&mut self, buffers: &mut Buffers, buffer: Buffer) {
         let result = buffers.free(buffer);
         if self.live().contains(&buffer) {
             assert_eq!(result, Ok(()));
-            for unit in self.segments.iter_mut().flatten() {
-                *unit = unit.filter(|other| *other != buffer);
+            for model in self.segments.iter_mut().flatten() {
+                for unit in &mut model.units {
+                    *unit = unit.filter(|other| *other != buffer);
+                }
             }
             self.freed.push(buffer);
         } else if self.freed.contains(&buffer) {
             assert_eq!(result, Err(BufferError::AlreadyFreed));
         } else {
-            assert_eq!(result, Err(BufferError::Foreign));
+            // In place of an earlier segment, what never was may look like what was there.
+            assert!(result.is_err());
+        }
+    }
+
+    fn grow(&mut self, buffers: &mut Buffers, units: u32) {
+        let units = units.min(buffers.shape().units_per_segment);
+        let free = self.segments.iter().position(Option::is_none);
+        let Some(number) = free else {
+            assert_eq!(add(buffers, units).unwrap_err().name(), "limit");
+            return;
+        };
+        assert_eq!(add(buffers, units).unwrap() as usize, number);
+        self.segments[number] = Some(Model {
+            units: vec![None; units as usize],
+            retired: false,
+        });
+    }
+
+    fn retire(&mut self, buffers: &mut Buffers, number: u32) {
+        let slot = self.segments.get_mut(number as usize);
+        let model = slot.as_ref().and_then(|slot| slot.as_ref());
+        assert_eq!(buffers.retire(number), model.is_some());
+        let is_free = model.is_some_and(|model| model.units.iter().all(Option::is_none));
+        assert_eq!(buffers.remove(number).is_some(), is_free);
+        if let Some(slot) = slot {
+            match slot {
+                Some(model) if !is_free => model.retired = true,
+                _ => *slot = None,
+            }
         }
     }
 
@@ -305,15 +406,14 @@ impl Oracle {
                 }
             }
             Op::FreeBits(bits) => self.free(buffers, Buffer::from_bits(bits)),
-            Op::Grow if self.segments.len() < self.max_segments => {
-                let units = buffers.shape().units_per_segment as usize;
-                self.segments.push(vec![None; units]);
-                assert_eq!(add(buffers).unwrap() as usize + 1, self.segments.len());
-            }
-            Op::Grow => assert_eq!(add(buffers).unwrap_err().name(), "limit"),
+            Op::Grow(units) => self.grow(buffers, units),
+            Op::Retire(number) => self.retire(buffers, number),
         }
-        let used = self.segments.iter().flatten().flatten().count();
-        assert_eq!(buffers.used_units() as usize, used);
+        let units = self.models().flat_map(|model| &model.units);
+        assert_eq!(buffers.used_units() as usize, units.flatten().count());
+        let units = self.models().map(|model| model.units.len()).sum::<usize>();
+        assert_eq!(buffers.units() as usize, units);
+        assert_eq!(buffers.segments() as usize, self.models().count());
     }
 }
 
@@ -324,7 +424,7 @@ proptest! {
         ops in prop::collection::vec(op(), 0..120),
     ) {
         let mut buffers = Buffers::new(shape(units_per_segment, 3)).unwrap();
-        let mut oracle = Oracle { segments: Vec::new(), max_segments: 3, freed: Vec::new() };
+        let mut oracle = Oracle { segments: vec![None, None, None], freed: Vec::new() };
         for op in &ops {
             oracle.apply(&mut buffers, op);
         }
@@ -333,7 +433,9 @@ proptest! {
             oracle.free(&mut buffers, buffer);
         }
         prop_assert_eq!(buffers.used_units(), 0);
-        for _ in 0..buffers.segments() * (units_per_segment / LONGEST) {
+        let open = oracle.models().filter(|model| !model.retired);
+        let longest_runs: u32 = open.map(|model| model.units.len() as u32 / LONGEST).sum();
+        for _ in 0..longest_runs {
             prop_assert!(buffers.allocate(LONGEST as usize * UNIT).is_ok());
         }
     }

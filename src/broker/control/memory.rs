@@ -1,0 +1,361 @@
+//! Memory of workers: how it is given, who waits for it, and how it comes back.
+//!
+//! ```text
+//!   Grow --fits--> Segment                        a look, now and then:  idle segments -> Reclaim
+//!     '--does not fit--> waits ---memory came---> Segment        Release -> free for others
+//!                          '--- for too long ---> Reply
+//! ```
+//!
+//! What a worker has not used between two looks it is asked for. While somebody waits, looks are more
+//! frequent; and workers that have more than an equal share, where one that waits has less, are asked
+//! for as much as that is. They give it back when what they have under way there has ended. Whoever
+//! waits longest may have what is kept of the total (see [`Reserve`](crate::broker::memory::Reserve)).
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Control;
+use super::request::{Answer, Refusal, answered, reply};
+use crate::broker::memory::{Segment, next_length};
+use crate::broker::process::{Process, Role};
+use crate::broker::reactor::Command;
+use crate::device::Status;
+use crate::device::abi::{self, RegionShape, kind, region};
+use crate::units::Instant;
+
+/// Time after which a worker that waits for memory of others is told that there is none.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Time between attempts while somebody waits: what others give back says nothing when it does.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// Time between looks for idle memory while somebody waits.
+const URGENT_LOOK: Duration = Duration::from_millis(50);
+
+/// The regions whose segments are given here.
+const REGIONS: [u32; 2] = [region::SEND, region::BULK];
+
+/// A worker that waits for memory of others.
+#[derive(Debug)]
+struct Waiting {
+    process: Arc<Process>,
+    cookie: u64,
+    grow: abi::Grow,
+    since: Instant,
+}
+
+/// Who waits for memory, and when to look for some.
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    /// Whoever has waited longest is the first.
+    waiting: VecDeque<Waiting>,
+    /// Who has what is kept of the total.
+    holder: Option<u32>,
+    /// When to look for idle memory; `None`: nobody has any that could be taken back.
+    look_at: Option<Instant>,
+    /// Since when somebody waits whom a look has not helped yet.
+    pressed: bool,
+}
+
+impl Exchange {
+    /// When there is something to do.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        let retry = (!self.waiting.is_empty()).then(|| now + RETRY);
+        [retry, self.look_at].into_iter().flatten().min()
+    }
+}
+
+impl Control {
+    /// Gives a worker one more segment, now or when there is memory for it.
+    pub(super) fn grow(
+        &mut self,
+        process: &Arc<Process>,
+        cookie: u64,
+        grow: abi::Grow,
+    ) -> Result<Answer, Refusal> {
+        let Some(shape) = self.shape_of(grow.region) else {
+            return Ok(Answer::Now(Err(Status::Invalid)));
+        };
+        if !(1..=shape.longest_run).contains(&grow.units) {
+            return Ok(Answer::Now(Err(Status::Invalid)));
+        }
+        let of = |waiting: &Waiting| waiting.process.id == process.id;
+        let mut waiting = self.exchange.waiting.iter();
+        if waiting.any(|waiting| of(waiting) && waiting.grow.region == grow.region) {
+            return Ok(Answer::Now(Err(Status::Busy)));
+        }
+        match self.give_segment(process, cookie, grow, self.shared.reserve.all())? {
+            Ok(()) => return Ok(Answer::Other),
+            Err(Status::Again) => {}
+            Err(status) => {
+                self.shared.registry().count("refused_memory");
+                return Ok(Answer::Now(Err(status)));
+            }
+        }
+        self.exchange.waiting.push_back(Waiting {
+            process: Arc::clone(process),
+            cookie,
+            grow,
+            since: self.now,
+        });
+        self.shared.registry().count("waited_for_memory");
+        self.press();
+        Ok(Answer::Other)
+    }
+
+    /// A worker does not use a segment any more.
+    pub(super) fn release(
+        &mut self,
+        process: &Arc<Process>,
+        release: abi::Release,
+    ) -> Result<(), Refusal> {
+        const UNKNOWN: Refusal = (
+            Status::Corrupt,
+            "it gives back a segment that it does not have",
+        );
+        let id = process.id;
+        if release.region == region::RECEIVE {
+            let reactor = self.reactors.get(release.queue as usize);
+            let number = release.number;
+            reactor
+                .ok_or(UNKNOWN)?
+                .send(Command::Unmapped { id, number });
+            return Ok(());
+        }
+        if release.queue != 0 || !process.release(release.region, release.number) {
+            return Err(UNKNOWN);
+        }
+        self.command_all(|| Command::Released(id));
+        Ok(())
+    }
+
+    /// A process is gone, and waits for nothing.
+    pub(super) fn forget_waiting(&mut self, process: u32) {
+        let waiting = &mut self.exchange.waiting;
+        waiting.retain(|waiting| waiting.process.id != process);
+    }
+
+    /// Somebody found no memory: looks for some soon.
+    pub(super) fn press(&mut self) {
+        self.exchange.pressed = true;
+        self.look_within(URGENT_LOOK);
+    }
+
+    /// Gives memory to those that wait for it, and looks for some that is idle.
+    pub(super) fn run_memory(&mut self) {
+        self.serve_waiting();
+        if self.exchange.look_at.is_some_and(|at| at <= self.now) {
+            self.look();
+        }
+    }
+
+    fn look_within(&mut self, time: Duration) {
+        let at = self.now + time;
+        let look_at = &mut self.exchange.look_at;
+        *look_at = Some(look_at.map_or(at, |before| before.min(at)));
+    }
+
+    fn shape_of(&self, region: u32) -> Option<RegionShape> {
+        match region {
+            region::SEND => Some(self.shared.config.memory.send),
+            region::BULK => Some(self.shared.config.memory.bulk),
+            _ => None,
+        }
+    }
+
+    /// Gives a worker a segment, of the length that its region should have next or else of the length
+    /// that it must have, if that leaves `spare` of the total. [`Status::Again`]: it does not.
+    fn give_segment(
+        &mut self,
+        process: &Arc<Process>,
+        cookie: u64,
+        grow: abi::Grow,
+        spare: u64,
+    ) -> Result<Result<(), Status>, Refusal> {
+        let (name, shape) = match (grow.region, self.shape_of(grow.region)) {
+            (region::SEND, Some(shape)) => ("smbdirect-send", shape),
+            (_, Some(shape)) => ("smbdirect-bulk", shape),
+            (_, None) => return Ok(Err(Status::Invalid)),
+        };
+        let extent = process.segments().extent(grow.region);
+        if extent.0 >= shape.max_segments {
+            return Ok(Err(Status::NoMemory));
+        }
+        let [should, must] = next_length(&shape, extent, grow.units);
+        let total = &self.shared.memory;
+        let create = |length| Segment::create(name, length, &process.account, (total, spare));
+        let (segment, file) = match create(should).or_else(|_| create(must)) {
+            Ok(made) => made,
+            Err(status) => return Ok(Err(status)),
+        };
+        let added = process.add_segment(grow.region, segment, shape.max_segments);
+        let Some(number) = added else {
+            return Ok(Err(Status::NoMemory));
+        };
+        let answer = abi::Segment {
+            region: grow.region,
+            queue: 0,
+            number,
+            reserved: 0,
+            length: file.len() as u64,
+        };
+        answered(process.send(kind::SEGMENT, cookie, &answer, &[file.as_fd()]))?;
+        self.look_within(self.shared.config.memory_idle_timeout);
+        Ok(Ok(()))
+    }
+
+    /// Tries again for everybody who waits; the first may have what is kept.
+    fn serve_waiting(&mut self) {
+        let reserve = self.shared.reserve;
+        let ordinary = self.shared.memory.limit().saturating_sub(reserve.all());
+        if self.shared.memory.used() <= ordinary {
+            // It is whole again.
+            self.exchange.holder = None;
+        }
+        let mut still = VecDeque::new();
+        while let Some(waiting) = self.exchange.waiting.pop_front() {
+            let id = waiting.process.id;
+            let is_first = still.is_empty();
+            let holder = self.exchange.holder;
+            let may_hold = holder == Some(id) || (is_first && holder.is_none());
+            let mut result = self.try_again(&waiting, reserve.all());
+            if may_hold && matches!(result, Ok(Err(Status::Again))) {
+                result = self.try_again(&waiting, reserve.received);
+                if matches!(result, Ok(Ok(()))) {
+                    self.exchange.holder = Some(id);
+                }
+            }
+            let is_late = self.now.saturating_since(waiting.since) >= LONGEST_WAIT;
+            match result {
+                Ok(Ok(())) => {}
+                Ok(Err(Status::Again)) if !is_late => still.push_back(waiting),
+                Ok(Err(_)) => {
+                    self.shared.registry().count("refused_memory");
+                    let refused = Err(Status::NoMemory);
+                    if reply(&waiting.process, waiting.cookie, kind::GROW, refused).is_err() {
+                        self.unread(id);
+                    }
+                }
+                Err(_) => self.unread(id),
+            }
+        }
+        self.exchange.waiting.extend(still);
+    }
+
+    fn try_again(&mut self, waiting: &Waiting, spare: u64) -> Result<Result<(), Status>, Refusal> {
+        self.give_segment(&waiting.process, waiting.cookie, waiting.grow, spare)
+    }
+
+    fn unread(&mut self, id: u32) {
+        self.detach(id, Some(Status::Again), "it does not read its answers");
+    }
+
+    /// Asks for what is idle, and, if somebody waits who has less than others, for a part of what those
+    /// have.
+    fn look(&mut self) {
+        let registry = self.shared.registry();
+        let is_worker = |process: &&Arc<Process>| process.role == Role::Worker;
+        let workers: Vec<_> = registry.processes().filter(is_worker).cloned().collect();
+        drop(registry);
+        let mut more = false;
+        for worker in &workers {
+            more |= reclaim_idle(worker);
+        }
+        self.exchange.look_at = None;
+        if self.exchange.waiting.is_empty() && !self.exchange.pressed {
+            if more {
+                self.look_within(self.shared.config.memory_idle_timeout);
+            }
+            return;
+        }
+        self.exchange.pressed = false;
+        self.command_all(|| Command::Reclaim);
+        let is_waiting = |id| {
+            self.exchange
+                .waiting
+                .iter()
+                .any(|waiting| waiting.process.id == id)
+        };
+        let users = workers
+            .iter()
+            .filter(|worker| worker.account.used() > 0 || is_waiting(worker.id));
+        let reserve = self.shared.reserve.all();
+        let ordinary = self.shared.memory.limit().saturating_sub(reserve);
+        let share = ordinary / (users.count() as u64).max(1);
+        let mut waiting = self.exchange.waiting.iter();
+        if waiting.any(|waiting| waiting.process.account.used() < share) {
+            for worker in &workers {
+                reclaim_to(worker, share);
+            }
+        }
+        self.look_within(URGENT_LOOK);
+    }
+}
+
+/// The segments of a worker that it was not asked for, the longest first, with their region and number.
+fn segments(process: &Process) -> Vec<(u32, u32, Arc<Segment>)> {
+    let all = process.segments();
+    let mut found = Vec::new();
+    for region in REGIONS {
+        let numbered = (0..).zip(all.of(region).into_iter().flatten());
+        for (number, segment) in numbered {
+            let segment = segment.as_ref().filter(|segment| !segment.is_reclaimed());
+            found.extend(segment.map(|segment| (region, number, Arc::clone(segment))));
+        }
+    }
+    found.sort_by_key(|(_, _, segment)| std::cmp::Reverse(segment.memory.len()));
+    // The shortest of SEND stays: from it small responses go out, whatever others do.
+    let kept = found
+        .iter()
+        .rposition(|(region, ..)| *region == region::SEND);
+    kept.map(|kept| found.remove(kept));
+    found
+}
+
+/// Asks a worker for the segments that it did not touch since this was last done; whether there are
+/// others.
+fn reclaim_idle(process: &Process) -> bool {
+    let mut more = false;
+    for (region, number, segment) in segments(process) {
+        let asked = !segment.take_touched() && reclaim(process, region, number, &segment).is_ok();
+        more |= !asked;
+    }
+    more
+}
+
+/// Asks a worker for its longest segments, until it has no more than `share` without them.
+fn reclaim_to(process: &Process, share: u64) {
+    let mut left = process.account.used();
+    let all = process.segments();
+    let asked = REGIONS
+        .into_iter()
+        .flat_map(|region| all.of(region))
+        .flatten()
+        .flatten();
+    let asked = asked.filter(|segment| segment.is_reclaimed());
+    left = left.saturating_sub(asked.map(|segment| segment.memory.len() as u64).sum());
+    for (region, number, segment) in segments(process) {
+        if left <= share {
+            return;
+        }
+        if reclaim(process, region, number, &segment).is_ok() {
+            left = left.saturating_sub(segment.memory.len() as u64);
+        }
+    }
+}
+
+/// Asks a worker for a segment. One that does not read this is asked again.
+fn reclaim(process: &Process, region: u32, number: u32, segment: &Segment) -> io::Result<()> {
+    let message = abi::Reclaim {
+        region,
+        queue: 0,
+        number,
+        reserved: 0,
+    };
+    process.send(kind::RECLAIM, 0, &message, &[])?;
+    segment.set_reclaimed();
+    Ok(())
+}
