@@ -218,6 +218,12 @@
 #define SMBDIRECT_E_ADDRESS 35
 
 /**
+ * What listens at the device's path is another user's, whom nobody has made the device: nothing was sent
+ * to it.
+ */
+#define SMBDIRECT_E_UNTRUSTED 36
+
+/**
  * Role: smbd's parent, which learns of connections that nobody owns. One at a time.
  */
 #define SMBDIRECT_ROLE_LISTENER 1
@@ -844,8 +850,10 @@ int32_t smbdirect_status_errno(int32_t status);
  * - Threads: any; the device is for one thread at a time.
  * - Blocks: never.
  * - Fork: the handle is of this process; a child attaches for itself.
- * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_SYSTEM,
- *   SMBDIRECT_E_AGAIN (too many attach at this moment).
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_UNTRUSTED (the
+ *   process that listens there runs neither as root nor as this user, nor as the owner of a directory
+ *   that only root, or this user, can have made), SMBDIRECT_E_SYSTEM, SMBDIRECT_E_AGAIN (too many
+ *   attach at this moment).
  *
  * # Safety
  *

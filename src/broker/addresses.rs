@@ -372,7 +372,7 @@ mod tests {
             "10.0.0.1",
             "10.0.9.1",
             "127.0.0.2",
-            "[fe80::1%9]",
+            "[fe80::1%9]:5445",
             "0.0.0.0",
         ];
         let listen = listen.map(|text| text.parse::<Listen>().unwrap());

@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::unistd::Group;
+
 use super::machine;
 use super::memory::Reserve;
 use super::quantity::{Size, Speed, Time};
@@ -29,10 +31,11 @@ pub struct Config {
     /// Who serves the addresses that do not say it themselves; `None`: RDMA devices those that they have,
     /// software the others.
     pub fabric: Option<FabricKind>,
-    /// Path of the control socket: absolute, at most 107 bytes.
+    /// Path of the control socket: absolute, at most 100 bytes. The status socket is beside it
+    /// ([`device::status_path`]).
     pub control: PathBuf,
-    /// Users besides root and the broker's own that may attach, at most 64.
-    pub users: Vec<u32>,
+    /// Name or number of the group whose members may ask for the status; empty: the broker's own group.
+    pub status_group: String,
     /// Reactor threads, 1 to 64.
     pub reactors: usize,
     /// How long a reactor looks for work before it sleeps, up to 10 ms; zero: not at all.
@@ -116,8 +119,9 @@ pub struct OutOfRange {
 
 /// Most of whatever peers and processes can make a broker hold.
 const MOST: usize = 1 << 16;
-/// The longest path that a socket's address holds.
-const LONGEST_PATH: usize = 107;
+/// The longest path of a control socket. A socket's address holds 107 bytes, and the status socket's name
+/// may be longer.
+const LONGEST_PATH: usize = 100;
 /// The longest of the timers.
 const LONGEST_TIME: Duration = Duration::from_secs(3600);
 /// The slowest network, in bits per second.
@@ -160,7 +164,7 @@ impl Default for Config {
             ],
             fabric: None,
             control: device::DEFAULT_PATH.into(),
-            users: Vec::new(),
+            status_group: String::new(),
             reactors: std::thread::available_parallelism().map_or(1, |count| count.get().min(8)),
             busy_poll: Duration::from_micros(50),
             acceptor,
@@ -307,16 +311,28 @@ impl Config {
             is_path,
             "control",
             shown,
-            || "an absolute path of at most 107 bytes",
+            || "an absolute path of at most 100 bytes",
         )?;
-        within("users", self.users.len(), 0, 64).map_err(|error| OutOfRange {
-            allowed: "at most 64 users".into(),
-            ..error
-        })?;
         within("gateways", self.gateways.len(), 0, 1024).map_err(|error| OutOfRange {
             allowed: "at most 1024 addresses".into(),
             ..error
-        })
+        })?;
+        require(
+            self.status_group_id().is_some(),
+            "status_group",
+            format!("\"{}\"", self.status_group),
+            || "the name or the number of a group of this machine (getent group), or empty",
+        )
+    }
+
+    /// The number of [`Config::status_group`]; `None`: the machine has no such group.
+    pub(super) fn status_group_id(&self) -> Option<u32> {
+        let group = self.status_group.as_str();
+        if group.is_empty() {
+            return Some(rustix::process::getegid().as_raw());
+        }
+        let number = group.parse().ok();
+        number.or_else(|| Some(Group::from_name(group).ok()??.gid.as_raw()))
     }
 
     /// RDMA devices can be asked for only where they are built in.

@@ -11,6 +11,7 @@
 //! | module | is |
 //! |---|---|
 //! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
+//! | `observers` | the thread that answers those who may only ask for the status |
 //! | `reactor` | a thread that drives connections and moves their data |
 //! | `addresses` | where clients reach it, on which interfaces |
 //! | `registry`, `admission` | what both must know: whose a client is, which connections may be there, and which wait for an owner |
@@ -28,6 +29,7 @@ mod control;
 mod lines;
 mod machine;
 mod memory;
+mod observers;
 mod placement;
 mod pool;
 mod presence;
@@ -43,6 +45,7 @@ mod submission;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -51,12 +54,15 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 
 pub use self::config::{Config, Listen, OutOfRange, PORT};
 use self::control::{Control, ControlSocket, Message, ToReactor};
+use self::observers::Observers;
 pub use self::placement::NotPlaced;
 use self::pool::Pool;
 use self::reactor::{Notice, Reactor, ToControl};
 use self::registry::Shared;
 pub use self::settings::{NoAddress, Settings, SettingsError};
 use self::status::Status;
+use crate::device;
+use crate::device::trust::{UnsafeDirectory, check_directory};
 #[cfg(feature = "verbs")]
 use crate::fabric::verbs;
 use crate::fabric::{Fabric, FabricError, FabricKind, ReadLimits, iwarp};
@@ -84,6 +90,14 @@ pub enum StartError {
         path: String,
         /// What is wrong.
         source: io::Error,
+    },
+    /// Others could replace the control socket.
+    #[error("control socket {path}: {source}")]
+    Directory {
+        /// Its path.
+        path: String,
+        /// What is wrong with its directory.
+        source: UnsafeDirectory,
     },
     /// A value that cannot be.
     #[error(transparent)]
@@ -138,6 +152,8 @@ pub struct Broker {
     drain_timeout: Duration,
     control: ToControl,
     threads: Vec<JoinHandle<()>>,
+    /// Answers until all the others have ended.
+    observers: Option<Observers>,
 }
 
 impl Broker {
@@ -154,11 +170,7 @@ impl Broker {
     {
         config.validate()?;
         config.place()?;
-        let socket =
-            ControlSocket::bind(&config.control).map_err(|source| StartError::Control {
-                path: config.control.display().to_string(),
-                source,
-            })?;
+        let (socket, status_socket) = sockets(&config)?;
         let drain_timeout = config.drain_timeout;
         let mut listen_at = config.listen.clone();
         let shared = Arc::new(Shared::new(config));
@@ -192,14 +204,17 @@ impl Broker {
             ));
         }
         let waits = (poll, messages);
+        let observers = Observers::new(Arc::clone(&shared), status_socket, control.clone())?;
         let thread = Control::new(shared, waits, socket, to_reactors, listen_at.clone())?;
         let mut broker = Self {
             addresses: listen_at.iter().map(|listen| listen.address).collect(),
             drain_timeout,
             control,
             threads: Vec::new(),
+            observers: None,
         };
         broker.spawn(thread, reactors)?;
+        broker.observers = Some(observers.spawn()?);
         Ok(broker)
     }
 
@@ -242,10 +257,7 @@ impl Broker {
     ///
     /// It has ended, or is too busy to answer in a few seconds.
     pub fn status(&self) -> io::Result<Status> {
-        let (sender, answer): (Sender<Status>, _) = bounded(1);
-        self.control.send(Message::Status(sender));
-        let status = answer.recv_timeout(STATUS_TIMEOUT);
-        status.map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
+        ask_status(&self.control)
     }
 
     /// Begins to end: takes no more connections and processes, and ends each connection as soon as
@@ -271,6 +283,7 @@ impl Broker {
 
     fn join(&mut self) -> io::Result<()> {
         let results: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
+        self.observers = None;
         match results.iter().filter(|result| result.is_err()).count() {
             0 => Ok(()),
             count => Err(io::Error::other(format!("{count} threads have panicked"))),
@@ -284,6 +297,45 @@ impl Drop for Broker {
         // A control thread that never ran has left nobody to wait for.
         let _ = self.join();
     }
+}
+
+/// Asks the control thread for the status.
+///
+/// # Errors
+///
+/// It has ended, or is too busy to answer in a few seconds.
+fn ask_status(control: &ToControl) -> io::Result<Status> {
+    let (sender, answer): (Sender<Status>, _) = bounded(1);
+    control.send(Message::Status(sender));
+    let status = answer.recv_timeout(STATUS_TIMEOUT);
+    status.map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
+}
+
+/// The control socket and the status socket.
+fn sockets(config: &Config) -> Result<(ControlSocket, ControlSocket), StartError> {
+    let control = &config.control;
+    check_directory(control).map_err(|source| StartError::Directory {
+        path: control.display().to_string(),
+        source,
+    })?;
+    let bind = |path: &Path, group: Option<u32>| {
+        let socket = ControlSocket::bind(path)?;
+        if let Some(group) = group {
+            socket.share(group)?;
+        }
+        Ok(socket)
+    };
+    let named = |path: &Path, result: io::Result<ControlSocket>| {
+        result.map_err(|source| StartError::Control {
+            path: path.display().to_string(),
+            source,
+        })
+    };
+    let status = device::status_path(control);
+    Ok((
+        named(control, bind(control, None))?,
+        named(&status, bind(&status, config.status_group_id()))?,
+    ))
 }
 
 /// The fabrics of the reactors.

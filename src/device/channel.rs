@@ -12,6 +12,7 @@ use std::path::Path;
 use super::Status;
 use super::abi::MAX_CONTROL_LENGTH;
 use super::message::{Answer, read_answer};
+use super::trust;
 use crate::shm::{Doorbell, map};
 use crate::sys::{Bell, Memfd, MemfdError, Memory, ReceiveError, SeqSocket, Waker};
 
@@ -69,12 +70,12 @@ pub struct SocketChannel {
 }
 
 impl SocketChannel {
-    /// Connects to the device at `path`.
+    /// Connects to the device at `path`, if whoever listens there is to be trusted ([`trust`]).
     ///
     /// # Errors
     ///
-    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`]. [`Status::Again`]: too many
-    /// connect at this moment.
+    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::Untrusted`], [`Status::System`].
+    /// [`Status::Again`]: too many connect at this moment.
     pub fn connect(path: &Path) -> Result<Self, Status> {
         let socket = SeqSocket::connect(path).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => Status::Denied,
@@ -88,6 +89,11 @@ impl SocketChannel {
             _ if error.raw_os_error() == Some(libc::EPROTOTYPE) => Status::NoDevice,
             _ => Status::System,
         })?;
+        // Before anything is sent: as it was when it began to listen.
+        let device = socket.peer_credentials().map_err(|_| Status::System)?;
+        if !trust::may_serve(path, device.user) {
+            return Err(Status::Untrusted);
+        }
         Self::new(socket).map_err(|_| Status::System)
     }
 

@@ -98,8 +98,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`]; [`Status::Again`]: more wait for
-    /// the device than it allows; [`Status::Invalid`]: a listener with a token, or a token of zeros.
+    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::Untrusted`], [`Status::System`];
+    /// [`Status::Again`]: more wait for the device than it allows; [`Status::Invalid`]: a listener with a token, or a token of zeros.
     pub fn attach(path: &Path, role: Role, token: Option<Token>) -> Result<Self, Status> {
         Self::over(SocketChannel::connect(path)?, role, token)
     }

@@ -16,11 +16,12 @@ mod regions;
 pub mod request;
 mod slots;
 mod status;
+pub mod trust;
 mod worker;
 
 pub use event::{BulkBuffer, ConnCounts, Direction, Event, Role};
 pub use handle::Handle;
-pub use observe::observe;
+pub use observe::{observe, status_path};
 pub use status::Status;
 
 /// Where the device is, unless somebody says otherwise.

@@ -1,6 +1,6 @@
 //! The status of a device, as an administrator's tool asks for it ([`role::OBSERVER`]).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Status;
@@ -15,17 +15,41 @@ mod tests;
 /// Bytes of a status at most: thousands of connections and workers.
 const LONGEST_STATUS: u64 = 64 << 20;
 
-/// Asks the device at `path` for its status, and waits for that up to `timeout`. It is JSON, whose
-/// content is the device's own (smbdirectctl(8) describes that of smbdirectd).
+/// The status socket of the device whose control socket is at `control`: beside it, and for a group of
+/// users (smbdirectd.toml(5), `status_group`).
+#[must_use]
+pub fn status_path(control: &Path) -> PathBuf {
+    let name = control.file_name().unwrap_or_default();
+    let name = match name == "control" {
+        true => "status".into(),
+        false => {
+            let mut name = name.to_owned();
+            name.push("-status");
+            name
+        }
+    };
+    control.with_file_name(name)
+}
+
+/// Asks the device whose control socket is at `path` for its status, and waits for that up to `timeout`.
+/// Where this process may not use the control socket, or there is none any more since the device is being
+/// stopped, it asks at the status socket. The status is JSON, whose content is the device's own
+/// (smbdirectctl(8) describes that of smbdirectd).
 ///
 /// # Errors
 ///
-/// [`Status::NoDevice`], [`Status::Denied`], [`Status::TimedOut`], [`Status::Version`],
+/// [`Status::NoDevice`], [`Status::Denied`], [`Status::Untrusted`], [`Status::TimedOut`], [`Status::Version`],
 /// [`Status::Corrupt`] (it is no device), [`Status::Detached`], [`Status::System`], and others that
 /// the device may name.
 pub fn observe(path: &Path, timeout: Duration) -> Result<String, Status> {
+    let channel = SocketChannel::connect(path).or_else(|status| match status {
+        Status::Denied | Status::NoDevice => {
+            SocketChannel::connect(&status_path(path)).map_err(|_| status)
+        }
+        status => Err(status),
+    });
     let mut observer = Observer {
-        channel: SocketChannel::connect(path)?,
+        channel: channel?,
         deadline: Instant::now() + timeout,
     };
     let attach = Attach {

@@ -84,6 +84,8 @@ pub enum Status {
     System = 34,
     /// The server's address of the connection is not allowed, or the machine no longer has it.
     Address = 35,
+    /// What listens at the device's path is another user's, whom nobody has made the device.
+    Untrusted = 36,
 }
 
 impl Status {
@@ -148,6 +150,9 @@ impl Status {
             Self::Stopping => c"the smbdirect device is being stopped",
             Self::Corrupt => c"the interface between library and device was violated",
             Self::System => c"the system has no memory or descriptors left",
+            Self::Untrusted => {
+                c"not trusted: the process that listens there runs neither as root nor as this user, nor has root given it the directory"
+            }
             Self::Address => c"the server's address of the connection is not allowed, or has gone",
         }
     }
@@ -164,6 +169,7 @@ impl Status {
             Self::Forked | Self::NotAttached => libc::EBADF,
             Self::NoDevice => libc::ENODEV,
             Self::Denied => libc::EACCES,
+            Self::Untrusted => libc::EPERM,
             Self::Version => libc::EPROTONOSUPPORT,
             Self::Detached | Self::Stopping => libc::ESHUTDOWN,
             Self::Again => libc::EAGAIN,
@@ -206,7 +212,7 @@ mod tests {
     #[test]
     fn every_code_has_its_own_number_name_and_text() {
         let all: Vec<Status> = (0..).map_while(Status::from_code).collect();
-        assert_eq!(all.len(), 36);
+        assert_eq!(all.len(), 37);
         for (number, status) in (0..).zip(&all) {
             assert_eq!(status.code(), number);
             assert!(number == 0 || status.errno() > 0);

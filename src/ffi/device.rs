@@ -23,8 +23,10 @@ use crate::device::{DEFAULT_PATH, Direction, Handle, Role, Status};
 /// - Threads: any; the device is for one thread at a time.
 /// - Blocks: never.
 /// - Fork: the handle is of this process; a child attaches for itself.
-/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_SYSTEM,
-///   SMBDIRECT_E_AGAIN (too many attach at this moment).
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_UNTRUSTED (the
+///   process that listens there runs neither as root nor as this user, nor as the owner of a directory
+///   that only root, or this user, can have made), SMBDIRECT_E_SYSTEM, SMBDIRECT_E_AGAIN (too many
+///   attach at this moment).
 ///
 /// # Safety
 ///

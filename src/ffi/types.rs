@@ -90,6 +90,9 @@ pub const SMBDIRECT_E_CORRUPT: i32 = 33;
 pub const SMBDIRECT_E_SYSTEM: i32 = 34;
 /// The server's address of the connection is not allowed, or the machine no longer has it.
 pub const SMBDIRECT_E_ADDRESS: i32 = 35;
+/// What listens at the device's path is another user's, whom nobody has made the device: nothing was sent
+/// to it.
+pub const SMBDIRECT_E_UNTRUSTED: i32 = 36;
 
 /// Role: smbd's parent, which learns of connections that nobody owns. One at a time.
 pub const SMBDIRECT_ROLE_LISTENER: u32 = 1;

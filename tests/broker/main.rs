@@ -6,6 +6,7 @@ mod attach;
 mod hostile;
 mod lifecycle;
 mod limits;
+mod observers;
 mod peer;
 mod raw;
 mod routing;

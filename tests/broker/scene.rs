@@ -1,6 +1,7 @@
 //! A broker, and what tests say to it.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -37,7 +38,7 @@ pub(crate) fn config() -> Config {
         fabric: None,
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         control: PathBuf::new(),
-        users: Vec::new(),
+        status_group: String::new(),
         reactors: 1,
         busy_poll: Duration::from_micros(50),
         acceptor: proto::Config {
@@ -81,7 +82,11 @@ impl Scene {
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let name = format!("smbdirect-broker-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir(&directory).unwrap();
+        // A device starts only where nobody else may write, whatever the umask.
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .unwrap();
         let mut config = config();
         config.control = directory.join("control");
         change(&mut config);

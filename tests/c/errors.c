@@ -7,7 +7,9 @@
 #include "scene.h"
 
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #define NOBODY 65534
 
@@ -152,6 +154,31 @@ static void denied(struct scene *scene)
 		       refused(scene->path, SMBDIRECT_ROLE_WORKER, NULL));
 		check(seteuid(0) == 0);
 	}
+}
+
+/* A process of another user plays the device: root, who could see everything, sends it nothing. */
+static void untrusted(struct scene *scene)
+{
+	struct smbdirect_attach args = {
+		.type_size = sizeof(args),
+		.role = SMBDIRECT_ROLE_WORKER,
+	};
+	struct sockaddr_un at = {.sun_family = AF_UNIX};
+	struct smbdirect_device *device;
+	int fd;
+
+	(void)scene;
+	if (geteuid() != 0) {
+		/* Nobody else can be played. */
+		return;
+	}
+	snprintf(at.sun_path, sizeof(at.sun_path), "/tmp/smbdirect-untrusted-%d", (int)getpid());
+	check(seteuid(NOBODY) == 0);
+	fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+	check(fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof(at)) == 0 && listen(fd, 1) == 0);
+	check(seteuid(0) == 0);
+	expect(SMBDIRECT_E_UNTRUSTED, smbdirect_device_new(at.sun_path, &args, &device));
+	check(unlink(at.sun_path) == 0 && close(fd) == 0);
 }
 
 static void version(struct scene *scene)
@@ -781,6 +808,7 @@ static const struct {
 	CASE(SMBDIRECT_E_CORRUPT, corrupt),
 	CASE(SMBDIRECT_E_SYSTEM, no_descriptors_left),
 	CASE(SMBDIRECT_E_ADDRESS, address),
+	CASE(SMBDIRECT_E_UNTRUSTED, untrusted),
 };
 
 int main(int argc, char **argv)

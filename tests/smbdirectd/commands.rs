@@ -1,5 +1,6 @@
 //! Command line and configuration: what is printed, what is refused and why.
 
+use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
@@ -168,5 +169,49 @@ fn warns_of_a_limit_of_open_files_that_is_too_low() {
     assert!(
         log.contains("max_connections = 4096 and max_workers = 1024"),
         "{log}"
+    );
+}
+
+#[test]
+fn starts_only_where_nobody_else_can_replace_its_control_socket() {
+    let directory = Directory::new();
+    let run_directory = directory.0.join("run");
+    fs::create_dir(&run_directory).unwrap();
+    let set_mode =
+        |mode| fs::set_permissions(&run_directory, Permissions::from_mode(mode)).unwrap();
+    for mode in [0o777, 0o720, 0o1777] {
+        set_mode(mode);
+        let said = not_started(&directory, &["--listen=127.0.0.1:0"]);
+        let path = run_directory.display();
+        let expected = format!(
+            "{path} belongs to user {}",
+            rustix::process::geteuid().as_raw()
+        );
+        assert!(said.contains(&expected), "{said}");
+        assert!(said.contains(&format!("has mode {mode:04o}")), "{said}");
+        assert!(said.contains(&format!("chmod go-w {path}")), "{said}");
+    }
+    set_mode(0o755);
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&run_directory, Some(65_534), None).unwrap();
+        let said = not_started(&directory, &["--listen=127.0.0.1:0"]);
+        assert!(
+            said.contains("belongs to user 65534 and has mode 0755"),
+            "{said}"
+        );
+        std::os::unix::fs::chown(&run_directory, Some(0), None).unwrap();
+    }
+    Daemon::start_in(directory, &Setup::default());
+}
+
+#[test]
+fn refuses_a_group_that_is_none() {
+    refused(
+        "\nstatus_group = \"no such group\"",
+        &[],
+        &[
+            "line 2: status_group is \"no such group\"",
+            "number of a group of this machine",
+        ],
     );
 }

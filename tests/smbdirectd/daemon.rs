@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -27,7 +28,8 @@ impl Directory {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("smbdirectd-{}-{count}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).expect("a directory of its own");
+        let made = fs::DirBuilder::new().mode(0o755).create(&path);
+        made.expect("a directory of its own");
         Self(path)
     }
 

@@ -1,6 +1,14 @@
 //! `smbdirectctl status` beside a daemon, and without one.
 
-use crate::daemon::{Daemon, Directory, smbdirectctl, stderr, stdout};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use crate::daemon::{
+    Daemon, Directory, SMBDIRECTCTL, SMBDIRECTD, Setup, TIMEOUT, smbdirectctl, stderr, stdout,
+};
 use crate::peer::Peer;
 
 #[test]
@@ -116,4 +124,78 @@ fn says_that_there_is_no_device() {
 fn takes_an_unknown_command_for_a_mistake() {
     let output = smbdirectctl(&Directory::new().control(), &["--nonsense"]);
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// Runs `smbdirectctl status` as another user and group, which root alone can.
+fn status_as(user: &str, group: &str, control: &Path) -> Output {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", user, "--regid", group, "--clear-groups"]);
+    command
+        .args([SMBDIRECTCTL, "status", "--control"])
+        .arg(control);
+    command.output().expect("setpriv(1) of util-linux")
+}
+
+#[test]
+fn the_members_of_a_group_may_ask_and_others_may_not() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("SKIPPED: only root can be somebody else");
+    }
+    let directory = Directory::new();
+    directory.file("smbdirectd.toml", "status_group = \"4242\"");
+    let daemon = Daemon::start_in(directory, &Setup::default());
+    let shown = status_as("65534", "4242", &daemon.control);
+    assert!(shown.status.success(), "{shown:?}");
+    assert!(
+        stdout(&shown).starts_with("Device       smbdirect "),
+        "{shown:?}"
+    );
+    let shown = status_as("65534", "4243", &daemon.control);
+    assert_eq!(shown.status.code(), Some(1), "{shown:?}");
+    let said = stderr(&shown);
+    assert!(
+        said.contains("not allowed to use the smbdirect device"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_device_of_another_user_is_trusted_only_where_root_has_put_it() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("SKIPPED: only root can be somebody else");
+    }
+    // As RuntimeDirectory= and User= do it; then as a user can do it without root.
+    for (parent_mode, code) in [(0o755, 0), (0o1777, 1)] {
+        let directory = Directory::new();
+        let parent = directory.0.join("parent");
+        fs::create_dir(&parent).unwrap();
+        fs::set_permissions(&parent, Permissions::from_mode(parent_mode)).unwrap();
+        let run_directory = parent.join("run");
+        fs::create_dir(&run_directory).unwrap();
+        chown(&run_directory, Some(65_534), Some(65_534)).unwrap();
+        let control = run_directory.join("control");
+        // Where that user can execute it.
+        let program = directory.0.join("smbdirectd");
+        fs::copy(SMBDIRECTD, &program).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        command
+            .arg(&program)
+            .args(["--listen", "127.0.0.1:0", "--config", "/dev/null"]);
+        let mut device = command.arg("--control").arg(&control).spawn().unwrap();
+        let end = Instant::now() + TIMEOUT;
+        while !control.exists() {
+            assert!(Instant::now() < end, "no control socket");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let output = smbdirectctl(&control, &[]);
+        device.kill().unwrap();
+        device.wait().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert_eq!(
+            stderr(&output).contains("not trusted"),
+            code == 1,
+            "{output:?}"
+        );
+    }
 }

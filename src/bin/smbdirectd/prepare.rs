@@ -5,7 +5,6 @@ use std::fs::DirBuilder;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smbdirect::broker::{Config, Listen};
@@ -96,17 +95,23 @@ fn may_lock_memory() -> bool {
     effective.is_some_and(|effective| effective & CAP_IPC_LOCK != 0)
 }
 
-/// Makes the directory of the control socket where it is missing, for this user only.
+/// Makes the directory of the control socket where it is missing: for this user only, unless a group may
+/// ask for the status there.
 ///
 /// # Errors
 ///
 /// What is wrong, for people.
-pub(crate) fn control_directory(control: &Path) -> Result<(), String> {
+pub(crate) fn control_directory(config: &Config) -> Result<(), String> {
     // The path is absolute and so has a parent, except for `/`, at which `bind` fails.
-    let Some(directory) = control.parent() else {
+    let Some(directory) = config.control.parent() else {
         return Ok(());
     };
-    match DirBuilder::new().mode(0o700).create(directory) {
+    let mode = if config.status_group.is_empty() {
+        0o700
+    } else {
+        0o755
+    };
+    match DirBuilder::new().mode(mode).create(directory) {
         Ok(()) => {
             info!("made {}", directory.display());
             Ok(())

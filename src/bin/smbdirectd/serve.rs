@@ -32,7 +32,7 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     prepare::descriptors(&settings.broker);
     prepare::addresses(&mut settings.broker)?;
     prepare::locked_memory(&settings.broker)?;
-    prepare::control_directory(&settings.broker.control)?;
+    prepare::control_directory(&settings.broker)?;
     let broker = start(settings).map_err(|error| not_started(&error))?;
 
     let addresses: Vec<String> = broker.addresses().iter().map(ToString::to_string).collect();

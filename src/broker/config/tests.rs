@@ -140,14 +140,24 @@ fn addresses_paths_and_users_are_checked() {
         ..Config::default()
     };
     assert_eq!(any_port.validate(), Ok(()));
-    for path in ["", "control", &format!("/{}", "x".repeat(107)), "/a\0b"] {
+    for path in ["", "control", &format!("/{}", "x".repeat(100)), "/a\0b"] {
         let error = refusal(|c| c.control = path.into());
         assert_eq!(error.key, "control", "{path}");
     }
-    assert_eq!(
-        refusal(|c| c.users = vec![1000; 65]).allowed,
-        "at most 64 users"
-    );
+    let error = refusal(|c| c.status_group = "no such group".to_owned());
+    let expected =
+        "status_group is \"no such group\", and must be the name or the number of a group";
+    assert!(error.to_string().starts_with(expected), "{error}");
+    for (group, id) in [("root", 0), ("4242", 4242)] {
+        let config = Config {
+            status_group: group.to_owned(),
+            ..Config::default()
+        };
+        assert_eq!(
+            (config.validate(), config.status_group_id()),
+            (Ok(()), Some(id))
+        );
+    }
 }
 
 #[test]

@@ -37,6 +37,8 @@ use self::addresses::Known;
 use self::memory::Exchange;
 pub(super) use self::path::ControlSocket;
 use self::report::Reports;
+pub(super) use self::report::send_status;
+pub(super) use self::request::attached;
 use super::config::Listen;
 use super::process::{Process, Role, send_detached};
 use super::reactor::{Command, Notice};
@@ -301,7 +303,7 @@ impl Control {
         };
         let (config, user) = (&self.shared.config, credentials.user);
         let own = rustix::process::geteuid().as_raw();
-        if user != 0 && user != own && !config.users.contains(&user) {
+        if user != 0 && user != own {
             return refuse(Status::Denied, format!("user {user} may not attach"));
         }
         let pid = credentials.process;

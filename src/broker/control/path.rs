@@ -1,9 +1,10 @@
 //! The control socket in the file system.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,7 +47,18 @@ impl ControlSocket {
         })
     }
 
-    pub(super) fn accept(&self) -> io::Result<SeqSocket> {
+    /// Lets the members of a group connect, too.
+    ///
+    /// # Errors
+    ///
+    /// This process may not give it to that group.
+    pub(in crate::broker) fn share(&self, group: u32) -> io::Result<()> {
+        // Nobody else may change what is in the directory, so that the path still leads to it.
+        unix::fs::lchown(&self.path, None, Some(group))?;
+        fs::set_permissions(&self.path, Permissions::from_mode(0o660))
+    }
+
+    pub(in crate::broker) fn accept(&self) -> io::Result<SeqSocket> {
         self.listener.accept()
     }
 }

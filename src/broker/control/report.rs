@@ -7,13 +7,13 @@ use crossbeam_channel::Sender;
 
 use super::Control;
 use crate::broker::config::Config;
-use crate::broker::process::{Process, Role};
+use crate::broker::process::{Process, Role, send};
 use crate::broker::reactor::{Command, Report};
 use crate::broker::registry::Registry;
 use crate::broker::status::{Limits, ProcessStatus, Status, Totals};
 use crate::device::{self, abi};
 use crate::shm;
-use crate::sys::Memfd;
+use crate::sys::{Memfd, SeqSocket};
 use crate::units::Instant;
 
 /// Who wants to know.
@@ -103,7 +103,7 @@ impl Control {
                 let Some(process) = process else {
                     return;
                 };
-                if send(&process, cookie, &status).is_err() {
+                if send_status(&process.socket, cookie, &status).is_err() {
                     let why = "its report could not be sent";
                     self.detach(id, Some(device::Status::System), why);
                 }
@@ -198,7 +198,11 @@ fn limits(config: &Config, memory: u64) -> Limits {
 }
 
 /// Sends a status as JSON in a memory file.
-fn send(process: &Process, cookie: u64, status: &Status) -> std::io::Result<()> {
+pub(in crate::broker) fn send_status(
+    socket: &SeqSocket,
+    cookie: u64,
+    status: &Status,
+) -> std::io::Result<()> {
     let json = serde_json::to_vec(status)?;
     let file = Memfd::create("smbdirect-status", json.len()).map_err(std::io::Error::other)?;
     let memory = shm::map(&file)?;
@@ -207,5 +211,11 @@ fn send(process: &Process, cookie: u64, status: &Status) -> std::io::Result<()> 
         length: file.len() as u64,
         json_length: json.len() as u64,
     };
-    process.send(abi::kind::STATUS_REPORT, cookie, &report, &[file.as_fd()])
+    send(
+        socket,
+        abi::kind::STATUS_REPORT,
+        cookie,
+        &report,
+        &[file.as_fd()],
+    )
 }

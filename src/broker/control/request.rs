@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::{Control, Peer, report};
 use crate::broker::admission::Place;
+use crate::broker::config::Config;
 use crate::broker::process::{Process, Role, send};
 use crate::broker::reactor::{Claim, Command};
 use crate::device::Status;
@@ -124,15 +125,7 @@ impl Control {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.process = Some(Arc::clone(&process));
         }
-        let config = &self.shared.config;
-        let attached = abi::Attached {
-            version: abi::VERSION,
-            worker: id,
-            memory: config.memory,
-            submissions_outstanding: config.queue_depth,
-            max_read_write_size: config.acceptor.max_read_write_size,
-            reserved: [0; 6],
-        };
+        let attached = attached(id, &self.shared.config);
         if process.role != Role::Observer {
             // First, so that they are known wherever the attachment is.
             let told = self.known.tell(&process);
@@ -273,6 +266,18 @@ impl Control {
         acceptor.validate().map_err(|_| Status::Invalid)?;
         self.command_all(|| Command::SetAcceptor(acceptor));
         Ok(())
+    }
+}
+
+/// What a process is told when it is attached.
+pub(in crate::broker) const fn attached(id: u32, config: &Config) -> abi::Attached {
+    abi::Attached {
+        version: abi::VERSION,
+        worker: id,
+        memory: config.memory,
+        submissions_outstanding: config.queue_depth,
+        max_read_write_size: config.acceptor.max_read_write_size,
+        reserved: [0; 6],
     }
 }
 

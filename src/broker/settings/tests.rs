@@ -19,7 +19,7 @@ fn what_it_writes_it_reads_again() {
         listen = ["10.0.0.1", "[fe80::1]:0", {address = "::1", link_speed = "25 Gbit/s"}, {address = "::2", fabric = "software"}]
         fabric = "auto"
         control = "/tmp/control"
-        users = [1000, 1001]
+        status_group = "0"
         reactors = 3
         busy_poll = "0 s"
         max_connections = 1
@@ -145,7 +145,7 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
             ],
         ),
         (
-            "users = [1]\nreactors = \"many\"",
+            "max_workers = 1\nreactors = \"many\"",
             [
                 "line 2 (`reactors = \"many\"`)",
                 "invalid type: string \"many\"",

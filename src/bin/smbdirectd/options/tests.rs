@@ -94,7 +94,7 @@ fn says_what_is_wrong_and_where() {
         ("--reactors=65", "--reactors is 65, and must be 1 to 64"),
         (
             "--control=here",
-            "--control is \"here\", and must be an absolute path of at most 107 bytes",
+            "--control is \"here\", and must be an absolute path of at most 100 bytes",
         ),
     ] {
         let wrong = options(&[argument, &file.argument()]).settings();

@@ -1,0 +1,183 @@
+//! The status socket: whoever may connect there may ask for the status, once, and do nothing else.
+//!
+//! A thread of its own serves one process after the other, each for a short time. What a process sends,
+//! does not read, or has closed here (a descriptor may take long to be closed) costs nobody but others
+//! who ask here. It answers until the broker has ended.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::ask_status;
+use super::control::{ControlSocket, attached, send_status};
+use super::process::{send, send_detached};
+use super::reactor::ToControl;
+use super::registry::Shared;
+use crate::device::Status;
+use crate::device::abi::{self, MAX_CONTROL_LENGTH, kind, role};
+use crate::device::message::{Request, attach_version, read_request};
+use crate::sys::{EventFd, SeqSocket};
+
+/// Time that a process has from when it connects.
+const TIME: Duration = Duration::from_secs(2);
+/// Between two processes: a status costs all reactors something.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Time without accepting after the system had no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A thread that answers. Dropped, it ends.
+#[derive(Debug)]
+pub(super) struct Observers {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The same before it runs.
+#[derive(Debug)]
+pub(super) struct Server {
+    shared: Arc<Shared>,
+    socket: ControlSocket,
+    control: ToControl,
+    stop: Arc<EventFd>,
+}
+
+impl Observers {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        socket: ControlSocket,
+        control: ToControl,
+    ) -> io::Result<Server> {
+        Ok(Server {
+            shared,
+            socket,
+            control,
+            stop: Arc::new(EventFd::new()?),
+        })
+    }
+}
+
+impl Drop for Observers {
+    fn drop(&mut self) {
+        // It has nothing to lose: what it says last is only not heard.
+        let _ = self.stop.ring();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn spawn(self) -> io::Result<Observers> {
+        let stop = Arc::clone(&self.stop);
+        let thread = thread::Builder::new().name("observers".to_owned());
+        let thread = thread.spawn(move || self.run())?;
+        Ok(Observers {
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    fn run(&self) {
+        while self.wait(Some(self.socket.as_fd()), None) {
+            let pause = match self.socket.accept() {
+                Ok(socket) => {
+                    if let Err(status) = self.serve(&socket, Instant::now() + TIME) {
+                        send_detached(&socket, status);
+                    }
+                    PAUSE
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) => ACCEPT_PAUSE,
+            };
+            if !self.wait(None, Some(Instant::now() + pause)) {
+                return;
+            }
+        }
+    }
+
+    /// Waits until `fd` is readable, up to a time; `false`: this is to end.
+    fn wait(&self, fd: Option<BorrowedFd<'_>>, until: Option<Instant>) -> bool {
+        let time = until.map(|until| {
+            let left = until.saturating_duration_since(Instant::now());
+            Timespec {
+                // A few seconds.
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        let mut fds = vec![PollFd::new(&*self.stop, PollFlags::IN)];
+        fds.extend(fd.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        // Interrupted, or without memory: whoever waits looks again.
+        let _ = poll(&mut fds, time.as_ref());
+        fds.first().is_some_and(|stop| stop.revents().is_empty())
+    }
+
+    /// Answers a process' two requests: to be attached, and for the status.
+    fn serve(&self, socket: &SeqSocket, until: Instant) -> Result<(), Status> {
+        let mut buffer = vec![0; MAX_CONTROL_LENGTH];
+        let attach = self.receive(socket, &mut buffer, until)?;
+        let cookie = self.attach(socket, attach)?;
+        let attached = attached(0, &self.shared.config);
+        answered(send(socket, kind::ATTACHED, cookie, &attached, &[]))?;
+        let request = self.receive(socket, &mut buffer, until)?;
+        let (cookie, request) = read_request(request).map_err(|_| Status::Corrupt)?;
+        if !matches!(request, Request::Status(_)) {
+            return Err(Status::Denied);
+        }
+        let status = ask_status(&self.control).map_err(|_| Status::Busy)?;
+        answered(send_status(socket, cookie, &status))
+    }
+
+    /// Judges the first message of a process; its cookie. One that is refused is told by a reply, too.
+    fn attach(&self, socket: &SeqSocket, message: &[u8]) -> Result<u64, Status> {
+        let (cookie, refused) = match attach_version(message) {
+            Some((cookie, version)) if version != abi::VERSION => (cookie, Status::Version),
+            _ => match read_request(message).map_err(|_| Status::Corrupt)? {
+                (cookie, Request::Attach(attach)) if attach.role == role::OBSERVER => {
+                    return Ok(cookie);
+                }
+                (cookie, Request::Attach(_)) => (cookie, Status::Denied),
+                _ => return Err(Status::Corrupt),
+            },
+        };
+        let reply = abi::Reply {
+            status: refused.code(),
+            kind: kind::ATTACH,
+        };
+        self.shared.registry().count("refused_attach");
+        answered(send(socket, kind::REPLY, cookie, &reply, &[]))?;
+        Err(refused)
+    }
+
+    fn receive<'a>(
+        &self,
+        socket: &SeqSocket,
+        buffer: &'a mut [u8],
+        until: Instant,
+    ) -> Result<&'a [u8], Status> {
+        loop {
+            match socket.receive(buffer) {
+                Ok(received) if received.descriptors.is_empty() => {
+                    return buffer.get(..received.length).ok_or(Status::Corrupt);
+                }
+                Err(error) if error.is_would_block() => {}
+                Ok(_) | Err(_) => return Err(Status::Corrupt),
+            }
+            if Instant::now() >= until {
+                return Err(Status::TimedOut);
+            }
+            if !self.wait(Some(socket.as_fd()), Some(until)) {
+                return Err(Status::Stopping);
+            }
+        }
+    }
+}
+
+/// A process that leaves no room for its answer is not served any further.
+fn answered(sent: io::Result<()>) -> Result<(), Status> {
+    sent.map_err(|_| Status::Again)
+}

@@ -1,0 +1,122 @@
+//! The status socket: the status for a group of users, and nothing else for anybody.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::Duration;
+
+use smbdirect::device::abi::{self, kind, role};
+use smbdirect::device::{Status, observe, status_path};
+
+use crate::raw::Raw;
+use crate::scene::{PATIENCE, Scene};
+
+fn status_of(scene: &Scene) -> std::path::PathBuf {
+    status_path(scene.path())
+}
+
+fn attach(role: u32, version: u32) -> abi::Attach {
+    abi::Attach {
+        version,
+        role,
+        token: [0; 16],
+        reserved: 0,
+    }
+}
+
+#[test]
+fn is_beside_the_control_socket_for_a_group() {
+    let is_root = rustix::process::geteuid().is_root();
+    let group = if is_root {
+        4242
+    } else {
+        rustix::process::getegid().as_raw()
+    };
+    let scene = Scene::with(|config| config.status_group = group.to_string());
+    let file = std::fs::metadata(status_of(&scene)).unwrap();
+    assert_eq!(
+        (file.permissions().mode() & 0o777, file.gid()),
+        (0o660, group)
+    );
+    let control = std::fs::metadata(scene.path()).unwrap();
+    assert_eq!(control.permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn answers_with_the_status_and_takes_no_place_of_others() {
+    let scene = Scene::with(|config| config.max_workers = 1);
+    let _worker = Raw::worker(scene.path());
+    for _ in 0..3 {
+        let mut observer = Raw::attach(&status_of(&scene), role::OBSERVER);
+        let mut answer = observer.ask(kind::STATUS_REQUEST, &abi::StatusRequest { reserved: 0 });
+        assert_eq!(answer.kind, kind::STATUS_REPORT);
+        let report: abi::StatusReport = answer.read();
+        let mut json = std::fs::File::from(answer.descriptor());
+        let status: serde_json::Value = {
+            let mut bytes = vec![0; report.json_length as usize];
+            std::io::Read::read_exact(&mut json, &mut bytes).unwrap();
+            serde_json::from_slice(&bytes).unwrap()
+        };
+        // The worker; the one that asks is none of them.
+        assert_eq!(status["processes"].as_array().unwrap().len(), 1, "{status}");
+        observer.closed();
+    }
+}
+
+#[test]
+fn whoever_may_not_use_the_control_socket_is_answered_there() {
+    let scene = Scene::new();
+    // As after the control socket has gone, or where it may not be used.
+    std::fs::remove_file(scene.path()).unwrap();
+    let json = observe(scene.path(), PATIENCE).unwrap();
+    assert!(json.contains("\"processes\""), "{json}");
+}
+
+#[test]
+fn nobody_becomes_a_worker_or_a_listener_there() {
+    let scene = Scene::new();
+    let path = status_of(&scene);
+    for role in [role::WORKER, role::LISTENER, 9] {
+        let mut raw = Raw::connect(&path);
+        let answer = raw.ask(kind::ATTACH, &attach(role, abi::VERSION));
+        assert_eq!(answer.status(), Status::Denied);
+        assert_eq!(raw.detached(), Status::Denied);
+    }
+    let mut raw = Raw::connect(&path);
+    let answer = raw.ask(kind::ATTACH, &attach(role::OBSERVER, abi::VERSION + 1));
+    assert_eq!(answer.status(), Status::Version);
+    // Nor does one that has been let in do anything else.
+    let mut observer = Raw::attach(&path, role::OBSERVER);
+    observer.request(kind::CLAIM, &abi::Claim { token: [1; 16] });
+    assert_eq!(observer.detached(), Status::Denied);
+    // Bytes that are no message, a second message of the first kind, descriptors.
+    for bytes in [&b"x"[..], &[0; 100], &[0xff; 4097]] {
+        let mut raw = Raw::connect(&path);
+        raw.socket.send(bytes, &[]).unwrap();
+        assert_eq!(raw.detached(), Status::Corrupt);
+    }
+    let mut raw = Raw::connect(&path);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    raw.socket.send(b"x", &[null.as_fd()]).unwrap();
+    assert_eq!(raw.detached(), Status::Corrupt);
+    assert_eq!(scene.status().processes, []);
+}
+
+#[test]
+fn one_that_says_nothing_loses_its_turn() {
+    let scene = Scene::new();
+    let path = status_of(&scene);
+    let mut silent = Raw::connect(&path);
+    let _observer = Raw::attach(&path, role::OBSERVER);
+    assert_eq!(silent.detached(), Status::TimedOut);
+}
+
+#[test]
+fn a_broker_ends_while_somebody_is_served() {
+    let mut scene = Scene::new();
+    let mut silent = Raw::connect(&status_of(&scene));
+    std::thread::sleep(Duration::from_millis(1));
+    scene.broker = None;
+    // Told why, or never accepted.
+    silent.closed();
+    assert!(!status_of(&scene).exists());
+}
