@@ -18,6 +18,11 @@ use super::{
     Command, Config, Dialect, Error, Header, NtStatus, Protection, Request, Response, Result,
 };
 
+/// Breaks of oplocks and leases that are kept until they are taken: more than any user of this client has opens.
+const MAX_BREAKS: usize = 128;
+/// Bytes of a break that are kept: the longest, of a lease, has 44 behind the header ([MS-SMB2] 2.2.23.2).
+const LONGEST_BREAK: usize = HEADER_LENGTH + 44;
+
 /// What is known of a request that is not answered.
 #[derive(Clone, Copy, Debug)]
 struct Outstanding {
@@ -389,14 +394,24 @@ impl Connection {
         }
     }
 
+    /// Keeps a break until somebody takes it. Nobody asked for it, so there are not many, and none is long.
+    fn keep_break(&mut self, mut notice: Response) -> Result<()> {
+        if self.breaks.len() >= MAX_BREAKS {
+            return Err(Error::TooManyBreaks(MAX_BREAKS));
+        }
+        notice.message.truncate(LONGEST_BREAK);
+        notice.message.shrink_to_fit();
+        self.breaks.push_back(notice);
+        Ok(())
+    }
+
     fn accept(&mut self, response: Response, sealed: bool) -> Result<()> {
         let header = response.header;
         if header.flags & Header::RESPONSE == 0 {
             return Err(response.malformed("it is a request"));
         }
         if header.message_id == Header::UNASKED {
-            self.breaks.push_back(response);
-            return Ok(());
+            return self.keep_break(response);
         }
         let Some(outstanding) = self.outstanding.get_mut(&header.message_id) else {
             return Err(response.malformed("nothing was asked with its message id"));

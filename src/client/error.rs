@@ -96,6 +96,11 @@ pub enum Error {
         /// What it needs.
         charge: u32,
     },
+    /// The server sent breaks that nobody took.
+    #[error(
+        "the server sent more than {0} breaks of oplocks or leases, and hardly anything is open: it is broken, or hostile"
+    )]
+    TooManyBreaks(usize),
     /// A request could not be encoded.
     #[error("cannot encode {0}: {1}")]
     Encode(&'static str, String),

@@ -206,7 +206,7 @@ fn a_pending_request_is_known_as_such_and_answered_in_the_end() {
 #[test]
 fn a_break_is_not_taken_for_an_answer() {
     let server = Server::start(Manners {
-        breaks: true,
+        breaks: 1,
         ..Manners::default()
     });
     let (mut client, _) = connect(&server);
@@ -223,6 +223,17 @@ fn a_break_is_not_taken_for_an_answer() {
             .expect("a connection")
             .is_none()
     );
+}
+
+#[test]
+fn a_server_that_sends_breaks_without_end_is_given_up() {
+    let server = Server::start(Manners {
+        breaks: 130,
+        ..Manners::default()
+    });
+    let (mut client, _) = connect(&server);
+    let error = client.echo().expect_err("too many breaks");
+    assert!(matches!(error, Error::TooManyBreaks(128)), "{error}");
 }
 
 #[test]

@@ -33,8 +33,8 @@ pub(crate) struct Manners {
     pub(crate) credits: u16,
     /// Replaces the response of an ECHO by these bytes behind its header.
     pub(crate) echo: Option<&'static [u8]>,
-    /// Sends an oplock break before the response of an ECHO.
-    pub(crate) breaks: bool,
+    /// Sends so many oplock breaks before the response of an ECHO.
+    pub(crate) breaks: usize,
     /// Does not answer ECHO.
     pub(crate) mute: bool,
 }
@@ -289,7 +289,7 @@ impl Serving {
     }
 
     fn echo(&mut self, conn: ConnId, request: &Request) {
-        if self.manners.breaks {
+        for _ in 0..self.manners.breaks {
             let mut body = vec![24, 0, 1, 0, 0, 0, 0, 0];
             body.extend(FILE);
             let mut notice = header(request, 0, 0);
