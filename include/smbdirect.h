@@ -864,6 +864,25 @@ int32_t smbdirect_device_new(const char *path_or_null,
                              struct smbdirect_device **device_out);
 
 /**
+ * The versions of the interface that this library and the device speak, after SMBDIRECT_EVENT_DETACHED with
+ * SMBDIRECT_E_VERSION: for a log that says which of the two has to be exchanged, or restarted.
+ * `*device_version_out` is 0 where the device has not said its version, or speaks that of the library.
+ *
+ * - Owns: nothing.
+ * - Threads: one at a time.
+ * - Blocks: never.
+ * - Fork: SMBDIRECT_E_FORKED.
+ * - Errors: SMBDIRECT_E_INVALID.
+ *
+ * # Safety
+ *
+ * `device` is a live handle; the others lead to a `uint32_t` each.
+ */
+int32_t smbdirect_device_versions(struct smbdirect_device *device,
+                                  uint32_t *own_version_out,
+                                  uint32_t *device_version_out);
+
+/**
  * Frees an attachment: the device breaks off what connections this process still has, with what
  * is under way on them, and takes all its memory back. A null pointer is ignored.
  *

@@ -225,7 +225,10 @@ pub(super) fn send<T: IntoBytes + Immutable>(
 pub(super) fn send_detached(socket: &SeqSocket, status: Status) {
     let detached = abi::Detached {
         status: status.code(),
-        reserved: 0,
+        version: match status {
+            Status::Version => abi::VERSION,
+            _ => 0,
+        },
     };
     let _ = send(socket, kind::DETACHED, 0, &detached, &[]);
 }

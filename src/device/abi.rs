@@ -28,7 +28,8 @@
 //! and [`Addresses`], which have their elements behind them. A request is answered by one message that carries its `cookie`:
 //! [`Attached`], [`Segment`], [`StatusReport`], or [`Reply`] for the others and for all that fail. What the device says by itself has cookie 0,
 //! and so has [`Release`], which is not answered.
-//! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise.
+//! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise. One of another
+//! version is answered by [`Detached`], which says which version the device speaks.
 //! A [`Claim`] is answered when the completion that tells of its connection is on its way, or when
 //! the connection ended before that; where the token came with [`Attach`], the process is detached then.
 //!
@@ -580,8 +581,9 @@ pub struct Address {
 pub struct Detached {
     /// Why: a [`Status`](crate::device::Status) as a number.
     pub status: i32,
-    /// 0.
-    pub reserved: u32,
+    /// [`VERSION`] of the device where that is why, so that both sides can say which versions met; otherwise 0. This
+    /// message has this form in every version.
+    pub version: u32,
 }
 
 /// An entry of a submission ring, except for TRANSFER.

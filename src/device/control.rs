@@ -138,6 +138,7 @@ impl<C: Channel> Handle<C> {
             }
             (Answer::Addresses(addresses), None, ..) => self.told_addresses(addresses),
             (Answer::Detached(detached), None, ..) => {
+                self.device_version = detached.version;
                 self.state = State::Leaving(reason(detached.status));
                 Ok(())
             }
@@ -154,6 +155,7 @@ impl<C: Channel> Handle<C> {
 
     fn attached(&mut self, attached: Attached) -> Result<(), Status> {
         if attached.version != VERSION {
+            self.device_version = attached.version;
             return Err(Status::Version);
         }
         self.params = Some(attached);

@@ -71,6 +71,8 @@ pub struct Handle<C: Channel = SocketChannel> {
     pub(super) role: Role,
     pub(super) state: State,
     pub(super) params: Option<Attached>,
+    /// The version that the device speaks, if it is another one and the device has said so.
+    pub(super) device_version: u32,
     /// Where clients reach the device: the last that it said.
     pub(super) addresses: Vec<Address>,
     pub(super) worker: Option<Worker<C::Doorbell>>,
@@ -121,6 +123,7 @@ impl<C: Channel> Handle<C> {
             role,
             state: State::Attaching,
             params: None,
+            device_version: 0,
             addresses: Vec::new(),
             worker: None,
             requests: Slots::new(),
@@ -146,6 +149,13 @@ impl<C: Channel> Handle<C> {
             Ok(()) | Err(Status::Detached) => Ok(handle),
             Err(status) => Err(status),
         }
+    }
+
+    /// The version of the interface that the device speaks, where it is not that of this library and the attachment has
+    /// ended for that ([`Status::Version`]): both can be said then.
+    #[must_use]
+    pub fn device_version(&self) -> Option<u32> {
+        (self.device_version != 0).then_some(self.device_version)
     }
 
     /// Readable whenever [`next_event`](Self::next_event) may have something after it had nothing, for

@@ -21,7 +21,7 @@ mod worker;
 
 pub use event::{BulkBuffer, ConnCounts, Direction, Event, Role};
 pub use handle::Handle;
-pub use observe::{observe, status_path};
+pub use observe::{NotObserved, observe, status_path};
 pub use status::Status;
 
 /// Where the device is, unless somebody says otherwise.

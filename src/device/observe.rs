@@ -1,5 +1,6 @@
 //! The status of a device, as an administrator's tool asks for it ([`role::OBSERVER`]).
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,37 @@ pub fn status_path(control: &Path) -> PathBuf {
     control.with_file_name(name)
 }
 
+/// Why there is no status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotObserved {
+    /// Why.
+    pub status: Status,
+    /// The version of the interface that the device speaks, where it is not [`VERSION`] and the device has said so.
+    pub device_version: Option<u32>,
+}
+
+impl From<Status> for NotObserved {
+    fn from(status: Status) -> Self {
+        Self {
+            status,
+            device_version: None,
+        }
+    }
+}
+
+impl fmt::Display for NotObserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.device_version {
+            Some(version) => write!(
+                f,
+                "smbdirectd speaks version {version} of the interface, this program version {VERSION}: install both \
+                 from one build, and restart smbdirectd"
+            ),
+            None => self.status.fmt(f),
+        }
+    }
+}
+
 /// Asks the device whose control socket is at `path` for its status, and waits for that up to `timeout`.
 /// Where this process may not use the control socket, or there is none any more since the device is being
 /// stopped, it asks at the status socket. The status is JSON, whose content is the device's own
@@ -41,7 +73,7 @@ pub fn status_path(control: &Path) -> PathBuf {
 /// [`Status::NoDevice`], [`Status::Denied`], [`Status::Untrusted`], [`Status::TimedOut`], [`Status::Version`],
 /// [`Status::Corrupt`] (it is no device), [`Status::Detached`], [`Status::System`], and others that
 /// the device may name.
-pub fn observe(path: &Path, timeout: Duration) -> Result<String, Status> {
+pub fn observe(path: &Path, timeout: Duration) -> Result<String, NotObserved> {
     let channel = SocketChannel::connect(path).or_else(|status| match status {
         Status::Denied | Status::NoDevice => {
             SocketChannel::connect(&status_path(path)).map_err(|_| status)
@@ -60,12 +92,19 @@ pub fn observe(path: &Path, timeout: Duration) -> Result<String, Status> {
     };
     match observer.ask(1, &attach)? {
         (Answer::Attached(attached), _) if attached.version == VERSION => {}
-        (Answer::Attached(_), _) => return Err(Status::Version),
-        _ => return Err(Status::Corrupt),
+        (Answer::Attached(attached), _) => return Err(other_version(attached.version)),
+        _ => return Err(Status::Corrupt.into()),
     }
     match observer.ask(2, &StatusRequest { reserved: 0 })? {
-        (Answer::Status(report), Some(memory)) => content(report, &memory),
-        _ => Err(Status::Corrupt),
+        (Answer::Status(report), Some(memory)) => Ok(content(report, &memory)?),
+        _ => Err(Status::Corrupt.into()),
+    }
+}
+
+const fn other_version(version: u32) -> NotObserved {
+    NotObserved {
+        status: Status::Version,
+        device_version: Some(version),
     }
 }
 
@@ -80,14 +119,14 @@ impl Observer {
         &mut self,
         cookie: u64,
         request: &impl Body,
-    ) -> Result<(Answer, Option<Memory>), Status> {
+    ) -> Result<(Answer, Option<Memory>), NotObserved> {
         let mut message = Vec::new();
         encode(cookie, request, &[], &mut message);
         match self.channel.send(&message) {
-            Err(Status::Again) => return Err(Status::TimedOut),
+            Err(Status::Again) => return Err(Status::TimedOut.into()),
             // What the device said before it closed its end is still to be read, and says more.
             Err(Status::Detached) | Ok(()) => {}
-            Err(status) => return Err(status),
+            Err(status) => return Err(status.into()),
         }
         let delivery = loop {
             if let Some(delivery) = self.channel.receive()? {
@@ -95,14 +134,17 @@ impl Observer {
             }
             let left = self.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Status::TimedOut);
+                return Err(Status::TimedOut.into());
             }
             wait_readable(self.channel.event_fd(), Some(left)).map_err(|_| Status::System)?;
         };
         match delivery.answer {
-            Answer::Detached(detached) => Err(failure(detached.status)),
-            _ if delivery.cookie != cookie => Err(Status::Corrupt),
-            Answer::Reply(reply) => Err(failure(reply.status)),
+            Answer::Detached(detached) if detached.version != 0 => {
+                Err(other_version(detached.version))
+            }
+            Answer::Detached(detached) => Err(failure(detached.status).into()),
+            _ if delivery.cookie != cookie => Err(Status::Corrupt.into()),
+            Answer::Reply(reply) => Err(failure(reply.status).into()),
             answer => Ok((answer, delivery.memory)),
         }
     }

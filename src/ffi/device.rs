@@ -10,6 +10,7 @@ use super::pointer::{
     with_device,
 };
 use super::types::*;
+use crate::device::abi::VERSION;
 use crate::device::{DEFAULT_PATH, Direction, Handle, Role, Status};
 
 /// Attaches this process to the smbdirect device at `path` (null: the usual place).
@@ -58,6 +59,39 @@ pub unsafe extern "C" fn smbdirect_device_new(
         // SAFETY: the caller's promise.
         unsafe { put(device_out, into_pointer(handle)) }
     })
+}
+
+/// The versions of the interface that this library and the device speak, after SMBDIRECT_EVENT_DETACHED with
+/// SMBDIRECT_E_VERSION: for a log that says which of the two has to be exchanged, or restarted.
+/// `*device_version_out` is 0 where the device has not said its version, or speaks that of the library.
+///
+/// - Owns: nothing.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID.
+///
+/// # Safety
+///
+/// `device` is a live handle; the others lead to a `uint32_t` each.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_versions(
+    device: *mut smbdirect_device,
+    own_version_out: *mut u32,
+    device_version_out: *mut u32,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        if device_version_out.is_null() {
+            return Err(Status::Invalid);
+        }
+        let version = handle.device_version().unwrap_or(0);
+        // SAFETY: the caller's promise.
+        unsafe { put(own_version_out, VERSION) }?;
+        // SAFETY: the caller's promise.
+        unsafe { put(device_version_out, version) }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, call) }
 }
 
 /// Frees an attachment: the device breaks off what connections this process still has, with what

@@ -25,9 +25,18 @@ fn refuses_a_process_of_another_version() {
     let scene = Scene::new();
     for version in [0, abi::VERSION + 1] {
         let mut raw = Raw::connect(scene.path());
-        let answer = raw.try_attach(version, role::WORKER, [0; 16]);
-        assert_eq!(answer.status(), Status::Version);
-        assert_eq!(raw.detached(), Status::Version);
+        let attach = abi::Attach {
+            version,
+            role: role::WORKER,
+            token: [0; 16],
+            reserved: 0,
+        };
+        raw.request(kind::ATTACH, &attach);
+        let answer = raw.message(|_| true);
+        assert_eq!((answer.kind, answer.cookie), (kind::DETACHED, 0));
+        let detached = answer.read::<abi::Detached>();
+        assert_eq!(detached.status, Status::Version.code());
+        assert_eq!(detached.version, abi::VERSION, "which versions met");
     }
 }
 

@@ -70,6 +70,9 @@ static void no_pointers(void)
 	smbdirect_device_free(NULL);
 	INVALID(smbdirect_device_event_fd(NULL, &fd));
 	INVALID(smbdirect_device_event_fd(device, NULL));
+	INVALID(smbdirect_device_versions(NULL, &number, &count));
+	INVALID(smbdirect_device_versions(device, NULL, &count));
+	INVALID(smbdirect_device_versions(device, &number, NULL));
 	INVALID(smbdirect_device_get_events(NULL, 0, &event, 1, &count));
 	INVALID(smbdirect_device_get_events(device, 0, NULL, 1, &count));
 	INVALID(smbdirect_device_get_events(device, 0, &event, 0, &count));

@@ -183,12 +183,26 @@ static void untrusted(struct scene *scene)
 
 static void version(struct scene *scene)
 {
+	/* A device that refuses this version, one that does not care, and one that says more. */
+	static const char *const devices[] = {
+		"fake refuses-version", "fake other-version", "fake names-version",
+	};
+	size_t i;
+
 	(void)scene;
-	/* A device that refuses this version, and one that does not care. */
-	expect(SMBDIRECT_E_VERSION,
-	       refused(ask("fake refuses-version"), SMBDIRECT_ROLE_WORKER, NULL));
-	expect(SMBDIRECT_E_VERSION,
-	       refused(ask("fake other-version"), SMBDIRECT_ROLE_WORKER, NULL));
+	for (i = 0; i < 3; i++) {
+		struct smbdirect_device *device =
+			attach(ask(devices[i]), SMBDIRECT_ROLE_WORKER, NULL);
+		struct smbdirect_event event =
+			expect_event(device, SMBDIRECT_EVENT_DETACHED);
+		uint32_t own = 0, other = 9;
+
+		expect(SMBDIRECT_E_VERSION, event.status);
+		expect(SMBDIRECT_OK, smbdirect_device_versions(device, &own, &other));
+		check(own > 0);
+		check(other == (i == 0 ? 0 : own + 1));
+		smbdirect_device_free(device);
+	}
 }
 
 static void detached(struct scene *scene)

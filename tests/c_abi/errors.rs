@@ -138,10 +138,17 @@ impl Fake {
                     };
                     send(&socket, cookie, &attached);
                 }
+                "names-version" => {
+                    let detached = Detached {
+                        status: Status::Version.code(),
+                        version: VERSION + 1,
+                    };
+                    send(&socket, 0, &detached);
+                }
                 "unknown-reason" => {
                     let detached = Detached {
                         status: 9999,
-                        reserved: 0,
+                        version: 0,
                     };
                     send(&socket, 0, &detached);
                 }

@@ -96,7 +96,7 @@ fn the_device_detaches_the_worker() {
             0,
             Answer::Detached(abi::Detached {
                 status: code,
-                reserved: 0,
+                version: 0,
             }),
         );
         ends_in_order(&mut handle, &device, reason);
@@ -193,9 +193,14 @@ fn an_attachment_that_is_refused_has_the_reason_of_the_device() {
         assert_eq!(last_events(&mut handle), (vec![], reason));
         let (mut handle, mut device) = attaching(Role::Listener);
         let status = reason.code();
-        let reserved = 0;
-        device.say(0, Answer::Detached(abi::Detached { status, reserved }));
+        let version = match reason {
+            Status::Version => 9,
+            _ => 0,
+        };
+        device.say(0, Answer::Detached(abi::Detached { status, version }));
         assert_eq!(last_events(&mut handle), (vec![], reason));
+        let said = (reason == Status::Version).then_some(9);
+        assert_eq!(handle.device_version(), said, "both can be said");
     }
 }
 
@@ -207,6 +212,7 @@ fn a_device_of_another_version_is_refused() {
     other.version += 1;
     device.say(cookie, Answer::Attached(other));
     assert_eq!(last_events(&mut handle), (vec![], Status::Version));
+    assert_eq!(handle.device_version(), Some(other.version));
 }
 
 #[test]
@@ -235,7 +241,7 @@ fn learns_why_the_device_refused_it_before_it_could_ask() {
     let (near, device) = SeqSocket::pair().unwrap();
     let detached = abi::Detached {
         status: Status::Denied.code(),
-        reserved: 0,
+        version: 0,
     };
     let mut message = Vec::new();
     encode(0, &detached, &[], &mut message);

@@ -72,9 +72,9 @@ fn show_status(options: &StatusOptions) -> ExitCode {
     let control = options.control.display();
     let json = match device::observe(&options.control, TIMEOUT) {
         Ok(json) => json,
-        Err(status) => {
-            eprintln!("smbdirectctl: {control}: {status}");
-            let code = match status {
+        Err(error) => {
+            eprintln!("smbdirectctl: {control}: {error}");
+            let code = match error.status {
                 Status::NoDevice => NO_DEVICE,
                 _ => FAILED,
             };

@@ -103,7 +103,7 @@ fn at_for(
         wait_readable(listener.as_fd(), Some(TIMEOUT)).unwrap();
         behave(Device(listener.accept().unwrap()));
     });
-    let found = observe(&path, timeout);
+    let found = observe(&path, timeout).map_err(|error| error.status);
     device.join().unwrap();
     std::fs::remove_file(&path).unwrap();
     found
@@ -121,19 +121,22 @@ fn reads_the_json_of_a_device() {
 #[test]
 fn tells_a_path_without_a_device() {
     let path = fresh_path();
-    assert_eq!(observe(&path, TIMEOUT), Err(Status::NoDevice));
+    assert_eq!(observe(&path, TIMEOUT), Err(Status::NoDevice.into()));
     drop(SeqListener::bind(&path).unwrap());
     assert_eq!(
         observe(&path, TIMEOUT),
-        Err(Status::NoDevice),
+        Err(Status::NoDevice.into()),
         "left behind"
     );
-    assert_eq!(observe(&path.join("x"), TIMEOUT), Err(Status::NoDevice));
+    assert_eq!(
+        observe(&path.join("x"), TIMEOUT),
+        Err(Status::NoDevice.into())
+    );
     std::fs::remove_file(&path).unwrap();
     let _stream = std::os::unix::net::UnixListener::bind(&path).unwrap();
     assert_eq!(
         observe(&path, TIMEOUT),
-        Err(Status::NoDevice),
+        Err(Status::NoDevice.into()),
         "of another kind"
     );
     std::fs::remove_file(&path).unwrap();
@@ -143,10 +146,7 @@ fn tells_a_path_without_a_device() {
 fn passes_on_why_the_device_refuses() {
     let detached = at(|device| {
         let status = Status::Version.code();
-        let body = Detached {
-            status,
-            reserved: 0,
-        };
+        let body = Detached { status, version: 9 };
         device.answer(0, &body, &[]);
     });
     assert_eq!(detached, Err(Status::Version));
@@ -162,6 +162,9 @@ fn passes_on_why_the_device_refuses() {
     assert_eq!(at(drop), Err(Status::Detached));
     let other = at(|device| device.answer(device.attach_request(), &attached(VERSION + 1), &[]));
     assert_eq!(other, Err(Status::Version));
+    let text = other_version(9).to_string();
+    let own = format!("version 9 of the interface, this program version {VERSION}");
+    assert!(text.contains(&own), "{text}");
 }
 
 #[test]
