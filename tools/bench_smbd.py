@@ -2,7 +2,12 @@
 """Measures the same client against the same smbd over TCP and over SMB Direct, in one run, case by case.
 
 The share is in memory. For each case: what the client sees (`smbdirectctl bench`), and the processor time that smbd's
-process for it and the device took. The last table has the ratios of SMB Direct to TCP, and the goals.
+process for it and the device took. Of each case TCP and SMB Direct take turns, for some rounds, and neither comes first
+in all of them; what is shown is the median, and the least and the most. The last table has the ratios of SMB Direct to
+TCP, each the median of the rounds' own ratios, and the goals.
+
+No process gets a priority of its own: that changes what is measured (with SCHED_FIFO a request over TCP takes up to four
+times as long).
 """
 
 import argparse
@@ -10,6 +15,7 @@ import json
 import os
 import pathlib
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,8 +23,13 @@ import time
 
 from smbd_server import PASSWORD, ROOT, Server, end_children, samba_tree
 
-# size, depth, seconds
+# size, depth, and how data goes: over TCP, or over SMB Direct by this channel
 CASES = [("1M", 1), ("1M", 8), ("64K", 1), ("64K", 8), ("4K", 1)]
+WAYS = [("tcp", 0), ("smbdirect", 1)]
+# There is more to an RDMA transfer than to a message: is it worth it?
+IN_MESSAGES = ("smbdirect", 0)
+FIGURES = ["megabytes_per_second", "latency_p50_microseconds", "smbd_seconds_per_gib", "device_seconds_per_gib",
+           "client_seconds_per_gib"]
 FILE = "64M"
 GIB = float(1 << 30)
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
@@ -31,13 +42,15 @@ def times(pid, first):
     return (int(fields[first - 2]) + int(fields[first - 1])) * TICK
 
 
-def measure(server, transport, operation, size, depth, seconds, prefix):
+def measure(server, way, operation, size, depth, seconds):
+    transport, channel = way
     smbd, device = (server.processes[name].pid for name in ("smbd", "smbdirectd"))
     before = times(smbd, 15), times(device, 13)
-    command = [*prefix, server.programs / "smbdirectctl", "bench",
+    command = [server.programs / "smbdirectctl", "bench",
                f"//127.0.0.1:{server.ports['tcp']}/bench", "-U", f"{server.user}%{PASSWORD}",
                "--address", f"127.0.0.1:{server.ports['rdma']}", "--transport", transport, "--operations", operation,
-               "--size", size, "--depth", depth, "--seconds", seconds, "--file-size", FILE, "--json"]
+               "--channel", channel, "--size", size, "--depth", depth, "--rounds", 1, "--seconds", seconds, "--file-size", FILE,
+               "--json"]
     done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, timeout=seconds + 120)
     if done.returncode:
         sys.exit(f"bench: smbdirectctl bench ended with {done.returncode}")
@@ -46,25 +59,39 @@ def measure(server, transport, operation, size, depth, seconds, prefix):
     time.sleep(0.5)
     after = times(smbd, 15), times(device, 13)
     gib = case["bytes"] / GIB
-    return {
-        "transport": transport, "operation": operation, "size": size, "depth": depth,
-        "megabytes_per_second": case["megabytes_per_second"],
-        "latency_p50_microseconds": case["latency_p50_microseconds"],
-        "smbd_seconds_per_gib": (after[0] - before[0]) / gib,
-        "device_seconds_per_gib": (after[1] - before[1]) / gib,
-        "client_seconds_per_gib": case["client_cpu_seconds_per_gib"],
-    }
+    return dict(zip(FIGURES, (case["megabytes_per_second"], case["latency_p50_microseconds"], (after[0] - before[0]) / gib,
+                              (after[1] - before[1]) / gib, case["client_cpu_seconds_per_gib"])))
+
+
+def measure_all(server, operation, size, depth, options):
+    """What each way has: the figures of all rounds."""
+    ways = WAYS + [IN_MESSAGES] * (size == "4K")
+    rounds = {way: [] for way in ways}
+    for number in range(options.rounds):
+        for way in ways if number % 2 == 0 else reversed(ways):
+            rounds[way].append(measure(server, way, operation, size, depth, options.seconds))
+    return rounds
+
+
+def median(rounds, name):
+    return statistics.median(one[name] for one in rounds)
+
+
+def row(way, operation, size, depth, rounds):
+    speeds = [one["megabytes_per_second"] for one in rounds]
+    return {"transport": way[0], "channel": way[1], "operation": operation, "size": size, "depth": depth,
+            **{name: median(rounds, name) for name in FIGURES},
+            "megabytes_per_second_least": min(speeds), "megabytes_per_second_most": max(speeds), "rounds": rounds}
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seconds", type=int, default=3, help="seconds that each case takes (3)")
+    parser.add_argument("--seconds", type=int, default=3, help="seconds that each case takes in a round (3)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (5)")
     parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
                         help="Samba's build tree (SMBDIRECT_SAMBA; otherwise the one of tools/samba.sh)")
     parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release",
                         help="where smbdirectd and smbdirectctl are")
-    parser.add_argument("--priority", action="store_true",
-                        help="before all other work on this machine (chrt -f), where that is busy")
     parser.add_argument("--json", type=pathlib.Path, default=ROOT / "target/bench/smbd.json",
                         help="where to put the figures (target/bench/smbd.json)")
     options = parser.parse_args()
@@ -77,34 +104,34 @@ def main():
     # Memory, so that no disk is measured.
     options.directory = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-bench-", dir="/dev/shm"))
     options.directory.chmod(0o755)
-    prefix = ["chrt", "-f", "10"] if options.priority else []
     server = Server(options.directory / "server", options.samba, options.programs, {"bench": []},
                     ["interfaces = lo", "bind interfaces only = yes"])
-    results = []
+    results, ratios = [], []
     try:
         server.start()
-        if options.priority:
-            for name in ("smbd", "smbdirectd"):
-                subprocess.run(["chrt", "-a", "-f", "-p", "10", str(server.processes[name].pid)], check=True)
-        print(f"{'transport':10} {'what':6} {'size':>5} {'depth':>5} {'MB/s':>9} {'p50':>9}"
+        print(f"{'transport':10} {'what':6} {'channel':>7} {'size':>5} {'depth':>5} {'MB/s':>8} {'least - most':>17} {'p50':>9}"
               f"   CPU s/GiB: {'smbd':>6} {'device':>7} {'client':>7}")
         for operation in ("write", "read"):
             for size, depth in CASES:
-                for transport in ("tcp", "smbdirect"):
-                    r = measure(server, transport, operation, size, depth, options.seconds, prefix)
+                measured = measure_all(server, operation, size, depth, options)
+                for way, rounds in measured.items():
+                    r = row(way, operation, size, depth, rounds)
                     results.append(r)
-                    print(f"{transport:10} {operation:6} {size:>5} {depth:>5} {r['megabytes_per_second']:9.1f} "
+                    spread = f"{r['megabytes_per_second_least']:.1f} - {r['megabytes_per_second_most']:.1f}"
+                    print(f"{way[0]:10} {operation:6} {way[1]:>7} {size:>5} {depth:>5} {r['megabytes_per_second']:8.1f} {spread:>17} "
                           f"{r['latency_p50_microseconds']:6.0f} us              {r['smbd_seconds_per_gib']:6.2f} "
                           f"{r['device_seconds_per_gib']:7.2f} {r['client_seconds_per_gib']:7.2f}", flush=True)
+                    if way != WAYS[0]:
+                        ratios.append((f"{operation:6} {size:>5} x {depth}  channel {way[1]}", measured[WAYS[0]], rounds))
     finally:
         end_children()
         shutil.rmtree(options.directory, ignore_errors=True)
-    print("\nSMB Direct / TCP        throughput (1.0 or more)   smbd's CPU (0.6 or less)   p50 (1.3 or less at 4K)")
-    for tcp, rdma in zip(results[::2], results[1::2]):
+    print("\nSMB Direct / TCP             throughput (1.0 or more)   smbd's CPU (0.6 or less)   p50 (1.3 or less at 4K)")
+    for what, tcp, rdma in ratios:
         def ratio(name):
-            return rdma[name] / tcp[name] if tcp[name] else float("nan")
-        print(f"{tcp['operation']:6} {tcp['size']:>5} x {tcp['depth']}  {ratio('megabytes_per_second'):24.2f}"
-              f" {ratio('smbd_seconds_per_gib'):26.2f} {ratio('latency_p50_microseconds'):25.2f}")
+            return statistics.median(r[name] / t[name] if t[name] else float("nan") for t, r in zip(tcp, rdma))
+        print(f"{what}  {ratio('megabytes_per_second'):20.2f} {ratio('smbd_seconds_per_gib'):26.2f}"
+              f" {ratio('latency_p50_microseconds'):25.2f}")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(results, indent=1) + "\n")
 

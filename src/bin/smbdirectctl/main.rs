@@ -17,10 +17,12 @@ use smbdirect::device::{self, DEFAULT_PATH, Status};
 
 /// Exit status: something else went wrong.
 const FAILED: u8 = 1;
+/// Exit status: the command line is wrong.
+const USAGE: u8 = 2;
 /// Exit status: there is no device.
 const NO_DEVICE: u8 = 3;
 
-/// Asks the smbdirect device how it is, and brings clients of TCP to SMB Direct
+/// Query smbdirectd, benchmark a share, or bridge TCP clients to SMB Direct
 #[derive(Parser)]
 #[command(name = "smbdirectctl", version, max_term_width = 100)]
 struct Options {
@@ -56,9 +58,13 @@ fn main() -> ExitCode {
         Command::Status(options) => show_status(&options),
         Command::Bench(options) => match bench::run(&options) {
             Ok(text) => print(&text),
-            Err(message) => {
+            Err(failure) => {
+                let (message, code) = match failure {
+                    bench::Failure::Usage(message) => (message, USAGE),
+                    bench::Failure::Failed(message) => (message, FAILED),
+                };
                 eprintln!("smbdirectctl: {message}");
-                FAILED.into()
+                code.into()
             }
         },
         Command::Bridge(options) => bridge::run(&options).unwrap_or_else(|message| {

@@ -53,14 +53,14 @@ impl Measured {
         self.latencies.get(at).copied().unwrap_or_default()
     }
 
+    /// Requests.
+    pub(super) fn requests(&self) -> usize {
+        self.latencies.len()
+    }
+
     /// 10^6 bytes per second.
     pub(super) fn megabytes_per_second(&self) -> f64 {
         self.bytes as f64 / 1e6 / self.time.as_secs_f64().max(1e-9)
-    }
-
-    /// Processor seconds of this process for each 2^30 bytes.
-    pub(super) fn cpu_per_gib(&self) -> f64 {
-        self.cpu.as_secs_f64() / (self.bytes as f64 / (1_u64 << 30) as f64).max(1e-9)
     }
 }
 
@@ -89,6 +89,11 @@ fn belongs(mismatch: &Mismatch) -> String {
 struct Slot {
     /// For the data of this slot, unless it goes with messages.
     memory: Option<Registration>,
+    /// What is written where the data goes with messages: each slot has its own, as it has registered memory, for the
+    /// processor's caches count.
+    data: Vec<u8>,
+    /// What it read last where the data goes with messages: kept, for the same reason.
+    read: Option<Response>,
     offset: u64,
     sent: Instant,
 }
@@ -148,8 +153,6 @@ struct Run<'a> {
     slots: Vec<Slot>,
     under_way: HashMap<u64, usize>,
     next_offset: u64,
-    /// What is written where the data goes with messages.
-    data: Vec<u8>,
 }
 
 impl<'a> Run<'a> {
@@ -163,14 +166,19 @@ impl<'a> Run<'a> {
                 file.pattern.fill_memory(&memory, memory.len(), 0);
                 Some(connection.register(&memory, access(case.operation))?)
             };
+            let mut data = Vec::new();
+            if memory.is_none() && case.operation == Operation::Write {
+                data.resize(case.size as usize, 0);
+                file.pattern.fill(&mut data, 0);
+            }
             slots.push(Slot {
                 memory,
+                data,
+                read: None,
                 offset: 0,
                 sent: Instant::now(),
             });
         }
-        let mut data = vec![0; case.size as usize];
-        file.pattern.fill(&mut data, 0);
         Ok(Self {
             connection,
             file,
@@ -178,7 +186,6 @@ impl<'a> Run<'a> {
             slots,
             under_way: HashMap::new(),
             next_offset: 0,
-            data,
         })
     }
 
@@ -213,13 +220,13 @@ impl<'a> Run<'a> {
                         .pattern
                         .fill_memory(&memory.memory, size as usize, offset);
                 }
-                None => self.file.pattern.fill(&mut self.data, offset),
+                None => self.file.pattern.fill(&mut slot.data, offset),
             }
         }
         let (tree, file) = (self.file.tree, self.file.id);
         let request: Request<'_> = match (operation, &slot.memory) {
             (Operation::Read, None) => Read::inline(file, offset, size).request(tree),
-            (Operation::Write, None) => Write::inline(file, offset, &self.data).request(tree),
+            (Operation::Write, None) => Write::inline(file, offset, &slot.data).request(tree),
             (Operation::Read, Some(memory)) => {
                 Read::direct(file, offset, size, channel, &[memory.descriptor()]).request(tree)
             }
@@ -245,7 +252,13 @@ impl<'a> Run<'a> {
         };
         let latency = slot.sent.elapsed();
         check(&self.file, &self.case, slot, &response)?;
-        self.connection.recycle(response);
+        let done = match (self.case.operation, &slot.memory) {
+            (Operation::Read, None) => slot.read.replace(response),
+            _ => Some(response),
+        };
+        if let Some(done) = done {
+            self.connection.recycle(done);
+        }
         // Whoever used the memory by channel 2 has to register it again: that is part of its price.
         if let Some(used) = slot.memory.take() {
             slot.memory = Some(if self.case.channel == Channel::RdmaV1Invalidate {

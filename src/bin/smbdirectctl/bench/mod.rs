@@ -14,7 +14,7 @@ use smbdirect::client::{
 };
 use smbdirect::fabric::FabricKind;
 
-use measure::{Case, File};
+use measure::{Case, File, Measured};
 pub(crate) use options::Options;
 use options::{End, Operation, SMB_DIRECT_PORT, Target, Transport};
 use pattern::Pattern;
@@ -22,13 +22,37 @@ use report::Report;
 
 /// Bytes of the requests that fill the file and check it, and how many there are at a time.
 const BULK: (u32, u16) = (1 << 20, 8);
+/// A round that takes so long is longer than an SMB Direct connection may be left alone: servers ask after two minutes
+/// whether a client lives.
+const LONG_ROUND: Duration = Duration::from_secs(60);
 /// How often a progress line changes.
 const PROGRESS: Duration = Duration::from_millis(200);
 
+/// Why there are no results.
+pub(crate) enum Failure {
+    /// The command line is wrong.
+    Usage(String),
+    /// Anything else.
+    Failed(String),
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
+    }
+}
+
 /// Measures, and returns what to print.
-pub(crate) fn run(options: &Options) -> Result<String, String> {
-    let target = options.target()?;
-    let mut bench = Bench::start(options, &target)?;
+pub(crate) fn run(options: &Options) -> Result<String, Failure> {
+    let target = options.target().map_err(Failure::Usage)?;
+    let credentials = options.credentials().map_err(Failure::Usage)?;
+    let largest = options.size.iter().max().copied().unwrap_or(0);
+    if options.file_size < largest {
+        return Err(Failure::Usage(
+            "--file-size is smaller than --size".to_owned(),
+        ));
+    }
+    let mut bench = Bench::start(options, credentials, &target)?;
     let mut report = Report::new(
         &format!("//{}/{}", target.host, target.share),
         &bench.tcp,
@@ -44,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<String, String> {
         let text = serde_json::to_string_pretty(&report);
         return text
             .map(|text| text + "\n")
-            .map_err(|error| error.to_string());
+            .map_err(|error| Failure::Failed(error.to_string()));
     }
     Ok(report.to_string())
 }
@@ -61,12 +85,11 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     /// Logs in over TCP and makes the file.
-    fn start(options: &'a Options, target: &Target) -> Result<Self, String> {
-        let largest = options.size.iter().max().copied().unwrap_or(0);
-        if options.file_size < largest {
-            return Err("--file-size is smaller than --size".to_owned());
-        }
-        let credentials = options.credentials()?;
+    fn start(
+        options: &'a Options,
+        credentials: Credentials,
+        target: &Target,
+    ) -> Result<Self, String> {
         let address = options::resolve_host(&target.host, target.port)?;
         let mut guid = [0; 16];
         let mut seed = [0; 8];
@@ -130,86 +153,135 @@ impl<'a> Bench<'a> {
         done.map(drop).map_err(|error| format!("{doing}: {error}"))
     }
 
+    /// Measures all cases. Those that are to be compared, of one operation, size and depth, take turns: what else the
+    /// machine does meanwhile, and what its caches hold, is the same for all of them.
     fn measure_all(&mut self, report: &mut Report) -> Result<(), String> {
-        for transport in self.options.transport.clone() {
-            if transport == Transport::Tcp {
-                self.measure_transport(transport, None, report)?;
-                continue;
+        let mut direct = None;
+        for group in self.groups() {
+            let ways = self.ways(group.size);
+            let mut rows: Vec<(Case, Vec<Measured>)> = Vec::new();
+            rows.resize_with(ways.len(), || (group, Vec::new()));
+            for round in 0..self.options.rounds {
+                let mut order: Vec<usize> = (0..ways.len()).collect();
+                // Nothing comes first in all rounds.
+                if round % 2 == 1 {
+                    order.reverse();
+                }
+                for at in order {
+                    let (Some(way), Some((case, samples))) = (ways.get(at), rows.get_mut(at))
+                    else {
+                        continue;
+                    };
+                    case.channel = way.1;
+                    samples.push(self.measure(way.0, case, round, &mut direct, report)?);
+                }
             }
-            // Not before it is used: who does not look after a connection loses it.
-            let (mut connection, file) = self.smb_direct()?;
-            report.has_smb_direct(&connection, !self.options.no_bind);
-            self.measure_transport(transport, Some((&mut connection, file)), report)?;
-            if self.options.no_bind {
-                connection.log_off().map_err(text)?;
+            for ((transport, _), (case, samples)) in ways.iter().zip(&rows) {
+                report.add(*transport, case, samples);
             }
         }
-        Ok(())
+        match direct {
+            Some((connection, _)) => self.leave(connection),
+            None => Ok(()),
+        }
     }
 
-    fn measure_transport(
+    /// Measures one case once. What the connection cannot carry at a time is made smaller.
+    fn measure(
         &mut self,
         transport: Transport,
-        mut direct: Option<(&mut Connection, File)>,
+        case: &mut Case,
+        round: u16,
+        direct: &mut Option<(Connection, File)>,
         report: &mut Report,
-    ) -> Result<(), String> {
-        for case in self.cases(transport) {
-            let what = report::describe(transport, &case);
-            let (connection, file) = match &mut direct {
-                Some((connection, file)) => (&mut **connection, *file),
-                None => (&mut self.tcp, self.file),
-            };
-            let case = Case {
-                size: case.size.min(limit(connection, &case)),
-                ..case
-            };
-            let mut line = Line::new(what.clone());
-            let measured =
-                measure::run(connection, file, case, |bytes, time| line.show(bytes, time));
-            line.clear();
-            let measured = measured.map_err(|error| format!("{what}: {error}"))?;
-            report.add(transport, &case, &measured);
-            if case.verify && case.operation == Operation::Write {
-                self.bulk(Operation::Read, "checking what was written")?;
+    ) -> Result<Measured, String> {
+        if transport == Transport::SmbDirect && direct.is_none() {
+            // Not before it is used: who does not look after a connection loses it.
+            let made = self.smb_direct()?;
+            report.has_smb_direct(&made.0, !self.options.no_bind);
+            *direct = Some(made);
+        }
+        let what = report::describe(transport, case);
+        let (connection, file) = match (transport, direct.as_mut()) {
+            (Transport::SmbDirect, Some((connection, file))) => (connection, *file),
+            _ => (&mut self.tcp, self.file),
+        };
+        case.size = case.size.min(limit(connection, case));
+        let mut line = Line::new(format!("{what}, round {}", round + 1));
+        let measured = measure::run(connection, file, *case, |bytes, time| {
+            line.show(bytes, time)
+        });
+        line.clear();
+        let measured = measured.map_err(|error| format!("{what}: {error}"))?;
+        if case.verify && case.operation == Operation::Write {
+            self.bulk(Operation::Read, "checking what was written")?;
+        }
+        // Nobody looks after it for as long now, and the server asks whether it lives.
+        if measured.time >= LONG_ROUND {
+            if let Some((connection, _)) = direct.take() {
+                self.leave(connection)?;
             }
+        }
+        Ok(measured)
+    }
+
+    /// Ends an SMB Direct connection.
+    fn leave(&self, mut connection: Connection) -> Result<(), String> {
+        if self.options.no_bind {
+            connection.log_off().map_err(text)?;
         }
         Ok(())
     }
 
-    fn cases(&self, transport: Transport) -> Vec<Case> {
+    /// What is measured by each of the [`ways`](Self::ways).
+    fn groups(&self) -> Vec<Case> {
         let options = self.options;
-        let channels = match transport {
-            Transport::Tcp => vec![Channel::None],
-            Transport::SmbDirect => options.channels(),
-        };
-        let mut cases = Vec::new();
-        for channel in channels {
-            for operation in &options.operations {
-                for size in &options.size {
-                    for depth in &options.depth {
-                        cases.push(Case {
-                            operation: *operation,
-                            channel,
-                            size: u32::try_from(*size).unwrap_or(u32::MAX),
-                            depth: *depth,
-                            end: options.end(),
-                            verify: options.verify,
-                        });
-                    }
+        let mut groups = Vec::new();
+        for operation in &options.operations {
+            for size in &options.size {
+                for depth in &options.depth {
+                    groups.push(Case {
+                        operation: *operation,
+                        channel: Channel::None,
+                        size: u32::try_from(*size).unwrap_or(u32::MAX),
+                        depth: *depth,
+                        end: options.end(),
+                        verify: options.verify,
+                    });
                 }
             }
         }
-        cases
+        groups
+    }
+
+    /// Whether messages are signed or encrypted, so that servers refuse RDMA, which does neither.
+    fn is_protected(&self) -> bool {
+        self.tcp.is_sealed() || self.tcp.is_signed()
+    }
+
+    /// What may carry requests of this size.
+    fn ways(&self, size: u32) -> Vec<(Transport, Channel)> {
+        let mut ways = Vec::new();
+        for transport in &self.options.transport {
+            match transport {
+                Transport::Tcp => ways.push((*transport, Channel::None)),
+                Transport::SmbDirect => {
+                    let channels = self.options.channels(size.into(), self.is_protected());
+                    ways.extend(channels.into_iter().map(|channel| (*transport, channel)));
+                }
+            }
+        }
+        ways
     }
 
     /// An SMB Direct connection of the session, or with one of its own, and the file there.
     fn smb_direct(&mut self) -> Result<(Connection, File), String> {
-        let channels = self.options.channels();
+        let is_protected = self.is_protected();
+        let channels = self.options.channels(u64::MAX, is_protected);
         let old = self.tcp.negotiated().dialect == Dialect::Smb300;
         if old && channels.contains(&Channel::RdmaV1Invalidate) {
             return Err("SMB 3.0 has no channel 2: use --channel 1".to_owned());
         }
-        let is_protected = self.tcp.is_sealed() || self.tcp.is_signed();
         if is_protected && channels.iter().any(|channel| *channel != Channel::None) {
             return Err(
                 "RDMA neither signs nor encrypts what it carries, and servers refuse it where that is \
@@ -217,7 +289,7 @@ impl<'a> Bench<'a> {
                     .to_owned(),
             );
         }
-        let address = self.smb_direct_address()?;
+        let (address, is_announced) = self.smb_direct_address()?;
         let mut config = self.tcp.config().clone();
         // Channels of a session speak the same version.
         config.dialects = vec![self.tcp.negotiated().dialect];
@@ -225,7 +297,11 @@ impl<'a> Bench<'a> {
             // A client of its own, as far as the server knows.
             getrandom::fill(&mut config.client_guid).map_err(|error| error.to_string())?;
         }
-        let mut connection = Connection::smb_direct(address, config).map_err(text)?;
+        let connected = Connection::smb_direct(address, config);
+        let mut connection = connected.map_err(|error| match is_announced {
+            true => format!("{error} The server announces the address and no port: --address HOST:PORT names another"),
+            false => text(error),
+        })?;
         let has_device = connection.fabric() == Some(FabricKind::Verbs);
         if has_device && channels.contains(&Channel::RdmaV1Invalidate) {
             return Err(
@@ -253,10 +329,10 @@ impl<'a> Bench<'a> {
         Ok((connection, file))
     }
 
-    /// As given, or as the server announces it.
-    fn smb_direct_address(&mut self) -> Result<SocketAddr, String> {
+    /// As given, or as the server announces it, and whether it does.
+    fn smb_direct_address(&mut self) -> Result<(SocketAddr, bool), String> {
         if let Some(address) = self.options.smb_direct_address()? {
-            return Ok(address);
+            return Ok((address, false));
         }
         let advice = "give --address HOST:PORT, or have the server announce it \
                       (smbd: smb direct = yes, and smbdirectd running)";
@@ -280,7 +356,10 @@ impl<'a> Bench<'a> {
             (interface.address == server, kind, interface.speed)
         });
         match best {
-            Some(interface) => Ok(SocketAddr::new(interface.address, SMB_DIRECT_PORT)),
+            Some(interface) => {
+                let address = SocketAddr::new(interface.address, SMB_DIRECT_PORT);
+                Ok((address, true))
+            }
             None => Err(format!("the server announces no SMB Direct: {advice}")),
         }
     }

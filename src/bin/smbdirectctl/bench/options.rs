@@ -14,6 +14,9 @@ const SMB_PORT: u16 = 445;
 /// The port of SMB Direct over iWARP.
 pub(super) const SMB_DIRECT_PORT: u16 = 5445;
 
+/// Requests of this size at most are measured in messages, too: there is more to an RDMA transfer than to a message.
+const SMALL: u64 = 4096;
+
 /// `smbdirectctl bench`.
 #[derive(Args)]
 pub(crate) struct Options {
@@ -58,15 +61,19 @@ pub(crate) struct Options {
     /// Requests at a time
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,8", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) depth: Vec<u16>,
-    /// Seconds that each case takes
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, conflicts_with = "bytes", value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    seconds: u64,
-    /// Bytes that each case moves, instead of a time
+    /// How often each case is measured, in turn with the others of its operation, size and depth
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(super) rounds: u16,
+    /// Seconds that a case takes in each round
+    #[arg(long, value_name = "SECONDS", default_value = "1", conflicts_with = "bytes", value_parser = seconds)]
+    seconds: Duration,
+    /// Bytes that a case moves in each round, instead of a time
     #[arg(long, value_name = "BYTES", value_parser = size)]
     bytes: Option<u64>,
     /// How SMB Direct moves file data: 0 in messages, 1 by RDMA, 2 by RDMA with invalidation of
-    /// memory by the server
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u8).range(0..=2))]
+    /// memory by the server [default: 1, and 0 for requests of up to 4 KiB; 0 if messages are signed or
+    /// encrypted]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(0..=2))]
     channel: Vec<u8>,
     /// Signs all messages
     #[arg(long)]
@@ -138,11 +145,18 @@ impl Options {
     }
 
     pub(super) fn end(&self) -> End {
-        let seconds = || End::After(Duration::from_secs(self.seconds));
-        self.bytes.map_or_else(seconds, End::Bytes)
+        self.bytes.map_or(End::After(self.seconds), End::Bytes)
     }
 
-    pub(super) fn channels(&self) -> Vec<Channel> {
+    /// How SMB Direct moves the data of requests of this size.
+    pub(super) fn channels(&self, size: u64, is_protected: bool) -> Vec<Channel> {
+        if self.channel.is_empty() && is_protected {
+            return vec![Channel::None];
+        }
+        if self.channel.is_empty() {
+            let in_messages = (size <= SMALL).then_some(Channel::None);
+            return [Channel::RdmaV1].into_iter().chain(in_messages).collect();
+        }
         let channels = self.channel.iter().map(|number| match number {
             0 => Channel::None,
             1 => Channel::RdmaV1,
@@ -266,6 +280,14 @@ fn from_file(path: &Path) -> Result<Credentials, String> {
     })
 }
 
+/// Seconds, of which there may be a part.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok();
+    let seconds = seconds.filter(|seconds| (0.01..=86_400.0).contains(seconds));
+    let duration = seconds.map(Duration::from_secs_f64);
+    duration.ok_or_else(|| format!("{text}: a number of seconds from 0.01 to 86400"))
+}
+
 /// Bytes, with a unit of 1024 or its powers.
 fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text}: a size is a number above 0, with K, M or G");
@@ -322,6 +344,15 @@ mod tests {
         assert_eq!(size("512"), Ok(512));
         for wrong in ["", "K", "0", "1T", "-1", "1.5M", "99999999G"] {
             assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn seconds_may_be_parts_of_one() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds("10"), Ok(Duration::from_secs(10)));
+        for wrong in ["", "0", "-1", "nan", "inf", "1e9", "5s"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The results, for people and for programs.
 
 use std::fmt::{self, Display};
+use std::time::Duration;
 
 use serde::Serialize;
 use smbdirect::client::{Channel, Connection, Dialect};
@@ -32,10 +33,14 @@ struct Row {
     channel: u32,
     size: u32,
     depth: u16,
+    rounds: usize,
     bytes: u64,
     requests: usize,
     seconds: f64,
+    /// The median of the rounds, as the latencies are.
     megabytes_per_second: f64,
+    megabytes_per_second_least: f64,
+    megabytes_per_second_most: f64,
     latency_p50_microseconds: f64,
     latency_p99_microseconds: f64,
     client_cpu_seconds: f64,
@@ -67,23 +72,49 @@ impl Report {
         self.bound = bound;
     }
 
-    pub(super) fn add(&mut self, transport: Transport, case: &Case, measured: &Measured) {
-        let microseconds = |share| measured.latency(share).as_secs_f64() * 1e6;
+    /// Adds a case with what came out of its rounds.
+    pub(super) fn add(&mut self, transport: Transport, case: &Case, rounds: &[Measured]) {
+        let microseconds = |share| sorted(rounds, |one| one.latency(share).as_secs_f64() * 1e6);
+        let speeds = sorted(rounds, Measured::megabytes_per_second);
+        let bytes: u64 = rounds.iter().map(|one| one.bytes).sum();
+        let cpu: Duration = rounds.iter().map(|one| one.cpu).sum();
+        let time: Duration = rounds.iter().map(|one| one.time).sum();
         self.cases.push(Row {
             transport: transport_name(transport),
             operation: operation_name(case.operation),
             channel: case.channel.number(),
             size: case.size,
             depth: case.depth,
-            bytes: measured.bytes,
-            requests: measured.latencies.len(),
-            seconds: measured.time.as_secs_f64(),
-            megabytes_per_second: measured.megabytes_per_second(),
-            latency_p50_microseconds: microseconds(0.5),
-            latency_p99_microseconds: microseconds(0.99),
-            client_cpu_seconds: measured.cpu.as_secs_f64(),
-            client_cpu_seconds_per_gib: measured.cpu_per_gib(),
+            rounds: rounds.len(),
+            bytes,
+            requests: rounds.iter().map(Measured::requests).sum(),
+            seconds: time.as_secs_f64(),
+            megabytes_per_second: median(&speeds),
+            megabytes_per_second_least: speeds.first().copied().unwrap_or(0.0),
+            megabytes_per_second_most: speeds.last().copied().unwrap_or(0.0),
+            latency_p50_microseconds: median(&microseconds(0.5)),
+            latency_p99_microseconds: median(&microseconds(0.99)),
+            client_cpu_seconds: cpu.as_secs_f64(),
+            client_cpu_seconds_per_gib: cpu.as_secs_f64()
+                / (bytes as f64 / (1_u64 << 30) as f64).max(1e-9),
         });
+    }
+}
+
+/// What each round has, the least first.
+fn sorted(rounds: &[Measured], of: impl Fn(&Measured) -> f64) -> Vec<f64> {
+    let mut values: Vec<f64> = rounds.iter().map(of).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values
+}
+
+/// The middle of sorted values, or between the two in the middle.
+fn median(sorted: &[f64]) -> f64 {
+    let half = sorted.len() / 2;
+    let upper = sorted.get(half).copied().unwrap_or(0.0);
+    match sorted.len() % 2 {
+        1 => upper,
+        _ => (sorted.get(half.saturating_sub(1)).copied().unwrap_or(upper) + upper) / 2.0,
     }
 }
 
@@ -149,19 +180,32 @@ impl Display for Report {
         }
         writeln!(
             f,
-            "\n{:<10} {:<6} {:>7} {:>9} {:>6} {:>10} {:>10} {:>10} {:>10}",
-            "transport", "what", "channel", "size", "depth", "MB/s", "p50", "p99", "CPU s/GiB"
+            "\n{:<10} {:<6} {:>7} {:>8} {:>5} {:>8} {:>15} {:>9} {:>9} {:>9}",
+            "transport",
+            "what",
+            "channel",
+            "size",
+            "depth",
+            "MB/s",
+            "least - most",
+            "p50",
+            "p99",
+            "CPU s/GiB"
         )?;
         for row in &self.cases {
             writeln!(
                 f,
-                "{:<10} {:<6} {:>7} {:>9} {:>6} {:>10.1} {:>7.0} us {:>7.0} us {:>10.3}",
+                "{:<10} {:<6} {:>7} {:>8} {:>5} {:>8.1} {:>15} {:>6.0} us {:>6.0} us {:>9.3}",
                 row.transport,
                 row.operation,
                 row.channel,
                 size(row.size.into()),
                 row.depth,
                 row.megabytes_per_second,
+                format!(
+                    "{:.1} - {:.1}",
+                    row.megabytes_per_second_least, row.megabytes_per_second_most
+                ),
                 row.latency_p50_microseconds,
                 row.latency_p99_microseconds,
                 row.client_cpu_seconds_per_gib,
@@ -174,6 +218,19 @@ impl Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        for (values, expected) in [
+            (&[][..], 0.0),
+            (&[3.0], 3.0),
+            (&[1.0, 3.0], 2.0),
+            (&[1.0, 2.0, 90.0], 2.0),
+            (&[1.0, 2.0, 4.0, 90.0], 3.0),
+        ] {
+            assert_eq!(median(values), expected, "{values:?}");
+        }
+    }
 
     #[test]
     fn sizes_are_shown_as_they_are_given() {
