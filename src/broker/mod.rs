@@ -16,7 +16,7 @@
 //! | `addresses` | where clients reach it, on which interfaces |
 //! | `registry`, `admission` | what both must know: whose a client is, which connections may be there, and which wait for an owner |
 //! | `queue`, `pool`, `memory`, `submission` | a worker's rings, its received messages, its memory, what it wants |
-//! | `config`, `settings`, `quantity` | what it is told, and the file that says it |
+//! | `config`, `settings`, `quantity`, `log`, `suggest` | what it is told, and the file that says it |
 //! | [`status`] | what the broker says about itself |
 //!
 //! The broker knows no rule of SMB Direct; it reads of SMB2 what says whose a connection is. What a
@@ -27,6 +27,7 @@ mod admission;
 mod config;
 mod control;
 mod lines;
+mod log;
 mod machine;
 mod memory;
 mod observers;
@@ -42,6 +43,7 @@ mod registry;
 mod settings;
 pub mod status;
 mod submission;
+mod suggest;
 
 use std::io;
 use std::net::SocketAddr;
@@ -54,6 +56,7 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 
 pub use self::config::{Config, Listen, OutOfRange, PORT};
 use self::control::{Control, ControlSocket, Message, ToReactor};
+pub use self::log::{LogFormat, log_filter};
 use self::observers::Observers;
 pub use self::placement::NotPlaced;
 use self::pool::Pool;

@@ -8,16 +8,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::admission::{Admission, Limit, Place};
 use super::config::Config;
 use super::lines::Warnings;
 use super::memory::{Account, Reserve};
 use super::process::{Process, Role};
-use super::status::CloseStatus;
+use super::status::{Carried, CloseStatus};
 use crate::device::Status;
 use crate::device::abi::Token;
+use crate::fabric::FabricKind;
 use crate::units::Instant;
 
 /// Observers at a time.
@@ -112,6 +112,8 @@ pub(super) struct Registry {
     closes: VecDeque<CloseStatus>,
     counters: BTreeMap<&'static str, u64>,
     warnings: Warnings,
+    /// What reactors carried that have ended, by their fabric.
+    carried: BTreeMap<&'static str, Carried>,
 }
 
 impl Registry {
@@ -355,6 +357,15 @@ impl Registry {
         *self.counters.entry(name).or_default() += 1;
     }
 
+    /// What reactors of a fabric carried that have ended.
+    pub(super) fn carried(&mut self, fabric: FabricKind) -> &mut Carried {
+        self.carried.entry(fabric.name()).or_default()
+    }
+
+    pub(super) fn carried_before(&self) -> &BTreeMap<&'static str, Carried> {
+        &self.carried
+    }
+
     pub(super) fn counters(&self) -> &BTreeMap<&'static str, u64> {
         &self.counters
     }
@@ -385,22 +396,6 @@ impl Registry {
 
     pub(super) fn tokens(&self) -> usize {
         self.tokens.len()
-    }
-}
-
-/// A record of an end for the status.
-pub(super) fn close_status(
-    now: Instant,
-    peer: SocketAddr,
-    (worker, reason): (Option<u32>, &str),
-    age: Duration,
-) -> CloseStatus {
-    CloseStatus {
-        peer,
-        worker,
-        reason: reason.to_owned(),
-        at_seconds: now.saturating_since(Instant::ZERO).as_secs_f64(),
-        age_seconds: age.as_secs_f64(),
     }
 }
 
@@ -473,8 +468,17 @@ mod tests {
             conn: ConnId::default(),
         };
         for second in 0..100 {
-            let now = Instant::ZERO + Duration::from_secs(second);
-            let close = close_status(now, peer, (None, "peer"), Duration::ZERO);
+            let close = CloseStatus {
+                peer,
+                local: None,
+                fabric: "software".to_owned(),
+                worker: None,
+                reason: "peer".to_owned(),
+                at_seconds: second.into(),
+                age_seconds: 0.0,
+                bytes_received: 0,
+                bytes_sent: 0,
+            };
             registry.closed(&Config::default(), place, close, (true, "peer"));
         }
         assert_eq!(registry.closes().count(), 64);

@@ -14,7 +14,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use toml::de::{DeTable, DeValue};
 
 use super::config::{Config, Listen, OutOfRange, PAGE, PORT};
+use super::log::{LogFormat, log_filter};
 use super::quantity::{Length, Size, Speed, Time};
+use super::suggest::nearest;
 use crate::device::abi::{MemParams, RegionShape};
 use crate::fabric::{FabricChoice, FabricKind, NoFabric};
 use crate::proto;
@@ -30,6 +32,8 @@ pub struct Settings {
     pub broker: Config,
     /// Which messages are logged, in the syntax of `tracing_subscriber::EnvFilter`.
     pub log: String,
+    /// How lines of the log are written.
+    pub log_format: LogFormat,
     /// Whether iWARP asks its peers for CRCs (MPA, RFC 5044); they are used where either side asks.
     pub crc: bool,
 }
@@ -40,6 +44,7 @@ impl Default for Settings {
         Self {
             broker: Config::default(),
             log: "info".to_owned(),
+            log_format: LogFormat::Text,
             crc: false,
         }
     }
@@ -80,13 +85,26 @@ impl Settings {
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
         let settings = Self::parse_unchecked(text)?;
         settings
-            .broker
             .validate()
             .map_err(|error| match line_of_key(text, &error.key) {
                 Some(line) => SettingsError::OutOfRange { line, error },
                 None => SettingsError::Default(error),
             })?;
         Ok(settings)
+    }
+
+    /// Names the first value that cannot be.
+    ///
+    /// # Errors
+    ///
+    /// The value, and what it may be.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        log_filter(&self.log).map_err(|allowed| OutOfRange {
+            key: "log".to_owned(),
+            value: format!("\"{}\"", self.log),
+            allowed,
+        })?;
+        self.broker.validate()
     }
 
     /// Everything, defaults too, as a configuration file.
@@ -103,11 +121,45 @@ impl Settings {
             SettingsError::Syntax {
                 line,
                 text: shown.trim().to_owned(),
-                message: error.message().to_owned(),
+                message: plain(error.message()),
             }
         })?;
         Ok(file.into())
     }
+}
+
+/// What the reader of TOML says, in words of people who write configuration files.
+fn plain(message: &str) -> String {
+    if let Some((key, known)) = unknown_key(message) {
+        let all = || known.join(", ");
+        return match nearest(key, &known) {
+            Some(meant) => format!("unknown key {key}: did you mean {meant}?"),
+            None => format!("unknown key {key}: the keys here are {}", all()),
+        };
+    }
+    let is_about_types = message.starts_with("invalid ");
+    let parts = message
+        .rsplit_once(", expected ")
+        .filter(|_| is_about_types);
+    let Some((found, expected)) = parts else {
+        return message.to_owned();
+    };
+    let expected = match expected {
+        "usize" | "u64" | "u32" | "u16" | "u8" => "a whole number, without quotes",
+        "a sequence" => "a list, such as [\"10.0.0.1\"]",
+        "a string" | "path string" => "a text in quotes",
+        "a boolean" => "true or false",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    };
+    format!("{found}, and must be {expected}")
+}
+
+/// A key that is none, and those that there are, of a message such as "unknown field `a`, expected one of `b`, `c`".
+fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
+    let rest = message.strip_prefix("unknown field `")?;
+    let (key, rest) = rest.split_once('`')?;
+    Some((key, rest.split('`').skip(1).step_by(2).collect()))
 }
 
 /// An address to listen at, the port of SMB Direct where it names none.
@@ -168,6 +220,7 @@ fn line_of_key(text: &str, key: &str) -> Option<usize> {
 #[serde(default, deny_unknown_fields)]
 struct File {
     log: String,
+    log_format: Format,
     fabric: Fabric,
     listen: Vec<ListenAt>,
     control: PathBuf,
@@ -240,6 +293,34 @@ impl TryFrom<String> for Fabric {
 impl From<Fabric> for String {
     fn from(fabric: Fabric) -> Self {
         FabricChoice(fabric.0).to_string()
+    }
+}
+
+/// As [`LogFormat`].
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+struct Format(LogFormat);
+
+impl TryFrom<String> for Format {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "text" => Ok(Self(LogFormat::Text)),
+            "json" => Ok(Self(LogFormat::Json)),
+            _ => Err(format!(
+                "\"{text}\": a format of the log is \"text\" or \"json\""
+            )),
+        }
+    }
+}
+
+impl From<Format> for String {
+    fn from(Format(format): Format) -> Self {
+        match format {
+            LogFormat::Text => "text".to_owned(),
+            LogFormat::Json => "json".to_owned(),
+        }
     }
 }
 
@@ -382,6 +463,7 @@ impl From<&Settings> for File {
         let broker = &settings.broker;
         Self {
             log: settings.log.clone(),
+            log_format: Format(settings.log_format),
             listen: broker.listen.iter().copied().map(ListenAt::from).collect(),
             fabric: Fabric(broker.fabric),
             control: broker.control.clone(),
@@ -442,6 +524,7 @@ impl From<File> for Settings {
         Self {
             broker,
             log: file.log,
+            log_format: file.log_format.0,
             crc: file.iwarp.crc,
         }
     }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::transport::Traffic;
+
 /// The status of a broker at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -30,6 +32,8 @@ pub struct Status {
     pub limits: Limits,
     /// What there is.
     pub totals: Totals,
+    /// What each fabric has carried since the start, by its name: connections that have ended count, too.
+    pub carried: BTreeMap<String, Carried>,
     /// The connections that have negotiated.
     pub connections: Vec<ConnectionStatus>,
     /// The processes that are attached.
@@ -97,6 +101,54 @@ pub struct Totals {
     pub queues: usize,
     /// Segments that are registered with connections, each counted with each connection.
     pub registrations: usize,
+}
+
+/// What a fabric has carried since the start. None of the numbers ever falls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// Connections that negotiated.
+    pub connections: u64,
+    /// Messages received.
+    pub messages_in: u64,
+    /// Messages sent.
+    pub messages_out: u64,
+    /// Bytes of messages received.
+    pub inline_bytes_in: u64,
+    /// Bytes of messages sent.
+    pub inline_bytes_out: u64,
+    /// RDMA READs that brought all of their data.
+    pub rdma_reads: u64,
+    /// Bytes that RDMA READ brought.
+    pub rdma_read_bytes: u64,
+    /// RDMA WRITEs that carried all of their data.
+    pub rdma_writes: u64,
+    /// Bytes that RDMA WRITE carried.
+    pub rdma_write_bytes: u64,
+    /// Tokens of clients that messages invalidated.
+    pub invalidations_out: u64,
+    /// How often a received fragment had to wait for memory of its owner.
+    pub buffer_waits: u64,
+}
+
+impl Carried {
+    /// Adds what some connections carried.
+    pub(super) fn add(&mut self, established: u64, traffic: &Traffic) {
+        for (sum, number) in [
+            (&mut self.connections, established),
+            (&mut self.messages_in, traffic.messages_in),
+            (&mut self.messages_out, traffic.messages_out),
+            (&mut self.inline_bytes_in, traffic.inline_bytes_in),
+            (&mut self.inline_bytes_out, traffic.inline_bytes_out),
+            (&mut self.rdma_reads, traffic.rdma_reads),
+            (&mut self.rdma_read_bytes, traffic.rdma_read_bytes),
+            (&mut self.rdma_writes, traffic.rdma_writes),
+            (&mut self.rdma_write_bytes, traffic.rdma_write_bytes),
+            (&mut self.invalidations_out, traffic.invalidations_out),
+            (&mut self.buffer_waits, traffic.buffer_waits),
+        ] {
+            *sum = sum.saturating_add(number);
+        }
+    }
 }
 
 /// A connection.
@@ -197,6 +249,10 @@ pub struct QueueStatus {
 pub struct CloseStatus {
     /// The client's address.
     pub peer: SocketAddr,
+    /// The address at which it came in.
+    pub local: Option<SocketAddr>,
+    /// What carried it: `software`, or `verbs`.
+    pub fabric: String,
     /// The worker that owned it.
     pub worker: Option<u32>,
     /// The reason's name.
@@ -205,4 +261,8 @@ pub struct CloseStatus {
     pub at_seconds: f64,
     /// How old it was.
     pub age_seconds: f64,
+    /// Bytes that came from the client: of messages, and by RDMA READ.
+    pub bytes_received: u64,
+    /// Bytes that went to the client: of messages, and by RDMA WRITE.
+    pub bytes_sent: u64,
 }

@@ -378,18 +378,19 @@ impl<Buffer> Connection<Buffer> {
         self.failed.is_some() || self.incoming.retry(id, buffers, &mut self.traffic, events)
     }
 
-    /// The connection is gone: ends everything that has not ended, and says why.
+    /// The connection is gone: ends everything that has not ended, and says why, and what it carried.
     pub(super) fn end<B: MessageBuffers<Buffer = Buffer>>(
         mut self,
         id: ConnId,
         reason: fabric::CloseReason,
         buffers: &mut B,
         events: &mut Vec<Event<Buffer>>,
-    ) -> CloseReason {
+    ) -> (CloseReason, Traffic) {
         self.incoming.discard(buffers);
         self.sends.flush(id, events);
         self.reads.flush(id, events);
-        self.failed.unwrap_or(CloseReason::Fabric(reason))
+        let reason = self.failed.unwrap_or(CloseReason::Fabric(reason));
+        (reason, self.traffic)
     }
 
     /// Whether this side gave up on it.

@@ -1,6 +1,7 @@
 //! What a transport reports: events, reasons, errors, the status of a connection.
 
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 
 use crate::fabric::{self, ConnId, FabricError, ListenerId, ReadLimits, WrError};
 use crate::proto::{Negotiated, ProtocolError, State};
@@ -72,6 +73,8 @@ pub enum Event<Buffer> {
         conn: ConnId,
         /// Why.
         reason: CloseReason,
+        /// What it carried.
+        traffic: Box<Traffic>,
     },
 }
 
@@ -109,13 +112,15 @@ pub enum CloseReason {
     #[error("this machine no longer has the local address of the connection")]
     AddressGone,
     /// Turned away: `Config::max_connections`.
-    #[error("too many connections")]
+    #[error("too many connections (max_connections)")]
     TooManyConnections,
     /// Ended for a newer one: `Config::max_unnegotiated`.
-    #[error("too many connections that have not negotiated")]
+    #[error("too many connections that have not negotiated (max_unnegotiated)")]
     TooManyUnnegotiated,
     /// Ended for a newer one: `Config::max_unnegotiated_per_source`.
-    #[error("too many connections of this source that have not negotiated")]
+    #[error(
+        "too many connections of this source that have not negotiated (max_unnegotiated_per_source)"
+    )]
     TooManyUnnegotiatedOfSource,
 }
 
@@ -236,12 +241,49 @@ pub struct Traffic {
     pub inline_bytes_out: u64,
     /// Fragments that had to wait for a buffer of the owner.
     pub buffer_waits: u64,
+    /// RDMA READs of this side that brought all of their data.
+    pub rdma_reads: u64,
     /// Bytes that RDMA READs of this side brought.
     pub rdma_read_bytes: u64,
+    /// RDMA WRITEs of this side that carried all of their data.
+    pub rdma_writes: u64,
     /// Bytes that RDMA WRITEs of this side carried.
     pub rdma_write_bytes: u64,
     /// Tokens of the peer's that messages of this side invalidated.
     pub invalidations_out: u64,
+}
+
+impl Traffic {
+    /// Bytes that came from the peer: those of messages and those of RDMA READs.
+    #[must_use]
+    pub const fn bytes_received(&self) -> u64 {
+        self.inline_bytes_in.saturating_add(self.rdma_read_bytes)
+    }
+
+    /// Bytes that went to the peer: those of messages and those of RDMA WRITEs.
+    #[must_use]
+    pub const fn bytes_sent(&self) -> u64 {
+        self.inline_bytes_out.saturating_add(self.rdma_write_bytes)
+    }
+}
+
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, other: Self) {
+        for (sum, number) in [
+            (&mut self.messages_in, other.messages_in),
+            (&mut self.messages_out, other.messages_out),
+            (&mut self.inline_bytes_in, other.inline_bytes_in),
+            (&mut self.inline_bytes_out, other.inline_bytes_out),
+            (&mut self.buffer_waits, other.buffer_waits),
+            (&mut self.rdma_reads, other.rdma_reads),
+            (&mut self.rdma_read_bytes, other.rdma_read_bytes),
+            (&mut self.rdma_writes, other.rdma_writes),
+            (&mut self.rdma_write_bytes, other.rdma_write_bytes),
+            (&mut self.invalidations_out, other.invalidations_out),
+        ] {
+            *sum = sum.saturating_add(number);
+        }
+    }
 }
 
 /// What is known about a connection.

@@ -184,10 +184,18 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             conn.retry(id, &mut self.buffers, events);
         }
         let (announced, peer) = (conn.announced, conn.peer);
-        let reason = conn.end(id, reason, &mut self.buffers, events);
-        self.journal.closed(now, peer, &reason);
+        let (reason, traffic) = conn.end(id, reason, &mut self.buffers, events);
+        self.journal.counters.ended += traffic;
         if announced {
-            events.push(Event::Closed { conn: id, reason });
+            // Its owner knows more of it, and logs its end.
+            self.journal.count_closed(&reason);
+            events.push(Event::Closed {
+                conn: id,
+                reason,
+                traffic: Box::new(traffic),
+            });
+        } else {
+            self.journal.closed(now, peer, &reason);
         }
         self.timers.tidy(&self.conns);
     }

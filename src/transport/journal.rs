@@ -1,10 +1,10 @@
-//! Counters, and the log of ended connections, which no peer can flood.
+//! Counters, and the log of connections that end before their owner knows them, which no peer can flood.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::CloseReason;
+use super::{CloseReason, Traffic};
 use crate::fabric;
 use crate::units::Instant;
 
@@ -21,6 +21,8 @@ pub struct Counters {
     pub established: u64,
     /// Accepted connections that ended because there were too many that had not negotiated.
     pub turned_away: u64,
+    /// What the connections carried that have ended.
+    pub ended: Traffic,
     reasons: BTreeMap<&'static str, Reason>,
 }
 
@@ -60,7 +62,16 @@ impl Journal {
         &self.counters
     }
 
-    /// Counts the end of a connection, or that it was turned away, and logs it.
+    /// Counts the end of a connection that its owner knows.
+    pub(super) fn count_closed(&mut self, reason: &CloseReason) {
+        self.counters
+            .reasons
+            .entry(reason.name())
+            .or_default()
+            .count += 1;
+    }
+
+    /// Counts the end of a connection that has not negotiated, or that it was turned away, and logs it.
     pub(super) fn closed(&mut self, now: Instant, peer: SocketAddr, reason: &CloseReason) {
         let too_many = matches!(
             reason,

@@ -294,6 +294,7 @@ impl SendQueue {
             let Some(cookie) = self.writing.pop_front() else {
                 return;
             };
+            traffic.rdma_writes += u64::from(result.is_ok());
             events.push(Event::Written {
                 conn,
                 cookie,
@@ -446,6 +447,7 @@ impl ReadQueue {
             let Some(cookie) = self.reading.pop_front() else {
                 return;
             };
+            traffic.rdma_reads += u64::from(result.is_ok());
             events.push(Event::Read {
                 conn,
                 cookie,

@@ -174,7 +174,7 @@ impl Worker {
                 let region = self.conns.get_mut(&conn).unwrap().sending.pop_front();
                 let _ = self.transport.deregister(conn, region.unwrap());
             }
-            Event::Closed { conn, reason } => {
+            Event::Closed { conn, reason, .. } => {
                 self.conns.remove(&conn);
                 self.seen.closed.lock().unwrap().push(reason.to_string());
                 let count = self.conns.len();

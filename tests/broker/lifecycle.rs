@@ -163,7 +163,11 @@ fn a_broker_that_stops_waits_for_what_is_under_way() {
     let (gone, status) = worker.expect(event::DISCONNECTED);
     assert_eq!(status, Status::Stopping);
     assert_ne!(gone.conn, conn);
-    assert!(smbdirect::sys::SeqSocket::connect(scene.path()).is_err());
+    // Whoever only looks may do so until the end.
+    Raw::attach(scene.path(), role::OBSERVER);
+    let mut late = Raw::connect(scene.path());
+    let answer = late.try_attach(abi::VERSION, role::WORKER, [0; 16]);
+    assert_eq!(answer.status(), Status::Stopping);
     // Its first request is not answered yet.
     worker.reply(conn, b"hello");
     assert_eq!(client.message(), b"hello");

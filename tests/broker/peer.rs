@@ -339,7 +339,7 @@ fn tell(state: &mut State, event: Event<Vec<u8>>) {
             (conn, Happened::Message(message))
         }
         Event::Invalidated { conn, token } => (conn, Happened::Invalidated(token)),
-        Event::Closed { conn, reason } => (conn, Happened::Closed(reason.name())),
+        Event::Closed { conn, reason, .. } => (conn, Happened::Closed(reason.name())),
         Event::Sent { .. } | Event::Written { .. } | Event::Read { .. } => return,
     };
     // A test that has seen enough has dropped its client.

@@ -59,7 +59,7 @@ fn refuses_a_wrong_configuration_with_key_value_and_line() {
     refused(
         "\nreactor = 1",
         &[],
-        &["c.toml: line 2 (`reactor = 1`)", "`reactors`"],
+        &["c.toml: line 2 (`reactor = 1`)", "did you mean reactors?"],
     );
     refused(
         "max_workers = 0",
@@ -74,7 +74,13 @@ fn refuses_a_wrong_configuration_with_key_value_and_line() {
     refused(
         "log = \"nonsense=nonsense\"",
         &[],
-        &["log is \"nonsense=nonsense\"", "such as info"],
+        &["line 1: log is \"nonsense=nonsense\"", "such as info"],
+    );
+    refused("log = \"verbose\"", &[], &["log is \"verbose\""]);
+    refused(
+        "log = \"info\"",
+        &["--log=wran"],
+        &["--log is \"wran\"", "did you mean \"warn\"?"],
     );
     let missing = run(&["--config", "/nowhere.toml"]);
     assert_eq!(missing.status.code(), Some(1));

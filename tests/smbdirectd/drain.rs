@@ -93,6 +93,16 @@ fn lets_a_worker_answer_a_request_that_it_has_taken() {
     let (mut worker, mut peer, conn) = connected(&daemon);
     daemon.signal(Signal::TERM);
     daemon.wait_for_notification("STOPPING=1");
+    let status = daemon.wait_for_status(|status| status["stopping"] == true);
+    assert_eq!(status["connections"][0]["state"], "owned", "{status}");
+    // Processes that want more than to look are refused.
+    let mut late = Handle::attach(&daemon.control, Role::Worker, None).unwrap();
+    assert_eq!(
+        event(&mut late),
+        Event::Detached {
+            status: Status::Stopping
+        }
+    );
     // So long does it work.
     assert_eq!(peer.receive_within(Duration::from_millis(300)), None);
     assert!(peer.closed().is_none());
@@ -113,7 +123,31 @@ fn ends_at_once_at_a_second_signal() {
     let _reading = reading(&daemon);
     daemon.signal(Signal::TERM);
     daemon.wait_for_notification("STOPPING=1");
+    // Those that come with the first do not count.
+    std::thread::sleep(Duration::from_millis(600));
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
     assert!(daemon.log().contains("ended at once"), "{}", daemon.log());
+}
+
+/// timeout(1) sends one to its child and one to the group.
+#[test]
+fn signals_that_come_together_are_one() {
+    let mut daemon = Daemon::start(&[]);
+    let (mut worker, mut peer, window) = reading(&daemon);
+    window.memory.write(7, b"content").unwrap();
+    let begin = Instant::now();
+    daemon.signal(Signal::TERM);
+    daemon.signal(Signal::INT);
+    if begin.elapsed() > Duration::from_millis(250) {
+        eprintln!("a machine too busy to send two signals together");
+        return;
+    }
+    daemon.wait_for_notification("STOPPING=1");
+    peer.wait_closed();
+    let Event::RdmaDone { status, .. } = event(&mut worker) else {
+        panic!("the end of the RDMA READ");
+    };
+    assert_eq!(status, Status::Ok);
+    assert!(daemon.wait().success(), "{}", daemon.log());
 }

@@ -1,12 +1,13 @@
 //! Start, signals, end, and what is left behind.
 
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::process::Signal;
 use smbdirect::device::{Event, Handle, Role, Status};
 use smbdirect::sys::{SeqListener, SeqSocket};
 
-use crate::daemon::{Daemon, Directory, Setup, run, stderr};
+use crate::daemon::{Daemon, Directory, SMBDIRECTD, Setup, run, stderr};
 use crate::drain::event;
 use crate::peer::{Options, Peer};
 
@@ -59,10 +60,14 @@ fn ends_in_order_at_either_signal_and_takes_its_socket_along() {
 }
 
 #[test]
-fn goes_on_after_sighup_and_says_what_would_help() {
+fn goes_on_after_other_signals_and_says_what_would_help() {
     let daemon = Daemon::start(&[]);
     daemon.signal(Signal::HUP);
     daemon.wait_for_log("restart to change it");
+    for signal in [Signal::USR1, Signal::USR2] {
+        daemon.signal(signal);
+    }
+    daemon.wait_for_log("SIGUSR1 and SIGUSR2 have no meaning");
     assert_eq!(daemon.status()["stopping"], false);
     daemon.stop();
 }
@@ -94,7 +99,7 @@ fn does_not_take_the_place_of_a_daemon_that_lives() {
     let daemon = Daemon::start(&[]);
     let control = daemon.control.to_str().unwrap();
     let said = second(&["--control", control, "--listen=127.0.0.1:0"]);
-    assert!(said.contains(control), "{said}");
+    assert_eq!(said.matches(control).count(), 1, "{said}");
     assert!(
         said.contains("give this one another path with --control"),
         "{said}"
@@ -127,24 +132,85 @@ fn leaves_the_time_to_the_journal() {
         let mut lines = log.lines();
         lines.all(|line| line.starts_with("20"))
     };
-    let daemon = Daemon::start(&[]);
-    assert!(starts_with_a_year(&daemon.log()), "{}", daemon.log());
+    // Standard error is not the journal, whatever it was for whoever started this.
+    for stream in ["", "8:1234"] {
+        let setup = Setup {
+            environment: &[("JOURNAL_STREAM", stream)],
+            ..Setup::default()
+        };
+        let daemon = Daemon::start_in(Directory::new(), &setup);
+        assert!(starts_with_a_year(&daemon.log()), "{}", daemon.log());
+    }
+    let log = in_the_journal("", 300);
+    for line in log.lines() {
+        let known = ["<6> INFO ", "<4> WARN "];
+        assert!(known.iter().any(|known| line.starts_with(known)), "{log}");
+    }
+    assert!(log.contains("<4> WARN the limit of open files"), "{log}");
+}
+
+/// What a daemon with this configuration, and so many descriptors, logs to a journal.
+fn in_the_journal(configuration: &str, descriptors: u32) -> String {
+    let directory = Directory::new();
+    directory.file("smbdirectd.toml", configuration);
+    let log = directory.file("log", "").metadata().unwrap();
+    let stream = format!("{}:{}", log.dev(), log.ino());
     let setup = Setup {
-        environment: &[("JOURNAL_STREAM", "8:1234")],
+        environment: &[("JOURNAL_STREAM", &stream)],
+        descriptors: Some(descriptors),
         ..Setup::default()
     };
-    let daemon = Daemon::start_in(Directory::new(), &setup);
-    let log = daemon.log();
+    Daemon::start_in(directory, &setup).log()
+}
+
+#[test]
+fn writes_objects_for_programs() {
+    let log = in_the_journal("log_format = \"json\"", 300);
+    for (line, priority) in [("the limit of open files", "<4>"), ("listening on", "<6>")] {
+        let line = log.lines().find(|logged| logged.contains(line)).unwrap();
+        let object = line.strip_prefix(priority);
+        let object = object.unwrap_or_else(|| panic!("{priority}: {line}"));
+        let object: serde_json::Value = serde_json::from_str(object).unwrap();
+        assert!(
+            object["message"].is_string() && object["timestamp"].is_string(),
+            "{line}"
+        );
+        assert!(
+            object["level"] == "WARN" || object["level"] == "INFO",
+            "{line}"
+        );
+        assert!(
+            object["target"].as_str().unwrap().starts_with("smbdirect"),
+            "{line}"
+        );
+    }
+}
+
+/// What ends the daemon is an error in the journal, too.
+#[test]
+fn says_why_it_did_not_start_with_the_priority_of_an_error() {
+    let directory = Directory::new();
+    let config = directory.file("c.toml", "reactors = 0");
+    let log = std::fs::File::create(directory.0.join("log")).unwrap();
+    let file = log.metadata().unwrap();
+    let status = std::process::Command::new(SMBDIRECTD)
+        .arg("--config")
+        .arg(config)
+        .env("JOURNAL_STREAM", format!("{}:{}", file.dev(), file.ino()))
+        .stderr(log)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+    let log = std::fs::read_to_string(directory.0.join("log")).unwrap();
     assert!(
-        log.lines()
-            .all(|line| line.trim_start().starts_with("INFO")),
+        log.starts_with("<3>smbdirectd: ") && log.contains("reactors is 0"),
         "{log}"
     );
 }
 
 #[test]
 fn logs_what_it_is_told_to() {
-    for (filter, is_logged) in [("warn", false), ("smbdirectd=info", true)] {
+    for (filter, is_logged) in [("warning", false), ("smbdirectd=notice", true)] {
         let directory = Daemon::start(&["--log", filter]).stop();
         let log = std::fs::read_to_string(directory.0.join("log")).unwrap();
         assert_eq!(log.contains("listening on"), is_logged, "{filter}: {log}");

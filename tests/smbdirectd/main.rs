@@ -5,6 +5,8 @@ mod commands;
 mod daemon;
 mod drain;
 mod life;
+mod log;
 #[path = "../peer/mod.rs"]
 mod peer;
+mod privileges;
 mod status;

@@ -48,12 +48,46 @@ fn shows_connections_and_their_ends() {
         0,
         "{status}"
     );
-    let reason = status["closes"][0]["reason"].as_str().unwrap().to_owned();
+    let close = &status["closes"][0];
+    assert_eq!(close["local"], address.to_string(), "{status}");
+    assert_eq!(close["fabric"], "software");
+    assert!(close["bytes_received"].as_u64() > Some(100), "{status}");
+    let reason = close["reason"].as_str().unwrap().to_owned();
     let shown = stdout(&smbdirectctl(&daemon.control, &[]));
     assert!(
         shown.contains(&client) && shown.contains(&reason),
         "{shown}"
     );
+}
+
+/// What a program that asks now and then adds up: nothing is lost with a connection.
+#[test]
+fn totals_outlive_their_connections() {
+    let daemon = Daemon::start(&[]);
+    assert_eq!(daemon.status()["carried"]["software"]["connections"], 0);
+    let mut peers: Vec<Peer> = (0..2).map(|_| Peer::connect(daemon.address())).collect();
+    for peer in &mut peers {
+        peer.negotiate([1; 16]);
+        peer.wait_closed();
+    }
+    let status = daemon.wait_for_status(|status| status["closes"][1].is_object());
+    let carried = &status["carried"]["software"];
+    assert_eq!(carried["connections"], 2, "{status}");
+    assert_eq!(carried["messages_in"], 2, "{status}");
+    let closes = status["closes"].as_array().unwrap().iter();
+    let received: u64 = closes
+        .filter_map(|close| close["bytes_received"].as_u64())
+        .sum();
+    assert_eq!(carried["inline_bytes_in"], received, "{status}");
+    for name in [
+        "rdma_reads",
+        "rdma_read_bytes",
+        "rdma_writes",
+        "rdma_write_bytes",
+        "buffer_waits",
+    ] {
+        assert_eq!(carried[name], 0, "{name}");
+    }
 }
 
 #[test]
@@ -197,5 +231,28 @@ fn a_device_of_another_user_is_trusted_only_where_root_has_put_it() {
             code == 1,
             "{output:?}"
         );
+    }
+}
+
+/// As if the parser of command lines had found it.
+#[test]
+fn what_is_wrong_with_the_command_line_of_bench_ends_with_2() {
+    for (arguments, words) in [
+        (&["//server/share"][..], "who logs in?"),
+        (&["//server/share", "-U", "me"], "there is no password"),
+        (&["server", "-U", "me%x"], "a share is //HOST/SHARE"),
+        (&["//server/a/b", "-U", "me%x"], "a share is //HOST/SHARE"),
+        (
+            &["//server/share", "-U", "me%x", "--file-size", "4K"],
+            "--file-size is smaller than --size",
+        ),
+        (&["//server/share", "--seconds", "0"], "0.01 to 86400"),
+        (&["//server/share", "--secnds", "1"], "--seconds"),
+    ] {
+        let mut command = std::process::Command::new(SMBDIRECTCTL);
+        let output = command.arg("bench").args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        let said = stderr(&output);
+        assert!(said.contains(words), "{arguments:?}: {said}");
     }
 }

@@ -179,7 +179,7 @@ impl<F: Fabric> Net<F> {
     pub(crate) fn take_closed(&mut self) -> Vec<(ConnId, &'static str)> {
         let mut closed = Vec::new();
         self.events.retain(|event| match event {
-            Event::Closed { conn, reason } => {
+            Event::Closed { conn, reason, .. } => {
                 closed.push((*conn, reason.name()));
                 false
             }

@@ -477,7 +477,7 @@ impl Simulation {
                         check(&self.ends[&conn].sink, &pieces);
                     }
                 }
-                Event::Closed { conn, reason } => self.gone(conn, reason.name()),
+                Event::Closed { conn, reason, .. } => self.gone(conn, reason.name()),
             }
         }
     }

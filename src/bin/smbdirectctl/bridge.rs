@@ -5,13 +5,14 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::process;
 use std::str::FromStr;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use smbdirect::bridge::{Bridge, Config, MAX_MESSAGE, Stopper};
-use smbdirect::broker::PORT;
+use smbdirect::broker::{LogFormat, PORT};
 use smbdirect::fabric::FabricChoice;
 use smbdirect::proto::Config as Endpoint;
 use tracing::{info, warn};
@@ -53,11 +54,7 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
     /// What to log: a level (error, warn, info, debug, trace), or levels of modules
-    #[arg(
-        long,
-        value_name = "FILTER",
-        default_value = "info,smbdirect::transport=warn"
-    )]
+    #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
 }
 
@@ -74,7 +71,7 @@ struct Target {
 ///
 /// What is wrong, for people.
 pub(crate) fn run(options: &Options) -> Result<process::ExitCode, String> {
-    log::start(log::filter(&options.log)?);
+    log::start(log::filter(&options.log)?, LogFormat::Text);
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| format!("signals: {error}"))?;
     raise_descriptors();
     let config = options.config()?;
@@ -176,13 +173,17 @@ fn raise_descriptors() {
     }
 }
 
+/// Signals within this time count as one: some senders send two at once, as timeout(1) and shells do.
+const TOGETHER: Duration = Duration::from_millis(500);
+
 fn stop_at_signal(mut signals: Signals, stopper: &Stopper) {
     let mut signals = signals.forever();
     if signals.next().is_some() {
         info!("stopping; a second signal ends at once");
         stopper.stop();
     }
-    if signals.next().is_some() {
+    let first = Instant::now();
+    if signals.any(|_| first.elapsed() >= TOGETHER) {
         warn!("ended at once by a second signal");
         process::exit(FAILED.into());
     }

@@ -65,6 +65,7 @@ struct Totals {
 struct Connection {
     peer: String,
     fabric: String,
+    worker: Option<u32>,
     pid: Option<i32>,
     state: String,
     send_credits: u32,
@@ -79,6 +80,7 @@ struct Connection {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Process {
+    id: u32,
     pid: i32,
     role: String,
     connections: u64,
@@ -167,7 +169,7 @@ impl Device {
         )?;
         let workers = self.processes.iter().filter(|p| p.role == "worker").count();
         let listener = match self.processes.iter().find(|p| p.role == "listener") {
-            Some(process) => format!("listener: process {}", process.pid),
+            Some(listener) => format!("listener: process {}", process(listener.pid, listener.id)),
             None => "no listener".to_owned(),
         };
         writeln!(
@@ -222,9 +224,10 @@ impl Device {
                     "software" => "soft",
                     fabric => fabric,
                 },
-                connection
-                    .pid
-                    .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+                connection.pid.map_or_else(
+                    || "-".to_owned(),
+                    |pid| process(pid, connection.worker.unwrap_or_default())
+                ),
                 connection.state,
                 format!("{send_credits}/{receive_credits}"),
                 Bytes(connection.inline_bytes_in),
@@ -270,25 +273,34 @@ fn show_processes(f: &mut fmt::Formatter<'_>, processes: &[&Process]) -> fmt::Re
         "submitted",
         "unread"
     )?;
-    for process in processes {
-        let sum = |of: fn(&Queue) -> u64| process.queues.iter().map(of).sum::<u64>();
+    for shown in processes {
+        let sum = |of: fn(&Queue) -> u64| shown.queues.iter().map(of).sum::<u64>();
         writeln!(
             f,
             "{:>7} {:<8} {:>11} {:>8} {:>8} {:>5} {:>5} {:>7} {:>6} {:>9} {:>6}",
-            process.pid,
-            process.role,
-            process.connections,
-            process.sessions,
-            Bytes(process.memory),
-            process.send_segments,
-            process.bulk_segments,
+            process(shown.pid, shown.id),
+            shown.role,
+            shown.connections,
+            shown.sessions,
+            Bytes(shown.memory),
+            shown.send_segments,
+            shown.bulk_segments,
             sum(|queue| queue.receive_segments),
-            process.queues.len(),
+            shown.queues.len(),
             sum(|queue| queue.outstanding),
             sum(|queue| queue.completions.saturating_add(queue.overflow))
         )?;
     }
     Ok(())
+}
+
+/// A process by the system's number; by the device's where the system has none for it here: it is in a container that
+/// the device does not see into.
+fn process(pid: i32, id: u32) -> String {
+    match pid {
+        0 => format!("#{id}"),
+        pid => pid.to_string(),
+    }
 }
 
 /// The first column: a client's address.

@@ -1,10 +1,16 @@
-//! Messages to standard error, where systemd's journal picks them up.
+//! Messages to standard error, for people, for programs, or for systemd's journal.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
 
+use rustix::fs::fstat;
+use smbdirect::broker::{LogFormat, log_filter};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::layer;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, layer};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// What `--log` and `log` of the configuration file mean.
@@ -13,26 +19,82 @@ use tracing_subscriber::util::SubscriberInitExt;
 ///
 /// What is wrong, for people.
 pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(text).map_err(|error| {
-        format!(
-            "log is \"{text}\" ({error}), and must be a level, such as info, or levels of \
-             modules, such as info,smbdirect::broker=debug"
-        )
-    })
+    let wrong = |allowed: &str| format!("log is \"{text}\", and must be {allowed}");
+    let words = log_filter(text).map_err(|allowed| wrong(&allowed))?;
+    EnvFilter::try_new(words).map_err(|error| wrong(&format!("a filter ({error})")))
 }
 
 /// Begins to log what the filter lets through.
-pub(crate) fn start(filter: EnvFilter) {
-    // The journal has a time of its own.
-    let is_journal = std::env::var_os("JOURNAL_STREAM").is_some_and(|value| !value.is_empty());
-    let lines = layer()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false);
+pub(crate) fn start(filter: EnvFilter, format: LogFormat) {
     let registry = tracing_subscriber::registry().with(filter);
-    if is_journal {
-        registry.with(lines.without_time()).init();
-    } else {
-        registry.with(lines).init();
+    let is_journal = is_journal();
+    match format {
+        LogFormat::Json => {
+            let lines = layer().with_writer(io::stderr).json().flatten_event(true);
+            let prioritized = |inner| Prioritized { inner, is_journal };
+            registry.with(lines.map_event_format(prioritized)).init();
+        }
+        LogFormat::Text => {
+            let lines = layer()
+                .with_writer(io::stderr)
+                .with_ansi(has_colors())
+                .with_target(false);
+            if is_journal {
+                // The journal has a time of its own.
+                let lines = lines.without_time();
+                let prioritized = |inner| Prioritized { inner, is_journal };
+                registry.with(lines.map_event_format(prioritized)).init();
+            } else {
+                registry.with(lines).init();
+            }
+        }
+    }
+}
+
+/// Whether standard error goes to systemd's journal: it says which stream it gave to the service, and the service may
+/// have been given another one since.
+pub(crate) fn is_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let own = fstat(io::stderr()).map(|own| format!("{}:{}", own.st_dev, own.st_ino));
+    own.is_ok_and(|own| own == stream)
+}
+
+/// Colors are for terminals, and not for those who do not want any (no-color.org).
+fn has_colors() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !unwanted
+}
+
+/// Lines with the priority in front by which the journal knows them (sd-daemon(3)), where they go there.
+struct Prioritized<F> {
+    inner: F,
+    is_journal: bool,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Prioritized<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'w> FormatFields<'w> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if self.is_journal {
+            writer.write_str(priority(*event.metadata().level()))?;
+        }
+        self.inner.format_event(context, writer, event)
+    }
+}
+
+const fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        Level::DEBUG | Level::TRACE => "<7>",
     }
 }

@@ -19,7 +19,9 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("smbdirectd: {message}");
+            // In the journal it is an error, too.
+            let priority = if log::is_journal() { "<3>" } else { "" };
+            eprintln!("{priority}smbdirectd: {message}");
             FAILED.into()
         }
     }
@@ -35,6 +37,6 @@ fn run(options: &Options) -> Result<(), String> {
         }
         return written.map_err(|error| format!("standard output: {error}"));
     }
-    log::start(filter);
+    log::start(filter, settings.log_format);
     serve::serve(settings)
 }

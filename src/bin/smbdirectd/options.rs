@@ -69,9 +69,9 @@ impl Options {
         let mut settings = file.map_err(|error| format!("{}: {error}", path.display()))?;
         self.override_in(&mut settings);
         // The file was legal by itself: what is wrong now came from here.
-        settings.broker.validate().map_err(|error| {
-            let is_option =
-                ["listen", "fabric", "control", "reactors"].contains(&error.key.as_str());
+        settings.validate().map_err(|error| {
+            let options = ["listen", "fabric", "control", "reactors", "log"];
+            let is_option = options.contains(&error.key.as_str());
             format!("{}{error}", if is_option { "--" } else { "" })
         })?;
         Ok(settings)

@@ -4,10 +4,10 @@ use std::io;
 use std::process;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use smbdirect::broker::{Broker, Settings, StartError, iwarp_config};
 use smbdirect::fabric::iwarp::Iwarp;
@@ -17,6 +17,9 @@ use smbdirect::fabric::{AnyFabric, FabricKind};
 use tracing::{info, warn};
 
 use super::{FAILED, prepare};
+
+/// Signals to stop within this time count as one: some senders send two at once, as timeout(1) and shells do.
+const TOGETHER: Duration = Duration::from_millis(500);
 
 /// How often it is looked whether the broker still lives.
 const CHECK: Duration = Duration::from_secs(1);
@@ -40,10 +43,11 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     info!("{status}");
     notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     let stopped = wait_for_stop(&broker, &signals);
+    let first = stopped.as_ref().map_or_else(|_| Instant::now(), |at| *at);
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     broker.stop();
     // Without this thread a second signal would do nothing: no reason not to stop in order.
-    let _ = thread::Builder::new().spawn(move || end_at_second_signal(&signals));
+    let _ = thread::Builder::new().spawn(move || end_at_second_signal(&signals, first));
     broker.wait().map_err(|error| format!("failed: {error}"))?;
     stopped?;
     info!("stopped");
@@ -68,35 +72,42 @@ fn start(settings: Settings) -> Result<Broker, StartError> {
     })
 }
 
+/// A signal, and when it came.
+type Signal = (i32, Instant);
+
 /// Signals as they come. More than a few that nobody has looked at say nothing new.
-fn signals() -> io::Result<Receiver<i32>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let (sender, receiver): (SyncSender<i32>, _) = mpsc::sync_channel(4);
+fn signals() -> io::Result<Receiver<Signal>> {
+    // The last two have no meaning here, and would end the process.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
+    let (sender, receiver): (SyncSender<Signal>, _) = mpsc::sync_channel(4);
     let thread = thread::Builder::new().name("signals".to_owned());
     thread.spawn(move || {
         for signal in signals.forever() {
-            let _ = sender.try_send(signal);
+            let _ = sender.try_send((signal, Instant::now()));
         }
     })?;
     Ok(receiver)
 }
 
-/// Waits for a signal to stop, and tells the service manager that all is well meanwhile.
+/// Waits for a signal to stop, and tells the service manager that all is well meanwhile. Returns when the signal came.
 ///
 /// # Errors
 ///
 /// The broker has ended by itself.
-fn wait_for_stop(broker: &Broker, signals: &Receiver<i32>) -> Result<(), String> {
+fn wait_for_stop(broker: &Broker, signals: &Receiver<Signal>) -> Result<Instant, String> {
     let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
     let time = watchdog.map_or(CHECK, |time| time.min(CHECK));
     loop {
         match signals.recv_timeout(time) {
-            Ok(SIGHUP) => {
+            Ok((SIGHUP, _)) => {
                 info!("the configuration is read at the start only: restart to change it")
             }
-            Ok(_) => {
+            Ok((SIGUSR1 | SIGUSR2, _)) => {
+                info!("SIGUSR1 and SIGUSR2 have no meaning: smbdirectctl status shows the state")
+            }
+            Ok((_, at)) => {
                 info!("stopping; a second signal ends at once");
-                return Ok(());
+                return Ok(at);
             }
             Err(RecvTimeoutError::Disconnected) => return Err("no more signals".to_owned()),
             Err(RecvTimeoutError::Timeout) => {
@@ -112,9 +123,10 @@ fn wait_for_stop(broker: &Broker, signals: &Receiver<i32>) -> Result<(), String>
     }
 }
 
-fn end_at_second_signal(signals: &Receiver<i32>) {
-    while let Ok(signal) = signals.recv() {
-        if signal != SIGHUP {
+fn end_at_second_signal(signals: &Receiver<Signal>, first: Instant) {
+    while let Ok((signal, at)) = signals.recv() {
+        let stops = matches!(signal, SIGTERM | SIGINT);
+        if stops && at.saturating_duration_since(first) >= TOGETHER {
             warn!("ended at once by a second signal");
             process::exit(FAILED.into());
         }

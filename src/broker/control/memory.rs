@@ -11,6 +11,7 @@
 //! for as much as that is. They give it back when what they have under way there has ended. Whoever
 //! waits longest may have what is kept of the total (see [`Reserve`](crate::broker::memory::Reserve)).
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
@@ -114,7 +115,7 @@ impl Control {
     ) -> Result<(), Refusal> {
         const UNKNOWN: Refusal = (
             Status::Corrupt,
-            "it gives back a segment that it does not have",
+            Cow::Borrowed("it gives back a segment that it does not have"),
         );
         let id = process.id;
         if release.region == region::RECEIVE {

@@ -40,6 +40,7 @@ use self::report::Reports;
 pub(super) use self::report::send_status;
 pub(super) use self::request::attached;
 use super::config::Listen;
+use super::lines::Lines;
 use super::process::{Process, Role, send_detached};
 use super::reactor::{Command, Notice};
 use super::registry::Shared;
@@ -108,8 +109,9 @@ pub(super) struct Control {
     shared: Arc<Shared>,
     poll: mio::Poll,
     messages: Receiver<Message>,
-    /// `None` when it stops.
-    socket: Option<ControlSocket>,
+    socket: ControlSocket,
+    /// Told to stop: observers may attach until the end, others no more.
+    stopping: bool,
     reactors: Vec<ToReactor>,
     running: usize,
     listen: Vec<SocketAddr>,
@@ -123,6 +125,7 @@ pub(super) struct Control {
     accept_again: Option<Instant>,
     reports: Reports,
     exchange: Exchange,
+    lines: Lines,
     /// Bytes of the message that is being read.
     buffer: Vec<u8>,
     now: Instant,
@@ -147,7 +150,8 @@ impl Control {
             shared,
             poll,
             messages,
-            socket: Some(socket),
+            socket,
+            stopping: false,
             running: reactors.len(),
             reactors,
             listen: addresses,
@@ -159,6 +163,7 @@ impl Control {
             accept_again: None,
             reports: Reports::default(),
             exchange: Exchange::default(),
+            lines: Lines::default(),
             buffer: vec![0; MAX_CONTROL_LENGTH],
         })
     }
@@ -238,7 +243,7 @@ impl Control {
             Message::Notice(Notice::NoMemory) => self.press(),
             Message::Notice(Notice::Ended(reactor)) => {
                 self.running = self.running.saturating_sub(1);
-                if self.socket.is_some() {
+                if !self.stopping {
                     tracing::error!(reactor, "a reactor has ended: the device stops");
                     self.stop(Duration::ZERO);
                 }
@@ -248,9 +253,7 @@ impl Control {
     }
 
     fn stop(&mut self, drain: Duration) {
-        if let Some(socket) = self.socket.take() {
-            let fd = socket.as_fd().as_raw_fd();
-            let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        if !std::mem::replace(&mut self.stopping, true) {
             tracing::info!("stopping");
         }
         let by = self.now + drain;
@@ -266,14 +269,11 @@ impl Control {
     fn accept(&mut self) {
         let again = self.accept_again.take().is_some();
         loop {
-            let Some(socket) = &self.socket else {
-                return;
-            };
-            match socket.accept() {
+            match self.socket.accept() {
                 Ok(socket) => {
                     if let Err((status, why)) = self.admit(socket) {
                         self.shared.registry().count("refused_process");
-                        tracing::warn!(status = status.name(), "a process was refused: {why}");
+                        self.log_refused(None, status, &why);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -291,6 +291,20 @@ impl Control {
         }
     }
 
+    /// Logs that a process may not use the device, unless there were many just now.
+    fn log_refused(&mut self, pid: Option<i32>, status: Status, why: &str) {
+        let Some(suppressed) = self.lines.admit(self.now) else {
+            return;
+        };
+        let (status, suppressed) = (status.name(), (suppressed > 0).then_some(suppressed));
+        // It is what everybody expects of a device that stops.
+        if self.stopping {
+            tracing::info!(pid, status, suppressed, "process refused: {why}");
+        } else {
+            tracing::warn!(pid, status, suppressed, "process refused: {why}");
+        }
+    }
+
     /// Takes a process that has connected, if it may use the device.
     fn admit(&mut self, socket: SeqSocket) -> Result<(), (Status, String)> {
         let refuse = |status: Status, why: String| {
@@ -301,10 +315,14 @@ impl Control {
             Ok(credentials) => credentials,
             Err(error) => return refuse(Status::System, error.to_string()),
         };
-        let (config, user) = (&self.shared.config, credentials.user);
+        let user = credentials.user;
         let own = rustix::process::geteuid().as_raw();
         if user != 0 && user != own {
-            return refuse(Status::Denied, format!("user {user} may not attach"));
+            let why = format!(
+                "process {} of user {user}: neither root nor the user of smbdirectd ({own})",
+                credentials.process
+            );
+            return refuse(Status::Denied, why);
         }
         let pid = credentials.process;
         let pidfd = match Pid::from_raw(pid) {
@@ -381,7 +399,7 @@ impl Control {
                     let message = buffer.get(..received.length).unwrap_or_default();
                     self.request(id, message)
                 }
-                Ok(_) => Err((Status::Corrupt, "a request with descriptors")),
+                Ok(_) => Err((Status::Corrupt, "a request with descriptors".into())),
                 Err(error) if error.is_would_block() => {
                     self.buffer = buffer;
                     return;
@@ -390,12 +408,12 @@ impl Control {
                     self.buffer = buffer;
                     return self.detach(id, None, "it has closed its socket");
                 }
-                Err(_) => Err((Status::Corrupt, "a message that cannot be read")),
+                Err(_) => Err((Status::Corrupt, "a message that cannot be read".into())),
             };
             self.buffer = buffer;
             if let Err((status, why)) = result {
                 self.shared.registry().count("refused_request");
-                return self.detach(id, Some(status), why);
+                return self.detach(id, Some(status), &why);
             }
         }
         // Others have their turn; nothing else would say that there is more.
@@ -442,7 +460,10 @@ impl Control {
         self.forget_asker(id);
         self.forget_waiting(id);
         let Some(process) = peer.process else {
-            return;
+            return match status {
+                Some(status) => self.log_refused(Some(peer.pid), status, why),
+                None => tracing::debug!(pid = peer.pid, "a process has gone before it attached"),
+            };
         };
         let mut registry = self.shared.registry();
         registry.detach(id);
@@ -453,6 +474,9 @@ impl Control {
         }
         let (role, pid) = (process.role.name(), process.pid);
         match status {
+            None | Some(Status::Stopping) if process.role == Role::Observer => {
+                tracing::debug!(worker = id, pid, role, "detached: {why}");
+            }
             None | Some(Status::Stopping) => {
                 tracing::info!(worker = id, pid, role, "detached: {why}");
             }

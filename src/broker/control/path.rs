@@ -101,12 +101,9 @@ fn lock_directory(path: &Path) -> io::Result<File> {
 
 /// Removes a socket at which nobody listens.
 fn remove_dead(path: &Path) -> io::Result<()> {
-    let in_use = |what: &str| {
-        let text = format!("{}: {what}", path.display());
-        Err(io::Error::new(io::ErrorKind::AddrInUse, text))
-    };
+    let in_use = |what: &str| Err(io::Error::new(io::ErrorKind::AddrInUse, what));
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
-        return in_use("there is a file that is no socket");
+        return in_use("there is a file that is not a socket");
     }
     match SeqSocket::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),

@@ -10,7 +10,7 @@ use crate::broker::config::Config;
 use crate::broker::process::{Process, Role, send};
 use crate::broker::reactor::{Command, Report};
 use crate::broker::registry::Registry;
-use crate::broker::status::{Limits, ProcessStatus, Status, Totals};
+use crate::broker::status::{Carried, Limits, ProcessStatus, Status, Totals};
 use crate::device::{self, abi};
 use crate::shm;
 use crate::sys::{Memfd, SeqSocket};
@@ -132,7 +132,12 @@ impl Control {
             .map(|p| process_status(p, &registry))
             .collect();
         let mut connections = Vec::new();
+        let before = registry.carried_before().iter();
+        let before = before.map(|(fabric, carried)| ((*fabric).to_owned(), *carried));
+        let mut carried: BTreeMap<String, Carried> = before.collect();
         for report in reports {
+            let of_fabric = carried.entry(report.fabric.to_string()).or_default();
+            of_fabric.add(report.established, &report.traffic);
             totals.queues += report.queues.len();
             totals.registrations += report.registrations;
             connections.extend(report.connections);
@@ -150,13 +155,14 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             interface: abi::VERSION,
             uptime_seconds: self.now.saturating_since(Instant::ZERO).as_secs_f64(),
-            stopping: self.socket.is_none(),
+            stopping: self.stopping,
             listen: self.listen.clone(),
             addresses: self.known.reach.addresses.clone(),
             missing: self.known.reach.missing.clone(),
             allowed: self.known.allowed(),
             limits: limits(config, self.shared.memory.limit()),
             totals,
+            carried,
             connections,
             processes,
             closes: registry.closes().cloned().collect(),

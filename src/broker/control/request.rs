@@ -3,6 +3,7 @@
 //! An error is what no correct library asks, or an answer that the process left no room for: it is
 //! detached. Everything else is answered.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +29,9 @@ pub(super) enum Answer {
 }
 
 /// Why a process is detached.
-pub(super) type Refusal = (Status, &'static str);
+pub(super) type Refusal = (Status, Cow<'static, str>);
 
-const UNREAD: Refusal = (Status::Again, "it does not read its answers");
+const UNREAD: Refusal = (Status::Again, Cow::Borrowed("it does not read its answers"));
 
 impl Control {
     /// A message of a process.
@@ -55,7 +56,10 @@ impl Control {
         };
         if process.role != role {
             if cookie == 0 {
-                return Err((Status::Corrupt, "it gives memory back that it cannot have"));
+                return Err((
+                    Status::Corrupt,
+                    "it gives memory back that it cannot have".into(),
+                ));
             }
             return reply(&process, cookie, kind, Err(Status::NotAttached));
         }
@@ -73,7 +77,7 @@ impl Control {
         request: Request<'_>,
     ) -> Result<Answer, Refusal> {
         Ok(match request {
-            Request::Attach(_) => return Err((Status::Corrupt, "it is attached already")),
+            Request::Attach(_) => return Err((Status::Corrupt, "it is attached already".into())),
             Request::SetParameters(set, _) => Answer::Now(self.set_parameters(&set)),
             Request::SetAddresses(set, list) => Answer::Now(self.set_addresses(set, &list)),
             Request::SetSessionId(set) => Answer::Now(self.set_session_id(process, &set)),
@@ -103,18 +107,23 @@ impl Control {
         let (socket, pid) = (Arc::clone(&peer.socket), peer.pid);
         // The version first: another one may have another structure.
         let (cookie, result) = match attach_version(message) {
-            Some((cookie, version)) if version != abi::VERSION => {
-                (cookie, Err((Status::Version, "it speaks another version")))
-            }
+            Some((cookie, version)) if version != abi::VERSION => (
+                cookie,
+                Err((Status::Version, other_version(version).into())),
+            ),
             _ => match read_request(message).map_err(malformed)? {
                 (cookie, Request::Attach(attach)) => {
                     (cookie, self.admit_attached(id, (&socket, pid), &attach))
                 }
-                _ => return Err((Status::Corrupt, "its first message is no attachment")),
+                _ => return Err((Status::Corrupt, "its first message is not ATTACH".into())),
             },
         };
         let (process, offered) = result.inspect_err(|(status, _)| {
             self.shared.registry().count("refused_attach");
+            // That it is detached says more to one of another version: which this one is.
+            if *status == Status::Version {
+                return;
+            }
             let reply = abi::Reply {
                 status: status.code(),
                 kind: kind::ATTACH,
@@ -139,7 +148,11 @@ impl Control {
         let sent = process.greet(cookie, &attached, register);
         answered(sent).inspect_err(|_| self.shared.registry().detach(id))?;
         let (pid, role) = (process.pid, process.role.name());
-        tracing::info!(worker = id, pid, role, "attached");
+        match process.role {
+            // A tool that asks for the status and goes.
+            Role::Observer => tracing::debug!(worker = id, pid, role, "attached"),
+            Role::Listener | Role::Worker => tracing::info!(worker = id, pid, role, "attached"),
+        }
         if let Some(offered) = offered {
             self.give(offered, &process, None);
         }
@@ -153,33 +166,30 @@ impl Control {
         (socket, pid): (&Arc<SeqSocket>, i32),
         attach: &abi::Attach,
     ) -> Result<(Arc<Process>, Option<Place>), Refusal> {
-        let role = Role::of(attach.role).ok_or((Status::Corrupt, "an unknown role"))?;
+        let role = Role::of(attach.role).ok_or((Status::Corrupt, "an unknown role".into()))?;
         let has_token = attach.token != abi::Token::default();
         if has_token && role != Role::Worker {
-            return Err((Status::Corrupt, "a token, and no worker"));
+            return Err((
+                Status::Corrupt,
+                "a token without the role of a worker".into(),
+            ));
         }
-        if self.socket.is_none() {
-            return Err((Status::Stopping, "the device stops"));
+        if self.stopping && role != Role::Observer {
+            return Err((Status::Stopping, "smbdirectd stops".into()));
         }
         let config = &self.shared.config;
         let mut registry = self.shared.registry();
         let offered = registry.claim(&attach.token);
         if has_token && offered.is_none() {
-            return Err((Status::NoToken, "its token names no connection"));
+            let why = "the connection that the worker was started for has ended, or was not claimed in time";
+            return Err((Status::NoToken, why.into()));
         }
         let may_attach = match offered {
             Some(_) => Ok(()),
             None => registry.may_attach(role, config.max_workers),
         };
         drop(registry);
-        may_attach.map_err(|status| {
-            if (role, status) == (Role::Worker, Status::Limit) {
-                let what = "a process without a connection was refused";
-                self.shared
-                    .limit_met("max_workers", config.max_workers, (1, what));
-            }
-            (status, "there is no place for it")
-        })?;
+        may_attach.map_err(|status| (status, no_place(status, role, config).into()))?;
         let limit = config.memory.limit;
         let process = Process::new(
             (id, pid),
@@ -282,7 +292,33 @@ pub(in crate::broker) const fn attached(id: u32, config: &Config) -> abi::Attach
 }
 
 fn malformed(error: MessageError) -> Refusal {
-    (Status::Corrupt, error.name())
+    (Status::Corrupt, error.to_string().into())
+}
+
+/// What the log says of a process that speaks another version of the interface, and what helps.
+fn other_version(version: u32) -> String {
+    let own = abi::VERSION;
+    let cure = if version < own {
+        "restart smbd, or install the smbd that was built with this smbdirectd"
+    } else {
+        "restart smbdirectd, or install the one that smbd was built with"
+    };
+    format!("it speaks version {version} of the interface, this smbdirectd version {own}: {cure}")
+}
+
+/// What the log says of a process for which there is no place, and what helps.
+fn no_place(status: Status, role: Role, config: &Config) -> String {
+    match status {
+        Status::Limit if role == Role::Worker => format!(
+            "max_workers = {} reached: clients of other workers are served, more are not; raise it in smbdirectd.toml",
+            config.max_workers
+        ),
+        Status::Taken => {
+            "another smbd is the listener: one smbd at a time serves SMB Direct with a device"
+                .to_owned()
+        }
+        _ => format!("there are as many of the role {} as may be", role.name()),
+    }
 }
 
 /// What became of an answer. A process that has gone meanwhile needs none, and is seen to have gone

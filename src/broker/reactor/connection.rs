@@ -40,6 +40,8 @@ pub(in crate::broker) struct Claim {
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) peer: SocketAddr,
+    /// The address at which it came in.
+    pub(super) local: Option<SocketAddr>,
     pub(super) since: Instant,
     /// When something was last submitted for it, ended, or came from the client.
     pub(super) used: Instant,
@@ -82,9 +84,10 @@ pub(super) struct Regions {
 }
 
 impl Conn {
-    pub(super) fn new(peer: SocketAddr, now: Instant) -> Self {
+    pub(super) fn new((peer, local): (SocketAddr, Option<SocketAddr>), now: Instant) -> Self {
         Self {
             peer,
+            local,
             since: now,
             used: now,
             stage: Stage::Fresh,

@@ -9,12 +9,12 @@ use super::{NOTHING, Notice, Reactor};
 use crate::broker::pool::QueueId;
 use crate::broker::presence::Presence;
 use crate::broker::reason;
-use crate::broker::registry::close_status;
+use crate::broker::status::CloseStatus;
 use crate::broker::submission::Violation;
 use crate::device::Status;
 use crate::device::abi::{Completion, event};
 use crate::fabric::{ConnId, Fabric, LocalAddress};
-use crate::transport::CloseReason;
+use crate::transport::{CloseReason, Traffic};
 use crate::units::Instant;
 
 /// Time without a submission, a completion or a message after which a connection is taken to be idle
@@ -26,8 +26,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl<F: Fabric> Reactor<F> {
-    /// A connection is gone.
-    pub(super) fn closed(&mut self, id: ConnId, reason: &CloseReason) {
+    /// A connection is gone, and carried `traffic` before.
+    pub(super) fn closed(&mut self, id: ConnId, reason: &CloseReason, traffic: &Traffic) {
         self.transport.buffers_mut().forget(id);
         let Some(mut conn) = self.conns.remove(&id) else {
             return;
@@ -38,16 +38,27 @@ impl<F: Fabric> Reactor<F> {
         let (name, status) = conn
             .end
             .unwrap_or_else(|| (reason.name(), reason::of_close(reason)));
-        let worker = match conn.stage {
+        let process = match conn.stage {
             Stage::Owned { queue, .. } => self.queues.get(queue).map(|queue| &queue.process),
             Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
         };
-        let worker = worker.map(|process| process.id).or(conn.last_worker);
-        let age = self.now.saturating_since(conn.since);
-        if let Some(suppressed) = self.lines.admit(self.now) {
-            tracing::info!(peer = %conn.peer, worker, reason = name, suppressed, "connection closed");
-        }
-        let close = close_status(self.now, conn.peer, (worker, name), age);
+        let pid = process.map(|process| process.pid);
+        let close = CloseStatus {
+            peer: conn.peer,
+            local: conn.local,
+            fabric: self.fabric.to_string(),
+            worker: process.map(|process| process.id).or(conn.last_worker),
+            reason: name.to_owned(),
+            at_seconds: self.now.saturating_since(Instant::ZERO).as_secs_f64(),
+            age_seconds: self.now.saturating_since(conn.since).as_secs_f64(),
+            bytes_received: traffic.bytes_received(),
+            bytes_sent: traffic.bytes_sent(),
+        };
+        let words = match conn.end {
+            Some((name, _)) => reason::words(name, &self.shared.config),
+            None => reason.to_string(),
+        };
+        self.log_closed(&close, pid, &words);
         let mut registry = self.shared.registry();
         if let Stage::Offered(token) = &conn.stage {
             registry.claim(token);
@@ -77,6 +88,27 @@ impl<F: Fabric> Reactor<F> {
                 );
             }
         }
+    }
+
+    /// Logs the end of a connection, unless there were many just now.
+    fn log_closed(&mut self, close: &CloseStatus, pid: Option<i32>, words: &str) {
+        let Some(suppressed) = self.lines.admit(self.now) else {
+            return;
+        };
+        let suppressed = (suppressed > 0).then_some(suppressed);
+        let (peer, local) = (close.peer, close.local.map(tracing::field::display));
+        let CloseStatus {
+            worker,
+            reason,
+            bytes_received,
+            bytes_sent,
+            ..
+        } = close;
+        let seconds = (close.age_seconds * 1e3).round() / 1e3;
+        tracing::info!(
+            %peer, local, worker, pid, seconds, bytes_received, bytes_sent, reason, suppressed,
+            "connection ended: {words}"
+        );
     }
 
     /// Ends a connection at once, for a reason of the broker's own. The first reason stays.

@@ -50,7 +50,7 @@ use crate::fabric::{
 };
 use crate::proto;
 use crate::shm::{Entry, RingCorrupt};
-use crate::transport::{Event, PlainHasher, Transport};
+use crate::transport::{Event, PlainHasher, Traffic, Transport};
 use crate::units::Instant;
 
 /// Time after which those that found no memory try again.
@@ -109,12 +109,18 @@ pub(super) enum Notice {
 }
 
 /// What a reactor knows for the status.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Report {
     pub(super) connections: Vec<ConnectionStatus>,
     /// With the worker.
     pub(super) queues: Vec<(u32, QueueStatus)>,
     pub(super) registrations: usize,
+    /// What carries its connections.
+    pub(super) fabric: FabricKind,
+    /// Connections that negotiated since the start.
+    pub(super) established: u64,
+    /// What all connections carried, those that have ended among them.
+    pub(super) traffic: Traffic,
     /// Of the transport: ends of connections that never negotiated among them.
     pub(super) counters: Vec<(&'static str, u64)>,
 }
@@ -232,6 +238,10 @@ impl<F: Fabric> Reactor<F> {
             self.flush_queues();
             self.wake_late();
             if self.stop() {
+                // Nobody can ask this reactor any more, and totals do not fall.
+                let (established, traffic) = self.carried();
+                let mut registry = self.shared.registry();
+                registry.carried(self.fabric).add(established, &traffic);
                 return Ok(());
             }
             self.rest(busy)?;
@@ -311,7 +321,11 @@ impl<F: Fabric> Reactor<F> {
                 } => self.ended(conn, event::RDMA_DONE, cookie, reason::of_result(result)),
                 // Nothing is registered here that a peer may reach.
                 Event::Invalidated { .. } => {}
-                Event::Closed { conn, reason } => self.closed(conn, &reason),
+                Event::Closed {
+                    conn,
+                    reason,
+                    traffic,
+                } => self.closed(conn, &reason, &traffic),
             }
         }
         self.events = events;
@@ -483,8 +497,29 @@ impl<F: Fabric> Reactor<F> {
         self.transport.buffers_available();
     }
 
+    /// Connections that negotiated since the start, and what all of them carried.
+    fn carried(&self) -> (u64, Traffic) {
+        let counters = self.transport.counters();
+        let mut traffic = counters.ended;
+        let living = self
+            .conns
+            .keys()
+            .filter_map(|id| self.transport.status(*id));
+        living.for_each(|status| traffic += status.traffic);
+        (counters.established, traffic)
+    }
+
     fn report(&mut self) -> Report {
-        let mut report = Report::default();
+        let (established, traffic) = self.carried();
+        let mut report = Report {
+            connections: Vec::new(),
+            queues: Vec::new(),
+            registrations: 0,
+            fabric: self.fabric,
+            established,
+            traffic,
+            counters: Vec::new(),
+        };
         for (id, conn) in &self.conns {
             let owner = match conn.stage {
                 Stage::Owned { queue, number } => {

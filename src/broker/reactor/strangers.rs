@@ -21,7 +21,9 @@ impl<F: Fabric> Reactor<F> {
         let place = self.place(id);
         let excess = shared.registry().established(config, place, peer);
         let deadline = self.now + config.first_request_timeout;
-        self.conns.insert(id, Conn::new(peer, self.now));
+        let local = self.transport.fabric().conn_local_address(id);
+        let conn = Conn::new((peer, local), self.now);
+        self.conns.insert(id, conn);
         self.set_deadline(id, Some(deadline));
         if self.stop_by.is_some() {
             self.end(id, "stopping", Status::Limit);

@@ -16,6 +16,7 @@ fn what_it_writes_it_reads_again() {
 
     let text = r#"
         log = "smbdirect::broker=debug"
+        log_format = "json"
         listen = ["10.0.0.1", "[fe80::1]:0", {address = "::1", link_speed = "25 Gbit/s"}, {address = "::2", fabric = "software"}]
         fabric = "auto"
         control = "/tmp/control"
@@ -106,7 +107,7 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
         ),
         (
             "listen = [\"::\", {address = \"::1\", speed = \"10 Gbit/s\"}]",
-            ["line 1", "unknown field `speed`", "`link_speed`"],
+            ["line 1", "unknown key speed", "address, link_speed, fabric"],
         ),
         (
             "fabric = \"roce\"",
@@ -116,7 +117,7 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
             "listen = [5445]",
             [
                 "line 1",
-                "invalid type: integer `5445`",
+                "invalid type: integer `5445`, and must be",
                 "an address, or a table with address, link_speed and fabric",
             ],
         ),
@@ -132,16 +133,16 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
             "\nreactor = 3",
             [
                 "line 2 (`reactor = 3`)",
-                "unknown field `reactor`",
-                "`reactors`",
+                "unknown key reactor",
+                "did you mean reactors?",
             ],
         ),
         (
             "[acceptor]\nmax_size = 3",
             [
                 "line 2 (`max_size = 3`)",
-                "unknown field `max_size`",
-                "`max_send_size`",
+                "unknown key max_size",
+                "max_send_size",
             ],
         ),
         (
@@ -149,8 +150,41 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
             [
                 "line 2 (`reactors = \"many\"`)",
                 "invalid type: string \"many\"",
-                "expected usize",
+                "and must be a whole number, without quotes",
             ],
+        ),
+        (
+            "reactors = -1",
+            ["line 1", "integer `-1`", "must be a whole number"],
+        ),
+        (
+            "reactors = 1.5",
+            ["line 1", "floating point `1.5`", "must be a whole number"],
+        ),
+        (
+            "listen = \"::\"",
+            ["line 1", "string \"::\"", "must be a list, such as"],
+        ),
+        (
+            "log = 3",
+            ["line 1", "integer `3`", "must be a text in quotes"],
+        ),
+        (
+            "iwarp.crc = 1",
+            ["line 1", "integer `1`", "must be true or false"],
+        ),
+        ("memory = 1", ["line 1", "integer `1`", "must be a table"]),
+        (
+            "\nlog = \"verbose\"",
+            [
+                "line 2: log is \"verbose\"",
+                "must be a level",
+                "such as info",
+            ],
+        ),
+        (
+            "log_format = \"xml\"",
+            ["line 1", "\"xml\"", "\"text\" or \"json\""],
         ),
         (
             "busy_poll = 50",
@@ -189,6 +223,7 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
             ["line 2", "duplicate key", ""],
         ),
         ("[memory", ["line 1", "`[memory`", "unclosed"]),
+        ("listen = [", ["line 1", "unclosed array", "expected `]`"]),
         (
             "# none\n\nreactors = 65",
             ["line 3: reactors", "is 65", "must be 1 to 64"],

@@ -77,6 +77,20 @@ fn shows_everything_that_an_administrator_asks_for() {
     );
 }
 
+/// A process in another namespace has number 0 here, whichever it is.
+#[test]
+fn processes_of_containers_are_told_from_each_other() {
+    let json = serde_json::json!({
+        "connections": [{"peer": "10.0.0.6:1", "worker": 7, "pid": 0, "state": "owned"}],
+        "processes": [{"id": 3, "pid": 0, "role": "listener"}, {"id": 7, "pid": 0, "role": "worker"}],
+    });
+    let device: Device = serde_json::from_value(json).unwrap();
+    let shown = device.to_string();
+    assert!(shown.contains("listener: process #3"), "{shown}");
+    assert!(shown.contains("     #7 owned "), "{shown}");
+    assert!(shown.contains("\n     #7 worker "), "{shown}");
+}
+
 #[test]
 fn fits_in_100_columns_whatever_the_address() {
     let longest = "[2001:db8:1234:5678:9abc:def0:1234:5678]:49152";

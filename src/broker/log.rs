@@ -1,0 +1,188 @@
+//! What is logged, as the configuration file and command lines say it.
+//!
+//! `tracing_subscriber::EnvFilter`, which reads what comes from here, takes every word that is no level for the name of a
+//! module, and a program that is told `log = "verbose"` by it says nothing at all. So words are judged here, and those
+//! of syslog are known.
+
+use super::suggest::nearest;
+
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: an object in each line.
+    Json,
+}
+
+/// Levels as they are written, and as the filter knows them.
+const LEVELS: [(&str, &str); 16] = [
+    ("error", "error"),
+    ("warn", "warn"),
+    ("info", "info"),
+    ("debug", "debug"),
+    ("trace", "trace"),
+    ("off", "off"),
+    ("emerg", "error"),
+    ("alert", "error"),
+    ("crit", "error"),
+    ("critical", "error"),
+    ("err", "error"),
+    ("warning", "warn"),
+    ("notice", "info"),
+    ("information", "info"),
+    ("informational", "info"),
+    ("none", "off"),
+];
+
+/// Programs, and the modules of the library.
+const MODULES: [&str; 15] = [
+    "smbdirect",
+    "smbdirectd",
+    "smbdirectctl",
+    "smbdirect::bridge",
+    "smbdirect::broker",
+    "smbdirect::client",
+    "smbdirect::device",
+    "smbdirect::fabric",
+    "smbdirect::ffi",
+    "smbdirect::proto",
+    "smbdirect::shm",
+    "smbdirect::sys",
+    "smbdirect::transport",
+    "smbdirect::units",
+    "smbdirect::wire",
+];
+
+/// What may be written.
+const ALLOWED: &str = "a level, such as info (error, warn, info, debug, trace, off), or levels of modules, such as \
+                       info,smbdirect::broker=debug";
+
+/// The text of a filter for `tracing_subscriber::EnvFilter`.
+///
+/// # Errors
+///
+/// What may be written, and what was meant perhaps.
+pub fn log_filter(text: &str) -> Result<String, String> {
+    // Spans and their fields, in the syntax of the filter, which judges them.
+    if text.contains('[') {
+        return Ok(text.to_owned());
+    }
+    let directives: Result<Vec<String>, String> = text.split(',').map(directive).collect();
+    Ok(directives?.join(","))
+}
+
+fn directive(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    match text.split_once('=') {
+        Some((module, word)) => {
+            let module = known_module(module.trim())
+                .ok_or_else(|| refused(module.trim(), MODULES.as_slice()))?;
+            let level = level(word.trim()).ok_or_else(|| refused(word.trim(), &words()))?;
+            Ok(format!("{module}={level}"))
+        }
+        None => {
+            let known = level(text).or_else(|| known_module(text));
+            let all = || [words().as_slice(), MODULES.as_slice()].concat();
+            known
+                .map(str::to_owned)
+                .ok_or_else(|| refused(text, &all()))
+        }
+    }
+}
+
+fn words() -> Vec<&'static str> {
+    LEVELS.iter().map(|(word, _)| *word).collect()
+}
+
+fn level(text: &str) -> Option<&'static str> {
+    let word = text.to_ascii_lowercase();
+    let known = LEVELS.iter().find(|(name, _)| *name == word);
+    known.map(|(_, level)| *level)
+}
+
+/// A module of ours, or what lies within one.
+fn known_module(text: &str) -> Option<&str> {
+    let mut parts = text.splitn(3, "::");
+    let (root, module) = (parts.next()?, parts.next());
+    let name = match (root, module) {
+        ("smbdirect", Some(module)) => format!("{root}::{module}"),
+        _ => root.to_owned(),
+    };
+    MODULES.contains(&name.as_str()).then_some(text)
+}
+
+fn refused(text: &str, known: &[&str]) -> String {
+    match nearest(text, known) {
+        Some(meant) => format!("{ALLOWED}: did you mean \"{meant}\"?"),
+        None => ALLOWED.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_have_the_names_of_syslog_too() {
+        for (text, filter) in [
+            ("info", "info"),
+            ("warning", "warn"),
+            ("Err", "error"),
+            ("notice", "info"),
+            ("off", "off"),
+            (
+                "warning, smbdirect::broker = debug",
+                "warn,smbdirect::broker=debug",
+            ),
+            ("smbdirectd=info", "smbdirectd=info"),
+            (
+                "smbdirect::broker::reactor=trace",
+                "smbdirect::broker::reactor=trace",
+            ),
+            ("info,smbdirectctl", "info,smbdirectctl"),
+            ("[span{field=1}]=debug", "[span{field=1}]=debug"),
+        ] {
+            assert_eq!(log_filter(text).as_deref(), Ok(filter), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_means_nothing_is_refused_with_what_was_meant() {
+        for (text, meant) in [
+            ("wern", Some("warn")),
+            ("debugg", Some("debug")),
+            ("info,smbdirct=debug", Some("smbdirect")),
+            ("smbdirect::brokr=debug", Some("smbdirect::broker")),
+            ("info,smbdirect=wran", Some("warn")),
+            ("verbose", None),
+            ("nonsense=nonsense", None),
+            ("", None),
+            ("info,", None),
+            ("info,smbdirect==debug", None),
+        ] {
+            let error = log_filter(text).unwrap_err();
+            assert!(error.contains("such as info"), "{text}: {error}");
+            match meant {
+                Some(meant) => assert!(
+                    error.ends_with(&format!("did you mean \"{meant}\"?")),
+                    "{text}: {error}"
+                ),
+                None => assert!(!error.contains("did you mean"), "{text}: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn knows_the_modules_of_the_library() {
+        let library = include_str!("../lib.rs");
+        let modules = library
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub mod "));
+        for module in modules.map(|rest| rest.trim_end_matches(';')) {
+            let name = format!("smbdirect::{module}");
+            assert!(MODULES.contains(&name.as_str()), "{name}");
+        }
+    }
+}

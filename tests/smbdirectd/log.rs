@@ -1,0 +1,131 @@
+//! What is logged, and what is not.
+
+use rustix::process::Signal;
+use smbdirect::device::abi::{self, role};
+use smbdirect::device::{Event, Handle, Role, Status};
+use smbdirect::sys::SeqSocket;
+
+use crate::daemon::{Daemon, Directory, Setup, smbdirectctl};
+use crate::drain::event;
+use crate::peer::Peer;
+
+/// A daemon with this configuration.
+fn configured(text: &str) -> Daemon {
+    let directory = Directory::new();
+    directory.file("smbdirectd.toml", text);
+    Daemon::start_in(directory, &Setup::default())
+}
+
+#[test]
+fn says_who_was_refused_why_and_what_helps() {
+    let daemon = configured("max_workers = 1");
+    let attach = |role| Handle::attach(&daemon.control, role, None).unwrap();
+    let refused = |mut handle: Handle| match event(&mut handle) {
+        Event::Detached { status } => status,
+        other => panic!("{other:?}"),
+    };
+    let mut worker = attach(Role::Worker);
+    assert!(matches!(event(&mut worker), Event::Attached));
+    assert_eq!(refused(attach(Role::Worker)), Status::Limit);
+    let mut listener = attach(Role::Listener);
+    assert!(matches!(event(&mut listener), Event::Attached));
+    assert_eq!(refused(attach(Role::Listener)), Status::Taken);
+    let own = std::process::id();
+    for (status, words) in [
+        ("limit", "max_workers = 1 reached"),
+        ("taken", "another smbd is the listener"),
+    ] {
+        daemon.wait_for_log(words);
+        let log = daemon.log();
+        let line = log.lines().find(|line| line.contains(words)).unwrap();
+        assert!(line.contains(" WARN process refused"), "{line}");
+        assert!(line.contains(&format!("pid={own}")), "{line}");
+        assert!(line.contains(&format!("status=\"{status}\"")), "{line}");
+    }
+}
+
+#[test]
+fn says_which_versions_met() {
+    let daemon = Daemon::start(&[]);
+    for (version, cure) in [
+        (0, "restart smbd,"),
+        (abi::VERSION + 7, "restart smbdirectd,"),
+    ] {
+        let attach = abi::Attach {
+            version,
+            role: role::WORKER,
+            token: [0; 16],
+            reserved: 0,
+        };
+        let mut message = Vec::new();
+        smbdirect::device::message::encode(1, &attach, &[], &mut message);
+        let socket = SeqSocket::connect(&daemon.control).unwrap();
+        socket.send(&message, &[]).unwrap();
+        let own = abi::VERSION;
+        daemon.wait_for_log(&format!(
+            "it speaks version {version} of the interface, this smbdirectd version {own}: {cure}"
+        ));
+    }
+}
+
+/// Whoever may attach may try again and again, and fills no disk with that.
+#[test]
+fn refusals_are_a_few_lines_in_a_second() {
+    let daemon = configured("max_workers = 1");
+    let mut worker = Handle::attach(&daemon.control, Role::Worker, None).unwrap();
+    assert!(matches!(event(&mut worker), Event::Attached));
+    let begin = std::time::Instant::now();
+    for _ in 0..200 {
+        let mut refused = Handle::attach(&daemon.control, Role::Worker, None).unwrap();
+        event(&mut refused);
+    }
+    let seconds = begin.elapsed().as_secs() as usize + 1;
+    let lines = daemon.log().matches("process refused").count();
+    assert!(
+        lines >= 1 && lines <= 10 * (seconds + 1),
+        "{lines} lines in {seconds} s"
+    );
+}
+
+#[test]
+fn says_nothing_of_those_that_only_look() {
+    let daemon = Daemon::start(&[]);
+    daemon.status();
+    let before = daemon.log();
+    for _ in 0..5 {
+        assert!(smbdirectctl(&daemon.control, &[]).status.success());
+    }
+    assert_eq!(daemon.log(), before);
+}
+
+#[test]
+fn the_end_of_a_connection_is_one_line_with_all_that_is_known() {
+    let daemon = Daemon::start(&[]);
+    let address = daemon.address();
+    let mut peer = Peer::connect(address);
+    let status = daemon.status();
+    let client = status["connections"][0]["peer"].as_str().unwrap();
+    peer.negotiate([1; 16]);
+    peer.wait_closed();
+    daemon.wait_for_log("connection ended");
+    // All lines are written before it ends.
+    daemon.signal(Signal::TERM);
+    let directory = daemon.ended();
+    let log = std::fs::read_to_string(directory.0.join("log")).unwrap();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(client)).collect();
+    let [line] = lines[..] else {
+        panic!("{log}");
+    };
+    for part in [
+        " INFO connection ended: no smbd is attached: is smbd running, with smb direct = yes",
+        &format!("peer={client}"),
+        &format!("local={address}"),
+        "seconds=",
+        "bytes_received=1",
+        "bytes_sent=0",
+        "reason=\"no_listener\"",
+    ] {
+        assert!(line.contains(part), "no {part:?} in {line}");
+    }
+    assert!(!line.contains("suppressed"), "{line}");
+}

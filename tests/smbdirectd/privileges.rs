@@ -1,0 +1,99 @@
+//! The device as a user of its own, as its unit runs it.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::time::Instant;
+
+use smbdirect::device::{Event, Handle, Role};
+
+use crate::daemon::{Directory, SMBDIRECTD, TIMEOUT, smbdirectctl, stderr};
+use crate::drain::event;
+
+const UNIT: &str = include_str!("../../contrib/smbdirectd.service");
+const USERS: &str = include_str!("../../contrib/smbdirectd.sysusers.conf");
+
+/// A user and a group that are neither root's nor a daemon's.
+const USER: u32 = 65_531;
+
+/// A process that is gone with this.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// smbd is root, and its memory files, its descriptors and the end of its process are seen all the same.
+#[test]
+fn serves_root_as_another_user_without_any_capability() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: the device as a user of its own: needs root");
+        return;
+    }
+    let directory = Directory::new();
+    fs::set_permissions(&directory.0, Permissions::from_mode(0o755)).unwrap();
+    let program = directory.0.join("smbdirectd");
+    fs::copy(SMBDIRECTD, &program).unwrap();
+    let config = directory.file("smbdirectd.toml", "listen = [\"127.0.0.1:0\"]");
+    let control = directory.control();
+    let own = control.parent().unwrap();
+    fs::create_dir(own).unwrap();
+    chown(own, Some(USER), Some(USER)).unwrap();
+    let mut command = Command::new(program);
+    command
+        .arg("--config")
+        .arg(config)
+        .arg("--control")
+        .arg(&control);
+    command.uid(USER).gid(USER).env_remove("NOTIFY_SOCKET");
+    let running = Running(command.spawn().unwrap());
+
+    let end = Instant::now() + TIMEOUT;
+    let mut worker = loop {
+        match Handle::attach(&control, Role::Worker, None) {
+            Ok(worker) => break worker,
+            Err(status) => assert!(Instant::now() < end, "{status}"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    };
+    // With its first memory.
+    assert!(matches!(event(&mut worker), Event::Attached));
+    let process = fs::read_to_string(format!("/proc/{}/status", running.0.id())).unwrap();
+    for line in [
+        format!("Uid:\t{USER}\t{USER}\t{USER}\t{USER}"),
+        "CapEff:\t0000000000000000".to_owned(),
+    ] {
+        assert!(
+            process.lines().any(|found| found == line),
+            "no {line:?} in {process}"
+        );
+    }
+    let output = smbdirectctl(&control, &["--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let pids = status["processes"].as_array().unwrap().iter();
+    let pids: Vec<_> = pids.map(|process| process["pid"].as_u64()).collect();
+    assert!(pids.contains(&Some(std::process::id().into())), "{status}");
+}
+
+#[test]
+fn the_unit_has_a_user_of_its_own_and_no_more_than_it_needs() {
+    let has = |line: &str| UNIT.lines().any(|found| found == line);
+    for line in [
+        "User=smbdirect",
+        "AmbientCapabilities=CAP_NET_BIND_SERVICE",
+        "CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
+        "NoNewPrivileges=yes",
+        "LimitCORE=0",
+        "ProtectProc=invisible",
+        "RuntimeDirectoryPreserve=yes",
+    ] {
+        assert!(has(line), "{line}");
+    }
+    let user = USERS.lines().find(|line| line.starts_with("u "));
+    assert_eq!(user, Some("u smbdirect - \"SMB Direct device\""));
+}
