@@ -79,7 +79,14 @@ fn show_status(options: &StatusOptions) -> ExitCode {
     let json = match device::observe(&options.control, TIMEOUT) {
         Ok(json) => json,
         Err(error) => {
-            eprintln!("smbdirectctl: {control}: {error}");
+            let hint = match error.status {
+                Status::Denied => {
+                    ": run this as root, as the user of the device, or as a member of its status_group"
+                }
+                Status::Untrusted => " (ls -ld and ss -xlp show whose it is)",
+                _ => "",
+            };
+            eprintln!("smbdirectctl: {control}: {error}{hint}");
             let code = match error.status {
                 Status::NoDevice => NO_DEVICE,
                 _ => FAILED,
