@@ -117,12 +117,9 @@ start_server() {
         "$samba/smbpasswd" -c "$dir/smb.conf" -s -a "$user" >"$dir/log/smbpasswd" 2>&1 ||
         die "smbpasswd -a $user: $(cat "$dir/log/smbpasswd")"
 
-    # smbclient writes up to 8 MiB in one message, where others use RDMA.
     cat >"$dir/smbdirectd.toml" <<END
 control = "$dir/control"
 listen = ["127.0.0.1:$rdma_port"]
-[acceptor]
-max_fragmented_size = "9 MiB"
 END
     "$programs/smbdirectd" --config "$dir/smbdirectd.toml" >"$dir/log/smbdirectd" 2>&1 </dev/null &
     broker=$!

@@ -115,10 +115,8 @@ class TortureServer(Server):
         if os.getuid() != 0:
             settings.append("acl_xattr:security_acl_name = user.NTACL")
         shares = {name: ["posix locking = no", "kernel share modes = no", *lines] for name, lines in SHARES.items()}
-        # Some tests ask for 8 MiB in one message, whatever MaxTransactSize the server has named.
-        device = '[acceptor]\nmax_fragmented_size = "9 MiB"\n'
         root = options.directory / f"server{number}"
-        super().__init__(root, options.samba, options.programs, shares, settings, device)
+        super().__init__(root, options.samba, options.programs, shares, settings)
         self.number = number
         self.options = options
         self.ports["smbdirect"] = free_port()

@@ -138,12 +138,16 @@ const LARGEST_RECEIVE: u32 = 1 << 16;
 impl Default for Config {
     /// See the manual, smbdirectd.toml(5).
     fn default() -> Self {
-        let acceptor = proto::Config::default();
+        // Clients without RDMA put as much into a message as they would let RDMA carry: 8 MiB and a head.
+        let acceptor = proto::Config {
+            max_fragmented_size: 9 << 20,
+            ..proto::Config::default()
+        };
         let messages = RegionShape {
             unit_length: 8 << 10,
-            units_per_segment: 256,
-            longest_run: 128,
-            max_segments: 8,
+            units_per_segment: 2048,
+            longest_run: 1152,
+            max_segments: 10,
         };
         let memory = MemParams {
             send: messages,
@@ -154,7 +158,7 @@ impl Default for Config {
                 max_segments: 16,
             },
             receive: messages,
-            limit: 1 << 30,
+            limit: 2 << 30,
             reserved: 0,
         };
         let mut config = Self {

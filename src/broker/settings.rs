@@ -601,9 +601,11 @@ impl Memory {
 
 impl Region {
     /// With what is not written as `default`; but where nothing is said of the length of buffers,
-    /// units are so long that the longest buffer holds `longest` bytes.
+    /// units are so long that the longest buffer, of a segment at most, holds `longest` bytes.
     fn or(self, default: RegionShape, longest: u32) -> RegionShape {
-        let longest_run = self.longest_run.unwrap_or(default.longest_run);
+        let units_per_segment = self.units_per_segment.unwrap_or(default.units_per_segment);
+        let by_default = default.longest_run.min(units_per_segment.max(1));
+        let longest_run = self.longest_run.unwrap_or(by_default);
         let unit_length = match (self.unit_length, self.longest_run) {
             (Some(length), _) => length.0,
             (None, Some(_)) => default.unit_length,
@@ -615,7 +617,7 @@ impl Region {
         };
         RegionShape {
             unit_length,
-            units_per_segment: self.units_per_segment.unwrap_or(default.units_per_segment),
+            units_per_segment,
             longest_run,
             max_segments: self.max_segments.unwrap_or(default.max_segments),
         }

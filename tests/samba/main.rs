@@ -13,6 +13,7 @@
 
 mod addresses;
 mod bench;
+mod bridge;
 mod channel;
 mod channels;
 mod compounds;

@@ -80,7 +80,7 @@ fn a_read_of_more_than_the_client_receives_is_refused_and_not_shortened() {
 #[test]
 fn a_client_that_receives_any_read_gets_as_much_as_the_server_sends() {
     let server = device(Setup {
-        device: "[acceptor]\nmax_fragmented_size = \"1 MiB\"\n",
+        device: "acceptor.max_fragmented_size = \"1 MiB\"\nmemory.send.longest_run = 128\n",
         ..Setup::default()
     });
     let data = pattern(5 << 20, 2);
@@ -179,6 +179,31 @@ fn nothing_goes_by_rdma(server: &Server, client: &mut Client) {
     assert_eq!(written.expect("a WRITE"), 100_000);
     let read = client.direct.read(client.tree, file, 0, 100_000);
     assert!(read.expect("a READ") == data);
+}
+
+/// Whether a client is told of an interface that is RDMA capable.
+fn is_told_of_rdma(client: &mut Client) -> bool {
+    let interfaces = client.tcp.network_interfaces(client.tree);
+    let mut interfaces = interfaces.expect("interfaces").into_iter();
+    interfaces.any(|interface| interface.rdma)
+}
+
+#[test]
+fn who_cannot_use_rdma_is_not_told_of_it() {
+    for (global, sign, told) in [
+        (&[][..], false, true),
+        (&[], true, false),
+        (&["server signing = mandatory"], false, false),
+        (&["smb encrypt = desired"], false, false),
+    ] {
+        let server = device(Setup {
+            global,
+            ..Setup::default()
+        });
+        let config = receiving(8 << 20, sign, false);
+        let mut client = Client::connect_with(&server, config);
+        assert_eq!(is_told_of_rdma(&mut client), told, "{global:?}, {sign}");
+    }
 }
 
 #[test]

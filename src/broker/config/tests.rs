@@ -213,13 +213,13 @@ fn what_smb_direct_does_not_allow_is_named_with_its_value() {
 
 #[test]
 fn buffers_hold_the_largest_message_and_transfer() {
-    let error = refusal(|config| config.memory.send.longest_run = 127);
+    let error = refusal(|config| config.memory.send.longest_run = 1151);
     assert_eq!(
         error.to_string(),
-        "memory.send.longest_run is 127, and must be at least 128, for a buffer to hold \
-         acceptor.max_fragmented_size of 1 MiB"
+        "memory.send.longest_run is 1151, and must be at least 1152, for a buffer to hold \
+         acceptor.max_fragmented_size of 9 MiB"
     );
-    let error = refusal(|config| config.acceptor.max_fragmented_size = (1 << 20) + 1);
+    let error = refusal(|config| config.acceptor.max_fragmented_size = (9 << 20) + 1);
     assert_eq!(error.key, "memory.send.longest_run");
     let error = refusal(|config| config.memory.receive.longest_run = 1);
     assert_eq!(error.key, "memory.receive.longest_run");
@@ -267,7 +267,7 @@ fn memory_is_enough_for_one_worker() {
         reactors: 2,
         ..Config::default()
     };
-    let least = 2 * ((1 << 20) + (8 << 20) + 2 * (1 << 20));
+    let least = 2 * ((9 << 20) + (8 << 20) + 2 * (9 << 20));
     assert_eq!(config.least_memory(), least);
     for key in ["memory.limit", "memory_limit"] {
         let mut config = config.clone();

@@ -86,6 +86,7 @@ fn what_it_writes_it_reads_again() {
     assert_eq!(broker.memory.bulk.unit_length, 64 << 10);
     assert_eq!(broker.memory.bulk.units_per_segment, 1024, "as by default");
     assert_eq!(broker.memory.receive.units_per_segment, 300);
+    assert_eq!(broker.memory.receive.longest_run, 300, "a segment");
     assert_eq!(Settings::parse(&settings.to_toml()), Ok(settings));
 }
 
@@ -271,11 +272,11 @@ fn addresses_have_the_port_of_smb_direct_unless_they_name_one() {
 
 #[test]
 fn units_grow_with_the_largest_message_and_transfer() {
-    let text = "[acceptor]\nmax_fragmented_size = \"9 MiB\"\nmax_read_write_size = \"16 MiB\"";
+    let text = "[acceptor]\nmax_fragmented_size = \"18 MiB\"\nmax_read_write_size = \"16 MiB\"";
     let settings = Settings::parse(text).expect("the settings");
     let memory = settings.broker.memory;
-    assert_eq!(memory.send.unit_length, 72 << 10);
-    assert_eq!(memory.receive.unit_length, 72 << 10);
+    assert_eq!(memory.send.unit_length, 16 << 10);
+    assert_eq!(memory.receive.unit_length, 16 << 10);
     assert_eq!(memory.bulk.unit_length, 128 << 10);
     let text = format!("{text}\n[memory]\nsend.unit_length = \"256 KiB\"");
     let settings = Settings::parse(&text).expect("the settings");
