@@ -160,7 +160,7 @@ mod tests {
             ("nonsense=nonsense", None),
             ("", None),
             ("info,", None),
-            ("info,smbdirect==debug", None),
+            ("info,smbdirect==debug", Some("debug")),
         ] {
             let error = log_filter(text).unwrap_err();
             assert!(error.contains("such as info"), "{text}: {error}");

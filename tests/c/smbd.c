@@ -207,7 +207,7 @@ static int32_t transfer_connection(struct worker *worker, struct operation *oper
 				       operation->length - start);
 }
 
-/* Has a request go on after SMBDIRECT_EVENT_ROOM. */
+/* Has a request go on after SMBDIRECT_EVENT_ROOM, or the end of another. */
 static void wait_for_room(struct worker *worker, struct operation *operation)
 {
 	operation->waiting = true;
@@ -242,7 +242,8 @@ static void serve(struct worker *worker, struct operation *operation)
 	if (operation->stage == STAGE_TRANSFER ||
 	    operation->stage == STAGE_PASS) {
 		status = transfer_connection(worker, operation);
-		if (is_transient(status)) {
+		/* Busy: the response before it has not been acknowledged. */
+		if (is_transient(status) || status == SMBDIRECT_E_BUSY) {
 			wait_for_room(worker, operation);
 			return;
 		}
@@ -324,10 +325,6 @@ static void handle_pdu(struct worker *worker, const struct smbdirect_event *even
 	}
 	operation->command = smb2_command(operation->pdu);
 	operation->stage = STAGE_REPLY;
-	if (operation->command != SMB2_NEGOTIATE) {
-		/* Its clients log in without a SESSION_SETUP. */
-		done(smbdirect_conn_set_authenticated(worker->device, event->conn));
-	}
 	switch (operation->command) {
 	case SMB2_READ:
 	case SMB2_WRITE:
@@ -390,6 +387,9 @@ static void handle_end(struct worker *worker, const struct smbdirect_event *even
 		}
 	}
 	serve(worker, operation);
+	if (worker->registered) {
+		serve_waiting(worker);
+	}
 }
 
 /* Tells the tests. */
@@ -473,6 +473,8 @@ static bool handle_event(struct worker *worker, const struct smbdirect_event *ev
 		worker->had_connection = true;
 		memcpy(worker->client_guid, event->info.client_guid,
 		       sizeof(worker->client_guid));
+		/* Its clients send no SESSION_SETUP. */
+		done(smbdirect_conn_set_authenticated(worker->device, event->conn));
 		break;
 	case SMBDIRECT_EVENT_PDU:
 		handle_pdu(worker, event);

@@ -166,9 +166,14 @@ impl Server {
 
     fn handle_event(&mut self, event: Event) {
         match event {
-            Event::Connection { .. } => {
+            Event::Connection { info } => {
                 self.connections += 1;
                 self.had_connection = true;
+                // Its clients have no sessions, and long messages.
+                match self.handle.set_authenticated(info.conn) {
+                    Ok(()) | Err(Status::Detached) => {}
+                    Err(status) => panic!("{status}"),
+                }
             }
             Event::Pdu { conn, pdu, length } => {
                 let mut message = vec![0; length as usize];

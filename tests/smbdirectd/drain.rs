@@ -28,6 +28,11 @@ pub(crate) fn event(worker: &mut Handle) -> Event {
 
 /// A worker that has taken the first request of a client.
 fn connected(daemon: &Daemon) -> (Handle, Peer, u64) {
+    dispatched(daemon, Peer::connect(daemon.address()))
+}
+
+/// A worker that has taken the first request of a client, which sends it now.
+pub(crate) fn dispatched(daemon: &Daemon, mut peer: Peer) -> (Handle, Peer, u64) {
     let mut worker = Handle::attach(&daemon.control, Role::Worker, None).unwrap();
     assert!(matches!(event(&mut worker), Event::Attached));
     worker.set_session_id(1, GUID, 0, false).unwrap();
@@ -36,7 +41,6 @@ fn connected(daemon: &Daemon) -> (Handle, Peer, u64) {
     };
     assert_eq!(status, Status::Ok);
 
-    let mut peer = Peer::connect(daemon.address());
     peer.negotiate(GUID);
     let Event::Connection { info } = event(&mut worker) else {
         panic!("a connection");

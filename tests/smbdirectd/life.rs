@@ -7,8 +7,8 @@ use rustix::process::Signal;
 use smbdirect::device::{Event, Handle, Role, Status};
 use smbdirect::sys::{SeqListener, SeqSocket};
 
-use crate::daemon::{Daemon, Directory, SMBDIRECTD, Setup, run, stderr};
-use crate::drain::event;
+use crate::daemon::{Daemon, Directory, SMBDIRECTD, Setup, TIMEOUT, run, stderr};
+use crate::drain::{dispatched, event};
 use crate::peer::{Options, Peer};
 
 #[test]
@@ -229,11 +229,13 @@ fn grants_as_many_credits_as_it_is_told_to() {
         ..Options::default()
     };
     let peer = Peer::try_connect(daemon.address(), options).unwrap();
-    let credits = peer.status().unwrap().send_credits.0;
-    assert!(
-        (1990..=2000).contains(&credits),
-        "{credits}: some are in use"
-    );
+    let granted = |peer: &Peer| peer.status().unwrap().send_credits.0;
+    assert!(granted(&peer) <= 8, "it has not logged in");
+    let (mut worker, mut peer, conn) = dispatched(&daemon, peer);
+    worker.set_authenticated(conn).unwrap();
+    // Some are in use.
+    let all = |peer: &mut Peer| (1990..=2000).contains(&granted(peer));
+    assert!(peer.drive(TIMEOUT, all), "{} credits", granted(&peer));
 }
 
 /// Whoever is there goes on, and whoever comes later waits until there is room again.
