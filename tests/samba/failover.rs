@@ -1,24 +1,28 @@
-//! A break that is under way on a channel that dies.
+//! A break that is under way on a channel that dies: cut off, or silent.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use smbdirect::client::{Config, Connection, Create, Disposition, Lease, Request};
+use smbdirect::client::{Config, Connection, Create, Disposition, FileId, Lease, Read, Request};
 use smbdirect::units::Credits;
+use socket2::{Domain, Socket, Type};
 
 use crate::channel::device;
-use crate::server::Setup;
+use crate::server::{Server, Setup};
 use crate::sessions::{GUID, credentials, log_in};
+
+/// Bytes that a blocked line takes, roughly.
+const HELD: usize = 16 << 10;
 
 /// A line to the server that can be blocked, and cut.
 struct Line {
     address: SocketAddr,
     is_blocked: Arc<AtomicBool>,
-    thread: JoinHandle<[TcpStream; 2]>,
+    thread: Option<JoinHandle<[TcpStream; 2]>>,
 }
 
 impl Line {
@@ -29,7 +33,7 @@ impl Line {
         let blocked = Arc::clone(&is_blocked);
         let thread = std::thread::spawn(move || {
             let (client, _) = listener.accept().expect("a connection");
-            let server = TcpStream::connect(server).expect("a server");
+            let server = connect(server);
             for stream in [&client, &server] {
                 stream.set_nodelay(true).expect("an option");
             }
@@ -43,21 +47,31 @@ impl Line {
         Self {
             address,
             is_blocked,
-            thread,
+            thread: Some(thread),
         }
     }
 
-    /// Nothing of the server arrives any more.
+    /// Nothing of the server arrives any more; little is acknowledged, see [`connect`].
     fn block(&self) {
         self.is_blocked.store(true, Ordering::Relaxed);
     }
 
-    fn cut(self) {
-        for end in self.thread.join().expect("a line") {
+    fn cut(&mut self) {
+        let thread = self.thread.take().expect("once");
+        for end in thread.join().expect("a line") {
             // The other end may have gone first.
             let _ = end.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// A connection whose end here holds little that is not read: what is behind that, the network does not
+/// acknowledge.
+fn connect(server: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(HELD / 2).expect("an option");
+    socket.connect(&server.into()).expect("a server");
+    socket.into()
 }
 
 fn down(mut server: TcpStream, mut client: TcpStream, blocked: &AtomicBool) {
@@ -80,60 +94,129 @@ fn messages(status: &serde_json::Value) -> (u64, u64) {
     (count("messages_out"), count("outstanding"))
 }
 
+/// A client whose first channel is SMB Direct, the second TCP, and that has a lease.
+struct Scene {
+    server: Server,
+    line: Line,
+    direct: Connection,
+    tcp: Connection,
+    tree: u32,
+    file: FileId,
+}
+
+impl Scene {
+    /// The server may send so many messages to the first channel that it has not processed.
+    fn new(credits: u16) -> Self {
+        let server = device(Setup {
+            global: &["smb2 leases = yes"],
+            ..Setup::default()
+        });
+        let line = Line::to(server.smb_direct);
+        let mut config = Config::new(GUID);
+        config.smb_direct.receive_credit_max = Credits(credits);
+        // The first channel is the one that is told of breaks.
+        let mut direct = Connection::smb_direct(line.address, config.clone()).expect("SMB Direct");
+        direct.log_in(&credentials(&server)).expect("a session");
+        let tree = direct.tree_connect(&server.share_path()).expect("a tree");
+        let mut tcp = Connection::tcp(server.tcp, config).expect("TCP");
+        tcp.bind(&direct, &credentials(&server)).expect("a binding");
+        let how = Create {
+            lease: Some(Lease {
+                key: [5; 16],
+                state: 7,
+            }),
+            ..Create::file(Disposition::Create)
+        };
+        let created = direct.create(tree, "leased", &how).expect("a file");
+        assert_eq!(created.oplock, 0xff, "a lease");
+        Self {
+            server,
+            line,
+            direct,
+            tcp,
+            tree,
+            file: created.file,
+        }
+    }
+
+    /// Blocks the line and has `count` requests answered, some of which wait for the network or for credits
+    /// then; how many messages the server has sent, with those.
+    fn block(&mut self, request: &Request<'_>, count: u64) -> u64 {
+        let device = self.server.device();
+        let received = self.direct.traffic().messages_in;
+        let is_quiet = |status: &serde_json::Value| messages(status) == (received, 0);
+        let sent = messages(&device.wait_for_status(is_quiet)).0;
+        self.line.block();
+        for _ in 0..count {
+            self.direct.send(request).expect("sent");
+        }
+        let status = device.wait_for_status(|status| {
+            let (out, waiting) = messages(status);
+            // Some requests may have an interim response as well.
+            out + waiting >= sent + count
+        });
+        assert!(messages(&status).1 > 0, "all of it has arrived: {status}");
+        sent + count
+    }
+
+    /// Has another client open the file.
+    fn open(&self) -> (Connection, u64) {
+        let mut other = log_in(&self.server, Config::new([8; 16]));
+        let its_tree = other
+            .tree_connect(&self.server.share_path())
+            .expect("a tree");
+        let how = Create::file(Disposition::Open);
+        let request = Request::create(its_tree, "leased", &how).expect("encoded");
+        let opening = other.send(&request).expect("sent");
+        (other, opening)
+    }
+
+    /// Waits until the break is under way behind `sent` messages, or smbd has given the channel up.
+    fn wait_until_behind(&self, sent: u64) {
+        self.server.device().wait_for_status(|status| {
+            let (out, waiting) = messages(status);
+            out + waiting > sent || status["connections"] == serde_json::json!([])
+        });
+    }
+
+    /// Expects that the second channel is told of the break, and the open succeeds.
+    fn expect_break(&mut self, (mut other, opening): (Connection, u64)) {
+        // Less than smbd waits for the answer to a break.
+        let notice = self.tcp.next_break(Duration::from_secs(30));
+        let notice = notice.expect("a connection").expect("a break");
+        assert_eq!(notice.body()[8..24], [5; 16], "the lease's key");
+        self.tcp
+            .close(self.tree, self.file)
+            .expect("a close, which answers the break");
+        let opened = other.wait(opening).expect("an answer").ok();
+        opened.expect("the file");
+    }
+}
+
 #[test]
 fn a_break_that_a_dead_channel_did_not_take_goes_to_another() {
-    let server = device(Setup {
-        global: &["smb2 leases = yes"],
-        ..Setup::default()
-    });
-    let line = Line::to(server.smb_direct);
-    let mut config = Config::new(GUID);
-    config.smb_direct.receive_credit_max = Credits(8);
-    // The first channel is the one that is told of breaks.
-    let mut direct = Connection::smb_direct(line.address, config.clone()).expect("SMB Direct");
-    direct.log_in(&credentials(&server)).expect("a session");
-    let tree = direct.tree_connect(&server.share_path()).expect("a tree");
-    let mut tcp = Connection::tcp(server.tcp, config).expect("TCP");
-    tcp.bind(&direct, &credentials(&server)).expect("a binding");
-    let how = Create {
-        lease: Some(Lease {
-            key: [5; 16],
-            state: 7,
-        }),
-        ..Create::file(Disposition::Create)
-    };
-    let created = direct.create(tree, "leased", &how).expect("a file");
-    assert_eq!(created.oplock, 0xff, "a lease");
-
+    let mut scene = Scene::new(8);
     // Answers that do not arrive use up all that the server may send.
-    let device = server.device();
-    let received = direct.traffic().messages_in;
-    let sent = messages(&device.wait_for_status(|status| messages(status) == (received, 0))).0;
-    line.block();
-    let echo = Request::echo().expect("encoded");
-    for _ in 0..24 {
-        direct.send(&echo).expect("sent");
-    }
-    let status = device.wait_for_status(|status| {
-        let (out, waiting) = messages(status);
-        out + waiting == sent + 24
-    });
-    let (_, waiting) = messages(&status);
-    assert!(waiting > 0, "{status}");
+    let sent = scene.block(&Request::echo().expect("encoded"), 24);
+    let opening = scene.open();
+    scene.wait_until_behind(sent);
+    scene.line.cut();
+    scene.expect_break(opening);
+}
 
-    let mut other = log_in(&server, Config::new([8; 16]));
-    let its_tree = other.tree_connect(&server.share_path()).expect("a tree");
-    let how = Create::file(Disposition::Open);
-    let request = Request::create(its_tree, "leased", &how).expect("encoded");
-    let opening = other.send(&request).expect("sent");
-    // The break is behind them.
-    device.wait_for_status(|status| messages(status).1 == waiting + 1);
-    line.cut();
-    let notice = tcp.next_break(Duration::from_secs(30));
-    let notice = notice.expect("a connection").expect("a break");
-    assert_eq!(notice.body()[8..24], [5; 16], "the lease's key");
-    tcp.close(tree, created.file)
-        .expect("a close, which answers the break");
-    let opened = other.wait(opening).expect("an answer").ok();
-    opened.expect("the file");
+#[test]
+fn a_break_that_a_silent_channel_does_not_acknowledge_goes_to_another() {
+    let mut scene = Scene::new(255);
+    let (tree, file) = (scene.tree, scene.file);
+    let data = vec![7; 4096];
+    let written = scene.tcp.write(tree, file, 0, &data).expect("a write");
+    assert_eq!(written as usize, data.len());
+    // More than the line holds, and by far not all that the server may send.
+    let count = 4 * HELD / data.len();
+    let read = Read::inline(file, 0, 4096).request(tree);
+    scene.block(&read, count as u64);
+    let opening = scene.open();
+    let began = Instant::now();
+    scene.expect_break(opening);
+    println!("the break was answered after {:?}", began.elapsed());
 }

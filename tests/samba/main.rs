@@ -22,6 +22,7 @@ mod compounds;
 mod daemon;
 mod failover;
 mod failures;
+mod fairness;
 mod files;
 mod forwarder;
 mod hostile;

@@ -19,13 +19,13 @@ use crate::sessions::credentials;
 pub(super) const PIECE: usize = 1 << 20;
 
 /// A number that no other test has.
-pub(super) fn number() -> u32 {
+pub(crate) fn number() -> u32 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     COUNT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Of a client of its own, who is patient.
-pub(super) fn config() -> Config {
+pub(crate) fn config() -> Config {
     let mut guid = *b"failing client 0";
     guid[12..].copy_from_slice(&number().to_le_bytes());
     Config {
@@ -35,7 +35,7 @@ pub(super) fn config() -> Config {
 }
 
 /// Bytes that differ from place to place, and from one `seed` to another.
-pub(super) fn content(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn content(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
@@ -102,7 +102,7 @@ pub(super) fn bind(server: &Server, other: &Connection) -> Connection {
 }
 
 /// Sends a WRITE by RDMA of `data` and does not wait: the memory stays registered.
-pub(super) fn send_put(
+pub(crate) fn send_put(
     direct: &mut Connection,
     tree: u32,
     file: FileId,
@@ -133,7 +133,7 @@ fn start_put(
     Ok((direct.send(&write.request(tree))?, source))
 }
 
-pub(super) fn put(
+pub(crate) fn put(
     direct: &mut Connection,
     tree: u32,
     file: FileId,
@@ -147,7 +147,7 @@ pub(super) fn put(
 }
 
 /// Sends a READ by RDMA of `length` bytes and does not wait: the memory stays registered.
-pub(super) fn send_get(
+pub(crate) fn send_get(
     direct: &mut Connection,
     tree: u32,
     file: FileId,
@@ -176,7 +176,7 @@ fn start_get(
     Ok((direct.send(&read.request(tree))?, sink))
 }
 
-pub(super) fn get(
+pub(crate) fn get(
     direct: &mut Connection,
     tree: u32,
     file: FileId,

@@ -1,7 +1,7 @@
 //! What goes wrong, and how: a client gets the right error or its data, others notice nothing, and
 //! nothing is left behind.
 
-mod client;
+pub(crate) mod client;
 mod closing;
 mod device;
 mod gone;
