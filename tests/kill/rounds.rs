@@ -56,8 +56,11 @@ impl Rounds {
         self.send(&[&[ORDER], &emit(&pieces)[..]].concat())?;
         let mut echo = pattern(1 + self.number * 7919 % 100_000);
         echo[0] = 0xfe;
-        assert!(self.receive()? == echo, "other bytes came back");
-        assert_eq!(self.receive()?, ANSWER);
+        // A short answer may overtake a long one, which waits for memory.
+        let mut received = [self.receive()?, self.receive()?];
+        received.sort_by_key(|message| *message == ANSWER);
+        assert!(received[0] == echo, "other bytes came back");
+        assert_eq!(received[1], ANSWER);
         let turned: Vec<u8> = content.iter().map(|byte| !byte).collect();
         assert!(target.bytes() == turned, "other bytes were written");
         assert_eq!(self.peer.take_invalidated(), [source.token()]);
