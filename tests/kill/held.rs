@@ -76,6 +76,16 @@ impl Held {
         }
         held
     }
+
+    /// Takes mappings of memory files away.
+    fn forget(&mut self, region: &str, count: usize) {
+        let name = format!("/memfd:smbdirect-{region} (deleted)");
+        let found = self.mappings.remove(&name).unwrap_or_default();
+        // More than there are is as wrong as fewer.
+        if found != count {
+            self.mappings.insert(name, found.wrapping_sub(count));
+        }
+    }
 }
 
 /// The target of a descriptor, without the number of what is behind it.
@@ -87,10 +97,12 @@ fn kind(target: &Path) -> String {
     }
 }
 
-/// A process that is attached, without what changes while it works.
-type Attached = (String, usize, usize, u64, (usize, usize, usize));
+/// A process that is attached, without what changes while it works: its role, connections, sessions and
+/// queues.
+type Attached = (String, usize, usize, usize);
 
-/// What a broker holds.
+/// What a broker holds, without the memory of the processes that are attached, which grows and shrinks
+/// with their use: what is left of it belongs to nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Left {
     pub(crate) held: Held,
@@ -102,19 +114,27 @@ pub(crate) struct Left {
 impl Left {
     /// Of a broker that holds this of the system: to ask for the rest takes descriptors.
     pub(crate) fn of(daemon: &Daemon, held: Held) -> Self {
+        let mut this = Self::empty(held);
         let status = status(daemon);
-        let attached = status.processes.into_iter().filter_map(|process| {
-            let memory = (process.send_segments, process.bulk_segments);
-            let memory = (memory.0, memory.1, process.queues.len());
-            let (role, own) = (process.role, (process.connections, process.sessions));
-            (role != "observer").then_some((role, own.0, own.1, process.memory, memory))
-        });
-        Self {
-            held,
-            totals: status.totals,
-            connections: status.connections.len(),
-            processes: attached.collect(),
+        this.totals = status.totals;
+        this.connections = status.connections.len();
+        for process in status.processes {
+            let queues = &process.queues;
+            let receive = queues.iter().map(|queue| queue.receive_segments as usize);
+            let (send, bulk) = (process.send_segments, process.bulk_segments);
+            this.held.forget("send", send);
+            this.held.forget("bulk", bulk);
+            this.held.forget("receive", receive.sum());
+            this.totals.memory = this.totals.memory.wrapping_sub(process.memory);
+            let registrations = (send + bulk) * process.connections;
+            this.totals.registrations = this.totals.registrations.wrapping_sub(registrations);
+            if process.role != "observer" {
+                let (connections, sessions) = (process.connections, process.sessions);
+                let attached = (process.role, connections, sessions, process.queues.len());
+                this.processes.push(attached);
+            }
         }
+        this
     }
 
     /// Of a broker without clients and processes.
@@ -134,7 +154,8 @@ impl Left {
         loop {
             let held = Held::of(&id);
             // The dear question only when the cheap one is answered.
-            let found = (held == self.held).then(|| Self::of(daemon, held.clone()));
+            let found =
+                (held.descriptors == self.held.descriptors).then(|| Self::of(daemon, held.clone()));
             if found.as_ref() == Some(self) {
                 return;
             }
