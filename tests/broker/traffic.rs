@@ -102,6 +102,34 @@ fn a_response_follows_its_data_however_many_descriptors_that_has() {
 }
 
 #[test]
+fn long_lists_of_descriptors_count_as_memory() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    assert_eq!(worker.grow(region::BULK), Status::Ok);
+    assert_eq!(worker.grow(region::SEND), Status::Ok);
+    let source = client.register(1 << 20, Access::RemoteRead);
+    let place = Place {
+        segment: 0,
+        offset: 0,
+    };
+    let list: Vec<_> = (0..4095).map(|i| source.part(i * 2, 1)).collect();
+    let before = scene.status().totals.memory;
+    for cookie in 0..16 {
+        worker.rdma(op::RDMA_READ, (conn, cookie), (place, 4095), &list);
+    }
+    scene.until("they count", |status| {
+        status.totals.memory > before + (1 << 20)
+            && status.processes[0].memory == status.totals.memory
+    });
+    for _ in 0..16 {
+        assert_eq!(worker.expect(event::RDMA_DONE).1, Status::Ok);
+    }
+    scene.until("they do not any more", |status| {
+        status.totals.memory == before
+    });
+}
+
+#[test]
 fn a_message_invalidates_a_token() {
     let scene = Scene::new();
     let (mut worker, conn, client) = scene.pair(1);
