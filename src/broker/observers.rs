@@ -120,7 +120,7 @@ impl Server {
     fn serve(&self, socket: &SeqSocket, until: Instant) -> Result<(), Status> {
         let mut buffer = vec![0; MAX_CONTROL_LENGTH];
         let attach = self.receive(socket, &mut buffer, until)?;
-        let cookie = self.attach(socket, attach)?;
+        let cookie = self.attach(attach)?;
         let attached = attached(0, &self.shared.config);
         answered(send(socket, kind::ATTACHED, cookie, &attached, &[]))?;
         let request = self.receive(socket, &mut buffer, until)?;
@@ -132,24 +132,19 @@ impl Server {
         answered(send_status(socket, cookie, &status))
     }
 
-    /// Judges the first message of a process; its cookie. One that is refused is told by a reply, too.
-    fn attach(&self, socket: &SeqSocket, message: &[u8]) -> Result<u64, Status> {
-        let (cookie, refused) = match attach_version(message) {
-            Some((cookie, version)) if version != abi::VERSION => (cookie, Status::Version),
+    /// Judges the first message of a process; its cookie.
+    fn attach(&self, message: &[u8]) -> Result<u64, Status> {
+        let refused = match attach_version(message) {
+            Some((_, version)) if version != abi::VERSION => Status::Version,
             _ => match read_request(message).map_err(|_| Status::Corrupt)? {
                 (cookie, Request::Attach(attach)) if attach.role == role::OBSERVER => {
                     return Ok(cookie);
                 }
-                (cookie, Request::Attach(_)) => (cookie, Status::Denied),
+                (_, Request::Attach(_)) => Status::Denied,
                 _ => return Err(Status::Corrupt),
             },
         };
-        let reply = abi::Reply {
-            status: refused.code(),
-            kind: kind::ATTACH,
-        };
         self.shared.registry().count("refused_attach");
-        answered(send(socket, kind::REPLY, cookie, &reply, &[]))?;
         Err(refused)
     }
 
