@@ -192,3 +192,55 @@ fn knows_when_bytes_moved_last_in_either_direction() {
     assert_eq!(step(&mut conn, at(6)).reads, at(6));
     assert_eq!(step(&mut other, at(7)).sends, at(7));
 }
+
+#[test]
+fn a_send_ends_when_the_peer_has_acknowledged_it_not_when_the_socket_has_taken_it() {
+    const LENGTH: u32 = 64 * 1024;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket2::SockRef::from(&listener)
+        .set_recv_buffer_size(4096)
+        .unwrap();
+    let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    socket2::SockRef::from(&stream)
+        .set_send_buffer_size(1 << 20)
+        .unwrap();
+    let (mut peer, address) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let stream = TcpStream::from_std(stream);
+    let mut conn = Conn::new(stream, address, Stage::AwaitsRequest, Some(MAX_ULPDU));
+    conn.qp = Some(Box::new(Qp::new(DEPTHS, crc32c)));
+    conn.establish(Agreed::default());
+    conn.unacknowledged = Some(Unacknowledged::default());
+    conn.writable = true;
+    let remote = RemoteAddress {
+        token: RemoteToken(5),
+        address: 4096,
+    };
+    let payload = register(&mut conn, LENGTH, Access::Local, remote);
+    let qp = conn.qp.as_mut().unwrap();
+    for number in 0..4 {
+        let posted = qp.post_send(WrId(number), &[1; 24], Some(payload), None);
+        posted.unwrap();
+    }
+    let (mut scratch, mut ended) = (Scratch::new(), Vec::new());
+    conn.readable = false;
+    conn.transfer(Instant::ZERO, &mut scratch, &mut ended)
+        .unwrap();
+    assert!(conn.out.is_empty(), "the socket has taken everything");
+    assert_eq!(ended, []);
+    conn.ask_acknowledged(Instant::ZERO, &mut ended);
+    assert!(ended.len() < 4, "the peer's buffer does not hold it");
+    assert!(conn.awaits_acknowledgement());
+    let mut rest = conn.position as usize;
+    let mut bytes = vec![0; 64 * 1024];
+    while rest > 0 {
+        rest -= peer.read(&mut bytes).unwrap();
+    }
+    // It may acknowledge the last bytes late.
+    while conn.awaits_acknowledgement() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        conn.ask_acknowledged(Instant::ZERO, &mut ended);
+    }
+    let numbers: Vec<_> = ended.iter().map(|done| (done.wr_id.0, done.done)).collect();
+    assert_eq!(numbers, [0, 1, 2, 3].map(|number| (number, Done::Send)));
+}
