@@ -1,11 +1,12 @@
 //! Logging in, signing, encryption, binding.
 
 use smbdirect::client::{
-    CipherAlgorithm, Config, Connection, Create, Credentials, Dialect, Disposition, NtStatus,
-    SigningAlgorithm,
+    CipherAlgorithm, Config, Connection, Create, Credentials, Dialect, Disposition, Error,
+    NtStatus, SigningAlgorithm,
 };
 
-use crate::server::{PASSWORD, Server};
+use crate::daemon::TIMEOUT;
+use crate::server::{PASSWORD, Server, Setup};
 
 pub(crate) const GUID: [u8; 16] = *b"samba test guid.";
 
@@ -154,4 +155,24 @@ fn a_wrong_password_is_refused_with_the_right_hint() {
         .tree_connect(r"\\127.0.0.1\nowhere")
         .expect_err("no such share");
     assert_eq!(error.status(), Some(NtStatus::BAD_NETWORK_NAME));
+}
+
+#[test]
+fn the_device_knows_who_has_logged_in_and_ends_who_has_not_in_time() {
+    let server = crate::channel::device(Setup {
+        device: "login_timeout = '8 s'",
+        ..Setup::default()
+    });
+    let direct = |guid| Connection::smb_direct(server.smb_direct, Config::new(guid));
+    let mut first = direct(GUID).expect("SMB Direct");
+    first.log_in(&credentials(&server)).expect("a session");
+    let mut second = crate::channel::bind(&server, &first);
+    // Both in the smbd of a client that is logged in, and in one of its own.
+    for guid in [GUID, *b"never logged in."] {
+        let mut silent = direct(guid).expect("SMB Direct");
+        let ended = silent.serve(4 * TIMEOUT);
+        assert!(matches!(ended, Err(Error::Closed(_))), "{ended:?}");
+    }
+    first.echo().expect("a session is on it");
+    second.echo().expect("a session is bound to it");
 }
