@@ -266,6 +266,8 @@ impl Process {
         let mut message = vec![0; length as usize];
         self.handle().take_pdu(pdu, &mut message).expect("held");
         self.message = message;
+        // Its client says more than a stranger may.
+        self.handle().set_authenticated(conn).expect("its own");
         length.to_string()
     }
 
