@@ -94,7 +94,10 @@ fn says_nothing_of_those_that_only_look() {
         assert!(smbdirectctl(&daemon.control, &[]).status.success());
     }
     let log = daemon.log();
-    assert!(!log.contains("attached") && !log.contains("detached"), "{log}");
+    assert!(
+        !log.contains("attached") && !log.contains("detached"),
+        "{log}"
+    );
 }
 
 #[test]
