@@ -78,7 +78,7 @@ fn found(lock: &str) -> Vec<String> {
         let (id, rest) = line.split_once(' ').expect("an advisory");
         let (name, good) = rest
             .split_once(": ")
-            .unwrap_or((rest.trim_end_matches(':'), ""));
+            .unwrap_or_else(|| (rest.trim_end_matches(':'), ""));
         for (_, have) in crates.iter().filter(|(found, _)| *found == name) {
             let is_good =
                 |requirement: &str| !requirement.is_empty() && fits(version(have), requirement);

@@ -207,7 +207,8 @@ impl Broker {
             ));
         }
         let waits = (poll, messages);
-        let observers = Observers::new(Arc::clone(&shared), status_socket, control.clone())?;
+        let observers =
+            observers::Server::new(Arc::clone(&shared), status_socket, control.clone())?;
         let thread = Control::new(shared, waits, socket, to_reactors, listen_at.clone())?;
         let mut broker = Self {
             addresses: listen_at.iter().map(|listen| listen.address).collect(),

@@ -45,13 +45,13 @@ pub(super) struct Server {
     stop: Arc<EventFd>,
 }
 
-impl Observers {
+impl Server {
     pub(super) fn new(
         shared: Arc<Shared>,
         socket: ControlSocket,
         control: ToControl,
-    ) -> io::Result<Server> {
-        Ok(Server {
+    ) -> io::Result<Self> {
+        Ok(Self {
             shared,
             socket,
             control,

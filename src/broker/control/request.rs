@@ -166,7 +166,8 @@ impl Control {
         (socket, pid): (&Arc<SeqSocket>, i32),
         attach: &abi::Attach,
     ) -> Result<(Arc<Process>, Option<Place>), Refusal> {
-        let role = Role::of(attach.role).ok_or((Status::Corrupt, "an unknown role".into()))?;
+        let role =
+            Role::of(attach.role).ok_or_else(|| (Status::Corrupt, "an unknown role".into()))?;
         let has_token = attach.token != abi::Token::default();
         if has_token && role != Role::Worker {
             return Err((

@@ -26,7 +26,7 @@ fn grown(shape: Shape) -> Buffers {
 fn add(buffers: &mut Buffers, units: u32) -> Result<u32, AddError> {
     let number = buffers
         .free_number()
-        .unwrap_or(buffers.shape().max_segments);
+        .unwrap_or_else(|| buffers.shape().max_segments);
     let length = buffers.shape().unit_length * units as usize;
     buffers.add(number, Memory::zeroed(length))?;
     Ok(number)
