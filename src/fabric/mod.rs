@@ -41,8 +41,10 @@ pub mod verbs;
 pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric};
 #[cfg(feature = "fabric")]
 pub use local::{LocalAddress, LocalAddresses};
+#[cfg(feature = "broker")]
+pub(crate) use pending::Source;
 #[cfg(feature = "fabric")]
-pub(crate) use pending::{Limit, Limits, Source, Sources};
+pub(crate) use pending::{Limit, Limits, Sources};
 #[cfg(feature = "fabric")]
 pub use traits::*;
 

@@ -82,6 +82,7 @@ impl<K: Copy + Eq + Hash> Sources<K> {
         self.by_source.get(&source).map_or(0, BTreeMap::len)
     }
 
+    #[cfg(feature = "broker")]
     pub(crate) fn contains(&self, key: &K) -> bool {
         self.places.contains_key(key)
     }
@@ -132,6 +133,7 @@ impl<K: Copy + Eq + Hash> Sources<K> {
     }
 
     /// The oldest connection of each source, with a number that is less the older it is.
+    #[cfg(feature = "broker")]
     pub(crate) fn oldest(&self) -> impl Iterator<Item = (Source, u64, K)> + '_ {
         self.by_source.iter().filter_map(|(source, conns)| {
             let (number, key) = conns.first_key_value()?;

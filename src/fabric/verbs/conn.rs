@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 
 use super::Config;
 use super::ffi::{Completed, Depths, Device, Endpoint, Operation, Piece, WorkRequest};
@@ -110,7 +109,6 @@ pub(super) fn limits(depths: Depths) -> ReadLimits {
 pub(super) struct Conn {
     pub(super) endpoint: Endpoint,
     pub(super) device: Device,
-    pub(super) peer: SocketAddr,
     pub(super) listener: Option<ListenerId>,
     pub(super) stage: Stage,
     pub(super) limits: ReadLimits,
@@ -140,14 +138,12 @@ impl Conn {
     pub(super) fn new(
         endpoint: Endpoint,
         device: Device,
-        peer: SocketAddr,
         stage: Stage,
         (sends, recvs, reads): (u32, u32, u32),
     ) -> Self {
         Self {
             endpoint,
             device,
-            peer,
             listener: None,
             stage,
             limits: limits(Depths::default()),

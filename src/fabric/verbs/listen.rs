@@ -119,7 +119,7 @@ impl Verbs {
             peer: agree(depths, legacy),
             legacy: legacy.is_some(),
         };
-        match self.add(id, peer, stage) {
+        match self.add(id, stage) {
             Err(error) => {
                 tracing::debug!(%error, %peer, "connection dropped");
                 refuse(of_error(&error));

@@ -185,7 +185,7 @@ impl Verbs {
     }
 
     /// Makes the queues of a connection whose device is known, and watches them.
-    fn add(&mut self, id: CmId, peer: SocketAddr, stage: Stage) -> io::Result<ConnId> {
+    fn add(&mut self, id: CmId, stage: Stage) -> io::Result<ConnId> {
         let device = id.device()?;
         let (sends, recvs, reads) = conn::queues(&self.config, &device);
         let endpoint = Endpoint::new(id, &device, sends + reads, recvs)?;
@@ -194,7 +194,7 @@ impl Verbs {
             endpoint.async_fd().as_raw_fd(),
         );
         let (key, device_key) = (endpoint.id().key(), endpoint.device_key());
-        let conn = Conn::new(endpoint, device, peer, stage, (sends, recvs, reads));
+        let conn = Conn::new(endpoint, device, stage, (sends, recvs, reads));
         let registry = self.poll.registry();
         let id = self.conns.try_insert_with_key(|id| {
             registry.register(&mut SourceFd(&fd), token(id), Interest::READABLE)?;
@@ -240,7 +240,7 @@ impl Verbs {
         let source = devices::source_for(address)?;
         let id = CmId::new(&self.channel)?;
         id.bind(SocketAddr::new(source, 0))?;
-        let conn = self.add(id, address, Stage::ResolvesAddress(limits))?;
+        let conn = self.add(id, Stage::ResolvesAddress(limits))?;
         let time = self.config.connect_timeout;
         let id = self.conns.get(conn).map(|conn| conn.endpoint.id());
         match id.map(|id| id.resolve_address(address, time)) {

@@ -270,7 +270,7 @@ impl Verbs {
 
     /// Ends a connection: what has completed is reported, everything else flushed, and its owner told.
     /// `answered`: the peer knows.
-    fn end_with(
+    pub(super) fn end_with(
         &mut self,
         id: ConnId,
         mut reason: CloseReason,
