@@ -198,6 +198,9 @@ fn memory_that_is_not_used_comes_back() {
         &[target.part(0, 4096)],
     );
     assert_eq!(worker.expect(event::RDMA_DONE).1, Status::Ok);
+    // The data is there when what was sent behind it is.
+    worker.reply(conn, b"behind");
+    assert_eq!(client.message(), b"behind");
     assert_eq!(target.memory.to_vec(0, 4096).unwrap(), [5; 4096]);
 }
 
