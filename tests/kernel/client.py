@@ -147,17 +147,18 @@ class Client:
             if self.server:
                 self.check_traffic(version, way == "plain")
 
-    def check_traffic(self, version, direct):
+    def check_traffic(self, version, direct, size=3 * MIB):
+        """At least `size` bytes went each way, by RDMA or not."""
         traffic = self.server.traffic()
         rdma = traffic["rdma_read_bytes"], traffic["rdma_write_bytes"]
         if direct:
-            assert min(rdma) >= 3 * MIB, traffic
+            assert min(rdma) >= size, traffic
             assert max(traffic["inline_bytes_in"], traffic["inline_bytes_out"]) < MIB, traffic
             # 3.0 knows channel 1 only.
             assert (traffic["invalidations_out"] > 0) == (version != "3.0"), (version, traffic)
         else:
             assert rdma == (0, 0), traffic
-            assert min(traffic["inline_bytes_in"], traffic["inline_bytes_out"]) >= 3 * MIB, traffic
+            assert min(traffic["inline_bytes_in"], traffic["inline_bytes_out"]) >= size, traffic
 
     def sealed(self, share, options):
         """A file of the server is read, and another one written, at the sizes that the mount chooses by itself."""
@@ -172,7 +173,7 @@ class Client:
             except OSError as error:
                 assert error.errno == errno.EINVAL, error
             files.write(mounted / f"written-{share}", 6, size, False)
-            self.check_traffic("3.1.1", False)
+            self.check_traffic("3.1.1", False, size)
         files.compare(self.behind / f"written-{share}", 6, size)
 
     def all(self):
