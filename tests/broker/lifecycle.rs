@@ -30,7 +30,10 @@ fn held(report: &Report) -> impl PartialEq + std::fmt::Debug + use<> {
 fn a_worker_that_dies_with_everything_under_way_leaves_nothing() {
     let scene = Scene::with(|config| config.reactors = 2);
     let (_other, _, _client) = scene.pair(9);
-    let before = held(&scene.status());
+    let before = scene.until("it has logged in", |status| {
+        status.totals.unauthenticated == 0
+    });
+    let before = held(&before);
     for round in 0..10 {
         let (mut worker, conn, client) = scene.pair(1);
         assert_eq!(worker.grow(region::BULK), Status::Ok);

@@ -38,9 +38,8 @@ impl Scene {
         let server = address(&daemon);
         let mut bystander = Bystander::start(&daemon.control, server);
         bystander.wait_for_rounds();
-        let held = Held::of(&daemon.id().to_string());
         Self {
-            base: Left::of(&daemon, held),
+            base: Left::settled(&daemon),
             fresh,
             cast: Cast::new(&daemon.control, server),
             bystander,

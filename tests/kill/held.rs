@@ -126,8 +126,9 @@ impl Left {
             this.held.forget("bulk", bulk);
             this.held.forget("receive", receive.sum());
             this.totals.memory = this.totals.memory.wrapping_sub(process.memory);
+            // A segment is registered with a connection when the connection first uses it.
             let registrations = (send + bulk) * process.connections;
-            this.totals.registrations = this.totals.registrations.wrapping_sub(registrations);
+            this.totals.registrations = this.totals.registrations.saturating_sub(registrations);
             if process.role != "observer" {
                 let (connections, sessions) = (process.connections, process.sessions);
                 let attached = (process.role, connections, sessions, process.queues.len());
@@ -135,6 +136,21 @@ impl Left {
             }
         }
         this
+    }
+
+    /// The same, once all memory and all registrations are somebody's: a process that works changes
+    /// them while the broker is asked.
+    pub(crate) fn settled(daemon: &Daemon) -> Self {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let this = Self::of(daemon, Held::of(&daemon.id().to_string()));
+            let (totals, mappings) = (&this.totals, &this.held.mappings);
+            let is_queue = |name: &String| name.contains("smbdirect-queue");
+            if (totals.memory, totals.registrations) == (0, 0) && mappings.keys().all(is_queue) {
+                return this;
+            }
+            assert!(Instant::now() < deadline, "it never settles: {this:#?}");
+        }
     }
 
     /// Of a broker without clients and processes.
