@@ -2,10 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use socket2::SockRef;
 
-use crate::scene::{Bridge, framed, wait_for};
+use crate::scene::{Bridge, Client, framed, wait_for};
 use crate::server::{Server, hash, pattern};
 
 #[test]
@@ -45,7 +47,7 @@ fn what_the_server_sent_before_it_closed_reaches_a_client_that_reads_late() {
     for n in 0..150 {
         assert!(client.receive() == pattern(n, 30_000), "message {n}");
     }
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     for n in 150..300 {
         assert!(client.receive() == pattern(n, 30_000), "message {n}");
     }
@@ -66,7 +68,7 @@ fn a_client_that_breaks_off_in_the_middle_of_a_message_ends_alone() {
         client.write(&framed(&[0xFE; 2_000_000])[..1_500_000]);
         client.write(b"");
         if reset {
-            let time = Some(std::time::Duration::ZERO);
+            let time = Some(Duration::ZERO);
             SockRef::from(&client.0).set_linger(time).expect("linger");
         }
         wait_for(
@@ -193,7 +195,7 @@ fn a_client_of_smb1_is_told_in_the_log_what_to_set() {
     let mut client = bridge.client();
     // SMB_COM_NEGOTIATE, in pieces.
     client.write(&[0, 0, 0, 47, 0xFF, b'S']);
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::thread::sleep(Duration::from_millis(20));
     client.write(&[b'M', b'B', 0x72]);
     client.expect_end_in_order();
     drop(client);
@@ -272,4 +274,54 @@ fn a_bridge_that_is_stopped_ends_its_connections_in_order() {
     );
     let in_order = server.closed().iter().all(|it| it == "closed by the peer");
     assert!(in_order, "{:?}", server.closed());
+}
+
+/// A bridge that is stopped, and cannot end yet: its server does not take what is for it.
+fn stopping(server: &Server) -> (Bridge, Client) {
+    let bridge = Bridge::to(server.address);
+    let mut client = bridge.client();
+    client.send(b"!sink");
+    client.send(b"!stall");
+    wait_for(|| server.is_stalled(), || "the server runs on".to_owned());
+    // More than there are credits for.
+    client.send(&pattern(0, 1 << 20));
+    std::thread::sleep(Duration::from_millis(100));
+    bridge.signal(Signal::TERM);
+    (bridge, client)
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let server = Server::start();
+    let (bridge, client) = stopping(&server);
+    bridge.wait_for_log("stopping; a second signal ends at once");
+    // One that comes with the first does not count.
+    bridge.signal(Signal::INT);
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(!bridge.log().contains("ended at once"), "{}", bridge.log());
+    bridge.signal(Signal::TERM);
+    let (status, log, output) = bridge.ended();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("ended at once by a second signal"), "{log}");
+    assert_eq!(output, "");
+    server.resume();
+    drop(client);
+}
+
+/// timeout(1) sends one to its child and one to the group.
+#[test]
+fn signals_that_come_together_are_one() {
+    let server = Server::start();
+    let (bridge, client) = stopping(&server);
+    let begin = Instant::now();
+    bridge.signal(Signal::INT);
+    if begin.elapsed() > Duration::from_millis(250) {
+        eprintln!("a machine too busy to send two signals together");
+        return;
+    }
+    server.resume();
+    let (status, log, _) = bridge.ended();
+    assert!(status.success(), "{status}; {log}");
+    drop(client);
+    wait_for(|| !server.sunk().is_empty(), || "it is lost".to_owned());
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -84,18 +84,28 @@ impl Bridge {
         line.parse::<usize>().expect("a number") * 1024
     }
 
-    /// Waits until the log has the end of so many connections, and ends it in order.
-    pub(crate) fn stop(mut self) -> serde_json::Value {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM).expect("a signal to a child");
-        let mut json = String::new();
-        self.stdout.read_to_string(&mut json).expect("its output");
+        kill_process(pid, signal).expect("a signal to a child");
+    }
+
+    /// Ends it in order: what it counted.
+    pub(crate) fn stop(self) -> serde_json::Value {
+        self.signal(Signal::TERM);
+        let (status, log, json) = self.ended();
+        assert!(status.success(), "{status}; {log}");
+        serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json:?}"))
+    }
+
+    /// Waits for its end: how it ended, its log, and what it wrote.
+    pub(crate) fn ended(mut self) -> (ExitStatus, String, String) {
+        let mut output = String::new();
+        self.stdout.read_to_string(&mut output).expect("its output");
         let status = self.child.wait().expect("its end");
         self.logger.take().expect("a thread").join().expect("a log");
         let log = self.log();
-        assert!(status.success(), "{status}; {log}");
         assert!(!log.contains("panicked"), "{log}");
-        serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json:?}"))
+        (status, log, output)
     }
 }
 

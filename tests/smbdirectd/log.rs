@@ -1,11 +1,14 @@
 //! What is logged, and what is not.
 
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
 use rustix::process::Signal;
 use smbdirect::device::abi::{self, role};
 use smbdirect::device::{Event, Handle, Role, Status};
 use smbdirect::sys::SeqSocket;
 
-use crate::daemon::{Daemon, Directory, Setup, smbdirectctl};
+use crate::daemon::{Daemon, Directory, SMBDIRECTD, Setup, smbdirectctl};
 use crate::drain::event;
 use crate::peer::Peer;
 
@@ -130,4 +133,42 @@ fn the_end_of_a_connection_is_one_line_with_all_that_is_known() {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
     assert!(!line.contains("suppressed"), "{line}");
+}
+
+/// What it writes to a terminal before it ends: that the limit of open files is low, and why it does not start.
+fn on_a_terminal(no_color: Option<&str>) -> String {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let directory = Directory::new();
+    let file = directory.file("c.toml", "");
+    let line = format!(
+        "ulimit -n 300; exec {SMBDIRECTD} --config {} --control {} --listen {}",
+        file.display(),
+        directory.control().display(),
+        taken.local_addr().unwrap()
+    );
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--command", &line, "/dev/null"]);
+    command.env_remove("NO_COLOR").env_remove("JOURNAL_STREAM");
+    command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+    if let Some(value) = no_color {
+        command.env("NO_COLOR", value);
+    }
+    let output = command.output().expect("script(1) of util-linux runs");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn has_colors_on_a_terminal_unless_nobody_wants_them() {
+    let words = "the limit of open files, 300, is too low";
+    for (no_color, is_colored) in [(None, true), (Some(""), true), (Some("1"), false)] {
+        let said = on_a_terminal(no_color);
+        let line = said.lines().find(|line| line.contains(words));
+        let line = line.unwrap_or_else(|| panic!("{said:?}"));
+        assert_eq!(
+            line.contains("\u{1b}["),
+            is_colored,
+            "{no_color:?}: {line:?}"
+        );
+        assert!(line.contains("WARN"), "{line:?}");
+    }
 }
