@@ -193,7 +193,7 @@ END
     timeout --kill-after=10 "${GUEST_SECONDS:-1800}" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 \
         -m "${GUEST_MEMORY:-6G}" -nodefaults -no-user-config -display none -no-reboot -kernel "$kernel/vmlinux" \
         -append "root=host rootfstype=9p rootflags=trans=virtio,version=9p2000.L,cache=loose,msize=262144 ro \
-init=$PWD/tests/kernel/init console=ttyS0 loglevel=4 panic=-1 net.ifnames=0" \
+init=$PWD/tests/kernel/init console=ttyS0 loglevel=4 panic=-1 no_timer_check net.ifnames=0" \
         -fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap \
         -device virtio-9p-pci,fsdev=host,mount_tag=host \
         -fsdev local,id=guest,path="$GUEST_DIR",security_model=none,multidevs=remap \
