@@ -299,6 +299,12 @@ impl Config {
                 format!("{address} twice"),
                 || "addresses that differ",
             )?;
+            require(
+                is_of_one_link(address),
+                "listen",
+                format!("{address} of no interface"),
+                || "with a link-local address the number of its interface (ip link): \"[fe80::1%2]:5445\"",
+            )?;
             let speed = listen.link_speed.unwrap_or(SLOWEST);
             require(
                 (SLOWEST..=FASTEST).contains(&speed),
@@ -500,6 +506,14 @@ fn illegal(acceptor: &proto::Config, error: ConfigError) -> OutOfRange {
         key: format!("acceptor.{}", error.name()),
         value,
         allowed: allowed.to_owned(),
+    }
+}
+
+/// Whether it is clear of which network an address is: each has the same link-local ones of IPv6.
+fn is_of_one_link(address: SocketAddr) -> bool {
+    match address {
+        SocketAddr::V6(address) => !address.ip().is_unicast_link_local() || address.scope_id() != 0,
+        SocketAddr::V4(_) => true,
     }
 }
 

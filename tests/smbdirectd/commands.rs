@@ -1,12 +1,16 @@
 //! Command line and configuration: what is printed, what is refused and why.
 
+use std::collections::HashSet;
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
 use smbdirect::broker::Settings;
+use smbdirect::device::abi::queue_of;
+use smbdirect::device::{Event, Handle, Role, Status};
 
 use crate::daemon::{Daemon, Directory, Setup, run, smbdirectctl, stderr, stdout};
+use crate::drain::event;
 use crate::peer::Peer;
 
 #[test]
@@ -75,6 +79,14 @@ fn refuses_a_wrong_configuration_with_key_value_and_line() {
         "log = \"nonsense=nonsense\"",
         &[],
         &["line 1: log is \"nonsense=nonsense\"", "such as info"],
+    );
+    refused(
+        "listen = [\"fe80::1:5445\"]",
+        &[],
+        &[
+            "line 1: listen is [fe80::1:5445]:5445 of no interface",
+            "[fe80::1%2]:5445",
+        ],
     );
     refused("log = \"verbose\"", &[], &["log is \"verbose\""]);
     refused(
@@ -176,6 +188,52 @@ fn warns_of_a_limit_of_open_files_that_is_too_low() {
         log.contains("max_connections = 4096 and max_workers = 1024"),
         "{log}"
     );
+    // 4096 connections, 1024 that negotiate in each of two reactors, six of each worker, and 256 others.
+    assert!(log.contains("about 12544 are needed"), "{log}");
+}
+
+/// What that warning counts with: four, and one for each reactor.
+#[test]
+fn no_process_takes_more_open_files_than_are_counted_for_it() {
+    const WORKERS: usize = 8;
+    let daemon = Daemon::start(&[]);
+    let open = || {
+        let directory = format!("/proc/{}/fd", daemon.id());
+        fs::read_dir(directory).unwrap().count()
+    };
+    let (address, before) = (daemon.address(), open());
+    let (mut workers, mut peers) = (Vec::new(), Vec::new());
+    for n in 0..WORKERS {
+        let guid = [1 + n as u8; 16];
+        let mut worker = Handle::attach(&daemon.control, Role::Worker, None).unwrap();
+        assert!(matches!(event(&mut worker), Event::Attached));
+        worker.set_session_id(1, guid, 0, false).unwrap();
+        assert!(matches!(event(&mut worker), Event::Reply { .. }));
+        // Until it has a connection, and by that a queue, with each reactor.
+        let (mut seen, mut tries) = (HashSet::new(), 0);
+        while seen.len() < 2 {
+            tries += 1;
+            assert!(tries <= 60, "all at one reactor");
+            let mut peer = Peer::connect(address);
+            peer.negotiate(guid);
+            peers.push(peer);
+            let Event::Connection { info } = event(&mut worker) else {
+                panic!("a connection");
+            };
+            worker.set_authenticated(info.conn).unwrap();
+            seen.insert(queue_of(info.conn));
+            let Event::Pdu { pdu, .. } = event(&mut worker) else {
+                panic!("a request");
+            };
+            worker.take_pdu(pdu, &mut []).unwrap();
+        }
+        // Memory for RDMA is shared as well.
+        assert_eq!(worker.allocate(1 << 20).unwrap_err(), Status::Again);
+        assert!(matches!(event(&mut worker), Event::Room));
+        workers.push(worker);
+    }
+    let more = open() - before - peers.len();
+    assert!(more <= WORKERS * (4 + 2), "{more} of {WORKERS} processes");
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn what_it_writes_it_reads_again() {
     let text = r#"
         log = "smbdirect::broker=debug"
         log_format = "json"
-        listen = ["10.0.0.1", "[fe80::1]:0", {address = "::1", link_speed = "25 Gbit/s"}, {address = "::2", fabric = "software"}]
+        listen = ["10.0.0.1", "[fe80::1%3]:0", {address = "::1", link_speed = "25 Gbit/s"}, {address = "::2", fabric = "software"}]
         fabric = "auto"
         control = "/tmp/control"
         status_group = "0"
