@@ -53,16 +53,16 @@ impl Connection {
     /// Connects over TCP and negotiates.
     pub fn tcp(address: SocketAddr, config: Config) -> Result<Self> {
         let link = Tcp::connect(address, config.timeout)?;
-        Self::negotiate(Link::Tcp(link), config)
+        Self::negotiate(Link::Tcp(link), config, 0)
     }
 
     /// Connects over SMB Direct and negotiates.
     pub fn smb_direct(address: SocketAddr, config: Config) -> Result<Self> {
         let link = SmbDirect::connect(address, (config.fabric, config.smb_direct), config.timeout)?;
-        Self::negotiate(Link::SmbDirect(Box::new(link)), config)
+        Self::negotiate(Link::SmbDirect(Box::new(link)), config, 0)
     }
 
-    fn negotiate(link: Link, config: Config) -> Result<Self> {
+    fn negotiate(link: Link, config: Config, next_message_id: u64) -> Result<Self> {
         let request = negotiate::request(&config)?;
         let mut connection = Self {
             link,
@@ -70,7 +70,7 @@ impl Connection {
             session: None,
             preauth: Preauth::START,
             session_preauth: Preauth::START,
-            next_message_id: 0,
+            next_message_id,
             credits: 1,
             outstanding: HashMap::new(),
             ready: VecDeque::new(),

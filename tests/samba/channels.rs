@@ -6,10 +6,12 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use smbdirect::client::{
-    Channel, Config, Connection, Create, Created, Disposition, Lease, NtStatus, Read, Request,
+    Channel, Config, Connection, Create, Created, Dialect, Disposition, Lease, NtStatus, Read,
+    Request,
 };
 
 use crate::channel::{bind, contents, device, pattern, place, sink};
+use crate::failures::wait_until;
 use crate::server::{Server, Setup};
 use crate::sessions::{GUID, credentials, log_in};
 
@@ -80,6 +82,53 @@ fn a_session_has_channels_of_both_transports_in_one_process() {
     // The device knew where it belongs, or smbd told it: in either case it is there now.
     drop(tcp);
     reads(&mut direct, tree, &data);
+}
+
+/// A NEGOTIATE request ([MS-SMB2] 2.2.3) of a dialect that there is not.
+fn negotiate_of_no_dialect() -> Vec<u8> {
+    let mut message = vec![0; 64 + 36 + 2];
+    message[..4].copy_from_slice(b"\xfeSMB");
+    message[4] = 64;
+    // A credit for the next.
+    message[14] = 1;
+    // StructureSize, DialectCount, SecurityMode; the dialect.
+    message[64..70].copy_from_slice(&[36, 0, 1, 0, 1, 0]);
+    message[100..].copy_from_slice(&0x0222_u16.to_le_bytes());
+    message
+}
+
+#[test]
+fn a_connection_whose_first_answer_is_not_acknowledged_yet_reaches_the_smbd_of_its_client() {
+    let server = device(Setup::default());
+    let data = pattern(100_000, 9);
+    place(&server, "file", &data);
+    for round in 0..4_u8 {
+        // Without the hash of what was negotiated, of which the refused request would be a part.
+        let config = Config {
+            dialects: vec![Dialect::Smb302],
+            ..Config::new([round + 1; 16])
+        };
+        // It does not know of the device: another smbd is asked, and hands the connection over.
+        let mut tcp = log_in(&server, config.clone());
+        let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
+        let (pid, _) = session(&server);
+        let refused = negotiate_of_no_dialect();
+        let mut direct = Connection::smb_direct_after(&refused, server.smb_direct, config)
+            .expect("the second request is answered");
+        direct.bind(&tcp, &credentials(&server)).expect("a binding");
+        reads(&mut direct, tree, &data);
+        assert_eq!(serving(&server, 1), BTreeSet::from([pid]));
+        drop((direct, tcp));
+        server
+            .device()
+            .wait_for_status(|status| status["connections"] == serde_json::json!([]));
+        wait_until("the session has ended", || {
+            let status = server.smbstatus();
+            status["sessions"]
+                .as_object()
+                .is_none_or(|all| all.is_empty())
+        });
+    }
 }
 
 #[test]

@@ -1,10 +1,24 @@
 //! For tests: messages that no request is in.
 
+use std::net::SocketAddr;
+
 use super::Connection;
-use crate::client::Result;
-use crate::client::link::Deadline;
+use crate::client::link::{Deadline, Link, SmbDirect};
+use crate::client::{Config, Result};
 
 impl Connection {
+    /// As [`smb_direct`](Self::smb_direct), after a first message, whose id is 0 and which the server refuses:
+    /// its answer is not looked at.
+    pub fn smb_direct_after(first: &[u8], address: SocketAddr, config: Config) -> Result<Self> {
+        let timeout = config.timeout;
+        let link = SmbDirect::connect(address, (config.fabric, config.smb_direct), timeout)?;
+        let mut link = Link::SmbDirect(Box::new(link));
+        let deadline = Deadline::new(timeout);
+        link.send(&[first], deadline)?;
+        link.receive(deadline)?;
+        Self::negotiate(link, config, 1)
+    }
+
     /// Sends any bytes as one message, which no request is taken to be in: the answer, if there is
     /// one, is for [`receive_bytes`](Self::receive_bytes).
     pub fn send_bytes(&mut self, message: &[u8]) -> Result<()> {

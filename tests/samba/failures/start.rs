@@ -56,8 +56,8 @@ fn without_a_device_smbd_serves_tcp_and_says_so_once_until_there_is_one() {
     });
 }
 
-/// A device of another version for the next process that attaches.
-fn refuse_one(path: &Path) {
+/// A device of another version for the next process that attaches. If it says which, it says no more.
+fn refuse_one(path: &Path, says: Option<u32>) {
     fs::create_dir_all(path.parent().expect("a directory")).expect("made");
     let listener = SeqListener::bind(path).expect("a socket");
     let (mut socket, mut buffer) = (None, [0; 4096]);
@@ -72,7 +72,10 @@ fn refuse_one(path: &Path) {
         assert_eq!(version, abi::VERSION);
         let (mut answer, kind) = (Vec::new(), abi::kind::ATTACH);
         let status = Status::Version.code();
-        encode(cookie, &abi::Reply { status, kind }, &[], &mut answer);
+        match says {
+            Some(version) => encode(0, &abi::Detached { status, version }, &[], &mut answer),
+            None => encode(cookie, &abi::Reply { status, kind }, &[], &mut answer),
+        }
         socket.send(&answer, &[]).is_ok()
     });
     fs::remove_file(path).expect("removed");
@@ -80,20 +83,31 @@ fn refuse_one(path: &Path) {
 
 #[test]
 fn a_device_of_another_version_is_said_also_after_there_was_none() {
-    let mut server = Server::start_with(Setup {
-        without_device: true,
-        ..Setup::default()
-    });
-    let said = || lines(&server.log(), "no SMB Direct until");
-    assert_eq!(said().len(), 1);
-    refuse_one(&server.control_socket());
-    wait_until("the version is said", || {
-        let said = said();
-        said.len() >= 2 && said[1].contains("of the same release")
-    });
-    server.start_device();
-    let said = lines(&server.log(), "SMB Direct is served by the device");
-    assert_eq!(said.len(), 1);
+    let own = abi::VERSION;
+    for (says, versions) in [
+        (None, format!("(smbd speaks version {own})")),
+        (
+            Some(own + 7),
+            format!("(it speaks version {}, smbd version {own})", own + 7),
+        ),
+    ] {
+        let mut server = Server::start_with(Setup {
+            without_device: true,
+            ..Setup::default()
+        });
+        let said = || lines(&server.log(), "no SMB Direct until");
+        assert_eq!(said().len(), 1);
+        refuse_one(&server.control_socket(), says);
+        wait_until("the versions are said, and what to do", || {
+            let said = said();
+            said.len() >= 2
+                && said[1].contains(&versions)
+                && said[1].contains("of the same release")
+        });
+        server.start_device();
+        let said = lines(&server.log(), "SMB Direct is served by the device");
+        assert_eq!(said.len(), 1);
+    }
 }
 
 #[test]
