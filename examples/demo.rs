@@ -7,7 +7,7 @@
 //! others, so that it can be read as an example of a client.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -226,9 +226,10 @@ impl<'a> Demo<'a> {
         let how = Create::file(Disposition::OverwriteIf);
         let created = self.connection(way).create(tree, &name, &how);
         let file = created.map_err(|error| format!("{name}: {error}"))?.file;
+        let path = self.options.files.join(&name);
+        self.fill(&path)?;
         let written = self.transfer(way, file, true)?;
         self.connection(way).close(tree, file).map_err(text)?;
-        let path = self.options.files.join(&name);
         let on_disk = hash_file(&path)?;
         self.same("on the server's disk", &name, &on_disk)?;
 
@@ -250,6 +251,19 @@ impl<'a> Demo<'a> {
         self.same("read back", &name, &back)?;
         println!("     {name}: SHA-256 is the same on the disk and in what was read back");
         Ok([written, read])
+    }
+
+    /// Writes zeros over the whole length of the file, so that the system has memory and room for it. Where the
+    /// system has to get that memory from a hypervisor first, it takes far longer than any way of writing, and
+    /// most with the way that comes first.
+    fn fill(&self, path: &PathBuf) -> Result<()> {
+        let opened = OpenOptions::new().write(true).open(path);
+        let mut file = opened.map_err(|error| format!("{}: {error}", path.display()))?;
+        let zeros = vec![0; 1 << 20];
+        for _ in (0..self.size).step_by(zeros.len()) {
+            file.write_all(&zeros).map_err(text)?;
+        }
+        Ok(())
     }
 
     fn same(&self, place: &str, name: &str, found: &str) -> Result<()> {

@@ -2,9 +2,10 @@
 """Measures the same client against the same smbd over TCP and over SMB Direct, in one run, case by case.
 
 The share is in memory. For each case: what the client sees (`smbdirectctl bench`), and the processor time that smbd's
-process for it and the device took. Of each case TCP and SMB Direct take turns, for some rounds, and neither comes first
-in all of them; what is shown is the median, and the least and the most. The last table has the ratios of SMB Direct to
-TCP, each the median of the rounds' own ratios, and the goals.
+process for it and the device took since the client had filled its file. What they took before is the same for every way,
+so it would weigh most with the one that moves the least. Of each case TCP and SMB Direct take turns, for some rounds,
+and neither comes first in all of them; what is shown is the median, and the least and the most. The last table has the
+ratios of SMB Direct to TCP, each the median of the rounds' own ratios, and the goals.
 
 No process gets a priority of its own: that changes what is measured (with SCHED_FIFO a request over TCP takes up to four
 times as long).
@@ -30,7 +31,7 @@ WAYS = [("tcp", 0), ("smbdirect", 1)]
 IN_MESSAGES = ("smbdirect", 0)
 FIGURES = ["megabytes_per_second", "latency_p50_microseconds", "smbd_seconds_per_gib", "device_seconds_per_gib",
            "client_seconds_per_gib"]
-FILE = "64M"
+FILE_MIB = 64
 GIB = float(1 << 30)
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 
@@ -42,19 +43,49 @@ def times(pid, first):
     return (int(fields[first - 2]) + int(fields[first - 1])) * TICK
 
 
+def wait_until_filled(server, client):
+    """Until the client's file has all its memory: the path of the file."""
+    share = server.path("bench")
+    while client.poll() is None:
+        for file in share.iterdir():
+            if file.stat().st_blocks * 512 >= FILE_MIB << 20:
+                return file
+        time.sleep(0.001)
+    sys.exit(f"bench: smbdirectctl bench ended with {client.returncode} before its file was filled")
+
+
+def holder(file):
+    """The smbd that has a file open."""
+    for descriptor in pathlib.Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if descriptor.readlink() == file:
+                return int(descriptor.parts[2])
+        except OSError:
+            # It is gone.
+            pass
+    sys.exit(f"bench: nobody has {file} open")
+
+
 def measure(server, way, operation, size, depth, seconds):
     transport, channel = way
     smbd, device = (server.processes[name].pid for name in ("smbd", "smbdirectd"))
-    before = times(smbd, 15), times(device, 13)
+    ended = times(smbd, 15)
     command = [server.programs / "smbdirectctl", "bench",
                f"//127.0.0.1:{server.ports['tcp']}/bench", "-U", f"{server.user}%{PASSWORD}",
                "--address", f"127.0.0.1:{server.ports['rdma']}", "--transport", transport, "--operations", operation,
-               "--channel", channel, "--size", size, "--depth", depth, "--rounds", 1, "--seconds", seconds, "--file-size", FILE,
-               "--json"]
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, timeout=seconds + 120)
-    if done.returncode:
-        sys.exit(f"bench: smbdirectctl bench ended with {done.returncode}")
-    case = json.loads(done.stdout)["cases"][0]
+               "--channel", channel, "--size", size, "--depth", depth, "--rounds", 1, "--seconds", seconds,
+               "--file-size", f"{FILE_MIB}M", "--json"]
+    with subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE) as client:
+        file = wait_until_filled(server, client)
+        before = ended + times(holder(file), 13), times(device, 13)
+        try:
+            output, _ = client.communicate(timeout=seconds + 120)
+        except subprocess.TimeoutExpired:
+            client.kill()
+            raise
+    if client.returncode:
+        sys.exit(f"bench: smbdirectctl bench ended with {client.returncode}")
+    case = json.loads(output)["cases"][0]
     # Its smbd ends a moment after the client.
     time.sleep(0.5)
     after = times(smbd, 15), times(device, 13)
