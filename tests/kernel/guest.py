@@ -145,13 +145,13 @@ class Watchdog:
         os.close(read)
 
     def limit(self, seconds, name):
-        """From now on, until the next call. 0: it has ended."""
+        """From now on, until the next call."""
         os.write(self.pipe, f"{seconds} {name}\n".encode())
 
     def watch(self, pipe):
-        seconds, name = 0.0, ""
+        seconds, name = None, ""
         while True:
-            if not select.select([pipe], [], [], seconds or None)[0]:
+            if not select.select([pipe], [], [], seconds)[0]:
                 self.end(f"   FAILED {name}: not within {seconds:g} s")
             said = os.read(pipe, 4096).decode()
             if not said:
@@ -192,6 +192,7 @@ class Report:
         self.skip = skip
         self.faults = re.compile(faults)
         self.watchdog = Watchdog(self.faults)
+        self.watchdog.limit(limit, "the start")
         self.only = re.compile(only)
         self.explain = explain
         self.limit = limit
@@ -218,7 +219,8 @@ class Report:
                 print("   by a fault of the kernel's own (docs/interop.md)", flush=True)
                 sys.exit(KERNEL_FAILED)
             raise
-        self.watchdog.limit(0, name)
+        # A mount between two checks may wait for ever as well.
+        self.watchdog.limit(self.limit, f"what follows {name}")
         seconds = time.monotonic() - began
         self.checks.append({"name": name, "ok": True, "seconds": round(seconds, 1)})
         self.write()
