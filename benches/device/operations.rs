@@ -1,40 +1,51 @@
-//! Operations through the device and back: submit, broker, loopback fabric, event.
+//! Operations through the device and back: submit, broker, loopback fabric, event. They are small RDMA WRITEs: for
+//! the end of a SEND alone a worker that sleeps is not woken at once.
 
 use std::fs::File;
-use std::io::{IoSlice, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant as Clock};
 
-use smbdirect::device::{Event, Status};
+use smbdirect::device::{Direction, Event, Status};
 use smbdirect::sys::wait_readable;
 
 use super::process::{BUSY_POLL, BrokerProcess, Worker, receive_eventfds, share_eventfds};
+use super::stream::{buffer, message};
 use super::{Figure, Goal};
 
 /// Rounds in which each kind is measured once.
 const ROUNDS: u32 = 5;
 
-/// Bytes of the messages.
+/// Bytes of each.
 const LENGTH: usize = 100;
+
+/// What is written, and where.
+struct Target {
+    conn: u64,
+    buffer: u64,
+    descriptor: Vec<u8>,
+}
 
 pub(crate) fn measure(time: Duration) -> Vec<Figure> {
     let broker = BrokerProcess::start("loopback");
     let mut worker = broker.worker();
-    let conn = loop {
-        // The client is in the broker's process and connects by itself.
-        if let Event::Connection { info } = worker.next() {
-            break info.conn;
-        }
+    // The client is in the broker's process and connects by itself.
+    let (conn, _first) = message(&mut worker);
+    let (_, descriptor) = message(&mut worker);
+    let target = Target {
+        conn,
+        buffer: buffer(&mut worker).number,
+        descriptor,
     };
     let (mut bare, mut sleeping, mut looking, mut batch) = (vec![], vec![], vec![], vec![]);
     for _ in 0..ROUNDS {
         bare.push(ping_pong(time / ROUNDS));
         worker.looks_for(Duration::ZERO);
-        sleeping.push(one_at_a_time(&mut worker, conn, time / ROUNDS));
+        sleeping.push(one_at_a_time(&mut worker, &target, time / ROUNDS));
         worker.looks_for(BUSY_POLL);
-        looking.push(one_at_a_time(&mut worker, conn, time / ROUNDS));
-        batch.push(at_a_time(&mut worker, conn, 64, time / ROUNDS));
+        looking.push(one_at_a_time(&mut worker, &target, time / ROUNDS));
+        batch.push(at_a_time(&mut worker, &target, 64, time / ROUNDS));
     }
     let (bare, sleeping) = (median(bare), median(sleeping));
     let (looking, batch) = (median(looking), median(batch));
@@ -109,15 +120,13 @@ pub(crate) fn pong(path: &Path) {
 }
 
 /// Microseconds of one operation.
-fn one_at_a_time(worker: &mut Worker, conn: u64, time: Duration) -> f64 {
+fn one_at_a_time(worker: &mut Worker, target: &Target, time: Duration) -> f64 {
     let start = Clock::now();
     let mut operations = 0;
     while start.elapsed() < time {
-        submit(worker, conn);
-        loop {
-            if is_sent(worker.next()) {
-                break;
-            }
+        let mut done = submit(worker, target);
+        while done == 0 {
+            done += u64::from(is_done(worker.next()));
         }
         operations += 1;
     }
@@ -125,46 +134,52 @@ fn one_at_a_time(worker: &mut Worker, conn: u64, time: Duration) -> f64 {
 }
 
 /// Operations in a second, with `outstanding` at a time.
-fn at_a_time(worker: &mut Worker, conn: u64, outstanding: u32, time: Duration) -> f64 {
+fn at_a_time(worker: &mut Worker, target: &Target, outstanding: u32, time: Duration) -> f64 {
     let start = Clock::now();
     let (mut submitted, mut done) = (0_u64, 0_u64);
     while start.elapsed() < time {
         while submitted - done < u64::from(outstanding) {
-            submit(worker, conn);
+            done += submit(worker, target);
             submitted += 1;
         }
-        done += u64::from(is_sent(worker.next()));
+        done += u64::from(is_done(worker.next()));
         while let Some(event) = worker.handle.peek_event().expect("attached") {
-            done += u64::from(is_sent(event));
+            done += u64::from(is_done(event));
         }
     }
     let rate = done as f64 / start.elapsed().as_secs_f64();
     while done < submitted {
-        done += u64::from(is_sent(worker.next()));
+        done += u64::from(is_done(worker.next()));
     }
     rate
 }
 
-fn submit(worker: &mut Worker, conn: u64) {
-    let message = [7; LENGTH];
+/// Submits one operation: how many ended while there was no room for it.
+fn submit(worker: &mut Worker, target: &Target) -> u64 {
+    let (conn, buffer) = (target.conn, target.buffer);
+    let mut done = 0;
     loop {
-        match worker
-            .handle
-            .send_pdu(conn, 1, &[IoSlice::new(&message)], None)
-        {
-            Ok(()) => return,
-            Err(Status::Again | Status::NoMemory) => while worker.next() != Event::Room {},
+        let write = Direction::Write;
+        let handle = &mut worker.handle;
+        match handle.rdma(write, conn, 1, buffer, 0, LENGTH, &target.descriptor) {
+            Ok(()) => return done,
+            Err(Status::Again) => loop {
+                match worker.next() {
+                    Event::Room => break,
+                    event => done += u64::from(is_done(event)),
+                }
+            },
             Err(status) => panic!("{status}"),
         }
     }
 }
 
-fn is_sent(event: Event) -> bool {
+fn is_done(event: Event) -> bool {
     match event {
-        Event::Sent {
+        Event::RdmaDone {
             status: Status::Ok, ..
         } => true,
-        Event::Pdu { .. } | Event::Room => false,
+        Event::Room => false,
         other => panic!("{other:?}"),
     }
 }

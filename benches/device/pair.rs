@@ -14,6 +14,7 @@ use smbdirect::proto;
 use smbdirect::sys::Memory;
 use smbdirect::transport::{self, HeapBuffers, Transport};
 use smbdirect::units::{Instant, RemoteToken};
+use smbdirect::wire::BufferDescriptorV1;
 
 use super::stream::first_request;
 
@@ -24,7 +25,10 @@ pub(crate) struct Paired {
     client: Option<Box<Client>>,
 }
 
-/// Connects to the broker, sends a request, and takes what comes.
+/// Bytes of the client's memory that the server may write to.
+const WINDOW: usize = 4096;
+
+/// Connects to the broker, sends a request, names memory, and takes what comes.
 struct Client {
     transport: Transport<Paired, HeapBuffers>,
     server: Option<SocketAddr>,
@@ -88,16 +92,24 @@ impl Client {
         for event in self.events.drain(..) {
             match event {
                 transport::Event::Established { conn, .. } => {
-                    let request = first_request();
-                    let memory = Memory::zeroed(request.len());
-                    memory.write(0, &request).expect("room");
-                    let region = transport.register(conn, &memory, Access::Local)?;
-                    let source = Sge {
-                        region: region.id,
-                        offset: 0,
-                        length: request.len() as u32,
+                    let window = Memory::zeroed(WINDOW);
+                    let window = transport.register(conn, &window, Access::RemoteWrite)?;
+                    let descriptor = BufferDescriptorV1 {
+                        offset: window.remote.address,
+                        token: window.remote.token,
+                        length: WINDOW as u32,
                     };
-                    transport.send(conn, 0, source, None).expect("room");
+                    for message in [&first_request()[..], &descriptor.emit()] {
+                        let memory = Memory::zeroed(message.len());
+                        memory.write(0, message).expect("room");
+                        let region = transport.register(conn, &memory, Access::Local)?;
+                        let source = Sge {
+                            region: region.id,
+                            offset: 0,
+                            length: message.len() as u32,
+                        };
+                        transport.send(conn, 0, source, None).expect("room");
+                    }
                 }
                 transport::Event::Message { buffer, .. } => transport.recycle(buffer),
                 transport::Event::Closed { .. } => self.connects = true,

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant as Clock};
@@ -103,11 +104,31 @@ pub(crate) struct BrokerProcess {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
     pub(crate) control: PathBuf,
+    _directory: Directory,
+}
+
+/// A directory that is gone with this. Nobody else may write to it: there alone can a control socket be.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        let path = socket_path();
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        made.expect("a directory of its own");
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 impl BrokerProcess {
     pub(crate) fn start(fabric: &str) -> Self {
-        let control = socket_path();
+        let directory = Directory::new();
+        let control = directory.0.join("control");
         let path = control.to_str().expect("UTF-8");
         let mut process = Process::start(&["--broker", fabric, path]);
         let address = process.line().parse().expect("an address");
@@ -115,6 +136,7 @@ impl BrokerProcess {
             process,
             address,
             control,
+            _directory: directory,
         }
     }
 

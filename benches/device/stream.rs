@@ -288,7 +288,7 @@ fn by_broker(time: Duration) -> f64 {
 }
 
 /// The next message of a worker.
-fn message(worker: &mut Worker) -> (u64, Vec<u8>) {
+pub(crate) fn message(worker: &mut Worker) -> (u64, Vec<u8>) {
     loop {
         if let Event::Pdu { conn, pdu, length } = worker.next() {
             let mut bytes = vec![0; length as usize];
@@ -299,7 +299,7 @@ fn message(worker: &mut Worker) -> (u64, Vec<u8>) {
 }
 
 /// A buffer whose memory has been touched.
-fn buffer(worker: &mut Worker) -> BulkBuffer {
+pub(crate) fn buffer(worker: &mut Worker) -> BulkBuffer {
     loop {
         match worker.handle.allocate(CHUNK) {
             Ok(buffer) => {
