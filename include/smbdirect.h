@@ -616,7 +616,7 @@ struct smbdirect_buffer {
    */
   uint64_t number;
   /**
-   * Its first byte. Mapped until the device is freed; whatever is written here while an RDMA
+   * Its first byte. Mapped until smbdirect_buffer_free; whatever is written here while an RDMA
    * operation uses it may or may not go along.
    */
   void *start;

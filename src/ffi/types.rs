@@ -274,7 +274,7 @@ pub struct smbdirect_buffer {
     pub reserved32: u32,
     /// Its number, never 0.
     pub number: u64,
-    /// Its first byte. Mapped until the device is freed; whatever is written here while an RDMA
+    /// Its first byte. Mapped until smbdirect_buffer_free; whatever is written here while an RDMA
     /// operation uses it may or may not go along.
     pub start: *mut c_void,
     /// Bytes: at least as many as were asked for.
