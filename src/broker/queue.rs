@@ -163,6 +163,11 @@ impl Queue {
             .pop(entries.get_mut(..room).unwrap_or_default())
     }
 
+    /// Submissions that all connections without a session may have outstanding together.
+    pub(super) const fn share_of_strangers(&self) -> u32 {
+        self.depth / 4
+    }
+
     /// Whether the worker has submitted something, or broken the ring.
     #[inline]
     pub(super) fn has_submissions(&mut self) -> bool {

@@ -28,6 +28,9 @@ pub(super) fn words(name: &str, config: &Config) -> String {
         "declined" => "smbd refused it: see the log of smbd".to_owned(),
         "listener_busy" => "smbd does not read its offers".to_owned(),
         "message_too_long" => "a message that is too long for the memory of its smbd".to_owned(),
+        "too_many_unanswered" => {
+            "its client has not logged in, and takes nothing of what it is sent".to_owned()
+        }
         "no_queue" => "its smbd could not be given a queue".to_owned(),
         "no_random_numbers" => "the system has no random numbers".to_owned(),
         "worker_gone" => "its smbd has ended".to_owned(),

@@ -287,6 +287,38 @@ fn messages_that_are_begun_and_never_ended_take_nothing_from_others() {
 }
 
 #[test]
+fn a_stranger_that_takes_no_answers_keeps_none_from_others() {
+    let scene = Scene::new();
+    let (mut worker, conn, user) = scene.pair(1);
+    let attackers = Peers::start();
+    let stranger = attackers.connect(scene.address());
+    stranger.send(&negotiate(1));
+    let silent = serve(&mut worker);
+    is_served(&stranger);
+    // Its thread stops: it gives no credits any more.
+    let strangers = [stranger];
+    let stopped = Client::begin_all(&strangers, &[7; 60_000]);
+    for cookie in 0..scene.config.queue_depth {
+        worker.send_pdu(silent, cookie.into(), &[1; 20_000]);
+    }
+    let status = scene.until("it ends", |status| status.totals.connections == 1);
+    assert_eq!(status.counters["too_many_unanswered"], 1);
+    // All of its answers have ended.
+    let (mut answers, mut is_gone) = (0, false);
+    while answers < scene.config.queue_depth || !is_gone {
+        let completion = worker.completion();
+        match completion.event {
+            event::SENT if completion.conn == silent => answers += 1,
+            event::DISCONNECTED => is_gone = true,
+            _ => {}
+        }
+    }
+    worker.reply(conn, b"hello");
+    assert_eq!(user.message(), b"hello");
+    drop(stopped);
+}
+
+#[test]
 fn a_process_with_a_token_is_let_in_also_when_there_is_no_place_for_others() {
     let scene = Scene::with(|config| config.max_workers = 1);
     let mut listener = Raw::attach(scene.path(), role::LISTENER);

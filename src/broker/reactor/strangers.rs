@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::connection::{Conn, Stage};
 use super::{Command, Notice, Reactor};
 use crate::broker::admission::Place;
+use crate::broker::pool::QueueId;
 use crate::device::Status;
 use crate::fabric::{ConnId, Fabric};
 use crate::units::Instant;
@@ -95,6 +96,39 @@ impl<F: Fabric> Reactor<F> {
         self.transport.buffers_mut().authenticated(id);
         self.transport.raise_receives(id);
         self.count_receives(id);
+    }
+
+    /// Ends the stranger that takes least of what it is sent, where strangers have too much of a queue
+    /// outstanding: a queue with nothing left keeps the users of its worker waiting. Whether `id` may submit
+    /// nothing further, because it is that one, or others do not end fast enough.
+    pub(super) fn is_too_much(&mut self, queue: QueueId, id: ConnId) -> bool {
+        let is_stranger = |conn: &&Conn| !conn.authenticated;
+        let (Some(queue), Some(_)) = (
+            self.queues.get(queue),
+            self.conns.get(&id).filter(is_stranger),
+        ) else {
+            return false;
+        };
+        let share = queue.share_of_strangers();
+        let (mut all, mut most) = (0, None);
+        for id in queue.conns() {
+            let Some(conn) = self.conns.get(&id).filter(is_stranger) else {
+                continue;
+            };
+            all += conn.outstanding;
+            if conn.end.is_none() {
+                most = most.max(Some((conn.outstanding, id)));
+            }
+        }
+        if all < share {
+            return false;
+        }
+        let most = most.map_or(id, |(_, id)| id);
+        let goes = [Some(most), (all >= 2 * share).then_some(id)];
+        for id in goes.into_iter().flatten() {
+            self.end(id, "too_many_unanswered", Status::Limit);
+        }
+        goes.contains(&Some(id))
     }
 
     /// Ends connections that have waited for too long.

@@ -127,6 +127,7 @@ impl<F: Fabric> Reactor<F> {
             ) => self
                 .transfer(queue, id, client_guid, message)?
                 .map(|found| token = found),
+            (Some(id), _) if self.is_too_much(queue, id) => Err(Status::Flushed),
             (Some(id), request) => match self.carry_out(queue, id, cookie, request)? {
                 Ok(()) => {
                     self.taken(queue, id);
