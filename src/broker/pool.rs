@@ -50,7 +50,7 @@ pub(super) enum Buffer {
     Heap {
         bytes: Vec<u8>,
         /// Kept as long as the bytes.
-        _charges: Option<[Charge; 2]>,
+        charges: Option<[Charge; 2]>,
     },
     /// In the arena of a queue. The bytes stay mapped whatever becomes of the arena.
     Shared {
@@ -65,7 +65,7 @@ impl Buffer {
         Self::Heap {
             // What the peer does not fill is not touched.
             bytes: Vec::with_capacity(length as usize),
-            _charges: charges,
+            charges,
         }
     }
 }

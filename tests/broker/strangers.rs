@@ -319,6 +319,44 @@ fn a_stranger_that_takes_no_answers_keeps_none_from_others() {
 }
 
 #[test]
+fn messages_that_wait_for_room_count_as_memory() {
+    let scene = Scene::new();
+    let (mut worker, ..) = scene.pair(1);
+    let clients: Vec<Client> = (0..8).map(|_| scene.client(1)).collect();
+    for _ in &clients {
+        let conn = serve(&mut worker);
+        worker.authenticate(conn);
+    }
+    clients.iter().for_each(is_served);
+    scene.until("they are users", |status| {
+        status.totals.unauthenticated == 0
+    });
+    let before = scene.status().totals.memory;
+    let length = 8 * (64 << 10);
+    drop(Client::begin_all(&clients, &vec![7; length]));
+    scene.until("all are there", |status| {
+        let whole = status
+            .connections
+            .iter()
+            .filter(|conn| conn.messages_in == 2);
+        whole.count() == 8
+    });
+    // Three fit into what is shared with the worker; the others wait.
+    let used = scene.status().processes[0].queues[0].receive_units_used;
+    assert_eq!(used, 24);
+    let waiting = 5 * length as u64;
+    let memory = scene.status().totals.memory;
+    assert!(memory >= before + waiting, "{memory}, {before} before");
+    for _ in 0..8 {
+        let (pdu, _) = worker.find(event::PDU);
+        assert!(worker.take(&pdu) == vec![7; length]);
+    }
+    scene.until("nothing waits", |status| {
+        status.totals.memory == memory - waiting
+    });
+}
+
+#[test]
 fn a_process_with_a_token_is_let_in_also_when_there_is_no_place_for_others() {
     let scene = Scene::with(|config| config.max_workers = 1);
     let mut listener = Raw::attach(scene.path(), role::LISTENER);

@@ -36,6 +36,23 @@ pub(in crate::broker) struct Claim {
     pub(in crate::broker) cookie: Option<u64>,
 }
 
+/// A message that waits for an owner, or for a place in its memory.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) bytes: Vec<u8>,
+    /// What it counts, with its owner and in total, once a session is on its connection.
+    pub(super) charges: Option<[Charge; 2]>,
+}
+
+impl From<Vec<u8>> for Held {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            charges: None,
+        }
+    }
+}
+
 /// A connection that has negotiated.
 #[derive(Debug)]
 pub(super) struct Conn {
@@ -53,7 +70,7 @@ pub(super) struct Conn {
     /// Of its first request.
     pub(super) client_guid: [u8; 16],
     /// Messages that came before there was an owner, or memory for them.
-    pub(super) held: VecDeque<Vec<u8>>,
+    pub(super) held: VecDeque<Held>,
     /// A copy of its first message, until the owner has done something or the client has gone on.
     pub(super) first: Option<Vec<u8>>,
     /// The owner has not been told of it for want of memory.

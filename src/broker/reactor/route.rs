@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 
-use super::connection::{Claim, Stage};
+use super::connection::{Claim, Held, Stage};
 use super::{NOTHING, Notice, Reactor};
 use crate::broker::pool::{Buffer, QueueId};
 use crate::broker::process::Process;
@@ -62,13 +62,13 @@ impl<F: Fabric> Reactor<F> {
     /// Keeps a message that cannot go to its owner as it is: there is none yet, or it arrived in
     /// the memory of an earlier one.
     fn hold(&mut self, id: ConnId, buffer: Buffer, length: u32) {
-        let bytes = match buffer {
-            Buffer::Heap { bytes, .. } => bytes,
+        let held = match buffer {
+            Buffer::Heap { bytes, charges } => Held { bytes, charges },
             Buffer::Shared { ref memory, .. } => {
                 // It has at least this length: the transport filled it.
                 let bytes = memory.to_vec(0, length as usize).unwrap_or_default();
                 self.transport.recycle(buffer);
-                bytes
+                bytes.into()
             }
         };
         let Some(conn) = self.conns.get_mut(&id) else {
@@ -78,7 +78,7 @@ impl<F: Fabric> Reactor<F> {
             return;
         }
         let is_first = conn.stage == Stage::Fresh && conn.held.is_empty();
-        conn.held.push_back(bytes);
+        conn.held.push_back(held);
         conn.first = None;
         match conn.stage {
             Stage::Fresh if is_first => self.route(id),
@@ -96,7 +96,10 @@ impl<F: Fabric> Reactor<F> {
         if conn.stage != Stage::Fresh || conn.end.is_some() {
             return;
         }
-        let first = conn.held.front().map_or(&[][..], Vec::as_slice);
+        let first = conn
+            .held
+            .front()
+            .map_or(&[][..], |held| held.bytes.as_slice());
         let client_guid = match client_guid(first) {
             Ok(client_guid) => client_guid,
             Err(_) => return self.end(id, "first_request", Status::Request),
@@ -143,7 +146,7 @@ impl<F: Fabric> Reactor<F> {
         registry.count("recovered");
         drop(registry);
         conn.stage = Stage::Fresh;
-        conn.held = [first].into();
+        conn.held = [first.into()].into();
         conn.info_due = false;
         conn.unrecycled = 0;
         conn.last_worker = Some(process);
@@ -264,7 +267,7 @@ impl<F: Fabric> Reactor<F> {
         // Whoever names a token wants the connection now.
         conn.first = match (before, conn.held.len()) {
             (Stage::Offered(_), _) => None,
-            (_, 1) => conn.held.front().cloned(),
+            (_, 1) => conn.held.front().map(|held| held.bytes.clone()),
             _ => None,
         };
         let peer = conn.peer;
@@ -376,12 +379,16 @@ impl<F: Fabric> Reactor<F> {
             );
         }
         while let Some(conn) = self.conns.get_mut(&id) {
-            let Some(bytes) = conn.held.front() else {
+            let Some(held) = conn.held.front_mut() else {
                 break;
             };
             // A message that arrived is no longer than a 32-bit number says.
-            let length = bytes.len() as u32;
-            let Some(buffer) = self.transport.buffers_mut().put(queue, bytes, Some(id)) else {
+            let length = held.bytes.len() as u32;
+            // What it counts may be just what is missing for its place.
+            held.charges = None;
+            let buffers = self.transport.buffers_mut();
+            let Some(buffer) = buffers.put(queue, &held.bytes, Some(id)) else {
+                self.count_held(queue, id);
                 return self.wait_for_memory(queue, id);
             };
             conn.held.pop_front();
@@ -390,6 +397,21 @@ impl<F: Fabric> Reactor<F> {
         }
         self.transport.buffers_mut().set_queue(id, queue);
         self.transport.buffers_available();
+    }
+
+    /// Counts the messages of a connection that wait for a place, if a session is on it: those of strangers
+    /// are short and few. They are not refused, for they are there.
+    fn count_held(&mut self, queue: QueueId, id: ConnId) {
+        let conn = self.conns.get_mut(&id).filter(|conn| conn.authenticated);
+        let (Some(queue), Some(conn)) = (self.queues.get(queue), conn) else {
+            return;
+        };
+        let accounts = [&queue.process.account, &self.shared.memory];
+        for held in &mut conn.held {
+            let bytes = held.bytes.len() as u64;
+            held.charges
+                .get_or_insert_with(|| accounts.map(|account| account.count(bytes)));
+        }
     }
 
     fn deliver_pdu(&mut self, queue: QueueId, conn: u64, buffer: u64, length: u32) {

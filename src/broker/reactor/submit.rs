@@ -409,7 +409,7 @@ impl<F: Fabric> Reactor<F> {
         (conn.receives, conn.descriptors) = (None, None);
         if let Some(message) = message {
             // Before those that the owner has not seen.
-            conn.held.push_front(message);
+            conn.held.push_front(message.into());
         }
         self.deregister_all(id);
     }
