@@ -137,6 +137,8 @@ pub(super) struct Pool {
     arenas: SecondaryMap<QueueId, Arena>,
     /// A buffer was asked for, and there was none, in any arena.
     wanting: bool,
+    /// It was memory of all workers that was missing, not what is one worker's or one connection's.
+    short: bool,
     /// An arena has got a segment beside its first.
     grown: bool,
     faults: Vec<Fault>,
@@ -151,6 +153,7 @@ impl Pool {
             conns: HashMap::default(),
             arenas: SecondaryMap::new(),
             wanting: false,
+            short: false,
             grown: false,
             faults: Vec::new(),
         }
@@ -275,6 +278,12 @@ impl Pool {
         std::mem::take(&mut self.wanting)
     }
 
+    /// Whether memory of all workers was missing since this was last asked: others may have some to give back.
+    #[inline]
+    pub(super) fn take_short(&mut self) -> bool {
+        std::mem::take(&mut self.short)
+    }
+
     /// Whether a segment came that may come to be taken back, since this was last asked.
     #[inline]
     pub(super) fn take_grown(&mut self) -> bool {
@@ -310,6 +319,7 @@ impl Pool {
                 let worker = &self.arenas.get(queue)?.process.account;
                 let worker = worker.charge(length.into(), 0);
                 let total = self.total.charge(length.into(), self.spare);
+                self.short |= total.is_none();
                 let (Some(worker), Some(total)) = (worker, total) else {
                     self.wanting = true;
                     return None;
@@ -346,7 +356,11 @@ impl Pool {
                         self.faults.push(Fault::Unread(queue));
                         None
                     }
-                    Err(_) => None,
+                    Err(status) => {
+                        // The others are limits of the worker.
+                        self.short |= matches!(status, Status::Again | Status::System);
+                        None
+                    }
                 },
                 other => other.ok(),
             };

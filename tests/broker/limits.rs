@@ -229,6 +229,27 @@ fn a_worker_that_waits_gets_what_others_have_too_much_of() {
     assert_eq!(answer.kind, kind::SEGMENT);
 }
 
+/// What a worker has taken all of is no want of memory, for which others would have to give up theirs.
+#[test]
+fn a_worker_that_lets_its_messages_lie_takes_no_memory_from_others() {
+    let scene = Scene::new();
+    let mut other = Raw::worker(scene.path());
+    assert_eq!(other.grow(region::BULK), Status::Ok);
+    let (mut worker, conn, client) = scene.pair(1);
+    for n in 0..12 {
+        client.send(&[n; 70_000]);
+    }
+    scene.until("its share is used up", |status| {
+        status.connections[0].starved > 0
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    other.read_socket();
+    assert_eq!(other.asked_for(), 0, "memory is there");
+    for n in 0..12 {
+        assert_eq!(worker.pdu(conn), [n; 70_000]);
+    }
+}
+
 /// A worker that has a connection and no memory to be told of it; who has all the memory.
 fn without_memory(scene: &Scene) -> (Raw, Raw, Client) {
     let mut hog = Raw::worker(scene.path());

@@ -239,6 +239,12 @@ impl Raw {
         self.message(|message| message.kind == kind::RECLAIM).read()
     }
 
+    /// Segments that the device wants back, as far as it was heard.
+    pub(crate) fn asked_for(&self) -> usize {
+        let is_reclaim = |message: &&Message| message.kind == kind::RECLAIM;
+        self.messages.iter().filter(is_reclaim).count()
+    }
+
     /// Gives a segment back.
     pub(crate) fn release(&mut self, reclaim: &abi::Reclaim) {
         let release = abi::Release {

@@ -102,7 +102,7 @@ pub(super) enum Notice {
     Relay(usize, Command),
     /// The answer to [`Command::Report`].
     Report(u64, Report),
-    /// There was no memory for a received message. It is tried for again.
+    /// There was no memory for a received message, which others may have. It is tried for again.
     NoMemory,
     /// The reactor has ended.
     Ended(usize),
@@ -457,9 +457,13 @@ impl<F: Fabric> Reactor<F> {
             self.retry_at = None;
             self.retry_waiting();
         }
-        if self.transport.buffers_mut().take_any_wanting() && self.retry_at.is_none() {
+        let buffers = self.transport.buffers_mut();
+        let (is_wanting, is_short) = (buffers.take_any_wanting(), buffers.take_short());
+        if is_wanting && self.retry_at.is_none() {
             self.retry_at = Some(self.now + RETRY);
-            self.control.notice(Notice::NoMemory);
+            if is_short {
+                self.control.notice(Notice::NoMemory);
+            }
         }
         if self.transport.buffers_mut().take_grown() && self.look_at.is_none() {
             self.look_at = Some(self.now + self.shared.config.memory_idle_timeout);
