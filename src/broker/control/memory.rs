@@ -67,6 +67,13 @@ impl Exchange {
         let retry = (!self.waiting.is_empty()).then(|| now + RETRY);
         [retry, self.look_at].into_iter().flatten().min()
     }
+
+    /// A process is gone.
+    fn forget(&mut self, process: u32) {
+        self.waiting.retain(|waiting| waiting.process.id != process);
+        // The memory itself counts until its last user is gone.
+        self.holder = self.holder.filter(|holder| *holder != process);
+    }
 }
 
 impl Control {
@@ -135,8 +142,7 @@ impl Control {
 
     /// A process is gone, and waits for nothing.
     pub(super) fn forget_waiting(&mut self, process: u32) {
-        let waiting = &mut self.exchange.waiting;
-        waiting.retain(|waiting| waiting.process.id != process);
+        self.exchange.forget(process);
     }
 
     /// Somebody found no memory: looks for some soon.
@@ -359,4 +365,35 @@ fn reclaim(process: &Process, region: u32, number: u32, segment: &Segment) -> io
     process.send(kind::RECLAIM, 0, &message, &[])?;
     segment.set_reclaimed();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::SeqSocket;
+
+    #[test]
+    fn who_has_gone_neither_waits_nor_keeps_others_from_what_is_kept() {
+        let waiting = |id| {
+            let socket = Arc::new(SeqSocket::pair().unwrap().0);
+            Waiting {
+                process: Arc::new(Process::new((id, 1), (Role::Worker, true), socket, 0)),
+                cookie: 1,
+                grow: abi::Grow {
+                    region: region::BULK,
+                    units: 1,
+                },
+                since: Instant::ZERO,
+            }
+        };
+        let mut exchange = Exchange {
+            waiting: [1, 2].map(waiting).into(),
+            holder: Some(1),
+            ..Exchange::default()
+        };
+        exchange.forget(2);
+        assert_eq!((exchange.waiting.len(), exchange.holder), (1, Some(1)));
+        exchange.forget(1);
+        assert_eq!((exchange.waiting.len(), exchange.holder), (0, None));
+    }
 }
