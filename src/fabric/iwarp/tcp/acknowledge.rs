@@ -3,7 +3,8 @@
 //! An owner may want to know what reached its peer's machine, not what its own took
 //! ([`acknowledged_sends`](super::Config::acknowledged_sends)). The kernel says how many bytes of the
 //! stream are not acknowledged, at the price of a system call. So it is asked when many SENDs wait
-//! and the peer was just heard, or when one has waited for a while, but not for each of them.
+//! and the peer was just heard, or when one has waited for a while, but not for each of them. A socket that is
+//! full is asked as well: that the peer takes an RDMA WRITE slowly is no reason to end the connection.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -52,9 +53,10 @@ impl Unacknowledged {
         self.sends.len() >= MANY || self.held >= LARGE
     }
 
-    /// When to ask, if that is to be noted anew.
-    pub(super) fn arm(&mut self, now: Instant) -> Option<Instant> {
-        if self.sends.is_empty() {
+    /// When to ask, if that is to be noted anew. Of a socket that is full, also without SENDs: whether it
+    /// moves, it says itself only when much of it is free again.
+    pub(super) fn arm(&mut self, now: Instant, is_full: bool) -> Option<Instant> {
+        if self.sends.is_empty() && !is_full {
             return None;
         }
         let wait = if self.held >= LARGE { SOON } else { LATER };
@@ -137,34 +139,51 @@ mod tests {
     #[test]
     fn asks_seldom_and_more_seldom_without_news() {
         let mut unacknowledged = Unacknowledged::default();
-        assert_eq!(unacknowledged.arm(at(0)), None, "nothing to ask for");
+        assert_eq!(unacknowledged.arm(at(0), false), None, "nothing to ask for");
         // However much of the stream lies between the two.
         unacknowledged.push(100, 100, WrId(1));
-        assert_eq!(unacknowledged.arm(at(0)), Some(at(20)));
+        assert_eq!(unacknowledged.arm(at(0), false), Some(at(20)));
         unacknowledged.push(1 << 30, 100, WrId(2));
-        assert_eq!(unacknowledged.arm(at(5)), None, "it is noted");
+        assert_eq!(unacknowledged.arm(at(5), false), None, "it is noted");
         assert!(!unacknowledged.has_many());
         let mut now = at(20);
         for wait in [20, 20, 20, 20, 32, 64, 100, 100] {
             unacknowledged.ask_at = None;
             assert_eq!(completed(&mut unacknowledged, 0), [0; 0]);
             let next = now + Duration::from_millis(wait);
-            assert_eq!(unacknowledged.arm(now), Some(next));
+            assert_eq!(unacknowledged.arm(now, false), Some(next));
             now = next;
         }
         unacknowledged.ask_at = None;
         assert_eq!(completed(&mut unacknowledged, 100), [1]);
-        assert_eq!(unacknowledged.arm(at(0)), Some(at(20)), "there was news");
+        assert_eq!(
+            unacknowledged.arm(at(0), false),
+            Some(at(20)),
+            "there was news"
+        );
+    }
+
+    #[test]
+    fn asks_a_full_socket_whether_it_moves() {
+        let mut unacknowledged = Unacknowledged::default();
+        assert_eq!(unacknowledged.arm(at(0), true), Some(at(20)));
+        assert_eq!(unacknowledged.arm(at(5), true), None, "it is noted");
+        unacknowledged.ask_at = None;
+        assert!(unacknowledged.acknowledge(100, &mut Vec::new()));
+        assert_eq!(unacknowledged.arm(at(20), true), Some(at(40)));
+        unacknowledged.ask_at = None;
+        assert!(!unacknowledged.acknowledge(100, &mut Vec::new()));
+        assert_eq!(unacknowledged.arm(at(40), false), None);
     }
 
     #[test]
     fn asks_sooner_if_there_is_much() {
         let mut unacknowledged = Unacknowledged::default();
         unacknowledged.push(100, 100, WrId(1));
-        unacknowledged.arm(at(0));
+        unacknowledged.arm(at(0), false);
         unacknowledged.push(100 + LARGE as u64, LARGE, WrId(2));
         assert!(unacknowledged.has_many());
-        assert_eq!(unacknowledged.arm(at(3)), Some(at(4)));
+        assert_eq!(unacknowledged.arm(at(3), false), Some(at(4)));
         assert_eq!(completed(&mut unacknowledged, 1 << 20), [1, 2]);
         assert!(!unacknowledged.has_many());
         for number in 0..MANY as u64 {

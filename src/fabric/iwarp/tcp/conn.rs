@@ -450,6 +450,11 @@ impl Conn {
         unacknowledged.is_some_and(|unacknowledged| !unacknowledged.is_empty())
     }
 
+    /// Whether the socket has no room for what is to be sent.
+    pub(super) const fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// Asks the kernel what of the stream is acknowledged, and completes those SENDs.
     pub(super) fn ask_acknowledged(&mut self, now: Instant, completions: &mut Vec<Completion>) {
         let taken = self.position + self.out_sent as u64;

@@ -247,7 +247,7 @@ impl Iwarp {
                 continue;
             };
             due.ask_at = None;
-            if conn.awaits_acknowledgement() {
+            if conn.awaits_acknowledgement() || conn.is_full() {
                 conn.ask_acknowledged(self.now, &mut self.completions);
                 for completion in self.completions.drain(..) {
                     events.push(completed(id, completion, Ok(())));
@@ -354,10 +354,11 @@ fn arm_question(
     conn: &mut Conn,
     now: Instant,
 ) {
+    let is_full = conn.is_full();
     let at = conn
         .unacknowledged
         .as_mut()
-        .and_then(|sends| sends.arm(now));
+        .and_then(|sends| sends.arm(now, is_full));
     questions.extend(at.map(|at| Reverse((at, id))));
 }
 
