@@ -96,11 +96,11 @@ fn an_smbd_that_is_killed_takes_only_its_own_client_with_it() {
 }
 
 /// Goes on at the end, whatever happened meanwhile.
-struct Stopped(Pid);
+pub(super) struct Stopped(Pid);
 
 impl Stopped {
-    fn new(pid: Pid) -> Self {
-        kill_process(pid, Signal::STOP).expect("a signal to smbd");
+    pub(super) fn new(pid: Pid) -> Self {
+        kill_process(pid, Signal::STOP).expect("a signal");
         Self(pid)
     }
 }

@@ -4,12 +4,14 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
 
+use rustix::process::Pid;
 use smbdirect::client::Connection;
 use smbdirect::device::message::{attach_version, encode};
 use smbdirect::device::{Status, abi};
 use smbdirect::sys::SeqListener;
 
-use super::client::{Client, config, wait_until, workers};
+use super::client::{Client, children, config, wait_until, workers};
+use super::processes::Stopped;
 use crate::server::{Server, Setup};
 use crate::sessions::{credentials, log_in};
 
@@ -173,6 +175,36 @@ fn a_host_that_is_denied_is_denied_over_smb_direct_too() {
     wait_until("nobody is there", || {
         let status = server.device().status();
         status["connections"] == serde_json::json!([]) && workers(&server).is_empty()
+    });
+}
+
+#[test]
+fn a_client_is_denied_and_no_process_stays_also_where_the_device_stands_still() {
+    let server = Server::start_with(Setup {
+        global: &["hosts deny = 127.0.0.1"],
+        ..Setup::default()
+    });
+    let before = children(server.pid());
+    // Those of clients before it are on their way out.
+    let child = || {
+        let mut all = children(server.pid()).into_iter();
+        all.find(|pid| !before.contains(pid))
+    };
+    std::thread::scope(|scope| {
+        // It learns of the client, and forks for it, when the device does nothing any more.
+        let parent = Stopped::new(server.pid());
+        let denied = scope.spawn(|| Connection::smb_direct(server.smb_direct, config()).map(drop));
+        server.wait_for_device_status(|status| status["totals"]["offered"] == 1);
+        let device = i32::try_from(server.device().id()).expect("a pid");
+        let device = Stopped::new(Pid::from_raw(device).expect("a pid"));
+        drop(parent);
+        wait_until("smbd forks", || child().is_some());
+        wait_until("its child gives up", || child().is_none());
+        let said = lines(&server.log(), "the smbdirect device does not answer");
+        assert_eq!(said.len(), 1, "{said:?}");
+        drop(device);
+        let denied = denied.join().expect("a client");
+        denied.expect_err("it is denied");
     });
 }
 
