@@ -205,7 +205,6 @@ impl Config {
     /// The value, and what it may be.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         self.validate_access()?;
-        self.validate_fabrics()?;
         within("reactors", self.reactors, 1, 64)?;
         time(
             "busy_poll",
@@ -343,17 +342,6 @@ impl Config {
         }
         let number = group.parse().ok();
         number.or_else(|| Some(Group::from_name(group).ok()??.gid.as_raw()))
-    }
-
-    /// RDMA devices can be asked for only where they are built in.
-    fn validate_fabrics(&self) -> Result<(), OutOfRange> {
-        let is_possible = |fabric: Option<FabricKind>| {
-            cfg!(feature = "verbs") || fabric != Some(FabricKind::Verbs)
-        };
-        let allowed = || "software: this program was built without RDMA devices (cargo build --features verbs, with rdma-core)";
-        require(is_possible(self.fabric), "fabric", "verbs", allowed)?;
-        let is_possible = self.listen.iter().all(|listen| is_possible(listen.fabric));
-        require(is_possible, "listen", "served by the fabric verbs", allowed)
     }
 
     fn validate_acceptor(&self) -> Result<(), OutOfRange> {

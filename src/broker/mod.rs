@@ -58,7 +58,7 @@ pub use self::config::{Config, Listen, OutOfRange, PORT};
 use self::control::{Control, ControlSocket, Message, ToReactor};
 pub use self::log::{LogFormat, log_filter};
 use self::observers::Observers;
-pub use self::placement::NotPlaced;
+pub use self::placement::{NotPlaced, unused_devices};
 use self::pool::Pool;
 use self::reactor::{Notice, Reactor, ToControl};
 use self::registry::Shared;
@@ -66,7 +66,6 @@ pub use self::settings::{NoAddress, Settings, SettingsError};
 use self::status::Status;
 use crate::device;
 use crate::device::trust::{UnsafeDirectory, check_directory};
-#[cfg(feature = "verbs")]
 use crate::fabric::verbs;
 use crate::fabric::{Fabric, FabricError, FabricKind, ReadLimits, iwarp};
 use crate::proto;
@@ -142,7 +141,6 @@ pub fn iwarp_config(config: &Config) -> iwarp::Config {
 }
 
 /// The same for the fabric of RDMA devices.
-#[cfg(feature = "verbs")]
 #[must_use]
 pub fn verbs_config(config: &Config) -> verbs::Config {
     (&iwarp_config(config)).into()

@@ -65,6 +65,19 @@ impl Config {
     }
 }
 
+/// RDMA devices of this machine that serve no address of a configuration which was
+/// [placed](Config::place), by name.
+#[must_use]
+pub fn unused_devices(config: &Config) -> Vec<String> {
+    let is_verbs = |listen: &&Listen| listen.fabric == Some(FabricKind::Verbs);
+    let used = config.listen.iter().filter(is_verbs);
+    let used = used.filter_map(|listen| device_of(listen.address.ip()).ok().flatten());
+    let used: Vec<String> = used.map(|device| device.name).collect();
+    let mut names = crate::fabric::verbs::device_names();
+    names.retain(|name| !used.contains(name));
+    names
+}
+
 /// Whether an address is yet to be resolved into those of this machine.
 fn is_wild(listen: &Listen) -> bool {
     listen.address.ip().is_unspecified() && listen.fabric == Some(FabricKind::Verbs)
@@ -86,11 +99,10 @@ fn place(
                 vec![of_kind(listen, FabricKind::Verbs)]
             }
             (None, false) => {
-                let has_device = device(listen, devices)?.is_some();
-                let kind = if has_device {
-                    FabricKind::Verbs
-                } else {
-                    FabricKind::Software
+                let kind = match device(listen, devices) {
+                    Ok(Some(_)) => FabricKind::Verbs,
+                    // What is wrong with RDMA is said of the devices that are not used.
+                    Ok(None) | Err(_) => FabricKind::Software,
                 };
                 vec![of_kind(listen, kind)]
             }
@@ -150,7 +162,10 @@ fn every(
             // No other machine can name it; who wants it here does so.
             continue;
         }
-        let found = device(&at, devices)?;
+        let found = match device(&at, devices) {
+            Err(_) if kind.is_none() => None,
+            found => found?,
+        };
         match found {
             // Its TCP port is smbd's.
             Some(device) if device.is_iwarp && address.port() == SMB_PORT => {}
@@ -193,7 +208,6 @@ fn needed(listen: &Listen, locals: &[Local], devices: &Devices<'_>) -> Result<()
     }
 }
 
-#[cfg(feature = "verbs")]
 fn device_of(ip: IpAddr) -> Result<Option<Device>, NotPlaced> {
     let device = crate::fabric::verbs::device_of(ip);
     let device = device.map_err(|error| NotPlaced(error.to_string()))?;
@@ -201,12 +215,6 @@ fn device_of(ip: IpAddr) -> Result<Option<Device>, NotPlaced> {
         name: device.name,
         is_iwarp: device.is_iwarp,
     }))
-}
-
-#[cfg(not(feature = "verbs"))]
-#[allow(clippy::unnecessary_wraps)]
-const fn device_of(_: IpAddr) -> Result<Option<Device>, NotPlaced> {
-    Ok(None)
 }
 
 /// Where a device that serves `address` takes SMB Direct as well.

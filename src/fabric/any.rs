@@ -7,7 +7,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::iwarp::{self, Iwarp};
-#[cfg(feature = "verbs")]
 use super::verbs::{self, Verbs};
 use super::{
     Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved, ReadLimits,
@@ -21,7 +20,7 @@ use crate::units::{Instant, RemoteToken};
 pub enum FabricKind {
     /// iWARP in user space, on TCP sockets.
     Software,
-    /// RDMA devices. Known by name also to programs that were built without them.
+    /// RDMA devices.
     Verbs,
 }
 
@@ -77,7 +76,6 @@ pub enum AnyFabric {
     /// iWARP in user space.
     Software(Box<Iwarp>),
     /// RDMA devices.
-    #[cfg(feature = "verbs")]
     Verbs(Box<Verbs>),
 }
 
@@ -87,7 +85,6 @@ impl From<Iwarp> for AnyFabric {
     }
 }
 
-#[cfg(feature = "verbs")]
 impl From<Verbs> for AnyFabric {
     fn from(fabric: Verbs) -> Self {
         Self::Verbs(Box::new(fabric))
@@ -108,15 +105,7 @@ impl AnyFabric {
     ) -> Result<Self, FabricError> {
         match kind.unwrap_or_else(|| kind_towards(address)) {
             FabricKind::Software => Iwarp::new(config).map(Self::from),
-            #[cfg(feature = "verbs")]
             FabricKind::Verbs => Verbs::new((&config).into()).map(Self::from),
-            #[cfg(not(feature = "verbs"))]
-            FabricKind::Verbs => Err(FabricError::Os {
-                context: "use RDMA devices: this program was built without them (cargo build \
-                          --features verbs, with rdma-core)"
-                    .to_owned(),
-                source: std::io::ErrorKind::Unsupported.into(),
-            }),
         }
     }
 
@@ -128,7 +117,6 @@ impl AnyFabric {
                 let counts = fabric.counts();
                 counts.connections + counts.lingering
             }
-            #[cfg(feature = "verbs")]
             Self::Verbs(fabric) => {
                 let counts = fabric.counts();
                 counts.connections + counts.lingering
@@ -141,13 +129,11 @@ impl AnyFabric {
     pub const fn kind(&self) -> FabricKind {
         match self {
             Self::Software(_) => FabricKind::Software,
-            #[cfg(feature = "verbs")]
             Self::Verbs(_) => FabricKind::Verbs,
         }
     }
 }
 
-#[cfg(feature = "verbs")]
 fn kind_towards(address: SocketAddr) -> FabricKind {
     let source = verbs::source_for(address);
     let device = source.map(verbs::device_of);
@@ -158,17 +144,11 @@ fn kind_towards(address: SocketAddr) -> FabricKind {
     }
 }
 
-#[cfg(not(feature = "verbs"))]
-const fn kind_towards(_: SocketAddr) -> FabricKind {
-    FabricKind::Software
-}
-
 /// The same expression on whichever it is.
 macro_rules! on {
     ($self:expr, $fabric:ident => $call:expr) => {
         match $self {
             AnyFabric::Software($fabric) => $call,
-            #[cfg(feature = "verbs")]
             AnyFabric::Verbs($fabric) => $call,
         }
     };

@@ -35,7 +35,7 @@ mod pending;
 mod regions;
 #[cfg(feature = "fabric")]
 mod traits;
-#[cfg(feature = "verbs")]
+#[cfg(feature = "fabric")]
 pub mod verbs;
 #[cfg(feature = "fabric")]
 pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric};

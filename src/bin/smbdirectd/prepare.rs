@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use smbdirect::broker::{Config, Listen};
-use smbdirect::fabric::FabricKind;
+use smbdirect::broker::{self, Config, Listen};
+use smbdirect::fabric::{FabricKind, verbs};
 use socket2::{Domain, Socket, Type};
 use tracing::{info, warn};
 
@@ -159,6 +159,24 @@ pub(crate) fn addresses(config: &mut Config) -> Result<(), String> {
         .listen
         .retain(|listen| !without_ipv6.contains(&listen.address));
     Ok(())
+}
+
+/// Says which RDMA devices of this machine are not used, and why: clients would be served by software where
+/// a device could do it.
+pub(crate) fn unused_devices(config: &Config) {
+    let names = broker::unused_devices(config);
+    if names.is_empty() {
+        return;
+    }
+    let what = format!("not used are the RDMA devices {}", names.join(", "));
+    match (config.fabric, verbs::check()) {
+        (Some(FabricKind::Software), _) => info!("{what}: fabric = \"software\""),
+        (_, Err(error)) => warn!("{what}: {error}"),
+        (_, Ok(())) => warn!(
+            "{what}: no address of listen belongs to them, or none did when smbdirectd started (rdma link, ip \
+             address)"
+        ),
+    }
 }
 
 /// Binds and lets go again.

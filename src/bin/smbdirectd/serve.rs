@@ -11,7 +11,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use smbdirect::broker::{Broker, Settings, StartError, iwarp_config};
 use smbdirect::fabric::iwarp::Iwarp;
-#[cfg(feature = "verbs")]
 use smbdirect::fabric::verbs::Verbs;
 use smbdirect::fabric::{AnyFabric, FabricKind};
 use tracing::{info, warn};
@@ -34,6 +33,7 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     let signals = signals().map_err(|error| format!("signals: {error}"))?;
     prepare::descriptors(&settings.broker);
     prepare::addresses(&mut settings.broker)?;
+    prepare::unused_devices(&settings.broker);
     prepare::locked_memory(&settings.broker)?;
     prepare::control_directory(&settings.broker)?;
     let broker = start(settings).map_err(|error| not_started(&error))?;
@@ -57,16 +57,11 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
 fn start(settings: Settings) -> Result<Broker, StartError> {
     let mut iwarp = iwarp_config(&settings.broker);
     iwarp.crc = settings.crc;
-    #[cfg(feature = "verbs")]
     let verbs = smbdirect::broker::verbs_config(&settings.broker);
     Broker::start(settings.broker, move |kind| {
         let fabric = match kind {
             FabricKind::Software => Iwarp::new(iwarp).map(AnyFabric::from),
-            #[cfg(feature = "verbs")]
             FabricKind::Verbs => Verbs::new(verbs).map(AnyFabric::from),
-            // The configuration is not valid with it.
-            #[cfg(not(feature = "verbs"))]
-            FabricKind::Verbs => return Err(io::ErrorKind::Unsupported.into()),
         };
         fabric.map_err(io::Error::other)
     })

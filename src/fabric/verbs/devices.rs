@@ -20,20 +20,40 @@ pub struct DeviceKind {
     pub is_iwarp: bool,
 }
 
-/// Whether this system has any RDMA device.
+/// The RDMA devices of this system by name, whether they can be used or not.
 #[must_use]
-pub fn is_present() -> bool {
+pub fn device_names() -> Vec<String> {
     let devices = std::fs::read_dir("/sys/class/infiniband");
-    devices.is_ok_and(|mut devices| devices.next().is_some())
+    let devices = devices.into_iter().flatten().flatten();
+    let mut names: Vec<String> = devices
+        .map(|device| device.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Whether RDMA devices can be used here.
+///
+/// # Errors
+///
+/// There is none, rdma-core is missing, or the system does not let this process use it.
+pub fn check() -> Result<(), FabricError> {
+    channel().map(drop)
 }
 
 /// An event channel.
 pub(super) fn channel() -> Result<Arc<Channel>, FabricError> {
-    if !is_present() {
+    if device_names().is_empty() {
         let source = io::Error::from_raw_os_error(libc::ENODEV);
         return Err(failed("use RDMA: the system has no RDMA device", source));
     }
-    Channel::new().map_err(|source| failed("use RDMA (/dev/infiniband/rdma_cm)", source))
+    Channel::new().map_err(|source| {
+        let what = match source.kind() {
+            io::ErrorKind::NotFound => "load rdma-core",
+            _ => "use RDMA (/dev/infiniband/rdma_cm)",
+        };
+        failed(what, source)
+    })
 }
 
 /// The RDMA device that a local address belongs to; `None`: it belongs to none.
@@ -42,7 +62,7 @@ pub(super) fn channel() -> Result<Arc<Channel>, FabricError> {
 ///
 /// RDMA cannot be used, or the system does not say.
 pub fn device_of(ip: IpAddr) -> Result<Option<DeviceKind>, FabricError> {
-    if !is_present() || ip.is_unspecified() || ip.is_loopback() {
+    if device_names().is_empty() || ip.is_unspecified() || ip.is_loopback() {
         return Ok(None);
     }
     let channel = channel()?;

@@ -56,7 +56,9 @@ use mio::unix::SourceFd;
 use slotmap::{Key, KeyData, SlotMap};
 
 pub use self::config::{Config, Counts};
-pub use self::devices::{DeviceKind, device_of, is_present, memory_lock_limit, source_for};
+pub use self::devices::{
+    DeviceKind, check, device_names, device_of, memory_lock_limit, source_for,
+};
 
 use self::conn::{Conn, Stage};
 use self::ffi::{Channel, CmId, Depths, Endpoint};

@@ -7,6 +7,9 @@
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
+use super::library::functions;
+pub(super) use loaded::load;
+
 pub(super) const RDMA_PS_TCP: c_int = 0x0106;
 pub(super) const RDMA_OPTION_ID: c_int = 0;
 pub(super) const RDMA_OPTION_ID_AFONLY: c_int = 2;
@@ -264,85 +267,85 @@ pub(super) struct rdma_cm_event {
     pub(super) conn: rdma_conn_param,
 }
 
-#[link(name = "rdmacm")]
-unsafe extern "C" {
-    pub(super) fn rdma_create_event_channel() -> *mut rdma_event_channel;
-    pub(super) fn rdma_destroy_event_channel(channel: *mut rdma_event_channel);
-    pub(super) fn rdma_get_cm_event(
-        channel: *mut rdma_event_channel,
-        event: *mut *mut rdma_cm_event,
-    ) -> c_int;
-    pub(super) fn rdma_ack_cm_event(event: *mut rdma_cm_event) -> c_int;
-    pub(super) fn rdma_create_id(
-        channel: *mut rdma_event_channel,
-        id: *mut *mut rdma_cm_id,
-        context: *mut c_void,
-        ps: c_int,
-    ) -> c_int;
-    pub(super) fn rdma_destroy_id(id: *mut rdma_cm_id) -> c_int;
-    pub(super) fn rdma_set_option(
-        id: *mut rdma_cm_id,
-        level: c_int,
-        name: c_int,
-        value: *mut c_void,
-        length: usize,
-    ) -> c_int;
-    pub(super) fn rdma_bind_addr(id: *mut rdma_cm_id, address: *mut libc::sockaddr) -> c_int;
-    pub(super) fn rdma_listen(id: *mut rdma_cm_id, backlog: c_int) -> c_int;
-    pub(super) fn rdma_resolve_addr(
-        id: *mut rdma_cm_id,
-        source: *mut libc::sockaddr,
-        destination: *mut libc::sockaddr,
-        timeout_ms: c_int,
-    ) -> c_int;
-    pub(super) fn rdma_resolve_route(id: *mut rdma_cm_id, timeout_ms: c_int) -> c_int;
-    pub(super) fn rdma_create_qp(
-        id: *mut rdma_cm_id,
-        pd: *mut ibv_pd,
-        attributes: *mut ibv_qp_init_attr,
-    ) -> c_int;
-    pub(super) fn rdma_destroy_qp(id: *mut rdma_cm_id);
-    pub(super) fn rdma_connect(id: *mut rdma_cm_id, parameters: *mut rdma_conn_param) -> c_int;
-    pub(super) fn rdma_accept(id: *mut rdma_cm_id, parameters: *mut rdma_conn_param) -> c_int;
-    pub(super) fn rdma_reject(id: *mut rdma_cm_id, data: *const c_void, length: u8) -> c_int;
-    pub(super) fn rdma_notify(id: *mut rdma_cm_id, event: c_uint) -> c_int;
-    pub(super) fn rdma_disconnect(id: *mut rdma_cm_id) -> c_int;
-}
+functions! {
+    "librdmacm.so.1" {
+        fn rdma_create_event_channel() -> *mut rdma_event_channel;
+        fn rdma_destroy_event_channel(channel: *mut rdma_event_channel);
+        fn rdma_get_cm_event(
+            channel: *mut rdma_event_channel,
+            event: *mut *mut rdma_cm_event,
+        ) -> c_int;
+        fn rdma_ack_cm_event(event: *mut rdma_cm_event) -> c_int;
+        fn rdma_create_id(
+            channel: *mut rdma_event_channel,
+            id: *mut *mut rdma_cm_id,
+            context: *mut c_void,
+            ps: c_int,
+        ) -> c_int;
+        fn rdma_destroy_id(id: *mut rdma_cm_id) -> c_int;
+        fn rdma_set_option(
+            id: *mut rdma_cm_id,
+            level: c_int,
+            name: c_int,
+            value: *mut c_void,
+            length: usize,
+        ) -> c_int;
+        fn rdma_bind_addr(id: *mut rdma_cm_id, address: *mut libc::sockaddr) -> c_int;
+        fn rdma_listen(id: *mut rdma_cm_id, backlog: c_int) -> c_int;
+        fn rdma_resolve_addr(
+            id: *mut rdma_cm_id,
+            source: *mut libc::sockaddr,
+            destination: *mut libc::sockaddr,
+            timeout_ms: c_int,
+        ) -> c_int;
+        fn rdma_resolve_route(id: *mut rdma_cm_id, timeout_ms: c_int) -> c_int;
+        fn rdma_create_qp(
+            id: *mut rdma_cm_id,
+            pd: *mut ibv_pd,
+            attributes: *mut ibv_qp_init_attr,
+        ) -> c_int;
+        fn rdma_destroy_qp(id: *mut rdma_cm_id);
+        fn rdma_connect(id: *mut rdma_cm_id, parameters: *mut rdma_conn_param) -> c_int;
+        fn rdma_accept(id: *mut rdma_cm_id, parameters: *mut rdma_conn_param) -> c_int;
+        fn rdma_reject(id: *mut rdma_cm_id, data: *const c_void, length: u8) -> c_int;
+        fn rdma_notify(id: *mut rdma_cm_id, event: c_uint) -> c_int;
+        fn rdma_disconnect(id: *mut rdma_cm_id) -> c_int;
+    }
 
-#[link(name = "ibverbs")]
-unsafe extern "C" {
-    pub(super) fn ibv_query_device(
-        context: *mut ibv_context,
-        attributes: *mut ibv_device_attr,
-    ) -> c_int;
-    pub(super) fn ibv_alloc_pd(context: *mut ibv_context) -> *mut ibv_pd;
-    pub(super) fn ibv_dealloc_pd(pd: *mut ibv_pd) -> c_int;
-    pub(super) fn ibv_reg_mr(
-        pd: *mut ibv_pd,
-        address: *mut c_void,
-        length: usize,
-        access: c_int,
-    ) -> *mut ibv_mr;
-    pub(super) fn ibv_dereg_mr(mr: *mut ibv_mr) -> c_int;
-    pub(super) fn ibv_create_comp_channel(context: *mut ibv_context) -> *mut ibv_comp_channel;
-    pub(super) fn ibv_destroy_comp_channel(channel: *mut ibv_comp_channel) -> c_int;
-    pub(super) fn ibv_create_cq(
-        context: *mut ibv_context,
-        entries: c_int,
-        cq_context: *mut c_void,
-        channel: *mut ibv_comp_channel,
-        vector: c_int,
-    ) -> *mut ibv_cq;
-    pub(super) fn ibv_destroy_cq(cq: *mut ibv_cq) -> c_int;
-    pub(super) fn ibv_get_cq_event(
-        channel: *mut ibv_comp_channel,
-        cq: *mut *mut ibv_cq,
-        cq_context: *mut *mut c_void,
-    ) -> c_int;
-    pub(super) fn ibv_ack_cq_events(cq: *mut ibv_cq, count: c_uint);
-    pub(super) fn ibv_get_async_event(
-        context: *mut ibv_context,
-        event: *mut ibv_async_event,
-    ) -> c_int;
-    pub(super) fn ibv_ack_async_event(event: *mut ibv_async_event);
+    "libibverbs.so.1" {
+        fn ibv_query_device(
+            context: *mut ibv_context,
+            attributes: *mut ibv_device_attr,
+        ) -> c_int;
+        fn ibv_alloc_pd(context: *mut ibv_context) -> *mut ibv_pd;
+        fn ibv_dealloc_pd(pd: *mut ibv_pd) -> c_int;
+        fn ibv_reg_mr(
+            pd: *mut ibv_pd,
+            address: *mut c_void,
+            length: usize,
+            access: c_int,
+        ) -> *mut ibv_mr;
+        fn ibv_dereg_mr(mr: *mut ibv_mr) -> c_int;
+        fn ibv_create_comp_channel(context: *mut ibv_context) -> *mut ibv_comp_channel;
+        fn ibv_destroy_comp_channel(channel: *mut ibv_comp_channel) -> c_int;
+        fn ibv_create_cq(
+            context: *mut ibv_context,
+            entries: c_int,
+            cq_context: *mut c_void,
+            channel: *mut ibv_comp_channel,
+            vector: c_int,
+        ) -> *mut ibv_cq;
+        fn ibv_destroy_cq(cq: *mut ibv_cq) -> c_int;
+        fn ibv_get_cq_event(
+            channel: *mut ibv_comp_channel,
+            cq: *mut *mut ibv_cq,
+            cq_context: *mut *mut c_void,
+        ) -> c_int;
+        fn ibv_ack_cq_events(cq: *mut ibv_cq, count: c_uint);
+        fn ibv_get_async_event(
+            context: *mut ibv_context,
+            event: *mut ibv_async_event,
+        ) -> c_int;
+        fn ibv_ack_async_event(event: *mut ibv_async_event);
+    }
 }

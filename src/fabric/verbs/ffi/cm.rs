@@ -39,6 +39,7 @@ unsafe impl Sync for Channel {}
 impl Channel {
     /// A channel without identifiers.
     pub(in super::super) fn new() -> io::Result<Arc<Self>> {
+        abi::load()?;
         // SAFETY: the call takes nothing.
         let channel = unsafe { abi::rdma_create_event_channel() };
         let channel = NonNull::new(channel).ok_or_else(io::Error::last_os_error)?;

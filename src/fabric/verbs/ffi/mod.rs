@@ -17,6 +17,7 @@ mod cm;
 mod endpoint;
 #[cfg(test)]
 mod layout;
+mod library;
 mod objects;
 
 pub(super) use cm::{Channel, CmEvent, CmId, Depths, Device, Kind};

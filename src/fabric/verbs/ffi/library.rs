@@ -1,0 +1,113 @@
+//! The two libraries, which are looked for when they are needed: one program serves machines with RDMA
+//! devices and machines without.
+//!
+//! They are never unloaded. [`Channel::new`](super::Channel::new) loads them, and everything else needs what
+//! comes from a channel; so their functions are there wherever they can be called.
+
+use std::io;
+
+use libloading::Library;
+
+/// Declares functions of libraries, and a module `loaded` whose `load` finds all of them.
+macro_rules! functions {
+    ($($library:literal {
+        $(fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?;)*
+    })*) => {
+        struct Functions {
+            $($($name: unsafe extern "C" fn($($type),*) $(-> $result)?,)*)*
+        }
+
+        mod loaded {
+            use std::io;
+            use std::sync::OnceLock;
+
+            use super::Functions;
+            use crate::fabric::verbs::ffi::library::{open, symbol};
+
+            static FUNCTIONS: OnceLock<Result<Functions, String>> = OnceLock::new();
+
+            fn find() -> io::Result<Functions> {
+                $(
+                    let library = open($library)?;
+                    // SAFETY: the types are those of the library's header.
+                    $(let $name = unsafe { symbol(library, stringify!($name))? };)*
+                )*
+                Ok(Functions { $($($name,)*)* })
+            }
+
+            /// Loads the libraries, unless that was done. What went wrong the first time is said each time.
+            pub(in super::super) fn load() -> io::Result<()> {
+                let found = FUNCTIONS.get_or_init(|| find().map_err(|error| error.to_string()));
+                let missing = |why: &String| io::Error::new(io::ErrorKind::NotFound, why.clone());
+                found.as_ref().map(drop).map_err(missing)
+            }
+
+            pub(super) fn functions() -> &'static Functions {
+                match FUNCTIONS.get() {
+                    Some(Ok(functions)) => functions,
+                    _ => unreachable!("nothing is there to call them with before they are loaded"),
+                }
+            }
+        }
+
+        $($(
+            /// # Safety
+            ///
+            /// What the library's manual asks for.
+            pub(super) unsafe fn $name($($argument: $type),*) $(-> $result)? {
+                // SAFETY: the caller's.
+                unsafe { (loaded::functions().$name)($($argument),*) }
+            }
+        )*)*
+    };
+}
+pub(super) use functions;
+
+/// Loads a library for as long as the process lives.
+pub(super) fn open(name: &'static str) -> io::Result<&'static Library> {
+    // SAFETY: what the library does when it is loaded disturbs nothing here.
+    let library = unsafe { Library::new(name) };
+    let library = library.map_err(|error| {
+        let text = format!("{error} (rdma-core: apt install librdmacm1, dnf install librdmacm)");
+        io::Error::new(io::ErrorKind::NotFound, text)
+    })?;
+    Ok(Box::leak(Box::new(library)))
+}
+
+/// A function of a library.
+///
+/// # Safety
+///
+/// `T` is the type of a pointer to this very function.
+pub(super) unsafe fn symbol<T: Copy>(library: &'static Library, name: &str) -> io::Result<T> {
+    // SAFETY: the caller's; the library is never unloaded.
+    let symbol = unsafe { library.get::<T>(name.as_bytes()) };
+    symbol.map(|symbol| *symbol).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_is_missing_is_named_with_the_package_that_has_it() {
+        let error = open("libsmbdirect-of-nobody.so.1").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let text = error.to_string();
+        assert!(text.contains("libsmbdirect-of-nobody.so.1"), "{text}");
+        assert!(text.contains("librdmacm1"), "{text}");
+    }
+
+    #[test]
+    fn a_function_that_is_missing_is_named() {
+        let library = open("libc.so.6").unwrap();
+        // SAFETY: the type is that of getpid.
+        let found = unsafe { symbol::<unsafe extern "C" fn() -> i32>(library, "getpid") };
+        // SAFETY: as above.
+        let id = unsafe { found.unwrap()() };
+        assert_eq!(id.cast_unsigned(), std::process::id());
+        // SAFETY: there is no such function.
+        let missing = unsafe { symbol::<unsafe extern "C" fn()>(library, "of_nobody") };
+        assert!(missing.unwrap_err().to_string().contains("of_nobody"));
+    }
+}
