@@ -244,12 +244,13 @@ mod tests {
         }
     }
 
-    /// 10.0.0.x is of a RoCE device, 10.1.0.x of an iWARP one.
+    /// 10.0.0.x is of a RoCE device, 10.1.0.x of an iWARP one; what 10.9.0.x is of cannot be told.
     fn devices(ip: IpAddr) -> Result<Option<Device>, NotPlaced> {
         let IpAddr::V4(ip) = ip else {
             return Ok(None);
         };
         Ok(match ip.octets() {
+            [10, 9, ..] => return Err(NotPlaced("no rdma-core".to_owned())),
             [10, is_iwarp @ (0 | 1), ..] => Some(Device {
                 name: "dev".to_owned(),
                 is_iwarp: is_iwarp == 1,
@@ -286,6 +287,19 @@ mod tests {
                 "10.2.0.1:5445 software"
             ]
         );
+    }
+
+    #[test]
+    fn where_rdma_cannot_be_used_software_serves_unless_devices_are_asked_for() {
+        assert_eq!(auto(&["10.9.0.1"], &[]), ["10.9.0.1:5445 software"]);
+        assert_eq!(
+            auto(&["0.0.0.0"], &["10.9.0.1", "10.2.0.1"]),
+            ["0.0.0.0:5445 software"]
+        );
+        for listen in ["10.9.0.1", "0.0.0.0"] {
+            let asked_for = placed(&[listen], Some(FabricKind::Verbs), &["10.9.0.1"]);
+            assert_eq!(asked_for, Err("no rdma-core".to_owned()));
+        }
     }
 
     #[test]
