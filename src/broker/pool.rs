@@ -265,6 +265,12 @@ impl Pool {
         arena.is_some_and(|arena| arena.released(number))
     }
 
+    /// Whether a buffer of the queue was missing since [`take_wanting`](Self::take_wanting).
+    #[inline]
+    pub(super) fn is_wanting(&self, queue: QueueId) -> bool {
+        self.arenas.get(queue).is_some_and(|arena| arena.wanting)
+    }
+
     /// Whether a buffer of the queue was missing since this was last asked.
     #[inline]
     pub(super) fn take_wanting(&mut self, queue: QueueId) -> bool {

@@ -218,8 +218,9 @@ impl Queue {
     }
 
     /// Announces that this side will not look at the rings before its bell rings; `false`: there is
-    /// something to look at.
-    pub(super) fn announce_sleep(&mut self) -> Result<bool, RingCorrupt> {
+    /// something to look at. The worker need not ring for received messages that it gives back unless
+    /// one `is_wanting` their room.
+    pub(super) fn announce_sleep(&mut self, is_wanting: bool) -> Result<bool, RingCorrupt> {
         if !self.pending.is_empty() {
             return self.completions.announce_sleep();
         }
@@ -227,7 +228,10 @@ impl Queue {
             // A completion has to come first, which makes it active again.
             return Ok(true);
         }
-        self.submissions.announce_sleep()
+        match is_wanting {
+            true => self.submissions.announce_sleep(),
+            false => self.submissions.announce_deep_sleep(),
+        }
     }
 
     /// Completions that wait for room, and those in the ring.

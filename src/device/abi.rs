@@ -53,7 +53,8 @@
 //! connection's number are its queue. The worker wakes a sleeping reactor by the doorbell that came with
 //! [`Queue`]; a reactor wakes a sleeping worker by [`Wake`] on the control channel, so that a worker
 //! sleeps on one descriptor, which tells of the device's end, too. For [`event::SENT`] alone one that
-//! sleeps deeply is woken up to 0.1 s late: mostly, the next request comes before.
+//! sleeps deeply is woken up to 0.1 s late: mostly, the next request comes before. For [`op::RECYCLE`]
+//! alone a reactor that sleeps deeply is not woken: it does so while it does not want the room.
 //!
 //! A submission is answered by exactly one completion with its `cookie`, unless it is
 //! [`op::RECYCLE`], [`op::DISCONNECT`] or [`op::AUTHENTICATED`]. Of one connection, SEND_PDU and RDMA_WRITE are carried out in

@@ -168,16 +168,20 @@ impl<D: Doorbell> Queue<D> {
         self.flush()
     }
 
-    /// Puts in what had to wait.
+    /// Puts in what had to wait. Room for received messages wakes the device only if it waits for some:
+    /// what is submitted next brings it along.
     fn flush(&mut self) -> Result<(), Status> {
+        let mut awaited = false;
         while !self.backlog.is_empty() {
             let (first, _) = self.backlog.as_slices();
-            let pushed = self.submissions.push(first)?;
+            let pushed = self.submissions.push_quietly(first)?;
             if pushed == 0 {
+                awaited = true;
                 break;
             }
             for entry in self.backlog.drain(..pushed) {
                 let submission: Submission = transmute!(entry);
+                awaited |= submission.op != op::RECYCLE;
                 // From now on, not before, the device may use the buffer again: what it holds
                 // bounds what can wait here.
                 if submission.op == op::RECYCLE {
@@ -187,6 +191,9 @@ impl<D: Doorbell> Queue<D> {
                     }
                 }
             }
+        }
+        if awaited {
+            self.submissions.wake()?;
         }
         Ok(())
     }

@@ -66,7 +66,7 @@ impl Tokens {
     fn refill(&mut self) -> Result<(), FabricError> {
         let mut bytes = [0; 64 * 4];
         getrandom::fill(&mut bytes).map_err(|error| FabricError::Os {
-            context: "random numbers for the tokens of memory regions".to_owned(),
+            context: "get random numbers for the tokens of memory regions".to_owned(),
             source: error.into(),
         })?;
         for (token, bytes) in self.pool.iter_mut().zip(bytes.chunks_exact(4)) {

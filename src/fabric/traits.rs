@@ -269,7 +269,7 @@ pub enum FabricError {
     #[error("the header of the SEND is too long")]
     HeaderTooLong,
     /// The operating system refused.
-    #[error("{context}: {source}")]
+    #[error("cannot {context}: {source}")]
     Os {
         /// What was being done, and to what.
         context: String,

@@ -279,6 +279,20 @@ fn a_flood_of_messages_arrives_in_order_with_waits_for_room() {
     }
 }
 
+/// A worker does not ring for messages that it gives back, unless the device wants their room.
+#[test]
+fn messages_that_need_all_memory_arrive_as_fast_as_they_are_taken() {
+    let scene = Scene::with(|config| config.memory.receive.max_segments = 4);
+    let (mut process, conn, client) = Process::connected(&scene, 1);
+    let messages: Vec<Vec<u8>> = (0..40).map(|number| vec![number; 500_000]).collect();
+    for some in messages.chunks(8) {
+        client.send_all(some);
+    }
+    for message in messages {
+        assert!(process.message(conn) == message, "{}", message[0]);
+    }
+}
+
 #[test]
 fn rdma_moves_data_both_ways_by_several_descriptors() {
     let scene = Scene::new();

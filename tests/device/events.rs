@@ -2,13 +2,13 @@
 
 use std::io::IoSlice;
 
-use smbdirect::device::abi::{self, Completion, event};
+use smbdirect::device::abi::{self, Completion, event, op};
 use smbdirect::device::message::Answer;
 use smbdirect::device::{Event, Role, Status};
 
 use super::script::{
-    RECEIVE_UNIT, attached, attaching, completion, conn, connected, events, info, is_readable,
-    last_events, params, wait,
+    DEPTH, RECEIVE_UNIT, attached, attaching, completion, conn, connected, events, info,
+    is_readable, last_events, params, wait,
 };
 
 #[test]
@@ -121,6 +121,55 @@ fn the_device_is_rung_for_once_when_it_sleeps() {
     assert_eq!(device.take(1).len(), 3);
     handle.disconnect(conn(1)).expect("there");
     assert_eq!(rung.0.get(), before + 1, "awake");
+}
+
+#[test]
+fn a_device_that_wants_no_room_is_not_rung_for_messages_that_go_back() {
+    let (mut handle, mut device) = connected();
+    let rung = device.queue(1).rung.clone();
+    let mut expected = rung.0.get();
+    for wants_room in [false, true, false] {
+        let submissions = &mut device.queue(1).submissions;
+        let asleep = match wants_room {
+            true => submissions.announce_sleep(),
+            false => submissions.announce_deep_sleep(),
+        };
+        assert_eq!(asleep, Ok(true));
+        device.pdu(conn(1), b"one");
+        let [Event::Pdu { pdu, .. }] = events(&mut handle)[..] else {
+            panic!("a message");
+        };
+        handle.take_pdu(pdu, &mut [0; 3]).expect("held");
+        expected += u32::from(wants_room);
+        assert_eq!(rung.0.get(), expected);
+        handle
+            .send_pdu(conn(1), 1, &[IoSlice::new(b"x")], None)
+            .expect("room");
+        expected += u32::from(!wants_room);
+        assert_eq!(rung.0.get(), expected, "what is submitted brings it along");
+        let taken: Vec<_> = device.take(1).iter().map(|entry| entry.op).collect();
+        assert_eq!(taken, [op::RECYCLE, op::SEND_PDU]);
+    }
+}
+
+#[test]
+fn a_device_that_sleeps_is_rung_for_when_what_goes_back_finds_no_room() {
+    let (mut handle, mut device) = connected();
+    let rung = device.queue(1).rung.clone();
+    let before = rung.0.get();
+    assert_eq!(device.queue(1).submissions.announce_deep_sleep(), Ok(true));
+    for taken in 0..=DEPTH {
+        assert_eq!(rung.0.get(), before, "{taken}");
+        if taken == 8 {
+            device.share_receive(1);
+        }
+        device.pdu(conn(1), b"one");
+        let [Event::Pdu { pdu, .. }] = events(&mut handle)[..] else {
+            panic!("a message");
+        };
+        handle.take_pdu(pdu, &mut [0; 3]).expect("held");
+    }
+    assert_eq!(rung.0.get(), before + 1);
 }
 
 #[test]

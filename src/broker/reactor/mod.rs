@@ -269,6 +269,9 @@ impl<F: Fabric> Reactor<F> {
                 Command::AdmitAt(addresses) => self.transport.admit_at(&addresses),
                 Command::EndGone(interfaces) => self.end_gone(interfaces),
                 Command::Report(number) => {
+                    // Workers do not ring for all that they submit.
+                    self.activate_all();
+                    self.run_queues();
                     let report = self.report();
                     self.control.notice(Notice::Report(number, report));
                 }
@@ -371,6 +374,12 @@ impl<F: Fabric> Reactor<F> {
         self.activate(id);
     }
 
+    /// Looks at all queues from the next round on.
+    fn activate_all(&mut self) {
+        let all: Vec<QueueId> = self.queues.keys().collect();
+        all.into_iter().for_each(|id| self.activate(id));
+    }
+
     /// Looks at a queue from the next round on.
     #[inline]
     fn activate(&mut self, id: QueueId) {
@@ -459,6 +468,10 @@ impl<F: Fabric> Reactor<F> {
         }
         let buffers = self.transport.buffers_mut();
         let (is_wanting, is_short) = (buffers.take_any_wanting(), buffers.take_short());
+        if is_wanting {
+            // There may be room that its worker did not ring for, and has to ring for from now on.
+            self.activate_all();
+        }
         if is_wanting && self.retry_at.is_none() {
             self.retry_at = Some(self.now + RETRY);
             if is_short {
@@ -473,8 +486,9 @@ impl<F: Fabric> Reactor<F> {
         }
     }
 
-    /// Asks workers for what is idle of RECEIVE.
+    /// Asks workers for what is idle of RECEIVE, apart from what they gave back and did not ring for.
     fn look(&mut self) {
+        self.activate_all();
         let more = self.transport.buffers_mut().reclaim();
         self.look_at = more.then(|| self.now + self.shared.config.memory_idle_timeout);
     }

@@ -140,7 +140,7 @@ impl<F: Fabric> Reactor<F> {
     /// Leaves queues alone that nobody has used for a while.
     fn retire_queues(&mut self) {
         let now = self.now;
-        let queues = &mut self.queues;
+        let (queues, buffers) = (&mut self.queues, self.transport.buffers());
         let mut corrupt = Vec::new();
         self.active.retain(|&id| {
             let Some(queue) = queues.get_mut(id) else {
@@ -149,7 +149,7 @@ impl<F: Fabric> Reactor<F> {
             if now.saturating_since(queue.used) < QUEUE_IDLE {
                 return true;
             }
-            match queue.announce_sleep() {
+            match queue.announce_sleep(buffers.is_wanting(id)) {
                 Ok(asleep) => queue.active = !asleep,
                 Err(error) => corrupt.push((id, error)),
             }
@@ -173,7 +173,7 @@ impl<F: Fabric> Reactor<F> {
 
     fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError> {
         let failed = |source| FabricError::Os {
-            context: "cannot wait for work".to_owned(),
+            context: "wait for work".to_owned(),
             source,
         };
         let sleeper = &mut self.sleeper;

@@ -501,7 +501,7 @@ fn random_u32() -> Result<u32, FabricError> {
 
 fn failed(what: &str, source: io::Error) -> FabricError {
     FabricError::Os {
-        context: format!("cannot {what}"),
+        context: what.to_owned(),
         source,
     }
 }
