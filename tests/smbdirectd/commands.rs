@@ -48,7 +48,7 @@ fn refused(text: &str, arguments: &[&str], words: &[&str]) {
     for check in [&["--check-config"][..], &[]] {
         let file = ["--config", file.to_str().unwrap()];
         let output = run(&[&file[..], arguments, check].concat());
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
         assert!(output.stdout.is_empty());
         let error = stderr(&output);
         for word in words {

@@ -200,7 +200,7 @@ fn says_why_it_did_not_start_with_the_priority_of_an_error() {
         .stderr(log)
         .status()
         .unwrap();
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(78));
     let log = std::fs::read_to_string(directory.0.join("log")).unwrap();
     assert!(
         log.starts_with("<3>smbdirectd: ") && log.contains("reactors is 0"),

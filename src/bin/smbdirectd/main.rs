@@ -11,32 +11,53 @@ use std::process::ExitCode;
 use clap::Parser;
 use options::Options;
 
-/// Exit status: the configuration is wrong, or the device could not start, or failed.
+/// Exit status: the device could not start, or failed.
 const FAILED: u8 = 1;
+/// Exit status: the configuration is wrong, so that to start again is no use (`EX_CONFIG` of sysexits.h).
+const CONFIG: u8 = 78;
+
+/// Why the device does not run.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The configuration file, or an option in its place, is wrong.
+    Config(String),
+    /// Anything else, which may go away by itself.
+    Failed(String),
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
+    }
+}
 
 fn main() -> ExitCode {
     let options = Options::parse();
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
+        Err(failure) => {
+            let (message, code) = match failure {
+                Failure::Config(message) => (message, CONFIG),
+                Failure::Failed(message) => (message, FAILED),
+            };
             // In the journal it is an error, too.
             let priority = if log::is_journal() { "<3>" } else { "" };
             eprintln!("{priority}smbdirectd: {message}");
-            FAILED.into()
+            code.into()
         }
     }
 }
 
-fn run(options: &Options) -> Result<(), String> {
+fn run(options: &Options) -> Result<(), Failure> {
     let settings = options.settings()?;
-    let filter = log::filter(&settings.log)?;
+    let filter = log::filter(&settings.log).map_err(Failure::Config)?;
     if options.check_config {
         let written = io::stdout().write_all(settings.to_toml().as_bytes());
         for address in settings.broker.missing_addresses() {
             eprintln!("smbdirectd: {}", prepare::waits_for(address));
         }
-        return written.map_err(|error| format!("standard output: {error}"));
+        return written.map_err(|error| Failure::Failed(format!("standard output: {error}")));
     }
     log::start(filter, settings.log_format);
-    serve::serve(settings)
+    serve::serve(settings).map_err(Failure::Failed)
 }

@@ -9,6 +9,8 @@ use clap::{ArgAction, Parser};
 use smbdirect::broker::{Listen, Settings};
 use smbdirect::fabric::FabricChoice;
 
+use super::Failure;
+
 #[cfg(test)]
 mod tests;
 
@@ -56,7 +58,7 @@ impl Options {
     /// # Errors
     ///
     /// What is wrong, and where, for people.
-    pub(crate) fn settings(&self) -> Result<Settings, String> {
+    pub(crate) fn settings(&self) -> Result<Settings, Failure> {
         let (path, may_be_missing) = match &self.config {
             Some(path) => (path.as_path(), false),
             None => (Path::new(DEFAULT_FILE), true),
@@ -66,13 +68,14 @@ impl Options {
             result => result.map_err(|error| format!("{}: {error}", path.display()))?,
         };
         let file = Settings::parse(&text);
-        let mut settings = file.map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut settings =
+            file.map_err(|error| Failure::Config(format!("{}: {error}", path.display())))?;
         self.override_in(&mut settings);
         // The file was legal by itself: what is wrong now came from here.
         settings.validate().map_err(|error| {
             let options = ["listen", "fabric", "control", "reactors", "log"];
             let is_option = options.contains(&error.key.as_str());
-            format!("{}{error}", if is_option { "--" } else { "" })
+            Failure::Config(format!("{}{error}", if is_option { "--" } else { "" }))
         })?;
         Ok(settings)
     }

@@ -74,16 +74,23 @@ fn of_crc_and_no_crc_the_last_counts() {
     }
 }
 
+/// What is wrong in a configuration.
+fn wrong_in(settings: Result<Settings, Failure>) -> String {
+    match settings {
+        Err(Failure::Config(said)) => said,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn says_what_is_wrong_and_where() {
     let missing = options(&["--config=/nowhere/at.toml"]).settings();
     assert!(
-        missing
-            .unwrap_err()
-            .starts_with("/nowhere/at.toml: No such file")
+        matches!(&missing, Err(Failure::Failed(said)) if said.starts_with("/nowhere/at.toml: No such file")),
+        "{missing:?}"
     );
     let file = File::new("wrong", "\nreactors = 0");
-    let wrong = options(&[&file.argument()]).settings().unwrap_err();
+    let wrong = wrong_in(options(&[&file.argument()]).settings());
     let expected = format!(
         "{}: line 2: reactors is 0, and must be 1 to 64",
         file.0.display()
@@ -98,7 +105,7 @@ fn says_what_is_wrong_and_where() {
         ),
     ] {
         let wrong = options(&[argument, &file.argument()]).settings();
-        assert_eq!(wrong.unwrap_err(), message);
+        assert_eq!(wrong_in(wrong), message);
     }
     let wrong = Options::try_parse_from(["smbdirectd", "--listen=host"]).unwrap_err();
     assert!(
