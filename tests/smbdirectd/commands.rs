@@ -148,6 +148,11 @@ fn an_address_that_the_machine_does_not_have_is_no_error() {
     let log = daemon.log();
     let line = format!("this machine does not have {missing}");
     assert_eq!(log.matches(&line).count(), 1, "{log}");
+    let line = format!("; waiting for {missing}");
+    for said in [&log, &daemon.ready] {
+        assert!(said.contains(&line), "{said}");
+        assert!(!said.contains(&format!("listening on {missing}")), "{said}");
+    }
     Peer::connect(daemon.address());
 }
 

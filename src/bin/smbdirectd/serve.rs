@@ -1,6 +1,7 @@
 //! The life of the device: start, signals, the service manager, end.
 
 use std::io;
+use std::net::SocketAddr;
 use std::process;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
@@ -38,11 +39,13 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     prepare::control_directory(&settings.broker)?;
     let broker = start(settings).map_err(|error| not_started(&error))?;
 
-    let addresses: Vec<String> = broker.addresses().iter().map(ToString::to_string).collect();
-    let status = format!("listening on {}", addresses.join(", "));
-    info!("{status}");
-    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
-    let stopped = wait_for_stop(&broker, &signals);
+    let missing = broker
+        .status()
+        .map_or_else(|_| Vec::new(), |status| status.missing);
+    let said = whereabouts(&broker.addresses(), &missing);
+    info!("{said}");
+    notify(&[NotifyState::Ready, NotifyState::Status(&said)]);
+    let stopped = wait_for_stop(&broker, &signals, said);
     let first = stopped.as_ref().map_or_else(|_| Instant::now(), |at| *at);
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     broker.stop();
@@ -67,6 +70,19 @@ fn start(settings: Settings) -> Result<Broker, StartError> {
     })
 }
 
+/// Where clients are served, and which addresses are waited for.
+fn whereabouts(listen: &[SocketAddr], missing: &[SocketAddr]) -> String {
+    let (missing, here): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        listen.iter().partition(|address| missing.contains(address));
+    let parts = [("listening on", here), ("waiting for", missing)];
+    let parts = parts.iter().filter(|(_, addresses)| !addresses.is_empty());
+    let parts = parts.map(|(words, addresses)| {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        format!("{words} {}", addresses.join(", "))
+    });
+    parts.collect::<Vec<_>>().join("; ")
+}
+
 /// A signal, and when it came.
 type Signal = (i32, Instant);
 
@@ -84,12 +100,17 @@ fn signals() -> io::Result<Receiver<Signal>> {
     Ok(receiver)
 }
 
-/// Waits for a signal to stop, and tells the service manager that all is well meanwhile. Returns when the signal came.
+/// Waits for a signal to stop, and tells the service manager meanwhile that all is well, and where clients are served,
+/// if that is no longer as it was `said`. Returns when the signal came.
 ///
 /// # Errors
 ///
 /// The broker has ended by itself.
-fn wait_for_stop(broker: &Broker, signals: &Receiver<Signal>) -> Result<Instant, String> {
+fn wait_for_stop(
+    broker: &Broker,
+    signals: &Receiver<Signal>,
+    mut said: String,
+) -> Result<Instant, String> {
     let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
     let time = watchdog.map_or(CHECK, |time| time.min(CHECK));
     loop {
@@ -110,8 +131,13 @@ fn wait_for_stop(broker: &Broker, signals: &Receiver<Signal>) -> Result<Instant,
                     return Err("the broker has ended by itself".to_owned());
                 }
                 // All threads of the broker answer for its status.
-                if watchdog.is_some() && broker.status().is_ok() {
+                if let Some(Ok(status)) = watchdog.map(|_| broker.status()) {
                     notify(&[NotifyState::Watchdog]);
+                    let now = whereabouts(&status.listen, &status.missing);
+                    if now != said {
+                        notify(&[NotifyState::Status(&now)]);
+                        said = now;
+                    }
                 }
             }
         }
@@ -147,4 +173,22 @@ fn not_started(error: &StartError) -> String {
         _ => "",
     };
     format!("{error}{hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn does_not_claim_to_listen_where_it_waits() {
+        let [one, other]: [SocketAddr; 2] =
+            ["10.0.0.1:5445", "[::]:5445"].map(|address| address.parse().unwrap());
+        for (missing, said) in [
+            (&[][..], "listening on 10.0.0.1:5445, [::]:5445"),
+            (&[one], "listening on [::]:5445; waiting for 10.0.0.1:5445"),
+            (&[one, other], "waiting for 10.0.0.1:5445, [::]:5445"),
+        ] {
+            assert_eq!(whereabouts(&[one, other], missing), said);
+        }
+    }
 }
