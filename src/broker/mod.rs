@@ -47,7 +47,6 @@ mod suggest;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -89,6 +88,26 @@ pub enum StartError {
     #[error("control socket {path}: {source}")]
     Control {
         /// Its path.
+        path: String,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// The status socket.
+    #[error("status socket {path}: {source}")]
+    StatusSocket {
+        /// Its path.
+        path: String,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// The status socket cannot be given to [`Config::status_group`].
+    #[error(
+        "status_group is \"{group}\", and the status socket {path} cannot be given to that group: {source}"
+    )]
+    StatusGroup {
+        /// As it is configured.
+        group: String,
+        /// Of the status socket.
         path: String,
         /// What is wrong.
         source: io::Error,
@@ -320,24 +339,24 @@ fn sockets(config: &Config) -> Result<(ControlSocket, ControlSocket), StartError
         path: control.display().to_string(),
         source,
     })?;
-    let bind = |path: &Path, group: Option<u32>| {
-        let socket = ControlSocket::bind(path)?;
-        if let Some(group) = group {
-            socket.share(group)?;
-        }
-        Ok(socket)
-    };
-    let named = |path: &Path, result: io::Result<ControlSocket>| {
-        result.map_err(|source| StartError::Control {
+    let bound = ControlSocket::bind(control).map_err(|source| StartError::Control {
+        path: control.display().to_string(),
+        source,
+    })?;
+    let path = device::status_path(control);
+    let status = ControlSocket::bind(&path).map_err(|source| StartError::StatusSocket {
+        path: path.display().to_string(),
+        source,
+    })?;
+    if let Some(group) = config.status_group_id() {
+        let shared = status.share(group);
+        shared.map_err(|source| StartError::StatusGroup {
+            group: config.status_group.clone(),
             path: path.display().to_string(),
             source,
-        })
-    };
-    let status = device::status_path(control);
-    Ok((
-        named(control, bind(control, None))?,
-        named(&status, bind(&status, config.status_group_id()))?,
-    ))
+        })?;
+    }
+    Ok((bound, status))
 }
 
 /// The fabrics of the reactors.

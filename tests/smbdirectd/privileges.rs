@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use smbdirect::device::{Event, Handle, Role};
 
-use crate::daemon::{Directory, SMBDIRECTD, TIMEOUT, smbdirectctl, stderr};
+use crate::daemon::{Directory, SMBDIRECTD, TIMEOUT, run, smbdirectctl, stderr};
 use crate::drain::event;
 
 const UNIT: &str = include_str!("../../contrib/smbdirectd.service");
@@ -78,6 +78,64 @@ fn serves_root_as_another_user_without_any_capability() {
     let pids = status["processes"].as_array().unwrap().iter();
     let pids: Vec<_> = pids.map(|process| process["pid"].as_u64()).collect();
     assert!(pids.contains(&Some(std::process::id().into())), "{status}");
+}
+
+/// As its user, which may give files only to groups that it is in.
+#[test]
+fn a_group_that_it_may_not_give_its_status_socket_to_is_named() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: the device as a user of its own: needs root");
+        return;
+    }
+    let directory = Directory::new();
+    let program = directory.0.join("smbdirectd");
+    fs::copy(SMBDIRECTD, &program).unwrap();
+    let config = directory.file(
+        "smbdirectd.toml",
+        "listen = [\"127.0.0.1:0\"]\nstatus_group = \"0\"",
+    );
+    let control = directory.control();
+    let own = control.parent().unwrap();
+    fs::create_dir(own).unwrap();
+    chown(own, Some(USER), Some(USER)).unwrap();
+    let mut command = Command::new(program);
+    command
+        .arg("--config")
+        .arg(config)
+        .arg("--control")
+        .arg(&control);
+    command.uid(USER).gid(USER).env_remove("NOTIFY_SOCKET");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = stderr(&output);
+    let line = said.lines().last().unwrap_or_default();
+    for part in [
+        "status_group is \"0\"",
+        &format!("status socket {}", own.join("status").display()),
+        "has to be a member of it",
+    ] {
+        assert!(line.contains(part), "no {part:?} in {line}");
+    }
+    assert!(!line.contains("control"), "{line}");
+}
+
+/// Or it would start again each second, for ever.
+#[test]
+fn the_unit_does_not_start_again_what_is_configured_wrongly() {
+    let directory = Directory::new();
+    let file = directory.file("c.toml", "reactor = 1");
+    let file = file.to_str().unwrap();
+    let codes =
+        [&["--config", file][..], &["--nonsense"]].map(|arguments| run(arguments).status.code());
+    let codes = codes.map(|code| code.unwrap().to_string());
+    let line = UNIT
+        .lines()
+        .find_map(|line| line.strip_prefix("RestartPreventExitStatus="));
+    let prevents: Vec<&str> = line.unwrap().split(' ').collect();
+    for code in codes {
+        assert!(prevents.contains(&code.as_str()), "{code}");
+    }
+    assert!(!prevents.contains(&"1"), "what may go away by itself");
 }
 
 #[test]

@@ -163,13 +163,23 @@ fn notify(states: &[NotifyState<'_>]) {
 
 fn not_started(error: &StartError) -> String {
     let hint = match error {
-        StartError::Control { source, .. } => match source.kind() {
-            io::ErrorKind::AddrInUse => "; stop it, or give this one another path with --control",
+        StartError::StatusGroup { source, .. } => match source.kind() {
             io::ErrorKind::PermissionDenied => {
-                "; run as root, or give a path of your own with --control"
+                "; the user of smbdirectd has to be a member of it (usermod -aG), or root"
             }
             _ => "",
         },
+        StartError::Control { source, .. } | StartError::StatusSocket { source, .. } => {
+            match source.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "; stop it, or give this one another path with --control"
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "; run as root, or give a path of your own with --control"
+                }
+                _ => "",
+            }
+        }
         _ => "",
     };
     format!("{error}{hint}")
