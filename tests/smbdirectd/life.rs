@@ -54,7 +54,9 @@ fn ends_in_order_at_either_signal_and_takes_its_socket_along() {
         let status = daemon.wait();
         assert!(status.success(), "{status}: {}", daemon.log());
         assert!(!daemon.control.exists());
-        assert!(daemon.log().contains("stopped"));
+        let log = daemon.log();
+        assert!(log.contains("stopped"), "{log}");
+        assert_eq!(log.matches("INFO stopping").count(), 1, "{log}");
         peer.wait_closed();
     }
 }

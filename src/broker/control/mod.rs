@@ -253,9 +253,7 @@ impl Control {
     }
 
     fn stop(&mut self, drain: Duration) {
-        if !std::mem::replace(&mut self.stopping, true) {
-            tracing::info!("stopping");
-        }
+        self.stopping = true;
         let by = self.now + drain;
         self.command_all(|| Command::Stop(by));
     }
