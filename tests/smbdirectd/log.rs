@@ -9,7 +9,7 @@ use smbdirect::device::{Event, Handle, Role, Status};
 use smbdirect::sys::SeqSocket;
 
 use crate::daemon::{Daemon, Directory, SMBDIRECTD, Setup, smbdirectctl};
-use crate::drain::event;
+use crate::drain::{dispatched, event};
 use crate::peer::Peer;
 
 /// A daemon with this configuration.
@@ -133,6 +133,21 @@ fn the_end_of_a_connection_is_one_line_with_all_that_is_known() {
         assert!(line.contains(part), "no {part:?} in {line}");
     }
     assert!(!line.contains("suppressed"), "{line}");
+}
+
+#[test]
+fn an_assignment_says_nothing_of_lines_that_were_left_out_where_none_were() {
+    let daemon = Daemon::start(&[]);
+    let _connected = dispatched(&daemon, Peer::connect(daemon.address()));
+    daemon.wait_for_log("connection assigned");
+    let log = daemon.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("connection assigned"));
+    assert!(
+        line.is_some_and(|line| !line.contains("suppressed")),
+        "{log}"
+    );
 }
 
 /// What it writes to a terminal before it ends: that the limit of open files is low, and why it does not start.

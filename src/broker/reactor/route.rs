@@ -276,6 +276,7 @@ impl<F: Fabric> Reactor<F> {
         self.set_deadline(id, login_by);
         if let Some(suppressed) = self.lines.admit(self.now) {
             let (worker, pid) = (process.id, process.pid);
+            let suppressed = (suppressed > 0).then_some(suppressed);
             tracing::info!(%peer, worker, pid, suppressed, "connection assigned");
         }
         let mut registry = self.shared.registry();
