@@ -232,7 +232,7 @@ struct File {
     max_unnegotiated_per_source: usize,
     max_unauthenticated: usize,
     max_undispatched: usize,
-    gateways: Vec<IpAddr>,
+    gateways: Vec<Gateway>,
     first_request_timeout: Time,
     login_timeout: Time,
     claim_timeout: Time,
@@ -251,6 +251,30 @@ struct File {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 struct Address(SocketAddr);
+
+/// An address of `gateways`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+struct Gateway(IpAddr);
+
+impl TryFrom<String> for Gateway {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| {
+            format!(
+                "\"{text}\": a gateway is a numeric address without a port, \"192.0.2.1\"; networks and names \
+                 cannot be given"
+            )
+        })
+    }
+}
+
+impl From<Gateway> for String {
+    fn from(gateway: Gateway) -> Self {
+        gateway.0.to_string()
+    }
+}
 
 /// An address alone, or a table with more.
 #[derive(Clone, Debug, Serialize)]
@@ -475,7 +499,7 @@ impl From<&Settings> for File {
             max_unnegotiated_per_source: broker.max_unnegotiated_per_source,
             max_unauthenticated: broker.max_unauthenticated,
             max_undispatched: broker.max_undispatched,
-            gateways: broker.gateways.clone(),
+            gateways: broker.gateways.iter().copied().map(Gateway).collect(),
             first_request_timeout: Time(broker.first_request_timeout),
             login_timeout: Time(broker.login_timeout),
             claim_timeout: Time(broker.claim_timeout),
@@ -508,7 +532,7 @@ impl From<File> for Settings {
             max_unnegotiated_per_source: file.max_unnegotiated_per_source,
             max_unauthenticated: file.max_unauthenticated,
             max_undispatched: file.max_undispatched,
-            gateways: file.gateways,
+            gateways: file.gateways.into_iter().map(|gateway| gateway.0).collect(),
             first_request_timeout: file.first_request_timeout.0,
             login_timeout: file.login_timeout.0,
             claim_timeout: file.claim_timeout.0,

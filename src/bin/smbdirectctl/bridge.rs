@@ -25,7 +25,7 @@ pub(crate) struct Options {
     #[arg(value_name = "TARGET", value_parser = parse_target)]
     target: Target,
     /// Accepts SMB over TCP here; may be given more than once
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4450")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4450", value_parser = parse_listen)]
     listen: Vec<SocketAddr>,
     /// Largest message of the server that is put together, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = MAX_MESSAGE)]
@@ -127,6 +127,15 @@ impl Target {
     }
 }
 
+/// An address to accept clients at.
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "\"{text}\": an address is numeric, with a port: \"127.0.0.1:4450\", \"[::1]:4450\""
+        )
+    })
+}
+
 /// `name`, `name:port`, an address of IPv4 or IPv6, the latter in brackets if a port follows.
 fn parse_target(text: &str) -> Result<Target, String> {
     let target = |name: &str, port| Target {
@@ -217,6 +226,16 @@ mod tests {
             "a:b:1",
         ] {
             assert!(parse_target(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_to_listen_at_is_numeric_and_has_a_port() {
+        assert!(parse_listen("[::1]:0").is_ok());
+        for text in ["localhost:1", "127.0.0.1", "4450", ""] {
+            let error = parse_listen(text).unwrap_err();
+            assert!(error.contains(&format!("\"{text}\"")), "{error}");
+            assert!(error.contains("numeric, with a port"), "{error}");
         }
     }
 

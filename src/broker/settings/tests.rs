@@ -111,6 +111,14 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
             ["line 1", "unknown key speed", "address, link_speed, fabric"],
         ),
         (
+            "gateways = [\"10.0.0.0/24\"]",
+            [
+                "line 1",
+                "\"10.0.0.0/24\": a gateway is a numeric address",
+                "networks and names cannot be given",
+            ],
+        ),
+        (
             "fabric = \"roce\"",
             ["line 1", "\"roce\": a fabric is", "\"verbs\""],
         ),
