@@ -191,6 +191,14 @@ fn the_members_of_a_group_may_ask_and_others_may_not() {
         said.contains("not allowed to use the smbdirect device"),
         "{said}"
     );
+    assert!(said.contains("as a member of its status_group"), "{said}");
+    // The device makes its directory for itself where it has no such group.
+    let daemon = Daemon::start(&[]);
+    let said = stderr(&status_as("65534", "0", &daemon.control));
+    let directory = daemon.control.parent().unwrap().display();
+    let expected = format!("{directory} is closed to this user: run this as root, or as the user");
+    assert!(said.contains(&expected), "{said}");
+    assert!(!said.contains("status_group"), "{said}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod log;
 mod status;
 
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -80,11 +80,9 @@ fn show_status(options: &StatusOptions) -> ExitCode {
         Ok(json) => json,
         Err(error) => {
             let hint = match error.status {
-                Status::Denied => {
-                    ": run this as root, as the user of the device, or as a member of its status_group"
-                }
-                Status::Untrusted => " (ls -ld and ss -xlp show whose it is)",
-                _ => "",
+                Status::Denied => who_may_ask(&options.control),
+                Status::Untrusted => " (ls -ld and ss -xlp show whose it is)".to_owned(),
+                _ => String::new(),
             };
             eprintln!("smbdirectctl: {control}: {error}{hint}");
             let code = match error.status {
@@ -104,6 +102,21 @@ fn show_status(options: &StatusOptions) -> ExitCode {
             FAILED.into()
         }
     }
+}
+
+/// What helps whom the device does not answer: the group has a socket of its own, and has to get at its directory.
+fn who_may_ask(control: &Path) -> String {
+    let is_closed = |path: &Path| {
+        let found = path.symlink_metadata();
+        found.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    };
+    if !is_closed(control) {
+        return ": run this as root, as the user of the device, or as a member of its status_group"
+            .to_owned();
+    }
+    let obstacle = control.ancestors().find(|path| !is_closed(path));
+    let obstacle = obstacle.unwrap_or(control).display();
+    format!(": {obstacle} is closed to this user: run this as root, or as the user of the device")
 }
 
 /// Prints to standard output, which may have been closed by who has read enough.
