@@ -211,6 +211,9 @@ pub struct ProcessStatus {
     pub pid: i32,
     /// `listener`, `worker` or `observer`.
     pub role: String,
+    /// It came with the token of a connection, and does not count for `limits.workers`.
+    #[serde(default)]
+    pub invited: bool,
     /// Connections that it owns.
     pub connections: usize,
     /// Sessions and clients that it has registered.

@@ -48,6 +48,7 @@ struct Address {
 struct Limits {
     connections: u64,
     undispatched: u64,
+    unauthenticated: u64,
     workers: u64,
     memory: u64,
 }
@@ -57,6 +58,7 @@ struct Limits {
 struct Totals {
     connections: u64,
     undispatched: u64,
+    unauthenticated: u64,
     memory: u64,
 }
 
@@ -70,6 +72,8 @@ struct Connection {
     state: String,
     send_credits: u32,
     receive_credits: u32,
+    /// A device that does not say it is no reason to claim the contrary.
+    authenticated: Option<bool>,
     inline_bytes_in: u64,
     inline_bytes_out: u64,
     rdma_read_bytes: u64,
@@ -83,6 +87,7 @@ struct Process {
     id: u32,
     pid: i32,
     role: String,
+    invited: bool,
     connections: u64,
     sessions: u64,
     memory: u64,
@@ -164,21 +169,34 @@ impl Device {
         }
         writeln!(
             f,
-            "Connections  {} of {}, {} of {} without an owner",
-            totals.connections, limits.connections, totals.undispatched, limits.undispatched
+            "Connections  {} of {}, {} of {} not logged in, {} of {} without an owner",
+            totals.connections,
+            limits.connections,
+            totals.unauthenticated,
+            limits.unauthenticated,
+            totals.undispatched,
+            limits.undispatched
         )?;
-        let workers = self.processes.iter().filter(|p| p.role == "worker").count();
+        self.workers(f)?;
+        let (used, limit) = (Bytes(totals.memory), Bytes(limits.memory));
+        writeln!(f, "Memory       {used} of {limit}")
+    }
+
+    /// Those that count for the limit, those that do not, and the listener.
+    fn workers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let workers = self.processes.iter().filter(|p| p.role == "worker");
+        let (invited, uninvited): (Vec<_>, Vec<_>) = workers.partition(|p| p.invited);
         let listener = match self.processes.iter().find(|p| p.role == "listener") {
             Some(listener) => format!("listener: process {}", process(listener.pid, listener.id)),
             None => "no listener".to_owned(),
         };
         writeln!(
             f,
-            "Workers      {workers} of {}; {listener}",
-            limits.workers
-        )?;
-        let (used, limit) = (Bytes(totals.memory), Bytes(limits.memory));
-        writeln!(f, "Memory       {used} of {limit}")
+            "Workers      {} of {}, and {} forked for a connection; {listener}",
+            uninvited.len(),
+            self.limits.workers,
+            invited.len()
+        )
     }
 
     /// The addresses that smbd allows, if those are not all.
@@ -203,7 +221,7 @@ impl Device {
     fn connections(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\nConnections (credits: to send / granted; in, out: bytes of messages; read, written: by RDMA)"
+            "\nConnections (*: not logged in; credits: to send/granted; in, out: messages; read, written: RDMA)"
         )?;
         writeln!(
             f,
@@ -228,7 +246,7 @@ impl Device {
                     || "-".to_owned(),
                     |pid| process(pid, connection.worker.unwrap_or_default())
                 ),
-                connection.state,
+                connection.state(),
                 format!("{send_credits}/{receive_credits}"),
                 Bytes(connection.inline_bytes_in),
                 Bytes(connection.inline_bytes_out),
@@ -250,6 +268,15 @@ impl Device {
             writeln!(f, " {ago:>7} {age:>7}  {}", close.reason)?;
         }
         Ok(())
+    }
+}
+
+impl Connection {
+    /// Its state, and whether nobody has logged in on it where that is not always so.
+    fn state(&self) -> String {
+        let is_marked =
+            self.authenticated == Some(false) && matches!(self.state.as_str(), "owned" | "ending");
+        format!("{}{}", self.state, if is_marked { "*" } else { "" })
     }
 }
 

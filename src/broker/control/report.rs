@@ -178,6 +178,7 @@ fn process_status(process: &Process, registry: &Registry) -> ProcessStatus {
         id: process.id,
         pid: process.pid,
         role: process.role.name().to_owned(),
+        invited: process.invited,
         connections: 0,
         sessions: match process.role {
             Role::Worker => registry.registered(process.id),

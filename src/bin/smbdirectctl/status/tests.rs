@@ -12,18 +12,23 @@ fn device(peer: &str) -> Device {
             {"address": "10.0.1.1:5445", "interface": "eth1", "link_speed": 2_500_000_000_u64, "fabric": "software"},
             {"address": "[2001:db8:1234:5678:9abc:def0:1234:5678]:49152", "link_speed": 100_000_000},
         ],
-        "limits": {"connections": 4096, "undispatched": 64, "workers": 1024, "memory": 8_u64 << 30},
-        "totals": {"connections": 2, "undispatched": 1, "memory": 76 << 20},
+        "limits": {"connections": 4096, "undispatched": 64, "unauthenticated": 512, "workers": 1024, "memory": 8_u64 << 30},
+        "totals": {"connections": 2, "undispatched": 1, "unauthenticated": 3, "memory": 76 << 20},
         "connections": [
             {"peer": peer, "fabric": "verbs", "pid": 4_194_304, "state": "owned",
              "send_credits": 65_535, "receive_credits": 65_535,
              "inline_bytes_in": 1_023_999, "inline_bytes_out": u64::MAX,
              "rdma_read_bytes": 5_u64 << 40, "rdma_write_bytes": 0, "age_seconds": 11_000.0},
-            {"peer": "10.0.0.6:1", "fabric": "software", "pid": null, "state": "offered", "age_seconds": 0.25},
+            {"peer": "10.0.0.6:1", "fabric": "software", "pid": null, "state": "offered", "age_seconds": 0.25,
+             "authenticated": false},
+            {"peer": "10.0.0.8:1", "fabric": "software", "pid": 102, "state": "owned", "authenticated": false},
+            {"peer": "10.0.0.9:1", "fabric": "software", "pid": 103, "state": "owned", "authenticated": true},
         ],
         "processes": [
             {"pid": 100, "role": "listener"},
             {"pid": 101, "role": "observer"},
+            {"pid": 102, "role": "worker", "invited": true},
+            {"pid": 103, "role": "worker", "invited": true},
             {"pid": 4_194_304, "role": "worker", "connections": 1, "sessions": 2,
              "memory": 76 << 20, "send_segments": 1, "bulk_segments": 1,
              "queues": [{"overflow": 3, "completions": 4, "outstanding": 5, "receive_segments": 1},
@@ -54,14 +59,16 @@ fn shows_everything_that_an_administrator_asks_for() {
             "Addresses    10.0.0.1:5445, eth0, 25 Gbit/s, verbs",
             "             10.0.1.1:5445, eth1, 2.5 Gbit/s, software",
             "             [2001:db8:1234:5678:9abc:def0:1234:5678]:49152, ?, 100 Mbit/s",
-            "Connections  2 of 4096, 1 of 64 without an owner",
-            "Workers      1 of 1024; listener: process 100",
+            "Connections  2 of 4096, 3 of 512 not logged in, 1 of 64 without an owner",
+            "Workers      1 of 1024, and 2 forked for a connection; listener: process 100",
             "Memory       76.0 MiB of 8.0 GiB",
         ]
     );
     for row in [
         "10.0.0.5:49152         verbs 4194304 owned   65535/65535  1.0 MiB 16.0 EiB  5.0 TiB      0 B     3 h",
         "10.0.0.6:1             soft        - offered         0/0      0 B      0 B      0 B      0 B   0.2 s",
+        "10.0.0.8:1             soft      102 owned*          0/0      0 B      0 B      0 B      0 B   0.0 s",
+        "10.0.0.9:1             soft      103 owned           0/0      0 B      0 B      0 B      0 B   0.0 s",
         "4194304 worker             1        2 76.0 MiB     1     1       5      2         7      8",
     ] {
         assert!(lines.contains(&row), "no {row:?} in\n{shown}");
