@@ -260,6 +260,13 @@ impl Connection {
         self.session.as_ref().is_some_and(|on| on.session.encrypt)
     }
 
+    /// Whether requests on a tree are encrypted: all of the session are, or its share demands it.
+    #[must_use]
+    pub fn is_tree_sealed(&self, tree_id: u32) -> bool {
+        let on = self.session.as_ref();
+        on.is_some_and(|on| on.session.encrypts(tree_id))
+    }
+
     /// Whether requests are signed.
     #[must_use]
     pub fn is_signed(&self) -> bool {

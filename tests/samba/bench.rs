@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use crate::daemon::{SMBDIRECTCTL, stderr};
-use crate::server::{PASSWORD, SHARE, Server};
+use crate::server::{PASSWORD, SHARE, Server, Setup};
 
 /// Runs it with small files.
 fn bench(server: &Server, password: &str, arguments: &[&str]) -> Output {
@@ -87,6 +87,42 @@ fn takes_messages_for_what_is_signed_or_encrypted_and_refuses_to_place_it() {
             stderr(&output)
         );
     }
+}
+
+/// A share that is encrypted by itself, of a session that is not.
+#[test]
+fn takes_messages_for_a_share_that_is_encrypted() {
+    let server = Server::start_with(Setup {
+        share: &["smb encrypt = required"],
+        ..Setup::default()
+    });
+    let direct = server.smb_direct.to_string();
+    let arguments = ["--address", &direct, "--depth", "4"];
+    let json = [&arguments[..], &["--json"]].concat();
+    let cases = cases(&bench(&server, PASSWORD, &json));
+    assert_eq!(cases.len(), 8);
+    assert!(cases.iter().all(|case| case["channel"] == 0), "{cases:?}");
+    let output = bench(&server, PASSWORD, &arguments);
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains(", encrypted; TCP at"), "{shown}");
+}
+
+/// smbd binds no channel to an encrypted session there, however it is encrypted.
+#[test]
+fn a_server_that_encrypts_everything_needs_a_session_of_its_own() {
+    let server = Server::start_with(Setup {
+        global: &["smb encrypt = required"],
+        ..Setup::default()
+    });
+    let direct = server.smb_direct.to_string();
+    let arguments = ["--address", &direct, "--depth", "4", "--json"];
+    let output = bench(&server, PASSWORD, &arguments);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = stderr(&output);
+    assert!(said.contains("; --no-bind makes"), "{said}");
+    assert!(!said.contains("--seal"), "{said}");
+    let alone = [&arguments[..], &["--no-bind"]].concat();
+    assert_eq!(cases(&bench(&server, PASSWORD, &alone)).len(), 8);
 }
 
 #[test]

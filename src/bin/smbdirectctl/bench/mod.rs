@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<String, Failure> {
     let mut bench = Bench::start(options, credentials, &target)?;
     let mut report = Report::new(
         &format!("//{}/{}", target.host, target.share),
-        &bench.tcp,
+        (&bench.tcp, bench.is_encrypted()),
         bench.file.size,
         options.verify,
     );
@@ -254,9 +254,14 @@ impl<'a> Bench<'a> {
         groups
     }
 
+    /// Whether messages are encrypted, for the session or for this share.
+    fn is_encrypted(&self) -> bool {
+        self.tcp.is_tree_sealed(self.file.tree)
+    }
+
     /// Whether messages are signed or encrypted, so that servers refuse RDMA, which does neither.
     fn is_protected(&self) -> bool {
-        self.tcp.is_sealed() || self.tcp.is_signed()
+        self.is_encrypted() || self.tcp.is_signed()
     }
 
     /// What may carry requests of this size.
@@ -285,7 +290,7 @@ impl<'a> Bench<'a> {
         if is_protected && channels.iter().any(|channel| *channel != Channel::None) {
             return Err(
                 "RDMA neither signs nor encrypts what it carries, and servers refuse it where that is \
-                 demanded: with --sign or --seal, and where the server signs, use --channel 0"
+                 demanded: with --sign or --seal, and where the server signs or encrypts, use --channel 0"
                     .to_owned(),
             );
         }
@@ -298,9 +303,12 @@ impl<'a> Bench<'a> {
             getrandom::fill(&mut config.client_guid).map_err(|error| error.to_string())?;
         }
         let connected = Connection::smb_direct(address, config);
-        let mut connection = connected.map_err(|error| match is_announced {
-            true => format!("{error} The server announces the address and no port: --address HOST:PORT names another"),
-            false => text(error),
+        let mut connection = connected.map_err(|error| match error {
+            // Whatever else it is, another port is no help.
+            Error::ConnectSmbDirect { .. } if is_announced => format!(
+                "{error} The server announces the address and no port: --address HOST:PORT names another"
+            ),
+            error => text(error),
         })?;
         let has_device = connection.fabric() == Some(FabricKind::Verbs);
         if has_device && channels.contains(&Channel::RdmaV1Invalidate) {
@@ -311,9 +319,8 @@ impl<'a> Bench<'a> {
             );
         }
         if !self.options.no_bind {
-            connection.bind(&self.tcp, &self.credentials).map_err(|error| {
-                format!("binding the SMB Direct channel to the session: {error}; --no-bind does without")
-            })?;
+            let bound = connection.bind(&self.tcp, &self.credentials);
+            bound.map_err(|error| not_bound(&error))?;
             return Ok((connection, self.file));
         }
         connection.log_in(&self.credentials).map_err(text)?;
@@ -378,6 +385,22 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// Why SMB Direct is no channel of the session over TCP. Nobody's rights are in question, as a denial otherwise says:
+/// the session is there.
+fn not_bound(error: &Error) -> String {
+    let cause = match error {
+        Error::Status { command, status } if *status == NtStatus::ACCESS_DENIED => {
+            format!(
+                "{command}: {status}: smbd refuses it where all of the server has smb encrypt = required"
+            )
+        }
+        error => error.to_string(),
+    };
+    format!(
+        "binding the SMB Direct channel to the session: {cause}; --no-bind makes a session of its own for SMB Direct"
+    )
+}
+
 /// Most bytes of a request, over a connection.
 fn limit(connection: &Connection, case: &Case) -> u32 {
     match (case.channel, case.operation) {
@@ -429,5 +452,32 @@ impl Line {
         if self.shown.is_some() {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smbdirect::client::Command;
+
+    #[test]
+    fn a_channel_that_is_refused_is_no_matter_of_permissions_or_encryption() {
+        let denied = not_bound(&Error::Status {
+            command: Command::SESSION_SETUP,
+            status: NtStatus::ACCESS_DENIED,
+        });
+        assert!(
+            denied.contains("SESSION_SETUP: STATUS_ACCESS_DENIED: smbd refuses"),
+            "{denied}"
+        );
+        assert!(denied.contains("; --no-bind makes"), "{denied}");
+        for beside_the_point in ["--seal", "permissions"] {
+            assert!(!denied.contains(beside_the_point), "{denied}");
+        }
+        let other = not_bound(&Error::Closed("peer".to_owned()));
+        assert!(
+            other.contains("the connection ended: peer; --no-bind"),
+            "{other}"
+        );
     }
 }

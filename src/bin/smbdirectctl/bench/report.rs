@@ -48,7 +48,12 @@ struct Row {
 }
 
 impl Report {
-    pub(super) fn new(share: &str, tcp: &Connection, file_size: u64, verified: bool) -> Self {
+    pub(super) fn new(
+        share: &str,
+        (tcp, encrypted): (&Connection, bool),
+        file_size: u64,
+        verified: bool,
+    ) -> Self {
         Self {
             server: tcp.server().to_string(),
             share: share.to_owned(),
@@ -59,7 +64,7 @@ impl Report {
                 Dialect::Smb311 => "3.1.1",
             },
             signed: tcp.is_signed(),
-            encrypted: tcp.is_sealed(),
+            encrypted,
             bound: false,
             file_size,
             verified,
