@@ -89,6 +89,7 @@ pub(crate) struct Server {
     root: PathBuf,
     samba: Samba,
     config: PathBuf,
+    control: Option<PathBuf>,
     _forwarder: Option<Forwarder>,
     daemon: Option<Daemon>,
     /// Of a device that does not run now.
@@ -169,6 +170,7 @@ impl Server {
             root,
             samba,
             config,
+            control,
             _forwarder: None,
             daemon,
             resting,
@@ -264,9 +266,9 @@ impl Server {
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
-    /// Where smbd looks for a device that does not run.
-    pub(crate) fn control_socket(&self) -> PathBuf {
-        self.resting.as_ref().expect("it rests").control()
+    /// Where smbd looks for its device.
+    pub(crate) fn control_socket(&self) -> &Path {
+        self.control.as_deref().expect("an smbd with SMB Direct")
     }
 
     /// Kills the device, starts it again in the same place, and waits until smbd listens there.
@@ -404,7 +406,7 @@ fn run_smbd(samba: &Samba, config: &Path, root: &Path) -> Child {
 }
 
 /// Whom smbd lets in: it has to be a user of this machine, and who is not root can be nobody else.
-fn user() -> String {
+pub(crate) fn user() -> String {
     if getuid().is_root() {
         return USER.to_owned();
     }

@@ -99,7 +99,7 @@ fn a_device_of_another_version_is_said_also_after_there_was_none() {
         });
         let said = || lines(&server.log(), "no SMB Direct until");
         assert_eq!(said().len(), 1);
-        refuse_one(&server.control_socket(), says);
+        refuse_one(server.control_socket(), says);
         wait_until("the versions are said, and what to do", || {
             let said = said();
             said.len() >= 2
@@ -110,6 +110,23 @@ fn a_device_of_another_version_is_said_also_after_there_was_none() {
         let said = lines(&server.log(), "SMB Direct is served by the device");
         assert_eq!(said.len(), 1);
     }
+}
+
+#[test]
+fn a_second_smbd_at_a_device_says_that_there_is_another() {
+    let first = Server::start();
+    let same = format!("smb direct device = {}", first.control_socket().display());
+    let second = Server::start_with(Setup {
+        global: &[&same],
+        without_device: true,
+        ..Setup::default()
+    });
+    let said = || lines(&second.log(), "no SMB Direct until");
+    wait_until("it says why", || !said().is_empty());
+    let why = "another smbd is the listener of this device (is another smbd running with \
+        \"smb direct = yes\"?)";
+    assert!(said()[0].contains(why), "{:?}", said());
+    Client::connect(&first).copy("of the first", 1);
 }
 
 #[test]
@@ -158,6 +175,8 @@ fn smb_direct_goes_off_and_on_again_with_the_configuration() {
     server.reconfigure(off, on);
     wait_until("SMB Direct is on again", is_served);
     Client::connect(&server).copy("after", 1);
+    let said = lines(&server.log(), "SMB Direct is served by the device");
+    assert_eq!(said.len(), 1, "who read that it is off reads this, too");
 }
 
 #[test]
