@@ -196,7 +196,7 @@ pub struct ConnectionStatus {
     pub outstanding: u32,
     /// Received fragments that wait for memory of the owner.
     pub starved: usize,
-    /// A session is on it, as its worker said.
+    /// A user has logged in on it, or a share has let a guest in, as its worker said.
     pub authenticated: bool,
     /// Time since it was accepted.
     pub age_seconds: f64,

@@ -18,6 +18,17 @@ const GUEST: u16 = 0x1;
 const ANONYMOUS: u16 = 0x2;
 const ENCRYPT: u16 = 0x4;
 
+/// AUTHENTICATE_MESSAGE of nobody ([MS-NLMP] 2.2.1.3, 3.1.5.1.2): no names, no response, no key.
+const ANONYMOUS_TOKEN: &[u8; 65] = b"NTLMSSP\0\x03\0\0\0\
+    \x01\0\x01\0\x40\0\0\0\
+    \0\0\0\0\x41\0\0\0\
+    \0\0\0\0\x41\0\0\0\
+    \0\0\0\0\x41\0\0\0\
+    \0\0\0\0\x41\0\0\0\
+    \0\0\0\0\x41\0\0\0\
+    \x01\x0a\x08\0\
+    \0";
+
 /// Who logs in.
 #[derive(Clone)]
 pub struct Credentials {
@@ -80,6 +91,15 @@ pub(super) struct OnConnection {
 impl Connection {
     /// Makes a session.
     pub fn log_in(&mut self, credentials: &Credentials) -> Result<()> {
+        self.make_session(Some(credentials))
+    }
+
+    /// Makes a session of nobody: it is neither signed nor encrypted, and shares for guests take it.
+    pub fn log_in_anonymously(&mut self) -> Result<()> {
+        self.make_session(None)
+    }
+
+    fn make_session(&mut self, credentials: Option<&Credentials>) -> Result<()> {
         self.session = None;
         let (response, key) = self.authenticate(credentials, false).inspect_err(|_| {
             self.session = None;
@@ -87,7 +107,8 @@ impl Connection {
         let flags = u16_at(response.checked(9)?, 2).unwrap_or(0);
         let id = response.header.session_id;
         let signer = self.signer(&key);
-        let keyless = flags & (GUEST | ANONYMOUS) != 0;
+        // smbd flags a guest, and takes it for granted that nobody knows to be nobody.
+        let keyless = credentials.is_none() || flags & (GUEST | ANONYMOUS) != 0;
         let sealer = self.negotiated.cipher.map(|cipher| {
             let derive = |purpose| {
                 let (dialect, bits) = (self.negotiated.dialect, cipher.key_bits());
@@ -139,7 +160,7 @@ impl Connection {
             sign: true,
         });
         let bound = self
-            .authenticate(credentials, true)
+            .authenticate(Some(credentials), true)
             .and_then(|(response, key)| {
                 let signer = self.signer(&key);
                 if response.header.session_id != session.id {
@@ -180,8 +201,12 @@ impl Connection {
     }
 
     /// The exchange of SESSION_SETUPs: the last response, whose signature is not checked yet, and
-    /// the key.
-    fn authenticate(&mut self, credentials: &Credentials, bind: bool) -> Result<(Response, Key)> {
+    /// the key, which is of zeros where nobody logs in.
+    fn authenticate(
+        &mut self,
+        credentials: Option<&Credentials>,
+        bind: bool,
+    ) -> Result<(Response, Key)> {
         self.session_preauth = self.preauth;
         let ntlm = Ntlm::new();
         let first = self.session_setup(ntlm.negotiate(), bind)?;
@@ -196,14 +221,12 @@ impl Connection {
             .windows(8)
             .position(|window| window == b"NTLMSSP\0");
         let challenge = start.map_or(&[][..], |start| challenge.split_at(start).1);
-        let Credentials {
-            user,
-            password,
-            domain,
-        } = credentials;
-        let (token, key) = ntlm
-            .authenticate(challenge, domain, user, password, "")
-            .map_err(|error| Error::Ntlm(error.to_string()))?;
+        let (token, key) = match credentials {
+            Some(who) => ntlm
+                .authenticate(challenge, &who.domain, &who.user, &who.password, "")
+                .map_err(|error| Error::Ntlm(error.to_string()))?,
+            None => (ANONYMOUS_TOKEN.to_vec(), [0; 16]),
+        };
         if !bind {
             // The second request names the session that the first response began.
             let session = Session {

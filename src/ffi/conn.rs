@@ -61,11 +61,12 @@ pub unsafe extern "C" fn smbdirect_conn_disconnect(
     unsafe { with_device(device, |handle| handle.disconnect(conn)) }
 }
 
-/// Says that a session is on a connection: call it after each successful SESSION_SETUP on it, also one
-/// that binds the connection to a session. Until the first call the device treats the client as a
-/// stranger: few of them are let in from one address, each for a short time (`login_timeout` in the
-/// device's configuration), with messages of at most 64 KiB and a few credits. A second call has no
-/// effect, and a connection that is transferred afterwards stays authenticated.
+/// Says that a user is on a connection: call it after each successful SESSION_SETUP with credentials on
+/// it, also one that binds the connection to a session, and when a share lets a guest in. An anonymous
+/// session alone is no user. Until the first call the device treats the client as a stranger: few of them
+/// are let in from one address, each for a short time (`login_timeout` in the device's configuration),
+/// with messages of at most 64 KiB and a few credits. A second call has no effect, and a connection that
+/// is transferred afterwards stays authenticated.
 ///
 /// - Owns: nothing.
 /// - Threads: one at a time.

@@ -1,5 +1,7 @@
 //! Logging in, signing, encryption, binding.
 
+use std::time::Duration;
+
 use smbdirect::client::{
     CipherAlgorithm, Config, Connection, Create, Credentials, Dialect, Disposition, Error,
     NtStatus, SigningAlgorithm,
@@ -175,4 +177,49 @@ fn the_device_knows_who_has_logged_in_and_ends_who_has_not_in_time() {
     }
     first.echo().expect("a session is on it");
     second.echo().expect("a session is bound to it");
+}
+
+#[test]
+fn an_anonymous_session_is_a_strangers_until_a_share_lets_the_guest_in() {
+    let guest = format!("guest account = {}", crate::server::user());
+    let server = crate::channel::device(Setup {
+        global: &[&guest],
+        share: &["guest ok = yes", "[users]", "path = /", "guest ok = no"],
+        device: "login_timeout = '8 s'",
+        ..Setup::default()
+    });
+    let connect = |guid| {
+        let direct = Connection::smb_direct(server.smb_direct, Config::new(guid));
+        let mut direct = direct.expect("SMB Direct");
+        direct.log_in_anonymously().expect("a session");
+        direct
+    };
+    let users = || {
+        let status = server.device().status();
+        let connections = status["connections"].as_array().expect("a list");
+        let is_user = |connection: &&serde_json::Value| connection["authenticated"] == true;
+        (
+            connections.iter().filter(is_user).count(),
+            connections.len(),
+        )
+    };
+    let mut stranger = connect(GUID);
+    stranger.tree_connect(r"\\127.0.0.1\IPC$").expect("IPC$");
+    let refused = stranger.tree_connect(r"\\127.0.0.1\users");
+    let refused = refused.expect_err("it is for users");
+    assert_eq!(refused.status(), Some(NtStatus::ACCESS_DENIED));
+    stranger.echo().expect("a session");
+    assert_eq!(users(), (0, 1));
+
+    let mut guest = connect(*b"guest of a share");
+    let tree = guest.tree_connect(&server.share_path()).expect("a tree");
+    guest.echo().expect("a session");
+    server.device().wait_for_status(|_| users() == (1, 2));
+    let ended = stranger.serve(4 * TIMEOUT);
+    assert!(matches!(ended, Err(Error::Closed(_))), "{ended:?}");
+    // The guest came later.
+    std::thread::sleep(Duration::from_secs(9));
+    let how = Create::file(Disposition::Create);
+    guest.create(tree, "of a guest", &how).expect("a file");
+    assert_eq!(users(), (1, 1));
 }

@@ -83,7 +83,7 @@ impl<F: Fabric> Reactor<F> {
         }
     }
 
-    /// A session is on a connection: its client is a stranger no longer.
+    /// A user is on a connection: its client is a stranger no longer.
     pub(super) fn authenticated(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
