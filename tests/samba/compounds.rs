@@ -228,3 +228,40 @@ fn responses_that_do_not_fit_into_one_message_come_in_several() {
         client.is_alive();
     }
 }
+
+#[test]
+fn a_compound_is_answered_also_where_it_just_fits_into_a_message_of_an_odd_length() {
+    let server = device(Setup::default());
+    let data = pattern(200_000, 7);
+    place(&server, "whole", &data);
+    for odd in 0..8_u32 {
+        for seal in [false, true] {
+            let mut config = Config {
+                seal,
+                ..Config::new(GUID)
+            };
+            let longest = (128 << 10) + odd;
+            config.smb_direct.max_fragmented_size = longest;
+            let mut client = Client::connect_with(&server, config);
+            let tree = client.tree;
+            let outside = if seal { 52 } else { 0 };
+            // A READ after a CREATE and before a CLOSE, padded or not: 152, 80 and 124 bytes are theirs.
+            for less in [152 + 80, 152 + 80 + 124] {
+                for spare in 0..24 {
+                    let length = longest - outside - less - spare;
+                    let done = answers(
+                        &mut client.direct,
+                        &[
+                            create(tree, "whole", Disposition::Open),
+                            related(Read::inline(FileId::NONE, 0, length).request(tree)),
+                            close(tree),
+                        ],
+                    );
+                    all_succeed(&done);
+                    assert!(done[1].read().expect("a READ").data == &data[..length as usize]);
+                }
+            }
+            client.is_alive();
+        }
+    }
+}
