@@ -2,7 +2,9 @@
 
 use core::time::Duration;
 
-use smbdirect::proto::{Config, Endpoint, ProtocolError, Received, SendError, State, Transmit};
+use smbdirect::proto::{
+    Config, Endpoint, ProtocolError, Received, SLOWEST_RATE, SendError, State, Transmit,
+};
 use smbdirect::units::{Credits, Instant, RemoteToken};
 use smbdirect::wire::{DataTransfer, NegotiateRequest, NegotiateResponse};
 
@@ -419,7 +421,9 @@ impl Model {
             }
             ProtocolError::MessageTimeout => {
                 let begun = self.begun.expect("a message is incomplete");
-                assert!(self.now - begun >= MESSAGE);
+                let (length, _) = self.receiving.expect("a message is incomplete");
+                let longer = Duration::from_secs(u64::from(length / SLOWEST_RATE));
+                assert!(self.now - begun >= MESSAGE + longer);
                 assert!(self.peers > 0 || self.own == 0, "it was kept from sending");
             }
             other => panic!("{other} is not for a timeout"),

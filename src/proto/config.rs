@@ -14,6 +14,10 @@ use crate::wire::{MIN_MAX_FRAGMENTED_SIZE, MIN_MAX_RECEIVE_SIZE};
 /// and 32 bytes; peers that pad them to 512 exist.
 pub const NEGOTIATE_RECEIVE_SIZE: u32 = 512;
 
+/// Bytes per second of the slowest network on which a long message arrives in time: for each that many a
+/// message has one second beside [`Config::message_timeout`].
+pub const SLOWEST_RATE: u32 = 64 << 10;
+
 /// What one side brings to the negotiation ([MS-SMBD] 3.1.1.1).
 ///
 /// [`Config::validate`] names the first value that is out of range; an endpoint made from such a
@@ -43,8 +47,9 @@ pub struct Config {
     pub keepalive_timeout: Duration,
     /// Time that a message may wait for send credits.
     pub credit_timeout: Duration,
-    /// Time that the peer has for all fragments of a message, from the first one, unless this side,
-    /// for want of receives, keeps it from sending. Not a rule of [MS-SMBD].
+    /// Time that the peer has for all fragments of a message, from the first one, and one second more for
+    /// each [`SLOWEST_RATE`] bytes of it. It does not pass while this side, for want of receives, keeps
+    /// the peer from sending. Not a rule of [MS-SMBD].
     pub message_timeout: Duration,
 }
 
@@ -124,6 +129,12 @@ impl Config {
         rules
             .into_iter()
             .try_for_each(|(kept, error)| if kept { Ok(()) } else { Err(error) })
+    }
+
+    /// Time that the peer has for all fragments of a message of `length` bytes.
+    pub(super) fn message_time(&self, length: u32) -> Duration {
+        let longer = Duration::from_secs(u64::from(length / SLOWEST_RATE));
+        self.message_timeout.saturating_add(longer)
     }
 
     /// The same with every value raised to its least legal one, so that arithmetic below needs no

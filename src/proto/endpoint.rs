@@ -9,7 +9,7 @@ use super::credits::Ledger;
 use super::error::{ProtocolError, SendError};
 use super::negotiate;
 use super::reassembly::{Placed, Reassembly};
-use super::timers::{Liveness, Timers};
+use super::timers::{Liveness, MessageTime, Timers};
 use super::{Received, State, Transmit};
 use crate::units::{Credits, Instant, RemoteToken};
 use crate::wire::{DataTransfer, NegotiateRequest, NegotiateResponse, STATUS_NOT_SUPPORTED};
@@ -395,7 +395,7 @@ impl Endpoint {
             )?;
             self.timers.message = self.reassembly.is_incomplete().then(|| {
                 let began = self.timers.message;
-                began.unwrap_or(now + self.config.message_timeout)
+                began.unwrap_or_else(|| MessageTime::Until(now + self.config.message_time(total)))
             });
             match data.payload.is_empty() {
                 // A fragment without bytes begins or continues a message like any other, and has
@@ -414,6 +414,8 @@ impl Endpoint {
         self.respond |= data.response_requested();
         self.ask = false;
         self.timers
+            .set_silent(now, self.credits.keeps_peer_silent());
+        self.timers
             .start(Liveness::Idle, now + self.config.idle_timeout);
         Ok(received)
     }
@@ -423,11 +425,9 @@ impl Endpoint {
         if self.timers.credits.is_some_and(|deadline| deadline <= now) {
             return Err(ProtocolError::CreditTimeout);
         }
-        if self.timers.message.is_some_and(|deadline| deadline <= now) {
-            if !self.credits.keeps_peer_silent() {
-                return Err(ProtocolError::MessageTimeout);
-            }
-            self.timers.message = Some(now + self.config.message_timeout);
+        let message = self.timers.message_deadline();
+        if message.is_some_and(|deadline| deadline <= now) {
+            return Err(ProtocolError::MessageTimeout);
         }
         if self.timers.deadline > now {
             return Ok(());
@@ -474,6 +474,8 @@ impl Endpoint {
             return None;
         }
         self.credits.spend(grant);
+        self.timers
+            .set_silent(now, self.credits.keeps_peer_silent());
         self.peer_can_send = true;
         self.respond = false;
         let flags = if self.ask {

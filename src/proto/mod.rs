@@ -126,7 +126,7 @@ mod timers;
 
 use core::ops::Range;
 
-pub use config::{Config, ConfigError, NEGOTIATE_RECEIVE_SIZE, Negotiated};
+pub use config::{Config, ConfigError, NEGOTIATE_RECEIVE_SIZE, Negotiated, SLOWEST_RATE};
 pub use endpoint::{Endpoint, HEAD_LENGTH};
 pub use error::{ProtocolError, SendError};
 

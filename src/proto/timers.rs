@@ -4,6 +4,8 @@
 //! wait for send credits and the time of an incomplete message, which is not in [MS-SMBD], run beside
 //! it. Time comes in as an argument and must not run backwards.
 
+use core::time::Duration;
+
 use crate::units::Instant;
 
 /// What the timer of the connection's liveness means at present.
@@ -17,6 +19,15 @@ pub(super) enum Liveness {
     Keepalive,
 }
 
+/// The time of the message in reassembly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MessageTime {
+    /// It has to be complete by then.
+    Until(Instant),
+    /// The peer may not speak. When it may again, it has so much.
+    Left(Duration),
+}
+
 /// When what has to have happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timers {
@@ -26,8 +37,8 @@ pub(super) struct Timers {
     pub(super) deadline: Instant,
     /// When a message will have waited too long for send credits, if one waits.
     pub(super) credits: Option<Instant>,
-    /// When the message in reassembly has to be complete, if there is one.
-    pub(super) message: Option<Instant>,
+    /// The time of the message in reassembly, if there is one.
+    pub(super) message: Option<MessageTime>,
 }
 
 impl Timers {
@@ -47,9 +58,31 @@ impl Timers {
         self.deadline = deadline;
     }
 
+    /// From `now` on the peer may not speak, or may again: in the time between, the time of a message
+    /// does not pass.
+    #[inline]
+    pub(super) fn set_silent(&mut self, now: Instant, silent: bool) {
+        self.message = self.message.map(|message| match message {
+            MessageTime::Until(deadline) if silent => {
+                MessageTime::Left(deadline.saturating_since(now))
+            }
+            MessageTime::Left(time) if !silent => MessageTime::Until(now + time),
+            unchanged => unchanged,
+        });
+    }
+
+    /// When the message in reassembly has to be complete, if its time passes at all.
+    pub(super) fn message_deadline(&self) -> Option<Instant> {
+        match self.message {
+            Some(MessageTime::Until(deadline)) => Some(deadline),
+            Some(MessageTime::Left(_)) | None => None,
+        }
+    }
+
     /// The next moment at which something has to be done.
     pub(super) fn next(&self) -> Instant {
-        let beside = [self.credits, self.message].into_iter().flatten();
+        let beside = [self.credits, self.message_deadline()];
+        let beside = beside.into_iter().flatten();
         beside.fold(self.deadline, Instant::min)
     }
 }
@@ -66,7 +99,19 @@ mod tests {
         assert_eq!(timers.next(), Instant::from_nanos(3));
         timers.start(Liveness::Idle, Instant::from_nanos(2));
         assert_eq!(timers.next(), Instant::from_nanos(2));
-        timers.message = Some(Instant::from_nanos(1));
+        timers.message = Some(MessageTime::Until(Instant::from_nanos(1)));
         assert_eq!(timers.next(), Instant::from_nanos(1));
+    }
+
+    #[test]
+    fn the_time_of_a_message_does_not_pass_while_the_peer_may_not_speak() {
+        let mut timers = Timers::new(Instant::from_nanos(1000));
+        timers.message = Some(MessageTime::Until(Instant::from_nanos(30)));
+        timers.set_silent(Instant::from_nanos(10), true);
+        timers.set_silent(Instant::from_nanos(20), true);
+        assert_eq!(timers.next(), Instant::from_nanos(1000));
+        timers.set_silent(Instant::from_nanos(100), false);
+        timers.set_silent(Instant::from_nanos(110), false);
+        assert_eq!(timers.next(), Instant::from_nanos(120));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use smbdirect::proto::{Config, Endpoint, ProtocolError, Received, State, Transmit};
 use smbdirect::units::Instant;
@@ -77,8 +78,10 @@ struct Truth {
     /// The other end has asked.
     answer: bool,
     starving: Option<Instant>,
-    /// Since when the time of the message in reassembly runs.
-    begun: Option<Instant>,
+    /// When the message in reassembly began, and its length. It is as much later as its time stood still.
+    begun: Option<(Instant, u32)>,
+    /// Since when this side keeps the other one from speaking.
+    silent: Option<Instant>,
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
@@ -122,6 +125,7 @@ impl End {
                 answer: false,
                 starving: None,
                 begun: None,
+                silent: None,
             },
         }
     }
@@ -242,13 +246,16 @@ impl End {
                     "wrong bytes"
                 );
                 progress.done += payload.len() as u32;
-                truth.begun.get_or_insert(now);
+                truth.begun.get_or_insert((now, total));
                 if progress.done == total {
                     truth.begun = None;
                     self.expected.pop_front();
                     sum.delivered += 1;
                 }
             }
+        }
+        if truth.send > 0 && truth.granted == 0 {
+            truth.silent.get_or_insert(now);
         }
     }
 
@@ -265,7 +272,7 @@ impl End {
                 self.established(),
                 "data before the negotiation is complete"
             );
-            self.check_credits(&bytes, sum);
+            self.check_credits(now, &bytes, sum);
             self.check_keepalive(now, &bytes, sum);
             self.check_fragment(transmit, &mut bytes, sum);
         } else {
@@ -293,7 +300,7 @@ impl End {
         );
     }
 
-    fn check_credits(&mut self, bytes: &[u8], sum: &mut Summary) {
+    fn check_credits(&mut self, now: Instant, bytes: &[u8], sum: &mut Summary) {
         let granted = u32::from(u16_at(bytes, 2));
         assert_eq!(u16_at(bytes, 0), self.config.send_credit_target.0);
         assert!(self.truth.send > 0, "sent without a credit");
@@ -311,6 +318,12 @@ impl End {
         self.truth.granted += granted;
         self.truth.granted_ever |= granted > 0;
         assert!(self.truth.granted_ever, "the peer still cannot send");
+        if self.truth.granted > 0 {
+            let stood_still = self.truth.silent.take().map(|since| now - since);
+            let (begun, time) = (&mut self.truth.begun, stood_still.unwrap_or_default());
+            *begun = begun.map(|(begun, length)| (begun + time, length));
+            sum.stood_still += usize::from(begun.is_some() && !time.is_zero());
+        }
         assert!(
             self.truth.granted as usize <= self.posted_or_unread(),
             "over-granted"
@@ -376,7 +389,7 @@ impl End {
         } else if self.starved_until().is_some_and(|until| until <= now) {
             sum.credit_timeouts += 1;
             Err(ProtocolError::CreditTimeout)
-        } else if self.is_late(now) {
+        } else if self.late_at().is_some_and(|at| at <= now) {
             sum.message_timeouts += 1;
             Err(ProtocolError::MessageTimeout)
         } else if self.alive_until() > now {
@@ -414,16 +427,12 @@ impl End {
         self.truth.send > 0 && (self.truth.granted == 0 || self.truth.send == 1 && told)
     }
 
-    /// Whether the peer has not completed a message in time, though it could; else it is given the
-    /// time anew.
-    fn is_late(&mut self, now: Instant) -> bool {
-        let timeout = self.config.message_timeout;
-        let late = self.truth.begun.filter(|&begun| begun + timeout <= now);
-        if late.is_some() && self.truth.send > 0 && self.truth.granted == 0 {
-            self.truth.begun = Some(now);
-            return false;
-        }
-        late.is_some()
+    /// When the peer has not completed a message in time, if it could.
+    fn late_at(&self) -> Option<Instant> {
+        let may_speak = self.truth.silent.is_none();
+        let (begun, length) = self.truth.begun.filter(|_| may_speak)?;
+        let longer = Duration::from_secs(u64::from(length >> 16));
+        Some(begun + self.config.message_timeout + longer)
     }
 
     fn starved_until(&self) -> Option<Instant> {
@@ -471,9 +480,8 @@ impl End {
             );
         }
         self.check();
-        let begun = self.truth.begun;
-        let late = begun.map(|begun| begun + self.config.message_timeout);
-        let beside = [self.starved_until(), late].into_iter().flatten();
+        let beside = [self.starved_until(), self.late_at()];
+        let beside = beside.into_iter().flatten();
         let next = beside.fold(self.alive_until(), Instant::min);
         assert_eq!(self.endpoint.poll_timeout(), Some(next));
         let max = self.config.receive_credit_max.0.max(4);

@@ -76,6 +76,7 @@ fn the_scenarios_are_worth_running() {
         sum.credit_timeouts > 0 && sum.message_timeouts > 0 && sum.closed > 20,
         "{sum:?}"
     );
+    assert!(sum.stood_still > 5, "{sum:?}");
     assert!(
         sum.starved > 500 && sum.short > 500 && sum.invalidated > 100,
         "{sum:?}"

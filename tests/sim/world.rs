@@ -43,6 +43,7 @@ pub(crate) struct Summary {
     pub(crate) keepalive_timeouts: usize,
     pub(crate) credit_timeouts: usize,
     pub(crate) message_timeouts: usize,
+    pub(crate) stood_still: usize,
     pub(crate) spared: usize,
 }
 
@@ -62,6 +63,7 @@ impl AddAssign for Summary {
         self.keepalive_timeouts += other.keepalive_timeouts;
         self.credit_timeouts += other.credit_timeouts;
         self.message_timeouts += other.message_timeouts;
+        self.stood_still += other.stood_still;
         self.spared += other.spared;
     }
 }
