@@ -64,6 +64,13 @@ impl Account {
         })
     }
 
+    /// Whether this account with `bytes` more has no more than it leaves of `total` beside `spare`. However
+    /// many take as much as that, one after the other, there is something for the next.
+    pub(super) fn leaves_as_much(&self, bytes: u64, (total, spare): (&Self, u64)) -> bool {
+        let taken = total.used().saturating_add(spare).saturating_add(bytes);
+        self.used().saturating_add(bytes) <= total.limit.saturating_sub(taken)
+    }
+
     /// Takes `bytes` of what is bounded otherwise and cannot be refused, however many are in use.
     pub(super) fn count(self: &Arc<Self>, bytes: u64) -> Charge {
         self.used.fetch_add(bytes, Ordering::Relaxed);
@@ -243,6 +250,20 @@ mod tests {
         assert_eq!(total.used(), 8192);
         drop((also_first, second));
         assert_eq!((worker.used(), total.used()), (0, 0));
+    }
+
+    #[test]
+    fn those_that_take_no_more_than_they_leave_never_take_all() {
+        let total = Account::new(1100);
+        let mut charges = Vec::new();
+        let mut fill = || {
+            let worker = Account::new(u64::MAX);
+            while worker.leaves_as_much(1, (&total, 100)) {
+                charges.extend([&worker, &total].map(|account| account.charge(1, 0)));
+            }
+            worker.used()
+        };
+        assert_eq!([(); 4].map(|()| fill()), [500, 250, 125, 62]);
     }
 
     #[test]

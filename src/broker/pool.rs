@@ -13,6 +13,10 @@
 //! copied to the arena when it is complete: those that never are take nothing from others. And some units
 //! are left to messages of one unit, such as every connection's first ones.
 //!
+//! An arena whose worker takes no messages, such as one that waits for a client that takes no responses,
+//! keeps what it has. So beyond a small length it grows only as long as its worker has no more than it
+//! leaves to others; else it gets but one segment more, for messages that are too long for all the others.
+//!
 //! An arena begins small and doubles. Segments in which nothing was put for a while are taken back, all
 //! but the shortest: nothing is put there any more, the worker is asked to unmap them, and says so.
 
@@ -36,6 +40,9 @@ use crate::transport::{MessageBuffers, PlainHasher};
 /// Bytes of a message of a connection without an owner, or without a session.
 pub(super) const MAX_HELD_LENGTH: u32 = 64 * 1024;
 
+/// Bytes that an arena may have however much its worker has.
+const SMALL_LENGTH: u64 = 2 << 20;
+
 /// Of the units that are there, the part that is left to messages of one unit.
 const LEFT_TO_SMALL: u32 = 16;
 
@@ -50,7 +57,7 @@ pub(super) enum Buffer {
     Heap {
         bytes: Vec<u8>,
         /// Kept as long as the bytes.
-        charges: Option<[Charge; 2]>,
+        charges: Option<[Charge; 3]>,
     },
     /// In the arena of a queue. The bytes stay mapped whatever becomes of the arena.
     Shared {
@@ -61,7 +68,7 @@ pub(super) enum Buffer {
 }
 
 impl Buffer {
-    fn heap(length: u32, charges: Option<[Charge; 2]>) -> Self {
+    fn heap(length: u32, charges: Option<[Charge; 3]>) -> Self {
         Self::Heap {
             // What the peer does not fill is not touched.
             bytes: Vec::with_capacity(length as usize),
@@ -105,6 +112,8 @@ struct Arena {
     of_strangers: u32,
     /// Units of messages that are not complete.
     begun: u32,
+    /// Bytes of messages in heap.
+    in_heap: Arc<Account>,
     /// A buffer was asked for, and there was none.
     wanting: bool,
 }
@@ -176,10 +185,17 @@ impl Pool {
             shares: HashMap::default(),
             of_strangers: 0,
             begun: 0,
+            in_heap: Account::new(u64::MAX),
             wanting: false,
         };
         self.arenas.insert(queue, arena);
         Ok(())
+    }
+
+    /// What messages for a queue count that are in heap.
+    pub(super) fn in_heap(&self, queue: QueueId) -> Option<Arc<Account>> {
+        let arena = self.arenas.get(queue)?;
+        Some(Arc::clone(&arena.in_heap))
     }
 
     /// The queue is gone.
@@ -322,18 +338,25 @@ impl Pool {
         let charges = match conn.authenticated {
             false => None,
             true => {
-                let worker = &self.arenas.get(queue)?.process.account;
-                let worker = worker.charge(length.into(), 0);
-                let total = self.total.charge(length.into(), self.spare);
-                self.short |= total.is_none();
-                let (Some(worker), Some(total)) = (worker, total) else {
-                    self.wanting = true;
-                    return None;
-                };
-                Some([worker, total])
+                let charges = self.charge_heap(queue, length.into());
+                self.wanting |= charges.is_none();
+                Some(charges?)
             }
         };
         Some(Buffer::heap(length, charges))
+    }
+
+    /// Charges for a message in heap, of which a worker that has more than it leaves to others may have one.
+    fn charge_heap(&mut self, queue: QueueId, bytes: u64) -> Option<[Charge; 3]> {
+        let arena = self.arenas.get(queue)?;
+        let (worker, in_heap) = (&arena.process.account, &arena.in_heap);
+        if in_heap.used() > 0 && !worker.leaves_as_much(bytes, (&self.total, self.spare)) {
+            return None;
+        }
+        let (worker, in_heap) = (worker.charge(bytes, 0)?, in_heap.charge(bytes, 0)?);
+        let total = self.total.charge(bytes, self.spare);
+        self.short |= total.is_none();
+        Some([worker, in_heap, total?])
     }
 
     /// A buffer in an arena for a message of `conn`, of which a part is there or all.
@@ -511,8 +534,15 @@ impl Arena {
         Ok(())
     }
 
+    /// Whether a message of `length` bytes would find room if nothing else were there.
+    fn could_hold(&self, length: usize) -> bool {
+        let mut held = self.segments.iter().flatten();
+        held.any(|held| !held.segment.is_reclaimed() && held.segment.memory.len() >= length)
+    }
+
     /// A segment of the length that the region should have next, or, if there is not enough memory, of
-    /// the length that it must have.
+    /// the length that it must have. One of the longest where the worker has more than it leaves to others
+    /// and a message is longer than all segments.
     fn create(
         &self,
         length: usize,
@@ -521,9 +551,19 @@ impl Arena {
         let shape = self.buffers.shape();
         let wanted = length.div_ceil(shape.unit_length) as u32;
         let all = u64::from(self.buffers.units()) * shape.unit_length as u64;
-        let lengths = next_length(&self.shape, (self.buffers.segments(), all), wanted);
+        let mut lengths = next_length(&self.shape, (self.buffers.segments(), all), wanted);
+        let (next, account) = (lengths[0] as u64, &self.process.account);
+        if all + next > SMALL_LENGTH && !account.leaves_as_much(next, (total.0, total.1)) {
+            if self.could_hold(length) {
+                return Err(Status::NoMemory);
+            }
+            // With what is left to messages of one unit.
+            let units = shape.longest_run + shape.longest_run / (LEFT_TO_SMALL / 2);
+            let units = units.min(shape.units_per_segment);
+            lengths = [units as usize * shape.unit_length; 2];
+        }
         let name = "smbdirect-receive";
-        let create = |length| Segment::create(name, length, &self.process.account, total);
+        let create = |length| Segment::create(name, length, account, total);
         let [should, must] = lengths;
         create(should).or_else(|_| create(must))
     }
@@ -685,24 +725,39 @@ mod tests {
         queue: QueueId,
         conns: SlotMap<ConnId, ()>,
         total: Arc<Account>,
-        _socket: SeqSocket,
+        queues: SlotMap<QueueId, ()>,
+        sockets: Vec<SeqSocket>,
     }
 
     impl Scene {
         fn new() -> Self {
-            let total = Account::new(1 << 20);
-            let (ours, theirs) = SeqSocket::pair().unwrap();
-            let process = Process::new((1, 1), (Role::Worker, true), Arc::new(ours), 1 << 20);
-            let mut pool = Pool::new(SHAPE, Arc::clone(&total), 0);
-            let queue = SlotMap::<QueueId, ()>::with_key().insert(());
-            pool.add(queue, 0, &Arc::new(process)).unwrap();
-            Self {
-                pool,
-                queue,
+            Self::with(SHAPE, 1 << 20)
+        }
+
+        /// One with a worker, which alone may have as much as all.
+        fn with(shape: RegionShape, limit: u64) -> Self {
+            let total = Account::new(limit);
+            let mut scene = Self {
+                pool: Pool::new(shape, Arc::clone(&total), 0),
+                queue: QueueId::default(),
                 conns: SlotMap::with_key(),
                 total,
-                _socket: theirs,
-            }
+                queues: SlotMap::with_key(),
+                sockets: Vec::new(),
+            };
+            scene.add_worker();
+            scene
+        }
+
+        /// Has one more worker, whose connections come next.
+        fn add_worker(&mut self) {
+            let (ours, theirs) = SeqSocket::pair().unwrap();
+            let limit = self.total.limit();
+            let process = Process::new((1, 1), (Role::Worker, true), Arc::new(ours), limit);
+            self.queue = self.queues.insert(());
+            let process = Arc::new(process);
+            self.pool.add(self.queue, 0, &process).unwrap();
+            self.sockets.push(theirs);
         }
 
         fn conn(&mut self, authenticated: bool) -> ConnId {
@@ -795,6 +850,75 @@ mod tests {
             scene.pool.release(buffer);
         }
         assert_eq!((scene.used(), scene.total.used()), (0, segment));
+    }
+
+    const LONG: RegionShape = RegionShape {
+        unit_length: UNIT,
+        units_per_segment: 1024,
+        longest_run: 512,
+        max_segments: 12,
+    };
+
+    #[test]
+    fn a_worker_that_takes_no_messages_leaves_as_much_as_it_has() {
+        let mut scene = Scene::with(LONG, 16 << 20);
+        let fill = |scene: &mut Scene| {
+            let before = scene.total.used();
+            for _ in 0..4 {
+                let user = scene.conn(true);
+                scene.fill(user, 1);
+            }
+            assert!(
+                !scene.pool.take_short(),
+                "it is not memory of others that lacks"
+            );
+            scene.total.used() - before
+        };
+        assert_eq!(fill(&mut scene), 8 << 20);
+        scene.add_worker();
+        assert_eq!(fill(&mut scene), 4 << 20);
+        // Whoever comes next has a small arena, and room for one message of any length beside.
+        scene.add_worker();
+        let user = scene.conn(true);
+        assert!(scene.pool.allocate(user, UNIT).is_some());
+        assert!(scene.pool.allocate(user, 512 * UNIT).is_some());
+    }
+
+    #[test]
+    fn a_small_arena_gets_one_long_message_through_when_memory_is_short() {
+        let mut scene = Scene::with(LONG, 16 << 20);
+        let _others = scene.total.count(11 << 20);
+        let users: Vec<ConnId> = (0..4).map(|_| scene.conn(true)).collect();
+        let short: usize = users.iter().map(|user| scene.fill(*user, 1)).sum();
+        assert_eq!(short as u64 * u64::from(UNIT), SMALL_LENGTH);
+        let user = scene.conn(true);
+        assert_eq!(
+            scene.fill(user, 512),
+            0,
+            "some units are left to short ones"
+        );
+        let used = scene.total.used();
+        assert_eq!(used, (11 << 20) + SMALL_LENGTH + 576 * u64::from(UNIT));
+        assert_eq!(scene.fill(user, 300), 1);
+        assert_eq!(scene.fill(users[0], 512), 0);
+        assert_eq!(scene.total.used(), used, "no second one");
+    }
+
+    #[test]
+    fn a_worker_with_more_than_it_leaves_has_one_message_in_heap() {
+        let mut scene = Scene::new();
+        let users: Vec<ConnId> = (0..16).map(|_| scene.conn(true)).collect();
+        // The arena has 128 KiB, and a message in heap 64 KiB.
+        for (of_others, in_heap) in [(1 << 19, 2), (3 << 18, 1)] {
+            let _others = scene.total.count(of_others);
+            let begin = |user: &ConnId| scene.pool.begin(*user, 16 * UNIT);
+            let begun: Vec<Buffer> = users.iter().map_while(begin).collect();
+            let is_in_heap = |buffer: &&Buffer| matches!(buffer, Buffer::Heap { .. });
+            assert_eq!(begun.iter().filter(is_in_heap).count(), in_heap);
+            for buffer in begun {
+                scene.pool.release(buffer);
+            }
+        }
     }
 
     #[test]

@@ -342,6 +342,49 @@ fn a_claim_is_answered_when_the_connection_ends_before_there_was_memory_for_it()
     assert_eq!(forked.detached(), Status::ClosedByPeer);
 }
 
+/// A worker that waits for a client that takes no responses takes no messages either, and that client may
+/// send all the more.
+#[test]
+fn messages_that_a_worker_does_not_take_leave_memory_for_those_of_others() {
+    let scene = Scene::with(|config| {
+        // Much more than all the memory.
+        config.memory.receive.max_segments = 24;
+        config.memory_limit = 10 << 20;
+    });
+    let (mut other, other_conn, other_client) = scene.pair(2);
+    let (mut worker, conn, client) = scene.pair(1);
+    let mut conns = vec![conn];
+    let mut clients = vec![client];
+    for _ in 1..4 {
+        clients.push(scene.client(1));
+        conns.push(worker.connection().conn);
+        assert_eq!(worker.pdu(*conns.last().unwrap()), negotiate(1));
+    }
+    let messages: Vec<Vec<u8>> = (0..60u8).map(|n| vec![n; 40_000]).collect();
+    for client in &clients {
+        client.send_all(&messages);
+    }
+    scene.until("they all wait", |status| {
+        let starved = status.connections.iter().filter(|conn| conn.starved > 0);
+        starved.count() == clients.len()
+    });
+    for n in 0..3 {
+        other_client.send(&[n; 900_000]);
+        assert_eq!(other.pdu(other_conn), [n; 900_000]);
+    }
+    // Nothing is lost of what waits.
+    let mut next = vec![0; conns.len()];
+    while next.iter().any(|next| *next < messages.len()) {
+        let (completion, _) = worker.expect(event::PDU);
+        let of = conns
+            .iter()
+            .position(|conn| *conn == completion.conn)
+            .unwrap();
+        assert_eq!(worker.take(&completion), messages[next[of]]);
+        next[of] += 1;
+    }
+}
+
 #[test]
 fn a_listener_that_does_not_read_its_offers_loses_them_and_stays() {
     let scene = Scene::with(|config| {

@@ -41,7 +41,7 @@ pub(in crate::broker) struct Claim {
 pub(super) struct Held {
     pub(super) bytes: Vec<u8>,
     /// What it counts, with its owner and in total, once a session is on its connection.
-    pub(super) charges: Option<[Charge; 2]>,
+    pub(super) charges: Option<[Charge; 3]>,
 }
 
 impl From<Vec<u8>> for Held {

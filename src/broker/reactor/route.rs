@@ -404,10 +404,12 @@ impl<F: Fabric> Reactor<F> {
     /// are short and few. They are not refused, for they are there.
     fn count_held(&mut self, queue: QueueId, id: ConnId) {
         let conn = self.conns.get_mut(&id).filter(|conn| conn.authenticated);
-        let (Some(queue), Some(conn)) = (self.queues.get(queue), conn) else {
+        let in_heap = self.transport.buffers_mut().in_heap(queue);
+        let (Some(queue), Some(conn), Some(in_heap)) = (self.queues.get(queue), conn, in_heap)
+        else {
             return;
         };
-        let accounts = [&queue.process.account, &self.shared.memory];
+        let accounts = [&queue.process.account, &in_heap, &self.shared.memory];
         for held in &mut conn.held {
             let bytes = held.bytes.len() as u64;
             held.charges
