@@ -121,6 +121,12 @@ impl Admission {
         }
     }
 
+    /// A connection that was taken out stays, since a session has come on it before it ended. There may be
+    /// one too many then, until the next one goes.
+    pub(super) fn stays(&mut self, place: Place, source: Source) {
+        self.connections.add(place, source);
+    }
+
     /// A session is on a connection.
     pub(super) fn authenticated(&mut self, place: Place) {
         self.strangers.remove(&place);
@@ -265,6 +271,22 @@ mod tests {
         }
         let (_, excess) = scene.admit("10.0.0.3");
         assert_eq!(excess, Some((stranger, Limit::Connections)));
+    }
+
+    #[test]
+    fn one_that_logs_in_before_it_has_ended_counts_as_such() {
+        let mut scene = Scene::new(8, 8);
+        let (oldest, _) = scene.admit("10.0.0.2");
+        scene.admit("10.0.0.2");
+        let (_, excess) = scene.admit("10.0.0.2");
+        assert_eq!(excess, Some((oldest, Limit::ConnectionsOfSource)));
+        scene.admission.authenticated(oldest);
+        let source = Source::of("10.0.0.2".parse().unwrap());
+        scene.admission.stays(oldest, source);
+        assert_eq!(scene.admission.connections.of(source), 3);
+        assert_eq!(scene.admission.strangers(), 2);
+        scene.admission.closed(&scene.config, oldest);
+        assert_eq!(scene.admission.connections.of(source), 2);
     }
 
     #[test]

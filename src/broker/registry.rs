@@ -296,6 +296,11 @@ impl Registry {
         self.admission.admit(config, place, peer.into())
     }
 
+    /// A connection that had to end stays: a session has come on it meanwhile.
+    pub(super) fn stays(&mut self, place: Place, peer: SocketAddr) {
+        self.admission.stays(place, peer.into());
+    }
+
     /// A session is on a connection.
     pub(super) fn authenticated(&mut self, place: Place) {
         self.admission.authenticated(place);

@@ -260,7 +260,7 @@ impl<F: Fabric> Reactor<F> {
                 Command::Claim { conn, claim } => self.claim(conn, claim),
                 Command::Decline(conn) => self.decline(conn),
                 Command::Offer(conn) => self.route(conn),
-                Command::End(conn, limit) => self.end(conn, limit.name(), Status::Limit),
+                Command::End(conn, limit) => self.end_stranger(conn, limit),
                 Command::Gone(process) => self.drop_process(process, true),
                 Command::Released(process) => self.released(process),
                 Command::Unmapped { id, number } => self.unmapped(id, number),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::connection::{Conn, Stage};
 use super::{Command, Notice, Reactor};
-use crate::broker::admission::Place;
+use crate::broker::admission::{Limit, Place};
 use crate::broker::pool::QueueId;
 use crate::device::Status;
 use crate::fabric::{ConnId, Fabric};
@@ -47,6 +47,18 @@ impl<F: Fabric> Reactor<F> {
     /// Has the reactor of a connection do something.
     fn relay(&self, place: Place, command: Command) {
         self.control.notice(Notice::Relay(place.reactor, command));
+    }
+
+    /// A connection has to end for a newcomer; but one that has got a session meanwhile stays.
+    pub(super) fn end_stranger(&mut self, id: ConnId, limit: Limit) {
+        let Some(conn) = self.conns.get(&id) else {
+            return;
+        };
+        if conn.authenticated {
+            let (place, peer) = (self.place(id), conn.peer);
+            return self.shared.registry().stays(place, peer);
+        }
+        self.end(id, limit.name(), Status::Limit);
     }
 
     /// A connection may be offered, if there is one.
