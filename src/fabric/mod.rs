@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `loopback` | copying, inside one process |
 //! | `iwarp` | MPA, DDP and RDMAP on a TCP socket, in user space |
-//! | `verbs` | RDMA devices: InfiniBand, RoCE, iWARP NICs (feature `verbs`, rdma-core) |
+//! | `verbs` | RDMA devices: InfiniBand, RoCE, iWARP NICs (by rdma-core, where it is) |
 //! | `fault` | another fabric, with delays, cuts, failed completions and a capture file |
 //!
 //! Each of them passes the same conformance suite (`tests/conformance`), which is the

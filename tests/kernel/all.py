@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """On the machine: every test with the kernel, each in a guest of its own, one after the other.
 
-Needs what `make test-kernel` builds: the guest's kernel, Samba, and smbdirectd and smbdirectctl with the feature
-`verbs`. What each guest said is in target/kernel/.
+Needs what `make test-kernel` builds: the guest's kernel, Samba, smbdirectd and smbdirectctl. What each guest said is in
+target/kernel/.
 """
 
 import argparse
