@@ -33,7 +33,10 @@ pub(crate) fn address(daemon: &Daemon) -> SocketAddr {
 
 impl Scene {
     pub(crate) fn start() -> Self {
-        let daemon = Daemon::start_in(Directory::new(), &Setup::default());
+        let directory = Directory::new();
+        // A connection that its dead owner never saw is offered again, and nobody claims it.
+        directory.file("smbdirectd.toml", "claim_timeout = \"3 s\"\n");
+        let daemon = Daemon::start_in(directory, &Setup::default());
         let fresh = Held::of_new(&daemon);
         let server = address(&daemon);
         let mut bystander = Bystander::start(&daemon.control, server);
