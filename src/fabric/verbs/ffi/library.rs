@@ -105,7 +105,7 @@ mod tests {
         let found = unsafe { symbol::<unsafe extern "C" fn() -> i32>(library, "getpid") };
         // SAFETY: as above.
         let id = unsafe { found.unwrap()() };
-        assert_eq!(id.cast_unsigned(), std::process::id());
+        assert_eq!(u32::try_from(id), Ok(std::process::id()));
         // SAFETY: there is no such function.
         let missing = unsafe { symbol::<unsafe extern "C" fn()>(library, "of_nobody") };
         assert!(missing.unwrap_err().to_string().contains("of_nobody"));
