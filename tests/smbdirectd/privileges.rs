@@ -27,6 +27,24 @@ impl Drop for Running {
     }
 }
 
+/// A smbdirectd of its own user, in a directory which that user can reach and beside this configuration.
+fn as_another_user(directory: &Directory, config: &str) -> Command {
+    fs::set_permissions(&directory.0, Permissions::from_mode(0o755)).unwrap();
+    let program = directory.0.join("smbdirectd");
+    fs::copy(SMBDIRECTD, &program).unwrap();
+    let config = format!("listen = [\"127.0.0.1:0\"]\n{config}");
+    let config = directory.file("smbdirectd.toml", &config);
+    let control = directory.control();
+    let own = control.parent().unwrap();
+    fs::create_dir(own).unwrap();
+    chown(own, Some(USER), Some(USER)).unwrap();
+    let mut command = Command::new(program);
+    command.arg("--config").arg(config);
+    command.arg("--control").arg(control);
+    command.uid(USER).gid(USER).env_remove("NOTIFY_SOCKET");
+    command
+}
+
 /// smbd is root, and its memory files, its descriptors and the end of its process are seen all the same.
 #[test]
 fn serves_root_as_another_user_without_any_capability() {
@@ -35,21 +53,8 @@ fn serves_root_as_another_user_without_any_capability() {
         return;
     }
     let directory = Directory::new();
-    fs::set_permissions(&directory.0, Permissions::from_mode(0o755)).unwrap();
-    let program = directory.0.join("smbdirectd");
-    fs::copy(SMBDIRECTD, &program).unwrap();
-    let config = directory.file("smbdirectd.toml", "listen = [\"127.0.0.1:0\"]");
     let control = directory.control();
-    let own = control.parent().unwrap();
-    fs::create_dir(own).unwrap();
-    chown(own, Some(USER), Some(USER)).unwrap();
-    let mut command = Command::new(program);
-    command
-        .arg("--config")
-        .arg(config)
-        .arg("--control")
-        .arg(&control);
-    command.uid(USER).gid(USER).env_remove("NOTIFY_SOCKET");
+    let mut command = as_another_user(&directory, "");
     let running = Running(command.spawn().unwrap());
 
     let end = Instant::now() + TIMEOUT;
@@ -88,30 +93,15 @@ fn a_group_that_it_may_not_give_its_status_socket_to_is_named() {
         return;
     }
     let directory = Directory::new();
-    let program = directory.0.join("smbdirectd");
-    fs::copy(SMBDIRECTD, &program).unwrap();
-    let config = directory.file(
-        "smbdirectd.toml",
-        "listen = [\"127.0.0.1:0\"]\nstatus_group = \"0\"",
-    );
-    let control = directory.control();
-    let own = control.parent().unwrap();
-    fs::create_dir(own).unwrap();
-    chown(own, Some(USER), Some(USER)).unwrap();
-    let mut command = Command::new(program);
-    command
-        .arg("--config")
-        .arg(config)
-        .arg("--control")
-        .arg(&control);
-    command.uid(USER).gid(USER).env_remove("NOTIFY_SOCKET");
-    let output = command.output().unwrap();
+    let output = as_another_user(&directory, "status_group = \"0\"").output();
+    let output = output.unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = stderr(&output);
     let line = said.lines().last().unwrap_or_default();
+    let socket = directory.control().with_file_name("status");
     for part in [
         "status_group is \"0\"",
-        &format!("status socket {}", own.join("status").display()),
+        &format!("status socket {}", socket.display()),
         "has to be a member of it",
     ] {
         assert!(line.contains(part), "no {part:?} in {line}");
