@@ -28,7 +28,7 @@ use std::sync::Arc;
 use slotmap::{SecondaryMap, new_key_type};
 
 use super::memory::{Account, Charge, Segment, most_units, next_length, shape_of};
-use super::process::Process;
+use super::process::{Process, Untold};
 use crate::device::Status;
 use crate::device::abi::{self, RegionShape, kind, region};
 use crate::fabric::ConnId;
@@ -93,6 +93,25 @@ pub(super) enum Fault {
     TooLong(ConnId),
     /// A worker that does not read its control socket.
     Unread(QueueId),
+}
+
+/// Why a worker has no more memory of RECEIVE.
+#[derive(Debug)]
+enum NotGrown {
+    Status(Status),
+    Untold(Untold),
+}
+
+impl From<Status> for NotGrown {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl From<Untold> for NotGrown {
+    fn from(untold: Untold) -> Self {
+        Self::Untold(untold)
+    }
 }
 
 /// The RECEIVE region of a queue.
@@ -381,11 +400,13 @@ impl Pool {
                         self.grown |= arena.buffers.segments() > 1;
                         arena.allocate(length).ok()
                     }
-                    Err(Status::Detached) => {
-                        self.faults.push(Fault::Unread(queue));
+                    Err(NotGrown::Untold(untold)) => {
+                        if untold == Untold::Unread {
+                            self.faults.push(Fault::Unread(queue));
+                        }
                         None
                     }
-                    Err(status) => {
+                    Err(NotGrown::Status(status)) => {
                         // The others are limits of the worker.
                         self.short |= matches!(status, Status::Again | Status::System);
                         None
@@ -506,7 +527,7 @@ impl Arena {
 
     /// Adds a segment with room for `length` bytes, and tells the worker of it before it can hear of a
     /// buffer there.
-    fn grow(&mut self, length: usize, total: (&Arc<Account>, u64)) -> Result<(), Status> {
+    fn grow(&mut self, length: usize, total: (&Arc<Account>, u64)) -> Result<(), NotGrown> {
         let number = self.buffers.free_number().ok_or(Status::Limit)?;
         let (segment, file) = self.create(length, total)?;
         let message = abi::Segment {
@@ -516,10 +537,9 @@ impl Arena {
             reserved: 0,
             length: file.len() as u64,
         };
-        let sent = self
-            .process
-            .send(kind::SEGMENT, 0, &message, &[file.as_fd()]);
-        sent.map_err(|_| Status::Detached)?;
+        let descriptors = [file.as_fd()];
+        self.process
+            .hand_over(kind::SEGMENT, &message, &descriptors)?;
         let units = self.buffers.shape().units_of(file.len());
         let added = self.buffers.add(number, segment.memory.clone());
         added.map_err(|_| Status::Limit)?;

@@ -37,6 +37,19 @@ impl Role {
     }
 }
 
+/// Why a process was not told of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Untold {
+    /// It has gone, which the control thread learns of from its socket. Nothing is wrong with the
+    /// process, and connections that it never used find another.
+    Gone,
+    /// It has left too many messages unread, and is to be detached.
+    Unread,
+}
+
+/// What is said of [`Untold::Unread`].
+pub(super) const UNREAD: &str = "does not read its control socket";
+
 /// A process that is attached.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -142,6 +155,20 @@ impl Process {
     ) -> io::Result<()> {
         let _greeting = self.greeting();
         send(&self.socket, kind, cookie, body, descriptors)
+    }
+
+    /// Tells the process of memory that it is to map.
+    pub(super) fn hand_over<T: IntoBytes + Immutable>(
+        &self,
+        kind: u32,
+        body: &T,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), Untold> {
+        let sent = self.send(kind, 0, body, descriptors);
+        sent.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Untold::Unread,
+            _ => Untold::Gone,
+        })
     }
 
     /// A copy of the list of segments, as it is now.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use zerocopy::transmute;
 
 use super::memory::{Account, Charge, Segment};
-use super::process::{Process, Segments, WakeProcess};
+use super::process::{Process, Segments, Untold, WakeProcess};
 use super::submission::{Piece, Violation};
 use crate::device::Status;
 use crate::device::abi::{self, Completion, event, kind, queue_of};
@@ -67,7 +67,8 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`Status::System`]: no memory or descriptors. [`Status::Detached`]: the worker does not read.
+    /// [`Status::System`]: no memory or descriptors. [`Status::Detached`]: the worker has gone.
+    /// [`Status::Again`]: it does not read.
     pub(super) fn create(
         process: &Arc<Process>,
         total: &Arc<Account>,
@@ -93,8 +94,11 @@ impl Queue {
             completion_offset: ring as u64,
         };
         let descriptors = [file.as_fd(), theirs.as_fd()];
-        let sent = process.send(kind::QUEUE, 0, &message, &descriptors);
-        sent.map_err(|_| Status::Detached)?;
+        let told = process.hand_over(kind::QUEUE, &message, &descriptors);
+        told.map_err(|untold| match untold {
+            Untold::Gone => Status::Detached,
+            Untold::Unread => Status::Again,
+        })?;
         let wake = WakeProcess(Arc::clone(&process.socket));
         let accounts = [&process.account, total];
         Ok(Self {

@@ -232,6 +232,31 @@ fn a_client_that_comes_while_its_worker_ends_finds_another() {
     }
 }
 
+/// There is no memory left to tell the worker of the connection, and it cannot be told of more.
+#[test]
+fn a_client_that_comes_while_its_worker_ends_with_memory_used_up_finds_another() {
+    let scene = Scene::new();
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    for round in 0..64 {
+        let (mut worker, conn, before) = scene.pair(1);
+        worker.reply(conn, b"used");
+        assert_eq!(before.message(), b"used");
+        for _ in 0..round % 8 {
+            before.send(b"never given back");
+            worker.expect(event::PDU);
+        }
+        let client = scene.peers.connect(scene.address());
+        drop(worker);
+        client.send(&negotiate(1));
+        let token = listener.offer().token;
+        let mut second = Raw::attach_with(scene.path(), role::WORKER, token);
+        let info = second.connection();
+        assert_eq!(second.pdu(info.conn), negotiate(1));
+        second.reply(info.conn, b"answer");
+        assert_eq!(client.message(), b"answer");
+    }
+}
+
 #[test]
 fn a_connection_on_which_something_was_done_ends_with_its_worker() {
     for client_goes_on in [false, true] {

@@ -39,6 +39,7 @@ use self::submit::BATCH;
 use super::admission::Limit;
 use super::lines::Lines;
 use super::pool::{Buffer, Fault, Pool, QueueId};
+use super::process::UNREAD;
 use super::queue::Queue;
 use super::reason;
 use super::registry::Shared;
@@ -451,9 +452,7 @@ impl<F: Fabric> Reactor<F> {
         while let Some(fault) = self.transport.buffers_mut().take_fault() {
             match fault {
                 Fault::TooLong(conn) => self.end(conn, "message_too_long", Status::TooLong),
-                Fault::Unread(queue) => {
-                    self.fault(queue, Status::Again, "does not read its control socket");
-                }
+                Fault::Unread(queue) => self.fault(queue, Status::Again, UNREAD),
             }
         }
     }

@@ -20,7 +20,7 @@ use zerocopy::IntoBytes;
 use super::connection::{Claim, Held, Stage};
 use super::{NOTHING, Notice, Reactor};
 use crate::broker::pool::{Buffer, QueueId};
-use crate::broker::process::Process;
+use crate::broker::process::{Process, UNREAD};
 use crate::broker::queue::Queue;
 use crate::broker::registry::Route;
 use crate::device::Status;
@@ -108,8 +108,8 @@ impl<F: Fabric> Reactor<F> {
         let (peer, login_by) = (conn.peer, conn.since + self.shared.config.login_timeout);
         let mut route = self.shared.registry().route(&client_guid);
         if let Route::Worker(process) = &route {
-            // It has gone, and is about to be forgotten.
-            if self.queue(process) == Err(Status::Detached) {
+            // It has gone or does not read, and is about to be forgotten.
+            if let Err(Status::Detached | Status::Again) = self.queue(process) {
                 route = self.shared.registry().route_unknown();
             }
         }
@@ -305,11 +305,11 @@ impl<F: Fabric> Reactor<F> {
         let queue = match Queue::create(process, total, number, depth) {
             Ok(queue) => queue,
             Err(status) => {
-                if status == Status::Detached {
+                if status == Status::Again {
                     self.control.notice(Notice::Fault {
                         process: process.id,
-                        status: Status::Again,
-                        why: "does not read its control socket".to_owned(),
+                        status,
+                        why: UNREAD.to_owned(),
                     });
                 }
                 return Err(status);
