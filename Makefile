@@ -59,7 +59,7 @@ samba-selftest: ## Samba's own tests over SMB Direct, or those that TESTS= match
 
 torture: ## smbtorture's smb2 suites over TCP and over SMB Direct; makes docs/torture.md (TORTURE= has options)
 	@tools/samba.sh build
-	@cargo build --release --locked --bins
+	@cargo build --release --locked --workspace --bins
 	@tools/torture.py $(TORTURE)
 
 demo: ## a file goes to a share and back by RDMA (KEEP=1 leaves the server running)

@@ -28,7 +28,7 @@
 //! buffers in memory that two processes share, of which neither trusts the other. [`bridge`] stands on the
 //! transport alone: it brings clients that speak only TCP to an SMB Direct server.
 //!
-//! The other end, an SMB client that places file data directly, is [`client`]: `smbdirectctl bench` and the tests use it.
+//! The other end, an SMB client that places file data directly, is in the package `instruments`, with what tests and measures.
 //!
 //! The endpoint knows no I/O, the fabric knows no SMB, the broker knows no rule of the protocol, and
 //! smbd knows no Rust. `wire`, `proto` and the iWARP codecs in [`fabric::iwarp`] need no operating
@@ -49,8 +49,6 @@ extern crate alloc;
 pub mod bridge;
 #[cfg(feature = "broker")]
 pub mod broker;
-#[cfg(feature = "client")]
-pub mod client;
 #[cfg(feature = "shm")]
 pub mod device;
 pub mod fabric;

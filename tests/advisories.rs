@@ -125,6 +125,7 @@ fn time_is_built_without_its_parsers() {
             "tree",
             "--offline",
             "--locked",
+            "--workspace",
             "--all-features",
             "--edges",
             "features",

@@ -71,15 +71,10 @@ const LAYERS: &[Layer] = &[
         &["transport", "proto", "fabric", "sys", "wire", "units"],
     ),
     hosted(
-        "client",
-        &["transport", "proto", "fabric", "sys", "wire", "units"],
-    ),
-    hosted(
         "bin",
         &[
             "bridge",
             "broker",
-            "client",
             "device",
             "transport",
             "proto",

@@ -79,6 +79,7 @@ fn every_dependency_has_a_compatible_licence() {
             "tree",
             "--offline",
             "--locked",
+            "--workspace",
             "--all-features",
             "--edges",
             "all",

@@ -2,7 +2,7 @@
 # make demo: a file goes to a share and back by RDMA, on this machine alone. See README.md.
 #
 # Sets up what is missing, starts smbdirectd and the patched smbd on free ports of loopback in a directory of their own,
-# and runs examples/demo.rs, the client. All of it is gone afterwards, with KEEP=1 when it is told to.
+# and runs instruments/examples/demo.rs, the client. All of it is gone afterwards, with KEEP=1 when it is told to.
 #
 # KEEP=1            leave the server running, and say how to reach and how to stop it
 # DEMO_MIB=         the size of the file (1024)
@@ -36,7 +36,7 @@ set_up() {
     samba=$SMBDIRECT_SAMBA/bin
     [ -x "$samba/smbd" ] || die "no smbd in $samba"
     say "building smbdirectd, smbdirectctl and the client"
-    cargo build --release --locked --quiet --bins --example demo
+    cargo build --release --locked --quiet --workspace --bins --example demo
     programs=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 }
 

@@ -1,9 +1,9 @@
 //! The bridge in front of the smbdirect device, with a program in C that answers.
 
-use crate::peer::smb2::negotiate_request;
-use crate::programs::Build;
 use crate::scene::Bridge;
-use crate::smbd::Smbd;
+use instruments::c::programs::Build;
+use instruments::c::smbd::Smbd;
+use instruments::peer::smb2::negotiate_request;
 
 #[test]
 fn clients_of_tcp_reach_an_smbd_behind_the_device() {

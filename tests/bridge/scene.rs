@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use instruments::daemon::SMBDIRECTCTL;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything may take, on a machine that has other things to do.
@@ -26,7 +27,7 @@ impl Bridge {
     }
 
     pub(crate) fn with(target: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_smbdirectctl"));
+        let mut command = Command::new(&*SMBDIRECTCTL);
         command.args(["bridge", "--json", "--listen", "127.0.0.1:0"]);
         command.args(arguments).arg(target);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod attach;
+mod end_to_end;
 mod hostile;
 mod lifecycle;
 mod limits;

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::build;
 use crate::errors::Others;
-use crate::programs::{Build, Running, program, source};
+use instruments::c::programs::{Build, Running, program, source};
+use instruments::c::{declared, header};
 
 #[test]
 fn null_pointers_and_unknown_structures_are_refused_and_newer_callers_are_served() {
@@ -18,9 +18,9 @@ fn null_pointers_and_unknown_structures_are_refused_and_newer_callers_are_served
 
 #[test]
 fn no_function_and_no_structure_of_the_header_is_left_out() {
-    let header = fs::read_to_string(build::header()).expect("the header");
+    let header = fs::read_to_string(header()).expect("the header");
     let text = fs::read_to_string(source("arguments.c")).expect("the program");
-    let functions = build::declared(&header);
+    let functions = declared(&header);
     let structures = header
         .lines()
         .filter_map(|line| line.strip_prefix("struct ")?.strip_suffix(" {"));

@@ -3,11 +3,11 @@
 use rustix::process::{Pid, Signal, kill_process};
 use smbdirect::fabric::Access;
 
-use crate::daemon::{Daemon, Setup};
-use crate::peer::{Peer, smb2};
-use crate::programs::Build;
 use crate::requests::{Io, command};
-use crate::smbd::Smbd;
+use instruments::c::programs::Build;
+use instruments::c::smbd::Smbd;
+use instruments::daemon::{Daemon, Setup};
+use instruments::peer::{Peer, smb2};
 
 /// Connections that do not end by themselves are not waited for.
 const CONFIG: &str = "drain_timeout = \"100 ms\"";
@@ -110,7 +110,11 @@ fn a_worker_that_is_killed_takes_its_own_connections_along() {
 }
 
 /// Ends a daemon while operations are under way; smbd attaches to the next one.
-fn ends_with(build: Build, reason: &str, end: impl FnOnce(Daemon) -> crate::daemon::Directory) {
+fn ends_with(
+    build: Build,
+    reason: &str,
+    end: impl FnOnce(Daemon) -> instruments::daemon::Directory,
+) {
     let mut smbd = Smbd::start(build, CONFIG);
     let mut peer = smbd.client([1; 16]);
     leave_operations(&mut peer);

@@ -23,10 +23,10 @@ use smbdirect::fabric::Access;
 use smbdirect::sys::{Memfd, SeqListener, SeqSocket, wait_readable};
 use zerocopy::FromZeros;
 
-use crate::build;
-use crate::daemon::{Daemon, Directory, Setup, TIMEOUT};
-use crate::peer::{Peer, Window, smb2};
-use crate::programs::{Build, Running, program, source};
+use instruments::c::header;
+use instruments::c::programs::{Build, Running, program, source};
+use instruments::daemon::{Daemon, Directory, Setup, TIMEOUT};
+use instruments::peer::{Peer, Window, smb2};
 
 /// No correct library provokes it: a unit test in `src/ffi/pointer.rs` does.
 const UNPROVOKED: [&str; 1] = ["SMBDIRECT_E_PANIC"];
@@ -331,7 +331,7 @@ fn provoked() -> Vec<String> {
 
 #[test]
 fn every_status_of_the_header_is_provoked() {
-    let header = fs::read_to_string(build::header()).expect("the header");
+    let header = fs::read_to_string(header()).expect("the header");
     let declared: BTreeSet<&str> = header
         .lines()
         .filter_map(|line| line.strip_prefix("#define ")?.split(' ').next())

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use crate::build;
-use crate::daemon::{Daemon, Directory, Setup};
-use crate::peer::{Peer, smb2};
-use crate::programs::{Build, Running, program};
+use instruments::c::directory;
+use instruments::c::programs::{Build, Running, program};
+use instruments::daemon::{Daemon, Directory, Setup};
+use instruments::peer::{Peer, smb2};
 
 /// The program in the one block of C that the page has.
 fn extracted() -> String {
@@ -47,7 +47,7 @@ fn echo(mut peer: Peer, client: u8) {
 #[test]
 fn the_example_of_the_documentation_serves_clients() {
     let code = extracted();
-    let source = build::directory("c-abi").join("example.c");
+    let source = directory("c-abi").join("example.c");
     fs::write(&source, code).expect("the target directory is writable");
     for build in Build::ALL {
         let daemon = Daemon::start_in(Directory::new(), &Setup::default());

@@ -2,10 +2,10 @@
 
 use std::thread;
 
-use crate::peer::{Peer, smb2};
-use crate::programs::Build;
 use crate::requests::{command, fill, message_id, status};
-use crate::smbd::Smbd;
+use instruments::c::programs::Build;
+use instruments::c::smbd::Smbd;
+use instruments::peer::{Peer, smb2};
 
 /// From a bare header to the longest message, and on both sides of what one SEND carries.
 const LENGTHS: [usize; 9] = [

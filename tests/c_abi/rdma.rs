@@ -7,10 +7,10 @@ use smbdirect::device::Status;
 use smbdirect::fabric::Access;
 use smbdirect::wire::BufferDescriptorV1;
 
-use crate::peer::{Peer, Window};
-use crate::programs::Build;
 use crate::requests::{Io, command, fill, message_id, pattern, status};
-use crate::smbd::Smbd;
+use instruments::c::programs::Build;
+use instruments::c::smbd::Smbd;
+use instruments::peer::{Peer, Window};
 
 /// The longest transfer.
 const LONGEST: usize = 8 << 20;

@@ -2,7 +2,7 @@
 
 use smbdirect::wire::BufferDescriptorV1;
 
-use crate::peer::{emit, smb2};
+use instruments::peer::{emit, smb2};
 
 /// Commands of `tests/c/common.h`.
 pub(crate) mod command {

@@ -2,9 +2,9 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::peer::{Peer, smb2};
-use crate::programs::Build;
-use crate::smbd::Smbd;
+use instruments::c::programs::Build;
+use instruments::c::smbd::Smbd;
+use instruments::peer::{Peer, smb2};
 
 #[test]
 fn an_unknown_client_gets_a_child_of_its_own_and_all_its_connections_the_same() {

@@ -1,9 +1,9 @@
 //! A connection goes from one worker to another.
 
-use crate::peer::{Peer, smb2};
-use crate::programs::Build;
 use crate::requests::{command, status};
-use crate::smbd::Smbd;
+use instruments::c::programs::Build;
+use instruments::c::smbd::Smbd;
+use instruments::peer::{Peer, smb2};
 
 /// A message that gives its connection away, with an echo request for its next owner.
 fn transfer(command: u16, client_guid: [u8; 16], echo: &[u8]) -> Vec<u8> {

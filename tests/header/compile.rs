@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::build::{compile, directory};
+use instruments::c::{compile, directory};
 
 #[test]
 fn compiles_as_c99_and_as_cpp() {

@@ -5,7 +5,7 @@ use std::fs;
 
 use smbdirect::ffi::*;
 
-use super::build::{compile, directory, header};
+use instruments::c::{compile, directory, header};
 
 /// C assertions that a structure has the size and the offsets it has in Rust, after showing that
 /// each field begins where the one before it ends.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-use super::build::{declared, directory, header, library, link, output};
+use instruments::c::{declared, directory, header, library, link, output};
 
 #[test]
 fn exports_the_functions_of_the_header_and_pulls_in_no_thread_and_no_rdma() {

@@ -2,15 +2,13 @@
 //!
 //! `UPDATE=1 cargo test --test header` writes the header anew.
 
-#[path = "../c/build.rs"]
-mod build;
 mod compile;
 mod layout;
 mod library;
 
 use std::path::Path;
 
-use build::header;
+use instruments::c::{declared, header};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -87,7 +85,7 @@ fn every_status_has_a_constant_with_its_name_and_number() {
 #[test]
 fn every_function_says_who_owns_what_and_when_it_may_be_called() {
     let header = std::fs::read_to_string(header()).expect("include/smbdirect.h");
-    let functions = build::declared(&header);
+    let functions = declared(&header);
     assert!(functions.len() > 15, "{functions:?}");
     for function in &functions {
         let position = header.find(&format!("{function}(")).expect("declared");

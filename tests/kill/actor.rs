@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use smbdirect::sys::wait_readable;
 
-use crate::daemon::TIMEOUT;
+use instruments::daemon::TIMEOUT;
 
 /// What such a process plays: it is set in no other.
 pub(crate) const PART: &str = "SMBDIRECT_TEST_PART";

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::daemon::{Daemon, Directory, Setup};
 use crate::each::address;
 use crate::exchange::{Cast, Exchange, STEPS, Stage, Who};
 use crate::held::{Covered, During, Held, Left};
+use instruments::daemon::{Daemon, Directory, Setup};
 
 /// Goes through the exchange as often as it has steps.
 pub(crate) fn run() -> Covered {

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::actor::{Actor, hex16};
-use crate::daemon::TIMEOUT;
 use crate::rounds::Rounds;
+use instruments::daemon::TIMEOUT;
 
 /// Rounds of the client, and whether it is to go on.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use smbdirect::fabric::Access;
 
 use crate::actor::{bytes16, has_input, number, obey, pattern};
 use crate::held::Held;
-use crate::peer::{Options, Peer, Window, emit, smb2};
+use instruments::peer::{Options, Peer, Window, emit, smb2};
 
 struct Client {
     address: SocketAddr,

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use crate::actor::pattern;
 use crate::bystander::Bystander;
-use crate::daemon::{Daemon, Directory, Setup};
 use crate::exchange::{Cast, Exchange, STEPS, Stage, Who};
 use crate::held::{Covered, During, Held, Left};
-use crate::peer::{Peer, smb2};
+use instruments::daemon::{Daemon, Directory, Setup};
+use instruments::peer::{Peer, smb2};
 
 /// A broker, a bystander, and those who take part.
 pub(crate) struct Scene {

@@ -10,8 +10,8 @@ use std::process::ChildStdin;
 
 use crate::actor::Actor;
 use crate::client::first_request_length;
-use crate::daemon::Daemon;
 use crate::held::until;
+use instruments::daemon::Daemon;
 
 /// Bytes of an RDMA transfer that ends as soon as the client serves.
 const SHORT: usize = 1 << 20;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use smbdirect::broker::status::{Status, Totals};
 use smbdirect::device::observe;
 
-use crate::daemon::{Daemon, TIMEOUT};
+use instruments::daemon::{Daemon, TIMEOUT};
 
 /// What a test has covered.
 #[derive(Clone, Copy, Debug, Default)]

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use smbdirect::device::{BulkBuffer, Direction, Event, Handle, Role, Status};
 
 use crate::actor::{bytes16, has_input, read_line, say};
-use crate::daemon::TIMEOUT;
 use crate::process::{bytes, fill};
+use instruments::daemon::TIMEOUT;
 
 /// The first byte of a message that is no echo.
 pub(crate) const ORDER: u8 = 1;

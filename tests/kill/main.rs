@@ -16,16 +16,11 @@ mod actor;
 mod broker;
 mod bystander;
 mod client;
-#[allow(dead_code)]
-#[path = "../smbdirectd/daemon.rs"]
-mod daemon;
 mod each;
 mod exchange;
 mod held;
 mod inherit;
 mod load;
-#[path = "../peer/mod.rs"]
-mod peer;
 mod process;
 mod rounds;
 mod soak;

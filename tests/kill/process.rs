@@ -17,8 +17,8 @@ use smbdirect::sys::{SeqSocket, wait_readable};
 use zerocopy::FromZeros;
 
 use crate::actor::{bytes16, hex16, number, obey, pattern};
-use crate::daemon::TIMEOUT;
 use crate::held::Held;
+use instruments::daemon::TIMEOUT;
 
 /// The session that a worker registers beside a GUID: its lower half, other than 0.
 fn session_of(guid: [u8; 16]) -> u64 {

@@ -7,9 +7,9 @@ use smbdirect::fabric::Access;
 use smbdirect::transport::CloseReason;
 
 use crate::actor::{bytes16, has_input, pattern, read_line, say};
-use crate::daemon::TIMEOUT;
 use crate::load::{ANSWER, LENGTH, ORDER};
-use crate::peer::{Options, Peer, emit, smb2};
+use instruments::daemon::TIMEOUT;
+use instruments::peer::{Options, Peer, emit, smb2};
 
 /// A client that compares what it is served.
 pub(crate) struct Rounds {

@@ -8,10 +8,10 @@ use fastrand::Rng;
 use smbdirect::device::{Event, Handle, Role, Status};
 
 use crate::actor::{Actor, has_input, hex16, say};
-use crate::daemon::{Daemon, Directory, Setup, TIMEOUT};
 use crate::each::address;
 use crate::held::{Covered, Held, Left, status};
 use crate::load::{assert_absent, wait_for_either};
+use instruments::daemon::{Daemon, Directory, Setup, TIMEOUT};
 
 /// Of so many processes, or as many as this says.
 const KILLS: usize = 200;

@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
-use smbdirect::client::{Config, Connection, Interface};
+use instruments::client::{Config, Connection, Interface};
 
 use crate::channel::device;
 use crate::failures::wait_until;
-use crate::server::{Server, Setup};
 use crate::sessions::{GUID, log_in};
+use instruments::samba::{Server, Setup};
 
 /// Loopback has all of 127/8, and its interface this one alone: `interfaces = lo` leaves the other out.
 const NAMED: &str = "127.0.0.1";

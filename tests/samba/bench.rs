@@ -2,12 +2,12 @@
 
 use std::process::{Command, Output};
 
-use crate::daemon::{SMBDIRECTCTL, stderr};
-use crate::server::{PASSWORD, SHARE, Server, Setup};
+use instruments::daemon::{SMBDIRECTCTL, stderr};
+use instruments::samba::{PASSWORD, SHARE, Server, Setup};
 
 /// Runs it with small files.
 fn bench(server: &Server, password: &str, arguments: &[&str]) -> Output {
-    let mut command = Command::new(SMBDIRECTCTL);
+    let mut command = Command::new(&*SMBDIRECTCTL);
     command
         .arg("bench")
         .arg(format!("//127.0.0.1:{}/{SHARE}", server.tcp.port()));

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use crate::channel::{device, disk, pattern, place};
-use crate::daemon::{SMBDIRECTCTL, stderr};
-use crate::server::{PASSWORD, SHARE, Samba, Server, Setup};
+use instruments::daemon::{SMBDIRECTCTL, stderr};
+use instruments::samba::{PASSWORD, SHARE, Samba, Server, Setup};
 
 /// smbclient writes 8 MiB at a time, and this is no multiple of that.
 const LENGTH: usize = (20 << 20) + 77;
@@ -19,7 +19,7 @@ struct Bridge {
 
 impl Bridge {
     fn to(server: &Server) -> Self {
-        let mut command = Command::new(SMBDIRECTCTL);
+        let mut command = Command::new(&*SMBDIRECTCTL);
         command.args(["bridge", "--listen", "127.0.0.1:0"]);
         command.arg(server.smb_direct.to_string());
         let mut child = command.stdout(Stdio::piped()).spawn().expect("a bridge");

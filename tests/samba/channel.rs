@@ -3,15 +3,15 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use smbdirect::client::{
+use instruments::client::{
     Channel, Config, Connection, Create, Disposition, FileId, Memory, NtStatus, Read, Registration,
     Result, Write,
 };
 use smbdirect::fabric::Access;
 use smbdirect::wire::BufferDescriptorV1;
 
-use crate::server::{Server, Setup};
 use crate::sessions::{GUID, credentials, log_in};
+use instruments::samba::{Server, Setup};
 
 /// What memory holds before a server writes into it: no `pattern` has it.
 pub(crate) const UNTOUCHED: u8 = 0xee;

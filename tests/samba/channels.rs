@@ -5,15 +5,15 @@ use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::time::Duration;
 
-use smbdirect::client::{
+use instruments::client::{
     Channel, Config, Connection, Create, Created, Dialect, Disposition, Lease, NtStatus, Read,
     Request,
 };
 
 use crate::channel::{bind, contents, device, pattern, place, sink};
 use crate::failures::wait_until;
-use crate::server::{Server, Setup};
 use crate::sessions::{GUID, credentials, log_in};
+use instruments::samba::{Server, Setup};
 
 /// How long a break may take.
 const BREAK: Duration = Duration::from_secs(30);
@@ -334,7 +334,7 @@ fn is_broken(server: &Server, channel: &mut Connection, tree: u32, created: Crea
         .expect("a close, which answers the break");
     other
         .wait(opening)
-        .and_then(smbdirect::client::Response::ok)
+        .and_then(instruments::client::Response::ok)
         .expect("the file");
 }
 

@@ -1,13 +1,13 @@
 //! Several requests in one message over SMB Direct, with data in the message and by RDMA.
 
-use smbdirect::client::{
+use instruments::client::{
     Channel, Command, Config, Connection, Create, Disposition, FileId, Header, NtStatus, Read,
     Request, Response, Write,
 };
 
 use crate::channel::{Client, UNTOUCHED, contents, device, disk, pattern, place, sink, source};
-use crate::server::{Server, Setup};
 use crate::sessions::GUID;
+use instruments::samba::{Server, Setup};
 
 /// To the file of the request before it.
 fn related(request: Request<'_>) -> Request<'_> {

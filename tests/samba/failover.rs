@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use smbdirect::client::{Config, Connection, Create, Disposition, FileId, Lease, Read, Request};
+use instruments::client::{Config, Connection, Create, Disposition, FileId, Lease, Read, Request};
 use smbdirect::units::Credits;
 use socket2::{Domain, Socket, Type};
 
 use crate::channel::device;
-use crate::server::{Server, Setup};
 use crate::sessions::{GUID, credentials, log_in};
+use instruments::samba::{Server, Setup};
 
 /// Bytes that a blocked line takes, roughly.
 const HELD: usize = 16 << 10;

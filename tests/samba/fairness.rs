@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use smbdirect::client::{Config, Connection, Create, Disposition, FileId, NtStatus};
+use instruments::client::{Config, Connection, Create, Disposition, FileId, NtStatus};
 use socket2::{Domain, Socket, Type};
 
 use crate::channel::device;
 use crate::failures::client::{config, content, get, put, send_get, send_put};
-use crate::server::{Server, Setup};
 use crate::sessions::credentials;
+use instruments::samba::{Server, Setup};
 
 /// The address of those who are not fair.
 const CROWD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 5);

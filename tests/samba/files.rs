@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use smbdirect::client::{
+use instruments::client::{
     Channel, Config, Connection, Create, Disposition, Lease, NtStatus, Read, Request, Write,
 };
 use smbdirect::fabric::Access;
 use smbdirect::sys::Memory;
 
-use crate::server::{Server, Setup};
 use crate::sessions::{GUID, credentials, log_in};
+use instruments::samba::{Server, Setup};
 
 /// How long a break may take.
 const BREAK: Duration = Duration::from_secs(30);
@@ -91,7 +91,7 @@ fn a_file_has_the_size_that_it_was_given_and_is_what_the_disk_has() {
 
 #[test]
 fn a_lease_is_broken_by_another_client() {
-    let server = Server::start_with(crate::server::Setup {
+    let server = Server::start_with(instruments::samba::Setup {
         global: &["smb2 leases = yes"],
         ..Default::default()
     });

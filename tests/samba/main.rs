@@ -7,7 +7,7 @@
 //!   SMBDIRECT_SAMBA=/usr cargo test --test samba              # as installed by a distribution
 //! ```
 //!
-//! An smbd that does not know `smb direct` is put behind a forwarder (`forwarder.rs`): all but the
+//! An smbd that does not know `smb direct` is put behind a forwarder (`instruments::forwarder`): all but the
 //! channels of READ and WRITE, and failures, is tested with it, too. Tests that need the device have
 //! nothing to test then, and say so. Failures need root: they mount a small file system.
 
@@ -17,20 +17,15 @@ mod bridge;
 mod channel;
 mod channels;
 mod compounds;
-#[allow(dead_code)] // Other tests use the rest of it.
-#[path = "../smbdirectd/daemon.rs"]
-mod daemon;
 mod failover;
 mod failures;
 mod fairness;
 mod files;
-mod forwarder;
 mod hostile;
 mod ms_channel;
 mod path;
 mod protected;
 mod reads;
-mod server;
 mod sessions;
 mod waiting;
 mod writes;

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use smbdirect::client::{
+use instruments::client::{
     Channel, Config, Connection, Create, Dialect, Disposition, FileId, NtStatus, Read,
     Registration, Write,
 };
@@ -13,8 +13,8 @@ use smbdirect::units::RemoteToken;
 use smbdirect::wire::BufferDescriptorV1;
 
 use crate::channel::{Client, bind, contents, device, disk, pattern, place, refusal, sink, source};
-use crate::server::{Server, Setup};
 use crate::sessions::{GUID, credentials, log_in};
+use instruments::samba::{Server, Setup};
 
 /// Most that one operation of the suite moves.
 const MIB: u32 = 1 << 20;

@@ -1,12 +1,12 @@
 //! Bytes prove the path: what the device counts, what the client counts, and what was asked for are
 //! the same, to the byte.
 
-use smbdirect::client::{Channel, Config, HEADER_LENGTH, Read, Write};
+use instruments::client::{Channel, Config, HEADER_LENGTH, Read, Write};
 use smbdirect::transport::Traffic;
 
 use crate::channel::{Client, contents, device, disk, pattern, sink, source};
-use crate::server::{Server, Setup};
 use crate::sessions::GUID;
+use instruments::samba::{Server, Setup};
 
 /// Bytes of a request before its buffer.
 const REQUEST: u64 = (HEADER_LENGTH + 48) as u64;

@@ -1,15 +1,15 @@
 //! Clients that sign or encrypt: nothing of theirs goes by RDMA, which does neither, and what goes in
 //! messages is as much as these hold.
 
-use smbdirect::client::{
+use instruments::client::{
     Channel, Config, Connection, Create, Disposition, FileId, NtStatus, Read, Write,
 };
 use smbdirect::units::RemoteToken;
 use smbdirect::wire::BufferDescriptorV1;
 
 use crate::channel::{Client, device, disk, pattern, place, refusal, sink, source};
-use crate::server::{Server, Setup};
 use crate::sessions::{GUID, credentials, log_in};
+use instruments::samba::{Server, Setup};
 
 /// The longest message that Linux's client receives: 1,364 bytes in each of 255 / 2 fragments. It reads
 /// by `MaxReadSize` all the same where it encrypts, and takes what is missing for zeros.

@@ -1,12 +1,12 @@
 //! READ by RDMA, in detail ([MS-SMB2] 3.3.5.12).
 
-use smbdirect::client::{Channel, Config, Create, Disposition, NtStatus, Read, Request};
+use instruments::client::{Channel, Config, Create, Disposition, NtStatus, Read, Request};
 
 use crate::channel::{
     Client, UNTOUCHED, contents, device, gather, pattern, place, refusal, room, sink, uneven,
 };
-use crate::server::{Server, Setup};
 use crate::sessions::GUID;
+use instruments::samba::{Server, Setup};
 
 const BOTH: [Channel; 2] = [Channel::RdmaV1, Channel::RdmaV1Invalidate];
 

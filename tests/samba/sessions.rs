@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use smbdirect::client::{
+use instruments::client::{
     CipherAlgorithm, Config, Connection, Create, Credentials, Dialect, Disposition, Error,
     NtStatus, SigningAlgorithm,
 };
 
-use crate::daemon::TIMEOUT;
-use crate::server::{PASSWORD, Server, Setup};
+use instruments::daemon::TIMEOUT;
+use instruments::samba::{PASSWORD, Server, Setup};
 
 pub(crate) const GUID: [u8; 16] = *b"samba test guid.";
 
@@ -181,7 +181,7 @@ fn the_device_knows_who_has_logged_in_and_ends_who_has_not_in_time() {
 
 #[test]
 fn an_anonymous_session_is_a_strangers_until_a_share_lets_the_guest_in() {
-    let guest = format!("guest account = {}", crate::server::user());
+    let guest = format!("guest account = {}", instruments::samba::user());
     let server = crate::channel::device(Setup {
         global: &[&guest],
         share: &["guest ok = yes", "[users]", "path = /", "guest ok = no"],

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use smbdirect::client::{
+use instruments::client::{
     Channel, Command, Config, Connection, Create, Disposition, FileId, NtStatus, Read, Request,
     Write,
 };
 
 use crate::channel::{Client, device, disk, pattern, place, source};
-use crate::server::{Server, Setup};
 use crate::sessions::{GUID, credentials};
+use instruments::samba::{Server, Setup};
 
 /// How long an interim response may take.
 const INTERIM: Duration = Duration::from_secs(30);

@@ -1,11 +1,11 @@
 //! WRITE by RDMA, in detail ([MS-SMB2] 3.3.5.13).
 
-use smbdirect::client::{Channel, Config, Create, Disposition, NtStatus, Request, Write};
+use instruments::client::{Channel, Config, Create, Disposition, NtStatus, Request, Write};
 use smbdirect::wire::BufferDescriptorV1;
 
 use crate::channel::{Client, device, disk, pattern, place, refusal, room, source, uneven};
-use crate::server::{Server, Setup};
 use crate::sessions::GUID;
+use instruments::samba::{Server, Setup};
 
 const BOTH: [Channel; 2] = [Channel::RdmaV1, Channel::RdmaV1Invalidate];
 

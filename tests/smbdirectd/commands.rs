@@ -9,9 +9,9 @@ use smbdirect::broker::Settings;
 use smbdirect::device::abi::queue_of;
 use smbdirect::device::{Event, Handle, Role, Status};
 
-use crate::daemon::{Daemon, Directory, Setup, run, smbdirectctl, stderr, stdout};
 use crate::drain::event;
-use crate::peer::Peer;
+use instruments::daemon::{Daemon, Directory, Setup, run, smbdirectctl, stderr, stdout};
+use instruments::peer::Peer;
 
 #[test]
 fn says_what_it_is_and_how_it_is_used() {

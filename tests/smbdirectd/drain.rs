@@ -8,8 +8,8 @@ use smbdirect::device::{Direction, Event, Handle, Role, Status};
 use smbdirect::fabric::Access;
 use smbdirect::sys::wait_readable;
 
-use crate::daemon::{Daemon, TIMEOUT, smbdirectctl, stdout};
-use crate::peer::{Peer, Window, emit};
+use instruments::daemon::{Daemon, TIMEOUT, smbdirectctl, stdout};
+use instruments::peer::{Peer, Window, emit};
 
 const GUID: [u8; 16] = [5; 16];
 

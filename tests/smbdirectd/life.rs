@@ -7,9 +7,9 @@ use rustix::process::Signal;
 use smbdirect::device::{Event, Handle, Role, Status};
 use smbdirect::sys::{SeqListener, SeqSocket};
 
-use crate::daemon::{Daemon, Directory, SMBDIRECTD, Setup, TIMEOUT, run, stderr};
 use crate::drain::{dispatched, event};
-use crate::peer::{Options, Peer};
+use instruments::daemon::{Daemon, Directory, SMBDIRECTD, Setup, TIMEOUT, run, stderr};
+use instruments::peer::{Options, Peer};
 
 #[test]
 fn tells_the_service_manager_that_it_is_ready_and_where() {
@@ -195,7 +195,7 @@ fn says_why_it_did_not_start_with_the_priority_of_an_error() {
     let config = directory.file("c.toml", "reactors = 0");
     let log = std::fs::File::create(directory.0.join("log")).unwrap();
     let file = log.metadata().unwrap();
-    let status = std::process::Command::new(SMBDIRECTD)
+    let status = std::process::Command::new(&*SMBDIRECTD)
         .arg("--config")
         .arg(config)
         .env("JOURNAL_STREAM", format!("{}:{}", file.dev(), file.ino()))

@@ -8,9 +8,9 @@ use smbdirect::device::abi::{self, role};
 use smbdirect::device::{Event, Handle, Role, Status};
 use smbdirect::sys::SeqSocket;
 
-use crate::daemon::{Daemon, Directory, SMBDIRECTD, Setup, smbdirectctl};
 use crate::drain::{dispatched, event};
-use crate::peer::Peer;
+use instruments::daemon::{Daemon, Directory, SMBDIRECTD, Setup, smbdirectctl};
+use instruments::peer::Peer;
 
 /// A daemon with this configuration.
 fn configured(text: &str) -> Daemon {
@@ -156,7 +156,8 @@ fn on_a_terminal(no_color: Option<&str>) -> String {
     let directory = Directory::new();
     let file = directory.file("c.toml", "");
     let line = format!(
-        "ulimit -n 300; exec {SMBDIRECTD} --config {} --control {} --listen {}",
+        "ulimit -n 300; exec {} --config {} --control {} --listen {}",
+        SMBDIRECTD.display(),
         file.display(),
         directory.control().display(),
         taken.local_addr().unwrap()

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use smbdirect::device::{Event, Handle, Role};
 
-use crate::daemon::{Directory, SMBDIRECTD, TIMEOUT, run, smbdirectctl, stderr};
 use crate::drain::event;
+use instruments::daemon::{Directory, SMBDIRECTD, TIMEOUT, run, smbdirectctl, stderr};
 
 const UNIT: &str = include_str!("../../contrib/smbdirectd.service");
 const USERS: &str = include_str!("../../contrib/smbdirectd.sysusers.conf");
@@ -31,7 +31,7 @@ impl Drop for Running {
 fn as_another_user(directory: &Directory, config: &str) -> Command {
     fs::set_permissions(&directory.0, Permissions::from_mode(0o755)).unwrap();
     let program = directory.0.join("smbdirectd");
-    fs::copy(SMBDIRECTD, &program).unwrap();
+    fs::copy(&*SMBDIRECTD, &program).unwrap();
     let config = format!("listen = [\"127.0.0.1:0\"]\n{config}");
     let config = directory.file("smbdirectd.toml", &config);
     let control = directory.control();

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use crate::daemon::{
+use instruments::daemon::{
     Daemon, Directory, SMBDIRECTCTL, SMBDIRECTD, Setup, TIMEOUT, smbdirectctl, stderr, stdout,
 };
-use crate::peer::Peer;
+use instruments::peer::Peer;
 
 #[test]
 fn shows_connections_and_their_ends() {
@@ -164,9 +164,8 @@ fn takes_an_unknown_command_for_a_mistake() {
 fn status_as(user: &str, group: &str, control: &Path) -> Output {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", user, "--regid", group, "--clear-groups"]);
-    command
-        .args([SMBDIRECTCTL, "status", "--control"])
-        .arg(control);
+    command.arg(&*SMBDIRECTCTL).args(["status", "--control"]);
+    command.arg(control);
     command.output().expect("setpriv(1) of util-linux")
 }
 
@@ -218,7 +217,7 @@ fn a_device_of_another_user_is_trusted_only_where_root_has_put_it() {
         let control = run_directory.join("control");
         // Where that user can execute it.
         let program = directory.0.join("smbdirectd");
-        fs::copy(SMBDIRECTD, &program).unwrap();
+        fs::copy(&*SMBDIRECTD, &program).unwrap();
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
         command
@@ -257,7 +256,7 @@ fn what_is_wrong_with_the_command_line_of_bench_ends_with_2() {
         (&["//server/share", "--seconds", "0"], "0.01 to 86400"),
         (&["//server/share", "--secnds", "1"], "--seconds"),
     ] {
-        let mut command = std::process::Command::new(SMBDIRECTCTL);
+        let mut command = std::process::Command::new(&*SMBDIRECTCTL);
         let output = command.arg("bench").args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
         let said = stderr(&output);

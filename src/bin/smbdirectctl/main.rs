@@ -1,15 +1,19 @@
 //! `smbdirectctl`: asks the smbdirect device how it is, brings clients of TCP to SMB Direct, and measures. See
 //! smbdirectctl(8).
+//!
+//! `smbdirectctl bench` is a program of its own, `smbdirectctl-bench`: a server does without the SMB client in it.
 
-mod bench;
 mod bridge;
 #[path = "../smbdirectd/log.rs"]
 mod log;
 mod status;
 
+use std::env;
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -17,8 +21,6 @@ use smbdirect::device::{self, DEFAULT_PATH, Status};
 
 /// Exit status: something else went wrong.
 const FAILED: u8 = 1;
-/// Exit status: the command line is wrong.
-const USAGE: u8 = 2;
 /// Exit status: there is no device.
 const NO_DEVICE: u8 = 3;
 
@@ -35,7 +37,16 @@ enum Command {
     /// Shows connections, processes and the reasons for which connections ended
     Status(StatusOptions),
     /// Measures how fast a share is read and written, over TCP and over SMB Direct
-    Bench(Box<bench::Options>),
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// The options of smbdirectctl-bench; see smbdirectctl bench --help
+        #[arg(
+            value_name = "ARGUMENTS",
+            trailing_var_arg = true,
+            allow_hyphen_values = true
+        )]
+        arguments: Vec<OsString>,
+    },
     /// Accepts SMB over TCP and carries it over SMB Direct to a server, until a signal ends it
     Bridge(bridge::Options),
 }
@@ -56,22 +67,32 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 fn main() -> ExitCode {
     match Options::parse().command {
         Command::Status(options) => show_status(&options),
-        Command::Bench(options) => match bench::run(&options) {
-            Ok(text) => print(&text),
-            Err(failure) => {
-                let (message, code) = match failure {
-                    bench::Failure::Usage(message) => (message, USAGE),
-                    bench::Failure::Failed(message) => (message, FAILED),
-                };
-                eprintln!("smbdirectctl: {message}");
-                code.into()
-            }
-        },
+        Command::Bench { arguments } => become_bench(&arguments),
         Command::Bridge(options) => bridge::run(&options).unwrap_or_else(|message| {
             eprintln!("smbdirectctl: {message}");
             FAILED.into()
         }),
     }
+}
+
+/// The program that this one becomes for `bench`: the one beside it, or the first in the path.
+const BENCH: &str = "smbdirectctl-bench";
+
+/// Becomes that program, and returns only where it is missing.
+fn become_bench(arguments: &[OsString]) -> ExitCode {
+    let here = env::current_exe().map(|program| program.with_file_name(BENCH));
+    let beside = here.ok().filter(|program| program.exists());
+    let program = beside.unwrap_or_else(|| PathBuf::from(BENCH));
+    let error = process::Command::new(&program).args(arguments).exec();
+    if error.kind() == ErrorKind::NotFound {
+        eprintln!(
+            "smbdirectctl: bench needs the program {BENCH}, which is not installed \
+             (cargo build --release --package instruments)"
+        );
+    } else {
+        eprintln!("smbdirectctl: {}: {error}", program.display());
+    }
+    FAILED.into()
 }
 
 fn show_status(options: &StatusOptions) -> ExitCode {

@@ -4,16 +4,16 @@ use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
-use smbdirect::client::{
+use instruments::client::{
     Channel, Config, Connection, Create, Disposition, FileId, Memory, Read, Registration, Result,
     Write,
 };
+use rustix::process::Pid;
 use smbdirect::fabric::Access;
 
-use crate::daemon::TIMEOUT;
-use crate::server::Server;
 use crate::sessions::credentials;
+use instruments::daemon::TIMEOUT;
+use instruments::samba::Server;
 
 /// Bytes of a piece of a copy.
 pub(super) const PIECE: usize = 1 << 20;

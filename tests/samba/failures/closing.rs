@@ -7,11 +7,11 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use smbdirect::client::{Channel, FileId, NtStatus, Write};
+use instruments::client::{Channel, FileId, NtStatus, Write};
 
 use super::client::{Client, Rest, content, wait_until, workers};
 use crate::channel::{disk, source};
-use crate::server::{SHARE, Server, Setup};
+use instruments::samba::{SHARE, Server, Setup};
 
 const LENGTH: usize = 8 << 20;
 /// Less than any time after which a connection is given up whose client does not answer.

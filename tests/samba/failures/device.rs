@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
+use instruments::client::{Connection, Create, Disposition, Error, FileId, Result};
 use rustix::process::Signal;
-use smbdirect::client::{Connection, Create, Disposition, Error, FileId, Result};
 
 use super::client::{
     Client, PIECE, bind, children, config, content, get, number, put, send_get, send_put,
     wait_until,
 };
-use crate::daemon::TIMEOUT;
-use crate::server::Server;
 use crate::sessions::credentials;
+use instruments::daemon::TIMEOUT;
+use instruments::samba::Server;
 
 /// Pieces of a copy, and how many of them are asked for at a time.
 const PIECES: usize = 48;

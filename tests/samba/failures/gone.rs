@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use smbdirect::client::{
+use instruments::client::{
     Channel, Command, Connection, Create, Disposition, Error, FileId, Memory, NtStatus, Request,
     Write,
 };
 use smbdirect::fabric::Access;
 
 use super::client::{Client, Rest, bind, config, content, get, number, put, send_get, send_put};
-use crate::daemon::TIMEOUT;
-use crate::server::Server;
 use crate::sessions::credentials;
+use instruments::daemon::TIMEOUT;
+use instruments::samba::Server;
 
 /// How often every step is broken off.
 const ROUNDS: usize = 50;

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::client::{Client, Rest, config, content, send_get, send_put};
-use crate::server::{Server, Setup};
 use crate::sessions::credentials;
-use smbdirect::client::{Config, Connection, NtStatus};
+use instruments::client::{Config, Connection, NtStatus};
+use instruments::samba::{Server, Setup};
 
 /// Room for three of the largest transfers at a time, and nothing more.
 const LITTLE: &str = "
@@ -36,7 +36,7 @@ fn requests_for_more_memory_than_there_is_wait_for_each_other() {
     let bound = client.direct.bind(&client.tcp, &credentials(&server));
     bound.expect("a second channel");
     let (direct, tree) = (&mut client.direct, client.tree);
-    let how = smbdirect::client::Create::file(smbdirect::client::Disposition::Create);
+    let how = instruments::client::Create::file(instruments::client::Disposition::Create);
     let file = client.tcp.create(tree, "large", &how).expect("a file").file;
     let at = |n: u64| n * LARGEST as u64;
     let content = |n: u64| content(n, LARGEST);
@@ -63,7 +63,7 @@ fn requests_for_more_memory_than_there_is_wait_for_each_other() {
         if n % 3 == 0 {
             let end = REQUESTS + n / 3;
             let id = send_put(direct, tree, file, at(end), &content(end)).expect("sent");
-            sinks.insert(id, (end, smbdirect::client::Memory::zeroed(0)));
+            sinks.insert(id, (end, instruments::client::Memory::zeroed(0)));
         }
     }
     while !sinks.is_empty() {
@@ -105,7 +105,7 @@ fn a_client_that_leaves_while_its_requests_wait_leaves_nothing_behind() {
         .expect("SMB Direct");
         direct.log_in(&credentials(&server)).expect("a session");
         let tree = direct.tree_connect(&server.share_path()).expect("a tree");
-        let how = smbdirect::client::Create::file(smbdirect::client::Disposition::OpenIf);
+        let how = instruments::client::Create::file(instruments::client::Disposition::OpenIf);
         let file = direct.create(tree, "large", &how).expect("a file").file;
         for n in 0..8 {
             let data = content(n, LARGEST);

@@ -4,12 +4,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use instruments::client::Error;
 use rustix::process::{Pid, Signal, kill_process};
-use smbdirect::client::Error;
 
 use super::client::{Client, Rest, content, number, send_put, wait_until, workers};
-use crate::daemon::TIMEOUT;
-use crate::server::Server;
+use instruments::daemon::TIMEOUT;
+use instruments::samba::Server;
 
 /// Copies until it is told to stop: how often.
 fn keep_copying(server: &Server, stop: &AtomicBool, done: &AtomicBool) -> usize {
@@ -85,7 +85,7 @@ fn an_smbd_that_is_killed_takes_only_its_own_client_with_it() {
         // It comes again, with the GUID that the dead one had registered.
         let config = client.tcp.config().clone();
         drop(client);
-        let again = smbdirect::client::Connection::smb_direct(server.smb_direct, config);
+        let again = instruments::client::Connection::smb_direct(server.smb_direct, config);
         let mut again = again.expect("SMB Direct");
         again
             .log_in(&crate::sessions::credentials(&server))

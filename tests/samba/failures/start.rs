@@ -4,16 +4,16 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
 
+use instruments::client::Connection;
 use rustix::process::Pid;
-use smbdirect::client::Connection;
 use smbdirect::device::message::{attach_version, encode};
 use smbdirect::device::{Status, abi};
 use smbdirect::sys::SeqListener;
 
 use super::client::{Client, children, config, wait_until, workers};
 use super::processes::Stopped;
-use crate::server::{Server, Setup};
 use crate::sessions::{credentials, log_in};
+use instruments::samba::{Server, Setup};
 
 /// What a log says about SMB Direct.
 fn lines(log: &str, words: &str) -> Vec<String> {
@@ -237,7 +237,7 @@ fn no_more_clients_than_there_may_be_processes_are_served() {
     let connect = || {
         let mut direct = Connection::smb_direct(server.smb_direct, config())?;
         direct.log_in(&credentials(&server))?;
-        Ok::<_, smbdirect::client::Error>(direct)
+        Ok::<_, instruments::client::Error>(direct)
     };
     let mut clients = Vec::new();
     assert_eq!(lines(&server.log(), "max smbd processes").len(), 0);

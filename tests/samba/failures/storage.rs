@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use smbdirect::client::{Create, Disposition, Error, FileId, NtStatus, Request};
+use instruments::client::{Create, Disposition, Error, FileId, NtStatus, Request};
 
 use super::client::{Client, PIECE, bind, content, put, send_put};
-use crate::server::{Server, Setup};
+use instruments::samba::{Server, Setup};
 
 /// A small file system in place of a directory.
 struct Mount(PathBuf);

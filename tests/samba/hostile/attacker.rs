@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use smbdirect::client::{
+use instruments::client::{
     Command, Config, Connection, Create, Disposition, Error, FileId, HEADER_LENGTH, NtStatus, Read,
     Request,
 };
 use smbdirect::fabric::Access;
 use smbdirect::sys::Memory;
 
-use crate::server::Server;
 use crate::sessions::credentials;
+use instruments::samba::Server;
 
 /// The file that is read and written.
 pub(super) const NAME: &str = "victim";
@@ -40,7 +40,7 @@ impl Attacker {
         assert!(server.places_directly, "an smbd with SMB Direct is needed");
         let path = server.files.join(NAME);
         std::fs::write(&path, pattern()).expect("a file");
-        crate::server::open_to_all(&path);
+        instruments::samba::open_to_all(&path);
         server
     }
 
@@ -157,7 +157,7 @@ pub(super) fn expect_unharmed(server: &Server) {
     let sink = Memory::zeroed(SIZE);
     let sink = other.connection.register(&sink, Access::RemoteWrite);
     let sink = sink.expect("memory");
-    let channel = smbdirect::client::Channel::RdmaV1;
+    let channel = instruments::client::Channel::RdmaV1;
     let read = Read::direct(file, 0, SIZE as u32, channel, &[sink.descriptor()]);
     other.connection.call(&read.request(tree)).expect("a read");
     assert!(sink.memory.to_vec(0, SIZE).expect("all of it") == pattern());

@@ -1,6 +1,6 @@
 //! READ and WRITE requests whose fields are not what they must be ([MS-SMB2] 3.3.5.12, 3.3.5.13).
 
-use smbdirect::client::{Channel, FileId, NtStatus, Read, Registration, Request, Write};
+use instruments::client::{Channel, FileId, NtStatus, Read, Registration, Request, Write};
 use smbdirect::fabric::Access;
 use smbdirect::sys::Memory;
 use smbdirect::units::RemoteToken;

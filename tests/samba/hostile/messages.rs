@@ -1,6 +1,6 @@
 //! Messages that are no requests, compounds, and requests with bits changed at random.
 
-use smbdirect::client::{Channel, Command, NtStatus, Read, Registration, Request, Write};
+use instruments::client::{Channel, Command, NtStatus, Read, Registration, Request, Write};
 use smbdirect::fabric::Access;
 use smbdirect::sys::Memory;
 

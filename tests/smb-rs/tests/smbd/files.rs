@@ -9,8 +9,8 @@ use smb::{
     FileRenameInformation, GetLen, Status,
 };
 
-use crate::server::Server;
 use crate::user::{User, config};
+use instruments::samba::Server;
 
 /// Bytes of a READ or WRITE: a server of SMB Direct takes less than 1 MiB as a message.
 const CHUNK: usize = 512 << 10;

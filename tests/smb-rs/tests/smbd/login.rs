@@ -6,8 +6,8 @@ use smb::{
     Status,
 };
 
-use crate::server::{PASSWORD, Server, Setup};
 use crate::user::{User, config, connect, identity};
+use instruments::samba::{PASSWORD, Server, Setup};
 
 /// Negotiate, and both steps of a login: not signed before there is a key.
 const BEFORE_KEYS: u64 = 3;

@@ -5,7 +5,7 @@ use smb::{Connection, ConnectionConfig, Dialect, Guid, Session, Tree, UncPath};
 use smb_rs::{Carried, SmbDirect};
 use sspi::{AuthIdentity, Username};
 
-use crate::server::{PASSWORD, SHARE, Server};
+use instruments::samba::{PASSWORD, SHARE, Server};
 
 /// The server's name, as the library puts it into paths.
 const HOST: &str = "127.0.0.1";
@@ -27,7 +27,7 @@ pub(crate) fn config(dialect: Dialect) -> ConnectionConfig {
         encryption_mode: EncryptionMode::Allowed,
         // A connection over RDMA begins with SMB 2 ([MS-SMB2] 3.2.4.2.2.2).
         smb2_only_negotiate: true,
-        timeout: Some(crate::daemon::TIMEOUT),
+        timeout: Some(instruments::daemon::TIMEOUT),
         ..ConnectionConfig::default()
     }
 }

@@ -1,0 +1,477 @@
+//! `smbdirectctl bench`: reads and writes a file of a share, over TCP and over SMB Direct.
+
+use std::io::{self, IsTerminal, Write as _};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use instruments::client::{
+    Channel, Connection, Create, Credentials, Dialect, Disposition, Error, NtStatus,
+};
+use smbdirect::fabric::FabricKind;
+
+use crate::measure::{self, Case, File, Measured};
+use crate::options::{self, End, Operation, Options, SMB_DIRECT_PORT, Target, Transport};
+use crate::pattern::Pattern;
+use crate::report::{self, Report};
+
+/// Bytes of the requests that fill the file and check it, and how many there are at a time.
+const BULK: (u32, u16) = (1 << 20, 8);
+/// A round that takes so long is longer than an SMB Direct connection may be left alone: servers ask after two minutes
+/// whether a client lives.
+const LONG_ROUND: Duration = Duration::from_secs(60);
+/// How often a progress line changes.
+const PROGRESS: Duration = Duration::from_millis(200);
+
+/// Why there are no results.
+pub(crate) enum Failure {
+    /// The command line is wrong.
+    Usage(String),
+    /// Anything else.
+    Failed(String),
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
+    }
+}
+
+/// Measures, and returns what to print.
+pub(crate) fn run(options: &Options) -> Result<String, Failure> {
+    let target = options.target().map_err(Failure::Usage)?;
+    let credentials = options.credentials().map_err(Failure::Usage)?;
+    let largest = options.size.iter().max().copied().unwrap_or(0);
+    if options.file_size < largest {
+        return Err(Failure::Usage(
+            "--file-size is smaller than --size".to_owned(),
+        ));
+    }
+    let mut bench = Bench::start(options, credentials, &target)?;
+    let mut report = Report::new(
+        &format!("//{}/{}", target.host, target.share),
+        (&bench.tcp, bench.is_encrypted()),
+        bench.file.size,
+        options.verify,
+    );
+    let measured = bench.measure_all(&mut report);
+    // Also after a failure: the file must not stay.
+    let ended = bench.end();
+    measured?;
+    ended?;
+    if options.json {
+        let text = serde_json::to_string_pretty(&report);
+        return text
+            .map(|text| text + "\n")
+            .map_err(|error| Failure::Failed(error.to_string()));
+    }
+    Ok(report.to_string())
+}
+
+/// A file on a server.
+struct Bench<'a> {
+    options: &'a Options,
+    credentials: Credentials,
+    tcp: Connection,
+    path: String,
+    name: String,
+    file: File,
+}
+
+impl<'a> Bench<'a> {
+    /// Logs in over TCP and makes the file.
+    fn start(
+        options: &'a Options,
+        credentials: Credentials,
+        target: &Target,
+    ) -> Result<Self, String> {
+        let address = options::resolve_host(&target.host, target.port)?;
+        let mut guid = [0; 16];
+        let mut seed = [0; 8];
+        for bytes in [&mut guid[..], &mut seed] {
+            getrandom::fill(bytes).map_err(|error| format!("random numbers: {error}"))?;
+        }
+        let path = format!(r"\\{}\{}", target.host, target.share);
+        let seed = u64::from_le_bytes(seed);
+        let name = format!("smbdirect-bench-{seed:016x}.tmp");
+        let mut tcp = Connection::tcp(address, options.config(guid)).map_err(text)?;
+        tcp.log_in(&credentials).map_err(text)?;
+        let tree = tcp
+            .tree_connect(&path)
+            .map_err(|error| format!("{path}: {error}"))?;
+        // Whatever ends this process, the server deletes it.
+        let how = Create {
+            options: Create::NON_DIRECTORY | Create::DELETE_ON_CLOSE,
+            ..Create::file(Disposition::Create)
+        };
+        let created = tcp.create(tree, &name, &how);
+        let created = created.map_err(|error| format!("{path}\\{name}: {error}"))?;
+        let file = File {
+            tree,
+            id: created.file,
+            size: options.file_size,
+            pattern: Pattern::new(seed),
+        };
+        let mut bench = Self {
+            options,
+            credentials,
+            tcp,
+            path,
+            name,
+            file,
+        };
+        bench.bulk(Operation::Write, "filling the file")?;
+        Ok(bench)
+    }
+
+    /// Writes or checks the whole file over TCP.
+    fn bulk(&mut self, operation: Operation, doing: &str) -> Result<(), String> {
+        let (size, depth) = BULK;
+        let size = u32::try_from(self.file.size).unwrap_or(size).min(size);
+        let size = match operation {
+            Operation::Read => size.min(self.tcp.max_inline_read()),
+            Operation::Write => size.min(self.tcp.max_inline_write()),
+        };
+        let case = Case {
+            operation,
+            channel: Channel::None,
+            size,
+            depth,
+            end: End::Bytes(self.file.size - self.file.size % u64::from(size)),
+            verify: true,
+        };
+        let mut line = Line::new(doing.to_owned());
+        let done = measure::run(&mut self.tcp, self.file, case, |bytes, time| {
+            line.show(bytes, time)
+        });
+        line.clear();
+        done.map(drop).map_err(|error| format!("{doing}: {error}"))
+    }
+
+    /// Measures all cases. Those that are to be compared, of one operation, size and depth, take turns: what else the
+    /// machine does meanwhile, and what its caches hold, is the same for all of them.
+    fn measure_all(&mut self, report: &mut Report) -> Result<(), String> {
+        let mut direct = None;
+        for group in self.groups() {
+            let ways = self.ways(group.size);
+            let mut rows: Vec<(Case, Vec<Measured>)> = Vec::new();
+            rows.resize_with(ways.len(), || (group, Vec::new()));
+            for round in 0..self.options.rounds {
+                let mut order: Vec<usize> = (0..ways.len()).collect();
+                // Nothing comes first in all rounds.
+                if round % 2 == 1 {
+                    order.reverse();
+                }
+                for at in order {
+                    let (Some(way), Some((case, samples))) = (ways.get(at), rows.get_mut(at))
+                    else {
+                        continue;
+                    };
+                    case.channel = way.1;
+                    samples.push(self.measure(way.0, case, round, &mut direct, report)?);
+                }
+            }
+            for ((transport, _), (case, samples)) in ways.iter().zip(&rows) {
+                report.add(*transport, case, samples);
+            }
+        }
+        match direct {
+            Some((connection, _)) => self.leave(connection),
+            None => Ok(()),
+        }
+    }
+
+    /// Measures one case once. What the connection cannot carry at a time is made smaller.
+    fn measure(
+        &mut self,
+        transport: Transport,
+        case: &mut Case,
+        round: u16,
+        direct: &mut Option<(Connection, File)>,
+        report: &mut Report,
+    ) -> Result<Measured, String> {
+        if transport == Transport::SmbDirect && direct.is_none() {
+            // Not before it is used: who does not look after a connection loses it.
+            let made = self.smb_direct()?;
+            report.has_smb_direct(&made.0, !self.options.no_bind);
+            *direct = Some(made);
+        }
+        let what = report::describe(transport, case);
+        let (connection, file) = match (transport, direct.as_mut()) {
+            (Transport::SmbDirect, Some((connection, file))) => (connection, *file),
+            _ => (&mut self.tcp, self.file),
+        };
+        case.size = case.size.min(limit(connection, case));
+        let mut line = Line::new(format!("{what}, round {}", round + 1));
+        let measured = measure::run(connection, file, *case, |bytes, time| {
+            line.show(bytes, time)
+        });
+        line.clear();
+        let measured = measured.map_err(|error| format!("{what}: {error}"))?;
+        if case.verify && case.operation == Operation::Write {
+            self.bulk(Operation::Read, "checking what was written")?;
+        }
+        // Nobody looks after it for as long now, and the server asks whether it lives.
+        if measured.time >= LONG_ROUND {
+            if let Some((connection, _)) = direct.take() {
+                self.leave(connection)?;
+            }
+        }
+        Ok(measured)
+    }
+
+    /// Ends an SMB Direct connection.
+    fn leave(&self, mut connection: Connection) -> Result<(), String> {
+        if self.options.no_bind {
+            connection.log_off().map_err(text)?;
+        }
+        Ok(())
+    }
+
+    /// What is measured by each of the [`ways`](Self::ways).
+    fn groups(&self) -> Vec<Case> {
+        let options = self.options;
+        let mut groups = Vec::new();
+        for operation in &options.operations {
+            for size in &options.size {
+                for depth in &options.depth {
+                    groups.push(Case {
+                        operation: *operation,
+                        channel: Channel::None,
+                        size: u32::try_from(*size).unwrap_or(u32::MAX),
+                        depth: *depth,
+                        end: options.end(),
+                        verify: options.verify,
+                    });
+                }
+            }
+        }
+        groups
+    }
+
+    /// Whether messages are encrypted, for the session or for this share.
+    fn is_encrypted(&self) -> bool {
+        self.tcp.is_tree_sealed(self.file.tree)
+    }
+
+    /// Whether messages are signed or encrypted, so that servers refuse RDMA, which does neither.
+    fn is_protected(&self) -> bool {
+        self.is_encrypted() || self.tcp.is_signed()
+    }
+
+    /// What may carry requests of this size.
+    fn ways(&self, size: u32) -> Vec<(Transport, Channel)> {
+        let mut ways = Vec::new();
+        for transport in &self.options.transport {
+            match transport {
+                Transport::Tcp => ways.push((*transport, Channel::None)),
+                Transport::SmbDirect => {
+                    let channels = self.options.channels(size.into(), self.is_protected());
+                    ways.extend(channels.into_iter().map(|channel| (*transport, channel)));
+                }
+            }
+        }
+        ways
+    }
+
+    /// An SMB Direct connection of the session, or with one of its own, and the file there.
+    fn smb_direct(&mut self) -> Result<(Connection, File), String> {
+        let is_protected = self.is_protected();
+        let channels = self.options.channels(u64::MAX, is_protected);
+        let old = self.tcp.negotiated().dialect == Dialect::Smb300;
+        if old && channels.contains(&Channel::RdmaV1Invalidate) {
+            return Err("SMB 3.0 has no channel 2: use --channel 1".to_owned());
+        }
+        if is_protected && channels.iter().any(|channel| *channel != Channel::None) {
+            return Err(
+                "RDMA neither signs nor encrypts what it carries, and servers refuse it where that is \
+                 demanded: with --sign or --seal, and where the server signs or encrypts, use --channel 0"
+                    .to_owned(),
+            );
+        }
+        let (address, is_announced) = self.smb_direct_address()?;
+        let mut config = self.tcp.config().clone();
+        // Channels of a session speak the same version.
+        config.dialects = vec![self.tcp.negotiated().dialect];
+        if self.options.no_bind {
+            // A client of its own, as far as the server knows.
+            getrandom::fill(&mut config.client_guid).map_err(|error| error.to_string())?;
+        }
+        let connected = Connection::smb_direct(address, config);
+        let mut connection = connected.map_err(|error| match error {
+            // Whatever else it is, another port is no help.
+            Error::ConnectSmbDirect { .. } if is_announced => format!(
+                "{error} The server announces the address and no port: --address HOST:PORT names another"
+            ),
+            error => text(error),
+        })?;
+        let has_device = connection.fabric() == Some(FabricKind::Verbs);
+        if has_device && channels.contains(&Channel::RdmaV1Invalidate) {
+            return Err(
+                "an RDMA device does not let the server invalidate the memory of a program: use \
+                 --channel 1, or --fabric software"
+                    .to_owned(),
+            );
+        }
+        if !self.options.no_bind {
+            let bound = connection.bind(&self.tcp, &self.credentials);
+            bound.map_err(|error| not_bound(&error))?;
+            return Ok((connection, self.file));
+        }
+        connection.log_in(&self.credentials).map_err(text)?;
+        let tree = connection.tree_connect(&self.path).map_err(text)?;
+        let how = Create::file(Disposition::Open);
+        let created = connection.create(tree, &self.name, &how);
+        let created = created.map_err(|error| format!("{}\\{}: {error}", self.path, self.name))?;
+        let file = File {
+            tree,
+            id: created.file,
+            ..self.file
+        };
+        Ok((connection, file))
+    }
+
+    /// As given, or as the server announces it, and whether it does.
+    fn smb_direct_address(&mut self) -> Result<(SocketAddr, bool), String> {
+        if let Some(address) = self.options.smb_direct_address()? {
+            return Ok((address, false));
+        }
+        let advice = "give --address HOST:PORT, or have the server announce it \
+                      (smbd: smb direct = yes, and smbdirectd running)";
+        let interfaces = match self.tcp.network_interfaces(self.file.tree) {
+            Ok(interfaces) => interfaces,
+            Err(Error::Status {
+                status: NtStatus::NOT_SUPPORTED | NtStatus::INVALID_DEVICE_REQUEST,
+                ..
+            }) => {
+                return Err(format!(
+                    "the server does not say where SMB Direct is: {advice}"
+                ));
+            }
+            Err(error) => return Err(text(error)),
+        };
+        let server = self.tcp.server().ip();
+        let rdma = interfaces.iter().filter(|interface| interface.rdma);
+        // The address that TCP goes to, or one of its kind.
+        let best = rdma.max_by_key(|interface| {
+            let kind = interface.address.is_ipv4() == server.is_ipv4();
+            (interface.address == server, kind, interface.speed)
+        });
+        match best {
+            Some(interface) => {
+                let address = SocketAddr::new(interface.address, SMB_DIRECT_PORT);
+                Ok((address, true))
+            }
+            None => Err(format!("the server announces no SMB Direct: {advice}")),
+        }
+    }
+
+    /// Closes the file, which deletes it.
+    fn end(mut self) -> Result<(), String> {
+        let (tree, id) = (self.file.tree, self.file.id);
+        let closed = self.tcp.close(tree, id).map_err(|error| {
+            format!(
+                "{}\\{} could not be closed and deleted: {error}",
+                self.path, self.name
+            )
+        });
+        closed?;
+        self.tcp.log_off().map_err(text)
+    }
+}
+
+/// Why SMB Direct is no channel of the session over TCP. Nobody's rights are in question, as a denial otherwise says:
+/// the session is there.
+fn not_bound(error: &Error) -> String {
+    let cause = match error {
+        Error::Status { command, status } if *status == NtStatus::ACCESS_DENIED => {
+            format!(
+                "{command}: {status}: smbd refuses it where all of the server has smb encrypt = required"
+            )
+        }
+        error => error.to_string(),
+    };
+    format!(
+        "binding the SMB Direct channel to the session: {cause}; --no-bind makes a session of its own for SMB Direct"
+    )
+}
+
+/// Most bytes of a request, over a connection.
+fn limit(connection: &Connection, case: &Case) -> u32 {
+    match (case.channel, case.operation) {
+        // A server says how long a message it receives, and sends none that is longer either.
+        (Channel::None, Operation::Read) => connection
+            .max_inline_read()
+            .min(connection.max_inline_write()),
+        (Channel::None, Operation::Write) => connection.max_inline_write(),
+        _ => connection.max_direct().unwrap_or(u32::MAX),
+    }
+}
+
+fn text(error: Error) -> String {
+    error.to_string()
+}
+
+/// A line on a terminal that changes while something goes on.
+struct Line {
+    what: String,
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Line {
+    fn new(what: String) -> Self {
+        Self {
+            what,
+            shown: None,
+            terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    fn show(&mut self, bytes: u64, time: Duration) {
+        let recent = self.shown.is_some_and(|shown| shown.elapsed() < PROGRESS);
+        if !self.terminal || recent {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let speed = bytes as f64 / 1e6 / time.as_secs_f64().max(1e-3);
+        let seconds = time.as_secs();
+        let _ = write!(
+            io::stderr(),
+            "\r\x1b[K{}: {speed:.0} MB/s, {seconds} s",
+            self.what
+        );
+    }
+
+    fn clear(&self) {
+        if self.shown.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use instruments::client::Command;
+
+    #[test]
+    fn a_channel_that_is_refused_is_no_matter_of_permissions_or_encryption() {
+        let denied = not_bound(&Error::Status {
+            command: Command::SESSION_SETUP,
+            status: NtStatus::ACCESS_DENIED,
+        });
+        assert!(
+            denied.contains("SESSION_SETUP: STATUS_ACCESS_DENIED: smbd refuses"),
+            "{denied}"
+        );
+        assert!(denied.contains("; --no-bind makes"), "{denied}");
+        for beside_the_point in ["--seal", "permissions"] {
+            assert!(!denied.contains(beside_the_point), "{denied}");
+        }
+        let other = not_bound(&Error::Closed("peer".to_owned()));
+        assert!(
+            other.contains("the connection ended: peer; --no-bind"),
+            "{other}"
+        );
+    }
+}

@@ -1,0 +1,41 @@
+//! `smbdirectctl bench`, which smbdirectctl(8) describes: the program that `smbdirectctl` becomes for it.
+
+mod bench;
+mod measure;
+mod options;
+mod pattern;
+mod report;
+
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use bench::Failure;
+use options::Options;
+
+/// Exit status: something else went wrong.
+const FAILED: u8 = 1;
+/// Exit status: the command line is wrong.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let (message, code) = match bench::run(&Options::parse()) {
+        Ok(text) => match print(&text) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (format!("standard output: {error}"), FAILED),
+        },
+        Err(Failure::Usage(message)) => (message, USAGE),
+        Err(Failure::Failed(message)) => (message, FAILED),
+    };
+    eprintln!("smbdirectctl: {message}");
+    code.into()
+}
+
+/// Prints to standard output, which may have been closed by who has read enough.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,321 @@
+//! One case: requests of one kind and size, a number of them at a time, until the end.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use instruments::client::{
+    Channel, Connection, Error, FileId, Memory, Read, Registration, Request, Response, Write,
+};
+use rustix::time::{ClockId, clock_gettime};
+use smbdirect::fabric::Access;
+
+use crate::options::{End, Operation};
+use crate::pattern::{Mismatch, Pattern};
+
+/// What is done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case {
+    pub(crate) operation: Operation,
+    pub(crate) channel: Channel,
+    /// Bytes of a request.
+    pub(crate) size: u32,
+    /// Requests at a time.
+    pub(crate) depth: u16,
+    pub(crate) end: End,
+    pub(crate) verify: bool,
+}
+
+/// Where it is done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct File {
+    pub(crate) tree: u32,
+    pub(crate) id: FileId,
+    pub(crate) size: u64,
+    pub(crate) pattern: Pattern,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) bytes: u64,
+    pub(crate) time: Duration,
+    /// Processor time of this process.
+    pub(crate) cpu: Duration,
+    /// Of each request, sorted.
+    pub(crate) latencies: Vec<Duration>,
+}
+
+impl Measured {
+    /// The time that `share` (0 to 1) of the requests took at most.
+    pub(crate) fn latency(&self, share: f64) -> Duration {
+        let last = self.latencies.len().saturating_sub(1);
+        let at = (last as f64 * share).round() as usize;
+        self.latencies.get(at).copied().unwrap_or_default()
+    }
+
+    /// Requests.
+    pub(crate) fn requests(&self) -> usize {
+        self.latencies.len()
+    }
+
+    /// 10^6 bytes per second.
+    pub(crate) fn megabytes_per_second(&self) -> f64 {
+        self.bytes as f64 / 1e6 / self.time.as_secs_f64().max(1e-9)
+    }
+}
+
+/// Why a case did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Client(#[from] Error),
+    #[error("at {offset} of the file the server moved {moved} bytes of {size}")]
+    Short { offset: u64, moved: u32, size: u32 },
+    #[error("the data is wrong: byte {} of what was read at {offset} of the file{}", .mismatch.at, belongs(.mismatch))]
+    Wrong { offset: u64, mismatch: Mismatch },
+    #[error(
+        "the server did not invalidate the memory of a request with channel 2 ([MS-SMB2] 3.3.4.1)"
+    )]
+    NotInvalidated,
+}
+
+fn belongs(mismatch: &Mismatch) -> String {
+    mismatch
+        .belongs_to
+        .map_or_else(String::new, |place| format!(", which belongs to {place}"))
+}
+
+/// One of the requests that are under way at a time.
+struct Slot {
+    /// For the data of this slot, unless it goes with messages.
+    memory: Option<Registration>,
+    /// What is written where the data goes with messages: each slot has its own, as it has registered memory, for the
+    /// processor's caches count.
+    data: Vec<u8>,
+    /// What it read last where the data goes with messages: kept, for the same reason.
+    read: Option<Response>,
+    offset: u64,
+    sent: Instant,
+}
+
+/// Processor time of this process.
+fn cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Does a case on one connection; `progress` hears of the bytes so far.
+pub(crate) fn run(
+    connection: &mut Connection,
+    file: File,
+    case: Case,
+    mut progress: impl FnMut(u64, Duration),
+) -> Result<Measured, Failure> {
+    let mut run = Run::new(connection, file, case)?;
+    let (start, cpu_start) = (Instant::now(), cpu());
+    let depth = u64::from(case.depth);
+    let (mut begun, mut done) = (0, 0);
+    let mut latencies = Vec::new();
+    let more = |begun: u64| match case.end {
+        End::After(time) => start.elapsed() < time,
+        End::Bytes(bytes) => begun * u64::from(case.size) < bytes,
+    };
+    while begun < depth && more(begun) {
+        run.begin(begun as usize)?;
+        begun += 1;
+    }
+    while done < begun {
+        let (slot, latency) = run.finish()?;
+        latencies.push(latency);
+        done += 1;
+        progress(done * u64::from(case.size), start.elapsed());
+        if more(begun) {
+            run.begin(slot)?;
+            begun += 1;
+        }
+    }
+    let (time, cpu) = (start.elapsed(), cpu().saturating_sub(cpu_start));
+    run.end()?;
+    latencies.sort_unstable();
+    Ok(Measured {
+        bytes: done * u64::from(case.size),
+        time,
+        cpu,
+        latencies,
+    })
+}
+
+struct Run<'a> {
+    connection: &'a mut Connection,
+    file: File,
+    case: Case,
+    slots: Vec<Slot>,
+    under_way: HashMap<u64, usize>,
+    next_offset: u64,
+}
+
+impl<'a> Run<'a> {
+    fn new(connection: &'a mut Connection, file: File, case: Case) -> Result<Self, Failure> {
+        let mut slots = Vec::with_capacity(case.depth.into());
+        for _ in 0..case.depth {
+            let memory = if case.channel == Channel::None {
+                None
+            } else {
+                let memory = Memory::zeroed(case.size as usize);
+                file.pattern.fill_memory(&memory, memory.len(), 0);
+                Some(connection.register(&memory, access(case.operation))?)
+            };
+            let mut data = Vec::new();
+            if memory.is_none() && case.operation == Operation::Write {
+                data.resize(case.size as usize, 0);
+                file.pattern.fill(&mut data, 0);
+            }
+            slots.push(Slot {
+                memory,
+                data,
+                read: None,
+                offset: 0,
+                sent: Instant::now(),
+            });
+        }
+        Ok(Self {
+            connection,
+            file,
+            case,
+            slots,
+            under_way: HashMap::new(),
+            next_offset: 0,
+        })
+    }
+
+    /// Where in the file the next request goes: through it, and again from its start.
+    fn advance(&mut self) -> u64 {
+        let size = u64::from(self.case.size);
+        if self.next_offset + size > self.file.size {
+            self.next_offset = 0;
+        }
+        let offset = self.next_offset;
+        self.next_offset += size;
+        offset
+    }
+
+    fn begin(&mut self, at: usize) -> Result<(), Failure> {
+        let offset = self.advance();
+        let Case {
+            operation,
+            channel,
+            size,
+            verify,
+            ..
+        } = self.case;
+        let Some(slot) = self.slots.get_mut(at) else {
+            return Ok(());
+        };
+        slot.offset = offset;
+        if verify && operation == Operation::Write {
+            match &slot.memory {
+                Some(memory) => {
+                    self.file
+                        .pattern
+                        .fill_memory(&memory.memory, size as usize, offset);
+                }
+                None => self.file.pattern.fill(&mut slot.data, offset),
+            }
+        }
+        let (tree, file) = (self.file.tree, self.file.id);
+        let request: Request<'_> = match (operation, &slot.memory) {
+            (Operation::Read, None) => Read::inline(file, offset, size).request(tree),
+            (Operation::Write, None) => Write::inline(file, offset, &slot.data).request(tree),
+            (Operation::Read, Some(memory)) => {
+                Read::direct(file, offset, size, channel, &[memory.descriptor()]).request(tree)
+            }
+            (Operation::Write, Some(memory)) => {
+                Write::direct(file, offset, size, channel, &[memory.descriptor()]).request(tree)
+            }
+        };
+        slot.sent = Instant::now();
+        let id = self.connection.send(&request)?;
+        self.under_way.insert(id, at);
+        Ok(())
+    }
+
+    /// Waits for a response: whose it was, and how long that took.
+    fn finish(&mut self) -> Result<(usize, Duration), Failure> {
+        let response = self.connection.next_response()?.ok()?;
+        let at = self
+            .under_way
+            .remove(&response.header.message_id)
+            .unwrap_or(0);
+        let Some(slot) = self.slots.get_mut(at) else {
+            return Ok((at, Duration::ZERO));
+        };
+        let latency = slot.sent.elapsed();
+        check(&self.file, &self.case, slot, &response)?;
+        let done = match (self.case.operation, &slot.memory) {
+            (Operation::Read, None) => slot.read.replace(response),
+            _ => Some(response),
+        };
+        if let Some(done) = done {
+            self.connection.recycle(done);
+        }
+        // Whoever used the memory by channel 2 has to register it again: that is part of its price.
+        if let Some(used) = slot.memory.take() {
+            slot.memory = Some(if self.case.channel == Channel::RdmaV1Invalidate {
+                if !self.connection.take_invalidated(used.token()) {
+                    return Err(Failure::NotInvalidated);
+                }
+                self.connection.deregister(&used)?;
+                self.connection
+                    .register(&used.memory, access(self.case.operation))?
+            } else {
+                used
+            });
+        }
+        Ok((at, latency))
+    }
+
+    fn end(self) -> Result<(), Failure> {
+        for memory in self.slots.iter().filter_map(|slot| slot.memory.as_ref()) {
+            self.connection.deregister(memory)?;
+        }
+        Ok(())
+    }
+}
+
+const fn access(operation: Operation) -> Access {
+    match operation {
+        Operation::Read => Access::RemoteWrite,
+        Operation::Write => Access::RemoteRead,
+    }
+}
+
+/// Whether a response says what it must.
+fn check(file: &File, case: &Case, slot: &Slot, response: &Response) -> Result<(), Failure> {
+    let (offset, size) = (slot.offset, case.size);
+    let (moved, data) = match case.operation {
+        Operation::Write => (response.written()?, &[][..]),
+        Operation::Read if slot.memory.is_some() => (response.read()?.direct, &[][..]),
+        Operation::Read => {
+            let data = response.read()?.data;
+            (u32::try_from(data.len()).unwrap_or(u32::MAX), data)
+        }
+    };
+    if moved != size {
+        return Err(Failure::Short {
+            offset,
+            moved,
+            size,
+        });
+    }
+    if case.verify && case.operation == Operation::Read {
+        let checked = match &slot.memory {
+            Some(memory) => file
+                .pattern
+                .check_memory(&memory.memory, size as usize, offset),
+            None => file.pattern.check(data, offset),
+        };
+        checked.map_err(|mismatch| Failure::Wrong { offset, mismatch })?;
+    }
+    Ok(())
+}

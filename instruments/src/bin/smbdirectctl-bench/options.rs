@@ -1,0 +1,371 @@
+//! What the command line says.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use instruments::client::{Channel, Config, Credentials, Dialect};
+use smbdirect::fabric::FabricChoice;
+
+/// The port of SMB over TCP.
+const SMB_PORT: u16 = 445;
+/// The port of SMB Direct over iWARP.
+pub(crate) const SMB_DIRECT_PORT: u16 = 5445;
+
+/// Requests of this size at most are measured in messages, too: there is more to an RDMA transfer than to a message.
+const SMALL: u64 = 4096;
+
+/// Measures how fast a share is read and written, over TCP and over SMB Direct
+#[derive(Parser)]
+#[command(
+    name = "smbdirectctl bench",
+    bin_name = "smbdirectctl bench",
+    max_term_width = 100
+)]
+pub(crate) struct Options {
+    /// The share
+    #[arg(value_name = "//HOST[:PORT]/SHARE")]
+    share: String,
+    /// Who logs in; whoever lists processes sees the password
+    #[arg(short = 'U', long, value_name = "[DOMAIN/]USER%PASSWORD")]
+    user: Option<String>,
+    /// A file with lines username = ..., password = ..., domain = ...
+    #[arg(short = 'A', long, value_name = "FILE", conflicts_with = "user")]
+    authentication_file: Option<PathBuf>,
+    /// What carries the requests
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "tcp,smbdirect"
+    )]
+    pub(crate) transport: Vec<Transport>,
+    /// Where SMB Direct is served; by default what the server announces, at port 5445
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// Who carries SMB Direct: software, verbs (an RDMA device), or auto: an RDMA device if the server is reached
+    /// by one
+    #[arg(long, value_name = "FABRIC", default_value = "auto", value_parser = FabricChoice::from_str)]
+    fabric: FabricChoice,
+    /// A session of its own for SMB Direct, instead of a channel of the session over TCP
+    #[arg(long)]
+    pub(crate) no_bind: bool,
+    /// What is measured
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "write,read"
+    )]
+    pub(crate) operations: Vec<Operation>,
+    /// Bytes of a request, with K, M or G for 1024 and its powers
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1M,64K,4K", value_parser = size)]
+    pub(crate) size: Vec<u64>,
+    /// Requests at a time
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,8", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) depth: Vec<u16>,
+    /// How often each case is measured, in turn with the others of its operation, size and depth
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) rounds: u16,
+    /// Seconds that a case takes in each round
+    #[arg(long, value_name = "SECONDS", default_value = "1", conflicts_with = "bytes", value_parser = seconds)]
+    seconds: Duration,
+    /// Bytes that a case moves in each round, instead of a time
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    bytes: Option<u64>,
+    /// How SMB Direct moves file data: 0 in messages, 1 by RDMA, 2 by RDMA with invalidation of
+    /// memory by the server [default: 1, and 0 for requests of up to 4 KiB; 0 if messages are signed or
+    /// encrypted]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(0..=2))]
+    channel: Vec<u8>,
+    /// Signs all messages
+    #[arg(long)]
+    sign: bool,
+    /// Encrypts all messages
+    #[arg(long)]
+    seal: bool,
+    /// The version of SMB; by default the newest that the server knows
+    #[arg(long, value_name = "VERSION")]
+    dialect: Option<Version>,
+    /// Bytes of the temporary file
+    #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = size)]
+    pub(crate) file_size: u64,
+    /// Compares what is read, and after writing what was written, with what it must be (slower)
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Seconds that the server has to answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+    /// Prints the results as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What carries requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Transport {
+    Tcp,
+    #[value(name = "smbdirect")]
+    SmbDirect,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Operation {
+    Read,
+    Write,
+}
+
+/// A version of SMB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Version {
+    #[value(name = "3.0")]
+    Smb300,
+    #[value(name = "3.0.2")]
+    Smb302,
+    #[value(name = "3.1.1")]
+    Smb311,
+}
+
+/// When a case ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    After(Duration),
+    Bytes(u64),
+}
+
+/// What the share's name says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) share: String,
+}
+
+impl Options {
+    pub(crate) fn target(&self) -> Result<Target, String> {
+        target(&self.share)
+    }
+
+    pub(crate) fn end(&self) -> End {
+        self.bytes.map_or(End::After(self.seconds), End::Bytes)
+    }
+
+    /// How SMB Direct moves the data of requests of this size.
+    pub(crate) fn channels(&self, size: u64, is_protected: bool) -> Vec<Channel> {
+        if self.channel.is_empty() && is_protected {
+            return vec![Channel::None];
+        }
+        if self.channel.is_empty() {
+            let in_messages = (size <= SMALL).then_some(Channel::None);
+            return [Channel::RdmaV1].into_iter().chain(in_messages).collect();
+        }
+        let channels = self.channel.iter().map(|number| match number {
+            0 => Channel::None,
+            1 => Channel::RdmaV1,
+            _ => Channel::RdmaV1Invalidate,
+        });
+        channels.collect()
+    }
+
+    /// Where SMB Direct is, if the command line says so.
+    pub(crate) fn smb_direct_address(&self) -> Result<Option<SocketAddr>, String> {
+        let address = self.address.as_deref();
+        address
+            .map(|address| resolve(address, SMB_DIRECT_PORT))
+            .transpose()
+    }
+
+    pub(crate) fn config(&self, client_guid: [u8; 16]) -> Config {
+        let mut config = Config {
+            sign: self.sign,
+            seal: self.seal,
+            timeout: Duration::from_secs(self.timeout),
+            fabric: self.fabric.0,
+            ..Config::new(client_guid)
+        };
+        if let Some(version) = self.dialect {
+            config.dialects = vec![match version {
+                Version::Smb300 => Dialect::Smb300,
+                Version::Smb302 => Dialect::Smb302,
+                Version::Smb311 => Dialect::Smb311,
+            }];
+        }
+        config
+    }
+
+    pub(crate) fn credentials(&self) -> Result<Credentials, String> {
+        let missing = "who logs in? Give -U USER%PASSWORD or --authentication-file FILE";
+        match (&self.user, &self.authentication_file) {
+            (Some(user), _) => from_user(user),
+            (None, Some(file)) => from_file(file),
+            (None, None) => Err(missing.to_owned()),
+        }
+    }
+}
+
+fn target(share: &str) -> Result<Target, String> {
+    let wrong = || format!("{share}: a share is //HOST/SHARE or //HOST:PORT/SHARE");
+    let slashes = share.replace('\\', "/");
+    let rest = slashes.strip_prefix("//").ok_or_else(wrong)?;
+    let (server, share) = rest.split_once('/').ok_or_else(wrong)?;
+    let share = share.trim_end_matches('/');
+    if server.is_empty() || share.is_empty() || share.contains('/') {
+        return Err(wrong());
+    }
+    let (host, port) = split_port(server, SMB_PORT).ok_or_else(wrong)?;
+    Ok(Target {
+        host,
+        port,
+        share: share.to_owned(),
+    })
+}
+
+/// Name or address, and port; an address of IPv6 with a port is in brackets.
+fn split_port(server: &str, default: u16) -> Option<(String, u16)> {
+    if let Some(rest) = server.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']')?;
+        let port = match rest.strip_prefix(':') {
+            Some(port) => port.parse().ok()?,
+            None if rest.is_empty() => default,
+            None => return None,
+        };
+        return Some((host.to_owned(), port));
+    }
+    match server.split_once(':') {
+        Some((host, port)) if !port.contains(':') => Some((host.to_owned(), port.parse().ok()?)),
+        _ => Some((server.to_owned(), default)),
+    }
+}
+
+fn resolve(address: &str, default: u16) -> Result<SocketAddr, String> {
+    let wrong = || format!("{address}: an address is HOST or HOST:PORT");
+    let (host, port) = split_port(address, default).ok_or_else(wrong)?;
+    resolve_host(&host, port)
+}
+
+pub(crate) fn resolve_host(host: &str, port: u16) -> Result<SocketAddr, String> {
+    let mut found = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| format!("{host}: {error}"))?;
+    found
+        .next()
+        .ok_or_else(|| format!("{host}: it has no address"))
+}
+
+/// `USER%PASSWORD`, with `DOMAIN/` or `DOMAIN\` in front.
+fn from_user(text: &str) -> Result<Credentials, String> {
+    let (name, password) = text
+        .split_once('%')
+        .ok_or("-U: there is no password: USER%PASSWORD, or use --authentication-file")?;
+    let (domain, user) = name.split_once(['/', '\\']).unwrap_or(("", name));
+    Ok(Credentials {
+        user: user.to_owned(),
+        password: password.to_owned(),
+        domain: domain.to_owned(),
+    })
+}
+
+/// As smbclient's: `username = …`, `password = …`, `domain = …`.
+fn from_file(path: &Path) -> Result<Credentials, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
+    let value = |name: &str| {
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        let mut values = pairs.filter(|(key, _)| key.trim().eq_ignore_ascii_case(name));
+        values.next().map(|(_, value)| value.trim().to_owned())
+    };
+    let missing = |name: &str| format!("{shown}: there is no line {name} = ...");
+    Ok(Credentials {
+        user: value("username").ok_or_else(|| missing("username"))?,
+        password: value("password").ok_or_else(|| missing("password"))?,
+        domain: value("domain").unwrap_or_default(),
+    })
+}
+
+/// Seconds, of which there may be a part.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok();
+    let seconds = seconds.filter(|seconds| (0.01..=86_400.0).contains(seconds));
+    let duration = seconds.map(Duration::from_secs_f64);
+    duration.ok_or_else(|| format!("{text}: a number of seconds from 0.01 to 86400"))
+}
+
+/// Bytes, with a unit of 1024 or its powers.
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text}: a size is a number above 0, with K, M or G");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text.split_at(digits.len()).1.to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let bytes = number
+        .checked_mul(1 << shift)
+        .filter(|bytes| *bytes > 0 && *bytes < 1 << 44);
+    bytes.ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_host_port_and_name() {
+        let of = |host: &str, port, share: &str| {
+            Ok(Target {
+                host: host.to_owned(),
+                port,
+                share: share.to_owned(),
+            })
+        };
+        assert_eq!(target("//server/share"), of("server", 445, "share"));
+        assert_eq!(target(r"\\server\share\"), of("server", 445, "share"));
+        assert_eq!(target("//127.0.0.1:1445/a b"), of("127.0.0.1", 1445, "a b"));
+        assert_eq!(target("//[::1]:1445/x"), of("::1", 1445, "x"));
+        assert_eq!(target("//::1/x"), of("::1", 445, "x"));
+        for wrong in [
+            "server/share",
+            "//server",
+            "//server/",
+            "///x",
+            "//h:p/x",
+            "//h/a/b",
+            "//[::1/x",
+        ] {
+            assert!(target(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("4K"), Ok(4096));
+        assert_eq!(size("1m"), Ok(1 << 20));
+        assert_eq!(size("512"), Ok(512));
+        for wrong in ["", "K", "0", "1T", "-1", "1.5M", "99999999G"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn seconds_may_be_parts_of_one() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds("10"), Ok(Duration::from_secs(10)));
+        for wrong in ["", "0", "-1", "nan", "inf", "1e9", "5s"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_user_may_have_a_domain_and_must_have_a_password() {
+        let found = from_user(r"DOM\me%a%b").expect("whole");
+        assert_eq!((found.domain.as_str(), found.user.as_str()), ("DOM", "me"));
+        assert_eq!(found.password, "a%b");
+        assert!(from_user("me").is_err());
+    }
+}

@@ -1,0 +1,144 @@
+//! File data of which every eight bytes say where in the file they belong.
+
+use instruments::client::Memory;
+
+/// Odd, so that no two offsets have the same word.
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Bytes that are made or compared at a time.
+const CHUNK: usize = 16 * 1024;
+
+/// The pattern of one run: what an earlier run left in a file is not taken for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pattern {
+    seed: u64,
+}
+
+/// The first byte that is not what belongs there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mismatch {
+    /// Bytes from the start of what was compared.
+    pub(crate) at: usize,
+    /// Where in the file the eight bytes around it belong, if they are of this pattern.
+    pub(crate) belongs_to: Option<u64>,
+}
+
+impl Pattern {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self { seed }
+    }
+
+    const fn word(self, offset: u64) -> [u8; 8] {
+        ((offset / 8).wrapping_mul(FACTOR) ^ self.seed).to_le_bytes()
+    }
+
+    /// The bytes that belong to `offset` of the file, a multiple of 8.
+    pub(crate) fn fill(self, bytes: &mut [u8], offset: u64) {
+        for (at, word) in (offset..).step_by(8).zip(bytes.chunks_mut(8)) {
+            let bytes = self.word(at);
+            word.copy_from_slice(bytes.split_at(word.len()).0);
+        }
+    }
+
+    /// The same, into registered memory.
+    pub(crate) fn fill_memory(self, memory: &Memory, length: usize, offset: u64) {
+        let mut chunk = vec![0; CHUNK.min(length)];
+        for start in (0..length).step_by(CHUNK) {
+            let part = chunk.split_at_mut(CHUNK.min(length - start)).0;
+            self.fill(part, offset + start as u64);
+            // In range: the caller's length is that of the memory at most.
+            let _ = memory.write(start, part);
+        }
+    }
+
+    /// What is wrong with `bytes`, which came from `offset` of the file.
+    pub(crate) fn check(self, bytes: &[u8], offset: u64) -> Result<(), Mismatch> {
+        for (at, word) in (0..).step_by(8).zip(bytes.chunks(8)) {
+            let expected = self.word(offset + at as u64);
+            let differs = word.iter().zip(expected).position(|(a, b)| *a != b);
+            if let Some(byte) = differs {
+                return Err(Mismatch {
+                    at: at + byte,
+                    belongs_to: self.place(word),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, of registered memory.
+    pub(crate) fn check_memory(
+        self,
+        memory: &Memory,
+        length: usize,
+        offset: u64,
+    ) -> Result<(), Mismatch> {
+        let mut chunk = vec![0; CHUNK.min(length)];
+        for start in (0..length).step_by(CHUNK) {
+            let part = chunk.split_at_mut(CHUNK.min(length - start)).0;
+            // In range, as in `fill_memory`; what cannot be read stays what it was, and differs.
+            let _ = memory.read(start, part);
+            self.check(part, offset + start as u64)
+                .map_err(|mismatch| Mismatch {
+                    at: start + mismatch.at,
+                    ..mismatch
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Where in a file of less than 2^48 bytes a word of this pattern belongs.
+    fn place(self, word: &[u8]) -> Option<u64> {
+        // The factor's inverse modulo 2^64, by Newton's method: each step doubles the right bits.
+        let inverse = (0..6).fold(FACTOR, |inverse, _| {
+            inverse.wrapping_mul(2_u64.wrapping_sub(FACTOR.wrapping_mul(inverse)))
+        });
+        let word = u64::from_le_bytes(word.try_into().ok()?) ^ self.seed;
+        let place = word.wrapping_mul(inverse);
+        (place < 1 << 45).then(|| place * 8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_filled_is_right_only_where_it_belongs() {
+        let pattern = Pattern::new(77);
+        let mut bytes = vec![0; 100];
+        pattern.fill(&mut bytes, 4096);
+        assert_eq!(pattern.check(&bytes, 4096), Ok(()));
+        let elsewhere = pattern.check(&bytes, 8192).expect_err("of another place");
+        assert_eq!(elsewhere.belongs_to, Some(4096));
+        let another = Pattern::new(78);
+        assert!(another.check(&bytes, 4096).is_err(), "of another run");
+    }
+
+    #[test]
+    fn a_single_wrong_byte_is_found() {
+        let pattern = Pattern::new(1);
+        for at in [0, 1, 7, 8, 50, 99] {
+            let mut bytes = vec![0; 100];
+            pattern.fill(&mut bytes, 0);
+            bytes[at] ^= 0x40;
+            let mismatch = pattern.check(&bytes, 0).expect_err("wrong");
+            assert_eq!(mismatch.at, at);
+        }
+    }
+
+    #[test]
+    fn swapped_pieces_say_where_they_belong() {
+        let pattern = Pattern::new(5);
+        let memory = Memory::zeroed(3 * CHUNK);
+        pattern.fill_memory(&memory, 3 * CHUNK, 0);
+        assert_eq!(pattern.check_memory(&memory, 3 * CHUNK, 0), Ok(()));
+        let mut piece = vec![0; CHUNK];
+        pattern.fill(&mut piece, 0);
+        memory.write(CHUNK, &piece).expect("in range");
+        let mismatch = pattern
+            .check_memory(&memory, 3 * CHUNK, 0)
+            .expect_err("swapped");
+        // One byte of two words may be the same.
+        assert_eq!((mismatch.at / 8 * 8, mismatch.belongs_to), (CHUNK, Some(0)));
+    }
+}

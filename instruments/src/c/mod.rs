@@ -1,0 +1,117 @@
+//! `libsmbdirect.a` and C programs that use it, built as smbd is.
+
+pub mod programs;
+pub mod smbd;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The product's package.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// The header.
+pub fn header() -> PathBuf {
+    Path::new(ROOT).join("include/smbdirect.h")
+}
+
+/// The functions that the header declares.
+pub fn declared(header: &str) -> BTreeSet<String> {
+    let words = header.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '(');
+    let functions = words.filter_map(|word| {
+        let (name, _) = word.split_once('(')?;
+        name.starts_with("smbdirect_").then(|| name.to_owned())
+    });
+    functions.collect()
+}
+
+/// What a program needs behind its own objects.
+const LIBRARIES: [&str; 3] = ["-Wl,--gc-sections", "-lgcc_s", "-lc"];
+
+/// What cargo keeps for tests: `tmp` of the target directory that the test is in.
+fn temporary() -> PathBuf {
+    let test = std::env::current_exe().expect("the path of the test");
+    let is_target = |path: &&Path| path.join("CACHEDIR.TAG").exists();
+    let target = test.ancestors().find(is_target);
+    target.expect("a target directory").join("tmp")
+}
+
+/// A directory of one test's own.
+pub fn directory(name: &str) -> PathBuf {
+    let directory = temporary().join(name);
+    fs::create_dir_all(&directory).expect("the target directory is writable");
+    directory
+}
+
+/// Compiles `source` with the header's directory in the path, and fails with what the compiler says.
+pub fn compile(compiler: &str, standard: &str, source: &Path, arguments: &[&str]) {
+    let output = Command::new(compiler)
+        .args([
+            &format!("-std={standard}"),
+            "-Wall",
+            "-Wextra",
+            "-Wpedantic",
+            "-Werror",
+        ])
+        .args(["-Wshadow", "-Wconversion", "-I"])
+        .arg(header().parent().expect("include"))
+        .arg(source)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{compiler}: {error}: a C compiler is needed"));
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{compiler} -std={standard}: {messages}"
+    );
+}
+
+/// Compiles and links a program with the library.
+pub fn link(source: &Path, arguments: &[&str], program: &Path) {
+    let library = library();
+    let paths = [library.to_str(), program.to_str()].map(|path| path.expect("UTF-8"));
+    let output = [&[paths[0]], &LIBRARIES[..], &["-o", paths[1]]].concat();
+    compile("cc", "gnu11", source, &[arguments, &output].concat());
+}
+
+/// `libsmbdirect.a` as smbd links it.
+pub fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(build_library)
+}
+
+fn build_library() -> PathBuf {
+    // The tests that need it share it: cargo builds what has changed.
+    let target = temporary().join("staticlib");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = [
+        "rustc",
+        "--locked",
+        "--quiet",
+        "--release",
+        "--lib",
+        "--crate-type",
+        "staticlib",
+    ];
+    let status = Command::new(cargo)
+        .current_dir(ROOT)
+        .args(arguments)
+        .args(["--no-default-features", "--features", "ffi", "--target-dir"])
+        .arg(&target)
+        .status();
+    assert!(
+        status.expect("cargo runs").success(),
+        "the static library does not build"
+    );
+    target.join("release/libsmbdirect.a")
+}
+
+/// What a program says of a file on standard output.
+pub fn output(program: &str, arguments: &[&str], file: &Path) -> String {
+    let output = Command::new(program).args(arguments).arg(file).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {}", file.display());
+    String::from_utf8(output.stdout).expect("UTF-8")
+}

@@ -1,0 +1,60 @@
+//! What a connection is to be like.
+
+use std::time::Duration;
+
+use super::{CipherAlgorithm, Dialect, SigningAlgorithm};
+use smbdirect::fabric::FabricKind;
+use smbdirect::proto;
+
+/// What a connection is to be like.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What is offered.
+    pub dialects: Vec<Dialect>,
+    /// Ciphers offered for SMB 3.1.1, the best first.
+    pub ciphers: Vec<CipherAlgorithm>,
+    /// Signing algorithms offered for SMB 3.1.1, the best first; none: AES-CMAC.
+    pub signing: Vec<SigningAlgorithm>,
+    /// All connections of a client have the same: by it a device finds the session's process.
+    pub client_guid: [u8; 16],
+    /// Signs everything, also where the server does not demand it.
+    pub sign: bool,
+    /// Encrypts everything, also where the server does not demand it.
+    pub seal: bool,
+    /// Credits to hold.
+    pub credits: u16,
+    /// Time that the server has to answer.
+    pub timeout: Duration,
+    /// Who carries SMB Direct; `None`: an RDMA device, if the server is reached by one, or else software.
+    pub fabric: Option<FabricKind>,
+    /// What this side brings to the SMB Direct negotiation.
+    pub smb_direct: proto::Config,
+}
+
+impl Config {
+    /// All dialects, ciphers and algorithms; signed or encrypted as the server demands; 1,024 credits;
+    /// 30 s; messages of up to 8 MiB and 64 KiB over SMB Direct.
+    #[must_use]
+    pub fn new(client_guid: [u8; 16]) -> Self {
+        Self {
+            dialects: vec![Dialect::Smb300, Dialect::Smb302, Dialect::Smb311],
+            ciphers: vec![
+                CipherAlgorithm::Aes128Gcm,
+                CipherAlgorithm::Aes128Ccm,
+                CipherAlgorithm::Aes256Gcm,
+                CipherAlgorithm::Aes256Ccm,
+            ],
+            signing: vec![SigningAlgorithm::AesGmac, SigningAlgorithm::AesCmac],
+            client_guid,
+            sign: false,
+            seal: false,
+            credits: 1024,
+            timeout: Duration::from_secs(30),
+            fabric: None,
+            smb_direct: proto::Config {
+                max_fragmented_size: (8 << 20) + (64 << 10),
+                ..proto::Config::initiator_default()
+            },
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What there is over SMB Direct only.
+
+use std::time::Duration;
+
+use super::Connection;
+use crate::client::{Registration, Result};
+use smbdirect::fabric::{Access, FabricKind};
+use smbdirect::sys::Memory;
+use smbdirect::transport::{CloseReason, Traffic};
+use smbdirect::units::RemoteToken;
+
+impl Connection {
+    /// Registers memory that the server may read or write; over SMB Direct only.
+    pub fn register(&mut self, memory: &Memory, access: Access) -> Result<Registration> {
+        self.link.rdma()?.register(memory, access)
+    }
+
+    /// Ends a registration: the server's access from now on ends the connection.
+    pub fn deregister(&mut self, registration: &Registration) -> Result<()> {
+        self.link.rdma()?.deregister(registration)
+    }
+
+    /// Whether the server has invalidated a token; says so once.
+    pub fn take_invalidated(&mut self, token: RemoteToken) -> bool {
+        self.link.take_invalidated(token)
+    }
+
+    /// Who carries an SMB Direct connection; `None` over TCP. With an RDMA device the server should not
+    /// invalidate memory (`Channel::RdmaV1Invalidate`): most devices end the connection then, and others do
+    /// not say that it happened.
+    pub fn fabric(&mut self) -> Option<FabricKind> {
+        Some(self.link.rdma().ok()?.fabric())
+    }
+
+    /// What an SMB Direct connection carried; nothing over TCP.
+    pub fn traffic(&mut self) -> Traffic {
+        self.link
+            .rdma()
+            .map_or_else(|_| Traffic::default(), |link| link.traffic())
+    }
+
+    /// Serves an SMB Direct connection for a time without asking for anything: keepalives, and
+    /// the server's access to memory.
+    pub fn serve(&mut self, time: Duration) -> Result<()> {
+        self.link.rdma()?.serve(time)
+    }
+
+    /// Why an SMB Direct connection ended, if it has.
+    pub fn close_reason(&mut self) -> Option<CloseReason> {
+        self.link.rdma().ok()?.close_reason().cloned()
+    }
+}

@@ -1,0 +1,302 @@
+//! READ and WRITE requests, whose data goes with the message or by RDMA ([MS-SMB2] 2.2.19, 2.2.21).
+
+use super::header::HEADER_LENGTH;
+use super::{Command, FileId, Request};
+use smbdirect::wire::BufferDescriptorV1;
+
+/// Bytes of the fixed part of either body.
+const FIXED: usize = 48;
+/// Where the buffer behind the fixed part begins, from the header on.
+const BUFFER_AT: u16 = (HEADER_LENGTH + FIXED) as u16;
+
+/// `Channel` of a READ or WRITE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// 0: the data goes with the message.
+    None,
+    /// 1: by RDMA.
+    RdmaV1,
+    /// 2: by RDMA; the response invalidates the token of the first descriptor.
+    RdmaV1Invalidate,
+}
+
+impl Channel {
+    /// As on the wire.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::RdmaV1 => 1,
+            Self::RdmaV1Invalidate => 2,
+        }
+    }
+}
+
+/// The fields of a READ request, all of them: also those that contradict each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Where in the response a client would like the data.
+    pub padding: u8,
+    /// `Flags`.
+    pub flags: u8,
+    /// Bytes to read.
+    pub length: u32,
+    /// From where on.
+    pub offset: u64,
+    /// Of which file.
+    pub file: FileId,
+    /// With less than this it fails.
+    pub minimum_count: u32,
+    /// `Channel`.
+    pub channel: u32,
+    /// Bytes that the caller will still read.
+    pub remaining_bytes: u32,
+    /// Of the descriptors, from the header on; 0 without.
+    pub channel_info_offset: u16,
+    /// Bytes of the descriptors.
+    pub channel_info_length: u16,
+    /// Behind the fixed part: the descriptors, or one byte.
+    pub buffer: Vec<u8>,
+}
+
+impl Read {
+    /// The data comes with the response.
+    #[must_use]
+    pub fn inline(file: FileId, offset: u64, length: u32) -> Self {
+        Self {
+            padding: 0x50,
+            flags: 0,
+            length,
+            offset,
+            file,
+            minimum_count: 0,
+            channel: 0,
+            remaining_bytes: 0,
+            channel_info_offset: 0,
+            channel_info_length: 0,
+            buffer: vec![0],
+        }
+    }
+
+    /// The server puts the data into the memory that `descriptors` name, in their order.
+    #[must_use]
+    pub fn direct(
+        file: FileId,
+        offset: u64,
+        length: u32,
+        channel: Channel,
+        descriptors: &[BufferDescriptorV1],
+    ) -> Self {
+        let buffer = emit(descriptors);
+        Self {
+            channel: channel.number(),
+            channel_info_offset: BUFFER_AT,
+            channel_info_length: u16::try_from(buffer.len()).unwrap_or(u16::MAX),
+            buffer,
+            ..Self::inline(file, offset, length)
+        }
+    }
+
+    /// The request, with the credits that its length takes.
+    #[must_use]
+    pub fn request(&self, tree_id: u32) -> Request<'static> {
+        let mut body = Vec::with_capacity(FIXED + self.buffer.len());
+        body.extend(49_u16.to_le_bytes());
+        body.extend([self.padding, self.flags]);
+        body.extend(self.length.to_le_bytes());
+        body.extend(self.offset.to_le_bytes());
+        body.extend(self.file.0);
+        body.extend(self.minimum_count.to_le_bytes());
+        body.extend(self.channel.to_le_bytes());
+        body.extend(self.remaining_bytes.to_le_bytes());
+        body.extend(self.channel_info_offset.to_le_bytes());
+        body.extend(self.channel_info_length.to_le_bytes());
+        body.extend(&self.buffer);
+        Request::raw(Command::READ, tree_id, body).charged_for(self.length)
+    }
+}
+
+/// The fields of a WRITE request, all of them: also those that contradict each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write<'a> {
+    /// Of the data, from the header on.
+    pub data_offset: u16,
+    /// Bytes of data in the message.
+    pub length: u32,
+    /// To where.
+    pub offset: u64,
+    /// Of which file.
+    pub file: FileId,
+    /// `Channel`.
+    pub channel: u32,
+    /// With a channel: bytes to write.
+    pub remaining_bytes: u32,
+    /// Of the descriptors, from the header on; 0 without.
+    pub channel_info_offset: u16,
+    /// Bytes of the descriptors.
+    pub channel_info_length: u16,
+    /// `Flags`: 1 write through.
+    pub flags: u32,
+    /// Behind the fixed part: the descriptors.
+    pub buffer: Vec<u8>,
+    /// Behind that: the data.
+    pub data: &'a [u8],
+}
+
+impl<'a> Write<'a> {
+    /// The data goes with the request.
+    #[must_use]
+    pub fn inline(file: FileId, offset: u64, data: &'a [u8]) -> Self {
+        Self {
+            data_offset: BUFFER_AT,
+            length: u32::try_from(data.len()).unwrap_or(u32::MAX),
+            offset,
+            file,
+            channel: 0,
+            remaining_bytes: 0,
+            channel_info_offset: 0,
+            channel_info_length: 0,
+            flags: 0,
+            buffer: Vec::new(),
+            data,
+        }
+    }
+
+    /// The server fetches `length` bytes from the memory that `descriptors` name, in their order.
+    #[must_use]
+    pub fn direct(
+        file: FileId,
+        offset: u64,
+        length: u32,
+        channel: Channel,
+        descriptors: &[BufferDescriptorV1],
+    ) -> Self {
+        let buffer = emit(descriptors);
+        Self {
+            data_offset: 0,
+            channel: channel.number(),
+            remaining_bytes: length,
+            channel_info_offset: BUFFER_AT,
+            channel_info_length: u16::try_from(buffer.len()).unwrap_or(u16::MAX),
+            buffer,
+            ..Self::inline(file, offset, &[])
+        }
+    }
+
+    /// The request, with the credits that its length takes.
+    #[must_use]
+    pub fn request(&self, tree_id: u32) -> Request<'a> {
+        let mut body = Vec::with_capacity(FIXED + self.buffer.len());
+        body.extend(49_u16.to_le_bytes());
+        body.extend(self.data_offset.to_le_bytes());
+        body.extend(self.length.to_le_bytes());
+        body.extend(self.offset.to_le_bytes());
+        body.extend(self.file.0);
+        body.extend(self.channel.to_le_bytes());
+        body.extend(self.remaining_bytes.to_le_bytes());
+        body.extend(self.channel_info_offset.to_le_bytes());
+        body.extend(self.channel_info_length.to_le_bytes());
+        body.extend(self.flags.to_le_bytes());
+        body.extend(&self.buffer);
+        let request = Request {
+            data: self.data,
+            ..Request::raw(Command::WRITE, tree_id, body)
+        };
+        request.charged_for(self.length.max(self.remaining_bytes))
+    }
+}
+
+fn emit(descriptors: &[BufferDescriptorV1]) -> Vec<u8> {
+    descriptors.iter().flat_map(|piece| piece.emit()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Header, NtStatus};
+    use smbdirect::units::RemoteToken;
+    use smbdirect::wire::smb2;
+
+    const FILE: FileId = FileId(*b"0123456789abcdef");
+
+    fn descriptor(token: u32, length: u32) -> BufferDescriptorV1 {
+        BufferDescriptorV1 {
+            offset: 0x1000,
+            token: RemoteToken(token),
+            length,
+        }
+    }
+
+    /// The request behind a header, as it would be sent.
+    fn message(request: &Request<'_>) -> Vec<u8> {
+        let header = Header {
+            credit_charge: request.credit_charge,
+            status: NtStatus::SUCCESS,
+            command: request.command,
+            credits: 1,
+            flags: 0,
+            next_command: 0,
+            message_id: 1,
+            async_id: 0,
+            session_id: 1,
+            signature: [0; 16],
+        };
+        [&header.emit()[..], &request.body, request.data].concat()
+    }
+
+    #[test]
+    fn the_devices_decoder_reads_a_read_with_its_descriptors() {
+        let list = [descriptor(7, 0xfffc0), descriptor(8, 0x40)];
+        let read = Read::direct(FILE, 4096, 1 << 20, Channel::RdmaV1Invalidate, &list);
+        let message = message(&read.request(3));
+        assert_eq!(message.len(), 112 + 32);
+        assert_eq!(message[6], 16, "credits");
+        let request = smb2::Request::of_element(&message).expect("a request");
+        let read = smb2::ReadRequest::parse(request).expect("a READ");
+        assert_eq!((read.length(), read.offset()), (1 << 20, 4096));
+        assert_eq!(read.token_to_invalidate(), Some(RemoteToken(7)));
+        let transfer = read.transfer().expect("legal").expect("by RDMA");
+        assert_eq!(transfer.descriptors().iter().collect::<Vec<_>>(), list);
+    }
+
+    #[test]
+    fn the_devices_decoder_reads_a_write_with_its_descriptors() {
+        let list = [descriptor(7, 70_000)];
+        let write = Write::direct(FILE, 5, 70_000, Channel::RdmaV1, &list);
+        let message = message(&write.request(3));
+        assert_eq!(message[6], 2, "credits");
+        let request = smb2::Request::of_element(&message).expect("a request");
+        let write = smb2::WriteRequest::parse(request).expect("a WRITE");
+        assert_eq!(write.token_to_invalidate(), None);
+        let transfer = write.transfer().expect("legal").expect("by RDMA");
+        assert_eq!(transfer.length(), 70_000);
+    }
+
+    #[test]
+    fn without_a_channel_the_data_goes_with_the_message() {
+        let write = Write::inline(FILE, 5, b"some data");
+        let sent = message(&write.request(3));
+        assert_eq!(sent[112..], *b"some data");
+        let request = smb2::Request::of_element(&sent).expect("a request");
+        let write = smb2::WriteRequest::parse(request).expect("a WRITE");
+        assert!(write.transfer().expect("legal").is_none());
+
+        let read = message(&Read::inline(FILE, 5, 100).request(3));
+        let request = smb2::Request::of_element(&read).expect("a request");
+        let read = smb2::ReadRequest::parse(request).expect("a READ");
+        assert!(read.transfer().expect("legal").is_none());
+    }
+
+    #[test]
+    fn fields_that_contradict_each_other_are_sent_as_they_are() {
+        let wrong = Write {
+            length: 9,
+            data_offset: 112,
+            ..Write::direct(FILE, 5, 100, Channel::RdmaV1, &[descriptor(7, 100)])
+        };
+        let message = message(&wrong.request(3));
+        let request = smb2::Request::of_element(&message).expect("a request");
+        let write = smb2::WriteRequest::parse(request).expect("a WRITE");
+        assert!(write.transfer().is_err());
+    }
+}

@@ -1,0 +1,316 @@
+//! A `smbdirectd` of a test's own: a directory, a control socket, free ports, and a service manager
+//! that it reports to.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The programs under test.
+pub static SMBDIRECTD: LazyLock<PathBuf> = LazyLock::new(|| program("smbdirectd"));
+pub static SMBDIRECTCTL: LazyLock<PathBuf> = LazyLock::new(|| program("smbdirectctl"));
+
+/// How long anything may take, on a machine that has other things to do.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A program that cargo has built for the test that runs: where the environment says, as newer versions of cargo do, or
+/// above the directory of the test.
+fn program(name: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(format!("CARGO_BIN_EXE_{name}")) {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("the path of the test");
+    let profile = test.ancestors().nth(2).expect("target/<profile>/deps/test");
+    let path = profile.join(name);
+    assert!(path.exists(), "{} is not built", path.display());
+    path
+}
+
+/// A directory that is gone with this.
+pub struct Directory(pub PathBuf);
+
+impl Directory {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("smbdirectd-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let made = fs::DirBuilder::new().mode(0o755).create(&path);
+        made.expect("a directory of its own");
+        Self(path)
+    }
+
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).expect("write a file");
+        path
+    }
+
+    /// Where the daemon makes its control socket; the directory of that is its own, too.
+    pub fn control(&self) -> PathBuf {
+        self.0.join("run/control")
+    }
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a daemon says to its service manager.
+struct ServiceManager {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl ServiceManager {
+    fn new(path: PathBuf) -> Self {
+        let socket = UnixDatagram::bind(&path).expect("a socket for notifications");
+        let time = Some(Duration::from_millis(50));
+        socket.set_read_timeout(time).expect("a timeout");
+        Self { socket, path }
+    }
+
+    /// The next notification: lines.
+    fn next(&self) -> Option<String> {
+        let mut buffer = [0; 4096];
+        let length = self.socket.recv(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    }
+}
+
+/// A daemon that runs.
+pub struct Daemon {
+    child: Child,
+    manager: ServiceManager,
+    /// What it said when it was ready.
+    pub ready: String,
+    pub control: PathBuf,
+    log: PathBuf,
+    directory: Directory,
+}
+
+/// How a daemon is run.
+#[derive(Default)]
+pub struct Setup<'a> {
+    /// Besides a control socket in its directory, an address, and two reactors.
+    pub arguments: &'a [&'a str],
+    /// Its first address; otherwise a free port of IPv4.
+    pub listen: Option<SocketAddr>,
+    pub environment: &'a [(&'a str, &'a str)],
+    /// The limit of open files, soft and hard.
+    pub descriptors: Option<u32>,
+}
+
+impl Setup<'_> {
+    fn command(&self, own: &[&OsStr]) -> Command {
+        let mut command = match self.descriptors {
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+                shell.args(["-c", &script]).arg(&*SMBDIRECTD);
+                shell
+            }
+            None => Command::new(&*SMBDIRECTD),
+        };
+        command.args(own).args(self.arguments);
+        command.env_remove("JOURNAL_STREAM");
+        command.envs(self.environment.iter().copied());
+        command
+    }
+}
+
+/// Runs the daemon to its end, without a service manager.
+pub fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(&*SMBDIRECTD);
+    command.args(arguments).env_remove("NOTIFY_SOCKET");
+    command.output().expect("smbdirectd runs")
+}
+
+impl Daemon {
+    /// Starts one with these arguments, and waits until it is ready.
+    pub fn start(arguments: &[&str]) -> Self {
+        let setup = Setup {
+            arguments,
+            ..Setup::default()
+        };
+        Self::start_in(Directory::new(), &setup)
+    }
+
+    /// The same in a directory that may be there from an earlier one.
+    pub fn start_in(directory: Directory, setup: &Setup<'_>) -> Self {
+        let path = directory.0.join("notify");
+        let _ = fs::remove_file(&path);
+        let manager = ServiceManager::new(path);
+        let log = directory.0.join("log");
+        let control = directory.control();
+        // The file of this machine's own daemon is none of a test's business.
+        let config = directory.0.join("smbdirectd.toml");
+        if !config.exists() {
+            directory.file("smbdirectd.toml", "");
+        }
+        let listen = setup.listen.map(|address| address.to_string());
+        let listen = listen.as_deref().unwrap_or("127.0.0.1:0");
+        let own = ["--listen", listen, "--reactors", "2", "--config"].map(OsStr::new);
+        let paths = [
+            config.as_os_str(),
+            OsStr::new("--control"),
+            control.as_os_str(),
+        ];
+        let mut command = setup.command(&[&own[..], &paths].concat());
+        command
+            .env("NOTIFY_SOCKET", &manager.path)
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(&log).expect("a log"));
+        let mut daemon = Self {
+            child: command.spawn().expect("smbdirectd starts"),
+            manager,
+            ready: String::new(),
+            control,
+            log,
+            directory,
+        };
+        daemon.ready = daemon.wait_for_notification("READY=1");
+        daemon
+    }
+
+    /// Waits for a notification that has this line, and returns all of it.
+    pub fn wait_for_notification(&mut self, line: &str) -> String {
+        let end = Instant::now() + TIMEOUT;
+        while Instant::now() < end {
+            match self.manager.next() {
+                Some(said) if said.lines().any(|said| said == line) => return said,
+                Some(_) => {}
+                // Nobody is there any more to say it.
+                None if self.has_ended() => break,
+                None => {}
+            }
+        }
+        panic!("no {line}; the log:\n{}", self.log());
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("a signal to a child");
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> ExitStatus {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(Instant::now() < end, "it runs on; the log:\n{}", self.log());
+            // The end of a child is no event that could be waited for with a limit.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it in order, and expects that it does; its directory is left.
+    pub fn stop(self) -> Directory {
+        self.signal(Signal::TERM);
+        self.ended()
+    }
+
+    /// Expects that it ends in order, as it was told; its directory is left.
+    pub fn ended(mut self) -> Directory {
+        let status = self.wait();
+        assert!(status.success(), "{status}; the log:\n{}", self.log());
+        std::mem::take(&mut self.directory)
+    }
+
+    /// Ends it without a chance to tidy up; its directory is left.
+    pub fn kill(mut self) -> Directory {
+        self.signal(Signal::KILL);
+        self.wait();
+        std::mem::take(&mut self.directory)
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("its log")
+    }
+
+    /// Waits until the log has these words.
+    pub fn wait_for_log(&self, words: &str) {
+        let end = Instant::now() + TIMEOUT;
+        while !self.log().contains(words) {
+            assert!(Instant::now() < end, "no {words:?} in:\n{}", self.log());
+            // Nor does a file tell that it has grown.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What `smbdirectctl status --json` says.
+    pub fn status(&self) -> serde_json::Value {
+        let output = smbdirectctl(&self.control, &["--json"]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// Waits until the status is as it should be, and returns it.
+    pub fn wait_for_status(&self, is_so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            let status = self.status();
+            if is_so(&status) {
+                return status;
+            }
+            assert!(Instant::now() < end, "{status}; the log:\n{}", self.log());
+            // Those who are waited for need the processor, too.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its first address.
+    pub fn address(&self) -> SocketAddr {
+        let status = self.status();
+        let address = status["listen"][0].as_str().expect("an address");
+        address.parse().expect("an address")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `smbdirectctl status`.
+pub fn smbdirectctl(control: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(&*SMBDIRECTCTL);
+    command.arg("status").arg("--control").arg(control);
+    command.args(arguments).output().expect("smbdirectctl runs")
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}

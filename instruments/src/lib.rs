@@ -1,0 +1,47 @@
+//! What tests and measures SMB Direct for Samba from outside, and is no part of what a server runs.
+//!
+//! [`client`] is an SMB client that places file data directly. `smbdirectctl bench`, the demo and the tests with a real smbd
+//! use it; it stands on the product's transport, as everything here does. The rest is what several test programs start:
+//!
+//! ```text
+//!   daemon      smbdirectd, with a directory, a socket and ports of its own
+//!   samba       smbd, with smbdirectd behind it; where smbd knows no SMB Direct, the forwarder instead
+//!   c           libsmbdirect.a as smbd links it, and programs in C with it, one of which plays smbd
+//!   peer        a client byte by byte: an SMB Direct initiator over iWARP
+//! ```
+//!
+//! They panic, with what a test has to say, where something is not as it should be.
+
+#[cfg(feature = "client")]
+pub mod client;
+
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    reason = "tests are their only users"
+)]
+pub mod c;
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    reason = "tests are their only users"
+)]
+pub mod daemon;
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    reason = "tests are their only users"
+)]
+pub mod forwarder;
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    reason = "tests are their only users"
+)]
+pub mod peer;
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    reason = "tests are their only users"
+)]
+pub mod samba;

@@ -1,0 +1,494 @@
+//! An smbd of a test's own, with its own directories, ports and users.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{
+    Pid, Signal, getuid, kill_process, kill_process_group, test_kill_process_group,
+};
+
+use crate::daemon::{self, Daemon, Directory, TIMEOUT};
+use crate::forwarder::Forwarder;
+
+/// The user that may log in: one that every Debian has and whom permissions bind.
+const USER: &str = "daemon";
+/// The user's password.
+pub const PASSWORD: &str = "pass-1word";
+/// The share.
+pub const SHARE: &str = "share";
+
+/// Where Samba is: a build tree, or `/usr` where it is installed.
+pub struct Samba {
+    root: PathBuf,
+}
+
+impl Samba {
+    /// As the environment says.
+    pub fn from_environment() -> Self {
+        let root = std::env::var_os("SMBDIRECT_SAMBA").unwrap_or_else(|| {
+            panic!("SMBDIRECT_SAMBA is not set: a Samba build tree, or /usr where it is installed")
+        });
+        Self { root: root.into() }
+    }
+
+    /// A program of it.
+    pub fn program(&self, name: &str) -> PathBuf {
+        let places = ["bin", "sbin"].map(|place| self.root.join(place).join(name));
+        let found = places.iter().find(|path| path.exists());
+        found
+            .unwrap_or_else(|| panic!("no {name} in {}", self.root.display()))
+            .clone()
+    }
+
+    /// Whether its smbd can use the smbdirect device.
+    pub fn has_smb_direct(&self) -> bool {
+        let mut command = Command::new(self.program("testparm"));
+        command.args(["-s", "--parameter-name=smb direct", "/dev/null"]);
+        let output = command.output().expect("testparm runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        matches!(said.trim(), "No" | "Yes")
+    }
+}
+
+/// How a server is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Setup<'a> {
+    /// Lines for `[global]`.
+    pub global: &'a [&'a str],
+    /// Lines for the share.
+    pub share: &'a [&'a str],
+    /// The configuration file of smbdirectd.
+    pub device: &'a str,
+    /// Where smbdirectd listens besides the first address.
+    pub listen: &'a [&'a str],
+    /// smbdirectd does not run before [`Server::start_device`].
+    pub without_device: bool,
+}
+
+/// A server that runs.
+pub struct Server {
+    child: Child,
+    /// Where it serves TCP.
+    pub tcp: SocketAddr,
+    /// Where SMB Direct is served: by the device, or by a forwarder where smbd cannot.
+    pub smb_direct: SocketAddr,
+    /// Whether READ and WRITE with a channel reach smbd.
+    pub places_directly: bool,
+    /// The user that may log in.
+    pub user: String,
+    /// What the share holds.
+    pub files: PathBuf,
+    root: PathBuf,
+    samba: Samba,
+    config: PathBuf,
+    control: Option<PathBuf>,
+    _forwarder: Option<Forwarder>,
+    daemon: Option<Daemon>,
+    /// Of a device that does not run now.
+    resting: Option<Directory>,
+    _directory: Directory,
+}
+
+impl Server {
+    /// One as it is by default.
+    pub fn start() -> Self {
+        Self::start_with(Setup::default())
+    }
+
+    /// One with more in its configuration.
+    pub fn start_with(setup: Setup<'_>) -> Self {
+        let mut server = Self::spawn(setup);
+        server.wait_until_it_listens();
+        if server.daemon.is_some() {
+            server.wait_for_device();
+        } else if !server.places_directly {
+            let forwarder = Forwarder::start(server.tcp);
+            server.smb_direct = forwarder.address;
+            server._forwarder = Some(forwarder);
+        }
+        server
+    }
+
+    /// Starts an smbd, and before it the device.
+    fn spawn(setup: Setup<'_>) -> Self {
+        let samba = Samba::from_environment();
+        let directory = Directory::new();
+        let root = directory.0.clone();
+        let user = user();
+        let files = root.join("files");
+        for name in [
+            "files", "private", "lock", "state", "cache", "pid", "ncalrpc", "log",
+        ] {
+            fs::create_dir(root.join(name)).expect("a directory");
+        }
+        // Whoever has logged in has to get there.
+        open_to_all(&files);
+        let places_directly = samba.has_smb_direct();
+        let mut resting = places_directly.then(Directory::new);
+        let control = resting.as_ref().map(Directory::control);
+        let mut daemon = None;
+        if let Some(directory) = &resting {
+            directory.file("smbdirectd.toml", setup.device);
+        }
+        if !setup.without_device {
+            let also: Vec<&str> = setup
+                .listen
+                .iter()
+                .flat_map(|at| ["--listen", at])
+                .collect();
+            let setup = daemon::Setup {
+                arguments: &also,
+                ..daemon::Setup::default()
+            };
+            let start = |directory| Daemon::start_in(directory, &setup);
+            daemon = resting.take().map(start);
+        }
+        // smbd would share a port that the device has: this one is free beside it.
+        let smb_direct = daemon.as_ref().map_or_else(free_port, Daemon::address);
+        let mut tcp = free_port();
+        while tcp == smb_direct {
+            tcp = free_port();
+        }
+        let text = configuration(&root, tcp, setup, control.as_deref());
+        let config = directory.file("smb.conf", &text);
+        add_user(&samba, &config, &user);
+        Self {
+            child: run_smbd(&samba, &config, &root),
+            tcp,
+            smb_direct,
+            places_directly,
+            user,
+            files,
+            root,
+            samba,
+            config,
+            control,
+            _forwarder: None,
+            daemon,
+            resting,
+            _directory: directory,
+        }
+    }
+
+    /// Where all is that it has.
+    pub fn directory(&self) -> &Path {
+        &self.root
+    }
+
+    /// smbd's parent.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Ends smbd in order, and waits until it has ended.
+    pub fn stop_smbd(&mut self) -> ExitStatus {
+        kill_process(self.pid(), Signal::TERM).expect("a signal to a child");
+        self.wait_for_end()
+    }
+
+    /// Starts smbd again, which has ended.
+    pub fn start_smbd(&mut self) {
+        self.child = run_smbd(&self.samba, &self.config, &self.root);
+        self.wait_until_it_listens();
+        self.wait_for_device();
+    }
+
+    /// Has smbd do what `smbcontrol` can ask for.
+    pub fn control(&self, arguments: &[&str]) {
+        let mut command = Command::new(self.samba.program("smbcontrol"));
+        command.arg("-s").arg(&self.config).args(arguments);
+        let output = command.output().expect("smbcontrol runs");
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Has smbd read its configuration again, in which `old` became `new`.
+    pub fn reconfigure(&self, old: &str, new: &str) {
+        let text = fs::read_to_string(&self.config).expect("its configuration");
+        assert!(text.contains(old), "{text}");
+        fs::write(&self.config, text.replace(old, new)).expect("written");
+        self.control(&["smbd", "reload-config"]);
+    }
+
+    /// What testparm says of its configuration, on standard error; and whether it is content.
+    pub fn testparm(&self) -> (bool, String) {
+        let mut command = Command::new(self.samba.program("testparm"));
+        let output = command.arg("-s").arg(&self.config).output();
+        let output = output.expect("testparm runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    }
+
+    /// The device, which runs.
+    pub fn device(&self) -> &Daemon {
+        self.daemon.as_ref().expect("a device")
+    }
+
+    /// Ends the device without a chance to tidy up.
+    pub fn kill_device(&mut self) {
+        self.resting = self.daemon.take().map(Daemon::kill);
+    }
+
+    /// Waits until the device has ended in order, as it was told.
+    pub fn wait_for_end_of_device(&mut self) {
+        self.resting = self.daemon.take().map(Daemon::ended);
+    }
+
+    /// Starts the device where it was, and waits until smbd uses it.
+    pub fn start_device(&mut self) {
+        let setup = daemon::Setup {
+            listen: Some(self.smb_direct),
+            ..daemon::Setup::default()
+        };
+        let start = |directory| Daemon::start_in(directory, &setup);
+        self.daemon = self.resting.take().map(start);
+        self.wait_for_device();
+    }
+
+    /// `\\host\share`, as clients name it.
+    pub fn share_path(&self) -> String {
+        format!(r"\\127.0.0.1\{SHARE}")
+    }
+
+    /// What smbstatus says.
+    pub fn smbstatus(&self) -> serde_json::Value {
+        let mut command = Command::new(Samba::from_environment().program("smbstatus"));
+        command.arg("-s").arg(self.root.join("smb.conf"));
+        let output = command.arg("--json").output().expect("smbstatus runs");
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// Where smbd looks for its device.
+    pub fn control_socket(&self) -> &Path {
+        self.control.as_deref().expect("an smbd with SMB Direct")
+    }
+
+    /// Kills the device, starts it again in the same place, and waits until smbd listens there.
+    pub fn restart_device(&mut self) {
+        self.kill_device();
+        self.start_device();
+    }
+
+    /// Waits until `smbdirectctl status --json` says of its device what it should.
+    pub fn wait_for_device_status(
+        &self,
+        is_so: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        self.device().wait_for_status(is_so)
+    }
+
+    /// What it wrote into its logs.
+    pub fn log(&self) -> String {
+        let mut text = String::new();
+        let entries = fs::read_dir(self.root.join("log"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for entry in entries {
+            let log = fs::read(entry.path()).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.len().saturating_sub(400);
+            let _ = writeln!(text, "-- {}", entry.path().display());
+            let _ = writeln!(text, "{}", lines[tail..].join("\n"));
+        }
+        if let Some(daemon) = &self.daemon {
+            let _ = writeln!(text, "-- smbdirectd\n{}", daemon.log());
+        }
+        text
+    }
+
+    /// Lines of its logs that tell of a bug that has shown in it.
+    pub fn panics(&self) -> Vec<String> {
+        let logs = fs::read_dir(self.root.join("log")).expect("its logs");
+        let mut found = Vec::new();
+        for entry in logs.flatten() {
+            let log = fs::read(entry.path()).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let bad = |line: &&str| line.contains("PANIC") || line.contains("INTERNAL ERROR");
+            found.extend(log.lines().filter(bad).map(str::to_owned));
+        }
+        found
+    }
+
+    fn wait_for_end(&mut self) -> ExitStatus {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(Instant::now() < end, "smbd runs on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        let end = Instant::now() + TIMEOUT;
+        while TcpStream::connect(self.tcp).is_err() || !self.has_notifyd() {
+            let ended = self.child.try_wait().expect("a child");
+            assert!(ended.is_none(), "smbd ended: {ended:?}; {}", self.log());
+            assert!(Instant::now() < end, "smbd does not listen; {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// smbd listens before its process for change notifies is there, and refuses a share until then.
+    fn has_notifyd(&self) -> bool {
+        let name = b"notify-daemon";
+        let names = fs::read(self.root.join("lock/names.tdb"));
+        names.is_ok_and(|names| names.windows(name.len()).any(|part| part == name))
+    }
+
+    /// Waits until smbd is the device's listener.
+    fn wait_for_device(&self) {
+        self.device().wait_for_status(|status| {
+            let processes = status["processes"].as_array();
+            processes.is_some_and(|all| all.iter().any(|process| process["role"] == "listener"))
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let panicking = std::thread::panicking();
+        if panicking {
+            // What the test harness shows is what it captured.
+            let _ = std::io::stdout().flush();
+            println!("{}", self.log());
+        }
+        // The parent is the leader of the group of all its children.
+        let group = self.pid();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill_process(group, Signal::TERM);
+        }
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            let ended = !matches!(self.child.try_wait(), Ok(None));
+            let alone = test_kill_process_group(group).is_err();
+            if ended && alone {
+                break;
+            }
+            if Instant::now() >= end {
+                let _ = kill_process_group(group, Signal::KILL);
+                let _ = self.child.wait();
+                assert!(panicking, "smbd, or a child of it, did not end");
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if !panicking {
+            let panics = self.panics();
+            assert!(panics.is_empty(), "{panics:?}; {}", self.log());
+        }
+    }
+}
+
+fn run_smbd(samba: &Samba, config: &Path, root: &Path) -> Child {
+    let mut command = Command::new(samba.program("smbd"));
+    command
+        .args(["--foreground", "--no-process-group", "-s"])
+        .arg(config);
+    command.arg("-l").arg(root.join("log"));
+    // When it ends, it sends a signal to all of its process group.
+    command.process_group(0);
+    // Not a pipe: smbd takes its end for the end of its work.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(fs::File::create(root.join("log/stderr")).expect("a log"));
+    command.spawn().expect("smbd starts")
+}
+
+/// Whom smbd lets in: it has to be a user of this machine, and who is not root can be nobody else.
+pub fn user() -> String {
+    if getuid().is_root() {
+        return USER.to_owned();
+    }
+    std::env::var("USER").expect("USER says who runs this")
+}
+
+pub fn open_to_all(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
+}
+
+/// A port that was free a moment ago, and that nobody gets who asks for any port: they have higher
+/// numbers. Whoever waits for a listener at one of those may even meet himself there.
+fn free_port() -> SocketAddr {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(101);
+    loop {
+        let number = start.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let port = 20_000 + u16::try_from(number).expect("less than 12,000");
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().expect("its address");
+        }
+    }
+}
+
+fn configuration(root: &Path, tcp: SocketAddr, setup: Setup<'_>, control: Option<&Path>) -> String {
+    let path = |name: &str| root.join(name).display().to_string();
+    let mut lines = vec![
+        "[global]".to_owned(),
+        "workgroup = TEST".to_owned(),
+        "server role = standalone".to_owned(),
+        "interfaces = lo".to_owned(),
+        "bind interfaces only = yes".to_owned(),
+        format!("smb ports = {}", tcp.port()),
+        "disable netbios = yes".to_owned(),
+        "passdb backend = smbpasswd".to_owned(),
+        format!("smb passwd file = {}", path("private/smbpasswd")),
+        format!("private dir = {}", path("private")),
+        format!("lock directory = {}", path("lock")),
+        format!("state directory = {}", path("state")),
+        format!("cache directory = {}", path("cache")),
+        format!("pid directory = {}", path("pid")),
+        format!("ncalrpc dir = {}", path("ncalrpc")),
+        format!("log file = {}", path("log/log.%m")),
+        "log level = 1".to_owned(),
+        "load printers = no".to_owned(),
+        "printing = bsd".to_owned(),
+        "disable spoolss = yes".to_owned(),
+        "server multi channel support = yes".to_owned(),
+        "smbd:FSCTL_SMBTORTURE = yes".to_owned(),
+        "kernel oplocks = no".to_owned(),
+    ];
+    if let Some(control) = control {
+        lines.push("smb direct = yes".to_owned());
+        lines.push(format!("smb direct device = {}", control.display()));
+    }
+    lines.extend(setup.global.iter().map(|line| (*line).to_owned()));
+    lines.push(format!("[{SHARE}]"));
+    lines.push(format!("path = {}", path("files")));
+    lines.push("read only = no".to_owned());
+    lines.push("posix locking = no".to_owned());
+    lines.push("kernel share modes = no".to_owned());
+    lines.extend(setup.share.iter().map(|line| (*line).to_owned()));
+    lines.join("\n") + "\n"
+}
+
+fn add_user(samba: &Samba, config: &Path, user: &str) {
+    let mut command = Command::new(samba.program("smbpasswd"));
+    let arguments: [OsString; 5] = [
+        "-c".into(),
+        config.into(),
+        "-s".into(),
+        "-a".into(),
+        user.into(),
+    ];
+    command.args(arguments).stdin(Stdio::piped());
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("smbpasswd starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    write!(stdin, "{PASSWORD}\n{PASSWORD}\n").expect("smbpasswd reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("smbpasswd ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "smbpasswd -a {user}: {said}");
+}

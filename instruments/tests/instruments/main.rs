@@ -1,0 +1,4 @@
+//! The instruments themselves: the clients do what they say, beside servers of the tests' own.
+
+mod client;
+mod peer;
