@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes tests/advisories.txt: what RustSec's database of advisories says of the crates in our lock files.
+"""Makes tests/repository/advisories.txt: what RustSec's database of advisories says of the crates in our lock files.
 
 tools/advisories.py REPOSITORY: a clone of https://github.com/rustsec/advisory-db, which tests cannot reach. To be run now
-and then, and where a crate is added; tests/advisories.rs compares the lock files with what it wrote.
+and then, and where a crate is added; tests/repository/advisories.rs compares the lock files with what it wrote.
 """
 import pathlib
 import re
@@ -39,7 +39,7 @@ def main():
     date = git("log", "-1", "--format=%cs").strip()
     text = [f"# Advisories of RustSec for crates of our lock files, as of {date}, with the versions that are good.",
             "# Made by tools/advisories.py from https://github.com/rustsec/advisory-db (CC0-1.0).", *sorted(lines)]
-    (ROOT / "tests/advisories.txt").write_text("\n".join(text) + "\n")
+    (ROOT / "tests/repository/advisories.txt").write_text("\n".join(text) + "\n")
     print(f"{len(names)} crates, {len(lines)} advisories")
 
 

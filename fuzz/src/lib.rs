@@ -2,7 +2,7 @@
 //!
 //! A body panics if a property is broken: what is parsed can be written again as it was, what a
 //! view shows lies within the bytes, an endpoint keeps its accounts. Nothing here needs the
-//! fuzzer, so `tests/fuzz_replay.rs` runs the same bodies on the checked-in corpus.
+//! fuzzer, so `tests/protocol/corpus.rs` runs the same bodies on the checked-in corpus.
 
 mod device;
 mod endpoint;

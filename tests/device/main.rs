@@ -1,8 +1,9 @@
-//! The library's side of the device, against a device that does what the tests tell it to, and, where
-//! the broker is built, against that.
+//! The library's side of the device, against a device that does what the tests tell it to. Against a real one it is among
+//! the tests of the broker.
 
 mod calls;
 mod ends;
 mod events;
 mod hostile;
+mod no_alloc;
 mod script;

@@ -2,7 +2,6 @@
 //!
 //! Each case ends with the same claim: a good connection that was there all the time still carries
 //! messages both ways, and of everybody else neither a descriptor nor an entry in a table is left.
-#![cfg(feature = "fabric")]
 #![allow(
     unreachable_pub,
     missing_docs,

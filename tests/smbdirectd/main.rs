@@ -1,5 +1,6 @@
 //! The programs as an administrator meets them: real processes, sockets and signals.
 
+mod bridge;
 mod commands;
 mod drain;
 mod life;

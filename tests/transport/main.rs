@@ -1,8 +1,10 @@
-//! SMB Direct connections between two ends of a loopback fabric, in virtual time.
+//! SMB Direct connections between two ends of a loopback fabric, in virtual time; and the cases of Microsoft's test suite,
+//! over TCP.
 
 mod limits;
 mod memory;
 mod messages;
+mod ms_smbd;
 mod mute;
 mod pair;
 mod progress;

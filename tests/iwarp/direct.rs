@@ -1,6 +1,5 @@
 //! The answers to RDMA READs go straight to where they are expected, and everything else that
 //! arrives between them is still what it is.
-#![cfg(feature = "fabric")]
 
 use std::time::Duration;
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use socket2::SockRef;
 
-use crate::scene::{Bridge, Client, framed, wait_for};
-use crate::server::{Server, hash, pattern};
+use super::scene::{Bridge, Client, framed, wait_for};
+use super::server::{Server, hash, pattern};
 
 #[test]
 fn what_a_client_sent_before_it_closed_its_half_reaches_the_server() {

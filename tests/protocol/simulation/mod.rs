@@ -5,7 +5,7 @@
 //! step the model, which reads the messages on the link by itself, is compared with what the
 //! endpoints believe, and the rules of [MS-SMBD] 3.1.5 and 3.1.6 are checked; `world` says which.
 //!
-//! `SMBDIRECT_SEED=n cargo test --test sim` runs one scenario and tells what happens in it;
+//! `SMBDIRECT_SEED=n cargo test --test protocol simulation` runs one scenario and tells what happens in it;
 //! `SMBDIRECT_SEEDS=n` sets how many are run.
 
 mod end;
@@ -37,7 +37,9 @@ fn for_each_seed(mut scenario: impl FnMut(u64, bool) + Copy + std::panic::Unwind
     }
     for seed in 0..number("SMBDIRECT_SEEDS").unwrap_or(SEEDS) {
         if let Err(panic) = catch_unwind(move || scenario(seed, false)) {
-            eprintln!("\nseed {seed} failed: SMBDIRECT_SEED={seed} cargo test --test sim\n");
+            eprintln!(
+                "\nseed {seed} failed: SMBDIRECT_SEED={seed} cargo test --test protocol simulation\n"
+            );
             std::panic::resume_unwind(panic);
         }
     }

@@ -1,11 +1,10 @@
 //! What connections hold that do nothing, over the iWARP fabric, from the socket's bookkeeping to the
 //! receives: the server's heap, for the heap of the peers' thread does not count; and resident memory,
 //! which receives take only once they are used.
-#![cfg(feature = "fabric")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use allocation_counter::measure;
@@ -56,9 +55,7 @@ fn held(
     peers: impl FnOnce(SocketAddr, &mpsc::Receiver<()>) + Send + 'static,
     done: impl Fn(&Link) -> u64,
 ) -> Held {
-    // Resident memory is of all tests of this process.
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = super::alone();
     let start = std::time::Instant::now();
     let mut server = link();
     let listener = server.listen("127.0.0.1:0".parse().unwrap()).unwrap();

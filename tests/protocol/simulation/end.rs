@@ -10,8 +10,8 @@ use std::time::Duration;
 use smbdirect::proto::{Config, Endpoint, ProtocolError, Received, State, Transmit};
 use smbdirect::units::Instant;
 
-use crate::plan::{INITIATOR, Message};
-use crate::world::Summary;
+use super::plan::{INITIATOR, Message};
+use super::world::Summary;
 
 /// Bytes that messages are made of: any message is a piece of it.
 static CONTENT: LazyLock<Vec<u8>> = LazyLock::new(|| {

@@ -3,7 +3,6 @@
 //! Two transports talk SMB Direct over the iWARP fabric and TCP, through a proxy that captures the
 //! bytes. tshark must find nothing malformed and every CRC good, and must read from the bytes,
 //! field by field and in order, what the endpoints said they sent.
-#![cfg(feature = "fabric")]
 
 mod dissection;
 mod recorder;

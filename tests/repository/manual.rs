@@ -6,10 +6,10 @@ use std::process::Command;
 
 use smbdirect::broker::Settings;
 
-const SMBDIRECTD: &str = include_str!("../docs/man/smbdirectd.8");
-const SMBDIRECTCTL: &str = include_str!("../docs/man/smbdirectctl.8");
-const CONFIGURATION: &str = include_str!("../docs/man/smbdirectd.toml.5");
-const EXAMPLE: &str = include_str!("../contrib/smbdirectd.toml");
+const SMBDIRECTD: &str = include_str!("../../docs/man/smbdirectd.8");
+const SMBDIRECTCTL: &str = include_str!("../../docs/man/smbdirectctl.8");
+const CONFIGURATION: &str = include_str!("../../docs/man/smbdirectd.toml.5");
+const EXAMPLE: &str = include_str!("../../contrib/smbdirectd.toml");
 
 /// The words behind `--` in the help of a program.
 fn options_of(program: &str, arguments: &[&str]) -> BTreeSet<String> {

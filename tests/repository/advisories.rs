@@ -1,6 +1,6 @@
 //! No crate that is built has a fault that RustSec's database knows, but those that are named here with a reason.
 //!
-//! The database is not asked: tests reach package registries only. `tests/advisories.txt` has what it says of our crates,
+//! The database is not asked: tests reach package registries only. `advisories.txt` has what it says of our crates,
 //! as of the day that it names; `tools/advisories.py` makes it anew.
 
 use std::fs;
@@ -106,7 +106,7 @@ fn no_crate_has_a_known_fault_without_a_reason() {
     let (known, new): (Vec<&String>, Vec<&String>) = all.iter().partition(excused);
     assert!(
         new.is_empty(),
-        "update these, or name them in tests/advisories.rs with a reason: {new:#?}"
+        "update these, or name them in tests/repository/advisories.rs with a reason: {new:#?}"
     );
     for (id, reason) in EXCEPTIONS {
         let is_found = known.iter().any(|line| line.contains(id));

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use crate::scene::{Bridge, framed, wait_for};
-use crate::server::{Server, hash, pattern};
+use super::scene::{Bridge, framed, wait_for};
+use super::server::{Server, hash, pattern};
 
 /// What a bridge with few connections may take: its own memory, windows, buffers.
 const BOUND: usize = 64 << 20;

@@ -2,8 +2,8 @@
 
 use std::io::Read;
 
-use crate::scene::{Bridge, framed};
-use crate::server::Server;
+use super::scene::{Bridge, framed};
+use super::server::Server;
 
 /// What all messages are parts of.
 fn noise() -> Vec<u8> {

@@ -4,10 +4,7 @@ use std::io::IoSlice;
 
 use smbdirect::device::{Direction, Event, Status};
 
-#[path = "device/script.rs"]
-mod script;
-
-use script::{Device, Worker, conn, connected};
+use crate::script::{Device, Worker, conn, connected};
 
 /// Takes everything that was submitted and answers it; not the library's.
 fn answer_all(device: &mut Device) {

@@ -1,5 +1,4 @@
 //! What a connection holds on the heap before anybody knows who the peer is.
-#![cfg(feature = "fabric")]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -81,6 +80,7 @@ fn bytes_for_each(handshake: &[u8], reply: &mut [u8]) -> u64 {
 
 #[test]
 fn a_connection_that_only_finished_mpa_holds_little_memory() {
+    let _alone = super::alone();
     let connected = bytes_for_each(b"", &mut []);
     let established = bytes_for_each(REQUEST, &mut [0; 24]);
     println!("{connected} bytes when connected, {established} after MPA");

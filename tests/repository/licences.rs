@@ -110,7 +110,7 @@ fn every_dependency_has_a_compatible_licence() {
         "tests' dependencies are missing"
     );
 
-    let allowed = allowed(include_str!("../deny.toml"));
+    let allowed = allowed(include_str!("../../deny.toml"));
     let refused: Vec<String> = packages
         .iter()
         .filter_map(|(name, licence)| match satisfied(licence, &allowed) {

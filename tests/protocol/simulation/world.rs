@@ -13,8 +13,8 @@ use fastrand::Rng;
 use smbdirect::proto::State;
 use smbdirect::units::Instant;
 
-use crate::end::{Arrival, End};
-use crate::plan::{ACCEPTOR, INITIATOR, Plan};
+use super::end::{Arrival, End};
+use super::plan::{ACCEPTOR, INITIATOR, Plan};
 
 /// Time without progress after which a connection without faults counts as stuck: far more than
 /// any delay, far less than any timer that could set it going again.

@@ -2,7 +2,7 @@
 //!
 //! The bodies are those of `fuzz/`, without the fuzzer: plain `cargo test` runs them.
 
-#[path = "../fuzz/src/lib.rs"]
+#[path = "../../fuzz/src/lib.rs"]
 #[allow(dead_code, missing_debug_implementations, unreachable_pub)]
 mod targets;
 

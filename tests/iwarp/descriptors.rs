@@ -1,5 +1,4 @@
 //! The iWARP fabric where the process has no descriptor left.
-#![cfg(feature = "fabric")]
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -18,7 +17,7 @@ fn a_process_without_descriptors_neither_spins_nor_forgets_who_waits() {
     let status = Command::new("sh")
         .args([
             "-c",
-            "ulimit -n 40 && exec \"$0\" --exact --ignored has_few_descriptors",
+            "ulimit -n 40 && exec \"$0\" --exact --ignored descriptors::has_few_descriptors",
         ])
         .arg(std::env::current_exe().unwrap())
         .status()

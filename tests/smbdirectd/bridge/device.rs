@@ -1,6 +1,6 @@
 //! The bridge in front of the smbdirect device, with a program in C that answers.
 
-use crate::scene::Bridge;
+use super::scene::Bridge;
 use instruments::c::programs::Build;
 use instruments::c::smbd::Smbd;
 use instruments::peer::smb2::negotiate_request;

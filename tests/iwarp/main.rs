@@ -1,0 +1,6 @@
+//! iWARP over TCP: data that is placed where it is expected, a process that has no descriptor left, and what tshark reads
+//! from the wire. What every fabric does is `tests/conformance`, and what breaks the protocol `tests/iwarp_hostile`.
+
+mod descriptors;
+mod direct;
+mod tshark;

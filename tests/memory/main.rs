@@ -1,0 +1,12 @@
+//! How much memory connections take over the iWARP fabric, as an allocator counts it that knows each thread's share.
+
+mod idle;
+mod mpa;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Resident memory is that of all tests of this process: one is measured at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
