@@ -1,7 +1,7 @@
 /*
  * SMB Direct ([MS-SMBD], SMB 3 over RDMA): the smbdirect device, as smbd uses it.
  *
- * Made from src/ffi by tests/header; edit there. docs/device.md explains the whole.
+ * Made from src/ffi by instruments/tests/header; edit there. docs/device.md explains the whole.
  *
  * SPDX-License-Identifier: GPL-3.0-or-later
  *

@@ -21,17 +21,29 @@ pub static SMBDIRECTCTL: LazyLock<PathBuf> = LazyLock::new(|| program("smbdirect
 /// How long anything may take, on a machine that has other things to do.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A program that cargo has built for the test that runs: where the environment says, as newer versions of cargo do, or
-/// above the directory of the test.
+/// A program of the product: where the environment says, or above the directory of the test.
+///
+/// cargo builds it with the workspace's tests, but not for a test of this package alone: so it has to be as new as what it
+/// was built from.
 fn program(name: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(format!("CARGO_BIN_EXE_{name}")) {
         return path.into();
     }
     let test = std::env::current_exe().expect("the path of the test");
     let profile = test.ancestors().nth(2).expect("target/<profile>/deps/test");
-    let path = profile.join(name);
-    assert!(path.exists(), "{} is not built", path.display());
-    path
+    let program = profile.join(name);
+    let changed = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
+    let built = changed(&program);
+    // A rule of make(1): the program, a colon, and what cargo has compiled for it.
+    let sources = fs::read_to_string(profile.join(format!("{name}.d"))).unwrap_or_default();
+    let newer = sources.split_whitespace().skip(1);
+    let newer = newer.map(Path::new).find(|path| changed(path) > built);
+    assert!(
+        built.is_some() && newer.is_none(),
+        "{}: not there, or older than {newer:?}: cargo build --workspace, with the profile of the test",
+        program.display()
+    );
+    program
 }
 
 /// A directory that is gone with this.

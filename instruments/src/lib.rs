@@ -12,6 +12,9 @@
 //!
 //! They panic, with what a test has to say, where something is not as it should be.
 
+/// The directory of the product's package, which is the repository.
+pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 #[cfg(feature = "client")]
 pub mod client;
 

@@ -7,7 +7,7 @@
 //! | `pointer` | every conversion of a pointer from C, and every panic fence |
 //! | `device`, `ask`, `conn`, `request`, `status` | the functions, by the object in their name; `ask`: what a device is asked |
 //!
-//! `include/smbdirect.h` is made from this module and checked in; `tests/header` compares the two
+//! `include/smbdirect.h` is made from this module and checked in; `instruments/tests/header` compares the two
 //! and shows that the header says what the library does.
 //!
 //! Rules: a null pointer ends in `SMBDIRECT_E_INVALID`, except for `smbdirect_device_free`; outputs

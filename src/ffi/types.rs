@@ -421,7 +421,7 @@ pub struct smbdirect_transfer {
     pub reserved: [u64; 2],
 }
 
-// No padding: the last field ends where the structure does, and `tests/header` compares the
+// No padding: the last field ends where the structure does, and `instruments/tests/header` compares the
 // offset of each field with the end of the one before it.
 #[cfg(target_pointer_width = "64")]
 const _: () = {

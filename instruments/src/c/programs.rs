@@ -8,7 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::c::{ROOT, directory, link, output};
+use crate::ROOT;
+use crate::c::{directory, link, output};
 use crate::daemon::TIMEOUT;
 
 /// How a program is built.
@@ -62,9 +63,9 @@ pub fn program(source: &Path, build: Build) -> PathBuf {
     program
 }
 
-/// A source in `tests/c`.
+/// A source in `instruments/tests/c`.
 pub fn source(name: &str) -> PathBuf {
-    Path::new(ROOT).join("tests/c").join(name)
+    Path::new(ROOT).join("instruments/tests/c").join(name)
 }
 
 /// A program that runs; ended with this.

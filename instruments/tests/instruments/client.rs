@@ -1,5 +1,5 @@
 //! The SMB client against a server of the test's own: direct placement, credits, what servers may
-//! do, and what they may not. A real smbd is the business of `tests/samba`.
+//! do, and what they may not. A real smbd is the business of `instruments/tests/samba`.
 
 mod server;
 

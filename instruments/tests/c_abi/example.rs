@@ -5,6 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use instruments::ROOT;
 use instruments::c::directory;
 use instruments::c::programs::{Build, Running, program};
 use instruments::daemon::{Daemon, Directory, Setup};
@@ -12,7 +13,7 @@ use instruments::peer::{Peer, smb2};
 
 /// The program in the one block of C that the page has.
 fn extracted() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/device.md");
+    let path = Path::new(ROOT).join("docs/device.md");
     let page = fs::read_to_string(path).expect("docs/device.md");
     let (_, rest) = page.split_once("```c\n").expect("an example");
     let (code, rest) = rest.split_once("```\n").expect("its end");

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 
+use instruments::ROOT;
+use instruments::daemon::{SMBDIRECTCTL, SMBDIRECTD};
 use smbdirect::broker::Settings;
 
-const SMBDIRECTD: &str = include_str!("../../docs/man/smbdirectd.8");
-const SMBDIRECTCTL: &str = include_str!("../../docs/man/smbdirectctl.8");
-const CONFIGURATION: &str = include_str!("../../docs/man/smbdirectd.toml.5");
-const EXAMPLE: &str = include_str!("../../contrib/smbdirectd.toml");
+const SMBDIRECTD_PAGE: &str = include_str!("../../../docs/man/smbdirectd.8");
+const SMBDIRECTCTL_PAGE: &str = include_str!("../../../docs/man/smbdirectctl.8");
+const CONFIGURATION: &str = include_str!("../../../docs/man/smbdirectd.toml.5");
+const EXAMPLE: &str = include_str!("../../../contrib/smbdirectd.toml");
 
 /// The words behind `--` in the help of a program.
-fn options_of(program: &str, arguments: &[&str]) -> BTreeSet<String> {
+fn options_of(program: &Path, arguments: &[&str]) -> BTreeSet<String> {
     let output = Command::new(program)
         .args(arguments)
         .arg("--help")
@@ -52,20 +55,20 @@ fn keys(toml: &str) -> Vec<(&str, String)> {
 
 #[test]
 fn the_manual_has_every_option_and_no_other() {
-    let smbdirectd = options_of(env!("CARGO_BIN_EXE_smbdirectd"), &[]);
+    let smbdirectd = options_of(&SMBDIRECTD, &[]);
     assert!(smbdirectd.contains("check-config"), "{smbdirectd:?}");
     // Options that another program has are named there, too.
-    let mut flags = flags_in(SMBDIRECTD);
+    let mut flags = flags_in(SMBDIRECTD_PAGE);
     flags.retain(|flag| flag.len() > 1);
     assert_eq!(flags, smbdirectd);
 
-    let program = env!("CARGO_BIN_EXE_smbdirectctl");
+    let program = &*SMBDIRECTCTL;
     let mut smbdirectctl = options_of(program, &[]);
     for command in ["status", "bridge", "bench"] {
         smbdirectctl.append(&mut options_of(program, &[command]));
     }
     assert!(smbdirectctl.contains("json"), "{smbdirectctl:?}");
-    assert_eq!(flags_in(SMBDIRECTCTL), smbdirectctl);
+    assert_eq!(flags_in(SMBDIRECTCTL_PAGE), smbdirectctl);
 }
 
 #[test]
@@ -150,7 +153,7 @@ fn the_example_has_every_key_with_its_default() {
 #[test]
 fn the_manual_is_well_formed() {
     for name in ["smbdirectd.8", "smbdirectctl.8", "smbdirectd.toml.5"] {
-        let page = format!("{}/docs/man/{name}", env!("CARGO_MANIFEST_DIR"));
+        let page = format!("{ROOT}/docs/man/{name}");
         let Ok(output) = Command::new("mandoc")
             .args(["-Tlint", "-Wwarning", &page])
             .output()

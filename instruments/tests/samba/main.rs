@@ -3,8 +3,9 @@
 //! Not among the tests that `cargo test` runs, for Samba has to be there first:
 //!
 //! ```text
-//!   SMBDIRECT_SAMBA=<build tree> cargo test --test samba      # built with SMB Direct
-//!   SMBDIRECT_SAMBA=/usr cargo test --test samba              # as installed by a distribution
+//!   cargo build --workspace
+//!   SMBDIRECT_SAMBA=<build tree> cargo test -p instruments --test samba      # built with SMB Direct
+//!   SMBDIRECT_SAMBA=/usr cargo test -p instruments --test samba              # as installed by a distribution
 //! ```
 //!
 //! An smbd that does not know `smb direct` is put behind a forwarder (`instruments::forwarder`): all but the

@@ -11,8 +11,8 @@ use smbdirect::device::{Event, Handle, Role};
 use crate::drain::event;
 use instruments::daemon::{Directory, SMBDIRECTD, TIMEOUT, run, smbdirectctl, stderr};
 
-const UNIT: &str = include_str!("../../contrib/smbdirectd.service");
-const USERS: &str = include_str!("../../contrib/smbdirectd.sysusers.conf");
+const UNIT: &str = include_str!("../../../contrib/smbdirectd.service");
+const USERS: &str = include_str!("../../../contrib/smbdirectd.sysusers.conf");
 
 /// A user and a group that are neither root's nor a daemon's.
 const USER: u32 = 65_531;

@@ -1,6 +1,6 @@
 //! `include/smbdirect.h` is what `src/ffi` says, and the static library is what the header says.
 //!
-//! `UPDATE=1 cargo test --test header` writes the header anew.
+//! `UPDATE=1 cargo test -p instruments --test header` writes the header anew.
 
 mod compile;
 mod layout;
@@ -8,9 +8,8 @@ mod library;
 
 use std::path::Path;
 
+use instruments::ROOT;
 use instruments::c::{declared, header};
-
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The header as cbindgen makes it from the sources.
 fn generated() -> String {
@@ -35,7 +34,7 @@ fn the_header_is_what_the_sources_say() {
     }
     let checked_in = std::fs::read_to_string(header()).unwrap_or_default();
     for (n, (is, should)) in checked_in.lines().zip(generated.lines()).enumerate() {
-        let hint = "UPDATE=1 cargo test --test header";
+        let hint = "UPDATE=1 cargo test -p instruments --test header";
         assert_eq!(is, should, "include/smbdirect.h, line {}: {hint}", n + 1);
     }
     assert_eq!(

@@ -5,5 +5,6 @@ mod commands;
 mod drain;
 mod life;
 mod log;
+mod manual;
 mod privileges;
 mod status;
