@@ -63,7 +63,7 @@ torture: ## smbtorture's smb2 suites over TCP and over SMB Direct; makes docs/to
 	@tools/torture.py $(TORTURE)
 
 demo: ## a file goes to a share and back by RDMA (KEEP=1 leaves the server running)
-	@tools/demo.sh
+	@tools/demo.py
 
 bench: ## benchmarks
 	@tools/check.sh bench

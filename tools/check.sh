@@ -132,7 +132,7 @@ step_torture() {
 }
 
 step_demo() {
-    samba_tree && tools/demo.sh
+    samba_tree && tools/demo.py
 }
 
 # Linux's own SMB client and server, in guests, and smbdirectd on software iWARP and on RDMA devices.

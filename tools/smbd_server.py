@@ -13,6 +13,7 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIGURATION = ROOT / "instruments/smb.conf"
 PASSWORD = "pass-1word"
 # How long a server has to start and to stop, and connections to go away.
 PATIENCE = 30
@@ -121,7 +122,7 @@ def samba_tree(samba, programs, wanted=("smbd",)):
         samba = pathlib.Path(found.stdout.strip())
     for program in (*(samba / "bin" / name for name in wanted), programs / "smbdirectd", programs / "smbdirectctl"):
         if not program.exists():
-            sys.exit(f"no {program}; `make samba` and `cargo build --release` make it")
+            sys.exit(f"no {program}; `make samba` and `cargo build --release --workspace` make it")
     return samba
 
 
@@ -191,14 +192,8 @@ class Server:
         stop_rpc(self.root)
 
     def configuration(self):
-        lines = ["[global]", "server role = standalone", "disable netbios = yes", f"smb ports = {self.ports['tcp']}",
-                 "passdb backend = smbpasswd", f"smb passwd file = {self.root}/private/smbpasswd",
-                 f"log file = {self.root}/log/log.%m", "log level = 1", "max log size = 0", "load printers = no",
-                 "printing = bsd", "disable spoolss = yes", "server multi channel support = yes", "smb direct = yes",
-                 f"smb direct device = {self.control}", *self.settings]
-        for kind in ("private", "lock", "state", "cache", "pid"):
-            lines.append(f"{kind} {'dir' if kind == 'private' else 'directory'} = {self.root}/{kind}")
-        lines.append(f"ncalrpc dir = {self.root}/ncalrpc")
+        common = CONFIGURATION.read_text().replace("DIRECTORY", str(self.root)).replace("PORT", str(self.ports["tcp"]))
+        lines = [common.rstrip(), "smb direct = yes", f"smb direct device = {self.control}", *self.settings]
         for share, more in self.shares.items():
             lines += [f"[{share}]", f"path = {self.path(share)}", "read only = no", *more]
         return "\n".join(lines) + "\n"

@@ -8,7 +8,8 @@ Fails if a test that passes over TCP does not pass over SMB Direct and is not am
 (tests/torture/exceptions), if a process of the server panics or dies, or if a connection stays behind. A test that
 passes over TCP only is repeated alone, at most twice; the table says so. A full run writes docs/torture.md.
 Most tests wait for something most of the time, so several servers, each with a device and a bridge of its own, share
-the work. Needs nothing but Python, a Samba that tools/samba.sh has built, and the programs of `cargo build --release`.
+the work. Needs nothing but Python, a Samba that tools/samba.sh has built, and the programs of
+`cargo build --release --workspace`.
 """
 
 import argparse

@@ -22,6 +22,8 @@ use crate::forwarder::Forwarder;
 const USER: &str = "daemon";
 /// The user's password.
 pub const PASSWORD: &str = "pass-1word";
+/// What every smbd of a test has in its `[global]`.
+const COMMON: &str = include_str!("../smb.conf");
 /// The share.
 pub const SHARE: &str = "share";
 
@@ -433,39 +435,24 @@ fn free_port() -> SocketAddr {
 }
 
 fn configuration(root: &Path, tcp: SocketAddr, setup: Setup<'_>, control: Option<&Path>) -> String {
-    let path = |name: &str| root.join(name).display().to_string();
-    let mut lines = vec![
-        "[global]".to_owned(),
-        "workgroup = TEST".to_owned(),
-        "server role = standalone".to_owned(),
-        "interfaces = lo".to_owned(),
-        "bind interfaces only = yes".to_owned(),
-        format!("smb ports = {}", tcp.port()),
-        "disable netbios = yes".to_owned(),
-        "passdb backend = smbpasswd".to_owned(),
-        format!("smb passwd file = {}", path("private/smbpasswd")),
-        format!("private dir = {}", path("private")),
-        format!("lock directory = {}", path("lock")),
-        format!("state directory = {}", path("state")),
-        format!("cache directory = {}", path("cache")),
-        format!("pid directory = {}", path("pid")),
-        format!("ncalrpc dir = {}", path("ncalrpc")),
-        format!("log file = {}", path("log/log.%m")),
-        "log level = 1".to_owned(),
-        "load printers = no".to_owned(),
-        "printing = bsd".to_owned(),
-        "disable spoolss = yes".to_owned(),
-        "server multi channel support = yes".to_owned(),
-        "smbd:FSCTL_SMBTORTURE = yes".to_owned(),
-        "kernel oplocks = no".to_owned(),
+    let common = COMMON.replace("DIRECTORY", root.to_str().expect("UTF-8"));
+    let common = common.replace("PORT", &tcp.port().to_string());
+    let own = [
+        "workgroup = TEST",
+        "interfaces = lo",
+        "bind interfaces only = yes",
+        "smbd:FSCTL_SMBTORTURE = yes",
+        "kernel oplocks = no",
     ];
+    let mut lines = vec![common.trim_end().to_owned()];
+    lines.extend(own.map(str::to_owned));
     if let Some(control) = control {
         lines.push("smb direct = yes".to_owned());
         lines.push(format!("smb direct device = {}", control.display()));
     }
     lines.extend(setup.global.iter().map(|line| (*line).to_owned()));
     lines.push(format!("[{SHARE}]"));
-    lines.push(format!("path = {}", path("files")));
+    lines.push(format!("path = {}", root.join("files").display()));
     lines.push("read only = no".to_owned());
     lines.push("posix locking = no".to_owned());
     lines.push("kernel share modes = no".to_owned());

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""make demo: a file goes to a share and back by RDMA, on this machine alone. See README.md.
+
+Sets up what is missing, starts smbdirectd and the patched smbd on free ports of loopback in a directory of their own, and
+runs instruments/examples/demo.rs, the client. All of it is gone afterwards, with KEEP=1 when it is told to.
+
+KEEP=1            leave the server running, and say how to reach and how to stop it
+DEMO_MIB=         the size of the file (1024)
+DEMO_DIR=         where the server's directory is made, on the disk that takes the file (/tmp)
+SMBDIRECT_SAMBA=  a Samba build tree, instead of the one that tools/samba.sh builds
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from smbd_server import PASSWORD, ROOT, Server, end_children, end_in_order, samba_tree, stop_rpc
+
+SHARE = "demo"
+REPORT = ROOT / "target/demo/report.json"
+
+
+def set_up():
+    """Samba's tree, and where the programs are."""
+    samba = os.environ.get("SMBDIRECT_SAMBA")
+    if not samba and subprocess.run([ROOT / "tools/samba.sh", "build"]).returncode:
+        sys.exit(1)
+    print("-- building smbdirectd, smbdirectctl and the client", flush=True)
+    cargo = ["cargo", "build", "--release", "--locked", "--quiet", "--workspace", "--bins", "--example", "demo"]
+    if subprocess.run(cargo, cwd=ROOT).returncode:
+        sys.exit(1)
+    metadata = subprocess.check_output(["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"], cwd=ROOT)
+    programs = pathlib.Path(json.loads(metadata)["target_directory"]) / "release"
+    return samba_tree(samba and pathlib.Path(samba), programs), programs
+
+
+def directory(mib):
+    """One on a disk that has room for the file."""
+    made = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-demo.", dir=os.environ.get("DEMO_DIR", "/tmp")))
+    free = shutil.disk_usage(made).free >> 20
+    if free <= mib + 100:
+        made.rmdir()
+        sys.exit(f"demo: {made} has room for {free} MiB, and the file has {mib}: DEMO_DIR=<another place>")
+    # The user has to get there.
+    made.chmod(0o755)
+    return made
+
+
+def run_client(server, mib):
+    tcp, rdma = server.ports["tcp"], server.ports["rdma"]
+    broker = server.processes["smbdirectd"].pid
+    print(f"-- smbd (process {server.processes['smbd'].pid}) at 127.0.0.1:{tcp}, smbdirectd (process {broker}) at "
+          f"127.0.0.1:{rdma}, in {server.root}", flush=True)
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    command = [server.programs / "examples/demo", "--tcp", f"127.0.0.1:{tcp}", "--rdma-port", rdma, "--control", server.control,
+               "--broker", broker, "--share", f"127.0.0.1/{SHARE}", "--files", server.path(SHARE), "--user", server.user,
+               "--password", PASSWORD, "--mib", mib, "--report", REPORT]
+    return subprocess.run([str(part) for part in command]).returncode
+
+
+def show_logs(root):
+    for name in ("log.smbd", "smbd", "smbdirectd"):
+        log = root / "log" / name
+        if log.exists():
+            print(f"-- {log}", *log.read_text(errors="replace").splitlines()[-5:], sep="\n", file=sys.stderr)
+
+
+def keep(server):
+    """Leaves the server to whoever wants to use it."""
+    root, tcp, rdma = server.root, server.ports["tcp"], server.ports["rdma"]
+    processes = " ".join(str(process.pid) for process in server.processes.values())
+    stop = root / "stop"
+    stop.write_text(f"""#!/bin/sh
+kill {processes}
+# smbd has started it for smbclient, and leaves it.
+[ ! -e "{root}/pid/samba-dcerpcd.pid" ] || kill "$(cat "{root}/pid/samba-dcerpcd.pid")"
+rm -rf "{root}"
+""")
+    stop.chmod(0o755)
+    ctl, login = server.programs / "smbdirectctl", f"-U {server.user}%{PASSWORD}"
+    print(f"""
+It goes on running. To use it:
+    TCP         smbclient -p {tcp} //127.0.0.1/{SHARE} {login}
+    SMB Direct  {ctl} bridge 127.0.0.1:{rdma} --listen 127.0.0.1:4450
+                smbclient -p 4450 //127.0.0.1/{SHARE} {login}
+    measure     {ctl} bench //127.0.0.1:{tcp}/{SHARE} {login} --address 127.0.0.1:{rdma}
+    look        {ctl} status --control {server.control}
+smbclient is also in {server.samba}/bin. To stop it and remove all that it wrote:
+    {stop}""")
+
+
+def main():
+    mib = os.environ.get("DEMO_MIB", "1024")
+    if not mib.isdecimal() or int(mib) == 0:
+        sys.exit(f"demo: DEMO_MIB={mib}: a number of MiB")
+    mib = int(mib)
+    end_in_order()
+    samba, programs = set_up()
+    root = directory(mib)
+    kept = False
+    try:
+        server = Server(root, samba, programs, {SHARE: []}, ["interfaces = lo", "bind interfaces only = yes"])
+        try:
+            server.start()
+            status = run_client(server, mib)
+        except RuntimeError as error:
+            print(f"demo: {error}", file=sys.stderr)
+            status = 1
+        if status:
+            show_logs(root)
+        elif os.environ.get("KEEP", "0") != "0":
+            keep(server)
+            kept = True
+        return status
+    finally:
+        if not kept:
+            end_children()
+            stop_rpc(root)
+            shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
