@@ -42,7 +42,7 @@ release: ## all tests again as users get the code, optimized
 library: ## libsmbdirect.a, what smbd links
 	@tools/check.sh library
 
-no-os: ## the protocol layers link without an operating system
+no-os: ## the protocol layers and the engine link without an operating system
 	@tools/check.sh no-os
 
 msrv: ## builds with the oldest Rust that Cargo.toml promises

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant as Clock};
 
 use smbdirect::fabric::iwarp::{Config, Iwarp};
 use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, ReadLimits, Region, RemoteAddress, Sge, Work, WrId,
+    Access, ConnId, Event, Fabric, ReadLimits, Region, RemoteAddress, Sge, Waitable, Work, WrId,
 };
 use smbdirect::sys::{Memory, wait_readable};
 use smbdirect::units::{Instant, RemoteToken};

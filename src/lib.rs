@@ -25,43 +25,46 @@
 //!
 //! [`broker`] is the device in user space (`smbdirectd`), [`device`] the library that its users
 //! link, [`ffi`] the same in C, and [`device::abi`] all that goes between the two. [`shm`] has the rings and
-//! buffers in memory that two processes share, of which neither trusts the other. [`bridge`] stands on the
-//! transport alone: it brings clients that speak only TCP to an SMB Direct server.
+//! buffers in memory that two processes share, of which neither trusts the other. What a device has to do,
+//! whatever it runs in, is in [`engine`]: the broker is the engine with threads, sockets and software fabrics.
+//! [`bridge`] stands on the transport alone: it brings clients that speak only TCP to an SMB Direct server.
 //!
 //! The other end, an SMB client that places file data directly, is in the package `instruments`, with what tests and measures.
 //!
 //! The endpoint knows no I/O, the fabric knows no SMB, the broker knows no rule of the protocol, and
 //! smbd knows no Rust. `wire`, `proto` and the iWARP codecs in [`fabric::iwarp`] need no operating
-//! system and allocate nothing after construction. smbd links the feature `ffi` alone, which has no
-//! fabric, thread or logging; the default adds the `broker`.
+//! system and allocate nothing after construction. The feature `engine` adds what a kernel needs, on `core` and
+//! `alloc`: `engine`, `transport`, the trait of `fabric`, rings and buffers. smbd links the feature `ffi` alone,
+//! which has no fabric, thread or logging; the default adds the `broker`.
 //!
 //! `unsafe` is allowed in `sys`, `shm::map`, `fabric::verbs::ffi` and `ffi` alone: memory that another
 //! process or an RDMA peer may write at any time is reached by copies, atomic words and system calls there,
 //! never through a reference that lasts.
 
-#![cfg_attr(not(any(feature = "fabric", feature = "shm", test)), no_std)]
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![deny(unsafe_code)]
 
-#[cfg_attr(any(feature = "fabric", feature = "shm"), allow(unused_extern_crates))]
 extern crate alloc;
 
 #[cfg(feature = "broker")]
 pub mod bridge;
 #[cfg(feature = "broker")]
 pub mod broker;
-#[cfg(feature = "shm")]
+#[cfg(any(feature = "engine", feature = "shm"))]
 pub mod device;
+#[cfg(feature = "engine")]
+pub mod engine;
 pub mod fabric;
 #[cfg(feature = "ffi")]
 #[allow(non_camel_case_types, unsafe_code)]
 pub mod ffi;
 pub mod proto;
-#[cfg(feature = "shm")]
+#[cfg(any(feature = "engine", feature = "shm"))]
 pub mod shm;
-#[cfg(any(feature = "fabric", feature = "shm"))]
+#[cfg(any(feature = "engine", feature = "shm"))]
 #[allow(unsafe_code)]
 pub mod sys;
-#[cfg(feature = "fabric")]
+#[cfg(feature = "engine")]
 pub mod transport;
 pub mod units;
 pub mod wire;

@@ -56,6 +56,7 @@ step_lint() {
     cargo_component clippy rust-clippy || return 0
     cargo clippy --locked --workspace --all-targets -- -D warnings &&
         cargo clippy --locked --no-default-features --lib -- -D warnings &&
+        cargo clippy --locked --no-default-features --features engine --lib -- -D warnings &&
         cargo clippy --locked --no-default-features --features shm --lib -- -D warnings &&
         cargo clippy --locked --no-default-features --features ffi --lib -- -D warnings &&
         cargo clippy --locked --no-default-features --features fabric --lib -- -D warnings &&

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 use smbdirect::fabric::{
     Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Region,
-    RegionId, RemoteAddress, Sge, WrId,
+    RegionId, RemoteAddress, Sge, Waitable, WrId,
 };
 use smbdirect::proto;
 use smbdirect::sys::Memory;
@@ -281,7 +281,9 @@ impl Fabric for Paired {
         }
         self.shared().timeout()
     }
+}
 
+impl Waitable for Paired {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

@@ -9,10 +9,11 @@ use std::time::Duration;
 use nix::unistd::Group;
 
 use super::machine;
-use super::memory::Reserve;
 use super::quantity::{Size, Speed, Time};
 use crate::device;
 use crate::device::abi::{MemParams, RegionShape};
+use crate::engine::admission::Limits;
+use crate::engine::memory::Reserve;
 use crate::fabric::{FabricKind, Source};
 use crate::proto::{self, ConfigError};
 use crate::shm::buffers::Shape;
@@ -278,9 +279,14 @@ impl Config {
         }
     }
 
-    /// Whether many clients are behind a source.
-    pub(super) fn is_gateway(&self, source: Source) -> bool {
-        self.gateways.iter().any(|ip| Source::of(*ip) == source)
+    /// Connections that there may be.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            max_connections: self.max_connections,
+            max_unauthenticated: self.max_unauthenticated,
+            max_undispatched: self.max_undispatched,
+            gateways: self.gateways.iter().copied().map(Source::of).collect(),
+        }
     }
 
     fn validate_access(&self) -> Result<(), OutOfRange> {

@@ -37,7 +37,7 @@ const LEVELS: [(&str, &str); 16] = [
 ];
 
 /// Programs, and the modules of the library.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 16] = [
     "smbdirect",
     "smbdirectd",
     "smbdirectctl",
@@ -45,6 +45,7 @@ const MODULES: [&str; 15] = [
     "smbdirect::broker",
     "smbdirect::client",
     "smbdirect::device",
+    "smbdirect::engine",
     "smbdirect::fabric",
     "smbdirect::ffi",
     "smbdirect::proto",

@@ -14,22 +14,21 @@
 //! | `observers` | the thread that answers those who may only ask for the status |
 //! | `reactor` | a thread that drives connections and moves their data |
 //! | `addresses` | where clients reach it, on which interfaces |
-//! | `registry`, `admission` | what both must know: whose a client is, which connections may be there, and which wait for an owner |
-//! | `queue`, `pool`, `memory`, `submission` | a worker's rings, its received messages, its memory, what it wants |
+//! | `registry` | what both must know: whose a client is, which connections are there |
+//! | `queue`, `pool`, `segment` | a worker's rings, its received messages, its memory |
 //! | `config`, `settings`, `quantity`, `log`, `suggest` | what it is told, and the file that says it |
 //! | [`status`] | what the broker says about itself |
+//!
+//! What a device has to do, whatever it runs in, is in [`engine`](crate::engine).
 //!
 //! The broker knows no rule of SMB Direct; it reads of SMB2 what says whose a connection is. What a
 //! client or a process does ends that client's connection or that process' attachment at most.
 
 mod addresses;
-mod admission;
 mod config;
 mod control;
-mod lines;
 mod log;
 mod machine;
-mod memory;
 mod observers;
 mod placement;
 mod pool;
@@ -38,11 +37,10 @@ mod process;
 mod quantity;
 mod queue;
 mod reactor;
-mod reason;
 mod registry;
+mod segment;
 mod settings;
 pub mod status;
-mod submission;
 mod suggest;
 
 use std::io;
@@ -66,7 +64,7 @@ use self::status::Status;
 use crate::device;
 use crate::device::trust::{UnsafeDirectory, check_directory};
 use crate::fabric::verbs;
-use crate::fabric::{Fabric, FabricError, FabricKind, ReadLimits, iwarp};
+use crate::fabric::{Fabric, FabricError, FabricKind, ReadLimits, Waitable, iwarp};
 use crate::proto;
 use crate::transport::{self, Transport};
 use crate::units::Credits;
@@ -185,7 +183,7 @@ impl Broker {
     /// What is missing. Nothing is left running then.
     pub fn start<F, M>(mut config: Config, mut make_fabric: M) -> Result<Self, StartError>
     where
-        F: Fabric + Send + 'static,
+        F: Waitable + Send + 'static,
         M: FnMut(FabricKind) -> io::Result<F>,
     {
         config.validate()?;
@@ -239,7 +237,7 @@ impl Broker {
         Ok(broker)
     }
 
-    fn spawn<F: Fabric + Send + 'static>(
+    fn spawn<F: Waitable + Send + 'static>(
         &mut self,
         mut control: Control,
         reactors: Vec<Reactor<F>>,

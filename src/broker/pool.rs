@@ -27,10 +27,11 @@ use std::sync::Arc;
 
 use slotmap::{SecondaryMap, new_key_type};
 
-use super::memory::{Account, Charge, Segment, most_units, next_length, shape_of};
 use super::process::{Process, Untold};
+use super::segment::create_segment;
 use crate::device::Status;
 use crate::device::abi::{self, RegionShape, kind, region};
+use crate::engine::memory::{Account, Charge, Segment, most_units, next_length, shape_of};
 use crate::fabric::ConnId;
 use crate::shm::buffers::{AllocateError, BadShape, BufferError};
 use crate::shm::{Buffer as Number, Buffers};
@@ -583,7 +584,7 @@ impl Arena {
             lengths = [units as usize * shape.unit_length; 2];
         }
         let name = "smbdirect-receive";
-        let create = |length| Segment::create(name, length, account, total);
+        let create = |length| create_segment(name, length, account, total);
         let [should, must] = lengths;
         create(should).or_else(|_| create(must))
     }

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zerocopy::{Immutable, IntoBytes};
 
-use super::memory::{Account, Segment};
 use crate::device::Status;
 use crate::device::abi::{self, Control, kind, region};
+use crate::engine::memory::{Account, Segment};
 use crate::shm::Doorbell;
 use crate::sys::SeqSocket;
 

@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::admission::{Admission, Limit, Place};
 use super::config::Config;
-use super::lines::Warnings;
-use super::memory::{Account, Reserve};
 use super::process::{Process, Role};
 use super::status::{Carried, CloseStatus};
 use crate::device::Status;
 use crate::device::abi::Token;
+use crate::engine::admission::{Admission, Limit, Limits, Place};
+use crate::engine::lines::Warnings;
+use crate::engine::memory::{Account, Reserve};
 use crate::fabric::FabricKind;
 use crate::units::Instant;
 
@@ -34,18 +34,22 @@ pub(super) struct Shared {
     pub(super) memory: Arc<Account>,
     /// What is kept of it for those that wait.
     pub(super) reserve: Reserve,
+    /// Connections that there may be.
+    pub(super) limits: Limits,
     start: std::time::Instant,
     registry: Mutex<Registry>,
 }
 
 impl Shared {
     pub(super) fn new(config: Config) -> Self {
+        let limits = config.limits();
         Self {
             memory: Account::new(config.memory_limit),
             reserve: config.reserve(),
+            registry: Mutex::new(Registry::new(limits.clone())),
+            limits,
             config,
             start: std::time::Instant::now(),
-            registry: Mutex::default(),
         }
     }
 
@@ -117,6 +121,14 @@ pub(super) struct Registry {
 }
 
 impl Registry {
+    /// Nobody and nothing; of connections there may be so many.
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            admission: Admission::new(limits),
+            ..Self::default()
+        }
+    }
+
     /// Whether there is a place for a process without a token: one that has a token is always let in,
     /// since connections have limits of their own.
     ///
@@ -284,16 +296,11 @@ impl Registry {
 
     /// Counts a new connection. If that makes too many, names the one that has to end, which may be
     /// itself.
-    pub(super) fn established(
-        &mut self,
-        config: &Config,
-        place: Place,
-        peer: SocketAddr,
-    ) -> Option<(Place, Limit)> {
+    pub(super) fn established(&mut self, place: Place, peer: SocketAddr) -> Option<(Place, Limit)> {
         self.connections += 1;
         self.undispatched += 1;
         self.count("established");
-        self.admission.admit(config, place, peer.into())
+        self.admission.admit(place, peer.into())
     }
 
     /// A connection that had to end stays: a session has come on it meanwhile.
@@ -308,8 +315,8 @@ impl Registry {
 
     /// Whether a connection may be offered to the listener now. Otherwise it waits until
     /// [`dispatched`](Self::dispatched) or [`closed`](Self::closed) of another names it.
-    pub(super) fn may_offer(&mut self, config: &Config, place: Place, peer: SocketAddr) -> bool {
-        let may = self.admission.offer(config, place, peer.into());
+    pub(super) fn may_offer(&mut self, place: Place, peer: SocketAddr) -> bool {
+        let may = self.admission.offer(place, peer.into());
         if !may {
             self.count("waited_for_offer");
         }
@@ -317,9 +324,9 @@ impl Registry {
     }
 
     /// A connection has an owner now. Names the one that may be offered in its place.
-    pub(super) fn dispatched(&mut self, config: &Config, place: Place) -> Option<Place> {
+    pub(super) fn dispatched(&mut self, place: Place) -> Option<Place> {
         self.undispatched = self.undispatched.saturating_sub(1);
-        self.admission.done(config, place)
+        self.admission.done(place)
     }
 
     /// A connection has lost its owner, and will have another.
@@ -330,7 +337,6 @@ impl Registry {
     /// A connection is gone. Names the one that may be offered in its place.
     pub(super) fn closed(
         &mut self,
-        config: &Config,
         place: Place,
         close: CloseStatus,
         (was_dispatched, name): (bool, &'static str),
@@ -344,7 +350,7 @@ impl Registry {
             self.closes.pop_front();
         }
         self.closes.push_back(close);
-        self.admission.closed(config, place)
+        self.admission.closed(place)
     }
 
     /// Lets a connection be claimed with `token`.
@@ -484,7 +490,7 @@ mod tests {
                 bytes_received: 0,
                 bytes_sent: 0,
             };
-            registry.closed(&Config::default(), place, close, (true, "peer"));
+            registry.closed(place, close, (true, "peer"));
         }
         assert_eq!(registry.closes().count(), 64);
         assert_eq!(registry.closes().next().unwrap().at_seconds, 36.0);

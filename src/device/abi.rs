@@ -90,7 +90,7 @@
 //!   RECEIVE      <- Segment ... in use ... all recycled, then <- Reclaim -> Release
 //! ```
 
-use std::net::Ipv6Addr;
+use core::net::Ipv6Addr;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

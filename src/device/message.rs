@@ -8,6 +8,8 @@
 //!   0 kind      4 length      8 cookie      16 the structure of that kind      (blob, or elements)
 //! ```
 
+use alloc::vec::Vec;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::abi::{

@@ -1,26 +1,43 @@
 //! The smbdirect device as the processes see that use it: smbd's parent and its children.
 //!
 //! [`abi`] is what both sides say to each other, [`Status`] what anything ends with. The device
-//! itself is elsewhere (`broker`, or a kernel).
+//! itself is elsewhere (`engine` with `broker`, or with a kernel): of this module it uses these two and [`message`].
 
 pub mod abi;
+#[cfg(feature = "shm")]
 pub mod channel;
+#[cfg(feature = "shm")]
 mod completion;
+#[cfg(feature = "shm")]
 mod control;
+#[cfg(any(test, not(feature = "std")))]
+mod errno;
+#[cfg(feature = "shm")]
 mod event;
+#[cfg(feature = "shm")]
 mod handle;
 pub mod message;
+#[cfg(feature = "shm")]
 mod observe;
+#[cfg(feature = "shm")]
 mod queue;
+#[cfg(feature = "shm")]
 mod regions;
+#[cfg(feature = "shm")]
 pub mod request;
+#[cfg(feature = "shm")]
 mod slots;
 mod status;
+#[cfg(feature = "shm")]
 pub mod trust;
+#[cfg(feature = "shm")]
 mod worker;
 
+#[cfg(feature = "shm")]
 pub use event::{BulkBuffer, ConnCounts, Direction, Event, Role};
+#[cfg(feature = "shm")]
 pub use handle::Handle;
+#[cfg(feature = "shm")]
 pub use observe::{NotObserved, observe, status_path};
 pub use status::Status;
 

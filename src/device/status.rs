@@ -1,7 +1,13 @@
 //! What a call, an operation or a connection ended with, as a number that C can see.
 
-use std::ffi::CStr;
-use std::fmt;
+use core::ffi::CStr;
+use core::fmt;
+
+#[cfg(feature = "std")]
+use libc as errno;
+
+#[cfg(not(feature = "std"))]
+use super::errno;
 
 /// What a call, an operation or a connection ended with.
 ///
@@ -163,47 +169,47 @@ impl Status {
         match self {
             Self::Ok => 0,
             Self::Invalid | Self::Descriptors | Self::DescriptorsTooShort | Self::Request => {
-                libc::EINVAL
+                errno::EINVAL
             }
-            Self::Panic => libc::ENOTRECOVERABLE,
-            Self::Forked | Self::NotAttached => libc::EBADF,
-            Self::NoDevice => libc::ENODEV,
-            Self::Denied => libc::EACCES,
-            Self::Untrusted => libc::EPERM,
-            Self::Version => libc::EPROTONOSUPPORT,
-            Self::Detached | Self::Stopping => libc::ESHUTDOWN,
-            Self::Again => libc::EAGAIN,
-            Self::NoMemory => libc::ENOBUFS,
-            Self::TooLong => libc::EMSGSIZE,
-            Self::NoConnection => libc::ENOTCONN,
-            Self::NoBuffer | Self::NoOwner | Self::NoToken => libc::ENOENT,
-            Self::OutOfBounds => libc::ERANGE,
-            Self::NoReads => libc::EOPNOTSUPP,
-            Self::Taken => libc::EEXIST,
-            Self::Limit => libc::EUSERS,
-            Self::Busy => libc::EBUSY,
-            Self::Flushed => libc::ECANCELED,
-            Self::RemoteAccess => libc::EREMOTEIO,
-            Self::Fabric => libc::EIO,
-            Self::ClosedByPeer => libc::EPIPE,
-            Self::ClosedLocally => libc::ECONNABORTED,
-            Self::Reset => libc::ECONNRESET,
-            Self::Protocol | Self::Corrupt => libc::EPROTO,
-            Self::TimedOut => libc::ETIMEDOUT,
-            Self::System => libc::ENOMEM,
-            Self::Address => libc::EADDRNOTAVAIL,
+            Self::Panic => errno::ENOTRECOVERABLE,
+            Self::Forked | Self::NotAttached => errno::EBADF,
+            Self::NoDevice => errno::ENODEV,
+            Self::Denied => errno::EACCES,
+            Self::Untrusted => errno::EPERM,
+            Self::Version => errno::EPROTONOSUPPORT,
+            Self::Detached | Self::Stopping => errno::ESHUTDOWN,
+            Self::Again => errno::EAGAIN,
+            Self::NoMemory => errno::ENOBUFS,
+            Self::TooLong => errno::EMSGSIZE,
+            Self::NoConnection => errno::ENOTCONN,
+            Self::NoBuffer | Self::NoOwner | Self::NoToken => errno::ENOENT,
+            Self::OutOfBounds => errno::ERANGE,
+            Self::NoReads => errno::EOPNOTSUPP,
+            Self::Taken => errno::EEXIST,
+            Self::Limit => errno::EUSERS,
+            Self::Busy => errno::EBUSY,
+            Self::Flushed => errno::ECANCELED,
+            Self::RemoteAccess => errno::EREMOTEIO,
+            Self::Fabric => errno::EIO,
+            Self::ClosedByPeer => errno::EPIPE,
+            Self::ClosedLocally => errno::ECONNABORTED,
+            Self::Reset => errno::ECONNRESET,
+            Self::Protocol | Self::Corrupt => errno::EPROTO,
+            Self::TimedOut => errno::ETIMEDOUT,
+            Self::System => errno::ENOMEM,
+            Self::Address => errno::EADDRNOTAVAIL,
         }
     }
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // ASCII, all of them: nothing is lost.
-        f.write_str(&self.text().to_string_lossy())
+        // ASCII, all of them.
+        f.write_str(self.text().to_str().unwrap_or_default())
     }
 }
 
-impl std::error::Error for Status {}
+impl core::error::Error for Status {}
 
 #[cfg(test)]
 mod tests {

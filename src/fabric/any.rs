@@ -10,7 +10,7 @@ use super::iwarp::{self, Iwarp};
 use super::verbs::{self, Verbs};
 use super::{
     Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved, ReadLimits,
-    Region, RegionId, RemoteAddress, Sge, WrId,
+    Region, RegionId, RemoteAddress, Sge, Waitable, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -258,7 +258,9 @@ impl Fabric for AnyFabric {
     fn poll_timeout(&self) -> Option<Instant> {
         on!(self, fabric => fabric.poll_timeout())
     }
+}
 
+impl Waitable for AnyFabric {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         on!(self, fabric => fabric.event_fd())
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use self::capture::Capture;
 use super::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved,
-    ReadLimits, Region, RegionId, RemoteAddress, Sge, Work, WrError, WrId,
+    ReadLimits, Region, RegionId, RemoteAddress, Sge, Waitable, Work, WrError, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -581,7 +581,9 @@ impl<F: Fabric> Fabric for Fault<F> {
         let held = self.held.first_key_value().map(|((due, _), _)| *due);
         self.inner.poll_timeout().into_iter().chain(held).min()
     }
+}
 
+impl<F: Waitable> Waitable for Fault<F> {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.event_fd()
     }

@@ -1,8 +1,8 @@
 //! [`LocalAddresses`]: at which addresses of this side peers may connect.
 
-use std::collections::BTreeSet;
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use alloc::collections::BTreeSet;
+use core::fmt;
+use core::net::{IpAddr, SocketAddr};
 
 /// Addresses of this side at which peers may connect.
 ///

@@ -12,7 +12,6 @@
 
 mod conn;
 
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -23,9 +22,10 @@ use self::conn::{Conn, Failure, Phase, Read, Receive};
 use super::regions::Tokens;
 use super::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
-    MAX_SEND_HEADER, ReadLimits, Region, RegionId, RemoteAddress, Sge, Work, WrError, WrId,
+    MAX_SEND_HEADER, ReadLimits, Region, RegionId, RemoteAddress, Sge, Waitable, Work, WrError,
+    WrId,
 };
-use crate::sys::Memory;
+use crate::sys::{Memory, OsError};
 use crate::units::{Instant, RemoteToken};
 
 /// The limits of each connection of a [`Loopback`].
@@ -232,10 +232,9 @@ impl Fabric for Loopback {
         if address.port() == 0 {
             address.set_port(self.free_port());
         } else if self.listeners.values().any(|bound| *bound == address) {
-            let source = io::Error::from(io::ErrorKind::AddrInUse);
             return Err(FabricError::Os {
                 context: format!("listen on {address}"),
-                source,
+                source: OsError(libc::EADDRINUSE),
             });
         }
         Ok(self.listeners.insert(address))
@@ -485,7 +484,9 @@ impl Fabric for Loopback {
         let idle = self.ready.is_empty() && self.reading.is_empty() && self.ending.is_empty();
         if idle { None } else { Some(Instant::ZERO) }
     }
+}
 
+impl Waitable for Loopback {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

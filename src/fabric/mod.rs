@@ -23,30 +23,38 @@ pub mod iwarp;
 mod any;
 #[cfg(feature = "fabric")]
 pub mod fault;
-#[cfg(feature = "fabric")]
+#[cfg(feature = "engine")]
 mod local;
 #[cfg(feature = "fabric")]
 pub mod loopback;
 #[cfg(feature = "fabric")]
 pub mod pcap;
-#[cfg(feature = "fabric")]
+#[cfg(feature = "engine")]
 mod pending;
 #[cfg(feature = "fabric")]
 mod regions;
-#[cfg(feature = "fabric")]
+#[cfg(feature = "engine")]
 mod traits;
 #[cfg(feature = "fabric")]
 pub mod verbs;
 #[cfg(feature = "fabric")]
+mod wait;
+#[cfg(feature = "engine")]
+mod wc_status;
+#[cfg(feature = "fabric")]
 pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric};
-#[cfg(feature = "fabric")]
+#[cfg(feature = "engine")]
 pub use local::{LocalAddress, LocalAddresses};
-#[cfg(feature = "broker")]
-pub(crate) use pending::Source;
-#[cfg(feature = "fabric")]
+#[cfg(feature = "engine")]
+pub use pending::Source;
+#[cfg(feature = "engine")]
 pub(crate) use pending::{Limit, Limits, Sources};
-#[cfg(feature = "fabric")]
+#[cfg(feature = "engine")]
 pub use traits::*;
+#[cfg(feature = "fabric")]
+pub use wait::Waitable;
+#[cfg(feature = "engine")]
+pub use wc_status::WcStatus;
 
 /// Bytes that a SEND may carry in front of its payload.
 pub const MAX_SEND_HEADER: usize = 32;

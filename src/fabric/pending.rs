@@ -8,10 +8,9 @@
 //! This is the only place that says what a source is. Each stage of a connection that has such limits
 //! counts here.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use alloc::collections::{BTreeMap, BTreeSet};
+use core::cmp::Reverse;
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// How many connections there may be, of all sources and of each.
 #[derive(Clone, Copy, Debug)]
@@ -30,9 +29,9 @@ pub(crate) enum Limit {
 /// Connections by source, each known by a key.
 #[derive(Debug)]
 pub(crate) struct Sources<K> {
-    places: HashMap<K, (Source, u64)>,
+    places: BTreeMap<K, (Source, u64)>,
     /// The connections of each source, the oldest first.
-    by_source: HashMap<Source, BTreeMap<u64, K>>,
+    by_source: BTreeMap<Source, BTreeMap<u64, K>>,
     /// The sources: last the one with most connections, and of several such the one with the oldest.
     ranks: BTreeSet<Rank>,
     last: u64,
@@ -42,11 +41,13 @@ type Rank = (usize, Reverse<u64>, Source);
 
 /// Whose connections count together: those of an IPv4 address, or of the /64 that one host of IPv6
 /// commonly has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Source(IpAddr);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Source(IpAddr);
 
 impl Source {
-    pub(crate) fn of(address: IpAddr) -> Self {
+    /// That of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
             ip @ IpAddr::V4(_) => ip,
@@ -63,15 +64,15 @@ impl From<SocketAddr> for Source {
 impl<K> Default for Sources<K> {
     fn default() -> Self {
         Self {
-            places: HashMap::new(),
-            by_source: HashMap::new(),
+            places: BTreeMap::new(),
+            by_source: BTreeMap::new(),
             ranks: BTreeSet::new(),
             last: 0,
         }
     }
 }
 
-impl<K: Copy + Eq + Hash> Sources<K> {
+impl<K: Copy + Ord> Sources<K> {
     /// Connections of all sources.
     pub(crate) fn total(&self) -> usize {
         self.places.len()
@@ -82,7 +83,6 @@ impl<K: Copy + Eq + Hash> Sources<K> {
         self.by_source.get(&source).map_or(0, BTreeMap::len)
     }
 
-    #[cfg(feature = "broker")]
     pub(crate) fn contains(&self, key: &K) -> bool {
         self.places.contains_key(key)
     }
@@ -133,7 +133,6 @@ impl<K: Copy + Eq + Hash> Sources<K> {
     }
 
     /// The oldest connection of each source, with a number that is less the older it is.
-    #[cfg(feature = "broker")]
     pub(crate) fn oldest(&self) -> impl Iterator<Item = (Source, u64, K)> + '_ {
         self.by_source.iter().filter_map(|(source, conns)| {
             let (number, key) = conns.first_key_value()?;

@@ -67,7 +67,7 @@ impl Tokens {
         let mut bytes = [0; 64 * 4];
         getrandom::fill(&mut bytes).map_err(|error| FabricError::Os {
             context: "get random numbers for the tokens of memory regions".to_owned(),
-            source: error.into(),
+            source: std::io::Error::from(error).into(),
         })?;
         for (token, bytes) in self.pool.iter_mut().zip(bytes.chunks_exact(4)) {
             *token = bytes

@@ -1,13 +1,13 @@
 //! The [`Fabric`] trait, its events and its errors.
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::SocketAddr;
 
-use super::iwarp::IwarpError;
 use super::{Access, LocalAddresses, RegionId, RemoteAddress, Sge, WrError, WrId};
-use crate::sys::Memory;
+use crate::sys::{Memory, OsError};
 use crate::units::{Instant, RemoteToken};
 
 slotmap::new_key_type! {
@@ -125,45 +125,81 @@ pub enum Event {
     },
 }
 
-/// Why an RDMA device did not carry out a work request (`enum ibv_wc_status`).
+/// What a [`Cause`] is about, for those who have to react to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WcStatus(pub u32);
+pub enum CauseKind {
+    /// One side accessed memory of the other that it may not.
+    RemoteAccess,
+    /// A message found no receive that was posted and large enough.
+    ReceiverNotReady,
+    /// The peer broke a rule of the fabric's protocol, or reported that we did.
+    Protocol,
+    /// This side's device failed.
+    Device,
+}
 
-impl WcStatus {
-    /// The peer asked for what it may not; no work request of this side failed.
-    pub const INVALID_REQUEST: Self = Self(9);
-    /// The queue pair failed, and not a work request.
-    pub const FATAL: Self = Self(19);
+/// What the codes of a [`Cause`] mean: one such object for each provider of connections.
+pub trait Causes: Sync {
+    /// A name for counters: lower case, words joined by `_`, stable. No other provider has it.
+    fn name(&self, code: u32) -> &'static str;
+
+    /// What it is about.
+    fn kind(&self, code: u32) -> CauseKind;
+
+    /// Says it to people.
+    fn describe(&self, code: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+}
+
+/// Why a connection ended, as its provider calls it: a code, and what it means.
+#[derive(Clone, Copy)]
+pub struct Cause {
+    causes: &'static dyn Causes,
+    code: u32,
+}
+
+impl Cause {
+    /// A code of a provider.
+    #[must_use]
+    pub const fn new(causes: &'static dyn Causes, code: u32) -> Self {
+        Self { causes, code }
+    }
+
+    /// The provider's number for it.
+    #[must_use]
+    pub const fn code(self) -> u32 {
+        self.code
+    }
 
     /// A name for counters: lower case, words joined by `_`, stable.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self.0 {
-            0 => "wc_success",
-            1 => "wc_local_length",
-            2 => "wc_local_qp_operation",
-            4 => "wc_local_protection",
-            5 => "wc_flushed",
-            7 => "wc_bad_response",
-            8 => "wc_local_access",
-            9 => "wc_remote_invalid_request",
-            10 => "wc_remote_access",
-            11 => "wc_remote_operation",
-            12 => "wc_retries_exceeded",
-            13 => "wc_receiver_not_ready",
-            15 => "wc_remote_invalid_read_request",
-            16 => "wc_remote_abort",
-            19 => "wc_fatal",
-            20 => "wc_response_timeout",
-            21 => "wc_general",
-            _ => "wc_other",
-        }
+    pub fn name(self) -> &'static str {
+        self.causes.name(self.code)
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub fn kind(self) -> CauseKind {
+        self.causes.kind(self.code)
     }
 }
 
-impl fmt::Display for WcStatus {
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        (self.code, self.name()) == (other.code, other.name())
+    }
+}
+
+impl Eq for Cause {}
+
+impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name(), self.0)
+        write!(f, "Cause({}, {:#x})", self.name(), self.code)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.causes.describe(self.code, f)
     }
 }
 
@@ -192,9 +228,6 @@ pub enum CloseReason {
     /// Peers may not connect at this address of this side ([`Fabric::admit_at`]).
     #[error("connections at this local address are not allowed")]
     AddressNotAllowed,
-    /// The peer sent what iWARP forbids, or reported that we did.
-    #[error("iWARP: {0}")]
-    Iwarp(#[from] IwarpError),
     /// The peer accessed memory that it may not.
     #[error("remote access refused")]
     RemoteAccess,
@@ -207,43 +240,39 @@ pub enum CloseReason {
     /// The RDMA device was removed, or has failed as a whole.
     #[error("the RDMA device is gone")]
     DeviceGone,
-    /// A work request, or the queue pair, failed in another way on an RDMA device.
-    #[error("the RDMA device failed a work request: {0}")]
-    Device(WcStatus),
+    /// Anything else that the provider has a number for.
+    #[error("{0}")]
+    Provider(Cause),
     /// A fault that was injected for a test.
     #[error("injected fault")]
     Injected,
     /// The operating system reported an error (an `errno` value).
-    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    #[error("{}", OsError(*.0))]
     Os(i32),
 }
 
 impl CloseReason {
     /// Whether one side accessed memory of the other that it may not.
     #[must_use]
-    pub const fn is_remote_access(&self) -> bool {
-        match self {
-            Self::RemoteAccess => true,
-            Self::Iwarp(error) => error.is_remote_access(),
-            _ => false,
-        }
+    pub fn is_remote_access(&self) -> bool {
+        *self == Self::RemoteAccess || self.is_provided(CauseKind::RemoteAccess)
     }
 
     /// Whether a message found no receive that was posted and large enough.
     #[must_use]
-    pub const fn is_receiver_not_ready(&self) -> bool {
-        matches!(
-            self,
-            Self::ReceiverNotReady | Self::Iwarp(IwarpError::DdpNoBuffer | IwarpError::DdpTooLong)
-        )
+    pub fn is_receiver_not_ready(&self) -> bool {
+        *self == Self::ReceiverNotReady || self.is_provided(CauseKind::ReceiverNotReady)
+    }
+
+    fn is_provided(&self, kind: CauseKind) -> bool {
+        matches!(self, Self::Provider(cause) if cause.kind() == kind)
     }
 
     /// A name for counters: lower case, words joined by `_`, stable.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Iwarp(error) => error.name(),
-            Self::Device(status) => status.name(),
+            Self::Provider(cause) => cause.name(),
             other => other.into(),
         }
     }
@@ -274,7 +303,7 @@ pub enum FabricError {
         /// What was being done, and to what.
         context: String,
         /// As reported.
-        source: std::io::Error,
+        source: OsError,
     },
 }
 
@@ -283,8 +312,8 @@ pub enum FabricError {
 /// Calls are of four kinds. *Connections*: `listen`, `connect`, `accept`, `reject`, `close`.
 /// *Memory*: `register`, `deregister`. *Work*: `post_*`; each successful post ends in exactly one
 /// [`Event::Completion`], before [`Event::Closed`]. *Progress*: `poll` does whatever can be done
-/// without waiting and reports it; whoever wants to sleep waits until `event_fd` is readable or
-/// `poll_timeout` is reached.
+/// without waiting and reports it, and `poll_timeout` says when it has to be called at the latest. In a
+/// program, an owner that sleeps has a fabric that is `Waitable` and waits for its `event_fd`.
 ///
 /// Receives may be posted as soon as there is a connection, everything else once it is established.
 /// Posted SENDs and RDMA WRITEs are carried out in the order of posting, RDMA READs in theirs; a
@@ -385,8 +414,4 @@ pub trait Fabric {
     /// When `poll` must be called at the latest, whatever happens; `None`: only after an event.
     /// A moment that has passed means at once.
     fn poll_timeout(&self) -> Option<Instant>;
-
-    /// Readable whenever `poll` has something to do that did not come from a call on this object.
-    /// `None` where that cannot happen.
-    fn event_fd(&self) -> Option<BorrowedFd<'_>>;
 }

@@ -29,6 +29,9 @@
 //! This module must never wait, and never grow by itself: a new segment is of no use before the
 //! other process has mapped it, and that is its owner's to arrange.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::sys::Memory;
 
 #[cfg(test)]

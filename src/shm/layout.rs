@@ -16,7 +16,7 @@
 //! that changes has 128 bytes of its own, a pair of cache lines, for processors fetch them in
 //! pairs. Index `n` of an entry, counted without end modulo 2^32, is in slot `n % capacity`.
 
-use std::mem::offset_of;
+use core::mem::offset_of;
 
 /// What one side says to the other: 64 bytes, whose meaning is not the ring's business.
 pub type Entry = [u64; 8];

@@ -6,26 +6,32 @@
 //! process writes meanwhile makes a value wrong, never the program. No reference into the memory
 //! goes further than the one atomic access it is made for.
 
-use std::fmt;
+use core::fmt;
+use core::mem::offset_of;
+use core::ptr::NonNull;
+use core::sync::atomic::{self, AtomicU32, AtomicU64, Ordering};
+#[cfg(feature = "shm")]
 use std::io;
-use std::mem::offset_of;
+#[cfg(feature = "shm")]
 use std::os::fd::AsFd;
-use std::ptr::NonNull;
-use std::sync::atomic::{self, AtomicU32, AtomicU64, Ordering};
 
+#[cfg(feature = "shm")]
 use memmap2::MmapOptions;
 
 use super::layout::{
     ALIGNMENT, Constants, ENTRY_LENGTH, Entry, FIRST_INDEX, HEADER_LENGTH, Header, MAGIC, Side,
     VERSION, ring_length,
 };
-use crate::sys::{Memfd, Memory, OutOfRange};
+#[cfg(feature = "shm")]
+use crate::sys::Memfd;
+use crate::sys::{Memory, OutOfRange};
 
 /// Maps all of a memory file, for reading and writing, shared with whoever else maps it.
 ///
 /// # Errors
 ///
 /// The system call's: no address space, or a file that may not be written.
+#[cfg(feature = "shm")]
 pub fn map(file: &Memfd) -> io::Result<Memory> {
     // `Memfd` says that the file has these bytes and will keep them: no access is SIGBUS.
     let map = MmapOptions::new().len(file.len()).map_raw(&file.as_fd())?;
@@ -195,7 +201,7 @@ impl RingMemory {
     #[inline]
     pub fn entry(&self, index: u32) -> Entry {
         let offset = self.offset_of_entry(index);
-        std::array::from_fn(|n| {
+        core::array::from_fn(|n| {
             self.long_word(offset + n * size_of::<u64>(), |word| {
                 word.load(Ordering::Relaxed)
             })

@@ -1,7 +1,7 @@
 //! Memory that two processes share, and how they speak through it without trusting each other.
 //!
-//! A device and the processes that use it share two kinds of memory, each a sealed memory file
-//! ([`Memfd`](crate::sys::Memfd)) that both have mapped:
+//! A device and the processes that use it share two kinds of memory that both have mapped, each a sealed memory
+//! file (`Memfd`) or pages of a kernel:
 //!
 //! | | made by | holds |
 //! |---|---|---|
@@ -21,6 +21,7 @@
 //! state that it relies on where the other side can write it, and never wait.
 
 pub mod buffers;
+#[cfg(feature = "shm")]
 mod doorbell;
 mod layout;
 #[allow(unsafe_code)]
@@ -32,5 +33,7 @@ pub use layout::{
     ENTRY_LENGTH, ENTRY_WORDS, Entry, FIRST_INDEX, HEADER_LENGTH, MAX_CAPACITY, Side, VERSION,
     is_capacity, ring_length,
 };
-pub use map::{NoRing, RingMemory, map};
+#[cfg(feature = "shm")]
+pub use map::map;
+pub use map::{NoRing, RingMemory};
 pub use ring::{Consumer, Doorbell, Producer, RingCorrupt};

@@ -1,13 +1,17 @@
 //! [`Memory`]: bytes that are reached by copies and system calls, never through a reference.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::fmt;
-use std::ptr::NonNull;
-use std::sync::Arc;
+use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ffi::c_void;
+use core::fmt;
+use core::ptr::NonNull;
 
+#[cfg(feature = "std")]
 use memmap2::{MmapOptions, MmapRaw};
 
 /// From this length on, memory is a mapping of its own.
+#[cfg(feature = "std")]
 const MAPPED_LENGTH: usize = 64 * 1024;
 
 /// The bytes asked for do not lie in the memory.
@@ -32,8 +36,18 @@ pub struct Memory {
 }
 
 enum Backing {
-    Heap { start: NonNull<u8>, layout: Layout },
+    Heap {
+        start: NonNull<u8>,
+        layout: Layout,
+    },
+    #[cfg(feature = "std")]
     Map(MmapRaw),
+    /// Pages that belong to somebody else, who is told when they are no longer used.
+    Foreign {
+        start: NonNull<u8>,
+        owner: *mut c_void,
+        release: unsafe extern "C" fn(*mut c_void),
+    },
 }
 
 // SAFETY: `Backing` owns its bytes and hands out no reference to them; all access is by raw copies
@@ -44,19 +58,25 @@ unsafe impl Sync for Backing {}
 
 impl Drop for Backing {
     fn drop(&mut self) {
-        if let Self::Heap { start, layout } = self {
+        match self {
             // SAFETY: `Memory::zeroed` took it from `alloc_zeroed` with this layout, and this is
             // its only owner.
-            unsafe { dealloc(start.as_ptr(), *layout) }
+            Self::Heap { start, layout } => unsafe { dealloc(start.as_ptr(), *layout) },
+            #[cfg(feature = "std")]
+            Self::Map(_) => {}
+            // SAFETY: the caller of `Memory::foreign` promised that it may be called once with this owner,
+            // and this is the only place that calls it.
+            Self::Foreign { owner, release, .. } => unsafe { release(*owner) },
         }
     }
 }
 
 impl Memory {
     /// `length` zeroed bytes, aligned to a cache line (64 bytes). From 64 KiB on, pages that are never
-    /// used cost nothing.
+    /// used cost nothing, if there is an operating system.
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
+        #[cfg(feature = "std")]
         if length >= MAPPED_LENGTH {
             // The allocator zeroes by hand what is aligned to more than 16 bytes: it touches all of it.
             if let Ok(map) = MmapOptions::new().len(length).map_anon() {
@@ -82,7 +102,31 @@ impl Memory {
         }
     }
 
+    /// `length` bytes at `start` that belong to `owner`; `release` is told when they are no longer used.
+    ///
+    /// # Safety
+    ///
+    /// - The bytes may be read and written until `release` is called, and no reference points into them.
+    /// - `release` may be called with `owner` once, from any thread.
+    #[must_use]
+    pub unsafe fn foreign(
+        (start, length): (NonNull<u8>, usize),
+        owner: *mut c_void,
+        release: unsafe extern "C" fn(*mut c_void),
+    ) -> Self {
+        Self {
+            backing: Arc::new(Backing::Foreign {
+                start,
+                owner,
+                release,
+            }),
+            offset: 0,
+            length,
+        }
+    }
+
     /// All of a mapping.
+    #[cfg(feature = "std")]
     #[must_use]
     pub fn from_map(map: MmapRaw) -> Self {
         let length = map.len();
@@ -195,12 +239,18 @@ impl Memory {
         Ok(())
     }
 
-    /// The address of `length` bytes at `offset`, for a system call or a verbs work request.
+    /// The address of `length` bytes at `offset`, for a system call or a work request of an RDMA device. The
+    /// bytes are there as long as a clone of this memory.
+    ///
+    /// # Errors
+    ///
+    /// The bytes do not lie in it.
     #[inline]
-    pub(crate) fn pointer(&self, offset: usize, length: usize) -> Result<*mut u8, OutOfRange> {
+    pub fn pointer(&self, offset: usize, length: usize) -> Result<*mut u8, OutOfRange> {
         self.check(offset, length)?;
         let start = match &*self.backing {
-            Backing::Heap { start, .. } => start.as_ptr(),
+            Backing::Heap { start, .. } | Backing::Foreign { start, .. } => start.as_ptr(),
+            #[cfg(feature = "std")]
             Backing::Map(map) => map.as_mut_ptr(),
         };
         // SAFETY: `self` lies in its backing by construction and `check` put the range in `self`.
@@ -228,6 +278,8 @@ impl fmt::Debug for Memory {
 
 #[cfg(test)]
 mod tests {
+    use core::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -244,6 +296,29 @@ mod tests {
             .unwrap();
         assert_eq!(all.len(), 10_000);
         assert_eq!(&all[9_990..], b"hellohello");
+    }
+
+    #[test]
+    fn memory_of_somebody_else_is_given_back_with_its_last_clone() {
+        unsafe extern "C" fn release(owner: *mut c_void) {
+            // SAFETY: `owner` is the counter below, which outlives the memory.
+            let released = unsafe { &*owner.cast::<Cell<u32>>() };
+            released.set(released.get() + 1);
+        }
+        let released = Cell::new(0);
+        let owner = core::ptr::from_ref(&released).cast_mut().cast();
+        let mut bytes = [0_u8; 64];
+        let start = NonNull::from(&mut bytes).cast();
+        // SAFETY: the array outlives the memory and is not used meanwhile; so does the counter.
+        let memory = unsafe { Memory::foreign((start, 64), owner, release) };
+        let part = memory.part(60, 4).unwrap();
+        memory.write(60, b"tail").unwrap();
+        drop(memory);
+        assert_eq!(part.to_vec(0, 4).unwrap(), b"tail");
+        assert!(part.write(1, b"tail").is_err());
+        assert_eq!(released.get(), 0);
+        drop(part);
+        assert_eq!(released.get(), 1);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "shm")]
 mod bell;
+mod error;
 #[cfg(feature = "shm")]
 mod eventfd;
 #[cfg(feature = "shm")]
@@ -12,14 +13,18 @@ mod memfd;
 mod memory;
 #[cfg(feature = "shm")]
 mod seqpacket;
+#[cfg(feature = "std")]
 mod socket;
+#[cfg(feature = "std")]
 mod usage;
+#[cfg(feature = "std")]
 mod wait;
 #[cfg(feature = "shm")]
 mod waker;
 
 #[cfg(feature = "shm")]
 pub use bell::{Bell, Rung};
+pub use error::OsError;
 #[cfg(feature = "shm")]
 pub use eventfd::EventFd;
 #[cfg(feature = "shm")]
@@ -29,8 +34,11 @@ pub use memfd::{Memfd, MemfdError};
 pub use memory::{Memory, OutOfRange};
 #[cfg(feature = "shm")]
 pub use seqpacket::{Credentials, MAX_DESCRIPTORS, ReceiveError, Received, SeqListener, SeqSocket};
+#[cfg(feature = "std")]
 pub use socket::{IoVecs, MAX_IOVECS, ReceiveVec, SendVec, unacknowledged};
+#[cfg(feature = "std")]
 pub use usage::preemptions;
+#[cfg(feature = "std")]
 pub use wait::wait_readable;
 #[cfg(feature = "shm")]
 pub use waker::Waker;

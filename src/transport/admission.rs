@@ -1,7 +1,7 @@
 //! Limits on accepted connections that have not negotiated: a peer can have them without sending a byte
 //! of SMB Direct.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 
 use super::{CloseReason, Config};
 use crate::fabric::{ConnId, Limit, Limits, Sources};

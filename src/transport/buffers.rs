@@ -1,5 +1,7 @@
 //! Where received messages are put.
 
+use alloc::vec::Vec;
+
 use crate::fabric::ConnId;
 use crate::sys::Memory;
 

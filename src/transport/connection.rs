@@ -1,8 +1,9 @@
 //! One connection: its endpoint, what it sends and what it receives.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::time::Duration;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
 
 use super::incoming::{Fragment, Incoming};
 use super::outgoing::{ReadQueue, SendQueue};

@@ -1,10 +1,12 @@
 //! What a transport reports: events, reasons, errors, the status of a connection.
 
-use std::net::SocketAddr;
-use std::ops::AddAssign;
+use alloc::boxed::Box;
+use core::net::SocketAddr;
+use core::ops::AddAssign;
 
 use crate::fabric::{self, ConnId, FabricError, ListenerId, ReadLimits, WrError};
 use crate::proto::{Negotiated, ProtocolError, State};
+use crate::sys::OsError;
 use crate::units::{Credits, Instant, RemoteToken};
 
 /// Something that happened on a transport.
@@ -149,7 +151,7 @@ pub enum CallFailed {
     TooManyRegions,
     /// [`FabricError::Os`]: an `errno` value. Registering memory fails like this where the limit of
     /// locked memory is low.
-    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    #[error("{}", OsError(*.0))]
     Os(i32),
     /// The connection was in another state than the call needs: a fault of this crate.
     #[strum(serialize = "call_failed")]
@@ -170,7 +172,7 @@ impl From<FabricError> for CallFailed {
         match error {
             FabricError::LocalProtection => Self::LocalProtection,
             FabricError::TooManyRegions => Self::TooManyRegions,
-            FabricError::Os { source, .. } => source.raw_os_error().map_or(Self::Other, Self::Os),
+            FabricError::Os { source, .. } => Self::Os(source.0),
             _ => Self::Other,
         }
     }
@@ -327,7 +329,7 @@ mod tests {
     fn the_operating_systems_reason_is_not_lost() {
         let error = FabricError::Os {
             context: "register 8 MiB".to_owned(),
-            source: std::io::Error::from_raw_os_error(12),
+            source: OsError(12),
         };
         let reason = CloseReason::Call(error.into());
         assert_eq!(reason.name(), "os");

@@ -1,6 +1,8 @@
 //! What the transport does about time, lack of buffers, and the events of its fabric.
 
-use std::net::SocketAddr;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
 
 use super::connection::Connection;
 use super::{CloseReason, Event, MessageBuffers, Transport, mark_dirty};
@@ -12,13 +14,13 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// Gives fragments that found no buffer another try. Whoever is first and still waits goes
     /// behind the others, so that everybody is first at some time.
     pub(super) fn retry_starved(&mut self, events: &mut Vec<Event<B::Buffer>>) {
-        if !std::mem::take(&mut self.retry_starved) {
+        if !core::mem::take(&mut self.retry_starved) {
             return;
         }
         let first = self.starved.first().copied();
         let (conns, buffers, dirty) = (&mut self.conns, &mut self.buffers, &mut self.dirty);
         self.starved.retain(|&id| {
-            let Some(conn) = conns.get_mut(&id) else {
+            let Some(conn) = conns.get_mut(id) else {
                 return false;
             };
             let before = conn.waiting();
@@ -38,7 +40,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// Has every connection whose deadline is reached look at the clock.
     pub(super) fn run_timers(&mut self, now: Instant) {
         while let Some((at, id)) = self.timers.due(now) {
-            let Some(conn) = self.conns.get_mut(&id) else {
+            let Some(conn) = self.conns.get_mut(id) else {
                 continue;
             };
             if conn.armed != Some(at) {
@@ -60,7 +62,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// Posts what there is to post.
     pub(super) fn pump(&mut self, now: Instant, events: &mut Vec<Event<B::Buffer>>) {
         for id in self.dirty.drain(..) {
-            let Some(conn) = self.conns.get_mut(&id) else {
+            let Some(conn) = self.conns.get_mut(id) else {
                 continue;
             };
             conn.dirty = false;
@@ -95,7 +97,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
                 work,
                 result,
             } => {
-                let Some(conn) = self.conns.get_mut(&id) else {
+                let Some(conn) = self.conns.get_mut(id) else {
                     return;
                 };
                 let failed = conn.is_failed();
@@ -110,7 +112,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
                 mark_dirty(&mut self.dirty, id, conn);
             }
             fabric::Event::Established { conn: id, limits } => {
-                let Some(conn) = self.conns.get_mut(&id) else {
+                let Some(conn) = self.conns.get_mut(id) else {
                     return;
                 };
                 conn.connected(limits);
@@ -157,7 +159,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         self.timers.arm(id, &mut conn);
         self.conns.insert(id, Box::new(conn));
         if let Some((oldest, reason)) = self.admission.admit(&self.config, id, peer) {
-            if let Some(conn) = self.conns.get_mut(&oldest) {
+            if let Some(conn) = self.conns.get_mut(oldest) {
                 conn.fail(reason);
                 self.fabric.close(oldest);
             }
@@ -172,7 +174,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         reason: fabric::CloseReason,
         events: &mut Vec<Event<B::Buffer>>,
     ) {
-        let Some(mut conn) = self.conns.remove(&id) else {
+        let Some(mut conn) = self.conns.remove(id) else {
             return;
         };
         self.admission.release(id);

@@ -7,7 +7,8 @@
 //!                                                       +----> waiting -------+
 //! ```
 
-use std::collections::VecDeque;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use super::{Event, MessageBuffers, Traffic};
 use crate::fabric::{Access, ConnId, Fabric, FabricError, RegionId, Sge, WrId};

@@ -1,10 +1,10 @@
 //! Counters, and the log of connections that end before their owner knows them, which no peer can flood.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::time::Duration;
+use alloc::collections::BTreeMap;
+use core::net::SocketAddr;
+use core::time::Duration;
 
-use super::{CloseReason, Traffic};
+use super::{CloseReason, Traffic, log};
 use crate::fabric;
 use crate::units::Instant;
 
@@ -81,7 +81,7 @@ impl Journal {
         );
         self.counters.turned_away += u64::from(too_many);
         if self.count(now, reason.name()) {
-            tracing::info!(%peer, reason = reason.name(), "SMB Direct connection ended: {reason}");
+            log::ended(peer, reason);
         }
     }
 
@@ -105,13 +105,7 @@ impl Journal {
     /// Logs how many lines were left out in the windows that are over.
     pub(super) fn report(&mut self, now: Instant) {
         if self.summary.is_some_and(|summary| now >= summary) {
-            self.summarize(now, |name, suppressed| {
-                tracing::info!(
-                    reason = name,
-                    suppressed,
-                    "more SMB Direct connections ended"
-                );
-            });
+            self.summarize(now, log::more_ended);
         }
     }
 
@@ -125,7 +119,7 @@ impl Journal {
         {
             let end = reason.window + WINDOW;
             if now >= end {
-                log(name, std::mem::take(&mut reason.suppressed));
+                log(name, core::mem::take(&mut reason.suppressed));
                 (reason.window, reason.lines) = (now, 0);
             } else {
                 self.summary = Some(self.summary.map_or(end, |summary| summary.min(end)));

@@ -21,18 +21,18 @@
 //! It must never: end a connection for what another one did, hold more than a few KiB for a peer
 //! that has not negotiated, log per message, or allocate per message once its queues have grown.
 
-use std::io;
-use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-use std::time::Duration;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
 
 use crate::fabric::{
     self, Access, ConnId, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Region,
     RegionId, Sge,
 };
 use crate::proto;
-use crate::sys::{self, Memory};
+use crate::sys::Memory;
 use crate::units::{Credits, Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
@@ -41,12 +41,17 @@ mod buffers;
 mod connection;
 mod event;
 mod handle;
+#[cfg(feature = "broker")]
+mod hash;
 mod incoming;
 mod journal;
+mod log;
 mod outgoing;
 mod progress;
 mod table;
 mod timers;
+#[cfg(feature = "fabric")]
+mod wait;
 
 pub use buffers::{HeapBuffers, MessageBuffers};
 pub use event::{CallFailed, CloseReason, ConnStatus, ConnectError, Event, SendError, Traffic};
@@ -54,9 +59,9 @@ pub use journal::Counters;
 
 use admission::Admission;
 use connection::Connection;
-use journal::Journal;
 #[cfg(feature = "broker")]
-pub(crate) use table::PlainHasher;
+pub(crate) use hash::PlainHasher;
+use journal::Journal;
 use table::Table;
 use timers::Timers;
 
@@ -186,10 +191,10 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         reason: &CloseReason,
         mut may_live: impl FnMut(Option<SocketAddr>) -> bool,
     ) {
-        for (id, conn) in &mut self.conns {
-            if conn.listener.is_some() && !may_live(self.fabric.conn_local_address(*id)) {
+        for (id, conn) in self.conns.iter_mut() {
+            if conn.listener.is_some() && !may_live(self.fabric.conn_local_address(id)) {
                 conn.fail(reason.clone());
-                self.fabric.close(*id);
+                self.fabric.close(id);
             }
         }
     }
@@ -201,7 +206,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
 
     /// Lets the peer of an accepted connection hold as many credits as its [`Config::acceptor`] said.
     pub fn raise_receives(&mut self, conn: ConnId) {
-        if let Some(connection) = self.conns.get_mut(&conn) {
+        if let Some(connection) = self.conns.get_mut(conn) {
             connection.raise_receives();
             mark_dirty(&mut self.dirty, conn, connection);
         }
@@ -227,7 +232,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// `credit_timeout` of its [`proto::Config`]; RDMA READs still under way fail.
     /// [`Event::Closed`] follows.
     pub fn close(&mut self, conn: ConnId) {
-        if let Some(connection) = self.conns.get_mut(&conn) {
+        if let Some(connection) = self.conns.get_mut(conn) {
             connection.closing = true;
             mark_dirty(&mut self.dirty, conn, connection);
         }
@@ -236,7 +241,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// Ends a connection at once: what is queued and not yet posted fails. [`Event::Closed`]
     /// follows.
     pub fn abort(&mut self, conn: ConnId) {
-        if let Some(connection) = self.conns.get_mut(&conn) {
+        if let Some(connection) = self.conns.get_mut(conn) {
             connection.fail(CloseReason::Aborted);
             self.fabric.close(conn);
         }
@@ -249,7 +254,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         memory: &Memory,
         access: Access,
     ) -> Result<Region, FabricError> {
-        let connection = self.conns.get_mut(&conn).ok_or(FabricError::NotConnected)?;
+        let connection = self.conns.get_mut(conn).ok_or(FabricError::NotConnected)?;
         let region = self.fabric.register(conn, memory, access)?;
         connection.regions.insert(region.id, memory.len());
         Ok(region)
@@ -257,7 +262,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
 
     /// Ends a registration. A connection with work queued on that memory ends.
     pub fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
-        let connection = self.conns.get_mut(&conn).ok_or(FabricError::NotConnected)?;
+        let connection = self.conns.get_mut(conn).ok_or(FabricError::NotConnected)?;
         if connection.regions.remove(&region).is_none() {
             return Err(FabricError::LocalProtection);
         }
@@ -273,7 +278,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         source: Sge,
         invalidate: Option<RemoteToken>,
     ) -> Result<(), SendError> {
-        let connection = self.conns.get_mut(&conn).ok_or(SendError::NotEstablished)?;
+        let connection = self.conns.get_mut(conn).ok_or(SendError::NotEstablished)?;
         connection.queue_message(cookie, source, invalidate, self.config.send_queue)?;
         mark_dirty(&mut self.dirty, conn, connection);
         Ok(())
@@ -289,7 +294,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         source: Sge,
         target: impl IntoIterator<Item = BufferDescriptorV1>,
     ) -> Result<(), SendError> {
-        let connection = self.conns.get_mut(&conn).ok_or(SendError::NotEstablished)?;
+        let connection = self.conns.get_mut(conn).ok_or(SendError::NotEstablished)?;
         connection.queue_write(cookie, source, target, self.config.send_queue)?;
         mark_dirty(&mut self.dirty, conn, connection);
         Ok(())
@@ -305,7 +310,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         sink: Sge,
         source: impl IntoIterator<Item = BufferDescriptorV1>,
     ) -> Result<(), SendError> {
-        let connection = self.conns.get_mut(&conn).ok_or(SendError::NotEstablished)?;
+        let connection = self.conns.get_mut(conn).ok_or(SendError::NotEstablished)?;
         connection.queue_read(cookie, sink, source, self.config.send_queue)?;
         mark_dirty(&mut self.dirty, conn, connection);
         Ok(())
@@ -331,7 +336,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     ) -> Result<(), FabricError> {
         self.retry_starved(events);
         self.pump(now, events);
-        let mut fabric_events = std::mem::take(&mut self.fabric_events);
+        let mut fabric_events = core::mem::take(&mut self.fabric_events);
         let result = self.fabric.poll(now, &mut fabric_events);
         for event in fabric_events.drain(..) {
             self.handle(now, event, events);
@@ -361,33 +366,14 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         .min()
     }
 
-    /// Readable whenever `poll` has something to do that did not come from a call on this object.
-    /// `None` where that cannot happen.
-    pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.fabric.event_fd()
-    }
-
-    /// Sleeps until `poll` has something to do, at most for `timeout`. Returns at once where
-    /// nothing could ever wake it.
-    pub fn wait(&self, now: Instant, timeout: Option<Duration>) -> io::Result<()> {
-        let deadline = self.poll_timeout().map(|at| at.saturating_since(now));
-        let time = [deadline, timeout].into_iter().flatten().min();
-        match (self.event_fd(), time) {
-            (_, Some(Duration::ZERO)) | (None, None) => {}
-            (Some(fd), time) => sys::wait_readable(fd, time)?,
-            (None, Some(time)) => std::thread::sleep(time),
-        }
-        Ok(())
-    }
-
     /// What is known about a connection; `None` after its [`Event::Closed`].
     pub fn status(&self, conn: ConnId) -> Option<ConnStatus> {
-        self.conns.get(&conn).map(|connection| connection.status())
+        self.conns.get(conn).map(Connection::status)
     }
 
     /// Bytes of a connection's receives, at most: what no message has come to costs nothing.
     pub fn receive_memory(&self, conn: ConnId) -> usize {
-        let connection = self.conns.get(&conn);
+        let connection = self.conns.get(conn);
         connection.map_or(0, |connection| connection.receive_memory())
     }
 
@@ -395,13 +381,13 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// is in many pieces.
     #[inline]
     pub fn queue_memory(&self, conn: ConnId) -> usize {
-        let connection = self.conns.get(&conn);
+        let connection = self.conns.get(conn);
         connection.map_or(0, |connection| connection.queue_memory())
     }
 
     /// The connections there are, also those that have not negotiated.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
-        self.conns.keys().copied()
+        self.conns.iter().map(|(id, _)| id)
     }
 
     /// What happened since the start.

@@ -8,7 +8,8 @@
 //!   sending: cookies          writing: cookies      (completions come in the order of posting)
 //! ```
 
-use std::collections::VecDeque;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use super::progress::Progress;
 use super::{Event, MAX_DESCRIPTORS, SendError, Traffic};

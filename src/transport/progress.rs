@@ -3,7 +3,7 @@
 //! Not a rule of [MS-SMBD], whose timers count what a peer sends: one that answers keepalives could
 //! leave RDMA READs unanswered and data untaken for ever, and with them memory, files and sessions.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use crate::units::Instant;
 

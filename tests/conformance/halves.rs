@@ -10,7 +10,7 @@ use std::sync::Arc;
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 use smbdirect::fabric::{
     Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Region,
-    RegionId, RemoteAddress, Sge, WrId,
+    RegionId, RemoteAddress, Sge, Waitable, WrId,
 };
 use smbdirect::sys::Memory;
 use smbdirect::units::{Instant, RemoteToken};
@@ -164,7 +164,9 @@ impl Fabric for Half {
             Some(Instant::ZERO)
         }
     }
+}
 
+impl Waitable for Half {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

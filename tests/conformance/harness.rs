@@ -11,8 +11,8 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use smbdirect::fabric::{
-    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region,
-    RemoteAddress, Sge, Work, WrError, WrId,
+    Access, CauseKind, CloseReason, ConnId, Event, FabricError, ListenerId, ReadLimits, Region,
+    RemoteAddress, Sge, Waitable, Work, WrError, WrId,
 };
 use smbdirect::sys::Memory;
 use smbdirect::units::{Instant, RemoteToken};
@@ -59,7 +59,7 @@ pub trait Harness {
     fn name(&self) -> &str;
 
     /// The fabrics. The first listens, the last connects: one may do both.
-    fn fabrics(&mut self) -> &mut [Box<dyn Fabric>];
+    fn fabrics(&mut self) -> &mut [Box<dyn Waitable>];
 
     /// Where the first listens; port 0.
     fn address(&self) -> SocketAddr;
@@ -74,7 +74,7 @@ pub trait Harness {
 /// The usual [`Harness`].
 pub struct Rig {
     name: String,
-    fabrics: Vec<Box<dyn Fabric>>,
+    fabrics: Vec<Box<dyn Waitable>>,
     address: SocketAddr,
     clock: Clock,
     fidelity: Fidelity,
@@ -90,7 +90,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Rig {
     /// Both ends in one fabric; time passes as fast as it can.
-    pub fn in_virtual_time(name: impl Into<String>, fabric: impl Fabric + 'static) -> Self {
+    pub fn in_virtual_time(name: impl Into<String>, fabric: impl Waitable + 'static) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let clock = Clock::Virtual(Instant::from_nanos(1_000_000_000));
         Self {
@@ -105,8 +105,8 @@ impl Rig {
     /// An end in each of two fabrics; time passes as fast as it can.
     pub fn in_virtual_time_with_two(
         name: impl Into<String>,
-        server: impl Fabric + 'static,
-        client: impl Fabric + 'static,
+        server: impl Waitable + 'static,
+        client: impl Waitable + 'static,
     ) -> Self {
         let mut rig = Self::in_virtual_time(name, server);
         rig.fabrics.push(Box::new(client));
@@ -122,8 +122,8 @@ impl Rig {
     /// An end in each of two fabrics, which wake up by their `event_fd`s.
     pub fn in_real_time(
         name: impl Into<String>,
-        server: impl Fabric + 'static,
-        client: impl Fabric + 'static,
+        server: impl Waitable + 'static,
+        client: impl Waitable + 'static,
         address: SocketAddr,
     ) -> Self {
         let clock = Clock::Real(std::time::Instant::now());
@@ -173,7 +173,7 @@ impl Harness for Rig {
         &self.name
     }
 
-    fn fabrics(&mut self) -> &mut [Box<dyn Fabric>] {
+    fn fabrics(&mut self) -> &mut [Box<dyn Waitable>] {
         &mut self.fabrics
     }
 
@@ -356,11 +356,11 @@ impl<H: Harness> World<H> {
         }
     }
 
-    pub fn server_fabric(&mut self) -> &mut dyn Fabric {
+    pub fn server_fabric(&mut self) -> &mut dyn Waitable {
         &mut *self.harness.fabrics()[0]
     }
 
-    pub fn fabric(&mut self, end: End) -> &mut dyn Fabric {
+    pub fn fabric(&mut self, end: End) -> &mut dyn Waitable {
         &mut *self.harness.fabrics()[end.fabric]
     }
 
@@ -456,8 +456,11 @@ impl<H: Harness> World<H> {
         let reasons = ends.map(|end| self.closes(end));
         let told = reasons.iter().filter(|reason| is(reason)).count();
         let ended = |reason: &CloseReason| {
-            use CloseReason::{Device, Peer, Reset};
-            is(reason) || matches!(reason, Peer | Reset | Device(_))
+            let failed = match reason {
+                CloseReason::Provider(cause) => cause.kind() == CauseKind::Device,
+                reason => matches!(reason, CloseReason::Peer | CloseReason::Reset),
+            };
+            is(reason) || failed
         };
         let as_expected = match self.harness.fidelity().tells {
             Tells::BothEnds => told == 2,
@@ -533,7 +536,7 @@ impl<H: Harness> World<H> {
         &mut self,
         end: End,
         kind: Kind,
-        post: impl FnOnce(&mut dyn Fabric, WrId) -> Result<(), FabricError>,
+        post: impl FnOnce(&mut dyn Waitable, WrId) -> Result<(), FabricError>,
     ) -> Result<WrId, FabricError> {
         let wr_id = WrId(self.next_wr_id);
         self.next_wr_id += 1;

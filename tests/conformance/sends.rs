@@ -224,7 +224,7 @@ pub fn an_invalidation_of_an_unknown_token_ends_the_connection<H: Harness>(h: H)
 fn is_not_ready(reason: &CloseReason) -> bool {
     matches!(
         reason,
-        CloseReason::ReceiverNotReady | CloseReason::Iwarp(_) | CloseReason::Device(_)
+        CloseReason::ReceiverNotReady | CloseReason::Provider(_)
     )
 }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use smbdirect::fabric::iwarp::{Config, Iwarp};
-use smbdirect::fabric::{CloseReason, Event, Fabric};
+use smbdirect::fabric::{CloseReason, Event, Fabric, Waitable};
 use smbdirect::sys::wait_readable;
 use smbdirect::units::Instant;
 

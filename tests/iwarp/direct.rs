@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smbdirect::fabric::iwarp::{Config, Depths, Iwarp};
 use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, ReadLimits, RemoteAddress, Sge, Work, WrId,
+    Access, ConnId, Event, Fabric, ReadLimits, RemoteAddress, Sge, Waitable, Work, WrId,
 };
 use smbdirect::sys::{Memory, wait_readable};
 use smbdirect::units::Instant;

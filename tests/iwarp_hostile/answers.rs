@@ -259,9 +259,7 @@ fn an_error_in_the_middle_of_answers_is_found() {
                 }
             }
             if is_broken {
-                let CloseReason::Iwarp(error) = world.closed(conn) else {
-                    panic!("not found");
-                };
+                let error = IwarpError::of(&world.closed(conn)).expect("not found");
                 let expected = [
                     IwarpError::RdmapReadResponseMismatch,
                     IwarpError::RdmapUnexpectedReadResponse,

@@ -237,7 +237,7 @@ fn each_broken_rule_is_answered_with_its_terminate() {
             victim.peer.send(first);
             world.poll();
             victim.peer.send(second);
-            assert_eq!(world.closed(victim.conn), CloseReason::Iwarp(error));
+            assert_eq!(world.closed(victim.conn), CloseReason::from(error));
             let expected = terminate(false, code, &bytes, back);
             let answer = world.read_to_end(&mut victim.peer);
             assert_eq!(answer, expected, "{error}");
@@ -260,7 +260,7 @@ fn with_crcs_the_terminate_has_one_and_a_wrong_one_is_answered() {
         let mut bytes = fpdu(true, &[&untagged([0x41, 0x43], 0, 0, 1, 0), b"hello"]);
         bytes[22] ^= 1;
         victim.peer.send(&bytes);
-        let error = CloseReason::Iwarp(IwarpError::MpaCrc);
+        let error = CloseReason::from(IwarpError::MpaCrc);
         assert_eq!(world.closed(victim.conn), error);
         let answer = world.read_to_end(&mut victim.peer);
         let expected = b"\x00\x16\x41\x47\0\0\0\0\0\0\0\x02\0\0\0\x01\0\0\0\0\x20\x02\0\0";
@@ -273,7 +273,7 @@ fn with_crcs_the_terminate_has_one_and_a_wrong_one_is_answered() {
 #[test]
 fn a_terminate_is_believed_and_not_answered() {
     let error =
-        |layer, etype, code| CloseReason::Iwarp(IwarpError::PeerTerminated { layer, etype, code });
+        |layer, etype, code| CloseReason::from(IwarpError::PeerTerminated { layer, etype, code });
     on_both(quick(), |world| {
         for (body, reason) in [
             (&b"\x12\x02\xc0\0"[..], error(1, 2, 2)),
@@ -281,7 +281,7 @@ fn a_terminate_is_believed_and_not_answered() {
             (b"\x21\x02\x07\0", error(2, 1, 2)),
             (
                 b"\x12\x02",
-                CloseReason::Iwarp(IwarpError::RdmapTerminateLength),
+                CloseReason::from(IwarpError::RdmapTerminateLength),
             ),
         ] {
             let mut victim = victim(world, false);
@@ -316,7 +316,7 @@ fn a_revoked_token_is_as_good_as_none() {
             victim
                 .peer
                 .send(&[fpdu(false, &[&revoke]), access].concat());
-            assert_eq!(world.closed(victim.conn), CloseReason::Iwarp(error));
+            assert_eq!(world.closed(victim.conn), CloseReason::from(error));
             assert_eq!(world.completions(victim.conn), [(1, Ok(()))]);
             assert_eq!(victim.writable.bytes(), [0; 100]);
             world.events.clear();
@@ -339,7 +339,7 @@ fn a_deregistered_token_is_as_good_as_none_even_in_the_middle() {
         assert_eq!(next.region.id, gone, "the case would test nothing");
         victim.peer.send(&write[50..]);
         let error = IwarpError::DdpInvalidStag;
-        assert_eq!(world.closed(victim.conn), CloseReason::Iwarp(error));
+        assert_eq!(world.closed(victim.conn), CloseReason::from(error));
         assert_eq!((written(&victim.writable), written(&next)), (34, 0));
         world.events.clear();
     });
@@ -366,7 +366,7 @@ fn posted_work_without_its_memory_ends_the_connection() {
         }
         fabric.deregister(victim.conn, gone.region.id).unwrap();
         let error = IwarpError::LocalRegionGone;
-        assert_eq!(world.closed(victim.conn), CloseReason::Iwarp(error));
+        assert_eq!(world.closed(victim.conn), CloseReason::from(error));
         let mut completions = world.completions(victim.conn);
         completions.sort_by_key(|(id, _)| *id);
         assert_eq!(
@@ -394,7 +394,7 @@ fn more_reads_than_agreed_are_refused_and_as_many_are_served() {
                 assert_eq!(world.closed(victim.conn), CloseReason::Peer);
             } else {
                 let error = IwarpError::RdmapTooManyReads;
-                assert_eq!(world.closed(victim.conn), CloseReason::Iwarp(error));
+                assert_eq!(world.closed(victim.conn), CloseReason::from(error));
                 let answer = world.read_to_end(&mut victim.peer);
                 let broken = read(17, 100, token, address);
                 let expected = terminate(false, (0, 2, 7), &broken, DdpAndRead);
@@ -420,7 +420,7 @@ fn a_flood_of_messages_that_nobody_expects_ends_with_the_first() {
         let (peer, conn) = world.established(0x10);
         let flood = flood(&peer, send(1, &[1; 1000]).repeat(100));
         let error = IwarpError::DdpNoBuffer;
-        assert_eq!(world.closed(conn), CloseReason::Iwarp(error));
+        assert_eq!(world.closed(conn), CloseReason::from(error));
         // Until it is cut off, the friend has its turn all the time.
         let start = std::time::Instant::now();
         while !flood.is_finished() {
@@ -465,7 +465,7 @@ fn the_configuration_decides_about_crcs_too() {
         let reply = world.read(&mut peer, 24);
         assert_eq!(reply[16..20], *b"\x50\x02\x00\x04");
         peer.send(&send(1, b"without one"));
-        let error = CloseReason::Iwarp(IwarpError::DdpNoBuffer);
+        let error = CloseReason::from(IwarpError::DdpNoBuffer);
         assert_eq!(world.closed(conn), error);
         world.events.clear();
     });

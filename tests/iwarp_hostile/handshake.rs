@@ -23,7 +23,7 @@ fn refuses(world: &mut World, bytes: &[u8], error: IwarpError) {
     peer.send(bytes);
     let (address, reason) = world.refused();
     assert_eq!(address, peer.stream.local_addr().unwrap());
-    assert_eq!(reason, CloseReason::Iwarp(error), "{bytes:02x?}");
+    assert_eq!(reason, CloseReason::from(error), "{bytes:02x?}");
     assert_eq!(world.read_to_end(&mut peer), b"", "{bytes:02x?}");
 }
 
@@ -79,7 +79,7 @@ fn markers_are_rejected_in_the_revision_of_the_request() {
         ] {
             let mut peer = Peer::connect(world.address);
             peer.send(&request(flags, revision, private_data));
-            let reason = CloseReason::Iwarp(IwarpError::MpaMarkers);
+            let reason = CloseReason::from(IwarpError::MpaMarkers);
             assert_eq!(world.refused().1, reason);
             assert_eq!(world.read_to_end(&mut peer), reply);
         }

@@ -63,7 +63,7 @@ fn replies_that_do_not_fit_are_errors_and_nobody_asks_again() {
         ] {
             let (mut peer, conn, listener) = asked(world);
             peer.send(&bytes);
-            assert_eq!(world.closed(conn), CloseReason::Iwarp(error));
+            assert_eq!(world.closed(conn), CloseReason::from(error));
             assert_eq!(world.read_to_end(&mut peer), b"");
             listener.set_nonblocking(true).unwrap();
             assert!(listener.accept().is_err(), "it came back");
@@ -144,7 +144,7 @@ fn a_responder_that_speaks_at_once_is_heard_like_any_other() {
         // All of it, and the end of the stream, in one read.
         peer.send(&early);
         peer.half_close();
-        let reason = CloseReason::Iwarp(IwarpError::DdpNoBuffer);
+        let reason = CloseReason::from(IwarpError::DdpNoBuffer);
         assert_eq!(world.closed(conn), reason);
         assert_eq!(world.completions(conn), [(1, Ok(()))]);
         assert_eq!(memory.bytes()[..5], *b"early");

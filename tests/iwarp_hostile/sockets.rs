@@ -192,7 +192,7 @@ fn a_peer_that_never_reads_its_reads_costs_nobody_else() {
         let mut bytes = Vec::new();
         bytes.extend(world.read_to_end(&mut peer));
         assert!(bytes.len() < 15 * MIB);
-        let reason = CloseReason::Iwarp(IwarpError::RdmapInvalidStag);
+        let reason = CloseReason::from(IwarpError::RdmapInvalidStag);
         assert_eq!(world.closed(conn), reason);
     });
 }
@@ -390,7 +390,7 @@ fn a_terminate_is_read_even_if_the_stream_broke_behind_it() {
             etype: 1,
             code: 0,
         };
-        assert_eq!(world.closed(conn), CloseReason::Iwarp(error));
+        assert_eq!(world.closed(conn), CloseReason::from(error));
         assert_eq!(world.completions(conn), [(2, Err(WrError::Flushed))]);
     });
 }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Proves that wire, proto and the iWARP codecs need no operating system.
+# Proves that wire, proto, the iWARP codecs and the engine need no operating system.
 #
 # It builds a program that has them as its only library (src/lib.rs), links all of it, called or not, and fails if any
 # symbol is left undefined. That is done for
@@ -16,7 +16,7 @@ cd "$(dirname "$0")/../.." || exit 1
 # what its unwinding tables name.
 ALLOWED='memcpy|memmove|memset|memcmp|bcmp|strlen|rust_eh_personality|_Unwind_Resume'
 # Crates that may end up in the program, and the features that would bring the operating system in.
-CRATES='no-os|smbdirect|strum|thiserror|zerocopy'
+CRATES='no-os|slotmap|smbdirect|strum|thiserror|zerocopy'
 FEATURES='std|fabric|shm'
 
 out=$PWD/target/no-os

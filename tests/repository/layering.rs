@@ -1,15 +1,16 @@
-//! The modules depend on each other only in the direction that `CONTRIBUTING.md` draws, the
-//! protocol layers use no `std`, and `unsafe` stays in [`UNSAFE`].
+//! The modules depend on each other only in the direction that `CONTRIBUTING.md` draws, the protocol layers and the
+//! engine use no `std`, the engine names nothing of a process, and `unsafe` stays in [`UNSAFE`].
 //!
 //! Reads the paths in `src/` (`crate::…`, `super::…`, `std::…`) and compares them with [`LAYERS`].
 //! It is a reader of tokens, not of Rust: a path that only a macro builds, or the compiler infers,
 //! is not seen. The programs in `src/bin` are a layer, too: they call the library `smbdirect::…`.
-//! Code under `#[cfg(test)]` may use what it likes, except `unsafe`.
+//! Code under `#[cfg(test)]` may use what it likes, except `unsafe`. Code under `#[cfg(feature = "…")]` may use `std`,
+//! unless `engine` is among the features: it does not exist without an operating system.
 
 mod self_test;
 mod source;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -19,7 +20,8 @@ use source::{Source, paths};
 struct Layer {
     module: &'static str,
     may_use: &'static [&'static str],
-    /// Builds for a target without an operating system: `core`, and `alloc` in constructors.
+    /// Builds for a target without an operating system: `core` and `alloc`, but for modules and items under
+    /// features that need one.
     needs_no_os: bool,
 }
 
@@ -47,13 +49,28 @@ const LAYERS: &[Layer] = &[
     // `fabric` itself: the plain types that the iWARP codecs share with the trait.
     protocol("fabric", &["units"]),
     protocol("fabric::iwarp", &["units", PLAIN_TYPES]),
-    hosted("sys", &[]),
-    hosted("shm", &["units", "sys"]),
-    hosted("device", &["wire", "shm", "sys", "units"]),
+    protocol("sys", &[]),
+    protocol("shm", &["units", "sys"]),
+    protocol("device", &["wire", "shm", "sys", "units"]),
+    protocol("transport", &["proto", "fabric", "sys", "units", "wire"]),
+    protocol(
+        ENGINE,
+        &[
+            "device",
+            "transport",
+            "proto",
+            "fabric",
+            "shm",
+            "sys",
+            "wire",
+            "units",
+        ],
+    ),
     hosted("ffi", &["device"]),
     hosted(
         "broker",
         &[
+            ENGINE,
             "device",
             "transport",
             "proto",
@@ -80,11 +97,21 @@ const LAYERS: &[Layer] = &[
             "units",
         ],
     ),
-    hosted("transport", &["proto", "fabric", "sys", "units", "wire"]),
 ];
 
-/// What of `fabric` is behind a feature (`#[cfg(feature = "fabric")] mod …`): the trait, the fabrics.
+/// What of `fabric` is behind a feature that needs an operating system (`#[cfg(feature = "fabric")] mod …`): the
+/// fabrics.
 const FABRICS: Layer = hosted("fabric::*", &["fabric", "units", "sys"]);
+
+/// What of `fabric` is behind the feature `engine`: the trait, which names no fabric.
+const TRAIT: Layer = protocol("fabric::trait", &["fabric", "units", "sys"]);
+
+const ENGINE: &str = "engine";
+
+/// What nothing in the engine is called or calls: words of the names there, as in `file_of` or `SpawnThread`.
+const OF_PROCESSES: &[&str] = &[
+    "thread", "threads", "socket", "sockets", "file", "files", "fd", "path", "json", "serde",
+];
 
 /// The modules that may use `unsafe`, with everything below them.
 const UNSAFE: &[&str] = &["sys", "shm::map", "fabric::verbs::ffi", "ffi"];
@@ -96,8 +123,8 @@ const PLAIN_TYPES: &str = "fabric's own types";
 struct Tree<'a> {
     files: &'a [Source],
     modules: BTreeSet<&'a [String]>,
-    /// Modules that exist with a feature only.
-    featured: BTreeSet<Vec<String>>,
+    /// Modules that exist with a feature only, and whether it needs an operating system.
+    featured: BTreeMap<Vec<String>, bool>,
     plain_types: BTreeSet<&'a str>,
     /// Dependencies that need an operating system.
     hosted_crates: &'a BTreeSet<String>,
@@ -126,13 +153,20 @@ impl<'a> Tree<'a> {
             .iter()
             .filter(is_in)
             .max_by_key(|layer| layer.module.len())?;
-        let featured = (1..=module.len()).any(|n| self.featured.contains(&module[..n]));
         let is_fabric = layer.module.starts_with("fabric");
-        Some(if is_fabric && featured {
-            &FABRICS
-        } else {
-            layer
+        Some(match self.hosted(module) {
+            Some(true) if is_fabric => &FABRICS,
+            Some(false) if is_fabric => &TRAIT,
+            _ => layer,
         })
+    }
+
+    /// Whether the module, or one that it is in, needs an operating system; `None` if it is there with any
+    /// features.
+    fn hosted(&self, module: &[String]) -> Option<bool> {
+        (1..=module.len())
+            .filter_map(|n| self.featured.get(&module[..n]).copied())
+            .max()
     }
 
     /// Everything that the files do and may not: one line each.
@@ -151,6 +185,22 @@ impl<'a> Tree<'a> {
             };
             if file.is_test() {
                 continue;
+            }
+            let needs_no_os = layer.needs_no_os && self.hosted(&file.module) != Some(true);
+            if needs_no_os {
+                let code = file.code_without_os();
+                for path in paths(&code, &file.module) {
+                    if path[0] == "std" || self.hosted_crates.contains(&path[0]) {
+                        let (name, path) = (&file.name, path.join("::"));
+                        let why = "it must do without an operating system";
+                        found.push(format!("{name}: {} uses {path}: {why}", layer.module));
+                    }
+                }
+                let of_process = |word: &&String| layer.module == ENGINE && is_of_process(word);
+                for word in code.iter().filter(of_process) {
+                    let why = "the engine knows no process";
+                    found.push(format!("{}: {word}: {why}", file.name));
+                }
             }
             for mut path in paths(&file.code(), &file.module) {
                 // What the programs call by its name is this crate to its own modules.
@@ -172,9 +222,7 @@ impl<'a> Tree<'a> {
             return None;
         };
         if first != "crate" {
-            let needs_os = first == "std" || self.hosted_crates.contains(first);
-            let refused = layer.needs_no_os && needs_os;
-            return refused.then(|| "it must do without an operating system".into());
+            return None;
         }
         // The module that the path leads to: its longest beginning that is one.
         let is_module = |n: &usize| self.modules.contains(&rest[..*n]);
@@ -182,6 +230,9 @@ impl<'a> Tree<'a> {
         let Some(target) = self.layer_of(module) else {
             return Some("name the module".into());
         };
+        if layer.module == TRAIT.module && target.module == "fabric::iwarp" {
+            return Some("the trait names no fabric".into());
+        }
         let may_use =
             |name: &&str| target.module == *name || target.module.starts_with(&format!("{name}::"));
         let plain_type = module == ["fabric"]
@@ -218,14 +269,29 @@ fn unsafe_code(file: &Source) -> Option<&'static str> {
     (leaves > expected).then_some("allows unsafe_code")
 }
 
-/// The dependencies that only a feature brings.
+/// Whether a name has a word in it that belongs to a process. `SocketAddr` is a value.
+fn is_of_process(name: &str) -> bool {
+    let mut words = String::new();
+    for c in name.replace("SocketAddr", "").chars() {
+        if c.is_uppercase() {
+            words.push('_');
+        }
+        words.extend(c.to_lowercase());
+    }
+    words.split('_').any(|word| OF_PROCESSES.contains(&word))
+}
+
+/// The dependencies that only a feature brings, but for those of the feature `engine`.
 fn optional_dependencies(manifest: &str) -> BTreeSet<String> {
+    let engine = manifest.lines().find(|line| line.starts_with("engine = "));
+    let engine = engine.unwrap_or_default();
     let optional = manifest
         .lines()
         .filter(|line| line.contains("optional = true"));
     optional
         .filter_map(|line| line.split_once(" = "))
         .map(|(name, _)| name.trim().to_owned())
+        .filter(|name| !engine.contains(&format!("\"dep:{name}\"")))
         .collect()
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use slotmap::SlotMap;
 use smbdirect::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
-    ReadLimits, Region, RegionId, RemoteAddress, Sge, WrId,
+    ReadLimits, Region, RegionId, RemoteAddress, Sge, Waitable, WrId,
 };
 use smbdirect::sys::Memory;
 use smbdirect::units::{Instant, RemoteToken};
@@ -137,7 +137,9 @@ impl Fabric for Mute {
     fn poll_timeout(&self) -> Option<Instant> {
         (!self.ready.is_empty()).then_some(Instant::ZERO)
     }
+}
 
+impl Waitable for Mute {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

@@ -9,7 +9,7 @@
 //! What a worker has not used between two looks it is asked for. While somebody waits, looks are more
 //! frequent; and workers that have more than an equal share, where one that waits has less, are asked
 //! for as much as that is. They give it back when what they have under way there has ended. Whoever
-//! waits longest may have what is kept of the total (see [`Reserve`](crate::broker::memory::Reserve)).
+//! waits longest may have what is kept of the total (see [`Reserve`](crate::engine::memory::Reserve)).
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -20,11 +20,12 @@ use std::time::Duration;
 
 use super::Control;
 use super::request::{Answer, Refusal, answered, reply};
-use crate::broker::memory::{Segment, next_length};
 use crate::broker::process::{Process, Role};
 use crate::broker::reactor::Command;
+use crate::broker::segment::create_segment;
 use crate::device::Status;
 use crate::device::abi::{self, RegionShape, kind, region};
+use crate::engine::memory::{Segment, next_length};
 use crate::units::Instant;
 
 /// Time after which a worker that waits for memory of others is told that there is none.
@@ -193,7 +194,7 @@ impl Control {
         }
         let [should, must] = next_length(&shape, extent, grow.units);
         let total = &self.shared.memory;
-        let create = |length| Segment::create(name, length, &process.account, (total, spare));
+        let create = |length| create_segment(name, length, &process.account, (total, spare));
         let (segment, file) = match create(should).or_else(|_| create(must)) {
             Ok(made) => made,
             Err(status) => return Ok(Err(status)),

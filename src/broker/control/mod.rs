@@ -40,13 +40,13 @@ use self::report::Reports;
 pub(super) use self::report::send_status;
 pub(super) use self::request::attached;
 use super::config::Listen;
-use super::lines::Lines;
 use super::process::{Process, Role, send_detached};
 use super::reactor::{Command, Notice};
 use super::registry::Shared;
 use super::status;
 use crate::device::Status;
 use crate::device::abi::MAX_CONTROL_LENGTH;
+use crate::engine::lines::Lines;
 use crate::sys::{ReceiveError, SeqSocket};
 use crate::units::Instant;
 

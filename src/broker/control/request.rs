@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Control, Peer, report};
-use crate::broker::admission::Place;
 use crate::broker::config::Config;
 use crate::broker::process::{Process, Role, send};
 use crate::broker::reactor::{Claim, Command};
 use crate::device::Status;
 use crate::device::abi::{self, kind};
 use crate::device::message::{MessageError, Request, attach_version, read_request};
+use crate::engine::admission::Place;
 use crate::proto;
 use crate::sys::SeqSocket;
 use crate::units::Credits;

@@ -8,11 +8,11 @@ use super::connection::{Conn, Stage};
 use super::{NOTHING, Notice, Reactor};
 use crate::broker::pool::QueueId;
 use crate::broker::presence::Presence;
-use crate::broker::reason;
 use crate::broker::status::CloseStatus;
-use crate::broker::submission::Violation;
 use crate::device::Status;
 use crate::device::abi::{Completion, event};
+use crate::engine::reason;
+use crate::engine::submission::Violation;
 use crate::fabric::{ConnId, Fabric, LocalAddress};
 use crate::transport::{CloseReason, Traffic};
 use crate::units::Instant;
@@ -55,7 +55,7 @@ impl<F: Fabric> Reactor<F> {
             bytes_sent: traffic.bytes_sent(),
         };
         let words = match conn.end {
-            Some((name, _)) => reason::words(name, &self.shared.config),
+            Some((name, _)) => reason::words(name, &self.shared.limits),
             None => reason.to_string(),
         };
         self.log_closed(&close, pid, &words);
@@ -64,8 +64,7 @@ impl<F: Fabric> Reactor<F> {
             registry.claim(token);
         }
         let was_dispatched = conn.is_dispatched();
-        let (config, place) = (&self.shared.config, self.place(id));
-        let next = registry.closed(config, place, close, (was_dispatched, name));
+        let next = registry.closed(self.place(id), close, (was_dispatched, name));
         drop(registry);
         self.offer_next(next);
         if let Some(claim) = conn.claim.take() {

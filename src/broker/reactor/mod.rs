@@ -36,18 +36,18 @@ use self::connection::{Conn, Stage};
 use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
 use self::submit::BATCH;
-use super::admission::Limit;
-use super::lines::Lines;
 use super::pool::{Buffer, Fault, Pool, QueueId};
 use super::process::UNREAD;
 use super::queue::Queue;
-use super::reason;
 use super::registry::Shared;
 use super::status::{ConnectionStatus, QueueStatus};
 use crate::device::Status;
 use crate::device::abi::{Completion, event};
+use crate::engine::admission::Limit;
+use crate::engine::lines::Lines;
+use crate::engine::reason;
 use crate::fabric::{
-    ConnId, Fabric, FabricError, FabricKind, ListenerId, LocalAddress, LocalAddresses,
+    ConnId, Fabric, FabricError, FabricKind, ListenerId, LocalAddress, LocalAddresses, Waitable,
 };
 use crate::proto;
 use crate::shm::{Entry, RingCorrupt};
@@ -183,7 +183,7 @@ pub(super) struct Reactor<F: Fabric> {
     now: Instant,
 }
 
-impl<F: Fabric> Reactor<F> {
+impl<F: Waitable> Reactor<F> {
     /// A reactor that listens already.
     pub(super) fn new(
         (number, fabric): (usize, FabricKind),
@@ -248,7 +248,9 @@ impl<F: Fabric> Reactor<F> {
             self.rest(busy)?;
         }
     }
+}
 
+impl<F: Fabric> Reactor<F> {
     fn run_commands(&mut self) -> bool {
         let mut busy = false;
         // What comes meanwhile has its turn in the next round.

@@ -12,7 +12,7 @@ use slotmap::{Key, KeyData};
 use super::Reactor;
 use super::busy_poll::BusyPoll;
 use crate::broker::pool::QueueId;
-use crate::fabric::{Fabric, FabricError};
+use crate::fabric::{FabricError, Waitable};
 use crate::sys::{self, Bell};
 use crate::units::Instant;
 
@@ -68,7 +68,7 @@ impl Sleeper {
     }
 
     /// Wakes for the transport.
-    fn watch_transport<F: Fabric>(&mut self, fabric: &F) -> std::io::Result<()> {
+    fn watch_transport<F: Waitable>(&mut self, fabric: &F) -> std::io::Result<()> {
         if let (false, Some(fd)) = (self.watched, fabric.event_fd()) {
             let data = epoll::EventData::new_u64(TRANSPORT.0 as u64);
             epoll::add(self.poll.registry(), fd, data, epoll::EventFlags::IN)?;
@@ -78,7 +78,7 @@ impl Sleeper {
     }
 }
 
-impl<F: Fabric> Reactor<F> {
+impl<F: Waitable> Reactor<F> {
     /// Sleeps if there is nothing to do, and has not been for long enough.
     pub(super) fn rest(&mut self, busy: bool) -> Result<(), FabricError> {
         self.retire_queues();
@@ -172,9 +172,9 @@ impl<F: Fabric> Reactor<F> {
     }
 
     fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError> {
-        let failed = |source| FabricError::Os {
+        let failed = |source: std::io::Error| FabricError::Os {
             context: "wait for work".to_owned(),
-            source,
+            source: source.into(),
         };
         let sleeper = &mut self.sleeper;
         sleeper

@@ -116,8 +116,7 @@ impl<F: Fabric> Reactor<F> {
         match route {
             Route::Worker(process) => self.assign(id, &process),
             Route::Listener(process) => {
-                let (config, place) = (&self.shared.config, self.place(id));
-                let may = self.shared.registry().may_offer(config, place, peer);
+                let may = self.shared.registry().may_offer(self.place(id), peer);
                 match may {
                     true => self.offer(id, &process),
                     false => self.set_deadline(id, Some(login_by)),
@@ -282,7 +281,7 @@ impl<F: Fabric> Reactor<F> {
         let mut registry = self.shared.registry();
         let next = match was_dispatched {
             true => None,
-            false => registry.dispatched(&self.shared.config, self.place(id)),
+            false => registry.dispatched(self.place(id)),
         };
         if let Stage::Offered(token) = before {
             registry.claim(&token);

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::connection::{Conn, Stage};
 use super::{Command, Notice, Reactor};
-use crate::broker::admission::{Limit, Place};
 use crate::broker::pool::QueueId;
 use crate::device::Status;
+use crate::engine::admission::{Limit, Place};
 use crate::fabric::{ConnId, Fabric};
 use crate::units::Instant;
 
@@ -20,7 +20,7 @@ impl<F: Fabric> Reactor<F> {
         let shared = Arc::clone(&self.shared);
         let config = &shared.config;
         let place = self.place(id);
-        let excess = shared.registry().established(config, place, peer);
+        let excess = shared.registry().established(place, peer);
         let deadline = self.now + config.first_request_timeout;
         let local = self.transport.fabric().conn_local_address(id);
         let conn = Conn::new((peer, local), self.now);
@@ -30,7 +30,7 @@ impl<F: Fabric> Reactor<F> {
             self.end(id, "stopping", Status::Limit);
         }
         if let Some((excess, limit)) = excess {
-            let (key, value) = limit.setting(config);
+            let (key, value) = limit.setting(&shared.limits);
             shared.limit_met(key, value, (1, limit.consequence()));
             self.relay(excess, Command::End(excess.conn, limit));
         }

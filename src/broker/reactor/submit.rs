@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use super::connection::Stage;
 use super::{NOTHING, Reactor};
-use crate::broker::memory::Segment;
 use crate::broker::pool::{MAX_HELD_LENGTH, QueueId};
 use crate::broker::process::Numbered;
-use crate::broker::reason;
-use crate::broker::submission::{Descriptors, Piece, Request, Submitted, Violation, parse};
 use crate::device::Status;
 use crate::device::abi::{Completion, Token, event, queue_of, region};
+use crate::engine::memory::Segment;
+use crate::engine::reason;
+use crate::engine::submission::{Descriptors, Piece, Request, Submitted, Violation, parse};
 use crate::fabric::{Access, ConnId, Fabric, RegionId, Sge};
 use crate::transport::MAX_DESCRIPTORS;
 use crate::wire::{BufferDescriptorV1, BufferDescriptors};

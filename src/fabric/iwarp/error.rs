@@ -9,7 +9,9 @@ use super::rdmap::TerminateCode;
 
 /// A rule of MPA, DDP or RDMAP that the peer broke; as [`PeerTerminated`](Self::PeerTerminated), its
 /// report that we broke one; as [`LocalRegionGone`](Self::LocalRegionGone), what our own side did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, thiserror::Error)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumIter, strum::IntoStaticStr, thiserror::Error,
+)]
 #[strum(serialize_all = "snake_case")]
 pub enum IwarpError {
     /// The handshake frame does not begin with the key of its kind.

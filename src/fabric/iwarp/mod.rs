@@ -31,6 +31,7 @@
 //! | [`regions`] | memory regions and their tokens |
 //! | [`qp`] | the queue pair: work requests and FPDUs, both ways |
 //! | `tcp` | sockets under queue pairs: the [`Fabric`](super::Fabric) |
+//! | `cause` | an [`IwarpError`] as the end of a connection |
 //! | `error.rs` | [`IwarpError`]: every rule a peer can break, and the Terminate that reports it |
 //!
 //! All but `tcp` knows no I/O, no clock and no operating system, and allocates nothing after
@@ -40,6 +41,8 @@
 //!
 //! Markers, MPA revision 0, atomics and immediate data (RFC 7306) are not supported.
 
+#[cfg(feature = "fabric")]
+mod cause;
 pub mod ddp;
 mod error;
 pub mod handshake;

@@ -67,7 +67,7 @@ use super::iwarp::mpa::LegacyReadDepths;
 use super::pending::{Limits, Sources};
 use crate::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
-    MAX_SEND_HEADER, ReadLimits, Region, RegionId, RemoteAddress, Sge, WrId,
+    MAX_SEND_HEADER, ReadLimits, Region, RegionId, RemoteAddress, Sge, Waitable, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -475,7 +475,9 @@ impl Fabric for Verbs {
         let listeners = listeners.filter_map(|listener| listener.again_at).min();
         [deadline, lingering, listeners].into_iter().flatten().min()
     }
+}
 
+impl Waitable for Verbs {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.poll.registry().as_fd())
     }
@@ -520,6 +522,6 @@ fn conn_of(token: mio::Token) -> ConnId {
 fn failed(context: &str, source: io::Error) -> FabricError {
     FabricError::Os {
         context: context.to_owned(),
-        source,
+        source: source.into(),
     }
 }

@@ -80,9 +80,9 @@ impl Verbs {
             return;
         };
         match event.kind {
-            AsyncKind::Fatal => self.end(id, CloseReason::Device(WcStatus::FATAL), events),
+            AsyncKind::Fatal => self.end(id, WcStatus::FATAL.into(), events),
             AsyncKind::InvalidRequest => {
-                self.end(id, CloseReason::Device(WcStatus::INVALID_REQUEST), events);
+                self.end(id, WcStatus::INVALID_REQUEST.into(), events);
             }
             AsyncKind::AccessError => self.end(id, CloseReason::RemoteAccess, events),
             AsyncKind::Established => conn.endpoint.id().notify_established(),

@@ -48,7 +48,7 @@ pub(super) fn of_work(work: &Work, status: u32) -> Outcome {
             Outcome::Failed(WrError::RemoteAccess, CloseReason::RemoteAccess)
         }
         (RETRIES_EXCEEDED | RESPONSE_TIMEOUT, _) => flushed(CloseReason::Reset),
-        (other, _) => flushed(CloseReason::Device(WcStatus(other))),
+        (other, _) => flushed(WcStatus(other).into()),
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(of_work(&Work::Send, 9), not_ready);
         let reset = Outcome::Failed(WrError::Flushed, CloseReason::Reset);
         assert_eq!(of_work(&Work::Send, 12), reset);
-        let other = Outcome::Failed(WrError::Flushed, CloseReason::Device(WcStatus(21)));
+        let other = Outcome::Failed(WrError::Flushed, WcStatus(21).into());
         assert_eq!(of_work(&Work::Send, 21), other);
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use smbdirect::fabric::{
     Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Region,
-    RegionId, RemoteAddress, Sge, WrId,
+    RegionId, RemoteAddress, Sge, Waitable, WrId,
 };
 use smbdirect::sys::Memory;
 use smbdirect::units::{Instant, RemoteToken};
@@ -161,7 +161,9 @@ impl<F: Fabric> Fabric for Recorder<F> {
     fn poll_timeout(&self) -> Option<Instant> {
         self.inner.poll_timeout()
     }
+}
 
+impl<F: Waitable> Waitable for Recorder<F> {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.event_fd()
     }

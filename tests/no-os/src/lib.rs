@@ -1,4 +1,4 @@
-//! A program without an operating system that uses the crate's protocol layers.
+//! A program without an operating system that uses the crate's protocol layers and the engine.
 //!
 //! It brings the two things that a kernel would: a panic handler and an allocator (one that has no
 //! memory: the program is linked, never run). `check.sh` refuses every symbol that is then left
@@ -6,6 +6,10 @@
 //! below are there for what is.
 
 #![no_std]
+
+extern crate alloc;
+
+mod engine;
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::panic::PanicInfo;
@@ -58,7 +62,8 @@ pub extern "C" fn import() -> i32 {
 pub unsafe extern "C" fn no_os(start: *const u8, length: usize, now: u64) -> usize {
     // SAFETY: the caller's promise.
     let bytes = unsafe { core::slice::from_raw_parts(start, length) };
-    wire(bytes) ^ iwarp(bytes) ^ queue_pair(bytes) ^ proto(bytes, Instant::from_nanos(now))
+    let now = Instant::from_nanos(now);
+    wire(bytes) ^ iwarp(bytes) ^ queue_pair(bytes) ^ proto(bytes, now) ^ engine::engine(bytes, now)
 }
 
 fn wire(bytes: &[u8]) -> usize {

@@ -17,7 +17,7 @@ fn found(name: &str, text: &str) -> Vec<String> {
         ("proto/mod.rs", ""),
         (
             "fabric/mod.rs",
-            "#[cfg(feature = \"fabric\")] mod traits; pub use traits::*; pub struct Sge; pub enum Access {} pub const MAX: usize = 1; \
+            "#[cfg(feature = \"engine\")] mod traits; pub use traits::*; pub struct Sge; pub enum Access {} pub const MAX: usize = 1; \
              #[cfg(all(feature = \"fabric\", unix))] #[allow(dead_code)] pub(crate) mod loopback;",
         ),
         ("fabric/traits.rs", ""),
@@ -28,11 +28,17 @@ fn found(name: &str, text: &str) -> Vec<String> {
         ),
         ("fabric/iwarp/pump.rs", ""),
         ("fabric/iwarp/ddp.rs", ""),
-        ("sys/mod.rs", ""),
-        ("shm/mod.rs", "#[allow(unsafe_code)] mod map; mod ring;"),
+        ("sys/mod.rs", "#[cfg(feature = \"shm\")] mod memfd;"),
+        ("sys/memfd.rs", ""),
+        (
+            "shm/mod.rs",
+            "#[allow(unsafe_code)] mod map; mod ring; #[cfg(any(feature = \"engine\", feature = \"shm\"))] mod layout;",
+        ),
         ("shm/map.rs", ""),
         ("shm/ring.rs", ""),
         ("transport/mod.rs", ""),
+        ("device/mod.rs", ""),
+        ("engine/mod.rs", ""),
         ("broker/mod.rs", ""),
         ("bin/daemon/main.rs", ""),
     ];
@@ -75,6 +81,23 @@ fn finds_what_a_module_may_not_use() {
         ("fabric/iwarp/qp.rs", "use super::super::Event;"),
         ("fabric/iwarp/qp.rs", "use crate::fabric::{Sge, Fabric};"),
         ("fabric/iwarp/qp.rs", "use crate::fabric::traits::Event;"),
+        ("fabric/traits.rs", "use std::io;"),
+        ("fabric/traits.rs", "use super::iwarp::ddp::Tagged;"),
+        ("sys/mod.rs", "use std::io;"),
+        ("shm/layout.rs", "use std::io;"),
+        (
+            "shm/ring.rs",
+            "#[cfg(feature = \"shm\")] fn f() { std::thread::yield_now() } use std::io;",
+        ),
+        (
+            "transport/mod.rs",
+            "#[cfg(not(feature = \"std\"))] use std::io;",
+        ),
+        ("transport/mod.rs", "use crate::engine::X;"),
+        ("engine/pool.rs", "use std::collections::HashMap;"),
+        ("engine/pool.rs", "use crate::broker::X;"),
+        ("engine/pool.rs", "fn f(text: SomeJson) {}"),
+        ("engine/pool.rs", "fn f(event_fd: u32) {}"),
         ("fabric/iwarp/qp/read.rs", "use crate::fabric::loopback::X;"),
         ("fabric/mod.rs", "use crate::sys::Memory;"),
         ("wire/mod.rs", "use std::vec::Vec;"),
@@ -163,7 +186,7 @@ fn leaves_alone_what_a_module_may_use() {
         ),
         (
             "fabric/traits.rs",
-            "use std::io; use super::iwarp::IwarpError; use crate::sys::Memory;",
+            "use alloc::vec::Vec; use super::Sge; use crate::sys::Memory;",
         ),
         (
             "fabric/iwarp/qp.rs",
@@ -175,15 +198,20 @@ fn leaves_alone_what_a_module_may_use() {
         ),
         (
             "transport/mod.rs",
-            "use std::io; use crate::{proto, fabric::Fabric, sys::Memory, wire::X, units::Y};",
+            "use core::net::SocketAddr; use crate::{proto, fabric::Fabric, sys::Memory, wire::X, units::Y};",
+        ),
+        (
+            "engine/pool.rs",
+            "use core::net::SocketAddr; use crate::{device::X, transport::Y}; fn profile(threadbare: Pathos) {}",
         ),
         (
             "sys/memory.rs",
-            "use super::OutOfRange; use libc::iovec; fn f() { unsafe { g() } }",
+            "use super::OutOfRange; fn f() { unsafe { g() } }",
         ),
+        ("sys/memfd.rs", "use std::io; use super::OutOfRange;"),
         (
             "shm/map.rs",
-            "use std::io; use super::ring::X; use crate::sys::Memory; fn f() { unsafe { g() } }",
+            "#[cfg(feature = \"shm\")] use std::io; use super::ring::X; use crate::sys::Memory; fn f() { unsafe { g() } }",
         ),
         ("wire/mod.rs", "#[cfg(not(test))] fn f() { my::std::x() }"),
     ] {

@@ -6,7 +6,7 @@ pub(crate) struct Source {
     pub(crate) name: String,
     /// The path of its module from the root of the crate, which is empty itself.
     pub(crate) module: Vec<String>,
-    /// Its words and signs, without comments and literals. `::` is one token.
+    /// Its words and signs, without comments and literals but for the names of features. `::` is one token.
     pub(crate) tokens: Vec<String>,
 }
 
@@ -33,10 +33,21 @@ impl Source {
 
     /// The tokens without the items under `#[cfg(test)]`.
     pub(crate) fn code(&self) -> Vec<String> {
+        self.without(after_test_attribute)
+    }
+
+    /// The same without the items that exist only where there is an operating system.
+    pub(crate) fn code_without_os(&self) -> Vec<String> {
+        self.without(|tokens| {
+            after_test_attribute(tokens).or_else(|| after_hosted_attribute(tokens))
+        })
+    }
+
+    fn without(&self, attribute: impl Fn(&[String]) -> Option<&[String]>) -> Vec<String> {
         let mut kept = Vec::new();
         let mut rest = self.tokens.as_slice();
         while let Some(token) = rest.first() {
-            if let Some(behind) = after_test_attribute(rest) {
+            if let Some(behind) = attribute(rest) {
                 rest = after_item(behind);
             } else {
                 kept.push(token.clone());
@@ -46,12 +57,13 @@ impl Source {
         kept
     }
 
-    /// The modules that the file declares under a `cfg` with a feature.
-    pub(crate) fn featured_modules(&self) -> Vec<Vec<String>> {
+    /// The modules that the file declares under a `cfg` with features, and whether those need an operating
+    /// system.
+    pub(crate) fn featured_modules(&self) -> Vec<(Vec<String>, bool)> {
         let starts = (0..self.tokens.len()).map(|n| &self.tokens[n..]);
         starts
             .filter_map(declared_with_feature)
-            .map(|name| self.module.iter().cloned().chain([name]).collect())
+            .map(|(name, hosted)| (self.module.iter().cloned().chain([name]).collect(), hosted))
             .collect()
     }
 
@@ -67,17 +79,31 @@ impl Source {
     }
 }
 
-/// The name of the module that `#[cfg(feature …)] mod name` at the start declares.
-fn declared_with_feature(tokens: &[String]) -> Option<String> {
-    let end = tokens.iter().position(|token| token == "]")?;
-    let (attribute, mut rest) = tokens.split_at(end + 1);
-    let is = |word: &str| attribute.iter().any(|token| token == word);
-    if !attribute.starts_with(&["#", "[", "cfg", "("].map(str::to_owned))
-        || !is("feature")
-        || is("not")
-    {
+/// The feature that needs `core` and `alloc` alone.
+const ENGINE: &str = "\"engine\"";
+
+/// The condition of a `cfg` of features at the start, and what follows it.
+fn feature_condition(tokens: &[String]) -> Option<(&[String], &[String])> {
+    if tokens.len() < 5 || tokens[..4] != ["#", "[", "cfg", "("] {
         return None;
     }
+    let end = tokens.iter().position(|token| token == "]")?;
+    let (condition, rest) = (&tokens[4..end], &tokens[end + 1..]);
+    let is = |word: &str| condition.iter().any(|token| token == word);
+    (is("feature") && !is("not")).then_some((condition, rest))
+}
+
+/// What follows a `cfg` of features, all of which need an operating system.
+fn after_hosted_attribute(tokens: &[String]) -> Option<&[String]> {
+    let (condition, rest) = feature_condition(tokens)?;
+    (!condition.iter().any(|token| token == ENGINE)).then_some(rest)
+}
+
+/// The name of the module that `#[cfg(feature …)] mod name` at the start declares, and whether it needs an
+/// operating system.
+fn declared_with_feature(tokens: &[String]) -> Option<(String, bool)> {
+    let (condition, mut rest) = feature_condition(tokens)?;
+    let hosted = !condition.iter().any(|token| token == ENGINE);
     // Further attributes, and who may see it.
     while rest.first().is_some_and(|token| token == "#") {
         let end = rest.iter().position(|token| token == "]")?;
@@ -87,10 +113,8 @@ fn declared_with_feature(tokens: &[String]) -> Option<String> {
     let is_visibility =
         |token: &String| matches!(token.as_str(), "pub" | "(" | ")" | "crate" | "super" | "in");
     let (before, rest) = rest.split_at(keyword);
-    before
-        .iter()
-        .all(is_visibility)
-        .then(|| rest.get(1).cloned())?
+    let name = rest.get(1).filter(|_| before.iter().all(is_visibility))?;
+    Some((name.clone(), hosted))
 }
 
 /// What follows `#[cfg(test)]`, or a `cfg` of more conditions with `test` among them.
@@ -122,7 +146,7 @@ fn after_item(tokens: &[String]) -> &[String] {
     &[]
 }
 
-/// The words and signs of a text, without comments and literals.
+/// The words and signs of a text, without comments and literals but for the names of features.
 pub(crate) fn tokens(text: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -137,6 +161,9 @@ pub(crate) fn tokens(text: &str) -> Vec<String> {
         } else if rest.starts_with("/*") {
             block_comment(rest)
         } else if let Some(length) = string(rest).or_else(|| character(rest)) {
+            if tokens.ends_with(&["feature", "="].map(str::to_owned)) {
+                tokens.push(rest[..length].to_owned());
+            }
             length
         } else if word > 0 {
             tokens.push(rest[..word].to_owned());

@@ -319,11 +319,11 @@ impl Conn {
         let sent = self.send(now, scratch, completions);
         match &sent {
             Ok(()) => {}
-            Err(CloseReason::Iwarp(_)) => return sent,
+            Err(reason) if IwarpError::of(reason).is_some() => return sent,
             Err(_) => {
                 // A peer that sent a Terminate and closed: its reason may not have been read yet.
                 return match self.receive(scratch, completions) {
-                    Err(reason @ CloseReason::Iwarp(_)) => Err(reason),
+                    Err(reason) if IwarpError::of(&reason).is_some() => Err(reason),
                     _ => sent,
                 };
             }

@@ -41,7 +41,7 @@ use super::qp::{Completion, Depths, PostError, Qp};
 use crate::fabric::pending::{Limits, Sources};
 use crate::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved,
-    ReadLimits, Region, RegionId, RemoteAddress, Sge, WrError, WrId,
+    ReadLimits, Region, RegionId, RemoteAddress, Sge, Waitable, WrError, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -480,7 +480,9 @@ impl Fabric for Iwarp {
         let all = [deadline, question, lingering, self.accept_again];
         all.into_iter().flatten().min()
     }
+}
 
+impl Waitable for Iwarp {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.poll.registry().as_fd())
     }
@@ -495,13 +497,12 @@ const fn not_posted(error: PostError) -> FabricError {
 }
 
 fn random_u32() -> Result<u32, FabricError> {
-    getrandom::u32()
-        .map_err(|error| failed("get random bytes", io::Error::other(error.to_string())))
+    getrandom::u32().map_err(|error| failed("get random bytes", error.into()))
 }
 
 fn failed(what: &str, source: io::Error) -> FabricError {
     FabricError::Os {
         context: what.to_owned(),
-        source,
+        source: source.into(),
     }
 }

@@ -192,11 +192,11 @@ impl Iwarp {
             return;
         };
         let mut reason = reason;
-        match (conn.stage, &reason) {
+        match (conn.stage, IwarpError::of(&reason)) {
             // That came first, whatever happened since.
             (Stage::Draining, _) => reason = CloseReason::Local,
-            (Stage::Established, CloseReason::Iwarp(error)) => {
-                conn.send_terminate(*error, &mut self.scratch);
+            (Stage::Established, Some(error)) => {
+                conn.send_terminate(error, &mut self.scratch);
             }
             _ => {}
         }
@@ -321,14 +321,14 @@ struct FlushErrors {
 }
 
 impl FlushErrors {
-    const fn new(reason: &CloseReason) -> Self {
+    fn new(reason: &CloseReason) -> Self {
         let mut errors = Self {
             recv: WrError::Flushed,
             read: WrError::Flushed,
         };
-        match reason {
-            CloseReason::Iwarp(IwarpError::DdpTooLong) => errors.recv = WrError::LocalLength,
-            CloseReason::Iwarp(IwarpError::PeerTerminated {
+        match IwarpError::of(reason) {
+            Some(IwarpError::DdpTooLong) => errors.recv = WrError::LocalLength,
+            Some(IwarpError::PeerTerminated {
                 layer: 0, etype: 1, ..
             }) => {
                 errors.read = WrError::RemoteAccess;

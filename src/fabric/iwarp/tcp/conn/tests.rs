@@ -128,7 +128,7 @@ fn a_stream_that_cannot_be_completed_carries_no_terminate() {
     conn.fill_batch().unwrap();
     conn.out_sent = 1;
     conn.qp.as_mut().unwrap().regions_mut().deregister(region);
-    let error = CloseReason::Iwarp(IwarpError::LocalRegionGone);
+    let error = CloseReason::from(IwarpError::LocalRegionGone);
     let result = conn.transfer(Instant::ZERO, &mut Scratch::new(), &mut Vec::new());
     assert_eq!(result, Err(error));
     conn.send_terminate(IwarpError::LocalRegionGone, &mut Scratch::new());

@@ -10,50 +10,79 @@
 //! Offers are limited for the listener's sake, which forks a process for each. A connection beyond that
 //! limit waits; when one of the offered has found its owner, the next is of the source with the fewest.
 
-use super::config::Config;
+use alloc::vec::Vec;
+
 use crate::fabric::{ConnId, Source, Sources};
 
 /// A connection, wherever it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Place {
-    pub(super) reactor: usize,
-    pub(super) conn: ConnId,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Who drives it: the number of a reactor.
+    pub reactor: usize,
+    /// Its number there.
+    pub conn: ConnId,
+}
+
+/// How many connections there may be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// All of them.
+    pub max_connections: usize,
+    /// Those of strangers.
+    pub max_unauthenticated: usize,
+    /// Those that are offered to the listener.
+    pub max_undispatched: usize,
+    /// Sources behind which many clients are.
+    pub gateways: Vec<Source>,
+}
+
+impl Limits {
+    fn is_gateway(&self, source: Source) -> bool {
+        self.gateways.contains(&source)
+    }
 }
 
 /// A limit for which a connection has to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
-pub(super) enum Limit {
+pub enum Limit {
+    /// A source has more than its share of [`Limits::max_connections`].
     #[strum(serialize = "too_many_connections_of_source")]
     ConnectionsOfSource,
+    /// A source has more than its share of [`Limits::max_unauthenticated`].
     #[strum(serialize = "too_many_unauthenticated_of_source")]
     UnauthenticatedOfSource,
+    /// [`Limits::max_connections`].
     #[strum(serialize = "too_many_connections")]
     Connections,
+    /// [`Limits::max_unauthenticated`].
     #[strum(serialize = "too_many_unauthenticated")]
     Unauthenticated,
 }
 
 impl Limit {
     /// Its name as a reason and a counter.
-    pub(super) fn name(self) -> &'static str {
+    #[must_use]
+    pub fn name(self) -> &'static str {
         self.into()
     }
 
     /// The key of the configuration that sets it, and its value.
-    pub(super) const fn setting(self, config: &Config) -> (&'static str, usize) {
+    #[must_use]
+    pub const fn setting(self, limits: &Limits) -> (&'static str, usize) {
         match self {
             Self::Connections | Self::ConnectionsOfSource => {
-                ("max_connections", config.max_connections)
+                ("max_connections", limits.max_connections)
             }
             Self::Unauthenticated | Self::UnauthenticatedOfSource => {
-                ("max_unauthenticated", config.max_unauthenticated)
+                ("max_unauthenticated", limits.max_unauthenticated)
             }
         }
     }
 
     /// What was done about it, for people.
-    pub(super) const fn consequence(self) -> &'static str {
+    #[must_use]
+    pub const fn consequence(self) -> &'static str {
         match self.is_of_source() {
             true => {
                 "of one source (a quarter of that is its share, unless it is in gateways) the oldest \
@@ -73,7 +102,8 @@ impl Limit {
 
 /// See the [module](self).
 #[derive(Debug, Default)]
-pub(super) struct Admission {
+pub struct Admission {
+    limits: Limits,
     connections: Sources<Place>,
     strangers: Sources<Place>,
     offered: Sources<Place>,
@@ -81,17 +111,21 @@ pub(super) struct Admission {
 }
 
 impl Admission {
+    /// No connections, of which there may be so many.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
     /// Takes a new connection in. If that makes too many, takes one out that has to end: the newcomer
     /// itself only if there is no other stranger that could.
-    pub(super) fn admit(
-        &mut self,
-        config: &Config,
-        place: Place,
-        source: Source,
-    ) -> Option<(Place, Limit)> {
+    pub fn admit(&mut self, place: Place, source: Source) -> Option<(Place, Limit)> {
         self.connections.add(place, source);
         self.strangers.add(place, source);
-        let limit = self.exceeded(config, source)?;
+        let limit = self.exceeded(source)?;
         let stranger = match limit.is_of_source() {
             true => self.strangers.oldest_of(source),
             false => self.strangers.oldest_of_greediest(),
@@ -102,9 +136,10 @@ impl Admission {
         Some((stranger, limit))
     }
 
-    fn exceeded(&self, config: &Config, source: Source) -> Option<Limit> {
-        let (connections, strangers) = (config.max_connections, config.max_unauthenticated);
-        let is_gateway = config.is_gateway(source);
+    fn exceeded(&self, source: Source) -> Option<Limit> {
+        let (connections, strangers) =
+            (self.limits.max_connections, self.limits.max_unauthenticated);
+        let is_gateway = self.limits.is_gateway(source);
         let of_source = |sources: &Sources<Place>, limit: usize| {
             !is_gateway && sources.of(source) > quarter(limit)
         };
@@ -123,22 +158,22 @@ impl Admission {
 
     /// A connection that was taken out stays, since a session has come on it before it ended. There may be
     /// one too many then, until the next one goes.
-    pub(super) fn stays(&mut self, place: Place, source: Source) {
+    pub fn stays(&mut self, place: Place, source: Source) {
         self.connections.add(place, source);
     }
 
     /// A session is on a connection.
-    pub(super) fn authenticated(&mut self, place: Place) {
+    pub fn authenticated(&mut self, place: Place) {
         self.strangers.remove(&place);
     }
 
     /// Whether a connection may be offered now; otherwise it waits, and [`done`](Self::done) names it
     /// when it may.
-    pub(super) fn offer(&mut self, config: &Config, place: Place, source: Source) -> bool {
+    pub fn offer(&mut self, place: Place, source: Source) -> bool {
         if self.offered.contains(&place) {
             return true;
         }
-        let may = self.has_offer(config, source);
+        let may = self.has_offer(source);
         let sources = if may {
             &mut self.offered
         } else {
@@ -148,9 +183,9 @@ impl Admission {
         may
     }
 
-    fn has_offer(&self, config: &Config, source: Source) -> bool {
-        let limit = config.max_undispatched;
-        let of_source = if config.is_gateway(source) {
+    fn has_offer(&self, source: Source) -> bool {
+        let limit = self.limits.max_undispatched;
+        let of_source = if self.limits.is_gateway(source) {
             limit
         } else {
             quarter(limit)
@@ -160,7 +195,7 @@ impl Admission {
 
     /// A connection has an owner, or is gone: it waits no longer. Names the one that may be offered in
     /// its place, which counts as offered from now on.
-    pub(super) fn done(&mut self, config: &Config, place: Place) -> Option<Place> {
+    pub fn done(&mut self, place: Place) -> Option<Place> {
         self.waiting.remove(&place);
         if !self.offered.remove(&place) {
             return None;
@@ -168,7 +203,7 @@ impl Admission {
         let (source, _, next) = self
             .waiting
             .oldest()
-            .filter(|(source, ..)| self.has_offer(config, *source))
+            .filter(|(source, ..)| self.has_offer(*source))
             .min_by_key(|(source, number, _)| (self.offered.of(*source), *number))?;
         self.waiting.remove(&next);
         self.offered.add(next, source);
@@ -176,14 +211,15 @@ impl Admission {
     }
 
     /// A connection is gone, which counts here for nothing from now on. As [`done`](Self::done).
-    pub(super) fn closed(&mut self, config: &Config, place: Place) -> Option<Place> {
+    pub fn closed(&mut self, place: Place) -> Option<Place> {
         self.connections.remove(&place);
         self.strangers.remove(&place);
-        self.done(config, place)
+        self.done(place)
     }
 
     /// Strangers, of all sources.
-    pub(super) fn strangers(&self) -> usize {
+    #[must_use]
+    pub fn strangers(&self) -> usize {
         self.strangers.total()
     }
 }
@@ -202,21 +238,18 @@ mod tests {
 
     struct Scene {
         admission: Admission,
-        config: Config,
         conns: SlotMap<ConnId, ()>,
     }
 
     impl Scene {
         fn new(max_connections: usize, max_unauthenticated: usize) -> Self {
             Self {
-                admission: Admission::default(),
-                config: Config {
+                admission: Admission::new(Limits {
                     max_connections,
                     max_unauthenticated,
                     max_undispatched: 8,
-                    gateways: vec!["10.0.0.1".parse().unwrap()],
-                    ..Config::default()
-                },
+                    gateways: vec![Source::of("10.0.0.1".parse().unwrap())],
+                }),
                 conns: SlotMap::with_key(),
             }
         }
@@ -230,13 +263,13 @@ mod tests {
 
         fn admit(&mut self, address: &str) -> (Place, Option<(Place, Limit)>) {
             let (place, source) = (self.place(), Source::of(address.parse().unwrap()));
-            (place, self.admission.admit(&self.config, place, source))
+            (place, self.admission.admit(place, source))
         }
 
         /// Whether it is offered, or waits.
         fn offer(&mut self, address: &str) -> (Place, bool) {
             let (place, source) = (self.place(), Source::of(address.parse().unwrap()));
-            (place, self.admission.offer(&self.config, place, source))
+            (place, self.admission.offer(place, source))
         }
     }
 
@@ -285,7 +318,7 @@ mod tests {
         scene.admission.stays(oldest, source);
         assert_eq!(scene.admission.connections.of(source), 3);
         assert_eq!(scene.admission.strangers(), 2);
-        scene.admission.closed(&scene.config, oldest);
+        scene.admission.closed(oldest);
         assert_eq!(scene.admission.connections.of(source), 2);
     }
 
@@ -301,18 +334,12 @@ mod tests {
         assert!(gateway.iter().all(|(_, offered)| *offered));
         let (other, offered) = scene.offer("10.0.0.3");
         assert!(!offered, "all places are taken");
-        let Scene {
-            admission, config, ..
-        } = &mut scene;
-        assert_eq!(admission.done(config, gateway[0].0), Some(other));
-        assert_eq!(
-            admission.done(config, gateway[1].0),
-            None,
-            "two are its share"
-        );
+        let admission = &mut scene.admission;
+        assert_eq!(admission.done(gateway[0].0), Some(other));
+        assert_eq!(admission.done(gateway[1].0), None, "two are its share");
         // One that waits goes, and the next has its turn.
-        assert_eq!(admission.closed(config, greedy[2].0), None);
-        assert_eq!(admission.done(config, greedy[0].0), Some(greedy[3].0));
-        assert_eq!(admission.done(config, greedy[0].0), None, "it was done");
+        assert_eq!(admission.closed(greedy[2].0), None);
+        assert_eq!(admission.done(greedy[0].0), Some(greedy[3].0));
+        assert_eq!(admission.done(greedy[0].0), None, "it was done");
     }
 }

@@ -1,22 +1,27 @@
 //! What a worker is told of an end or an error that the transport reports, and what the log says of an end that the
 //! broker brought about.
 
-use super::config::Config;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+
+use super::admission::Limits;
 use crate::device::Status;
-use crate::fabric::{self, FabricError, WrError};
+use crate::fabric::{self, CauseKind, FabricError, WrError};
 use crate::proto::ProtocolError;
 use crate::transport::{CallFailed, CloseReason, SendError};
 
 /// What the log says of a reason of the broker's own, which has this name.
-pub(super) fn words(name: &str, config: &Config) -> String {
+#[must_use]
+pub fn words(name: &str, limits: &Limits) -> String {
     match name {
         "too_many_connections" | "too_many_connections_of_source" => format!(
             "a newer one came, and max_connections = {} was reached",
-            config.max_connections
+            limits.max_connections
         ),
         "too_many_unauthenticated" | "too_many_unauthenticated_of_source" => format!(
             "a newer one came, no client had logged in on this one, and max_unauthenticated = {} was reached",
-            config.max_unauthenticated
+            limits.max_unauthenticated
         ),
         "login_timeout" => "no client logged in on it in time".to_owned(),
         "no_listener" => {
@@ -41,7 +46,8 @@ pub(super) fn words(name: &str, config: &Config) -> String {
 }
 
 /// Why a connection ended.
-pub(super) fn of_close(reason: &CloseReason) -> Status {
+#[must_use]
+pub fn of_close(reason: &CloseReason) -> Status {
     match reason {
         CloseReason::Fabric(reason) => of_fabric_close(reason),
         CloseReason::Protocol(error) => match error {
@@ -83,19 +89,22 @@ fn of_fabric_close(reason: &fabric::CloseReason) -> Status {
         Reason::ConnectTimeout => Status::TimedOut,
         Reason::TooManyPending => Status::Limit,
         Reason::AddressNotAllowed => Status::Address,
-        Reason::Iwarp(error) if error.is_remote_access() => Status::RemoteAccess,
-        Reason::Iwarp(_) | Reason::ReceiverNotReady => Status::Protocol,
+        Reason::ReceiverNotReady => Status::Protocol,
         Reason::RemoteAccess => Status::RemoteAccess,
-        Reason::LocalProtection
-        | Reason::DeviceGone
-        | Reason::Device(_)
-        | Reason::Injected
-        | Reason::Os(_) => Status::Fabric,
+        Reason::Provider(cause) => match cause.kind() {
+            CauseKind::RemoteAccess => Status::RemoteAccess,
+            CauseKind::ReceiverNotReady | CauseKind::Protocol => Status::Protocol,
+            CauseKind::Device => Status::Fabric,
+        },
+        Reason::LocalProtection | Reason::DeviceGone | Reason::Injected | Reason::Os(_) => {
+            Status::Fabric
+        }
     }
 }
 
 /// How something ended that the transport had taken.
-pub(super) const fn of_result(result: Result<(), WrError>) -> Status {
+#[must_use]
+pub const fn of_result(result: Result<(), WrError>) -> Status {
     match result {
         Ok(()) => Status::Ok,
         Err(WrError::Flushed) => Status::Flushed,
@@ -106,7 +115,8 @@ pub(super) const fn of_result(result: Result<(), WrError>) -> Status {
 }
 
 /// Why the transport did not take something.
-pub(super) const fn of_send_error(error: SendError) -> Status {
+#[must_use]
+pub const fn of_send_error(error: SendError) -> Status {
     match error {
         // What is known to the broker and not established has ended, or is being closed.
         SendError::NotEstablished => Status::Flushed,
@@ -121,7 +131,8 @@ pub(super) const fn of_send_error(error: SendError) -> Status {
 }
 
 /// Why memory was not registered.
-pub(super) const fn of_fabric_error(error: &FabricError) -> Status {
+#[must_use]
+pub const fn of_fabric_error(error: &FabricError) -> Status {
     match error {
         FabricError::NotConnected => Status::Flushed,
         FabricError::LocalProtection => Status::OutOfBounds,

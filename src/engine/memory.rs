@@ -14,26 +14,28 @@
 //! longest may have that much, and it is enough for its largest message and transfer, by which it goes
 //! on and gives back what it has.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::device::Status;
 use crate::device::abi::RegionShape;
-use crate::shm::{self, buffers};
-use crate::sys::{Memfd, Memory};
+use crate::shm::buffers;
+use crate::sys::Memory;
 
 /// Bytes of a region's first segment; less where the shape allows no more.
 const FIRST_LENGTH: u32 = 128 << 10;
 
 /// Bytes in use, and how many there may be.
 #[derive(Debug)]
-pub(super) struct Account {
+pub struct Account {
     used: AtomicU64,
     limit: u64,
 }
 
 impl Account {
-    pub(super) fn new(limit: u64) -> Arc<Self> {
+    /// Nothing in use of `limit` bytes.
+    #[must_use]
+    pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
             used: AtomicU64::new(0),
             limit,
@@ -41,17 +43,20 @@ impl Account {
     }
 
     /// Bytes in use.
-    pub(super) fn used(&self) -> u64 {
+    #[must_use]
+    pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
     /// Bytes that there may be.
-    pub(super) const fn limit(&self) -> u64 {
+    #[must_use]
+    pub const fn limit(&self) -> u64 {
         self.limit
     }
 
     /// Takes `bytes` and leaves `spare`; `None` where there are not so many.
-    pub(super) fn charge(self: &Arc<Self>, bytes: u64, spare: u64) -> Option<Charge> {
+    #[must_use]
+    pub fn charge(self: &Arc<Self>, bytes: u64, spare: u64) -> Option<Charge> {
         let most = self.limit.saturating_sub(spare);
         let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= most);
         // Relaxed: nothing is read because of the number.
@@ -66,13 +71,15 @@ impl Account {
 
     /// Whether this account with `bytes` more has no more than it leaves of `total` beside `spare`. However
     /// many take as much as that, one after the other, there is something for the next.
-    pub(super) fn leaves_as_much(&self, bytes: u64, (total, spare): (&Self, u64)) -> bool {
+    #[must_use]
+    pub fn leaves_as_much(&self, bytes: u64, (total, spare): (&Self, u64)) -> bool {
         let taken = total.used().saturating_add(spare).saturating_add(bytes);
         self.used().saturating_add(bytes) <= total.limit.saturating_sub(taken)
     }
 
     /// Takes `bytes` of what is bounded otherwise and cannot be refused, however many are in use.
-    pub(super) fn count(self: &Arc<Self>, bytes: u64) -> Charge {
+    #[must_use]
+    pub fn count(self: &Arc<Self>, bytes: u64) -> Charge {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         Charge {
             account: Arc::clone(self),
@@ -83,7 +90,7 @@ impl Account {
 
 /// Bytes taken from an account until this is dropped.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub struct Charge {
     account: Arc<Account>,
     bytes: u64,
 }
@@ -96,23 +103,26 @@ impl Drop for Charge {
 
 /// What of the total is kept for those that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reserve {
+pub struct Reserve {
     /// For the longest buffers of SEND and BULK of one worker.
-    pub(super) worker: u64,
+    pub worker: u64,
     /// For the longest buffer of RECEIVE in each reactor.
-    pub(super) received: u64,
+    pub received: u64,
 }
 
 impl Reserve {
-    pub(super) const fn all(self) -> u64 {
+    /// Both together.
+    #[must_use]
+    pub const fn all(self) -> u64 {
         self.worker.saturating_add(self.received)
     }
 }
 
 /// A segment of a worker's region, and what it counts.
 #[derive(Debug)]
-pub(super) struct Segment {
-    pub(super) memory: Memory,
+pub struct Segment {
+    /// Its bytes.
+    pub memory: Memory,
     /// Something was submitted that lies in it, since this was last asked.
     touched: AtomicBool,
     /// The worker was told to give it back.
@@ -122,24 +132,23 @@ pub(super) struct Segment {
 
 impl Segment {
     /// A new one of `length` bytes, charged to the account of its worker and to the total, of which
-    /// `spare` is left; and the file that the worker gets.
+    /// `spare` is left; and what the worker maps it by. `make` makes the pages.
     ///
     /// # Errors
     ///
-    /// [`Status::NoMemory`]: the worker's limit. [`Status::Again`]: the limit of the total.
-    /// [`Status::System`]: the system's.
-    pub(super) fn create(
-        name: &str,
+    /// [`Status::NoMemory`]: the worker's limit. [`Status::Again`]: the limit of the total. Otherwise what
+    /// `make` says.
+    pub fn create<Pages>(
         length: usize,
         worker: &Arc<Account>,
         (total, spare): (&Arc<Account>, u64),
-    ) -> Result<(Self, Memfd), Status> {
+        make: impl FnOnce(usize) -> Result<(Memory, Pages), Status>,
+    ) -> Result<(Self, Pages), Status> {
         let charges = [
             worker.charge(length as u64, 0).ok_or(Status::NoMemory)?,
             total.charge(length as u64, spare).ok_or(Status::Again)?,
         ];
-        let file = Memfd::create(name, length).map_err(|_| Status::System)?;
-        let memory = shm::map(&file).map_err(|_| Status::System)?;
+        let (memory, pages) = make(length)?;
         let segment = Self {
             memory,
             // It was asked for because it is needed.
@@ -147,29 +156,31 @@ impl Segment {
             reclaimed: AtomicBool::new(false),
             _charges: charges,
         };
-        Ok((segment, file))
+        Ok((segment, pages))
     }
 
     /// Something that lies in it is to be done.
     #[inline]
-    pub(super) fn touch(&self) {
+    pub fn touch(&self) {
         if !self.touched.load(Ordering::Relaxed) {
             self.touched.store(true, Ordering::Relaxed);
         }
     }
 
     /// Whether it was touched since this was last asked.
-    pub(super) fn take_touched(&self) -> bool {
+    #[must_use]
+    pub fn take_touched(&self) -> bool {
         self.touched.swap(false, Ordering::Relaxed)
     }
 
     /// Whether its worker was told to give it back.
-    pub(super) fn is_reclaimed(&self) -> bool {
+    #[must_use]
+    pub fn is_reclaimed(&self) -> bool {
         self.reclaimed.load(Ordering::Relaxed)
     }
 
     /// Its worker was told to give it back.
-    pub(super) fn set_reclaimed(&self) {
+    pub fn set_reclaimed(&self) {
         self.reclaimed.store(true, Ordering::Relaxed);
     }
 }
@@ -177,11 +188,8 @@ impl Segment {
 /// Bytes of the next segment of a region that has `segments` with `length` bytes together, and in which
 /// there is no room for `wanted` units: how many it should have, so that the region doubles, and how
 /// many it must have.
-pub(super) fn next_length(
-    shape: &RegionShape,
-    (segments, length): (u32, u64),
-    wanted: u32,
-) -> [usize; 2] {
+#[must_use]
+pub fn next_length(shape: &RegionShape, (segments, length): (u32, u64), wanted: u32) -> [usize; 2] {
     let unit = shape.unit_length.max(1);
     let have = u32::try_from(length / u64::from(unit)).unwrap_or(u32::MAX);
     // There is none after the last one: it has to do for everything.
@@ -198,7 +206,8 @@ pub(super) fn next_length(
 }
 
 /// Units of a region that has all the segments that it may have.
-pub(super) fn most_units(shape: &RegionShape) -> u32 {
+#[must_use]
+pub fn most_units(shape: &RegionShape) -> u32 {
     let mut length = 0;
     for segments in 0..shape.max_segments {
         let [next, _] = next_length(shape, (segments, length), 1);
@@ -214,7 +223,8 @@ pub(super) fn most_units(shape: &RegionShape) -> u32 {
 }
 
 /// The same shape for [`buffers`].
-pub(super) const fn shape_of(shape: &RegionShape) -> buffers::Shape {
+#[must_use]
+pub const fn shape_of(shape: &RegionShape) -> buffers::Shape {
     buffers::Shape {
         unit_length: shape.unit_length as usize,
         units_per_segment: shape.units_per_segment,
@@ -234,11 +244,15 @@ mod tests {
         max_segments: 8,
     };
 
+    fn make(length: usize) -> Result<(Memory, ()), Status> {
+        Ok((Memory::zeroed(length), ()))
+    }
+
     #[test]
     fn memory_counts_until_its_last_user_is_gone() {
         let (worker, total) = (Account::new(10_000), Account::new(9_000));
-        let create = |spare| Segment::create("test", 4096, &worker, (&total, spare));
-        let (first, _file) = create(4000).unwrap();
+        let create = |spare| Segment::create(4096, &worker, (&total, spare), make);
+        let (first, ()) = create(4000).unwrap();
         let first = Arc::new(first);
         let also_first = Arc::clone(&first);
         assert_eq!(create(4000).unwrap_err(), Status::Again);
@@ -278,7 +292,7 @@ mod tests {
     #[test]
     fn a_segment_that_nobody_touches_is_seen() {
         let (worker, total) = (Account::new(10_000), Account::new(9_000));
-        let (segment, _file) = Segment::create("test", 4096, &worker, (&total, 0)).unwrap();
+        let (segment, ()) = Segment::create(4096, &worker, (&total, 0), make).unwrap();
         assert!(segment.take_touched(), "it is new");
         assert!(!segment.take_touched());
         segment.touch();

@@ -10,34 +10,50 @@ use crate::units::RemoteToken;
 /// What no correct library submits. The worker is detached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
-pub(super) enum Violation {
+pub enum Violation {
+    /// The operation is not one.
     #[error("unknown operation {0}")]
     Operation(u32),
+    /// The operation does not have these flags.
     #[error("unknown flags {0:#x}")]
     Flags(u32),
+    /// A reserved field is not 0.
     #[error("a reserved field is not 0")]
     Reserved,
+    /// The queue never had a connection of that number.
     #[error("connection {0:#x} never was its own")]
     Connection(u64),
+    /// The bytes do not lie in memory of the worker.
     #[error("{length} bytes at place {place:#x} do not lie in its memory")]
-    OutOfBounds { place: u64, length: u64 },
+    OutOfBounds {
+        /// Where they begin: a [`Place`].
+        place: u64,
+        /// How many.
+        length: u64,
+    },
+    /// A buffer was given back that the worker does not have.
     #[error("buffer {0:#x} is not in use")]
     Buffer(u64),
+    /// The ring itself is corrupt.
     #[error("corrupt ring: {0}")]
     Ring(#[from] crate::shm::RingCorrupt),
 }
 
 impl Violation {
-    pub(super) fn name(self) -> &'static str {
+    /// A name for counters: lower case, words joined by `_`, stable.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         self.into()
     }
 }
 
 /// Bytes of a worker's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub(super) place: Place,
-    pub(super) length: u32,
+pub struct Piece {
+    /// Where they begin.
+    pub place: Place,
+    /// How many.
+    pub length: u32,
 }
 
 impl Piece {
@@ -48,7 +64,9 @@ impl Piece {
         }
     }
 
-    pub(super) fn violation(self) -> Violation {
+    /// That they do not lie in its memory.
+    #[must_use]
+    pub fn violation(self) -> Violation {
         Violation::OutOfBounds {
             place: self.place.to_bits(),
             length: self.length.into(),
@@ -58,51 +76,77 @@ impl Piece {
 
 /// What a worker wants of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Request {
+pub enum Request {
+    /// Sends a message.
     Send {
+        /// The message.
         source: Piece,
+        /// The client's token that it invalidates.
         invalidate: Option<RemoteToken>,
     },
+    /// RDMA READ.
     Read {
+        /// Where the data goes.
         sink: Piece,
+        /// Where it lies in the client's memory.
         descriptors: Descriptors,
     },
+    /// RDMA WRITE.
     Write {
+        /// The data.
         source: Piece,
+        /// Where it goes in the client's memory.
         descriptors: Descriptors,
     },
+    /// Ends it in order.
     Disconnect,
     /// A session is on it.
     Authenticated,
+    /// Gives it to another worker.
     Transfer {
+        /// The client whose worker gets it; `None`: whoever claims the token of the answer.
         client_guid: Option<[u8; 16]>,
+        /// The first message, for the worker that gets it.
         message: Option<Piece>,
     },
 }
 
 /// Where a list of buffer descriptors lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Descriptors {
-    pub(super) place: Place,
-    pub(super) count: u32,
+pub struct Descriptors {
+    /// In the worker's memory.
+    pub place: Place,
+    /// How many.
+    pub count: u32,
 }
 
 /// A submission as far as it can be judged by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Submitted {
+pub enum Submitted {
+    /// A received message is given back.
     Recycle {
+        /// The connection.
         conn: u64,
+        /// The buffer.
         buffer: u64,
     },
+    /// Anything that a completion answers.
     Request {
+        /// The connection.
         conn: u64,
+        /// What the answer carries.
         cookie: u64,
+        /// What is wanted.
         request: Request,
     },
 }
 
 /// Reads an entry.
-pub(super) fn parse(entry: Entry) -> Result<Submitted, Violation> {
+///
+/// # Errors
+///
+/// What no correct library writes.
+pub fn parse(entry: Entry) -> Result<Submitted, Violation> {
     let submission: Submission = transmute!(entry);
     if submission.op == op::TRANSFER {
         return parse_transfer(transmute!(entry));

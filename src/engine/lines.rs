@@ -1,7 +1,7 @@
 //! Log lines that clients can cause, a few in a second, and limits that they meet, once in a while.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use alloc::collections::BTreeMap;
+use core::time::Duration;
 
 use crate::units::Instant;
 
@@ -10,7 +10,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 
 /// Says which lines to log.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub struct Lines {
     window: Instant,
     lines: u32,
     suppressed: u64,
@@ -18,7 +18,7 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Whether to log a line now; if so, with the number of those left out before.
-    pub(super) fn admit(&mut self, now: Instant) -> Option<u64> {
+    pub fn admit(&mut self, now: Instant) -> Option<u64> {
         if now >= self.window + WINDOW {
             (self.window, self.lines) = (now, 0);
         }
@@ -27,7 +27,7 @@ impl Lines {
             return None;
         }
         self.lines += 1;
-        Some(std::mem::take(&mut self.suppressed))
+        Some(core::mem::take(&mut self.suppressed))
     }
 }
 
@@ -36,19 +36,19 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// Says when to warn of limits that were met.
 #[derive(Debug, Default)]
-pub(super) struct Warnings(BTreeMap<&'static str, (Instant, u64)>);
+pub struct Warnings(BTreeMap<&'static str, (Instant, u64)>);
 
 impl Warnings {
     /// Takes note that the limit of a key of the configuration was met so many times. If it is time to warn
     /// of it, says how often that was since the last warning.
-    pub(super) fn met(&mut self, key: &'static str, times: u64, now: Instant) -> Option<u64> {
+    pub fn met(&mut self, key: &'static str, times: u64, now: Instant) -> Option<u64> {
         let (at, count) = self.0.entry(key).or_insert((now, 0));
         *count += times;
         if now < *at {
             return None;
         }
         *at = now + QUIET;
-        Some(std::mem::take(count))
+        Some(core::mem::take(count))
     }
 }
 

@@ -1,0 +1,21 @@
+//! The rules of the smbdirect device, whatever it runs in: a process with threads and sockets (`broker`), or a kernel.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`admission`] | which connections may be there, and which wait for an owner |
+//! | [`lines`] | how many log lines and warnings others can cause |
+//! | [`memory`] | accounts of the memory that is shared with workers |
+//! | [`reason`] | why something ended, as a worker is told and a log says it |
+//! | [`submission`] | what a worker wants: the entries of its ring, judged |
+//!
+//! With these go the [`transport`](crate::transport), the rings and buffers of [`shm`](crate::shm), and what
+//! [`device`](crate::device) says of the interface to workers.
+//!
+//! Nothing here knows a thread, a socket, a file or a clock, nor how a status is written: time comes in as an
+//! argument, and what has to be done goes out as a value.
+
+pub mod admission;
+pub mod lines;
+pub mod memory;
+pub mod reason;
+pub mod submission;

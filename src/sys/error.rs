@@ -1,0 +1,29 @@
+//! [`OsError`]: an error of the system that this code runs on, or in.
+
+use core::fmt;
+
+/// An error of the system: an `errno` value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OsError(pub i32);
+
+impl fmt::Display for OsError {
+    #[cfg(feature = "std")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::io::Error::from_raw_os_error(self.0).fmt(f)
+    }
+
+    #[cfg(not(feature = "std"))]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "os error {}", self.0)
+    }
+}
+
+impl core::error::Error for OsError {}
+
+#[cfg(feature = "std")]
+impl From<std::io::Error> for OsError {
+    /// An error that is not the system's becomes `EIO`.
+    fn from(error: std::io::Error) -> Self {
+        Self(error.raw_os_error().unwrap_or(libc::EIO))
+    }
+}
