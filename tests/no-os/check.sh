@@ -6,6 +6,8 @@
 #   - a target without an operating system (x86_64-unknown-none), where `std` does not exist, and
 #   - this machine's own target, where `std` does and nothing keeps a dependency from asking for it, but the linker.
 #
+# In the second it also looks for places that may panic, and fails for those that panics.txt does not know.
+#
 # The first needs a `core` for that target. In this order: the active toolchain's, if the target or the component
 # rust-src is installed; Debian's Rust with its library sources, by absolute path and beside the user's own.
 set -uo pipefail
@@ -18,6 +20,8 @@ ALLOWED='memcpy|memmove|memset|memcmp|bcmp|strlen|rust_eh_personality|_Unwind_Re
 # Crates that may end up in the program, and the features that would bring the operating system in.
 CRATES='no-os|slotmap|smbdirect|strum|thiserror|zerocopy'
 FEATURES='std|fabric|shm'
+# The Rust that panics.txt was made with.
+PANICS_RUST=1.95
 
 out=$PWD/target/no-os
 bare=$(uname -m)-unknown-none
@@ -54,6 +58,16 @@ build_and_check() {
         return 1
     fi
     echo "$what: $(grep -c ' FUNC ' "$program.symbols") functions, nothing left undefined but what core itself asks for"
+}
+
+# What may panic, in the program for this machine's target: a kernel would oops there. An older library says more
+# often where it was called from, so that more places seem to be this crate's.
+check_panics() {
+    if ! version_at_least "$(rustc_version rustc)" "$PANICS_RUST"; then
+        skipped "places that may panic: tests/no-os/panics.txt is for Rust $PANICS_RUST"
+        return 0
+    fi
+    python3 tests/no-os/panics.py "$out/release/libno_os.a" . tests/no-os/panics.txt
 }
 
 # A program that does import something is found out: otherwise this script proves nothing.
@@ -147,7 +161,7 @@ with_own_sources() {
 failed=0
 check_features || failed=1
 check_the_check || failed=1
-build_and_check "this machine's target" cargo "" || failed=1
+{ build_and_check "this machine's target" cargo "" && check_panics; } || failed=1
 
 build_core=(-Zbuild-std=core,alloc)
 if has_target "$bare"; then
