@@ -4,11 +4,12 @@
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Region,
-    RegionId, RemoteAddress, Sge, Waitable, WrId,
+    Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Readiness,
+    Region, RegionId, RemoteAddress, Sge, SharedEpoll, Waitable, WrId,
 };
 use smbdirect::proto;
 use smbdirect::sys::Memory;
@@ -23,6 +24,8 @@ pub(crate) struct Paired {
     shared: Arc<Mutex<Shared>>,
     /// The broker's side has it.
     client: Option<Box<Client>>,
+    /// Of the broker, which waits with it.
+    readiness: Readiness,
 }
 
 /// Bytes of the client's memory that the server may write to.
@@ -48,6 +51,7 @@ struct Shared {
 
 impl Paired {
     pub(crate) fn new() -> Self {
+        let readiness = || Readiness::new().expect("an epoll instance");
         let shared = Shared {
             loopback: Loopback::new(LoopbackConfig::default()).expect("random numbers"),
             of_client: Vec::new(),
@@ -59,6 +63,7 @@ impl Paired {
         let side = Self {
             shared: Arc::clone(&shared),
             client: None,
+            readiness: readiness(),
         };
         let config = proto::Config::initiator_default();
         let client = Client {
@@ -74,6 +79,7 @@ impl Paired {
         Self {
             shared,
             client: Some(Box::new(client)),
+            readiness: readiness(),
         }
     }
 
@@ -286,5 +292,23 @@ impl Fabric for Paired {
 impl Waitable for Paired {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+}
+
+impl SharedEpoll for Paired {
+    fn registry(&self) -> &mio::Registry {
+        self.readiness.registry()
+    }
+
+    fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError> {
+        self.readiness.wait(time)?;
+        // All that is ready is the broker's: this fabric has no descriptors.
+        let found = self.readiness.take()?;
+        self.readiness.put(found);
+        Ok(())
+    }
+
+    fn ready(&mut self, keys: &mut Vec<u64>) {
+        self.readiness.ready(keys);
     }
 }

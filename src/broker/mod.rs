@@ -64,7 +64,7 @@ use self::status::Status;
 use crate::device;
 use crate::device::trust::{UnsafeDirectory, check_directory};
 use crate::fabric::verbs;
-use crate::fabric::{Fabric, FabricError, FabricKind, ReadLimits, Waitable, iwarp};
+use crate::fabric::{Fabric, FabricError, FabricKind, ReadLimits, SharedEpoll, iwarp, owner_token};
 use crate::proto;
 use crate::transport::{self, Transport};
 use crate::units::Credits;
@@ -183,7 +183,7 @@ impl Broker {
     /// What is missing. Nothing is left running then.
     pub fn start<F, M>(mut config: Config, mut make_fabric: M) -> Result<Self, StartError>
     where
-        F: Waitable + Send + 'static,
+        F: SharedEpoll + Send + 'static,
         M: FnMut(FabricKind) -> io::Result<F>,
     {
         config.validate()?;
@@ -205,19 +205,18 @@ impl Broker {
             let fabric = make_fabric(kind).map_err(StartError::Fabric)?;
             let transport = listen(&shared, fabric, kind, &mut listen_at)?;
             let (to_reactor, commands) = unbounded();
-            let poll = mio::Poll::new()?;
-            let waker = mio::Waker::new(poll.registry(), reactor::WAKER)?;
+            let registry = transport.0.fabric().registry();
+            let waker = mio::Waker::new(registry, owner_token(reactor::WAKER))?;
             to_reactors.push(ToReactor {
                 sender: to_reactor,
                 waker,
             });
             let shared = Arc::clone(&shared);
-            let waits = (commands, poll);
             reactors.push(Reactor::new(
                 (number, kind),
                 shared,
                 transport,
-                waits,
+                commands,
                 control.clone(),
             ));
         }
@@ -237,7 +236,7 @@ impl Broker {
         Ok(broker)
     }
 
-    fn spawn<F: Waitable + Send + 'static>(
+    fn spawn<F: SharedEpoll + Send + 'static>(
         &mut self,
         mut control: Control,
         reactors: Vec<Reactor<F>>,

@@ -36,6 +36,8 @@ pub(super) struct Queue {
     completions: Producer<WakeProcess>,
     /// Rung by the worker.
     pub(super) bell: Bell,
+    /// How often that has rung.
+    pub(super) rings: u32,
     /// Completions that the ring has not taken yet. Each of them is the answer to a submission, of
     /// which few can be outstanding; or holds a buffer of RECEIVE, of which there are so many; or is
     /// the end of a connection, which held one at its beginning.
@@ -107,6 +109,7 @@ impl Queue {
             submissions: Consumer::new(submissions, wake.clone()),
             completions: Producer::new(completions, wake),
             bell,
+            rings: 0,
             pending: VecDeque::new(),
             awaited: false,
             wake_at: None,

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::iwarp::{self, Iwarp};
 use super::verbs::{self, Verbs};
 use super::{
     Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved, ReadLimits,
-    Region, RegionId, RemoteAddress, Sge, Waitable, WrId,
+    Region, RegionId, RemoteAddress, Sge, SharedEpoll, Waitable, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -263,5 +264,19 @@ impl Fabric for AnyFabric {
 impl Waitable for AnyFabric {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         on!(self, fabric => fabric.event_fd())
+    }
+}
+
+impl SharedEpoll for AnyFabric {
+    fn registry(&self) -> &mio::Registry {
+        on!(self, fabric => fabric.registry())
+    }
+
+    fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError> {
+        on!(self, fabric => fabric.wait(time))
+    }
+
+    fn ready(&mut self, keys: &mut Vec<u64>) {
+        on!(self, fabric => fabric.ready(keys));
     }
 }

@@ -32,6 +32,8 @@ pub mod pcap;
 #[cfg(feature = "engine")]
 mod pending;
 #[cfg(feature = "fabric")]
+mod readiness;
+#[cfg(feature = "fabric")]
 mod regions;
 #[cfg(feature = "engine")]
 mod traits;
@@ -49,7 +51,9 @@ pub use local::{LocalAddress, LocalAddresses};
 pub use pending::Source;
 #[cfg(feature = "engine")]
 pub(crate) use pending::{Limit, Limits, Sources};
-#[cfg(feature = "engine")]
+#[cfg(feature = "fabric")]
+pub use readiness::{Readiness, SharedEpoll, is_own, owner_token};
+#[cfg(feature = "fabric")]
 pub use traits::*;
 #[cfg(feature = "fabric")]
 pub use wait::Waitable;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{Conn, Stage};
+use super::rest::unwatch;
 use super::{NOTHING, Notice, Reactor};
 use crate::broker::pool::QueueId;
 use crate::broker::presence::Presence;
@@ -13,7 +14,7 @@ use crate::device::Status;
 use crate::device::abi::{Completion, event};
 use crate::engine::reason;
 use crate::engine::submission::Violation;
-use crate::fabric::{ConnId, Fabric, LocalAddress};
+use crate::fabric::{ConnId, LocalAddress, SharedEpoll};
 use crate::transport::{CloseReason, Traffic};
 use crate::units::Instant;
 
@@ -25,7 +26,7 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Time that connections have to end after they were told to, when the reactor stops.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl<F: Fabric> Reactor<F> {
+impl<F: SharedEpoll> Reactor<F> {
     /// A connection is gone, and carried `traffic` before.
     pub(super) fn closed(&mut self, id: ConnId, reason: &CloseReason, traffic: &Traffic) {
         self.transport.buffers_mut().forget(id);
@@ -155,7 +156,7 @@ impl<F: Fabric> Reactor<F> {
         let Some(queue) = self.queues.remove(id) else {
             return;
         };
-        self.sleeper.unwatch(&queue.bell);
+        unwatch(self.transport.fabric().registry(), &queue.bell);
         self.active.retain(|active| *active != id);
         let mut recovered = Vec::new();
         for conn in queue.conns() {

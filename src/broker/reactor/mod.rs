@@ -47,7 +47,7 @@ use crate::engine::admission::Limit;
 use crate::engine::lines::Lines;
 use crate::engine::reason;
 use crate::fabric::{
-    ConnId, Fabric, FabricError, FabricKind, ListenerId, LocalAddress, LocalAddresses, Waitable,
+    ConnId, Fabric, FabricError, FabricKind, ListenerId, LocalAddress, LocalAddresses, SharedEpoll,
 };
 use crate::proto;
 use crate::shm::{Entry, RingCorrupt};
@@ -183,16 +183,16 @@ pub(super) struct Reactor<F: Fabric> {
     now: Instant,
 }
 
-impl<F: Waitable> Reactor<F> {
+impl<F: SharedEpoll> Reactor<F> {
     /// A reactor that listens already.
     pub(super) fn new(
         (number, fabric): (usize, FabricKind),
         shared: Arc<Shared>,
         (transport, listeners): (Transport<F, Pool>, Vec<ListenerId>),
-        (commands, poll): (Receiver<Command>, mio::Poll),
+        commands: Receiver<Command>,
         control: ToControl,
     ) -> Self {
-        let sleeper = Sleeper::new(poll, shared.config.busy_poll);
+        let sleeper = Sleeper::new(shared.config.busy_poll);
         Self {
             number,
             fabric,
@@ -228,9 +228,11 @@ impl<F: Waitable> Reactor<F> {
     pub(super) fn run(&mut self) -> Result<(), FabricError> {
         loop {
             self.now = self.shared.now();
+            self.run_bells();
             let mut busy = self.run_commands();
             busy |= self.run_queues();
             self.transport.poll(self.now, &mut self.events)?;
+            busy |= self.run_bells();
             busy |= self.run_events();
             self.run_turned_away();
             self.run_faults();
@@ -248,9 +250,7 @@ impl<F: Waitable> Reactor<F> {
             self.rest(busy)?;
         }
     }
-}
 
-impl<F: Fabric> Reactor<F> {
     fn run_commands(&mut self) -> bool {
         let mut busy = false;
         // What comes meanwhile has its turn in the next round.

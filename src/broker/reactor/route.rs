@@ -18,6 +18,7 @@ use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 use super::connection::{Claim, Held, Stage};
+use super::rest::watch;
 use super::{NOTHING, Notice, Reactor};
 use crate::broker::pool::{Buffer, QueueId};
 use crate::broker::process::{Process, UNREAD};
@@ -25,11 +26,11 @@ use crate::broker::queue::Queue;
 use crate::broker::registry::Route;
 use crate::device::Status;
 use crate::device::abi::{self, Completion, Token, event, kind};
-use crate::fabric::{ConnId, Fabric};
+use crate::fabric::{ConnId, SharedEpoll};
 use crate::wire::WireError;
 use crate::wire::smb2::{NegotiateRequest, Request};
 
-impl<F: Fabric> Reactor<F> {
+impl<F: SharedEpoll> Reactor<F> {
     /// A message has arrived.
     #[inline]
     pub(super) fn received(&mut self, id: ConnId, buffer: Buffer, length: u32) {
@@ -317,7 +318,7 @@ impl<F: Fabric> Reactor<F> {
         let id = self.queues.insert(queue);
         let added = self.transport.buffers_mut().add(id, number, process);
         let watched = match self.queues.get(id) {
-            Some(queue) => self.sleeper.watch(&queue.bell, id),
+            Some(queue) => watch(self.transport.fabric().registry(), &queue.bell, id),
             None => Ok(()),
         };
         if added.is_err() || watched.is_err() {

@@ -11,10 +11,10 @@ use super::{Command, Notice, Reactor};
 use crate::broker::pool::QueueId;
 use crate::device::Status;
 use crate::engine::admission::{Limit, Place};
-use crate::fabric::{ConnId, Fabric};
+use crate::fabric::{ConnId, SharedEpoll};
 use crate::units::Instant;
 
-impl<F: Fabric> Reactor<F> {
+impl<F: SharedEpoll> Reactor<F> {
     /// A connection has negotiated SMB Direct.
     pub(super) fn established(&mut self, id: ConnId, peer: std::net::SocketAddr) {
         let shared = Arc::clone(&self.shared);

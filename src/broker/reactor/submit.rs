@@ -14,7 +14,7 @@ use crate::device::abi::{Completion, Token, event, queue_of, region};
 use crate::engine::memory::Segment;
 use crate::engine::reason;
 use crate::engine::submission::{Descriptors, Piece, Request, Submitted, Violation, parse};
-use crate::fabric::{Access, ConnId, Fabric, RegionId, Sge};
+use crate::fabric::{Access, ConnId, RegionId, Sge, SharedEpoll};
 use crate::transport::MAX_DESCRIPTORS;
 use crate::wire::{BufferDescriptorV1, BufferDescriptors};
 
@@ -24,7 +24,7 @@ pub(super) const BATCH: usize = 64;
 /// Descriptors of an operation from which on they are counted as memory.
 const MANY_DESCRIPTORS: usize = 64;
 
-impl<F: Fabric> Reactor<F> {
+impl<F: SharedEpoll> Reactor<F> {
     /// Takes some submissions of a queue and carries them out; whether there were any.
     pub(super) fn run_queue(&mut self, id: QueueId) -> Result<bool, Violation> {
         let flushed = self.flush_queue(id)?;

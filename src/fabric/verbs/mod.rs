@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   rdma_cm event channel ----\                                   / connection: rdma_cm_id, PD, QP, CQ
-//!   completion channel of each >--- epoll: Fabric::event_fd  ---<  connection
+//!   completion channel of each >--- epoll: `Readiness`      ---<  connection
 //!   async fd of each device --/                                   \ ...
 //! ```
 //!
@@ -50,6 +50,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -67,15 +68,16 @@ use super::iwarp::mpa::LegacyReadDepths;
 use super::pending::{Limits, Sources};
 use crate::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
-    MAX_SEND_HEADER, ReadLimits, Region, RegionId, RemoteAddress, Sge, Waitable, WrId,
+    MAX_SEND_HEADER, ReadLimits, Readiness, Region, RegionId, RemoteAddress, Sge, SharedEpoll,
+    Waitable, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
 
 /// Readiness of the event channel.
-const CHANNEL: mio::Token = mio::Token(usize::MAX - 1);
+const CHANNEL: mio::Token = mio::Token(1);
 /// Readiness of any device's asynchronous events.
-const DEVICES: mio::Token = mio::Token(usize::MAX - 2);
+const DEVICES: mio::Token = mio::Token(2);
 
 /// Whose an identifier of the connection manager is.
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +89,7 @@ enum Owner {
 /// The fabric of RDMA devices. See the [module](self).
 pub struct Verbs {
     config: Config,
-    poll: mio::Poll,
-    ready: mio::Events,
+    readiness: Readiness,
     listeners: SlotMap<ListenerId, Listener>,
     admitted: Arc<LocalAddresses>,
     conns: SlotMap<ConnId, Conn>,
@@ -133,15 +134,15 @@ impl Verbs {
     /// The system has no RDMA device, or no leave to use it.
     pub fn new(config: Config) -> Result<Self, FabricError> {
         let channel = devices::channel()?;
-        let poll = mio::Poll::new().map_err(|source| failed("create an epoll instance", source))?;
+        let readiness = Readiness::new()?;
         let fd = channel.as_fd().as_raw_fd();
-        poll.registry()
+        readiness
+            .registry()
             .register(&mut SourceFd(&fd), CHANNEL, Interest::READABLE)
             .map_err(|source| failed("watch the event channel", source))?;
         Ok(Self {
             config,
-            poll,
-            ready: mio::Events::with_capacity(256),
+            readiness,
             listeners: SlotMap::with_key(),
             admitted: Arc::default(),
             conns: SlotMap::with_key(),
@@ -197,7 +198,7 @@ impl Verbs {
         );
         let (key, device_key) = (endpoint.id().key(), endpoint.device_key());
         let conn = Conn::new(endpoint, device, stage, (sends, recvs, reads));
-        let registry = self.poll.registry();
+        let registry = self.readiness.registry();
         let id = self.conns.try_insert_with_key(|id| {
             registry.register(&mut SourceFd(&fd), token(id), Interest::READABLE)?;
             Ok::<Conn, io::Error>(conn)
@@ -221,7 +222,7 @@ impl Verbs {
     fn forget(&mut self, id: ConnId, conn: &Conn) {
         self.pending.remove(&id);
         let endpoint = &conn.endpoint;
-        let registry = self.poll.registry();
+        let registry = self.readiness.registry();
         let fd = endpoint.completion_fd().as_raw_fd();
         let _ = registry.deregister(&mut SourceFd(&fd));
         self.owners.remove(&endpoint.id().key());
@@ -479,7 +480,21 @@ impl Fabric for Verbs {
 
 impl Waitable for Verbs {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.poll.registry().as_fd())
+        Some(self.readiness.registry().as_fd())
+    }
+}
+
+impl SharedEpoll for Verbs {
+    fn registry(&self) -> &mio::Registry {
+        self.readiness.registry()
+    }
+
+    fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError> {
+        self.readiness.wait(time)
+    }
+
+    fn ready(&mut self, keys: &mut Vec<u64>) {
+        self.readiness.ready(keys);
     }
 }
 

@@ -1,7 +1,6 @@
 //! Progress: events and completions, until the end of a connection.
 
 use std::cmp::Reverse;
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::conn::{self, Conn, Stage};
@@ -9,7 +8,7 @@ use super::ffi::{AsyncEvent, AsyncKind, CmEvent, Depths, Kind};
 use super::status::{of_error, of_event};
 use super::{CHANNEL, DEVICES, Owner, Verbs, conn_of, failed};
 use crate::fabric::iwarp::mpa::LegacyReadDepths;
-use crate::fabric::{CloseReason, ConnId, Event, FabricError, ReadLimits, WcStatus};
+use crate::fabric::{CloseReason, ConnId, Event, FabricError, ReadLimits, WcStatus, is_own};
 
 /// Events of the connection manager that are handled in one call.
 const CM_BATCH: usize = 128;
@@ -21,8 +20,8 @@ const EXPLANATION: Duration = Duration::from_secs(1);
 impl Verbs {
     /// Notes what is ready.
     pub(super) fn collect_readiness(&mut self) -> Result<(), FabricError> {
-        let polled = self.poll.poll(&mut self.ready, Some(Duration::ZERO));
-        for event in self.ready.iter() {
+        let found = self.readiness.take()?;
+        for event in found.iter().filter(|event| is_own(event.token())) {
             match event.token() {
                 CHANNEL => self.has_cm_events = true,
                 DEVICES => self.has_async_events = true,
@@ -35,12 +34,8 @@ impl Verbs {
                 }
             }
         }
-        match polled {
-            Err(error) if error.kind() != ErrorKind::Interrupted => {
-                Err(failed("wait for RDMA devices", error))
-            }
-            _ => Ok(()),
-        }
+        self.readiness.put(found);
+        Ok(())
     }
 
     pub(super) fn handle_async_events(&mut self, events: &mut Vec<Event>) {

@@ -41,7 +41,8 @@ use super::qp::{Completion, Depths, PostError, Qp};
 use crate::fabric::pending::{Limits, Sources};
 use crate::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved,
-    ReadLimits, Region, RegionId, RemoteAddress, Sge, Waitable, WrError, WrId,
+    ReadLimits, Readiness, Region, RegionId, RemoteAddress, Sge, SharedEpoll, Waitable, WrError,
+    WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -121,8 +122,7 @@ pub struct Counts {
 /// The iWARP fabric. See [the module](super) for what it speaks.
 pub struct Iwarp {
     config: Config,
-    poll: mio::Poll,
-    ready: mio::Events,
+    readiness: Readiness,
     listeners: SlotMap<ListenerId, Listener>,
     admitted: Arc<LocalAddresses>,
     conns: SlotMap<ConnId, Conn>,
@@ -160,8 +160,7 @@ impl Iwarp {
     pub fn new(config: Config) -> Result<Self, FabricError> {
         Ok(Self {
             config,
-            poll: mio::Poll::new().map_err(|source| failed("create an epoll instance", source))?,
-            ready: mio::Events::with_capacity(256),
+            readiness: Readiness::new()?,
             listeners: SlotMap::with_key(),
             admitted: Arc::default(),
             conns: SlotMap::with_key(),
@@ -218,7 +217,7 @@ impl Iwarp {
         if self.config.acknowledged_sends {
             conn.unacknowledged = Some(Unacknowledged::default());
         }
-        let registry = self.poll.registry();
+        let registry = self.readiness.registry();
         let both = Interest::READABLE | Interest::WRITABLE;
         let added = self.conns.try_insert_with_key(|id| {
             registry.register(&mut conn.stream, Target::Conn(id).token(), both)?;
@@ -260,7 +259,7 @@ impl Fabric for Iwarp {
     fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
         let context = |source| failed(&format!("listen on {address}"), source);
         let mut listener = Listener::bind(address, &self.config).map_err(context)?;
-        let registry = self.poll.registry();
+        let registry = self.readiness.registry();
         let id = self.listeners.try_insert_with_key(|id| {
             let token = Target::Listener(id).token();
             registry.register(&mut listener.socket, token, Interest::READABLE)?;
@@ -281,7 +280,7 @@ impl Fabric for Iwarp {
 
     fn unlisten(&mut self, listener: ListenerId) {
         if let Some(mut listener) = self.listeners.remove(listener) {
-            let _ = self.poll.registry().deregister(&mut listener.socket);
+            let _ = self.readiness.registry().deregister(&mut listener.socket);
         }
         let unanswered: Vec<ConnId> = self
             .conns
@@ -453,8 +452,10 @@ impl Fabric for Iwarp {
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {
         self.now = now;
         events.append(&mut self.events);
-        // What was just posted goes first: sockets are looked at in the next call.
-        self.posted = !self.work.is_empty() && !self.posted;
+        // What was just posted goes first: sockets are looked at in the next call, unless that has
+        // happened.
+        let has_found = self.readiness.has_found();
+        self.posted = !self.work.is_empty() && !self.posted && !has_found;
         if !self.posted {
             self.collect_readiness(events)?;
         }
@@ -471,7 +472,7 @@ impl Fabric for Iwarp {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if self.posted || !self.work.is_empty() || !self.events.is_empty() {
+        if !self.work.is_empty() || !self.events.is_empty() {
             return Some(self.now);
         }
         let deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);
@@ -484,7 +485,21 @@ impl Fabric for Iwarp {
 
 impl Waitable for Iwarp {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.poll.registry().as_fd())
+        Some(self.readiness.registry().as_fd())
+    }
+}
+
+impl SharedEpoll for Iwarp {
+    fn registry(&self) -> &mio::Registry {
+        self.readiness.registry()
+    }
+
+    fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError> {
+        self.readiness.wait(time)
+    }
+
+    fn ready(&mut self, keys: &mut Vec<u64>) {
+        self.readiness.ready(keys);
     }
 }
 

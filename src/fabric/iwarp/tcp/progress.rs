@@ -2,23 +2,22 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::Interest;
 use mio::net::TcpStream;
 
+use super::Iwarp;
 use super::conn::{Conn, Progress, Stage, os};
 use super::fpdu::crc32c;
 use super::listen::Accepted;
 use super::token::Target;
-use super::{Iwarp, failed};
 use crate::fabric::iwarp::IwarpError;
 use crate::fabric::iwarp::handshake::Agreed;
 use crate::fabric::iwarp::qp::{Completion, Done, Qp};
 use crate::fabric::{
-    CloseReason, ConnId, Event, FabricError, ListenerId, ReadLimits, Work, WrError,
+    CloseReason, ConnId, Event, FabricError, ListenerId, ReadLimits, Work, WrError, is_own,
 };
 use crate::units::Instant;
 
@@ -59,7 +58,7 @@ impl Iwarp {
     fn watch_listener(&mut self, id: ListenerId) {
         if let Some(listener) = self.listeners.get_mut(id) {
             let token = Target::Listener(id).token();
-            let registry = self.poll.registry();
+            let registry = self.readiness.registry();
             let _ = registry.reregister(&mut listener.socket, token, Interest::READABLE);
         }
     }
@@ -94,14 +93,14 @@ impl Iwarp {
 
     /// Notes which sockets are ready, and serves listeners and closing sockets at once.
     pub(super) fn collect_readiness(&mut self, events: &mut Vec<Event>) -> Result<(), FabricError> {
-        let mut ready = std::mem::replace(&mut self.ready, mio::Events::with_capacity(0));
-        let polled = self.poll.poll(&mut ready, Some(Duration::ZERO));
-        for event in ready.iter() {
+        let found = self.readiness.take()?;
+        for event in found.iter().filter(|event| is_own(event.token())) {
             match Target::of(event.token()) {
                 Target::Listener(id) => self.accept_connections(id, events),
                 Target::Linger(id) => {
                     let chunk = &mut self.scratch.input;
-                    self.lingering.drop_input(id, self.poll.registry(), chunk);
+                    self.lingering
+                        .drop_input(id, self.readiness.registry(), chunk);
                 }
                 Target::Conn(id) => {
                     let Some(conn) = self.conns.get_mut(id) else {
@@ -115,13 +114,8 @@ impl Iwarp {
                 }
             }
         }
-        self.ready = ready;
-        match polled {
-            Err(error) if error.kind() != ErrorKind::Interrupted => {
-                Err(failed("wait for sockets", error))
-            }
-            _ => Ok(()),
-        }
+        self.readiness.put(found);
+        Ok(())
     }
 
     /// Moves whatever can be moved on one connection.
@@ -263,8 +257,8 @@ impl Iwarp {
         if let Stage::Requested(request) = conn.stage {
             let _ = conn.send_frame(&request.reject());
         }
-        let _ = self.poll.registry().deregister(&mut conn.stream);
-        self.lingering.add(conn.stream, self.poll.registry());
+        let _ = self.readiness.registry().deregister(&mut conn.stream);
+        self.lingering.add(conn.stream, self.readiness.registry());
     }
 
     /// Ends what has taken too long.
