@@ -4,13 +4,17 @@ use std::collections::HashSet;
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
 
 use smbdirect::broker::Settings;
 use smbdirect::device::abi::queue_of;
 use smbdirect::device::{Event, Handle, Role, Status};
 
 use crate::drain::event;
-use instruments::daemon::{Daemon, Directory, Setup, run, smbdirectctl, stderr, stdout};
+use instruments::daemon::{
+    Daemon, Directory, SMBDIRECTCTL, Setup, run, smbdirectctl, stderr, stdout,
+};
 use instruments::peer::Peer;
 
 #[test]
@@ -282,5 +286,41 @@ fn refuses_a_group_that_is_none() {
             "line 2: status_group is \"no such group\"",
             "number of a group of this machine",
         ],
+    );
+}
+
+#[test]
+fn bench_without_its_program_says_what_is_missing() {
+    // On the file system of the programs, for a copy could be open for writing in a process that is just begun.
+    let directory = instruments::c::directory("bench");
+    let link = |program: &Path, name: &str| {
+        let link = directory.join(name);
+        let _ = fs::remove_file(&link);
+        fs::hard_link(program, &link).unwrap();
+        link
+    };
+    let program = link(&SMBDIRECTCTL, "smbdirectctl");
+    let bench = || {
+        let mut command = Command::new(&program);
+        let output = command.arg("bench").env("PATH", "/nowhere").output();
+        output.unwrap()
+    };
+    let _ = fs::remove_file(directory.join("smbdirectctl-bench"));
+    let missing = bench();
+    assert_eq!(missing.status.code(), Some(1));
+    let said = stderr(&missing);
+    assert!(
+        said.contains("needs the program smbdirectctl-bench"),
+        "{said}"
+    );
+    link(
+        Path::new(env!("CARGO_BIN_EXE_smbdirectctl-bench")),
+        "smbdirectctl-bench",
+    );
+    let wrong = bench();
+    assert_eq!(wrong.status.code(), Some(2), "a share is missing");
+    assert!(
+        stderr(&wrong).contains("Usage: smbdirectctl bench"),
+        "{wrong:?}"
     );
 }
