@@ -14,7 +14,7 @@
 //! | `observers` | the thread that answers those who may only ask for the status |
 //! | `reactor` | a thread that drives connections and moves their data |
 //! | `addresses` | where clients reach it, on which interfaces |
-//! | `registry` | what both must know: whose a client is, which connections are there |
+//! | `shared` | what both must know: whose a client is, which connections are there |
 //! | `queue`, `pool`, `segment` | a worker's rings, its received messages, its memory |
 //! | `config`, `settings`, `quantity`, `log`, `suggest` | what it is told, and the file that says it |
 //! | [`status`] | what the broker says about itself |
@@ -37,9 +37,9 @@ mod process;
 mod quantity;
 mod queue;
 mod reactor;
-mod registry;
 mod segment;
 mod settings;
+mod shared;
 pub mod status;
 mod suggest;
 
@@ -58,8 +58,8 @@ use self::observers::Observers;
 pub use self::placement::{NotPlaced, unused_devices};
 use self::pool::Pool;
 use self::reactor::{Notice, Reactor, ToControl};
-use self::registry::Shared;
 pub use self::settings::{NoAddress, Settings, SettingsError};
+use self::shared::Shared;
 use self::status::Status;
 use crate::device;
 use crate::device::trust::{UnsafeDirectory, check_directory};

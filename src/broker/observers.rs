@@ -16,7 +16,7 @@ use super::ask_status;
 use super::control::{ControlSocket, attached, send_status};
 use super::process::{send, send_detached};
 use super::reactor::ToControl;
-use super::registry::Shared;
+use super::shared::Shared;
 use crate::device::Status;
 use crate::device::abi::{self, MAX_CONTROL_LENGTH, kind, role};
 use crate::device::message::{Request, attach_version, read_request};

@@ -729,7 +729,7 @@ impl MessageBuffers for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::process::Role;
+    use crate::engine::peer::Role;
     use crate::sys::SeqSocket;
     use slotmap::SlotMap;
 

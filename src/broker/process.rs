@@ -10,32 +10,9 @@ use zerocopy::{Immutable, IntoBytes};
 use crate::device::Status;
 use crate::device::abi::{self, Control, kind, region};
 use crate::engine::memory::{Account, Segment};
+use crate::engine::peer::{Peer, Role};
 use crate::shm::Doorbell;
 use crate::sys::SeqSocket;
-
-/// What a process does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
-#[strum(serialize_all = "snake_case")]
-pub(super) enum Role {
-    Listener,
-    Worker,
-    Observer,
-}
-
-impl Role {
-    pub(super) const fn of(number: u32) -> Option<Self> {
-        match number {
-            abi::role::LISTENER => Some(Self::Listener),
-            abi::role::WORKER => Some(Self::Worker),
-            abi::role::OBSERVER => Some(Self::Observer),
-            _ => None,
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        self.into()
-    }
-}
 
 /// Why a process was not told of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +81,20 @@ impl Segments {
         segments.fold((0, 0), |(count, bytes), segment| {
             (count + 1, bytes + segment.memory.len() as u64)
         })
+    }
+}
+
+impl Peer for Arc<Process> {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn role(&self) -> Role {
+        self.role
+    }
+
+    fn invited(&self) -> bool {
+        self.invited
     }
 }
 

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::registry::{self, Close};
 use crate::transport::Traffic;
+use crate::units::Instant;
 
 /// The status of a broker at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -151,6 +153,14 @@ impl Carried {
     }
 }
 
+impl From<&registry::Carried> for Carried {
+    fn from(carried: &registry::Carried) -> Self {
+        let mut sum = Self::default();
+        sum.add(carried.connections, &carried.traffic);
+        sum
+    }
+}
+
 /// A connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionStatus {
@@ -268,4 +278,20 @@ pub struct CloseStatus {
     pub bytes_received: u64,
     /// Bytes that went to the client: of messages, and by RDMA WRITE.
     pub bytes_sent: u64,
+}
+
+impl From<&Close> for CloseStatus {
+    fn from(close: &Close) -> Self {
+        Self {
+            peer: close.peer,
+            local: close.local,
+            fabric: close.fabric.to_owned(),
+            worker: close.worker,
+            reason: close.reason.to_owned(),
+            at_seconds: close.at.saturating_since(Instant::ZERO).as_secs_f64(),
+            age_seconds: close.age.as_secs_f64(),
+            bytes_received: close.bytes_received,
+            bytes_sent: close.bytes_sent,
+        }
+    }
 }

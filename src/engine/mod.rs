@@ -5,7 +5,9 @@
 //! | [`admission`] | which connections may be there, and which wait for an owner |
 //! | [`lines`] | how many log lines and warnings others can cause |
 //! | [`memory`] | accounts of the memory that is shared with workers |
+//! | [`peer`] | a process that is attached |
 //! | [`reason`] | why something ended, as a worker is told and a log says it |
+//! | [`registry`] | whose a client is, which connections are there, what happened |
 //! | [`submission`] | what a worker wants: the entries of its ring, judged |
 //!
 //! With these go the [`transport`](crate::transport), the rings and buffers of [`shm`](crate::shm), and what
@@ -17,5 +19,7 @@
 pub mod admission;
 pub mod lines;
 pub mod memory;
+pub mod peer;
 pub mod reason;
+pub mod registry;
 pub mod submission;

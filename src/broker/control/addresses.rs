@@ -20,12 +20,13 @@ use mio::{Interest, Token};
 use super::{Control, Peer};
 use crate::broker::addresses::{Reach, Watch, reach};
 use crate::broker::config::Listen;
-use crate::broker::process::{Process, Role};
+use crate::broker::process::Process;
 use crate::broker::reactor::Command;
 use crate::broker::status::AddressStatus;
 use crate::device::Status;
 use crate::device::abi::{Address, AllowedAddress, SetAddresses};
 use crate::device::message::encode_addresses;
+use crate::engine::peer::Role;
 use crate::fabric::{LocalAddress, LocalAddresses};
 use crate::units::Instant;
 

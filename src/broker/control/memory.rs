@@ -20,12 +20,13 @@ use std::time::Duration;
 
 use super::Control;
 use super::request::{Answer, Refusal, answered, reply};
-use crate::broker::process::{Process, Role};
+use crate::broker::process::Process;
 use crate::broker::reactor::Command;
 use crate::broker::segment::create_segment;
 use crate::device::Status;
 use crate::device::abi::{self, RegionShape, kind, region};
 use crate::engine::memory::{Segment, next_length};
+use crate::engine::peer::Role;
 use crate::units::Instant;
 
 /// Time after which a worker that waits for memory of others is told that there is none.

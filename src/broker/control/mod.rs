@@ -40,13 +40,14 @@ use self::report::Reports;
 pub(super) use self::report::send_status;
 pub(super) use self::request::attached;
 use super::config::Listen;
-use super::process::{Process, Role, send_detached};
+use super::process::{Process, send_detached};
 use super::reactor::{Command, Notice};
-use super::registry::Shared;
+use super::shared::Shared;
 use super::status;
 use crate::device::Status;
 use crate::device::abi::MAX_CONTROL_LENGTH;
 use crate::engine::lines::Lines;
+use crate::engine::peer::Role;
 use crate::sys::{ReceiveError, SeqSocket};
 use crate::units::Instant;
 

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
 use super::Control;
 use crate::broker::config::Config;
-use crate::broker::process::{Process, Role, send};
+use crate::broker::process::{Process, send};
 use crate::broker::reactor::{Command, Report};
-use crate::broker::registry::Registry;
-use crate::broker::status::{Carried, Limits, ProcessStatus, Status, Totals};
+use crate::broker::status::{Carried, CloseStatus, Limits, ProcessStatus, Status, Totals};
 use crate::device::{self, abi};
+use crate::engine::peer::Role;
+use crate::engine::registry::Registry;
 use crate::shm;
 use crate::sys::{Memfd, SeqSocket};
 use crate::units::Instant;
@@ -133,7 +135,7 @@ impl Control {
             .collect();
         let mut connections = Vec::new();
         let before = registry.carried_before().iter();
-        let before = before.map(|(fabric, carried)| ((*fabric).to_owned(), *carried));
+        let before = before.map(|(fabric, carried)| ((*fabric).to_owned(), carried.into()));
         let mut carried: BTreeMap<String, Carried> = before.collect();
         for report in reports {
             let of_fabric = carried.entry(report.fabric.to_string()).or_default();
@@ -165,14 +167,14 @@ impl Control {
             carried,
             connections,
             processes,
-            closes: registry.closes().cloned().collect(),
+            closes: registry.closes().map(CloseStatus::from).collect(),
             counters,
         }
     }
 }
 
 /// A process, without its queues, which are the reactors'.
-fn process_status(process: &Process, registry: &Registry) -> ProcessStatus {
+fn process_status(process: &Process, registry: &Registry<Arc<Process>>) -> ProcessStatus {
     let segments = process.segments();
     ProcessStatus {
         id: process.id,

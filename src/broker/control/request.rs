@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use super::{Control, Peer, report};
 use crate::broker::config::Config;
-use crate::broker::process::{Process, Role, send};
+use crate::broker::process::{Process, send};
 use crate::broker::reactor::{Claim, Command};
 use crate::device::Status;
 use crate::device::abi::{self, kind};
 use crate::device::message::{MessageError, Request, attach_version, read_request};
 use crate::engine::admission::Place;
+use crate::engine::peer::Role;
 use crate::proto;
 use crate::sys::SeqSocket;
 use crate::units::Credits;
@@ -373,8 +374,9 @@ pub(super) mod tests {
 
     use super::super::ControlSocket;
     use super::*;
-    use crate::broker::registry::{Route, Shared};
+    use crate::broker::shared::Shared;
     use crate::device::message::encode;
+    use crate::engine::registry::Route;
 
     #[test]
     fn a_listener_can_lower_the_devices_values_and_not_raise_them() {

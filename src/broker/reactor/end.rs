@@ -9,10 +9,10 @@ use super::rest::unwatch;
 use super::{NOTHING, Notice, Reactor};
 use crate::broker::pool::QueueId;
 use crate::broker::presence::Presence;
-use crate::broker::status::CloseStatus;
 use crate::device::Status;
 use crate::device::abi::{Completion, event};
 use crate::engine::reason;
+use crate::engine::registry::Close;
 use crate::engine::submission::Violation;
 use crate::fabric::{ConnId, LocalAddress, SharedEpoll};
 use crate::transport::{CloseReason, Traffic};
@@ -44,14 +44,14 @@ impl<F: SharedEpoll> Reactor<F> {
             Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
         };
         let pid = process.map(|process| process.pid);
-        let close = CloseStatus {
+        let close = Close {
             peer: conn.peer,
             local: conn.local,
-            fabric: self.fabric.to_string(),
+            fabric: self.fabric.name(),
             worker: process.map(|process| process.id).or(conn.last_worker),
-            reason: name.to_owned(),
-            at_seconds: self.now.saturating_since(Instant::ZERO).as_secs_f64(),
-            age_seconds: self.now.saturating_since(conn.since).as_secs_f64(),
+            reason: name,
+            at: self.now,
+            age: self.now.saturating_since(conn.since),
             bytes_received: traffic.bytes_received(),
             bytes_sent: traffic.bytes_sent(),
         };
@@ -91,20 +91,20 @@ impl<F: SharedEpoll> Reactor<F> {
     }
 
     /// Logs the end of a connection, unless there were many just now.
-    fn log_closed(&mut self, close: &CloseStatus, pid: Option<i32>, words: &str) {
+    fn log_closed(&mut self, close: &Close, pid: Option<i32>, words: &str) {
         let Some(suppressed) = self.lines.admit(self.now) else {
             return;
         };
         let suppressed = (suppressed > 0).then_some(suppressed);
         let (peer, local) = (close.peer, close.local.map(tracing::field::display));
-        let CloseStatus {
+        let Close {
             worker,
             reason,
             bytes_received,
             bytes_sent,
             ..
         } = close;
-        let seconds = (close.age_seconds * 1e3).round() / 1e3;
+        let seconds = (close.age.as_secs_f64() * 1e3).round() / 1e3;
         tracing::info!(
             %peer, local, worker, pid, seconds, bytes_received, bytes_sent, reason, suppressed,
             "connection ended: {words}"

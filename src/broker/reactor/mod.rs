@@ -39,7 +39,7 @@ use self::submit::BATCH;
 use super::pool::{Buffer, Fault, Pool, QueueId};
 use super::process::UNREAD;
 use super::queue::Queue;
-use super::registry::Shared;
+use super::shared::Shared;
 use super::status::{ConnectionStatus, QueueStatus};
 use crate::device::Status;
 use crate::device::abi::{Completion, event};
@@ -244,7 +244,9 @@ impl<F: SharedEpoll> Reactor<F> {
                 // Nobody can ask this reactor any more, and totals do not fall.
                 let (established, traffic) = self.carried();
                 let mut registry = self.shared.registry();
-                registry.carried(self.fabric).add(established, &traffic);
+                let carried = registry.carried(self.fabric.name());
+                carried.connections += established;
+                carried.traffic += traffic;
                 return Ok(());
             }
             self.rest(busy)?;

@@ -12,6 +12,8 @@ use smbdirect::device::{Status, abi};
 use smbdirect::engine::admission::{Admission, Limits, Place};
 use smbdirect::engine::lines::{Lines, Warnings};
 use smbdirect::engine::memory::{Account, Segment};
+use smbdirect::engine::peer::{Peer, Role};
+use smbdirect::engine::registry::{Close, Registry, Route};
 use smbdirect::engine::{reason, submission};
 use smbdirect::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
@@ -284,6 +286,8 @@ fn rules(bytes: &[u8], now: Instant) -> usize {
     let next = admission.closed(place);
     let words = excess.map_or(0, |(_, limit)| reason::words(limit.name(), &limits).len());
 
+    let routed = routes(place, limits, now);
+
     let line = Lines::default().admit(now);
     let warning = Warnings::default().met("max_connections", 1, now);
 
@@ -298,6 +302,7 @@ fn rules(bytes: &[u8], now: Instant) -> usize {
     encode(1, &claim, &[], &mut message);
     let request = read_request(bytes).is_ok() ^ read_request(&message).is_ok();
     words
+        ^ routed
         ^ usize::from(offered)
         ^ usize::from(next.is_some())
         ^ usize::from(line.is_some())
@@ -305,4 +310,66 @@ fn rules(bytes: &[u8], now: Instant) -> usize {
         ^ usize::from(segment.is_ok())
         ^ usize::from(request)
         ^ Status::System.errno() as usize
+}
+
+#[derive(Clone)]
+struct Process(u32);
+
+impl Peer for Process {
+    fn id(&self) -> u32 {
+        self.0
+    }
+
+    fn role(&self) -> Role {
+        Role::of(self.0).unwrap_or(Role::Worker)
+    }
+
+    fn invited(&self) -> bool {
+        self.0 > 1
+    }
+}
+
+fn routes(place: Place, limits: Limits, now: Instant) -> usize {
+    let mut registry = Registry::new(limits);
+    let (process, guid, token) = (Process(1), [1; 16], abi::Token::default());
+    let may = registry.may_attach(process.role(), 1);
+    registry.attach(&process);
+    let registered = registry.register(1, guid, 1, 1);
+    let peer = SocketAddr::from(([192, 0, 2, 1], 445));
+    let excess = registry.established(place, peer);
+    let owner = match registry.route(&guid) {
+        Route::Worker(process) | Route::Listener(process) => process.id(),
+        Route::Nobody => 0,
+    };
+    let offered = registry.may_offer(place, peer);
+    registry.offer(token, place);
+    let claimed = registry.claim(&token);
+    let next = registry.dispatched(place);
+    registry.authenticated(place);
+    let close = Close {
+        peer,
+        local: None,
+        fabric: "nowhere",
+        worker: Some(owner),
+        reason: "peer",
+        at: now,
+        age: Default::default(),
+        bytes_received: 0,
+        bytes_sent: 0,
+    };
+    let behind = registry.closed(place, close, (true, "peer"));
+    registry.carried("nowhere").connections += 1;
+    let unregistered = registry.unregister(1, guid, 0);
+    registry.detach(1);
+    let counts =
+        registry.closes().count() + registry.processes().count() + registry.counters().len();
+    owner as usize
+        ^ counts
+        ^ usize::from(may.is_ok())
+        ^ usize::from(registered.is_ok())
+        ^ usize::from(unregistered.is_ok())
+        ^ usize::from(excess.is_some())
+        ^ usize::from(offered)
+        ^ usize::from(claimed.is_some())
+        ^ usize::from(next.is_some() ^ behind.is_some())
 }

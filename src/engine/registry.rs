@@ -1,23 +1,18 @@
-//! What all threads of a broker share: who is attached, whose a client is, what waits for an owner,
-//! and what happened.
+//! Who is attached, whose a client is, what waits for an owner, and what happened.
 //!
-//! One mutex, which is held for a look-up or a change and never across a system call, and which no
-//! message, RDMA operation or completion touches: connections come here when they begin, change
-//! hands and end.
+//! Connections come here when they begin, change hands and end; no message, RDMA operation or completion does. Who
+//! shares a registry has a lock for it that nothing holds across anything that waits.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use core::net::SocketAddr;
+use core::time::Duration;
 
-use super::config::Config;
-use super::process::{Process, Role};
-use super::status::{Carried, CloseStatus};
+use super::admission::{Admission, Limit, Limits, Place};
+use super::lines::Warnings;
+use super::peer::{Peer, Role};
 use crate::device::Status;
 use crate::device::abi::Token;
-use crate::engine::admission::{Admission, Limit, Limits, Place};
-use crate::engine::lines::Warnings;
-use crate::engine::memory::{Account, Reserve};
-use crate::fabric::FabricKind;
+use crate::transport::Traffic;
 use crate::units::Instant;
 
 /// Observers at a time.
@@ -26,61 +21,47 @@ const MAX_OBSERVERS: usize = 64;
 /// Ends of connections that the status shows.
 const KEPT_CLOSES: usize = 64;
 
-/// What all threads of a broker share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) config: Config,
-    /// Memory of all workers.
-    pub(super) memory: Arc<Account>,
-    /// What is kept of it for those that wait.
-    pub(super) reserve: Reserve,
-    /// Connections that there may be.
-    pub(super) limits: Limits,
-    start: std::time::Instant,
-    registry: Mutex<Registry>,
-}
-
-impl Shared {
-    pub(super) fn new(config: Config) -> Self {
-        let limits = config.limits();
-        Self {
-            memory: Account::new(config.memory_limit),
-            reserve: config.reserve(),
-            registry: Mutex::new(Registry::new(limits.clone())),
-            limits,
-            config,
-            start: std::time::Instant::now(),
-        }
-    }
-
-    /// The time since the broker started, by the clock of all its threads.
-    pub(super) fn now(&self) -> Instant {
-        Instant::ZERO + self.start.elapsed()
-    }
-
-    /// Access to the registry; not to be held across anything that waits.
-    pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
-        // Its methods leave nothing half done: there is nothing in them that panics.
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Warns, once in a while, that clients or processes have met a limit.
-    pub(super) fn limit_met(&self, key: &'static str, limit: usize, (times, what): (u64, &str)) {
-        let met = self.registry().warnings.met(key, times, self.now());
-        if let Some(times) = met {
-            tracing::warn!(times, "{key} = {limit} was met: {what}");
-        }
-    }
-}
-
 /// Where a new connection goes.
 #[derive(Debug)]
-pub(super) enum Route {
+pub enum Route<P> {
     /// To the worker that registered its client.
-    Worker(Arc<Process>),
+    Worker(P),
     /// To whoever the listener finds.
-    Listener(Arc<Process>),
+    Listener(P),
+    /// There is no listener.
     Nobody,
+}
+
+/// The end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address at which it came in.
+    pub local: Option<SocketAddr>,
+    /// What carried it.
+    pub fabric: &'static str,
+    /// The worker that owned it.
+    pub worker: Option<u32>,
+    /// The reason's name.
+    pub reason: &'static str,
+    /// When.
+    pub at: Instant,
+    /// How old it was.
+    pub age: Duration,
+    /// Bytes that came from the client: of messages, and by RDMA READ.
+    pub bytes_received: u64,
+    /// Bytes that went to the client: of messages, and by RDMA WRITE.
+    pub bytes_sent: u64,
+}
+
+/// What connections have carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// How many they were.
+    pub connections: u64,
+    /// What they carried.
+    pub traffic: Traffic,
 }
 
 /// What is registered for a client.
@@ -94,38 +75,51 @@ struct Client {
 /// What a process has registered.
 #[derive(Debug, Default)]
 struct Registered {
-    clients: HashSet<[u8; 16]>,
+    clients: BTreeSet<[u8; 16]>,
     /// Of all clients, the wish to have their connections counted as one.
     sessions: usize,
 }
 
 /// See the [module](self).
-#[derive(Debug, Default)]
-pub(super) struct Registry {
-    processes: BTreeMap<u32, Arc<Process>>,
+#[derive(Debug)]
+pub struct Registry<P> {
+    processes: BTreeMap<u32, P>,
     listener: Option<u32>,
-    clients: HashMap<[u8; 16], Client>,
-    sessions: HashMap<u64, u32>,
+    clients: BTreeMap<[u8; 16], Client>,
+    sessions: BTreeMap<u64, u32>,
     /// What each process has registered.
-    registered: HashMap<u32, Registered>,
-    tokens: HashMap<Token, Place>,
+    registered: BTreeMap<u32, Registered>,
+    tokens: BTreeMap<Token, Place>,
     connections: usize,
     /// Connections without an owner.
     undispatched: usize,
     admission: Admission,
-    closes: VecDeque<CloseStatus>,
+    closes: VecDeque<Close>,
     counters: BTreeMap<&'static str, u64>,
-    warnings: Warnings,
+    /// When to warn of limits.
+    pub warnings: Warnings,
     /// What reactors carried that have ended, by their fabric.
     carried: BTreeMap<&'static str, Carried>,
 }
 
-impl Registry {
+impl<P: Peer> Registry<P> {
     /// Nobody and nothing; of connections there may be so many.
-    pub(super) fn new(limits: Limits) -> Self {
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
         Self {
+            processes: BTreeMap::new(),
+            listener: None,
+            clients: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            registered: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            connections: 0,
+            undispatched: 0,
             admission: Admission::new(limits),
-            ..Self::default()
+            closes: VecDeque::new(),
+            counters: BTreeMap::new(),
+            warnings: Warnings::default(),
+            carried: BTreeMap::new(),
         }
     }
 
@@ -136,10 +130,10 @@ impl Registry {
     ///
     /// [`Status::Taken`]: there is a listener. [`Status::Limit`]: there are `limit` workers that came without
     /// a token, or too many observers.
-    pub(super) fn may_attach(&self, role: Role, limit: usize) -> Result<(), Status> {
+    pub fn may_attach(&self, role: Role, limit: usize) -> Result<(), Status> {
         let uninvited = |role| {
             let processes = self.processes.values();
-            processes.filter(move |process| process.role == role && !process.invited)
+            processes.filter(move |process| process.role() == role && !process.invited())
         };
         let full = match role {
             Role::Listener if self.listener.is_some() => return Err(Status::Taken),
@@ -155,15 +149,15 @@ impl Registry {
 
     /// Takes a process in, which [`may_attach`](Self::may_attach). A listener gets offers from now
     /// on.
-    pub(super) fn attach(&mut self, process: &Arc<Process>) {
-        if process.role == Role::Listener {
-            self.listener = Some(process.id);
+    pub fn attach(&mut self, process: &P) {
+        if process.role() == Role::Listener {
+            self.listener = Some(process.id());
         }
-        self.processes.insert(process.id, Arc::clone(process));
+        self.processes.insert(process.id(), process.clone());
     }
 
     /// Forgets a process and all that it registered.
-    pub(super) fn detach(&mut self, process: u32) {
+    pub fn detach(&mut self, process: u32) {
         self.processes.remove(&process);
         if self.listener == Some(process) {
             self.listener = None;
@@ -177,7 +171,8 @@ impl Registry {
         }
     }
 
-    pub(super) fn processes(&self) -> impl Iterator<Item = &Arc<Process>> {
+    /// Who is attached.
+    pub fn processes(&self) -> impl Iterator<Item = &P> {
         self.processes.values()
     }
 
@@ -186,7 +181,7 @@ impl Registry {
     /// # Errors
     ///
     /// [`Status::Taken`]: another's. [`Status::Limit`]: it has registered `limit` already.
-    pub(super) fn register(
+    pub fn register(
         &mut self,
         process: u32,
         client_guid: [u8; 16],
@@ -226,7 +221,8 @@ impl Registry {
     }
 
     /// Who has registered a client, and who a session.
-    pub(super) fn holders(&self, client_guid: &[u8; 16], session: u64) -> [Option<u32>; 2] {
+    #[must_use]
+    pub fn holders(&self, client_guid: &[u8; 16], session: u64) -> [Option<u32>; 2] {
         let client = self.clients.get(client_guid);
         let session = self.sessions.get(&session).copied();
         [client.map(|client| client.process), session]
@@ -237,7 +233,7 @@ impl Registry {
     /// # Errors
     ///
     /// [`Status::NoOwner`]: the client is not registered for this process.
-    pub(super) fn unregister(
+    pub fn unregister(
         &mut self,
         process: u32,
         client_guid: [u8; 16],
@@ -246,10 +242,11 @@ impl Registry {
         let owned = |client: &&mut Client| client.process == process;
         let client = self.clients.get_mut(&client_guid).filter(owned);
         let client = client.ok_or(Status::NoOwner)?;
-        let gone = match session {
-            0 => std::mem::take(&mut client.sessions),
-            session => BTreeSet::from_iter(client.sessions.take(&session)),
-        };
+        let mut gone = BTreeSet::new();
+        match session {
+            0 => gone = core::mem::take(&mut client.sessions),
+            session => gone.extend(client.sessions.take(&session)),
+        }
         let is_gone = client.sessions.is_empty();
         if is_gone {
             self.clients.remove(&client_guid);
@@ -267,13 +264,15 @@ impl Registry {
     }
 
     /// Sessions and clients that a process has registered.
-    pub(super) fn registered(&self, process: u32) -> usize {
+    #[must_use]
+    pub fn registered(&self, process: u32) -> usize {
         let registered = self.registered.get(&process);
         registered.map_or(0, |registered| registered.sessions)
     }
 
     /// Where a connection of a client goes.
-    pub(super) fn route(&self, client_guid: &[u8; 16]) -> Route {
+    #[must_use]
+    pub fn route(&self, client_guid: &[u8; 16]) -> Route<P> {
         if let Some(process) = self.owner(client_guid) {
             return Route::Worker(process);
         }
@@ -281,22 +280,22 @@ impl Registry {
     }
 
     /// Where a connection goes of whose client nobody knows anything.
-    pub(super) fn route_unknown(&self) -> Route {
+    #[must_use]
+    pub fn route_unknown(&self) -> Route<P> {
         let listener = self.listener.and_then(|id| self.processes.get(&id));
-        listener.map_or(Route::Nobody, |process| {
-            Route::Listener(Arc::clone(process))
-        })
+        listener.cloned().map_or(Route::Nobody, Route::Listener)
     }
 
     /// The worker that registered a client.
-    pub(super) fn owner(&self, client_guid: &[u8; 16]) -> Option<Arc<Process>> {
+    #[must_use]
+    pub fn owner(&self, client_guid: &[u8; 16]) -> Option<P> {
         let client = self.clients.get(client_guid)?;
-        self.processes.get(&client.process).map(Arc::clone)
+        self.processes.get(&client.process).cloned()
     }
 
     /// Counts a new connection. If that makes too many, names the one that has to end, which may be
     /// itself.
-    pub(super) fn established(&mut self, place: Place, peer: SocketAddr) -> Option<(Place, Limit)> {
+    pub fn established(&mut self, place: Place, peer: SocketAddr) -> Option<(Place, Limit)> {
         self.connections += 1;
         self.undispatched += 1;
         self.count("established");
@@ -304,18 +303,18 @@ impl Registry {
     }
 
     /// A connection that had to end stays: a session has come on it meanwhile.
-    pub(super) fn stays(&mut self, place: Place, peer: SocketAddr) {
+    pub fn stays(&mut self, place: Place, peer: SocketAddr) {
         self.admission.stays(place, peer.into());
     }
 
     /// A session is on a connection.
-    pub(super) fn authenticated(&mut self, place: Place) {
+    pub fn authenticated(&mut self, place: Place) {
         self.admission.authenticated(place);
     }
 
     /// Whether a connection may be offered to the listener now. Otherwise it waits until
     /// [`dispatched`](Self::dispatched) or [`closed`](Self::closed) of another names it.
-    pub(super) fn may_offer(&mut self, place: Place, peer: SocketAddr) -> bool {
+    pub fn may_offer(&mut self, place: Place, peer: SocketAddr) -> bool {
         let may = self.admission.offer(place, peer.into());
         if !may {
             self.count("waited_for_offer");
@@ -324,21 +323,21 @@ impl Registry {
     }
 
     /// A connection has an owner now. Names the one that may be offered in its place.
-    pub(super) fn dispatched(&mut self, place: Place) -> Option<Place> {
+    pub fn dispatched(&mut self, place: Place) -> Option<Place> {
         self.undispatched = self.undispatched.saturating_sub(1);
         self.admission.done(place)
     }
 
     /// A connection has lost its owner, and will have another.
-    pub(super) fn undispatch(&mut self) {
+    pub fn undispatch(&mut self) {
         self.undispatched += 1;
     }
 
     /// A connection is gone. Names the one that may be offered in its place.
-    pub(super) fn closed(
+    pub fn closed(
         &mut self,
         place: Place,
-        close: CloseStatus,
+        close: Close,
         (was_dispatched, name): (bool, &'static str),
     ) -> Option<Place> {
         self.connections = self.connections.saturating_sub(1);
@@ -354,58 +353,75 @@ impl Registry {
     }
 
     /// Lets a connection be claimed with `token`.
-    pub(super) fn offer(&mut self, token: Token, place: Place) {
+    pub fn offer(&mut self, token: Token, place: Place) {
         self.tokens.insert(token, place);
     }
 
     /// Takes the connection of a token, which is used up then.
-    pub(super) fn claim(&mut self, token: &Token) -> Option<Place> {
+    pub fn claim(&mut self, token: &Token) -> Option<Place> {
         self.tokens.remove(token)
     }
 
     /// Counts something that has a name.
-    pub(super) fn count(&mut self, name: &'static str) {
+    pub fn count(&mut self, name: &'static str) {
         *self.counters.entry(name).or_default() += 1;
     }
 
     /// What reactors of a fabric carried that have ended.
-    pub(super) fn carried(&mut self, fabric: FabricKind) -> &mut Carried {
-        self.carried.entry(fabric.name()).or_default()
+    pub fn carried(&mut self, fabric: &'static str) -> &mut Carried {
+        self.carried.entry(fabric).or_default()
     }
 
-    pub(super) fn carried_before(&self) -> &BTreeMap<&'static str, Carried> {
+    /// The same, of each fabric.
+    #[must_use]
+    pub const fn carried_before(&self) -> &BTreeMap<&'static str, Carried> {
         &self.carried
     }
 
-    pub(super) fn counters(&self) -> &BTreeMap<&'static str, u64> {
+    /// How often what happened.
+    #[must_use]
+    pub fn counters(&self) -> &BTreeMap<&'static str, u64> {
         &self.counters
     }
 
-    pub(super) fn closes(&self) -> impl Iterator<Item = &CloseStatus> {
+    /// The last ends of connections, the oldest first.
+    pub fn closes(&self) -> impl Iterator<Item = &Close> {
         self.closes.iter()
     }
 
-    pub(super) const fn connections(&self) -> usize {
+    /// Connections that have negotiated.
+    #[must_use]
+    pub const fn connections(&self) -> usize {
         self.connections
     }
 
-    pub(super) const fn undispatched(&self) -> usize {
+    /// Those of them without an owner.
+    #[must_use]
+    pub const fn undispatched(&self) -> usize {
         self.undispatched
     }
 
-    pub(super) fn unauthenticated(&self) -> usize {
+    /// Those of them on which no session is.
+    #[must_use]
+    pub fn unauthenticated(&self) -> usize {
         self.admission.strangers()
     }
 
-    pub(super) fn clients(&self) -> usize {
+    /// Clients that are registered.
+    #[must_use]
+    pub fn clients(&self) -> usize {
         self.clients.len()
     }
 
-    pub(super) fn sessions(&self) -> usize {
+    /// Sessions that are registered.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    pub(super) fn tokens(&self) -> usize {
+    /// Tokens that may be claimed.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
         self.tokens.len()
     }
 }
@@ -414,18 +430,33 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::fabric::ConnId;
-    use crate::sys::SeqSocket;
 
-    fn process(id: u32, role: Role) -> Arc<Process> {
-        let socket = Arc::new(SeqSocket::pair().unwrap().0);
-        Arc::new(Process::new((id, 1), (role, false), socket, 0))
+    #[derive(Clone, Debug)]
+    struct Process(u32, Role);
+
+    impl Peer for Process {
+        fn id(&self) -> u32 {
+            self.0
+        }
+
+        fn role(&self) -> Role {
+            self.1
+        }
+
+        fn invited(&self) -> bool {
+            false
+        }
+    }
+
+    fn registry() -> Registry<Process> {
+        Registry::new(Limits::default())
     }
 
     #[test]
     fn a_client_belongs_to_one_worker_until_all_of_it_is_taken_back() {
-        let mut registry = Registry::default();
+        let mut registry = registry();
         for id in [1, 2] {
-            registry.attach(&process(id, Role::Worker));
+            registry.attach(&Process(id, Role::Worker));
         }
         let guid = [7; 16];
         assert!(registry.owner(&guid).is_none());
@@ -443,7 +474,7 @@ mod tests {
         assert_eq!(registry.unregister(1, guid, 10), Ok(()));
         assert_eq!(registry.registered(1), 2);
         assert_eq!(registry.register(2, [8; 16], 10, 3), Ok(()));
-        assert_eq!(registry.owner(&guid).map(|process| process.id), Some(1));
+        assert_eq!(registry.owner(&guid).map(|process| process.id()), Some(1));
         assert_eq!(registry.unregister(1, guid, 0), Ok(()));
         assert!(registry.owner(&guid).is_none());
         assert_eq!((registry.clients(), registry.sessions()), (1, 1));
@@ -455,10 +486,10 @@ mod tests {
 
     #[test]
     fn there_is_one_listener_and_a_limit_of_workers() {
-        let mut registry = Registry::default();
-        let attach = |registry: &mut Registry, id, role| {
+        let mut registry = registry();
+        let attach = |registry: &mut Registry<Process>, id, role| {
             registry.may_attach(role, 1)?;
-            registry.attach(&process(id, role));
+            registry.attach(&Process(id, role));
             Ok(())
         };
         assert_eq!(attach(&mut registry, 1, Role::Listener), Ok(()));
@@ -472,28 +503,29 @@ mod tests {
 
     #[test]
     fn keeps_the_last_closes_only() {
-        let mut registry = Registry::default();
+        let mut registry = registry();
         let peer = "192.0.2.1:1".parse().unwrap();
         let place = Place {
             reactor: 0,
             conn: ConnId::default(),
         };
         for second in 0..100 {
-            let close = CloseStatus {
+            let close = Close {
                 peer,
                 local: None,
-                fabric: "software".to_owned(),
+                fabric: "software",
                 worker: None,
-                reason: "peer".to_owned(),
-                at_seconds: second.into(),
-                age_seconds: 0.0,
+                reason: "peer",
+                at: Instant::ZERO + Duration::from_secs(second),
+                age: Duration::ZERO,
                 bytes_received: 0,
                 bytes_sent: 0,
             };
             registry.closed(place, close, (true, "peer"));
         }
         assert_eq!(registry.closes().count(), 64);
-        assert_eq!(registry.closes().next().unwrap().at_seconds, 36.0);
+        let oldest = Instant::ZERO + Duration::from_secs(36);
+        assert_eq!(registry.closes().next().unwrap().at, oldest);
         assert_eq!(registry.counters()["peer"], 100);
     }
 }

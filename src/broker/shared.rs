@@ -1,0 +1,59 @@
+//! What all threads of a broker share.
+//!
+//! The registry is behind one mutex, which is held for a look-up or a change and never across a system call.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::config::Config;
+use super::process::Process;
+use crate::engine::admission::Limits;
+use crate::engine::memory::{Account, Reserve};
+use crate::engine::registry::Registry;
+use crate::units::Instant;
+
+/// What all threads of a broker share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Config,
+    /// Memory of all workers.
+    pub(super) memory: Arc<Account>,
+    /// What is kept of it for those that wait.
+    pub(super) reserve: Reserve,
+    /// Connections that there may be.
+    pub(super) limits: Limits,
+    start: std::time::Instant,
+    registry: Mutex<Registry<Arc<Process>>>,
+}
+
+impl Shared {
+    pub(super) fn new(config: Config) -> Self {
+        let limits = config.limits();
+        Self {
+            memory: Account::new(config.memory_limit),
+            reserve: config.reserve(),
+            registry: Mutex::new(Registry::new(limits.clone())),
+            limits,
+            config,
+            start: std::time::Instant::now(),
+        }
+    }
+
+    /// The time since the broker started, by the clock of all its threads.
+    pub(super) fn now(&self) -> Instant {
+        Instant::ZERO + self.start.elapsed()
+    }
+
+    /// Access to the registry; not to be held across anything that waits.
+    pub(super) fn registry(&self) -> MutexGuard<'_, Registry<Arc<Process>>> {
+        // Its methods leave nothing half done: there is nothing in them that panics.
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Warns, once in a while, that clients or processes have met a limit.
+    pub(super) fn limit_met(&self, key: &'static str, limit: usize, (times, what): (u64, &str)) {
+        let met = self.registry().warnings.met(key, times, self.now());
+        if let Some(times) = met {
+            tracing::warn!(times, "{key} = {limit} was met: {what}");
+        }
+    }
+}
