@@ -53,7 +53,7 @@ pub use pending::Source;
 pub(crate) use pending::{Limit, Limits, Sources};
 #[cfg(feature = "fabric")]
 pub use readiness::{Readiness, SharedEpoll, is_own, owner_token};
-#[cfg(feature = "fabric")]
+#[cfg(feature = "engine")]
 pub use traits::*;
 #[cfg(feature = "fabric")]
 pub use wait::Waitable;

@@ -1,6 +1,6 @@
 //! Connections whose clients have not logged in: how many there may be, and for how long.
 //!
-//! Limits count connections of all reactors (see [`admission`](crate::broker::admission)), so that the one
+//! Limits count connections of all reactors (see [`admission`](crate::engine::admission)), so that the one
 //! that has to go, or the next to be offered, may be another reactor's. That one is told by the control
 //! thread.
 

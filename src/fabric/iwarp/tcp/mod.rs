@@ -2,7 +2,7 @@
 //!
 //! Any program can be an RDMA endpoint with it: Linux's siw driver and iWARP NICs connect to it as
 //! to any other iWARP peer. One `Iwarp` belongs to one thread; its sockets do not block and are
-//! watched by one epoll instance, whose descriptor is [`Fabric::event_fd`].
+//! watched by one epoll instance, whose descriptor is [`Waitable::event_fd`].
 //!
 //! Every byte a peer sends goes through the queue pair's checks. A peer that breaks a rule gets a
 //! Terminate, if the stream can carry one, and loses its own connection.
