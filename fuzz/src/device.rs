@@ -5,9 +5,14 @@ use smbdirect::device::message::{
     Answer, Body, Request, encode, encode_addresses, read_answer, read_request,
 };
 
-/// A message that is read is written again as it was, and nothing is both request and answer.
+/// A message that is read is written again as it was, and nothing is both request and answer but what may be
+/// skipped.
 pub fn device_message(bytes: &[u8]) {
     let (request, answer) = (read_request(bytes), read_answer(bytes));
+    let skipped = (Ok((0, Request::Skipped)), Ok((0, Answer::Skipped)));
+    if (&request, &answer) == (&skipped.0, &skipped.1) {
+        return;
+    }
     assert!(request.is_err() || answer.is_err());
     if let Ok((cookie, request)) = request {
         match request {
@@ -27,10 +32,11 @@ pub fn device_message(bytes: &[u8]) {
             Request::Grow(body) => check(bytes, cookie, &body, &[]),
             Request::Release(body) => check(bytes, cookie, &body, &[]),
             Request::Status(body) => check(bytes, cookie, &body, &[]),
+            Request::Skipped => panic!("for one side alone"),
         }
     }
     if let Ok((cookie, answer)) = answer {
-        assert!(answer.descriptors() <= 2);
+        assert!(answer.descriptors() <= Some(2));
         match answer {
             Answer::Attached(body) => check(bytes, cookie, &body, &[]),
             Answer::Reply(body) => check(bytes, cookie, &body, &[]),
@@ -41,6 +47,7 @@ pub fn device_message(bytes: &[u8]) {
             Answer::Wake(body) => check(bytes, cookie, &body, &[]),
             Answer::Status(body) => check(bytes, cookie, &body, &[]),
             Answer::Detached(body) => check(bytes, cookie, &body, &[]),
+            Answer::Skipped => panic!("for one side alone"),
             Answer::Addresses(list) => {
                 assert!(list.len() <= MAX_ADDRESSES);
                 let mut again = Vec::new();

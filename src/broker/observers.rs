@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::ask_status;
-use super::control::{ControlSocket, attached, send_status};
+use super::control::{ControlSocket, attached, read_attach, send_status};
 use super::process::{send, send_detached};
 use super::reactor::ToControl;
 use super::shared::Shared;
 use crate::device::Status;
-use crate::device::abi::{self, MAX_CONTROL_LENGTH, kind, role};
-use crate::device::message::{Request, attach_version, read_request};
+use crate::device::abi::{MAX_CONTROL_LENGTH, kind, role};
+use crate::device::message::{Request, read_request};
 use crate::sys::{EventFd, SeqSocket};
 
 /// Time that a process has from when it connects.
@@ -120,8 +120,8 @@ impl Server {
     fn serve(&self, socket: &SeqSocket, until: Instant) -> Result<(), Status> {
         let mut buffer = vec![0; MAX_CONTROL_LENGTH];
         let attach = self.receive(socket, &mut buffer, until)?;
-        let cookie = self.attach(attach)?;
-        let attached = attached(0, &self.shared.config);
+        let (cookie, common) = self.attach(attach)?;
+        let attached = attached(0, &self.shared.config, common);
         answered(send(socket, kind::ATTACHED, cookie, &attached, &[]))?;
         let request = self.receive(socket, &mut buffer, until)?;
         let (cookie, request) = read_request(request).map_err(|_| Status::Corrupt)?;
@@ -132,17 +132,15 @@ impl Server {
         answered(send_status(socket, cookie, &status))
     }
 
-    /// Judges the first message of a process; its cookie.
-    fn attach(&self, message: &[u8]) -> Result<u64, Status> {
-        let refused = match attach_version(message) {
-            Some((_, version)) if version != abi::VERSION => Status::Version,
-            _ => match read_request(message).map_err(|_| Status::Corrupt)? {
-                (cookie, Request::Attach(attach)) if attach.role == role::OBSERVER => {
-                    return Ok(cookie);
-                }
-                (_, Request::Attach(_)) => Status::Denied,
-                _ => return Err(Status::Corrupt),
-            },
+    /// Judges the first message of a process; its cookie, and what both sides speak.
+    fn attach(&self, message: &[u8]) -> Result<(u64, (u32, u64)), Status> {
+        let refused = match read_attach(message) {
+            Ok((cookie, attach, version)) if attach.role == role::OBSERVER => {
+                return Ok((cookie, (version, attach.features)));
+            }
+            Ok(_) => Status::Denied,
+            Err((Status::Version, _)) => Status::Version,
+            Err((status, _)) => return Err(status),
         };
         self.shared.registry().count("refused_attach");
         Err(refused)

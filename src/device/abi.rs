@@ -28,8 +28,12 @@
 //! and [`Addresses`], which have their elements behind them. A request is answered by one message that carries its `cookie`:
 //! [`Attached`], [`Segment`], [`StatusReport`], or [`Reply`] for the others and for all that fail. What the device says by itself has cookie 0,
 //! and so has [`Release`], which is not answered.
-//! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise. One of another
-//! version is answered by [`Detached`], which says which version the device speaks.
+//! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise. It says which
+//! versions the process speaks, and which features it has; [`Attached`] says which of them are used. Where there is no
+//! common version, the answer is [`Detached`], which says which version the device speaks.
+//!
+//! Later versions add kinds, operations, events and fields in place of reserved ones. What the other side may skip has
+//! the bit [`OPTIONAL`]; everything else that a side does not know breaks the interface.
 //! A [`Claim`] is answered when the completion that tells of its connection is on its way, or when
 //! the connection ended before that; where the token came with [`Attach`], the process is detached then.
 //!
@@ -94,8 +98,29 @@ use core::net::Ipv6Addr;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The version of all that is in this module. A device refuses to attach another.
-pub const VERSION: u32 = 2;
+/// The newest version of all that is in this module that this side speaks.
+pub const VERSION: u32 = 3;
+
+/// The oldest version that this side speaks, too. Who adds a version keeps it where the other side can be of it: smbd
+/// and the device are installed and started again at different times.
+pub const OLDEST_VERSION: u32 = 3;
+
+/// The optional features of [`VERSION`] that this side has, a bit each. There are none yet.
+pub const FEATURES: u64 = 0;
+
+/// Who does not know a [`Control::kind`], [`Submission::op`] or [`Completion::event`] with this bit skips it. It is
+/// not answered, asks for nothing and holds nothing: no cookie, no buffer.
+pub const OPTIONAL: u32 = 1 << 31;
+
+/// The version that two sides speak with each other: the newest of both; `None` where there is none.
+#[must_use]
+pub const fn common_version(newest: u32, oldest: u32) -> Option<u32> {
+    let version = if newest < VERSION { newest } else { VERSION };
+    if version < OLDEST_VERSION || version < oldest {
+        return None;
+    }
+    Some(version)
+}
 
 /// Bytes of a control message at most: a [`SetParameters`] with the longest blob.
 pub const MAX_CONTROL_LENGTH: usize = 4096;
@@ -241,14 +266,33 @@ pub struct Control {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Attach {
-    /// [`VERSION`].
+    /// The newest version that the process speaks. This field is here in every version.
     pub version: u32,
     /// `role::*`.
     pub role: u32,
     /// A worker's: the connection that it was forked for, or 0.
     pub token: Token,
+    /// The oldest version that the process speaks.
+    pub oldest_version: u32,
     /// 0.
-    pub reserved: u64,
+    pub reserved: u32,
+    /// Its features, a bit each. Those that the device does not know are not used.
+    pub features: u64,
+}
+
+impl Attach {
+    /// What this side says.
+    #[must_use]
+    pub const fn new(role: u32, token: Token) -> Self {
+        Self {
+            version: VERSION,
+            role,
+            token,
+            oldest_version: OLDEST_VERSION,
+            reserved: 0,
+            features: FEATURES,
+        }
+    }
 }
 
 /// What the listener wants of connections that are accepted from now on ([MS-SMBD] 3.1.1.1). 0 stands
@@ -382,7 +426,7 @@ pub struct StatusRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Attached {
-    /// [`VERSION`].
+    /// The version that is spoken from now on: one of those that [`Attach`] named.
     pub version: u32,
     /// The device's number for this process.
     pub worker: u32,
@@ -392,8 +436,18 @@ pub struct Attached {
     pub submissions_outstanding: u32,
     /// Bytes of an RDMA transfer at most.
     pub max_read_write_size: u32,
+    /// Of the features that [`Attach`] named, those that are used.
+    pub features: u64,
     /// 0.
-    pub reserved: [u32; 6],
+    pub reserved: [u32; 4],
+}
+
+impl Attached {
+    /// Whether the device answers in a version, and with features, that this side named.
+    #[must_use]
+    pub const fn is_understood(&self) -> bool {
+        matches!(self.version, OLDEST_VERSION..=VERSION) && self.features & !FEATURES == 0
+    }
 }
 
 /// The memory that a worker may come to map.
@@ -582,7 +636,7 @@ pub struct Address {
 pub struct Detached {
     /// Why: a [`Status`](crate::device::Status) as a number.
     pub status: i32,
-    /// [`VERSION`] of the device where that is why, so that both sides can say which versions met; otherwise 0. This
+    /// The newest version of the device where that is why, so that both sides can say which versions met; otherwise 0. This
     /// message has this form in every version.
     pub version: u32,
 }
@@ -664,7 +718,7 @@ pub struct Completion {
 // `IntoBytes` refuses padding; the lengths are part of the interface.
 const _: () = {
     assert!(size_of::<Control>() == 16);
-    assert!(size_of::<Attach>() == 32);
+    assert!(size_of::<Attach>() == 40);
     assert!(size_of::<SetParameters>() == 64);
     assert!(size_of::<SetAddresses>() == 8);
     assert!(size_of::<AllowedAddress>() == 24);

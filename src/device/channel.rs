@@ -144,7 +144,8 @@ impl Channel for SocketChannel {
         };
         let message = self.buffer.get(..received.length).ok_or(Status::Corrupt)?;
         let (cookie, answer) = read_answer(message).map_err(|_| Status::Corrupt)?;
-        if received.descriptors.len() != answer.descriptors() {
+        let carried = received.descriptors.len();
+        if answer.descriptors().is_some_and(|meant| meant != carried) {
             return Err(Status::Corrupt);
         }
         let mut descriptors = received.descriptors.into_iter();

@@ -7,7 +7,7 @@
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::Status;
-use super::abi::{Completion, ConnInfo, event, queue_of};
+use super::abi::{Completion, ConnInfo, OPTIONAL, event, queue_of};
 use super::event::{ConnCounts, Event};
 use super::worker::{Conn, MAX_CONNECTIONS, Operation, Pdu, Work, Worker};
 use crate::shm::Doorbell;
@@ -80,7 +80,9 @@ impl<D: Doorbell> Worker<D> {
 
     fn judge(&mut self, queue: usize, number: u32, entry: &Completion) -> Result<Judged, Status> {
         let is_own = queue_of(entry.conn) == number;
-        if !is_own || entry.reserved != 0 || entry.reserved2 != 0 {
+        // Only who knows an event can judge its fields.
+        let is_known = entry.event & OPTIONAL == 0;
+        if !is_own || is_known && (entry.reserved != 0 || entry.reserved2 != 0) {
             return Err(Status::Corrupt);
         }
         let status = Status::from_code(entry.status).unwrap_or(Status::Fabric);
@@ -89,6 +91,7 @@ impl<D: Doorbell> Worker<D> {
             event::PDU => self.pdu(queue, entry),
             event::SENT | event::RDMA_DONE | event::TRANSFERRED => self.done(entry, status),
             event::DISCONNECTED => self.disconnected(entry.conn, status),
+            other if other & OPTIONAL != 0 => Ok(Judged::Silent),
             _ => Err(Status::Corrupt),
         }
     }

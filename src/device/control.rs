@@ -1,7 +1,7 @@
 //! Requests to the device, and what it says on its channel.
 
 use super::Status;
-use super::abi::{Address, Attached, Grow, Offer, Reply, Segment, VERSION, kind};
+use super::abi::{Address, Attached, Grow, Offer, Reply, Segment, kind};
 use super::channel::{Channel, Delivery};
 use super::event::{Event, Role};
 use super::handle::{Handle, State};
@@ -137,6 +137,7 @@ impl<C: Channel> Handle<C> {
                 Ok(())
             }
             (Answer::Addresses(addresses), None, ..) => self.told_addresses(addresses),
+            (Answer::Skipped, ..) => Ok(()),
             (Answer::Detached(detached), None, ..) => {
                 self.device_version = detached.version;
                 self.state = State::Leaving(reason(detached.status));
@@ -154,7 +155,7 @@ impl<C: Channel> Handle<C> {
     }
 
     fn attached(&mut self, attached: Attached) -> Result<(), Status> {
-        if attached.version != VERSION {
+        if !attached.is_understood() {
             self.device_version = attached.version;
             return Err(Status::Version);
         }

@@ -27,7 +27,7 @@ use super::Status;
 use super::abi::{
     self, Address, AllowedAddress, Attach, Attached, Claim, ConnInfo, Decline,
     MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, MemParams, SetAddresses, SetParameters, SetSessionId,
-    Token, VERSION,
+    Token,
 };
 use super::channel::{Channel, SocketChannel};
 use super::completion::Next;
@@ -135,15 +135,11 @@ impl<C: Channel> Handle<C> {
             message: Vec::new(),
             not_sync: PhantomData,
         };
-        let attach = Attach {
-            version: VERSION,
-            role: match role {
-                Role::Listener => abi::role::LISTENER,
-                Role::Worker => abi::role::WORKER,
-            },
-            token: token.unwrap_or_default(),
-            reserved: 0,
+        let role = match role {
+            Role::Listener => abi::role::LISTENER,
+            Role::Worker => abi::role::WORKER,
         };
+        let attach = Attach::new(role, token.unwrap_or_default());
         match handle.request(Asked::Attach, &attach, &[]) {
             // It has gone, or did not want to hear that: why, it may have said, and an event will.
             Ok(()) | Err(Status::Detached) => Ok(handle),

@@ -14,8 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::abi::{
     Address, Addresses, AllowedAddress, Attach, Attached, Claim, Control, Decline, Detached, Grow,
-    MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, Offer, Queue, Reclaim, Release, Reply,
-    Segment, SetAddresses, SetParameters, SetSessionId, StatusReport, StatusRequest, Wake, kind,
+    MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, OPTIONAL, Offer, Queue, Reclaim,
+    Release, Reply, Segment, SetAddresses, SetParameters, SetSessionId, StatusReport,
+    StatusRequest, Wake, kind,
 };
 
 /// The structure of a control message.
@@ -50,7 +51,7 @@ bodies! {
     Grow GROW: |_| true;
     Release RELEASE: |body| body.reserved == 0;
     StatusRequest STATUS_REQUEST: |body| body.reserved == 0;
-    Attached ATTACHED: |body| body.reserved == [0; 6] && body.memory.reserved == 0;
+    Attached ATTACHED: |body| body.reserved == [0; 4] && body.memory.reserved == 0;
     Reply REPLY: |_| true;
     Segment SEGMENT: |body| body.reserved == 0;
     Reclaim RECLAIM: |body| body.reserved == 0;
@@ -83,6 +84,8 @@ pub enum Request<'a> {
     Release(Release),
     /// An observer's.
     Status(StatusRequest),
+    /// Of a version that knows more, and may be skipped.
+    Skipped,
 }
 
 /// What a device says to a process.
@@ -108,16 +111,19 @@ pub enum Answer {
     Addresses(Vec<Address>),
     /// By itself, and the last.
     Detached(Detached),
+    /// Of a version that knows more, and may be skipped, with whatever it carries.
+    Skipped,
 }
 
 impl Answer {
-    /// File descriptors that the message has to carry, neither more nor fewer.
+    /// File descriptors that the message has to carry, neither more nor fewer; `None`: any number.
     #[must_use]
-    pub const fn descriptors(&self) -> usize {
+    pub const fn descriptors(&self) -> Option<usize> {
         match self {
-            Self::Queue(_) => 2,
-            Self::Segment(_) | Self::Status(_) => 1,
-            _ => 0,
+            Self::Queue(_) => Some(2),
+            Self::Segment(_) | Self::Status(_) => Some(1),
+            Self::Skipped => None,
+            _ => Some(0),
         }
     }
 }
@@ -184,6 +190,9 @@ pub fn encode_addresses(cookie: u64, list: &[Address], message: &mut Vec<u8>) {
 /// The first rule that is broken.
 pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> {
     let (control, rest) = split(message)?;
+    if is_skipped(&control) {
+        return Ok((0, Request::Skipped));
+    }
     if control.cookie == 0 && control.kind != kind::RELEASE {
         return Err(MessageError::NoCookie);
     }
@@ -208,13 +217,18 @@ pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> 
     Ok((control.cookie, request))
 }
 
-/// The cookie and the version of an [`Attach`], whose rest may be that of another version; `None` for
-/// other messages.
+/// Whether a message may be skipped by who does not know its kind: nobody knows one yet.
+const fn is_skipped(control: &Control) -> bool {
+    control.kind & OPTIONAL != 0 && control.cookie == 0
+}
+
+/// The newest version that an [`Attach`] names, whose rest may be that of a version that this side does not
+/// know; `None` for other messages.
 #[must_use]
-pub fn attach_version(message: &[u8]) -> Option<(u64, u32)> {
+pub fn attach_version(message: &[u8]) -> Option<u32> {
     let (control, rest) = split(message).ok()?;
     let (version, _) = u32::read_from_prefix(rest).ok()?;
-    (control.kind == kind::ATTACH).then_some((control.cookie, version))
+    (control.kind == kind::ATTACH).then_some(version)
 }
 
 /// Reads what a device sent: its cookie, 0 where it says so by itself, and the message.
@@ -224,6 +238,9 @@ pub fn attach_version(message: &[u8]) -> Option<(u64, u32)> {
 /// The first rule that is broken.
 pub fn read_answer(message: &[u8]) -> Result<(u64, Answer), MessageError> {
     let (control, rest) = split(message)?;
+    if is_skipped(&control) {
+        return Ok((0, Answer::Skipped));
+    }
     let answer = match control.kind {
         kind::ATTACHED => Answer::Attached(read(rest)?),
         kind::REPLY => Answer::Reply(read(rest)?),
@@ -333,7 +350,7 @@ fn read_list<L: Listing>(bytes: &[u8], most: usize) -> Result<(L, Vec<L::Element
 mod tests {
     use zerocopy::FromZeros;
 
-    use super::super::abi::{MAX_CONTROL_LENGTH, VERSION, role};
+    use super::super::abi::{MAX_CONTROL_LENGTH, role};
     use super::*;
 
     fn message<B: Body>(cookie: u64, body: &B, blob: &[u8]) -> Vec<u8> {
@@ -351,16 +368,11 @@ mod tests {
 
     #[test]
     fn reads_the_bytes_of_a_request() {
-        let attach = Attach {
-            version: VERSION,
-            role: role::WORKER,
-            token: [7; 16],
-            reserved: 0,
-        };
+        let attach = Attach::new(role::WORKER, [7; 16]);
         let bytes = message(0x0102, &attach, &[]);
-        assert_eq!(bytes.len(), 48);
+        assert_eq!(bytes.len(), 56);
         assert_eq!(bytes[..4], 1u32.to_ne_bytes());
-        assert_eq!(bytes[4..8], 48u32.to_ne_bytes());
+        assert_eq!(bytes[4..8], 56u32.to_ne_bytes());
         assert_eq!(bytes[8..16], 0x0102u64.to_ne_bytes());
         assert_eq!(bytes[24..40], [7; 16]);
         let read = read_request(&bytes);
@@ -378,7 +390,7 @@ mod tests {
         };
         let mut bytes = message(5, &attach, &[1; 8]);
         assert_eq!(refusal(&bytes)[0], "wrong_length");
-        assert_eq!(attach_version(&bytes), Some((5, 7)));
+        assert_eq!(attach_version(&bytes), Some(7));
         bytes.pop();
         assert_eq!(attach_version(&bytes), None);
         assert_eq!(attach_version(&message(5, &Grow::new_zeroed(), &[])), None);
@@ -489,7 +501,7 @@ mod tests {
     fn refuses_a_message_of_the_wrong_length_or_with_a_reserved_field() {
         const REQUEST: usize = 0;
         const ANSWER: usize = 1;
-        check::<Attach>(REQUEST, &[24..32]);
+        check::<Attach>(REQUEST, &[28..32]);
         check::<SetParameters>(REQUEST, &[44..64]);
         check::<SetAddresses>(REQUEST, &[]);
         check::<SetSessionId>(REQUEST, &[28..32]);
@@ -498,7 +510,7 @@ mod tests {
         check::<Grow>(REQUEST, &[]);
         check::<Release>(REQUEST, &[12..16]);
         check::<StatusRequest>(REQUEST, &[0..8]);
-        check::<Attached>(ANSWER, &[64..72, 80..104]);
+        check::<Attached>(ANSWER, &[64..72, 88..104]);
         check::<Reply>(ANSWER, &[]);
         check::<Segment>(ANSWER, &[12..16]);
         check::<Reclaim>(ANSWER, &[12..16]);
@@ -529,9 +541,12 @@ mod tests {
     #[test]
     fn a_message_knows_what_it_carries() {
         let carried = |bytes: &[u8]| read_answer(bytes).unwrap().1.descriptors();
-        assert_eq!(carried(&message(0, &Queue::new_zeroed(), &[])), 2);
-        assert_eq!(carried(&message(0, &Segment::new_zeroed(), &[])), 1);
-        assert_eq!(carried(&message(1, &StatusReport::new_zeroed(), &[])), 1);
-        assert_eq!(carried(&message(0, &Wake::new_zeroed(), &[])), 0);
+        assert_eq!(carried(&message(0, &Queue::new_zeroed(), &[])), Some(2));
+        assert_eq!(carried(&message(0, &Segment::new_zeroed(), &[])), Some(1));
+        assert_eq!(
+            carried(&message(1, &StatusReport::new_zeroed(), &[])),
+            Some(1)
+        );
+        assert_eq!(carried(&message(0, &Wake::new_zeroed(), &[])), Some(0));
     }
 }

@@ -84,14 +84,9 @@ pub fn observe(path: &Path, timeout: Duration) -> Result<String, NotObserved> {
         channel: channel?,
         deadline: Instant::now() + timeout,
     };
-    let attach = Attach {
-        version: VERSION,
-        role: role::OBSERVER,
-        token: [0; 16],
-        reserved: 0,
-    };
+    let attach = Attach::new(role::OBSERVER, [0; 16]);
     match observer.ask(1, &attach)? {
-        (Answer::Attached(attached), _) if attached.version == VERSION => {}
+        (Answer::Attached(attached), _) if attached.is_understood() => {}
         (Answer::Attached(attached), _) => return Err(other_version(attached.version)),
         _ => return Err(Status::Corrupt.into()),
     }

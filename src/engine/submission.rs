@@ -3,7 +3,7 @@
 
 use zerocopy::transmute;
 
-use crate::device::abi::{Place, Submission, TransferSubmission, flags, op};
+use crate::device::abi::{OPTIONAL, Place, Submission, TransferSubmission, flags, op};
 use crate::shm::Entry;
 use crate::units::RemoteToken;
 
@@ -139,6 +139,8 @@ pub enum Submitted {
         /// What is wanted.
         request: Request,
     },
+    /// Of a version that knows more, and may be skipped.
+    Skipped,
 }
 
 /// Reads an entry.
@@ -148,6 +150,9 @@ pub enum Submitted {
 /// What no correct library writes.
 pub fn parse(entry: Entry) -> Result<Submitted, Violation> {
     let submission: Submission = transmute!(entry);
+    if submission.op & OPTIONAL != 0 {
+        return Ok(Submitted::Skipped);
+    }
     if submission.op == op::TRANSFER {
         return parse_transfer(transmute!(entry));
     }

@@ -2,6 +2,7 @@
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{self, kind, role};
+use zerocopy::IntoBytes;
 
 use crate::raw::Raw;
 use crate::scene::Scene;
@@ -27,9 +28,8 @@ fn refuses_a_process_of_another_version() {
         let mut raw = Raw::connect(scene.path());
         let attach = abi::Attach {
             version,
-            role: role::WORKER,
-            token: [0; 16],
-            reserved: 0,
+            oldest_version: version,
+            ..abi::Attach::new(role::WORKER, [0; 16])
         };
         raw.request(kind::ATTACH, &attach);
         let answer = raw.message(|_| true);
@@ -38,6 +38,78 @@ fn refuses_a_process_of_another_version() {
         assert_eq!(detached.status, Status::Version.code());
         assert_eq!(detached.version, abi::VERSION, "which versions met");
     }
+}
+
+/// smbd and the device are started again at different times: the newer side speaks what the older one does.
+#[test]
+fn speaks_with_a_newer_process_what_both_know() {
+    let scene = Scene::new();
+    let mut raw = Raw::connect(scene.path());
+    let attach = abi::Attach {
+        version: abi::VERSION + 4,
+        oldest_version: abi::VERSION,
+        features: !0,
+        ..abi::Attach::new(role::WORKER, [0; 16])
+    };
+    let answer = raw.ask(kind::ATTACH, &attach);
+    assert_eq!(answer.kind, kind::ATTACHED);
+    let attached: abi::Attached = answer.read();
+    assert_eq!(attached.version, abi::VERSION);
+    assert_eq!(attached.features, abi::FEATURES, "no others");
+}
+
+#[test]
+fn refuses_a_process_that_is_too_new_or_too_old_whatever_it_sends() {
+    let scene = Scene::new();
+    let other = |version, oldest_version| abi::Attach {
+        version,
+        oldest_version,
+        ..abi::Attach::new(role::WORKER, [0; 16])
+    };
+    let newer = abi::VERSION + 1;
+    for attach in [other(newer, newer), other(newer + 3, newer), other(2, 2)] {
+        for length in [16, 40, 48] {
+            let mut raw = Raw::connect(scene.path());
+            let mut body = attach.as_bytes().to_vec();
+            // One of another version may be of another length.
+            body.resize(length, 0);
+            let control = abi::Control {
+                kind: kind::ATTACH,
+                length: 16 + length as u32,
+                cookie: 1,
+            };
+            let message = [control.as_bytes(), &body].concat();
+            raw.socket.send(&message, &[]).unwrap();
+            assert_eq!(raw.detached(), Status::Version);
+        }
+    }
+}
+
+#[test]
+fn skips_what_says_that_it_may_be_skipped() {
+    let scene = Scene::new();
+    let (mut worker, conn, client) = scene.pair(1);
+    let control = abi::Control {
+        kind: 77 | abi::OPTIONAL,
+        length: 24,
+        cookie: 0,
+    };
+    let message = [control.as_bytes(), &[0xff; 8]].concat();
+    worker.socket.send(&message, &[]).unwrap();
+    let queue = worker.queues.get_mut(&0).unwrap();
+    let mut entry = smbdirect::shm::Entry::default();
+    entry.as_mut_bytes().fill(0xff);
+    queue.submissions.push(&[entry]).unwrap();
+    worker.reply(conn, b"goes on");
+    assert_eq!(client.message(), b"goes on");
+    // Only that bit says so, and only of what is not to be answered.
+    let control = abi::Control {
+        cookie: 1,
+        ..control
+    };
+    let message = [control.as_bytes(), &[0xff; 8]].concat();
+    worker.socket.send(&message, &[]).unwrap();
+    assert_eq!(worker.detached(), Status::Corrupt);
 }
 
 #[test]
@@ -130,12 +202,7 @@ fn detaches_who_does_not_attach_in_time() {
 #[test]
 fn a_worker_may_ask_for_memory_at_once() {
     let scene = Scene::new();
-    let attach = abi::Attach {
-        version: abi::VERSION,
-        role: role::WORKER,
-        token: [0; 16],
-        reserved: 0,
-    };
+    let attach = abi::Attach::new(role::WORKER, [0; 16]);
     let mut worker = Raw::connect(scene.path());
     let attached = worker.request(kind::ATTACH, &attach);
     for (units, expected) in [(1, kind::SEGMENT), (17, kind::REPLY)] {

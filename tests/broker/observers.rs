@@ -17,9 +17,8 @@ fn status_of(scene: &Scene) -> std::path::PathBuf {
 fn attach(role: u32, version: u32) -> abi::Attach {
     abi::Attach {
         version,
-        role,
-        token: [0; 16],
-        reserved: 0,
+        oldest_version: version,
+        ..abi::Attach::new(role, [0; 16])
     }
 }
 

@@ -106,9 +106,8 @@ impl Raw {
     pub(crate) fn try_attach(&mut self, version: u32, role: u32, token: Token) -> Message {
         let attach = abi::Attach {
             version,
-            role,
-            token,
-            reserved: 0,
+            oldest_version: version,
+            ..abi::Attach::new(role, token)
         };
         self.ask(kind::ATTACH, &attach)
     }

@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, FromZeros};
 
 use super::script::{
     Count, DEPTH, Device, RECEIVE_UNIT, Worker, attached, attaching, completion, conn, connected,
-    info, last_events, params, segment_length,
+    events, info, last_events, params, segment_length,
 };
 
 /// Has the device break a rule; the attachment must end for it, whatever is told before.
@@ -354,6 +354,45 @@ fn the_device_wants_back_what_it_gave() {
         device.reclaim(region::RECEIVE, 1, 0);
         device.pdu(conn(1), b"x");
     });
+}
+
+/// A device may be newer than its library, and say more than that knows.
+#[test]
+fn what_may_be_skipped_is_skipped() {
+    let (mut handle, mut device) = connected();
+    device.complete(Completion {
+        event: 77 | abi::OPTIONAL,
+        status: -5,
+        reserved: 9,
+        ..completion(0, conn(1))
+    });
+    device.say(0, Answer::Skipped);
+    device.pdu(conn(1), b"x");
+    let told = events(&mut handle);
+    assert!(matches!(told[..], [Event::Pdu { .. }]), "{told:?}");
+    breaks(
+        "an event that nobody knows and nobody may skip",
+        |_, device| {
+            device.complete(completion(77, conn(1)));
+        },
+    );
+}
+
+/// What it was not asked for.
+#[test]
+fn a_device_that_speaks_another_version_or_has_other_features_is_none() {
+    for change in [
+        |params: &mut abi::Attached| params.version = abi::OLDEST_VERSION - 1,
+        |params: &mut abi::Attached| params.version = abi::VERSION + 1,
+        |params: &mut abi::Attached| params.features = 1 << 63,
+    ] {
+        let (mut handle, mut device) = attaching(Role::Worker);
+        let (cookie, _) = device.request();
+        let mut wrong = params();
+        change(&mut wrong);
+        device.say(cookie, Answer::Attached(wrong));
+        assert_eq!(last_events(&mut handle), (vec![], Status::Version));
+    }
 }
 
 #[test]
@@ -696,8 +735,8 @@ impl Watch {
             _ => read(bytes).map(Answer::Detached),
         };
         let answer = answer.expect("enough bytes");
-        let has_memory = answer.descriptors() > 0;
-        let has_doorbell = answer.descriptors() > 1;
+        let has_memory = answer.descriptors() > Some(0);
+        let has_doorbell = answer.descriptors() > Some(1);
         self.device.deliver(Ok(Delivery {
             cookie,
             answer,

@@ -42,7 +42,8 @@ pub(crate) fn params() -> abi::Attached {
         },
         submissions_outstanding: OUTSTANDING,
         max_read_write_size: 1 << 20,
-        reserved: [0; 6],
+        features: 0,
+        reserved: [0; 4],
     }
 }
 

@@ -56,9 +56,8 @@ fn says_which_versions_met() {
     ] {
         let attach = abi::Attach {
             version,
-            role: role::WORKER,
-            token: [0; 16],
-            reserved: 0,
+            oldest_version: version,
+            ..abi::Attach::new(role::WORKER, [0; 16])
         };
         let mut message = Vec::new();
         smbdirect::device::message::encode(1, &attach, &[], &mut message);

@@ -38,7 +38,7 @@ use self::memory::Exchange;
 pub(super) use self::path::ControlSocket;
 use self::report::Reports;
 pub(super) use self::report::send_status;
-pub(super) use self::request::attached;
+pub(super) use self::request::{attached, read_attach};
 use super::config::Listen;
 use super::process::{Process, send_detached};
 use super::reactor::{Command, Notice};

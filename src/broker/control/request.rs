@@ -45,6 +45,7 @@ impl Control {
         };
         let (cookie, request) = read_request(message).map_err(malformed)?;
         let (role, kind) = match request {
+            Request::Skipped => return Ok(()),
             Request::Attach(_) => (process.role, kind::ATTACH),
             Request::SetParameters(..) => (Role::Listener, kind::SET_PARAMETERS),
             Request::SetAddresses(..) => (Role::Listener, kind::SET_ADDRESSES),
@@ -79,6 +80,8 @@ impl Control {
     ) -> Result<Answer, Refusal> {
         Ok(match request {
             Request::Attach(_) => return Err((Status::Corrupt, "it is attached already".into())),
+            // As `request` has found.
+            Request::Skipped => Answer::Other,
             Request::SetParameters(set, _) => Answer::Now(self.set_parameters(&set)),
             Request::SetAddresses(set, list) => Answer::Now(self.set_addresses(set, &list)),
             Request::SetSessionId(set) => Answer::Now(self.set_session_id(process, &set)),
@@ -106,25 +109,15 @@ impl Control {
             return Ok(());
         };
         let (socket, pid) = (Arc::clone(&peer.socket), peer.pid);
-        // The version first: another one may have another structure.
-        let (cookie, result) = match attach_version(message) {
-            Some((cookie, version)) if version != abi::VERSION => (
-                cookie,
-                Err((Status::Version, other_version(version).into())),
-            ),
-            _ => match read_request(message).map_err(malformed)? {
-                (cookie, Request::Attach(attach)) => {
-                    (cookie, self.admit_attached(id, (&socket, pid), &attach))
-                }
-                _ => return Err((Status::Corrupt, "its first message is not ATTACH".into())),
-            },
-        };
-        let (process, offered) = result.inspect_err(|(status, _)| {
-            self.shared.registry().count("refused_attach");
-            // That it is detached says more to one of another version: which this one is.
+        let (cookie, attach, version) = read_attach(message).inspect_err(|(status, _)| {
+            // That it is detached says more than a reply: which version this one speaks.
             if *status == Status::Version {
-                return;
+                self.shared.registry().count("refused_attach");
             }
+        })?;
+        let admitted = self.admit_attached(id, (&socket, pid), &attach);
+        let (process, offered) = admitted.inspect_err(|(status, _)| {
+            self.shared.registry().count("refused_attach");
             let reply = abi::Reply {
                 status: status.code(),
                 kind: kind::ATTACH,
@@ -135,7 +128,7 @@ impl Control {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.process = Some(Arc::clone(&process));
         }
-        let attached = attached(id, &self.shared.config);
+        let attached = attached(id, &self.shared.config, (version, attach.features));
         if process.role != Role::Observer {
             // First, so that they are known wherever the attachment is.
             let told = self.known.tell(&process);
@@ -281,15 +274,20 @@ impl Control {
     }
 }
 
-/// What a process is told when it is attached.
-pub(in crate::broker) const fn attached(id: u32, config: &Config) -> abi::Attached {
+/// What a process is told when it is attached, with the version that both sides speak, and its features.
+pub(in crate::broker) const fn attached(
+    id: u32,
+    config: &Config,
+    (version, features): (u32, u64),
+) -> abi::Attached {
     abi::Attached {
-        version: abi::VERSION,
+        version,
         worker: id,
         memory: config.memory,
         submissions_outstanding: config.queue_depth,
         max_read_write_size: config.acceptor.max_read_write_size,
-        reserved: [0; 6],
+        features: features & abi::FEATURES,
+        reserved: [0; 4],
     }
 }
 
@@ -297,10 +295,28 @@ fn malformed(error: MessageError) -> Refusal {
     (Status::Corrupt, error.to_string().into())
 }
 
+/// Reads the first message of a process, and finds the version that both sides speak.
+pub(in crate::broker) fn read_attach(message: &[u8]) -> Result<(u64, abi::Attach, u32), Refusal> {
+    // The version first: another one may have another structure.
+    let newest = attach_version(message);
+    let version = |newest| (Status::Version, other_version(newest).into());
+    match (read_request(message), newest) {
+        (_, Some(newest)) if newest < abi::OLDEST_VERSION => Err(version(newest)),
+        (Ok((cookie, Request::Attach(attach))), _) => {
+            let common = abi::common_version(attach.version, attach.oldest_version);
+            let common = common.ok_or_else(|| version(attach.version))?;
+            Ok((cookie, attach, common))
+        }
+        (Err(_), Some(newest)) if newest > abi::VERSION => Err(version(newest)),
+        (Err(error), _) => Err(malformed(error)),
+        (Ok(_), _) => Err((Status::Corrupt, "its first message is not ATTACH".into())),
+    }
+}
+
 /// What the log says of a process that speaks another version of the interface, and what helps.
 fn other_version(version: u32) -> String {
     let own = abi::VERSION;
-    let cure = if version < own {
+    let cure = if version < abi::OLDEST_VERSION {
         "restart smbd, or install the smbd that was built with this smbdirectd"
     } else {
         "restart smbdirectd, or install the one that smbd was built with"
@@ -425,12 +441,7 @@ pub(super) mod tests {
     #[test]
     fn a_listener_is_offered_nothing_before_it_is_told_that_it_is_attached() {
         let (mut control, theirs, directory) = control();
-        let attach = abi::Attach {
-            version: abi::VERSION,
-            role: abi::role::LISTENER,
-            token: abi::Token::default(),
-            reserved: 0,
-        };
+        let attach = abi::Attach::new(abi::role::LISTENER, abi::Token::default());
         let mut message = Vec::new();
         encode(1, &attach, &[], &mut message);
         // There is no room for the answer.

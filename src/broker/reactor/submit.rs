@@ -49,6 +49,7 @@ impl<F: SharedEpoll> Reactor<F> {
                     cookie,
                     request,
                 } => self.submit(id, conn, cookie, request)?,
+                Submitted::Skipped => {}
             }
         }
         if recycled && self.transport.buffers_mut().take_wanting(id) {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use instruments::client::Connection;
 use rustix::process::Pid;
-use smbdirect::device::message::{attach_version, encode};
+use smbdirect::device::message::{Request, encode, read_request};
 use smbdirect::device::{Status, abi};
 use smbdirect::sys::SeqListener;
 
@@ -69,9 +69,11 @@ fn refuse_one(path: &Path, says: Option<u32>) {
         let Ok(received) = socket.receive(&mut buffer) else {
             return false;
         };
-        let attach = attach_version(&buffer[..received.length]);
-        let (cookie, version) = attach.expect("an attachment");
-        assert_eq!(version, abi::VERSION);
+        let (cookie, request) = read_request(&buffer[..received.length]).expect("a request");
+        let Request::Attach(attach) = request else {
+            panic!("{request:?}");
+        };
+        assert_eq!(attach.version, abi::VERSION);
         let (mut answer, kind) = (Vec::new(), abi::kind::ATTACH);
         let status = Status::Version.code();
         match says {
