@@ -7,7 +7,7 @@ use smbdirect::fabric::iwarp::ddp::{Control, Tagged, Untagged};
 use smbdirect::fabric::iwarp::handshake::Agreed;
 use smbdirect::fabric::iwarp::qp::{Completion, Depths, Done, MIN_ULPDU, Qp, Segment, Step};
 use smbdirect::fabric::iwarp::rdmap::{Opcode, ReadRequest, Terminate};
-use smbdirect::fabric::iwarp::regions::Piece;
+use smbdirect::fabric::regions::Piece;
 use smbdirect::fabric::{Access, RegionId, RemoteAddress, Sge, WrId};
 use smbdirect::units::RemoteToken;
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use slotmap::{Key, SlotMap};
 
 use self::conn::{Conn, Failure, Phase, Read, Receive};
-use super::regions::Tokens;
+use super::tokens;
 use super::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
     MAX_SEND_HEADER, ReadLimits, Region, RegionId, RemoteAddress, Sge, Waitable, Work, WrError,
@@ -48,7 +48,7 @@ impl Default for LoopbackConfig {
             send_queue: 4096,
             read_queue: 4096,
             receive_queue: 4096,
-            regions: 4096,
+            regions: 64,
         }
     }
 }
@@ -57,7 +57,6 @@ impl Default for LoopbackConfig {
 #[derive(Debug)]
 pub struct Loopback {
     config: LoopbackConfig,
-    tokens: Tokens,
     listeners: SlotMap<ListenerId, SocketAddr>,
     admitted: Arc<LocalAddresses>,
     conns: SlotMap<ConnId, Conn>,
@@ -77,7 +76,6 @@ impl Loopback {
     pub fn new(config: LoopbackConfig) -> Result<Self, FabricError> {
         Ok(Self {
             config,
-            tokens: Tokens::new()?,
             listeners: SlotMap::with_key(),
             admitted: Arc::default(),
             conns: SlotMap::with_key(),
@@ -380,18 +378,19 @@ impl Fabric for Loopback {
     ) -> Result<Region, FabricError> {
         let conn = self.conns.get_mut(conn).ok_or(FabricError::NotConnected)?;
         conn.check_open()?;
-        conn.regions.register(memory, access, &mut self.tokens)
+        tokens::register(&mut conn.regions, memory, access)
     }
 
     fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
-        self.conn(conn)?.regions.deregister(region)
+        let memory = self.conn(conn)?.regions.deregister(region);
+        memory.map(drop).ok_or(FabricError::LocalProtection)
     }
 
     fn post_recv(&mut self, conn: ConnId, wr_id: WrId, memory: Sge) -> Result<(), FabricError> {
         let limit = self.config.receive_queue;
         let conn = self.conn(conn)?;
         conn.check_open()?;
-        let memory = conn.regions.check(memory)?;
+        let memory = conn.look_up(memory)?;
         if conn.receives.len() >= limit {
             return Err(FabricError::QueueFull);
         }
@@ -413,7 +412,7 @@ impl Fabric for Loopback {
         if header.len() > MAX_SEND_HEADER {
             return Err(FabricError::HeaderTooLong);
         }
-        let payload = payload.map(|sge| sender.regions.check(sge)).transpose()?;
+        let payload = payload.map(|sge| sender.look_up(sge)).transpose()?;
         sender.take_send_slot(round, limit)?;
         self.carry_out(conn, wr_id, Work::Send, |conn, peer, ready| {
             conn.send(peer, header, payload, invalidate, ready)
@@ -431,7 +430,7 @@ impl Fabric for Loopback {
         let (limit, round) = (self.config.send_queue, self.round);
         let writer = self.conn(conn)?;
         writer.check_established()?;
-        let source = writer.regions.check(source)?;
+        let source = writer.look_up(source)?;
         writer.take_send_slot(round, limit)?;
         self.carry_out(conn, wr_id, Work::Write, |conn, peer, _| {
             conn.write(peer, source, target)
@@ -449,7 +448,7 @@ impl Fabric for Loopback {
         let limit = self.config.read_queue;
         let reader = self.conn(conn)?;
         reader.check_established()?;
-        let sink = reader.regions.check(sink)?;
+        let sink = reader.look_up(sink)?;
         if reader.reads.len() >= limit {
             return Err(FabricError::QueueFull);
         }

@@ -33,8 +33,9 @@ pub mod pcap;
 mod pending;
 #[cfg(feature = "fabric")]
 mod readiness;
+pub mod regions;
 #[cfg(feature = "fabric")]
-mod regions;
+mod tokens;
 #[cfg(feature = "engine")]
 mod traits;
 #[cfg(feature = "fabric")]

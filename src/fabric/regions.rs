@@ -1,288 +1,233 @@
-//! The memory regions of one connection, by local number and by remote token.
+//! The memory regions of one connection: what local work requests and the peer may touch. The checks that keep
+//! a hostile peer out of other memory are here, once for all fabrics that make them themselves.
 //!
-//! Every fabric that checks accesses itself needs the same table: it is here so that the checks
-//! that keep a hostile peer out of other memory exist once. A region is found by its [`RegionId`]
-//! without a search, and by its token by a binary search: 32 random bits in each token leave no
-//! room for an index. Nothing here moves bytes, and nothing here ends a connection: the fabric
-//! does, with what it is told.
+//! The table owns a handle of each memory, so that whoever finds a region has its memory, and
+//! whoever does not find it has nothing. What a work request names is looked up when it is posted
+//! and each time that its bytes move: a region that was deregistered in between is not found, and
+//! neither is another one that has its number by then.
+//!
+//! Tokens (STags) are random, so that a peer cannot guess one; a wrong guess ends its connection.
+//! A region is found by its [`RegionId`] without a search, and by its token by looking at all: a connection has few.
 
-use super::{Access, FabricError, Region, RegionId, RemoteAddress, Sge};
-use crate::sys::Memory;
+use alloc::vec::Vec;
+
+use super::{Access, RegionId, RemoteAddress, Sge};
 use crate::units::RemoteToken;
+
+/// A piece of a memory that was registered when it was looked up, to be looked up again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    region: RegionId,
+    /// Which of the registrations that had or will have this number.
+    generation: u32,
+    /// Bytes from the start of the memory.
+    pub offset: u32,
+    /// Bytes.
+    pub length: u32,
+}
+
+impl Piece {
+    /// No bytes, of no memory.
+    pub const NOWHERE: Self = Self {
+        region: RegionId(0),
+        generation: 0,
+        offset: 0,
+        length: 0,
+    };
+
+    /// The `length` bytes from `offset` of it on. Whether the memory has them is seen when they
+    /// are looked up.
+    #[must_use]
+    pub const fn part(self, offset: u32, length: u32) -> Self {
+        let offset = self.offset.saturating_add(offset);
+        Self {
+            offset,
+            length,
+            ..self
+        }
+    }
+}
 
 /// Why a peer's access was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
-pub(crate) enum AccessFault {
+pub enum AccessFault {
     /// No region of the connection has this token, or it was revoked.
     Token,
     /// The region does not allow this kind of access.
     Access,
+    /// The bytes go over the end of the address space.
+    Wrap,
     /// The bytes do not lie in the region.
     Bounds,
 }
 
-impl AccessFault {
-    pub(crate) fn name(self) -> &'static str {
-        self.into()
-    }
-}
-
-/// Random numbers for tokens, drawn from the operating system a few at a time.
-///
-/// A token is all that a peer must know to reach memory, so no generator stands in between whose
-/// state its output would give away.
-#[derive(Debug)]
-pub(crate) struct Tokens {
-    pool: [u32; 64],
-    left: usize,
-}
-
-impl Tokens {
-    /// Draws the first ones, so that a system without random numbers shows at construction.
-    pub(crate) fn new() -> Result<Self, FabricError> {
-        let mut tokens = Self {
-            pool: [0; 64],
-            left: 0,
-        };
-        tokens.refill()?;
-        Ok(tokens)
-    }
-
-    /// A random number that is not 0: no token is, so that a descriptor of zeros is never valid.
-    fn draw(&mut self) -> Result<u32, FabricError> {
-        loop {
-            if self.left == 0 {
-                self.refill()?;
-            }
-            self.left -= 1;
-            let token = std::mem::take(&mut self.pool[self.left]);
-            if token != 0 {
-                return Ok(token);
-            }
-        }
-    }
-
-    fn refill(&mut self) -> Result<(), FabricError> {
-        let mut bytes = [0; 64 * 4];
-        getrandom::fill(&mut bytes).map_err(|error| FabricError::Os {
-            context: "get random numbers for the tokens of memory regions".to_owned(),
-            source: std::io::Error::from(error).into(),
-        })?;
-        for (token, bytes) in self.pool.iter_mut().zip(bytes.chunks_exact(4)) {
-            *token = bytes
-                .iter()
-                .fold(0, |token, byte| token << 8 | u32::from(*byte));
-        }
-        self.left = self.pool.len();
-        Ok(())
-    }
-}
-
-/// A local piece of memory that was checked when its work request was posted. It is looked up again
-/// when it is used, and not found if its region was deregistered in between, even where the number
-/// of the region has a new owner by then.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Piece {
-    sge: Sge,
-    generation: u32,
-}
-
-impl Piece {
-    /// Bytes.
-    pub(crate) const fn length(self) -> u32 {
-        self.sge.length
-    }
-}
-
-#[derive(Debug)]
-struct Slot {
+struct Slot<M> {
     /// Counts the registrations under this number.
     generation: u32,
-    registered: Option<Registered>,
-}
-
-#[derive(Debug)]
-struct Registered {
-    memory: Memory,
+    /// Here while it is registered.
+    memory: Option<M>,
+    length: u32,
     access: Access,
-    /// What the peer calls it, whether revoked or not.
+    /// The peer's name for it; `access` says whether it has any use.
     remote: RemoteAddress,
 }
 
-/// The regions of one connection.
+/// A fixed number of regions. `M` is the owner's handle of a memory.
 #[derive(Debug)]
-pub(crate) struct Regions {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    /// Token and slot of what the peer may reach now, in the order of tokens.
-    by_token: Vec<(RemoteToken, u32)>,
-    limit: usize,
+pub struct Regions<M> {
+    slots: Vec<Slot<M>>,
+    capacity: usize,
 }
 
-impl Regions {
-    /// No regions, and room for `limit`.
-    pub(crate) const fn new(limit: usize) -> Self {
+impl<M> Regions<M> {
+    /// Room for `capacity` regions.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
         Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-            by_token: Vec::new(),
-            limit,
+            slots: Vec::with_capacity(capacity),
+            capacity,
         }
     }
 
-    /// Registers `memory`. Its remote address begins at a number other than 0, so that whoever
-    /// forgets to add it does not get away with that here and fail with the clients that publish
-    /// virtual addresses.
-    pub(crate) fn register(
+    /// Registers `length` bytes of `memory` under the name `remote`. `None`: no room, or the token
+    /// or the addresses cannot be used; with another random `remote` only the former happens again.
+    pub fn register(
         &mut self,
-        memory: &Memory,
-        access: Access,
-        tokens: &mut Tokens,
-    ) -> Result<Region, FabricError> {
-        let used = self.slots.len() - self.free.len();
-        if used >= self.limit {
-            return Err(FabricError::TooManyRegions);
-        }
-        let new = u32::try_from(self.slots.len()).map_err(|_| FabricError::TooManyRegions)?;
-        let (token, place) = match access {
-            Access::Local | Access::ReadSink => (RemoteToken(0), None),
-            Access::RemoteRead | Access::RemoteWrite => {
-                self.unused_token(tokens).map(|(t, p)| (t, Some(p)))?
-            }
-        };
-        let number = self.free.pop().unwrap_or(new);
-        if number == new {
-            self.slots.push(Slot {
-                generation: 0,
-                registered: None,
-            });
-        }
-        if let Some(place) = place {
-            self.by_token.insert(place, (token, number));
-        }
-        let remote = RemoteAddress {
-            token,
-            address: u64::from(token.0) << 12,
-        };
-        if let Some(slot) = self.slots.get_mut(number as usize) {
-            slot.registered = Some(Registered {
-                memory: memory.clone(),
-                access,
-                remote,
-            });
-        }
-        Ok(Region {
-            id: RegionId(number),
-            remote,
-        })
-    }
-
-    fn unused_token(&self, tokens: &mut Tokens) -> Result<(RemoteToken, usize), FabricError> {
-        loop {
-            let token = RemoteToken(tokens.draw()?);
-            if let Err(place) = self.find(token) {
-                return Ok((token, place));
-            }
-        }
-    }
-
-    /// Ends a registration: neither posted work nor the peer finds the memory any more.
-    pub(crate) fn deregister(&mut self, id: RegionId) -> Result<(), FabricError> {
-        let slot = self
-            .slots
-            .get_mut(id.0 as usize)
-            .ok_or(FabricError::LocalProtection)?;
-        let registered = slot.registered.take().ok_or(FabricError::LocalProtection)?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(id.0);
-        if let Ok(place) = self.find(registered.remote.token) {
-            // A revoked token may have been drawn again for another region.
-            if self
-                .by_token
-                .get(place)
-                .is_some_and(|(_, number)| *number == id.0)
-            {
-                self.by_token.remove(place);
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks that `sge` lies in a registered region.
-    #[inline]
-    pub(crate) fn check(&self, sge: Sge) -> Result<Piece, FabricError> {
-        let slot = self
-            .slots
-            .get(sge.region.0 as usize)
-            .ok_or(FabricError::LocalProtection)?;
-        let registered = slot
-            .registered
-            .as_ref()
-            .ok_or(FabricError::LocalProtection)?;
-        let end = u64::from(sge.offset) + u64::from(sge.length);
-        if end > registered.memory.len() as u64 {
-            return Err(FabricError::LocalProtection);
-        }
-        Ok(Piece {
-            sge,
-            generation: slot.generation,
-        })
-    }
-
-    /// The memory of a checked piece and where it begins there; `None`: deregistered since.
-    #[inline]
-    pub(crate) fn local(&self, piece: Piece) -> Option<(&Memory, usize)> {
-        let slot = self.slots.get(piece.sge.region.0 as usize)?;
-        let registered = slot.registered.as_ref()?;
-        (slot.generation == piece.generation)
-            .then_some((&registered.memory, piece.sge.offset as usize))
-    }
-
-    /// The memory that the peer means and where it begins there, if it may be accessed so.
-    #[inline]
-    pub(crate) fn remote(
-        &self,
-        target: RemoteAddress,
+        memory: M,
         length: u32,
         access: Access,
-    ) -> Result<(&Memory, usize), AccessFault> {
-        let place = self.find(target.token).map_err(|_| AccessFault::Token)?;
-        let (_, number) = self.by_token.get(place).ok_or(AccessFault::Token)?;
-        let slot = self.slots.get(*number as usize).ok_or(AccessFault::Token)?;
-        let registered = slot.registered.as_ref().ok_or(AccessFault::Token)?;
-        if registered.access != access || !access.is_remote() {
+        remote: RemoteAddress,
+    ) -> Option<RegionId> {
+        let token_is_free = remote.token.0 != 0 && self.find(remote.token.0).is_none();
+        if !token_is_free || remote.address.checked_add(u64::from(length)).is_none() {
+            return None;
+        }
+        let free = self.slots.iter().position(|slot| slot.memory.is_none());
+        let index = free.unwrap_or(self.slots.len());
+        if index >= self.capacity {
+            return None;
+        }
+        let id = RegionId(u32::try_from(index).ok()?);
+        let old = self.slots.get_mut(index);
+        let slot = Slot {
+            generation: old.as_ref().map_or(0, |old| old.generation.wrapping_add(1)),
+            memory: Some(memory),
+            length,
+            access,
+            remote,
+        };
+        match old {
+            Some(old) => *old = slot,
+            None => self.slots.push(slot),
+        }
+        Some(id)
+    }
+
+    /// Whether another region can be registered.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.slots.len() < self.capacity || self.slots.iter().any(|slot| slot.memory.is_none())
+    }
+
+    /// Ends a registration and gives the memory back; `None` where there is none.
+    pub fn deregister(&mut self, region: RegionId) -> Option<M> {
+        self.slots.get_mut(region.0 as usize)?.memory.take()
+    }
+
+    /// What a work request names, if it lies in a registered region.
+    #[must_use]
+    pub fn look_up(&self, sge: Sge) -> Option<Piece> {
+        let Sge {
+            region,
+            offset,
+            length,
+        } = sge;
+        let slot = self.slots.get(region.0 as usize)?;
+        let piece = Piece {
+            region,
+            generation: slot.generation,
+            offset,
+            length,
+        };
+        self.slot(piece).map(|_| piece)
+    }
+
+    /// The memory of a piece, if it still has the same registration.
+    #[must_use]
+    pub fn memory(&self, piece: Piece) -> Option<&M> {
+        self.slot(piece)?.memory.as_ref()
+    }
+
+    /// The same for what the peer reads: nothing either where its access was revoked.
+    #[must_use]
+    pub fn memory_for_peer(&self, piece: Piece) -> Option<&M> {
+        let slot = self.slot(piece)?;
+        match slot.access {
+            Access::RemoteRead => slot.memory.as_ref(),
+            Access::Local | Access::ReadSink | Access::RemoteWrite => None,
+        }
+    }
+
+    /// The local memory that the peer means, if it has the access.
+    pub fn resolve(
+        &self,
+        token: u32,
+        address: u64,
+        length: u32,
+        access: Access,
+    ) -> Result<Piece, AccessFault> {
+        let (region, slot) = self.find(token).ok_or(AccessFault::Token)?;
+        if slot.access != access {
             return Err(AccessFault::Access);
         }
-        let offset = target
-            .address
-            .checked_sub(registered.remote.address)
-            .ok_or(AccessFault::Bounds)?;
-        let end = offset
+        address
             .checked_add(u64::from(length))
-            .ok_or(AccessFault::Bounds)?;
-        if end > registered.memory.len() as u64 {
+            .ok_or(AccessFault::Wrap)?;
+        let offset = address.checked_sub(slot.remote.address);
+        let offset = offset.and_then(|offset| u32::try_from(offset).ok());
+        let offset = offset.ok_or(AccessFault::Bounds)?;
+        let end = offset.checked_add(length).ok_or(AccessFault::Bounds)?;
+        if end > slot.length {
             return Err(AccessFault::Bounds);
         }
-        let offset = usize::try_from(offset).map_err(|_| AccessFault::Bounds)?;
-        Ok((&registered.memory, offset))
+        Ok(Piece {
+            region,
+            generation: slot.generation,
+            offset,
+            length,
+        })
     }
 
-    /// Ends the peer's access by `token`; the region stays for local work. Whether there was one.
-    pub(crate) fn revoke(&mut self, token: RemoteToken) -> bool {
-        match self.find(token) {
-            Ok(place) => {
-                self.by_token.remove(place);
-                true
-            }
-            Err(_) => false,
-        }
+    /// Takes the peer's access away; local work requests may go on using the region. `None`: it had none
+    /// by this token.
+    pub fn invalidate(&mut self, token: u32) -> Option<RemoteToken> {
+        let slot = self
+            .slots
+            .iter_mut()
+            .find(|slot| slot.is_reached_by(token))?;
+        slot.access = Access::Local;
+        Some(slot.remote.token)
     }
 
-    #[inline]
-    fn find(&self, token: RemoteToken) -> Result<usize, usize> {
-        self.by_token
-            .binary_search_by_key(&token, |(token, _)| *token)
+    /// The registration that `piece` lies in.
+    fn slot(&self, piece: Piece) -> Option<&Slot<M>> {
+        let end = piece.offset.checked_add(piece.length)?;
+        self.slots.get(piece.region.0 as usize).filter(|slot| {
+            slot.generation == piece.generation && slot.memory.is_some() && end <= slot.length
+        })
+    }
+
+    fn find(&self, token: u32) -> Option<(RegionId, &Slot<M>)> {
+        let mut slots = (0..).map(RegionId).zip(&self.slots);
+        slots.find(|(_, slot)| slot.is_reached_by(token))
+    }
+}
+
+impl<M> Slot<M> {
+    fn is_reached_by(&self, token: u32) -> bool {
+        self.memory.is_some() && self.access.is_remote() && self.remote.token.0 == token
     }
 }
 
@@ -290,113 +235,174 @@ impl Regions {
 mod tests {
     use super::*;
 
-    fn region(regions: &mut Regions, length: usize, access: Access) -> Region {
-        regions
-            .register(&Memory::zeroed(length), access, &mut Tokens::new().unwrap())
-            .unwrap()
+    const REMOTE: RemoteAddress = RemoteAddress {
+        token: RemoteToken(0x1234),
+        address: 0x1000,
+    };
+
+    /// The handle of the first memory is 1.
+    fn one(access: Access) -> (Regions<u8>, RegionId) {
+        let mut regions = Regions::new(2);
+        let region = regions.register(1, 100, access, REMOTE).unwrap();
+        (regions, region)
     }
 
-    fn at(region: Region, offset: u64) -> RemoteAddress {
-        RemoteAddress {
-            token: region.remote.token,
-            address: region.remote.address.wrapping_add(offset),
+    const fn all(region: RegionId) -> Sge {
+        Sge {
+            region,
+            offset: 0,
+            length: 100,
         }
     }
 
     #[test]
-    fn finds_many_regions_by_token() {
-        let mut regions = Regions::new(1000);
-        let all: Vec<Region> = (1..=1000)
-            .map(|n| region(&mut regions, n, Access::RemoteRead))
-            .collect();
-        for (region, length) in all.iter().zip(1..) {
-            assert_eq!(
-                regions
-                    .remote(region.remote, length, Access::RemoteRead)
-                    .unwrap()
-                    .0
-                    .len() as u32,
-                length
-            );
-            assert!(
-                regions
-                    .remote(region.remote, length + 1, Access::RemoteRead)
-                    .is_err()
-            );
-        }
-        let error = regions.register(
-            &Memory::zeroed(1),
-            Access::Local,
-            &mut Tokens::new().unwrap(),
-        );
-        assert!(matches!(error, Err(FabricError::TooManyRegions)));
-    }
-
-    #[test]
-    fn refuses_what_the_peer_may_not_do_and_says_why() {
-        let mut regions = Regions::new(4);
-        let r = region(&mut regions, 100, Access::RemoteWrite);
-        let local = region(&mut regions, 100, Access::Local);
-        let ask = |target, length, access| regions.remote(target, length, access).err();
-        assert_eq!(ask(at(r, 0), 100, Access::RemoteWrite), None);
-        assert_eq!(ask(at(r, 100), 0, Access::RemoteWrite), None);
-        assert_eq!(
-            ask(at(r, 0), 1, Access::RemoteRead),
-            Some(AccessFault::Access)
-        );
-        assert_eq!(
-            ask(at(r, 1), 100, Access::RemoteWrite),
-            Some(AccessFault::Bounds)
-        );
-        assert_eq!(
-            ask(at(r, u64::MAX), 1, Access::RemoteWrite),
-            Some(AccessFault::Bounds)
-        );
-        let target = RemoteAddress {
-            address: u64::MAX,
-            ..r.remote
+    fn resolves_what_lies_inside() {
+        let (regions, region) = one(Access::RemoteWrite);
+        let piece = regions.resolve(0x1234, 0x1000 + 99, 1, Access::RemoteWrite);
+        let sge = Sge {
+            region,
+            offset: 99,
+            length: 1,
         };
-        assert_eq!(
-            ask(target, u32::MAX, Access::RemoteWrite),
-            Some(AccessFault::Bounds)
-        );
-        assert_eq!(
-            ask(local.remote, 1, Access::RemoteWrite),
-            Some(AccessFault::Token)
-        );
-        assert!(regions.revoke(r.remote.token));
-        assert!(!regions.revoke(r.remote.token));
-        assert_eq!(
-            regions.remote(at(r, 0), 1, Access::RemoteWrite).err(),
-            Some(AccessFault::Token)
-        );
-        assert!(
-            regions
-                .check(Sge {
-                    region: r.id,
-                    offset: 0,
-                    length: 100
-                })
-                .is_ok()
-        );
+        assert_eq!(piece.ok(), regions.look_up(sge));
     }
 
     #[test]
-    fn forgets_a_piece_whose_region_number_has_a_new_owner() {
-        let mut regions = Regions::new(4);
-        let old = region(&mut regions, 10, Access::Local);
-        let piece = regions
-            .check(Sge {
-                region: old.id,
-                offset: 5,
-                length: 5,
-            })
-            .unwrap();
-        assert_eq!(regions.local(piece).unwrap().1, 5);
-        regions.deregister(old.id).unwrap();
-        assert!(regions.deregister(old.id).is_err());
-        let new = region(&mut regions, 10, Access::Local);
-        assert_eq!(new.id, old.id);
-        assert!(regions.local(piece).is_none());
+    fn refuses_the_rest_by_name() {
+        let (regions, _) = one(Access::RemoteWrite);
+        for (stag, address, length, access, error) in [
+            (0x1235, 0x1000, 1, Access::RemoteWrite, AccessFault::Token),
+            (0x1234, 0x1000, 1, Access::RemoteRead, AccessFault::Access),
+            (0x1234, 0xfff, 1, Access::RemoteWrite, AccessFault::Bounds),
+            (
+                0x1234,
+                0x1000,
+                101,
+                Access::RemoteWrite,
+                AccessFault::Bounds,
+            ),
+            (
+                0x1234,
+                0x1000 + 100,
+                1,
+                Access::RemoteWrite,
+                AccessFault::Bounds,
+            ),
+            (
+                0x1234,
+                0x1000 + (1 << 32),
+                1,
+                Access::RemoteWrite,
+                AccessFault::Bounds,
+            ),
+            (0x1234, u64::MAX, 1, Access::RemoteWrite, AccessFault::Wrap),
+        ] {
+            assert_eq!(
+                regions.resolve(stag, address, length, access),
+                Err(error),
+                "{stag:#x} {address:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn local_regions_have_no_remote_name() {
+        let (mut regions, _) = one(Access::Local);
+        assert_eq!(
+            regions.resolve(0x1234, 0x1000, 1, Access::Local),
+            Err(AccessFault::Token)
+        );
+        assert_eq!(regions.invalidate(0x1234), None);
+    }
+
+    #[test]
+    fn invalidation_takes_the_remote_access_alone() {
+        let (mut regions, region) = one(Access::RemoteRead);
+        assert_eq!(regions.invalidate(0x1234), Some(RemoteToken(0x1234)));
+        assert_eq!(
+            regions.resolve(0x1234, 0x1000, 1, Access::RemoteRead),
+            Err(AccessFault::Token)
+        );
+        assert_eq!(regions.invalidate(0x1234), None);
+        let piece = regions.look_up(all(region)).unwrap();
+        assert_eq!(regions.memory(piece), Some(&1));
+        assert_eq!(regions.memory_for_peer(piece), None);
+    }
+
+    #[test]
+    fn rooms_are_bounded_and_used_again() {
+        let (mut regions, first) = one(Access::Local);
+        assert!(regions.register(2, 1, Access::RemoteRead, REMOTE).is_some());
+        assert!(!regions.has_room());
+        let other = RemoteAddress {
+            token: RemoteToken(9),
+            address: 0,
+        };
+        assert_eq!(regions.register(3, 1, Access::RemoteRead, other), None);
+        assert_eq!(regions.deregister(first), Some(1));
+        assert_eq!(regions.deregister(first), None);
+        assert_eq!(
+            regions.register(3, 1, Access::RemoteRead, REMOTE),
+            None,
+            "a token in use"
+        );
+        let wrapping = RemoteAddress {
+            token: RemoteToken(10),
+            address: u64::MAX,
+        };
+        assert_eq!(regions.register(3, 1, Access::RemoteRead, wrapping), None);
+        assert!(regions.register(3, 1, Access::RemoteRead, other).is_some());
+        assert!(!regions.has_room());
+        assert!(!Regions::<u8>::new(0).has_room());
+    }
+
+    #[test]
+    fn a_piece_does_not_outlive_its_registration() {
+        let mut regions = Regions::new(2);
+        let stable = regions.register(7, 100, Access::Local, REMOTE).unwrap();
+        let stable = regions.look_up(all(stable)).unwrap();
+        let mut old = alloc::vec::Vec::new();
+        for turn in 0..100_u32 {
+            let region = regions
+                .register(turn, 100, Access::RemoteRead, REMOTE)
+                .unwrap();
+            assert_eq!(region, RegionId(1));
+            let piece = regions.look_up(all(region)).unwrap();
+            assert_eq!(regions.memory(piece), Some(&turn));
+            assert!(old.iter().all(|old| regions.memory(*old).is_none()));
+            assert!(
+                old.iter()
+                    .all(|old| regions.memory_for_peer(*old).is_none())
+            );
+            assert_eq!(regions.deregister(region), Some(turn));
+            assert_eq!(regions.memory(piece), None);
+            assert_eq!(regions.look_up(all(region)), None);
+            old.push(piece);
+        }
+        assert_eq!(regions.memory(stable), Some(&7));
+    }
+
+    #[test]
+    fn finds_nothing_that_reaches_outside() {
+        let (regions, region) = one(Access::RemoteRead);
+        let whole = regions.look_up(all(region)).unwrap();
+        for (offset, length) in [(0, 101), (100, 1), (101, 0), (u32::MAX, 1), (1, u32::MAX)] {
+            let sge = Sge {
+                region,
+                offset,
+                length,
+            };
+            assert_eq!(regions.look_up(sge), None, "{sge:?}");
+            let piece = Piece {
+                offset,
+                length,
+                ..whole
+            };
+            assert_eq!(regions.memory(piece), None, "{piece:?}");
+            assert_eq!(regions.memory_for_peer(piece), None, "{piece:?}");
+        }
+        assert_eq!(regions.memory_for_peer(whole), Some(&1));
+        assert_eq!(regions.look_up(all(RegionId(1))), None);
+        assert_eq!(Regions::<u8>::new(1).memory(Piece::NOWHERE), None);
     }
 }

@@ -6,6 +6,7 @@
 //! RFC 5041 section 7.2 and RFC 5044 section 8, which IANA keeps as "RDDP" (RFC 6580).
 
 use super::rdmap::TerminateCode;
+use crate::fabric::regions::AccessFault;
 
 /// A rule of MPA, DDP or RDMAP that the peer broke; as [`PeerTerminated`](Self::PeerTerminated), its
 /// report that we broke one; as [`LocalRegionGone`](Self::LocalRegionGone), what our own side did.
@@ -215,6 +216,17 @@ impl IwarpError {
             Self::RdmapReadResponseMismatch | Self::RdmapReadRequestLength => (0, 2, 0xff),
         };
         Some(TerminateCode { layer, etype, code })
+    }
+}
+
+impl From<AccessFault> for IwarpError {
+    fn from(fault: AccessFault) -> Self {
+        match fault {
+            AccessFault::Token => Self::DdpInvalidStag,
+            AccessFault::Access => Self::RdmapAccess,
+            AccessFault::Wrap => Self::DdpOffsetWrap,
+            AccessFault::Bounds => Self::DdpBaseOrBounds,
+        }
     }
 }
 

@@ -28,7 +28,6 @@
 //! | [`ddp`] | control bytes, tagged and untagged header, queue numbers |
 //! | [`rdmap`] | opcodes, RDMA Read Request, Terminate |
 //! | [`handshake`] | how an MPA request is answered, and what both sides agree on |
-//! | [`regions`] | memory regions and their tokens |
 //! | [`qp`] | the queue pair: work requests and FPDUs, both ways |
 //! | `tcp` | sockets under queue pairs: the [`Fabric`](super::Fabric) |
 //! | `cause` | an [`IwarpError`] as the end of a connection |
@@ -49,7 +48,6 @@ pub mod handshake;
 pub mod mpa;
 pub mod qp;
 pub mod rdmap;
-pub mod regions;
 #[cfg(feature = "fabric")]
 mod tcp;
 

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::LoopbackConfig;
-use crate::fabric::regions::{AccessFault, Piece, Regions};
+use crate::fabric::regions::{Piece, Regions};
 use crate::fabric::{
-    Access, CloseReason, ConnId, Event, FabricError, ListenerId, ReadLimits, RemoteAddress, Work,
-    WrError, WrId,
+    Access, CloseReason, ConnId, Event, FabricError, ListenerId, ReadLimits, RemoteAddress, Sge,
+    Work, WrError, WrId,
 };
+use crate::sys::Memory;
 use crate::units::RemoteToken;
 
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub(super) struct Conn {
     /// Set once, with the first reason; the rest of the end is left to `poll`.
     pub(super) ended: Option<CloseReason>,
     pub(super) limits: ReadLimits,
-    pub(super) regions: Regions,
+    pub(super) regions: Regions<Memory>,
     pub(super) receives: VecDeque<Receive>,
     pub(super) reads: VecDeque<Read>,
     /// SENDs and RDMA WRITEs posted in `round`: all earlier ones have been reported.
@@ -162,27 +163,27 @@ impl Conn {
         payload: Option<Piece>,
         invalidate: Option<RemoteToken>,
     ) -> Result<u32, (WrError, Failure)> {
-        let payload_length = payload.map_or(0, Piece::length);
+        let payload_length = payload.map_or(0, |piece| piece.length);
         let header_length = u32::try_from(header.len()).unwrap_or(u32::MAX);
         let length = header_length
             .checked_add(payload_length)
-            .filter(|length| *length <= receive.memory.length());
+            .filter(|length| *length <= receive.memory.length);
         let Some(length) = length else {
             return Err((WrError::LocalLength, NOT_READY));
         };
         if let Some(token) = invalidate {
-            if !peer.regions.revoke(token) {
+            if peer.regions.invalidate(token.0).is_none() {
                 tracing::debug!(%token, "invalidation of an unknown token refused");
                 return Err((WrError::Flushed, REMOTE_ACCESS));
             }
         }
         let copied = || {
-            let (target, at) = peer.regions.local(receive.memory)?;
+            let (target, at) = peer.memory(receive.memory)?;
             target.write(at, header).ok()?;
             if let Some(payload) = payload {
-                let (source, from) = self.regions.local(payload)?;
+                let (source, from) = self.memory(payload)?;
                 source
-                    .copy_to(from, target, at + header.len(), payload.length() as usize)
+                    .copy_to(from, target, at + header.len(), payload.length as usize)
                     .ok()?;
             }
             Some(length)
@@ -191,40 +192,64 @@ impl Conn {
         copied().ok_or((WrError::Flushed, NOT_READY))
     }
 
+    /// What work names, if it lies in a registered region.
+    #[inline]
+    pub(super) fn look_up(&self, sge: Sge) -> Result<Piece, FabricError> {
+        self.regions
+            .look_up(sge)
+            .ok_or(FabricError::LocalProtection)
+    }
+
+    /// The memory of a piece, and where that begins there; `None`: deregistered since.
+    #[inline]
+    fn memory(&self, piece: Piece) -> Option<(&Memory, usize)> {
+        Some((self.regions.memory(piece)?, piece.offset as usize))
+    }
+
+    /// What the peer of this connection means.
+    #[inline]
+    fn resolve(
+        &self,
+        target: RemoteAddress,
+        length: u32,
+        access: Access,
+    ) -> Result<Piece, Failure> {
+        let RemoteAddress { token, address } = target;
+        let piece = self.regions.resolve(token.0, address, length, access);
+        piece.map_err(|fault| {
+            let fault: &'static str = fault.into();
+            tracing::debug!(fault, "remote access refused");
+            REMOTE_ACCESS
+        })
+    }
+
     pub(super) fn write(
         &self,
         peer: &Self,
         source: Piece,
         target: RemoteAddress,
     ) -> Result<(), Failure> {
-        let length = source.length();
-        let (target, at) =
-            refusal_logged(peer.regions.remote(target, length, Access::RemoteWrite))?;
-        let (source, from) = self.regions.local(source).ok_or(NOT_READY)?;
+        let length = source.length;
+        let target = peer.resolve(target, length, Access::RemoteWrite)?;
+        let (target, at) = peer.memory(target).ok_or(REMOTE_ACCESS)?;
+        let (source, from) = self.memory(source).ok_or(NOT_READY)?;
         source
             .copy_to(from, target, at, length as usize)
             .map_err(|_| REMOTE_ACCESS)
     }
 
     pub(super) fn read(&self, peer: &Self, read: &Read) -> Result<(), Failure> {
-        let length = read.sink.length();
-        let (source, from) =
-            refusal_logged(peer.regions.remote(read.source, length, Access::RemoteRead))?;
+        let length = read.sink.length;
+        let source = peer.resolve(read.source, length, Access::RemoteRead)?;
+        let (source, from) = peer.memory(source).ok_or(REMOTE_ACCESS)?;
         // The sink was deregistered: the response would meet an unknown token.
         let sink_gone = Failure {
             result: WrError::Flushed,
             reason: CloseReason::RemoteAccess,
         };
-        let (sink, at) = self.regions.local(read.sink).ok_or(sink_gone)?;
+        let (sink, at) = self.memory(read.sink).ok_or(sink_gone)?;
         source
             .copy_to(from, sink, at, length as usize)
             .map_err(|_| REMOTE_ACCESS)
     }
-}
-
-fn refusal_logged<T>(access: Result<T, AccessFault>) -> Result<T, Failure> {
-    access.map_err(|fault| {
-        tracing::debug!(fault = fault.name(), "remote access refused");
-        REMOTE_ACCESS
-    })
 }

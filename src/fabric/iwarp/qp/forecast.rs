@@ -12,7 +12,7 @@ use super::receive::{Incoming, Stage};
 use crate::fabric::iwarp::ddp::{Control, Tagged};
 use crate::fabric::iwarp::mpa::{CRC_LENGTH, FPDU_HEADER_LENGTH, pad};
 use crate::fabric::iwarp::rdmap::Opcode;
-use crate::fabric::iwarp::regions::Piece;
+use crate::fabric::regions::Piece;
 
 /// Payload that is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,7 +41,8 @@ use super::IwarpError;
 use super::ddp::Tagged;
 use super::handshake::Agreed;
 use super::mpa::Crc32c;
-use super::regions::{Piece, Regions};
+
+use crate::fabric::regions::{Piece, Regions};
 use crate::fabric::{MAX_SEND_HEADER, RemoteAddress, Sge, WrId};
 use crate::units::RemoteToken;
 

@@ -7,7 +7,7 @@ use crate::fabric::iwarp::IwarpError;
 use crate::fabric::iwarp::ddp::{self, Control, Tagged, Untagged};
 use crate::fabric::iwarp::mpa;
 use crate::fabric::iwarp::rdmap::{Opcode, ReadRequest, Terminate, TerminateCode};
-use crate::fabric::iwarp::regions::Piece;
+use crate::fabric::regions::Piece;
 
 /// The MPA length and the two control bytes: what tells the length of the rest.
 const FIRST: usize = 4;
@@ -309,12 +309,11 @@ impl<M> Qp<M> {
             // Moves nothing and needs no valid STag (RFC 5040 5.2).
             return Ok(Piece::NOWHERE);
         }
-        self.regions.resolve(
-            tagged.stag,
-            tagged.offset,
-            payload_length,
-            Access::RemoteWrite,
-        )
+        let access = Access::RemoteWrite;
+        let target = self
+            .regions
+            .resolve(tagged.stag, tagged.offset, payload_length, access);
+        Ok(target?)
     }
 
     fn begin_read_response(&self) -> Result<Piece, IwarpError> {
@@ -500,7 +499,7 @@ impl<M> Qp<M> {
                     length,
                     Access::RemoteRead,
                 )
-                .map_err(as_read_request_error)?,
+                .map_err(|fault| as_read_request_error(fault.into()))?,
         };
         let sink = Tagged {
             stag: request.sink_stag,
@@ -528,7 +527,10 @@ impl<M> Qp<M> {
             return Ok(None);
         }
         let invalidated = match control.opcode.invalidates() {
-            true => Some(self.regions.invalidate(untagged.invalidate)?),
+            true => {
+                let token = self.regions.invalidate(untagged.invalidate);
+                Some(token.ok_or(IwarpError::RdmapCannotInvalidate)?)
+            }
             false => None,
         };
         let completion = self.recvs.pop_front().map(|(wr_id, _)| Completion {

@@ -5,7 +5,7 @@ use crate::fabric::iwarp::IwarpError;
 use crate::fabric::iwarp::ddp::{self, Control, Tagged, Untagged};
 use crate::fabric::iwarp::mpa;
 use crate::fabric::iwarp::rdmap::{Opcode, ReadRequest};
-use crate::fabric::iwarp::regions::Piece;
+use crate::fabric::regions::Piece;
 use crate::fabric::{MAX_SEND_HEADER, RemoteAddress, WrId};
 use crate::units::RemoteToken;
 

@@ -17,7 +17,7 @@ use super::fpdu::crc32c_of_memory;
 use crate::fabric::iwarp::IwarpError;
 use crate::fabric::iwarp::mpa::CRC_LENGTH;
 use crate::fabric::iwarp::qp::{Completion, Expected, Qp};
-use crate::fabric::iwarp::regions::Piece;
+use crate::fabric::regions::Piece;
 use crate::sys::{IoVecs, Memory, ReceiveVec};
 
 /// What follows the last payload: padding, CRC, and the header of the next.

@@ -2,8 +2,8 @@
 
 use crate::fabric::iwarp::qp::Segment;
 use crate::fabric::iwarp::rdmap::{Opcode, Terminate};
-use crate::fabric::iwarp::regions::Piece;
 use crate::fabric::iwarp::{IwarpError, ddp, mpa};
+use crate::fabric::regions::Piece;
 use crate::sys::{Memory, SendVec};
 
 /// Pieces of an FPDU: what precedes the payload, the payload, what follows it.

@@ -39,6 +39,7 @@ use self::token::Target;
 use super::handshake::Offer;
 use super::qp::{Completion, Depths, PostError, Qp};
 use crate::fabric::pending::{Limits, Sources};
+use crate::fabric::tokens;
 use crate::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved,
     ReadLimits, Readiness, Region, RegionId, RemoteAddress, Sge, SharedEpoll, Waitable, WrError,
@@ -46,9 +47,6 @@ use crate::fabric::{
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
-
-/// Tries to find a free random token.
-const TOKEN_TRIES: usize = 8;
 
 /// How an [`Iwarp`] fabric behaves.
 #[derive(Clone, Copy, Debug)]
@@ -380,22 +378,7 @@ impl Fabric for Iwarp {
         memory: &Memory,
         access: Access,
     ) -> Result<Region, FabricError> {
-        let regions = self.qp(conn)?.regions_mut();
-        let length = u32::try_from(memory.len()).map_err(|_| FabricError::LocalProtection)?;
-        if !regions.has_room() {
-            return Err(FabricError::TooManyRegions);
-        }
-        for _ in 0..TOKEN_TRIES {
-            let remote = RemoteAddress {
-                token: RemoteToken(random_u32()?),
-                // Page-aligned, far from the end of the address space.
-                address: u64::from(random_u32()?) << 12,
-            };
-            if let Some(id) = regions.register(memory.clone(), length, access, remote) {
-                return Ok(Region { id, remote });
-            }
-        }
-        Err(FabricError::TooManyRegions)
+        tokens::register(self.qp(conn)?.regions_mut(), memory, access)
     }
 
     fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
@@ -509,10 +492,6 @@ const fn not_posted(error: PostError) -> FabricError {
         PostError::LocalProtection => FabricError::LocalProtection,
         PostError::TooLong => FabricError::HeaderTooLong,
     }
-}
-
-fn random_u32() -> Result<u32, FabricError> {
-    getrandom::u32().map_err(|error| failed("get random bytes", error.into()))
 }
 
 fn failed(what: &str, source: io::Error) -> FabricError {

@@ -16,7 +16,7 @@ use super::{Completion, Depths, Done, Qp, Segment, Step};
 use crate::fabric::iwarp::IwarpError;
 use crate::fabric::iwarp::handshake::Agreed;
 use crate::fabric::iwarp::mpa;
-use crate::fabric::iwarp::regions::Piece;
+use crate::fabric::regions::{AccessFault, Piece};
 use crate::fabric::{Access, RegionId, RemoteAddress, Sge, WrId};
 use crate::units::RemoteToken;
 

@@ -151,7 +151,7 @@ fn an_invalidation_revokes_the_region_and_is_reported() {
             let RemoteAddress { token, address } = region.remote;
             regions.resolve(token.0, address, 1, Access::RemoteWrite)
         };
-        assert_eq!(resolve(&revoked), Err(IwarpError::DdpInvalidStag));
+        assert_eq!(resolve(&revoked), Err(AccessFault::Token));
         assert!(resolve(&kept).is_ok());
     }
 }

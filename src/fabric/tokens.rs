@@ -1,0 +1,40 @@
+//! Registration under a random name: what fabrics do that check remote access themselves.
+
+use super::regions::Regions;
+use super::{Access, FabricError, Region, RemoteAddress};
+use crate::sys::Memory;
+use crate::units::RemoteToken;
+
+/// Tries to find a free random token.
+const TRIES: usize = 8;
+
+/// Registers `memory`. A token is all that a peer must know to reach it, so no generator stands in
+/// between whose state others could learn.
+pub(super) fn register(
+    regions: &mut Regions<Memory>,
+    memory: &Memory,
+    access: Access,
+) -> Result<Region, FabricError> {
+    let length = u32::try_from(memory.len()).map_err(|_| FabricError::LocalProtection)?;
+    if !regions.has_room() {
+        return Err(FabricError::TooManyRegions);
+    }
+    for _ in 0..TRIES {
+        let remote = RemoteAddress {
+            token: RemoteToken(random_u32()?),
+            // Page-aligned, far from the end of the address space.
+            address: u64::from(random_u32()?) << 12,
+        };
+        if let Some(id) = regions.register(memory.clone(), length, access, remote) {
+            return Ok(Region { id, remote });
+        }
+    }
+    Err(FabricError::TooManyRegions)
+}
+
+fn random_u32() -> Result<u32, FabricError> {
+    getrandom::u32().map_err(|error| FabricError::Os {
+        context: "get random numbers for the tokens of memory regions".to_owned(),
+        source: std::io::Error::from(error).into(),
+    })
+}
