@@ -6,15 +6,16 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use smbdirect::fabric::forward_fabric;
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Readiness,
-    Region, RegionId, RemoteAddress, Sge, SharedEpoll, Waitable, WrId,
+    Access, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Readiness, Sge,
+    SharedEpoll, Waitable,
 };
 use smbdirect::proto;
 use smbdirect::sys::Memory;
 use smbdirect::transport::{self, HeapBuffers, Transport};
-use smbdirect::units::{Instant, RemoteToken};
+use smbdirect::units::Instant;
 use smbdirect::wire::BufferDescriptorV1;
 
 use super::stream::first_request;
@@ -155,6 +156,10 @@ fn conn_of(event: &Event) -> Option<ConnId> {
 }
 
 impl Fabric for Paired {
+    forward_fabric!(self => self.shared().loopback;
+        local_address, conn_local_address, unlisten, admit_at, accept, reject, close, register, deregister,
+        post_recv, post_send, post_write, post_read);
+
     fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
         let mut shared = self.shared();
         let listener = shared.loopback.listen(address)?;
@@ -167,92 +172,11 @@ impl Fabric for Paired {
         Ok(listener)
     }
 
-    fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
-        self.shared().loopback.local_address(listener)
-    }
-
-    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
-        self.shared().loopback.conn_local_address(conn)
-    }
-
-    fn unlisten(&mut self, listener: ListenerId) {
-        self.shared().loopback.unlisten(listener);
-    }
-
-    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
-        self.shared().loopback.admit_at(addresses);
-    }
-
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {
         let mut shared = self.shared();
         let conn = shared.loopback.connect(address, limits)?;
         shared.of_client.push(conn);
         Ok(conn)
-    }
-
-    fn accept(&mut self, conn: ConnId, limits: ReadLimits) -> Result<(), FabricError> {
-        self.shared().loopback.accept(conn, limits)
-    }
-
-    fn reject(&mut self, conn: ConnId) {
-        self.shared().loopback.reject(conn);
-    }
-
-    fn close(&mut self, conn: ConnId) {
-        self.shared().loopback.close(conn);
-    }
-
-    fn register(
-        &mut self,
-        conn: ConnId,
-        memory: &Memory,
-        access: Access,
-    ) -> Result<Region, FabricError> {
-        self.shared().loopback.register(conn, memory, access)
-    }
-
-    fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
-        self.shared().loopback.deregister(conn, region)
-    }
-
-    fn post_recv(&mut self, conn: ConnId, wr_id: WrId, memory: Sge) -> Result<(), FabricError> {
-        self.shared().loopback.post_recv(conn, wr_id, memory)
-    }
-
-    fn post_send(
-        &mut self,
-        conn: ConnId,
-        wr_id: WrId,
-        header: &[u8],
-        payload: Option<Sge>,
-        invalidate: Option<RemoteToken>,
-    ) -> Result<(), FabricError> {
-        let mut shared = self.shared();
-        shared
-            .loopback
-            .post_send(conn, wr_id, header, payload, invalidate)
-    }
-
-    fn post_write(
-        &mut self,
-        conn: ConnId,
-        wr_id: WrId,
-        source: Sge,
-        target: RemoteAddress,
-    ) -> Result<(), FabricError> {
-        self.shared()
-            .loopback
-            .post_write(conn, wr_id, source, target)
-    }
-
-    fn post_read(
-        &mut self,
-        conn: ConnId,
-        wr_id: WrId,
-        sink: Sge,
-        source: RemoteAddress,
-    ) -> Result<(), FabricError> {
-        self.shared().loopback.post_read(conn, wr_id, sink, source)
     }
 
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {

@@ -4,17 +4,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::forward_fabric;
 use super::iwarp::{self, Iwarp};
 use super::verbs::{self, Verbs};
-use super::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved, ReadLimits,
-    Region, RegionId, RemoteAddress, Sge, SharedEpoll, Waitable, WrId,
-};
-use crate::sys::Memory;
-use crate::units::{Instant, RemoteToken};
+use super::{Fabric, FabricError, SharedEpoll, Waitable};
 
 /// The fabrics that connect machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,24 +66,48 @@ impl fmt::Display for FabricChoice {
     }
 }
 
+/// What [`AnyFabric`] asks of a fabric beside the trait.
+trait Provider: SharedEpoll + fmt::Debug + Send {
+    /// See [`AnyFabric::connections`].
+    fn connections(&self) -> usize;
+}
+
+impl Provider for Iwarp {
+    fn connections(&self) -> usize {
+        let counts = self.counts();
+        counts.connections + counts.lingering
+    }
+}
+
+impl Provider for Verbs {
+    fn connections(&self) -> usize {
+        let counts = self.counts();
+        counts.connections + counts.lingering
+    }
+}
+
 /// One of the fabrics.
 #[derive(Debug)]
-pub enum AnyFabric {
-    /// iWARP in user space.
-    Software(Box<Iwarp>),
-    /// RDMA devices.
-    Verbs(Box<Verbs>),
+pub struct AnyFabric {
+    kind: FabricKind,
+    fabric: Box<dyn Provider>,
 }
 
 impl From<Iwarp> for AnyFabric {
     fn from(fabric: Iwarp) -> Self {
-        Self::Software(Box::new(fabric))
+        Self {
+            kind: FabricKind::Software,
+            fabric: Box::new(fabric),
+        }
     }
 }
 
 impl From<Verbs> for AnyFabric {
     fn from(fabric: Verbs) -> Self {
-        Self::Verbs(Box::new(fabric))
+        Self {
+            kind: FabricKind::Verbs,
+            fabric: Box::new(fabric),
+        }
     }
 }
 
@@ -113,25 +132,13 @@ impl AnyFabric {
     /// Connections, those among them that have ended here and not at their peers.
     #[must_use]
     pub fn connections(&self) -> usize {
-        match self {
-            Self::Software(fabric) => {
-                let counts = fabric.counts();
-                counts.connections + counts.lingering
-            }
-            Self::Verbs(fabric) => {
-                let counts = fabric.counts();
-                counts.connections + counts.lingering
-            }
-        }
+        self.fabric.connections()
     }
 
     /// Which it is.
     #[must_use]
     pub const fn kind(&self) -> FabricKind {
-        match self {
-            Self::Software(_) => FabricKind::Software,
-            Self::Verbs(_) => FabricKind::Verbs,
-        }
+        self.kind
     }
 }
 
@@ -145,138 +152,28 @@ fn kind_towards(address: SocketAddr) -> FabricKind {
     }
 }
 
-/// The same expression on whichever it is.
-macro_rules! on {
-    ($self:expr, $fabric:ident => $call:expr) => {
-        match $self {
-            AnyFabric::Software($fabric) => $call,
-            AnyFabric::Verbs($fabric) => $call,
-        }
-    };
-}
-
 impl Fabric for AnyFabric {
-    fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
-        on!(self, fabric => fabric.listen(address))
-    }
-
-    fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
-        on!(self, fabric => fabric.local_address(listener))
-    }
-
-    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
-        on!(self, fabric => fabric.conn_local_address(conn))
-    }
-
-    fn regions_may_be_invalidated(&self, conn: ConnId) -> bool {
-        on!(self, fabric => fabric.regions_may_be_invalidated(conn))
-    }
-
-    fn unlisten(&mut self, listener: ListenerId) {
-        on!(self, fabric => fabric.unlisten(listener));
-    }
-
-    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
-        on!(self, fabric => fabric.admit_at(addresses));
-    }
-
-    fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {
-        on!(self, fabric => fabric.connect(address, limits))
-    }
-
-    fn accept(&mut self, conn: ConnId, limits: ReadLimits) -> Result<(), FabricError> {
-        on!(self, fabric => fabric.accept(conn, limits))
-    }
-
-    fn reject(&mut self, conn: ConnId) {
-        on!(self, fabric => fabric.reject(conn));
-    }
-
-    fn close(&mut self, conn: ConnId) {
-        on!(self, fabric => fabric.close(conn));
-    }
-
-    fn register(
-        &mut self,
-        conn: ConnId,
-        memory: &Memory,
-        access: Access,
-    ) -> Result<Region, FabricError> {
-        on!(self, fabric => fabric.register(conn, memory, access))
-    }
-
-    fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
-        on!(self, fabric => fabric.deregister(conn, region))
-    }
-
-    #[inline]
-    fn post_recv(&mut self, conn: ConnId, wr_id: WrId, memory: Sge) -> Result<(), FabricError> {
-        on!(self, fabric => fabric.post_recv(conn, wr_id, memory))
-    }
-
-    #[inline]
-    fn post_send(
-        &mut self,
-        conn: ConnId,
-        wr_id: WrId,
-        header: &[u8],
-        payload: Option<Sge>,
-        invalidate: Option<RemoteToken>,
-    ) -> Result<(), FabricError> {
-        on!(self, fabric => fabric.post_send(conn, wr_id, header, payload, invalidate))
-    }
-
-    #[inline]
-    fn post_write(
-        &mut self,
-        conn: ConnId,
-        wr_id: WrId,
-        source: Sge,
-        target: RemoteAddress,
-    ) -> Result<(), FabricError> {
-        on!(self, fabric => fabric.post_write(conn, wr_id, source, target))
-    }
-
-    #[inline]
-    fn post_read(
-        &mut self,
-        conn: ConnId,
-        wr_id: WrId,
-        sink: Sge,
-        source: RemoteAddress,
-    ) -> Result<(), FabricError> {
-        on!(self, fabric => fabric.post_read(conn, wr_id, sink, source))
-    }
-
-    fn moved(&self, conn: ConnId) -> Moved {
-        on!(self, fabric => fabric.moved(conn))
-    }
-
-    fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {
-        on!(self, fabric => fabric.poll(now, events))
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        on!(self, fabric => fabric.poll_timeout())
-    }
+    forward_fabric!(self => self.fabric;
+        listen, local_address, conn_local_address, regions_may_be_invalidated, unlisten, admit_at, connect, accept,
+        reject, close, register, deregister, post_recv, post_send, post_write, post_read, moved, poll, poll_timeout);
 }
 
 impl Waitable for AnyFabric {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        on!(self, fabric => fabric.event_fd())
+        self.fabric.event_fd()
     }
 }
 
 impl SharedEpoll for AnyFabric {
     fn registry(&self) -> &mio::Registry {
-        on!(self, fabric => fabric.registry())
+        self.fabric.registry()
     }
 
     fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError> {
-        on!(self, fabric => fabric.wait(time))
+        self.fabric.wait(time)
     }
 
     fn ready(&mut self, keys: &mut Vec<u64>) {
-        on!(self, fabric => fabric.ready(keys));
+        self.fabric.ready(keys);
     }
 }

@@ -16,13 +16,13 @@ use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use self::capture::Capture;
+use super::forward_fabric;
 use super::{
-    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved,
-    ReadLimits, Region, RegionId, RemoteAddress, Sge, Waitable, Work, WrError, WrId,
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region,
+    RegionId, RemoteAddress, Sge, Waitable, Work, WrError, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -388,21 +388,8 @@ impl<F: fmt::Debug> fmt::Debug for Fault<F> {
 }
 
 impl<F: Fabric> Fabric for Fault<F> {
-    fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
-        self.inner.listen(address)
-    }
-
-    fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
-        self.inner.local_address(listener)
-    }
-
-    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
-        self.inner.conn_local_address(conn)
-    }
-
-    fn regions_may_be_invalidated(&self, conn: ConnId) -> bool {
-        self.inner.regions_may_be_invalidated(conn)
-    }
+    forward_fabric!(self => self.inner;
+        listen, local_address, conn_local_address, regions_may_be_invalidated, admit_at, moved);
 
     fn unlisten(&mut self, listener: ListenerId) {
         self.inner.unlisten(listener);
@@ -414,10 +401,6 @@ impl<F: Fabric> Fabric for Fault<F> {
         for conn in unanswered {
             self.forget(conn);
         }
-    }
-
-    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
-        self.inner.admit_at(addresses);
     }
 
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {
@@ -554,10 +537,6 @@ impl<F: Fabric> Fabric for Fault<F> {
             self.cut_if_due(conn);
         }
         Ok(())
-    }
-
-    fn moved(&self, conn: ConnId) -> Moved {
-        self.inner.moved(conn)
     }
 
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {

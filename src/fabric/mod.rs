@@ -23,6 +23,8 @@ pub mod iwarp;
 mod any;
 #[cfg(feature = "fabric")]
 pub mod fault;
+#[cfg(feature = "fabric")]
+mod forward;
 #[cfg(feature = "engine")]
 mod local;
 #[cfg(feature = "fabric")]
@@ -46,6 +48,8 @@ mod wait;
 mod wc_status;
 #[cfg(feature = "fabric")]
 pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric};
+#[cfg(feature = "fabric")]
+pub use forward::forward_fabric;
 #[cfg(feature = "engine")]
 pub use local::{LocalAddress, LocalAddresses};
 #[cfg(feature = "engine")]

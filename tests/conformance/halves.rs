@@ -5,15 +5,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 
+use smbdirect::fabric::forward_fabric;
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
-use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Region,
-    RegionId, RemoteAddress, Sge, Waitable, WrId,
-};
-use smbdirect::sys::Memory;
-use smbdirect::units::{Instant, RemoteToken};
+use smbdirect::fabric::{ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Waitable};
+use smbdirect::units::Instant;
 
 /// One of two fabrics that share a [`Loopback`] and see only their own ends of its connections.
 pub struct Half {
@@ -41,98 +37,21 @@ pub fn halves() -> (Half, Half) {
     (half(0), half(1))
 }
 
-impl Half {
-    fn with<T>(&self, call: impl FnOnce(&mut Loopback) -> T) -> T {
-        call(&mut self.shared.borrow_mut().loopback)
-    }
-}
-
 impl Fabric for Half {
+    forward_fabric!(self => self.shared.borrow_mut().loopback;
+        local_address, conn_local_address, unlisten, admit_at, accept, reject, close, register, deregister,
+        post_recv, post_send, post_write, post_read);
+
     fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
         assert_eq!(self.side, 0);
-        self.with(|f| f.listen(address))
-    }
-
-    fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
-        self.with(|f| f.local_address(listener))
-    }
-
-    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
-        self.with(|f| f.conn_local_address(conn))
-    }
-
-    fn unlisten(&mut self, listener: ListenerId) {
-        self.with(|f| f.unlisten(listener));
-    }
-
-    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
-        self.with(|f| f.admit_at(addresses));
+        self.shared.borrow_mut().loopback.listen(address)
     }
 
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {
-        let conn = self.with(|f| f.connect(address, limits))?;
-        self.shared.borrow_mut().side_of.insert(conn, self.side);
+        let shared = &mut *self.shared.borrow_mut();
+        let conn = shared.loopback.connect(address, limits)?;
+        shared.side_of.insert(conn, self.side);
         Ok(conn)
-    }
-
-    fn accept(&mut self, conn: ConnId, limits: ReadLimits) -> Result<(), FabricError> {
-        self.with(|f| f.accept(conn, limits))
-    }
-
-    fn reject(&mut self, conn: ConnId) {
-        self.with(|f| f.reject(conn));
-    }
-
-    fn close(&mut self, conn: ConnId) {
-        self.with(|f| f.close(conn));
-    }
-
-    fn register(
-        &mut self,
-        conn: ConnId,
-        memory: &Memory,
-        access: Access,
-    ) -> Result<Region, FabricError> {
-        self.with(|f| f.register(conn, memory, access))
-    }
-
-    fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
-        self.with(|f| f.deregister(conn, region))
-    }
-
-    fn post_recv(&mut self, conn: ConnId, wr_id: WrId, memory: Sge) -> Result<(), FabricError> {
-        self.with(|f| f.post_recv(conn, wr_id, memory))
-    }
-
-    fn post_send(
-        &mut self,
-        conn: ConnId,
-        wr_id: WrId,
-        header: &[u8],
-        payload: Option<Sge>,
-        invalidate: Option<RemoteToken>,
-    ) -> Result<(), FabricError> {
-        self.with(|f| f.post_send(conn, wr_id, header, payload, invalidate))
-    }
-
-    fn post_write(
-        &mut self,
-        conn: ConnId,
-        wr_id: WrId,
-        source: Sge,
-        target: RemoteAddress,
-    ) -> Result<(), FabricError> {
-        self.with(|f| f.post_write(conn, wr_id, source, target))
-    }
-
-    fn post_read(
-        &mut self,
-        conn: ConnId,
-        wr_id: WrId,
-        sink: Sge,
-        source: RemoteAddress,
-    ) -> Result<(), FabricError> {
-        self.with(|f| f.post_read(conn, wr_id, sink, source))
     }
 
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {

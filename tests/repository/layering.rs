@@ -48,7 +48,8 @@ const LAYERS: &[Layer] = &[
     protocol("proto", &["wire", "units"]),
     // `fabric` itself: the plain types that the iWARP codecs share with the trait.
     protocol("fabric", &["units"]),
-    protocol("fabric::iwarp", &["units", PLAIN_TYPES]),
+    protocol("fabric::regions", &["units", PLAIN_TYPES]),
+    protocol("fabric::iwarp", &["units", "fabric::regions", PLAIN_TYPES]),
     protocol("sys", &[]),
     protocol("shm", &["units", "sys"]),
     protocol("device", &["wire", "shm", "sys", "units"]),

@@ -1,14 +1,10 @@
 //! A fabric that writes down what its owner posts: the endpoint's side of the story.
 
-use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
-use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, ReadLimits, Region,
-    RegionId, RemoteAddress, Sge, Waitable, WrId,
-};
-use smbdirect::sys::Memory;
+use smbdirect::fabric::forward_fabric;
+use smbdirect::fabric::{ConnId, Event, Fabric, FabricError, RemoteAddress, Sge, Waitable, WrId};
 use smbdirect::units::{Instant, RemoteToken};
 
 /// Something that was posted and goes over the wire.
@@ -45,58 +41,9 @@ impl<F> Recorder<F> {
 }
 
 impl<F: Fabric> Fabric for Recorder<F> {
-    fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
-        self.inner.listen(address)
-    }
-
-    fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
-        self.inner.local_address(listener)
-    }
-
-    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
-        self.inner.conn_local_address(conn)
-    }
-
-    fn unlisten(&mut self, listener: ListenerId) {
-        self.inner.unlisten(listener);
-    }
-
-    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
-        self.inner.admit_at(addresses);
-    }
-
-    fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {
-        self.inner.connect(address, limits)
-    }
-
-    fn accept(&mut self, conn: ConnId, limits: ReadLimits) -> Result<(), FabricError> {
-        self.inner.accept(conn, limits)
-    }
-
-    fn reject(&mut self, conn: ConnId) {
-        self.inner.reject(conn);
-    }
-
-    fn close(&mut self, conn: ConnId) {
-        self.inner.close(conn);
-    }
-
-    fn register(
-        &mut self,
-        conn: ConnId,
-        memory: &Memory,
-        access: Access,
-    ) -> Result<Region, FabricError> {
-        self.inner.register(conn, memory, access)
-    }
-
-    fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
-        self.inner.deregister(conn, region)
-    }
-
-    fn post_recv(&mut self, conn: ConnId, wr_id: WrId, memory: Sge) -> Result<(), FabricError> {
-        self.inner.post_recv(conn, wr_id, memory)
-    }
+    forward_fabric!(self => self.inner;
+        listen, local_address, conn_local_address, unlisten, admit_at, connect, accept, reject, close,
+        register, deregister, post_recv);
 
     fn post_send(
         &mut self,
