@@ -20,6 +20,8 @@ pub(in crate::broker) const WAKER: u64 = 0;
 
 /// Time after which a queue without work is not looked at any more, even by a busy reactor.
 const QUEUE_IDLE: Duration = Duration::from_micros(200);
+/// A shorter sleep was none: there was something to do already.
+const AT_ONCE: Duration = Duration::from_micros(3);
 /// Rings after which a bell is drained. Each tells of itself, and its socket has room for more.
 const RINGS: u32 = 16;
 /// Looks at the rings of active queues, which cost no system call, for one at all the rest.
@@ -84,6 +86,8 @@ impl<F: SharedEpoll> Reactor<F> {
         if !self.announce_sleep() || !self.commands.is_empty() {
             return Ok(());
         }
+        // The round before may have taken long.
+        self.now = self.shared.now();
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let all = [
             next,
@@ -99,7 +103,9 @@ impl<F: SharedEpoll> Reactor<F> {
         let time = time.map(|time| time.max(Duration::from_micros(100)));
         self.transport.fabric_mut().wait(time)?;
         let slept = self.shared.now().saturating_since(self.now);
-        self.sleeper.busy_poll.slept(slept, sys::preemptions);
+        if slept >= AT_ONCE {
+            self.sleeper.busy_poll.slept(slept, sys::preemptions);
+        }
         self.sleeper.idle_since = None;
         Ok(())
     }
