@@ -1,28 +1,20 @@
 //! A process that is attached: what the control thread and the reactors share about it.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zerocopy::{Immutable, IntoBytes};
 
+use super::segment::pages;
 use crate::device::Status;
 use crate::device::abi::{self, Control, kind, region};
 use crate::engine::memory::{Account, Segment};
-use crate::engine::peer::{Peer, Role};
+use crate::engine::peer::{Peer, Role, Untold, Worker};
+use crate::engine::pool;
 use crate::shm::Doorbell;
-use crate::sys::SeqSocket;
-
-/// Why a process was not told of something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Untold {
-    /// It has gone, which the control thread learns of from its socket. Nothing is wrong with the
-    /// process, and connections that it never used find another.
-    Gone,
-    /// It has left too many messages unread, and is to be detached.
-    Unread,
-}
+use crate::sys::{Memfd, Memory, SeqSocket};
 
 /// What is said of [`Untold::Unread`].
 pub(super) const UNREAD: &str = "does not read its control socket";
@@ -97,6 +89,29 @@ impl Peer for Arc<Process> {
         self.invited
     }
 }
+
+impl Worker for Arc<Process> {
+    type Pages = Memfd;
+
+    fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    fn make_pages(&self, length: usize) -> Result<(Memory, Memfd), Status> {
+        pages("smbdirect-receive", length)
+    }
+
+    fn hand_over(&self, segment: &abi::Segment, pages: &Memfd) -> Result<(), Untold> {
+        Process::hand_over(self, kind::SEGMENT, segment, &[pages.as_fd()])
+    }
+
+    fn reclaim(&self, reclaim: &abi::Reclaim) -> Result<(), Untold> {
+        Process::hand_over(self, kind::RECLAIM, reclaim, &[])
+    }
+}
+
+/// Where a reactor puts received messages.
+pub(super) type Pool = pool::Pool<Arc<Process>>;
 
 impl Process {
     pub(super) fn new(

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use zerocopy::transmute;
 
-use super::process::{Process, Segments, Untold, WakeProcess};
+use super::process::{Process, Segments, WakeProcess};
 use crate::device::Status;
 use crate::device::abi::{self, Completion, event, kind, queue_of};
 use crate::engine::memory::{Account, Charge, Segment};
+use crate::engine::peer::Untold;
 use crate::engine::submission::{Piece, Violation};
 use crate::fabric::ConnId;
 use crate::shm::{self, Consumer, Entry, Producer, RingCorrupt, RingMemory, ring_length};

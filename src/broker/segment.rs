@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::device::Status;
 use crate::engine::memory::{Account, Segment};
 use crate::shm;
-use crate::sys::Memfd;
+use crate::sys::{Memfd, Memory};
 
 /// A new segment of `length` bytes ([`Segment::create`]), and the file that its worker gets.
 pub(super) fn create_segment(
@@ -14,9 +14,12 @@ pub(super) fn create_segment(
     worker: &Arc<Account>,
     total: (&Arc<Account>, u64),
 ) -> Result<(Segment, Memfd), Status> {
-    Segment::create(length, worker, total, |length| {
-        let file = Memfd::create(name, length).map_err(|_| Status::System)?;
-        let memory = shm::map(&file).map_err(|_| Status::System)?;
-        Ok((memory, file))
-    })
+    Segment::create(length, worker, total, |length| pages(name, length))
+}
+
+/// A memory file, mapped.
+pub(super) fn pages(name: &str, length: usize) -> Result<(Memory, Memfd), Status> {
+    let file = Memfd::create(name, length).map_err(|_| Status::System)?;
+    let memory = shm::map(&file).map_err(|_| Status::System)?;
+    Ok((memory, file))
 }

@@ -6,6 +6,7 @@
 //! | [`lines`] | how many log lines and warnings others can cause |
 //! | [`memory`] | accounts of the memory that is shared with workers |
 //! | [`peer`] | a process that is attached |
+//! | [`pool`] | where received messages are put |
 //! | [`reason`] | why something ended, as a worker is told and a log says it |
 //! | [`registry`] | whose a client is, which connections are there, what happened |
 //! | [`submission`] | what a worker wants: the entries of its ring, judged |
@@ -20,6 +21,7 @@ pub mod admission;
 pub mod lines;
 pub mod memory;
 pub mod peer;
+pub mod pool;
 pub mod reason;
 pub mod registry;
 pub mod submission;

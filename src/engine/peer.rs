@@ -1,6 +1,10 @@
-//! [`Peer`]: a process that is attached, as far as the engine knows it.
+//! [`Peer`] and [`Worker`]: a process that is attached, as far as the engine knows it.
 
-use crate::device::abi;
+use alloc::sync::Arc;
+
+use super::memory::Account;
+use crate::device::{Status, abi};
+use crate::sys::Memory;
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
@@ -43,4 +47,44 @@ pub trait Peer: Clone {
 
     /// Whether it attached with the token of a connection.
     fn invited(&self) -> bool;
+}
+
+/// A process that owns connections.
+pub trait Worker: Peer {
+    /// What the process maps.
+    type Pages;
+
+    /// Memory of all its regions.
+    fn account(&self) -> &Arc<Account>;
+
+    /// Makes `length` bytes of memory for received messages.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::System`]: the system has none.
+    fn make_pages(&self, length: usize) -> Result<(Memory, Self::Pages), Status>;
+
+    /// Tells the process of a segment.
+    ///
+    /// # Errors
+    ///
+    /// It does not know of it.
+    fn hand_over(&self, segment: &abi::Segment, pages: &Self::Pages) -> Result<(), Untold>;
+
+    /// Asks the process for a segment.
+    ///
+    /// # Errors
+    ///
+    /// It does not know of that.
+    fn reclaim(&self, reclaim: &abi::Reclaim) -> Result<(), Untold>;
+}
+
+/// Why a process was not told of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untold {
+    /// It has gone, of which the device is told elsewhere. Nothing is wrong with the process, and connections that
+    /// it never used find another.
+    Gone,
+    /// It has left too many messages unread, and is to be detached.
+    Unread,
 }

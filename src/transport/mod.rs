@@ -62,7 +62,7 @@ use connection::Connection;
 #[cfg(feature = "broker")]
 pub(crate) use hash::PlainHasher;
 use journal::Journal;
-use table::Table;
+pub(crate) use table::ConnTable;
 use timers::Timers;
 
 /// What a transport brings to its connections, and how many it takes.
@@ -125,7 +125,7 @@ pub struct Transport<F, B: MessageBuffers> {
     fabric: F,
     buffers: B,
     config: Config,
-    conns: Table<B::Buffer>,
+    conns: ConnTable<Box<Connection<B::Buffer>>>,
     admission: Admission,
     journal: Journal,
     timers: Timers,
@@ -144,7 +144,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             fabric,
             buffers,
             config,
-            conns: Table::default(),
+            conns: ConnTable::default(),
             admission: Admission::default(),
             journal: Journal::default(),
             timers: Timers::default(),
@@ -368,7 +368,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
 
     /// What is known about a connection; `None` after its [`Event::Closed`].
     pub fn status(&self, conn: ConnId) -> Option<ConnStatus> {
-        self.conns.get(conn).map(Connection::status)
+        self.conns.get(conn).map(|conn| conn.status())
     }
 
     /// Bytes of a connection's receives, at most: what no message has come to costs nothing.

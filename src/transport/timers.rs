@@ -8,7 +8,7 @@ use alloc::collections::BinaryHeap;
 use core::cmp::Reverse;
 
 use super::connection::Connection;
-use super::table::Table;
+use super::table::ConnTable;
 use crate::fabric::ConnId;
 use crate::units::Instant;
 
@@ -47,7 +47,7 @@ impl Timers {
     }
 
     /// Forgets entries that mean nothing any more, once they are the most.
-    pub(super) fn tidy<Buffer>(&mut self, conns: &Table<Buffer>) {
+    pub(super) fn tidy<Buffer>(&mut self, conns: &ConnTable<Box<Connection<Buffer>>>) {
         if self.heap.len() > 64 + 2 * conns.len() {
             self.heap.retain(|Reverse((at, id))| {
                 conns.get(*id).is_some_and(|conn| conn.armed == Some(*at))
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn connections_that_are_gone_leave_nothing_behind() {
         let mut ids = SlotMap::<ConnId, ()>::with_key();
-        let mut conns = Table::default();
+        let mut conns = ConnTable::default();
         let mut timers = Timers::default();
         for seconds in 0..10_000 {
             let id = ids.insert(());

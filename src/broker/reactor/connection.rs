@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::broker::pool::QueueId;
 use crate::broker::process::Process;
 use crate::broker::status::ConnectionStatus;
 use crate::device::Status;
 use crate::device::abi::{ConnInfo, Token};
 use crate::engine::memory::{Charge, Segment};
+use crate::engine::pool::QueueId;
 use crate::fabric::FabricKind;
 use crate::fabric::RegionId;
 use crate::transport::ConnStatus;

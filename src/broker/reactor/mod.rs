@@ -36,8 +36,8 @@ use self::connection::{Conn, Stage};
 use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
 use self::submit::BATCH;
-use super::pool::{Buffer, Fault, Pool, QueueId};
-use super::process::UNREAD;
+
+use super::process::{Pool, UNREAD};
 use super::queue::Queue;
 use super::shared::Shared;
 use super::status::{ConnectionStatus, QueueStatus};
@@ -45,6 +45,7 @@ use crate::device::Status;
 use crate::device::abi::{Completion, event};
 use crate::engine::admission::Limit;
 use crate::engine::lines::Lines;
+use crate::engine::pool::{Buffer, Fault, QueueId};
 use crate::engine::reason;
 use crate::fabric::{
     ConnId, Fabric, FabricError, FabricKind, ListenerId, LocalAddress, LocalAddresses, SharedEpoll,

@@ -10,7 +10,7 @@ use slotmap::{Key, KeyData};
 
 use super::Reactor;
 use super::busy_poll::BusyPoll;
-use crate::broker::pool::QueueId;
+use crate::engine::pool::QueueId;
 use crate::fabric::{FabricError, SharedEpoll, owner_token};
 use crate::sys::{self, Bell};
 use crate::units::Instant;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::connection::{Conn, Stage};
 use super::{Command, Notice, Reactor};
-use crate::broker::pool::QueueId;
 use crate::device::Status;
 use crate::engine::admission::{Limit, Place};
+use crate::engine::pool::QueueId;
 use crate::fabric::{ConnId, SharedEpoll};
 use crate::units::Instant;
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::connection::Stage;
 use super::{NOTHING, Reactor};
-use crate::broker::pool::{MAX_HELD_LENGTH, QueueId};
 use crate::broker::process::Numbered;
 use crate::device::Status;
 use crate::device::abi::{Completion, Token, event, queue_of, region};
 use crate::engine::memory::Segment;
+use crate::engine::pool::{MAX_HELD_LENGTH, QueueId};
 use crate::engine::reason;
 use crate::engine::submission::{Descriptors, Piece, Request, Submitted, Violation, parse};
 use crate::fabric::{Access, ConnId, RegionId, Sge, SharedEpoll};

@@ -20,26 +20,26 @@
 //! An arena begins small and doubles. Segments in which nothing was put for a while are taken back, all
 //! but the shortest: nothing is put there any more, the worker is asked to unmap them, and says so.
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
-use std::os::fd::AsFd;
-use std::sync::Arc;
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use slotmap::{SecondaryMap, new_key_type};
 
-use super::process::{Process, Untold};
-use super::segment::create_segment;
+use super::memory::{Account, Charge, Segment, most_units, next_length, shape_of};
+use super::peer::{Untold, Worker};
 use crate::device::Status;
-use crate::device::abi::{self, RegionShape, kind, region};
-use crate::engine::memory::{Account, Charge, Segment, most_units, next_length, shape_of};
+use crate::device::abi::{self, RegionShape, region};
 use crate::fabric::ConnId;
 use crate::shm::buffers::{AllocateError, BadShape, BufferError};
 use crate::shm::{Buffer as Number, Buffers};
-use crate::sys::{Memfd, Memory};
-use crate::transport::{MessageBuffers, PlainHasher};
+use crate::sys::Memory;
+use crate::transport::{ConnTable, MessageBuffers};
 
 /// Bytes of a message of a connection without an owner, or without a session.
-pub(super) const MAX_HELD_LENGTH: u32 = 64 * 1024;
+pub const MAX_HELD_LENGTH: u32 = 64 * 1024;
 
 /// Bytes that an arena may have however much its worker has.
 const SMALL_LENGTH: u64 = 2 << 20;
@@ -49,21 +49,26 @@ const LEFT_TO_SMALL: u32 = 16;
 
 new_key_type! {
     /// A queue of a reactor.
-    pub(super) struct QueueId;
+    pub struct QueueId;
 }
 
 /// A received message.
 #[derive(Debug)]
-pub(super) enum Buffer {
+pub enum Buffer {
+    /// In heap.
     Heap {
+        /// The message.
         bytes: Vec<u8>,
         /// Kept as long as the bytes.
         charges: Option<[Charge; 3]>,
     },
     /// In the arena of a queue. The bytes stay mapped whatever becomes of the arena.
     Shared {
+        /// The queue.
         queue: QueueId,
+        /// The buffer's number.
         number: Number,
+        /// The buffer.
         memory: Memory,
     },
 }
@@ -89,7 +94,7 @@ struct Known {
 
 /// What went wrong in a call that could not say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     /// A message that no buffer can hold.
     TooLong(ConnId),
     /// A worker that does not read its control socket.
@@ -117,8 +122,8 @@ impl From<Untold> for NotGrown {
 
 /// The RECEIVE region of a queue.
 #[derive(Debug)]
-struct Arena {
-    process: Arc<Process>,
+struct Arena<W> {
+    worker: W,
     number: u32,
     shape: RegionShape,
     /// Units that there may be.
@@ -127,7 +132,7 @@ struct Arena {
     /// Keeps what `buffers` count, by number.
     segments: Vec<Option<Held>>,
     /// Units that the messages of each connection take, of those that have some.
-    shares: HashMap<ConnId, u32, BuildHasherDefault<PlainHasher>>,
+    shares: BTreeMap<ConnId, u32>,
     /// Units that messages of strangers take.
     of_strangers: u32,
     /// Units of messages that are not complete.
@@ -157,13 +162,13 @@ struct Hold {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Pool {
+pub struct Pool<W> {
     shape: RegionShape,
     total: Arc<Account>,
     /// Bytes of the total that are not for received messages.
     spare: u64,
-    conns: HashMap<ConnId, Known, BuildHasherDefault<PlainHasher>>,
-    arenas: SecondaryMap<QueueId, Arena>,
+    conns: ConnTable<Known>,
+    arenas: SecondaryMap<QueueId, Arena<W>>,
     /// A buffer was asked for, and there was none, in any arena.
     wanting: bool,
     /// It was memory of all workers that was missing, not what is one worker's or one connection's.
@@ -173,13 +178,15 @@ pub(super) struct Pool {
     faults: Vec<Fault>,
 }
 
-impl Pool {
-    pub(super) fn new(shape: RegionShape, total: Arc<Account>, spare: u64) -> Self {
+impl<W: Worker> Pool<W> {
+    /// Nothing yet; arenas of that shape, whose memory counts in `total` and leaves `spare` bytes of it.
+    #[must_use]
+    pub fn new(shape: RegionShape, total: Arc<Account>, spare: u64) -> Self {
         Self {
             shape,
             total,
             spare,
-            conns: HashMap::default(),
+            conns: ConnTable::default(),
             arenas: SecondaryMap::new(),
             wanting: false,
             short: false,
@@ -189,20 +196,15 @@ impl Pool {
     }
 
     /// Makes the arena of a queue, without memory as yet.
-    pub(super) fn add(
-        &mut self,
-        queue: QueueId,
-        number: u32,
-        process: &Arc<Process>,
-    ) -> Result<(), BadShape> {
+    pub fn add(&mut self, queue: QueueId, number: u32, worker: &W) -> Result<(), BadShape> {
         let arena = Arena {
-            process: Arc::clone(process),
+            worker: worker.clone(),
             number,
             shape: self.shape,
             most: most_units(&self.shape),
             buffers: Buffers::new(shape_of(&self.shape))?,
             segments: Vec::new(),
-            shares: HashMap::default(),
+            shares: BTreeMap::new(),
             of_strangers: 0,
             begun: 0,
             in_heap: Account::new(u64::MAX),
@@ -213,44 +215,45 @@ impl Pool {
     }
 
     /// What messages for a queue count that are in heap.
-    pub(super) fn in_heap(&self, queue: QueueId) -> Option<Arc<Account>> {
+    pub fn in_heap(&self, queue: QueueId) -> Option<Arc<Account>> {
         let arena = self.arenas.get(queue)?;
         Some(Arc::clone(&arena.in_heap))
     }
 
     /// The queue is gone.
-    pub(super) fn remove(&mut self, queue: QueueId) {
+    pub fn remove(&mut self, queue: QueueId) {
         self.arenas.remove(queue);
     }
 
     /// The messages of a connection go to a queue from now on.
-    pub(super) fn set_queue(&mut self, conn: ConnId, queue: QueueId) {
-        self.conns.entry(conn).or_default().queue = Some(queue);
+    pub fn set_queue(&mut self, conn: ConnId, queue: QueueId) {
+        if let Some(known) = self.conns.get_or_default(conn) {
+            known.queue = Some(queue);
+        }
     }
 
     /// The messages of a connection stay where they are from now on.
-    pub(super) fn hold(&mut self, conn: ConnId) {
-        self.conns.entry(conn).or_default().queue = None;
+    pub fn hold(&mut self, conn: ConnId) {
+        if let Some(known) = self.conns.get_or_default(conn) {
+            known.queue = None;
+        }
     }
 
     /// A session is on a connection.
-    pub(super) fn authenticated(&mut self, conn: ConnId) {
-        self.conns.entry(conn).or_default().authenticated = true;
+    pub fn authenticated(&mut self, conn: ConnId) {
+        if let Some(known) = self.conns.get_or_default(conn) {
+            known.authenticated = true;
+        }
     }
 
     /// The connection is gone.
-    pub(super) fn forget(&mut self, conn: ConnId) {
-        self.conns.remove(&conn);
+    pub fn forget(&mut self, conn: ConnId) {
+        self.conns.remove(conn);
     }
 
     /// Puts `bytes`, a message of `holder` or what the device says itself, into a buffer of a queue; its
     /// number, or `None` where there is none now.
-    pub(super) fn put(
-        &mut self,
-        queue: QueueId,
-        bytes: &[u8],
-        holder: Option<ConnId>,
-    ) -> Option<u64> {
+    pub fn put(&mut self, queue: QueueId, bytes: &[u8], holder: Option<ConnId>) -> Option<u64> {
         let number = self.allocate_shared(queue, holder, (bytes.len(), true))?;
         let arena = self.arenas.get_mut(queue)?;
         // Fails never: the buffer was allocated for this length.
@@ -267,7 +270,7 @@ impl Pool {
 
     /// The message in a buffer is complete.
     #[inline]
-    pub(super) fn complete(&mut self, queue: QueueId, number: Number) {
+    pub fn complete(&mut self, queue: QueueId, number: Number) {
         if let Some(arena) = self.arenas.get_mut(queue) {
             arena.complete(number);
         }
@@ -275,11 +278,7 @@ impl Pool {
 
     /// Takes a buffer back from a worker, and says whose message was in it.
     #[inline]
-    pub(super) fn recycle(
-        &mut self,
-        queue: QueueId,
-        bits: u64,
-    ) -> Result<Option<ConnId>, BufferError> {
+    pub fn recycle(&mut self, queue: QueueId, bits: u64) -> Result<Option<ConnId>, BufferError> {
         let number = Number::from_bits(bits);
         let arena = self.arenas.get_mut(queue).ok_or(BufferError::Foreign)?;
         arena.free(number)
@@ -287,7 +286,7 @@ impl Pool {
 
     /// Asks the workers for those segments in which nothing is, and nothing was put since this was last
     /// called. Whether there are others that may come to be taken back.
-    pub(super) fn reclaim(&mut self) -> bool {
+    pub fn reclaim(&mut self) -> bool {
         let mut more = false;
         for arena in self.arenas.values_mut() {
             more |= arena.reclaim();
@@ -296,49 +295,49 @@ impl Pool {
     }
 
     /// A worker has unmapped a segment of a queue's region. `false`: it was not asked to.
-    pub(super) fn released(&mut self, queue: QueueId, number: u32) -> bool {
+    pub fn released(&mut self, queue: QueueId, number: u32) -> bool {
         let arena = self.arenas.get_mut(queue);
         arena.is_some_and(|arena| arena.released(number))
     }
 
     /// Whether a buffer of the queue was missing since [`take_wanting`](Self::take_wanting).
     #[inline]
-    pub(super) fn is_wanting(&self, queue: QueueId) -> bool {
+    pub fn is_wanting(&self, queue: QueueId) -> bool {
         self.arenas.get(queue).is_some_and(|arena| arena.wanting)
     }
 
     /// Whether a buffer of the queue was missing since this was last asked.
     #[inline]
-    pub(super) fn take_wanting(&mut self, queue: QueueId) -> bool {
+    pub fn take_wanting(&mut self, queue: QueueId) -> bool {
         let arena = self.arenas.get_mut(queue);
-        arena.is_some_and(|arena| std::mem::take(&mut arena.wanting))
+        arena.is_some_and(|arena| core::mem::take(&mut arena.wanting))
     }
 
     /// Whether a buffer of any queue was missing since this was last asked.
     #[inline]
-    pub(super) fn take_any_wanting(&mut self) -> bool {
-        std::mem::take(&mut self.wanting)
+    pub fn take_any_wanting(&mut self) -> bool {
+        core::mem::take(&mut self.wanting)
     }
 
     /// Whether memory of all workers was missing since this was last asked: others may have some to give back.
     #[inline]
-    pub(super) fn take_short(&mut self) -> bool {
-        std::mem::take(&mut self.short)
+    pub fn take_short(&mut self) -> bool {
+        core::mem::take(&mut self.short)
     }
 
     /// Whether a segment came that may come to be taken back, since this was last asked.
     #[inline]
-    pub(super) fn take_grown(&mut self) -> bool {
-        std::mem::take(&mut self.grown)
+    pub fn take_grown(&mut self) -> bool {
+        core::mem::take(&mut self.grown)
     }
 
     /// What went wrong since this was last asked.
-    pub(super) fn take_fault(&mut self) -> Option<Fault> {
+    pub fn take_fault(&mut self) -> Option<Fault> {
         self.faults.pop()
     }
 
     /// Segments of a queue's region, and units in use.
-    pub(super) fn usage(&self, queue: QueueId) -> (u32, u32) {
+    pub fn usage(&self, queue: QueueId) -> (u32, u32) {
         let arena = self.arenas.get(queue).map(|arena| &arena.buffers);
         arena.map_or((0, 0), |buffers| (buffers.segments(), buffers.used_units()))
     }
@@ -369,7 +368,7 @@ impl Pool {
     /// Charges for a message in heap, of which a worker that has more than it leaves to others may have one.
     fn charge_heap(&mut self, queue: QueueId, bytes: u64) -> Option<[Charge; 3]> {
         let arena = self.arenas.get(queue)?;
-        let (worker, in_heap) = (&arena.process.account, &arena.in_heap);
+        let (worker, in_heap) = (arena.worker.account(), &arena.in_heap);
         if in_heap.used() > 0 && !worker.leaves_as_much(bytes, (&self.total, self.spare)) {
             return None;
         }
@@ -387,7 +386,7 @@ impl Pool {
         (length, is_whole): (usize, bool),
     ) -> Option<Number> {
         let arena = self.arenas.get_mut(queue)?;
-        let known = conn.and_then(|conn| self.conns.get(&conn));
+        let known = conn.and_then(|conn| self.conns.get(conn));
         let hold = conn.map(|conn| Hold {
             conn,
             units: arena.units(length),
@@ -426,7 +425,7 @@ impl Pool {
     }
 }
 
-impl Arena {
+impl<W: Worker> Arena<W> {
     #[inline]
     fn held(&mut self, segment: u32) -> Option<&mut Held> {
         self.segments.get_mut(segment as usize)?.as_mut()
@@ -500,7 +499,7 @@ impl Arena {
         let Some(Some(hold)) = self.holder(number) else {
             return;
         };
-        let (units, was_whole) = (hold.units, std::mem::replace(&mut hold.is_whole, true));
+        let (units, was_whole) = (hold.units, core::mem::replace(&mut hold.is_whole, true));
         if !was_whole {
             self.begun = self.begun.saturating_sub(units);
         }
@@ -530,18 +529,17 @@ impl Arena {
     /// buffer there.
     fn grow(&mut self, length: usize, total: (&Arc<Account>, u64)) -> Result<(), NotGrown> {
         let number = self.buffers.free_number().ok_or(Status::Limit)?;
-        let (segment, file) = self.create(length, total)?;
+        let (segment, pages) = self.create(length, total)?;
+        let length = segment.memory.len();
         let message = abi::Segment {
             region: region::RECEIVE,
             queue: self.number,
             number,
             reserved: 0,
-            length: file.len() as u64,
+            length: length as u64,
         };
-        let descriptors = [file.as_fd()];
-        self.process
-            .hand_over(kind::SEGMENT, &message, &descriptors)?;
-        let units = self.buffers.shape().units_of(file.len());
+        self.worker.hand_over(&message, &pages)?;
+        let units = self.buffers.shape().units_of(length);
         let added = self.buffers.add(number, segment.memory.clone());
         added.map_err(|_| Status::Limit)?;
         let index = number as usize;
@@ -568,12 +566,12 @@ impl Arena {
         &self,
         length: usize,
         total: (&Arc<Account>, u64),
-    ) -> Result<(Segment, Memfd), Status> {
+    ) -> Result<(Segment, W::Pages), Status> {
         let shape = self.buffers.shape();
         let wanted = length.div_ceil(shape.unit_length) as u32;
         let all = u64::from(self.buffers.units()) * shape.unit_length as u64;
         let mut lengths = next_length(&self.shape, (self.buffers.segments(), all), wanted);
-        let (next, account) = (lengths[0] as u64, &self.process.account);
+        let (next, account) = (lengths[0] as u64, self.worker.account());
         if all + next > SMALL_LENGTH && !account.leaves_as_much(next, (total.0, total.1)) {
             if self.could_hold(length) {
                 return Err(Status::NoMemory);
@@ -583,8 +581,8 @@ impl Arena {
             let units = units.min(shape.units_per_segment);
             lengths = [units as usize * shape.unit_length; 2];
         }
-        let name = "smbdirect-receive";
-        let create = |length| create_segment(name, length, account, total);
+        let pages = |length| self.worker.make_pages(length);
+        let create = |length| Segment::create(length, account, total, pages);
         let [should, must] = lengths;
         create(should).or_else(|_| create(must))
     }
@@ -621,7 +619,7 @@ impl Arena {
             number,
             reserved: 0,
         };
-        if self.process.send(kind::RECLAIM, 0, &message, &[]).is_err() {
+        if self.worker.reclaim(&message).is_err() {
             return false;
         }
         self.buffers.retire(number);
@@ -646,10 +644,10 @@ impl Arena {
     }
 }
 
-impl Pool {
+impl<W: Worker> Pool<W> {
     /// A buffer for a message of `length` bytes, of which a part is there or all.
     fn buffer(&mut self, conn: ConnId, length: u32, is_whole: bool) -> Option<Buffer> {
-        let Some(known) = self.conns.get(&conn).copied() else {
+        let Some(known) = self.conns.get(conn).copied() else {
             // Its first message.
             self.hold(conn);
             if length <= MAX_HELD_LENGTH {
@@ -683,7 +681,7 @@ impl Pool {
     }
 }
 
-impl MessageBuffers for Pool {
+impl<W: Worker> MessageBuffers for Pool<W> {
     type Buffer = Buffer;
 
     #[inline]
@@ -729,8 +727,7 @@ impl MessageBuffers for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::peer::Role;
-    use crate::sys::SeqSocket;
+    use crate::engine::peer::{Peer, Role};
     use slotmap::SlotMap;
 
     const UNIT: u32 = 4096;
@@ -741,13 +738,50 @@ mod tests {
         max_segments: 2,
     };
 
+    /// A worker that is told everything.
+    #[derive(Clone)]
+    struct Told(Arc<Account>);
+
+    impl Peer for Told {
+        fn id(&self) -> u32 {
+            1
+        }
+
+        fn role(&self) -> Role {
+            Role::Worker
+        }
+
+        fn invited(&self) -> bool {
+            true
+        }
+    }
+
+    impl Worker for Told {
+        type Pages = ();
+
+        fn account(&self) -> &Arc<Account> {
+            &self.0
+        }
+
+        fn make_pages(&self, length: usize) -> Result<(Memory, ()), Status> {
+            Ok((Memory::zeroed(length), ()))
+        }
+
+        fn hand_over(&self, _: &abi::Segment, (): &()) -> Result<(), Untold> {
+            Ok(())
+        }
+
+        fn reclaim(&self, _: &abi::Reclaim) -> Result<(), Untold> {
+            Ok(())
+        }
+    }
+
     struct Scene {
-        pool: Pool,
+        pool: Pool<Told>,
         queue: QueueId,
         conns: SlotMap<ConnId, ()>,
         total: Arc<Account>,
         queues: SlotMap<QueueId, ()>,
-        sockets: Vec<SeqSocket>,
     }
 
     impl Scene {
@@ -764,7 +798,6 @@ mod tests {
                 conns: SlotMap::with_key(),
                 total,
                 queues: SlotMap::with_key(),
-                sockets: Vec::new(),
             };
             scene.add_worker();
             scene
@@ -772,13 +805,9 @@ mod tests {
 
         /// Has one more worker, whose connections come next.
         fn add_worker(&mut self) {
-            let (ours, theirs) = SeqSocket::pair().unwrap();
-            let limit = self.total.limit();
-            let process = Process::new((1, 1), (Role::Worker, true), Arc::new(ours), limit);
+            let worker = Told(Account::new(self.total.limit()));
             self.queue = self.queues.insert(());
-            let process = Arc::new(process);
-            self.pool.add(self.queue, 0, &process).unwrap();
-            self.sockets.push(theirs);
+            self.pool.add(self.queue, 0, &worker).unwrap();
         }
 
         fn conn(&mut self, authenticated: bool) -> ConnId {
@@ -793,7 +822,7 @@ mod tests {
         /// Takes messages of so many units until there is no buffer; their number.
         fn fill(&mut self, conn: ConnId, units: u32) -> usize {
             let allocate = || self.pool.allocate(conn, units * UNIT);
-            std::iter::from_fn(allocate).count()
+            core::iter::from_fn(allocate).count()
         }
 
         fn used(&self) -> u32 {
