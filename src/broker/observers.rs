@@ -123,11 +123,14 @@ impl Server {
         let (cookie, common) = self.attach(attach)?;
         let attached = attached(0, &self.shared.config, common);
         answered(send(socket, kind::ATTACHED, cookie, &attached, &[]))?;
-        let request = self.receive(socket, &mut buffer, until)?;
-        let (cookie, request) = read_request(request).map_err(|_| Status::Corrupt)?;
-        if !matches!(request, Request::Status(_)) {
-            return Err(Status::Denied);
-        }
+        let cookie = loop {
+            let request = self.receive(socket, &mut buffer, until)?;
+            match read_request(request).map_err(|_| Status::Corrupt)? {
+                (_, Request::Skipped) => {}
+                (cookie, Request::Status(_)) => break cookie,
+                _ => return Err(Status::Denied),
+            }
+        };
         let status = ask_status(&self.control).map_err(|_| Status::Busy)?;
         answered(send_status(socket, cookie, &status))
     }

@@ -172,8 +172,8 @@ impl Process {
     ) -> Result<(), Untold> {
         let sent = self.send(kind, 0, body, descriptors);
         sent.map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => Untold::Unread,
-            _ => Untold::Gone,
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Untold::Gone,
+            _ => Untold::Unread,
         })
     }
 

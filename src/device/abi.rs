@@ -109,7 +109,8 @@ pub const OLDEST_VERSION: u32 = 3;
 pub const FEATURES: u64 = 0;
 
 /// Who does not know a [`Control::kind`], [`Submission::op`] or [`Completion::event`] with this bit skips it. It is
-/// not answered, asks for nothing and holds nothing: no cookie, no buffer.
+/// not answered, asks for nothing and holds nothing: no cookie, no buffer. A process sends no descriptors with it; what a
+/// device sends with it is closed.
 pub const OPTIONAL: u32 = 1 << 31;
 
 /// The version that two sides speak with each other: the newest of both; `None` where there is none.

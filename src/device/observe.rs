@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Status;
 use super::abi::{Attach, StatusReport, StatusRequest, VERSION, role};
-use super::channel::{Channel, SocketChannel};
+use super::channel::{Channel, Delivery, SocketChannel};
 use super::message::{Answer, Body, encode};
 use crate::sys::{Memory, wait_readable};
 
@@ -124,8 +124,13 @@ impl Observer {
             Err(status) => return Err(status.into()),
         }
         let delivery = loop {
-            if let Some(delivery) = self.channel.receive()? {
-                break delivery;
+            match self.channel.receive()? {
+                Some(Delivery {
+                    answer: Answer::Skipped,
+                    ..
+                }) => continue,
+                Some(delivery) => break delivery,
+                None => {}
             }
             let left = self.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

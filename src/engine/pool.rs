@@ -97,8 +97,8 @@ struct Known {
 pub enum Fault {
     /// A message that no buffer can hold.
     TooLong(ConnId),
-    /// A worker that does not read its control socket.
-    Unread(QueueId),
+    /// A worker that was not told of memory.
+    Untold(QueueId, Untold),
 }
 
 /// Why a worker has no more memory of RECEIVE.
@@ -141,6 +141,8 @@ struct Arena<W> {
     in_heap: Arc<Account>,
     /// A buffer was asked for, and there was none.
     wanting: bool,
+    /// The worker was not told of a segment, and will be gone soon: it gets no more.
+    is_deaf: bool,
 }
 
 /// A segment of an arena.
@@ -209,6 +211,7 @@ impl<W: Worker> Pool<W> {
             begun: 0,
             in_heap: Account::new(u64::MAX),
             wanting: false,
+            is_deaf: false,
         };
         self.arenas.insert(queue, arena);
         Ok(())
@@ -401,9 +404,7 @@ impl<W: Worker> Pool<W> {
                         arena.allocate(length).ok()
                     }
                     Err(NotGrown::Untold(untold)) => {
-                        if untold == Untold::Unread {
-                            self.faults.push(Fault::Unread(queue));
-                        }
+                        self.faults.push(Fault::Untold(queue, untold));
                         None
                     }
                     Err(NotGrown::Status(status)) => {
@@ -529,6 +530,9 @@ impl<W: Worker> Arena<W> {
     /// buffer there.
     fn grow(&mut self, length: usize, total: (&Arc<Account>, u64)) -> Result<(), NotGrown> {
         let number = self.buffers.free_number().ok_or(Status::Limit)?;
+        if self.is_deaf {
+            return Err(Status::Limit.into());
+        }
         let (segment, pages) = self.create(length, total)?;
         let length = segment.memory.len();
         let message = abi::Segment {
@@ -538,7 +542,9 @@ impl<W: Worker> Arena<W> {
             reserved: 0,
             length: length as u64,
         };
-        self.worker.hand_over(&message, &pages)?;
+        let told = self.worker.hand_over(&message, &pages);
+        self.is_deaf = told.is_err();
+        told?;
         let units = self.buffers.shape().units_of(length);
         let added = self.buffers.add(number, segment.memory.clone());
         added.map_err(|_| Status::Limit)?;

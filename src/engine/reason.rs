@@ -137,6 +137,8 @@ pub const fn of_fabric_error(error: &FabricError) -> Status {
         FabricError::NotConnected => Status::Flushed,
         FabricError::LocalProtection => Status::OutOfBounds,
         FabricError::QueueFull | FabricError::HeaderTooLong => Status::Fabric,
-        FabricError::TooManyRegions | FabricError::Os { .. } => Status::System,
+        FabricError::TooManyRegions | FabricError::Os { .. } | FabricError::Library(_) => {
+            Status::System
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Registry, Token};
 
+use super::wait::failed;
 use super::{FabricError, Waitable};
 
 /// Tokens with this bit are those of a fabric's owner, and no fabric's: those of connections are keys of
@@ -126,13 +127,6 @@ pub const fn is_own(token: Token) -> bool {
 /// The key of an owner's token.
 fn key(token: Token) -> Option<u64> {
     (!is_own(token)).then_some((token.0 & !OWNER_BIT) as u64)
-}
-
-fn failed(context: &str, source: io::Error) -> FabricError {
-    FabricError::Os {
-        context: context.to_owned(),
-        source: source.into(),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Registration under a random name: what fabrics do that check remote access themselves.
 
 use super::regions::Regions;
+use super::wait::failed;
 use super::{Access, FabricError, Region, RemoteAddress};
 use crate::sys::Memory;
 use crate::units::RemoteToken;
@@ -33,8 +34,6 @@ pub(super) fn register(
 }
 
 fn random_u32() -> Result<u32, FabricError> {
-    getrandom::u32().map_err(|error| FabricError::Os {
-        context: "get random numbers for the tokens of memory regions".to_owned(),
-        source: std::io::Error::from(error).into(),
-    })
+    let what = "get random numbers for the tokens of memory regions";
+    getrandom::u32().map_err(|error| failed(what, error.into()))
 }

@@ -305,6 +305,9 @@ pub enum FabricError {
         /// As reported.
         source: OsError,
     },
+    /// A library that it needs refused, or is not there: what cannot be done, and why.
+    #[error("cannot {0}")]
+    Library(String),
 }
 
 /// A provider of RDMA connections. See the [module](super) for what it is.

@@ -4,6 +4,7 @@
 //! heap keeps the earlier entry, and only when that comes up is the endpoint asked for its real
 //! deadline. A thousand idle connections cost one entry each per idle time.
 
+use alloc::boxed::Box;
 use alloc::collections::BinaryHeap;
 use core::cmp::Reverse;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use smbdirect::device::abi::{self, kind, role};
 use smbdirect::device::{Status, observe, status_path};
+use zerocopy::IntoBytes;
 
 use crate::raw::Raw;
 use crate::scene::{PATIENCE, Scene};
@@ -38,6 +39,21 @@ fn is_beside_the_control_socket_for_a_group() {
     );
     let control = std::fs::metadata(scene.path()).unwrap();
     assert_eq!(control.permissions().mode() & 0o777, 0o600);
+}
+
+/// An observer may be newer than the device.
+#[test]
+fn skips_what_says_that_it_may_be_skipped() {
+    let scene = Scene::new();
+    let mut observer = Raw::attach(&status_of(&scene), role::OBSERVER);
+    let optional = abi::Control {
+        kind: 77 | abi::OPTIONAL,
+        length: 16,
+        cookie: 0,
+    };
+    observer.socket.send(optional.as_bytes(), &[]).unwrap();
+    let answer = observer.ask(kind::STATUS_REQUEST, &abi::StatusRequest { reserved: 0 });
+    assert_eq!(answer.kind, kind::STATUS_REPORT);
 }
 
 #[test]

@@ -257,6 +257,26 @@ fn a_client_that_comes_while_its_worker_ends_with_memory_used_up_finds_another()
     }
 }
 
+/// It lives and its socket is open, but what the device says does not reach it any more.
+#[test]
+fn a_worker_that_has_closed_its_half_of_the_socket_is_detached() {
+    let scene = Scene::new();
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let (mut worker, conn, client) = scene.pair(1);
+    worker.reply(conn, b"used");
+    assert_eq!(client.message(), b"used");
+    rustix::net::shutdown(&worker.socket, rustix::net::Shutdown::Read).unwrap();
+    for _ in 0..6 {
+        client.send(b"for which there has to be more memory");
+    }
+    client.closed();
+    scene.until("the listener alone is there", |status| {
+        status.processes.len() == 1
+    });
+    let _next = scene.client(1);
+    listener.offer();
+}
+
 #[test]
 fn a_connection_on_which_something_was_done_ends_with_its_worker() {
     for client_goes_on in [false, true] {

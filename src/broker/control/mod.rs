@@ -241,6 +241,9 @@ impl Control {
                 status,
                 why,
             }) => self.detach(process, Some(status), &why),
+            Message::Notice(Notice::Closed(process)) => {
+                self.detach(process, None, "it has closed its socket");
+            }
             Message::Notice(Notice::NoMemory) => self.press(),
             Message::Notice(Notice::Ended(reactor)) => {
                 self.running = self.running.saturating_sub(1);

@@ -45,6 +45,7 @@ use crate::device::Status;
 use crate::device::abi::{Completion, event};
 use crate::engine::admission::Limit;
 use crate::engine::lines::Lines;
+use crate::engine::peer::Untold;
 use crate::engine::pool::{Buffer, Fault, QueueId};
 use crate::engine::reason;
 use crate::fabric::{
@@ -100,6 +101,8 @@ pub(super) enum Notice {
         status: Status,
         why: String,
     },
+    /// A process has closed its control socket, or its half.
+    Closed(u32),
     /// For another reactor, or for this one in another round.
     Relay(usize, Command),
     /// The answer to [`Command::Report`].
@@ -233,7 +236,8 @@ impl<F: SharedEpoll> Reactor<F> {
             let mut busy = self.run_commands();
             busy |= self.run_queues();
             self.transport.poll(self.now, &mut self.events)?;
-            busy |= self.run_bells();
+            // What they rang for is found by the next round.
+            self.run_bells();
             busy |= self.run_events();
             self.run_turned_away();
             self.run_faults();
@@ -457,7 +461,13 @@ impl<F: SharedEpoll> Reactor<F> {
         while let Some(fault) = self.transport.buffers_mut().take_fault() {
             match fault {
                 Fault::TooLong(conn) => self.end(conn, "message_too_long", Status::TooLong),
-                Fault::Unread(queue) => self.fault(queue, Status::Again, UNREAD),
+                Fault::Untold(queue, Untold::Unread) => self.fault(queue, Status::Again, UNREAD),
+                Fault::Untold(queue, Untold::Gone) => {
+                    let process = self.queues.get(queue).map(|queue| queue.process.id);
+                    if let Some(process) = process {
+                        self.control.notice(Notice::Closed(process));
+                    }
+                }
             }
         }
     }

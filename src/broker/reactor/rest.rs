@@ -86,8 +86,9 @@ impl<F: SharedEpoll> Reactor<F> {
         if !self.announce_sleep() || !self.commands.is_empty() {
             return Ok(());
         }
-        // The round before may have taken long.
+        // The round before may have taken long, and a queue may have been found corrupt.
         self.now = self.shared.now();
+        let next = self.transport.poll_timeout();
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let all = [
             next,
@@ -160,17 +161,14 @@ impl<F: SharedEpoll> Reactor<F> {
         self.active.is_empty()
     }
 
-    /// Looks at what woke the reactor; whether a worker did.
-    pub(super) fn run_bells(&mut self) -> bool {
+    /// Looks at what woke the reactor.
+    pub(super) fn run_bells(&mut self) {
         let mut keys = std::mem::take(&mut self.sleeper.keys);
         self.transport.fabric_mut().ready(&mut keys);
-        let mut rung = false;
         for key in keys.drain(..).filter(|key| *key != WAKER) {
             self.rung(QueueId::from(KeyData::from_ffi(key)));
-            rung = true;
         }
         self.sleeper.keys = keys;
-        rung
     }
 
     /// A worker has rung.
@@ -178,7 +176,7 @@ impl<F: SharedEpoll> Reactor<F> {
         let Some(queue) = self.queues.get_mut(id) else {
             return;
         };
-        queue.rings += 1;
+        queue.rings = queue.rings.wrapping_add(1);
         if queue.rings % RINGS == 0 {
             // Whatever it finds, and what it leaves where a worker rings for ever: the queue has its
             // turn. The end of its process is told by its control socket.

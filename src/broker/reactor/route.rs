@@ -305,12 +305,14 @@ impl<F: SharedEpoll> Reactor<F> {
         let queue = match Queue::create(process, total, number, depth) {
             Ok(queue) => queue,
             Err(status) => {
-                if status == Status::Again {
-                    self.control.notice(Notice::Fault {
+                match status {
+                    Status::Again => self.control.notice(Notice::Fault {
                         process: process.id,
                         status,
                         why: UNREAD.to_owned(),
-                    });
+                    }),
+                    Status::Detached => self.control.notice(Notice::Closed(process.id)),
+                    _ => {}
                 }
                 return Err(status);
             }

@@ -66,6 +66,7 @@ use self::ffi::{Channel, CmId, Depths, Endpoint};
 use self::listen::Listener;
 use super::iwarp::mpa::LegacyReadDepths;
 use super::pending::{Limits, Sources};
+use super::wait::failed;
 use crate::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
     MAX_SEND_HEADER, ReadLimits, Readiness, Region, RegionId, RemoteAddress, Sge, SharedEpoll,
@@ -532,11 +533,4 @@ fn token(id: ConnId) -> mio::Token {
 
 fn conn_of(token: mio::Token) -> ConnId {
     KeyData::from_ffi(token.0 as u64).into()
-}
-
-fn failed(context: &str, source: io::Error) -> FabricError {
-    FabricError::Os {
-        context: context.to_owned(),
-        source: source.into(),
-    }
 }

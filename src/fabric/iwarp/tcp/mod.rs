@@ -19,7 +19,6 @@ mod token;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -40,6 +39,7 @@ use super::handshake::Offer;
 use super::qp::{Completion, Depths, PostError, Qp};
 use crate::fabric::pending::{Limits, Sources};
 use crate::fabric::tokens;
+use crate::fabric::wait::failed;
 use crate::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved,
     ReadLimits, Readiness, Region, RegionId, RemoteAddress, Sge, SharedEpoll, Waitable, WrError,
@@ -491,12 +491,5 @@ const fn not_posted(error: PostError) -> FabricError {
         PostError::QueueFull => FabricError::QueueFull,
         PostError::LocalProtection => FabricError::LocalProtection,
         PostError::TooLong => FabricError::HeaderTooLong,
-    }
-}
-
-fn failed(what: &str, source: io::Error) -> FabricError {
-    FabricError::Os {
-        context: what.to_owned(),
-        source: source.into(),
     }
 }
