@@ -34,7 +34,6 @@ mod placement;
 mod presence;
 mod process;
 mod quantity;
-mod queue;
 mod reactor;
 mod segment;
 mod settings;

@@ -9,12 +9,12 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::segment::pages;
 use crate::device::Status;
-use crate::device::abi::{self, Control, kind, region};
-use crate::engine::memory::{Account, Segment};
+use crate::device::abi::{self, Control, kind};
+use crate::engine::memory::{Account, Segment, Segments};
 use crate::engine::peer::{Peer, Role, Untold, Worker};
-use crate::engine::pool;
+use crate::engine::{pool, queue};
 use crate::shm::Doorbell;
-use crate::sys::{Memfd, Memory, SeqSocket};
+use crate::sys::{Bell, Memfd, Memory, SeqSocket};
 
 /// What is said of [`Untold::Unread`].
 pub(super) const UNREAD: &str = "does not read its control socket";
@@ -37,43 +37,6 @@ pub(super) struct Process {
     greeting: Mutex<()>,
     /// How often a segment came or went.
     changes: AtomicU64,
-}
-
-/// Segments of a region, by number.
-pub(super) type Numbered = Vec<Option<Arc<Segment>>>;
-
-/// The segments of the two regions that a worker gives out itself.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Segments {
-    pub(super) send: Numbered,
-    pub(super) bulk: Numbered,
-}
-
-impl Segments {
-    /// Those of `region::*`, if it is one of the two.
-    pub(super) fn of(&self, number: u32) -> Option<&Numbered> {
-        match number {
-            region::SEND => Some(&self.send),
-            region::BULK => Some(&self.bulk),
-            _ => None,
-        }
-    }
-
-    fn of_mut(&mut self, number: u32) -> Option<&mut Numbered> {
-        match number {
-            region::SEND => Some(&mut self.send),
-            region::BULK => Some(&mut self.bulk),
-            _ => None,
-        }
-    }
-
-    /// Segments of `region::*`, and their bytes.
-    pub(super) fn extent(&self, region: u32) -> (u32, u64) {
-        let segments = self.of(region).into_iter().flatten().flatten();
-        segments.fold((0, 0), |(count, bytes), segment| {
-            (count + 1, bytes + segment.memory.len() as u64)
-        })
-    }
 }
 
 impl Peer for Arc<Process> {
@@ -108,7 +71,44 @@ impl Worker for Arc<Process> {
     fn reclaim(&self, reclaim: &abi::Reclaim) -> Result<(), Untold> {
         Process::hand_over(self, kind::RECLAIM, reclaim, &[])
     }
+
+    type NewQueue = (Memfd, [Bell; 2]);
+    type Bell = Bell;
+    type Doorbell = WakeProcess;
+
+    fn make_queue(&self, length: usize) -> Result<(Memory, Self::NewQueue), Status> {
+        let (memory, file) = pages("smbdirect-queue", length)?;
+        let (ours, theirs) = Bell::pair().map_err(|_| Status::System)?;
+        Ok((memory, (file, [ours, theirs])))
+    }
+
+    fn hand_over_queue(
+        &self,
+        queue: &abi::Queue,
+        (file, [ours, theirs]): Self::NewQueue,
+    ) -> Result<Bell, Untold> {
+        let descriptors = [file.as_fd(), theirs.as_fd()];
+        Process::hand_over(self, kind::QUEUE, queue, &descriptors)?;
+        Ok(ours)
+    }
+
+    fn doorbell(&self) -> WakeProcess {
+        WakeProcess(Arc::clone(&self.socket))
+    }
+
+    fn segments(&self) -> Segments {
+        Process::segments(self)
+    }
+
+    fn changes(&self) -> u64 {
+        // SYNC: pairs with the one in `changed`. What a worker submits in a segment comes after it was
+        // told of the segment.
+        self.changes.load(Ordering::Acquire)
+    }
 }
+
+/// A worker's queue with one reactor.
+pub(super) type Queue = queue::Queue<Arc<Process>>;
 
 /// Where a reactor puts received messages.
 pub(super) type Pool = pool::Pool<Arc<Process>>;
@@ -180,14 +180,6 @@ impl Process {
     /// A copy of the list of segments, as it is now.
     pub(super) fn segments(&self) -> Segments {
         self.lock().clone()
-    }
-
-    /// A number that grows whenever a segment comes or goes, before the worker can know of that.
-    #[inline]
-    pub(super) fn changes(&self) -> u64 {
-        // SYNC: pairs with the one in `changed`. What a worker submits in a segment comes after it was
-        // told of the segment.
-        self.changes.load(Ordering::Acquire)
     }
 
     fn changed(&self) {

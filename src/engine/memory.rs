@@ -15,10 +15,11 @@
 //! on and gives back what it has.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::device::Status;
-use crate::device::abi::RegionShape;
+use crate::device::abi::{RegionShape, region};
 use crate::shm::buffers;
 use crate::sys::Memory;
 
@@ -230,6 +231,48 @@ pub const fn shape_of(shape: &RegionShape) -> buffers::Shape {
         units_per_segment: shape.units_per_segment,
         longest_run: shape.longest_run,
         max_segments: shape.max_segments,
+    }
+}
+
+/// Segments of a region, by number.
+pub type Numbered = Vec<Option<Arc<Segment>>>;
+
+/// The segments of the two regions that a worker gives out itself.
+#[derive(Clone, Debug, Default)]
+pub struct Segments {
+    /// Of SEND.
+    pub send: Numbered,
+    /// Of BULK.
+    pub bulk: Numbered,
+}
+
+impl Segments {
+    /// Those of `region::*`, if it is one of the two.
+    #[must_use]
+    pub fn of(&self, number: u32) -> Option<&Numbered> {
+        match number {
+            region::SEND => Some(&self.send),
+            region::BULK => Some(&self.bulk),
+            _ => None,
+        }
+    }
+
+    /// The same, to change it.
+    pub fn of_mut(&mut self, number: u32) -> Option<&mut Numbered> {
+        match number {
+            region::SEND => Some(&mut self.send),
+            region::BULK => Some(&mut self.bulk),
+            _ => None,
+        }
+    }
+
+    /// Segments of `region::*`, and their bytes.
+    #[must_use]
+    pub fn extent(&self, region: u32) -> (u32, u64) {
+        let segments = self.of(region).into_iter().flatten().flatten();
+        segments.fold((0, 0), |(count, bytes), segment| {
+            (count + 1, bytes + segment.memory.len() as u64)
+        })
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`memory`] | accounts of the memory that is shared with workers |
 //! | [`peer`] | a process that is attached |
 //! | [`pool`] | where received messages are put |
+//! | [`queue`] | a worker's two rings, and what waits to go into the second |
 //! | [`reason`] | why something ended, as a worker is told and a log says it |
 //! | [`registry`] | whose a client is, which connections are there, what happened |
 //! | [`submission`] | what a worker wants: the entries of its ring, judged |
@@ -22,6 +23,7 @@ pub mod lines;
 pub mod memory;
 pub mod peer;
 pub mod pool;
+pub mod queue;
 pub mod reason;
 pub mod registry;
 pub mod submission;

@@ -1,9 +1,11 @@
 //! [`Peer`] and [`Worker`]: a process that is attached, as far as the engine knows it.
 
 use alloc::sync::Arc;
+use core::fmt;
 
-use super::memory::Account;
+use super::memory::{Account, Segments};
 use crate::device::{Status, abi};
+use crate::shm::Doorbell;
 use crate::sys::Memory;
 
 /// What a process does.
@@ -77,6 +79,40 @@ pub trait Worker: Peer {
     ///
     /// It does not know of that.
     fn reclaim(&self, reclaim: &abi::Reclaim) -> Result<(), Untold>;
+
+    /// Memory of a queue and its bell, before the process knows of them.
+    type NewQueue;
+    /// By which the process wakes this side.
+    type Bell: fmt::Debug;
+    /// By which this side wakes the process.
+    type Doorbell: Doorbell + fmt::Debug;
+
+    /// Makes `length` bytes of memory for a queue.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::System`]: the system has none.
+    fn make_queue(&self, length: usize) -> Result<(Memory, Self::NewQueue), Status>;
+
+    /// Tells the process of a queue.
+    ///
+    /// # Errors
+    ///
+    /// It does not know of it.
+    fn hand_over_queue(
+        &self,
+        queue: &abi::Queue,
+        made: Self::NewQueue,
+    ) -> Result<Self::Bell, Untold>;
+
+    /// By which the process is woken.
+    fn doorbell(&self) -> Self::Doorbell;
+
+    /// A copy of the list of its segments, as it is now.
+    fn segments(&self) -> Segments;
+
+    /// A number that grows whenever a segment comes or goes, before the worker can know of that.
+    fn changes(&self) -> u64;
 }
 
 /// Why a process was not told of something.
@@ -87,4 +123,101 @@ pub enum Untold {
     Gone,
     /// It has left too many messages unread, and is to be detached.
     Unread,
+}
+
+#[cfg(test)]
+pub(super) mod fake {
+    use alloc::rc::Rc;
+    use core::cell::{Cell, RefCell};
+
+    use super::*;
+
+    /// How often it was rung.
+    #[derive(Clone, Debug, Default)]
+    pub(in crate::engine) struct Rings(pub(in crate::engine) Rc<Cell<usize>>);
+
+    impl Doorbell for Rings {
+        fn ring(&self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    /// A worker that is told everything.
+    #[derive(Clone, Debug)]
+    pub(in crate::engine) struct Told {
+        account: Arc<Account>,
+        pub(in crate::engine) rings: Rings,
+        /// The memory of its queue.
+        pub(in crate::engine) queue: Rc<RefCell<Option<Memory>>>,
+    }
+
+    impl Told {
+        /// One that may have so many bytes.
+        pub(in crate::engine) fn new(limit: u64) -> Self {
+            Self {
+                account: Account::new(limit),
+                rings: Rings::default(),
+                queue: Rc::default(),
+            }
+        }
+    }
+
+    impl Peer for Told {
+        fn id(&self) -> u32 {
+            1
+        }
+
+        fn role(&self) -> Role {
+            Role::Worker
+        }
+
+        fn invited(&self) -> bool {
+            true
+        }
+    }
+
+    impl Worker for Told {
+        type Pages = ();
+        type NewQueue = Memory;
+        type Bell = ();
+        type Doorbell = Rings;
+
+        fn account(&self) -> &Arc<Account> {
+            &self.account
+        }
+
+        fn make_pages(&self, length: usize) -> Result<(Memory, ()), Status> {
+            Ok((Memory::zeroed(length), ()))
+        }
+
+        fn hand_over(&self, _: &abi::Segment, (): &()) -> Result<(), Untold> {
+            Ok(())
+        }
+
+        fn reclaim(&self, _: &abi::Reclaim) -> Result<(), Untold> {
+            Ok(())
+        }
+
+        fn make_queue(&self, length: usize) -> Result<(Memory, Memory), Status> {
+            let memory = Memory::zeroed(length);
+            Ok((memory.clone(), memory))
+        }
+
+        fn hand_over_queue(&self, _: &abi::Queue, made: Memory) -> Result<(), Untold> {
+            *self.queue.borrow_mut() = Some(made);
+            Ok(())
+        }
+
+        fn doorbell(&self) -> Rings {
+            self.rings.clone()
+        }
+
+        fn segments(&self) -> Segments {
+            Segments::default()
+        }
+
+        fn changes(&self) -> u64 {
+            0
+        }
+    }
 }

@@ -733,7 +733,7 @@ impl<W: Worker> MessageBuffers for Pool<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::peer::{Peer, Role};
+    use crate::engine::peer::fake::Told;
     use slotmap::SlotMap;
 
     const UNIT: u32 = 4096;
@@ -743,44 +743,6 @@ mod tests {
         longest_run: 16,
         max_segments: 2,
     };
-
-    /// A worker that is told everything.
-    #[derive(Clone)]
-    struct Told(Arc<Account>);
-
-    impl Peer for Told {
-        fn id(&self) -> u32 {
-            1
-        }
-
-        fn role(&self) -> Role {
-            Role::Worker
-        }
-
-        fn invited(&self) -> bool {
-            true
-        }
-    }
-
-    impl Worker for Told {
-        type Pages = ();
-
-        fn account(&self) -> &Arc<Account> {
-            &self.0
-        }
-
-        fn make_pages(&self, length: usize) -> Result<(Memory, ()), Status> {
-            Ok((Memory::zeroed(length), ()))
-        }
-
-        fn hand_over(&self, _: &abi::Segment, (): &()) -> Result<(), Untold> {
-            Ok(())
-        }
-
-        fn reclaim(&self, _: &abi::Reclaim) -> Result<(), Untold> {
-            Ok(())
-        }
-    }
 
     struct Scene {
         pool: Pool<Told>,
@@ -811,7 +773,7 @@ mod tests {
 
         /// Has one more worker, whose connections come next.
         fn add_worker(&mut self) {
-            let worker = Told(Account::new(self.total.limit()));
+            let worker = Told::new(self.total.limit());
             self.queue = self.queues.insert(());
             self.pool.add(self.queue, 0, &worker).unwrap();
         }

@@ -40,7 +40,7 @@ impl<F: SharedEpoll> Reactor<F> {
             .end
             .unwrap_or_else(|| (reason.name(), reason::of_close(reason)));
         let process = match conn.stage {
-            Stage::Owned { queue, .. } => self.queues.get(queue).map(|queue| &queue.process),
+            Stage::Owned { queue, .. } => self.queues.get(queue).map(|queue| &queue.worker),
             Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
         };
         let pid = process.map(|process| process.pid);
@@ -138,7 +138,7 @@ impl<F: SharedEpoll> Reactor<F> {
         let Some(queue) = self.queues.get(queue) else {
             return;
         };
-        let process = queue.process.id;
+        let process = queue.worker.id;
         self.control.notice(Notice::Fault {
             process,
             status,

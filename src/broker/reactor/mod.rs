@@ -37,8 +37,7 @@ use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
 use self::submit::BATCH;
 
-use super::process::{Pool, UNREAD};
-use super::queue::Queue;
+use super::process::{Pool, Queue, UNREAD};
 use super::shared::Shared;
 use super::status::{ConnectionStatus, QueueStatus};
 use crate::device::Status;
@@ -463,7 +462,7 @@ impl<F: SharedEpoll> Reactor<F> {
                 Fault::TooLong(conn) => self.end(conn, "message_too_long", Status::TooLong),
                 Fault::Untold(queue, Untold::Unread) => self.fault(queue, Status::Again, UNREAD),
                 Fault::Untold(queue, Untold::Gone) => {
-                    let process = self.queues.get(queue).map(|queue| queue.process.id);
+                    let process = self.queues.get(queue).map(|queue| queue.worker.id);
                     if let Some(process) = process {
                         self.control.notice(Notice::Closed(process));
                     }
@@ -556,7 +555,7 @@ impl<F: SharedEpoll> Reactor<F> {
             let owner = match conn.stage {
                 Stage::Owned { queue, number } => {
                     let queue = self.queues.get(queue);
-                    queue.map(|queue| (number, &*queue.process))
+                    queue.map(|queue| (number, &*queue.worker))
                 }
                 Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
             };
@@ -574,14 +573,14 @@ impl<F: SharedEpoll> Reactor<F> {
             let (receive_segments, receive_units_used) = self.transport.buffers().usage(id);
             let status = QueueStatus {
                 reactor: self.number,
-                connections: queue.len(),
+                connections: queue.count(),
                 overflow,
                 completions,
                 outstanding: queue.outstanding,
                 receive_segments,
                 receive_units_used,
             };
-            report.queues.push((queue.process.id, status));
+            report.queues.push((queue.worker.id, status));
         }
         let counters = self.transport.counters();
         report.counters = counters.closed().collect();

@@ -20,8 +20,7 @@ use zerocopy::IntoBytes;
 use super::connection::{Claim, Held, Stage};
 use super::rest::watch;
 use super::{NOTHING, Notice, Reactor};
-use crate::broker::process::{Process, UNREAD};
-use crate::broker::queue::Queue;
+use crate::broker::process::{Process, Queue, UNREAD};
 use crate::device::Status;
 use crate::device::abi::{self, Completion, Token, event, kind};
 use crate::engine::pool::{Buffer, QueueId};
@@ -411,7 +410,7 @@ impl<F: SharedEpoll> Reactor<F> {
         else {
             return;
         };
-        let accounts = [&queue.process.account, &in_heap, &self.shared.memory];
+        let accounts = [&queue.worker.account, &in_heap, &self.shared.memory];
         for held in &mut conn.held {
             let bytes = held.bytes.len() as u64;
             held.charges

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::connection::Stage;
 use super::{NOTHING, Reactor};
-use crate::broker::process::Numbered;
 use crate::device::Status;
 use crate::device::abi::{Completion, Token, event, queue_of, region};
+use crate::engine::memory::Numbered;
 use crate::engine::memory::Segment;
 use crate::engine::pool::{MAX_HELD_LENGTH, QueueId};
 use crate::engine::reason;
@@ -230,7 +230,7 @@ impl<F: SharedEpoll> Reactor<F> {
             return;
         };
         if let Some(queue) = self.queues.get(queue) {
-            let accounts = [&queue.process.account, &self.shared.memory];
+            let accounts = [&queue.worker.account, &self.shared.memory];
             conn.receives = Some(accounts.map(|account| account.count(bytes)));
         }
     }
@@ -246,7 +246,7 @@ impl<F: SharedEpoll> Reactor<F> {
         // Replaces what was counted before.
         conn.descriptors = None;
         if bytes > few {
-            let accounts = [&queue.process.account, &self.shared.memory];
+            let accounts = [&queue.worker.account, &self.shared.memory];
             conn.descriptors = Some(accounts.map(|account| account.count(bytes)));
         }
     }
@@ -404,7 +404,7 @@ impl<F: SharedEpoll> Reactor<F> {
         {
             queue.remove(number);
             queue.waiting.retain(|waiting| *waiting != id);
-            conn.last_worker = Some(queue.process.id);
+            conn.last_worker = Some(queue.worker.id);
         }
         conn.stage = Stage::Orphan;
         (conn.receives, conn.descriptors) = (None, None);

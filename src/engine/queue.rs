@@ -1,23 +1,19 @@
 //! A worker's queue with one reactor: the two rings, and what waits to go into the second.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasherDefault;
-use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::time::Duration;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use zerocopy::transmute;
 
-use super::process::{Process, Segments, WakeProcess};
+use super::memory::{Account, Charge, Segment, Segments};
+use super::peer::{Untold, Worker};
+use super::submission::{Piece, Violation};
 use crate::device::Status;
-use crate::device::abi::{self, Completion, event, kind, queue_of};
-use crate::engine::memory::{Account, Charge, Segment};
-use crate::engine::peer::Untold;
-use crate::engine::submission::{Piece, Violation};
+use crate::device::abi::{self, Completion, event, queue_of};
 use crate::fabric::ConnId;
-use crate::shm::{self, Consumer, Entry, Producer, RingCorrupt, RingMemory, ring_length};
-use crate::sys::{Bell, Memfd};
-use crate::transport::PlainHasher;
+use crate::shm::{Consumer, Entry, Producer, RingCorrupt, RingMemory, ring_length};
 use crate::units::Instant;
 
 /// Numbers of connections of a queue: what is below the number of the queue.
@@ -29,16 +25,17 @@ const SENT_DELAY: Duration = Duration::from_millis(100);
 
 /// A worker's queue with one reactor.
 #[derive(Debug)]
-pub(super) struct Queue {
-    pub(super) process: Arc<Process>,
+pub struct Queue<W: Worker> {
+    /// The worker.
+    pub worker: W,
     /// The worker's number for it.
-    pub(super) number: u32,
-    submissions: Consumer<WakeProcess>,
-    completions: Producer<WakeProcess>,
+    pub number: u32,
+    submissions: Consumer<W::Doorbell>,
+    completions: Producer<W::Doorbell>,
     /// Rung by the worker.
-    pub(super) bell: Bell,
+    pub bell: W::Bell,
     /// How often that has rung.
-    pub(super) rings: u32,
+    pub rings: u32,
     /// Completions that the ring has not taken yet. Each of them is the answer to a submission, of
     /// which few can be outstanding; or holds a buffer of RECEIVE, of which there are so many; or is
     /// the end of a connection, which held one at its beginning.
@@ -46,69 +43,64 @@ pub(super) struct Queue {
     /// One of them is to wake the worker.
     awaited: bool,
     /// When the worker is to be woken for what is in the ring.
-    pub(super) wake_at: Option<Instant>,
+    pub wake_at: Option<Instant>,
     /// Submissions that the transport has, and so their completions.
-    pub(super) outstanding: u32,
+    pub outstanding: u32,
     depth: u32,
     /// Connections by their number in this queue.
-    conns: HashMap<u64, ConnId, BuildHasherDefault<PlainHasher>>,
+    conns: BTreeMap<u64, ConnId>,
     last_serial: u64,
-    /// The worker's segments, as they were when [`Process::changes`] was `seen`.
+    /// The worker's segments, as they were when [`Worker::changes`] was `seen`.
     segments: Segments,
     seen: u64,
     /// Connections that have something for the worker and found no buffer for it.
-    pub(super) waiting: Vec<ConnId>,
+    pub waiting: Vec<ConnId>,
     /// It is in the reactor's list of queues to look at.
-    pub(super) active: bool,
+    pub active: bool,
     /// When something was last done for it.
-    pub(super) used: Instant,
+    pub used: Instant,
     _charges: [Charge; 2],
 }
 
-impl Queue {
+impl<W: Worker> Queue<W> {
     /// Makes a queue, which counts as memory of the worker and in `total`, and tells the worker of it.
     ///
     /// # Errors
     ///
     /// [`Status::System`]: no memory or descriptors. [`Status::Detached`]: the worker has gone.
     /// [`Status::Again`]: it does not read.
-    pub(super) fn create(
-        process: &Arc<Process>,
+    pub fn create(
+        worker: &W,
         total: &Arc<Account>,
         number: u32,
         depth: u32,
     ) -> Result<Self, Status> {
-        let system = |_| Status::System;
         // A multiple of 64, and so a place for the second ring.
         let ring = ring_length(depth).ok_or(Status::System)?;
         let length = ring.checked_mul(2).ok_or(Status::System)?;
-        let file = Memfd::create("smbdirect-queue", length).map_err(|_| Status::System)?;
-        let memory = shm::map(&file).map_err(system)?;
+        let (memory, made) = worker.make_queue(length)?;
         let second = memory.part(ring, ring).map_err(|_| Status::System)?;
         let rings = [&memory, &second].map(|memory| RingMemory::create(memory, depth));
         let [Ok(submissions), Ok(completions)] = rings else {
             return Err(Status::System);
         };
-        let (bell, theirs) = Bell::pair().map_err(system)?;
         let message = abi::Queue {
             queue: number,
             reserved: 0,
             length: length as u64,
             completion_offset: ring as u64,
         };
-        let descriptors = [file.as_fd(), theirs.as_fd()];
-        let told = process.hand_over(kind::QUEUE, &message, &descriptors);
-        told.map_err(|untold| match untold {
+        let told = worker.hand_over_queue(&message, made);
+        let bell = told.map_err(|untold| match untold {
             Untold::Gone => Status::Detached,
             Untold::Unread => Status::Again,
         })?;
-        let wake = WakeProcess(Arc::clone(&process.socket));
-        let accounts = [&process.account, total];
+        let accounts = [worker.account(), total];
         Ok(Self {
-            process: Arc::clone(process),
+            worker: worker.clone(),
             number,
-            submissions: Consumer::new(submissions, wake.clone()),
-            completions: Producer::new(completions, wake),
+            submissions: Consumer::new(submissions, worker.doorbell()),
+            completions: Producer::new(completions, worker.doorbell()),
             bell,
             rings: 0,
             pending: VecDeque::new(),
@@ -116,7 +108,7 @@ impl Queue {
             wake_at: None,
             outstanding: 0,
             depth,
-            conns: HashMap::default(),
+            conns: BTreeMap::new(),
             last_serial: 0,
             segments: Segments::default(),
             seen: 0,
@@ -128,7 +120,7 @@ impl Queue {
     }
 
     /// Takes a connection in; its number.
-    pub(super) fn insert(&mut self, conn: ConnId) -> u64 {
+    pub fn insert(&mut self, conn: ConnId) -> u64 {
         self.last_serial += 1;
         let number = u64::from(self.number) << SERIAL_BITS | self.last_serial;
         self.conns.insert(number, conn);
@@ -136,21 +128,23 @@ impl Queue {
     }
 
     /// A connection is not this queue's any more.
-    pub(super) fn remove(&mut self, number: u64) {
+    pub fn remove(&mut self, number: u64) {
         self.conns.remove(&number);
     }
 
-    pub(super) fn conns(&self) -> impl Iterator<Item = ConnId> + '_ {
+    /// Its connections.
+    pub fn conns(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.conns.values().copied()
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many they are.
+    pub fn count(&self) -> usize {
         self.conns.len()
     }
 
     /// The connection that a worker names; `None` where it is gone.
     #[inline]
-    pub(super) fn conn(&self, number: u64) -> Result<Option<ConnId>, Violation> {
+    pub fn conn(&self, number: u64) -> Result<Option<ConnId>, Violation> {
         let serial = number & ((1 << SERIAL_BITS) - 1);
         if queue_of(number) != self.number || serial == 0 || serial > self.last_serial {
             return Err(Violation::Connection(number));
@@ -161,7 +155,7 @@ impl Queue {
     /// Copies submissions to the start of `entries`; how many. None while the worker does not take
     /// completions.
     #[inline]
-    pub(super) fn take(&mut self, entries: &mut [Entry]) -> Result<usize, RingCorrupt> {
+    pub fn take(&mut self, entries: &mut [Entry]) -> Result<usize, RingCorrupt> {
         let room = self.depth.saturating_sub(self.outstanding) as usize;
         if room == 0 || !self.pending.is_empty() {
             return Ok(0);
@@ -172,19 +166,19 @@ impl Queue {
     }
 
     /// Submissions that all connections without a session may have outstanding together.
-    pub(super) const fn share_of_strangers(&self) -> u32 {
+    pub const fn share_of_strangers(&self) -> u32 {
         self.depth / 4
     }
 
     /// Whether the worker has submitted something, or broken the ring.
     #[inline]
-    pub(super) fn has_submissions(&mut self) -> bool {
+    pub fn has_submissions(&mut self) -> bool {
         self.submissions.has_entries().unwrap_or(true)
     }
 
     /// Has a completion for the worker.
     #[inline]
-    pub(super) fn complete(&mut self, completion: Completion) {
+    pub fn complete(&mut self, completion: Completion) {
         self.awaited |= completion.event != event::SENT || completion.status != Status::Ok.code();
         self.pending.push_back(transmute!(completion));
     }
@@ -192,7 +186,7 @@ impl Queue {
     /// Puts completions into the ring; `true` if there were some, and it took any. Those that a worker
     /// hardly waits for do not wake it, but set `wake_at`.
     #[inline]
-    pub(super) fn flush(&mut self, now: Instant) -> Result<bool, RingCorrupt> {
+    pub fn flush(&mut self, now: Instant) -> Result<bool, RingCorrupt> {
         let mut done = 0;
         while !self.pending.is_empty() {
             let (first, _) = self.pending.as_slices();
@@ -204,7 +198,7 @@ impl Queue {
             self.pending.drain(..count);
             done += count;
         }
-        if std::mem::take(&mut self.awaited) {
+        if core::mem::take(&mut self.awaited) {
             self.wake_at = None;
             self.completions.wake()?;
         } else if done > 0 && self.wake_at.is_none() {
@@ -217,7 +211,7 @@ impl Queue {
     }
 
     /// Wakes the worker if `at` is still the time for it.
-    pub(super) fn wake_late(&mut self, at: Instant) -> Result<(), RingCorrupt> {
+    pub fn wake_late(&mut self, at: Instant) -> Result<(), RingCorrupt> {
         if self.wake_at != Some(at) {
             return Ok(());
         }
@@ -228,7 +222,7 @@ impl Queue {
     /// Announces that this side will not look at the rings before its bell rings; `false`: there is
     /// something to look at. The worker need not ring for received messages that it gives back unless
     /// one `is_wanting` their room.
-    pub(super) fn announce_sleep(&mut self, is_wanting: bool) -> Result<bool, RingCorrupt> {
+    pub fn announce_sleep(&mut self, is_wanting: bool) -> Result<bool, RingCorrupt> {
         if !self.pending.is_empty() {
             return self.completions.announce_sleep();
         }
@@ -243,7 +237,7 @@ impl Queue {
     }
 
     /// Completions that wait for room, and those in the ring.
-    pub(super) fn backlog(&mut self) -> (usize, u32) {
+    pub fn backlog(&mut self) -> (usize, u32) {
         let room = self.completions.room().unwrap_or(0);
         (
             self.pending.len(),
@@ -253,26 +247,22 @@ impl Queue {
 
     /// Knows the worker's segments as they are now, and holds no others.
     #[inline]
-    pub(super) fn look_at_segments(&mut self) {
-        let changes = self.process.changes();
+    pub fn look_at_segments(&mut self) {
+        let changes = self.worker.changes();
         if self.seen != changes {
             self.seen = changes;
-            self.segments = self.process.segments();
+            self.segments = self.worker.segments();
         }
     }
 
     /// The worker's segments, as they were when last looked at.
-    pub(super) const fn segments(&self) -> &Segments {
+    pub const fn segments(&self) -> &Segments {
         &self.segments
     }
 
     /// The segment of `region::*` in which `length` bytes at a place lie, and its offset there.
     #[inline]
-    pub(super) fn find(
-        &mut self,
-        region: u32,
-        piece: Piece,
-    ) -> Result<(&Arc<Segment>, u32), Violation> {
+    pub fn find(&mut self, region: u32, piece: Piece) -> Result<(&Arc<Segment>, u32), Violation> {
         self.look_at_segments();
         let index = usize::from(piece.place.segment);
         let segment = self.segments.of(region).and_then(|list| list.get(index));
@@ -284,5 +274,139 @@ impl Queue {
             (Ok(offset), Some(end)) if end <= segment.memory.len() as u64 => Ok((segment, offset)),
             _ => Err(piece.violation()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::peer::fake::{Rings, Told};
+    use super::*;
+    use crate::device::abi::Submission;
+    use crate::sys::Memory;
+    use zerocopy::FromZeros;
+
+    const DEPTH: u32 = 4;
+
+    /// A queue, and the worker's side of it.
+    struct Scene {
+        queue: Queue<Told>,
+        worker: Told,
+        submissions: Producer<Rings>,
+        completions: Consumer<Rings>,
+        conns: slotmap::SlotMap<ConnId, ()>,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let worker = Told::new(1 << 20);
+            let total = Account::new(1 << 20);
+            let queue = Queue::create(&worker, &total, 3, DEPTH).unwrap();
+            let memory = worker.queue.borrow_mut().take().unwrap();
+            let ring = ring_length(DEPTH).unwrap();
+            assert_eq!(
+                (worker.account().used(), total.used()),
+                (2 * ring as u64, 2 * ring as u64)
+            );
+            let open = |memory: &Memory| RingMemory::open(memory).unwrap();
+            let submissions = open(&memory.part(0, ring).unwrap());
+            let completions = open(&memory.part(ring, ring).unwrap());
+            Self {
+                queue,
+                worker,
+                submissions: Producer::new(submissions, Rings::default()),
+                completions: Consumer::new(completions, Rings::default()),
+                conns: slotmap::SlotMap::with_key(),
+            }
+        }
+
+        fn complete(&mut self, event: u32) {
+            self.queue.complete(Completion {
+                event,
+                ..Completion::new_zeroed()
+            });
+        }
+
+        /// Events that the worker takes.
+        fn taken(&mut self) -> Vec<u32> {
+            let mut entries = [Entry::default(); 8];
+            let count = self.completions.pop(&mut entries).unwrap();
+            let events = entries[..count].iter().map(|entry| {
+                let completion: Completion = transmute!(*entry);
+                completion.event
+            });
+            events.collect()
+        }
+
+        fn rings(&self) -> usize {
+            self.worker.rings.0.get()
+        }
+    }
+
+    #[test]
+    fn a_connection_has_a_number_of_its_own_and_of_this_queue() {
+        let mut scene = Scene::new();
+        let conn = scene.conns.insert(());
+        let first = scene.queue.insert(conn);
+        assert_eq!(queue_of(first), 3);
+        assert_eq!(scene.queue.conn(first), Ok(Some(conn)));
+        scene.queue.remove(first);
+        assert_eq!(
+            scene.queue.conn(first),
+            Ok(None),
+            "what is gone is no fault"
+        );
+        let second = scene.queue.insert(conn);
+        assert_ne!(first, second);
+        for never in [0, second + 1, 3 << 48, (4 << 48) | 1] {
+            assert_eq!(scene.queue.conn(never), Err(Violation::Connection(never)));
+        }
+        assert_eq!(scene.queue.count(), 1);
+    }
+
+    #[test]
+    fn a_worker_that_sleeps_is_woken_once_and_for_what_is_sent_late() {
+        let mut scene = Scene::new();
+        let now = Instant::ZERO;
+        assert_eq!(scene.queue.flush(now), Ok(false));
+        assert_eq!(scene.completions.announce_deep_sleep(), Ok(true));
+        scene.complete(event::SENT);
+        assert_eq!(scene.queue.flush(now), Ok(true));
+        assert_eq!(
+            (scene.rings(), scene.queue.wake_at),
+            (0, Some(now + SENT_DELAY))
+        );
+        scene.queue.wake_late(now).unwrap();
+        assert_eq!(scene.rings(), 0, "that was not the time");
+        scene.complete(event::PDU);
+        scene.complete(event::RDMA_DONE);
+        assert_eq!(scene.queue.flush(now), Ok(true));
+        assert_eq!((scene.rings(), scene.queue.wake_at), (1, None));
+        assert_eq!(scene.taken(), [event::SENT, event::PDU, event::RDMA_DONE]);
+        assert_eq!(scene.completions.announce_deep_sleep(), Ok(true));
+        scene.complete(event::SENT);
+        scene.queue.flush(now).unwrap();
+        scene.queue.wake_late(now + SENT_DELAY).unwrap();
+        assert_eq!((scene.rings(), scene.queue.wake_at), (2, None));
+    }
+
+    #[test]
+    fn nothing_is_taken_of_a_worker_that_takes_nothing() {
+        let mut scene = Scene::new();
+        let entry: Entry = transmute!(Submission::new_zeroed());
+        let mut taken = [Entry::default(); 8];
+        for _ in 0..=DEPTH {
+            scene.complete(event::PDU);
+        }
+        assert_eq!(scene.queue.flush(Instant::ZERO), Ok(true));
+        assert_eq!(scene.queue.backlog(), (1, DEPTH));
+        assert_eq!(scene.submissions.push(&[entry]), Ok(1));
+        assert_eq!(scene.queue.take(&mut taken), Ok(0));
+        assert_eq!(scene.taken().len(), DEPTH as usize);
+        assert_eq!(scene.queue.flush(Instant::ZERO), Ok(true));
+        assert_eq!(scene.queue.take(&mut taken), Ok(1));
+        // And no more than may be outstanding.
+        scene.queue.outstanding = DEPTH;
+        assert_eq!(scene.submissions.push(&[entry]), Ok(1));
+        assert_eq!(scene.queue.take(&mut taken), Ok(0));
     }
 }
