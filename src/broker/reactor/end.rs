@@ -30,7 +30,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// A connection is gone, and carried `traffic` before.
     pub(super) fn closed(&mut self, id: ConnId, reason: &CloseReason, traffic: &Traffic) {
         self.transport.buffers_mut().forget(id);
-        let Some(mut conn) = self.conns.remove(&id) else {
+        let Some(mut conn) = self.conns.remove(id) else {
             return;
         };
         if let Some(deadline) = conn.deadline {
@@ -113,7 +113,7 @@ impl<F: SharedEpoll> Reactor<F> {
 
     /// Ends a connection at once, for a reason of the broker's own. The first reason stays.
     pub(super) fn end(&mut self, id: ConnId, name: &'static str, status: Status) {
-        if let Some(conn) = self.conns.get_mut(&id) {
+        if let Some(conn) = self.conns.get_mut(id) {
             conn.end.get_or_insert((name, status));
             conn.held.clear();
         }
@@ -164,7 +164,7 @@ impl<F: SharedEpoll> Reactor<F> {
                 recovered.push(conn);
                 continue;
             }
-            if let Some(conn) = self.conns.get_mut(&conn) {
+            if let Some(conn) = self.conns.get_mut(conn) {
                 conn.stage = Stage::Orphan;
                 conn.claim = None;
                 conn.last_worker = Some(process);
@@ -186,7 +186,7 @@ impl<F: SharedEpoll> Reactor<F> {
             .conns
             .iter()
             .filter(|(_, conn)| !conn.is_dispatched())
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for id in unowned {
             self.end(id, "stopping", Status::Stopping);
@@ -200,7 +200,7 @@ impl<F: SharedEpoll> Reactor<F> {
             return Some(by);
         }
         let quiet = |conn: &Conn| (conn.end.is_none() && conn.is_idle()).then(|| conn.used + QUIET);
-        let first = self.conns.values().filter_map(quiet).min();
+        let first = self.conns.iter().filter_map(|(_, conn)| quiet(conn)).min();
         Some(first.map_or(by, |first| first.min(by)))
     }
 
@@ -218,18 +218,18 @@ impl<F: SharedEpoll> Reactor<F> {
             .conns
             .iter()
             .filter(|(_, conn)| is_over(conn))
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for id in ids {
             if late {
                 self.end(id, "stopping", Status::Stopping);
                 continue;
             }
-            if let Some(conn) = self.conns.get_mut(&id) {
+            if let Some(conn) = self.conns.get_mut(id) {
                 conn.end = Some(("stopping", Status::Stopping));
             }
             self.transport.close(id);
         }
-        self.conns.is_empty() || self.now >= by + END_TIMEOUT
+        self.conns.len() == 0 || self.now >= by + END_TIMEOUT
     }
 }

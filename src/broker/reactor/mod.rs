@@ -23,8 +23,7 @@ mod route;
 mod strangers;
 mod submit;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::hash::BuildHasherDefault;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +51,7 @@ use crate::fabric::{
 };
 use crate::proto;
 use crate::shm::{Entry, RingCorrupt};
-use crate::transport::{Event, PlainHasher, Traffic, Transport};
+use crate::transport::{ConnTable, Event, Traffic, Transport};
 use crate::units::Instant;
 
 /// Time after which those that found no memory try again.
@@ -159,11 +158,11 @@ pub(super) struct Reactor<F: Fabric> {
     commands: Receiver<Command>,
     control: ToControl,
     sleeper: Sleeper,
-    conns: HashMap<ConnId, Conn, BuildHasherDefault<PlainHasher>>,
+    conns: ConnTable<Conn>,
     /// When connections without an owner or a session have waited long enough.
     deadlines: BTreeSet<(Instant, ConnId)>,
     queues: SlotMap<QueueId, Queue>,
-    queue_of: HashMap<u32, QueueId>,
+    queue_of: BTreeMap<u32, QueueId>,
     /// Queues to look at.
     active: Vec<QueueId>,
     events: Vec<Event<Buffer>>,
@@ -204,10 +203,10 @@ impl<F: SharedEpoll> Reactor<F> {
             commands,
             control,
             sleeper,
-            conns: HashMap::default(),
+            conns: ConnTable::default(),
             deadlines: BTreeSet::new(),
             queues: SlotMap::with_key(),
-            queue_of: HashMap::new(),
+            queue_of: BTreeMap::new(),
             active: Vec::new(),
             events: Vec::new(),
             entries: Box::new([Entry::default(); BATCH]),
@@ -347,7 +346,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// Something that a worker had submitted ended.
     #[inline]
     fn ended(&mut self, id: ConnId, event: u32, cookie: u64, status: Status) {
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         conn.outstanding = conn.outstanding.saturating_sub(1);
@@ -534,8 +533,8 @@ impl<F: SharedEpoll> Reactor<F> {
         let mut traffic = counters.ended;
         let living = self
             .conns
-            .keys()
-            .filter_map(|id| self.transport.status(*id));
+            .iter()
+            .filter_map(|(id, _)| self.transport.status(id));
         living.for_each(|status| traffic += status.traffic);
         (counters.established, traffic)
     }
@@ -551,7 +550,7 @@ impl<F: SharedEpoll> Reactor<F> {
             traffic,
             counters: Vec::new(),
         };
-        for (id, conn) in &self.conns {
+        for (id, conn) in self.conns.iter() {
             let owner = match conn.stage {
                 Stage::Owned { queue, number } => {
                     let queue = self.queues.get(queue);
@@ -559,10 +558,10 @@ impl<F: SharedEpoll> Reactor<F> {
                 }
                 Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
             };
-            let Some(status) = self.transport.status(*id) else {
+            let Some(status) = self.transport.status(id) else {
                 continue;
             };
-            let local = self.transport.fabric().conn_local_address(*id);
+            let local = self.transport.fabric().conn_local_address(id);
             let of = (self.number, self.fabric);
             let connection = conn.status(&status, of, (self.now, local), owner);
             report.registrations += conn.registrations();

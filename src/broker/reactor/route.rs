@@ -33,7 +33,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// A message has arrived.
     #[inline]
     pub(super) fn received(&mut self, id: ConnId, buffer: Buffer, length: u32) {
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.conns.get_mut(id) else {
             self.transport.recycle(buffer);
             return;
         };
@@ -71,7 +71,7 @@ impl<F: SharedEpoll> Reactor<F> {
                 bytes.into()
             }
         };
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         if conn.end.is_some() {
@@ -90,7 +90,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// The first message of a connection says whose it is. Also when it has waited to be offered: then a
     /// worker may have registered its client meanwhile.
     pub(super) fn route(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         if conn.stage != Stage::Fresh || conn.end.is_some() {
@@ -130,7 +130,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// with it; whether it did.
     pub(super) fn recover(&mut self, id: ConnId, process: u32) -> bool {
         let status = self.transport.status(id);
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.conns.get_mut(id) else {
             return false;
         };
         let quiet = conn.end.is_none() && conn.outstanding == 0;
@@ -173,7 +173,7 @@ impl<F: SharedEpoll> Reactor<F> {
             return self.end(id, "no_random_numbers", Status::System);
         };
         let local = self.transport.fabric().conn_local_address(id);
-        let Some(conn) = self.conns.get(&id) else {
+        let Some(conn) = self.conns.get(id) else {
             return;
         };
         let info = conn.info(0, &status, local, self.longest_send());
@@ -189,7 +189,7 @@ impl<F: SharedEpoll> Reactor<F> {
     pub(super) fn make_token(&mut self, id: ConnId) -> Option<Token> {
         let mut token = Token::default();
         getrandom::fill(&mut token).ok()?;
-        let conn = self.conns.get_mut(&id)?;
+        let conn = self.conns.get_mut(id)?;
         conn.stage = Stage::Offered(token);
         let deadline = self.now + self.shared.config.claim_timeout;
         self.set_deadline(id, Some(deadline));
@@ -201,7 +201,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// A worker has named the token of a connection; since then it may have ended. The worker is
     /// answered when it is told of the connection, or when that has ended before.
     pub(super) fn claim(&mut self, id: ConnId, claim: Claim) {
-        let conn = self.conns.get_mut(&id).filter(|conn| {
+        let conn = self.conns.get_mut(id).filter(|conn| {
             // Not another's, and not one that ends.
             matches!(conn.stage, Stage::Offered(_)) && conn.end.is_none()
         });
@@ -215,7 +215,7 @@ impl<F: SharedEpoll> Reactor<F> {
 
     /// Nobody wants a connection, whose token is used up by that.
     pub(super) fn decline(&mut self, id: ConnId) {
-        let conn = self.conns.get(&id);
+        let conn = self.conns.get(id);
         if conn.is_some_and(|conn| matches!(conn.stage, Stage::Offered(_))) {
             self.end(id, "declined", Status::NoOwner);
         }
@@ -252,7 +252,7 @@ impl<F: SharedEpoll> Reactor<F> {
             Ok(queue_id) => queue_id,
             Err(status) => return self.end(id, "no_queue", status),
         };
-        let (Some(queue), Some(conn)) = (self.queues.get_mut(queue_id), self.conns.get_mut(&id))
+        let (Some(queue), Some(conn)) = (self.queues.get_mut(queue_id), self.conns.get_mut(id))
         else {
             return;
         };
@@ -342,7 +342,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// memory; from then on messages go to it straight.
     pub(super) fn deliver(&mut self, id: ConnId) {
         let longest_send = self.longest_send();
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         let Stage::Owned { queue, number } = conn.stage else {
@@ -380,7 +380,7 @@ impl<F: SharedEpoll> Reactor<F> {
                 },
             );
         }
-        while let Some(conn) = self.conns.get_mut(&id) {
+        while let Some(conn) = self.conns.get_mut(id) {
             let Some(held) = conn.held.front_mut() else {
                 break;
             };
@@ -404,7 +404,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// Counts the messages of a connection that wait for a place, if a session is on it: those of strangers
     /// are short and few. They are not refused, for they are there.
     fn count_held(&mut self, queue: QueueId, id: ConnId) {
-        let conn = self.conns.get_mut(&id).filter(|conn| conn.authenticated);
+        let conn = self.conns.get_mut(id).filter(|conn| conn.authenticated);
         let in_heap = self.transport.buffers_mut().in_heap(queue);
         let (Some(queue), Some(conn), Some(in_heap)) = (self.queues.get(queue), conn, in_heap)
         else {

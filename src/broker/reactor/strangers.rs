@@ -51,7 +51,7 @@ impl<F: SharedEpoll> Reactor<F> {
 
     /// A connection has to end for a newcomer; but one that has got a session meanwhile stays.
     pub(super) fn end_stranger(&mut self, id: ConnId, limit: Limit) {
-        let Some(conn) = self.conns.get(&id) else {
+        let Some(conn) = self.conns.get(id) else {
             return;
         };
         if conn.authenticated {
@@ -69,7 +69,7 @@ impl<F: SharedEpoll> Reactor<F> {
     }
 
     pub(super) fn set_deadline(&mut self, id: ConnId, deadline: Option<Instant>) {
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         if let Some(before) = std::mem::replace(&mut conn.deadline, deadline) {
@@ -97,7 +97,7 @@ impl<F: SharedEpoll> Reactor<F> {
 
     /// A user is on a connection: its client is a stranger no longer.
     pub(super) fn authenticated(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         if std::mem::replace(&mut conn.authenticated, true) {
@@ -117,14 +117,14 @@ impl<F: SharedEpoll> Reactor<F> {
         let is_stranger = |conn: &&Conn| !conn.authenticated;
         let (Some(queue), Some(_)) = (
             self.queues.get(queue),
-            self.conns.get(&id).filter(is_stranger),
+            self.conns.get(id).filter(is_stranger),
         ) else {
             return false;
         };
         let share = queue.share_of_strangers();
         let (mut all, mut most) = (0, None);
         for id in queue.conns() {
-            let Some(conn) = self.conns.get(&id).filter(is_stranger) else {
+            let Some(conn) = self.conns.get(id).filter(is_stranger) else {
                 continue;
             };
             all += conn.outstanding;
@@ -150,7 +150,7 @@ impl<F: SharedEpoll> Reactor<F> {
                 return;
             }
             self.deadlines.pop_first();
-            let name = match self.conns.get(&id) {
+            let name = match self.conns.get(id) {
                 Some(conn) if matches!(conn.stage, Stage::Offered(_)) => "claim_timeout",
                 Some(conn) if conn.stage == Stage::Fresh && conn.held.is_empty() => {
                     "first_request_timeout"

@@ -65,7 +65,7 @@ impl<F: SharedEpoll> Reactor<F> {
         }
         let holder = self.transport.buffers_mut().recycle(id, buffer);
         let holder = holder.map_err(|_| Violation::Buffer(buffer))?;
-        if let Some(conn) = holder.and_then(|holder| self.conns.get_mut(&holder)) {
+        if let Some(conn) = holder.and_then(|holder| self.conns.get_mut(holder)) {
             conn.unrecycled = conn.unrecycled.saturating_sub(1);
             conn.used = self.now;
         }
@@ -93,7 +93,7 @@ impl<F: SharedEpoll> Reactor<F> {
             return Ok(());
         };
         let conn = of.conn(number)?;
-        let known = conn.and_then(|id| self.conns.get(&id));
+        let known = conn.and_then(|id| self.conns.get(id));
         if known.is_some_and(|conn| conn.info_due) {
             // It can only have guessed the number.
             return Err(Violation::Connection(number));
@@ -157,7 +157,7 @@ impl<F: SharedEpoll> Reactor<F> {
         if let Some(queue) = self.queues.get_mut(queue) {
             queue.outstanding += 1;
         }
-        if let Some(conn) = self.conns.get_mut(&id) {
+        if let Some(conn) = self.conns.get_mut(id) {
             conn.outstanding += 1;
             conn.first = None;
             conn.used = self.now;
@@ -165,7 +165,7 @@ impl<F: SharedEpoll> Reactor<F> {
     }
 
     fn disconnect(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(&id) {
+        if let Some(conn) = self.conns.get_mut(id) {
             conn.end
                 .get_or_insert(("disconnected", Status::ClosedLocally));
         }
@@ -223,7 +223,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// refused: there are only so many connections.
     pub(super) fn count_receives(&mut self, id: ConnId) {
         let bytes = self.transport.receive_memory(id) as u64;
-        let Some(conn) = self.conns.get_mut(&id).filter(|conn| conn.authenticated) else {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.authenticated) else {
             return;
         };
         let Stage::Owned { queue, .. } = conn.stage else {
@@ -238,7 +238,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// Counts what long lists of descriptors take, until they are posted. They are not refused: there are
     /// no more than a queue has room for.
     pub(super) fn count_descriptors(&mut self, queue: QueueId, id: ConnId) {
-        let (Some(queue), Some(conn)) = (self.queues.get(queue), self.conns.get_mut(&id)) else {
+        let (Some(queue), Some(conn)) = (self.queues.get(queue), self.conns.get_mut(id)) else {
             return;
         };
         let bytes = self.transport.queue_memory(id) as u64;
@@ -283,8 +283,7 @@ impl<F: SharedEpoll> Reactor<F> {
         region: u32,
         piece: Piece,
     ) -> Result<Result<Sge, Status>, Violation> {
-        let (Some(queue), Some(conn)) = (self.queues.get_mut(queue), self.conns.get_mut(&id))
-        else {
+        let (Some(queue), Some(conn)) = (self.queues.get_mut(queue), self.conns.get_mut(id)) else {
             return Ok(Err(Status::Flushed));
         };
         let (segment, offset) = queue.find(region, piece)?;
@@ -334,7 +333,7 @@ impl<F: SharedEpoll> Reactor<F> {
             Ok(message) => message,
             Err(status) => return Ok(Err(status)),
         };
-        let Some(conn) = self.conns.get(&id) else {
+        let Some(conn) = self.conns.get(id) else {
             return Ok(Err(Status::Flushed));
         };
         if conn.end.is_some() {
@@ -397,7 +396,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// Takes a connection, on which nothing is under way, from its owner.
     fn disown(&mut self, queue: QueueId, id: ConnId, message: Option<Vec<u8>>) {
         self.transport.buffers_mut().hold(id);
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         if let (Stage::Owned { number, .. }, Some(queue)) = (conn.stage, self.queues.get_mut(queue))
@@ -425,7 +424,7 @@ impl<F: SharedEpoll> Reactor<F> {
         queue.look_at_segments();
         let segments = queue.segments();
         for id in queue.conns() {
-            let Some(conn) = self.conns.get_mut(&id) else {
+            let Some(conn) = self.conns.get_mut(id) else {
                 continue;
             };
             let regions = &mut conn.regions;
@@ -438,7 +437,7 @@ impl<F: SharedEpoll> Reactor<F> {
 
     /// Ends the registrations of an owner's memory with a connection.
     pub(super) fn deregister_all(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(&id) else {
+        let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         let regions = std::mem::take(&mut conn.regions);
