@@ -266,9 +266,8 @@ fn a_worker_that_has_closed_its_half_of_the_socket_is_detached() {
     worker.reply(conn, b"used");
     assert_eq!(client.message(), b"used");
     rustix::net::shutdown(&worker.socket, rustix::net::Shutdown::Read).unwrap();
-    for _ in 0..6 {
-        client.send(b"for which there has to be more memory");
-    }
+    // Longer than the memory that there is.
+    client.send(&[7; 256 << 10]);
     client.closed();
     scene.until("the listener alone is there", |status| {
         status.processes.len() == 1
