@@ -55,6 +55,9 @@ impl Peer for Arc<Process> {
 
 impl Worker for Arc<Process> {
     type Pages = Memfd;
+    type NewQueue = (Memfd, [Bell; 2]);
+    type Bell = Bell;
+    type Doorbell = WakeProcess;
 
     fn account(&self) -> &Arc<Account> {
         &self.account
@@ -71,10 +74,6 @@ impl Worker for Arc<Process> {
     fn reclaim(&self, reclaim: &abi::Reclaim) -> Result<(), Untold> {
         Process::hand_over(self, kind::RECLAIM, reclaim, &[])
     }
-
-    type NewQueue = (Memfd, [Bell; 2]);
-    type Bell = Bell;
-    type Doorbell = WakeProcess;
 
     fn make_queue(&self, length: usize) -> Result<(Memory, Self::NewQueue), Status> {
         let (memory, file) = pages("smbdirect-queue", length)?;
@@ -163,7 +162,7 @@ impl Process {
         send(&self.socket, kind, cookie, body, descriptors)
     }
 
-    /// Tells the process of memory that it is to map.
+    /// Tells the process of memory that it is to map, or to give back.
     pub(super) fn hand_over<T: IntoBytes + Immutable>(
         &self,
         kind: u32,

@@ -55,6 +55,12 @@ pub trait Peer: Clone {
 pub trait Worker: Peer {
     /// What the process maps.
     type Pages;
+    /// Memory of a queue and its bell, before the process knows of them.
+    type NewQueue;
+    /// By which the process wakes this side.
+    type Bell: fmt::Debug;
+    /// By which this side wakes the process.
+    type Doorbell: Doorbell + fmt::Debug;
 
     /// Memory of all its regions.
     fn account(&self) -> &Arc<Account>;
@@ -79,13 +85,6 @@ pub trait Worker: Peer {
     ///
     /// It does not know of that.
     fn reclaim(&self, reclaim: &abi::Reclaim) -> Result<(), Untold>;
-
-    /// Memory of a queue and its bell, before the process knows of them.
-    type NewQueue;
-    /// By which the process wakes this side.
-    type Bell: fmt::Debug;
-    /// By which this side wakes the process.
-    type Doorbell: Doorbell + fmt::Debug;
 
     /// Makes `length` bytes of memory for a queue.
     ///
@@ -118,8 +117,8 @@ pub trait Worker: Peer {
 /// Why a process was not told of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Untold {
-    /// It has gone, of which the device is told elsewhere. Nothing is wrong with the process, and connections that
-    /// it never used find another.
+    /// It has gone, or does not listen any more: it is to be detached. It broke no rule, and connections that it never
+    /// used find another.
     Gone,
     /// It has left too many messages unread, and is to be detached.
     Unread,
