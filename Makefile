@@ -1,13 +1,16 @@
 # What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-samba test-kernel soak compare fmt lint unit release library no-os msrv docs samba samba-selftest torture demo bench fuzz clean
+.PHONY: help setup build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library no-os msrv docs samba samba-selftest torture demo bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the tests need (apt, as root)
 	@tools/check.sh setup
+
+build: ## what make install installs, optimized
+	@tools/build.sh
 
 test: ## everything that must hold
 	@tools/check.sh setup fmt lint unit release library no-os msrv docs samba smbd samba_library torture demo kernel
@@ -39,7 +42,7 @@ unit: ## all tests, with overflow and debug checks (the fuzz corpus is among the
 release: ## all tests again as users get the code, optimized
 	@tools/check.sh release
 
-library: ## libsmbdirect.a, what smbd links
+library: ## libsmbdirect, shared and static
 	@tools/check.sh library
 
 no-os: ## the protocol layers and the engine link without an operating system
@@ -70,6 +73,67 @@ bench: ## benchmarks
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (600) seconds; nightly Rust and cargo-fuzz
 	@tools/check.sh fuzz
+
+# Where things go. BUILT is where tools/build.sh puts them: installing builds nothing, as root may have no Rust.
+PREFIX ?= /usr/local
+SBINDIR ?= $(PREFIX)/sbin
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+PKGCONFIGDIR ?= $(LIBDIR)/pkgconfig
+MANDIR ?= $(PREFIX)/share/man
+# smbdirectd looks for its configuration in /etc, wherever it is installed.
+SYSCONFDIR ?= /etc
+SYSTEMDDIR ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+BUILT ?= $(or $(CARGO_TARGET_DIR),target)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release
+
+INSTALL ?= install
+INSTALL_PROGRAM ?= $(INSTALL)
+STRIP ?= strip
+
+VERSION = $(shell sed -n '/^\[workspace.package\]/,/^\[package\]/ s/^version = "\(.*\)"/\1/p' Cargo.toml)
+ABI = $(shell sed -n 's/^pub const SMBDIRECT_ABI_VERSION: u32 = \([0-9]*\);/\1/p' src/ffi/status.rs)
+PROGRAMS = smbdirectd smbdirectctl smbdirectctl-bench
+SO = libsmbdirect.so
+
+install: built install-library install-programs ## install what make build built (PREFIX=/usr/local, DESTDIR=, LIBDIR=, ...)
+
+install-strip: ## the same without debug information
+	@$(MAKE) --no-print-directory install INSTALL_PROGRAM='$(INSTALL) -s --strip-program=$(STRIP)'
+	$(STRIP) --strip-debug '$(DESTDIR)$(LIBDIR)/libsmbdirect.a'
+
+.PHONY: built
+built:
+	@[ -e '$(BUILT)/$(SO).$(ABI)' ] && [ -e '$(BUILT)/smbdirectctl-bench' ] || \
+		{ echo 'nothing to install in $(BUILT): make build comes first' >&2; exit 1; }
+
+install-library:
+	$(INSTALL) -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(PKGCONFIGDIR)'
+	$(INSTALL_PROGRAM) -m 644 '$(BUILT)/$(SO).$(ABI)' '$(DESTDIR)$(LIBDIR)/$(SO).$(ABI).$(VERSION)'
+	ln -sf '$(SO).$(ABI).$(VERSION)' '$(DESTDIR)$(LIBDIR)/$(SO).$(ABI)'
+	ln -sf '$(SO).$(ABI)' '$(DESTDIR)$(LIBDIR)/$(SO)'
+	$(INSTALL) -m 644 '$(BUILT)/libsmbdirect.a' '$(DESTDIR)$(LIBDIR)'
+	$(INSTALL) -m 644 include/smbdirect.h '$(DESTDIR)$(INCLUDEDIR)'
+	sed -e 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(LIBDIR),; s,@INCLUDEDIR@,$(INCLUDEDIR),; s,@VERSION@,$(VERSION),' \
+		contrib/smbdirect.pc.in >'$(DESTDIR)$(PKGCONFIGDIR)/smbdirect.pc'
+
+install-programs:
+	$(INSTALL) -d '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(SYSTEMDDIR)' '$(DESTDIR)$(SYSUSERSDIR)' '$(DESTDIR)$(SYSCONFDIR)/smbdirect'
+	$(INSTALL) -d '$(DESTDIR)$(MANDIR)/man5' '$(DESTDIR)$(MANDIR)/man8'
+	$(INSTALL_PROGRAM) -m 755 $(PROGRAMS:%='$(BUILT)/%') '$(DESTDIR)$(SBINDIR)'
+	sed -e 's,/usr/sbin/,$(SBINDIR)/,' contrib/smbdirectd.service >'$(DESTDIR)$(SYSTEMDDIR)/smbdirectd.service'
+	$(INSTALL) -m 644 contrib/smbdirectd.sysusers.conf '$(DESTDIR)$(SYSUSERSDIR)/smbdirectd.conf'
+	$(INSTALL) -m 644 docs/man/*.5 '$(DESTDIR)$(MANDIR)/man5'
+	$(INSTALL) -m 644 docs/man/*.8 '$(DESTDIR)$(MANDIR)/man8'
+	[ -e '$(DESTDIR)$(SYSCONFDIR)/smbdirect/smbdirectd.toml' ] || \
+		$(INSTALL) -m 644 contrib/smbdirectd.toml '$(DESTDIR)$(SYSCONFDIR)/smbdirect/smbdirectd.toml'
+
+uninstall: ## remove what make install installed, with the same variables; the configuration stays
+	rm -f $(addprefix '$(DESTDIR)$(LIBDIR)'/,libsmbdirect.a $(SO) $(SO).$(ABI) $(SO).$(ABI).$(VERSION))
+	rm -f '$(DESTDIR)$(PKGCONFIGDIR)/smbdirect.pc' '$(DESTDIR)$(INCLUDEDIR)/smbdirect.h'
+	rm -f $(PROGRAMS:%='$(DESTDIR)$(SBINDIR)'/%)
+	rm -f '$(DESTDIR)$(SYSTEMDDIR)/smbdirectd.service' '$(DESTDIR)$(SYSUSERSDIR)/smbdirectd.conf'
+	rm -f $(foreach page,$(notdir $(wildcard docs/man/*)),'$(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(page)')
 
 clean: ## remove what was built
 	cargo clean

@@ -32,9 +32,10 @@
 #define SMBDIRECT_VERSION_PATCH 0
 
 /**
- * Changes whenever a program that was compiled with an earlier header would not work any more.
+ * The number in the name of the shared library, libsmbdirect.so.0. Changes whenever a program that was compiled with an
+ * earlier header would not work with this library.
  */
-#define SMBDIRECT_ABI_VERSION 1
+#define SMBDIRECT_ABI_VERSION 0
 
 /**
  * Nothing went wrong.

@@ -30,7 +30,7 @@ step_setup() {
     command -v cargo >/dev/null || { echo "no cargo: Rust $(minimum_rust) or newer is needed"; return 1; }
     version_at_least "$(rustc_version rustc)" "$(minimum_rust)" ||
         { echo "rustc is $(rustc_version rustc); $(minimum_rust) or newer is needed"; return 1; }
-    for pair in cc:gcc c++:g++ cc:libc6-dev ld:binutils mandoc:mandoc tshark:tshark; do
+    for pair in cc:gcc c++:g++ cc:libc6-dev ld:binutils mandoc:mandoc tshark:tshark make:make pkg-config:pkg-config; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     # For the fabric of RDMA devices.
@@ -165,10 +165,10 @@ verbs_suite() {
         sed -n 's/.*"name":"verbs".*"executable":"\([^"]*\)".*/\1/p'
 }
 
-# The library as smbd links it, alone.
+# The library as smbd links it, and as others do.
 step_library() {
-    cargo rustc --locked --release --lib --crate-type staticlib --no-default-features --features ffi &&
-        ls -l target/release/libsmbdirect.a
+    local built
+    built=$(tools/build.sh library) && ls -l "$built"/libsmbdirect.*
 }
 
 # An SMB client library written elsewhere, over SMB Direct, and the real smbd.

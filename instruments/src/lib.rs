@@ -7,6 +7,7 @@
 //!   daemon      smbdirectd, with a directory, a socket and ports of its own
 //!   samba       smbd, with smbdirectd behind it; where smbd knows no SMB Direct, the forwarder instead
 //!   c           libsmbdirect.a as smbd links it, and programs in C with it, one of which plays smbd
+//!   install     what `make install` installs
 //!   peer        a client byte by byte: an SMB Direct initiator over iWARP
 //! ```
 //!
@@ -36,6 +37,12 @@ pub mod daemon;
     reason = "tests are their only users"
 )]
 pub mod forwarder;
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    reason = "tests are their only users"
+)]
+pub mod install;
 #[allow(
     missing_docs,
     missing_debug_implementations,

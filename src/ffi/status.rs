@@ -11,8 +11,9 @@ pub const SMBDIRECT_VERSION_MINOR: u32 = 1;
 /// Patch level of the library's version.
 pub const SMBDIRECT_VERSION_PATCH: u32 = 0;
 
-/// Changes whenever a program that was compiled with an earlier header would not work any more.
-pub const SMBDIRECT_ABI_VERSION: u32 = 1;
+/// The number in the name of the shared library, libsmbdirect.so.0. Changes whenever a program that was compiled with an
+/// earlier header would not work with this library.
+pub const SMBDIRECT_ABI_VERSION: u32 = 0;
 
 /// The SMBDIRECT_ABI_VERSION that the library was built with.
 ///

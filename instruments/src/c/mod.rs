@@ -1,4 +1,4 @@
-//! `libsmbdirect.a` and C programs that use it, built as smbd is.
+//! The libraries, and C programs that use the static one, built as smbd is.
 
 pub mod programs;
 pub mod smbd;
@@ -78,33 +78,37 @@ pub fn link(source: &Path, arguments: &[&str], program: &Path) {
 /// `libsmbdirect.a` as smbd links it.
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(build_library)
+    LIBRARY.get_or_init(|| built().join("libsmbdirect.a"))
 }
 
-fn build_library() -> PathBuf {
-    // The tests that need it share it: cargo builds what has changed.
-    let target = temporary().join("staticlib");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = [
-        "rustc",
-        "--locked",
-        "--quiet",
-        "--release",
-        "--lib",
-        "--crate-type",
-        "staticlib",
-    ];
-    let status = Command::new(cargo)
-        .current_dir(ROOT)
-        .args(arguments)
-        .args(["--no-default-features", "--features", "ffi", "--target-dir"])
-        .arg(&target)
-        .status();
-    assert!(
-        status.expect("cargo runs").success(),
-        "the static library does not build"
-    );
-    target.join("release/libsmbdirect.a")
+/// The shared library, by the name by which programs ask for it.
+pub fn shared_library() -> PathBuf {
+    let header = fs::read_to_string(header()).expect("include/smbdirect.h");
+    let mut words = header.split_whitespace();
+    let abi = words.by_ref().find(|&word| word == "SMBDIRECT_ABI_VERSION");
+    let number = abi.and_then(|_| words.next()).expect("its number");
+    built().join(format!("libsmbdirect.so.{number}"))
+}
+
+/// Where both libraries are, as they are installed.
+pub fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        // The tests that need them share them: cargo builds what has changed.
+        let target = temporary().join("staticlib");
+        let output = Command::new(Path::new(ROOT).join("tools/build.sh"))
+            .arg("library")
+            .env("CARGO_TARGET_DIR", &target)
+            .env_remove("CARGO_BUILD_TARGET")
+            .output()
+            .expect("tools/build.sh");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "the libraries do not build: {said}"
+        );
+        target.join("release")
+    })
 }
 
 /// What a program says of a file on standard output.

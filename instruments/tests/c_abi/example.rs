@@ -12,7 +12,7 @@ use instruments::daemon::{Daemon, Directory, Setup};
 use instruments::peer::{Peer, smb2};
 
 /// The program in the one block of C that the page has.
-fn extracted() -> String {
+pub(crate) fn extracted() -> String {
     let path = Path::new(ROOT).join("docs/device.md");
     let page = fs::read_to_string(path).expect("docs/device.md");
     let (_, rest) = page.split_once("```c\n").expect("an example");
@@ -45,30 +45,35 @@ fn echo(mut peer: Peer, client: u8) {
     peer.close();
 }
 
+/// Runs the program with a daemon and clients of its own.
+pub(crate) fn serves(program: &Path) {
+    let daemon = Daemon::start_in(Directory::new(), &Setup::default());
+    let control = daemon.control.to_str().expect("UTF-8").to_owned();
+    let mut example = Running::start(program, &[&control]);
+    // It says nothing when it is attached.
+    daemon.wait_for_status(|status| status["processes"][0]["role"] == "listener");
+    let clients = [1, 2].map(|client| {
+        let peer = Peer::connect(daemon.address());
+        thread::spawn(move || echo(peer, client))
+    });
+    for client in clients {
+        client.join().expect("served");
+    }
+    // Its children end with their clients, and it with the device.
+    let left = |status: &serde_json::Value| status["processes"].as_array().unwrap().len() == 2;
+    daemon.wait_for_status(left);
+    daemon.stop();
+    let ended = example.line_within(Duration::from_secs(10));
+    assert!(ended.is_err(), "{ended:?}");
+    example.finish();
+}
+
 #[test]
 fn the_example_of_the_documentation_serves_clients() {
     let code = extracted();
     let source = directory("c-abi").join("example.c");
     fs::write(&source, code).expect("the target directory is writable");
     for build in Build::ALL {
-        let daemon = Daemon::start_in(Directory::new(), &Setup::default());
-        let control = daemon.control.to_str().expect("UTF-8").to_owned();
-        let mut example = Running::start(&program(&source, build), &[&control]);
-        // It says nothing when it is attached.
-        daemon.wait_for_status(|status| status["processes"][0]["role"] == "listener");
-        let clients = [1, 2].map(|client| {
-            let peer = Peer::connect(daemon.address());
-            thread::spawn(move || echo(peer, client))
-        });
-        for client in clients {
-            client.join().expect("served");
-        }
-        // Its children end with their clients, and it with the device.
-        let left = |status: &serde_json::Value| status["processes"].as_array().unwrap().len() == 2;
-        daemon.wait_for_status(left);
-        daemon.stop();
-        let ended = example.line_within(Duration::from_secs(10));
-        assert!(ended.is_err(), "{ended:?}");
-        example.finish();
+        serves(&program(&source, build));
     }
 }

@@ -5,6 +5,7 @@ mod arguments;
 mod ends;
 mod errors;
 mod example;
+mod installed;
 mod pdus;
 mod rdma;
 mod requests;

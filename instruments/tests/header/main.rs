@@ -1,10 +1,12 @@
-//! `include/smbdirect.h` is what `src/ffi` says, and the static library is what the header says.
+//! `include/smbdirect.h` is what `src/ffi` says, and the libraries are what the header says.
 //!
 //! `UPDATE=1 cargo test -p instruments --test header` writes the header anew.
 
 mod compile;
 mod layout;
 mod library;
+mod shared;
+mod versions;
 
 use std::path::Path;
 

@@ -3,6 +3,7 @@
 mod bridge;
 mod commands;
 mod drain;
+mod install;
 mod life;
 mod log;
 mod manual;

@@ -1,0 +1,47 @@
+//! What `make install` installs, below a directory of a test's own.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::ROOT;
+
+/// Runs `make` with a goal of installing, and fails with what it says.
+pub fn make(goal: &str, root: &Path, variables: &[(&str, &str)]) {
+    let mut command = Command::new("make");
+    command
+        .current_dir(ROOT)
+        .arg(goal)
+        .arg(format!("DESTDIR={}", root.display()))
+        .args(
+            variables
+                .iter()
+                .map(|(name, value)| format!("{name}={value}")),
+        );
+    // This may be a test of a `make test`.
+    for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
+        command.env_remove(name);
+    }
+    let output = command.output().expect("make is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "make {goal}: {said}");
+}
+
+/// All files and links below a directory, as paths within it, in order.
+pub fn files(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut left = vec![directory.to_owned()];
+    while let Some(next) = left.pop() {
+        for entry in fs::read_dir(next).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() && !path.is_symlink() {
+                left.push(path);
+            } else {
+                let within = path.strip_prefix(directory).expect("below it");
+                found.push(within.to_str().expect("UTF-8").to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,81 @@
+//! A program from elsewhere, which knows nothing of this tree: it finds the installed library by pkg-config.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::example::{extracted, serves};
+use instruments::c::{built, output, shared_library};
+use instruments::daemon::Directory;
+use instruments::install::make;
+
+/// What pkg-config says of the library that is installed below `root`.
+fn pkg_config(root: &Path, libdir: &str, arguments: &[&str]) -> String {
+    let output = Command::new("pkg-config")
+        .env("PKG_CONFIG_SYSROOT_DIR", root)
+        .env(
+            "PKG_CONFIG_LIBDIR",
+            format!("{}{libdir}/pkgconfig", root.display()),
+        )
+        .args(arguments)
+        .arg("smbdirect")
+        .output()
+        .expect("pkg-config is installed");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout)
+        .expect("UTF-8")
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn a_program_builds_by_pkg_config_and_runs_with_the_shared_library() {
+    let directory = Directory::new();
+    let root = directory.0.join("root");
+    // Not the folders that are the default: what is in smbdirect.pc has to follow them.
+    let (prefix, libdir) = ("/opt/smbdirect", "/opt/smbdirect/lib/some-triplet");
+    let built = built().to_str().expect("UTF-8");
+    let variables = [("PREFIX", prefix), ("LIBDIR", libdir), ("BUILT", built)];
+    make("install-library", &root, &variables);
+
+    let version = pkg_config(&root, libdir, &["--modversion"]);
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
+    let flags = pkg_config(&root, libdir, &["--cflags", "--libs"]);
+    let (source, program) = (
+        directory.file("example.c", &extracted()),
+        directory.0.join("example"),
+    );
+    let shared = root.join(&libdir[1..]);
+    let compiled = Command::new("cc")
+        .current_dir(&directory.0)
+        .args(["-Wall", "-Werror", "-o"])
+        .args([&program, &source])
+        .args(flags.split_whitespace())
+        .arg(format!("-Wl,-rpath,{}", shared.display()))
+        .output()
+        .expect("a C compiler");
+    assert!(compiled.status.success(), "{compiled:?}");
+
+    // The compiler would take the static library if there were no shared one.
+    let dynamic = output("readelf", &["--dynamic", "--wide"], &program);
+    let name = shared_library();
+    let needed = format!(
+        "Shared library: [{}]",
+        name.file_name().expect("a name").to_str().expect("UTF-8")
+    );
+    assert!(dynamic.contains(&needed), "{dynamic}");
+    serves(&program);
+
+    make("uninstall", &root, &variables);
+    assert_eq!(instruments::install::files(&root), [""; 0]);
+    let without = Command::new(&program)
+        .arg("/nonexistent")
+        .output()
+        .expect("it starts");
+    assert!(!fs::exists(shared.join("libsmbdirect.so")).expect("a folder"));
+    assert_eq!(
+        without.status.code(),
+        Some(127),
+        "it does without the library: {without:?}"
+    );
+}

@@ -1,0 +1,49 @@
+#!/bin/bash
+# Builds what is installed, with the same bytes wherever the source lies: tools/build.sh library|programs ...
+#
+#   library     libsmbdirect.a, and the shared library that is linked from it
+#   programs    smbdirectd, smbdirectctl, smbdirectctl-bench
+#
+# Prints the folder that they are in. CARGO, CARGO_BUILD_TARGET, CARGO_TARGET_DIR, RUSTFLAGS, CC and LDFLAGS have their
+# usual meaning.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo=${CARGO:-cargo}
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+out=$target/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release
+
+# Messages of panics and debug information name sources. They must not name folders of the machine that built them.
+read -ra flags <<<"${RUSTFLAGS:-}"
+flags+=(--remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}=/usr/src/cargo"
+    --remap-path-prefix="$target=/usr/src/smbdirect/target" --remap-path-prefix="$PWD=/usr/src/smbdirect")
+CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")
+export CARGO_ENCODED_RUSTFLAGS
+
+# The number of the C ABI, which is in the library's name and in the version of its symbols.
+abi() {
+    sed -n 's/^pub const SMBDIRECT_ABI_VERSION: u32 = \([0-9]*\);/\1/p' src/ffi/status.rs
+}
+
+# rustc has a version script of its own for a `cdylib`, and the linker takes only one with such versions: so the shared
+# library is linked here, from the static one.
+build_library() {
+    local name linker_flags
+    name=libsmbdirect.so.$(abi)
+    read -ra linker_flags <<<"${LDFLAGS:-}"
+    "$cargo" rustc --quiet --locked --release --target-dir "$target" --lib --crate-type staticlib \
+        --no-default-features --features ffi
+    "${CC:-cc}" -shared -o "$out/$name" "${linker_flags[@]}" -Wl,-soname,"$name" -Wl,--gc-sections -Wl,-z,defs,-z,relro,-z,now \
+        -Wl,--version-script=src/ffi/libsmbdirect.map -Wl,--no-undefined-version \
+        -Wl,--whole-archive "$out/libsmbdirect.a" -Wl,--no-whole-archive -Wl,--as-needed -lgcc_s -lc
+}
+
+build_programs() {
+    "$cargo" build --quiet --locked --release --target-dir "$target" --workspace --bins
+}
+
+[ $# != 0 ] || set -- library programs
+for part; do
+    "build_$part"
+done
+echo "$out"
