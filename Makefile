@@ -1,7 +1,7 @@
 # What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library no-os msrv docs samba samba-selftest torture demo bench fuzz clean
+.PHONY: help setup build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os msrv docs samba samba-selftest torture demo bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,7 +13,7 @@ build: ## what make install installs, optimized
 	@tools/build.sh
 
 test: ## everything that must hold
-	@tools/check.sh setup fmt lint unit release library no-os msrv docs samba smbd samba_library torture demo kernel
+	@tools/check.sh setup fmt lint unit release library reproducible no-os msrv docs samba smbd samba_library torture demo kernel
 
 test-samba: ## the tests with a real smbd alone: that of make samba, or of the build tree SMBDIRECT_SAMBA
 	@tools/check.sh smbd samba_library
@@ -44,6 +44,9 @@ release: ## all tests again as users get the code, optimized
 
 library: ## libsmbdirect, shared and static
 	@tools/check.sh library
+
+reproducible: ## another folder makes the same bytes (ALL=1: the programs, too, which takes minutes)
+	@tools/check.sh reproducible
 
 no-os: ## the protocol layers and the engine link without an operating system
 	@tools/check.sh no-os

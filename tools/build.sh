@@ -13,10 +13,14 @@ cargo=${CARGO:-cargo}
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 out=$target/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release
 
-# Messages of panics and debug information name sources. They must not name folders of the machine that built them.
+# Messages of panics and debug information name sources. They must not name folders of the machine that built them. cargo
+# follows links to the sources of crates.
 read -ra flags <<<"${RUSTFLAGS:-}"
-flags+=(--remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}=/usr/src/cargo"
-    --remap-path-prefix="$target=/usr/src/smbdirect/target" --remap-path-prefix="$PWD=/usr/src/smbdirect")
+registry=${CARGO_HOME:-$HOME/.cargo}/registry
+for folder in "$registry=/usr/src/cargo" "$(realpath -m "$registry")=/usr/src/cargo" \
+    "$target=/usr/src/smbdirect/target" "$PWD=/usr/src/smbdirect"; do
+    flags+=(--remap-path-prefix="$folder")
+done
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")
 export CARGO_ENCODED_RUSTFLAGS
 

@@ -171,6 +171,33 @@ step_library() {
     built=$(tools/build.sh library) && ls -l "$built"/libsmbdirect.*
 }
 
+# The same bytes from a folder of another name and with another home of cargo: of the library, and of the programs if ALL=1.
+step_reproducible() {
+    local other status
+    other=$(mktemp -d)
+    same_bytes "$other"
+    status=$?
+    rm -rf "$other"
+    return "$status"
+}
+
+same_bytes() {
+    local here there name parts=(library) names=(libsmbdirect.a 'libsmbdirect.so.[0-9]') other=$1
+    [ -z "${ALL:-}" ] || { parts+=(programs) && names+=(smbdirectd smbdirectctl smbdirectctl-bench); }
+    here=$(tools/build.sh "${parts[@]}") || return 1
+    copy_source "$other/another-folder" && mkdir "$other/home" || return 1
+    # cargo would follow a symbolic link.
+    cp -a "${CARGO_HOME:-$HOME/.cargo}/registry" "$other/home/" || return 1
+    there=$(CARGO_HOME=$other/home CARGO_TARGET_DIR=$other/target CARGO_NET_OFFLINE=true \
+        "$other/another-folder/tools/build.sh" "${parts[@]}") || return 1
+    for name in "${names[@]}"; do
+        # The second one is a pattern.
+        # shellcheck disable=SC2086
+        cmp "$here"/$name "$there"/$name || return 1
+        echo "$name: the same"
+    done
+}
+
 # An SMB client library written elsewhere, over SMB Direct, and the real smbd.
 step_samba_library() {
     local samba minimum

@@ -37,6 +37,14 @@ apt_install() {
     apt_get update && apt_get install "$@"
 }
 
+# Installs those of these packages that are not there.
+apt_need() {
+    local missing
+    mapfile -t missing < <(comm -23 <(printf '%s\n' "$@" | sort) \
+        <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 2>/dev/null | sed -n 's/^installed //p' | sort -u))
+    [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+}
+
 # Makes sure that there are package lists at all: a fresh image has none.
 apt_lists() {
     [ -n "$(find /var/lib/apt/lists -name '*_Packages*' -print -quit 2>/dev/null)" ] && return 0
@@ -92,4 +100,23 @@ logged() {
     "$@" >"$log" 2>&1 </dev/null && return 0
     tail -n 30 "$log" | cut -c 1-400
     return 1
+}
+
+# The files of the working tree with what is not committed, each name ended by a zero byte.
+source_files() {
+    local name
+    if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+        git ls-files -z --cached --others --exclude-standard
+    else
+        find . \( -name target -o -name .git \) -prune -o \( -type f -o -type l \) -printf '%P\0'
+    fi | while IFS= read -r -d '' name; do
+        [ ! -f "$name" ] || printf '%s\0' "$name"
+    done
+}
+
+# Copies them to a directory. Their times stay, by which cargo knows what has changed.
+copy_source() {
+    rm -rf "$1"
+    mkdir -p "$1"
+    source_files | tar -c --null --no-recursion -T - | tar -C "$1" -x
 }

@@ -65,14 +65,11 @@ lock_cache() {
 }
 
 verb_deps() {
-    local missing
     if ! command -v dpkg-query >/dev/null; then
         say "not a Debian system: what Samba's build needs has to be there (tools/samba.sh has the list)"
         return 0
     fi
-    mapfile -t missing < <(comm -23 <(printf '%s\n' "${packages[@]}" | sort) \
-        <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 2>/dev/null | sed -n 's/^installed //p' | sort -u))
-    [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+    apt_need "${packages[@]}"
 }
 
 # ---- the source
@@ -211,7 +208,7 @@ copy_library() {
     local to=$1/lib/smbdirect new=$1/.smbdirect.new name
     rm -rf "$new"
     mkdir -p "$new" "$to"
-    library_files | tar -c --null --no-recursion -T - | tar -C "$new" -x -m
+    source_files | tar -c --null --no-recursion -T - | tar -C "$new" -x -m
     (cd "$to" && find . -type f -print0 | xargs -0r sha256sum | sort) >"$1/.smbdirect.is"
     (cd "$new" && find . -type f -print0 | xargs -0r sha256sum | sort) >"$1/.smbdirect.wanted"
     comm -23 "$1/.smbdirect.wanted" "$1/.smbdirect.is" | cut -c 67- | while read -r name; do
@@ -221,17 +218,6 @@ copy_library() {
     comm -13 <(cut -c 67- "$1/.smbdirect.wanted" | sort) <(cut -c 67- "$1/.smbdirect.is" | sort) |
         (cd "$to" && xargs -d '\n' -r rm -f --)
     rm -rf "$new" "$1/.smbdirect.is" "$1/.smbdirect.wanted"
-}
-
-library_files() {
-    local name
-    if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
-        git ls-files -z --cached --others --exclude-standard
-    else
-        find . \( -name target -o -name .git \) -prune -o -type f -printf '%P\0'
-    fi | while IFS= read -r -d '' name; do
-        [ ! -f "$name" ] || printf '%s\0' "$name"
-    done
 }
 
 # Keeps the two trees that were used last; what is called new was interrupted.
