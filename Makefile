@@ -1,7 +1,7 @@
 # What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os msrv docs samba samba-selftest torture demo bench fuzz clean
+.PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os msrv docs samba samba-selftest torture demo bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ library: ## libsmbdirect, shared and static
 
 reproducible: ## another folder makes the same bytes (ALL=1: the programs, too, which takes minutes)
 	@tools/check.sh reproducible
+
+deb: ## packages for Debian 12 and 13, in target/deb
+	@tools/deb.sh build
+
+test-deb: ## install, use, upgrade and purge them in a fresh Debian (SUITE=bookworm or trixie; as root)
+	@tools/deb.sh test
 
 no-os: ## the protocol layers and the engine link without an operating system
 	@tools/check.sh no-os

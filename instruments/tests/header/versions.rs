@@ -132,3 +132,51 @@ fn symbols_have_versions_of_this_abi_and_of_releases_that_had_it() {
         );
     }
 }
+
+#[test]
+fn packages_have_the_numbers_of_this_release() {
+    let file = |name: &str| fs::read_to_string(Path::new(ROOT).join(name)).expect(name);
+    let (version, abi) = (env!("CARGO_PKG_VERSION"), SMBDIRECT_ABI_VERSION);
+    for (name, line) in [
+        ("debian/control", format!("Package: libsmbdirect{abi}\n")),
+        ("debian/changelog", format!("smbdirect ({version}-")),
+        (
+            "debian/libsmbdirect0.symbols",
+            format!("libsmbdirect.so.{abi} libsmbdirect{abi} "),
+        ),
+        (
+            "debian/libsmbdirect0.install",
+            format!("/libsmbdirect.so.{abi}*\n"),
+        ),
+        (
+            "contrib/packaging/smbdirect.spec",
+            format!("\nVersion:        {version}\n"),
+        ),
+        (
+            "contrib/packaging/smbdirect.spec",
+            format!("/libsmbdirect.so.{abi}*\n"),
+        ),
+        (
+            "contrib/packaging/PKGBUILD",
+            format!("\npkgver={version}\n"),
+        ),
+    ] {
+        // The first line of the changelog is the newest.
+        let text = file(name);
+        let found = if name.ends_with("changelog") {
+            text.starts_with(&line)
+        } else {
+            text.contains(&line)
+        };
+        assert!(found, "{name} does not have {line:?}");
+    }
+    // Each version of symbols is in the table of Debian, with the release that brought it.
+    let symbols = file("debian/libsmbdirect0.symbols");
+    for node in scripted().values() {
+        let entry = format!(" (symver){node} ");
+        assert!(
+            symbols.contains(&entry),
+            "debian/libsmbdirect0.symbols does not have{entry}"
+        );
+    }
+}

@@ -1,0 +1,93 @@
+#!/bin/bash
+# Debian packages of this repository: tools/deb.sh <verb>
+#
+#   build    builds the packages that debian/ describes; they are in target/deb
+#   test     builds them, and installs, uses, upgrades and purges them in a fresh Debian (root; SUITE=, or that of this machine)
+#
+# What is built is a copy of the working tree, with what is not committed.
+
+# The verbs are called by name.
+# shellcheck disable=SC2317
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tools/lib.sh
+
+work=$(realpath -m "${CARGO_TARGET_DIR:-target}")/deb
+tree=$work/smbdirect
+
+# Builds the packages of the copy. Rust may have come another way than as a package; tools/build.sh says if there is none.
+packages_of_copy() {
+    (cd "$tree" && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CARGO_HOME="${CARGO_HOME:-$HOME/.cargo}" \
+        RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" CARGO_TARGET_DIR="$work/cargo" \
+        dpkg-buildpackage --no-sign --no-check-builddeps -b)
+}
+
+verb_build() {
+    apt_need debhelper dh-apparmor dpkg-dev lintian
+    cargo fetch --locked --quiet
+    copy_source "$tree"
+    rm -f "$work"/*.deb "$work"/*.buildinfo "$work"/*.changes
+    logged "$work/build.log" packages_of_copy
+    # The project has no mail address yet, and nobody has asked Debian for the package.
+    lintian --allow-root --fail-on error,warning \
+        --suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs "$work"/*.changes
+    ls -l "$work"/*.deb
+}
+
+# The same with a higher revision: what was compiled is there already.
+next_revision() {
+    sed -i '1 s/-1)/-2)/' "$tree/debian/changelog"
+    logged "$work/build.log" packages_of_copy
+}
+
+in_root() {
+    unshare --mount --pid --fork --ipc --kill-child chroot "$root" \
+        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"
+}
+
+# All files of the root but those in which dpkg and others keep books.
+root_files() {
+    (cd "$root" && find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./var/log -o -path ./var/cache \
+        -o -path ./var/lib/dpkg -o -path ./var/lib/apt -o -path ./tmp \) -prune -o -print | grep -v '^\./etc/[a-z]*-$' | sort)
+}
+
+verb_test() {
+    local suite root
+    [ "$(id -u)" = 0 ] || { skipped "the packages in a fresh Debian: needs root"; return 0; }
+    suite=${SUITE:-$(. /etc/os-release && echo "$VERSION_CODENAME")}
+    verb_build
+    apt_need mmdebstrap
+    debian_apt "$work/apt" "$suite" deb
+    root=$(mktemp -d)
+    # shellcheck disable=SC2064
+    trap "rm -rf --one-file-system '$root'" EXIT
+    echo "-- a fresh Debian, $suite"
+    # systemd-sysusers is a part of systemd.
+    logged "$work/root.log" mmdebstrap --mode=root --variant=minbase --include=gcc,libc6-dev,pkgconf,systemd "$suite" "$root" \
+        "$work/apt/sources.list"
+    cp tools/deb_test.sh "$root/root/"
+    root_files >"$work/before"
+
+    mkdir "$root/root/1" "$root/root/2"
+    cp "$work"/*-1_*.deb "$root/root/1/"
+    # shellcheck disable=SC2016
+    sed -n '/^```c$/,/^```$/ { /^```/d; p }' docs/device.md >"$root/root/example.c"
+    in_root bash /root/deb_test.sh installed
+    next_revision
+    cp "$work"/*-2_*.deb "$root/root/2/"
+    in_root bash /root/deb_test.sh upgraded
+    in_root bash /root/deb_test.sh purged
+    rm -rf "$root"/root/{1,2,example*,deb_test.sh}
+    root_files >"$work/after"
+    diff "$work/before" "$work/after" || { echo "purged packages leave these"; return 1; }
+    echo "the packages install, run, are upgraded and leave nothing, in $suite"
+}
+
+main() {
+    declare -F "verb_${1:-}" >/dev/null || { sed -n '2,/^$/ s/^# \{0,1\}//p' tools/deb.sh >&2; exit 2; }
+    mkdir -p "$work"
+    "verb_$1"
+    exit 0
+}
+
+main "$@"
