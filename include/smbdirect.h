@@ -332,6 +332,13 @@
 #define SMBDIRECT_RDMA_WRITE 2
 
 /**
+ * The device is not woken for this operation, for a message follows at once that it is woken for.
+ * If none does, smbdirect_device_flush wakes it, or smbdirect_device_get_events before it returns
+ * fewer events than it was asked for.
+ */
+#define SMBDIRECT_RDMA_DEFER 1
+
+/**
  * An attachment to the smbdirect device. Opaque.
  */
 struct smbdirect_device;
@@ -595,9 +602,17 @@ struct smbdirect_rdma {
    */
   uint64_t descriptors_length;
   /**
+   * SMBDIRECT_RDMA_DEFER, or 0.
+   */
+  uint32_t flags;
+  /**
    * 0.
    */
-  uint64_t reserved[2];
+  uint32_t reserved32;
+  /**
+   * 0.
+   */
+  uint64_t reserved[1];
 };
 
 /**
@@ -1006,6 +1021,22 @@ int32_t smbdirect_device_rdma_read_write(struct smbdirect_device *device,
                                          const struct smbdirect_rdma *operations,
                                          uint32_t count,
                                          uint32_t *taken_out);
+
+/**
+ * Wakes the device for the operations with SMBDIRECT_RDMA_DEFER that it was not woken for. It makes no
+ * system call if there are none: for a caller to use whenever it is about to sleep.
+ *
+ * - Owns: nothing.
+ * - Threads: one at a time.
+ * - Blocks: never.
+ * - Fork: SMBDIRECT_E_FORKED.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_DETACHED.
+ *
+ * # Safety
+ *
+ * `device` is a live handle.
+ */
+int32_t smbdirect_device_flush(struct smbdirect_device *device);
 
 /**
  * Copies the message of an SMBDIRECT_EVENT_PDU to `target`, which has `length` bytes, at least those of

@@ -51,6 +51,8 @@ enum Wakes {
     AtOnce,
     /// When the producer is done.
     Late,
+    /// As that, however the consumer sleeps.
+    Deferred,
 }
 
 /// Sends `count` entries in batches, both sides asleep whenever they can.
@@ -67,6 +69,7 @@ fn transfer(capacity: u32, count: u64, batch: usize, wakes: Wakes) {
             let pushed = match wakes {
                 Wakes::AtOnce => producer.push(&entries[sent..end]),
                 Wakes::Late => producer.push_quietly(&entries[sent..end]),
+                Wakes::Deferred => producer.push_deferred(&entries[sent..end]),
             };
             let pushed = pushed.expect("honest");
             sent += pushed;
@@ -90,7 +93,7 @@ fn transfer(capacity: u32, count: u64, batch: usize, wakes: Wakes) {
         }
         if popped == 0 {
             let sleeps = match wakes {
-                Wakes::AtOnce => consumer.announce_sleep(),
+                Wakes::AtOnce | Wakes::Deferred => consumer.announce_sleep(),
                 Wakes::Late => consumer.announce_deep_sleep(),
             };
             if sleeps.expect("honest") {
@@ -119,6 +122,8 @@ fn check_with(wakes: Wakes, flaw: Flaw, preemptions: Option<usize>, of: (u32, u6
 fn a_consumer_that_is_woken_late_gets_every_entry() {
     check_with(Wakes::Late, Flaw::None, Some(4), (2, 2, 1));
     check_with(Wakes::Late, Flaw::None, Some(3), (1, 2, 1));
+    check_with(Wakes::Deferred, Flaw::None, Some(4), (2, 2, 1));
+    check_with(Wakes::Deferred, Flaw::None, Some(3), (1, 2, 1));
 }
 
 #[test]

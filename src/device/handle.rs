@@ -33,6 +33,7 @@ use super::channel::{Channel, SocketChannel};
 use super::completion::Next;
 use super::control::Asked;
 use super::event::{BulkBuffer, ConnCounts, Direction, Event, Role};
+use super::queue::Notify;
 use super::slots::Slots;
 use super::worker::Worker;
 use crate::sys::Maker;
@@ -402,9 +403,71 @@ impl<C: Channel> Handle<C> {
         length: usize,
         descriptors: &[u8],
     ) -> Result<(), Status> {
+        self.rdma_with(
+            Notify::Now,
+            direction,
+            (conn, cookie),
+            (buffer, offset, length),
+            descriptors,
+        )
+    }
+
+    /// As [`rdma`](Self::rdma), but does not wake the device for it: the next call that hands something
+    /// to the same connection does, [`flush`](Self::flush), or [`next_event`](Self::next_event) before it has
+    /// nothing. For an operation that a message follows at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`rdma`](Self::rdma).
+    #[allow(clippy::too_many_arguments)]
+    pub fn rdma_deferred(
+        &mut self,
+        direction: Direction,
+        conn: u64,
+        cookie: u64,
+        buffer: u64,
+        offset: usize,
+        length: usize,
+        descriptors: &[u8],
+    ) -> Result<(), Status> {
+        self.rdma_with(
+            Notify::Later,
+            direction,
+            (conn, cookie),
+            (buffer, offset, length),
+            descriptors,
+        )
+    }
+
+    fn rdma_with(
+        &mut self,
+        notify: Notify,
+        direction: Direction,
+        (conn, cookie): (u64, u64),
+        (buffer, offset, length): (u64, usize, usize),
+        descriptors: &[u8],
+    ) -> Result<(), Status> {
         self.call(|worker| {
-            worker.rdma(direction, conn, cookie, buffer, offset, length, descriptors)
+            worker.rdma(
+                notify,
+                direction,
+                conn,
+                cookie,
+                buffer,
+                offset,
+                length,
+                descriptors,
+            )
         })
+    }
+
+    /// Wakes the device for what was deferred. Without a system call if nothing was, or it is awake.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::NotAttached`], [`Status::Detached`], [`Status::Forked`].
+    pub fn flush(&mut self) -> Result<(), Status> {
+        self.call(Worker::flush)
     }
 
     /// Copies a received message into `target`, which has at least its length, and gives its

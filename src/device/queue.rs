@@ -14,6 +14,17 @@ use crate::sys::Memory;
 /// Completions that are copied out at a time.
 const BATCH: usize = 32;
 
+/// Submissions that the device is told of at once, at most.
+const DEFERRED: u32 = 32;
+
+/// When the device is told of a submission, if it sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notify {
+    Now,
+    /// With the next one that it is told of at once, or by [`Queue::notify`].
+    Later,
+}
+
 impl From<RingCorrupt> for Status {
     fn from(_: RingCorrupt) -> Self {
         Self::Corrupt
@@ -29,6 +40,8 @@ pub(super) struct Queue<D> {
     /// Submissions without a completion, and how many there may be.
     unanswered: u32,
     outstanding: u32,
+    /// Submissions that the device was not told of, and may not have seen.
+    deferred: u32,
     /// What is not answered and found no room: at most a RECYCLE for each unit of RECEIVE, and an
     /// AUTHENTICATED and a DISCONNECT for each connection.
     backlog: VecDeque<Entry>,
@@ -76,6 +89,7 @@ impl<D: Doorbell> Queue<D> {
             completions: Consumer::new(ring(offset, rest)?, doorbell),
             unanswered: 0,
             outstanding,
+            deferred: 0,
             backlog: VecDeque::new(),
             refused: false,
             batch: [[0; 8]; BATCH],
@@ -143,17 +157,39 @@ impl<D: Doorbell> Queue<D> {
         let free = self.backlog.is_empty()
             && self.unanswered < self.outstanding
             && self.submissions.room()? > 0;
-        self.refused |= !free;
+        if !free {
+            self.refused = true;
+            self.notify()?;
+        }
         Ok(free)
     }
 
     /// Puts a submission in, for which [`has_room`](Self::has_room) has just found room.
-    pub(super) fn submit(&mut self, entry: Entry) -> Result<(), Status> {
-        if self.submissions.push(&[entry])? != 1 {
+    pub(super) fn submit(&mut self, entry: Entry, notify: Notify) -> Result<(), Status> {
+        let pushed = match notify {
+            Notify::Now => self.submissions.push(&[entry])?,
+            Notify::Later => self.submissions.push_deferred(&[entry])?,
+        };
+        if pushed != 1 {
             // An index does not go back: `push` would have said so.
             return Err(Status::Corrupt);
         }
         self.unanswered += 1;
+        match notify {
+            Notify::Now => self.deferred = 0,
+            Notify::Later => self.deferred += 1,
+        }
+        if self.deferred >= DEFERRED {
+            self.notify()?;
+        }
+        Ok(())
+    }
+
+    /// Tells the device of submissions that were deferred.
+    pub(super) fn notify(&mut self) -> Result<(), Status> {
+        if std::mem::take(&mut self.deferred) > 0 {
+            self.submissions.wake()?;
+        }
         Ok(())
     }
 
@@ -215,6 +251,7 @@ impl<D: Doorbell> Queue<D> {
     /// Announces that this side will sleep until there is something to do; whether it may. Messages that
     /// were sent are that only where somebody waits for room.
     pub(super) fn announce_sleep(&mut self, wants_room: bool) -> Result<bool, Status> {
+        self.notify()?;
         let full = !self.waits_for_ring() || self.submissions.announce_sleep()?;
         let empty = if wants_room || self.refused {
             self.completions.announce_sleep()

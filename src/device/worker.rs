@@ -13,7 +13,7 @@ use super::abi::{
     op, region,
 };
 use super::event::{BulkBuffer, ConnCounts, Direction};
-use super::queue::Queue;
+use super::queue::{Notify, Queue};
 use super::regions::{Growth, Region, shape};
 use super::slots::Slots;
 use super::{Status, abi};
@@ -335,12 +335,13 @@ impl<D: Doorbell> Worker<D> {
             message,
             length: wire_length,
         };
-        self.submit(conn, cookie, work, submission)
+        self.submit(conn, cookie, work, submission, Notify::Now)
     }
 
     #[allow(clippy::too_many_arguments)]
     pub(super) fn rdma(
         &mut self,
+        notify: Notify,
         direction: Direction,
         conn: u64,
         cookie: u64,
@@ -381,7 +382,8 @@ impl<D: Doorbell> Worker<D> {
             ..NOTHING
         };
         self.bulk.hold(data);
-        self.submit(conn, cookie, Work::Rdma { data, descriptors }, submission)
+        let work = Work::Rdma { data, descriptors };
+        self.submit(conn, cookie, work, submission, notify)
     }
 
     pub(super) fn transfer(
@@ -422,7 +424,7 @@ impl<D: Doorbell> Worker<D> {
             message,
             wants_token: client_guid.is_none(),
         };
-        self.submit(conn, cookie, work, transmute!(submission))
+        self.submit(conn, cookie, work, transmute!(submission), Notify::Now)
     }
 
     /// Hands an operation, for which there is room, to the device. Connection and cookie are at the
@@ -433,15 +435,17 @@ impl<D: Doorbell> Worker<D> {
         cookie: u64,
         work: Work,
         submission: Submission,
+        notify: Notify,
     ) -> Result<(), Status> {
         let open = self.conns.get_mut(&conn).ok_or(Status::NoConnection)?;
         let queue = self.queues.get_mut(open.queue).ok_or(Status::Corrupt)?;
         let number = self.operations.insert(Operation { conn, cookie, work });
-        let submitted = queue.submit(transmute!(Submission {
+        let submission = Submission {
             conn,
             cookie: number,
             ..submission
-        }));
+        };
+        let submitted = queue.submit(transmute!(submission), notify);
         if submitted.is_err() {
             // The caller learns of it now, and so not again at the end.
             self.operations.remove(number);
@@ -454,6 +458,11 @@ impl<D: Doorbell> Worker<D> {
             Work::Transfer { .. } => open.transferring = true,
         }
         Ok(())
+    }
+
+    /// Tells the device of what was deferred.
+    pub(super) fn flush(&mut self) -> Result<(), Status> {
+        self.queues.iter_mut().try_for_each(Queue::notify)
     }
 
     /// Ends a connection in order. Of one that is being transferred, if it stays here.

@@ -304,14 +304,20 @@ pub unsafe extern "C" fn smbdirect_device_rdma_read_write(
                 SMBDIRECT_RDMA_WRITE => Direction::Write,
                 _ => return Err(Status::Invalid),
             };
-            if operation.reserved != [0; 2] {
+            let submit = match operation.flags {
+                0 => Handle::rdma,
+                SMBDIRECT_RDMA_DEFER => Handle::rdma_deferred,
+                _ => return Err(Status::Invalid),
+            };
+            if operation.reserved32 != 0 || operation.reserved != [0; 1] {
                 return Err(Status::Invalid);
             }
             // SAFETY: the caller's promise.
             let descriptors =
                 unsafe { bytes(operation.descriptors, operation.descriptors_length) }?;
             let number = |value: u64| usize::try_from(value).map_err(|_| Status::OutOfBounds);
-            handle.rdma(
+            submit(
+                handle,
                 direction,
                 operation.conn,
                 operation.cookie,
@@ -326,6 +332,24 @@ pub unsafe extern "C" fn smbdirect_device_rdma_read_write(
     };
     // SAFETY: the caller's promise.
     unsafe { with_device(device, call) }
+}
+
+/// Wakes the device for the operations with SMBDIRECT_RDMA_DEFER that it was not woken for. It makes no
+/// system call if there are none: for a caller to use whenever it is about to sleep.
+///
+/// - Owns: nothing.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_DETACHED.
+///
+/// # Safety
+///
+/// `device` is a live handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_flush(device: *mut smbdirect_device) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { with_device(device, Handle::flush) }
 }
 
 /// Copies the message of an SMBDIRECT_EVENT_PDU to `target`, which has `length` bytes, at least those of

@@ -149,6 +149,11 @@ pub const SMBDIRECT_RDMA_READ: u32 = 1;
 /// RDMA WRITE: from the buffer into the client's memory, as for an SMB2 READ.
 pub const SMBDIRECT_RDMA_WRITE: u32 = 2;
 
+/// The device is not woken for this operation, for a message follows at once that it is woken for.
+/// If none does, smbdirect_device_flush wakes it, or smbdirect_device_get_events before it returns
+/// fewer events than it was asked for.
+pub const SMBDIRECT_RDMA_DEFER: u32 = 1;
+
 /// How to attach.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -329,8 +334,12 @@ pub struct smbdirect_rdma {
     pub descriptors: *const c_void,
     /// Bytes of them.
     pub descriptors_length: u64,
+    /// SMBDIRECT_RDMA_DEFER, or 0.
+    pub flags: u32,
     /// 0.
-    pub reserved: [u64; 2],
+    pub reserved32: u32,
+    /// 0.
+    pub reserved: [u64; 1],
 }
 
 /// What is known about a connection.

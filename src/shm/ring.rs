@@ -139,7 +139,7 @@ impl<D: Doorbell> Producer<D> {
     ///
     /// [`RingCorrupt`]: now or earlier; none was put in.
     pub fn push(&mut self, entries: &[Entry]) -> Result<usize, RingCorrupt> {
-        self.fill(entries, true)
+        self.fill(entries, Some(true))
     }
 
     /// As [`push`](Self::push), but a consumer that sleeps deeply is not woken: the next `push` does that,
@@ -149,10 +149,20 @@ impl<D: Doorbell> Producer<D> {
     ///
     /// As [`push`](Self::push).
     pub fn push_quietly(&mut self, entries: &[Entry]) -> Result<usize, RingCorrupt> {
-        self.fill(entries, false)
+        self.fill(entries, Some(false))
     }
 
-    fn fill(&mut self, entries: &[Entry], awaited: bool) -> Result<usize, RingCorrupt> {
+    /// As [`push`](Self::push), but wakes nobody: [`wake`](Self::wake) does that, or the next `push`.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    pub fn push_deferred(&mut self, entries: &[Entry]) -> Result<usize, RingCorrupt> {
+        self.fill(entries, None)
+    }
+
+    /// Wakes the consumer if `wakes` says so: `Some(false)`: unless it sleeps deeply.
+    fn fill(&mut self, entries: &[Entry], wakes: Option<bool>) -> Result<usize, RingCorrupt> {
         let count = self.0.begin(entries.len())?;
         let mut index = self.0.own;
         for entry in entries.iter().take(count as usize) {
@@ -161,7 +171,9 @@ impl<D: Doorbell> Producer<D> {
         }
         if count > 0 {
             self.0.publish(index);
-            self.0.wake(awaited);
+            if let Some(awaited) = wakes {
+                self.0.wake(awaited);
+            }
         }
         Ok(count as usize)
     }

@@ -4,11 +4,11 @@ use std::io::IoSlice;
 
 use smbdirect::device::abi::{self, Completion, event, op};
 use smbdirect::device::message::Answer;
-use smbdirect::device::{Event, Role, Status};
+use smbdirect::device::{Direction, Event, Role, Status};
 
 use super::script::{
-    DEPTH, RECEIVE_UNIT, attached, attaching, completion, conn, connected, events, info,
-    is_readable, last_events, params, wait,
+    DEPTH, OUTSTANDING, RECEIVE_UNIT, Worker, attached, attaching, completion, conn, connected,
+    events, info, is_readable, last_events, params, wait,
 };
 
 #[test]
@@ -121,6 +121,71 @@ fn the_device_is_rung_for_once_when_it_sleeps() {
     assert_eq!(device.take(1).len(), 3);
     handle.disconnect(conn(1)).expect("there");
     assert_eq!(rung.0.get(), before + 1, "awake");
+}
+
+/// Submits RDMA WRITEs that are deferred.
+fn defer(handle: &mut Worker, buffer: u64, count: u64) {
+    // One descriptor of 100 bytes.
+    let mut descriptor = [0; 16];
+    descriptor[12..].copy_from_slice(&100_u32.to_le_bytes());
+    for cookie in 0..count {
+        let write = Direction::Write;
+        handle
+            .rdma_deferred(write, conn(1), cookie, buffer, 0, 100, &descriptor)
+            .expect("room");
+    }
+}
+
+#[test]
+fn what_is_deferred_is_rung_for_with_what_follows_or_before_sleep() {
+    let (mut handle, mut device) = connected();
+    let buffer = handle.allocate(100).expect("room").number;
+    let rung = device.queue(1).rung.clone();
+    let mut before = rung.0.get();
+    type Follow = fn(&mut Worker);
+    let ways: [(&str, Follow); 3] = [
+        ("a message", |handle| {
+            let sent = handle.send_pdu(conn(1), 9, &[IoSlice::new(b"x")], None);
+            sent.expect("room");
+        }),
+        ("flush", |handle| handle.flush().expect("attached")),
+        ("sleep", |handle| assert_eq!(handle.next_event(), Ok(None))),
+    ];
+    for (name, follow) in ways {
+        assert_eq!(device.queue(1).submissions.announce_sleep(), Ok(true));
+        defer(&mut handle, buffer, 2);
+        assert_eq!(handle.peek_event(), Ok(None));
+        assert_eq!(rung.0.get(), before, "{name}");
+        follow(&mut handle);
+        before += 1;
+        assert_eq!(rung.0.get(), before, "{name}");
+        handle.flush().expect("attached");
+        assert_eq!(rung.0.get(), before, "{name}: once");
+        let submissions = device.take(1);
+        assert_eq!(
+            (submissions[0].op, submissions[1].op),
+            (op::RDMA_WRITE, op::RDMA_WRITE)
+        );
+        for submission in submissions {
+            device.answer(&submission, Status::Ok);
+        }
+        events(&mut handle);
+        device.take(1);
+    }
+}
+
+#[test]
+fn what_is_deferred_is_rung_for_when_the_next_finds_no_room() {
+    let (mut handle, mut device) = connected();
+    let buffer = handle.allocate(100).expect("room").number;
+    let rung = device.queue(1).rung.clone();
+    let before = rung.0.get();
+    assert_eq!(device.queue(1).submissions.announce_sleep(), Ok(true));
+    defer(&mut handle, buffer, OUTSTANDING.into());
+    assert_eq!(rung.0.get(), before);
+    let refused = handle.send_pdu(conn(1), 9, &[IoSlice::new(b"x")], None);
+    assert_eq!(refused, Err(Status::Again));
+    assert_eq!(rung.0.get(), before + 1);
 }
 
 #[test]

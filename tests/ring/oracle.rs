@@ -12,6 +12,7 @@ use super::Rings;
 enum Op {
     Push(usize),
     PushQuietly(usize),
+    PushDeferred(usize),
     Wake,
     Pop(usize),
     Room,
@@ -23,6 +24,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0..20usize).prop_map(Op::Push),
         2 => (0..20usize).prop_map(Op::PushQuietly),
+        2 => (0..20usize).prop_map(Op::PushDeferred),
         1 => Just(Op::Wake),
         4 => (0..20usize).prop_map(Op::Pop),
         1 => Just(Op::Room),
@@ -84,6 +86,9 @@ impl Oracle {
                 if self.push(ring, wanted, Producer::push_quietly) > 0 && !self.consumer_is_deep {
                     self.wake_consumer();
                 }
+            }
+            Op::PushDeferred(wanted) => {
+                self.push(ring, wanted, Producer::push_deferred);
             }
             Op::Wake => {
                 assert_eq!(ring.producer.wake(), Ok(()));

@@ -127,6 +127,8 @@ fn structures_are_the_same_in_c_and_have_no_padding() {
             length,
             descriptors,
             descriptors_length,
+            flags,
+            reserved32,
             reserved,
         }
     );
