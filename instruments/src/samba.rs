@@ -73,6 +73,8 @@ pub struct Setup<'a> {
     pub listen: &'a [&'a str],
     /// smbdirectd does not run before [`Server::start_device`].
     pub without_device: bool,
+    /// A library that smbd is started with.
+    pub preload: Option<&'a Path>,
 }
 
 /// A server that runs.
@@ -163,7 +165,7 @@ impl Server {
         let config = directory.file("smb.conf", &text);
         add_user(&samba, &config, &user);
         Self {
-            child: run_smbd(&samba, &config, &root),
+            child: run_smbd(&samba, &config, &root, setup.preload),
             tcp,
             smb_direct,
             places_directly,
@@ -198,7 +200,7 @@ impl Server {
 
     /// Starts smbd again, which has ended.
     pub fn start_smbd(&mut self) {
-        self.child = run_smbd(&self.samba, &self.config, &self.root);
+        self.child = run_smbd(&self.samba, &self.config, &self.root, None);
         self.wait_until_it_listens();
         self.wait_for_device();
     }
@@ -393,12 +395,15 @@ impl Drop for Server {
     }
 }
 
-fn run_smbd(samba: &Samba, config: &Path, root: &Path) -> Child {
+fn run_smbd(samba: &Samba, config: &Path, root: &Path, preload: Option<&Path>) -> Child {
     let mut command = Command::new(samba.program("smbd"));
     command
         .args(["--foreground", "--no-process-group", "-s"])
         .arg(config);
     command.arg("-l").arg(root.join("log"));
+    if let Some(library) = preload {
+        command.env("LD_PRELOAD", library);
+    }
     // When it ends, it sends a signal to all of its process group.
     command.process_group(0);
     // Not a pipe: smbd takes its end for the end of its work.

@@ -19,6 +19,7 @@ const BOTH: Setup<'static> = Setup {
     device: "",
     listen: &["127.0.0.7:0"],
     without_device: false,
+    preload: None,
 };
 
 /// Where the device listens beside the first address.

@@ -24,6 +24,7 @@ const LEASES: Setup<'static> = Setup {
     device: "",
     listen: &[],
     without_device: false,
+    preload: None,
 };
 
 fn direct(server: &Server, config: Config) -> Connection {

@@ -28,5 +28,6 @@ mod path;
 mod protected;
 mod reads;
 mod sessions;
+mod threads;
 mod waiting;
 mod writes;

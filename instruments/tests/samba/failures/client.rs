@@ -225,7 +225,7 @@ fn descriptors(pid: impl std::fmt::Display) -> usize {
 }
 
 /// The processes that are workers of the device.
-pub(super) fn workers(server: &Server) -> Vec<Pid> {
+pub(crate) fn workers(server: &Server) -> Vec<Pid> {
     let status = server.device().status();
     let processes = status["processes"].as_array().expect("processes");
     let workers = processes

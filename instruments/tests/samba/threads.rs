@@ -1,0 +1,170 @@
+//! Reads and writes that need no thread of smbd: those of a file that was quick (`aio inline size`).
+//!
+//! A thread that has nothing to do ends after a second, so the number of threads says whether there was one.
+
+use std::fs;
+use std::path::Path;
+
+use instruments::c::{compile, directory};
+use instruments::client::{Channel, Config, FileId, Read, Write};
+
+use crate::channel::{Client, device, pattern, place, sink, source};
+use crate::failures::client::workers;
+use crate::failures::wait_until;
+use crate::sessions::GUID;
+use instruments::ROOT;
+use instruments::samba::{Server, Setup};
+
+/// What `slow.c` makes slow.
+const SLOW: u32 = 12_345;
+const QUICK: u32 = 4096;
+/// What is never done without a thread.
+const LONG: u32 = 300_000;
+/// How many have to be quick after a slow one; that and some more.
+const AGAIN: usize = 80;
+/// How often a test begins anew: on a busy machine what is quick may take long.
+const ATTEMPTS: usize = 20;
+
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    ReadByRdma,
+    WriteByRdma,
+    ReadOverTcp,
+    WriteOverTcp,
+}
+
+const WAYS: [Way; 4] = [
+    Way::ReadByRdma,
+    Way::WriteByRdma,
+    Way::ReadOverTcp,
+    Way::WriteOverTcp,
+];
+
+struct Scene {
+    server: Server,
+    client: Client,
+    file: FileId,
+}
+
+impl Scene {
+    fn new(global: &[&str]) -> Self {
+        let library = directory("samba").join("slow.so");
+        let name = library.to_str().expect("UTF-8");
+        let source = Path::new(ROOT).join("instruments/tests/samba/slow.c");
+        let flags = [
+            "-shared",
+            "-fPIC",
+            "-O2",
+            "-Wno-missing-prototypes",
+            "-o",
+            name,
+        ];
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| compile("cc", "gnu11", &source, &flags));
+        let server = device(Setup {
+            global,
+            preload: Some(&library),
+            ..Setup::default()
+        });
+        place(&server, "file", &pattern(1 << 20, 1));
+        let mut client = Client::connect_with(&server, Config::new(GUID));
+        let file = client.open("file");
+        Self {
+            server,
+            client,
+            file,
+        }
+    }
+
+    fn go(&mut self, way: Way, length: u32) {
+        let (client, file) = (&mut self.client, self.file);
+        let done = match way {
+            Way::ReadByRdma => {
+                let memory = sink(&mut client.direct, length as usize);
+                let pieces = memory.pieces(1);
+                let done = client.get(file, 0, length, Channel::RdmaV1, &pieces);
+                client.direct.deregister(&memory).expect("memory");
+                done.expect("a READ")
+            }
+            Way::WriteByRdma => {
+                let memory = source(&mut client.direct, &pattern(length as usize, 1));
+                let pieces = memory.pieces(1);
+                let done = client.put(file, 0, length, Channel::RdmaV1, &pieces);
+                client.direct.deregister(&memory).expect("memory");
+                done.expect("a WRITE")
+            }
+            Way::ReadOverTcp => {
+                let read = Read::inline(file, 0, length).request(client.tree);
+                let response = client.tcp.call(&read).expect("a READ");
+                response.read().expect("a READ").data.len() as u32
+            }
+            Way::WriteOverTcp => {
+                let data = pattern(length as usize, 1);
+                let write = Write::inline(file, 0, &data).request(client.tree);
+                let response = client.tcp.call(&write).expect("a WRITE");
+                response.written().expect("a WRITE")
+            }
+        };
+        assert_eq!(done, length);
+    }
+
+    /// Threads of the client's smbd, besides the first.
+    fn threads(&self) -> usize {
+        let [pid] = workers(&self.server)[..] else {
+            panic!("one smbd");
+        };
+        let tasks = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
+        tasks.expect("a process that runs").count() - 1
+    }
+
+    fn wait_for_threads_to_end(&self) {
+        wait_until("no thread", || self.threads() == 0);
+    }
+
+    /// Whether reads or writes use no thread until one is slow, and then do.
+    fn is_slow_once(&mut self, way: Way) -> bool {
+        for _ in 0..AGAIN {
+            self.go(way, QUICK);
+        }
+        self.wait_for_threads_to_end();
+        for _ in 0..10 {
+            self.go(way, QUICK);
+        }
+        self.go(way, SLOW);
+        if self.threads() > 0 {
+            return false;
+        }
+        self.go(way, QUICK);
+        assert!(self.threads() > 0, "{way:?}: none after a slow one");
+        true
+    }
+}
+
+#[test]
+fn a_file_that_is_quick_needs_no_thread_and_one_that_is_slow_does() {
+    let mut scene = Scene::new(&[]);
+    for way in WAYS {
+        let once = (0..ATTEMPTS).any(|_| scene.is_slow_once(way));
+        assert!(once, "{way:?}: always a thread");
+        // And again, for what is quick comes back.
+        let again = (0..ATTEMPTS).any(|_| scene.is_slow_once(way));
+        assert!(again, "{way:?}: a thread for ever");
+        scene.wait_for_threads_to_end();
+        scene.go(way, LONG);
+        assert!(scene.threads() > 0, "{way:?}: longer than may be");
+    }
+    scene.client.is_alive();
+}
+
+#[test]
+fn every_read_and_write_needs_a_thread_if_that_is_configured() {
+    let mut scene = Scene::new(&["aio inline size = 0"]);
+    for way in WAYS {
+        for _ in 0..AGAIN {
+            scene.go(way, QUICK);
+        }
+        scene.wait_for_threads_to_end();
+        scene.go(way, QUICK);
+        assert!(scene.threads() > 0, "{way:?}");
+    }
+}
