@@ -45,10 +45,11 @@ in_root() {
         env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"
 }
 
-# All files of the root but those in which dpkg and others keep books.
+# All files of the root but those in which dpkg, mount and others keep books.
 root_files() {
     (cd "$root" && find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./var/log -o -path ./var/cache \
-        -o -path ./var/lib/dpkg -o -path ./var/lib/apt -o -path ./tmp \) -prune -o -print | grep -v '^\./etc/[a-z]*-$' | sort)
+        -o -path ./var/lib/dpkg -o -path ./var/lib/apt -o -path ./tmp \
+        -o -path ./run/mount \) -prune -o -print | grep -v '^\./etc/[a-z]*-$' | sort)
 }
 
 verb_test() {
@@ -65,8 +66,8 @@ verb_test() {
     # systemd-sysusers is a part of systemd.
     logged "$work/root.log" mmdebstrap --mode=root --variant=minbase --include=gcc,libc6-dev,pkgconf,systemd "$suite" "$root" \
         "$work/apt/sources.list"
-    cp tools/deb_test.sh "$root/root/"
     root_files >"$work/before"
+    cp tools/deb_test.sh "$root/root/"
 
     mkdir "$root/root/1" "$root/root/2"
     cp "$work"/*-1_*.deb "$root/root/1/"
