@@ -104,7 +104,8 @@ def stop_rpc(root):
         pass
 
 
-def wait_for(what, condition, seconds=PATIENCE):
+def wait_for(what, condition, seconds=None):
+    seconds = seconds or PATIENCE
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -146,6 +147,8 @@ class Server:
         # The user: one that every Debian has and whom permissions bind.
         self.user = "daemon" if os.getuid() == 0 else getpass.getuser()
         self.processes = {}
+        # What a program is run by, such as valgrind: a command's first words, by the program's name.
+        self.run_by = {}
         self.config = root / "smb.conf"
 
     def prepare(self):
@@ -166,8 +169,11 @@ class Server:
 
     def start_device(self):
         command = [self.programs / "smbdirectd", "--config", self.root / "smbdirectd.toml"]
-        self.processes["smbdirectd"] = start(command, open(self.root / "log/smbdirectd", "ab"))
+        self.processes["smbdirectd"] = self.start_program("smbdirectd", command)
         wait_for(f"smbdirectd listens (its log is {self.root}/log/smbdirectd)", self.has_device)
+
+    def start_program(self, name, command):
+        return start([*self.run_by.get(name, ()), *command], open(self.root / "log" / name, "ab"))
 
     def has_device(self):
         if self.processes["smbdirectd"].poll() is not None:
@@ -177,7 +183,7 @@ class Server:
     def start_smbd(self):
         # As a daemon in the foreground its standard input must not be a pipe: smbd ends with it.
         command = [self.samba / "bin/smbd", "--foreground", "--no-process-group", "-s", self.config, "-l", self.root / "log"]
-        self.processes["smbd"] = start(command, open(self.root / "log/smbd", "ab"))
+        self.processes["smbd"] = self.start_program("smbd", command)
         # It refuses a share until its process for change notifies is there.
         wait_for("smbd listens", lambda: listens(self.ports["tcp"]) and b"notify-daemon" in (self.root / "lock/names.tdb").read_bytes())
         self.wait_for_listener()
