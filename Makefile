@@ -1,7 +1,7 @@
 # What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os msrv docs samba samba-selftest torture demo bench fuzz clean
+.PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os msrv docs samba samba-selftest torture demo counts bench fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,7 +13,7 @@ build: ## what make install installs, optimized
 	@tools/build.sh
 
 test: ## everything that must hold
-	@tools/check.sh setup fmt lint unit release library reproducible no-os msrv docs samba smbd samba_library torture demo kernel
+	@tools/check.sh setup fmt lint unit release library reproducible no-os msrv docs samba smbd samba_library torture demo counts kernel
 
 test-samba: ## the tests with a real smbd alone: that of make samba, or of the build tree SMBDIRECT_SAMBA
 	@tools/check.sh smbd samba_library
@@ -76,6 +76,10 @@ torture: ## smbtorture's smb2 suites over TCP and over SMB Direct; makes docs/to
 
 demo: ## a file goes to a share and back by RDMA (KEEP=1 leaves the server running)
 	@tools/demo.py
+
+counts: ## system calls, sleeps and instructions of smbd and smbdirectd for an operation of 4 KiB
+	@tools/samba.sh build
+	@INSTRUCTIONS=1 tools/check.sh counts
 
 bench: ## benchmarks
 	@tools/check.sh bench

@@ -134,6 +134,12 @@ step_demo() {
     samba_tree && tools/demo.py
 }
 
+# What a request costs smbd and smbdirectd, in numbers that do not depend on the machine.
+step_counts() {
+    [ -z "${INSTRUCTIONS:-}" ] || command -v valgrind >/dev/null || apt_install valgrind || return 1
+    samba_tree && programs && tools/counts.py ${INSTRUCTIONS:+--instructions}
+}
+
 # Linux's own SMB client and server, in guests, and smbdirectd on software iWARP and on RDMA devices.
 step_kernel() {
     local conformance
