@@ -12,12 +12,12 @@
 //! |---|---|
 //! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
 //! | `observers` | the thread that answers those who may only ask for the status |
-//! | `reactor` | a thread that drives connections and moves their data |
+//! | `reactor` | a thread that drives a shard of the connections |
 //! | `addresses` | where clients reach it, on which interfaces |
 //! | `shared` | what both must know: whose a client is, which connections are there |
-//! | `queue`, `pool`, `segment` | a worker's rings, its received messages, its memory |
+//! | `process`, `segment` | a process that is attached, and its memory |
 //! | `config`, `settings`, `quantity`, `log`, `suggest` | what it is told, and the file that says it |
-//! | [`status`] | what the broker says about itself |
+//! | [`status`], `words` | what the broker says about itself |
 //!
 //! What a device has to do, whatever it runs in, is in [`engine`](crate::engine).
 //!
@@ -40,6 +40,7 @@ mod settings;
 mod shared;
 pub mod status;
 mod suggest;
+mod words;
 
 use std::io;
 use std::net::SocketAddr;

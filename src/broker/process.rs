@@ -12,12 +12,9 @@ use crate::device::Status;
 use crate::device::abi::{self, Control, kind};
 use crate::engine::memory::{Account, Segment, Segments};
 use crate::engine::peer::{Peer, Role, Untold, Worker};
-use crate::engine::{pool, queue};
+use crate::engine::pool;
 use crate::shm::Doorbell;
 use crate::sys::{Bell, Memfd, Memory, SeqSocket};
-
-/// What is said of [`Untold::Unread`].
-pub(super) const UNREAD: &str = "does not read its control socket";
 
 /// A process that is attached.
 #[derive(Debug)]
@@ -51,6 +48,15 @@ impl Peer for Arc<Process> {
     fn invited(&self) -> bool {
         self.invited
     }
+
+    fn tell<T: IntoBytes + Immutable>(
+        &self,
+        kind: u32,
+        cookie: u64,
+        body: &T,
+    ) -> Result<(), Untold> {
+        Process::hand_over(self, kind, cookie, body, &[])
+    }
 }
 
 impl Worker for Arc<Process> {
@@ -68,11 +74,7 @@ impl Worker for Arc<Process> {
     }
 
     fn hand_over(&self, segment: &abi::Segment, pages: &Memfd) -> Result<(), Untold> {
-        Process::hand_over(self, kind::SEGMENT, segment, &[pages.as_fd()])
-    }
-
-    fn reclaim(&self, reclaim: &abi::Reclaim) -> Result<(), Untold> {
-        Process::hand_over(self, kind::RECLAIM, reclaim, &[])
+        Process::hand_over(self, kind::SEGMENT, 0, segment, &[pages.as_fd()])
     }
 
     fn make_queue(&self, length: usize) -> Result<(Memory, Self::NewQueue), Status> {
@@ -87,7 +89,7 @@ impl Worker for Arc<Process> {
         (file, [ours, theirs]): Self::NewQueue,
     ) -> Result<Bell, Untold> {
         let descriptors = [file.as_fd(), theirs.as_fd()];
-        Process::hand_over(self, kind::QUEUE, queue, &descriptors)?;
+        Process::hand_over(self, kind::QUEUE, 0, queue, &descriptors)?;
         Ok(ours)
     }
 
@@ -105,9 +107,6 @@ impl Worker for Arc<Process> {
         self.changes.load(Ordering::Acquire)
     }
 }
-
-/// A worker's queue with one reactor.
-pub(super) type Queue = queue::Queue<Arc<Process>>;
 
 /// Where a reactor puts received messages.
 pub(super) type Pool = pool::Pool<Arc<Process>>;
@@ -162,14 +161,15 @@ impl Process {
         send(&self.socket, kind, cookie, body, descriptors)
     }
 
-    /// Tells the process of memory that it is to map, or to give back.
-    pub(super) fn hand_over<T: IntoBytes + Immutable>(
+    /// Tells the process something, and of memory that it is to map.
+    fn hand_over<T: IntoBytes + Immutable>(
         &self,
         kind: u32,
+        cookie: u64,
         body: &T,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Untold> {
-        let sent = self.send(kind, 0, body, descriptors);
+        let sent = self.send(kind, cookie, body, descriptors);
         sent.map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Untold::Gone,
             _ => Untold::Unread,

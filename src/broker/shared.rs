@@ -2,13 +2,16 @@
 //!
 //! The registry is behind one mutex, which is held for a look-up or a change and never across a system call.
 
+use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::config::Config;
 use super::process::Process;
+use crate::device::abi::Token;
 use crate::engine::admission::Limits;
 use crate::engine::memory::{Account, Reserve};
 use crate::engine::registry::Registry;
+use crate::engine::shard::{Host, Rules};
 use crate::units::Instant;
 
 /// What all threads of a broker share.
@@ -49,11 +52,40 @@ impl Shared {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What its shards keep to.
+    pub(super) fn rules(&self) -> Rules {
+        let config = &self.config;
+        let send = &config.memory.send;
+        Rules {
+            first_request_timeout: config.first_request_timeout,
+            login_timeout: config.login_timeout,
+            claim_timeout: config.claim_timeout,
+            memory_idle_timeout: config.memory_idle_timeout,
+            queue_depth: config.queue_depth,
+            longest_send: send.unit_length.saturating_mul(send.longest_run),
+            memory: Arc::clone(&self.memory),
+        }
+    }
+
     /// Warns, once in a while, that clients or processes have met a limit.
     pub(super) fn limit_met(&self, key: &'static str, limit: usize, (times, what): (u64, &str)) {
         let met = self.registry().warnings.met(key, times, self.now());
         if let Some(times) = met {
             tracing::warn!(times, "{key} = {limit} was met: {what}");
         }
+    }
+}
+
+impl Host for Arc<Shared> {
+    type Worker = Arc<Process>;
+
+    fn registry(&self) -> impl DerefMut<Target = Registry<Arc<Process>>> {
+        Shared::registry(self)
+    }
+
+    fn token(&self) -> Option<Token> {
+        let mut token = Token::default();
+        getrandom::fill(&mut token).ok()?;
+        Some(token)
     }
 }

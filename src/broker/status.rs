@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::process::Process;
 use crate::engine::registry::{self, Close};
+use crate::engine::shard::{ConnReport, QueueReport};
+use crate::fabric::FabricKind;
 use crate::transport::Traffic;
 use crate::units::Instant;
 
@@ -212,6 +216,43 @@ pub struct ConnectionStatus {
     pub age_seconds: f64,
 }
 
+impl ConnectionStatus {
+    /// Of a reactor, at the time `now`.
+    pub(super) fn new(
+        conn: ConnReport<Arc<Process>>,
+        (reactor, fabric): (usize, FabricKind),
+        now: Instant,
+    ) -> Self {
+        let (status, owner) = (conn.transport, conn.owner.as_ref());
+        let traffic = status.traffic;
+        Self {
+            id: owner.map(|(_, number)| *number),
+            reactor,
+            peer: conn.peer,
+            local: conn.local,
+            fabric: fabric.to_string(),
+            worker: owner.map(|(process, _)| process.id),
+            pid: owner.map(|(process, _)| process.pid),
+            state: conn.state.to_owned(),
+            send_credits: status.send_credits.0,
+            receive_credits: status.receive_credits.0,
+            receives_posted: status.receives_posted,
+            inline_bytes_in: traffic.inline_bytes_in,
+            inline_bytes_out: traffic.inline_bytes_out,
+            rdma_read_bytes: traffic.rdma_read_bytes,
+            rdma_write_bytes: traffic.rdma_write_bytes,
+            messages_in: traffic.messages_in,
+            messages_out: traffic.messages_out,
+            invalidations_out: traffic.invalidations_out,
+            queued: status.queued + status.queued_reads,
+            outstanding: conn.outstanding,
+            starved: status.starved,
+            authenticated: conn.authenticated,
+            age_seconds: now.saturating_since(conn.since).as_secs_f64(),
+        }
+    }
+}
+
 /// A process that is attached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessStatus {
@@ -255,6 +296,21 @@ pub struct QueueStatus {
     pub receive_segments: u32,
     /// Units of RECEIVE in use.
     pub receive_units_used: u32,
+}
+
+impl QueueStatus {
+    /// With a reactor.
+    pub(super) const fn new(queue: &QueueReport, reactor: usize) -> Self {
+        Self {
+            reactor,
+            connections: queue.connections,
+            overflow: queue.overflow,
+            completions: queue.completions,
+            outstanding: queue.outstanding,
+            receive_segments: queue.receive_segments,
+            receive_units_used: queue.receive_units_used,
+        }
+    }
 }
 
 /// The end of a connection.

@@ -17,8 +17,8 @@ use crate::fabric::{ConnId, Source, Sources};
 /// A connection, wherever it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// Who drives it: the number of a reactor.
-    pub reactor: usize,
+    /// Who drives it: the number of a shard.
+    pub shard: usize,
     /// Its number there.
     pub conn: ConnId,
 }
@@ -67,32 +67,9 @@ impl Limit {
         self.into()
     }
 
-    /// The key of the configuration that sets it, and its value.
+    /// Whether one source had more than its share.
     #[must_use]
-    pub const fn setting(self, limits: &Limits) -> (&'static str, usize) {
-        match self {
-            Self::Connections | Self::ConnectionsOfSource => {
-                ("max_connections", limits.max_connections)
-            }
-            Self::Unauthenticated | Self::UnauthenticatedOfSource => {
-                ("max_unauthenticated", limits.max_unauthenticated)
-            }
-        }
-    }
-
-    /// What was done about it, for people.
-    #[must_use]
-    pub const fn consequence(self) -> &'static str {
-        match self.is_of_source() {
-            true => {
-                "of one source (a quarter of that is its share, unless it is in gateways) the oldest \
-                 connection without a session was ended"
-            }
-            false => "the oldest connection without a session was ended",
-        }
-    }
-
-    const fn is_of_source(self) -> bool {
+    pub const fn is_of_source(self) -> bool {
         matches!(
             self,
             Self::ConnectionsOfSource | Self::UnauthenticatedOfSource
@@ -256,7 +233,7 @@ mod tests {
 
         fn place(&mut self) -> Place {
             Place {
-                reactor: 0,
+                shard: 0,
                 conn: self.conns.insert(()),
             }
         }

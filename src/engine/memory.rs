@@ -107,7 +107,7 @@ impl Drop for Charge {
 pub struct Reserve {
     /// For the longest buffers of SEND and BULK of one worker.
     pub worker: u64,
-    /// For the longest buffer of RECEIVE in each reactor.
+    /// For the longest buffer of RECEIVE in each shard.
     pub received: u64,
 }
 

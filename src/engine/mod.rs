@@ -8,8 +8,9 @@
 //! | [`peer`] | a process that is attached |
 //! | [`pool`] | where received messages are put |
 //! | [`queue`] | a worker's two rings, and what waits to go into the second |
-//! | [`reason`] | why something ended, as a worker is told and a log says it |
+//! | [`reason`] | why something ended, as a worker is told |
 //! | [`registry`] | whose a client is, which connections are there, what happened |
+//! | [`shard`] | connections with one owner, and all that becomes of them |
 //! | [`submission`] | what a worker wants: the entries of its ring, judged |
 //!
 //! With these go the [`transport`](crate::transport), the rings and buffers of [`shm`](crate::shm), and what
@@ -26,4 +27,5 @@ pub mod pool;
 pub mod queue;
 pub mod reason;
 pub mod registry;
+pub mod shard;
 pub mod submission;

@@ -3,6 +3,8 @@
 use alloc::sync::Arc;
 use core::fmt;
 
+use zerocopy::{Immutable, IntoBytes};
+
 use super::memory::{Account, Segments};
 use crate::device::{Status, abi};
 use crate::shm::Doorbell;
@@ -49,6 +51,19 @@ pub trait Peer: Clone {
 
     /// Whether it attached with the token of a connection.
     fn invited(&self) -> bool;
+
+    /// Tells the process something that needs no memory: a message of `kind::*`, with the number of what it asked for
+    /// or 0. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// It does not know of it.
+    fn tell<T: IntoBytes + Immutable>(
+        &self,
+        kind: u32,
+        cookie: u64,
+        body: &T,
+    ) -> Result<(), Untold>;
 }
 
 /// A process that owns connections.
@@ -78,13 +93,6 @@ pub trait Worker: Peer {
     ///
     /// It does not know of it.
     fn hand_over(&self, segment: &abi::Segment, pages: &Self::Pages) -> Result<(), Untold>;
-
-    /// Asks the process for a segment.
-    ///
-    /// # Errors
-    ///
-    /// It does not know of that.
-    fn reclaim(&self, reclaim: &abi::Reclaim) -> Result<(), Untold>;
 
     /// Makes `length` bytes of memory for a queue.
     ///
@@ -173,6 +181,10 @@ pub(super) mod fake {
         fn invited(&self) -> bool {
             true
         }
+
+        fn tell<T: IntoBytes + Immutable>(&self, _: u32, _: u64, _: &T) -> Result<(), Untold> {
+            Ok(())
+        }
     }
 
     impl Worker for Told {
@@ -190,10 +202,6 @@ pub(super) mod fake {
         }
 
         fn hand_over(&self, _: &abi::Segment, (): &()) -> Result<(), Untold> {
-            Ok(())
-        }
-
-        fn reclaim(&self, _: &abi::Reclaim) -> Result<(), Untold> {
             Ok(())
         }
 

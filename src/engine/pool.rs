@@ -31,7 +31,7 @@ use slotmap::{SecondaryMap, new_key_type};
 use super::memory::{Account, Charge, Segment, most_units, next_length, shape_of};
 use super::peer::{Untold, Worker};
 use crate::device::Status;
-use crate::device::abi::{self, RegionShape, region};
+use crate::device::abi::{self, RegionShape, kind, region};
 use crate::fabric::ConnId;
 use crate::shm::buffers::{AllocateError, BadShape, BufferError};
 use crate::shm::{Buffer as Number, Buffers};
@@ -48,7 +48,7 @@ const SMALL_LENGTH: u64 = 2 << 20;
 const LEFT_TO_SMALL: u32 = 16;
 
 new_key_type! {
-    /// A queue of a reactor.
+    /// A queue of a shard.
     pub struct QueueId;
 }
 
@@ -625,7 +625,7 @@ impl<W: Worker> Arena<W> {
             number,
             reserved: 0,
         };
-        if self.worker.reclaim(&message).is_err() {
+        if self.worker.tell(kind::RECLAIM, 0, &message).is_err() {
             return false;
         }
         self.buffers.retire(number);

@@ -1,4 +1,4 @@
-//! A worker's queue with one reactor: the two rings, and what waits to go into the second.
+//! A worker's queue with one shard: the two rings, and what waits to go into the second.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
@@ -23,7 +23,7 @@ const SERIAL_BITS: u32 = 48;
 /// Mostly, it is woken sooner by the next request.
 const SENT_DELAY: Duration = Duration::from_millis(100);
 
-/// A worker's queue with one reactor.
+/// A worker's queue with one shard.
 #[derive(Debug)]
 pub struct Queue<W: Worker> {
     /// The worker.
@@ -55,7 +55,7 @@ pub struct Queue<W: Worker> {
     seen: u64,
     /// Connections that have something for the worker and found no buffer for it.
     pub waiting: Vec<ConnId>,
-    /// It is in the reactor's list of queues to look at.
+    /// It is in the shard's list of queues to look at.
     pub active: bool,
     /// When something was last done for it.
     pub used: Instant,

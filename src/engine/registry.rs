@@ -98,7 +98,7 @@ pub struct Registry<P> {
     counters: BTreeMap<&'static str, u64>,
     /// When to warn of limits.
     pub warnings: Warnings,
-    /// What reactors carried that have ended, by their fabric.
+    /// What shards carried that have ended, by their fabric.
     carried: BTreeMap<&'static str, Carried>,
 }
 
@@ -367,7 +367,7 @@ impl<P: Peer> Registry<P> {
         *self.counters.entry(name).or_default() += 1;
     }
 
-    /// What reactors of a fabric carried that have ended.
+    /// What shards of a fabric carried that have ended.
     pub fn carried(&mut self, fabric: &'static str) -> &mut Carried {
         self.carried.entry(fabric).or_default()
     }
@@ -428,6 +428,9 @@ impl<P: Peer> Registry<P> {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::{Immutable, IntoBytes};
+
+    use super::super::peer::Untold;
     use super::*;
     use crate::fabric::ConnId;
 
@@ -445,6 +448,10 @@ mod tests {
 
         fn invited(&self) -> bool {
             false
+        }
+
+        fn tell<T: IntoBytes + Immutable>(&self, _: u32, _: u64, _: &T) -> Result<(), Untold> {
+            Ok(())
         }
     }
 
@@ -506,7 +513,7 @@ mod tests {
         let mut registry = registry();
         let peer = "192.0.2.1:1".parse().unwrap();
         let place = Place {
-            reactor: 0,
+            shard: 0,
             conn: ConnId::default(),
         };
         for second in 0..100 {

@@ -10,7 +10,9 @@ use super::Control;
 use crate::broker::config::Config;
 use crate::broker::process::{Process, send};
 use crate::broker::reactor::{Command, Report};
-use crate::broker::status::{Carried, CloseStatus, Limits, ProcessStatus, Status, Totals};
+use crate::broker::status::{
+    Carried, CloseStatus, ConnectionStatus, Limits, ProcessStatus, QueueStatus, Status, Totals,
+};
 use crate::device::{self, abi};
 use crate::engine::peer::Role;
 use crate::engine::registry::Registry;
@@ -137,19 +139,27 @@ impl Control {
         let before = registry.carried_before().iter();
         let before = before.map(|(fabric, carried)| ((*fabric).to_owned(), carried.into()));
         let mut carried: BTreeMap<String, Carried> = before.collect();
-        for report in reports {
-            let of_fabric = carried.entry(report.fabric.to_string()).or_default();
-            of_fabric.add(report.established, &report.traffic);
-            totals.queues += report.queues.len();
-            totals.registrations += report.registrations;
-            connections.extend(report.connections);
-            for (id, queue) in report.queues {
-                if let Some(process) = processes.iter_mut().find(|process| process.id == id) {
+        for Report {
+            reactor,
+            fabric,
+            shard,
+        } in reports
+        {
+            let of_fabric = carried.entry(fabric.to_string()).or_default();
+            of_fabric.add(shard.established, &shard.traffic);
+            totals.queues += shard.queues.len();
+            totals.registrations += shard.registrations;
+            let of_shard = shard.connections.into_iter();
+            let of = (reactor, fabric);
+            connections.extend(of_shard.map(|conn| ConnectionStatus::new(conn, of, self.now)));
+            for queue in shard.queues {
+                let of_worker = |process: &&mut ProcessStatus| process.id == queue.worker;
+                if let Some(process) = processes.iter_mut().find(of_worker) {
                     process.connections += queue.connections;
-                    process.queues.push(queue);
+                    process.queues.push(QueueStatus::new(&queue, reactor));
                 }
             }
-            for (name, count) in report.counters {
+            for (name, count) in shard.counters {
                 *counters.entry(format!("transport_{name}")).or_default() += count;
             }
         }

@@ -11,12 +11,13 @@ use std::time::Duration;
 use super::{Control, Peer, report};
 use crate::broker::config::Config;
 use crate::broker::process::{Process, send};
-use crate::broker::reactor::{Claim, Command};
+use crate::broker::reactor::Command;
 use crate::device::Status;
 use crate::device::abi::{self, kind};
 use crate::device::message::{MessageError, Request, attach_version, read_request};
 use crate::engine::admission::Place;
 use crate::engine::peer::Role;
+use crate::engine::shard::Claim;
 use crate::proto;
 use crate::sys::SeqSocket;
 use crate::units::Credits;
@@ -209,7 +210,7 @@ impl Control {
     fn decline(&self, decline: &abi::Decline) -> Result<(), Status> {
         let offered = self.shared.registry().claim(&decline.token);
         let offered = offered.ok_or(Status::NoToken)?;
-        if let Some(reactor) = self.reactors.get(offered.reactor) {
+        if let Some(reactor) = self.reactors.get(offered.shard) {
             reactor.send(Command::Decline(offered.conn));
         }
         Ok(())
@@ -217,11 +218,11 @@ impl Control {
 
     /// Has the reactor of a connection give it to a worker.
     fn give(&self, offered: Place, process: &Arc<Process>, cookie: Option<u64>) {
-        if let Some(reactor) = self.reactors.get(offered.reactor) {
-            let process = Arc::clone(process);
+        if let Some(reactor) = self.reactors.get(offered.shard) {
+            let worker = Arc::clone(process);
             reactor.send(Command::Claim {
                 conn: offered.conn,
-                claim: Claim { process, cookie },
+                claim: Claim { worker, cookie },
             });
         }
     }

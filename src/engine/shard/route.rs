@@ -13,23 +13,21 @@
 //!
 //! What a connection received before it had an owner goes to the owner first, in order.
 
-use std::sync::Arc;
-
 use zerocopy::IntoBytes;
 
 use super::connection::{Claim, Held, Stage};
-use super::rest::watch;
-use super::{NOTHING, Notice, Reactor};
-use crate::broker::process::{Process, Queue, UNREAD};
+use super::{Host, NOTHING, Notice, Shard, UNREAD};
 use crate::device::Status;
 use crate::device::abi::{self, Completion, Token, event, kind};
+use crate::engine::peer::{Peer, Worker};
 use crate::engine::pool::{Buffer, QueueId};
+use crate::engine::queue::Queue;
 use crate::engine::registry::Route;
-use crate::fabric::{ConnId, SharedEpoll};
+use crate::fabric::{ConnId, Fabric};
 use crate::wire::WireError;
 use crate::wire::smb2::{NegotiateRequest, Request};
 
-impl<F: SharedEpoll> Reactor<F> {
+impl<F: Fabric, H: Host> Shard<F, H> {
     /// A message has arrived.
     #[inline]
     pub(super) fn received(&mut self, id: ConnId, buffer: Buffer, length: u32) {
@@ -89,7 +87,7 @@ impl<F: SharedEpoll> Reactor<F> {
 
     /// The first message of a connection says whose it is. Also when it has waited to be offered: then a
     /// worker may have registered its client meanwhile.
-    pub(super) fn route(&mut self, id: ConnId) {
+    pub fn route(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
@@ -105,20 +103,20 @@ impl<F: SharedEpoll> Reactor<F> {
             Err(_) => return self.end(id, "first_request", Status::Request),
         };
         conn.client_guid = client_guid;
-        let (peer, login_by) = (conn.peer, conn.since + self.shared.config.login_timeout);
-        let mut route = self.shared.registry().route(&client_guid);
-        if let Route::Worker(process) = &route {
+        let (peer, login_by) = (conn.peer, conn.since + self.rules.login_timeout);
+        let mut route = self.host.registry().route(&client_guid);
+        if let Route::Worker(worker) = &route {
             // It has gone or does not read, and is about to be forgotten.
-            if let Err(Status::Detached | Status::Again) = self.queue(process) {
-                route = self.shared.registry().route_unknown();
+            if let Err(Status::Detached | Status::Again) = self.queue(worker) {
+                route = self.host.registry().route_unknown();
             }
         }
         match route {
-            Route::Worker(process) => self.assign(id, &process),
-            Route::Listener(process) => {
-                let may = self.shared.registry().may_offer(self.place(id), peer);
+            Route::Worker(worker) => self.assign(id, &worker),
+            Route::Listener(listener) => {
+                let may = self.host.registry().may_offer(self.place(id), peer);
                 match may {
-                    true => self.offer(id, &process),
+                    true => self.offer(id, &listener),
                     false => self.set_deadline(id, Some(login_by)),
                 }
             }
@@ -126,9 +124,9 @@ impl<F: SharedEpoll> Reactor<F> {
         }
     }
 
-    /// Prepares a connection to find another owner, where `process`, which is gone, has done nothing
+    /// Prepares a connection to find another owner, where `worker`, which is gone, has done nothing
     /// with it; whether it did.
-    pub(super) fn recover(&mut self, id: ConnId, process: u32) -> bool {
+    pub(super) fn recover(&mut self, id: ConnId, worker: u32) -> bool {
         let status = self.transport.status(id);
         let Some(conn) = self.conns.get_mut(id) else {
             return false;
@@ -140,7 +138,7 @@ impl<F: SharedEpoll> Reactor<F> {
         let Some(first) = conn.first.take() else {
             return false;
         };
-        let mut registry = self.shared.registry();
+        let mut registry = self.host.registry();
         registry.undispatch();
         registry.count("recovered");
         drop(registry);
@@ -148,23 +146,17 @@ impl<F: SharedEpoll> Reactor<F> {
         conn.held = [first.into()].into();
         conn.info_due = false;
         conn.unrecycled = 0;
-        conn.last_worker = Some(process);
+        conn.last_worker = Some(worker);
         (conn.receives, conn.descriptors) = (None, None);
-        let deadline = self.now + self.shared.config.first_request_timeout;
+        let deadline = self.now + self.rules.first_request_timeout;
         self.set_deadline(id, Some(deadline));
         self.transport.buffers_mut().hold(id);
         self.deregister_all(id);
         true
     }
 
-    /// Bytes of the longest message that a worker can send.
-    fn longest_send(&self) -> u32 {
-        let shape = &self.shared.config.memory.send;
-        shape.unit_length.saturating_mul(shape.longest_run)
-    }
-
     /// Has the listener find an owner.
-    fn offer(&mut self, id: ConnId, listener: &Arc<Process>) {
+    fn offer(&mut self, id: ConnId, listener: &H::Worker) {
         // Where it has ended, that is the event after this one.
         let Some(status) = self.transport.status(id) else {
             return;
@@ -176,31 +168,29 @@ impl<F: SharedEpoll> Reactor<F> {
         let Some(conn) = self.conns.get(id) else {
             return;
         };
-        let info = conn.info(0, &status, local, self.longest_send());
+        let info = conn.info(0, &status, local, self.rules.longest_send);
         let offer = abi::Offer { token, info };
-        // Clients alone can fill its socket, which is no reason to lose it; its end is told by its
-        // control socket.
-        if listener.send(kind::OFFER, 0, &offer, &[]).is_err() {
+        // Clients alone can be more than it reads, which is no reason to lose it. That it has gone is told otherwise.
+        if listener.tell(kind::OFFER, 0, &offer).is_err() {
             self.end(id, "listener_busy", Status::NoOwner);
         }
     }
 
     /// Lets a connection be claimed, for a time.
     pub(super) fn make_token(&mut self, id: ConnId) -> Option<Token> {
-        let mut token = Token::default();
-        getrandom::fill(&mut token).ok()?;
+        let token = self.host.token()?;
         let conn = self.conns.get_mut(id)?;
         conn.stage = Stage::Offered(token);
-        let deadline = self.now + self.shared.config.claim_timeout;
+        let deadline = self.now + self.rules.claim_timeout;
         self.set_deadline(id, Some(deadline));
         let place = self.place(id);
-        self.shared.registry().offer(token, place);
+        self.host.registry().offer(token, place);
         Some(token)
     }
 
     /// A worker has named the token of a connection; since then it may have ended. The worker is
     /// answered when it is told of the connection, or when that has ended before.
-    pub(super) fn claim(&mut self, id: ConnId, claim: Claim) {
+    pub fn claim(&mut self, id: ConnId, claim: Claim<H::Worker>) {
         let conn = self.conns.get_mut(id).filter(|conn| {
             // Not another's, and not one that ends.
             matches!(conn.stage, Stage::Offered(_)) && conn.end.is_none()
@@ -208,13 +198,13 @@ impl<F: SharedEpoll> Reactor<F> {
         let Some(conn) = conn else {
             return self.answer(&claim, Status::NoToken);
         };
-        let process = Arc::clone(&claim.process);
+        let worker = claim.worker.clone();
         conn.claim = Some(claim);
-        self.assign(id, &process);
+        self.assign(id, &worker);
     }
 
     /// Nobody wants a connection, whose token is used up by that.
-    pub(super) fn decline(&mut self, id: ConnId) {
+    pub fn decline(&mut self, id: ConnId) {
         let conn = self.conns.get(id);
         if conn.is_some_and(|conn| matches!(conn.stage, Stage::Offered(_))) {
             self.end(id, "declined", Status::NoOwner);
@@ -222,33 +212,32 @@ impl<F: SharedEpoll> Reactor<F> {
     }
 
     /// Says what became of a claim.
-    pub(super) fn answer(&mut self, claim: &Claim, status: Status) {
-        let process = &claim.process;
+    pub(super) fn answer(&mut self, claim: &Claim<H::Worker>, status: Status) {
         let fault = match claim.cookie {
             Some(cookie) => {
                 let reply = abi::Reply {
                     status: status.code(),
                     kind: kind::CLAIM,
                 };
-                let sent = process.send(kind::REPLY, cookie, &reply, &[]);
+                let told = claim.worker.tell(kind::REPLY, cookie, &reply);
                 let why = "its claim could not be answered";
-                sent.err().map(|_| (Status::Again, why))
+                told.err().map(|_| (Status::Again, why))
             }
             None if status == Status::Ok => None,
             None => Some((status, "there is no connection for its token any more")),
         };
         if let Some((status, why)) = fault {
-            self.control.notice(Notice::Fault {
-                process: process.id,
+            self.notice(Notice::Fault {
+                worker: claim.worker.id(),
                 status,
-                why: why.to_owned(),
+                why: why.into(),
             });
         }
     }
 
     /// Gives a connection to a worker.
-    pub(super) fn assign(&mut self, id: ConnId, process: &Arc<Process>) {
-        let queue_id = match self.queue(process) {
+    pub(super) fn assign(&mut self, id: ConnId, worker: &H::Worker) {
+        let queue_id = match self.queue(worker) {
             Ok(queue_id) => queue_id,
             Err(status) => return self.end(id, "no_queue", status),
         };
@@ -262,7 +251,7 @@ impl<F: SharedEpoll> Reactor<F> {
             number,
         };
         let was_dispatched = conn.is_dispatched();
-        let before = std::mem::replace(&mut conn.stage, stage);
+        let before = core::mem::replace(&mut conn.stage, stage);
         // Whoever names a token wants the connection now.
         conn.first = match (before, conn.held.len()) {
             (Stage::Offered(_), _) => None,
@@ -271,14 +260,13 @@ impl<F: SharedEpoll> Reactor<F> {
         };
         let peer = conn.peer;
         conn.info_due = true;
-        let login_by = (!conn.authenticated).then(|| conn.since + self.shared.config.login_timeout);
+        let login_by = (!conn.authenticated).then(|| conn.since + self.rules.login_timeout);
         self.set_deadline(id, login_by);
-        if let Some(suppressed) = self.lines.admit(self.now) {
-            let (worker, pid) = (process.id, process.pid);
-            let suppressed = (suppressed > 0).then_some(suppressed);
-            tracing::info!(%peer, worker, pid, suppressed, "connection assigned");
-        }
-        let mut registry = self.shared.registry();
+        self.notice(Notice::Assigned {
+            peer,
+            worker: worker.clone(),
+        });
+        let mut registry = self.host.registry();
         let next = match was_dispatched {
             true => None,
             false => registry.dispatched(self.place(id)),
@@ -293,47 +281,35 @@ impl<F: SharedEpoll> Reactor<F> {
         self.deliver(id);
     }
 
-    /// The queue of a worker with this reactor, which is made when it is first needed.
-    pub(super) fn queue(&mut self, process: &Arc<Process>) -> Result<QueueId, Status> {
-        if let Some(id) = self.queue_of.get(&process.id) {
+    /// The queue of a worker with this shard, which is made when it is first needed.
+    pub(super) fn queue(&mut self, worker: &H::Worker) -> Result<QueueId, Status> {
+        if let Some(id) = self.queue_of.get(&worker.id()) {
             return Ok(*id);
         }
-        // A configuration has at most a few reactors.
+        // There are a few shards, or one for each processor.
         let number = self.number as u32;
-        let (total, depth) = (&self.shared.memory, self.shared.config.queue_depth);
-        let queue = match Queue::create(process, total, number, depth) {
-            Ok(queue) => queue,
-            Err(status) => {
-                match status {
-                    Status::Again => self.control.notice(Notice::Fault {
-                        process: process.id,
-                        status,
-                        why: UNREAD.to_owned(),
-                    }),
-                    Status::Detached => self.control.notice(Notice::Closed(process.id)),
-                    _ => {}
-                }
-                return Err(status);
-            }
-        };
-        let id = self.queues.insert(queue);
-        let added = self.transport.buffers_mut().add(id, number, process);
-        let watched = match self.queues.get(id) {
-            Some(queue) => watch(self.transport.fabric().registry(), &queue.bell, id),
-            None => Ok(()),
-        };
-        if added.is_err() || watched.is_err() {
-            self.queues.remove(id);
-            self.transport.buffers_mut().remove(id);
-            // It was told of the queue already.
-            self.control.notice(Notice::Fault {
-                process: process.id,
-                status: Status::System,
-                why: "its queue cannot be watched".to_owned(),
+        let created = Queue::create(worker, &self.rules.memory, number, self.rules.queue_depth);
+        let queue = created.inspect_err(|status| {
+            self.notices.extend(match *status {
+                status @ Status::Again => Some(Notice::Fault {
+                    worker: worker.id(),
+                    status,
+                    why: UNREAD.into(),
+                }),
+                Status::Detached => Some(Notice::Gone(worker.id())),
+                _ => None,
             });
+        })?;
+        let id = self.queues.insert(queue);
+        let added = self.transport.buffers_mut().add(id, number, worker);
+        self.queue_of.insert(worker.id(), id);
+        if added.is_err() {
+            // It was told of the queue already.
+            let why = "its memory for messages has a shape that cannot be";
+            self.fault(id, Status::System, why.into());
             return Err(Status::System);
         }
-        self.queue_of.insert(process.id, id);
+        self.notice(Notice::QueueMade(id));
         self.activate(id);
         Ok(id)
     }
@@ -341,7 +317,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// Tells the owner of a connection, and gives it what was received before, as far as there is
     /// memory; from then on messages go to it straight.
     pub(super) fn deliver(&mut self, id: ConnId) {
-        let longest_send = self.longest_send();
+        let longest_send = self.rules.longest_send;
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
@@ -410,7 +386,7 @@ impl<F: SharedEpoll> Reactor<F> {
         else {
             return;
         };
-        let accounts = [&queue.worker.account, &in_heap, &self.shared.memory];
+        let accounts = [queue.worker.account(), &in_heap, &self.rules.memory];
         for held in &mut conn.held {
             let bytes = held.bytes.len() as u64;
             held.charges

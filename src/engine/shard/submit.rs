@@ -3,18 +3,20 @@
 //! What only an incorrect library submits is a [`Violation`]. What a correct one may submit in good
 //! faith (a connection that has ended meanwhile, more than the peer takes) is answered with a status.
 
-use std::sync::Arc;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use super::connection::Stage;
-use super::{NOTHING, Reactor};
+use super::{Host, NOTHING, Shard};
 use crate::device::Status;
 use crate::device::abi::{Completion, Token, event, queue_of, region};
 use crate::engine::memory::Numbered;
 use crate::engine::memory::Segment;
+use crate::engine::peer::{Peer, Worker};
 use crate::engine::pool::{MAX_HELD_LENGTH, QueueId};
 use crate::engine::reason;
 use crate::engine::submission::{Descriptors, Piece, Request, Submitted, Violation, parse};
-use crate::fabric::{Access, ConnId, RegionId, Sge, SharedEpoll};
+use crate::fabric::{Access, ConnId, Fabric, RegionId, Sge};
 use crate::transport::MAX_DESCRIPTORS;
 use crate::wire::{BufferDescriptorV1, BufferDescriptors};
 
@@ -24,7 +26,7 @@ pub(super) const BATCH: usize = 64;
 /// Descriptors of an operation from which on they are counted as memory.
 const MANY_DESCRIPTORS: usize = 64;
 
-impl<F: SharedEpoll> Reactor<F> {
+impl<F: Fabric, H: Host> Shard<F, H> {
     /// Takes some submissions of a queue and carries them out; whether there were any.
     pub(super) fn run_queue(&mut self, id: QueueId) -> Result<bool, Violation> {
         let flushed = self.flush_queue(id)?;
@@ -75,7 +77,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// There is memory again for those that waited for it.
     fn retry_queue(&mut self, id: QueueId) {
         let waiting = self.queues.get_mut(id);
-        let waiting = waiting.map(|queue| std::mem::take(&mut queue.waiting));
+        let waiting = waiting.map(|queue| core::mem::take(&mut queue.waiting));
         for conn in waiting.into_iter().flatten() {
             self.deliver(conn);
         }
@@ -230,7 +232,7 @@ impl<F: SharedEpoll> Reactor<F> {
             return;
         };
         if let Some(queue) = self.queues.get(queue) {
-            let accounts = [&queue.worker.account, &self.shared.memory];
+            let accounts = [queue.worker.account(), &self.rules.memory];
             conn.receives = Some(accounts.map(|account| account.count(bytes)));
         }
     }
@@ -246,7 +248,7 @@ impl<F: SharedEpoll> Reactor<F> {
         // Replaces what was counted before.
         conn.descriptors = None;
         if bytes > few {
-            let accounts = [&queue.worker.account, &self.shared.memory];
+            let accounts = [queue.worker.account(), &self.rules.memory];
             conn.descriptors = Some(accounts.map(|account| account.count(bytes)));
         }
     }
@@ -347,30 +349,30 @@ impl<F: SharedEpoll> Reactor<F> {
         }
         let owner = match client_guid {
             None => None,
-            Some(client_guid) => match self.shared.registry().owner(&client_guid) {
+            Some(client_guid) => match self.host.registry().owner(&client_guid) {
                 None => return Ok(Err(Status::NoOwner)),
-                Some(process) if self.queue_of.get(&process.id) == Some(&queue) => {
+                Some(worker) if self.queue_of.get(&worker.id()) == Some(&queue) => {
                     return Ok(Err(Status::Invalid));
                 }
-                Some(process) => Some(process),
+                Some(worker) => Some(worker),
             },
         };
-        if let Some(process) = &owner {
+        if let Some(worker) = &owner {
             // As long as it is still this worker's.
-            if let Err(status) = self.queue(process) {
+            if let Err(status) = self.queue(worker) {
                 return Ok(Err(status));
             }
         }
         self.disown(queue, id, message);
-        let Some(process) = owner else {
+        let Some(worker) = owner else {
             let token = self.make_token(id);
             match token {
-                Some(_) => self.shared.registry().undispatch(),
+                Some(_) => self.host.registry().undispatch(),
                 None => self.end(id, "no_random_numbers", Status::System),
             }
             return Ok(token.ok_or(Status::System));
         };
-        self.assign(id, &process);
+        self.assign(id, &worker);
         Ok(Ok(Token::default()))
     }
 
@@ -403,7 +405,7 @@ impl<F: SharedEpoll> Reactor<F> {
         {
             queue.remove(number);
             queue.waiting.retain(|waiting| *waiting != id);
-            conn.last_worker = Some(queue.worker.id);
+            conn.last_worker = Some(queue.worker.id());
         }
         conn.stage = Stage::Orphan;
         (conn.receives, conn.descriptors) = (None, None);
@@ -416,8 +418,8 @@ impl<F: SharedEpoll> Reactor<F> {
 
     /// A worker does not use some of its segments any more: nothing here holds them from now on. What it
     /// has submitted in them all the same fails.
-    pub(super) fn released(&mut self, process: u32) {
-        let id = self.queue_of.get(&process).copied();
+    pub fn released(&mut self, worker: u32) {
+        let id = self.queue_of.get(&worker).copied();
         let Some(queue) = id.and_then(|id| self.queues.get_mut(id)) else {
             return;
         };
@@ -440,7 +442,7 @@ impl<F: SharedEpoll> Reactor<F> {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let regions = std::mem::take(&mut conn.regions);
+        let regions = core::mem::take(&mut conn.regions);
         for (_, region) in regions.send.into_iter().chain(regions.bulk).flatten() {
             // It ends with the connection otherwise.
             let _ = self.transport.deregister(id, region);

@@ -1,16 +1,15 @@
-//! What a reactor knows about a connection, beyond what the transport does.
+//! What a shard knows about a connection, beyond what the transport does.
 
-use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
 
-use crate::broker::process::Process;
-use crate::broker::status::ConnectionStatus;
+use super::ConnReport;
 use crate::device::Status;
 use crate::device::abi::{ConnInfo, Token};
 use crate::engine::memory::{Charge, Segment};
 use crate::engine::pool::QueueId;
-use crate::fabric::FabricKind;
 use crate::fabric::RegionId;
 use crate::transport::ConnStatus;
 use crate::units::Instant;
@@ -30,10 +29,11 @@ pub(super) enum Stage {
 
 /// A worker has named the token of a connection, and is to be told whether it gets it.
 #[derive(Debug)]
-pub(in crate::broker) struct Claim {
-    pub(in crate::broker) process: Arc<Process>,
+pub struct Claim<W> {
+    /// The worker.
+    pub worker: W,
     /// The request to answer; `None`: the worker attached for this connection alone.
-    pub(in crate::broker) cookie: Option<u64>,
+    pub cookie: Option<u64>,
 }
 
 /// A message that waits for an owner, or for a place in its memory.
@@ -55,7 +55,7 @@ impl From<Vec<u8>> for Held {
 
 /// A connection that has negotiated.
 #[derive(Debug)]
-pub(super) struct Conn {
+pub(super) struct Conn<W> {
     pub(super) peer: SocketAddr,
     /// The address at which it came in.
     pub(super) local: Option<SocketAddr>,
@@ -76,7 +76,7 @@ pub(super) struct Conn {
     /// The owner has not been told of it for want of memory.
     pub(super) info_due: bool,
     /// By which its owner asked for it, until the owner is told of it.
-    pub(super) claim: Option<Claim>,
+    pub(super) claim: Option<Claim<W>>,
     /// Submissions that the transport has.
     pub(super) outstanding: u32,
     /// Messages that the owner has not given back.
@@ -86,7 +86,7 @@ pub(super) struct Conn {
     pub(super) receives: Option<[Charge; 2]>,
     /// The same of long lists of descriptors that wait to be posted.
     pub(super) descriptors: Option<[Charge; 2]>,
-    /// Why the broker ends it, where it does.
+    /// Why the device ends it, where it does.
     pub(super) end: Option<(&'static str, Status)>,
     /// The owner that it had.
     pub(super) last_worker: Option<u32>,
@@ -100,7 +100,7 @@ pub(super) struct Regions {
     pub(super) bulk: Vec<Option<(Arc<Segment>, RegionId)>>,
 }
 
-impl Conn {
+impl<W> Conn<W> {
     pub(super) fn new((peer, local): (SocketAddr, Option<SocketAddr>), now: Instant) -> Self {
         Self {
             peer,
@@ -130,7 +130,7 @@ impl Conn {
         matches!(self.stage, Stage::Owned { .. } | Stage::Orphan)
     }
 
-    /// Whether nothing is under way on it that the broker knows of.
+    /// Whether nothing is under way on it that the device knows of.
     pub(super) fn is_idle(&self) -> bool {
         self.outstanding == 0 && self.unrecycled == 0 && self.held.is_empty() && !self.info_due
     }
@@ -174,39 +174,21 @@ impl Conn {
         }
     }
 
-    /// For the status of the broker.
-    pub(super) fn status(
+    /// For a status.
+    pub(super) const fn report(
         &self,
-        status: &ConnStatus,
-        (reactor, fabric): (usize, FabricKind),
-        (now, local): (Instant, Option<SocketAddr>),
-        owner: Option<(u64, &Process)>,
-    ) -> ConnectionStatus {
-        let traffic = status.traffic;
-        ConnectionStatus {
-            id: owner.map(|(number, _)| number),
-            reactor,
+        transport: ConnStatus,
+        owner: Option<(W, u64)>,
+    ) -> ConnReport<W> {
+        ConnReport {
+            owner,
             peer: self.peer,
-            local,
-            fabric: fabric.to_string(),
-            worker: owner.map(|(_, process)| process.id),
-            pid: owner.map(|(_, process)| process.pid),
-            state: self.state().to_owned(),
-            send_credits: status.send_credits.0,
-            receive_credits: status.receive_credits.0,
-            receives_posted: status.receives_posted,
-            inline_bytes_in: traffic.inline_bytes_in,
-            inline_bytes_out: traffic.inline_bytes_out,
-            rdma_read_bytes: traffic.rdma_read_bytes,
-            rdma_write_bytes: traffic.rdma_write_bytes,
-            messages_in: traffic.messages_in,
-            messages_out: traffic.messages_out,
-            invalidations_out: traffic.invalidations_out,
-            queued: status.queued + status.queued_reads,
+            local: self.local,
+            state: self.state(),
+            transport,
             outstanding: self.outstanding,
-            starved: status.starved,
             authenticated: self.authenticated,
-            age_seconds: now.saturating_since(self.since).as_secs_f64(),
+            since: self.since,
         }
     }
 

@@ -1,34 +1,34 @@
-//! How connections end, workers are dropped, and the reactor itself stops.
+//! How connections end, workers are dropped, and the shard itself stops.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
+use alloc::borrow::Cow;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::connection::{Conn, Stage};
-use super::rest::unwatch;
-use super::{NOTHING, Notice, Reactor};
-use crate::broker::presence::Presence;
+use super::{Host, NOTHING, Notice, Shard};
 use crate::device::Status;
 use crate::device::abi::{Completion, event};
+use crate::engine::peer::Peer;
 use crate::engine::pool::QueueId;
 use crate::engine::reason;
 use crate::engine::registry::Close;
 use crate::engine::submission::Violation;
-use crate::fabric::{ConnId, LocalAddress, SharedEpoll};
+use crate::fabric::{ConnId, Fabric};
 use crate::transport::{CloseReason, Traffic};
 use crate::units::Instant;
 
 /// Time without a submission, a completion or a message after which a connection is taken to be idle
-/// when the reactor stops. That a worker has given all messages back says little: it does when it has
+/// when the shard stops. That a worker has given all messages back says little: it does when it has
 /// read them, and answers later. The manual, smbdirectd(8), names it.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Time that connections have to end after they were told to, when the reactor stops.
+/// Time that connections have to end after they were told to, when the shard stops.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl<F: SharedEpoll> Reactor<F> {
+impl<F: Fabric, H: Host> Shard<F, H> {
     /// A connection is gone, and carried `traffic` before.
-    pub(super) fn closed(&mut self, id: ConnId, reason: &CloseReason, traffic: &Traffic) {
+    pub(super) fn closed(&mut self, id: ConnId, reason: CloseReason, traffic: &Traffic) {
         self.transport.buffers_mut().forget(id);
         let Some(mut conn) = self.conns.remove(id) else {
             return;
@@ -38,35 +38,36 @@ impl<F: SharedEpoll> Reactor<F> {
         }
         let (name, status) = conn
             .end
-            .unwrap_or_else(|| (reason.name(), reason::of_close(reason)));
-        let process = match conn.stage {
+            .unwrap_or_else(|| (reason.name(), reason::of_close(&reason)));
+        let worker = match conn.stage {
             Stage::Owned { queue, .. } => self.queues.get(queue).map(|queue| &queue.worker),
             Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
         };
-        let pid = process.map(|process| process.pid);
+        let worker = worker.cloned();
         let close = Close {
             peer: conn.peer,
             local: conn.local,
-            fabric: self.fabric.name(),
-            worker: process.map(|process| process.id).or(conn.last_worker),
+            fabric: self.fabric,
+            worker: worker.as_ref().map(Peer::id).or(conn.last_worker),
             reason: name,
             at: self.now,
             age: self.now.saturating_since(conn.since),
             bytes_received: traffic.bytes_received(),
             bytes_sent: traffic.bytes_sent(),
         };
-        let words = match conn.end {
-            Some((name, _)) => reason::words(name, &self.shared.limits),
-            None => reason.to_string(),
-        };
-        self.log_closed(&close, pid, &words);
-        let mut registry = self.shared.registry();
+        let mut registry = self.host.registry();
         if let Stage::Offered(token) = &conn.stage {
             registry.claim(token);
         }
         let was_dispatched = conn.is_dispatched();
-        let next = registry.closed(self.place(id), close, (was_dispatched, name));
+        let next = registry.closed(self.place(id), close.clone(), (was_dispatched, name));
         drop(registry);
+        let cause = conn.end.is_none().then_some(reason);
+        self.notice(Notice::Ended {
+            close,
+            worker,
+            cause,
+        });
         self.offer_next(next);
         if let Some(claim) = conn.claim.take() {
             self.answer(&claim, status);
@@ -90,28 +91,7 @@ impl<F: SharedEpoll> Reactor<F> {
         }
     }
 
-    /// Logs the end of a connection, unless there were many just now.
-    fn log_closed(&mut self, close: &Close, pid: Option<i32>, words: &str) {
-        let Some(suppressed) = self.lines.admit(self.now) else {
-            return;
-        };
-        let suppressed = (suppressed > 0).then_some(suppressed);
-        let (peer, local) = (close.peer, close.local.map(tracing::field::display));
-        let Close {
-            worker,
-            reason,
-            bytes_received,
-            bytes_sent,
-            ..
-        } = close;
-        let seconds = (close.age.as_secs_f64() * 1e3).round() / 1e3;
-        tracing::info!(
-            %peer, local, worker, pid, seconds, bytes_received, bytes_sent, reason, suppressed,
-            "connection ended: {words}"
-        );
-    }
-
-    /// Ends a connection at once, for a reason of the broker's own. The first reason stays.
+    /// Ends a connection at once, for a reason of the device's own. The first reason stays.
     pub(super) fn end(&mut self, id: ConnId, name: &'static str, status: Status) {
         if let Some(conn) = self.conns.get_mut(id) {
             conn.end.get_or_insert((name, status));
@@ -120,54 +100,51 @@ impl<F: SharedEpoll> Reactor<F> {
         self.transport.abort(id);
     }
 
-    /// Ends the connections of addresses that this machine no longer has.
-    pub(super) fn end_gone(&mut self, interfaces: Arc<BTreeSet<LocalAddress>>) {
-        let mut presence = Presence::new(interfaces);
-        self.transport
-            .end_gone(|address| !presence.has(address.into()));
-    }
-
     /// A worker broke the rules of the interface.
     pub(super) fn violated(&mut self, queue: QueueId, violation: Violation) {
-        self.shared.registry().count(violation.name());
-        self.fault(queue, Status::Corrupt, &violation.to_string());
+        self.host.registry().count(violation.name());
+        self.fault(queue, Status::Corrupt, violation.to_string().into());
     }
 
-    /// A worker is to be detached: its connections end at once, the rest is the control thread's.
-    pub(super) fn fault(&mut self, queue: QueueId, status: Status, why: &str) {
+    /// A worker is to be detached: its connections end at once, the rest is for whoever drives the shard.
+    pub fn fault(&mut self, queue: QueueId, status: Status, why: Cow<'static, str>) {
         let Some(queue) = self.queues.get(queue) else {
             return;
         };
-        let process = queue.worker.id;
-        self.control.notice(Notice::Fault {
-            process,
+        let worker = queue.worker.id();
+        self.notice(Notice::Fault {
+            worker,
             status,
-            why: why.to_owned(),
+            why,
         });
-        self.drop_process(process, false);
+        self.drop_worker(worker, false);
+    }
+
+    /// A worker is not attached any more, and nothing of it is registered.
+    pub fn gone(&mut self, worker: u32) {
+        self.drop_worker(worker, true);
     }
 
     /// Forgets a worker and aborts its connections; but with `recover`, where nothing of it is
     /// registered any more, those with which it has done nothing find another.
-    pub(super) fn drop_process(&mut self, process: u32, recover: bool) {
-        let Some(id) = self.queue_of.remove(&process) else {
+    fn drop_worker(&mut self, worker: u32, recover: bool) {
+        let Some(id) = self.queue_of.remove(&worker) else {
             return;
         };
         let Some(queue) = self.queues.remove(id) else {
             return;
         };
-        unwatch(self.transport.fabric().registry(), &queue.bell);
         self.active.retain(|active| *active != id);
         let mut recovered = Vec::new();
         for conn in queue.conns() {
-            if recover && self.recover(conn, process) {
+            if recover && self.recover(conn, worker) {
                 recovered.push(conn);
                 continue;
             }
             if let Some(conn) = self.conns.get_mut(conn) {
                 conn.stage = Stage::Orphan;
                 conn.claim = None;
-                conn.last_worker = Some(process);
+                conn.last_worker = Some(worker);
             }
             self.end(conn, "worker_gone", Status::Detached);
         }
@@ -177,9 +154,10 @@ impl<F: SharedEpoll> Reactor<F> {
         }
     }
 
-    pub(super) fn begin_to_stop(&mut self, by: Instant) {
+    /// Takes no more connections; ends those that are there once nothing is under way on them, at `by` at the latest.
+    pub fn stop(&mut self, by: Instant) {
         self.stop_by = Some(self.stop_by.map_or(by, |earlier| earlier.min(by)));
-        for listener in std::mem::take(&mut self.listeners) {
+        for listener in core::mem::take(&mut self.listeners) {
             self.transport.unlisten(listener);
         }
         let unowned: Vec<ConnId> = self
@@ -196,31 +174,30 @@ impl<F: SharedEpoll> Reactor<F> {
     /// When `stop` has something to do at the latest.
     pub(super) fn next_stop(&self) -> Option<Instant> {
         let by = self.stop_by?;
-        if self.now >= by {
-            return Some(by);
+        if self.is_late {
+            return (!self.has_stopped).then_some(by + END_TIMEOUT);
         }
-        let quiet = |conn: &Conn| (conn.end.is_none() && conn.is_idle()).then(|| conn.used + QUIET);
+        let quiet = |conn: &Conn<H::Worker>| {
+            (conn.end.is_none() && conn.is_idle()).then(|| conn.used + QUIET)
+        };
         let first = self.conns.iter().filter_map(|(_, conn)| quiet(conn)).min();
         Some(first.map_or(by, |first| first.min(by)))
     }
 
-    /// Ends connections once nothing is under way on them; whether the reactor is done.
-    pub(super) fn stop(&mut self) -> bool {
+    /// Ends connections once nothing is under way on them, if it has to stop.
+    pub(super) fn run_stop(&mut self) {
         let Some(by) = self.stop_by else {
-            return false;
+            return;
         };
         let late = self.now >= by;
-        let is_over = |conn: &Conn| {
+        self.is_late = late;
+        let is_over = |conn: &Conn<H::Worker>| {
             let quiet = self.now.saturating_since(conn.used) >= QUIET;
             late || conn.end.is_none() && conn.is_idle() && quiet
         };
-        let ids: Vec<ConnId> = self
-            .conns
-            .iter()
-            .filter(|(_, conn)| is_over(conn))
-            .map(|(id, _)| id)
-            .collect();
-        for id in ids {
+        let conns = self.conns.iter();
+        let over = conns.filter(|(_, conn)| is_over(conn)).map(|(id, _)| id);
+        for id in over.collect::<Vec<_>>() {
             if late {
                 self.end(id, "stopping", Status::Stopping);
                 continue;
@@ -230,6 +207,20 @@ impl<F: SharedEpoll> Reactor<F> {
             }
             self.transport.close(id);
         }
-        self.conns.len() == 0 || self.now >= by + END_TIMEOUT
+        if self.has_stopped || (self.conns.len() > 0 && self.now < by + END_TIMEOUT) {
+            return;
+        }
+        self.has_stopped = true;
+        // Nobody can ask this shard any more, and totals do not fall.
+        let (established, traffic) = self.carried();
+        let mut registry = self.host.registry();
+        let carried = registry.carried(self.fabric);
+        carried.connections += established;
+        carried.traffic += traffic;
+    }
+
+    /// Whether it was told to stop, and has.
+    pub const fn has_stopped(&self) -> bool {
+        self.has_stopped
     }
 }

@@ -1,27 +1,24 @@
 //! Connections whose clients have not logged in: how many there may be, and for how long.
 //!
-//! Limits count connections of all reactors (see [`admission`](crate::engine::admission)), so that the one
-//! that has to go, or the next to be offered, may be another reactor's. That one is told by the control
-//! thread.
+//! Limits count connections of all shards (see [`admission`](crate::engine::admission)), so that the one
+//! that has to go, or the next to be offered, may be another shard's: that is a notice.
 
-use std::sync::Arc;
+use core::net::SocketAddr;
 
 use super::connection::{Conn, Stage};
-use super::{Command, Notice, Reactor};
+use super::{Host, Notice, Shard};
 use crate::device::Status;
 use crate::engine::admission::{Limit, Place};
 use crate::engine::pool::QueueId;
-use crate::fabric::{ConnId, SharedEpoll};
+use crate::fabric::{ConnId, Fabric};
 use crate::units::Instant;
 
-impl<F: SharedEpoll> Reactor<F> {
+impl<F: Fabric, H: Host> Shard<F, H> {
     /// A connection has negotiated SMB Direct.
-    pub(super) fn established(&mut self, id: ConnId, peer: std::net::SocketAddr) {
-        let shared = Arc::clone(&self.shared);
-        let config = &shared.config;
+    pub(super) fn established(&mut self, id: ConnId, peer: SocketAddr) {
         let place = self.place(id);
-        let excess = shared.registry().established(place, peer);
-        let deadline = self.now + config.first_request_timeout;
+        let excess = self.host.registry().established(place, peer);
+        let deadline = self.now + self.rules.first_request_timeout;
         let local = self.transport.fabric().conn_local_address(id);
         let conn = Conn::new((peer, local), self.now);
         self.conns.insert(id, conn);
@@ -30,68 +27,53 @@ impl<F: SharedEpoll> Reactor<F> {
             self.end(id, "stopping", Status::Limit);
         }
         if let Some((excess, limit)) = excess {
-            let (key, value) = limit.setting(&shared.limits);
-            shared.limit_met(key, value, (1, limit.consequence()));
-            self.relay(excess, Command::End(excess.conn, limit));
+            self.notice(Notice::LimitMet(limit));
+            self.notice(Notice::End(excess, limit));
         }
     }
 
-    /// A connection of this reactor, for the others.
+    /// A connection of this shard, for the others.
     pub(super) const fn place(&self, conn: ConnId) -> Place {
         Place {
-            reactor: self.number,
+            shard: self.number,
             conn,
         }
     }
 
-    /// Has the reactor of a connection do something.
-    fn relay(&self, place: Place, command: Command) {
-        self.control.notice(Notice::Relay(place.reactor, command));
-    }
-
     /// A connection has to end for a newcomer; but one that has got a session meanwhile stays.
-    pub(super) fn end_stranger(&mut self, id: ConnId, limit: Limit) {
+    pub fn end_stranger(&mut self, id: ConnId, limit: Limit) {
         let Some(conn) = self.conns.get(id) else {
             return;
         };
         if conn.authenticated {
             let (place, peer) = (self.place(id), conn.peer);
-            return self.shared.registry().stays(place, peer);
+            return self.host.registry().stays(place, peer);
         }
         self.end(id, limit.name(), Status::Limit);
     }
 
     /// A connection may be offered, if there is one.
-    pub(super) fn offer_next(&self, next: Option<Place>) {
-        if let Some(next) = next {
-            self.relay(next, Command::Offer(next.conn));
-        }
+    pub(super) fn offer_next(&mut self, next: Option<Place>) {
+        self.notices.extend(next.map(Notice::Offer));
     }
 
     pub(super) fn set_deadline(&mut self, id: ConnId, deadline: Option<Instant>) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        if let Some(before) = std::mem::replace(&mut conn.deadline, deadline) {
+        if let Some(before) = core::mem::replace(&mut conn.deadline, deadline) {
             self.deadlines.remove(&(before, id));
         }
         self.deadlines.extend(deadline.map(|at| (at, id)));
     }
 
-    /// Warns of clients that were turned away before they had negotiated.
+    /// Tells of clients that were turned away before they had negotiated.
     pub(super) fn run_turned_away(&mut self) {
         let turned_away = self.transport.counters().turned_away;
         let times = turned_away.saturating_sub(self.turned_away);
         if times > 0 {
             self.turned_away = turned_away;
-            let shared = &self.shared;
-            let what = "connections that had not negotiated were ended for newer ones (of one source there \
-                        may be max_unnegotiated_per_source)";
-            shared.limit_met(
-                "max_unnegotiated",
-                shared.config.max_unnegotiated,
-                (times, what),
-            );
+            self.notice(Notice::TurnedAway(times));
         }
     }
 
@@ -100,11 +82,11 @@ impl<F: SharedEpoll> Reactor<F> {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        if std::mem::replace(&mut conn.authenticated, true) {
+        if core::mem::replace(&mut conn.authenticated, true) {
             return;
         }
         self.set_deadline(id, None);
-        self.shared.registry().authenticated(self.place(id));
+        self.host.registry().authenticated(self.place(id));
         self.transport.buffers_mut().authenticated(id);
         self.transport.raise_receives(id);
         self.count_receives(id);
@@ -114,7 +96,7 @@ impl<F: SharedEpoll> Reactor<F> {
     /// outstanding: a queue with nothing left keeps the users of its worker waiting. Whether `id` may submit
     /// nothing further, because it is that one, or others do not end fast enough.
     pub(super) fn is_too_much(&mut self, queue: QueueId, id: ConnId) -> bool {
-        let is_stranger = |conn: &&Conn| !conn.authenticated;
+        let is_stranger = |conn: &&Conn<H::Worker>| !conn.authenticated;
         let (Some(queue), Some(_)) = (
             self.queues.get(queue),
             self.conns.get(id).filter(is_stranger),

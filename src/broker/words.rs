@@ -1,0 +1,56 @@
+//! What the log says of what a shard did.
+
+use crate::engine::admission::{Limit, Limits};
+
+/// Why a connection ended that the device itself has ended for the reason of this name.
+pub(super) fn of_reason(name: &str, limits: &Limits) -> String {
+    match name {
+        "too_many_connections" | "too_many_connections_of_source" => format!(
+            "a newer one came, and max_connections = {} was reached",
+            limits.max_connections
+        ),
+        "too_many_unauthenticated" | "too_many_unauthenticated_of_source" => format!(
+            "a newer one came, no client had logged in on this one, and max_unauthenticated = {} was reached",
+            limits.max_unauthenticated
+        ),
+        "login_timeout" => "no client logged in on it in time".to_owned(),
+        "no_listener" => {
+            "no smbd is attached: is smbd running, with smb direct = yes in smb.conf?".to_owned()
+        }
+        "first_request" => "its first message is not an SMB2 NEGOTIATE request".to_owned(),
+        "first_request_timeout" => "its first request did not come in time".to_owned(),
+        "claim_timeout" => "no smbd took it in time: see the log of smbd".to_owned(),
+        "declined" => "smbd refused it: see the log of smbd".to_owned(),
+        "listener_busy" => "smbd does not read its offers".to_owned(),
+        "message_too_long" => "a message that is too long for the memory of its smbd".to_owned(),
+        "too_many_unanswered" => {
+            "its client has not logged in, and takes nothing of what it is sent".to_owned()
+        }
+        "no_queue" => "its smbd could not be given a queue".to_owned(),
+        "no_random_numbers" => "the system has no random numbers".to_owned(),
+        "worker_gone" => "its smbd has ended".to_owned(),
+        "disconnected" => "smbd closed it".to_owned(),
+        "stopping" => "smbdirectd stops".to_owned(),
+        other => other.replace('_', " "),
+    }
+}
+
+/// The key of the configuration that sets a limit, its value, and what was done when it was met.
+pub(super) const fn of_limit(limit: Limit, limits: &Limits) -> (&'static str, usize, &'static str) {
+    let (key, value) = match limit {
+        Limit::Connections | Limit::ConnectionsOfSource => {
+            ("max_connections", limits.max_connections)
+        }
+        Limit::Unauthenticated | Limit::UnauthenticatedOfSource => {
+            ("max_unauthenticated", limits.max_unauthenticated)
+        }
+    };
+    let consequence = match limit.is_of_source() {
+        true => {
+            "of one source (a quarter of that is its share, unless it is in gateways) the oldest connection without \
+             a session was ended"
+        }
+        false => "the oldest connection without a session was ended",
+    };
+    (key, value, consequence)
+}

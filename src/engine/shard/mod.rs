@@ -1,0 +1,618 @@
+//! A shard: the connections that one owner drives, and the queues of the workers that have them.
+//!
+//! ```text
+//!   fabric -> Transport -> events  ->  connections -> completions -> Queue -> worker
+//!   fabric <- Transport <- send, read, write <-  submissions  <-  Queue <- worker
+//!                              ^
+//!   whoever drives it   -- calls --'      Notice --> whoever drives it
+//! ```
+//!
+//! All data of a connection stays in its shard: a worker has a queue with each shard that has connections of its
+//! own. A queue in use is looked at in turn with the others; one that was idle for a while has announced sleep and
+//! is not looked at before its bell rings.
+//!
+//! Whoever drives a shard says what time it is ([`set_now`](Shard::set_now)), passes on what others want of it, lets it
+//! take a [`step`](Shard::step), and takes its [notices](Shard::next_notice). Before sleeping, until
+//! [`next_deadline`](Shard::next_deadline) at most, it has the shard [announce](Shard::announce_sleep) that to the
+//! workers.
+//!
+//! What a worker writes ends that worker at most: a violation is a [`Notice::Fault`], and the worker's connections are
+//! closed at once.
+
+mod connection;
+mod end;
+mod notice;
+mod route;
+mod strangers;
+mod submit;
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::DerefMut;
+use core::time::Duration;
+
+use slotmap::SlotMap;
+
+pub use self::connection::Claim;
+use self::connection::{Conn, Stage};
+pub use self::notice::{ConnReport, Notice, QueueReport, Report};
+use self::submit::BATCH;
+
+use super::memory::Account;
+use super::peer::{Peer, Untold, Worker};
+use super::pool::{Buffer, Fault, Pool, QueueId};
+use super::queue::Queue;
+use super::reason;
+use super::registry::Registry;
+use crate::device::Status;
+use crate::device::abi::{Completion, Token, event};
+use crate::fabric::{ConnId, Fabric, FabricError, ListenerId, LocalAddresses};
+use crate::proto;
+use crate::shm::{Entry, RingCorrupt};
+use crate::transport::{ConnTable, Event, Traffic, Transport};
+use crate::units::Instant;
+
+/// Time after which those that found no memory try again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Time after which a queue without work is not looked at any more, even where there is other work.
+const QUEUE_IDLE: Duration = Duration::from_micros(200);
+
+/// What is said of [`Untold::Unread`].
+const UNREAD: &str = "does not read what the device tells it";
+
+/// What shards have in common.
+pub trait Host {
+    /// The processes.
+    type Worker: Worker;
+
+    /// The registry, for one change or look-up: nothing that a shard does meanwhile waits.
+    fn registry(&self) -> impl DerefMut<Target = Registry<Self::Worker>>;
+
+    /// A token that nobody can guess; `None`: the system has no random numbers.
+    fn token(&self) -> Option<Token>;
+}
+
+/// What a shard keeps to.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Time that a client has for its first request, beginning when it has negotiated.
+    pub first_request_timeout: Duration,
+    /// Time that a client has to log in, beginning when it has negotiated.
+    pub login_timeout: Duration,
+    /// Time for which a token may be claimed.
+    pub claim_timeout: Duration,
+    /// Time without use after which a worker is asked for memory of RECEIVE.
+    pub memory_idle_timeout: Duration,
+    /// Entries of each ring of a queue.
+    pub queue_depth: u32,
+    /// Bytes of the longest message that a worker can send.
+    pub longest_send: u32,
+    /// What all workers have together.
+    pub memory: Arc<Account>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Shard<F: Fabric, H: Host> {
+    number: usize,
+    /// The name of what carries its connections.
+    fabric: &'static str,
+    host: H,
+    rules: Rules,
+    transport: Transport<F, Pool<H::Worker>>,
+    listeners: Vec<ListenerId>,
+    conns: ConnTable<Conn<H::Worker>>,
+    /// When connections without an owner or a session have waited long enough.
+    deadlines: BTreeSet<(Instant, ConnId)>,
+    queues: SlotMap<QueueId, Queue<H::Worker>>,
+    queue_of: BTreeMap<u32, QueueId>,
+    /// Queues to look at.
+    active: Vec<QueueId>,
+    events: Vec<Event<Buffer>>,
+    /// Copies of submissions, a batch of one queue at a time. Not made anew for each look at a queue:
+    /// most find nothing.
+    entries: Box<[Entry; BATCH]>,
+    /// Copies of descriptors, one submission's at a time.
+    descriptors: Vec<u8>,
+    /// Workers that are to be woken at a time, the next first, unless they were meanwhile.
+    late: VecDeque<(Instant, QueueId)>,
+    notices: VecDeque<Notice<H::Worker>>,
+    /// Clients that were turned away before they had negotiated, as of the last notice.
+    turned_away: u64,
+    /// When to try again for what found no memory.
+    retry_at: Option<Instant>,
+    /// When to look for idle memory of RECEIVE; `None`: there is none that could be taken back.
+    look_at: Option<Instant>,
+    /// When everything has to be over.
+    stop_by: Option<Instant>,
+    /// That time has come, and connections were told to end.
+    is_late: bool,
+    has_stopped: bool,
+    now: Instant,
+}
+
+impl<F: Fabric, H: Host> Shard<F, H> {
+    /// The shard of this number, whose transport listens already.
+    pub fn new(
+        (number, fabric): (usize, &'static str),
+        (host, rules): (H, Rules),
+        (transport, listeners): (Transport<F, Pool<H::Worker>>, Vec<ListenerId>),
+    ) -> Self {
+        Self {
+            number,
+            fabric,
+            host,
+            rules,
+            transport,
+            listeners,
+            conns: ConnTable::default(),
+            deadlines: BTreeSet::new(),
+            queues: SlotMap::with_key(),
+            queue_of: BTreeMap::new(),
+            active: Vec::new(),
+            events: Vec::new(),
+            entries: Box::new([Entry::default(); BATCH]),
+            descriptors: Vec::new(),
+            late: VecDeque::new(),
+            notices: VecDeque::new(),
+            turned_away: 0,
+            retry_at: None,
+            look_at: None,
+            stop_by: None,
+            is_late: false,
+            has_stopped: false,
+            now: Instant::ZERO,
+        }
+    }
+
+    /// The time of all that follows.
+    pub const fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    /// Does what there is to do now; whether there was anything.
+    ///
+    /// # Errors
+    ///
+    /// The fabric has failed as a whole.
+    pub fn step(&mut self) -> Result<bool, FabricError> {
+        let mut busy = self.run_queues();
+        self.transport.poll(self.now, &mut self.events)?;
+        busy |= self.run_events();
+        self.run_turned_away();
+        self.run_faults();
+        self.run_deadlines();
+        self.run_waiting();
+        self.flush_queues();
+        self.wake_late();
+        self.run_stop();
+        Ok(busy)
+    }
+
+    /// What whoever drives the shard has to know or do, the oldest first.
+    pub fn next_notice(&mut self) -> Option<Notice<H::Worker>> {
+        self.notices.pop_front()
+    }
+
+    /// Whether the fabric or a connection has something to do at a time that has come.
+    pub fn is_due(&self) -> bool {
+        self.transport
+            .poll_timeout()
+            .is_some_and(|at| at <= self.now)
+    }
+
+    /// When the shard has something to do at the latest, without any reason from outside.
+    pub fn next_deadline(&mut self) -> Option<Instant> {
+        let all = [
+            self.transport.poll_timeout(),
+            self.deadlines.first().map(|(at, _)| *at),
+            self.retry_at,
+            self.look_at,
+            self.next_wake(),
+            self.next_stop(),
+        ];
+        all.into_iter().flatten().min()
+    }
+
+    /// Whether a worker has submitted anything that the next step will find: no system call.
+    pub fn has_submissions(&mut self) -> bool {
+        let (queues, active) = (&mut self.queues, &self.active);
+        // A corrupt ring is met again in the next step.
+        let mut active = active.iter();
+        active.any(|id| queues.get_mut(*id).is_some_and(Queue::has_submissions))
+    }
+
+    /// The bell of a queue, of which a [`Notice::QueueMade`] told.
+    pub fn bell(&self, queue: QueueId) -> Option<&<H::Worker as Worker>::Bell> {
+        Some(&self.queues.get(queue)?.bell)
+    }
+
+    /// A worker has rung: its queue has its turn. Returns how often it has.
+    pub fn rung(&mut self, queue: QueueId) -> u32 {
+        self.activate(queue);
+        let Some(queue) = self.queues.get_mut(queue) else {
+            return 0;
+        };
+        queue.rings = queue.rings.wrapping_add(1);
+        queue.rings
+    }
+
+    /// What carries the connections.
+    pub fn fabric(&self) -> &F {
+        self.transport.fabric()
+    }
+
+    /// The same, to wait with or to ask.
+    pub fn fabric_mut(&mut self) -> &mut F {
+        self.transport.fabric_mut()
+    }
+
+    /// How connections to come are negotiated.
+    pub fn set_acceptor(&mut self, acceptor: proto::Config) {
+        self.transport.set_acceptor(acceptor);
+    }
+
+    /// Clients may use these addresses of the machine: for connections to come, and for those that are there.
+    pub fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
+        self.transport.admit_at(addresses);
+    }
+
+    /// Ends the connections of addresses that the machine no longer has.
+    pub fn end_gone(&mut self, has_gone: impl FnMut(core::net::SocketAddr) -> bool) {
+        self.transport.end_gone(has_gone);
+    }
+
+    fn notice(&mut self, notice: Notice<H::Worker>) {
+        self.notices.push_back(notice);
+    }
+
+    /// Looks at each active queue once.
+    fn run_queues(&mut self) -> bool {
+        let mut busy = false;
+        for index in 0..self.active.len() {
+            let Some(id) = self.active.get(index).copied() else {
+                break;
+            };
+            match self.run_queue(id) {
+                Ok(done) => busy |= done,
+                Err(violation) => self.violated(id, violation),
+            }
+        }
+        busy
+    }
+
+    fn run_events(&mut self) -> bool {
+        let mut events = core::mem::take(&mut self.events);
+        let busy = !events.is_empty();
+        for event in events.drain(..) {
+            match event {
+                Event::Established { conn, peer, .. } => self.established(conn, peer),
+                Event::Message {
+                    conn,
+                    buffer,
+                    length,
+                } => self.received(conn, buffer, length),
+                Event::Sent {
+                    conn,
+                    cookie,
+                    result,
+                } => self.ended(conn, event::SENT, cookie, reason::of_result(result)),
+                Event::Written {
+                    conn,
+                    cookie,
+                    result,
+                }
+                | Event::Read {
+                    conn,
+                    cookie,
+                    result,
+                } => self.ended(conn, event::RDMA_DONE, cookie, reason::of_result(result)),
+                // Nothing is registered here that a peer may reach.
+                Event::Invalidated { .. } => {}
+                Event::Closed {
+                    conn,
+                    reason,
+                    traffic,
+                } => self.closed(conn, reason, &traffic),
+            }
+        }
+        self.events = events;
+        busy
+    }
+
+    /// Something that a worker had submitted ended.
+    #[inline]
+    fn ended(&mut self, id: ConnId, event: u32, cookie: u64, status: Status) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        conn.outstanding = conn.outstanding.saturating_sub(1);
+        conn.used = self.now;
+        let Stage::Owned { queue, number } = conn.stage else {
+            return;
+        };
+        let has_descriptors = conn.descriptors.is_some();
+        if let Some(of) = self.queues.get_mut(queue) {
+            of.outstanding = of.outstanding.saturating_sub(1);
+        }
+        if has_descriptors {
+            self.count_descriptors(queue, id);
+        }
+        self.complete(
+            queue,
+            Completion {
+                event,
+                status: status.code(),
+                conn: number,
+                cookie,
+                ..NOTHING
+            },
+        );
+    }
+
+    /// Has a completion for a worker.
+    #[inline]
+    fn complete(&mut self, id: QueueId, completion: Completion) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.complete(completion);
+        }
+        self.activate(id);
+    }
+
+    /// Looks at all queues from the next round on.
+    fn activate_all(&mut self) {
+        let all: Vec<QueueId> = self.queues.keys().collect();
+        all.into_iter().for_each(|id| self.activate(id));
+    }
+
+    /// Looks at a queue from the next round on.
+    #[inline]
+    fn activate(&mut self, id: QueueId) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.used = self.now;
+            if !queue.active {
+                queue.active = true;
+                self.active.push(id);
+            }
+        }
+    }
+
+    /// Shows completions to their workers, all of a round at once.
+    fn flush_queues(&mut self) {
+        for index in 0..self.active.len() {
+            let Some(id) = self.active.get(index).copied() else {
+                break;
+            };
+            if let Err(corrupt) = self.flush_queue(id) {
+                self.violated(id, corrupt.into());
+            }
+        }
+    }
+
+    /// Shows completions to a worker; whether there were some, and room for any.
+    #[inline]
+    fn flush_queue(&mut self, id: QueueId) -> Result<bool, RingCorrupt> {
+        let Some(queue) = self.queues.get_mut(id) else {
+            return Ok(false);
+        };
+        let before = queue.wake_at;
+        let flushed = queue.flush(self.now)?;
+        if let (None, Some(at)) = (before, queue.wake_at) {
+            self.late.push_back((at, id));
+        }
+        Ok(flushed)
+    }
+
+    /// When a worker is to be woken.
+    fn next_wake(&mut self) -> Option<Instant> {
+        while let Some((at, id)) = self.late.front().copied() {
+            if self
+                .queues
+                .get(id)
+                .is_some_and(|queue| queue.wake_at == Some(at))
+            {
+                return Some(at);
+            }
+            self.late.pop_front();
+        }
+        None
+    }
+
+    /// Wakes those workers that have waited long enough.
+    fn wake_late(&mut self) {
+        while let Some((at, id)) = self.late.front().copied() {
+            if at > self.now {
+                break;
+            }
+            self.late.pop_front();
+            let queue = self.queues.get_mut(id);
+            if let Some(Err(corrupt)) = queue.map(|queue| queue.wake_late(at)) {
+                self.violated(id, corrupt.into());
+            }
+        }
+    }
+
+    fn run_faults(&mut self) {
+        while let Some(fault) = self.transport.buffers_mut().take_fault() {
+            match fault {
+                Fault::TooLong(conn) => self.end(conn, "message_too_long", Status::TooLong),
+                Fault::Untold(queue, Untold::Unread) => {
+                    self.fault(queue, Status::Again, UNREAD.into())
+                }
+                Fault::Untold(queue, Untold::Gone) => {
+                    let worker = self.queues.get(queue).map(|queue| queue.worker.id());
+                    self.notices.extend(worker.map(Notice::Gone));
+                }
+            }
+        }
+    }
+
+    /// Tries again for everything that found no memory, if it is time to. A worker's own memory comes
+    /// back through its queue; that of others, of which all have a share, says nothing when it does.
+    fn run_waiting(&mut self) {
+        let is_due = self.retry_at.is_some_and(|at| at <= self.now);
+        if is_due {
+            self.retry_at = None;
+            self.retry_waiting();
+        }
+        let buffers = self.transport.buffers_mut();
+        let (is_wanting, is_short) = (buffers.take_any_wanting(), buffers.take_short());
+        if is_wanting {
+            // There may be room that its worker did not ring for, and has to ring for from now on.
+            self.activate_all();
+        }
+        if is_wanting && self.retry_at.is_none() {
+            self.retry_at = Some(self.now + RETRY);
+            if is_short {
+                self.notice(Notice::NoMemory);
+            }
+        }
+        if self.transport.buffers_mut().take_grown() && self.look_at.is_none() {
+            self.look_at = Some(self.now + self.rules.memory_idle_timeout);
+        }
+        if self.look_at.is_some_and(|at| at <= self.now) {
+            self.reclaim();
+        }
+    }
+
+    /// Asks workers for what is idle of RECEIVE, apart from what they gave back and did not ring for.
+    pub fn reclaim(&mut self) {
+        self.activate_all();
+        let more = self.transport.buffers_mut().reclaim();
+        self.look_at = more.then(|| self.now + self.rules.memory_idle_timeout);
+    }
+
+    /// A worker has unmapped a segment of its RECEIVE.
+    pub fn unmapped(&mut self, worker: u32, number: u32) {
+        let Some(id) = self.queue_of.get(&worker).copied() else {
+            return;
+        };
+        if !self.transport.buffers_mut().released(id, number) {
+            self.fault(
+                id,
+                Status::Corrupt,
+                "gives back what it was not asked for".into(),
+            );
+        }
+    }
+
+    fn retry_waiting(&mut self) {
+        let all: Vec<ConnId> = self
+            .queues
+            .values_mut()
+            .flat_map(|queue| core::mem::take(&mut queue.waiting))
+            .collect();
+        for conn in all {
+            self.deliver(conn);
+        }
+        self.transport.buffers_available();
+    }
+
+    /// Connections that negotiated since the start, and what all of them carried.
+    fn carried(&self) -> (u64, Traffic) {
+        let counters = self.transport.counters();
+        let mut traffic = counters.ended;
+        let living = self
+            .conns
+            .iter()
+            .filter_map(|(id, _)| self.transport.status(id));
+        living.for_each(|status| traffic += status.traffic);
+        (counters.established, traffic)
+    }
+
+    /// What it knows for a status.
+    pub fn report(&mut self) -> Report<H::Worker> {
+        // Workers do not ring for all that they submit.
+        self.activate_all();
+        self.run_queues();
+        let (established, traffic) = self.carried();
+        let transport = self.transport.counters();
+        let requested = [("requested", transport.requested)];
+        let mut report = Report {
+            connections: Vec::new(),
+            queues: Vec::new(),
+            registrations: 0,
+            established,
+            traffic,
+            counters: transport.closed().chain(requested).collect(),
+        };
+        for (id, conn) in self.conns.iter() {
+            let Some(status) = self.transport.status(id) else {
+                continue;
+            };
+            let owner = match conn.stage {
+                Stage::Owned { queue, number } => {
+                    let queue = self.queues.get(queue);
+                    queue.map(|queue| (queue.worker.clone(), number))
+                }
+                Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
+            };
+            report.registrations += conn.registrations();
+            report.connections.push(conn.report(status, owner));
+        }
+        for (id, queue) in &mut self.queues {
+            let (overflow, completions) = queue.backlog();
+            let (receive_segments, receive_units_used) = self.transport.buffers().usage(id);
+            report.queues.push(QueueReport {
+                worker: queue.worker.id(),
+                connections: queue.count(),
+                overflow,
+                completions,
+                outstanding: queue.outstanding,
+                receive_segments,
+                receive_units_used,
+            });
+        }
+        report
+    }
+
+    /// Leaves queues alone that nobody has used for a while.
+    pub fn retire_queues(&mut self) {
+        let now = self.now;
+        let (queues, buffers) = (&mut self.queues, self.transport.buffers());
+        let mut corrupt = Vec::new();
+        self.active.retain(|&id| {
+            let Some(queue) = queues.get_mut(id) else {
+                return false;
+            };
+            if now.saturating_since(queue.used) < QUEUE_IDLE {
+                return true;
+            }
+            match queue.announce_sleep(buffers.is_wanting(id)) {
+                Ok(asleep) => queue.active = !asleep,
+                Err(error) => corrupt.push((id, error)),
+            }
+            queue.active
+        });
+        for (id, error) in corrupt {
+            self.violated(id, error.into());
+        }
+    }
+
+    /// Announces sleep to all workers; `false`: one of them has something to do.
+    pub fn announce_sleep(&mut self) -> bool {
+        for id in &self.active {
+            if let Some(queue) = self.queues.get_mut(*id) {
+                queue.used = Instant::ZERO;
+            }
+        }
+        self.retire_queues();
+        self.active.is_empty()
+    }
+}
+
+/// What a completion is before anything is said in it.
+const NOTHING: Completion = Completion {
+    event: 0,
+    status: 0,
+    conn: 0,
+    cookie: 0,
+    buffer: 0,
+    length: 0,
+    reserved: 0,
+    token: [0; 16],
+    reserved2: 0,
+};

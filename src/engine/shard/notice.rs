@@ -1,0 +1,113 @@
+//! What a shard tells whoever drives it.
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+use crate::device::Status;
+use crate::engine::admission::{Limit, Place};
+use crate::engine::pool::QueueId;
+use crate::engine::registry::Close;
+use crate::transport::{CloseReason, ConnStatus, Traffic};
+use crate::units::Instant;
+
+/// What a shard tells whoever drives it.
+#[derive(Debug)]
+pub enum Notice<W> {
+    /// A worker, of this number, is to be detached and told why.
+    Fault {
+        /// Its number.
+        worker: u32,
+        /// Why.
+        status: Status,
+        /// The same in words.
+        why: Cow<'static, str>,
+    },
+    /// The worker of this number takes no more messages: it has gone, or is about to.
+    Gone(u32),
+    /// A queue was made: its bell is to be watched.
+    QueueMade(QueueId),
+    /// For the shard of a connection: it has to go for a newcomer.
+    End(Place, Limit),
+    /// For the shard of a connection: it may be offered now.
+    Offer(Place),
+    /// There was no memory for a received message, which others may have. It is tried for again.
+    NoMemory,
+    /// A connection had to go because this limit was met.
+    LimitMet(Limit),
+    /// So many clients were turned away before they had negotiated.
+    TurnedAway(u64),
+    /// A connection has an owner.
+    Assigned {
+        /// The client's address.
+        peer: SocketAddr,
+        /// The owner.
+        worker: W,
+    },
+    /// A connection is gone.
+    Ended {
+        /// What the registry keeps of it.
+        close: Close,
+        /// Its owner.
+        worker: Option<W>,
+        /// Why, where the device itself has not ended it; else [`Close::reason`] says all.
+        cause: Option<CloseReason>,
+    },
+}
+
+/// What a shard knows for a status.
+#[derive(Debug)]
+pub struct Report<W> {
+    /// The connections that have negotiated.
+    pub connections: Vec<ConnReport<W>>,
+    /// The queues of workers.
+    pub queues: Vec<QueueReport>,
+    /// Segments that are registered with connections, each counted with each connection.
+    pub registrations: usize,
+    /// Connections that negotiated since the start.
+    pub established: u64,
+    /// What all connections carried, those that have ended among them.
+    pub traffic: Traffic,
+    /// Of the transport: ends of connections that never negotiated among them.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct ConnReport<W> {
+    /// Its owner, and the number that the owner knows it by.
+    pub owner: Option<(W, u64)>,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address at which it came in.
+    pub local: Option<SocketAddr>,
+    /// `fresh`, `offered`, `owned` or `ending`.
+    pub state: &'static str,
+    /// What the transport knows.
+    pub transport: ConnStatus,
+    /// Submissions that have not been answered.
+    pub outstanding: u32,
+    /// A session is on it.
+    pub authenticated: bool,
+    /// When it had negotiated.
+    pub since: Instant,
+}
+
+/// A queue.
+#[derive(Debug)]
+pub struct QueueReport {
+    /// The number of its worker.
+    pub worker: u32,
+    /// Connections.
+    pub connections: usize,
+    /// Completions that found no room in the ring.
+    pub overflow: usize,
+    /// Completions in the ring.
+    pub completions: u32,
+    /// Submissions that have not been answered.
+    pub outstanding: u32,
+    /// Segments of RECEIVE.
+    pub receive_segments: u32,
+    /// Units of RECEIVE in use.
+    pub receive_units_used: u32,
+}

@@ -1,0 +1,137 @@
+//! What a worker may write into memory that the device reads.
+
+use std::time::Duration;
+
+use smbdirect::device::Status;
+use smbdirect::device::abi::{Place, Submission, event, op};
+use smbdirect::engine::peer::Peer;
+use zerocopy::FromZeros;
+
+use crate::process::Process;
+use crate::scene::Scene;
+
+fn nothing() -> Submission {
+    Submission::new_zeroed()
+}
+
+/// What `break_rule` does detaches that worker, for `why`; another goes on.
+#[track_caller]
+fn is_detached(why: &str, break_rule: impl FnOnce(&Process, u64)) {
+    let mut scene = Scene::new();
+    let (client, worker, conn) = scene.pair(1);
+    let (other, second, _) = scene.pair(2);
+    break_rule(&worker, conn);
+    assert!(scene.is_closed(&client));
+    let faults = std::mem::take(&mut scene.faults);
+    let [(id, Status::Corrupt, found)] = &faults[..] else {
+        panic!("{faults:?}");
+    };
+    assert_eq!(*id, worker.id());
+    assert!(found.contains(why), "{found}");
+    scene.send(&other, b"goes on");
+    let pdu = second.expect(event::PDU);
+    assert_eq!(second.take(&pdu), b"goes on");
+    scene.leaves_nothing();
+}
+
+#[test]
+fn what_no_library_submits() {
+    is_detached("unknown operation", |worker, conn| worker.call(99, conn));
+    is_detached("never was its own", |worker, conn| {
+        worker.call(op::DISCONNECT, conn + 1);
+    });
+    is_detached("is not in use", |worker, conn| {
+        worker.submit(Submission {
+            op: op::RECYCLE,
+            conn: conn >> 48 << 48,
+            place: 0x1_0000_0000,
+            ..nothing()
+        });
+    });
+    is_detached("do not lie in its memory", |worker, conn| {
+        worker.bulk();
+        worker.submit(Submission {
+            op: op::SEND_PDU,
+            conn,
+            length: 1,
+            ..nothing()
+        });
+    });
+    is_detached("do not lie in its memory", |worker, conn| {
+        worker.send(conn, 1, b"there is SEND now");
+        worker.submit(Submission {
+            op: op::SEND_PDU,
+            conn,
+            place: Place {
+                segment: 0,
+                offset: (256 << 10) - 1,
+            }
+            .to_bits(),
+            length: 2,
+            ..nothing()
+        });
+    });
+    is_detached("flags", |worker, conn| {
+        worker.submit(Submission {
+            op: op::SEND_PDU,
+            flags: 8,
+            conn,
+            length: 1,
+            ..nothing()
+        });
+    });
+}
+
+#[test]
+fn corrupt_rings() {
+    for place in [0, 64, 128] {
+        let mut scene = Scene::new();
+        let (client, worker, conn) = scene.pair(1);
+        worker.queue_memory(0).write(place, &[0xa5; 8]).unwrap();
+        worker.call(op::AUTHENTICATED, conn);
+        // Whatever that place says: it is judged, and nobody else is affected.
+        scene.send(&client, b"something");
+        scene.pair(2);
+        scene.leaves_nothing();
+    }
+}
+
+#[test]
+fn a_place_in_memory_that_was_given_back() {
+    is_detached("do not lie in its memory", |worker, conn| {
+        worker.bulk();
+        worker.release();
+        worker.rdma(op::RDMA_WRITE, (conn, 1), 10, &[0; 16]);
+        worker.release();
+    });
+}
+
+#[test]
+fn a_connection_of_which_a_worker_was_not_told_yet_cannot_be_named() {
+    let mut scene = Scene::new();
+    let worker = scene.worker_of(1);
+    let all = worker.account.charge(worker.account.limit(), 0);
+    let client = scene.client(0, 1);
+    assert!(worker.completions().is_empty());
+    // The first of its first queue.
+    worker.call(op::DISCONNECT, 1);
+    assert!(scene.is_closed(&client));
+    let (_, status, why) = scene.faults.pop().unwrap();
+    assert_eq!(status, Status::Corrupt);
+    assert!(why.contains("never was its own"), "{why}");
+    drop(all);
+    scene.leaves_nothing();
+}
+
+#[test]
+fn a_worker_is_told_of_its_connection_when_there_is_memory() {
+    let mut scene = Scene::new();
+    let worker = scene.worker_of(1);
+    let all = worker.account.charge(worker.account.limit(), 0);
+    let _client = scene.client(0, 1);
+    assert!(worker.completions().is_empty());
+    drop(all);
+    scene.pass(Duration::from_millis(100));
+    worker.connection_and_message();
+    scene.leaves_nothing();
+}

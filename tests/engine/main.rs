@@ -1,0 +1,13 @@
+//! The engine in one thread and in virtual time: shards, processes and clients on a network inside one object. No
+//! socket, no thread, no clock: what a kernel has instead of them is not tested here, and everything else is.
+//!
+//! `make miri` runs it under Miri.
+
+mod churn;
+mod data;
+mod hostile;
+mod network;
+mod process;
+mod routing;
+mod scene;
+mod time;

@@ -1,0 +1,104 @@
+//! What ends by the clock.
+
+use std::time::Duration;
+
+use smbdirect::device::abi::{event, op};
+
+use crate::scene::Scene;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_client_has_a_time_for_its_first_request_an_offer_one_to_be_claimed_and_a_user_one_to_log_in() {
+    for (seconds, name) in [
+        (20, "first_request_timeout"),
+        (30, "claim_timeout"),
+        (60, "login_timeout"),
+    ] {
+        let mut scene = Scene::new();
+        let _listener = scene.listener();
+        let worker = scene.worker_of(2);
+        let client = match name {
+            "first_request_timeout" => scene.connect(0),
+            "claim_timeout" => scene.client(0, 1),
+            _ => scene.client(0, 2),
+        };
+        worker.completions();
+        scene.pass(SECOND * (seconds - 1));
+        assert!(scene.ends.is_empty(), "{name}");
+        scene.pass(SECOND * 2);
+        assert_eq!(scene.ends, [name]);
+        assert!(scene.is_closed(&client));
+        scene.leaves_nothing();
+    }
+}
+
+#[test]
+fn a_user_stays() {
+    let mut scene = Scene::new();
+    let (client, _, _) = scene.pair(1);
+    scene.pass(SECOND * 3600);
+    assert!(!scene.is_closed(&client));
+    scene.leaves_nothing();
+}
+
+#[test]
+fn a_shard_that_stops_waits_for_what_is_under_way() {
+    let mut scene = Scene::new();
+    let (client, worker, conn) = scene.pair(1);
+    scene.send(&client, b"a request");
+    let by = scene.now + SECOND * 30;
+    scene.shards[0].stop(by);
+    scene.pass(SECOND * 10);
+    assert!(!scene.is_closed(&client) && !scene.shards[0].has_stopped());
+    let pdu = worker.expect(event::PDU);
+    worker.take(&pdu);
+    worker.send(conn, 1, b"its response");
+    scene.settle();
+    assert_eq!(worker.expect(event::SENT).status, 0);
+    scene.pass(SECOND * 3);
+    assert_eq!(scene.ends, ["stopping"]);
+    assert!(scene.is_closed(&client) && scene.shards[0].has_stopped());
+    let carried = scene.carried();
+    assert_eq!((carried.connections, carried.traffic.messages_in), (1, 2));
+}
+
+#[test]
+fn a_shard_that_stops_does_not_wait_for_ever() {
+    let mut scene = Scene::new();
+    let (client, worker, _) = scene.pair(1);
+    scene.send(&client, b"a request that nobody answers");
+    let by = scene.now + SECOND * 5;
+    scene.shards[0].stop(by);
+    scene.pass(SECOND * 7);
+    assert!(scene.is_closed(&client) && scene.shards[0].has_stopped());
+    assert_eq!(
+        worker.completions().last().unwrap().event,
+        event::DISCONNECTED
+    );
+}
+
+#[test]
+fn a_worker_sleeps_until_something_is_for_it() {
+    let mut scene = Scene::new();
+    let (client, worker, conn) = scene.pair(1);
+    worker.announces_sleep();
+    worker.rings();
+    scene.pass(SECOND * 10);
+    assert_eq!(worker.rings(), 0);
+    scene.send(&client, b"wakes it");
+    assert_eq!(worker.rings(), 1);
+    let pdu = worker.expect(event::PDU);
+    worker.take(&pdu);
+    // That a message has gone is no news.
+    worker.send(conn, 1, b"a response");
+    worker.announces_sleep();
+    scene.settle();
+    assert_eq!(worker.rings(), 0);
+    scene.pass(SECOND);
+    assert_eq!(worker.rings(), 1);
+    assert_eq!(worker.expect(event::SENT).status, 0);
+    worker.call(op::DISCONNECT, conn);
+    assert!(scene.is_closed(&client));
+    scene.leaves_nothing();
+}
