@@ -442,8 +442,7 @@ impl<W: Worker> Arena<W> {
     /// Units that `length` bytes take.
     #[inline]
     fn units(&self, length: usize) -> u32 {
-        // No message is longer than 32 bits can say.
-        length.div_ceil(self.buffers.shape().unit_length) as u32
+        self.buffers.units_of(length)
     }
 
     /// A quarter of the units that there may be.
@@ -574,7 +573,7 @@ impl<W: Worker> Arena<W> {
         total: (&Arc<Account>, u64),
     ) -> Result<(Segment, W::Pages), Status> {
         let shape = self.buffers.shape();
-        let wanted = length.div_ceil(shape.unit_length) as u32;
+        let wanted = self.buffers.units_of(length);
         let all = u64::from(self.buffers.units()) * shape.unit_length as u64;
         let mut lengths = next_length(&self.shape, (self.buffers.segments(), all), wanted);
         let (next, account) = (lengths[0] as u64, self.worker.account());

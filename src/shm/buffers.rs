@@ -31,6 +31,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::num::NonZeroUsize;
 
 use crate::sys::Memory;
 
@@ -363,6 +364,14 @@ impl Buffers {
         self.numbers().count() as u32
     }
 
+    /// Units that `length` bytes take; as many as a number can say where they are more.
+    #[inline]
+    #[must_use]
+    pub fn units_of(&self, length: usize) -> u32 {
+        let unit = NonZeroUsize::new(self.shape.unit_length).unwrap_or(NonZeroUsize::MIN);
+        u32::try_from(length.div_ceil(unit.get())).unwrap_or(u32::MAX)
+    }
+
     /// Units of all segments.
     #[must_use]
     pub fn units(&self) -> u32 {
@@ -394,7 +403,7 @@ impl Buffers {
         if length > longest {
             return Err(AllocateError::TooLong { length, longest });
         }
-        let count = length.div_ceil(self.shape.unit_length) as u32;
+        let count = self.units_of(length);
         for number in &self.open {
             let segment = self.slots.get_mut(*number as usize);
             let segment = segment.and_then(|slot| slot.segment.as_mut());

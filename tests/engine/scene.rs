@@ -192,7 +192,7 @@ impl Scene {
                 status,
                 why,
             } => {
-                self.faults.push((worker, status, why.into_owned()));
+                self.faults.push((worker, status, why.to_string()));
                 self.detach(worker);
             }
             Notice::Gone(worker) => self.detach(worker),

@@ -26,7 +26,7 @@ use crate::device::Status;
 use crate::engine::admission::{Limit, Place};
 use crate::engine::lines::Lines;
 use crate::engine::registry::Close;
-use crate::engine::shard::{self, Claim, Shard};
+use crate::engine::shard::{self, Claim, Shard, Why};
 use crate::fabric::{
     ConnId, FabricError, FabricKind, ListenerId, LocalAddress, LocalAddresses, SharedEpoll,
 };
@@ -233,13 +233,12 @@ impl<F: SharedEpoll> Reactor<F> {
                 } => self.control.notice(Notice::Fault {
                     process: worker,
                     status,
-                    why: why.into_owned(),
+                    why: why.to_string(),
                 }),
                 Said::Gone(worker) => self.control.notice(Notice::Closed(worker)),
                 Said::QueueMade(queue) => {
                     if self.watch(queue).is_err() {
-                        let why = "its queue cannot be watched";
-                        self.shard.fault(queue, Status::System, why.into());
+                        self.shard.fault(queue, Status::System, Why::NotWatched);
                     }
                 }
                 Said::End(place, limit) => self.relay(place, Command::End(place.conn, limit)),

@@ -1,12 +1,10 @@
 //! How connections end, workers are dropped, and the shard itself stops.
 
-use alloc::borrow::Cow;
-use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::connection::{Conn, Stage};
-use super::{Host, NOTHING, Notice, Shard};
+use super::{Host, NOTHING, Notice, Shard, Why};
 use crate::device::Status;
 use crate::device::abi::{Completion, event};
 use crate::engine::peer::Peer;
@@ -103,11 +101,11 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     /// A worker broke the rules of the interface.
     pub(super) fn violated(&mut self, queue: QueueId, violation: Violation) {
         self.host.registry().count(violation.name());
-        self.fault(queue, Status::Corrupt, violation.to_string().into());
+        self.fault(queue, Status::Corrupt, violation.into());
     }
 
     /// A worker is to be detached: its connections end at once, the rest is for whoever drives the shard.
-    pub fn fault(&mut self, queue: QueueId, status: Status, why: Cow<'static, str>) {
+    pub fn fault(&mut self, queue: QueueId, status: Status, why: Why) {
         let Some(queue) = self.queues.get(queue) else {
             return;
         };

@@ -37,7 +37,7 @@ use slotmap::SlotMap;
 
 pub use self::connection::Claim;
 use self::connection::{Conn, Stage};
-pub use self::notice::{ConnReport, Notice, QueueReport, Report};
+pub use self::notice::{ConnReport, Notice, QueueReport, Report, Why};
 use self::submit::BATCH;
 
 use super::memory::Account;
@@ -59,9 +59,6 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// Time after which a queue without work is not looked at any more, even where there is other work.
 const QUEUE_IDLE: Duration = Duration::from_micros(200);
-
-/// What is said of [`Untold::Unread`].
-const UNREAD: &str = "does not read what the device tells it";
 
 /// What shards have in common.
 pub trait Host {
@@ -440,7 +437,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             match fault {
                 Fault::TooLong(conn) => self.end(conn, "message_too_long", Status::TooLong),
                 Fault::Untold(queue, Untold::Unread) => {
-                    self.fault(queue, Status::Again, UNREAD.into())
+                    self.fault(queue, Status::Again, Why::Unread)
                 }
                 Fault::Untold(queue, Untold::Gone) => {
                     let worker = self.queues.get(queue).map(|queue| queue.worker.id());
@@ -491,11 +488,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return;
         };
         if !self.transport.buffers_mut().released(id, number) {
-            self.fault(
-                id,
-                Status::Corrupt,
-                "gives back what it was not asked for".into(),
-            );
+            self.fault(id, Status::Corrupt, Why::NotAsked);
         }
     }
 

@@ -1,6 +1,5 @@
 //! What a shard tells whoever drives it.
 
-use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
@@ -8,6 +7,7 @@ use crate::device::Status;
 use crate::engine::admission::{Limit, Place};
 use crate::engine::pool::QueueId;
 use crate::engine::registry::Close;
+use crate::engine::submission::Violation;
 use crate::transport::{CloseReason, ConnStatus, Traffic};
 use crate::units::Instant;
 
@@ -21,7 +21,7 @@ pub enum Notice<W> {
         /// Why.
         status: Status,
         /// The same in words.
-        why: Cow<'static, str>,
+        why: Why,
     },
     /// The worker of this number takes no more messages: it has gone, or is about to.
     Gone(u32),
@@ -53,6 +53,32 @@ pub enum Notice<W> {
         /// Why, where the device itself has not ended it; else [`Close::reason`] says all.
         cause: Option<CloseReason>,
     },
+}
+
+/// Why a worker is to be detached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// It broke a rule of the rings.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// It gave back a segment of RECEIVE.
+    #[error("gives back what it was not asked for")]
+    NotAsked,
+    /// [`Untold::Unread`](crate::engine::peer::Untold::Unread).
+    #[error("does not read what the device tells it")]
+    Unread,
+    /// There was no room to say that it has the connection.
+    #[error("its claim could not be answered")]
+    ClaimNotAnswered,
+    /// It attached for one connection, which ended before.
+    #[error("there is no connection for its token any more")]
+    NoConnection,
+    /// Its RECEIVE cannot have the shape that the device has chosen.
+    #[error("its memory for messages has a shape that cannot be")]
+    Shape,
+    /// Whoever drives the shard cannot watch its bell.
+    #[error("its queue cannot be watched")]
+    NotWatched,
 }
 
 /// What a shard knows for a status.

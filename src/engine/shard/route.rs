@@ -16,7 +16,7 @@
 use zerocopy::IntoBytes;
 
 use super::connection::{Claim, Held, Stage};
-use super::{Host, NOTHING, Notice, Shard, UNREAD};
+use super::{Host, NOTHING, Notice, Shard, Why};
 use crate::device::Status;
 use crate::device::abi::{self, Completion, Token, event, kind};
 use crate::engine::peer::{Peer, Worker};
@@ -220,17 +220,16 @@ impl<F: Fabric, H: Host> Shard<F, H> {
                     kind: kind::CLAIM,
                 };
                 let told = claim.worker.tell(kind::REPLY, cookie, &reply);
-                let why = "its claim could not be answered";
-                told.err().map(|_| (Status::Again, why))
+                told.err().map(|_| (Status::Again, Why::ClaimNotAnswered))
             }
             None if status == Status::Ok => None,
-            None => Some((status, "there is no connection for its token any more")),
+            None => Some((status, Why::NoConnection)),
         };
         if let Some((status, why)) = fault {
             self.notice(Notice::Fault {
                 worker: claim.worker.id(),
                 status,
-                why: why.into(),
+                why,
             });
         }
     }
@@ -294,7 +293,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
                 status @ Status::Again => Some(Notice::Fault {
                     worker: worker.id(),
                     status,
-                    why: UNREAD.into(),
+                    why: Why::Unread,
                 }),
                 Status::Detached => Some(Notice::Gone(worker.id())),
                 _ => None,
@@ -305,8 +304,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.queue_of.insert(worker.id(), id);
         if added.is_err() {
             // It was told of the queue already.
-            let why = "its memory for messages has a shape that cannot be";
-            self.fault(id, Status::System, why.into());
+            self.fault(id, Status::System, Why::Shape);
             return Err(Status::System);
         }
         self.notice(Notice::QueueMade(id));

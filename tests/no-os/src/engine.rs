@@ -12,7 +12,7 @@ use smbdirect::device::{Status, abi};
 use smbdirect::engine::admission::{Admission, Limits, Place};
 use smbdirect::engine::lines::{Lines, Warnings};
 use smbdirect::engine::memory::{Account, Segment};
-use smbdirect::engine::peer::{Peer, Role};
+use smbdirect::engine::peer::{Peer, Role, Untold};
 use smbdirect::engine::registry::{Close, Registry, Route};
 use smbdirect::engine::{reason, submission};
 use smbdirect::fabric::{
@@ -26,14 +26,21 @@ use smbdirect::sys::{Memory, OsError};
 use smbdirect::transport::{self, Config, HeapBuffers, Transport};
 use smbdirect::units::{Instant, RemoteToken};
 use smbdirect::wire::BufferDescriptorV1;
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::shard::shard;
 
 #[derive(Default)]
-struct Nowhere {
+pub(crate) struct Nowhere {
     conns: SlotMap<ConnId, ()>,
     posted: Vec<(ConnId, WrId, Work)>,
 }
 
 impl Nowhere {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.posted.is_empty()
+    }
+
     fn post(&mut self, conn: ConnId, wr_id: WrId, work: Work) -> Result<(), FabricError> {
         self.conns.get(conn).ok_or(FabricError::NotConnected)?;
         self.posted.push((conn, wr_id, work));
@@ -152,7 +159,8 @@ impl Fabric for Nowhere {
     }
 }
 
-struct NoBell;
+#[derive(Debug)]
+pub(crate) struct NoBell;
 
 impl Doorbell for NoBell {
     fn ring(&self) {}
@@ -170,7 +178,7 @@ unsafe fn memory(start: NonNull<u8>, length: usize) -> Memory {
 }
 
 pub(crate) fn engine(bytes: &[u8], now: Instant) -> usize {
-    transport(bytes, now) ^ rings(bytes) ^ rules(bytes, now)
+    transport(bytes, now) ^ rings(bytes) ^ rules(bytes, now) ^ shard(bytes, now)
 }
 
 fn transport(bytes: &[u8], now: Instant) -> usize {
@@ -276,7 +284,7 @@ fn rules(bytes: &[u8], now: Instant) -> usize {
         Source::of([192, 0, 2, 1].into()),
     );
     let place = Place {
-        reactor: 0,
+        shard: 0,
         conn: ConnId::default(),
     };
     let excess = admission.admit(place, source);
@@ -284,7 +292,7 @@ fn rules(bytes: &[u8], now: Instant) -> usize {
     admission.stays(place, source);
     admission.authenticated(place);
     let next = admission.closed(place);
-    let words = excess.map_or(0, |(_, limit)| reason::words(limit.name(), &limits).len());
+    let words = excess.map_or(0, |(_, limit)| limit.name().len());
 
     let routed = routes(place, limits, now);
 
@@ -326,6 +334,10 @@ impl Peer for Process {
 
     fn invited(&self) -> bool {
         self.0 > 1
+    }
+
+    fn tell<T: IntoBytes + Immutable>(&self, _: u32, _: u64, _: &T) -> Result<(), Untold> {
+        Ok(())
     }
 }
 

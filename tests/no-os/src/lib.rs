@@ -10,6 +10,7 @@
 extern crate alloc;
 
 mod engine;
+mod shard;
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::panic::PanicInfo;
