@@ -1,7 +1,7 @@
 # What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os msrv docs samba samba-selftest torture demo counts bench fuzz clean
+.PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os msrv docs samba samba-selftest torture demo counts bench miri fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ counts: ## system calls, sleeps and instructions of smbd and smbdirectd for an o
 
 bench: ## benchmarks
 	@tools/check.sh bench
+
+miri: ## the tests of the engine under Miri, in about 15 minutes; nightly Rust with miri and rust-src
+	@tools/check.sh miri
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (600) seconds; nightly Rust and cargo-fuzz
 	@tools/check.sh fuzz

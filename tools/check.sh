@@ -273,6 +273,15 @@ step_fuzz() {
     done
 }
 
+# The tests of the engine, of which those that move megabytes do so only outside.
+step_miri() {
+    if ! cargo +nightly miri --version >/dev/null 2>&1; then
+        echo "Miri needs nightly Rust: rustup toolchain install nightly --component miri,rust-src"
+        return 1
+    fi
+    cargo +nightly miri test --locked --target-dir target/miri --test engine
+}
+
 main() {
     local started=$SECONDS failed=() skipped=0 name
     for name; do
