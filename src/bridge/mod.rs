@@ -45,22 +45,18 @@ pub use self::statistics::{Connections, Statistics, Traffic};
 use crate::fabric::ConnId;
 use crate::fabric::{AnyFabric, FabricKind, iwarp};
 use crate::proto;
-use crate::transport::{self, Event, PlainHasher, Transport};
+use crate::sys::ACCEPT_PAUSE;
+use crate::transport::{self, Event, Lines, PlainHasher, Transport};
 use crate::units::Instant;
 
 const WAKER: Token = Token(usize::MAX);
 const TRANSPORT: Token = Token(usize::MAX - 1);
 /// Clients taken from a listener before others have their turn.
 const ACCEPT_BATCH: usize = 64;
-/// Time without accepting after the system had no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time that connections have to end in order.
 const STOP_TIME: Duration = Duration::from_secs(5);
 /// Regions of a connection: the window, large messages under way and kept, receives.
 const REGIONS: usize = 64;
-/// Lines of log in a second that clients can cause.
-const LINES: u32 = 20;
-
 slotmap::new_key_type! {
     /// A client.
     struct Key;
@@ -373,9 +369,10 @@ impl Bridge {
         let connections = &mut self.context.statistics.connections;
         if self.clients.len() >= self.max_connections {
             connections.turned_away += 1;
-            if self.lines.admit(now) {
+            if let Some(suppressed) = self.lines.admit(now) {
                 let most = self.max_connections;
-                tracing::warn!(%peer, "turned away: {most} clients are connected already");
+                let suppressed = (suppressed > 0).then_some(suppressed);
+                tracing::warn!(%peer, suppressed, "turned away: {most} clients are connected already");
             }
             return;
         }
@@ -523,18 +520,19 @@ impl Bridge {
         if !is_normal {
             self.context.statistics.connections.failed += 1;
         }
-        if !self.lines.admit(self.context.now) {
+        let Some(suppressed) = self.lines.admit(self.context.now) else {
             return;
-        }
+        };
+        let suppressed = (suppressed > 0).then_some(suppressed);
         let (peer, to_server, to_client) = (client.peer, client.to_server, client.to_client);
         let carried = format!(
             "carried {} messages ({} bytes) to the server, {} ({} bytes) to the client",
             to_server.messages, to_server.bytes, to_client.messages, to_client.bytes
         );
         if is_normal {
-            tracing::info!(%peer, "{end}; {carried}");
+            tracing::info!(%peer, suppressed, "{end}; {carried}");
         } else {
-            tracing::warn!(%peer, "{end}; {carried}");
+            tracing::warn!(%peer, suppressed, "{end}; {carried}");
         }
     }
 }
@@ -561,31 +559,4 @@ fn is_of_client(error: &io::Error) -> bool {
         error.kind(),
         ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset
     )
-}
-
-/// Lines of log that clients can cause, a few in a second.
-#[derive(Debug, Default)]
-struct Lines {
-    window: Instant,
-    lines: u32,
-    left_out: u64,
-}
-
-impl Lines {
-    /// Whether to log a line now; says how many were left out before.
-    fn admit(&mut self, now: Instant) -> bool {
-        if now >= self.window + Duration::from_secs(1) {
-            (self.window, self.lines) = (now, 0);
-            let left_out = std::mem::take(&mut self.left_out);
-            if left_out > 0 {
-                tracing::warn!("{left_out} lines about clients were left out");
-            }
-        }
-        if self.lines >= LINES {
-            self.left_out += 1;
-            return false;
-        }
-        self.lines += 1;
-        true
-    }
 }

@@ -20,14 +20,12 @@ use super::shared::Shared;
 use crate::device::Status;
 use crate::device::abi::{MAX_CONTROL_LENGTH, kind, role};
 use crate::device::message::{Request, read_request};
-use crate::sys::{EventFd, SeqSocket};
+use crate::sys::{ACCEPT_PAUSE, EventFd, SeqSocket};
 
 /// Time that a process has from when it connects.
 const TIME: Duration = Duration::from_secs(2);
 /// Between two processes: a status costs all reactors something.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Time without accepting after the system had no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A thread that answers. Dropped, it ends.
 #[derive(Debug)]

@@ -3,7 +3,6 @@
 //! | module | is |
 //! |---|---|
 //! | [`admission`] | which connections may be there, and which wait for an owner |
-//! | [`lines`] | how many log lines and warnings others can cause |
 //! | [`memory`] | accounts of the memory that is shared with workers |
 //! | [`peer`] | a process that is attached |
 //! | [`pool`] | where received messages are put |
@@ -12,6 +11,7 @@
 //! | [`registry`] | whose a client is, which connections are there, what happened |
 //! | [`shard`] | connections with one owner, and all that becomes of them |
 //! | [`submission`] | what a worker wants: the entries of its ring, judged |
+//! | [`warnings`] | when the log says that a limit was met |
 //!
 //! With these go the [`transport`](crate::transport), the rings and buffers of [`shm`](crate::shm), and what
 //! [`device`](crate::device) says of the interface to workers.
@@ -20,7 +20,6 @@
 //! argument, and what has to be done goes out as a value.
 
 pub mod admission;
-pub mod lines;
 pub mod memory;
 pub mod peer;
 pub mod pool;
@@ -29,3 +28,4 @@ pub mod reason;
 pub mod registry;
 pub mod shard;
 pub mod submission;
+pub mod warnings;

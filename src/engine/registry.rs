@@ -8,8 +8,8 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::admission::{Admission, Limit, Limits, Place};
-use super::lines::Warnings;
 use super::peer::{Peer, Role};
+use super::warnings::Warnings;
 use crate::device::Status;
 use crate::device::abi::Token;
 use crate::transport::Traffic;

@@ -35,7 +35,7 @@ pub use memory::{Memory, OutOfRange};
 #[cfg(feature = "shm")]
 pub use seqpacket::{Credentials, MAX_DESCRIPTORS, ReceiveError, Received, SeqListener, SeqSocket};
 #[cfg(feature = "std")]
-pub use socket::{IoVecs, MAX_IOVECS, ReceiveVec, SendVec, unacknowledged};
+pub use socket::{ACCEPT_PAUSE, IoVecs, MAX_IOVECS, ReceiveVec, SendVec, unacknowledged};
 #[cfg(feature = "std")]
 pub use usage::preemptions;
 #[cfg(feature = "std")]

@@ -4,8 +4,12 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use super::{Memory, OutOfRange};
+
+/// Time without accepting after the system had no descriptor left.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Pieces in one system call. Linux takes up to 1024.
 pub const MAX_IOVECS: usize = 256;

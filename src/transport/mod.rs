@@ -45,6 +45,7 @@ mod handle;
 mod hash;
 mod incoming;
 mod journal;
+mod lines;
 mod log;
 mod outgoing;
 mod progress;
@@ -56,6 +57,7 @@ mod wait;
 pub use buffers::{HeapBuffers, MessageBuffers};
 pub use event::{CallFailed, CloseReason, ConnStatus, ConnectError, Event, SendError, Traffic};
 pub use journal::Counters;
+pub use lines::Lines;
 
 use admission::Admission;
 use connection::Connection;

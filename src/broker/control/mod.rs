@@ -46,9 +46,9 @@ use super::shared::Shared;
 use super::status;
 use crate::device::Status;
 use crate::device::abi::MAX_CONTROL_LENGTH;
-use crate::engine::lines::Lines;
 use crate::engine::peer::Role;
-use crate::sys::{ReceiveError, SeqSocket};
+use crate::sys::{ACCEPT_PAUSE, ReceiveError, SeqSocket};
+use crate::transport::Lines;
 use crate::units::Instant;
 
 /// Time that a process has to attach.
@@ -58,8 +58,6 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_UNATTACHED: usize = 64;
 /// Messages of a process in one round.
 const BATCH: usize = 32;
-/// Time without accepting after the system had no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The waker of the messages.
 pub(super) const WAKER: Token = Token(usize::MAX);

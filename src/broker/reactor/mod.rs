@@ -24,14 +24,13 @@ use super::shared::Shared;
 use super::words;
 use crate::device::Status;
 use crate::engine::admission::{Limit, Place};
-use crate::engine::lines::Lines;
 use crate::engine::registry::Close;
 use crate::engine::shard::{self, Claim, Shard, Why};
 use crate::fabric::{
     ConnId, FabricError, FabricKind, ListenerId, LocalAddress, LocalAddresses, SharedEpoll,
 };
 use crate::proto;
-use crate::transport::{CloseReason, Transport};
+use crate::transport::{CloseReason, Lines, Transport};
 use crate::units::Instant;
 
 /// What the control thread tells a reactor.

@@ -10,10 +10,10 @@ use slotmap::SlotMap;
 use smbdirect::device::message::{encode, read_request};
 use smbdirect::device::{Status, abi};
 use smbdirect::engine::admission::{Admission, Limits, Place};
-use smbdirect::engine::lines::{Lines, Warnings};
 use smbdirect::engine::memory::{Account, Segment};
 use smbdirect::engine::peer::{Peer, Role, Untold};
 use smbdirect::engine::registry::{Close, Registry, Route};
+use smbdirect::engine::warnings::Warnings;
 use smbdirect::engine::{reason, submission};
 use smbdirect::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
@@ -23,7 +23,7 @@ use smbdirect::proto;
 use smbdirect::shm::buffers::{Buffers, Shape};
 use smbdirect::shm::{Consumer, Doorbell, Producer, RingMemory, ring_length};
 use smbdirect::sys::{Memory, OsError};
-use smbdirect::transport::{self, Config, HeapBuffers, Transport};
+use smbdirect::transport::{self, Config, HeapBuffers, Lines, Transport};
 use smbdirect::units::{Instant, RemoteToken};
 use smbdirect::wire::BufferDescriptorV1;
 use zerocopy::{Immutable, IntoBytes};

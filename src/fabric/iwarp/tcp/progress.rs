@@ -19,12 +19,11 @@ use crate::fabric::iwarp::qp::{Completion, Done, Qp};
 use crate::fabric::{
     CloseReason, ConnId, Event, FabricError, ListenerId, ReadLimits, Work, WrError, is_own,
 };
+use crate::sys::ACCEPT_PAUSE;
 use crate::units::Instant;
 
 /// Connections taken from a listener before others have their turn.
 const ACCEPT_BATCH: usize = 64;
-/// Time without accepting after the system had no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Iwarp {
     fn accept_connections(&mut self, id: ListenerId, events: &mut Vec<Event>) {
