@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What single steps cost: codecs, CRC, and one message through an endpoint.
 
 use divan::counter::BytesCount;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Messages of the upper layer per second over the loopback fabric, on one core: all of `send`,
 //! the endpoints of both sides, the fabric, `poll`, events, and the buffers given back.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a ring between two threads carries, and what its doorbells cost.
 //!
 //! `cargo bench --bench ring [-- SECONDS]`

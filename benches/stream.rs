@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! How fast a stream of RDMA is beside a bare TCP stream: two processes, loopback TCP, messages of
 //! 1 MiB, all in one run. Prints a table of ratios; `--json` prints the same for scripts.
 

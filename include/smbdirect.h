@@ -3,7 +3,7 @@
  *
  * Made from src/ffi by instruments/tests/header; edit there. docs/device.md explains the whole.
  *
- * SPDX-License-Identifier: GPL-3.0-or-later
+ * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Calls return SMBDIRECT_OK or one of SMBDIRECT_E_*, and write their outputs on success only.
  * Structures begin with type_size, which the caller sets to their sizeof, and end with reserved

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SMB Direct for Samba.
 //!
 //! SMB Direct ([MS-SMBD]) carries SMB 3 messages over RDMA: small messages as SENDs under a credit

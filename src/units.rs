@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The quantities that every layer shares, as types that cannot be mixed up.
 
 use core::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A handle after `fork`: the child is told, and the parent does not notice.
 //!
 //! A program of its own, with one thread, for only such a process can be forked safely.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The protocol layers allocate nothing once they are constructed.
 //!
 //! The global allocator of this program counts what each thread asks of it. Every test builds what

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The ring, in every order of two threads' loads and stores that the memory model allows.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release --test ring_loom`

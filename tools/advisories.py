@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Makes tests/repository/advisories.txt: what RustSec's database of advisories says of the crates in our lock files.
 
 tools/advisories.py REPOSITORY: a clone of https://github.com/rustsec/advisory-db, which tests cannot reach. To be run now

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Measures the same client against the same smbd over TCP and over SMB Direct, in one run, case by case.
 
 The share is in memory. For each case: what the client sees (`smbdirectctl bench`), and the processor time that smbd's

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Builds what is installed, with the same bytes wherever the source lies: tools/build.sh library|programs ...
 #
 #   library     libsmbdirect.a, and the shared library that is linked from it

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Runs checks by name, the functions step_* below: tools/check.sh fmt lint
 #
 # Each has a heading with the time since the start. All of them run, also after one failed; the last line says what

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Debian packages of this repository: tools/deb.sh <verb>
 #
 #   build    builds the packages that debian/ describes; they are in target/deb

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Runs in a fresh Debian, into which tools/deb.sh has put the packages and a program in C: deb_test.sh installed|upgraded|purged
 set -euo pipefail
 cd /root

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """make demo: a file goes to a share and back by RDMA, on this machine alone. See README.md.
 
 Sets up what is missing, starts smbdirectd and the patched smbd on free ports of loopback in a directory of their own, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Shell functions that the scripts of this repository share. Source it from bash.
 
 # Prints why something was not done. tools/check.sh counts these lines: a skipped check is not a passed one.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Samba with this library: tools/samba.sh <verb>
 #
 #   deps              install what Samba's build needs (apt, as root)

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Compiles each C file of Samba that the patches touch as Samba's developers do: a warning is an error.
 
     tools/samba_warnings.py TREE PATCH...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """An smbd with its device, smbdirectd, in a directory of their own: for the programs in Python that test and measure it."""
 
 import getpass

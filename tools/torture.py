@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Runs smbtorture's smb2 suites over TCP and over SMB Direct against the same patched smbd, and compares test by test.
 
     smbtorture ---------------------------------------------------> smbd

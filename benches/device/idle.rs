@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What processes cost a broker that are attached and do nothing, and what they cost with a connection each.
 
 use std::thread::sleep;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What the smbdirect device costs: a worker, a broker and a client in processes of their own, each
 //! figure as a ratio to a bare one that was taken in the same run.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Operations through the device and back: submit, broker, loopback fabric, event. They are small RDMA WRITEs: for
 //! the end of a SEND alone a worker that sleeps is not woken at once.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A loopback fabric with a client inside, so that a broker on it has somebody to talk to, and
 //! nothing but the broker is measured.
 

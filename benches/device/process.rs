@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Processes of the benchmark: this program again, in another part.
 
 use std::fs;

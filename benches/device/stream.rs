@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! RDMA WRITEs of 1 MiB to a client process, from a worker through a broker, and by the fabric alone.
 
 use std::collections::VecDeque;

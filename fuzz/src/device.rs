@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What processes and the device say to each other on the control channel.
 
 use smbdirect::device::abi::{AllowedAddress, MAX_ADDRESSES};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One SMB Direct endpoint, with an owner and a peer that do anything in any order.
 
 use core::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Bytes as a list of decisions.
 
 use core::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The iWARP codecs: MPA, DDP, RDMAP.
 
 use smbdirect::fabric::iwarp::IwarpError;

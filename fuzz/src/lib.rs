@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What must hold for any bytes at all, one function for each fuzz target.
 //!
 //! A body panics if a property is broken: what is parsed can be written again as it was, what a

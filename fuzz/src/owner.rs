@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! An iWARP queue pair whose owner posts work, takes memory away and closes, at any time, while the
 //! peer sends whatever it likes.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Two SMB Direct endpoints against each other, on a network that loses nothing.
 
 use std::collections::VecDeque;

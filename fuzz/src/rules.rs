@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The rules for an arriving iWARP segment (RFC 5040, RFC 5041), written down a second time: slowly,
 //! on whole segments, without a state machine.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! An iWARP queue pair with its memory and an account of what was posted.
 
 use std::collections::VecDeque;

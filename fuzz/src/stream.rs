@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! An iWARP queue pair that receives anything at all, cut anywhere.
 
 use smbdirect::fabric::iwarp::ddp::{Control, Tagged, Untagged};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The messages of SMB Direct and the slice of SMB2.
 
 use smbdirect::units::Credits;

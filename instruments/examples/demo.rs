@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The client of `make demo` (`tools/demo.py` starts the server): copies a file to a share and back
 //! over one session, by RDMA, in messages of SMB Direct, and over TCP, and compares it with the file
 //! on the server's disk.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A `smbdirectd` of a test's own: a directory, a control socket, free ports, and a service manager
 //! that it reports to.
 

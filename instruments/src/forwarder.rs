@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Makes an smbd that knows only TCP look like an SMB Direct server: each SMB Direct connection is a
 //! TCP connection behind it. Requests with a channel are refused by such an smbd; everything else works.
 

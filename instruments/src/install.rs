@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What `make install` installs, below a directory of a test's own.
 
 use std::fs;

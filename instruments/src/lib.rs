@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What tests and measures SMB Direct for Samba from outside, and is no part of what a server runs.
 //!
 //! [`client`] is an SMB client that places file data directly. `smbdirectctl bench`, the demo and the tests with a real smbd

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! An smbd of a test's own, with its own directories, ports and users.
 
 use std::ffi::OsString;

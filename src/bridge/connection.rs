@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A client, and the SMB Direct connection that is its own.
 //!
 //! ```text

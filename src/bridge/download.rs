@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! From the server to the client: messages as they arrived, with a header of four bytes in front.
 //!
 //! A message is put together behind its header, so that one system call sends many of them as they

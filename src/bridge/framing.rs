@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The framing of SMB over TCP ([MS-SMB2] 2.1, RFC 1002 4.3).
 //!
 //! ```text

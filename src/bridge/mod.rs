@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The bridge: SMB over TCP on one side, SMB Direct on the other, for clients that speak only TCP.
 //!
 //! ```text

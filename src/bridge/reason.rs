@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Why a bridge ended a connection, and why it did not start.
 
 use std::io;

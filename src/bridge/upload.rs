@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! From the client to the server: messages are sent from where the socket put them.
 //!
 //! ```text

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Where clients reach the device, and when that is somewhere else: what smbd tells its clients
 //! ([MS-SMB2] 3.3.5.15.11), which find SMB Direct by it.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What is logged, as the configuration file and command lines say it.
 //!
 //! `tracing_subscriber::EnvFilter`, which reads what comes from here, takes every word that is no level for the name of a

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! How much memory this process may use: what the machine has, or less if a control group says so.
 //!
 //! A container, or a systemd unit with `MemoryMax=`, may have far less than the machine. The limits of

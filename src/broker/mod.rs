@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The smbdirect device in user space: the broker between clients and the processes of smbd.
 //!
 //! ```text

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The status socket: whoever may connect there may ask for the status, once, and do nothing else.
 //!
 //! A thread of its own serves one process after the other, each for a short time. What a process sends,

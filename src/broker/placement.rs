@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Which fabric serves which address: an RDMA device where there is one, software elsewhere, or as told.
 //!
 //! | listened at | with RDMA devices | without |

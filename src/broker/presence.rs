@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Whether this machine has an address.
 //!
 //! It has those of its interfaces, and those that its routing table calls local: all of 127.0.0.0/8, and

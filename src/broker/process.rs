@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A process that is attached: what the control thread and the reactors share about it.
 
 use std::io;

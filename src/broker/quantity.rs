@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Sizes, times and speeds as people write them: `64 MiB`, `50 us`, `25 Gbit/s`.
 
 use std::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Segments of workers' memory: sealed memory files.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The configuration file of `smbdirectd`: TOML, smbdirectd.toml(5).
 //!
 //! Keys that the file leaves out have the values of [`Config::default`]. [`Settings::to_toml`] writes

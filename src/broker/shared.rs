@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What all threads of a broker share.
 //!
 //! The registry is behind one mutex, which is held for a look-up or a change and never across a system call.

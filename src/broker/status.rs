@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a broker says about itself, for people and their tools.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! "Did you mean ...?"
 
 /// How like two words have to be, of 1.0: a letter that is missing, wrong, twice or swapped.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What the log says of what a shard did.
 
 use crate::engine::admission::{Limit, Limits};

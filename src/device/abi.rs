@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The seven operations of the smbdirect device as data, version [`VERSION`].
 //!
 //! Only data: what a process and a device say to each other, whoever carries it. `smbdirectd`

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The way to a device.
 //!
 //! A [`Channel`] carries control messages and, with them, memory that both sides map and what rings

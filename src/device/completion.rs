@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a device says in its completion rings, judged against what was submitted.
 //!
 //! An entry is a copy by the time it is here. It may name only what is the worker's: a connection of

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Requests to the device, and what it says on its channel.
 
 use super::Status;

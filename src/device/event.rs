@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a process tells a device, and learns from it, in terms of the library.
 
 #[cfg(doc)]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A process' attachment to a device: what smbd's parent and children hold.
 //!
 //! ```text

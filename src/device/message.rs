@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Control messages as bytes, for both sides: what [`abi`](super::abi) says of their form.
 //!
 //! A message is read as a whole: kind, length, cookie and reserved fields are judged before anything

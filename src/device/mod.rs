@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The smbdirect device as the processes see that use it: smbd's parent and its children.
 //!
 //! [`abi`] is what both sides say to each other, [`Status`] what anything ends with. The device

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The status of a device, as an administrator's tool asks for it ([`role::OBSERVER`]).
 
 use std::fmt;

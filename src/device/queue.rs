@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A queue: the two rings that a worker shares with one reactor, and the received messages there.
 
 use std::collections::VecDeque;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The memory whose buffers this side gives out: SEND and BULK.
 
 use super::Status;

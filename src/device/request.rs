@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a READ or WRITE request says about RDMA, for an smbd that never trusts a field of it.
 
 use super::Status;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Values under numbers that may go to another process and come back.
 //!
 //! The number is a place and how often the place was given out, so that one that is made up, or comes

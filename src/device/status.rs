@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a call, an operation or a connection ended with, as a number that C can see.
 
 use core::ffi::CStr;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Who may be a device, and where its socket may be.
 //!
 //! A false device would get the memory and the clients of whoever attaches to it, so both sides look at

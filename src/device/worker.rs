@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a worker has: queues, memory, connections, and operations under way.
 //!
 //! Submissions are made here; what the device answers is judged in [`completion`](super::completion).

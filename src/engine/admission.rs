@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Which connections may be there: limits on all of them, on those of strangers, and on those that the
 //! listener is offered at a time.
 //!

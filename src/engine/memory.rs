@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Memory that is shared with workers, and how much of it there may be.
 //!
 //! A [`Charge`] is a number of bytes that somebody has been given; it is taken off the accounts

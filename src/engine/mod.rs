@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The rules of the smbdirect device, whatever it runs in: a process with threads and sockets (`broker`), or a kernel.
 //!
 //! | module | is |

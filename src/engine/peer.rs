@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`Peer`] and [`Worker`]: a process that is attached, as far as the engine knows it.
 
 use alloc::sync::Arc;

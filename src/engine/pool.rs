@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Where received messages are put: heap as long as a connection has no owner, then the owner's
 //! RECEIVE region.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A worker's queue with one shard: the two rings, and what waits to go into the second.
 
 use alloc::collections::{BTreeMap, VecDeque};

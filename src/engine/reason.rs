@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a worker is told of an end or an error that the transport reports.
 
 use crate::device::Status;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Who is attached, whose a client is, what waits for an owner, and what happened.
 //!
 //! Connections come here when they begin, change hands and end; no message, RDMA operation or completion does. Who

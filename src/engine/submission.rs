@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Entries of a submission ring, copied out and judged: what a worker wants, or what no correct
 //! library writes.
 

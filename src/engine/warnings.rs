@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Limits that clients meet, of which the log says something once in a while.
 
 use alloc::collections::BTreeMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`AnyFabric`]: one of the fabrics that connect machines, whichever it is.
 
 use std::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`Fault`]: any other fabric, with what goes wrong on a network, and a capture file of it.
 //!
 //! Events come late, a connection is cut at a chosen operation, a chosen completion fails: whatever

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Middleware: fabrics that leave some of their methods to another one.
 
 /// Methods of [`Fabric`](crate::fabric::Fabric), by name, that another fabric carries out. What begins with `self`

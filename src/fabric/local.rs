@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`LocalAddresses`]: at which addresses of this side peers may connect.
 
 use alloc::collections::BTreeSet;

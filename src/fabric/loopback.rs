@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`Loopback`]: a fabric inside one object, for tests, simulations and measurements.
 //!
 //! Both ends of each connection live in the same instance, so that "the network" is a copy: a SEND

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Fabrics: who moves bytes between two hosts, and into registered memory.
 //!
 //! A [`Fabric`] is what verbs calls a device with its connection manager, reduced to what SMB

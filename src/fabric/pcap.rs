@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`PcapWriter`]: TCP streams as a capture file that Wireshark opens.
 //!
 //! The bytes of a stream come from wherever they are known, a socket or a fabric that only acts as

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Connections of peers that are not known yet: whose they are, and which goes when there are too many.
 //!
 //! Whoever reaches a port can have such connections, so their number is limited, in total and for each

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a fabric of user space waits with: one epoll instance for its descriptors and for those of its
 //! owner.
 

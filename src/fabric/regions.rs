@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The memory regions of one connection: what local work requests and the peer may touch. The checks that keep
 //! a hostile peer out of other memory are here, once for all fabrics that make them themselves.
 //!

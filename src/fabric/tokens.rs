@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Registration under a random name: what fabrics do that check remote access themselves.
 
 use super::regions::Regions;

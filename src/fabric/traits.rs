@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The [`Fabric`] trait, its events and its errors.
 
 use alloc::string::String;

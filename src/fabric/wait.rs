@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`Waitable`]: fabrics that a thread can wait for.
 
 use std::io;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`WcStatus`]: what an RDMA device says of a work request that failed.
 
 use core::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What an attachment asks of the device as a whole: who owns what, and what there is.
 
 use std::ffi::c_void;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What is done to one connection.
 
 use std::ffi::c_void;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What the library says, as the structures that C sees.
 
 use super::types::*;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What is done to an attachment: its beginning and end, its events, its memory, and its work.
 
 use std::ffi::{c_char, c_void};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The C ABI: the only `extern "C"` of the crate, and all of it.
 //!
 //! | file | holds |

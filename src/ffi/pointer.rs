@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Pointers from C become values here, and a panic becomes a status.
 
 use std::ffi::{CStr, OsStr, c_char, c_void};

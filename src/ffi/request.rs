@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What an SMB2 request says about RDMA.
 
 use std::ffi::c_void;

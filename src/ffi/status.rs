@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Versions, and what numbers of statuses mean.
 
 use std::ffi::c_char;

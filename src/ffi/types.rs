@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The structures and constants that C sees.
 //!
 //! A structure that crosses the border begins with `type_size`, which the caller sets to its

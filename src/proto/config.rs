@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What each side brings to the negotiation, and what comes out of it.
 //!
 //! Here, and not in the transport, because the least legal values and the timers are the

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The credits of both directions ([MS-SMBD] 3.1.5.1, 3.1.5.8, 3.1.5.9).
 //!
 //! One ledger holds both, because the rule that keeps two peers from starving each other joins

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The endpoint itself: which message is due in which state, and what each one changes.
 //!
 //! It joins the parts (ledger, reassembly, timers, negotiation), each of which knows its own rules

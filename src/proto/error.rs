@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Why a connection ends, and why a message is not taken.
 //!
 //! A [`ProtocolError`] is always fatal to its connection and to nothing else; which rule was

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The SMB Direct endpoint of [MS-SMBD]: negotiation, credits, fragments and timers, without I/O.
 //!
 //! An [`Endpoint`] is one end of one connection, acceptor or initiator: a plain value of some two

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What each side says in the negotiation and makes of what it hears ([MS-SMBD] 3.1.5.6, 3.1.5.7).
 //!
 //! Pure functions of a configuration and a message; the order of events is the endpoint's.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Upper-layer messages out of fragments ([MS-SMBD] 3.1.5.8).
 //!
 //! Only the arithmetic: the bytes are the owner's. Each fragment has to continue exactly where the

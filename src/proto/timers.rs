@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The timers of a connection ([MS-SMBD] 3.1.2, 3.1.6).
 //!
 //! Negotiation, idle and keepalive follow each other, so they are one timer with three meanings; the

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Buffers in memory that another process has mapped too, given out and taken back here.
 //!
 //! Memory comes in *segments*, each a sealed memory file; a segment consists of *units*, and a buffer is

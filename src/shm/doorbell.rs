@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What can ring for a ring.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The bytes of a ring: where each word of it lies, and who may write it.
 //!
 //! ```text

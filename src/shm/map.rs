@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Mappings of sealed memory files, and a ring in one of them: the only place of `shm` that touches
 //! what another process may write.
 //!

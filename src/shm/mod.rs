@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Memory that two processes share, and how they speak through it without trusting each other.
 //!
 //! A device and the processes that use it share two kinds of memory that both have mapped, each a sealed memory

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A ring with one producer and one consumer, in memory that both can write, where neither trusts
 //! the other.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Two doorbells for two processes that do not trust each other.
 
 use std::io;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`OsError`]: an error of the system that this code runs on, or in.
 
 use core::fmt;

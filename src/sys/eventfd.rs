@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The doorbell of one process: a descriptor that is readable after somebody rang.
 
 use std::io;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Which process made something, after a `fork` too.
 
 use std::io;

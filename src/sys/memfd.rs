@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Memory files that two processes map, sealed so that neither can pull them away from the other.
 //!
 //! To touch a page of a mapping that lies behind the end of its file is SIGBUS, the end of the

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`Memory`]: bytes that are reached by copies and system calls, never through a reference.
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Memory that others may write at any time, and the system calls on it: the place where `unsafe`
 //! is allowed.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Messages with file descriptors between processes of one machine (`SOCK_SEQPACKET`, `unix(7)`).
 
 use std::io::{self, IoSlice, IoSliceMut};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Vectored socket calls that mix [`Memory`] and slices, and what else sockets are asked.
 
 use std::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What the system says of a thread.
 
 /// How often this thread has lost its processor to another that wanted it.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Sleeping until a file descriptor is readable.
 
 use std::io;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A descriptor that tells of another one, and of what its own process has to say.
 
 use std::io;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Limits on accepted connections that have not negotiated: a peer can have them without sending a byte
 //! of SMB Direct.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One connection: its endpoint, what it sends and what it receives.
 
 use alloc::collections::BTreeMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a transport reports: events, reasons, errors, the status of a connection.
 
 use alloc::boxed::Box;

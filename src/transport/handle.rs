@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What the transport does about time, lack of buffers, and the events of its fabric.
 
 use alloc::boxed::Box;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A hash for numbers that nobody chooses.
 
 use core::hash::Hasher;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a connection receives: slots that receives are posted with, and the message being put
 //! together.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Counters, and the log of connections that end before their owner knows them, which no peer can flood.
 
 use alloc::collections::BTreeMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Log lines that clients can cause, a few in a second.
 
 use core::time::Duration;

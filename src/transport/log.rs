@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The lines of the [`journal`](super::journal), for builds that have a log; others have its counters.
 
 #[cfg(feature = "fabric")]

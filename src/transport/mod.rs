@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SMB Direct connections on a fabric: messages in and out, RDMA, timers and limits.
 //!
 //! [`Transport`] ties one [`proto::Endpoint`] to each connection of a [`Fabric`]. It owns what

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a connection has to send: messages and RDMA WRITEs in one queue, RDMA READs in another.
 //!
 //! ```text

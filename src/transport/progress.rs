@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Whether posted work moves: the peer takes what it is sent, and answers RDMA READs.
 //!
 //! Not a rule of [MS-SMBD], whose timers count what a peer sends: one that answers keepalives could

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`ConnTable`]: what is kept of connections, by their numbers.
 //!
 //! Each entry lies at the place that is a part of its [`ConnId`], so that a look-up, of which there are several for each

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Which connection's deadline is next: a heap that is corrected when an entry comes up.
 //!
 //! A message moves its connection's idle deadline into the future, which must cost nothing. So the

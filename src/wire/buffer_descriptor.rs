@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Buffer Descriptor V1 ([MS-SMBD] 2.2.3.1): where in the peer's memory an RDMA READ or RDMA WRITE
 //! begins. SMB2 READ and WRITE requests carry a list of them as channel information.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The Data Transfer message ([MS-SMBD] 2.2.3): credits, and a piece of an upper-layer message.
 //!
 //! Everything after the negotiation is this message, several million of them a second: reading the

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Bytes on the wire and the values they mean: the messages of [MS-SMBD] and the slice of SMB2
 //! ([MS-SMB2]) that a device has to read.
 //!

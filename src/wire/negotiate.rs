@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The messages that open an SMB Direct connection: Negotiate Request ([MS-SMBD] 2.2.1) and
 //! Negotiate Response ([MS-SMBD] 2.2.2).
 //!

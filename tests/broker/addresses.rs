@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! At which addresses clients are served: what the listener allows, and what the machine has.
 
 use std::env;

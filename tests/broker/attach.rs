@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Who may attach, and what the device says to the others.
 
 use smbdirect::device::Status;

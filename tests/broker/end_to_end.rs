@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The library against the broker, with real clients over iWARP.
 
 use std::io::IoSlice;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Workers that break the rules of the interface: each ends itself and nobody else.
 
 use smbdirect::device::Status;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! How workers and brokers end, and begin again.
 
 use std::io::{BufRead, BufReader};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Every limit, and that it keeps nobody else from anything.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The status socket: the status for a group of users, and nothing else for anybody.
 
 use std::os::fd::AsFd;

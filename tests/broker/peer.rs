@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Clients: initiators on a fabric of their own, in a thread of their own.
 
 use std::cell::Cell;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A process that is attached, as raw as it gets: control messages, rings and segments.
 
 use std::collections::{HashMap, VecDeque};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Whose a connection becomes.
 
 use smbdirect::device::Status;

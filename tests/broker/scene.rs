@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A broker, and what tests say to it.
 
 use std::net::SocketAddr;

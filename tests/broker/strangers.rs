@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Clients that have not logged in: how many there may be, for how long, with how much.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Messages and RDMA through the device.
 
 use smbdirect::device::Status;

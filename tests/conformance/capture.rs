@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The capture file of [`Fault`], read by an independent decoder: tshark, where it is installed.
 
 use std::fs::File;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The list of cases.
 
 /// Makes a `#[test]` of each case for a fabric; `$make` is a function that makes its `Harness`.

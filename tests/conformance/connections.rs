@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Cases about connections as such.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What [`Fault`] is for: the faults, which the suite itself only sees absent or as delays.
 
 use std::time::Duration;

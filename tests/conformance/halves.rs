@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A loopback whose ends live in two fabrics, as those of a network do.
 
 use std::cell::RefCell;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What the cases stand on: fabrics to test, and a world that drives them and never stops checking.
 //!
 //! A case names what is special about it. What holds for every connection is checked by [`World`]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The conformance suite of [`Fabric`](smbdirect::fabric::Fabric): what every fabric does.
 //!
 //! Each case is a sentence about the trait, written once and run on each fabric. A fabric joins

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Cases about RDMA READ and RDMA WRITE.
 
 use smbdirect::fabric::{Access, CloseReason, ReadLimits, RemoteAddress, Work, WrError, WrId};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The conformance suite of [`Fabric`](smbdirect::fabric::Fabric) on an RDMA device: both ends on the one
 //! that `SMBDIRECT_TEST_VERBS` names by its address, such as 10.9.0.1.
 #![allow(

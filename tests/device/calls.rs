@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a process may ask for, and what is refused.
 
 use std::io::IoSlice;

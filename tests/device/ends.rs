@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! However an attachment ends, its user sees the same.
 
 use std::io::IoSlice;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a process learns, in which order, and what wakes it.
 
 use std::io::IoSlice;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A device that writes what it likes. Allowed are results that an honest device could have brought
 //! about too, and the end of the attachment; a cookie comes back at most once.
 

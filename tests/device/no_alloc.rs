@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The library allocates nothing for an operation once its tables have grown.
 
 use std::io::IoSlice;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A device that does what a test tells it to, on the same thread: the other side of [`Channel`].
 
 #![allow(dead_code, clippy::expect_used)]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Everything at once, in an order that a random number generator chooses: whatever it is, nobody who kept the rules is
 //! faulted, what was sent arrives once and in order, and at the end nothing is left.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a worker may write into memory that the device reads.
 
 use std::time::Duration;

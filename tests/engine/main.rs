@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The engine in one thread and in virtual time: shards, processes and clients on a network inside one object. No
 //! socket, no thread, no clock: what a kernel has instead of them is not tested here, and everything else is.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One network, each end of which is a fabric of its own.
 
 use std::cell::RefCell;

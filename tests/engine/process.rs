@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Processes: what the device tells them is kept, and they see memory and rings as theirs.
 
 use std::cell::{Cell, RefCell};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Shards with what they have in common, their processes, and clients.
 
 use std::cell::RefCell;

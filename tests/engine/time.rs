@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What ends by the clock.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The iWARP fabric where the process has no descriptor left.
 
 use std::net::TcpStream;

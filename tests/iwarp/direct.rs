@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The answers to RDMA READs go straight to where they are expected, and everything else that
 //! arrives between them is still what it is.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Peers that answer RDMA READs, and say other things in between. Large answers go from the socket
 //! straight to where they are expected, so what comes instead must still be found.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Established peers whose FPDUs break rules: the Terminate that they get, byte for byte.
 
 use smbdirect::fabric::iwarp::{Config, IwarpError};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Peers that connect: what they are answered, and for how long they may wait.
 
 use std::collections::VecDeque;

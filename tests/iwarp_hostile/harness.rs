@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A fabric with a good friend, and peers that are no fabric at all.
 
 use std::io::{ErrorKind, Read, Write};

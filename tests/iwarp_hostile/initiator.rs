@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The fabric connects, and who answers is hostile.
 
 use std::net::TcpListener;

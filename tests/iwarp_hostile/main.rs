@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The iWARP fabric against peers that are no fabric: raw sockets that keep no rule.
 //!
 //! Each case ends with the same claim: a good connection that was there all the time still carries

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Peers that end, stall and dribble.
 
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """On the machine: every test with the kernel, each in a guest of its own, one after the other.
 
 Needs what `make test-kernel` builds: the guest's kernel, Samba, smbdirectd and smbdirectctl. What each guest said is in

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """In the guest: the kernel's SMB client against the patched smbd over SMB Direct.
 
     client.py software        smbdirectd's own iWARP, the client on siw

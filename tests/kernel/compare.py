@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """In the guest: the same fio jobs of the kernel's client against smbd and against ksmbd, over the same siw, in one boot.
 
     compare.py            smbd with smbdirectd on its own iWARP, and ksmbd

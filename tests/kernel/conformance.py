@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """In the guest: the conformance suite of the fabrics on an RDMA device in software: conformance.py siw|rxe PROGRAM"""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a file system has to do, on a mount of the kernel's client; `behind` is the same directory at the server."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What every test in the guest needs: RDMA devices, mounts of the kernel's client, and what its kernel said."""
 
 import json

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
 # A Linux in QEMU with RDMA in software (siw, rxe), the kernel's own SMB client and its own SMB server:
 #
 #   tests/kernel/guest.sh deps           install what it needs (apt, as root)

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """In the guest: our initiator, smbdirectctl bench, against ksmbd, an SMB Direct server that has nothing of ours.
 
 Takes the options of client.py. One connection after the other writes and reads, large and small, on our iWARP and on

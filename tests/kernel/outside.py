@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """On the machine: smbd and smbdirectd of this machine, and the kernel's client in the guest, by QEMU's user network.
 
 The client knows port 5445 only, so all of it has a network of its own, where that is free.

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """In the guest: mixed load by the kernel's client for a time, and whether the server's memory, file descriptors and
 registrations stay as they are. Takes the options of client.py, and --minutes."""
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What connections hold that do nothing, over the iWARP fabric, from the socket's bookkeeping to the
 //! receives: the server's heap, for the heap of the peers' thread does not count; and resident memory,
 //! which receives take only once they are used.

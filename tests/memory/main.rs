@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! How much memory connections take over the iWARP fabric, as an allocator counts it that knows each thread's share.
 
 mod idle;

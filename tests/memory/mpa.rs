@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a connection holds on the heap before anybody knows who the peer is.
 
 use std::io::{Read, Write};

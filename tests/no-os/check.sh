@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Proves that wire, proto, the iWARP codecs and the engine need no operating system.
 #
 # It builds a program that has them as its only library (src/lib.rs), links all of it, called or not, and fails if any

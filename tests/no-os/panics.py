@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Compares the places at which a static library may panic with those that panics.txt allows.
 
     panics.py LIBRARY ROOT LIST

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The fuzz targets hold on the checked-in corpus, and on small changes to it.
 //!
 //! The bodies are those of `fuzz/`, without the fuzzer: plain `cargo test` runs them.

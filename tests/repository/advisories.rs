@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! No crate that is built has a fault that RustSec's database knows, but those that are named here with a reason.
 //!
 //! The database is not asked: tests reach package registries only. `advisories.txt` has what it says of our crates,

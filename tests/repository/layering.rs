@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The modules depend on each other only in the direction that `CONTRIBUTING.md` draws, the protocol layers and the
 //! engine use no `std`, the engine names nothing of a process, and `unsafe` stays in [`UNSAFE`].
 //!

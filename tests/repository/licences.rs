@@ -1,9 +1,14 @@
-//! Every dependency has a licence that this GPL-3.0-or-later crate may be combined with.
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Every source file says its licence, and every dependency has one that may be combined with it: with the
+//! GPL-3.0-or-later of Samba for everything, and for what the engine needs also with the GPL-2.0-only of Linux.
 //!
 //! Reads the expressions that `cargo tree` reports and the list in `deny.toml`: what cargo-deny
 //! does, without having to install it. Dependencies of other operating systems are not looked at.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// The licences of `[licenses] allow` in a cargo-deny configuration.
@@ -72,19 +77,12 @@ fn one(words: &mut Vec<&str>, allowed: &BTreeSet<&str>) -> Result<bool, String> 
     }
 }
 
-#[test]
-fn every_dependency_has_a_compatible_licence() {
+/// What `cargo tree` lists with these arguments, each package with its licence.
+fn packages(arguments: &[&str]) -> BTreeSet<(String, String)> {
     let tree = Command::new(env!("CARGO"))
-        .args([
-            "tree",
-            "--offline",
-            "--locked",
-            "--workspace",
-            "--all-features",
-            "--edges",
-            "all",
-        ])
+        .args(["tree", "--offline", "--locked"])
         .args(["--prefix", "none", "--no-dedupe", "--format", "{p}\t{l}"])
+        .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo tree");
@@ -93,38 +91,94 @@ fn every_dependency_has_a_compatible_licence() {
         "{}",
         String::from_utf8_lossy(&tree.stderr)
     );
-
     let listing = String::from_utf8(tree.stdout).expect("UTF-8");
-    let packages: BTreeSet<(&str, &str)> = listing
-        .lines()
-        .filter_map(|line| line.split_once('\t'))
-        .collect();
-    assert!(
-        packages.len() > 10,
-        "cargo tree lists hardly anything:\n{listing}"
-    );
-    assert!(
-        packages
-            .iter()
-            .any(|(name, _)| name.starts_with("proptest ")),
-        "tests' dependencies are missing"
-    );
+    let lines = listing.lines().filter_map(|line| line.split_once('\t'));
+    lines
+        .map(|(name, licence)| (name.to_owned(), licence.to_owned()))
+        .collect()
+}
 
-    let allowed = allowed(include_str!("../../deny.toml"));
-    let refused: Vec<String> = packages
+/// Those of the packages whose licence is none of `allowed`.
+fn refused(packages: &BTreeSet<(String, String)>, allowed: &BTreeSet<&str>) -> Vec<String> {
+    let judged = packages
         .iter()
-        .filter_map(|(name, licence)| match satisfied(licence, &allowed) {
+        .filter_map(|(name, licence)| match satisfied(licence, allowed) {
             Ok(true) => None,
             Ok(false) => Some(format!("{name}: {licence}")),
             Err(error) => Some(format!("{name}: {licence}: {error}")),
-        })
-        .collect();
+        });
+    judged.collect()
+}
+
+#[test]
+fn every_dependency_has_a_compatible_licence() {
+    let packages = packages(&["--workspace", "--all-features", "--edges", "all"]);
+    let has = |name: &str| {
+        packages
+            .iter()
+            .any(|(package, _)| package.starts_with(name))
+    };
+    assert!(packages.len() > 10 && has("proptest "), "{packages:?}");
+    let refused = refused(&packages, &allowed(include_str!("../../deny.toml")));
     assert!(
         refused.is_empty(),
-        "not in the list of deny.toml:\n{}",
-        refused.join("\n")
+        "not in the list of deny.toml: {refused:?}"
     );
 }
+
+/// Licences of code that may be linked into Linux. Apache-2.0 alone is none.
+const WITH_LINUX: [&str; 6] = [
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "GPL-2.0-or-later",
+    "ISC",
+    "MIT",
+    "Zlib",
+];
+
+#[test]
+fn what_the_engine_needs_may_be_linked_into_linux() {
+    let engine = ["--no-default-features", "--features", "engine"];
+    let edges = ["--edges", "normal,no-proc-macro"];
+    let packages = packages(&[&engine[..], &edges[..]].concat());
+    let has = |name: &str| {
+        packages
+            .iter()
+            .any(|(package, _)| package.starts_with(name))
+    };
+    assert!(has("smbdirect ") && has("slotmap "), "{packages:?}");
+    let refused = refused(&packages, &WITH_LINUX.into());
+    assert!(refused.is_empty(), "{refused:?}");
+}
+
+const SOURCES: [&str; 4] = [".rs", ".py", ".sh", ".c"];
+
+#[test]
+fn every_source_file_says_its_licence() {
+    let listed = Command::new("git")
+        .args(["ls-files"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    let listing = match listed {
+        Ok(listed) if listed.status.success() => String::from_utf8(listed.stdout).expect("UTF-8"),
+        _ => return eprintln!("SKIPPED: no git, or no repository"),
+    };
+    let is_source = |path: &&str| SOURCES.iter().any(|end| path.ends_with(end));
+    let sources: Vec<&str> = listing.lines().filter(is_source).collect();
+    assert!(sources.len() > 400, "{}", sources.len());
+    let says = |path: &&str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        // One that is listed may have been removed since.
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let mut first = text.lines().take(2);
+        text.is_empty() || first.any(|line| line.ends_with(SAYS))
+    };
+    let silent: Vec<&str> = sources.into_iter().filter(|path| !says(path)).collect();
+    assert!(silent.is_empty(), "without \"{SAYS}\": {silent:?}");
+}
+
+/// In the first line, or the second of a script.
+const SAYS: &str = "SPDX-License-Identifier: GPL-2.0-or-later";
 
 #[test]
 fn understands_licence_expressions() {

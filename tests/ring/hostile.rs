@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The other side writes what it likes, wherever it likes, whenever it likes.
 //!
 //! Allowed are results that an honest other side could have brought about too, and `RingCorrupt`,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Rings in shared memory: against an oracle, against a hostile other side, between two processes.
 //!
 //! What two threads may see of each other in every order that the memory model allows is

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One list of operations, on a ring and on a queue that is obviously right.
 
 use std::collections::VecDeque;

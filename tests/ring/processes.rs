@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Two processes: this test, and the same program again, which sends everything back.
 //!
 //! Each is the producer of one ring and the consumer of the other, and sleeps whenever it finds

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A model of `src/shm/map.rs` for loom: the same functions, as far as `ring` calls them.
 
 use std::cell::Cell;

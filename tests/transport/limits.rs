@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 use std::time::Duration;
 
 use smbdirect::fabric::loopback::LoopbackConfig;

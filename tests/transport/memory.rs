@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 use allocation_counter::measure;
 use smbdirect::transport::Event;
 

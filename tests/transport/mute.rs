@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A fabric on which one peer asks for a connection, and nothing comes of it; or on which
 //! connections come about, and nothing can be sent.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Two ends of one connection, in one transport.
 
 use std::net::SocketAddr;

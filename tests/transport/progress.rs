@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Peers that answer keepalives, and take or answer nothing of what was posted.
 
 use std::time::Duration;

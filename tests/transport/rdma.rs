@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 use smbdirect::fabric::loopback::LoopbackConfig;
 use smbdirect::fabric::{Access, RemoteAddress, WrError};
 use smbdirect::transport::{Event, HeapBuffers, MAX_DESCRIPTORS, SendError};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a simulation keeps in mind: what is under way, and what has to arrive where.
 
 use std::collections::{HashMap, VecDeque};

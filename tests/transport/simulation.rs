@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Several connections at once in virtual time, on a fabric with faults: messages, RDMA WRITEs and
 //! READs both ways, owners without buffers, ends that close or just vanish, all of it from a seed.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The libraries, and C programs that use the static one, built as smbd is.
 
 pub mod programs;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The C programs, built once for all tests.
 
 use std::io::{BufRead, BufReader};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A daemon and `tests/c/smbd.c`, which plays smbd and its children.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Little-endian integers in bytes that a server wrote: `None` where they are not there.
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {

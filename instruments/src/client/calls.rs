@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Requests that are sent one at a time, with what they bring.
 
 use super::bytes::{u32_at, u64_at};

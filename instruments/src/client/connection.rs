@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A connection: requests out, responses in, credits between.
 
 mod compound;

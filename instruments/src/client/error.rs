@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What can go wrong, with cause and cure.
 
 use std::io;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The header of SMB2 messages ([MS-SMB2] 2.2.1), every field as it stands.
 
 use std::fmt;

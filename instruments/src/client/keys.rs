@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The keys of a session, and what they are derived from ([MS-SMB2] 3.1.4.2, 3.2.5.3).
 
 use std::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! An SMB 3 client with direct placement: for `smbdirectctl bench` and for tests.
 //!
 //! A [`Connection`] carries requests over TCP or SMB Direct, many at a time, in one thread that

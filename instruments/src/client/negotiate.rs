@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! NEGOTIATE: what server and client agree on ([MS-SMB2] 2.2.3, 2.2.4, 3.2.5.2).
 
 use smb_msg::{

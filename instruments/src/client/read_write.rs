@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! READ and WRITE requests, whose data goes with the message or by RDMA ([MS-SMB2] 2.2.19, 2.2.21).
 
 use super::header::HEADER_LENGTH;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Requests: plain data until they are sent, so that tests can send what no client should.
 //!
 //! The bodies come from the crate `smb-msg`, except READ and WRITE ([`super::read_write`]), of

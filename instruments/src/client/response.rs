@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Responses, read field by field: a server is not trusted to know the lengths of its own buffers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

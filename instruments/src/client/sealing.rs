@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Encrypted messages ([MS-SMB2] 2.2.41, 3.1.4.3).
 
 use std::fmt;

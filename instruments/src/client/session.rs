@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Sessions: log in, use a session on another connection, log off ([MS-SMB2] 3.2.4.2, 3.2.5.3).
 
 use std::collections::HashSet;

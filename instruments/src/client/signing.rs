@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Signatures of messages ([MS-SMB2] 3.1.4.1).
 
 use aes::Aes128;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! NTSTATUS values, with the names that people search for ([MS-ERREF] 2.3).
 
 use std::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A client at the other end of a real TCP connection: an SMB Direct initiator on iWARP.
 //!
 //! A [`Peer`] is driven by who calls it, in one thread; while a call waits, whatever the server does

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! As much of SMB2 as a client needs to be routed: requests, byte by byte ([MS-SMB2] 2.2).
 
 /// Command: NEGOTIATE.

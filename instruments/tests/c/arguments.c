@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Arguments that no call can have, and structures of other sizes than this version's.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Provokes a status of smbdirect.h, by what really causes it.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A listener, a worker and a connection in one process, and the tests at the other end of standard
  * input and output, who play clients and daemons as they are asked to.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Plays smbd: a parent that is the device's listener and forks a child for each connection that
  * nobody owns, and children that own connections and serve a file of a known pattern.

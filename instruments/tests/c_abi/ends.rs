@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Ends of connections, clients and daemons, with operations under way or without.
 
 use rustix::process::{Pid, Signal, kill_process};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Every status of the header, provoked by what really causes it.
 //!
 //! `tests/c/errors.c` says in lines what it needs: clients that behave well or badly, devices that are

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The example of `docs/device.md`, as it stands there.
 
 use std::fs;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A program from elsewhere, which knows nothing of this tree: it finds the installed library by pkg-config.
 
 use std::fs;

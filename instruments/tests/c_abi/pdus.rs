@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Messages both ways, hundreds under way at a time, on several connections of several workers.
 
 use std::thread;

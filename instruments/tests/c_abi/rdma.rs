@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! READ and WRITE requests by RDMA.
 
 use std::collections::HashMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SMB2 READ and WRITE requests over a channel ([MS-SMB2] 2.2.19, 2.2.21), and the file they are of.
 
 use smbdirect::wire::BufferDescriptorV1;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A connection goes from one worker to another.
 
 use crate::requests::{command, status};

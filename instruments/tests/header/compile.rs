@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The header compiles as C99 and as C++, and says nothing that a strict compiler warns of.
 
 use std::fs;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Structures are in C what they are in Rust, and have no padding.
 
 use std::fmt::Write;

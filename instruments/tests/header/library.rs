@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The static library has the functions of the header, and brings nothing that smbd does not want.
 
 use std::collections::BTreeSet;

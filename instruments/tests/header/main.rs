@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `include/smbdirect.h` is what `src/ffi` says, and the libraries are what the header says.
 //!
 //! `UPDATE=1 cargo test -p instruments --test header` writes the header anew.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The shared library has the functions of the header, each under the version that the version script gives it.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Release, C ABI and interface go together as docs/packaging.md says.
 
 use std::fs;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The SMB client against a server of the test's own: direct placement, credits, what servers may
 //! do, and what they may not. A real smbd is the business of `instruments/tests/samba`.
 

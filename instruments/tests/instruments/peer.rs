@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The client that other tests use does what it says, beside a plain acceptor.
 
 use std::net::SocketAddr;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A process that can be killed: this program again, which does what it is told, line by line.
 
 use std::env;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Kills the broker after each step; another takes its place, at the same path and port.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A worker and a client that have nothing to do with whoever is killed, and work all the time.
 
 use std::net::SocketAddr;

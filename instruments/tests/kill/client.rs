@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A client with some connections, which serves the server only while it is told to.
 
 use std::net::SocketAddr;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Kills each process after each step, beside a broker that lives through all of it.
 
 use std::net::SocketAddr;

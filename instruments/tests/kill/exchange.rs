@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A complete exchange between a listener, two workers and a client, step by step.
 //!
 //! Nobody does anything between two steps: the broker has what a step left it with. A client that is

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a process holds of the system, and a broker of its clients and workers: nothing may be left.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A child that was forked from an attached worker, and does nothing but live: it keeps its dead
 //! parent's socket open, and must not keep its connections.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A worker that serves on its own.
 //!
 //! A message that begins with [`ORDER`] holds descriptors: the worker reads the first half of them,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `kill -9` of each process at each step of an exchange: nobody else is disturbed, its place is free
 //! at once, and nothing of it is left.
 //!

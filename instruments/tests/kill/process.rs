@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A process of smbd, which does what it is told, and nothing else meanwhile.
 //!
 //! Of whatever happens to it, it checks that everything under way is reported once, before the end of

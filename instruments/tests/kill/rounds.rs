@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Clients of a worker that serves on its own (`load`): they compare what comes back.
 
 use std::net::SocketAddr;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Kills at any time whom chance names, the broker among them, while clients are served.
 
 use std::net::SocketAddr;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! At which addresses SMB Direct is served, and of which clients are told: as smb.conf says it for TCP.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};

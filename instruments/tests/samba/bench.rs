@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `smbdirectctl bench` as people use it.
 
 use std::process::{Command, Output};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! smbclient, which knows no SMB Direct, by way of `smbdirectctl bridge`, with nothing configured.
 
 use std::fs;

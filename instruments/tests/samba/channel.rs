@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What most tests of SMB Direct begin with: a session over TCP, and an SMB Direct channel of it.
 
 use std::fs::{self, Permissions};

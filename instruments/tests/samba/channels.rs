@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The channels of a session: all reach one smbd, whichever way the device finds it, and one stands in
 //! for another.
 

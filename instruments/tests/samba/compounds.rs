@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Several requests in one message over SMB Direct, with data in the message and by RDMA.
 
 use instruments::client::{

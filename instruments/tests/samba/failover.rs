@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A break that is under way on a channel that dies: cut off, or silent.
 
 use std::io::{Read as _, Write as _};

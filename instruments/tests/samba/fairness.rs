@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A client is served whatever others take, whether they are strangers, idle, greedy or stopped.
 //!
 //! Each test fills a server with one kind of such clients, all from another address. Then a client logs in,

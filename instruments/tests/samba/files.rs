@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Files, directories, breaks, and what the server says of itself.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A real smbd and this repository's client: over TCP, and over SMB Direct by the smbdirect device.
 //!
 //! Not among the tests that `cargo test` runs, for Samba has to be there first:

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The cases of Microsoft's MS-SMBD suite for SMB2 over SMB Direct, under their names; those about
 //! RDMA transforms are not among them, for this server does not offer any.
 #![allow(non_snake_case)] // The names are the suite's.

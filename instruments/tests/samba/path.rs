@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Bytes prove the path: what the device counts, what the client counts, and what was asked for are
 //! the same, to the byte.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Clients that sign or encrypt: nothing of theirs goes by RDMA, which does neither, and what goes in
 //! messages is as much as these hold.
 

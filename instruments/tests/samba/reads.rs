@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! READ by RDMA, in detail ([MS-SMB2] 3.3.5.12).
 
 use instruments::client::{Channel, Config, Create, Disposition, NtStatus, Read, Request};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Logging in, signing, encryption, binding.
 
 use std::time::Duration;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * For LD_PRELOAD: a pread() or pwrite() of 12345 bytes takes a tenth of a second, as if the file were on a slow disk.
  */

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Reads and writes that need no thread of smbd: those of a file that was quick (`aio inline size`).
 //!
 //! A thread that has nothing to do ends after a second, so the number of threads says whether there was one.

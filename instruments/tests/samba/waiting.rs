@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Requests over SMB Direct that wait: notifications, locks, and what gives them up.
 
 use std::time::{Duration, Instant};

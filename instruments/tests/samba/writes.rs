@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! WRITE by RDMA, in detail ([MS-SMB2] 3.3.5.13).
 
 use instruments::client::{Channel, Config, Create, Disposition, NtStatus, Request, Write};

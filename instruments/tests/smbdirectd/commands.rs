@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Command line and configuration: what is printed, what is refused and why.
 
 use std::collections::HashSet;

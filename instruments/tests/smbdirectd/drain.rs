@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The end while a worker has something under way.
 
 use std::io::IoSlice;

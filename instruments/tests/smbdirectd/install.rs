@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `make install` and `make uninstall`, into a folder.
 
 use std::fs;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Start, signals, end, and what is left behind.
 
 use std::net::TcpStream;

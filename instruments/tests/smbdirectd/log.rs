@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What is logged, and what is not.
 
 use std::net::TcpListener;

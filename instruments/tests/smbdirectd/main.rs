@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The programs as an administrator meets them: real processes, sockets and signals.
 
 mod bridge;

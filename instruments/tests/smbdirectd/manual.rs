@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The manual, the example and the programs say the same: each option, each key, each default.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The device as a user of its own, as its unit runs it.
 
 use std::fs::{self, Permissions};

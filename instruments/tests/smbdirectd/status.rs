@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `smbdirectctl status` beside a daemon, and without one.
 
 use std::fs::{self, Permissions};

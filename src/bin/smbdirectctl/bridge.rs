@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `smbdirectctl bridge`: options, signals, and what is printed.
 
 use std::io;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `smbdirectctl`: asks the smbdirect device how it is, brings clients of TCP to SMB Direct, and measures. See
 //! smbdirectctl(8).
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The status of a device for people: tables of at most 100 columns.
 //!
 //! What is read here is what is shown, and no more, and what a device does not say counts as 0: a

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Messages to standard error, for people, for programs, or for systemd's journal.
 
 use std::fmt;

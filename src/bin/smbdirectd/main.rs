@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `smbdirectd`: the smbdirect device in user space. See smbdirectd(8).
 
 mod log;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The command line, and what it and the configuration file make together.
 
 use std::fs;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What has to be right before the device starts: descriptors, the control socket's directory, the
 //! addresses. What is wrong is said with what helps.
 

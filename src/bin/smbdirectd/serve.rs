@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The life of the device: start, signals, the service manager, end.
 
 use std::io;

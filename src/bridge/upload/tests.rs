@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Streams of messages, cut anywhere, against what comes out of an upload.
 
 use std::io::Write;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Every value of a configuration that is out of range is named.
 
 use super::*;

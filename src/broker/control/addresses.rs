@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Listeners and workers know where clients reach the device: told when they attach, and again when
 //! it is somewhere else.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Memory of workers: how it is given, who waits for it, and how it comes back.
 //!
 //! ```text

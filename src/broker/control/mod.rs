@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The control thread: who is attached, and what they ask for beside data.
 //!
 //! ```text

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The control socket in the file system.
 
 use std::fs::{self, File, Permissions};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The status: asked of all reactors, put together when the last has answered.
 
 use std::collections::BTreeMap;

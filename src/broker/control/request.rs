@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The requests of processes: read, judged, answered.
 //!
 //! An error is what no correct library asks, or an answer that the process left no room for: it is

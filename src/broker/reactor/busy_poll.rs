@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! How long to look for work before sleeping.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A reactor: a thread that drives a [shard](crate::engine::shard) on a fabric of user space.
 //!
 //! ```text

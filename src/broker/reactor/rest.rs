@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a reactor does when there is nothing to do: it looks for a while, then announces to all
 //! workers that it sleeps, and does.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a configuration file may say, and where it is wrong.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! An observer beside devices that answer, and others.
 
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a shard knows about a connection, beyond what the transport does.
 
 use alloc::collections::VecDeque;

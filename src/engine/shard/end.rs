@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! How connections end, workers are dropped, and the shard itself stops.
 
 use alloc::vec::Vec;

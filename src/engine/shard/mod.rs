@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A shard: the connections that one owner drives, and the queues of the workers that have them.
 //!
 //! ```text

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a shard tells whoever drives it.
 
 use alloc::vec::Vec;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Whose a connection becomes: by its first request, by a token, or nobody's.
 //!
 //! ```text

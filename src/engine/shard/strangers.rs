@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Connections whose clients have not logged in: how many there may be, and for how long.
 //!
 //! Limits count connections of all shards (see [`admission`](crate::engine::admission)), so that the one

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What workers submit: judged field by field, then given to the transport.
 //!
 //! What only an incorrect library submits is a [`Violation`]. What a correct one may submit in good

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Operations of a fabric as the iWARP frames that they would be on a wire.
 //!
 //! Numbers that only a wire has are made up as a peer would choose them: message sequence numbers

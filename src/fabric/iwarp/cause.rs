@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`IwarpError`] as the reason for the end of a connection.
 
 use core::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! DDP: where the bytes of a message go.
 //!
 //! RFC 5041. A segment begins with one control byte of DDP and one of RDMAP, which are one value

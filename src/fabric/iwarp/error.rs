@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a peer can do wrong in iWARP, rule by rule, and how it is told so.
 //!
 //! One variant per rule, so that a counter or a log line names the rule that was broken. Each broken

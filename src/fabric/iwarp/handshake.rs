@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The MPA handshake as decisions: how a request is answered, and what both sides then agree on
 //! (RFC 5044 7.1, RFC 6581).
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! iWARP: RDMA on TCP, in user space.
 //!
 //! Three protocols on top of each other make a TCP connection behave like a queue pair:

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! MPA: the handshake that turns a TCP connection into an iWARP stream, and the frames on it.
 //!
 //! RFC 5044, with the enhanced handshake of RFC 6581. The initiator sends a request frame, the

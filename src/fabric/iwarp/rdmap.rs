@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! RDMAP: the opcodes, and the two messages that have a header of their own.
 //!
 //! RFC 5040. Sends and RDMA WRITEs are all payload; RDMA Read Request and Terminate carry these

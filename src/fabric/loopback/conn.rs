@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One end of a [`Loopback`](super::Loopback) connection, and the copies between two.
 
 use std::collections::VecDeque;

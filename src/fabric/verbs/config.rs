@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What a fabric is told, and what it says of itself.
 
 use std::time::Duration;

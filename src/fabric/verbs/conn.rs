@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One connection: what is posted on its queue pair, and what waits to be.
 //!
 //! ```text

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Which RDMA devices there are, and what they need of the system.
 
 use std::io;

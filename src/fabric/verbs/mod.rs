@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`Verbs`]: the fabric of RDMA devices, by `libibverbs` and `librdmacm`.
 //!
 //! ```text

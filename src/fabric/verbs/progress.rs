@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Progress: events and completions, until the end of a connection.
 
 use std::cmp::Reverse;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! How work and connections ended, in the words of the trait.
 
 use std::io;

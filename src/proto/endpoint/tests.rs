@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One rule per test, against a peer that is played by hand.
 
 use alloc::vec::Vec;

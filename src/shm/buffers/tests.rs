@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Buffers against a list of who has which unit.
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The slice of SMB2 ([MS-SMB2]) that a device reads: enough to route a fresh connection to the
 //! process that owns it, and to direct RDMA for READ and WRITE.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SMB2 NEGOTIATE Request ([MS-SMB2] 2.2.3): whose connection this is, and what it speaks.
 
 use core::iter::FusedIterator;

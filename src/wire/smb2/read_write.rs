@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SMB2 READ Request ([MS-SMB2] 2.2.19) and WRITE Request ([MS-SMB2] 2.2.21), as far as they direct
 //! RDMA: the channel and its buffer descriptors.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SMB2 SESSION_SETUP Request ([MS-SMB2] 2.2.5): the first request that can name a session which
 //! lives in another process already, by binding this connection to it.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What tshark says of a capture.
 
 use std::collections::HashMap;

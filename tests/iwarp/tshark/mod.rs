@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! tshark, a decoder that nobody here wrote, reads what real connections send.
 //!
 //! Two transports talk SMB Direct over the iWARP fabric and TCP, through a proxy that captures the

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A fabric that writes down what its owner posts: the endpoint's side of the story.
 
 use std::os::fd::BorrowedFd;

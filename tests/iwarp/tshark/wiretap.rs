@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A TCP proxy that writes what passes through it to a capture, one MPA frame or FPDU in each
 //! packet. It looks at lengths only: everything else is for tshark to judge.
 

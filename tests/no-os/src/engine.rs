@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The engine on a fabric that goes nowhere: a kernel brings another.
 
 use alloc::sync::Arc;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A program without an operating system that uses the crate's protocol layers and the engine.
 //!
 //! It brings the two things that a kernel would: a panic handler and an allocator (one that has no

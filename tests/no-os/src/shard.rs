@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A shard whose workers are nobody: all of it is linked, and a kernel brings other processes.
 
 use alloc::sync::Arc;

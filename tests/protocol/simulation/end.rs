@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One end of the connection: the endpoint, the owner it has, and what is true about it.
 //!
 //! The truth is kept from the bytes that were sent and handled, with arithmetic of its own. Each

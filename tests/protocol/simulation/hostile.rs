@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! An endpoint against a peer that sends anything at all.
 
 use fastrand::Rng;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Two endpoints, an acceptor and an initiator, on a model of a link, in virtual time.
 //!
 //! Every scenario follows from a seed: configurations, messages both ways, delays, owners that are

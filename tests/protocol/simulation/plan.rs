@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What will happen in a scenario, all of it drawn from the seed before it begins.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The link, the clock and what happens when.
 //!
 //! A step is one event and everything that its end then has to say. After each: no more messages

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The checker finds what it must, and nothing else.
 
 use std::collections::BTreeSet;

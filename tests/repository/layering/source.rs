@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A file of Rust as tokens, and the paths in it.
 
 /// A file below `src`.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What passed through a connection, by how it was protected.
 
 use std::sync::{Arc, Mutex, PoisonError};

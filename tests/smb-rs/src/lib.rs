@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SMB Direct as a transport of the crate `smb`, an SMB client library that knows nothing of it.
 //!
 //! The library brings its own messages, its own signatures and ciphers; only whole messages pass

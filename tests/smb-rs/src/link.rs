@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One SMB Direct connection, and the iWARP fabric that is its own.
 
 use std::collections::{HashMap, VecDeque};

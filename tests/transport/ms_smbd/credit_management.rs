@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SmbdCreditManagement: credits in both directions, [MS-SMBD] 3.1.5.1, 3.1.5.8 and 3.1.5.9.
 //!
 //! That neither side ever sends without a credit, and never spends the last one without a grant, is

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SmbdDataTransfer: fragments and timers, [MS-SMBD] 3.1.5.1, 3.1.5.8 and 3.1.6.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A server, initiators that may break every rule, and one clock for all of them.
 //!
 //! The server is what a user gets: [`Transport`] on [`Iwarp`], listening on 127.0.0.1, on real

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The messages of [MS-SMBD] 2.2 as the bytes they are, with every field free to be wrong.
 //!
 //! Written a second time, apart from the crate's own `wire`: a test that used that to make and to

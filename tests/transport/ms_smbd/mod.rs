@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The 42 cases of Microsoft's MS-SMBD test suite that speak SMB Direct alone, by their names.
 //!
 //! Only the names and what each is about are that suite's; the code is ours. A case drives a real

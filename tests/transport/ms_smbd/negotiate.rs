@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SmbdNegotiate: the negotiation, [MS-SMBD] 3.1.5.2, 3.1.5.3 and 3.1.5.6.
 
 use std::time::{Duration, Instant};

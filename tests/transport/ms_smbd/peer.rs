@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! An initiator that does nothing by itself, and holds the acceptor to every rule.
 //!
 //! Whatever message arrives after the negotiation is checked here, in every case: the values of

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The upper layer of the acceptor: does what the first byte of a message asks for.
 //!
 //! It knows what every message must look like, so that one which was put together wrongly is

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `smbdirectctl bench`: reads and writes a file of a share, over TCP and over SMB Direct.
 
 use std::io::{self, IsTerminal, Write as _};

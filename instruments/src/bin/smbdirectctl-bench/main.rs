@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `smbdirectctl bench`, which smbdirectctl(8) describes: the program that `smbdirectctl` becomes for it.
 
 mod bench;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One case: requests of one kind and size, a number of them at a time, until the end.
 
 use std::collections::HashMap;

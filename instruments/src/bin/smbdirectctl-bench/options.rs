@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What the command line says.
 
 use std::net::{SocketAddr, ToSocketAddrs};

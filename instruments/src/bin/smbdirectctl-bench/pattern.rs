@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! File data of which every eight bytes say where in the file they belong.
 
 use instruments::client::Memory;

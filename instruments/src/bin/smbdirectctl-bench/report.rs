@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The results, for people and for programs.
 
 use std::fmt::{self, Display};

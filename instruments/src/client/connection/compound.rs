@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Several requests in one message ([MS-SMB2] 3.2.4.1.4).
 
 use super::{Connection, Outstanding};

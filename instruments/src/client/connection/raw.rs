@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! For tests: messages that no request is in.
 
 use std::net::SocketAddr;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What there is over SMB Direct only.
 
 use std::time::Duration;

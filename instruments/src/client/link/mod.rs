@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What carries messages: TCP or SMB Direct.
 
 mod smb_direct;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SMB over SMB Direct: an initiator on iWARP, and memory that the server may access.
 
 use std::collections::VecDeque;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SMB over TCP: each message behind four bytes with its length ([MS-SMB2] 2.1).
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};

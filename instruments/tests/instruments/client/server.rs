@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! An SMB Direct server of a test's own: it lets everybody in as a guest, has one file in memory,
 //! and places data directly. A test can have it break rules.
 

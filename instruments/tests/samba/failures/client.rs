@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A client with two channels, and what a server holds for all of them.
 
 use std::fs;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Files that are closed while the data of a WRITE is fetched from a client that does not send it. Its own
 //! CLOSE waits for the data (`storage.rs`); others do not.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! smbdirectd ends, and comes back.
 
 use std::time::Duration;

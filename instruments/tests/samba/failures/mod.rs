@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What goes wrong, and how: a client gets the right error or its data, others notice nothing, and
 //! nothing is left behind.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! More than there is memory for.
 
 use std::collections::HashMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One smbd of many dies, stands still, or is told something.
 
 use std::os::unix::process::ExitStatusExt;

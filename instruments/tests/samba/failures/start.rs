@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What is not there, or not allowed, and who says so.
 
 use std::fs;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Files that cannot be written, or are closed too early.
 
 use std::path::{Path, PathBuf};

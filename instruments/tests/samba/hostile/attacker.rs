@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! A client that sends any bytes on a connection on which it has logged in.
 
 use std::collections::HashMap;

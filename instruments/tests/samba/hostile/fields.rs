@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! READ and WRITE requests whose fields are not what they must be ([MS-SMB2] 3.3.5.12, 3.3.5.13).
 
 use instruments::client::{Channel, FileId, NtStatus, Read, Registration, Request, Write};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Messages that are no requests, compounds, and requests with bits changed at random.
 
 use instruments::client::{Channel, Command, NtStatus, Read, Registration, Request, Write};

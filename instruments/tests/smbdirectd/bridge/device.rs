@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The bridge in front of the smbdirect device, with a program in C that answers.
 
 use super::scene::Bridge;

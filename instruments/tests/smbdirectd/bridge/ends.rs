@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! All the ways in which a connection ends, and that it ends alone.
 
 use std::io::{Read, Write};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Messages arrive whole, in order, and on the connection that they belong to.
 
 use std::io::Read;

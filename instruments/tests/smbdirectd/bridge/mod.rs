@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `smbdirectctl bridge` between clients of TCP and SMB Direct servers: messages, back-pressure, and
 //! all the ways in which a connection ends.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Whoever does not take what is sent holds up its own connection, and costs bounded memory.
 
 use std::io::Write;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `smbdirectctl bridge` as a process, and clients that speak SMB over TCP.
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! An SMB Direct server that clients tell what to do: it sends back what it receives, except for
 //! what begins with `!`.
 //!

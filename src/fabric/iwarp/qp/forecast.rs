@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Where payload will belong that has not been announced yet.
 //!
 //! The answers to RDMA READs come in a known order, to known places, in FPDUs of one size but for

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The queue pair: work requests in, FPDUs out; FPDUs in, completions out (RFC 5040, RFC 5041).
 //!
 //! A sans-IO state machine. It knows which bytes come next in either direction and where in

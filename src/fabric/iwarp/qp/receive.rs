@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The way in: bytes of the stream become placed payload, completions and READ requests to answer.
 
 use super::send::Response;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The way out: what is posted, and the peer's READ requests, become FPDUs.
 
 use super::{Completion, Done, Qp};

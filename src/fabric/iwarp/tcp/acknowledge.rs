@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! SENDs that the socket took and the peer's TCP has not acknowledged.
 //!
 //! An owner may want to know what reached its peer's machine, not what its own took

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One connection: its socket, its handshake, its queue pair, and the bytes in between.
 
 use std::collections::VecDeque;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Payload that goes from the socket straight into its target, many FPDUs with one system call.
 //!
 //! ```text

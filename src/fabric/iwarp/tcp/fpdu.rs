@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! FPDUs as the pieces that a system call sends.
 
 use crate::fabric::iwarp::qp::Segment;

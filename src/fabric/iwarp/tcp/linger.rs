@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Sockets whose connections are gone.
 //!
 //! Closing a socket with bytes unread takes back what was sent last, so the sending half is ended

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Listeners.
 
 use std::io::{self, ErrorKind};

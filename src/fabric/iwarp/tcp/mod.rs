@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! [`Iwarp`]: the iWARP fabric on TCP sockets.
 //!
 //! Any program can be an RDMA endpoint with it: Linux's siw driver and iWARP NICs connect to it as

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Progress: what the sockets report, step by step for each connection, until its end.
 
 use std::cmp::Reverse;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Which socket an event of the poll is about: the keys of the three maps in one number.
 
 use mio::Token;

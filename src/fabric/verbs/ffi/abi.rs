@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What of `libibverbs` and `librdmacm` is used, as their headers have it (rdma-core 44 to 56): the
 //! layout of each type is compared with theirs by a test. Structures that the libraries make are
 //! declared as far as they are read, and are never made or copied here.

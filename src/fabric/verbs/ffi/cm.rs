@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The connection manager: event channels, identifiers, events.
 
 use std::ffi::{CStr, c_int, c_uint, c_void};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! One connection's objects on its device: protection domain, memory regions, queues.
 
 use std::collections::VecDeque;

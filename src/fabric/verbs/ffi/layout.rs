@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Compares the layouts and numbers in `abi` with those of the headers that are installed.
 
 use std::fmt::Write;

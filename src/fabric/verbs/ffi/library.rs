@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The two libraries, which are looked for when they are needed: one program serves machines with RDMA
 //! devices and machines without.
 //!

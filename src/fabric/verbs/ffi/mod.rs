@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! `libibverbs` and `librdmacm` behind types that cannot be misused: the place of this fabric where
 //! `unsafe` is allowed.
 //!

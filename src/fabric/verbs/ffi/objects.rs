@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! The objects of a connection on its device, each owned by one value.
 
 use std::ffi::c_int;

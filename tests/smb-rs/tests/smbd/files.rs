@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Directories, data, names; and that SMB Direct alone carried it.
 
 use std::collections::BTreeSet;

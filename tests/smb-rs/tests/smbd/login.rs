@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Logging in, signatures, encryption, a second channel.
 
 use smb::connection::{EncryptionMode, MultiChannelConfig};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Somebody who uses a server by means of the library.
 
 use smb::connection::EncryptionMode;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Each rule broken once, by an FPDU made by hand.
 
 use alloc::collections::BTreeSet;

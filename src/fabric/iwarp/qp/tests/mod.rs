@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Two queue pairs, joined in memory by a stream that is cut at random.
 
 mod errors;

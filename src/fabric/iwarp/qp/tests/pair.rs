@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Each operation, both ways, at the sizes where something changes.
 
 use super::*;

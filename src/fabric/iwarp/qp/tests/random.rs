@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! What holds for any stream, however it is cut.
 
 use proptest::collection::vec;

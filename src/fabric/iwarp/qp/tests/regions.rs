@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Regions that are gone when their turn comes, and others that have their numbers.
 
 use super::*;

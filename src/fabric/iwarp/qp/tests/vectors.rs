@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 //! Bytes of Linux peers, and bytes as the RFCs draw them.
 
 use super::*;

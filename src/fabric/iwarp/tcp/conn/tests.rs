@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
 use super::*;
 use crate::fabric::iwarp::Depths;
 use crate::fabric::{Access, RegionId, RemoteAddress, Sge, WrId};
