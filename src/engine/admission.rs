@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which connections may be there: limits on all of them, on those of strangers, and on those that the
-//! listener is offered at a time.
+//! Which connections are allowed: limits on all of them, on those of strangers, and on those that are
+//! offered to the listener at a time.
 //!
-//! A *stranger* is a client without a session: anybody who reaches the port. When there are too many
-//! strangers, or too many connections, the oldest stranger of the source that has most of them goes, and
-//! the newcomer stays. So a client that logs in at once gets in, however many others do nothing. A source
-//! may have a quarter of the strangers and of all connections, unless it is a gateway, behind which many
-//! clients are.
+//! A *stranger* is a client without a session: any client that can reach the port. If there are too many
+//! strangers, or too many connections, the oldest stranger of the source that has most of them is ended,
+//! and the newcomer stays. So a client that logs in at once gets in, however many others do nothing. A
+//! source may have a quarter of the strangers and of all connections, unless it is a gateway with many
+//! clients behind it.
 //!
-//! Offers are limited for the listener's sake, which forks a process for each. A connection beyond that
-//! limit waits; when one of the offered has found its owner, the next is of the source with the fewest.
+//! Offers are limited for the sake of the listener, which forks a process for each. A connection beyond
+//! that limit waits; when an offered one has found its owner, the next comes from the source with the
+//! fewest offers.
 
 use alloc::vec::Vec;
 
 use crate::fabric::{ConnId, Source, Sources};
 
-/// A connection, wherever it is.
+/// A connection of any shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// Who drives it: the number of a shard.
+    /// The number of the shard that has it.
     pub shard: usize,
     /// Its number there.
     pub conn: ConnId,
@@ -34,7 +35,7 @@ pub struct Limits {
     pub max_unauthenticated: usize,
     /// Those that are offered to the listener.
     pub max_undispatched: usize,
-    /// Sources behind which many clients are.
+    /// Sources with many clients behind them.
     pub gateways: Vec<Source>,
 }
 
@@ -44,7 +45,7 @@ impl Limits {
     }
 }
 
-/// A limit for which a connection has to go.
+/// A limit that makes a connection end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Limit {
@@ -69,7 +70,7 @@ impl Limit {
         self.into()
     }
 
-    /// Whether one source had more than its share.
+    /// Whether it is one source's share that was exceeded.
     #[must_use]
     pub const fn is_of_source(self) -> bool {
         matches!(
@@ -90,7 +91,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// No connections, of which there may be so many.
+    /// No connections yet, with these limits.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -99,8 +100,8 @@ impl Admission {
         }
     }
 
-    /// Takes a new connection in. If that makes too many, takes one out that has to end: the newcomer
-    /// itself only if there is no other stranger that could.
+    /// Adds a new connection. If that makes too many, removes one, which has to end: the newcomer itself
+    /// only if there is no other stranger that could.
     pub fn admit(&mut self, place: Place, source: Source) -> Option<(Place, Limit)> {
         self.connections.add(place, source);
         self.strangers.add(place, source);
@@ -135,19 +136,19 @@ impl Admission {
         }
     }
 
-    /// A connection that was taken out stays, since a session has come on it before it ended. There may be
-    /// one too many then, until the next one goes.
+    /// A connection that was removed stays, because it got a session before it ended. There may then be one
+    /// too many, until the next one ends.
     pub fn stays(&mut self, place: Place, source: Source) {
         self.connections.add(place, source);
     }
 
-    /// A session is on a connection.
+    /// A connection has a session now.
     pub fn authenticated(&mut self, place: Place) {
         self.strangers.remove(&place);
     }
 
-    /// Whether a connection may be offered now; otherwise it waits, and [`done`](Self::done) names it
-    /// when it may.
+    /// Whether a connection may be offered now; otherwise it waits, and [`done`](Self::done) returns it when
+    /// it may.
     pub fn offer(&mut self, place: Place, source: Source) -> bool {
         if self.offered.contains(&place) {
             return true;
@@ -172,8 +173,8 @@ impl Admission {
         self.offered.total() < limit && self.offered.of(source) < of_source
     }
 
-    /// A connection has an owner, or is gone: it waits no longer. Names the one that may be offered in
-    /// its place, which counts as offered from now on.
+    /// A connection has an owner, or is gone: it no longer waits. Returns the one that may be offered in its
+    /// place, which counts as offered from now on.
     pub fn done(&mut self, place: Place) -> Option<Place> {
         self.waiting.remove(&place);
         if !self.offered.remove(&place) {
@@ -189,7 +190,7 @@ impl Admission {
         Some(next)
     }
 
-    /// A connection is gone, which counts here for nothing from now on. As [`done`](Self::done).
+    /// A connection is gone, and no longer counts. Otherwise like [`done`](Self::done).
     pub fn closed(&mut self, place: Place) -> Option<Place> {
         self.connections.remove(&place);
         self.strangers.remove(&place);
@@ -203,7 +204,7 @@ impl Admission {
     }
 }
 
-/// What one source may have of a limit.
+/// One source's share of a limit.
 const fn quarter(limit: usize) -> usize {
     let quarter = limit / 4;
     if quarter == 0 { 1 } else { quarter }
@@ -245,7 +246,7 @@ mod tests {
             (place, self.admission.admit(place, source))
         }
 
-        /// Whether it is offered, or waits.
+        /// `true` if it is offered, `false` if it waits.
         fn offer(&mut self, address: &str) -> (Place, bool) {
             let (place, source) = (self.place(), Source::of(address.parse().unwrap()));
             (place, self.admission.offer(place, source))
@@ -316,7 +317,7 @@ mod tests {
         let admission = &mut scene.admission;
         assert_eq!(admission.done(gateway[0].0), Some(other));
         assert_eq!(admission.done(gateway[1].0), None, "two are its share");
-        // One that waits goes, and the next has its turn.
+        // One that waits goes, and the next gets its turn.
         assert_eq!(admission.closed(greedy[2].0), None);
         assert_eq!(admission.done(greedy[0].0), Some(greedy[3].0));
         assert_eq!(admission.done(greedy[0].0), None, "it was done");

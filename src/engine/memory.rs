@@ -2,9 +2,9 @@
 
 //! Memory that is shared with workers, and how much of it there may be.
 //!
-//! A [`Charge`] is a number of bytes that somebody has been given; it is taken off the accounts
-//! when it is dropped. Whoever holds memory of a worker holds the charge along with it, so that
-//! memory counts until its last user, which may be a connection of a dead worker, is gone.
+//! A [`Charge`] is a number of bytes that were given out; dropping it takes them off the accounts.
+//! A worker's memory and its charge are held together, so that memory counts until its last user,
+//! which may be a connection of a dead worker, is gone.
 //!
 //! ```text
 //!   0 ......................................... limit - reserve ............... limit
@@ -12,9 +12,9 @@
 //!                                                 that waits       received
 //! ```
 //!
-//! A part of the total is kept, so that nobody waits for ever: the [`Reserve`]. The worker that has waited
-//! longest may have that much, and it is enough for its largest message and transfer, by which it goes
-//! on and gives back what it has.
+//! A part of the total, the [`Reserve`], is kept so that no worker waits for ever. The worker that has
+//! waited longest may have it. It is enough for that worker's largest message and transfer, so the worker
+//! can go on and give back what it has.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -25,7 +25,7 @@ use crate::device::abi::{RegionShape, region};
 use crate::shm::buffers;
 use crate::sys::Memory;
 
-/// Bytes of a region's first segment; less where the shape allows no more.
+/// Bytes of a region's first segment; fewer if the shape requires it.
 const FIRST_LENGTH: u32 = 128 << 10;
 
 /// Bytes in use, and how many there may be.
@@ -36,7 +36,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Nothing in use of `limit` bytes.
+    /// An account of `limit` bytes, none of them in use.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
@@ -51,18 +51,18 @@ impl Account {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that there may be.
+    /// Bytes that may be in use.
     #[must_use]
     pub const fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Takes `bytes` and leaves `spare`; `None` where there are not so many.
+    /// Takes `bytes` and leaves `spare`; `None` if not enough are left.
     #[must_use]
     pub fn charge(self: &Arc<Self>, bytes: u64, spare: u64) -> Option<Charge> {
         let most = self.limit.saturating_sub(spare);
         let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= most);
-        // Relaxed: nothing is read because of the number.
+        // Relaxed: no other memory is read because of this number.
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
             .ok()?;
@@ -72,15 +72,16 @@ impl Account {
         })
     }
 
-    /// Whether this account with `bytes` more has no more than it leaves of `total` beside `spare`. However
-    /// many take as much as that, one after the other, there is something for the next.
+    /// Whether this account with `bytes` more has no more than it leaves of `total`, not counting `spare`.
+    /// If accounts take no more than that, one after the other, something is always left for the next.
     #[must_use]
     pub fn leaves_as_much(&self, bytes: u64, (total, spare): (&Self, u64)) -> bool {
         let taken = total.used().saturating_add(spare).saturating_add(bytes);
         self.used().saturating_add(bytes) <= total.limit.saturating_sub(taken)
     }
 
-    /// Takes `bytes` of what is bounded otherwise and cannot be refused, however many are in use.
+    /// Takes `bytes`, no matter how many are in use: for memory that is bounded elsewhere and cannot be
+    /// refused.
     #[must_use]
     pub fn count(self: &Arc<Self>, bytes: u64) -> Charge {
         self.used.fetch_add(bytes, Ordering::Relaxed);
@@ -104,7 +105,7 @@ impl Drop for Charge {
     }
 }
 
-/// What of the total is kept for those that wait.
+/// The part of the total that is kept for workers that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserve {
     /// For the longest buffers of SEND and BULK of one worker.
@@ -126,7 +127,7 @@ impl Reserve {
 pub struct Segment {
     /// Its bytes.
     pub memory: Memory,
-    /// Something was submitted that lies in it, since this was last asked.
+    /// A submission has used it since `take_touched`.
     touched: AtomicBool,
     /// The worker was told to give it back.
     reclaimed: AtomicBool,
@@ -134,13 +135,13 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// A new one of `length` bytes, charged to the account of its worker and to the total, of which
-    /// `spare` is left; and what the worker maps it by. `make` makes the pages.
+    /// Makes a segment of `length` bytes, charged to the account of its worker and to the total, of which
+    /// `spare` is left. Also returns the pages that the worker maps, which `make` makes.
     ///
     /// # Errors
     ///
-    /// [`Status::NoMemory`]: the worker's limit. [`Status::Again`]: the limit of the total. Otherwise what
-    /// `make` says.
+    /// [`Status::NoMemory`]: the worker's limit. [`Status::Again`]: the limit of the total. Otherwise the
+    /// error of `make`.
     pub fn create<Pages>(
         length: usize,
         worker: &Arc<Account>,
@@ -162,7 +163,7 @@ impl Segment {
         Ok((segment, pages))
     }
 
-    /// Something that lies in it is to be done.
+    /// Marks it as used.
     #[inline]
     pub fn touch(&self) {
         if !self.touched.load(Ordering::Relaxed) {
@@ -170,7 +171,7 @@ impl Segment {
         }
     }
 
-    /// Whether it was touched since this was last asked.
+    /// Whether it was touched since the last call.
     #[must_use]
     pub fn take_touched(&self) -> bool {
         self.touched.swap(false, Ordering::Relaxed)
@@ -182,20 +183,20 @@ impl Segment {
         self.reclaimed.load(Ordering::Relaxed)
     }
 
-    /// Its worker was told to give it back.
+    /// Records that its worker was told to give it back.
     pub fn set_reclaimed(&self) {
         self.reclaimed.store(true, Ordering::Relaxed);
     }
 }
 
-/// Bytes of the next segment of a region that has `segments` with `length` bytes together, and in which
-/// there is no room for `wanted` units: how many it should have, so that the region doubles, and how
-/// many it must have.
+/// Bytes of the next segment of a region that has `segments` segments with `length` bytes together, and
+/// no room for `wanted` units: how many it should have, so that the region doubles, and how many it must
+/// have.
 #[must_use]
 pub fn next_length(shape: &RegionShape, (segments, length): (u32, u64), wanted: u32) -> [usize; 2] {
     let unit = shape.unit_length.max(1);
     let have = u32::try_from(length / u64::from(unit)).unwrap_or(u32::MAX);
-    // There is none after the last one: it has to do for everything.
+    // No segment follows the last one, so it has to be long enough for everything.
     let is_last = segments.saturating_add(1) >= shape.max_segments;
     let (should, must) = if is_last {
         (shape.units_per_segment, shape.longest_run.max(wanted))
@@ -208,7 +209,7 @@ pub fn next_length(shape: &RegionShape, (segments, length): (u32, u64), wanted: 
     })
 }
 
-/// Units of a region that has all the segments that it may have.
+/// Units of a region that has as many segments as it may have.
 #[must_use]
 pub fn most_units(shape: &RegionShape) -> u32 {
     let mut length = 0;
@@ -216,7 +217,7 @@ pub fn most_units(shape: &RegionShape) -> u32 {
         let [next, _] = next_length(shape, (segments, length), 1);
         length += next as u64;
         if length >= u64::from(shape.unit_length) * u64::from(shape.units_per_segment) {
-            // All further ones are the longest.
+            // All further segments have the greatest length.
             let rest = u64::from(shape.max_segments - segments - 1);
             length += rest * u64::from(shape.units_per_segment) * u64::from(shape.unit_length);
             break;
@@ -239,7 +240,7 @@ pub const fn shape_of(shape: &RegionShape) -> buffers::Shape {
 /// Segments of a region, by number.
 pub type Numbered = Vec<Option<Arc<Segment>>>;
 
-/// The segments of the two regions that a worker gives out itself.
+/// The segments of SEND and BULK, the regions whose buffers the worker allocates itself.
 #[derive(Clone, Debug, Default)]
 pub struct Segments {
     /// Of SEND.

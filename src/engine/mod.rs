@@ -4,19 +4,19 @@
 //!
 //! | module | is |
 //! |---|---|
-//! | [`admission`] | which connections may be there, and which wait for an owner |
+//! | [`admission`] | which connections are allowed, and which wait for an owner |
 //! | [`memory`] | accounts of the memory that is shared with workers |
 //! | [`peer`] | a process that is attached |
 //! | [`pool`] | where received messages are put |
 //! | [`queue`] | a worker's two rings, and what waits to go into the second |
-//! | [`reason`] | why something ended, as a worker is told |
-//! | [`registry`] | whose a client is, which connections are there, what happened |
-//! | [`shard`] | connections with one owner, and all that becomes of them |
-//! | [`submission`] | what a worker wants: the entries of its ring, judged |
+//! | [`reason`] | what a worker is told about why something ended |
+//! | [`registry`] | which worker has a client, which connections exist, what happened |
+//! | [`shard`] | connections that have one driver, and everything that happens to them |
+//! | [`submission`] | what a worker wants: the entries of its ring, checked |
 //! | [`warnings`] | when the log says that a limit was met |
 //!
-//! With these go the [`transport`](crate::transport), the rings and buffers of [`shm`](crate::shm), and what
-//! [`device`](crate::device) says of the interface to workers.
+//! It is built on the [`transport`](crate::transport), the rings and buffers of [`shm`](crate::shm), and the interface
+//! to workers that [`device`](crate::device) defines.
 //!
 //! Nothing here knows a thread, a socket, a file or a clock, nor how a status is written: time comes in as an
 //! argument, and what has to be done goes out as a value.

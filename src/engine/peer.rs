@@ -16,16 +16,16 @@ use crate::sys::Memory;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Role {
-    /// smbd's parent: is offered connections.
+    /// smbd's parent: gets offers of connections.
     Listener,
-    /// Its child: has connections.
+    /// smbd's child: owns connections.
     Worker,
     /// Asks for the status.
     Observer,
 }
 
 impl Role {
-    /// That of `abi::role::*`.
+    /// The role of a number of `abi::role::*`.
     #[must_use]
     pub const fn of(number: u32) -> Option<Self> {
         match number {
@@ -43,7 +43,7 @@ impl Role {
     }
 }
 
-/// A process that is attached. Clones are the same one.
+/// An attached process. Clones stand for the same process.
 pub trait Peer: Clone {
     /// The device's number for it.
     fn id(&self) -> u32;
@@ -54,12 +54,12 @@ pub trait Peer: Clone {
     /// Whether it attached with the token of a connection.
     fn invited(&self) -> bool;
 
-    /// Tells the process something that needs no memory: a message of `kind::*`, with the number of what it asked for
+    /// Sends the process a message of `kind::*` that carries no memory; `cookie` is that of the request it answers,
     /// or 0. Never waits.
     ///
     /// # Errors
     ///
-    /// It does not know of it.
+    /// The process was not told.
     fn tell<T: IntoBytes + Immutable>(
         &self,
         kind: u32,
@@ -70,13 +70,13 @@ pub trait Peer: Clone {
 
 /// A process that owns connections.
 pub trait Worker: Peer {
-    /// What the process maps.
+    /// Memory that the process maps.
     type Pages;
-    /// Memory of a queue and its bell, before the process knows of them.
+    /// A queue's memory and bell, before the process is told of them.
     type NewQueue;
-    /// By which the process wakes this side.
+    /// The process wakes this side with it.
     type Bell: fmt::Debug;
-    /// By which this side wakes the process.
+    /// This side wakes the process with it.
     type Doorbell: Doorbell + fmt::Debug;
 
     /// Memory of all its regions.
@@ -93,7 +93,7 @@ pub trait Worker: Peer {
     ///
     /// # Errors
     ///
-    /// It does not know of it.
+    /// The process was not told.
     fn hand_over(&self, segment: &abi::Segment, pages: &Self::Pages) -> Result<(), Untold>;
 
     /// Makes `length` bytes of memory for a queue.
@@ -107,28 +107,28 @@ pub trait Worker: Peer {
     ///
     /// # Errors
     ///
-    /// It does not know of it.
+    /// The process was not told.
     fn hand_over_queue(
         &self,
         queue: &abi::Queue,
         made: Self::NewQueue,
     ) -> Result<Self::Bell, Untold>;
 
-    /// By which the process is woken.
+    /// The doorbell that wakes the process.
     fn doorbell(&self) -> Self::Doorbell;
 
     /// A copy of the list of its segments, as it is now.
     fn segments(&self) -> Segments;
 
-    /// A number that grows whenever a segment comes or goes, before the worker can know of that.
+    /// A number that grows whenever a segment comes or goes, before the worker can know of the change.
     fn changes(&self) -> u64;
 }
 
 /// Why a process was not told of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Untold {
-    /// It has gone, or does not listen any more: it is to be detached. It broke no rule, and connections that it never
-    /// used find another.
+    /// It has gone, or no longer listens: it is to be detached. It broke no rule, and connections that it never used
+    /// find another worker.
     Gone,
     /// It has left too many messages unread, and is to be detached.
     Unread,
@@ -151,7 +151,7 @@ pub(super) mod fake {
         }
     }
 
-    /// A worker that is told everything.
+    /// A worker that every message reaches.
     #[derive(Clone, Debug)]
     pub(in crate::engine) struct Told {
         account: Arc<Account>,
@@ -161,7 +161,7 @@ pub(super) mod fake {
     }
 
     impl Told {
-        /// One that may have so many bytes.
+        /// A worker that may have `limit` bytes.
         pub(in crate::engine) fn new(limit: u64) -> Self {
             Self {
                 account: Account::new(limit),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Where received messages are put: heap as long as a connection has no owner, then the owner's
+//! Where received messages are put: in heap while a connection has no owner, then in the owner's
 //! RECEIVE region.
 //!
 //! ```text
@@ -9,18 +9,19 @@
 //!   Queue             a buffer of that queue's arena, which grows within the limits; else nothing
 //! ```
 //!
-//! An arena is shared by connections that do not trust each other, for anybody may name the GUID of its
-//! worker's client. So no connection holds more than a quarter of it, nor do all strangers together.
-//! A message that has only begun is put together in heap of its own unless there is much room, and is
-//! copied to the arena when it is complete: those that never are take nothing from others. And some units
-//! are left to messages of one unit, such as every connection's first ones.
+//! Connections that do not trust each other share an arena, because any client may send the GUID of the
+//! worker's client. So no single connection holds more than a quarter of it, nor do all strangers together.
+//! A message that is not complete is assembled in heap of its own unless there is plenty of room, and is
+//! copied to the arena when it is complete: messages that never complete take nothing from others. And some
+//! units are left to messages of one unit, such as the first messages of every connection.
 //!
-//! An arena whose worker takes no messages, such as one that waits for a client that takes no responses,
-//! keeps what it has. So beyond a small length it grows only as long as its worker has no more than it
-//! leaves to others; else it gets but one segment more, for messages that are too long for all the others.
+//! An arena keeps what it has while its worker takes no messages, for example because the worker waits for
+//! a client that takes no responses. So beyond a small length an arena grows only while its worker has no
+//! more than it leaves to others; after that it gets just one more segment, for messages that are too long
+//! for all the others.
 //!
-//! An arena begins small and doubles. Segments in which nothing was put for a while are taken back, all
-//! but the shortest: nothing is put there any more, the worker is asked to unmap them, and says so.
+//! An arena begins small and doubles. Segments that were not used for a while are taken back, except for the
+//! shortest one: no more messages are put there, and the worker is asked to unmap them and says when it has.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -40,13 +41,13 @@ use crate::shm::{Buffer as Number, Buffers};
 use crate::sys::Memory;
 use crate::transport::{ConnTable, MessageBuffers};
 
-/// Bytes of a message of a connection without an owner, or without a session.
+/// Bytes of the longest message of a connection without an owner, or without a session.
 pub const MAX_HELD_LENGTH: u32 = 64 * 1024;
 
-/// Bytes that an arena may have however much its worker has.
+/// Bytes that an arena may have no matter how much its worker has.
 const SMALL_LENGTH: u64 = 2 << 20;
 
-/// Of the units that are there, the part that is left to messages of one unit.
+/// One unit in this many is left to messages of one unit.
 const LEFT_TO_SMALL: u32 = 16;
 
 new_key_type! {
@@ -64,7 +65,7 @@ pub enum Buffer {
         /// Kept as long as the bytes.
         charges: Option<[Charge; 3]>,
     },
-    /// In the arena of a queue. The bytes stay mapped whatever becomes of the arena.
+    /// In the arena of a queue. The bytes stay mapped even if the arena goes.
     Shared {
         /// The queue.
         queue: QueueId,
@@ -78,7 +79,7 @@ pub enum Buffer {
 impl Buffer {
     fn heap(length: u32, charges: Option<[Charge; 3]>) -> Self {
         Self::Heap {
-            // What the peer does not fill is not touched.
+            // Pages that the peer does not fill are never touched.
             bytes: Vec::with_capacity(length as usize),
             charges,
         }
@@ -90,20 +91,20 @@ impl Buffer {
 struct Known {
     /// The queue that gets its messages; `None`: none now, and a message is held.
     queue: Option<QueueId>,
-    /// A session is on it.
+    /// It has a session.
     authenticated: bool,
 }
 
-/// What went wrong in a call that could not say so.
+/// What went wrong in a call that could not return an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A message that no buffer can hold.
     TooLong(ConnId),
-    /// A worker that was not told of memory.
+    /// A worker that could not be told of memory.
     Untold(QueueId, Untold),
 }
 
-/// Why a worker has no more memory of RECEIVE.
+/// Why an arena did not get another segment.
 #[derive(Debug)]
 enum NotGrown {
     Status(Status),
@@ -128,22 +129,22 @@ struct Arena<W> {
     worker: W,
     number: u32,
     shape: RegionShape,
-    /// Units that there may be.
+    /// Units that it may have.
     most: u32,
     buffers: Buffers,
-    /// Keeps what `buffers` count, by number.
+    /// The segments of `buffers` with their charges, by number.
     segments: Vec<Option<Held>>,
-    /// Units that the messages of each connection take, of those that have some.
+    /// Units that the messages of each connection take; connections without any are absent.
     shares: BTreeMap<ConnId, u32>,
     /// Units that messages of strangers take.
     of_strangers: u32,
-    /// Units of messages that are not complete.
+    /// Units of incomplete messages.
     begun: u32,
     /// Bytes of messages in heap.
     in_heap: Arc<Account>,
     /// A buffer was asked for, and there was none.
     wanting: bool,
-    /// The worker was not told of a segment, and will be gone soon: it gets no more.
+    /// The worker could not be told of a segment, and will soon be gone: it gets no more.
     is_deaf: bool,
 }
 
@@ -151,7 +152,7 @@ struct Arena<W> {
 #[derive(Debug)]
 struct Held {
     segment: Segment,
-    /// Whose message is in a buffer, by its first unit.
+    /// The message in each buffer, by the buffer's first unit.
     holders: Box<[Option<Hold>]>,
 }
 
@@ -175,15 +176,16 @@ pub struct Pool<W> {
     arenas: SecondaryMap<QueueId, Arena<W>>,
     /// A buffer was asked for, and there was none, in any arena.
     wanting: bool,
-    /// It was memory of all workers that was missing, not what is one worker's or one connection's.
+    /// The total of all workers was used up, not the share of one worker or connection.
     short: bool,
-    /// An arena has got a segment beside its first.
+    /// An arena has got a segment in addition to its first.
     grown: bool,
     faults: Vec<Fault>,
 }
 
 impl<W: Worker> Pool<W> {
-    /// Nothing yet; arenas of that shape, whose memory counts in `total` and leaves `spare` bytes of it.
+    /// A pool without arenas. They will have this shape, and their memory counts in `total`, of which it leaves
+    /// `spare` bytes.
     #[must_use]
     pub fn new(shape: RegionShape, total: Arc<Account>, spare: u64) -> Self {
         Self {
@@ -199,7 +201,7 @@ impl<W: Worker> Pool<W> {
         }
     }
 
-    /// Makes the arena of a queue, without memory as yet.
+    /// Makes the arena of a queue, which has no memory yet.
     pub fn add(&mut self, queue: QueueId, number: u32, worker: &W) -> Result<(), BadShape> {
         let arena = Arena {
             worker: worker.clone(),
@@ -219,7 +221,7 @@ impl<W: Worker> Pool<W> {
         Ok(())
     }
 
-    /// What messages for a queue count that are in heap.
+    /// The account of a queue's messages in heap.
     pub fn in_heap(&self, queue: QueueId) -> Option<Arc<Account>> {
         let arena = self.arenas.get(queue)?;
         Some(Arc::clone(&arena.in_heap))
@@ -237,14 +239,14 @@ impl<W: Worker> Pool<W> {
         }
     }
 
-    /// The messages of a connection stay where they are from now on.
+    /// The messages of a connection go to no queue from now on.
     pub fn hold(&mut self, conn: ConnId) {
         if let Some(known) = self.conns.get_or_default(conn) {
             known.queue = None;
         }
     }
 
-    /// A session is on a connection.
+    /// A connection has a session now.
     pub fn authenticated(&mut self, conn: ConnId) {
         if let Some(known) = self.conns.get_or_default(conn) {
             known.authenticated = true;
@@ -256,12 +258,12 @@ impl<W: Worker> Pool<W> {
         self.conns.remove(conn);
     }
 
-    /// Puts `bytes`, a message of `holder` or what the device says itself, into a buffer of a queue; its
-    /// number, or `None` where there is none now.
+    /// Puts `bytes`, a message of `holder` or one of the device's own, into a buffer of a queue. Returns the
+    /// buffer's number, or `None` if no buffer is free.
     pub fn put(&mut self, queue: QueueId, bytes: &[u8], holder: Option<ConnId>) -> Option<u64> {
         let number = self.allocate_shared(queue, holder, (bytes.len(), true))?;
         let arena = self.arenas.get_mut(queue)?;
-        // Fails never: the buffer was allocated for this length.
+        // Never fails: the buffer was allocated for this length.
         let written = arena
             .buffers
             .memory(number)
@@ -281,7 +283,7 @@ impl<W: Worker> Pool<W> {
         }
     }
 
-    /// Takes a buffer back from a worker, and says whose message was in it.
+    /// Takes a buffer back from a worker. Returns the connection whose message was in it.
     #[inline]
     pub fn recycle(&mut self, queue: QueueId, bits: u64) -> Result<Option<ConnId>, BufferError> {
         let number = Number::from_bits(bits);
@@ -289,8 +291,8 @@ impl<W: Worker> Pool<W> {
         arena.free(number)
     }
 
-    /// Asks the workers for those segments in which nothing is, and nothing was put since this was last
-    /// called. Whether there are others that may come to be taken back.
+    /// Asks the workers for segments that are empty and were not used since the last call. Returns whether
+    /// other segments might be taken back later.
     pub fn reclaim(&mut self) -> bool {
         let mut more = false;
         for arena in self.arenas.values_mut() {
@@ -299,56 +301,55 @@ impl<W: Worker> Pool<W> {
         more
     }
 
-    /// A worker has unmapped a segment of a queue's region. `false`: it was not asked to.
+    /// A worker has unmapped a segment of a queue's region. `false`: it had not been asked to.
     pub fn released(&mut self, queue: QueueId, number: u32) -> bool {
         let arena = self.arenas.get_mut(queue);
         arena.is_some_and(|arena| arena.released(number))
     }
 
-    /// Whether a buffer of the queue was missing since [`take_wanting`](Self::take_wanting).
+    /// Whether a request for a buffer of the queue has failed since [`take_wanting`](Self::take_wanting).
     #[inline]
     pub fn is_wanting(&self, queue: QueueId) -> bool {
         self.arenas.get(queue).is_some_and(|arena| arena.wanting)
     }
 
-    /// Whether a buffer of the queue was missing since this was last asked.
+    /// Whether a request for a buffer of the queue has failed since the last call.
     #[inline]
     pub fn take_wanting(&mut self, queue: QueueId) -> bool {
         let arena = self.arenas.get_mut(queue);
         arena.is_some_and(|arena| core::mem::take(&mut arena.wanting))
     }
 
-    /// Whether a buffer of any queue was missing since this was last asked.
+    /// Whether a request for a buffer of any queue has failed since the last call.
     #[inline]
     pub fn take_any_wanting(&mut self) -> bool {
         core::mem::take(&mut self.wanting)
     }
 
-    /// Whether memory of all workers was missing since this was last asked: others may have some to give back.
+    /// Whether the total of all workers has run out since the last call. Other workers may have memory to give back.
     #[inline]
     pub fn take_short(&mut self) -> bool {
         core::mem::take(&mut self.short)
     }
 
-    /// Whether a segment came that may come to be taken back, since this was last asked.
+    /// Whether a segment that could later be taken back was added since the last call.
     #[inline]
     pub fn take_grown(&mut self) -> bool {
         core::mem::take(&mut self.grown)
     }
 
-    /// What went wrong since this was last asked.
+    /// One of the faults since the last call, if any are left.
     pub fn take_fault(&mut self) -> Option<Fault> {
         self.faults.pop()
     }
 
-    /// Segments of a queue's region, and units in use.
+    /// The number of segments in a queue's region, and of units in use.
     pub fn usage(&self, queue: QueueId) -> (u32, u32) {
         let arena = self.arenas.get(queue).map(|arena| &arena.buffers);
         arena.map_or((0, 0), |buffers| (buffers.segments(), buffers.used_units()))
     }
 
-    /// Whether a message of `length` bytes that has only begun may have a buffer of the arena, for the
-    /// little that it costs to copy it later.
+    /// Whether an incomplete message of `length` bytes may have a buffer of the arena, which saves a copy later.
     fn may_assemble(&self, queue: QueueId, length: u32, conn: Known) -> bool {
         let arena = self.arenas.get(queue);
         conn.authenticated
@@ -356,7 +357,7 @@ impl<W: Worker> Pool<W> {
                 .is_some_and(|arena| arena.begun + arena.units(length as usize) <= arena.quarter())
     }
 
-    /// A buffer in heap for a message that has only begun; those of strangers are short, few, and not
+    /// A buffer in heap for an incomplete message. Messages of strangers are short and few, and are not
     /// charged.
     fn begin_in_heap(&mut self, queue: QueueId, length: u32, conn: Known) -> Option<Buffer> {
         let charges = match conn.authenticated {
@@ -370,7 +371,8 @@ impl<W: Worker> Pool<W> {
         Some(Buffer::heap(length, charges))
     }
 
-    /// Charges for a message in heap, of which a worker that has more than it leaves to others may have one.
+    /// Charges for a message in heap. A worker that has more than it leaves to others may have only one such
+    /// message.
     fn charge_heap(&mut self, queue: QueueId, bytes: u64) -> Option<[Charge; 3]> {
         let arena = self.arenas.get(queue)?;
         let (worker, in_heap) = (arena.worker.account(), &arena.in_heap);
@@ -383,7 +385,7 @@ impl<W: Worker> Pool<W> {
         Some([worker, in_heap, total?])
     }
 
-    /// A buffer in an arena for a message of `conn`, of which a part is there or all.
+    /// A buffer in an arena for a message of `conn`, which is complete if `is_whole`.
     fn allocate_shared(
         &mut self,
         queue: QueueId,
@@ -410,7 +412,7 @@ impl<W: Worker> Pool<W> {
                         None
                     }
                     Err(NotGrown::Status(status)) => {
-                        // The others are limits of the worker.
+                        // Every other status is a limit of the worker itself.
                         self.short |= matches!(status, Status::Again | Status::System);
                         None
                     }
@@ -434,7 +436,7 @@ impl<W: Worker> Arena<W> {
         self.segments.get_mut(segment as usize)?.as_mut()
     }
 
-    /// The place where it is noted whose message is in a buffer.
+    /// The record of which message is in a buffer.
     #[inline]
     fn holder(&mut self, number: Number) -> Option<&mut Option<Hold>> {
         let held = self.held(number.segment().into())?;
@@ -447,13 +449,14 @@ impl<W: Worker> Arena<W> {
         self.buffers.units_of(length)
     }
 
-    /// A quarter of the units that there may be.
+    /// A quarter of the units that the arena may have.
     #[inline]
     fn quarter(&self) -> u32 {
         self.most / 4
     }
 
-    /// Whether a connection may have one more message here, or its first; and strangers, if it is one.
+    /// Whether a connection may have one more message here; if it is a stranger's, whether strangers may, too.
+    /// One message is always allowed.
     #[inline]
     fn has_share(&self, hold: Hold) -> bool {
         let fits = |used: u32| used == 0 || used.saturating_add(hold.units) <= self.quarter();
@@ -461,7 +464,8 @@ impl<W: Worker> Arena<W> {
         fits(share) && (!hold.is_stranger || fits(self.of_strangers))
     }
 
-    /// A buffer; one of several units only if some remain for messages of one, or nothing is in use.
+    /// Allocates a buffer. One of several units is given only if units remain for messages of one unit, or if
+    /// nothing is in use.
     #[inline]
     fn allocate(&mut self, length: usize) -> Result<Number, AllocateError> {
         let units = self.units(length);
@@ -482,7 +486,7 @@ impl<W: Worker> Arena<W> {
         Ok(number)
     }
 
-    /// Notes whose message is in a buffer.
+    /// Records which message is in a buffer.
     #[inline]
     fn hold(&mut self, number: Number, hold: Option<Hold>) {
         if let Some(place) = self.holder(number) {
@@ -507,7 +511,7 @@ impl<W: Worker> Arena<W> {
         }
     }
 
-    /// Takes a buffer back, and says whose message was in it.
+    /// Takes a buffer back. Returns the connection whose message was in it.
     #[inline]
     fn free(&mut self, number: Number) -> Result<Option<ConnId>, BufferError> {
         self.buffers.free(number)?;
@@ -527,8 +531,8 @@ impl<W: Worker> Arena<W> {
         Ok(Some(hold.conn))
     }
 
-    /// Adds a segment with room for `length` bytes, and tells the worker of it before it can hear of a
-    /// buffer there.
+    /// Adds a segment with room for `length` bytes. The worker is told of it before it can hear of a buffer
+    /// there.
     fn grow(&mut self, length: usize, total: (&Arc<Account>, u64)) -> Result<(), NotGrown> {
         let number = self.buffers.free_number().ok_or(Status::Limit)?;
         if self.is_deaf {
@@ -560,15 +564,15 @@ impl<W: Worker> Arena<W> {
         Ok(())
     }
 
-    /// Whether a message of `length` bytes would find room if nothing else were there.
+    /// Whether a message of `length` bytes would fit if the arena were empty.
     fn could_hold(&self, length: usize) -> bool {
         let mut held = self.segments.iter().flatten();
         held.any(|held| !held.segment.is_reclaimed() && held.segment.memory.len() >= length)
     }
 
-    /// A segment of the length that the region should have next, or, if there is not enough memory, of
-    /// the length that it must have. One of the longest where the worker has more than it leaves to others
-    /// and a message is longer than all segments.
+    /// Makes a segment of the length that the region should have next or, if there is not enough memory, of
+    /// the length that it must have. If the worker has more than it leaves to others, makes one only for a
+    /// message that is longer than all segments, with room for the longest message.
     fn create(
         &self,
         length: usize,
@@ -583,7 +587,7 @@ impl<W: Worker> Arena<W> {
             if self.could_hold(length) {
                 return Err(Status::NoMemory);
             }
-            // With what is left to messages of one unit.
+            // Includes the units that are left to messages of one unit.
             let units = shape.longest_run + shape.longest_run / (LEFT_TO_SMALL / 2);
             let units = units.min(shape.units_per_segment);
             lengths = [units as usize * shape.unit_length; 2];
@@ -618,7 +622,7 @@ impl<W: Worker> Arena<W> {
         more
     }
 
-    /// Asks the worker for an unused segment; whether it reads that.
+    /// Asks the worker for an unused segment; returns whether it could be asked.
     fn ask_for(&mut self, number: u32) -> bool {
         let message = abi::Reclaim {
             region: region::RECEIVE,
@@ -652,7 +656,7 @@ impl<W: Worker> Arena<W> {
 }
 
 impl<W: Worker> Pool<W> {
-    /// A buffer for a message of `length` bytes, of which a part is there or all.
+    /// A buffer for a message of `length` bytes, which is complete if `is_whole`.
     fn buffer(&mut self, conn: ConnId, length: u32, is_whole: bool) -> Option<Buffer> {
         let Some(known) = self.conns.get(conn).copied() else {
             // Its first message.
@@ -710,7 +714,7 @@ impl<W: Worker> MessageBuffers for Pool<W> {
         source_offset: usize,
         length: usize,
     ) {
-        // The transport asks for what it has in a slot, up to the length that was allocated.
+        // The transport only copies bytes of one of its slots, up to the length that was allocated.
         let copied = match buffer {
             Buffer::Heap { bytes, .. } => source.append_to(source_offset, length, bytes),
             Buffer::Shared { memory, .. } => {
@@ -724,7 +728,7 @@ impl<W: Worker> MessageBuffers for Pool<W> {
     fn release(&mut self, buffer: Buffer) {
         if let Buffer::Shared { queue, number, .. } = buffer {
             if let Some(arena) = self.arenas.get_mut(queue) {
-                // It was never given away, so it is in use.
+                // The worker never had it, so it is still in use here.
                 let _ = arena.free(number);
             }
         }
@@ -758,7 +762,7 @@ mod tests {
             Self::with(SHAPE, 1 << 20)
         }
 
-        /// One with a worker, which alone may have as much as all.
+        /// A scene with one worker, which alone may use the whole total.
         fn with(shape: RegionShape, limit: u64) -> Self {
             let total = Account::new(limit);
             let mut scene = Self {
@@ -772,7 +776,7 @@ mod tests {
             scene
         }
 
-        /// Has one more worker, whose connections come next.
+        /// Adds a worker, which gets the connections that follow.
         fn add_worker(&mut self) {
             let worker = Told::new(self.total.limit());
             self.queue = self.queues.insert(());
@@ -788,7 +792,7 @@ mod tests {
             conn
         }
 
-        /// Takes messages of so many units until there is no buffer; their number.
+        /// Takes messages of `units` units until there is no buffer; returns how many it got.
         fn fill(&mut self, conn: ConnId, units: u32) -> usize {
             let allocate = || self.pool.allocate(conn, units * UNIT);
             core::iter::from_fn(allocate).count()
@@ -819,7 +823,7 @@ mod tests {
         assert_eq!(scene.fill(strangers[2], 1), 0);
         let user = scene.conn(true);
         assert_eq!(scene.fill(user, 1), 16);
-        // One that logs in has what it has, and a share of its own.
+        // One that logs in keeps what it has, and gets a share of its own.
         scene.pool.authenticated(strangers[2]);
         assert_eq!(scene.fill(strangers[2], 1), 16);
     }
@@ -862,7 +866,7 @@ mod tests {
             .map(|user| scene.pool.begin(*user, 8 * UNIT).unwrap())
             .collect();
         assert_eq!(scene.used(), 16);
-        // The others are charged for, as long as they are there.
+        // The others are in heap, and are charged for as long as they exist.
         let segment = u64::from(SHAPE.units_per_segment * UNIT);
         assert_eq!(scene.total.used(), segment + 6 * 8 * u64::from(UNIT));
         for buffer in begun {
@@ -896,7 +900,7 @@ mod tests {
         assert_eq!(fill(&mut scene), 8 << 20);
         scene.add_worker();
         assert_eq!(fill(&mut scene), 4 << 20);
-        // Whoever comes next has a small arena, and room for one message of any length beside.
+        // The next worker gets a small arena, and room for one message of any length beside it.
         scene.add_worker();
         let user = scene.conn(true);
         assert!(scene.pool.allocate(user, UNIT).is_some());

@@ -18,11 +18,11 @@ use crate::fabric::ConnId;
 use crate::shm::{Consumer, Entry, Producer, RingCorrupt, RingMemory, ring_length};
 use crate::units::Instant;
 
-/// Numbers of connections of a queue: what is below the number of the queue.
+/// Bits of a connection's number below those of the queue's number.
 const SERIAL_BITS: u32 = 48;
 
-/// How long a worker that does not wait for memory sleeps on at most after a message of its was sent.
-/// Mostly, it is woken sooner by the next request.
+/// How late a sleeping worker may learn that its message was sent, unless it waits for memory. Usually
+/// the next request wakes it sooner.
 const SENT_DELAY: Duration = Duration::from_millis(100);
 
 /// A worker's queue with one shard.
@@ -36,17 +36,17 @@ pub struct Queue<W: Worker> {
     completions: Producer<W::Doorbell>,
     /// Rung by the worker.
     pub bell: W::Bell,
-    /// How often that has rung.
+    /// How often the bell has rung.
     pub rings: u32,
-    /// Completions that the ring has not taken yet. Each of them is the answer to a submission, of
-    /// which few can be outstanding; or holds a buffer of RECEIVE, of which there are so many; or is
-    /// the end of a connection, which held one at its beginning.
+    /// Completions that the ring has not taken yet. Their number is bounded: each answers one of the few
+    /// submissions that can be outstanding, or holds one of the buffers of RECEIVE, or is the end of a
+    /// connection, which held such a buffer at its beginning.
     pending: VecDeque<Entry>,
-    /// One of them is to wake the worker.
+    /// One of them has to wake the worker.
     awaited: bool,
     /// When the worker is to be woken for what is in the ring.
     pub wake_at: Option<Instant>,
-    /// Submissions that the transport has, and so their completions.
+    /// Submissions that the transport has, each of which will get a completion.
     pub outstanding: u32,
     depth: u32,
     /// Connections by their number in this queue.
@@ -65,7 +65,7 @@ pub struct Queue<W: Worker> {
 }
 
 impl<W: Worker> Queue<W> {
-    /// Makes a queue, which counts as memory of the worker and in `total`, and tells the worker of it.
+    /// Makes a queue and tells the worker of it. The queue counts as memory of the worker and in `total`.
     ///
     /// # Errors
     ///
@@ -77,7 +77,7 @@ impl<W: Worker> Queue<W> {
         number: u32,
         depth: u32,
     ) -> Result<Self, Status> {
-        // A multiple of 64, and so a place for the second ring.
+        // A multiple of 64, so the second ring can begin there.
         let ring = ring_length(depth).ok_or(Status::System)?;
         let length = ring.checked_mul(2).ok_or(Status::System)?;
         let (memory, made) = worker.make_queue(length)?;
@@ -121,7 +121,7 @@ impl<W: Worker> Queue<W> {
         })
     }
 
-    /// Takes a connection in; its number.
+    /// Adds a connection; returns its number.
     pub fn insert(&mut self, conn: ConnId) -> u64 {
         self.last_serial += 1;
         let number = u64::from(self.number) << SERIAL_BITS | self.last_serial;
@@ -129,7 +129,7 @@ impl<W: Worker> Queue<W> {
         number
     }
 
-    /// A connection is not this queue's any more.
+    /// Removes a connection.
     pub fn remove(&mut self, number: u64) {
         self.conns.remove(&number);
     }
@@ -139,12 +139,12 @@ impl<W: Worker> Queue<W> {
         self.conns.values().copied()
     }
 
-    /// How many they are.
+    /// How many connections it has.
     pub fn count(&self) -> usize {
         self.conns.len()
     }
 
-    /// The connection that a worker names; `None` where it is gone.
+    /// The connection that a worker names; `None` if it is gone.
     #[inline]
     pub fn conn(&self, number: u64) -> Result<Option<ConnId>, Violation> {
         let serial = number & ((1 << SERIAL_BITS) - 1);
@@ -154,8 +154,8 @@ impl<W: Worker> Queue<W> {
         Ok(self.conns.get(&number).copied())
     }
 
-    /// Copies submissions to the start of `entries`; how many. None while the worker does not take
-    /// completions.
+    /// Copies submissions to the start of `entries`, and returns how many. It copies none while the worker
+    /// does not take completions.
     #[inline]
     pub fn take(&mut self, entries: &mut [Entry]) -> Result<usize, RingCorrupt> {
         let room = self.depth.saturating_sub(self.outstanding) as usize;
@@ -178,15 +178,15 @@ impl<W: Worker> Queue<W> {
         self.submissions.has_entries().unwrap_or(true)
     }
 
-    /// Has a completion for the worker.
+    /// Queues a completion for the worker.
     #[inline]
     pub fn complete(&mut self, completion: Completion) {
         self.awaited |= completion.event != event::SENT || completion.status != Status::Ok.code();
         self.pending.push_back(transmute!(completion));
     }
 
-    /// Puts completions into the ring; `true` if there were some, and it took any. Those that a worker
-    /// hardly waits for do not wake it, but set `wake_at`.
+    /// Puts completions into the ring; `true` if the ring took any. Completions that a worker hardly waits
+    /// for do not wake it, but set `wake_at`.
     #[inline]
     pub fn flush(&mut self, now: Instant) -> Result<bool, RingCorrupt> {
         let mut done = 0;
@@ -222,14 +222,14 @@ impl<W: Worker> Queue<W> {
     }
 
     /// Announces that this side will not look at the rings before its bell rings; `false`: there is
-    /// something to look at. The worker need not ring for received messages that it gives back unless
-    /// one `is_wanting` their room.
+    /// something to look at. The worker need not ring when it gives received messages back, unless the
+    /// arena `is_wanting` their room.
     pub fn announce_sleep(&mut self, is_wanting: bool) -> Result<bool, RingCorrupt> {
         if !self.pending.is_empty() {
             return self.completions.announce_sleep();
         }
         if self.outstanding >= self.depth {
-            // A completion has to come first, which makes it active again.
+            // A completion has to come first, and makes the queue active again.
             return Ok(true);
         }
         match is_wanting {
@@ -238,7 +238,7 @@ impl<W: Worker> Queue<W> {
         }
     }
 
-    /// Completions that wait for room, and those in the ring.
+    /// How many completions wait for room, and how many are in the ring.
     pub fn backlog(&mut self) -> (usize, u32) {
         let room = self.completions.room().unwrap_or(0);
         (
@@ -247,7 +247,7 @@ impl<W: Worker> Queue<W> {
         )
     }
 
-    /// Knows the worker's segments as they are now, and holds no others.
+    /// Updates its copy of the worker's segments, and drops those that are gone.
     #[inline]
     pub fn look_at_segments(&mut self) {
         let changes = self.worker.changes();
@@ -328,7 +328,7 @@ mod tests {
             });
         }
 
-        /// Events that the worker takes.
+        /// Takes completions as the worker does; returns their events.
         fn taken(&mut self) -> Vec<u32> {
             let mut entries = [Entry::default(); 8];
             let count = self.completions.pop(&mut entries).unwrap();
@@ -406,7 +406,7 @@ mod tests {
         assert_eq!(scene.taken().len(), DEPTH as usize);
         assert_eq!(scene.queue.flush(Instant::ZERO), Ok(true));
         assert_eq!(scene.queue.take(&mut taken), Ok(1));
-        // And no more than may be outstanding.
+        // Nor more than may be outstanding.
         scene.queue.outstanding = DEPTH;
         assert_eq!(scene.submissions.push(&[entry]), Ok(1));
         assert_eq!(scene.queue.take(&mut taken), Ok(0));

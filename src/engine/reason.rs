@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a worker is told of an end or an error that the transport reports.
+//! The status that a worker is told for an end or an error that the transport reports.
 
 use crate::device::Status;
 use crate::fabric::{self, CauseKind, FabricError, WrError};
@@ -64,7 +64,7 @@ fn of_fabric_close(reason: &fabric::CloseReason) -> Status {
     }
 }
 
-/// How something ended that the transport had taken.
+/// How an operation that the transport had taken ended.
 #[must_use]
 pub const fn of_result(result: Result<(), WrError>) -> Status {
     match result {
@@ -76,11 +76,11 @@ pub const fn of_result(result: Result<(), WrError>) -> Status {
     }
 }
 
-/// Why the transport did not take something.
+/// Why the transport did not take an operation.
 #[must_use]
 pub const fn of_send_error(error: SendError) -> Status {
     match error {
-        // What is known to a shard and not established has ended, or is being closed.
+        // A connection that a shard knows and that is not established has ended, or is being closed.
         SendError::NotEstablished => Status::Flushed,
         SendError::QueueFull => Status::Again,
         SendError::TooLong => Status::TooLong,

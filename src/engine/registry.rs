@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Who is attached, whose a client is, what waits for an owner, and what happened.
+//! Which processes are attached, which of them has a client, what waits for an owner, and what happened.
 //!
-//! Connections come here when they begin, change hands and end; no message, RDMA operation or completion does. Who
-//! shares a registry has a lock for it that nothing holds across anything that waits.
+//! Connections come here when they begin, change hands and end; no message, RDMA operation or completion does. A
+//! registry that is shared is behind a lock, which is never held across anything that waits.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use core::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::units::Instant;
 /// Observers at a time.
 const MAX_OBSERVERS: usize = 64;
 
-/// Ends of connections that the status shows.
+/// How many past connections the status shows.
 const KEPT_CLOSES: usize = 64;
 
 /// Where a new connection goes.
@@ -28,7 +28,7 @@ const KEPT_CLOSES: usize = 64;
 pub enum Route<P> {
     /// To the worker that registered its client.
     Worker(P),
-    /// To whoever the listener finds.
+    /// To the worker that the listener finds.
     Listener(P),
     /// There is no listener.
     Nobody,
@@ -41,7 +41,7 @@ pub struct Close {
     pub peer: SocketAddr,
     /// The address at which it came in.
     pub local: Option<SocketAddr>,
-    /// What carried it.
+    /// The fabric that carried it.
     pub fabric: &'static str,
     /// The worker that owned it.
     pub worker: Option<u32>,
@@ -51,16 +51,16 @@ pub struct Close {
     pub at: Instant,
     /// How old it was.
     pub age: Duration,
-    /// Bytes that came from the client: of messages, and by RDMA READ.
+    /// Bytes that came from the client, in messages and by RDMA READ.
     pub bytes_received: u64,
-    /// Bytes that went to the client: of messages, and by RDMA WRITE.
+    /// Bytes that went to the client, in messages and by RDMA WRITE.
     pub bytes_sent: u64,
 }
 
 /// What connections have carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
-    /// How many they were.
+    /// How many there were.
     pub connections: u64,
     /// What they carried.
     pub traffic: Traffic,
@@ -70,7 +70,7 @@ pub struct Carried {
 #[derive(Debug)]
 struct Client {
     process: u32,
-    /// 0 stands for the wish to have its connections.
+    /// 0 means that the process wants the client's connections.
     sessions: BTreeSet<u64>,
 }
 
@@ -78,7 +78,7 @@ struct Client {
 #[derive(Debug, Default)]
 struct Registered {
     clients: BTreeSet<[u8; 16]>,
-    /// Of all clients, the wish to have their connections counted as one.
+    /// Sessions of all clients; a client that is registered without a session counts as one.
     sessions: usize,
 }
 
@@ -100,12 +100,12 @@ pub struct Registry<P> {
     counters: BTreeMap<&'static str, u64>,
     /// When to warn of limits.
     pub warnings: Warnings,
-    /// What shards carried that have ended, by their fabric.
+    /// What shards that have ended carried, by fabric.
     carried: BTreeMap<&'static str, Carried>,
 }
 
 impl<P: Peer> Registry<P> {
-    /// Nobody and nothing; of connections there may be so many.
+    /// An empty registry with these limits on connections.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -125,13 +125,13 @@ impl<P: Peer> Registry<P> {
         }
     }
 
-    /// Whether there is a place for a process without a token: one that has a token is always let in,
-    /// since connections have limits of their own.
+    /// Whether a process without a token may attach. One with a token always may, because connections have
+    /// limits of their own.
     ///
     /// # Errors
     ///
-    /// [`Status::Taken`]: there is a listener. [`Status::Limit`]: there are `limit` workers that came without
-    /// a token, or too many observers.
+    /// [`Status::Taken`]: there is already a listener. [`Status::Limit`]: there are already `limit` workers
+    /// that came without a token, or too many observers.
     pub fn may_attach(&self, role: Role, limit: usize) -> Result<(), Status> {
         let uninvited = |role| {
             let processes = self.processes.values();
@@ -149,8 +149,7 @@ impl<P: Peer> Registry<P> {
         }
     }
 
-    /// Takes a process in, which [`may_attach`](Self::may_attach). A listener gets offers from now
-    /// on.
+    /// Adds a process that [`may_attach`](Self::may_attach). A listener gets offers from now on.
     pub fn attach(&mut self, process: &P) {
         if process.role() == Role::Listener {
             self.listener = Some(process.id());
@@ -173,7 +172,7 @@ impl<P: Peer> Registry<P> {
         }
     }
 
-    /// Who is attached.
+    /// The attached processes.
     pub fn processes(&self) -> impl Iterator<Item = &P> {
         self.processes.values()
     }
@@ -182,7 +181,7 @@ impl<P: Peer> Registry<P> {
     ///
     /// # Errors
     ///
-    /// [`Status::Taken`]: another's. [`Status::Limit`]: it has registered `limit` already.
+    /// [`Status::Taken`]: another process has it. [`Status::Limit`]: this one has already registered `limit`.
     pub fn register(
         &mut self,
         process: u32,
@@ -200,7 +199,7 @@ impl<P: Peer> Registry<P> {
         if client.is_some_and(|client| client.sessions.contains(&session)) {
             return Ok(());
         }
-        // The same session with another client is a mistake of the caller.
+        // Registering the same session with a second client is a mistake of the caller.
         if owner.is_some() {
             return Err(Status::Taken);
         }
@@ -222,7 +221,7 @@ impl<P: Peer> Registry<P> {
         Ok(())
     }
 
-    /// Who has registered a client, and who a session.
+    /// The processes that have registered a client, and a session.
     #[must_use]
     pub fn holders(&self, client_guid: &[u8; 16], session: u64) -> [Option<u32>; 2] {
         let client = self.clients.get(client_guid);
@@ -230,7 +229,7 @@ impl<P: Peer> Registry<P> {
         [client.map(|client| client.process), session]
     }
 
-    /// Takes back what `register` did; session 0: all of this client.
+    /// Undoes `register`; session 0: for all sessions of this client.
     ///
     /// # Errors
     ///
@@ -281,7 +280,7 @@ impl<P: Peer> Registry<P> {
         self.route_unknown()
     }
 
-    /// Where a connection goes of whose client nobody knows anything.
+    /// Where a connection goes if its client is not registered.
     #[must_use]
     pub fn route_unknown(&self) -> Route<P> {
         let listener = self.listener.and_then(|id| self.processes.get(&id));
@@ -295,8 +294,8 @@ impl<P: Peer> Registry<P> {
         self.processes.get(&client.process).cloned()
     }
 
-    /// Counts a new connection. If that makes too many, names the one that has to end, which may be
-    /// itself.
+    /// Counts a new connection. If that makes too many, returns the one that has to end, which may be the
+    /// new one.
     pub fn established(&mut self, place: Place, peer: SocketAddr) -> Option<(Place, Limit)> {
         self.connections += 1;
         self.undispatched += 1;
@@ -304,18 +303,18 @@ impl<P: Peer> Registry<P> {
         self.admission.admit(place, peer.into())
     }
 
-    /// A connection that had to end stays: a session has come on it meanwhile.
+    /// A connection that had to end stays, because it has got a session meanwhile.
     pub fn stays(&mut self, place: Place, peer: SocketAddr) {
         self.admission.stays(place, peer.into());
     }
 
-    /// A session is on a connection.
+    /// A connection has a session now.
     pub fn authenticated(&mut self, place: Place) {
         self.admission.authenticated(place);
     }
 
     /// Whether a connection may be offered to the listener now. Otherwise it waits until
-    /// [`dispatched`](Self::dispatched) or [`closed`](Self::closed) of another names it.
+    /// [`dispatched`](Self::dispatched) or [`closed`](Self::closed) returns it.
     pub fn may_offer(&mut self, place: Place, peer: SocketAddr) -> bool {
         let may = self.admission.offer(place, peer.into());
         if !may {
@@ -324,18 +323,18 @@ impl<P: Peer> Registry<P> {
         may
     }
 
-    /// A connection has an owner now. Names the one that may be offered in its place.
+    /// A connection has an owner now. Returns the one that may be offered in its place.
     pub fn dispatched(&mut self, place: Place) -> Option<Place> {
         self.undispatched = self.undispatched.saturating_sub(1);
         self.admission.done(place)
     }
 
-    /// A connection has lost its owner, and will have another.
+    /// A connection has lost its owner, and waits for another.
     pub fn undispatch(&mut self) {
         self.undispatched += 1;
     }
 
-    /// A connection is gone. Names the one that may be offered in its place.
+    /// A connection is gone. Returns the one that may be offered in its place.
     pub fn closed(
         &mut self,
         place: Place,
@@ -359,28 +358,28 @@ impl<P: Peer> Registry<P> {
         self.tokens.insert(token, place);
     }
 
-    /// Takes the connection of a token, which is used up then.
+    /// Returns the connection of a token, and uses the token up.
     pub fn claim(&mut self, token: &Token) -> Option<Place> {
         self.tokens.remove(token)
     }
 
-    /// Counts something that has a name.
+    /// Adds one to the counter of this name.
     pub fn count(&mut self, name: &'static str) {
         *self.counters.entry(name).or_default() += 1;
     }
 
-    /// What shards of a fabric carried that have ended.
+    /// What those shards of a fabric that have ended carried.
     pub fn carried(&mut self, fabric: &'static str) -> &mut Carried {
         self.carried.entry(fabric).or_default()
     }
 
-    /// The same, of each fabric.
+    /// The same, for each fabric.
     #[must_use]
     pub const fn carried_before(&self) -> &BTreeMap<&'static str, Carried> {
         &self.carried
     }
 
-    /// How often what happened.
+    /// All counters.
     #[must_use]
     pub fn counters(&self) -> &BTreeMap<&'static str, u64> {
         &self.counters
@@ -403,7 +402,7 @@ impl<P: Peer> Registry<P> {
         self.undispatched
     }
 
-    /// Those of them on which no session is.
+    /// Those of them without a session.
     #[must_use]
     pub fn unauthenticated(&self) -> usize {
         self.admission.strangers()

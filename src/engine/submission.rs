@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Entries of a submission ring, copied out and judged: what a worker wants, or what no correct
-//! library writes.
+//! Entries of a submission ring, copied out and checked: a request of a worker, or an entry that no
+//! correct library writes.
 
 use zerocopy::transmute;
 
@@ -9,11 +9,11 @@ use crate::device::abi::{OPTIONAL, Place, Submission, TransferSubmission, flags,
 use crate::shm::Entry;
 use crate::units::RemoteToken;
 
-/// What no correct library submits. The worker is detached.
+/// A submission that no correct library makes. The worker is detached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum Violation {
-    /// The operation is not one.
+    /// Not the number of an operation.
     #[error("unknown operation {0}")]
     Operation(u32),
     /// The operation does not have these flags.
@@ -28,12 +28,12 @@ pub enum Violation {
     /// The bytes do not lie in memory of the worker.
     #[error("{length} bytes at place {place:#x} do not lie in its memory")]
     OutOfBounds {
-        /// Where they begin: a [`Place`].
+        /// The [`Place`] at which they begin.
         place: u64,
         /// How many.
         length: u64,
     },
-    /// A buffer was given back that the worker does not have.
+    /// The worker gave back a buffer that it does not have.
     #[error("buffer {0:#x} is not in use")]
     Buffer(u64),
     /// The ring itself is corrupt.
@@ -66,7 +66,7 @@ impl Piece {
         }
     }
 
-    /// That they do not lie in its memory.
+    /// The violation for a piece that is not in the worker's memory.
     #[must_use]
     pub fn violation(self) -> Violation {
         Violation::OutOfBounds {
@@ -76,7 +76,7 @@ impl Piece {
     }
 }
 
-/// What a worker wants of a connection.
+/// What a worker asks for on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Sends a message.
@@ -100,13 +100,13 @@ pub enum Request {
         /// Where it goes in the client's memory.
         descriptors: Descriptors,
     },
-    /// Ends it in order.
+    /// Ends the connection cleanly.
     Disconnect,
-    /// A session is on it.
+    /// The connection has a session.
     Authenticated,
-    /// Gives it to another worker.
+    /// Gives the connection to another worker.
     Transfer {
-        /// The client whose worker gets it; `None`: whoever claims the token of the answer.
+        /// The client whose worker gets it; `None`: the worker that claims the token of the answer gets it.
         client_guid: Option<[u8; 16]>,
         /// The first message, for the worker that gets it.
         message: Option<Piece>,
@@ -122,7 +122,7 @@ pub struct Descriptors {
     pub count: u32,
 }
 
-/// A submission as far as it can be judged by itself.
+/// A submission, checked as far as it can be without other state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Submitted {
     /// A received message is given back.
@@ -132,7 +132,7 @@ pub enum Submitted {
         /// The buffer.
         buffer: u64,
     },
-    /// Anything that a completion answers.
+    /// A request that a completion answers.
     Request {
         /// The connection.
         conn: u64,
@@ -141,7 +141,7 @@ pub enum Submitted {
         /// What is wanted.
         request: Request,
     },
-    /// Of a version that knows more, and may be skipped.
+    /// An entry of a newer version, which may be skipped.
     Skipped,
 }
 
@@ -149,7 +149,7 @@ pub enum Submitted {
 ///
 /// # Errors
 ///
-/// What no correct library writes.
+/// The entry is one that no correct library writes.
 pub fn parse(entry: Entry) -> Result<Submitted, Violation> {
     let submission: Submission = transmute!(entry);
     if submission.op & OPTIONAL != 0 {

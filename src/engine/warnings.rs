@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Limits that clients meet, of which the log says something once in a while.
+//! Limits that clients meet, and how often the log warns of them.
 
 use alloc::collections::BTreeMap;
 use core::time::Duration;
 
 use crate::units::Instant;
 
-/// Time in which a limit is warned of once.
+/// Time between two warnings about the same limit.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Says when to warn of limits that were met.
+/// Decides when to warn of limits that were met.
 #[derive(Debug, Default)]
 pub struct Warnings(BTreeMap<&'static str, (Instant, u64)>);
 
 impl Warnings {
-    /// Takes note that the limit of a key of the configuration was met so many times. If it is time to warn
-    /// of it, says how often that was since the last warning.
+    /// Records that the limit of a configuration key was met `times` times. If it is time to warn of it,
+    /// returns how often it was met since the last warning.
     pub fn met(&mut self, key: &'static str, times: u64, now: Instant) -> Option<u64> {
         let (at, count) = self.0.entry(key).or_insert((now, 0));
         *count += times;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a shard knows about a connection, beyond what the transport does.
+//! What a shard knows about a connection, beyond what the transport knows.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -16,20 +16,20 @@ use crate::fabric::RegionId;
 use crate::transport::ConnStatus;
 use crate::units::Instant;
 
-/// Whose a connection is.
+/// Which worker has a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Nobody's: its first request has not come.
+    /// None: its first request has not come.
     Fresh,
-    /// Whose names this token.
+    /// None yet: the first worker to claim this token gets it.
     Offered(Token),
-    /// A worker's, which knows it by `number`.
+    /// The worker of `queue`, which knows it by `number`.
     Owned { queue: QueueId, number: u64 },
-    /// Its worker is gone, and so will it be.
+    /// None: its worker is gone, and it is about to end.
     Orphan,
 }
 
-/// A worker has named the token of a connection, and is to be told whether it gets it.
+/// A worker has named the token of a connection, and waits to hear whether it gets it.
 #[derive(Debug)]
 pub struct Claim<W> {
     /// The worker.
@@ -38,11 +38,11 @@ pub struct Claim<W> {
     pub cookie: Option<u64>,
 }
 
-/// A message that waits for an owner, or for a place in its memory.
+/// A message that waits for an owner, or for room in the owner's memory.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) bytes: Vec<u8>,
-    /// What it counts, with its owner and in total, once a session is on its connection.
+    /// What it counts for its owner and in total, once its connection has a session.
     pub(super) charges: Option<[Charge; 3]>,
 }
 
@@ -65,37 +65,37 @@ pub(super) struct Conn<W> {
     /// When something was last submitted for it, ended, or came from the client.
     pub(super) used: Instant,
     pub(super) stage: Stage,
-    /// When it has waited for its first request, an owner or a session for long enough.
+    /// When it will have waited long enough for its first request, an owner or a session.
     pub(super) deadline: Option<Instant>,
-    /// A session is on it, as its owner said.
+    /// It has a session, as its owner said.
     pub(super) authenticated: bool,
-    /// Of its first request.
+    /// From its first request.
     pub(super) client_guid: [u8; 16],
     /// Messages that came before there was an owner, or memory for them.
     pub(super) held: VecDeque<Held>,
-    /// A copy of its first message, until the owner has done something or the client has gone on.
+    /// A copy of its first message, until the owner submits something or the client sends more.
     pub(super) first: Option<Vec<u8>>,
-    /// The owner has not been told of it for want of memory.
+    /// The owner has not been told of it, for lack of memory.
     pub(super) info_due: bool,
-    /// By which its owner asked for it, until the owner is told of it.
+    /// The claim to answer once its owner has been told of it.
     pub(super) claim: Option<Claim<W>>,
     /// Submissions that the transport has.
     pub(super) outstanding: u32,
     /// Messages that the owner has not given back.
     pub(super) unrecycled: u32,
     pub(super) regions: Regions,
-    /// What its receives count, with its owner and in total.
+    /// What its receives count for its owner and in total.
     pub(super) receives: Option<[Charge; 2]>,
-    /// The same of long lists of descriptors that wait to be posted.
+    /// The same for long lists of descriptors that wait to be posted.
     pub(super) descriptors: Option<[Charge; 2]>,
-    /// Why the device ends it, where it does.
+    /// Why the device is ending it, if it is.
     pub(super) end: Option<(&'static str, Status)>,
-    /// The owner that it had.
+    /// Its previous owner.
     pub(super) last_worker: Option<u32>,
 }
 
-/// The segments of its owner that are registered with a connection, by their numbers. They are kept
-/// until the connection is gone: its fabric may use the memory so long.
+/// The owner's segments that are registered with a connection, by number. They are kept until the
+/// connection is gone, because its fabric may use the memory until then.
 #[derive(Debug, Default)]
 pub(super) struct Regions {
     pub(super) send: Vec<Option<(Arc<Segment>, RegionId)>>,
@@ -132,7 +132,7 @@ impl<W> Conn<W> {
         matches!(self.stage, Stage::Owned { .. } | Stage::Orphan)
     }
 
-    /// Whether nothing is under way on it that the device knows of.
+    /// Whether the device knows of nothing under way on it.
     pub(super) fn is_idle(&self) -> bool {
         self.outstanding == 0 && self.unrecycled == 0 && self.held.is_empty() && !self.info_due
     }
@@ -142,7 +142,7 @@ impl<W> Conn<W> {
         all.flatten().count()
     }
 
-    /// What its owner, or who is to find one, is told.
+    /// What its owner is told, or the listener that is to find one.
     pub(super) fn info(
         &self,
         conn: u64,

@@ -18,16 +18,16 @@ use crate::fabric::{ConnId, Fabric};
 use crate::transport::{CloseReason, Traffic};
 use crate::units::Instant;
 
-/// Time without a submission, a completion or a message after which a connection is taken to be idle
-/// when the shard stops. That a worker has given all messages back says little: it does when it has
-/// read them, and answers later. The manual, smbdirectd(8), names it.
+/// Time without a submission, a completion or a message after which a connection counts as idle when the
+/// shard stops. That a worker has given all messages back says little: it does so once it has read them,
+/// and answers later. The manual, smbdirectd(8), names this time.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Time that connections have to end after they were told to, when the shard stops.
+/// Time that connections have to end once they were told to, when the shard stops.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl<F: Fabric, H: Host> Shard<F, H> {
-    /// A connection is gone, and carried `traffic` before.
+    /// A connection is gone; it carried `traffic`.
     pub(super) fn closed(&mut self, id: ConnId, reason: CloseReason, traffic: &Traffic) {
         self.transport.buffers_mut().forget(id);
         let Some(mut conn) = self.conns.remove(id) else {
@@ -91,7 +91,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Ends a connection at once, for a reason of the device's own. The first reason stays.
+    /// Ends a connection at once, for a reason of the device's own. The first reason is kept.
     pub(super) fn end(&mut self, id: ConnId, name: &'static str, status: Status) {
         if let Some(conn) = self.conns.get_mut(id) {
             conn.end.get_or_insert((name, status));
@@ -106,7 +106,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.fault(queue, Status::Corrupt, violation.into());
     }
 
-    /// A worker is to be detached: its connections end at once, the rest is for whoever drives the shard.
+    /// A worker is to be detached: its connections end at once, and the shard's driver does the rest.
     pub fn fault(&mut self, queue: QueueId, status: Status, why: Why) {
         let Some(queue) = self.queues.get(queue) else {
             return;
@@ -120,13 +120,13 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.drop_worker(worker, false);
     }
 
-    /// A worker is not attached any more, and nothing of it is registered.
+    /// A worker is no longer attached, and has nothing registered.
     pub fn gone(&mut self, worker: u32) {
         self.drop_worker(worker, true);
     }
 
-    /// Forgets a worker and aborts its connections; but with `recover`, where nothing of it is
-    /// registered any more, those with which it has done nothing find another.
+    /// Forgets a worker and aborts its connections. With `recover`, which requires that it has nothing
+    /// registered, connections that it has not used yet find another worker.
     fn drop_worker(&mut self, worker: u32, recover: bool) {
         let Some(id) = self.queue_of.remove(&worker) else {
             return;
@@ -154,7 +154,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Takes no more connections; ends those that are there once nothing is under way on them, at `by` at the latest.
+    /// Takes no more connections, and ends each existing one once nothing is under way on it, at `by` at the latest.
     pub fn stop(&mut self, by: Instant) {
         self.stop_by = Some(self.stop_by.map_or(by, |earlier| earlier.min(by)));
         for listener in core::mem::take(&mut self.listeners) {
@@ -171,7 +171,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// When `stop` has something to do at the latest.
+    /// When a stop next has something to do, at the latest.
     pub(super) fn next_stop(&self) -> Option<Instant> {
         let by = self.stop_by?;
         if self.is_late {
@@ -184,7 +184,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Some(first.map_or(by, |first| first.min(by)))
     }
 
-    /// Ends connections once nothing is under way on them, if it has to stop.
+    /// If the shard has to stop, ends connections that have nothing under way.
     pub(super) fn run_stop(&mut self) {
         let Some(by) = self.stop_by else {
             return;
@@ -211,7 +211,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return;
         }
         self.has_stopped = true;
-        // Nobody can ask this shard any more, and totals do not fall.
+        // This shard can no longer be asked, and totals must not fall.
         let (established, traffic) = self.carried();
         let mut registry = self.host.registry();
         let carried = registry.carried(self.fabric);
@@ -219,7 +219,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         carried.traffic += traffic;
     }
 
-    /// Whether it was told to stop, and has.
+    /// Whether it was told to stop, and has stopped.
     pub const fn has_stopped(&self) -> bool {
         self.has_stopped
     }

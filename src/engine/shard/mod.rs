@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A shard: the connections that one owner drives, and the queues of the workers that have them.
+//! A shard: connections that have one driver, and the queues of the workers that own them.
 //!
 //! ```text
 //!   fabric -> Transport -> events  ->  connections -> completions -> Queue -> worker
 //!   fabric <- Transport <- send, read, write <-  submissions  <-  Queue <- worker
 //!                              ^
-//!   whoever drives it   -- calls --'      Notice --> whoever drives it
+//!   driver   -- calls -------------'      Notice --> driver
 //! ```
 //!
-//! All data of a connection stays in its shard: a worker has a queue with each shard that has connections of its
-//! own. A queue in use is looked at in turn with the others; one that was idle for a while has announced sleep and
-//! is not looked at before its bell rings.
+//! All data of a connection stays in its shard: a worker has a queue with each shard that has connections of the
+//! worker. The shard polls queues in use in turn; a queue that was idle for a while has announced sleep, and the shard
+//! does not look at it before its bell rings.
 //!
-//! Whoever drives a shard says what time it is ([`set_now`](Shard::set_now)), passes on what others want of it, lets it
-//! take a [`step`](Shard::step), and takes its [notices](Shard::next_notice). Before sleeping, until
-//! [`next_deadline`](Shard::next_deadline) at most, it has the shard [announce](Shard::announce_sleep) that to the
+//! The driver tells a shard the time ([`set_now`](Shard::set_now)), passes on what others want of it, lets it take a
+//! [`step`](Shard::step), and takes its [notices](Shard::next_notice). Before the driver sleeps, until
+//! [`next_deadline`](Shard::next_deadline) at most, it tells the shard to [announce](Shard::announce_sleep) that to the
 //! workers.
 //!
-//! What a worker writes ends that worker at most: a violation is a [`Notice::Fault`], and the worker's connections are
-//! closed at once.
+//! Whatever a worker writes can at most end that worker: a violation becomes a [`Notice::Fault`], and the worker's
+//! connections are closed at once.
 
 mod connection;
 mod end;
@@ -56,10 +56,10 @@ use crate::shm::{Entry, RingCorrupt};
 use crate::transport::{ConnTable, Event, Traffic, Transport};
 use crate::units::Instant;
 
-/// Time after which those that found no memory try again.
+/// Time between attempts to find memory.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Time after which a queue without work is not looked at any more, even where there is other work.
+/// Time after which a queue without work is no longer polled, even if the shard has other work.
 const QUEUE_IDLE: Duration = Duration::from_micros(200);
 
 /// What shards have in common.
@@ -67,29 +67,29 @@ pub trait Host {
     /// The processes.
     type Worker: Worker;
 
-    /// The registry, for one change or look-up: nothing that a shard does meanwhile waits.
+    /// The registry, for one change or look-up: a shard does nothing that waits while it holds this.
     fn registry(&self) -> impl DerefMut<Target = Registry<Self::Worker>>;
 
-    /// A token that nobody can guess; `None`: the system has no random numbers.
+    /// A token that cannot be guessed; `None`: the system has no random numbers.
     fn token(&self) -> Option<Token>;
 }
 
-/// What a shard keeps to.
+/// The timeouts and sizes that a shard obeys.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// Time that a client has for its first request, beginning when it has negotiated.
+    /// Time that a client has for its first request once it has negotiated.
     pub first_request_timeout: Duration,
-    /// Time that a client has to log in, beginning when it has negotiated.
+    /// Time that a client has to log in once it has negotiated.
     pub login_timeout: Duration,
     /// Time for which a token may be claimed.
     pub claim_timeout: Duration,
-    /// Time without use after which a worker is asked for memory of RECEIVE.
+    /// Time without use after which a worker is asked to give back memory of RECEIVE.
     pub memory_idle_timeout: Duration,
     /// Entries of each ring of a queue.
     pub queue_depth: u32,
     /// Bytes of the longest message that a worker can send.
     pub longest_send: u32,
-    /// What all workers have together.
+    /// The memory of all workers together.
     pub memory: Arc<Account>,
 }
 
@@ -97,7 +97,7 @@ pub struct Rules {
 #[derive(Debug)]
 pub struct Shard<F: Fabric, H: Host> {
     number: usize,
-    /// The name of what carries its connections.
+    /// The name of the fabric that carries its connections.
     fabric: &'static str,
     host: H,
     rules: Rules,
@@ -108,24 +108,23 @@ pub struct Shard<F: Fabric, H: Host> {
     deadlines: BTreeSet<(Instant, ConnId)>,
     queues: SlotMap<QueueId, Queue<H::Worker>>,
     queue_of: BTreeMap<u32, QueueId>,
-    /// Queues to look at.
+    /// Queues to poll.
     active: Vec<QueueId>,
     events: Vec<Event<Buffer>>,
-    /// Copies of submissions, a batch of one queue at a time. Not made anew for each look at a queue:
-    /// most find nothing.
+    /// Copies of submissions, a batch of one queue at a time. Kept between polls, most of which find nothing.
     entries: Box<[Entry; BATCH]>,
     /// Copies of descriptors, one submission's at a time.
     descriptors: Vec<u8>,
-    /// Workers that are to be woken at a time, the next first, unless they were meanwhile.
+    /// When to wake which workers, soonest first, unless they have been woken since.
     late: VecDeque<(Instant, QueueId)>,
     notices: VecDeque<Notice<H::Worker>>,
     /// Clients that were turned away before they had negotiated, as of the last notice.
     turned_away: u64,
-    /// When to try again for what found no memory.
+    /// When to try again whatever found no memory.
     retry_at: Option<Instant>,
-    /// When to look for idle memory of RECEIVE; `None`: there is none that could be taken back.
+    /// When to look for idle memory of RECEIVE; `None`: none could be taken back.
     look_at: Option<Instant>,
-    /// When everything has to be over.
+    /// When all connections have to have ended.
     stop_by: Option<Instant>,
     /// That time has come, and connections were told to end.
     is_late: bool,
@@ -167,12 +166,12 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// The time of all that follows.
+    /// Sets the time for all calls that follow.
     pub const fn set_now(&mut self, now: Instant) {
         self.now = now;
     }
 
-    /// Does what there is to do now; whether there was anything.
+    /// Does all work that is ready; returns whether there was any.
     ///
     /// # Errors
     ///
@@ -191,19 +190,19 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(busy)
     }
 
-    /// What whoever drives the shard has to know or do, the oldest first.
+    /// What the driver has to know or do, the oldest first.
     pub fn next_notice(&mut self) -> Option<Notice<H::Worker>> {
         self.notices.pop_front()
     }
 
-    /// Whether the fabric or a connection has something to do at a time that has come.
+    /// Whether a deadline of the fabric or of a connection has come.
     pub fn is_due(&self) -> bool {
         self.transport
             .poll_timeout()
             .is_some_and(|at| at <= self.now)
     }
 
-    /// When the shard has something to do at the latest, without any reason from outside.
+    /// When the shard next has something to do by itself, at the latest.
     pub fn next_deadline(&mut self) -> Option<Instant> {
         let all = [
             self.transport.poll_timeout(),
@@ -216,20 +215,20 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         all.into_iter().flatten().min()
     }
 
-    /// Whether a worker has submitted anything that the next step will find: no system call.
+    /// Whether a worker has submitted anything that the next step will find. Makes no system call.
     pub fn has_submissions(&mut self) -> bool {
         let (queues, active) = (&mut self.queues, &self.active);
-        // A corrupt ring is met again in the next step.
+        // The next step finds a corrupt ring again.
         let mut active = active.iter();
         active.any(|id| queues.get_mut(*id).is_some_and(Queue::has_submissions))
     }
 
-    /// The bell of a queue, of which a [`Notice::QueueMade`] told.
+    /// The bell of the queue that a [`Notice::QueueMade`] named.
     pub fn bell(&self, queue: QueueId) -> Option<&<H::Worker as Worker>::Bell> {
         Some(&self.queues.get(queue)?.bell)
     }
 
-    /// A worker has rung: its queue has its turn. Returns how often it has.
+    /// A worker has rung: its queue is polled again. Returns how often it has rung.
     pub fn rung(&mut self, queue: QueueId) -> u32 {
         self.activate(queue);
         let Some(queue) = self.queues.get_mut(queue) else {
@@ -239,27 +238,27 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         queue.rings
     }
 
-    /// What carries the connections.
+    /// The fabric that carries the connections.
     pub fn fabric(&self) -> &F {
         self.transport.fabric()
     }
 
-    /// The same, to wait with or to ask.
+    /// The same, to wait on or to query.
     pub fn fabric_mut(&mut self) -> &mut F {
         self.transport.fabric_mut()
     }
 
-    /// How connections to come are negotiated.
+    /// Sets how future connections are negotiated.
     pub fn set_acceptor(&mut self, acceptor: proto::Config) {
         self.transport.set_acceptor(acceptor);
     }
 
-    /// Clients may use these addresses of the machine: for connections to come, and for those that are there.
+    /// Clients may use these addresses of the machine, for existing and for future connections.
     pub fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
         self.transport.admit_at(addresses);
     }
 
-    /// Ends the connections of addresses that the machine no longer has.
+    /// Ends the connections to addresses that the machine no longer has.
     pub fn end_gone(&mut self, has_gone: impl FnMut(core::net::SocketAddr) -> bool) {
         self.transport.end_gone(has_gone);
     }
@@ -268,7 +267,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.notices.push_back(notice);
     }
 
-    /// Looks at each active queue once.
+    /// Polls each active queue once.
     fn run_queues(&mut self) -> bool {
         let mut busy = false;
         for index in 0..self.active.len() {
@@ -309,7 +308,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
                     cookie,
                     result,
                 } => self.ended(conn, event::RDMA_DONE, cookie, reason::of_result(result)),
-                // Nothing is registered here that a peer may reach.
+                // A peer can reach nothing that is registered here.
                 Event::Invalidated { .. } => {}
                 Event::Closed {
                     conn,
@@ -322,7 +321,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         busy
     }
 
-    /// Something that a worker had submitted ended.
+    /// Something that a worker had submitted has ended.
     #[inline]
     fn ended(&mut self, id: ConnId, event: u32, cookie: u64, status: Status) {
         let Some(conn) = self.conns.get_mut(id) else {
@@ -352,7 +351,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         );
     }
 
-    /// Has a completion for a worker.
+    /// Queues a completion for a worker.
     #[inline]
     fn complete(&mut self, id: QueueId, completion: Completion) {
         if let Some(queue) = self.queues.get_mut(id) {
@@ -361,13 +360,13 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.activate(id);
     }
 
-    /// Looks at all queues from the next round on.
+    /// Polls all queues from the next round on.
     fn activate_all(&mut self) {
         let all: Vec<QueueId> = self.queues.keys().collect();
         all.into_iter().for_each(|id| self.activate(id));
     }
 
-    /// Looks at a queue from the next round on.
+    /// Polls a queue from the next round on.
     #[inline]
     fn activate(&mut self, id: QueueId) {
         if let Some(queue) = self.queues.get_mut(id) {
@@ -391,7 +390,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Shows completions to a worker; whether there were some, and room for any.
+    /// Shows completions to a worker; returns whether there were any, and room for at least one.
     #[inline]
     fn flush_queue(&mut self, id: QueueId) -> Result<bool, RingCorrupt> {
         let Some(queue) = self.queues.get_mut(id) else {
@@ -405,7 +404,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(flushed)
     }
 
-    /// When a worker is to be woken.
+    /// When the next worker is to be woken.
     fn next_wake(&mut self) -> Option<Instant> {
         while let Some((at, id)) = self.late.front().copied() {
             if self
@@ -420,7 +419,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         None
     }
 
-    /// Wakes those workers that have waited long enough.
+    /// Wakes the workers whose time has come.
     fn wake_late(&mut self) {
         while let Some((at, id)) = self.late.front().copied() {
             if at > self.now {
@@ -449,8 +448,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Tries again for everything that found no memory, if it is time to. A worker's own memory comes
-    /// back through its queue; that of others, of which all have a share, says nothing when it does.
+    /// Tries again whatever found no memory, when it is time to. A worker's own memory comes back through its
+    /// queue, but nothing tells the shard when memory of the total, which all workers share, comes back.
     fn run_waiting(&mut self) {
         let is_due = self.retry_at.is_some_and(|at| at <= self.now);
         if is_due {
@@ -460,7 +459,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let buffers = self.transport.buffers_mut();
         let (is_wanting, is_short) = (buffers.take_any_wanting(), buffers.take_short());
         if is_wanting {
-            // There may be room that its worker did not ring for, and has to ring for from now on.
+            // A worker may have made room without ringing; from now on it has to ring for that.
             self.activate_all();
         }
         if is_wanting && self.retry_at.is_none() {
@@ -477,7 +476,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Asks workers for what is idle of RECEIVE, apart from what they gave back and did not ring for.
+    /// Takes what workers gave back without ringing, and asks them for memory of RECEIVE that is still idle.
     pub fn reclaim(&mut self) {
         self.activate_all();
         let more = self.transport.buffers_mut().reclaim();
@@ -520,7 +519,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
 
     /// What it knows for a status.
     pub fn report(&mut self) -> Report<H::Worker> {
-        // Workers do not ring for all that they submit.
+        // Workers do not ring for everything that they submit.
         self.activate_all();
         self.run_queues();
         let (established, traffic) = self.carried();
@@ -564,7 +563,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         report
     }
 
-    /// Leaves queues alone that nobody has used for a while.
+    /// Stops polling queues that were not used for a while.
     pub fn retire_queues(&mut self) {
         let now = self.now;
         let (queues, buffers) = (&mut self.queues, self.transport.buffers());
@@ -599,7 +598,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     }
 }
 
-/// What a completion is before anything is said in it.
+/// An empty completion.
 const NOTHING: Completion = Completion {
     event: 0,
     status: 0,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a shard tells whoever drives it.
+//! What a shard tells its driver.
 
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -13,10 +13,10 @@ use crate::engine::submission::Violation;
 use crate::transport::{CloseReason, ConnStatus, Traffic};
 use crate::units::Instant;
 
-/// What a shard tells whoever drives it.
+/// What a shard tells its driver.
 #[derive(Debug)]
 pub enum Notice<W> {
-    /// A worker, of this number, is to be detached and told why.
+    /// The worker of this number is to be detached and told why.
     Fault {
         /// Its number.
         worker: u32,
@@ -29,15 +29,16 @@ pub enum Notice<W> {
     Gone(u32),
     /// A queue was made: its bell is to be watched.
     QueueMade(QueueId),
-    /// For the shard of a connection: it has to go for a newcomer.
+    /// For the shard of a connection: it has to end to make room for a newcomer.
     End(Place, Limit),
     /// For the shard of a connection: it may be offered now.
     Offer(Place),
-    /// There was no memory for a received message, which others may have. It is tried for again.
+    /// There was no memory for a received message, but other workers may have some. The shard will
+    /// try again.
     NoMemory,
-    /// A connection had to go because this limit was met.
+    /// A connection had to end because this limit was met.
     LimitMet(Limit),
-    /// So many clients were turned away before they had negotiated.
+    /// This many clients were turned away before they had negotiated.
     TurnedAway(u64),
     /// A connection has an owner.
     Assigned {
@@ -52,7 +53,7 @@ pub enum Notice<W> {
         close: Close,
         /// Its owner.
         worker: Option<W>,
-        /// Why, where the device itself has not ended it; else [`Close::reason`] says all.
+        /// Why, unless the device itself ended it; then [`Close::reason`] says it all.
         cause: Option<CloseReason>,
     },
 }
@@ -69,7 +70,7 @@ pub enum Why {
     /// [`Untold::Unread`](crate::engine::peer::Untold::Unread).
     #[error("does not read what the device tells it")]
     Unread,
-    /// There was no room to say that it has the connection.
+    /// There was no room for the message that it has the connection.
     #[error("its claim could not be answered")]
     ClaimNotAnswered,
     /// It attached for one connection, which ended before.
@@ -78,7 +79,7 @@ pub enum Why {
     /// Its RECEIVE cannot have the shape that the device has chosen.
     #[error("its memory for messages has a shape that cannot be")]
     Shape,
-    /// Whoever drives the shard cannot watch its bell.
+    /// The shard's driver cannot watch its bell.
     #[error("its queue cannot be watched")]
     NotWatched,
 }
@@ -90,20 +91,20 @@ pub struct Report<W> {
     pub connections: Vec<ConnReport<W>>,
     /// The queues of workers.
     pub queues: Vec<QueueReport>,
-    /// Segments that are registered with connections, each counted with each connection.
+    /// Segments that are registered with connections, each counted once per connection.
     pub registrations: usize,
     /// Connections that negotiated since the start.
     pub established: u64,
-    /// What all connections carried, those that have ended among them.
+    /// What all connections carried, including those that have ended.
     pub traffic: Traffic,
-    /// Of the transport: ends of connections that never negotiated among them.
+    /// The transport's, including ends of connections that never negotiated.
     pub counters: Vec<(&'static str, u64)>,
 }
 
 /// A connection.
 #[derive(Debug)]
 pub struct ConnReport<W> {
-    /// Its owner, and the number that the owner knows it by.
+    /// Its owner, and the owner's number for it.
     pub owner: Option<(W, u64)>,
     /// The client's address.
     pub peer: SocketAddr,
@@ -115,9 +116,9 @@ pub struct ConnReport<W> {
     pub transport: ConnStatus,
     /// Submissions that have not been answered.
     pub outstanding: u32,
-    /// A session is on it.
+    /// It has a session.
     pub authenticated: bool,
-    /// When it had negotiated.
+    /// When it finished negotiating.
     pub since: Instant,
 }
 

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Whose a connection becomes: by its first request, by a token, or nobody's.
+//! Which worker gets a connection: by its first request, by a token, or none.
 //!
 //! ```text
 //!   Established -> Fresh --NEGOTIATE, client registered--------------------------> Owned
 //!                    |    --otherwise, offered to the listener--> Offered --token--^  |
 //!                    |                                               ^---- TRANSFER --'
-//!                    '-- no request in time, none at all, nobody: closed
+//!                    '-- no valid request in time, or no listener: closed
 //! ```
 //!
 //! A client that ends its last connection and makes a new one at once is still registered for a
-//! worker that is about to end. If that is gone before it has done anything with the connection, the
-//! connection is `Fresh` again, and its first message finds another owner.
+//! worker that is about to end. If that worker goes before it has done anything with the connection, the
+//! connection becomes `Fresh` again, and its first message finds another owner.
 //!
-//! What a connection received before it had an owner goes to the owner first, in order.
+//! Messages that a connection received before it had an owner go to the owner first, in order.
 
 use zerocopy::IntoBytes;
 
@@ -59,8 +59,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.hold(id, buffer, length);
     }
 
-    /// Keeps a message that cannot go to its owner as it is: there is none yet, or it arrived in
-    /// the memory of an earlier one.
+    /// Keeps a message that cannot go to its owner as it is: there is no owner yet, or the message arrived
+    /// in an earlier owner's memory.
     fn hold(&mut self, id: ConnId, buffer: Buffer, length: u32) {
         let held = match buffer {
             Buffer::Heap { bytes, charges } => Held { bytes, charges },
@@ -87,8 +87,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// The first message of a connection says whose it is. Also when it has waited to be offered: then a
-    /// worker may have registered its client meanwhile.
+    /// Finds the owner of a connection by its first message. Does so again after the connection has waited
+    /// to be offered: a worker may have registered its client meanwhile.
     pub fn route(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -108,7 +108,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let (peer, login_by) = (conn.peer, conn.since + self.rules.login_timeout);
         let mut route = self.host.registry().route(&client_guid);
         if let Route::Worker(worker) = &route {
-            // It has gone or does not read, and is about to be forgotten.
+            // The worker has gone or does not read, and is about to be forgotten.
             if let Err(Status::Detached | Status::Again) = self.queue(worker) {
                 route = self.host.registry().route_unknown();
             }
@@ -126,8 +126,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Prepares a connection to find another owner, where `worker`, which is gone, has done nothing
-    /// with it; whether it did.
+    /// Prepares a connection to find another owner, if `worker`, which is gone, has done nothing with it.
+    /// Returns whether it did so.
     pub(super) fn recover(&mut self, id: ConnId, worker: u32) -> bool {
         let status = self.transport.status(id);
         let Some(conn) = self.conns.get_mut(id) else {
@@ -157,9 +157,9 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         true
     }
 
-    /// Has the listener find an owner.
+    /// Asks the listener to find an owner.
     fn offer(&mut self, id: ConnId, listener: &H::Worker) {
-        // Where it has ended, that is the event after this one.
+        // If it has ended, the next event says so.
         let Some(status) = self.transport.status(id) else {
             return;
         };
@@ -172,13 +172,14 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         };
         let info = conn.info(0, &status, local, self.rules.longest_send);
         let offer = abi::Offer { token, info };
-        // Clients alone can be more than it reads, which is no reason to lose it. That it has gone is told otherwise.
+        // Many clients alone can fill its socket, which is no reason to detach it. If it has gone, the driver
+        // learns of that elsewhere.
         if listener.tell(kind::OFFER, 0, &offer).is_err() {
             self.end(id, "listener_busy", Status::NoOwner);
         }
     }
 
-    /// Lets a connection be claimed, for a time.
+    /// Makes a token with which a connection can be claimed for a time.
     pub(super) fn make_token(&mut self, id: ConnId) -> Option<Token> {
         let token = self.host.token()?;
         let conn = self.conns.get_mut(id)?;
@@ -190,11 +191,11 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Some(token)
     }
 
-    /// A worker has named the token of a connection; since then it may have ended. The worker is
-    /// answered when it is told of the connection, or when that has ended before.
+    /// A worker has named the token of a connection, which may have ended since. The worker gets its answer
+    /// when it is told of the connection, or when the connection ends before that.
     pub fn claim(&mut self, id: ConnId, claim: Claim<H::Worker>) {
         let conn = self.conns.get_mut(id).filter(|conn| {
-            // Not another's, and not one that ends.
+            // Not another worker's, and not ending.
             matches!(conn.stage, Stage::Offered(_)) && conn.end.is_none()
         });
         let Some(conn) = conn else {
@@ -205,7 +206,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.assign(id, &worker);
     }
 
-    /// Nobody wants a connection, whose token is used up by that.
+    /// The listener does not want a connection. Its token is used up.
     pub fn decline(&mut self, id: ConnId) {
         let conn = self.conns.get(id);
         if conn.is_some_and(|conn| matches!(conn.stage, Stage::Offered(_))) {
@@ -213,7 +214,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Says what became of a claim.
+    /// Tells a worker what became of its claim.
     pub(super) fn answer(&mut self, claim: &Claim<H::Worker>, status: Status) {
         let fault = match claim.cookie {
             Some(cookie) => {
@@ -253,7 +254,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         };
         let was_dispatched = conn.is_dispatched();
         let before = core::mem::replace(&mut conn.stage, stage);
-        // Whoever names a token wants the connection now.
+        // A worker that claims a token wants the connection now: it need not be recovered.
         conn.first = match (before, conn.held.len()) {
             (Stage::Offered(_), _) => None,
             (_, 1) => conn.held.front().map(|held| held.bytes.clone()),
@@ -282,12 +283,12 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.deliver(id);
     }
 
-    /// The queue of a worker with this shard, which is made when it is first needed.
+    /// The queue of a worker with this shard, made when it is first needed.
     pub(super) fn queue(&mut self, worker: &H::Worker) -> Result<QueueId, Status> {
         if let Some(id) = self.queue_of.get(&worker.id()) {
             return Ok(*id);
         }
-        // There are a few shards, or one for each processor.
+        // There are a few shards, or one for each processor: the number fits.
         let number = self.number as u32;
         let created = Queue::create(worker, &self.rules.memory, number, self.rules.queue_depth);
         let queue = created.inspect_err(|status| {
@@ -305,7 +306,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let added = self.transport.buffers_mut().add(id, number, worker);
         self.queue_of.insert(worker.id(), id);
         if added.is_err() {
-            // It was told of the queue already.
+            // The worker was already told of the queue.
             self.fault(id, Status::System, Why::Shape);
             return Err(Status::System);
         }
@@ -314,8 +315,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(id)
     }
 
-    /// Tells the owner of a connection, and gives it what was received before, as far as there is
-    /// memory; from then on messages go to it straight.
+    /// Tells the owner of its connection, and gives it the messages received before, as far as there is
+    /// memory; from then on messages go to it directly.
     pub(super) fn deliver(&mut self, id: ConnId) {
         let longest_send = self.rules.longest_send;
         let Some(conn) = self.conns.get_mut(id) else {
@@ -328,7 +329,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return;
         }
         if conn.info_due {
-            // As above: what is not told of has no end that would be told.
+            // If it has ended, the next event says so; a worker that was not told of it is not told of its end.
             let Some(status) = self.transport.status(id) else {
                 return;
             };
@@ -360,9 +361,9 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             let Some(held) = conn.held.front_mut() else {
                 break;
             };
-            // A message that arrived is no longer than a 32-bit number says.
+            // The length of a received message fits in 32 bits.
             let length = held.bytes.len() as u32;
-            // What it counts may be just what is missing for its place.
+            // The bytes that it counts in heap may be just those that its buffer needs.
             held.charges = None;
             let buffers = self.transport.buffers_mut();
             let Some(buffer) = buffers.put(queue, &held.bytes, Some(id)) else {
@@ -377,8 +378,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.transport.buffers_available();
     }
 
-    /// Counts the messages of a connection that wait for a place, if a session is on it: those of strangers
-    /// are short and few. They are not refused, for they are there.
+    /// Counts the messages of a connection that wait for a buffer, if it has a session: those of strangers
+    /// are short and few. They are not refused, because they have already been received.
     fn count_held(&mut self, queue: QueueId, id: ConnId) {
         let conn = self.conns.get_mut(id).filter(|conn| conn.authenticated);
         let in_heap = self.transport.buffers_mut().in_heap(queue);
@@ -407,7 +408,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         );
     }
 
-    /// Tries again when the worker has given memory back. Until then nothing may overtake.
+    /// Tries again when the worker has given memory back. Until then, later messages must not overtake.
     fn wait_for_memory(&mut self, queue: QueueId, id: ConnId) {
         self.transport.buffers_mut().hold(id);
         if let Some(queue) = self.queues.get_mut(queue) {

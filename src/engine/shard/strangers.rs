@@ -2,8 +2,8 @@
 
 //! Connections whose clients have not logged in: how many there may be, and for how long.
 //!
-//! Limits count connections of all shards (see [`admission`](crate::engine::admission)), so that the one
-//! that has to go, or the next to be offered, may be another shard's: that is a notice.
+//! Limits count connections of all shards (see [`admission`](crate::engine::admission)). So the one that
+//! has to end, or the next to be offered, may be another shard's; a notice passes it on.
 
 use core::net::SocketAddr;
 
@@ -34,7 +34,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// A connection of this shard, for the others.
+    /// A connection of this shard, as other shards name it.
     pub(super) const fn place(&self, conn: ConnId) -> Place {
         Place {
             shard: self.number,
@@ -42,7 +42,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// A connection has to end for a newcomer; but one that has got a session meanwhile stays.
+    /// Ends a connection to make room for a newcomer, unless it has got a session meanwhile.
     pub fn end_stranger(&mut self, id: ConnId, limit: Limit) {
         let Some(conn) = self.conns.get(id) else {
             return;
@@ -54,7 +54,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.end(id, limit.name(), Status::Limit);
     }
 
-    /// A connection may be offered, if there is one.
+    /// Passes on which connection may be offered next, if any.
     pub(super) fn offer_next(&mut self, next: Option<Place>) {
         self.notices.extend(next.map(Notice::Offer));
     }
@@ -69,7 +69,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.deadlines.extend(deadline.map(|at| (at, id)));
     }
 
-    /// Tells of clients that were turned away before they had negotiated.
+    /// Reports clients that were turned away before they had negotiated.
     pub(super) fn run_turned_away(&mut self) {
         let turned_away = self.transport.counters().turned_away;
         let times = turned_away.saturating_sub(self.turned_away);
@@ -79,7 +79,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// A user is on a connection: its client is a stranger no longer.
+    /// A user has logged in on a connection: its client is no longer a stranger.
     pub(super) fn authenticated(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -94,9 +94,9 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.count_receives(id);
     }
 
-    /// Ends the stranger that takes least of what it is sent, where strangers have too much of a queue
-    /// outstanding: a queue with nothing left keeps the users of its worker waiting. Whether `id` may submit
-    /// nothing further, because it is that one, or others do not end fast enough.
+    /// If strangers together have too much of a queue outstanding, ends the one with the most: a full queue
+    /// keeps the worker's users waiting. Returns whether nothing more may be submitted for `id`, because it is
+    /// that one or because the others do not end fast enough.
     pub(super) fn is_too_much(&mut self, queue: QueueId, id: ConnId) -> bool {
         let is_stranger = |conn: &&Conn<H::Worker>| !conn.authenticated;
         let (Some(queue), Some(_)) = (

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What workers submit: judged field by field, then given to the transport.
+//! What workers submit: checked field by field, then given to the transport.
 //!
-//! What only an incorrect library submits is a [`Violation`]. What a correct one may submit in good
-//! faith (a connection that has ended meanwhile, more than the peer takes) is answered with a status.
+//! A submission that no correct library makes is a [`Violation`]. One that a correct library may make in
+//! good faith (for a connection that has ended meanwhile, or for more than the peer takes) is answered
+//! with a status.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -22,14 +23,14 @@ use crate::fabric::{Access, ConnId, Fabric, RegionId, Sge};
 use crate::transport::MAX_DESCRIPTORS;
 use crate::wire::{BufferDescriptorV1, BufferDescriptors};
 
-/// Submissions of a queue in one round.
+/// Submissions taken from a queue in one round.
 pub(super) const BATCH: usize = 64;
 
-/// Descriptors of an operation from which on they are counted as memory.
+/// An operation with at least this many descriptors counts them as memory.
 const MANY_DESCRIPTORS: usize = 64;
 
 impl<F: Fabric, H: Host> Shard<F, H> {
-    /// Takes some submissions of a queue and carries them out; whether there were any.
+    /// Carries out some submissions of a queue; returns whether there were any.
     pub(super) fn run_queue(&mut self, id: QueueId) -> Result<bool, Violation> {
         let flushed = self.flush_queue(id)?;
         let Some(queue) = self.queues.get_mut(id) else {
@@ -76,7 +77,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(())
     }
 
-    /// There is memory again for those that waited for it.
+    /// There is memory again: retries the connections that waited for it.
     fn retry_queue(&mut self, id: QueueId) {
         let waiting = self.queues.get_mut(id);
         let waiting = waiting.map(|queue| core::mem::take(&mut queue.waiting));
@@ -99,7 +100,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let conn = of.conn(number)?;
         let known = conn.and_then(|id| self.conns.get(id));
         if known.is_some_and(|conn| conn.info_due) {
-            // It can only have guessed the number.
+            // The worker was not told this number; it can only have guessed it.
             return Err(Violation::Connection(number));
         }
         let event = match request {
@@ -156,7 +157,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(())
     }
 
-    /// The transport has something, and will say how it ended.
+    /// The transport has taken an operation, and will say how it ended.
     fn taken(&mut self, queue: QueueId, id: ConnId) {
         if let Some(queue) = self.queues.get_mut(queue) {
             queue.outstanding += 1;
@@ -223,8 +224,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(result.map_err(reason::of_send_error))
     }
 
-    /// Counts the receives of a connection as memory of its owner, once a session is on it. They are not
-    /// refused: there are only so many connections.
+    /// Counts the receives of a connection as memory of its owner, once it has a session. They are not
+    /// refused, because the number of connections is limited.
     pub(super) fn count_receives(&mut self, id: ConnId) {
         let bytes = self.transport.receive_memory(id) as u64;
         let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.authenticated) else {
@@ -239,15 +240,15 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Counts what long lists of descriptors take, until they are posted. They are not refused: there are
-    /// no more than a queue has room for.
+    /// Counts the memory of long lists of descriptors until they are posted. They are not refused, because
+    /// the room in a queue limits them.
     pub(super) fn count_descriptors(&mut self, queue: QueueId, id: ConnId) {
         let (Some(queue), Some(conn)) = (self.queues.get(queue), self.conns.get_mut(id)) else {
             return;
         };
         let bytes = self.transport.queue_memory(id) as u64;
         let few = (MANY_DESCRIPTORS * BufferDescriptorV1::LENGTH) as u64;
-        // Replaces what was counted before.
+        // Drops the old charge before the new one is taken.
         conn.descriptors = None;
         if bytes > few {
             let accounts = [queue.worker.account(), &self.rules.memory];
@@ -255,7 +256,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Copies a list of descriptors out of SEND, once; `false`: no list has this length.
+    /// Copies a list of descriptors out of SEND, once; `false`: a list cannot have this length.
     fn copy_descriptors(&mut self, queue: QueueId, list: Descriptors) -> Result<bool, Violation> {
         if list.count == 0 || list.count as usize > MAX_DESCRIPTORS {
             return Ok(false);
@@ -278,8 +279,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(true)
     }
 
-    /// What the transport calls a piece of the owner's memory; registers its segment with the
-    /// connection when that is first used. The peer gets no access to any of it.
+    /// The transport's name for a piece of the owner's memory. Registers the piece's segment with the
+    /// connection when it is first used there. The peer gets no access to any of it.
     fn register(
         &mut self,
         queue: QueueId,
@@ -291,7 +292,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return Ok(Err(Status::Flushed));
         };
         let (segment, offset) = queue.find(region, piece)?;
-        // No peer reaches a message, also where devices let it write to what is read into.
+        // No peer can reach a message, even if a device lets the peer write to the sink of an RDMA READ.
         let (regions, access) = match region {
             region::SEND => (&mut conn.regions.send, Access::Local),
             _ => (&mut conn.regions.bulk, Access::ReadSink),
@@ -303,7 +304,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let Some(place) = regions.get_mut(index) else {
             return Ok(Err(Status::System));
         };
-        // Another one had the number before.
+        // An earlier segment had this number.
         let is_earlier = |found: &mut (Arc<Segment>, _)| !Arc::ptr_eq(&found.0, segment);
         if let Some((_, region)) = place.take_if(is_earlier) {
             let _ = self.transport.deregister(id, region);
@@ -345,7 +346,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
         let status = self.transport.status(id);
         let assembling = status.is_some_and(|status| status.assembling);
-        // What is held would come to be held again with each transfer, and one message more.
+        // Otherwise each transfer would hold the held messages again, and one more.
         if !conn.is_idle() || assembling {
             return Ok(Err(Status::Busy));
         }
@@ -360,7 +361,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             },
         };
         if let Some(worker) = &owner {
-            // As long as it is still this worker's.
+            // While the connection still belongs to this worker.
             if let Err(status) = self.queue(worker) {
                 return Ok(Err(status));
             }
@@ -397,7 +398,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(Ok(Some(bytes.map_err(|_| piece.violation())?)))
     }
 
-    /// Takes a connection, on which nothing is under way, from its owner.
+    /// Takes an idle connection from its owner.
     fn disown(&mut self, queue: QueueId, id: ConnId, message: Option<Vec<u8>>) {
         self.transport.buffers_mut().hold(id);
         let Some(conn) = self.conns.get_mut(id) else {
@@ -412,14 +413,14 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         conn.stage = Stage::Orphan;
         (conn.receives, conn.descriptors) = (None, None);
         if let Some(message) = message {
-            // Before those that the owner has not seen.
+            // In front of those that the owner has not seen.
             conn.held.push_front(message.into());
         }
         self.deregister_all(id);
     }
 
-    /// A worker does not use some of its segments any more: nothing here holds them from now on. What it
-    /// has submitted in them all the same fails.
+    /// A worker no longer uses some of its segments: drops everything here that holds them. Whatever the
+    /// worker has still submitted in them fails.
     pub fn released(&mut self, worker: u32) {
         let id = self.queue_of.get(&worker).copied();
         let Some(queue) = id.and_then(|id| self.queues.get_mut(id)) else {
@@ -446,7 +447,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         };
         let regions = core::mem::take(&mut conn.regions);
         for (_, region) in regions.send.into_iter().chain(regions.bulk).flatten() {
-            // It ends with the connection otherwise.
+            // If this fails, it ends with the connection.
             let _ = self.transport.deregister(id, region);
         }
     }
