@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Where clients reach the device, and when that is somewhere else: what smbd tells its clients
-//! ([MS-SMB2] 3.3.5.15.11), which find SMB Direct by it.
+//! Where clients reach the device, and when that changes. smbd tells its clients these addresses
+//! ([MS-SMB2] 3.3.5.15.11), and they find SMB Direct that way.
 //!
-//! An unspecified address that is listened at stands for all addresses of its family that are up,
-//! without loopback, which no other machine can name. Any other stands for itself, once this machine has
-//! it. Link-local IPv6 addresses are never named: their scope means nothing to another machine, and
-//! smbd could not tell of it.
+//! If the broker listens at an unspecified address, that stands for all addresses of its family that are up,
+//! except for loopback, which no other machine can reach. Any other address stands for itself, once this
+//! machine has it. Link-local IPv6 addresses are never named: their scope means nothing to another machine,
+//! and smbd could not pass it on.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -26,32 +26,32 @@ use super::status::AddressStatus;
 use crate::device::abi::{Address, MAX_ADDRESSES};
 use crate::fabric::{FabricKind, LocalAddress, LocalAddresses};
 
-/// Bits per second of what has no speed, such as loopback and virtual interfaces.
+/// Bits per second of interfaces without a speed, such as loopback and virtual ones.
 const DEFAULT_SPEED: u64 = 10_000_000_000;
 
-/// Notifications that are taken in one round.
+/// Notifications taken in one round.
 const NOTIFICATIONS: usize = 1024;
 
 /// An address of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Local {
     pub(super) ip: IpAddr,
-    /// Of link-local addresses, or 0.
+    /// The scope of a link-local address, or 0.
     pub(super) scope_id: u32,
     pub(super) interface: String,
     pub(super) index: u32,
-    /// Bits per second, where the system knows.
+    /// Bits per second, if the system knows.
     pub(super) speed: Option<u64>,
     pub(super) is_up: bool,
 }
 
-/// What is to be known of the addresses that are listened at.
+/// What the broker knows about the addresses at which it listens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reach {
-    /// Where clients reach those that listen, with real ports: at most [`MAX_ADDRESSES`], in the order
-    /// of `listen`, but what is listened at by itself first.
+    /// Where clients reach the broker, with real ports: at most [`MAX_ADDRESSES`], in the order of `listen`,
+    /// but addresses that are named there before those that stand behind an unspecified one.
     pub(super) addresses: Vec<AddressStatus>,
-    /// What is listened at by itself and this machine does not have.
+    /// Addresses that `listen` names and this machine does not have.
     pub(super) missing: Vec<SocketAddr>,
     /// The addresses of all interfaces.
     pub(super) interfaces: Arc<BTreeSet<LocalAddress>>,
@@ -63,11 +63,11 @@ impl Local {
     }
 }
 
-/// Where clients reach those that listen at `listen`, if they may use `allowed` addresses.
+/// Where clients reach a broker that listens at `listen`, if they may use `allowed` addresses.
 ///
 /// # Errors
 ///
-/// The system does not say which addresses it has.
+/// The system does not list its addresses.
 pub(super) fn reach(listen: &[Listen], allowed: &LocalAddresses) -> io::Result<Reach> {
     let locals = locals()?;
     let interfaces = locals.iter().map(Local::address).collect();
@@ -78,7 +78,7 @@ pub(super) fn reach(listen: &[Listen], allowed: &LocalAddresses) -> io::Result<R
 
 impl Config {
     /// The addresses of `listen` that this machine does not have now: the broker serves clients there as
-    /// soon as it does. None where the system does not say.
+    /// soon as it does. Empty if the system does not list its addresses.
     #[must_use]
     pub fn missing_addresses(&self) -> Vec<SocketAddr> {
         let reach = reach(&self.listen, &LocalAddresses::All);
@@ -125,14 +125,14 @@ fn reach_of(
     }
 }
 
-/// Whether a given address is this one of the machine.
+/// Whether an address that `listen` names is this one of the machine.
 fn is_it(listen: &Listen, local: &Local) -> bool {
     let scope_id = scope_of(&listen.address);
     local.ip == listen.address.ip() && (scope_id == 0 || scope_id == local.scope_id)
 }
 
-/// A given address, unless its interface is down. One that no interface has may be of this machine all
-/// the same: what is routed to it.
+/// The status of an address that `listen` names, unless its interface is down. An address that no interface
+/// has may still be this machine's, if it is routed here.
 fn itself(listen: &Listen, locals: &[Local]) -> Option<AddressStatus> {
     let local = locals.iter().find(|local| is_it(listen, local));
     if local.is_some_and(|local| !local.is_up) {
@@ -167,7 +167,7 @@ const fn scope_of(address: &SocketAddr) -> u32 {
     }
 }
 
-/// Whether an address means something on this machine, or on one of its networks, only.
+/// Whether an address means something only on this machine or on one of its networks.
 pub(super) const fn is_near(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_loopback(),
@@ -186,21 +186,21 @@ fn local(entry: &InterfaceAddress) -> Option<Local> {
         (None, Some(address)) => (address.ip().into(), address.scope_id()),
         (None, None) => return None,
     };
-    // An address of IPv4 may have a label of its own: eth0:1.
+    // An IPv4 address may have a label of its own: eth0:1.
     let name = entry.interface_name.split(':').next().unwrap_or_default();
     let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
     Some(Local {
         ip,
         scope_id,
         interface: name.to_owned(),
-        // It has gone meanwhile, and that will be told.
+        // 0 if the interface has gone meanwhile, which a notification will say.
         index: if_nametoindex(name).unwrap_or(0),
         speed: speed(name),
         is_up: entry.flags.contains(up),
     })
 }
 
-/// Bits per second of an interface; `None`: it has none, or says so by -1.
+/// Bits per second of an interface; `None`: it has no speed, which the system may show as -1.
 fn speed(interface: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/speed")).ok()?;
     let megabits: u64 = text.trim().parse().ok()?;
@@ -208,7 +208,7 @@ fn speed(interface: &str) -> Option<u64> {
 }
 
 impl AddressStatus {
-    /// As workers are told.
+    /// The form in which workers are told.
     pub(super) fn to_abi(&self) -> Address {
         let ip = match self.address.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -245,8 +245,8 @@ impl Watch {
         Ok(Self(socket))
     }
 
-    /// Takes what there is. What it says does not matter, for the addresses are read anew: nor does
-    /// it that more was to be said than the socket holds.
+    /// Takes all notifications. What they say does not matter, because the addresses are read anew; nor
+    /// does it matter if the socket had no room for some.
     pub(super) fn calm(&self) {
         for _ in 0..NOTIFICATIONS {
             let taken = recv(&self.0, &mut [0_u8; 1][..], RecvFlags::empty());
@@ -297,7 +297,7 @@ mod tests {
         ]
     }
 
-    /// Addresses with their interfaces.
+    /// The addresses found, with their interfaces.
     fn found(listen: &[&str]) -> Vec<(String, u32)> {
         let listen: Vec<Listen> = listen.iter().map(|text| text.parse().unwrap()).collect();
         let shown = |a: &AddressStatus| (a.address.to_string(), a.interface_index);
@@ -339,7 +339,7 @@ mod tests {
             ("127.0.0.1:5445", 1),
             ("[::1]:5445", 1),
             ("10.0.1.1:7", 3),
-            // Nobody's by name, as any address of a network that is routed to this machine.
+            // On no interface, like any address of a network that is routed to this machine.
             ("127.0.0.2:5445", 0),
         ] {
             assert_eq!(found(&[listen]), expect(&[(listen, index)]));

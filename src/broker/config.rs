@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a broker is told before it starts.
+//! The configuration of a broker.
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,13 +26,13 @@ mod tests;
 /// The port of SMB Direct over iWARP ([MS-SMBD] 2.1).
 pub const PORT: u16 = 5445;
 
-/// What a broker is told before it starts.
+/// The configuration of a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where it accepts SMB Direct, 1 to 64 addresses; port 0 takes a free one.
+    /// Where it accepts SMB Direct: 1 to 64 addresses; port 0 stands for a free port.
     pub listen: Vec<Listen>,
-    /// Who serves the addresses that do not say it themselves; `None`: RDMA devices those that they have,
-    /// software the others.
+    /// The fabric of addresses that do not name one; `None`: RDMA devices serve their own addresses, and
+    /// software serves the others.
     pub fabric: Option<FabricKind>,
     /// Path of the control socket: absolute, at most 100 bytes. The status socket is beside it
     /// ([`device::status_path`]).
@@ -41,24 +41,24 @@ pub struct Config {
     pub status_group: String,
     /// Reactor threads, 1 to 64.
     pub reactors: usize,
-    /// How long a reactor looks for work before it sleeps, up to 10 ms; zero: not at all.
+    /// How long a reactor polls for work before it sleeps, up to 10 ms; zero: not at all.
     pub busy_poll: Duration,
-    /// What accepted connections bring to the negotiation.
+    /// What this side offers when it negotiates accepted connections.
     pub acceptor: proto::Config,
-    /// Connections at a time, of all reactors together. 1 to 65,536. A quarter of them, and of
-    /// `max_unauthenticated` and `max_undispatched`, is what one source (an IPv4 address, or a /64 of IPv6)
-    /// may have, unless it is one of `gateways`.
+    /// Connections at a time, of all reactors together. 1 to 65,536. One source (an IPv4 address, or a /64 of
+    /// IPv6) may have a quarter of them, and of `max_unauthenticated` and `max_undispatched`, unless it is
+    /// one of `gateways`.
     pub max_connections: usize,
     /// Connections of a reactor that have not negotiated. 1 to 65,536.
     pub max_unnegotiated: usize,
-    /// The same of one source.
+    /// The same, for one source.
     pub max_unnegotiated_per_source: usize,
-    /// Connections on which no session is yet, of all reactors together. 1 to 65,536. If there are more, the
-    /// oldest of the source that has most of them ends.
+    /// Connections without a session, of all reactors together. 1 to 65,536. If there are more, the oldest
+    /// connection of the source that has most of them ends.
     pub max_unauthenticated: usize,
     /// Connections that are offered to the listener at a time; others wait. 1 to 65,536.
     pub max_undispatched: usize,
-    /// Addresses behind which many clients are, at most 1024. One of IPv6 stands for its /64.
+    /// Addresses with many clients behind them, at most 1024. An IPv6 address stands for its /64.
     pub gateways: Vec<IpAddr>,
     /// Time that a client has for its first request once it has negotiated SMB Direct. 1 ms to 1 h.
     pub first_request_timeout: Duration,
@@ -66,21 +66,21 @@ pub struct Config {
     pub login_timeout: Duration,
     /// Time in which an offered connection must be claimed. 1 ms to 1 h.
     pub claim_timeout: Duration,
-    /// Time after which a connection ends whose client takes nothing of what it is sent, or answers
-    /// no RDMA READ. 1 ms to 1 h.
+    /// A connection ends when its client takes nothing that it is sent, or answers no RDMA READ, for this
+    /// long. 1 ms to 1 h.
     pub progress_timeout: Duration,
     /// Processes attached at a time. 1 to 65,536.
     pub max_workers: usize,
     /// Sessions and client GUIDs that one worker may register. 1 to 65,536.
     pub max_sessions: usize,
-    /// Each worker's memory. A buffer of RECEIVE and SEND holds the largest message, one of BULK the
-    /// largest RDMA transfer of `acceptor`.
+    /// Each worker's memory. A buffer of RECEIVE or SEND holds the largest message of `acceptor`, one of BULK
+    /// the largest RDMA transfer.
     pub memory: MemParams,
     /// Bytes of memory of all workers together, at least [`Config::least_memory`].
     pub memory_limit: u64,
-    /// Time after which memory that a worker does not use is taken back; up to twice as long. 10 ms to 1 h.
+    /// Memory that a worker does not use is taken back after this time, or up to twice as long. 10 ms to 1 h.
     pub memory_idle_timeout: Duration,
-    /// Entries of a submission ring; the completion ring has as many. A power of two, 16 to 65,536.
+    /// Entries of a submission ring, and of a completion ring. A power of two, 16 to 65,536.
     pub queue_depth: u32,
     /// Time that connections have to finish what is under way when the broker is stopped, up to 1 h.
     pub drain_timeout: Duration,
@@ -89,12 +89,12 @@ pub struct Config {
 /// Where a broker accepts SMB Direct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// An unspecified one stands for all of its family.
+    /// The unspecified address stands for all addresses of its family.
     pub address: SocketAddr,
-    /// What clients are told of the network's speed, in bits per second: 1 Mbit/s to 100 Tbit/s. `None`:
-    /// what the system says.
+    /// The speed of the network that clients are told, in bits per second: 1 Mbit/s to 100 Tbit/s. `None`:
+    /// the one that the system reports.
     pub link_speed: Option<u64>,
-    /// Who serves it; `None`: as [`Config::fabric`] says.
+    /// The fabric that serves it; `None`: as [`Config::fabric`] says.
     pub fabric: Option<FabricKind>,
 }
 
@@ -108,22 +108,22 @@ impl From<SocketAddr> for Listen {
     }
 }
 
-/// A value of a [`Config`] that cannot be.
+/// A value of a [`Config`] that is out of range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key} is {value}, and must be {allowed}")]
 pub struct OutOfRange {
     /// The field, as in the configuration file: `memory.bulk.longest_run`.
     pub key: String,
-    /// What it is.
+    /// Its value.
     pub value: String,
-    /// What it may be.
+    /// The values that are allowed.
     pub allowed: String,
 }
 
-/// Most of whatever peers and processes can make a broker hold.
+/// The most of any one thing that peers and processes can make a broker hold.
 const MOST: usize = 1 << 16;
-/// The longest path of a control socket. A socket's address holds 107 bytes, and the status socket's name
-/// may be longer.
+/// The longest path of a control socket. A socket address holds 107 bytes, and the path of the status
+/// socket may be longer.
 const LONGEST_PATH: usize = 100;
 /// The longest of the timers.
 const LONGEST_TIME: Duration = Duration::from_secs(3600);
@@ -131,17 +131,17 @@ const LONGEST_TIME: Duration = Duration::from_secs(3600);
 const SLOWEST: u64 = 1_000_000;
 /// The fastest network, in bits per second.
 const FASTEST: u64 = 100_000_000_000_000;
-/// Buffers begin at pages, so that a page is never shared by two connections.
+/// Buffers begin at page boundaries, so that two connections never share a page.
 pub(super) const PAGE: u32 = 4096;
 /// A registered region is counted in 32 bits.
 const LONGEST_SEGMENT: u64 = 1 << 31;
-/// Larger messages need no fragments: what they save is too little for the memory of the receives.
+/// Larger receives would save some fragments, but too few to be worth the memory.
 const LARGEST_RECEIVE: u32 = 1 << 16;
 
 impl Default for Config {
     /// See the manual, smbdirectd.toml(5).
     fn default() -> Self {
-        // Clients without RDMA put as much into a message as they would let RDMA carry: 8 MiB and a head.
+        // Clients that do not use RDMA for data put as much into a message as RDMA would carry: 8 MiB, and a header.
         let acceptor = proto::Config {
             max_fragmented_size: 9 << 20,
             ..proto::Config::default()
@@ -194,18 +194,18 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(10),
         };
         let half = machine::memory() / 2;
-        // Whole MiB, for those who read it.
+        // Whole MiB, which are easier to read.
         config.memory_limit = config.least_memory().max(half >> 20 << 20);
         config
     }
 }
 
 impl Config {
-    /// Names the first value that is out of range.
+    /// Checks all values.
     ///
     /// # Errors
     ///
-    /// The value, and what it may be.
+    /// The first value that is out of range, and what is allowed.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         self.validate_access()?;
         within("reactors", self.reactors, 1, 64)?;
@@ -263,13 +263,13 @@ impl Config {
         )
     }
 
-    /// Bytes of memory with which one worker can do everything, if slowly: less is of no use.
+    /// Bytes of memory with which one worker can do everything, even if slowly. Less is useless.
     #[must_use]
     pub fn least_memory(&self) -> u64 {
         self.reserve().all().saturating_mul(2)
     }
 
-    /// What is kept of [`Config::memory_limit`] for those that wait.
+    /// The part of [`Config::memory_limit`] that is kept for workers that wait.
     pub(super) fn reserve(&self) -> Reserve {
         let longest = |shape: &RegionShape| {
             u64::from(shape.unit_length).saturating_mul(shape.longest_run.into())
@@ -281,7 +281,7 @@ impl Config {
         }
     }
 
-    /// Connections that there may be.
+    /// The limits on connections.
     pub(super) fn limits(&self) -> Limits {
         Limits {
             max_connections: self.max_connections,
@@ -354,7 +354,7 @@ impl Config {
 
     fn validate_acceptor(&self) -> Result<(), OutOfRange> {
         let acceptor = &self.acceptor;
-        // Before SMB Direct's own rules, which know no upper limits.
+        // Checked before SMB Direct's own rules, which have no upper limits.
         for (key, value) in [
             ("acceptor.negotiation_timeout", acceptor.negotiation_timeout),
             ("acceptor.idle_timeout", acceptor.idle_timeout),
@@ -413,7 +413,7 @@ impl Config {
     }
 }
 
-/// Whether a region is one, and its longest buffer holds what `largest` names.
+/// Checks that the shape of a region is valid, and that its longest buffer holds what `largest` names.
 fn validate_region(
     region: &str,
     shape: &RegionShape,
@@ -464,7 +464,7 @@ fn validate_region(
     )
 }
 
-/// Bytes of a segment; `u64::MAX` where there cannot be one.
+/// Bytes of a segment; `u64::MAX` if the shape is invalid.
 fn segment_length(shape: &RegionShape) -> u64 {
     let shape = Shape {
         unit_length: shape.unit_length as usize,
@@ -477,7 +477,7 @@ fn segment_length(shape: &RegionShape) -> u64 {
         .map_or(u64::MAX, |length| length as u64)
 }
 
-/// A value that SMB Direct itself does not allow.
+/// The error for a value that SMB Direct itself does not allow.
 fn illegal(acceptor: &proto::Config, error: ConfigError) -> OutOfRange {
     let size = |bytes: u32| Size(bytes.into()).to_string();
     let time = |time| Time(time).to_string();
@@ -505,7 +505,7 @@ fn illegal(acceptor: &proto::Config, error: ConfigError) -> OutOfRange {
     }
 }
 
-/// Whether it is clear of which network an address is: each has the same link-local ones of IPv6.
+/// Whether an address says which network it is on: all networks have the same IPv6 link-local addresses.
 fn is_of_one_link(address: SocketAddr) -> bool {
     match address {
         SocketAddr::V6(address) => !address.ip().is_unicast_link_local() || address.scope_id() != 0,

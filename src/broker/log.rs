@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What is logged, as the configuration file and command lines say it.
+//! What is logged: the filter of configuration files and command lines.
 //!
-//! `tracing_subscriber::EnvFilter`, which reads what comes from here, takes every word that is no level for the name of a
-//! module, and a program that is told `log = "verbose"` by it says nothing at all. So words are judged here, and those
-//! of syslog are known.
+//! `tracing_subscriber::EnvFilter`, which parses the result, takes every word that is not a level for the name of a
+//! module, so a program with `log = "verbose"` would log nothing at all. Therefore words are checked here, and the
+//! levels of syslog are accepted, too.
 
 use super::suggest::nearest;
 
@@ -18,7 +18,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Levels as they are written, and as the filter knows them.
+/// Levels as users write them, and as the filter knows them.
 const LEVELS: [(&str, &str); 16] = [
     ("error", "error"),
     ("warn", "warn"),
@@ -58,7 +58,7 @@ const MODULES: [&str; 16] = [
     "smbdirect::wire",
 ];
 
-/// What may be written.
+/// The allowed values, for errors.
 const ALLOWED: &str = "a level, such as info (error, warn, info, debug, trace, off), or levels of modules, such as \
                        info,smbdirect::broker=debug";
 
@@ -66,9 +66,9 @@ const ALLOWED: &str = "a level, such as info (error, warn, info, debug, trace, o
 ///
 /// # Errors
 ///
-/// What may be written, and what was meant perhaps.
+/// What is allowed, and what was perhaps meant.
 pub fn log_filter(text: &str) -> Result<String, String> {
-    // Spans and their fields, in the syntax of the filter, which judges them.
+    // Spans and their fields, in the filter's own syntax, which the filter checks.
     if text.contains('[') {
         return Ok(text.to_owned());
     }
@@ -105,7 +105,7 @@ fn level(text: &str) -> Option<&'static str> {
     known.map(|(_, level)| *level)
 }
 
-/// A module of ours, or what lies within one.
+/// A module of the library, or one within it.
 fn known_module(text: &str) -> Option<&str> {
     let mut parts = text.splitn(3, "::");
     let (root, module) = (parts.next()?, parts.next());

@@ -3,7 +3,7 @@
 //! How much memory this process may use: what the machine has, or less if a control group says so.
 //!
 //! A container, or a systemd unit with `MemoryMax=`, may have far less than the machine. The limits of
-//! a process' own group and of all groups above it hold together, so the lowest of them counts.
+//! a process' own group and of all groups above it apply together, so the lowest of them counts.
 
 use std::path::{Component, Path};
 
@@ -32,10 +32,10 @@ fn limit_of(groups: &str, root: &Path) -> Option<u64> {
     limits.min()
 }
 
-/// The lowest number in the files called `name` of a group and of those above it. A group that a
-/// container does not see has none; the container's own is at the root then.
+/// The lowest number in the files called `name` of a group and of those above it. A container may name a
+/// group that it cannot see, which has no such files; then its own group is at the root.
 fn lowest(root: &Path, group: &str, name: &str) -> Option<u64> {
-    // A group beside the visible ones begins with "..": what is above the root is not to be read.
+    // The path of a group outside the visible ones begins with "..": nothing above the root may be read.
     let names = Path::new(group)
         .components()
         .filter(|part| matches!(part, Component::Normal(_)));
@@ -43,7 +43,7 @@ fn lowest(root: &Path, group: &str, name: &str) -> Option<u64> {
     let groups = group.ancestors().take_while(|path| path.starts_with(root));
     let limits = groups.filter_map(|path| {
         let text = std::fs::read_to_string(path.join(name)).ok()?;
-        // The word "max" is no limit.
+        // The word "max" means that there is no limit.
         text.trim().parse().ok()
     });
     limits.min()

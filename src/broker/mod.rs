@@ -13,18 +13,19 @@
 //! | module | is |
 //! |---|---|
 //! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
-//! | `observers` | the thread that answers those who may only ask for the status |
+//! | `observers` | the thread that answers processes that may only ask for the status |
 //! | `reactor` | a thread that drives a shard of the connections |
 //! | `addresses` | where clients reach it, on which interfaces |
-//! | `shared` | what both must know: whose a client is, which connections are there |
-//! | `process`, `segment` | a process that is attached, and its memory |
-//! | `config`, `settings`, `quantity`, `log`, `suggest` | what it is told, and the file that says it |
+//! | `shared` | what all threads share: the registry of clients and connections, the configuration |
+//! | `process`, `segment` | an attached process, and its memory |
+//! | `config`, `settings`, `quantity`, `log`, `suggest` | its configuration, and the file that holds it |
 //! | [`status`], `words` | what the broker says about itself |
 //!
-//! What a device has to do, whatever it runs in, is in [`engine`](crate::engine).
+//! The rules of a device, whatever it runs in, are in [`engine`](crate::engine).
 //!
-//! The broker knows no rule of SMB Direct; it reads of SMB2 what says whose a connection is. What a
-//! client or a process does ends that client's connection or that process' attachment at most.
+//! The broker knows no rule of SMB Direct, and parses only as much of SMB2 as it takes to find the owner of a
+//! connection. Whatever a client or a process does can at most end that client's connection or that
+//! process' attachment.
 
 mod addresses;
 mod config;
@@ -73,11 +74,11 @@ use crate::units::Credits;
 /// Time to wait for the status.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Registrations of a connection beside those of its owner's segments: the receives of the
+/// Registrations of a connection besides those of its owner's segments: the receives of the
 /// negotiation, and those that follow.
 const OWN_REGIONS: usize = 2;
 
-/// Credits that a client holds at most until a session is on its connection.
+/// The most credits that a client holds until its connection has a session.
 const RECEIVES_OF_STRANGERS: Credits = Credits(8);
 
 /// Why a broker did not start.
@@ -104,14 +105,14 @@ pub enum StartError {
         "status_group is \"{group}\", and the status socket {path} cannot be given to that group: {source}"
     )]
     StatusGroup {
-        /// As it is configured.
+        /// The configured group.
         group: String,
-        /// Of the status socket.
+        /// The path of the status socket.
         path: String,
         /// What is wrong.
         source: io::Error,
     },
-    /// Others could replace the control socket.
+    /// Other users could replace the control socket.
     #[error("control socket {path}: {source}")]
     Directory {
         /// Its path.
@@ -119,10 +120,10 @@ pub enum StartError {
         /// What is wrong with its directory.
         source: UnsafeDirectory,
     },
-    /// A value that cannot be.
+    /// A value is out of range.
     #[error(transparent)]
     Config(#[from] OutOfRange),
-    /// A fabric that is asked for and cannot be had.
+    /// The configuration asks for a fabric that is not available.
     #[error(transparent)]
     Place(#[from] NotPlaced),
     /// Making a fabric.
@@ -131,12 +132,12 @@ pub enum StartError {
     /// Listening for clients.
     #[error("{0}")]
     Listen(#[from] FabricError),
-    /// Threads and what they wait with.
+    /// Starting threads, or making what they wait on.
     #[error("{0}")]
     System(#[from] io::Error),
 }
 
-/// How an [`iwarp::Iwarp`] fabric of a broker has to be made: each reactor's listens at the same
+/// The configuration of a broker's [`iwarp::Iwarp`] fabrics: those of all reactors listen at the same
 /// addresses, and a connection has room for all segments of its owner and for all of its receives.
 #[must_use]
 pub fn iwarp_config(config: &Config) -> iwarp::Config {
@@ -144,7 +145,7 @@ pub fn iwarp_config(config: &Config) -> iwarp::Config {
         max_pending: config.max_unnegotiated,
         max_pending_per_source: config.max_unnegotiated_per_source,
         reuse_port: true,
-        // What workers are promised of SENT.
+        // Workers are promised that SENT means acknowledged.
         acknowledged_sends: true,
         free_bind: true,
         ..iwarp::Config::default()
@@ -152,13 +153,13 @@ pub fn iwarp_config(config: &Config) -> iwarp::Config {
     let segments = config.memory.send.max_segments as usize;
     let segments = segments.saturating_add(config.memory.bulk.max_segments as usize);
     iwarp.depths.regions = segments.saturating_add(OWN_REGIONS);
-    // And the receive of the negotiation.
+    // One more for the negotiation.
     let receives = usize::from(config.acceptor.receive_credit_max.0) + 1;
     iwarp.depths.recvs = iwarp.depths.recvs.max(receives);
     iwarp
 }
 
-/// The same for the fabric of RDMA devices.
+/// The same, for the fabric of RDMA devices.
 #[must_use]
 pub fn verbs_config(config: &Config) -> verbs::Config {
     (&iwarp_config(config)).into()
@@ -171,17 +172,17 @@ pub struct Broker {
     drain_timeout: Duration,
     control: ToControl,
     threads: Vec<JoinHandle<()>>,
-    /// Answers until all the others have ended.
+    /// Answers until all other threads have ended.
     observers: Option<Observers>,
 }
 
 impl Broker {
-    /// Starts the threads of a broker; `make_fabric` makes the fabric of a reactor. RDMA devices have one
-    /// reactor, which takes connections of all of them; software has [`Config::reactors`].
+    /// Starts the threads of a broker; `make_fabric` makes the fabric of a reactor. One reactor takes the
+    /// connections of all RDMA devices; software has [`Config::reactors`].
     ///
     /// # Errors
     ///
-    /// What is missing. Nothing is left running then.
+    /// Why it could not start. No thread is left running.
     pub fn start<F, M>(mut config: Config, mut make_fabric: M) -> Result<Self, StartError>
     where
         F: SharedEpoll + Send + 'static,
@@ -248,13 +249,13 @@ impl Broker {
                 tracing::error!("the control thread cannot wait: {error}");
             }
         })?);
-        // All of them before the first thread: those of reactors that cannot be started say so.
+        // Made before the first thread: if a thread cannot be started, dropping its `Ended` says so.
         let ended = |number| Ended(number, self.control.clone());
         let ended: Vec<Ended> = (0..reactors.len()).map(ended).collect();
         for (ended, mut reactor) in ended.into_iter().zip(reactors) {
             let thread = thread::Builder::new().name(format!("reactor {}", ended.0));
             self.threads.push(thread.spawn(move || {
-                // Dropped last, and also where this panics.
+                // Dropped last, even if this panics.
                 let ended = ended;
                 if let Err(error) = reactor.run() {
                     tracing::error!(reactor = ended.0, "the fabric has failed: {error}");
@@ -264,34 +265,34 @@ impl Broker {
         Ok(())
     }
 
-    /// Where it accepts SMB Direct, with real ports.
+    /// The addresses at which it accepts SMB Direct, with real ports.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.addresses.clone()
     }
 
-    /// What it says about itself.
+    /// Its status.
     ///
     /// # Errors
     ///
-    /// It has ended, or is too busy to answer in a few seconds.
+    /// The broker has ended, or is too busy to answer in a few seconds.
     pub fn status(&self) -> io::Result<Status> {
         ask_status(&self.control)
     }
 
-    /// Begins to end: takes no more connections and processes, and ends each connection as soon as
+    /// Begins to stop: takes no more connections and processes, and ends each connection as soon as
     /// nothing is under way on it, at the latest after [`Config::drain_timeout`].
     pub fn stop(&self) {
         self.control.send(Message::Stop(self.drain_timeout));
     }
 
-    /// Whether it has ended: [`wait`](Self::wait) would not.
+    /// Whether it has ended, so that [`wait`](Self::wait) would return at once.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// Waits until it has ended, which [`stop`](Self::stop) or a failure of the whole brings about.
+    /// Waits until it has ended, because of [`stop`](Self::stop) or because it failed as a whole.
     ///
     /// # Errors
     ///
@@ -313,7 +314,7 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.control.send(Message::Stop(Duration::ZERO));
-        // A control thread that never ran has left nobody to wait for.
+        // If the control thread never ran, there is no thread to wait for.
         let _ = self.join();
     }
 }
@@ -322,7 +323,7 @@ impl Drop for Broker {
 ///
 /// # Errors
 ///
-/// It has ended, or is too busy to answer in a few seconds.
+/// The broker has ended, or is too busy to answer in a few seconds.
 fn ask_status(control: &ToControl) -> io::Result<Status> {
     let (sender, answer): (Sender<Status>, _) = bounded(1);
     control.send(Message::Status(sender));
@@ -382,7 +383,7 @@ impl Drop for Ended {
     }
 }
 
-/// The transport of a reactor, which listens at `listen_at`; their ports are real ones afterwards.
+/// The transport of a reactor. It listens at `listen_at`, whose ports become real ones.
 #[allow(clippy::type_complexity)]
 fn listen<F: Fabric>(
     shared: &Shared,
@@ -400,9 +401,9 @@ fn listen<F: Fabric>(
         limits: ReadLimits::default(),
         max_unnegotiated: config.max_unnegotiated,
         max_unnegotiated_per_source: config.max_unnegotiated_per_source,
-        // Which one has to go for a newcomer is decided once it has negotiated.
+        // Which connection has to end for a newcomer is decided once the newcomer has negotiated.
         max_connections: config.max_connections + config.max_unnegotiated,
-        // No queue of a worker has more outstanding.
+        // A worker's queue never has more outstanding.
         send_queue: config.queue_depth as usize,
         progress_timeout: config.progress_timeout,
     };

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The status socket: whoever may connect there may ask for the status, once, and do nothing else.
+//! The status socket: a process that may connect there may ask for the status once, and do nothing else.
 //!
-//! A thread of its own serves one process after the other, each for a short time. What a process sends,
-//! does not read, or has closed here (a descriptor may take long to be closed) costs nobody but others
-//! who ask here. It answers until the broker has ended.
+//! A thread of its own serves one process after the other, each for a short time. Whatever a process sends,
+//! leaves unread, or makes this side close (closing a descriptor may take long) delays only other processes
+//! that ask here. The thread answers until the broker has ended.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,19 +24,19 @@ use crate::device::abi::{MAX_CONTROL_LENGTH, kind, role};
 use crate::device::message::{Request, read_request};
 use crate::sys::{ACCEPT_PAUSE, EventFd, SeqSocket};
 
-/// Time that a process has from when it connects.
+/// Time that a process has once it has connected.
 const TIME: Duration = Duration::from_secs(2);
-/// Between two processes: a status costs all reactors something.
+/// Time between two processes: each status is work for all reactors.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A thread that answers. Dropped, it ends.
+/// The thread that answers. Dropping this ends it.
 #[derive(Debug)]
 pub(super) struct Observers {
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// The same before it runs.
+/// The thread's state before it runs.
 #[derive(Debug)]
 pub(super) struct Server {
     shared: Arc<Shared>,
@@ -62,7 +62,7 @@ impl Server {
 
 impl Drop for Observers {
     fn drop(&mut self) {
-        // It has nothing to lose: what it says last is only not heard.
+        // The thread can end at any time: at worst, its last answer is lost.
         let _ = self.stop.ring();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -99,7 +99,7 @@ impl Server {
         }
     }
 
-    /// Waits until `fd` is readable, up to a time; `false`: this is to end.
+    /// Waits until `fd` is readable, up to a time; `false`: the thread has to end.
     fn wait(&self, fd: Option<BorrowedFd<'_>>, until: Option<Instant>) -> bool {
         let time = until.map(|until| {
             let left = until.saturating_duration_since(Instant::now());
@@ -111,12 +111,12 @@ impl Server {
         });
         let mut fds = vec![PollFd::new(&*self.stop, PollFlags::IN)];
         fds.extend(fd.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        // Interrupted, or without memory: whoever waits looks again.
+        // Interrupted, or out of memory: the caller looks again.
         let _ = poll(&mut fds, time.as_ref());
         fds.first().is_some_and(|stop| stop.revents().is_empty())
     }
 
-    /// Answers a process' two requests: to be attached, and for the status.
+    /// Answers the two requests of a process: to attach, and for the status.
     fn serve(&self, socket: &SeqSocket, until: Instant) -> Result<(), Status> {
         let mut buffer = vec![0; MAX_CONTROL_LENGTH];
         let attach = self.receive(socket, &mut buffer, until)?;
@@ -135,7 +135,7 @@ impl Server {
         answered(send_status(socket, cookie, &status))
     }
 
-    /// Judges the first message of a process; its cookie, and what both sides speak.
+    /// Checks the first message of a process. Returns its cookie, and the version and features of both sides.
     fn attach(&self, message: &[u8]) -> Result<(u64, (u32, u64)), Status> {
         let refused = match read_attach(message) {
             Ok((cookie, attach, version)) if attach.role == role::OBSERVER => {
@@ -173,7 +173,7 @@ impl Server {
     }
 }
 
-/// A process that leaves no room for its answer is not served any further.
+/// A process that leaves no room for its answer is no longer served.
 fn answered(sent: io::Result<()>) -> Result<(), Status> {
     sent.map_err(|_| Status::Again)
 }

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which fabric serves which address: an RDMA device where there is one, software elsewhere, or as told.
+//! Which fabric serves which address: the one that is configured, or else an RDMA device if the address has
+//! one, and software if not.
 //!
 //! | listened at | with RDMA devices | without |
 //! |---|---|---|
 //! | an address | its device, if it has one; else software | software |
 //! | all addresses of a family | a device for each that has one, software for the others | software for all |
 //!
-//! iWARP devices have the ports of TCP, so software cannot have all addresses beside one and takes
-//! the others one by one, without those that no other machine can name; and an iWARP device never
-//! takes port 445, which is smbd's. RoCE and InfiniBand have ports of their own, where clients look
-//! for SMB Direct at 445 as well as at 5445.
-//! Which addresses and devices there are is asked once, when the broker starts.
+//! iWARP devices share the ports of TCP. So beside one, software cannot listen at the unspecified address:
+//! it takes the other addresses one by one, except for those that no other machine can reach. And an iWARP
+//! device never takes port 445, which is smbd's. RoCE and InfiniBand have ports of their own, where clients
+//! look for SMB Direct at 445 as well as at 5445.
+//! The system is asked for its addresses and devices once, when the broker starts.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
@@ -19,10 +20,10 @@ use super::addresses::{Local, is_near, locals};
 use super::config::{Config, Listen, PORT};
 use crate::fabric::FabricKind;
 
-/// The port of SMB, where RoCE and InfiniBand devices take SMB Direct as well.
+/// The port of SMB, at which RoCE and InfiniBand devices accept SMB Direct as well.
 pub(super) const SMB_PORT: u16 = 445;
 
-/// A fabric that is asked for cannot be had.
+/// The fabric that the configuration asks for is not available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotPlaced(String);
@@ -34,15 +35,15 @@ pub(super) struct Device {
     pub(super) is_iwarp: bool,
 }
 
-/// Asks for the device of an address.
+/// Finds the device of an address.
 type Devices<'a> = dyn Fn(IpAddr) -> Result<Option<Device>, NotPlaced> + 'a;
 
 impl Config {
-    /// Decides for each address of `listen` which fabric serves it. Again: no effect.
+    /// Decides for each address of `listen` which fabric serves it. A second call has no effect.
     ///
     /// # Errors
     ///
-    /// RDMA devices are asked for and cannot be used, for people.
+    /// The configuration asks for RDMA devices that cannot be used. The text is for people.
     pub fn place(&mut self) -> Result<(), NotPlaced> {
         let locals = locals().map_err(|error| {
             NotPlaced(format!(
@@ -54,7 +55,7 @@ impl Config {
             .iter()
             .all(|listen| listen.fabric.is_some_and(|_| !is_wild(listen)))
         {
-            // Nothing is left to be decided; but what was asked for has to be there.
+            // Nothing is left to decide, but the devices that are asked for have to exist.
             for listen in &self.listen {
                 if listen.fabric == Some(FabricKind::Verbs) {
                     needed(listen, &locals, &device_of)?;
@@ -67,8 +68,8 @@ impl Config {
     }
 }
 
-/// RDMA devices of this machine that serve no address of a configuration which was
-/// [placed](Config::place), by name.
+/// The names of this machine's RDMA devices that serve no address of a [placed](Config::place)
+/// configuration.
 #[must_use]
 pub fn unused_devices(config: &Config) -> Vec<String> {
     let is_verbs = |listen: &&Listen| listen.fabric == Some(FabricKind::Verbs);
@@ -80,7 +81,7 @@ pub fn unused_devices(config: &Config) -> Vec<String> {
     names
 }
 
-/// Whether an address is yet to be resolved into those of this machine.
+/// Whether an address still has to be replaced by addresses of this machine.
 fn is_wild(listen: &Listen) -> bool {
     listen.address.ip().is_unspecified() && listen.fabric == Some(FabricKind::Verbs)
 }
@@ -103,7 +104,7 @@ fn place(
             (None, false) => {
                 let kind = match device(listen, devices) {
                     Ok(Some(_)) => FabricKind::Verbs,
-                    // What is wrong with RDMA is said of the devices that are not used.
+                    // Errors of RDMA are reported elsewhere, with the devices that are not used.
                     Ok(None) | Err(_) => FabricKind::Software,
                 };
                 vec![of_kind(listen, kind)]
@@ -161,7 +162,7 @@ fn every(
         };
         let at = Listen { address, ..*listen };
         if is_near(local.ip) {
-            // No other machine can name it; who wants it here does so.
+            // No other machine can reach it; a configuration that wants it can name it.
             continue;
         }
         let found = match device(&at, devices) {
@@ -192,8 +193,8 @@ fn device(listen: &Listen, devices: &Devices<'_>) -> Result<Option<Device>, NotP
     devices(listen.address.ip())
 }
 
-/// Whether an address that is to be served by a device has one, or may have one as soon as this machine
-/// has the address.
+/// Checks that an address to be served by a device has one, or may have one once this machine has the
+/// address.
 fn needed(listen: &Listen, locals: &[Local], devices: &Devices<'_>) -> Result<(), NotPlaced> {
     let address = listen.address;
     match device(listen, devices)? {
@@ -219,7 +220,7 @@ fn device_of(ip: IpAddr) -> Result<Option<Device>, NotPlaced> {
     }))
 }
 
-/// Where a device that serves `address` takes SMB Direct as well.
+/// The second address at which the device that serves `listen` accepts SMB Direct, if any.
 pub(super) fn companion(listen: &Listen) -> Option<SocketAddr> {
     let is_verbs = listen.fabric == Some(FabricKind::Verbs);
     if !is_verbs || listen.address.port() != PORT {
@@ -246,7 +247,7 @@ mod tests {
         }
     }
 
-    /// 10.0.0.x is of a RoCE device, 10.1.0.x of an iWARP one; what 10.9.0.x is of cannot be told.
+    /// 10.0.x.x belongs to a RoCE device, 10.1.x.x to an iWARP one; the device of 10.9.x.x cannot be found out.
     fn devices(ip: IpAddr) -> Result<Option<Device>, NotPlaced> {
         let IpAddr::V4(ip) = ip else {
             return Ok(None);

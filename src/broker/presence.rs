@@ -3,7 +3,7 @@
 //! Whether this machine has an address.
 //!
 //! It has those of its interfaces, and those that its routing table calls local: all of 127.0.0.0/8, and
-//! networks that are routed to it. It is asked when something may have changed, never for a message.
+//! networks that are routed to it. The system is asked when something may have changed, never per message.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,8 +16,8 @@ use rustix::net::{recv, send, socket_with};
 
 use crate::fabric::LocalAddress;
 
-/// Addresses of this machine at one moment. What cannot be found out is taken to be there: nobody loses a
-/// connection for a question that had no answer.
+/// Addresses of this machine at one moment. If the system does not answer, the address counts as present, so
+/// that no client loses its connection for that.
 #[derive(Debug)]
 pub(super) struct Presence {
     interfaces: Arc<BTreeSet<LocalAddress>>,
@@ -25,7 +25,7 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// Of a machine whose interfaces have these addresses.
+    /// A machine whose interfaces have these addresses.
     pub(super) const fn new(interfaces: Arc<BTreeSet<LocalAddress>>) -> Self {
         Self {
             interfaces,
@@ -35,7 +35,7 @@ impl Presence {
 
     /// Whether this machine has `address`.
     pub(super) fn has(&mut self, address: LocalAddress) -> bool {
-        // Link-local addresses are in no routing table but their interface's.
+        // A link-local address is routed only on its own interface.
         let is_routed = || address.scope_id() == 0 && is_routed_here(address.ip()).unwrap_or(true);
         self.interfaces.contains(&address) || *self.routes.entry(address).or_insert_with(is_routed)
     }
@@ -47,7 +47,7 @@ const RTM_GETROUTE: u16 = 26;
 const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const RTA_DST: u16 = 1;
-/// Bytes of `struct nlmsghdr`, and where the type of a route is behind it in `struct rtmsg`.
+/// Bytes of `struct nlmsghdr`, and the offset of a route's type in the `struct rtmsg` that follows.
 const HEADER: usize = 16;
 const ROUTE_TYPE: usize = HEADER + 7;
 const RTN_LOCAL: u8 = 2;
@@ -59,7 +59,7 @@ fn is_routed_here(ip: IpAddr) -> Result<bool, Errno> {
     // None: the first protocol, which is NETLINK_ROUTE.
     let socket: OwnedFd = socket_with(family, kind, flags, None)?;
     send(&socket, &route_request(ip), SendFlags::empty())?;
-    // The kernel has answered by now.
+    // The kernel answers before `send` returns.
     let mut answer = [0; 4096];
     let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
     read_route(answer.get(..length).unwrap_or_default())

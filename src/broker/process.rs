@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A process that is attached: what the control thread and the reactors share about it.
+//! An attached process: what the control thread and the reactors share about it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,12 +18,12 @@ use crate::engine::pool;
 use crate::shm::Doorbell;
 use crate::sys::{Bell, Memfd, Memory, SeqSocket};
 
-/// A process that is attached.
+/// An attached process.
 #[derive(Debug)]
 pub(super) struct Process {
     /// The device's number for it.
     pub(super) id: u32,
-    /// The system's.
+    /// The system's number for it.
     pub(super) pid: i32,
     pub(super) role: Role,
     /// It attached with the token of a connection.
@@ -32,7 +32,7 @@ pub(super) struct Process {
     /// Memory of all its regions.
     pub(super) account: Arc<Account>,
     segments: Mutex<Segments>,
-    /// Held while the process is told that it is attached: other threads send nothing before that.
+    /// Held while the process is told that it is attached, so that other threads send nothing before that.
     greeting: Mutex<()>,
     /// How often a segment came or went.
     changes: AtomicU64,
@@ -104,8 +104,8 @@ impl Worker for Arc<Process> {
     }
 
     fn changes(&self) -> u64 {
-        // SYNC: pairs with the one in `changed`. What a worker submits in a segment comes after it was
-        // told of the segment.
+        // SYNC: pairs with the one in `changed`. A worker submits in a segment only after it was told of the
+        // segment.
         self.changes.load(Ordering::Acquire)
     }
 }
@@ -133,12 +133,13 @@ impl Process {
         }
     }
 
-    /// Registers the process and tells it that it is attached. Whatever it asks for or causes after
-    /// that finds it registered; whatever finds it registered comes behind that message.
+    /// Registers the process and tells it that it is attached. Everything that the process asks for or
+    /// causes after that finds it registered, and every message from a thread that finds it registered
+    /// follows this one.
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send); it is registered all the same.
+    /// Those of [`send`](Self::send). The process is registered even then.
     pub(super) fn greet(
         &self,
         cookie: u64,
@@ -150,8 +151,7 @@ impl Process {
         send(&self.socket, kind::ATTACHED, cookie, attached, &[])
     }
 
-    /// Sends one control message; [`io::ErrorKind::WouldBlock`] where the process has left too
-    /// many unread.
+    /// Sends one control message; [`io::ErrorKind::WouldBlock`] if the process has left too many unread.
     pub(super) fn send<T: IntoBytes + Immutable>(
         &self,
         kind: u32,
@@ -163,7 +163,7 @@ impl Process {
         send(&self.socket, kind, cookie, body, descriptors)
     }
 
-    /// Tells the process something, and of memory that it is to map.
+    /// Sends the process a message, with descriptors of the memory that it is to map.
     fn hand_over<T: IntoBytes + Immutable>(
         &self,
         kind: u32,
@@ -188,7 +188,7 @@ impl Process {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// Adds a segment to `region::*`, if it may have one more of `limit`; its number.
+    /// Adds a segment to `region::*` and returns its number, if the region has fewer than `limit`.
     pub(super) fn add_segment(&self, region: u32, segment: Segment, limit: u32) -> Option<u32> {
         let mut all = self.lock();
         let segments = all.of_mut(region)?;
@@ -205,11 +205,11 @@ impl Process {
     }
 
     fn greeting(&self) -> MutexGuard<'_, ()> {
-        // It guards an order, which nothing that panics could change.
+        // It only keeps an order, which a panic cannot break.
         self.greeting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The worker does not use a segment of `region::*` any more; whether there was one.
+    /// The worker no longer uses a segment of `region::*`. Returns whether it had that segment.
     pub(super) fn release(&self, region: u32, number: u32) -> bool {
         let mut all = self.lock();
         let segments = all.of_mut(region);
@@ -221,7 +221,7 @@ impl Process {
     }
 
     fn lock(&self) -> MutexGuard<'_, Segments> {
-        // The list is whole at any moment, whatever became of who changed it.
+        // The list is consistent at any moment, even if a thread panicked while it changed it.
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -237,7 +237,7 @@ pub(super) fn send<T: IntoBytes + Immutable>(
     let length = size_of::<Control>() + size_of::<T>();
     let control = Control {
         kind,
-        // No structure has more than a few hundred bytes.
+        // No message has more than a few hundred bytes.
         length: length as u32,
         cookie,
     };
@@ -247,7 +247,7 @@ pub(super) fn send<T: IntoBytes + Immutable>(
     socket.send(&bytes, descriptors)
 }
 
-/// Says why the device has nothing to do with a process any more. It may have gone, or not read.
+/// Tells a process why it is detached. The process may have gone or may not read, which does not matter.
 pub(super) fn send_detached(socket: &SeqSocket, status: Status) {
     let detached = abi::Detached {
         status: status.code(),
@@ -259,14 +259,14 @@ pub(super) fn send_detached(socket: &SeqSocket, status: Status) {
     let _ = send(socket, kind::DETACHED, 0, &detached, &[]);
 }
 
-/// Wakes the process that sleeps on its control socket.
+/// Wakes a process that sleeps on its control socket.
 #[derive(Clone, Debug)]
 pub(super) struct WakeProcess(pub(super) Arc<SeqSocket>);
 
 impl Doorbell for WakeProcess {
     fn ring(&self) {
-        // Where it cannot be sent for want of room the socket is readable, and where it has gone
-        // the control thread learns of that.
+        // If there is no room for it, the process' socket is readable anyway; if the process has gone,
+        // the control thread finds out.
         let _ = send(&self.0, kind::WAKE, 0, &abi::Wake { reserved: 0 }, &[]);
     }
 }

@@ -55,7 +55,7 @@ const SPEEDS: [(&str, u64); 5] = [
     ("bit/s", 1),
 ];
 
-/// A text is no size, no time, or no speed.
+/// Not a size, a time or a speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoQuantity {
     /// Not a size.
@@ -163,7 +163,7 @@ impl fmt::Display for Size {
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Longer than 584 years is as good as 584 years.
+        // More than 584 years is shown as 584 years.
         let nanoseconds = u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX);
         write(f, nanoseconds, &TIMES, "s")
     }

@@ -9,7 +9,7 @@ use crate::engine::memory::{Account, Segment};
 use crate::shm;
 use crate::sys::{Memfd, Memory};
 
-/// A new segment of `length` bytes ([`Segment::create`]), and the file that its worker gets.
+/// Makes a segment of `length` bytes ([`Segment::create`]), and the file that its worker gets.
 pub(super) fn create_segment(
     name: &str,
     length: usize,
@@ -19,7 +19,7 @@ pub(super) fn create_segment(
     Segment::create(length, worker, total, |length| pages(name, length))
 }
 
-/// A memory file, mapped.
+/// Makes a memory file and maps it.
 pub(super) fn pages(name: &str, length: usize) -> Result<(Memory, Memfd), Status> {
     let file = Memfd::create(name, length).map_err(|_| Status::System)?;
     let memory = shm::map(&file).map_err(|_| Status::System)?;

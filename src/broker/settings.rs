@@ -2,8 +2,8 @@
 
 //! The configuration file of `smbdirectd`: TOML, smbdirectd.toml(5).
 //!
-//! Keys that the file leaves out have the values of [`Config::default`]. [`Settings::to_toml`] writes
-//! what it says with all of them, which parses to the same again.
+//! Keys that the file leaves out have the values of [`Config::default`]. [`Settings::to_toml`] writes a
+//! file with all keys, which parses to the same settings.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +27,7 @@ use crate::units::Credits;
 #[cfg(test)]
 mod tests;
 
-/// What the configuration file says.
+/// The contents of a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The broker's part.
@@ -36,12 +36,12 @@ pub struct Settings {
     pub log: String,
     /// How lines of the log are written.
     pub log_format: LogFormat,
-    /// Whether iWARP asks its peers for CRCs (MPA, RFC 5044); they are used where either side asks.
+    /// Whether iWARP asks its peers for CRCs (MPA, RFC 5044); they are used if either side asks for them.
     pub crc: bool,
 }
 
 impl Default for Settings {
-    /// Logs `info`, asks for no CRCs.
+    /// Logs at level `info`, and asks for no CRCs.
     fn default() -> Self {
         Self {
             broker: Config::default(),
@@ -52,7 +52,7 @@ impl Default for Settings {
     }
 }
 
-/// A configuration file is not what it should be.
+/// What is wrong with a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// It is not TOML, a key is unknown, or a value is of another type.
@@ -62,18 +62,18 @@ pub enum SettingsError {
         line: usize,
         /// What is written there.
         text: String,
-        /// What is wrong with it, and what is allowed.
+        /// What is wrong there, and what is allowed.
         message: String,
     },
     /// A value is out of range.
     #[error("line {line}: {error}")]
     OutOfRange {
-        /// Where its key is, counted from 1.
+        /// The line of its key, counted from 1.
         line: usize,
         /// Which, and what is allowed.
         error: OutOfRange,
     },
-    /// A value that the file does not give does not go with one that it gives.
+    /// A default is out of range because of values in the file.
     #[error("{0}")]
     Default(OutOfRange),
 }
@@ -83,7 +83,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// The first that is wrong, and where.
+    /// The first error, and its line.
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
         let settings = Self::parse_unchecked(text)?;
         settings
@@ -95,11 +95,11 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Names the first value that cannot be.
+    /// Checks all values.
     ///
     /// # Errors
     ///
-    /// The value, and what it may be.
+    /// The first value that is out of range, and what is allowed.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         log_filter(&self.log).map_err(|allowed| OutOfRange {
             key: "log".to_owned(),
@@ -109,10 +109,10 @@ impl Settings {
         self.broker.validate()
     }
 
-    /// Everything, defaults too, as a configuration file.
+    /// All settings as a configuration file, including defaults.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        // Numbers that TOML cannot hold are out of range, and of nothing else can it fail.
+        // This can fail only for numbers that TOML cannot hold, and those are out of range.
         toml::to_string(&File::from(self)).unwrap_or_else(|error| format!("# {error}\n"))
     }
 
@@ -130,7 +130,7 @@ impl Settings {
     }
 }
 
-/// What the reader of TOML says, in words of people who write configuration files.
+/// Rewrites a message of the TOML parser for people who write configuration files.
 fn plain(message: &str) -> String {
     if let Some((key, known)) = unknown_key(message) {
         let all = || known.join(", ");
@@ -157,14 +157,14 @@ fn plain(message: &str) -> String {
     format!("{found}, and must be {expected}")
 }
 
-/// A key that is none, and those that there are, of a message such as "unknown field `a`, expected one of `b`, `c`".
+/// The unknown key and the valid keys in a message such as "unknown field `a`, expected one of `b`, `c`".
 fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
     let rest = message.strip_prefix("unknown field `")?;
     let (key, rest) = rest.split_once('`')?;
     Some((key, rest.split('`').skip(1).step_by(2).collect()))
 }
 
-/// An address to listen at, the port of SMB Direct where it names none.
+/// An address to listen at, with the port of SMB Direct if it names none.
 fn parse_address(text: &str) -> Result<SocketAddr, NoAddress> {
     let bare = text
         .strip_prefix('[')
@@ -179,13 +179,13 @@ fn parse_address(text: &str) -> Result<SocketAddr, NoAddress> {
 impl FromStr for Listen {
     type Err = NoAddress;
 
-    /// An address, the port of SMB Direct where it names none: `10.0.0.1`, `[::]:5445`.
+    /// An address, with the port of SMB Direct if it names none: `10.0.0.1`, `[::]:5445`.
     fn from_str(text: &str) -> Result<Self, NoAddress> {
         parse_address(text).map(Self::from)
     }
 }
 
-/// A text is no address to listen at.
+/// Not an address to listen at.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "\"{0}\": an address is numeric, with or without a port: \"0.0.0.0:5445\", \"[::]:5445\", \"10.0.0.1\""
@@ -199,7 +199,7 @@ fn line_at(text: &str, offset: usize) -> (usize, &str) {
     (line + 1, text.lines().nth(line).unwrap_or_default())
 }
 
-/// The line of a key such as `memory.bulk.longest_run`; `None` where it is not written.
+/// The line of a key such as `memory.bulk.longest_run`; `None` if the file does not have it.
 fn line_of_key(text: &str, key: &str) -> Option<usize> {
     let document = DeTable::parse(text).ok()?;
     let mut table = document.get_ref();
@@ -217,7 +217,7 @@ fn line_of_key(text: &str, key: &str) -> Option<usize> {
     None
 }
 
-/// The file as it is written.
+/// The file as it is written on disk.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct File {
@@ -278,7 +278,7 @@ impl From<Gateway> for String {
     }
 }
 
-/// An address alone, or a table with more.
+/// An address alone, or a table with an address and more.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 enum ListenAt {
@@ -296,7 +296,7 @@ struct ListenTable {
     fabric: Fabric,
 }
 
-/// `auto` where it says nothing.
+/// `auto` if it names no fabric.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 struct Fabric(Option<FabricKind>);
@@ -322,7 +322,7 @@ impl From<Fabric> for String {
     }
 }
 
-/// As [`LogFormat`].
+/// A [`LogFormat`].
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 struct Format(LogFormat);
@@ -381,7 +381,7 @@ struct Memory {
     receive: Region,
 }
 
-/// What is not written is the default of the region, and not the same in all of them.
+/// Keys that the file leaves out have the defaults of the region, which differ between regions.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct Region {
@@ -430,7 +430,7 @@ impl From<Address> for String {
     }
 }
 
-/// By hand, for an untagged enumeration would not say what is wrong within a table.
+/// By hand, because a derived untagged enumeration would not say what is wrong within a table.
 impl<'de> Deserialize<'de> for ListenAt {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct ListenVisitor;
@@ -610,7 +610,7 @@ impl From<&MemParams> for Memory {
 }
 
 impl Memory {
-    /// With what is not written as these connections need it.
+    /// Fills in what the file leaves out, as `acceptor` needs it.
     fn for_connections(self, acceptor: &Acceptor) -> MemParams {
         let default = Config::default().memory;
         let message = acceptor.max_fragmented_size.0;
@@ -626,8 +626,8 @@ impl Memory {
 }
 
 impl Region {
-    /// With what is not written as `default`; but where nothing is said of the length of buffers,
-    /// units are so long that the longest buffer, of a segment at most, holds `longest` bytes.
+    /// Fills in what the file leaves out from `default`. If the file does not set the length of buffers,
+    /// units become long enough for the longest buffer, of a segment at most, to hold `longest` bytes.
     fn or(self, default: RegionShape, longest: u32) -> RegionShape {
         let units_per_segment = self.units_per_segment.unwrap_or(default.units_per_segment);
         let by_default = default.longest_run.min(units_per_segment.max(1));

@@ -2,7 +2,7 @@
 
 //! What all threads of a broker share.
 //!
-//! The registry is behind one mutex, which is held for a look-up or a change and never across a system call.
+//! The registry is behind one mutex, which is held for one look-up or change and never across a system call.
 
 use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,9 +22,9 @@ pub(super) struct Shared {
     pub(super) config: Config,
     /// Memory of all workers.
     pub(super) memory: Arc<Account>,
-    /// What is kept of it for those that wait.
+    /// The part of it that is kept for workers that wait.
     pub(super) reserve: Reserve,
-    /// Connections that there may be.
+    /// The limits on connections.
     pub(super) limits: Limits,
     start: std::time::Instant,
     registry: Mutex<Registry<Arc<Process>>>,
@@ -48,13 +48,13 @@ impl Shared {
         Instant::ZERO + self.start.elapsed()
     }
 
-    /// Access to the registry; not to be held across anything that waits.
+    /// The registry. The guard must not be held across anything that waits.
     pub(super) fn registry(&self) -> MutexGuard<'_, Registry<Arc<Process>>> {
-        // Its methods leave nothing half done: there is nothing in them that panics.
+        // Its methods leave nothing half done, because they do not panic.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What its shards keep to.
+    /// The rules for shards.
     pub(super) fn rules(&self) -> Rules {
         let config = &self.config;
         let send = &config.memory.send;

@@ -24,31 +24,31 @@ pub struct Status {
     pub interface: u32,
     /// Time since it started.
     pub uptime_seconds: f64,
-    /// It takes no more connections and processes, and ends when those that are there have.
+    /// It takes no more connections and processes, and ends once the existing connections have ended.
     pub stopping: bool,
     /// Where it accepts SMB Direct.
     pub listen: Vec<SocketAddr>,
     /// Where clients reach it: what smbd tells them.
     pub addresses: Vec<AddressStatus>,
-    /// Those of `listen` that this machine does not have: they are served as soon as it does.
+    /// The addresses of `listen` that this machine does not have: they are served as soon as it does.
     #[serde(default)]
     pub missing: Vec<SocketAddr>,
     /// The addresses of this machine that the listener allows clients to use; `null`: all.
     #[serde(default)]
     pub allowed: Option<Vec<String>>,
-    /// What there may be.
+    /// The limits.
     pub limits: Limits,
-    /// What there is.
+    /// What there is now.
     pub totals: Totals,
-    /// What each fabric has carried since the start, by its name: connections that have ended count, too.
+    /// What each fabric has carried since the start, by its name, including connections that have ended.
     pub carried: BTreeMap<String, Carried>,
     /// The connections that have negotiated.
     pub connections: Vec<ConnectionStatus>,
     /// The processes that are attached.
     pub processes: Vec<ProcessStatus>,
-    /// The last ends of connections, the oldest first.
+    /// The connections that ended last, the oldest end first.
     pub closes: Vec<CloseStatus>,
-    /// How often what happened: ends of connections by their reasons, refusals, attachments.
+    /// Counts of events by name: ends of connections by reason, refusals, attachments.
     pub counters: BTreeMap<String, u64>,
 }
 
@@ -57,24 +57,24 @@ pub struct Status {
 pub struct AddressStatus {
     /// With the port.
     pub address: SocketAddr,
-    /// The name of its interface, where it is known.
+    /// The name of its interface, if known.
     pub interface: Option<String>,
     /// The system's index of its interface, or 0.
     pub interface_index: u32,
     /// Bits per second.
     pub link_speed: u64,
-    /// Who serves it: `software`, or `verbs`.
+    /// The fabric that serves it: `software` or `verbs`.
     pub fabric: String,
 }
 
-/// What there may be.
+/// The limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Connections.
     pub connections: usize,
     /// Connections that are offered to the listener at a time.
     pub undispatched: usize,
-    /// Connections on which no session is.
+    /// Connections without a session.
     pub unauthenticated: usize,
     /// Workers.
     pub workers: usize,
@@ -88,14 +88,14 @@ pub struct Limits {
     pub queue_depth: u32,
 }
 
-/// What there is.
+/// What there is now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Connections that have negotiated.
     pub connections: usize,
     /// Those of them without an owner.
     pub undispatched: usize,
-    /// Those of them on which no session is.
+    /// Those of them without a session.
     pub unauthenticated: usize,
     /// Tokens that may be claimed.
     pub offered: usize,
@@ -107,7 +107,7 @@ pub struct Totals {
     pub memory: u64,
     /// Queues of all workers.
     pub queues: usize,
-    /// Segments that are registered with connections, each counted with each connection.
+    /// Segments that are registered with connections, each counted once per connection.
     pub registrations: usize,
 }
 
@@ -132,9 +132,9 @@ pub struct Carried {
     pub rdma_writes: u64,
     /// Bytes that RDMA WRITE carried.
     pub rdma_write_bytes: u64,
-    /// Tokens of clients that messages invalidated.
+    /// Clients' tokens that messages invalidated.
     pub invalidations_out: u64,
-    /// How often a received fragment had to wait for memory of its owner.
+    /// How often a received fragment had to wait for its owner's memory.
     pub buffer_waits: u64,
 }
 
@@ -178,7 +178,7 @@ pub struct ConnectionStatus {
     pub peer: SocketAddr,
     /// The address at which it came in.
     pub local: Option<SocketAddr>,
-    /// Who carries it: `software`, or `verbs`.
+    /// The fabric that carries it: `software` or `verbs`.
     pub fabric: String,
     /// The worker that owns it.
     pub worker: Option<u32>,
@@ -204,22 +204,22 @@ pub struct ConnectionStatus {
     pub messages_in: u64,
     /// Messages sent.
     pub messages_out: u64,
-    /// Tokens of the client's that messages invalidated: answers to requests with channel 2.
+    /// The client's tokens that messages invalidated, in answers to requests with channel 2.
     pub invalidations_out: u64,
     /// Operations queued and not posted.
     pub queued: usize,
     /// Submissions that have not been answered.
     pub outstanding: u32,
-    /// Received fragments that wait for memory of the owner.
+    /// Received fragments that wait for the owner's memory.
     pub starved: usize,
-    /// A user has logged in on it, or a share has let a guest in, as its worker said.
+    /// Its worker said that a user has logged in on it, or that a share has let a guest in.
     pub authenticated: bool,
     /// Time since it was accepted.
     pub age_seconds: f64,
 }
 
 impl ConnectionStatus {
-    /// Of a reactor, at the time `now`.
+    /// The status of a reactor's connection at the time `now`.
     pub(super) fn new(
         conn: ConnReport<Arc<Process>>,
         (reactor, fabric): (usize, FabricKind),
@@ -255,16 +255,16 @@ impl ConnectionStatus {
     }
 }
 
-/// A process that is attached.
+/// An attached process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessStatus {
     /// The device's number for it.
     pub id: u32,
-    /// The system's.
+    /// The system's number for it.
     pub pid: i32,
     /// `listener`, `worker` or `observer`.
     pub role: String,
-    /// It came with the token of a connection, and does not count for `limits.workers`.
+    /// It came with the token of a connection, and does not count towards `limits.workers`.
     #[serde(default)]
     pub invited: bool,
     /// Connections that it owns.
@@ -284,7 +284,7 @@ pub struct ProcessStatus {
 /// A queue of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueStatus {
-    /// Its reactor, and its number.
+    /// Its reactor, whose number is also the queue's.
     pub reactor: usize,
     /// Connections.
     pub connections: usize,
@@ -301,7 +301,7 @@ pub struct QueueStatus {
 }
 
 impl QueueStatus {
-    /// With a reactor.
+    /// The status of a queue with a reactor.
     pub(super) const fn new(queue: &QueueReport, reactor: usize) -> Self {
         Self {
             reactor,
@@ -322,19 +322,19 @@ pub struct CloseStatus {
     pub peer: SocketAddr,
     /// The address at which it came in.
     pub local: Option<SocketAddr>,
-    /// What carried it: `software`, or `verbs`.
+    /// The fabric that carried it: `software` or `verbs`.
     pub fabric: String,
     /// The worker that owned it.
     pub worker: Option<u32>,
     /// The reason's name.
     pub reason: String,
-    /// When, counted from the broker's start.
+    /// When it ended, counted from the broker's start.
     pub at_seconds: f64,
     /// How old it was.
     pub age_seconds: f64,
-    /// Bytes that came from the client: of messages, and by RDMA READ.
+    /// Bytes that came from the client, in messages and by RDMA READ.
     pub bytes_received: u64,
-    /// Bytes that went to the client: of messages, and by RDMA WRITE.
+    /// Bytes that went to the client, in messages and by RDMA WRITE.
     pub bytes_sent: u64,
 }
 

@@ -2,10 +2,10 @@
 
 //! "Did you mean ...?"
 
-/// How like two words have to be, of 1.0: a letter that is missing, wrong, twice or swapped.
+/// How similar two words have to be, at most 1.0: one letter may be missing, wrong, doubled or swapped.
 const LIKE: f64 = 0.75;
 
-/// The one of `known` that is most like `text`, if any is like it.
+/// The word of `known` that is most similar to `text`, if one is similar enough.
 pub(super) fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
     let text = text.to_lowercase();
     let like = |name: &&'a str| (strsim::normalized_damerau_levenshtein(&text, name), *name);

@@ -5,7 +5,7 @@
 use super::*;
 use crate::units::Credits;
 
-/// What the defaults are refused for, with one change.
+/// Why the defaults with one change are refused.
 fn refusal(change: impl FnOnce(&mut Config)) -> OutOfRange {
     let mut config = Config::default();
     change(&mut config);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Listeners and workers know where clients reach the device: told when they attach, and again when
-//! it is somewhere else.
+//! Listeners and workers are told where clients reach the device: when they attach, and again when that
+//! changes.
 //!
-//! The listener says which addresses of this machine clients may use. What it said last holds until it,
-//! or another one, says something else: a device that nobody tells anything any more is as closed as it
-//! was. The reactors keep to it, and end the connections of addresses that have gone.
+//! The listener says which addresses of this machine clients may use. What it said last holds until it or
+//! a later listener says something else, so a device without a listener stays as closed as it was. The
+//! reactors enforce it, and end the connections to addresses that have gone.
 //!
-//! Networks change in bursts, so the system is asked once for all that comes within a while; and a
-//! process that has no room to be told is told later, which is no reason to detach it.
+//! Networks change in bursts, so the system is asked once for all changes within a while. A process whose
+//! socket has no room is told later; that is not a reason to detach it.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -32,26 +32,26 @@ use crate::engine::peer::Role;
 use crate::fabric::{LocalAddress, LocalAddresses};
 use crate::units::Instant;
 
-/// Between a change and the question what is different.
+/// Time between a change and asking the system for it.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Between two questions, and between two attempts to tell.
+/// Time between asking twice, and between two attempts to tell a process.
 const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) const WATCH: Token = Token(usize::MAX - 2);
 
-/// What is known of the addresses.
+/// What is known about the addresses.
 #[derive(Debug)]
 pub(super) struct Known {
     listen: Vec<Listen>,
     /// Which addresses clients may use.
     pub(super) allowed: Arc<LocalAddresses>,
     pub(super) reach: Reach,
-    /// `None` where the system has no such thing: then they stay as they were at the start.
+    /// `None` if the system cannot watch them: then they stay as they were at the start.
     watch: Option<Watch>,
     look_at: Option<Instant>,
     /// When the system was asked last.
     looked: Instant,
-    /// When to tell those that had no room.
+    /// When to tell the processes whose sockets had no room.
     pub(super) tell_at: Option<Instant>,
 }
 
@@ -82,7 +82,7 @@ impl Known {
         Ok(known)
     }
 
-    /// Asks the system; whether clients reach the device elsewhere.
+    /// Asks the system; returns whether clients now reach the device elsewhere.
     fn look(&mut self) -> bool {
         match reach(&self.listen, &self.allowed) {
             Ok(new) => {
@@ -107,7 +107,7 @@ impl Known {
         }
     }
 
-    /// Logs which addresses are waited for, and which are there now.
+    /// Logs which addresses the device now waits for, and which have come.
     fn say_missing(&self, old: &Reach) {
         let missing = &self.reach.missing;
         for address in missing
@@ -128,12 +128,12 @@ impl Known {
         }
     }
 
-    /// When there is something to do.
+    /// When there is next something to do.
     pub(super) fn next(&self) -> Option<Instant> {
         self.look_at.into_iter().chain(self.tell_at).min()
     }
 
-    /// Tells a process; that it cannot be told now is an error.
+    /// Tells a process. It is an error if the process cannot be told now.
     pub(super) fn tell(&self, process: &Process) -> io::Result<()> {
         let list: Vec<Address> = self
             .reach
@@ -148,7 +148,7 @@ impl Known {
 }
 
 impl Control {
-    /// The system says that something may be different.
+    /// The system says that something may have changed.
     pub(super) fn addresses_may_differ(&mut self) {
         let known = &mut self.known;
         if let Some(watch) = &known.watch {
@@ -158,7 +158,7 @@ impl Control {
         known.look_at.get_or_insert(at);
     }
 
-    /// Looks, and tells, when it is time to.
+    /// Asks the system and tells processes, when it is time to.
     pub(super) fn run_addresses(&mut self) {
         if self.known.look_at.is_some_and(|at| at <= self.now) {
             self.known.look_at = None;
@@ -168,7 +168,7 @@ impl Control {
                 tracing::info!(count, "this machine has other addresses");
                 self.addresses_differ();
             }
-            // Also where nothing is listened at by name: a connection may have come in at any address.
+            // Even if no address is listened at by name: a connection may have come in at any address.
             let interfaces = Arc::clone(&self.known.reach.interfaces);
             self.command_all(|| Command::EndGone(Arc::clone(&interfaces)));
         }
@@ -177,7 +177,7 @@ impl Control {
         }
     }
 
-    /// All are to be told where clients reach the device.
+    /// All processes are to be told where clients reach the device.
     fn addresses_differ(&mut self) {
         for peer in self.peers.values_mut() {
             peer.addresses_due = peer.is_told();
@@ -185,8 +185,8 @@ impl Control {
         self.known.tell_at = Some(self.now);
     }
 
-    /// The listener says which addresses clients may use. When it is answered, it has been told where
-    /// that lets them reach the device.
+    /// The listener says which addresses clients may use. Before it is answered, it is told where clients
+    /// can then reach the device.
     pub(super) fn set_addresses(
         &mut self,
         set: SetAddresses,
@@ -219,7 +219,7 @@ impl Control {
                 continue;
             };
             let told = self.known.tell(process);
-            // One that has gone will be noticed by its socket.
+            // The end of a process that has gone will be noticed through its socket.
             peer.addresses_due = told.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
             left |= peer.addresses_due;
         }
@@ -263,7 +263,7 @@ mod tests {
         let mut buffer = [0; MAX_CONTROL_LENGTH];
         let mut answers = Vec::new();
         while let Ok(received) = socket.receive(&mut buffer) {
-            // The others are only to fill it.
+            // Other messages only fill the socket.
             answers.extend(read_answer(&buffer[..received.length]).map(|(_, answer)| answer));
         }
         answers
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(told(&theirs), [expected]);
         assert_eq!(control.known.next(), None);
 
-        // No room: nothing happens to the process, and it is told when there is some.
+        // Without room nothing happens to the process, and it is told once there is room.
         while socket.send(&[0; 64], &[]).is_ok() {}
         control.known.listen = Vec::new();
         control.addresses_may_differ();

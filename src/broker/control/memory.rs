@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Memory of workers: how it is given, who waits for it, and how it comes back.
+//! Memory of workers: how it is given out, which workers wait for it, and how it comes back.
 //!
 //! ```text
 //!   Grow --fits--> Segment                        a look, now and then:  idle segments -> Reclaim
@@ -8,10 +8,11 @@
 //!                          '--- for too long ---> Reply
 //! ```
 //!
-//! What a worker has not used between two looks it is asked for. While somebody waits, looks are more
-//! frequent; and workers that have more than an equal share, where one that waits has less, are asked
-//! for as much as that is. They give it back when what they have under way there has ended. Whoever
-//! waits longest may have what is kept of the total (see [`Reserve`](crate::engine::memory::Reserve)).
+//! A worker is asked to give back memory that it has not used between two looks. While any worker waits,
+//! looks are more frequent, and if one that waits has less than an equal share, workers that have more are
+//! asked for the excess. They give memory back when their operations there have ended. The worker that has
+//! waited longest may have the part of the total that is kept (see
+//! [`Reserve`](crate::engine::memory::Reserve)).
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -31,19 +32,19 @@ use crate::engine::memory::{Segment, next_length};
 use crate::engine::peer::Role;
 use crate::units::Instant;
 
-/// Time after which a worker that waits for memory of others is told that there is none.
+/// Time after which a worker that waits for other workers' memory is told that there is none.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Time between attempts while somebody waits: what others give back says nothing when it does.
+/// Time between attempts while any worker waits: nothing tells this thread when memory becomes free.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// Time between looks for idle memory while somebody waits.
+/// Time between looks for idle memory while any worker waits.
 const URGENT_LOOK: Duration = Duration::from_millis(50);
 
-/// The regions whose segments are given here.
+/// The regions whose segments the control thread gives out.
 const REGIONS: [u32; 2] = [region::SEND, region::BULK];
 
-/// A worker that waits for memory of others.
+/// A worker that waits for other workers' memory.
 #[derive(Debug)]
 struct Waiting {
     process: Arc<Process>,
@@ -52,21 +53,21 @@ struct Waiting {
     since: Instant,
 }
 
-/// Who waits for memory, and when to look for some.
+/// The workers that wait for memory, and when to look for some.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    /// Whoever has waited longest is the first.
+    /// The one that has waited longest comes first.
     waiting: VecDeque<Waiting>,
-    /// Who has what is kept of the total.
+    /// The worker that has the part of the total that is kept.
     holder: Option<u32>,
-    /// When to look for idle memory; `None`: nobody has any that could be taken back.
+    /// When to look for idle memory; `None`: no worker has any that could be taken back.
     look_at: Option<Instant>,
-    /// Since when somebody waits whom a look has not helped yet.
+    /// A worker has found no memory since the last look.
     pressed: bool,
 }
 
 impl Exchange {
-    /// When there is something to do.
+    /// When there is next something to do.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         let retry = (!self.waiting.is_empty()).then(|| now + RETRY);
         [retry, self.look_at].into_iter().flatten().min()
@@ -81,7 +82,7 @@ impl Exchange {
 }
 
 impl Control {
-    /// Gives a worker one more segment, now or when there is memory for it.
+    /// Gives a worker one more segment, now or as soon as there is memory for it.
     pub(super) fn grow(
         &mut self,
         process: &Arc<Process>,
@@ -118,7 +119,7 @@ impl Control {
         Ok(Answer::Other)
     }
 
-    /// A worker does not use a segment any more.
+    /// A worker no longer uses a segment.
     pub(super) fn release(
         &mut self,
         process: &Arc<Process>,
@@ -149,13 +150,13 @@ impl Control {
         self.exchange.forget(process);
     }
 
-    /// Somebody found no memory: looks for some soon.
+    /// A worker found no memory: looks for some soon.
     pub(super) fn press(&mut self) {
         self.exchange.pressed = true;
         self.look_within(URGENT_LOOK);
     }
 
-    /// Gives memory to those that wait for it, and looks for some that is idle.
+    /// Gives memory to the workers that wait for it, and looks for idle memory.
     pub(super) fn run_memory(&mut self) {
         self.serve_waiting();
         if self.exchange.look_at.is_some_and(|at| at <= self.now) {
@@ -177,8 +178,8 @@ impl Control {
         }
     }
 
-    /// Gives a worker a segment, of the length that its region should have next or else of the length
-    /// that it must have, if that leaves `spare` of the total. [`Status::Again`]: it does not.
+    /// Gives a worker a segment of the length that its region should have next, or else of the length that
+    /// it must have, if that leaves `spare` of the total. [`Status::Again`]: it would not.
     fn give_segment(
         &mut self,
         process: &Arc<Process>,
@@ -218,12 +219,12 @@ impl Control {
         Ok(Ok(()))
     }
 
-    /// Tries again for everybody who waits; the first may have what is kept.
+    /// Tries again for each worker that waits; the first may have the part that is kept.
     fn serve_waiting(&mut self) {
         let reserve = self.shared.reserve;
         let ordinary = self.shared.memory.limit().saturating_sub(reserve.all());
         if self.shared.memory.used() <= ordinary {
-            // It is whole again.
+            // The part that is kept is complete again.
             self.exchange.holder = None;
         }
         let mut still = VecDeque::new();
@@ -264,8 +265,8 @@ impl Control {
         self.detach(id, Some(Status::Again), "it does not read its answers");
     }
 
-    /// Asks for what is idle, and, if somebody waits who has less than others, for a part of what those
-    /// have.
+    /// Asks workers for idle memory. If one that waits has less than an equal share, also asks those that
+    /// have more for the excess.
     fn look(&mut self) {
         let registry = self.shared.registry();
         let is_worker = |process: &&Arc<Process>| process.role == Role::Worker;
@@ -306,7 +307,7 @@ impl Control {
     }
 }
 
-/// The segments of a worker that it was not asked for, the longest first, with their region and number.
+/// The segments that a worker has not been asked for, the longest first, with their region and number.
 fn segments(process: &Process) -> Vec<(u32, u32, Arc<Segment>)> {
     let all = process.segments();
     let mut found = Vec::new();
@@ -318,7 +319,7 @@ fn segments(process: &Process) -> Vec<(u32, u32, Arc<Segment>)> {
         }
     }
     found.sort_by_key(|(_, _, segment)| std::cmp::Reverse(segment.memory.len()));
-    // The shortest of SEND stays: from it small responses go out, whatever others do.
+    // The shortest of SEND stays, so that small responses can always go out.
     let kept = found
         .iter()
         .rposition(|(region, ..)| *region == region::SEND);
@@ -326,7 +327,7 @@ fn segments(process: &Process) -> Vec<(u32, u32, Arc<Segment>)> {
     found
 }
 
-/// Asks a worker for the segments that it did not touch since this was last done; whether there are
+/// Asks a worker for the segments that it has not touched since the last call; returns whether there are
 /// others.
 fn reclaim_idle(process: &Process) -> bool {
     let mut more = false;
@@ -337,7 +338,7 @@ fn reclaim_idle(process: &Process) -> bool {
     more
 }
 
-/// Asks a worker for its longest segments, until it has no more than `share` without them.
+/// Asks a worker for its longest segments, until it has no more than `share` besides them.
 fn reclaim_to(process: &Process, share: u64) {
     let mut left = process.account.used();
     let all = process.segments();
@@ -358,7 +359,7 @@ fn reclaim_to(process: &Process, share: u64) {
     }
 }
 
-/// Asks a worker for a segment. One that does not read this is asked again.
+/// Asks a worker for a segment. A worker that does not read this is asked again later.
 fn reclaim(process: &Process, region: u32, number: u32, segment: &Segment) -> io::Result<()> {
     let message = abi::Reclaim {
         region,

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The control thread: who is attached, and what they ask for beside data.
+//! The control thread: which processes are attached, and what they ask for besides data.
 //!
 //! ```text
 //!   SeqListener --accept--> Peer --Attach--> Peer with a Process --> Registry
 //!                             |                |  requests, answers
-//!                             '-- end of its socket, or of its process; a rule broken: detached
+//!                             '-- its socket or its process ends, or it breaks a rule: detached
 //!   reactors  <-- Command --       -- Notice -->
 //! ```
 //!
-//! A process is dead when its socket ends or its process does, whichever comes first: a child that
-//! inherited the socket keeps it open, and must not keep its dead parent's connections.
+//! A process counts as dead when its socket is closed or the process itself ends, whichever comes first: a
+//! child that inherited the socket keeps it open, and must not keep its dead parent's connections.
 //!
-//! Nothing waits for a process: one that does not read what it is sent, or asks for more than is
+//! Nothing here waits for a process: one that does not read its messages, or asks for more than can be
 //! answered, is detached.
 
 mod addresses;
@@ -55,24 +55,24 @@ use crate::units::Instant;
 
 /// Time that a process has to attach.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Sockets that have not attached. If there are more, the oldest goes: a newcomer that has something to say
-/// has said it at once.
+/// Sockets that may be open without having attached. If there are more, the oldest is closed: a process that
+/// means to attach does so at once.
 const MAX_UNATTACHED: usize = 64;
-/// Messages of a process in one round.
+/// Messages read from a process in one round.
 const BATCH: usize = 32;
 
 /// The waker of the messages.
 pub(super) const WAKER: Token = Token(usize::MAX);
 const LISTENER: Token = Token(usize::MAX - 1);
 
-/// What the control thread is told by the others.
+/// What other threads tell the control thread.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// By a reactor.
+    /// From a reactor.
     Notice(Notice),
-    /// By the owner of the broker: end, and give connections this time.
+    /// From the owner of the broker: stop, and give connections this much time.
     Stop(Duration),
-    /// By the owner of the broker: the status, please.
+    /// From a thread of the broker's process: asks for the status.
     Status(Sender<status::Status>),
 }
 
@@ -85,7 +85,7 @@ pub(super) struct ToReactor {
 
 impl ToReactor {
     fn send(&self, command: Command) {
-        // One that has ended needs nothing any more.
+        // A reactor that has ended needs no commands.
         let _ = self.sender.send(command);
         let _ = self.waker.wake();
     }
@@ -96,9 +96,9 @@ impl ToReactor {
 struct Peer {
     socket: Arc<SeqSocket>,
     pid: i32,
-    /// Readable once the process is dead; `None` where it cannot be seen from here.
+    /// Readable once the process is dead; `None` if it cannot be watched.
     pidfd: Option<OwnedFd>,
-    /// Once it has attached.
+    /// `None` until it has attached.
     process: Option<Arc<Process>>,
     /// It is to be told where clients reach the device.
     addresses_due: bool,
@@ -111,7 +111,7 @@ pub(super) struct Control {
     poll: mio::Poll,
     messages: Receiver<Message>,
     socket: ControlSocket,
-    /// Told to stop: observers may attach until the end, others no more.
+    /// Told to stop: only observers may still attach.
     stopping: bool,
     reactors: Vec<ToReactor>,
     running: usize,
@@ -119,9 +119,9 @@ pub(super) struct Control {
     known: Known,
     peers: BTreeMap<u32, Peer>,
     last_id: u32,
-    /// Those that have to attach by then, the first first.
+    /// Peers that have not attached, and until when they may; the earliest first.
     unattached: VecDeque<(Instant, u32)>,
-    /// Those that may have more to say.
+    /// Peers that may have more messages to read.
     readable: VecDeque<u32>,
     accept_again: Option<Instant>,
     reports: Reports,
@@ -173,7 +173,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// The system cannot wait for anything any more.
+    /// The system can no longer wait for events.
     pub(super) fn run(&mut self) -> io::Result<()> {
         let mut ready = mio::Events::with_capacity(256);
         let result = loop {
@@ -207,7 +207,7 @@ impl Control {
             self.run_memory();
             self.run_addresses();
         };
-        // Whatever reactors are left end now.
+        // Any reactors that are left end now.
         self.command_all(|| Command::Stop(Instant::ZERO));
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.detach(id, Some(Status::Stopping), "the device stops");
@@ -281,7 +281,7 @@ impl Control {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    // Said once, however long it goes on.
+                    // Logged once, however long it goes on.
                     if !again {
                         self.shared.registry().count("cannot_accept");
                         tracing::warn!(%error, "cannot accept processes for now");
@@ -299,7 +299,7 @@ impl Control {
             return;
         };
         let (status, suppressed) = (status.name(), (suppressed > 0).then_some(suppressed));
-        // It is what everybody expects of a device that stops.
+        // A device that is stopping is expected to refuse processes.
         if self.stopping {
             tracing::info!(pid, status, suppressed, "process refused: {why}");
         } else {
@@ -307,7 +307,7 @@ impl Control {
         }
     }
 
-    /// Takes a process that has connected, if it may use the device.
+    /// Accepts a process that has connected, if it may use the device.
     fn admit(&mut self, socket: SeqSocket) -> Result<(), (Status, String)> {
         let refuse = |status: Status, why: String| {
             send_detached(&socket, status);
@@ -353,7 +353,7 @@ impl Control {
         Ok(())
     }
 
-    /// Makes room for those that have something to say.
+    /// Makes room for processes that do attach.
     fn limit_unattached(&mut self) {
         let peers = &self.peers;
         self.unattached.retain(|(_, id)| {
@@ -368,7 +368,7 @@ impl Control {
         }
     }
 
-    /// A number that no process has, and none had lately.
+    /// A number that no process has or had recently.
     fn free_id(&mut self) -> u32 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
@@ -378,7 +378,7 @@ impl Control {
         }
     }
 
-    /// A socket or a process has something to say.
+    /// A socket is readable, or a process has ended.
     fn ready(&mut self, token: Token) {
         let (id, is_process) = Peer::of(token);
         if is_process {
@@ -388,7 +388,7 @@ impl Control {
         }
     }
 
-    /// Reads what a process says, some messages at a time.
+    /// Reads some messages of a process.
     fn read(&mut self, id: u32) {
         for _ in 0..BATCH {
             let Some(peer) = self.peers.get(&id) else {
@@ -418,7 +418,7 @@ impl Control {
                 return self.detach(id, Some(status), &why);
             }
         }
-        // Others have their turn; nothing else would say that there is more.
+        // Others get their turn; nothing else would say that there is more to read.
         self.readable.push_back(id);
     }
 
@@ -441,7 +441,7 @@ impl Control {
         }
     }
 
-    /// The end of a process, as far as the device is concerned. With a status, it is told.
+    /// Detaches a process. With a status, the process is told why.
     fn detach(&mut self, id: u32, status: Option<Status>, why: &str) {
         let Some(peer) = self.peers.remove(&id) else {
             return;
@@ -449,8 +449,8 @@ impl Control {
         peer.unwatch(self.poll.registry());
         if let Some(status) = status {
             send_detached(&peer.socket, status);
-            // A socket that is closed with something unread is reset, and the other side may not
-            // come to see why.
+            // Closing a socket with unread messages resets it, and the process might never read the
+            // reason.
             for _ in 0..BATCH {
                 match peer.socket.receive(&mut self.buffer) {
                     Err(error) if error.is_would_block() => break,
@@ -495,9 +495,9 @@ impl Control {
     }
 }
 
-/// What `pidfd_open` gave; [`Errno::SRCH`] where the process has gone already. Where the system does
-/// not have it, has none left, or a filter of system calls forbids it, the end of the process' socket
-/// has to do.
+/// The result of `pidfd_open`; [`Errno::SRCH`] if the process has already gone. If the system lacks it, has
+/// none left, or forbids the call with a filter, only the end of its socket will show that the process has
+/// ended.
 fn pidfd(opened: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
     match opened {
         Ok(pidfd) => Ok(Some(pidfd)),
@@ -510,7 +510,7 @@ fn pidfd(opened: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
 }
 
 impl Peer {
-    /// Which process a token is about, and whether it is about its end.
+    /// The process that a token stands for, and whether the token means that it has ended.
     const fn of(token: Token) -> (u32, bool) {
         ((token.0 >> 1) as u32, token.0 & 1 != 0)
     }
@@ -526,7 +526,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Whether it has closed its socket, or its process is dead, which may not have been told yet.
+    /// Whether it has closed its socket or its process is dead, even if no event has said so yet.
     fn has_gone(&self) -> bool {
         let mut ends = vec![PollFd::new(&self.socket, PollFlags::RDHUP)];
         let pidfd = self.pidfd.as_ref();

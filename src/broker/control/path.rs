@@ -15,26 +15,26 @@ use rustix::io::Errno;
 
 use crate::sys::{SeqListener, SeqSocket};
 
-/// A listening socket, whose file is removed with it.
+/// A listening socket. Dropping it removes its file.
 #[derive(Debug)]
 pub(in crate::broker) struct ControlSocket {
     listener: SeqListener,
     path: PathBuf,
-    /// Device and number of the file, to remove no other's.
+    /// Device and inode number of the file, so that no other file is removed.
     file: (u64, u64),
 }
 
 impl ControlSocket {
-    /// Listens at `path`. The socket of a broker that is dead is replaced, that of a living one not.
+    /// Listens at `path`. Replaces the socket of a dead broker, but not that of a living one.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::AddrInUse`]: a broker listens there, or it is no socket. Others as of the
-    /// system.
+    /// [`io::ErrorKind::AddrInUse`]: a broker listens there, or the file is not a socket. Otherwise the
+    /// error of the system.
     pub(in crate::broker) fn bind(path: &Path) -> io::Result<Self> {
         let listener = match SeqListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                // One after the other: the second finds the first one's socket, which lives.
+                // One broker after the other: the second finds the living socket of the first.
                 let _lock = lock_directory(path)?;
                 remove_dead(path)?;
                 SeqListener::bind(path)?
@@ -53,9 +53,9 @@ impl ControlSocket {
     ///
     /// # Errors
     ///
-    /// This process may not give it to that group.
+    /// This process may not give the file to that group.
     pub(in crate::broker) fn share(&self, group: u32) -> io::Result<()> {
-        // Nobody else may change what is in the directory, so that the path still leads to it.
+        // No other user may change the directory, so the path still leads to this socket.
         unix::fs::lchown(&self.path, None, Some(group))?;
         fs::set_permissions(&self.path, Permissions::from_mode(0o660))
     }
@@ -80,12 +80,12 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Tries to lock the directory of `path`, and the time between two tries: others hold it while they
-/// replace a socket.
+/// How often to try to lock a directory, and the time between two tries: other brokers hold the lock
+/// while they replace a socket.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Keeps other brokers from replacing a socket in the directory of `path`, until it is dropped.
+/// Keeps other brokers from replacing a socket in the directory of `path`, until the file is dropped.
 fn lock_directory(path: &Path) -> io::Result<File> {
     let directory = match path.parent() {
         Some(parent) if parent.as_os_str() != "" => parent,
@@ -101,7 +101,7 @@ fn lock_directory(path: &Path) -> io::Result<File> {
     Err(Errno::WOULDBLOCK.into())
 }
 
-/// Removes a socket at which nobody listens.
+/// Removes a socket on which no process listens.
 fn remove_dead(path: &Path) -> io::Result<()> {
     let in_use = |what: &str| Err(io::Error::new(io::ErrorKind::AddrInUse, what));
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn replaces_the_socket_of_the_dead_and_not_of_the_living() {
         let path = path("dead");
-        // Its file stays: this is not the type that removes it.
+        // Its file stays, because this type does not remove it.
         drop(SeqListener::bind(&path).unwrap());
         let socket = ControlSocket::bind(&path).unwrap();
         let error = ControlSocket::bind(&path).unwrap_err();

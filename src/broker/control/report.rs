@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The status: asked of all reactors, put together when the last has answered.
+//! The status: all reactors are asked, and it is put together when the last one has answered.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -22,12 +22,12 @@ use crate::shm;
 use crate::sys::{Memfd, SeqSocket};
 use crate::units::Instant;
 
-/// Who wants to know.
+/// Where a status goes.
 #[derive(Debug)]
 pub(super) enum Asker {
-    /// The program that the broker runs in.
+    /// To a thread of the program that the broker runs in.
     Owner(Sender<Status>),
-    /// An observer.
+    /// To an observer.
     Process { id: u32, cookie: u64 },
 }
 
@@ -40,7 +40,7 @@ struct Pending {
     reports: Vec<Report>,
 }
 
-/// All that are being put together: at most one of each observer.
+/// All statuses that are being put together: at most one for each observer.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     last: u64,
@@ -48,7 +48,7 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    /// Whether an observer waits for an answer already.
+    /// Whether an observer is already waiting for an answer.
     pub(super) fn has_asked(&self, process: u32) -> bool {
         let of = |asker: &Asker| matches!(asker, Asker::Process { id, .. } if *id == process);
         self.pending.values().any(|pending| of(&pending.asker))
@@ -84,14 +84,14 @@ impl Control {
         }
     }
 
-    /// A reactor has ended and will not answer: what is known has to do.
+    /// A reactor has ended and will not answer: answers with what is known.
     pub(super) fn abandon_reports(&mut self) {
         for (_, pending) in std::mem::take(&mut self.reports.pending) {
             self.answer(pending);
         }
     }
 
-    /// A process is gone, and its question with it.
+    /// A process is gone, and needs no answer.
     pub(super) fn forget_asker(&mut self, process: u32) {
         let pending = &mut self.reports.pending;
         pending.retain(
@@ -102,7 +102,7 @@ impl Control {
     fn answer(&mut self, pending: Pending) {
         let status = self.status(pending.reports);
         match pending.asker {
-            // Where nobody waits any more, nobody does.
+            // If the asker no longer waits, that is fine.
             Asker::Owner(answer) => drop(answer.try_send(status)),
             Asker::Process { id, cookie } => {
                 let process = self.peers.get(&id).and_then(|peer| peer.process.clone());
@@ -185,7 +185,7 @@ impl Control {
     }
 }
 
-/// A process, without its queues, which are the reactors'.
+/// The status of a process without its queues, which only the reactors know.
 fn process_status(process: &Process, registry: &Registry<Arc<Process>>) -> ProcessStatus {
     let segments = process.segments();
     ProcessStatus {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The requests of processes: read, judged, answered.
+//! The requests of processes: read, checked and answered.
 //!
-//! An error is what no correct library asks, or an answer that the process left no room for: it is
-//! detached. Everything else is answered.
+//! A process is detached for a request that no correct library makes, or if it leaves no room for an
+//! answer. Every other request is answered.
 
 use std::borrow::Cow;
 use std::io;
@@ -26,9 +26,9 @@ use crate::units::Credits;
 
 /// How a request is answered.
 pub(super) enum Answer {
-    /// With a [`abi::Reply`].
+    /// With an [`abi::Reply`].
     Now(Result<(), Status>),
-    /// With something else, or by somebody else.
+    /// With another message, or by another thread.
     Other,
 }
 
@@ -38,7 +38,7 @@ pub(super) type Refusal = (Status, Cow<'static, str>);
 const UNREAD: Refusal = (Status::Again, Cow::Borrowed("it does not read its answers"));
 
 impl Control {
-    /// A message of a process.
+    /// Handles a message of a process.
     pub(super) fn request(&mut self, id: u32, message: &[u8]) -> Result<(), Refusal> {
         let Some(peer) = self.peers.get(&id) else {
             return Ok(());
@@ -74,7 +74,7 @@ impl Control {
         }
     }
 
-    /// A request of a process that is attached and may ask it.
+    /// Carries out a request that the process may make.
     fn carry_out(
         &mut self,
         process: &Arc<Process>,
@@ -106,14 +106,14 @@ impl Control {
         })
     }
 
-    /// The first message of a process.
+    /// Handles the first message of a process.
     fn attach(&mut self, id: u32, message: &[u8]) -> Result<(), Refusal> {
         let Some(peer) = self.peers.get(&id) else {
             return Ok(());
         };
         let (socket, pid) = (Arc::clone(&peer.socket), peer.pid);
         let (cookie, attach, version) = read_attach(message).inspect_err(|(status, _)| {
-            // That it is detached says more than a reply: which version this one speaks.
+            // The message that detaches it says more than a reply: which version this side speaks.
             if *status == Status::Version {
                 self.shared.registry().count("refused_attach");
             }
@@ -125,7 +125,7 @@ impl Control {
                 status: status.code(),
                 kind: kind::ATTACH,
             };
-            // It is detached, whether it reads this or not.
+            // It is detached whether it reads this or not.
             let _ = send(&socket, kind::REPLY, cookie, &reply, &[]);
         })?;
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -133,7 +133,7 @@ impl Control {
         }
         let attached = attached(id, &self.shared.config, (version, attach.features));
         if process.role != Role::Observer {
-            // First, so that they are known wherever the attachment is.
+            // Sent first, so that an attached process always knows the addresses.
             let told = self.known.tell(&process);
             answered(told)?;
         }
@@ -146,7 +146,7 @@ impl Control {
         answered(sent).inspect_err(|_| self.shared.registry().detach(id))?;
         let (pid, role) = (process.pid, process.role.name());
         match process.role {
-            // A tool that asks for the status and goes.
+            // Only a tool that asks for the status and goes.
             Role::Observer => tracing::debug!(worker = id, pid, role, "attached"),
             Role::Listener | Role::Worker => tracing::info!(worker = id, pid, role, "attached"),
         }
@@ -156,7 +156,7 @@ impl Control {
         Ok(())
     }
 
-    /// Judges an attachment: whether there is a place for the process, and a connection for its token.
+    /// Checks an attachment: whether the process may attach, and whether its token names a connection.
     fn admit_attached(
         &self,
         id: u32,
@@ -203,12 +203,12 @@ impl Control {
         let Some(offered) = offered else {
             return Answer::Now(Err(Status::NoToken));
         };
-        // The reactor answers, for only there it is known whether the connection lives.
+        // The reactor answers, because only it knows whether the connection still exists.
         self.give(offered, process, Some(cookie));
         Answer::Other
     }
 
-    /// Has the reactor of a connection end it. Where it has ended meanwhile that is as well.
+    /// Tells the reactor of a connection to end it. If it has already ended, that is fine.
     fn decline(&self, decline: &abi::Decline) -> Result<(), Status> {
         let offered = self.shared.registry().claim(&decline.token);
         let offered = offered.ok_or(Status::NoToken)?;
@@ -218,7 +218,7 @@ impl Control {
         Ok(())
     }
 
-    /// Has the reactor of a connection give it to a worker.
+    /// Tells the reactor of a connection to give it to a worker.
     fn give(&self, offered: Place, process: &Arc<Process>, cookie: Option<u64>) {
         if let Some(reactor) = self.reactors.get(offered.shard) {
             let worker = Arc::clone(process);
@@ -252,8 +252,8 @@ impl Control {
         registry.register(process, set.client_guid, set.session_id, limit)
     }
 
-    /// Who has taken a client may have gone before it was asked for, and only not have been noticed:
-    /// whether somebody had.
+    /// Detaches the processes that hold a client or session if they have gone without being noticed yet.
+    /// Returns whether any had gone.
     fn detach_gone(&mut self, set: &abi::SetSessionId) -> bool {
         let holders = self
             .shared
@@ -277,7 +277,7 @@ impl Control {
     }
 }
 
-/// What a process is told when it is attached, with the version that both sides speak, and its features.
+/// What a process is told when it attaches, given the version that both sides speak and its features.
 pub(in crate::broker) const fn attached(
     id: u32,
     config: &Config,
@@ -300,7 +300,7 @@ fn malformed(error: MessageError) -> Refusal {
 
 /// Reads the first message of a process, and finds the version that both sides speak.
 pub(in crate::broker) fn read_attach(message: &[u8]) -> Result<(u64, abi::Attach, u32), Refusal> {
-    // The version first: another one may have another structure.
+    // The version first, because another version may have another layout.
     let newest = attach_version(message);
     let version = |newest| (Status::Version, other_version(newest).into());
     match (read_request(message), newest) {
@@ -316,7 +316,7 @@ pub(in crate::broker) fn read_attach(message: &[u8]) -> Result<(u64, abi::Attach
     }
 }
 
-/// What the log says of a process that speaks another version of the interface, and what helps.
+/// What the log says about a process that speaks another version of the interface, and the cure.
 fn other_version(version: u32) -> String {
     let own = abi::VERSION;
     let cure = if version < abi::OLDEST_VERSION {
@@ -327,7 +327,7 @@ fn other_version(version: u32) -> String {
     format!("it speaks version {version} of the interface, this smbdirectd version {own}: {cure}")
 }
 
-/// What the log says of a process for which there is no place, and what helps.
+/// What the log says about a process that exceeds a limit, and the cure.
 fn no_place(status: Status, role: Role, config: &Config) -> String {
     match status {
         Status::Limit if role == Role::Worker => format!(
@@ -342,8 +342,8 @@ fn no_place(status: Status, role: Role, config: &Config) -> String {
     }
 }
 
-/// What became of an answer. A process that has gone meanwhile needs none, and is seen to have gone
-/// when it is read next.
+/// The result of sending an answer. A process that has gone meanwhile needs none; the next read notices
+/// that it has gone.
 pub(super) fn answered(sent: io::Result<()>) -> Result<(), Refusal> {
     match sent {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(UNREAD),
@@ -365,7 +365,7 @@ pub(super) fn reply(
     answered(sent)
 }
 
-/// The device's own values, where the listener does not want less.
+/// The device's own values, lowered to those of the listener.
 fn reduced(own: &proto::Config, set: &abi::SetParameters) -> proto::Config {
     let number = |own: u32, set: u32| if set == 0 { own } else { own.min(set) };
     let credits = |own: Credits, set: u16| if set == 0 { own } else { own.min(Credits(set)) };
@@ -416,7 +416,7 @@ pub(super) mod tests {
         assert_eq!(reduced(&own, &set), expected);
     }
 
-    /// A control thread without reactors, and the process with number 1, which has connected.
+    /// A control thread without reactors, and the process with number 1, which has connected but not attached.
     pub(in super::super) fn control() -> (Control, SeqSocket, std::path::PathBuf) {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How long to look for work before sleeping.
+//! How long to poll for work before sleeping.
 
 use std::time::Duration;
 
-/// Sleeps without looking for work after another thread wanted the processor: at first, and at most.
+/// How many times to sleep without polling after another thread wanted the processor: at first, and at
+/// most.
 const LEAST_PAUSE: u32 = 16;
 const LONGEST_PAUSE: u32 = 1024;
 
-/// A time for which it was worth while to look for work before sleeping: waking up takes longer than
-/// that, in a virtual machine much longer.
+/// The time for which polling for work before sleeping pays off: waking up takes longer than that, and
+/// much longer in a virtual machine.
 ///
-/// It grows while a little more patience would have spared a sleep, and shrinks to nothing where
-/// work comes seldom. It is nothing while other threads want this processor: they may be the ones
-/// that the work is to come from.
+/// It grows while a little more patience would have saved a sleep, and shrinks to zero if work is rare.
+/// It is zero while other threads want this processor: the work may have to come from one of them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BusyPoll {
     window: Duration,
     longest: Duration,
-    /// How often this thread had lost its processor when that was last looked at.
+    /// How often this thread had lost its processor when that was last read.
     preempted: u64,
-    /// Sleeps to come without looking for work before.
+    /// How many more times to sleep without polling.
     pause: u32,
     /// The pause after the next loss.
     next_pause: u32,
@@ -38,7 +38,7 @@ impl BusyPoll {
         }
     }
 
-    /// Time to look now.
+    /// How long to poll now.
     pub(super) const fn window(&self) -> Duration {
         match self.pause {
             0 => self.window,
@@ -46,8 +46,8 @@ impl BusyPoll {
         }
     }
 
-    /// Work came `slept` after the owner fell asleep: to look for so long would have been enough,
-    /// or not. `preempted` tells how often this thread has lost its processor to another.
+    /// Work came `slept` after the owner fell asleep; adjusts the window to whether polling would have
+    /// caught it. `preempted` tells how often this thread has lost its processor to another.
     pub(super) fn slept(&mut self, slept: Duration, preempted: impl FnOnce() -> u64) {
         if self.longest.is_zero() {
             return;
@@ -121,7 +121,7 @@ mod tests {
             }
             assert_eq!(busy_poll.window(), LONGEST);
         }
-        // What is lost while it does not look does not count.
+        // Losses while it does not poll do not count.
         busy_poll.slept(SHORT, || 4);
         for _ in 0..128 {
             busy_poll.slept(SHORT, || 100);

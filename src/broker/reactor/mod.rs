@@ -8,7 +8,8 @@
 //!                                    '-- sleeps on one epoll instance: commands, bells of queues, the fabric
 //! ```
 //!
-//! Before it sleeps, a reactor looks for work for a while, which grows when that was worth it and shrinks when not.
+//! Before it sleeps, a reactor polls for work for a while. This time grows when polling pays off, and shrinks when it
+//! does not.
 
 mod busy_poll;
 mod rest;
@@ -47,27 +48,26 @@ pub(super) enum Command {
     Decline(ConnId),
     /// A connection that waited may be offered to the listener.
     Offer(ConnId),
-    /// A connection has to go, for there are too many.
+    /// A connection has to end, because there are too many.
     End(ConnId, Limit),
-    /// A worker is not attached any more.
+    /// A worker is no longer attached.
     Gone(u32),
-    /// A worker has given segments of its SEND or BULK back.
+    /// A worker has given back segments of its SEND or BULK.
     Released(u32),
     /// A worker has unmapped this segment of its RECEIVE with the reactor.
     Unmapped { id: u32, number: u32 },
-    /// Others need memory: ask workers for what is idle of RECEIVE.
+    /// Other workers need memory: ask for idle memory of RECEIVE.
     Reclaim,
-    /// For connections to come.
+    /// Negotiate future connections like this.
     SetAcceptor(proto::Config),
-    /// Clients may use these addresses of the machine: for connections to come, and for those that are
-    /// there.
+    /// Clients may use these addresses of the machine, for existing and for future connections.
     AdmitAt(Arc<LocalAddresses>),
     /// The machine's interfaces have these addresses: end the connections that came in at others, unless
     /// they are routed here.
     EndGone(Arc<BTreeSet<LocalAddress>>),
     /// Report, with this number.
     Report(u64),
-    /// Take no more connections; end those that are there, at the latest then.
+    /// Take no more connections, and end the existing ones by then.
     Stop(Instant),
 }
 
@@ -80,13 +80,13 @@ pub(super) enum Notice {
         status: Status,
         why: String,
     },
-    /// A process has closed its control socket, or its half.
+    /// A process has closed its control socket, or its half of it.
     Closed(u32),
     /// For another reactor, or for this one in another round.
     Relay(usize, Command),
     /// The answer to [`Command::Report`].
     Report(u64, Report),
-    /// There was no memory for a received message, which others may have. It is tried for again.
+    /// There was no memory for a received message, but other workers may have some. The shard will try again.
     NoMemory,
     /// The reactor has ended.
     Ended(usize),
@@ -96,7 +96,7 @@ pub(super) enum Notice {
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) reactor: usize,
-    /// What carries its connections.
+    /// The fabric that carries its connections.
     pub(super) fabric: FabricKind,
     pub(super) shard: shard::Report<Arc<Process>>,
 }
@@ -110,7 +110,7 @@ pub(super) struct ToControl {
 
 impl ToControl {
     pub(super) fn send(&self, message: super::control::Message) {
-        // Where it has ended, nobody needs to know any more.
+        // A control thread that has ended needs no messages.
         let _ = self.sender.send(message);
         let _ = self.waker.wake();
     }
@@ -172,7 +172,7 @@ impl<F: SharedEpoll> Reactor<F> {
             if self.shard.has_stopped() {
                 return Ok(());
             }
-            // The step has looked at all descriptors: who has rung is looked at before anybody sleeps.
+            // The step has polled all descriptors: look at the queues that have rung before sleeping.
             self.run_bells();
             self.rest(busy)?;
         }
@@ -185,7 +185,7 @@ impl<F: SharedEpoll> Reactor<F> {
 
     fn run_commands(&mut self) -> bool {
         let mut busy = false;
-        // What comes meanwhile has its turn in the next round.
+        // Commands that come meanwhile get their turn in the next round.
         for _ in 0..self.commands.len() {
             let Ok(command) = self.commands.try_recv() else {
                 break;
@@ -221,7 +221,7 @@ impl<F: SharedEpoll> Reactor<F> {
         busy
     }
 
-    /// Passes on what the shard has to say.
+    /// Passes on the shard's notices.
     fn run_notices(&mut self) {
         use shard::Notice as Said;
         while let Some(notice) = self.shard.next_notice() {
@@ -272,7 +272,7 @@ impl<F: SharedEpoll> Reactor<F> {
         }
     }
 
-    /// Has the reactor of a connection do something.
+    /// Sends a command to the reactor of a connection.
     fn relay(&self, place: Place, command: Command) {
         self.control.notice(Notice::Relay(place.shard, command));
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a reactor does when there is nothing to do: it looks for a while, then announces to all
-//! workers that it sleeps, and does.
+//! What a reactor does when there is nothing to do: it polls for a while, then announces to all
+//! workers that it will sleep, and sleeps.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -18,25 +18,26 @@ use crate::fabric::{FabricError, SharedEpoll, owner_token};
 use crate::sys;
 use crate::units::Instant;
 
-/// The key of the waker of the commands. No queue has it.
+/// The key of the waker for commands. No queue has it.
 pub(in crate::broker) const WAKER: u64 = 0;
 
-/// A shorter sleep was none: there was something to do already.
+/// A shorter sleep does not count: there already was something to do.
 const AT_ONCE: Duration = Duration::from_micros(3);
-/// Rings after which a bell is drained. Each tells of itself, and its socket has room for more.
+/// Rings after which a bell is drained. Each ring makes its own event, and the socket has room for more.
 const RINGS: u32 = 16;
-/// Looks at the rings of active queues, which cost no system call, for one at all the rest.
+/// How often to look at the rings of active queues, which costs no system call, for each look at all the
+/// rest.
 const LOOKS: u32 = 8;
-/// Pauses of the processor between two of them: some tenths of a microsecond.
+/// Pause instructions between two of these looks: some tenths of a microsecond.
 const PAUSES: u32 = 8;
 
-/// Knows how long it is worth while to look before waiting.
+/// Decides how long to poll before sleeping.
 #[derive(Debug)]
 pub(super) struct Sleeper {
     /// Since when there was nothing to do.
     idle_since: Option<Instant>,
     busy_poll: BusyPoll,
-    /// What woke the reactor.
+    /// The keys of what woke the reactor.
     keys: Vec<u64>,
 }
 
@@ -51,7 +52,7 @@ impl Sleeper {
 }
 
 impl<F: SharedEpoll> Reactor<F> {
-    /// Wakes for a queue's bell, until that is closed.
+    /// Wakes up for a queue's bell, until the bell is closed.
     pub(super) fn watch(&self, queue: QueueId) -> io::Result<()> {
         let Some(bell) = self.shard.bell(queue) else {
             return Ok(());
@@ -62,7 +63,7 @@ impl<F: SharedEpoll> Reactor<F> {
         registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
     }
 
-    /// Sleeps if there is nothing to do, and has not been for long enough.
+    /// Sleeps if there has been nothing to do for long enough.
     pub(super) fn rest(&mut self, busy: bool) -> Result<(), FabricError> {
         self.shard.retire_queues();
         let is_due = self.shard.is_due();
@@ -74,7 +75,7 @@ impl<F: SharedEpoll> Reactor<F> {
         if is_due {
             return Ok(());
         }
-        // Without a window it sleeps as soon as nothing is left: what comes then wakes it.
+        // Without a window it sleeps as soon as nothing is left to do; new work wakes it.
         let window = sleeper.busy_poll.window();
         if !window.is_zero() && (busy || self.now.saturating_since(since) < window) {
             if !busy {
@@ -99,7 +100,7 @@ impl<F: SharedEpoll> Reactor<F> {
         Ok(())
     }
 
-    /// Looks whether workers submit anything, for a few microseconds.
+    /// Polls for submissions of workers for a few microseconds.
     fn watch_rings(&mut self) {
         for _ in 1..LOOKS {
             if self.shard.has_submissions() {
@@ -125,8 +126,8 @@ impl<F: SharedEpoll> Reactor<F> {
     fn rung(&mut self, queue: QueueId) {
         let rings = self.shard.rung(queue);
         if let Some(bell) = self.shard.bell(queue).filter(|_| rings % RINGS == 0) {
-            // Whatever it finds, and what it leaves where a worker rings for ever: the queue has its
-            // turn. The end of its process is told by its control socket.
+            // The result does not matter, nor do rings that are left because a worker rings for ever:
+            // the queue gets its turn. The control socket tells when the process ends.
             let _ = bell.drain();
         }
     }

@@ -92,7 +92,7 @@ fn what_it_writes_it_reads_again() {
     assert_eq!(Settings::parse(&settings.to_toml()), Ok(settings));
 }
 
-/// Where a file is wrong, and what it is told.
+/// Where a file is wrong, and what the error says.
 fn error(text: &str) -> String {
     Settings::parse(text).unwrap_err().to_string()
 }
