@@ -304,13 +304,13 @@ impl Config {
                 !twice,
                 "listen",
                 format!("{address} twice"),
-                || "addresses that differ",
+                || "different addresses",
             )?;
             require(
                 is_of_one_link(address),
                 "listen",
-                format!("{address} of no interface"),
-                || "with a link-local address the number of its interface (ip link): \"[fe80::1%2]:5445\"",
+                format!("{address} without an interface"),
+                || "written with the number of its interface (ip link), because it is link-local: \"[fe80::1%2]:5445\"",
             )?;
             let speed = listen.link_speed.unwrap_or(SLOWEST);
             require(
@@ -403,7 +403,7 @@ impl Config {
         ] {
             let allowed = || {
                 format!(
-                    "at least {}: the longest buffers of one worker, with each reactor, twice",
+                    "at least {}: twice the longest buffers of one worker (of RECEIVE, one for each reactor)",
                     Size(least)
                 )
             };

@@ -246,7 +246,7 @@ impl Broker {
         let thread = thread::Builder::new().name("control".to_owned());
         self.threads.push(thread.spawn(move || {
             if let Err(error) = control.run() {
-                tracing::error!("the control thread cannot wait: {error}");
+                tracing::error!("the control thread cannot wait for events: {error}");
             }
         })?);
         // Made before the first thread: if a thread cannot be started, dropping its `Ended` says so.
@@ -427,7 +427,9 @@ fn listen<F: Fabric>(
                 listeners.push(listener);
             }
             Some((_, Err(error))) => {
-                tracing::warn!("{error}: clients that do not look at port {PORT} will not find it");
+                tracing::warn!(
+                    "{error}: clients that do not try port {PORT} will not find this server"
+                );
             }
         }
     }

@@ -47,7 +47,7 @@ impl Config {
     pub fn place(&mut self) -> Result<(), NotPlaced> {
         let locals = locals().map_err(|error| {
             NotPlaced(format!(
-                "cannot tell which addresses this machine has: {error}"
+                "cannot list the addresses of this machine: {error}"
             ))
         })?;
         if self
@@ -203,7 +203,7 @@ fn needed(listen: &Listen, locals: &[Local], devices: &Devices<'_>) -> Result<()
             "{address} belongs to no RDMA device (rdma link, ip address)"
         ))),
         Some(device) if device.is_iwarp && address.port() == SMB_PORT => Err(NotPlaced(format!(
-            "{address} belongs to {}, an iWARP device, whose port 445 is that of TCP and smbd's; \
+            "{address} belongs to {}, an iWARP device: its port 445 is TCP's, and smbd uses that; \
              SMB Direct over iWARP uses {PORT}",
             device.name
         ))),

@@ -59,16 +59,18 @@ const SPEEDS: [(&str, u64); 5] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoQuantity {
     /// Not a size.
-    #[error("a size is a whole number and B, KiB, MiB, GiB or TiB: \"64 MiB\"")]
+    #[error("a size is a whole number with a unit (B, KiB, MiB, GiB or TiB): \"64 MiB\"")]
     Size,
     /// 4 GiB or more.
-    #[error("a size of less than 4 GiB is needed")]
+    #[error("this size must be less than 4 GiB")]
     Length,
     /// Not a time.
-    #[error("a time is a whole number and ns, us, ms, s, min or h: \"50 us\"")]
+    #[error("a time is a whole number with a unit (ns, us, ms, s, min or h): \"50 us\"")]
     Time,
     /// Not a speed.
-    #[error("a speed is a whole number and bit/s, kbit/s, Mbit/s, Gbit/s or Tbit/s: \"25 Gbit/s\"")]
+    #[error(
+        "a speed is a whole number with a unit (bit/s, kbit/s, Mbit/s, Gbit/s or Tbit/s): \"25 Gbit/s\""
+    )]
     Speed,
 }
 

@@ -136,7 +136,7 @@ fn plain(message: &str) -> String {
         let all = || known.join(", ");
         return match nearest(key, &known) {
             Some(meant) => format!("unknown key {key}: did you mean {meant}?"),
-            None => format!("unknown key {key}: the keys here are {}", all()),
+            None => format!("unknown key {key}: the valid keys here are {}", all()),
         };
     }
     let is_about_types = message.starts_with("invalid ");
@@ -149,7 +149,7 @@ fn plain(message: &str) -> String {
     let expected = match expected {
         "usize" | "u64" | "u32" | "u16" | "u8" => "a whole number, without quotes",
         "a sequence" => "a list, such as [\"10.0.0.1\"]",
-        "a string" | "path string" => "a text in quotes",
+        "a string" | "path string" => "a quoted string",
         "a boolean" => "true or false",
         other if other.starts_with("struct ") => "a table",
         other => other,
@@ -335,7 +335,7 @@ impl TryFrom<String> for Format {
             "text" => Ok(Self(LogFormat::Text)),
             "json" => Ok(Self(LogFormat::Json)),
             _ => Err(format!(
-                "\"{text}\": a format of the log is \"text\" or \"json\""
+                "\"{text}\": the log format is \"text\" or \"json\""
             )),
         }
     }

@@ -313,7 +313,7 @@ mod tests {
         let gateway: Vec<_> = (0..6).map(|_| scene.offer("10.0.0.1")).collect();
         assert!(gateway.iter().all(|(_, offered)| *offered));
         let (other, offered) = scene.offer("10.0.0.3");
-        assert!(!offered, "all places are taken");
+        assert!(!offered, "the limit of offers is reached");
         let admission = &mut scene.admission;
         assert_eq!(admission.done(gateway[0].0), Some(other));
         assert_eq!(admission.done(gateway[1].0), None, "two are its share");

@@ -891,10 +891,7 @@ mod tests {
                 let user = scene.conn(true);
                 scene.fill(user, 1);
             }
-            assert!(
-                !scene.pool.take_short(),
-                "it is not memory of others that lacks"
-            );
+            assert!(!scene.pool.take_short(), "the total has not run out");
             scene.total.used() - before
         };
         assert_eq!(fill(&mut scene), 8 << 20);

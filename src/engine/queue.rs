@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(
             scene.queue.conn(first),
             Ok(None),
-            "what is gone is no fault"
+            "naming a connection that is gone is not a fault"
         );
         let second = scene.queue.insert(conn);
         assert_ne!(first, second);

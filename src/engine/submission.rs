@@ -23,7 +23,7 @@ pub enum Violation {
     #[error("a reserved field is not 0")]
     Reserved,
     /// The queue never had a connection of that number.
-    #[error("connection {0:#x} never was its own")]
+    #[error("connection {0:#x} does not belong to this worker")]
     Connection(u64),
     /// The bytes do not lie in memory of the worker.
     #[error("{length} bytes at place {place:#x} do not lie in its memory")]

@@ -39,7 +39,7 @@ fn is_detached(why: &str, break_rule: impl FnOnce(&Process, u64)) {
 #[test]
 fn what_no_library_submits() {
     is_detached("unknown operation", |worker, conn| worker.call(99, conn));
-    is_detached("never was its own", |worker, conn| {
+    is_detached("does not belong to this worker", |worker, conn| {
         worker.call(op::DISCONNECT, conn + 1);
     });
     is_detached("is not in use", |worker, conn| {
@@ -120,7 +120,7 @@ fn a_connection_of_which_a_worker_was_not_told_yet_cannot_be_named() {
     assert!(scene.is_closed(&client));
     let (_, status, why) = scene.faults.pop().unwrap();
     assert_eq!(status, Status::Corrupt);
-    assert!(why.contains("never was its own"), "{why}");
+    assert!(why.contains("does not belong to this worker"), "{why}");
     drop(all);
     scene.leaves_nothing();
 }

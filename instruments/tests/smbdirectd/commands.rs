@@ -90,7 +90,7 @@ fn refuses_a_wrong_configuration_with_key_value_and_line() {
         "listen = [\"fe80::1:5445\"]",
         &[],
         &[
-            "line 1: listen is [fe80::1:5445]:5445 of no interface",
+            "line 1: listen is [fe80::1:5445]:5445 without an interface",
             "[fe80::1%2]:5445",
         ],
     );

@@ -63,7 +63,7 @@ impl Known {
     ) -> io::Result<Self> {
         // Before the first look, so that no change is missed.
         let watch = Watch::new()
-            .inspect_err(|error| tracing::warn!(%error, "changes of addresses will not be noticed"))
+            .inspect_err(|error| tracing::warn!(%error, "address changes will not be noticed"))
             .ok();
         if let Some(watch) = &watch {
             let fd = watch.as_fd().as_raw_fd();
@@ -91,7 +91,7 @@ impl Known {
                 old.addresses != self.reach.addresses
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot tell which addresses this machine has");
+                tracing::warn!(%error, "cannot list the addresses of this machine");
                 false
             }
         }
@@ -115,7 +115,7 @@ impl Known {
             .filter(|address| !old.missing.contains(address))
         {
             tracing::warn!(
-                "this machine does not have {address} (ip address): clients are served there as soon \
+                "this machine does not have {address} (ip address): clients will be served there as soon \
                  as it does"
             );
         }
@@ -124,7 +124,7 @@ impl Known {
             .iter()
             .filter(|address| !missing.contains(address))
         {
-            tracing::info!("this machine has {address} now: clients are served there");
+            tracing::info!("this machine now has {address}: clients are served there");
         }
     }
 
@@ -165,7 +165,7 @@ impl Control {
             self.known.looked = self.now;
             if self.known.look() {
                 let count = self.known.reach.addresses.len();
-                tracing::info!(count, "this machine has other addresses");
+                tracing::info!(count, "local addresses changed");
                 self.addresses_differ();
             }
             // Even if no address is listened at by name: a connection may have come in at any address.
@@ -200,9 +200,9 @@ impl Control {
         match self.known.allowed() {
             None => tracing::info!("clients may use all addresses of this machine"),
             Some(list) if list.is_empty() => {
-                tracing::warn!("clients may use no address of this machine");
+                tracing::warn!("clients may not use any address of this machine");
             }
-            Some(list) => tracing::info!("clients may use {} only", list.join(", ")),
+            Some(list) => tracing::info!("clients may use only {}", list.join(", ")),
         }
         self.command_all(|| Command::AdmitAt(Arc::clone(&allowed)));
         if self.known.look() {

@@ -127,7 +127,7 @@ impl Control {
     ) -> Result<(), Refusal> {
         const UNKNOWN: Refusal = (
             Status::Corrupt,
-            Cow::Borrowed("it gives back a segment that it does not have"),
+            Cow::Borrowed("it gave back a segment that it does not have"),
         );
         let id = process.id;
         if release.region == region::RECEIVE {

@@ -321,7 +321,7 @@ impl Control {
         let own = rustix::process::geteuid().as_raw();
         if user != 0 && user != own {
             let why = format!(
-                "process {} of user {user}: neither root nor the user of smbdirectd ({own})",
+                "process {} runs as user {user}, which is neither root nor the user of smbdirectd ({own})",
                 credentials.process
             );
             return refuse(Status::Denied, why);
@@ -362,7 +362,7 @@ impl Control {
         });
         if self.unattached.len() > MAX_UNATTACHED {
             if let Some((_, oldest)) = self.unattached.pop_front() {
-                let why = "it did not attach, and others wait";
+                let why = "it did not attach, and others are waiting";
                 self.detach(oldest, Some(Status::Limit), why);
             }
         }
@@ -401,7 +401,7 @@ impl Control {
                     let message = buffer.get(..received.length).unwrap_or_default();
                     self.request(id, message)
                 }
-                Ok(_) => Err((Status::Corrupt, "a request with descriptors".into())),
+                Ok(_) => Err((Status::Corrupt, "its request has file descriptors".into())),
                 Err(error) if error.is_would_block() => {
                     self.buffer = buffer;
                     return;
@@ -410,7 +410,7 @@ impl Control {
                     self.buffer = buffer;
                     return self.detach(id, None, "it has closed its socket");
                 }
-                Err(_) => Err((Status::Corrupt, "a message that cannot be read".into())),
+                Err(_) => Err((Status::Corrupt, "its message cannot be read".into())),
             };
             self.buffer = buffer;
             if let Err((status, why)) = result {
@@ -464,7 +464,7 @@ impl Control {
         let Some(process) = peer.process else {
             return match status {
                 Some(status) => self.log_refused(Some(peer.pid), status, why),
-                None => tracing::debug!(pid = peer.pid, "a process has gone before it attached"),
+                None => tracing::debug!(pid = peer.pid, "a process ended before it attached"),
             };
         };
         let mut registry = self.shared.registry();
@@ -503,7 +503,7 @@ fn pidfd(opened: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
         Ok(pidfd) => Ok(Some(pidfd)),
         Err(Errno::SRCH) => Err(Errno::SRCH),
         Err(error) => {
-            tracing::debug!(%error, "the end of a process is known by its socket only");
+            tracing::debug!(%error, "pidfd unavailable: will notice process exit only through its socket");
             Ok(None)
         }
     }

@@ -105,14 +105,14 @@ fn lock_directory(path: &Path) -> io::Result<File> {
 fn remove_dead(path: &Path) -> io::Result<()> {
     let in_use = |what: &str| Err(io::Error::new(io::ErrorKind::AddrInUse, what));
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
-        return in_use("there is a file that is not a socket");
+        return in_use("the file there is not a socket");
     }
     match SeqSocket::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         // It has just been removed.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        _ => in_use("another smbdirect device listens there"),
+        _ => in_use("another smbdirectd is listening there"),
     }
 }
 

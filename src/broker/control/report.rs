@@ -110,7 +110,7 @@ impl Control {
                     return;
                 };
                 if send_status(&process.socket, cookie, &status).is_err() {
-                    let why = "its report could not be sent";
+                    let why = "the status could not be sent to it";
                     self.detach(id, Some(device::Status::System), why);
                 }
             }

@@ -63,7 +63,7 @@ impl Control {
             if cookie == 0 {
                 return Err((
                     Status::Corrupt,
-                    "it gives memory back that it cannot have".into(),
+                    "it gave back memory that its role cannot have".into(),
                 ));
             }
             return reply(&process, cookie, kind, Err(Status::NotAttached));
@@ -82,8 +82,8 @@ impl Control {
         request: Request<'_>,
     ) -> Result<Answer, Refusal> {
         Ok(match request {
-            Request::Attach(_) => return Err((Status::Corrupt, "it is attached already".into())),
-            // As `request` has found.
+            Request::Attach(_) => return Err((Status::Corrupt, "it is already attached".into())),
+            // `request` has already dealt with it.
             Request::Skipped => Answer::Other,
             Request::SetParameters(set, _) => Answer::Now(self.set_parameters(&set)),
             Request::SetAddresses(set, list) => Answer::Now(self.set_addresses(set, &list)),
@@ -163,17 +163,13 @@ impl Control {
         (socket, pid): (&Arc<SeqSocket>, i32),
         attach: &abi::Attach,
     ) -> Result<(Arc<Process>, Option<Place>), Refusal> {
-        let role =
-            Role::of(attach.role).ok_or_else(|| (Status::Corrupt, "an unknown role".into()))?;
+        let role = Role::of(attach.role).ok_or_else(|| (Status::Corrupt, "unknown role".into()))?;
         let has_token = attach.token != abi::Token::default();
         if has_token && role != Role::Worker {
-            return Err((
-                Status::Corrupt,
-                "a token without the role of a worker".into(),
-            ));
+            return Err((Status::Corrupt, "token without worker role".into()));
         }
         if self.stopping && role != Role::Observer {
-            return Err((Status::Stopping, "smbdirectd stops".into()));
+            return Err((Status::Stopping, "smbdirectd is stopping".into()));
         }
         let config = &self.shared.config;
         let mut registry = self.shared.registry();
@@ -262,7 +258,7 @@ impl Control {
         let mut some = false;
         for id in holders.into_iter().flatten() {
             if self.peers.get(&id).is_some_and(Peer::has_gone) {
-                self.detach(id, None, "it has gone, and another takes its client");
+                self.detach(id, None, "it has gone, and another process has its client");
                 some = true;
             }
         }
@@ -331,14 +327,13 @@ fn other_version(version: u32) -> String {
 fn no_place(status: Status, role: Role, config: &Config) -> String {
     match status {
         Status::Limit if role == Role::Worker => format!(
-            "max_workers = {} reached: clients of other workers are served, more are not; raise it in smbdirectd.toml",
+            "max_workers = {} reached: only clients of current workers are served; raise it in smbdirectd.toml",
             config.max_workers
         ),
         Status::Taken => {
-            "another smbd is the listener: one smbd at a time serves SMB Direct with a device"
-                .to_owned()
+            "another smbd is the listener: a device serves only one smbd at a time".to_owned()
         }
-        _ => format!("there are as many of the role {} as may be", role.name()),
+        _ => format!("too many processes with the role {}", role.name()),
     }
 }
 

@@ -250,8 +250,8 @@ impl<F: SharedEpoll> Reactor<F> {
                     self.shared.limit_met(key, value, (1, what));
                 }
                 Said::TurnedAway(times) => {
-                    let what = "connections that had not negotiated were ended for newer ones (of one source \
-                                there may be max_unnegotiated_per_source)";
+                    let what = "connections that had not negotiated were ended for newer ones (one source may \
+                                have max_unnegotiated_per_source of them)";
                     let limit = self.shared.config.max_unnegotiated;
                     self.shared
                         .limit_met("max_unnegotiated", limit, (times, what));

@@ -104,7 +104,7 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
             "listen = [{address = \"10.0.0.1\", link_speed = \"10 Gb/s\"}]",
             [
                 "line 1",
-                "a speed is a whole number and bit/s",
+                "a speed is a whole number with a unit (bit/s",
                 "\"25 Gbit/s\"",
             ],
         ),
@@ -178,7 +178,7 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
         ),
         (
             "log = 3",
-            ["line 1", "integer `3`", "must be a text in quotes"],
+            ["line 1", "integer `3`", "must be a quoted string"],
         ),
         (
             "iwarp.crc = 1",

@@ -65,19 +65,19 @@ pub enum Why {
     #[error(transparent)]
     Violation(#[from] Violation),
     /// It gave back a segment of RECEIVE.
-    #[error("gives back what it was not asked for")]
+    #[error("gave back a segment that it was not asked for")]
     NotAsked,
     /// [`Untold::Unread`](crate::engine::peer::Untold::Unread).
-    #[error("does not read what the device tells it")]
+    #[error("does not read the device's messages")]
     Unread,
     /// There was no room for the message that it has the connection.
     #[error("its claim could not be answered")]
     ClaimNotAnswered,
-    /// It attached for one connection, which ended before.
-    #[error("there is no connection for its token any more")]
+    /// It attached for one connection, which had already ended.
+    #[error("the connection of its token has ended")]
     NoConnection,
-    /// Its RECEIVE cannot have the shape that the device has chosen.
-    #[error("its memory for messages has a shape that cannot be")]
+    /// The shape that the device has chosen for RECEIVE is invalid.
+    #[error("its memory for messages has an invalid shape")]
     Shape,
     /// The shard's driver cannot watch its bell.
     #[error("its queue cannot be watched")]
