@@ -158,7 +158,7 @@ impl<F: Fabric> Fault<F> {
 
     fn captured(&mut self, write: impl FnOnce(&mut Capture) -> io::Result<()>) {
         if let Some(Err(error)) = self.capture.as_mut().map(write) {
-            tracing::warn!(%error, "the capture ends here");
+            tracing::warn!(%error, "cannot write the capture file: the capture ends here");
             self.capture = None;
         }
     }

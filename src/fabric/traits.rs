@@ -225,19 +225,19 @@ pub enum CloseReason {
     #[error("timed out while connecting")]
     ConnectTimeout,
     /// Too many connections, or too many of this source address, have not finished connecting.
-    #[error("too many connections that are not established")]
+    #[error("too many connections are not established yet")]
     TooManyPending,
     /// Peers may not connect at this address of this side ([`Fabric::admit_at`]).
-    #[error("connections at this local address are not allowed")]
+    #[error("connections to this local address are not allowed")]
     AddressNotAllowed,
     /// The peer accessed memory that it may not.
     #[error("remote access refused")]
     RemoteAccess,
     /// A message arrived and no receive was posted, or one too small.
-    #[error("no receive was posted for a message, or one too small")]
+    #[error("no receive was posted for a message, or the receive was too small")]
     ReceiverNotReady,
     /// Posted work used memory whose registration this side has ended.
-    #[error("the registration of memory that was in use was ended")]
+    #[error("memory that was in use was deregistered")]
     LocalProtection,
     /// The RDMA device was removed, or has failed as a whole.
     #[error("the RDMA device is gone")]
@@ -285,7 +285,7 @@ impl CloseReason {
 #[non_exhaustive]
 pub enum FabricError {
     /// The connection is not one, or is not in the state that the call needs.
-    #[error("no such connection, or it is not in the state for this call")]
+    #[error("no such connection, or its state does not allow this call")]
     NotConnected,
     /// The queue is full: post again after a completion.
     #[error("the queue is full")]

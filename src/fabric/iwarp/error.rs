@@ -82,14 +82,14 @@ pub enum IwarpError {
     #[error("an untagged message is too long for its buffer (RFC 5041 7.1)")]
     DdpTooLong,
     /// The tagged bit does not fit the opcode.
-    #[error("the tagged bit does not fit the RDMAP opcode (RFC 5040 4.2)")]
+    #[error("the tagged bit contradicts the RDMAP opcode (RFC 5040 4.2)")]
     DdpNotTagged,
 
     /// The RDMAP version is not 1.
     #[error("the RDMAP version is not 1 (RFC 5040 4.1)")]
     RdmapVersion,
     /// The opcode is reserved.
-    #[error("the RDMAP opcode is not one (RFC 5040 4.1)")]
+    #[error("the RDMAP opcode is reserved (RFC 5040 4.1)")]
     RdmapOpcode,
     /// The memory does not allow this access.
     #[error("the memory does not allow this access (RFC 5040 7.2)")]
@@ -116,7 +116,7 @@ pub enum IwarpError {
     #[error("another message began inside an unfinished one (RFC 5041 5.3)")]
     RdmapInterleaved,
     /// An RDMA Read Request is not one segment with a header of 28 bytes.
-    #[error("the RDMA Read Request does not have 28 bytes (RFC 5040 4.4)")]
+    #[error("the RDMA Read Request is not 28 bytes long (RFC 5040 4.4)")]
     RdmapReadRequestLength,
     /// A Terminate message is shorter than its control field.
     #[error("the Terminate message is too short (RFC 5040 4.8)")]

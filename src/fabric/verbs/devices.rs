@@ -114,8 +114,8 @@ pub(super) fn not_registered(memory: &Memory, error: io::Error) -> FabricError {
     let limit = memory_lock_limit().filter(|_| error.kind() == io::ErrorKind::OutOfMemory);
     let hint = limit.map_or_else(String::new, |limit| {
         format!(
-            " (the limit of locked memory, {limit} bytes, is for all registrations of this process \
-             together: LimitMEMLOCK=infinity in its unit, or ulimit -l unlimited)"
+            " (the limit of locked memory, {limit} bytes, covers all registrations of this process \
+             together: set LimitMEMLOCK=infinity in its unit, or ulimit -l unlimited)"
         )
     });
     failed(

@@ -211,7 +211,7 @@ impl Verbs {
         if *users == 0 {
             let watched = registry.register(&mut SourceFd(&async_fd), DEVICES, Interest::READABLE);
             if let Err(error) = watched {
-                tracing::warn!(%error, "asynchronous events of an RDMA device are not seen");
+                tracing::warn!(%error, "cannot watch an RDMA device for asynchronous events");
             }
         }
         *users += 1;

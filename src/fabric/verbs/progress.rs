@@ -93,7 +93,7 @@ impl Verbs {
         }
         for _ in 0..CM_BATCH {
             let event = self.channel.next_event();
-            let event = event.map_err(|source| failed("take an event of RDMA", source))?;
+            let event = event.map_err(|source| failed("read an rdma_cm event", source))?;
             let Some(event) = event else {
                 self.has_cm_events = false;
                 break;

@@ -304,7 +304,7 @@ impl Iwarp {
 fn reset(stream: TcpStream) {
     let at_once = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     if let Err(error) = at_once {
-        tracing::debug!(%error, "a connection is closed, not reset");
+        tracing::debug!(%error, "cannot reset a connection: closing it instead");
     }
 }
 

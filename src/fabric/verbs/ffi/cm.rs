@@ -236,7 +236,7 @@ impl CmId {
             )
         };
         check(result)?;
-        let id = NonNull::new(id).ok_or_else(|| io::Error::other("no identifier"))?;
+        let id = NonNull::new(id).ok_or_else(|| io::Error::other("no rdma_cm_id"))?;
         Ok(Self {
             id,
             _channel: Arc::clone(channel),

@@ -101,7 +101,7 @@ fn layouts_and_numbers_are_those_of_the_headers() {
         "/usr/include/rdma/rdma_cma.h",
     ];
     if let Some(missing) = headers.iter().find(|path| !Path::new(path).exists()) {
-        eprintln!("SKIPPED: {missing} is not there (libibverbs-dev, librdmacm-dev)");
+        eprintln!("SKIPPED: {missing} is missing (libibverbs-dev, librdmacm-dev)");
         return;
     }
     let path = std::env::temp_dir().join(format!("smbdirect-layout-{}.c", std::process::id()));

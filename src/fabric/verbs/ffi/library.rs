@@ -47,7 +47,7 @@ macro_rules! functions {
             pub(super) fn functions() -> &'static Functions {
                 match FUNCTIONS.get() {
                     Some(Ok(functions)) => functions,
-                    _ => unreachable!("nothing is there to call them with before they are loaded"),
+                    _ => unreachable!("called before the libraries were loaded"),
                 }
             }
         }

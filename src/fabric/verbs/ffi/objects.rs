@@ -88,7 +88,7 @@ impl Drop for Mr {
         let result = unsafe { abi::ibv_dereg_mr(mr.as_ptr()) };
         if result != 0 {
             // The device may go on writing there: nobody else may get the memory.
-            tracing::error!(error = result, "a memory region cannot be deregistered");
+            tracing::error!(error = result, "cannot deregister a memory region");
             std::mem::forget(self.memory.clone());
         }
     }
@@ -174,7 +174,7 @@ impl Drop for Pd {
 
 fn ended(what: &str, result: c_int) {
     if result != 0 {
-        tracing::debug!(error = result, "a {what} did not end in order");
+        tracing::debug!(error = result, "cannot destroy a {what}");
     }
 }
 
