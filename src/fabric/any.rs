@@ -23,7 +23,7 @@ pub enum FabricKind {
 }
 
 impl FabricKind {
-    /// As it is written: `software`, `verbs`.
+    /// The name as users write it: `software`, `verbs`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -39,12 +39,11 @@ impl fmt::Display for FabricKind {
     }
 }
 
-/// Which fabric is asked for; `None`, written `auto`: that of an RDMA device where there is one, and else
-/// software.
+/// Which fabric is asked for; `None`, written `auto`: that of an RDMA device if there is one, otherwise software.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FabricChoice(pub Option<FabricKind>);
 
-/// A text names no choice of a fabric.
+/// Not the name of a fabric.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("\"{0}\": a fabric is \"auto\", \"software\" or \"verbs\"")]
 pub struct NoFabric(String);
@@ -68,7 +67,7 @@ impl fmt::Display for FabricChoice {
     }
 }
 
-/// What [`AnyFabric`] asks of a fabric beside the trait.
+/// What [`AnyFabric`] asks of a fabric besides the traits.
 trait Provider: SharedEpoll + fmt::Debug + Send {
     /// See [`AnyFabric::connections`].
     fn connections(&self) -> usize;
@@ -114,12 +113,12 @@ impl From<Verbs> for AnyFabric {
 }
 
 impl AnyFabric {
-    /// A fabric for connections to `address`, with limits as `config` has them; without a `kind`, that of
-    /// an RDMA device if this side reaches `address` by one.
+    /// A fabric for connections to `address`, with the limits in `config`. Without a `kind`, it is that of an RDMA
+    /// device if this side reaches `address` through one.
     ///
     /// # Errors
     ///
-    /// RDMA devices are asked for and cannot be used.
+    /// RDMA devices were asked for and cannot be used.
     pub fn towards(
         address: SocketAddr,
         kind: Option<FabricKind>,
@@ -131,7 +130,7 @@ impl AnyFabric {
         }
     }
 
-    /// Connections, those among them that have ended here and not at their peers.
+    /// The number of connections, including those that have ended here but not yet at their peers.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.fabric.connections()
@@ -149,7 +148,7 @@ fn kind_towards(address: SocketAddr) -> FabricKind {
     let device = source.map(verbs::device_of);
     match device {
         Ok(Ok(Some(_))) => FabricKind::Verbs,
-        // What is wrong then shows when software connects.
+        // If something is wrong, it shows when software connects.
         _ => FabricKind::Software,
     }
 }

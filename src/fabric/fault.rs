@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! [`Fault`]: any other fabric, with what goes wrong on a network, and a capture file of it.
+//! [`Fault`]: any other fabric with the faults of a network, and a capture file of it.
 //!
 //! Events come late, a connection is cut at a chosen operation, a chosen completion fails: whatever
-//! a test of the layers above wants to see survived, from a seed, in the time that `poll` is given.
-//! What the fabric below reports is held until its time has come; faults happen to an event when
-//! it is let go. So an owner may learn late that a connection is gone: until it does, what it
-//! posts is taken and flushed, as with every fabric.
+//! a test wants the layers above to survive, reproducible from a seed, in the time that `poll` is
+//! given. What the fabric below reports is held until it is due; faults are applied to an event
+//! when it is released. So an owner may learn late that a connection is gone: until it does, what
+//! it posts is accepted and flushed, as with every fabric.
 //!
 //! It must never break the trait's promises: each posted request completes once, events of a
 //! connection keep their order, nothing succeeds after a failure.
@@ -32,10 +32,10 @@ use crate::units::{Instant, RemoteToken};
 /// How a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// In order, behind the operation: the peer sees [`CloseReason::Peer`].
+    /// In an orderly way, after the operation: the peer sees [`CloseReason::Peer`].
     Close,
-    /// At once: nothing that was not reported yet has succeeded, at the other end neither if that
-    /// is in the same fabric. Both see [`CloseReason::Injected`].
+    /// At once: nothing that was not reported yet succeeds, here or, if it is in the same fabric,
+    /// at the other end. Both see [`CloseReason::Injected`].
     Reset,
 }
 
@@ -45,11 +45,11 @@ pub enum Cut {
 /// every number in turn meets every operation of both ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultPlan {
-    /// The same seed, the same faults.
+    /// The same seed gives the same faults.
     pub seed: u64,
-    /// Each event comes up to so much later, and never before an earlier one of its connection.
+    /// Each event comes up to this much later, but never before an earlier one of its connection.
     pub delay: Duration,
-    /// The connection of this operation (the n-th successful post) is cut then.
+    /// The connection is cut at this operation, the n-th successful post.
     pub cut: Option<(u64, Cut)>,
     /// This completion, the n-th successful one, fails with [`WrError::Injected`] instead, and its
     /// connection ends with [`CloseReason::Injected`].
@@ -59,7 +59,7 @@ pub struct FaultPlan {
 /// What a peer does not do: see [`Fault::stall`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stall {
-    /// It takes no SENDs and RDMA WRITEs.
+    /// It takes no SENDs or RDMA WRITEs.
     pub sends: bool,
     /// It answers no RDMA READs.
     pub reads: bool,
@@ -81,9 +81,10 @@ pub struct Fault<F> {
     plan: FaultPlan,
     random: fastrand::Rng,
     conns: HashMap<ConnId, Conn>,
-    /// Connecting, in the order of the calls.
+    /// Connections that are connecting, in the order of the calls.
     connecting: Vec<(ConnId, SocketAddr)>,
-    /// What the owner does not know yet, by the time when it will, then in order of arrival.
+    /// Events that the owner does not know yet, by the time at which they are due, then in order of
+    /// arrival.
     held: BTreeMap<(Instant, u64), Event>,
     arrived: u64,
     operations: u64,
@@ -92,25 +93,25 @@ pub struct Fault<F> {
     scratch: Vec<Event>,
 }
 
-/// A connection whose end the owner has not been told.
+/// A connection whose owner has not been told of its end.
 #[derive(Debug, Default)]
 struct Conn {
-    /// When its latest event is let go.
+    /// When its latest event is released.
     last: Instant,
     /// The other end, if it is in this fabric too.
     peer: Option<ConnId>,
-    /// Asked for there, and not answered yet.
+    /// The listener that it was requested at, until it is answered.
     requested: Option<ListenerId>,
-    /// The fabric below takes no more work, unknown to the owner.
+    /// The fabric below takes no more work, but the owner does not know.
     ended: bool,
     closed_by_owner: bool,
-    /// Nothing succeeds any more.
+    /// From now on nothing succeeds.
     flushing: bool,
     /// Why it ends, instead of what the fabric below says.
     reason: Option<CloseReason>,
     /// Work of these kinds does not complete.
     stall: Stall,
-    /// Posted after the end, or stalled: flushed last.
+    /// Work that was posted after the end, or stalled: flushed last.
     late: Vec<(WrId, Work)>,
 }
 
@@ -138,20 +139,21 @@ impl<F: Fabric> Fault<F> {
     }
 
     /// Writes each operation of the connections made from now on to a capture file, as the iWARP
-    /// frames that it would be on a wire: each connection a TCP stream with MPA's handshake, one
-    /// FPDU with a CRC in each packet. Where both ends are in this fabric, each operation is there
-    /// once. Where one is, the peer's RDMA is not: nothing here sees it.
+    /// frames that it would be on a wire: each connection is a TCP stream with MPA's handshake, and
+    /// each packet holds one FPDU with a CRC. If both ends are in this fabric, each operation is
+    /// captured once. If only one is, the peer's RDMA operations are missing: nothing here sees
+    /// them.
     ///
-    /// SENDs and RDMA WRITEs are written when posted, the responses of READs when they complete,
-    /// all at the time of the latest `poll`. The first error of the writer ends the capture.
-    /// Fails where the header of the file cannot be written.
+    /// SENDs and RDMA WRITEs are written when posted, the responses to READs when they complete,
+    /// all with the time of the latest `poll`. The first error of the writer ends the capture.
+    /// Fails if the header of the file cannot be written.
     pub fn capture(&mut self, writer: impl Write + Send + 'static) -> io::Result<()> {
         self.capture = Some(Capture::new(Box::new(writer))?);
         Ok(())
     }
 
-    /// Has no SENDs, or no RDMA READs, of a connection complete from now on, until it ends: what
-    /// its owner sees of a peer that takes or answers nothing.
+    /// From now on, no SENDs, or no RDMA READs, of a connection complete until it ends: its owner
+    /// sees a peer that takes or answers nothing.
     pub fn stall(&mut self, conn: ConnId, stall: Stall) {
         self.conns.entry(conn).or_default().stall = stall;
     }
@@ -170,8 +172,8 @@ impl<F: Fabric> Fault<F> {
             .filter(|conn| conn.ended && !conn.closed_by_owner)
     }
 
-    /// Posts to the fabric below, counts, and cuts where that is due. Whether it was posted:
-    /// otherwise it will be flushed.
+    /// Posts to the fabric below, and counts. Returns whether it was posted: otherwise it will be
+    /// flushed.
     fn post(
         &mut self,
         conn: ConnId,
@@ -188,7 +190,7 @@ impl<F: Fabric> Fault<F> {
         Ok(true)
     }
 
-    /// Cuts `conn` if its latest operation was the one for it.
+    /// Cuts `conn` if that is due at the latest operation.
     fn cut_if_due(&mut self, conn: ConnId) {
         let Some((_, cut)) = self.plan.cut.filter(|(at, _)| *at == self.operations) else {
             return;
@@ -261,8 +263,8 @@ impl<F: Fabric> Fault<F> {
         }
     }
 
-    /// A request to an address that this fabric connects to comes from here, from the connection
-    /// that has waited longest.
+    /// A request to an address that this fabric is connecting to comes from this fabric: from the
+    /// connection that has waited longest.
     fn note_request(&mut self, listener: ListenerId, id: ConnId, client: SocketAddr) {
         let address = self.inner.local_address(listener);
         let reaches = |to: &SocketAddr| {
@@ -294,7 +296,7 @@ impl<F: Fabric> Fault<F> {
         }
     }
 
-    /// Tells the owner, with the faults that are due.
+    /// Reports an event to the owner, with the faults that are due.
     fn let_go(&mut self, mut event: Event, events: &mut Vec<Event>) {
         match &mut event {
             Event::Completion {
@@ -357,7 +359,7 @@ impl<F: Fabric> Fault<F> {
         }
     }
 
-    /// A request was turned away: no event names it any more.
+    /// A request was turned away: no further event names it.
     fn forget(&mut self, conn: ConnId) {
         self.conns.remove(&conn);
         self.held.retain(|_, event| conn_of(event) != Some(conn));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Middleware: fabrics that leave some of their methods to another one.
+//! Middleware: fabrics that forward some of their methods to another one.
 
-/// Methods of [`Fabric`](crate::fabric::Fabric), by name, that another fabric carries out. What begins with `self`
-/// names that one: `forward_fabric!(self => self.inner; listen, unlisten);` in the `impl`.
+/// Implements the named methods of [`Fabric`](crate::fabric::Fabric) by calling those of the fabric after `=>`:
+/// `forward_fabric!(self => self.inner; listen, unlisten);` in the `impl`.
 #[macro_export]
 macro_rules! forward_fabric {
     ($self:ident => $inner:expr; $($method:ident),* $(,)?) => {

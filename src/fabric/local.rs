@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! [`LocalAddresses`]: at which addresses of this side peers may connect.
+//! [`LocalAddresses`]: the addresses of this side that peers may connect to.
 
 use alloc::collections::BTreeSet;
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 
-/// Addresses of this side at which peers may connect.
+/// Addresses of this side that peers may connect to.
 ///
-/// IPv4 and its form in IPv6 are the same address. Link-local IPv6 addresses are the same only with the
-/// same scope; others have none.
+/// An IPv4 address and its IPv4-mapped IPv6 form are the same address. Link-local IPv6 addresses are the same only if
+/// their scopes are; other addresses have no scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LocalAddresses {
     /// All of them.
@@ -27,7 +27,7 @@ pub struct LocalAddress {
 }
 
 impl LocalAddress {
-    /// An address; `scope_id` counts for link-local IPv6 addresses only.
+    /// An address; `scope_id` matters for link-local IPv6 addresses only.
     #[must_use]
     pub fn new(ip: IpAddr, scope_id: u32) -> Self {
         let ip = ip.to_canonical();
@@ -38,7 +38,7 @@ impl LocalAddress {
         }
     }
 
-    /// The address; never IPv4 in the form of IPv6.
+    /// The address; never an IPv4-mapped IPv6 address.
     #[must_use]
     pub const fn ip(&self) -> IpAddr {
         self.ip
@@ -71,7 +71,7 @@ impl From<SocketAddr> for LocalAddress {
 }
 
 impl LocalAddresses {
-    /// Whether peers may connect at `address`.
+    /// Whether peers may connect to `address`.
     #[must_use]
     pub fn admit(&self, address: impl Into<LocalAddress>) -> bool {
         match self {
@@ -80,8 +80,7 @@ impl LocalAddresses {
         }
     }
 
-    /// The same for a connection; one whose address the system does not know is not admitted, unless all
-    /// are.
+    /// The same for a connection. If the system does not know its address, it is admitted only if all addresses are.
     #[must_use]
     pub fn admit_conn(&self, address: Option<SocketAddr>) -> bool {
         match address {

@@ -2,15 +2,15 @@
 
 //! [`Loopback`]: a fabric inside one object, for tests, simulations and measurements.
 //!
-//! Both ends of each connection live in the same instance, so that "the network" is a copy: a SEND
-//! is copied straight into the peer's receive and an RDMA WRITE into its region when they are
-//! posted; RDMA READs are carried out by `poll`, at most as many in one call as may be under way,
-//! so that waiting READs exist here too. The end of a connection also takes effect in `poll`: to
-//! its owner, a connection never changes between two calls.
+//! Both ends of each connection live in the same instance, so "the network" is a copy: a SEND is
+//! copied straight into the peer's receive and an RDMA WRITE into its region when they are posted;
+//! RDMA READs are carried out by `poll`, in one call at most as many as may be outstanding, so that
+//! READs wait here too. The end of a connection also takes effect in `poll`: to its owner, a
+//! connection never changes between two calls.
 //!
-//! It checks everything that a fabric with a hostile peer checks. It must never be slower than
-//! what is measured on top of it: there is no hashing and, once the queues have grown, no
-//! allocation for an operation.
+//! It checks everything that a fabric with a hostile peer checks. It must never be slower than what
+//! is measured on top of it: an operation costs no hashing and, once the queues have grown, no
+//! allocation.
 
 mod conn;
 
@@ -37,7 +37,7 @@ pub struct LoopbackConfig {
     pub send_queue: usize,
     /// RDMA READs posted and not yet carried out.
     pub read_queue: usize,
-    /// Receives posted that no message has met yet.
+    /// Receives posted that no message has used yet.
     pub receive_queue: usize,
     /// Memory regions.
     pub regions: usize,
@@ -74,7 +74,7 @@ pub struct Loopback {
 }
 
 impl Loopback {
-    /// A fabric without connections. Fails where the operating system has no random numbers.
+    /// A fabric without connections.
     pub fn new(config: LoopbackConfig) -> Result<Self, FabricError> {
         Ok(Self {
             config,
@@ -93,7 +93,7 @@ impl Loopback {
         self.conns.get_mut(conn).ok_or(FabricError::NotConnected)
     }
 
-    /// A port in the dynamic range that no listener has.
+    /// A port in the dynamic range that no listener uses.
     fn free_port(&mut self) -> u16 {
         loop {
             let port = self.next_port;
@@ -120,7 +120,7 @@ impl Loopback {
             .map(|(id, _)| id)
     }
 
-    /// Marks one end as ended; a first reason stays.
+    /// Marks one end as ended; the first reason stays.
     fn end(&mut self, id: ConnId, reason: CloseReason) {
         if let Some(conn) = self.conns.get_mut(id) {
             if conn.ended.is_none() {
@@ -130,7 +130,7 @@ impl Loopback {
         }
     }
 
-    /// Runs an operation that is carried out when posted, with both ends; queues its completion.
+    /// Carries out an operation between both ends at once, and queues its completion.
     #[inline]
     fn carry_out(
         &mut self,
@@ -174,7 +174,8 @@ impl Loopback {
         }
     }
 
-    /// Carries out as many READs of a connection as may be under way; whether some are left.
+    /// Carries out as many READs of a connection as may be outstanding; returns whether some are
+    /// left.
     fn run_reads(&mut self, id: ConnId) -> bool {
         let Some(conn) = self.conns.get(id) else {
             return false;
@@ -351,7 +352,8 @@ impl Fabric for Loopback {
             return;
         };
         let peer = *peer;
-        // Gone without a word, even if the initiator gave up meanwhile and that is not reported.
+        // Removed without an event, even if the initiator has given up meanwhile and that is not
+        // reported.
         self.conns.remove(conn);
         self.end(peer, CloseReason::Refused);
     }
@@ -460,7 +462,7 @@ impl Fabric for Loopback {
             sink,
             source,
         });
-        // Where no READ was agreed on, they wait for the end.
+        // If the two ends agreed on no READs, they wait until the connection ends.
         if first && reader.limits.initiator_depth > 0 {
             self.reading.push(conn);
         }
@@ -497,7 +499,7 @@ impl Waitable for Loopback {
 mod tests {
     use super::*;
 
-    /// What one direction carries in a measurement: 100-byte SENDs, receives posted again.
+    /// Posts 100-byte SENDs in one direction, and each receive again; returns how many arrived.
     fn send_many(rounds: u64) -> u64 {
         let mut fabric = Loopback::new(LoopbackConfig::default()).unwrap();
         let listener = fabric.listen("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Fabrics: who moves bytes between two hosts, and into registered memory.
+//! Fabrics: what moves bytes between two hosts, and into registered memory.
 //!
 //! A [`Fabric`] is what verbs calls a device with its connection manager, reduced to what SMB
 //! Direct needs: reliable connections, SENDs into posted receives, RDMA READ and RDMA WRITE,
@@ -11,11 +11,11 @@
 //! |---|---|
 //! | `loopback` | copying, inside one process |
 //! | `iwarp` | MPA, DDP and RDMAP on a TCP socket, in user space |
-//! | `verbs` | RDMA devices: InfiniBand, RoCE, iWARP NICs (by rdma-core, where it is) |
+//! | `verbs` | RDMA devices: InfiniBand, RoCE, iWARP NICs (through rdma-core, if it is installed) |
 //! | `fault` | another fabric, with delays, cuts, failed completions and a capture file |
 //!
-//! Each of them passes the same conformance suite (`tests/conformance`), which is the
-//! meaning of this trait. `pcap` writes capture files, of what `fault` sees or of real streams.
+//! Each of them passes the same conformance suite (`tests/conformance`), which defines what this
+//! trait means. `pcap` writes capture files of what `fault` sees, or of real streams.
 
 use crate::units::RemoteToken;
 
@@ -70,14 +70,14 @@ pub use wc_status::WcStatus;
 /// Bytes that a SEND may carry in front of its payload.
 pub const MAX_SEND_HEADER: usize = 32;
 
-/// A memory region of one connection. Numbers are small and are used again after deregistration.
+/// A memory region of one connection. Numbers are small and are reused after deregistration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RegionId(pub u32);
 
-/// A local piece of memory that takes part in an operation.
+/// A piece of local memory that an operation reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sge {
-    /// The region of the same connection that the memory lies in.
+    /// The region, of the same connection, that holds the memory.
     pub region: RegionId,
     /// Bytes from the start of the region.
     pub offset: u32,
@@ -101,11 +101,11 @@ pub struct RemoteAddress {
 /// What the peer may do with a region by RDMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Nothing: the region serves local work requests only, and no RDMA READ.
+    /// Nothing: the region serves local work requests only, and is not a sink for RDMA READs.
     Local,
-    /// Nothing that the peer could ask for. RDMA READs place their data in it, for which some
-    /// devices (iWARP NICs) need leave for the peer to write there: no memory whose content must be
-    /// safe from the peer.
+    /// Nothing that the peer could ask for. RDMA READs place their data in it, and some devices
+    /// (iWARP NICs) can do that only if the peer is allowed to write there: do not use it for
+    /// memory whose content must be safe from the peer.
     ReadSink,
     /// RDMA READ from it.
     RemoteRead,
@@ -131,7 +131,7 @@ pub enum WrError {
     /// The peer refused the access; the connection ends.
     #[error("the peer refused the remote access")]
     RemoteAccess,
-    /// A received message was larger than the receive it met; the connection ends.
+    /// A message was larger than the receive posted for it; the connection ends.
     #[error("the message is larger than the posted receive")]
     LocalLength,
     /// A fault that was injected for a test.

@@ -2,15 +2,15 @@
 
 //! [`PcapWriter`]: TCP streams as a capture file that Wireshark opens.
 //!
-//! The bytes of a stream come from wherever they are known, a socket or a fabric that only acts as
-//! if there were one; IP and TCP headers are made up around them, with a handshake, sequence
-//! numbers and checksums that hold. Each call of [`PcapWriter::data`] begins a packet of its own:
-//! dissectors of iWARP do best with one FPDU in each.
+//! The bytes of a stream come from a socket, or from a fabric that only acts as if there were one;
+//! IP and TCP headers are made up around them, with a handshake and with valid sequence numbers and
+//! checksums. Each call of [`PcapWriter::data`] begins a new packet: iWARP dissectors work best
+//! with one FPDU in each.
 //!
 //! The file is a classic pcap with nanoseconds and link type "raw IP", which needs no made-up
 //! Ethernet. The headers of a stream without losses are two fixed layouts, so they are written here
-//! instead of by a library. It must never be the reason why something else fails: whoever captures
-//! for diagnosis drops the capture at the first error.
+//! instead of by a library. A capture must never make anything else fail: code that captures for
+//! diagnosis drops the capture at the first error.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +26,7 @@ const RECORD_HEADER: usize = 16;
 
 const IPV4_HEADER: usize = 20;
 const TCP_HEADER: usize = 20;
-/// What an IPv4 packet has room for behind both headers.
+/// Room in an IPv4 packet after both headers.
 const MAX_PAYLOAD: usize = 65_535 - IPV4_HEADER - TCP_HEADER;
 const PROTOCOL_TCP: u8 = 6;
 const HOP_LIMIT: u8 = 64;
@@ -35,14 +35,14 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
-/// Window scale 14 behind a no-operation: the window is a gigabyte, and nobody needs to acknowledge
-/// anything for its own sake.
+/// Window scale 14 after a no-operation: the window is a gigabyte, so no packet is needed just to
+/// acknowledge.
 const SYN_OPTIONS: [u8; 4] = [1, 3, 3, 14];
 
 /// Which way bytes went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From the client, who opened the stream.
+    /// From the client, which opened the stream.
     ToServer,
     /// From the server.
     ToClient,
@@ -67,7 +67,7 @@ pub struct StreamId(usize);
 #[derive(Clone, Copy, Debug)]
 struct End {
     address: SocketAddr,
-    /// Of the next byte that it sends.
+    /// The sequence number of the next byte that it sends.
     sequence: u32,
 }
 
@@ -88,8 +88,8 @@ pub struct PcapWriter<W> {
 }
 
 impl<W: Write> PcapWriter<W> {
-    /// Writes the header of the file. Each packet is written with one call, so that a `writer`
-    /// without a buffer leaves a whole file behind at any time.
+    /// Writes the header of the file. Each packet is written with one call, so an unbuffered
+    /// `writer` leaves a complete file behind at any time.
     pub fn new(mut writer: W) -> io::Result<Self> {
         let mut header = Vec::with_capacity(24);
         header.extend_from_slice(&MAGIC.to_le_bytes());
@@ -125,8 +125,8 @@ impl<W: Write> PcapWriter<W> {
         Ok(id)
     }
 
-    /// Bytes that went one way, in one packet where IP has room for them (65,495), as late as
-    /// `time`. Fails as the writer does, or where the stream is of another object.
+    /// Writes bytes that went one way, dated no earlier than `time`, in one packet if IP has room
+    /// for them (65,495). Fails if the writer does, or if the stream belongs to another object.
     pub fn data(
         &mut self,
         stream: StreamId,
@@ -141,7 +141,7 @@ impl<W: Write> PcapWriter<W> {
         Ok(())
     }
 
-    /// The end of one way. Nothing more goes this way then.
+    /// Ends one direction. Nothing more goes that way afterwards.
     pub fn close(
         &mut self,
         stream: StreamId,
@@ -269,7 +269,7 @@ fn ip_header(from: IpAddr, to: IpAddr, length: usize) -> io::Result<Vec<u8>> {
 struct Checksum(u64);
 
 impl Checksum {
-    /// Adds bytes; only the last ones may be an odd number.
+    /// Adds bytes; only the last call may add an odd number of them.
     fn add(&mut self, bytes: &[u8]) {
         for pair in bytes.chunks(2) {
             let high = pair.first().copied().unwrap_or(0);

@@ -1,53 +1,51 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Connections of peers that are not known yet: whose they are, and which goes when there are too many.
+//! Connections of peers that are not known yet: which source each has, and which is dropped when there are too many.
 //!
-//! Whoever reaches a port can have such connections, so their number is limited, in total and for each
-//! source. A newcomer is let in all the same: if there are too many, the oldest connection of the source
-//! that has most of them goes. A client that does what it has to do at once is gone from here before it is
-//! the oldest, however many others do nothing.
+//! Any host that reaches a port can open such connections, so their number is limited, in total and for each source. A
+//! newcomer is admitted all the same: if there are then too many, the oldest connection of the source with the most is
+//! dropped. A client that does its part at once is no longer counted here by the time it would be the oldest, however
+//! many others do nothing.
 //!
-//! This is the only place that says what a source is. Each stage of a connection that has such limits
-//! counts here.
+//! This is the only place that defines a source. Each stage of a connection that has such limits counts with this.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::cmp::Reverse;
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// How many connections there may be, of all sources and of each.
+/// How many connections there may be, in total and of each source.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) total: usize,
     pub(crate) per_source: usize,
 }
 
-/// The limit for which a connection has to go.
+/// The limit for which a connection was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
     Total,
     PerSource,
 }
 
-/// Connections by source, each known by a key.
+/// Connections by source, each identified by a key.
 #[derive(Debug)]
 pub(crate) struct Sources<K> {
     places: BTreeMap<K, (Source, u64)>,
     /// The connections of each source, the oldest first.
     by_source: BTreeMap<Source, BTreeMap<u64, K>>,
-    /// The sources: last the one with most connections, and of several such the one with the oldest.
+    /// The sources in order: the last has the most connections and, among several such, the oldest one.
     ranks: BTreeSet<Rank>,
     last: u64,
 }
 
 type Rank = (usize, Reverse<u64>, Source);
 
-/// Whose connections count together: those of an IPv4 address, or of the /64 that one host of IPv6
-/// commonly has.
+/// Peers whose connections are counted together: an IPv4 address, or the /64 that one IPv6 host commonly has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Source(IpAddr);
 
 impl Source {
-    /// That of an address.
+    /// The source of an address.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
@@ -98,7 +96,7 @@ impl<K: Copy + Ord> Sources<K> {
         self.change(source, |conns| conns.insert(number, key));
     }
 
-    /// Takes a connection out; whether it was there.
+    /// Removes a connection; returns whether it was there.
     pub(crate) fn remove(&mut self, key: &K) -> bool {
         let Some((source, number)) = self.places.remove(key) else {
             return false;
@@ -107,7 +105,7 @@ impl<K: Copy + Ord> Sources<K> {
         true
     }
 
-    /// Adds a connection. If that makes too many, takes the one out that has to go.
+    /// Adds a connection. If there are then too many, removes the one that has to be dropped and returns it.
     pub(crate) fn admit(&mut self, key: K, source: Source, limits: Limits) -> Option<(K, Limit)> {
         self.add(key, source);
         let (victim, limit) = if self.of(source) > limits.per_source {
@@ -128,13 +126,13 @@ impl<K: Copy + Ord> Sources<K> {
         Some(*key)
     }
 
-    /// The oldest connection of the source that has most.
+    /// The oldest connection of the source with the most.
     pub(crate) fn oldest_of_greediest(&self) -> Option<K> {
         let (_, _, source) = self.ranks.last()?;
         self.oldest_of(*source)
     }
 
-    /// The oldest connection of each source, with a number that is less the older it is.
+    /// The oldest connection of each source, with a number that is smaller the older it is.
     pub(crate) fn oldest(&self) -> impl Iterator<Item = (Source, u64, K)> + '_ {
         self.by_source.iter().filter_map(|(source, conns)| {
             let (number, key) = conns.first_key_value()?;
@@ -177,7 +175,7 @@ mod tests {
         Source::of(text.parse().unwrap())
     }
 
-    /// Admits connections 1, 2, ... of these peers, and says which of them had to go.
+    /// Admits connections 1, 2, ... of these peers, and returns which of them were dropped.
     fn admit_all<const N: usize>(peers: [&str; N]) -> [Option<(usize, Limit)>; N] {
         let mut sources = Sources::default();
         let mut number = 0;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a fabric of user space waits with: one epoll instance for its descriptors and for those of its
-//! owner.
+//! How a fabric in user space waits: on one epoll instance for its own descriptors and those of its owner.
 
 use std::io;
 use std::time::Duration;
@@ -11,8 +10,8 @@ use mio::{Events, Poll, Registry, Token};
 use super::wait::failed;
 use super::{FabricError, Waitable};
 
-/// Tokens with this bit are those of a fabric's owner, and no fabric's: those of connections are keys of
-/// tables with fewer places.
+/// Tokens with this bit belong to a fabric's owner. No token of a fabric has it: those are keys of tables with fewer
+/// slots.
 const OWNER_BIT: usize = 1 << 29;
 
 /// A fabric whose owner sleeps with it, on one epoll instance instead of two nested ones.
@@ -21,11 +20,11 @@ pub trait SharedEpoll: Waitable {
     fn registry(&self) -> &Registry;
 
     /// Sleeps until a descriptor of the fabric or of the owner is ready, at most for `time`. The next
-    /// [`poll`](super::Fabric::poll) goes on with what was found, and does not look again.
+    /// [`poll`](super::Fabric::poll) uses what was found, and does not look again.
     ///
     /// # Errors
     ///
-    /// The system's; a signal is none.
+    /// Those of the system; a signal is not an error.
     fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError>;
 
     /// Appends the keys of the owner's descriptors that `wait` or [`poll`](super::Fabric::poll) found ready.
@@ -43,7 +42,7 @@ pub const fn owner_token(key: u64) -> Token {
 pub struct Readiness {
     poll: Poll,
     found: Events,
-    /// `found` was not taken yet.
+    /// `found` has not been taken yet.
     has_found: bool,
     keys: Vec<u64>,
 }
@@ -53,7 +52,7 @@ impl Readiness {
     ///
     /// # Errors
     ///
-    /// The system has no descriptors.
+    /// The system has no descriptors left.
     pub fn new() -> Result<Self, FabricError> {
         let poll = Poll::new().map_err(|source| failed("create an epoll instance", source))?;
         Ok(Self {
@@ -80,7 +79,7 @@ impl Readiness {
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// Those of the system.
     pub fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError> {
         if self.has_found {
             return Ok(());
@@ -97,8 +96,8 @@ impl Readiness {
         Ok(())
     }
 
-    /// The descriptors that are ready, without waiting for any; the owner's are among them ([`is_own`]).
-    /// To be [put](Self::put) back.
+    /// The descriptors that are ready, without waiting for any; the owner's are among them ([`is_own`]). They must be
+    /// [put](Self::put) back.
     ///
     /// # Errors
     ///
@@ -120,7 +119,7 @@ impl Readiness {
     }
 }
 
-/// Whether a token is the fabric's.
+/// Whether a token is one of the fabric's own.
 #[must_use]
 pub const fn is_own(token: Token) -> bool {
     token.0 & OWNER_BIT == 0
@@ -178,7 +177,7 @@ mod tests {
                 readiness.wait(None).unwrap();
                 assert!(readiness.has_found());
                 assert_eq!(keys(&mut readiness), [KEY]);
-                // What was found is not lost, and not waited for.
+                // What was found is not lost, and the call does not wait.
                 readiness.wait(None).unwrap();
                 assert_eq!(own(&mut readiness), [5]);
             } else {

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The memory regions of one connection: what local work requests and the peer may touch. The checks that keep
-//! a hostile peer out of other memory are here, once for all fabrics that make them themselves.
+//! The memory regions of one connection: what local work requests and the peer may touch. The checks that keep a
+//! hostile peer out of other memory are here, once for all fabrics that do not leave them to a device.
 //!
-//! The table owns a handle of each memory, so that whoever finds a region has its memory, and
-//! whoever does not find it has nothing. What a work request names is looked up when it is posted
-//! and each time that its bytes move: a region that was deregistered in between is not found, and
-//! neither is another one that has its number by then.
+//! The table owns a handle of each memory, so code that finds a region has its memory, and code that does not find it
+//! has nothing. The memory that a work request names is looked up when it is posted, and again each time its bytes
+//! move: a region that was deregistered in between is not found, and neither is another one that has its number by
+//! then.
 //!
-//! Tokens (STags) are random, so that a peer cannot guess one; a wrong guess ends its connection.
-//! A region is found by its [`RegionId`] without a search, and by its token by looking at all: a connection has few.
+//! Tokens (STags) are random, so that a peer cannot guess one; a wrong guess ends its connection. A region is found by
+//! its [`RegionId`] without a search, and by its token with a linear search: a connection has few.
 
 use alloc::vec::Vec;
 
 use super::{Access, RegionId, RemoteAddress, Sge};
 use crate::units::RemoteToken;
 
-/// A piece of a memory that was registered when it was looked up, to be looked up again.
+/// A piece of memory that was registered when it was looked up, and must be looked up again before each use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     region: RegionId,
-    /// Which of the registrations that had or will have this number.
+    /// Tells this registration from earlier and later ones with the same number.
     generation: u32,
     /// Bytes from the start of the memory.
     pub offset: u32,
@@ -37,8 +37,7 @@ impl Piece {
         length: 0,
     };
 
-    /// The `length` bytes from `offset` of it on. Whether the memory has them is seen when they
-    /// are looked up.
+    /// The `length` bytes from `offset` on within it. Whether the memory has them is checked when they are looked up.
     #[must_use]
     pub const fn part(self, offset: u32, length: u32) -> Self {
         let offset = self.offset.saturating_add(offset);
@@ -58,7 +57,7 @@ pub enum AccessFault {
     Token,
     /// The region does not allow this kind of access.
     Access,
-    /// The bytes go over the end of the address space.
+    /// The bytes extend past the end of the address space.
     Wrap,
     /// The bytes do not lie in the region.
     Bounds,
@@ -68,15 +67,15 @@ pub enum AccessFault {
 struct Slot<M> {
     /// Counts the registrations under this number.
     generation: u32,
-    /// Here while it is registered.
+    /// `Some` while it is registered.
     memory: Option<M>,
     length: u32,
     access: Access,
-    /// The peer's name for it; `access` says whether it has any use.
+    /// The peer's name for it; `access` says whether the peer may use it.
     remote: RemoteAddress,
 }
 
-/// A fixed number of regions. `M` is the owner's handle of a memory.
+/// A table for a fixed number of regions. `M` is the owner's handle of a memory.
 #[derive(Debug)]
 pub struct Regions<M> {
     slots: Vec<Slot<M>>,
@@ -93,8 +92,8 @@ impl<M> Regions<M> {
         }
     }
 
-    /// Registers `length` bytes of `memory` under the name `remote`. `None`: no room, or the token
-    /// or the addresses cannot be used; with another random `remote` only the former happens again.
+    /// Registers `length` bytes of `memory` under the name `remote`. `None`: there is no room, or the token or the
+    /// addresses cannot be used, which another random `remote` cures.
     pub fn register(
         &mut self,
         memory: M,
@@ -133,12 +132,12 @@ impl<M> Regions<M> {
         self.slots.len() < self.capacity || self.slots.iter().any(|slot| slot.memory.is_none())
     }
 
-    /// Ends a registration and gives the memory back; `None` where there is none.
+    /// Ends a registration and returns the memory; `None` if there is none.
     pub fn deregister(&mut self, region: RegionId) -> Option<M> {
         self.slots.get_mut(region.0 as usize)?.memory.take()
     }
 
-    /// What a work request names, if it lies in a registered region.
+    /// The memory that a work request names, if it lies in a registered region.
     #[must_use]
     pub fn look_up(&self, sge: Sge) -> Option<Piece> {
         let Sge {
@@ -156,13 +155,13 @@ impl<M> Regions<M> {
         self.slot(piece).map(|_| piece)
     }
 
-    /// The memory of a piece, if it still has the same registration.
+    /// The memory of a piece, if its registration still holds.
     #[must_use]
     pub fn memory(&self, piece: Piece) -> Option<&M> {
         self.slot(piece)?.memory.as_ref()
     }
 
-    /// The same for what the peer reads: nothing either where its access was revoked.
+    /// The same for memory that the peer reads: also `None` if its access was revoked.
     #[must_use]
     pub fn memory_for_peer(&self, piece: Piece) -> Option<&M> {
         let slot = self.slot(piece)?;
@@ -172,7 +171,7 @@ impl<M> Regions<M> {
         }
     }
 
-    /// The local memory that the peer means, if it has the access.
+    /// The local memory that the peer names, if it has this access.
     pub fn resolve(
         &self,
         token: u32,
@@ -202,8 +201,7 @@ impl<M> Regions<M> {
         })
     }
 
-    /// Takes the peer's access away; local work requests may go on using the region. `None`: it had none
-    /// by this token.
+    /// Revokes the peer's access; local work requests may go on using the region. `None` if this token gave it none.
     pub fn invalidate(&mut self, token: u32) -> Option<RemoteToken> {
         let slot = self
             .slots

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Registration under a random name: what fabrics do that check remote access themselves.
+//! Registration under a random name, for fabrics that check remote access themselves.
 
 use super::regions::Regions;
 use super::wait::failed;
@@ -8,11 +8,11 @@ use super::{Access, FabricError, Region, RemoteAddress};
 use crate::sys::Memory;
 use crate::units::RemoteToken;
 
-/// Tries to find a free random token.
+/// Attempts to find a free random token.
 const TRIES: usize = 8;
 
-/// Registers `memory`. A token is all that a peer must know to reach it, so no generator stands in
-/// between whose state others could learn.
+/// Registers `memory`. A token is all that a peer must know to reach it, so it comes straight from
+/// the system, and not from a generator whose state others could learn.
 pub(super) fn register(
     regions: &mut Regions<Memory>,
     memory: &Memory,

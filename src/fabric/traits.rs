@@ -13,13 +13,13 @@ use crate::sys::{Memory, OsError};
 use crate::units::{Instant, RemoteToken};
 
 slotmap::new_key_type! {
-    /// A connection of one fabric. Never used again for another connection.
+    /// A connection of one fabric. The key is never reused for another connection.
     pub struct ConnId;
     /// A listener of one fabric.
     pub struct ListenerId;
 }
 
-/// How many RDMA READs may be under way on one connection, seen from this side.
+/// How many RDMA READs may be outstanding on one connection, as this side sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadLimits {
     /// RDMA READs of the peer that this side serves at a time (IRD; `responder_resources`).
@@ -30,7 +30,7 @@ pub struct ReadLimits {
 }
 
 impl Default for ReadLimits {
-    /// 32 and 16: what Linux's and Windows' clients offer is at most 32.
+    /// 32 and 16: Linux and Windows clients offer at most 32.
     fn default() -> Self {
         Self {
             responder_resources: 32,
@@ -39,7 +39,7 @@ impl Default for ReadLimits {
     }
 }
 
-/// A region as registered: what local work requests and the peer call it.
+/// A registered region: its names for local work requests and for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     /// For local work requests.
@@ -51,30 +51,30 @@ pub struct Region {
 /// What a completed work request was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// A posted receive: `length` bytes arrived; the SEND also invalidated this local token.
+    /// A posted receive: `length` bytes arrived, and the SEND may also have invalidated a local token.
     Recv {
-        /// Bytes that the message has.
+        /// Bytes in the message.
         length: u32,
-        /// The region's token that the peer's send-with-invalidate revoked, where the device says it. The
-        /// region stays known until it is deregistered; but on an iWARP device local work that uses it fails.
+        /// The token of the region that the peer's send-with-invalidate revoked, if the device reports it. The region
+        /// stays registered until it is deregistered, but on an iWARP device local work that uses it fails.
         invalidated: Option<RemoteToken>,
     },
-    /// A SEND: header and payload may be used again.
+    /// A SEND: header and payload may be reused.
     Send,
-    /// An RDMA WRITE: the local memory may be used again. The data has not necessarily arrived,
-    /// but a SEND posted later arrives after it.
+    /// An RDMA WRITE: the local memory may be reused. The data has not necessarily arrived, but a SEND posted later
+    /// arrives after it.
     Write,
     /// An RDMA READ: the data is in the local memory.
     Read,
 }
 
-/// When bytes of posted work last moved on a connection, as far as a fabric sees more of that than
-/// completions; [`Instant::ZERO`] where it does not.
+/// When bytes of posted work last moved on a connection, if the fabric sees more of that than completions;
+/// [`Instant::ZERO`] if it does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
-    /// Of SENDs and RDMA WRITEs: the network took them.
+    /// SENDs and RDMA WRITEs: when the network last took bytes.
     pub sends: Instant,
-    /// Of RDMA READs: they arrived.
+    /// RDMA READs: when bytes last arrived.
     pub reads: Instant,
 }
 
@@ -83,7 +83,7 @@ pub struct Moved {
 pub enum Event {
     /// A peer wants a connection: [`Fabric::accept`] or [`Fabric::reject`] it.
     ConnectRequest {
-        /// Where it came in.
+        /// The listener that received it.
         listener: ListenerId,
         /// The new connection. Memory may be registered and receives posted before it is accepted.
         conn: ConnId,
@@ -94,7 +94,7 @@ pub enum Event {
     Established {
         /// The connection.
         conn: ConnId,
-        /// As both sides agreed.
+        /// The limits that both sides agreed on.
         limits: ReadLimits,
     },
     /// A work request ended. Completions of the same kind on a connection come in the order of
@@ -104,35 +104,35 @@ pub enum Event {
         conn: ConnId,
         /// As posted.
         wr_id: WrId,
-        /// What it was; where it failed, `Recv` has length 0.
+        /// What it was; if it failed, `Recv` has length 0.
         work: Work,
         /// Whether it succeeded. After the first failure everything else is flushed.
         result: Result<(), WrError>,
     },
-    /// The connection is gone, after the completion of everything that was posted. Sent exactly
-    /// once for each connection that `connect` returned or `ConnectRequest` announced, unless it
-    /// was rejected; its [`ConnId`] means nothing afterwards.
+    /// The connection is gone, and everything that was posted has completed. Sent exactly once for each connection that
+    /// `connect` returned or `ConnectRequest` announced, unless it was rejected; its [`ConnId`] means nothing
+    /// afterwards.
     Closed {
         /// The connection.
         conn: ConnId,
-        /// Why: the first reason that either side had.
+        /// Why: the first reason that arose on either side.
         reason: CloseReason,
     },
     /// A peer was turned away before it became a connection.
     Refused {
-        /// The peer's address; the listener's where the peer's is not known.
+        /// The peer's address, or the listener's if the peer's is unknown.
         peer: SocketAddr,
         /// Why.
         reason: CloseReason,
     },
 }
 
-/// What a [`Cause`] is about, for those who have to react to it.
+/// What a [`Cause`] is about, for callers that have to react to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CauseKind {
-    /// One side accessed memory of the other that it may not.
+    /// One side accessed memory of the other without permission.
     RemoteAccess,
-    /// A message found no receive that was posted and large enough.
+    /// No receive large enough was posted for a message.
     ReceiverNotReady,
     /// The peer broke a rule of the fabric's protocol, or reported that we did.
     Protocol,
@@ -140,19 +140,19 @@ pub enum CauseKind {
     Device,
 }
 
-/// What the codes of a [`Cause`] mean: one such object for each provider of connections.
+/// What the codes of a [`Cause`] mean: each provider of connections has one such object.
 pub trait Causes: Sync {
-    /// A name for counters: lower case, words joined by `_`, stable. No other provider has it.
+    /// A name for counters: lower case, words joined by `_`, stable. No other provider uses it.
     fn name(&self, code: u32) -> &'static str;
 
     /// What it is about.
     fn kind(&self, code: u32) -> CauseKind;
 
-    /// Says it to people.
+    /// Writes it as text for people.
     fn describe(&self, code: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 }
 
-/// Why a connection ended, as its provider calls it: a code, and what it means.
+/// Why a connection ended, in its provider's terms: a code and its meaning.
 #[derive(Clone, Copy)]
 pub struct Cause {
     causes: &'static dyn Causes,
@@ -160,7 +160,7 @@ pub struct Cause {
 }
 
 impl Cause {
-    /// A code of a provider.
+    /// The cause that a provider's `code` stands for.
     #[must_use]
     pub const fn new(causes: &'static dyn Causes, code: u32) -> Self {
         Self { causes, code }
@@ -212,31 +212,31 @@ pub enum CloseReason {
     /// [`Fabric::close`] was called.
     #[error("closed by this side")]
     Local,
-    /// The peer closed in order.
+    /// The peer closed the connection in an orderly way.
     #[error("closed by the peer")]
     Peer,
-    /// The peer, or the network, broke the connection off.
+    /// The peer or the network aborted the connection.
     #[error("connection reset")]
     Reset,
-    /// Nobody listens there, or the peer rejected the connection.
+    /// Nothing listens there, or the peer rejected the connection.
     #[error("connection refused")]
     Refused,
     /// The peer did not finish connecting in time.
     #[error("timed out while connecting")]
     ConnectTimeout,
-    /// Too many connections, or too many of this source address, have not finished connecting.
+    /// Too many connections, in total or from this source address, have not finished connecting.
     #[error("too many connections are not established yet")]
     TooManyPending,
-    /// Peers may not connect at this address of this side ([`Fabric::admit_at`]).
+    /// Peers may not connect to this address of this side ([`Fabric::admit_at`]).
     #[error("connections to this local address are not allowed")]
     AddressNotAllowed,
-    /// The peer accessed memory that it may not.
+    /// The peer accessed memory without permission.
     #[error("remote access refused")]
     RemoteAccess,
-    /// A message arrived and no receive was posted, or one too small.
+    /// A message arrived, and no receive was posted for it, or one that was too small.
     #[error("no receive was posted for a message, or the receive was too small")]
     ReceiverNotReady,
-    /// Posted work used memory whose registration this side has ended.
+    /// Posted work used memory that this side has deregistered.
     #[error("memory that was in use was deregistered")]
     LocalProtection,
     /// The RDMA device was removed, or has failed as a whole.
@@ -254,13 +254,13 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Whether one side accessed memory of the other that it may not.
+    /// Whether one side accessed memory of the other without permission.
     #[must_use]
     pub fn is_remote_access(&self) -> bool {
         *self == Self::RemoteAccess || self.is_provided(CauseKind::RemoteAccess)
     }
 
-    /// Whether a message found no receive that was posted and large enough.
+    /// Whether no receive large enough was posted for a message.
     #[must_use]
     pub fn is_receiver_not_ready(&self) -> bool {
         *self == Self::ReceiverNotReady || self.is_provided(CauseKind::ReceiverNotReady)
@@ -280,11 +280,11 @@ impl CloseReason {
     }
 }
 
-/// Why a call on a fabric failed. Nothing happened then.
+/// Why a call on a fabric failed. A call that fails changes nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FabricError {
-    /// The connection is not one, or is not in the state that the call needs.
+    /// There is no such connection, or it is not in the state that the call needs.
     #[error("no such connection, or its state does not allow this call")]
     NotConnected,
     /// The queue is full: post again after a completion.
@@ -307,35 +307,35 @@ pub enum FabricError {
         /// As reported.
         source: OsError,
     },
-    /// A library that it needs refused, or is not there: what cannot be done, and why.
+    /// A library that the fabric needs is missing or has refused: what cannot be done, and why.
     #[error("cannot {0}")]
     Library(String),
 }
 
 /// A provider of RDMA connections. See the [module](super) for what it is.
 ///
-/// Calls are of four kinds. *Connections*: `listen`, `connect`, `accept`, `reject`, `close`.
-/// *Memory*: `register`, `deregister`. *Work*: `post_*`; each successful post ends in exactly one
-/// [`Event::Completion`], before [`Event::Closed`]. *Progress*: `poll` does whatever can be done
-/// without waiting and reports it, and `poll_timeout` says when it has to be called at the latest. In a
-/// program, an owner that sleeps has a fabric that is `Waitable` and waits for its `event_fd`.
+/// Calls are of four kinds. *Connections*: `listen`, `connect`, `accept`, `reject`, `close`. *Memory*: `register`,
+/// `deregister`. *Work*: `post_*`; each successful post ends in exactly one [`Event::Completion`], before
+/// [`Event::Closed`]. *Progress*: `poll` does whatever can be done without waiting and reports it, and `poll_timeout`
+/// says by when it must be called again. In a program, an owner that sleeps uses a fabric that is `Waitable`, and waits
+/// for its `event_fd`.
 ///
-/// Receives may be posted as soon as there is a connection, everything else once it is established.
-/// Posted SENDs and RDMA WRITEs are carried out in the order of posting, RDMA READs in theirs; a
-/// READ that waits for its turn does not hold up SENDs and WRITEs posted after it.
+/// Receives may be posted as soon as there is a connection, everything else once it is established. SENDs and RDMA
+/// WRITEs are carried out in the order of posting, and so are RDMA READs among themselves; a READ that waits for its
+/// turn does not hold up SENDs and WRITEs posted after it.
 pub trait Fabric {
-    /// Accepts connections at `address`; port 0 takes a free one.
+    /// Listens at `address`; port 0 selects a free port.
     fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError>;
 
     /// The address a listener is bound to, with its real port.
     fn local_address(&self, listener: ListenerId) -> Option<SocketAddr>;
 
-    /// This side's address of a connection, at which the peer reached it; `None` where there is no
-    /// such connection or the fabric does not know.
+    /// This side's address of a connection (the one that the peer connected to, if the connection is incoming); `None`
+    /// if there is no such connection or the fabric does not know.
     fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr>;
 
-    /// Whether the peer of a connection may invalidate regions of this side. Where it may not, an
-    /// attempt ends the connection: an initiator does not ask for it then.
+    /// Whether the peer of a connection may invalidate regions of this side. If it may not, an attempt ends the
+    /// connection, so an initiator does not ask for it.
     fn regions_may_be_invalidated(&self, _conn: ConnId) -> bool {
         true
     }
@@ -343,23 +343,23 @@ pub trait Fabric {
     /// Ends a listener. Its connections live on; unanswered requests are rejected.
     fn unlisten(&mut self, listener: ListenerId);
 
-    /// From now on, peers may connect at these addresses of this side only, whatever listeners there are.
-    /// Others are refused before anything of theirs is read ([`Event::Refused`]), as are those that were
-    /// not announced yet; announced connections live on. Without a call, all addresses are admitted.
+    /// From now on, peers may connect only to these addresses of this side, whatever listeners there are. Connections
+    /// to other addresses are refused before any of their bytes are read ([`Event::Refused`]), and so are existing ones
+    /// that were not announced yet; announced connections live on. Until the first call, all addresses are admitted.
     fn admit_at(&mut self, addresses: &Arc<LocalAddresses>);
 
     /// Begins a connection; [`Event::Established`] or [`Event::Closed`] follows. Memory may be
     /// registered and receives posted at once.
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError>;
 
-    /// Accepts a requested connection; each limit becomes at most what the peer allows.
+    /// Accepts a requested connection; each limit is capped at what the peer allows.
     fn accept(&mut self, conn: ConnId, limits: ReadLimits) -> Result<(), FabricError>;
 
     /// Turns a requested connection away. No further event names it.
     fn reject(&mut self, conn: ConnId);
 
-    /// Ends a connection in order: SENDs and RDMA WRITEs posted so far still go out (for a bounded
-    /// time), receives and RDMA READs are flushed, [`Event::Closed`] follows. Again: no effect.
+    /// Closes a connection in an orderly way: SENDs and RDMA WRITEs posted so far still go out (for a bounded time),
+    /// receives and RDMA READs are flushed, and [`Event::Closed`] follows. A second call has no effect.
     fn close(&mut self, conn: ConnId);
 
     /// Registers memory with a connection (each connection has a protection domain of its own).
@@ -377,8 +377,8 @@ pub trait Fabric {
     /// Posts memory for one incoming SEND. Receives are consumed in the order of posting.
     fn post_recv(&mut self, conn: ConnId, wr_id: WrId, memory: Sge) -> Result<(), FabricError>;
 
-    /// Sends `header` (copied at once) and `payload` as one message, and has the peer invalidate
-    /// `invalidate`, a token of its own.
+    /// Sends `header` (copied at once) and `payload` as one message, and asks the peer to invalidate `invalidate`, one
+    /// of the peer's tokens.
     fn post_send(
         &mut self,
         conn: ConnId,
@@ -388,7 +388,7 @@ pub trait Fabric {
         invalidate: Option<RemoteToken>,
     ) -> Result<(), FabricError>;
 
-    /// Writes local memory to the peer's.
+    /// Writes local memory to the peer's memory.
     fn post_write(
         &mut self,
         conn: ConnId,
@@ -397,9 +397,9 @@ pub trait Fabric {
         target: RemoteAddress,
     ) -> Result<(), FabricError>;
 
-    /// Reads the peer's memory into local memory, which is registered with [`Access::ReadSink`] or
-    /// [`Access::RemoteWrite`]: some devices can do without that, and some cannot. At most `initiator_depth` are under way; more
-    /// wait in order.
+    /// Reads the peer's memory into local memory, which should be registered with [`Access::ReadSink`] or
+    /// [`Access::RemoteWrite`]: some devices require it. At most `initiator_depth` READs are outstanding; the others
+    /// wait, in order.
     fn post_read(
         &mut self,
         conn: ConnId,
@@ -408,7 +408,7 @@ pub trait Fabric {
         source: RemoteAddress,
     ) -> Result<(), FabricError>;
 
-    /// When bytes of what was posted last moved.
+    /// When bytes of posted work last moved.
     fn moved(&self, _conn: ConnId) -> Moved {
         Moved::default()
     }
@@ -416,7 +416,7 @@ pub trait Fabric {
     /// Makes progress without waiting and appends what happened to `events`.
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError>;
 
-    /// When `poll` must be called at the latest, whatever happens; `None`: only after an event.
-    /// A moment that has passed means at once.
+    /// The latest time at which `poll` must be called, even if nothing happens; `None`: only after an event. A time in
+    /// the past means at once.
     fn poll_timeout(&self) -> Option<Instant>;
 }

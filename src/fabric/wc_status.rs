@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! [`WcStatus`]: what an RDMA device says of a work request that failed.
+//! [`WcStatus`]: what an RDMA device reports about a work request that failed.
 
 use core::fmt;
 
@@ -11,9 +11,9 @@ use super::{Cause, CauseKind, Causes, CloseReason};
 pub struct WcStatus(pub u32);
 
 impl WcStatus {
-    /// The peer asked for what it may not; no work request of this side failed.
+    /// The peer made an invalid request; no work request of this side failed.
     pub const INVALID_REQUEST: Self = Self(9);
-    /// The queue pair failed, and not a work request.
+    /// The queue pair failed, not a work request.
     pub const FATAL: Self = Self(19);
 
     /// A name for counters: lower case, words joined by `_`, stable.

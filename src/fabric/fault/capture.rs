@@ -2,9 +2,9 @@
 
 //! Operations of a fabric as the iWARP frames that they would be on a wire.
 //!
-//! Numbers that only a wire has are made up as a peer would choose them: message sequence numbers
-//! from 1, and an STag and offset for the sink of an RDMA READ. Only what the trait shows is there:
-//! posted work and its completion.
+//! Numbers that exist only on a wire are made up as a peer would choose them: message sequence
+//! numbers from 1, and an STag and offset for the sink of an RDMA READ. Only what the trait shows
+//! is captured: posted work and its completion.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
@@ -20,7 +20,7 @@ use crate::fabric::{ConnId, ReadLimits, Region, RegionId, RemoteAddress, Sge, Wo
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
 
-/// Bytes of a message in one FPDU: with its headers it fits one IP packet.
+/// Bytes of a message in one FPDU: with its headers it fits into one IP packet.
 const SEGMENT: usize = 60 * 1024;
 
 /// A capture file of a fabric's connections.
@@ -28,32 +28,32 @@ pub(super) struct Capture {
     pcap: PcapWriter<Box<dyn Write + Send>>,
     now: Instant,
     ends: HashMap<ConnId, End>,
-    /// For clients whose own address the trait does not tell.
+    /// The next port for clients whose address the trait does not reveal.
     next_port: u16,
 }
 
-/// One end of a connection, as far as this fabric has it.
+/// One end of a connection, as far as this fabric knows it.
 #[derive(Debug)]
 struct End {
     /// The direction in which it sends.
     sends: Direction,
     client: SocketAddr,
     server: SocketAddr,
-    /// What its client asked for, where that is known.
+    /// What its client asked for, if that is known.
     asked: Option<ReadLimits>,
-    /// The other end is in this fabric too, and captures what this one receives.
+    /// The other end, if it is in this fabric too: it captures what this one receives.
     peer: Option<ConnId>,
-    /// Once established.
+    /// Set once established.
     stream: Option<StreamId>,
     regions: HashMap<RegionId, (Memory, RemoteToken)>,
     receives: VecDeque<Option<(Memory, Sge)>>,
-    /// What READ responses are going to be like.
+    /// The sink of each READ response to come, and its tagged header.
     reads: VecDeque<Option<(Memory, Sge, Tagged)>>,
     sent: Numbers,
     received: Numbers,
 }
 
-/// Message sequence numbers of one direction (RFC 5041, 4.3), those of the latest message.
+/// Message sequence numbers of the latest messages in one direction (RFC 5041, 4.3).
 #[derive(Clone, Copy, Debug, Default)]
 struct Numbers {
     send: u32,
@@ -82,7 +82,7 @@ impl End {
         Some((memory.clone(), piece))
     }
 
-    /// The bytes of a piece, or of the start of one.
+    /// The bytes of a piece; none if its region is unknown.
     fn bytes(&self, piece: Sge) -> Vec<u8> {
         self.memory(piece)
             .map_or_else(Vec::new, |(memory, piece)| copied(&memory, piece))
@@ -138,7 +138,7 @@ impl Capture {
         self.ends.insert(conn, end);
     }
 
-    /// The server has accepted: the handshake is known unless only the client is here.
+    /// The server has accepted: the handshake is known, unless only the client is in this fabric.
     pub(super) fn accepted(&mut self, conn: ConnId, limits: ReadLimits) -> io::Result<()> {
         let Some(end) = self.ends.get(&conn) else {
             return Ok(());
@@ -165,8 +165,8 @@ impl Capture {
         }
     }
 
-    /// Begins the stream with MPA's handshake (RFC 6581): `asked` by the client, `agreed` as the
-    /// server has it.
+    /// Begins the stream with MPA's handshake (RFC 6581): `asked` is the client's offer, `agreed`
+    /// the agreement as the server sees it.
     fn open(&mut self, conn: ConnId, asked: ReadLimits, agreed: ReadLimits) -> io::Result<()> {
         let Some(end) = self.ends.get(&conn) else {
             return Ok(());
@@ -438,7 +438,7 @@ impl Capture {
     }
 }
 
-/// The agreement as the other side has it.
+/// The agreement as the other side sees it.
 const fn mirrored(limits: ReadLimits) -> ReadLimits {
     ReadLimits {
         responder_resources: limits.initiator_depth,
@@ -446,7 +446,8 @@ const fn mirrored(limits: ReadLimits) -> ReadLimits {
     }
 }
 
-/// The parts of a message, each with its offset and whether it is the last; nothing is one part.
+/// The parts of a message, each with its offset and whether it is the last; an empty message is one
+/// part.
 fn segments(message: &[u8]) -> impl Iterator<Item = (usize, bool, &[u8])> {
     (0..message.len().max(1)).step_by(SEGMENT).map(|at| {
         let end = message.len().min(at + SEGMENT);

@@ -16,12 +16,12 @@ use crate::units::RemoteToken;
 
 #[derive(Debug)]
 pub(super) struct Conn {
-    /// The other end; null where there is none (any more).
+    /// The other end; null if there is none, or no longer one.
     pub(super) peer: ConnId,
     pub(super) phase: Phase,
     /// This end's address, once it is known.
     pub(super) address: Option<SocketAddr>,
-    /// Set once, with the first reason; the rest of the end is left to `poll`.
+    /// Set once, with the first reason; `poll` does the rest.
     pub(super) ended: Option<CloseReason>,
     pub(super) limits: ReadLimits,
     pub(super) regions: Regions<Memory>,
@@ -57,7 +57,7 @@ pub(super) struct Read {
 pub(super) struct Failure {
     /// How the operation itself ends.
     pub(super) result: WrError,
-    /// For both ends.
+    /// Why both ends close.
     pub(super) reason: CloseReason,
 }
 
@@ -66,7 +66,7 @@ const REMOTE_ACCESS: Failure = Failure {
     reason: CloseReason::RemoteAccess,
 };
 
-/// The receiver's fault: the sender's operation is one of those that did not happen any more.
+/// The receiver's fault: the sender's operation counts as one that was not carried out.
 const NOT_READY: Failure = Failure {
     result: WrError::Flushed,
     reason: CloseReason::ReceiverNotReady,
@@ -93,8 +93,8 @@ impl Conn {
         }
     }
 
-    /// Whether its owner may still post: after the peer's end it does not know yet that the
-    /// connection is over, and what it posts is flushed.
+    /// Checks that its owner may still post. After the peer has ended the connection the owner does
+    /// not know that yet, and what it posts is flushed.
     pub(super) fn check_open(&self) -> Result<(), FabricError> {
         match self.ended {
             Some(CloseReason::Local) => Err(FabricError::NotConnected),
@@ -109,8 +109,8 @@ impl Conn {
         self.check_open()
     }
 
-    /// Takes a place in the send queue. All places are free again after each `poll`, which is
-    /// noticed here instead of being counted down for each completion.
+    /// Takes a slot of the send queue. Each `poll` frees all slots; that is noticed here, instead
+    /// of counting down at each completion.
     #[inline]
     pub(super) fn take_send_slot(&mut self, round: u64, limit: usize) -> Result<(), FabricError> {
         if self.round != round {
@@ -124,7 +124,7 @@ impl Conn {
         Ok(())
     }
 
-    /// Copies a message of this connection to the peer's next receive, which it completes.
+    /// Copies a message of this connection to the peer's next receive, and completes that.
     #[inline]
     pub(super) fn send(
         &self,
@@ -155,7 +155,8 @@ impl Conn {
         outcome.map(|_| ()).map_err(|(_, failure)| failure)
     }
 
-    /// Does the work of `send`: bytes of the message, or how the receive and the SEND fail.
+    /// Does the work of `send`: returns the bytes of the message, or how the receive and the SEND
+    /// fail.
     #[inline]
     fn fill(
         &self,
@@ -190,11 +191,11 @@ impl Conn {
             }
             Some(length)
         };
-        // The receive's region was deregistered under it: as good as no receive.
+        // The receive's region was deregistered meanwhile: that counts as no receive.
         copied().ok_or((WrError::Flushed, NOT_READY))
     }
 
-    /// What work names, if it lies in a registered region.
+    /// The memory that a work request names, if it lies in a registered region.
     #[inline]
     pub(super) fn look_up(&self, sge: Sge) -> Result<Piece, FabricError> {
         self.regions
@@ -202,13 +203,14 @@ impl Conn {
             .ok_or(FabricError::LocalProtection)
     }
 
-    /// The memory of a piece, and where that begins there; `None`: deregistered since.
+    /// The memory of a piece, and the offset of the piece in it; `None` if it was deregistered
+    /// since.
     #[inline]
     fn memory(&self, piece: Piece) -> Option<(&Memory, usize)> {
         Some((self.regions.memory(piece)?, piece.offset as usize))
     }
 
-    /// What the peer of this connection means.
+    /// The local memory that the peer of this connection names.
     #[inline]
     fn resolve(
         &self,
@@ -244,7 +246,7 @@ impl Conn {
         let length = read.sink.length;
         let source = peer.resolve(read.source, length, Access::RemoteRead)?;
         let (source, from) = peer.memory(source).ok_or(REMOTE_ACCESS)?;
-        // The sink was deregistered: the response would meet an unknown token.
+        // The sink was deregistered: the response would name an unknown token.
         let sink_gone = Failure {
             result: WrError::Flushed,
             reason: CloseReason::RemoteAccess,
