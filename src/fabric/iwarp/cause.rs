@@ -51,7 +51,7 @@ impl IwarpError {
     }
 }
 
-/// The place of the error in the list of all of them; in front of it, what the peer's Terminate message says.
+/// The index of the error in the list of all of them; the bytes above it hold what the peer's Terminate message says.
 fn encode(error: IwarpError) -> u32 {
     let place = IwarpError::iter().position(|other| discriminant(&other) == discriminant(&error));
     let said = match error {

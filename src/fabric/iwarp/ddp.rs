@@ -33,8 +33,8 @@
 //!   +------------+--------+--------+----------------+
 //! ```
 //!
-//! Offsets count from the start of the segment. Reserved bits are zero in what is sent and not
-//! looked at in what arrives. Whether an STag exists or an MSN is due is not known here.
+//! Offsets count from the start of the segment. Reserved bits are sent as zero and ignored on
+//! receipt. This module does not know whether an STag exists or which MSN is due.
 
 use zerocopy::{BE, FromBytes, Immutable, IntoBytes, U32, U64, Unaligned, transmute};
 
@@ -61,7 +61,7 @@ impl Control {
     /// Bytes on the wire.
     pub const LENGTH: usize = 2;
 
-    /// The bit of byte 0 that makes a segment a tagged one.
+    /// The bit of byte 0 that marks a tagged segment.
     pub(super) const TAGGED: u8 = 0x80;
     const LAST: u8 = 0x40;
     const DDP_VERSION_MASK: u8 = 0x03;
@@ -75,8 +75,8 @@ impl Control {
     /// # Errors
     ///
     /// In this order: [`IwarpError::DdpVersion`], [`IwarpError::RdmapVersion`],
-    /// [`IwarpError::RdmapOpcode`], and [`IwarpError::DdpNotTagged`] where the tagged bit says
-    /// otherwise than the opcode.
+    /// [`IwarpError::RdmapOpcode`], and [`IwarpError::DdpNotTagged`] if the tagged bit contradicts
+    /// the opcode.
     pub const fn parse(bytes: [u8; Self::LENGTH]) -> Result<Self, IwarpError> {
         let [ddp, rdmap] = bytes;
         if ddp & Self::DDP_VERSION_MASK != Self::DDP_VERSION {
@@ -134,7 +134,7 @@ impl Tagged {
     /// Bytes on the wire.
     pub const LENGTH: usize = 12;
 
-    /// Takes the header apart. Any 12 bytes are one.
+    /// Takes the header apart. Any 12 bytes are legal.
     #[must_use]
     pub fn parse(bytes: &[u8; Self::LENGTH]) -> Self {
         let layout: TaggedLayout = transmute!(*bytes);
@@ -158,11 +158,11 @@ impl Tagged {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Untagged {
     /// The receiver's STag to invalidate, in each segment of a Send with Invalidate (RFC 5040
-    /// section 4.1); in all others sent as 0 and to be ignored.
+    /// section 4.1); in all others it is sent as 0 and ignored.
     pub invalidate: u32,
     /// The queue number.
     pub queue: u32,
-    /// The message's number in its queue: the first has 1, and 0 follows 4,294,967,295.
+    /// The message's number in its queue: the first is 1, and 0 follows 4,294,967,295.
     pub msn: u32,
     /// Where in the message the payload of this segment begins, in bytes.
     pub mo: u32,
@@ -181,7 +181,7 @@ impl Untagged {
     /// Bytes on the wire.
     pub const LENGTH: usize = 16;
 
-    /// Takes the header apart. Any 16 bytes are one.
+    /// Takes the header apart. Any 16 bytes are legal.
     #[must_use]
     pub fn parse(bytes: &[u8; Self::LENGTH]) -> Self {
         let layout: UntaggedLayout = transmute!(*bytes);

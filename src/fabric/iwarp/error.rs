@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a peer can do wrong in iWARP, rule by rule, and how it is told so.
+//! What a peer can do wrong in iWARP, rule by rule, and how we report it.
 //!
-//! One variant per rule, so that a counter or a log line names the rule that was broken. Each broken
-//! rule ends the connection; where the stream is in a state to carry it, a Terminate message reports
-//! the rule first ([`IwarpError::terminate_code`]). The numbers are those of RFC 5040 section 4.8,
-//! RFC 5041 section 7.2 and RFC 5044 section 8, which IANA keeps as "RDDP" (RFC 6580).
+//! One variant per rule, so that a counter or a log line names the rule that was broken. Each broken rule ends the
+//! connection; if the stream can carry one, a Terminate message reports the rule first
+//! ([`IwarpError::terminate_code`]). The numbers are those of RFC 5040 section 4.8, RFC 5041 section 7.2 and RFC 5044
+//! section 8, which IANA keeps as "RDDP" (RFC 6580).
 
 use super::rdmap::TerminateCode;
 use crate::fabric::regions::AccessFault;
 
-/// A rule of MPA, DDP or RDMAP that the peer broke; as [`PeerTerminated`](Self::PeerTerminated), its
-/// report that we broke one; as [`LocalRegionGone`](Self::LocalRegionGone), what our own side did.
+/// A rule of MPA, DDP or RDMAP that the peer broke; as [`PeerTerminated`](Self::PeerTerminated), its report that we
+/// broke one; as [`LocalRegionGone`](Self::LocalRegionGone), a mistake of our own side.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumIter, strum::IntoStaticStr, thiserror::Error,
 )]
@@ -20,7 +20,7 @@ pub enum IwarpError {
     /// The handshake frame does not begin with the key of its kind.
     #[error("the MPA key is wrong (RFC 5044 7.1.1)")]
     MpaBadKey,
-    /// The peer wants markers in the stream; there are none here.
+    /// The peer wants markers in the stream, which are not supported.
     #[error("the peer asks for MPA markers, which are not supported (RFC 5044 7.1.1)")]
     MpaMarkers,
     /// The revision is neither 1 nor 2.
@@ -41,10 +41,10 @@ pub enum IwarpError {
     /// Bytes follow a handshake frame before the peer was allowed to send any.
     #[error("unexpected bytes after the MPA handshake frame (RFC 5044 7.1.2)")]
     MpaUnexpectedBytes,
-    /// The handshake frame ends before its own length.
+    /// The handshake frame is shorter than the length that it states.
     #[error("the MPA frame is too short (RFC 5044 7.1.1)")]
     MpaFrameTooShort,
-    /// The CRC of an FPDU is not that of its bytes.
+    /// The CRC of an FPDU does not match its bytes.
     #[error("the CRC of the FPDU is wrong (RFC 5044 4.4)")]
     MpaCrc,
 
@@ -72,7 +72,7 @@ pub enum IwarpError {
     /// An untagged message arrived and no buffer was posted for it.
     #[error("no buffer is available for an untagged message (RFC 5041 7.1)")]
     DdpNoBuffer,
-    /// The message sequence number is not that of the message that is due.
+    /// The message sequence number is not the one that is due.
     #[error("the MSN of an untagged segment is out of range (RFC 5041 7.1)")]
     DdpMsnRange,
     /// The message offset is not where the message continues.
@@ -81,7 +81,7 @@ pub enum IwarpError {
     /// An untagged message is larger than the buffer posted for it.
     #[error("an untagged message is too long for its buffer (RFC 5041 7.1)")]
     DdpTooLong,
-    /// The tagged bit does not fit the opcode.
+    /// The tagged bit contradicts the opcode.
     #[error("the tagged bit contradicts the RDMAP opcode (RFC 5040 4.2)")]
     DdpNotTagged,
 
@@ -103,10 +103,10 @@ pub enum IwarpError {
     /// The STag that a Send is to invalidate does not exist, or may not be invalidated by the peer.
     #[error("the STag cannot be invalidated (RFC 5040 7.2)")]
     RdmapCannotInvalidate,
-    /// More RDMA Read Requests at a time than the IRD that was agreed on.
+    /// More RDMA Read Requests at a time than the agreed IRD.
     #[error("more RDMA Read Requests than the agreed IRD (RFC 5040 5.2.1, RFC 6581 9.1)")]
     RdmapTooManyReads,
-    /// An RDMA Read Response arrived and none is due.
+    /// An RDMA Read Response arrived that no request asked for.
     #[error("an RDMA Read Response without a request (RFC 5040 5.2.2)")]
     RdmapUnexpectedReadResponse,
     /// An RDMA Read Response has another STag, offset or length than its request.
@@ -122,12 +122,12 @@ pub enum IwarpError {
     #[error("the Terminate message is too short (RFC 5040 4.8)")]
     RdmapTerminateLength,
 
-    /// The turn came of posted work whose memory was deregistered meanwhile. The peer did nothing
-    /// wrong and is told of a local catastrophic error.
+    /// Posted work came to its turn, but its memory had been deregistered. The peer did nothing wrong and receives a
+    /// Terminate for a local catastrophic error.
     #[error("posted work names memory that was deregistered (RFC 5040 4.8)")]
     LocalRegionGone,
 
-    /// The peer sent a Terminate message, here as RFC 5040 reads it; the text shows both readings.
+    /// The peer sent a Terminate message, decoded as RFC 5040 has it; the text shows both readings.
     #[error("the peer terminated the stream: {} (RFC 5040 4.8)",
         TerminateCode { layer: *layer, etype: *etype, code: *code }.both_readings())]
     PeerTerminated {
@@ -147,8 +147,8 @@ impl IwarpError {
         self.into()
     }
 
-    /// Whether one side accessed memory of the other that it may not; of what a peer reports, only
-    /// what is surely that.
+    /// Whether one side accessed memory of the other without permission; a peer's report counts only if it surely means
+    /// that.
     #[must_use]
     pub const fn is_remote_access(self) -> bool {
         matches!(
@@ -169,8 +169,8 @@ impl IwarpError {
         )
     }
 
-    /// What our Terminate message says of this error; `None` where none may be sent: during the
-    /// handshake there is no RDMAP stream yet, and a Terminate is not answered (RFC 5040 5.4).
+    /// What our Terminate message says about this error; `None` if none may be sent: during the handshake there is no
+    /// RDMAP stream yet, and a Terminate is not answered (RFC 5040 5.4).
     ///
     /// Rules without a number of their own are reported by the nearest one, or as unspecified.
     /// [`DdpVersion`](Self::DdpVersion) has one number for tagged and one for untagged segments: this

@@ -3,17 +3,17 @@
 //! The MPA handshake as decisions: how a request is answered, and what both sides then agree on
 //! (RFC 5044 7.1, RFC 6581).
 //!
-//! The initiator asks with revision 2, its READ depths in the enhanced part, and the same depths
-//! once more as the eight bytes of private data by which SMB Direct peers exchange them without
-//! an enhanced MPA. The responder answers in the revision it was asked in.
+//! The initiator asks with revision 2. Its READ depths are in the enhanced part, and once more in
+//! the eight bytes of private data in which SMB Direct peers exchange them without enhanced MPA.
+//! The responder answers in the revision of the request.
 
 use super::IwarpError;
 use super::mpa::{Frame, FrameKind, LegacyReadDepths, ReadDepths};
 
-/// Outstanding READs toward a peer that said nothing about what it serves.
+/// READs outstanding toward a peer that did not state its IRD.
 const UNKNOWN_DEPTH: u16 = 1;
 
-/// What this side brings.
+/// What this side offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// Whether this side asks for CRCs; they are used if either side does.
@@ -24,7 +24,7 @@ pub struct Offer {
     pub ord: u16,
 }
 
-/// What holds for the connection.
+/// What both sides agreed on for the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Agreed {
     /// FPDUs carry CRCs.
@@ -35,7 +35,8 @@ pub struct Agreed {
     pub ord: u16,
     /// This side is the responder: it waits for the peer's first FPDU before it sends one.
     pub peer_speaks_first: bool,
-    /// That first FPDU may be a zero-length SEND that says no more than that (RFC 6581 9).
+    /// That first FPDU may be a zero-length SEND that serves only as ready-to-receive message (RFC
+    /// 6581 9).
     pub ready_to_receive_send: bool,
 }
 
@@ -48,7 +49,7 @@ pub struct Request {
     legacy: Option<LegacyReadDepths>,
 }
 
-/// A frame to send: `frame` with `private_data` in place of its own.
+/// A frame to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outgoing {
     kind: FrameKind,
@@ -102,7 +103,7 @@ pub fn request(offer: Offer) -> Outgoing {
 }
 
 impl Request {
-    /// Looks at a request. After an error it can only be rejected.
+    /// Checks a request. After an error it can only be rejected.
     pub fn new(frame: &Frame<'_>) -> Result<Self, IwarpError> {
         if frame.markers {
             return Err(IwarpError::MpaMarkers);
@@ -115,7 +116,7 @@ impl Request {
         })
     }
 
-    /// Accepts it: the reply, and what holds once it is sent.
+    /// Accepts it: returns the reply, and what is agreed on once it is sent.
     #[must_use]
     pub fn accept(&self, offer: Offer) -> (Outgoing, Agreed) {
         let (peer_ird, peer_ord) = self.peer_depths();
@@ -154,7 +155,7 @@ impl Request {
         reject(self.revision, self.enhanced.is_some())
     }
 
-    /// IRD and ORD of the peer, where it named them.
+    /// IRD and ORD of the peer, if it named them.
     fn peer_depths(&self) -> (Option<u16>, Option<u16>) {
         if let Some(depths) = self.enhanced {
             let named = |depth| (depth != ReadDepths::NOT_NEGOTIATED).then_some(depth);
@@ -167,8 +168,8 @@ impl Request {
         }
     }
 
-    /// In peer-to-peer mode, the ready-to-receive message chosen of those offered: the one that
-    /// needs least of this side.
+    /// In peer-to-peer mode, the ready-to-receive message chosen from those offered: the one that
+    /// asks least of this side.
     fn ready_to_receive(&self) -> u16 {
         let control = self.enhanced.map_or(0, |depths| depths.control);
         if control & ReadDepths::PEER_TO_PEER == 0 {
@@ -198,7 +199,7 @@ pub fn reject(revision: u8, enhanced: bool) -> Outgoing {
     }
 }
 
-/// Looks at the reply to [`request`].
+/// Checks the reply to [`request`].
 pub fn handle_reply(frame: &Frame<'_>, offer: Offer) -> Result<Agreed, IwarpError> {
     if frame.reject {
         return Err(IwarpError::MpaRejected);
@@ -217,7 +218,7 @@ pub fn handle_reply(frame: &Frame<'_>, offer: Offer) -> Result<Agreed, IwarpErro
     Ok(Agreed {
         // It must set C if it was asked to (RFC 5044 7.1.1).
         crc: frame.crc || offer.crc,
-        // A responder that issues more READs than it was offered breaks off by that.
+        // A responder that issues more READs than it was offered ends the connection by that.
         ird: offer.ird,
         ord: offer.ord.min(peer_ird),
         peer_speaks_first: false,

@@ -35,10 +35,9 @@
 //! | `cause` | an [`IwarpError`] as the end of a connection |
 //! | `error.rs` | [`IwarpError`]: every rule a peer can break, and the Terminate that reports it |
 //!
-//! All but `tcp` knows no I/O, no clock and no operating system, and allocates nothing after
-//! construction. The codecs turn bytes into values and back. Whether a legal value is allowed *now* is for the queue pair's state machine to
-//! judge; that it is legal is judged here, once. All numbers are big-endian on the wire, except for
-//! the CRC.
+//! Everything but `tcp` works without I/O, a clock or an operating system, and allocates nothing after construction.
+//! The codecs turn bytes into values and back, and check once that a value is legal. Whether it is allowed *now* is for
+//! the queue pair's state machine to judge. All numbers are big-endian on the wire, except for the CRC.
 //!
 //! Markers, MPA revision 0, atomics and immediate data (RFC 7306) are not supported.
 

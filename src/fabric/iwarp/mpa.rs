@@ -18,8 +18,8 @@
 //! ```
 //!
 //! An FPDU (RFC 5044 section 4.1) is a multiple of 4 bytes long. Its CRC32C covers everything in
-//! front of the CRC and is stored little-endian; without an agreement on CRCs it is there too, and
-//! zero:
+//! front of the CRC and is stored little-endian; if no CRCs were agreed on, the field is still
+//! there, and zero:
 //!
 //! ```text
 //!   0              2                2+n     2+n+pad(n)        fpdu_length(n)
@@ -37,7 +37,7 @@ use super::IwarpError;
 
 /// Bytes of a handshake frame in front of its private data.
 pub const FRAME_HEADER_LENGTH: usize = 20;
-/// Bytes of private data at most, IRD and ORD included (RFC 5044 section 7.1.1).
+/// Most bytes of private data, IRD and ORD included (RFC 5044 section 7.1.1).
 pub const MAX_PRIVATE_DATA: usize = 512;
 /// Bytes of the CRC at the end of each FPDU.
 pub const CRC_LENGTH: usize = 4;
@@ -45,7 +45,7 @@ pub const CRC_LENGTH: usize = 4;
 pub const FPDU_HEADER_LENGTH: usize = 2;
 
 /// The owner's CRC32C: the checksum of some bytes, given that of all bytes before them (0 at the
-/// start). Its result is stored by `to_le_bytes`.
+/// start). Its result is stored with `to_le_bytes`.
 pub type Crc32c = fn(crc: u32, bytes: &[u8]) -> u32;
 
 /// Zero bytes between a ULPDU of this length and the CRC: 0 to 3.
@@ -105,7 +105,7 @@ impl ReadDepths {
 
     const NUMBER: u16 = 0x3fff;
     const FLAGS: u16 = 0xc000;
-    /// How far `control` has the two flags of the ORD field further right.
+    /// How many bits further right `control` has the two flags of the ORD field.
     const ORD_FLAGS_SHIFT: u32 = 2;
 
     /// Takes the four bytes apart. Any four bytes are legal.
@@ -146,7 +146,7 @@ pub struct Frame<'a> {
     pub kind: FrameKind,
     /// M: its sender wants markers in what it receives.
     pub markers: bool,
-    /// C: its sender wants CRCs; where either side does, both send them.
+    /// C: its sender wants CRCs; if either side does, both send them.
     pub crc: bool,
     /// R: the responder turns the connection down. Always false in a request.
     pub reject: bool,
@@ -175,13 +175,13 @@ impl<'a> Frame<'a> {
     const FIRST_REVISION: u8 = 1;
     const ENHANCED_REVISION: u8 = 2;
 
-    /// How long the frame is that begins with the bytes of `start`, in bytes; `None` as long as
-    /// that cannot be told. At most 532.
+    /// The length in bytes, at most 532, of the frame that begins with `start`; `None` as long as
+    /// that cannot be told.
     ///
     /// # Errors
     ///
-    /// [`IwarpError::MpaBadKey`] with the first byte that cannot belong to such a frame, so
-    /// that nobody waits for the rest of something else; [`IwarpError::MpaPrivateDataTooLong`].
+    /// [`IwarpError::MpaBadKey`] at the first byte that cannot belong to such a frame, so that no
+    /// caller waits for the rest of something else; [`IwarpError::MpaPrivateDataTooLong`].
     pub fn length(kind: FrameKind, start: &[u8]) -> Result<Option<usize>, IwarpError> {
         if start.iter().zip(kind.key()).any(|(byte, key)| byte != key) {
             return Err(IwarpError::MpaBadKey);
@@ -203,7 +203,7 @@ impl<'a> Frame<'a> {
     /// # Errors
     ///
     /// Those of [`Frame::length`]; [`IwarpError::MpaFrameTooShort`] and
-    /// [`IwarpError::MpaUnexpectedBytes`] where `bytes` is shorter or longer than it says;
+    /// [`IwarpError::MpaUnexpectedBytes`] if `bytes` is shorter or longer than it says;
     /// [`IwarpError::MpaUnsupportedRevision`]; [`IwarpError::MpaEnhancedTooShort`].
     pub fn parse(kind: FrameKind, bytes: &'a [u8]) -> Result<Self, IwarpError> {
         let length = Self::length(kind, bytes)?.ok_or(IwarpError::MpaFrameTooShort)?;
@@ -243,9 +243,9 @@ impl<'a> Frame<'a> {
     ///
     /// # Errors
     ///
-    /// [`IwarpError::MpaPrivateDataTooLong`] where the private data, IRD and ORD included, exceeds
-    /// 512 bytes or the room in `out`; [`IwarpError::MpaUnsupportedRevision`] for a revision other
-    /// than 1 and 2, and for an enhanced frame of revision 1.
+    /// [`IwarpError::MpaPrivateDataTooLong`] if the private data, IRD and ORD included, exceeds 512
+    /// bytes or the room in `out`; [`IwarpError::MpaUnsupportedRevision`] for a revision other than
+    /// 1 and 2, and for an enhanced frame of revision 1.
     pub fn emit(&self, out: &mut [u8]) -> Result<usize, IwarpError> {
         let revisions = match self.enhanced {
             Some(_) => Self::ENHANCED_REVISION..=Self::ENHANCED_REVISION,
@@ -308,8 +308,8 @@ impl LegacyReadDepths {
     /// Bytes on the wire.
     pub const LENGTH: usize = 8;
 
-    /// The depths in the private data of a frame; `None` where it is something else, which is not
-    /// an error: it may hold anything.
+    /// The depths in the private data of a frame; `None` if it is something else, which is not an
+    /// error: private data may hold anything.
     ///
     /// Linux before 7.x wrote them little-endian. No depth needs more than 16 bits, so only one of
     /// the byte orders makes sense of anything but zeros.
@@ -645,7 +645,7 @@ mod tests {
         prop_oneof![Just(FrameKind::Request), Just(FrameKind::Reply)]
     }
 
-    /// Arbitrary bytes get no further than the key: these have one.
+    /// Arbitrary bytes get no further than the key: these have a valid one.
     fn frames() -> impl Strategy<Value = (FrameKind, Vec<u8>)> {
         (kinds(), any::<[u8; 2]>(), vec(any::<u8>(), 0..40), 0..64u16).prop_map(
             |(kind, flags, data, length)| {

@@ -2,8 +2,8 @@
 
 //! RDMAP: the opcodes, and the two messages that have a header of their own.
 //!
-//! RFC 5040. Sends and RDMA WRITEs are all payload; RDMA Read Request and Terminate carry these
-//! behind their untagged DDP header.
+//! RFC 5040. Sends and RDMA WRITEs are all payload; RDMA Read Request and Terminate carry the
+//! headers below after their untagged DDP header.
 //!
 //! RDMA Read Request (section 4.4), 28 bytes, always one segment:
 //!
@@ -15,7 +15,7 @@
 //!   +--------+-----------------+--------+--------+-----------------+
 //! ```
 //!
-//! Terminate (section 4.8), 4 to 52 bytes; M, D and R say which of the others are there:
+//! Terminate (section 4.8), 4 to 52 bytes; M, D and R say which of the optional parts are present:
 //!
 //! ```text
 //!   0                 1      2                     4            6            20/24      +28
@@ -26,9 +26,9 @@
 //!                                                     if M         if D         if R
 //! ```
 //!
-//! A Terminate is written as the RFC has it, but never believed: it ends the connection whatever it
-//! says. Linux's siw writes `etype` and `layer` in exchanged places on little-endian hosts, so
-//! its text shows both readings.
+//! A Terminate is written as the RFC has it, but one that arrives is never trusted: it ends the
+//! connection whatever it says. Linux's siw swaps `etype` and `layer` on little-endian hosts, so
+//! the text shows both readings.
 
 use core::fmt;
 
@@ -79,13 +79,13 @@ impl Opcode {
         })
     }
 
-    /// Its messages go to memory named by an STag; otherwise to the buffers of a queue.
+    /// Whether its messages go to memory named by an STag, and not to the buffers of a queue.
     #[must_use]
     pub const fn is_tagged(self) -> bool {
         matches!(self, Self::Write | Self::ReadResponse)
     }
 
-    /// One of the four Sends.
+    /// Whether it is one of the four Sends.
     #[must_use]
     pub const fn is_send(self) -> bool {
         matches!(
@@ -94,7 +94,7 @@ impl Opcode {
         )
     }
 
-    /// A Send that also invalidates an STag.
+    /// Whether it is a Send that also invalidates an STag.
     #[must_use]
     pub const fn invalidates(self) -> bool {
         matches!(self, Self::SendInvalidate | Self::SendSolicitedInvalidate)
@@ -116,7 +116,7 @@ impl Opcode {
 }
 
 /// The header of an RDMA Read Request (RFC 5040 section 4.4): read `length` bytes from the source,
-/// memory of whoever receives this, to the sink, memory of whoever sent it.
+/// in the receiver's memory, to the sink, in the sender's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReadRequest {
     /// The STag that the responses are to name.
@@ -145,7 +145,7 @@ impl ReadRequest {
     /// Bytes on the wire.
     pub const LENGTH: usize = 28;
 
-    /// Takes the header apart. Any 28 bytes are one.
+    /// Takes the header apart. Any 28 bytes are legal.
     #[must_use]
     pub fn parse(bytes: &[u8; Self::LENGTH]) -> Self {
         let layout: ReadRequestLayout = transmute!(*bytes);
@@ -183,7 +183,7 @@ pub struct TerminateCode {
 }
 
 impl TerminateCode {
-    /// Layer and type exchanged: what siw means by the bytes it writes.
+    /// Layer and type swapped: what siw means by the bytes it writes.
     #[must_use]
     pub const fn swapped(self) -> Self {
         Self {
@@ -193,7 +193,7 @@ impl TerminateCode {
         }
     }
 
-    /// The text of the registry; `None` where the number is not assigned.
+    /// The registry's text; `None` if the number is not assigned.
     #[must_use]
     pub const fn meaning(self) -> Option<&'static str> {
         Some(match (self.layer, self.etype, self.code) {
@@ -273,20 +273,20 @@ pub struct Terminate {
 }
 
 impl Terminate {
-    /// Bytes of the control field: what each Terminate has.
+    /// Bytes of the control field, which each Terminate has.
     pub const MIN_LENGTH: usize = 4;
     /// Bytes with all that may follow: segment length, untagged DDP header, RDMA Read Request.
     pub const MAX_LENGTH: usize =
         Self::MIN_LENGTH + 2 + ddp::Control::LENGTH + ddp::Untagged::LENGTH + ReadRequest::LENGTH;
 
-    /// The segment length is there.
+    /// The segment length is present.
     const M: u8 = 0x80;
-    /// The DDP header is there.
+    /// The DDP header is present.
     const D: u8 = 0x40;
-    /// The RDMA Read Request header is there.
+    /// The RDMA Read Request header is present.
     const R: u8 = 0x20;
 
-    /// A report that copies nothing back: for errors that are not those of one segment.
+    /// A report that copies nothing back, for errors that do not belong to one segment.
     #[must_use]
     pub fn new(code: TerminateCode) -> Self {
         let mut terminate = Self {
@@ -301,9 +301,9 @@ impl Terminate {
     /// A report of an error in a DDP segment.
     ///
     /// `segment_length` is the ULPDU length of its FPDU; `start` is the segment from its control
-    /// bytes on, as far as it is at hand (46 bytes are all that is ever used). Headers that are
-    /// not whole in `start` are left out, as are all of them where the code is not about a segment
-    /// (MPA errors, local catastrophic errors).
+    /// bytes on, as far as it is at hand (at most 46 bytes are used). Headers that are incomplete
+    /// in `start` are left out, and so are all of them if the code is not about a segment (MPA
+    /// errors, local catastrophic errors).
     #[must_use]
     pub fn on_segment(code: TerminateCode, segment_length: u16, start: &[u8]) -> Self {
         let tagged = start
@@ -362,7 +362,7 @@ impl Terminate {
     }
 
     /// What a peer's Terminate says, as the RFC reads it. Whatever follows the control field is
-    /// ignored: siw puts M, D and R elsewhere, so it cannot be told what that is.
+    /// ignored: siw puts M, D and R elsewhere, so there is no telling what that is.
     ///
     /// # Errors
     ///
@@ -378,7 +378,7 @@ impl Terminate {
         })
     }
 
-    /// Appends what the caller knows to fit; the rest would be left out, not written elsewhere.
+    /// Appends what the caller knows to fit; bytes that did not fit would be left out.
     fn append(&mut self, part: &[u8]) {
         for (to, from) in self.bytes.iter_mut().skip(self.length).zip(part) {
             *to = *from;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Where payload will belong that has not been announced yet.
+//! Predicts where payload belongs before its header has arrived.
 //!
-//! The answers to RDMA READs come in a known order, to known places, in FPDUs of one size but for
-//! the last of each. So while one of them arrives, the places of the next ones are known, and one
+//! RDMA READ responses come in a known order, to known places, in FPDUs of one size except for the
+//! last of each. So while one of them arrives, the places of the next ones are known, and one
 //! system call can fill many of them. It is a forecast: the owner compares it with what
 //! [`Qp::receive`] then asks for. Bytes that went to the wrong place lie in the sinks of READs that
-//! are not complete, where nobody looks for anything yet. An RDMA WRITE has no known length and no
-//! forecast: what lies behind its end belongs to somebody.
+//! are not complete, which nothing reads yet. An RDMA WRITE has no known length and so no forecast:
+//! the memory behind its end may be in use.
 
 use super::Qp;
 use super::receive::{Incoming, Stage};
@@ -19,18 +19,18 @@ use crate::fabric::regions::Piece;
 /// Payload that is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Bytes of the stream between the payload before and this one: padding and CRC of the FPDU
-    /// before, and the header of its own.
+    /// Bytes of the stream between the previous payload and this one: padding and CRC of the
+    /// previous FPDU, and the header of this one.
     pub framing: usize,
     /// Where it belongs.
     pub target: Piece,
 }
 
-/// What precedes the payload of a READ response, but for the MPA length.
+/// Bytes in front of the payload of a READ response, without the MPA length.
 const HEADER: usize = Control::LENGTH + Tagged::LENGTH;
 
 impl<M> Qp<M> {
-    /// What is expected behind the payload that is arriving, if that answers a READ.
+    /// What is expected after the payload that is arriving, if that answers a READ.
     pub fn expected(&self) -> impl Iterator<Item = Expected> {
         let Incoming {
             control,

@@ -2,9 +2,8 @@
 
 //! The queue pair: work requests in, FPDUs out; FPDUs in, completions out (RFC 5040, RFC 5041).
 //!
-//! A sans-IO state machine. It knows which bytes come next in either direction and where in
-//! registered memory they lie; its owner moves them. It allocates its queues when it is made, of
-//! fixed sizes, and nothing afterwards.
+//! A sans-IO state machine. It knows which bytes come next in either direction and where in registered memory they lie;
+//! its owner moves them. It allocates its queues, of fixed sizes, when it is made, and nothing afterwards.
 //!
 //! ```text
 //!   post_send, post_write --> sends ----------------+
@@ -14,17 +13,16 @@
 //!   FPDUs --> receive --> Place, placed --> (CRC is good) --> Completed
 //! ```
 //!
-//! Out: messages never interleave, but for READ requests, which go first and between, as they
-//! only start work at the peer (not between the FPDUs of a SEND, which Linux's siw refuses as it
-//! tells messages apart by tagged and untagged alone); responses and the send queue take turns,
-//! message by message.
+//! Out: messages never interleave, except that READ requests go first, and between the FPDUs of other messages, as they
+//! only start work at the peer. They do not go between the FPDUs of a SEND: Linux's siw refuses that, as it tells
+//! messages apart by tagged and untagged alone. Responses and the send queue take turns, message by message.
 //!
-//! In: payload is placed as it arrives and counts only once its FPDU's CRC was good (placement and
-//! delivery, RFC 5041 5). Every header is checked before a byte behind it is placed; an error ends
-//! the connection, and from then on there is only that error.
+//! In: payload is placed as it arrives and counts only once its FPDU's CRC has been verified (placement and delivery,
+//! RFC 5041 5). Every header is checked before a byte behind it is placed; an error ends the connection, and every
+//! later call returns it.
 //!
-//! Regions are looked up when their bytes move, not only when work is posted: between two FPDUs, and
-//! inside of one, their owner may deregister them.
+//! Regions are looked up when their bytes move, not only when work is posted: between two FPDUs, and inside one, their
+//! owner may deregister them.
 
 mod forecast;
 mod receive;
@@ -50,7 +48,7 @@ use crate::units::RemoteToken;
 
 /// Smallest ULPDU limit: room for the largest header and some payload.
 pub const MIN_ULPDU: u16 = 128;
-/// Largest ULPDU limit: what the length field of an FPDU holds, kept at a multiple of 4.
+/// Largest ULPDU limit: what the length field of an FPDU holds, rounded down to a multiple of 4.
 pub const MAX_ULPDU: u16 = 65_532;
 
 /// The sizes of a queue pair's queues.
@@ -113,22 +111,22 @@ pub struct Qp<M> {
     max_ulpdu: usize,
     depths: Depths,
     agreed: Agreed,
-    /// Established, and where this side is the responder the initiator has sent an FPDU.
+    /// Established, and if this side is the responder, the initiator has sent an FPDU.
     may_send: bool,
-    /// The rule that the peer broke: a stream behind that has no bytes worth looking at.
+    /// The rule that the peer broke: nothing after that in the stream is worth looking at.
     failed: Option<IwarpError>,
     regions: Regions<M>,
 
     sends: VecDeque<SendWork>,
-    /// Bytes of the message in front of `sends` that were handed out.
+    /// Bytes of the first message of `sends` that were handed out.
     send_offset: u32,
     send_msn: u32,
     reads: VecDeque<ReadWork>,
-    /// READs in front of `reads` whose request was handed out.
+    /// READs at the front of `reads` whose request was handed out.
     outstanding: u16,
     /// Bytes of the oldest READ that arrived.
     read_offset: u32,
-    /// Payload of the FPDUs in which READs are answered, but for the last of each.
+    /// Payload of the FPDUs in which READs are answered, except for the last of each.
     response_segment: u32,
     read_msn: u32,
     responses: VecDeque<Response>,
@@ -140,9 +138,9 @@ pub struct Qp<M> {
     recv_msn: u32,
     recv_read_msn: u32,
     incoming_send: IncomingSend,
-    /// Where an RDMA WRITE that has begun must go on.
+    /// Where an RDMA WRITE that has begun must continue.
     incoming_write: Option<Tagged>,
-    /// Most payload of an FPDU of the message that is arriving.
+    /// Largest payload of an FPDU of the message that is arriving.
     segment_length: u32,
 
     stage: Stage,
@@ -194,8 +192,8 @@ impl<M> Qp<M> {
         }
     }
 
-    /// The handshake is done. FPDUs are sent with at most `max_ulpdu` bytes between their length
-    /// and their CRC, taken into [`MIN_ULPDU`] to [`MAX_ULPDU`] and down to a multiple of 4.
+    /// The handshake is done. FPDUs are sent with at most `max_ulpdu` bytes between their length and their CRC, clamped
+    /// to [`MIN_ULPDU`] to [`MAX_ULPDU`] and rounded down to a multiple of 4.
     pub fn establish(&mut self, agreed: Agreed, max_ulpdu: u16) {
         self.agreed = agreed;
         self.max_ulpdu = usize::from(max_ulpdu.clamp(MIN_ULPDU, MAX_ULPDU)) & !3;
@@ -326,8 +324,8 @@ impl<M> Qp<M> {
         })
     }
 
-    /// Like [`Qp::flush`], but leaves SENDs and RDMA WRITEs, which may still go out. What arrives
-    /// from now on is dropped: nobody waits for it.
+    /// Like [`Qp::flush`], but leaves SENDs and RDMA WRITEs, which may still go out. What arrives from now on is
+    /// dropped: nothing waits for it.
     pub fn flush_reads(&mut self) -> Option<Completion> {
         self.stage = Stage::Closed;
         self.segment_length = 0;

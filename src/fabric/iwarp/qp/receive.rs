@@ -11,7 +11,7 @@ use crate::fabric::iwarp::mpa;
 use crate::fabric::iwarp::rdmap::{Opcode, ReadRequest, Terminate, TerminateCode};
 use crate::fabric::regions::Piece;
 
-/// The MPA length and the two control bytes: what tells the length of the rest.
+/// The MPA length and the two control bytes, which tell the length of the rest.
 const FIRST: usize = 4;
 /// Most bytes collected in front of the payload: a Terminate that carries a READ request back.
 pub(super) const STASH: usize =
@@ -54,11 +54,11 @@ pub(super) struct Incoming {
     tagged: Tagged,
     untagged: Untagged,
     ulpdu_length: usize,
-    /// Where what is left of the payload belongs.
+    /// Where the rest of the payload belongs.
     rest: Piece,
     /// Bytes of payload in the whole FPDU.
     pub(super) payload_length: u32,
-    /// Nobody posted a receive for it: the announced zero-length SEND of RFC 6581 9.
+    /// It uses no receive: it is the announced zero-length SEND of RFC 6581 9.
     swallow: bool,
 }
 
@@ -85,8 +85,7 @@ impl Default for Incoming {
 }
 
 impl<M> Qp<M> {
-    /// Takes bytes of the stream off the front of `input`, until it wants something else of its
-    /// owner.
+    /// Takes bytes of the stream off the front of `input`, until it needs something else from its owner.
     ///
     /// # Errors
     ///
@@ -146,7 +145,7 @@ impl<M> Qp<M> {
                     }
                 }
                 Stage::Closed => {
-                    // An initiator that sends has seen the reply: now it may be sent to.
+                    // An initiator that sends has seen the reply, so this side may send now.
                     self.may_send |= !input.is_empty();
                     *input = &[];
                     return Ok(Step::More);
@@ -169,8 +168,8 @@ impl<M> Qp<M> {
         }
     }
 
-    /// The owner placed `length` bytes of the payload that [`Step::Place`] asked for; where
-    /// [`Qp::crc`] was `Some`, the CRC continued over them is `crc`.
+    /// The owner placed `length` bytes of the payload that [`Step::Place`] asked for; if [`Qp::crc`] was `Some`, `crc`
+    /// is the CRC continued over them.
     pub fn placed(&mut self, length: u32, crc: u32) {
         let rest = &mut self.incoming.rest;
         let length = length.min(rest.length);
@@ -179,34 +178,34 @@ impl<M> Qp<M> {
         self.crc = crc;
     }
 
-    /// Most payload of one FPDU in the message that is arriving, or between two of them, in the last
-    /// one. Whether to expect large ones: the last of a message may be small.
+    /// Largest payload of one FPDU in the message that is arriving or, between two messages, in the last one. It tells
+    /// whether to expect large FPDUs: the last one of a message may be small.
     #[must_use]
     pub const fn segment_length(&self) -> u32 {
         self.segment_length
     }
 
-    /// The CRC of the FPDU so far, where CRCs are in use.
+    /// The CRC of the FPDU so far, if CRCs are in use.
     #[must_use]
     pub fn crc(&self) -> Option<u32> {
         self.agreed.crc.then_some(self.crc)
     }
 
-    /// Whether the stream is between two FPDUs: where a peer that closes in order ends it.
+    /// Whether the stream is between two FPDUs, which is where a peer that closes in an orderly way ends it.
     #[must_use]
     pub fn is_between_fpdus(&self) -> bool {
         self.stage == Stage::Header && self.stash_length == 0
     }
 
-    /// The FPDU that broke a rule: its ULPDU length, and what was collected of the ULPDU in front of
-    /// its payload. A Terminate carries them back (RFC 5040 4.8). Without such an FPDU: nothing.
+    /// The FPDU that broke a rule: its ULPDU length, and what was collected of the ULPDU in front of its payload. A
+    /// Terminate carries them back (RFC 5040 4.8). Both are empty if there is no such FPDU.
     #[must_use]
     pub fn failed_segment(&self) -> (u16, &[u8]) {
         if self.failed.is_none() {
             return (0, &[]);
         }
         let header = self.stash.get(mpa::FPDU_HEADER_LENGTH..self.stash_length);
-        // It came out of two bytes.
+        // It was read from two bytes.
         let ulpdu_length = self.incoming.ulpdu_length as u16;
         (ulpdu_length, header.unwrap_or_default())
     }
@@ -308,7 +307,7 @@ impl<M> Qp<M> {
             return Err(IwarpError::RdmapInterleaved);
         }
         if payload_length == 0 {
-            // Moves nothing and needs no valid STag (RFC 5040 5.2).
+            // It moves nothing and needs no valid STag (RFC 5040 5.2).
             return Ok(Piece::NOWHERE);
         }
         let access = Access::RemoteWrite;
@@ -339,7 +338,7 @@ impl<M> Qp<M> {
             .read_offset
             .checked_add(payload_length)
             .ok_or(IwarpError::RdmapReadResponseMismatch)?;
-        // The requests carried their MSNs as the STags of their sinks, each from offset 0 on.
+        // Each request named its MSN as the STag of its sink, with offsets from 0 on.
         let oldest = self.read_msn.wrapping_sub(u32::from(self.outstanding));
         let matches = tagged.stag == oldest
             && tagged.offset == u64::from(self.read_offset)
@@ -571,7 +570,7 @@ fn collect(buffer: &mut [u8], length: &mut usize, wanted: usize, input: &mut &[u
     *length >= wanted
 }
 
-/// The errors of tagged segments have other names where a READ request made them.
+/// The errors of tagged segments have other names if a READ request caused them.
 const fn as_read_request_error(error: IwarpError) -> IwarpError {
     match error {
         IwarpError::DdpInvalidStag => IwarpError::RdmapInvalidStag,

@@ -16,14 +16,15 @@ use crate::units::RemoteToken;
 pub const MAX_SEGMENT_HEADER: usize = 2 + 2 + Untagged::LENGTH + MAX_SEND_HEADER;
 
 /// One FPDU to send: these header bytes, then the payload, then padding and CRC, which the owner
-/// makes (see [`crate::fabric::iwarp::mpa`]).
+/// adds (see [`crate::fabric::iwarp::mpa`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     header: [u8; MAX_SEGMENT_HEADER],
     header_length: u8,
-    /// The payload is what the peer reads, and not what was posted here.
+    /// The payload answers a READ of the peer, and was not posted here.
     answers_peer: bool,
-    /// The payload, in registered memory; length 0 without one. [`Qp::payload`] is the memory.
+    /// The payload, in registered memory; length 0 without one. [`Qp::payload`] looks up the
+    /// memory.
     pub payload: Piece,
     /// The work request that is done once this FPDU is sent.
     pub completes: Option<Completion>,
@@ -119,8 +120,8 @@ impl<M> Qp<M> {
     ///
     /// # Errors
     ///
-    /// The memory of what comes next is gone: [`IwarpError::LocalRegionGone`] where it was posted,
-    /// [`IwarpError::RdmapInvalidStag`] where the peer reads it. The connection ends.
+    /// The memory of what comes next is gone: [`IwarpError::LocalRegionGone`] if it was posted
+    /// here, [`IwarpError::RdmapInvalidStag`] if the peer reads it. The connection ends.
     pub fn next_segment(&mut self) -> Result<Option<Segment>, IwarpError> {
         match self.failed {
             Some(error) => Err(error),
@@ -129,7 +130,7 @@ impl<M> Qp<M> {
         }
     }
 
-    /// Whether [`Qp::next_segment`] has anything to return, be it an error.
+    /// Whether [`Qp::next_segment`] has anything to return, even if only an error.
     #[must_use]
     pub fn has_segment(&self) -> bool {
         let waiting = !self.sends.is_empty() || !self.responses.is_empty() || self.read_may_start();
@@ -203,7 +204,7 @@ impl<M> Qp<M> {
             self.memory(read.sink)?;
         }
         let request = ReadRequest {
-            // Each READ has its own.
+            // Each READ has its own STag.
             sink_stag: self.read_msn,
             sink_offset: 0,
             length: read.sink.length,
@@ -231,7 +232,7 @@ impl<M> Qp<M> {
         let mut segment = Segment::new(Opcode::ReadResponse, last, payload);
         self.payload(&segment)?;
         let tagged = Tagged {
-            // The whole sink was checked not to wrap when the request was taken.
+            // When the request was taken, the whole sink was checked not to wrap.
             offset: sink.offset.wrapping_add(u64::from(offset)),
             ..sink
         };
@@ -330,7 +331,7 @@ impl<M> Qp<M> {
     }
 
     /// As much of `whole` from `offset` on as one FPDU carries behind `header` bytes (and the two
-    /// of control); and whether that is the end.
+    /// of control); and whether that is all of the rest.
     fn slice(&self, whole: Piece, offset: u32, header: usize) -> (Piece, bool) {
         let room = (self.max_ulpdu - Control::LENGTH - header) as u32;
         let rest = whole.length.saturating_sub(offset);

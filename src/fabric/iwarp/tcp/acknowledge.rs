@@ -2,11 +2,11 @@
 
 //! SENDs that the socket took and the peer's TCP has not acknowledged.
 //!
-//! An owner may want to know what reached its peer's machine, not what its own took
-//! ([`acknowledged_sends`](super::Config::acknowledged_sends)). The kernel says how many bytes of the
-//! stream are not acknowledged, at the price of a system call. So it is asked when many SENDs wait
-//! and the peer was just heard, or when one has waited for a while, but not for each of them. A socket that is
-//! full is asked as well: that the peer takes an RDMA WRITE slowly is no reason to end the connection.
+//! An owner may want to know what has reached its peer's machine, not what its own machine took
+//! ([`acknowledged_sends`](super::Config::acknowledged_sends)). The kernel tells how many bytes of the stream are not
+//! acknowledged, at the price of a system call. So we ask it when many SENDs wait and we have just heard from the peer,
+//! or when one has waited for a while, but not for each of them. We also ask about a full socket: a peer that takes an
+//! RDMA WRITE slowly must not lose its connection.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use crate::fabric::WrId;
 use crate::fabric::iwarp::qp::{Completion, Done};
 use crate::units::Instant;
 
-/// SENDs for which the kernel is asked as soon as the peer is heard.
+/// From this many SENDs on, the kernel is asked as soon as we hear from the peer.
 const MANY: usize = 16;
-/// Bytes of SENDs for which it is, and sooner even if the peer is not heard: their owner may wait for
-/// the memory.
+/// The same in bytes of SENDs. From there on the kernel is asked sooner, even if we do not hear from the peer: the
+/// owner may be waiting for the memory.
 const LARGE: usize = 64 * 1024;
-/// Time after which the kernel is asked, if there is much and if there is little.
+/// Time until the kernel is asked: `SOON` if much is unacknowledged, `LATER` if little is.
 const SOON: Duration = Duration::from_millis(1);
 const LATER: Duration = Duration::from_millis(20);
-/// Most time between two questions.
+/// Longest time between two questions.
 const LATEST: Duration = Duration::from_millis(100);
 /// SENDs for which an idle connection keeps room.
 const ROOM: usize = 64;
@@ -31,32 +31,32 @@ const ROOM: usize = 64;
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Unacknowledged {
-    /// Where in the stream each ends, and its bytes.
+    /// Where in the stream each ends, and its length in bytes.
     sends: VecDeque<(u64, usize, WrId)>,
-    /// Bytes of all.
+    /// Bytes of all of them.
     held: usize,
-    /// Bytes of the stream that are acknowledged, as far as it is known.
+    /// Bytes of the stream that are acknowledged, as far as is known.
     acknowledged: u64,
-    /// When the kernel is to be asked.
+    /// When to ask the kernel.
     pub(super) ask_at: Option<Instant>,
-    /// Time until then, at least: longer each time that there is no news.
+    /// Least time until then: longer each time that there is no news.
     pause: Duration,
 }
 
 impl Unacknowledged {
-    /// The socket has taken a SEND of `length` bytes whole, which ends at `end` in the stream.
+    /// The socket has taken all of a SEND of `length` bytes, which ends at `end` in the stream.
     pub(super) fn push(&mut self, end: u64, length: usize, wr_id: WrId) {
         self.sends.push_back((end, length, wr_id));
         self.held += length;
     }
 
-    /// Whether it is worth asking now that the peer was heard.
+    /// Whether it is worth asking now that we have heard from the peer.
     pub(super) fn has_many(&self) -> bool {
         self.sends.len() >= MANY || self.held >= LARGE
     }
 
-    /// When to ask, if that is to be noted anew. Of a socket that is full, also without SENDs: whether it
-    /// moves, it says itself only when much of it is free again.
+    /// When to ask, if that has changed. A full socket is asked about even without SENDs: by itself it reports progress
+    /// only once much of it is free again.
     pub(super) fn arm(&mut self, now: Instant, is_full: bool) -> Option<Instant> {
         if self.sends.is_empty() && !is_full {
             return None;
@@ -70,8 +70,8 @@ impl Unacknowledged {
         Some(at)
     }
 
-    /// Completes SENDs that are acknowledged now that `acknowledged` bytes of the stream are; whether
-    /// there is news.
+    /// Completes the SENDs that are acknowledged now that `acknowledged` bytes of the stream are; returns whether there
+    /// is news.
     pub(super) fn acknowledge(
         &mut self,
         acknowledged: u64,

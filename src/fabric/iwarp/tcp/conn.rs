@@ -23,24 +23,22 @@ use crate::units::Instant;
 
 /// FPDUs in one system call.
 const BATCH_FPDUS: usize = MAX_IOVECS / fpdu::PIECES;
-/// Bytes in one system call, but for the last FPDU: enough to make its cost small, and little
-/// enough that CRCs are computed over what the call then finds in the cache.
+/// Bytes in one system call, not counting the last FPDU: enough to make its cost small, and few enough that the call
+/// finds in the cache what the CRCs were computed over.
 const BATCH_BYTES: usize = 1 << 20;
 const BATCH_BYTES_WITH_CRC: usize = 1 << 18;
 /// FPDUs with this much payload are received straight into their targets; for smaller ones a copy
 /// costs less than the system calls it saves.
 const DIRECT_BYTES: u32 = 8 * 1024;
-/// Bytes moved on one connection, each way, before others have their turn.
+/// Bytes moved on one connection, each way, before others get their turn.
 const BUDGET: usize = 4 << 20;
-/// Bytes of it that a system call to receive costs at least, or a peer could have it made for a few
-/// bytes each time.
+/// What each system call to receive costs of that at least; otherwise a peer could cause one for every few bytes.
 const CALL: usize = 8 * 1024;
-/// A socket that gives fewer bytes, and has room for more, has no more. What stands before the kernel
-/// in Samba's selftest (socket_wrapper) moves a packet at a time, at least this much, whatever
-/// there is.
+/// A socket that returns fewer bytes than this, although there was room for more, has no more. socket_wrapper, which
+/// Samba's selftest puts in front of the kernel, moves one packet at a time, at least this much, however much there is.
 const LITTLE: usize = 512;
 
-/// What the connections of a fabric use in turn.
+/// Buffers that the connections of a fabric use in turn.
 pub(super) struct Scratch {
     pub(super) input: Box<[u8]>,
     iovecs: IoVecs,
@@ -67,7 +65,7 @@ pub(super) enum Stage {
     AwaitsReply(Offer),
     /// TCP is connected; the MPA request has not arrived.
     AwaitsRequest,
-    /// The owner accepts or rejects.
+    /// The owner has to accept or reject.
     Requested(Request),
     /// Data flows.
     Established,
@@ -75,11 +73,11 @@ pub(super) enum Stage {
     Draining,
 }
 
-/// What pumping a connection brought forward.
+/// What pumping a connection achieved.
 pub(super) enum Progress {
-    /// Nothing that its owner must know, but for completions.
+    /// Nothing that its owner must know, except for completions.
     None,
-    /// The MPA request is here.
+    /// The MPA request has arrived.
     Requested,
     /// Established.
     Established(Agreed),
@@ -103,13 +101,13 @@ pub(super) struct Conn {
     /// The frame of the handshake, as far as it has arrived.
     frame: Vec<u8>,
     out: VecDeque<OutFpdu>,
-    /// Bytes of the FPDU in front of `out` that are in the socket.
+    /// Bytes of the first FPDU of `out` that are in the socket.
     out_sent: usize,
     /// Bytes of the FPDUs that the socket has taken whole.
     position: u64,
     /// The socket had no room.
     full: bool,
-    /// SENDs that have not ended, where they end with the acknowledgement.
+    /// SENDs that have not ended, if they end with the acknowledgement.
     pub(super) unacknowledged: Option<Unacknowledged>,
     /// When bytes of posted work last moved.
     pub(super) moved: Moved,
@@ -135,7 +133,7 @@ impl Conn {
             qp: None,
             deadline: None,
             queued: false,
-            // Tried once, in case it was before anybody watched.
+            // Tried once, in case it was readable before it was watched.
             readable: true,
             writable: false,
             read_closed: false,
@@ -180,7 +178,7 @@ impl Conn {
         !matches!(self.stage, Stage::Connecting(_) | Stage::Requested(_))
     }
 
-    /// Why nobody needs to answer the peer's request any more, if it is so.
+    /// Why the peer's request no longer needs an answer, if that is so.
     pub(super) fn gave_up(&self) -> Option<CloseReason> {
         if !matches!(self.stage, Stage::Requested(_)) || !self.read_closed {
             return None;
@@ -191,7 +189,7 @@ impl Conn {
         }
     }
 
-    /// Goes on with the handshake, as far as it gets.
+    /// Continues the handshake as far as possible.
     pub(super) fn handshake(&mut self) -> Result<Progress, CloseReason> {
         if let Stage::Connecting(offer) = self.stage {
             if !self.writable {
@@ -289,8 +287,7 @@ impl Conn {
         }
     }
 
-    /// Sends, receives, and sends what that caused. Its errors are those of a connection that was
-    /// established.
+    /// Sends, receives, and sends what that caused. Its errors are named as those of an established connection.
     pub(super) fn transfer(
         &mut self,
         now: Instant,
@@ -323,7 +320,7 @@ impl Conn {
             Ok(()) => {}
             Err(reason) if IwarpError::of(reason).is_some() => return sent,
             Err(_) => {
-                // A peer that sent a Terminate and closed: its reason may not have been read yet.
+                // The peer may have sent a Terminate and closed, and we may not have read its reason yet.
                 return match self.receive(scratch, completions) {
                     Err(reason) if IwarpError::of(&reason).is_some() => Err(reason),
                     _ => sent,
@@ -336,7 +333,7 @@ impl Conn {
         self.send(now, scratch, completions)
     }
 
-    /// Sends FPDUs until there are none, the socket is full or it is the turn of others.
+    /// Sends FPDUs until none are left, the socket is full or it is the turn of others.
     fn send(
         &mut self,
         now: Instant,
@@ -372,8 +369,8 @@ impl Conn {
             let mut vec = iovecs.send();
             let mut skip = self.out_sent;
             for fpdu in &self.out {
-                // Looked up anew: its owner, or the peer by an invalidation, may have ended the
-                // registration since the FPDU was made.
+                // Looked up again: its owner, or the peer with an invalidation, may have ended the registration since
+                // the FPDU was made.
                 fpdu.push(qp.payload(&fpdu.segment)?, &mut vec, &mut skip)?;
             }
             match vec.send(self.stream.as_fd()) {
@@ -385,7 +382,7 @@ impl Conn {
                     }
                     self.advance(sent, completions);
                 }
-                // The kernel remembers that it had no room and reports when it has again.
+                // The kernel remembers that it had no room and reports when it has room again.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     (self.writable, self.full) = (false, true);
                 }
@@ -417,7 +414,7 @@ impl Conn {
                 break;
             };
             bytes += segment.payload.length as usize;
-            // First into the queue: what fails from here on is flushed with it.
+            // Queued first, so that it is flushed too if anything fails from here on.
             self.out.push_back(OutFpdu::new(segment));
             if let (true, Some(fpdu)) = (crc, self.out.back_mut()) {
                 fpdu.add_crc(qp.payload(&fpdu.segment)?)?;
@@ -457,20 +454,20 @@ impl Conn {
         self.full
     }
 
-    /// Asks the kernel what of the stream is acknowledged, and completes those SENDs.
+    /// Asks the kernel how much of the stream is acknowledged, and completes those SENDs.
     pub(super) fn ask_acknowledged(&mut self, now: Instant, completions: &mut Vec<Completion>) {
         let taken = self.position + self.out_sent as u64;
         let Some(unacknowledged) = &mut self.unacknowledged else {
             return;
         };
-        // A system that does not say counts as one that has delivered.
+        // If the system does not tell, everything counts as delivered.
         let rest = sys::unacknowledged(self.stream.as_fd()).unwrap_or(0);
         if unacknowledged.acknowledge(taken.saturating_sub(rest as u64), completions) {
             self.moved.sends = now;
         }
     }
 
-    /// Takes the next SEND that the socket took and nobody will acknowledge.
+    /// Takes the next SEND that the socket took and that will not be acknowledged.
     pub(super) fn flush_unacknowledged(&mut self) -> Option<Completion> {
         self.unacknowledged.as_mut()?.flush()
     }
@@ -486,8 +483,8 @@ impl Conn {
         };
         let mut budget = BUDGET;
         while budget > 0 {
-            // In a stream of large FPDUs nothing is received but payload, to its target, and a
-            // header in between, so that the next payload can go to its target as well.
+            // In a stream of large FPDUs we receive only payload, to its target, and the header in between, so that the
+            // next payload can go to its target as well.
             let large = qp.segment_length() >= DIRECT_BYTES;
             let direct = qp.target()?.filter(|_| large);
             let (vec, expected) = match direct {
@@ -533,7 +530,7 @@ impl Conn {
                     completions,
                 )?,
             }
-            // Little emptied the socket: what comes later is announced anew, but for the end of the
+            // So little means that the socket is empty: what comes later is announced again, except for the end of the
             // stream if that has been announced already.
             if direct.is_none() && received < room.min(LITTLE) && !self.read_closed {
                 self.readable = false;
@@ -543,8 +540,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Sends a Terminate for `error` if the stream can carry one and the socket takes it at once
-    /// (RFC 5040 5.4), behind what is missing of an FPDU that was begun.
+    /// Sends a Terminate for `error` if the stream can carry one and the socket takes it at once (RFC 5040 5.4), after
+    /// the rest of an FPDU that was begun.
     pub(super) fn send_terminate(&mut self, error: IwarpError, scratch: &mut Scratch) {
         let (Some(code), Some(qp), Stage::Established) =
             (error.terminate_code(), &self.qp, self.stage)
@@ -568,7 +565,7 @@ impl Conn {
             }
         }
         vec.push(&terminate);
-        // Whoever does not take it sees the connection end.
+        // If the socket does not take it, the peer just sees the connection end.
         let _ = vec.send(self.stream.as_fd());
     }
 }
@@ -599,14 +596,13 @@ pub(super) fn parse(
     }
 }
 
-/// The largest ULPDU to send where its owner does not say: one whose FPDU fits into a TCP segment.
+/// The largest ULPDU to send if the owner does not set one: its FPDU fits into one TCP segment.
 fn ulpdu_of_one_tcp_segment(stream: &TcpStream) -> u16 {
     ulpdu_for_mss(socket2::SockRef::from(stream).tcp_mss().unwrap_or(536))
 }
 
-/// The largest ULPDU, in steps of 4, whose FPDU fits into one TCP segment of `mss` bytes, which
-/// RNICs expect (RFC 5044 5.1). No RNIC is behind segments that no Ethernet frame holds: such a
-/// peer takes any FPDU.
+/// The largest ULPDU, in steps of 4, whose FPDU fits into one TCP segment of `mss` bytes, which RNICs expect (RFC 5044
+/// 5.1). Segments that no Ethernet frame holds do not go to an RNIC, and other peers take any FPDU.
 fn ulpdu_for_mss(mss: u32) -> u16 {
     const LARGEST_FRAME: u32 = 9216;
     /// Length field, CRC, and the padding of a ULPDU that is a multiple of 4 long.

@@ -8,11 +8,11 @@
 //!   goes to    target                input    where it is expected to belong      input
 //! ```
 //!
-//! The places do not overlap: where the sinks of READs do, the list ends, as what came first would be
-//! gone before anybody looked at it.
+//! The places do not overlap: if the sinks of READs do, the list ends there, as bytes that came first would be
+//! overwritten before they were read.
 //!
-//! If the framing says something else than was expected, all that came behind it is copied out and
-//! read in order, as if it had never been anywhere else.
+//! If the framing differs from what was expected, everything that came after it is copied out and parsed in order, as
+//! if it had never been placed.
 
 use super::conn::parse;
 use super::fpdu::crc32c_of_memory;
@@ -24,13 +24,12 @@ use crate::sys::{IoVecs, Memory, ReceiveVec};
 
 /// What follows the last payload: padding, CRC, and the header of the next.
 pub(super) const TAIL: usize = 3 + CRC_LENGTH + 20;
-/// Expected FPDUs in one system call. With CRCs only as many as are still in the cache when these
-/// are computed.
+/// Expected FPDUs in one system call. With CRCs, only as many as are still in the cache when the CRCs are computed.
 const EXPECTED: usize = 16;
 const EXPECTED_WITH_CRC: usize = 3;
 
-/// Lists where to receive: `target`, what is expected behind it, and a little of `input`. Returns
-/// as well how many FPDUs are expected.
+/// Lists where to receive: `target`, what is expected after it, and a little of `input`. Also returns how many FPDUs
+/// are expected.
 pub(super) fn prepare<'a>(
     qp: &'a Qp<Memory>,
     target: Piece,
@@ -41,7 +40,7 @@ pub(super) fn prepare<'a>(
     push(&mut vec, qp.memory(target)?, target)?;
     let mut count = 0;
     for Expected { framing, target } in expected(qp) {
-        // A sink that its owner deregistered is no reason to stop before its turn comes.
+        // A sink that its owner has deregistered is not an error before its turn comes.
         let (Ok(memory), true) = (qp.memory(target), framing <= input.len()) else {
             break;
         };
@@ -59,7 +58,7 @@ pub(super) fn prepare<'a>(
     Ok((vec, count))
 }
 
-/// Tells the queue pair of `received` bytes that came as [`prepare`] listed them.
+/// Tells the queue pair about `received` bytes that came as [`prepare`] listed them.
 pub(super) fn take(
     qp: &mut Qp<Memory>,
     target: Piece,
@@ -68,7 +67,7 @@ pub(super) fn take(
     mut input: &[u8],
     completions: &mut Vec<Completion>,
 ) -> Result<(), IwarpError> {
-    // As it was when they were listed.
+    // The forecast as it was when they were listed.
     let mut list = [None; EXPECTED];
     for (slot, item) in list.iter_mut().zip(expected(qp).take(count)) {
         *slot = Some(item);
@@ -111,7 +110,7 @@ fn push<'a>(vec: &mut ReceiveVec<'a>, memory: &'a Memory, target: Piece) -> Resu
         .map_err(|_| IwarpError::LocalRegionGone)
 }
 
-/// The first of `left` bytes lie in `target`: as many as it has room for, which are returned.
+/// The first of `left` bytes lie in `target`, as many as it has room for; returns how many.
 fn placed(qp: &mut Qp<Memory>, target: Piece, left: usize) -> Result<usize, IwarpError> {
     let length = u32::try_from(left).map_or(target.length, |left| left.min(target.length));
     let placed = target.part(0, length);
@@ -123,7 +122,7 @@ fn placed(qp: &mut Qp<Memory>, target: Piece, left: usize) -> Result<usize, Iwar
     Ok(length as usize)
 }
 
-/// `left` bytes of the stream from where it was expected to be.
+/// Collects `left` bytes of the stream from where they were expected to belong.
 fn in_order(
     qp: &Qp<Memory>,
     list: impl Iterator<Item = Expected>,

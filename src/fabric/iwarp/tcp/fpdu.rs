@@ -11,7 +11,7 @@ use crate::sys::{Memory, SendVec};
 /// Pieces of an FPDU: what precedes the payload, the payload, what follows it.
 pub(super) const PIECES: usize = 3;
 
-/// Most bytes behind the payload.
+/// Most bytes after the payload.
 const MAX_TRAILER: usize = 3 + mpa::CRC_LENGTH;
 
 pub(super) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
@@ -27,7 +27,7 @@ pub(super) struct OutFpdu {
 }
 
 impl OutFpdu {
-    /// Without a CRC.
+    /// An FPDU without a CRC.
     pub(super) fn new(segment: Segment) -> Self {
         let pad = mpa::pad(segment.ulpdu_length());
         Self {
@@ -58,7 +58,7 @@ impl OutFpdu {
             + usize::from(self.trailer_length)
     }
 
-    /// Adds what lies behind the first `skip` bytes, and takes from `skip` what it skipped.
+    /// Adds everything after the first `skip` bytes, and subtracts from `skip` what it skipped.
     pub(super) fn push<'a>(
         &'a self,
         memory: Option<&'a Memory>,

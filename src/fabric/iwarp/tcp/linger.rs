@@ -2,10 +2,10 @@
 
 //! Sockets whose connections are gone.
 //!
-//! Closing a socket with bytes unread takes back what was sent last, so the sending half is ended
-//! first and what the peer still sends is dropped, until it ends its half too. That is for a
-//! bounded time, for a bounded number of sockets, and for so many bytes at a time: a peer that
-//! goes on sending keeps nobody else waiting.
+//! Closing a socket with unread bytes discards what was sent last, so the sending half is shut down
+//! first, and what the peer still sends is dropped until it shuts down its half too. Time, the
+//! number of sockets, and bytes per turn are bounded: a peer that goes on sending keeps no other
+//! connection waiting.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
@@ -19,9 +19,9 @@ use slotmap::SlotMap;
 use super::token::Target;
 use crate::units::Instant;
 
-/// Sockets at a time. The peers of further ones are cut off at once.
+/// Sockets at a time. The peers of any more are cut off at once.
 const MAX_LINGERING: usize = 1024;
-/// Bytes dropped of one socket before others have their turn.
+/// Bytes dropped from one socket before others get their turn.
 const BUDGET: usize = 512 * 1024;
 
 slotmap::new_key_type! {
@@ -31,8 +31,9 @@ slotmap::new_key_type! {
 
 pub(super) struct Lingering {
     sockets: SlotMap<LingerId, TcpStream>,
-    /// By deadline: all linger for the same time. It is `None` until the time is known, as closing
-    /// may begin in a call that does not know it. Of sockets that are gone some may still be here.
+    /// By deadline: all linger for the same time. The deadline is `None` until the time is known,
+    /// as closing may begin in a call that does not know it. Sockets that are gone may still be
+    /// listed.
     order: VecDeque<(LingerId, Option<Instant>)>,
     time: Duration,
 }
@@ -50,7 +51,7 @@ impl Lingering {
         self.sockets.len()
     }
 
-    /// Ends the sending half. The socket is not registered any more.
+    /// Shuts down the sending half. The socket must no longer be registered.
     pub(super) fn add(&mut self, mut stream: TcpStream, registry: &Registry) {
         if stream.shutdown(Shutdown::Write).is_err() || self.sockets.len() >= MAX_LINGERING {
             return;
@@ -63,7 +64,7 @@ impl Lingering {
         self.order.extend(added.ok().map(|id| (id, None)));
     }
 
-    /// Drops what a peer has sent. `chunk` is room for anything.
+    /// Drops what a peer has sent. `chunk` is scratch space.
     pub(super) fn drop_input(&mut self, id: LingerId, registry: &Registry, chunk: &mut [u8]) {
         let Some(stream) = self.sockets.get_mut(id) else {
             return;
@@ -77,7 +78,7 @@ impl Lingering {
                 _ => break false,
             }
             if budget == 0 {
-                // More may be there, and nothing would say so again.
+                // More may be there, and it would not be announced again.
                 let token = Target::Linger(id).token();
                 let again = registry.reregister(stream, token, Interest::READABLE);
                 break again.is_ok();
@@ -88,7 +89,8 @@ impl Lingering {
         }
     }
 
-    /// Closes what has had its time, and starts the time of what came since the last call.
+    /// Closes the sockets whose time is up, and starts the time of those that came since the last
+    /// call.
     pub(super) fn expire(&mut self, now: Instant) {
         let new = self.order.iter_mut().rev();
         for (_, deadline) in new.take_while(|(_, deadline)| deadline.is_none()) {
@@ -104,7 +106,7 @@ impl Lingering {
         }
     }
 
-    /// When [`Self::expire`] has something to do; `now` where it must be told the time.
+    /// When [`Self::expire`] has something to do; `now` if it must be told the time.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         match self.order.back()? {
             (_, None) => Some(now),

@@ -18,11 +18,11 @@ pub(super) struct Listener {
 /// What `accept` found.
 pub(super) enum Accepted {
     Connection(TcpStream, SocketAddr),
-    /// Nobody waits.
+    /// No connection is waiting.
     Nobody,
-    /// One that waited is gone, or the call was interrupted.
+    /// A connection that waited is gone, or the call was interrupted.
     Lost,
-    /// The system has no descriptors, or no memory, for the one that waits.
+    /// The system has no descriptors, or no memory, for the connection that waits.
     Exhausted(io::Error),
 }
 

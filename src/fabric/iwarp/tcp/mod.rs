@@ -2,9 +2,9 @@
 
 //! [`Iwarp`]: the iWARP fabric on TCP sockets.
 //!
-//! Any program can be an RDMA endpoint with it: Linux's siw driver and iWARP NICs connect to it as
-//! to any other iWARP peer. One `Iwarp` belongs to one thread; its sockets do not block and are
-//! watched by one epoll instance, whose descriptor is [`Waitable::event_fd`].
+//! With it, any program can be an RDMA endpoint: Linux's siw driver and iWARP NICs connect to it as to any other iWARP
+//! peer. One `Iwarp` belongs to one thread; its sockets do not block and are watched by one epoll instance, whose
+//! descriptor is [`Waitable::event_fd`].
 //!
 //! Every byte a peer sends goes through the queue pair's checks. A peer that breaks a rule gets a
 //! Terminate, if the stream can carry one, and loses its own connection.
@@ -53,20 +53,20 @@ use crate::units::{Instant, RemoteToken};
 /// How an [`Iwarp`] fabric behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Whether this side asks for CRCs in FPDUs. They are used where either side asks.
+    /// Whether this side asks for CRCs in FPDUs. They are used if either side asks.
     pub crc: bool,
     /// Largest ULPDU to send, in bytes, 128 to 65,532. `None`: as much as fits into one TCP
     /// segment, which RNICs expect.
     pub max_ulpdu: Option<u16>,
-    /// Whether a SEND ends only once the peer's TCP has acknowledged it, and not as soon as this side's
-    /// has taken it. Of those that [`Fabric::close`] finds, the latter is all that is known.
+    /// Whether a SEND ends only once the peer's TCP has acknowledged it, and not as soon as this side's TCP has taken
+    /// it. For SENDs that have not ended at [`Fabric::close`], only the latter is known.
     pub acknowledged_sends: bool,
     /// Queues and regions of each connection.
     pub depths: Depths,
-    /// Connections that have not finished the MPA handshake, in total. If there are more, the oldest of the
-    /// source that has most of them ends.
+    /// Connections that have not finished the MPA handshake, in total. If there are more, the oldest one of the source
+    /// with the most is ended.
     pub max_pending: usize,
-    /// The same of one source address (of one /64 with IPv6).
+    /// The same for each source address (each /64 with IPv6).
     pub max_pending_per_source: usize,
     /// Whether other fabrics of this user may listen at the same addresses: the kernel then deals
     /// new connections out among them (`SO_REUSEPORT`).
@@ -106,7 +106,7 @@ impl Default for Config {
     }
 }
 
-/// How much there is of what peers can make a fabric hold.
+/// How many listeners and connections a fabric holds; peers can drive most of these numbers up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Listeners.
@@ -133,11 +133,11 @@ pub struct Iwarp {
     posted: bool,
     /// Deadlines of connections; those that no longer hold are skipped.
     deadlines: BinaryHeap<Reverse<(Instant, ConnId)>>,
-    /// When the kernel is to be asked what is acknowledged; those that no longer hold are skipped.
+    /// When to ask the kernel what is acknowledged; those that no longer hold are skipped.
     questions: BinaryHeap<Reverse<(Instant, ConnId)>>,
     /// Incoming connections that have not finished the handshake.
     pending: Sources<ConnId>,
-    /// When listeners are to be tried again, after the system had no descriptor left.
+    /// When to try the listeners again, after the system had no descriptor left.
     accept_again: Option<Instant>,
     /// What happened in calls other than `poll`.
     events: Vec<Event>,
@@ -178,7 +178,7 @@ impl Iwarp {
         })
     }
 
-    /// What there is at the moment.
+    /// The numbers at the moment.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
@@ -239,7 +239,7 @@ impl Iwarp {
         }
     }
 
-    /// Posts work to send, and has the next `poll` look at the connection.
+    /// Posts work to send, and queues the connection for the next `poll`.
     fn post(
         &mut self,
         id: ConnId,
@@ -437,8 +437,7 @@ impl Fabric for Iwarp {
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {
         self.now = now;
         events.append(&mut self.events);
-        // What was just posted goes first: sockets are looked at in the next call, unless that has
-        // happened.
+        // What was just posted goes first: sockets are looked at in the next call, unless a wait has already done so.
         let has_found = self.readiness.has_found();
         self.posted = !self.work.is_empty() && !self.posted && !has_found;
         if !self.posted {
@@ -448,7 +447,7 @@ impl Fabric for Iwarp {
         for id in work.drain(..) {
             self.pump(id, events);
         }
-        // What came up meanwhile has its turn in the next call.
+        // What came up meanwhile gets its turn in the next call.
         work.append(&mut self.work);
         self.work = work;
         self.ask_acknowledged(events);

@@ -24,7 +24,7 @@ use crate::fabric::{
 use crate::sys::ACCEPT_PAUSE;
 use crate::units::Instant;
 
-/// Connections taken from a listener before others have their turn.
+/// Connections taken from a listener before others get their turn.
 const ACCEPT_BATCH: usize = 64;
 
 impl Iwarp {
@@ -40,7 +40,7 @@ impl Iwarp {
                 Accepted::Exhausted(error) => {
                     tracing::debug!(%error, "accept failed");
                     if self.accept_again.is_none() {
-                        // Its address is not known: it still waits.
+                        // The peer's address is not known: its connection still waits.
                         events.push(Event::Refused {
                             peer: listener.address,
                             reason: os(&error),
@@ -54,8 +54,8 @@ impl Iwarp {
         self.watch_listener(id);
     }
 
-    /// Has the next `poll` look at a listener even if nobody else comes: more may wait there, and
-    /// nothing else would say so again.
+    /// Makes the next `poll` look at a listener even if no more connections come: some may wait there, and they would
+    /// not be announced again.
     fn watch_listener(&mut self, id: ListenerId) {
         if let Some(listener) = self.listeners.get_mut(id) {
             let token = Target::Listener(id).token();
@@ -181,14 +181,14 @@ impl Iwarp {
         }
     }
 
-    /// Ends a connection: everything posted is flushed and its owner told.
+    /// Ends a connection: flushes everything that was posted, and tells its owner.
     fn end(&mut self, id: ConnId, reason: CloseReason, events: &mut Vec<Event>) {
         let Some(mut conn) = self.conns.remove(id) else {
             return;
         };
         let mut reason = reason;
         match (conn.stage, IwarpError::of(&reason)) {
-            // That came first, whatever happened since.
+            // The close came first, whatever happened since.
             (Stage::Draining, _) => reason = CloseReason::Local,
             (Stage::Established, Some(error)) => {
                 conn.send_terminate(error, &mut self.scratch);
@@ -199,7 +199,7 @@ impl Iwarp {
         if conn.awaits_acknowledgement() {
             conn.ask_acknowledged(self.now, &mut self.completions);
             if matches!(conn.stage, Stage::Draining) {
-                // The socket goes on with them, and nobody looks any more.
+                // The socket goes on sending them, but we no longer look.
                 let rest = std::iter::from_fn(|| conn.flush_unacknowledged());
                 self.completions.extend(rest);
             }
@@ -252,7 +252,7 @@ impl Iwarp {
         }
     }
 
-    /// Gives up a connection's socket, and its place if it had not finished the handshake.
+    /// Gives up a connection's socket, and its place among the pending ones if it was there.
     pub(super) fn discard(&mut self, id: ConnId, mut conn: Conn) {
         self.pending.remove(&id);
         if let Stage::Requested(request) = conn.stage {
@@ -300,7 +300,7 @@ impl Iwarp {
     }
 }
 
-/// Closes a connection so that its peer takes it for refused, and nothing of it stays in the system.
+/// Closes a connection so that it looks refused to its peer, and nothing of it stays in the system.
 fn reset(stream: TcpStream) {
     let at_once = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     if let Err(error) = at_once {
@@ -308,8 +308,7 @@ fn reset(stream: TcpStream) {
     }
 }
 
-/// What each kind of work that was posted first ended with, where it was the reason; what else was
-/// posted is flushed.
+/// The error of the oldest work of each kind, if it was the reason for the end; all other work is flushed.
 struct FlushErrors {
     recv: WrError,
     read: WrError,

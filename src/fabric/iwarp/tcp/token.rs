@@ -8,7 +8,7 @@ use slotmap::{Key, KeyData};
 use super::linger::LingerId;
 use crate::fabric::{ConnId, ListenerId};
 
-/// Slot numbers of the three maps stay below these bits, which memory would end before.
+/// Slot numbers of the three maps stay below these bits: memory would run out first.
 const LISTENER_BIT: u64 = 1 << 31;
 const LINGER_BIT: u64 = 1 << 30;
 

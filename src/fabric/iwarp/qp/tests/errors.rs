@@ -23,7 +23,7 @@ const READ_RESPONSE: [u8; 2] = [0xc1, 0x42];
 const MORE_READ_RESPONSE: [u8; 2] = [0x81, 0x42];
 const TERMINATE: [u8; 2] = [0x41, 0x47];
 
-/// 100 bytes of each access, a receive and a READ of 10 bytes posted, the READ asked for.
+/// 100 bytes of each access, a receive, and a READ of 10 bytes whose request was sent.
 fn victim() -> (End, [Region; 3]) {
     let mut end = End::new(Agreed { ird: 2, ..AGREED }, 1440);
     let accesses = [Access::RemoteWrite, Access::RemoteRead, Access::Local];
@@ -311,7 +311,7 @@ fn each_broken_rule_has_its_error_however_the_stream_is_cut() {
             let mut pieces = bytes.chunks(piece);
             let failed = pieces.find_map(|piece| end.receive(piece, 3).err());
             assert_eq!(failed, Some(error), "{bytes:02x?} by {piece}");
-            // For ever, both ways.
+            // The error stays, both ways.
             assert_eq!(end.receive(&bytes, 100), Err(error));
             assert_eq!(end.qp.target(), Err(error));
             assert_eq!(end.next_fpdu(), Err(error));
@@ -435,7 +435,7 @@ fn each_error_of_the_queue_pair_is_provoked_by_some_test() {
             error.name()
         })
         .collect();
-    // By the tests above, and of regions.
+    // By the tests above, and those of regions.
     provoked.extend([
         IwarpError::MpaCrc.name(),
         IwarpError::LocalRegionGone.name(),

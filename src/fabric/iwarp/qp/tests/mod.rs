@@ -38,7 +38,7 @@ const AGREED: Agreed = Agreed {
     ready_to_receive_send: false,
 };
 
-/// What memory holds that nobody wrote.
+/// What memory holds before anything is written.
 const UNTOUCHED: u8 = 0xaa;
 
 /// CRC32C, byte by byte.
@@ -105,7 +105,7 @@ impl Region {
         self.memory.0.borrow().clone()
     }
 
-    /// Asserts that it holds `bytes` at `offset` and nobody wrote around them.
+    /// Asserts that it holds `bytes` at `offset` and nothing was written around them.
     fn holds(&self, offset: usize, bytes: &[u8]) {
         let all = self.bytes();
         let (before, rest) = all.split_at(offset);
@@ -207,7 +207,7 @@ impl End {
         }
     }
 
-    /// Sends all that it can; the opcodes of the FPDUs.
+    /// Sends all that it can; returns the opcodes of the FPDUs.
     fn send_all(&mut self) -> Vec<u8> {
         let mut opcodes = Vec::new();
         while let Some(fpdu) = self.next_fpdu().unwrap() {
@@ -237,7 +237,7 @@ fn seal(mut bytes: Vec<u8>, crc: bool) -> Vec<u8> {
     bytes
 }
 
-/// An FPDU without a CRC, of its ULPDU.
+/// An FPDU without a CRC, around a ULPDU.
 fn fpdu(ulpdu: &[&[u8]]) -> Vec<u8> {
     let ulpdu = ulpdu.concat();
     let mut bytes = (ulpdu.len() as u16).to_be_bytes().to_vec();
@@ -299,7 +299,7 @@ impl Pair {
         }
     }
 
-    /// Goes on until nothing moves any more.
+    /// Goes on until nothing moves.
     fn run(&mut self) {
         self.try_run().unwrap();
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Who may send what when.
+//! Which side may send what, and when.
 
 use super::*;
 

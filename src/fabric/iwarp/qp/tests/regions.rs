@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Regions that are gone when their turn comes, and others that have their numbers.
+//! Regions that are gone when their turn comes, and others that have taken their numbers.
 
 use super::*;
 
