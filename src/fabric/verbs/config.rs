@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a fabric is told, and what it says of itself.
+//! A fabric's configuration, and its counts.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use crate::fabric::iwarp;
 /// How a [`Verbs`](super::Verbs) fabric behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// SENDs and RDMA WRITEs posted on a connection at a time; fewer where the device has no room.
+    /// SENDs and RDMA WRITEs posted on a connection at a time; fewer if the device has less room.
     pub sends: u32,
     /// Receives posted on a connection at a time, as above.
     pub recvs: u32,
-    /// RDMA READs posted on a connection at a time, those that wait among them.
+    /// RDMA READs posted on a connection at a time, including those that wait.
     pub reads: u32,
     /// Memory regions of a connection.
     pub regions: usize,
     /// Incoming connections that are not established, in total.
     pub max_pending: usize,
-    /// The same of one source address.
+    /// The same for each source address.
     pub max_pending_per_source: usize,
     /// Whether to listen at addresses that no device has yet: peers can connect as soon as one does.
     pub free_bind: bool,
-    /// Time that a connection has to be established, and each step of looking for a peer.
+    /// Time limit for a connection to be established, and for each step of looking for a peer.
     pub connect_timeout: Duration,
     /// Time that posted work has to go out after [`Fabric::close`](crate::fabric::Fabric::close).
     pub drain_timeout: Duration,
@@ -49,7 +49,7 @@ impl Default for Config {
 }
 
 impl From<&iwarp::Config> for Config {
-    /// With the limits of a fabric in software.
+    /// The same limits as those of a fabric in software.
     fn from(software: &iwarp::Config) -> Self {
         let narrow = |depth: usize| u32::try_from(depth).unwrap_or(u32::MAX);
         Self {
@@ -67,7 +67,7 @@ impl From<&iwarp::Config> for Config {
     }
 }
 
-/// How much there is of what peers can make a fabric hold.
+/// How many listeners, connections and regions a fabric holds; peers can drive most of these numbers up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Listeners.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One connection: what is posted on its queue pair, and what waits to be.
+//! One connection: what is posted on its queue pair, and what waits to be posted.
 //!
 //! ```text
 //!   post_send, post_write -> outgoing --\
@@ -25,17 +25,17 @@ use crate::units::{Instant, RemoteToken};
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// The peer's address is looked for.
+    /// The peer's address is being resolved.
     ResolvesAddress(ReadLimits),
-    /// The way to it.
+    /// The route to it is being resolved.
     ResolvesRoute(ReadLimits),
-    /// The peer was asked.
+    /// The peer was asked for the connection.
     Connecting,
-    /// The owner accepts or rejects.
+    /// The owner has to accept or reject.
     Requested {
-        /// As the peer named them: its own.
+        /// The peer's own depths, as it named them.
         peer: Depths,
-        /// It named them in private data as well, and is answered so.
+        /// The peer named them in private data as well, and so does the reply.
         legacy: bool,
     },
     /// Accepted; the peer has not confirmed it.
@@ -82,7 +82,7 @@ struct Queued {
     memory: Option<(Piece, u32)>,
 }
 
-/// Of a region's number: how often it was given, and the access of who has it now.
+/// The state of a region number: how often it was given out, and the access of the region that has it now.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     generation: u32,
@@ -115,13 +115,13 @@ pub(super) struct Conn {
     pub(super) stage: Stage,
     pub(super) limits: ReadLimits,
     pub(super) deadline: Option<Instant>,
-    /// Why it has to end, where that is known already.
+    /// Why it has to end, if that is known already.
     pub(super) reason: Option<CloseReason>,
     /// Work was flushed, and an event that says why will follow.
     pub(super) is_suspect: bool,
     /// It is in the list of connections with something to do.
     queued: bool,
-    /// Completions may be there.
+    /// There may be completions.
     pub(super) has_completions: bool,
     sends: u32,
     recvs: u32,
@@ -167,12 +167,12 @@ impl Conn {
         }
     }
 
-    /// Has the next `poll` look at the connection.
+    /// Queues the connection for the next `poll`.
     pub(super) fn enqueue(&mut self, id: ConnId, work: &mut Vec<ConnId>) {
         work.extend(self.due(id));
     }
 
-    /// For the list of connections with something to do, unless it is there already.
+    /// The connection, to go on the list of those with something to do, unless it is there already.
     pub(super) fn due(&mut self, id: ConnId) -> Option<ConnId> {
         let is_new = !std::mem::replace(&mut self.queued, true);
         is_new.then_some(id)
@@ -187,7 +187,7 @@ impl Conn {
         matches!(self.stage, Stage::Established | Stage::Draining)
     }
 
-    /// Whether all that was posted, and is not a READ or a receive, has gone out.
+    /// Whether all SENDs and RDMA WRITEs that were posted have gone out.
     pub(super) fn is_drained(&self) -> bool {
         let posted = |kind| self.posted(kind) == 0;
         posted(Kind::Send) && posted(Kind::Write)
@@ -197,7 +197,7 @@ impl Conn {
         self.posted[kind as usize].len() as u32
     }
 
-    /// What this side may bring to the agreement on READs.
+    /// The READ depths that this side may offer.
     pub(super) fn own_depths(&self, limits: ReadLimits) -> Depths {
         let narrow = |depth: u16, most: u8| most.min(u8::try_from(depth).unwrap_or(u8::MAX)).max(1);
         let most = self.device.max_depths;
@@ -216,12 +216,12 @@ impl Conn {
         }
     }
 
-    /// Registrations.
+    /// The number of registrations.
     pub(super) fn regions(&self) -> usize {
         self.endpoint.regions()
     }
 
-    /// Registers memory: its number, and the peer's token and address of it.
+    /// Registers memory; returns its number, and the token and address by which the peer names it.
     pub(super) fn register(
         &mut self,
         memory: &Memory,
@@ -244,7 +244,7 @@ impl Conn {
         Ok((RegionId(number as u32), remote))
     }
 
-    /// Ends a registration; `false`: there is none.
+    /// Ends a registration; `false` if there is none.
     pub(super) fn deregister(&mut self, id: RegionId) -> bool {
         if let Some(slot) = self.slots.get_mut(id.0 as usize) {
             slot.access = None;
@@ -296,7 +296,7 @@ impl Conn {
         let header = match length {
             0 => None,
             _ => {
-                // Those in use complete in the order in which they were given out.
+                // The slots in use become free in the order in which they were given out.
                 let slot = self.next_header % self.sends;
                 self.next_header = (slot + 1) % self.sends;
                 let written = self.endpoint.write_header(slot, header);
@@ -304,7 +304,7 @@ impl Conn {
                 Some((slot, length))
             }
         };
-        // A device that cannot invalidate sends without: see the module.
+        // A device that cannot invalidate sends a plain SEND: see the module.
         let invalidate = invalidate.filter(|_| self.device.sends_invalidate);
         self.posted[Kind::Send as usize].push_back(wr_id);
         self.outgoing.push_back(Queued {
@@ -351,7 +351,7 @@ impl Conn {
         let access = slot.and_then(|slot| slot.access);
         let is_sink = matches!(access, Some(Access::ReadSink | Access::RemoteWrite));
         if self.device.is_iwarp && !is_sink {
-            // NICs refuse it, and end the connection.
+            // iWARP NICs refuse it, and end the connection.
             return Err(FabricError::LocalProtection);
         }
         if self.posted(Kind::Read) >= most {
@@ -434,8 +434,8 @@ impl Conn {
         Ok(())
     }
 
-    /// What a completion says to the owner. The first that failed is the reason for the end;
-    /// everything after it is flushed.
+    /// Turns a completion into an event for the owner. The first failure is the reason for the end; everything after it
+    /// is flushed.
     pub(super) fn complete(&mut self, id: ConnId, completed: Completed) -> Option<Event> {
         let kind = Kind::ALL
             .get(usize::try_from(completed.wr_id).ok()?)
@@ -479,7 +479,7 @@ impl Conn {
         })
     }
 
-    /// Takes the next request that was posted and will not complete any more.
+    /// Takes the next request that was posted and will no longer complete.
     pub(super) fn flush_posted(&mut self, id: ConnId) -> Option<Event> {
         Kind::ALL.into_iter().find_map(|kind| {
             let wr_id = self.posted[kind as usize].pop_front()?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which RDMA devices there are, and what they need of the system.
+//! Which RDMA devices there are, and what they need from the system.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -18,7 +18,7 @@ use crate::sys::Memory;
 pub struct DeviceKind {
     /// Such as `mlx5_0`, `siw0`.
     pub name: String,
-    /// It speaks iWARP, and has the ports of TCP; the others, RoCE and InfiniBand, have their own.
+    /// It speaks iWARP, and so shares TCP's ports; RoCE and InfiniBand have their own.
     pub is_iwarp: bool,
 }
 
@@ -38,7 +38,7 @@ pub fn device_names() -> Vec<String> {
 ///
 /// # Errors
 ///
-/// There is none, rdma-core is missing, or the system does not let this process use it.
+/// There are no RDMA devices, rdma-core is missing, or the system does not let this process use them.
 pub fn check() -> Result<(), FabricError> {
     channel().map(drop)
 }
@@ -58,18 +58,18 @@ pub(super) fn channel() -> Result<Arc<Channel>, FabricError> {
     })
 }
 
-/// The RDMA device that a local address belongs to; `None`: it belongs to none.
+/// The RDMA device that a local address belongs to; `None` if it belongs to none.
 ///
 /// # Errors
 ///
-/// RDMA cannot be used, or the system does not say.
+/// RDMA cannot be used, or the system does not tell.
 pub fn device_of(ip: IpAddr) -> Result<Option<DeviceKind>, FabricError> {
     if device_names().is_empty() || ip.is_unspecified() || ip.is_loopback() {
         return Ok(None);
     }
     let channel = channel()?;
     let id = CmId::new(&channel).map_err(|source| failed("use RDMA", source))?;
-    // Port 0 takes any, and binding decides on the device.
+    // Port 0 takes any port, and binding selects the device.
     let bound = id.bind(SocketAddr::new(ip, 0));
     let device = bound.and_then(|()| id.device());
     Ok(device.ok().map(|device| DeviceKind {
@@ -82,7 +82,7 @@ pub fn device_of(ip: IpAddr) -> Result<Option<DeviceKind>, FabricError> {
 ///
 /// # Errors
 ///
-/// It does not reach it.
+/// The system does not reach it.
 pub fn source_for(address: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -108,7 +108,7 @@ pub fn memory_lock_limit() -> Option<u64> {
     getrlimit(Resource::Memlock).current
 }
 
-/// Memory was not registered: with the limit that most often is the reason.
+/// The error for memory that was not registered, with the limit that is most often the reason.
 pub(super) fn not_registered(memory: &Memory, error: io::Error) -> FabricError {
     let bytes = memory.len();
     let limit = memory_lock_limit().filter(|_| error.kind() == io::ErrorKind::OutOfMemory);

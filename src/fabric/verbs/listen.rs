@@ -15,10 +15,10 @@ use crate::fabric::iwarp::mpa::LegacyReadDepths;
 use crate::fabric::{CloseReason, Event, ListenerId};
 use crate::units::Instant;
 
-/// Requests that the system keeps until they are looked at.
+/// Requests that the system queues until they are looked at.
 const BACKLOG: i32 = 1024;
 
-/// Time after which a listener that has lost its device tries to have one again.
+/// Time after which a listener that has lost its device tries again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// A listening identifier.
@@ -44,7 +44,7 @@ impl Listener {
         })
     }
 
-    /// One at an address that no device has, which tries again.
+    /// A listener at an address that no device has yet; it tries again later.
     const fn waiting(address: SocketAddr, again_at: Instant) -> Self {
         Self {
             id: None,
@@ -69,7 +69,7 @@ impl Verbs {
         }
     }
 
-    /// A listener's device is removed, which waits for the listener to let go of it.
+    /// A listener's device is being removed, and the removal waits until the listener lets go of it.
     pub(super) fn lose_listener(&mut self, id: ListenerId) {
         let Some(listener) = self.listeners.get_mut(id) else {
             return;
@@ -83,7 +83,7 @@ impl Verbs {
         listener.again_at = Some(self.now + LISTEN_AGAIN);
     }
 
-    /// Listens again where a device was removed and is back.
+    /// Listens again if a device that was removed is back.
     pub(super) fn listen_again(&mut self) {
         for (id, listener) in &mut self.listeners {
             if listener.again_at.is_none_or(|at| at > self.now) {
@@ -144,7 +144,7 @@ impl Verbs {
     }
 }
 
-/// Whether no device has the address that is to be listened at.
+/// Whether the error means that no device has the address.
 fn is_missing(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -152,11 +152,10 @@ fn is_missing(error: &io::Error) -> bool {
     )
 }
 
-/// A peer's READ depths, from its point of view: those that the connection manager has agreed on (MPA
-/// revision 2, InfiniBand's REQ), and no more than it names in private data, which is all there is with
-/// MPA revision 1.
+/// A peer's READ depths, from its point of view: those that the connection manager has agreed on (MPA revision 2,
+/// InfiniBand's REQ), but no more than the peer names in private data, which is all there is with MPA revision 1.
 fn agree(event: Depths, legacy: Option<LegacyReadDepths>) -> Depths {
-    // The event has this side's point of view.
+    // The event states them from this side's point of view.
     let peer = Depths {
         responder_resources: event.initiator_depth,
         initiator_depth: event.responder_resources,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! [`Verbs`]: the fabric of RDMA devices, by `libibverbs` and `librdmacm`.
+//! [`Verbs`]: the fabric of RDMA devices, through `libibverbs` and `librdmacm`.
 //!
 //! ```text
 //!   rdma_cm event channel ----\                                   / connection: rdma_cm_id, PD, QP, CQ
@@ -8,33 +8,33 @@
 //!   async fd of each device --/                                   \ ...
 //! ```
 //!
-//! One `Verbs` belongs to one thread. Each connection has a protection domain, a completion queue and a
-//! notification channel of its own, so that nothing of one connection reaches another's memory, and the
-//! end of one is the end of all that it had. Nothing waits: connecting goes on from event to event.
+//! One `Verbs` belongs to one thread. Each connection has a protection domain, a completion queue and a notification
+//! channel of its own, so that one connection cannot reach another's memory, and ending one ends all that it had.
+//! Nothing blocks: connecting proceeds from event to event.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `ffi` | the two libraries behind safe types |
-//! | `conn` | a connection: what is posted, and what waits to be |
-//! | `progress` | what events and completions bring about, until the end of a connection |
+//! | `conn` | a connection: what is posted, and what waits to be posted |
+//! | `progress` | what events and completions cause, until the end of a connection |
 //! | `listen` | listeners, and requests for connections |
 //! | `status` | how work ended, in the words of the trait |
 //!
 //! # What a device does, and what it does not
 //!
-//! - Completions: every request is signalled, for its owner waits for it. What a connection had posted when
-//!   it ends is flushed here, once its queue pair is gone: no device is trusted to report each.
+//! - Completions: every request is signalled, as its owner waits for it. When a connection ends, what it had posted is
+//!   flushed here once its queue pair is gone: no device is trusted to report each request.
 //! - RDMA READs: at most `initiator_depth` are posted to the queue pair; more wait here, so that
 //!   they do not hold up SENDs and RDMA WRITEs behind them.
-//! - [`Fabric::post_send`] with a token to invalidate sends without where the device
-//!   cannot do it (`IBV_DEVICE_MEM_MGT_EXTENSIONS`); all that are known to be in use can.
-//! - [`Work::Recv`](super::Work::Recv) names the token that the peer has invalidated where the device reports it:
-//!   those of libsiw never do. Most devices, Soft-RoCE among them, refuse to invalidate memory that user
-//!   space has registered, and end the connection: see [`Fabric::regions_may_be_invalidated`].
-//! - Asynchronous events of a device come once for all of its users in a process, to the `Verbs` that takes
-//!   them first: a process that has two may see a connection end without them, for less of a reason.
-//! - Who is told what: the end that is asked for memory it did not give learns of it on some devices
-//!   (RoCE and InfiniBand by an asynchronous event) and sees a connection that ends on others.
+//! - [`Fabric::post_send`] with a token to invalidate sends a plain SEND if the device cannot invalidate
+//!   (`IBV_DEVICE_MEM_MGT_EXTENSIONS`); all devices known to be in use can.
+//! - [`Work::Recv`](super::Work::Recv) names the token that the peer has invalidated if the device reports it: libsiw's
+//!   devices never do. Most devices, Soft-RoCE among them, refuse to invalidate memory that user space has registered,
+//!   and end the connection: see [`Fabric::regions_may_be_invalidated`].
+//! - A device delivers each asynchronous event once for all of its users in a process, to the `Verbs` that takes it
+//!   first: in a process that has two, a connection may end without it, for a less specific reason.
+//! - If a peer asks for memory that it may not access, this side learns of it on some devices (RoCE and InfiniBand, by
+//!   an asynchronous event); on others it only sees the connection end.
 
 mod config;
 mod conn;
@@ -82,7 +82,7 @@ const CHANNEL: mio::Token = mio::Token(1);
 /// Readiness of any device's asynchronous events.
 const DEVICES: mio::Token = mio::Token(2);
 
-/// Whose an identifier of the connection manager is.
+/// What an identifier of the connection manager belongs to.
 #[derive(Clone, Copy, Debug)]
 enum Owner {
     Listener(ListenerId),
@@ -113,7 +113,7 @@ pub struct Verbs {
     completed: Vec<ffi::Completed>,
     has_cm_events: bool,
     has_async_events: bool,
-    /// Of memory that was not registered.
+    /// A warning about memory that was not registered has been logged.
     has_warned: bool,
     now: Instant,
     /// Held by each identifier, too.
@@ -134,7 +134,7 @@ impl Verbs {
     ///
     /// # Errors
     ///
-    /// The system has no RDMA device, or no leave to use it.
+    /// The system has no RDMA device, or does not let this process use it.
     pub fn new(config: Config) -> Result<Self, FabricError> {
         let channel = devices::channel()?;
         let readiness = Readiness::new()?;
@@ -172,7 +172,7 @@ impl Verbs {
         }
     }
 
-    /// What there is at the moment.
+    /// The numbers at the moment.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
@@ -221,7 +221,7 @@ impl Verbs {
         Ok(id)
     }
 
-    /// Stops watching a connection that was taken out.
+    /// Stops watching a connection that was removed.
     fn forget(&mut self, id: ConnId, conn: &Conn) {
         self.pending.remove(&id);
         let endpoint = &conn.endpoint;
@@ -241,8 +241,8 @@ impl Verbs {
     }
 
     fn start_connecting(&mut self, address: SocketAddr, limits: ReadLimits) -> io::Result<ConnId> {
-        // The address that the system would choose decides on the device, and so there is one for
-        // registrations before the peer has been found.
+        // Binding to the address that the system would choose selects the device, so memory can be registered before
+        // the peer has been found.
         let source = devices::source_for(address)?;
         let id = CmId::new(&self.channel)?;
         id.bind(SocketAddr::new(source, 0))?;
@@ -307,7 +307,7 @@ impl Fabric for Verbs {
         self.conns.get(conn)?.endpoint.id().local_address()
     }
 
-    /// Devices of iWARP are the only ones known to allow it for the memory of user space.
+    /// iWARP devices are the only ones known to allow it for user-space memory.
     fn regions_may_be_invalidated(&self, conn: ConnId) -> bool {
         let conn = self.conns.get(conn);
         conn.is_some_and(|conn| conn.device.is_iwarp)
@@ -383,7 +383,7 @@ impl Fabric for Verbs {
         let registered = conn.register(memory, access);
         let registered = registered.map_err(|error| devices::not_registered(memory, error));
         let (id, remote) = registered.inspect_err(|error| {
-            // Its owner may not say it, and it is what an administrator has to know; but once.
+            // The owner may not report it, and an administrator has to know it; but once is enough.
             if !std::mem::replace(&mut self.has_warned, true) {
                 tracing::warn!("{error}");
             }
@@ -408,7 +408,7 @@ impl Fabric for Verbs {
         let open = self.open(conn)?;
         open.post_recv(wr_id, memory)?;
         if open.is_suspect {
-            // An event says why it was not taken, or time runs out.
+            // An event will say why it was not taken, or waiting for one times out.
             self.work
                 .extend(self.conns.get_mut(conn).and_then(|open| open.due(conn)));
         }
@@ -462,7 +462,7 @@ impl Fabric for Verbs {
         for id in work.drain(..) {
             self.pump(id, events);
         }
-        // What came up meanwhile has its turn in the next call.
+        // What came up meanwhile gets its turn in the next call.
         work.append(&mut self.work);
         self.work = work;
         self.expire(events);
@@ -511,7 +511,7 @@ impl Verbs {
         }
     }
 
-    /// Posts work to send, and has the next `poll` hand it to the device.
+    /// Posts work to send, which the next `poll` hands to the device.
     fn post(
         &mut self,
         id: ConnId,
@@ -529,7 +529,7 @@ impl Verbs {
 
 /// The readiness of a connection's completion channel.
 fn token(id: ConnId) -> mio::Token {
-    // Versions would have to come to the end of 32 bits to be taken for the others.
+    // A key could be taken for one of the other tokens only after its version had used up 32 bits.
     mio::Token(id.data().as_ffi() as usize)
 }
 

@@ -16,7 +16,7 @@ use crate::fabric::{CloseReason, ConnId, Event, FabricError, ReadLimits, WcStatu
 const CM_BATCH: usize = 128;
 /// Batches of completions of one connection before others have their turn.
 const COMPLETION_BATCHES: usize = 8;
-/// Time that an event has to say why work was flushed.
+/// How long to wait for an event that says why work was flushed.
 const EXPLANATION: Duration = Duration::from_secs(1);
 
 impl Verbs {
@@ -108,7 +108,7 @@ impl Verbs {
                 }
                 Some(Owner::Listener(_)) => {}
                 Some(Owner::Conn(id)) => self.handle_cm_event(id, &event, events),
-                // Whatever it is: nothing more follows of interest.
+                // Whatever it is, nothing of interest follows it.
                 None => drop(self.lingering.remove(&event.key)),
             }
         }
@@ -162,7 +162,7 @@ impl Verbs {
         };
         conn.stage = Stage::Established;
         conn.deadline = None;
-        // What came before is looked at now.
+        // Completions that came earlier are looked at now.
         conn.has_completions = true;
         conn.enqueue(id, &mut self.work);
         self.pending.remove(&id);
@@ -213,7 +213,7 @@ impl Verbs {
         }
     }
 
-    /// Data may come before the event that says that the peer is ready.
+    /// Data may arrive before the event that says that the peer is ready.
     fn take_early_completions(&mut self, id: ConnId, events: &mut Vec<Event>) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -265,8 +265,8 @@ impl Verbs {
         self.end_with(id, reason, false, events);
     }
 
-    /// Ends a connection: what has completed is reported, everything else flushed, and its owner told.
-    /// `answered`: the peer knows.
+    /// Ends a connection: reports what has completed, flushes everything else, and tells its owner. `answered`: the
+    /// peer knows already.
     pub(super) fn end_with(
         &mut self,
         id: ConnId,
@@ -280,7 +280,7 @@ impl Verbs {
         self.forget(id, &conn);
         let gone = reason == CloseReason::DeviceGone;
         if conn.is_up() {
-            // Messages that came before the end.
+            // Messages that arrived before the end.
             while let Ok(more) = conn.endpoint.poll(&mut self.completed) {
                 for completed in self.completed.drain(..) {
                     events.extend(conn.complete(id, completed));
@@ -291,7 +291,7 @@ impl Verbs {
             }
         }
         match (conn.stage, conn.reason.take()) {
-            // That came first, whatever happened since.
+            // The close came first, whatever happened since.
             (Stage::Draining, _) => reason = CloseReason::Local,
             (_, Some(first)) if !gone => reason = first,
             _ => {}
@@ -303,7 +303,7 @@ impl Verbs {
                 }
                 !answered && !gone
             }
-            // To end it now would wait for the peer's answer.
+            // Destroying the identifier now would wait for the peer's answer.
             Stage::Connecting => conn.device.is_iwarp && reason == CloseReason::Local,
             _ => false,
         };
@@ -311,7 +311,7 @@ impl Verbs {
         events.push(Event::Closed { conn: id, reason });
     }
 
-    /// Ends what a connection has, and flushes what was posted on it: nothing touches that any more.
+    /// Ends what a connection has, and flushes what was posted on it: by then nothing touches that.
     fn discard(&mut self, id: ConnId, mut conn: Conn, lingers: bool, events: &mut Vec<Event>) {
         let mut flushed = Vec::new();
         while let Some(event) = conn.flush_posted(id) {
@@ -378,9 +378,9 @@ fn ask(conn: &mut Conn, limits: ReadLimits) -> std::io::Result<()> {
     conn.endpoint.id().connect(own, private_data)
 }
 
-/// What both sides have agreed on, by the peer's answer.
+/// What both sides have agreed on, according to the peer's answer.
 fn agreed(conn: &Conn, own: Depths, event: &CmEvent) -> Depths {
-    // With iWARP the event has the peer's point of view, otherwise this side's.
+    // With iWARP the event states the depths from the peer's point of view, otherwise from this side's.
     let (serves, asks) = match conn.device.is_iwarp {
         true => (
             event.depths.initiator_depth,
@@ -391,7 +391,7 @@ fn agreed(conn: &Conn, own: Depths, event: &CmEvent) -> Depths {
             event.depths.initiator_depth,
         ),
     };
-    // siw has what was asked for in the event, but the peer says in private data what it took.
+    // With siw the event repeats what was asked for, but the peer's private data says what it accepted.
     let named = LegacyReadDepths::parse(&event.private_data).filter(|_| conn.device.is_iwarp);
     let least = |depth: u8, named: u32| depth.min(u8::try_from(named).unwrap_or(u8::MAX));
     let (named_asks, named_serves) =

@@ -23,7 +23,7 @@ const RESPONSE_TIMEOUT: u32 = 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Success,
-    /// Something else was the reason.
+    /// Something else was the reason for the end of its connection.
     Flushed,
     /// It is the reason for the end of its connection.
     Failed(WrError, CloseReason),
@@ -35,8 +35,7 @@ pub(super) fn of_work(work: &Work, status: u32) -> Outcome {
     match (status, work) {
         (SUCCESS, _) => Outcome::Success,
         (FLUSHED, _) => Outcome::Flushed,
-        // Receives lie in registered memory: what is wrong with one is that a message does not fit. That is
-        // how rxe says it.
+        // Receives lie in registered memory, so this can only mean that a message does not fit: rxe reports it so.
         (LOCAL_LENGTH | LOCAL_QP_OPERATION, Work::Recv { .. }) => {
             Outcome::Failed(WrError::LocalLength, CloseReason::ReceiverNotReady)
         }
@@ -54,7 +53,7 @@ pub(super) fn of_work(work: &Work, status: u32) -> Outcome {
     }
 }
 
-/// Why a connection did not come about, or ended: the status of an event of the connection manager.
+/// Why a connection was not established, or ended, by the status of an event of the connection manager.
 pub(super) fn of_event(status: i32, otherwise: CloseReason) -> CloseReason {
     match status {
         // The transport's own reasons are positive.

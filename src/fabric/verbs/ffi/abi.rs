@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What of `libibverbs` and `librdmacm` is used, as their headers have it (rdma-core 44 to 56): the
-//! layout of each type is compared with theirs by a test. Structures that the libraries make are
-//! declared as far as they are read, and are never made or copied here.
+//! The parts of `libibverbs` and `librdmacm` that are used, as their headers declare them
+//! (rdma-core 44 to 56). A test compares the layout of each type with theirs. Structures that the
+//! libraries make are declared as far as they are read, and are never made or copied here.
 
 #![allow(non_camel_case_types)]
 #![allow(missing_debug_implementations)]
@@ -34,7 +34,7 @@ pub(super) const IBV_SEND_INLINE: c_uint = 1 << 3;
 
 pub(super) const IBV_WC_WITH_INV: c_uint = 1 << 3;
 
-/// Where nothing is read: only its address matters.
+/// A type that is never read: only its address matters.
 #[repr(C)]
 pub(super) struct Opaque {
     _private: [u8; 0],
@@ -132,7 +132,7 @@ pub(super) struct ibv_wc {
     pub(super) opcode: c_uint,
     pub(super) vendor_err: u32,
     pub(super) byte_len: u32,
-    /// `imm_data` in the same place.
+    /// In a union with `imm_data`.
     pub(super) invalidated_rkey: u32,
     pub(super) qp_num: u32,
     pub(super) src_qp: u32,
@@ -160,9 +160,9 @@ pub(super) struct ibv_send_wr {
     pub(super) num_sge: c_int,
     pub(super) opcode: c_int,
     pub(super) send_flags: c_uint,
-    /// `imm_data` in the same place.
+    /// In a union with `imm_data`.
     pub(super) invalidate_rkey: u32,
-    /// `wr.rdma`, of a union of 32 bytes.
+    /// `wr.rdma`, a member of a union of 32 bytes.
     pub(super) remote_addr: u64,
     pub(super) rkey: u32,
     pub(super) rest_of_wr: [u32; 5],
@@ -220,7 +220,7 @@ pub(super) struct ibv_qp_init_attr {
 
 #[repr(C)]
 pub(super) struct ibv_async_event {
-    /// A queue pair, a completion queue or another object; with events of ports a number.
+    /// A queue pair, a completion queue or another object; for port events, a number.
     pub(super) element: *mut c_void,
     pub(super) event_type: c_uint,
 }
@@ -265,7 +265,7 @@ pub(super) struct rdma_cm_event {
     pub(super) listen_id: *mut rdma_cm_id,
     pub(super) event: c_uint,
     pub(super) status: c_int,
-    /// Of a union whose other member is not used.
+    /// A member of a union whose other member is not used.
     pub(super) conn: rdma_conn_param,
 }
 

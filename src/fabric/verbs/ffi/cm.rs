@@ -14,7 +14,7 @@ use socket2::SockAddr;
 
 use super::abi;
 
-/// `RETRY`: what a queue pair does before it gives up on a peer that does not answer.
+/// How often a queue pair tries again before it gives up on a peer that does not answer.
 const RETRY_COUNT: u8 = 7;
 
 /// The result of a call that reports errors by -1 and `errno`.
@@ -25,12 +25,12 @@ pub(super) fn check(result: c_int) -> io::Result<()> {
     }
 }
 
-/// Turns off waiting on a descriptor of the libraries.
+/// Makes a descriptor of the libraries non-blocking.
 pub(super) fn do_not_wait(fd: BorrowedFd<'_>) -> io::Result<()> {
     rustix::io::ioctl_fionbio(fd, true).map_err(io::Error::from)
 }
 
-/// Where events of identifiers come in. Its descriptor does not block.
+/// The channel on which events of identifiers arrive. Its descriptor does not block.
 pub(in super::super) struct Channel(NonNull<abi::rdma_event_channel>);
 
 // SAFETY: the library's functions on a channel may be called from any thread.
@@ -42,7 +42,7 @@ impl Channel {
     /// A channel without identifiers.
     pub(in super::super) fn new() -> io::Result<Arc<Self>> {
         abi::load()?;
-        // SAFETY: the call takes nothing.
+        // SAFETY: the call takes no arguments.
         let channel = unsafe { abi::rdma_create_event_channel() };
         let channel = NonNull::new(channel).ok_or_else(io::Error::last_os_error)?;
         let channel = Arc::new(Self(channel));
@@ -61,8 +61,8 @@ impl Channel {
                 _ => Err(error),
             };
         }
-        // SAFETY: a successful call gives an event, which is this function's until it is
-        // acknowledged below; nobody else has a pointer to it.
+        // SAFETY: a successful call gives an event, which this function owns until it is
+        // acknowledged below; nothing else has a pointer to it.
         let taken = CmEvent::copy(self, unsafe { &*event });
         // SAFETY: the event is acknowledged once, and the reference above is gone.
         unsafe { abi::rdma_ack_cm_event(event) };
@@ -72,7 +72,7 @@ impl Channel {
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the library made the channel and lets its descriptor alone.
+        // SAFETY: the library made the channel and does not change its descriptor.
         let fd = unsafe { self.0.as_ref() }.fd;
         // SAFETY: the descriptor is open as long as the channel, which `self` owns.
         unsafe { BorrowedFd::borrow_raw(fd) }
@@ -94,13 +94,13 @@ pub(in super::super) enum Kind {
     /// The address or the route was not found.
     NotResolved,
     ConnectRequest,
-    /// No connection came about: the peer was not there, or did not answer.
+    /// No connection was established: the peer was not there, or did not answer.
     NotConnected,
     Rejected,
     Established,
     Disconnected,
     DeviceRemoval,
-    /// The peer has forgotten the connection: nothing of it comes any more.
+    /// The peer has forgotten the connection: nothing more of it arrives.
     TimeWaitExit,
     Other(c_uint),
 }
@@ -123,7 +123,7 @@ impl Kind {
     }
 }
 
-/// RDMA READs at a time: as the connection manager has them, 255 at most.
+/// RDMA READs at a time, in the connection manager's terms: 255 at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Depths {
     pub(in super::super) responder_resources: u8,
@@ -133,14 +133,14 @@ pub(in super::super) struct Depths {
 /// An event, copied.
 #[derive(Debug)]
 pub(in super::super) struct CmEvent {
-    /// [`CmId::key`] of the identifier that it is about; of the listener with a request.
+    /// [`CmId::key`] of the identifier that it is about; for a request, that of the listener.
     pub(in super::super) key: usize,
     pub(in super::super) kind: Kind,
-    /// 0, a negative `errno`, or with `Rejected` the reason that the transport has.
+    /// 0, a negative `errno`, or with `Rejected` the transport's reason.
     pub(in super::super) status: i32,
     pub(in super::super) depths: Depths,
     pub(in super::super) private_data: Vec<u8>,
-    /// With `ConnectRequest`: the connection's own.
+    /// With `ConnectRequest`: the identifier of the new connection.
     pub(in super::super) id: Option<CmId>,
 }
 
@@ -153,8 +153,8 @@ impl CmEvent {
         let private_data = match kind {
             Kind::ConnectRequest | Kind::Established if !conn.private_data.is_null() => {
                 let (start, length) = (conn.private_data.cast(), conn.private_data_len.into());
-                // SAFETY: with these events the library has `private_data_len` bytes there until
-                // the event is acknowledged, which its borrower does after this.
+                // SAFETY: with these events the library keeps `private_data_len` bytes there until
+                // the event is acknowledged, which the caller does after this.
                 unsafe { std::slice::from_raw_parts::<u8>(start, length) }.to_vec()
             }
             _ => Vec::new(),
@@ -181,7 +181,7 @@ impl CmEvent {
     }
 }
 
-/// What is to be known about a device.
+/// What a fabric has to know about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Device {
     /// Such as `mlx5_0`, `siw0`.
@@ -191,14 +191,14 @@ pub(in super::super) struct Device {
     pub(in super::super) sends_invalidate: bool,
     pub(in super::super) max_qp_wr: u32,
     pub(in super::super) max_cqe: u32,
-    /// RDMA READs at a time that it serves, and that it has under way.
+    /// Most RDMA READs that it serves, and that it has outstanding, at a time.
     pub(in super::super) max_depths: Depths,
 }
 
 /// An identifier (`rdma_cm_id`): a listener, or a connection.
 pub(in super::super) struct CmId {
     id: NonNull<abi::rdma_cm_id>,
-    /// Ends after it.
+    /// Outlives the identifier.
     _channel: Arc<Channel>,
 }
 
@@ -213,8 +213,8 @@ impl std::fmt::Debug for CmId {
 
 impl Drop for CmId {
     fn drop(&mut self) {
-        // SAFETY: `self` owns it; its events are acknowledged as they are taken, and what stands on
-        // it (a queue pair) is owned by values that end before it.
+        // SAFETY: `self` owns it; its events are acknowledged as they are taken, and what depends
+        // on it (a queue pair) is owned by values that end before it.
         let result = unsafe { abi::rdma_destroy_id(self.id.as_ptr()) };
         if let Err(error) = check(result) {
             tracing::debug!(%error, "rdma_destroy_id");
@@ -226,7 +226,7 @@ impl CmId {
     /// An identifier without an address.
     pub(in super::super) fn new(channel: &Arc<Channel>) -> io::Result<Self> {
         let mut id = ptr::null_mut();
-        // SAFETY: the channel is held by the identifier that this makes.
+        // SAFETY: the identifier that this makes holds the channel.
         let result = unsafe {
             abi::rdma_create_id(
                 channel.0.as_ptr(),
@@ -252,7 +252,7 @@ impl CmId {
         self.id.as_ptr()
     }
 
-    /// Takes a local address. Anything but an unspecified one decides on the device.
+    /// Binds to a local address. Any address but an unspecified one selects the device.
     pub(in super::super) fn bind(&self, address: SocketAddr) -> io::Result<()> {
         if address.is_ipv6() {
             let mut only: c_int = 1;
@@ -275,13 +275,13 @@ impl CmId {
         check(unsafe { abi::rdma_bind_addr(self.as_ptr(), pointer) })
     }
 
-    /// Takes connections.
+    /// Starts to listen.
     pub(in super::super) fn listen(&self, backlog: i32) -> io::Result<()> {
         // SAFETY: `self` owns the identifier.
         check(unsafe { abi::rdma_listen(self.as_ptr(), backlog) })
     }
 
-    /// Begins to look for a peer: `AddressResolved` follows, or `NotResolved`.
+    /// Starts to resolve a peer's address: `AddressResolved` or `NotResolved` follows.
     pub(in super::super) fn resolve_address(
         &self,
         address: SocketAddr,
@@ -289,14 +289,14 @@ impl CmId {
     ) -> io::Result<()> {
         let address = SockAddr::from(address);
         let pointer = address.as_ptr().cast_mut().cast::<libc::sockaddr>();
-        // SAFETY: the address is read during the call; without a source, the bound one holds.
+        // SAFETY: the address is read during the call; without a source, the bound address is used.
         let result = unsafe {
             abi::rdma_resolve_addr(self.as_ptr(), ptr::null_mut(), pointer, milliseconds(time))
         };
         check(result)
     }
 
-    /// Begins to look for the way to a peer: `RouteResolved` follows, or `NotResolved`.
+    /// Starts to resolve the route to a peer: `RouteResolved` or `NotResolved` follows.
     pub(in super::super) fn resolve_route(&self, time: Duration) -> io::Result<()> {
         // SAFETY: `self` owns the identifier.
         check(unsafe { abi::rdma_resolve_route(self.as_ptr(), milliseconds(time)) })
@@ -318,7 +318,7 @@ impl CmId {
 
     /// Turns a request away.
     pub(in super::super) fn reject(&self) -> io::Result<()> {
-        // SAFETY: no private data is read where its length is 0.
+        // SAFETY: no private data is read if its length is 0.
         check(unsafe { abi::rdma_reject(self.as_ptr(), ptr::null(), 0) })
     }
 
@@ -328,8 +328,8 @@ impl CmId {
         check(unsafe { abi::rdma_disconnect(self.as_ptr()) })
     }
 
-    /// Tells the connection manager that data has come on a connection that it does not know to be
-    /// established yet.
+    /// Tells the connection manager that data has arrived on a connection that it does not know to
+    /// be established yet.
     pub(in super::super) fn notify_established(&self) {
         // SAFETY: `self` owns the identifier.
         let result = unsafe { abi::rdma_notify(self.as_ptr(), super::endpoint::COMM_EST) };
@@ -339,8 +339,8 @@ impl CmId {
     }
 
     fn fields(&self) -> &abi::rdma_cm_id {
-        // SAFETY: `self` owns the identifier, and the library changes these fields during its own
-        // calls only, which take `self`, or an event of it, on the same thread.
+        // SAFETY: `self` owns the identifier, and the library changes these fields only during its
+        // own calls, which take `self`, or an event of it, on the same thread.
         unsafe { self.id.as_ref() }
     }
 
@@ -363,11 +363,11 @@ impl CmId {
         self.fields().qp
     }
 
-    /// The device, once it is decided on.
+    /// The device, once it is known.
     pub(in super::super) fn device(&self) -> io::Result<Device> {
         let context = self.context().ok_or_else(no_device)?;
-        // SAFETY: the context belongs to the library, which keeps it as long as there is an
-        // identifier with that device; its fields do not change.
+        // SAFETY: the context belongs to the library, which keeps it as long as an identifier has
+        // that device; its fields do not change.
         let device = unsafe { context.as_ref() }.device;
         let device = NonNull::new(device).ok_or_else(no_device)?;
         // SAFETY: as for the context, which has the device.
@@ -413,14 +413,15 @@ fn parameters(depths: Depths, private_data: &[u8]) -> io::Result<abi::rdma_conn_
         initiator_depth: depths.initiator_depth,
         flow_control: 0,
         retry_count: RETRY_COUNT,
-        // SMB Direct sends nothing for which there is no receive: who does, ends the connection.
+        // SMB Direct never sends a message for which there is no receive; a peer that does ends the
+        // connection.
         rnr_retry_count: 0,
         srq: 0,
         qp_num: 0,
     })
 }
 
-/// A `sockaddr`; `None` where it is empty, or of another family.
+/// A `sockaddr`; `None` if it is empty, or of another family.
 fn address(address: &abi::Address) -> Option<SocketAddr> {
     let bytes = &address.0;
     let family = i32::from(u16::from_ne_bytes([bytes[0], bytes[1]]));

@@ -17,7 +17,7 @@ use crate::sys::Memory;
 
 /// Completions taken in one call.
 const BATCH: usize = 64;
-/// Notifications that are acknowledged together: that takes a lock.
+/// Notifications that are acknowledged together, as acknowledging takes a lock.
 const ACKNOWLEDGE: u32 = 256;
 
 const QP_FATAL: c_uint = 1;
@@ -33,9 +33,9 @@ pub(in super::super) struct Completed {
     pub(in super::super) wr_id: u64,
     /// `enum ibv_wc_status`.
     pub(in super::super) status: u32,
-    /// Bytes, of a receive that succeeded.
+    /// Bytes of the message, for a receive that succeeded.
     pub(in super::super) length: u32,
-    /// The region's key that the peer has invalidated, where the device says so.
+    /// The key of the region that the peer has invalidated, if the device reports it.
     pub(in super::super) invalidated: Option<u32>,
 }
 
@@ -50,7 +50,7 @@ pub(in super::super) enum Operation {
 /// A piece of a region.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Piece {
-    /// As [`Endpoint::register`] has numbered it.
+    /// The number that [`Endpoint::register`] gave it.
     pub(in super::super) region: usize,
     pub(in super::super) offset: u32,
     pub(in super::super) length: u32,
@@ -61,7 +61,7 @@ pub(in super::super) struct Piece {
 pub(in super::super) struct WorkRequest {
     pub(in super::super) wr_id: u64,
     pub(in super::super) operation: Operation,
-    /// The slot of a header and its length, which go in front.
+    /// The slot and the length of a header that goes in front.
     pub(in super::super) header: Option<(u32, u32)>,
     pub(in super::super) memory: Option<Piece>,
 }
@@ -69,7 +69,7 @@ pub(in super::super) struct WorkRequest {
 /// Some work requests were not posted.
 #[derive(Debug)]
 pub(in super::super) struct PostFailed {
-    /// Those in front were.
+    /// How many were, before the one that failed.
     pub(in super::super) posted: usize,
     pub(in super::super) error: io::Error,
 }
@@ -79,11 +79,11 @@ pub(in super::super) struct PostFailed {
 pub(in super::super) enum AsyncKind {
     /// A queue pair or completion queue has failed.
     Fatal,
-    /// The peer asked for what its queue pair cannot do: a message found no receive, for one.
+    /// The peer asked for something that this queue pair cannot do; for one, it sent a message without a receive.
     InvalidRequest,
     /// The peer asked for memory that it may not access.
     AccessError,
-    /// Data has come before the connection manager knew of the connection.
+    /// Data arrived before the connection manager knew of the connection.
     Established,
     /// The device has failed as a whole.
     DeviceFatal,
@@ -105,9 +105,9 @@ pub(in super::super) struct Endpoint {
     cq: Cq,
     channel: CompletionChannel,
     regions: Vec<Option<Mr>>,
-    /// Of RDMA READs under way whose peer writes to the sink, in the order of posting.
+    /// Sinks of outstanding RDMA READs that the peer writes to, in the order of posting.
     sinks: VecDeque<Mr>,
-    /// Those in front whose READ was posted.
+    /// How many sinks in front have had their READ posted.
     sinks_used: usize,
     headers: Mr,
     pd: Pd,
@@ -119,8 +119,8 @@ pub(in super::super) struct Endpoint {
     completions: Box<[abi::ibv_wc; BATCH]>,
 }
 
-// SAFETY: the library's functions on all of it may be called from any thread; between calls nothing
-// uses the pointers in `requests`.
+// SAFETY: the library's functions on all of these may be called from any thread; between calls nothing uses the
+// pointers in `requests`.
 unsafe impl Send for Endpoint {}
 
 impl fmt::Debug for Endpoint {
@@ -130,7 +130,7 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// Makes the objects of a connection whose device is known, for so many work requests.
+    /// Makes the objects of a connection whose device is known, with room for this many work requests.
     pub(in super::super) fn new(
         id: CmId,
         device: &Device,
@@ -196,7 +196,7 @@ impl Endpoint {
         &self.id
     }
 
-    /// Ends all but the identifier. The device touches no memory of this connection afterwards.
+    /// Ends everything but the identifier. The device touches no memory of this connection afterwards.
     pub(in super::super) fn into_id(self) -> CmId {
         let Self {
             qp,
@@ -217,14 +217,14 @@ impl Endpoint {
         id
     }
 
-    /// Names the device among those of a process.
+    /// Identifies the device within this process.
     pub(in super::super) fn device_key(&self) -> usize {
         self.context.addr().get()
     }
 
-    /// Readable when completions may have come, once after each [`Self::arm`].
+    /// Readable when completions may have arrived, once after each [`Self::arm`].
     pub(in super::super) fn completion_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: `self` owns the channel, and the library lets its descriptor alone.
+        // SAFETY: `self` owns the channel, and the library does not change its descriptor.
         let fd = unsafe { self.channel.0.as_ref() }.fd;
         // SAFETY: the descriptor is open as long as the channel.
         unsafe { BorrowedFd::borrow_raw(fd) }
@@ -272,7 +272,7 @@ impl Endpoint {
         queues.contains(&event.element)
     }
 
-    /// Registers memory; [`Self::region`] knows it by the number.
+    /// Registers memory, and returns its number for [`Self::region`].
     pub(in super::super) fn register(
         &mut self,
         memory: &Memory,
@@ -280,7 +280,7 @@ impl Endpoint {
     ) -> io::Result<usize> {
         let access = abi::IBV_ACCESS_LOCAL_WRITE
             | match access {
-                // Where the peer has to write to a sink, it gets no more than that: `open_sink`.
+                // If the peer has to write to a sink, `open_sink` lets it write to that alone.
                 Access::Local | Access::ReadSink => 0,
                 Access::RemoteRead => abi::IBV_ACCESS_REMOTE_READ,
                 Access::RemoteWrite => abi::IBV_ACCESS_REMOTE_WRITE,
@@ -300,12 +300,12 @@ impl Endpoint {
         self.regions.get(number)?.as_ref()
     }
 
-    /// How many there are.
+    /// The number of registrations.
     pub(in super::super) fn regions(&self) -> usize {
         self.regions.iter().flatten().count()
     }
 
-    /// Ends a registration. The device does not touch the memory by it afterwards.
+    /// Ends a registration. The device does not touch the memory through it afterwards.
     pub(in super::super) fn deregister(&mut self, number: usize) -> bool {
         let region = self.regions.get_mut(number).and_then(Option::take);
         region.is_some()
@@ -322,13 +322,13 @@ impl Endpoint {
         Ok(())
     }
 
-    /// The oldest RDMA READ has ended: its peer does not reach the sink any more.
+    /// The oldest RDMA READ has ended: its peer can no longer reach the sink.
     pub(in super::super) fn close_sink(&mut self) {
         self.sinks.pop_front();
         self.sinks_used = self.sinks_used.saturating_sub(1);
     }
 
-    /// Puts a header into its slot, where it stays until a request with it has completed.
+    /// Puts a header into its slot, where it stays until the request that uses it has completed.
     pub(in super::super) fn write_header(&self, slot: u32, header: &[u8]) -> io::Result<()> {
         let at = slot as usize * MAX_SEND_HEADER;
         self.headers
@@ -344,7 +344,7 @@ impl Endpoint {
             wr_id,
             next: ptr::null_mut(),
             sg_list: &raw mut sge,
-            // libsiw takes no receive without one.
+            // libsiw takes no receive without an element.
             num_sge: 1,
         };
         let mut bad = ptr::null_mut();
@@ -372,7 +372,7 @@ impl Endpoint {
             self.requests.push(request);
             self.sges.push(sges);
         }
-        // Both vectors stay where they are from here on.
+        // Neither vector moves from here on.
         let mut next = ptr::null_mut();
         for (request, sges) in self.requests.iter_mut().zip(&mut self.sges).rev() {
             request.sg_list = sges.as_mut_ptr();
@@ -404,7 +404,7 @@ impl Endpoint {
         let region = region.ok_or_else(|| io::Error::from_raw_os_error(libc::EFAULT))?;
         match region.mr {
             Some(_) => region.sge(piece.offset, piece.length),
-            // Of no bytes, as is the piece: any registration will do.
+            // The region has no bytes, and so has the piece: any registration will do.
             None => self.headers.sge(0, 0),
         }
     }
@@ -426,7 +426,7 @@ impl Endpoint {
             } => {
                 request.opcode = abi::IBV_WR_SEND_WITH_INV;
                 request.invalidate_rkey = key;
-                // Where the provider of siw looks.
+                // siw's provider looks for it here.
                 request.rkey = key;
             }
             Operation::Write { address, key } => {
@@ -444,13 +444,13 @@ impl Endpoint {
         if let Some((slot, length)) = work.header {
             sges[0] = self.headers.sge(slot * MAX_SEND_HEADER as u32, length)?;
             count = 1;
-            // siw fails where a SEND that invalidates is inline.
+            // siw fails if a SEND that invalidates is inline.
             let is_plain = matches!(work.operation, Operation::Send { invalidate: None });
             if work.memory.is_none() && is_plain && self.has_inline {
                 request.send_flags |= abi::IBV_SEND_INLINE;
             }
         }
-        // An RDMA READ has a sink, also for nothing: iWARP names it to the peer.
+        // An RDMA READ needs a sink even for no bytes: iWARP names it to the peer.
         if let Some(piece) = work.memory.filter(|piece| piece.length > 0 || is_read) {
             let sink = self.sinks.get(self.sinks_used).filter(|_| is_read);
             sges[count] = match sink.filter(|_| piece.length > 0) {
@@ -464,8 +464,8 @@ impl Endpoint {
         Ok((request, sges))
     }
 
-    /// Takes the notifications that have come, so that the descriptor is not readable any more.
-    /// Whether there were any: [`Self::arm`] for the next.
+    /// Takes the notifications that have arrived, so that the descriptor is no longer readable. Returns whether there
+    /// were any: if so, [`Self::arm`] asks for the next.
     pub(in super::super) fn take_notifications(&mut self) -> bool {
         let before = self.cq.unacknowledged;
         loop {
@@ -485,7 +485,7 @@ impl Endpoint {
         any
     }
 
-    /// Has the next completion make the descriptor readable. Those that are there already do not.
+    /// Asks for the descriptor to become readable at the next completion. Those that are there already do not count.
     pub(in super::super) fn arm(&self) -> io::Result<()> {
         // SAFETY: the identifier keeps the context, and the provider's functions in it do not change.
         let req_notify_cq = unsafe { self.context.as_ref() }.ops.req_notify_cq;
@@ -499,7 +499,7 @@ impl Endpoint {
         // SAFETY: the identifier keeps the context, and the provider's functions in it do not change.
         let poll_cq = unsafe { self.context.as_ref() }.ops.poll_cq;
         let room = self.completions.as_mut_ptr();
-        // SAFETY: the completion queue is of this context, and there is room for so many.
+        // SAFETY: the completion queue is of this context, and there is room for `BATCH` of them.
         let count = unsafe { poll_cq(self.cq.cq.as_ptr(), BATCH as c_int, room) };
         let count = usize::try_from(count).map_err(|_| io::Error::other("ibv_poll_cq failed"))?;
         completed.extend(self.completions.iter().take(count).map(|wc| Completed {

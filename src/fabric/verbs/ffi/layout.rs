@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Compares the layouts and numbers in `abi` with those of the headers that are installed.
+//! Compares the layouts and numbers in `abi` with those of the installed headers.
 
 use std::fmt::Write;
 use std::path::Path;

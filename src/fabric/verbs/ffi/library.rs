@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The two libraries, which are looked for when they are needed: one program serves machines with RDMA
-//! devices and machines without.
+//! The two libraries, loaded only when they are needed: the same program runs on machines with RDMA devices and
+//! without.
 //!
-//! They are never unloaded. [`Channel::new`](super::Channel::new) loads them, and everything else needs what
-//! comes from a channel; so their functions are there wherever they can be called.
+//! They are never unloaded. [`Channel::new`](super::Channel::new) loads them, and everything else needs what comes from
+//! a channel; so their functions are loaded whenever they can be called.
 
 use std::io;
 
@@ -37,7 +37,7 @@ macro_rules! functions {
                 Ok(Functions { $($($name,)*)* })
             }
 
-            /// Loads the libraries, unless that was done. What went wrong the first time is said each time.
+            /// Loads the libraries, unless that was done. If it failed the first time, every call returns that error.
             pub(in super::super) fn load() -> io::Result<()> {
                 let found = FUNCTIONS.get_or_init(|| find().map_err(|error| error.to_string()));
                 let missing = |why: &String| io::Error::new(io::ErrorKind::NotFound, why.clone());
@@ -55,9 +55,9 @@ macro_rules! functions {
         $($(
             /// # Safety
             ///
-            /// What the library's manual asks for.
+            /// The caller keeps what the library's manual requires.
             pub(super) unsafe fn $name($($argument: $type),*) $(-> $result)? {
-                // SAFETY: the caller's.
+                // SAFETY: the caller keeps what `# Safety` above requires.
                 unsafe { (loaded::functions().$name)($($argument),*) }
             }
         )*)*
@@ -82,7 +82,7 @@ pub(super) fn open(name: &'static str) -> io::Result<&'static Library> {
 ///
 /// `T` is the type of a pointer to this very function.
 pub(super) unsafe fn symbol<T: Copy>(library: &'static Library, name: &str) -> io::Result<T> {
-    // SAFETY: the caller's; the library is never unloaded.
+    // SAFETY: the caller guarantees the type, as `# Safety` above requires; the library is never unloaded.
     let symbol = unsafe { library.get::<T>(name.as_bytes()) };
     symbol.map(|symbol| *symbol).map_err(io::Error::other)
 }

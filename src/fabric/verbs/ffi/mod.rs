@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `libibverbs` and `librdmacm` behind types that cannot be misused: the place of this fabric where
-//! `unsafe` is allowed.
+//! `libibverbs` and `librdmacm` behind types that cannot be misused: the only place in this fabric where `unsafe` is
+//! allowed.
 //!
-//! What the libraries make is owned by one value each and ends with it, in the order that they ask
-//! for: events are acknowledged as they are taken, a queue pair ends before its completion queue
-//! and its memory regions, those before their protection domain, and all of them before the
-//! identifier that names the device. Every address that a device is given lies in a [`Memory`] that is
-//! held until its registration has ended.
+//! Each object that the libraries make is owned by one value and ends with it, in the order that the libraries require:
+//! events are acknowledged as they are taken, a queue pair ends before its completion queue and its memory regions,
+//! those before their protection domain, and all of them before the identifier that names the device. Every address
+//! that a device is given lies in a [`Memory`] that is held until its registration has ended.
 //!
-//! Both libraries may be called from any thread; what is here may move between threads and is not
-//! shared by them.
+//! Both libraries may be called from any thread; the values here may move between threads and are not shared by them.
 //!
 //! [`Memory`]: crate::sys::Memory
 

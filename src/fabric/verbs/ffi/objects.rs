@@ -11,7 +11,7 @@ use super::abi;
 use super::cm::{CmId, check, no_device};
 use crate::sys::Memory;
 
-/// A memory region, and what holds its memory. One of no bytes is known here only.
+/// A memory region, and what keeps its memory alive. The device does not know a region of no bytes.
 pub(in super::super) struct Mr {
     pub(super) mr: Option<NonNull<abi::ibv_mr>>,
     pub(super) memory: Memory,
@@ -28,8 +28,8 @@ impl Mr {
             return Ok(Self { mr: None, memory });
         }
         let start = memory.pointer(0, length).map_err(io::Error::other)?;
-        // SAFETY: the memory is held until the registration has ended, and nobody has references
-        // into it: whatever writes to it does so by copies. The domain is the caller's.
+        // SAFETY: the memory is held until the registration has ended, and there are no references
+        // into it: all code that writes to it does so by copies. The caller holds the domain.
         let mr = unsafe { abi::ibv_reg_mr(pd.0.as_ptr(), start.cast(), length, access) };
         let mr = NonNull::new(mr).ok_or_else(io::Error::last_os_error)?;
         let memory = memory.clone();
@@ -50,7 +50,7 @@ impl Mr {
     }
 
     fn fields(&self) -> Option<&abi::ibv_mr> {
-        // SAFETY: the library made it and changes no field of it.
+        // SAFETY: the library made it and changes none of its fields.
         self.mr.as_ref().map(|mr| unsafe { mr.as_ref() })
     }
 
@@ -59,7 +59,7 @@ impl Mr {
         self.memory.len()
     }
 
-    /// What the peer calls it.
+    /// The key by which the peer names it.
     pub(in super::super) fn remote_key(&self) -> u32 {
         self.fields().map_or(0, |mr| mr.rkey)
     }
@@ -87,7 +87,7 @@ impl Drop for Mr {
         // SAFETY: `self` owns it.
         let result = unsafe { abi::ibv_dereg_mr(mr.as_ptr()) };
         if result != 0 {
-            // The device may go on writing there: nobody else may get the memory.
+            // The device may go on writing there, so the memory must never be reused.
             tracing::error!(error = result, "cannot deregister a memory region");
             std::mem::forget(self.memory.clone());
         }
@@ -100,7 +100,7 @@ impl fmt::Debug for Mr {
     }
 }
 
-/// A queue pair. It belongs to an identifier that [`Endpoint`](super::Endpoint) holds longer.
+/// A queue pair. It belongs to an identifier, which [`Endpoint`](super::Endpoint) holds longer.
 pub(super) struct Qp {
     pub(super) qp: NonNull<abi::ibv_qp>,
     id: *mut abi::rdma_cm_id,
@@ -116,7 +116,7 @@ impl Drop for Qp {
     }
 }
 
-/// A completion queue, and the notifications of it that were taken and not acknowledged.
+/// A completion queue, and how many of its notifications were taken and not acknowledged.
 pub(super) struct Cq {
     pub(super) cq: NonNull<abi::ibv_cq>,
     pub(super) unacknowledged: u32,
@@ -127,7 +127,7 @@ unsafe impl Send for Cq {}
 
 impl Cq {
     pub(super) fn acknowledge(&mut self) {
-        // SAFETY: so many were taken, and none of them is acknowledged twice.
+        // SAFETY: this many were taken, and none of them is acknowledged twice.
         unsafe { abi::ibv_ack_cq_events(self.cq.as_ptr(), self.unacknowledged) }
         self.unacknowledged = 0;
     }
@@ -143,7 +143,7 @@ impl Drop for Cq {
     }
 }
 
-/// Where notifications of completions come in.
+/// The channel on which notifications of completions arrive.
 pub(super) struct CompletionChannel(pub(super) NonNull<abi::ibv_comp_channel>);
 
 // SAFETY: the library's functions on a channel may be called from any thread.
@@ -178,7 +178,7 @@ fn ended(what: &str, result: c_int) {
     }
 }
 
-/// Makes the queue pair of an identifier, with room for so many sends and receives.
+/// Makes the queue pair of an identifier, with room for this many sends and receives.
 pub(super) fn create_qp(
     id: &CmId,
     (pd, cq): (&Pd, &Cq),
