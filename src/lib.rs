@@ -10,7 +10,7 @@
 //!   transport   SMB Direct connections on a fabric: messages in and out, RDMA, timers, limits
 //!    |      |
 //!  proto   fabric      proto:  the SMB Direct endpoint, without I/O and without a clock
-//!    |      |          fabric: who moves bytes: loopback, iWARP in user space (and faults on top)
+//!    |      |          fabric: moves bytes: loopback, iWARP in user space (and faults on top)
 //!  wire    sys         wire:   bytes <-> values: MS-SMBD messages and the slice of SMB2 a device reads
 //!     \    /           sys:    memory that others may write, and the system calls on it
 //!     units
@@ -25,13 +25,14 @@
 //!                               '---- shm: rings and buffers ----'
 //! ```
 //!
-//! [`broker`] is the device in user space (`smbdirectd`), [`device`] the library that its users
-//! link, [`ffi`] the same in C, and [`device::abi`] all that goes between the two. [`shm`] has the rings and
-//! buffers in memory that two processes share, of which neither trusts the other. What a device has to do,
-//! whatever it runs in, is in [`engine`]: the broker is the engine with threads, sockets and software fabrics.
+//! [`broker`] is the device in user space (`smbdirectd`), [`device`] the library that its users link, [`ffi`] the same
+//! in C, and [`device::abi`] everything that passes between the two. [`shm`] has the rings and buffers in memory that
+//! two processes share without trusting each other. What every device has to do, whatever it runs in, is in [`engine`]:
+//! the broker is the engine with threads, sockets and software fabrics.
 //! [`bridge`] stands on the transport alone: it brings clients that speak only TCP to an SMB Direct server.
 //!
-//! The other end, an SMB client that places file data directly, is in the package `instruments`, with what tests and measures.
+//! The other end, an SMB client that places file data directly, is in the package `instruments`, with the test
+//! and benchmark programs.
 //!
 //! The endpoint knows no I/O, the fabric knows no SMB, the broker knows no rule of the protocol, and
 //! smbd knows no Rust. `wire`, `proto` and the iWARP codecs in [`fabric::iwarp`] need no operating

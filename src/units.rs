@@ -15,7 +15,7 @@ impl Credits {
     /// No credits.
     pub const ZERO: Self = Self(0);
 
-    /// `self + other`, or `None` where the sum would exceed 65,535.
+    /// `self + other`, or `None` if the sum would exceed 65,535.
     #[must_use]
     pub const fn checked_add(self, other: Self) -> Option<Self> {
         match self.0.checked_add(other.0) {
@@ -24,7 +24,7 @@ impl Credits {
         }
     }
 
-    /// `self - other`, or `None` where `other` is larger.
+    /// `self - other`, or `None` if `other` is larger.
     #[must_use]
     pub const fn checked_sub(self, other: Self) -> Option<Self> {
         match self.0.checked_sub(other.0) {
@@ -33,7 +33,7 @@ impl Credits {
         }
     }
 
-    /// `self - other`, and zero where `other` is larger.
+    /// `self - other`, or zero if `other` is larger.
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
@@ -81,7 +81,7 @@ impl Instant {
         self.0
     }
 
-    /// The time from `earlier` to `self`; zero where `earlier` is later.
+    /// The time from `earlier` to `self`; zero if `earlier` is later.
     #[must_use]
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

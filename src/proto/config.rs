@@ -2,9 +2,9 @@
 
 //! What each side brings to the negotiation, and what comes out of it.
 //!
-//! Here, and not in the transport, because the least legal values and the timers are the
-//! protocol's ([MS-SMBD] 3.1.1, 3.1.2, 3.1.3), and because an endpoint must never put a value of
-//! its own on the wire that its peer has to refuse.
+//! This lives here, and not in the transport, because the minimum values and the timers are the protocol's ([MS-SMBD]
+//! 3.1.1, 3.1.2, 3.1.3), and because an endpoint must never put a value of its own on the wire that its peer has to
+//! refuse.
 
 use core::time::Duration;
 
@@ -12,12 +12,12 @@ use super::credits::MIN_RECEIVES;
 use crate::units::Credits;
 use crate::wire::{MIN_MAX_FRAGMENTED_SIZE, MIN_MAX_RECEIVE_SIZE};
 
-/// Bytes that a receive must hold which is posted for a negotiate message. The messages have 20
-/// and 32 bytes; peers that pad them to 512 exist.
+/// Bytes that a receive posted for a negotiate message must hold. The messages have 20 and 32 bytes; some peers pad
+/// them to 512.
 pub const NEGOTIATE_RECEIVE_SIZE: u32 = 512;
 
-/// Bytes per second of the slowest network on which a long message arrives in time: for each that many a
-/// message has one second beside [`Config::message_timeout`].
+/// The slowest network, in bytes per second, on which a long message arrives in time: a message gets one second for
+/// each that many bytes, on top of [`Config::message_timeout`].
 pub const SLOWEST_RATE: u32 = 64 << 10;
 
 /// What one side brings to the negotiation ([MS-SMBD] 3.1.1.1).
@@ -31,7 +31,7 @@ pub struct Config {
     /// [the module](super) on credits).
     pub receive_credit_max: Credits,
     /// Credits that this side asks the peer for. 1 to 65,535; beyond 255 a packet analyser may
-    /// not recognise the protocol any more.
+    /// no longer recognise the protocol.
     pub send_credit_target: Credits,
     /// Largest message this side sends, header included, in bytes. At least 128.
     pub max_send_size: u32,
@@ -43,15 +43,15 @@ pub struct Config {
     pub max_read_write_size: u32,
     /// Time for the negotiation. [MS-SMBD] has 5 s for an acceptor, 120 s for an initiator.
     pub negotiation_timeout: Duration,
-    /// Time without a message from the peer after which it is asked for one.
+    /// Time without a message from the peer after which this side asks for one.
     pub idle_timeout: Duration,
-    /// Time that the peer then has, unless this side, for want of receives, keeps it from sending.
+    /// Time that the peer then has, unless it cannot send because this side lacks receives.
     pub keepalive_timeout: Duration,
     /// Time that a message may wait for send credits.
     pub credit_timeout: Duration,
-    /// Time that the peer has for all fragments of a message, from the first one, and one second more for
-    /// each [`SLOWEST_RATE`] bytes of it. It does not pass while this side, for want of receives, keeps
-    /// the peer from sending. Not a rule of [MS-SMBD].
+    /// Time that the peer has for all fragments of a message, counted from the first, plus one second for each
+    /// [`SLOWEST_RATE`] bytes of it. The time does not run while the peer cannot send because this side lacks receives.
+    /// Not a rule of [MS-SMBD].
     pub message_timeout: Duration,
 }
 
@@ -139,8 +139,8 @@ impl Config {
         self.message_timeout.saturating_add(longer)
     }
 
-    /// The same with every value raised to its least legal one, so that arithmetic below needs no
-    /// second thought, and no timer is due again at the moment at which it was started.
+    /// The same with every value raised to its legal minimum, so that the arithmetic below needs no checks, and no
+    /// timer is due at the moment at which it starts.
     pub(super) fn raised(self) -> Self {
         let least = Duration::from_nanos(1);
         Self {

@@ -5,20 +5,19 @@
 //! One ledger holds both, because the rule that keeps two peers from starving each other joins
 //! them: what may be granted depends on what this side can still send.
 //!
-//! Of the receives that are posted, one stays back as a *reserve*: it is granted only by the
-//! message that spends the last send credit, which must grant something and might otherwise have
-//! nothing to grant while the peer, holding everything, has no reason to send. See
-//! [the module](super) for the whole argument.
+//! One posted receive is held back as a *reserve*: it is granted only by the message that spends the last send credit.
+//! That message must grant something, and might otherwise have nothing to grant while the peer, holding everything, has
+//! no reason to send. See [the module](super) for the whole argument.
 //!
 //! It must never grant a receive that is not posted, nor the same one twice.
 
 use super::error::ProtocolError;
 
-/// Fewest receives that are posted, whatever the peer asks for.
+/// Fewest receives to post, whatever the peer asks for.
 ///
-/// One is the reserve, and one is used by an empty message. The other two are for a peer that keeps
-/// [MS-SMBD] by the letter and has no reserve: with all that it may post granted, it cannot spend
-/// its last credit, so it has to be left with two.
+/// One is the reserve, and one is used by an empty message. The other two are for a peer that keeps [MS-SMBD] by the
+/// letter and has no reserve: once everything that it may post is granted, it cannot spend its last credit, so it has
+/// to be left with two.
 pub(super) const MIN_RECEIVES: u16 = 4;
 
 /// What each side may send the other.
@@ -26,9 +25,9 @@ pub(super) const MIN_RECEIVES: u16 = 4;
 pub(super) struct Ledger {
     /// Messages that this side may send.
     send: u16,
-    /// Receives that are posted, as far as the owner has said and messages have not used them.
+    /// Receives that the owner has reported as posted and that no message has used.
     posted: u16,
-    /// Of `posted`, those that the peer was told of: what it may send. Never more than `posted`.
+    /// Those of `posted` that the peer was told of: what it may send. Never more than `posted`.
     granted: u16,
     /// What the peer asks for; 0 until it has asked.
     requested: u16,
@@ -50,7 +49,7 @@ impl Ledger {
         ledger
     }
 
-    /// Has this side post at most `max` receives from now on.
+    /// From now on, this side posts at most `max` receives.
     pub(super) const fn set_max(&mut self, max: u16) {
         self.max = if max < MIN_RECEIVES {
             MIN_RECEIVES
@@ -74,9 +73,9 @@ impl Ledger {
         self.posted
     }
 
-    /// Receives that are missing: up to what the peer asks for, and one at least that is not
-    /// granted, the reserve. The peer may hold more than it asks for, since it may ask for less than
-    /// before; without the reserve, the last send credit could not be spent then.
+    /// Receives that are missing: up to what the peer asks for, and at least one that is not granted, the reserve. The
+    /// peer may hold more than it asks for, since it may have asked for more before; without the reserve, the last send
+    /// credit could not be spent then.
     pub(super) fn wanted(&self) -> u16 {
         let target = match self.requested {
             0 => 1,
@@ -94,15 +93,14 @@ impl Ledger {
         self.requested = credits_requested;
     }
 
-    /// Most credits that the peer is given of this side's own accord: one that asks for less than
-    /// [`MIN_RECEIVES`] is given more.
+    /// Most credits that this side grants of its own accord: a peer that asks for fewer than [`MIN_RECEIVES`] gets
+    /// more.
     fn allowance(&self) -> u16 {
         self.requested.min(self.max).max(MIN_RECEIVES)
     }
 
-    /// Takes note of receives that were posted. More than may be posted do not count: they are
-    /// never granted. What is wanted is not the limit here, since it may have become less after
-    /// the owner was told to post them.
+    /// Takes note of receives that were posted. Any beyond the maximum do not count: they are never granted. The limit
+    /// is not what is wanted now, since that may have shrunk after the owner was told to post them.
     pub(super) fn add_posted(&mut self, count: u16) {
         self.posted = self.posted.saturating_add(count).min(self.max);
     }
@@ -131,9 +129,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Grants in a negotiate response, which costs no send credit: all that is posted, but at most
-    /// what was requested. Even the reserve: until the peer has sent something, and so given one
-    /// receive back, this side can send nothing that would need it.
+    /// Grants in a negotiate response, which costs no send credit: everything posted, up to what was requested. That
+    /// includes the reserve: until the peer has sent something, and so given one receive back, this side can send
+    /// nothing that would need it.
     pub(super) fn grant_in_response(&mut self) -> u16 {
         self.granted = self.posted.min(self.requested);
         self.granted
@@ -148,17 +146,17 @@ impl Ledger {
         match (self.send, self.granted, untold) {
             (0, ..) | (1, _, 0) => None,
             (1, ..) => Some(untold.min(room).max(1)),
-            // A peer that holds nothing gets what there is, were it the reserve.
+            // A peer that holds nothing gets what there is, even the reserve.
             (_, 0, 1) => Some(1),
             _ => Some(untold.saturating_sub(1).min(room)),
         }
     }
 
-    /// Whether the peer may starve, so that an empty message has to tell it of receives if nothing
-    /// else does: it holds nothing, or at most a quarter of what it could hold and there are several
-    /// to grant.
+    /// Whether the peer may starve, so that an empty message has to grant it credits if no other
+    /// message does: it holds nothing, or at most a quarter of what it could hold and there are
+    /// several to grant.
     ///
-    /// That an empty message grants at least two, where the peer holds any, is what ends the
+    /// While the peer holds any, an empty message grants at least two. This is what ends the
     /// exchange: the message itself uses one receive of the peer, so each one leaves fewer receives
     /// ungranted on both sides together.
     pub(super) fn owes_credits(&self) -> bool {
@@ -171,13 +169,13 @@ impl Ledger {
         }
     }
 
-    /// Whether this side has a send credit, and yet for want of receives the peer may not speak, or
-    /// may not be spoken to.
+    /// Whether this side has a send credit, but lacks receives, so that the peer may not send, or may
+    /// not be sent anything.
     pub(super) fn lacks_receives(&self) -> bool {
         self.keeps_peer_silent() || self.send > 0 && self.next_grant().is_none()
     }
 
-    /// Whether the peer may not speak for want of receives of this side.
+    /// Whether the peer may not send because this side lacks receives.
     pub(super) const fn keeps_peer_silent(&self) -> bool {
         self.send > 0 && self.granted == 0
     }

@@ -2,9 +2,8 @@
 
 //! The endpoint itself: which message is due in which state, and what each one changes.
 //!
-//! It joins the parts (ledger, reassembly, timers, negotiation), each of which knows its own rules
-//! alone. The call order, the time rules and the reasons for the credit rules are told in
-//! [the module](super).
+//! It joins the parts (ledger, reassembly, timers, negotiation), each of which knows only its own rules. [The
+//! module](super) explains the call order, the time rules and the reasons for the credit rules.
 
 use super::config::{Config, NEGOTIATE_RECEIVE_SIZE, Negotiated};
 use super::credits::Ledger;
@@ -28,7 +27,7 @@ pub struct Endpoint {
     /// Kept when the connection closes.
     negotiated: Option<Negotiated>,
     credits: Ledger,
-    /// The peer was granted credits at some time. Until then it can send nothing.
+    /// The peer has been granted credits at some time. Until then it cannot send.
     peer_can_send: bool,
     reassembly: Reassembly,
     outgoing: Option<Outgoing>,
@@ -115,8 +114,8 @@ impl Endpoint {
         }
     }
 
-    /// Some once the negotiation is complete in this side's eyes (an acceptor has sent its response,
-    /// an initiator has accepted it), and from then on, even when closed.
+    /// `Some` once the negotiation is complete in this side's eyes (an acceptor has sent its response, an initiator has
+    /// accepted it), and from then on, even when closed.
     #[must_use]
     pub fn negotiated(&self) -> Option<&Negotiated> {
         self.negotiated.as_ref()
@@ -128,8 +127,7 @@ impl Endpoint {
         Credits(self.credits.send())
     }
 
-    /// Messages that the peer may send: what it was granted and has not used, as far as its
-    /// messages have come in.
+    /// Messages that the peer may send: those granted, less those that have arrived.
     #[must_use]
     pub fn receive_credits(&self) -> Credits {
         Credits(self.credits.granted())
@@ -147,9 +145,8 @@ impl Endpoint {
         self.outgoing.is_some()
     }
 
-    /// Bytes that each receive must hold that is posted from now on:
-    /// [`NEGOTIATE_RECEIVE_SIZE`] while the peer's part of the negotiation is awaited, then
-    /// `max_receive_size`.
+    /// Bytes that each receive posted from now on must hold: [`NEGOTIATE_RECEIVE_SIZE`] while the peer's part of the
+    /// negotiation is awaited, then `max_receive_size`.
     #[must_use]
     pub fn receive_size(&self) -> u32 {
         match (&self.phase, &self.negotiated) {
@@ -158,8 +155,8 @@ impl Endpoint {
         }
     }
 
-    /// Receives that should be posted now; the owner posts as many as it has buffers for, and says
-    /// so. Fewer means that the peer may send less.
+    /// Receives that should be posted now; the owner posts as many as it has buffers for, and reports how many. Fewer
+    /// means that the peer may send less.
     #[must_use]
     pub fn receives_wanted(&self) -> u16 {
         match self.phase {
@@ -168,8 +165,8 @@ impl Endpoint {
         }
     }
 
-    /// Has this side post, and so grant, at most `max` receives from now on, where the configured maximum
-    /// is not for every peer from the start. What was granted stays granted.
+    /// From now on this side posts, and so grants, at most `max` receives, for an owner that does not trust every peer
+    /// with the configured maximum from the start. What was granted stays granted.
     pub fn set_receive_credit_max(&mut self, max: Credits) {
         self.credits.set_max(max.0);
     }
@@ -200,9 +197,9 @@ impl Endpoint {
         )
     }
 
-    /// The same for a message of `length` bytes of which `head` holds the first [`HEAD_LENGTH`],
-    /// or all: what an owner copies out of memory that others may write. The payload is the
-    /// owner's, and is never looked at here.
+    /// The same for a message of `length` bytes of which `head` holds the first [`HEAD_LENGTH`], or all if it is
+    /// shorter: what an owner copies out of memory that others may write. The payload is the owner's, and is never
+    /// looked at here.
     ///
     /// # Errors
     ///
@@ -214,7 +211,7 @@ impl Endpoint {
         head: &[u8],
         length: u32,
     ) -> Result<Received, ProtocolError> {
-        // What stands behind the message in the owner's memory is not part of it.
+        // Whatever follows the message in the owner's memory is not part of it.
         let head = usize::try_from(length)
             .ok()
             .and_then(|length| head.get(..length))
@@ -224,19 +221,19 @@ impl Endpoint {
             Phase::AwaitRequest => self.handle_request(head),
             Phase::AwaitResponse => self.handle_response(now, head),
             Phase::Respond { .. } | Phase::Refuse | Phase::Request => Err(ProtocolError::OutOfTurn),
-            // The peer sent it before it could know: a race, not a fault.
+            // The peer sent it before it could know: a race, not an error.
             Phase::Closed => Ok(Received::Credits),
         };
         result.inspect_err(|_| self.phase = Phase::Closed)
     }
 
-    /// Does what is due at `now`; without effect before [`Endpoint::poll_timeout`].
+    /// Does what is due at `now`; has no effect before [`Endpoint::poll_timeout`].
     ///
     /// # Errors
     ///
     /// [`ProtocolError::NegotiationTimeout`], [`ProtocolError::KeepaliveTimeout`],
-    /// [`ProtocolError::CreditTimeout`], [`ProtocolError::MessageTimeout`]. The endpoint is closed then, and the owner ends the
-    /// connection.
+    /// [`ProtocolError::CreditTimeout`], [`ProtocolError::MessageTimeout`]. The endpoint is closed then, and the owner
+    /// ends the connection.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if matches!(self.phase, Phase::Closed) {
             return Ok(());
@@ -255,11 +252,10 @@ impl Endpoint {
         }
     }
 
-    /// Begins to send an upper-layer message of `length` bytes. The owner keeps them until the
-    /// SENDs of all its transmits have completed. The last of these invalidates `invalidate`, a
-    /// token of the peer: its memory is then still accessible while the fragments arrive, and not
-    /// any more when the message is complete, so that the peer never sees the one without the
-    /// other.
+    /// Begins to send an upper-layer message of `length` bytes. The owner keeps them until the SENDs of all its
+    /// transmits have completed. The last of these invalidates `invalidate`, a token of the peer: its memory stays
+    /// accessible while the fragments arrive, but no longer once the message is complete, so that the peer never sees
+    /// the one without the other.
     ///
     /// # Errors
     ///
@@ -289,8 +285,8 @@ impl Endpoint {
         Ok(())
     }
 
-    /// The next message to send, to be posted as one SEND; `None` if there is none now. Call it
-    /// again until it says so: a wait for credits begins with that call.
+    /// The next message to send, to be posted as one SEND; `None` if there is none now. Call it until it returns
+    /// `None`: a wait for credits begins with that call.
     #[inline]
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         match self.phase {
@@ -326,9 +322,9 @@ impl Endpoint {
         }
     }
 
-    /// Takes no new messages. What is in progress, or the refusal of a negotiation, still goes out,
-    /// then the endpoint is closed; without any of it, it is closed at once. Messages of the peer
-    /// are still taken until then, since they may bring the credits that are missing.
+    /// Takes no new messages. The message in progress, or the refusal of a negotiation, still goes out before the
+    /// endpoint closes; if there is neither, it closes at once. Messages of the peer are still taken until then, since
+    /// they may bring the credits that are missing.
     pub fn close(&mut self) {
         self.phase = match self.phase {
             Phase::Refuse => Phase::Refuse,
@@ -400,8 +396,8 @@ impl Endpoint {
                 began.unwrap_or_else(|| MessageTime::Until(now + self.config.message_time(total)))
             });
             match data.payload.is_empty() {
-                // A fragment without bytes begins or continues a message like any other, and has
-                // nothing for the owner.
+                // A fragment without bytes begins or continues a message like any other, and holds nothing for the
+                // owner.
                 true => Received::Credits,
                 false => Received::Fragment {
                     payload: data.payload.clone(),
@@ -439,15 +435,15 @@ impl Endpoint {
             Liveness::Keepalive => Err(ProtocolError::KeepaliveTimeout),
             Liveness::Idle => {
                 self.ask = true;
-                // The peer has no credit to answer with, or cannot be asked, because this side's
-                // owner lacks memory for receives: its silence says nothing. The question goes out
-                // all the same if it can, for it shows the peer that this side lives.
+                // The peer has no credit to answer with, or cannot be asked, because this side's owner lacks memory for
+                // receives, so its silence says nothing. The question still goes out if it can, because it shows the
+                // peer that this side lives.
                 if self.credits.lacks_receives() {
                     self.timers
                         .start(Liveness::Idle, now + self.config.idle_timeout);
                 } else {
-                    // Without a send credit the question cannot be asked, but the time runs all
-                    // the same: a peer that lives owes credits, or asks a question of its own.
+                    // Without a send credit the question cannot be asked, but the time runs anyway: a peer that lives
+                    // owes credits, or asks a question of its own.
                     self.timers
                         .start(Liveness::Keepalive, now + self.config.keepalive_timeout);
                 }
@@ -463,8 +459,7 @@ impl Endpoint {
             return None;
         }
         let Some(grant) = self.credits.next_grant() else {
-            // A side that could send but has nothing to grant waits for its own owner, which is
-            // not the peer's fault.
+            // A side that could send but has nothing to grant waits for its own owner, which is not the peer's fault.
             if self.outgoing.is_some() && self.credits.send() == 0 {
                 self.timers
                     .credits
@@ -489,7 +484,7 @@ impl Endpoint {
         Some(self.fragment(grant, flags))
     }
 
-    /// A message with the next piece of the message in progress, or an empty one without any.
+    /// A message with the next piece of the message in progress, or an empty one if there is none.
     #[inline]
     fn fragment(&mut self, grant: u16, flags: u16) -> Transmit {
         let (payload, length, invalidate) = match &self.outgoing {

@@ -11,7 +11,7 @@ use crate::wire::WireError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum ProtocolError {
-    /// A message is not what it should be, whenever it comes ([MS-SMBD] 3.1.5.6 to 3.1.5.8).
+    /// A message breaks a rule that holds whenever it comes ([MS-SMBD] 3.1.5.6 to 3.1.5.8).
     #[error("{0}")]
     Wire(#[from] WireError),
     /// The acceptor refused the negotiation with this NTSTATUS ([MS-SMBD] 3.1.5.7).
@@ -64,7 +64,7 @@ impl ProtocolError {
     }
 }
 
-/// Why a message was not taken. Nothing happened then.
+/// Why a message was not taken. The call had no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum SendError {

@@ -4,9 +4,9 @@
 //!
 //! An [`Endpoint`] is one end of one connection, acceptor or initiator: a plain value of some two
 //! hundred bytes that owns no buffer, no queue, no socket and no clock, and never allocates. Its
-//! *owner* has all of those; it tells the endpoint what happened and asks it what to do. It is
-//! here, and apart from the transport, so that two hours of a connection with all their faults can
-//! be simulated in a millisecond, and so that a kernel could use it.
+//! *owner* has all of those; it tells the endpoint what happened and asks it what to do. The
+//! endpoint is apart from the transport so that two hours of a connection, with all their faults,
+//! can be simulated in a millisecond, and so that a kernel could use it.
 //!
 //! It must never do I/O, read a clock, look at a payload, or panic on anything that a peer sends.
 //!
@@ -22,7 +22,7 @@
 //! - *Work* comes out of [`receives_wanted`](Endpoint::receives_wanted),
 //!   [`poll_transmit`](Endpoint::poll_transmit) and [`poll_timeout`](Endpoint::poll_timeout).
 //!
-//! After any events and actions, as many as came together, the owner
+//! After any number of events and actions, the owner
 //!
 //! 1. posts up to `receives_wanted` receives of `receive_size` bytes each, as far as it has memory,
 //!    and says how many with `handle_receives_posted`. First the receives, then the transmits:
@@ -102,9 +102,10 @@
 //! requested. The acceptor has none until the initiator's first message, which therefore always
 //! grants some and is sent at once, empty if need be.
 //!
-//! An owner may lack memory for receives as long as it likes: the peer runs out of credits and is
-//! not given up for its silence, since it may not send; it is still asked, so that it does not give
-//! up this side. Whether such a connection is to live on is then the owner's decision alone.
+//! An owner may lack memory for receives as long as it likes: the peer runs out of credits, but its
+//! silence does not end the connection, since it may not send. The endpoint still sends keepalives,
+//! so that the peer does not give up this side. Whether such a connection lives on is then the
+//! owner's decision alone.
 //!
 //! A receive must not depend on a SEND: an owner that frees memory for receives only when a
 //! message has gone out can stand still with its last send credit. And it must have memory for two
@@ -171,8 +172,8 @@ impl Transmit {
             .unwrap_or(&self.header)
     }
 
-    /// A message of the first `length` of these bytes, of which there are at most 32, and nothing
-    /// else. The number of bytes is a constant, so that the copy is a few moves.
+    /// A message of the first `length` of these at most 32 bytes, and nothing else. The number of
+    /// bytes is a constant, so the copy is a few moves.
     #[inline]
     fn bare<const N: usize>(bytes: &[u8; N], length: usize) -> Self {
         let mut header = [0; 32];

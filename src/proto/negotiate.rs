@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What each side says in the negotiation and makes of what it hears ([MS-SMBD] 3.1.5.6, 3.1.5.7).
+//! What each side says in the negotiation, and how it judges what it hears ([MS-SMBD] 3.1.5.6,
+//! 3.1.5.7).
 //!
 //! Pure functions of a configuration and a message; the order of events is the endpoint's.
 
@@ -23,8 +24,8 @@ pub(super) fn request(config: &Config) -> NegotiateRequest {
     }
 }
 
-/// What an acceptor makes of a request: `None` if it has to refuse the versions offered, an error
-/// if it has to end the connection without a word.
+/// How an acceptor judges a request: `None` if it has to refuse the versions offered, an error if
+/// it has to end the connection without a response.
 ///
 /// The initiator may prefer to send any size at all: what it asks for is raised to 128 bytes, the
 /// least that both sides must be able to receive, and cut to what this side receives.
@@ -61,12 +62,12 @@ pub(super) fn response(config: &Config, agreed: &Negotiated, granted: u16) -> Ne
     }
 }
 
-/// What an initiator makes of the response.
+/// How an initiator judges the response.
 pub(super) fn accept_response(
     config: &Config,
     response: &NegotiateResponse,
 ) -> Result<Negotiated, ProtocolError> {
-    // Before all other values: those of a refusal are 0, and would hide the reason.
+    // The status before all other values: those of a refusal are 0, and would hide the reason.
     if response.status != STATUS_SUCCESS {
         return Err(ProtocolError::Refused(response.status));
     }

@@ -32,9 +32,8 @@ impl Reassembly {
         self.remaining != 0
     }
 
-    /// Takes a fragment of `data_length` bytes, after which the peer says that
-    /// `remaining_data_length` are to come (not both 0); the whole message may have
-    /// `max_fragmented_size`.
+    /// Takes a fragment of `data_length` bytes, after which, the peer says, `remaining_data_length`
+    /// are to come (not both 0); the whole message may have up to `max_fragmented_size`.
     pub(super) fn take(
         &mut self,
         data_length: u32,

@@ -15,9 +15,9 @@ use crate::units::Instant;
 pub(super) enum Liveness {
     /// The negotiation must be complete.
     Negotiation,
-    /// The peer has been silent for long: it has to be asked for a message.
+    /// The peer has been silent for long, and has to be asked for a message.
     Idle,
-    /// It has been asked, and has to have sent one.
+    /// The peer has been asked, and has to have sent one.
     Keepalive,
 }
 
@@ -26,16 +26,16 @@ pub(super) enum Liveness {
 pub(super) enum MessageTime {
     /// It has to be complete by then.
     Until(Instant),
-    /// The peer may not speak. When it may again, it has so much.
+    /// The peer may not send. Once it may again, it has this much time.
     Left(Duration),
 }
 
-/// When what has to have happened.
+/// The deadlines of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timers {
     /// What `deadline` means.
     pub(super) liveness: Liveness,
-    /// When it is reached.
+    /// The deadline itself.
     pub(super) deadline: Instant,
     /// When a message will have waited too long for send credits, if one waits.
     pub(super) credits: Option<Instant>,
@@ -60,8 +60,7 @@ impl Timers {
         self.deadline = deadline;
     }
 
-    /// From `now` on the peer may not speak, or may again: in the time between, the time of a message
-    /// does not pass.
+    /// From `now` on the peer may not send, or may again: while it may not, the time of a message does not run.
     #[inline]
     pub(super) fn set_silent(&mut self, now: Instant, silent: bool) {
         self.message = self.message.map(|message| match message {
@@ -73,7 +72,7 @@ impl Timers {
         });
     }
 
-    /// When the message in reassembly has to be complete, if its time passes at all.
+    /// When the message in reassembly has to be complete, if its time is running.
     pub(super) fn message_deadline(&self) -> Option<Instant> {
         match self.message {
             Some(MessageTime::Until(deadline)) => Some(deadline),

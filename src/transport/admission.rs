@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Limits on accepted connections that have not negotiated: a peer can have them without sending a byte
-//! of SMB Direct.
+//! Limits on accepted connections that have not negotiated: a peer can open these without sending a byte of SMB Direct.
 
 use core::net::SocketAddr;
 
@@ -12,7 +11,7 @@ use crate::fabric::{ConnId, Limit, Limits, Sources};
 pub(super) struct Admission(Sources<ConnId>);
 
 impl Admission {
-    /// Counts a connection of `peer`; the one that has to end for it, and why.
+    /// Counts a connection of `peer`; returns the one that has to end to make room, if any, and why.
     pub(super) fn admit(
         &mut self,
         config: &Config,
@@ -31,7 +30,7 @@ impl Admission {
         Some((oldest, reason))
     }
 
-    /// Gives the place back: the connection has negotiated, or is gone.
+    /// Stops counting a connection: it has negotiated, or is gone.
     pub(super) fn release(&mut self, conn: ConnId) {
         self.0.remove(&conn);
     }

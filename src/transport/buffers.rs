@@ -9,16 +9,16 @@ use crate::sys::Memory;
 
 /// Where incoming messages of the upper layer are put: heap, or an arena shared with another process.
 pub trait MessageBuffers {
-    /// A buffer. Whoever drops one without [`release`](Self::release) loses it.
+    /// A buffer. One that is dropped without [`release`](Self::release) is lost.
     type Buffer;
 
     /// A buffer for a message of `length` bytes (1 to `max_fragmented_size`; the peer said so).
-    /// `None`: not now. The message waits, and with it the credits of the peer, until
-    /// `Transport::buffers_available` or `Transport::recycle`.
+    /// `None`: not now. The message waits, and the peer's credits with it, until `Transport::buffers_available` or
+    /// `Transport::recycle`.
     fn allocate(&mut self, conn: ConnId, length: u32) -> Option<Self::Buffer>;
 
-    /// The same for a message of which only the first fragment has come. The rest may take long, or never
-    /// come: an owner whose memory many connections share may put such a message elsewhere.
+    /// Like [`allocate`](Self::allocate), for a message of which only the first fragment has arrived. The rest may take
+    /// long or never come, so an owner whose memory many connections share may put such a message elsewhere.
     fn begin(&mut self, conn: ConnId, length: u32) -> Option<Self::Buffer> {
         self.allocate(conn, length)
     }
@@ -34,15 +34,15 @@ pub trait MessageBuffers {
         length: usize,
     );
 
-    /// The peer is gone. What came before and waits for a buffer is asked for once more, now, and is
-    /// lost where there is none; it lies in memory that is given up then.
+    /// The peer is gone. Messages that arrived before and wait for a buffer now ask for one a last time, and are lost
+    /// if they get none; the memory they lie in is about to be given up.
     fn last_call(&mut self, _conn: ConnId) {}
 
     /// Takes a buffer back: the owner is done with the message, or it will never be complete.
     fn release(&mut self, buffer: Self::Buffer);
 }
 
-/// Buffers of the heap, used again.
+/// Buffers on the heap, reused.
 #[derive(Debug)]
 pub struct HeapBuffers {
     small: Vec<Vec<u8>>,
@@ -53,13 +53,13 @@ pub struct HeapBuffers {
 
 /// A buffer that may grow to this is kept for small messages.
 const SMALL: usize = 8 * 1024;
-/// Free small buffers that are kept, 8 MiB at most.
+/// Number of free small buffers to keep: 8 MiB at most.
 const KEPT_SMALL: usize = 1024;
-/// Free large buffers that are kept.
+/// Number of free large buffers to keep.
 const KEPT_LARGE: usize = 16;
 
 impl HeapBuffers {
-    /// As many as the messages need.
+    /// No limit on the number of buffers.
     #[must_use]
     pub fn new() -> Self {
         Self::with_limit(usize::MAX)
@@ -117,8 +117,8 @@ impl MessageBuffers for HeapBuffers {
         source_offset: usize,
         length: usize,
     ) {
-        // Fragments come in order, so that the end of the buffer is always where this one belongs.
-        // The range lies in the receive slot that the fragment came in: it cannot fail.
+        // Fragments come in order, so this one always belongs at the end of the buffer. The range lies in the receive
+        // slot that the fragment arrived in, so the copy cannot fail.
         let copied = source.append_to(source_offset, length, buffer);
         debug_assert!(copied.is_ok(), "a fragment lies in its slot");
     }

@@ -18,15 +18,15 @@ use crate::proto::{Endpoint, HEAD_LENGTH, Received, State};
 use crate::units::{Credits, Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
-/// A connection that the fabric knows. It is *failed* once this side gave up on it: the fabric was
-/// told, and nothing but the ends of posted work matters any more.
+/// A connection that the fabric knows. It has *failed* once this side has given up on it: the fabric has been told, and
+/// only the completions of posted work still matter.
 #[derive(Debug)]
 pub(super) struct Connection<Buffer> {
     pub(super) endpoint: Endpoint,
     pub(super) listener: Option<ListenerId>,
     pub(super) peer: SocketAddr,
     since: Instant,
-    /// Known to the owner: established, or begun by it.
+    /// The owner knows of it: it is established, or the owner began it.
     pub(super) announced: bool,
     /// [`Event::Established`] was sent.
     pub(super) established: bool,
@@ -36,30 +36,30 @@ pub(super) struct Connection<Buffer> {
     pub(super) dirty: bool,
     /// In the transport's list of connections with a fragment that has no buffer.
     pub(super) starved: bool,
-    /// When it has to be closed at the latest, once it is being closed.
+    /// The deadline for closing, once it is being closed.
     close_by: Option<Instant>,
-    /// The deadline under which the timers know it.
+    /// The deadline that the timers hold for it.
     pub(super) armed: Option<Instant>,
     /// The regions that the owner registered, and their lengths. A map, since no fabric promises
     /// small numbers while a connection ends.
     pub(super) regions: BTreeMap<RegionId, usize>,
-    /// Once the fabric's connection is up.
+    /// Known once the fabric's connection is up.
     limits: Option<ReadLimits>,
     failed: Option<CloseReason>,
     sends: SendQueue,
     reads: ReadQueue,
     incoming: Incoming<Buffer>,
-    /// Receives to have memory for.
+    /// Number of receives to hold memory for.
     slots: u16,
-    /// Time that closing may take.
+    /// How long closing may take.
     patience: Duration,
-    /// Time for which posted work may stand still.
+    /// How long posted work may stand still.
     progress_timeout: Duration,
     traffic: Traffic,
 }
 
 impl<Buffer> Connection<Buffer> {
-    /// A connection that `listener` accepts, or without one, that this side begins.
+    /// A connection that `listener` accepted or, if `None`, one that this side begins.
     pub(super) fn new(
         config: &Config,
         listener: Option<ListenerId>,
@@ -134,7 +134,7 @@ impl<Buffer> Connection<Buffer> {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Looks at the clock, and at what the fabric saw move; an error ends the connection.
+    /// Checks the deadlines and what the fabric saw move; an error ends the connection.
     pub(super) fn expire(&mut self, now: Instant, moved: Moved) -> Result<(), CloseReason> {
         if self.close_by.is_some_and(|close_by| close_by <= now) {
             return Err(CloseReason::CloseTimeout);
@@ -221,7 +221,7 @@ impl<Buffer> Connection<Buffer> {
     /// Whether the owner registered this memory.
     #[inline]
     fn holds(&self, memory: Sge) -> bool {
-        // An end that is no 32-bit number cannot be cut into pieces.
+        // An end beyond 32 bits cannot be cut into pieces.
         match (
             self.regions.get(&memory.region),
             memory.offset.checked_add(memory.length),
@@ -261,8 +261,8 @@ impl<Buffer> Connection<Buffer> {
             self.fail(reason);
             fabric.close(id);
         } else if closed || self.closing {
-            // A peer that grants little, an owner without receives to grant, a fabric that takes
-            // nothing: none of them may hold it for ever.
+            // A peer that grants little, an owner without receives to grant, a fabric that accepts no work: none of
+            // them may hold it for ever.
             self.close_by.get_or_insert(now + self.patience);
         }
     }
@@ -285,7 +285,7 @@ impl<Buffer> Connection<Buffer> {
         self.sends.post(fabric, id, &mut self.endpoint, now)?;
         if self.closing && self.sends.is_empty() {
             self.endpoint.close();
-            // The endpoint may have a last word.
+            // The endpoint may still have something to send.
             self.sends.post(fabric, id, &mut self.endpoint, now)?;
         }
         Ok(())
@@ -337,7 +337,7 @@ impl<Buffer> Connection<Buffer> {
         buffers: &mut B,
         events: &mut Vec<Event<Buffer>>,
     ) {
-        // The lower 16 bits of what `post_recv` was given: all of it.
+        // `post_recv` was given a 16-bit slot number, so nothing is lost.
         let slot = wr_id.0 as u16;
         let mut head = [0; HEAD_LENGTH];
         let Some(head) = self.incoming.peek(slot, length, &mut head) else {
@@ -371,7 +371,7 @@ impl<Buffer> Connection<Buffer> {
         self.incoming.waiting()
     }
 
-    /// Tries again to find buffers; `false` when something still waits.
+    /// Tries again to find buffers; returns `false` if something still waits.
     pub(super) fn retry<B: MessageBuffers<Buffer = Buffer>>(
         &mut self,
         id: ConnId,
@@ -381,7 +381,7 @@ impl<Buffer> Connection<Buffer> {
         self.failed.is_some() || self.incoming.retry(id, buffers, &mut self.traffic, events)
     }
 
-    /// The connection is gone: ends everything that has not ended, and says why, and what it carried.
+    /// The connection is gone: ends whatever has not ended, then reports why and what it carried.
     pub(super) fn end<B: MessageBuffers<Buffer = Buffer>>(
         mut self,
         id: ConnId,
@@ -402,12 +402,12 @@ impl<Buffer> Connection<Buffer> {
         self.failed.is_some()
     }
 
-    /// Bytes of its receives.
+    /// Bytes of memory for its receives.
     pub(super) fn receive_memory(&self) -> usize {
         self.incoming.memory()
     }
 
-    /// Bytes that hold what waits to be posted.
+    /// Bytes of heap that hold work waiting to be posted.
     pub(super) fn queue_memory(&self) -> usize {
         self.sends.memory() + self.reads.memory()
     }

@@ -21,7 +21,7 @@ pub enum Event<Buffer> {
     Established {
         /// The connection.
         conn: ConnId,
-        /// Where it came in; `None` where `connect` began it.
+        /// The listener that accepted it; `None` if `connect` began it.
         listener: Option<ListenerId>,
         /// The peer's address.
         peer: SocketAddr,
@@ -35,30 +35,30 @@ pub enum Event<Buffer> {
         /// Bytes of the message.
         length: u32,
     },
-    /// The peer invalidated a token of memory registered here: it cannot access that memory any
-    /// more. Comes before the message with which it did so; the region is still to be deregistered.
+    /// The peer invalidated a token of memory registered here, and can no longer access that memory. Comes before the
+    /// message with which the peer did so; the region still has to be deregistered.
     Invalidated {
         /// The connection.
         conn: ConnId,
         /// As `register` returned it.
         token: RemoteToken,
     },
-    /// A message was sent, or will never be: its memory is free.
+    /// A message was sent, or never will be: its memory is free again.
     Sent {
         /// The connection.
         conn: ConnId,
         /// As given to `send`.
         cookie: u64,
-        /// Whether it was handed to the network whole.
+        /// Whether all of it was handed to the network.
         result: Result<(), WrError>,
     },
-    /// An RDMA WRITE ended: its memory is free.
+    /// An RDMA WRITE ended: its memory is free again.
     Written {
         /// The connection.
         conn: ConnId,
         /// As given to `write`.
         cookie: u64,
-        /// The first error of its pieces.
+        /// The first error among its pieces.
         result: Result<(), WrError>,
     },
     /// An RDMA READ ended: the data is there, or the memory is free.
@@ -67,13 +67,13 @@ pub enum Event<Buffer> {
         conn: ConnId,
         /// As given to `read`.
         cookie: u64,
-        /// The first error of its pieces.
+        /// The first error among its pieces.
         result: Result<(), WrError>,
     },
     /// The connection is gone. Sent exactly once for each that was established or that `connect`
     /// returned.
     Closed {
-        /// The connection; means nothing afterwards.
+        /// The connection; its number means nothing afterwards.
         conn: ConnId,
         /// Why.
         reason: CloseReason,
@@ -86,10 +86,10 @@ pub enum Event<Buffer> {
 #[derive(Clone, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum CloseReason {
-    /// The fabric's reason; this side or the peer closing in order is among them.
+    /// The fabric's reason, which may be an orderly close by this side or the peer.
     #[error(transparent)]
     Fabric(fabric::CloseReason),
-    /// The peer broke a rule of [MS-SMBD], or did not do in time what it must.
+    /// The peer broke a rule of [MS-SMBD], or failed to act in time.
     #[error("SMB Direct: {0}")]
     Protocol(#[from] ProtocolError),
     /// The fabric refused what the transport asked of it: see [`CallFailed`].
@@ -98,15 +98,13 @@ pub enum CloseReason {
     /// `Transport::abort` was called.
     #[error("aborted by this side")]
     Aborted,
-    /// `Transport::close` was called, and what was queued did not go out in time.
+    /// `Transport::close` was called, and what was queued was not sent in time.
     #[error("closed by this side before everything queued was sent: the peer took it too slowly")]
     CloseTimeout,
-    /// [`super::Config::progress_timeout`] passed, and the peer's network took nothing of what was
-    /// sent.
-    #[error("the peer took nothing of what it was sent for too long")]
+    /// [`super::Config::progress_timeout`] passed without the peer's network taking any of what was sent.
+    #[error("the peer took none of the data sent to it for too long")]
     NotTaken,
-    /// [`super::Config::progress_timeout`] passed, and the peer answered none of the RDMA READs that
-    /// were posted.
+    /// [`super::Config::progress_timeout`] passed without an answer to any of the posted RDMA READs.
     #[error("the peer answered no RDMA READ for too long")]
     ReadsNotAnswered,
     /// The negotiation failed and the peer was told so ([MS-SMBD] 3.1.5.2).
@@ -118,12 +116,12 @@ pub enum CloseReason {
     /// Turned away: `Config::max_connections`.
     #[error("too many connections (max_connections)")]
     TooManyConnections,
-    /// Ended for a newer one: `Config::max_unnegotiated`.
+    /// Ended to make room for a newer one: `Config::max_unnegotiated`.
     #[error("too many connections that have not negotiated (max_unnegotiated)")]
     TooManyUnnegotiated,
-    /// Ended for a newer one: `Config::max_unnegotiated_per_source`.
+    /// Ended to make room for a newer one: `Config::max_unnegotiated_per_source`.
     #[error(
-        "too many connections of this source that have not negotiated (max_unnegotiated_per_source)"
+        "too many connections from this source that have not negotiated (max_unnegotiated_per_source)"
     )]
     TooManyUnnegotiatedOfSource,
 }
@@ -151,13 +149,12 @@ pub enum CallFailed {
     /// [`FabricError::TooManyRegions`].
     #[error("too many memory regions")]
     TooManyRegions,
-    /// [`FabricError::Os`]: an `errno` value. Registering memory fails like this where the limit of
-    /// locked memory is low.
+    /// [`FabricError::Os`]: an `errno` value. Registering memory fails this way if the limit of locked memory is low.
     #[error("{}", OsError(*.0))]
     Os(i32),
-    /// The connection was in another state than the call needs: a fault of this crate.
+    /// The connection was in the wrong state for the call: a bug in this crate.
     #[strum(serialize = "call_failed")]
-    #[error("the connection was not in the state for the call")]
+    #[error("the connection was in the wrong state for the call")]
     Other,
 }
 
@@ -180,10 +177,10 @@ impl From<FabricError> for CallFailed {
     }
 }
 
-/// Why `connect` failed. Nothing happened then.
+/// Why `connect` failed. It had no effect.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// `Config::max_connections` are there.
+    /// There are `Config::max_connections` already.
     #[error("too many connections")]
     TooManyConnections,
     /// The fabric's error.
@@ -191,14 +188,14 @@ pub enum ConnectError {
     Fabric(#[from] FabricError),
 }
 
-/// Why `send`, `write` or `read` did not take the work. Nothing happened then.
+/// Why `send`, `write` or `read` did not take the work. The call had no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum SendError {
     /// No such connection, or not negotiated, or closing.
     #[error("the connection is not established")]
     NotEstablished,
-    /// `Config::send_queue` are queued: again after an event.
+    /// `Config::send_queue` calls are queued: try again after an event.
     #[error("the queue is full")]
     QueueFull,
     /// Larger than the peer reassembles, or than an RDMA request may be.
@@ -210,11 +207,11 @@ pub enum SendError {
     /// The piece of memory does not lie in a region that `register` returned.
     #[error("the memory does not lie in a registered region")]
     LocalProtection,
-    /// The peer serves no RDMA READs ([`ReadLimits::initiator_depth`] is 0): have it send the data.
+    /// The peer serves no RDMA READs ([`ReadLimits::initiator_depth`] is 0): let it send the data instead.
     #[error("the peer serves no RDMA READs")]
     NoReads,
-    /// The descriptors hold fewer bytes than are to be carried.
-    #[error("the buffer descriptors hold fewer bytes than are to be carried")]
+    /// The descriptors hold fewer bytes than the transfer.
+    #[error("the buffer descriptors hold fewer bytes than the transfer")]
     DescriptorsTooShort,
     /// More than [`super::MAX_DESCRIPTORS`] descriptors.
     #[error("too many buffer descriptors")]
@@ -253,7 +250,7 @@ pub struct Traffic {
     pub rdma_writes: u64,
     /// Bytes that RDMA WRITEs of this side carried.
     pub rdma_write_bytes: u64,
-    /// Tokens of the peer's that messages of this side invalidated.
+    /// Tokens of the peer that messages of this side invalidated.
     pub invalidations_out: u64,
 }
 
@@ -295,7 +292,7 @@ impl AddAssign for Traffic {
 pub struct ConnStatus {
     /// The peer's address.
     pub peer: SocketAddr,
-    /// Where it came in; `None` where `connect` began it.
+    /// The listener that accepted it; `None` if `connect` began it.
     pub listener: Option<ListenerId>,
     /// When it was accepted or begun.
     pub since: Instant,
@@ -305,19 +302,19 @@ pub struct ConnStatus {
     pub send_credits: Credits,
     /// Messages the peer may send now.
     pub receive_credits: Credits,
-    /// Receives that are posted: what the peer holds, and what it can be granted at once.
+    /// Receives that are posted: those granted to the peer, and those that can be granted at once.
     pub receives_posted: u16,
-    /// What both sides agreed on, once they have.
+    /// What both sides agreed on, once they have agreed.
     pub negotiated: Option<Negotiated>,
-    /// RDMA READs at a time, once the fabric's connection is up.
+    /// Limits on RDMA READs under way, once the fabric's connection is up.
     pub limits: Option<ReadLimits>,
-    /// Messages and RDMA WRITEs queued and not posted.
+    /// Messages and RDMA WRITEs that are queued but not posted.
     pub queued: usize,
-    /// RDMA READs queued and not posted.
+    /// RDMA READs that are queued but not posted.
     pub queued_reads: usize,
     /// Received fragments that wait for a buffer of the owner.
     pub starved: usize,
-    /// A message has arrived in part, and lies in a buffer of the owner.
+    /// Whether a message has arrived in part, and lies in a buffer of the owner.
     pub assembling: bool,
     /// What it carried.
     pub traffic: Traffic,

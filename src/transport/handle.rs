@@ -13,8 +13,8 @@ use crate::proto::State;
 use crate::units::Instant;
 
 impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
-    /// Gives fragments that found no buffer another try. Whoever is first and still waits goes
-    /// behind the others, so that everybody is first at some time.
+    /// Retries fragments that found no buffer. The first connection that still waits moves behind
+    /// the others, so that each is first at some time.
     pub(super) fn retry_starved(&mut self, events: &mut Vec<Event<B::Buffer>>) {
         if !core::mem::take(&mut self.retry_starved) {
             return;
@@ -28,7 +28,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             let before = conn.waiting();
             let done = conn.retry(id, buffers, events);
             conn.starved = !done;
-            // Thousands may wait for one buffer: only who got it has receives to post.
+            // Thousands may wait for one buffer: only the connection that got it has receives to
+            // post.
             if conn.waiting() < before {
                 mark_dirty(dirty, id, conn);
             }
@@ -39,7 +40,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
-    /// Has every connection whose deadline is reached look at the clock.
+    /// Lets every connection whose deadline has passed check the clock.
     pub(super) fn run_timers(&mut self, now: Instant) {
         while let Some((at, id)) = self.timers.due(now) {
             let Some(conn) = self.conns.get_mut(id) else {
@@ -132,7 +133,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
-    /// A peer wants a connection: takes it if there is a place ([MS-SMBD] 3.1.7.1).
+    /// A peer asks for a connection: accepts it if there is room ([MS-SMBD] 3.1.7.1).
     fn requested(&mut self, now: Instant, listener: ListenerId, id: ConnId, peer: SocketAddr) {
         self.journal.counters.requested += 1;
         if let Err(reason) = self.accept(now, listener, id, peer) {
@@ -153,7 +154,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
         let mut conn = Connection::new(&self.config, Some(listener), peer, now);
         conn.limit_receives(self.config.first_receive_credit_max);
-        // The receive for the negotiate message has to be there before the peer may send.
+        // The receive for the negotiate message has to be posted before the peer may send.
         let accepted = conn
             .post_receives(&mut self.fabric, id)
             .and_then(|()| self.fabric.accept(id, self.config.limits));
@@ -191,7 +192,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         let (reason, traffic) = conn.end(id, reason, &mut self.buffers, events);
         self.journal.counters.ended += traffic;
         if announced {
-            // Its owner knows more of it, and logs its end.
+            // The owner knows more about it, and logs its end.
             self.journal.count_closed(&reason);
             events.push(Event::Closed {
                 conn: id,

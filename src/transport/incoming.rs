@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a connection receives: slots that receives are posted with, and the message being put
-//! together.
+//! What a connection receives: the slots that receives are posted with, and the message being reassembled.
 //!
 //! ```text
 //!   free slots --post_recv--> posted --completion--> read by the endpoint --copied--> free
@@ -22,7 +21,7 @@ use crate::sys::Memory;
 struct Pool {
     memory: Memory,
     region: RegionId,
-    /// Whether it is the one for the time after the negotiation.
+    /// Whether it is the pool for the time after the negotiation.
     negotiated: bool,
     slot_size: u32,
     /// Bytes from one slot to the next.
@@ -49,7 +48,7 @@ impl Pool {
             .max(1);
         let memory = Memory::zeroed(usize::from(slots) * stride as usize);
         let region = fabric.register(id, &memory, Access::Local)?.id;
-        // Taken from the end: the first slot is used first.
+        // Slots are taken from the end, so the first slot is used first.
         let free = (0..slots).rev().collect();
         Ok(Self {
             memory,
@@ -62,7 +61,7 @@ impl Pool {
     }
 }
 
-/// A fragment of an upper-layer message, where it lies and where it belongs.
+/// A fragment of an upper-layer message: where it lies and where it belongs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fragment {
     pub(super) slot: u16,
@@ -78,11 +77,11 @@ pub(super) struct Fragment {
 #[derive(Debug)]
 pub(super) struct Incoming<Buffer> {
     pool: Option<Pool>,
-    /// The negotiate message of the peer has come: its receive was the last small one.
+    /// The peer's negotiate message has arrived: its receive was the last small one.
     negotiated: bool,
     /// Fragments for which the owner has no buffer yet, and those behind them.
     waiting: VecDeque<Fragment>,
-    /// The message being put together.
+    /// The message being reassembled.
     message: Option<Buffer>,
 }
 
@@ -101,18 +100,18 @@ impl<Buffer> Incoming<Buffer> {
         self.waiting.len()
     }
 
-    /// Whether a message has arrived in part, and has a buffer.
     /// Bytes of the receives.
     pub(super) fn memory(&self) -> usize {
         self.pool.as_ref().map_or(0, |pool| pool.memory.len())
     }
 
+    /// Whether a message has arrived in part, and has a buffer.
     pub(super) fn is_assembling(&self) -> bool {
         self.message.is_some()
     }
 
-    /// Posts the receives that the endpoint wants: before the negotiation is over a single one, from
-    /// a pool of that size; then from one of `slots`.
+    /// Posts the receives that the endpoint wants: before the negotiation is complete, a single one from a pool of that
+    /// size; afterwards from a pool of `slots`.
     #[inline]
     pub(super) fn post<F: Fabric>(
         &mut self,
@@ -137,7 +136,7 @@ impl<Buffer> Incoming<Buffer> {
                 wanted
             };
             let pool = Pool::new(fabric, id, negotiated, endpoint.receive_size(), slots)?;
-            // The receive of the negotiation was used: nothing of the old pool is posted.
+            // The negotiation's receive was used, so nothing of the old pool is posted.
             if let Some(old) = self.pool.replace(pool) {
                 fabric.deregister(id, old.region)?;
             }
@@ -155,7 +154,7 @@ impl<Buffer> Incoming<Buffer> {
             };
             match fabric.post_recv(id, WrId(u64::from(slot)), sge) {
                 Ok(()) => {}
-                // A fabric with less room than we asked for only makes for fewer credits.
+                // A fabric with less room than requested only means fewer credits.
                 Err(FabricError::QueueFull) => break,
                 Err(error) => return Err(error),
             }
@@ -166,8 +165,8 @@ impl<Buffer> Incoming<Buffer> {
         Ok(())
     }
 
-    /// Copies the first bytes of a received message out of its slot, which a peer of real hardware
-    /// could still write: as many as there are, at most all of `head`.
+    /// Copies the first bytes of a received message out of its slot, which a peer with real hardware could still write:
+    /// as many as there are, up to the length of `head`.
     #[inline]
     pub(super) fn peek<'a>(&self, slot: u16, length: u32, head: &'a mut [u8]) -> Option<&'a [u8]> {
         let pool = self.pool.as_ref()?;
@@ -178,7 +177,7 @@ impl<Buffer> Incoming<Buffer> {
         Some(head)
     }
 
-    /// The peer's negotiate message has come. The next receives are for what was agreed on.
+    /// The peer's negotiate message has arrived. The next receives have the agreed size.
     pub(super) fn end_negotiation(&mut self) {
         self.negotiated = true;
     }
@@ -208,7 +207,7 @@ impl<Buffer> Incoming<Buffer> {
         self.waiting.push_back(fragment);
     }
 
-    /// Tries again what waits; `false` when something still does.
+    /// Retries waiting fragments; returns `false` if some still wait.
     pub(super) fn retry<B: MessageBuffers<Buffer = Buffer>>(
         &mut self,
         conn: ConnId,
@@ -274,7 +273,7 @@ impl<Buffer> Incoming<Buffer> {
         true
     }
 
-    /// The connection is gone: gives the buffer of an incomplete message back.
+    /// The connection is gone: gives back the buffer of an incomplete message.
     pub(super) fn discard<B: MessageBuffers<Buffer = Buffer>>(&mut self, buffers: &mut B) {
         self.waiting.clear();
         if let Some(buffer) = self.message.take() {

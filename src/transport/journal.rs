@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Counters, and the log of connections that end before their owner knows them, which no peer can flood.
+//! Counters, and the log of connections that end before their owner knows of them; no peer can flood it.
 
 use alloc::collections::BTreeMap;
 use core::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::{CloseReason, Traffic, log};
 use crate::fabric;
 use crate::units::Instant;
 
-/// Log lines of one reason in one [`WINDOW`]; the rest is only counted.
+/// Log lines for one reason in one [`WINDOW`]; further ones are only counted.
 const LINES: u64 = 5;
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -23,7 +23,7 @@ pub struct Counters {
     pub established: u64,
     /// Accepted connections that ended because there were too many that had not negotiated.
     pub turned_away: u64,
-    /// What the connections carried that have ended.
+    /// What the connections that have ended carried.
     pub ended: Traffic,
     reasons: BTreeMap<&'static str, Reason>,
 }
@@ -37,8 +37,7 @@ struct Reason {
 }
 
 impl Counters {
-    /// How often connections ended or were turned away, by the reason's name
-    /// ([`CloseReason::name`]), in the order of names.
+    /// How often connections ended or were turned away, by the reason's name ([`CloseReason::name`]), sorted by name.
     pub fn closed(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.reasons
             .iter()
@@ -64,7 +63,7 @@ impl Journal {
         &self.counters
     }
 
-    /// Counts the end of a connection that its owner knows.
+    /// Counts the end of a connection that its owner knows of.
     pub(super) fn count_closed(&mut self, reason: &CloseReason) {
         self.counters
             .reasons
@@ -73,7 +72,7 @@ impl Journal {
             .count += 1;
     }
 
-    /// Counts the end of a connection that has not negotiated, or that it was turned away, and logs it.
+    /// Counts and logs the end of a connection that had not negotiated, or that was turned away.
     pub(super) fn closed(&mut self, now: Instant, peer: SocketAddr, reason: &CloseReason) {
         let too_many = matches!(
             reason,
@@ -87,7 +86,7 @@ impl Journal {
         }
     }
 
-    /// Counts, and says whether the line is one of the few to be logged.
+    /// Counts one, and returns whether its line is one of the few to log.
     fn count(&mut self, now: Instant, name: &'static str) -> bool {
         let reason = self.counters.reasons.entry(name).or_default();
         reason.count += 1;

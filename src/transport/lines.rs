@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Log lines that clients can cause, a few in a second.
+//! Log lines that clients can cause: a few per second, and no more.
 
 use core::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::units::Instant;
 const LINES: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Says which lines to log.
+/// Decides which lines are logged.
 #[derive(Debug, Default)]
 pub struct Lines {
     window: Instant,
@@ -18,7 +18,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Whether to log a line now; if so, with the number of those left out before.
+    /// `Some` if a line may be logged now, with the number of lines left out before it.
     pub fn admit(&mut self, now: Instant) -> Option<u64> {
         if now >= self.window + WINDOW {
             (self.window, self.lines) = (now, 0);

@@ -2,9 +2,9 @@
 
 //! SMB Direct connections on a fabric: messages in and out, RDMA, timers and limits.
 //!
-//! [`Transport`] ties one [`proto::Endpoint`] to each connection of a [`Fabric`]. It owns what
-//! neither of the two knows: the receive slots, the queues of an owner that does not wait, the
-//! clock's deadlines, and the limits against peers that connect and do not negotiate.
+//! [`Transport`] ties one [`proto::Endpoint`] to each connection of a [`Fabric`]. It owns what neither of them knows:
+//! the receive slots, the queues of an owner that does not wait, the deadlines, and the limits against peers that
+//! connect and do not negotiate.
 //!
 //! ```text
 //!    owner          send, write, read              poll -> Message, Sent, Written, Read ...
@@ -14,11 +14,10 @@
 //!    fabric         post_send  post_write  post_read    Recv completion
 //! ```
 //!
-//! Rules ([MS-SMBD] 3.1.4.2, 3.1.5.x): a message of the upper layer is cut by the endpoint as
-//! credits allow; messages and RDMA WRITEs leave in the order in which they were queued, so that a
-//! response never overtakes its data. A received fragment is copied once, from its slot into the
-//! owner's buffer. Where the owner has no buffer the slot is not posted again: the peer runs out of
-//! credits, and nobody else notices.
+//! Rules ([MS-SMBD] 3.1.4.2, 3.1.5.x): the endpoint cuts a message of the upper layer as credits allow; messages and
+//! RDMA WRITEs leave in the order in which they were queued, so a response never overtakes its data. A received
+//! fragment is copied once, from its slot into the owner's buffer. If the owner has no buffer, the slot is not posted
+//! again: the peer runs out of credits, and no other connection notices.
 //!
 //! It must never: end a connection for what another one did, hold more than a few KiB for a peer
 //! that has not negotiated, log per message, or allocate per message once its queues have grown.
@@ -79,27 +78,26 @@ pub struct Config {
     pub first_receive_credit_max: Credits,
     /// For connections that `connect` begins.
     pub initiator: proto::Config,
-    /// RDMA READs under way at a time, for both.
+    /// Limits on RDMA READs under way, for both.
     pub limits: ReadLimits,
-    /// Accepted connections that have not negotiated, at a time. If there are more, the oldest of the
-    /// source that has most of them ends.
+    /// Accepted connections that have not negotiated, at a time. If there are more, the oldest one of the source that
+    /// has the most of them ends.
     pub max_unnegotiated: usize,
-    /// The same, of one source address (of one /64 with IPv6).
+    /// The same for one source address (one /64 of IPv6).
     pub max_unnegotiated_per_source: usize,
     /// Connections at a time.
     pub max_connections: usize,
-    /// Messages and RDMA WRITEs, and as many RDMA READs, queued on a connection at a time: calls,
-    /// whatever the number of their descriptors, each of which has [`MAX_DESCRIPTORS`] at most.
+    /// Messages and RDMA WRITEs, and as many RDMA READs, that may be queued on a connection. Counts calls, whatever
+    /// the number of their descriptors, at most [`MAX_DESCRIPTORS`] each.
     pub send_queue: usize,
-    /// Time after which a connection ends whose posted SENDs and RDMA WRITEs, or RDMA READs, have
-    /// stood still: none of them ended, and the fabric saw no byte of them move.
+    /// A connection ends if its posted SENDs and RDMA WRITEs, or its RDMA READs, stand still for this long: none of
+    /// them ended, and the fabric saw none of their bytes move.
     pub progress_timeout: Duration,
 }
 
 impl Config {
-    /// These two, and the usual limits: 256 connections that have not negotiated, 32 of them from
-    /// one source, 4096 connections, 256 queued messages and RDMA WRITEs on each, 60 s without
-    /// progress.
+    /// These two, and the usual limits: 256 connections that have not negotiated, 32 of them from one source, 4096
+    /// connections, 256 queued messages and RDMA WRITEs on each, 60 s without progress.
     #[must_use]
     pub fn new(acceptor: proto::Config, initiator: proto::Config) -> Self {
         Self {
@@ -133,9 +131,9 @@ pub struct Transport<F, B: MessageBuffers> {
     admission: Admission,
     journal: Journal,
     timers: Timers,
-    /// Connections that have something to post; each at most once ([`Connection::dirty`]).
+    /// Connections that have something to post, each at most once ([`Connection::dirty`]).
     dirty: Vec<ConnId>,
-    /// Connections with a fragment that found no buffer; each at most once.
+    /// Connections with a fragment that found no buffer, each at most once.
     starved: Vec<ConnId>,
     retry_starved: bool,
     fabric_events: Vec<crate::fabric::Event>,
@@ -174,16 +172,16 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         self.fabric.unlisten(listener);
     }
 
-    /// From now on, accepts connections at these addresses of this side only, and ends those that it
-    /// accepted at others: [`Event::Closed`] follows.
+    /// From now on accepts connections only at these local addresses, and ends those that it accepted at others:
+    /// [`Event::Closed`] follows.
     pub fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
         self.fabric.admit_at(addresses);
         let reason = CloseReason::Fabric(fabric::CloseReason::AddressNotAllowed);
         self.end_unless(&reason, |address| addresses.admit_conn(address));
     }
 
-    /// Ends the connections that it accepted at addresses for which `has_gone` says so:
-    /// [`Event::Closed`] follows.
+    /// Ends the connections that it accepted at addresses for which `has_gone` returns `true`: [`Event::Closed`]
+    /// follows.
     pub fn end_gone(&mut self, mut has_gone: impl FnMut(SocketAddr) -> bool) {
         self.end_unless(&CloseReason::AddressGone, |address| {
             !address.is_some_and(&mut has_gone)
@@ -203,7 +201,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
-    /// What this side brings to connections that are accepted from now on.
+    /// Sets what this side brings to connections that are accepted from now on.
     pub fn set_acceptor(&mut self, acceptor: proto::Config) {
         self.config.acceptor = acceptor;
     }
@@ -232,9 +230,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         Ok(id)
     }
 
-    /// Ends a connection in order: what is queued to be sent goes first, if it can within
-    /// `credit_timeout` of its [`proto::Config`]; RDMA READs still under way fail.
-    /// [`Event::Closed`] follows.
+    /// Ends a connection in order: sends what is queued first, if that is possible within `credit_timeout` of its
+    /// [`proto::Config`]; RDMA READs still under way fail. [`Event::Closed`] follows.
     pub fn close(&mut self, conn: ConnId) {
         if let Some(connection) = self.conns.get_mut(conn) {
             connection.closing = true;
@@ -242,8 +239,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
-    /// Ends a connection at once: what is queued and not yet posted fails. [`Event::Closed`]
-    /// follows.
+    /// Ends a connection at once: work that is queued and not yet posted fails. [`Event::Closed`] follows.
     pub fn abort(&mut self, conn: ConnId) {
         if let Some(connection) = self.conns.get_mut(conn) {
             connection.fail(CloseReason::Aborted);
@@ -273,8 +269,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         self.fabric.deregister(conn, region)
     }
 
-    /// Queues one message of the upper layer, and has the peer invalidate `invalidate` with its
-    /// last fragment. The memory is in use until [`Event::Sent`] brings `cookie` back.
+    /// Queues one message of the upper layer; its last fragment asks the peer to invalidate `invalidate`. The memory is
+    /// in use until [`Event::Sent`] returns `cookie`.
     pub fn send(
         &mut self,
         conn: ConnId,
@@ -288,9 +284,9 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         Ok(())
     }
 
-    /// Queues an RDMA WRITE of `source` over consecutive pieces of the peer's memory, each used up
-    /// to its length; those behind the end of the data are not touched. Messages queued later
-    /// arrive after the data. The memory is in use until [`Event::Written`], of which there is one.
+    /// Queues an RDMA WRITE of `source` to consecutive pieces of the peer's memory, filling each before the next; those
+    /// behind the end of the data are not touched. Messages queued later arrive after the data. The memory is in use
+    /// until the call's one [`Event::Written`].
     pub fn write(
         &mut self,
         conn: ConnId,
@@ -304,9 +300,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         Ok(())
     }
 
-    /// Queues an RDMA READ of consecutive pieces of the peer's memory into `sink`, which sets the
-    /// length. One [`Event::Read`] when all of it is there. Does not wait for messages and RDMA
-    /// WRITEs, nor they for it.
+    /// Queues an RDMA READ of consecutive pieces of the peer's memory into `sink`, which sets the length. One
+    /// [`Event::Read`] follows when all of it is there. It does not wait for messages and RDMA WRITEs, nor they for it.
     pub fn read(
         &mut self,
         conn: ConnId,
@@ -320,19 +315,19 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         Ok(())
     }
 
-    /// Gives the buffer of an [`Event::Message`] back, and tries again where one was missing.
+    /// Gives back the buffer of an [`Event::Message`], and retries fragments that found none.
     pub fn recycle(&mut self, buffer: B::Buffer) {
         self.buffers.release(buffer);
         self.buffers_available();
     }
 
-    /// Has the next `poll` ask again for the buffers that `MessageBuffers::allocate` did not have.
+    /// The next `poll` asks again for the buffers that `MessageBuffers::allocate` did not have.
     pub fn buffers_available(&mut self) {
         self.retry_starved = !self.starved.is_empty();
     }
 
-    /// Does whatever can be done without waiting and appends what happened to `events`. An error is
-    /// one of the whole fabric, not of a connection.
+    /// Does whatever can be done without waiting, and appends what happened to `events`. An error concerns the whole
+    /// fabric, not one connection.
     pub fn poll(
         &mut self,
         now: Instant,
@@ -347,15 +342,15 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
         self.fabric_events = fabric_events;
         self.pump(now, events);
-        // Not before the messages: one that came in time may have waited for this call.
+        // After the messages: one that arrived in time may have waited for this call.
         self.run_timers(now);
         self.pump(now, events);
         self.journal.report(now);
         result
     }
 
-    /// When `poll` must be called at the latest, whatever happens; `None`: only after an event. A
-    /// moment that has passed means at once.
+    /// When `poll` must be called at the latest if nothing else happens; `None`: only after an event. A moment that has
+    /// passed means at once.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if !self.dirty.is_empty() || self.retry_starved {
             return Some(Instant::ZERO);
@@ -375,21 +370,20 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         self.conns.get(conn).map(|conn| conn.status())
     }
 
-    /// Bytes of a connection's receives, at most: what no message has come to costs nothing.
+    /// Most bytes that a connection's receives take: memory that no message has reached costs nothing.
     pub fn receive_memory(&self, conn: ConnId) -> usize {
         let connection = self.conns.get(conn);
         connection.map_or(0, |connection| connection.receive_memory())
     }
 
-    /// Bytes of heap that hold what a connection has to do and the fabric has not taken yet: much if it
-    /// is in many pieces.
+    /// Bytes of heap that hold a connection's work that the fabric has not taken yet: much if it is in many pieces.
     #[inline]
     pub fn queue_memory(&self, conn: ConnId) -> usize {
         let connection = self.conns.get(conn);
         connection.map_or(0, |connection| connection.queue_memory())
     }
 
-    /// The connections there are, also those that have not negotiated.
+    /// All connections, including those that have not negotiated.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.conns.iter().map(|(id, _)| id)
     }
@@ -404,8 +398,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         &self.fabric
     }
 
-    /// The fabric below, for what a transport does not know: faults, captures. Work posted past
-    /// the transport confuses it.
+    /// The fabric below, for what a transport does not cover: faults, captures. Work posted past the transport confuses
+    /// it.
     pub fn fabric_mut(&mut self) -> &mut F {
         &mut self.fabric
     }

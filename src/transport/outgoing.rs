@@ -20,16 +20,16 @@ use crate::proto::{Endpoint, Transmit};
 use crate::units::{Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
-/// What a completion has to say: the bytes that were carried (bits 1 to 32), and whether it ends
-/// what the owner asked for (bit 0).
+/// What a completion has to convey: the bytes carried (bits 1 to 32), and whether it ends a call of
+/// the owner (bit 0).
 fn wr_id(length: u32, last: bool) -> WrId {
     WrId(u64::from(length) << 1 | u64::from(last))
 }
 
-/// Pieces for which a queue keeps its memory when it is empty.
+/// Pieces for which an empty queue keeps its memory.
 const KEPT_PIECES: usize = 256;
 
-/// In the completion of a SEND: it invalidated a token of the peer's.
+/// Set in the completion of a SEND that invalidated a token of the peer.
 const INVALIDATED: u64 = 1 << 33;
 
 fn length(wr_id: WrId) -> u64 {
@@ -59,23 +59,23 @@ enum Outgoing {
 #[derive(Debug, Default)]
 pub(super) struct SendQueue {
     queue: VecDeque<Outgoing>,
-    /// What the owner asked for and is in `queue`, however many pieces it has.
+    /// Calls of the owner that are in `queue`, however many pieces they have.
     calls: usize,
     /// The message that the endpoint has in progress.
     current: Option<Sge>,
-    /// What the endpoint gave out and the fabric had no room for.
+    /// What the endpoint gave out but the fabric had no room for.
     stalled: Option<Transmit>,
     /// Cookies of messages given to the endpoint.
     sending: VecDeque<u64>,
-    /// Cookies of RDMA WRITEs of which the last piece was posted.
+    /// Cookies of RDMA WRITEs whose last piece was posted.
     writing: VecDeque<u64>,
     write_error: Option<WrError>,
-    /// Of what was posted.
+    /// Progress of what was posted.
     pub(super) progress: Progress,
 }
 
 impl SendQueue {
-    /// Nothing waits to be posted. (What was posted goes out even when the fabric is closed.)
+    /// Whether nothing waits to be posted. (What was posted goes out even if the fabric is closed.)
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -150,7 +150,7 @@ impl SendQueue {
             if self.current.is_none() && !self.start_next(fabric, id, endpoint, now)? {
                 return Ok(());
             }
-            // Without a message this is the endpoint's own: credits, keepalives, the negotiation.
+            // Without a message, this is the endpoint's own: credits, keepalives, the negotiation.
             let Some(transmit) = endpoint.poll_transmit(now) else {
                 return Ok(());
             };
@@ -160,8 +160,8 @@ impl SendQueue {
         }
     }
 
-    /// Posts the RDMA WRITEs in front and gives the endpoint the message behind them; `false` when
-    /// the fabric's queue is full.
+    /// Posts the RDMA WRITEs in front and gives the endpoint the message behind them; returns
+    /// `false` if the fabric's queue is full.
     #[inline]
     fn start_next<F: Fabric>(
         &mut self,
@@ -177,8 +177,8 @@ impl SendQueue {
                     source,
                     invalidate,
                 } => {
-                    // The length was checked when it was queued. An endpoint that is closing takes
-                    // no more: what is left ends with the connection.
+                    // The length was checked when it was queued. A closing endpoint takes no more:
+                    // what is left ends with the connection.
                     if endpoint.start_message(source.length, invalidate).is_ok() {
                         self.queue.pop_front();
                         self.calls -= 1;
@@ -212,7 +212,7 @@ impl SendQueue {
         Ok(true)
     }
 
-    /// Posts one SMB Direct message; `false` when the fabric's queue is full, and keeps it then.
+    /// Posts one SMB Direct message; if the fabric's queue is full, keeps it and returns `false`.
     #[inline]
     fn transmit<F: Fabric>(
         &mut self,
@@ -306,7 +306,7 @@ impl SendQueue {
         }
     }
 
-    /// The connection is gone: ends what never ended.
+    /// The connection is gone: ends whatever has not ended.
     pub(super) fn flush<Buffer>(&mut self, conn: ConnId, events: &mut Vec<Event<Buffer>>) {
         let result = Err(WrError::Flushed);
         for cookie in self.sending.drain(..) {
@@ -359,12 +359,12 @@ struct ReadPiece {
 #[derive(Debug, Default)]
 pub(super) struct ReadQueue {
     queue: VecDeque<ReadPiece>,
-    /// What the owner asked for and is in `queue`, however many pieces it has.
+    /// Calls of the owner that are in `queue`, however many pieces they have.
     calls: usize,
-    /// Cookies of RDMA READs of which the last piece was posted.
+    /// Cookies of RDMA READs whose last piece was posted.
     reading: VecDeque<u64>,
     read_error: Option<WrError>,
-    /// Of what was posted.
+    /// Progress of what was posted.
     pub(super) progress: Progress,
 }
 
@@ -459,7 +459,7 @@ impl ReadQueue {
         }
     }
 
-    /// The connection is gone: ends what never ended.
+    /// The connection is gone: ends whatever has not ended.
     pub(super) fn flush<Buffer>(&mut self, conn: ConnId, events: &mut Vec<Event<Buffer>>) {
         self.calls = 0;
         let unposted = self
@@ -478,13 +478,13 @@ impl ReadQueue {
     }
 }
 
-/// Keeps the first error of a connection's requests. Everything after it is flushed, so that the
-/// request it belongs to is the first that reports it, and those behind report it as well.
+/// Keeps the first error of a connection's requests. Everything after it is flushed, so the request
+/// it belongs to is the first to report it, and those behind it report it as well.
 fn first_error(first: &mut Option<WrError>, result: Result<(), WrError>) -> Result<(), WrError> {
     result.map_err(|error| *first.get_or_insert(error))
 }
 
-/// Lays `local` over consecutive descriptors, each used up to its length, until its end; calls
+/// Lays `local` over consecutive descriptors, filling each before the next, until its end; calls
 /// `take` with each piece and whether it is the last.
 fn cut(
     local: Sge,
@@ -512,7 +512,7 @@ fn cut(
         };
         take(Sge { length, ..rest }, remote, length == rest.length);
         rest.length -= length;
-        // The end of `local` lies in its region, so it fits; behind its end nothing is used.
+        // The end of `local` lies in its region, so this fits; nothing behind its end is used.
         rest.offset = rest.offset.saturating_add(length);
     }
     if rest.length > 0 {

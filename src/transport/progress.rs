@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Whether posted work moves: the peer takes what it is sent, and answers RDMA READs.
+//! Whether posted work moves: whether the peer takes what it is sent, and answers RDMA READs.
 //!
-//! Not a rule of [MS-SMBD], whose timers count what a peer sends: one that answers keepalives could
-//! leave RDMA READs unanswered and data untaken for ever, and with them memory, files and sessions.
+//! Not a rule of [MS-SMBD], whose timers count what a peer sends: a peer that answers keepalives
+//! could leave RDMA READs unanswered and data untaken for ever, and with them hold memory, files
+//! and sessions.
 
 use core::time::Duration;
 
 use crate::units::Instant;
 
-/// Work that the fabric carries out in order, and since when none of it has moved. The peer cannot
-/// restart the time of one kind by moving the other.
+/// Work that the fabric carries out in order, and since when none of it has moved. Each kind has
+/// its own, so that the peer cannot restart the time of one by moving the other.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// Work requests that have not ended.
@@ -19,7 +20,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// One more was posted.
+    /// One more work request was posted.
     #[inline]
     pub(super) fn post(&mut self, now: Instant) {
         if self.posted == 0 {
@@ -28,14 +29,14 @@ impl Progress {
         self.posted += 1;
     }
 
-    /// One has ended.
+    /// A work request has ended.
     #[inline]
     pub(super) fn end(&mut self, now: Instant) {
         self.posted = self.posted.saturating_sub(1);
         self.since = now;
     }
 
-    /// When it has stood still for `timeout`, unless it moves.
+    /// When it will have stood still for `timeout`, unless it moves.
     #[inline]
     pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
         (self.posted > 0).then(|| self.since + timeout)

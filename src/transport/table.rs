@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! [`ConnTable`]: what is kept of connections, by their numbers.
+//! [`ConnTable`]: one entry for each connection, by its number.
 //!
-//! Each entry lies at the place that is a part of its [`ConnId`], so that a look-up, of which there are several for each
-//! message, is an index and a comparison. But a fabric gives a place away again as soon as it is done with a
-//! connection, which may be before its owner was told: then the old entry moves aside, for it must not vanish without
-//! an event.
+//! Each entry lies at the place that is part of its [`ConnId`], so that a look-up, of which each message needs several,
+//! is an index and a comparison. But a fabric reuses a place as soon as it is done with a connection, which may be
+//! before the owner was told: then the old entry moves aside, because it must not vanish without an event.
 
 use alloc::vec::Vec;
 
@@ -19,7 +18,7 @@ type Entry<V> = (ConnId, V);
 #[derive(Debug)]
 pub(crate) struct ConnTable<V> {
     places: Vec<Option<Entry<V>>>,
-    /// Those whose place another one has: few, and not for long.
+    /// Entries whose place another connection has: few, and not for long.
     displaced: Vec<Entry<V>>,
     len: usize,
 }
@@ -34,7 +33,7 @@ impl<V> Default for ConnTable<V> {
     }
 }
 
-/// The part of the number that says where it lies; the upper half says which of those it is that lay there.
+/// The part of the number that says where its entry lies; the upper half tells apart the connections that lay there.
 fn place(id: ConnId) -> usize {
     id.data().as_ffi() as u32 as usize
 }
@@ -67,7 +66,7 @@ impl<V> ConnTable<V> {
         }
     }
 
-    /// Adds what is not there yet.
+    /// Adds an entry if there is none.
     pub(crate) fn insert(&mut self, id: ConnId, value: V) {
         let place = place(id);
         if place >= self.places.len() {
@@ -79,7 +78,7 @@ impl<V> ConnTable<V> {
         }
     }
 
-    /// What is there, or what there is at first.
+    /// The entry, or a default one if there is none.
     pub(crate) fn get_or_default(&mut self, id: ConnId) -> Option<&mut V>
     where
         V: Default,

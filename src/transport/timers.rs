@@ -2,9 +2,9 @@
 
 //! Which connection's deadline is next: a heap that is corrected when an entry comes up.
 //!
-//! A message moves its connection's idle deadline into the future, which must cost nothing. So the
-//! heap keeps the earlier entry, and only when that comes up is the endpoint asked for its real
-//! deadline. A thousand idle connections cost one entry each per idle time.
+//! A message moves its connection's idle deadline into the future, and that must cost nothing. So
+//! the heap keeps the earlier entry, and asks the endpoint for its real deadline only when that
+//! entry comes up. A thousand idle connections cost one entry each per idle time.
 
 use alloc::boxed::Box;
 use alloc::collections::BinaryHeap;
@@ -33,8 +33,8 @@ impl Timers {
         }
     }
 
-    /// The next entry that is due, taken out. An entry that a later `arm` replaced, or whose
-    /// connection is gone, is not the connection's `armed` any more.
+    /// Takes out the next entry that is due. An entry that a later `arm` replaced, or whose
+    /// connection is gone, no longer matches the connection's `armed`.
     pub(super) fn due(&mut self, now: Instant) -> Option<(Instant, ConnId)> {
         let Reverse((at, _)) = *self.heap.peek()?;
         if at > now {
@@ -49,7 +49,7 @@ impl Timers {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Forgets entries that mean nothing any more, once they are the most.
+    /// Drops stale entries once they are the majority.
     pub(super) fn tidy<Buffer>(&mut self, conns: &ConnTable<Box<Connection<Buffer>>>) {
         if self.heap.len() > 64 + 2 * conns.len() {
             self.heap.retain(|Reverse((at, id))| {

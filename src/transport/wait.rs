@@ -13,13 +13,13 @@ use crate::units::Instant;
 
 impl<F: Waitable, B: MessageBuffers> Transport<F, B> {
     /// Readable whenever `poll` has something to do that did not come from a call on this object.
-    /// `None` where that cannot happen.
+    /// `None` if that cannot happen.
     pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         self.fabric.event_fd()
     }
 
-    /// Sleeps until `poll` has something to do, at most for `timeout`. Returns at once where
-    /// nothing could ever wake it.
+    /// Sleeps until `poll` has something to do, for at most `timeout`. Returns at once if nothing
+    /// could ever wake it.
     pub fn wait(&self, now: Instant, timeout: Option<Duration>) -> io::Result<()> {
         let deadline = self.poll_timeout().map(|at| at.saturating_since(now));
         let time = [deadline, timeout].into_iter().flatten().min();

@@ -4,8 +4,8 @@
 //! begins. SMB2 READ and WRITE requests carry a list of them as channel information.
 //!
 //! The list is the peer's word on where bytes go, so it is checked as a whole before the first
-//! operation is posted: one refused access takes the connection down, and a descriptor that is
-//! longer than the data must not let the next one be used for what lies behind the data.
+//! operation is posted: one refused access takes the connection down, and if a descriptor is longer
+//! than the data, the next one must not be used for what lies behind the data.
 
 use core::iter::FusedIterator;
 
@@ -54,7 +54,7 @@ impl BufferDescriptorV1 {
         })
     }
 
-    /// A descriptor names at least one byte, and the address after its last byte is one.
+    /// A descriptor names at least one byte, and the address after its last byte fits into 64 bits.
     fn check(self) -> Result<(), WireError> {
         if self.length == 0 {
             return Err(WireError::DescriptorLengthZero);
@@ -77,7 +77,7 @@ impl From<&RawDescriptor> for BufferDescriptorV1 {
     }
 }
 
-/// A view on a list of buffer descriptors: at least one, each of them checked.
+/// A view of a list of buffer descriptors: at least one, each of them checked.
 #[derive(Clone, Copy, Debug)]
 pub struct BufferDescriptors<'a> {
     first: BufferDescriptorV1,
@@ -140,8 +140,8 @@ impl<'a> BufferDescriptors<'a> {
         self.raw.iter().map(BufferDescriptorV1::from)
     }
 
-    /// Lays a transfer of `length` bytes out over the descriptors: each is used up to its own
-    /// length before the next is, and those behind the end of the data are not used at all.
+    /// Lays a transfer of `length` bytes out over the descriptors: each is filled to its own length
+    /// before the next, and those behind the end of the data are not used at all.
     ///
     /// # Errors
     ///

@@ -49,7 +49,7 @@ impl DataTransfer {
     pub const RESPONSE_REQUESTED: u16 = 0x0001;
 
     /// Where a payload of `length` bytes lies in a message that is sent: for [`Self::payload`].
-    /// The length is cut where the end of the message would exceed 32 bits.
+    /// The length is cut if the end of the message would exceed 32 bits.
     #[inline]
     #[must_use]
     pub const fn payload_of(length: u32) -> Range<u32> {
@@ -116,7 +116,7 @@ impl DataTransfer {
     }
 
     /// The header as bytes, and how many of them count: [`Self::EMPTY_LENGTH`], or
-    /// [`Self::PAYLOAD_OFFSET`] in front of a payload. Of `payload` the length counts alone.
+    /// [`Self::PAYLOAD_OFFSET`] in front of a payload. Only the length of `payload` counts.
     #[inline]
     #[must_use]
     pub fn emit(&self) -> ([u8; Self::PAYLOAD_OFFSET as usize], usize) {

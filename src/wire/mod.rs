@@ -3,7 +3,7 @@
 //! Bytes on the wire and the values they mean: the messages of [MS-SMBD] and the slice of SMB2
 //! ([MS-SMB2]) that a device has to read.
 //!
-//! What arrives here was written by somebody who is not trusted. There are two levels:
+//! What arrives here was written by a peer that is not trusted. There are two levels:
 //!
 //! - A *value* is small and owned: [`NegotiateRequest`], [`NegotiateResponse`], [`DataTransfer`],
 //!   [`BufferDescriptorV1`]. `parse` makes it from bytes, `emit` makes bytes from it.
@@ -30,8 +30,8 @@ pub use negotiate::{
     STATUS_INSUFFICIENT_RESOURCES, STATUS_NOT_SUPPORTED, STATUS_SUCCESS, VERSION,
 };
 
-/// The rule that bytes from a peer break. The names of the variants say which field of which
-/// message; those that begin with `Smb2` are [MS-SMB2]'s, the others [MS-SMBD]'s.
+/// The rule that bytes from a peer break. The names of the variants say which field of which message breaks it; those
+/// that begin with `Smb2` are rules of [MS-SMB2], the others of [MS-SMBD].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum WireError {
@@ -71,7 +71,7 @@ pub enum WireError {
     #[error("the data begins within the header")]
     DataOffsetInHeader,
 
-    /// There is not one buffer descriptor.
+    /// There is no buffer descriptor at all.
     #[error("the list of buffer descriptors is empty")]
     DescriptorListEmpty,
     /// The list is not a whole number of buffer descriptors.
@@ -87,22 +87,22 @@ pub enum WireError {
     #[error("the buffer descriptors are smaller than the transfer")]
     DescriptorsTooSmall,
 
-    /// The message is no SMB2 message of any kind.
+    /// The message is not an SMB2 message of any kind.
     #[error("the protocol id is not SMB2's")]
     Smb2ProtocolId,
     /// `StructureSize` of a header or a request body has another value than its definition.
     #[error("StructureSize is wrong")]
     Smb2StructureSize,
-    /// The request is another one than the reader expected.
+    /// The request is not the one that the reader expected.
     #[error("Command is not the expected one")]
     Smb2Command,
     /// `NextCommand` is not a multiple of 8.
     #[error("NextCommand is not a multiple of 8")]
     Smb2NextCommandUnaligned,
-    /// `NextCommand` points into the header that it stands in.
+    /// `NextCommand` points into its own header.
     #[error("NextCommand points into the header")]
     Smb2NextCommandInHeader,
-    /// No header fits where `NextCommand` points to.
+    /// No header fits at the place that `NextCommand` points to.
     #[error("NextCommand points beyond the end of the message")]
     Smb2NextCommandOutOfBounds,
 
@@ -163,7 +163,7 @@ impl WireError {
     }
 }
 
-/// `length` bytes from `offset` on; `None` where they do not all lie in `bytes`.
+/// `length` bytes from `offset` on; `None` if they do not all lie in `bytes`.
 #[inline]
 fn slice(bytes: &[u8], offset: u32, length: u32) -> Option<&[u8]> {
     let start = usize::try_from(offset).ok()?;

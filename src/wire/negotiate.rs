@@ -3,8 +3,8 @@
 //! The messages that open an SMB Direct connection: Negotiate Request ([MS-SMBD] 2.2.1) and
 //! Negotiate Response ([MS-SMBD] 2.2.2).
 //!
-//! `parse` judges the length alone, because what a wrong value leads to differs by field: a version
-//! is refused with a response, everything else ends the connection without one. `check` and
+//! `parse` judges the length alone, because the consequence of a wrong value differs by field: a
+//! version is refused with a response, everything else ends the connection without one. `check` and
 //! [`NegotiateRequest::offers_version`] judge the values; calling them is left to the endpoint.
 //! Bytes after the fixed part are ignored: peers pad negotiate messages up to 512 bytes.
 
@@ -92,7 +92,7 @@ impl NegotiateRequest {
         })
     }
 
-    /// Whether [`VERSION`] is among the versions offered. Where it is not, the acceptor answers
+    /// Whether [`VERSION`] is among the versions offered. If not, the acceptor answers
     /// [`STATUS_NOT_SUPPORTED`], before it looks at anything else ([MS-SMBD] 3.1.5.6).
     #[must_use]
     pub const fn offers_version(&self) -> bool {
@@ -130,7 +130,7 @@ pub struct NegotiateResponse {
     pub min_version: u16,
     /// Highest version that the acceptor speaks.
     pub max_version: u16,
-    /// The version of this connection; 0 where the negotiation failed.
+    /// The version of this connection; 0 if the negotiation failed.
     pub negotiated_version: u16,
     /// Credits that the acceptor would like to hold. At least 1.
     pub credits_requested: Credits,
@@ -211,8 +211,9 @@ impl NegotiateResponse {
         })
     }
 
-    /// Checks what an initiator ends the connection for ([MS-SMBD] 3.1.5.7), `own_max_receive_size`
-    /// being what its request said. The status comes first: a refusal has no other values.
+    /// Checks the values for which an initiator ends the connection ([MS-SMBD] 3.1.5.7);
+    /// `own_max_receive_size` is what its request said. The status comes first: a refusal has no
+    /// other values.
     ///
     /// # Errors
     ///

@@ -865,8 +865,8 @@ mod credits {
         assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(1));
     }
 
-    /// Plays two endpoints against each other until neither has anything to say; the number of
-    /// messages that took.
+    /// Plays two endpoints against each other until neither has anything to say; returns the number
+    /// of messages that took.
     fn settle(ends: &mut [Endpoint; 2]) -> usize {
         for count in 0..1000 {
             let mut quiet = true;
@@ -921,15 +921,15 @@ mod credits {
 
 /// A peer that keeps [MS-SMBD] 3.1.5.9 by the letter and goes no further: it never posts more than
 /// its maximum, grants only with what it sends, and sends an empty message only when this side has
-/// no credits left. With its maximum granted and one credit left it is stuck until it hears of
-/// another one. Clients like that exist; test suites use them.
+/// no credits left. With its maximum granted and one credit left, it is stuck until it is granted
+/// another. Clients like that exist; test suites use them.
 mod strict_peer {
     use super::*;
 
     struct Strict {
         max: u16,
         send: u16,
-        /// What it has granted.
+        /// Credits that it has granted.
         receive: u16,
         /// Bytes of requests to send, one for each message.
         queue: u32,
@@ -937,7 +937,7 @@ mod strict_peer {
     }
 
     impl Strict {
-        /// Sends what it can; whether anything.
+        /// Sends what it can; returns whether it sent anything.
         fn speak(&mut self, to: &mut Endpoint) -> bool {
             let mut granted = 0;
             let before = self.queue;
@@ -1054,7 +1054,7 @@ mod time {
         let error = ProtocolError::NegotiationTimeout;
         let mut endpoint = Endpoint::acceptor(config(), START);
         expect_timeout(&mut endpoint, START + SECOND * 5, error);
-        // Nor may its own owner be late with receives for ever.
+        // Nor may this side's own owner be late with receives for ever.
         let mut endpoint = responding(good_request(), 0);
         expect_timeout(&mut endpoint, START + SECOND * 5, error);
     }

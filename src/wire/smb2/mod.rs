@@ -7,9 +7,9 @@
 //! [`Requests`] takes a plain message apart, a compound into its elements; a [`Request`] is then
 //! read as [`NegotiateRequest`], [`SessionSetupRequest`], [`ReadRequest`] or [`WriteRequest`].
 //!
-//! Signatures, credits, the order of messages and everything that an SMB server decides stay the
-//! server's. What is judged here is what a field must be so that reading it cannot go wrong, and
-//! what [MS-SMB2] demands of a request over a channel whatever the dialect.
+//! Signatures, credits, the order of messages and all decisions of an SMB server are left to the
+//! server. This judges only what a field must be so that reading it cannot go wrong, and what
+//! [MS-SMB2] demands of a request over a channel in every dialect.
 
 mod negotiate;
 mod read_write;
@@ -33,7 +33,7 @@ pub const DIALECT_0302: u16 = 0x0302;
 /// SMB 3.1.1.
 pub const DIALECT_0311: u16 = 0x0311;
 
-/// What a message that an SMB Direct connection carries is, by its first four bytes.
+/// The kind of a message on an SMB Direct connection, by its first four bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
     /// One SMB2 request or response, or a compound ([MS-SMB2] 2.2.1).
@@ -45,7 +45,7 @@ pub enum MessageKind {
 }
 
 impl MessageKind {
-    /// The kind of `message`, of which nothing but the protocol id is looked at.
+    /// The kind of `message`; only the protocol id is looked at.
     ///
     /// # Errors
     ///
@@ -162,7 +162,7 @@ impl Header {
         (!self.has(Self::ASYNC_COMMAND)).then(|| self.tree_id.get())
     }
 
-    /// The number that an operation got which is answered later, in an async header.
+    /// The number of an operation that is answered later, in an async header.
     #[must_use]
     pub fn async_id(&self) -> Option<u64> {
         let (low, high) = (self.reserved.get(), self.tree_id.get());
@@ -234,8 +234,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// One element of a compound that its owner has cut out already, or a whole message without
-    /// others behind it: `NextCommand` is not looked at.
+    /// One element of a compound that its owner has already cut out, or a whole message with
+    /// nothing behind it: `NextCommand` is not looked at.
     ///
     /// # Errors
     ///
@@ -257,7 +257,7 @@ impl<'a> Request<'a> {
         self.bytes
     }
 
-    /// The fixed part of the body, of a request that has to be `command`.
+    /// The fixed part of the body of a request that has to be `command`.
     fn body<T: Body>(&self) -> Result<&'a T, WireError> {
         if self.header.command() != T::COMMAND {
             return Err(WireError::Smb2Command);
@@ -278,7 +278,7 @@ impl<'a> Request<'a> {
 trait Body: FromBytes + Immutable + KnownLayout + Unaligned {
     /// The command that has this body.
     const COMMAND: u16;
-    /// What `StructureSize` has to say: the fixed part, and 1 more where something follows.
+    /// The value that `StructureSize` must have: the fixed part, plus 1 if something follows.
     const STRUCTURE_SIZE: u16;
 
     fn structure_size(&self) -> u16;
@@ -455,7 +455,7 @@ pub(crate) mod tests {
             next_command in prop_oneof![Just(0u32), (0u32..40).prop_map(|n| n * 8), any::<u32>()],
             structure_size in prop_oneof![Just(25u16), Just(36), Just(49)],
         ) {
-            // Enough that is right for the later checks to be reached.
+            // Enough of it is right for the later checks to be reached.
             if bytes.len() >= 66 {
                 bytes = with(bytes, 0, b"\xfeSMB\x40\x00");
                 bytes = with(bytes, 12, &command.to_le_bytes());

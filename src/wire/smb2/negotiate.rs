@@ -34,8 +34,8 @@ impl<'a> NegotiateRequest<'a> {
     /// # Errors
     ///
     /// [`WireError::Smb2Command`], [`WireError::TooShort`], [`WireError::Smb2StructureSize`],
-    /// [`WireError::Smb2DialectCountZero`], [`WireError::Smb2DialectsOutOfBounds`], and where
-    /// SMB 3.1.1 is offered [`WireError::Smb2NegotiateContextUnaligned`],
+    /// [`WireError::Smb2DialectCountZero`], [`WireError::Smb2DialectsOutOfBounds`], and if SMB
+    /// 3.1.1 is offered [`WireError::Smb2NegotiateContextUnaligned`],
     /// [`WireError::Smb2NegotiateContextOverlap`], [`WireError::Smb2NegotiateContextOutOfBounds`].
     pub fn parse(request: Request<'a>) -> Result<Self, WireError> {
         let body: &NegotiateBody = request.body()?;

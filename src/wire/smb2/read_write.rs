@@ -4,8 +4,8 @@
 //! RDMA: the channel and its buffer descriptors.
 //!
 //! `transfer` is strict: what it yields can be posted. `token_to_invalidate` is not, because a
-//! client that asked for invalidation counts on it even where its request is refused: it would
-//! register memory under a token that is still in use, and lose the connection.
+//! client that asked for invalidation counts on it even if its request is refused: otherwise it
+//! would register memory under a token that is still in use, and lose the connection.
 //!
 //! Whether the dialect allows the channel, and the sizes that were agreed on, are the owner's to
 //! check.
@@ -29,7 +29,7 @@ pub enum Channel {
     RdmaV1,
     /// By RDMA; the response invalidates the token of the first buffer descriptor.
     RdmaV1Invalidate,
-    /// By RDMA, encrypted or signed (SMB 3.1.1, only where both sides negotiated it).
+    /// By RDMA, encrypted or signed (SMB 3.1.1, only if both sides negotiated it).
     RdmaTransform,
 }
 
@@ -38,7 +38,7 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// [`WireError::Smb2ChannelUnsupported`] where there is none.
+    /// [`WireError::Smb2ChannelUnsupported`] if there is none.
     pub const fn parse(channel: u32) -> Result<Self, WireError> {
         match channel {
             0 => Ok(Self::None),
@@ -77,11 +77,11 @@ impl<'a> ChannelTransfer<'a> {
         self.descriptors
     }
 
-    /// The pieces of the first `length` bytes: all of a WRITE, of a READ what the file had.
+    /// The pieces of the first `length` bytes: all of a WRITE, or of a READ what the file had.
     ///
     /// # Errors
     ///
-    /// [`WireError::DescriptorsTooSmall`], not for a `length` of at most [`Self::length`].
+    /// [`WireError::DescriptorsTooSmall`], but not for a `length` of at most [`Self::length`].
     pub fn pieces(&self, length: u32) -> Result<Pieces<'a>, WireError> {
         self.descriptors.pieces(length)
     }
@@ -144,7 +144,7 @@ impl<'a> ReadRequest<'a> {
         self.body.remaining_bytes.get()
     }
 
-    /// What to send by RDMA WRITE, once it is read; `None` where the data goes into the response
+    /// What to send by RDMA WRITE, once it is read; `None` if the data goes into the response
     /// ([MS-SMB2] 3.3.5.12).
     ///
     /// # Errors
@@ -238,8 +238,7 @@ impl<'a> WriteRequest<'a> {
         self.body.remaining_bytes.get()
     }
 
-    /// What to fetch by RDMA READ; `None` where the data lies in the request
-    /// ([MS-SMB2] 3.3.5.13).
+    /// What to fetch by RDMA READ; `None` if the data lies in the request ([MS-SMB2] 3.3.5.13).
     ///
     /// # Errors
     ///
@@ -282,7 +281,7 @@ impl<'a> WriteRequest<'a> {
     }
 }
 
-/// The channel, where it is one with buffer descriptors; `None` without a channel.
+/// The channel, if it is one with buffer descriptors; `None` without a channel.
 fn descriptor_channel(channel: u32) -> Result<Option<Channel>, WireError> {
     match Channel::parse(channel)? {
         Channel::None => Ok(None),
