@@ -2,33 +2,31 @@
 
 //! Buffers in memory that another process has mapped too, given out and taken back here.
 //!
-//! Memory comes in *segments*, each a sealed memory file; a segment consists of *units*, and a buffer is
-//! a run of units that follow each other in one segment. Which units are in use is known to this side
-//! alone, in its private memory: what the other process writes into the shared bytes changes contents,
-//! never ownership.
+//! Memory comes in *segments*, each a sealed memory file; a segment consists of *units*, and a buffer is a run of
+//! consecutive units in one segment. Only this side knows which units are in use, in its private memory: what the other
+//! process writes into the shared bytes changes contents, never ownership.
 //!
 //! ```text
 //!   segment 0   [a a . c . . . .]                     a: 2 units   b: 8   c: 1   .: free
 //!   segment 1   [b b b b b b b b . . . . . . . .]     added when segment 0 was full
 //! ```
 //!
-//! Segments may differ in length, and come and go: a segment is *retired*, from which moment on nothing
-//! is given out in it, and removed once all of its units are free. Its number may be used again.
+//! Segments may differ in length, and come and go: once a segment is *retired*, nothing more is given out in it, and it
+//! is removed when all of its units are free. Its number may be used again.
 //!
-//! A run goes into the first place where it fits, in the shortest segment that has one, so that longer
-//! segments stay empty as long as they can. That bounds what fragmentation can cost: a run of `n` units
-//! is refused only if no segment has `n` free units in a row, hence only if in each segment of `s` units
-//! at least `s / n` (rounded down) are in use. Single units are refused only when all are in use.
+//! A run goes into the first place where it fits, in the shortest segment that has one, so that longer segments stay
+//! empty as long as they can. That bounds the cost of fragmentation: a run of `n` units is refused only if no segment
+//! has `n` free units in a row, hence only if in each segment of `s` units at least `s / n` (rounded down) are in use.
+//! Single units are refused only when all are in use.
 //!
-//! A [`Buffer`] is a number that may go to the other process and come back. It names the segment, the
-//! first unit and a generation, which is another one each time a unit is given out, also if it is a
-//! unit of a later segment of the same number; so one that is made up, or comes back twice, is told from
-//! one that is in use.
+//! A [`Buffer`] is a number that may go to the other process and come back. It names the segment, the first unit and a
+//! generation. The generation changes each time a unit is given out, even if the unit lies in a later segment of the
+//! same number, so a number that is made up, or comes back twice, is told from one that is in use.
 //!
-//! Buffers of one size, such as for the messages of a connection, are the same with a longest run of
-//! one unit: [`Shape::slots`]. There is no second allocator.
-//!
-//! This module must never wait, and never grow by itself: a new segment is of no use before the
+//! Buffers of one size, such as those for the messages of a connection, are the same with a longest run of one unit:
+//! [`Shape::slots`]. There is no second allocator.
+//! This module must never wait, and never grow by itself: a new segment is of no use until the other process has mapped
+//! it, which its owner has to arrange.
 //! other process has mapped it, and that is its owner's to arrange.
 
 use alloc::vec;
@@ -43,7 +41,7 @@ mod tests;
 /// How much memory there is, and in what pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Bytes of a unit: 1 or more, a multiple of the page where buffers are to begin at pages.
+    /// Bytes of a unit: 1 or more; a multiple of the page size if buffers are to begin at page boundaries.
     pub unit_length: usize,
     /// Units of the longest segment: from 1 to 65,536.
     pub units_per_segment: u32,
@@ -77,7 +75,7 @@ impl Shape {
         }
     }
 
-    /// Bytes of the longest segment; `None`: there cannot be buffers of this shape.
+    /// Bytes of the longest segment; `None` if no buffers can have this shape.
     #[must_use]
     pub fn segment_length(&self) -> Option<usize> {
         let numbers = 1..=1 << 16;
@@ -91,7 +89,7 @@ impl Shape {
         (legal && isize::try_from(length).is_ok()).then_some(length)
     }
 
-    /// Units of a segment of `length` bytes; `None`: there is no such segment.
+    /// Units of a segment of `length` bytes; `None` if no segment can have this length.
     #[must_use]
     pub fn units_of(&self, length: usize) -> Option<u32> {
         let whole = length.checked_rem(self.unit_length)? == 0;
@@ -104,9 +102,9 @@ impl Shape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Buffer {
     segment: u16,
-    /// Its first.
+    /// Its first unit.
     unit: u16,
-    /// How often a buffer began at this unit; 0 is none.
+    /// How often a buffer has begun at this unit; 0 stands for no buffer.
     generation: u32,
 }
 
@@ -117,7 +115,7 @@ impl Buffer {
         (self.generation as u64) << 32 | (self.segment as u64) << 16 | self.unit as u64
     }
 
-    /// What a number means, which may be no buffer at all.
+    /// What a number means; it may not be a buffer at all.
     #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
         Self {
@@ -151,7 +149,7 @@ pub struct Place {
     pub length: usize,
 }
 
-/// There cannot be buffers of this shape: a number is 0, too large, or does not go with another.
+/// No buffers can have this shape: a value is 0, too large, or does not go with another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid buffer shape")]
 pub struct BadShape;
@@ -161,21 +159,21 @@ pub struct BadShape;
 #[strum(serialize_all = "snake_case")]
 pub enum AllocateError {
     /// A buffer of no bytes.
-    #[error("a buffer of no bytes")]
+    #[error("cannot allocate a buffer of 0 bytes")]
     Empty,
     /// Longer than any buffer can be.
-    #[error("a buffer of {length} bytes, and {longest} is the limit")]
+    #[error("a buffer of {length} bytes exceeds the limit of {longest} bytes")]
     TooLong {
         /// Bytes asked for.
         length: usize,
         /// Bytes of the longest buffer.
         longest: usize,
     },
-    /// Nowhere now; [`Buffers::add`] makes room.
-    #[error("no room for the buffer in the segments there are")]
+    /// No room now; [`Buffers::add`] makes room.
+    #[error("no room for the buffer in the existing segments")]
     Full,
-    /// Nowhere, and there may be no further segment now: wait until a buffer is freed.
-    #[error("no room for the buffer, and no further segment allowed")]
+    /// No room, and no further segment is allowed now: wait until a buffer is freed.
+    #[error("no room for the buffer, and no further segment is allowed")]
     Exhausted,
 }
 
@@ -183,14 +181,14 @@ pub enum AllocateError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum AddError {
-    /// There is no such number: they are less than [`Shape::max_segments`].
+    /// The number is out of range: it must be less than [`Shape::max_segments`].
     #[error("segment {0} is beyond the number of segments allowed")]
     Limit(u32),
-    /// There is a segment of this number.
-    #[error("segment {0} is there already")]
+    /// A segment already has this number.
+    #[error("segment {0} exists already")]
     Taken(u32),
-    /// Segments are whole units, and no longer than the shape says.
-    #[error("a segment of {found} bytes, and {longest} is the limit, in whole units")]
+    /// Segments consist of whole units, and are no longer than the shape says.
+    #[error("a segment of {found} bytes: must be whole units, at most {longest} bytes")]
     WrongLength {
         /// Bytes of the longest segment.
         longest: usize,
@@ -199,11 +197,11 @@ pub enum AddError {
     },
 }
 
-/// A number is not that of a buffer in use. Nothing happened to any buffer.
+/// A number is not that of a buffer in use. No buffer has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum BufferError {
-    /// It was one, and has been freed.
+    /// It was in use, and has been freed.
     #[error("the buffer has been freed already")]
     AlreadyFreed,
     /// It never was one of these buffers.
@@ -240,13 +238,13 @@ impl BufferError {
 pub struct Buffers {
     shape: Shape,
     segment_length: usize,
-    /// By number.
+    /// Indexed by segment number.
     slots: Vec<Slot>,
-    /// Numbers of the segments in which something may be given out, the shortest first.
+    /// Numbers of the segments in which buffers may be given out, the shortest first.
     open: Vec<u32>,
 }
 
-/// What is known of the segments of a number.
+/// What is known about the segments of a number.
 #[derive(Debug, Default)]
 struct Slot {
     segment: Option<Segment>,
@@ -271,13 +269,13 @@ impl Buffers {
         })
     }
 
-    /// What it was made with.
+    /// The shape that it was made with.
     #[must_use]
     pub const fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// The least number that no segment has; `None`: there are as many as there may be.
+    /// The lowest number that no segment has; `None` if there are as many as allowed.
     #[must_use]
     pub fn free_number(&self) -> Option<u32> {
         let free = self.slots.iter().position(|slot| slot.segment.is_none());
@@ -285,13 +283,13 @@ impl Buffers {
         (number < self.shape.max_segments).then_some(number)
     }
 
-    /// Adds a segment, in which nothing is given out yet, under a number that none has.
+    /// Adds a segment under an unused number; nothing is given out in it yet.
     ///
     /// The other process has to map it before it is told of buffers there.
     ///
     /// # Errors
     ///
-    /// There may be no such number or length ([`Shape::units_of`]), or there is one of this number.
+    /// The number or the length is out of range ([`Shape::units_of`]), or the number is in use.
     pub fn add(&mut self, number: u32, memory: Memory) -> Result<(), AddError> {
         if number >= self.shape.max_segments {
             return Err(AddError::Limit(number));
@@ -321,7 +319,7 @@ impl Buffers {
         Ok(())
     }
 
-    /// Gives out nothing in a segment from now on; whether there is one of this number.
+    /// Gives out nothing more in a segment; returns whether there is one of this number.
     pub fn retire(&mut self, number: u32) -> bool {
         self.open.retain(|other| *other != number);
         self.segment(number).is_some()
@@ -335,7 +333,7 @@ impl Buffers {
         segment.is_some_and(|segment| segment.units.used_count() == 0)
     }
 
-    /// Removes a segment in which nothing is given out; its bytes. `None`: there is no such segment.
+    /// Removes a segment in which nothing is given out, and returns its bytes. `None`: there is no such segment.
     pub fn remove(&mut self, number: u32) -> Option<Memory> {
         if !self.is_unused(number) {
             return None;
@@ -354,19 +352,19 @@ impl Buffers {
         Some(&slot.segment.as_ref()?.memory)
     }
 
-    /// The numbers of the segments there are, retired ones included.
+    /// The numbers of all segments, retired ones included.
     pub fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
         let numbered = (0..).zip(&self.slots);
         numbered.filter_map(|(number, slot)| slot.segment.as_ref().map(|_| number))
     }
 
-    /// Segments there are, retired ones included.
+    /// The number of segments, retired ones included.
     #[must_use]
     pub fn segments(&self) -> u32 {
         self.numbers().count() as u32
     }
 
-    /// Units that `length` bytes take; as many as a number can say where they are more.
+    /// Units that `length` bytes take; saturates at `u32::MAX`.
     #[inline]
     #[must_use]
     pub fn units_of(&self, length: usize) -> u32 {
@@ -395,7 +393,7 @@ impl Buffers {
     ///
     /// # Errors
     ///
-    /// `length` is no length of a buffer, or there is no room ([`AllocateError`] says what helps).
+    /// `length` is out of range, or there is no room ([`AllocateError`] says what helps).
     pub fn allocate(&mut self, length: usize) -> Result<Buffer, AllocateError> {
         // At most the length of a segment.
         let longest = self.shape.unit_length * self.shape.longest_run as usize;
@@ -430,7 +428,7 @@ impl Buffers {
     ///
     /// # Errors
     ///
-    /// It is not in use here, and nothing happened.
+    /// It is not in use here; nothing has changed.
     pub fn free(&mut self, buffer: Buffer) -> Result<(), BufferError> {
         let count = self.run_of(buffer)?;
         let slot = self.slots.get_mut(usize::from(buffer.segment));
@@ -456,8 +454,8 @@ impl Buffers {
 
     /// The bytes of a buffer, which the other process may write at any time.
     ///
-    /// They stay mapped as long as the [`Memory`] lives, also after the buffer was freed and became
-    /// another: whoever frees it drops this first.
+    /// They stay mapped as long as the [`Memory`] lives, even after the buffer was freed and given out again: drop this
+    /// before you free the buffer.
     ///
     /// # Errors
     ///
@@ -478,7 +476,7 @@ impl Buffers {
             Some(segment) => segment.units.run_of(buffer.unit.into(), buffer.generation),
             None => Err(BufferError::Foreign),
         };
-        // Of a segment that was removed there may be units behind the end of its successor.
+        // The number of a removed segment may name a unit behind the end of its successor.
         match found {
             Err(_) if is_earlier(buffer.generation, slot.generation) => {
                 Err(BufferError::AlreadyFreed)
@@ -488,13 +486,13 @@ impl Buffers {
     }
 }
 
-/// Whether a generation is `last` or came before it. Half of the numbers are taken for earlier ones, so
-/// that this holds when they begin again.
+/// Whether a generation is `last` or came before it. Half of the numbers count as earlier, so that this still holds
+/// when they wrap.
 const fn is_earlier(generation: u32, last: u32) -> bool {
     generation != 0 && last != 0 && last.wrapping_sub(generation) <= u32::MAX / 2
 }
 
-/// What is known of the units of a segment.
+/// What is known about the units of a segment.
 #[derive(Debug)]
 struct Units {
     /// A bit for each unit, 1 while it is in use.
@@ -504,17 +502,17 @@ struct Units {
     free: u32,
 }
 
-/// What is known of the runs that begin at a unit.
+/// What is known about the runs that begin at a unit.
 #[derive(Clone, Copy, Debug, Default)]
 struct Start {
     /// Units of the run that begins here now, or 0.
     count: u32,
-    /// The last that began here, or in an earlier segment of the same number; 0 only if none has.
+    /// The generation of the last run that began here, or in an earlier segment of the same number; 0 only if none has.
     generation: u32,
 }
 
 impl Units {
-    /// All of them free; `generation` is the last that was given out.
+    /// All units free; `generation` is the last that was given out.
     fn new(count: u32, generation: u32) -> Self {
         let start = Start {
             count: 0,
@@ -544,7 +542,7 @@ impl Units {
         let unit = self.find(count)?;
         let start = self.starts.get_mut(unit as usize)?;
         start.count = count;
-        // Past the last number comes 1: 0 stays what never was.
+        // Wraps to 1: 0 stays what was never given out.
         start.generation = start.generation.checked_add(1).unwrap_or(1);
         let generation = start.generation;
         self.mark(unit, count, true);
@@ -552,7 +550,7 @@ impl Units {
         Some((unit, generation))
     }
 
-    /// The run that begins at `unit` is free again; `run_of` said that there is one, of this count.
+    /// Frees the run that begins at `unit`; `run_of` has found that there is one, of this count.
     fn give_back(&mut self, unit: u32, count: u32) {
         if let Some(start) = self.starts.get_mut(unit as usize) {
             start.count = 0;
@@ -570,7 +568,7 @@ impl Units {
         }
     }
 
-    /// The first unit of the first `count` that are free in a row.
+    /// The first of the first `count` units that are free in a row.
     fn find(&self, count: u32) -> Option<u32> {
         if count > self.free {
             return None;
@@ -586,7 +584,7 @@ impl Units {
         }
     }
 
-    /// The first unit from `from` on that is used, or is not.
+    /// The first unit from `from` on that is in use or, if `used` is `false`, free.
     fn next(&self, from: u32, used: bool) -> Option<u32> {
         let flip = if used { 0 } else { u64::MAX };
         let first_word = from as usize / 64;
@@ -595,7 +593,7 @@ impl Units {
             let found = (word ^ flip) & mask;
             if found != 0 {
                 let unit = number as u32 * 64 + found.trailing_zeros();
-                // The last word has bits that stand for no unit, and are never used.
+                // The last word has bits that stand for no unit and are never set.
                 return (unit < self.starts.len() as u32).then_some(unit);
             }
             mask = u64::MAX;

@@ -10,7 +10,7 @@ use crate::sys::{Bell, EventFd};
 impl Doorbell for EventFd {
     /// For threads, and for a process that may make this one wait; see [`EventFd`].
     fn ring(&self) {
-        // Fails only where the descriptor is no doorbell: see `Doorbell::ring`.
+        // Fails only if the descriptor is not a doorbell: see `Doorbell::ring`.
         let _ = Self::ring(self);
     }
 }

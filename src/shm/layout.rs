@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  offset
-//!       0  magic, version, entry length, capacity, 0 ...   the creator, before anybody else looks
+//!       0  magic, version, entry length, capacity, 0 ...   the creator, before the other side looks
 //!     128  producer's index      u32                       the producer
 //!     256  consumer's index      u32                       the consumer
 //!     384  producer's sleeping   u64                       the producer
@@ -20,7 +20,7 @@
 
 use core::mem::offset_of;
 
-/// What one side says to the other: 64 bytes, whose meaning is not the ring's business.
+/// What one side says to the other: 64 bytes whose meaning the ring does not know.
 pub type Entry = [u64; 8];
 
 /// Bytes of an entry.
@@ -29,7 +29,7 @@ pub const ENTRY_LENGTH: usize = size_of::<Entry>();
 /// Words of an entry.
 pub const ENTRY_WORDS: usize = 8;
 
-/// Entries that a ring can have at most. Like every capacity it is a power of two.
+/// Most entries that a ring can have. Like every capacity, it is a power of two.
 pub const MAX_CAPACITY: u32 = 1 << 16;
 
 /// The version of this layout. A ring of another version is refused.
@@ -130,7 +130,7 @@ pub const fn is_capacity(capacity: u32) -> bool {
     capacity.is_power_of_two() && capacity <= MAX_CAPACITY
 }
 
-/// Bytes of a ring of `capacity` entries, or `None` where it is no capacity.
+/// Bytes of a ring of `capacity` entries, or `None` if that is not a capacity.
 #[must_use]
 pub const fn ring_length(capacity: u32) -> Option<usize> {
     if is_capacity(capacity) {

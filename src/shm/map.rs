@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Mappings of sealed memory files, and a ring in one of them: the only place of `shm` that touches
-//! what another process may write.
+//! Mappings of sealed memory files, and a ring in one of them: the only part of `shm` that touches what another process
+//! may write.
 //!
-//! Two kinds of access leave this file. Bytes are a [`Memory`], copied in and out. The words of a
-//! ring are a [`RingMemory`], each load and store of which is atomic, entries too: what the other
-//! process writes meanwhile makes a value wrong, never the program. No reference into the memory
-//! goes further than the one atomic access it is made for.
+//! Two kinds of access leave this file. Bytes are a [`Memory`], copied in and out. The words of a ring, those of
+//! entries included, are a [`RingMemory`], whose loads and stores are all atomic: a concurrent write by the other
+//! process makes a value wrong, never the program. No reference into the memory outlives the one atomic access that it
+//! is made for.
 
 use core::fmt;
 use core::mem::offset_of;
@@ -28,19 +28,19 @@ use super::layout::{
 use crate::sys::Memfd;
 use crate::sys::{Memory, OutOfRange};
 
-/// Maps all of a memory file, for reading and writing, shared with whoever else maps it.
+/// Maps all of a memory file, for reading and writing, shared with every other process that maps it.
 ///
 /// # Errors
 ///
 /// The system call's: no address space, or a file that may not be written.
 #[cfg(feature = "shm")]
 pub fn map(file: &Memfd) -> io::Result<Memory> {
-    // `Memfd` says that the file has these bytes and will keep them: no access is SIGBUS.
+    // `Memfd` guarantees that the file has these bytes and keeps them: no access is SIGBUS.
     let map = MmapOptions::new().len(file.len()).map_raw(&file.as_fd())?;
     Ok(Memory::from_map(map))
 }
 
-/// There is no ring in a piece of memory, or none can be made there.
+/// Why a piece of memory does not hold a ring, or cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum NoRing {
@@ -48,9 +48,9 @@ pub enum NoRing {
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
     /// The ring does not begin at a multiple of 64 bytes.
-    #[error("a ring begins at a multiple of 64 bytes")]
+    #[error("the ring does not begin at a multiple of 64 bytes")]
     Misaligned,
-    /// The magic number is another.
+    /// The magic number is wrong.
     #[error("there is no ring in this memory")]
     BadMagic,
     /// The other side uses another version of the layout.
@@ -77,8 +77,8 @@ impl NoRing {
 
 /// The words of a ring in shared memory; `layout` says where they lie.
 ///
-/// Clones are the same ring. This type checks that everything lies in the memory, and nothing else:
-/// what the words mean, and that only one producer and one consumer use them, is `ring`'s business.
+/// Clones share the ring. This type checks that everything lies in the memory, and nothing else: `ring` knows what the
+/// words mean, and keeps to one producer and one consumer.
 #[derive(Clone)]
 pub struct RingMemory {
     /// Keeps what `start` points to.
@@ -98,10 +98,10 @@ impl RingMemory {
     ///
     /// # Errors
     ///
-    /// `capacity` is none, or such a ring does not fit.
+    /// `capacity` is not a capacity, or such a ring does not fit.
     pub fn create(memory: &Memory, capacity: u32) -> Result<Self, NoRing> {
         let ring = Self::new(memory, capacity)?;
-        // Nobody else looks yet: what tells the other side of the memory also publishes this.
+        // Nothing else reads it yet: whatever tells the other side of the memory also publishes this.
         for offset in (0..HEADER_LENGTH).step_by(size_of::<u32>()) {
             ring.word(offset, |word| word.store(0, Ordering::Relaxed));
         }
@@ -126,7 +126,7 @@ impl RingMemory {
     ///
     /// What is wrong with it. Its capacity is read once, and lies in the memory.
     pub fn open(memory: &Memory) -> Result<Self, NoRing> {
-        // A ring of one entry, which any has room for, to read the constants.
+        // A ring of one entry, for which any ring has room, to read the constants.
         let ring = Self::new(memory, 1)?;
         let word = |offset| ring.word(offset, |word| word.load(Ordering::Relaxed));
         let magic = offset_of!(Constants, magic);
@@ -197,8 +197,8 @@ impl RingMemory {
         self.long_word(sleeping_of(side), |word| word.store(value, ordering));
     }
 
-    /// A copy of the entry of an index. Its words are loaded one by one: if the producer is hostile,
-    /// of different entries.
+    /// A copy of the entry at an index. Its words are loaded one by one: a hostile producer can mix words of different
+    /// entries.
     #[must_use]
     #[inline]
     pub fn entry(&self, index: u32) -> Entry {
@@ -210,7 +210,7 @@ impl RingMemory {
         })
     }
 
-    /// Writes the entry of an index.
+    /// Writes the entry at an index.
     #[inline]
     pub fn set_entry(&self, index: u32, entry: &Entry) {
         let offset = self.offset_of_entry(index);
@@ -259,7 +259,7 @@ impl fmt::Debug for RingMemory {
     }
 }
 
-/// The fence of the ring's notification rule; here, so that a model of the memory brings its own.
+/// The fence of the ring's notification rule; here, so that a model of the memory can bring its own.
 #[inline]
 pub(super) fn fence(ordering: Ordering) {
     atomic::fence(ordering);

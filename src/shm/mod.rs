@@ -17,10 +17,10 @@
 //!   Buffers, private bitmaps         segments of bytes         learns of buffers by entries
 //! ```
 //!
-//! Everything in shared memory is read once, checked, and then used from the private copy, in
-//! release builds too. `unsafe` is in `map` alone. What entries mean, who connects to whom, and
-//! what becomes of a process whose ring is corrupt are not known here. This module must never keep
-//! state that it relies on where the other side can write it, and never wait.
+//! Everything in shared memory is read once, checked, and then used from the private copy, in release builds too.
+//! `unsafe` is in `map` alone. This module does not know what entries mean, which processes connect, or what becomes of
+//! a process whose ring is corrupt. It must never keep state that it relies on where the other side can write it, and
+//! never wait.
 
 pub mod buffers;
 #[cfg(feature = "shm")]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A ring with one producer and one consumer, in memory that both can write, where neither trusts
-//! the other.
+//! A ring with one producer and one consumer, in memory that both sides can write although neither
+//! trusts the other.
 //!
 //! ```text
 //!   creator           RingMemory::create ---- descriptor ----> RingMemory::open     (refused: no ring)
@@ -26,33 +26,29 @@
 //!   entries               WRITES        copies out once, between the two indexes only
 //! ```
 //!
-//! Every word has one writer, which keeps a private copy and never reads the shared one: what the
-//! other side writes into it deceives itself alone. What is read of the other side's words is
-//! checked in release builds: an index must not move back, nor past what the capacity allows. From
-//! the first that does, the ring is dead.
+//! Every word has one writer, which keeps a private copy and never reads the shared one: if the other side overwrites
+//! that word, it deceives only itself. What is read of the other side's words is checked, in release builds too: an
+//! index must not move back, nor past what the capacity allows. From the first that does, the ring is dead.
 //!
 //! # Doorbells
 //!
-//! A side that finds nothing to do announces that it sleeps, **looks again**, and only then waits
-//! for its doorbell. A side that published looks **afterwards** whether the other has announced
-//! sleep, and rings. A fence in each keeps its store before its load; so at least one of the two
-//! sees the other, and no wake-up is lost. An announcement is a number that is odd while the side
-//! sleeps and never comes again, so one announcement is rung for once, not with every push until
-//! the sleeper is on its feet.
+//! A side that finds nothing to do announces that it sleeps, **looks again**, and only then waits for its doorbell. A
+//! side that has published looks **afterwards** whether the other has announced sleep, and rings if so. A fence in each
+//! keeps its store before its load, so at least one of the two sees the other, and no wake-up is lost. An announcement
+//! is a number that is odd while the side sleeps and is never reused, so one announcement is rung for once, not with
+//! every push until the sleeper runs again.
 //!
-//! A consumer may announce that it sleeps deeply (a number that is 3 modulo 4): what a producer pushes
-//! quietly does not wake it then, until something else does, or the producer thinks that it is time.
+//! A consumer may announce that it sleeps deeply (a number that is 3 modulo 4): entries that a producer pushes quietly
+//! then do not wake it, until something else does, or the producer decides that it is time.
 //!
 //! What a sleeping word that lies can do:
 //!
-//! - it says *awake*, and its writer sleeps: that side is not woken. It hurts nobody else: entries
-//!   wait for it in a ring that fills up, and what a full ring means is for its owner to decide, by
-//!   a time limit and not by trust;
-//! - it says *asleep*, a new number each time: this side makes one system call for each of its own
-//!   `push` or `pop` calls, and the liar has wake-ups without need;
-//! - this side's own word, overwritten by the other: the other is the one who reads it. It could
-//!   have failed to ring without that, or have rung without need. A side that must not sleep for
-//!   ever sleeps with a time limit.
+//! - it says *awake*, and its writer sleeps: that side is not woken. Nothing else is hurt: entries wait for it in a
+//!   ring that fills up, and what a full ring means is for its owner to decide, by a time limit and not by trust;
+//! - it says *asleep*, a new number each time: this side makes one system call for each of its own `push` or `pop`
+//!   calls, and the liar is woken without need;
+//! - the other side overwrites this side's own word: only the other side reads it. It could have failed to ring without
+//!   that, or have rung without need. A side that must not sleep for ever sleeps with a time limit.
 //!
 //! This file has no `unsafe` and no idea of what entries mean; validate the copies that
 //! [`Consumer::pop`] made, never what is still in the ring.
@@ -66,21 +62,21 @@ use super::map::{RingMemory, fence};
 pub trait Doorbell {
     /// Makes what the other side waits for readable, without waiting itself.
     ///
-    /// It cannot fail in a way that matters to the caller: a doorbell that is broken was broken by
-    /// the side that listens to it, or that side has gone, which its control socket tells.
+    /// It cannot fail in a way that matters to the caller: if a doorbell is broken, the side that listens to it broke
+    /// it, or that side has gone, which its control socket tells.
     fn ring(&self);
 }
 
-/// The other side wrote an index that no honest one writes. The ring is dead.
+/// The other side wrote an index that an honest side never writes. The ring is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum RingCorrupt {
     /// The producer's index went back, or further than the ring has room.
     #[error("the producer's index went from {seen} to {found}, with room for {limit} entries")]
     ProducerIndex {
-        /// The index that was last found legal.
+        /// The last index that was found legal.
         seen: u32,
-        /// What it is now.
+        /// The index now.
         found: u32,
         /// Entries by which it was allowed to advance.
         limit: u32,
@@ -88,9 +84,9 @@ pub enum RingCorrupt {
     /// The consumer's index went back, or past the producer's.
     #[error("the consumer's index went from {seen} to {found}, with {limit} entries in the ring")]
     ConsumerIndex {
-        /// The index that was last found legal.
+        /// The last index that was found legal.
         seen: u32,
-        /// What it is now.
+        /// The index now.
         found: u32,
         /// Entries by which it was allowed to advance.
         limit: u32,
@@ -105,16 +101,16 @@ impl RingCorrupt {
     }
 }
 
-/// The side that fills entries. There is one for a ring, ever.
+/// The side that fills entries. A ring only ever has one.
 #[derive(Debug)]
 pub struct Producer<D>(Half<D>);
 
-/// The side that takes entries out. There is one for a ring, ever.
+/// The side that takes entries out. A ring only ever has one.
 #[derive(Debug)]
 pub struct Consumer<D>(Half<D>);
 
 impl<D: Doorbell> Producer<D> {
-    /// The producer of a ring that no producer has used, which wakes the consumer by `doorbell`.
+    /// The producer of a ring that no producer has used; it wakes the consumer by `doorbell`.
     pub fn new(memory: RingMemory, doorbell: D) -> Self {
         Self(Half::new(memory, Side::Producer, doorbell))
     }
@@ -134,8 +130,8 @@ impl<D: Doorbell> Producer<D> {
         Ok(self.0.available())
     }
 
-    /// Puts as many of `entries` into the ring as fit, from the first on, shows them to the consumer
-    /// at once, and wakes it if it sleeps. Returns how many.
+    /// Puts as many of `entries` into the ring as fit, from the first on, shows them to the consumer at once, and wakes
+    /// it if it sleeps. Returns how many were put in.
     ///
     /// # Errors
     ///
@@ -144,8 +140,8 @@ impl<D: Doorbell> Producer<D> {
         self.fill(entries, Some(true))
     }
 
-    /// As [`push`](Self::push), but a consumer that sleeps deeply is not woken: the next `push` does that,
-    /// or [`wake`](Self::wake).
+    /// As [`push`](Self::push), but does not wake a consumer that sleeps deeply: the next `push` does that, or
+    /// [`wake`](Self::wake).
     ///
     /// # Errors
     ///
@@ -192,11 +188,11 @@ impl<D: Doorbell> Producer<D> {
         Ok(())
     }
 
-    /// Announces that this side will sleep until there is room. Returns whether it may: `false` says
-    /// that there is room.
+    /// Announces that this side will sleep until there is room. Returns whether it may sleep: `false` means that there
+    /// is room.
     ///
-    /// Drain the own doorbell before, wait for it afterwards, for a limited time. The announcement
-    /// ends with the next [`push`](Self::push).
+    /// Drain your own doorbell first, then wait for it for a limited time. The announcement ends with the next
+    /// [`push`](Self::push).
     ///
     /// # Errors
     ///
@@ -207,7 +203,7 @@ impl<D: Doorbell> Producer<D> {
 }
 
 impl<D: Doorbell> Consumer<D> {
-    /// The consumer of a ring that no consumer has used, which wakes the producer by `doorbell`.
+    /// The consumer of a ring that no consumer has used; it wakes the producer by `doorbell`.
     pub fn new(memory: RingMemory, doorbell: D) -> Self {
         Self(Half::new(memory, Side::Consumer, doorbell))
     }
@@ -217,8 +213,8 @@ impl<D: Doorbell> Consumer<D> {
         self.0.memory.capacity()
     }
 
-    /// Copies entries to the start of `entries`, oldest first, as many as there are and fit, gives
-    /// their room back at once, and wakes the producer if it sleeps. Returns how many.
+    /// Copies entries to the start of `entries`, oldest first, as many as there are and fit; gives their room back at
+    /// once, and wakes the producer if it sleeps. Returns how many were copied.
     ///
     /// The copies are what the producer wrote, and so may be anything. The rest of `entries` stays
     /// as it is.
@@ -251,11 +247,11 @@ impl<D: Doorbell> Consumer<D> {
         Ok(self.0.available() > 0)
     }
 
-    /// Announces that this side will sleep until there are entries. Returns whether it may: `false`
-    /// says that there are some.
+    /// Announces that this side will sleep until there are entries. Returns whether it may sleep: `false` means that
+    /// there are some.
     ///
-    /// Drain the own doorbell before, wait for it afterwards, for a limited time. The announcement
-    /// ends with the next [`pop`](Self::pop).
+    /// Drain your own doorbell first, then wait for it for a limited time. The announcement ends with the next
+    /// [`pop`](Self::pop).
     ///
     /// # Errors
     ///
@@ -264,8 +260,8 @@ impl<D: Doorbell> Consumer<D> {
         self.0.announce_sleep(false)
     }
 
-    /// As [`announce_sleep`](Self::announce_sleep), but what the producer [pushes
-    /// quietly](Producer::push_quietly) does not wake this side.
+    /// As [`announce_sleep`](Self::announce_sleep), but entries that the producer [pushes
+    /// quietly](Producer::push_quietly) do not wake this side.
     ///
     /// # Errors
     ///
@@ -275,21 +271,21 @@ impl<D: Doorbell> Consumer<D> {
     }
 }
 
-/// What both sides do: each has a number of slots that are its own now, uses the first of them, and
-/// passes them on to the other by advancing its index.
+/// What both sides do: each owns a number of slots at a time, uses the first of them, and passes them on to the other
+/// by advancing its index.
 #[derive(Debug)]
 struct Half<D> {
     memory: RingMemory,
     side: Side,
     /// This side's index. The one in the memory is a copy for the other side, and never read.
     own: u32,
-    /// The other side's index when it was last looked at: legal then, so legal now.
+    /// The other side's index when it was last read: legal then, so legal now.
     peer: u32,
-    /// This side's sleeping word: odd while it sleeps. As `own`.
+    /// This side's sleeping word: odd while it sleeps. Private, as `own` is.
     announced: u64,
-    /// The other side's announcement that this side rang for last.
+    /// The other side's announcement for which this side rang last.
     rung: u64,
-    /// What was the end of it.
+    /// What killed the ring, if anything did.
     corrupt: Option<RingCorrupt>,
     doorbell: D,
 }
@@ -308,8 +304,8 @@ impl<D: Doorbell> Half<D> {
         }
     }
 
-    /// Slots that are this side's as far as it knows: free ones, or such with entries. At most the
-    /// capacity, for `refresh` lets no other index in.
+    /// Slots that are this side's as far as it knows: free ones for a producer, ones with entries for a consumer. At
+    /// most the capacity, since `refresh` accepts no other index.
     #[inline]
     const fn available(&self) -> u32 {
         match self.side {
@@ -318,7 +314,7 @@ impl<D: Doorbell> Half<D> {
         }
     }
 
-    /// Ends an announcement of sleep; returns how many slots to use, of those wanted.
+    /// Ends an announcement of sleep; returns how many of the wanted slots may be used.
     #[inline]
     fn begin(&mut self, wanted: usize) -> Result<u32, RingCorrupt> {
         if let Some(corrupt) = self.corrupt {
@@ -371,12 +367,12 @@ impl<D: Doorbell> Half<D> {
         self.memory.set_index(self.side, index, Ordering::Release);
     }
 
-    /// Wakes the other side if it sleeps, after `publish`; one that sleeps deeply for what is awaited only.
+    /// Wakes the other side if it sleeps, after `publish`; a side that sleeps deeply only if this is `awaited`.
     #[inline]
     fn wake(&mut self, awaited: bool) {
-        // SYNC: pairs with the fence in `announce_sleep` of the other side. It forbids that the load
-        // of the sleeping word below goes before the store of the index in `publish`: then this side
-        // could see the other awake, and the other, looking again, an index without the new slots.
+        // SYNC: pairs with the fence in `announce_sleep` of the other side. It keeps the load of the sleeping word
+        // below behind the store of the index in `publish`: otherwise this side could see the other awake, while the
+        // other, looking again, sees an index without the new slots.
         fence(Ordering::SeqCst);
         // SYNC: pairs with the stores in `announce_sleep` and `begin` of the other side. Relaxed: the
         // fences order it, and the value leads to nothing but a ring.
@@ -392,7 +388,7 @@ impl<D: Doorbell> Half<D> {
         if let Some(corrupt) = self.corrupt {
             return Err(corrupt);
         }
-        // The next odd number of the kind. It would take longer than machines last to run out of them.
+        // The next odd number of its kind. No machine lasts long enough to run out of them.
         self.announced = (self.announced + 1) | 1;
         if is_deep(self.announced) != deep {
             self.announced += 2;
@@ -400,9 +396,9 @@ impl<D: Doorbell> Half<D> {
         // SYNC: read by `wake` of the other side. Relaxed: the fence orders it.
         self.memory
             .set_sleeping(self.side, self.announced, Ordering::Relaxed);
-        // SYNC: pairs with the fence in `wake` of the other side. It forbids that the load of the
-        // other's index in `refresh` goes before the store of the announcement above: then this side
-        // could miss what the other published, and the other that this side sleeps.
+        // SYNC: pairs with the fence in `wake` of the other side. It keeps the load of the other's index in `refresh`
+        // behind the store of the announcement above: otherwise this side could miss what the other published, and the
+        // other could miss that this side sleeps.
         fence(Ordering::SeqCst);
         self.refresh()?;
         Ok(self.available() == 0)
@@ -413,7 +409,7 @@ const fn is_asleep(announcement: u64) -> bool {
     announcement % 2 == 1
 }
 
-/// Of a side that sleeps: not to be woken for what was pushed quietly.
+/// Whether a side that announced this is not to be woken for what was pushed quietly.
 const fn is_deep(announcement: u64) -> bool {
     announcement % 4 == 3
 }

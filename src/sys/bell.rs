@@ -10,28 +10,28 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// One of the two ends of a pair of doorbells: it rings the other end's, and waits for its own.
 ///
-/// What an [`EventFd`](super::EventFd) does for two threads, this does for two processes of which
-/// one may want the other to hang. It is a socket: each call says itself that it must not wait, so
-/// nothing that the other process does to its end can make a call here wait. It also tells when the
-/// other process has gone.
+/// What an [`EventFd`](super::EventFd) does for two threads, this does for two processes, one of
+/// which may want the other to hang. It is a socket, and each call itself says that it must not
+/// wait, so nothing that the other process does to its end can make a call here wait. It also tells
+/// when the other process has gone.
 #[derive(Debug)]
 pub struct Bell(OwnedFd);
 
 /// What [`Bell::drain`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rung {
-    /// The other end is closed, and will not ring any more.
+    /// The other end is closed, and will not ring again.
     Closed,
-    /// Nobody has rung since it was last drained.
+    /// The other end has not rung since this one was last drained.
     No,
     /// The other end has rung.
     Yes,
 }
 
-/// Bytes of an end's send buffer, in which each ring takes less than a thousand.
+/// Bytes of an end's send buffer; each ring takes less than a thousand of them.
 const SEND_BUFFER: usize = 128 << 10;
 
-/// Bytes taken away by one call. Every ring is a byte; more rings than these leave it readable.
+/// Bytes that one call takes away. Every ring is a byte; if there are more, the end stays readable.
 const DRAINED: usize = 256;
 
 impl Bell {
@@ -44,24 +44,25 @@ impl Bell {
             None,
         )?;
         for end in [&one, &other] {
-            // Whatever the system's default is: a ring that finds no room tells nobody.
+            // Not the system's default, whatever that is: a ring that finds no room is lost.
             rustix::net::sockopt::set_socket_send_buffer_size(end, SEND_BUFFER)?;
         }
         Ok((Self(one), Self(other)))
     }
 
-    /// Makes the other end readable. Nothing happens where the other end is closed: who polls this
-    /// one learns of that.
+    /// Makes the other end readable. If the other end is closed, nothing happens: polling this end
+    /// tells of that.
     pub fn ring(&self) -> io::Result<()> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         match rustix::net::send(&self.0, &[1], flags) {
-            // Full: it has been rung often, and nobody has looked.
+            // Full: it has been rung often, and not been drained.
             Ok(_) | Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Takes away the rings that this end has got, up to a limit, and says whether there were any.
+    /// Takes away the rings that this end has received, up to a limit, and returns whether there
+    /// were any.
     ///
     /// Drain first and look at what the bell announces afterwards: the other way round, a ring for
     /// something newer may be drained unseen.
@@ -76,7 +77,7 @@ impl Bell {
 }
 
 impl From<OwnedFd> for Bell {
-    /// An end that another process sent. Where it is no socket, calls fail and do nothing else.
+    /// An end that another process sent. If it is not a socket, calls fail and do nothing else.
     fn from(descriptor: OwnedFd) -> Self {
         Self(descriptor)
     }

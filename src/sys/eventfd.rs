@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The doorbell of one process: a descriptor that is readable after somebody rang.
+//! The doorbell of one process: a descriptor that is readable after it was rung.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,28 +8,28 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 
-/// A counter in the kernel that wakes whoever polls it (`eventfd(2)`), non-blocking.
+/// A counter in the kernel that wakes every thread that polls it (`eventfd(2)`), non-blocking.
 ///
-/// Whoever holds it may also clear `O_NONBLOCK`, for it belongs to the open file that all holders
-/// share, and may drive the counter to its limit: then [`ring`](Self::ring) would wait for ever. So
-/// it serves between threads, and between processes that trust each other with their time. For
-/// others there is [`Bell`](super::Bell).
+/// Every process that holds it can also clear `O_NONBLOCK`, which belongs to the open file that all
+/// holders share, and can drive the counter to its limit: then [`ring`](Self::ring) would wait for
+/// ever. So it serves between threads, and between processes that trust each other with their time.
+/// For others there is [`Bell`](super::Bell).
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);
 
 impl EventFd {
-    /// A doorbell that nobody has rung.
+    /// A doorbell that has not been rung.
     pub fn new() -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Self(rustix::event::eventfd(0, flags)?))
     }
 
-    /// The same doorbell by another descriptor, which may go to another process.
+    /// A second descriptor of the same doorbell, which may go to another process.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self(self.0.try_clone()?))
     }
 
-    /// Makes it readable. Whoever rings twice before it is drained has rung once.
+    /// Makes it readable. Two rings before it is drained count as one.
     pub fn ring(&self) -> io::Result<()> {
         match rustix::io::write(&self.0, &1u64.to_ne_bytes()) {
             // At its limit it is readable already.
@@ -38,7 +38,7 @@ impl EventFd {
         }
     }
 
-    /// Makes it unreadable again; says whether somebody had rung.
+    /// Makes it unreadable again; returns whether it had been rung.
     ///
     /// Drain first and look at what the bell announces afterwards: the other way round, a ring for
     /// something newer may be drained unseen.

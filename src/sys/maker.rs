@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which process made something, after a `fork` too.
+//! Which process made something, even after a `fork`.
 
 use std::io;
 use std::process;
@@ -11,8 +11,8 @@ use super::Memory;
 
 /// Remembers the process that made it.
 ///
-/// A page that the kernel wipes in a child (`MADV_WIPEONFORK`, Linux 4.14): to ask costs no system
-/// call. Where there is none, the number of the process is compared instead.
+/// It is a page that the kernel wipes in a child (`MADV_WIPEONFORK`, Linux 4.14), so asking costs no system call.
+/// Without such a page, process ids are compared instead.
 #[derive(Debug)]
 pub struct Maker {
     /// Its first byte is 1, except in a child.
@@ -29,8 +29,8 @@ impl Maker {
     pub fn new() -> io::Result<Self> {
         // Rounded up to a page by the system.
         let map = MmapRaw::from(MmapMut::map_anon(1)?);
-        // SAFETY: the range is that of the mapping, which nobody else knows; its content is zero, so
-        // that wiping it changes nothing but what is written below.
+        // SAFETY: the range is that of the mapping, which nothing else knows; its content is zero, so wiping it changes
+        // nothing but what is written below.
         let result =
             unsafe { libc::madvise(map.as_mut_ptr().cast(), map.len(), libc::MADV_WIPEONFORK) };
         let page = (result == 0).then(|| Memory::from_map(map));

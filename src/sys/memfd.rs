@@ -2,10 +2,10 @@
 
 //! Memory files that two processes map, sealed so that neither can pull them away from the other.
 //!
-//! To touch a page of a mapping that lies behind the end of its file is SIGBUS, the end of the
-//! process. So a file that another process holds too may never be mapped before its size is
-//! settled for ever: a [`Memfd`] exists only where that is so, whoever made it, and `shm::map`
-//! maps nothing else.
+//! Touching a page of a mapping behind the end of its file raises SIGBUS, which ends the process.
+//! So a file that another process also holds may never be mapped before its size is fixed for ever:
+//! a [`Memfd`] exists only for such a file, whichever process made it, and `shm::map` maps nothing
+//! else.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
-/// A descriptor is not the memory file that it should be.
+/// Why a descriptor is not the expected memory file.
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum MemfdError {
@@ -23,7 +23,7 @@ pub enum MemfdError {
     /// Its size may still change.
     #[error("the memory file is not sealed against a change of its size")]
     NotSealed,
-    /// Its size is settled, and another one than was announced.
+    /// Its size is fixed, but not the one that was announced.
     #[error("the memory file has {found} bytes, not {expected}")]
     WrongSize {
         /// Bytes that were announced.
@@ -50,17 +50,18 @@ impl From<Errno> for MemfdError {
     }
 }
 
-/// A memory file of ordinary pages whose size nobody can change any more.
+/// A memory file of ordinary pages whose size can no longer change.
 ///
-/// Its pages are taken from the system when they are first touched, and by whom; that its other
-/// holder punches holes into it sets bytes to zero and has no other effect on this process.
+/// A page is taken from the system when it is first touched, and by the process that touches it. If
+/// the other holder punches holes into the file, bytes become zero; that has no other effect on
+/// this process.
 #[derive(Debug)]
 pub struct Memfd {
     descriptor: OwnedFd,
     length: usize,
 }
 
-/// A change of size in either direction, and of the seals themselves.
+/// Against a change of size in either direction, and of the seals themselves.
 const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::SEAL);
@@ -74,7 +75,7 @@ impl Memfd {
     pub fn create(name: &str, length: usize) -> Result<Self, MemfdError> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let descriptor = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-            // Linux before 6.3 does not know that memory may be refused to hold programs.
+            // Linux before 6.3 does not know the flag that forbids executing the memory.
             Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags)?,
             result => result?,
         };
@@ -86,13 +87,13 @@ impl Memfd {
         Ok(Self { descriptor, length })
     }
 
-    /// A file that another process sent, which said that it has `length` bytes.
+    /// A file that another process sent, saying that it has `length` bytes.
     ///
     /// # Errors
     ///
-    /// What it is instead of a sealed memory file of this size.
+    /// How it differs from a sealed memory file of this size.
     pub fn verify(descriptor: OwnedFd, length: usize) -> Result<Self, MemfdError> {
-        // The seals before the size: the other order lets the size change between the two.
+        // The seals before the size: in the other order, the size could change in between.
         let seals = match rustix::fs::fcntl_get_seals(&descriptor) {
             Err(Errno::INVAL) => return Err(MemfdError::NotMemory),
             seals => seals?,

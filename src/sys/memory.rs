@@ -27,9 +27,9 @@ pub struct OutOfRange {
 
 /// A range of memory that an RDMA peer, or another process, may write at any moment.
 ///
-/// No Rust reference ever points into it: whoever uses what it holds copies it out first and
-/// checks the copy. Clones share the bytes, which live as long as the last clone. Two threads that
-/// write the same bytes at once leave any mixture of theirs.
+/// No Rust reference ever points into it: code that uses its bytes copies them out first and checks the copy. Clones
+/// share the bytes, which live as long as the last clone. Two threads that write the same bytes at once leave any
+/// mixture of theirs.
 #[derive(Clone)]
 pub struct Memory {
     backing: Arc<Backing>,
@@ -44,7 +44,7 @@ enum Backing {
     },
     #[cfg(feature = "std")]
     Map(MmapRaw),
-    /// Pages that belong to somebody else, who is told when they are no longer used.
+    /// Pages that belong to another owner, which is told when they are no longer used.
     Foreign {
         start: NonNull<u8>,
         owner: *mut c_void,
@@ -80,7 +80,7 @@ impl Memory {
     pub fn zeroed(length: usize) -> Self {
         #[cfg(feature = "std")]
         if length >= MAPPED_LENGTH {
-            // The allocator zeroes by hand what is aligned to more than 16 bytes: it touches all of it.
+            // The allocator zeroes by hand what is aligned to more than 16 bytes, and so touches all of it.
             if let Ok(map) = MmapOptions::new().len(length).map_anon() {
                 return Self::from_map(map.into());
             }
@@ -104,7 +104,7 @@ impl Memory {
         }
     }
 
-    /// `length` bytes at `start` that belong to `owner`; `release` is told when they are no longer used.
+    /// `length` bytes at `start` that belong to `owner`; `release` is called when they are no longer used.
     ///
     /// # Safety
     ///
@@ -344,7 +344,7 @@ mod tests {
         let result = unsafe { libc::mincore(start.cast(), length, present.as_mut_ptr()) };
         assert_eq!(result, 0);
         let touched = present.iter().filter(|page| **page & 1 != 0).count();
-        // Where the system makes huge pages of what is touched, it is one of those.
+        // If the system makes huge pages of what is touched, it is one of those.
         assert!(touched * page <= 2 << 20, "{touched} pages");
     }
 

@@ -19,15 +19,15 @@ use rustix::net::{
 /// File descriptors that one message can carry.
 pub const MAX_DESCRIPTORS: usize = 8;
 
-/// Why nothing was received. Whatever descriptors came along are closed.
+/// Why nothing was received. Any descriptors that came along are closed.
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum ReceiveError {
-    /// The other side closed its end, or sent an empty message, which nobody has a use for.
+    /// The other side closed its end, or sent an empty message, which has no use.
     #[error("the other side closed the connection")]
     Closed,
     /// The message is longer than the room for it; the rest is lost.
-    #[error("the message is longer than the {room} bytes of room")]
+    #[error("the message is longer than the buffer of {room} bytes")]
     MessageTooLong {
         /// Bytes of room.
         room: usize,
@@ -47,7 +47,7 @@ impl ReceiveError {
         self.into()
     }
 
-    /// Whether it is only that no message is there yet.
+    /// Whether there is merely no message yet.
     #[must_use]
     pub fn is_would_block(&self) -> bool {
         matches!(self, Self::System(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -59,15 +59,15 @@ impl ReceiveError {
 pub struct Received {
     /// Its bytes, more than 0, at the start of the buffer.
     pub length: usize,
-    /// What it carried, in the sender's order, at most [`MAX_DESCRIPTORS`]; closed in programs that
-    /// are started.
+    /// The descriptors that it carried, in the sender's order, at most [`MAX_DESCRIPTORS`];
+    /// programs that are started do not inherit them.
     pub descriptors: Vec<OwnedFd>,
 }
 
 /// The process that connected or listened, as it was then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// Its process; 0 where it lives in a process namespace that is not seen from here.
+    /// Its process; 0 if it lives in a process namespace that is not visible from here.
     pub process: i32,
     /// Its effective user.
     pub user: u32,
@@ -80,20 +80,20 @@ pub struct Credentials {
 pub struct SeqListener(OwnedFd);
 
 impl SeqListener {
-    /// Listens at `path`, for this user only (mode 0600). Nothing may be there yet; whoever owns
+    /// Listens at `path`, for this user only (mode 0600). Nothing may be there yet; the owner of
     /// the directory removes what an earlier process left.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let address = SocketAddrUnix::new(path)?;
         let socket = socket()?;
-        // The file that `bind` makes inherits the mode of the socket, so at no time does it have a
-        // wider one, and the umask of the process, which other threads use, stays as it is.
+        // The file that `bind` makes inherits the mode of the socket, so it never has a wider one,
+        // and the umask of the process, which other threads use, stays as it is.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         rustix::net::bind(&socket, &address)?;
         rustix::net::listen(&socket, 128)?;
         Ok(Self(socket))
     }
 
-    /// The next connection; [`io::ErrorKind::WouldBlock`] where there is none.
+    /// The next connection; [`io::ErrorKind::WouldBlock`] if there is none.
     pub fn accept(&self) -> io::Result<SeqSocket> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         Ok(SeqSocket(rustix::net::accept_with(&self.0, flags)?))
@@ -111,8 +111,8 @@ impl AsFd for SeqListener {
 pub struct SeqSocket(OwnedFd);
 
 impl SeqSocket {
-    /// Connects to whoever listens at `path`; [`io::ErrorKind::WouldBlock`] where so many others
-    /// wait to be accepted that it must be tried again later.
+    /// Connects to the process that listens at `path`; [`io::ErrorKind::WouldBlock`] if so many
+    /// others wait to be accepted that it must be tried again later.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let address = SocketAddrUnix::new(path)?;
         let socket = socket()?;
@@ -131,7 +131,8 @@ impl SeqSocket {
         Ok((Self(one), Self(other)))
     }
 
-    /// Sends one message, whole or not at all, with copies of up to [`MAX_DESCRIPTORS`].
+    /// Sends one message, whole or not at all, with copies of up to [`MAX_DESCRIPTORS`]
+    /// descriptors.
     ///
     /// # Errors
     ///
@@ -159,9 +160,9 @@ impl SeqSocket {
     ///
     /// # Errors
     ///
-    /// What is wrong with the message; all its descriptors are closed then. To close a descriptor
-    /// can take a hostile sender's time (a TCP socket that lingers): who serves others beside the
-    /// sender accepts a connection only from users that it trusts so far
+    /// What is wrong with the message; all its descriptors are closed then. Closing a descriptor
+    /// can take as long as a hostile sender likes (a TCP socket that lingers): a process that also
+    /// serves others accepts connections only from users that it trusts that far
     /// ([`peer_credentials`](Self::peer_credentials)).
     pub fn receive(&self, buffer: &mut [u8]) -> Result<Received, ReceiveError> {
         let room = buffer.len();
@@ -175,20 +176,20 @@ impl SeqSocket {
             })
         };
         let message = match message() {
-            // The other side closed with messages unread. The kernel says so once, before what it
-            // sent until then, such as why it closes.
+            // The other side closed with messages unread. The kernel reports that once, before what
+            // the other side had sent, such as why it closes.
             Err(Errno::CONNRESET) => message(),
             result => result,
         };
         let message = message.map_err(io::Error::from)?;
-        // Taken before anything is judged: dropped with every return from here, they are closed.
+        // Taken before any check: every return from here drops, and so closes, them.
         let mut descriptors = Vec::new();
         for part in control.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = part {
                 descriptors.extend(received);
             }
         }
-        // Both are possible: alignment may leave room for more of them than were meant.
+        // Both are possible: alignment may leave room for more of them than intended.
         if message.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
             return Err(ReceiveError::TooManyDescriptors);
         }
@@ -204,12 +205,12 @@ impl SeqSocket {
         })
     }
 
-    /// Ends the connection for both sides, whoever else holds a copy of this end.
+    /// Ends the connection for both sides, even if other processes hold copies of this end.
     pub fn shut_down(&self) -> io::Result<()> {
         Ok(rustix::net::shutdown(&self.0, Shutdown::Both)?)
     }
 
-    /// Who is at the other end, as the kernel wrote it down when the connection was made.
+    /// The process at the other end, as the kernel recorded it when the connection was made.
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         let mut found = libc::ucred {
             pid: 0,
@@ -217,7 +218,7 @@ impl SeqSocket {
             gid: u32::MAX,
         };
         let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-        // By hand, for rustix takes the process for a number that cannot be 0.
+        // By hand, since rustix takes the process for a number that cannot be 0.
         // SAFETY: `found` and `length` outlive the call, and `length` is the size of `found`.
         let result = unsafe {
             libc::getsockopt(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Vectored socket calls that mix [`Memory`] and slices, and what else sockets are asked.
+//! Vectored socket calls that mix [`Memory`] and slices, and other calls on sockets.
 
 use std::fmt;
 use std::io;
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use super::{Memory, OutOfRange};
 
-/// Time without accepting after the system had no descriptor left.
+/// Time without accepting after the system ran out of descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Pieces in one system call. Linux takes up to 1024.
 pub const MAX_IOVECS: usize = 256;
 
-/// Room for the pieces of a vectored system call, used again from call to call.
+/// Room for the pieces of a vectored system call, reused from call to call.
 pub struct IoVecs(Vec<libc::iovec>);
 
 // SAFETY: between calls its pointers are never used: `send` and `receive` start by clearing it.
@@ -148,8 +148,7 @@ impl<'a> ReceiveVec<'a> {
         Ok(())
     }
 
-    /// Whether some of these bytes are in the list already: what is received into them first would
-    /// be lost.
+    /// Whether some of these bytes are in the list already: whatever is received into them first would be lost.
     pub fn contains(
         &self,
         memory: &Memory,
@@ -227,7 +226,7 @@ fn header(pieces: &mut Vec<libc::iovec>) -> libc::msghdr {
     message
 }
 
-/// Bytes that a TCP socket was given and its peer has not acknowledged.
+/// Bytes that a TCP socket was given and that its peer has not acknowledged.
 ///
 /// # Errors
 ///

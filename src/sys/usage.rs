@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What the system says of a thread.
+//! What the system reports about a thread.
 
 /// How often this thread has lost its processor to another that wanted it.
 #[must_use]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A descriptor that tells of another one, and of what its own process has to say.
+//! A descriptor that tells of another one, and of wake-ups by its own process.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,11 +20,11 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// Watches `other` for as long as that is open.
+    /// Watches `other` for as long as it is open.
     ///
     /// # Errors
     ///
-    /// The system has no descriptors, or `other` is none that can be watched.
+    /// The system has no descriptors left, or `other` cannot be watched.
     pub fn new(other: BorrowedFd<'_>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = EventFd::new()?;
@@ -42,12 +42,12 @@ impl Waker {
     /// Makes it readable.
     pub fn wake(&mut self) {
         if !self.awake {
-            // Nobody else has this bell: it cannot be full.
+            // No other process has this bell, so it cannot be full.
             self.awake = self.bell.ring().is_ok();
         }
     }
 
-    /// Ends what [`wake`](Self::wake) began, without a system call where it did not.
+    /// Ends what [`wake`](Self::wake) began, without a system call if that was never called.
     pub fn calm(&mut self) {
         if self.awake {
             self.awake = self.bell.drain().is_err();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Buffers against a list of who has which unit.
+//! Buffers against a list of which buffer has which unit.
 
 use proptest::prelude::*;
 
@@ -119,7 +119,7 @@ fn a_segment_goes_once_all_of_it_is_free() {
     assert_eq!(buffers.remove(1).unwrap().len(), 8 * UNIT);
     assert_eq!(buffers.allocate(UNIT), Err(AllocateError::Full));
     assert_eq!(buffers.free(buffer), Err(BufferError::AlreadyFreed));
-    // Another one of this number does not take it for its own.
+    // A later segment of this number does not take it for its own.
     assert_eq!(add(&mut buffers, 16).unwrap(), 1);
     assert_eq!(buffers.free(buffer), Err(BufferError::AlreadyFreed));
     let new = buffers.allocate(2 * UNIT).unwrap();
@@ -263,12 +263,12 @@ enum Op {
     Allocate {
         units: u32,
     },
-    /// One of those in use, by a number that is taken modulo.
+    /// One of the buffers in use, by a number that is taken modulo.
     Free(usize),
-    /// One of those that were freed.
+    /// One of the buffers that were freed.
     FreeAgain(usize),
     FreeBits(u64),
-    /// Adds a segment of at most so many units.
+    /// Adds a segment of at most this many units.
     Grow(u32),
     /// Retires a segment, and removes it if it can.
     Retire(u32),
@@ -280,21 +280,21 @@ fn op() -> impl Strategy<Value = Op> {
         4 => any::<usize>().prop_map(Op::Free),
         1 => any::<usize>().prop_map(Op::FreeAgain),
         1 => any::<u64>().prop_map(Op::FreeBits),
-        // Numbers that look as if: small segments, units and generations.
+        // Numbers that look plausible: small segments, units and generations.
         1 => (0..4u64, 0..3u64, 0..80u64).prop_map(|(g, s, u)| Op::FreeBits(g << 32 | s << 16 | u)),
         1 => (1..=128u32).prop_map(Op::Grow),
         1 => (0..4u32).prop_map(Op::Retire),
     ]
 }
 
-/// A segment: who has which unit.
+/// A segment: which buffer has which unit.
 #[derive(Clone)]
 struct Model {
     units: Vec<Option<Buffer>>,
     retired: bool,
 }
 
-/// Who has which unit, segment by segment.
+/// Which buffer has which unit, segment by segment.
 struct Oracle {
     segments: Vec<Option<Model>>,
     freed: Vec<Buffer>,
@@ -360,7 +360,7 @@ impl Oracle {
         } else if self.freed.contains(&buffer) {
             assert_eq!(result, Err(BufferError::AlreadyFreed));
         } else {
-            // In place of an earlier segment, what never was may look like what was there.
+            // In place of an earlier segment, a number that never was may look like an earlier buffer's.
             assert!(result.is_err());
         }
     }
