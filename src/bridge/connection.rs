@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client, and the SMB Direct connection that is its own.
+//! A client and its own SMB Direct connection.
 //!
 //! ```text
 //!   link:    None --first message--> Connecting --> Up --end--> Closing --> Gone
@@ -8,9 +8,9 @@
 //!   client:  reading, writing -> writing -> shut: input is thrown away -> gone
 //! ```
 //!
-//! Whichever side ends, what came before goes first: what the client sent is queued before the link
-//! is closed, and a link that is gone leaves the client what the server sent. SMB Direct has no half
-//! of a connection to close: a client that will send no more is gone to the server.
+//! Whichever side ends, what came before is delivered first: what the client sent is queued before the link is closed,
+//! and after the link is gone the client still gets what the server sent. SMB Direct cannot close half of a connection:
+//! to the server, a client that will send no more is gone.
 
 use std::io::{ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr};
@@ -31,17 +31,17 @@ use crate::units::Instant;
 
 /// Time that a client has for its first message.
 const FIRST_MESSAGE: Duration = Duration::from_secs(60);
-/// Time in which a client has to take something of what the server sent before it closed.
+/// Time in which a client has to take at least something of what the server sent before it closed.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Time that a client has to close after this side has.
+/// Time that a client has to close after this side has closed.
 const LINGER: Duration = Duration::from_secs(2);
-/// Connections to the server that are being made at a time. Servers limit those that come from one
-/// address and have not negotiated; for all of its clients, that is the bridge's.
+/// Connections to the server that are being made at a time. Servers limit those of one address that have not
+/// negotiated, and all clients of a bridge have the bridge's address.
 const CONNECTING: usize = 16;
-/// System calls that throw input away before others have their turn.
+/// System calls that discard input before other clients get their turn.
 const DISCARDS: usize = 16;
 
-/// What connections share.
+/// What all connections share.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) transport: Transport<AnyFabric, Buffers>,
@@ -49,7 +49,7 @@ pub(super) struct Context {
     pub(super) now: Instant,
     /// Addresses of the server, in the order in which they are tried.
     pub(super) target: Vec<SocketAddr>,
-    /// Connections to it that are being made: at most [`CONNECTING`].
+    /// How many connections to it are being made: at most [`CONNECTING`].
     connecting: usize,
     pub(super) statistics: Statistics,
 }
@@ -76,9 +76,9 @@ impl Context {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     None,
-    /// To this one of the addresses.
+    /// To the address with this index.
     Connecting(ConnId, usize),
-    /// The server takes messages of so many bytes.
+    /// The server takes messages of up to this many bytes.
     Up(ConnId, u32),
     Closing(ConnId),
     Gone,
@@ -92,14 +92,14 @@ enum Output {
     Dead,
 }
 
-/// What a turn of a connection came to.
+/// The result of a connection's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// Nothing to do before something happens.
+    /// Nothing to do until something happens.
     Rest,
     /// There is more to do.
     Again,
-    /// Nothing to do before there are [`Context::places`].
+    /// Nothing to do until there are [`Context::places`].
     AwaitPlace,
     /// It is over.
     Done,
@@ -110,9 +110,9 @@ pub(super) enum Turn {
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
-    /// In the list of those that have something to do.
+    /// In the list of clients that have something to do.
     pub(super) queued: bool,
-    /// In the line of those that await a place.
+    /// In the line of clients that wait for a place.
     pub(super) in_line: bool,
     pub(super) deadline: Option<Instant>,
     pub(super) to_server: Traffic,
@@ -123,7 +123,7 @@ pub(super) struct Connection {
     reading: bool,
     /// The client has sent everything.
     at_end: bool,
-    /// Its first message is there, and too many connections are being made.
+    /// Its first message is there, but too many connections are being made.
     awaits_place: bool,
     output: Output,
     link: Link,
@@ -170,14 +170,14 @@ impl Connection {
         }
     }
 
-    /// The socket said so.
+    /// The socket is ready for something.
     pub(super) fn ready(&mut self, event: &mio::event::Event) {
-        // An error shows in whatever is tried next.
+        // An error shows in the next attempt.
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
     }
 
-    /// Takes no more messages of the client. The first reason stays.
+    /// Takes no more messages from the client. The first reason stays.
     pub(super) fn stop_reading(&mut self, end: End) {
         self.reading = false;
         self.end.get_or_insert(end);
@@ -217,7 +217,7 @@ impl Connection {
     pub(super) fn sent(&mut self, conn: ConnId, result: Result<(), WrError>, cx: &mut Context) {
         let (bytes, memory) = self.upload.sent();
         if let Some(region) = memory {
-            // Unless the connection is gone, and its registrations with it.
+            // Fails only if the connection is gone, and its registrations with it.
             let _ = cx.transport.deregister(conn, region);
         }
         if result.is_ok() {
@@ -226,8 +226,8 @@ impl Connection {
         }
     }
 
-    /// The SMB Direct connection is gone. Where it never was up, the next address is tried: its
-    /// connection, if there is one.
+    /// The SMB Direct connection is gone. If it was never up, tries the next address, and returns that connection if
+    /// there is one.
     pub(super) fn closed(&mut self, reason: CloseReason, cx: &mut Context) -> Option<ConnId> {
         let link = std::mem::replace(&mut self.link, Link::Gone);
         let end = match (link, reason) {
@@ -263,7 +263,7 @@ impl Connection {
     /// Moves whatever can be moved, within bounds.
     pub(super) fn turn(&mut self, cx: &mut Context) -> Turn {
         let more = self.reading && self.carry(cx);
-        // After it: a session request has an answer.
+        // After `carry`, since a session request has an answer.
         let more = self.flush(cx) || more;
         self.advance(cx);
         match (self.link, self.output) {
@@ -275,7 +275,7 @@ impl Connection {
         }
     }
 
-    /// Carries messages to the server; whether there may be more at once.
+    /// Carries messages to the server; returns whether there may be more at once.
     fn carry(&mut self, cx: &mut Context) -> bool {
         let limit = match self.link {
             Link::None => None,
@@ -294,7 +294,7 @@ impl Connection {
             };
             let done = match next {
                 Ok(Next::Receive) if !self.readable => return false,
-                // Others have their turn.
+                // Other clients get their turn.
                 Ok(Next::Receive) if received => return true,
                 Ok(Next::Receive) => {
                     received = true;
@@ -372,7 +372,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Gives the client what the server sent; whether the client may take more at once.
+    /// Gives the client what the server sent; returns whether the client may take more at once.
     fn flush(&mut self, cx: &mut Context) -> bool {
         if self.output != Output::Open || !self.writable || self.download.is_empty() {
             return false;
@@ -409,7 +409,7 @@ impl Connection {
         }
     }
 
-    /// Goes on to the next part of the end, if it is time.
+    /// Goes on to the next step of the end, if it is time.
     fn advance(&mut self, cx: &mut Context) {
         if !self.reading {
             self.awaits_place = false;
@@ -435,8 +435,7 @@ impl Connection {
         } else if self.at_end || self.stream.shutdown(Shutdown::Write).is_err() {
             self.output = Output::Dead;
         } else {
-            // Closing a socket with input that was not read would take from the client what it has
-            // not read.
+            // Closing a socket with unread input would take from the client what it has not read yet.
             self.output = Output::Shut;
             self.deadline = Some(cx.now + LINGER);
         }
@@ -457,7 +456,7 @@ impl Connection {
         Turn::Again
     }
 
-    /// The deadline is reached.
+    /// The deadline has passed.
     pub(super) fn expire(&mut self, cx: &mut Context) {
         self.deadline = None;
         match (self.link, self.output) {
@@ -467,7 +466,7 @@ impl Connection {
             }
             (Link::Gone, output) => {
                 if output == Output::Open {
-                    // More of interest than that the server closed.
+                    // This says more than that the server closed.
                     self.end = Some(End::DoesNotRead);
                 }
                 self.give_up(cx);

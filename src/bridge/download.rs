@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! From the server to the client: messages as they arrived, with a header of four bytes in front.
+//! Messages from the server to the client, as they arrived, with a header of four bytes in front.
 //!
 //! A message is put together behind its header, so that one system call sends many of them as they
 //! lie. What a connection may hold is limited here, where buffers are given out: a client that does
-//! not read takes none back, its server runs out of credits, and nobody else notices.
+//! not read gives none back, its server runs out of credits, and no other client notices.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -25,12 +25,12 @@ const OVERHEAD: usize = 64;
 #[derive(Debug)]
 pub(super) struct Message {
     bytes: Vec<u8>,
-    /// Who pays for it, and how much. A message of the bridge itself has no payer.
+    /// Which connection pays for it, and how much. A message of the bridge itself has no payer.
     payer: Option<(ConnId, usize)>,
 }
 
 impl Message {
-    /// Bytes of the bridge's own, with their header.
+    /// A message of the bridge itself, header included.
     pub(super) fn own(bytes: &[u8]) -> Self {
         Self {
             bytes: bytes.to_vec(),
@@ -48,7 +48,8 @@ impl Message {
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     heap: HeapBuffers,
-    /// Whose server is gone: what it still sent is in memory already, and bounded by that.
+    /// The connection whose server is gone: what that still sent is in memory already, and bounded
+    /// by that.
     last_call: Option<ConnId>,
     held: HashMap<ConnId, usize, BuildHasherDefault<PlainHasher>>,
 }
@@ -107,16 +108,16 @@ impl MessageBuffers for Buffers {
 #[derive(Debug, Default)]
 pub(super) struct Download {
     queue: VecDeque<Message>,
-    /// Bytes of the first that have gone.
+    /// Bytes of the first message that have gone.
     done: usize,
 }
 
-/// What [`Download::send`] came to.
+/// The result of [`Download::send`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sent {
     /// Bytes that the socket took.
     pub(super) bytes: usize,
-    /// It takes no more for now.
+    /// Whether it takes no more for now.
     pub(super) full: bool,
 }
 
@@ -141,7 +142,7 @@ impl Download {
             done = 0;
         }
         match out.send(socket) {
-            // It may take more, also if it did not take all.
+            // It may take more, even if it did not take all.
             Ok(bytes) => Ok(Sent { bytes, full: false }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent {
                 bytes: 0,
@@ -152,8 +153,8 @@ impl Download {
         }
     }
 
-    /// Takes out the next message of which `bytes` more have gone, once all of it has; with the
-    /// bytes of it that the server sent.
+    /// Takes out the first message once all of it has gone, after `bytes` more have; returns it
+    /// with the number of its bytes that the server sent.
     pub(super) fn take_sent(&mut self, bytes: &mut usize) -> Option<(Message, usize)> {
         let first = self.queue.front()?;
         let rest = first.bytes.len() - self.done;

@@ -9,7 +9,7 @@
 //!   +--------+--------------------------+---------- - -
 //! ```
 //!
-//! Type 0 is a message; the others belong to NetBIOS, of which old clients speak the two that are
+//! Type 0 is a message; the other types belong to NetBIOS, and old clients use the two that are
 //! known here. SMB directly over TCP uses all 24 bits of the length, NetBIOS 17.
 
 /// Bytes in front of each message.
@@ -18,8 +18,8 @@ pub(super) const HEADER_LENGTH: usize = 4;
 /// Largest message that a header can announce, in bytes.
 pub const MAX_MESSAGE: u32 = 0xFF_FFFF;
 
-/// Largest session request: two encoded names have 68 bytes, scopes make them longer
-/// (RFC 1002 4.3.2).
+/// Largest session request: two encoded names take 68 bytes, and scopes make them longer (RFC 1002
+/// 4.3.2).
 const MAX_SESSION_REQUEST: u32 = 1024;
 
 /// The positive session response, which is a header alone (RFC 1002 4.3.3).
@@ -31,16 +31,16 @@ pub(super) const SMB1: [u8; 4] = *b"\xFFSMB";
 /// What a header announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Frame {
-    /// A message of so many bytes.
+    /// A message of this many bytes.
     Message(u32),
-    /// A NetBIOS session request, with so many bytes of names.
+    /// A NetBIOS session request, with this many bytes of names.
     SessionRequest(u32),
     /// A NetBIOS keepalive.
     KeepAlive,
 }
 
 impl Frame {
-    /// What this header announces; `None`: nothing that a client of SMB sends.
+    /// What this header announces; `None` if no SMB client sends that.
     pub(super) const fn parse(header: [u8; HEADER_LENGTH]) -> Option<Self> {
         let length = u32::from_be_bytes([0, header[1], header[2], header[3]]);
         match header[0] {

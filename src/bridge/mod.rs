@@ -7,15 +7,14 @@
 //!   client <== TCP == Download <- Transport
 //! ```
 //!
-//! Each client has an SMB Direct connection of its own, which is made when its first message comes.
-//! Messages are opaque and go in order; nothing of SMB2 is read, so there is no RDMA READ or WRITE:
-//! file data goes in messages. What SMB Direct cannot carry, SMB1, ends a connection with a line of
-//! log that says so.
+//! Each client has an SMB Direct connection of its own, made when its first message arrives. Messages are opaque and
+//! stay in order; nothing of SMB2 is read, so there is no RDMA READ or WRITE: file data goes in messages. SMB1, which
+//! SMB Direct cannot carry, ends a connection with a log line that says so.
 //!
-//! One thread does it all. Memory is bounded on each connection, and back-pressure goes through: a
-//! server that grants no credits stops the reading of its client's socket (`upload`), a client
-//! that does not read stops the granting of credits to its server (`download`). It must never: end
-//! a connection for what another one did, wait for one, or hold what it does not need.
+//! One thread does it all. Memory is bounded on each connection, and back-pressure passes through: if a server grants
+//! no credits, its client's socket is not read (`upload`); if a client does not read, its server is granted no credits
+//! (`download`). The bridge must never: end a connection for what another one did, wait for one, or hold what it does
+//! not need.
 
 mod connection;
 mod download;
@@ -53,7 +52,7 @@ use crate::units::Instant;
 
 const WAKER: Token = Token(usize::MAX);
 const TRANSPORT: Token = Token(usize::MAX - 1);
-/// Clients taken from a listener before others have their turn.
+/// Clients to accept from a listener before others get their turn.
 const ACCEPT_BATCH: usize = 64;
 /// Time that connections have to end in order.
 const STOP_TIME: Duration = Duration::from_secs(5);
@@ -74,7 +73,8 @@ pub struct Config {
     /// What is brought to the SMB Direct negotiation; `max_fragmented_size` is at most
     /// [`MAX_MESSAGE`].
     pub endpoint: proto::Config,
-    /// Who carries SMB Direct; `None`: an RDMA device, if the server is reached by one, or else software.
+    /// The fabric that carries SMB Direct; `None`: an RDMA device if the server is reached through one, otherwise
+    /// software.
     pub fabric: Option<FabricKind>,
     /// Whether to ask for CRCs in FPDUs.
     pub crc: bool,
@@ -83,8 +83,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// From `listen` to `target`: the largest messages there can be reassembled, received 8 KiB at
-    /// a time, and 1024 clients.
+    /// From `listen` to `target`, with the largest messages that SMB over TCP carries, received 8 KiB at a time, and
+    /// 1024 clients.
     #[must_use]
     pub fn new(listen: Vec<SocketAddr>, target: Vec<SocketAddr>) -> Self {
         Self {
@@ -131,7 +131,7 @@ impl Stopper {
     /// Takes no more clients, and ends the connections in order, within seconds.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        // Where the bridge has ended, nobody needs to know any more.
+        // If the bridge has ended, there is nothing to wake.
         let _ = self.waker.wake();
     }
 }
@@ -140,7 +140,7 @@ impl Stopper {
 struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    /// More may wait.
+    /// More clients may wait.
     ready: bool,
 }
 
@@ -150,17 +150,17 @@ pub struct Bridge {
     poll: mio::Poll,
     ready: mio::Events,
     listeners: Vec<Listener>,
-    /// When listeners are to be tried again, after the system had no descriptor left.
+    /// When to try listeners again, after the system ran out of descriptors.
     accept_again: Option<Instant>,
     max_connections: usize,
     clients: SlotMap<Key, Box<Connection>>,
-    /// Whose an SMB Direct connection is.
+    /// The client that each SMB Direct connection belongs to.
     links: HashMap<ConnId, Key, BuildHasherDefault<PlainHasher>>,
     /// Clients with something to do; each at most once.
     work: Vec<Key>,
-    /// Clients for which too many connections were being made, once each.
+    /// Clients that wait because too many connections are being made, once each.
     awaiting_place: VecDeque<Key>,
-    /// When the deadlines are to be looked at.
+    /// When to look at the deadlines.
     check_at: Option<Instant>,
     context: Context,
     events: Vec<Event<Message>>,
@@ -171,7 +171,7 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Listens, and does not yet accept.
+    /// Listens, but does not accept yet.
     ///
     /// # Errors
     ///
@@ -179,7 +179,8 @@ impl Bridge {
     pub fn bind(config: Config) -> Result<Self, BridgeError> {
         config.validate()?;
         let poll = mio::Poll::new().map_err(failed("cannot create an epoll instance"))?;
-        let waker = mio::Waker::new(poll.registry(), WAKER).map_err(failed("cannot be woken"))?;
+        let waker =
+            mio::Waker::new(poll.registry(), WAKER).map_err(failed("cannot create a waker"))?;
         let mut listeners = Vec::new();
         for (number, address) in config.listen.iter().enumerate() {
             let bound = TcpListener::bind(*address).and_then(|mut socket| {
@@ -229,7 +230,7 @@ impl Bridge {
         addresses.collect()
     }
 
-    /// What ends it.
+    /// A handle that ends it.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
@@ -281,7 +282,7 @@ impl Bridge {
         ended || self.context.now >= stop_at
     }
 
-    /// Sleeps until there is something to do, and notes for whom.
+    /// Sleeps until there is something to do, and notes for which clients.
     fn wait(&mut self) -> Result<(), BridgeError> {
         self.now();
         let accepts = self.listeners.iter().any(|listener| listener.ready);
@@ -324,7 +325,7 @@ impl Bridge {
         Ok(())
     }
 
-    /// Has the next wait look at the transport even if it was ready before: readiness is told once.
+    /// Makes the next wait report the transport even if it was ready before: readiness is reported once.
     fn watch_transport(&self) -> io::Result<()> {
         let Some(fd) = self.context.transport.event_fd().map(|fd| fd.as_raw_fd()) else {
             return Ok(());
@@ -341,7 +342,7 @@ impl Bridge {
         }
     }
 
-    /// Takes clients that wait.
+    /// Accepts clients that wait.
     fn accept(&mut self) {
         if self.accept_again.is_some_and(|at| at > self.context.now) {
             return;
@@ -379,7 +380,7 @@ impl Bridge {
             return;
         }
         connections.accepted += 1;
-        // Neither is worth losing the client.
+        // Neither failure is worth losing the client.
         let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_keepalive(true);
         let registry = self.poll.registry();
@@ -398,7 +399,7 @@ impl Bridge {
         }
     }
 
-    /// Gives everybody with something to do a turn.
+    /// Gives each client with something to do a turn.
     fn turns(&mut self) {
         for key in std::mem::take(&mut self.work) {
             let Some(client) = self.clients.get_mut(key) else {
@@ -422,7 +423,7 @@ impl Bridge {
         }
     }
 
-    /// Has those go on who waited for connections of others to be made.
+    /// Wakes clients that were waiting for a connect permit.
     fn give_places(&mut self) {
         let mut places = self.context.places();
         while places > 0 {
@@ -489,7 +490,7 @@ impl Bridge {
         self.check_at = [self.check_at, deadline].into_iter().flatten().min();
     }
 
-    /// Looks at the deadlines, once the first of them is reached.
+    /// Looks at the deadlines, once the first of them has passed.
     fn expire(&mut self) {
         let now = self.context.now;
         if self.check_at.is_none_or(|at| at > now) {
@@ -547,15 +548,15 @@ fn transport(config: &Config) -> Result<Transport<AnyFabric, Buffers>, BridgeErr
     fabric.depths.regions = REGIONS;
     fabric.depths.recvs = usize::from(config.endpoint.receive_credit_max.0) + 1;
     let mut transport = transport::Config::new(proto::Config::default(), config.endpoint);
-    // Each client has one at most.
+    // Each client has at most one.
     transport.max_connections = config.max_connections;
-    // The addresses of one server are reached in one way.
+    // All addresses of one server are reached in the same way.
     let target = config.target.first().ok_or(BridgeError::NoTarget)?;
     let fabric = AnyFabric::towards(*target, config.fabric, fabric)?;
     Ok(Transport::new(fabric, Buffers::default(), transport))
 }
 
-/// Whether an error of `accept` is one of the connection, and not of the listener (accept(2)).
+/// Whether an error of `accept` concerns the connection, and not the listener (accept(2)).
 fn is_of_client(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -31,24 +31,24 @@ pub(super) enum End {
     #[error("cannot carry a message: {0}")]
     Send(#[from] transport::SendError),
     #[error(
-        "the client sent a message of {length} bytes, and the server takes {limit} at most (its \
+        "the client sent a message of {length} bytes, but the server takes at most {limit} (its \
          max_fragmented_size)"
     )]
     TooLong { length: u32, limit: u32 },
     #[error("client spoke SMB1; set 'client min protocol = SMB2'")]
     Smb1,
-    #[error("the client does not speak SMB: {0:02x?} is no header of a message")]
+    #[error("the client does not speak SMB: {0:02x?} is not a message header")]
     NotSmb([u8; 4]),
-    #[error("the client has not sent a message in time")]
+    #[error("the client sent no message in time")]
     Silent,
-    #[error("the client does not take what the server sent before it closed")]
+    #[error("the client did not take what the server sent before it closed")]
     DoesNotRead,
     #[error("the bridge was stopped")]
     Stopped,
 }
 
 impl End {
-    /// Whether that is how connections end when all is well.
+    /// Whether connections end like this when all is well.
     pub(super) const fn is_normal(&self) -> bool {
         matches!(self, Self::Client | Self::Server | Self::Stopped)
     }
@@ -88,7 +88,7 @@ pub enum BridgeError {
     Fabric(#[from] FabricError),
 }
 
-/// `Os`, of what was being done.
+/// `Os`, with what was being done.
 pub(super) fn failed(context: impl Into<String>) -> impl FnOnce(io::Error) -> BridgeError {
     let context = context.into();
     |source| BridgeError::Os { context, source }

@@ -20,11 +20,11 @@ pub struct Statistics {
 pub struct Connections {
     /// Taken.
     pub accepted: u64,
-    /// Not taken: there were `Config::max_connections`.
+    /// Turned away: there were `Config::max_connections` already.
     pub turned_away: u64,
-    /// Of those taken, with an SMB Direct connection to the server.
+    /// Those accepted that had an SMB Direct connection to the server.
     pub carried: u64,
-    /// Of those taken, ended otherwise than by either side in order.
+    /// Those accepted that neither side closed in order.
     pub failed: u64,
 }
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! From the client to the server: messages are sent from where the socket put them.
+//! Messages from the client to the server, sent from where the socket put them.
 //!
 //! ```text
 //!   window    | sent, not done | start: not parsed | end: room ...       |
 //!   large     [ a message of its own, filled ...          ]   then: the window
 //! ```
 //!
-//! The socket is read into a registered window, and what lies there whole is sent from there. A
-//! message that is too large to wait for there gets memory of its own, which the socket then fills
-//! before the window in the same call. The window begins anew once nothing of it is being sent. A
-//! connection holds the window, [`LIMIT`] bytes of large messages and one more, and [`SPARES`].
+//! The socket is read into a registered window, and complete messages are sent from there. A message that is too large
+//! to wait for there gets memory of its own, which the socket then fills before the window in the same call. The window
+//! starts over once nothing in it is being sent. A connection holds the window, [`LIMIT`] bytes of large messages and
+//! one more, and [`SPARES`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,13 +23,13 @@ use crate::sys::{IoVecs, Memory, OutOfRange};
 
 /// Bytes of a window.
 const WINDOW: usize = 256 << 10;
-/// A message of more bytes than this does not wait in the window to be complete.
+/// A message of more bytes than this does not wait in the window until it is complete.
 const LARGE: usize = 64 << 10;
-/// Bytes that are being sent, above which nothing more is read.
+/// Nothing more is read while more bytes than this are being sent.
 const LIMIT: usize = 2 << 20;
-/// Messages that are being sent, the same. Below what a transport queues.
+/// The same in messages. Below what a transport queues.
 const MESSAGES: usize = 128;
-/// Memory of large messages that is kept for the next ones: pieces, and bytes of the largest.
+/// Memory of large messages that is kept for later ones: pieces, and bytes of the largest.
 const SPARES: usize = 2;
 const LARGEST_SPARE: usize = 2 << 20;
 
@@ -40,7 +40,7 @@ pub(super) struct Piece {
     pub(super) region: RegionId,
 }
 
-/// A large message that has not arrived whole.
+/// A large message that has not arrived completely.
 #[derive(Debug)]
 struct Partial {
     piece: Piece,
@@ -56,7 +56,7 @@ struct Flight {
     piece: Option<Piece>,
 }
 
-/// What is to be done next.
+/// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Read on.
@@ -67,10 +67,9 @@ pub(super) enum Next {
     Connect,
     /// Answer a NetBIOS session request.
     AnswerSession,
-    /// Find memory for a message of so many bytes: [`Upload::spare`] or new, then
-    /// [`Upload::begin_large`].
+    /// Find memory for a message of this many bytes: [`Upload::spare`] or new, then [`Upload::begin_large`].
     Large(usize),
-    /// Send this of the window, then call [`Upload::sending`].
+    /// Send this part of the window, then call [`Upload::sending`].
     SendWindow {
         /// Bytes from the start of the window.
         offset: u32,
@@ -92,7 +91,7 @@ pub(super) struct Upload {
     /// Bytes of a session request that are still to come.
     skip: usize,
     session_answered: bool,
-    /// A message has been looked at: it was the first, and is of SMB2.
+    /// The first message has been looked at, and is SMB2.
     first_seen: bool,
     partial: Option<Partial>,
     flights: VecDeque<Flight>,
@@ -120,8 +119,8 @@ impl Upload {
         }
     }
 
-    /// Reads what is there; 0 at the end of the stream. There may be more, also where there was room
-    /// for it: only an error says that there is not.
+    /// Reads what is there; returns 0 at the end of the stream. There may be more even if not all of the room was used:
+    /// only an error says that there is not.
     pub(super) fn receive(
         &mut self,
         vecs: &mut IoVecs,
@@ -151,7 +150,7 @@ impl Upload {
         Ok(received)
     }
 
-    /// Whether part of a message has come, and not all of it.
+    /// Whether part of a message has arrived, but not all of it.
     pub(super) fn is_mid_message(&self) -> bool {
         self.start < self.end || self.partial.is_some()
     }
@@ -243,11 +242,11 @@ impl Upload {
         Some(bytes)
     }
 
-    /// Begins the window anew where that is possible and of use.
+    /// Starts the window over if that is possible and useful.
     fn make_room(&mut self) -> Next {
         let rest = self.end - self.start;
         if self.in_window == 0 && (rest == 0 || self.end == WINDOW) && self.start > 0 {
-            // At most a small message, or the begin of a large one.
+            // At most a small message, or the beginning of a large one.
             let moved = self.window.copy_to(self.start, &self.window, 0, rest);
             debug_assert!(moved.is_ok(), "both lie in the window");
             (self.start, self.end) = (0, rest);
@@ -270,7 +269,7 @@ impl Upload {
         Some(self.spares.swap_remove(at))
     }
 
-    /// The size of new memory for a message, which others may use after it.
+    /// The size of new memory for a message; later messages may use it, too.
     pub(super) const fn piece_size(length: usize) -> usize {
         if length >= LARGEST_SPARE {
             length
@@ -302,8 +301,7 @@ impl Upload {
         })
     }
 
-    /// What `next` said is to be sent is being sent: `length` bytes of the window, or the large
-    /// message.
+    /// Takes note that what `next` returned is being sent: `length` bytes of the window, or the large message.
     pub(super) fn sending(&mut self, length: usize) {
         let flight = match self.partial.take() {
             Some(partial) => Flight {
@@ -323,8 +321,8 @@ impl Upload {
         self.flights.push_back(flight);
     }
 
-    /// The message that was given to be sent first has been sent, or will never be: its bytes, and
-    /// memory that is not kept, to be deregistered.
+    /// Takes note that the oldest message being sent was sent, or never will be; returns its bytes, and memory to
+    /// deregister if it is not kept.
     pub(super) fn sent(&mut self) -> (usize, Option<RegionId>) {
         let Some(flight) = self.flights.pop_front() else {
             return (0, None);

@@ -23,39 +23,39 @@ use super::{FAILED, log, print};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The SMB Direct server: a name or an address, with a port if that is not 5445
+    /// The SMB Direct server: a name or an address, with a port if it is not 5445
     #[arg(value_name = "TARGET", value_parser = parse_target)]
     target: Target,
-    /// Accepts SMB over TCP here; may be given more than once
+    /// Accept SMB over TCP at this address; may be given more than once
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4450", value_parser = parse_listen)]
     listen: Vec<SocketAddr>,
-    /// Largest message of the server that is put together, in bytes
+    /// Largest message to reassemble from the server, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = MAX_MESSAGE)]
     #[arg(value_parser = clap::value_parser!(u32).range(131_072..=i64::from(MAX_MESSAGE)))]
     max_fragmented_size: u32,
-    /// Largest SMB Direct message, both ways, in bytes
+    /// Largest SMB Direct message in either direction, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 8192)]
     #[arg(value_parser = clap::value_parser!(u32).range(128..=1 << 20))]
     max_receive_size: u32,
-    /// SMB Direct messages under way, each way
+    /// SMB Direct messages under way in each direction
     #[arg(long, value_name = "COUNT", default_value_t = 255)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     credits: u16,
-    /// Clients at a time
+    /// Most clients at a time
     #[arg(long, value_name = "COUNT", default_value_t = 1024)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
-    /// Who carries SMB Direct: software, verbs (an RDMA device), or auto: an RDMA device if the server is reached
-    /// by one
+    /// Fabric of SMB Direct: software, verbs (an RDMA device), or auto: an RDMA device if the server is reached through
+    /// one, otherwise software
     #[arg(long, value_name = "FABRIC", default_value = "auto", value_parser = FabricChoice::from_str)]
     fabric: FabricChoice,
-    /// Asks the server for CRCs
+    /// Ask the server for CRCs
     #[arg(long)]
     crc: bool,
-    /// Prints at the end what was carried, as JSON
+    /// Print statistics as JSON at the end
     #[arg(long)]
     json: bool,
-    /// What to log: a level (error, warn, info, debug, trace), or levels of modules
+    /// What to log: a level (error, warn, info, debug, trace), or levels for modules
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
 }
@@ -71,7 +71,7 @@ struct Target {
 ///
 /// # Errors
 ///
-/// What is wrong, for people.
+/// What is wrong, as a message for people.
 pub(crate) fn run(options: &Options) -> Result<process::ExitCode, String> {
     log::start(log::filter(&options.log)?, LogFormat::Text);
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| format!("signals: {error}"))?;
@@ -88,7 +88,7 @@ pub(crate) fn run(options: &Options) -> Result<process::ExitCode, String> {
     let first = listed(target.get(..1).unwrap_or_default());
     print(&format!("listening on {listen}, carrying to {first}\n"));
     if target.len() > 1 {
-        info!("where that does not answer: {}", listed(&target[1..]));
+        info!("if that does not answer, trying {}", listed(&target[1..]));
     }
     let statistics = bridge.run().map_err(|error| format!("bridge: {error}"))?;
     if !options.json {
@@ -162,7 +162,7 @@ fn parse_target(text: &str) -> Result<Target, String> {
         Some(port) if !name.is_empty() && !name.contains([':', '[', ']', '/']) => {
             Ok(target(name, port))
         }
-        _ => Err("a name or an address, or with a port: server:5445, [::1]:5445".to_owned()),
+        _ => Err("a name or an address, perhaps with a port: server:5445, [::1]:5445".to_owned()),
     }
 }
 
@@ -171,7 +171,7 @@ fn listed(addresses: &[SocketAddr]) -> String {
     addresses.join(", ")
 }
 
-/// Each client takes two descriptors: as many as this process may have.
+/// Each client takes two descriptors: allow as many as this process may have.
 fn raise_descriptors() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let raised = Rlimit {

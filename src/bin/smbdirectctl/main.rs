@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl`: asks the smbdirect device how it is, brings clients of TCP to SMB Direct, and measures. See
-//! smbdirectctl(8).
+//! `smbdirectctl`: queries smbdirectd, bridges TCP clients to SMB Direct, and measures a share. See smbdirectctl(8).
 //!
-//! `smbdirectctl bench` is a program of its own, `smbdirectctl-bench`: a server does without the SMB client in it.
+//! `smbdirectctl bench` is a program of its own, `smbdirectctl-bench`, so that a server can do without its SMB client.
 
 mod bridge;
 #[path = "../smbdirectd/log.rs"]
@@ -36,9 +35,9 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Shows connections, processes and the reasons for which connections ended
+    /// Show connections, processes, and why connections ended
     Status(StatusOptions),
-    /// Measures how fast a share is read and written, over TCP and over SMB Direct
+    /// Measure how fast a share is read and written, over TCP and over SMB Direct
     #[command(disable_help_flag = true)]
     Bench {
         /// The options of smbdirectctl-bench; see smbdirectctl bench --help
@@ -49,13 +48,13 @@ enum Command {
         )]
         arguments: Vec<OsString>,
     },
-    /// Accepts SMB over TCP and carries it over SMB Direct to a server, until a signal ends it
+    /// Accept SMB over TCP and carry it over SMB Direct to a server, until a signal ends it
     Bridge(bridge::Options),
 }
 
 #[derive(Args)]
 struct StatusOptions {
-    /// Prints everything the device says, as JSON
+    /// Print everything the device reports, as JSON
     #[arg(long)]
     json: bool,
     /// Path of the device's control socket
@@ -77,10 +76,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// The program that this one becomes for `bench`: the one beside it, or the first in the path.
+/// The program that this one becomes for `bench`: the one in its directory, or the first in the path.
 const BENCH: &str = "smbdirectctl-bench";
 
-/// Becomes that program, and returns only where it is missing.
+/// Becomes that program; returns only if that fails.
 fn become_bench(arguments: &[OsString]) -> ExitCode {
     let here = env::current_exe().map(|program| program.with_file_name(BENCH));
     let beside = here.ok().filter(|program| program.exists());
@@ -121,13 +120,13 @@ fn show_status(options: &StatusOptions) -> ExitCode {
     match serde_json::from_str::<status::Device>(&json) {
         Ok(device) => print(&device.to_string()),
         Err(error) => {
-            eprintln!("smbdirectctl: {control}: the device's status is not understood: {error}");
+            eprintln!("smbdirectctl: {control}: cannot parse the device's status: {error}");
             FAILED.into()
         }
     }
 }
 
-/// What helps whom the device does not answer: the group has a socket of its own, and has to get at its directory.
+/// A hint for users whom the device does not answer: the group has a socket of its own, but needs its directory, too.
 fn who_may_ask(control: &Path) -> String {
     let is_closed = |path: &Path| {
         let found = path.symlink_metadata();
@@ -142,7 +141,7 @@ fn who_may_ask(control: &Path) -> String {
     format!(": {obstacle} is closed to this user: run this as root, or as the user of the device")
 }
 
-/// Prints to standard output, which may have been closed by who has read enough.
+/// Prints to standard output, which its reader may have closed after reading enough.
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {

@@ -2,8 +2,8 @@
 
 //! The status of a device for people: tables of at most 100 columns.
 //!
-//! What is read here is what is shown, and no more, and what a device does not say counts as 0: a
-//! device that runs since before an upgrade is shown, too.
+//! Only what is shown is read here, and what a device does not report counts as 0, so that a device that has been
+//! running since before an upgrade is shown, too.
 
 use std::fmt::{self, Display};
 
@@ -12,7 +12,7 @@ use serde::Deserialize;
 #[cfg(test)]
 mod tests;
 
-/// Ends of connections that are shown, the last ones.
+/// How many of the connections that ended last are shown.
 const CLOSES: usize = 10;
 /// Columns of a client's address; a longer one has a line of its own.
 const PEER: usize = 22;
@@ -74,7 +74,7 @@ struct Connection {
     state: String,
     send_credits: u32,
     receive_credits: u32,
-    /// A device that does not say it is no reason to claim the contrary.
+    /// `None` from a device that does not report it, which is no reason to mark the connection.
     authenticated: Option<bool>,
     inline_bytes_in: u64,
     inline_bytes_out: u64,
@@ -184,7 +184,7 @@ impl Device {
         writeln!(f, "Memory       {used} of {limit}")
     }
 
-    /// Those that count for the limit, those that do not, and the listener.
+    /// Workers that count towards the limit, those that do not, and the listener.
     fn workers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let workers = self.processes.iter().filter(|p| p.role == "worker");
         let (invited, uninvited): (Vec<_>, Vec<_>) = workers.partition(|p| p.invited);
@@ -201,7 +201,7 @@ impl Device {
         )
     }
 
-    /// The addresses that smbd allows, if those are not all.
+    /// The addresses that smbd allows, if it does not allow all.
     fn allowed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(allowed) = &self.allowed else {
             return Ok(());
@@ -274,7 +274,7 @@ impl Device {
 }
 
 impl Connection {
-    /// Its state, and whether nobody has logged in on it where that is not always so.
+    /// Its state, with a mark if nobody has logged in on it and the state does not imply that.
     fn state(&self) -> String {
         let is_marked =
             self.authenticated == Some(false) && matches!(self.state.as_str(), "owned" | "ending");
@@ -323,8 +323,8 @@ fn show_processes(f: &mut fmt::Formatter<'_>, processes: &[&Process]) -> fmt::Re
     Ok(())
 }
 
-/// A process by the system's number; by the device's where the system has none for it here: it is in a container that
-/// the device does not see into.
+/// A process by its process id, or by the device's number for it if it has none here: it is in a container that the
+/// device cannot see into.
 fn process(pid: i32, id: u32) -> String {
     match pid {
         0 => format!("#{id}"),

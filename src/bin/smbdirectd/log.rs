@@ -19,7 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 ///
 /// # Errors
 ///
-/// What is wrong, for people.
+/// What is wrong, as a message for people.
 pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
     let wrong = |allowed: &str| format!("log is \"{text}\", and must be {allowed}");
     let words = log_filter(text).map_err(|allowed| wrong(&allowed))?;
@@ -42,7 +42,7 @@ pub(crate) fn start(filter: EnvFilter, format: LogFormat) {
                 .with_ansi(has_colors())
                 .with_target(false);
             if is_journal {
-                // The journal has a time of its own.
+                // The journal adds a time of its own.
                 let lines = lines.without_time();
                 let prioritized = |inner| Prioritized { inner, is_journal };
                 registry.with(lines.map_event_format(prioritized)).init();
@@ -53,21 +53,21 @@ pub(crate) fn start(filter: EnvFilter, format: LogFormat) {
     }
 }
 
-/// Whether standard error goes to systemd's journal: it says which stream it gave to the service, and the service may
-/// have been given another one since.
+/// Whether standard error goes to systemd's journal: `JOURNAL_STREAM` says which stream the service was given, and it
+/// may have been given another one since.
 pub(crate) fn is_journal() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let own = fstat(io::stderr()).map(|own| format!("{}:{}", own.st_dev, own.st_ino));
     own.is_ok_and(|own| own == stream)
 }
 
-/// Colors are for terminals, and not for those who do not want any (no-color.org).
+/// Colors are for terminals, and not for users who do not want any (no-color.org).
 fn has_colors() -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     io::stderr().is_terminal() && !unwanted
 }
 
-/// Lines with the priority in front by which the journal knows them (sd-daemon(3)), where they go there.
+/// Puts the priority in front of each line, in the journal's form (sd-daemon(3)), if lines go there.
 struct Prioritized<F> {
     inner: F,
     is_journal: bool,

@@ -15,7 +15,7 @@ use options::Options;
 
 /// Exit status: the device could not start, or failed.
 const FAILED: u8 = 1;
-/// Exit status: the configuration is wrong, so that to start again is no use (`EX_CONFIG` of sysexits.h).
+/// Exit status: the configuration is wrong, so a restart would not help (`EX_CONFIG` of sysexits.h).
 const CONFIG: u8 = 78;
 
 /// Why the device does not run.
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
                 Failure::Config(message) => (message, CONFIG),
                 Failure::Failed(message) => (message, FAILED),
             };
-            // In the journal it is an error, too.
+            // The journal shows it as an error, too.
             let priority = if log::is_journal() { "<3>" } else { "" };
             eprintln!("{priority}smbdirectd: {message}");
             code.into()

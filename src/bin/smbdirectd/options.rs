@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The command line, and what it and the configuration file make together.
+//! The command line, and the settings that result from it and the configuration file.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,22 +16,22 @@ use super::Failure;
 #[cfg(test)]
 mod tests;
 
-/// The configuration file where `--config` names no other; it may be missing.
+/// The configuration file unless `--config` names another; it may be missing.
 pub(crate) const DEFAULT_FILE: &str = "/etc/smbdirect/smbdirectd.toml";
 
-/// The smbdirect device: takes SMB Direct connections and gives them to smbd
+/// The smbdirect device: accepts SMB Direct connections and hands them to smbd
 #[derive(Debug, Default, Parser)]
 #[command(name = "smbdirectd", version, max_term_width = 100)]
-#[command(after_help = "Options go before what the configuration file says. See smbdirectd(8).")]
+#[command(after_help = "Options override the configuration file. See smbdirectd(8).")]
 pub(crate) struct Options {
-    /// Reads this configuration file [default: /etc/smbdirect/smbdirectd.toml, if there is one]
+    /// Read this configuration file [default: /etc/smbdirect/smbdirectd.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Accepts SMB Direct here, port 5445 where none is named; may be given more than once
+    /// Accept SMB Direct at this address, on port 5445 unless it has one; may be given more than once
     #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
     listen: Vec<Listen>,
-    /// Who serves addresses that do not say it in the configuration file: software, verbs (RDMA devices),
-    /// or auto: RDMA devices those that they have, software the others
+    /// Fabric of addresses that have none in the configuration file: software, verbs (RDMA devices), or auto: the RDMA
+    /// device that an address belongs to, otherwise software
     #[arg(long, value_name = "FABRIC", value_parser = FabricChoice::from_str)]
     fabric: Option<FabricChoice>,
     /// Path of the control socket
@@ -40,16 +40,16 @@ pub(crate) struct Options {
     /// Number of reactor threads, which carry the connections
     #[arg(long, value_name = "COUNT")]
     reactors: Option<usize>,
-    /// What to log: a level (error, warn, info, debug, trace), or levels of modules
+    /// What to log: a level (error, warn, info, debug, trace), or levels for modules
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
-    /// Asks iWARP peers for CRCs
+    /// Ask iWARP peers for CRCs
     #[arg(long, overrides_with_all = ["crc", "no_crc"])]
     crc: bool,
-    /// Uses CRCs with iWARP only where the peer asks for them
+    /// Use CRCs with iWARP only if the peer asks for them
     #[arg(long, overrides_with_all = ["crc", "no_crc"])]
     no_crc: bool,
-    /// Prints the configuration as it would be used, checks it, and ends
+    /// Print the configuration as it would be used, check it, and exit
     #[arg(long, action = ArgAction::SetTrue)]
     pub(crate) check_config: bool,
 }
@@ -59,7 +59,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// What is wrong, and where, for people.
+    /// What is wrong and where, as a message for people.
     pub(crate) fn settings(&self) -> Result<Settings, Failure> {
         let (path, may_be_missing) = match &self.config {
             Some(path) => (path.as_path(), false),
@@ -73,7 +73,7 @@ impl Options {
         let mut settings =
             file.map_err(|error| Failure::Config(format!("{}: {error}", path.display())))?;
         self.override_in(&mut settings);
-        // The file was legal by itself: what is wrong now came from here.
+        // The file was valid by itself, so the mistake is in an option.
         settings.validate().map_err(|error| {
             let options = ["listen", "fabric", "control", "reactors", "log"];
             let is_option = options.contains(&error.key.as_str());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What has to be right before the device starts: descriptors, the control socket's directory, the
-//! addresses. What is wrong is said with what helps.
+//! What has to be right before the device starts: descriptors, the control socket's directory, the addresses. Each
+//! message says what is wrong and what helps.
 
 use std::fs::DirBuilder;
 use std::io::{self, ErrorKind};
@@ -16,11 +16,11 @@ use tracing::{info, warn};
 
 /// Descriptors besides those of connections and processes: listeners, threads, the log.
 const OTHERS: u64 = 256;
-/// Descriptors of a process that is attached, besides a doorbell for each reactor: its socket, what tells
-/// of its end, and memory files on their way.
+/// Descriptors of an attached process, besides a doorbell for each reactor: its socket, its pidfd,
+/// and memory files on their way.
 const OF_PROCESS: u64 = 4;
 
-/// Raises the limit of open files as far as this process may, and says if it is too low.
+/// Raises the limit of open files as far as this process may, and warns if it is too low.
 pub(crate) fn descriptors(config: &Config) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -34,7 +34,7 @@ pub(crate) fn descriptors(config: &Config) {
     let reactors = config.reactors as u64;
     let unnegotiated = config.max_unnegotiated as u64 * reactors;
     let wanted = connections + unnegotiated + (OF_PROCESS + reactors) * workers + OTHERS;
-    // None means that there is no limit.
+    // `None` means no limit.
     if let Some(limit) = getrlimit(Resource::Nofile)
         .current
         .filter(|limit| *limit < wanted)
@@ -47,12 +47,12 @@ pub(crate) fn descriptors(config: &Config) {
     }
 }
 
-/// Raises the limit of locked memory as far as this process may, where RDMA devices are used, and sees that it
-/// is not too low.
+/// Raises the limit of locked memory as far as this process may, if RDMA devices are used, and checks that it is not
+/// too low.
 ///
 /// # Errors
 ///
-/// It is too low for a single connection, for people.
+/// A message for people: it is too low for a single connection.
 pub(crate) fn locked_memory(config: &Config) -> Result<(), String> {
     let has_devices = config
         .listen
@@ -69,7 +69,7 @@ pub(crate) fn locked_memory(config: &Config) -> Result<(), String> {
     if let Err(error) = setrlimit(Resource::Memlock, raised) {
         warn!("cannot raise the limit of locked memory: {error}");
     }
-    // None means that there is no limit.
+    // `None` means no limit.
     let Some(limit) = getrlimit(Resource::Memlock).current else {
         return Ok(());
     };
@@ -83,12 +83,12 @@ pub(crate) fn locked_memory(config: &Config) -> Result<(), String> {
         return Err(format!("{what}: one needs about {one} ({advice})"));
     }
     if limit < all {
-        warn!("{what}: about {all} are needed where each process has one connection ({advice})");
+        warn!("{what}: about {all} are needed if each process has one connection ({advice})");
     }
     Ok(())
 }
 
-/// Whether the limit of locked memory does not count for this process (`CAP_IPC_LOCK`).
+/// Whether this process is exempt from the limit of locked memory (`CAP_IPC_LOCK`).
 fn may_lock_memory() -> bool {
     const CAP_IPC_LOCK: u64 = 1 << 14;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -97,12 +97,12 @@ fn may_lock_memory() -> bool {
     effective.is_some_and(|effective| effective & CAP_IPC_LOCK != 0)
 }
 
-/// Makes the directory of the control socket where it is missing: for this user only, unless a group may
-/// ask for the status there.
+/// Makes the directory of the control socket if it is missing: for this user only, unless a group may ask for the
+/// status there.
 ///
 /// # Errors
 ///
-/// What is wrong, for people.
+/// What is wrong, as a message for people.
 pub(crate) fn control_directory(config: &Config) -> Result<(), String> {
     // The path is absolute and so has a parent, except for `/`, at which `bind` fails.
     let Some(directory) = config.control.parent() else {
@@ -119,11 +119,11 @@ pub(crate) fn control_directory(config: &Config) -> Result<(), String> {
             Ok(())
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        // A read-only file system may hold the directory all the same.
+        // On a read-only file system the directory may exist all the same.
         Err(_) if directory.is_dir() => Ok(()),
         Err(error) => {
             let hint = match error.kind() {
-                ErrorKind::NotFound => "only the last directory is made, its parent has to exist",
+                ErrorKind::NotFound => "only the last directory is made; its parent has to exist",
                 _ => "run as root, or give a path of your own with --control",
             };
             let directory = directory.display();
@@ -134,13 +134,13 @@ pub(crate) fn control_directory(config: &Config) -> Result<(), String> {
     }
 }
 
-/// Leaves out the default IPv6 address where the system has no IPv6, and checks that nobody else
-/// listens: the listeners of the reactors share their ports, so they would share another daemon's. An
-/// address that this machine does not have yet is waited for by the broker.
+/// Leaves out the default IPv6 address if the system has no IPv6, and checks that no other process listens: the
+/// listeners of the reactors share their ports, so they would share another daemon's, too. The broker waits for
+/// addresses that this machine does not have yet.
 ///
 /// # Errors
 ///
-/// What is wrong, for people.
+/// What is wrong, as a message for people.
 pub(crate) fn addresses(config: &mut Config) -> Result<(), String> {
     let is_default = config.listen == Config::default().listen;
     config.place().map_err(|error| error.to_string())?;
@@ -163,31 +163,31 @@ pub(crate) fn addresses(config: &mut Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Says which RDMA devices of this machine are not used, and why: clients would be served by software where
-/// a device could do it.
+/// Logs which RDMA devices of this machine are not used, and why: otherwise software would silently serve clients that
+/// a device could serve.
 pub(crate) fn unused_devices(config: &Config) {
     let names = broker::unused_devices(config);
     if names.is_empty() {
         return;
     }
-    let what = format!("not used are the RDMA devices {}", names.join(", "));
+    let what = format!("RDMA devices not in use: {}", names.join(", "));
     match (config.fabric, verbs::check()) {
-        (Some(FabricKind::Software), _) => info!("{what}: fabric = \"software\""),
-        (_, Err(error)) => warn!("{what}: {error}"),
+        (Some(FabricKind::Software), _) => info!("{what}; fabric = \"software\""),
+        (_, Err(error)) => warn!("{what}; {error}"),
         (_, Ok(())) => warn!(
-            "{what}: no address of listen belongs to them, or none did when smbdirectd started (rdma link, ip \
+            "{what}; no address of listen belongs to them, or none did when smbdirectd started (rdma link, ip \
              address)"
         ),
     }
 }
 
-/// Binds and lets go again.
+/// Binds, listens, and closes again.
 fn try_address(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // As the broker does it: it need not be there yet.
+    // As in the broker: the address need not be there yet.
     match address.ip() {
         ip if ip.is_unspecified() => {}
         IpAddr::V4(_) => socket.set_freebind_v4(true)?,
@@ -196,15 +196,15 @@ fn try_address(address: SocketAddr) -> io::Result<()> {
     // Connections of an earlier daemon may still linger.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    // Two may bind with reuse of addresses, but not listen.
+    // Two sockets may bind with reuse of addresses, but not listen.
     socket.listen(1)
 }
 
-/// What is said of an address of `listen` that this machine does not have.
+/// The message about an address of `listen` that this machine does not have.
 pub(crate) fn waits_for(address: SocketAddr) -> String {
     format!(
-        "listen has {address}, and this machine does not have that address now (ip address): smbdirectd \
-         starts without it, and serves clients there as soon as this machine has it"
+        "listen has {address}, but this machine does not have that address now (ip address): smbdirectd \
+         starts without it, and serves clients there once this machine has it"
     )
 }
 
@@ -221,7 +221,7 @@ fn not_listening(address: SocketAddr, error: &io::Error) -> String {
         ErrorKind::PermissionDenied => {
             "ports below 1024 need root or CAP_NET_BIND_SERVICE; SMB Direct over iWARP uses 5445"
         }
-        _ if lacks_family(error) => "the system does not have this kind of address",
+        _ if lacks_family(error) => "the system does not support this kind of address",
         _ => "give other addresses with --listen",
     };
     format!("cannot listen on {address}: {error}; {hint}")

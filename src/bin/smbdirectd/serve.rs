@@ -23,16 +23,16 @@ use super::{FAILED, prepare};
 /// Signals to stop within this time count as one: some senders send two at once, as timeout(1) and shells do.
 const TOGETHER: Duration = Duration::from_millis(500);
 
-/// How often it is looked whether the broker still lives.
+/// How often to check that the broker still lives.
 const CHECK: Duration = Duration::from_secs(1);
 
 /// Runs the device until a signal ends it.
 ///
 /// # Errors
 ///
-/// Why it could not start, or that it failed, for people.
+/// Why it could not start, or how it failed, as a message for people.
 pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
-    // Before there are threads, and before anything is there that a signal would leave behind.
+    // Before there are threads, and before there is anything that a signal would leave behind.
     let signals = signals().map_err(|error| format!("signals: {error}"))?;
     prepare::descriptors(&settings.broker);
     prepare::addresses(&mut settings.broker)?;
@@ -51,7 +51,7 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     let first = stopped.as_ref().map_or_else(|_| Instant::now(), |at| *at);
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     broker.stop();
-    // Without this thread a second signal would do nothing: no reason not to stop in order.
+    // Without this thread a second signal has no effect, which is no reason not to stop in order.
     let _ = thread::Builder::new().spawn(move || end_at_second_signal(&signals, first));
     broker.wait().map_err(|error| format!("failed: {error}"))?;
     stopped?;
@@ -88,9 +88,9 @@ fn whereabouts(listen: &[SocketAddr], missing: &[SocketAddr]) -> String {
 /// A signal, and when it came.
 type Signal = (i32, Instant);
 
-/// Signals as they come. More than a few that nobody has looked at say nothing new.
+/// Signals as they come. More than a few unread ones say nothing new.
 fn signals() -> io::Result<Receiver<Signal>> {
-    // The last two have no meaning here, and would end the process.
+    // The last two have no meaning here, but would end the process by default.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
     let (sender, receiver): (SyncSender<Signal>, _) = mpsc::sync_channel(4);
     let thread = thread::Builder::new().name("signals".to_owned());
@@ -102,12 +102,12 @@ fn signals() -> io::Result<Receiver<Signal>> {
     Ok(receiver)
 }
 
-/// Waits for a signal to stop, and tells the service manager meanwhile that all is well, and where clients are served,
-/// if that is no longer as it was `said`. Returns when the signal came.
+/// Waits for a signal to stop. Meanwhile tells the service manager that all is well, and where clients are served if
+/// that differs from what was `said` last. Returns when the signal came.
 ///
 /// # Errors
 ///
-/// The broker has ended by itself.
+/// The broker has ended unexpectedly.
 fn wait_for_stop(
     broker: &Broker,
     signals: &Receiver<Signal>,
@@ -118,7 +118,7 @@ fn wait_for_stop(
     loop {
         match signals.recv_timeout(time) {
             Ok((SIGHUP, _)) => {
-                info!("the configuration is read at the start only: restart to change it")
+                info!("the configuration is read only at the start: restart to change it")
             }
             Ok((SIGUSR1 | SIGUSR2, _)) => {
                 info!("SIGUSR1 and SIGUSR2 have no meaning: smbdirectctl status shows the state")
@@ -127,10 +127,12 @@ fn wait_for_stop(
                 info!("stopping; a second signal ends at once");
                 return Ok(at);
             }
-            Err(RecvTimeoutError::Disconnected) => return Err("no more signals".to_owned()),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err("the signal thread has ended".to_owned());
+            }
             Err(RecvTimeoutError::Timeout) => {
                 if broker.has_ended() {
-                    return Err("the broker has ended by itself".to_owned());
+                    return Err("the broker has ended unexpectedly".to_owned());
                 }
                 // All threads of the broker answer for its status.
                 if let Some(Ok(status)) = watchdog.map(|_| broker.status()) {

@@ -15,7 +15,7 @@ struct Scene {
     vecs: IoVecs,
     socket: UnixStream,
     client: UnixStream,
-    /// Whether what is sent is done at once.
+    /// Whether sends end at once.
     done_at_once: bool,
     messages: Vec<Vec<u8>>,
     answers: usize,
@@ -36,7 +36,7 @@ impl Scene {
         }
     }
 
-    /// Does what it says until it has to wait for something.
+    /// Does what the upload says until it has to wait for something.
     fn run(&mut self, limit: Option<u32>) -> Result<Next, End> {
         loop {
             match self.upload.next(limit)? {
@@ -163,7 +163,7 @@ fn the_window_is_not_overwritten_while_it_is_being_sent() {
     }
     scene.upload.sent();
     assert_eq!(scene.run(Some(200_000)).unwrap(), Next::Receive);
-    // Begun anew: how much more there is, is the socket's business.
+    // The window started over: how much more there is depends on the socket.
     assert!(scene.messages.iter().all(|it| *it == message(10_000, 0)));
 }
 
@@ -203,7 +203,7 @@ fn smb1_garbage_and_what_is_too_long_end_the_connection() {
         (b"GET / HTTP/1.1\r\n", "does not speak SMB"),
         (
             &[0, 3, 0xD, 0x41, 0xFE, b'S', b'M', b'B'],
-            "200001 bytes, and the server takes 200000",
+            "200001 bytes, but the server takes at most 200000",
         ),
     ];
     for (bytes, words) in cases {
