@@ -1,13 +1,14 @@
 /*
  * SMB Direct ([MS-SMBD], SMB 3 over RDMA): the smbdirect device, as smbd uses it.
  *
- * Made from src/ffi by instruments/tests/header; edit there. docs/device.md explains the whole.
+ * Generated from src/ffi by instruments/tests/header: edit it there. docs/device.md says how the
+ * calls go together.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Calls return SMBDIRECT_OK or one of SMBDIRECT_E_*, and write their outputs on success only.
  * Structures begin with type_size, which the caller sets to their sizeof, and end with reserved
- * fields, which are 0. A device is used by one thread at a time, in the process that made it.
+ * fields, which are 0. Only one thread at a time may use a device, in the process that made it.
  */
 
 #ifndef SMBDIRECT_H
@@ -32,8 +33,8 @@
 #define SMBDIRECT_VERSION_PATCH 0
 
 /**
- * The number in the name of the shared library, libsmbdirect.so.0. Changes whenever a program that was compiled with an
- * earlier header would not work with this library.
+ * The number in the name of the shared library, libsmbdirect.so.0. It changes whenever a program that was compiled
+ * with an earlier header would not work with this library.
  */
 #define SMBDIRECT_ABI_VERSION 0
 
@@ -43,22 +44,22 @@
 #define SMBDIRECT_OK 0
 
 /**
- * An argument that the call cannot have: a null pointer, a length, a number out of range.
+ * Invalid argument: a null pointer, or a length or number out of range.
  */
 #define SMBDIRECT_E_INVALID 1
 
 /**
- * A fault of the library. The handle can only be freed.
+ * A bug in the library. The handle can only be freed.
  */
 #define SMBDIRECT_E_PANIC 2
 
 /**
- * The handle was made by another process: this one has to attach for itself.
+ * Another process made the handle. This process must attach for itself.
  */
 #define SMBDIRECT_E_FORKED 3
 
 /**
- * Nobody listens at the device's path.
+ * Nothing listens at the device's path.
  */
 #define SMBDIRECT_E_NO_DEVICE 4
 
@@ -68,38 +69,38 @@
 #define SMBDIRECT_E_DENIED 5
 
 /**
- * Library and device are of different versions.
+ * The library and the device have no version of their interface in common.
  */
 #define SMBDIRECT_E_VERSION 6
 
 /**
- * The device has gone, or ended this process' attachment. Attach again.
+ * The device has gone, or has ended this process's attachment. Attach again.
  */
 #define SMBDIRECT_E_DETACHED 7
 
 /**
- * Not yet attached, or not in the role for this call.
+ * Not attached yet, or not attached in the role for this call.
  */
 #define SMBDIRECT_E_NOT_ATTACHED 8
 
 /**
- * No room now: wait, SMBDIRECT_EVENT_ROOM follows.
+ * No room now. Try again after SMBDIRECT_EVENT_ROOM, which follows.
  */
 #define SMBDIRECT_E_AGAIN 9
 
 /**
- * The device has no memory for this, and nothing of this process is under way that would give any back:
- * give up, SMBDIRECT_EVENT_ROOM does not follow.
+ * The device has no memory for this, and nothing that this process has under way would free any.
+ * Give up: SMBDIRECT_EVENT_ROOM does not follow.
  */
 #define SMBDIRECT_E_NO_MEMORY 10
 
 /**
- * Larger than a buffer, a message or an RDMA transfer may be.
+ * Longer than a buffer, message or RDMA transfer may be.
  */
 #define SMBDIRECT_E_TOO_LONG 11
 
 /**
- * No such connection, or not this process' any more.
+ * No such connection, or it no longer belongs to this process.
  */
 #define SMBDIRECT_E_NO_CONNECTION 12
 
@@ -109,22 +110,22 @@
 #define SMBDIRECT_E_NO_BUFFER 13
 
 /**
- * The piece does not lie in the buffer.
+ * The range is not within the buffer.
  */
 #define SMBDIRECT_E_OUT_OF_BOUNDS 14
 
 /**
- * Buffer descriptors that no client may send.
+ * Invalid buffer descriptors: none, too many, a partial one, or one with an invalid range.
  */
 #define SMBDIRECT_E_DESCRIPTORS 15
 
 /**
- * The descriptors hold fewer bytes than are to be carried.
+ * The buffer descriptors describe fewer bytes than the transfer has.
  */
 #define SMBDIRECT_E_DESCRIPTORS_TOO_SHORT 16
 
 /**
- * Not an SMB2 request of the kind that the call is for, or one that contradicts itself.
+ * Not an SMB2 request of the kind that the call expects, or its fields contradict each other.
  */
 #define SMBDIRECT_E_REQUEST 17
 
@@ -134,27 +135,27 @@
 #define SMBDIRECT_E_NO_READS 18
 
 /**
- * A token that was never made, or was used, or is too old.
+ * The token is unknown, used or expired.
  */
 #define SMBDIRECT_E_NO_TOKEN 19
 
 /**
- * Nobody has registered that client GUID.
+ * No process has registered that client GUID.
  */
 #define SMBDIRECT_E_NO_OWNER 20
 
 /**
- * Another process has registered it, or is the listener.
+ * Another process has registered the client GUID or session, or is the listener.
  */
 #define SMBDIRECT_E_TAKEN 21
 
 /**
- * The device has as many workers, sessions or connections as it may.
+ * The device has reached its limit of workers, sessions or connections.
  */
 #define SMBDIRECT_E_LIMIT 22
 
 /**
- * Something is still under way.
+ * An operation is still under way.
  */
 #define SMBDIRECT_E_BUSY 23
 
@@ -169,22 +170,22 @@
 #define SMBDIRECT_E_REMOTE_ACCESS 25
 
 /**
- * The network or the fabric failed, or for a reason that this version of the library does not know.
+ * The network or fabric failed, or the device gave a code that this version of the library does not know.
  */
 #define SMBDIRECT_E_FABRIC 26
 
 /**
- * The peer closed the connection in order.
+ * The peer closed the connection gracefully.
  */
 #define SMBDIRECT_E_CLOSED_BY_PEER 27
 
 /**
- * This process closed it.
+ * This process closed the connection.
  */
 #define SMBDIRECT_E_CLOSED_LOCALLY 28
 
 /**
- * The peer, or the network, broke it off.
+ * The peer or the network aborted the connection.
  */
 #define SMBDIRECT_E_RESET 29
 
@@ -204,44 +205,44 @@
 #define SMBDIRECT_E_STOPPING 32
 
 /**
- * Library or device broke the rules of their interface.
+ * The library or the device broke the rules of the interface between them.
  */
 #define SMBDIRECT_E_CORRUPT 33
 
 /**
- * The system refused memory or a descriptor.
+ * The system refused memory or a file descriptor.
  */
 #define SMBDIRECT_E_SYSTEM 34
 
 /**
- * The server's address of the connection is not allowed, or the machine no longer has it.
+ * The connection's server address is not allowed, or the machine no longer has it.
  */
 #define SMBDIRECT_E_ADDRESS 35
 
 /**
- * What listens at the device's path is another user's, whom nobody has made the device: nothing was sent
- * to it.
+ * The process that listens at the device's path runs as a user that is not trusted as the device.
+ * Nothing was sent to it.
  */
 #define SMBDIRECT_E_UNTRUSTED 36
 
 /**
- * Role: smbd's parent, which learns of connections that nobody owns. One at a time.
+ * Role: the parent smbd, which is offered connections without an owner. One at a time.
  */
 #define SMBDIRECT_ROLE_LISTENER 1
 
 /**
- * Role: smbd's child, which owns connections.
+ * Role: a child smbd, which owns connections.
  */
 #define SMBDIRECT_ROLE_WORKER 2
 
 /**
- * The device has taken the attachment: other calls work from now on.
+ * The device has accepted the attachment: other calls work from now on.
  */
 #define SMBDIRECT_EVENT_ATTACHED 1
 
 /**
- * The attachment is over, `status` says why. Everything that was under way was reported before.
- * Free the device and, if it is wanted, attach again after a while.
+ * The attachment has ended; `status` says why. Everything under way has been reported before.
+ * Free the device and, to use it again, attach after a while.
  */
 #define SMBDIRECT_EVENT_DETACHED 2
 
@@ -251,7 +252,7 @@
 #define SMBDIRECT_EVENT_OFFER 3
 
 /**
- * A connection is this worker's now; `info` says what is known about it.
+ * A connection belongs to this worker now; `info` describes it.
  */
 #define SMBDIRECT_EVENT_CONNECTION 4
 
@@ -261,27 +262,27 @@
 #define SMBDIRECT_EVENT_PDU 5
 
 /**
- * The message with this `cookie` was sent, or never will be. With SMBDIRECT_OK the peer's network has
- * acknowledged all of it: its TCP where iWARP is spoken in software, its adapter where InfiniBand or
- * RoCE is. An iWARP adapter does not promise that; nor is it known after smbdirect_conn_disconnect.
- * The event may come some 0.1 s after the acknowledgement, and a worker that sleeps, and was not
- * refused anything for want of room, learns of it up to 0.1 s later than that unless there is
- * something else to tell.
+ * The message with this `cookie` was sent, or never will be. SMBDIRECT_OK means that the peer's network
+ * has acknowledged all of it: the peer's TCP with software iWARP, its adapter with InfiniBand or RoCE.
+ * An iWARP adapter does not promise this, and after smbdirect_conn_disconnect it is not known.
+ * The event may come about 0.1 s after the acknowledgement. A worker that sleeps, and was not refused
+ * anything for lack of room, may learn of it up to 0.1 s later still, unless another event wakes it.
  */
 #define SMBDIRECT_EVENT_SENT 6
 
 /**
- * The RDMA operation with this `cookie` ended: its data is there, or its buffer may be freed.
+ * The RDMA operation with this `cookie` ended with `status`: it no longer uses its buffer, which
+ * holds the data of a successful READ.
  */
 #define SMBDIRECT_EVENT_RDMA_DONE 7
 
 /**
- * The transfer with this `cookie` ended; with SMBDIRECT_OK the connection is another process'.
+ * The transfer with this `cookie` ended; with SMBDIRECT_OK the connection is no longer this process's.
  */
 #define SMBDIRECT_EVENT_TRANSFERRED 8
 
 /**
- * The connection is gone, `status` says why. Everything under way on it was reported before.
+ * The connection is gone; `status` says why. Everything under way on it has been reported before.
  */
 #define SMBDIRECT_EVENT_DISCONNECTED 9
 
@@ -291,33 +292,33 @@
 #define SMBDIRECT_EVENT_REPLY 10
 
 /**
- * What ended with SMBDIRECT_E_AGAIN may be tried again.
+ * Calls that failed with SMBDIRECT_E_AGAIN may be tried again.
  */
 #define SMBDIRECT_EVENT_ROOM 11
 
 /**
- * Only events that cost no system call: for a caller that looks again soon, and calls without this
- * before it sleeps. The event descriptor does not tell of what comes after such a call.
+ * Returns only events that cost no system call: for a caller that polls again soon, and calls without
+ * this flag before it sleeps. The event descriptor does not signal what comes after such a call.
  */
 #define SMBDIRECT_EVENTS_PEEK 1
 
 /**
- * Addresses that smbdirect_device_get_addresses knows at most.
+ * The most addresses that smbdirect_device_get_addresses returns.
  */
 #define SMBDIRECT_ADDRESSES_MAX 64
 
 /**
- * Addresses that smbdirect_device_set_addresses takes at most.
+ * The most addresses that smbdirect_device_set_addresses takes.
  */
 #define SMBDIRECT_ALLOWED_ADDRESSES_MAX 128
 
 /**
- * All addresses of the server are allowed: for smbdirect_device_set_addresses without a list.
+ * Allows all addresses of the server: for smbdirect_device_set_addresses without a list.
  */
 #define SMBDIRECT_ADDRESSES_ALL 1
 
 /**
- * Has the peer invalidate `token` with the message (SEND with Invalidate).
+ * The message invalidates `token` at the peer (SEND with Invalidate).
  */
 #define SMBDIRECT_PDU_INVALIDATE 1
 
@@ -332,9 +333,9 @@
 #define SMBDIRECT_RDMA_WRITE 2
 
 /**
- * The device is not woken for this operation, for a message follows at once that it is woken for.
- * If none does, smbdirect_device_flush wakes it, or smbdirect_device_get_events before it returns
- * fewer events than it was asked for.
+ * Does not wake the device for this operation, because a message that wakes it follows at once.
+ * If none does, smbdirect_device_flush wakes it, or smbdirect_device_get_events does before it
+ * returns fewer events than it was asked for.
  */
 #define SMBDIRECT_RDMA_DEFER 1
 
@@ -386,7 +387,7 @@ struct smbdirect_conn_info {
    */
   uint8_t peer_address[16];
   /**
-   * The server's address, at which it came in.
+   * The server's address, at which the connection came in.
    */
   uint8_t local_address[16];
   /**
@@ -398,19 +399,19 @@ struct smbdirect_conn_info {
    */
   uint32_t scope_id;
   /**
-   * Bytes of an SMB2 message to send at most.
+   * Longest SMB2 message to send, in bytes.
    */
   uint32_t max_fragmented_send_size;
   /**
-   * Bytes of an SMB2 message to receive at most.
+   * Longest SMB2 message to receive, in bytes.
    */
   uint32_t max_fragmented_receive_size;
   /**
-   * Bytes of an RDMA transfer at most.
+   * Largest RDMA transfer, in bytes.
    */
   uint32_t max_read_write_size;
   /**
-   * RDMA READs that the peer serves at a time; 0: none, it has to send its data.
+   * RDMA READs that the peer serves at a time. If 0, it must send its data in messages.
    */
   uint32_t initiator_depth;
   /**
@@ -422,12 +423,12 @@ struct smbdirect_conn_info {
    */
   uint64_t sent_bytes;
   /**
-   * Bytes of messages that were taken and are not yet sent.
+   * Bytes of messages that were taken and are not sent yet.
    */
   uint64_t unsent_bytes;
   /**
-   * Bytes of an SMB2 message that the client reassembles at most: the MaxFragmentedSize of its own
-   * negotiate message ([MS-SMBD] 2.2.1). max_fragmented_send_size is the lesser of this and of what
+   * Longest SMB2 message that the client reassembles, in bytes: the MaxFragmentedSize of its own
+   * negotiate message ([MS-SMBD] 2.2.1). max_fragmented_send_size is the lesser of this and what
    * the device's memory allows.
    */
   uint32_t peer_max_fragmented_size;
@@ -454,7 +455,7 @@ struct smbdirect_event {
    */
   uint32_t kind;
   /**
-   * How it ended, SMBDIRECT_OK or SMBDIRECT_E_*, where the kind has an end.
+   * SMBDIRECT_OK or SMBDIRECT_E_*: how it ended, for kinds that report an end.
    */
   int32_t status;
   /**
@@ -466,7 +467,7 @@ struct smbdirect_event {
    */
   uint64_t conn;
   /**
-   * As given to the call that began it.
+   * The cookie that was given to the call that began it.
    */
   uint64_t cookie;
   /**
@@ -474,7 +475,7 @@ struct smbdirect_event {
    */
   uint64_t pdu;
   /**
-   * SMBDIRECT_EVENT_OFFER, SMBDIRECT_EVENT_TRANSFERRED: who has this gets the connection.
+   * SMBDIRECT_EVENT_OFFER, SMBDIRECT_EVENT_TRANSFERRED: the worker that claims this gets the connection.
    */
   uint8_t token[16];
   /**
@@ -496,23 +497,23 @@ struct smbdirect_mem_params {
    */
   uint32_t type_size;
   /**
-   * Bytes that the length of a buffer is rounded up to.
+   * The length of a buffer is rounded up to a multiple of this many bytes.
    */
   uint32_t buffer_unit;
   /**
-   * Bytes of the longest buffer.
+   * Longest buffer, in bytes.
    */
   uint64_t buffer_max;
   /**
-   * Bytes of buffers by which memory grows.
+   * The most bytes of buffers by which memory grows at a time.
    */
   uint64_t segment_length;
   /**
-   * Bytes of buffers at most.
+   * The most bytes of buffers.
    */
   uint64_t buffers_total;
   /**
-   * Bytes of all memory of this worker at most, messages included.
+   * The most bytes of memory for this worker, messages included.
    */
   uint64_t limit;
   /**
@@ -542,8 +543,8 @@ struct smbdirect_pdu {
    */
   uint64_t cookie;
   /**
-   * The message in pieces, from its SMB2 header on. Copied before the call returns. None of
-   * them lies in a struct smbdirect_buffer.
+   * The message in pieces, from its SMB2 header on. Copied before the call returns. No piece
+   * may be in a struct smbdirect_buffer.
    */
   const struct iovec *pieces;
   /**
@@ -551,7 +552,7 @@ struct smbdirect_pdu {
    */
   uint32_t piece_count;
   /**
-   * What the peer shall invalidate, if `flags` says so.
+   * The token to invalidate at the peer, if `flags` says so.
    */
   uint32_t token;
   /**
@@ -585,20 +586,20 @@ struct smbdirect_rdma {
    */
   uint64_t buffer;
   /**
-   * Where in the buffer to begin, in bytes.
+   * Where in the buffer the data begins, in bytes.
    */
   uint64_t offset;
   /**
-   * Bytes to carry, at least 1: for an SMB2 READ what the file had.
+   * Bytes to transfer, at least 1: for an SMB2 READ, as many as the file had.
    */
   uint64_t length;
   /**
-   * The buffer descriptors of the client's request as they came ([MS-SMBD] 2.2.3.1): checked
-   * and copied before the call returns.
+   * The buffer descriptors of the client's request, unchanged ([MS-SMBD] 2.2.3.1). They are
+   * checked and copied before the call returns.
    */
   const void *descriptors;
   /**
-   * Bytes of them.
+   * Length of the descriptors, in bytes.
    */
   uint64_t descriptors_length;
   /**
@@ -616,7 +617,7 @@ struct smbdirect_rdma {
 };
 
 /**
- * A buffer in memory that is shared with the device, for RDMA.
+ * A buffer for RDMA, in memory shared with the device.
  */
 struct smbdirect_buffer {
   /**
@@ -632,12 +633,12 @@ struct smbdirect_buffer {
    */
   uint64_t number;
   /**
-   * Its first byte. Mapped until smbdirect_buffer_free; whatever is written here while an RDMA
-   * operation uses it may or may not go along.
+   * Its first byte, mapped until smbdirect_buffer_free. What is written here while an RDMA
+   * operation uses the buffer may or may not be sent.
    */
   void *start;
   /**
-   * Bytes: at least as many as were asked for.
+   * Its length in bytes: at least what was asked for.
    */
   uint64_t length;
   /**
@@ -647,8 +648,8 @@ struct smbdirect_buffer {
 };
 
 /**
- * What a listener wants of connections that are accepted from now on ([MS-SMBD] 3.1.1.1). 0
- * stands for the device's own value, and more than that is reduced to it.
+ * Parameters that a listener sets for connections accepted from now on ([MS-SMBD] 3.1.1.1). 0
+ * selects the device's own value, and a larger value is reduced to that.
  */
 struct smbdirect_parameters {
   /**
@@ -656,31 +657,31 @@ struct smbdirect_parameters {
    */
   uint32_t type_size;
   /**
-   * Most credits that a peer is granted.
+   * The most credits that a peer is granted.
    */
   uint16_t receive_credit_max;
   /**
-   * Credits that peers are asked for.
+   * Credits to request from peers.
    */
   uint16_t send_credit_target;
   /**
-   * Bytes of a sent SMB Direct message. At least 128.
+   * Longest SMB Direct message to send, in bytes. At least 128.
    */
   uint32_t max_send_size;
   /**
-   * Bytes of a received SMB Direct message. At least 128.
+   * Longest SMB Direct message to receive, in bytes. At least 128.
    */
   uint32_t max_receive_size;
   /**
-   * Bytes of a received SMB2 message. At least 131,072.
+   * Longest SMB2 message to receive, in bytes. At least 131,072.
    */
   uint32_t max_fragmented_size;
   /**
-   * Bytes of an RDMA transfer.
+   * Largest RDMA transfer, in bytes.
    */
   uint32_t max_read_write_size;
   /**
-   * Time without a message of the peer after which it is asked for one, in milliseconds.
+   * Milliseconds without a message from the peer after which it is asked for one.
    */
   uint32_t keepalive_interval_ms;
   /**
@@ -710,7 +711,7 @@ struct smbdirect_allowed_address {
    */
   uint32_t scope_id;
   /**
-   * Of one host: neither unspecified nor multicast. IPv4 as ::ffff:a.b.c.d.
+   * The address of one host, not unspecified or multicast. IPv4 as ::ffff:a.b.c.d.
    */
   uint8_t address[16];
   /**
@@ -720,7 +721,7 @@ struct smbdirect_allowed_address {
 };
 
 /**
- * A client and a session of it.
+ * A client and one of its sessions.
  */
 struct smbdirect_session {
   /**
@@ -728,11 +729,11 @@ struct smbdirect_session {
    */
   uint32_t type_size;
   /**
-   * 0: this process has it from now on. 1: not any more.
+   * 0: register it for this process. 1: remove it.
    */
   uint32_t remove;
   /**
-   * The session; 0: only the client. To remove session 0 is to remove all of the client.
+   * The session, or 0 for only the client. Removing 0 removes the client and all its sessions.
    */
   uint64_t session_id;
   /**
@@ -784,7 +785,7 @@ struct smbdirect_address {
 };
 
 /**
- * Where the data of an SMB2 READ or WRITE request lies at the client.
+ * Where the data of an SMB2 READ or WRITE request is at the client.
  */
 struct smbdirect_transfer {
   /**
@@ -792,7 +793,7 @@ struct smbdirect_transfer {
    */
   uint32_t type_size;
   /**
-   * 0: within the messages, and nothing else is set. 1, 2: by RDMA ([MS-SMB2] 2.2.19).
+   * 0: the data is in the messages, and no other field is set. 1, 2: by RDMA ([MS-SMB2] 2.2.19).
    */
   uint32_t channel;
   /**
@@ -804,7 +805,7 @@ struct smbdirect_transfer {
    */
   uint32_t descriptors_offset;
   /**
-   * Bytes of the descriptors. Together they describe at least `length` bytes.
+   * Length of the descriptors, in bytes. Together they describe at least `length` bytes.
    */
   uint32_t descriptors_length;
   /**
@@ -822,7 +823,7 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * The SMBDIRECT_ABI_VERSION that the library was built with.
+ * Returns the SMBDIRECT_ABI_VERSION that the library was built with.
  *
  * - Owns: nothing.
  * - Threads: any.
@@ -833,9 +834,9 @@ extern "C" {
 uint32_t smbdirect_abi_version(void);
 
 /**
- * What a status means, in English, for a log. "unknown status" for a number that is none.
+ * Returns what a status means, in English, for a log: "unknown status" for any other number.
  *
- * - Owns: the string lives for ever.
+ * - Owns: the library keeps the string, which is valid for ever.
  * - Threads: any.
  * - Blocks: never.
  * - Fork: works in the child.
@@ -844,7 +845,7 @@ uint32_t smbdirect_abi_version(void);
 const char *smbdirect_status_str(int32_t status);
 
 /**
- * The nearest errno value of a status; 0 for SMBDIRECT_OK, EIO for a number that is none.
+ * Returns the errno value nearest to a status: 0 for SMBDIRECT_OK, EIO for a number that is not a status.
  *
  * - Owns: nothing.
  * - Threads: any.
@@ -855,34 +856,35 @@ const char *smbdirect_status_str(int32_t status);
 int32_t smbdirect_status_errno(int32_t status);
 
 /**
- * Attaches this process to the smbdirect device at `path` (null: the usual place).
+ * Attaches this process to the smbdirect device at `path_or_null` (null: the default path).
  *
- * Nothing else works before SMBDIRECT_EVENT_ATTACHED; instead of it, SMBDIRECT_EVENT_DETACHED may
- * come, which says why (SMBDIRECT_E_DENIED, SMBDIRECT_E_VERSION, SMBDIRECT_E_TAKEN: there is a
- * listener, SMBDIRECT_E_LIMIT, SMBDIRECT_E_STOPPING ...). A worker with a token in `args` gets SMBDIRECT_EVENT_CONNECTION for it as well, or
- * SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_NO_TOKEN.
+ * Other calls work only after SMBDIRECT_EVENT_ATTACHED. If the device refuses, SMBDIRECT_EVENT_DETACHED
+ * comes instead and says why: SMBDIRECT_E_DENIED, SMBDIRECT_E_VERSION, SMBDIRECT_E_TAKEN (there is a
+ * listener), SMBDIRECT_E_LIMIT, SMBDIRECT_E_STOPPING and others. A worker with a token in `args` gets
+ * SMBDIRECT_EVENT_CONNECTION for it as well, or SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_NO_TOKEN.
  *
- * - Owns: `*device_out` is the caller's, to be freed with smbdirect_device_free.
- * - Threads: any; the device is for one thread at a time.
+ * - Owns: the caller owns `*device_out`, and frees it with smbdirect_device_free.
+ * - Threads: any may call this; one thread at a time may use the device.
  * - Blocks: never.
- * - Fork: the handle is of this process; a child attaches for itself.
+ * - Fork: the handle belongs to this process; a child attaches for itself.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_UNTRUSTED (the
  *   process that listens there runs neither as root nor as this user, nor as the owner of a directory
- *   that only root, or this user, can have made), SMBDIRECT_E_SYSTEM, SMBDIRECT_E_AGAIN (too many
- *   attach at this moment).
+ *   that only root or this user can have made), SMBDIRECT_E_SYSTEM, SMBDIRECT_E_AGAIN (too many
+ *   processes are attaching at this moment).
  *
  * # Safety
  *
- * `path` is null or a string; `args` leads to a structure whose `type_size` is set.
+ * `path_or_null` is null or a string; `args` points to a structure whose `type_size` is set,
+ * `device_out` to a pointer.
  */
 int32_t smbdirect_device_new(const char *path_or_null,
                              const struct smbdirect_attach *args,
                              struct smbdirect_device **device_out);
 
 /**
- * The versions of the interface that this library and the device speak, after SMBDIRECT_EVENT_DETACHED with
- * SMBDIRECT_E_VERSION: for a log that says which of the two has to be exchanged, or restarted.
- * `*device_version_out` is 0 where the device has not said its version, or speaks that of the library.
+ * Writes the versions of the interface that this library and the device speak, after
+ * SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_VERSION, so that a log can say which of the two to replace
+ * or restart. `*device_version_out` is 0 if the device speaks the library's version or has not said its own.
  *
  * - Owns: nothing.
  * - Threads: one at a time.
@@ -892,37 +894,37 @@ int32_t smbdirect_device_new(const char *path_or_null,
  *
  * # Safety
  *
- * `device` is a live handle; the others lead to a `uint32_t` each.
+ * `device` is a live handle; each of the others points to a `uint32_t`.
  */
 int32_t smbdirect_device_versions(struct smbdirect_device *device,
                                   uint32_t *own_version_out,
                                   uint32_t *device_version_out);
 
 /**
- * Frees an attachment: the device breaks off what connections this process still has, with what
+ * Frees an attachment: the device aborts the connections that this process still has, with what
  * is under way on them, and takes all its memory back. A null pointer is ignored.
  *
- * - Owns: the handle is gone, and buffers are not mapped any more: nothing may read or write
- *   them, no thread in a system call either.
- * - Threads: none other uses it.
+ * - Owns: the handle is gone and its buffers are unmapped: nothing may read or write them, not
+ *   even a thread in a system call.
+ * - Threads: no other thread uses the handle.
  * - Blocks: never.
- * - Fork: in a child this is the one call that may be used on its parent's handle: it frees the
- *   child's copy, and the parent's attachment goes on. A child does that soon, or its parent's
- *   memory lives as long as the child.
+ * - Fork: the one call that a child may make on its parent's handle: it frees the child's copy,
+ *   and the parent's attachment goes on. A child should call it soon, because the parent's memory
+ *   lives as long as that copy.
  * - Errors: none.
  *
  * # Safety
  *
- * `device` is null, or from smbdirect_device_new and was not freed before.
+ * `device` is null, or came from smbdirect_device_new and was not freed before.
  */
 void smbdirect_device_free(struct smbdirect_device *device);
 
 /**
- * A file descriptor that is readable whenever smbdirect_device_get_events may have something after
- * it had nothing, for as long as that is so: for tevent, poll, or epoll without EPOLLET. It is
- * neither to be read nor closed.
+ * Writes a file descriptor for tevent, poll, or epoll without EPOLLET. After smbdirect_device_get_events
+ * has run out of events, it is readable for as long as there may be more. The caller must neither read
+ * nor close it.
  *
- * - Owns: the device does.
+ * - Owns: the device owns the descriptor.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
@@ -930,19 +932,19 @@ void smbdirect_device_free(struct smbdirect_device *device);
  *
  * # Safety
  *
- * `device` is a live handle, `fd_out` leads to an int.
+ * `device` is a live handle, `fd_out` points to an int.
  */
 int32_t smbdirect_device_event_fd(struct smbdirect_device *device, int32_t *fd_out);
 
 /**
- * GET_SMBD_EVENT: up to `count` things that happened, in order. `*count_out` says how many; fewer
- * than `count` means that there are no more now, and that the event descriptor will tell when there are.
+ * GET_SMBD_EVENT: writes up to `count` events, in order, and their number to `*count_out`. Fewer than
+ * `count` means that there are no more now, and that the event descriptor becomes readable when there are.
  *
- * Call it until it returns fewer than asked for, whenever the event descriptor is readable. To wake
- * up takes tens of microseconds: a caller that expects something soon may look for it for a while
- * with SMBDIRECT_EVENTS_PEEK in `flags`, which are 0 otherwise.
+ * Whenever the event descriptor is readable, call this until it returns fewer than asked for. Waking
+ * up takes tens of microseconds: a caller that expects an event soon may poll for a while with
+ * SMBDIRECT_EVENTS_PEEK in `flags`, which is 0 otherwise.
  *
- * - Owns: the array is the caller's; the first element's `type_size` has to be set.
+ * - Owns: the array is the caller's; the `type_size` of its first element must be set.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
@@ -951,7 +953,7 @@ int32_t smbdirect_device_event_fd(struct smbdirect_device *device, int32_t *fd_o
  *
  * # Safety
  *
- * `device` is a live handle; `events` leads to `count` structures.
+ * `device` is a live handle; `events` points to `count` structures, `count_out` to a number.
  */
 int32_t smbdirect_device_get_events(struct smbdirect_device *device,
                                     uint32_t flags,
@@ -960,7 +962,7 @@ int32_t smbdirect_device_get_events(struct smbdirect_device *device,
                                     uint32_t *count_out);
 
 /**
- * GET_MEM_PARAMS: what memory a worker may use.
+ * GET_MEM_PARAMS: writes how much memory a worker may use.
  *
  * - Owns: `params_out` is the caller's.
  * - Threads: one at a time.
@@ -970,27 +972,28 @@ int32_t smbdirect_device_get_events(struct smbdirect_device *device,
  *
  * # Safety
  *
- * `device` is a live handle; `params_out` leads to a structure whose `type_size` is set.
+ * `device` is a live handle; `params_out` points to a structure whose `type_size` is set.
  */
 int32_t smbdirect_device_get_mem_params(struct smbdirect_device *device,
                                         struct smbdirect_mem_params *params_out);
 
 /**
- * SEND_PDU: takes as many of the messages as there is room for, in order; `*taken_out` says how
- * many. For each, SMBDIRECT_EVENT_SENT follows. Fewer than `count`: the next one could not be taken,
- * and a call that begins with it says why.
+ * SEND_PDU: takes as many of the messages as there is room for, in order, and writes their number to
+ * `*taken_out`. SMBDIRECT_EVENT_SENT follows for each. If fewer than `count` were taken, a call that
+ * begins with the next one says why.
  *
  * - Owns: everything is copied before the call returns.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
- *   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (it is being transferred), SMBDIRECT_E_TOO_LONG,
- *   SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
+ * - Errors: for the first message, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+ *   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (the connection is being transferred),
+ *   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
  *
  * # Safety
  *
- * `device` is a live handle; `pdus` leads to `count` structures, and their pieces to readable memory.
+ * `device` is a live handle; `pdus` points to `count` structures, their pieces to readable memory,
+ * `taken_out` to a number.
  */
 int32_t smbdirect_device_send_pdus(struct smbdirect_device *device,
                                    const struct smbdirect_pdu *pdus,
@@ -998,24 +1001,25 @@ int32_t smbdirect_device_send_pdus(struct smbdirect_device *device,
                                    uint32_t *taken_out);
 
 /**
- * RDMA_READ_WRITE: takes as many of the operations as there is room for, in order; `*taken_out`
- * says how many. For each, SMBDIRECT_EVENT_RDMA_DONE follows; until then its buffer is in use. An RDMA
- * WRITE goes out before the messages that are taken after it: the response to a READ may be sent
- * at once.
+ * RDMA_READ_WRITE: takes as many of the operations as there is room for, in order, and writes their
+ * number to `*taken_out`. SMBDIRECT_EVENT_RDMA_DONE follows for each; until then its buffer is in use.
+ * An RDMA WRITE goes out before messages that are taken after it, so the response to a READ may be
+ * sent at once.
  *
  * - Owns: descriptors are copied before the call returns.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
- *   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (it is being transferred), SMBDIRECT_E_NO_BUFFER,
- *   SMBDIRECT_E_OUT_OF_BOUNDS, SMBDIRECT_E_DESCRIPTORS, SMBDIRECT_E_DESCRIPTORS_TOO_SHORT,
- *   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NO_READS, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
+ * - Errors: for the first operation, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+ *   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (the connection is being transferred),
+ *   SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_OUT_OF_BOUNDS, SMBDIRECT_E_DESCRIPTORS,
+ *   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NO_READS,
+ *   SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
  *
  * # Safety
  *
- * `device` is a live handle; `operations` leads to `count` structures, and their descriptors to
- * readable memory.
+ * `device` is a live handle; `operations` points to `count` structures, their descriptors to
+ * readable memory, `taken_out` to a number.
  */
 int32_t smbdirect_device_rdma_read_write(struct smbdirect_device *device,
                                          const struct smbdirect_rdma *operations,
@@ -1023,8 +1027,8 @@ int32_t smbdirect_device_rdma_read_write(struct smbdirect_device *device,
                                          uint32_t *taken_out);
 
 /**
- * Wakes the device for the operations with SMBDIRECT_RDMA_DEFER that it was not woken for. It makes no
- * system call if there are none: for a caller to use whenever it is about to sleep.
+ * Wakes the device for operations with SMBDIRECT_RDMA_DEFER that it has not been woken for. Without
+ * any, it makes no system call, so a caller can use it whenever it is about to sleep.
  *
  * - Owns: nothing.
  * - Threads: one at a time.
@@ -1039,20 +1043,20 @@ int32_t smbdirect_device_rdma_read_write(struct smbdirect_device *device,
 int32_t smbdirect_device_flush(struct smbdirect_device *device);
 
 /**
- * Copies the message of an SMBDIRECT_EVENT_PDU to `target`, which has `length` bytes, at least those of
- * the event, and gives its memory back to the device. With `length` 0 it is only given back. As long as
- * messages are not taken, their client runs out of credits: nobody else notices.
+ * Copies the message of an SMBDIRECT_EVENT_PDU to `target` and gives its memory back to the device.
+ * `length`, the size of `target`, must be at least the event's; 0 only gives the memory back. If
+ * messages are not taken, their client runs out of credits; no other client is affected.
  *
- * - Owns: `target` is the caller's; `pdu` means nothing afterwards.
+ * - Owns: `target` is the caller's; `pdu` is not valid afterwards.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: SMBDIRECT_E_INVALID (`length` is less than the message's: nothing happened),
+ * - Errors: SMBDIRECT_E_INVALID (`length` is less than the message's; the message stays),
  *   SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED.
  *
  * # Safety
  *
- * `device` is a live handle; `target` leads to `length` writable bytes.
+ * `device` is a live handle; `target` points to `length` writable bytes.
  */
 int32_t smbdirect_device_take_pdu(struct smbdirect_device *device,
                                   uint64_t pdu,
@@ -1060,10 +1064,10 @@ int32_t smbdirect_device_take_pdu(struct smbdirect_device *device,
                                   uint64_t length);
 
 /**
- * A buffer of at least `length` bytes for RDMA. What was in it before is still there: nobody
- * but this process and the device has seen it.
+ * Allocates a buffer of at least `length` bytes for RDMA. It is not cleared: it may hold old data,
+ * which only this process and the device have seen.
  *
- * - Owns: the caller, until smbdirect_buffer_free.
+ * - Owns: the caller owns the buffer until smbdirect_buffer_free.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
@@ -1074,22 +1078,22 @@ int32_t smbdirect_device_take_pdu(struct smbdirect_device *device,
  *
  * # Safety
  *
- * `device` is a live handle; `buffer_out` leads to a structure whose `type_size` is set.
+ * `device` is a live handle; `buffer_out` points to a structure whose `type_size` is set.
  */
 int32_t smbdirect_buffer_alloc(struct smbdirect_device *device,
                                uint64_t length,
                                struct smbdirect_buffer *buffer_out);
 
 /**
- * Gives a buffer back, which no thread of this process reads or writes any more: it may be unmapped.
+ * Gives a buffer back. No thread of this process may read or write it afterwards: it may be unmapped.
  *
- * - Owns: the library again.
+ * - Owns: the library owns the buffer again.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_BUFFER,
- *   SMBDIRECT_E_DETACHED; SMBDIRECT_E_BUSY: an RDMA operation uses it, and
- *   SMBDIRECT_EVENT_RDMA_DONE will say when that ended.
+ *   SMBDIRECT_E_DETACHED; SMBDIRECT_E_BUSY: an RDMA operation uses the buffer until its
+ *   SMBDIRECT_EVENT_RDMA_DONE.
  *
  * # Safety
  *
@@ -1099,7 +1103,7 @@ int32_t smbdirect_buffer_free(struct smbdirect_device *device,
                               uint64_t number);
 
 /**
- * SET_SMBD_PARAMETERS, of a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+ * SET_SMBD_PARAMETERS, for a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.
  *
  * `security_blob` is the SPNEGO token of the server's NEGOTIATE response, up to 2048 bytes, or null.
  *
@@ -1112,7 +1116,7 @@ int32_t smbdirect_buffer_free(struct smbdirect_device *device,
  *
  * # Safety
  *
- * `device` is a live handle; `parameters` leads to a structure whose `type_size` is set;
+ * `device` is a live handle; `parameters` points to a structure whose `type_size` is set;
  * `security_blob` to `security_blob_length` bytes.
  */
 int32_t smbdirect_device_set_parameters(struct smbdirect_device *device,
@@ -1122,19 +1126,19 @@ int32_t smbdirect_device_set_parameters(struct smbdirect_device *device,
                                         uint64_t security_blob_length);
 
 /**
- * The addresses of the server that clients may use, of a listener, in place of those that it or an
- * earlier listener named before: with SMBDIRECT_ADDRESSES_ALL in `flags` all of them (`count` is 0
- * then), without it the `count` addresses, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings
- * `cookie` back: from then on the device refuses connections at other addresses before it reads
- * anything, and smbdirect_device_get_addresses has none of them. Connections that came in at other
- * addresses end with SMBDIRECT_E_ADDRESS.
+ * Sets, for a listener, the server addresses that clients may use, in place of those that it or an
+ * earlier listener set. With SMBDIRECT_ADDRESSES_ALL in `flags` all are allowed (`count` is 0 then);
+ * otherwise the `count` addresses are, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie`
+ * back. From then on the device refuses connections at other addresses before it reads anything, and
+ * smbdirect_device_get_addresses does not return those. Connections that came in at other addresses
+ * end with SMBDIRECT_E_ADDRESS.
  *
- * It may be called at any time and as often as something changes. The list stays in force when the
- * listener goes away, so that the next one begins with it; a device that was never told allows all
- * addresses.
+ * It may be called at any time, as often as something changes. The list stays in force when the
+ * listener goes away, and the next one begins with it. A device that was never given a list allows
+ * all addresses.
  *
- * - Owns: everything is copied. The first element's `type_size` has to be set; an address may be
- *   there twice. With a `count` of 0 `addresses` may be null.
+ * - Owns: everything is copied. The `type_size` of the first element must be set; an address may
+ *   occur twice. With a `count` of 0 `addresses` may be null.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
@@ -1144,7 +1148,7 @@ int32_t smbdirect_device_set_parameters(struct smbdirect_device *device,
  *
  * # Safety
  *
- * `device` is a live handle; `addresses` leads to `count` structures.
+ * `device` is a live handle; `addresses` points to `count` structures.
  */
 int32_t smbdirect_device_set_addresses(struct smbdirect_device *device,
                                        uint64_t cookie,
@@ -1153,8 +1157,8 @@ int32_t smbdirect_device_set_addresses(struct smbdirect_device *device,
                                        uint32_t count);
 
 /**
- * SET_SMBD_SESSION_ID, of a worker: connections of this client are for this process from now on, or
- * not any more. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+ * SET_SMBD_SESSION_ID, for a worker: registers this process for the connections of a client, or removes
+ * that registration. SMBDIRECT_EVENT_REPLY brings `cookie` back.
  *
  * - Owns: everything is copied.
  * - Threads: one at a time.
@@ -1166,59 +1170,60 @@ int32_t smbdirect_device_set_addresses(struct smbdirect_device *device,
  *
  * # Safety
  *
- * `device` is a live handle; `session` leads to a structure whose `type_size` is set.
+ * `device` is a live handle; `session` points to a structure whose `type_size` is set.
  */
 int32_t smbdirect_device_set_session_id(struct smbdirect_device *device,
                                         uint64_t cookie,
                                         const struct smbdirect_session *session);
 
 /**
- * Claims the connection of a token (16 bytes), of a worker that is attached already.
+ * Claims the connection of a token (16 bytes), for a worker that is already attached.
  * SMBDIRECT_EVENT_REPLY brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION
- * follows or has come. The reply may take as long as the device has no memory to tell of it.
+ * follows or has come. The reply waits until the device has memory to report the connection.
  *
  * - Owns: everything is copied.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
- *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN, or why the connection ended first.
+ *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN, or the reason why the connection ended
+ *   first.
  *
  * # Safety
  *
- * `device` is a live handle; `token` leads to 16 bytes.
+ * `device` is a live handle; `token` points to 16 bytes.
  */
 int32_t smbdirect_device_claim(struct smbdirect_device *device,
                                uint64_t cookie,
                                const uint8_t *token);
 
 /**
- * Declines a connection that was offered with `token` (16 bytes), of a listener: the device closes
- * it at once. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+ * Declines, for a listener, the connection that was offered with `token` (16 bytes): the device
+ * closes it at once. SMBDIRECT_EVENT_REPLY brings `cookie` back.
  *
  * - Owns: everything is copied.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
- *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN: nothing waits for that token any more.
+ *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN: no connection waits under that token.
  *
  * # Safety
  *
- * `device` is a live handle; `token` leads to 16 bytes.
+ * `device` is a live handle; `token` points to 16 bytes.
  */
 int32_t smbdirect_device_decline(struct smbdirect_device *device,
                                  uint64_t cookie,
                                  const uint8_t *token);
 
 /**
- * The addresses at which clients reach the device, as of the last event that was taken: for
+ * Writes the addresses at which clients reach the device, as of the last event that was taken, for
  * FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5). `*count_out` says how many there are,
- * at most SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. They are there with
- * SMBDIRECT_EVENT_ATTACHED, and change without an event of their own.
+ * at most SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. They are known from
+ * SMBDIRECT_EVENT_ATTACHED on, and change without an event of their own.
  *
- * - Owns: the array is the caller's; the first element's `type_size` has to be set. With a `count`
- *   of 0 it may be null.
+ * - Owns: the array is the caller's; the `type_size` of its first element must be set. With a
+ *   `count` of 0 it may be null.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
@@ -1226,7 +1231,7 @@ int32_t smbdirect_device_decline(struct smbdirect_device *device,
  *
  * # Safety
  *
- * `device` is a live handle; `addresses` leads to `count` structures, `count_out` to a number.
+ * `device` is a live handle; `addresses` points to `count` structures, `count_out` to a number.
  */
 int32_t smbdirect_device_get_addresses(struct smbdirect_device *device,
                                        struct smbdirect_address *addresses,
@@ -1234,10 +1239,9 @@ int32_t smbdirect_device_get_addresses(struct smbdirect_device *device,
                                        uint32_t *count_out);
 
 /**
- * What is known about a connection, and what is under way on it.
+ * Writes what is known about a connection, and what is under way on it.
  *
- * `unsent_bytes` is what the peer's network has not acknowledged: what a server asks TCP for with
- * SIOCOUTQ.
+ * `unsent_bytes` counts what the peer's network has not acknowledged, as SIOCOUTQ does for TCP.
  *
  * - Owns: `info_out` is the caller's.
  * - Threads: one at a time.
@@ -1248,15 +1252,16 @@ int32_t smbdirect_device_get_addresses(struct smbdirect_device *device,
  *
  * # Safety
  *
- * `device` is a live handle; `info_out` leads to a structure whose `type_size` is set.
+ * `device` is a live handle; `info_out` points to a structure whose `type_size` is set.
  */
 int32_t smbdirect_conn_get_info(struct smbdirect_device *device,
                                 uint64_t conn,
                                 struct smbdirect_conn_info *info_out);
 
 /**
- * Ends a connection in order: what was taken to be sent goes first. SMBDIRECT_EVENT_DISCONNECTED
- * follows; until then its number is known, and messages may still come. A second call has no effect.
+ * Ends a connection gracefully: messages that were already taken are sent first.
+ * SMBDIRECT_EVENT_DISCONNECTED follows; until then the connection's number stays valid, and messages may
+ * still arrive. A second call has no effect.
  *
  * - Owns: nothing.
  * - Threads: one at a time.
@@ -1273,12 +1278,12 @@ int32_t smbdirect_conn_disconnect(struct smbdirect_device *device,
                                   uint64_t conn);
 
 /**
- * Says that a user is on a connection: call it after each successful SESSION_SETUP with credentials on
- * it, also one that binds the connection to a session, and when a share lets a guest in. An anonymous
- * session alone is no user. Until the first call the device treats the client as a stranger: few of them
- * are let in from one address, each for a short time (`login_timeout` in the device's configuration),
- * with messages of at most 64 KiB and a few credits. A second call has no effect, and a connection that
- * is transferred afterwards stays authenticated.
+ * Tells the device that a user has logged in on a connection. Call it after each successful SESSION_SETUP
+ * with credentials, also one that binds the connection to a session, and when a share lets a guest in. An
+ * anonymous session alone does not count. Until the first call the device treats the client as a stranger:
+ * it lets in few of them from one address, each for a short time (`login_timeout` in the device's
+ * configuration), with messages of at most 64 KiB and a few credits. A second call has no effect, and a
+ * connection that is transferred afterwards stays authenticated.
  *
  * - Owns: nothing.
  * - Threads: one at a time.
@@ -1296,10 +1301,10 @@ int32_t smbdirect_conn_set_authenticated(struct smbdirect_device *device,
 
 /**
  * Gives a connection to the worker that has registered `client_guid` (16 bytes), or, with a null
- * pointer, to whoever claims the token that SMBDIRECT_EVENT_TRANSFERRED brings. The message at `pdu`
- * becomes the first that the new owner receives: the NEGOTIATE request that told whose it is.
- * Nothing else may be under way on the connection (SMBDIRECT_E_BUSY). If the event says anything but
- * SMBDIRECT_OK, the connection is still this process'.
+ * pointer, to the worker that claims the token in SMBDIRECT_EVENT_TRANSFERRED. The new owner receives
+ * the message at `pdu` first: the NEGOTIATE request that named the client. Nothing else may be under
+ * way on the connection (SMBDIRECT_E_BUSY). Unless the event says SMBDIRECT_OK, the connection still
+ * belongs to this process.
  *
  * - Owns: `pdu` is copied before the call returns.
  * - Threads: one at a time.
@@ -1307,13 +1312,13 @@ int32_t smbdirect_conn_set_authenticated(struct smbdirect_device *device,
  * - Fork: SMBDIRECT_E_FORKED.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_CONNECTION,
  *   SMBDIRECT_E_BUSY, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY,
- *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_OWNER, SMBDIRECT_E_INVALID (this process is
- *   the owner), SMBDIRECT_E_BUSY (a message has not been taken), SMBDIRECT_E_TOO_LONG (more than
+ *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_OWNER, SMBDIRECT_E_INVALID (this process
+ *   registered it), SMBDIRECT_E_BUSY (a message has not been taken), SMBDIRECT_E_TOO_LONG (more than
  *   64 KiB), SMBDIRECT_E_LIMIT, SMBDIRECT_E_FLUSHED.
  *
  * # Safety
  *
- * `device` is a live handle; `client_guid` is null or leads to 16 bytes; `pdu` leads to `length` bytes.
+ * `device` is a live handle; `client_guid` is null or points to 16 bytes; `pdu` points to `length` bytes.
  */
 int32_t smbdirect_conn_transfer(struct smbdirect_device *device,
                                 uint64_t conn,
@@ -1323,34 +1328,34 @@ int32_t smbdirect_conn_transfer(struct smbdirect_device *device,
                                 uint64_t length);
 
 /**
- * Reads from an SMB2 READ or WRITE request where its data lies at the client.
+ * Reads from an SMB2 READ or WRITE request where its data is at the client.
  *
  * `request` is one element of a compound, or a whole message, from its SMB2 header on, decrypted.
- * Whether the dialect allows the channel, and whether `length` is within what was negotiated, is
- * the caller's to check.
+ * The caller must check that the dialect allows the channel, and that the transfer's `length` is
+ * within what was negotiated.
  *
- * - Owns: `transfer_out` is the caller's, and nothing is kept.
+ * - Owns: `transfer_out` is the caller's; the library keeps nothing.
  * - Threads: any.
  * - Blocks: never.
  * - Fork: works in the child.
- * - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_REQUEST: no READ or WRITE, a channel that is not
+ * - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_REQUEST: not a READ or WRITE, a channel that is not
  *   supported, or fields that contradict each other; SMBDIRECT_E_DESCRIPTORS;
  *   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT.
  *
  * # Safety
  *
- * `request` leads to `length` bytes; `transfer_out` to a structure whose `type_size` is set.
+ * `request` points to `length` bytes; `transfer_out` to a structure whose `type_size` is set.
  */
 int32_t smbdirect_request_transfer(const void *request,
                                    uint64_t length,
                                    struct smbdirect_transfer *transfer_out);
 
 /**
- * Reads from an SMB2 request whether each final response to it, errors included, has to invalidate
- * a token (channel 2, [MS-SMB2] 3.3.4.1.7): `*invalidate_out` is 1 and `*token_out` the token, or
- * both are 0. A request that is no READ or WRITE, or nothing at all, invalidates nothing.
+ * Reads from an SMB2 request whether each final response to it, errors included, must invalidate
+ * a token (channel 2, [MS-SMB2] 3.3.4.1.7). If so, `*invalidate_out` is 1 and `*token_out` the token;
+ * otherwise, and for anything but a READ or WRITE request, both are 0.
  *
- * - Owns: nothing is kept.
+ * - Owns: the library keeps nothing.
  * - Threads: any.
  * - Blocks: never.
  * - Fork: works in the child.
@@ -1358,7 +1363,7 @@ int32_t smbdirect_request_transfer(const void *request,
  *
  * # Safety
  *
- * `request` leads to `length` bytes; the others to a number each.
+ * `request` points to `length` bytes; each of the others to a number.
  */
 int32_t smbdirect_request_invalidate(const void *request,
                                      uint64_t length,
@@ -1366,9 +1371,9 @@ int32_t smbdirect_request_invalidate(const void *request,
                                      uint32_t *token_out);
 
 /**
- * Checks a list of buffer descriptors ([MS-SMBD] 2.2.3.1) and adds their lengths up.
+ * Checks a list of buffer descriptors ([MS-SMBD] 2.2.3.1) and adds up their lengths.
  *
- * - Owns: nothing is kept.
+ * - Owns: the library keeps nothing.
  * - Threads: any.
  * - Blocks: never.
  * - Fork: works in the child.
@@ -1377,7 +1382,7 @@ int32_t smbdirect_request_invalidate(const void *request,
  *
  * # Safety
  *
- * `descriptors` leads to `length` bytes, `total_out` to a number.
+ * `descriptors` points to `length` bytes, `total_out` to a number.
  */
 int32_t smbdirect_descriptors_check(const void *descriptors, uint64_t length, uint64_t *total_out);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What an attachment asks of the device as a whole: who owns what, and what there is.
+//! Requests to the device as a whole: parameters, addresses, and which process owns a connection.
 
 use std::ffi::c_void;
 
@@ -13,7 +13,7 @@ use crate::device::{Handle, Status};
 const _: () = assert!(SMBDIRECT_ADDRESSES_MAX as usize == MAX_ADDRESSES);
 const _: () = assert!(SMBDIRECT_ALLOWED_ADDRESSES_MAX as usize == MAX_ALLOWED_ADDRESSES);
 
-/// SET_SMBD_PARAMETERS, of a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+/// SET_SMBD_PARAMETERS, for a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.
 ///
 /// `security_blob` is the SPNEGO token of the server's NEGOTIATE response, up to 2048 bytes, or null.
 ///
@@ -26,7 +26,7 @@ const _: () = assert!(SMBDIRECT_ALLOWED_ADDRESSES_MAX as usize == MAX_ALLOWED_AD
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `parameters` leads to a structure whose `type_size` is set;
+/// `device` is a live handle; `parameters` points to a structure whose `type_size` is set;
 /// `security_blob` to `security_blob_length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_set_parameters(
@@ -37,9 +37,10 @@ pub unsafe extern "C" fn smbdirect_device_set_parameters(
     security_blob_length: u64,
 ) -> i32 {
     let call = |handle: &mut Handle| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `parameters` points to a structure whose `type_size` is set, as `# Safety`
+        // demands.
         let wanted = unsafe { input(parameters) }?;
-        // SAFETY: the caller's promise.
+        // SAFETY: `security_blob` points to `security_blob_length` bytes, as `# Safety` demands.
         let blob = unsafe { bytes(security_blob, security_blob_length) }?;
         if wanted.reserved != [0; 4] || wanted.reserved32 != 0 {
             return Err(Status::Invalid);
@@ -58,23 +59,23 @@ pub unsafe extern "C" fn smbdirect_device_set_parameters(
         };
         handle.set_parameters(cookie, parameters, blob)
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// The addresses of the server that clients may use, of a listener, in place of those that it or an
-/// earlier listener named before: with SMBDIRECT_ADDRESSES_ALL in `flags` all of them (`count` is 0
-/// then), without it the `count` addresses, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings
-/// `cookie` back: from then on the device refuses connections at other addresses before it reads
-/// anything, and smbdirect_device_get_addresses has none of them. Connections that came in at other
-/// addresses end with SMBDIRECT_E_ADDRESS.
+/// Sets, for a listener, the server addresses that clients may use, in place of those that it or an
+/// earlier listener set. With SMBDIRECT_ADDRESSES_ALL in `flags` all are allowed (`count` is 0 then);
+/// otherwise the `count` addresses are, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie`
+/// back. From then on the device refuses connections at other addresses before it reads anything, and
+/// smbdirect_device_get_addresses does not return those. Connections that came in at other addresses
+/// end with SMBDIRECT_E_ADDRESS.
 ///
-/// It may be called at any time and as often as something changes. The list stays in force when the
-/// listener goes away, so that the next one begins with it; a device that was never told allows all
-/// addresses.
+/// It may be called at any time, as often as something changes. The list stays in force when the
+/// listener goes away, and the next one begins with it. A device that was never given a list allows
+/// all addresses.
 ///
-/// - Owns: everything is copied. The first element's `type_size` has to be set; an address may be
-///   there twice. With a `count` of 0 `addresses` may be null.
+/// - Owns: everything is copied. The `type_size` of the first element must be set; an address may
+///   occur twice. With a `count` of 0 `addresses` may be null.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
@@ -84,7 +85,7 @@ pub unsafe extern "C" fn smbdirect_device_set_parameters(
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `addresses` leads to `count` structures.
+/// `device` is a live handle; `addresses` points to `count` structures.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_set_addresses(
     device: *mut smbdirect_device,
@@ -115,17 +116,17 @@ pub unsafe extern "C" fn smbdirect_device_set_addresses(
                 reserved: 0,
             })
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: `addresses` points to `count` structures, as `# Safety` demands.
         let addresses = unsafe { inputs(addresses, count) }?;
         let allowed: Result<Vec<_>, Status> = addresses.map(allowed).collect();
         handle.set_addresses(cookie, Some(&allowed?))
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// SET_SMBD_SESSION_ID, of a worker: connections of this client are for this process from now on, or
-/// not any more. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+/// SET_SMBD_SESSION_ID, for a worker: registers this process for the connections of a client, or removes
+/// that registration. SMBDIRECT_EVENT_REPLY brings `cookie` back.
 ///
 /// - Owns: everything is copied.
 /// - Threads: one at a time.
@@ -137,7 +138,7 @@ pub unsafe extern "C" fn smbdirect_device_set_addresses(
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `session` leads to a structure whose `type_size` is set.
+/// `device` is a live handle; `session` points to a structure whose `type_size` is set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_set_session_id(
     device: *mut smbdirect_device,
@@ -145,7 +146,7 @@ pub unsafe extern "C" fn smbdirect_device_set_session_id(
     session: *const smbdirect_session,
 ) -> i32 {
     let call = |handle: &mut Handle| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `session` points to a structure whose `type_size` is set, as `# Safety` demands.
         let session = unsafe { input(session) }?;
         if session.remove > 1 || session.client_guid == [0; 16] || session.reserved != [0; 2] {
             return Err(Status::Invalid);
@@ -153,17 +154,17 @@ pub unsafe extern "C" fn smbdirect_device_set_session_id(
         let remove = session.remove == 1;
         handle.set_session_id(cookie, session.client_guid, session.session_id, remove)
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// The token at `token`, which is not 0.
+/// Reads the token at `token`, and refuses one of zeros.
 ///
 /// # Safety
 ///
-/// `token` is null or leads to 16 bytes.
+/// `token` is null or points to 16 bytes.
 unsafe fn some_token(token: *const u8) -> Result<[u8; 16], Status> {
-    // SAFETY: the caller's promise.
+    // SAFETY: `token` is null or points to 16 bytes, as `# Safety` demands.
     let token = unsafe { sixteen(token) }?;
     if token == [0; 16] {
         return Err(Status::Invalid);
@@ -171,20 +172,21 @@ unsafe fn some_token(token: *const u8) -> Result<[u8; 16], Status> {
     Ok(token)
 }
 
-/// Claims the connection of a token (16 bytes), of a worker that is attached already.
+/// Claims the connection of a token (16 bytes), for a worker that is already attached.
 /// SMBDIRECT_EVENT_REPLY brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION
-/// follows or has come. The reply may take as long as the device has no memory to tell of it.
+/// follows or has come. The reply waits until the device has memory to report the connection.
 ///
 /// - Owns: everything is copied.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
 /// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
-///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN, or why the connection ended first.
+///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN, or the reason why the connection ended
+///   first.
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `token` leads to 16 bytes.
+/// `device` is a live handle; `token` points to 16 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_claim(
     device: *mut smbdirect_device,
@@ -192,27 +194,27 @@ pub unsafe extern "C" fn smbdirect_device_claim(
     token: *const u8,
 ) -> i32 {
     let call = |handle: &mut Handle| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `token` points to 16 bytes, as `# Safety` demands.
         let token = unsafe { some_token(token) }?;
         handle.claim(cookie, token)
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// Declines a connection that was offered with `token` (16 bytes), of a listener: the device closes
-/// it at once. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+/// Declines, for a listener, the connection that was offered with `token` (16 bytes): the device
+/// closes it at once. SMBDIRECT_EVENT_REPLY brings `cookie` back.
 ///
 /// - Owns: everything is copied.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
 /// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
-///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN: nothing waits for that token any more.
+///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN: no connection waits under that token.
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `token` leads to 16 bytes.
+/// `device` is a live handle; `token` points to 16 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_decline(
     device: *mut smbdirect_device,
@@ -220,21 +222,21 @@ pub unsafe extern "C" fn smbdirect_device_decline(
     token: *const u8,
 ) -> i32 {
     let call = |handle: &mut Handle| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `token` points to 16 bytes, as `# Safety` demands.
         let token = unsafe { some_token(token) }?;
         handle.decline(cookie, token)
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// The addresses at which clients reach the device, as of the last event that was taken: for
+/// Writes the addresses at which clients reach the device, as of the last event that was taken, for
 /// FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5). `*count_out` says how many there are,
-/// at most SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. They are there with
-/// SMBDIRECT_EVENT_ATTACHED, and change without an event of their own.
+/// at most SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. They are known from
+/// SMBDIRECT_EVENT_ATTACHED on, and change without an event of their own.
 ///
-/// - Owns: the array is the caller's; the first element's `type_size` has to be set. With a `count`
-///   of 0 it may be null.
+/// - Owns: the array is the caller's; the `type_size` of its first element must be set. With a
+///   `count` of 0 it may be null.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
@@ -242,7 +244,7 @@ pub unsafe extern "C" fn smbdirect_device_decline(
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `addresses` leads to `count` structures, `count_out` to a number.
+/// `device` is a live handle; `addresses` points to `count` structures, `count_out` to a number.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_get_addresses(
     device: *mut smbdirect_device,
@@ -258,16 +260,16 @@ pub unsafe extern "C" fn smbdirect_device_get_addresses(
         // At most `MAX_ADDRESSES`.
         let total = known.len() as u32;
         if count > 0 {
-            // SAFETY: the caller's promise.
+            // SAFETY: `addresses` points to `count` structures, as `# Safety` demands.
             let mut output = unsafe { Output::new(addresses) }?;
             known = known.get(..count as usize).unwrap_or(known);
             for (n, address) in known.iter().enumerate() {
                 output.write(n, address_of(output.type_size(), address));
             }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: `count_out` points to a number, as `# Safety` demands.
         unsafe { put(count_out, total) }
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What is done to one connection.
+//! Calls on one connection.
 
 use std::ffi::c_void;
 
@@ -9,10 +9,9 @@ use super::pointer::{Output, bytes, sixteen, with_device};
 use super::types::{smbdirect_conn_info, smbdirect_device};
 use crate::device::Status;
 
-/// What is known about a connection, and what is under way on it.
+/// Writes what is known about a connection, and what is under way on it.
 ///
-/// `unsent_bytes` is what the peer's network has not acknowledged: what a server asks TCP for with
-/// SIOCOUTQ.
+/// `unsent_bytes` counts what the peer's network has not acknowledged, as SIOCOUTQ does for TCP.
 ///
 /// - Owns: `info_out` is the caller's.
 /// - Threads: one at a time.
@@ -23,7 +22,7 @@ use crate::device::Status;
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `info_out` leads to a structure whose `type_size` is set.
+/// `device` is a live handle; `info_out` points to a structure whose `type_size` is set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_conn_get_info(
     device: *mut smbdirect_device,
@@ -31,18 +30,19 @@ pub unsafe extern "C" fn smbdirect_conn_get_info(
     info_out: *mut smbdirect_conn_info,
 ) -> i32 {
     let call = |handle: &mut crate::device::Handle| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `info_out` points to a structure whose `type_size` is set, as `# Safety` demands.
         let mut output = unsafe { Output::new(info_out) }?;
         let (known, counts) = (handle.conn_info(conn)?, handle.conn_counts(conn)?);
         output.write(0, conn_info_of(output.type_size(), &known, counts));
         Ok(())
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// Ends a connection in order: what was taken to be sent goes first. SMBDIRECT_EVENT_DISCONNECTED
-/// follows; until then its number is known, and messages may still come. A second call has no effect.
+/// Ends a connection gracefully: messages that were already taken are sent first.
+/// SMBDIRECT_EVENT_DISCONNECTED follows; until then the connection's number stays valid, and messages may
+/// still arrive. A second call has no effect.
 ///
 /// - Owns: nothing.
 /// - Threads: one at a time.
@@ -59,16 +59,16 @@ pub unsafe extern "C" fn smbdirect_conn_disconnect(
     device: *mut smbdirect_device,
     conn: u64,
 ) -> i32 {
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, |handle| handle.disconnect(conn)) }
 }
 
-/// Says that a user is on a connection: call it after each successful SESSION_SETUP with credentials on
-/// it, also one that binds the connection to a session, and when a share lets a guest in. An anonymous
-/// session alone is no user. Until the first call the device treats the client as a stranger: few of them
-/// are let in from one address, each for a short time (`login_timeout` in the device's configuration),
-/// with messages of at most 64 KiB and a few credits. A second call has no effect, and a connection that
-/// is transferred afterwards stays authenticated.
+/// Tells the device that a user has logged in on a connection. Call it after each successful SESSION_SETUP
+/// with credentials, also one that binds the connection to a session, and when a share lets a guest in. An
+/// anonymous session alone does not count. Until the first call the device treats the client as a stranger:
+/// it lets in few of them from one address, each for a short time (`login_timeout` in the device's
+/// configuration), with messages of at most 64 KiB and a few credits. A second call has no effect, and a
+/// connection that is transferred afterwards stays authenticated.
 ///
 /// - Owns: nothing.
 /// - Threads: one at a time.
@@ -85,15 +85,15 @@ pub unsafe extern "C" fn smbdirect_conn_set_authenticated(
     device: *mut smbdirect_device,
     conn: u64,
 ) -> i32 {
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, |handle| handle.set_authenticated(conn)) }
 }
 
 /// Gives a connection to the worker that has registered `client_guid` (16 bytes), or, with a null
-/// pointer, to whoever claims the token that SMBDIRECT_EVENT_TRANSFERRED brings. The message at `pdu`
-/// becomes the first that the new owner receives: the NEGOTIATE request that told whose it is.
-/// Nothing else may be under way on the connection (SMBDIRECT_E_BUSY). If the event says anything but
-/// SMBDIRECT_OK, the connection is still this process'.
+/// pointer, to the worker that claims the token in SMBDIRECT_EVENT_TRANSFERRED. The new owner receives
+/// the message at `pdu` first: the NEGOTIATE request that named the client. Nothing else may be under
+/// way on the connection (SMBDIRECT_E_BUSY). Unless the event says SMBDIRECT_OK, the connection still
+/// belongs to this process.
 ///
 /// - Owns: `pdu` is copied before the call returns.
 /// - Threads: one at a time.
@@ -101,13 +101,13 @@ pub unsafe extern "C" fn smbdirect_conn_set_authenticated(
 /// - Fork: SMBDIRECT_E_FORKED.
 /// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_CONNECTION,
 ///   SMBDIRECT_E_BUSY, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY,
-///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_OWNER, SMBDIRECT_E_INVALID (this process is
-///   the owner), SMBDIRECT_E_BUSY (a message has not been taken), SMBDIRECT_E_TOO_LONG (more than
+///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_OWNER, SMBDIRECT_E_INVALID (this process
+///   registered it), SMBDIRECT_E_BUSY (a message has not been taken), SMBDIRECT_E_TOO_LONG (more than
 ///   64 KiB), SMBDIRECT_E_LIMIT, SMBDIRECT_E_FLUSHED.
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `client_guid` is null or leads to 16 bytes; `pdu` leads to `length` bytes.
+/// `device` is a live handle; `client_guid` is null or points to 16 bytes; `pdu` points to `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_conn_transfer(
     device: *mut smbdirect_device,
@@ -121,16 +121,16 @@ pub unsafe extern "C" fn smbdirect_conn_transfer(
         let client_guid = if client_guid.is_null() {
             None
         } else {
-            // SAFETY: the caller's promise.
+            // SAFETY: `client_guid` points to 16 bytes, as `# Safety` demands; it is not null.
             Some(unsafe { sixteen(client_guid) }?)
         };
         if client_guid == Some([0; 16]) {
             return Err(Status::Invalid);
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: `pdu` points to `length` bytes, as `# Safety` demands.
         let pdu = unsafe { bytes(pdu, length) }?;
         handle.transfer(conn, cookie, client_guid, pdu)
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What the library says, as the structures that C sees.
+//! The library's values as the structures that C sees.
 
 use super::types::*;
 use crate::device::abi::{Address, ConnInfo, MemParams, RegionShape};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What is done to an attachment: its beginning and end, its events, its memory, and its work.
+//! Calls on an attachment: its beginning and end, its events, its memory, and its work.
 
 use std::ffi::{c_char, c_void};
 use std::os::fd::AsRawFd;
@@ -15,25 +15,26 @@ use super::types::*;
 use crate::device::abi::VERSION;
 use crate::device::{DEFAULT_PATH, Direction, Handle, Role, Status};
 
-/// Attaches this process to the smbdirect device at `path` (null: the usual place).
+/// Attaches this process to the smbdirect device at `path_or_null` (null: the default path).
 ///
-/// Nothing else works before SMBDIRECT_EVENT_ATTACHED; instead of it, SMBDIRECT_EVENT_DETACHED may
-/// come, which says why (SMBDIRECT_E_DENIED, SMBDIRECT_E_VERSION, SMBDIRECT_E_TAKEN: there is a
-/// listener, SMBDIRECT_E_LIMIT, SMBDIRECT_E_STOPPING ...). A worker with a token in `args` gets SMBDIRECT_EVENT_CONNECTION for it as well, or
-/// SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_NO_TOKEN.
+/// Other calls work only after SMBDIRECT_EVENT_ATTACHED. If the device refuses, SMBDIRECT_EVENT_DETACHED
+/// comes instead and says why: SMBDIRECT_E_DENIED, SMBDIRECT_E_VERSION, SMBDIRECT_E_TAKEN (there is a
+/// listener), SMBDIRECT_E_LIMIT, SMBDIRECT_E_STOPPING and others. A worker with a token in `args` gets
+/// SMBDIRECT_EVENT_CONNECTION for it as well, or SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_NO_TOKEN.
 ///
-/// - Owns: `*device_out` is the caller's, to be freed with smbdirect_device_free.
-/// - Threads: any; the device is for one thread at a time.
+/// - Owns: the caller owns `*device_out`, and frees it with smbdirect_device_free.
+/// - Threads: any may call this; one thread at a time may use the device.
 /// - Blocks: never.
-/// - Fork: the handle is of this process; a child attaches for itself.
+/// - Fork: the handle belongs to this process; a child attaches for itself.
 /// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_UNTRUSTED (the
 ///   process that listens there runs neither as root nor as this user, nor as the owner of a directory
-///   that only root, or this user, can have made), SMBDIRECT_E_SYSTEM, SMBDIRECT_E_AGAIN (too many
-///   attach at this moment).
+///   that only root or this user can have made), SMBDIRECT_E_SYSTEM, SMBDIRECT_E_AGAIN (too many
+///   processes are attaching at this moment).
 ///
 /// # Safety
 ///
-/// `path` is null or a string; `args` leads to a structure whose `type_size` is set.
+/// `path_or_null` is null or a string; `args` points to a structure whose `type_size` is set,
+/// `device_out` to a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_new(
     path_or_null: *const c_char,
@@ -44,9 +45,9 @@ pub unsafe extern "C" fn smbdirect_device_new(
         if device_out.is_null() {
             return Err(Status::Invalid);
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: `path_or_null` is null or a string, as `# Safety` demands.
         let place = unsafe { path(path_or_null) }?.unwrap_or_else(|| Path::new(DEFAULT_PATH));
-        // SAFETY: the caller's promise.
+        // SAFETY: `args` points to a structure whose `type_size` is set, as `# Safety` demands.
         let args = unsafe { input(args) }?;
         let token = (args.token != [0; 16]).then_some(args.token);
         let role = match args.role {
@@ -58,14 +59,14 @@ pub unsafe extern "C" fn smbdirect_device_new(
             return Err(Status::Invalid);
         }
         let handle = Handle::attach(place, role, token)?;
-        // SAFETY: the caller's promise.
+        // SAFETY: `device_out` points to a pointer, as `# Safety` demands.
         unsafe { put(device_out, into_pointer(handle)) }
     })
 }
 
-/// The versions of the interface that this library and the device speak, after SMBDIRECT_EVENT_DETACHED with
-/// SMBDIRECT_E_VERSION: for a log that says which of the two has to be exchanged, or restarted.
-/// `*device_version_out` is 0 where the device has not said its version, or speaks that of the library.
+/// Writes the versions of the interface that this library and the device speak, after
+/// SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_VERSION, so that a log can say which of the two to replace
+/// or restart. `*device_version_out` is 0 if the device speaks the library's version or has not said its own.
 ///
 /// - Owns: nothing.
 /// - Threads: one at a time.
@@ -75,7 +76,7 @@ pub unsafe extern "C" fn smbdirect_device_new(
 ///
 /// # Safety
 ///
-/// `device` is a live handle; the others lead to a `uint32_t` each.
+/// `device` is a live handle; each of the others points to a `uint32_t`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_versions(
     device: *mut smbdirect_device,
@@ -87,44 +88,45 @@ pub unsafe extern "C" fn smbdirect_device_versions(
             return Err(Status::Invalid);
         }
         let version = handle.device_version().unwrap_or(0);
-        // SAFETY: the caller's promise.
+        // SAFETY: `own_version_out` points to a `uint32_t`, as `# Safety` demands.
         unsafe { put(own_version_out, VERSION) }?;
-        // SAFETY: the caller's promise.
+        // SAFETY: `device_version_out` points to a `uint32_t`, as `# Safety` demands.
         unsafe { put(device_version_out, version) }
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// Frees an attachment: the device breaks off what connections this process still has, with what
+/// Frees an attachment: the device aborts the connections that this process still has, with what
 /// is under way on them, and takes all its memory back. A null pointer is ignored.
 ///
-/// - Owns: the handle is gone, and buffers are not mapped any more: nothing may read or write
-///   them, no thread in a system call either.
-/// - Threads: none other uses it.
+/// - Owns: the handle is gone and its buffers are unmapped: nothing may read or write them, not
+///   even a thread in a system call.
+/// - Threads: no other thread uses the handle.
 /// - Blocks: never.
-/// - Fork: in a child this is the one call that may be used on its parent's handle: it frees the
-///   child's copy, and the parent's attachment goes on. A child does that soon, or its parent's
-///   memory lives as long as the child.
+/// - Fork: the one call that a child may make on its parent's handle: it frees the child's copy,
+///   and the parent's attachment goes on. A child should call it soon, because the parent's memory
+///   lives as long as that copy.
 /// - Errors: none.
 ///
 /// # Safety
 ///
-/// `device` is null, or from smbdirect_device_new and was not freed before.
+/// `device` is null, or came from smbdirect_device_new and was not freed before.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_free(device: *mut smbdirect_device) {
     fence(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `device` is null, or came from `into_pointer` in smbdirect_device_new and was not
+        // freed before, as `# Safety` demands.
         unsafe { release(device) };
         Ok(())
     });
 }
 
-/// A file descriptor that is readable whenever smbdirect_device_get_events may have something after
-/// it had nothing, for as long as that is so: for tevent, poll, or epoll without EPOLLET. It is
-/// neither to be read nor closed.
+/// Writes a file descriptor for tevent, poll, or epoll without EPOLLET. After smbdirect_device_get_events
+/// has run out of events, it is readable for as long as there may be more. The caller must neither read
+/// nor close it.
 ///
-/// - Owns: the device does.
+/// - Owns: the device owns the descriptor.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
@@ -132,7 +134,7 @@ pub unsafe extern "C" fn smbdirect_device_free(device: *mut smbdirect_device) {
 ///
 /// # Safety
 ///
-/// `device` is a live handle, `fd_out` leads to an int.
+/// `device` is a live handle, `fd_out` points to an int.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_event_fd(
     device: *mut smbdirect_device,
@@ -140,21 +142,21 @@ pub unsafe extern "C" fn smbdirect_device_event_fd(
 ) -> i32 {
     let call = |handle: &mut Handle| {
         let descriptor = handle.event_fd()?.as_raw_fd();
-        // SAFETY: the caller's promise.
+        // SAFETY: `fd_out` points to an int, as `# Safety` demands.
         unsafe { put(fd_out, descriptor) }
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// GET_SMBD_EVENT: up to `count` things that happened, in order. `*count_out` says how many; fewer
-/// than `count` means that there are no more now, and that the event descriptor will tell when there are.
+/// GET_SMBD_EVENT: writes up to `count` events, in order, and their number to `*count_out`. Fewer than
+/// `count` means that there are no more now, and that the event descriptor becomes readable when there are.
 ///
-/// Call it until it returns fewer than asked for, whenever the event descriptor is readable. To wake
-/// up takes tens of microseconds: a caller that expects something soon may look for it for a while
-/// with SMBDIRECT_EVENTS_PEEK in `flags`, which are 0 otherwise.
+/// Whenever the event descriptor is readable, call this until it returns fewer than asked for. Waking
+/// up takes tens of microseconds: a caller that expects an event soon may poll for a while with
+/// SMBDIRECT_EVENTS_PEEK in `flags`, which is 0 otherwise.
 ///
-/// - Owns: the array is the caller's; the first element's `type_size` has to be set.
+/// - Owns: the array is the caller's; the `type_size` of its first element must be set.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
@@ -163,7 +165,7 @@ pub unsafe extern "C" fn smbdirect_device_event_fd(
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `events` leads to `count` structures.
+/// `device` is a live handle; `events` points to `count` structures, `count_out` to a number.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_get_events(
     device: *mut smbdirect_device,
@@ -181,7 +183,7 @@ pub unsafe extern "C" fn smbdirect_device_get_events(
             SMBDIRECT_EVENTS_PEEK => Handle::peek_event,
             _ => return Err(Status::Invalid),
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: `events` points to `count` structures, as `# Safety` demands.
         let mut output = unsafe { Output::new(events) }?;
         let mut written = 0;
         while written < count {
@@ -195,14 +197,14 @@ pub unsafe extern "C" fn smbdirect_device_get_events(
             output.write(written as usize, value);
             written += 1;
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: `count_out` points to a number, as `# Safety` demands.
         unsafe { put(count_out, written) }
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// GET_MEM_PARAMS: what memory a worker may use.
+/// GET_MEM_PARAMS: writes how much memory a worker may use.
 ///
 /// - Owns: `params_out` is the caller's.
 /// - Threads: one at a time.
@@ -212,38 +214,40 @@ pub unsafe extern "C" fn smbdirect_device_get_events(
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `params_out` leads to a structure whose `type_size` is set.
+/// `device` is a live handle; `params_out` points to a structure whose `type_size` is set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_get_mem_params(
     device: *mut smbdirect_device,
     params_out: *mut smbdirect_mem_params,
 ) -> i32 {
     let call = |handle: &mut Handle| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `params_out` points to a structure whose `type_size` is set, as `# Safety`
+        // demands.
         let mut output = unsafe { Output::new(params_out) }?;
         let params = handle.mem_params()?;
         output.write(0, mem_params_of(output.type_size(), &params));
         Ok(())
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// SEND_PDU: takes as many of the messages as there is room for, in order; `*taken_out` says how
-/// many. For each, SMBDIRECT_EVENT_SENT follows. Fewer than `count`: the next one could not be taken,
-/// and a call that begins with it says why.
+/// SEND_PDU: takes as many of the messages as there is room for, in order, and writes their number to
+/// `*taken_out`. SMBDIRECT_EVENT_SENT follows for each. If fewer than `count` were taken, a call that
+/// begins with the next one says why.
 ///
 /// - Owns: everything is copied before the call returns.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
-///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (it is being transferred), SMBDIRECT_E_TOO_LONG,
-///   SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
+/// - Errors: for the first message, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (the connection is being transferred),
+///   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `pdus` leads to `count` structures, and their pieces to readable memory.
+/// `device` is a live handle; `pdus` points to `count` structures, their pieces to readable memory,
+/// `taken_out` to a number.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_send_pdus(
     device: *mut smbdirect_device,
@@ -252,43 +256,44 @@ pub unsafe extern "C" fn smbdirect_device_send_pdus(
     taken_out: *mut u32,
 ) -> i32 {
     let call = |handle: &mut Handle| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `pdus` points to `count` structures, as `# Safety` demands.
         let pdus = unsafe { inputs(pdus, count) }?;
         let each = |pdu: Result<smbdirect_pdu, Status>| {
             let pdu = pdu?;
             if pdu.flags & !SMBDIRECT_PDU_INVALIDATE != 0 || pdu.reserved != [0; 2] {
                 return Err(Status::Invalid);
             }
-            // SAFETY: the caller's promise.
+            // SAFETY: the pieces of each message are readable memory, as `# Safety` demands.
             let pieces = unsafe { pieces(pdu.pieces, pdu.piece_count) }?;
             let invalidate = (pdu.flags & SMBDIRECT_PDU_INVALIDATE != 0).then_some(pdu.token);
             handle.send_pdu(pdu.conn, pdu.cookie, pieces, invalidate)
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: `taken_out` points to a number, as `# Safety` demands.
         unsafe { take_all(pdus, each, taken_out) }
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// RDMA_READ_WRITE: takes as many of the operations as there is room for, in order; `*taken_out`
-/// says how many. For each, SMBDIRECT_EVENT_RDMA_DONE follows; until then its buffer is in use. An RDMA
-/// WRITE goes out before the messages that are taken after it: the response to a READ may be sent
-/// at once.
+/// RDMA_READ_WRITE: takes as many of the operations as there is room for, in order, and writes their
+/// number to `*taken_out`. SMBDIRECT_EVENT_RDMA_DONE follows for each; until then its buffer is in use.
+/// An RDMA WRITE goes out before messages that are taken after it, so the response to a READ may be
+/// sent at once.
 ///
 /// - Owns: descriptors are copied before the call returns.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: of the first one, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
-///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (it is being transferred), SMBDIRECT_E_NO_BUFFER,
-///   SMBDIRECT_E_OUT_OF_BOUNDS, SMBDIRECT_E_DESCRIPTORS, SMBDIRECT_E_DESCRIPTORS_TOO_SHORT,
-///   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NO_READS, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
+/// - Errors: for the first operation, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (the connection is being transferred),
+///   SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_OUT_OF_BOUNDS, SMBDIRECT_E_DESCRIPTORS,
+///   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NO_READS,
+///   SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `operations` leads to `count` structures, and their descriptors to
-/// readable memory.
+/// `device` is a live handle; `operations` points to `count` structures, their descriptors to
+/// readable memory, `taken_out` to a number.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_rdma_read_write(
     device: *mut smbdirect_device,
@@ -297,7 +302,7 @@ pub unsafe extern "C" fn smbdirect_device_rdma_read_write(
     taken_out: *mut u32,
 ) -> i32 {
     let call = |handle: &mut Handle| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `operations` points to `count` structures, as `# Safety` demands.
         let operations = unsafe { inputs(operations, count) }?;
         let each = |operation: Result<smbdirect_rdma, Status>| {
             let operation = operation?;
@@ -314,7 +319,7 @@ pub unsafe extern "C" fn smbdirect_device_rdma_read_write(
             if operation.reserved32 != 0 || operation.reserved != [0; 1] {
                 return Err(Status::Invalid);
             }
-            // SAFETY: the caller's promise.
+            // SAFETY: the descriptors of each operation are readable memory, as `# Safety` demands.
             let descriptors =
                 unsafe { bytes(operation.descriptors, operation.descriptors_length) }?;
             let number = |value: u64| usize::try_from(value).map_err(|_| Status::OutOfBounds);
@@ -329,15 +334,15 @@ pub unsafe extern "C" fn smbdirect_device_rdma_read_write(
                 descriptors,
             )
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: `taken_out` points to a number, as `# Safety` demands.
         unsafe { take_all(operations, each, taken_out) }
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// Wakes the device for the operations with SMBDIRECT_RDMA_DEFER that it was not woken for. It makes no
-/// system call if there are none: for a caller to use whenever it is about to sleep.
+/// Wakes the device for operations with SMBDIRECT_RDMA_DEFER that it has not been woken for. Without
+/// any, it makes no system call, so a caller can use it whenever it is about to sleep.
 ///
 /// - Owns: nothing.
 /// - Threads: one at a time.
@@ -350,24 +355,24 @@ pub unsafe extern "C" fn smbdirect_device_rdma_read_write(
 /// `device` is a live handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_flush(device: *mut smbdirect_device) -> i32 {
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, Handle::flush) }
 }
 
-/// Copies the message of an SMBDIRECT_EVENT_PDU to `target`, which has `length` bytes, at least those of
-/// the event, and gives its memory back to the device. With `length` 0 it is only given back. As long as
-/// messages are not taken, their client runs out of credits: nobody else notices.
+/// Copies the message of an SMBDIRECT_EVENT_PDU to `target` and gives its memory back to the device.
+/// `length`, the size of `target`, must be at least the event's; 0 only gives the memory back. If
+/// messages are not taken, their client runs out of credits; no other client is affected.
 ///
-/// - Owns: `target` is the caller's; `pdu` means nothing afterwards.
+/// - Owns: `target` is the caller's; `pdu` is not valid afterwards.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: SMBDIRECT_E_INVALID (`length` is less than the message's: nothing happened),
+/// - Errors: SMBDIRECT_E_INVALID (`length` is less than the message's; the message stays),
 ///   SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `target` leads to `length` writable bytes.
+/// `device` is a live handle; `target` points to `length` writable bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_device_take_pdu(
     device: *mut smbdirect_device,
@@ -376,18 +381,18 @@ pub unsafe extern "C" fn smbdirect_device_take_pdu(
     length: u64,
 ) -> i32 {
     let call = |handle: &mut Handle| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `target` points to `length` writable bytes, as `# Safety` demands.
         let target = unsafe { bytes_mut(target, length) }?;
         handle.take_pdu(pdu, target)
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// A buffer of at least `length` bytes for RDMA. What was in it before is still there: nobody
-/// but this process and the device has seen it.
+/// Allocates a buffer of at least `length` bytes for RDMA. It is not cleared: it may hold old data,
+/// which only this process and the device have seen.
 ///
-/// - Owns: the caller, until smbdirect_buffer_free.
+/// - Owns: the caller owns the buffer until smbdirect_buffer_free.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
@@ -398,7 +403,7 @@ pub unsafe extern "C" fn smbdirect_device_take_pdu(
 ///
 /// # Safety
 ///
-/// `device` is a live handle; `buffer_out` leads to a structure whose `type_size` is set.
+/// `device` is a live handle; `buffer_out` points to a structure whose `type_size` is set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_buffer_alloc(
     device: *mut smbdirect_device,
@@ -406,7 +411,8 @@ pub unsafe extern "C" fn smbdirect_buffer_alloc(
     buffer_out: *mut smbdirect_buffer,
 ) -> i32 {
     let call = |handle: &mut Handle| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `buffer_out` points to a structure whose `type_size` is set, as `# Safety`
+        // demands.
         let mut output = unsafe { Output::new(buffer_out) }?;
         let length = usize::try_from(length).map_err(|_| Status::TooLong)?;
         let buffer = handle.allocate(length)?;
@@ -421,30 +427,31 @@ pub unsafe extern "C" fn smbdirect_buffer_alloc(
         output.write(0, value);
         Ok(())
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }
 }
 
-/// Gives a buffer back, which no thread of this process reads or writes any more: it may be unmapped.
+/// Gives a buffer back. No thread of this process may read or write it afterwards: it may be unmapped.
 ///
-/// - Owns: the library again.
+/// - Owns: the library owns the buffer again.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
 /// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_NO_BUFFER,
-///   SMBDIRECT_E_DETACHED; SMBDIRECT_E_BUSY: an RDMA operation uses it, and
-///   SMBDIRECT_EVENT_RDMA_DONE will say when that ended.
+///   SMBDIRECT_E_DETACHED; SMBDIRECT_E_BUSY: an RDMA operation uses the buffer until its
+///   SMBDIRECT_EVENT_RDMA_DONE.
 ///
 /// # Safety
 ///
 /// `device` is a live handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_buffer_free(device: *mut smbdirect_device, number: u64) -> i32 {
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, |handle| handle.free(number)) }
 }
 
-/// Calls `each` until one fails, and says how many did not; fails as the first one does.
+/// Calls `each` on one element after the other until one fails, and writes how many succeeded.
+/// Fails only if the first one does.
 ///
 /// # Safety
 ///
@@ -465,6 +472,6 @@ unsafe fn take_all<T>(
             Err(_) => break,
         }
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: `taken_out` may be written, as `# Safety` demands; it is not null.
     unsafe { put(taken_out, taken) }
 }

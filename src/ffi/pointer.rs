@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Pointers from C become values here, and a panic becomes a status.
+//! Turns pointers from C into values, and a panic into a status.
 
 use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::mem::MaybeUninit;
@@ -21,8 +21,8 @@ use crate::device::{Handle, Status};
 ///
 /// # Safety
 ///
-/// It is `repr(C)`, begins with `type_size: u32`, and has a meaning (if not a legal one) whatever its
-/// bytes are.
+/// It is `repr(C)`, begins with `type_size: u32`, and any bytes are a valid value of it (if not a
+/// legal one).
 pub(super) unsafe trait Structure: Copy {}
 
 macro_rules! structures {
@@ -38,17 +38,17 @@ structures! {
     smbdirect_parameters smbdirect_pdu smbdirect_rdma smbdirect_session smbdirect_transfer
 }
 
-/// More than any version of a structure will ever have: a `type_size` that was not set.
+/// Longer than any version of a structure will ever be: a larger `type_size` was not set.
 const MAX_TYPE_SIZE: usize = 4096;
 
-/// Runs `call`; what it panics with becomes [`Status::Panic`].
+/// Runs `call`; a panic in it becomes [`Status::Panic`].
 pub(super) fn fence(call: impl FnOnce() -> Result<(), Status>) -> i32 {
     // What a panic leaves half done is never looked at again: see `with_device`.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(())) => Status::Ok.code(),
         Ok(Err(status)) => status.code(),
         Err(mut payload) => {
-            // Its destructor may panic in turn, with something that has one, and so on.
+            // The payload's destructor may panic as well, with another such payload, and so on.
             while let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
                 payload = again;
             }
@@ -61,12 +61,12 @@ pub(super) fn fence(call: impl FnOnce() -> Result<(), Status>) -> i32 {
 ///
 /// # Safety
 ///
-/// `device` is null or a live handle that no other thread uses meanwhile.
+/// `device` is null or a live handle that no other thread uses during the call.
 pub(super) unsafe fn with_device(
     device: *mut smbdirect_device,
     call: impl FnOnce(&mut Handle) -> Result<(), Status>,
 ) -> i32 {
-    // SAFETY: the caller's promise.
+    // SAFETY: `device` is null or a live handle that no other thread uses, as `# Safety` demands.
     let Some(device) = (unsafe { device.as_mut() }) else {
         return Status::Invalid.code();
     };
@@ -78,7 +78,7 @@ pub(super) unsafe fn with_device(
     status
 }
 
-/// The device that a new handle becomes; [`release`] takes it back.
+/// Makes a device of a new handle; [`release`] frees it.
 pub(super) fn into_pointer(handle: Handle) -> *mut smbdirect_device {
     Box::into_raw(Box::new(smbdirect_device {
         handle,
@@ -93,45 +93,46 @@ pub(super) fn into_pointer(handle: Handle) -> *mut smbdirect_device {
 /// `device` is null or came from [`into_pointer`] and was not released before.
 pub(super) unsafe fn release(device: *mut smbdirect_device) {
     if !device.is_null() {
-        // SAFETY: the caller's promise.
+        // SAFETY: it came from `into_pointer` and was not released before, as `# Safety` demands.
         drop(unsafe { Box::from_raw(device) });
     }
 }
 
-/// A copy of a structure, of whatever version.
+/// Copies a structure of any version.
 ///
 /// # Errors
 ///
-/// Null, `type_size` less than that of the first version, or something set that this version does
-/// not know.
+/// The pointer is null, `type_size` is less than that of the first version, or a field that this
+/// version does not know is not 0.
 ///
 /// # Safety
 ///
-/// `pointer` is null or leads to `type_size` readable bytes, of which the first 4 are `type_size`.
+/// `pointer` is null or points to `type_size` readable bytes, of which the first 4 are `type_size`.
 pub(super) unsafe fn input<T: Structure>(pointer: *const T) -> Result<T, Status> {
-    // SAFETY: the caller's promise.
+    // SAFETY: `pointer` is null or points to `type_size` bytes, as `# Safety` demands.
     let size = unsafe { type_size(pointer) }?;
-    // SAFETY: the caller's promise, and `type_size` checked the size.
+    // SAFETY: `type_size` checked that it is not null and the size is at least that of `T`; that many
+    // bytes are readable, as `# Safety` demands.
     unsafe { copy(pointer.cast(), size) }
 }
 
-/// Copies of the structures of an array, one after the other.
+/// Copies the structures of an array, one after the other.
 ///
 /// # Errors
 ///
-/// As [`input`], for the first one's `type_size`.
+/// As [`input`], for the `type_size` of the first structure.
 ///
 /// # Safety
 ///
-/// As [`input`], for `count` structures that are the first one's `type_size` apart.
+/// As [`input`], for `count` structures at intervals of the first one's `type_size`.
 pub(super) unsafe fn inputs<T: Structure>(
     first: *const T,
     count: u32,
 ) -> Result<impl Iterator<Item = Result<T, Status>>, Status> {
-    // SAFETY: the caller's promise.
+    // SAFETY: `first` is null or points to `type_size` bytes, as `# Safety` demands.
     let size = unsafe { type_size(first) }?;
     Ok((0..count as usize).map(move |n| {
-        // SAFETY: the caller's promise: there are `count` of them.
+        // SAFETY: there are `count` structures of `size` bytes, as `# Safety` demands.
         let pointer = unsafe { first.cast::<u8>().add(n * size) };
         // SAFETY: as above, and `type_size` checked the size.
         unsafe { copy(pointer, size) }
@@ -140,23 +141,24 @@ pub(super) unsafe fn inputs<T: Structure>(
 
 /// # Safety
 ///
-/// `pointer` leads to `size` readable bytes, at least as many as `T` has.
+/// `pointer` points to `size` readable bytes, at least as many as `T` has.
 unsafe fn copy<T: Structure>(pointer: *const u8, size: usize) -> Result<T, Status> {
     let mut value = MaybeUninit::<T>::zeroed();
-    // SAFETY: the caller's promise; `value` is a local of its own.
+    // SAFETY: `pointer` points to at least as many bytes as `T` has, as `# Safety` demands; `value`
+    // is a local, so the two do not overlap.
     unsafe { pointer.copy_to_nonoverlapping(value.as_mut_ptr().cast(), size_of::<T>()) };
-    // SAFETY: the caller's promise.
+    // SAFETY: `size` is at least the size of `T`, as `# Safety` demands.
     let rest = unsafe { pointer.add(size_of::<T>()) };
-    // SAFETY: the caller's promise.
+    // SAFETY: `pointer` points to `size` readable bytes, as `# Safety` demands.
     let rest = unsafe { slice::from_raw_parts(rest, size - size_of::<T>()) };
     if rest.iter().any(|byte| *byte != 0) {
         return Err(Status::Invalid);
     }
-    // SAFETY: all bytes are initialized, and `Structure` says that any do.
+    // SAFETY: all bytes are initialized, and any bytes are a valid `Structure`.
     Ok(unsafe { value.assume_init() })
 }
 
-/// Where a structure goes.
+/// The place that structures are written to.
 #[derive(Debug)]
 pub(super) struct Output<T> {
     pointer: *mut T,
@@ -164,52 +166,55 @@ pub(super) struct Output<T> {
 }
 
 impl<T: Structure> Output<T> {
-    /// A place for `value`s that the caller has made, whose first `type_size` is set.
+    /// Takes a place that the caller provides, with the `type_size` of the first structure set.
     ///
     /// # Errors
     ///
-    /// Null, or `type_size` less than that of the first version.
+    /// The pointer is null, or `type_size` is less than that of the first version.
     ///
     /// # Safety
     ///
-    /// `pointer` is null or leads to as many bytes as it says in its first 4, for each value that
-    /// [`write`](Self::write) will be called with.
+    /// `pointer` is null, or its first 4 bytes are `type_size`, and it points to that many writable
+    /// bytes for each value that [`write`](Self::write) will be called with.
     pub(super) unsafe fn new(pointer: *mut T) -> Result<Self, Status> {
-        // SAFETY: the caller's promise.
+        // SAFETY: `pointer` is null or begins with `type_size`, as `# Safety` demands.
         let size = unsafe { type_size(pointer) }?;
         Ok(Self { pointer, size })
     }
 
-    /// The caller's `type_size`: what the value's own is to be.
+    /// The caller's `type_size`, which a written value repeats.
     pub(super) const fn type_size(&self) -> u32 {
         // At most `MAX_TYPE_SIZE`.
         self.size as u32
     }
 
-    /// Writes the `n`th value; what a newer caller has room for behind it becomes 0.
+    /// Writes the `n`th value, and 0 into the fields behind it that a newer caller knows.
     pub(super) fn write(&mut self, n: usize, value: T) {
-        // SAFETY: `new`'s caller promised room for this one.
+        // SAFETY: there is room for this value, as `# Safety` of `new` demands.
         let target = unsafe { self.pointer.cast::<u8>().add(n * self.size) };
         let source = (&raw const value).cast::<u8>();
-        // SAFETY: as above; the size is at least that of `T`, and `value` is a local of its own.
+        // SAFETY: as above; `self.size` is at least the size of `T`, as `new` checked, and `value` is
+        // a local, so the two do not overlap.
         unsafe { source.copy_to_nonoverlapping(target, size_of::<T>()) };
-        // SAFETY: as above.
+        // SAFETY: `self.size` is at least the size of `T`, as `new` checked.
         let rest = unsafe { target.add(size_of::<T>()) };
-        // SAFETY: as above.
+        // SAFETY: there are `self.size` writable bytes at `target`, as `# Safety` of `new` demands.
         unsafe { rest.write_bytes(0, self.size - size_of::<T>()) };
     }
 }
 
+/// Reads and checks `type_size`.
+///
 /// # Safety
 ///
-/// `pointer` is null or leads to 4 readable bytes.
+/// `pointer` is null or points to 4 readable bytes.
 unsafe fn type_size<T: Structure>(pointer: *const T) -> Result<usize, Status> {
     if pointer.is_null() || !pointer.is_aligned() {
         return Err(Status::Invalid);
     }
-    // SAFETY: not null, and the caller's promise.
+    // SAFETY: it is not null, so it points to 4 readable bytes, as `# Safety` demands.
     let size = unsafe { pointer.cast::<u32>().read() } as usize;
-    // A multiple of the alignment, or the second of an array would be out of it.
+    // It must be a multiple of the alignment, or the second element of an array would not be aligned.
     let legal = (size_of::<T>()..=MAX_TYPE_SIZE).contains(&size) && size % align_of::<T>() == 0;
     if legal {
         Ok(size)
@@ -218,7 +223,7 @@ unsafe fn type_size<T: Structure>(pointer: *const T) -> Result<usize, Status> {
     }
 }
 
-/// Writes a number to where it is wanted.
+/// Writes an output.
 ///
 /// # Safety
 ///
@@ -227,32 +232,32 @@ pub(super) unsafe fn put<T: Copy>(pointer: *mut T, value: T) -> Result<(), Statu
     if pointer.is_null() {
         return Err(Status::Invalid);
     }
-    // SAFETY: not null, and the caller's promise.
+    // SAFETY: it is not null, so it may be written, as `# Safety` demands.
     unsafe { pointer.write(value) };
     Ok(())
 }
 
-/// `length` bytes; none where `length` is 0, whatever the pointer.
+/// The `length` bytes at `start`; if `length` is 0, `start` may be anything.
 ///
 /// # Safety
 ///
-/// `start` is null or leads to `length` readable bytes that nobody writes until the result is gone.
+/// `start` is null or points to `length` readable bytes that nothing writes while the result lives.
 pub(super) unsafe fn bytes<'a>(start: *const c_void, length: u64) -> Result<&'a [u8], Status> {
     let length = usize::try_from(length).map_err(|_| Status::Invalid)?;
     match (start.is_null(), length) {
         (_, 0) => Ok(&[]),
         (true, _) => Err(Status::Invalid),
         _ if isize::try_from(length).is_err() => Err(Status::Invalid),
-        // SAFETY: not null, at most isize::MAX, and the caller's promise.
+        // SAFETY: not null and at most isize::MAX; `length` bytes are readable, as `# Safety` demands.
         _ => Ok(unsafe { slice::from_raw_parts(start.cast::<u8>(), length) }),
     }
 }
 
-/// As [`bytes`], to be written.
+/// As [`bytes`], for writing.
 ///
 /// # Safety
 ///
-/// `start` is null or leads to `length` bytes that nobody else uses until the result is gone.
+/// `start` is null or points to `length` bytes that nothing else uses while the result lives.
 pub(super) unsafe fn bytes_mut<'a>(
     start: *mut c_void,
     length: u64,
@@ -262,40 +267,41 @@ pub(super) unsafe fn bytes_mut<'a>(
         (_, 0) => Ok(&mut []),
         (true, _) => Err(Status::Invalid),
         _ if isize::try_from(length).is_err() => Err(Status::Invalid),
-        // SAFETY: not null, at most isize::MAX, and the caller's promise. What the bytes held may
-        // be uninitialized: the library writes all of them or none, and never reads one.
+        // SAFETY: not null and at most isize::MAX; nothing else uses the `length` bytes, as `# Safety`
+        // demands. They may be uninitialized: the library writes all or none, and never reads one.
         _ => Ok(unsafe { slice::from_raw_parts_mut(start.cast::<u8>(), length) }),
     }
 }
 
-/// 16 bytes: a token or a GUID.
+/// Reads 16 bytes: a token or a GUID.
 ///
 /// # Safety
 ///
-/// `pointer` is null or leads to 16 readable bytes.
+/// `pointer` is null or points to 16 readable bytes.
 pub(super) unsafe fn sixteen(pointer: *const u8) -> Result<[u8; 16], Status> {
     if pointer.is_null() {
         return Err(Status::Invalid);
     }
-    // SAFETY: not null, and the caller's promise; bytes have no alignment.
+    // SAFETY: it is not null, so it points to 16 readable bytes, as `# Safety` demands; bytes need no
+    // alignment.
     Ok(unsafe { pointer.cast::<[u8; 16]>().read() })
 }
 
-/// A path.
+/// Reads a path; `None` for a null pointer.
 ///
 /// # Safety
 ///
-/// `text` is null or ends with a 0, and nobody writes it until the result is gone.
+/// `text` is null or a string that ends with a 0, and nothing writes it while the result lives.
 pub(super) unsafe fn path<'a>(text: *const c_char) -> Result<Option<&'a Path>, Status> {
     if text.is_null() {
         return Ok(None);
     }
-    // SAFETY: not null, and the caller's promise.
+    // SAFETY: it is not null, so it ends with a 0, as `# Safety` demands.
     let text = unsafe { CStr::from_ptr(text) };
     Ok(Some(Path::new(OsStr::from_bytes(text.to_bytes()))))
 }
 
-/// A piece of a message, as C has it: [`pieces`] checked it.
+/// A piece of a message, as C passes it, after [`pieces`] has checked it.
 #[repr(transparent)]
 pub(super) struct Piece(libc::iovec);
 
@@ -303,22 +309,22 @@ impl Deref for Piece {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // The end of an empty one may be anywhere, also at null.
+        // An empty piece may point anywhere, also to null.
         if self.0.iov_len == 0 {
             return &[];
         }
-        // SAFETY: `pieces` checked that it is not null and not too long, and its caller promised
-        // the rest.
+        // SAFETY: `pieces` checked that it is not null and not too long; it is readable memory that
+        // nothing writes, as `# Safety` of `pieces` demands.
         unsafe { slice::from_raw_parts(self.0.iov_base.cast::<u8>(), self.0.iov_len) }
     }
 }
 
-/// The pieces of a message.
+/// Checks the pieces of a message.
 ///
 /// # Safety
 ///
-/// `first` is null or leads to `count` entries, each with a length of 0 or memory that can be read;
-/// nobody writes any of it until the result is gone.
+/// `first` is null or points to `count` entries, each with a length of 0 or readable memory;
+/// nothing writes any of it while the result lives.
 pub(super) unsafe fn pieces<'a>(
     first: *const libc::iovec,
     count: u32,
@@ -327,7 +333,8 @@ pub(super) unsafe fn pieces<'a>(
     if first.is_null() || !first.is_aligned() || count == 0 || count > MAX_PIECES {
         return Err(Status::Invalid);
     }
-    // SAFETY: not null, and the caller's promise; `Piece` has the layout of what it wraps.
+    // SAFETY: it is not null, so it points to `count` entries, as `# Safety` demands; `Piece` has the
+    // layout of what it wraps.
     let pieces = unsafe { slice::from_raw_parts(first.cast::<Piece>(), count as usize) };
     let is_legal = |Piece(vector): &Piece| {
         let is_there = !vector.iov_base.is_null() || vector.iov_len == 0;
@@ -353,20 +360,20 @@ mod tests {
         let channel = SocketChannel::new(near).unwrap();
         let device = into_pointer(Handle::over(channel, Role::Worker, None).unwrap());
         let call = |call: fn(&mut Handle) -> Result<(), Status>| {
-            // SAFETY: it lives until `release` below, and this is the only thread.
+            // SAFETY: the device lives until `release` below, and only this thread uses it.
             unsafe { with_device(device, call) }
         };
         let not_attached = Status::NotAttached.code();
         assert_eq!(call(|handle| handle.mem_params().map(|_| ())), not_attached);
         assert_eq!(call(|_| panic!("a fault")), Status::Panic.code());
-        let poisoned = call(|_| unreachable!("nothing is called any more"));
+        let poisoned = call(|_| unreachable!("a poisoned handle is never called"));
         assert_eq!(poisoned, Status::Panic.code());
 
         let mut buffer = [0; 64];
         far.receive(&mut buffer).expect("its request");
         let end = far.receive(&mut buffer).unwrap_err();
         assert!(end.is_would_block(), "still attached: {end}");
-        // SAFETY: it came from `into_pointer`, and is not used any more.
+        // SAFETY: it came from `into_pointer`, and is not used afterwards.
         unsafe { release(device) };
         let end = far.receive(&mut buffer);
         assert!(matches!(end, Err(ReceiveError::Closed)), "{end:?}");

@@ -8,23 +8,23 @@ use super::pointer::{Output, bytes, fence, put};
 use super::types::smbdirect_transfer;
 use crate::device::{Status, request};
 
-/// Reads from an SMB2 READ or WRITE request where its data lies at the client.
+/// Reads from an SMB2 READ or WRITE request where its data is at the client.
 ///
 /// `request` is one element of a compound, or a whole message, from its SMB2 header on, decrypted.
-/// Whether the dialect allows the channel, and whether `length` is within what was negotiated, is
-/// the caller's to check.
+/// The caller must check that the dialect allows the channel, and that the transfer's `length` is
+/// within what was negotiated.
 ///
-/// - Owns: `transfer_out` is the caller's, and nothing is kept.
+/// - Owns: `transfer_out` is the caller's; the library keeps nothing.
 /// - Threads: any.
 /// - Blocks: never.
 /// - Fork: works in the child.
-/// - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_REQUEST: no READ or WRITE, a channel that is not
+/// - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_REQUEST: not a READ or WRITE, a channel that is not
 ///   supported, or fields that contradict each other; SMBDIRECT_E_DESCRIPTORS;
 ///   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT.
 ///
 /// # Safety
 ///
-/// `request` leads to `length` bytes; `transfer_out` to a structure whose `type_size` is set.
+/// `request` points to `length` bytes; `transfer_out` to a structure whose `type_size` is set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_request_transfer(
     request: *const c_void,
@@ -32,9 +32,10 @@ pub unsafe extern "C" fn smbdirect_request_transfer(
     transfer_out: *mut smbdirect_transfer,
 ) -> i32 {
     fence(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `request` points to `length` bytes, as `# Safety` demands.
         let request = unsafe { bytes(request, length) }?;
-        // SAFETY: the caller's promise.
+        // SAFETY: `transfer_out` points to a structure whose `type_size` is set, as `# Safety`
+        // demands.
         let mut output = unsafe { Output::new(transfer_out) }?;
         let transfer = request::transfer(request)?;
         let number = |value: usize| u32::try_from(value).map_err(|_| Status::Invalid);
@@ -58,11 +59,11 @@ pub unsafe extern "C" fn smbdirect_request_transfer(
     })
 }
 
-/// Reads from an SMB2 request whether each final response to it, errors included, has to invalidate
-/// a token (channel 2, [MS-SMB2] 3.3.4.1.7): `*invalidate_out` is 1 and `*token_out` the token, or
-/// both are 0. A request that is no READ or WRITE, or nothing at all, invalidates nothing.
+/// Reads from an SMB2 request whether each final response to it, errors included, must invalidate
+/// a token (channel 2, [MS-SMB2] 3.3.4.1.7). If so, `*invalidate_out` is 1 and `*token_out` the token;
+/// otherwise, and for anything but a READ or WRITE request, both are 0.
 ///
-/// - Owns: nothing is kept.
+/// - Owns: the library keeps nothing.
 /// - Threads: any.
 /// - Blocks: never.
 /// - Fork: works in the child.
@@ -70,7 +71,7 @@ pub unsafe extern "C" fn smbdirect_request_transfer(
 ///
 /// # Safety
 ///
-/// `request` leads to `length` bytes; the others to a number each.
+/// `request` points to `length` bytes; each of the others to a number.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_request_invalidate(
     request: *const c_void,
@@ -79,22 +80,22 @@ pub unsafe extern "C" fn smbdirect_request_invalidate(
     token_out: *mut u32,
 ) -> i32 {
     fence(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `request` points to `length` bytes, as `# Safety` demands.
         let request = unsafe { bytes(request, length) }?;
         if invalidate_out.is_null() || token_out.is_null() {
             return Err(Status::Invalid);
         }
         let token = request::token_to_invalidate(request);
-        // SAFETY: the caller's promise.
+        // SAFETY: `invalidate_out` points to a number, as `# Safety` demands.
         unsafe { put(invalidate_out, u32::from(token.is_some())) }?;
-        // SAFETY: the caller's promise.
+        // SAFETY: `token_out` points to a number, as `# Safety` demands.
         unsafe { put(token_out, token.map_or(0, |token| token.0)) }
     })
 }
 
-/// Checks a list of buffer descriptors ([MS-SMBD] 2.2.3.1) and adds their lengths up.
+/// Checks a list of buffer descriptors ([MS-SMBD] 2.2.3.1) and adds up their lengths.
 ///
-/// - Owns: nothing is kept.
+/// - Owns: the library keeps nothing.
 /// - Threads: any.
 /// - Blocks: never.
 /// - Fork: works in the child.
@@ -103,7 +104,7 @@ pub unsafe extern "C" fn smbdirect_request_invalidate(
 ///
 /// # Safety
 ///
-/// `descriptors` leads to `length` bytes, `total_out` to a number.
+/// `descriptors` points to `length` bytes, `total_out` to a number.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn smbdirect_descriptors_check(
     descriptors: *const c_void,
@@ -111,13 +112,13 @@ pub unsafe extern "C" fn smbdirect_descriptors_check(
     total_out: *mut u64,
 ) -> i32 {
     fence(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: `descriptors` points to `length` bytes, as `# Safety` demands.
         let descriptors = unsafe { bytes(descriptors, length) }?;
         if total_out.is_null() {
             return Err(Status::Invalid);
         }
         let total = request::described_length(descriptors)?;
-        // SAFETY: the caller's promise.
+        // SAFETY: `total_out` points to a number, as `# Safety` demands.
         unsafe { put(total_out, total) }
     })
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Versions, and what numbers of statuses mean.
+//! Versions, and the meaning of status numbers.
 
 use std::ffi::c_char;
 
@@ -13,11 +13,11 @@ pub const SMBDIRECT_VERSION_MINOR: u32 = 1;
 /// Patch level of the library's version.
 pub const SMBDIRECT_VERSION_PATCH: u32 = 0;
 
-/// The number in the name of the shared library, libsmbdirect.so.0. Changes whenever a program that was compiled with an
-/// earlier header would not work with this library.
+/// The number in the name of the shared library, libsmbdirect.so.0. It changes whenever a program that was compiled
+/// with an earlier header would not work with this library.
 pub const SMBDIRECT_ABI_VERSION: u32 = 0;
 
-/// The SMBDIRECT_ABI_VERSION that the library was built with.
+/// Returns the SMBDIRECT_ABI_VERSION that the library was built with.
 ///
 /// - Owns: nothing.
 /// - Threads: any.
@@ -29,9 +29,9 @@ pub extern "C" fn smbdirect_abi_version() -> u32 {
     SMBDIRECT_ABI_VERSION
 }
 
-/// What a status means, in English, for a log. "unknown status" for a number that is none.
+/// Returns what a status means, in English, for a log: "unknown status" for any other number.
 ///
-/// - Owns: the string lives for ever.
+/// - Owns: the library keeps the string, which is valid for ever.
 /// - Threads: any.
 /// - Blocks: never.
 /// - Fork: works in the child.
@@ -45,7 +45,7 @@ pub extern "C" fn smbdirect_status_str(status: i32) -> *const c_char {
     text.as_ptr()
 }
 
-/// The nearest errno value of a status; 0 for SMBDIRECT_OK, EIO for a number that is none.
+/// Returns the errno value nearest to a status: 0 for SMBDIRECT_OK, EIO for a number that is not a status.
 ///
 /// - Owns: nothing.
 /// - Threads: any.

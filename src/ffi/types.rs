@@ -15,70 +15,70 @@ use crate::device::Handle;
 #[derive(Debug)]
 pub struct smbdirect_device {
     pub(super) handle: Handle,
-    /// A call panicked: what it left behind is not to be relied on.
+    /// A call panicked, so the state that it left behind cannot be relied on.
     pub(super) poisoned: bool,
 }
 
 /// Nothing went wrong.
 pub const SMBDIRECT_OK: i32 = 0;
-/// An argument that the call cannot have: a null pointer, a length, a number out of range.
+/// Invalid argument: a null pointer, or a length or number out of range.
 pub const SMBDIRECT_E_INVALID: i32 = 1;
-/// A fault of the library. The handle can only be freed.
+/// A bug in the library. The handle can only be freed.
 pub const SMBDIRECT_E_PANIC: i32 = 2;
-/// The handle was made by another process: this one has to attach for itself.
+/// Another process made the handle. This process must attach for itself.
 pub const SMBDIRECT_E_FORKED: i32 = 3;
-/// Nobody listens at the device's path.
+/// Nothing listens at the device's path.
 pub const SMBDIRECT_E_NO_DEVICE: i32 = 4;
 /// This process may not use the device.
 pub const SMBDIRECT_E_DENIED: i32 = 5;
-/// Library and device are of different versions.
+/// The library and the device have no version of their interface in common.
 pub const SMBDIRECT_E_VERSION: i32 = 6;
-/// The device has gone, or ended this process' attachment. Attach again.
+/// The device has gone, or has ended this process's attachment. Attach again.
 pub const SMBDIRECT_E_DETACHED: i32 = 7;
-/// Not yet attached, or not in the role for this call.
+/// Not attached yet, or not attached in the role for this call.
 pub const SMBDIRECT_E_NOT_ATTACHED: i32 = 8;
-/// No room now: wait, SMBDIRECT_EVENT_ROOM follows.
+/// No room now. Try again after SMBDIRECT_EVENT_ROOM, which follows.
 pub const SMBDIRECT_E_AGAIN: i32 = 9;
-/// The device has no memory for this, and nothing of this process is under way that would give any back:
-/// give up, SMBDIRECT_EVENT_ROOM does not follow.
+/// The device has no memory for this, and nothing that this process has under way would free any.
+/// Give up: SMBDIRECT_EVENT_ROOM does not follow.
 pub const SMBDIRECT_E_NO_MEMORY: i32 = 10;
-/// Larger than a buffer, a message or an RDMA transfer may be.
+/// Longer than a buffer, message or RDMA transfer may be.
 pub const SMBDIRECT_E_TOO_LONG: i32 = 11;
-/// No such connection, or not this process' any more.
+/// No such connection, or it no longer belongs to this process.
 pub const SMBDIRECT_E_NO_CONNECTION: i32 = 12;
 /// No such buffer or PDU, or it was freed.
 pub const SMBDIRECT_E_NO_BUFFER: i32 = 13;
-/// The piece does not lie in the buffer.
+/// The range is not within the buffer.
 pub const SMBDIRECT_E_OUT_OF_BOUNDS: i32 = 14;
-/// Buffer descriptors that no client may send.
+/// Invalid buffer descriptors: none, too many, a partial one, or one with an invalid range.
 pub const SMBDIRECT_E_DESCRIPTORS: i32 = 15;
-/// The descriptors hold fewer bytes than are to be carried.
+/// The buffer descriptors describe fewer bytes than the transfer has.
 pub const SMBDIRECT_E_DESCRIPTORS_TOO_SHORT: i32 = 16;
-/// Not an SMB2 request of the kind that the call is for, or one that contradicts itself.
+/// Not an SMB2 request of the kind that the call expects, or its fields contradict each other.
 pub const SMBDIRECT_E_REQUEST: i32 = 17;
 /// The peer serves no RDMA READs.
 pub const SMBDIRECT_E_NO_READS: i32 = 18;
-/// A token that was never made, or was used, or is too old.
+/// The token is unknown, used or expired.
 pub const SMBDIRECT_E_NO_TOKEN: i32 = 19;
-/// Nobody has registered that client GUID.
+/// No process has registered that client GUID.
 pub const SMBDIRECT_E_NO_OWNER: i32 = 20;
-/// Another process has registered it, or is the listener.
+/// Another process has registered the client GUID or session, or is the listener.
 pub const SMBDIRECT_E_TAKEN: i32 = 21;
-/// The device has as many workers, sessions or connections as it may.
+/// The device has reached its limit of workers, sessions or connections.
 pub const SMBDIRECT_E_LIMIT: i32 = 22;
-/// Something is still under way.
+/// An operation is still under way.
 pub const SMBDIRECT_E_BUSY: i32 = 23;
 /// Given up because the connection, or the attachment, ended.
 pub const SMBDIRECT_E_FLUSHED: i32 = 24;
 /// The peer refused access to its memory.
 pub const SMBDIRECT_E_REMOTE_ACCESS: i32 = 25;
-/// The network or the fabric failed, or for a reason that this version of the library does not know.
+/// The network or fabric failed, or the device gave a code that this version of the library does not know.
 pub const SMBDIRECT_E_FABRIC: i32 = 26;
-/// The peer closed the connection in order.
+/// The peer closed the connection gracefully.
 pub const SMBDIRECT_E_CLOSED_BY_PEER: i32 = 27;
-/// This process closed it.
+/// This process closed the connection.
 pub const SMBDIRECT_E_CLOSED_LOCALLY: i32 = 28;
-/// The peer, or the network, broke it off.
+/// The peer or the network aborted the connection.
 pub const SMBDIRECT_E_RESET: i32 = 29;
 /// The peer broke a rule of SMB Direct or of its fabric.
 pub const SMBDIRECT_E_PROTOCOL: i32 = 30;
@@ -86,64 +86,64 @@ pub const SMBDIRECT_E_PROTOCOL: i32 = 30;
 pub const SMBDIRECT_E_TIMED_OUT: i32 = 31;
 /// The device is being stopped.
 pub const SMBDIRECT_E_STOPPING: i32 = 32;
-/// Library or device broke the rules of their interface.
+/// The library or the device broke the rules of the interface between them.
 pub const SMBDIRECT_E_CORRUPT: i32 = 33;
-/// The system refused memory or a descriptor.
+/// The system refused memory or a file descriptor.
 pub const SMBDIRECT_E_SYSTEM: i32 = 34;
-/// The server's address of the connection is not allowed, or the machine no longer has it.
+/// The connection's server address is not allowed, or the machine no longer has it.
 pub const SMBDIRECT_E_ADDRESS: i32 = 35;
-/// What listens at the device's path is another user's, whom nobody has made the device: nothing was sent
-/// to it.
+/// The process that listens at the device's path runs as a user that is not trusted as the device.
+/// Nothing was sent to it.
 pub const SMBDIRECT_E_UNTRUSTED: i32 = 36;
 
-/// Role: smbd's parent, which learns of connections that nobody owns. One at a time.
+/// Role: the parent smbd, which is offered connections without an owner. One at a time.
 pub const SMBDIRECT_ROLE_LISTENER: u32 = 1;
-/// Role: smbd's child, which owns connections.
+/// Role: a child smbd, which owns connections.
 pub const SMBDIRECT_ROLE_WORKER: u32 = 2;
 
-/// The device has taken the attachment: other calls work from now on.
+/// The device has accepted the attachment: other calls work from now on.
 pub const SMBDIRECT_EVENT_ATTACHED: u32 = 1;
-/// The attachment is over, `status` says why. Everything that was under way was reported before.
-/// Free the device and, if it is wanted, attach again after a while.
+/// The attachment has ended; `status` says why. Everything under way has been reported before.
+/// Free the device and, to use it again, attach after a while.
 pub const SMBDIRECT_EVENT_DETACHED: u32 = 2;
 /// Listener: a connection waits for an owner. A child that attaches with `token` gets it.
 pub const SMBDIRECT_EVENT_OFFER: u32 = 3;
-/// A connection is this worker's now; `info` says what is known about it.
+/// A connection belongs to this worker now; `info` describes it.
 pub const SMBDIRECT_EVENT_CONNECTION: u32 = 4;
 /// A message of `length` bytes arrived on `conn`: fetch it with smbdirect_device_take_pdu.
 pub const SMBDIRECT_EVENT_PDU: u32 = 5;
-/// The message with this `cookie` was sent, or never will be. With SMBDIRECT_OK the peer's network has
-/// acknowledged all of it: its TCP where iWARP is spoken in software, its adapter where InfiniBand or
-/// RoCE is. An iWARP adapter does not promise that; nor is it known after smbdirect_conn_disconnect.
-/// The event may come some 0.1 s after the acknowledgement, and a worker that sleeps, and was not
-/// refused anything for want of room, learns of it up to 0.1 s later than that unless there is
-/// something else to tell.
+/// The message with this `cookie` was sent, or never will be. SMBDIRECT_OK means that the peer's network
+/// has acknowledged all of it: the peer's TCP with software iWARP, its adapter with InfiniBand or RoCE.
+/// An iWARP adapter does not promise this, and after smbdirect_conn_disconnect it is not known.
+/// The event may come about 0.1 s after the acknowledgement. A worker that sleeps, and was not refused
+/// anything for lack of room, may learn of it up to 0.1 s later still, unless another event wakes it.
 pub const SMBDIRECT_EVENT_SENT: u32 = 6;
-/// The RDMA operation with this `cookie` ended: its data is there, or its buffer may be freed.
+/// The RDMA operation with this `cookie` ended with `status`: it no longer uses its buffer, which
+/// holds the data of a successful READ.
 pub const SMBDIRECT_EVENT_RDMA_DONE: u32 = 7;
-/// The transfer with this `cookie` ended; with SMBDIRECT_OK the connection is another process'.
+/// The transfer with this `cookie` ended; with SMBDIRECT_OK the connection is no longer this process's.
 pub const SMBDIRECT_EVENT_TRANSFERRED: u32 = 8;
-/// The connection is gone, `status` says why. Everything under way on it was reported before.
+/// The connection is gone; `status` says why. Everything under way on it has been reported before.
 pub const SMBDIRECT_EVENT_DISCONNECTED: u32 = 9;
 /// The call of set_parameters, set_addresses, set_session_id, claim or decline with this `cookie` ended with `status`.
 pub const SMBDIRECT_EVENT_REPLY: u32 = 10;
-/// What ended with SMBDIRECT_E_AGAIN may be tried again.
+/// Calls that failed with SMBDIRECT_E_AGAIN may be tried again.
 pub const SMBDIRECT_EVENT_ROOM: u32 = 11;
 
-/// Only events that cost no system call: for a caller that looks again soon, and calls without this
-/// before it sleeps. The event descriptor does not tell of what comes after such a call.
+/// Returns only events that cost no system call: for a caller that polls again soon, and calls without
+/// this flag before it sleeps. The event descriptor does not signal what comes after such a call.
 pub const SMBDIRECT_EVENTS_PEEK: u32 = 1;
 
-/// Addresses that smbdirect_device_get_addresses knows at most.
+/// The most addresses that smbdirect_device_get_addresses returns.
 pub const SMBDIRECT_ADDRESSES_MAX: u32 = 64;
 
-/// Addresses that smbdirect_device_set_addresses takes at most.
+/// The most addresses that smbdirect_device_set_addresses takes.
 pub const SMBDIRECT_ALLOWED_ADDRESSES_MAX: u32 = 128;
 
-/// All addresses of the server are allowed: for smbdirect_device_set_addresses without a list.
+/// Allows all addresses of the server: for smbdirect_device_set_addresses without a list.
 pub const SMBDIRECT_ADDRESSES_ALL: u32 = 1;
 
-/// Has the peer invalidate `token` with the message (SEND with Invalidate).
+/// The message invalidates `token` at the peer (SEND with Invalidate).
 pub const SMBDIRECT_PDU_INVALIDATE: u32 = 1;
 
 /// RDMA READ: from the client's memory into the buffer, as for an SMB2 WRITE.
@@ -151,9 +151,9 @@ pub const SMBDIRECT_RDMA_READ: u32 = 1;
 /// RDMA WRITE: from the buffer into the client's memory, as for an SMB2 READ.
 pub const SMBDIRECT_RDMA_WRITE: u32 = 2;
 
-/// The device is not woken for this operation, for a message follows at once that it is woken for.
-/// If none does, smbdirect_device_flush wakes it, or smbdirect_device_get_events before it returns
-/// fewer events than it was asked for.
+/// Does not wake the device for this operation, because a message that wakes it follows at once.
+/// If none does, smbdirect_device_flush wakes it, or smbdirect_device_get_events does before it
+/// returns fewer events than it was asked for.
 pub const SMBDIRECT_RDMA_DEFER: u32 = 1;
 
 /// How to attach.
@@ -200,32 +200,32 @@ pub struct smbdirect_allowed_address {
     pub type_size: u32,
     /// The scope (interface index) of a link-local IPv6 address, not 0; 0 for all others.
     pub scope_id: u32,
-    /// Of one host: neither unspecified nor multicast. IPv4 as ::ffff:a.b.c.d.
+    /// The address of one host, not unspecified or multicast. IPv4 as ::ffff:a.b.c.d.
     pub address: [u8; 16],
     /// 0.
     pub reserved: [u64; 2],
 }
 
-/// What a listener wants of connections that are accepted from now on ([MS-SMBD] 3.1.1.1). 0
-/// stands for the device's own value, and more than that is reduced to it.
+/// Parameters that a listener sets for connections accepted from now on ([MS-SMBD] 3.1.1.1). 0
+/// selects the device's own value, and a larger value is reduced to that.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct smbdirect_parameters {
     /// sizeof(struct smbdirect_parameters).
     pub type_size: u32,
-    /// Most credits that a peer is granted.
+    /// The most credits that a peer is granted.
     pub receive_credit_max: u16,
-    /// Credits that peers are asked for.
+    /// Credits to request from peers.
     pub send_credit_target: u16,
-    /// Bytes of a sent SMB Direct message. At least 128.
+    /// Longest SMB Direct message to send, in bytes. At least 128.
     pub max_send_size: u32,
-    /// Bytes of a received SMB Direct message. At least 128.
+    /// Longest SMB Direct message to receive, in bytes. At least 128.
     pub max_receive_size: u32,
-    /// Bytes of a received SMB2 message. At least 131,072.
+    /// Longest SMB2 message to receive, in bytes. At least 131,072.
     pub max_fragmented_size: u32,
-    /// Bytes of an RDMA transfer.
+    /// Largest RDMA transfer, in bytes.
     pub max_read_write_size: u32,
-    /// Time without a message of the peer after which it is asked for one, in milliseconds.
+    /// Milliseconds without a message from the peer after which it is asked for one.
     pub keepalive_interval_ms: u32,
     /// 0.
     pub reserved32: u32,
@@ -235,15 +235,15 @@ pub struct smbdirect_parameters {
     pub reserved: [u64; 4],
 }
 
-/// A client and a session of it.
+/// A client and one of its sessions.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct smbdirect_session {
     /// sizeof(struct smbdirect_session).
     pub type_size: u32,
-    /// 0: this process has it from now on. 1: not any more.
+    /// 0: register it for this process. 1: remove it.
     pub remove: u32,
-    /// The session; 0: only the client. To remove session 0 is to remove all of the client.
+    /// The session, or 0 for only the client. Removing 0 removes the client and all its sessions.
     pub session_id: u64,
     /// The ClientGuid of the client's NEGOTIATE requests. Not 0.
     pub client_guid: [u8; 16],
@@ -257,21 +257,21 @@ pub struct smbdirect_session {
 pub struct smbdirect_mem_params {
     /// sizeof(struct smbdirect_mem_params).
     pub type_size: u32,
-    /// Bytes that the length of a buffer is rounded up to.
+    /// The length of a buffer is rounded up to a multiple of this many bytes.
     pub buffer_unit: u32,
-    /// Bytes of the longest buffer.
+    /// Longest buffer, in bytes.
     pub buffer_max: u64,
-    /// Bytes of buffers by which memory grows.
+    /// The most bytes of buffers by which memory grows at a time.
     pub segment_length: u64,
-    /// Bytes of buffers at most.
+    /// The most bytes of buffers.
     pub buffers_total: u64,
-    /// Bytes of all memory of this worker at most, messages included.
+    /// The most bytes of memory for this worker, messages included.
     pub limit: u64,
     /// 0.
     pub reserved: [u64; 4],
 }
 
-/// A buffer in memory that is shared with the device, for RDMA.
+/// A buffer for RDMA, in memory shared with the device.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct smbdirect_buffer {
@@ -281,10 +281,10 @@ pub struct smbdirect_buffer {
     pub reserved32: u32,
     /// Its number, never 0.
     pub number: u64,
-    /// Its first byte. Mapped until smbdirect_buffer_free; whatever is written here while an RDMA
-    /// operation uses it may or may not go along.
+    /// Its first byte, mapped until smbdirect_buffer_free. What is written here while an RDMA
+    /// operation uses the buffer may or may not be sent.
     pub start: *mut c_void,
-    /// Bytes: at least as many as were asked for.
+    /// Its length in bytes: at least what was asked for.
     pub length: u64,
     /// 0.
     pub reserved: [u64; 2],
@@ -302,12 +302,12 @@ pub struct smbdirect_pdu {
     pub conn: u64,
     /// Comes back with SMBDIRECT_EVENT_SENT. Any number.
     pub cookie: u64,
-    /// The message in pieces, from its SMB2 header on. Copied before the call returns. None of
-    /// them lies in a struct smbdirect_buffer.
+    /// The message in pieces, from its SMB2 header on. Copied before the call returns. No piece
+    /// may be in a struct smbdirect_buffer.
     pub pieces: *const libc::iovec,
     /// Number of pieces: 1 to 1024. Some may be empty; an empty one may be null.
     pub piece_count: u32,
-    /// What the peer shall invalidate, if `flags` says so.
+    /// The token to invalidate at the peer, if `flags` says so.
     pub token: u32,
     /// 0.
     pub reserved: [u64; 2],
@@ -327,14 +327,14 @@ pub struct smbdirect_rdma {
     pub cookie: u64,
     /// The buffer's number.
     pub buffer: u64,
-    /// Where in the buffer to begin, in bytes.
+    /// Where in the buffer the data begins, in bytes.
     pub offset: u64,
-    /// Bytes to carry, at least 1: for an SMB2 READ what the file had.
+    /// Bytes to transfer, at least 1: for an SMB2 READ, as many as the file had.
     pub length: u64,
-    /// The buffer descriptors of the client's request as they came ([MS-SMBD] 2.2.3.1): checked
-    /// and copied before the call returns.
+    /// The buffer descriptors of the client's request, unchanged ([MS-SMBD] 2.2.3.1). They are
+    /// checked and copied before the call returns.
     pub descriptors: *const c_void,
-    /// Bytes of them.
+    /// Length of the descriptors, in bytes.
     pub descriptors_length: u64,
     /// SMBDIRECT_RDMA_DEFER, or 0.
     pub flags: u32,
@@ -356,28 +356,28 @@ pub struct smbdirect_conn_info {
     pub local_port: u16,
     /// The client's address; IPv4 as ::ffff:a.b.c.d.
     pub peer_address: [u8; 16],
-    /// The server's address, at which it came in.
+    /// The server's address, at which the connection came in.
     pub local_address: [u8; 16],
     /// The ClientGuid of its first request.
     pub client_guid: [u8; 16],
     /// Scope of link-local addresses, or 0.
     pub scope_id: u32,
-    /// Bytes of an SMB2 message to send at most.
+    /// Longest SMB2 message to send, in bytes.
     pub max_fragmented_send_size: u32,
-    /// Bytes of an SMB2 message to receive at most.
+    /// Longest SMB2 message to receive, in bytes.
     pub max_fragmented_receive_size: u32,
-    /// Bytes of an RDMA transfer at most.
+    /// Largest RDMA transfer, in bytes.
     pub max_read_write_size: u32,
-    /// RDMA READs that the peer serves at a time; 0: none, it has to send its data.
+    /// RDMA READs that the peer serves at a time. If 0, it must send its data in messages.
     pub initiator_depth: u32,
     /// RDMA operations under way.
     pub rdma_operations: u32,
     /// Bytes of messages that were sent: see SMBDIRECT_EVENT_SENT.
     pub sent_bytes: u64,
-    /// Bytes of messages that were taken and are not yet sent.
+    /// Bytes of messages that were taken and are not sent yet.
     pub unsent_bytes: u64,
-    /// Bytes of an SMB2 message that the client reassembles at most: the MaxFragmentedSize of its own
-    /// negotiate message ([MS-SMBD] 2.2.1). max_fragmented_send_size is the lesser of this and of what
+    /// Longest SMB2 message that the client reassembles, in bytes: the MaxFragmentedSize of its own
+    /// negotiate message ([MS-SMBD] 2.2.1). max_fragmented_send_size is the lesser of this and what
     /// the device's memory allows.
     pub peer_max_fragmented_size: u32,
     /// 0.
@@ -394,17 +394,17 @@ pub struct smbdirect_event {
     pub type_size: u32,
     /// SMBDIRECT_EVENT_*.
     pub kind: u32,
-    /// How it ended, SMBDIRECT_OK or SMBDIRECT_E_*, where the kind has an end.
+    /// SMBDIRECT_OK or SMBDIRECT_E_*: how it ended, for kinds that report an end.
     pub status: i32,
     /// Bytes of the message.
     pub length: u32,
     /// The connection.
     pub conn: u64,
-    /// As given to the call that began it.
+    /// The cookie that was given to the call that began it.
     pub cookie: u64,
     /// SMBDIRECT_EVENT_PDU: for smbdirect_device_take_pdu.
     pub pdu: u64,
-    /// SMBDIRECT_EVENT_OFFER, SMBDIRECT_EVENT_TRANSFERRED: who has this gets the connection.
+    /// SMBDIRECT_EVENT_OFFER, SMBDIRECT_EVENT_TRANSFERRED: the worker that claims this gets the connection.
     pub token: [u8; 16],
     /// SMBDIRECT_EVENT_OFFER, SMBDIRECT_EVENT_CONNECTION: the connection.
     pub info: smbdirect_conn_info,
@@ -412,19 +412,19 @@ pub struct smbdirect_event {
     pub reserved: [u64; 3],
 }
 
-/// Where the data of an SMB2 READ or WRITE request lies at the client.
+/// Where the data of an SMB2 READ or WRITE request is at the client.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct smbdirect_transfer {
     /// sizeof(struct smbdirect_transfer).
     pub type_size: u32,
-    /// 0: within the messages, and nothing else is set. 1, 2: by RDMA ([MS-SMB2] 2.2.19).
+    /// 0: the data is in the messages, and no other field is set. 1, 2: by RDMA ([MS-SMB2] 2.2.19).
     pub channel: u32,
     /// Bytes to read or write, at least 1.
     pub length: u32,
     /// Where the buffer descriptors begin, in bytes from the SMB2 header.
     pub descriptors_offset: u32,
-    /// Bytes of the descriptors. Together they describe at least `length` bytes.
+    /// Length of the descriptors, in bytes. Together they describe at least `length` bytes.
     pub descriptors_length: u32,
     /// 0.
     pub reserved32: u32,
