@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(
             SocketChannel::connect(&path).unwrap_err(),
             Status::NoDevice,
-            "a socket at which nobody listens"
+            "a socket without a listener"
         );
         std::fs::remove_file(&path).unwrap();
         let other = std::os::unix::net::UnixListener::bind(&path).unwrap();

@@ -135,16 +135,16 @@ impl Answer {
 #[strum(serialize_all = "snake_case")]
 pub enum MessageError {
     /// Not even a [`Control`], or not of the length that its kind or itself says.
-    #[error("a control message of {0} bytes has not the length that it should have")]
+    #[error("wrong length for a control message: {0} bytes")]
     WrongLength(usize),
     /// A kind that this side does not read.
-    #[error("a control message of kind {0}, which is none of those that are sent to this side")]
+    #[error("unexpected control message kind {0}")]
     UnknownKind(u32),
     /// Something is in a field that has to be 0.
     #[error("a reserved field of a control message of kind {0} is not 0")]
     ReservedNotZero(u32),
     /// A request that cannot be answered.
-    #[error("a request without a cookie")]
+    #[error("a request with cookie 0")]
     NoCookie,
 }
 

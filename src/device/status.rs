@@ -132,13 +132,13 @@ impl Status {
             Self::NotAttached => c"not attached in the role for this call",
             Self::Again => c"no room now, wait for an event",
             Self::NoMemory => c"the device has no memory for this",
-            Self::TooLong => c"too long",
+            Self::TooLong => c"longer than a buffer, message or RDMA transfer may be",
             Self::NoConnection => c"no such connection",
             Self::NoBuffer => c"no such buffer",
-            Self::OutOfBounds => c"out of the bounds of the buffer",
+            Self::OutOfBounds => c"the range is not within the buffer",
             Self::Descriptors => c"invalid buffer descriptors",
             Self::DescriptorsTooShort => {
-                c"the buffer descriptors hold fewer bytes than are to be carried"
+                c"the buffer descriptors describe fewer bytes than the transfer has"
             }
             Self::Request => c"not a well-formed SMB2 request",
             Self::NoReads => c"the peer serves no RDMA READs",
@@ -149,7 +149,7 @@ impl Status {
             Self::Busy => c"operations are still under way on the connection",
             Self::Flushed => c"given up because the connection ended",
             Self::RemoteAccess => c"the peer refused access to its memory",
-            Self::Fabric => c"the fabric failed",
+            Self::Fabric => c"the network or fabric failed",
             Self::ClosedByPeer => c"closed by the peer",
             Self::ClosedLocally => c"closed by this side",
             Self::Reset => c"connection reset",
@@ -159,9 +159,9 @@ impl Status {
             Self::Corrupt => c"the interface between library and device was violated",
             Self::System => c"the system has no memory or descriptors left",
             Self::Untrusted => {
-                c"not trusted: the process that listens there runs neither as root nor as this user, nor has root given it the directory"
+                c"not trusted: run neither by root, nor by this user, nor by a user to whom root gave the directory"
             }
-            Self::Address => c"the server's address of the connection is not allowed, or has gone",
+            Self::Address => c"the connection's server address is not allowed, or has gone",
         }
     }
 

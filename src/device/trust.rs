@@ -29,8 +29,8 @@ const STICKY: u32 = 0o1000;
 pub enum UnsafeDirectory {
     /// A directory on the way belongs to somebody else, or others may change it.
     #[error(
-        "{path} belongs to user {owner} and has mode {mode:04o}, so others could put a socket of their \
-         own in place of the control socket; {cure}"
+        "{path} belongs to user {owner} and has mode {mode:04o}, so other users could replace the \
+         control socket with their own; {cure}"
     )]
     Writable {
         /// The directory.
@@ -162,7 +162,7 @@ fn check(directories: &[Directory], users: Users) -> Result<(), UnsafeDirectory>
             (true, false) => continue,
             (true, true) => format!("chmod go-w {path}, or give another path with --control"),
             (false, _) => format!(
-                "it has to belong to root or to user {}: give another path with --control",
+                "it must belong to root or to user {}: give another path with --control",
                 users.own
             ),
         };
