@@ -2,17 +2,17 @@
 
 //! The seven operations of the smbdirect device as data, version [`VERSION`].
 //!
-//! Only data: what a process and a device say to each other, whoever carries it. `smbdirectd`
+//! Only data: what a process and a device say to each other, by whatever means. `smbdirectd`
 //! carries control messages on a socket and shares memory by descriptors; a kernel device would
-//! carry the same structures by `ioctl` and `mmap`. Everything is in the byte order of the machine,
-//! has no padding, and has reserved fields that are 0 and checked to be 0.
+//! carry the same structures by `ioctl` and `mmap`. Everything is in the byte order of the machine
+//! and without padding, and reserved fields are 0 and checked to be 0.
 //!
 //! # Who says what
 //!
 //! | operation | says it | as |
 //! |---|---|---|
 //! | SET_SMBD_PARAMETERS | listener | control [`SetParameters`], the security blob behind it |
-//! | (which addresses are allowed) | listener | control [`SetAddresses`], the addresses behind it |
+//! | (set the allowed addresses) | listener | control [`SetAddresses`], the addresses behind it |
 //! | SET_SMBD_SESSION_ID | worker | control [`SetSessionId`] |
 //! | GET_MEM_PARAMS | device | [`MemParams`] in control [`Attached`]; memory itself by [`Grow`], [`Segment`], [`Reclaim`], [`Release`] |
 //! | GET_SMBD_EVENT | device | [`Completion`] in a queue; a listener gets control [`Offer`] |
@@ -20,76 +20,77 @@
 //! | RDMA_READ_WRITE | worker | [`Submission`] [`op::RDMA_READ`], [`op::RDMA_WRITE`] |
 //! | SET_SMBD_DISCONNECT | worker | [`Submission`] [`op::DISCONNECT`] |
 //!
-//! Beside them, a worker says by [`op::AUTHENTICATED`] that a session is on a connection. Until then the
-//! device treats its client as a stranger: it has little time, and little of the device's memory.
+//! In addition, a worker says with [`op::AUTHENTICATED`] that a connection has a session. Until then the
+//! device treats the client as a stranger, and allows it little time and little memory.
 //!
 //! # Control messages
 //!
-//! Each begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and has
-//! exactly that length, except [`SetParameters`], which has its blob behind it, and [`SetAddresses`]
-//! and [`Addresses`], which have their elements behind them. A request is answered by one message that carries its `cookie`:
-//! [`Attached`], [`Segment`], [`StatusReport`], or [`Reply`] for the others and for all that fail. What the device says by itself has cookie 0,
-//! and so has [`Release`], which is not answered.
-//! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise. It says which
-//! versions the process speaks, and which features it has; [`Attached`] says which of them are used. Where there is no
-//! common version, the answer is [`Detached`], which says which version the device speaks.
+//! Each begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and ends
+//! with that structure, except that the blob of [`SetParameters`] and the elements of [`SetAddresses`] and
+//! [`Addresses`] come behind it. The device answers a request with one message that carries its `cookie`:
+//! [`Attached`], [`Segment`], [`StatusReport`], or [`Reply`] for the others and for all that fail. Messages
+//! that the device sends on its own have cookie 0, and so has [`Release`], which is not answered.
+//! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise.
+//! [`Attach`] says which versions the process speaks and which features it has, and [`Attached`] which of
+//! them are used. If there is no common version, the answer is [`Detached`] with the device's version.
 //!
-//! Later versions add kinds, operations, events and fields in place of reserved ones. What the other side may skip has
+//! Later versions add kinds, operations, events, and fields in place of reserved ones. What the other side may skip has
 //! the bit [`OPTIONAL`]; everything else that a side does not know breaks the interface.
-//! A [`Claim`] is answered when the completion that tells of its connection is on its way, or when
-//! the connection ended before that; where the token came with [`Attach`], the process is detached then.
+//! The device answers a [`Claim`] when the completion that reports the connection is on its way, or when
+//! the connection ended before that. If the token of such a connection came with [`Attach`], the device
+//! detaches the process.
 //!
 //! ```text
 //!   listener    Attach -> Addresses, Attached   SetParameters -> Reply   SetAddresses -> Reply
 //!               <- Offer ...   Decline -> Reply
 //!   worker      Attach (with the token of an offer, or without) -> Addresses, Attached
 //!               SetSessionId -> Reply    Claim -> Reply    Grow -> Segment + memory file
-//!               <- Queue + memory file + doorbell, when the first connection of a reactor is its own
+//!               <- Queue + memory file + doorbell, with the worker's first connection of a reactor
 //!               <- Segment + memory file (received messages of a queue)   <- Wake   <- Detached
 //!               <- Reclaim   Release
-//!               <- Addresses, when they are others than before; to a listener, too
+//!               <- Addresses, when they have changed; to a listener, too
 //!   observer    Attach -> Attached       StatusRequest -> StatusReport + memory file with JSON
 //! ```
 //!
 //! # Queues
 //!
-//! A worker has a queue with each reactor of the device that drives connections of its own: one
+//! A worker has a queue with each reactor of the device that drives one of its connections: one
 //! memory file with two rings of [`crate::shm`], the submission ring (worker produces) at its start,
 //! the completion ring (device produces) at [`Queue::completion_offset`]. The upper 16 bits of a
 //! connection's number are its queue. The worker wakes a sleeping reactor by the doorbell that came with
 //! [`Queue`]; a reactor wakes a sleeping worker by [`Wake`] on the control channel, so that a worker
-//! sleeps on one descriptor, which tells of the device's end, too. For [`event::SENT`] alone one that
-//! sleeps deeply is woken up to 0.1 s late: mostly, the next request comes before. For [`op::RECYCLE`]
-//! alone a reactor that sleeps deeply is not woken: it does so while it does not want the room.
+//! sleeps on one descriptor, which also tells it that the device has gone. [`event::SENT`] alone may wake
+//! a deep sleeper up to 0.1 s late; usually the next request wakes it first. [`op::RECYCLE`] alone does
+//! not wake a reactor that sleeps deeply, because such a reactor does not need the room.
 //!
-//! A submission is answered by exactly one completion with its `cookie`, unless it is
-//! [`op::RECYCLE`], [`op::DISCONNECT`] or [`op::AUTHENTICATED`]. Of one connection, SEND_PDU and RDMA_WRITE are carried out in
-//! the order of submission, so that a response never overtakes its data; RDMA_READ is not ordered
-//! with them. After [`event::DISCONNECTED`] nothing names the connection any more but the answers to
-//! what was submitted before the worker saw it: that the connection went meanwhile is no fault of
-//! the worker's, and each submission is answered in any case. While there is no room for completions
-//! the device takes no submissions: who waits for room in the submission ring, be it to recycle,
-//! takes completions meanwhile.
+//! The device answers each submission with exactly one completion that carries its `cookie`, except
+//! [`op::RECYCLE`], [`op::DISCONNECT`] and [`op::AUTHENTICATED`]. On one connection, the device carries out
+//! SEND_PDU and RDMA_WRITE in the order of submission, so that a response never overtakes its data;
+//! RDMA_READ is not ordered with them. After [`event::DISCONNECTED`] only the answers to submissions made
+//! before the worker saw it still name the connection: the worker could not know that the connection had
+//! ended, and each submission is answered in any case. While there is no room for completions, the device
+//! takes no submissions. So a worker that waits for room in the submission ring, even to recycle, must
+//! take completions meanwhile.
 //!
 //! # Memory
 //!
-//! A worker has three regions, each of segments (memory files that both sides map) that are made on
-//! demand up to a limit ([`RegionShape`]), and given back:
+//! A worker has three regions, each made of segments (memory files that both sides map). Segments are
+//! made on demand up to a limit ([`RegionShape`]), and given back:
 //!
-//! | region | who gives out its buffers | holds |
+//! | region | its buffers are given out by | holds |
 //! |---|---|---|
 //! | [`region::SEND`] | the worker | messages to send, and lists of buffer descriptors |
-//! | [`region::BULK`] | the worker | data of RDMA READ and RDMA WRITE: the only one a peer may ever reach |
+//! | [`region::BULK`] | the worker | data of RDMA READ and RDMA WRITE: the only region that a peer can ever reach |
 //! | [`region::RECEIVE`] | the device | received messages, until [`op::RECYCLE`]; each queue has its own |
 //!
-//! Places in SEND and BULK are [`Place`]s; received messages are buffer numbers
-//! ([`crate::shm::Buffer::to_bits`]), in which segment and unit are written.
+//! Places in SEND and BULK are [`Place`]s; received messages are named by buffer numbers
+//! ([`crate::shm::Buffer::to_bits`]), which contain segment and unit.
 //!
-//! Segments differ in length: a region begins with a short one, and grows by longer ones. [`Grow`] is
-//! answered when there is memory, which may take a while if others have all of it: meanwhile the device
-//! takes back what they do not use. It asks for a segment by [`Reclaim`]; the worker gives nothing out in
-//! it from then on and says [`Release`] once nothing in it is in use. After that neither side uses the
-//! segment: no submission names it, and its number may become that of another one.
+//! Segments differ in length: a region begins with a short one, and grows by longer ones. The device
+//! answers [`Grow`] when it has memory. If other workers have all of it, that may take a while, in which
+//! the device takes back what they do not use. It asks for a segment back with [`Reclaim`]; from then on
+//! the worker gives out nothing in it, and says [`Release`] once nothing in it is in use. After that
+//! neither side uses the segment: no submission names it, and another segment may get its number.
 //!
 //! ```text
 //!   SEND, BULK   Grow -> Segment ... in use ... <- Reclaim, nothing new ... last buffer freed -> Release
@@ -100,22 +101,22 @@ use core::net::Ipv6Addr;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The newest version of all that is in this module that this side speaks.
+/// The newest version of this interface that this side speaks.
 pub const VERSION: u32 = 3;
 
-/// The oldest version that this side speaks, too. Who adds a version keeps it where the other side can be of it: smbd
-/// and the device are installed and started again at different times.
+/// The oldest version that this side speaks. When you add a version, keep the older ones that the other side may
+/// still speak: smbd and the device are installed and restarted at different times.
 pub const OLDEST_VERSION: u32 = 3;
 
-/// The optional features of [`VERSION`] that this side has, a bit each. There are none yet.
+/// The optional features of [`VERSION`] that this side has, one bit each. There are none yet.
 pub const FEATURES: u64 = 0;
 
-/// Who does not know a [`Control::kind`], [`Submission::op`] or [`Completion::event`] with this bit skips it. It is
-/// not answered, asks for nothing and holds nothing: no cookie, no buffer. A process sends no descriptors with it; what a
-/// device sends with it is closed.
+/// A side that does not know a [`Control::kind`], [`Submission::op`] or [`Completion::event`] with this bit skips it.
+/// It is not answered, asks for nothing and holds nothing: no cookie, no buffer. A process sends no descriptors with
+/// it; a process closes those that a device sends with it.
 pub const OPTIONAL: u32 = 1 << 31;
 
-/// The version that two sides speak with each other: the newest of both; `None` where there is none.
+/// The version that two sides speak with each other: the newest that both know, or `None`.
 #[must_use]
 pub const fn common_version(newest: u32, oldest: u32) -> Option<u32> {
     let version = if newest < VERSION { newest } else { VERSION };
@@ -125,19 +126,19 @@ pub const fn common_version(newest: u32, oldest: u32) -> Option<u32> {
     Some(version)
 }
 
-/// Bytes of a control message at most: a [`SetParameters`] with the longest blob.
+/// Longest control message, in bytes: enough for the longest blob or list of addresses.
 pub const MAX_CONTROL_LENGTH: usize = 4096;
 
-/// Addresses of an [`Addresses`] at most.
+/// The most addresses in an [`Addresses`].
 pub const MAX_ADDRESSES: usize = 64;
 
-/// Addresses of a [`SetAddresses`] at most.
+/// The most addresses in a [`SetAddresses`].
 pub const MAX_ALLOWED_ADDRESSES: usize = 128;
 
-/// Bytes of the security blob of [`SetParameters`] at most.
+/// Longest security blob of [`SetParameters`], in bytes.
 pub const MAX_SECURITY_BLOB: usize = 2048;
 
-/// A one-time token: whoever names it gets the connection it was made for. All 0: none.
+/// A one-time token: the worker that names it gets the connection it was made for. All 0: no token.
 pub type Token = [u8; 16];
 
 /// [`Control::kind`].
@@ -184,9 +185,9 @@ pub mod kind {
 
 /// [`Attach::role`].
 pub mod role {
-    /// smbd's parent: gets offers, and sets parameters. One at a time.
+    /// The parent smbd: gets offers, and sets parameters. One at a time.
     pub const LISTENER: u32 = 1;
-    /// smbd's child: owns connections.
+    /// A child smbd: owns connections.
     pub const WORKER: u32 = 2;
     /// An administrator's tool: asks for the status.
     pub const OBSERVER: u32 = 3;
@@ -204,25 +205,25 @@ pub mod region {
 
 /// [`Submission::op`].
 pub mod op {
-    /// Sends one SMB2 message: `length` bytes at `place` in SEND. With `INVALIDATE` in `flags`, has the
-    /// peer invalidate `token`. Answered by `SENT`.
+    /// Sends one SMB2 message: `length` bytes at `place` in SEND. With `INVALIDATE` in `flags`, it
+    /// invalidates `token` at the peer. Answered by `SENT`.
     pub const SEND_PDU: u32 = 1;
     /// Reads `length` bytes of the peer's memory, which `descriptors` name, to `place` in BULK.
     /// Answered by `RDMA_DONE`.
     pub const RDMA_READ: u32 = 2;
     /// Writes `length` bytes at `place` in BULK to the peer's memory. Answered by `RDMA_DONE`.
     pub const RDMA_WRITE: u32 = 3;
-    /// Ends a connection in order: what was submitted before goes first. `DISCONNECTED` follows.
+    /// Ends a connection gracefully: what was submitted before is sent first. `DISCONNECTED` follows.
     pub const DISCONNECT: u32 = 4;
     /// Gives a connection to the worker that has registered `client_guid`
-    /// ([`TransferSubmission`](super::TransferSubmission)), or, where that is 0, to whoever claims the
-    /// token of the answer; with a first message for it: `length` bytes at `place` in SEND. Answered
-    /// by `TRANSFERRED`; if its status is OK the connection is not this worker's any more.
+    /// ([`TransferSubmission`](super::TransferSubmission)) or, if that is 0, to the worker that claims the
+    /// token in the answer, with a first message for it: `length` bytes at `place` in SEND. Answered
+    /// by `TRANSFERRED`; if its status is OK, the connection no longer belongs to this worker.
     pub const TRANSFER: u32 = 5;
-    /// Gives the buffer of a received message back: its number is in `place`. `conn` is 0 but for its
+    /// Gives the buffer of a received message back: its number is in `place`. `conn` is 0 except for the
     /// queue.
     pub const RECYCLE: u32 = 6;
-    /// A session is on the connection: its client has logged in. Once more has no effect. A connection that
+    /// The connection has a session: its client has logged in. A second one has no effect. A connection that
     /// is transferred later stays authenticated.
     pub const AUTHENTICATED: u32 = 7;
 }
@@ -235,21 +236,21 @@ pub mod flags {
 
 /// [`Completion::event`].
 pub mod event {
-    /// A connection is this worker's now. `buffer` holds a [`ConnInfo`](super::ConnInfo) of `length`
+    /// A connection belongs to this worker now. `buffer` holds a [`ConnInfo`](super::ConnInfo) of `length`
     /// bytes; recycle it.
     pub const CONNECTION: u32 = 1;
     /// A message arrived: `length` bytes in `buffer`; recycle it.
     pub const PDU: u32 = 2;
-    /// SEND_PDU ended: its memory is free. With status OK the peer's network has acknowledged all of the
-    /// message: its TCP where iWARP is spoken in software, its adapter where InfiniBand or RoCE is.
-    /// The completion of an iWARP adapter does not promise that, and after DISCONNECT it means that
-    /// this side's network has taken the message. It may come some 0.1 s after the acknowledgement.
+    /// SEND_PDU ended: its memory is free. Status OK means that the peer's network has acknowledged all of
+    /// the message: the peer's TCP with software iWARP, its adapter with InfiniBand or RoCE. An iWARP
+    /// adapter's completion does not promise this, and after DISCONNECT status OK means only that this
+    /// side's network has taken the message. It may come about 0.1 s after the acknowledgement.
     pub const SENT: u32 = 3;
-    /// RDMA_READ or RDMA_WRITE ended: the data is there, or its memory is free.
+    /// RDMA_READ or RDMA_WRITE ended: the data has arrived, or its memory is free.
     pub const RDMA_DONE: u32 = 4;
     /// The connection is gone; `status` says why.
     pub const DISCONNECTED: u32 = 5;
-    /// TRANSFER ended; `token` is set where it was asked for.
+    /// TRANSFER ended; `token` is set if one was asked for.
     pub const TRANSFERRED: u32 = 6;
 }
 
@@ -261,7 +262,7 @@ pub struct Control {
     pub kind: u32,
     /// Bytes of the whole message.
     pub length: u32,
-    /// Chosen by who asks, and repeated in the answer. Not 0 in a request.
+    /// Chosen by the side that asks, and repeated in the answer. Not 0 in a request.
     pub cookie: u64,
 }
 
@@ -273,18 +274,18 @@ pub struct Attach {
     pub version: u32,
     /// `role::*`.
     pub role: u32,
-    /// A worker's: the connection that it was forked for, or 0.
+    /// For a worker: the token of the connection that it was forked for, or 0.
     pub token: Token,
     /// The oldest version that the process speaks.
     pub oldest_version: u32,
     /// 0.
     pub reserved: u32,
-    /// Its features, a bit each. Those that the device does not know are not used.
+    /// Its features, one bit each. Those that the device does not know are not used.
     pub features: u64,
 }
 
 impl Attach {
-    /// What this side says.
+    /// Makes the message with this side's versions and features.
     #[must_use]
     pub const fn new(role: u32, token: Token) -> Self {
         Self {
@@ -298,37 +299,37 @@ impl Attach {
     }
 }
 
-/// What the listener wants of connections that are accepted from now on ([MS-SMBD] 3.1.1.1). 0 stands
-/// for the device's own value, and more than its own is reduced to that.
+/// Parameters that the listener sets for connections accepted from now on ([MS-SMBD] 3.1.1.1). 0 selects
+/// the device's own value, and a larger value is reduced to that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SetParameters {
-    /// Most credits that a peer is granted. 1 to 65,535.
+    /// The most credits that a peer is granted. 1 to 65,535.
     pub receive_credit_max: u16,
-    /// Credits that peers are asked for. 1 to 65,535.
+    /// Credits to request from peers. 1 to 65,535.
     pub send_credit_target: u16,
-    /// Bytes of a sent message, its header included. At least 128.
+    /// Longest message to send, in bytes, header included. At least 128.
     pub max_send_size: u32,
-    /// Bytes of a received message, its header included. At least 128.
+    /// Longest message to receive, in bytes, header included. At least 128.
     pub max_receive_size: u32,
-    /// Bytes of a received upper-layer message. At least 131,072.
+    /// Longest upper-layer message to receive, in bytes. At least 131,072.
     pub max_fragmented_size: u32,
-    /// Bytes of an RDMA transfer.
+    /// Largest RDMA transfer, in bytes.
     pub max_read_write_size: u32,
-    /// Time without a message of the peer after which it is asked for one, in milliseconds.
+    /// Milliseconds without a message from the peer after which it is asked for one.
     pub keepalive_interval_ms: u32,
     /// The server's GUID: for a device that answers NEGOTIATE itself.
     pub server_guid: [u8; 16],
-    /// Bytes of the security blob of the NEGOTIATE response, which follow this structure.
+    /// Length in bytes of the NEGOTIATE response's security blob, which follows this structure.
     pub security_blob_length: u32,
     /// 0.
     pub reserved: [u32; 5],
 }
 
-/// The listener names the server's addresses that clients may use, in place of those that it or an
-/// earlier listener named before; `count` [`AllowedAddress`]es follow. Connections at other addresses
-/// are refused, those that are there end, and [`Addresses`] names none of the others. The list holds
-/// until the next one, also when the listener has gone. Before the first, all addresses are allowed.
+/// The listener sets the server addresses that clients may use, in place of those that it or an
+/// earlier listener set; `count` [`AllowedAddress`]es follow. The device refuses new connections at other
+/// addresses, ends existing ones, and leaves those addresses out of [`Addresses`]. The list holds until
+/// the next one, even after the listener has gone. Before the first, all addresses are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SetAddresses {
@@ -338,11 +339,11 @@ pub struct SetAddresses {
     pub all: u32,
 }
 
-/// An address of the server that clients may use. Twice is as once.
+/// An address of the server that clients may use. Duplicates have no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct AllowedAddress {
-    /// Of one host: neither unspecified nor multicast. IPv4 mapped into IPv6.
+    /// The address of one host, not unspecified or multicast. IPv4 mapped into IPv6.
     pub address: [u8; 16],
     /// Scope of link-local IPv6 addresses, not 0; 0 for all others.
     pub scope_id: u32,
@@ -351,7 +352,7 @@ pub struct AllowedAddress {
 }
 
 impl AllowedAddress {
-    /// Whether it can be an address of a server.
+    /// Whether this can be the address of a server.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         let ip = Ipv6Addr::from(self.address);
@@ -363,15 +364,15 @@ impl AllowedAddress {
     }
 }
 
-/// A worker registers a client's GUID and a session of it, or takes that back.
+/// A worker registers a client's GUID and one of its sessions, or removes the registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SetSessionId {
-    /// The session; 0: only that connections with this GUID are wanted.
+    /// The session, or 0 to register only for connections with this GUID.
     pub session_id: u64,
     /// The ClientGuid of the client's NEGOTIATE requests. Not 0.
     pub client_guid: [u8; 16],
-    /// 0: registered. 1: not any more (with session 0: nothing of this GUID any more).
+    /// 0: register. 1: remove (with session 0: the GUID and all its sessions).
     pub remove: u32,
     /// 0.
     pub reserved: u32,
@@ -381,35 +382,35 @@ pub struct SetSessionId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Claim {
-    /// Of an offer, or of a transfer.
+    /// The token of an offer or a transfer.
     pub token: Token,
 }
 
-/// The listener does not want the connection of a token: it is closed at once.
+/// The listener declines the connection of a token, which the device closes at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Decline {
-    /// Of an offer.
+    /// The token of an offer.
     pub token: Token,
 }
 
-/// A worker needs one more segment. At most one of each region is unanswered.
+/// A worker needs one more segment. At most one request for each region is unanswered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Grow {
     /// `region::SEND` or `region::BULK`.
     pub region: u32,
-    /// Units that the segment has to have at least: 1 to [`RegionShape::longest_run`].
+    /// The fewest units that the segment may have: 1 to [`RegionShape::longest_run`].
     pub units: u32,
 }
 
-/// A worker does not use a segment any more, and has unmapped it.
+/// A worker no longer uses a segment, and has unmapped it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Release {
     /// `region::*`.
     pub region: u32,
-    /// Of RECEIVE: its queue. Otherwise 0.
+    /// For RECEIVE, its queue; otherwise 0.
     pub queue: u32,
     /// As in [`Segment`].
     pub number: u32,
@@ -435,11 +436,11 @@ pub struct Attached {
     pub worker: u32,
     /// GET_MEM_PARAMS.
     pub memory: MemParams,
-    /// Most submissions of a queue that may be unanswered: more are not looked at before.
+    /// The most submissions of a queue that may be unanswered: the device leaves others in the ring until then.
     pub submissions_outstanding: u32,
-    /// Bytes of an RDMA transfer at most.
+    /// Largest RDMA transfer, in bytes.
     pub max_read_write_size: u32,
-    /// Of the features that [`Attach`] named, those that are used.
+    /// Those features named by [`Attach`] that are used.
     pub features: u64,
     /// 0.
     pub reserved: [u32; 4],
@@ -453,7 +454,7 @@ impl Attached {
     }
 }
 
-/// The memory that a worker may come to map.
+/// The memory that a worker may map over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MemParams {
@@ -483,7 +484,7 @@ pub struct RegionShape {
     pub max_segments: u32,
 }
 
-/// The answer to a request that has no other.
+/// The answer to a request that has no other answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Reply {
@@ -493,31 +494,31 @@ pub struct Reply {
     pub kind: u32,
 }
 
-/// A segment; with its memory file.
+/// A segment, with its memory file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Segment {
     /// `region::*`.
     pub region: u32,
-    /// Of RECEIVE: its queue. Otherwise 0.
+    /// For RECEIVE, its queue; otherwise 0.
     pub queue: u32,
-    /// Less than [`RegionShape::max_segments`]; in each of SEND and BULK, and in RECEIVE of each queue,
-    /// no other segment has it.
+    /// Its number, less than [`RegionShape::max_segments`]. It is unique in SEND, in BULK, and in RECEIVE of
+    /// each queue.
     pub number: u32,
     /// 0.
     pub reserved: u32,
-    /// Bytes: whole units, at most [`RegionShape::units_per_segment`] of them.
+    /// Its length in bytes: whole units, at most [`RegionShape::units_per_segment`] of them.
     pub length: u64,
 }
 
-/// The device wants a segment back. Nothing of it is to be given out any more; [`Release`] follows once
-/// nothing of it is in use. Of RECEIVE nothing is.
+/// The device wants a segment back. The worker gives out nothing in it from now on, and says [`Release`]
+/// once nothing in it is in use. In a segment of RECEIVE, nothing is in use by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Reclaim {
     /// `region::*`.
     pub region: u32,
-    /// Of RECEIVE: its queue. Otherwise 0.
+    /// For RECEIVE, its queue; otherwise 0.
     pub queue: u32,
     /// As in [`Segment`].
     pub number: u32,
@@ -525,7 +526,7 @@ pub struct Reclaim {
     pub reserved: u32,
 }
 
-/// A queue; with its memory file and the doorbell of its reactor.
+/// A queue, with its memory file and the doorbell of its reactor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Queue {
@@ -535,18 +536,18 @@ pub struct Queue {
     pub reserved: u32,
     /// Bytes of the memory file.
     pub length: u64,
-    /// Where the completion ring begins in it: a multiple of 64. The submission ring is at 0.
+    /// Where in it the completion ring begins: a multiple of 64. The submission ring is at 0.
     pub completion_offset: u64,
 }
 
-/// A connection that belongs to nobody yet: who claims it first, within the time that the device
+/// A connection without an owner: the worker that claims it first, within the time that the device
 /// allows, gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Offer {
     /// For [`Attach`] or [`Claim`].
     pub token: Token,
-    /// The connection. Its number means something to its owner only.
+    /// The connection. Only its owner can use its number.
     pub info: ConnInfo,
 }
 
@@ -558,7 +559,7 @@ pub struct ConnInfo {
     pub conn: u64,
     /// The client's address; IPv4 mapped into IPv6.
     pub peer_address: [u8; 16],
-    /// The server's address, at which it came in.
+    /// The server's address, at which the connection came in.
     pub local_address: [u8; 16],
     /// The client's port.
     pub peer_port: u16,
@@ -568,23 +569,23 @@ pub struct ConnInfo {
     pub scope_id: u32,
     /// The ClientGuid of its first request.
     pub client_guid: [u8; 16],
-    /// Bytes of an upper-layer message to send at most.
+    /// Longest upper-layer message to send, in bytes.
     pub max_fragmented_send_size: u32,
-    /// Bytes of an upper-layer message to receive at most.
+    /// Longest upper-layer message to receive, in bytes.
     pub max_fragmented_receive_size: u32,
-    /// Bytes of an RDMA transfer at most.
+    /// Largest RDMA transfer, in bytes.
     pub max_read_write_size: u32,
-    /// RDMA READs that the peer serves at a time; 0: none.
+    /// RDMA READs that the peer serves at a time, or 0.
     pub initiator_depth: u32,
-    /// Bytes of an upper-layer message that the client reassembles at most: the MaxFragmentedSize of
-    /// its own negotiate message ([MS-SMBD] 2.2.1). `max_fragmented_send_size` is the lesser of this and
-    /// of what fits into SEND.
+    /// Longest upper-layer message that the client reassembles, in bytes: the MaxFragmentedSize of its
+    /// own negotiate message ([MS-SMBD] 2.2.1). `max_fragmented_send_size` is the lesser of this and what
+    /// fits into SEND.
     pub peer_max_fragmented_size: u32,
     /// 0.
     pub reserved: [u32; 7],
 }
 
-/// There is something in a queue for a worker that announced that it sleeps.
+/// Wakes a worker that announced that it sleeps: there is something in a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Wake {
@@ -592,7 +593,7 @@ pub struct Wake {
     pub reserved: u64,
 }
 
-/// The status of the device; with a memory file that holds `json_length` bytes of JSON.
+/// The status of the device, with a memory file that holds `json_length` bytes of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct StatusReport {
@@ -602,8 +603,8 @@ pub struct StatusReport {
     pub json_length: u64,
 }
 
-/// Where clients reach the device; `count` [`Address`]es follow. Sent before [`Attached`] to listeners and
-/// workers, and again whenever it is another list.
+/// Where clients reach the device; `count` [`Address`]es follow. The device sends it to listeners and
+/// workers before [`Attached`], and again whenever the list changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Addresses {
@@ -633,13 +634,13 @@ pub struct Address {
     pub reserved: [u16; 3],
 }
 
-/// The last message: the device has nothing to do with this process any more.
+/// The last message: the device has ended the attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Detached {
     /// Why: a [`Status`](crate::device::Status) as a number.
     pub status: i32,
-    /// The newest version of the device where that is why, so that both sides can say which versions met; otherwise 0. This
+    /// If versions are the reason, the device's newest version, so that both sides can report it; otherwise 0. This
     /// message has this form in every version.
     pub version: u32,
 }
@@ -654,17 +655,17 @@ pub struct Submission {
     pub flags: u32,
     /// The connection.
     pub conn: u64,
-    /// The worker's; comes back.
+    /// Chosen by the worker, and repeated in the completion.
     pub cookie: u64,
     /// A [`Place`]; RECYCLE: a buffer number.
     pub place: u64,
     /// Bytes.
     pub length: u32,
-    /// What the peer shall invalidate, if `flags` says so.
+    /// The token to invalidate at the peer, if `flags` says so.
     pub token: u32,
     /// Where in SEND the buffer descriptors are, 16 bytes each as on the wire.
     pub descriptors: u64,
-    /// How many: 1 to 4095.
+    /// Number of descriptors: 1 to 4095.
     pub descriptor_count: u32,
     /// 0.
     pub reserved: [u32; 3],
@@ -680,15 +681,15 @@ pub struct TransferSubmission {
     pub flags: u32,
     /// The connection.
     pub conn: u64,
-    /// The worker's; comes back.
+    /// Chosen by the worker, and repeated in the completion.
     pub cookie: u64,
     /// Where in SEND the new owner's first message is.
     pub place: u64,
-    /// Bytes of it, or 0 without one.
+    /// Length of that message, or 0 if there is none.
     pub length: u32,
     /// 0.
     pub reserved: u32,
-    /// Whose connection it becomes, or 0.
+    /// The client GUID that the new owner has registered, or 0.
     pub client_guid: [u8; 16],
     /// 0.
     pub reserved2: u64,
@@ -765,7 +766,7 @@ impl Place {
         (self.segment as u64) << Self::OFFSET_BITS | self.offset
     }
 
-    /// What a number means; whether there is such a place is another question.
+    /// Decodes a number, without checking that such a place exists.
     #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
         Self {

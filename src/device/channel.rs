@@ -2,10 +2,10 @@
 
 //! The way to a device.
 //!
-//! A [`Channel`] carries control messages and, with them, memory that both sides map and what rings
-//! for the device. `smbdirectd` is reached by a socket ([`SocketChannel`]); a kernel's device would
-//! be a character device, with `ioctl`, `read` and `mmap`. Submissions and completions need no
-//! channel: they are in the memory.
+//! A [`Channel`] carries control messages and, with them, doorbells and memory that both sides map.
+//! A process reaches `smbdirectd` by a socket ([`SocketChannel`]); a kernel's device would be a
+//! character device, with `ioctl`, `read` and `mmap`. Submissions and completions need no channel:
+//! they are in the memory.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,7 +18,7 @@ use super::trust;
 use crate::shm::{Doorbell, map};
 use crate::sys::{Bell, Memfd, MemfdError, Memory, ReceiveError, SeqSocket, Waker};
 
-/// A process' connection to a device. No call waits.
+/// A process's connection to a device. No call waits.
 pub trait Channel {
     /// Wakes the device's side of a queue.
     type Doorbell: Doorbell;
@@ -33,30 +33,30 @@ pub trait Channel {
     ///
     /// # Errors
     ///
-    /// [`Status::Again`]: the device has to receive first. [`Status::Detached`]: it has gone.
+    /// [`Status::Again`]: the device must receive first. [`Status::Detached`]: it has gone.
     fn send(&mut self, message: &[u8]) -> Result<(), Status>;
 
-    /// The next control message; `None`: none now.
+    /// The next control message; `None` if there is none now.
     ///
     /// # Errors
     ///
-    /// Each is the end: [`Status::Detached`]: the device has gone. [`Status::Corrupt`]: what it sent is
-    /// no message, or does not carry what it should. [`Status::System`]: this process may have no
-    /// more descriptors or memory.
+    /// Each ends the attachment. [`Status::Detached`]: the device has gone. [`Status::Corrupt`]: it sent
+    /// something that is not a message, or that does not carry what it should. [`Status::System`]: this
+    /// process can have no more descriptors or memory.
     fn receive(&mut self) -> Result<Option<Delivery<Self::Doorbell>>, Status>;
 
-    /// Ends the attachment, also where a child of this process holds a copy of the channel.
+    /// Ends the attachment, even if a child of this process holds a copy of the channel.
     fn close(&mut self);
 }
 
 /// A control message, and what came with it.
 #[derive(Debug)]
 pub struct Delivery<D> {
-    /// Of the request that it answers, or 0.
+    /// The cookie of the request that it answers, or 0.
     pub cookie: u64,
     /// The message.
     pub answer: Answer,
-    /// Exactly as many bytes as the message says, with those messages that carry memory.
+    /// For messages that carry memory: exactly as many bytes as the message says.
     pub memory: Option<Memory>,
     /// With [`Answer::Queue`].
     pub doorbell: Option<D>,
@@ -67,23 +67,23 @@ pub struct Delivery<D> {
 pub struct SocketChannel {
     socket: SeqSocket,
     waker: Waker,
-    /// Of the message that is being received.
+    /// The bytes of the message that is being received.
     buffer: Box<[u8; MAX_CONTROL_LENGTH]>,
 }
 
 impl SocketChannel {
-    /// Connects to the device at `path`, if whoever listens there is to be trusted ([`trust`]).
+    /// Connects to the device at `path`, if the process that listens there can be trusted ([`trust`]).
     ///
     /// # Errors
     ///
     /// [`Status::NoDevice`], [`Status::Denied`], [`Status::Untrusted`], [`Status::System`].
-    /// [`Status::Again`]: too many connect at this moment.
+    /// [`Status::Again`]: too many processes are connecting at this moment.
     pub fn connect(path: &Path) -> Result<Self, Status> {
         let socket = SeqSocket::connect(path).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => Status::Denied,
-            // It has not yet accepted as many as may wait for it.
+            // As many connections as the backlog holds wait to be accepted.
             io::ErrorKind::WouldBlock => Status::Again,
-            // Nothing there, nobody listens, or something that is no such socket.
+            // There is nothing at the path, nothing listens there, or it is not such a socket.
             io::ErrorKind::NotFound
             | io::ErrorKind::NotADirectory
             | io::ErrorKind::ConnectionRefused
@@ -91,7 +91,7 @@ impl SocketChannel {
             _ if error.raw_os_error() == Some(libc::EPROTOTYPE) => Status::NoDevice,
             _ => Status::System,
         })?;
-        // Before anything is sent: as it was when it began to listen.
+        // Check before anything is sent. The credentials are those with which it began to listen.
         let device = socket.peer_credentials().map_err(|_| Status::System)?;
         if !trust::may_serve(path, device.user) {
             return Err(Status::Untrusted);
@@ -99,7 +99,7 @@ impl SocketChannel {
         Self::new(socket).map_err(|_| Status::System)
     }
 
-    /// Over a socket that is connected.
+    /// Makes a channel of a connected socket.
     ///
     /// # Errors
     ///
@@ -139,7 +139,8 @@ impl Channel for SocketChannel {
             Err(error) if error.is_would_block() => return Ok(None),
             result => result.map_err(|error| match error {
                 ReceiveError::MessageTooLong { .. } => Status::Corrupt,
-                // More than it should, or fewer than it should for this process may not have more.
+                // The message carries more descriptors than it should, or this process could not
+                // take all of them because of its limit.
                 ReceiveError::TooManyDescriptors => Status::System,
                 ReceiveError::Closed | ReceiveError::System(_) => Status::Detached,
             })?,
@@ -164,7 +165,7 @@ impl Channel for SocketChannel {
     }
 
     fn close(&mut self) {
-        // Fails only where it is closed already.
+        // It fails only if the socket is closed already.
         let _ = self.socket.shut_down();
     }
 }
@@ -185,7 +186,7 @@ fn map_file(file: OwnedFd, length: u64) -> Result<Memory, Status> {
         MemfdError::System(_) => Status::System,
         _ => Status::Corrupt,
     })?;
-    // The mapping stays when the descriptor is closed.
+    // The mapping outlives the descriptor.
     map(&file).map_err(|_| Status::System)
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a device says in its completion rings, judged against what was submitted.
+//! Checks the entries of the device's completion rings against what was submitted.
 //!
-//! An entry is a copy by the time it is here. It may name only what is the worker's: a connection of
-//! that queue, an operation under way on that connection, a buffer that the device holds. Anything
+//! This module sees only copies of entries. An entry may name only what the worker has: a connection
+//! of that queue, an operation under way on that connection, a buffer that the device holds. Anything
 //! else is [`Status::Corrupt`].
 
 use zerocopy::{FromZeros, IntoBytes};
@@ -14,10 +14,10 @@ use super::event::{ConnCounts, Event};
 use super::worker::{Conn, MAX_CONNECTIONS, Operation, Pdu, Work, Worker};
 use crate::shm::Doorbell;
 
-/// What is next in the rings.
+/// What comes next in the rings.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Something to tell.
+    /// An event to report.
     Event(Event),
     /// An entry names a segment that has not arrived: read control messages first.
     NeedsSegment,
@@ -25,16 +25,16 @@ pub(super) enum Next {
     Nothing,
 }
 
-/// What is to be done with an entry.
+/// What to do with an entry.
 enum Judged {
     Tell(Event),
-    /// Done, and nothing to tell yet.
+    /// The entry is done, and there is nothing to report yet.
     Silent,
     NeedsSegment,
 }
 
 impl<D: Doorbell> Worker<D> {
-    /// The next event of the rings; the queues take turns.
+    /// The next event from the rings; the queues take turns.
     pub(super) fn next_event(&mut self) -> Result<Next, Status> {
         if let Some(event) = self.ended() {
             return Ok(Next::Event(event));
@@ -70,7 +70,7 @@ impl<D: Doorbell> Worker<D> {
         Ok(Next::Nothing)
     }
 
-    /// Announces that this side will sleep, in every ring; whether it may.
+    /// Announces in every ring that this side will sleep, and returns whether it may.
     pub(super) fn announce_sleep(&mut self) -> Result<bool, Status> {
         let mut may = true;
         let wants_room = self.send.is_wanted() || self.bulk.is_wanted();
@@ -82,7 +82,7 @@ impl<D: Doorbell> Worker<D> {
 
     fn judge(&mut self, queue: usize, number: u32, entry: &Completion) -> Result<Judged, Status> {
         let is_own = queue_of(entry.conn) == number;
-        // Only who knows an event can judge its fields.
+        // The fields of an unknown event cannot be checked.
         let is_known = entry.event & OPTIONAL == 0;
         if !is_own || is_known && (entry.reserved != 0 || entry.reserved2 != 0) {
             return Err(Status::Corrupt);
@@ -166,7 +166,7 @@ impl<D: Doorbell> Worker<D> {
         }))
     }
 
-    /// A submission was answered.
+    /// Handles the answer to a submission.
     fn done(&mut self, entry: &Completion, status: Status) -> Result<Judged, Status> {
         let operation = self.operations.get(entry.cookie).ok_or(Status::Corrupt)?;
         let is_its_answer = matches!(
@@ -182,7 +182,7 @@ impl<D: Doorbell> Worker<D> {
         let operation = operation.ok_or(Status::Corrupt)?;
         let finished = self.finish(&operation, status);
         if finished.is_err() {
-            // Not told yet: it is told with all the others at the end.
+            // It has not been reported: the end of the attachment reports it with all the others.
             self.operations.insert(operation);
             return finished.map(|()| Judged::Silent);
         }
@@ -226,7 +226,7 @@ impl<D: Doorbell> Worker<D> {
         let conn = self.conns.get_mut(&number).ok_or(Status::Corrupt)?;
         conn.transferring = false;
         if status == Status::Ok {
-            // Of one that has ended nothing can be given to anybody.
+            // A connection that has ended cannot be handed over.
             if conn.operations > 0 || conn.ended.is_some() {
                 return Err(Status::Corrupt);
             }
@@ -238,7 +238,7 @@ impl<D: Doorbell> Worker<D> {
         Ok(())
     }
 
-    /// The end of a connection that was held back until everything else of it was told.
+    /// The end of a connection, if it was held back until all its operations were reported and they have been.
     fn ended(&mut self) -> Option<Event> {
         let conn = self.ending.take()?;
         let found = self.conns.get(&conn)?;
@@ -247,7 +247,7 @@ impl<D: Doorbell> Worker<D> {
         Some(Event::Disconnected { conn, status })
     }
 
-    /// What becomes of everything that there is: operations are reported first, then connections.
+    /// Ends everything: reports first the operations, then the connections.
     pub(super) fn end(&mut self) -> impl Iterator<Item = Event> + use<D> {
         let operations = self.operations.drain();
         let operations = operations.map(|operation| answer(&operation, Status::Flushed, [0; 16]));
@@ -259,7 +259,7 @@ impl<D: Doorbell> Worker<D> {
     }
 }
 
-/// The event by which the caller learns how an operation ended.
+/// The event that tells the caller how an operation ended.
 fn answer(operation: &Operation, status: Status, token: [u8; 16]) -> Event {
     let &Operation { conn, cookie, work } = operation;
     match work {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Requests to the device, and what it says on its channel.
+//! Requests to the device, and its messages on the channel.
 
 use super::Status;
 use super::abi::{Address, Attached, Grow, Offer, Reply, Segment, kind};
@@ -12,16 +12,16 @@ use super::regions::Growth;
 use super::worker::Worker;
 use crate::sys::Memory;
 
-/// Requests of the caller that may be unanswered.
+/// The most requests of the caller that may be unanswered.
 const MAX_REQUESTS: usize = 64;
 
-/// A request without an answer.
+/// An unanswered request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Attach,
     /// For a segment of a region.
     Grow(u32),
-    /// By the caller, with its cookie.
+    /// Made by the caller, with its cookie.
     Call {
         cookie: u64,
         /// `kind::*`.
@@ -40,7 +40,7 @@ impl Asked {
 }
 
 impl<C: Channel> Handle<C> {
-    /// Sends a request. [`Status::Again`]: not now, [`Event::Room`] follows.
+    /// Sends a request. [`Status::Again`]: it cannot be sent now, and [`Event::Room`] follows.
     pub(super) fn request<B: Body>(
         &mut self,
         asked: Asked,
@@ -62,8 +62,8 @@ impl<C: Channel> Handle<C> {
         sent
     }
 
-    /// Gives back the segments that the device wanted and nothing uses, and asks for those that are
-    /// wanted here. What cannot be said now is said later.
+    /// Gives back the segments that the device wants and nothing uses, and asks for those that are
+    /// wanted here. What cannot be sent now is sent later.
     pub(super) fn trade_memory(&mut self) {
         while let Some(release) = self.worker.as_ref().and_then(|w| w.releases.front()) {
             encode(0, release, &[], &mut self.message);
@@ -86,7 +86,7 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// Reads one control message; `false`: there is none.
+    /// Reads one control message; returns `false` if there is none.
     pub(super) fn read_message(&mut self) -> Result<bool, Status> {
         if matches!(self.state, State::Leaving(_)) {
             return Ok(false);
@@ -94,7 +94,7 @@ impl<C: Channel> Handle<C> {
         match self.channel.receive() {
             Ok(None) => Ok(false),
             Ok(Some(delivery)) => self.handle_message(delivery).map(|()| true),
-            // What it wrote into the rings before it went is true.
+            // What the device wrote into the rings before it went still counts.
             Err(Status::Detached) => {
                 self.state = State::Leaving(Status::Detached);
                 Ok(true)
@@ -111,7 +111,7 @@ impl<C: Channel> Handle<C> {
             doorbell,
         } = delivery;
         self.woken = false;
-        // A cookie of 0 is that of no request.
+        // No request has cookie 0.
         let asked = self.requests.remove(cookie);
         if asked.is_some() != (cookie != 0) {
             return Err(Status::Corrupt);
@@ -149,7 +149,7 @@ impl<C: Channel> Handle<C> {
         };
         match (result, asked) {
             (Ok(()), _) => self.trade_memory(),
-            // Not answered by this: it is told with all the others at the end.
+            // This did not answer the request: the end of the attachment reports it with all the others.
             (Err(_), Some(asked)) => drop(self.requests.insert(asked)),
             (Err(_), None) => {}
         }
@@ -163,7 +163,7 @@ impl<C: Channel> Handle<C> {
         }
         self.params = Some(attached);
         if self.role == Role::Worker {
-            // Without memory to answer from, a worker is none: it is attached when it has some.
+            // A worker without memory cannot send anything: it is attached once it has some.
             let worker = self.worker.insert(Worker::new(attached)?);
             worker.send.want_first();
             return Ok(());
@@ -187,13 +187,13 @@ impl<C: Channel> Handle<C> {
                 self.pending.push_back(Event::Reply { cookie, status });
                 Ok(())
             }
-            // Both have another answer when they succeed.
+            // On success, both have another answer.
             _ if status == Status::Ok => Err(Status::Corrupt),
             Asked::Attach => {
                 self.state = State::Leaving(status);
                 Ok(())
             }
-            // What is in the rings was never told of: it ends unseen.
+            // The caller never learned of anything in the rings: it ends unseen.
             Asked::Grow(_) if self.state == State::Attaching => Err(status),
             Asked::Grow(region) => {
                 let worker = self.worker.as_mut().ok_or(Status::Corrupt)?;
@@ -242,7 +242,7 @@ impl<C: Channel> Handle<C> {
     }
 }
 
-/// What a device says is the reason why it detaches a process.
+/// The reason that a device gives for detaching a process.
 fn reason(status: i32) -> Status {
     match Status::from_code(status) {
         None => Status::Fabric,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The `errno` values that a [`Status`](super::Status) becomes, for a build without libc: Linux's generic ones, which
+//! The `errno` values that a [`Status`](super::Status) becomes in a build without libc: Linux's generic ones, which
 //! x86-64 and arm64 have.
 
 pub(super) const EPERM: i32 = 1;

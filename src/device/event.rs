@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a process tells a device, and learns from it, in terms of the library.
+//! What a process and a device say to each other, in the library's terms.
 
 #[cfg(doc)]
 use super::Handle;
@@ -10,35 +10,35 @@ use super::abi::{ConnInfo, Token};
 /// What a process is to the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// smbd's parent: learns of connections that nobody owns.
+    /// The parent smbd: is offered connections without an owner.
     Listener,
-    /// smbd's child: owns connections.
+    /// A child smbd: owns connections.
     Worker,
 }
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The device has taken the attachment: calls other than [`Handle::attach`] work from now on.
+    /// The device has accepted the attachment: calls other than [`Handle::attach`] work from now on.
     Attached,
-    /// The attachment is over; nothing else will happen. Free the handle, attach again later.
+    /// The attachment has ended; nothing else will happen. Free the handle, attach again later.
     Detached {
         /// Why.
         status: Status,
     },
     /// Listener: a connection waits for an owner.
     Offer {
-        /// For the child that is to own it.
+        /// For the child that will own it.
         token: Token,
         /// The connection.
         info: ConnInfo,
     },
-    /// A connection is this worker's now.
+    /// A connection belongs to this worker now.
     Connection {
         /// What is known about it.
         info: ConnInfo,
     },
-    /// A message arrived. Its memory is the worker's until [`Handle::take_pdu`].
+    /// A message arrived. Its memory belongs to the worker until [`Handle::take_pdu`].
     Pdu {
         /// The connection.
         conn: u64,
@@ -53,7 +53,7 @@ pub enum Event {
         conn: u64,
         /// As given to [`Handle::send_pdu`].
         cookie: u64,
-        /// `Ok` if the network has taken all of it.
+        /// `Ok` if it was sent: see [`SENT`](super::abi::event::SENT).
         status: Status,
         /// Bytes of the message.
         length: u32,
@@ -64,10 +64,10 @@ pub enum Event {
         conn: u64,
         /// As given to [`Handle::rdma`].
         cookie: u64,
-        /// `Ok` if all of it was carried out.
+        /// `Ok` if all of it was done.
         status: Status,
     },
-    /// A transfer ended; if `Ok` the connection is another's.
+    /// A transfer ended; if `Ok`, the connection no longer belongs to this worker.
     Transferred {
         /// The connection.
         conn: u64,
@@ -75,24 +75,24 @@ pub enum Event {
         cookie: u64,
         /// How it ended.
         status: Status,
-        /// For whoever is to claim it, where no GUID was named; else 0.
+        /// If no GUID was named, the token to claim it with; otherwise 0.
         token: Token,
     },
-    /// A connection is gone. All that was under way on it was reported before.
+    /// A connection is gone. Everything under way on it has been reported before.
     Disconnected {
         /// The connection.
         conn: u64,
         /// Why.
         status: Status,
     },
-    /// `set_parameters`, `set_session_id`, `claim` or `decline` was answered.
+    /// The device answered `set_parameters`, `set_addresses`, `set_session_id`, `claim` or `decline`.
     Reply {
         /// As given to that call.
         cookie: u64,
         /// How it ended.
         status: Status,
     },
-    /// There is more room than before: calls that ended with [`Status::Again`] may be tried again.
+    /// There is more room than before: calls that failed with [`Status::Again`] may be tried again.
     Room,
 }
 
@@ -116,12 +116,12 @@ pub struct BulkBuffer {
     pub length: usize,
 }
 
-/// Counts of a connection, as this side knows them.
+/// Counts for a connection, as this side knows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnCounts {
     /// Bytes of messages whose [`Event::Sent`] said `Ok`.
     pub sent_bytes: u64,
-    /// Bytes of messages that were taken and not yet reported.
+    /// Bytes of messages that were taken and whose end was not reported yet.
     pub unsent_bytes: u64,
     /// RDMA operations under way.
     pub rdma_operations: u32,

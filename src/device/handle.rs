@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A process' attachment to a device: what smbd's parent and children hold.
+//! A process's attachment to a device, as the parent smbd and its children hold it.
 //!
 //! ```text
 //!   attach --> Attaching --Attached--> Attached --Detached, the device's end--> Leaving
@@ -11,8 +11,8 @@
 //! However an attachment ends, its user sees the same: [`Event::Sent`], [`Event::RdmaDone`] or
 //! [`Event::Transferred`] with [`Status::Flushed`] for each operation under way,
 //! [`Event::Disconnected`] with [`Status::Detached`] for each connection, [`Event::Reply`] with
-//! [`Status::Detached`] for each request without an answer, and [`Event::Detached`] with the reason.
-//! Calls fail with [`Status::Detached`] from the moment at which the handle notices.
+//! [`Status::Detached`] for each unanswered request, and [`Event::Detached`] with the reason.
+//! Calls fail with [`Status::Detached`] as soon as the handle notices the end.
 //!
 //! Nothing here waits, logs, or trusts what the device writes.
 
@@ -40,13 +40,13 @@ use super::slots::Slots;
 use super::worker::Worker;
 use crate::sys::Maker;
 
-/// Control messages that are read in one call of [`Handle::next_event`].
+/// The most control messages that one call of [`Handle::next_event`] reads.
 const MESSAGES: usize = 64;
 
-/// Events after which answers that are waited for are looked for, however much there is in the rings.
+/// The number of events after which the handle reads control messages, however much is in the rings.
 const EVENTS: u32 = 64;
 
-/// Control messages that may be before one that an entry of a ring announced: more than a socket
+/// The most control messages that may precede one that a ring entry announced: more than a socket
 /// holds.
 const EARLY_MESSAGES: usize = 4096;
 
@@ -56,17 +56,17 @@ pub(super) enum State {
     /// The device has not answered yet.
     Attaching,
     Attached,
-    /// The device has nothing to do with this process any more. What it wrote before counts.
+    /// The device has ended the attachment. What it wrote into the rings before still counts.
     Leaving(Status),
-    /// Only what is pending is still to be told.
+    /// Only the pending events are left.
     Ended,
 }
 
 /// An attachment. One thread, one process; nothing blocks.
 ///
-/// In a child of the process that made it every call fails with [`Status::Forked`], and to drop it
-/// has no effect on the maker's attachment. A child does drop it soon: it holds copies of the maker's
-/// descriptors and mappings. The device notices the maker's end all the same.
+/// In a child of the process that made it, every call fails with [`Status::Forked`], and dropping it
+/// does not affect the parent's attachment. A child should drop it soon, because it holds copies of the
+/// parent's descriptors and mappings. The device notices the parent's end all the same.
 #[derive(Debug)]
 pub struct Handle<C: Channel = SocketChannel> {
     maker: Maker,
@@ -74,48 +74,49 @@ pub struct Handle<C: Channel = SocketChannel> {
     pub(super) role: Role,
     pub(super) state: State,
     pub(super) params: Option<Attached>,
-    /// The version that the device speaks, if it is another one and the device has said so.
+    /// The version that the device speaks, if it is another one and the device has said so; otherwise 0.
     pub(super) device_version: u32,
-    /// Where clients reach the device: the last that it said.
+    /// Where clients reach the device, as it last said.
     pub(super) addresses: Vec<Address>,
     pub(super) worker: Option<Worker<C::Doorbell>>,
-    /// Requests without an answer.
+    /// Unanswered requests.
     pub(super) requests: Slots<Asked>,
-    /// Somebody could not send a request and was not told yet that it may be tried again.
+    /// A request was refused, and [`Event::Room`] is not due yet.
     pub(super) request_refused: bool,
-    /// Somebody who was refused may try again.
+    /// [`Event::Room`] is due: a call that was refused may be tried again.
     pub(super) room: bool,
     /// Events that come before all others.
     pub(super) pending: VecDeque<Event>,
-    /// Events that were told since the channel was looked at.
+    /// Events from the rings since the channel was last read.
     events: u32,
-    /// The last control message did nothing but wake this side. If there is one more, `event_fd` says so.
+    /// The last control message did nothing but wake this side. If there is another, `event_fd` is readable.
     pub(super) woken: bool,
-    /// Of the control message that is being sent.
+    /// The bytes of the control message that is being sent.
     pub(super) message: Vec<u8>,
-    /// Of one thread at a time.
+    /// Only one thread at a time may use the handle.
     not_sync: PhantomData<Cell<()>>,
 }
 
 impl Handle {
-    /// Presents this process to the device at `path`. [`Event::Attached`] or [`Event::Detached`]
-    /// follows; for a worker with a `token`, its connection's [`Event::Connection`] as well.
+    /// Attaches this process to the device at `path`. [`Event::Attached`] or [`Event::Detached`]
+    /// follows; for a worker with a `token`, [`Event::Connection`] follows as well.
     ///
     /// # Errors
     ///
     /// [`Status::NoDevice`], [`Status::Denied`], [`Status::Untrusted`], [`Status::System`];
-    /// [`Status::Again`]: more wait for the device than it allows; [`Status::Invalid`]: a listener with a token, or a token of zeros.
+    /// [`Status::Again`]: too many processes wait for the device; [`Status::Invalid`]: a listener with a
+    /// token, or a token of zeros.
     pub fn attach(path: &Path, role: Role, token: Option<Token>) -> Result<Self, Status> {
         Self::over(SocketChannel::connect(path)?, role, token)
     }
 }
 
 impl<C: Channel> Handle<C> {
-    /// As [`attach`](Handle::attach), to the device that `channel` leads to.
+    /// As [`attach`](Handle::attach), to the device at the other end of `channel`.
     ///
     /// # Errors
     ///
-    /// [`Status::System`], [`Status::Invalid`]; [`Status::Again`]: the device has to receive first.
+    /// [`Status::System`], [`Status::Invalid`]; [`Status::Again`]: the device must receive first.
     pub fn over(channel: C, role: Role, token: Option<Token>) -> Result<Self, Status> {
         if token == Some([0; 16]) || (role == Role::Listener && token.is_some()) {
             return Err(Status::Invalid);
@@ -144,21 +145,21 @@ impl<C: Channel> Handle<C> {
         };
         let attach = Attach::new(role, token.unwrap_or_default());
         match handle.request(Asked::Attach, &attach, &[]) {
-            // It has gone, or did not want to hear that: why, it may have said, and an event will.
+            // The device has gone or refused. It may have said why, and an event will tell.
             Ok(()) | Err(Status::Detached) => Ok(handle),
             Err(status) => Err(status),
         }
     }
 
-    /// The version of the interface that the device speaks, where it is not that of this library and the attachment has
-    /// ended for that ([`Status::Version`]): both can be said then.
+    /// The version of the interface that the device speaks, if the attachment has ended because it is not this
+    /// library's ([`Status::Version`]), so that a log can name both.
     #[must_use]
     pub fn device_version(&self) -> Option<u32> {
         (self.device_version != 0).then_some(self.device_version)
     }
 
-    /// Readable whenever [`next_event`](Self::next_event) may have something after it had nothing, for
-    /// as long as that is so: to be watched level-triggered.
+    /// A descriptor to watch level-triggered: after [`next_event`](Self::next_event) has returned `None`,
+    /// it is readable for as long as there may be an event.
     ///
     /// # Errors
     ///
@@ -171,8 +172,9 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// The next event, for which a system call is made once in a while only; `None`: none, but
-    /// `event_fd` does not tell when there is. For who looks again soon, before it sleeps by [`next_event`](Self::next_event).
+    /// The next event, with only an occasional system call; `None`: no event now, and `event_fd` does not
+    /// say when there is one. For callers that poll briefly before they sleep with
+    /// [`next_event`](Self::next_event).
     ///
     /// # Errors
     ///
@@ -181,9 +183,9 @@ impl<C: Channel> Handle<C> {
         self.take_event(Self::ready)
     }
 
-    /// The next event; `None`: none now, and `event_fd` will tell.
+    /// The next event; `None`: no event now, and `event_fd` becomes readable when there may be one.
     ///
-    /// No system call as long as there is something in the rings and no request is unanswered.
+    /// It makes only an occasional system call as long as there is something in the rings.
     ///
     /// # Errors
     ///
@@ -209,7 +211,7 @@ impl<C: Channel> Handle<C> {
         event.map(Some).ok_or(Status::Detached)
     }
 
-    /// Has the device use other parameters for connections that it accepts from now on; its
+    /// Asks the device to use other parameters for connections that it accepts from now on;
     /// [`Event::Reply`] says whether it does. `security_blob_length` is set here.
     ///
     /// # Errors
@@ -238,15 +240,14 @@ impl<C: Channel> Handle<C> {
         self.request(Asked::Call { cookie, kind }, &parameters, security_blob)
     }
 
-    /// Has the device allow only these addresses of the server from now on (`None`: all of them), in
-    /// place of what it was told before; its [`Event::Reply`] says whether it does. An empty list allows
-    /// none. The device ends connections at other addresses, and [`addresses`](Self::addresses) will
-    /// not have them.
+    /// Asks the device to allow only these addresses of the server from now on (`None`: all of them), in
+    /// place of earlier ones; [`Event::Reply`] says whether it does. An empty list allows none. The device
+    /// ends connections at other addresses, and [`addresses`](Self::addresses) does not return those.
     ///
     /// # Errors
     ///
-    /// [`Status::TooLong`]: more than [`MAX_ALLOWED_ADDRESSES`]. [`Status::Invalid`]: an address that is
-    /// not one host's, or its scope ([`AllowedAddress`]). [`Status::Again`]. [`Status::NotAttached`]:
+    /// [`Status::TooLong`]: more than [`MAX_ALLOWED_ADDRESSES`]. [`Status::Invalid`]: not the address of
+    /// one host, or the wrong scope ([`AllowedAddress`]). [`Status::Again`]. [`Status::NotAttached`]:
     /// not a listener.
     pub fn set_addresses(
         &mut self,
@@ -270,8 +271,8 @@ impl<C: Channel> Handle<C> {
         self.request(Asked::Call { cookie, kind }, &set, list.as_bytes())
     }
 
-    /// Registers a client's GUID and, unless `session_id` is 0, a session of it; or takes that back.
-    /// [`Event::Reply`] follows.
+    /// Registers a client's GUID and, unless `session_id` is 0, one of its sessions; or removes the
+    /// registration. [`Event::Reply`] follows.
     ///
     /// # Errors
     ///
@@ -297,8 +298,8 @@ impl<C: Channel> Handle<C> {
         self.request(Asked::Call { cookie, kind }, &session, &[])
     }
 
-    /// Asks for the connection of a token. [`Event::Reply`] follows and, if that is `Ok`, before or
-    /// after it [`Event::Connection`].
+    /// Asks for the connection of a token. [`Event::Reply`] follows; if it says `Ok`,
+    /// [`Event::Connection`] comes before or after it.
     ///
     /// # Errors
     ///
@@ -312,7 +313,7 @@ impl<C: Channel> Handle<C> {
         self.request(Asked::Call { cookie, kind }, &Claim { token }, &[])
     }
 
-    /// Has the device close the connection of an offer; [`Event::Reply`] says whether it was still there.
+    /// Asks the device to close the connection of an offer; [`Event::Reply`] says whether it was still there.
     ///
     /// # Errors
     ///
@@ -336,7 +337,7 @@ impl<C: Channel> Handle<C> {
         Ok(&self.addresses)
     }
 
-    /// The memory that a worker may come to map.
+    /// The memory that a worker may map over time.
     ///
     /// # Errors
     ///
@@ -347,18 +348,19 @@ impl<C: Channel> Handle<C> {
         Ok(params.memory)
     }
 
-    /// A buffer of at least `length` bytes.
+    /// Allocates a buffer of at least `length` bytes.
     ///
     /// # Errors
     ///
     /// [`Status::Again`]: the device was asked for memory, or all that it allows is in use;
     /// [`Event::Room`] follows. [`Status::NoMemory`]: the device refused, no buffer of this process is
-    /// in use, and no event follows. [`Status::Invalid`]: no bytes. [`Status::TooLong`]: longer than any buffer.
+    /// in use, and no event follows. [`Status::Invalid`]: `length` is 0. [`Status::TooLong`]: longer than
+    /// any buffer.
     pub fn allocate(&mut self, length: usize) -> Result<BulkBuffer, Status> {
         self.call(|worker| worker.allocate(length))
     }
 
-    /// Takes a buffer back.
+    /// Frees a buffer.
     ///
     /// # Errors
     ///
@@ -372,10 +374,10 @@ impl<C: Channel> Handle<C> {
     ///
     /// # Errors
     ///
-    /// [`Status::Invalid`]: no bytes. [`Status::TooLong`]: more than `max_fragmented_send_size` of the
-    /// connection. [`Status::NoConnection`]; [`Status::Busy`]: it is being transferred.
-    /// [`Status::Again`]: [`Event::Room`] follows. [`Status::NoMemory`]: no room for it, and no message
-    /// of this process is under way: no event follows.
+    /// [`Status::Invalid`]: no bytes. [`Status::TooLong`]: longer than the connection's
+    /// `max_fragmented_send_size`. [`Status::NoConnection`]; [`Status::Busy`]: it is being transferred.
+    /// [`Status::Again`]: [`Event::Room`] follows. [`Status::NoMemory`]: there is no room and no message
+    /// of this process is under way, so no event follows.
     pub fn send_pdu(
         &mut self,
         conn: u64,
@@ -387,7 +389,7 @@ impl<C: Channel> Handle<C> {
     }
 
     /// Queues an RDMA operation on `length` bytes at `offset` of `buffer`, with the descriptors of
-    /// the client's request as they came ([MS-SMBD] 2.2.3.1). [`Event::RdmaDone`] follows.
+    /// the client's request, unchanged ([MS-SMBD] 2.2.3.1). [`Event::RdmaDone`] follows.
     ///
     /// # Errors
     ///
@@ -414,9 +416,9 @@ impl<C: Channel> Handle<C> {
         )
     }
 
-    /// As [`rdma`](Self::rdma), but does not wake the device for it: the next call that hands something
-    /// to the same connection does, [`flush`](Self::flush), or [`next_event`](Self::next_event) before it has
-    /// nothing. For an operation that a message follows at once.
+    /// As [`rdma`](Self::rdma), but does not wake the device: the next call that submits something on the same
+    /// connection wakes it, or [`flush`](Self::flush), or [`next_event`](Self::next_event) before it returns
+    /// `None`. For an operation that a message follows at once.
     ///
     /// # Errors
     ///
@@ -463,7 +465,8 @@ impl<C: Channel> Handle<C> {
         })
     }
 
-    /// Wakes the device for what was deferred. Without a system call if nothing was, or it is awake.
+    /// Wakes the device for deferred operations. It makes no system call if there are none, or if the
+    /// device is awake.
     ///
     /// # Errors
     ///
@@ -472,19 +475,19 @@ impl<C: Channel> Handle<C> {
         self.call(Worker::flush)
     }
 
-    /// Copies a received message into `target`, which has at least its length, and gives its
-    /// memory back to the device. An empty `target`: only gives it back.
+    /// Copies a received message into `target`, which must be at least as long, and gives its memory
+    /// back to the device. An empty `target` only gives the memory back.
     ///
     /// # Errors
     ///
-    /// [`Status::NoBuffer`]: no such message, or taken before. [`Status::Invalid`]: `target` is too
-    /// short, and nothing happened.
+    /// [`Status::NoBuffer`]: no such message, or it was taken before. [`Status::Invalid`]: `target` is too
+    /// short; the message stays.
     pub fn take_pdu(&mut self, pdu: u64, target: &mut [u8]) -> Result<(), Status> {
         self.call(|worker| worker.take_pdu(pdu, target))
     }
 
-    /// Ends a connection in order. [`Event::Disconnected`] follows, unless it was being transferred
-    /// and [`Event::Transferred`] says `Ok`. Once more has no effect.
+    /// Ends a connection gracefully. [`Event::Disconnected`] follows, unless it was being transferred
+    /// and [`Event::Transferred`] says `Ok`. A second call has no effect.
     ///
     /// # Errors
     ///
@@ -493,8 +496,8 @@ impl<C: Channel> Handle<C> {
         self.call(|worker| worker.disconnect(conn))
     }
 
-    /// Says that a session is on a connection: its client has logged in. Until then the device gives it
-    /// little time and memory. Once more has no effect.
+    /// Tells the device that a connection has a session: its client has logged in. Until then the device
+    /// allows it little time and memory. A second call has no effect.
     ///
     /// # Errors
     ///
@@ -503,8 +506,8 @@ impl<C: Channel> Handle<C> {
         self.call(|worker| worker.set_authenticated(conn))
     }
 
-    /// Gives a connection to who registered `client_guid`, or to who claims the token of
-    /// [`Event::Transferred`] (`None`); `pdu` becomes the first message there.
+    /// Gives a connection to the worker that registered `client_guid` or, with `None`, to the one that
+    /// claims the token in [`Event::Transferred`]; `pdu` is the first message that the new owner receives.
     ///
     /// # Errors
     ///
@@ -542,7 +545,7 @@ impl<C: Channel> Handle<C> {
         Ok(worker.conn(conn)?.counts)
     }
 
-    /// Whether a call of `role` is legal now.
+    /// Checks that a call for `role` is legal now.
     fn check(&self, role: Role) -> Result<(), Status> {
         if !self.maker.is_here() {
             return Err(Status::Forked);
@@ -564,8 +567,8 @@ impl<C: Channel> Handle<C> {
         let worker = self.worker.as_mut().ok_or(Status::NotAttached)?;
         let result = call(worker);
         if worker.room || worker.waits_for_ring() {
-            // Nothing that the device does makes the descriptor readable, before `next_event` has
-            // said that this side sleeps.
+            // The device does not make the descriptor readable before `next_event` has announced
+            // that this side sleeps.
             self.channel.wake();
         }
         match result {
@@ -580,7 +583,7 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// The next event. Every error is the end.
+    /// The next event. Every error ends the attachment.
     fn poll(&mut self) -> Result<Option<Event>, Status> {
         for _ in 0..MESSAGES {
             if let Some(event) = self.ready()? {
@@ -601,13 +604,13 @@ impl<C: Channel> Handle<C> {
                 return Ok(None);
             }
         }
-        // Let the caller do something else, and come back.
+        // Let the caller do something else and come back.
         self.channel.wake();
         Ok(None)
     }
 
-    /// The next event of those that need no system call; but the channel has its turn, too, where
-    /// there is always something in the rings.
+    /// The next event that needs no system call. If the rings are never empty, it still reads the channel
+    /// now and then.
     fn ready(&mut self) -> Result<Option<Event>, Status> {
         if self.events >= EVENTS {
             self.events = 0;
@@ -631,7 +634,7 @@ impl<C: Channel> Handle<C> {
                     self.trade_memory();
                     return Ok(Some(event));
                 }
-                // What an entry names was sent before the entry was written.
+                // The device sends a segment before it writes an entry that names it.
                 Next::NeedsSegment if self.read_message()? => {}
                 Next::NeedsSegment => break,
                 Next::Nothing => return Ok(self.told()),
@@ -649,7 +652,7 @@ impl<C: Channel> Handle<C> {
         std::mem::take(&mut self.room).then_some(Event::Room)
     }
 
-    /// Ends the attachment: all that there is to tell is pending then.
+    /// Ends the attachment, and leaves everything that is still to be reported pending.
     fn end(&mut self, status: Status) {
         self.state = State::Ended;
         self.channel.close();
@@ -671,8 +674,8 @@ impl<C: Channel> Handle<C> {
 }
 
 impl<C: Channel> Drop for Handle<C> {
-    /// In the process that made it: ends the attachment, whoever holds copies of its descriptors. In
-    /// another: gives back the copies of that process, and nothing else.
+    /// In the process that made it, ends the attachment, even if other processes hold copies of its
+    /// descriptors. In another process, only gives back that process's copies.
     fn drop(&mut self) {
         if self.maker.is_here() {
             self.channel.close();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Control messages as bytes, for both sides: what [`abi`](super::abi) says of their form.
+//! Control messages as bytes, for both sides, in the form that [`abi`](super::abi) defines.
 //!
-//! A message is read as a whole: kind, length, cookie and reserved fields are judged before anything
-//! is believed, and the structure is a copy. What the values mean, and whether the message is legal
-//! now, is for who reads it. This module must never look at a socket or a descriptor.
+//! A message is read as a whole: kind, length, cookie and reserved fields are checked before anything
+//! is believed, and the structure is a copy. The reader decides what the values mean and whether the
+//! message is legal now. This module must never look at a socket or a descriptor.
 //!
 //! ```text
 //!   0 kind      4 length      8 cookie      16 the structure of that kind      (blob, or elements)
@@ -26,7 +26,7 @@ pub trait Body: Copy + FromBytes + IntoBytes + Immutable + KnownLayout {
     /// `kind::*`.
     const KIND: u32;
 
-    /// Whether all fields are 0 that have to be.
+    /// Whether all reserved fields are 0.
     fn reserved_is_zero(&self) -> bool;
 }
 
@@ -65,7 +65,7 @@ bodies! {
     Addresses ADDRESSES: |body| body.reserved == 0;
 }
 
-/// What a process says to the device.
+/// What a process sends to the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
     /// The first.
@@ -86,39 +86,39 @@ pub enum Request<'a> {
     Release(Release),
     /// An observer's.
     Status(StatusRequest),
-    /// Of a version that knows more, and may be skipped.
+    /// From a later version, and may be skipped.
     Skipped,
 }
 
-/// What a device says to a process.
+/// What a device sends to a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// To [`Request::Attach`].
     Attached(Attached),
     /// To requests that have no other answer, and to those that fail.
     Reply(Reply),
-    /// To [`Request::Grow`]; by itself for RECEIVE. With a memory file.
+    /// To [`Request::Grow`]; unasked for RECEIVE. With a memory file.
     Segment(Segment),
-    /// By itself.
+    /// Unasked.
     Reclaim(Reclaim),
-    /// By itself. With a memory file and, behind it, a doorbell.
+    /// Unasked. With a memory file and, behind it, a doorbell.
     Queue(Queue),
-    /// By itself.
+    /// Unasked.
     Offer(Offer),
-    /// By itself.
+    /// Unasked.
     Wake(Wake),
     /// To [`Request::Status`]. With a memory file.
     Status(StatusReport),
-    /// By itself. At most [`MAX_ADDRESSES`].
+    /// Unasked. At most [`MAX_ADDRESSES`].
     Addresses(Vec<Address>),
-    /// By itself, and the last.
+    /// Unasked, and the last.
     Detached(Detached),
-    /// Of a version that knows more, and may be skipped, with whatever it carries.
+    /// From a later version, and may be skipped, with whatever it carries.
     Skipped,
 }
 
 impl Answer {
-    /// File descriptors that the message has to carry, neither more nor fewer; `None`: any number.
+    /// The exact number of file descriptors that the message must carry; `None`: any number.
     #[must_use]
     pub const fn descriptors(&self) -> Option<usize> {
         match self {
@@ -130,20 +130,20 @@ impl Answer {
     }
 }
 
-/// Bytes are no control message. Whoever sent them broke the interface.
+/// The bytes are not a control message: their sender broke the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum MessageError {
-    /// Not even a [`Control`], or not of the length that its kind or itself says.
+    /// Shorter than a [`Control`], or not of the length that its kind or its `length` says.
     #[error("wrong length for a control message: {0} bytes")]
     WrongLength(usize),
     /// A kind that this side does not read.
     #[error("unexpected control message kind {0}")]
     UnknownKind(u32),
-    /// Something is in a field that has to be 0.
+    /// A reserved field is not 0.
     #[error("a reserved field of a control message of kind {0} is not 0")]
     ReservedNotZero(u32),
-    /// A request that cannot be answered.
+    /// A request that cannot be answered, because it has cookie 0.
     #[error("a request with cookie 0")]
     NoCookie,
 }
@@ -156,7 +156,7 @@ impl MessageError {
     }
 }
 
-/// Writes a message over what is in `message`, whose capacity stays.
+/// Writes a message over the contents of `message`, and keeps its capacity.
 ///
 /// `blob` is that of [`SetParameters`], of at most [`MAX_SECURITY_BLOB`] bytes, or the elements of
 /// [`Addresses`] (at most [`MAX_ADDRESSES`]) or [`SetAddresses`] (at most [`MAX_ALLOWED_ADDRESSES`]);
@@ -165,7 +165,7 @@ pub fn encode<B: Body>(cookie: u64, body: &B, blob: &[u8], message: &mut Vec<u8>
     let length = size_of::<Control>() + size_of::<B>() + blob.len();
     let control = Control {
         kind: B::KIND,
-        // Longer than any message: the other side refuses it.
+        // Too long for any message: the other side refuses it.
         length: u32::try_from(length).unwrap_or(u32::MAX),
         cookie,
     };
@@ -175,7 +175,7 @@ pub fn encode<B: Body>(cookie: u64, body: &B, blob: &[u8], message: &mut Vec<u8>
     message.extend_from_slice(blob);
 }
 
-/// Writes an [`Addresses`] with the first [`MAX_ADDRESSES`] of `list` over what is in `message`.
+/// Writes an [`Addresses`] with the first [`MAX_ADDRESSES`] of `list` over the contents of `message`.
 pub fn encode_addresses(cookie: u64, list: &[Address], message: &mut Vec<u8>) {
     let list = list.get(..MAX_ADDRESSES).unwrap_or(list);
     let body = Addresses {
@@ -185,11 +185,11 @@ pub fn encode_addresses(cookie: u64, list: &[Address], message: &mut Vec<u8>) {
     encode(cookie, &body, list.as_bytes(), message);
 }
 
-/// Reads what a process sent: the request and its cookie, which is not 0 if it is to be answered.
+/// Reads what a process sent: the cookie, which is not 0 if the device must answer, and the request.
 ///
 /// # Errors
 ///
-/// The first rule that is broken.
+/// The first rule that the message breaks.
 pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> {
     let (control, rest) = split(message)?;
     if is_skipped(&control) {
@@ -219,13 +219,13 @@ pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> 
     Ok((control.cookie, request))
 }
 
-/// Whether a message may be skipped by who does not know its kind: nobody knows one yet.
+/// Whether a side that does not know the kind may skip the message: no such kind is known yet.
 const fn is_skipped(control: &Control) -> bool {
     control.kind & OPTIONAL != 0 && control.cookie == 0
 }
 
-/// The newest version that an [`Attach`] names, whose rest may be that of a version that this side does not
-/// know; `None` for other messages.
+/// The newest version that an [`Attach`] names, even if this side does not know the form of the rest;
+/// `None` for other messages.
 #[must_use]
 pub fn attach_version(message: &[u8]) -> Option<u32> {
     let (control, rest) = split(message).ok()?;
@@ -233,11 +233,11 @@ pub fn attach_version(message: &[u8]) -> Option<u32> {
     (control.kind == kind::ATTACH).then_some(version)
 }
 
-/// Reads what a device sent: its cookie, 0 where it says so by itself, and the message.
+/// Reads what a device sent: the cookie, which is 0 for unasked messages, and the message.
 ///
 /// # Errors
 ///
-/// The first rule that is broken.
+/// The first rule that the message breaks.
 pub fn read_answer(message: &[u8]) -> Result<(u64, Answer), MessageError> {
     let (control, rest) = split(message)?;
     if is_skipped(&control) {
@@ -326,7 +326,7 @@ impl Listing for SetAddresses {
     }
 }
 
-/// A structure, and as many elements as it says: at most `most`.
+/// Reads a structure and the elements behind it: as many as it says, and at most `most`.
 fn read_list<L: Listing>(bytes: &[u8], most: usize) -> Result<(L, Vec<L::Element>), MessageError> {
     let wrong = MessageError::WrongLength(size_of::<Control>() + bytes.len());
     let (body, list) = bytes.split_at_checked(size_of::<L>()).ok_or(wrong)?;
@@ -379,7 +379,7 @@ mod tests {
         assert_eq!(bytes[24..40], [7; 16]);
         let read = read_request(&bytes);
         assert_eq!(read, Ok((0x0102, Request::Attach(attach))));
-        // At an address that suits no structure.
+        // At an unaligned address.
         let shifted = [&[0][..], &bytes].concat();
         assert_eq!(read_request(&shifted[1..]), read);
     }
@@ -468,7 +468,7 @@ mod tests {
         assert_eq!(refusal(&bytes)[0], "reserved_not_zero");
     }
 
-    /// Breaks each rule of form once, for a kind that the side of `index` reads.
+    /// Breaks each rule of form once, for a kind that side `index` reads.
     fn check<B: Body>(index: usize, reserved: &[std::ops::Range<usize>]) {
         let kind = B::KIND;
         let good = message(5, &B::new_zeroed(), &[]);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The smbdirect device as the processes see that use it: smbd's parent and its children.
+//! The smbdirect device as its users see it: the parent smbd and its children.
 //!
-//! [`abi`] is what both sides say to each other, [`Status`] what anything ends with. The device
-//! itself is elsewhere (`engine` with `broker`, or with a kernel): of this module it uses these two and [`message`].
+//! [`abi`] is what both sides say to each other, [`Status`] how anything ends. The device itself is
+//! elsewhere (`engine` with `broker`, or with a kernel) and uses only these two and [`message`].
 
 pub mod abi;
 #[cfg(feature = "shm")]
@@ -43,5 +43,5 @@ pub use handle::Handle;
 pub use observe::{NotObserved, observe, status_path};
 pub use status::Status;
 
-/// Where the device is, unless somebody says otherwise.
+/// Where the device is by default.
 pub const DEFAULT_PATH: &str = "/run/smbdirect/control";

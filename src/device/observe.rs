@@ -15,11 +15,11 @@ use crate::sys::{Memory, wait_readable};
 #[cfg(test)]
 mod tests;
 
-/// Bytes of a status at most: thousands of connections and workers.
+/// Longest status, in bytes: enough for thousands of connections and workers.
 const LONGEST_STATUS: u64 = 64 << 20;
 
-/// The status socket of the device whose control socket is at `control`: beside it, and for a group of
-/// users (smbdirectd.toml(5), `status_group`).
+/// The status socket of the device whose control socket is at `control`. It is in the same directory, and
+/// open to a group of users (smbdirectd.toml(5), `status_group`).
 #[must_use]
 pub fn status_path(control: &Path) -> PathBuf {
     let name = control.file_name().unwrap_or_default();
@@ -39,7 +39,7 @@ pub fn status_path(control: &Path) -> PathBuf {
 pub struct NotObserved {
     /// Why.
     pub status: Status,
-    /// The version of the interface that the device speaks, where it is not [`VERSION`] and the device has said so.
+    /// The version of the interface that the device speaks, if it is not [`VERSION`] and the device has said so.
     pub device_version: Option<u32>,
 }
 
@@ -65,16 +65,16 @@ impl fmt::Display for NotObserved {
     }
 }
 
-/// Asks the device whose control socket is at `path` for its status, and waits for that up to `timeout`.
-/// Where this process may not use the control socket, or there is none any more since the device is being
-/// stopped, it asks at the status socket. The status is JSON, whose content is the device's own
+/// Asks the device whose control socket is at `path` for its status, and waits up to `timeout` for it.
+/// If this process may not use the control socket, or the socket has gone because the device is being
+/// stopped, it asks at the status socket. The status is JSON in the device's own format
 /// (smbdirectctl(8) describes that of smbdirectd).
 ///
 /// # Errors
 ///
 /// [`Status::NoDevice`], [`Status::Denied`], [`Status::Untrusted`], [`Status::TimedOut`], [`Status::Version`],
-/// [`Status::Corrupt`] (it is no device), [`Status::Detached`], [`Status::System`], and others that
-/// the device may name.
+/// [`Status::Corrupt`] (it is not a device), [`Status::Detached`], [`Status::System`], and others that
+/// the device may give.
 pub fn observe(path: &Path, timeout: Duration) -> Result<String, NotObserved> {
     let channel = SocketChannel::connect(path).or_else(|status| match status {
         Status::Denied | Status::NoDevice => {
@@ -111,7 +111,7 @@ struct Observer {
 }
 
 impl Observer {
-    /// Sends a request, and waits for its answer, with what memory that carries.
+    /// Sends a request, and waits for its answer, with the memory that it carries.
     fn ask(
         &mut self,
         cookie: u64,
@@ -121,7 +121,7 @@ impl Observer {
         encode(cookie, request, &[], &mut message);
         match self.channel.send(&message) {
             Err(Status::Again) => return Err(Status::TimedOut.into()),
-            // What the device said before it closed its end is still to be read, and says more.
+            // What the device sent before it closed its end can still be read, and says more.
             Err(Status::Detached) | Ok(()) => {}
             Err(status) => return Err(status.into()),
         }
@@ -152,7 +152,7 @@ impl Observer {
     }
 }
 
-/// What the device says that went wrong. That nothing did is no answer to these questions.
+/// The status that the device gave as an error. `Ok` is not a legal answer to these requests.
 fn failure(code: i32) -> Status {
     match Status::from_code(code) {
         None | Some(Status::Ok) => Status::Corrupt,
@@ -165,7 +165,7 @@ fn content(report: StatusReport, memory: &Memory) -> Result<String, Status> {
     if report.json_length > LONGEST_STATUS {
         return Err(Status::Corrupt);
     }
-    // At most `LONGEST_STATUS`, and looked for in the memory there is.
+    // At most `LONGEST_STATUS`; `to_vec` checks it against the memory.
     let json = memory.to_vec(0, report.json_length as usize);
     let json = json.map_err(|_| Status::Corrupt)?;
     String::from_utf8(json).map_err(|_| Status::Corrupt)

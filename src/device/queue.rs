@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A queue: the two rings that a worker shares with one reactor, and the received messages there.
+//! A queue: the two rings that a worker shares with one reactor, and the received messages in it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use crate::shm::buffers::Shape;
 use crate::shm::{Buffer, Consumer, Doorbell, Entry, Producer, RingCorrupt, RingMemory};
 use crate::sys::Memory;
 
-/// Completions that are copied out at a time.
+/// The most completions that are copied out at a time.
 const BATCH: usize = 32;
 
-/// Submissions that the device is told of at once, at most.
+/// The most submissions that may be deferred before the device is woken.
 const DEFERRED: u32 = 32;
 
-/// When the device is told of a submission, if it sleeps.
+/// When a sleeping device is woken for a submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Notify {
     Now,
-    /// With the next one that it is told of at once, or by [`Queue::notify`].
+    /// With the next submission that is `Now`, or by [`Queue::notify`].
     Later,
 }
 
@@ -39,22 +39,23 @@ pub(super) struct Queue<D> {
     pub(super) number: u32,
     submissions: Producer<Arc<D>>,
     completions: Consumer<Arc<D>>,
-    /// Submissions without a completion, and how many there may be.
+    /// Submissions without a completion.
     unanswered: u32,
+    /// The most that may be unanswered.
     outstanding: u32,
-    /// Submissions that the device was not told of, and may not have seen.
+    /// Submissions that the device was not woken for, and may not have seen.
     deferred: u32,
-    /// What is not answered and found no room: at most a RECYCLE for each unit of RECEIVE, and an
+    /// Entries that have no answer and found no room: at most a RECYCLE for each unit of RECEIVE, and an
     /// AUTHENTICATED and a DISCONNECT for each connection.
     backlog: VecDeque<Entry>,
-    /// Somebody found no room and was not told yet that there is some.
+    /// A caller found no room, and has not been told yet that there is some.
     refused: bool,
-    /// Completions that were copied out; those before `next` are done with.
+    /// Completions that were copied out; those before `next` are done.
     batch: [Entry; BATCH],
     next: usize,
     filled: usize,
     shape: Shape,
-    /// By number.
+    /// The segments of RECEIVE, by number.
     segments: Vec<Option<Received>>,
 }
 
@@ -62,12 +63,12 @@ pub(super) struct Queue<D> {
 #[derive(Debug)]
 struct Received {
     memory: Memory,
-    /// Whether a message that begins at a unit is the worker's.
+    /// For each unit, whether the worker has a message that begins there.
     held: Box<[bool]>,
 }
 
 impl<D: Doorbell> Queue<D> {
-    /// The queue that the device made in `memory`.
+    /// Opens the queue that the device made in `memory`.
     pub(super) fn new(
         queue: &abi::Queue,
         memory: &Memory,
@@ -102,7 +103,7 @@ impl<D: Doorbell> Queue<D> {
         })
     }
 
-    /// A segment of RECEIVE. `length` bytes were checked to be those of `memory`.
+    /// Adds a segment of RECEIVE. The channel has checked that its `length` is that of `memory`.
     pub(super) fn add(&mut self, segment: &Segment, memory: Memory) -> Result<(), Status> {
         let units = self.shape.units_of(memory.len()).ok_or(Status::Corrupt)?;
         if segment.number >= self.shape.max_segments {
@@ -124,7 +125,7 @@ impl<D: Doorbell> Queue<D> {
         }
     }
 
-    /// The device takes a segment back, of which the worker has no message: its bytes.
+    /// The device takes back a segment in which the worker has no message. Returns its bytes.
     pub(super) fn remove(&mut self, number: u32) -> Result<Memory, Status> {
         let place = self.segments.get_mut(number as usize);
         let place = place.ok_or(Status::Corrupt)?;
@@ -143,17 +144,17 @@ impl<D: Doorbell> Queue<D> {
         Ok(batch.get(self.next).map(|entry| transmute!(*entry)))
     }
 
-    /// The oldest completion was taken.
+    /// Marks the oldest completion as taken.
     pub(super) const fn done(&mut self) {
         self.next += 1;
     }
 
-    /// Whether completions were copied out that nobody has seen.
+    /// Whether there are completions that were copied out and not taken.
     pub(super) const fn has_more(&self) -> bool {
         self.next < self.filled
     }
 
-    /// Whether one more submission may go in; if not, somebody is to be told later.
+    /// Whether there is room for one more submission. If not, the caller is told later.
     pub(super) fn has_room(&mut self) -> Result<bool, Status> {
         self.flush()?;
         let free = self.backlog.is_empty()
@@ -166,14 +167,14 @@ impl<D: Doorbell> Queue<D> {
         Ok(free)
     }
 
-    /// Puts a submission in, for which [`has_room`](Self::has_room) has just found room.
+    /// Adds a submission for which [`has_room`](Self::has_room) has just found room.
     pub(super) fn submit(&mut self, entry: Entry, notify: Notify) -> Result<(), Status> {
         let pushed = match notify {
             Notify::Now => self.submissions.push(&[entry])?,
             Notify::Later => self.submissions.push_deferred(&[entry])?,
         };
         if pushed != 1 {
-            // An index does not go back: `push` would have said so.
+            // The device's index cannot have gone back: `push` would have failed.
             return Err(Status::Corrupt);
         }
         self.unanswered += 1;
@@ -187,7 +188,7 @@ impl<D: Doorbell> Queue<D> {
         Ok(())
     }
 
-    /// Tells the device of submissions that were deferred.
+    /// Wakes the device for submissions that were deferred.
     pub(super) fn notify(&mut self) -> Result<(), Status> {
         if std::mem::take(&mut self.deferred) > 0 {
             self.submissions.wake()?;
@@ -195,19 +196,19 @@ impl<D: Doorbell> Queue<D> {
         Ok(())
     }
 
-    /// A submission was answered.
+    /// Counts the answer to a submission.
     pub(super) const fn answered(&mut self) {
         self.unanswered = self.unanswered.saturating_sub(1);
     }
 
-    /// Puts an entry in that has no answer, now or as soon as there is room.
+    /// Adds an entry that has no answer, now or as soon as there is room.
     pub(super) fn post(&mut self, submission: Submission) -> Result<(), Status> {
         self.backlog.push_back(transmute!(submission));
         self.flush()
     }
 
-    /// Puts in what had to wait. Room for received messages wakes the device only if it waits for some:
-    /// what is submitted next brings it along.
+    /// Adds the entries that had to wait. A RECYCLE alone wakes the device only if it waits for room:
+    /// otherwise the next submission wakes it.
     fn flush(&mut self) -> Result<(), Status> {
         let mut awaited = false;
         while !self.backlog.is_empty() {
@@ -220,8 +221,8 @@ impl<D: Doorbell> Queue<D> {
             for entry in self.backlog.drain(..pushed) {
                 let submission: Submission = transmute!(entry);
                 awaited |= submission.op != op::RECYCLE;
-                // From now on, not before, the device may use the buffer again: what it holds
-                // bounds what can wait here.
+                // Only from now on may the device use the buffer again, so the number of its buffers
+                // bounds the entries that can wait here.
                 if submission.op == op::RECYCLE {
                     let buffer = Buffer::from_bits(submission.place);
                     if let Some(held) = held(&mut self.segments, buffer) {
@@ -236,7 +237,7 @@ impl<D: Doorbell> Queue<D> {
         Ok(())
     }
 
-    /// Puts in what had to wait; returns whether somebody who was refused may try again.
+    /// Adds the entries that had to wait; returns whether a caller that was refused may try again.
     pub(super) fn found_room(&mut self) -> Result<bool, Status> {
         if !self.refused {
             return self.flush().map(|()| false);
@@ -245,13 +246,13 @@ impl<D: Doorbell> Queue<D> {
         self.has_room()
     }
 
-    /// Whether something waits for the device to take submissions out, and not for its answers.
+    /// Whether something waits for the device to take submissions, rather than for its answers.
     pub(super) fn waits_for_ring(&self) -> bool {
         !self.backlog.is_empty() || (self.refused && self.unanswered < self.outstanding)
     }
 
-    /// Announces that this side will sleep until there is something to do; whether it may. Messages that
-    /// were sent are that only where somebody waits for room.
+    /// Announces that this side will sleep until there is something to do, and returns whether it may.
+    /// Completions of sent messages count only if a caller waits for room.
     pub(super) fn announce_sleep(&mut self, wants_room: bool) -> Result<bool, Status> {
         self.notify()?;
         let full = !self.waits_for_ring() || self.submissions.announce_sleep()?;
@@ -263,7 +264,7 @@ impl<D: Doorbell> Queue<D> {
         Ok(full && empty?)
     }
 
-    /// A received message, or the like, of `length` bytes: the worker's from now on. `None`: its
+    /// Gives the worker the `length` bytes at `buffer`, a received message or the like. `None`: its
     /// segment has not arrived yet.
     pub(super) fn hold(&mut self, buffer: u64, length: u32) -> Result<Option<()>, Status> {
         let buffer = Buffer::from_bits(buffer);
@@ -288,7 +289,7 @@ impl<D: Doorbell> Queue<D> {
         Ok(Some(()))
     }
 
-    /// Copies the start of a message that is held.
+    /// Copies the start of a message that the worker holds.
     pub(super) fn read(&self, buffer: u64, target: &mut [u8]) -> Result<(), Status> {
         let buffer = Buffer::from_bits(buffer);
         let segment = self.segments.get(usize::from(buffer.segment()));
@@ -299,7 +300,7 @@ impl<D: Doorbell> Queue<D> {
             .ok_or(Status::Corrupt)
     }
 
-    /// Gives a message that is held back to the device.
+    /// Gives a message that the worker holds back to the device.
     pub(super) fn recycle(&mut self, buffer: u64) -> Result<(), Status> {
         self.post(Submission {
             op: op::RECYCLE,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The memory whose buffers this side gives out: SEND and BULK.
+//! The regions whose buffers this side gives out: SEND and BULK.
 
 use super::Status;
 use super::abi::{Place, RegionShape, Release, Segment};
@@ -8,7 +8,7 @@ use crate::shm::buffers::{AllocateError, Shape};
 use crate::shm::{Buffer, Buffers};
 use crate::sys::Memory;
 
-/// What there may be of buffers, from the device's word; whether there may be such is not said.
+/// The shape of a region as the device gave it, unchecked.
 pub(super) const fn shape(shape: RegionShape) -> Shape {
     Shape {
         unit_length: shape.unit_length as usize,
@@ -21,13 +21,13 @@ pub(super) const fn shape(shape: RegionShape) -> Shape {
 /// Whether the device was asked for one more segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Growth {
-    /// There is no need.
+    /// No segment is needed.
     Idle,
-    /// It is to be asked.
+    /// The device should be asked.
     Wanted,
-    /// It has been asked.
+    /// The device has been asked.
     Asked,
-    /// It refused, and nothing was freed since.
+    /// The device refused, and nothing has been freed since.
     Refused,
 }
 
@@ -37,18 +37,18 @@ pub(super) struct Region {
     number: u32,
     buffers: Buffers,
     pub(super) growth: Growth,
-    /// Somebody found no room and was not told yet that there is some.
+    /// A caller found no room, and has not been told yet that there is some.
     refused: bool,
-    /// Units that the next segment has to have at least.
+    /// The fewest units that the next segment may have.
     wanted: u32,
-    /// Of each segment, by its number, operations that use the buffer that begins at a unit.
+    /// For each segment, by number, and each unit: the operations that use the buffer that begins there.
     uses: Vec<Box<[u32]>>,
-    /// Segments that the device wants back, and in which something is still in use.
+    /// Segments that the device wants back and that were not given back yet.
     retired: Vec<u32>,
 }
 
 impl Region {
-    /// An empty region, or [`Status::Corrupt`] where its shape is none.
+    /// An empty region, or [`Status::Corrupt`] if its shape is invalid.
     pub(super) fn new(number: u32, limits: RegionShape) -> Result<Self, Status> {
         Ok(Self {
             number,
@@ -61,16 +61,16 @@ impl Region {
         })
     }
 
-    /// A buffer of at least `length` bytes. [`Status::Again`]: somebody is told when there may be room,
-    /// and [`growth`](Self::growth) says whether the device is to be asked. [`Status::NoMemory`]: the
-    /// device refused, and nothing of this region is in use that could be waited for.
+    /// Allocates a buffer of at least `length` bytes. [`Status::Again`]: the caller is told when there may
+    /// be room, and [`growth`](Self::growth) says whether to ask the device. [`Status::NoMemory`]: the
+    /// device refused, and nothing of this region is in use that the caller could wait for.
     pub(super) fn allocate(&mut self, length: usize) -> Result<Buffer, Status> {
         match (self.buffers.allocate(length), self.growth) {
             (Ok(buffer), _) => return Ok(buffer),
             (Err(AllocateError::Empty), _) => return Err(Status::Invalid),
             (Err(AllocateError::TooLong { .. }), _) => return Err(Status::TooLong),
             (Err(AllocateError::Full), Growth::Refused) if self.buffers.used_units() == 0 => {
-                // Nothing of this region will be freed: the next one asks again.
+                // Nothing of this region will be freed: the next call asks the device again.
                 self.growth = Growth::Idle;
                 return Err(Status::NoMemory);
             }
@@ -80,24 +80,24 @@ impl Region {
                 let units = length.div_ceil(self.buffers.shape().unit_length) as u32;
                 self.wanted = self.wanted.max(units);
             }
-            // Another buffer of this region has to be freed, or the answer has to come.
+            // A buffer of this region must be freed, or the device must answer, before there is room.
             (Err(AllocateError::Full | AllocateError::Exhausted), _) => {}
         }
         self.refused = true;
         Err(Status::Again)
     }
 
-    /// Has the device be asked for the first segment before there is need of it: of a new region.
+    /// Asks for a new region's first segment in advance.
     pub(super) const fn want_first(&mut self) {
         self.growth = Growth::Wanted;
     }
 
-    /// Units that the device is to be asked for at least.
+    /// The fewest units to ask the device for.
     pub(super) const fn wanted(&self) -> u32 {
         self.wanted
     }
 
-    /// The answer of the device that was asked. Returns whether somebody waits for it.
+    /// Adds the segment that the device was asked for. Returns whether a caller waits for it.
     pub(super) fn add(&mut self, segment: &Segment, memory: Memory) -> Result<bool, Status> {
         if (segment.region, segment.queue) != (self.number, 0) {
             return Err(Status::Corrupt);
@@ -119,7 +119,8 @@ impl Region {
         Ok(std::mem::take(&mut self.refused))
     }
 
-    /// The device wants a segment back. [`Status::Corrupt`]: there is none, or it wanted it already.
+    /// The device wants a segment back. [`Status::Corrupt`]: there is no such segment, or the device has
+    /// asked for it before.
     pub(super) fn reclaim(&mut self, number: u32) -> Result<(), Status> {
         if self.retired.contains(&number) || !self.buffers.retire(number) {
             return Err(Status::Corrupt);
@@ -128,8 +129,8 @@ impl Region {
         Ok(())
     }
 
-    /// Takes a segment out that the device wants back and nothing uses: what the device is to be told,
-    /// and the bytes.
+    /// Takes out a segment that the device wants back and nothing uses. Returns the message for the
+    /// device, and the bytes.
     pub(super) fn take_unused(&mut self) -> Option<(Release, Memory)> {
         let mut retired = self.retired.iter().copied();
         let place = retired.position(|number| self.buffers.is_unused(number))?;
@@ -144,31 +145,31 @@ impl Region {
         Some((release, memory))
     }
 
-    /// The device has no more for now. Returns whether somebody waits to learn that.
+    /// The device has no more memory for now. Returns whether a caller waits to learn that.
     pub(super) fn refuse(&mut self) -> bool {
         self.growth = Growth::Refused;
         self.wanted = 1;
         std::mem::take(&mut self.refused)
     }
 
-    /// Something may be asked for that could not be before. Returns whether somebody waits for that.
+    /// The device may be asked for a segment again. Returns whether a caller waits for that.
     pub(super) fn has_changed(&mut self) -> bool {
         std::mem::take(&mut self.refused)
     }
 
-    /// Whether somebody waits for room.
+    /// Whether a caller waits for room.
     pub(super) const fn is_wanted(&self) -> bool {
         self.refused
     }
 
-    /// Something was freed somewhere: the device may think otherwise now.
+    /// Something was freed somewhere, so the device may no longer refuse.
     pub(super) fn forget_refusal(&mut self) {
         if self.growth == Growth::Refused {
             self.growth = Growth::Idle;
         }
     }
 
-    /// Takes a buffer back; returns whether somebody waits for room.
+    /// Frees a buffer; returns whether a caller waits for room.
     pub(super) fn free(&mut self, buffer: Buffer) -> Result<bool, Status> {
         self.buffers.place(buffer).map_err(|_| Status::NoBuffer)?;
         if self.uses_of(buffer).is_some_and(|uses| *uses > 0) {
@@ -185,7 +186,7 @@ impl Region {
         }
     }
 
-    /// An operation does not use a buffer any more.
+    /// An operation no longer uses a buffer.
     pub(super) fn release(&mut self, buffer: Buffer) {
         if let Some(uses) = self.uses_of(buffer) {
             *uses = uses.saturating_sub(1);
@@ -210,7 +211,7 @@ impl Region {
             Some(end) if end <= place.length => {}
             _ => return Err(Status::OutOfBounds),
         }
-        // Segments have less than 2^48 bytes, and there are no more than 2^16.
+        // A segment has less than 2^48 bytes, and there are at most 2^16 segments.
         Ok(Place {
             segment: place.segment as u16,
             offset: (place.offset + offset) as u64,
@@ -223,7 +224,7 @@ impl Region {
         self.buffers.memory(buffer).map_err(|_| Status::NoBuffer)
     }
 
-    /// A new buffer with copies of `pieces`, one behind the other: `length` bytes.
+    /// Allocates a buffer of `length` bytes, and copies `pieces` into it, one behind the other.
     pub(super) fn fill<'a>(
         &mut self,
         length: usize,
@@ -374,7 +375,7 @@ mod tests {
         assert_eq!((release.region, release.number), (region::BULK, 1));
         assert_eq!(memory.len(), 16384);
         assert!(region.take_unused().is_none());
-        // The number may be that of another one now.
+        // Another segment may have that number now.
         region.add(&segment(1), Memory::zeroed(8192)).unwrap();
         assert_eq!(region.free(buffer), Err(Status::NoBuffer));
         assert!(region.allocate(8192).is_ok());

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a READ or WRITE request says about RDMA, for an smbd that never trusts a field of it.
+//! What a READ or WRITE request says about RDMA, so that smbd need not trust any of its fields.
 
 use super::Status;
 use crate::units::RemoteToken;
 use crate::wire::smb2::{Channel, ChannelTransfer, Header, ReadRequest, Request, WriteRequest};
 use crate::wire::{BufferDescriptors, WireError};
 
-/// Where the data of a READ or WRITE request lies at the client.
+/// Where the data of a READ or WRITE request is at the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
     /// The channel: 1 or 2 ([MS-SMB2] 2.2.19).
@@ -16,16 +16,16 @@ pub struct Transfer {
     pub length: u32,
     /// Where the buffer descriptors begin, in bytes from the request's header.
     pub descriptors_offset: usize,
-    /// Bytes of the descriptors: a multiple of 16. Together they describe at least `length` bytes.
+    /// Length of the descriptors in bytes, a multiple of 16. Together they describe at least `length` bytes.
     pub descriptors_length: usize,
 }
 
-/// The transfer that a READ or WRITE request asks for; `None` where its data travels within the
-/// messages. `request` is one element of a compound, or a message, from its SMB2 header on.
+/// The transfer that a READ or WRITE request asks for; `None` if the data is in the messages.
+/// `request` is one element of a compound, or a message, from its SMB2 header on.
 ///
 /// # Errors
 ///
-/// [`Status::Request`]: no READ or WRITE request, or its channel is none, or its fields contradict
+/// [`Status::Request`]: not a READ or WRITE request, an unknown channel, or fields that contradict
 /// each other. [`Status::Descriptors`], [`Status::DescriptorsTooShort`].
 pub fn transfer(request: &[u8]) -> Result<Option<Transfer>, Status> {
     let element = Request::of_element(request).map_err(status)?;
@@ -42,7 +42,7 @@ pub fn transfer(request: &[u8]) -> Result<Option<Transfer>, Status> {
                 _ => 1,
             },
             length: transfer.length(),
-            // They are a part of the request.
+            // The descriptors are a part of the request.
             descriptors_offset: descriptors.as_ptr().addr() - request.as_ptr().addr(),
             descriptors_length: descriptors.len(),
         }
@@ -52,8 +52,8 @@ pub fn transfer(request: &[u8]) -> Result<Option<Transfer>, Status> {
         .map_err(status)
 }
 
-/// The token that each final response to a READ or WRITE request has to invalidate, errors
-/// included ([MS-SMB2] 3.3.4.1.7); `None` for any other request, and where it asks for none.
+/// The token that each final response to a READ or WRITE request must invalidate, errors
+/// included ([MS-SMB2] 3.3.4.1.7); `None` for any other request, and if it does not ask for that.
 #[must_use]
 pub fn token_to_invalidate(request: &[u8]) -> Option<RemoteToken> {
     let element = Request::of_element(request).ok()?;
@@ -64,7 +64,7 @@ pub fn token_to_invalidate(request: &[u8]) -> Option<RemoteToken> {
     }
 }
 
-/// Bytes that a list of buffer descriptors describes.
+/// The number of bytes that a list of buffer descriptors describes.
 ///
 /// # Errors
 ///
@@ -95,7 +95,7 @@ mod tests {
         request[..4].copy_from_slice(b"\xfeSMB");
         request[4] = 64;
         request[12] = 9;
-        // A further element follows, which was cut off.
+        // The header says that another element follows, which was cut off.
         request[20] = 160;
         request[64] = 49;
         request[96] = 2;

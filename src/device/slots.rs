@@ -2,10 +2,10 @@
 
 //! Values under numbers that may go to another process and come back.
 //!
-//! The number is a place and how often the place was given out, so that one that is made up, or comes
-//! back twice, names nothing. What it stands for never leaves this process.
+//! A number is a place and how often that place was given out, so that a made-up number, or one that
+//! comes back twice, names nothing. The value itself never leaves this process.
 
-/// Values under numbers. Its memory grows with the most values there ever were at a time.
+/// Values under numbers. The memory grows with the most values that there ever were at a time.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
     slots: Vec<Slot<T>>,
@@ -15,7 +15,7 @@ pub(super) struct Slots<T> {
 
 #[derive(Debug)]
 struct Slot<T> {
-    /// How often it was given out; 0 only if it never was.
+    /// How often the place was given out; 0 only if it never was.
     generation: u32,
     value: Option<T>,
 }
@@ -28,12 +28,12 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Values there are.
+    /// The number of values.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// Puts a value in; its number is never 0.
+    /// Puts a value in, and returns its number, which is never 0.
     pub(super) fn insert(&mut self, value: T) -> u64 {
         let place = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
@@ -46,7 +46,7 @@ impl<T> Slots<T> {
         let Some(slot) = self.slots.get_mut(place as usize) else {
             return 0;
         };
-        // Past the last number comes 1: 0 stays what never was.
+        // The last generation is followed by 1: 0 is never given out.
         slot.generation = slot.generation.checked_add(1).unwrap_or(1);
         slot.value = Some(value);
         u64::from(slot.generation) << 32 | u64::from(place)

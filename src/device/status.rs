@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a call, an operation or a connection ended with, as a number that C can see.
+//! How a call, an operation or a connection ended, as a number that C can see.
 
 use core::ffi::CStr;
 use core::fmt;
@@ -11,74 +11,74 @@ use libc as errno;
 #[cfg(not(feature = "std"))]
 use super::errno;
 
-/// What a call, an operation or a connection ended with.
+/// How a call, an operation or a connection ended.
 ///
-/// Numbers are for ever: new ones are added at the end, and the number of one that is not used any
-/// more stays as a comment.
+/// Numbers never change: new ones are added at the end, and a number that is no longer used stays as
+/// a comment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::FromRepr, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 #[repr(i32)]
 pub enum Status {
     /// Nothing went wrong.
     Ok = 0,
-    /// An argument that the call cannot have: a null pointer, a length, a number out of range.
+    /// Invalid argument: a null pointer, or a length or number out of range.
     Invalid = 1,
-    /// A fault of the library. The handle can only be freed.
+    /// A bug in the library. The handle can only be freed.
     Panic = 2,
-    /// The handle was made by another process: this one has to attach for itself.
+    /// Another process made the handle. This process must attach for itself.
     Forked = 3,
-    /// Nobody listens at the device's path.
+    /// Nothing listens at the device's path.
     NoDevice = 4,
     /// This process may not use the device.
     Denied = 5,
-    /// Library and device are of different versions.
+    /// The library and the device have no version of their interface in common.
     Version = 6,
-    /// The device has gone, or ended this process' attachment. Attach again.
+    /// The device has gone, or has ended this process's attachment. Attach again.
     Detached = 7,
-    /// Not yet attached, or not in the role for this call.
+    /// Not attached yet, or not attached in the role for this call.
     NotAttached = 8,
-    /// No room now: wait, an event tells when there may be some.
+    /// No room now. Try again after the event that says that there may be some.
     Again = 9,
-    /// The device has no memory for this, and nothing of this process is under way that would give
-    /// any back: give up, no event follows.
+    /// The device has no memory for this, and nothing that this process has under way would free any.
+    /// Give up: no event follows.
     NoMemory = 10,
-    /// Larger than a buffer, a message or an RDMA transfer may be.
+    /// Longer than a buffer, message or RDMA transfer may be.
     TooLong = 11,
-    /// No such connection, or not this process' any more.
+    /// No such connection, or it no longer belongs to this process.
     NoConnection = 12,
     /// No such buffer, or it was freed.
     NoBuffer = 13,
-    /// The piece does not lie in the buffer or region.
+    /// The range is not within the buffer or region.
     OutOfBounds = 14,
-    /// Buffer descriptors that no client may send: none, too many, not whole, over the end of the address space.
+    /// Invalid buffer descriptors: none, too many, a partial one, or one with an invalid range.
     Descriptors = 15,
-    /// The descriptors hold fewer bytes than are to be carried.
+    /// The buffer descriptors describe fewer bytes than the transfer has.
     DescriptorsTooShort = 16,
-    /// Not an SMB2 request of the kind that the call is for.
+    /// Not a well-formed SMB2 request of the kind that the call expects.
     Request = 17,
     /// The peer serves no RDMA READs.
     NoReads = 18,
-    /// A token that was never made, or was used, or is too old.
+    /// The token is unknown, used or expired.
     NoToken = 19,
-    /// Nobody has registered that GUID.
+    /// No process has registered that client GUID.
     NoOwner = 20,
-    /// Another worker has registered it.
+    /// Another process has registered the client GUID or session, or is the listener.
     Taken = 21,
-    /// The device has as many workers, listeners, sessions or connections as it may.
+    /// The device has reached its limit of workers, sessions or connections.
     Limit = 22,
-    /// Something is still under way on the connection.
+    /// An operation is still under way on the connection.
     Busy = 23,
     /// The work was given up because the connection ended.
     Flushed = 24,
     /// The peer refused access to its memory.
     RemoteAccess = 25,
-    /// The network or the fabric failed, or for a reason that this version does not know.
+    /// The network or fabric failed, or the device gave a code this version does not know.
     Fabric = 26,
-    /// The peer closed the connection in order.
+    /// The peer closed the connection gracefully.
     ClosedByPeer = 27,
-    /// This process closed it.
+    /// This process closed the connection.
     ClosedLocally = 28,
-    /// The peer, or the network, broke it off.
+    /// The peer or the network aborted the connection.
     Reset = 29,
     /// The peer broke a rule of SMB Direct or of its fabric.
     Protocol = 30,
@@ -86,13 +86,13 @@ pub enum Status {
     TimedOut = 31,
     /// The device is being stopped.
     Stopping = 32,
-    /// The other side of the device broke the rules of their interface.
+    /// The other side of the interface broke its rules.
     Corrupt = 33,
-    /// The system refused memory or a descriptor.
+    /// The system refused memory or a file descriptor.
     System = 34,
-    /// The server's address of the connection is not allowed, or the machine no longer has it.
+    /// The connection's server address is not allowed, or the machine no longer has it.
     Address = 35,
-    /// What listens at the device's path is another user's, whom nobody has made the device.
+    /// The process that listens at the device's path runs as a user that is not trusted as the device.
     Untrusted = 36,
 }
 
@@ -103,7 +103,7 @@ impl Status {
         self as i32
     }
 
-    /// What a number means; `None` where this version does not know it.
+    /// The status with this number; `None` if this version does not know it.
     #[must_use]
     pub const fn from_code(code: i32) -> Option<Self> {
         Self::from_repr(code)
@@ -206,7 +206,7 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // ASCII, all of them.
+        // All texts are ASCII.
         f.write_str(self.text().to_str().unwrap_or_default())
     }
 }

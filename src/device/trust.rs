@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Who may be a device, and where its socket may be.
+//! Which users may run a device, and where its socket may be.
 //!
-//! A false device would get the memory and the clients of whoever attaches to it, so both sides look at
-//! the path of the control socket. Directories are looked at from the root, symbolic links resolved.
+//! A false device would get the memory and the clients of every process that attaches to it, so both sides
+//! check the path of the control socket. They check each directory from the root on, with symbolic links
+//! resolved.
 //!
-//! A device starts only where nobody else can put a socket in its place: the socket's directory belongs to
-//! root or to the device's own user, and nobody else may write to it or rename what leads to it.
+//! A device starts only if no other user can put a socket in its place: the socket's directory belongs to
+//! root or to the device's own user, and no other user can write to it or rename it or a directory above it.
 //!
-//! A process attaches to a device that runs as root or as its own user, or as the owner of the socket's
-//! directory, if nobody but root or the process' own user can have made that directory and nobody but its
-//! owner may write to it: that is how an administrator says that another user serves it (`User=` and
-//! `RuntimeDirectory=` of a systemd unit).
+//! A process attaches to a device that runs as root or as the process's own user. It also attaches to one
+//! that runs as the owner of the socket's directory, if only root or the process's own user can have made
+//! that directory and only its owner may write to it. That is how an administrator lets another user serve
+//! as the device (`User=` and `RuntimeDirectory=` of a systemd unit).
 
 use std::fs;
 use std::io;
@@ -21,13 +22,13 @@ use std::path::{Path, PathBuf};
 const ROOT: u32 = 0;
 /// Write permission of the group and of others.
 const WRITABLE: u32 = 0o022;
-/// Files in it are renamed and removed by their owners only.
+/// Only their owners may rename and remove the files in a directory with this bit.
 const STICKY: u32 = 0o1000;
 
-/// A control socket's directory is not safe, for people.
+/// A control socket's directory is not safe; the text is for people.
 #[derive(Debug, thiserror::Error)]
 pub enum UnsafeDirectory {
-    /// A directory on the way belongs to somebody else, or others may change it.
+    /// A directory of the path belongs to another user, or others may change it.
     #[error(
         "{path} belongs to user {owner} and has mode {mode:04o}, so other users could replace the \
          control socket with their own; {cure}"
@@ -39,15 +40,15 @@ pub enum UnsafeDirectory {
         owner: u32,
         /// Its mode, without the type.
         mode: u32,
-        /// What helps.
+        /// How to make it safe.
         cure: String,
     },
-    /// The system does not say.
+    /// The system did not let us check.
     #[error("{}: {source}", path.display())]
     System {
         /// The directory.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -65,17 +66,17 @@ impl Directory {
         self.mode & WRITABLE != 0
     }
 
-    /// Whether others may rename or remove what is in it and not theirs.
+    /// Whether others may rename or remove files in it that are not theirs.
     const fn is_open(&self) -> bool {
         self.is_writable_by_others() && self.mode & STICKY == 0
     }
 }
 
-/// The users whose directories are as good as one's own.
+/// The users whose directories can be trusted.
 #[derive(Clone, Copy, Debug)]
 struct Users {
     own: u32,
-    /// How the owner looks whom this user namespace does not know: root of the machine, for one.
+    /// The number that stands for users unknown to this user namespace, such as the machine's root.
     unmapped: Option<u32>,
 }
 
@@ -95,13 +96,13 @@ impl Users {
         owner == ROOT || owner == self.own
     }
 
-    /// Whether an owner may have made what leads to the socket's directory.
+    /// Whether the directories above the socket's own may belong to `owner`.
     fn may_lead(self, owner: u32) -> bool {
         self.has(owner) || self.unmapped == Some(owner)
     }
 }
 
-/// The overflow user, where it is nobody's real number.
+/// The overflow user, unless that is the number of a real user.
 fn unmapped(overflow: &str, map: &str) -> Option<u32> {
     let overflow: u32 = overflow.trim().parse().ok()?;
     let mut ranges = map.lines().filter_map(|line| {
@@ -114,7 +115,7 @@ fn unmapped(overflow: &str, map: &str) -> Option<u32> {
     (!is_real && !map.is_empty()).then_some(overflow)
 }
 
-/// The directory of a path, and all above it: the root comes last.
+/// The directory of a path, and all above it; the root is the last.
 fn directories(socket: &Path) -> Result<Vec<Directory>, UnsafeDirectory> {
     let parent = match socket.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -137,7 +138,7 @@ fn directories(socket: &Path) -> Result<Vec<Directory>, UnsafeDirectory> {
     real.ancestors().map(directory).collect()
 }
 
-/// Whether a device may have its control socket at `socket`, whose directory exists.
+/// Checks that a device may have its control socket at `socket`, whose directory exists.
 ///
 /// # Errors
 ///
@@ -152,7 +153,7 @@ fn check(directories: &[Directory], users: Users) -> Result<(), UnsafeDirectory>
             0 => users.has(directory.owner),
             _ => users.may_lead(directory.owner),
         };
-        // In its own directory, a sticky bit does not keep others from making the socket first.
+        // In the socket's own directory, a sticky bit does not keep others from making the socket first.
         let is_open = match n {
             0 => directory.is_writable_by_others(),
             _ => directory.is_open(),
@@ -176,19 +177,19 @@ fn check(directories: &[Directory], users: Users) -> Result<(), UnsafeDirectory>
     Ok(())
 }
 
-/// Whether the device at `socket`, which `user` runs, is to be trusted.
+/// Whether the device at `socket`, which `user` runs, can be trusted.
 pub(super) fn may_serve(socket: &Path, user: u32) -> bool {
     let users = Users::now();
     users.has(user) || directories(socket).is_ok_and(|found| is_appointed(&found, user, users))
 }
 
-/// Whether root, or this process' user, has given the directory of a socket to `user`.
+/// Whether root, or this process's user, has given the directory of a socket to `user`.
 fn is_appointed(directories: &[Directory], user: u32, users: Users) -> bool {
     let [directory, parent, above @ ..] = directories else {
         return false;
     };
     let is_its_own = directory.owner == user && !directory.is_writable_by_others();
-    // Where others may make directories they may make one with this name.
+    // Users who may make directories there could make one with this name.
     let is_given = users.may_lead(parent.owner) && !parent.is_writable_by_others();
     let is_safe = |above: &Directory| users.may_lead(above.owner) && !above.is_open();
     is_its_own && is_given && above.iter().all(is_safe)
@@ -284,16 +285,16 @@ mod tests {
         assert!(is(&[(OTHER, 0o755), TOP, TOP]), "/run/smbdirect");
         assert!(is(&[(OTHER, 0o700), (OWN, 0o700), TMP, TOP]));
         for wrong in [
-            // It may have made that itself.
+            // That user may have made the directory itself.
             &[(OTHER, 0o755), TMP, TOP][..],
             &[(OTHER, 0o755), (OTHER, 0o755), TOP],
             &[(OTHER, 0o755), (ROOT, 0o775), TOP],
             &[(OTHER, 0o755), TOP, (ROOT, 0o777)],
             &[(OTHER, 0o755), TOP, (OTHER, 0o755)],
-            // Others than it may put a socket there.
+            // Other users may put a socket there.
             &[(OTHER, 0o775), TOP, TOP],
             &[(OTHER, 0o1777), TOP, TOP],
-            // Another's.
+            // It belongs to another user.
             &[(ROOT, 0o755), TOP, TOP],
             &[(1002, 0o755), TOP, TOP],
             &[(OTHER, 0o755)],

@@ -2,8 +2,8 @@
 
 //! What a worker has: queues, memory, connections, and operations under way.
 //!
-//! Submissions are made here; what the device answers is judged in [`completion`](super::completion).
-//! Every [`Status::Corrupt`] that leaves this module is the end of the attachment.
+//! Submissions are made here; [`completion`](super::completion) checks the device's answers.
+//! Every [`Status::Corrupt`] that leaves this module ends the attachment.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
@@ -23,16 +23,16 @@ use crate::shm::{Buffer, Doorbell};
 use crate::sys::Memory;
 use crate::wire::BufferDescriptors;
 
-/// Queues at most: more than any device has reactors.
+/// The most queues: more than any device has reactors.
 const MAX_QUEUES: usize = 256;
 
-/// Connections at most.
+/// The most connections.
 pub(super) const MAX_CONNECTIONS: usize = 1 << 16;
 
-/// Buffer descriptors of an operation at most.
+/// The most buffer descriptors of an operation.
 const MAX_DESCRIPTORS: usize = 4095;
 
-/// What is the worker's.
+/// The state of a worker.
 #[derive(Debug)]
 pub(super) struct Worker<D> {
     params: Attached,
@@ -42,15 +42,15 @@ pub(super) struct Worker<D> {
     /// The queue whose turn it is.
     pub(super) turn: usize,
     pub(super) conns: BTreeMap<u64, Conn>,
-    /// Of which something ended: the device may have said that it is gone.
+    /// A connection on which an operation ended: its own end may have been held back for that.
     pub(super) ending: Option<u64>,
     pub(super) operations: Slots<Operation>,
     pub(super) pdus: Slots<Pdu>,
-    /// Bytes of all regions.
+    /// Bytes mapped in all regions.
     mapped: u64,
-    /// What the device is to be told of segments that are unmapped.
+    /// Messages for the device about segments that were unmapped.
     pub(super) releases: VecDeque<Release>,
-    /// Somebody who was refused may try again.
+    /// A caller that was refused may try again.
     pub(super) room: bool,
 }
 
@@ -63,21 +63,21 @@ pub(super) struct Conn {
     pub(super) counts: ConnCounts,
     /// Submissions without a completion.
     pub(super) operations: u32,
-    /// The worker does not want it any more.
+    /// The worker has disconnected it.
     pub(super) closing: bool,
-    /// The device was told that a session is on it.
+    /// The device was told that it has a session.
     pub(super) authenticated: bool,
-    /// It may become another's.
+    /// A transfer to another worker is under way.
     pub(super) transferring: bool,
-    /// The device said that it is gone; what was submitted too late is yet to be answered.
+    /// The device said that it is gone; submissions that came too late are still unanswered.
     pub(super) ended: Option<Status>,
 }
 
-/// An operation under way. Its number is all that the device learns of it.
+/// An operation under way. The device learns only its number.
 #[derive(Debug)]
 pub(super) struct Operation {
     pub(super) conn: u64,
-    /// The caller's.
+    /// The caller's cookie.
     pub(super) cookie: u64,
     pub(super) work: Work,
 }
@@ -99,7 +99,7 @@ pub(super) enum Work {
     },
 }
 
-/// A message that the caller has yet to take.
+/// A message that the caller has not taken yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pdu {
     pub(super) queue: usize,
@@ -107,7 +107,7 @@ pub(super) struct Pdu {
     pub(super) length: u32,
 }
 
-/// An entry of which nothing is set.
+/// An empty entry.
 const NOTHING: Submission = Submission {
     op: 0,
     flags: 0,
@@ -144,12 +144,12 @@ impl<D: Doorbell> Worker<D> {
         })
     }
 
-    /// Whether something happens only if this side says that it sleeps until a ring has room.
+    /// Whether something waits for room in a ring, which the device reports only to a side that sleeps.
     pub(super) fn waits_for_ring(&self) -> bool {
         self.queues.iter().any(Queue::waits_for_ring)
     }
 
-    /// The device shares a queue.
+    /// Adds a queue that the device shares.
     pub(super) fn add_queue(
         &mut self,
         queue: &abi::Queue,
@@ -167,7 +167,7 @@ impl<D: Doorbell> Worker<D> {
         Ok(())
     }
 
-    /// The device shares a segment; `asked` is the region that it was asked for, if it was.
+    /// Adds a segment that the device shares; `asked` is the region that it was asked for, if any.
     pub(super) fn add_segment(
         &mut self,
         segment: &Segment,
@@ -193,7 +193,7 @@ impl<D: Doorbell> Worker<D> {
         }
     }
 
-    /// The device wants a segment back, which goes as soon as nothing uses it.
+    /// The device wants a segment back, and gets it as soon as nothing uses it.
     pub(super) fn reclaim(&mut self, reclaim: &Reclaim) -> Result<(), Status> {
         if reclaim.region == region::RECEIVE {
             let mut queues = self.queues.iter_mut();
@@ -216,7 +216,7 @@ impl<D: Doorbell> Worker<D> {
         Ok(())
     }
 
-    /// Unmaps what the device wants back and nothing uses any more.
+    /// Unmaps the segments that the device wants back and nothing uses.
     fn release_unused(&mut self) {
         while let Some((release, memory)) = self.send.take_unused() {
             self.room |= self.send.has_changed();
@@ -242,7 +242,7 @@ impl<D: Doorbell> Worker<D> {
         }
     }
 
-    /// A region of which the device is to be asked for a segment.
+    /// A region for which to ask the device for a segment.
     pub(super) fn growing(&mut self) -> Option<(u32, &mut Region)> {
         if self.send.growth == Growth::Wanted {
             Some((region::SEND, &mut self.send))
@@ -270,21 +270,21 @@ impl<D: Doorbell> Worker<D> {
         Ok(())
     }
 
-    /// Takes memory of SEND back, which no operation uses any more.
+    /// Frees memory of SEND that no operation uses any longer.
     pub(super) fn free_send(&mut self, buffer: Buffer) -> Result<(), Status> {
         self.room |= self.send.free(buffer).map_err(|_| Status::Corrupt)?;
         self.freed();
         Ok(())
     }
 
-    /// Something was freed: the device may have more, or wait for it.
+    /// Something was freed: the device may have memory again, or may want the segment back.
     fn freed(&mut self) {
         self.bulk.forget_refusal();
         self.send.forget_refusal();
         self.release_unused();
     }
 
-    /// A connection on which something may be submitted.
+    /// Finds a connection on which something may be submitted.
     fn open(&self, conn: u64) -> Result<&Conn, Status> {
         match self.conns.get(&conn) {
             Some(conn) if conn.transferring => Err(Status::Busy),
@@ -429,8 +429,8 @@ impl<D: Doorbell> Worker<D> {
         self.submit(conn, cookie, work, transmute!(submission), Notify::Now)
     }
 
-    /// Hands an operation, for which there is room, to the device. Connection and cookie are at the
-    /// same place in all submissions.
+    /// Submits an operation for which there is room. The connection and the cookie are at the same
+    /// place in all submissions.
     fn submit(
         &mut self,
         conn: u64,
@@ -449,7 +449,7 @@ impl<D: Doorbell> Worker<D> {
         };
         let submitted = queue.submit(transmute!(submission), notify);
         if submitted.is_err() {
-            // The caller learns of it now, and so not again at the end.
+            // The caller learns of the failure now, so the end of the attachment must not report it.
             self.operations.remove(number);
             return submitted;
         }
@@ -462,12 +462,12 @@ impl<D: Doorbell> Worker<D> {
         Ok(())
     }
 
-    /// Tells the device of what was deferred.
+    /// Wakes the device for deferred operations.
     pub(super) fn flush(&mut self) -> Result<(), Status> {
         self.queues.iter_mut().try_for_each(Queue::notify)
     }
 
-    /// Ends a connection in order. Of one that is being transferred, if it stays here.
+    /// Ends a connection gracefully. One that is being transferred ends only if it stays here.
     pub(super) fn disconnect(&mut self, conn: u64) -> Result<(), Status> {
         let open = self.conns.get_mut(&conn).ok_or(Status::NoConnection)?;
         let is_first = !std::mem::replace(&mut open.closing, true);
@@ -482,7 +482,7 @@ impl<D: Doorbell> Worker<D> {
         self.post(op::DISCONNECT, conn, queue)
     }
 
-    /// Tells the device, once, that a session is on a connection.
+    /// Tells the device, once, that a connection has a session.
     pub(super) fn set_authenticated(&mut self, conn: u64) -> Result<(), Status> {
         let open = self.conns.get_mut(&conn).ok_or(Status::NoConnection)?;
         let is_first = !std::mem::replace(&mut open.authenticated, true);
@@ -493,7 +493,7 @@ impl<D: Doorbell> Worker<D> {
         Ok(())
     }
 
-    /// Submits what concerns a connection as a whole, and has no answer.
+    /// Submits an entry that concerns a connection as a whole and has no answer.
     fn post(&mut self, op: u32, conn: u64, queue: usize) -> Result<(), Status> {
         let queue = self.queues.get_mut(queue).ok_or(Status::Corrupt)?;
         queue.post(Submission {
@@ -519,7 +519,7 @@ impl<D: Doorbell> Worker<D> {
     }
 }
 
-/// The descriptors that a transfer of `length` bytes needs, as bytes, and how many they are.
+/// The descriptors that a transfer of `length` bytes needs, as bytes, and their number.
 fn used_descriptors(bytes: &[u8], length: u32) -> Result<(&[u8], u32), Status> {
     let list = BufferDescriptors::parse(bytes).map_err(|_| Status::Descriptors)?;
     if list.len() > MAX_DESCRIPTORS {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An observer beside devices that answer, and others.
+//! An observer against devices that answer as they should, and others.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ impl Device {
         self.0.send(&message, files).unwrap();
     }
 
-    /// Takes the first request; its cookie.
+    /// Takes the first request, and returns its cookie.
     fn attach_request(&self) -> u64 {
         let bytes = self.request();
         let (cookie, Request::Attach(attach)) = read_request(&bytes).unwrap() else {
@@ -57,7 +57,7 @@ impl Device {
         cookie
     }
 
-    /// Lets the observer attach; the cookie of its next request.
+    /// Lets the observer attach, and returns the cookie of its next request.
     fn attach(&self) -> u64 {
         self.answer(self.attach_request(), &attached(VERSION), &[]);
         let bytes = self.request();
@@ -90,7 +90,7 @@ fn file(bytes: &[u8]) -> Memfd {
     file
 }
 
-/// What an observer finds at a device that behaves so.
+/// What an observer gets from a device that does `behave`.
 fn at(behave: impl FnOnce(Device) + Send + 'static) -> Result<String, Status> {
     at_for(TIMEOUT, behave)
 }
@@ -218,7 +218,7 @@ fn takes_nothing_that_is_no_status() {
 fn waits_no_longer_than_it_was_told() {
     let found = at_for(Duration::from_millis(20), |device| {
         device.request();
-        // Answers nothing, and stays until the observer has gone.
+        // Does not answer, and stays until the observer has gone.
         wait_readable(device.0.as_fd(), Some(TIMEOUT)).unwrap();
         assert_eq!(device.0.receive(&mut [0]).unwrap_err().name(), "closed");
     });
