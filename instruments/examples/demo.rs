@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The client of `make demo` (`tools/demo.py` starts the server): copies a file to a share and back
-//! over one session, by RDMA, in messages of SMB Direct, and over TCP, and compares it with the file
-//! on the server's disk.
+//! The client of `make demo` (`tools/demo.py` starts the server): copies a file to a share and back over one session,
+//! by RDMA, in SMB Direct messages, and over TCP, and compares it with the file on the server's disk.
 //!
-//! The client has the whole file in memory, so that nothing but the copying is measured: by RDMA
-//! the server reads from where the file lies, and writes it there. It is one file, longer than
-//! others, so that it can be read as an example of a client.
+//! The client holds the whole file in memory, so that only the copying is measured: by RDMA the server reads the file
+//! from where it lies and writes it there. The program is one file, longer than others, so that it can be read as an
+//! example of a client.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -27,13 +26,13 @@ use smbdirect::broker::status::{ConnectionStatus, Status};
 use smbdirect::fabric::Access;
 use smbdirect::sys::Memory;
 
-/// Bytes of a request, if both sides can.
+/// Bytes of a request, if both sides allow that many.
 const REQUEST: u32 = 1 << 20;
 /// Requests at a time.
 const DEPTH: usize = 8;
-/// Bytes that are registered at a time: a multiple of every size of requests.
+/// Bytes that are registered at a time: a multiple of every request size.
 const PART: usize = 64 << 20;
-/// How long smbdirectd may take to say how it is.
+/// How long smbdirectd may take to report its status.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// `USER_HZ`: what /proc counts processor time in.
 const TICKS: f64 = 100.0;
@@ -151,7 +150,7 @@ struct Demo<'a> {
 }
 
 impl<'a> Demo<'a> {
-    /// Connects over TCP, asks for the way of RDMA, and binds that to the session.
+    /// Connects over TCP, asks for the server's RDMA address, and binds a channel there to the session.
     fn start(options: &'a Options) -> Result<Self> {
         let credentials = Credentials {
             user: options.user.clone(),
@@ -235,7 +234,7 @@ impl<'a> Demo<'a> {
         let on_disk = hash_file(&path)?;
         self.same("on the server's disk", &name, &on_disk)?;
 
-        // What is not read cannot be what was there before.
+        // Zeros first: data that is not read must not pass for data that was there before.
         let zeros = vec![0; 1 << 20];
         for offset in (0..self.size).step_by(zeros.len()) {
             self.memory.write(offset, &zeros).map_err(text)?;
@@ -255,9 +254,9 @@ impl<'a> Demo<'a> {
         Ok([written, read])
     }
 
-    /// Writes zeros over the whole length of the file, so that the system has memory and room for it. Where the
-    /// system has to get that memory from a hypervisor first, it takes far longer than any way of writing, and
-    /// most with the way that comes first.
+    /// Writes zeros over the whole length of the file, so that the system has memory and room for it. If the system has
+    /// to get that memory from a hypervisor first, that takes far longer than any way of writing, and it would count
+    /// against the way that comes first.
     fn fill(&self, path: &PathBuf) -> Result<()> {
         let opened = OpenOptions::new().write(true).open(path);
         let mut file = opened.map_err(|error| format!("{}: {error}", path.display()))?;
@@ -282,7 +281,7 @@ impl<'a> Demo<'a> {
         let connection = self.connection(way);
         let limit = match way {
             Way::Rdma => connection.max_direct().unwrap_or(REQUEST),
-            // No server says how long a message it sends: as long as what it takes.
+            // No server announces how long a message it sends: it sends what it also receives.
             _ => connection
                 .max_inline_write()
                 .min(connection.max_inline_read()),
@@ -344,14 +343,15 @@ impl<'a> Demo<'a> {
         Ok(row)
     }
 
-    /// What the device says of the SMB Direct channel. Asked on it, so that it is looked after too.
+    /// What the device reports about the SMB Direct channel. The request goes over that channel, which keeps it alive,
+    /// too.
     fn device(&mut self) -> Result<ConnectionStatus> {
         self.direct.echo().map_err(text)?;
         let status = smbdirect::device::observe(&self.options.control, PATIENCE);
         let status = status.map_err(|status| format!("smbdirectd: {status:?}"))?;
         let status: Status = serde_json::from_str(&status).map_err(text)?;
         let found = status.connections.into_iter().next();
-        found.ok_or_else(|| "smbdirectd knows of no connection".to_owned())
+        found.ok_or_else(|| "smbdirectd does not know the connection".to_owned())
     }
 }
 
@@ -381,7 +381,7 @@ impl Job {
                 .and_then(|response| response.ok())
                 .map_err(text)?;
             let of = under_way.remove(&response.header.message_id);
-            let (offset, length) = of.ok_or("a response to nothing")?;
+            let (offset, length) = of.ok_or("a response without a request")?;
             let moved = if self.write {
                 response.written().map_err(text)? as usize
             } else {
@@ -401,7 +401,7 @@ impl Job {
         Ok(())
     }
 
-    /// Sends one request; its message id.
+    /// Sends one request and returns its message id.
     fn begin(&self, connection: &mut Connection, offset: usize, length: usize) -> Result<u64> {
         let (file, at, short) = (self.file, offset as u64, length as u32);
         let channel = Channel::RdmaV1;
@@ -485,7 +485,7 @@ fn table(rows: &[Row], size: usize) -> String {
     text + &what_it_means(rows)
 }
 
-/// What the table says, and what it does not: it is the first that people see of this.
+/// What the table shows, and what it does not: this is the first that people see of the project.
 fn what_it_means(rows: &[Row]) -> String {
     let smbd = |way: Way, write| {
         let mut found = rows
@@ -553,7 +553,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Processor time of a process so far, in seconds.
 fn cpu(pid: Option<i32>) -> Result<f64> {
-    let pid = pid.ok_or("the SMB Direct channel belongs to no process")?;
+    let pid = pid.ok_or("no process owns the SMB Direct channel")?;
     let path = format!("/proc/{pid}/stat");
     let stat = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     // The name of the program, in parentheses, may have spaces in it.
@@ -564,7 +564,7 @@ fn cpu(pid: Option<i32>) -> Result<f64> {
     Ok(sum.ok_or("/proc is not as expected")? / TICKS)
 }
 
-/// A line that shows how far a copy is: on a terminal, while it goes on.
+/// A line that shows how far a copy has come: only on a terminal, and only while the copy goes on.
 struct Line {
     what: String,
     terminal: bool,

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A `smbdirectd` of a test's own: a directory, a control socket, free ports, and a service manager
-//! that it reports to.
+//! A `smbdirectd` for one test: a directory, a control socket, free ports, and a service manager to which it reports.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -23,13 +22,13 @@ use crate::ROOT;
 pub static SMBDIRECTD: LazyLock<PathBuf> = LazyLock::new(|| program("smbdirectd"));
 pub static SMBDIRECTCTL: LazyLock<PathBuf> = LazyLock::new(|| program("smbdirectctl"));
 
-/// How long anything may take, on a machine that has other things to do.
+/// How long anything may take on a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A program of the product: where the environment says, or above the directory of the test.
+/// A program of the product: at the path that the environment gives, or in the directory above the test's.
 ///
-/// cargo builds it with the workspace's tests, but not for a test of this package alone, which may run with an old one: so
-/// it says that the program is older than a source, where it may matter.
+/// cargo builds it with the workspace's tests, but not for a test of this package alone, which may then run an old one:
+/// so this prints a warning if the program is older than a source.
 fn program(name: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(format!("CARGO_BIN_EXE_{name}")) {
         return path.into();
@@ -40,7 +39,7 @@ fn program(name: &str) -> PathBuf {
     let built = program.metadata().and_then(|file| file.modified());
     let built = built.unwrap_or_else(|error| panic!("{}: {error}: {CURE}", program.display()));
     if is_newer(&Path::new(ROOT).join("src"), built) {
-        // Not by a macro, whose output the test harness keeps to itself.
+        // Not with a macro, whose output the test harness captures.
         let text = format!("\n{} is older than src: {CURE}\n", program.display());
         std::io::stderr()
             .write_all(text.as_bytes())
@@ -51,7 +50,7 @@ fn program(name: &str) -> PathBuf {
 
 const CURE: &str = "cargo build --workspace makes it, with the profile of the test";
 
-/// Whether anything in a directory was changed later.
+/// Whether anything in a directory was changed after `than`.
 fn is_newer(directory: &Path, than: SystemTime) -> bool {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut files = entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
@@ -64,7 +63,7 @@ fn is_newer(directory: &Path, than: SystemTime) -> bool {
     })
 }
 
-/// A directory that is gone with this.
+/// A directory that is deleted when this is dropped.
 pub struct Directory(pub PathBuf);
 
 impl Directory {
@@ -84,7 +83,7 @@ impl Directory {
         path
     }
 
-    /// Where the daemon makes its control socket; the directory of that is its own, too.
+    /// Where the daemon makes its control socket; the daemon makes the socket's directory, too.
     pub fn control(&self) -> PathBuf {
         self.0.join("run/control")
     }
@@ -102,7 +101,7 @@ impl Drop for Directory {
     }
 }
 
-/// What a daemon says to its service manager.
+/// Receives what a daemon reports to its service manager.
 struct ServiceManager {
     socket: UnixDatagram,
     path: PathBuf,
@@ -116,7 +115,7 @@ impl ServiceManager {
         Self { socket, path }
     }
 
-    /// The next notification: lines.
+    /// The next notification, which is several lines.
     fn next(&self) -> Option<String> {
         let mut buffer = [0; 4096];
         let length = self.socket.recv(&mut buffer).ok()?;
@@ -124,23 +123,23 @@ impl ServiceManager {
     }
 }
 
-/// A daemon that runs.
+/// A running daemon.
 pub struct Daemon {
     child: Child,
     manager: ServiceManager,
-    /// What it said when it was ready.
+    /// The notification with which it reported that it was ready.
     pub ready: String,
     pub control: PathBuf,
     log: PathBuf,
     directory: Directory,
 }
 
-/// How a daemon is run.
+/// How a daemon is started.
 #[derive(Default)]
 pub struct Setup<'a> {
-    /// Besides a control socket in its directory, an address, and two reactors.
+    /// Arguments besides a control socket in its directory, an address, and two reactors.
     pub arguments: &'a [&'a str],
-    /// Its first address; otherwise a free port of IPv4.
+    /// Its first address; by default a free IPv4 port.
     pub listen: Option<SocketAddr>,
     pub environment: &'a [(&'a str, &'a str)],
     /// The limit of open files, soft and hard.
@@ -173,7 +172,7 @@ pub fn run(arguments: &[&str]) -> Output {
 }
 
 impl Daemon {
-    /// Starts one with these arguments, and waits until it is ready.
+    /// Starts a daemon with these arguments, and waits until it is ready.
     pub fn start(arguments: &[&str]) -> Self {
         let setup = Setup {
             arguments,
@@ -182,14 +181,14 @@ impl Daemon {
         Self::start_in(Directory::new(), &setup)
     }
 
-    /// The same in a directory that may be there from an earlier one.
+    /// The same in a directory that an earlier daemon may have left.
     pub fn start_in(directory: Directory, setup: &Setup<'_>) -> Self {
         let path = directory.0.join("notify");
         let _ = fs::remove_file(&path);
         let manager = ServiceManager::new(path);
         let log = directory.0.join("log");
         let control = directory.control();
-        // The file of this machine's own daemon is none of a test's business.
+        // A test must not read the configuration of this machine's own daemon.
         let config = directory.0.join("smbdirectd.toml");
         if !config.exists() {
             directory.file("smbdirectd.toml", "");
@@ -226,7 +225,7 @@ impl Daemon {
             match self.manager.next() {
                 Some(said) if said.lines().any(|said| said == line) => return said,
                 Some(_) => {}
-                // Nobody is there any more to say it.
+                // The daemon has ended, so the notification will not come.
                 None if self.has_ended() => break,
                 None => {}
             }
@@ -243,7 +242,7 @@ impl Daemon {
         kill_process(pid, signal).expect("a signal to a child");
     }
 
-    /// Waits until it has ended.
+    /// Waits until the daemon has ended.
     pub fn wait(&mut self) -> ExitStatus {
         let end = Instant::now() + TIMEOUT;
         loop {
@@ -251,25 +250,25 @@ impl Daemon {
                 return status;
             }
             assert!(Instant::now() < end, "it runs on; the log:\n{}", self.log());
-            // The end of a child is no event that could be waited for with a limit.
+            // A wait for a child cannot have a time limit, so poll.
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Ends it in order, and expects that it does; its directory is left.
+    /// Stops the daemon, and expects an orderly end; keeps its directory.
     pub fn stop(self) -> Directory {
         self.signal(Signal::TERM);
         self.ended()
     }
 
-    /// Expects that it ends in order, as it was told; its directory is left.
+    /// Expects that the daemon, which was told to stop, ends in order; keeps its directory.
     pub fn ended(mut self) -> Directory {
         let status = self.wait();
         assert!(status.success(), "{status}; the log:\n{}", self.log());
         std::mem::take(&mut self.directory)
     }
 
-    /// Ends it without a chance to tidy up; its directory is left.
+    /// Kills the daemon, which cannot tidy up; keeps its directory.
     pub fn kill(mut self) -> Directory {
         self.signal(Signal::KILL);
         self.wait();
@@ -285,19 +284,19 @@ impl Daemon {
         let end = Instant::now() + TIMEOUT;
         while !self.log().contains(words) {
             assert!(Instant::now() < end, "no {words:?} in:\n{}", self.log());
-            // Nor does a file tell that it has grown.
+            // A file does not report that it has grown, so poll.
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// What `smbdirectctl status --json` says.
+    /// The output of `smbdirectctl status --json`.
     pub fn status(&self) -> serde_json::Value {
         let output = smbdirectctl(&self.control, &["--json"]);
         assert!(output.status.success(), "{output:?}");
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
-    /// Waits until the status is as it should be, and returns it.
+    /// Waits until `is_so` holds for the status, and returns the status.
     pub fn wait_for_status(&self, is_so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
         let end = Instant::now() + TIMEOUT;
         loop {
@@ -306,7 +305,7 @@ impl Daemon {
                 return status;
             }
             assert!(Instant::now() < end, "{status}; the log:\n{}", self.log());
-            // Those who are waited for need the processor, too.
+            // The processes that are waited for need the processor, too.
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Makes an smbd that knows only TCP look like an SMB Direct server: each SMB Direct connection is a
-//! TCP connection behind it. Requests with a channel are refused by such an smbd; everything else works.
+//! Makes an smbd that knows only TCP look like an SMB Direct server: each SMB Direct connection has a TCP connection
+//! behind it. Such an smbd refuses requests with a channel; everything else works.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -19,25 +19,25 @@ use smbdirect::sys::Memory;
 use smbdirect::transport::{Config, Event, HeapBuffers, Transport};
 use smbdirect::units::Instant;
 
-/// How long the server's TCP side is not looked at.
+/// How long to wait between looks at the server's TCP side.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// A forwarder that runs.
+/// A running forwarder.
 pub struct Forwarder {
-    /// Where it accepts SMB Direct.
+    /// The address at which it accepts SMB Direct.
     pub address: SocketAddr,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A TCP connection to smbd; `None` on the channel is its end.
+/// A TCP connection to smbd; `None` on the channel means that it has ended.
 struct Behind {
     stream: TcpStream,
     messages: Receiver<Option<Vec<u8>>>,
 }
 
 impl Forwarder {
-    /// To an smbd at `server`.
+    /// Forwards to an smbd at `server`.
     pub fn start(server: SocketAddr) -> Self {
         let fabric = Iwarp::new(iwarp::Config {
             depths: iwarp::Depths {
@@ -95,7 +95,7 @@ fn forward(mut transport: Transport<Iwarp, HeapBuffers>, server: SocketAddr, sto
                     let behind = behind.get_mut(&conn).expect("established");
                     let length = u32::try_from(buffer.len()).expect("short");
                     let message = [&length.to_be_bytes()[..], &buffer].concat();
-                    // The end of it is noticed by the reader.
+                    // If that fails, the reader notices the end.
                     let _ = behind.stream.write_all(&message);
                     transport.recycle(buffer);
                 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What `make install` installs, below a directory of a test's own.
+//! What `make install` installs, below a directory for one test.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::ROOT;
 
-/// Runs `make` with a goal of installing, and fails with what it says.
+/// Runs `make` with an install goal, and fails with its output.
 pub fn make(goal: &str, root: &Path, variables: &[(&str, &str)]) {
     let mut command = Command::new("make");
     command
@@ -20,7 +20,7 @@ pub fn make(goal: &str, root: &Path, variables: &[(&str, &str)]) {
                 .iter()
                 .map(|(name, value)| format!("{name}={value}")),
         );
-    // This may be a test of a `make test`.
+    // The test itself may run under `make test`.
     for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
         command.env_remove(name);
     }

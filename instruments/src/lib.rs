@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What tests and measures SMB Direct for Samba from outside, and is no part of what a server runs.
+//! Tests and measures SMB Direct for Samba from outside; a server runs none of this.
 //!
-//! [`client`] is an SMB client that places file data directly. `smbdirectctl bench`, the demo and the tests with a real smbd
-//! use it; it stands on the product's transport, as everything here does. The rest is what several test programs start:
+//! [`client`] is an SMB client that places file data directly. `smbdirectctl bench`, the demo and the tests with a real
+//! smbd use it; like everything here, it is built on the product's transport. The rest is what several test programs
+//! start:
 //!
 //! ```text
 //!   daemon      smbdirectd, with a directory, a socket and ports of its own
@@ -13,7 +14,7 @@
 //!   peer        a client byte by byte: an SMB Direct initiator over iWARP
 //! ```
 //!
-//! They panic, with what a test has to say, where something is not as it should be.
+//! They panic, with a message for the test's log, if something is not as it should be.
 
 /// The directory of the product's package, which is the repository.
 pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

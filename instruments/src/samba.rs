@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An smbd of a test's own, with its own directories, ports and users.
+//! An smbd for one test, with its own directories, ports and users.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -20,22 +20,22 @@ use rustix::process::{
 use crate::daemon::{self, Daemon, Directory, TIMEOUT};
 use crate::forwarder::Forwarder;
 
-/// The user that may log in: one that every Debian has and whom permissions bind.
+/// The user that may log in: one that every Debian has and that file permissions bind.
 const USER: &str = "daemon";
 /// The user's password.
 pub const PASSWORD: &str = "pass-1word";
-/// What every smbd of a test has in its `[global]`.
+/// The part of `[global]` that every smbd of a test has.
 const COMMON: &str = include_str!("../smb.conf");
 /// The share.
 pub const SHARE: &str = "share";
 
-/// Where Samba is: a build tree, or `/usr` where it is installed.
+/// The location of Samba: a build tree, or `/usr` if it is installed.
 pub struct Samba {
     root: PathBuf,
 }
 
 impl Samba {
-    /// As the environment says.
+    /// The location that the environment gives.
     pub fn from_environment() -> Self {
         let root = std::env::var_os("SMBDIRECT_SAMBA").unwrap_or_else(|| {
             panic!("SMBDIRECT_SAMBA is not set: a Samba build tree, or /usr where it is installed")
@@ -43,7 +43,7 @@ impl Samba {
         Self { root: root.into() }
     }
 
-    /// A program of it.
+    /// One of its programs.
     pub fn program(&self, name: &str) -> PathBuf {
         let places = ["bin", "sbin"].map(|place| self.root.join(place).join(name));
         let found = places.iter().find(|path| path.exists());
@@ -62,7 +62,7 @@ impl Samba {
     }
 }
 
-/// How a server is run.
+/// How a server is started.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Setup<'a> {
     /// Lines for `[global]`.
@@ -73,24 +73,24 @@ pub struct Setup<'a> {
     pub device: &'a str,
     /// Where smbdirectd listens besides the first address.
     pub listen: &'a [&'a str],
-    /// smbdirectd does not run before [`Server::start_device`].
+    /// Whether smbdirectd stays stopped until [`Server::start_device`].
     pub without_device: bool,
-    /// A library that smbd is started with.
+    /// A library to preload into smbd.
     pub preload: Option<&'a Path>,
 }
 
-/// A server that runs.
+/// A running server.
 pub struct Server {
     child: Child,
-    /// Where it serves TCP.
+    /// The address of TCP.
     pub tcp: SocketAddr,
-    /// Where SMB Direct is served: by the device, or by a forwarder where smbd cannot.
+    /// The address of SMB Direct: the device's, or a forwarder's if smbd cannot use the device.
     pub smb_direct: SocketAddr,
     /// Whether READ and WRITE with a channel reach smbd.
     pub places_directly: bool,
     /// The user that may log in.
     pub user: String,
-    /// What the share holds.
+    /// The directory that is shared.
     pub files: PathBuf,
     root: PathBuf,
     samba: Samba,
@@ -98,18 +98,18 @@ pub struct Server {
     control: Option<PathBuf>,
     _forwarder: Option<Forwarder>,
     daemon: Option<Daemon>,
-    /// Of a device that does not run now.
+    /// The directory of a device that is not running.
     resting: Option<Directory>,
     _directory: Directory,
 }
 
 impl Server {
-    /// One as it is by default.
+    /// A server with the default configuration.
     pub fn start() -> Self {
         Self::start_with(Setup::default())
     }
 
-    /// One with more in its configuration.
+    /// A server with additions to its configuration.
     pub fn start_with(setup: Setup<'_>) -> Self {
         let mut server = Self::spawn(setup);
         server.wait_until_it_listens();
@@ -123,7 +123,7 @@ impl Server {
         server
     }
 
-    /// Starts an smbd, and before it the device.
+    /// Starts the device, and then smbd.
     fn spawn(setup: Setup<'_>) -> Self {
         let samba = Samba::from_environment();
         let directory = Directory::new();
@@ -135,7 +135,7 @@ impl Server {
         ] {
             fs::create_dir(root.join(name)).expect("a directory");
         }
-        // Whoever has logged in has to get there.
+        // The users that log in must be able to get there.
         open_to_all(&files);
         let places_directly = samba.has_smb_direct();
         let mut resting = places_directly.then(Directory::new);
@@ -157,7 +157,7 @@ impl Server {
             let start = |directory| Daemon::start_in(directory, &setup);
             daemon = resting.take().map(start);
         }
-        // smbd would share a port that the device has: this one is free beside it.
+        // smbd would share a port that the device has, so this one is free for both.
         let smb_direct = daemon.as_ref().map_or_else(free_port, Daemon::address);
         let mut tcp = free_port();
         while tcp == smb_direct {
@@ -184,30 +184,30 @@ impl Server {
         }
     }
 
-    /// Where all is that it has.
+    /// The directory that holds everything of the server.
     pub fn directory(&self) -> &Path {
         &self.root
     }
 
-    /// smbd's parent.
+    /// smbd's parent process.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
-    /// Ends smbd in order, and waits until it has ended.
+    /// Stops smbd, and waits until it has ended.
     pub fn stop_smbd(&mut self) -> ExitStatus {
         kill_process(self.pid(), Signal::TERM).expect("a signal to a child");
         self.wait_for_end()
     }
 
-    /// Starts smbd again, which has ended.
+    /// Starts smbd again after it has ended.
     pub fn start_smbd(&mut self) {
         self.child = run_smbd(&self.samba, &self.config, &self.root, None);
         self.wait_until_it_listens();
         self.wait_for_device();
     }
 
-    /// Has smbd do what `smbcontrol` can ask for.
+    /// Makes smbd do what `smbcontrol` can ask for.
     pub fn control(&self, arguments: &[&str]) {
         let mut command = Command::new(self.samba.program("smbcontrol"));
         command.arg("-s").arg(&self.config).args(arguments);
@@ -215,7 +215,7 @@ impl Server {
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// Has smbd read its configuration again, in which `old` became `new`.
+    /// Makes smbd read its configuration again, after replacing `old` with `new` in it.
     pub fn reconfigure(&self, old: &str, new: &str) {
         let text = fs::read_to_string(&self.config).expect("its configuration");
         assert!(text.contains(old), "{text}");
@@ -223,7 +223,7 @@ impl Server {
         self.control(&["smbd", "reload-config"]);
     }
 
-    /// What testparm says of its configuration, on standard error; and whether it is content.
+    /// The standard error of testparm for its configuration, and whether testparm succeeded.
     pub fn testparm(&self) -> (bool, String) {
         let mut command = Command::new(self.samba.program("testparm"));
         let output = command.arg("-s").arg(&self.config).output();
@@ -232,22 +232,22 @@ impl Server {
         (output.status.success(), said)
     }
 
-    /// The device, which runs.
+    /// The running device.
     pub fn device(&self) -> &Daemon {
         self.daemon.as_ref().expect("a device")
     }
 
-    /// Ends the device without a chance to tidy up.
+    /// Kills the device, which cannot tidy up.
     pub fn kill_device(&mut self) {
         self.resting = self.daemon.take().map(Daemon::kill);
     }
 
-    /// Waits until the device has ended in order, as it was told.
+    /// Waits until the device, which was told to stop, has ended in order.
     pub fn wait_for_end_of_device(&mut self) {
         self.resting = self.daemon.take().map(Daemon::ended);
     }
 
-    /// Starts the device where it was, and waits until smbd uses it.
+    /// Starts the device in its old place, and waits until smbd uses it.
     pub fn start_device(&mut self) {
         let setup = daemon::Setup {
             listen: Some(self.smb_direct),
@@ -263,7 +263,7 @@ impl Server {
         format!(r"\\127.0.0.1\{SHARE}")
     }
 
-    /// What smbstatus says.
+    /// The output of smbstatus.
     pub fn smbstatus(&self) -> serde_json::Value {
         let mut command = Command::new(Samba::from_environment().program("smbstatus"));
         command.arg("-s").arg(self.root.join("smb.conf"));
@@ -283,7 +283,7 @@ impl Server {
         self.start_device();
     }
 
-    /// Waits until `smbdirectctl status --json` says of its device what it should.
+    /// Waits until `smbdirectctl status --json` shows the wanted status of its device.
     pub fn wait_for_device_status(
         &self,
         is_so: impl Fn(&serde_json::Value) -> bool,
@@ -291,7 +291,7 @@ impl Server {
         self.device().wait_for_status(is_so)
     }
 
-    /// What it wrote into its logs.
+    /// The contents of its logs.
     pub fn log(&self) -> String {
         let mut text = String::new();
         let entries = fs::read_dir(self.root.join("log"))
@@ -312,7 +312,7 @@ impl Server {
         text
     }
 
-    /// Lines of its logs that tell of a bug that has shown in it.
+    /// Lines of its logs that report a bug in smbd.
     pub fn panics(&self) -> Vec<String> {
         let logs = fs::read_dir(self.root.join("log")).expect("its logs");
         let mut found = Vec::new();
@@ -346,7 +346,7 @@ impl Server {
         }
     }
 
-    /// smbd listens before its process for change notifies is there, and refuses a share until then.
+    /// smbd listens before its change-notify process runs, and refuses a share until then.
     fn has_notifyd(&self) -> bool {
         let name = b"notify-daemon";
         let names = fs::read(self.root.join("lock/names.tdb"));
@@ -366,11 +366,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         let panicking = std::thread::panicking();
         if panicking {
-            // What the test harness shows is what it captured.
+            // The test harness shows only what it captured.
             let _ = std::io::stdout().flush();
             println!("{}", self.log());
         }
-        // The parent is the leader of the group of all its children.
+        // The parent leads the process group of all its children.
         let group = self.pid();
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = kill_process(group, Signal::TERM);
@@ -406,15 +406,15 @@ fn run_smbd(samba: &Samba, config: &Path, root: &Path, preload: Option<&Path>) -
     if let Some(library) = preload {
         command.env("LD_PRELOAD", library);
     }
-    // When it ends, it sends a signal to all of its process group.
+    // When it ends, it sends a signal to its whole process group.
     command.process_group(0);
-    // Not a pipe: smbd takes its end for the end of its work.
+    // Not a pipe: smbd ends when its input does.
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(fs::File::create(root.join("log/stderr")).expect("a log"));
     command.spawn().expect("smbd starts")
 }
 
-/// Whom smbd lets in: it has to be a user of this machine, and who is not root can be nobody else.
+/// The user that smbd accepts: it must be a user of this machine, and without root it can only be the current one.
 pub fn user() -> String {
     if getuid().is_root() {
         return USER.to_owned();
@@ -427,8 +427,8 @@ pub fn open_to_all(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
 }
 
-/// A port that was free a moment ago, and that nobody gets who asks for any port: they have higher
-/// numbers. Whoever waits for a listener at one of those may even meet himself there.
+/// A port that was free a moment ago, outside the range from which the system gives out ports, which is higher. A
+/// connection to a listener on one of those could even connect to itself.
 fn free_port() -> SocketAddr {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id().wrapping_mul(101);

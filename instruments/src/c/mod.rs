@@ -28,10 +28,10 @@ pub fn declared(header: &str) -> BTreeSet<String> {
     functions.collect()
 }
 
-/// What a program needs behind its own objects.
+/// What a program links after its own objects.
 const LIBRARIES: [&str; 3] = ["-Wl,--gc-sections", "-lgcc_s", "-lc"];
 
-/// What cargo keeps for tests: `tmp` of the target directory that the test is in.
+/// The directory that cargo keeps for tests: `tmp` in the target directory of the running test.
 fn temporary() -> PathBuf {
     let test = std::env::current_exe().expect("the path of the test");
     let is_target = |path: &&Path| path.join("CACHEDIR.TAG").exists();
@@ -39,14 +39,14 @@ fn temporary() -> PathBuf {
     target.expect("a target directory").join("tmp")
 }
 
-/// A directory of one test's own.
+/// A directory for one test.
 pub fn directory(name: &str) -> PathBuf {
     let directory = temporary().join(name);
     fs::create_dir_all(&directory).expect("the target directory is writable");
     directory
 }
 
-/// Compiles `source` with the header's directory in the path, and fails with what the compiler says.
+/// Compiles `source` with the header's directory in the path, and fails with the compiler's output.
 pub fn compile(compiler: &str, standard: &str, source: &Path, arguments: &[&str]) {
     let output = Command::new(compiler)
         .args([
@@ -83,7 +83,7 @@ pub fn library() -> &'static Path {
     LIBRARY.get_or_init(|| built().join("libsmbdirect.a"))
 }
 
-/// The shared library, by the name by which programs ask for it.
+/// The shared library, under the name by which programs ask for it.
 pub fn shared_library() -> PathBuf {
     let header = fs::read_to_string(header()).expect("include/smbdirect.h");
     let mut words = header.split_whitespace();
@@ -92,11 +92,11 @@ pub fn shared_library() -> PathBuf {
     built().join(format!("libsmbdirect.so.{number}"))
 }
 
-/// Where both libraries are, as they are installed.
+/// The directory that has both libraries, as they are installed.
 pub fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        // The tests that need them share them: cargo builds what has changed.
+        // The tests that need the libraries share them; cargo rebuilds only what has changed.
         let target = temporary().join("staticlib");
         let output = Command::new(Path::new(ROOT).join("tools/build.sh"))
             .arg("library")
@@ -113,7 +113,7 @@ pub fn built() -> &'static Path {
     })
 }
 
-/// What a program says of a file on standard output.
+/// Standard output of a program about a file.
 pub fn output(program: &str, arguments: &[&str], file: &Path) -> String {
     let output = Command::new(program).args(arguments).arg(file).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));

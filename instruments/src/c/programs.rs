@@ -18,7 +18,7 @@ use crate::daemon::TIMEOUT;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Build {
     Plain,
-    /// With an address sanitizer, which looks for leaks as well, and one of undefined behaviour.
+    /// With sanitizers for addresses, which also finds leaks, and for undefined behaviour.
     Sanitized,
 }
 
@@ -26,7 +26,7 @@ impl Build {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Plain, Self::Sanitized];
 
-    /// One number or the other: sanitized programs are slower.
+    /// Chooses one of two numbers, because sanitized programs are slower.
     pub const fn choose(self, plain: usize, sanitized: usize) -> usize {
         match self {
             Self::Plain => plain,
@@ -35,7 +35,7 @@ impl Build {
     }
 }
 
-/// The program that `source` becomes; linked once in a run.
+/// The program built from `source`; linked once per run.
 pub fn program(source: &Path, build: Build) -> PathBuf {
     static BUILT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,12 +70,12 @@ pub fn source(name: &str) -> PathBuf {
     Path::new(ROOT).join("instruments/tests/c").join(name)
 }
 
-/// A program that runs; ended with this.
+/// A running program, which ends when this is dropped.
 pub struct Running {
     child: Child,
     pub stdin: Option<ChildStdin>,
     lines: Receiver<String>,
-    /// What it has said so far.
+    /// The lines that it has written so far.
     heard: Vec<String>,
     errors: Option<JoinHandle<String>>,
 }
@@ -115,14 +115,14 @@ impl Running {
         self.child.id()
     }
 
-    /// The next line, if one comes within `time`. `None` is also its end.
+    /// The next line, if one comes within `time`. `None` also means the end of its output.
     pub fn line_within(&mut self, time: Duration) -> Result<String, RecvTimeoutError> {
         let line = self.lines.recv_timeout(time)?;
         self.heard.push(line.clone());
         Ok(line)
     }
 
-    /// Waits for a line that `is_it`; those before it are not looked at again.
+    /// Waits for a line for which `is_it` holds; earlier lines are not looked at again.
     pub fn wait_for_line(&mut self, what: &str, is_it: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + TIMEOUT;
         loop {
@@ -135,11 +135,11 @@ impl Running {
         }
     }
 
-    /// Ends its input, and waits until it has ended as it should.
+    /// Closes its input, and waits until it has ended without a failure.
     pub fn finish(mut self) {
         self.stdin = None;
         let status = self.wait();
-        // What a child of it says is an error, too.
+        // Output of a child on standard error is an error, too.
         let errors = self.errors();
         let heard = &self.heard;
         assert!(
@@ -155,23 +155,23 @@ impl Running {
                 return status;
             }
             assert!(Instant::now() < end, "it runs on: {}", self.end());
-            // The end of a child is no event that could be waited for with a limit.
+            // A wait for a child cannot have a time limit, so poll.
             thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// All of its standard error, once it and its children have ended.
+    /// All of its standard error, once the program and its children have ended.
     pub fn errors(&mut self) -> String {
         let errors = self.errors.take().map(JoinHandle::join);
         errors.map_or_else(String::new, |errors| errors.expect("a thread that reads"))
     }
 
-    /// Ends it; what it has said.
+    /// Ends the program and returns its output so far.
     pub fn end(&mut self) -> String {
         self.stdin = None;
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Its children end with their connections; the thread is not waited for if they do not.
+        // Its children end with their connections; if they do not, the thread is not waited for.
         let done = self.errors.take().filter(JoinHandle::is_finished);
         let errors = done.and_then(|errors| errors.join().ok());
         format!("{:?}\n{}", self.heard, errors.unwrap_or_default())

@@ -15,12 +15,12 @@ pub struct Smbd {
 }
 
 impl Smbd {
-    /// One that takes its events one at a time, as smbd does.
+    /// A parent smbd that takes its events one at a time, as smbd does.
     pub fn start(build: Build, config: &str) -> Self {
         Self::start_with(build, config, &[])
     }
 
-    /// One that takes many events at a time, and looks for more before it sleeps.
+    /// The same, but it takes many events at a time and looks for more before it sleeps.
     pub fn start_taking_batches(build: Build) -> Self {
         Self::start_with(build, "", &["batches"])
     }
@@ -36,7 +36,7 @@ impl Smbd {
         Self { daemon, program }
     }
 
-    /// A client that its worker has answered.
+    /// A client that a worker has answered.
     pub fn client(&self, client_guid: [u8; 16]) -> Peer {
         let mut peer = Peer::connect(self.daemon.address());
         peer.negotiate(client_guid);
@@ -45,7 +45,7 @@ impl Smbd {
         peer
     }
 
-    /// Of each worker, by its process, the connections.
+    /// The number of connections of each worker, by process.
     pub fn connections(&self) -> BTreeMap<i64, usize> {
         let status = self.daemon.status();
         let mut connections = BTreeMap::new();
@@ -56,7 +56,8 @@ impl Smbd {
         connections
     }
 
-    /// Waits until there are so many connections: the end of one is seen on one side first.
+    /// Waits until there are this many connections: one side sees the end of a connection before
+    /// the other.
     pub fn wait_for_connections(&self, count: usize) {
         let is_so = |status: &serde_json::Value| status["totals"]["connections"] == count;
         self.daemon.wait_for_status(is_so);

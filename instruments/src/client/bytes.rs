@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Little-endian integers in bytes that a server wrote: `None` where they are not there.
+//! Little-endian integers in bytes that a server wrote: `None` if the bytes are too short.
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()

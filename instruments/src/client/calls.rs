@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Requests that are sent one at a time, with what they bring.
+//! Requests that are sent one at a time, with their results.
 
 use super::bytes::{u32_at, u64_at};
 use super::{
@@ -9,13 +9,14 @@ use super::{
 
 /// `FSCTL_QUERY_NETWORK_INTERFACE_INFO`.
 const QUERY_NETWORK_INTERFACE_INFO: u32 = 0x0014_01fc;
-/// In the flags of a share: encryption is demanded.
+/// In the flags of a share: encryption is required.
 const ENCRYPT_DATA: u32 = 0x0000_8000;
-/// Bytes of answers that are asked for.
+/// Bytes of output to ask for.
 const OUTPUT: u32 = 64 * 1024;
 
 impl Connection {
-    /// Connects to a share, `\\host\share`: the tree's id, good on all connections of the session.
+    /// Connects to a share, `\\host\share`, and returns the tree's id, valid on all connections of
+    /// the session.
     pub fn tree_connect(&mut self, path: &str) -> Result<u32> {
         let response = self.call(&Request::tree_connect(path)?)?;
         let tree_id = response.header.tree_id();
@@ -31,7 +32,7 @@ impl Connection {
         self.call(&Request::tree_disconnect(tree_id)?).map(drop)
     }
 
-    /// Asks whether the server is there.
+    /// Asks whether the server answers.
     pub fn echo(&mut self) -> Result<()> {
         self.call(&Request::echo()?).map(drop)
     }
@@ -49,17 +50,17 @@ impl Connection {
         self.call(&Request::create(tree_id, name, how)?)?.created()
     }
 
-    /// Closes a file: its end.
+    /// Closes a file and returns its size.
     pub fn close(&mut self, tree_id: u32, file: FileId) -> Result<u64> {
         self.call(&Request::close(tree_id, file)?)?.closed_at()
     }
 
-    /// Waits until what was written is on the disk.
+    /// Waits until the data that was written is on the disk.
     pub fn flush(&mut self, tree_id: u32, file: FileId) -> Result<()> {
         self.call(&Request::flush(tree_id, file)?).map(drop)
     }
 
-    /// Reads at most `length` bytes, with the message; less at the end of the file.
+    /// Reads at most `length` bytes in the response; fewer at the end of the file.
     pub fn read(
         &mut self,
         tree_id: u32,
@@ -79,13 +80,13 @@ impl Connection {
         }
     }
 
-    /// Writes, with the message: the bytes written.
+    /// Writes in the request, and returns the number of bytes written.
     pub fn write(&mut self, tree_id: u32, file: FileId, offset: u64, data: &[u8]) -> Result<u32> {
         let request = Write::inline(file, offset, data).request(tree_id);
         self.call(&request)?.written()
     }
 
-    /// The end of a file.
+    /// The size of a file.
     pub fn end_of_file(&mut self, tree_id: u32, file: FileId) -> Result<u64> {
         let response = self.call(&Request::query_standard_info(tree_id, file)?)?;
         let end = u64_at(response.information()?, 8);
@@ -98,13 +99,13 @@ impl Connection {
         self.call(&request).map(drop)
     }
 
-    /// Whether a file goes when it is closed.
+    /// Sets whether a file is deleted when it is closed.
     pub fn set_delete_on_close(&mut self, tree_id: u32, file: FileId, delete: bool) -> Result<()> {
         let request = Request::set_delete_on_close(tree_id, file, delete)?;
         self.call(&request).map(drop)
     }
 
-    /// What is in a directory and matches `pattern`, such as `*`.
+    /// The entries of a directory that match `pattern`, such as `*`.
     pub fn list(&mut self, tree_id: u32, directory: FileId, pattern: &str) -> Result<Vec<Entry>> {
         let mut found = Vec::new();
         let output = OUTPUT.min(self.negotiated().max_transact_size);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a connection is to be like.
+//! How a connection is to behave.
 
 use std::time::Duration;
 
@@ -8,34 +8,34 @@ use super::{CipherAlgorithm, Dialect, SigningAlgorithm};
 use smbdirect::fabric::FabricKind;
 use smbdirect::proto;
 
-/// What a connection is to be like.
+/// How a connection is to behave.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What is offered.
+    /// The dialects to offer.
     pub dialects: Vec<Dialect>,
     /// Ciphers offered for SMB 3.1.1, the best first.
     pub ciphers: Vec<CipherAlgorithm>,
-    /// Signing algorithms offered for SMB 3.1.1, the best first; none: AES-CMAC.
+    /// Signing algorithms offered for SMB 3.1.1, the best first; empty means AES-CMAC.
     pub signing: Vec<SigningAlgorithm>,
-    /// All connections of a client have the same: by it a device finds the session's process.
+    /// All connections of a client have the same one: by it a device finds the session's process.
     pub client_guid: [u8; 16],
-    /// Signs everything, also where the server does not demand it.
+    /// Signs everything, even if the server does not require it.
     pub sign: bool,
-    /// Encrypts everything, also where the server does not demand it.
+    /// Encrypts everything, even if the server does not require it.
     pub seal: bool,
     /// Credits to hold.
     pub credits: u16,
-    /// Time that the server has to answer.
+    /// How long the server may take to answer.
     pub timeout: Duration,
-    /// Who carries SMB Direct; `None`: an RDMA device, if the server is reached by one, or else software.
+    /// The fabric that carries SMB Direct; `None`: an RDMA device if one reaches the server, otherwise software.
     pub fabric: Option<FabricKind>,
-    /// What this side brings to the SMB Direct negotiation.
+    /// What this side offers in the SMB Direct negotiation.
     pub smb_direct: proto::Config,
 }
 
 impl Config {
-    /// All dialects, ciphers and algorithms; signed or encrypted as the server demands; 1,024 credits;
-    /// 30 s; messages of up to 8 MiB and 64 KiB over SMB Direct.
+    /// All dialects, ciphers and algorithms; signed or encrypted as the server requires; 1,024 credits; 30 s; messages
+    /// of up to 8 MiB and 64 KiB over SMB Direct.
     #[must_use]
     pub fn new(client_guid: [u8; 16]) -> Self {
         Self {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A connection: requests out, responses in, credits between.
+//! A connection: sends requests, receives responses, and keeps count of credits.
 
 mod compound;
 mod raw;
@@ -20,12 +20,12 @@ use super::{
     Command, Config, Dialect, Error, Header, NtStatus, Protection, Request, Response, Result,
 };
 
-/// Breaks of oplocks and leases that are kept until they are taken: more than any user of this client has opens.
+/// Breaks of oplocks and leases that are kept until a caller takes them: more than any user of this client has opens.
 const MAX_BREAKS: usize = 128;
-/// Bytes of a break that are kept: the longest, of a lease, has 44 behind the header ([MS-SMB2] 2.2.23.2).
+/// Bytes of a break that are kept: the longest break, of a lease, has 44 after the header ([MS-SMB2] 2.2.23.2).
 const LONGEST_BREAK: usize = HEADER_LENGTH + 44;
 
-/// What is known of a request that is not answered.
+/// What is known about a request that has not been answered.
 #[derive(Clone, Copy, Debug)]
 struct Outstanding {
     command: Command,
@@ -41,7 +41,7 @@ pub struct Connection {
     pub(super) config: Config,
     pub(super) negotiated: Negotiated,
     pub(super) session: Option<OnConnection>,
-    /// Over NEGOTIATE, and then over the SESSION_SETUPs of the session being made.
+    /// Covers NEGOTIATE, and then the SESSION_SETUPs of the session being made.
     pub(super) preauth: Preauth,
     pub(super) session_preauth: Preauth,
     next_message_id: u64,
@@ -96,7 +96,7 @@ impl Connection {
         &self.negotiated
     }
 
-    /// What the connection was made with.
+    /// The configuration that the connection was made with.
     #[must_use]
     pub const fn config(&self) -> &Config {
         &self.config
@@ -108,13 +108,13 @@ impl Connection {
         self.credits
     }
 
-    /// Requests that are not answered.
+    /// The number of requests without an answer.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.outstanding.len()
     }
 
-    /// Most bytes that one READ can bring with its response.
+    /// The largest number of bytes that one READ can return in its response.
     #[must_use]
     pub fn max_inline_read(&self) -> u32 {
         let (_, received) = self.link.message_limits();
@@ -123,14 +123,14 @@ impl Connection {
             .min(received.saturating_sub(256))
     }
 
-    /// Most bytes that one WRITE can carry.
+    /// The largest number of bytes that one WRITE can carry.
     #[must_use]
     pub fn max_inline_write(&self) -> u32 {
         let (sent, _) = self.link.message_limits();
         self.negotiated.max_write_size.min(sent.saturating_sub(256))
     }
 
-    /// Most bytes that one READ or WRITE can move by RDMA; `None` over TCP.
+    /// The largest number of bytes that one READ or WRITE can move by RDMA; `None` over TCP.
     #[must_use]
     pub fn max_direct(&self) -> Option<u32> {
         let Link::SmbDirect(link) = &self.link else {
@@ -167,7 +167,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Asks the server to give a request up, which is then answered all the same.
+    /// Asks the server to abandon a request; the server still answers it.
     pub fn cancel(&mut self, message_id: u64) -> Result<()> {
         let deadline = Deadline::new(self.config.timeout);
         let outstanding = self.outstanding.get(&message_id);
@@ -295,7 +295,7 @@ impl Connection {
         self.wait(id)
     }
 
-    /// Sends a request and waits for its final response; a status that is an error is one.
+    /// Sends a request and waits for its final response; an error status becomes an `Err`.
     pub fn call(&mut self, request: &Request<'_>) -> Result<Response> {
         self.exchange(request)?.ok()
     }
@@ -305,20 +305,20 @@ impl Connection {
         self.wait_within(message_id, self.config.timeout)
     }
 
-    /// The same, with another time than the configuration's.
+    /// The same, with a timeout other than the configured one.
     pub fn wait_within(&mut self, message_id: u64, timeout: Duration) -> Result<Response> {
         let deadline = Deadline::new(timeout);
         loop {
             let found = |response: &Response| response.header.message_id == message_id;
             if let Some(response) = self.ready.iter().position(found) {
                 let response = self.ready.remove(response);
-                return response.ok_or(Error::Malformed("response", "it is gone"));
+                return response.ok_or(Error::Malformed("response", "it has already been taken"));
             }
             self.receive_one(deadline)?;
         }
     }
 
-    /// The next final response, to whichever request.
+    /// The next final response, to any request.
     pub fn next_response(&mut self) -> Result<Response> {
         let deadline = Deadline::new(self.config.timeout);
         loop {
@@ -342,7 +342,7 @@ impl Connection {
         Ok(self.breaks.pop_front())
     }
 
-    /// Whether a request has had its interim response (`STATUS_PENDING`), if it comes in time.
+    /// Whether a request has had its interim response (`STATUS_PENDING`), if that comes in time.
     pub fn is_pending(&mut self, message_id: u64, timeout: Duration) -> Result<bool> {
         let deadline = Deadline::new(timeout);
         loop {
@@ -359,12 +359,12 @@ impl Connection {
         }
     }
 
-    /// Gives a response back whose memory may be used for the next ones.
+    /// Returns a response whose memory later responses may reuse.
     pub fn recycle(&mut self, response: Response) {
         self.link.recycle(response.message);
     }
 
-    /// Receives one message and puts what is in it where it belongs.
+    /// Receives one message and puts its contents where they belong.
     fn receive_one(&mut self, deadline: Deadline) -> Result<()> {
         let mut message = self.link.receive(deadline)?;
         let sealed = message.starts_with(b"\xfdSMB");
@@ -396,7 +396,7 @@ impl Connection {
         }
     }
 
-    /// Keeps a break until somebody takes it. Nobody asked for it, so there are not many, and none is long.
+    /// Keeps a break until a caller takes it. The server sends it unasked, so only a few, short ones are kept.
     fn keep_break(&mut self, mut notice: Response) -> Result<()> {
         if self.breaks.len() >= MAX_BREAKS {
             return Err(Error::TooManyBreaks(MAX_BREAKS));
@@ -416,10 +416,10 @@ impl Connection {
             return self.keep_break(response);
         }
         let Some(outstanding) = self.outstanding.get_mut(&header.message_id) else {
-            return Err(response.malformed("nothing was asked with its message id"));
+            return Err(response.malformed("no request has its message id"));
         };
         if outstanding.command != header.command {
-            return Err(response.malformed("the request was another one"));
+            return Err(response.malformed("its command is not that of the request"));
         }
         let pending = header.status == NtStatus::PENDING && header.flags & Header::ASYNC != 0;
         let expected = *outstanding;
@@ -475,7 +475,7 @@ impl Connection {
         }
     }
 
-    /// The session that this connection belongs to, for another one to be bound to.
+    /// The session of this connection, so that another connection can be bound to it.
     pub(super) fn shared_session(&self) -> Result<Arc<super::session::Session>> {
         let on = self.session.as_ref().ok_or(Error::NoSession("a binding"))?;
         Ok(on.session.clone())

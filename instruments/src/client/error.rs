@@ -14,22 +14,22 @@ use smbdirect::transport::{CloseReason, SendError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No TCP connection.
+    /// TCP could not connect.
     #[error("cannot connect to {address} over TCP: {source}; is an SMB server there?")]
     Connect {
-        /// Where to.
+        /// The server's address.
         address: SocketAddr,
         /// As the operating system reported it.
         source: io::Error,
     },
-    /// No SMB Direct connection.
+    /// SMB Direct could not connect.
     #[error(
         "cannot connect to {address} over SMB Direct: {reason}; is an SMB Direct server (smbdirectd) there?"
     )]
     ConnectSmbDirect {
-        /// Where to.
+        /// The server's address.
         address: SocketAddr,
-        /// What the transport says.
+        /// The transport's reason.
         reason: String,
     },
     /// The connection ended.
@@ -44,7 +44,7 @@ pub enum Error {
     /// The fabric failed.
     #[error("the RDMA fabric: {0}")]
     Fabric(#[from] FabricError),
-    /// The transport did not take a message.
+    /// The transport refused a message.
     #[error("a message of {length} bytes cannot be sent over SMB Direct: {reason}")]
     Send {
         /// Bytes of the message.
@@ -52,7 +52,7 @@ pub enum Error {
         /// Why.
         reason: SendError,
     },
-    /// Memory is registered on SMB Direct connections only.
+    /// Memory can be registered only on SMB Direct connections.
     #[error(
         "this connection is TCP: direct placement (--channel 1 or 2) needs --transport smbdirect"
     )]
@@ -60,9 +60,9 @@ pub enum Error {
     /// The server refused the request.
     #[error("{command}: {status}{}", hint(*status))]
     Status {
-        /// Of which request.
+        /// The request's command.
         command: Command,
-        /// Its answer.
+        /// The status of the response.
         status: NtStatus,
     },
     /// The server broke the protocol.
@@ -72,33 +72,31 @@ pub enum Error {
     #[error("the server chose dialect {0:#06x}, which was not offered")]
     Dialect(u16),
     /// The signature of a response is wrong, or missing.
-    #[error("the signature of the response to {0} is {1}: the keys differ, or somebody changed it")]
+    #[error("the signature of the response to {0} is {1}: the keys differ, or it was altered")]
     Signature(Command, &'static str),
     /// A message cannot be decrypted.
-    #[error(
-        "a message from the server cannot be decrypted: the keys differ, or somebody changed it"
-    )]
+    #[error("a message from the server cannot be decrypted: the keys differ, or it was altered")]
     Decrypt,
-    /// Encryption was asked for, and there is no cipher.
+    /// Encryption is needed, but both sides have no cipher in common.
     #[error("the server offers no encryption that this client knows (AES-CCM, AES-GCM)")]
     NoCipher,
-    /// The session has no keys: nobody logged in, or as a guest.
+    /// The session has no keys: there is no login, or only one as a guest.
     #[error("{0} needs a session with keys: log in first, and not as a guest")]
     NoSession(&'static str),
-    /// The server's NTLM challenge is not understood.
-    #[error("NTLM: {0}; this client knows user and password (NTLMv2) and no Kerberos")]
+    /// The server's NTLM challenge could not be parsed.
+    #[error("NTLM: {0}; this client knows only user and password (NTLMv2), not Kerberos")]
     Ntlm(String),
     /// The server granted too few credits.
     #[error(
         "the server granted {granted} credits, and the request takes {charge}: use a smaller size"
     )]
     Credits {
-        /// What this side holds.
+        /// The credits that this side holds.
         granted: u32,
-        /// What it needs.
+        /// The credits that the request needs.
         charge: u32,
     },
-    /// The server sent breaks that nobody took.
+    /// The server sent more breaks than this client keeps.
     #[error(
         "the server sent more than {0} breaks of oplocks or leases, and hardly anything is open: it is broken, or hostile"
     )]
@@ -130,7 +128,7 @@ impl Error {
     }
 }
 
-/// What calls of the client return.
+/// The result of the client's calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
 #[cfg(test)]

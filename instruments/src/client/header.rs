@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The header of SMB2 messages ([MS-SMB2] 2.2.1), every field as it stands.
+//! The header of SMB2 messages ([MS-SMB2] 2.2.1), with every field as on the wire.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ pub const HEADER_LENGTH: usize = 64;
 /// Where the signature begins.
 pub(super) const SIGNATURE_AT: usize = 48;
 
-/// What a message is about; any number may be sent.
+/// The kind of a message; any number may be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Command(pub u16);
 
@@ -70,23 +70,23 @@ impl fmt::Debug for Command {
 pub struct Header {
     /// Credits that the request takes.
     pub credit_charge: u16,
-    /// Of a response.
+    /// The status; only in a response.
     pub status: NtStatus,
-    /// What it is about.
+    /// The kind of the message.
     pub command: Command,
     /// Credits asked for, or granted.
     pub credits: u16,
-    /// See the constants.
+    /// Flags; see the constants.
     pub flags: u32,
     /// Bytes to the next message of a compound; 0 in the last.
     pub next_command: u32,
     /// Ties a response to its request.
     pub message_id: u64,
-    /// The tree; with [`Header::ASYNC`], tree and reserved field are the async id.
+    /// The tree id and a reserved field; with [`Header::ASYNC`] both form the async id.
     pub async_id: u64,
     /// The session.
     pub session_id: u64,
-    /// Of the message.
+    /// The signature of the message.
     pub signature: [u8; 16],
 }
 
@@ -102,7 +102,7 @@ impl Header {
     /// The message id of what the server sends unasked: breaks.
     pub const UNASKED: u64 = u64::MAX;
 
-    /// The tree id, where there is no async id.
+    /// The tree id, unless there is an async id.
     #[must_use]
     pub const fn tree_id(&self) -> u32 {
         (self.async_id >> 32) as u32

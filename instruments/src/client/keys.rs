@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The keys of a session, and what they are derived from ([MS-SMB2] 3.1.4.2, 3.2.5.3).
+//! The keys of a session, and how they are derived ([MS-SMB2] 3.1.4.2, 3.2.5.3).
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256, Sha512};
 
 use super::Dialect;
 
-/// The hash over everything that was said before the keys existed (SMB 3.1.1).
+/// The hash over every message sent before the keys existed (SMB 3.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Preauth([u8; 64]);
 
@@ -35,17 +35,17 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What a key is for.
+/// The purpose of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Signing,
-    /// Of messages to the server.
+    /// Encrypts messages to the server.
     ToServer,
-    /// Of messages from the server.
+    /// Decrypts messages from the server.
     ToClient,
 }
 
-/// A key of `bits` (128 or 256) from the key that authentication brought.
+/// Derives a key of `bits` (128 or 256) from the key that authentication produced.
 pub(super) fn derive(
     session_key: &[u8],
     dialect: Dialect,
@@ -69,7 +69,7 @@ pub(super) fn derive(
     kdf(session_key, label, context, bits)
 }
 
-/// SP800-108 in counter mode with HMAC-SHA256, one block: 256 bits at most.
+/// SP800-108 in counter mode with HMAC-SHA256, one block: at most 256 bits.
 fn kdf(key: &[u8], label: &[u8], context: &[u8], bits: u32) -> Key {
     let mut mac = hmac_sha256(key);
     mac.update(&1_u32.to_be_bytes());
@@ -82,7 +82,7 @@ fn kdf(key: &[u8], label: &[u8], context: &[u8], bits: u32) -> Key {
     Key(block)
 }
 
-/// HMAC-SHA256 with a key, which may have any length.
+/// HMAC-SHA256 with a key of any length.
 pub(super) fn hmac_sha256(key: &[u8]) -> Hmac<Sha256> {
     #[allow(clippy::expect_used)]
     <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes keys of any length")

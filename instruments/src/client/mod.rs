@@ -3,9 +3,10 @@
 //! An SMB 3 client with direct placement: for `smbdirectctl bench` and for tests.
 //!
 //! A [`Connection`] carries requests over TCP or SMB Direct, many at a time, in one thread that
-//! waits where it calls. A session is made on one connection ([`Connection::log_in`]) and may then
-//! be used on others ([`Connection::bind`]): trees and files belong to the session, so that a file
-//! opened over TCP can be read by RDMA.
+//! A [`Connection`] carries requests over TCP or SMB Direct, many at a time, in one thread, and its
+//! calls block. A session is made on one connection ([`Connection::log_in`]) and may then be used
+//! on others ([`Connection::bind`]): trees and files belong to the session, so that a file opened
+//! over TCP can be read by RDMA.
 //!
 //! ```text
 //!   let mut tcp = Connection::tcp(address, config.clone())?;       // NEGOTIATE is done
@@ -21,13 +22,13 @@
 //!   let bytes = rdma.wait(id)?.ok()?.read()?.direct;               // they are in sink.memory
 //! ```
 //!
-//! Requests are plain data until they are sent, with every field open: a test sends what no client
-//! should. What a server answers is checked before it is believed: lengths, signatures,
-//! encryption. Messages are built by the crate `smb-msg`, except READ and WRITE, whose channel it
-//! does not know; NTLMv2 is the crate `ntlmssp`'s, ciphers and hashes are RustCrypto's.
+//! Requests are plain data until they are sent, and every field is public: a test can send what no
+//! client should. Whatever a server answers is checked before it is used: lengths, signatures,
+//! encryption. The crate `smb-msg` builds messages, except READ and WRITE, whose channel it does
+//! not know; the crate `ntlmssp` does NTLMv2, and RustCrypto the ciphers and hashes.
 //!
-//! SMB 3.0, 3.0.2 and 3.1.1. Not there: Kerberos, compression, RDMA transforms, durable
-//! handles, DFS.
+//! Supports SMB 3.0, 3.0.2 and 3.1.1, but not Kerberos, compression, RDMA transforms, durable
+//! handles or DFS.
 
 mod bytes;
 mod calls;

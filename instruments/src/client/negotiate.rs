@@ -38,11 +38,11 @@ impl Dialect {
 pub struct Negotiated {
     /// The version.
     pub dialect: Dialect,
-    /// The server demands signatures.
+    /// Whether the server requires signatures.
     pub signing_required: bool,
-    /// The server's.
+    /// The server's capabilities.
     pub capabilities: u32,
-    /// The server's.
+    /// The server's GUID.
     pub server_guid: [u8; 16],
     /// Largest output of an IOCTL, a query or a listing, in bytes.
     pub max_transact_size: u32,
@@ -64,7 +64,7 @@ impl Negotiated {
     /// In `capabilities`: encryption, in SMB 3.0 and 3.0.2.
     pub const ENCRYPTION: u32 = 0x40;
 
-    /// Before anything is.
+    /// The state before the negotiation.
     pub(super) const fn none() -> Self {
         Self {
             dialect: Dialect::Smb300,
@@ -170,7 +170,7 @@ pub(super) fn response(response: &Response, config: &Config) -> Result<Negotiate
     Ok(negotiated)
 }
 
-/// What the contexts of SMB 3.1.1 say ([MS-SMB2] 2.2.4.1).
+/// Parses the contexts of SMB 3.1.1 ([MS-SMB2] 2.2.4.1).
 fn contexts(response: &Response, negotiated: &mut Negotiated) -> Result<()> {
     let malformed = || response.malformed("a negotiate context is malformed");
     let body = response.body();
@@ -181,7 +181,7 @@ fn contexts(response: &Response, negotiated: &mut Negotiated) -> Result<()> {
         let length = usize::from(u16_at(message, at + 2).ok_or_else(malformed)?);
         let data = slice_at(message, at + 8, length).ok_or_else(malformed)?;
         match kind {
-            // One cipher, or 0: none.
+            // One cipher; 0 means none.
             2 => {
                 let cipher = u16_at(data, 2).ok_or_else(malformed)?;
                 negotiated.cipher = CipherAlgorithm::of_number(cipher);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! READ and WRITE requests, whose data goes with the message or by RDMA ([MS-SMB2] 2.2.19, 2.2.21).
+//! READ and WRITE requests, whose data goes in the message or by RDMA ([MS-SMB2] 2.2.19, 2.2.21).
 
 use super::header::HEADER_LENGTH;
 use super::{Command, FileId, Request};
@@ -8,13 +8,13 @@ use smbdirect::wire::BufferDescriptorV1;
 
 /// Bytes of the fixed part of either body.
 const FIXED: usize = 48;
-/// Where the buffer behind the fixed part begins, from the header on.
+/// Where the buffer after the fixed part begins, counted from the header.
 const BUFFER_AT: u16 = (HEADER_LENGTH + FIXED) as u16;
 
 /// `Channel` of a READ or WRITE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channel {
-    /// 0: the data goes with the message.
+    /// 0: the data goes in the message.
     None,
     /// 1: by RDMA.
     RdmaV1,
@@ -23,7 +23,7 @@ pub enum Channel {
 }
 
 impl Channel {
-    /// As on the wire.
+    /// The number on the wire.
     #[must_use]
     pub const fn number(self) -> u32 {
         match self {
@@ -34,7 +34,7 @@ impl Channel {
     }
 }
 
-/// The fields of a READ request, all of them: also those that contradict each other.
+/// All fields of a READ request; they may contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
     /// Where in the response a client would like the data.
@@ -43,26 +43,26 @@ pub struct Read {
     pub flags: u8,
     /// Bytes to read.
     pub length: u32,
-    /// From where on.
+    /// The offset in the file.
     pub offset: u64,
-    /// Of which file.
+    /// The file.
     pub file: FileId,
-    /// With less than this it fails.
+    /// The request fails if fewer bytes can be read.
     pub minimum_count: u32,
     /// `Channel`.
     pub channel: u32,
     /// Bytes that the caller will still read.
     pub remaining_bytes: u32,
-    /// Of the descriptors, from the header on; 0 without.
+    /// Where the descriptors begin, counted from the header; 0 without descriptors.
     pub channel_info_offset: u16,
     /// Bytes of the descriptors.
     pub channel_info_length: u16,
-    /// Behind the fixed part: the descriptors, or one byte.
+    /// The bytes after the fixed part: the descriptors, or one byte.
     pub buffer: Vec<u8>,
 }
 
 impl Read {
-    /// The data comes with the response.
+    /// A READ whose data comes in the response.
     #[must_use]
     pub fn inline(file: FileId, offset: u64, length: u32) -> Self {
         Self {
@@ -80,7 +80,7 @@ impl Read {
         }
     }
 
-    /// The server puts the data into the memory that `descriptors` name, in their order.
+    /// A READ that places the data in the memory that `descriptors` name, in their order.
     #[must_use]
     pub fn direct(
         file: FileId,
@@ -118,35 +118,35 @@ impl Read {
     }
 }
 
-/// The fields of a WRITE request, all of them: also those that contradict each other.
+/// All fields of a WRITE request; they may contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write<'a> {
-    /// Of the data, from the header on.
+    /// Where the data begins, counted from the header.
     pub data_offset: u16,
     /// Bytes of data in the message.
     pub length: u32,
-    /// To where.
+    /// The offset in the file.
     pub offset: u64,
-    /// Of which file.
+    /// The file.
     pub file: FileId,
     /// `Channel`.
     pub channel: u32,
-    /// With a channel: bytes to write.
+    /// With a channel, the bytes to write.
     pub remaining_bytes: u32,
-    /// Of the descriptors, from the header on; 0 without.
+    /// Where the descriptors begin, counted from the header; 0 without descriptors.
     pub channel_info_offset: u16,
     /// Bytes of the descriptors.
     pub channel_info_length: u16,
-    /// `Flags`: 1 write through.
+    /// `Flags`: 1 is write-through.
     pub flags: u32,
-    /// Behind the fixed part: the descriptors.
+    /// The bytes after the fixed part: the descriptors.
     pub buffer: Vec<u8>,
-    /// Behind that: the data.
+    /// The bytes after that: the data.
     pub data: &'a [u8],
 }
 
 impl<'a> Write<'a> {
-    /// The data goes with the request.
+    /// A WRITE whose data goes in the request.
     #[must_use]
     pub fn inline(file: FileId, offset: u64, data: &'a [u8]) -> Self {
         Self {
@@ -164,7 +164,8 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// The server fetches `length` bytes from the memory that `descriptors` name, in their order.
+    /// A WRITE for which the server fetches `length` bytes from the memory that `descriptors` name,
+    /// in their order.
     #[must_use]
     pub fn direct(
         file: FileId,
@@ -229,7 +230,7 @@ mod tests {
         }
     }
 
-    /// The request behind a header, as it would be sent.
+    /// The request after a header, as it would be sent.
     fn message(request: &Request<'_>) -> Vec<u8> {
         let header = Header {
             credit_charge: request.credit_charge,

@@ -2,8 +2,8 @@
 
 //! Requests: plain data until they are sent, so that tests can send what no client should.
 //!
-//! The bodies come from the crate `smb-msg`, except READ and WRITE ([`super::read_write`]), of
-//! which it does not know the channel.
+//! The bodies come from the crate `smb-msg`, except those of READ and WRITE ([`super::read_write`]), whose channel it
+//! does not know.
 
 use std::io::Cursor;
 
@@ -27,13 +27,13 @@ use super::{Command, Error, FileId, Result};
 /// Bytes of data that one credit stands for ([MS-SMB2] 3.2.4.1.5).
 const CREDIT: u32 = 64 * 1024;
 
-/// Bytes of the body of a CREATE, at least.
+/// The smallest body of a CREATE, in bytes.
 const CREATE_LENGTH: usize = 57;
 
 /// How a request is protected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protection {
-    /// As server and options want it.
+    /// As server and options require.
     #[default]
     AsAgreed,
     /// Neither signed nor encrypted.
@@ -44,20 +44,20 @@ pub enum Protection {
     Sealed,
 }
 
-/// A request before it gets its message id, and its data, which is sent behind it.
+/// A request before it has a message id, and the data that is sent after it.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
-    /// What for.
+    /// The request's command.
     pub command: Command,
     /// The tree.
     pub tree_id: u32,
     /// Flags of the header, without [`Header::SIGNED`](super::Header::SIGNED).
     pub flags: u32,
-    /// Credits that it takes; also how far the message id moves on. 0 counts as 1 there.
+    /// Credits that it takes; also how far the message id advances. There 0 counts as 1.
     pub credit_charge: u16,
-    /// Behind the header, with offsets that count from the header's start.
+    /// The bytes after the header; offsets in it count from the header's start.
     pub body: Vec<u8>,
-    /// Behind the body.
+    /// The bytes after the body.
     pub data: &'a [u8],
     /// How it is protected.
     pub protection: Protection,
@@ -75,7 +75,7 @@ pub const fn credits_for(bytes: u32) -> u16 {
 }
 
 impl<'a> Request<'a> {
-    /// A request with a body of any bytes.
+    /// A request with any bytes as its body.
     #[must_use]
     pub const fn raw(command: Command, tree_id: u32, body: Vec<u8>) -> Self {
         Self {
@@ -89,7 +89,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// A request whose body `smb-msg` writes.
+    /// A request whose body `smb-msg` encodes.
     pub(super) fn encode<T>(
         command: Command,
         tree_id: u32,
@@ -99,7 +99,7 @@ impl<'a> Request<'a> {
     where
         T: for<'b> BinWrite<Args<'b> = ()>,
     {
-        // Behind a header: offsets count from there.
+        // Leave room for the header: offsets count from there.
         let mut cursor = Cursor::new(vec![0; HEADER_LENGTH]);
         cursor.set_position(HEADER_LENGTH as u64);
         match body.write_le(&mut cursor) {
@@ -112,13 +112,13 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Bytes with the header, up to where another request of a compound may begin.
+    /// The length in bytes, header included, up to where another request of a compound may begin.
     pub(super) fn padded_length(&self) -> u32 {
         let length = HEADER_LENGTH + self.body.len() + self.data.len();
         u32::try_from(length.next_multiple_of(8)).unwrap_or(u32::MAX)
     }
 
-    /// Zeros between the request and the next one of a compound at `next_command`, if there is one.
+    /// The zeros between this request and the next one of a compound at `next_command`, if there is one.
     pub(super) fn padding(&self, next_command: u32) -> &'static [u8] {
         let length = HEADER_LENGTH + self.body.len() + self.data.len();
         let padding = (next_command as usize).saturating_sub(length);
@@ -133,7 +133,7 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// With another protection than agreed.
+    /// The same request with this protection instead of the agreed one.
     #[must_use]
     pub const fn protected(mut self, protection: Protection) -> Self {
         self.protection = protection;
@@ -150,7 +150,7 @@ impl<'a> Request<'a> {
         Self::encode(Command::LOGOFF, 0, "LOGOFF", &LogoffRequest::default())
     }
 
-    /// CANCEL, without the id of what it cancels: see `Connection::cancel`.
+    /// CANCEL, without the id of the request to cancel: see `Connection::cancel`.
     pub(super) fn cancel() -> Result<Self> {
         Self::encode(Command::CANCEL, 0, "CANCEL", &CancelRequest::default())
     }
@@ -200,13 +200,13 @@ impl<'a> Request<'a> {
         if let Some(field) = request.body.get_mut(3) {
             *field = level;
         }
-        // Nor that contexts which are not there are at offset 0; some servers look for them where it says.
+        // smb-msg gives absent contexts a nonzero offset; some servers look for them there.
         if how.lease.is_none() {
             if let Some(offset) = request.body.get_mut(48..52) {
                 offset.fill(0);
             }
         }
-        // Nor that there is a buffer, of one byte at least, also where the name is empty.
+        // smb-msg omits the buffer if the name is empty, but it must have at least one byte.
         request
             .body
             .resize(request.body.len().max(CREATE_LENGTH), 0);
@@ -263,7 +263,7 @@ impl<'a> Request<'a> {
         Self::set_info(tree_id, file, SetFileInfoClass::EndOfFileInformation, info)
     }
 
-    /// SET_INFO: whether the file goes when it is closed.
+    /// SET_INFO: whether the file is deleted when it is closed.
     pub fn set_delete_on_close(tree_id: u32, file: FileId, delete: bool) -> Result<Self> {
         let info = SetFileInfo::DispositionInformation(FileDispositionInformation {
             delete_pending: delete.into(),
@@ -312,18 +312,18 @@ impl<'a> Request<'a> {
     }
 }
 
-/// What CREATE does about a file that is there, or not ([MS-SMB2] 2.2.13).
+/// What CREATE does if the file exists, and if it does not ([MS-SMB2] 2.2.13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
     /// Replaces or creates it.
     Supersede,
-    /// Fails without it.
+    /// Opens it; fails if it does not exist.
     Open,
-    /// Fails with it.
+    /// Creates it; fails if it exists.
     Create,
     /// Opens or creates it.
     OpenIf,
-    /// Empties it, fails without it.
+    /// Empties it; fails if it does not exist.
     Overwrite,
     /// Empties or creates it.
     OverwriteIf,
@@ -338,7 +338,7 @@ pub struct Create {
     pub attributes: u32,
     /// `ShareAccess`: 1 read, 2 write, 4 delete.
     pub share: u32,
-    /// What happens if it is there, or not.
+    /// What happens if the file exists, and if it does not.
     pub disposition: Disposition,
     /// `CreateOptions`.
     pub options: u32,
@@ -372,18 +372,18 @@ impl Create {
     pub const DIRECTORY: u32 = 0x1;
     /// In `options`: writes reach the disk before they are answered.
     pub const WRITE_THROUGH: u32 = 0x2;
-    /// In `options`: no directory.
+    /// In `options`: not a directory.
     pub const NON_DIRECTORY: u32 = 0x40;
-    /// In `options`: the file goes when it is closed. Needs [`Self::DELETE`].
+    /// In `options`: the file is deleted when it is closed. Needs [`Self::DELETE`].
     pub const DELETE_ON_CLOSE: u32 = 0x1000;
-    /// In `access`: data, attributes and what belongs to them, to read.
+    /// In `access`: read data, attributes and security.
     pub const READ: u32 = 0x0012_0089;
-    /// In `access`: the same, to write.
+    /// In `access`: write the same.
     pub const WRITE: u32 = 0x0012_0116;
     /// In `access`.
     pub const DELETE: u32 = 0x0001_0000;
 
-    /// A file to read and write, which everybody else may use, too.
+    /// A file to read and write, which others may use at the same time.
     #[must_use]
     pub const fn file(disposition: Disposition) -> Self {
         Self {

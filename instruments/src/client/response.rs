@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Responses, read field by field: a server is not trusted to know the lengths of its own buffers.
+//! Responses, parsed field by field: a server's own lengths are not trusted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,21 +8,21 @@ use super::bytes::{array_at, slice_at, u8_at, u16_at, u32_at, u64_at};
 use super::header::HEADER_LENGTH;
 use super::{Command, Error, Header, NtStatus, Result};
 
-/// A file that is open: 16 bytes that only the server understands.
+/// An open file: 16 bytes that only the server understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId(pub [u8; 16]);
 
 impl FileId {
-    /// No file: for controls of the server itself.
+    /// Not a file: for controls of the server itself.
     pub const NONE: Self = Self([0xff; 16]);
 }
 
-/// A response, or what the server sends unasked.
+/// A response, or a message that the server sends unasked.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// Its header.
     pub header: Header,
-    /// All of it, header included, decrypted.
+    /// The whole message, header included, decrypted.
     pub message: Vec<u8>,
 }
 
@@ -33,7 +33,7 @@ impl Response {
         self.header.status
     }
 
-    /// Fails where the status is an error.
+    /// Returns an error if the status is one.
     pub fn ok(self) -> Result<Self> {
         if self.status().is_error() {
             return Err(self.refusal());
@@ -48,7 +48,7 @@ impl Response {
         }
     }
 
-    /// What lies behind the header.
+    /// The bytes after the header.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         self.message.get(HEADER_LENGTH..).unwrap_or_default()
@@ -87,7 +87,7 @@ impl Response {
             .ok_or_else(|| self.malformed("a buffer lies beyond the end of the message"))
     }
 
-    /// As the response to a CREATE.
+    /// Parses the response to a CREATE.
     pub fn created(&self) -> Result<Created> {
         let body = self.checked(89)?;
         let fields = || {
@@ -101,7 +101,7 @@ impl Response {
         fields().ok_or_else(|| self.malformed("it is too short"))
     }
 
-    /// As the response to a READ.
+    /// Parses the response to a READ.
     pub fn read(&self) -> Result<ReadDone<'_>> {
         let body = self.checked(17)?;
         let fields = || Some((u8_at(body, 2)?, u32_at(body, 4)?, u32_at(body, 8)?));
@@ -113,19 +113,19 @@ impl Response {
         Ok(ReadDone { data, direct })
     }
 
-    /// As the response to a WRITE: the bytes written.
+    /// Parses the response to a WRITE: the bytes written.
     pub fn written(&self) -> Result<u32> {
         let body = self.checked(17)?;
         u32_at(body, 4).ok_or_else(|| self.malformed("it is too short"))
     }
 
-    /// As the response to a CLOSE: the end of the file.
+    /// Parses the response to a CLOSE: the size of the file.
     pub fn closed_at(&self) -> Result<u64> {
         let body = self.checked(60)?;
         u64_at(body, 48).ok_or_else(|| self.malformed("it is too short"))
     }
 
-    /// As the response to an IOCTL: its output.
+    /// Parses the response to an IOCTL: its output.
     pub fn output(&self) -> Result<&[u8]> {
         let body = self.checked(49)?;
         let fields = || Some((u32_at(body, 32)?, u32_at(body, 36)?));
@@ -133,7 +133,7 @@ impl Response {
         self.buffer(offset, length)
     }
 
-    /// As the response to a QUERY_INFO or QUERY_DIRECTORY: its output.
+    /// Parses the response to a QUERY_INFO or QUERY_DIRECTORY: its output.
     pub fn information(&self) -> Result<&[u8]> {
         let body = self.checked(9)?;
         let fields = || Some((u16_at(body, 2)?, u32_at(body, 4)?));
@@ -141,8 +141,8 @@ impl Response {
         self.buffer(offset.into(), length)
     }
 
-    /// As the response to `FSCTL_QUERY_NETWORK_INTERFACE_INFO` ([MS-SMB2] 2.2.32.5). Addresses of
-    /// families that are not IP are left out.
+    /// Parses the response to `FSCTL_QUERY_NETWORK_INTERFACE_INFO` ([MS-SMB2] 2.2.32.5). Addresses
+    /// of families other than IP are left out.
     pub fn interfaces(&self) -> Result<Vec<Interface>> {
         let mut rest = self.output()?;
         let mut found = Vec::new();
@@ -178,7 +178,7 @@ impl Response {
         }
     }
 
-    /// As the response to a QUERY_DIRECTORY: names with their ends of file.
+    /// Parses the response to a QUERY_DIRECTORY: names and file sizes.
     pub fn entries(&self) -> Result<Vec<Entry>> {
         let mut rest = self.information()?;
         let mut found = Vec::new();
@@ -204,7 +204,7 @@ impl Response {
     }
 }
 
-/// What CREATE brought.
+/// The result of CREATE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Created {
     /// The file.
@@ -217,10 +217,10 @@ pub struct Created {
     pub end_of_file: u64,
 }
 
-/// What READ brought.
+/// The result of READ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadDone<'a> {
-    /// The data, where it came with the response.
+    /// The data, if it came in the response.
     pub data: &'a [u8],
     /// Bytes that the server put into this side's memory (`DataRemaining`).
     pub direct: u32,
@@ -342,7 +342,7 @@ mod tests {
             let mut body = size.to_le_bytes().to_vec();
             body.extend(bytes);
             if small {
-                // Offsets and lengths that may be right.
+                // Offsets and lengths that are plausible.
                 body.iter_mut().skip(2).for_each(|byte| *byte &= 0x3);
             }
             let response = response(Command::IOCTL, &body);

@@ -20,13 +20,13 @@ type Aes256Ccm = Ccm<Aes256, U16, U11>;
 
 /// Bytes of the transform header.
 pub(super) const TRANSFORM_LENGTH: usize = 52;
-/// Where what is authenticated and not encrypted begins in it: behind protocol id and signature.
+/// Where the authenticated but unencrypted part begins in it: after protocol id and signature.
 const AAD_AT: usize = 20;
 
 /// How messages are encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CipherAlgorithm {
-    /// AES-128-CCM: that of SMB 3.0 and 3.0.2.
+    /// AES-128-CCM, the cipher of SMB 3.0 and 3.0.2.
     Aes128Ccm,
     /// AES-128-GCM.
     Aes128Gcm,
@@ -37,7 +37,7 @@ pub enum CipherAlgorithm {
 }
 
 impl CipherAlgorithm {
-    /// As in negotiate contexts ([MS-SMB2] 2.2.3.1.2).
+    /// The algorithm with this number in negotiate contexts ([MS-SMB2] 2.2.3.1.2).
     pub(super) const fn of_number(number: u16) -> Option<Self> {
         match number {
             1 => Some(Self::Aes128Ccm),
@@ -63,7 +63,7 @@ impl CipherAlgorithm {
     }
 }
 
-/// Only a few per connection.
+/// There are only a few per connection.
 #[allow(clippy::large_enum_variant)]
 enum Cipher {
     Aes128Ccm(Aes128Ccm),
@@ -92,7 +92,7 @@ impl Cipher {
         }
     }
 
-    /// The tag; `None` where the message is too long for the algorithm.
+    /// Encrypts and returns the tag; `None` if the message is too long for the algorithm.
     fn encrypt(&self, nonce: &[u8], aad: &[u8], data: &mut [u8]) -> Option<[u8; 16]> {
         let tag = match self {
             Self::Aes128Ccm(cipher) => {
@@ -136,13 +136,13 @@ impl Cipher {
     }
 }
 
-/// Encrypts what a session sends, on whichever channel, and decrypts what it receives.
+/// Encrypts the messages that a session sends on any channel, and decrypts those that it receives.
 pub(super) struct Sealer {
     algorithm: CipherAlgorithm,
     to_server: Cipher,
     to_client: Cipher,
     session_id: u64,
-    /// Never twice with the same key: all channels of the session count here.
+    /// Never repeats with the same key: all channels of the session count here.
     nonce: AtomicU64,
 }
 
@@ -183,7 +183,7 @@ impl Sealer {
         Some(head)
     }
 
-    /// Decrypts a whole message, transform header included; `None`: it is not from the server.
+    /// Decrypts a whole message, transform header included; `None` if it is not from the server.
     pub(super) fn open(&self, mut message: Vec<u8>) -> Option<Vec<u8>> {
         let head: [u8; TRANSFORM_LENGTH] = array_at(&message, 0)?;
         let (size, flags) = (u32_at(&head, 36)?, u16_at(&head, 42)?);

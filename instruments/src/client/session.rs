@@ -20,7 +20,7 @@ const GUEST: u16 = 0x1;
 const ANONYMOUS: u16 = 0x2;
 const ENCRYPT: u16 = 0x4;
 
-/// AUTHENTICATE_MESSAGE of nobody ([MS-NLMP] 2.2.1.3, 3.1.5.1.2): no names, no response, no key.
+/// AUTHENTICATE_MESSAGE of an anonymous user ([MS-NLMP] 2.2.1.3, 3.1.5.1.2): no names, no response, no key.
 const ANONYMOUS_TOKEN: &[u8; 65] = b"NTLMSSP\0\x03\0\0\0\
     \x01\0\x01\0\x40\0\0\0\
     \0\0\0\0\x41\0\0\0\
@@ -31,33 +31,33 @@ const ANONYMOUS_TOKEN: &[u8; 65] = b"NTLMSSP\0\x03\0\0\0\
     \x01\x0a\x08\0\
     \0";
 
-/// Who logs in.
+/// The user that logs in.
 #[derive(Clone)]
 pub struct Credentials {
     /// The user.
     pub user: String,
     /// The user's password.
     pub password: String,
-    /// The user's domain; empty: the server's own.
+    /// The user's domain; if empty, the server's own.
     pub domain: String,
 }
 
 impl fmt::Debug for Credentials {
-    /// Without the password.
+    /// Leaves out the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Credentials({:?}\\{:?})", self.domain, self.user)
     }
 }
 
-/// What all connections of a session share.
+/// The state that all connections of a session share.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: u64,
-    /// Of the connection on which it was made: signs the SESSION_SETUPs that bind others.
+    /// The signer of the first connection, which signs the SESSION_SETUPs that bind others.
     signer: Option<Signer>,
     pub(super) sealer: Option<Sealer>,
     encrypt: bool,
-    /// Trees whose share demands encryption.
+    /// Trees whose share requires encryption.
     sealed_trees: RwLock<HashSet<u32>>,
 }
 
@@ -71,7 +71,7 @@ impl Session {
                 .contains(&tree_id)
     }
 
-    /// Has requests on a tree encrypted from now on.
+    /// From now on, encrypts requests on a tree.
     pub(super) fn seal_tree(&self, tree_id: u32) {
         let trees = self.sealed_trees.write();
         trees
@@ -86,7 +86,7 @@ pub(super) struct OnConnection {
     pub(super) session: Arc<Session>,
     /// Each connection has its own key; a guest has none.
     pub(super) signer: Option<Signer>,
-    /// Requests are signed.
+    /// Whether requests are signed.
     pub(super) sign: bool,
 }
 
@@ -96,7 +96,7 @@ impl Connection {
         self.make_session(Some(credentials))
     }
 
-    /// Makes a session of nobody: it is neither signed nor encrypted, and shares for guests take it.
+    /// Makes an anonymous session, which is neither signed nor encrypted; shares for guests accept it.
     pub fn log_in_anonymously(&mut self) -> Result<()> {
         self.make_session(None)
     }
@@ -109,7 +109,7 @@ impl Connection {
         let flags = u16_at(response.checked(9)?, 2).unwrap_or(0);
         let id = response.header.session_id;
         let signer = self.signer(&key);
-        // smbd flags a guest, and takes it for granted that nobody knows to be nobody.
+        // smbd flags a guest, but not an anonymous login: the client knows of that itself.
         let keyless = credentials.is_none() || flags & (GUEST | ANONYMOUS) != 0;
         let sealer = self.negotiated.cipher.map(|cipher| {
             let derive = |purpose| {
@@ -147,15 +147,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Uses the session of another connection on this one, too. Both must have the client's GUID
-    /// and the dialect in common, and `credentials` be those that made the session.
+    /// Uses the session of another connection on this one, too. Both must share the client's GUID and the dialect, and
+    /// `credentials` must be those that made the session.
     pub fn bind(&mut self, other: &Self, credentials: &Credentials) -> Result<()> {
         let session = other.shared_session()?;
         let signer = session
             .signer
             .clone()
             .ok_or(Error::NoSession("a binding"))?;
-        // What goes before the new key exists is signed with the session's.
+        // Messages sent before the new key exists are signed with the session's.
         self.session = Some(OnConnection {
             session: session.clone(),
             signer: Some(signer),
@@ -189,7 +189,7 @@ impl Connection {
         }
     }
 
-    /// The signing key of this connection, from what authentication brought.
+    /// The signing key of this connection, derived from the key that authentication produced.
     fn signer(&self, key: &Key) -> Signer {
         let dialect = self.negotiated.dialect;
         let key = derive(
@@ -202,8 +202,8 @@ impl Connection {
         Signer::new(self.negotiated.signing, key)
     }
 
-    /// The exchange of SESSION_SETUPs: the last response, whose signature is not checked yet, and
-    /// the key, which is of zeros where nobody logs in.
+    /// Exchanges SESSION_SETUPs. Returns the last response, whose signature has not been checked yet, and the key,
+    /// which is all zeros for an anonymous login.
     fn authenticate(
         &mut self,
         credentials: Option<&Credentials>,
@@ -218,7 +218,7 @@ impl Connection {
         let body = first.checked(9)?;
         let (offset, length) = (u16_at(body, 4).unwrap_or(0), u16_at(body, 6).unwrap_or(0));
         let challenge = first.buffer(offset.into(), length.into())?;
-        // The server may have wrapped it; its form is fixed ([MS-NLMP] 2.2.1.2).
+        // The server may have wrapped it; its start is a fixed string ([MS-NLMP] 2.2.1.2).
         let start = challenge
             .windows(8)
             .position(|window| window == b"NTLMSSP\0");
@@ -273,19 +273,19 @@ impl Connection {
         Ok(())
     }
 
-    /// The id of the session; 0 before there is one.
+    /// The id of the session; 0 before a login.
     #[must_use]
     pub fn session_id(&self) -> u64 {
         self.session.as_ref().map_or(0, |on| on.session.id)
     }
 
-    /// Whether requests are encrypted, whatever their tree.
+    /// Whether requests on any tree are encrypted.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
         self.session.as_ref().is_some_and(|on| on.session.encrypt)
     }
 
-    /// Whether requests on a tree are encrypted: all of the session are, or its share demands it.
+    /// Whether requests on a tree are encrypted: either the whole session is, or the share requires it.
     #[must_use]
     pub fn is_tree_sealed(&self, tree_id: u32) -> bool {
         let on = self.session.as_ref();

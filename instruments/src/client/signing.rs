@@ -16,14 +16,15 @@ use super::keys::{Key, hmac_sha256};
 pub enum SigningAlgorithm {
     /// HMAC-SHA256.
     HmacSha256,
-    /// AES-128-CMAC: that of SMB 3.0 and 3.0.2, and of 3.1.1 without another agreement.
+    /// AES-128-CMAC: the algorithm of SMB 3.0 and 3.0.2, and of 3.1.1 unless another one is
+    /// negotiated.
     AesCmac,
     /// AES-128-GMAC.
     AesGmac,
 }
 
 impl SigningAlgorithm {
-    /// As in negotiate contexts ([MS-SMB2] 2.2.3.1.7).
+    /// The algorithm with this number in negotiate contexts ([MS-SMB2] 2.2.3.1.7).
     pub(super) const fn of_number(number: u16) -> Option<Self> {
         match number {
             0 => Some(Self::HmacSha256),
@@ -47,8 +48,8 @@ impl Signer {
         Self { algorithm, key }
     }
 
-    /// The signature of a message that lies in `parts`, the header at the start of the first. What
-    /// stands in its place counts as zeros.
+    /// The signature of a message made up of `parts`, with the header at the start of the first.
+    /// The signature field counts as zeros.
     pub(super) fn signature(&self, header: &Header, parts: &[&[u8]]) -> [u8; 16] {
         let mut head = header.emit();
         head[SIGNATURE_AT..].fill(0);
@@ -88,13 +89,14 @@ impl Signer {
     /// Whether a message is signed with this key.
     pub(super) fn verify(&self, header: &Header, message: &[u8]) -> bool {
         let expected = self.signature(header, &[message]);
-        // In constant time, as becomes a signature.
+        // In constant time, as a signature requires.
         let differ = expected.iter().zip(header.signature);
         differ.fold(0, |found, (a, b)| found | (a ^ b)) == 0
     }
 }
 
-/// The message id, whether the server signed it, and whether it is a CANCEL ([MS-SMB2] 3.1.4.1).
+/// The message id, whether the server signed the message, and whether it is a CANCEL ([MS-SMB2]
+/// 3.1.4.1).
 fn gmac_nonce(header: &Header) -> [u8; 12] {
     let mut nonce = [0; 12];
     nonce[..8].copy_from_slice(&header.message_id.to_le_bytes());

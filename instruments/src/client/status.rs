@@ -16,7 +16,7 @@ macro_rules! statuses {
                 pub const $name: Self = Self($value);
             )+
 
-            /// `STATUS_…`, or `None` where it is not one of those that file servers send often.
+            /// `STATUS_…`, or `None` if it is not one that file servers send often.
             #[must_use]
             pub const fn name(self) -> Option<&'static str> {
                 match self.0 {
@@ -91,14 +91,14 @@ statuses! {
 }
 
 impl NtStatus {
-    /// Whether the request failed. Warnings (`BUFFER_OVERFLOW` and the like) count: there is less
-    /// than was asked for.
+    /// Whether the request failed. Warnings (`BUFFER_OVERFLOW` and the like) count as failures:
+    /// there is less data than was asked for.
     #[must_use]
     pub const fn is_error(self) -> bool {
         self.0 >= 0x8000_0000
     }
 
-    /// What a user can do about it; empty where the name says it all.
+    /// What a user can do about it; empty if the name says enough.
     #[must_use]
     pub const fn cure(self) -> &'static str {
         match self {
@@ -121,7 +121,7 @@ impl NtStatus {
                  (smbd: server multi channel support = yes)"
             }
             Self::USER_SESSION_DELETED | Self::NETWORK_SESSION_EXPIRED => {
-                "the server does not know the session (any more): log in again"
+                "the server does not know the session, or no longer: log in again"
             }
             Self::NOT_SUPPORTED | Self::INVALID_DEVICE_REQUEST | Self::NOT_IMPLEMENTED => {
                 "the server cannot do that"

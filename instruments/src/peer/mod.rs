@@ -2,10 +2,9 @@
 
 //! A client at the other end of a real TCP connection: an SMB Direct initiator on iWARP.
 //!
-//! A [`Peer`] is driven by who calls it, in one thread; while a call waits, whatever the server does
-//! to the peer's memory by RDMA is served. Who wants it served meanwhile moves the peer to a thread
-//! of its own. Each wait ends after [`TIMEOUT`] with a panic that says what did not come, and what
-//! did.
+//! A [`Peer`] runs in the thread that calls it; while a call waits, the peer also serves the server's RDMA to its
+//! memory. A caller that wants this served all the time moves the peer to a thread of its own. Each wait ends after
+//! [`TIMEOUT`] with a panic that says what did not come, and what did.
 //!
 //! ```text
 //!   let mut peer = Peer::connect(address);
@@ -34,13 +33,13 @@ use smbdirect::transport::{
 use smbdirect::units::{Instant, RemoteToken};
 use smbdirect::wire::BufferDescriptorV1;
 
-/// How long a call waits, on a machine that has other things to do.
+/// How long a call waits on a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How a peer behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// What it brings to the SMB Direct negotiation.
+    /// What it offers in the SMB Direct negotiation.
     pub endpoint: proto::Config,
     /// Whether it asks for CRCs.
     pub crc: bool,
@@ -64,7 +63,7 @@ pub struct Peer {
     closed: Option<CloseReason>,
     messages: VecDeque<Vec<u8>>,
     invalidated: Vec<RemoteToken>,
-    /// Messages under way, with the registered memory that holds each.
+    /// Messages being sent, with the registered memory that holds each.
     sending: Vec<(u64, Region)>,
     cookie: u64,
 }
@@ -76,7 +75,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// What a request names the whole of it by.
+    /// The descriptor by which a request names all of it.
     pub fn descriptor(&self) -> BufferDescriptorV1 {
         let length = self.memory.len() as u32;
         self.piece(0, length)
@@ -91,7 +90,7 @@ impl Window {
         }
     }
 
-    /// The whole of it in `count` pieces that follow each other, the last with what is left over.
+    /// All of it in `count` adjacent pieces; the last one takes the remainder.
     pub fn descriptors(&self, count: u32) -> Vec<BufferDescriptorV1> {
         let length = self.memory.len() as u32;
         let each = length / count;
@@ -107,13 +106,13 @@ impl Window {
         self.region.remote.token
     }
 
-    /// What is in it.
+    /// Its contents.
     pub fn bytes(&self) -> Vec<u8> {
         self.memory.to_vec(0, self.memory.len()).expect("in range")
     }
 }
 
-/// Descriptors as they stand in a request ([MS-SMBD] 2.2.3.1).
+/// Descriptors as they appear in a request ([MS-SMBD] 2.2.3.1).
 pub fn emit(descriptors: &[BufferDescriptorV1]) -> Vec<u8> {
     descriptors.iter().flat_map(|piece| piece.emit()).collect()
 }
@@ -125,20 +124,20 @@ impl Peer {
         peer.unwrap_or_else(|reason| panic!("no connection to {address}: {reason}"))
     }
 
-    /// The same, or the reason for which the server does not want it.
+    /// The same, but returns the reason if the server refuses the connection.
     pub fn try_connect(address: SocketAddr, options: Options) -> Result<Self, CloseReason> {
         let mut peer = Self::begin(address, options);
         peer.wait_established()?;
         Ok(peer)
     }
 
-    /// Waits until SMB Direct is negotiated, or the server says why it does not want the connection.
+    /// Waits until SMB Direct is negotiated, or the server says why it refuses the connection.
     pub fn wait_established(&mut self) -> Result<(), CloseReason> {
         self.drive(TIMEOUT, |peer| peer.established || peer.closed.is_some());
         self.closed.clone().map_or(Ok(()), Err)
     }
 
-    /// Begins to connect, and does not wait.
+    /// Begins to connect, without waiting.
     pub fn begin(address: SocketAddr, options: Options) -> Self {
         let mut fabric = iwarp::Config {
             crc: options.crc,
@@ -168,15 +167,15 @@ impl Peer {
         self.send(&smb2::negotiate_request(client_guid));
     }
 
-    /// Sends one message, whatever it says, and waits until the network has taken it.
+    /// Sends one message of any bytes, and waits until the network has taken it.
     pub fn send(&mut self, message: &[u8]) {
         self.queue(message).expect("the message is taken");
         self.flush();
     }
 
-    /// Queues one message; waiting for anything sends it.
+    /// Queues one message; the next wait for anything sends it.
     pub fn queue(&mut self, message: &[u8]) -> Result<(), SendError> {
-        // Not shared with the server: its bytes are only ever sent.
+        // The server may not access it: its bytes are only sent.
         let window = self.window(message.len(), Access::Local);
         window.memory.write(0, message).expect("in range");
         self.cookie += 1;
@@ -207,7 +206,7 @@ impl Peer {
         self.wait_for("a message", |peer| peer.messages.pop_front())
     }
 
-    /// The next message, if there is one within `time` and the connection lives.
+    /// The next message, if it arrives within `time` on a live connection.
     pub fn receive_within(&mut self, time: Duration) -> Option<Vec<u8>> {
         self.drive(time, |peer| {
             !peer.messages.is_empty() || peer.closed.is_some()
@@ -215,7 +214,7 @@ impl Peer {
         self.messages.pop_front()
     }
 
-    /// Memory of zeros, registered.
+    /// Registers zeroed memory.
     pub fn window(&mut self, length: usize, access: Access) -> Window {
         let memory = Memory::zeroed(length);
         let region = self.transport.register(self.conn, &memory, access);
@@ -223,7 +222,7 @@ impl Peer {
         Window { memory, region }
     }
 
-    /// Ends a registration: what the server does with it from now on ends the connection.
+    /// Ends a registration: from now on, an access by the server ends the connection.
     pub fn deregister(&mut self, window: &Window) {
         let result = self.transport.deregister(self.conn, window.region.id);
         result.expect("a registered window");
@@ -238,12 +237,12 @@ impl Peer {
         });
     }
 
-    /// The tokens that the server has invalidated and nobody has asked for.
+    /// The tokens that the server has invalidated since the last call.
     pub fn take_invalidated(&mut self) -> Vec<RemoteToken> {
         std::mem::take(&mut self.invalidated)
     }
 
-    /// Serves the server's RDMA until `done`, and says whether that came within `time`.
+    /// Serves the server's RDMA until `done`, and returns whether that happened within `time`.
     pub fn drive(&mut self, time: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let end = self.now() + time;
         loop {
@@ -267,7 +266,7 @@ impl Peer {
         self.wait_closed()
     }
 
-    /// Waits for the end, which the other side brings.
+    /// Waits until the other side ends the connection.
     pub fn wait_closed(&mut self) -> CloseReason {
         let came = self.drive(TIMEOUT, |peer| peer.closed.is_some());
         assert!(came, "still connected after {TIMEOUT:?}; {self:?}");
@@ -322,7 +321,7 @@ impl Peer {
         }
     }
 
-    /// Whether it was sent or given up: the end of the connection says the latter, too.
+    /// Whether the message was sent or given up: when the connection ends, all are given up.
     fn sent(&mut self, cookie: u64) {
         let at = self.sending.iter().position(|(sent, _)| *sent == cookie);
         let (_, region) = self.sending.remove(at.expect("a message that was queued"));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Arguments that no call can have, and structures of other sizes than this version's.
+ * Arguments that every call refuses, and structures of sizes other than this version's.
  *
  * arguments PATH
  */
@@ -13,7 +13,7 @@
 
 static struct scene scene;
 
-/* What a legal call ends with: its structure was understood. */
+/* The result of a legal call: its structure was understood. */
 static void legal_parameters(struct smbdirect_parameters *parameters)
 {
 	*parameters = (struct smbdirect_parameters){.type_size = sizeof(*parameters)};
@@ -89,7 +89,8 @@ static void no_pointers(void)
 	INVALID(smbdirect_device_set_addresses(scene.listener, 1, 2, NULL, 0));
 	INVALID(smbdirect_device_set_addresses(scene.listener, 1, SMBDIRECT_ADDRESSES_ALL,
 					       &allowed, 1));
-	/* A scope with an address that has none; then no host's address, and a link-local one. */
+	/* A scope with an address that has no scope; then an address that is not a host's, and a
+	 * link-local one. */
 	allowed.scope_id = 1;
 	INVALID(smbdirect_device_set_addresses(scene.listener, 1, 0, &allowed, 1));
 	allowed.scope_id = 0;
@@ -175,7 +176,7 @@ static void no_pointers(void)
 	check(smbdirect_abi_version() == SMBDIRECT_ABI_VERSION);
 }
 
-/* A structure of `size` bytes that says that it has `type_size`. */
+/* A structure of `size` bytes that claims to have `type_size`. */
 static void *structure(const void *start, size_t length, size_t size, uint32_t type_size)
 {
 	uint8_t *copy = malloc(size);
@@ -187,7 +188,7 @@ static void *structure(const void *start, size_t length, size_t size, uint32_t t
 	return copy;
 }
 
-/* Sizes that no version of a structure of `size` bytes has. */
+/* Sizes that a structure of `size` bytes has in no version. */
 static size_t wrong_sizes(size_t size, uint32_t *sizes)
 {
 	size_t count = 0;
@@ -257,7 +258,7 @@ static void writes(size_t size, int32_t (*call)(void *))
 	expect(SMBDIRECT_OK, call(copy));
 	memcpy(&written, copy, sizeof(written));
 	check(written == newer);
-	/* What this version does not know is 0, and nobody touched what follows. */
+	/* Fields that this version does not know are 0, and the bytes after them are untouched. */
 	check(memcmp(copy + size, nothing, NEWER) == 0);
 	for (n = newer; n < newer + GUARD; n++) {
 		check(copy[n] == 0xa5);
@@ -402,9 +403,9 @@ static void other_sizes(void)
 	expect(SMBDIRECT_OK, reply_of(scene.worker, 6));
 	reads(&pdu, sizeof(pdu), call_send, SMBDIRECT_OK);
 	expect(SMBDIRECT_OK, expect_event(scene.worker, SMBDIRECT_EVENT_SENT).status);
-	/* It was read as a whole: the descriptors are looked at last. */
+	/* It was read as a whole: the descriptors are checked last. */
 	reads(&operation, sizeof(operation), call_rdma, SMBDIRECT_E_DESCRIPTORS_TOO_SHORT);
-	/* An event to come. */
+	/* So that an event comes. */
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene.worker, 7, &session));
 	writes(sizeof(struct smbdirect_event), call_get_events);
 	writes(sizeof(struct smbdirect_mem_params), call_get_mem_params);
@@ -415,7 +416,7 @@ static void other_sizes(void)
 	expect(SMBDIRECT_OK, smbdirect_buffer_free(scene.worker, buffer.number));
 }
 
-/* Arrays of a newer program: the first one's size is the way to the next. */
+/* Arrays of a newer program: the size in the first element is the distance to the next one. */
 static void arrays(void)
 {
 	struct newer_pdu {
@@ -440,7 +441,7 @@ static void arrays(void)
 			.piece_count = 1,
 		};
 	}
-	/* The third is not legal: two are taken, and a call that begins with it says why. */
+	/* The third is illegal: two are taken, and a call that begins with it says why. */
 	pdus[2].more[1] = 1;
 	expect(SMBDIRECT_OK,
 	       smbdirect_device_send_pdus(scene.worker, &pdus[0].pdu, 3, &count));
@@ -491,7 +492,7 @@ static void addresses(struct smbdirect_device *device)
 	check(memcmp(&found[1], nothing, sizeof(nothing)) == 0);
 }
 
-/* The listener allows none, this one twice, and all. */
+/* The listener allows no address, then this one twice, then all. */
 static void allowed_addresses(void)
 {
 	struct smbdirect_allowed_address allowed[2];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the C programs of the tests have in common.
+ * What the C programs of the tests share.
  */
 
 #ifndef TESTS_C_COMMON_H
@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Longer than anything in a test takes, even with a sanitizer on a busy machine. */
+/* Longer than any step of a test takes, even with a sanitizer on a busy machine. */
 #define TIMEOUT_MS 60000
 
 __attribute__((noreturn, format(printf, 3, 4)))
@@ -46,7 +46,7 @@ static inline void fail_at(const char *file, int line, const char *format, ...)
 		} \
 	} while (0)
 
-/* A call that has to end with a certain status. */
+/* A call that must end with a certain status. */
 #define expect(expected, call) \
 	do { \
 		int32_t status_ = (call); \
@@ -89,7 +89,7 @@ static inline void wait_for_device(struct smbdirect_device *device)
 	}
 }
 
-/* The next event, whatever it is. */
+/* The next event, of any kind. */
 static inline struct smbdirect_event next_event(struct smbdirect_device *device)
 {
 	struct smbdirect_event event = {.type_size = sizeof(event)};
@@ -105,7 +105,7 @@ static inline struct smbdirect_event next_event(struct smbdirect_device *device)
 	}
 }
 
-/* The next event, which has to be of a kind. */
+/* The next event, which must be of this kind. */
 static inline struct smbdirect_event expect_event(struct smbdirect_device *device,
 						  uint32_t kind)
 {
@@ -129,13 +129,13 @@ static inline struct smbdirect_event expect_event(struct smbdirect_device *devic
 #define SMB2_WRITE 0x09
 #define SMB2_ECHO 0x0D
 /*
- * Not SMB2's: gives the connection to who registered the GUID behind the header, with the message
- * behind that.
+ * Not part of SMB2: gives the connection to the worker that registered the GUID after the header,
+ * with the message after that.
  */
 #define TEST_TRANSFER 0xF0
-/* Not SMB2's: the same, but to whoever claims its token, whatever the GUID. */
+/* Not part of SMB2: the same, but to the worker that claims its token, whatever the GUID. */
 #define TEST_TRANSFER_TOKEN 0xF1
-/* Not SMB2's: has the connection claimed whose token is behind the header. */
+/* Not part of SMB2: claims the connection whose token follows the header. */
 #define TEST_CLAIM 0xF2
 
 static inline uint64_t little(const uint8_t *bytes, size_t length)
@@ -154,7 +154,7 @@ static inline uint16_t smb2_command(const uint8_t *pdu)
 	return (uint16_t)little(pdu + 12, 2);
 }
 
-/* The file that the tests read and write: each 8 bytes tell where they are. */
+/* The file that the tests read and write: each 8 bytes give their offset. */
 static inline uint64_t pattern(uint64_t offset)
 {
 	return (offset / 8 + 1) * UINT64_C(0x9E3779B97F4A7C15);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Provokes a status of smbdirect.h, by what really causes it.
+ * Provokes each status of smbdirect.h by its real cause.
  *
- * errors: lists those that it can. errors NAME PATH: provokes one with the device at PATH.
+ * errors: lists those that it can provoke. errors NAME PATH: provokes one with the device at PATH.
  */
 
 #include "scene.h"
@@ -14,7 +14,7 @@
 
 #define NOBODY 65534
 
-/* How a transfer ends that is taken. */
+/* The status with which a transfer ends that was accepted. */
 static int32_t transfer(struct scene *scene, const uint8_t *client_guid, const void *pdu,
 			uint64_t length)
 {
@@ -25,7 +25,7 @@ static int32_t transfer(struct scene *scene, const uint8_t *client_guid, const v
 		status = smbdirect_conn_transfer(scene->worker, scene->conn, 5, client_guid,
 						 pdu, length);
 	} while (wants_room(scene->worker, status));
-	/* Nothing else can be done with it until then. */
+	/* Until then the connection accepts no other operation. */
 	expect(SMBDIRECT_E_BUSY, send_bytes(scene, "message", 7));
 	event = expect_event(scene->worker, SMBDIRECT_EVENT_TRANSFERRED);
 	check(event.cookie == 5 && event.conn == scene->conn);
@@ -48,7 +48,7 @@ static void invalid(struct scene *scene)
 	       smbdirect_device_set_parameters(scene->listener, 5, &parameters, NULL, 0));
 	expect(SMBDIRECT_E_INVALID, reply_of(scene->listener, 5));
 
-	/* To give a connection to oneself makes no sense. */
+	/* Giving a connection to oneself makes no sense. */
 	set_connection(scene, "connect");
 	memcpy(session.client_guid, scene->info.client_guid, sizeof(session.client_guid));
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene->worker, 4, &session));
@@ -113,7 +113,7 @@ static void forked(struct scene *scene)
 	}
 	check(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
 	check(WEXITSTATUS(status) == 0);
-	/* The child's end is nothing to the parent's attachment. */
+	/* The end of the child does not affect the parent's attachment. */
 	expect(SMBDIRECT_OK, smbdirect_conn_get_info(scene->worker, scene->conn, &info));
 	expect(SMBDIRECT_OK, send_bytes(scene, bytes, 16));
 	expect(SMBDIRECT_OK, expect_event(scene->worker, SMBDIRECT_EVENT_SENT).status);
@@ -142,13 +142,13 @@ static void denied(struct scene *scene)
 	struct smbdirect_device *device;
 	bool is_root = geteuid() == 0;
 
-	/* By the system, for the file may not be written. */
+	/* Refused by the system, because the file is not writable. */
 	check(chmod(scene->path, 0) == 0);
 	check(!is_root || seteuid(NOBODY) == 0);
 	expect(SMBDIRECT_E_DENIED, smbdirect_device_new(scene->path, &args, &device));
 	check(!is_root || seteuid(0) == 0);
 	if (is_root) {
-		/* By the device, where the file may be. */
+		/* Refused by the device, because now the file is writable. */
 		ask("open-up");
 		check(seteuid(NOBODY) == 0);
 		expect(SMBDIRECT_E_DENIED,
@@ -157,7 +157,7 @@ static void denied(struct scene *scene)
 	}
 }
 
-/* A process of another user plays the device: root, who could see everything, sends it nothing. */
+/* A process of another user plays the device; root, who may read everything, sends it nothing. */
 static void untrusted(struct scene *scene)
 {
 	struct smbdirect_attach args = {
@@ -170,7 +170,7 @@ static void untrusted(struct scene *scene)
 
 	(void)scene;
 	if (geteuid() != 0) {
-		/* Nobody else can be played. */
+		/* This process cannot act as another user. */
 		return;
 	}
 	snprintf(at.sun_path, sizeof(at.sun_path), "/tmp/smbdirect-untrusted-%d", (int)getpid());
@@ -184,7 +184,7 @@ static void untrusted(struct scene *scene)
 
 static void version(struct scene *scene)
 {
-	/* A device that refuses this version, one that does not care, and one that says more. */
+	/* A device that refuses this version, one that ignores it, and one that says more. */
 	static const char *const devices[] = {
 		"fake refuses-version", "fake other-version", "fake names-version",
 	};
@@ -283,7 +283,7 @@ static void again(struct scene *scene)
 	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
 	expect_event(scene->worker, SMBDIRECT_EVENT_ROOM);
 
-	/* All that the device allows is in use, until something is freed. */
+	/* Everything that the device allows is in use, until something is freed. */
 	first = allocate(scene, params.buffer_max);
 	total = first.length;
 	while (total < params.buffers_total) {
@@ -296,7 +296,7 @@ static void again(struct scene *scene)
 	expect(SMBDIRECT_OK,
 	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
 
-	/* More questions than may be open. */
+	/* More requests than may be open. */
 	do {
 		status = smbdirect_device_set_session_id(scene->worker, asked, &session);
 		asked += status == SMBDIRECT_OK;
@@ -313,7 +313,7 @@ static void again(struct scene *scene)
 	}
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene->worker, asked, &session));
 
-	/* A device that accepts nobody, as long as it is busy. */
+	/* A device that accepts no attachment as long as it is busy. */
 	status = SMBDIRECT_OK;
 	path = ask("fake accepts-nobody");
 	while (status == SMBDIRECT_OK && count < 1024) {
@@ -326,7 +326,7 @@ static void again(struct scene *scene)
 	}
 }
 
-/* A device that has memory for messages, and none for data: there is nothing to wait for. */
+/* A device that has memory for messages but not for data: there is nothing to wait for. */
 static void no_memory(struct scene *scene)
 {
 	struct smbdirect_buffer buffer = {.type_size = sizeof(buffer)};
@@ -399,7 +399,7 @@ static void no_connection(struct scene *scene)
 	expect(SMBDIRECT_OK, smbdirect_conn_set_authenticated(scene->worker, conn));
 	expect(SMBDIRECT_OK, smbdirect_conn_disconnect(scene->worker, conn));
 	expect(SMBDIRECT_OK, smbdirect_conn_disconnect(scene->worker, conn));
-	/* It is known until its end, but nothing more is sent. */
+	/* The device knows it until its end, but sends nothing more on it. */
 	expect(SMBDIRECT_E_NO_CONNECTION, send_bytes(scene, "late", 4));
 	expect(SMBDIRECT_OK, smbdirect_conn_get_info(scene->worker, conn, &info));
 	expect_event(scene->worker, SMBDIRECT_EVENT_DISCONNECTED);
@@ -521,7 +521,7 @@ static void no_token(struct scene *scene)
 	expect(SMBDIRECT_OK, smbdirect_device_claim(scene->worker, 6, token));
 	expect(SMBDIRECT_E_NO_TOKEN, reply_of(scene->worker, 6));
 
-	/* A connection that is declined is nobody's any more. */
+	/* After it is declined, a connection has no owner. */
 	set_listener(scene);
 	expect(SMBDIRECT_OK, smbdirect_device_decline(scene->listener, 7, token));
 	expect(SMBDIRECT_E_NO_TOKEN, reply_of(scene->listener, 7));
@@ -547,7 +547,7 @@ static void no_owner(struct scene *scene)
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene->worker, 4, &session));
 	expect(SMBDIRECT_E_NO_OWNER, reply_of(scene->worker, 4));
 	expect(SMBDIRECT_E_NO_OWNER, transfer(scene, session.client_guid, "message", 7));
-	/* It has stayed here. */
+	/* The connection has stayed with this worker. */
 	expect(SMBDIRECT_OK, send_bytes(scene, "message", 7));
 }
 
@@ -591,7 +591,7 @@ static void limit(struct scene *scene)
 	smbdirect_device_free(other);
 }
 
-/* An RDMA READ of a client that serves nothing at the moment. */
+/* An RDMA READ from a client that does not serve its memory at the moment. */
 static struct smbdirect_buffer begin_read(struct scene *scene)
 {
 	struct descriptor descriptor;
@@ -668,7 +668,7 @@ static void remote_access(struct scene *scene)
 static void fabric(struct scene *scene)
 {
 	(void)scene;
-	/* A newer device, with a reason that this library has no name for. */
+	/* A newer device gives a reason that this library has no name for. */
 	expect(SMBDIRECT_E_FABRIC,
 	       refused(ask("fake unknown-reason"), SMBDIRECT_ROLE_WORKER, NULL));
 }

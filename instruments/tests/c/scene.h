@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A listener, a worker and a connection in one process, and the tests at the other end of standard
- * input and output, who play clients and daemons as they are asked to.
+ * A listener, a worker and a connection in one process. The tests at the other end of standard
+ * input and output play clients and daemons on request.
  */
 
 #ifndef TESTS_C_SCENE_H
@@ -9,7 +9,8 @@
 
 #include "common.h"
 
-/* Asks the tests for something; returns the rest of their answer, which the next call overwrites. */
+/* Asks the tests for something; returns the rest of their answer, which is valid until the next
+ * call. */
 static inline const char *ask(const char *request)
 {
 	static char answer[256];
@@ -45,7 +46,7 @@ static inline struct smbdirect_device *attach_and_wait(const char *path, uint32_
 	return device;
 }
 
-/* An attachment that the device refuses, and why. */
+/* An attachment that the device refuses, and the reason. */
 static inline int32_t refused(const char *path, uint32_t role, const uint8_t *token)
 {
 	struct smbdirect_device *device = attach(path, role, token);
@@ -89,7 +90,7 @@ static inline void set_connection(struct scene *scene, const char *request)
 	event = expect_event(scene->worker, SMBDIRECT_EVENT_CONNECTION);
 	scene->conn = event.conn;
 	scene->info = event.info;
-	/* Its NEGOTIATE request is only given back. */
+	/* The scene only returns its NEGOTIATE request. */
 	event = expect_event(scene->worker, SMBDIRECT_EVENT_PDU);
 	expect(SMBDIRECT_OK,
 	       smbdirect_device_take_pdu(scene->worker, event.pdu, NULL, 0));
@@ -160,7 +161,7 @@ static inline struct smbdirect_rdma rdma(const struct scene *scene, uint32_t dir
 	return rdma;
 }
 
-/* The status of a call, with everything that it writes. */
+/* The status of a call, with all fields that it takes. */
 static inline int32_t submit(struct scene *scene, const struct smbdirect_rdma *operation)
 {
 	uint32_t taken = 99;

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Plays smbd: a parent that is the device's listener and forks a child for each connection that
- * nobody owns, and children that own connections and serve a file of a known pattern.
+ * Plays smbd: a parent that is the device's listener and forks a child for each connection without
+ * an owner, and children that own connections and serve a file with a known pattern.
  *
- * smbd PATH [batches]: ends when its standard input does. While there is no device, the parent tries
- * to attach again; children end with their last connection. What happens is told in lines on standard
- * output. As smbd does, a child takes one event at a time and looks for none without sleeping, unless it
- * is to take batches.
+ * smbd PATH [batches]: ends when its standard input does. While there is no device, the parent
+ * keeps trying to attach; children end with their last connection. Lines on standard output report
+ * what happens. As in smbd, a child takes one event at a time and sleeps before it looks for more,
+ * unless it is to take batches.
  *
  * A client's first message is a NEGOTIATE request, by whose GUID the device routes; the child
- * registers it, so that the client's further connections come to the same child. If another child has
- * registered it meanwhile, the connection goes to that one, with its first message. READ and WRITE
- * requests over a channel are served by RDMA, every other request comes back as it is. A request
- * that cannot be served comes back with a status of smbdirect.h in its SMB2 status field.
+ * registers it, so that the client's further connections come to the same child. If another child
+ * has registered it meanwhile, the connection goes to that child, with its first message. READ and
+ * WRITE requests over a channel are served by RDMA; every other request is sent back unchanged. A
+ * request that cannot be served is sent back with a status of smbdirect.h in its SMB2 status field.
  */
 
 #include "common.h"
@@ -27,17 +27,17 @@
 /* Time between attempts to attach. */
 #define RETRY_MS 20
 
-/* What a request waits for. */
+/* What a request is waiting for. */
 enum stage {
-	/* Its data to be moved, where it has any. */
+	/* Its data to be moved, if it has any. */
 	STAGE_DATA,
-	/* Its connection to be given away. */
+	/* The transfer of its connection. */
 	STAGE_TRANSFER,
-	/* The same, and itself with it: its client is another worker's. */
+	/* The same, and the request goes with it: another worker has its client. */
 	STAGE_PASS,
-	/* Its response to be taken. */
+	/* Its response to be accepted. */
 	STAGE_REPLY,
-	/* Nothing but the ends of what was taken. */
+	/* Only the ends of operations that were accepted. */
 	STAGE_END,
 };
 
@@ -49,7 +49,7 @@ struct operation {
 	enum stage stage;
 	/* What its response says. */
 	int32_t result;
-	/* Events that are still to come. */
+	/* The number of events still to come. */
 	unsigned int pending;
 	uint16_t command;
 	uint64_t conn;
@@ -65,14 +65,15 @@ struct operation {
 struct worker {
 	struct smbdirect_device *device;
 	struct operation operations[MAX_OPERATIONS];
-	/* Those that wait for SMBDIRECT_EVENT_ROOM, or to be registered, in order. */
+	/* Requests that wait for SMBDIRECT_EVENT_ROOM, or for the registration, in order. */
 	struct operation *waiting[MAX_OPERATIONS];
 	size_t waiting_count;
 	unsigned int connections;
 	bool had_connection;
 	uint8_t client_guid[16];
 	bool registering;
-	/* Until then nothing is answered: a further connection of the client has to find its way. */
+	/* Until then no request is answered: a further connection of the client must find its way
+	 * here. */
 	bool registered;
 };
 
@@ -99,8 +100,8 @@ static struct operation *new_operation(struct worker *worker)
 }
 
 /*
- * A call that cannot fail but for the end of the attachment, which its event tells of soon; returns
- * whether it did not.
+ * Whether a call succeeded. It can fail only because the attachment has ended, which an event will
+ * report.
  */
 static bool done(int32_t status)
 {
@@ -133,7 +134,7 @@ static int32_t reply(struct worker *worker, struct operation *operation,
 	struct iovec pieces[] = {
 		{.iov_base = operation->pdu, .iov_len = 8},
 		{.iov_base = status, .iov_len = sizeof(status)},
-		/* What is not there is null and empty, as in smbd. */
+		/* Absent parts are null and empty, as in smbd. */
 		{.iov_base = NULL, .iov_len = 0},
 		{.iov_base = operation->pdu + 12, .iov_len = operation->length - 12},
 	};
@@ -151,7 +152,7 @@ static int32_t reply(struct worker *worker, struct operation *operation,
 	return smbdirect_device_send_pdus(worker->device, &pdu, 1, &taken);
 }
 
-/* READ: the data goes out, and the response behind it. WRITE: the data is fetched. */
+/* READ: sends the data, and the response after it. WRITE: fetches the data. */
 static int32_t move_data(struct worker *worker, struct operation *operation)
 {
 	bool is_read = operation->command == SMB2_READ;
@@ -186,7 +187,7 @@ static int32_t move_data(struct worker *worker, struct operation *operation)
 	return smbdirect_device_rdma_read_write(worker->device, &rdma, 1, &taken);
 }
 
-/* Gives a connection away, with the message for its next owner: what is behind the GUID. */
+/* Gives a connection away, with the message for its next owner: the bytes after the GUID. */
 static int32_t transfer_connection(struct worker *worker, struct operation *operation)
 {
 	const uint8_t *client_guid = operation->pdu + SMB2_HEADER_LENGTH;
@@ -208,7 +209,7 @@ static int32_t transfer_connection(struct worker *worker, struct operation *oper
 				       operation->length - start);
 }
 
-/* Has a request go on after SMBDIRECT_EVENT_ROOM, or the end of another. */
+/* Puts a request in the queue, to go on after SMBDIRECT_EVENT_ROOM or the end of another one. */
 static void wait_for_room(struct worker *worker, struct operation *operation)
 {
 	operation->waiting = true;
@@ -234,7 +235,7 @@ static void serve(struct worker *worker, struct operation *operation)
 		if (status == SMBDIRECT_OK) {
 			operation->pending++;
 			if (operation->command == SMB2_WRITE) {
-				/* Answered when the data is there. */
+				/* The end of the transfer sends the answer. */
 				return;
 			}
 			/* The response to a READ cannot overtake its data. */
@@ -249,7 +250,7 @@ static void serve(struct worker *worker, struct operation *operation)
 			return;
 		}
 		if (status == SMBDIRECT_OK) {
-			/* Answered by its next owner, or when there is none. */
+			/* Its next owner answers, or this worker if there is none. */
 			operation->pending++;
 			return;
 		}
@@ -298,7 +299,8 @@ static void register_client(struct worker *worker)
 	worker->registering = true;
 }
 
-/* Another worker has registered the client: what waits for that here is for it. */
+/* Another worker has registered the client: the requests that wait for that here go to that worker.
+ * */
 static void pass_on(struct worker *worker)
 {
 	size_t n;
@@ -370,7 +372,7 @@ static void handle_pdu(struct worker *worker, const struct smbdirect_event *even
 	}
 }
 
-/* The end of something that was taken for a request. */
+/* An operation of a request has ended. */
 static void handle_end(struct worker *worker, const struct smbdirect_event *event)
 {
 	struct operation *operation = (struct operation *)(uintptr_t)event->cookie;
@@ -393,7 +395,7 @@ static void handle_end(struct worker *worker, const struct smbdirect_event *even
 	}
 }
 
-/* Tells the tests. */
+/* Reports to the tests. */
 __attribute__((format(printf, 1, 2)))
 static void tell(const char *format, ...)
 {
@@ -601,7 +603,7 @@ static pid_t fork_worker(struct smbdirect_device *listener, const char *path,
 	if (pid > 0) {
 		return pid;
 	}
-	/* The parent's handle is of no use here, and says so. */
+	/* The parent's handle is useless here, and says so. */
 	expect(SMBDIRECT_E_FORKED,
 	       smbdirect_device_get_events(listener, 0, &event, 1, &count));
 	smbdirect_device_free(listener);
@@ -618,15 +620,16 @@ static int reap(unsigned int *running, int options)
 		(*running)--;
 		if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
 			fprintf(stderr, "a worker ended with %#x\n", status);
-			/* The tests kill some. */
+			/* The tests kill some children. */
 			failed += !WIFSIGNALED(status);
 		}
 	}
 	return failed;
 }
 
-/* Serves offers until the device ends the attachment or standard input ends: returns whether it
- * was the device.
+/*
+ * Serves offers until the device ends the attachment or standard input ends; returns whether the
+ * device did.
  */
 static bool serve_offers(struct smbdirect_device *device, const char *path,
 			 unsigned int *running, int *failed)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Ends of connections, clients and daemons, with operations under way or without.
+//! How connections, clients and daemons end, with and without operations under way.
 
 use rustix::process::{Pid, Signal, kill_process};
 use smbdirect::fabric::Access;
@@ -11,11 +11,11 @@ use instruments::c::smbd::Smbd;
 use instruments::daemon::{Daemon, Setup};
 use instruments::peer::{Peer, smb2};
 
-/// Connections that do not end by themselves are not waited for.
+/// Do not wait for connections that do not end by themselves.
 const CONFIG: &str = "drain_timeout = \"100 ms\"";
 
-/// Leaves many requests under way: messages that nobody receives, and RDMA that nobody serves,
-/// for a peer does nothing while nothing is asked of it.
+/// Leaves many operations under way: messages that the peer does not receive and RDMA that it does
+/// not serve, because a peer does nothing unless it is called.
 fn leave_operations(peer: &mut Peer) {
     for n in 0..64 {
         let window = peer.window(1 << 20, Access::RemoteRead);
@@ -36,7 +36,7 @@ fn leave_operations(peer: &mut Peer) {
     peer.flush();
 }
 
-/// Waits until a worker has operations with the device that are not done.
+/// Waits until the device has unfinished operations of a worker.
 fn wait_until_outstanding(smbd: &Smbd) {
     smbd.daemon.wait_for_status(|status| {
         let connection = &status["connections"][0];
@@ -123,7 +123,7 @@ fn ends_with(
     wait_until_outstanding(&smbd);
 
     let directory = end(smbd.daemon);
-    // The worker and the listener, in whatever order.
+    // The worker and the listener, in either order.
     let expected = format!(" detached: {reason}");
     for _ in 0..2 {
         smbd.program

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Every status of the header, provoked by what really causes it.
+//! Every status of the header, provoked by its real cause.
 //!
-//! `tests/c/errors.c` says in lines what it needs: clients that behave well or badly, devices that are
-//! none. What it cannot provoke is in [`UNPROVOKED`].
+//! `tests/c/errors.c` writes lines that say what it needs: clients that behave well or badly, and fake devices.
+//! [`UNPROVOKED`] lists what it cannot provoke.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,10 +30,10 @@ use instruments::c::programs::{Build, Running, program, source};
 use instruments::daemon::{Daemon, Directory, Setup, TIMEOUT};
 use instruments::peer::{Peer, Window, smb2};
 
-/// No correct library provokes it: a unit test in `src/ffi/pointer.rs` does.
+/// A correct library never returns it: a unit test in `src/ffi/pointer.rs` provokes it.
 const UNPROVOKED: [&str; 1] = ["SMBDIRECT_E_PANIC"];
 
-/// Limits that are met soon, and a client's time to answer a keepalive.
+/// Limits that are reached soon, and how long a client may take to answer a keepalive.
 pub(crate) const CONFIG: &str = "
 max_workers = 2
 max_sessions = 2
@@ -45,15 +45,15 @@ memory.bulk.units_per_segment = 8
 memory.bulk.max_segments = 2
 ";
 
-/// A network that passes on what it gets until it is told otherwise.
+/// A network that forwards what it gets until it is told otherwise.
 struct Network {
-    /// The end of it at the daemon.
+    /// The daemon's end of it.
     server: TcpStream,
 }
 
 impl Network {
-    /// For a client that `connect` connects. Where nobody `serves_reads`, the daemon hears that the
-    /// client has no room for RDMA READs: a fabric of our own always has.
+    /// For a client that `connect` connects. Unless the client `serves_reads`, the daemon is told that it has no room
+    /// for RDMA READs, which a fabric of our own always has.
     fn between<T>(
         daemon: SocketAddr,
         serves_reads: bool,
@@ -65,11 +65,11 @@ impl Network {
         let mut to_server = server.try_clone().expect("a descriptor");
         thread::spawn(move || {
             let (mut client, _) = listener.accept().expect("a client");
-            // The header of the MPA request, and IRD and ORD behind it (RFC 6581 9).
+            // The header of the MPA request, then IRD and ORD (RFC 6581 9).
             let mut request = [0; 24];
             client.read_exact(&mut request).expect("an MPA request");
             if !serves_reads {
-                // Without the two flags in front of IRD.
+                // Without the two flags before IRD.
                 request[20] &= 0xc0;
                 request[21] = 0;
             }
@@ -85,7 +85,7 @@ impl Network {
         rustix::net::connect_unspec(&self.server).expect("a reset");
     }
 
-    /// Says what no RNIC says: a DDP segment of another version (RFC 5041 4.1).
+    /// Sends what no RNIC sends: a DDP segment of another version (RFC 5041 4.1).
     fn break_protocol(&mut self) {
         let mut fpdu = vec![0xff; 28];
         fpdu[..2].copy_from_slice(&20_u16.to_be_bytes());
@@ -93,7 +93,7 @@ impl Network {
     }
 }
 
-/// Passes on what comes from one side, until the connection ends.
+/// Forwards what comes from one side, until the connection ends.
 fn copy(from: &TcpStream, to: &TcpStream) {
     let [mut from, mut to] = [from, to].map(|side| side.try_clone().expect("a descriptor"));
     thread::spawn(move || {
@@ -102,7 +102,7 @@ fn copy(from: &TcpStream, to: &TcpStream) {
     });
 }
 
-/// A device that is none, at a path of its own.
+/// A fake device, at a path of its own.
 struct Fake {
     path: PathBuf,
     listener: SeqListener,
@@ -115,7 +115,7 @@ impl Fake {
         Self { path, listener }
     }
 
-    /// Answers one attachment, and stays until the process has gone.
+    /// Answers one attachment, and stays until the process has ended.
     fn answer(self, name: &str) {
         let name = name.to_owned();
         thread::spawn(move || {
@@ -158,13 +158,13 @@ impl Fake {
                 "garbage" => socket.send(&[0xaa; 40], &[]).expect("room"),
                 name => panic!("no device {name}"),
             }
-            // Readable at the end of the process' attachment.
+            // It becomes readable when the process' attachment ends.
             let _ = wait_readable(socket.as_fd(), None);
         });
     }
 }
 
-/// Attaches a worker, gives it memory for messages, and refuses any for data.
+/// Attaches a worker, gives it memory for messages, but refuses any for data.
 fn serve_without_bulk(socket: &SeqSocket, cookie: u64) {
     let shape = RegionShape {
         unit_length: 4096,
@@ -215,12 +215,12 @@ fn send<B: Body>(socket: &SeqSocket, cookie: u64, body: &B) {
     socket.send(&message, &[]).expect("room");
 }
 
-/// The others, as a program wants them.
+/// The clients and daemons that a program needs.
 pub(crate) struct Others {
     daemon: Daemon,
     directory: Directory,
     client: Option<(Network, Peer)>,
-    /// The client does nothing at the moment.
+    /// Whether the client does nothing at the moment.
     mute: bool,
     windows: Vec<Window>,
     fakes: Vec<Fake>,
@@ -254,7 +254,7 @@ impl Others {
         self.client = Some(Network::between(daemon, serves_reads, connect));
     }
 
-    /// Does what the program asks for; the answer.
+    /// Does what the program asks for, and returns the answer.
     fn obey(&mut self, request: &str) -> String {
         let (word, argument) = request.split_once(' ').unwrap_or((request, ""));
         match (word, &mut self.client) {
@@ -298,7 +298,7 @@ impl Others {
         String::new()
     }
 
-    /// Does what the program asks for until it says that it is done.
+    /// Does what the program asks for until it reports that it is done.
     pub(crate) fn play(&mut self, mut program: Running, done: &str) {
         let end = Instant::now() + TIMEOUT;
         loop {
@@ -309,7 +309,7 @@ impl Others {
                     let stdin = program.stdin.as_mut().expect("a pipe");
                     writeln!(stdin, "ok {answer}").expect("the program reads");
                 }
-                // It says why on standard error.
+                // Standard error has the reason.
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -322,7 +322,7 @@ impl Others {
     }
 }
 
-/// What the program says that it can provoke.
+/// The statuses that the program lists as those it can provoke.
 fn provoked() -> Vec<String> {
     let program = program(&source("errors.c"), Build::Plain);
     let output = Command::new(program).output().expect("the program runs");
@@ -341,7 +341,11 @@ fn every_status_of_the_header_is_provoked() {
         .collect();
     let provoked = provoked();
     let listed = provoked.iter().map(String::as_str).chain(UNPROVOKED);
-    assert_eq!(listed.clone().count(), declared.len(), "one of them twice");
+    assert_eq!(
+        listed.clone().count(),
+        declared.len(),
+        "a status is listed twice"
+    );
     assert_eq!(listed.collect::<BTreeSet<_>>(), declared);
 }
 

@@ -13,7 +13,7 @@ use instruments::c::programs::{Build, Running, program};
 use instruments::daemon::{Daemon, Directory, Setup};
 use instruments::peer::{Peer, smb2};
 
-/// The program in the one block of C that the page has.
+/// The program in the only block of C on the page.
 pub(crate) fn extracted() -> String {
     let path = Path::new(ROOT).join("docs/device.md");
     let page = fs::read_to_string(path).expect("docs/device.md");
@@ -23,7 +23,7 @@ pub(crate) fn extracted() -> String {
     code.to_owned()
 }
 
-/// Has many messages echoed, all of them under way at once.
+/// Sends many messages that the program echoes, all under way at once.
 fn echo(mut peer: Peer, client: u8) {
     peer.negotiate([client; 16]);
     let negotiate = peer.receive();
@@ -35,7 +35,7 @@ fn echo(mut peer: Peer, client: u8) {
     for n in 0..200 {
         assert!(peer.receive() == message(n), "{n}");
     }
-    // More than a worker may have in memory at a time.
+    // More than the memory that a worker may have at a time.
     let long = vec![client; 1 << 20];
     for _ in 0..20 {
         peer.queue(&long).expect("room");
@@ -47,12 +47,12 @@ fn echo(mut peer: Peer, client: u8) {
     peer.close();
 }
 
-/// Runs the program with a daemon and clients of its own.
+/// Runs the program with its own daemon and clients.
 pub(crate) fn serves(program: &Path) {
     let daemon = Daemon::start_in(Directory::new(), &Setup::default());
     let control = daemon.control.to_str().expect("UTF-8").to_owned();
     let mut example = Running::start(program, &[&control]);
-    // It says nothing when it is attached.
+    // It prints nothing when it is attached.
     daemon.wait_for_status(|status| status["processes"][0]["role"] == "listener");
     let clients = [1, 2].map(|client| {
         let peer = Peer::connect(daemon.address());
@@ -61,7 +61,7 @@ pub(crate) fn serves(program: &Path) {
     for client in clients {
         client.join().expect("served");
     }
-    // Its children end with their clients, and it with the device.
+    // Its children end with their clients, and the parent with the device.
     let left = |status: &serde_json::Value| status["processes"].as_array().unwrap().len() == 2;
     daemon.wait_for_status(left);
     daemon.stop();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A program from elsewhere, which knows nothing of this tree: it finds the installed library by pkg-config.
+//! A program outside this tree, which finds the installed library with pkg-config.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use instruments::c::{built, output, shared_library};
 use instruments::daemon::Directory;
 use instruments::install::make;
 
-/// What pkg-config says of the library that is installed below `root`.
+/// The output of pkg-config about the library installed below `root`.
 fn pkg_config(root: &Path, libdir: &str, arguments: &[&str]) -> String {
     let output = Command::new("pkg-config")
         .env("PKG_CONFIG_SYSROOT_DIR", root)
@@ -34,7 +34,7 @@ fn pkg_config(root: &Path, libdir: &str, arguments: &[&str]) -> String {
 fn a_program_builds_by_pkg_config_and_runs_with_the_shared_library() {
     let directory = Directory::new();
     let root = directory.0.join("root");
-    // Not the folders that are the default: what is in smbdirect.pc has to follow them.
+    // Not the default directories: smbdirect.pc must name these.
     let (prefix, libdir) = ("/opt/smbdirect", "/opt/smbdirect/lib/some-triplet");
     let built = built().to_str().expect("UTF-8");
     let variables = [("PREFIX", prefix), ("LIBDIR", libdir), ("BUILT", built)];
@@ -58,7 +58,7 @@ fn a_program_builds_by_pkg_config_and_runs_with_the_shared_library() {
         .expect("a C compiler");
     assert!(compiled.status.success(), "{compiled:?}");
 
-    // The compiler would take the static library if there were no shared one.
+    // Without a shared library, the compiler would take the static one.
     let dynamic = output("readelf", &["--dynamic", "--wide"], &program);
     let name = shared_library();
     let needed = format!(
@@ -78,6 +78,6 @@ fn a_program_builds_by_pkg_config_and_runs_with_the_shared_library() {
     assert_eq!(
         without.status.code(),
         Some(127),
-        "it does without the library: {without:?}"
+        "it runs without the library: {without:?}"
     );
 }

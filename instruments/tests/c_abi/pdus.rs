@@ -9,7 +9,7 @@ use instruments::c::programs::Build;
 use instruments::c::smbd::Smbd;
 use instruments::peer::{Peer, smb2};
 
-/// From a bare header to the longest message, and on both sides of what one SEND carries.
+/// From a bare header to the longest message, and just below and above what one SEND carries.
 const LENGTHS: [usize; 9] = [
     64,
     100,
@@ -22,7 +22,7 @@ const LENGTHS: [usize; 9] = [
     1 << 20,
 ];
 
-/// The message of client `client` with this number.
+/// Message `number` of client `client`.
 fn message(client: u64, number: u64) -> Vec<u8> {
     let length = LENGTHS[number as usize % LENGTHS.len()];
     let mut body = vec![0; length - 64];
@@ -30,7 +30,7 @@ fn message(client: u64, number: u64) -> Vec<u8> {
     smb2::request(command::ECHO, number, 0, &body)
 }
 
-/// Has `count` messages echoed, all of them under way at once, some times over.
+/// Sends `count` messages, all under way at once, and expects their echoes; several times.
 fn echo(mut peer: Peer, client: u64, count: u64) {
     for round in 0..2 {
         let numbers = round * count..(round + 1) * count;

@@ -16,10 +16,10 @@ use instruments::peer::{Peer, Window};
 
 /// The longest transfer.
 const LONGEST: usize = 8 << 20;
-/// Bytes behind the longest transfer that descriptors may name and nobody may touch.
+/// Bytes after the longest transfer that descriptors may name but that must stay untouched.
 const SLACK: usize = 4096;
 
-/// Something that was asked for.
+/// An outstanding request.
 struct Asked {
     io: Io,
     window: Window,
@@ -29,7 +29,7 @@ struct Asked {
 struct Client {
     peer: Peer,
     asked: HashMap<u64, Asked>,
-    /// Windows that nothing uses.
+    /// Windows that are not in use.
     readable: Vec<Window>,
     writable: Vec<Window>,
     message_id: u64,
@@ -50,7 +50,7 @@ impl Client {
         }
     }
 
-    /// Asks for a transfer over `pieces` pieces, the last of them longer than it needs to be.
+    /// Requests a transfer over `pieces` pieces, the last of which is longer than needed.
     fn ask(&mut self, command: u16, channel: u32, length: usize, pieces: usize) {
         let is_read = command == command::READ;
         let (free, access) = if is_read {
@@ -79,7 +79,7 @@ impl Client {
         self.asked.insert(io.message_id, Asked { io, window });
     }
 
-    /// Waits for one response and checks what it stands for.
+    /// Waits for one response and checks its data.
     fn check_one(&mut self) {
         let answer = self.peer.receive();
         let Asked { io, window } = self.asked.remove(&message_id(&answer)).expect("asked");
@@ -90,7 +90,7 @@ impl Client {
         }
         self.moved += length;
         if io.channel == 2 {
-            // It was invalidated with the response; the next one needs another.
+            // The response invalidated it, so the next request needs another one.
             self.peer.wait_invalidated(window.token());
         } else if io.command == command::READ {
             self.writable.push(window);
@@ -110,7 +110,7 @@ impl Client {
         assert_eq!(wrong.map(|(n, _)| 8 * n), None, "{length}");
         let last = pattern(offset + words.len() as u64).to_le_bytes();
         assert_eq!(rest, &last[..rest.len()], "{length}");
-        // What an earlier READ left, or the zeros of the beginning: not this one's.
+        // The data of an earlier READ, or the initial zeros, but not this one's.
         let behind = pattern(offset + (length as u64).next_multiple_of(8)).to_le_bytes();
         let behind_at = length.next_multiple_of(8);
         assert_ne!(scratch[behind_at..behind_at + 8], behind, "{length}");
@@ -124,12 +124,12 @@ impl Client {
     }
 }
 
-/// The first `length` bytes of a window in pieces of all lengths, the last one longer than needed.
+/// The first `length` bytes of a window in pieces of many lengths, the last one longer than needed.
 fn uneven(window: &Window, length: u32, pieces: u32) -> Vec<BufferDescriptorV1> {
     let mut list = Vec::new();
     let mut start = 0;
     for n in 0..pieces.min(length) - 1 {
-        // Between nothing more than a byte and twice the average.
+        // From one byte to twice the average.
         let rest = length - start - (pieces.min(length) - 1 - n);
         let average = rest / (pieces - n);
         let piece = (1 + average * (n % 3)).min(rest);
@@ -140,7 +140,7 @@ fn uneven(window: &Window, length: u32, pieces: u32) -> Vec<BufferDescriptorV1> 
     list
 }
 
-/// Moves this many bytes each way, and all lengths and numbers of pieces.
+/// Moves this many bytes each way, with many lengths and numbers of pieces.
 fn move_data(peer: Peer, bytes: usize) -> usize {
     let mut client = Client::new(peer);
     for command in [command::READ, command::WRITE] {

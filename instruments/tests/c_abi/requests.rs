@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! SMB2 READ and WRITE requests over a channel ([MS-SMB2] 2.2.19, 2.2.21), and the file they are of.
+//! SMB2 READ and WRITE requests over a channel ([MS-SMB2] 2.2.19, 2.2.21), and the file that they access.
 
 use smbdirect::wire::BufferDescriptorV1;
 
@@ -59,7 +59,7 @@ pub(crate) fn message_id(message: &[u8]) -> u64 {
     u64::from_le_bytes(message[24..32].try_into().expect("8 bytes"))
 }
 
-/// Its Status, which holds one of `smbdirect.h`.
+/// Its Status, which holds a status of `smbdirect.h`.
 pub(crate) fn status(message: &[u8]) -> i32 {
     i32::from_le_bytes(message[8..12].try_into().expect("4 bytes"))
 }

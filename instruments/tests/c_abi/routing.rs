@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Whose a connection becomes.
+//! Which worker gets a connection.
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -25,7 +25,8 @@ fn an_unknown_client_gets_a_child_of_its_own_and_all_its_connections_the_same() 
         assert_eq!(connections.get(&child), Some(&2), "{connections:?}");
         assert_eq!(connections.len(), 2, "{connections:?}");
 
-        // The child ends with the last of its connections, and the client is unknown again.
+        // The child ends with the last of its connections, and then the device does not know the
+        // client.
         first.close();
         smbd.wait_for_connections(2);
         let third = smbd.client([1; 16]);
@@ -42,14 +43,14 @@ fn an_unknown_client_gets_a_child_of_its_own_and_all_its_connections_the_same() 
     }
 }
 
-/// Connections of one client at once, each of which is a stranger: as many as its address may have.
+/// Connections of one client at once that are not authenticated: as many as one address may have.
 const AT_ONCE: usize = 15;
 
 #[test]
 fn connections_that_a_new_client_makes_at_once_come_to_one_child() {
     for build in Build::ALL {
         let smbd = Smbd::start(build, "");
-        // Not before all of them are offered does the parent fork a child for each.
+        // The parent forks a child for each only once all of them are offered.
         let parent = i32::try_from(smbd.program.id())
             .ok()
             .and_then(Pid::from_raw);
@@ -69,7 +70,7 @@ fn connections_that_a_new_client_makes_at_once_come_to_one_child() {
             assert_eq!(peer.receive(), request);
         }
         let connections: Vec<usize> = smbd.connections().into_values().collect();
-        assert_eq!(connections, [AT_ONCE], "all of them one child's");
+        assert_eq!(connections, [AT_ONCE], "one child owns all of them");
         for peer in peers {
             peer.close();
         }

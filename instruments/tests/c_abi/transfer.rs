@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A connection goes from one worker to another.
+//! Moving a connection from one worker to another.
 
 use crate::requests::{command, status};
 use instruments::c::programs::Build;
@@ -13,7 +13,7 @@ fn transfer(command: u16, client_guid: [u8; 16], echo: &[u8]) -> Vec<u8> {
     smb2::request(command, 1, 0, &body)
 }
 
-/// Has a message echoed by the worker `owner`.
+/// Expects that the worker `owner` echoes a message.
 fn expect_owner(smbd: &Smbd, peer: &mut Peer, owner: i64) {
     let message = smb2::request(command::ECHO, 3, 0, &[0x5a; 70_000]);
     peer.send(&message);
@@ -32,7 +32,7 @@ fn to_the_worker_that_has_registered_its_client() {
         connections.remove(&first);
         let second = *connections.keys().next().expect("another worker");
 
-        // Nobody has registered it: the connection stays, and its owner says why.
+        // No worker has registered it: the connection stays, and its owner says why.
         let echo = smb2::request(command::ECHO, 2, 0, &[1; 5000]);
         one.send(&transfer(command::TRANSFER, [9; 16], &echo));
         let answer = one.receive();
@@ -70,7 +70,7 @@ fn to_the_worker_that_learns_its_token() {
         let token: Vec<u8> = (0..token.len() / 2)
             .map(|n| u8::from_str_radix(&token[2 * n..2 * n + 2], 16).expect("a number"))
             .collect();
-        // It waits, although the worker that gave it away has ended.
+        // The connection waits, although the worker that gave it away has ended.
         let waits = |status: &serde_json::Value| {
             status["totals"]["offered"] == 1 && status["processes"].as_array().unwrap().len() == 3
         };

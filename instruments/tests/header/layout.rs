@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Structures are in C what they are in Rust, and have no padding.
+//! Structures have the same layout in C and in Rust, and no padding.
 
 use std::fmt::Write;
 use std::fs;
@@ -14,7 +14,7 @@ use instruments::c::{compile, directory, header};
 macro_rules! layout {
     ($text:ident, $name:ident { $($field:ident),* $(,)? }) => {{
         let name = stringify!($name);
-        // Every field is named here, or this does not compile.
+        // This compiles only if every field is named here.
         let complete = |value: $name| { let $name { $($field),* } = value; $(let _ = $field;)* };
         let _ = complete;
         let mut end = 0;
@@ -204,7 +204,7 @@ fn structures_are_the_same_in_c_and_have_no_padding() {
     assert_eq!(
         declared.count(),
         checked,
-        "a structure of the header is not checked here"
+        "this test does not check a structure of the header"
     );
 
     let source = directory("header-layout").join("layout.c");

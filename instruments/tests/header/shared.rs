@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The shared library has the functions of the header, each under the version that the version script gives it.
+//! The shared library has the functions of the header, each with the version from the version script.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -80,6 +80,6 @@ fn is_named_by_its_abi_and_needs_only_the_c_library() {
             .any(|name| needed.starts_with(name));
         assert!(usual, "it needs {needed}");
     }
-    // smbd runs as root: what functions are called by must not stay writable.
+    // smbd runs as root: the table through which functions are called must not stay writable.
     assert!(dynamic.contains("BIND_NOW"), "{dynamic}");
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Release, C ABI and interface go together as docs/packaging.md says.
+//! Release, C ABI and interface change together, as docs/packaging.md says.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use smbdirect::ffi::SMBDIRECT_ABI_VERSION;
 use crate::shared::scripted;
 use instruments::ROOT;
 
-/// A line of the table: what a minor release has.
+/// A line of the table: the numbers of a minor release.
 #[derive(Debug, PartialEq)]
 struct Release {
     release: (u32, u32),
@@ -130,7 +130,7 @@ fn symbols_have_versions_of_this_abi_and_of_releases_that_had_it() {
             |row: &Release| row.abi == SMBDIRECT_ABI_VERSION && row.release.1 == number(minor);
         assert!(
             table.iter().any(has_it),
-            "{function} has {version}, and no release is called so"
+            "{function} has {version}, which is not the name of a release"
         );
     }
 }
@@ -172,7 +172,7 @@ fn packages_have_the_numbers_of_this_release() {
         };
         assert!(found, "{name} does not have {line:?}");
     }
-    // Each version of symbols is in the table of Debian, with the release that brought it.
+    // Debian's table lists each version of symbols, with the release that brought it.
     let symbols = file("debian/libsmbdirect0.symbols");
     for node in scripted().values() {
         let entry = format!(" (symver){node} ");

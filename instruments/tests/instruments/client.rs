@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The SMB client against a server of the test's own: direct placement, credits, what servers may
-//! do, and what they may not. A real smbd is the business of `instruments/tests/samba`.
+//! The SMB client against the test's own server: direct placement, credits, what servers may do,
+//! and what they may not. `instruments/tests/samba` tests it with a real smbd.
 
 mod server;
 
@@ -115,7 +115,7 @@ fn channel_2_invalidates_the_first_token_with_every_final_response() {
         .expect_err("behind the end");
     assert_eq!(error.status(), Some(NtStatus::END_OF_FILE));
     assert!(client.take_invalidated(sink.token()), "also with an error");
-    // What is invalidated can be registered again.
+    // Invalidated memory can be registered again.
     client.deregister(&sink).expect("registered");
     let sink = client
         .register(&sink.memory, Access::RemoteWrite)
@@ -153,7 +153,7 @@ fn many_requests_are_under_way_and_wait_for_credits() {
                 .expect("credits, in the end"),
         );
     }
-    // In another order than they were sent.
+    // In an order other than that in which they were sent.
     for (n, id) in ids.iter().enumerate().rev() {
         let response = client.wait(*id).expect("a response").ok().expect("a READ");
         assert_eq!(
@@ -251,7 +251,7 @@ fn a_token_that_is_not_registered_ends_the_connection_and_says_so() {
         .call(&write.request(tree))
         .expect_err("no such memory");
     assert!(matches!(error, Error::Closed(_)), "{error}");
-    // Others do not notice.
+    // Other clients do not notice.
     connect(&server).0.echo().expect("a server");
 }
 
@@ -271,7 +271,7 @@ fn memory_needs_smb_direct_and_an_unused_port_is_refused() {
     );
 }
 
-/// Leaves the first connection without an answer, and carries the second one to the server.
+/// Leaves the first connection without an answer, and forwards the second one to the server.
 fn deaf_at_first(server: SocketAddr) -> (SocketAddr, JoinHandle<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");

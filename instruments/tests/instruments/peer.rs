@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The client that other tests use does what it says, beside a plain acceptor.
+//! The client that other tests use does what its documentation says, beside a plain acceptor.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -20,32 +20,32 @@ use smbdirect::wire::{BufferDescriptorV1, BufferDescriptors};
 /// Bytes of the server's memory for messages and RDMA.
 const LENGTH: usize = 1 << 20;
 
-/// What the server does with a message: its first byte says so.
+/// What the server does with a message, chosen by its first byte.
 mod order {
     /// Sends the message back.
     pub(crate) const ECHO: u8 = 0xfe;
-    /// Reads what the descriptors name, turns each byte around, writes it to the rest of them, and
-    /// answers with an invalidation of the first token.
+    /// Reads what the first half of the descriptors names, inverts each byte, writes the result to
+    /// the other half, and answers with an invalidation of the first token.
     pub(crate) const TURN: u8 = 1;
     /// Closes.
     pub(crate) const CLOSE: u8 = 2;
-    /// Says nothing.
+    /// Sends no answer.
     pub(crate) const IGNORE: u8 = 3;
 }
 
-/// A server of one connection, which ends with it.
+/// A server for one connection, which ends with it.
 struct Server {
     transport: Transport<Iwarp, HeapBuffers>,
     start: Clock,
     memory: Memory,
     region: Option<Region>,
-    /// Of a `TURN`: what is to be written when all is read.
+    /// For a `TURN`: where to write once everything is read.
     target: Vec<BufferDescriptorV1>,
     first: Option<BufferDescriptorV1>,
     received: Sender<Vec<u8>>,
 }
 
-/// Starts a server; its address, what it receives, its end.
+/// Starts a server; returns its address, the messages that it receives, and its thread.
 fn start() -> (SocketAddr, Receiver<Vec<u8>>, JoinHandle<()>) {
     let fabric = Iwarp::new(iwarp::Config::default()).unwrap();
     let acceptor = proto::Config::default();
@@ -71,7 +71,7 @@ impl Server {
         let end = Duration::from_secs(60);
         loop {
             let now = Instant::ZERO + self.start.elapsed();
-            assert!(self.start.elapsed() < end, "nobody closed the connection");
+            assert!(self.start.elapsed() < end, "the connection was not closed");
             self.transport.poll(now, &mut events).unwrap();
             for event in std::mem::take(&mut events) {
                 match event {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A process that can be killed: this program again, which does what it is told, line by line.
+//! A process that can be killed: this program again, which obeys commands line by line.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,7 +14,7 @@ use smbdirect::sys::wait_readable;
 
 use instruments::daemon::TIMEOUT;
 
-/// What such a process plays: it is set in no other.
+/// The part that such a process plays; only such processes have it set.
 pub(crate) const PART: &str = "SMBDIRECT_TEST_PART";
 /// Path of the control socket, or the client's server.
 pub(crate) const PLACE: &str = "SMBDIRECT_TEST_PLACE";
@@ -49,15 +49,15 @@ impl Actor {
         self.process.id()
     }
 
-    /// Gives a command; its answer is asked for later.
+    /// Sends a command; its answer is read later.
     pub(crate) fn tell(&mut self, command: &str) {
         let line = format!("{command}\n");
         let mut input = self.input.as_ref().expect("piped");
         let told = input.write_all(line.as_bytes());
-        told.unwrap_or_else(|error| panic!("{} is gone before {command:?}: {error}", self.part));
+        told.unwrap_or_else(|error| panic!("{} ended before {command:?}: {error}", self.part));
     }
 
-    /// The answer to a command.
+    /// Sends a command and waits for the answer.
     pub(crate) fn answer(&mut self, command: &str) -> String {
         let line = self.line_within(TIMEOUT);
         line.unwrap_or_else(|| panic!("{} does not answer {command:?}", self.part))
@@ -68,7 +68,7 @@ impl Actor {
         self.answer(command)
     }
 
-    /// The next line that it writes, if it does so in this time.
+    /// The next line that it writes, if that comes within this time.
     pub(crate) fn line_within(&mut self, time: Duration) -> Option<String> {
         let deadline = Instant::now() + time;
         loop {
@@ -92,13 +92,13 @@ impl Actor {
         }
     }
 
-    /// Its end, if it has come without a signal from here; `false`: it was a failure.
+    /// How it ended, if it has ended without a signal from here; `false` is a failure.
     pub(crate) fn ended(&mut self) -> Option<bool> {
         let status = self.process.try_wait().expect("a child");
         status.map(|status| status.success())
     }
 
-    /// Kills it, and waits until it is dead; what its children read is left open.
+    /// Kills it, and waits until it is dead; the input of its children stays open.
     pub(crate) fn kill(&mut self) -> Option<ChildStdin> {
         self.end();
         self.input.take()
@@ -116,7 +116,7 @@ impl Drop for Actor {
     }
 }
 
-/// Whether there is something to read, be it the end.
+/// Whether there is something to read, or the input has ended.
 pub(crate) fn has_input(fd: impl AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, poll};
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
@@ -135,7 +135,7 @@ pub(crate) fn obey(mut perform: impl FnMut(&[&str]) -> String) {
     }
 }
 
-/// A line of the input; `None` at its end. What is behind it is left where [`has_input`] sees it.
+/// A line of the input; `None` at its end. Later bytes stay where [`has_input`] sees them.
 pub(crate) fn read_line() -> Option<String> {
     let input = std::io::stdin().as_fd().try_clone_to_owned();
     let mut input = File::from(input.expect("a descriptor"));
@@ -149,17 +149,17 @@ pub(crate) fn read_line() -> Option<String> {
     None
 }
 
-/// Writes a line to who started this process.
+/// Writes a line to the process that started this one.
 pub(crate) fn say(line: &str) {
     let mut output = std::io::stdout().lock();
     let written = writeln!(output, "{line}").and_then(|()| output.flush());
-    // Nobody is there any more to read it.
+    // The reader is gone.
     if written.is_err() {
         std::process::exit(0);
     }
 }
 
-/// Bytes that differ from place to place.
+/// Bytes that differ from offset to offset.
 pub(crate) fn pattern(length: usize) -> Vec<u8> {
     const PERIOD: usize = 251;
     let once: Vec<u8> = (0..PERIOD).map(|n| (n * 7 % PERIOD) as u8).collect();
@@ -168,7 +168,7 @@ pub(crate) fn pattern(length: usize) -> Vec<u8> {
     bytes
 }
 
-/// The word at this place of a command.
+/// The number at this position in a command.
 pub(crate) fn number(words: &[&str], place: usize) -> usize {
     let word = words.get(place).and_then(|word| word.parse().ok());
     word.unwrap_or_else(|| panic!("a number in {words:?}"))

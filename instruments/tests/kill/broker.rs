@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Kills the broker after each step; another takes its place, at the same path and port.
+//! Kills the broker after each step; another one takes its place, at the same path and port.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::exchange::{Cast, Exchange, STEPS, Stage, Who};
 use crate::held::{Covered, During, Held, Left};
 use instruments::daemon::{Daemon, Directory, Setup};
 
-/// Goes through the exchange as often as it has steps.
+/// Runs the exchange once for each of its steps.
 pub(crate) fn run() -> Covered {
     let mut daemon = Daemon::start_in(Directory::new(), &Setup::default());
     let empty = Left::empty(Held::of_new(&daemon));
@@ -22,7 +22,7 @@ pub(crate) fn run() -> Covered {
             exchange.run(step);
         }
         let (stages, conns) = (exchange.stages, exchange.conns.len());
-        // Its socket's file is left, and whatever the system keeps of its connections.
+        // The file of its socket is left, and whatever the system keeps of its connections.
         let directory = daemon.kill();
         check_ends(&mut cast, &stages, conns);
         cast.reset();
@@ -42,7 +42,7 @@ pub(crate) fn run() -> Covered {
     }
 }
 
-/// Everybody learns of the broker's end, after the end of all that they had of it.
+/// Every process learns of the broker's end, but first of the end of all that it had of the broker.
 fn check_ends(cast: &mut Cast, stages: &BTreeMap<Who, Stage>, conns: usize) {
     for (who, stage) in stages {
         match stage {

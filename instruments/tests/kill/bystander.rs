@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A worker and a client that have nothing to do with whoever is killed, and work all the time.
+//! A worker and a client that are independent of the killed process, and work all the time.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -29,7 +29,7 @@ impl Progress {
     }
 }
 
-/// Both of them. What they send, read and write is compared in each round.
+/// The bystander's worker and client. In each round they compare what they send, read and write.
 pub(crate) struct Bystander {
     worker: Actor,
     client: Option<JoinHandle<()>>,
@@ -51,7 +51,7 @@ impl Bystander {
                 if !of_client.count() {
                     break;
                 }
-                // Others want the processors, too.
+                // Other processes need the processors, too.
                 rounds.rest(Duration::from_millis(1));
             }
             rounds.end();
@@ -63,7 +63,7 @@ impl Bystander {
         }
     }
 
-    /// Waits for rounds that begin now.
+    /// Waits for rounds that begin from now on.
     pub(crate) fn wait_for_rounds(&mut self) {
         let rounds = self
             .progress

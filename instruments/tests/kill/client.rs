@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client with some connections, which serves the server only while it is told to.
+//! A client with several connections, which serves the server only while it is told to.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use instruments::peer::{Options, Peer, Window, emit, smb2};
 struct Client {
     address: SocketAddr,
     peers: Vec<Peer>,
-    /// What the last request named.
+    /// The window that the last request named.
     window: Option<Window>,
-    /// Before the first command.
+    /// What it held before the first command.
     empty: Option<Held>,
 }
 
@@ -77,7 +77,7 @@ impl Client {
         self.peers.push(peer);
     }
 
-    /// Asks the server to read or write all of a new window.
+    /// Asks the server to read or write a whole new window.
     fn request(&mut self, at: usize, length: usize, access: Access) {
         let peer = &mut self.peers[at];
         let window = peer.window(length, access);
@@ -96,7 +96,7 @@ impl Client {
         );
     }
 
-    /// Begins to send a message, for which more credits are needed than there are.
+    /// Begins to send a message that needs more credits than there are.
     fn send_half(&mut self, at: usize, length: usize) {
         let peer = &mut self.peers[at];
         peer.queue(&pattern(length)).expect("room");
@@ -104,7 +104,7 @@ impl Client {
         assert_eq!(peer.unsent(), 1, "all of it was sent");
     }
 
-    /// Serves all connections until there is another command.
+    /// Serves all connections until the next command.
     fn serve(&mut self) {
         while !has_input(std::io::stdin()) {
             for peer in &mut self.peers {
@@ -120,7 +120,7 @@ impl Client {
     }
 }
 
-/// A first request, as the worker sees it.
+/// The length of a first request, as the worker sees it.
 pub(crate) fn first_request_length() -> usize {
     smb2::negotiate_request([1; 16]).len()
 }

@@ -11,17 +11,17 @@ use crate::held::{Covered, During, Held, Left};
 use instruments::daemon::{Daemon, Directory, Setup};
 use instruments::peer::{Peer, smb2};
 
-/// A broker, a bystander, and those who take part.
+/// A broker, a bystander, and the processes of an exchange.
 pub(crate) struct Scene {
     pub(crate) daemon: Daemon,
-    /// What the broker holds before anybody comes, and beside the bystander.
+    /// What the broker holds before any process comes, and then with the bystander.
     fresh: Held,
     pub(crate) base: Left,
     pub(crate) cast: Cast,
     bystander: Bystander,
 }
 
-/// Where a broker that has just started listens: to ask it would take descriptors.
+/// Where a newly started broker listens, from its log: asking it would take descriptors.
 pub(crate) fn address(daemon: &Daemon) -> SocketAddr {
     let status = daemon
         .ready
@@ -36,7 +36,7 @@ pub(crate) fn address(daemon: &Daemon) -> SocketAddr {
 impl Scene {
     pub(crate) fn start() -> Self {
         let directory = Directory::new();
-        // A connection that its dead owner never saw is offered again, and nobody claims it.
+        // A connection that its dead owner never saw is offered again, but no worker claims it.
         directory.file("smbdirectd.toml", "claim_timeout = \"3 s\"\n");
         let daemon = Daemon::start_in(directory, &Setup::default());
         let fresh = Held::of_new(&daemon);
@@ -52,7 +52,7 @@ impl Scene {
         }
     }
 
-    /// Ends the bystander, too, and expects that the broker is as it began.
+    /// Ends the bystander, too, and expects that the broker is as at the start.
     pub(crate) fn end(self) {
         self.bystander.stop();
         drop(self.cast);
@@ -63,7 +63,7 @@ impl Scene {
     }
 }
 
-/// Goes through the exchange as often as there are steps and victims.
+/// Runs the exchange once for each step and victim.
 pub(crate) fn run() -> Covered {
     let mut scene = Scene::start();
     let mut covered = Covered::default();
@@ -77,16 +77,16 @@ pub(crate) fn run() -> Covered {
             scene.cast.reset();
             scene.base.wait(&scene.daemon, &during.0);
         }
-        // After the last step nobody is left who could be killed.
+        // After the last step no process is left to kill.
         let reached = covered.kills > before || at + 1 == STEPS.len();
-        assert!(reached, "nobody was killed after {:?}", step.name);
+        assert!(reached, "no process was killed after {:?}", step.name);
         covered.steps += 1;
     }
     scene.end();
     covered
 }
 
-/// Runs to a step and kills; `false`: the victim does not take part as yet, or any more.
+/// Runs to a step and kills; `false`: the victim does not take part yet, or no longer.
 fn kill_after(scene: &mut Scene, at: usize, victim: Who, number: usize) -> bool {
     let mut exchange = Exchange::new(&scene.daemon, &mut scene.cast, number);
     for step in &STEPS[..=at] {
@@ -104,7 +104,7 @@ fn kill_after(scene: &mut Scene, at: usize, victim: Who, number: usize) -> bool 
 }
 
 impl Exchange<'_> {
-    /// Those whose other end died learn of that.
+    /// The processes whose other end died learn of that.
     fn check_ends(&mut self, victim: Who) {
         self.receive_connections(victim);
         if victim == Who::Client {
@@ -118,14 +118,14 @@ impl Exchange<'_> {
             let conn = &mut self.conns[at];
             let is_owner = conn.owner.is_some_and(|(owner, _)| owner == victim);
             conn.is_gone |= is_owner || victim == Who::Client;
-            // Where it is changing hands, its token may be with somebody who lives.
+            // During a transfer, a living process may have its token.
             if is_owner && !conn.is_changing {
                 self.ask(Who::Client, &format!("closed {at}"));
             }
         }
     }
 
-    /// Has survivors look at what they were given.
+    /// Makes survivors look at the connections that they were given.
     fn receive_connections(&mut self, victim: Who) {
         for at in 0..self.conns.len() {
             match self.conns[at].owner {
@@ -135,7 +135,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// What is under way between others ends well, and they go on.
+    /// Operations between survivors end well, and the survivors go on.
     fn check_survivors(&mut self, victim: Who) {
         if victim == Who::Client {
             return;
@@ -162,7 +162,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// A new process takes the place of the dead one, at once.
+    /// A new process takes the place of the dead one at once.
     fn check_place(&mut self, victim: Who) {
         self.stages.insert(victim, Stage::Idle);
         let server = match victim {
@@ -196,7 +196,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// A client that nobody knows goes through the listener to this worker.
+    /// A client that the broker does not know reaches this worker through the listener.
     pub(crate) fn check_service(&mut self, server: Who) {
         self.attach(Who::Listener);
         self.attach(server);
@@ -208,7 +208,7 @@ impl Exchange<'_> {
         self.serve(server, peer);
     }
 
-    /// Attaches what has not done that.
+    /// Attaches a process that has not attached yet.
     fn attach(&mut self, who: Who) {
         if self.stages[&who] < Stage::Attaching {
             self.begin(who, "");

@@ -2,8 +2,8 @@
 
 //! A complete exchange between a listener, two workers and a client, step by step.
 //!
-//! Nobody does anything between two steps: the broker has what a step left it with. A client that is
-//! not told to serve takes nothing, so that large operations stay half done.
+//! Between two steps all processes are idle, so that the broker is as the step left it. A client takes data only while
+//! it is told to serve, so that large operations stay half done.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,17 +17,18 @@ use instruments::daemon::Daemon;
 
 /// Bytes of an RDMA transfer that ends as soon as the client serves.
 const SHORT: usize = 1 << 20;
-/// The same that does not end before: more than the sockets between hold, when there are two.
+/// Bytes of a transfer that does not end before the client serves: more than the sockets between them hold, when there
+/// are two.
 const LONG: usize = 8 << 20;
 /// A message that needs more credits than a peer has.
 const MESSAGE: usize = 1 << 20;
 
-/// Who may be killed, beside the broker.
+/// The processes that may be killed, besides the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Who {
     Listener,
     Worker,
-    /// The worker that takes a connection over.
+    /// The worker that takes over a connection.
     Heir,
     Client,
 }
@@ -44,42 +45,42 @@ impl Who {
     }
 }
 
-/// How far a process of smbd has come, as far as it matters who notices what.
+/// How far a process of smbd has come, as far as that decides which process notices what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
-    /// It has said nothing.
+    /// It has sent nothing.
     Idle,
     Connected,
-    /// It has asked for it.
+    /// It has asked to attach.
     Attaching,
     Attached,
 }
 
-/// A connection of the client: at the same place in the client's list and in this one.
+/// A connection of the client, at the same index in the client's list and in this one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Conn {
-    /// Who owns it, and the connection's place in the owner's list, once the owner has looked.
+    /// Its owner, and the connection's index in the owner's list, once the owner has looked.
     pub(crate) owner: Option<(Who, Option<usize>)>,
-    /// The token that nobody has used yet.
+    /// The token that has not been used yet.
     pub(crate) token: Option<String>,
-    /// Whether it is not known who owns it.
+    /// Whether its owner is not known.
     pub(crate) is_changing: bool,
     pub(crate) is_gone: bool,
 }
 
-/// Those who take part, and what has become of them.
+/// The processes of an exchange, and their states.
 pub(crate) struct Exchange<'a> {
     pub(crate) daemon: &'a Daemon,
     actors: &'a mut Cast,
-    /// The client's.
+    /// The client's GUID.
     pub(crate) guid: String,
     pub(crate) stages: BTreeMap<Who, Stage>,
     pub(crate) conns: Vec<Conn>,
-    /// GUID and session are registered for the worker.
+    /// Whether GUID and session are registered for the worker.
     pub(crate) is_registered: (bool, bool),
 }
 
-/// Processes that wait to take part, again and again.
+/// Processes that take part in one exchange after the other.
 pub(crate) struct Cast {
     control: std::path::PathBuf,
     server: SocketAddr,
@@ -110,14 +111,14 @@ impl Cast {
         self.actors.get_mut(&who).expect("one of each")
     }
 
-    /// Kills one; another takes its place, and has done nothing yet.
+    /// Kills a process; another one takes its place, and has done nothing yet.
     pub(crate) fn kill(&mut self, who: Who) -> Option<ChildStdin> {
         let new = self.start(who);
         let old = self.actors.insert(who, new);
         old.expect("one of each").kill()
     }
 
-    /// Has all of them end what they have, and check that nothing of it is left.
+    /// Makes all of them end what they have, and check that nothing of it is left.
     pub(crate) fn reset(&mut self) {
         for actor in self.actors.values_mut() {
             actor.tell("reset");
@@ -128,7 +129,7 @@ impl Cast {
     }
 }
 
-/// A step, and what it leaves behind.
+/// A step, and what it changes.
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     run: fn(&mut Exchange<'_>),
@@ -349,7 +350,7 @@ impl<'a> Exchange<'a> {
         assert!(!answer.is_empty());
     }
 
-    /// Asks while the client serves.
+    /// Gives a command while the client serves.
     pub(crate) fn ask_served(&mut self, who: Who, command: &str) {
         self.actor(Client).tell("serve");
         self.ask(who, command);
@@ -409,7 +410,7 @@ impl<'a> Exchange<'a> {
         self.conns[0].token = Some(token);
     }
 
-    /// The token of the first connection, which is used up then.
+    /// Takes the token of the first connection, which can be used only once.
     fn use_token(&mut self) -> String {
         self.conns[0].is_changing = true;
         self.conns[0].token.take().expect("a token")

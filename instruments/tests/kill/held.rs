@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a process holds of the system, and a broker of its clients and workers: nothing may be left.
+//! What a process holds of the system, and what a broker holds of its clients and workers: nothing may be left.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,12 +15,12 @@ use instruments::daemon::{Daemon, TIMEOUT};
 /// What a test has covered.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Covered {
-    /// Steps of an exchange after which somebody was killed.
+    /// Steps of an exchange after which a process was killed.
     pub(crate) steps: usize,
     pub(crate) kills: usize,
 }
 
-/// What is being done: a failure says it, whoever fails.
+/// What is being done: printed if any thread fails.
 pub(crate) struct During(pub(crate) String);
 
 impl Drop for During {
@@ -40,8 +40,8 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Of a broker to which nobody has come. It has just said that it is ready, on a socket that is
-    /// closed before it waits for signals.
+    /// Holdings of a broker without clients or processes. It has just reported that it is ready, on a socket that it
+    /// closes before it waits for signals.
     pub(crate) fn of_new(daemon: &Daemon) -> Self {
         let id = daemon.id().to_string();
         let deadline = Instant::now() + TIMEOUT;
@@ -55,7 +55,7 @@ impl Held {
         }
     }
 
-    /// Of a process, or of this one (`self`).
+    /// Holdings of a process, or of this one (`self`).
     pub(crate) fn of(process: &str) -> Self {
         let path = |what| format!("/proc/{process}/{what}");
         let list = |what| fs::read_dir(path(what)).expect("a process that lives");
@@ -79,18 +79,18 @@ impl Held {
         held
     }
 
-    /// Takes mappings of memory files away.
+    /// Subtracts mappings of memory files.
     fn forget(&mut self, region: &str, count: usize) {
         let name = format!("/memfd:smbdirect-{region} (deleted)");
         let found = self.mappings.remove(&name).unwrap_or_default();
-        // More than there are is as wrong as fewer.
+        // Too many are as wrong as too few.
         if found != count {
             self.mappings.insert(name, found.wrapping_sub(count));
         }
     }
 }
 
-/// The target of a descriptor, without the number of what is behind it.
+/// The target of a descriptor, without the number of the object.
 fn kind(target: &Path) -> String {
     let name = target.to_string_lossy();
     match name.split_once(":[") {
@@ -99,12 +99,11 @@ fn kind(target: &Path) -> String {
     }
 }
 
-/// A process that is attached, without what changes while it works: its role, connections, sessions and
-/// queues.
+/// An attached process, without what changes while it works: role, connections, sessions and queues.
 type Attached = (String, usize, usize, usize);
 
-/// What a broker holds, without the memory of the processes that are attached, which grows and shrinks
-/// with their use: what is left of it belongs to nobody.
+/// What a broker holds, without the memory of attached processes, which grows and shrinks with their use: whatever is
+/// left of that has no owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Left {
     pub(crate) held: Held,
@@ -114,7 +113,8 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    /// Of a broker that holds this of the system: to ask for the rest takes descriptors.
+    /// The same for a broker that holds this of the system. The caller reads that first, because asking for the
+    /// status takes descriptors.
     pub(crate) fn of(daemon: &Daemon, held: Held) -> Self {
         let mut this = Self::empty(held);
         let status = status(daemon);
@@ -140,8 +140,8 @@ impl Left {
         this
     }
 
-    /// The same, once all memory and all registrations are somebody's: a process that works changes
-    /// them while the broker is asked.
+    /// The same, once all memory and all registrations have owners: a working process changes them while the broker is
+    /// asked.
     pub(crate) fn settled(daemon: &Daemon) -> Self {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -155,7 +155,7 @@ impl Left {
         }
     }
 
-    /// Of a broker without clients and processes.
+    /// The same for a broker without clients and processes.
     pub(crate) fn empty(held: Held) -> Self {
         Self {
             held,
@@ -171,7 +171,7 @@ impl Left {
         let id = daemon.id().to_string();
         loop {
             let held = Held::of(&id);
-            // The dear question only when the cheap one is answered.
+            // Asks the expensive question only after the cheap one is answered.
             let found =
                 (held.descriptors == self.held.descriptors).then(|| Self::of(daemon, held.clone()));
             if found.as_ref() == Some(self) {
@@ -181,7 +181,7 @@ impl Left {
                 let found = Self::of(daemon, held);
                 panic!("{when}: left are {found:#?}\nand not {self:#?}");
             }
-            // Nothing tells of what another process closes.
+            // No event reports what another process closes, so poll.
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A child that was forked from an attached worker, and does nothing but live: it keeps its dead
-//! parent's socket open, and must not keep its connections.
+//! A child that was forked from an attached worker and only lives on: it keeps its dead parent's
+//! socket open, but must not keep its connections.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,24 +16,24 @@ use crate::held::Covered;
 
 /// Forks a child that holds copies of all descriptors until the input of this process ends.
 pub(crate) fn fork() -> libc::pid_t {
-    // Made before: a child copies what is there.
+    // Made before the fork, because a child copies what exists.
     let input = std::io::stdin().as_fd().try_clone_to_owned();
     let mut input = File::from(input.expect("a descriptor"));
-    // SAFETY: this process has one thread, so that the child may do what it likes.
+    // SAFETY: this process has one thread, so the child may call anything.
     match unsafe { libc::fork() } {
         -1 => panic!("no child: {}", std::io::Error::last_os_error()),
         0 => {
-            // The parent is waiting for a command that it does not live to see.
+            // The parent is waiting for a command, and will be killed first.
             let mut byte = [0];
             while input.read(&mut byte).is_ok_and(|length| length > 0) {}
-            // SAFETY: ends the child without running what is the parent's to run.
+            // SAFETY: ends the child without running the parent's destructors and exit handlers.
             unsafe { libc::_exit(0) }
         }
         child => child,
     }
 }
 
-/// Kills a worker in the middle of everything, and not its child.
+/// Kills a worker in the middle of everything, but not its child.
 pub(crate) fn run() -> Covered {
     let mut scene = Scene::start();
     let (base, daemon) = (scene.base.clone(), &scene.daemon);
@@ -54,7 +54,7 @@ pub(crate) fn run() -> Covered {
     scene.cast.reset();
     base.wait(&scene.daemon, "the worker's child lives");
     let path = format!("/proc/{child}/fd");
-    assert!(Path::new(&path).exists(), "the child is gone");
+    assert!(Path::new(&path).exists(), "the child has ended");
     let child = Pid::from_raw(child).expect("its number");
     kill_process(child, Signal::KILL).expect("a child's child");
     drop(input);

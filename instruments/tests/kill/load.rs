@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A worker that serves on its own.
+//! A worker that serves by itself.
 //!
-//! A message that begins with [`ORDER`] holds descriptors: the worker reads the first half of them,
-//! turns every byte around, writes that to the second half, and answers with an invalidation of the
-//! first token. Any other message comes back as it is.
+//! A message that begins with [`ORDER`] holds descriptors: the worker reads the first half of them, inverts every
+//! byte, writes the result to the second half, and answers with an invalidation of the first token. Any other message
+//! is sent back unchanged.
 
 use std::collections::HashMap;
 use std::io::IoSlice;
@@ -18,27 +18,27 @@ use crate::actor::{bytes16, has_input, read_line, say};
 use crate::process::{bytes, fill};
 use instruments::daemon::TIMEOUT;
 
-/// The first byte of a message that is no echo.
+/// The first byte of a message that is not to be echoed.
 pub(crate) const ORDER: u8 = 1;
 /// Bytes of an RDMA transfer.
 pub(crate) const LENGTH: usize = 200_000;
 /// The answer to such a message.
 pub(crate) const ANSWER: [u8; 4] = *b"done";
 
-/// A message, until it is answered.
+/// A message until it is answered.
 #[derive(Debug)]
 struct Work {
     conn: u64,
     message: Vec<u8>,
     buffer: Option<BulkBuffer>,
-    /// What was read is ready to be written.
+    /// Whether the data that was read is ready to be written.
     is_turned: bool,
     next: Next,
-    /// Operations that were submitted for it.
+    /// The number of its operations under way.
     under_way: u32,
 }
 
-/// What is to be done with it when nothing is under way.
+/// What to do with it when nothing is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Answer,
@@ -56,8 +56,8 @@ struct Server {
     connections: usize,
 }
 
-/// Serves a client GUID or the connection of a token, as it is told, until it is told to end; one of
-/// a token alone ends with its connection.
+/// Serves a client GUID or the connection of a token, as its input says, until it is told to end; a worker for a token
+/// also ends with its connection.
 pub(crate) fn play_server(path: &Path) {
     let line = read_line().expect("whom to serve");
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -72,7 +72,7 @@ pub(crate) fn play_server(path: &Path) {
         let detached = server.run(guid.is_none());
         match (guid, detached) {
             (Some(guid), true) => server = Server::registered(path, guid),
-            // It was told to end, or has nobody to serve.
+            // It was told to end, or its connection has ended.
             _ => break,
         }
     }
@@ -81,7 +81,7 @@ pub(crate) fn play_server(path: &Path) {
 }
 
 impl Server {
-    /// Attaches, as soon as there is a device.
+    /// Attaches as soon as there is a device.
     fn attached(path: &Path, token: Option<[u8; 16]>) -> Self {
         let start = Instant::now();
         let handle = loop {
@@ -90,7 +90,7 @@ impl Server {
                 Err(status) => {
                     assert_absent(status);
                     assert!(start.elapsed() < TIMEOUT, "no device");
-                    // A device that comes back tells nobody.
+                    // A returning device does not announce itself, so poll.
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
@@ -104,7 +104,7 @@ impl Server {
         }
     }
 
-    /// The same for the connections of a client.
+    /// The same, for the connections of a client.
     fn registered(path: &Path, guid: [u8; 16]) -> Self {
         loop {
             let mut server = Self::attached(path, None);
@@ -114,7 +114,7 @@ impl Server {
         }
     }
 
-    /// `None`: the device has gone meanwhile.
+    /// `None` if the device has gone meanwhile.
     fn register(&mut self, guid: [u8; 16]) -> Option<()> {
         assert_eq!(self.wait()?, Event::Attached);
         self.handle.set_session_id(1, guid, 0, false).ok()?;
@@ -127,7 +127,7 @@ impl Server {
         }
     }
 
-    /// The next event; `None`: the last.
+    /// The next event; `None` after the last one.
     fn wait(&mut self) -> Option<Event> {
         let start = Instant::now();
         loop {
@@ -142,8 +142,8 @@ impl Server {
         }
     }
 
-    /// Serves until there is input (`false`), or the attachment has ended (`true`). `once`: or the
-    /// first connection has.
+    /// Serves until there is input (`false`), or the attachment has ended (`true`); with `once`, also until the first
+    /// connection has ended.
     fn run(&mut self, once: bool) -> bool {
         while !has_input(std::io::stdin()) {
             let mut event = self.handle.next_event().expect("attached");
@@ -171,7 +171,7 @@ impl Server {
             Event::Connection { info } => {
                 self.connections += 1;
                 self.had_connection = true;
-                // Its clients have no sessions, and long messages.
+                // Its clients have no sessions, but long messages.
                 match self.handle.set_authenticated(info.conn) {
                     Ok(()) | Err(Status::Detached) => {}
                     Err(status) => panic!("{status}"),
@@ -185,7 +185,7 @@ impl Server {
                 }
             }
             Event::Sent { cookie, .. } | Event::RdmaDone { cookie, .. } => {
-                // The upper bits are the message's.
+                // The upper bits are the message's id.
                 let id = cookie >> 8;
                 let work = self.works.get_mut(&id).expect("submitted");
                 work.under_way -= 1;
@@ -235,17 +235,17 @@ impl Server {
         self.advance(self.cookie);
     }
 
-    /// Goes on with a message that nothing is under way for, as far as there is room.
+    /// Goes on with a message that has nothing under way, as far as there is room.
     fn advance(&mut self, id: u64) {
         let Some(mut work) = self.works.remove(&id) else {
             return;
         };
-        // What is queued last arrives last: an answer waits for nothing.
+        // Messages arrive in the order in which they are queued, so an answer does not wait.
         while work.next == Next::Answer || work.under_way == 0 && work.next != Next::Nothing {
             match self.submit(id, &mut work) {
                 Ok(()) => {}
                 Err(Status::Again) => break,
-                // Its end is told in an event.
+                // An event reports the end.
                 Err(Status::NoConnection | Status::Detached) => work.next = Next::Nothing,
                 Err(status) => panic!("{status}: {work:?}"),
             }
@@ -275,7 +275,7 @@ impl Server {
             }
             Next::Write => {
                 let buffer = work.buffer.expect("allocated");
-                // Once, however often there is no room.
+                // Only once, however often there is no room.
                 if !std::mem::replace(&mut work.is_turned, true) {
                     let turned: Vec<u8> = bytes(&buffer, LENGTH).iter().map(|b| !b).collect();
                     fill(&buffer, &turned);
@@ -329,7 +329,7 @@ pub(crate) fn wait_for_either(fd: impl AsFd) {
     }
 }
 
-/// There is no device now; there may have been one a moment ago.
+/// Expects that there is no device now; there may have been one a moment ago.
 pub(crate) fn assert_absent(status: Status) {
     let is_absent = matches!(status, Status::NoDevice | Status::Detached);
     assert!(is_absent, "{status}");

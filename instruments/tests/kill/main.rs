@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `kill -9` of each process at each step of an exchange: nobody else is disturbed, its place is free
+//! `kill -9` of each process at each step of an exchange: no other process is disturbed, the dead one's place is free
 //! at once, and nothing of it is left.
 //!
 //! ```text
@@ -10,9 +10,9 @@
 //!        '-- a bystander's client --> itself as the bystander's worker: `rounds`, `load`
 //! ```
 //!
-//! `exchange` has the steps; `each` kills one of the processes after each of them, `broker` the
-//! broker; `inherited` a worker whose child lives on; `soak` any of them at any time. `held` counts
-//! what there is before and after.
+//! `exchange` has the steps. After each of them `each` kills one of the processes, and `broker` the broker; `inherit`
+//! kills a worker whose child lives on, and `soak` any process at any time. `held` counts what there is before and
+//! after.
 
 mod actor;
 mod broker;
@@ -43,7 +43,7 @@ fn main() {
     type Test = (&'static str, fn() -> Covered);
     let all: [Test; 4] = [
         (
-            "a dead process disturbs nobody, and nothing of it is left",
+            "a dead process disturbs no other, and nothing of it is left",
             each::run,
         ),
         (
@@ -56,7 +56,7 @@ fn main() {
         ),
         ("random kills under load leave nothing", soak::run),
     ];
-    // As with other tests: words of a name choose.
+    // As with other tests, words select by name.
     let wanted: Vec<String> = env::args()
         .skip(1)
         .filter(|word| !word.starts_with('-'))
@@ -75,7 +75,7 @@ fn main() {
     println!("{} steps, {} kills covered", sum.steps, sum.kills);
 }
 
-/// What this process does, where it was started by another of this program.
+/// Plays a part, if another process of this program started this one.
 fn play(part: &str, place: &str) {
     let path = || PathBuf::from(place);
     let server = || place.parse().expect("an address");

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A process of smbd, which does what it is told, and nothing else meanwhile.
+//! A process of smbd, which obeys commands and does nothing else in between.
 //!
-//! Of whatever happens to it, it checks that everything under way is reported once, before the end of
-//! its connection, and that before the end of the attachment; and of its own descriptors and
-//! mappings that none is left when the attachment is over. `Process::perform` is long: it is the list
-//! of commands.
+//! It checks that everything under way is reported once, before the end of its connection, and that before the end of
+//! the attachment; and that none of its descriptors and mappings are left after the attachment. `Process::perform` is
+//! long because it is the list of commands.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
@@ -32,21 +31,21 @@ struct Process {
     role: Role,
     socket: Option<SeqSocket>,
     handle: Option<Handle>,
-    /// Connections in the order of their coming; those that are gone keep their places.
+    /// Connections in the order of their arrival; ended ones keep their index.
     conns: Vec<u64>,
     live: BTreeSet<u64>,
-    /// Operations without a report, by cookie, with their connections.
+    /// Operations that have not been reported, by cookie, with their connections.
     under_way: BTreeMap<u64, u64>,
-    /// Of those that ended, how many did otherwise than well.
+    /// How many of the ended operations failed.
     failed: usize,
     requests: BTreeSet<u64>,
     cookie: u64,
     buffer: Option<BulkBuffer>,
-    /// Events that nobody has asked for yet.
+    /// Events that no command has asked for yet.
     events: VecDeque<Event>,
-    /// The message that was taken last.
+    /// The last message that was taken.
     message: Vec<u8>,
-    /// Before the first command.
+    /// What it held before the first command.
     empty: Option<Held>,
 }
 
@@ -138,7 +137,7 @@ impl Process {
         self.handle = Some(Handle::over(channel, self.role, token).expect("a device"));
     }
 
-    /// Waits for the end of a socket on which nothing was said.
+    /// Waits for the end of a socket on which nothing was sent.
     fn wait_closed(&mut self) {
         use std::os::fd::AsFd;
         let socket = self.socket.take().expect("connected");
@@ -147,12 +146,12 @@ impl Process {
         assert_eq!(error.name(), "closed");
     }
 
-    /// The next event, for which it sleeps on its descriptor.
+    /// The next event; sleeps on its descriptor for it.
     fn next(&mut self) -> Event {
         self.next_looking_each(TIMEOUT)
     }
 
-    /// The same, and it looks by itself after this time.
+    /// The same, but also looks after each interval of this length.
     fn next_looking_each(&mut self, time: Duration) -> Event {
         let start = Instant::now();
         loop {
@@ -167,7 +166,7 @@ impl Process {
         }
     }
 
-    /// Checks that it may happen now.
+    /// Checks that the event is allowed now.
     fn note(&mut self, event: &Event) {
         match *event {
             Event::Connection { info } => {
@@ -215,7 +214,7 @@ impl Process {
         }
     }
 
-    /// The first event of this kind that nobody has asked for.
+    /// The first event of this kind that no command has asked for.
     fn find(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> Event {
         if let Some(at) = self.events.iter().position(&wanted) {
             return self.events.remove(at).expect("there");
@@ -260,7 +259,7 @@ impl Process {
         }
     }
 
-    /// Waits for a message, and leaves it where it is.
+    /// Waits for a message, and leaves it in its place.
     fn wait_arrived(&mut self, conn: u64) {
         let event = self.find("a message", of(conn));
         self.events.push_front(event);
@@ -273,7 +272,7 @@ impl Process {
         let mut message = vec![0; length as usize];
         self.handle().take_pdu(pdu, &mut message).expect("held");
         self.message = message;
-        // Its client says more than a stranger may.
+        // Its client sends more than an unauthenticated one may.
         self.handle().set_authenticated(conn).expect("its own");
         length.to_string()
     }
@@ -284,7 +283,7 @@ impl Process {
         assert_eq!(self.handle().allocate(length), Err(Status::Again));
     }
 
-    /// The longest buffer that there is.
+    /// Allocates the longest buffer that is possible.
     fn allocate(&mut self) {
         let shape = self.handle().mem_params().expect("attached").bulk;
         let length = shape.unit_length as usize * shape.longest_run as usize;
@@ -303,7 +302,7 @@ impl Process {
         self.handle().free(buffer.number).expect("idle");
     }
 
-    /// Submits an operation with the descriptors of the message that was taken last.
+    /// Submits an operation with the descriptors of the last message that was taken.
     fn rdma(&mut self, direction: Direction, conn: u64, length: usize) {
         let buffer = self.buffer.expect("allocated");
         if direction == Direction::Write {
@@ -331,7 +330,7 @@ impl Process {
         assert!(found == pattern(length), "other bytes were read");
     }
 
-    /// Submits a message; with an invalidation of the first token of the one that was taken last.
+    /// Submits a message; with `invalidate`, it invalidates the first token of the last message that was taken.
     fn send(&mut self, conn: u64, length: usize, invalidate: bool) {
         let cookie = self.new_cookie();
         let message = pattern(length);
@@ -378,8 +377,8 @@ impl Process {
         assert!(!self.under_way.is_empty());
     }
 
-    /// Waits until nothing is under way, and all of it went well. For messages that were sent the device
-    /// wakes nobody before 0.1 s have passed, which would be most of the time that this test takes.
+    /// Waits until nothing is under way, and expects that everything went well. For sent messages the device wakes a
+    /// worker only after 0.1 s, which would be most of the time that this test takes.
     fn finish(&mut self) {
         const LOOK: Duration = Duration::from_millis(2);
         while !self.under_way.is_empty() {
@@ -413,7 +412,7 @@ impl Process {
         }
     }
 
-    /// Forgets everything.
+    /// Returns to the initial state.
     fn reset(&mut self) {
         self.handle = None;
         self.socket = None;
@@ -435,7 +434,7 @@ fn of(conn: u64) -> impl Fn(&Event) -> bool {
 
 pub(crate) fn fill(buffer: &BulkBuffer, bytes: &[u8]) {
     assert!(bytes.len() <= buffer.length);
-    // SAFETY: the buffer is this process' until it is freed, and has these bytes; `bytes` lie elsewhere.
+    // SAFETY: this process owns the buffer until it is freed, it has these bytes, and `bytes` lie elsewhere.
     unsafe {
         buffer
             .start

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Clients of a worker that serves on its own (`load`): they compare what comes back.
+//! Clients of a worker that serves by itself (`load`): they compare what comes back.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use crate::load::{ANSWER, LENGTH, ORDER};
 use instruments::daemon::TIMEOUT;
 use instruments::peer::{Options, Peer, emit, smb2};
 
-/// A client that compares what it is served.
+/// A client that compares the answers.
 pub(crate) struct Rounds {
     peer: Peer,
     number: usize,
 }
 
-/// The connection has ended, which is no fault where its worker was killed.
+/// The connection has ended, which is not a fault if its worker was killed.
 #[derive(Debug)]
 pub(crate) struct Ended(#[allow(dead_code)] pub(crate) Option<CloseReason>);
 
@@ -91,7 +91,7 @@ impl Rounds {
         }
     }
 
-    /// Serves nobody's work for a time.
+    /// Serves no requests for a time.
     pub(crate) fn rest(&mut self, time: Duration) {
         self.peer.drive(time, |_| false);
     }
@@ -101,8 +101,8 @@ impl Rounds {
     }
 }
 
-/// A client that connects again and again; it says `ok` for each line of its input after a round
-/// that began behind it.
+/// A client that connects again and again; for each line of its input it prints `ok` after a round
+/// that began after the line.
 pub(crate) fn play_client(server: SocketAddr) {
     let line = read_line().expect("a GUID");
     let guid = bytes16(&["", &line], 1);
@@ -127,7 +127,7 @@ pub(crate) fn play_client(server: SocketAddr) {
             };
             if served.is_err() {
                 connection = None;
-                // Nobody tells when its server is back.
+                // A returning server does not announce itself, so poll.
                 std::thread::sleep(Duration::from_millis(1));
             }
             is_served |= !asked;

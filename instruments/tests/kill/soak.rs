@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Kills at any time whom chance names, the broker among them, while clients are served.
+//! Kills processes at random, the broker among them, while clients are served.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use crate::held::{Covered, Held, Left, status};
 use crate::load::{assert_absent, wait_for_either};
 use instruments::daemon::{Daemon, Directory, Setup, TIMEOUT};
 
-/// Of so many processes, or as many as this says.
+/// The number of processes to kill, unless the environment says otherwise.
 const KILLS: usize = 200;
 const KILLS_WANTED: &str = "SMBDIRECT_TEST_KILLS";
-/// Of so many kills, one is the broker's.
+/// One in so many kills is the broker's.
 const BROKERS: usize = 20;
-/// Workers that have registered a client, and clients: those behind them are unknown.
+/// Workers that have registered a client, and their clients; later clients are unknown.
 const WORKERS: u8 = 3;
 const CLIENTS: u8 = 5;
 /// Repeats a run.
@@ -34,13 +34,13 @@ struct Soak {
     listener: Actor,
     workers: Vec<Actor>,
     clients: Vec<Actor>,
-    /// Workers of a connection that the listener was offered.
+    /// Workers for connections that the listener was offered.
     children: Vec<Actor>,
-    /// Connections that had an owner.
+    /// Connections that have had an owner.
     assigned: u64,
 }
 
-/// Kills, and compares what is left in the end with what was there before.
+/// Kills, and compares what is left at the end with what was there before.
 pub(crate) fn run() -> Covered {
     let set = |name| {
         std::env::var(name)
@@ -51,7 +51,7 @@ pub(crate) fn run() -> Covered {
     let kills = set(KILLS_WANTED).map_or(KILLS, |kills| kills as usize);
     println!("{SEED}={seed}");
     let directory = Directory::new();
-    // The connection of a token that died with its listener or worker.
+    // Limits the life of a connection whose token died with its listener or worker.
     directory.file("smbdirectd.toml", "claim_timeout = \"1s\"\n");
     let daemon = Daemon::start_in(directory, &Setup::default());
     let empty = Left::empty(Held::of_new(&daemon));
@@ -95,7 +95,7 @@ impl Soak {
         }
     }
 
-    /// Lets a time pass, in which offers find a worker.
+    /// Lets time pass, in which workers claim offers.
     fn spend(&mut self, time: Duration) {
         let end = Instant::now() + time;
         loop {
@@ -148,7 +148,7 @@ impl Soak {
         }
     }
 
-    /// The broker, whose work is counted.
+    /// Takes the broker out, after adding up its counters.
     fn take_broker(&mut self) -> Daemon {
         let daemon = self.daemon.take().expect("it runs");
         let status = status(&daemon);
@@ -165,13 +165,13 @@ impl Soak {
         self.daemon = Some(Daemon::start_in(daemon.kill(), &setup));
     }
 
-    /// Every client is served once more; then all end.
+    /// Expects that every client is served once more; then ends everything.
     fn end(mut self) -> Daemon {
         for client in &mut self.clients {
             client.tell("once more");
         }
         let deadline = Instant::now() + 2 * TIMEOUT;
-        // The answer to their first command is there already, or comes before.
+        // The answers to their first command are there already, or come first.
         let mut answers = vec![0; self.clients.len()];
         while answers.iter().any(|answers| *answers < 2) {
             assert!(Instant::now() < deadline, "not served: {answers:?}");
@@ -186,7 +186,7 @@ impl Soak {
     }
 }
 
-/// A listener that writes down its offers.
+/// A listener that records its offers.
 pub(crate) fn play_listener(path: &Path) {
     loop {
         let handle = Handle::attach(path, Role::Listener, None);

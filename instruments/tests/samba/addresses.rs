@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! At which addresses SMB Direct is served, and of which clients are told: as smb.conf says it for TCP.
+//! At which addresses SMB Direct is served, and about which ones clients are told: the same as smb.conf says for TCP.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
@@ -11,7 +11,7 @@ use crate::failures::wait_until;
 use crate::sessions::{GUID, log_in};
 use instruments::samba::{Server, Setup};
 
-/// Loopback has all of 127/8, and its interface this one alone: `interfaces = lo` leaves the other out.
+/// Loopback has all of 127/8, but its interface has only this address: `interfaces = lo` leaves the other one out.
 const NAMED: &str = "127.0.0.1";
 const LEFT_OUT: &str = "127.0.0.7";
 
@@ -24,7 +24,7 @@ const BOTH: Setup<'static> = Setup {
     preload: None,
 };
 
-/// Where the device listens beside the first address.
+/// Where the device listens besides the first address.
 fn left_out(server: &Server) -> SocketAddr {
     let status = server.device().status();
     let address = status["listen"][1].as_str().expect("an address");
@@ -39,7 +39,7 @@ fn announced(server: &Server) -> Vec<Interface> {
     tcp.network_interfaces(tree).expect("interfaces")
 }
 
-/// The addresses of which clients are told that SMB Direct is there.
+/// The addresses at which clients are told to find SMB Direct.
 fn rdma(server: &Server) -> Vec<IpAddr> {
     let all = announced(server).into_iter();
     all.filter(|one| one.rdma).map(|one| one.address).collect()
@@ -59,7 +59,7 @@ fn bind_interfaces_only_holds_for_smb_direct() {
     assert!(is_served(server.smb_direct));
     assert_eq!(rdma(&server), [NAMED.parse::<IpAddr>().expect("one")]);
 
-    // As well for a client whose smbd the device knows: nobody asks the parent then.
+    // The same for a client whose smbd the device knows: then the parent is not asked.
     let tcp = log_in(&server, Config::new(GUID));
     let mut bound = crate::channel::bind(&server, &tcp);
     assert!(!is_served(left_out), "SMB Direct is there");

@@ -38,7 +38,7 @@ fn cases(output: &Output) -> Vec<serde_json::Value> {
 fn measures_both_transports_and_leaves_no_file() {
     let server = Server::start();
     let direct = server.smb_direct.to_string();
-    // Without a device behind it, an smbd takes data in messages only.
+    // Without a device behind it, smbd takes data only in messages.
     let channel = if server.places_directly { "0,1,2" } else { "0" };
     let arguments = [
         "--address",
@@ -91,7 +91,7 @@ fn takes_messages_for_what_is_signed_or_encrypted_and_refuses_to_place_it() {
     }
 }
 
-/// A share that is encrypted by itself, of a session that is not.
+/// The share is encrypted, but the session as a whole is not.
 #[test]
 fn takes_messages_for_a_share_that_is_encrypted() {
     let server = Server::start_with(Setup {
@@ -109,7 +109,7 @@ fn takes_messages_for_a_share_that_is_encrypted() {
     assert!(shown.contains(", encrypted; TCP at"), "{shown}");
 }
 
-/// smbd binds no channel to an encrypted session there, however it is encrypted.
+/// Such an smbd does not bind a channel to an encrypted session, whatever encrypts it.
 #[test]
 fn a_server_that_encrypts_everything_needs_a_session_of_its_own() {
     let server = Server::start_with(Setup {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! smbclient, which knows no SMB Direct, by way of `smbdirectctl bridge`, with nothing configured.
+//! smbclient, which does not know SMB Direct, through `smbdirectctl bridge` without any
+//! configuration.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,10 +11,10 @@ use crate::channel::{device, disk, pattern, place};
 use instruments::daemon::{SMBDIRECTCTL, stderr};
 use instruments::samba::{PASSWORD, SHARE, Samba, Server, Setup};
 
-/// smbclient writes 8 MiB at a time, and this is no multiple of that.
+/// smbclient writes 8 MiB at a time, and this is not a multiple of that.
 const LENGTH: usize = (20 << 20) + 77;
 
-/// A bridge that runs.
+/// A running bridge.
 struct Bridge {
     child: Child,
     port: String,
@@ -33,7 +34,7 @@ impl Bridge {
         Self { child, port }
     }
 
-    /// smbclient through it.
+    /// Runs smbclient through it.
     fn smbclient(&self, server: &Server, more: &[&str]) {
         let mut command = Command::new(Samba::from_environment().program("smbclient"));
         command.arg("-s").arg(server.directory().join("smb.conf"));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What most tests of SMB Direct begin with: a session over TCP, and an SMB Direct channel of it.
+//! The start of most tests of SMB Direct: a session over TCP, and an SMB Direct channel of it.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -15,10 +15,10 @@ use smbdirect::wire::BufferDescriptorV1;
 use crate::sessions::{GUID, credentials, log_in};
 use instruments::samba::{Server, Setup};
 
-/// What memory holds before a server writes into it: no `pattern` has it.
+/// What memory holds before a server writes into it; it does not occur in any `pattern`.
 pub(crate) const UNTOUCHED: u8 = 0xee;
 
-/// A server behind a device, which smbd has to be able to use.
+/// A server with a device, which smbd must be able to use.
 pub(crate) fn device(setup: Setup<'_>) -> Server {
     let server = Server::start_with(setup);
     assert!(server.places_directly, "an smbd with SMB Direct is needed");
@@ -44,14 +44,14 @@ impl Client {
         Self { tcp, direct, tree }
     }
 
-    /// A new file, or an old one.
+    /// Opens a new file, or an old one.
     pub(crate) fn open(&mut self, name: &str) -> FileId {
         let how = Create::file(Disposition::OpenIf);
         let created = self.tcp.create(self.tree, name, &how);
         created.expect("a file").file
     }
 
-    /// Sends READ by RDMA: the bytes that the server says it put there.
+    /// Sends READ by RDMA; returns the number of bytes that the server says it placed.
     pub(crate) fn get(
         &mut self,
         file: FileId,
@@ -67,7 +67,7 @@ impl Client {
         Ok(read.direct)
     }
 
-    /// Sends WRITE by RDMA: the bytes that the server says it wrote.
+    /// Sends WRITE by RDMA; returns the number of bytes that the server says it wrote.
     pub(crate) fn put(
         &mut self,
         file: FileId,
@@ -80,7 +80,7 @@ impl Client {
         self.direct.call(&write.request(self.tree))?.written()
     }
 
-    /// The first channel is as good as before.
+    /// Checks that the first channel works as before.
     pub(crate) fn is_alive(&mut self) {
         self.tcp.echo().expect("the TCP channel");
         self.direct.echo().expect("the SMB Direct channel");
@@ -104,7 +104,7 @@ pub(crate) fn source(connection: &mut Connection, data: &[u8]) -> Registration {
         .expect("memory")
 }
 
-/// Memory that the server may write; [`UNTOUCHED`].
+/// Memory that the server may write; it is filled with [`UNTOUCHED`].
 pub(crate) fn sink(connection: &mut Connection, length: usize) -> Registration {
     let memory = Memory::zeroed(length);
     memory.write(0, &vec![UNTOUCHED; length]).expect("in range");
@@ -114,7 +114,7 @@ pub(crate) fn sink(connection: &mut Connection, length: usize) -> Registration {
 }
 
 /// `length` bytes of the memory in pieces of very different lengths, with a byte between them that
-/// belongs to none.
+/// is not in any piece.
 pub(crate) fn uneven(memory: &Registration, length: u32) -> Vec<BufferDescriptorV1> {
     let (mut at, mut left, mut next) = (0, length, 1);
     let mut pieces = Vec::new();
@@ -133,7 +133,7 @@ pub(crate) const fn room(length: u32) -> usize {
     length as usize + 32
 }
 
-/// Bytes of the memory that `pieces` name, and the others.
+/// The bytes of the memory that `pieces` name, and the others.
 pub(crate) fn gather(memory: &Registration, pieces: &[BufferDescriptorV1]) -> (Vec<u8>, Vec<u8>) {
     let mut others = contents(memory);
     let mut named = Vec::new();
@@ -152,7 +152,7 @@ pub(crate) fn contents(registration: &Registration) -> Vec<u8> {
     memory.to_vec(0, memory.len()).expect("in range")
 }
 
-/// Bytes of which no two parts of 200 are the same, and none is [`UNTOUCHED`].
+/// Bytes in which no two runs of 200 are the same, and none is [`UNTOUCHED`].
 pub(crate) fn pattern(length: usize, seed: u64) -> Vec<u8> {
     let byte = |n: u64| {
         let block = (n / 200)
@@ -163,19 +163,19 @@ pub(crate) fn pattern(length: usize, seed: u64) -> Vec<u8> {
     (0..length as u64).map(byte).collect()
 }
 
-/// Puts a file into the share, which whoever has logged in may read and write.
+/// Puts a file into the share that every user may read and write.
 pub(crate) fn place(server: &Server, name: &str, data: &[u8]) {
     let path = server.files.join(name);
     fs::write(&path, data).expect("a file");
     fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("permissions");
 }
 
-/// What the disk has.
+/// The contents of the file on disk.
 pub(crate) fn disk(server: &Server, name: &str) -> Vec<u8> {
     fs::read(server.files.join(name)).expect("a file")
 }
 
-/// The status that refused a request; anything else is a failure.
+/// The status with which a request was refused; anything else is a failure.
 #[track_caller]
 pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T>) -> NtStatus {
     let error = result.expect_err("it should be refused");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A break that is under way on a channel that dies: cut off, or silent.
+//! A break that is being sent on a channel when the channel dies: cut off, or silent.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,11 +17,11 @@ use crate::channel::device;
 use crate::sessions::{GUID, credentials, log_in};
 use instruments::samba::{Server, Setup};
 
-/// Bytes that a blocked line takes, roughly.
+/// Roughly the bytes that a blocked line holds.
 const HELD: usize = 16 << 10;
 
-/// Until a break is sent elsewhere that a channel does not acknowledge: 1.2 s, as with TCP, and some for a machine
-/// that is busy.
+/// How long until a break that one channel does not acknowledge is sent on another: 1.2 s, as with TCP, and some time
+/// for a busy machine.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
 /// A line to the server that can be blocked, and cut.
@@ -57,7 +57,7 @@ impl Line {
         }
     }
 
-    /// Nothing of the server arrives any more; little is acknowledged, see [`connect`].
+    /// From now on nothing from the server arrives, and little is acknowledged; see [`connect`].
     fn block(&self) {
         self.is_blocked.store(true, Ordering::Relaxed);
     }
@@ -65,14 +65,13 @@ impl Line {
     fn cut(&mut self) {
         let thread = self.thread.take().expect("once");
         for end in thread.join().expect("a line") {
-            // The other end may have gone first.
+            // The other end may already be closed.
             let _ = end.shutdown(Shutdown::Both);
         }
     }
 }
 
-/// A connection whose end here holds little that is not read: what is behind that, the network does not
-/// acknowledge.
+/// A connection whose socket here buffers little; the network does not acknowledge what exceeds that.
 fn connect(server: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(HELD / 2).expect("an option");
@@ -84,7 +83,7 @@ fn down(mut server: TcpStream, mut client: TcpStream, blocked: &AtomicBool) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = server.read(&mut buffer) {
         if blocked.load(Ordering::Relaxed) {
-            // What is not read from now on waits in the sockets, until the line is cut.
+            // From now on, unread data waits in the sockets, until the line is cut.
             return;
         }
         if client.write_all(&buffer[..length]).is_err() {
@@ -93,14 +92,14 @@ fn down(mut server: TcpStream, mut client: TcpStream, blocked: &AtomicBool) {
     }
 }
 
-/// Messages that the one SMB Direct connection has carried to the client, and those that it has
-/// taken from smbd and not carried yet.
+/// The number of messages that the one SMB Direct connection has carried to the client, and the number that it has
+/// taken from smbd but not yet carried.
 fn messages(status: &serde_json::Value) -> (u64, u64) {
     let count = |name: &str| status["connections"][0][name].as_u64().unwrap_or(0);
     (count("messages_out"), count("outstanding"))
 }
 
-/// A client whose first channel is SMB Direct, the second TCP, and that has a lease.
+/// A client whose first channel is SMB Direct and whose second one is TCP, and that has a lease.
 struct Scene {
     server: Server,
     line: Line,
@@ -111,7 +110,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// The server may send so many messages to the first channel that it has not processed.
+    /// The server may have this many messages on the first channel that the client has not processed.
     fn new(credits: u16) -> Self {
         let server = device(Setup {
             global: &["smb2 leases = yes"],
@@ -120,7 +119,7 @@ impl Scene {
         let line = Line::to(server.smb_direct);
         let mut config = Config::new(GUID);
         config.smb_direct.receive_credit_max = Credits(credits);
-        // The first channel is the one that is told of breaks.
+        // The first channel is the one on which breaks are sent.
         let mut direct = Connection::smb_direct(line.address, config.clone()).expect("SMB Direct");
         direct.log_in(&credentials(&server)).expect("a session");
         let tree = direct.tree_connect(&server.share_path()).expect("a tree");
@@ -145,8 +144,8 @@ impl Scene {
         }
     }
 
-    /// Blocks the line and has `count` requests answered, some of which wait for the network or for credits
-    /// then; how many messages the server has sent, with those.
+    /// Blocks the line and makes the server answer `count` requests, some of which then wait for the network or for
+    /// credits; returns how many messages the server has sent, including those.
     fn block(&mut self, request: &Request<'_>, count: u64) -> u64 {
         let device = self.server.device();
         let received = self.direct.traffic().messages_in;
@@ -161,11 +160,11 @@ impl Scene {
             // Some requests may have an interim response as well.
             out + waiting >= sent + count
         });
-        assert!(messages(&status).1 > 0, "all of it has arrived: {status}");
+        assert!(messages(&status).1 > 0, "everything has arrived: {status}");
         sent + count
     }
 
-    /// Has another client open the file.
+    /// Makes another client open the file.
     fn open(&self) -> (Connection, u64) {
         let mut other = log_in(&self.server, Config::new([8; 16]));
         let its_tree = other
@@ -177,7 +176,7 @@ impl Scene {
         (other, opening)
     }
 
-    /// Waits until the break is under way behind `sent` messages, or smbd has given the channel up.
+    /// Waits until the break is queued after `sent` messages, or smbd has given up the channel.
     fn wait_until_behind(&self, sent: u64) {
         self.server.device().wait_for_status(|status| {
             let (out, waiting) = messages(status);
@@ -185,7 +184,7 @@ impl Scene {
         });
     }
 
-    /// Expects that the second channel is told of the break, and the open succeeds.
+    /// Expects the break on the second channel, and that the open then succeeds.
     fn expect_break(&mut self, (mut other, opening): (Connection, u64)) {
         // Less than smbd waits for the answer to a break.
         let notice = self.tcp.next_break(Duration::from_secs(30));
@@ -202,7 +201,7 @@ impl Scene {
 #[test]
 fn a_break_that_a_dead_channel_did_not_take_goes_to_another() {
     let mut scene = Scene::new(8);
-    // Answers that do not arrive use up all that the server may send.
+    // Answers that do not arrive use up all credits of the server.
     let sent = scene.block(&Request::echo().expect("encoded"), 24);
     let opening = scene.open();
     scene.wait_until_behind(sent);
@@ -217,7 +216,7 @@ fn a_break_that_a_silent_channel_does_not_acknowledge_goes_to_another() {
     let data = vec![7; 4096];
     let written = scene.tcp.write(tree, file, 0, &data).expect("a write");
     assert_eq!(written as usize, data.len());
-    // More than the line holds, and by far not all that the server may send.
+    // More than the line holds, but far fewer than the server may send.
     let count = 4 * HELD / data.len();
     let read = Read::inline(file, 0, 4096).request(tree);
     scene.block(&read, count as u64);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client is served whatever others take, whether they are strangers, idle, greedy or stopped.
+//! A client is served whatever other clients take, whether they are strangers, idle, greedy or stopped.
 //!
-//! Each test fills a server with one kind of such clients, all from another address. Then a client logs in,
-//! writes and reads by RDMA and leaves, three times. That it is served is asserted within the patience that
-//! all tests have; the time it took is printed, for on a busy machine a second is not the server's to keep.
+//! Each test fills a server with one kind of such clients, all from another address. Then a client logs in, writes and
+//! reads by RDMA and leaves, three times. The test asserts that it is served within the timeout that all tests have;
+//! the time it took is only printed, because on a busy machine a second is not the server's fault.
 
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,16 +20,16 @@ use crate::failures::client::{config, content, get, put, send_get, send_put};
 use crate::sessions::credentials;
 use instruments::samba::{Server, Setup};
 
-/// The address of those who are not fair.
+/// The address of the unfair clients.
 const CROWD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 5);
 /// How often another client is served.
 const ROUNDS: usize = 3;
 
-/// A way to a server on which clients have another address.
+/// A relay to a server, through which clients have another address.
 struct Relay {
     address: SocketAddr,
     streams: Arc<Mutex<Vec<TcpStream>>>,
-    /// Bytes of clients that are still sent on.
+    /// Bytes of clients that are still forwarded.
     left: Arc<AtomicUsize>,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -54,7 +54,7 @@ impl Relay {
                     return;
                 }
                 let client = client.expect("a connection");
-                // The server may not want more of them.
+                // The server may refuse more of them.
                 if let Ok(server) = connect_from(CROWD, server) {
                     carry(client, server, &streams, &left);
                 }
@@ -63,7 +63,7 @@ impl Relay {
         relay
     }
 
-    /// Sends on so many more bytes of clients, and then nothing.
+    /// Forwards this many more bytes of clients, and then nothing.
     fn hold_after(&self, bytes: usize) {
         self.left.store(bytes, Ordering::Relaxed);
     }
@@ -73,7 +73,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
         for stream in self.streams.lock().expect("a list").drain(..) {
-            // One end may have gone already.
+            // One end may already be closed.
             let _ = stream.shutdown(Shutdown::Both);
         }
         // Wakes the thread that accepts.
@@ -107,7 +107,7 @@ fn carry(
     thread::spawn(move || carry_up(from_client, to_server, &left));
     thread::spawn(move || {
         let _ = std::io::copy(&mut from_server, &mut to_client);
-        // The client learns that the server has ended it.
+        // Tells the client that the server has ended it.
         let _ = to_client.shutdown(Shutdown::Both);
     });
 }
@@ -129,7 +129,7 @@ fn carry_up(mut client: TcpStream, mut server: TcpStream, left: &AtomicUsize) {
     let _ = server.shutdown(Shutdown::Both);
 }
 
-/// A client over SMB Direct alone, with a file.
+/// A client that uses only SMB Direct, with a file.
 struct Client {
     direct: Connection,
     tree: u32,
@@ -147,7 +147,7 @@ impl Client {
         Self { direct, tree, file }
     }
 
-    /// Writes by RDMA, and reads that back.
+    /// Writes by RDMA, and reads the data back.
     fn copy(&mut self, length: usize) {
         let data = content(length as u64, length);
         let written = put(&mut self.direct, self.tree, self.file, 0, &data);
@@ -157,7 +157,7 @@ impl Client {
     }
 }
 
-/// Serves a client of this address; the longest that it took.
+/// Serves a client of this address several times, and prints the longest time that it took.
 fn others_are_served(server: &Server, what: &str) {
     let mut longest = Duration::ZERO;
     for _ in 0..ROUNDS {
@@ -173,7 +173,7 @@ fn count(server: &Server, of: &str) -> u64 {
     status["totals"][of].as_u64().expect("a number")
 }
 
-/// Clients of one address that never log in, and name the GUID of one that has.
+/// Clients of one address that never log in, but name the GUID of one that has.
 #[test]
 fn strangers_do_not_take_all_connections() {
     let server = device(Setup {
@@ -195,7 +195,7 @@ fn strangers_do_not_take_all_connections() {
         }
     }
     assert!(!crowd.is_empty());
-    // A quarter of all may be of one address, and there is the victim.
+    // One address may have a quarter of all connections; the victim has one more.
     let is_bound = |status: &serde_json::Value| {
         let connections = status["totals"]["connections"].as_u64();
         connections.is_some_and(|connections| connections <= 60 / 4 + 1)
@@ -205,7 +205,7 @@ fn strangers_do_not_take_all_connections() {
     victim.copy(8192);
 }
 
-/// Connections with the GUID of a client, on each of which a long message begins and never ends.
+/// Connections with the GUID of another client, on each of which a long message begins and never ends.
 #[test]
 fn unfinished_messages_of_strangers_do_not_take_a_clients_memory() {
     let server = device(Setup::default());
@@ -218,7 +218,7 @@ fn unfinished_messages_of_strangers_do_not_take_a_clients_memory() {
             timeout: Duration::from_secs(10),
             ..victim.direct.config().clone()
         };
-        // Where there is no memory even for the first request, that is what the victim meets below.
+        // If there is no memory even for the first request, the victim will see that below.
         let Ok(mut stranger) = Connection::smb_direct(relay.address, config) else {
             continue;
         };
@@ -226,7 +226,7 @@ fn unfinished_messages_of_strangers_do_not_take_a_clients_memory() {
         crowd.push(thread::spawn(move || {
             let mut message = vec![0xfe; 1_000_000];
             message[1..4].copy_from_slice(b"SMB");
-            // Ends with the relay, or because a stranger may not say so much.
+            // Fails when the relay ends, or because a stranger may not send so much.
             let _ = stranger.send_bytes(&message);
         }));
         relays.push(relay);
@@ -239,7 +239,7 @@ fn unfinished_messages_of_strangers_do_not_take_a_clients_memory() {
     }
 }
 
-/// Many clients of one address at once, none of which is too many over TCP.
+/// Many clients of one address at once, each of which TCP would accept.
 #[test]
 fn a_burst_of_clients_of_one_address_is_served() {
     const BURST: usize = 100;
@@ -259,7 +259,7 @@ fn a_burst_of_clients_of_one_address_is_served() {
     );
 }
 
-/// Silent connections of many addresses, which the door has to let wait and others in.
+/// Silent connections from many addresses, which must wait while others get in.
 #[test]
 fn silent_connections_do_not_shut_the_door() {
     let server = device(Setup::default());
@@ -273,7 +273,7 @@ fn silent_connections_do_not_shut_the_door() {
     others_are_served(&server, "silent connections");
 }
 
-/// Clients that wrote by RDMA once and are idle since hold next to nothing.
+/// Clients that wrote by RDMA once and are idle since then hold next to nothing.
 #[test]
 fn an_idle_crowd_leaves_memory_to_others() {
     const IDLE: usize = 24;
@@ -296,7 +296,7 @@ fn an_idle_crowd_leaves_memory_to_others() {
     println!("{} KiB counted", count(&server, "memory") >> 10);
 }
 
-/// A client has a hundred times the largest request under way, and stops.
+/// A client with a hundred of the largest requests outstanding stops.
 #[test]
 fn a_greedy_client_that_stops_leaves_memory_to_others() {
     const MIB: usize = 1 << 20;
@@ -317,7 +317,7 @@ fn a_greedy_client_that_stops_leaves_memory_to_others() {
             sent.expect("sent").0
         })
         .collect();
-    // As nobody takes the data, it stays where it is.
+    // The client does not take the data, so it stays where it is.
     others_are_served(&server, "a greedy client");
     for id in ids {
         let response = greedy.direct.wait(id).expect("an answer");
@@ -325,7 +325,7 @@ fn a_greedy_client_that_stops_leaves_memory_to_others() {
     }
 }
 
-/// Clients whose WRITEs the server has taken up, and which do not give it the data, until it gives them up.
+/// Clients that do not send the data of WRITEs that the server has begun, until the server gives them up.
 #[test]
 fn stopped_clients_leave_memory_to_others() {
     const LONG: usize = 8 << 20;

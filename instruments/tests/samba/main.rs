@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A real smbd and this repository's client: over TCP, and over SMB Direct by the smbdirect device.
+//! A real smbd and this repository's client, over TCP and, through the smbdirect device, over SMB Direct.
 //!
-//! Not among the tests that `cargo test` runs, for Samba has to be there first:
+//! Plain `cargo test` does not run these tests, because they need Samba:
 //!
 //! ```text
 //!   cargo build --workspace
@@ -10,9 +10,9 @@
 //!   SMBDIRECT_SAMBA=/usr cargo test -p instruments --test samba              # as installed by a distribution
 //! ```
 //!
-//! An smbd that does not know `smb direct` is put behind a forwarder (`instruments::forwarder`): all but the
-//! channels of READ and WRITE, and failures, is tested with it, too. Tests that need the device have
-//! nothing to test then, and say so. Failures need root: they mount a small file system.
+//! An smbd that does not know `smb direct` runs behind a forwarder (`instruments::forwarder`), which allows all tests
+//! except those of READ and WRITE with a channel, and of failures. Tests that need the device then have nothing to
+//! test, and say so. Failures need root, because they mount a small file system.
 
 mod addresses;
 mod bench;

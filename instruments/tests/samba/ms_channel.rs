@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The cases of Microsoft's MS-SMBD suite for SMB2 over SMB Direct, under their names; those about
-//! RDMA transforms are not among them, for this server does not offer any.
+//! The cases of Microsoft's MS-SMBD suite for SMB2 over SMB Direct, under their names, except those about RDMA
+//! transforms, which this server does not offer.
 #![allow(non_snake_case)] // The names are the suite's.
 
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use crate::channel::{Client, bind, contents, device, disk, pattern, place, refus
 use crate::sessions::{GUID, credentials, log_in};
 use instruments::samba::{Server, Setup};
 
-/// Most that one operation of the suite moves.
+/// The most that one operation of the suite moves.
 const MIB: u32 = 1 << 20;
 
 fn start() -> Server {
@@ -42,7 +42,7 @@ fn BVT_Smb2MultipleChannel_2Channels_DiffNicTypeDiffTransport() {
     let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
     let interfaces = tcp.network_interfaces(tree).expect("interfaces");
     let rdma = interfaces.iter().find(|interface| interface.rdma);
-    // In the first answer, also where smbd is not attached to its device yet.
+    // In the first answer, even if smbd is not attached to its device yet.
     let address = rdma.expect("an RDMA interface").address;
     let how = Create::file(Disposition::Create);
     let file = tcp.create(tree, "two", &how).expect("a file").file;
@@ -64,7 +64,7 @@ fn BVT_Smb2MultipleChannel_2Channels_DiffNicTypeDiffTransport() {
 #[test]
 fn Smb2Multichannel_2Channels_DiffTransport() {
     let server = start();
-    // The same address for both, and SMB Direct first.
+    // The same address for both channels, with SMB Direct first.
     let mut direct =
         Connection::smb_direct(server.smb_direct, Config::new(GUID)).expect("SMB Direct");
     direct.log_in(&credentials(&server)).expect("a session");
@@ -171,7 +171,7 @@ fn Smb2OverRdmaChannel_WriteMultipleOperation() {
 fn Smb2OverRdmaChannel_ReadWriteMultipleBufferDescriptorList() {
     let server = start();
     let mut client = Client::connect(&server);
-    // As many as the 16 bits of their length can say.
+    // As many as the 16 bits of their length allow.
     let count = u32::from(u16::MAX) / 16;
     assert_eq!(count, 4095);
     let data = pattern(MIB as usize + 1, 7);
@@ -186,11 +186,11 @@ fn Smb2OverRdmaChannel_ReadWriteMultipleBufferDescriptorList() {
     assert!(contents(&into) == data);
 }
 
-/// Bytes of the memory that a wrong descriptor is about.
+/// Bytes of the memory that a wrong descriptor names.
 const LENGTH: u32 = 8192;
 
-/// Sends a READ and a WRITE with a descriptor that names what it may not: it is refused or ends the
-/// connection, and the server serves on, also the same session.
+/// Sends a READ and a WRITE whose descriptor names memory that it may not: each is refused or ends the connection, and
+/// the server goes on, even with the same session.
 fn a_wrong_descriptor_harms_nobody_else(
     spoil: impl Fn(&mut Connection, &Registration) -> BufferDescriptorV1,
 ) {
@@ -203,7 +203,7 @@ fn a_wrong_descriptor_harms_nobody_else(
         let into = sink(&mut client.direct, LENGTH as usize);
         let wrong = spoil(&mut client.direct, &into);
         let read = client.get(file, 0, LENGTH, channel, &[wrong]);
-        // A READ's response may be sent before the server knows; the connection then ends behind it.
+        // The server may respond to a READ before it learns of the failure; then the connection ends afterwards.
         if read.is_ok() {
             let end = client.direct.echo();
             assert!(end.is_err(), "a READ was served: {wrong:?}");
@@ -219,7 +219,7 @@ fn a_wrong_descriptor_harms_nobody_else(
     }
 }
 
-/// The GUID of a client that was not there before.
+/// The GUID of a new client.
 fn another_client() -> [u8; 16] {
     static COUNT: AtomicU64 = AtomicU64::new(1);
     let mut guid = *b"another client..";
@@ -227,7 +227,7 @@ fn another_client() -> [u8; 16] {
     guid
 }
 
-/// A new channel of the session, and a session of another client, do what they should.
+/// Checks that a new channel of the session works, and a session of another client.
 fn serves(server: &Server, client: &mut Client, file: FileId) {
     client.tcp.echo().expect("the other channel lives");
     client.direct = bind(server, &client.tcp);
@@ -251,7 +251,7 @@ fn Smb2OverRdmaChannel_InvalidBufferDescriptor_Offset() {
 
 #[test]
 fn Smb2OverRdmaChannel_InvalidBufferDescriptor_Length() {
-    // Half of what it names is not the client's to give.
+    // Half of the memory that it names is not the client's to give.
     a_wrong_descriptor_harms_nobody_else(|_, memory| memory.piece(LENGTH / 2, LENGTH));
 }
 
@@ -302,7 +302,7 @@ fn BVT_Smb2OverRdma_Smb302_Read_SMB2_CHANNEL_RDMA_V1_INVALIDATE() {
     assert_eq!(read.expect("a READ"), LENGTH);
     assert!(contents(&into) == data);
     assert!(client.direct.take_invalidated(into.token()));
-    // The response may be sent before the server knows; the connection then ends behind it.
+    // The server may respond before it learns of the failure; then the connection ends afterwards.
     let _ = client.get(file, 0, LENGTH, Channel::RdmaV1Invalidate, &piece);
     client.direct.echo().expect_err("the connection ended");
     client.tcp.echo().expect("the other channel lives");

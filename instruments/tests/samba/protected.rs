@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Clients that sign or encrypt: nothing of theirs goes by RDMA, which does neither, and what goes in
-//! messages is as much as these hold.
+//! Clients that sign or encrypt: none of their data goes by RDMA, which does neither, and messages carry as much as
+//! they can hold.
 
 use instruments::client::{
     Channel, Config, Connection, Create, Disposition, FileId, NtStatus, Read, Write,
@@ -13,17 +13,17 @@ use crate::channel::{Client, device, disk, pattern, place, refusal, sink, source
 use crate::sessions::{GUID, credentials, log_in};
 use instruments::samba::{Server, Setup};
 
-/// The longest message that Linux's client receives: 1,364 bytes in each of 255 / 2 fragments. It reads
-/// by `MaxReadSize` all the same where it encrypts, and takes what is missing for zeros.
+/// The longest message that Linux's client receives: 1,364 bytes in each of 255 / 2 fragments. If it encrypts, it still
+/// reads by `MaxReadSize`, and takes missing bytes for zeros.
 const LINUX: u32 = 173_910;
 /// Bytes in front of an encrypted message.
 const TRANSFORM: u32 = 52;
 /// Bytes of a READ response before its data.
 const RESPONSE: u32 = 64 + 16;
-/// What credits are charged by, and what `MaxReadSize` and `MaxWriteSize` are multiples of.
+/// Credits are charged in this unit, and `MaxReadSize` and `MaxWriteSize` are multiples of it.
 const UNIT: u32 = 64 << 10;
 
-/// A client that receives messages of that length at most.
+/// The configuration of a client that receives messages of at most that length.
 fn receiving(max_fragmented_size: u32, sign: bool, seal: bool) -> Config {
     let mut config = Config {
         sign,
@@ -34,7 +34,7 @@ fn receiving(max_fragmented_size: u32, sign: bool, seal: bool) -> Config {
     config
 }
 
-/// A session on an SMB Direct connection alone, and a file of it.
+/// A session that has only an SMB Direct connection, and an open file.
 fn open(server: &Server, config: Config) -> (Connection, u32, FileId) {
     let mut direct = Connection::smb_direct(server.smb_direct, config).expect("SMB Direct");
     direct.log_in(&credentials(server)).expect("a session");
@@ -62,7 +62,7 @@ fn a_read_of_more_than_the_client_receives_is_refused_and_not_shortened() {
             let status = refusal(read(offset, length));
             assert_eq!(status, NtStatus::INVALID_PARAMETER, "{length} at {offset}");
         }
-        // As much as fits, and whatever is asked for where the file ends before that.
+        // As much as fits, and as much as is asked for if the file ends before that.
         for (offset, length) in [
             (0, fits),
             (end - u64::from(fits), fits),
@@ -154,13 +154,13 @@ fn where_something_encrypts_or_must_be_signed_sizes_are_announced_that_messages_
             let sizes = (negotiated.max_read_size, negotiated.max_write_size);
             assert_eq!(sizes, (whole, whole));
         }
-        // Over TCP messages are as long as that.
+        // Over TCP messages may be that long.
         let tcp = log_in(&server, Config::new(GUID)).negotiated().clone();
         assert_eq!((tcp.max_read_size, tcp.max_write_size), (whole, whole));
     }
 }
 
-/// READ and WRITE by RDMA are refused, and nothing has gone that way.
+/// Expects that READ and WRITE by RDMA are refused, and that no data has gone that way.
 fn nothing_goes_by_rdma(server: &Server, client: &mut Client) {
     let file = client.open("file");
     let into = sink(&mut client.direct, 8192);
@@ -175,7 +175,7 @@ fn nothing_goes_by_rdma(server: &Server, client: &mut Client) {
     for name in ["rdma_read_bytes", "rdma_write_bytes"] {
         assert_eq!(status["connections"][0][name], 0, "{name}");
     }
-    // In messages all of it goes.
+    // In messages all of the data goes.
     let data = pattern(100_000, 10);
     let written = client.direct.write(client.tree, file, 0, &data);
     assert_eq!(written.expect("a WRITE"), 100_000);
@@ -183,7 +183,7 @@ fn nothing_goes_by_rdma(server: &Server, client: &mut Client) {
     assert!(read.expect("a READ") == data);
 }
 
-/// Whether a client is told of an interface that is RDMA capable.
+/// Whether the server tells a client of an RDMA-capable interface.
 fn is_told_of_rdma(client: &mut Client) -> bool {
     let interfaces = client.tcp.network_interfaces(client.tree);
     let mut interfaces = interfaces.expect("interfaces").into_iter();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Logging in, signing, encryption, binding.
+//! Login, signing, encryption, binding.
 
 use std::time::Duration;
 
@@ -153,7 +153,7 @@ fn a_wrong_password_is_refused_with_the_right_hint() {
         .expect_err("the password is wrong");
     assert_eq!(error.status(), Some(NtStatus::LOGON_FAILURE));
     assert!(error.to_string().contains("password"), "{error}");
-    // The connection is as good as before.
+    // The connection works as before.
     connection.log_in(&credentials(&server)).expect("a session");
     let error = connection
         .tree_connect(r"\\127.0.0.1\nowhere")
@@ -171,7 +171,7 @@ fn the_device_knows_who_has_logged_in_and_ends_who_has_not_in_time() {
     let mut first = direct(GUID).expect("SMB Direct");
     first.log_in(&credentials(&server)).expect("a session");
     let mut second = crate::channel::bind(&server, &first);
-    // Both in the smbd of a client that is logged in, and in one of its own.
+    // Both in the smbd of a client that is logged in, and in a separate one.
     for guid in [GUID, *b"never logged in."] {
         let mut silent = direct(guid).expect("SMB Direct");
         let ended = silent.serve(4 * TIMEOUT);
@@ -219,7 +219,7 @@ fn an_anonymous_session_is_a_strangers_until_a_share_lets_the_guest_in() {
     server.device().wait_for_status(|_| users() == (1, 2));
     let ended = stranger.serve(4 * TIMEOUT);
     assert!(matches!(ended, Err(Error::Closed(_))), "{ended:?}");
-    // The guest came later.
+    // The guest has come later.
     std::thread::sleep(Duration::from_secs(9));
     let how = Create::file(Disposition::Create);
     guest.create(tree, "of a guest", &how).expect("a file");

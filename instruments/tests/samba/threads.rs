@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Reads and writes that need no thread of smbd: those of a file that was quick (`aio inline size`).
+//! Reads and writes that smbd does without a thread, as long as the file is fast (`aio inline size`).
 //!
-//! A thread that has nothing to do ends after a second, so the number of threads says whether there was one.
+//! An idle thread ends after a second, so the number of threads shows whether one was used.
 
 use std::fs;
 use std::path::Path;
@@ -17,14 +17,14 @@ use crate::sessions::GUID;
 use instruments::ROOT;
 use instruments::samba::{Server, Setup};
 
-/// What `slow.c` makes slow.
+/// The length that `slow.c` delays.
 const SLOW: u32 = 12_345;
 const QUICK: u32 = 4096;
-/// What is never done without a thread.
+/// A length that always takes a thread.
 const LONG: u32 = 300_000;
-/// How many have to be quick after a slow one; that and some more.
+/// How many operations must be fast after a slow one, and some more.
 const AGAIN: usize = 80;
-/// How often a test begins anew: on a busy machine what is quick may take long.
+/// How often a test is tried: on a busy machine even a fast operation may take long.
 const ATTEMPTS: usize = 20;
 
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +110,7 @@ impl Scene {
         assert_eq!(done, length);
     }
 
-    /// Threads of the client's smbd, besides the first.
+    /// The number of threads of the client's smbd, besides the first.
     fn threads(&self) -> usize {
         let [pid] = workers(&self.server)[..] else {
             panic!("one smbd");
@@ -123,7 +123,7 @@ impl Scene {
         wait_until("no thread", || self.threads() == 0);
     }
 
-    /// Whether reads or writes use no thread until one is slow, and then do.
+    /// Whether reads or writes use no thread until one is slow, and then use one.
     fn is_slow_once(&mut self, way: Way) -> bool {
         for _ in 0..AGAIN {
             self.go(way, QUICK);
@@ -148,7 +148,7 @@ fn a_file_that_is_quick_needs_no_thread_and_one_that_is_slow_does() {
     for way in WAYS {
         let once = (0..ATTEMPTS).any(|_| scene.is_slow_once(way));
         assert!(once, "{way:?}: always a thread");
-        // And again, for what is quick comes back.
+        // And again, because fast operations return to the first thread.
         let again = (0..ATTEMPTS).any(|_| scene.is_slow_once(way));
         assert!(again, "{way:?}: a thread for ever");
         scene.wait_for_threads_to_end();

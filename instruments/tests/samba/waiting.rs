@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Requests over SMB Direct that wait: notifications, locks, and what gives them up.
+//! Requests over SMB Direct that wait: notifications, locks, and how waiting ends.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use instruments::samba::{Server, Setup};
 /// How long an interim response may take.
 const INTERIM: Duration = Duration::from_secs(30);
 
-/// A client that has nothing but SMB Direct.
+/// A client that uses only SMB Direct.
 fn connect(server: &Server, guid: [u8; 16]) -> (Connection, u32) {
     let mut direct =
         Connection::smb_direct(server.smb_direct, Config::new(guid)).expect("SMB Direct");
@@ -38,7 +38,7 @@ fn change_notify(tree: u32, directory: FileId) -> Request<'static> {
     Request::raw(Command::CHANGE_NOTIFY, tree, body)
 }
 
-/// Locks the first ten bytes for one, or unlocks them ([MS-SMB2] 2.2.26).
+/// Exclusively locks the first ten bytes, or unlocks them ([MS-SMB2] 2.2.26).
 fn lock(tree: u32, file: FileId, flags: u32) -> Request<'static> {
     let mut body = Vec::new();
     body.extend(48_u16.to_le_bytes());
@@ -62,7 +62,7 @@ fn new_file(connection: &mut Connection, tree: u32, name: &str) -> FileId {
 
 #[test]
 fn a_change_is_told_and_a_request_to_be_told_is_given_up() {
-    // What the kernel would tell is lost until smbd's notify daemon has begun to watch, over TCP too.
+    // Notifications of the kernel are lost until smbd's notify daemon has begun to watch, over TCP too.
     let server = device(Setup {
         global: &["kernel change notify = no"],
         ..Setup::default()
@@ -75,7 +75,7 @@ fn a_change_is_told_and_a_request_to_be_told_is_given_up() {
     let request = change_notify(tree, root);
     let first = connection.send(&request).expect("sent");
     assert!(connection.is_pending(first, INTERIM).expect("a connection"));
-    // It keeps nothing from going on meanwhile.
+    // It does not hold up other requests meanwhile.
     connection.echo().expect("an echo");
     let file = new_file(&mut connection, tree, "news");
     let told = connection.wait(first).expect("an answer").ok();
@@ -144,12 +144,12 @@ fn who_goes_while_something_waits_leaves_nothing_behind() {
     server
         .device()
         .wait_for_status(|status| status["totals"]["clients"] == 1);
-    // Nor does what was waiting get the lock when it is free.
+    // Nor does the cancelled request get the lock when it becomes free.
     holder.call(&lock(tree, file, UNLOCK)).expect("an unlock");
     holder.call(&lock(tree, file, EXCLUSIVE)).expect("a lock");
 }
 
-/// How long nobody is told that a READ or WRITE by RDMA is pending.
+/// How long a client is not told that a READ or WRITE by RDMA is pending.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[test]
@@ -166,12 +166,12 @@ fn a_client_is_told_that_a_transfer_is_pending_after_a_second_and_not_before() {
         let began = Instant::now();
         let before = client.direct.traffic().messages_in;
         let id = client.direct.send(&write).expect("sent");
-        // It takes that long before it serves its memory: the server waits for it.
+        // It waits that long before it serves its memory, and the server waits for it.
         std::thread::sleep(PATIENCE / 10);
         let written = client.direct.wait(id).expect("an answer").written();
         assert_eq!(written.expect("a WRITE"), 8 << 20);
         let messages = client.direct.traffic().messages_in - before;
-        // A machine that is busy may have kept it for longer.
+        // On a busy machine it may have taken longer.
         if began.elapsed() < PATIENCE {
             assert_eq!(messages, 1, "an interim response");
             quick += 1;

@@ -47,7 +47,7 @@ fn prints_the_configuration_that_it_would_use() {
     assert!(settings.crc);
 }
 
-/// Runs with this configuration, and expects that it is refused with these words.
+/// Runs with this configuration, and expects a refusal with these words.
 fn refused(text: &str, arguments: &[&str], words: &[&str]) {
     let directory = Directory::new();
     let file = directory.file("c.toml", text);
@@ -105,7 +105,7 @@ fn refuses_a_wrong_configuration_with_key_value_and_line() {
     assert!(stderr(&missing).contains("/nowhere.toml: No such file"));
 }
 
-/// Starts where something is in the way, and returns what it says of that.
+/// Starts with an obstacle in the way, and returns the message about it.
 fn not_started(directory: &Directory, arguments: &[&str]) -> String {
     let file = directory.file("c.toml", "");
     let control = directory.control();
@@ -203,7 +203,7 @@ fn warns_of_a_limit_of_open_files_that_is_too_low() {
     assert!(log.contains("about 12544 are needed"), "{log}");
 }
 
-/// What that warning counts with: four, and one for each reactor.
+/// The number that the warning allows for: four, and one for each reactor.
 #[test]
 fn no_process_takes_more_open_files_than_are_counted_for_it() {
     const WORKERS: usize = 8;
@@ -220,7 +220,7 @@ fn no_process_takes_more_open_files_than_are_counted_for_it() {
         assert!(matches!(event(&mut worker), Event::Attached));
         worker.set_session_id(1, guid, 0, false).unwrap();
         assert!(matches!(event(&mut worker), Event::Reply { .. }));
-        // Until it has a connection, and by that a queue, with each reactor.
+        // Until it has a connection, and so a queue, with each reactor.
         let (mut seen, mut tries) = (HashSet::new(), 0);
         while seen.len() < 2 {
             tries += 1;
@@ -293,7 +293,7 @@ fn refuses_a_group_that_is_none() {
 
 #[test]
 fn bench_without_its_program_says_what_is_missing() {
-    // On the file system of the programs, for a copy could be open for writing in a process that is just begun.
+    // On the file system of the programs, because a process that is being started could hold a copy open for writing.
     let directory = instruments::c::directory("bench");
     let link = |program: &Path, name: &str| {
         let link = directory.join(name);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The end while a worker has something under way.
+//! How the daemon ends while a worker has something under way.
 
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
@@ -28,12 +28,12 @@ pub(crate) fn event(worker: &mut Handle) -> Event {
     }
 }
 
-/// A worker that has taken the first request of a client.
+/// A worker that has taken the first request of a new client.
 fn connected(daemon: &Daemon) -> (Handle, Peer, u64) {
     dispatched(daemon, Peer::connect(daemon.address()))
 }
 
-/// A worker that has taken the first request of a client, which sends it now.
+/// A worker that has taken the first request of `peer`, which sends it now.
 pub(crate) fn dispatched(daemon: &Daemon, mut peer: Peer) -> (Handle, Peer, u64) {
     let mut worker = Handle::attach(&daemon.control, Role::Worker, None).unwrap();
     assert!(matches!(event(&mut worker), Event::Attached));
@@ -55,12 +55,11 @@ pub(crate) fn dispatched(daemon: &Daemon, mut peer: Peer) -> (Handle, Peer, u64)
     (worker, peer, info.conn)
 }
 
-/// A worker that has begun to read memory of a client, which will not serve that before it is
-/// driven again.
+/// A worker that has begun to read memory of a client, which serves that only when it is driven again.
 fn reading(daemon: &Daemon) -> (Handle, Peer, Window) {
     let (mut worker, mut peer, conn) = connected(daemon);
     let window = peer.window(1 << 20, Access::RemoteRead);
-    // The first memory is to be asked for.
+    // The first memory must be requested.
     assert_eq!(worker.allocate(1 << 20), Err(Status::Again));
     assert_eq!(event(&mut worker), Event::Room);
     let buffer = worker.allocate(1 << 20).unwrap();
@@ -92,7 +91,7 @@ fn lets_a_worker_finish_what_is_under_way() {
     assert!(daemon.wait().success(), "{}", daemon.log());
 }
 
-/// smbd has the request, and the device all of its memory back: only smbd knows that it works on it.
+/// smbd has the request, and the device all of its memory back: only smbd knows that work is under way.
 #[test]
 fn lets_a_worker_answer_a_request_that_it_has_taken() {
     let mut daemon = Daemon::start(&[]);
@@ -101,7 +100,7 @@ fn lets_a_worker_answer_a_request_that_it_has_taken() {
     daemon.wait_for_notification("STOPPING=1");
     let status = daemon.wait_for_status(|status| status["stopping"] == true);
     assert_eq!(status["connections"][0]["state"], "owned", "{status}");
-    // Processes that want more than to look are refused.
+    // The device refuses new processes, except observers.
     let mut late = Handle::attach(&daemon.control, Role::Worker, None).unwrap();
     assert_eq!(
         event(&mut late),
@@ -109,7 +108,7 @@ fn lets_a_worker_answer_a_request_that_it_has_taken() {
             status: Status::Stopping
         }
     );
-    // So long does it work.
+    // It works on the request for this long.
     assert_eq!(peer.receive_within(Duration::from_millis(300)), None);
     assert!(peer.closed().is_none());
     let response = [IoSlice::new(b"response")];
@@ -129,14 +128,14 @@ fn ends_at_once_at_a_second_signal() {
     let _reading = reading(&daemon);
     daemon.signal(Signal::TERM);
     daemon.wait_for_notification("STOPPING=1");
-    // Those that come with the first do not count.
+    // Second signals that come with the first do not count.
     std::thread::sleep(Duration::from_millis(600));
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
     assert!(daemon.log().contains("ended at once"), "{}", daemon.log());
 }
 
-/// timeout(1) sends one to its child and one to the group.
+/// timeout(1) sends one signal to its child and one to the process group.
 #[test]
 fn signals_that_come_together_are_one() {
     let mut daemon = Daemon::start(&[]);

@@ -72,7 +72,7 @@ fn says_which_versions_met() {
     }
 }
 
-/// Whoever may attach may try again and again, and fills no disk with that.
+/// A user that may attach may try again and again, but must not fill a disk with that.
 #[test]
 fn refusals_are_a_few_lines_in_a_second() {
     let daemon = configured("max_workers = 1");
@@ -114,7 +114,7 @@ fn the_end_of_a_connection_is_one_line_with_all_that_is_known() {
     peer.negotiate([1; 16]);
     peer.wait_closed();
     daemon.wait_for_log("connection ended");
-    // All lines are written before it ends.
+    // It writes all lines before it ends.
     daemon.signal(Signal::TERM);
     let directory = daemon.ended();
     let log = std::fs::read_to_string(directory.0.join("log")).unwrap();

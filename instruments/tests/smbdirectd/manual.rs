@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The manual, the example and the programs say the same: each option, each key, each default.
+//! The manual, the example and the programs agree on each option, each key and each default.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -16,7 +16,7 @@ const SMBDIRECTCTL_PAGE: &str = include_str!("../../../docs/man/smbdirectctl.8")
 const CONFIGURATION: &str = include_str!("../../../docs/man/smbdirectd.toml.5");
 const EXAMPLE: &str = include_str!("../../../contrib/smbdirectd.toml");
 
-/// The words behind `--` in the help of a program.
+/// The words after `--` in the help of a program.
 fn options_of(program: &Path, arguments: &[&str]) -> BTreeSet<String> {
     let output = Command::new(program)
         .args(arguments)
@@ -33,7 +33,7 @@ fn options_of(program: &Path, arguments: &[&str]) -> BTreeSet<String> {
         .collect()
 }
 
-/// The words behind `Fl -` in a page of the manual.
+/// The words after `Fl -` in a page of the manual.
 fn flags_in(page: &str) -> BTreeSet<String> {
     let mut flags = BTreeSet::new();
     for line in page.lines().filter(|line| line.contains("Fl ")) {
@@ -47,7 +47,7 @@ fn flags_in(page: &str) -> BTreeSet<String> {
     flags
 }
 
-/// The keys of a configuration, without their tables, and their values as people write them.
+/// The keys of a configuration without their tables, and their values as people write them.
 fn keys(toml: &str) -> Vec<(&str, String)> {
     let lines = toml.lines().filter_map(|line| line.split_once(" = "));
     lines
@@ -59,7 +59,7 @@ fn keys(toml: &str) -> Vec<(&str, String)> {
 fn the_manual_has_every_option_and_no_other() {
     let smbdirectd = options_of(&SMBDIRECTD, &[]);
     assert!(smbdirectd.contains("check-config"), "{smbdirectd:?}");
-    // Options that another program has are named there, too.
+    // The page also names options of another program.
     let mut flags = flags_in(SMBDIRECTD_PAGE);
     flags.retain(|flag| flag.len() > 1);
     assert_eq!(flags, smbdirectd);
@@ -97,7 +97,7 @@ fn the_manual_has_the_real_defaults() {
     let toml = Settings::default().to_toml();
     let mut checked = 0;
     for (key, value) in keys(&toml) {
-        // Depend on the machine, or are described in words.
+        // Values that depend on the machine, or are described in words.
         if [
             "reactors",
             "memory_limit",
@@ -160,8 +160,8 @@ fn the_manual_is_well_formed() {
             .args(["-Tlint", "-Wwarning", &page])
             .output()
         else {
-            // Not by a macro, whose output the test harness keeps to itself.
-            let text = "\nSKIPPED: the form of the manual: there is no mandoc to check it\n";
+            // Not with a macro, whose output the test harness captures.
+            let text = "\nSKIPPED: the form of the manual: mandoc is not installed\n";
             std::io::stderr()
                 .write_all(text.as_bytes())
                 .expect("standard error");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The device as a user of its own, as its unit runs it.
+//! The device under its own user, as its unit runs it.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -19,7 +19,7 @@ const USERS: &str = include_str!("../../../contrib/smbdirectd.sysusers.conf");
 /// A user and a group that are neither root's nor a daemon's.
 const USER: u32 = 65_531;
 
-/// A process that is gone with this.
+/// A process that is killed when this is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -29,7 +29,7 @@ impl Drop for Running {
     }
 }
 
-/// A smbdirectd of its own user, in a directory which that user can reach and beside this configuration.
+/// A smbdirectd under another user, in a directory that this user can reach, with this configuration.
 fn as_another_user(directory: &Directory, config: &str) -> Command {
     fs::set_permissions(&directory.0, Permissions::from_mode(0o755)).unwrap();
     let program = directory.0.join("smbdirectd");
@@ -47,7 +47,7 @@ fn as_another_user(directory: &Directory, config: &str) -> Command {
     command
 }
 
-/// smbd is root, and its memory files, its descriptors and the end of its process are seen all the same.
+/// smbd is root, but the device still gets its memory files and descriptors and sees its process end.
 #[test]
 fn serves_root_as_another_user_without_any_capability() {
     if !rustix::process::geteuid().is_root() {
@@ -87,7 +87,7 @@ fn serves_root_as_another_user_without_any_capability() {
     assert!(pids.contains(&Some(std::process::id().into())), "{status}");
 }
 
-/// As its user, which may give files only to groups that it is in.
+/// It runs under its own user, which may give files only to groups that it is in.
 #[test]
 fn a_group_that_it_may_not_give_its_status_socket_to_is_named() {
     if !rustix::process::geteuid().is_root() {
@@ -111,7 +111,7 @@ fn a_group_that_it_may_not_give_its_status_socket_to_is_named() {
     assert!(!line.contains("control"), "{line}");
 }
 
-/// Or it would start again each second, for ever.
+/// Otherwise systemd would restart it every second, for ever.
 #[test]
 fn the_unit_does_not_start_again_what_is_configured_wrongly() {
     let directory = Directory::new();

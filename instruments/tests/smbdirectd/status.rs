@@ -41,7 +41,7 @@ fn shows_connections_and_their_ends() {
     assert!(shown.contains(" fresh "), "{shown}");
     assert!(shown.lines().all(|line| line.len() <= 100), "{shown}");
 
-    // Nobody is there to own it.
+    // No process owns it.
     peer.negotiate([1; 16]);
     peer.wait_closed();
     let status = daemon.wait_for_status(|status| status["closes"][0].is_object());
@@ -62,7 +62,7 @@ fn shows_connections_and_their_ends() {
     );
 }
 
-/// What a program that asks now and then adds up: nothing is lost with a connection.
+/// A program that polls the totals now and then loses nothing when a connection ends.
 #[test]
 fn totals_outlive_their_connections() {
     let daemon = Daemon::start(&[]);
@@ -148,7 +148,7 @@ fn says_that_there_is_no_device() {
         );
         assert_eq!(stderr(&output), expected);
     }
-    // What a dead daemon left behind is none either.
+    // What a dead daemon left behind does not count as a device either.
     let directory = Daemon::start(&[]).kill();
     assert_eq!(
         smbdirectctl(&directory.control(), &[]).status.code(),
@@ -162,7 +162,7 @@ fn takes_an_unknown_command_for_a_mistake() {
     assert_eq!(output.status.code(), Some(2));
 }
 
-/// Runs `smbdirectctl status` as another user and group, which root alone can.
+/// Runs `smbdirectctl status` as another user and group, which only root can do.
 fn status_as(user: &str, group: &str, control: &Path) -> Output {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", user, "--regid", group, "--clear-groups"]);
@@ -174,7 +174,7 @@ fn status_as(user: &str, group: &str, control: &Path) -> Output {
 #[test]
 fn the_members_of_a_group_may_ask_and_others_may_not() {
     if !rustix::process::geteuid().is_root() {
-        return println!("SKIPPED: only root can be somebody else");
+        return println!("SKIPPED: only root can act as another user");
     }
     let directory = Directory::new();
     directory.file("smbdirectd.toml", "status_group = \"4242\"");
@@ -193,7 +193,7 @@ fn the_members_of_a_group_may_ask_and_others_may_not() {
         "{said}"
     );
     assert!(said.contains("as a member of its status_group"), "{said}");
-    // The device makes its directory for itself where it has no such group.
+    // If the group does not exist, the device makes a directory that only its own user can enter.
     let daemon = Daemon::start(&[]);
     let said = stderr(&status_as("65534", "0", &daemon.control));
     let directory = daemon.control.parent().unwrap().display();
@@ -205,9 +205,9 @@ fn the_members_of_a_group_may_ask_and_others_may_not() {
 #[test]
 fn a_device_of_another_user_is_trusted_only_where_root_has_put_it() {
     if !rustix::process::geteuid().is_root() {
-        return println!("SKIPPED: only root can be somebody else");
+        return println!("SKIPPED: only root can act as another user");
     }
-    // As RuntimeDirectory= and User= do it; then as a user can do it without root.
+    // First as RuntimeDirectory= and User= prepare it, then as a user can do it without root.
     for (parent_mode, code) in [(0o755, 0), (0o1777, 1)] {
         let directory = Directory::new();
         let parent = directory.0.join("parent");
@@ -217,7 +217,7 @@ fn a_device_of_another_user_is_trusted_only_where_root_has_put_it() {
         fs::create_dir(&run_directory).unwrap();
         chown(&run_directory, Some(65_534), Some(65_534)).unwrap();
         let control = run_directory.join("control");
-        // Where that user can execute it.
+        // In a place where that user can execute it.
         let program = directory.0.join("smbdirectd");
         fs::copy(&*SMBDIRECTD, &program).unwrap();
         let mut command = Command::new("setpriv");
@@ -243,12 +243,12 @@ fn a_device_of_another_user_is_trusted_only_where_root_has_put_it() {
     }
 }
 
-/// As if the parser of command lines had found it.
+/// The same exit status as for errors that the command-line parser finds.
 #[test]
 fn what_is_wrong_with_the_command_line_of_bench_ends_with_2() {
     for (arguments, words) in [
-        (&["//server/share"][..], "who logs in?"),
-        (&["//server/share", "-U", "me"], "there is no password"),
+        (&["//server/share"][..], "no user: give -U"),
+        (&["//server/share", "-U", "me"], "the password is missing"),
         (&["server", "-U", "me%x"], "a share is //HOST/SHARE"),
         (&["//server/a/b", "-U", "me%x"], "a share is //HOST/SHARE"),
         (

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl bench`: reads and writes a file of a share, over TCP and over SMB Direct.
+//! `smbdirectctl bench`: reads and writes a file on a share, over TCP and over SMB Direct.
 
 use std::io::{self, IsTerminal, Write as _};
 use std::net::SocketAddr;
@@ -18,8 +18,8 @@ use crate::report::{self, Report};
 
 /// Bytes of the requests that fill the file and check it, and how many there are at a time.
 const BULK: (u32, u16) = (1 << 20, 8);
-/// A round that takes so long is longer than an SMB Direct connection may be left alone: servers ask after two minutes
-/// whether a client lives.
+/// A round this long is longer than an SMB Direct connection may be left alone: after two minutes servers ask whether a
+/// client is alive.
 const LONG_ROUND: Duration = Duration::from_secs(60);
 /// How often a progress line changes.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<String, Failure> {
         options.verify,
     );
     let measured = bench.measure_all(&mut report);
-    // Also after a failure: the file must not stay.
+    // Even after a failure: the file must not stay.
     let ended = bench.end();
     measured?;
     ended?;
@@ -100,7 +100,7 @@ impl<'a> Bench<'a> {
         let tree = tcp
             .tree_connect(&path)
             .map_err(|error| format!("{path}: {error}"))?;
-        // Whatever ends this process, the server deletes it.
+        // However this process ends, the server deletes the file.
         let how = Create {
             options: Create::NON_DIRECTORY | Create::DELETE_ON_CLOSE,
             ..Create::file(Disposition::Create)
@@ -149,8 +149,8 @@ impl<'a> Bench<'a> {
         done.map(drop).map_err(|error| format!("{doing}: {error}"))
     }
 
-    /// Measures all cases. Those that are to be compared, of one operation, size and depth, take turns: what else the
-    /// machine does meanwhile, and what its caches hold, is the same for all of them.
+    /// Measures all cases. Cases that are to be compared (same operation, size and depth) take turns, so that other
+    /// work on the machine and the contents of its caches affect all of them alike.
     fn measure_all(&mut self, report: &mut Report) -> Result<(), String> {
         let mut direct = None;
         for group in self.groups() {
@@ -159,7 +159,7 @@ impl<'a> Bench<'a> {
             rows.resize_with(ways.len(), || (group, Vec::new()));
             for round in 0..self.options.rounds {
                 let mut order: Vec<usize> = (0..ways.len()).collect();
-                // Nothing comes first in all rounds.
+                // No case comes first in every round.
                 if round % 2 == 1 {
                     order.reverse();
                 }
@@ -182,7 +182,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Measures one case once. What the connection cannot carry at a time is made smaller.
+    /// Measures one case once. Makes smaller what the connection cannot carry at a time.
     fn measure(
         &mut self,
         transport: Transport,
@@ -192,7 +192,7 @@ impl<'a> Bench<'a> {
         report: &mut Report,
     ) -> Result<Measured, String> {
         if transport == Transport::SmbDirect && direct.is_none() {
-            // Not before it is used: who does not look after a connection loses it.
+            // Connect only now: a connection that is not looked after is lost.
             let made = self.smb_direct()?;
             report.has_smb_direct(&made.0, !self.options.no_bind);
             *direct = Some(made);
@@ -212,7 +212,7 @@ impl<'a> Bench<'a> {
         if case.verify && case.operation == Operation::Write {
             self.bulk(Operation::Read, "checking what was written")?;
         }
-        // Nobody looks after it for as long now, and the server asks whether it lives.
+        // The connection has been left alone for as long, and the server asks whether the client is alive.
         if measured.time >= LONG_ROUND {
             if let Some((connection, _)) = direct.take() {
                 self.leave(connection)?;
@@ -229,7 +229,7 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// What is measured by each of the [`ways`](Self::ways).
+    /// The cases that are measured in each of the [`ways`](Self::ways).
     fn groups(&self) -> Vec<Case> {
         let options = self.options;
         let mut groups = Vec::new();
@@ -275,7 +275,7 @@ impl<'a> Bench<'a> {
         ways
     }
 
-    /// An SMB Direct connection of the session, or with one of its own, and the file there.
+    /// An SMB Direct connection of the session, or one with a session of its own, and the file on it.
     fn smb_direct(&mut self) -> Result<(Connection, File), String> {
         let is_protected = self.is_protected();
         let channels = self.options.channels(u64::MAX, is_protected);
@@ -300,9 +300,9 @@ impl<'a> Bench<'a> {
         }
         let connected = Connection::smb_direct(address, config);
         let mut connection = connected.map_err(|error| match error {
-            // Whatever else it is, another port is no help.
+            // Whatever the cause, another port does not help.
             Error::ConnectSmbDirect { .. } if is_announced => format!(
-                "{error} The server announces the address and no port: --address HOST:PORT names another"
+                "{error} The server announces the address without a port: --address HOST:PORT names another"
             ),
             error => text(error),
         })?;
@@ -363,7 +363,7 @@ impl<'a> Bench<'a> {
                 let address = SocketAddr::new(interface.address, SMB_DIRECT_PORT);
                 Ok((address, true))
             }
-            None => Err(format!("the server announces no SMB Direct: {advice}")),
+            None => Err(format!("the server does not announce SMB Direct: {advice}")),
         }
     }
 
@@ -381,26 +381,26 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Why SMB Direct is no channel of the session over TCP. Nobody's rights are in question, as a denial otherwise says:
-/// the session is there.
+/// Why SMB Direct cannot become a channel of the session over TCP. An access denial usually means missing rights; here
+/// it does not, because the session exists.
 fn not_bound(error: &Error) -> String {
     let cause = match error {
         Error::Status { command, status } if *status == NtStatus::ACCESS_DENIED => {
             format!(
-                "{command}: {status}: smbd refuses it where all of the server has smb encrypt = required"
+                "{command}: {status}: smbd refuses it if the whole server has smb encrypt = required"
             )
         }
         error => error.to_string(),
     };
     format!(
-        "binding the SMB Direct channel to the session: {cause}; --no-bind makes a session of its own for SMB Direct"
+        "binding the SMB Direct channel to the session: {cause}; --no-bind uses a separate session for SMB Direct"
     )
 }
 
 /// Most bytes of a request, over a connection.
 fn limit(connection: &Connection, case: &Case) -> u32 {
     match (case.channel, case.operation) {
-        // A server says how long a message it receives, and sends none that is longer either.
+        // A server announces the longest message that it receives, and it sends no longer ones either.
         (Channel::None, Operation::Read) => connection
             .max_inline_read()
             .min(connection.max_inline_write()),

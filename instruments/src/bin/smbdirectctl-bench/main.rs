@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl bench`, which smbdirectctl(8) describes: the program that `smbdirectctl` becomes for it.
+//! `smbdirectctl bench`, which smbdirectctl(8) describes: `smbdirectctl` executes this program for it.
 
 mod bench;
 mod measure;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     code.into()
 }
 
-/// Prints to standard output, which may have been closed by who has read enough.
+/// Prints to standard output, which a reader may have closed early.
 fn print(text: &str) -> io::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),

@@ -14,7 +14,7 @@ use smbdirect::fabric::Access;
 use crate::options::{End, Operation};
 use crate::pattern::{Mismatch, Pattern};
 
-/// What is done.
+/// The operation that is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
     pub(crate) operation: Operation,
@@ -27,7 +27,7 @@ pub(crate) struct Case {
     pub(crate) verify: bool,
 }
 
-/// Where it is done.
+/// The file, and the connection to it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct File {
     pub(crate) tree: u32,
@@ -36,19 +36,19 @@ pub(crate) struct File {
     pub(crate) pattern: Pattern,
 }
 
-/// What came out.
+/// The result.
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
     pub(crate) bytes: u64,
     pub(crate) time: Duration,
     /// Processor time of this process.
     pub(crate) cpu: Duration,
-    /// Of each request, sorted.
+    /// The latency of each request, sorted.
     pub(crate) latencies: Vec<Duration>,
 }
 
 impl Measured {
-    /// The time that `share` (0 to 1) of the requests took at most.
+    /// The time within which `share` (0 to 1) of the requests were answered.
     pub(crate) fn latency(&self, share: f64) -> Duration {
         let last = self.latencies.len().saturating_sub(1);
         let at = (last as f64 * share).round() as usize;
@@ -66,7 +66,7 @@ impl Measured {
     }
 }
 
-/// Why a case did not come to its end.
+/// Why a case was not completed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error(transparent)]

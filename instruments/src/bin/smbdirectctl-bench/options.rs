@@ -44,17 +44,16 @@ pub(crate) struct Options {
         default_value = "tcp,smbdirect"
     )]
     pub(crate) transport: Vec<Transport>,
-    /// Where SMB Direct is served; by default what the server announces, at port 5445
+    /// Where SMB Direct is served; by default the address that the server announces, at port 5445
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
-    /// Who carries SMB Direct: software, verbs (an RDMA device), or auto: an RDMA device if the server is reached
-    /// by one
+    /// What carries SMB Direct: software, verbs (an RDMA device), or auto: an RDMA device if one reaches the server
     #[arg(long, value_name = "FABRIC", default_value = "auto", value_parser = FabricChoice::from_str)]
     fabric: FabricChoice,
-    /// A session of its own for SMB Direct, instead of a channel of the session over TCP
+    /// A separate session for SMB Direct, instead of a channel of the session over TCP
     #[arg(long)]
     pub(crate) no_bind: bool,
-    /// What is measured
+    /// The operations to measure
     #[arg(
         long,
         value_name = "LIST",
@@ -94,10 +93,10 @@ pub(crate) struct Options {
     /// Bytes of the temporary file
     #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = size)]
     pub(crate) file_size: u64,
-    /// Compares what is read, and after writing what was written, with what it must be (slower)
+    /// Compares data that is read, or read back after writing, with what it must be (slower)
     #[arg(long)]
     pub(crate) verify: bool,
-    /// Seconds that the server has to answer
+    /// Seconds that the server may take to answer
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
     /// Prints the results as JSON
@@ -199,7 +198,7 @@ impl Options {
     }
 
     pub(crate) fn credentials(&self) -> Result<Credentials, String> {
-        let missing = "who logs in? Give -U USER%PASSWORD or --authentication-file FILE";
+        let missing = "no user: give -U USER%PASSWORD or --authentication-file FILE";
         match (&self.user, &self.authentication_file) {
             (Some(user), _) => from_user(user),
             (None, Some(file)) => from_file(file),
@@ -225,7 +224,7 @@ fn target(share: &str) -> Result<Target, String> {
     })
 }
 
-/// Name or address, and port; an address of IPv6 with a port is in brackets.
+/// Name or address, and port; an IPv6 address with a port is in brackets.
 fn split_port(server: &str, default: u16) -> Option<(String, u16)> {
     if let Some(rest) = server.strip_prefix('[') {
         let (host, rest) = rest.split_once(']')?;
@@ -261,7 +260,7 @@ pub(crate) fn resolve_host(host: &str, port: u16) -> Result<SocketAddr, String> 
 fn from_user(text: &str) -> Result<Credentials, String> {
     let (name, password) = text
         .split_once('%')
-        .ok_or("-U: there is no password: USER%PASSWORD, or use --authentication-file")?;
+        .ok_or("-U: the password is missing: give USER%PASSWORD, or use --authentication-file")?;
     let (domain, user) = name.split_once(['/', '\\']).unwrap_or(("", name));
     Ok(Credentials {
         user: user.to_owned(),
@@ -270,7 +269,7 @@ fn from_user(text: &str) -> Result<Credentials, String> {
     })
 }
 
-/// As smbclient's: `username = …`, `password = …`, `domain = …`.
+/// The same lines as in smbclient's file: `username = …`, `password = …`, `domain = …`.
 fn from_file(path: &Path) -> Result<Credentials, String> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
@@ -279,7 +278,7 @@ fn from_file(path: &Path) -> Result<Credentials, String> {
         let mut values = pairs.filter(|(key, _)| key.trim().eq_ignore_ascii_case(name));
         values.next().map(|(_, value)| value.trim().to_owned())
     };
-    let missing = |name: &str| format!("{shown}: there is no line {name} = ...");
+    let missing = |name: &str| format!("{shown}: the line {name} = ... is missing");
     Ok(Credentials {
         user: value("username").ok_or_else(|| missing("username"))?,
         password: value("password").ok_or_else(|| missing("password"))?,
@@ -287,7 +286,7 @@ fn from_file(path: &Path) -> Result<Credentials, String> {
     })
 }
 
-/// Seconds, of which there may be a part.
+/// Seconds, possibly with a fraction.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
     let seconds = seconds.filter(|seconds| (0.01..=86_400.0).contains(seconds));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! File data of which every eight bytes say where in the file they belong.
+//! File data in which every eight bytes say where in the file they belong.
 
 use instruments::client::Memory;
 
@@ -9,16 +9,16 @@ const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Bytes that are made or compared at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// The pattern of one run: what an earlier run left in a file is not taken for it.
+/// The pattern of one run: data that an earlier run left in a file does not match it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pattern {
     seed: u64,
 }
 
-/// The first byte that is not what belongs there.
+/// The first byte that differs from what belongs there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mismatch {
-    /// Bytes from the start of what was compared.
+    /// Its distance in bytes from the start of the comparison.
     pub(crate) at: usize,
     /// Where in the file the eight bytes around it belong, if they are of this pattern.
     pub(crate) belongs_to: Option<u64>,
@@ -47,12 +47,12 @@ impl Pattern {
         for start in (0..length).step_by(CHUNK) {
             let part = chunk.split_at_mut(CHUNK.min(length - start)).0;
             self.fill(part, offset + start as u64);
-            // In range: the caller's length is that of the memory at most.
+            // In range: the caller's length is at most that of the memory.
             let _ = memory.write(start, part);
         }
     }
 
-    /// What is wrong with `bytes`, which came from `offset` of the file.
+    /// The first mismatch in `bytes`, which came from `offset` of the file.
     pub(crate) fn check(self, bytes: &[u8], offset: u64) -> Result<(), Mismatch> {
         for (at, word) in (0..).step_by(8).zip(bytes.chunks(8)) {
             let expected = self.word(offset + at as u64);
@@ -77,7 +77,8 @@ impl Pattern {
         let mut chunk = vec![0; CHUNK.min(length)];
         for start in (0..length).step_by(CHUNK) {
             let part = chunk.split_at_mut(CHUNK.min(length - start)).0;
-            // In range, as in `fill_memory`; what cannot be read stays what it was, and differs.
+            // In range, as in `fill_memory`; bytes that cannot be read stay as they were, and
+            // differ.
             let _ = memory.read(start, part);
             self.check(part, offset + start as u64)
                 .map_err(|mismatch| Mismatch {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::measure::{Case, Measured};
 use crate::options::{Operation, Transport};
 
-/// All of a run.
+/// The results of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     server: String,
@@ -39,7 +39,7 @@ struct Row {
     bytes: u64,
     requests: usize,
     seconds: f64,
-    /// The median of the rounds, as the latencies are.
+    /// The median of the rounds; the latencies are medians as well.
     megabytes_per_second: f64,
     megabytes_per_second_least: f64,
     megabytes_per_second_most: f64,
@@ -79,7 +79,7 @@ impl Report {
         self.bound = bound;
     }
 
-    /// Adds a case with what came out of its rounds.
+    /// Adds a case with the results of its rounds.
     pub(crate) fn add(&mut self, transport: Transport, case: &Case, rounds: &[Measured]) {
         let microseconds = |share| sorted(rounds, |one| one.latency(share).as_secs_f64() * 1e6);
         let speeds = sorted(rounds, Measured::megabytes_per_second);
@@ -108,14 +108,14 @@ impl Report {
     }
 }
 
-/// What each round has, the least first.
+/// The value of each round, in ascending order.
 fn sorted(rounds: &[Measured], of: impl Fn(&Measured) -> f64) -> Vec<f64> {
     let mut values: Vec<f64> = rounds.iter().map(of).collect();
     values.sort_unstable_by(f64::total_cmp);
     values
 }
 
-/// The middle of sorted values, or between the two in the middle.
+/// The middle of the sorted values, or the mean of the two in the middle.
 fn median(sorted: &[f64]) -> f64 {
     let half = sorted.len() / 2;
     let upper = sorted.get(half).copied().unwrap_or(0.0);
@@ -139,7 +139,7 @@ const fn operation_name(operation: Operation) -> &'static str {
     }
 }
 
-/// Bytes, in the largest unit that leaves no rest.
+/// Bytes, in the largest unit that divides them evenly.
 pub(crate) fn size(bytes: u64) -> String {
     match bytes {
         n if n % (1 << 30) == 0 => format!("{}G", n >> 30),

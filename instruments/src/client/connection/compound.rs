@@ -9,8 +9,8 @@ use crate::client::{Request, Result};
 impl Connection {
     /// Sends requests in one message, as soon as there are credits for all of them, and returns
     /// their message ids. A request with [`Header::RELATED`](crate::client::Header::RELATED) takes
-    /// the session, the tree and, where its own is [`FileId::NONE`](crate::client::FileId::NONE),
-    /// the file of the one before it. All are encrypted if one of them is.
+    /// the session and the tree of the request before it, and also the file if its own is
+    /// [`FileId::NONE`](crate::client::FileId::NONE). All are encrypted if one of them is.
     pub fn send_compound(&mut self, requests: &[Request<'_>]) -> Result<Vec<u64>> {
         let deadline = Deadline::new(self.config.timeout);
         let charges = requests.iter().map(|request| request.credit_charge.max(1));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! For tests: messages that no request is in.
+//! For tests: messages that are not requests.
 
 use std::net::SocketAddr;
 
@@ -9,8 +9,8 @@ use crate::client::link::{Deadline, Link, SmbDirect};
 use crate::client::{Config, Result};
 
 impl Connection {
-    /// As [`smb_direct`](Self::smb_direct), after a first message, whose id is 0 and which the server refuses:
-    /// its answer is not looked at.
+    /// As [`smb_direct`](Self::smb_direct), after a first message, whose id is 0 and which the server refuses; its
+    /// answer is ignored.
     pub fn smb_direct_after(first: &[u8], address: SocketAddr, config: Config) -> Result<Self> {
         let timeout = config.timeout;
         let link = SmbDirect::connect(address, (config.fabric, config.smb_direct), timeout)?;
@@ -21,20 +21,20 @@ impl Connection {
         Self::negotiate(link, config, 1)
     }
 
-    /// Sends any bytes as one message, which no request is taken to be in: the answer, if there is
-    /// one, is for [`receive_bytes`](Self::receive_bytes).
+    /// Sends any bytes as one message, which does not count as a request: [`receive_bytes`](Self::receive_bytes)
+    /// returns the answer, if there is one.
     pub fn send_bytes(&mut self, message: &[u8]) -> Result<()> {
         let deadline = Deadline::new(self.config.timeout);
         self.link.send(&[message], deadline)
     }
 
-    /// The next message as it arrived, unchecked; not for a connection with requests outstanding.
+    /// The next message as it arrived, unchecked; not for a connection with outstanding requests.
     pub fn receive_bytes(&mut self) -> Result<Vec<u8>> {
         let deadline = Deadline::new(self.config.timeout);
         self.link.receive(deadline)
     }
 
-    /// The id of the next request's message.
+    /// The message id of the next request.
     #[must_use]
     pub const fn next_message_id(&self) -> u64 {
         self.next_message_id

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What there is over SMB Direct only.
+//! What only SMB Direct offers.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ impl Connection {
         self.link.rdma()?.register(memory, access)
     }
 
-    /// Ends a registration: the server's access from now on ends the connection.
+    /// Ends a registration: from now on, an access by the server ends the connection.
     pub fn deregister(&mut self, registration: &Registration) -> Result<()> {
         self.link.rdma()?.deregister(registration)
     }
 
-    /// Whether the server has invalidated a token; says so once.
+    /// Whether the server has invalidated a token; reports it once.
     pub fn take_invalidated(&mut self, token: RemoteToken) -> bool {
         self.link.take_invalidated(token)
     }
 
-    /// Who carries an SMB Direct connection; `None` over TCP. With an RDMA device the server should not
-    /// invalidate memory (`Channel::RdmaV1Invalidate`): most devices end the connection then, and others do
-    /// not say that it happened.
+    /// The fabric that carries an SMB Direct connection; `None` over TCP. With an RDMA device the server should not
+    /// invalidate memory (`Channel::RdmaV1Invalidate`): most devices then end the connection, and others do not report
+    /// it.
     pub fn fabric(&mut self) -> Option<FabricKind> {
         Some(self.link.rdma().ok()?.fabric())
     }
@@ -41,8 +41,8 @@ impl Connection {
             .map_or_else(|_| Traffic::default(), |link| link.traffic())
     }
 
-    /// Serves an SMB Direct connection for a time without asking for anything: keepalives, and
-    /// the server's access to memory.
+    /// Serves an SMB Direct connection for a time without sending requests: keepalives, and the server's access to
+    /// memory.
     pub fn serve(&mut self, time: Duration) -> Result<()> {
         self.link.rdma()?.serve(time)
     }

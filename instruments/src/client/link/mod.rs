@@ -15,7 +15,7 @@ pub use smb_direct::Registration;
 pub(super) use smb_direct::SmbDirect;
 pub(super) use tcp::Tcp;
 
-/// When a call gives up, and what it then says.
+/// When a call gives up, and the error that it then returns.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
     pub(super) at: Clock,
@@ -47,7 +47,7 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// Sends one message that lies in `parts`.
+    /// Sends one message, made up of `parts`.
     pub(super) fn send(&mut self, parts: &[&[u8]], deadline: Deadline) -> Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.send(parts, deadline),
@@ -63,7 +63,7 @@ impl Link {
         }
     }
 
-    /// Takes a message back whose memory may be used again.
+    /// Returns a message whose memory may be used again.
     pub(super) fn recycle(&mut self, message: Vec<u8>) {
         match self {
             Self::Tcp(tcp) => tcp.recycle(message),
@@ -79,7 +79,7 @@ impl Link {
         }
     }
 
-    /// Bytes of the longest message that can be sent, and received.
+    /// Bytes of the longest message that can be sent, and of the longest that can be received.
     pub(super) fn message_limits(&self) -> (u32, u32) {
         match self {
             Self::Tcp(_) => (tcp::MAX_MESSAGE, tcp::MAX_MESSAGE),
@@ -94,7 +94,7 @@ impl Link {
         }
     }
 
-    /// Whether the server invalidated a token, which is then forgotten.
+    /// Whether the server invalidated a token; the token is then forgotten.
     pub(super) fn take_invalidated(&mut self, token: RemoteToken) -> bool {
         match self {
             Self::SmbDirect(link) => link.take_invalidated(token),

@@ -21,30 +21,30 @@ use smbdirect::wire::BufferDescriptorV1;
 
 /// Memory regions at a time.
 const REGIONS: usize = 1024;
-/// Free buffers for messages to send that are kept.
+/// Free send buffers that are kept.
 const KEPT: usize = 64;
-/// Time for the acceptor to answer the negotiation, before another connection is tried.
+/// How long the acceptor may take to answer the negotiation before another connection is tried.
 const ANSWER: Duration = Duration::from_secs(3);
-/// Time that a close in order may take.
+/// How long an orderly close may take.
 const CLOSE: Duration = Duration::from_secs(2);
 
 /// Memory that the server may read or write while it is registered.
 #[derive(Debug)]
 pub struct Registration {
-    /// What is in it.
+    /// Its contents.
     pub memory: Memory,
     region: Region,
 }
 
 impl Registration {
-    /// What a request names the whole of it by.
+    /// The descriptor by which a request names all of it.
     #[must_use]
     pub fn descriptor(&self) -> BufferDescriptorV1 {
         // Memory that is registered has a length of 32 bits.
         self.piece(0, u32::try_from(self.memory.len()).unwrap_or(u32::MAX))
     }
 
-    /// `length` bytes at `offset` of it; whether they lie in it is up to the caller.
+    /// `length` bytes at `offset` of it; the caller may name a range outside of it.
     #[must_use]
     pub fn piece(&self, offset: u32, length: u32) -> BufferDescriptorV1 {
         BufferDescriptorV1 {
@@ -54,7 +54,7 @@ impl Registration {
         }
     }
 
-    /// The whole of it in `count` pieces that follow each other, the last with what is left over.
+    /// All of it in `count` adjacent pieces; the last one takes the remainder.
     #[must_use]
     pub fn pieces(&self, count: u32) -> Vec<BufferDescriptorV1> {
         let whole = self.descriptor().length;
@@ -106,8 +106,8 @@ impl SmbDirect {
         how: (Option<FabricKind>, proto::Config),
         timeout: Duration,
     ) -> Result<Self> {
-        // Some acceptors miss what comes too soon behind the connection (docs/interop.md, siw): the next connection is
-        // there long before an answer on this one.
+        // Some acceptors miss data that follows the connection too soon (docs/interop.md, siw). If the negotiation is
+        // not answered soon, the next connection will be up long before an answer on this one.
         let link = match Self::try_connect(address, how, timeout.min(ANSWER))? {
             None if timeout > ANSWER => Self::try_connect(address, how, timeout - ANSWER)?,
             link => link,
@@ -118,14 +118,14 @@ impl SmbDirect {
         })
     }
 
-    /// `None`: it did not come up in time.
+    /// `None` if the connection did not come up in time.
     fn try_connect(
         address: SocketAddr,
         (kind, endpoint): (Option<FabricKind>, proto::Config),
         timeout: Duration,
     ) -> Result<Option<Self>> {
         let mut config = iwarp::Config {
-            // Not before this side gives up.
+            // Later than this side gives up.
             connect_timeout: timeout * 2,
             ..iwarp::Config::default()
         };
@@ -164,14 +164,14 @@ impl SmbDirect {
         self.server
     }
 
-    /// Bytes of the longest message that can be sent, and received.
+    /// Bytes of the longest message that can be sent, and of the longest that can be received.
     pub(super) fn message_limits(&self) -> (u32, u32) {
         self.negotiated().map_or((0, 0), |n| {
             (n.max_fragmented_send_size, n.max_fragmented_receive_size)
         })
     }
 
-    /// Who carries it.
+    /// The fabric that carries it.
     pub(in super::super) fn fabric(&self) -> FabricKind {
         self.transport.fabric().kind()
     }
@@ -193,7 +193,7 @@ impl SmbDirect {
         let buffer = self.buffer(length)?;
         let mut at = 0;
         for part in parts {
-            // In range: the buffer has at least the sum of their lengths.
+            // In range: the buffer is at least as long as all parts together.
             let _ = buffer.memory.write(at, part);
             at += part.len();
         }
@@ -226,7 +226,7 @@ impl SmbDirect {
             }
         }
         self.sending.push((self.cookie, buffer));
-        // What there are credits for goes out at once.
+        // Whatever there are credits for goes out at once.
         self.poll()
     }
 
@@ -261,7 +261,7 @@ impl SmbDirect {
         })
     }
 
-    /// Ends a registration: the server's access to it from now on ends the connection.
+    /// Ends a registration: from now on, an access by the server ends the connection.
     pub(in super::super) fn deregister(&mut self, registration: &Registration) -> Result<()> {
         self.invalidated
             .retain(|token| *token != registration.token());
@@ -317,7 +317,7 @@ impl SmbDirect {
         Ok(Buffer { memory, region })
     }
 
-    /// Puts a buffer where the next message finds it.
+    /// Returns a buffer for later messages to use.
     fn keep(&mut self, buffer: Buffer) {
         if self.free.len() < KEPT {
             self.free.push(buffer);
@@ -326,7 +326,7 @@ impl SmbDirect {
         }
     }
 
-    /// Goes on until `done`, and says whether that came in time.
+    /// Runs until `done`, and returns whether that happened in time.
     fn drive(
         &mut self,
         deadline: Deadline,
@@ -376,7 +376,7 @@ impl SmbDirect {
 }
 
 impl Drop for SmbDirect {
-    /// Closes in order, so that what was sent arrives.
+    /// Closes in order, so that sent messages arrive.
     fn drop(&mut self) {
         self.transport.close(self.conn);
         let _ = self.drive(Deadline::new(CLOSE), |link| link.closed.is_some());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! SMB over TCP: each message behind four bytes with its length ([MS-SMB2] 2.1).
+//! SMB over TCP: each message follows four bytes with its length ([MS-SMB2] 2.1).
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::super::{Error, Result};
 use super::Deadline;
 
-/// What three bytes of length can say.
+/// The largest length that fits in three bytes.
 pub(super) const MAX_MESSAGE: u32 = 0x00ff_ffff;
-/// Buffers that are kept for messages to come.
+/// Buffers that are kept for later messages.
 const KEPT: usize = 16;
 
 #[derive(Debug)]
@@ -19,9 +19,9 @@ pub(in super::super) struct Tcp {
     stream: TcpStream,
     server: SocketAddr,
     spare: Vec<Vec<u8>>,
-    /// The length of the message that is being received, and how much of it there is.
+    /// The length of the message that is being received, and how many bytes of it have arrived.
     head: ([u8; 4], usize),
-    /// That message, once its length is known, if a call gave up meanwhile.
+    /// The bytes of that message once its length is known, if a call gave up meanwhile.
     partial: Option<Vec<u8>>,
     have: usize,
 }
@@ -58,7 +58,7 @@ impl Tcp {
             .ok_or_else(|| {
                 Error::Encode("a message", format!("{length} bytes are too many for TCP"))
             })?;
-        // Three bytes of length behind a byte of zero.
+        // A zero byte, then three bytes of length.
         let head = length.to_be_bytes();
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(parts.len() + 1);
         slices.push(IoSlice::new(&head));
@@ -76,7 +76,7 @@ impl Tcp {
         Ok(())
     }
 
-    /// What was read of a message when time is up is there when more is asked for.
+    /// Keeps a partly read message when time is up; the next call goes on with it.
     pub(super) fn receive(&mut self, deadline: Deadline) -> Result<Vec<u8>> {
         while self.head.1 < self.head.0.len() {
             let (mut head, have) = self.head;
@@ -110,7 +110,7 @@ impl Tcp {
     }
 
     pub(super) fn recycle(&mut self, message: Vec<u8>) {
-        // Kept at its length: only what a longer message needs more is zeroed.
+        // Kept at its length: a longer message zeroes only the bytes it adds.
         if self.spare.len() < KEPT {
             self.spare.push(message);
         }
@@ -142,7 +142,7 @@ impl Tcp {
     }
 }
 
-/// A socket takes no timeout of nothing.
+/// A socket refuses a timeout of zero.
 fn at_least(time: Duration) -> Duration {
     time.max(Duration::from_millis(1))
 }

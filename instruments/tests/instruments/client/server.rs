@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An SMB Direct server of a test's own: it lets everybody in as a guest, has one file in memory,
-//! and places data directly. A test can have it break rules.
+//! An SMB Direct server for one test: it accepts every login as a guest, has one file in memory,
+//! and places data directly. A test can make it break rules.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use smbdirect::transport::{Config, Event, HeapBuffers, Transport};
 use smbdirect::units::{Instant, RemoteToken};
 use smbdirect::wire::{BufferDescriptorV1, BufferDescriptors};
 
-/// The session and the file that there are.
+/// The only session and the only file.
 const SESSION: u64 = 0x77;
 pub(crate) const FILE: [u8; 16] = *b"the only file...";
 
@@ -26,25 +26,25 @@ const PENDING: u32 = 0x103;
 const END_OF_FILE: u32 = 0xc000_0011;
 const NOT_SUPPORTED: u32 = 0xc000_00bb;
 
-/// What a server does beside what it must.
+/// What a server does besides its duty.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Manners {
     /// Answers `STATUS_PENDING` first.
     pub(crate) pending: bool,
-    /// Credits of each response.
+    /// Credits that each response grants.
     pub(crate) credits: u16,
-    /// Replaces the response of an ECHO by these bytes behind its header.
+    /// Replaces the body of an ECHO response with these bytes.
     pub(crate) echo: Option<&'static [u8]>,
-    /// Sends so many oplock breaks before the response of an ECHO.
+    /// Sends this many oplock breaks before the response to an ECHO.
     pub(crate) breaks: usize,
     /// Does not answer ECHO.
     pub(crate) mute: bool,
 }
 
-/// A server that runs.
+/// A running server.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    /// What the file holds.
+    /// The contents of the file.
     pub(crate) file: Arc<Mutex<Vec<u8>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -108,13 +108,13 @@ struct Serving {
     file: Arc<Mutex<Vec<u8>>>,
     manners: Manners,
     start: Clock,
-    /// Memory that goes out, until it has.
+    /// Memory that is being sent.
     memory: Vec<(u64, ConnId, Region)>,
     fetching: Vec<Fetching>,
     cookie: u64,
 }
 
-/// A request, as far as this server reads it.
+/// A request, as far as this server parses it.
 struct Request {
     bytes: Vec<u8>,
 }
@@ -331,7 +331,7 @@ impl Serving {
 
     fn send(&mut self, conn: ConnId, message: &[u8], invalidate: Option<RemoteToken>) {
         let (cookie, sge) = self.outgoing(conn, message);
-        // The client may have gone.
+        // The client may already be gone.
         let _ = self.transport.send(conn, cookie, sge, invalidate);
     }
 
@@ -393,7 +393,7 @@ fn negotiate() -> Vec<u8> {
     body
 }
 
-/// An NTLM challenge with nothing but what must be in it ([MS-NLMP] 2.2.1.2).
+/// An NTLM challenge with only the mandatory parts ([MS-NLMP] 2.2.1.2).
 fn challenge() -> Vec<u8> {
     let mut token = b"NTLMSSP\0\x02\0\0\0".to_vec();
     token.extend([0; 8]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client with two channels, and what a server holds for all of them.
+//! A client with two channels, and what a server holds for all clients.
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,16 +17,16 @@ use crate::sessions::credentials;
 use instruments::daemon::TIMEOUT;
 use instruments::samba::Server;
 
-/// Bytes of a piece of a copy.
+/// Bytes of each piece of a copy.
 pub(super) const PIECE: usize = 1 << 20;
 
-/// A number that no other test has.
+/// A number that is unique among the tests.
 pub(crate) fn number() -> u32 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     COUNT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Of a client of its own, who is patient.
+/// The configuration of a new and patient client.
 pub(crate) fn config() -> Config {
     let mut guid = *b"failing client 0";
     guid[12..].copy_from_slice(&number().to_le_bytes());
@@ -77,7 +77,7 @@ impl Client {
         get(&mut self.direct, self.tree, file, offset, length)
     }
 
-    /// Writes and reads a file back by RDMA.
+    /// Writes a file and reads it back by RDMA.
     pub(super) fn copy(&mut self, name: &str, pieces: usize) {
         let file = self.create(name);
         let data = content(number().into(), pieces * PIECE);
@@ -103,7 +103,7 @@ pub(super) fn bind(server: &Server, other: &Connection) -> Connection {
     direct
 }
 
-/// Sends a WRITE by RDMA of `data` and does not wait: the memory stays registered.
+/// Sends a WRITE of `data` by RDMA without waiting: the memory stays registered.
 pub(crate) fn send_put(
     direct: &mut Connection,
     tree: u32,
@@ -148,7 +148,7 @@ pub(crate) fn put(
     Ok(written)
 }
 
-/// Sends a READ by RDMA of `length` bytes and does not wait: the memory stays registered.
+/// Sends a READ of `length` bytes by RDMA without waiting: the memory stays registered.
 pub(crate) fn send_get(
     direct: &mut Connection,
     tree: u32,
@@ -191,12 +191,12 @@ pub(crate) fn get(
     Ok(sink.memory.to_vec(0, placed as usize).expect("in range"))
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + TIMEOUT;
     while !is_so() {
         assert!(Instant::now() < end, "{what}: not so");
-        // Not everything tells of itself.
+        // Not every condition raises an event, so poll.
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -209,7 +209,7 @@ pub(super) fn children(parent: Pid) -> Vec<i32> {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // One that has ended meanwhile has none.
+        // A process that has ended meanwhile is not a child.
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let behind_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let its_parent = behind_name.split(' ').nth(1);
@@ -239,7 +239,7 @@ pub(crate) fn workers(server: &Server) -> Vec<Pid> {
         .collect()
 }
 
-/// What server and device hold while nobody is there.
+/// What server and device hold when no client is connected.
 #[derive(Debug)]
 pub(super) struct Rest {
     totals: serde_json::Value,
@@ -260,7 +260,7 @@ impl Rest {
         }
     }
 
-    /// smbd's parent closes something late that it used at its start.
+    /// smbd's parent closes late what it used at its start.
     fn is_within(&self, before: &Self) -> bool {
         self.totals == before.totals
             && self.workers == before.workers
@@ -269,7 +269,7 @@ impl Rest {
             && self.descriptors_of_device <= before.descriptors_of_device
     }
 
-    /// After a client that has come and gone: some things are made once.
+    /// Read after a first client has come and gone, because some things are made only once.
     pub(super) fn of(server: &Server) -> Self {
         Client::connect(server).copy(&format!("first-{}", number()), 1);
         wait_until("nobody is there", || {
@@ -288,7 +288,7 @@ impl Rest {
         }
     }
 
-    /// Waits until there is nothing but that again.
+    /// Waits until they hold no more than that again.
     pub(super) fn wait(&self, server: &Server) {
         let end = Instant::now() + TIMEOUT;
         loop {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Files that are closed while the data of a WRITE is fetched from a client that does not send it. Its own
-//! CLOSE waits for the data (`storage.rs`); others do not.
+//! Files that are closed while the server fetches the data of a WRITE from a client that does not send it. The client's
+//! own CLOSE waits for the data (`storage.rs`); other ways of closing do not.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,10 +16,10 @@ use crate::channel::{disk, source};
 use instruments::samba::{SHARE, Server, Setup};
 
 const LENGTH: usize = 8 << 20;
-/// Less than any time after which a connection is given up whose client does not answer.
+/// Less than any time after which a silent client's connection is given up.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-/// A client with a WRITE under way whose data it does not send before it looks again.
+/// A client with an outstanding WRITE, whose data it does not send until it is called again.
 fn writer(server: &Server, channel: Channel) -> (Client, FileId, u64) {
     let mut client = Client::connect(server);
     let file = client.create("file");
@@ -39,7 +39,7 @@ fn writer(server: &Server, channel: Channel) -> (Client, FileId, u64) {
     (client, file, id)
 }
 
-/// Whether some smbd has a file of the share open.
+/// Whether any smbd has a file of the share open.
 fn is_held(server: &Server) -> bool {
     let is_file = |to: &PathBuf| to.starts_with(&server.files) && *to != server.files;
     workers(server).iter().any(|pid| {
@@ -49,18 +49,18 @@ fn is_held(server: &Server) -> bool {
     })
 }
 
-/// Waits until nobody has it open, which does not take the client.
+/// Waits until the file is closed, which does not need the client.
 fn is_closed_at_once(server: &Server, began: Instant) {
     wait_until("it is closed", || !is_held(server));
     assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
 }
 
-/// What became of a WRITE.
+/// The result of a WRITE.
 fn end_of(client: &mut Client, id: u64) -> NtStatus {
     client.direct.wait(id).expect("an answer").status()
 }
 
-/// `NetFileClose`: what Samba's RPC server sends to the smbd that has a file open (`MSG_SMB_CLOSE_FILE`).
+/// `NetFileClose`: the message that Samba's RPC server sends to the smbd that has a file open (`MSG_SMB_CLOSE_FILE`).
 fn close_file(server: &Server, name: &str) {
     let about = fs::metadata(server.files.join(name)).expect("a file");
     let id = |pid: u32| {
@@ -73,7 +73,7 @@ fn close_file(server: &Server, name: &str) {
     let socket = UnixDatagram::unbound().expect("a socket");
     for pid in workers(server) {
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
-        // The number that the file has in that process is not told to others.
+        // Other processes cannot learn the file's number in that process, so try all.
         for number in 1..100_u64 {
             let mut message = vec![0; 8];
             message.extend(id(pid));
@@ -142,7 +142,7 @@ fn a_file_that_an_administrator_closes_is_written_first() {
 #[test]
 fn a_write_can_be_cancelled_and_its_connection_goes_on() {
     let server = Server::start();
-    // The answer takes the memory away, which the server must not read any more then.
+    // The answer ends the registration, and after that the server must not read the memory.
     let (mut client, file, id) = writer(&server, Channel::RdmaV1Invalidate);
     client.direct.cancel(id).expect("sent");
     assert_eq!(end_of(&mut client, id), NtStatus::CANCELLED);
@@ -165,12 +165,12 @@ fn the_end_of_a_session_or_tree_does_not_wait() {
         end(&mut client);
         assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
         assert!(!is_held(&server));
-        // The answer may be one that nobody can sign any more.
+        // The session may have no key left to sign the answer.
         if let Ok(answer) = client.direct.wait(id) {
             assert_eq!(answer.status(), NtStatus::CANCELLED);
         }
         drop(client);
         before.wait(&server);
-        fs::remove_file(server.files.join("file")).expect("a file that nobody has");
+        fs::remove_file(server.files.join("file")).expect("a file that is not open");
     }
 }

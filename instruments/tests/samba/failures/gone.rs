@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client that is gone in the middle of something.
+//! A client that disappears in the middle of something.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -19,10 +19,10 @@ use crate::sessions::credentials;
 use instruments::daemon::TIMEOUT;
 use instruments::samba::Server;
 
-/// How often every step is broken off.
+/// How often each step is interrupted.
 const ROUNDS: usize = 50;
 
-/// What a client reaches a server by, until it is cut.
+/// The path from a client to a server, until it is cut.
 struct Cable {
     address: SocketAddr,
     ends: Arc<Mutex<Vec<TcpStream>>>,
@@ -43,13 +43,13 @@ impl Cable {
         }
     }
 
-    /// Neither side hears anything of the other any more.
+    /// From now on neither side hears the other.
     fn cut(mut self) {
         for end in self.ends.lock().expect("its ends").iter() {
-            // The server may have been faster.
+            // The server may have closed it first.
             let _ = end.shutdown(Shutdown::Both);
         }
-        // A copy that is broken off is what was asked for.
+        // The copy was interrupted on purpose.
         let _ = self.thread.take().expect("a thread").join();
     }
 }
@@ -104,15 +104,15 @@ fn open_a_file(server: &Server, connection: &mut Connection) -> (u32, FileId) {
     (tree, file)
 }
 
-/// A WRITE whose data nobody sends.
+/// A WRITE whose data the client does not send.
 fn begin_to_write(server: &Server, connection: &mut Connection) {
     let (tree, file) = open_a_file(server, connection);
     send_put(connection, tree, file, 0, &content(1, 8 << 20)).expect("sent");
-    // That is about when the server asks for the data.
+    // By about this time, the server asks for the data.
     std::thread::sleep(Duration::from_millis(5));
 }
 
-/// A READ of more data than the network holds, and nobody takes it.
+/// A READ of more data than the network holds, which the client does not take.
 fn begin_to_read(server: &Server, connection: &mut Connection) {
     let (tree, file) = open_a_file(server, connection);
     put(connection, tree, file, 0, &content(1, 1 << 20)).expect("a WRITE");
@@ -125,7 +125,7 @@ fn begin_to_read(server: &Server, connection: &mut Connection) {
     std::thread::sleep(Duration::from_millis(5));
 }
 
-/// A CHANGE_NOTIFY, which is not answered before something changes.
+/// A CHANGE_NOTIFY, which is answered only when something changes.
 fn wait_for_changes(server: &Server, connection: &mut Connection) {
     let tree = log_in(server, connection);
     let root = connection.create(tree, "", &Create::directory());
@@ -134,7 +134,7 @@ fn wait_for_changes(server: &Server, connection: &mut Connection) {
     body.extend([0, 0]);
     body.extend(4096_u32.to_le_bytes());
     body.extend(root.0);
-    // Changes of security, which nobody makes.
+    // Changes of security, which do not happen here.
     body.extend(0x100_u32.to_le_bytes());
     body.extend([0; 4]);
     let request = Request::raw(Command::CHANGE_NOTIFY, tree, body);
@@ -156,7 +156,7 @@ fn wait_for_a_lock(server: &Server, connection: &mut Connection) {
         body.extend(file.0);
         body.extend(0_u64.to_le_bytes());
         body.extend(100_u64.to_le_bytes());
-        // Exclusive, and it waits.
+        // An exclusive lock that waits.
         body.extend(2_u32.to_le_bytes());
         body.extend([0; 4]);
         Request::raw(Command::LOCK, tree, body)
@@ -203,7 +203,7 @@ fn a_client_that_is_gone_in_the_middle_of_any_step_leaves_nothing_behind() {
         cable.cut();
         drop(connection);
         for entry in std::fs::read_dir(&server.files).expect("the share") {
-            // smbd may hold it still; the next round finds it then.
+            // smbd may still have it open; then the next round finds it.
             let _ = std::fs::remove_file(entry.expect("a file").path());
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! More than there is memory for.
+//! More requests than there is memory for.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::sessions::credentials;
 use instruments::client::{Config, Connection, NtStatus};
 use instruments::samba::{Server, Setup};
 
-/// Room for three of the largest transfers at a time, and nothing more.
+/// Room for three of the largest transfers at a time, and no more.
 const LITTLE: &str = "
 [memory.bulk]
 unit_length = \"1 MiB\"
@@ -46,7 +46,7 @@ fn requests_for_more_memory_than_there_is_wait_for_each_other() {
     let ids: Vec<u64> = (0..REQUESTS)
         .map(|n| send_put(direct, tree, file, at(n), &content(n)).expect("sent"))
         .collect();
-    // All the memory that there may be is in use, and requests wait for it.
+    // All the memory that is allowed is in use, and requests wait for it.
     server.device().wait_for_status(|status| {
         let processes = status["processes"].as_array().expect("processes");
         processes
@@ -61,7 +61,7 @@ fn requests_for_more_memory_than_there_is_wait_for_each_other() {
     for n in 0..REQUESTS {
         let (id, memory) = send_get(direct, tree, file, at(n), LARGEST).expect("sent");
         sinks.insert(id, (n, memory));
-        // Both directions want the same memory.
+        // Both directions compete for the same memory.
         if n % 3 == 0 {
             let end = REQUESTS + n / 3;
             let id = send_put(direct, tree, file, at(end), &content(end)).expect("sent");
@@ -131,7 +131,7 @@ fn memory_that_another_client_has_is_waited_for() {
     let large = first.create("first");
     first.put(large, 0, &data).expect("a WRITE");
     let file = second.create("second");
-    // Maybe there is none until the first client has gone: it has all that may be had.
+    // There may be none until the first client is gone, which holds all that can be had.
     let (direct, tree) = (&mut second.direct, second.tree);
     let id = send_put(direct, tree, file, 0, &data).expect("sent");
     let answered = direct.wait_within(id, Duration::from_millis(500));

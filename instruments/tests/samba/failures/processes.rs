@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One smbd of many dies, stands still, or is told something.
+//! One smbd of many dies, hangs, or gets a message.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use super::client::{Client, Rest, content, number, send_put, wait_until, workers
 use instruments::daemon::TIMEOUT;
 use instruments::samba::Server;
 
-/// Copies until it is told to stop: how often.
+/// Copies until it is told to stop, and counts the copies.
 fn keep_copying(server: &Server, stop: &AtomicBool, done: &AtomicBool) -> usize {
     let mut client = Client::connect(server);
     let mut copies = 0;
@@ -25,7 +25,7 @@ fn keep_copying(server: &Server, stop: &AtomicBool, done: &AtomicBool) -> usize 
     copies
 }
 
-/// Does something while two other clients copy, who must not notice.
+/// Does something while two other clients copy, which must not notice.
 fn while_others_copy(server: &Server, doing: impl FnOnce(&dyn Fn())) {
     let stop = AtomicBool::new(false);
     let done = [AtomicBool::new(false), AtomicBool::new(false)];
@@ -34,10 +34,10 @@ fn while_others_copy(server: &Server, doing: impl FnOnce(&dyn Fn())) {
         let clients = done
             .each_ref()
             .map(|done| scope.spawn(move || keep_copying(server, stop, done)));
-        // Each copies on, from now.
+        // Waits until each client completes copies that it begins from now on.
         let others_go_on = || {
             for (done, client) in done.iter().zip(&clients) {
-                // What is under way now was begun before.
+                // The copy that is under way began earlier, so wait for two.
                 for _ in 0..2 {
                     done.store(false, Ordering::Relaxed);
                     wait_until("another client copies", || {
@@ -60,7 +60,7 @@ fn while_others_copy(server: &Server, doing: impl FnOnce(&dyn Fn())) {
     });
 }
 
-/// A client, and the smbd that serves it; nobody else is there.
+/// A client, and the smbd that serves it; there are no other clients.
 fn one_client(server: &Server) -> (Client, Pid) {
     let client = Client::connect(server);
     let workers = workers(server);
@@ -84,7 +84,7 @@ fn an_smbd_that_is_killed_takes_only_its_own_client_with_it() {
             assert!(client.tcp.echo().is_err());
             others_go_on();
         });
-        // It comes again, with the GUID that the dead one had registered.
+        // The client returns, with the GUID that the dead smbd had registered.
         let config = client.tcp.config().clone();
         drop(client);
         let again = instruments::client::Connection::smb_direct(server.smb_direct, config);
@@ -97,7 +97,7 @@ fn an_smbd_that_is_killed_takes_only_its_own_client_with_it() {
     }
 }
 
-/// Goes on at the end, whatever happened meanwhile.
+/// Continues the process when dropped, whatever happened meanwhile.
 pub(super) struct Stopped(Pid);
 
 impl Stopped {
@@ -156,7 +156,7 @@ fn a_configuration_that_is_read_again_breaks_nothing() {
         others_go_on();
         Client::connect(&server).copy("one-more", 2);
     });
-    // The smbds of the others end once they see that their clients have gone.
+    // The smbds of the others end once they see that their clients are gone.
     wait_until("the smbds of others ended", || workers(&server) == [pid]);
 }
 
@@ -167,7 +167,7 @@ fn an_smbd_that_is_told_to_end_ends_and_the_next_one_is_served() {
     let file = client.create("last");
     let data = content(8, 8 << 20);
     send_put(&mut client.direct, client.tree, file, 0, &data).expect("sent");
-    // With the signal to its process group it ends itself, too.
+    // The signal goes to its process group, and ends the parent itself, too.
     let status = server.stop_smbd();
     let signal = status.signal();
     let in_order = status.success() || signal == Some(Signal::TERM.as_raw());
@@ -176,7 +176,7 @@ fn an_smbd_that_is_told_to_end_ends_and_the_next_one_is_served() {
     assert!(matches!(ended, Err(Error::Closed(_))), "{ended:?}");
     server.device().wait_for_status(|status| {
         let processes = status["processes"].as_array().expect("processes");
-        // That is who asks.
+        // The observer is the process that asks for the status.
         let asks = |process: &serde_json::Value| process["role"] == "observer";
         processes.iter().all(asks)
             && status["connections"] == serde_json::json!([])

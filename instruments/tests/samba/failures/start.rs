@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What is not there, or not allowed, and who says so.
+//! What is missing or not allowed, and which log says so.
 
 use std::fs;
 use std::net::TcpStream;
@@ -34,7 +34,7 @@ fn without_a_device_smbd_serves_tcp_and_says_so_once_until_there_is_one() {
     let interfaces = tcp.network_interfaces(tree).expect("interfaces");
     assert!(!interfaces.is_empty() && interfaces.iter().all(|interface| !interface.rdma));
     assert!(Connection::smb_direct(server.smb_direct, config()).is_err());
-    // The parent looks for it again meanwhile.
+    // Meanwhile the parent looks for the device again.
     std::thread::sleep(std::time::Duration::from_secs(12));
     tcp.echo().expect("an ECHO");
     let said = lines(&server.log(), "no SMB Direct until");
@@ -51,16 +51,17 @@ fn without_a_device_smbd_serves_tcp_and_says_so_once_until_there_is_one() {
     });
     super::client::bind(&server, &tcp).echo().expect("an ECHO");
     let said = lines(&server.log(), "SMB Direct is served by the device");
-    assert_eq!(said.len(), 1, "who read the first line reads this, too");
+    assert_eq!(said.len(), 1, "a reader of the first line sees this, too");
 
-    // It says so again when it is gone again.
+    // It logs that again when the device is gone again.
     server.kill_device();
     wait_until("a second line", || {
         lines(&server.log(), "no SMB Direct until").len() == 2
     });
 }
 
-/// A device of another version for the next process that attaches. If it says which, it says no more.
+/// Plays a device of another version for the next process that attaches. If it sends its version, it sends nothing
+/// else.
 fn refuse_one(path: &Path, says: Option<u32>) {
     fs::create_dir_all(path.parent().expect("a directory")).expect("made");
     let listener = SeqListener::bind(path).expect("a socket");
@@ -180,7 +181,11 @@ fn smb_direct_goes_off_and_on_again_with_the_configuration() {
     wait_until("SMB Direct is on again", is_served);
     Client::connect(&server).copy("after", 1);
     let said = lines(&server.log(), "SMB Direct is served by the device");
-    assert_eq!(said.len(), 1, "who read that it is off reads this, too");
+    assert_eq!(
+        said.len(),
+        1,
+        "a reader of the line that it is off sees this, too"
+    );
 }
 
 #[test]
@@ -208,13 +213,13 @@ fn a_client_is_denied_and_no_process_stays_also_where_the_device_stands_still() 
         ..Setup::default()
     });
     let before = children(server.pid());
-    // Those of clients before it are on their way out.
+    // Processes of earlier clients are on their way out.
     let child = || {
         let mut all = children(server.pid()).into_iter();
         all.find(|pid| !before.contains(pid))
     };
     std::thread::scope(|scope| {
-        // It learns of the client, and forks for it, when the device does nothing any more.
+        // The parent learns of the client, and forks for it, while the device is stopped.
         let parent = Stopped::new(server.pid());
         let denied = scope.spawn(|| Connection::smb_direct(server.smb_direct, config()).map(drop));
         server.wait_for_device_status(|status| status["totals"]["offered"] == 1);
@@ -233,7 +238,7 @@ fn a_client_is_denied_and_no_process_stays_also_where_the_device_stands_still() 
 
 #[test]
 fn no_more_clients_than_there_may_be_processes_are_served() {
-    // Two of them are smbd's own.
+    // Two of the five are smbd's own.
     let server = Server::start_with(Setup {
         global: &["max smbd processes = 5"],
         ..Setup::default()
@@ -250,10 +255,10 @@ fn no_more_clients_than_there_may_be_processes_are_served() {
             Ok(client) => clients.push(client),
             Err(error) => break error,
         }
-        assert!(clients.len() <= 5, "as many as want to");
+        assert!(clients.len() <= 5, "every client got in");
     };
     assert!(!clients.is_empty(), "{refused}");
-    // Once a minute: there may be many.
+    // Only once a minute, because there may be many.
     assert_eq!(lines(&server.log(), "max smbd processes").len(), 1);
     let status = server.device().status();
     assert_eq!(

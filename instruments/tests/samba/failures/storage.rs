@@ -11,7 +11,7 @@ use instruments::client::{Create, Disposition, Error, FileId, NtStatus, Request}
 use super::client::{Client, PIECE, bind, content, put, send_put};
 use instruments::samba::{Server, Setup};
 
-/// A small file system in place of a directory.
+/// A small file system, mounted over a directory.
 struct Mount(PathBuf);
 
 impl Mount {
@@ -30,7 +30,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Also while somebody uses it.
+        // Even while it is in use.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
@@ -57,14 +57,14 @@ fn a_full_disk_is_reported_and_once_there_is_room_the_write_succeeds() {
     let mut written = 0;
     let full = loop {
         match client.put(file, written as u64, &data[written..][..PIECE]) {
-            // It may be less than was asked for.
+            // That may be fewer than requested.
             Ok(count) => written += count as usize,
             Err(error) => break error,
         }
         assert!(written <= 3 << 20, "more than there was room for");
     };
     assert_eq!(full.status(), Some(NtStatus::DISK_FULL), "{full}");
-    // What goes with the message is told the same, and there is no harm to either channel.
+    // A WRITE with its data in the message gets the same error, and both channels stay unharmed.
     let inline = client
         .direct
         .write(client.tree, file, written as u64, &data[..PIECE / 2]);
@@ -103,7 +103,7 @@ fn data_that_may_not_be_written_is_not_fetched() {
     let refused = client.put(file, 0, &data).expect_err("it is closed");
     assert_eq!(refused.status(), Some(NtStatus::FILE_CLOSED));
     assert_eq!(fetched(&server), 0);
-    // The connection is as good as before.
+    // The connection works as before.
     client.copy("open", 2);
     assert_eq!(fetched(&server), 2 * PIECE as u64);
 }
@@ -135,7 +135,7 @@ fn a_share_to_read_only_is_read_by_rdma_and_not_written() {
     assert!(client.get(file, 0, PIECE).expect("a READ") == data);
 }
 
-/// A WRITE of 8 MiB of which the client has not sent anything yet.
+/// A WRITE of 8 MiB whose data the client has not sent.
 fn wait_for_data(server: &Server, client: &mut Client, file: FileId, data: &[u8]) -> u64 {
     let write = send_put(&mut client.direct, client.tree, file, 0, data).expect("sent");
     server.device().wait_for_status(|status| {
@@ -158,7 +158,7 @@ fn a_close_waits_for_data_that_is_being_fetched() {
     let close = client.tcp.send(&close).expect("sent");
     let closed = client.tcp.wait_within(close, Duration::from_secs(1));
     assert!(matches!(closed, Err(Error::TimedOut(..))), "{closed:?}");
-    // Others of this smbd go on.
+    // Other requests to this smbd go on.
     client.tcp.echo().expect("an ECHO");
     let written = client
         .direct
@@ -197,7 +197,7 @@ fn a_write_and_a_close_behind_it_both_end_in_order() {
         let disk = std::fs::read(server.files.join(&name)).expect("a file");
         assert!(disk == data, "round {round}");
     }
-    // Nor is a channel that ends meanwhile any harm.
+    // Nor does it matter if a channel ends meanwhile.
     let file = client.create("left");
     send_put(&mut client.direct, tree, file, 0, &content(9, 8 << 20)).expect("sent");
     let close = Request::close(tree, file).expect("encoded");

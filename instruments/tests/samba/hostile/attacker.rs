@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client that sends any bytes on a connection on which it has logged in.
+//! A client that sends any bytes after it has logged in.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,17 +15,17 @@ use smbdirect::sys::Memory;
 use crate::sessions::credentials;
 use instruments::samba::Server;
 
-/// The file that is read and written.
+/// The file that is attacked.
 pub(super) const NAME: &str = "victim";
-/// Its bytes.
+/// Its size.
 pub(super) const SIZE: usize = 1 << 20;
 
-/// What the file holds, before and after.
+/// The contents of the file, before and after.
 pub(super) fn pattern() -> Vec<u8> {
     (0..SIZE).map(|n| (n * 7 + (n >> 8)) as u8).collect()
 }
 
-/// A connection on which it has logged in, and on which it counts messages itself.
+/// A connection that has logged in, whose messages the attacker counts itself.
 pub(super) struct Attacker {
     pub(super) connection: Connection,
     pub(super) tree: u32,
@@ -47,7 +47,7 @@ impl Attacker {
     }
 
     pub(super) fn new(server: &Server) -> Self {
-        // Each is a client of its own, with an smbd of its own.
+        // Each attacker is a client of its own, with an smbd of its own.
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let mut guid = *b"hostile client. ";
         guid[12..].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
@@ -91,7 +91,7 @@ impl Attacker {
         (id, message)
     }
 
-    /// Sends any bytes; whether the connection is still there.
+    /// Sends any bytes; returns whether the connection is still up.
     #[must_use]
     pub(super) fn send(&mut self, message: &[u8]) -> bool {
         match self.connection.send_bytes(message) {
@@ -115,7 +115,7 @@ impl Attacker {
         }
     }
 
-    /// Keeps the status of each response of a message.
+    /// Records the status of each response of a message.
     fn note(&mut self, message: &[u8]) {
         let mut rest = message;
         while !rest.is_empty() {
@@ -132,7 +132,7 @@ impl Attacker {
         }
     }
 
-    /// Sends a request and waits for its end.
+    /// Sends a request and waits for its final status.
     pub(super) fn ask(&mut self, request: &Request<'_>) -> Option<NtStatus> {
         let (id, message) = self.message(request);
         if self.send(&message) {
@@ -150,7 +150,8 @@ impl Attacker {
     }
 }
 
-/// Another client is served as ever; and where all connections have ended, nothing is left of them.
+/// Checks that another client is served as before, and, when all attackers have ended, that nothing
+/// of them is left.
 pub(super) fn expect_unharmed(server: &Server) {
     let mut other = Attacker::new(server);
     let (tree, file) = (other.tree, other.file);
@@ -166,7 +167,7 @@ pub(super) fn expect_unharmed(server: &Server) {
     drop(other);
     server.wait_for_device_status(|status| {
         let count = |name: &str| status[name].as_array().map_or(0, Vec::len);
-        // The listener, and whoever asks.
+        // The listener, and the observer that asks.
         count("connections") == 0 && count("processes") <= 2
     });
     assert_eq!(server.panics(), Vec::<String>::new());

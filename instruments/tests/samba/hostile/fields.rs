@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! READ and WRITE requests whose fields are not what they must be ([MS-SMB2] 3.3.5.12, 3.3.5.13).
+//! READ and WRITE requests with illegal fields ([MS-SMB2] 3.3.5.12, 3.3.5.13).
 
 use instruments::client::{Channel, FileId, NtStatus, Read, Registration, Request, Write};
 use smbdirect::fabric::Access;
@@ -10,37 +10,37 @@ use smbdirect::wire::BufferDescriptorV1;
 
 use super::attacker::{Attacker, SIZE, expect_unharmed, pattern};
 
-/// Bytes of a request that is right.
+/// Bytes that a legal request moves.
 const LENGTH: u32 = 64 << 10;
-/// As many descriptors as the length of their list can say.
+/// The largest number of descriptors that fits into the length of their list.
 const MOST: u32 = 4095;
 
-/// What comes of a request.
+/// The result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     /// `STATUS_INVALID_PARAMETER`, and the connection goes on.
     Refused,
     /// Any error, or the end of the connection: the client's side refuses the access.
     RefusedOrEnded,
-    /// The data moves: an odd request, and a right one.
+    /// The data moves: the request is odd but legal.
     Served,
 }
 use Expected::{Refused, RefusedOrEnded, Served};
 
-/// What is common to both requests, and is changed.
+/// The fields that both requests have, and that a case changes.
 struct Fields<'a> {
     length: u32,
     channel: u32,
     info_offset: u16,
     info_length: u16,
     descriptors: Vec<BufferDescriptorV1>,
-    /// Of the data in the message, with WRITE only.
+    /// Offset and length of the data in the message, for WRITE only.
     data: (u16, u32),
     memory: &'a Registration,
 }
 
 impl<'a> Fields<'a> {
-    /// Those of a request that is right.
+    /// The fields of a legal request.
     fn new(channel: Channel, memory: &'a Registration) -> Self {
         Self {
             length: LENGTH,
@@ -89,7 +89,7 @@ fn write(fields: &Fields<'_>, file: FileId, tree: u32) -> Request<'static> {
 
 type Case = (&'static str, Expected, fn(&mut Fields<'_>));
 
-/// For both.
+/// The cases for both requests.
 const CASES: &[Case] = &[
     ("a right request", Served, |_| {}),
     ("no bytes", Refused, |f| f.length = 0),
@@ -160,7 +160,7 @@ const CASES: &[Case] = &[
     }),
 ];
 
-/// For WRITE: data in the message and by RDMA.
+/// Cases for WRITE only: data in the message as well as by RDMA.
 const BOTH_WAYS: &[Case] = &[
     ("a byte in the message, too", Refused, |f| f.data = (112, 1)),
     ("a length without a place", Refused, |f| f.data = (0, 1)),
@@ -171,7 +171,7 @@ const BOTH_WAYS: &[Case] = &[
     ("a place far away", Refused, |f| f.data = (u16::MAX, 16)),
 ];
 
-/// Sends each case with each channel, and tells the answer from what it should be.
+/// Sends each case with each channel, and compares the result with the expected one.
 fn provoke(
     cases: &[Case],
     access: Access,
@@ -233,7 +233,7 @@ fn a_write_whose_fields_are_wrong_is_refused_and_changes_nothing() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// The right requests are refused, too: they would move data the wrong way.
+/// Here the legal requests are refused, too: they would move data in the wrong direction.
 const FORBIDDEN: &[Case] = &[("memory for the other direction", RefusedOrEnded, |_| {})];
 
 #[test]

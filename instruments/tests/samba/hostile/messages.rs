@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Messages that are no requests, compounds, and requests with bits changed at random.
+//! Messages that are not requests, compounds, and requests with random bits changed.
 
 use instruments::client::{Channel, Command, NtStatus, Read, Registration, Request, Write};
 use smbdirect::fabric::Access;
@@ -8,32 +8,32 @@ use smbdirect::sys::Memory;
 
 use super::attacker::{Attacker, SIZE, expect_unharmed, pattern};
 
-/// Bytes of a request by RDMA.
+/// Bytes that a request moves by RDMA.
 const LENGTH: u32 = 64 << 10;
-/// Messages with bits changed.
+/// The number of messages with bits changed.
 const MUTANTS: usize = 400;
 
 fn echo() -> Request<'static> {
     Request::raw(Command::ECHO, 0, vec![4, 0, 0, 0])
 }
 
-/// A message with other bytes at some place.
+/// A message with the bytes at one offset replaced.
 fn with(mut message: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     message[at..at + bytes.len()].copy_from_slice(bytes);
     message
 }
 
-/// Messages that smbd has to do without understanding them.
+/// Messages that smbd must survive without understanding them.
 fn nonsense(right: &[u8]) -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = [1, 3, 4, 5, 16, 32, 52, 63, 64, 65, 67]
         .into_iter()
         .map(|length| right[..length].to_vec())
         .collect();
-    // NextCommand: in the header, not aligned, at the end, behind it, and negative.
+    // NextCommand: in the header, unaligned, at the end, past it, and negative.
     for next in [1, 8, 63, 64, 65, 68, 72, 1 << 20, 0xffff_fff8, u32::MAX] {
         all.push(with(right.to_vec(), 20, &u32::to_le_bytes(next)));
     }
-    // Protocol ids: SMB 1, encrypted, compressed, none.
+    // Protocol ids: SMB 1, encrypted, compressed, none of these.
     for id in [b"\xffSMB", b"\xfdSMB", b"\xfcSMB", b"\0\0\0\0"] {
         all.push(with(right.to_vec(), 0, id));
         all.push([&id[..], &[0xff; 1000]].concat());
@@ -62,7 +62,7 @@ fn a_message_that_is_no_request_is_answered_or_ends_its_connection() {
     for n in 0..count {
         let (_, right) = attacker.message(&echo());
         let message = nonsense(&right).swap_remove(n);
-        // Until smbd has had it: the ECHO behind it is answered, or the connection is gone.
+        // Wait until smbd has seen it: it answers the ECHO after it, or the connection has ended.
         if !(attacker.send(&message) && attacker.is_served()) {
             ended += 1;
             attacker = Attacker::new(&server);
@@ -73,7 +73,7 @@ fn a_message_that_is_no_request_is_answered_or_ends_its_connection() {
     expect_unharmed(&server);
 }
 
-/// Memory of an attacker; `None` where its connection has ended.
+/// Memory of an attacker; `None` if its connection has ended.
 fn register(attacker: &mut Attacker, access: Access) -> Option<Registration> {
     let memory = Memory::zeroed(SIZE);
     memory.write(0, &pattern()).expect("in range");
@@ -148,7 +148,7 @@ fn requests_with_bits_changed_at_random_harm_nobody_else() {
         } else {
             Access::RemoteRead
         };
-        // What came of the one before may come only now.
+        // The effect of the one before may show only now.
         let Some(memory) = register(&mut attacker, access) else {
             ended += 1;
             attacker = Attacker::new(&server);
@@ -162,7 +162,8 @@ fn requests_with_bits_changed_at_random_harm_nobody_else() {
         };
         let (_, mut message) = attacker.message(&request);
         for _ in 0..random.usize(1..4) {
-            // Mostly in the request and its descriptors: most changes of a header end it at once.
+            // Mostly in the request and its descriptors: most changes of a header end the
+            // connection at once.
             let from = if random.u8(..4) == 0 { 4 } else { 64 };
             let at = random.usize(from..message.len());
             message[at] ^= 1 << random.u8(..8);
@@ -182,7 +183,7 @@ fn requests_with_bits_changed_at_random_harm_nobody_else() {
     }
     assert!(ended < MUTANTS, "none was answered");
     drop(attacker);
-    // A WRITE to another place is a right one: what is in the file is not what it was.
+    // A WRITE to another offset is legal, so the contents of the file have changed.
     let path = server.files.join(super::attacker::NAME);
     std::fs::write(path, pattern()).expect("a file");
     expect_unharmed(&server);

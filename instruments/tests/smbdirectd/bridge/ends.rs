@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! All the ways in which a connection ends, and that it ends alone.
+//! All the ways in which a connection ends, without affecting others.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -44,7 +44,7 @@ fn what_the_server_sent_before_it_closed_reaches_a_client_that_reads_late() {
     let server = Server::start();
     let bridge = Bridge::to(server.address);
     let mut client = bridge.client();
-    // More than the bridge holds, and then the rest in what the client's socket holds.
+    // First more than the bridge holds, then the rest, which stays in the client's socket.
     client.write(&[framed(b"!send 300 30000"), framed(b"!close")].concat());
     for n in 0..150 {
         assert!(client.receive() == pattern(n, 30_000), "message {n}");
@@ -107,7 +107,7 @@ fn a_client_that_goes_while_it_holds_its_server_up_ends_alone() {
                 || "it is still there".to_owned(),
             );
         }
-        // With input that nobody has read: the connection is reset.
+        // Unread input is left: the connection is reset.
         drop(client);
         wait_for(
             || server.connections() == 1,
@@ -131,7 +131,7 @@ fn a_server_that_breaks_off_ends_its_clients_connection_alone() {
     other.echo(b"before");
     let mut client = bridge.client();
     client.echo(b"whole");
-    // While it sends.
+    // While the server sends.
     client.send(b"!send 100 100000");
     assert!(client.receive() == pattern(0, 100_000));
     client.send(b"!abort");
@@ -165,7 +165,7 @@ fn a_client_of_a_server_that_is_not_there_is_closed_with_one_line() {
     client.send(b"\xFESMB");
     client.expect_end_in_order();
     let end = "WARN no connection to the server: connection refused";
-    // Closed by this side first: the bridge waits for the client before it says so.
+    // This side closes first: the bridge waits for the client before it logs that.
     drop(client);
     bridge.wait_for_log(end);
     let log = bridge.log();
@@ -222,7 +222,7 @@ fn garbage_ends_its_own_connection_whenever_it_comes() {
         let length = random.usize(4..100_000);
         let mut garbage: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
         garbage[0] |= 0x02; // No message, nor anything else that is known.
-        // The bridge may have closed before it has all of it.
+        // The bridge may close before it has all of it.
         let _ = client.0.write_all(&garbage);
         client.expect_end();
     }
@@ -245,7 +245,7 @@ fn more_clients_than_are_allowed_are_turned_away() {
         || server.connections() == 1,
         || "it is still there".to_owned(),
     );
-    // Its place is free once the bridge knows that the server knows.
+    // Its place is free once the bridge knows that the server has closed.
     bridge.wait_for_log("closed by the client;");
     bridge.client().echo(b"c");
     b.echo(b"b");
@@ -278,14 +278,14 @@ fn a_bridge_that_is_stopped_ends_its_connections_in_order() {
     assert!(in_order, "{:?}", server.closed());
 }
 
-/// A bridge that is stopped, and cannot end yet: its server does not take what is for it.
+/// A bridge that was told to stop, but cannot end yet because its server does not take its data.
 fn stopping(server: &Server) -> (Bridge, Client) {
     let bridge = Bridge::to(server.address);
     let mut client = bridge.client();
     client.send(b"!sink");
     client.send(b"!stall");
     wait_for(|| server.is_stalled(), || "the server runs on".to_owned());
-    // More than there are credits for.
+    // More messages than there are credits for.
     client.send(&pattern(0, 1 << 20));
     std::thread::sleep(Duration::from_millis(100));
     bridge.signal(Signal::TERM);
@@ -297,7 +297,7 @@ fn a_second_signal_ends_at_once() {
     let server = Server::start();
     let (bridge, client) = stopping(&server);
     bridge.wait_for_log("stopping; a second signal ends at once");
-    // One that comes with the first does not count.
+    // A second signal that comes with the first does not count.
     bridge.signal(Signal::INT);
     std::thread::sleep(Duration::from_millis(600));
     assert!(!bridge.log().contains("ended at once"), "{}", bridge.log());
@@ -310,7 +310,7 @@ fn a_second_signal_ends_at_once() {
     drop(client);
 }
 
-/// timeout(1) sends one to its child and one to the group.
+/// timeout(1) sends one signal to its child and one to the process group.
 #[test]
 fn signals_that_come_together_are_one() {
     let server = Server::start();

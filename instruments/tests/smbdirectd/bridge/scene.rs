@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use instruments::daemon::SMBDIRECTCTL;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long anything may take, on a machine that has other things to do.
+/// How long anything may take on a busy machine.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Bridge {
@@ -78,7 +78,7 @@ impl Bridge {
         );
     }
 
-    /// Memory that it uses, in bytes.
+    /// Its resident memory, in bytes.
     pub(crate) fn resident(&self) -> usize {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).expect("a process");
@@ -92,7 +92,7 @@ impl Bridge {
         kill_process(pid, signal).expect("a signal to a child");
     }
 
-    /// Ends it in order: what it counted.
+    /// Stops the bridge in order; returns its counters.
     pub(crate) fn stop(self) -> serde_json::Value {
         self.signal(Signal::TERM);
         let (status, log, json) = self.ended();
@@ -100,7 +100,7 @@ impl Bridge {
         serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json:?}"))
     }
 
-    /// Waits for its end: how it ended, its log, and what it wrote.
+    /// Waits for its end; returns its exit status, its log, and its output.
     pub(crate) fn ended(mut self) -> (ExitStatus, String, String) {
         let mut output = String::new();
         self.stdout.read_to_string(&mut output).expect("its output");
@@ -119,7 +119,7 @@ impl Drop for Bridge {
     }
 }
 
-/// Waits until it is so.
+/// Waits until a condition holds.
 pub(crate) fn wait_for(is_so: impl Fn() -> bool, otherwise: impl Fn() -> String) {
     let end = Instant::now() + TIMEOUT;
     while !is_so() {
@@ -156,14 +156,14 @@ impl Client {
     /// Sends a message and expects it back.
     pub(crate) fn echo(&mut self, message: &[u8]) {
         self.send(message);
-        assert!(self.receive() == message, "another one came back");
+        assert!(self.receive() == message, "another message came back");
     }
 
     pub(crate) fn shut(&self) {
         self.0.shutdown(Shutdown::Write).expect("an open socket");
     }
 
-    /// Expects that the bridge closes, in order or not, and that nothing comes before.
+    /// Expects that the bridge closes, in order or not, and sends nothing before that.
     pub(crate) fn expect_end(&mut self) {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
@@ -176,7 +176,7 @@ impl Client {
         assert_eq!(rest, b"", "something came before the end");
     }
 
-    /// The same, where the end is to be in order.
+    /// The same, but the close must be in order.
     pub(crate) fn expect_end_in_order(&mut self) {
         let mut rest = Vec::new();
         self.0.read_to_end(&mut rest).expect("an end in order");

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An SMB Direct server that clients tell what to do: it sends back what it receives, except for
-//! what begins with `!`.
+//! An SMB Direct server that its clients control: it sends back what it receives, except for
+//! messages that begin with `!`.
 //!
 //! | message | does |
 //! |---|---|
 //! | `!send COUNT LENGTH` | sends so many messages, [`pattern`]s of that length |
-//! | `!sink` | sends nothing back any more |
+//! | `!sink` | stops sending messages back |
 //! | `!close` | closes in order |
-//! | `!abort` | breaks off |
+//! | `!abort` | aborts the connection |
 //! | `!stall` | does nothing at all until [`Server::resume`] |
 
 use std::collections::{HashMap, VecDeque};
@@ -25,13 +25,13 @@ use smbdirect::sys::Memory;
 use smbdirect::transport::{Config, Event, HeapBuffers, SendError, Transport};
 use smbdirect::units::Instant;
 
-/// What a server that runs has seen.
+/// What a running server has seen.
 #[derive(Default)]
 struct Seen {
     stop: AtomicBool,
     stalled: AtomicBool,
     connections: AtomicUsize,
-    /// Of all messages that were not sent back: their lengths and their hashes.
+    /// Lengths and hashes of all messages that were not sent back.
     sunk: Mutex<Vec<(usize, u64)>>,
     closed: Mutex<Vec<String>>,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Bytes that say at each place which message they are of, and no command.
+/// Bytes that show at each offset which message they are from, and that are not a command.
 pub(crate) fn pattern(number: usize, length: usize) -> Vec<u8> {
     (0..length)
         .map(|i| (i.wrapping_mul(31) ^ number.wrapping_mul(7)) as u8 | 0x80)
@@ -57,7 +57,7 @@ pub(crate) fn hash(bytes: &[u8]) -> u64 {
 }
 
 impl Server {
-    /// One that takes messages of almost 16 MiB.
+    /// A server that takes messages of almost 16 MiB.
     pub(crate) fn start() -> Self {
         Self::with_max_fragmented_size(0xFF_FFFF)
     }
@@ -103,7 +103,7 @@ impl Server {
         self.seen.connections.load(Ordering::Acquire)
     }
 
-    /// Lengths and hashes of what was not sent back.
+    /// Lengths and hashes of the messages that were not sent back.
     pub(crate) fn sunk(&self) -> Vec<(usize, u64)> {
         self.seen.sunk.lock().unwrap().clone()
     }
@@ -127,7 +127,7 @@ impl Drop for Server {
 
 #[derive(Default)]
 struct Conn {
-    /// To be sent, with what is to be done behind it.
+    /// Messages to send.
     queue: VecDeque<Vec<u8>>,
     sending: VecDeque<RegionId>,
     sink: bool,
