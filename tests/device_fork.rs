@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A handle after `fork`: the child is told, and the parent does not notice.
+//! A handle after `fork`: the child is told, but the parent does not notice.
 //!
-//! A program of its own, with one thread, for only such a process can be forked safely.
+//! A program of its own with one thread, because only such a process can fork safely.
 
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::AsFd;
@@ -17,7 +17,7 @@ use smbdirect::device::{Direction, Event, Handle, Role, Status};
 use smbdirect::sys::{Maker, Memfd, SeqSocket, wait_readable};
 use zerocopy::FromZeros;
 
-/// All calls; the child's only work.
+/// All calls, which are all that the child does.
 fn calls(handle: &mut Handle) -> Vec<Result<(), Status>> {
     let write = Direction::Write;
     vec![
@@ -40,21 +40,21 @@ fn calls(handle: &mut Handle) -> Vec<Result<(), Status>> {
     ]
 }
 
-/// Begins `child` in a child, which ends with whether that said that all is well.
+/// Runs `child` in a child process, whose exit status says whether all went well.
 fn begin(child: impl FnOnce() -> bool) -> libc::pid_t {
-    // SAFETY: this process has one thread, so that the child may do what it likes.
+    // SAFETY: this process has one thread, so the child may call anything.
     match unsafe { libc::fork() } {
         -1 => panic!("no child: {}", std::io::Error::last_os_error()),
         0 => {
             let code = i32::from(!child());
-            // SAFETY: ends the child without running what is the parent's to run.
+            // SAFETY: ends the child without running the parent's destructors and exit handlers.
             unsafe { libc::_exit(code) }
         }
         process => process,
     }
 }
 
-/// Whether a child said that all is well.
+/// Whether a child reported that all went well.
 fn end(process: libc::pid_t) -> bool {
     let mut status = 0;
     // SAFETY: `status` outlives the call.
@@ -111,7 +111,7 @@ fn main() -> ExitCode {
     encode(cookie, &attached, &[], &mut message);
     device.send(&message, &[]).expect("sent");
 
-    // A child of a process that waits for its answer leaves the answer to its parent.
+    // A child of a process that waits for its answer leaves that answer to its parent.
     let refused = |handle: &mut Handle| {
         let results = calls(handle);
         results.iter().all(|result| *result == Err(Status::Forked))
@@ -136,7 +136,7 @@ fn main() -> ExitCode {
     });
     assert!(dropped);
 
-    // Nothing came of the child, and the parent's attachment works.
+    // The device heard nothing from the child, and the parent's attachment works.
     let mut handle = handle.take().expect("the parent's");
     let nothing = device.receive(&mut buffer).expect_err("nothing was said");
     assert!(nothing.is_would_block(), "{nothing}");
@@ -155,7 +155,7 @@ fn main() -> ExitCode {
     };
     assert_eq!(next_event(&mut handle), expected);
 
-    // Its end is the end of the attachment, although a child holds a copy of everything.
+    // When it ends, so does the attachment, although a child holds a copy of every descriptor.
     let (mut near, far) = UnixStream::pair().expect("descriptors");
     let holder = begin(|| near.read(&mut [0]).is_ok_and(|length| length == 1));
     drop(handle);

@@ -29,7 +29,7 @@ thread_local! {
 }
 
 fn count() {
-    // A thread that is ending has no counter any more, and nothing that is counted.
+    // A thread that is ending no longer has a counter, and nothing to count.
     let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
 }
 
@@ -64,14 +64,14 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Calls of the allocator during `work`, on this thread.
+/// Runs `work`; returns the number of its allocator calls on this thread.
 fn calls<T>(work: impl FnOnce() -> T) -> (usize, T) {
     let before = CALLS.get();
     let result = work();
     (CALLS.get() - before, result)
 }
 
-/// Does `work`, which must not call the allocator.
+/// Runs `work`, which must not call the allocator.
 fn counted<T>(work: impl FnOnce() -> T) -> T {
     let (calls, result) = calls(work);
     assert_eq!(calls, 0, "the allocator was called");
@@ -87,7 +87,7 @@ fn the_count_sees_every_kind_of_call() {
     assert_eq!(calls(|| std::hint::black_box([0_u8; 100])).0, 0);
 }
 
-/// Bytes that look like anything: different in each round, the same in each run.
+/// Arbitrary bytes: different in each round, the same in each run.
 fn noise(round: u64) -> [u8; 600] {
     let mut random = fastrand::Rng::with_seed(round);
     let mut bytes = [0; 600];
@@ -243,7 +243,7 @@ impl Pair {
         }
     }
 
-    /// Serves both ends until neither has anything to send; the number of messages that took.
+    /// Serves both ends until neither has anything to send; returns the number of messages.
     fn settle(&mut self) -> usize {
         for count in 0.. {
             let mut quiet = true;
@@ -307,7 +307,7 @@ fn a_connection_lives_and_ends_without_allocation() {
                 pair.settle();
             }
             assert_eq!(pair.arrived, sent);
-            // Both sides fall silent for ten minutes, and ask each other now and then.
+            // Both sides are silent for ten minutes, and ask each other now and then.
             for _ in 0..10 {
                 pair.now = pair
                     .ends
@@ -395,7 +395,7 @@ impl QueuePairs {
         }
     }
 
-    /// Carries FPDUs both ways until there are none, in pieces of 100 bytes.
+    /// Carries FPDUs both ways in pieces of 100 bytes, until there are none.
     fn settle(&mut self) {
         while self.carry(0) | self.carry(1) {}
     }

@@ -4,10 +4,10 @@
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release --test ring_loom`
 //!
-//! This compiles `src/shm/ring.rs` itself, with `map` replaced by a model of the memory: the words
-//! are loom's atomics, an entry is a cell in which loom finds two threads at once, and a doorbell is
-//! something that loom knows how to wait for. A lost wake-up is a deadlock, which loom reports. The
-//! last tests take the ring's fences and orderings away and see that loom notices.
+//! This compiles `src/shm/ring.rs` itself, with `map` replaced by a model of the memory: the words are loom's atomics,
+//! an entry is a cell in which loom finds two threads at once, and a doorbell is something that loom knows how to wait
+//! for. A lost wake-up is a deadlock, which loom reports. The last tests remove the ring's fences and orderings and
+//! check that loom notices.
 
 #![cfg(loom)]
 #![allow(dead_code, unreachable_pub)]
@@ -53,7 +53,7 @@ enum Wakes {
     AtOnce,
     /// When the producer is done.
     Late,
-    /// As that, however the consumer sleeps.
+    /// The same, however the consumer sleeps.
     Deferred,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! At which addresses clients are served: what the listener allows, and what the machine has.
+//! The addresses at which clients are served: those that the listener allows and the machine has.
 
 use std::env;
 use std::io::{ErrorKind, Read};
@@ -18,7 +18,7 @@ const FIRST: [u8; 4] = [127, 0, 0, 1];
 const SECOND: [u8; 4] = [127, 0, 0, 2];
 const ONLY_FIRST: &[(&str, u32)] = &[("::ffff:127.0.0.1", 0)];
 
-/// A broker at all addresses of IPv4.
+/// A broker that listens on all IPv4 addresses.
 fn scene() -> Scene {
     Scene::with(|config| config.listen = vec!["0.0.0.0:0".parse().unwrap()])
 }
@@ -42,7 +42,7 @@ fn pair_at(scene: &Scene, guid: u8, ip: [u8; 4]) -> (Raw, u64, Client) {
     (worker, info.conn, client)
 }
 
-/// Whether a client that says nothing is turned away.
+/// Whether a silent client is turned away.
 fn is_refused(address: SocketAddr) -> bool {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -80,12 +80,12 @@ fn connections_at_addresses_that_are_no_longer_allowed_end_and_others_live() {
 fn clients_at_other_addresses_are_refused_before_they_say_anything() {
     let scene = scene();
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
-    // One that has said nothing so far ends with the first of them.
+    // A connection that has been silent so far ends when the first reactor learns of the change.
     let mut waiting = TcpStream::connect(at(&scene, SECOND)).unwrap();
     waiting.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(listener.allow(ONLY_FIRST), Status::Ok);
     assert!(matches!(waiting.read(&mut [0]), Ok(0) | Err(_)));
-    // Its end says that all reactors know.
+    // When a client is refused, all reactors know.
     assert!(is_refused(at(&scene, SECOND)));
     assert_eq!(scene.peers.dial(at(&scene, SECOND)).closed(), "reset");
     let (_worker, ..) = pair_at(&scene, 1, FIRST);
@@ -147,13 +147,13 @@ fn a_list_that_cannot_be_changes_nothing() {
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     assert_eq!(listener.allow(ONLY_FIRST), Status::Ok);
     for wrong in [
-        // Of no host.
+        // Not an address of a host.
         ("::", 0),
         ("::ffff:0.0.0.0", 0),
         ("ff02::1", 0),
         ("::ffff:224.0.0.1", 0),
         ("::ffff:255.255.255.255", 0),
-        // A scope where there is none, and none where there is one.
+        // A scope with an address that has none, and a missing scope.
         ("::ffff:127.0.0.2", 1),
         ("2001:db8::1", 1),
         ("fe80::1", 0),
@@ -175,7 +175,7 @@ fn a_list_that_cannot_be_changes_nothing() {
         status.allowed.as_deref(),
         Some(&["127.0.0.1".to_owned()][..])
     );
-    // A link-local address with its scope is one; so are as many as fit, and no more.
+    // A link-local address with its scope is allowed; so are as many addresses as fit, but no more.
     assert_eq!(listener.allow(&[("fe80::1", 3), ("::1", 0)]), Status::Ok);
     let status = scene.status();
     assert_eq!(status.allowed.unwrap(), ["::1", "fe80::1%3"]);
@@ -185,10 +185,11 @@ fn a_list_that_cannot_be_changes_nothing() {
     assert_eq!(listener.detached(), Status::Corrupt);
 }
 
-/// Tells a test that it is in a network of its own.
+/// Set for a test that runs in a network namespace of its own.
 const INSIDE: &str = "SMBDIRECT_TEST_NETWORK";
 
-/// Runs the test of this name in a network of its own, which has nothing but a loopback interface.
+/// Runs the test of this name in a network namespace of its own, which has only a loopback
+/// interface.
 fn in_a_network_of_its_own(name: &str, test: impl FnOnce()) {
     if env::var_os(INSIDE).is_some() {
         ip("link set lo up");
@@ -208,7 +209,7 @@ fn in_a_network_of_its_own(name: &str, test: impl FnOnce()) {
     let probe = unshare("true", &[]);
     if !probe.status.success() {
         let why = String::from_utf8_lossy(&probe.stderr).into_owned();
-        return println!("SKIPPED: no network of its own: {why}");
+        return println!("SKIPPED: no network namespace: {why}");
     }
     let program = env::current_exe().unwrap();
     let output = unshare(program.to_str().unwrap(), &["--exact", name, "--nocapture"]);
@@ -234,7 +235,8 @@ fn a_connection_ends_when_the_machine_loses_its_address() {
         let scene = scene();
         let (mut first, conn, client) = pair_at(&scene, 1, [10, 9, 0, 1]);
         let (mut second, other, _gone) = pair_at(&scene, 2, [10, 9, 0, 2]);
-        // All of 127.0.0.0/8 is this machine's, though no interface has each of its addresses.
+        // All of 127.0.0.0/8 belongs to this machine, although not every address is on an
+        // interface.
         let (mut third, routed, loopback) = pair_at(&scene, 3, SECOND);
         ip("address del 10.9.0.2/32 dev lo");
         let completion = second.completion();

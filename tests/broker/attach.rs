@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Who may attach, and what the device says to the others.
+//! Which processes may attach, and what the device tells the others.
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{self, kind, role};
@@ -42,7 +42,7 @@ fn refuses_a_process_of_another_version() {
     }
 }
 
-/// smbd and the device are started again at different times: the newer side speaks what the older one does.
+/// smbd and the device are restarted at different times: the newer side speaks the older side's version.
 #[test]
 fn speaks_with_a_newer_process_what_both_know() {
     let scene = Scene::new();
@@ -73,7 +73,7 @@ fn refuses_a_process_that_is_too_new_or_too_old_whatever_it_sends() {
         for length in [16, 40, 48] {
             let mut raw = Raw::connect(scene.path());
             let mut body = attach.as_bytes().to_vec();
-            // One of another version may be of another length.
+            // Another version may have another length.
             body.resize(length, 0);
             let control = abi::Control {
                 kind: kind::ATTACH,
@@ -104,7 +104,7 @@ fn skips_what_says_that_it_may_be_skipped() {
     queue.submissions.push(&[entry]).unwrap();
     worker.reply(conn, b"goes on");
     assert_eq!(client.message(), b"goes on");
-    // Only that bit says so, and only of what is not to be answered.
+    // Only that bit allows it, and only for messages that need no answer.
     let control = abi::Control {
         cookie: 1,
         ..control
@@ -134,7 +134,7 @@ fn takes_no_more_workers_than_it_may() {
     let mut third = Raw::connect(scene.path());
     let answer = third.try_attach(abi::VERSION, role::WORKER, [0; 16]);
     assert_eq!(answer.status(), Status::Limit);
-    // Others are not kept out.
+    // Other processes still get in.
     Raw::attach(scene.path(), role::OBSERVER);
     drop(workers);
     scene.until("the workers are gone", |status| status.processes.is_empty());
@@ -200,7 +200,7 @@ fn detaches_who_does_not_attach_in_time() {
     assert_eq!(raw.detached(), Status::TimedOut);
 }
 
-/// Nothing has to be waited for between the attachment and the first memory.
+/// A worker may ask for memory right after it asks to attach.
 #[test]
 fn a_worker_may_ask_for_memory_at_once() {
     let scene = Scene::new();
@@ -263,7 +263,7 @@ fn the_clients_of_a_worker_that_has_gone_are_free_at_once() {
         let mut next = Raw::worker(scene.path());
         assert_eq!(last.register([1; 16], 7), Status::Ok, "{round}");
         assert_eq!(next.register([1; 16], 7), Status::Taken);
-        // However much it has asked for and will not hear.
+        // However many requests it has sent without reading the answers.
         let set = abi::SetSessionId {
             session_id: 8,
             client_guid: [1; 16],
@@ -273,7 +273,7 @@ fn the_clients_of_a_worker_that_has_gone_are_free_at_once() {
         for _ in 0..(round % 3) * 40 {
             last.request(kind::SET_SESSION_ID, &set);
         }
-        // As a library does: a copy in a process that is being started does not count.
+        // As a library does: it shuts the socket down, because a process being started may hold a copy.
         last.socket.shut_down().unwrap();
         assert_eq!(next.register([1; 16], 7), Status::Ok, "{round}");
         last = next;

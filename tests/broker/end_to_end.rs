@@ -26,7 +26,7 @@ impl Process {
         process
     }
 
-    /// A worker that wants the connections of a client.
+    /// A worker that has registered a client.
     fn registered(scene: &Scene, guid: u8) -> Self {
         let mut process = Self::attach(scene.path(), Role::Worker, None);
         let asked = process.0.set_session_id(1, [guid; 16], 0, false);
@@ -45,7 +45,7 @@ impl Process {
         (process, conn, client)
     }
 
-    /// The next event, for which it sleeps as a process does.
+    /// The next event; sleeps for it as a process does.
     fn next(&mut self) -> Event {
         let start = Instant::now();
         loop {
@@ -130,7 +130,7 @@ impl Process {
         }
     }
 
-    /// The events to the end, and its reason.
+    /// The events up to the end, and its reason.
     fn last(&mut self) -> (Vec<Event>, Status) {
         let mut events = Vec::new();
         loop {
@@ -148,9 +148,9 @@ fn content(length: usize) -> Vec<u8> {
 
 fn write(buffer: &BulkBuffer, offset: usize, bytes: &[u8]) {
     assert!(offset + bytes.len() <= buffer.length);
-    // SAFETY: the buffer is this process' until it is freed, and has these bytes.
+    // SAFETY: this process owns the buffer until it is freed, and it has these bytes.
     let target = unsafe { buffer.start.add(offset) };
-    // SAFETY: as above; nobody else writes there now.
+    // SAFETY: as above; nothing else writes there now.
     unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
 }
 
@@ -194,7 +194,7 @@ fn a_client_that_nobody_knows_goes_through_the_listener_to_a_new_worker() {
         panic!("an offer");
     };
     child.0.claim(7, token).expect("sent");
-    // By two ways: the answer, and the connection with its first message.
+    // They come in two ways: the answer to the claim, and the connection with its first message.
     let mut told = [child.next(), child.next(), child.next()];
     told.sort_by_key(|event| match event {
         Event::Reply { .. } => 0,
@@ -281,7 +281,8 @@ fn a_flood_of_messages_arrives_in_order_with_waits_for_room() {
     }
 }
 
-/// A worker does not ring for messages that it gives back, unless the device wants their room.
+/// A worker does not wake the device for messages that it gives back, unless the device wants their
+/// room.
 #[test]
 fn messages_that_need_all_memory_arrive_as_fast_as_they_are_taken() {
     let scene = Scene::with(|config| config.memory.receive.max_segments = 4);
@@ -496,7 +497,7 @@ fn a_worker_that_is_dropped_leaves_nothing_behind() {
     });
 }
 
-/// Reads `length` bytes of a client, as for its WRITE.
+/// Reads `length` bytes from a client, as for its WRITE.
 fn fetch(process: &mut Process, conn: u64, client: &Client, length: u32) {
     let source = client.register(length as usize, Access::RemoteRead);
     let list = source.part(0, length).emit();
@@ -550,7 +551,7 @@ fn many_idle_clients_that_wrote_once_need_little_memory() {
     assert!(each < 768 << 10, "{each}");
 }
 
-/// Transfers wait for memory of others, and none fails.
+/// Transfers wait for memory that others hold, but none fails.
 #[test]
 fn no_transfer_fails_because_others_hold_memory() {
     let scene = Scene::with(|config| {
@@ -559,7 +560,7 @@ fn no_transfer_fails_because_others_hold_memory() {
     });
     let (mut greedy, _, _client) = Process::connected(&scene, 1);
     let mut held = Vec::new();
-    // All of the memory but what is kept for those that wait.
+    // All of the memory except the part that is kept for those that wait.
     for _ in 0..6 {
         held.push(greedy.allocate(1 << 20));
     }
@@ -569,12 +570,12 @@ fn no_transfer_fails_because_others_hold_memory() {
     for (process, ..) in &mut others {
         assert_eq!(process.0.allocate(1 << 20).err(), Some(Status::Again));
     }
-    // One after the other gives back what it has, as transfers end.
+    // One after the other they give back what they have, as transfers end.
     for buffer in held {
         greedy.0.free(buffer.number).expect("in use");
     }
     for (process, conn, client) in &mut others {
-        // What the device wants back is given back where events are taken.
+        // The library returns memory that the device wants back when it takes events.
         while process.0.next_event() != Ok(Some(Event::Room)) {
             assert_eq!(greedy.0.next_event(), Ok(None));
             std::thread::sleep(Duration::from_millis(1));

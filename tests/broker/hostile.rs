@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Workers that break the rules of the interface: each ends itself and nobody else.
+//! Workers that break the rules of the interface: each ends only itself.
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{self, Place, Submission, TransferSubmission, event, op, region};
@@ -11,7 +11,7 @@ use crate::peer::Client;
 use crate::raw::{NOTHING, Raw};
 use crate::scene::Scene;
 
-/// Two workers with a connection each, of which the first breaks a rule.
+/// Two workers with a connection each; the first one breaks a rule.
 struct Trial {
     scene: Scene,
     worker: Raw,
@@ -36,7 +36,7 @@ impl Trial {
         }
     }
 
-    /// It is detached, its connection closed, and all that it had is gone.
+    /// Expects that it is detached, its connection is closed, and all that it had is gone.
     fn ends(mut self, counter: &str) {
         assert_eq!(self.worker.detached(), Status::Corrupt);
         self.client.closed();
@@ -149,7 +149,7 @@ fn memory_that_is_not_its_own() {
                 descriptor_count: 10,
                 ..trial.send()
             };
-            // Ten descriptors, of which nine are empty: what is asked must not come so far.
+            // Ten descriptors, nine of which are empty: the question must not get so far.
             let submission = match descriptors {
                 0 => Submission {
                     descriptor_count: 1,
@@ -218,8 +218,8 @@ fn corrupt_indexes_of_either_ring() {
             .memory
             .write(offset, &0x1234_5678u32.to_ne_bytes())
             .unwrap();
-        // That of who takes completions is looked at when it has to be: at the latest when the ring
-        // is full.
+        // The index of the completion consumer is read only when needed: at the latest when the
+        // ring is full.
         let mut sends = if offset == 128 { 0 } else { 100 };
         while sends > 0 && trial.worker.read_socket() {
             let queue = trial.worker.queues.get_mut(&0).unwrap();
@@ -244,7 +244,7 @@ fn garbage_all_over_the_rings() {
             let word = random.u32(..) >> random.u32(..32);
             memory.write(offset, &word.to_ne_bytes()).unwrap();
             if random.u8(..8) == 0 {
-                // The indexes, within what looks right.
+                // The indexes, within a plausible range.
                 let index = (u32::MAX - 255).wrapping_add(random.u32(..80));
                 let offset = [128, 256, 640 + 4096 + 128, 640 + 4096 + 256][random.usize(..4)];
                 memory.write(offset, &index.to_ne_bytes()).unwrap();
@@ -261,7 +261,8 @@ fn garbage_all_over_the_rings() {
     }
 }
 
-/// A segment is given back while an operation uses it: that one fails, and nobody is harmed.
+/// A segment is given back while an operation uses it: the operation fails, but no other process is
+/// harmed.
 #[test]
 fn memory_that_is_given_back_while_it_is_used() {
     let Trial {
@@ -289,7 +290,7 @@ fn memory_that_is_given_back_while_it_is_used() {
     };
     worker.release(&bulk);
     scene.until("it is not counted", |status| status.totals.memory < before);
-    // The answers come, good or bad, unless what is left names memory that is not there.
+    // The answers come, good or bad, unless the remaining entries name memory that is gone.
     drop(worker);
     other.reply(others, b"hello");
     assert_eq!(others_client.message(), b"hello");
@@ -339,7 +340,7 @@ fn a_place_in_memory_that_was_given_back() {
     };
     trial.worker.release(&send);
     let conn = trial.conn;
-    // An answer says that the release was read.
+    // The answer shows that the device has read the release.
     assert_eq!(trial.worker.register([9; 16], 0), Status::Ok);
     trial.submits(
         Submission {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How workers and brokers end, and begin again.
+//! How workers and brokers end, and start again.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -19,7 +19,7 @@ use smbdirect::sys::Memfd;
 use crate::raw::Raw;
 use crate::scene::Scene;
 
-/// What must be as before.
+/// What must be the same as before.
 fn held(report: &Report) -> impl PartialEq + std::fmt::Debug + use<> {
     (
         report.totals.clone(),
@@ -99,7 +99,7 @@ fn what_was_under_way_ends_before_the_connection_does() {
         let status = Status::from_code(completion.status).unwrap();
         assert!(matches!(status, Status::Ok | Status::Flushed), "{status}");
     }
-    // What was submitted after the end is answered after it.
+    // Operations that were submitted after the end are answered after it.
     while cookies.len() < 20 {
         cookies.push(worker.expect(event::RDMA_DONE).0.cookie);
     }
@@ -113,7 +113,7 @@ fn a_worker_has_a_queue_with_each_reactor_that_serves_it() {
     let mut worker = Raw::worker(scene.path());
     assert_eq!(worker.register([1; 16], 0), Status::Ok);
     let mut clients = Vec::new();
-    // The kernel deals them out.
+    // The kernel distributes them.
     while worker.queues.len() < 2 {
         assert!(clients.len() < 90, "all with one reactor");
         let client = scene.client(1);
@@ -168,7 +168,7 @@ fn a_broker_that_stops_waits_for_what_is_under_way() {
     let (gone, status) = worker.expect(event::DISCONNECTED);
     assert_eq!(status, Status::Stopping);
     assert_ne!(gone.conn, conn);
-    // Whoever only looks may do so until the end.
+    // Observers may stay until the end.
     Raw::attach(scene.path(), role::OBSERVER);
     let mut late = Raw::connect(scene.path());
     let answer = late.try_attach(abi::VERSION, role::WORKER, [0; 16]);
@@ -211,7 +211,7 @@ fn workers_attach_again_when_the_broker_is_back() {
     assert_eq!(client.message(), b"hello");
 }
 
-/// A worker in a process of its own: what it does is in its environment.
+/// A worker in a process of its own, which its environment tells what to do.
 #[test]
 #[ignore = "started by other tests"]
 fn another_process() {
@@ -227,7 +227,7 @@ fn another_process() {
     let answer = worker.try_attach(abi::VERSION, role::WORKER, [0; 16]);
     assert_eq!(answer.kind, kind::ATTACHED);
     assert_eq!(worker.register([1; 16], 0), Status::Ok);
-    // The child of this process keeps the socket.
+    // The child of this process keeps the socket open.
     rustix::io::fcntl_setfd(&worker.socket, rustix::io::FdFlags::empty()).unwrap();
     let child = Command::new("sleep")
         .arg("1000")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Every limit, and that it keeps nobody else from anything.
+//! Every limit, and that reaching it affects no other process.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -53,7 +53,7 @@ fn a_connection_that_the_listener_declines_is_closed_at_once() {
     assert_eq!((status.totals.offered, status.totals.undispatched), (1, 1));
     let mut worker = Raw::worker(scene.path());
     assert_eq!(worker.claim(tokens[0]), Status::NoToken);
-    // The other is served; and what is claimed cannot be declined any more.
+    // The other one is served; and a claimed connection can no longer be declined.
     assert_eq!(worker.claim(tokens[1]), Status::Ok);
     let info = worker.connection();
     assert_eq!(listener.decline(tokens[1]), Status::NoToken);
@@ -119,20 +119,20 @@ fn memory_is_limited_by_segments_by_worker_and_in_total() {
     for _ in 0..4 {
         assert_eq!(worker.grow(region::SEND), Status::Ok);
     }
-    // Four segments of a region.
+    // A region may have four segments.
     assert_eq!(worker.grow(region::SEND), Status::NoMemory);
     assert_eq!(scene.status().counters["refused_memory"], 1);
     for _ in 0..2 {
         assert_eq!(worker.grow(region::BULK), Status::Ok);
     }
-    // Six segments of a worker.
+    // A worker may have six segments.
     assert_eq!(worker.grow(region::BULK), Status::NoMemory);
     let mut other = Raw::worker(scene.path());
     for _ in 0..3 {
         assert_eq!(other.grow(region::BULK), Status::Ok);
     }
     assert_eq!(scene.status().totals.memory, 9 * segment);
-    // Of the twelve of all, three are kept: two for the one that has waited longest.
+    // Three of the twelve segments are reserved: two of them for the worker that has waited longest.
     assert_eq!(other.grow(region::BULK), Status::Ok);
     assert_eq!(other.grow(region::SEND), Status::Ok);
     let mut third = Raw::worker(scene.path());
@@ -171,7 +171,7 @@ fn memory_that_is_not_used_comes_back() {
     let target = client.register(1 << 20, Access::RemoteWrite);
     assert_eq!(worker.grow_by(region::BULK, 1), Status::Ok);
     assert_eq!(worker.grow(region::BULK), Status::Ok);
-    // Long messages, for which RECEIVE grows.
+    // Long messages, so that RECEIVE grows.
     for _ in 0..2 {
         client.send(&vec![7; 900_000]);
         assert_eq!(worker.pdu(conn).len(), 900_000);
@@ -186,7 +186,7 @@ fn memory_that_is_not_used_comes_back() {
     let expected = [(region::BULK, 0), (region::BULK, 1), (region::RECEIVE, 1)];
     assert_eq!(wanted, BTreeSet::from(expected));
     scene.until("all of it is back", |status| status.totals.memory == before);
-    // The number is that of another segment now.
+    // Another segment has the number now.
     assert_eq!(worker.grow(region::BULK), Status::Ok);
     worker.bulk[0].write(0, &[5; 4096]).unwrap();
     let place = Place {
@@ -200,13 +200,13 @@ fn memory_that_is_not_used_comes_back() {
         &[target.part(0, 4096)],
     );
     assert_eq!(worker.expect(event::RDMA_DONE).1, Status::Ok);
-    // The data is there when what was sent behind it is.
+    // The data is there when a message sent after it arrives.
     worker.reply(conn, b"behind");
     assert_eq!(client.message(), b"behind");
     assert_eq!(target.memory.to_vec(0, 4096).unwrap(), [5; 4096]);
 }
 
-/// Who has more than an equal share gives it to those that have less.
+/// A worker that has more than an equal share gives it to those that have less.
 #[test]
 fn a_worker_that_waits_gets_what_others_have_too_much_of() {
     let segment = 1 << 20;
@@ -216,7 +216,7 @@ fn a_worker_that_waits_gets_what_others_have_too_much_of() {
         config.memory_limit = 12 * segment;
     });
     let mut greedy = Raw::worker(scene.path());
-    // Nine are for all, two more for the one that waits longest.
+    // Nine are for all workers, two more for the one that has waited longest.
     for _ in 0..11 {
         assert_eq!(greedy.grow(region::BULK), Status::Ok);
     }
@@ -231,7 +231,7 @@ fn a_worker_that_waits_gets_what_others_have_too_much_of() {
     assert_eq!(answer.kind, kind::SEGMENT);
 }
 
-/// What a worker has taken all of is no want of memory, for which others would have to give up theirs.
+/// A worker that has used up its share does not make others give up their memory.
 #[test]
 fn a_worker_that_lets_its_messages_lie_takes_no_memory_from_others() {
     let scene = Scene::new();
@@ -252,7 +252,7 @@ fn a_worker_that_lets_its_messages_lie_takes_no_memory_from_others() {
     }
 }
 
-/// A worker that has a connection and no memory to be told of it; who has all the memory.
+/// A worker that has a connection but no memory in which to learn of it, and the worker that has all the memory.
 fn without_memory(scene: &Scene) -> (Raw, Raw, Client) {
     let mut hog = Raw::worker(scene.path());
     for region in [region::BULK, region::BULK, region::SEND, region::SEND] {
@@ -273,7 +273,7 @@ fn a_worker_may_not_name_a_connection_that_it_was_not_told_of() {
     let scene = Scene::with(|config| config.memory_limit = 6 << 20);
     let (_hog, mut worker, client) = without_memory(&scene);
     assert!(worker.read_socket());
-    // It has guessed the number.
+    // The worker has guessed the number.
     worker.submit(Submission {
         op: op::TRANSFER,
         conn: 1,
@@ -296,12 +296,12 @@ fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
     assert_eq!(worker.pdu(conn), b"next");
 }
 
-/// The memory of a dead worker is free when its connections are, of which nobody is told.
+/// The memory of a dead worker becomes free when its connections do, which no message reports.
 #[test]
 fn memory_that_a_connection_of_a_dead_worker_held_serves_those_that_wait() {
     let scene = Scene::with(|config| config.memory_limit = 6 << 20);
     let (mut hog, conn, hogs) = scene.pair(2);
-    // It registers the segment with the connection.
+    // Registers the segment with the connection.
     hog.reply(conn, b"hello");
     assert_eq!(hogs.message(), b"hello");
     for region in [region::SEND, region::BULK, region::BULK] {
@@ -336,7 +336,7 @@ fn a_claim_is_answered_when_the_connection_ends_before_there_was_memory_for_it()
     client.close();
     let answer = worker.message(|message| message.cookie == cookie);
     assert_eq!(answer.status(), Status::ClosedByPeer);
-    // One that attached for it has nothing else to do.
+    // A process that attaches for it has nothing else to do.
     let client = scene.client(3);
     let mut forked = Raw::attach_with(scene.path(), role::WORKER, listener.offer().token);
     scene.until("assigned", is_owned);
@@ -344,8 +344,8 @@ fn a_claim_is_answered_when_the_connection_ends_before_there_was_memory_for_it()
     assert_eq!(forked.detached(), Status::ClosedByPeer);
 }
 
-/// A worker that waits for a client that takes no responses takes no messages either, and that client may
-/// send all the more.
+/// A worker waits for a client that takes no responses and takes no messages meanwhile; this leaves room for the client
+/// to send.
 #[test]
 fn messages_that_a_worker_does_not_take_leave_memory_for_those_of_others() {
     let scene = Scene::with(|config| {
@@ -374,7 +374,7 @@ fn messages_that_a_worker_does_not_take_leave_memory_for_those_of_others() {
         other_client.send(&[n; 900_000]);
         assert_eq!(other.pdu(other_conn), [n; 900_000]);
     }
-    // Nothing is lost of what waits.
+    // None of the waiting messages is lost.
     let mut next = vec![0; conns.len()];
     while next.iter().any(|next| *next < messages.len()) {
         let (completion, _) = worker.expect(event::PDU);
@@ -414,8 +414,8 @@ fn a_listener_that_does_not_read_its_offers_loses_them_and_stays() {
     while listener.offer().info.client_guid != [2; 16] {}
 }
 
-/// A worker that keeps all its messages holds up its own client, which goes on when they are given
-/// back, and nobody else; its client's keepalives are answered meanwhile.
+/// A worker that keeps all its messages holds up its own client until it gives them back, but no other client;
+/// meanwhile its client's keepalives are answered.
 #[test]
 fn a_worker_that_does_not_give_messages_back_holds_up_its_own_client_only() {
     let mut scene = Scene::new();
@@ -483,7 +483,7 @@ fn a_worker_that_takes_no_completions_is_not_served_further_and_loses_none() {
         queue.completions == 64 && queue.overflow == 30 && queue.outstanding == 0
     });
     assert_eq!(status.connections[0].messages_out, depth + 1);
-    // These stay where they are.
+    // These stay in the worker.
     for cookie in depth + 1..=2 * depth {
         worker.submit(send(cookie));
     }
@@ -493,7 +493,7 @@ fn a_worker_that_takes_no_completions_is_not_served_further_and_loses_none() {
         let completion = worker.completion();
         match completion.event {
             event::SENT => cookies.push(completion.cookie),
-            // The ring for giving it back is full as yet.
+            // The ring for giving buffers back is still full.
             event::PDU => {
                 messages.extend(worker.peek(&completion));
                 pdus.push(completion);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Clients: initiators on a fabric of their own, in a thread of their own.
+//! Clients: initiators with their own fabric, in their own thread.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -50,10 +50,10 @@ pub(crate) struct Client {
     tasks: Sender<Task>,
     pub(crate) conn: ConnId,
     happened: Receiver<Happened>,
-    /// For what it sends.
+    /// Holds the messages that it sends.
     memory: Memory,
     region: RegionId,
-    /// Bytes of it that were used for messages.
+    /// Bytes of it that messages have used.
     used: Cell<u32>,
 }
 
@@ -139,7 +139,7 @@ impl Drop for Peers {
     }
 }
 
-/// Has the thread do something, and waits for it.
+/// Makes the thread do something, and waits for it.
 fn call<T: Send + 'static>(
     tasks: &Sender<Task>,
     task: impl FnOnce(&mut State) -> T + Send + 'static,
@@ -153,7 +153,7 @@ fn call<T: Send + 'static>(
 }
 
 impl Client {
-    /// Sends a message. Those of the last MiB have to be through where they are still of interest.
+    /// Sends a message. Messages more than 1 MiB back must have gone out, or no longer matter.
     pub(crate) fn send(&self, message: &[u8]) {
         let (conn, region, length) = (self.conn, self.region, message.len() as u32);
         let mut offset = self.used.get();
@@ -172,7 +172,7 @@ impl Client {
         });
     }
 
-    /// Sends a message and closes, without a moment between.
+    /// Sends a message and closes at once.
     pub(crate) fn send_last(&self, message: &[u8]) {
         let (conn, region, length) = (self.conn, self.region, message.len() as u32);
         self.memory.write(0, message).unwrap();
@@ -187,8 +187,8 @@ impl Client {
         });
     }
 
-    /// Begins to send a message that is longer than the credits allow at once, and does nothing
-    /// further, with no client, before what this returns is dropped.
+    /// Begins to send a message that is longer than the credits allow at once; the thread then stops serving all its
+    /// clients until the returned value is dropped.
     pub(crate) fn send_partly(&self, message: &[u8]) -> Sender<()> {
         let (go_on, stopped) = channel::<()>();
         let (conn, region, length) = (self.conn, self.region, message.len() as u32);
@@ -210,8 +210,8 @@ impl Client {
         go_on
     }
 
-    /// Has all of these clients, of one thread, begin to send a message that is longer than their credits
-    /// allow at once, and do nothing further before what this returns is dropped.
+    /// Makes all of these clients of one thread begin to send a message that is longer than their credits allow at
+    /// once, and then stop until the returned value is dropped.
     pub(crate) fn begin_all(clients: &[Self], message: &[u8]) -> Sender<()> {
         let (go_on, stopped) = channel::<()>();
         let sources: Vec<(ConnId, Sge)> = clients
@@ -238,7 +238,7 @@ impl Client {
         go_on
     }
 
-    /// Queues all of these messages, which together are not longer than 4 MiB.
+    /// Queues all of these messages, which together are at most 4 MiB long.
     pub(crate) fn send_all(&self, messages: &[Vec<u8>]) {
         let (conn, all) = (self.conn, messages.concat());
         let lengths: Vec<u32> = messages.iter().map(|m| m.len() as u32).collect();
@@ -260,7 +260,7 @@ impl Client {
         });
     }
 
-    /// The next that happens.
+    /// The next event.
     pub(crate) fn next(&self) -> Happened {
         self.happened
             .recv_timeout(PATIENCE)
@@ -275,7 +275,7 @@ impl Client {
         }
     }
 
-    /// The reason for which it is closed; messages before are dropped.
+    /// The reason for which it is closed; drops messages before that.
     pub(crate) fn closed(&self) -> &'static str {
         loop {
             if let Happened::Closed(reason) = self.next() {
@@ -344,6 +344,6 @@ fn tell(state: &mut State, event: Event<Vec<u8>>) {
         Event::Closed { conn, reason, .. } => (conn, Happened::Closed(reason.name())),
         Event::Sent { .. } | Event::Written { .. } | Event::Read { .. } => return,
     };
-    // A test that has seen enough has dropped its client.
+    // A test that is done has dropped its client.
     let _ = state.clients[&conn].send(happened);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A process that is attached, as raw as it gets: control messages, rings and segments.
+//! An attached process at the lowest level: control messages, rings and segments.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,7 +39,7 @@ impl Message {
         self.descriptors.pop().expect("a descriptor")
     }
 
-    /// What a [`abi::Reply`] or [`abi::Detached`] says.
+    /// The status in an [`abi::Reply`] or [`abi::Detached`].
     pub(crate) fn status(&self) -> Status {
         let code = match self.kind {
             kind::REPLY => self.read::<abi::Reply>().status,
@@ -68,7 +68,7 @@ pub(crate) struct Raw {
     pub(crate) receive: HashMap<(u32, u32), Memory>,
     /// Every list that the device sent.
     pub(crate) addresses: Vec<Vec<abi::Address>>,
-    /// Messages that nobody has asked for yet.
+    /// Messages that no call has asked for yet.
     messages: VecDeque<Message>,
     completions: VecDeque<Completion>,
 }
@@ -118,7 +118,7 @@ impl Raw {
         self.attached.unwrap().worker
     }
 
-    /// The way to wake the only queue's reactor.
+    /// The bell that wakes the only queue's reactor.
     pub(crate) fn bell(&self) -> Arc<Bell> {
         Arc::clone(&self.queues[&0].bell)
     }
@@ -140,7 +140,7 @@ impl Raw {
         Ok(self.last_cookie)
     }
 
-    /// Sends a request; its cookie.
+    /// Sends a request and returns its cookie.
     pub(crate) fn request<T: IntoBytes + Immutable>(&mut self, kind: u32, body: &T) -> u64 {
         self.try_request(kind, body).unwrap()
     }
@@ -170,7 +170,7 @@ impl Raw {
         self.ask(kind::SET_SESSION_ID, &set).status()
     }
 
-    /// As a listener: the addresses that clients may use. How the device answers.
+    /// As a listener, allows these addresses; returns the device's answer.
     pub(crate) fn allow(&mut self, list: &[(&str, u32)]) -> Status {
         let allowed = |(ip, scope_id): &(&str, u32)| abi::AllowedAddress {
             address: ip.parse::<std::net::Ipv6Addr>().unwrap().octets(),
@@ -208,7 +208,7 @@ impl Raw {
         self.ask(kind::CLAIM, &abi::Claim { token }).status()
     }
 
-    /// One more segment, for the longest buffer; how the device answers.
+    /// Asks for one more segment, for the longest buffer; returns the device's answer.
     pub(crate) fn grow(&mut self, region: u32) -> Status {
         let memory = self.attached.unwrap().memory;
         let units = match region {
@@ -218,7 +218,7 @@ impl Raw {
         self.grow_by(region, units)
     }
 
-    /// One more segment of so many units at least; how the device answers.
+    /// Asks for one more segment of at least this many units; returns the device's answer.
     pub(crate) fn grow_by(&mut self, region: u32, units: u32) -> Status {
         let answer = self.ask(kind::GROW, &abi::Grow { region, units });
         if answer.kind == kind::REPLY {
@@ -228,19 +228,19 @@ impl Raw {
         Status::Ok
     }
 
-    /// Asks for a segment for the longest buffer of BULK and does not wait for the answer.
+    /// Asks for a segment for the longest buffer of BULK, without waiting for the answer.
     pub(crate) fn ask_for_bulk(&mut self) -> u64 {
         let units = self.attached.unwrap().memory.bulk.longest_run;
         let region = region::BULK;
         self.request(kind::GROW, &abi::Grow { region, units })
     }
 
-    /// What the device wants back next.
+    /// The next segment that the device wants back.
     pub(crate) fn reclaimed(&mut self) -> abi::Reclaim {
         self.message(|message| message.kind == kind::RECLAIM).read()
     }
 
-    /// Segments that the device wants back, as far as it was heard.
+    /// The number of segments that the device wants back, as far as its messages have been read.
     pub(crate) fn asked_for(&self) -> usize {
         let is_reclaim = |message: &&Message| message.kind == kind::RECLAIM;
         self.messages.iter().filter(is_reclaim).count()
@@ -309,7 +309,7 @@ impl Raw {
         wait_readable(self.socket.as_fd(), Some(time)).unwrap();
     }
 
-    /// Takes in what the device has said; `false` at the end.
+    /// Reads what the device has sent; `false` at the end.
     pub(crate) fn read_socket(&mut self) -> bool {
         let mut buffer = [0; abi::MAX_CONTROL_LENGTH];
         loop {
@@ -389,7 +389,7 @@ impl Raw {
         self.completions.pop_front()
     }
 
-    /// The next completion; sleeps until it is there.
+    /// The next completion; sleeps until it comes.
     pub(crate) fn completion(&mut self) -> Completion {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -418,7 +418,7 @@ impl Raw {
         true
     }
 
-    /// The next completion, which has to be this event, with its status.
+    /// The next completion, which must be this event, with its status.
     pub(crate) fn expect(&mut self, event: u32) -> (Completion, Status) {
         let completion = self.completion();
         assert_eq!(completion.event, event, "{completion:?}");
@@ -441,7 +441,7 @@ impl Raw {
         (found, Status::from_code(found.status).unwrap())
     }
 
-    /// The next completion, which has to be a new connection; its client has logged in.
+    /// The next completion, which must be a new connection; its client has logged in.
     pub(crate) fn connection(&mut self) -> ConnInfo {
         let info = self.stranger();
         self.authenticate(info.conn);
@@ -456,7 +456,7 @@ impl Raw {
         });
     }
 
-    /// The next completion, which has to be a new connection.
+    /// The next completion, which must be a new connection.
     pub(crate) fn stranger(&mut self) -> ConnInfo {
         let (completion, _) = self.expect(event::CONNECTION);
         let bytes = self.take(&completion);
@@ -465,27 +465,27 @@ impl Raw {
         info
     }
 
-    /// The next completion, which has to be a message of `conn`.
+    /// The next completion, which must be a message of `conn`.
     pub(crate) fn pdu(&mut self, conn: u64) -> Vec<u8> {
         let (completion, _) = self.expect(event::PDU);
         assert_eq!(completion.conn, conn);
         self.take(&completion)
     }
 
-    /// Copies what a completion brought, without giving its buffer back.
+    /// Copies the buffer of a completion, without giving it back.
     pub(crate) fn peek(&mut self, completion: &Completion) -> Vec<u8> {
         let queue = abi::queue_of(completion.conn);
         let buffer = shm::Buffer::from_bits(completion.buffer).to_bits();
         let (segment, unit) = (buffer >> 16 & 0xffff, buffer & 0xffff);
         let shape = self.attached.unwrap().memory.receive;
-        // It was told of before the completion was shown.
+        // The message about its segment came before the completion.
         self.read_socket();
         let memory = &self.receive[&(queue, segment as u32)];
         let offset = unit as usize * shape.unit_length as usize;
         memory.to_vec(offset, completion.length as usize).unwrap()
     }
 
-    /// Copies what a completion brought, and gives its buffer back.
+    /// Copies the buffer of a completion, and gives it back.
     pub(crate) fn take(&mut self, completion: &Completion) -> Vec<u8> {
         let bytes = self.peek(completion);
         self.recycle(completion);
@@ -501,7 +501,7 @@ impl Raw {
         });
     }
 
-    /// Puts one entry into the ring of the queue of its connection, which has room.
+    /// Puts one entry into the ring of its connection's queue, once that has room.
     pub(crate) fn submit(&mut self, submission: Submission) {
         self.submit_to(abi::queue_of(submission.conn), transmute!(submission));
     }
@@ -530,15 +530,15 @@ impl Raw {
         });
     }
 
-    /// Sends `message` and waits until it has gone.
+    /// Sends `message` and waits until it has been sent.
     pub(crate) fn reply(&mut self, conn: u64, message: &[u8]) {
         self.send_pdu(conn, 99, message);
         let (sent, status) = self.expect(event::SENT);
         assert_eq!((sent.cookie, status), (99, Status::Ok));
     }
 
-    /// Submits an RDMA operation on `length` bytes at `place` of BULK; its descriptors are put behind
-    /// 64 KiB of SEND, or, more than a few, behind 512 KiB: few where the last ones were not.
+    /// Submits an RDMA operation on `length` bytes at `place` of BULK. Its descriptors go to 64 KiB of SEND, or, if
+    /// there are more than a few, to 512 KiB, so that they do not overwrite earlier ones.
     pub(crate) fn rdma(
         &mut self,
         op: u32,
@@ -569,7 +569,7 @@ impl Raw {
         });
     }
 
-    /// Submits a transfer; the message is put at the start of SEND.
+    /// Submits a transfer; puts the message at the start of SEND.
     pub(crate) fn transfer(
         &mut self,
         conn: u64,

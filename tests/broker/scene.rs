@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A broker, and what tests say to it.
+//! A broker, and what the tests do with it.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -19,7 +19,7 @@ use crate::raw::Raw;
 /// Time after which a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A broker with everything small, in a directory of its own.
+/// A broker with low limits, in a directory of its own.
 pub(crate) struct Scene {
     pub(crate) broker: Option<Broker>,
     pub(crate) config: Config,
@@ -84,7 +84,7 @@ impl Scene {
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let name = format!("smbdirect-broker-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
-        // A device starts only where nobody else may write, whatever the umask.
+        // A device starts only in a directory that others cannot write, whatever the umask.
         std::fs::DirBuilder::new()
             .mode(0o700)
             .create(&directory)
@@ -137,7 +137,7 @@ impl Scene {
         }
     }
 
-    /// A client of this number, whose first request is under way.
+    /// Client number `guid`, whose first request is under way.
     pub(crate) fn client(&self, guid: u8) -> Client {
         let client = self.peers.connect(self.address());
         client.send(&negotiate(guid));

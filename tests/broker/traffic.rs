@@ -107,7 +107,7 @@ fn a_response_follows_its_data_however_many_descriptors_that_has() {
 fn long_lists_of_descriptors_count_as_memory() {
     let scene = Scene::new();
     let (mut worker, conn, client) = scene.pair(1);
-    // Its receives count from when a session is on it, which the device knows by now.
+    // Its receives count only once a session is on it; by now the device knows that.
     worker.reply(conn, b"hello");
     assert_eq!(client.message(), b"hello");
     assert_eq!(worker.grow(region::BULK), Status::Ok);
@@ -129,7 +129,7 @@ fn long_lists_of_descriptors_count_as_memory() {
     for _ in 0..16 {
         assert_eq!(worker.expect(event::RDMA_DONE).1, Status::Ok);
     }
-    // What remains are the queues themselves.
+    // The queues themselves remain.
     scene.until("they do not any more", |status| {
         status.totals.memory < before + (64 << 10)
     });
@@ -167,7 +167,7 @@ fn either_side_may_disconnect() {
     worker.expect(event::SENT);
     let (gone, status) = worker.expect(event::DISCONNECTED);
     assert_eq!((gone.conn, status), (conn, Status::ClosedLocally));
-    // Both are answered as what they are: too late.
+    // Both are answered with the true reason: they are too late.
     worker.disconnect(conn);
     worker.send_pdu(conn, 2, b"late");
     let (sent, status) = worker.expect(event::SENT);
@@ -203,7 +203,7 @@ fn what_a_peer_does_not_take_is_answered_with_a_status() {
         worker.rdma(op::RDMA_WRITE, (conn, 1), (place, length), &list);
         assert_eq!(worker.expect(event::RDMA_DONE).1, expected);
     }
-    // The peer refuses what was well-formed.
+    // The peer refuses a well-formed request.
     worker.rdma(
         op::RDMA_WRITE,
         (conn, 1),

@@ -14,7 +14,7 @@ use smbdirect::fabric::{Access, Fabric};
 use crate::halves::halves;
 use crate::harness::{Pair, Rig, World, pattern};
 
-/// A file that goes away with the test.
+/// A file that is deleted with the test.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -34,15 +34,15 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Nothing depends on it.
+        // The test does not depend on it.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// What tshark prints about `file`. `None`: it is not installed.
+/// What tshark prints about `file`; `None` if it is not installed.
 fn tshark(file: &Temporary, args: &[&str]) -> Option<String> {
     let mut tshark = Command::new("tshark");
-    // What a user needs who captures on port 5445: another dissector claims it.
+    // A user who captures on port 5445 needs this option: another dissector claims the port.
     tshark.args(["-o", "tcp.try_heuristic_first:TRUE"]);
     tshark.args(["-o", "tcp.check_checksum:TRUE"]);
     tshark.args(["-o", "ip.check_checksum:TRUE"]);
@@ -53,7 +53,7 @@ fn tshark(file: &Temporary, args: &[&str]) -> Option<String> {
             Some(String::from_utf8(output.stdout).unwrap())
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            eprintln!("SKIPPED: tshark is not installed, and nobody else reads the capture file");
+            eprintln!("SKIPPED: tshark, which reads the capture file, is not installed");
             None
         }
         Err(error) => panic!("tshark: {error}"),
@@ -75,7 +75,7 @@ const FIELDS: [&str; 9] = [
 /// A frame, field by field.
 type Frame = Vec<String>;
 
-/// All frames of a file, after checks of what holds for each capture of one connection.
+/// All frames of a file, after checking what holds for each capture of one connection.
 fn dissect(file: &Temporary) -> Option<Vec<Frame>> {
     let mut args = vec!["-T", "fields", "-E", "separator=|", "-E", "occurrence=f"];
     args.extend(FIELDS.iter().flat_map(|field| ["-e", field]));
@@ -88,7 +88,7 @@ fn dissect(file: &Temporary) -> Option<Vec<Frame>> {
         assert_eq!(frame[4], "1", "TCP's checksum: {frame:?}");
         let ip = if frame[0].contains("ipv6") { "" } else { "1" };
         assert_eq!(frame[5], ip, "IP's checksum: {frame:?}");
-        // The beginning and end of a connection are remarked upon, at the lowest level.
+        // tshark notes the beginning and end of a connection, at the lowest level.
         assert!(["", "2097152"].contains(&&*frame[6]), "expert: {frame:?}");
     }
     let about = |text: &str| {
@@ -109,7 +109,7 @@ fn dissect(file: &Temporary) -> Option<Vec<Frame>> {
     Some(frames)
 }
 
-/// Who sent what, frame by frame.
+/// The operation and sender of each frame.
 fn operations(frames: &[Frame], server: &str) -> Vec<String> {
     let fpdus = frames.iter().filter(|frame| !frame[2].is_empty());
     fpdus
@@ -198,7 +198,8 @@ fn tshark_sees_smb_direct_on_iwarp_on_tcp() {
     }
 }
 
-/// Some of everything; the server does the RDMA, as with SMB. The token it invalidates.
+/// Some of everything, with RDMA by the server as in SMB. Returns the token that the server
+/// invalidates.
 fn operate(w: &mut World<Rig>) -> u32 {
     let pair = w.pair_in_silence();
     let (client, server) = (pair.client, pair.server);
@@ -278,7 +279,7 @@ fn one_end_captures_what_it_does_and_what_arrives() {
     let expected = [&MESSAGES[..], &RDMA, &INVALIDATION].concat();
     assert_eq!(operations(&frames, "4455"), expected);
     assert_invalidates(&frames, token);
-    // The server's RDMA is not seen by the client.
+    // The client does not see the server's RDMA.
     let frames = dissect(&clients).unwrap();
     let expected = [&MESSAGES[..], &INVALIDATION].concat();
     assert_eq!(operations(&frames, "4455"), expected);

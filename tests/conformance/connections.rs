@@ -129,7 +129,7 @@ pub fn unlisten_rejects_unanswered_requests_and_leaves_connections<H: Harness>(h
             .accept(unanswered.server.conn, ReadLimits::default()),
         NotConnected
     );
-    // To the model, as if the server had done it.
+    // Tell the model that the server has rejected it.
     w.reject(unanswered.server);
     w.works(established);
     w.finish();
@@ -327,7 +327,7 @@ pub fn a_stale_connection_is_an_error_everywhere<H: Harness>(h: H) {
     w.close(pair.server);
     w.closes(pair.server);
     w.closes(pair.client);
-    // A new one, which takes the place of the old one if anything does.
+    // A new connection, which takes the place of the old one if any does.
     let next = w.pair();
     calls_are_refused(&mut w, pair.client);
     calls_are_refused(&mut w, pair.server);

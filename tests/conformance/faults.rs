@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What [`Fault`] is for: the faults, which the suite itself only sees absent or as delays.
+//! The faults of [`Fault`]: the suite itself meets [`Fault`] only without faults, or with delays.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use smbdirect::units::Instant;
 use crate::connections::load;
 use crate::harness::{Pair, Rig, World};
 
-/// Operations, and completions, of a pair before it is loaded.
+/// Operations, and completions, of a pair before the load.
 const BEFORE: u64 = 2;
 /// Operations, and completions, of the load.
 const LOAD: u64 = 2 * (20 + 20 + 20 + 10);
@@ -87,7 +87,7 @@ fn any_completion_may_fail_and_ends_its_connection() {
                 ..FaultPlan::default()
             };
             let (mut w, pair) = loaded("fail", plan);
-            // Receives that no message meets complete at the end only.
+            // Receives without a message complete only at the end.
             w.go_on(100);
             w.close(pair.client);
             w.closes(pair.client);
@@ -101,7 +101,7 @@ fn any_completion_may_fail_and_ends_its_connection() {
                     }
                 )
             });
-            // 20 of the receives of the load are never met.
+            // 20 of the receives of the load get no message.
             let expected = u64::from(at <= BEFORE + LOAD - 20);
             assert_eq!(failed.count() as u64, expected, "{plan:?}");
             w.finish();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A loopback whose ends live in two fabrics, as those of a network do.
+//! A loopback whose ends are in two fabrics, like the ends of a network connection.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

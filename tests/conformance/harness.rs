@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What the cases stand on: fabrics to test, and a world that drives them and never stops checking.
+//! What the cases are built on: fabrics to test, and a world that drives them and checks all the time.
 //!
-//! A case names what is special about it. What holds for every connection is checked by [`World`]
-//! for each event of each case: order, exactly one completion for each posted request, exactly one
-//! end, silence afterwards.
+//! A case contains only what is special about it. [`World`] checks what holds for every connection at each event of
+//! each case: order, exactly one completion for each posted request, exactly one end, silence afterwards.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
@@ -19,26 +18,26 @@ use smbdirect::fabric::{
 use smbdirect::sys::Memory;
 use smbdirect::units::{Instant, RemoteToken};
 
-/// Who learns why a connection ended, where one end did what it may not.
+/// Which ends learn why a connection ended, after one of them broke a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tells {
-    /// Both ends, by the reason that the fabric gives.
+    /// Both ends, with the fabric's reason.
     BothEnds,
-    /// One of them at least: to the other its peer has gone. Soft-RoCE says nothing to an end whose memory
-    /// was asked for, and nothing of what went wrong behind the acknowledgement of a message.
+    /// At least one of them; the other one only sees that its peer has gone. Soft-RoCE reports nothing to an end whose
+    /// memory was accessed, nor anything that fails after a message has been acknowledged.
     OneEnd,
-    /// Perhaps nobody: siw has a reason in its Terminate message, but not for user space.
+    /// Possibly neither: siw has a reason in its Terminate message, but does not pass it to user space.
     Nobody,
 }
 
-/// How much of the trait a device in software, which a fabric stands on, makes good.
+/// How much of the trait a software device under the fabric supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fidelity {
     pub tells: Tells,
-    /// A receive names the token that its message has invalidated, and leaves its region to local work. For
-    /// siw a token stands for local work, too, and its interface has no place for the name.
+    /// Whether a receive names the token that its message has invalidated, and local work may still use the region.
+    /// siw's token covers local work, too, and its interface has no field for the name.
     pub names_invalidated: bool,
-    /// RDMA READs need leave. siw serves them from all memory that is registered with the connection.
+    /// Whether RDMA READs need permission. siw serves them from all memory registered with the connection.
     pub checks_reads: bool,
 }
 
@@ -52,24 +51,24 @@ impl Fidelity {
 
 /// One or two fabrics under test, and their time.
 pub trait Harness {
-    /// How much of the trait is to be expected.
+    /// How much of the trait to expect.
     fn fidelity(&self) -> Fidelity {
         Fidelity::FULL
     }
 
-    /// Said when a case fails.
+    /// The name to print if a case fails.
     fn name(&self) -> &str;
 
-    /// The fabrics. The first listens, the last connects: one may do both.
+    /// The fabrics. The first listens, the last connects; one fabric may do both.
     fn fabrics(&mut self) -> &mut [Box<dyn Waitable>];
 
-    /// Where the first listens; port 0.
+    /// The address at which the first one listens; port 0.
     fn address(&self) -> SocketAddr;
 
     /// The time for `poll`.
     fn now(&self) -> Instant;
 
-    /// Lets time pass until a fabric has something to do. `false`: it would pass in vain.
+    /// Lets time pass until a fabric has something to do. `false` if it would pass in vain.
     fn wait(&mut self) -> bool;
 }
 
@@ -87,7 +86,7 @@ enum Clock {
     Real(std::time::Instant),
 }
 
-/// How long a fabric in real time may have nothing to do while a case still waits for something.
+/// How long a fabric in real time may be idle while a case waits for something.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Rig {
@@ -121,7 +120,7 @@ impl Rig {
         self
     }
 
-    /// An end in each of two fabrics, which wake up by their `event_fd`s.
+    /// An end in each of two fabrics, which wake up through their `event_fd`s.
     pub fn in_real_time(
         name: impl Into<String>,
         server: impl Waitable + 'static,
@@ -138,14 +137,14 @@ impl Rig {
         }
     }
 
-    /// The same, on devices of which less is to be expected.
+    /// The same, on devices of which less is expected.
     pub fn with(mut self, fidelity: Fidelity) -> Self {
         self.fidelity = fidelity;
         self
     }
 
-    /// Waits for the descriptors, as an owner that has nothing else to do would. They are
-    /// registered each time: what is readable already counts then.
+    /// Waits for the descriptors, as an otherwise idle owner would. They are registered each time, so that a descriptor
+    /// that is already readable counts.
     fn wait_readable(&self, timeout: Duration) -> bool {
         let mut poll = mio::Poll::new().unwrap();
         for fabric in &self.fabrics {
@@ -206,7 +205,7 @@ impl Harness for Rig {
             (Clock::Virtual(_), None) => false,
             (Clock::Real(_), next) => {
                 let timeout = next.map_or(PATIENCE, |next| (next - now).min(PATIENCE));
-                // A millisecond more than asked for: the system's timer is no finer.
+                // One millisecond more than asked for, because the system's timer is no finer.
                 self.wait_readable(timeout + Duration::from_millis(1))
                     || next.is_some_and(|next| next - now <= PATIENCE)
             }
@@ -300,7 +299,7 @@ impl From<&Work> for Kind {
     }
 }
 
-/// What is known of an end.
+/// The state of an end.
 #[derive(Default)]
 struct Record {
     posted: [VecDeque<WrId>; 4],
@@ -308,9 +307,9 @@ struct Record {
     established: Option<ReadLimits>,
     closed: Option<CloseReason>,
     rejected: bool,
-    /// Something failed otherwise than by being flushed.
+    /// Whether an operation failed without being flushed.
     failed: bool,
-    /// Kinds of which something was flushed.
+    /// Which kinds had an operation flushed.
     flushed: [bool; 4],
 }
 
@@ -318,7 +317,7 @@ struct Record {
 pub struct World<H: Harness> {
     harness: H,
     records: HashMap<End, Record>,
-    /// Everything reported, in order; completions in brief are enough.
+    /// Everything reported, in order, with completions in short form.
     log: Vec<(usize, Event)>,
     requests: VecDeque<(ListenerId, End)>,
     listener: Option<(ListenerId, SocketAddr)>,
@@ -391,7 +390,7 @@ impl<H: Harness> World<H> {
         end
     }
 
-    /// A connection that waits for its answer.
+    /// A connection request that waits for its answer.
     pub fn request(&mut self, limits: ReadLimits) -> Pair {
         let (listener, address) = self.listen();
         let client = self.connect(address, limits);
@@ -440,7 +439,7 @@ impl<H: Harness> World<H> {
         pair
     }
 
-    /// As agreed when the connection was established.
+    /// The limits agreed on when the connection was established.
     pub fn limits(&self, end: End) -> Option<ReadLimits> {
         self.records[&end].established
     }
@@ -453,7 +452,7 @@ impl<H: Harness> World<H> {
         self.records[&end].closed.as_ref()
     }
 
-    /// Asserts that a connection has ended for a reason of which those were told who are to be.
+    /// Asserts that a connection has ended for a reason, and that the right ends were told.
     pub fn assert_told(&mut self, ends: [End; 2], is: impl Fn(&CloseReason) -> bool) {
         let reasons = ends.map(|end| self.closes(end));
         let told = reasons.iter().filter(|reason| is(reason)).count();
@@ -472,7 +471,7 @@ impl<H: Harness> World<H> {
         assert!(as_expected, "{reasons:?}");
     }
 
-    /// How much of the trait is to be expected.
+    /// How much of the trait to expect.
     pub fn fidelity(&self) -> Fidelity {
         self.harness.fidelity()
     }
@@ -490,7 +489,7 @@ impl<H: Harness> World<H> {
         self.reason(end).unwrap().clone()
     }
 
-    /// Both ends carry messages.
+    /// Checks that both ends carry messages.
     pub fn works(&mut self, pair: Pair) {
         for (from, to) in pair.both_ways() {
             let buffer = self.register(to, 8, Access::Local);
@@ -669,13 +668,13 @@ impl<H: Harness> World<H> {
     }
 }
 
-/// Progress, and what always holds.
+/// Progress, and the rules that always hold.
 impl<H: Harness> World<H> {
     pub fn now(&self) -> Instant {
         self.harness.now()
     }
 
-    /// Polls each fabric once. Whether something was reported.
+    /// Polls each fabric once; returns whether something was reported.
     pub fn turn(&mut self) -> bool {
         let now = self.now();
         let before = self.log.len();
@@ -692,7 +691,7 @@ impl<H: Harness> World<H> {
         self.log.len() > before
     }
 
-    /// Goes on until `done`, and fails when that does not happen.
+    /// Goes on until `done`; fails if that does not happen.
     pub fn run_until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
         let start = self.now();
         for _ in 0..1_000_000 {
@@ -702,16 +701,13 @@ impl<H: Harness> World<H> {
             let late = self.now() - start > Duration::from_secs(60);
             if !self.turn() && !done(self) {
                 let waits = self.harness.wait();
-                assert!(
-                    waits && !late,
-                    "waiting for {what}: nothing happens any more"
-                );
+                assert!(waits && !late, "waiting for {what}: nothing more happens");
             }
         }
         panic!("waiting for {what}: a million turns were not enough");
     }
 
-    /// Lets happen what still does: `turns` turns, or until nothing does.
+    /// Lets pending work happen: for `turns` turns, or until there is none.
     pub fn go_on(&mut self, turns: usize) {
         for _ in 0..turns {
             if !self.turn() {
@@ -729,7 +725,7 @@ impl<H: Harness> World<H> {
         }
     }
 
-    /// Ends a case: closes what is open and waits for all that is owed.
+    /// Ends a case: closes what is open and waits for every outstanding event.
     pub fn finish(mut self) {
         let open = |world: &Self| -> Vec<End> {
             let open = world
@@ -744,7 +740,7 @@ impl<H: Harness> World<H> {
         self.run_until("the end of every connection", |world| {
             open(world).is_empty()
         });
-        // Whatever comes late and should not come at all.
+        // Catches events that come late but should not come at all.
         self.go_on(100);
         self.finished = true;
     }
@@ -777,7 +773,7 @@ impl<H: Harness> World<H> {
             Event::Closed { conn, reason } => {
                 let record = self.living(End { fabric, conn });
                 let owed: usize = record.posted.iter().map(VecDeque::len).sum();
-                assert_eq!(owed, 0, "closed before everything posted had completed");
+                assert_eq!(owed, 0, "closed before all posted requests had completed");
                 assert!(!reason.name().is_empty());
                 record.closed = Some(reason);
             }
@@ -814,7 +810,7 @@ impl<H: Harness> World<H> {
         record.done.insert(wr_id, (work, result));
     }
 
-    /// The record of an end about which there may still be events.
+    /// The record of an end that may still have events.
     fn living(&mut self, end: End) -> &mut Record {
         let Some(record) = self.records.get_mut(&end) else {
             panic!("{end:?} is unknown")
@@ -843,5 +839,8 @@ macro_rules! assert_refused {
 
 /// Asserts that a value is one of those that the trait allows.
 pub fn assert_one_of<T: Debug + PartialEq>(value: &T, allowed: &[T]) {
-    assert!(allowed.contains(value), "{value:?} is none of {allowed:?}");
+    assert!(
+        allowed.contains(value),
+        "{value:?} is not one of {allowed:?}"
+    );
 }

@@ -19,7 +19,7 @@ mod capture;
 mod connections;
 mod faults;
 mod halves;
-#[allow(dead_code, reason = "what is for RDMA devices")]
+#[allow(dead_code, reason = "only RDMA devices use it")]
 mod harness;
 mod rdma;
 mod sends;
@@ -81,13 +81,13 @@ conformance!(iwarp_fabric_on_ipv6, || iwarp(
     Some(1444)
 ));
 
-// Shows that no case takes both ends to be in one fabric.
+// Shows that no case relies on both ends being in one fabric.
 conformance!(loopback_in_halves, || {
     let (server, client) = halves::halves();
     Rig::in_virtual_time_with_two("loopback in halves", server, client)
 });
 
-// As fabrics on sockets are run.
+// As fabrics on sockets run.
 conformance!(loopback_in_real_time, || {
     let (server, client) = halves::halves();
     let address = ([127, 0, 0, 1], 0).into();

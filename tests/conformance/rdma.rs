@@ -18,7 +18,7 @@ const LARGE: [(usize, usize, usize); 5] = [
     (16 * MIB, 7, 1),
 ];
 
-/// Memory of 0xAA around room for `length` bytes at `offset`.
+/// Memory filled with 0xAA around room for `length` bytes at `offset`.
 fn framed<H: Harness>(
     w: &mut World<H>,
     end: End,
@@ -208,13 +208,13 @@ enum Forgery {
     Invalidated,
     Deregistered,
     InvalidatedAndDeregistered,
-    /// Its number, most likely, belongs to a region that may be accessed so: at the old address, or
-    /// at that of the new one.
+    /// The number probably belongs now to a region that allows the access, at the old address or at
+    /// the new region's.
     Succeeded {
         at_new_address: bool,
     },
     Token(fn(u32) -> u32),
-    /// So many bytes from where the access may begin.
+    /// Moved by so many bytes from where the access may begin.
     Moved(i64),
     WrappingEnd,
     WrongKind,
@@ -246,7 +246,7 @@ const FORGERIES: [Forgery; 16] = [
     Forgery::WrongEnd,
 ];
 
-/// Has the server's token revoked by its peer.
+/// Makes the peer invalidate the server's token.
 fn invalidate<H: Harness>(w: &mut World<H>, pair: Pair, token: RemoteToken) {
     let buffer = w.register(pair.server, 1, Access::Local);
     let receive = w.post_recv(pair.server, buffer.all());
@@ -326,7 +326,7 @@ fn refuses_forgeries<H: Harness>(h: H, access: Access) {
         if access == Access::RemoteWrite {
             let write = w.post_write(pair.client, own.all(), target);
             let (_, result) = w.completes(pair.client, write);
-            // A WRITE may be over for its owner before the peer has seen it.
+            // A WRITE may have completed for its owner before the peer has seen it.
             let allowed = [Ok(()), Err(WrError::RemoteAccess), Err(WrError::Flushed)];
             assert_one_of(&result, &allowed);
         } else {
@@ -381,7 +381,7 @@ pub fn reads_whose_sink_is_gone_fail_and_write_nothing<H: Harness>(h: H) {
         .map(|_| w.post_read(pair.client, gone.all(), source.remote(0)))
         .collect();
     w.deregister(pair.client, &gone);
-    // Most likely under the same number.
+    // Probably under the same number.
     let next = w.register_bytes(pair.client, &[0xBB; 1000], Access::ReadSink);
     for read in reads {
         assert!(w.completes(pair.client, read).1.is_err());

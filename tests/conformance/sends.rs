@@ -166,7 +166,7 @@ pub fn an_invalidation_revokes_exactly_that_region_and_is_reported<H: Harness>(h
         let token = revoked.region.remote.token;
         w.post_send(from, b"bye", None, Some(token));
         if !w.may_be_invalidated(to) {
-            // That it cannot be done ends the connection, as does an unknown token.
+            // The invalidation fails, and that ends the connection, as an unknown token does.
             assert!(w.completes(to, receive).1.is_err());
             w.closes(from);
             w.closes(to);
@@ -185,7 +185,7 @@ pub fn an_invalidation_revokes_exactly_that_region_and_is_reported<H: Harness>(h
             w.succeeds(from, read);
             assert_eq!(sink.bytes(), [byte; 50]);
         }
-        // To its owner it is still a region.
+        // For its owner it is still a region.
         if w.fidelity().names_invalidated {
             let target = w.register(from, 50, Access::Local);
             let receive = w.post_recv(from, target.all());
@@ -222,7 +222,7 @@ pub fn an_invalidation_of_an_unknown_token_ends_the_connection<H: Harness>(h: H)
     w.finish();
 }
 
-/// What happened, or what the peer reported.
+/// Whether this end, or the peer's report, says that no receive was posted.
 fn is_not_ready(reason: &CloseReason) -> bool {
     matches!(
         reason,
@@ -279,7 +279,7 @@ pub fn a_message_larger_than_its_receive_ends_the_connection<H: Harness>(h: H) {
     w.finish();
 }
 
-/// Posts until the queue is full; the number of posts.
+/// Posts until the queue is full; returns the number of posts.
 fn fill<H: Harness>(
     w: &mut World<H>,
     mut post: impl FnMut(&mut World<H>) -> Result<WrId, FabricError>,
@@ -364,7 +364,7 @@ pub fn a_receive_whose_region_is_gone_takes_nothing<H: Harness>(h: H) {
     let gone = w.register_bytes(pair.server, &[0xAA; 100], Access::Local);
     let receive = w.post_recv(pair.server, gone.all());
     w.deregister(pair.server, &gone);
-    // Most likely under the same number.
+    // Probably under the same number.
     let next = w.register_bytes(pair.server, &[0xBB; 100], Access::Local);
     w.post_send(pair.client, b"message", None, None);
     assert_one_of(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The conformance suite of [`Fabric`](smbdirect::fabric::Fabric) on an RDMA device: both ends on the one
-//! that `SMBDIRECT_TEST_VERBS` names by its address, such as 10.9.0.1.
+//! The conformance suite of [`Fabric`](smbdirect::fabric::Fabric) on an RDMA device: both ends on the device that
+//! `SMBDIRECT_TEST_VERBS` names by its address, such as 10.9.0.1.
 #![allow(
     unreachable_pub,
     missing_docs,
@@ -13,7 +13,7 @@
 mod cases;
 
 mod connections;
-#[allow(dead_code, reason = "what is for fabrics in software")]
+#[allow(dead_code, reason = "only fabrics in software use it")]
 mod harness;
 mod rdma;
 mod sends;
@@ -39,8 +39,8 @@ fn verbs() -> Rig {
         ..Config::default()
     };
     let device = device_of(address).unwrap();
-    let device = device.unwrap_or_else(|| panic!("{address} belongs to no RDMA device"));
-    // A hardware device may do better, and passes all the same.
+    let device = device.unwrap_or_else(|| panic!("{address} is not the address of an RDMA device"));
+    // A hardware device may do better; it passes all the same.
     let fidelity = match device.is_iwarp {
         true => Fidelity {
             tells: Tells::Nobody,

@@ -54,7 +54,7 @@ fn send(handle: &mut Worker) -> Result<(), Status> {
     handle.send_pdu(conn(1), 11, &[IoSlice::new(b"x")], None)
 }
 
-/// The clean-up path of a user, which is the only one.
+/// The only clean-up path of a user.
 fn ends_in_order(handle: &mut Worker, device: &Device, reason: Status) {
     wait(handle);
     let expected = vec![SENT, RDMA_DONE, DISCONNECTED, REPLY];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a process learns, in which order, and what wakes it.
+//! What a process is told, in which order, and what wakes it.
 
 use std::io::IoSlice;
 
@@ -125,7 +125,7 @@ fn the_device_is_rung_for_once_when_it_sleeps() {
     assert_eq!(rung.0.get(), before + 1, "awake");
 }
 
-/// Submits RDMA WRITEs that are deferred.
+/// Submits RDMA WRITEs without waking the device.
 fn defer(handle: &mut Worker, buffer: u64, count: u64) {
     // One descriptor of 100 bytes.
     let mut descriptor = [0; 16];
@@ -375,7 +375,7 @@ fn an_answer_is_told_although_the_rings_are_never_empty() {
     panic!("no answer");
 }
 
-/// A client's second connection may come in at another reactor while the first one's is busy.
+/// A client's second connection may arrive at another reactor while the first one's queue is busy.
 #[test]
 fn another_queue_is_served_although_the_first_is_never_empty() {
     for peeks in [false, true] {
@@ -398,7 +398,7 @@ fn another_queue_is_served_although_the_first_is_never_empty() {
             }
             device.take(1);
             messages += 1;
-            assert!(messages < 1000, "nobody looks at the other queue");
+            assert!(messages < 1000, "the other queue is not served");
         }
     }
 }

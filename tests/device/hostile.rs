@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A device that writes what it likes. Allowed are results that an honest device could have brought
-//! about too, and the end of the attachment; a cookie comes back at most once.
+//! A device that writes what it likes. The library may return results that an honest device could
+//! have caused too, or the end of the attachment; a cookie comes back at most once.
 
 use std::collections::HashSet;
 use std::io::IoSlice;
@@ -19,7 +19,8 @@ use super::script::{
     events, info, last_events, params, segment_length,
 };
 
-/// Has the device break a rule; the attachment must end for it, whatever is told before.
+/// Makes the device break a rule; the attachment must end because of it, whatever events come
+/// first.
 fn breaks(what: &str, rule: impl FnOnce(&mut Worker, &mut Device)) {
     let (mut handle, mut device) = connected();
     rule(&mut handle, &mut device);
@@ -63,7 +64,7 @@ fn a_completion_names_what_is_there() {
         *entry = completion(event::DISCONNECTED, conn(1));
         device.complete(*entry);
     });
-    completes("a message of nobody", |device, entry| {
+    completes("a message without a connection", |device, entry| {
         device.disconnected(conn(1), Status::Reset);
         entry.event = event::PDU;
         (entry.buffer, entry.length) = (1 << 32, 1);
@@ -191,7 +192,7 @@ fn a_message_answers_a_request_or_comes_by_itself() {
         Answer::Offer(abi::Offer { token, info }),
     );
     let report = abi::StatusReport::new_zeroed();
-    says("a report that nobody asked for", 0, Answer::Status(report));
+    says("a report without a request", 0, Answer::Status(report));
     let address = abi::Address {
         port: 5445,
         link_speed: 1,
@@ -287,7 +288,7 @@ fn memory_comes_in_order_and_within_its_limits() {
         queue: 0,
         ..next
     };
-    shares("a segment that nobody asked for", unwanted, bulk);
+    shares("a segment without a request", unwanted, bulk);
     breaks("more segments than there may be", |_, device| {
         device.share_receive(1);
         device.share_receive(1);
@@ -296,7 +297,7 @@ fn memory_comes_in_order_and_within_its_limits() {
     breaks("a queue without connections", |_, device| {
         device.share_queue(1 << 16)
     });
-    breaks("more queues than anybody has reactors", |_, device| {
+    breaks("more queues than a device has reactors", |_, device| {
         (2..300).for_each(|number| device.share_queue(number));
     });
     for offset in [0, 8, 1 << 40, u64::MAX] {
@@ -358,7 +359,7 @@ fn the_device_wants_back_what_it_gave() {
     });
 }
 
-/// A device may be newer than its library, and say more than that knows.
+/// A device may be newer than its library, and send more than the library knows.
 #[test]
 fn what_may_be_skipped_is_skipped() {
     let (mut handle, mut device) = connected();
@@ -372,15 +373,12 @@ fn what_may_be_skipped_is_skipped() {
     device.pdu(conn(1), b"x");
     let told = events(&mut handle);
     assert!(matches!(told[..], [Event::Pdu { .. }]), "{told:?}");
-    breaks(
-        "an event that nobody knows and nobody may skip",
-        |_, device| {
-            device.complete(completion(77, conn(1)));
-        },
-    );
+    breaks("an unknown event that may not be skipped", |_, device| {
+        device.complete(completion(77, conn(1)));
+    });
 }
 
-/// What it was not asked for.
+/// Versions and features that the library did not ask for.
 #[test]
 fn a_device_that_speaks_another_version_or_has_other_features_is_none() {
     for change in [
@@ -426,14 +424,14 @@ enum Step {
     Allocate,
     Free,
     Events,
-    /// The device does what it should.
+    /// The device does its duty.
     Answer(Status),
     Pdu,
     Connect(u64),
     Reply,
     Grow,
     Receive,
-    /// And what it should not.
+    /// And what it must not do.
     Completion(Vec<u8>),
     Mixture {
         event: u32,
@@ -491,18 +489,18 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![12 => honest, 1 => hostile]
 }
 
-/// What must be true whatever the device does.
+/// What must hold whatever the device does.
 struct Watch {
     handle: Worker,
     device: Device,
     next_cookie: u64,
-    /// Cookies given that did not come back.
+    /// Cookies that were given and have not come back.
     given: HashSet<u64>,
     conns: HashSet<u64>,
     pdus: Vec<(u64, u32)>,
     buffers: Vec<u64>,
     submissions: Vec<abi::Submission>,
-    /// The device has written where it may not: what it says later cannot be relied on.
+    /// The device has written where it may not: from now on its reports cannot be relied on.
     over: bool,
 }
 
@@ -639,7 +637,7 @@ impl Watch {
     }
 
     fn push(&mut self, entry: Completion) {
-        // Full, or spoilt: a device that cannot write does no harm.
+        // Full, or corrupt: a device that cannot write does no harm.
         let queue = &mut self.device.queue(1).completions;
         let _ = queue.push(&[zerocopy::transmute!(entry)]);
     }
@@ -723,7 +721,7 @@ impl Watch {
         }
     }
 
-    /// A message of good form, for others do not come through a channel.
+    /// A well-formed message: a channel delivers no others.
     fn say(&mut self, cookie: u64, kind: u32, bytes: &[u8]) {
         let answer = match kind {
             kind::ATTACHED => read(bytes).map(Answer::Attached),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The library's side of the device, against a device that does what the tests tell it to. Against a real one it is among
-//! the tests of the broker.
+//! The library's side of the device, against a device that follows the tests' script. The broker's tests run it against
+//! a real device.
 
 mod calls;
 mod ends;

@@ -8,7 +8,7 @@ use smbdirect::device::{Direction, Event, Status};
 
 use crate::script::{Device, Worker, conn, connected};
 
-/// Takes everything that was submitted and answers it; not the library's.
+/// Takes everything that was submitted and answers it; allocations here are the test's own.
 fn answer_all(device: &mut Device) {
     for submission in device.take(1) {
         if submission.cookie != 0 {
@@ -17,7 +17,7 @@ fn answer_all(device: &mut Device) {
     }
 }
 
-/// What happens for one READ of a client: a request comes, its data and the response go.
+/// The operations for one READ of a client: a request comes, its data and the response go out.
 fn serve(handle: &mut Worker, device: &mut Device, cookie: u64) -> u64 {
     device.pdu(conn(1), b"request");
     let descriptors = [[0; 8], [1, 0, 0, 0, 200, 0, 0, 0]].concat();
@@ -45,7 +45,7 @@ fn serve(handle: &mut Worker, device: &mut Device, cookie: u64) -> u64 {
         let sent = handle.next_event();
         assert!(matches!(sent, Ok(Some(Event::Sent { .. }))), "{sent:?}");
         assert_eq!(handle.next_event(), Ok(None));
-        handle.free(buffer).expect("not in use any more");
+        handle.free(buffer).expect("no longer in use");
         handle.conn_counts(conn(1)).expect("there");
     });
     calls.count_total + events.count_total

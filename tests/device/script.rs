@@ -24,7 +24,7 @@ pub(crate) const RECEIVE_UNIT: u32 = 1024;
 pub(crate) const DEPTH: u32 = 16;
 pub(crate) const OUTSTANDING: u32 = 8;
 
-/// What a device of these tests says of itself.
+/// The parameters of these tests' device.
 pub(crate) fn params() -> abi::Attached {
     let shape = |unit_length, units_per_segment, longest_run| abi::RegionShape {
         unit_length,
@@ -69,9 +69,9 @@ struct Shared {
     deliveries: VecDeque<Result<Delivery<Count>, Status>>,
     sent: VecDeque<Vec<u8>>,
     closed: bool,
-    /// The device does not receive.
+    /// The device stops receiving.
     full: bool,
-    /// Calls of `receive`.
+    /// The number of calls of `receive`.
     received: u32,
 }
 
@@ -137,7 +137,7 @@ pub(crate) struct Queue {
     pub(crate) memory: Memory,
     pub(crate) submissions: Consumer<Count>,
     pub(crate) completions: Producer<Count>,
-    /// How often the worker was woken, and rang.
+    /// How often the worker was woken, and how often it rang.
     pub(crate) wakes: Count,
     pub(crate) rung: Count,
     pub(crate) receive: Vec<Memory>,
@@ -248,7 +248,7 @@ pub(crate) fn last_events(handle: &mut Worker) -> (Vec<Event>, Status) {
                 return (events, status);
             }
             Ok(Some(event)) => events.push(event),
-            // The caller has its turn after so many messages.
+            // After so many messages the caller gets its turn.
             Ok(None) if is_readable(handle) => {}
             other => panic!("{other:?} before the end, after {events:?}"),
         }
@@ -262,7 +262,7 @@ pub(crate) fn is_readable(handle: &Worker) -> bool {
     poll(&mut fds, Some(&Timespec::default())).expect("polled") == 1
 }
 
-/// Waits for the descriptor as a process would; panics where that would sleep for ever.
+/// Waits for the descriptor as a process would; panics if that would sleep for ever.
 pub(crate) fn wait(handle: &Worker) {
     wait_readable(
         handle.event_fd().expect("its own"),
@@ -286,7 +286,7 @@ pub(crate) fn completion(event: u32, conn: u64) -> Completion {
 }
 
 impl Device {
-    /// Says something without memory.
+    /// Sends a message without memory.
     pub(crate) fn say(&mut self, cookie: u64, answer: Answer) {
         self.deliver(Ok(Delivery {
             cookie,
@@ -301,7 +301,7 @@ impl Device {
         self.readable.ring().expect("rung");
     }
 
-    /// The device is gone, and all of its ends are closed.
+    /// The device dies, and all of its ends are closed.
     pub(crate) fn die(&mut self) {
         self.deliver(Err(Status::Detached));
     }
@@ -314,7 +314,7 @@ impl Device {
         self.shared.borrow_mut().full = !receives;
     }
 
-    /// Times that the library looked for messages.
+    /// How often the library looked for messages.
     pub(crate) fn looked(&self) -> u32 {
         self.shared.borrow().received
     }
@@ -383,7 +383,7 @@ impl Device {
         region
     }
 
-    /// Wants a segment back.
+    /// Asks for a segment back.
     pub(crate) fn reclaim(&mut self, region: u32, queue: u32, number: u32) {
         self.say(
             0,
@@ -405,7 +405,7 @@ impl Device {
         }
     }
 
-    /// Shares a queue; its place is the number of queues before.
+    /// Shares a queue; its index is the number of earlier queues.
     pub(crate) fn share_queue(&mut self, number: u32) {
         let length = ring_length(DEPTH).expect("a capacity");
         let memory = Memory::zeroed(2 * length);
@@ -467,7 +467,7 @@ impl Device {
         }
     }
 
-    /// Hands a connection over.
+    /// Hands over a connection.
     pub(crate) fn connect(&mut self, info: ConnInfo) {
         let buffer = self.queue(abi::queue_of(info.conn)).fill(info.as_bytes());
         self.complete(Completion {
@@ -477,7 +477,7 @@ impl Device {
         });
     }
 
-    /// Hands a message over.
+    /// Hands over a message.
     pub(crate) fn pdu(&mut self, conn: u64, bytes: &[u8]) {
         let buffer = self.queue(abi::queue_of(conn)).fill(bytes);
         self.complete(Completion {

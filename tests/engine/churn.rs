@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Everything at once, in an order that a random number generator chooses: whatever it is, nobody who kept the rules is
-//! faulted, what was sent arrives once and in order, and at the end nothing is left.
+//! Everything at once, in an order that a random number generator chooses. In any order, processes that keep the rules
+//! are not faulted, sent messages arrive once and in order, and at the end nothing is left.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,7 +19,7 @@ struct Echo {
     /// Messages that it has not given back.
     kept: Vec<Completion>,
     conns: BTreeSet<u64>,
-    /// Cookies of submissions that were not answered.
+    /// Cookies of submissions that have not been answered.
     outstanding: BTreeSet<u64>,
     last_cookie: u64,
 }
@@ -41,7 +41,7 @@ impl Echo {
         self.last_cookie
     }
 
-    /// Looks at what has happened.
+    /// Handles the completions that have come.
     fn look(&mut self) {
         for completion in self.process.completions() {
             let conn = completion.conn;
@@ -54,7 +54,7 @@ impl Echo {
                 event::PDU => self.kept.push(completion),
                 event::DISCONNECTED => assert!(self.conns.remove(&conn), "ends twice"),
                 event::SENT | event::RDMA_DONE => {
-                    // Where the connection had ended before it was seen, after that.
+                    // If the connection ended before it was seen, its answers follow.
                     let cookie = completion.cookie;
                     assert!(self.outstanding.remove(&cookie), "answered twice");
                 }
@@ -74,7 +74,7 @@ impl Echo {
         self.process.send(pdu.conn, cookie, &message);
     }
 
-    /// Moves data to where it may not, or may.
+    /// Moves data, sometimes to a place that may not be written.
     fn rdma(&mut self, rng: &mut fastrand::Rng, client: &Client) {
         let conns: Vec<u64> = self.conns.iter().copied().collect();
         let Some(conn) = rng.choice(conns) else {
@@ -85,7 +85,7 @@ impl Echo {
         }
         let offset = rng.u64(..100_000);
         let (op, list) = match rng.u8(..8) {
-            // What may not be read is refused, and ends the connection.
+            // An access that the memory does not allow is refused, and ends the connection.
             0 => (op::RDMA_READ, client.target(offset, 5000)),
             1..=3 => (op::RDMA_READ, client.source(offset, 5000)),
             _ => (op::RDMA_WRITE, client.target(offset, 5000)),

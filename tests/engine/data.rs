@@ -125,7 +125,8 @@ fn a_worker_that_keeps_its_messages_holds_up_its_own_client_and_loses_none() {
     while !kept.is_empty() {
         for pdu in kept.drain(..) {
             let message = worker.take(&pdu);
-            // What the client could not send for want of credits was overwritten in its memory, and nothing else.
+            // Messages that the client could not send for lack of credits were overwritten in its memory, but nothing
+            // else.
             assert!(message[0] >= next, "{next}");
             next = message[0];
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a worker may write into memory that the device reads.
+//! Illegal values that a worker may write into memory that the device reads.
 
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ fn nothing() -> Submission {
     Submission::new_zeroed()
 }
 
-/// What `break_rule` does detaches that worker, for `why`; another goes on.
+/// Expects that what `break_rule` does detaches that worker, for `why`, and that another one goes
+/// on.
 #[track_caller]
 fn is_detached(why: &str, break_rule: impl FnOnce(&Process, u64)) {
     let mut scene = Scene::new();
@@ -91,7 +92,7 @@ fn corrupt_rings() {
         let (client, worker, conn) = scene.pair(1);
         worker.queue_memory(0).write(place, &[0xa5; 8]).unwrap();
         worker.call(op::AUTHENTICATED, conn);
-        // Whatever that place says: it is judged, and nobody else is affected.
+        // Whatever lies there: only the worker is judged, and no other process is affected.
         scene.send(&client, b"something");
         scene.pair(2);
         scene.leaves_nothing();

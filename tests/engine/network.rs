@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One network, each end of which is a fabric of its own.
+//! One network whose ends are separate fabrics.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ struct Network {
     loopback: Loopback,
     listeners: HashMap<ListenerId, usize>,
     conns: HashMap<ConnId, usize>,
-    /// What each end has not taken.
+    /// The events that each end has not taken.
     events: Vec<Vec<Event>>,
 }
 
@@ -59,7 +59,7 @@ impl End {
 }
 
 impl Network {
-    /// Carries out what there is to do, and sorts what happened.
+    /// Carries out pending work, and sorts the events.
     fn poll(&mut self, now: Instant) -> Result<(), FabricError> {
         let mut events = Vec::new();
         self.loopback.poll(now, &mut events)?;

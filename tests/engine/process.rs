@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Processes: what the device tells them is kept, and they see memory and rings as theirs.
+//! Processes: they keep what the device tells them, and see memory and rings as real processes do.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -29,7 +29,7 @@ const DESCRIPTORS: u64 = 128 << 10;
 pub(crate) struct Rings(Rc<Cell<usize>>);
 
 impl Rings {
-    /// Whether it was rung since this was last asked.
+    /// Whether it was rung since the last call.
     pub(crate) fn take(&self) -> bool {
         self.0.take() > 0
     }
@@ -48,7 +48,7 @@ struct Queue {
     memory: Memory,
 }
 
-/// What the device and the process have together.
+/// What the device and the process share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     id: u32,
@@ -61,7 +61,7 @@ pub(crate) struct Shared {
     messages: RefCell<VecDeque<(u32, u64, Vec<u8>)>>,
     queues: RefCell<BTreeMap<u32, Queue>>,
     receive: RefCell<BTreeMap<(u32, u32), Memory>>,
-    /// It takes no messages.
+    /// Whether it takes no messages.
     pub(crate) deaf: Cell<Option<Untold>>,
     doorbell: Rings,
 }
@@ -182,14 +182,15 @@ impl Process {
         }))
     }
 
-    /// Announces to all of its queues, where nothing is for it, that it sleeps on where only a message of its has gone.
+    /// Announces to each of its queues that is empty that it sleeps, and sleeps on if only one of its messages was
+    /// sent.
     pub(crate) fn announces_sleep(&self) {
         for queue in self.queues.borrow_mut().values_mut() {
             assert!(queue.completions.announce_deep_sleep().unwrap());
         }
     }
 
-    /// How often it was woken since this was last asked.
+    /// How often it was woken since the last call.
     pub(crate) fn rings(&self) -> usize {
         self.doorbell.0.take()
     }
@@ -198,7 +199,7 @@ impl Process {
         self.deaf.get().map_or(Ok(()), Err)
     }
 
-    /// Its one segment of a region, which it has from now on.
+    /// Adds its only segment of a region.
     fn segment(&self, region: u32) -> Memory {
         let mut segments = self.segments.borrow_mut();
         let of = segments.of_mut(region).unwrap();
@@ -237,14 +238,14 @@ impl Process {
         self.message(kind::OFFER)
     }
 
-    /// What its claim was answered.
+    /// The answer to its claim.
     pub(crate) fn claimed(&self) -> Option<Status> {
         let reply: abi::Reply = self.message(kind::REPLY)?;
         assert_eq!(reply.kind, kind::CLAIM);
         Status::from_code(reply.status)
     }
 
-    /// The segments of RECEIVE that it was asked for, which it gives back.
+    /// The segments of RECEIVE that the device asked for, which it gives back.
     pub(crate) fn give_back(&self) -> Vec<abi::Reclaim> {
         let asked = std::iter::from_fn(|| self.message::<abi::Reclaim>(kind::RECLAIM));
         asked
@@ -275,7 +276,7 @@ impl Process {
         all
     }
 
-    /// The one completion that is there, which is this event.
+    /// The only completion, which must be this event.
     pub(crate) fn expect(&self, event: u32) -> Completion {
         let all = self.completions();
         let [one] = &all[..] else {
@@ -285,7 +286,7 @@ impl Process {
         *one
     }
 
-    /// A new connection, the only completion; who its client is.
+    /// The only completion, which must be a new connection, and its client.
     pub(crate) fn connection(&self) -> abi::ConnInfo {
         let completion = self.expect(event::CONNECTION);
         let info = abi::ConnInfo::read_from_bytes(&self.take(&completion)).unwrap();
@@ -307,7 +308,7 @@ impl Process {
         (connection.conn, self.take(pdu))
     }
 
-    /// Copies what a completion brought.
+    /// Copies the buffer of a completion.
     pub(crate) fn peek(&self, completion: &Completion) -> Vec<u8> {
         let (segment, unit) = (completion.buffer >> 16 & 0xffff, completion.buffer & 0xffff);
         let place = (abi::queue_of(completion.conn), segment as u32);
@@ -318,7 +319,7 @@ impl Process {
             .unwrap()
     }
 
-    /// Copies what a completion brought, and gives its buffer back.
+    /// Copies the buffer of a completion, and gives it back.
     pub(crate) fn take(&self, completion: &Completion) -> Vec<u8> {
         let bytes = self.peek(completion);
         self.submit(Submission {
@@ -355,7 +356,7 @@ impl Process {
         self.queues.borrow()[&queue].memory.clone()
     }
 
-    /// Does something that takes no more than a number of a connection.
+    /// Submits an operation that takes only a connection's number.
     pub(crate) fn call(&self, op: u32, conn: u64) {
         self.submit(Submission {
             op,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Whose a connection becomes, and what becomes of it.
+//! Which process gets a connection, and what becomes of it.
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{Completion, TransferSubmission, event, op};
@@ -73,7 +73,7 @@ fn a_connection_whose_worker_ends_before_it_does_anything_finds_another() {
     scene.claim(&other, offer.token).unwrap();
     let (conn, message) = other.connection_and_message();
     assert_eq!(message, negotiate(1));
-    // One that was answered ends with its worker.
+    // A connection that was answered ends with its worker.
     other.send(conn, 1, b"a response");
     scene.settle();
     scene.detach(other.id());
@@ -172,7 +172,7 @@ fn for_a_newcomer_the_oldest_stranger_of_another_shard_goes() {
         workers[0].completions().last().unwrap().event,
         event::DISCONNECTED
     );
-    // One that has logged in is none.
+    // A client that has logged in is not a stranger.
     let (conn, _) = workers[1].connection_and_message();
     workers[1].call(op::AUTHENTICATED, conn);
     scene.settle();

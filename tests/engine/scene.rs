@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Shards with what they have in common, their processes, and clients.
+//! Shards with their shared state, their processes, and clients.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ use smbdirect::wire::BufferDescriptorV1;
 use crate::network::End;
 use crate::process::{Process, Rings, UNIT};
 
-/// What shards have in common; tokens are counted.
+/// The state that shards share; tokens are consecutive numbers.
 #[derive(Clone, Debug)]
 pub(crate) struct Office(Rc<RefCell<(Registry<Process>, u8)>>);
 
@@ -63,12 +63,12 @@ pub(crate) struct Scene {
     pub(crate) office: Office,
     pub(crate) total: Arc<Account>,
     processes: BTreeMap<u32, Process>,
-    /// All that there ever were, with their shards.
+    /// All queues that there ever were, with their shards.
     queues: Vec<(usize, QueueId)>,
     last_id: u32,
     /// Why processes were detached.
     pub(crate) faults: Vec<(u32, Status, String)>,
-    /// Names of the reasons for which connections ended, as they came.
+    /// Names of the reasons for which connections ended, in order.
     pub(crate) ends: Vec<&'static str>,
 }
 
@@ -137,7 +137,7 @@ impl Scene {
         }
     }
 
-    /// Has all do what there is to do at this moment.
+    /// Lets everything do its pending work at this moment.
     pub(crate) fn settle(&mut self) {
         for _ in 0..10_000 {
             if !self.round() {
@@ -211,7 +211,7 @@ impl Scene {
         }
     }
 
-    /// Lets time pass, stopping wherever anybody wants to be called.
+    /// Lets time pass, stopping whenever a shard or client wants to be called.
     pub(crate) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         self.settle();
@@ -264,7 +264,7 @@ impl Scene {
         }
     }
 
-    /// A worker names a token.
+    /// A worker claims a token.
     pub(crate) fn claim(&mut self, worker: &Process, token: Token) -> Result<(), Status> {
         let offered = self.office.registry().claim(&token);
         let Place { shard, conn } = offered.ok_or(Status::NoToken)?;
@@ -277,7 +277,7 @@ impl Scene {
         Ok(())
     }
 
-    /// A client of the shard that has negotiated.
+    /// A client that has negotiated with the shard.
     pub(crate) fn connect(&mut self, shard: usize) -> Client {
         let conn = self
             .clients
@@ -302,7 +302,7 @@ impl Scene {
         client
     }
 
-    /// A client with its worker, logged in: who it is for the worker.
+    /// A client with its worker, logged in, and its connection for the worker.
     pub(crate) fn pair(&mut self, guid: u8) -> (Client, Process, u64) {
         let worker = self.worker_of(guid);
         let client = self.client(0, guid);
@@ -320,7 +320,7 @@ impl Scene {
             offset: 0,
             length: message.len() as u32,
         };
-        // Where it has ended, it has.
+        // The connection may have ended.
         let _ = self.clients.send(client.conn, 0, source, None);
         self.settle();
     }
@@ -334,7 +334,7 @@ impl Scene {
         self.clients.abort(client.conn);
     }
 
-    /// What happened to a client since this was last asked.
+    /// The events of a client since the last call.
     pub(crate) fn seen(&mut self, client: &Client) -> Vec<Seen> {
         self.settle();
         self.seen.remove(&client.conn).unwrap_or_default()
@@ -344,23 +344,23 @@ impl Scene {
         matches!(self.seen(client).last(), Some(Seen::Closed(_)))
     }
 
-    /// Connections, and those of them without a session.
+    /// The number of connections, and how many of them have no session.
     pub(crate) fn office_counts(&self) -> (usize, usize) {
         let registry = self.office.registry();
         (registry.connections(), registry.unauthenticated())
     }
 
-    /// Registers a client for a worker, if it is nobody else's.
+    /// Registers a client for a worker, unless another one has it.
     pub(crate) fn office_register(&self, worker: u32, guid: [u8; 16]) -> Result<(), Status> {
         self.office.registry().register(worker, guid, 0, 100)
     }
 
-    /// What the shards carried that have stopped.
+    /// What the stopped shards carried.
     pub(crate) fn carried(&self) -> Carried {
         *self.office.registry().carried("loopback")
     }
 
-    /// Ends all processes and clients: no connection is left then, and no byte is counted.
+    /// Ends all processes and clients, and checks that no connection and no counted byte is left.
     pub(crate) fn leaves_nothing(&mut self) {
         for id in self.processes.keys().copied().collect::<Vec<_>>() {
             self.detach(id);
@@ -393,17 +393,17 @@ impl Scene {
 pub(crate) struct Client {
     conn: ConnId,
     pub(crate) memory: Memory,
-    /// To be read, and to be written.
+    /// One to be read, and one to be written.
     regions: [Region; 2],
 }
 
 impl Client {
-    /// A descriptor, as it is on the wire, of a part of its memory that may be read.
+    /// A descriptor, as on the wire, of a part of its readable memory.
     pub(crate) fn source(&self, offset: u64, length: u32) -> Vec<u8> {
         descriptor(&self.regions[0], offset, length)
     }
 
-    /// The same of a part that may be written.
+    /// The same for a part of its writable memory.
     pub(crate) fn target(&self, offset: u64, length: u32) -> Vec<u8> {
         descriptor(&self.regions[1], offset, length)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What ends by the clock.
+//! What time limits end.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ fn a_shard_that_stops_waits_for_what_is_under_way() {
 fn a_shard_that_stops_does_not_wait_for_ever() {
     let mut scene = Scene::new();
     let (client, worker, _) = scene.pair(1);
-    scene.send(&client, b"a request that nobody answers");
+    scene.send(&client, b"a request without an answer");
     let by = scene.now + SECOND * 5;
     scene.shards[0].stop(by);
     scene.pass(SECOND * 7);
@@ -92,7 +92,7 @@ fn a_worker_sleeps_until_something_is_for_it() {
     assert_eq!(worker.rings(), 1);
     let pdu = worker.expect(event::PDU);
     worker.take(&pdu);
-    // That a message has gone is no news.
+    // The end of a send is not a sign of life.
     worker.send(conn, 1, b"a response");
     worker.announces_sleep();
     scene.settle();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The answers to RDMA READs go straight to where they are expected, and everything else that
-//! arrives between them is still what it is.
+//! The answers to RDMA READs go straight to their targets, and everything that arrives between them
+//! is still handled correctly.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ fn pattern(length: u32, seed: u32) -> Vec<u8> {
         .collect()
 }
 
-/// The client reads while the server sends: both come in between each other.
+/// The client reads while the server sends, so that both kinds of traffic mix.
 fn reads_between_messages(crc: bool, max_ulpdu: u16) {
     let mut ends = [End::new(crc, max_ulpdu), End::new(crc, max_ulpdu)];
     let listener = ends[1]
@@ -135,7 +135,7 @@ fn reads_between_messages(crc: bool, max_ulpdu: u16) {
             .post_recv(client, WrId(n.into()), memory)
             .unwrap();
     }
-    // The responder waits for the first FPDU of the initiator; then both have much to say.
+    // The responder waits for the first FPDU of the initiator; then both send much.
     for n in 0..READS {
         let memory = Sge {
             region: sink,
@@ -191,7 +191,7 @@ fn reads_between_messages(crc: bool, max_ulpdu: u16) {
         let got = inbox.to_vec(start, length as usize).unwrap();
         assert!(got == expected[start..][..length as usize], "message {n}");
     }
-    // The server's messages came in between the READs, not all before or behind them.
+    // The server's messages came in between the READs, not all before or after them.
     let first_read = ends[0]
         .done
         .iter()

@@ -10,8 +10,8 @@ use crate::harness::{
     LATE, Mem, Peer, World, crc32c, fpdu, on_both, quick, read, send, tagged, untagged,
 };
 
-/// What a victim has: 100 bytes that the peer may write, 100 that it may read, 100 that it may
-/// not, in the last of them a receive of 10 bytes.
+/// The memory of a victim: 100 bytes that the peer may write, 100 that it may read, and 100 that it
+/// may not access, with a receive of 10 bytes in the last of them.
 struct Victim {
     peer: Peer,
     conn: ConnId,
@@ -36,7 +36,7 @@ fn victim(world: &mut World, crc: bool) -> Victim {
     }
 }
 
-/// Which headers a Terminate carries back.
+/// Which headers a Terminate returns.
 #[derive(Clone, Copy)]
 enum Back {
     Nothing,
@@ -68,12 +68,12 @@ fn terminate(crc: bool, (layer, etype, code): (u8, u8, u8), broken: &[u8], back:
 
 type Broken = (Vec<u8>, IwarpError, (u8, u8, u8), Back);
 
-/// An FPDU of each kind that breaks a rule, what is reported here and what to the peer.
+/// An FPDU for each broken rule, with the error here and the one that the peer is told.
 fn broken(victim: &Victim) -> Vec<Broken> {
     let (stag, at) = (victim.writable.token(), victim.writable.address());
     let (source, from) = (victim.readable.token(), victim.readable.address());
     let local = victim.local.token();
-    // Not one of the three, whatever they are.
+    // A number other than these three, whatever they are.
     let guessed = (1..)
         .find(|token| ![stag, source, local].contains(token))
         .unwrap();
@@ -101,7 +101,7 @@ fn broken(victim: &Victim) -> Vec<Broken> {
             (1, 0, 0),
             Nothing,
         ),
-        // Only as much of the header as had to be there to see it.
+        // Only as much of the header as it takes to see the error.
         (
             untagged([0x40, 0x43], 0, 1, 0),
             IwarpError::DdpVersion,
@@ -279,7 +279,7 @@ fn a_terminate_is_believed_and_not_answered() {
     on_both(quick(), |world| {
         for (body, reason) in [
             (&b"\x12\x02\xc0\0"[..], error(1, 2, 2)),
-            // As siw writes it, with what it says to be there and is not.
+            // As siw writes it: it announces parts that are missing.
             (b"\x21\x02\x07\0", error(2, 1, 2)),
             (
                 b"\x12\x02",
@@ -383,7 +383,7 @@ fn posted_work_without_its_memory_ends_the_connection() {
 #[test]
 fn more_reads_than_agreed_are_refused_and_as_many_are_served() {
     on_both(quick(), |world| {
-        // The peer asked for 16 READs at a time, and got them.
+        // The peer asked for 16 READs at a time, and was granted them.
         for extra in [0, 1] {
             let mut victim = victim(world, false);
             let (token, address) = (victim.readable.token(), victim.readable.address());
@@ -407,7 +407,8 @@ fn more_reads_than_agreed_are_refused_and_as_many_are_served() {
     });
 }
 
-/// Sends these bytes again and again, as fast as the other side takes them, until that has an end.
+/// Sends these bytes again and again, as fast as the other side takes them, until the connection
+/// ends.
 fn flood(peer: &Peer, bytes: Vec<u8>) -> std::thread::JoinHandle<()> {
     let mut stream = peer.stream.try_clone().unwrap();
     std::thread::spawn(move || {
@@ -423,7 +424,7 @@ fn a_flood_of_messages_that_nobody_expects_ends_with_the_first() {
         let flood = flood(&peer, send(1, &[1; 1000]).repeat(100));
         let error = IwarpError::DdpNoBuffer;
         assert_eq!(world.closed(conn), CloseReason::from(error));
-        // Until it is cut off, the friend has its turn all the time.
+        // Until the peer is cut off, the friend gets its turn all the time.
         let start = std::time::Instant::now();
         while !flood.is_finished() {
             world.echo();
@@ -437,7 +438,7 @@ fn a_flood_of_messages_that_nobody_expects_ends_with_the_first() {
 fn a_flood_of_nothing_keeps_nobody_waiting() {
     on_both(quick(), |world| {
         let (peer, conn) = world.established(0x10);
-        // RDMA WRITEs of no bytes are legal, any number of them.
+        // RDMA WRITEs of no bytes are legal, in any number.
         let nothing = fpdu(false, &[&tagged([0xc1, 0x40], 0, 0)]);
         let flood = flood(&peer, nothing.repeat(20_000));
         for _ in 0..50 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Peers that connect: what they are answered, and for how long they may wait.
+//! Peers that connect: the answers that they get, and how long they may wait.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,7 +11,7 @@ use smbdirect::fabric::{CloseReason, Event, Fabric};
 
 use crate::harness::{LATE, Peer, World, on_both, quick, request};
 
-/// Of `cifs.ko` over siw.
+/// Sent by `cifs.ko` over siw.
 const ENHANCED: &[u8] = &[0, 32, 0, 1];
 const LEGACY: &[u8] = &[0, 0, 0, 32, 0, 0, 0, 1];
 
@@ -19,7 +19,7 @@ fn linux() -> Vec<u8> {
     request(0x10, 2, &[ENHANCED, LEGACY].concat())
 }
 
-/// The peer sends this and nothing else, and is refused at once and without an answer.
+/// The peer sends only this, and is refused at once and without an answer.
 fn refuses(world: &mut World, bytes: &[u8], error: IwarpError) {
     let mut peer = Peer::connect(world.address);
     peer.send(bytes);
@@ -53,7 +53,7 @@ fn other_revisions_and_lengths_are_refused_without_an_answer() {
             let bytes = request(0x10, revision, ENHANCED);
             refuses(world, &bytes, IwarpError::MpaUnsupportedRevision);
         }
-        // As soon as the length is there.
+        // As soon as the length has arrived.
         for length in [[2, 1], [255, 255]] {
             let bytes = [&b"MPA ID Req Frame\x10\x02"[..], &length].concat();
             refuses(world, &bytes, IwarpError::MpaPrivateDataTooLong);
@@ -88,7 +88,7 @@ fn markers_are_rejected_in_the_revision_of_the_request() {
     });
 }
 
-/// What the fabric, which serves up to 32 READs and asks for up to 16, replies.
+/// Replies of the fabric, which serves up to 32 READs and asks for up to 16.
 const REPLIES: [(u8, u8, &[u8], &[u8]); 14] = [
     // Revision 1, with and without numbers.
     (0x00, 1, b"", b"\x00\x01\x00\x00"),
@@ -101,7 +101,7 @@ const REPLIES: [(u8, u8, &[u8], &[u8]); 14] = [
         b"\x00\x01\x00\x08\0\0\0\x02\0\0\0\x04",
     ),
     (0x00, 1, b"neither", b"\x00\x01\x00\x00"),
-    // S means nothing there.
+    // The flag S has no meaning there.
     (0x10, 1, b"", b"\x00\x01\x00\x00"),
     // Revision 2, not enhanced.
     (0x00, 2, b"", b"\x00\x02\x00\x00"),
@@ -121,7 +121,7 @@ const REPLIES: [(u8, u8, &[u8], &[u8]); 14] = [
         b"\x3f\xff\x3f\xff",
         b"\x10\x02\x00\x04\x00\x20\x00\x01",
     ),
-    // Peer to peer: of what is offered, a WRITE, a READ, a SEND.
+    // Peer to peer: of the offered kinds, it chooses a WRITE, a READ, a SEND, in this order.
     (
         0x10,
         2,
@@ -190,7 +190,7 @@ fn nothing_follows_the_reply_until_the_peer_has_spoken() {
         peer.stream.set_nonblocking(true).unwrap();
         let silence = std::io::Read::read(&mut peer.stream, &mut [0; 1]).unwrap_err();
         assert_eq!(silence.kind(), std::io::ErrorKind::WouldBlock);
-        // An RDMA WRITE of nothing.
+        // An RDMA WRITE of no bytes.
         peer.send(&crate::harness::fpdu(
             false,
             &[&crate::harness::tagged([0xc1, 0x40], 0, 0)],
@@ -201,7 +201,7 @@ fn nothing_follows_the_reply_until_the_peer_has_spoken() {
     });
 }
 
-/// How long it takes until a peer is refused for taking too long.
+/// How long it takes until a slow peer is refused.
 fn times_out(world: &mut World, mut between: impl FnMut(&mut World)) -> Duration {
     let start = std::time::Instant::now();
     let mut reason = None;
@@ -306,7 +306,7 @@ fn a_request_whose_peer_is_gone_is_gone_at_once() {
                 CloseReason::Peer
             };
             assert_eq!(world.closed(conn), reason);
-            // Request and end at once.
+            // The request and the end arrive together.
             let mut peer = Peer::connect(world.address);
             peer.send(&linux());
             drop(peer);
@@ -354,7 +354,7 @@ fn those_who_wait_are_limited_by_source() {
     on_both(limited, |world| {
         let mut waiting: VecDeque<Peer> = (0..4).map(|_| Peer::connect(world.address)).collect();
         world.wait("peers", |world| world.fabric.counts().pending == 4);
-        // For each newcomer the oldest goes.
+        // For each newcomer the oldest one is closed.
         for _ in 0..3 {
             waiting.push_back(Peer::connect(world.address));
             let mut oldest = waiting.pop_front().expect("four of them");
@@ -363,7 +363,7 @@ fn those_who_wait_are_limited_by_source() {
             assert_eq!(reason, CloseReason::TooManyPending);
             assert_eq!(world.read_to_end(&mut oldest), b"");
         }
-        // A place that is given back is there for others.
+        // A place that is given back is free for others.
         drop(waiting.pop_back());
         assert_eq!(world.refused().1, CloseReason::Peer);
         waiting.push_back(Peer::connect(world.address));
@@ -393,7 +393,7 @@ fn those_who_wait_are_limited_in_total() {
         .map(|n| Peer::connect_from(local(2 + n), world.address))
         .collect();
     world.wait("peers", |world| world.fabric.counts().pending == 6);
-    // All sources are alike: the oldest connection goes.
+    // All sources are equal: the oldest connection is closed.
     let newcomer = Peer::connect_from(local(99), world.address);
     let refused = (
         waiting[0].stream.local_addr().unwrap(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A fabric with a good friend, and peers that are no fabric at all.
+//! A fabric with a well-behaved friend, and peers that are bare sockets.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -14,15 +14,15 @@ use smbdirect::fabric::{
 use smbdirect::sys::Memory;
 use smbdirect::units::Instant;
 
-/// Descriptors are counted for the whole process, so there is one test at a time.
+/// Descriptors are counted for the whole process, so tests run one at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Longer than anything takes that is expected.
+/// Longer than any expected event takes.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How late a machine may be that has other things to do.
+/// How late a busy machine may be.
 pub const LATE: Duration = Duration::from_secs(10);
 
-/// Time limits for which no test needs much patience.
+/// Time limits that keep every test short.
 pub fn quick() -> Config {
     Config {
         connect_timeout: Duration::from_millis(300),
@@ -32,7 +32,8 @@ pub fn quick() -> Config {
     }
 }
 
-/// Runs a test on IPv4 with a clock that begins at 0, and on IPv6 with one that is old.
+/// Runs a test on IPv4 with a clock that starts at 0, and on IPv6 with one that has long been
+/// running.
 pub fn on_both(config: Config, test: impl Fn(&mut World)) {
     for (address, start) in [("127.0.0.1:0", 0), ("[::1]:0", u64::MAX / 2)] {
         let mut world = World::new(address.parse().unwrap(), config, Instant::from_nanos(start));
@@ -89,7 +90,7 @@ pub struct World {
     friends: Option<(Friend, Friend)>,
     start: Instant,
     clock: std::time::Instant,
-    /// What was reported, but for the friend.
+    /// The reported events, without the friend's.
     pub events: Vec<Event>,
     friendly: Vec<Event>,
     descriptors: usize,
@@ -157,7 +158,7 @@ impl World {
         self.start + self.clock.elapsed()
     }
 
-    /// Both fabrics do what they can.
+    /// Lets both fabrics do what they can.
     pub fn poll(&mut self) {
         let now = self.now();
         let mut events = Vec::new();
@@ -181,7 +182,7 @@ impl World {
         }
     }
 
-    /// A message there and back on the friendly connection.
+    /// Sends a message there and back on the friendly connection.
     pub fn echo(&mut self) {
         let (here, there) = self.friends.as_ref().unwrap();
         self.echoes = self.echoes.wrapping_add(1);
@@ -222,7 +223,7 @@ impl World {
         })
     }
 
-    /// Whatever happened: the friend noticed nothing, and nothing is left of anybody else.
+    /// Checks that the friend noticed nothing, and that nothing is left of other peers.
     pub fn finish(mut self) {
         self.echo();
         let (counts, before) = (self.counts, self.descriptors);
@@ -265,7 +266,7 @@ impl World {
         closed.unwrap()
     }
 
-    /// Waits until somebody is turned away before being announced.
+    /// Waits until a peer is turned away before it is announced.
     pub fn refused(&mut self) -> (SocketAddr, CloseReason) {
         let mut refused = None;
         self.wait("refusal", |world| {
@@ -278,13 +279,13 @@ impl World {
         refused.unwrap()
     }
 
-    /// Removes the first event that is found.
+    /// Removes the first event for which `find` has a result.
     pub fn take<T>(&mut self, find: impl Fn(&Event) -> Option<T>) -> Option<T> {
         let index = self.events.iter().position(|event| find(event).is_some())?;
         find(&self.events.remove(index))
     }
 
-    /// Removes the completions of a connection: their numbers, and how they ended.
+    /// Removes the completions of a connection; returns their numbers and results.
     pub fn completions(&mut self, of: ConnId) -> Vec<(u64, Result<(), WrError>)> {
         let mut completions = Vec::new();
         while let Some(completion) = self.take(|event| match event {
@@ -307,7 +308,7 @@ impl World {
         Mem { memory, region }
     }
 
-    /// Memory for a READ, of one byte at least.
+    /// Memory for a READ, of at least one byte.
     pub fn register_large(&mut self, conn: ConnId, length: usize) -> Mem {
         self.register(conn, length.max(1), Access::Local)
     }
@@ -327,7 +328,7 @@ impl World {
 
 /// What a peer receives.
 impl World {
-    /// Waits until the peer has received so many bytes.
+    /// Waits until the peer has received this many bytes.
     pub fn read(&mut self, peer: &mut Peer, length: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.wait("bytes for the peer", |_| {
@@ -340,7 +341,7 @@ impl World {
         bytes
     }
 
-    /// Waits until the stream to the peer has ended, and returns what else there was in it.
+    /// Waits until the stream to the peer has ended, and returns the rest of it.
     pub fn read_to_end(&mut self, peer: &mut Peer) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.wait("end of the stream to the peer", |_| {
@@ -350,7 +351,7 @@ impl World {
     }
 }
 
-/// A socket, and nothing that would care for any rule.
+/// A bare socket, which enforces no rules.
 pub struct Peer {
     pub stream: TcpStream,
 }
@@ -374,7 +375,7 @@ impl Peer {
         Self { stream }
     }
 
-    /// Sends what the kernel has room for; everything, where the test does not send much.
+    /// Sends what the kernel has room for: everything, if the test does not send much.
     pub fn send(&mut self, bytes: &[u8]) {
         assert_eq!(self.try_send(bytes), bytes.len());
     }
@@ -387,7 +388,7 @@ impl Peer {
         }
     }
 
-    /// Appends what is there, up to `length` bytes in all; whether the stream has ended.
+    /// Appends what has arrived, up to `length` bytes in all; returns whether the stream has ended.
     fn receive(&mut self, bytes: &mut Vec<u8>, length: usize) -> bool {
         let mut chunk = vec![0; 1 << 16];
         while bytes.len() < length {
@@ -436,7 +437,7 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     })
 }
 
-/// An FPDU of its ULPDU.
+/// An FPDU with this ULPDU.
 pub fn fpdu(crc: bool, ulpdu: &[&[u8]]) -> Vec<u8> {
     let ulpdu = ulpdu.concat();
     let mut bytes = (ulpdu.len() as u16).to_be_bytes().to_vec();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The fabric connects, and who answers is hostile.
+//! The fabric connects to a hostile responder.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -10,11 +10,12 @@ use smbdirect::fabric::{Access, CloseReason, ConnId, Event, Fabric, ReadLimits, 
 
 use crate::harness::{Peer, World, on_both, quick, send};
 
-/// What the fabric sends first: revision 2, enhanced, and the same numbers once more.
+/// What the fabric sends first: revision 2, enhanced, with its read limits again in the private
+/// data.
 const REQUEST: &[u8; 32] =
     b"MPA ID Req Frame\x10\x02\x00\x0c\x00\x20\x00\x10\x00\x00\x00\x20\x00\x00\x00\x10";
 
-/// A connection to somebody whom the fabric has sent its request.
+/// A connection to a peer that has received the fabric's request.
 fn asked(world: &mut World) -> (Peer, ConnId, TcpListener) {
     let listener = TcpListener::bind((world.address.ip(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -143,7 +144,7 @@ fn a_responder_that_speaks_at_once_is_heard_like_any_other() {
             send(2, b"more"),
         ]
         .concat();
-        // All of it, and the end of the stream, in one read.
+        // All of it, and the end of the stream, arrive in one read.
         peer.send(&early);
         peer.half_close();
         let reason = CloseReason::from(IwarpError::DdpNoBuffer);

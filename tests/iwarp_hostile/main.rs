@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The iWARP fabric against peers that are no fabric: raw sockets that keep no rule.
+//! The iWARP fabric against raw sockets that break the rules.
 //!
-//! Each case ends with the same claim: a good connection that was there all the time still carries
-//! messages both ways, and of everybody else neither a descriptor nor an entry in a table is left.
+//! Each case ends with the same check: a good connection that was there all the time still carries
+//! messages both ways, and of all other peers neither a descriptor nor a table entry is left.
 #![allow(
     unreachable_pub,
     missing_docs,

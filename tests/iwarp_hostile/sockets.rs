@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Peers that end, stall and dribble.
+//! Peers that end, stall or dribble.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,14 +16,14 @@ use crate::harness::{LATE, Mem, Peer, World, fpdu, on_both, quick, read, send, t
 
 const MIB: usize = 1 << 20;
 
-/// An established peer that has spoken, so that the fabric may send.
+/// An established peer that has sent its first FPDU, so that the fabric may send.
 fn spoken(world: &mut World) -> (Peer, ConnId) {
     let (mut peer, conn) = world.established(0x10);
     peer.send(&fpdu(false, &[&tagged([0xc1, 0x40], 0, 0)]));
     (peer, conn)
 }
 
-/// Posts `count` RDMA WRITEs of 1 MiB each, numbered from 100 on, and lets what fits go out.
+/// Posts `count` RDMA WRITEs of 1 MiB each, numbered from 100 on, and lets those that fit go out.
 fn write_much(world: &mut World, conn: ConnId, count: u64) -> Mem {
     let memory = world.register(conn, MIB, Access::Local);
     let mut bytes = vec![0; MIB];
@@ -40,14 +40,14 @@ fn write_much(world: &mut World, conn: ConnId, count: u64) -> Mem {
             .post_write(conn, WrId(100 + n), sge, target)
             .unwrap();
     }
-    // Until nothing moves any more.
+    // Until nothing moves.
     for _ in 0..200 {
         world.poll();
     }
     memory
 }
 
-/// All numbers in order, first those that succeeded; how many they are.
+/// Checks that all numbers come in order, the successful ones first; returns how many those are.
 fn succeeded(completions: &[(u64, Result<(), WrError>)], count: u64) -> usize {
     let ids: Vec<u64> = completions.iter().map(|(id, _)| *id).collect();
     assert_eq!(ids, (100..100 + count).collect::<Vec<_>>());
@@ -85,7 +85,7 @@ fn a_peer_that_reads_late_gets_what_was_posted_before_closing() {
         let (mut peer, conn) = spoken(world);
         write_much(world, conn, 20);
         world.fabric.close(conn);
-        // It even sends: nobody cares for that any more.
+        // The peer even sends, but that is no longer read.
         peer.send(&send(1, b"hello?"));
         let bytes = world.read_to_end(&mut peer);
         assert_eq!(world.closed(conn), CloseReason::Local);
@@ -124,7 +124,7 @@ struct Segment<'a> {
     payload: &'a [u8],
 }
 
-/// Takes a stream of tagged segments apart, which must be whole.
+/// Takes apart a stream of tagged segments, which must be complete.
 fn segments(mut bytes: &[u8]) -> impl Iterator<Item = Segment<'_>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
@@ -149,7 +149,7 @@ fn a_peer_that_reads_in_drops_gets_every_byte_once() {
         let memory = write_much(world, conn, 8);
         let mut rng = fastrand::Rng::with_seed(3);
         let mut bytes = Vec::new();
-        // So much there is of payload alone.
+        // The payload alone is this long.
         while bytes.len() < 8 * MIB {
             let most = *rng.choice(&[1, 7, 1_000, 100_000]).unwrap();
             let rest = 8 * MIB - bytes.len();
@@ -189,7 +189,7 @@ fn a_peer_that_never_reads_its_reads_costs_nobody_else() {
         for _ in 0..50 {
             world.echo();
         }
-        // What it has not got by now, it does not get after this.
+        // What the peer has not got by now, it no longer gets.
         world.fabric.deregister(conn, memory.region.id).unwrap();
         let mut bytes = Vec::new();
         bytes.extend(world.read_to_end(&mut peer));
@@ -222,7 +222,7 @@ fn a_peer_that_reads_fast_does_not_have_the_fabric_for_itself() {
         while total() < 256 * MIB {
             let before = total();
             world.poll();
-            // The budgets of one turn, and what was in the buffers of the kernel.
+            // The budgets of one turn, and the contents of the kernel's buffers.
             assert!(total() - before < 40 * MIB);
         }
         world.echo();
@@ -239,7 +239,7 @@ fn a_half_closed_stream_is_a_closed_one() {
         peer.half_close();
         assert_eq!(world.closed(conn), CloseReason::Peer);
         assert_eq!(world.read_to_end(&mut peer), b"");
-        // In the middle of an FPDU, wherever that is.
+        // In the middle of an FPDU, at any offset.
         let message = send(1, b"hello");
         for length in 1..message.len() {
             let (mut peer, conn) = world.established(0x10);
@@ -324,7 +324,7 @@ fn small_segments_behind_a_large_one_take_more_than_one_turn() {
         let header = |at| tagged([0x81, 0x40], memory.token(), memory.address() + at);
         peer.send(&fpdu(false, &[&header(0), &[1; 10_000]]));
         world.wait("large one", |_| memory.bytes()[9_999] == 1);
-        // Of no bytes, as many as the window takes.
+        // SENDs of no bytes, as many as the window takes.
         peer.send(&fpdu(false, &[&header(10_000)]).repeat(2_000));
         peer.half_close();
         std::thread::sleep(Duration::from_millis(20));
@@ -384,7 +384,7 @@ fn a_terminate_is_read_even_if_the_stream_broke_behind_it() {
         world.wait("SEND", |world| world.completions(conn) == [(1, Ok(()))]);
         let header = untagged([0x41, 0x47], 0, 2, 1, 0);
         peer.send(&fpdu(false, &[&header, b"\x11\0\0\0"]));
-        // With the SEND unread this is an RST: sending fails, and the Terminate lies there unread.
+        // The SEND is unread, so this is an RST: sending fails, and the Terminate stays unread.
         drop(peer);
         post(world, 2);
         let error = IwarpError::PeerTerminated {
@@ -399,7 +399,7 @@ fn a_terminate_is_read_even_if_the_stream_broke_behind_it() {
 
 #[test]
 fn whoever_closes_first_has_the_reason() {
-    // Far longer than it takes where nobody is there to wait for.
+    // Far longer than it takes if there is no peer to wait for.
     let config = Config {
         drain_timeout: 2 * LATE,
         ..quick()
@@ -432,7 +432,7 @@ fn closing_twice_and_after_the_end_is_no_matter() {
         world.fabric.close(conn);
         world.fabric.reject(conn);
         assert_eq!(world.read_to_end(&mut peer), b"");
-        // The place in the map has another connection by now.
+        // The slot in the map has another connection by now.
         let (mut next, other) = spoken(world);
         world.fabric.close(conn);
         assert!(world.fabric.deregister(conn, RegionId(0)).is_err());

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What connections hold that do nothing, over the iWARP fabric, from the socket's bookkeeping to the
-//! receives: the server's heap, for the heap of the peers' thread does not count; and resident memory,
-//! which receives take only once they are used.
+//! What idle connections hold over the iWARP fabric, from the socket's bookkeeping to the receives: the server's heap,
+//! without the heap of the peers' thread; and resident memory, which receives take only once they are used.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -38,7 +37,7 @@ fn poll(link: &mut Link, start: std::time::Instant) {
 struct Held {
     /// Bytes of heap.
     heap: i64,
-    /// Bytes of anonymous memory, with what its peer holds.
+    /// Bytes of anonymous memory, including what its peer holds.
     resident: i64,
 }
 
@@ -52,7 +51,7 @@ fn resident() -> i64 {
     number.parse::<i64>().unwrap() * KIB
 }
 
-/// What a server holds for each of `COUNT` connections once `done` says that they are there.
+/// What a server holds for each of `COUNT` connections once `done` holds.
 fn held(
     peers: impl FnOnce(SocketAddr, &mpsc::Receiver<()>) + Send + 'static,
     done: impl Fn(&Link) -> u64,
@@ -70,7 +69,7 @@ fn held(
         while done(&server) < COUNT {
             assert!(
                 start.elapsed() < Duration::from_secs(20),
-                "the connections do not come"
+                "the connections are not established"
             );
             poll(&mut server, start);
         }
@@ -87,7 +86,7 @@ fn held(
     }
 }
 
-/// Connects by MPA and says nothing of SMB Direct.
+/// Connects by MPA, but does not negotiate SMB Direct.
 fn silent_peers(server: SocketAddr, stop: &mpsc::Receiver<()>) {
     let peers: Vec<TcpStream> = (0..COUNT)
         .map(|_| {
@@ -102,7 +101,7 @@ fn silent_peers(server: SocketAddr, stop: &mpsc::Receiver<()>) {
     drop(peers);
 }
 
-/// Negotiates, and then says nothing.
+/// Negotiates, and then sends nothing.
 fn idle_peers(server: SocketAddr, stop: &mpsc::Receiver<()>) {
     let start = std::time::Instant::now();
     let mut client = link();

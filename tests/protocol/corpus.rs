@@ -75,7 +75,7 @@ fn small_changes_to_the_corpus_hold_too() {
     }
 }
 
-/// One change, of the kinds that a fuzzer makes.
+/// Changes the input once, as a fuzzer would.
 fn change(data: &mut Vec<u8>, random: &mut fastrand::Rng) {
     if data.is_empty() {
         return data.push(random.u8(..));

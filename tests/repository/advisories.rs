@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! No crate that is built has a fault that RustSec's database knows, but those that are named here with a reason.
+//! Crates that are built have no vulnerability known to RustSec's database, except those listed here with a reason.
 //!
-//! The database is not asked: tests reach package registries only. `advisories.txt` has what it says of our crates,
-//! as of the day that it names; `tools/advisories.py` makes it anew.
+//! The test does not query the database, because tests access only package registries. `advisories.txt` has the
+//! database's entries for our crates, as of the date in it; `tools/advisories.py` updates it.
 
 use std::fs;
 use std::process::Command;
@@ -48,7 +48,7 @@ fn version(text: &str) -> [u64; 3] {
     std::array::from_fn(|_| numbers.next().unwrap_or(0))
 }
 
-/// Whether a version is one of a requirement such as `>= 1.2, < 2`.
+/// Whether a version meets a requirement such as `>= 1.2, < 2`.
 fn fits(have: [u64; 3], requirement: &str) -> bool {
     requirement.split(',').all(|part| {
         let part = part.trim();
@@ -114,12 +114,12 @@ fn no_crate_has_a_known_fault_without_a_reason() {
         let is_found = known.iter().any(|line| line.contains(id));
         assert!(
             is_found,
-            "{id} is no longer found, and no exception any more ({reason})"
+            "{id} is no longer found: remove its exception ({reason})"
         );
     }
 }
 
-/// The reason why RUSTSEC-2026-0009 does not matter.
+/// The reason for which RUSTSEC-2026-0009 does not matter.
 #[test]
 fn time_is_built_without_its_parsers() {
     let tree = Command::new(env!("CARGO"))

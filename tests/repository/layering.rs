@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The modules depend on each other only in the direction that `CONTRIBUTING.md` draws, the protocol layers and the
-//! engine use no `std`, the engine names nothing of a process, and `unsafe` stays in [`UNSAFE`].
+//! The modules depend on each other only in the directions that `CONTRIBUTING.md` lists, the protocol layers and the
+//! engine do not use `std`, the engine names nothing that belongs to a process, and `unsafe` stays in [`UNSAFE`].
 //!
-//! Reads the paths in `src/` (`crate::…`, `super::…`, `std::…`) and compares them with [`LAYERS`].
-//! It is a reader of tokens, not of Rust: a path that only a macro builds, or the compiler infers,
-//! is not seen. The programs in `src/bin` are a layer, too: they call the library `smbdirect::…`.
-//! Code under `#[cfg(test)]` may use what it likes, except `unsafe`. Code under `#[cfg(feature = "…")]` may use `std`,
-//! unless `engine` is among the features: it does not exist without an operating system.
+//! Reads the paths in `src/` (`crate::…`, `super::…`, `std::…`) and compares them with [`LAYERS`]. It reads tokens, not
+//! Rust: it does not see a path that only a macro builds or the compiler infers. The programs in `src/bin` are a layer,
+//! too: they call the library `smbdirect::…`. Code under `#[cfg(test)]` may use anything except `unsafe`. Code under
+//! `#[cfg(feature = "…")]` may use `std`, unless `engine` is among the features: it does not exist without an operating
+//! system.
 
 mod self_test;
 mod source;
@@ -22,8 +22,8 @@ use source::{Source, paths};
 struct Layer {
     module: &'static str,
     may_use: &'static [&'static str],
-    /// Builds for a target without an operating system: `core` and `alloc`, but for modules and items under
-    /// features that need one.
+    /// Whether it builds for a target without an operating system: with only `core` and `alloc`, except for modules and
+    /// items under features that need one.
     needs_no_os: bool,
 }
 
@@ -43,7 +43,7 @@ const fn hosted(module: &'static str, may_use: &'static [&'static str]) -> Layer
     }
 }
 
-/// The layers; of those that match a module, the longest name counts.
+/// The layers; if several match a module, the longest name counts.
 const LAYERS: &[Layer] = &[
     protocol("units", &[]),
     protocol("wire", &["units"]),
@@ -102,16 +102,16 @@ const LAYERS: &[Layer] = &[
     ),
 ];
 
-/// What of `fabric` is behind a feature that needs an operating system (`#[cfg(feature = "fabric")] mod …`): the
+/// The part of `fabric` behind a feature that needs an operating system (`#[cfg(feature = "fabric")] mod …`): the
 /// fabrics.
 const FABRICS: Layer = hosted("fabric::*", &["fabric", "units", "sys"]);
 
-/// What of `fabric` is behind the feature `engine`: the trait, which names no fabric.
+/// The part of `fabric` behind the feature `engine`: the trait, which does not name a fabric.
 const TRAIT: Layer = protocol("fabric::trait", &["fabric", "units", "sys"]);
 
 const ENGINE: &str = "engine";
 
-/// What nothing in the engine is called or calls: words of the names there, as in `file_of` or `SpawnThread`.
+/// Words that do not occur in names in the engine, as in `file_of` or `SpawnThread`.
 const OF_PROCESSES: &[&str] = &[
     "thread", "threads", "socket", "sockets", "file", "files", "fd", "path", "json", "serde",
 ];
@@ -119,14 +119,14 @@ const OF_PROCESSES: &[&str] = &[
 /// The modules that may use `unsafe`, with everything below them.
 const UNSAFE: &[&str] = &["sys", "shm::map", "fabric::verbs::ffi", "ffi"];
 
-/// Stands for what `src/fabric/mod.rs` defines itself, in contrast to what it re-exports.
+/// Stands for the items that `src/fabric/mod.rs` defines itself, as opposed to those that it re-exports.
 const PLAIN_TYPES: &str = "fabric's own types";
 
-/// All files, and what has to be known of them to judge one.
+/// All files, and what is needed to judge one.
 struct Tree<'a> {
     files: &'a [Source],
     modules: BTreeSet<&'a [String]>,
-    /// Modules that exist with a feature only, and whether it needs an operating system.
+    /// Modules that exist only with a feature, and whether that needs an operating system.
     featured: BTreeMap<Vec<String>, bool>,
     plain_types: BTreeSet<&'a str>,
     /// Dependencies that need an operating system.
@@ -164,15 +164,14 @@ impl<'a> Tree<'a> {
         })
     }
 
-    /// Whether the module, or one that it is in, needs an operating system; `None` if it is there with any
-    /// features.
+    /// Whether the module, or one that contains it, needs an operating system; `None` if it exists with any features.
     fn hosted(&self, module: &[String]) -> Option<bool> {
         (1..=module.len())
             .filter_map(|n| self.featured.get(&module[..n]).copied())
             .max()
     }
 
-    /// Everything that the files do and may not: one line each.
+    /// Everything that the files do but may not: one line each.
     fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
         for file in self.files {
@@ -180,10 +179,10 @@ impl<'a> Tree<'a> {
                 found.push(format!("{}: {what}", file.name));
             }
             if file.module.is_empty() {
-                continue; // The root declares the modules; whom they serve is not its business.
+                continue; // The root only declares the modules.
             }
             let Some(layer) = self.layer_of(&file.module) else {
-                found.push(format!("{}: its module is in no layer", file.name));
+                found.push(format!("{}: its module is not in a layer", file.name));
                 continue;
             };
             if file.is_test() {
@@ -206,7 +205,7 @@ impl<'a> Tree<'a> {
                 }
             }
             for mut path in paths(&file.code(), &file.module) {
-                // What the programs call by its name is this crate to its own modules.
+                // The programs refer to this crate by its name.
                 if layer.module == "bin" && path[0] == env!("CARGO_PKG_NAME") {
                     path[0] = "crate".to_owned();
                 }
@@ -227,14 +226,14 @@ impl<'a> Tree<'a> {
         if first != "crate" {
             return None;
         }
-        // The module that the path leads to: its longest beginning that is one.
+        // The module that the path leads to: its longest prefix that is a module.
         let is_module = |n: &usize| self.modules.contains(&rest[..*n]);
         let (module, item) = rest.split_at((0..=rest.len()).rev().find(is_module).unwrap_or(0));
         let Some(target) = self.layer_of(module) else {
             return Some("name the module".into());
         };
         if layer.module == TRAIT.module && target.module == "fabric::iwarp" {
-            return Some("the trait names no fabric".into());
+            return Some("the trait may not name a fabric".into());
         }
         let may_use =
             |name: &&str| target.module == *name || target.module.starts_with(&format!("{name}::"));
@@ -251,7 +250,7 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// `unsafe` where it does not belong, or leave for it.
+/// `unsafe` where it does not belong, or permission for it.
 fn unsafe_code(file: &Source) -> Option<&'static str> {
     let module = file.module.join("::");
     let is_below = |name: &&str| {
@@ -259,11 +258,11 @@ fn unsafe_code(file: &Source) -> Option<&'static str> {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
     };
     if !UNSAFE.iter().any(is_below) && file.tokens.iter().any(|token| token == "unsafe") {
-        return Some("`unsafe` outside of the modules that may use it");
+        return Some("`unsafe` outside the modules that may use it");
     }
     let leave = ["allow", "(", "unsafe_code"];
     let leaves = file.tokens.windows(3).filter(|w| *w == leave).count();
-    // Whoever declares such a module gives it leave, and nobody else.
+    // Only the parent that declares such a module may permit it.
     let is_declared = |name: &&&str| match name.rsplit_once("::") {
         Some((parent, _)) => parent == module,
         None => module.is_empty(),
@@ -272,7 +271,7 @@ fn unsafe_code(file: &Source) -> Option<&'static str> {
     (leaves > expected).then_some("allows unsafe_code")
 }
 
-/// Whether a name has a word in it that belongs to a process. `SocketAddr` is a value.
+/// Whether a name contains a word that belongs to a process. `SocketAddr` is a value.
 fn is_of_process(name: &str) -> bool {
     let mut words = String::new();
     for c in name.replace("SocketAddr", "").chars() {
@@ -284,7 +283,7 @@ fn is_of_process(name: &str) -> bool {
     words.split('_').any(|word| OF_PROCESSES.contains(&word))
 }
 
-/// The dependencies that only a feature brings, but for those of the feature `engine`.
+/// The dependencies that only a feature brings, except those of the feature `engine`.
 fn optional_dependencies(manifest: &str) -> BTreeSet<String> {
     let engine = manifest.lines().find(|line| line.starts_with("engine = "));
     let engine = engine.unwrap_or_default();

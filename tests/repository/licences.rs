@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Every source file says its licence, and every dependency has one that may be combined with it: with the
-//! GPL-3.0-or-later of Samba for everything, and for what the engine needs also with the GPL-2.0-only of Linux.
+//! Every source file states its licence, and every dependency has a compatible one: with the GPL-3.0-or-later of Samba
+//! for all of them, and for those that the engine needs also with the GPL-2.0-only of Linux.
 //!
-//! Reads the expressions that `cargo tree` reports and the list in `deny.toml`: what cargo-deny
-//! does, without having to install it. Dependencies of other operating systems are not looked at.
+//! Reads the expressions that `cargo tree` reports and the list in `deny.toml`: this replaces cargo-deny, without
+//! having to install it. Dependencies for other operating systems are ignored.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -98,7 +98,7 @@ fn packages(arguments: &[&str]) -> BTreeSet<(String, String)> {
         .collect()
 }
 
-/// Those of the packages whose licence is none of `allowed`.
+/// The packages whose licence is not among `allowed`.
 fn refused(packages: &BTreeSet<(String, String)>, allowed: &BTreeSet<&str>) -> Vec<String> {
     let judged = packages
         .iter()
@@ -126,7 +126,7 @@ fn every_dependency_has_a_compatible_licence() {
     );
 }
 
-/// Licences of code that may be linked into Linux. Apache-2.0 alone is none.
+/// Licences of code that may be linked into Linux. Apache-2.0 alone is not one.
 const WITH_LINUX: [&str; 6] = [
     "BSD-2-Clause",
     "BSD-3-Clause",
@@ -168,7 +168,7 @@ fn every_source_file_says_its_licence() {
     assert!(sources.len() > 400, "{}", sources.len());
     let says = |path: &&str| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-        // One that is listed may have been removed since.
+        // A listed file may have been removed since.
         let text = fs::read_to_string(path).unwrap_or_default();
         let mut first = text.lines().take(2);
         text.is_empty() || first.any(|line| line.ends_with(SAYS))
@@ -177,7 +177,7 @@ fn every_source_file_says_its_licence() {
     assert!(silent.is_empty(), "without \"{SAYS}\": {silent:?}");
 }
 
-/// In the first line, or the second of a script.
+/// In the first line, or in the second line of a script.
 const SAYS: &str = "SPDX-License-Identifier: GPL-2.0-or-later";
 
 #[test]

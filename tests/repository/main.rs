@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What holds for the tree itself, and not for what it does: which way modules depend, and what the crates that are built
-//! may be.
+//! Rules for the tree itself, rather than for what it does: in which direction modules depend on each other, and which
+//! crates are built.
 
 mod advisories;
 mod layering;

@@ -2,9 +2,9 @@
 
 //! The other side writes what it likes, wherever it likes, whenever it likes.
 //!
-//! Allowed are results that an honest other side could have brought about too, and `RingCorrupt`,
-//! the same for ever after. Not allowed: anything outside the ring touched, a panic, an endless
-//! loop, a doorbell rung more often than the ring was used. Run it with an address sanitizer, too.
+//! The ring may return results that an honest other side could have caused too, or `RingCorrupt`,
+//! and then always the same. It must not touch anything outside the ring, panic, loop for ever, or
+//! ring a doorbell more often than the ring was used. Run it with an address sanitizer, too.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -68,9 +68,9 @@ fn attack(memory: &Memory, start: usize, length: usize, near: &mut u32, rng: &mu
         0..2 => (rng.usize(0..length / 4) * 4, rng.u32(..)),
         // One of the header's.
         2 => (rng.usize(0..HEADER_LENGTH / 4) * 4, rng.u32(..)),
-        // A sleeping word.
+        // A sleep word.
         3 => (*rng.choice(&[384, 512]).expect("two"), rng.u32(0..9)),
-        // An index, almost or quite right.
+        // An index that is exactly or almost right.
         _ => {
             *near = near
                 .wrapping_add(rng.u32(0..4))
@@ -122,7 +122,7 @@ fn random_words_between_steps_end_in_an_error_at_worst() {
     if first.is_none() {
         for end in [Some("producer_index"), Some("consumer_index"), None] {
             let count = ends.iter().filter(|other| **other == end).count();
-            assert!(count > 50, "{end:?} is the end of {count} lives only");
+            assert!(count > 50, "only {count} lives ended in {end:?}");
         }
     }
 }
@@ -132,7 +132,7 @@ fn random_words_at_any_moment_end_in_an_error_at_worst() {
     let capacity = 16;
     let length = ring_length(capacity).expect("a capacity");
     let file = Memfd::create("test", length).expect("memory");
-    // As another process would have it: at an address of its own.
+    // As another process would have it: at its own address.
     let (ours, theirs) = (map(&file).expect("mapped"), map(&file).expect("mapped"));
     let done = AtomicBool::new(false);
     let (mut lives, mut deaths) = (0, 0);
@@ -146,7 +146,7 @@ fn random_words_at_any_moment_end_in_an_error_at_worst() {
         let mut rng = Rng::with_seed(2);
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(500) {
-            // The ring is there, or it is spoilt already.
+            // The ring exists, or is already corrupt.
             RingMemory::create(&ours, capacity).expect("it fits");
             let bell = Rings::default();
             let Ok(ring) = RingMemory::open(&ours) else {
@@ -166,7 +166,7 @@ fn random_words_at_any_moment_end_in_an_error_at_worst() {
     assert!(deaths > 0, "{lives} lives");
 }
 
-/// What the other side of the index at `offset` makes of it, after three entries went in, and one
+/// What the other side makes of the index at `offset`, after three entries went in and one came
 /// out.
 fn after(offset: usize, index: u32) -> Result<usize, RingCorrupt> {
     let memory = Memory::zeroed(ring_length(4).expect("a capacity"));

@@ -2,8 +2,8 @@
 
 //! Rings in shared memory: against an oracle, against a hostile other side, between two processes.
 //!
-//! What two threads may see of each other in every order that the memory model allows is
-//! `tests/ring_loom.rs`.
+//! `tests/ring_loom.rs` has what two threads may see of each other in every order that the memory
+//! model allows.
 
 use std::cell::Cell;
 use std::rc::Rc;

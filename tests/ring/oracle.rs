@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One list of operations, on a ring and on a queue that is obviously right.
+//! One list of operations, on a ring and on a queue that is obviously correct.
 
 use std::collections::VecDeque;
 
@@ -35,17 +35,17 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// The ring, as the other one sees it.
+/// A model of the ring.
 #[derive(Default)]
 struct Oracle {
     capacity: usize,
     queue: VecDeque<u64>,
     next: u64,
-    /// Whether each side sleeps, and was not rung for since it said so.
+    /// Whether each side sleeps and has not been rung for since then.
     producer_waits: bool,
     consumer_waits: bool,
     consumer_is_deep: bool,
-    /// How often each was rung for.
+    /// How often each side was rung for.
     producer_rung: u32,
     consumer_rung: u32,
 }

@@ -3,7 +3,8 @@
 //! Two processes: this test, and the same program again, which sends everything back.
 //!
 //! Each is the producer of one ring and the consumer of the other, and sleeps whenever it finds
-//! nothing to do. Entries must come back in order, and nobody may sleep while there is something.
+//! nothing to do. Entries must come back in order, and neither process may sleep while there is
+//! work.
 
 use std::collections::VecDeque;
 use std::env;
@@ -21,15 +22,15 @@ use smbdirect::sys::{
 const CAPACITY: u32 = 32;
 const ENTRIES: u64 = 1_000_000;
 const SOCKET: &str = "SMBDIRECT_TEST_SOCKET";
-/// Nothing takes so long, even where many others want the processor.
+/// Longer than anything takes, even on a busy machine.
 const FOR_EVER: Duration = Duration::from_secs(60);
 
-/// What a process has of its doorbells.
+/// The doorbells of a process.
 trait Doorbells: Doorbell + Sized {
-    /// What becomes readable when the other side rings.
+    /// The descriptor that becomes readable when the other side rings.
     fn wake(&self) -> BorrowedFd<'_>;
     fn drain_own(&self);
-    /// Both ends, and the descriptors of the second.
+    /// Both ends, and the descriptors of the second one.
     fn make() -> (Self, Vec<OwnedFd>);
     fn from_descriptors(descriptors: Vec<OwnedFd>) -> Self;
 }
@@ -98,7 +99,7 @@ struct End<'a, D> {
     sleeps: u64,
 }
 
-/// So that both rings can use the same doorbells.
+/// Lets both rings use the same doorbells.
 struct Ringer<D>(D);
 
 impl<D: Doorbells> Doorbell for &Ringer<D> {
@@ -126,7 +127,7 @@ fn entry(number: u64) -> Entry {
     std::array::from_fn(|word| number.rotate_left(word as u32 * 8))
 }
 
-/// The rings lie one behind the other.
+/// The rings lie one after the other.
 fn parts(memory: &Memory) -> [Memory; 2] {
     let length = ring_length(CAPACITY).expect("a capacity");
     [0, length].map(|offset| memory.part(offset, length).expect("room for two"))
@@ -139,7 +140,7 @@ fn run_parent<D: Doorbells>(kind: &str) {
     let listener = SeqListener::bind(&path).expect("listen");
     let mut child = Command::new(env::current_exe().expect("this program"))
         .args(["--exact", "processes::other_process", "--nocapture"])
-        // Its own report as a test is of no interest; what it complains of is.
+        // Its report as a test does not matter; its errors do.
         .stdout(Stdio::null())
         .env(SOCKET, format!("{kind}:{}", path.display()))
         .spawn()
@@ -247,7 +248,7 @@ fn run_child<D: Doorbells>(path: PathBuf) {
     }
 }
 
-/// Nothing, unless another test started this program.
+/// Does nothing unless another test started this program.
 #[test]
 fn other_process() {
     let Ok(value) = env::var(SOCKET) else { return };

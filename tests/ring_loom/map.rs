@@ -11,7 +11,7 @@ use loom::sync::atomic::{self, AtomicU32, AtomicU64, Ordering};
 
 use super::layout::{Entry, FIRST_INDEX, Side};
 
-/// What is taken away from the ring, to see whether that is found.
+/// What is removed from the ring, to see whether loom notices.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
     None,
@@ -58,7 +58,7 @@ struct Words {
     entries: Vec<UnsafeCell<Entry>>,
 }
 
-// SAFETY: that only one thread has an entry at a time is what loom checks.
+// SAFETY: loom checks that only one thread has an entry at a time.
 unsafe impl Send for Words {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Words {}
@@ -99,12 +99,12 @@ impl RingMemory {
     }
 
     pub(crate) fn entry(&self, index: u32) -> Entry {
-        // SAFETY: loom fails the test where another thread writes at the same time.
+        // SAFETY: loom fails the test if another thread writes at the same time.
         self.cell(index).with(|entry| unsafe { *entry })
     }
 
     pub(crate) fn set_entry(&self, index: u32, entry: &Entry) {
-        // SAFETY: loom fails the test where another thread reads or writes at the same time.
+        // SAFETY: loom fails the test if another thread reads or writes at the same time.
         self.cell(index).with_mut(|cell| unsafe { *cell = *entry });
     }
 

@@ -32,7 +32,7 @@ fn a_source_has_only_so_many_places_without_negotiating() {
             .closed_by("too_many_unnegotiated_of_source"),
         8
     );
-    // The places are free again when the negotiation timer has run out.
+    // The places are free again once the negotiation timer has expired.
     net.pass(Duration::from_millis(5100));
     assert_eq!(connections(&net), 0);
     let names: Vec<_> = net.transport.counters().closed().collect();
@@ -68,7 +68,7 @@ fn negotiated_connections_take_no_place() {
         net.establish();
     }
     assert_eq!(connections(&net), 20);
-    // Nor do those that were and are gone.
+    // Ended connections are not listed either.
     let all: Vec<_> = net.transport.connections().collect();
     for conn in all {
         net.transport.close(conn);
@@ -135,7 +135,7 @@ fn what_has_arrived_in_time_counts_however_late_the_owner_looks() {
             .post_recv(raw.conn, WrId(slot), raw.at(0, 512))
             .unwrap();
     }
-    // The owner sleeps beyond the end of the negotiation timer, and later of the keepalive's.
+    // The owner sleeps past the end of the negotiation timer, and later of the keepalive timer.
     net.now = net.now + Duration::from_secs(4);
     let fabric = net.transport.fabric_mut();
     fabric
@@ -216,7 +216,7 @@ fn a_malformed_message_ends_only_its_connection_with_the_endpoints_error() {
         .unwrap();
     net.settle();
     net.events.clear();
-    // DataOffset far outside of the message.
+    // DataOffset far beyond the end of the message.
     let mut message = [0; 32];
     message[0] = 1;
     message[2] = 1;
@@ -354,7 +354,7 @@ fn close_ends_in_time_even_if_the_owner_lacks_buffers() {
     let loopback = LoopbackConfig::default();
     let mut net = Net::with(config(), loopback, HeapBuffers::with_limit(0));
     let (client, server) = net.establish();
-    // All receives of both sides hold messages, none can be granted: both are out of credits.
+    // All receives of both sides hold messages, none can be granted, so both are out of credits.
     for end in [&client, &server] {
         for cookie in 0..256 {
             net.transport

@@ -9,7 +9,7 @@ const KIB: i64 = 1024;
 /// What [`Net::establish`] registers for each end.
 const END_MEMORY: i64 = 2 << 20;
 
-/// Bytes for each of `count` times `f`.
+/// Bytes that each of `count` calls of `f` takes.
 fn bytes_each(count: i64, mut f: impl FnMut()) -> i64 {
     measure(|| (0..count).for_each(|_| f())).bytes_current / count
 }
@@ -40,7 +40,7 @@ fn an_idle_connection_costs_little_more_than_its_receives() {
 #[test]
 fn nor_does_it_after_a_burst_in_both_directions() {
     let mut net = Net::new();
-    // The buffers of messages and the list of events are no part of a connection.
+    // The message buffers and the list of events do not belong to a connection.
     burst(&mut net);
     let both_ends = bytes_each(8, || burst(&mut net)) - 2 * END_MEMORY;
     println!("{both_ends} bytes for two ends");
@@ -66,7 +66,7 @@ fn burst(net: &mut Net) {
 fn messages_cost_no_allocation() {
     let mut net = Net::new();
     let (client, server) = net.establish();
-    // The queues grow at first.
+    // At first the queues grow.
     exchange(&mut net, &client, &server);
     let allocations = measure(|| {
         for _ in 0..50 {

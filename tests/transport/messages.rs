@@ -117,7 +117,7 @@ fn refuses_what_cannot_be_sent() {
     let mut foreign = client.at(0, 1);
     foreign.region.0 += 1000;
     assert_eq!(send(client.conn, foreign), SendError::LocalProtection);
-    // The pool of receives is a region too, and none of the owner's business.
+    // The pool of receives is a region too, but not the owner's.
     for region in 0..10 {
         foreign.region.0 = region;
         if foreign.region != client.region.id {
@@ -355,7 +355,7 @@ fn an_incomplete_message_gives_its_buffer_back() {
     let raw = net.raw_peer();
     raw.memory.write(0, &NEGOTIATE_REQUEST).unwrap();
     let fabric = net.transport.fabric_mut();
-    // Two receives: the response, and whatever credits the other end may have to grant.
+    // Two receives: for the response, and for credits that the other end may have to grant.
     for slot in 0..2 {
         let mut receive = raw.at(1024 + slot * 512, 512);
         receive.region = raw.region.id;
@@ -367,7 +367,7 @@ fn an_incomplete_message_gives_its_buffer_back() {
         .post_send(raw.conn, WrId(0), &NEGOTIATE_REQUEST, None, None)
         .unwrap();
     net.settle();
-    // 8 of 100 bytes, and credits enough to answer.
+    // 8 of 100 bytes, and enough credits to answer.
     let mut fragment = [0; 32];
     fragment[0] = 10;
     fragment[2] = 1;

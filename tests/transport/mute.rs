@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A fabric on which one peer asks for a connection, and nothing comes of it; or on which
-//! connections come about, and nothing can be sent.
+//! A fabric on which a peer asks for a connection that never comes about; or on which connections
+//! come about, but nothing can be sent.
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -20,7 +20,7 @@ pub(crate) struct Mute {
     conns: SlotMap<ConnId, ()>,
     ready: Vec<Event>,
     asked: bool,
-    /// `connect` succeeds, and the send queue is always full.
+    /// Whether `connect` succeeds but the send queue is always full.
     clogged: bool,
 }
 
@@ -66,7 +66,7 @@ impl Fabric for Mute {
     fn reject(&mut self, _: ConnId) {}
 
     fn close(&mut self, conn: ConnId) {
-        // Its place is free for another connection before the owner is told.
+        // Its slot is free for another connection before the owner is told.
         if self.conns.remove(conn).is_none() {
             return;
         }

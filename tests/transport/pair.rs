@@ -15,7 +15,7 @@ use smbdirect::units::Instant;
 
 use crate::messages::NEGOTIATE_REQUEST;
 
-/// A transport with a listener, and the events that nobody has looked at.
+/// A transport with a listener, and the events that have not been taken.
 pub(crate) struct Net<F = Loopback> {
     pub(crate) transport: Transport<F, HeapBuffers>,
     pub(crate) now: Instant,
@@ -45,7 +45,7 @@ impl Net<Loopback> {
 }
 
 impl Net<Fault<Loopback>> {
-    /// Whose peers can be stalled.
+    /// A transport whose peers can be stalled.
     pub(crate) fn with_faults() -> Self {
         let fabric = Loopback::new(LoopbackConfig::default()).unwrap();
         let fabric = Fault::new(fabric, FaultPlan::default());
@@ -77,7 +77,7 @@ impl<F: Fabric> Net<F> {
         panic!("does not come to rest");
     }
 
-    /// Lets time pass, stopping wherever the transport wants to be called.
+    /// Lets time pass, stopping whenever the transport wants to be called.
     pub(crate) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         self.settle();
@@ -89,7 +89,7 @@ impl<F: Fabric> Net<F> {
         self.settle();
     }
 
-    /// An established connection: client and server, the events of that taken.
+    /// An established connection: client and server, whose events are taken.
     pub(crate) fn establish(&mut self) -> (End, End) {
         let client = self.transport.connect(self.now, self.address).unwrap();
         self.settle();
@@ -128,8 +128,8 @@ impl<F: Fabric> Net<F> {
         }
     }
 
-    /// A peer that speaks to the fabric itself: a connection without an endpoint, and a region of
-    /// its own. The transport does not know it.
+    /// A peer that uses the fabric directly: a connection without an endpoint, and a region of its
+    /// own. The transport does not know it.
     pub(crate) fn raw_peer(&mut self) -> End {
         let fabric = self.transport.fabric_mut();
         let conn = fabric.connect(self.address, ReadLimits::default()).unwrap();
@@ -143,7 +143,7 @@ impl<F: Fabric> Net<F> {
         }
     }
 
-    /// The messages that arrived at one end, their buffers given back; other events stay.
+    /// Takes the messages that arrived at one end and gives their buffers back; other events stay.
     pub(crate) fn take_messages(&mut self, at: &End) -> Vec<Vec<u8>> {
         let mut messages = Vec::new();
         for event in std::mem::take(&mut self.events) {
@@ -163,7 +163,7 @@ impl<F: Fabric> Net<F> {
         messages
     }
 
-    /// How many `Sent` events with success there are; takes them.
+    /// Takes the successful `Sent` events.
     pub(crate) fn take_sent(&mut self) -> Vec<u64> {
         let mut sent = Vec::new();
         self.events.retain(|event| match event {
@@ -177,7 +177,7 @@ impl<F: Fabric> Net<F> {
         sent
     }
 
-    /// The names of the reasons for which connections ended; takes those events.
+    /// Takes the closed events, with the names of their reasons.
     pub(crate) fn take_closed(&mut self) -> Vec<(ConnId, &'static str)> {
         let mut closed = Vec::new();
         self.events.retain(|event| match event {

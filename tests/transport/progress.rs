@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Peers that answer keepalives, and take or answer nothing of what was posted.
+//! Peers that answer keepalives, but take or answer nothing that was posted.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn first(of: &End, length: u32) -> BufferDescriptorV1 {
     }
 }
 
-/// Time passes, in which the client goes on sending messages.
+/// Lets time pass, in which the client goes on sending messages.
 fn pass(net: &mut Faulty, client: &End, server: &End, seconds: u32) {
     for _ in 0..seconds {
         net.pass(SECOND);

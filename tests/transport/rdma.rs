@@ -17,7 +17,7 @@ fn piece(end: &End, offset: u64, length: u32) -> BufferDescriptorV1 {
     }
 }
 
-/// A fabric whose queues are full all the time.
+/// A fabric whose queues are always full.
 fn narrow() -> Net {
     let loopback = LoopbackConfig {
         send_queue: 2,
@@ -43,7 +43,7 @@ fn a_message_does_not_overtake_the_data_queued_before_it() {
         net.transport
             .send(server.conn, cookie, server.at(0, 5), None)
             .unwrap();
-        // Polled by hand: the data has to be there when the message arrives, not when all is over.
+        // Polled by hand: the data must be there when the message arrives, not only at the end.
         while net.take_messages(&client).is_empty() {
             net.transport.poll(net.now, &mut net.events).unwrap();
         }
@@ -308,7 +308,7 @@ fn a_message_invalidates_the_token_it_names() {
         .unwrap();
     net.settle();
     net.take_sent();
-    // The owner of the memory learns it no later than the message.
+    // The owner of the memory is told no later than when the message arrives.
     assert!(matches!(
         net.events[..],
         [Event::Invalidated { conn, token: told }, Event::Message { .. }]

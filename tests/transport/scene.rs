@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a simulation keeps in mind: what is under way, and what has to arrive where.
+//! The memory of a simulation: what is under way, and what must arrive where.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::LazyLock;
@@ -10,13 +10,13 @@ use smbdirect::fabric::{ConnId, Region};
 use smbdirect::sys::Memory;
 use smbdirect::transport::{HeapBuffers, MessageBuffers};
 
-/// Bytes that everything sent, written or read is a piece of.
+/// Everything sent, written or read is a piece of these bytes.
 pub(crate) static CONTENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut rng = Rng::with_seed(1);
     (0..1 << 17).map(|_| rng.u8(..)).collect()
 });
 
-/// Bytes of the memory that a peer's writes, or one's own reads, go to; no byte is used twice.
+/// Bytes of the memory that a peer's writes, or this side's reads, go to; no byte is used twice.
 pub(crate) const SINK: u32 = 1 << 20;
 
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl Sum {
     }
 }
 
-/// Buffers of the heap that are not to be had at times.
+/// Heap buffers that are sometimes unavailable.
 pub(crate) struct Scarce {
     pub(crate) heap: HeapBuffers,
     pub(crate) shortage: bool,
@@ -72,7 +72,7 @@ impl MessageBuffers for Scarce {
     }
 }
 
-/// A piece of [`CONTENT`] and where it is to be in somebody's sink.
+/// A piece of [`CONTENT`] and its target in a sink.
 #[derive(Clone, Debug)]
 pub(crate) struct Piece {
     pub(crate) content: usize,
@@ -95,7 +95,7 @@ pub(crate) struct Expected {
     pub(crate) written: Vec<Piece>,
 }
 
-/// One end of a connection that is established.
+/// One end of an established connection.
 pub(crate) struct End {
     pub(crate) peer: ConnId,
     /// [`CONTENT`], which the peer may read.
@@ -109,7 +109,7 @@ pub(crate) struct End {
     /// What was queued for writing to the peer since the last message.
     pub(crate) writing: Vec<Piece>,
     pub(crate) outstanding: HashMap<u64, Operation>,
-    /// Everything that the peer has queued must arrive: neither end vanishes, nor does this one close.
+    /// Whether everything that the peer has queued must arrive: neither end vanishes, and this one does not close.
     pub(crate) reliable: bool,
 }
 

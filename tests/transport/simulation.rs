@@ -4,11 +4,11 @@
 //! READs both ways, owners without buffers, ends that close or just vanish, all of it from a seed.
 //!
 //! Whatever happens, each accepted operation ends in exactly one event, each connection in exactly
-//! one, what arrives is what was sent in the order of sending, behind the data that was written
-//! before, and nothing is left in the end.
+//! one, messages arrive as they were sent, in order and after the data that was written before
+//! them, and nothing is left at the end.
 //!
-//! `SMBDIRECT_SEED=n cargo test --test transport simulation -- --nocapture` runs one seed and tells
-//! what happens in it; `SMBDIRECT_SEEDS=n` sets how many are run.
+//! `SMBDIRECT_SEED=n cargo test --test transport simulation -- --nocapture` runs one seed and
+//! prints what happens in it; `SMBDIRECT_SEEDS=n` sets how many are run.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -74,11 +74,12 @@ struct Simulation {
     ends: HashMap<ConnId, End>,
     /// The connections, in order, so that a seed is always the same.
     order: Vec<ConnId>,
-    /// Begun and not established at both ends: the initiator, and both as they are established.
+    /// A connection that is not yet established at both ends: the initiator, and both ends as they
+    /// are established.
     connecting: Option<ConnId>,
     fresh: Vec<ConnId>,
     closed: HashSet<ConnId>,
-    /// Buffers of messages, and until when they are held.
+    /// Message buffers, and until when they are held.
     held: Vec<(Instant, Vec<u8>)>,
     shortage_until: Option<Instant>,
     faulty: bool,
@@ -170,7 +171,7 @@ impl Simulation {
             let until = self.now + Duration::from_micros(self.rng.u64(..=step));
             self.pass(until);
         }
-        // Whatever is under way comes to an end by itself, long before any timer.
+        // Whatever is under way ends by itself, long before any timer expires.
         self.pass(self.now + Duration::from_secs(60));
         for (id, end) in &self.ends {
             let status = self.transport.status(*id);
@@ -196,14 +197,14 @@ impl Simulation {
         assert_eq!(self.transport.connections().count(), 0);
         assert!(self.ends.is_empty() && self.connecting.is_none());
         assert_eq!(self.transport.buffers().heap.outstanding(), 0);
-        // Timers of what is gone run out, and nothing starts them again.
+        // Timers of ended connections expire, and nothing starts them again.
         self.pass(self.now + Duration::from_secs(3600));
         assert_eq!(self.transport.poll_timeout(), None, "something is left");
         self.sum.waits = self.transport.buffers().refused;
         self.sum
     }
 
-    /// Does one thing that an owner may do.
+    /// Does one random thing that an owner may do.
     fn act(&mut self) {
         match self.rng.u8(..100) {
             0..4 if self.connecting.is_none() && self.order.len() < 8 => {
@@ -270,7 +271,7 @@ impl Simulation {
         }
     }
 
-    /// A piece of this end's memory with the content of some length, and where it begins there.
+    /// A piece of this end's memory with content of some length, and where it begins there.
     fn source(&mut self, id: ConnId) -> (Sge, usize, usize) {
         let length = self.length();
         let content = self.rng.usize(..CONTENT.len() - length);
@@ -282,7 +283,7 @@ impl Simulation {
         (sge, content, length)
     }
 
-    /// Whether an operation was taken; refusals must have a reason.
+    /// Whether an operation was accepted; a refusal must have a reason.
     fn taken(&mut self, id: ConnId, result: Result<(), SendError>, operation: Operation) -> bool {
         match result {
             Ok(()) => {
@@ -401,7 +402,7 @@ impl Simulation {
         }
     }
 
-    /// Lets time pass until `until`, stopping wherever something is to be done.
+    /// Lets time pass until `until`, stopping whenever there is something to do.
     fn pass(&mut self, until: Instant) {
         loop {
             self.housekeep();
@@ -523,7 +524,7 @@ impl Simulation {
         let expected = end
             .expected
             .pop_front()
-            .expect("a message that nobody sent");
+            .expect("a message that was not sent");
         assert_eq!(
             (buffer.len(), length as usize),
             (expected.length, expected.length)

@@ -89,8 +89,7 @@ static void no_pointers(void)
 	INVALID(smbdirect_device_set_addresses(scene.listener, 1, 2, NULL, 0));
 	INVALID(smbdirect_device_set_addresses(scene.listener, 1, SMBDIRECT_ADDRESSES_ALL,
 					       &allowed, 1));
-	/* A scope with an address that has no scope; then an address that is not a host's, and a
-	 * link-local one. */
+	/* A scope with an address that has none; then an address of no host, and a link-local one. */
 	allowed.scope_id = 1;
 	INVALID(smbdirect_device_set_addresses(scene.listener, 1, 0, &allowed, 1));
 	allowed.scope_id = 0;

@@ -9,8 +9,7 @@
 
 #include "common.h"
 
-/* Asks the tests for something; returns the rest of their answer, which is valid until the next
- * call. */
+/* Asks the tests for something; returns the rest of their answer, valid until the next call. */
 static inline const char *ask(const char *request)
 {
 	static char answer[256];
@@ -161,7 +160,7 @@ static inline struct smbdirect_rdma rdma(const struct scene *scene, uint32_t dir
 	return rdma;
 }
 
-/* The status of a call, with all fields that it takes. */
+/* The status of a call, whose count must match it. */
 static inline int32_t submit(struct scene *scene, const struct smbdirect_rdma *operation)
 {
 	uint32_t taken = 99;

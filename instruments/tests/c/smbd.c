@@ -72,8 +72,7 @@ struct worker {
 	bool had_connection;
 	uint8_t client_guid[16];
 	bool registering;
-	/* Until then no request is answered: a further connection of the client must find its way
-	 * here. */
+	/* Until then no request is answered: the client's next connection must find its way here. */
 	bool registered;
 };
 
@@ -299,8 +298,7 @@ static void register_client(struct worker *worker)
 	worker->registering = true;
 }
 
-/* Another worker has registered the client: the requests that wait for that here go to that worker.
- * */
+/* Another worker has registered the client: requests that wait for that here go to that worker. */
 static void pass_on(struct worker *worker)
 {
 	size_t n;

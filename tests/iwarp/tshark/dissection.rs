@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What tshark says of a capture.
+//! What tshark reports about a capture.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -47,7 +47,7 @@ const FIELDS: &[&str] = &[
     "_ws.expert.message",
 ];
 
-/// Expert severities of Wireshark from which on something is wrong.
+/// The lowest expert severity of Wireshark that means an error.
 const SEVERITY_ERROR: u64 = 0x0080_0000;
 
 impl Packet {
@@ -73,7 +73,7 @@ impl Packet {
     }
 }
 
-/// What tshark prints of a capture.
+/// What tshark prints about a capture.
 fn tshark(name: &str, capture: &[u8], arguments: &[&str]) -> String {
     let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
     let path = directory.join(format!("{name}.pcap"));
@@ -93,14 +93,15 @@ fn tshark(name: &str, capture: &[u8], arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// FPDUs whose CRC tshark computed and found good. Only the text says so, no field does.
+/// The number of FPDUs whose CRC tshark computed and found good. Only the text output has that, not
+/// a field.
 pub(crate) fn good_crcs(name: &str, capture: &[u8]) -> usize {
     tshark(name, capture, &["-V"])
         .matches("(Good CRC32)")
         .count()
 }
 
-/// Dissects a capture. Every packet must be whole in tshark's eyes.
+/// Dissects a capture. tshark must find every packet complete.
 pub(crate) fn dissect(name: &str, capture: &[u8]) -> Vec<Packet> {
     let mut arguments = vec!["-T", "fields", "-E", "separator=|", "-E", "occurrence=f"];
     arguments.extend(FIELDS.iter().flat_map(|field| ["-e", field]));
@@ -115,7 +116,7 @@ pub(crate) fn dissect(name: &str, capture: &[u8]) -> Vec<Packet> {
     for packet in &packets {
         assert!(!packet.has("_ws.malformed"), "malformed: {packet:?}");
         let handshake = packet.has("iwarp_mpa.req") || packet.has("iwarp_mpa.rep");
-        // tshark 4.0 knows no enhanced handshake (RFC 6581) and complains of its flag.
+        // tshark 4.0 does not know the enhanced handshake (RFC 6581) and complains about its flag.
         if packet.has("_ws.expert.severity") && !handshake {
             assert!(
                 packet.number("_ws.expert.severity") < SEVERITY_ERROR,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! tshark, a decoder that nobody here wrote, reads what real connections send.
+//! tshark, a decoder that we did not write, reads what real connections send.
 //!
 //! Two transports talk SMB Direct over the iWARP fabric and TCP, through a proxy that captures the
 //! bytes. tshark must find nothing malformed and every CRC good, and must read from the bytes,
@@ -73,7 +73,7 @@ impl End {
         self.link.poll(now, &mut self.events).unwrap();
     }
 
-    /// The first event that `pick` wants, which is taken.
+    /// Takes the first event that `pick` wants.
     fn take<T>(&mut self, pick: impl Fn(&Event<Vec<u8>>) -> Option<T>) -> Option<T> {
         let (index, found) = self
             .events
@@ -245,7 +245,8 @@ fn check(name: &str, crc: bool, address: IpAddr) {
     assert!(fpdus.len() > 80, "only {} FPDUs", fpdus.len());
     if crc {
         assert_eq!(good_crcs(name, &capture), fpdus.len());
-        // That it is no empty praise: with one bit of a message changed it is one less.
+        // To show that this check works: with one bit of a message changed there is one good CRC
+        // less.
         let message: Vec<u8> = (0..100).collect();
         let inside = capture
             .windows(message.len())
@@ -282,7 +283,7 @@ fn with_opcode<'a, 'b>(packets: &'b [&'a Packet], opcode: u64) -> Vec<&'b &'a Pa
         .collect()
 }
 
-/// Bytes behind the headers of tagged segments.
+/// Bytes after the headers of tagged segments.
 fn payload_of(packets: &[&&Packet]) -> u64 {
     packets
         .iter()
@@ -290,7 +291,7 @@ fn payload_of(packets: &[&&Packet]) -> u64 {
         .sum()
 }
 
-/// Each SEND that was posted is in the capture, in order, with each field as it was posted.
+/// Each posted SEND is in the capture, in order, with each field as posted.
 fn compare_sends(journal: &[Posted], sent: &[&Packet]) {
     let mut packets = sent
         .iter()
@@ -374,7 +375,7 @@ const DATA_TRANSFER: &[(&str, usize, usize)] = &[
     ("smb_direct.data_length", 16, 4),
 ];
 
-/// RDMA READs and WRITEs that were posted are in the capture.
+/// The posted RDMA READs and WRITEs are in the capture.
 fn compare_rdma(journal: &[Posted], sent: &[&Packet]) {
     let writes = with_opcode(sent, WRITE);
     let mut reads = with_opcode(sent, READ_REQUEST).into_iter();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A fabric that writes down what its owner posts: the endpoint's side of the story.
+//! A fabric that records what its owner posts: the endpoint's side of the story.
 
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use smbdirect::fabric::forward_fabric;
 use smbdirect::fabric::{ConnId, Event, Fabric, FabricError, RemoteAddress, Sge, Waitable, WrId};
 use smbdirect::units::{Instant, RemoteToken};
 
-/// Something that was posted and goes over the wire.
+/// A posted request that goes over the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Posted {
     Send {

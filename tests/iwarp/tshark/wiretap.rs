@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 //! A TCP proxy that writes what passes through it to a capture, one MPA frame or FPDU in each
-//! packet. It looks at lengths only: everything else is for tshark to judge.
+//! packet. It looks only at lengths and leaves everything else to tshark.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,13 +15,13 @@ type Capture = Arc<Mutex<(PcapWriter<Vec<u8>>, StreamId, std::time::Instant)>>;
 
 /// A proxy for one connection.
 pub(crate) struct Wiretap {
-    /// Where to connect instead.
+    /// The address to connect to instead.
     pub(crate) address: SocketAddr,
     thread: JoinHandle<Vec<u8>>,
 }
 
 impl Wiretap {
-    /// Stands before `server`.
+    /// A proxy in front of `server`.
     pub(crate) fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind((server.ip(), 0)).unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The engine on a fabric that goes nowhere: a kernel brings another.
+//! The engine on a fabric that goes nowhere: a kernel supplies its own.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -168,14 +168,14 @@ impl Doorbell for NoBell {
     fn ring(&self) {}
 }
 
-/// Memory in `bytes` that nobody has to be told of.
+/// Memory in `bytes` whose release needs no message.
 ///
 /// # Safety
 ///
 /// The bytes outlive the memory, and no reference points into them.
 unsafe fn memory(start: NonNull<u8>, length: usize) -> Memory {
     unsafe extern "C" fn release(_: *mut c_void) {}
-    // SAFETY: the caller's promise; `release` does nothing.
+    // SAFETY: the caller promises that the bytes outlive the memory; `release` does nothing.
     unsafe { Memory::foreign((start, length), core::ptr::null_mut(), release) }
 }
 

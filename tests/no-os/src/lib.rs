@@ -5,7 +5,7 @@
 //! It brings the two things that a kernel would: a panic handler and an allocator (one that has no
 //! memory: the program is linked, never run). `check.sh` refuses every symbol that is then left
 //! undefined. Code that is not generic is in the library whether it is called or not; the calls
-//! below are there for what is.
+//! below bring in the generic code.
 
 #![no_std]
 
@@ -46,7 +46,7 @@ fn panic(_: &PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// What `check.sh` must find.
+/// The symbol that `check.sh` must find.
 #[cfg(feature = "import")]
 #[unsafe(no_mangle)]
 pub extern "C" fn import() -> i32 {

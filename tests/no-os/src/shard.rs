@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A shard whose workers are nobody: all of it is linked, and a kernel brings other processes.
+//! A shard whose workers do nothing: all of it is linked, and a kernel supplies real processes.
 
 use alloc::sync::Arc;
 use alloc::vec;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One end of the connection: the endpoint, the owner it has, and what is true about it.
+//! One end of the connection: the endpoint, its owner, and the true state.
 //!
-//! The truth is kept from the bytes that were sent and handled, with arithmetic of its own. Each
-//! method asserts the rules that it can see.
+//! The true state is kept from the bytes that were sent and handled, with arithmetic of its own. Each method asserts
+//! the rules that it can see.
 
 use std::collections::VecDeque;
 use std::sync::LazyLock;
@@ -29,7 +29,7 @@ pub(crate) enum Arrival {
     Gone,
 }
 
-/// A message that is being sent, or is to arrive at the other end.
+/// A message that is being sent, or that is to arrive at the other end.
 #[derive(Clone, Copy, Debug)]
 struct Progress {
     /// Where in [`CONTENT`] it begins.
@@ -43,26 +43,26 @@ pub(crate) struct End {
     pub(crate) side: usize,
     config: Config,
     pub(crate) endpoint: Endpoint,
-    /// Sizes of the receives that the fabric has and no message has used.
+    /// Sizes of the posted receives that no message has used.
     pub(crate) posted: VecDeque<u32>,
-    /// What has arrived and the owner has not looked at.
+    /// Arrivals that the owner has not looked at.
     pub(crate) inbox: VecDeque<Arrival>,
-    /// Until when buffers are held.
+    /// When each held buffer is given back.
     pub(crate) held: Vec<Instant>,
-    /// What is to be sent.
+    /// The messages to send.
     pub(crate) queue: VecDeque<Message>,
     sending: Option<Progress>,
-    /// What the other end has begun to send.
+    /// Messages that the other end has begun to send.
     expected: VecDeque<Progress>,
     pub(crate) ended: bool,
     truth: Truth,
 }
 
-/// What an endpoint ought to believe.
+/// What an endpoint should believe.
 #[derive(Debug)]
 struct Truth {
     start: Instant,
-    /// This side's negotiate message was sent, the other's was handled.
+    /// Whether this side's negotiate message was sent, and the other's was handled.
     negotiate: [bool; 2],
     send: u32,
     granted: u32,
@@ -72,17 +72,17 @@ struct Truth {
     /// Bytes of the message in progress that a sent fragment announced.
     remaining: u32,
     heard: Instant,
-    /// Since when the idle timer runs: `heard`, or later if this side kept the peer from speaking.
+    /// When the idle timer started: `heard`, or later if this side kept the peer from sending.
     quiet: Instant,
     asked: Option<Instant>,
-    /// The question is not out.
+    /// Whether the keepalive question is still to be sent.
     ask: bool,
-    /// The other end has asked.
+    /// Whether the other end has asked.
     answer: bool,
     starving: Option<Instant>,
-    /// When the message in reassembly began, and its length. It is as much later as its time stood still.
+    /// When the message in reassembly began, shifted by the time during which its timer stood still, and its length.
     begun: Option<(Instant, u32)>,
-    /// Since when this side keeps the other one from speaking.
+    /// Since when this side keeps the other one from sending.
     silent: Option<Instant>,
 }
 
@@ -136,7 +136,7 @@ impl End {
         self.truth.negotiate == [true; 2]
     }
 
-    /// Receives that the endpoint was told of and that no handled message has used.
+    /// Receives that the endpoint knows of and that no handled message has used.
     pub(crate) fn posted_or_unread(&self) -> usize {
         let unread = self
             .inbox
@@ -145,7 +145,7 @@ impl End {
         self.posted.len() + unread.count()
     }
 
-    /// Whether everything that this side was to send by now has arrived at `other`.
+    /// Whether everything that this side should have sent by now has arrived at `other`.
     pub(crate) fn delivered_to(&self, other: &Self, now: Instant) -> bool {
         self.sending.is_none()
             && other.expected.is_empty()
@@ -239,7 +239,7 @@ impl End {
                 let progress = self
                     .expected
                     .front_mut()
-                    .expect("a message that nobody sent");
+                    .expect("a message that was not sent");
                 assert_eq!((offset, total), (progress.done, progress.message.length));
                 let payload = &bytes[payload.start as usize..payload.end as usize];
                 let start = progress.start + offset as usize;
@@ -261,7 +261,7 @@ impl End {
         }
     }
 
-    /// Checks what is to be sent, and puts its bytes together.
+    /// Checks a message to be sent, and assembles its bytes.
     pub(crate) fn transmit(
         &mut self,
         now: Instant,
@@ -295,7 +295,7 @@ impl End {
         self.truth.granted = u32::from(u16_at(bytes, 10));
         self.truth.granted_ever = true;
         (self.truth.heard, self.truth.quiet) = (now, now);
-        assert!(self.truth.granted > 0, "a response that grants nothing");
+        assert!(self.truth.granted > 0, "a response without a grant");
         assert!(
             self.truth.granted as usize <= self.posted.len(),
             "over-granted"
@@ -362,7 +362,7 @@ impl End {
         }
         sum.fragments += 1;
         assert_eq!((bytes.len(), offset), (24, 24));
-        let progress = self.sending.as_mut().expect("a fragment of no message");
+        let progress = self.sending.as_mut().expect("a fragment without a message");
         let message = progress.message;
         assert_eq!(transmit.payload.start, progress.done);
         assert_eq!(remaining, message.length - transmit.payload.end);
@@ -384,7 +384,7 @@ impl End {
         }
     }
 
-    /// Lets the endpoint see the time; it must do what the truth says, and nothing else.
+    /// Shows the time to the endpoint; it must do what the true state requires, and nothing else.
     pub(crate) fn timeout(&mut self, now: Instant, sum: &mut Summary) -> Result<(), ProtocolError> {
         let expected = if self.endpoint.state() == State::Closed {
             Ok(())
@@ -417,19 +417,19 @@ impl End {
         result
     }
 
-    /// Credits that the peer may hold: what it asks for, and four if that is less.
+    /// Credits that the peer may hold: as many as it asks for, but at least four.
     fn allowance(&self) -> u32 {
         let max = u32::from(self.config.receive_credit_max.0);
         self.truth.requested.min(max).max(4)
     }
 
-    /// Whether the peer cannot send, or not be asked, for want of receives of this side's owner.
+    /// Whether the peer cannot send, or not be asked, for lack of receives of this side's owner.
     fn lacks_receives(&self) -> bool {
         let told = self.truth.granted as usize == self.posted_or_unread();
         self.truth.send > 0 && (self.truth.granted == 0 || self.truth.send == 1 && told)
     }
 
-    /// When the peer has not completed a message in time, if it could.
+    /// When the peer is late with a message, unless it is kept from sending.
     fn late_at(&self) -> Option<Instant> {
         let may_speak = self.truth.silent.is_none();
         let (begun, length) = self.truth.begun.filter(|_| may_speak)?;
@@ -463,7 +463,7 @@ impl End {
             truth.starving = Some(now);
             sum.starved += 1;
         }
-        // What this side may not do: without a credit, or without anything to grant with the last.
+        // Sending is blocked without a credit, or if the last one would go without a grant.
         let blocked =
             truth.send == 0 || truth.granted == posted && (truth.send == 1 || !truth.granted_ever);
         if !blocked {
@@ -471,7 +471,7 @@ impl End {
             assert!(!truth.answer, "the peer waits for an answer");
             assert!(!truth.ask, "the question was not asked");
             assert!(truth.granted > 0 || posted == 0, "the peer starves");
-            // The reserve stays back while there is another send credit.
+            // The reserve is kept back as long as there is another send credit.
             let ungranted = (posted - truth.granted)
                 .saturating_sub(u32::from(truth.send > 1))
                 .min(allowance.saturating_sub(truth.granted));
@@ -490,7 +490,7 @@ impl End {
         assert!(posted <= u32::from(max), "more receives than configured");
     }
 
-    /// Checks that the endpoint believes what is true.
+    /// Checks that the endpoint's state is the true one.
     pub(crate) fn check(&self) {
         assert_eq!(
             u32::from(self.endpoint.send_credits().0),
@@ -506,7 +506,7 @@ impl End {
         assert_eq!(self.endpoint.is_sending(), self.sending.is_some());
     }
 
-    /// Credits that a message on its way to the other end carries, and whether it costs one.
+    /// Credits that a message on its way to the other end grants, and whether it costs one.
     pub(crate) fn cost_and_grant(&self, bytes: &[u8]) -> (u32, u32) {
         match bytes.len() {
             32 if self.side != INITIATOR && u16_at(bytes, 0) == 0x0100 => {

@@ -7,8 +7,8 @@ use smbdirect::proto::{Config, Endpoint, State};
 use smbdirect::units::{Credits, Instant};
 use smbdirect::wire::{NegotiateRequest, NegotiateResponse};
 
-/// Messages that are nearly right, in any order and at any time: the endpoint must not panic, must
-/// not send what it has no credits for, and must not grant what is not posted.
+/// Nearly correct messages, in any order and at any time: the endpoint must not panic, must not
+/// send without credits, and must not grant receives that are not posted.
 pub(crate) fn attack(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let credits = |rng: &mut Rng| {
@@ -82,7 +82,7 @@ fn message(rng: &mut Rng, negotiating: bool) -> Vec<u8> {
     bytes
 }
 
-/// The same bytes serve as a request and as a response, if they are long enough.
+/// The same bytes serve as a request and, if they are long enough, as a response.
 fn negotiate(rng: &mut Rng) -> Vec<u8> {
     if rng.bool() {
         let request = NegotiateRequest {

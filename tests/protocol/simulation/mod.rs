@@ -2,12 +2,12 @@
 
 //! Two endpoints, an acceptor and an initiator, on a model of a link, in virtual time.
 //!
-//! Every scenario follows from a seed: configurations, messages both ways, delays, owners that are
-//! slow, short of buffers or stuck for minutes, connections that end or just go dead. After every
-//! step the model, which reads the messages on the link by itself, is compared with what the
-//! endpoints believe, and the rules of [MS-SMBD] 3.1.5 and 3.1.6 are checked; `world` says which.
+//! Every scenario follows from a seed: configurations, messages both ways, delays, owners that are slow, short of
+//! buffers or stuck for minutes, connections that end or go dead. After every step the model, which parses the messages
+//! on the link itself, is compared with the endpoints' state, and the rules of [MS-SMBD] 3.1.5 and 3.1.6 are checked;
+//! `world` says which.
 //!
-//! `SMBDIRECT_SEED=n cargo test --test protocol simulation` runs one scenario and tells what happens in it;
+//! `SMBDIRECT_SEED=n cargo test --test protocol simulation` runs one scenario and prints what happens in it;
 //! `SMBDIRECT_SEEDS=n` sets how many are run.
 
 mod end;
@@ -28,11 +28,11 @@ fn number(variable: &str) -> Option<u64> {
     Some(
         value
             .parse()
-            .unwrap_or_else(|_| panic!("{variable} is no number: {value}")),
+            .unwrap_or_else(|_| panic!("{variable} is not a number: {value}")),
     )
 }
 
-/// Runs `scenario` for every seed; of a failure it says how to see it again.
+/// Runs `scenario` for every seed; after a failure, prints how to repeat it.
 fn for_each_seed(mut scenario: impl FnMut(u64, bool) + Copy + std::panic::UnwindSafe) {
     if let Some(seed) = number("SMBDIRECT_SEED") {
         return scenario(seed, true);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What will happen in a scenario, all of it drawn from the seed before it begins.
+//! The events of a scenario, all drawn from the seed before it begins.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use fastrand::Rng;
 use smbdirect::proto::Config;
 use smbdirect::units::{Credits, Instant, RemoteToken};
 
-/// The acceptor's place in every pair.
+/// The acceptor's index in every pair.
 pub(crate) const ACCEPTOR: usize = 0;
 
-/// The initiator's.
+/// The initiator's index.
 pub(crate) const INITIATOR: usize = 1;
 
 const MICROSECOND: u64 = 1_000;
@@ -29,20 +29,20 @@ pub(crate) struct Plan {
     pub(crate) delay: u64,
     /// Longest time that an owner takes to look at what has arrived, in nanoseconds.
     pub(crate) slowness: u64,
-    /// Longest time that an owner keeps the buffer of a message that it has looked at.
+    /// Longest time that an owner keeps the buffer of a message after looking at it.
     pub(crate) hold: u64,
     /// What each side sends.
     pub(crate) messages: [Vec<Message>; 2],
     pub(crate) shortages: Vec<Shortage>,
     pub(crate) freezes: Vec<Freeze>,
     pub(crate) cut: Option<Cut>,
-    /// Who closes the connection, and when.
+    /// Which end closes the connection, and when.
     pub(crate) close: Option<(usize, Instant)>,
-    /// Whose requests for credits change with every message.
+    /// Which ends change their request for credits with every message.
     pub(crate) fickle: [bool; 2],
-    /// Timeouts may happen: something lasts longer than a peer has to bear.
+    /// Whether timeouts may happen, because something lasts longer than a peer has to bear.
     pub(crate) hard: bool,
-    /// Nothing is planned for later.
+    /// After this nothing is planned.
     pub(crate) end: Instant,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Message {
     pub(crate) invalidate: Option<RemoteToken>,
 }
 
-/// An owner has only so many buffers for a time.
+/// For a time an owner has only so many buffers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shortage {
     pub(crate) end: usize,
@@ -63,7 +63,7 @@ pub(crate) struct Shortage {
     pub(crate) buffers: u16,
 }
 
-/// An owner does not run for a time.
+/// For a time an owner does not run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Freeze {
     pub(crate) end: usize,
@@ -71,11 +71,11 @@ pub(crate) struct Freeze {
     pub(crate) until: Instant,
 }
 
-/// The link stops to carry anything.
+/// The link stops carrying anything.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cut {
     pub(crate) at: Instant,
-    /// Who learns of it: a completion with an error.
+    /// Which ends are told of it by a failed completion.
     pub(crate) told: [bool; 2],
 }
 
@@ -161,7 +161,7 @@ impl Plan {
         self.end = Instant::from_nanos(at);
     }
 
-    /// Lengths about the borders of fragments, few of them long.
+    /// Lengths around the fragment borders, few of them long.
     fn length(&self, rng: &mut Rng, side: usize) -> u32 {
         let payload = self.configs[side]
             .max_send_size
@@ -192,7 +192,8 @@ impl Plan {
             } else {
                 rng.u64(..2 * SECOND)
             };
-            // One buffer on both sides lets the only credit go back and forth, so not for long.
+            // With one buffer on both sides the only credit goes back and forth, so this must not
+            // last long.
             let (buffers, length) = match rng.u8(..4) {
                 0 => (1, length.min(MILLISECOND)),
                 1 => (rng.u16(2..8), length),
@@ -249,7 +250,7 @@ impl Plan {
     }
 }
 
-/// Anywhere, but often at the very beginning, where the negotiation is.
+/// Any time, but often at the very beginning, during the negotiation.
 fn near(rng: &mut Rng, last: u64) -> u64 {
     match rng.u8(..4) {
         0 => 0,
@@ -281,7 +282,7 @@ fn config(rng: &mut Rng, negotiation: u64) -> Config {
         idle_timeout: Duration::from_secs(*pick(rng, &[120, 120, 20])),
         keepalive_timeout: Duration::from_secs(5),
         credit_timeout: Duration::from_secs(*pick(rng, &[120, 30])),
-        // A long message by small fragments takes its time: see `Plan::new`.
+        // A long message in small fragments takes its time: see `Plan::new`.
         message_timeout: Duration::from_secs(3600),
     }
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The link, the clock and what happens when.
+//! The link, the clock, and the order of events.
 //!
-//! A step is one event and everything that its end then has to say. After each: no more messages
-//! are on their way to an end than it has receives posted (each would be refused: RNR); both
-//! ledgers agree with what is on the link; and nothing that could go on stands still.
+//! A step is one event and everything that its end then sends. After each step: no more messages
+//! are on their way to an end than it has receives posted (otherwise one would be refused: RNR);
+//! both ledgers agree with what is on the link; and nothing that could go on stands still.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -18,17 +18,17 @@ use smbdirect::units::Instant;
 use super::end::{Arrival, End};
 use super::plan::{ACCEPTOR, INITIATOR, Plan};
 
-/// Time without progress after which a connection without faults counts as stuck: far more than
-/// any delay, far less than any timer that could set it going again.
+/// How long a connection without faults may make no progress before it counts as stuck: far longer
+/// than any delay, far shorter than any timer that could restart it.
 const STUCK: Duration = Duration::from_secs(6);
 
-/// How long a scenario goes on after everything that was planned.
+/// How long a scenario goes on after the last planned event.
 const QUIET: Duration = Duration::from_secs(400);
 
 /// More steps than any scenario takes.
 const STEPS: usize = 200_000;
 
-/// What happened, over many scenarios.
+/// Counts of what happened, over many scenarios.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) steps: usize,
@@ -72,9 +72,9 @@ impl AddAssign for Summary {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    /// The first thing on the link to this end arrives.
+    /// The first item on the link to this end arrives.
     Arrive(usize),
-    /// The owner of this end looks at everything.
+    /// The owner of this end looks at all arrivals.
     Run(usize),
     Close(usize),
     Cut,
@@ -83,25 +83,25 @@ enum Event {
 #[derive(Debug)]
 pub(crate) struct World {
     plan: Plan,
-    /// For delays only, so that what is planned does not depend on what happens.
+    /// Used only for delays, so that the plan does not depend on what happens.
     rng: Rng,
     now: Instant,
     events: BinaryHeap<Reverse<(Instant, u64, Event)>>,
     event_count: u64,
     ends: [End; 2],
-    /// What is on its way to each end, in order, and when the last of it arrives.
+    /// The items on their way to each end, in order, and when the last of them arrives.
     links: [VecDeque<Arrival>; 2],
     last_arrival: [Instant; 2],
-    /// When the timer of each end was set to go off.
+    /// When the timer of each end is to expire.
     armed: [Option<Instant>; 2],
     cut: bool,
-    /// An end left without a word, or was told to.
+    /// Whether an end vanished, or was told to close.
     broken: bool,
-    /// When something last went on, or could not be expected to.
+    /// When there was last progress, or none could be expected.
     progress: Instant,
     /// When a fragment was last sent or arrived.
     active: Instant,
-    /// Messages, and questions among them, while nothing was to be done.
+    /// Messages, and keepalive questions among them, while there was nothing to do.
     quiet_messages: usize,
     quiet_asked: usize,
     sum: Summary,
@@ -139,7 +139,7 @@ impl World {
     }
 
     fn schedule_plan(&mut self) {
-        // A connection is accepted only with a receive for the request.
+        // A connection is accepted only with a receive posted for the request.
         self.ends[ACCEPTOR].post(1);
         let mut events = vec![
             (Instant::ZERO, Event::Run(ACCEPTOR)),
@@ -173,7 +173,7 @@ impl World {
         self.events.push(Reverse((at, self.event_count, event)));
     }
 
-    /// Runs the scenario to its end; panics where a rule is broken.
+    /// Runs the scenario to its end; panics if a rule is broken.
     pub(crate) fn run(mut self) -> Summary {
         while let Some(Reverse((at, _, event))) = self.events.pop() {
             if at > self.plan.end.max(self.active) + QUIET || self.ends.iter().all(|end| end.ended)
@@ -181,7 +181,7 @@ impl World {
                 break;
             }
             self.sum.steps += 1;
-            assert!(self.sum.steps < STEPS, "they do not come to an end");
+            assert!(self.sum.steps < STEPS, "the scenario does not end");
             self.now = at;
             self.step(event);
             self.check();
@@ -214,7 +214,7 @@ impl World {
     }
 
     fn arrive(&mut self, side: usize) {
-        // Empty after a cut.
+        // It is empty after a cut.
         let Some(arrival) = self.links[side].pop_front() else {
             return;
         };
@@ -269,7 +269,7 @@ impl World {
             self.progress = self.now;
             self.active = self.now;
         }
-        // With few buffers left the owner gives them back at once.
+        // If few buffers are left, the owner gives them back at once.
         if self.plan.hold > 0 && self.budget(side) >= held + 4 && self.rng.bool() {
             let until = self.now + Duration::from_nanos(self.rng.u64(1..=self.plan.hold));
             self.ends[side].held.push(until);
@@ -398,8 +398,9 @@ impl World {
                 self.links[side].len() <= end.posted.len(),
                 "more on the way than posted (RNR)"
             );
-            // What the peer may send, and what is on its way from it or was not looked at, is what
-            // this end has granted, except what of this is itself on the way.
+            // The messages that the peer may send, those on their way from it and those not yet
+            // looked at are what this end has granted, without grants that are themselves on their
+            // way.
             let (mut used, mut told) = (0, 0);
             for arrival in self.links[side].iter().chain(&end.inbox) {
                 if let Arrival::Message(bytes) = arrival {
@@ -427,7 +428,10 @@ impl World {
         if done || self.disturbed() || self.cut || self.broken {
             self.progress = self.now;
         }
-        assert!(self.now - self.progress < STUCK, "nothing goes on any more");
+        assert!(
+            self.now - self.progress < STUCK,
+            "there is no more progress"
+        );
     }
 
     fn check_end(&self) {
@@ -450,7 +454,7 @@ impl World {
             );
             assert!(
                 self.quiet_messages <= 200,
-                "{} messages about nothing",
+                "{} messages without a reason",
                 self.quiet_messages
             );
             return;

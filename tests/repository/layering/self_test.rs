@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::Tree;
 use super::source::{Source, paths, tokens};
 
-/// What is found in one file, beside the modules that it may refer to.
+/// What the checker finds in one file, besides the modules that it may refer to.
 fn found(name: &str, text: &str) -> Vec<String> {
     let others = [
         (

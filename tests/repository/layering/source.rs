@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A file of Rust as tokens, and the paths in it.
+//! A Rust file as tokens, and the paths in it.
 
 /// A file below `src`.
 pub(crate) struct Source {
     /// Its name, from `src` on.
     pub(crate) name: String,
-    /// The path of its module from the root of the crate, which is empty itself.
+    /// The path of its module from the root of the crate; the root's own path is empty.
     pub(crate) module: Vec<String>,
-    /// Its words and signs, without comments and literals but for the names of features. `::` is one token.
+    /// Its words and signs, without comments and literals other than names of features. `::` is one token.
     pub(crate) tokens: Vec<String>,
 }
 
@@ -81,10 +81,10 @@ impl Source {
     }
 }
 
-/// The feature that needs `core` and `alloc` alone.
+/// The feature that needs only `core` and `alloc`.
 const ENGINE: &str = "\"engine\"";
 
-/// The condition of a `cfg` of features at the start, and what follows it.
+/// The condition of a `cfg` of features at the start, and the rest.
 fn feature_condition(tokens: &[String]) -> Option<(&[String], &[String])> {
     if tokens.len() < 5 || tokens[..4] != ["#", "[", "cfg", "("] {
         return None;
@@ -95,18 +95,18 @@ fn feature_condition(tokens: &[String]) -> Option<(&[String], &[String])> {
     (is("feature") && !is("not")).then_some((condition, rest))
 }
 
-/// What follows a `cfg` of features, all of which need an operating system.
+/// The rest after a `cfg` of features that all need an operating system.
 fn after_hosted_attribute(tokens: &[String]) -> Option<&[String]> {
     let (condition, rest) = feature_condition(tokens)?;
     (!condition.iter().any(|token| token == ENGINE)).then_some(rest)
 }
 
-/// The name of the module that `#[cfg(feature …)] mod name` at the start declares, and whether it needs an
-/// operating system.
+/// The name of the module that `#[cfg(feature …)] mod name` at the start declares, and whether it needs an operating
+/// system.
 fn declared_with_feature(tokens: &[String]) -> Option<(String, bool)> {
     let (condition, mut rest) = feature_condition(tokens)?;
     let hosted = !condition.iter().any(|token| token == ENGINE);
-    // Further attributes, and who may see it.
+    // More attributes, and its visibility.
     while rest.first().is_some_and(|token| token == "#") {
         let end = rest.iter().position(|token| token == "]")?;
         rest = &rest[end + 1..];
@@ -119,7 +119,7 @@ fn declared_with_feature(tokens: &[String]) -> Option<(String, bool)> {
     Some((name.clone(), hosted))
 }
 
-/// What follows `#[cfg(test)]`, or a `cfg` of more conditions with `test` among them.
+/// The rest after `#[cfg(test)]`, or after a `cfg` with `test` among its conditions.
 fn after_test_attribute(tokens: &[String]) -> Option<&[String]> {
     if tokens.len() < 5 || tokens[..4] != ["#", "[", "cfg", "("] {
         return None;
@@ -131,7 +131,7 @@ fn after_test_attribute(tokens: &[String]) -> Option<&[String]> {
     test.then(|| &tokens[end + 1..])
 }
 
-/// What follows the item that the tokens begin with: its `;`, or the `}` of its first `{`.
+/// The rest after the item at the start: after its `;`, or the `}` of its first `{`.
 fn after_item(tokens: &[String]) -> &[String] {
     let mut depth = 0_usize;
     for (n, token) in tokens.iter().enumerate() {
@@ -148,7 +148,7 @@ fn after_item(tokens: &[String]) -> &[String] {
     &[]
 }
 
-/// The words and signs of a text, without comments and literals but for the names of features.
+/// The words and signs of a text, without comments and literals other than names of features.
 pub(crate) fn tokens(text: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -196,7 +196,7 @@ fn block_comment(text: &str) -> usize {
     text.len()
 }
 
-/// The length of the string literal that a text begins with.
+/// The length of the string literal at the start of a text.
 fn string(text: &str) -> Option<usize> {
     let prefix = text.find(|c| !"bcr".contains(c))?;
     let behind = &text[prefix..];
@@ -221,7 +221,7 @@ fn string(text: &str) -> Option<usize> {
     Some(start + end + 1)
 }
 
-/// The length of the character literal, or the lifetime, that a text begins with.
+/// The length of the character literal, or the lifetime, at the start of a text.
 fn character(text: &str) -> Option<usize> {
     let prefix = usize::from(text.starts_with("b'"));
     let mut inside = text[prefix..].strip_prefix('\'')?.char_indices();
@@ -235,8 +235,8 @@ fn character(text: &str) -> Option<usize> {
     }
 }
 
-/// The paths in a file that lead out of their place: absolute, beginning with `crate` or another
-/// crate's name. Those of a `use` with braces are taken apart.
+/// The paths in a file that lead outside: absolute ones, and those that begin with `crate` or another crate's name. A
+/// `use` with braces is taken apart.
 pub(crate) fn paths(tokens: &[String], module: &[String]) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut inline: Vec<(String, usize)> = Vec::new();
@@ -281,7 +281,7 @@ fn is_word(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// A word that a path cannot hold; one that follows it, even behind `::`, begins a path.
+/// A word that cannot be part of a path; a path may begin after it, even with `::`.
 fn is_keyword(token: &str) -> bool {
     const KEYWORDS: [&str; 10] = [
         "as", "dyn", "else", "for", "if", "impl", "in", "match", "return", "use",
@@ -289,7 +289,7 @@ fn is_keyword(token: &str) -> bool {
     KEYWORDS.contains(&token)
 }
 
-/// Whether what comes next is the rest of a path.
+/// Whether the next token continues a path.
 fn continues(before: &[String]) -> bool {
     match before {
         [.., word, sign] if sign == "::" => (is_word(word) && !is_keyword(word)) || word == ">",
@@ -303,7 +303,7 @@ fn is_visibility(before: &[String]) -> bool {
         || matches!(before, [.., p, b, i] if p == "pub" && b == "(" && i == "in")
 }
 
-/// Calls `each` with every path of the tree that the tokens begin with; returns what follows it.
+/// Calls `each` with every path of the tree at the start of the tokens; returns the rest.
 fn tree<'a>(
     tokens: &'a [String],
     prefix: &[String],
@@ -362,7 +362,7 @@ fn group<'a>(
     rest
 }
 
-/// A path as seen from the root of the crate.
+/// A path from the root of the crate.
 fn absolute(path: Vec<String>, mut here: Vec<String>) -> Option<Vec<String>> {
     let mut rest = path.as_slice();
     match rest.first()?.as_str() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What passed through a connection, by how it was protected.
+//! The messages of a connection, counted by how they were protected.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,9 +10,9 @@ const SEALED: [u8; 4] = *b"\xfdSMB";
 const CLEAR: [u8; 4] = *b"\xfeSMB";
 /// `SMB2_FLAGS_SIGNED`, in the first byte of the flags.
 const SIGNED: u8 = 0x08;
-/// Where the flags are.
+/// The offset of the flags.
 const FLAGS: usize = 16;
-/// Where the status is.
+/// The offset of the status.
 const STATUS: std::ops::Range<usize> = 8..12;
 /// `STATUS_PENDING`: the response comes later, and this one has no signature ([MS-SMB2] 3.2.5.1.3).
 const PENDING: [u8; 4] = [0x03, 0x01, 0, 0];
@@ -22,11 +22,11 @@ const PENDING: [u8; 4] = [0x03, 0x01, 0, 0];
 pub struct Messages {
     /// Encrypted.
     pub sealed: u64,
-    /// With a signature, and not encrypted.
+    /// Signed, but not encrypted.
     pub signed: u64,
-    /// With neither, announcing a response to come.
+    /// Unprotected: announce a later response.
     pub pending: u64,
-    /// With neither, all others.
+    /// All other unprotected ones.
     pub plain: u64,
     /// Bytes of all of them.
     pub bytes: u64,
@@ -49,18 +49,18 @@ impl Messages {
     }
 }
 
-/// What a connection carried, to the server and from it.
+/// What a connection carried in each direction.
 #[derive(Clone, Debug, Default)]
 pub struct Carried(Arc<Mutex<[Messages; 2]>>);
 
 impl Carried {
-    /// To the server.
+    /// The messages to the server.
     #[must_use]
     pub fn sent(&self) -> Messages {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)[0]
     }
 
-    /// From the server.
+    /// The messages from the server.
     #[must_use]
     pub fn received(&self) -> Messages {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)[1]

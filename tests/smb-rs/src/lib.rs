@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! SMB Direct as a transport of the crate `smb`, an SMB client library that knows nothing of it.
+//! SMB Direct as a transport of the crate `smb`, an SMB client library that does not know SMB
+//! Direct.
 //!
-//! The library brings its own messages, its own signatures and ciphers; only whole messages pass
-//! here. `tests/` lets it work with a real smbd. From this directory, with the programs and Samba
-//! built:
+//! The library brings its own messages, signatures and ciphers; only whole messages pass through
+//! here. `tests/` runs it with a real smbd. From this directory, with the programs and Samba built:
 //!
 //! ```text
 //!   SMBDIRECT_SAMBA=<build tree> cargo test
@@ -27,12 +27,13 @@ use smbdirect::sys::wait_readable;
 pub use carried::{Carried, Messages};
 use link::Link;
 
-/// How long one half sleeps at a time: what would wake it may have been seen by the other half.
+/// How long one half sleeps at a time: the other half may already have read the event that would
+/// wake it.
 const NAP: Duration = Duration::from_millis(2);
 /// Time to connect and to negotiate SMB Direct.
 const CONNECT: Duration = Duration::from_secs(30);
 
-/// A connection, or one half of it: both halves work on the same, under a lock.
+/// A connection, or one half of it: both halves use the same link, under a lock.
 #[derive(Clone)]
 pub struct SmbDirect {
     link: Arc<Mutex<Link>>,
@@ -60,12 +61,12 @@ impl SmbDirect {
         Ok(this)
     }
 
-    /// What it has carried so far; goes on counting when the connection belongs to the library.
+    /// What it has carried so far; goes on counting after the library owns the connection.
     pub fn carried(&self) -> Carried {
         self.carried.clone()
     }
 
-    /// Sleeps until the connection has what is asked for, the read timeout has passed, or it ended.
+    /// Sleeps until `what` has a result, the read timeout has passed, or the connection has ended.
     fn wait_for<T>(&self, mut what: impl FnMut(&mut Link) -> Option<T>) -> Result<T> {
         let end = self.read_timeout.get().map(|time| Instant::now() + time);
         loop {
@@ -79,7 +80,7 @@ impl SmbDirect {
                 link.time_to_sleep().map_or(NAP, |time| time.min(NAP))
             };
             if end.is_some_and(|end| Instant::now() >= end) {
-                // What the library takes for a timeout.
+                // The library takes this for a timeout.
                 return Err(IoError::from(ErrorKind::WouldBlock).into());
             }
             wait_readable(self.events.as_fd(), Some(nap))?;
@@ -88,7 +89,7 @@ impl SmbDirect {
 }
 
 impl SmbTransport for SmbDirect {
-    /// Made connected: see [`SmbDirect::to`].
+    /// It is already connected: see [`SmbDirect::to`].
     fn connect(&mut self, _server_name: &str, _address: SocketAddr) -> Result<()> {
         Err(TransportError::AlreadyConnected)
     }
@@ -111,7 +112,7 @@ impl SmbTransportWrite for SmbDirect {
         Err(no_stream())
     }
 
-    /// Without the four bytes that stand before a message on TCP ([MS-SMB2] 2.1).
+    /// Without the four bytes that precede a message on TCP ([MS-SMB2] 2.1).
     fn send(&mut self, message: &IoVec) -> Result<()> {
         let message: Vec<u8> = message.iter().flat_map(|part| part.to_vec()).collect();
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);

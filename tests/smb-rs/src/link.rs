@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One SMB Direct connection, and the iWARP fabric that is its own.
+//! One SMB Direct connection, with an iWARP fabric of its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Error as IoError;
@@ -19,7 +19,7 @@ use smbdirect::units::Instant;
 
 use crate::carried::Carried;
 
-/// Time that a close in order may take.
+/// How long an orderly close may take.
 const CLOSE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Link {
@@ -64,11 +64,11 @@ impl Link {
         self.established
     }
 
-    /// Fails where the connection has ended.
+    /// Fails if the connection has ended.
     pub(crate) fn check(&self) -> Result<()> {
         match &self.closed {
             None => Ok(()),
-            // The library goes on after any other error.
+            // After any other error the library goes on.
             Some(_) if self.established => Err(TransportError::NotConnected),
             Some(reason) => Err(IoError::other(reason.to_string()).into()),
         }
@@ -95,7 +95,7 @@ impl Link {
         self.sending.insert(self.sent, (memory, region));
         self.sent += 1;
         self.carried.count_sent(message);
-        // What there are credits for goes out at once.
+        // Whatever there are credits for goes out at once.
         self.poll()
     }
 
@@ -104,7 +104,7 @@ impl Link {
         self.received.pop_front()
     }
 
-    /// How long there is nothing to do unless something happens.
+    /// How long it may sleep unless there is an event.
     pub(crate) fn time_to_sleep(&self) -> Option<Duration> {
         let now = self.now();
         let at = self.transport.poll_timeout()?;
@@ -123,12 +123,12 @@ impl Link {
                 }
                 Event::Sent { cookie, .. } => {
                     if let Some((_, region)) = self.sending.remove(&cookie) {
-                        // Unless the connection is gone, and its registrations with it.
+                        // This fails if the connection is gone, and its registrations with it.
                         let _ = self.transport.deregister(self.conn, region);
                     }
                 }
                 Event::Closed { reason, .. } => self.closed = Some(reason),
-                // The library has no RDMA.
+                // The library does not use RDMA.
                 Event::Invalidated { .. } | Event::Written { .. } | Event::Read { .. } => {}
             }
         }
@@ -141,7 +141,7 @@ impl Link {
 }
 
 impl Drop for Link {
-    /// Closes in order, so that what was sent arrives.
+    /// Closes in order, so that sent messages arrive.
     fn drop(&mut self) {
         self.transport.close(self.conn);
         let end = Clock::now() + CLOSE;

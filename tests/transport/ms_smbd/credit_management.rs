@@ -2,8 +2,8 @@
 
 //! SmbdCreditManagement: credits in both directions, [MS-SMBD] 3.1.5.1, 3.1.5.8 and 3.1.5.9.
 //!
-//! That neither side ever sends without a credit, and never spends the last one without a grant, is
-//! checked for each message of every case: see [`Session`](super::peer::Session).
+//! [`Session`](super::peer::Session) checks for each message of every case that neither side ever
+//! sends without a credit, and never spends the last one without a grant.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use super::upper::{self, poison, replies, silence};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The initiator asks for one credit and grants one at a time, and everything works; so it does
-/// where the server has no more to give and asks for no more.
+/// The initiator asks for one credit and grants one at a time, and everything works; the same holds
+/// if the server has no more to give and asks for no more.
 #[test]
 fn BVT_SmbdCreditMgmt_OperationWithMinimumCredits() {
     let poor = Config {
@@ -40,8 +40,8 @@ fn BVT_SmbdCreditMgmt_OperationWithMinimumCredits() {
     }
 }
 
-/// The initiator asks for ten credits, never holds more, and can use all of them. Where it asks for
-/// more later on, it gets more.
+/// The initiator asks for ten credits, never holds more, and can use all of them. If it asks for
+/// more later, it gets more.
 #[test]
 fn SmbdCreditMgmt_OperationWithLimitedCredits() {
     with_server(usual(), |lab| {
@@ -61,8 +61,8 @@ fn SmbdCreditMgmt_OperationWithLimitedCredits() {
     });
 }
 
-/// The initiator sends until it has no credit left, and the server has nothing to say: it grants
-/// credits all the same, in an empty message, without being asked.
+/// The initiator sends until it has no credit left, while the server has nothing to send: the
+/// server still grants credits, in an empty message, without being asked.
 #[test]
 fn SmbdCreditMgmt_ConsumeAllSendCredits() {
     with_server(usual(), |lab| {
@@ -72,7 +72,7 @@ fn SmbdCreditMgmt_ConsumeAllSendCredits() {
             for _ in 0..5 {
                 burst(lab, id);
             }
-            // Empty messages use up credits as others do.
+            // Empty messages use up credits, too.
             while lab.session(id).credits > 0 {
                 let header = lab.session(id).header(0, 0);
                 lab.post(id, header, &[]);
@@ -87,7 +87,7 @@ fn SmbdCreditMgmt_ConsumeAllSendCredits() {
 }
 
 /// Uses up all credits before the server can do anything, so that it must really have posted the
-/// receives that it granted; then waits for new ones, of which a message can be sent.
+/// receives that it granted; then waits for new ones, with which a message can be sent.
 #[track_caller]
 fn burst(lab: &mut Lab, id: Id) {
     lab.settle();
@@ -108,9 +108,9 @@ fn burst(lab: &mut Lab, id: Id) {
     assert!(lab.session(id).credits > 0);
 }
 
-/// The initiator grants few credits: the server uses them all and waits, for as long as it takes,
-/// and goes on with what it is granted. So it does where the initiator asks for a single credit,
-/// and the server could run out of receives to grant with its last message.
+/// The initiator grants few credits: the server uses them all, waits for as long as it takes, and
+/// goes on when it is granted more. The same holds if the initiator asks for a single credit, and
+/// the server could run out of receives to grant with its last message.
 #[test]
 fn SmbdCreditMgmt_ConsumeAllReceiveCredits() {
     with_server(usual(), |lab| {
@@ -146,18 +146,18 @@ fn uses_what_it_is_granted(lab: &mut Lab, id: Id) {
     grant(lab, id, 200);
     lab.settle();
     messages.extend(lab.take_messages(id));
-    // An initiator with a single credit has to be given one before and after the reply.
+    // An initiator with a single credit must be given one before and after the reply.
     messages.retain(|message| message.len() > 20);
     assert_eq!(messages.len(), FRAGMENTS as usize);
     assert!(lab.reply(id) == upper::reply(0, length));
 }
 
-/// The initiator grants no credit while the server has something to say: that ends the connection
-/// after 120 s, though the initiator is not idle and sends other messages.
+/// The initiator grants no credit while the server has something to send: that ends the connection
+/// after 120 s, although the initiator is not idle and sends other messages.
 #[test]
 fn SmbdCreditMgmt_ConsumeAllCreditServer_Timeout() {
     with_server(usual(), |lab| {
-        // Not one credit, and three that are used up.
+        // Not one credit, or three that are used up.
         for granted in [0, 3] {
             let id = lab.open(&REQUEST);
             ask_granting(lab, id, granted, &replies(1, 10_000));
@@ -174,7 +174,7 @@ fn SmbdCreditMgmt_ConsumeAllCreditServer_Timeout() {
             lab.ends(id, "credit_timeout");
         }
     });
-    // Credits that come in time start the time again.
+    // Credits that come in time restart the timer.
     with_server(usual(), |lab| {
         let id = lab.open(&REQUEST);
         ask_granting(lab, id, 1, &replies(1, 10_000));
@@ -192,7 +192,7 @@ fn SmbdCreditMgmt_ConsumeAllCreditServer_Timeout() {
     });
 }
 
-/// No message may ask for no credits, be it empty or not, the first or a later one.
+/// No message may ask for zero credits, whether it is empty or not, the first or a later one.
 #[test]
 fn SmbdCreditMgmt_NegativeParameter_CreditRequested() {
     with_server(usual(), |lab| {
@@ -219,7 +219,8 @@ fn SmbdCreditMgmt_NegativeParameter_CreditRequested() {
     });
 }
 
-/// A connection that asks for these credits, and posts these receives; and the credits it got.
+/// A connection that asks for these credits, and posts these receives; returns the credits that it
+/// got.
 #[track_caller]
 fn open_with(lab: &mut Lab, credits_requested: u16, receives: u16) -> (Id, u16) {
     let request = NegotiateRequest {

@@ -13,12 +13,12 @@ use super::messages::{
 use super::upper::{self, poison, replies, silence};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Not much less than the 120 s of the idle timer.
+/// A little less than the 120 s of the idle timer.
 const NEARLY_IDLE: Duration = Duration::from_secs(110);
-/// With [`NEARLY_IDLE`], a little more.
+/// With [`NEARLY_IDLE`], a little more than that.
 const REST: Duration = Duration::from_secs(11);
 
-/// Messages of one fragment: the header says exactly what is there.
+/// Messages of one fragment: the header says exactly what follows.
 #[test]
 fn BVT_SmbdDataTransfer_Basic_SendSmallBytesOfData() {
     with_server(usual(), |lab| {
@@ -50,8 +50,8 @@ fn BVT_SmbdDataTransfer_Basic_SendModerateBytesData() {
     });
 }
 
-/// Fragments of one message may be of any length, also without bytes: the first, which announces
-/// all of the message, and two on the way from 128 bytes down to none and up again.
+/// Fragments of one message may have any length, even zero: the first, which announces the whole message, and two on
+/// the way from 128 bytes down to none and up again.
 #[test]
 fn SmbdDataTransfer_VariableLengthSegment() {
     with_server(usual(), |lab| {
@@ -63,7 +63,7 @@ fn SmbdDataTransfer_VariableLengthSegment() {
         for length in (0..=128).rev().chain(0..) {
             let (payload, behind) = rest.split_at(rest.len().min(length));
             rest = behind;
-            // A place for data, even if there is none.
+            // An offset for data, even though there is none.
             let header = DataTransfer {
                 data_offset: 24,
                 ..lab.session(id).header(payload.len(), rest.len())
@@ -91,8 +91,8 @@ fn SmbdDataTransfer_VariableLengthSegment() {
     });
 }
 
-/// A message in fragments of one byte, several times as many as there are credits; also if each is
-/// filled up to the largest message that the server receives.
+/// A message in fragments of one byte, several times as many as there are credits; also with each fragment padded to
+/// the largest message that the server receives.
 #[test]
 fn SmbdDataTransfer_SmallLengthSegment() {
     with_server(usual(), |lab| {
@@ -108,7 +108,7 @@ fn SmbdDataTransfer_SmallLengthSegment() {
     });
 }
 
-/// What lies around the payload means nothing, in each fragment and in an empty message.
+/// Bytes around the payload mean nothing, in each fragment and in an empty message.
 #[test]
 fn SmbdDataTransfer_Redundancy() {
     const JUNK: [u8; 200] = [0xa5; 200];
@@ -184,7 +184,7 @@ fn data_lengths(message: &[u8]) -> (u32, u32) {
     (message.data_length, message.remaining_data_length)
 }
 
-/// Less than 20 bytes are no message.
+/// Less than 20 bytes are not a message.
 #[test]
 fn SmbdDataTransfer_UncompletedMessage() {
     with_server(usual(), |lab| {
@@ -200,7 +200,7 @@ fn SmbdDataTransfer_UncompletedMessage() {
     });
 }
 
-/// `DataOffset` is a multiple of 8, whatever it points at.
+/// `DataOffset` must be a multiple of 8, whatever it points at.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_DataOffset_Against8ByteAligned() {
     with_server(usual(), |lab| {
@@ -211,7 +211,7 @@ fn SmbdDataTransfer_NegativeParameter_DataOffset_Against8ByteAligned() {
             };
             ends_by(lab, message, &poison(200), "data_offset_unaligned");
         }
-        // Also where there is no data that it could point at.
+        // Even if there is no data that it could point at.
         let message = DataTransfer {
             data_offset: 12,
             ..header(0, 0)
@@ -220,7 +220,7 @@ fn SmbdDataTransfer_NegativeParameter_DataOffset_Against8ByteAligned() {
     });
 }
 
-/// `DataOffset` lies within the message, behind the header, and leaves room for the data.
+/// `DataOffset` must lie within the message, after the header, and leave room for the data.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_DataOffset_AgainstMessageLength() {
     with_server(usual(), |lab| {
@@ -243,7 +243,7 @@ fn SmbdDataTransfer_NegativeParameter_DataOffset_AgainstMessageLength() {
     });
 }
 
-/// `DataLength` ends within the message.
+/// `DataLength` must end within the message.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_DataLength_AgainstMessageLength() {
     with_server(usual(), |lab| {
@@ -255,14 +255,14 @@ fn SmbdDataTransfer_NegativeParameter_DataLength_AgainstMessageLength() {
             };
             ends_by(lab, message, &rest, "data_out_of_bounds");
         }
-        // The same of a message that leaves no room in its receive.
+        // The same with a message that fills its receive.
         let rest = [&PADDING[..], &poison(1340)].concat();
         ends_by(lab, header(1341, 0), &rest, "data_out_of_bounds");
     });
 }
 
-/// No message is longer than the maximum receive size, whether it only says so or is so. One that
-/// is has no receive it would fit into, which is for iWARP to refuse.
+/// No message is longer than the maximum receive size, whether it only claims to be or is. One that really is does not
+/// fit in its receive, so iWARP refuses it.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_DataLength_AgainstMaxReceiveSize() {
     let config = Config {
@@ -289,8 +289,8 @@ fn SmbdDataTransfer_NegativeParameter_DataLength_AgainstMaxReceiveSize() {
     });
 }
 
-/// A message of the upper layer may have the maximum fragmented size, and no byte more, also if its
-/// fragments announce one byte less than there is.
+/// A message of the upper layer may have the maximum fragmented size, but not a byte more, even if its fragments
+/// announce one byte less than there is.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_AgainstMaxFragmentedSize() {
     for max_fragmented_size in [131_072, 200_000] {
@@ -345,7 +345,7 @@ fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstMaxFragmentedSi
     });
 }
 
-/// A fragment that calls itself the last one while more is due, be it the second or the last but one.
+/// A fragment that claims to be the last one while more is due, either the second or the last but one.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_Zero() {
     with_server(usual(), |lab| {
@@ -361,8 +361,8 @@ fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_Zero() {
     });
 }
 
-/// A fragment that does not continue the message as the one before it announced: less is left over,
-/// or more, or the message begins again, or there is more than is due.
+/// A fragment that does not continue the message as the one before it announced: less is left, or more, or the message
+/// begins again, or there is more than is due.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstFragmentReassemblyRemaining() {
     with_server(usual(), |lab| {
@@ -378,7 +378,7 @@ fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstFragmentReassem
             let message = header(length, remaining);
             second_fragment_ends(lab, message, "remaining_mismatch");
         }
-        // Without bytes it continues nothing that was not announced either.
+        // An empty fragment cannot continue what was not announced either.
         for remaining in [199, 201] {
             second_fragment_ends(lab, header(0, remaining), "remaining_mismatch");
         }
@@ -419,7 +419,7 @@ fn ends_by(lab: &mut Lab, message: DataTransfer, rest: &[u8], reason: &'static s
     lab.ends(id, reason);
 }
 
-/// A client that asks for a message gets one at once, and only one; it is not asked in turn, or two
+/// A client that asks for a message gets one at once, and only one; it is not asked in turn, because otherwise two
 /// sides would ask each other for ever.
 #[test]
 fn SmbdDataTransfer_IdleConnection_Client() {
@@ -441,7 +441,7 @@ fn SmbdDataTransfer_IdleConnection_Client() {
             let answer = DataTransfer::parse(&answers[0]);
             assert_eq!((answer.data_length, answer.flags), (0, 0));
         }
-        // One that asks shortly before the server would, and that grants nothing.
+        // A client that asks shortly before the server would, and that grants nothing.
         lab.advance(NEARLY_IDLE);
         let header = DataTransfer {
             flags: RESPONSE_REQUESTED,
@@ -458,14 +458,13 @@ fn SmbdDataTransfer_IdleConnection_Client() {
     });
 }
 
-/// A server that has heard nothing for 120 s asks, once; any message is an answer, and starts
-/// the time again.
+/// A server that has heard nothing for 120 s asks, once; any message is an answer, and restarts the timer.
 #[test]
 fn SmbdDataTransfer_IdleConnection_Server() {
     with_server(usual(), |lab| {
         let id = lab.open(&REQUEST);
         lab.post_empty(id);
-        // A message before the time is over, even one without credits: it is not idle.
+        // A message before the timer expires, even one without credits, means that it is not idle.
         lab.advance(NEARLY_IDLE);
         lab.ask(id, &silence(1));
         lab.advance(NEARLY_IDLE);
@@ -480,7 +479,7 @@ fn SmbdDataTransfer_IdleConnection_Server() {
                 (0, RESPONSE_REQUESTED)
             );
             lab.advance(3 * SECOND);
-            // An answer that asks in turn is answered, without a question.
+            // An answer that asks in turn is answered, without another question.
             let header = DataTransfer {
                 flags: answer,
                 ..lab.session(id).header(0, 0)
@@ -498,8 +497,8 @@ fn SmbdDataTransfer_IdleConnection_Server() {
     });
 }
 
-/// A server that was not answered within 5 s ends the connection, also where it had no credit to
-/// ask with. A connection that is answered stays: the witness.
+/// A server that gets no answer within 5 s ends the connection, even if it had no credit to ask with. A connection that
+/// answers stays: the witness.
 #[test]
 fn SmbdDataTransfer_IdleConnection_Server_Timeout() {
     with_server(usual(), |lab| {

@@ -3,11 +3,10 @@
 //! A server, initiators that may break every rule, and one clock for all of them.
 //!
 //! The server is what a user gets: [`Transport`] on [`Iwarp`], listening on 127.0.0.1, on real
-//! sockets. The initiators use an [`Iwarp`] of their own and send bytes. All of it runs in one
-//! thread, polled in turn, and time is the real one plus what a case adds with
-//! [`Lab::advance`].
+//! sockets. The initiators use an [`Iwarp`] of their own and send bytes. Everything runs in one
+//! thread, polled in turn, and time is real time plus what a case adds with [`Lab::advance`].
 //!
-//! "The connection is closed" is said by [`Lab::ends`] alone and means, each time:
+//! Only [`Lab::ends`] checks that "the connection is closed", and it means each time:
 //!
 //! - the initiator sees its connection end, in the way that is expected, and nothing came before;
 //! - the server's counters name the expected reason, and no other has changed since the start;
@@ -30,7 +29,7 @@ use super::messages::{DataTransfer, NegotiateRequest, NegotiateResponse, PADDING
 use super::peer::{Peer, SLOTS, Session};
 use super::upper::{self, Server, Upper};
 
-/// Real time after which what has not happened is not going to.
+/// How long to wait, in real time, before giving up.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Turns in a row without an event that count as rest: some milliseconds.
 const QUIET_TURNS: u32 = 20;
@@ -49,17 +48,16 @@ pub(crate) struct Lab {
     peers: Vec<Peer>,
     start: std::time::Instant,
     skew: Duration,
-    /// Connections that have ended, by the reason that the server has to name.
+    /// Connections that have ended, by the reason that the server must report.
     ended: BTreeMap<&'static str, u64>,
 }
 
-/// What a user gets.
+/// The configuration that a user gets.
 pub(crate) fn usual() -> proto::Config {
     proto::Config::default()
 }
 
-/// Runs a case against a server with these settings, and checks that the server is none the worse
-/// for it.
+/// Runs a case against a server with this configuration, and checks that the server is unharmed.
 pub(crate) fn with_server(config: proto::Config, case: impl FnOnce(&mut Lab)) {
     let mut lab = Lab::new(config);
     let witness = lab.open(&REQUEST);
@@ -113,7 +111,7 @@ impl Lab {
         Instant::ZERO + self.start.elapsed() + self.skew
     }
 
-    /// Lets both sides do what they can; `false` when nothing happened.
+    /// Lets both sides do what they can; `false` if nothing happened.
     pub(crate) fn turn(&mut self) -> bool {
         let mut events = Vec::new();
         self.server.poll(self.now(), &mut events).unwrap();
@@ -162,7 +160,7 @@ impl Lab {
         }
     }
 
-    /// What initiators that answer have to say.
+    /// Lets initiators that answer send their answers.
     fn answer(&mut self) {
         for peer in &mut self.peers {
             if let Some(session) = &mut peer.session {
@@ -183,7 +181,7 @@ impl Lab {
             self.turn();
             if start.elapsed() > PATIENCE {
                 let counters: Vec<_> = self.server.counters().closed().collect();
-                panic!("in vain: {what}; ended at the server: {counters:?}");
+                panic!("gave up waiting for: {what}; ended at the server: {counters:?}");
             }
         }
     }
@@ -199,14 +197,14 @@ impl Lab {
         });
     }
 
-    /// Finishes what can be done now, lets time pass at once, and finishes what is to be done then.
+    /// Finishes what can be done now, lets time pass at once, and finishes what is then due.
     pub(crate) fn advance(&mut self, time: Duration) {
         self.settle();
         self.skew += time;
         self.settle();
     }
 
-    /// Sleeps, in real time, until the server itself wants to do something.
+    /// Sleeps, in real time, until the server itself wants to run.
     pub(crate) fn sleep(&self, most: Duration) {
         self.server.wait(self.now(), Some(most)).unwrap();
     }
@@ -214,7 +212,7 @@ impl Lab {
 
 /// Connections.
 impl Lab {
-    /// A connection of the fabric, on which nothing has been said.
+    /// A connection of the fabric, on which nothing has been sent.
     pub(crate) fn connect(&mut self) -> Id {
         let before: Vec<ConnId> = self.server.connections().collect();
         let conn = self
@@ -230,7 +228,7 @@ impl Lab {
         id
     }
 
-    /// Negotiates, which has to succeed, and posts as many receives as there is memory for.
+    /// Negotiates, which must succeed, and posts as many receives as there is memory for.
     #[track_caller]
     pub(crate) fn negotiate(&mut self, id: Id, request: &NegotiateRequest) -> NegotiateResponse {
         self.negotiate_with(id, request, &request.bytes(), 255)
@@ -260,7 +258,7 @@ impl Lab {
         id
     }
 
-    /// A connection that this side ends.
+    /// This side ends a connection.
     #[track_caller]
     pub(crate) fn disconnect(&mut self, id: Id) {
         self.client.close(self.peers[id.0].conn);
@@ -271,13 +269,14 @@ impl Lab {
         self.check_counters();
     }
 
-    /// The server ends the connection in order, and names this reason. See the [module](self).
+    /// Expects that the server ends the connection in order, for this reason. See the
+    /// [module](self).
     #[track_caller]
     pub(crate) fn ends(&mut self, id: Id, reason: &'static str) {
         self.ends_as(id, reason, CloseReason::Peer.name());
     }
 
-    /// The same, and the initiator's fabric names `at_peer`.
+    /// The same, and the initiator's fabric reports `at_peer`.
     #[track_caller]
     pub(crate) fn ends_as(&mut self, id: Id, reason: &'static str, at_peer: &str) {
         self.until(&format!("the end of a connection by {reason}"), |lab| {
@@ -290,7 +289,7 @@ impl Lab {
         self.check_others();
     }
 
-    /// The connection has not ended, on either side.
+    /// Expects that the connection has not ended, on either side.
     #[track_caller]
     pub(crate) fn lives(&mut self, id: Id) {
         let closed = &self.peer(id).closed;
@@ -308,7 +307,7 @@ impl Lab {
         self.disconnect(newcomer);
     }
 
-    /// Connections ended for the reasons that the case expects, and no others.
+    /// Checks that connections ended only for the reasons that the case expects.
     #[track_caller]
     fn check_counters(&self) {
         let counters: BTreeMap<_, _> = self.server.counters().closed().collect();
@@ -319,7 +318,7 @@ impl Lab {
         &self.peers[id.0]
     }
 
-    /// Where a negotiated connection stands.
+    /// The state of a negotiated connection.
     pub(crate) fn session(&mut self, id: Id) -> &mut Session {
         self.peers[id.0].session.as_mut().unwrap()
     }
@@ -332,7 +331,7 @@ impl Lab {
 
 /// Messages.
 impl Lab {
-    /// One SEND of these bytes, whatever they are; no credit is counted.
+    /// Sends these bytes, whatever they are; counts no credit.
     #[track_caller]
     pub(crate) fn send(&mut self, id: Id, bytes: &[u8]) {
         self.until("memory for a SEND", |lab| lab.peer(id).can_send());
@@ -346,12 +345,12 @@ impl Lab {
         self.peers[id.0].messages.pop_front().unwrap()
     }
 
-    /// The messages that have arrived and were not taken.
+    /// Takes the messages that have arrived.
     pub(crate) fn take_messages(&mut self, id: Id) -> Vec<Vec<u8>> {
         self.peers[id.0].messages.drain(..).collect()
     }
 
-    /// A message of this header and what follows it, once there is a credit for it.
+    /// Sends a message with this header and what follows it, once there is a credit for it.
     #[track_caller]
     pub(crate) fn post(&mut self, id: Id, header: DataTransfer, rest: &[u8]) {
         self.until("a credit", |lab| lab.session(id).credits > 0);
@@ -359,14 +358,14 @@ impl Lab {
         self.send(id, &[&header.bytes(), rest].concat());
     }
 
-    /// An empty message that grants what there is to grant.
+    /// Sends an empty message that grants all that can be granted.
     #[track_caller]
     pub(crate) fn post_empty(&mut self, id: Id) {
         let header = self.session(id).header(0, 0);
         self.post(id, header, &[]);
     }
 
-    /// A legal fragment.
+    /// Sends a legal fragment.
     #[track_caller]
     pub(crate) fn post_fragment(&mut self, id: Id, payload: &[u8], remaining: usize) {
         self.until("a credit", |lab| lab.session(id).credits > 0);
@@ -374,14 +373,14 @@ impl Lab {
         self.post(id, header, &[&PADDING, payload].concat());
     }
 
-    /// A message of the upper layer, in fragments as large as they may be.
+    /// Sends a message of the upper layer, in the largest fragments that are allowed.
     #[track_caller]
     pub(crate) fn ask(&mut self, id: Id, message: &[u8]) {
         let most = self.session(id).response.max_receive_size as usize - 24;
         self.ask_in(id, message, std::iter::repeat(most));
     }
 
-    /// A message of the upper layer, in fragments of these lengths.
+    /// Sends a message of the upper layer, in fragments of these lengths.
     #[track_caller]
     pub(crate) fn ask_in(
         &mut self,
@@ -403,7 +402,7 @@ impl Lab {
         self.session(id).within_message = false;
     }
 
-    /// The next message of the upper layer that comes back. Until it is there, this side grants
+    /// The next message of the upper layer that comes back. Until it comes, this side grants
     /// credits and answers.
     #[track_caller]
     pub(crate) fn reply(&mut self, id: Id) -> Vec<u8> {
@@ -414,12 +413,12 @@ impl Lab {
         self.peers[id.0].replies.pop_front().unwrap()
     }
 
-    /// A message of `length` bytes goes there and back.
+    /// Sends a message of `length` bytes there and back.
     #[track_caller]
     pub(crate) fn echo(&mut self, id: Id, length: usize) {
         let message = upper::echo(length);
         self.ask(id, &message);
         let reply = self.reply(id);
-        assert!(reply == message, "the echo of {length} bytes is not it");
+        assert!(reply == message, "the echo of {length} bytes differs");
     }
 }

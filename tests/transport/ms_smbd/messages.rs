@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The messages of [MS-SMBD] 2.2 as the bytes they are, with every field free to be wrong.
+//! The messages of [MS-SMBD] 2.2 as bytes, in which any field may be wrong.
 //!
 //! Written a second time, apart from the crate's own `wire`: a test that used that to make and to
 //! read its bytes would agree with any mistake in it.
@@ -76,13 +76,13 @@ impl NegotiateResponse {
         }
     }
 
-    /// Holds a response that agrees to what a client may rely on, whatever the server's settings.
+    /// Checks what a client may rely on, whatever the server's configuration.
     pub(crate) fn check(&self, request: &NegotiateRequest) {
         assert_eq!(self.status, 0, "{self:x?}");
         let versions = (self.min_version, self.max_version, self.negotiated_version);
         assert_eq!(versions, (0x0100, 0x0100, 0x0100));
         assert_eq!(self.reserved, 0);
-        // More than 255 is legal; packet analysers take such a message for something else.
+        // More than 255 is legal, but packet analysers mistake such a message for something else.
         assert!((1..=255).contains(&self.credits_requested), "{self:?}");
         assert!((1..=request.credits_requested).contains(&self.credits_granted));
         assert!(self.max_read_write_size >= 1_048_576, "{self:?}");
@@ -107,7 +107,7 @@ pub(crate) struct DataTransfer {
 
 pub(crate) const RESPONSE_REQUESTED: u16 = 1;
 
-/// What lies between the header and a payload at offset 24.
+/// The bytes between the header and a payload at offset 24.
 pub(crate) const PADDING: [u8; 4] = [0; 4];
 
 /// The header of a legal message with `data_length` bytes, after which `remaining_data_length`

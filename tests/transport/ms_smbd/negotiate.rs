@@ -38,13 +38,13 @@ fn BVT_SmbdNegotiate_Basic() {
     });
 }
 
-/// A client that would like to send nothing may send 128 bytes, as it must be allowed to.
+/// A client that prefers to send nothing may send 128 bytes, which it must be allowed.
 #[test]
 fn SmbdNegotiate_PreferredSendSizeWithZero() {
     with_server(usual(), |lab| prefers(lab, 0, 128));
 }
 
-/// So may one that would like to send less than 128 bytes. From there on it gets what it wants.
+/// The same holds for one that prefers less than 128 bytes. From there on it gets what it wants.
 #[test]
 fn SmbdNegotiate_PreferredSendSizeLessThan128() {
     with_server(usual(), |lab| {
@@ -54,7 +54,7 @@ fn SmbdNegotiate_PreferredSendSizeLessThan128() {
     });
 }
 
-/// A client that would like to send 4 GiB at a time gets what the server receives.
+/// A client that prefers to send 4 GiB at a time gets the server's receive size.
 #[test]
 fn SmbdNegotiate_PreferredSendSizeMaxValue() {
     let config = Config {
@@ -80,7 +80,7 @@ fn prefers(lab: &mut Lab, preferred_send_size: u32, expected: u32) {
     lab.echo(id, 3000);
 }
 
-/// Whatever follows the 20 bytes of a request, up to 512 in all, means nothing.
+/// Bytes after the 20 of a request, up to 512 in all, mean nothing.
 #[test]
 fn SmbdNegotiate_Redundancy() {
     with_server(usual(), |lab| {
@@ -107,7 +107,7 @@ fn SmbdNegotiate_DisconnectAfterNegotiate() {
     });
 }
 
-/// Less than 20 bytes are no request: the connection ends without a response.
+/// Less than 20 bytes are not a request: the connection ends without a response.
 #[test]
 fn SmbdNegotiate_UncompletedMessage() {
     with_server(usual(), |lab| {
@@ -139,7 +139,7 @@ fn SmbdNegotiate_VersionRangeNotCover0x0100_LargerThanMaxVersion() {
     });
 }
 
-/// The response tells the version and the status and nothing else, and is the last word.
+/// The response has only the version and the status, and is the last message.
 #[track_caller]
 fn refuses_versions(lab: &mut Lab, min_version: u16, max_version: u16) {
     let id = lab.connect();
@@ -194,13 +194,13 @@ fn SmbdNegotiate_VersionRangeCover0x0100_InMiddle() {
     });
 }
 
-/// Version 1.0 alone.
+/// Only version 1.0.
 #[test]
 fn SmbdNegotiate_VersionRangeCover0x0100_EqualMinVersionAndMaxVersion() {
     with_server(usual(), |lab| accepts_versions(lab, 0x0100, 0x0100));
 }
 
-/// The server negotiates version 1.0: `Lab::negotiate` looks at the response.
+/// The server negotiates version 1.0: `Lab::negotiate` checks the response.
 #[track_caller]
 fn accepts_versions(lab: &mut Lab, min_version: u16, max_version: u16) {
     let request = NegotiateRequest {
@@ -229,7 +229,7 @@ fn SmbdNegotiate_NegativeParameter_CreditsRequested() {
     });
 }
 
-/// Everybody receives 128 bytes at a time, or is not talked to.
+/// A peer must receive at least 128 bytes at a time; otherwise the connection ends.
 #[test]
 fn SmbdNegotiate_NegativeParameter_MaxReceiveSize() {
     let receives = |max_receive_size| NegotiateRequest {
@@ -247,7 +247,7 @@ fn SmbdNegotiate_NegativeParameter_MaxReceiveSize() {
     });
 }
 
-/// Everybody reassembles 128 KiB, or is not talked to.
+/// A peer must reassemble at least 128 KiB; otherwise the connection ends.
 #[test]
 fn SmbdNegotiate_NegativeParameter_MaxFragmentedSize() {
     let reassembles = |max_fragmented_size| NegotiateRequest {
@@ -272,7 +272,7 @@ fn ends_without_response(lab: &mut Lab, request: &NegotiateRequest, reason: &'st
 }
 
 /// A client has 5 s to negotiate, and uses a little more than 4 of them; the timer is off
-/// afterwards. The 4 s pass by the clock that both sides are given, not in reality.
+/// afterwards. The 4 s pass only on the clock that both sides are given.
 #[test]
 fn SmbdNegotiate_NegotiationTimer() {
     with_server(usual(), |lab| {
@@ -286,7 +286,7 @@ fn SmbdNegotiate_NegotiationTimer() {
     });
 }
 
-/// A client that does not negotiate has 5 s, in real time here: the server is asleep until its own
+/// A client that does not negotiate has 5 s, here in real time: the server sleeps until its own
 /// timer wakes it.
 #[test]
 fn SmbdNegotiate_NegotiationTimer_Timeout() {

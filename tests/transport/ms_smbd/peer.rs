@@ -2,8 +2,8 @@
 
 //! An initiator that does nothing by itself, and holds the acceptor to every rule.
 //!
-//! Whatever message arrives after the negotiation is checked here, in every case: the values of
-//! each field, the credits on both sides, and that fragments are whole and in a row.
+//! Every message after the negotiation is checked here, in every case: the value of each field, the credits on both
+//! sides, and that fragments are complete and in sequence.
 
 use std::collections::VecDeque;
 
@@ -15,9 +15,9 @@ use super::messages::{
     DataTransfer, NegotiateRequest, NegotiateResponse, RESPONSE_REQUESTED, header,
 };
 
-/// Receives and SENDs that there is memory for.
+/// Receives and SENDs for which there is memory.
 pub(crate) const SLOTS: u16 = 256;
-/// Bytes of each. The receives posted are of the size that was negotiated.
+/// Bytes of each one. The posted receives have the negotiated size.
 const SLOT_SIZE: u32 = 16 * 1024;
 /// Bytes of the receive for the response.
 const FIRST_RECEIVE: u32 = 512;
@@ -39,34 +39,34 @@ pub(crate) struct Peer {
     pub(crate) session: Option<Session>,
 }
 
-/// What came out of the negotiation, and where both sides stand.
+/// The result of the negotiation, and the state of both sides.
 pub(crate) struct Session {
     /// As sent.
     pub(crate) request: NegotiateRequest,
     /// As received.
     pub(crate) response: NegotiateResponse,
-    /// What the next messages ask for.
+    /// How many credits the next messages ask for.
     pub(crate) credits_requested: u16,
     /// Messages that this side may send.
     pub(crate) credits: u16,
     /// Messages that the acceptor may send.
     pub(crate) server_credits: u16,
-    /// Receives that are posted and that the acceptor was not told of.
+    /// Receives that are posted but that the acceptor does not know of.
     pub(crate) unannounced: u16,
-    /// Receives that are posted at most.
+    /// The most receives to post.
     pub(crate) receives: u16,
-    /// Grants, and answers when asked, by itself, as a client does that has nothing else to say.
+    /// Whether it grants, and answers questions, by itself, like an idle client.
     pub(crate) answers: bool,
-    /// The acceptor has asked for a message.
+    /// Whether the acceptor has asked for a message.
     asked: bool,
-    /// A message of the upper layer has been begun and not ended: nothing may come between.
+    /// Whether a message of the upper layer has begun but not ended: nothing may come in between.
     pub(crate) within_message: bool,
     partial: Vec<u8>,
     remaining: u32,
 }
 
 impl Peer {
-    /// With one receive posted, for the response.
+    /// Posts one receive, for the response.
     pub(crate) fn new(client: &mut Iwarp, conn: ConnId) -> Self {
         let memory = Memory::zeroed(2 * usize::from(SLOTS) * SLOT_SIZE as usize);
         let region = client.register(conn, &memory, Access::Local).unwrap();
@@ -101,8 +101,8 @@ impl Peer {
         }
     }
 
-    /// The negotiation is over: posts `receives` receives of exactly the size that the request said,
-    /// so that a longer message ends the connection.
+    /// After the negotiation, posts `receives` receives of exactly the size in the request, so that a longer message
+    /// ends the connection.
     pub(crate) fn begin(
         &mut self,
         client: &mut Iwarp,
@@ -140,7 +140,7 @@ impl Peer {
         let mut memory = self.receive_slot(SLOTS + slot, bytes.len().try_into().unwrap());
         assert!(memory.length <= SLOT_SIZE);
         self.memory.write(memory.offset as usize, bytes).unwrap();
-        // The first bytes as the header of the SEND: the way a sender of SMB Direct goes.
+        // The first bytes as the header of the SEND, as a sender of SMB Direct does it.
         let (header, _) = bytes.split_at(bytes.len().min(24));
         memory.offset += header.len() as u32;
         memory.length -= header.len() as u32;
@@ -174,7 +174,7 @@ impl Peer {
 }
 
 impl Session {
-    /// Checks a message of the acceptor; returns the message of the upper layer that it completes.
+    /// Checks a message of the acceptor; returns the upper-layer message that it completes.
     fn take(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let message = DataTransfer::parse(bytes);
         assert!(bytes.len() <= self.response.preferred_send_size as usize);
@@ -238,7 +238,7 @@ impl Session {
         }
     }
 
-    /// Keeps the accounts of a message that is to be sent.
+    /// Updates the credits for a message that is to be sent.
     pub(crate) fn spend(&mut self, message: &DataTransfer) {
         self.credits -= 1;
         self.unannounced = self
@@ -249,7 +249,7 @@ impl Session {
         self.asked = false;
     }
 
-    /// Whether a client that answers has something to say now.
+    /// Whether a client that answers has something to send now.
     pub(crate) fn owes_answer(&self) -> bool {
         let starves = self.server_credits <= self.receives / 4 && self.unannounced > 0;
         self.answers && !self.within_message && self.credits > 0 && (self.asked || starves)

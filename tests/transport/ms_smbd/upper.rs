@@ -2,8 +2,8 @@
 
 //! The upper layer of the acceptor: does what the first byte of a message asks for.
 //!
-//! It knows what every message must look like, so that one which was put together wrongly is
-//! noticed where it arrives, not only in an echo.
+//! It knows what every message must look like, so that it notices a wrongly assembled message on
+//! arrival, not only in an echo.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -17,22 +17,22 @@ pub(crate) type Server = Transport<Iwarp, HeapBuffers>;
 /// Memory for the replies of one connection: one of the largest and some small ones.
 const MEMORY: usize = 2 << 20;
 
-/// A message that comes back as it is.
+/// A message that is sent back unchanged.
 pub(crate) fn echo(length: usize) -> Vec<u8> {
     message(b'E', length)
 }
 
-/// A message that nothing comes back for.
+/// A message without a reply.
 pub(crate) fn silence(length: usize) -> Vec<u8> {
     message(b'S', length)
 }
 
-/// What must never be delivered.
+/// A message that must never be delivered.
 pub(crate) fn poison(length: usize) -> Vec<u8> {
     message(b'!', length)
 }
 
-/// A message that `count` replies of `length` bytes come back for: see [`reply`].
+/// A message with `count` replies of `length` bytes: see [`reply`].
 pub(crate) fn replies(count: u32, length: u32) -> Vec<u8> {
     [&[b'R'][..], &count.to_le_bytes(), &length.to_le_bytes()].concat()
 }
@@ -56,7 +56,7 @@ fn pattern(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// The acceptor's connections and what they still have to say.
+/// The acceptor's connections and what they still have to send.
 #[derive(Default)]
 pub(crate) struct Upper {
     ends: HashMap<ConnId, End>,
@@ -65,7 +65,7 @@ pub(crate) struct Upper {
 struct End {
     memory: Memory,
     region: Region,
-    /// Bytes of the memory that replies under way take up.
+    /// Bytes of the memory that replies under way use.
     used: u32,
     under_way: usize,
     replies: VecDeque<Vec<u8>>,
@@ -117,12 +117,12 @@ impl End {
     fn ask(&mut self, message: &[u8]) {
         match message[0] {
             b'E' => {
-                assert!(message == echo(message.len()), "a message arrived wrongly");
+                assert!(message == echo(message.len()), "a message arrived damaged");
                 self.replies.push_back(message.to_vec());
             }
             b'S' => assert!(
                 message == silence(message.len()),
-                "a message arrived wrongly"
+                "a message arrived damaged"
             ),
             b'R' => {
                 let number =
@@ -154,7 +154,7 @@ impl End {
             };
             match server.send(conn, 0, source, None) {
                 Ok(()) => {}
-                // What came in behind the message has ended the connection.
+                // What followed the message has ended the connection.
                 Err(SendError::NotEstablished) => return,
                 Err(error) => panic!("{error}"),
             }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Logging in, signatures, encryption, a second channel.
+//! Login, signatures, encryption, a second channel.
 
 use smb::connection::{EncryptionMode, MultiChannelConfig};
 use smb::{
@@ -11,7 +11,7 @@ use smb::{
 use crate::user::{User, config, connect, identity};
 use instruments::samba::{PASSWORD, Server, Setup};
 
-/// Negotiate, and both steps of a login: not signed before there is a key.
+/// NEGOTIATE, and both steps of a login, which are unsigned because there is no key yet.
 const BEFORE_KEYS: u64 = 3;
 
 /// Writes a file and reads it back.

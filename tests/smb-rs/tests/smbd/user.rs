@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Somebody who uses a server by means of the library.
+//! A user of a server, through the library.
 
 use smb::connection::EncryptionMode;
 use smb::{Connection, ConnectionConfig, Dialect, Guid, Session, Tree, UncPath};
@@ -12,7 +12,7 @@ use instruments::samba::{PASSWORD, SHARE, Server};
 /// The server's name, as the library puts it into paths.
 const HOST: &str = "127.0.0.1";
 
-/// A session, and a tree of it. What is dropped first comes first.
+/// A session and a tree of it. The fields are dropped in this order.
 pub(crate) struct User {
     pub(crate) tree: Tree,
     pub(crate) session: Session,
@@ -21,7 +21,7 @@ pub(crate) struct User {
     pub(crate) carried: Carried,
 }
 
-/// With this dialect and no other.
+/// Offers only this dialect.
 pub(crate) fn config(dialect: Dialect) -> ConnectionConfig {
     ConnectionConfig {
         min_dialect: Some(dialect),
@@ -34,7 +34,7 @@ pub(crate) fn config(dialect: Dialect) -> ConnectionConfig {
     }
 }
 
-/// Who logs in.
+/// The user that logs in.
 pub(crate) fn identity(server: &Server, password: &str) -> AuthIdentity {
     AuthIdentity {
         username: Username::parse(&server.user).expect("a name"),
