@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What single steps cost: codecs, CRC, and one message through an endpoint.
+//! The cost of single steps: codecs, CRC, and one message through an endpoint.
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
@@ -90,7 +90,7 @@ fn endpoints() -> [Endpoint; 2] {
     ends
 }
 
-/// Carries everything that one end has to send; the number of messages.
+/// Carries everything that one end has to send; returns the number of messages.
 fn carry(ends: &mut [Endpoint; 2], from: usize) -> usize {
     for end in ends.iter_mut() {
         let wanted = end.receives_wanted();

@@ -4,13 +4,12 @@
 //!
 //! `cargo bench --bench ring [-- SECONDS]`
 //!
-//! Two threads stand for two processes: the memory and the system calls are the same. A round trip is
-//! two wake-ups. Whoever is to ring first gives its processor away for a while, until the other is
-//! asleep; the time is taken from the ring to when the other is awake and has what it was woken
-//! for. How often both threads really slept in a round trip is measured too and must be close to two:
-//! without that wait it is not, and then bare eventfds and rings, which sleep differently often, cannot
-//! be compared. The kinds take turns in one run, and medians are of single round trips: what a machine
-//! makes of a wake-up differs by the hour, the ratio less.
+//! Two threads stand for two processes: the memory and the system calls are the same. A round trip is two wake-ups. The
+//! thread that is about to ring first yields its processor for a while, until the other one is asleep. The time runs
+//! from the ring until the other thread is awake and has what it was woken for. The benchmark also measures how often
+//! both threads really slept in a round trip, which must be close to two: without that wait it is not, and then bare
+//! eventfds and rings, which sleep differently often, cannot be compared. The kinds take turns in one run, and medians
+//! are of single round trips: what a wake-up costs on a machine varies by the hour, the ratio less.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,10 +19,10 @@ use std::time::{Duration, Instant};
 use smbdirect::shm::{Consumer, Doorbell, Entry, Producer, RingMemory, map, ring_length};
 use smbdirect::sys::{Bell, EventFd, Memfd, wait_readable};
 
-/// Turns in which round trips are measured, each kind once in each.
+/// Turns in which round trips are measured; each kind runs once per turn.
 const TURNS: u32 = 10;
 
-/// How long one waits for the other to be asleep.
+/// How long a thread waits for the other one to be asleep.
 const HOLD: Duration = Duration::from_micros(100);
 
 fn main() {
@@ -56,7 +55,7 @@ fn main() {
             trips.part(0.5),
             trips.part(0.1),
             trips.part(0.9),
-            // Without the two of `hold`.
+            // Without the two sleeps of `hold`.
             trips.sleeps as f64 / trips.times.len() as f64 - 2.0,
             trips.part(0.5) / bare
         );
@@ -66,22 +65,22 @@ fn main() {
 /// Round trips of a kind.
 #[derive(Default)]
 struct Trips {
-    /// Microseconds of each.
+    /// The microseconds of each one.
     times: Vec<f64>,
-    /// How often one of both threads gave its processor away because it had to wait.
+    /// How often one of the threads yielded its processor because it had to wait.
     sleeps: u64,
 }
 
 impl Trips {
-    /// The time that a part of all trips does not take.
+    /// The time within which this share of the trips ended.
     fn part(&mut self, part: f64) -> f64 {
         self.times.sort_by(f64::total_cmp);
         self.times[((self.times.len() - 1) as f64 * part) as usize]
     }
 }
 
-/// Waits for the other thread to be asleep; returns when that was, in nanoseconds. It does not spin:
-/// where both threads share a processor the other would not get to its sleep.
+/// Waits for the other thread to be asleep; returns the time, in nanoseconds. It does not spin: if both threads share a
+/// processor, the other one could not go to sleep.
 fn hold(clock: Instant) -> u64 {
     thread::sleep(HOLD);
     nanos(clock)
@@ -101,7 +100,7 @@ fn sleeps() -> u64 {
         .expect("a number")
 }
 
-/// A new ring, mapped twice as by two processes.
+/// A new ring, mapped twice as two processes would.
 fn ring(capacity: u32) -> (RingMemory, RingMemory) {
     let file = Memfd::create("bench", ring_length(capacity).expect("a capacity")).expect("memory");
     let (ours, theirs) = (map(&file).expect("mapped"), map(&file).expect("mapped"));
@@ -109,7 +108,7 @@ fn ring(capacity: u32) -> (RingMemory, RingMemory) {
     (created, RingMemory::open(&theirs).expect("a ring"))
 }
 
-/// Wakes nobody: both threads of the throughput spin.
+/// Wakes neither thread: in the throughput test both spin.
 struct Silent;
 
 impl Doorbell for Silent {
@@ -126,7 +125,7 @@ fn throughput(batch: usize, time: Duration) -> f64 {
             let entries = vec![[7; 8]; batch];
             while !stop.load(Ordering::Relaxed) {
                 if producer.push(&entries).expect("honest") == 0 {
-                    // Where the other thread has no processor of its own it gets this one's.
+                    // If the other thread has no processor of its own, it gets this one.
                     thread::yield_now();
                 }
             }
@@ -148,12 +147,12 @@ fn throughput(batch: usize, time: Duration) -> f64 {
     })
 }
 
-/// Round trips by eventfds alone.
+/// Round trips with only eventfds.
 fn bare_round_trips(time: Duration, trips: &mut Trips) {
     let new = || EventFd::new().expect("an eventfd");
     let (there, back, stop) = (new(), new(), AtomicBool::new(false));
     let clock = Instant::now();
-    // When somebody rang last, and how long the way there took.
+    // The time of the last ring, and how long the way there took.
     let (rung, took) = (AtomicU64::new(0), AtomicU64::new(0));
     let ring = |bell: &EventFd| {
         rung.store(hold(clock), Ordering::Release);
@@ -186,7 +185,7 @@ fn bare_round_trips(time: Duration, trips: &mut Trips) {
     });
 }
 
-/// What one thread rings and waits for.
+/// The doorbells that one thread rings and waits for.
 trait Doorbells: Doorbell + Sync + Send {
     fn wake(&self) -> BorrowedFd<'_>;
     fn drain_own(&self);
@@ -252,7 +251,7 @@ impl<D: Doorbells> Doorbell for Ringer<'_, D> {
     }
 }
 
-/// Waits for one entry, asleep as soon as there is none.
+/// Waits for one entry; sleeps as soon as there is none.
 fn receive<D: Doorbells>(consumer: &mut Consumer<Ringer<'_, D>>, bells: &D) -> Entry {
     let mut entry = [[0; 8]];
     while consumer.pop(&mut entry).expect("honest") == 0 {
@@ -264,8 +263,7 @@ fn receive<D: Doorbells>(consumer: &mut Consumer<Ringer<'_, D>>, bells: &D) -> E
     entry[0]
 }
 
-/// Round trips of one entry through two rings; it says when it was sent, and how long the way there
-/// took.
+/// Round trips of one entry through two rings; the entry has the time of sending, and how long the way there took.
 fn ring_round_trips<D: Doorbells>((ours, theirs): (D, D), time: Duration, trips: &mut Trips) {
     const STOP: Entry = [u64::MAX; 8];
     let ((there, there2), (back, back2)) = (ring(64), ring(64));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How fast a stream of RDMA is beside a bare TCP stream: two processes, loopback TCP, messages of
-//! 1 MiB, all in one run. Prints a table of ratios; `--json` prints the same for scripts.
+//! How fast a stream of RDMA is compared with a bare TCP stream: two processes, loopback TCP,
+//! messages of 1 MiB, all in one run. Prints a table of ratios; `--json` prints the same for
+//! scripts.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,7 +18,7 @@ use smbdirect::units::{Instant, RemoteToken};
 
 const CHUNK: usize = 1 << 20;
 const OUTSTANDING: usize = 8;
-/// How long an end looks for events before it sleeps: waking up is dear on a virtual machine.
+/// How long an end looks for events before it sleeps: waking up is expensive on a virtual machine.
 const SPIN: Duration = Duration::from_micros(50);
 
 fn main() {
@@ -53,15 +54,15 @@ const CASES: [(&str, Case); 5] = [
     ("RDMA READ, 8 outstanding, CRC", Case::Read { crc: true }),
 ];
 
-/// What one run took.
+/// The results of one run.
 #[derive(Clone, Copy)]
 struct Sample {
     bytes_per_second: f64,
-    /// Processor seconds for each GiB, of the side that asked and of the other process.
+    /// Processor seconds per GiB, of the requesting side and of the other process.
     cpu: [f64; 2],
 }
 
-/// Takes the cases in turn, round by round, and prints medians.
+/// Runs the cases in turn, round by round, and prints medians.
 fn run(chunks: usize, rounds: usize, json: bool) {
     let mut samples = vec![Vec::new(); CASES.len()];
     for round in 1..=rounds {
@@ -138,7 +139,7 @@ fn measure(case: Case, chunks: usize) -> Sample {
     }
 }
 
-/// Processor time of this thread, which is all of this process; 0 where the kernel does not tell.
+/// Processor time of this thread, the only one of this process; 0 if the kernel does not report it.
 fn processor_seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanoseconds = text
@@ -247,7 +248,7 @@ impl End {
     }
 }
 
-/// Offers 8 MiB for RDMA, tells where, and stays until the peer is done.
+/// Offers 8 MiB for RDMA, sends the descriptor, and stays until the peer is done.
 fn serve_iwarp(crc: bool) {
     let mut end = End::new(crc);
     let listener = end
@@ -296,7 +297,7 @@ fn serve_iwarp(crc: bool) {
                         .post_send(conn, WrId(2), &announce(write, read), None, None)
                         .expect("post");
                 }
-                // The SEND behind all of the data.
+                // The SEND after all of the data.
                 Event::Completion {
                     conn,
                     work: Work::Recv { .. },

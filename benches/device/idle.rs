@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What processes cost a broker that are attached and do nothing, and what they cost with a connection each.
+//! What attached processes cost a broker when they are idle, without connections and with one each.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::{Figure, Goal};
 
 pub(crate) fn measure(count: usize, time: Duration) -> Vec<Figure> {
     let broker = BrokerProcess::start("iwarp");
-    // What the first costs alone is not what each costs.
+    // The first worker has one-time costs, so it is not counted.
     let mut workers = vec![broker.bare_worker()];
     let (before, _) = broker.process.usage();
     workers.extend((0..count).map(|_| broker.bare_worker()));
@@ -58,9 +58,9 @@ pub(crate) fn measure(count: usize, time: Duration) -> Vec<Figure> {
     ]
 }
 
-/// KiB of the broker for each connection of one worker, and its load while they do nothing.
+/// KiB of the broker for each connection of one worker, and the broker's load while they are idle.
 fn connections(count: usize, time: Duration) -> (f64, f64) {
-    /// Fewer than may be connecting at a time.
+    /// Fewer than may be connecting at the same time.
     const AT_A_TIME: usize = 16;
     let broker = BrokerProcess::start("iwarp");
     let mut worker = broker.worker();
@@ -80,7 +80,7 @@ fn connections(count: usize, time: Duration) -> (f64, f64) {
             }
         }
         while taken < begun {
-            // Its queue and first buffers are not what each connection costs.
+            // The first connection also pays for its queue and first buffers, so it is not counted.
             if let Event::Pdu { pdu, .. } = worker.next() {
                 worker.handle.take_pdu(pdu, &mut []).expect("a message");
                 taken += 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What the smbdirect device costs: a worker, a broker and a client in processes of their own, each
-//! figure as a ratio to a bare one that was taken in the same run.
+//! What the smbdirect device costs: a worker, a broker and a client in separate processes, and each
+//! figure as a ratio to a bare one from the same run.
 //!
 //! `cargo bench --bench device [-- [operations] [stream] [idle] [--seconds=N] [--json]]`
 
@@ -13,7 +13,7 @@ mod stream;
 
 use std::time::Duration;
 
-/// What was measured, beside what it is compared with.
+/// A measured value, and the bare figure that it is compared with.
 pub(crate) struct Figure {
     pub(crate) what: String,
     pub(crate) value: f64,
@@ -23,7 +23,7 @@ pub(crate) struct Figure {
     pub(crate) goal: Option<Goal>,
 }
 
-/// What a figure, or its ratio where it has one, is to be.
+/// The goal for a figure, or for its ratio if it has one.
 #[derive(Clone, Copy)]
 pub(crate) enum Goal {
     AtLeast(f64),
@@ -84,7 +84,7 @@ fn main() {
     let time = Duration::from_secs_f64(seconds.unwrap_or(if quick { 0.1 } else { 1.0 }));
     let json = args.iter().any(|arg| arg == "--json");
 
-    // Without one of the names: all of them.
+    // If no name is given, all of them run.
     let names = ["operations", "stream", "idle"];
     let is_named = |name: &str| args.iter().any(|arg| arg == name);
     let wants = |name| is_named(name) || !names.into_iter().any(is_named);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Operations through the device and back: submit, broker, loopback fabric, event. They are small RDMA WRITEs: for
-//! the end of a SEND alone a worker that sleeps is not woken at once.
+//! Operations through the device and back: submit, broker, loopback fabric, event. They are small RDMA WRITEs, because
+//! the end of a SEND alone does not wake a sleeping worker at once.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ use super::{Figure, Goal};
 /// Rounds in which each kind is measured once.
 const ROUNDS: u32 = 5;
 
-/// Bytes of each.
+/// Bytes of each operation.
 const LENGTH: usize = 100;
 
 /// What is written, and where.
@@ -106,7 +106,7 @@ fn ping_pong(time: Duration) -> f64 {
     start.elapsed().as_secs_f64() * 1e6 / f64::from(trips)
 }
 
-/// The other process of [`ping_pong`]: until its standard input ends.
+/// The other process of [`ping_pong`]: runs until its standard input ends.
 pub(crate) fn pong(path: &Path) {
     let [there, back] = receive_eventfds(path).map(File::from);
     std::thread::spawn(|| {
@@ -135,7 +135,7 @@ fn one_at_a_time(worker: &mut Worker, target: &Target, time: Duration) -> f64 {
     start.elapsed().as_secs_f64() * 1e6 / f64::from(operations)
 }
 
-/// Operations in a second, with `outstanding` at a time.
+/// Operations per second, with `outstanding` at a time.
 fn at_a_time(worker: &mut Worker, target: &Target, outstanding: u32, time: Duration) -> f64 {
     let start = Clock::now();
     let (mut submitted, mut done) = (0_u64, 0_u64);
@@ -156,7 +156,7 @@ fn at_a_time(worker: &mut Worker, target: &Target, outstanding: u32, time: Durat
     rate
 }
 
-/// Submits one operation: how many ended while there was no room for it.
+/// Submits one operation; returns how many ended while there was no room for it.
 fn submit(worker: &mut Worker, target: &Target) -> u64 {
     let (conn, buffer) = (target.conn, target.buffer);
     let mut done = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A loopback fabric with a client inside, so that a broker on it has somebody to talk to, and
-//! nothing but the broker is measured.
+//! A loopback fabric with a client inside, so that a broker on it has a peer and only the broker is
+//! measured.
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -22,12 +22,12 @@ use smbdirect::wire::BufferDescriptorV1;
 
 use super::stream::first_request;
 
-/// One side of the fabric: the connections that it has. The broker's drives the client's, too.
+/// One side of the fabric, with its connections. The broker's side also drives the client's.
 pub(crate) struct Paired {
     shared: Arc<Mutex<Shared>>,
-    /// The broker's side has it.
+    /// The client, on the broker's side.
     client: Option<Box<Client>>,
-    /// Of the broker, which waits with it.
+    /// The broker waits on it.
     readiness: Readiness,
 }
 
@@ -38,7 +38,8 @@ const WINDOW: usize = 4096;
 struct Client {
     transport: Transport<Paired, HeapBuffers>,
     server: Option<SocketAddr>,
-    /// It is to connect, for the first time or because the broker knew no worker for it yet.
+    /// Whether to connect, for the first time or because the broker did not know a worker for it
+    /// yet.
     connects: bool,
     events: Vec<transport::Event<Vec<u8>>>,
 }
@@ -207,7 +208,7 @@ impl Fabric for Paired {
 
     fn poll_timeout(&self) -> Option<Instant> {
         if let Some(client) = &self.client {
-            // Whatever is there for the other side also makes this one go on.
+            // Whatever waits for the other side also makes this one run.
             let fabric = client.poll_timeout();
             return fabric.or_else(|| self.shared().timeout());
         }
@@ -228,7 +229,7 @@ impl SharedEpoll for Paired {
 
     fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError> {
         self.readiness.wait(time)?;
-        // All that is ready is the broker's: this fabric has no descriptors.
+        // Whatever is ready belongs to the broker: this fabric has no descriptors.
         let found = self.readiness.take()?;
         self.readiness.put(found);
         Ok(())

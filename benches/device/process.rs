@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Processes of the benchmark: this program again, in another part.
+//! Processes of the benchmark: this program again, in another role.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -22,7 +22,7 @@ use super::{operations, stream};
 /// The client of all measurements.
 pub(crate) const CLIENT_GUID: [u8; 16] = *b"a client's GUID.";
 
-/// Whether this process is one of the others; if so, its part is over.
+/// Plays the role of another process if this is one; returns whether it did.
 pub(crate) fn is_child(args: &[String]) -> bool {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
@@ -34,7 +34,7 @@ pub(crate) fn is_child(args: &[String]) -> bool {
     true
 }
 
-/// Another process, which ends with this value.
+/// Another process, which ends when this is dropped.
 pub(crate) struct Process {
     child: Child,
     pub(crate) output: BufReader<ChildStdout>,
@@ -95,7 +95,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Its standard input ends, and so does it.
+        // The process ends when its standard input does.
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
@@ -109,7 +109,7 @@ pub(crate) struct BrokerProcess {
     _directory: Directory,
 }
 
-/// A directory that is gone with this. Nobody else may write to it: there alone can a control socket be.
+/// A directory that is deleted when this is dropped. Others may not write to it, as the control socket requires.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -179,13 +179,13 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Has it look for events for a while before it sleeps.
+    /// Makes it look for events for a while before it sleeps.
     pub(crate) fn looks_for(&mut self, time: Duration) {
         self.busy_poll = time;
     }
 
-    /// The next event, sleeping until there is one. Whoever connects counts as logged in from then on: what is
-    /// measured is not what strangers get.
+    /// The next event; sleeps until there is one. Every client counts as logged in as soon as it connects, because the
+    /// limits for strangers are not to be measured.
     pub(crate) fn next(&mut self) -> Event {
         let event = self.wait();
         if let Event::Connection { info } = &event {
@@ -226,7 +226,7 @@ pub(crate) fn socket_path() -> PathBuf {
     std::env::temp_dir().join(name)
 }
 
-/// The broker's part: until standard input ends.
+/// The broker's role, until standard input ends.
 fn serve(fabric: &str, control: &Path) {
     let config = Config {
         listen: vec!["127.0.0.1:0".parse().expect("an address")],
@@ -252,7 +252,7 @@ fn serve(fabric: &str, control: &Path) {
     }
 }
 
-/// Two eventfds for this process and the one that it starts.
+/// Two eventfds shared by this process and the one that it starts.
 pub(crate) fn share_eventfds(args: &[&str]) -> (Process, EventFd, EventFd) {
     let path = socket_path();
     let listener = SeqListener::bind(&path).expect("a socket");

@@ -77,7 +77,7 @@ fn iwarp() -> IwarpTransport {
     Transport::new(fabric, HeapBuffers::new(), config)
 }
 
-/// An end of a connection in a thread of its own.
+/// An end of a connection in its own thread.
 pub(crate) struct End {
     pub(crate) transport: IwarpTransport,
     events: VecDeque<transport::Event<Vec<u8>>>,
@@ -146,7 +146,7 @@ impl End {
     }
 }
 
-/// The client: names its memory, and sends back each message that comes.
+/// The client: names its memory, and sends back each message that it gets.
 pub(crate) fn client(address: SocketAddr) {
     let mut end = End::new();
     let conn = end.connect(address);
@@ -231,7 +231,7 @@ fn by_fabric(time: Duration) -> f64 {
             }
         }
     }
-    // It comes back when everything before it has arrived.
+    // The echo arrives after everything sent before it.
     end.send(conn, b"is it there?");
     let _ = end.message();
     let rate = bytes as f64 / start.elapsed().as_secs_f64();
@@ -244,7 +244,7 @@ fn by_fabric(time: Duration) -> f64 {
 fn by_broker(time: Duration) -> f64 {
     let broker = BrokerProcess::start("iwarp");
     let mut worker = broker.worker();
-    // Three processes share few processors: the one that has least to do sleeps.
+    // Three processes share few processors: the one with the least work sleeps.
     let _client = Process::start(&["--client", &broker.address.to_string()]);
     let (conn, _first) = message(&mut worker);
     let (_, list) = message(&mut worker);
@@ -305,8 +305,7 @@ pub(crate) fn buffer(worker: &mut Worker) -> BulkBuffer {
     loop {
         match worker.handle.allocate(CHUNK) {
             Ok(buffer) => {
-                // SAFETY: the library says that so many bytes are mapped there, and nothing uses
-                // this buffer yet.
+                // SAFETY: the library has mapped this many bytes there, and nothing uses the buffer yet.
                 unsafe { buffer.start.write_bytes(7, buffer.length) };
                 return buffer;
             }

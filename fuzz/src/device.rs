@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What processes and the device say to each other on the control channel.
+//! What processes and the device send each other on the control channel.
 
 use smbdirect::device::abi::{AllowedAddress, MAX_ADDRESSES};
 use smbdirect::device::message::{
     Answer, Body, Request, encode, encode_addresses, read_answer, read_request,
 };
 
-/// A message that is read is written again as it was, and nothing is both request and answer but what may be
-/// skipped.
+/// A message that was parsed is encoded to the same bytes, and only a message that may be skipped is both a request and
+/// an answer.
 pub fn device_message(bytes: &[u8]) {
     let (request, answer) = (read_request(bytes), read_answer(bytes));
     let skipped = (Ok((0, Request::Skipped)), Ok((0, Answer::Skipped)));
@@ -34,7 +34,7 @@ pub fn device_message(bytes: &[u8]) {
             Request::Grow(body) => check(bytes, cookie, &body, &[]),
             Request::Release(body) => check(bytes, cookie, &body, &[]),
             Request::Status(body) => check(bytes, cookie, &body, &[]),
-            Request::Skipped => panic!("for one side alone"),
+            Request::Skipped => panic!("for one side only"),
         }
     }
     if let Ok((cookie, answer)) = answer {
@@ -49,7 +49,7 @@ pub fn device_message(bytes: &[u8]) {
             Answer::Wake(body) => check(bytes, cookie, &body, &[]),
             Answer::Status(body) => check(bytes, cookie, &body, &[]),
             Answer::Detached(body) => check(bytes, cookie, &body, &[]),
-            Answer::Skipped => panic!("for one side alone"),
+            Answer::Skipped => panic!("for one side only"),
             Answer::Addresses(list) => {
                 assert!(list.len() <= MAX_ADDRESSES);
                 let mut again = Vec::new();

@@ -17,7 +17,7 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 const CREDITS: Duration = Duration::from_secs(60);
 const MESSAGE: Duration = Duration::from_secs(30);
 
-/// A configuration, sizes and credits of which may be anything.
+/// A configuration whose sizes and credits may be anything.
 pub(crate) fn config(input: &mut Input<'_>) -> Config {
     let usual = Config::default();
     let choice = input.u8();
@@ -43,31 +43,32 @@ pub(crate) fn config(input: &mut Input<'_>) -> Config {
     }
 }
 
-/// What must be true of an endpoint, kept beside it in the plainest way.
+/// What must be true of an endpoint, kept beside it in the plainest form.
 struct Model {
     endpoint: Endpoint,
     config: Config,
     acceptor: bool,
     now: Instant,
-    /// Receives that are posted and not used.
+    /// Receives that are posted but not used.
     posted: u64,
     /// Credits that the peer holds, and that this side holds.
     peers: u64,
     own: u64,
-    /// The message in progress: its length, what was sent of it, its token.
+    /// The message being sent: its length, the bytes already sent, its token.
     sending: Option<(u32, u32, Option<RemoteToken>)>,
-    /// The message in reassembly: its length, and what has arrived.
+    /// The message in reassembly: its length, and the bytes that have arrived.
     receiving: Option<(u32, u32)>,
-    /// When it began.
+    /// When the message in reassembly began.
     begun: Option<Instant>,
     heard: Instant,
     granted: Instant,
-    /// Data was sent.
+    /// Whether data was sent.
     spoke: bool,
 }
 
-/// A list of operations on an endpoint. It keeps its accounts, takes nothing without a credit, cuts
-/// messages without a gap, gives up a peer only after its time, and once closed stays so.
+/// A list of operations on an endpoint. It keeps its credits right, takes nothing without a credit,
+/// cuts messages without gaps, gives up a peer only when its time is over, and stays closed once it
+/// is.
 pub fn endpoint(data: &[u8]) {
     let mut input = Input::new(data);
     let acceptor = input.u8() % 2 == 0;
@@ -132,7 +133,7 @@ impl Model {
         }
     }
 
-    /// What can be seen from outside agrees with the model.
+    /// Checks that the endpoint's visible state agrees with the model.
     fn check(&self) {
         let state = self.endpoint.state();
         assert_eq!(
@@ -205,7 +206,7 @@ impl Model {
         } = received
         else {
             assert!(*received == Received::Credits && header.payload.is_empty());
-            // A fragment without bytes begins a message or continues it by nothing.
+            // An empty fragment begins a message, or continues it with nothing.
             if header.remaining_data_length > 0 {
                 let announced = (header.remaining_data_length, 0);
                 let (total, arrived) = *self.receiving.get_or_insert(announced);
@@ -226,7 +227,7 @@ impl Model {
         self.begun = self.receiving.map(|_| begun);
     }
 
-    /// A data transfer message that is legal as such.
+    /// A data transfer message that is legal by itself.
     fn receive_data(&mut self, input: &mut Input<'_>) {
         let length = u32::from(input.u16() % 1400);
         let choice = input.u8();
@@ -313,7 +314,7 @@ impl Model {
         }
     }
 
-    /// Asks for messages until there is none.
+    /// Polls for messages until there are none.
     fn transmit_all(&mut self) {
         let most = self.own + 1;
         for _ in 0..=most {
@@ -433,7 +434,7 @@ impl Model {
         self.ended();
     }
 
-    /// After an error the endpoint is closed and nothing wakes it.
+    /// After an error the endpoint is closed, and nothing wakes it.
     fn ended(&mut self) {
         assert_eq!(self.endpoint.state(), State::Closed);
         assert_eq!(self.endpoint.poll_transmit(self.now), None);

@@ -4,7 +4,7 @@
 
 use core::time::Duration;
 
-/// Takes numbers off the front of the input; behind its end there are zeros.
+/// Takes numbers from the front of the input; past its end there are zeros.
 #[derive(Debug)]
 pub(crate) struct Input<'a> {
     rest: &'a [u8],
@@ -42,7 +42,7 @@ impl<'a> Input<'a> {
         taken
     }
 
-    /// A time from nothing to two and a half minutes, often a short one.
+    /// A time from zero to two and a half minutes, often a short one.
     pub(crate) fn duration(&mut self) -> Duration {
         let number = u64::from(self.u8());
         match number >> 6 {

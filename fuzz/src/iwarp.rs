@@ -7,8 +7,8 @@ use smbdirect::fabric::iwarp::ddp::{Control, Tagged, Untagged};
 use smbdirect::fabric::iwarp::mpa::{self, Frame, FrameKind, LegacyReadDepths, ReadDepths};
 use smbdirect::fabric::iwarp::rdmap::{Opcode, ReadRequest, Terminate};
 
-/// The MPA handshake: a frame's length is known as soon as its header is there and does not change
-/// afterwards; what is read is written back, reserved bits as zeros.
+/// The MPA handshake: a frame's length is known as soon as its header has arrived, and does not
+/// change afterwards; a parsed frame is written back the same, with reserved bits as zeros.
 pub fn mpa(data: &[u8]) {
     for kind in [FrameKind::Request, FrameKind::Reply] {
         check_length(kind, data);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What must hold for any bytes at all, one function for each fuzz target.
+//! Properties that must hold for any bytes at all, one function for each fuzz target.
 //!
-//! A body panics if a property is broken: what is parsed can be written again as it was, what a
-//! view shows lies within the bytes, an endpoint keeps its accounts. Nothing here needs the
-//! fuzzer, so `tests/protocol/corpus.rs` runs the same bodies on the checked-in corpus.
+//! A body panics if a property is broken: a parsed message can be encoded to the same bytes, the
+//! parts of a view lie within the bytes, an endpoint keeps its credits right. Nothing here needs
+//! the fuzzer, so `tests/protocol/corpus.rs` runs the same bodies on the checked-in corpus.
 
 mod device;
 mod endpoint;
@@ -27,7 +27,7 @@ pub use wire::{wire_buffer_descriptor, wire_data_transfer, wire_negotiate, wire_
 
 /// A fuzz target.
 pub struct Target {
-    /// Its name, which is that of its corpus too.
+    /// Its name, which is also that of its corpus.
     pub name: &'static str,
     /// Its body.
     pub run: fn(&[u8]),

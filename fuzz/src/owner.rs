@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An iWARP queue pair whose owner posts work, takes memory away and closes, at any time, while the
+//! An iWARP queue pair whose owner posts work, takes memory away and closes at any time, while the
 //! peer sends whatever it likes.
 //!
-//! `stream` knows what each segment means, of memory that stays. Here memory comes and goes, and
-//! numbers of regions are used again.
+//! `stream` checks what each segment means, with memory that stays. Here memory comes and goes, and
+//! region numbers are reused.
 
 use std::collections::VecDeque;
 
@@ -35,7 +35,7 @@ struct Region {
     registered: bool,
 }
 
-/// What was posted and has not ended.
+/// A posted request that has not ended.
 struct Posted {
     id: WrId,
     memory: Option<Sge>,
@@ -48,32 +48,32 @@ enum Kind {
     Read,
 }
 
-/// The queue pair, and what its owner and a peer that keeps the rules would know of it.
+/// The queue pair, and what its owner and a peer that keeps the rules would know about it.
 struct Model {
-    /// The handle of a memory is its index in `regions`.
+    /// Its handle of a region is the index in `regions`.
     qp: Qp<usize>,
     regions: Vec<Region>,
     posted: [VecDeque<Posted>; 3],
     next_id: u64,
     max_ulpdu: usize,
-    /// READs that the peer was asked for and has not answered.
+    /// READs that were requested from the peer and that it has not answered.
     asked: usize,
-    /// The next numbers of SENDs and of READ requests that the peer sends, and where in the SEND
-    /// it is.
+    /// The next message numbers of the peer's SENDs and READ requests, and its position in the
+    /// current SEND.
     send_msn: u32,
     send_mo: u32,
     read_msn: u32,
-    /// On its way to the queue pair.
+    /// Bytes on their way to the queue pair.
     stream: Vec<u8>,
     failed: Option<IwarpError>,
     heard: bool,
     closed: bool,
 }
 
-/// A list of operations on an established queue pair: FPDUs of the peer, well made or not, in
-/// pieces of any length; and what an owner does. Nothing is placed in or sent from memory that is
-/// not meant; each posted request ends once, in order; no more READs are asked for than agreed; a
-/// rule that was broken stays broken; each call makes progress.
+/// A list of operations on an established queue pair: FPDUs of the peer, well-formed or not, in
+/// pieces of any length; and operations of an owner. Data goes only to and from the memory that is
+/// meant; each posted request ends once, in order; no more READs are requested than agreed; after a
+/// broken rule the connection stays broken; each call makes progress.
 pub fn iwarp_owner(data: &[u8]) {
     let mut input = Input::new(data);
     let mut model = Model::new(&mut input);
@@ -154,7 +154,7 @@ impl Model {
         }
     }
 
-    /// Registers memory, now and then of more bytes than any message has.
+    /// Registers memory, sometimes longer than any message.
     fn register(&mut self, number: u8, length: u32) {
         let access = match number % 3 {
             0 => Access::Local,
@@ -198,7 +198,7 @@ impl Model {
                 let number = usize::from(number) % self.regions.len().max(1);
                 if let Some(region) = self.regions.get_mut(number) {
                     let handle = self.qp.regions_mut().deregister(region.id);
-                    // It may be gone, and another have its number.
+                    // It may be gone, and another one may have its number.
                     let of = handle.map_or(number, |handle| handle);
                     assert!(handle.is_none() || self.regions[of].registered);
                     assert!(handle.is_some() || !self.regions[number].registered);
@@ -291,7 +291,7 @@ impl Model {
         let mut ulpdu = control.to_vec();
         match opcode {
             0 | 2 => {
-                // The READs' own names are their numbers, from offset 0 on.
+                // The names of the READs' own targets are their numbers, from offset 0 on.
                 let (stag, offset) = match opcode {
                     0 => (stag, offset),
                     _ => (number as u32, u64::from(fault)),
@@ -350,7 +350,7 @@ impl Model {
                     return;
                 }
                 Ok(step) => {
-                    assert_eq!(self.failed, None, "an error that was forgotten");
+                    assert_eq!(self.failed, None, "went on after an error");
                     self.heard |= before > 0;
                     match step {
                         Step::More => return assert!(input.is_empty()),
@@ -378,8 +378,8 @@ impl Model {
         }
     }
 
-    /// What is to be placed lies in memory that is registered, and that the peer may write or that
-    /// the oldest receive or READ names.
+    /// Checks that the target of a segment lies in registered memory that the peer may write, or
+    /// that the oldest receive or READ names.
     fn check_target(&mut self) {
         let target = self.qp.target().unwrap().expect("just asked for");
         let handle = *self.qp.memory(target).expect("registered memory");
@@ -443,7 +443,7 @@ impl Model {
         }
     }
 
-    /// A request ended: the oldest of its kind.
+    /// A request has ended: it must be the oldest of its kind.
     fn ended(&mut self, completion: Completion, flushed: bool) {
         let kind = match completion.done {
             Done::Recv { invalidated, .. } => {
@@ -470,7 +470,7 @@ impl Model {
         }
     }
 
-    /// What has not ended by now is flushed, and then nothing is left.
+    /// Whatever has not ended by now is flushed, and then nothing is left.
     fn flush(&mut self) {
         while let Some(completion) = self.qp.flush() {
             self.ended(completion, true);
@@ -487,7 +487,7 @@ fn remote(input: &mut Input<'_>) -> RemoteAddress {
     }
 }
 
-/// Not the real one, but it tells one message from another as well, and is quick.
+/// Not the real one, but it distinguishes messages just as well, and is fast.
 fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(crc, |crc, byte| {
         crc.rotate_left(5).wrapping_add(u32::from(*byte))

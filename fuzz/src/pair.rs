@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Two SMB Direct endpoints against each other, on a network that loses nothing.
+//! Two SMB Direct endpoints against each other, on a lossless network.
 
 use std::collections::VecDeque;
 
@@ -10,30 +10,30 @@ use smbdirect::units::Instant;
 use super::endpoint::config;
 use super::input::Input;
 
-/// Messages that a run may take to come to rest, once nothing new is started.
+/// Messages that a run may take to come to rest once it starts nothing new.
 const PATIENCE: usize = 200_000;
 
 struct Side {
     endpoint: Endpoint,
-    /// How many bytes each receive holds that is posted, in the order of posting.
+    /// The sizes of the posted receives, in the order of posting.
     receives: VecDeque<u32>,
     /// Messages on their way to this side.
     arriving: VecDeque<Vec<u8>>,
     /// Lengths of the upper-layer messages on their way to this side.
     expected: VecDeque<u32>,
-    /// What has arrived of the first of them.
+    /// Bytes of the first of them that have arrived.
     arrived: u32,
 }
 
 /// A list of operations on two endpoints that both keep the rules. Neither ever reports an error,
-/// no message meets a missing or a short receive, all that was started arrives in order and whole,
-/// and they fall silent.
+/// no message meets a missing or short receive, everything that was started arrives complete and in
+/// order, and then they fall silent.
 pub fn endpoint_pair(data: &[u8]) {
     let mut input = Input::new(data);
     let start = Instant::ZERO;
     let [a, b] = [0, 1].map(|_| {
         let mut config = config(&mut input);
-        // Messages of gigabytes in fragments of 100 bytes would only take time.
+        // Messages of gigabytes in fragments of 100 bytes would only take long.
         config.max_fragmented_size %= 1 << 22;
         config
     });
@@ -48,7 +48,7 @@ pub fn endpoint_pair(data: &[u8]) {
         side(Endpoint::initiator(a, start)),
         side(Endpoint::acceptor(b, start)),
     ];
-    // The acceptor's first receive has to be there before the connection is.
+    // The acceptor's first receive must be posted before the connection exists.
     post(&mut sides[1], 1);
     while !input.is_empty() {
         let operation = input.u8();
@@ -103,7 +103,7 @@ fn transmit(sides: &mut [Side; 2], which: usize) -> bool {
     let ready = peer.arriving.len() <= peer.receives.len();
     assert!(
         ready || peer.endpoint.state() == State::Closed,
-        "a message on its way to no receive"
+        "a message without a receive"
     );
     true
 }
@@ -142,7 +142,7 @@ fn deliver(side: &mut Side) -> bool {
     true
 }
 
-/// Serves both sides until neither has anything to do; then all has arrived.
+/// Serves both sides until neither has anything to do; then everything must have arrived.
 fn rest(sides: &mut [Side; 2]) {
     let mut turns = 0..PATIENCE;
     let mut busy = true;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The rules for an arriving iWARP segment (RFC 5040, RFC 5041), written down a second time: slowly,
-//! on whole segments, without a state machine.
+//! The rules for an arriving iWARP segment (RFC 5040, RFC 5041), implemented a second time: slowly, on whole segments,
+//! without a state machine.
 
 use std::collections::VecDeque;
 
@@ -14,17 +14,17 @@ use smbdirect::units::RemoteToken;
 
 use super::side::{DEPTHS, REGION_LENGTH, REGIONS, SINK};
 
-/// What is known of a side that receives.
+/// The state of a receiving side.
 pub(crate) struct Rules {
     pub(crate) agreed: Agreed,
     pub(crate) access: [Access; REGIONS.len()],
-    /// Posted, not completed.
+    /// Receives that are posted but not completed.
     pub(crate) recvs: VecDeque<(WrId, Sge)>,
-    /// Posted, not completed; of these, whose request was sent; and completed.
+    /// READs: posted but not completed, how many of their requests were sent, and how many have completed.
     pub(crate) reads: VecDeque<(WrId, Sge)>,
     pub(crate) outstanding: u16,
     pub(crate) reads_done: u32,
-    /// READ requests of the peer that were not answered to the end, and where they read.
+    /// READ requests of the peer that are not fully answered, and where they read.
     pub(crate) responses: VecDeque<(ReadRequest, Sge)>,
     sends: u32,
     send_kind: Option<(Opcode, u32)>,
@@ -34,7 +34,7 @@ pub(crate) struct Rules {
     read_requests: u32,
 }
 
-/// What follows from a segment that is taken.
+/// The effect of a segment that is accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     /// Where its payload goes.
@@ -62,7 +62,7 @@ impl Rules {
         }
     }
 
-    /// Takes a segment, or refuses it (`None`), which ends the connection.
+    /// Accepts a segment, or refuses it (`None`), which ends the connection.
     pub(crate) fn take(&mut self, ulpdu: &[u8]) -> Option<Taken> {
         let (control, rest) = ulpdu.split_first_chunk()?;
         let control = Control::parse(*control).ok()?;
@@ -204,7 +204,7 @@ impl Rules {
         })
     }
 
-    /// Whether the peer has a READ under way of memory whose token it has had invalidated since.
+    /// Whether the peer has a READ under way from memory whose token was invalidated since.
     pub(crate) fn reads_what_is_revoked(&self) -> bool {
         let revoked = |source: &Sge| self.access[source.region.0 as usize] != Access::RemoteRead;
         let mut sources = self.responses.iter().map(|(_, source)| source);
@@ -216,7 +216,7 @@ impl Rules {
         (self.send_offset, self.send_kind) = (0, None);
     }
 
-    /// The memory that the peer means, if it may.
+    /// The memory that the peer names, if it may access it.
     fn remote(&self, stag: u32, address: u64, length: u32, access: Access) -> Option<Sge> {
         let region = REGIONS.iter().position(|region| region.1 == stag)?;
         let (_, _, start) = REGIONS[region];

@@ -17,7 +17,7 @@ use super::rules::Rules;
 use super::stream::framed;
 
 pub(crate) const REGION_LENGTH: u32 = 4096;
-/// Each region: what the peer may do, its name for it, and where it begins.
+/// Each region: what the peer may do, its token at the peer, and where it begins.
 pub(crate) const REGIONS: [(Access, u32, u64); 4] = [
     (Access::Local, 0x10, 0),
     (Access::RemoteWrite, 0x12, 0x1000),
@@ -31,17 +31,17 @@ pub(crate) const DEPTHS: Depths = Depths {
     responses: 4,
     regions: REGIONS.len(),
 };
-/// What the first READ of this side is called at the peer; the next ones count on from there.
+/// The peer's name for the first READ of this side; later ones count on from there.
 pub(crate) const SINK: u32 = 1;
-/// In front of each SEND.
+/// Sent at the start of each SEND.
 const HEADER: &[u8] = b"header";
-/// Where WRITEs and READs of this side go.
+/// The target of this side's WRITEs and READs.
 const TARGET: RemoteAddress = RemoteAddress {
     token: RemoteToken(9),
     address: 0x1_0000,
 };
 
-/// What came out of a piece of stream.
+/// The effect of a piece of stream.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Outcome {
     completed: Vec<Completion>,
@@ -50,22 +50,22 @@ pub(crate) struct Outcome {
 }
 
 pub(crate) struct Side {
-    /// Its regions' memory is known by number.
+    /// Its handle of a region is the region's number.
     qp: Qp<usize>,
     memory: Vec<Vec<u8>>,
-    /// `None` once the stream had bytes that were not framed, and may be anywhere.
+    /// `None` once the stream has had unframed bytes and may be at any position.
     framed: bool,
     rules: Rules,
-    /// The peer has sent an FPDU, or need not.
+    /// Whether the peer has sent an FPDU, or need not.
     may_send: bool,
     sends: VecDeque<(WrId, bool, Sge)>,
-    /// Bytes that were sent of the first of `sends`, and of the first response.
+    /// Bytes already sent of the first of `sends`, and of the first response.
     sent: u32,
     answered: u32,
     messages: u32,
     read_requests: u32,
     posted: u64,
-    /// Lengths of the pieces that the stream comes in, again and again; all at once without any.
+    /// Lengths of the pieces in which the stream arrives, repeated; if empty, everything arrives at once.
     cuts: Vec<u8>,
 }
 
@@ -105,7 +105,7 @@ impl Side {
         }
     }
 
-    /// Whether the work was taken, which depends on the memory and the room alone.
+    /// Whether the work was accepted, which depends only on the memory and the room.
     pub(crate) fn post(&mut self, kind: u8, memory: Sge) -> bool {
         let wr_id = WrId(self.posted);
         self.posted += 1;
@@ -139,7 +139,7 @@ impl Side {
         taken.is_ok()
     }
 
-    /// An FPDU around this ULPDU arrives: it is taken if the rules take it.
+    /// Receives an FPDU around this ULPDU, which must be accepted if and only if the rules accept it.
     pub(crate) fn receive_fpdu(&mut self, ulpdu: &[u8], crc_is_good: bool) -> Outcome {
         let fpdu = framed(ulpdu, crc_is_good);
         if !self.framed {
@@ -153,7 +153,7 @@ impl Side {
         };
         let outcome = self.receive(&fpdu);
         let Some(taken) = taken else {
-            assert!(outcome.error.is_some(), "took what the rules refuse");
+            assert!(outcome.error.is_some(), "accepted what the rules refuse");
             return outcome;
         };
         assert_eq!((outcome.error, outcome.between_fpdus), (None, true));
@@ -170,7 +170,7 @@ impl Side {
         outcome
     }
 
-    /// Any bytes arrive. From here on nobody knows where an FPDU begins.
+    /// Receives any bytes. From then on it is not known where an FPDU begins.
     pub(crate) fn receive_bytes(&mut self, bytes: &[u8]) -> Outcome {
         self.framed = false;
         self.receive(bytes)
@@ -218,7 +218,7 @@ impl Side {
         }
     }
 
-    /// Where a piece lies, in the terms in which it was posted.
+    /// Where a piece lies, as it was posted.
     fn sge(&self, piece: Piece) -> Sge {
         let region = *self.qp.memory(piece).expect("registered memory") as u32;
         Sge {
@@ -248,7 +248,7 @@ impl Side {
         self.qp.placed(length as u32, 0);
     }
 
-    /// Takes a completion off the account: once, and in order.
+    /// Removes a completed request: once, and in order.
     fn forget(&mut self, completion: Completion) {
         let oldest = match completion.done {
             Done::Recv { length, .. } => self
@@ -265,7 +265,7 @@ impl Side {
         assert_eq!(oldest.map(|(wr_id, _)| wr_id), Some(completion.wr_id));
     }
 
-    /// Every error has a name, and a Terminate, if one is sent, that carries no more than there was.
+    /// Checks that every error has a name, and that a Terminate, if one is sent, carries no more than there was.
     fn report(&self, error: IwarpError) {
         assert!(!error.name().is_empty());
         if let Some(code) = error.terminate_code() {
@@ -276,7 +276,7 @@ impl Side {
         }
     }
 
-    /// Takes all FPDUs that there are to send; an error where the peer took back what it reads.
+    /// Takes all FPDUs that can be sent; an error if the peer has invalidated memory that it reads.
     pub(crate) fn send_all(&mut self) -> Result<Vec<Vec<u8>>, IwarpError> {
         let mut sent = Vec::new();
         loop {
@@ -426,7 +426,7 @@ impl Side {
         }
     }
 
-    /// Flushes what was posted and is not done, once and in order; the memory at the end.
+    /// Flushes what was posted and is not done, once and in order; returns the memory at the end.
     pub(crate) fn end(mut self) -> Vec<Vec<u8>> {
         while let Some(completion) = self.qp.flush() {
             self.forget(completion);

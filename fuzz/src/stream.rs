@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An iWARP queue pair that receives anything at all, cut anywhere.
+//! An iWARP queue pair that receives any bytes, cut anywhere.
 
 use smbdirect::fabric::iwarp::ddp::{Control, Tagged, Untagged};
 use smbdirect::fabric::iwarp::handshake::{
@@ -14,8 +14,8 @@ use super::input::Input;
 use super::side::{Outcome, REGIONS, SINK, Side};
 
 /// A list of operations on two queue pairs of the same connection: one gets the stream in pieces of
-/// any length, the other as it comes. Both take the same FPDUs that a second reading of the rules
-/// takes, place and send the same, and complete every work request once and in order.
+/// any length, the other as it comes. Both must accept the same FPDUs as a second implementation of
+/// the rules, place and send the same, and complete every work request once and in order.
 pub fn iwarp_stream(data: &[u8]) {
     let mut input = Input::new(data);
     let Some(agreed) = agree(&mut input) else {
@@ -67,7 +67,7 @@ pub fn iwarp_stream(data: &[u8]) {
     assert!(a == b, "placed something else");
 }
 
-/// What both sides agreed on: by a handshake with the input for the peer, or simply so.
+/// What both sides agreed on: by a handshake with the input as the peer, or simply given.
 fn agree(input: &mut Input<'_>) -> Option<Agreed> {
     let choice = input.u8();
     let offer = Offer {
@@ -96,7 +96,7 @@ fn frame_of<'a>(input: &mut Input<'a>) -> &'a [u8] {
     input.bytes(length)
 }
 
-/// Checks what is sent: a legal frame, without markers.
+/// Checks a frame that is sent: it must be legal, without markers.
 fn sent<'a>(kind: FrameKind, frame: &Outgoing, out: &'a mut [u8; MAX_OUTGOING]) -> Frame<'a> {
     let length = frame.emit(out).expect("a frame that fits");
     let frame = Frame::parse(kind, &out[..length]).expect("a legal frame");
@@ -104,7 +104,7 @@ fn sent<'a>(kind: FrameKind, frame: &Outgoing, out: &'a mut [u8; MAX_OUTGOING]) 
     frame
 }
 
-/// As the responder.
+/// The handshake as the responder.
 fn answer(request: Frame<'_>, offer: Offer) -> Option<Agreed> {
     let accepted = Request::new(&request);
     assert_eq!(accepted.is_err(), request.markers);
@@ -135,7 +135,7 @@ fn answer(request: Frame<'_>, offer: Offer) -> Option<Agreed> {
     Some(agreed)
 }
 
-/// As the initiator.
+/// The handshake as the initiator.
 fn ask(reply: Frame<'_>, offer: Offer) -> Option<Agreed> {
     let mut out = [0; MAX_OUTGOING];
     let request = sent(FrameKind::Request, &request(offer), &mut out);
@@ -170,7 +170,7 @@ pub(crate) fn framed(ulpdu: &[u8], crc_is_good: bool) -> Vec<u8> {
     fpdu
 }
 
-/// What a peer that keeps the rules would write next, so that the input need not guess it.
+/// What a peer that keeps the rules would send next, so that the input need not guess it.
 #[derive(Default)]
 struct Hints {
     sends: u32,
@@ -182,7 +182,7 @@ struct Hints {
 }
 
 impl Hints {
-    /// A segment of one of the kinds that there are, right in all but what `wrong` changes.
+    /// A segment of one of the kinds, correct except for what `wrong` changes.
     fn segment(&mut self, kind: u8, wrong: u8, input: &mut Input<'_>) -> Vec<u8> {
         let last = wrong & 1 == 0;
         let off = u32::from(wrong & 2 != 0);

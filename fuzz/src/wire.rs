@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The messages of SMB Direct and the slice of SMB2.
+//! The messages of SMB Direct, and the part of SMB2 that the device reads.
 
 use smbdirect::units::Credits;
 use smbdirect::wire::{
@@ -22,8 +22,8 @@ fn lies_in(part: &[u8], whole: &[u8]) -> bool {
     whole.start <= part.start && part.end <= whole.end
 }
 
-/// Both negotiate messages: what is read is written back, reserved bytes as zeros, and what passes
-/// the check is legal by a reading of its own.
+/// Both negotiate messages: a parsed message is encoded to the same bytes, with reserved bytes as
+/// zeros, and one that passes the check is legal by a second implementation.
 pub fn wire_negotiate(data: &[u8]) {
     let request = NegotiateRequest::parse(data);
     assert_eq!(request.is_ok(), data.len() >= 20);
@@ -44,7 +44,7 @@ pub fn wire_negotiate(data: &[u8]) {
         let mut expected: [u8; 32] = data[..32].try_into().unwrap();
         expected[6..8].fill(0);
         assert_eq!(response.emit(), expected);
-        // What this side had offered stands behind the message.
+        // The offer of this side follows the message.
         let own_max_receive_size = if data.len() < 36 {
             1364
         } else {
@@ -61,7 +61,7 @@ pub fn wire_negotiate(data: &[u8]) {
     }
 }
 
-/// What [MS-SMBD] 3.1.5.8 accepts, written down a second time and in 64 bits.
+/// What [MS-SMBD] 3.1.5.8 accepts, implemented a second time and in 64 bits.
 fn is_legal_data_transfer(data: &[u8]) -> bool {
     if data.len() < 20 {
         return false;
@@ -98,8 +98,8 @@ pub fn wire_data_transfer(data: &[u8]) {
     assert_eq!(DataTransfer::parse(&again), Ok(moved));
 }
 
-/// A list of buffer descriptors behind the length of a transfer: the pieces cover the transfer in
-/// order, within what was described, and nothing else is accepted.
+/// A list of buffer descriptors after the length of a transfer: the pieces cover the transfer in
+/// order, within the described memory, and nothing else is accepted.
 pub fn wire_buffer_descriptor(data: &[u8]) {
     assert_eq!(BufferDescriptorV1::parse(data).is_ok(), data.len() >= 16);
     if let Ok(descriptor) = BufferDescriptorV1::parse(data) {
@@ -160,7 +160,7 @@ fn check_pieces(descriptors: &BufferDescriptors<'_>, length: u32) {
     assert_eq!(position, u64::from(length));
 }
 
-/// SMB2: the elements of a compound lie one behind the other, and every view in its element.
+/// SMB2: the elements of a compound follow each other, and every view lies in its element.
 pub fn wire_smb2(data: &[u8]) {
     let kind = smb2::MessageKind::of(data);
     let mut position = 0;
@@ -254,14 +254,14 @@ fn write(request: smb2::Request<'_>) {
     }
 }
 
-/// The channel information, whose offset stands at `at`, lies between fixed part and end.
+/// The channel information, whose offset is at `at`, lies between fixed part and end.
 fn check_info(request: smb2::Request<'_>, at: usize) {
     let [offset, length] = [at, at + 2].map(|at| usize::from(u16_at(request.bytes(), at)));
     assert!(offset >= 112 && offset + length <= request.bytes().len());
 }
 
 /// What may be posted: not nothing, not more than was described, and with the token that a client
-/// which asked for invalidation counts on.
+/// expects to be invalidated if it asked for that.
 fn check_transfer(transfer: &smb2::ChannelTransfer<'_>, token: Option<u32>) {
     assert!(transfer.length() > 0);
     let first = transfer.descriptors().first().token.0;

@@ -483,7 +483,7 @@ fn a_worker_that_takes_no_completions_is_not_served_further_and_loses_none() {
         queue.completions == 64 && queue.overflow == 30 && queue.outstanding == 0
     });
     assert_eq!(status.connections[0].messages_out, depth + 1);
-    // These stay in the worker.
+    // The device leaves these in the submission ring.
     for cookie in depth + 1..=2 * depth {
         worker.submit(send(cookie));
     }
