@@ -1,97 +1,97 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# What people and the CI run; tools/check.sh does the work. Needs Rust; the rest comes from apt (as root).
+# The commands for people and the CI; tools/check.sh does the work. Needs Rust; apt brings the rest (as root).
 
 .DEFAULT_GOAL := help
 .PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os msrv docs samba samba-selftest torture demo counts bench miri fuzz clean
 
-help: ## this list
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the tests need (apt, as root)
 	@tools/check.sh setup
 
-build: ## what make install installs, optimized
+build: ## build what make install installs, optimized
 	@tools/build.sh
 
-test: ## everything that must hold
+test: ## run everything that must pass before a merge
 	@tools/check.sh setup fmt lint unit release library reproducible no-os msrv docs samba smbd samba_library torture demo counts kernel
 
-test-samba: ## the tests with a real smbd alone: that of make samba, or of the build tree SMBDIRECT_SAMBA
+test-samba: ## run only the tests with a real smbd: that of make samba, or of the build tree SMBDIRECT_SAMBA
 	@tools/check.sh smbd samba_library
 
-test-kernel: ## Linux's own client and server, in QEMU, against ours (KERNEL_MIB=256: the largest file, KERNEL_TESTS=)
+test-kernel: ## test against Linux's own client and server, in QEMU (KERNEL_MIB=256: the largest file, KERNEL_TESTS=)
 	@tools/samba.sh build
 	@KERNEL_MIB=$${KERNEL_MIB:-256} tools/check.sh setup kernel
 
-soak: ## an hour of mixed load by Linux's client (MINUTES=)
+soak: ## run an hour of mixed load from Linux's client (MINUTES=)
 	@tools/samba.sh build
 	@tools/check.sh soak
 
-compare: ## smbd beside ksmbd, by the same fio jobs of Linux's client
+compare: ## measure smbd and ksmbd with the same fio jobs of Linux's client
 	@tools/samba.sh build
 	@tools/check.sh compare
 
-fmt: ## is the code formatted
+fmt: ## check that the code is formatted
 	@tools/check.sh fmt
 
-lint: ## clippy, with each set of features that is used; a warning is an error
+lint: ## run clippy with each set of features that is used; a warning is an error
 	@tools/check.sh lint
 
-unit: ## all tests, with overflow and debug checks (the fuzz corpus is among them)
+unit: ## run all tests with overflow and debug checks (the fuzz corpus is among them)
 	@tools/check.sh unit
 
-release: ## all tests again as users get the code, optimized
+release: ## run all tests again on the optimized code that users get
 	@tools/check.sh release
 
-library: ## libsmbdirect, shared and static
+library: ## check libsmbdirect, shared and static
 	@tools/check.sh library
 
-reproducible: ## another folder makes the same bytes (ALL=1: the programs, too, which takes minutes)
+reproducible: ## check that another directory builds the same bytes (ALL=1: the programs, too, which takes minutes)
 	@tools/check.sh reproducible
 
-deb: ## packages for Debian 12 and 13, in target/deb
+deb: ## build packages for Debian 12 and 13, in target/deb
 	@tools/deb.sh build
 
 test-deb: ## install, use, upgrade and purge them in a fresh Debian (SUITE=bookworm or trixie; as root)
 	@tools/deb.sh test
 
-no-os: ## the protocol layers and the engine link without an operating system
+no-os: ## check that the protocol layers and the engine link without an operating system
 	@tools/check.sh no-os
 
-msrv: ## builds with the oldest Rust that Cargo.toml promises
+msrv: ## build with the oldest Rust that Cargo.toml promises
 	@tools/check.sh msrv
 
-docs: ## the documentation builds without warnings
+docs: ## check that the documentation builds without warnings
 	@tools/check.sh docs
 
-samba: ## Samba 4.22 with this library: fetched, patched and built in ~/.cache/smbdirect
+samba: ## fetch, patch and build Samba 4.22 with this library, in ~/.cache/smbdirect
 	@tools/samba.sh build
 
-samba-selftest: ## Samba's own tests over SMB Direct, or those that TESTS= matches
+samba-selftest: ## run Samba's own tests over SMB Direct, or those that match TESTS=
 	@tools/samba.sh selftest $(TESTS)
 
-torture: ## smbtorture's smb2 suites over TCP and over SMB Direct; makes docs/torture.md (TORTURE= has options)
+torture: ## run smbtorture's smb2 suites over TCP and over SMB Direct; writes docs/torture.md (TORTURE=options)
 	@tools/samba.sh build
 	@cargo build --release --locked --workspace --bins
 	@tools/torture.py $(TORTURE)
 
-demo: ## a file goes to a share and back by RDMA (KEEP=1 leaves the server running)
+demo: ## copy a file to a share and back by RDMA (KEEP=1 leaves the server running)
 	@tools/demo.py
 
-counts: ## system calls, sleeps and instructions of smbd and smbdirectd for an operation of 4 KiB
+counts: ## count the system calls, sleeps and instructions of smbd and smbdirectd for an operation of 4 KiB
 	@tools/samba.sh build
 	@INSTRUCTIONS=1 tools/check.sh counts
 
-bench: ## benchmarks
+bench: ## run the benchmarks
 	@tools/check.sh bench
 
-miri: ## the tests of the engine under Miri, in about 15 minutes; nightly Rust with miri and rust-src
+miri: ## run the engine's tests under Miri, in about 15 minutes (nightly Rust with miri and rust-src)
 	@tools/check.sh miri
 
-fuzz: ## fuzz each target for FUZZ_SECONDS (600) seconds; nightly Rust and cargo-fuzz
+fuzz: ## fuzz each target for FUZZ_SECONDS (600) seconds (nightly Rust and cargo-fuzz)
 	@tools/check.sh fuzz
 
-# Where things go. BUILT is where tools/build.sh puts them: installing builds nothing, as root may have no Rust.
+# Where things go. tools/build.sh puts them in BUILT: installing builds nothing, because root may not have Rust.
 PREFIX ?= /usr/local
 SBINDIR ?= $(PREFIX)/sbin
 LIBDIR ?= $(PREFIX)/lib
@@ -113,9 +113,9 @@ ABI = $(shell sed -n 's/^pub const SMBDIRECT_ABI_VERSION: u32 = \([0-9]*\);/\1/p
 PROGRAMS = smbdirectd smbdirectctl smbdirectctl-bench
 SO = libsmbdirect.so
 
-install: built install-library install-programs ## install what make build built (PREFIX=/usr/local, DESTDIR=, LIBDIR=, ...)
+install: built install-library install-programs ## install what make build has built (PREFIX=/usr/local, DESTDIR=, LIBDIR=, ...)
 
-install-strip: ## the same without debug information
+install-strip: ## the same, without debug information
 	@$(MAKE) --no-print-directory install INSTALL_PROGRAM='$(INSTALL) -s --strip-program=$(STRIP)'
 	$(STRIP) --strip-debug '$(DESTDIR)$(LIBDIR)/libsmbdirect.a'
 
@@ -152,6 +152,6 @@ uninstall: ## remove what make install installed, with the same variables; the c
 	rm -f '$(DESTDIR)$(SYSTEMDDIR)/smbdirectd.service' '$(DESTDIR)$(SYSUSERSDIR)/smbdirectd.conf'
 	rm -f $(foreach page,$(notdir $(wildcard docs/man/*)),'$(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(page)')
 
-clean: ## remove what was built
+clean: ## remove everything that was built
 	cargo clean
 	rm -rf fuzz/target tests/no-os/Cargo.lock
