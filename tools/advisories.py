@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Makes tests/repository/advisories.txt: what RustSec's database of advisories says of the crates in our lock files.
+"""Makes tests/repository/advisories.txt: the advisories in RustSec's database about the crates in our lock files.
 
-tools/advisories.py REPOSITORY: a clone of https://github.com/rustsec/advisory-db, which tests cannot reach. To be run now
-and then, and where a crate is added; tests/repository/advisories.rs compares the lock files with what it wrote.
+tools/advisories.py REPOSITORY: a clone of https://github.com/rustsec/advisory-db, which tests cannot reach. Run it now
+and then, and when you add a crate; tests/repository/advisories.rs compares the lock files with what it wrote.
 """
 import pathlib
 import re
@@ -32,7 +32,7 @@ def main():
             continue
         advisory = tomllib.loads(re.search(r"```toml\n(.*?)```", git("show", f"HEAD:{path}"), re.S)[1])
         about, versions = advisory["advisory"], advisory.get("versions", {})
-        # "unmaintained", "notice": nothing that a version mends.
+        # "unmaintained", "notice": no version fixes these.
         if "withdrawn" in about or about.get("informational") in ("unmaintained", "notice"):
             continue
         good = versions.get("patched", []) + versions.get("unaffected", [])

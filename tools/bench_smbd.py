@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measures the same client against the same smbd over TCP and over SMB Direct, in one run, case by case.
 
-The share is in memory. For each case: what the client sees (`smbdirectctl bench`), and the processor time that smbd's
-process for it and the device took since the client had filled its file. What they took before is the same for every way,
-so it would weigh most with the one that moves the least. Of each case TCP and SMB Direct take turns, for some rounds,
-and neither comes first in all of them; what is shown is the median, and the least and the most. The last table has the
-ratios of SMB Direct to TCP, each the median of the rounds' own ratios, and the goals.
+The share is in memory. Each case shows what the client sees (`smbdirectctl bench`), and the processor time of its smbd
+and of the device since the client has filled its file. Their time before that is the same for every way, so it would
+weigh most for the one that moves the least. In each case TCP and SMB Direct take turns for some rounds, and neither comes
+first in all of them; the table shows the median, the least and the most. The last table has the ratios of SMB Direct to
+TCP, each the median of the rounds' own ratios, and the goals.
 
-No process gets a priority of its own: that changes what is measured (with SCHED_FIFO a request over TCP takes up to four
+No process runs at another priority, because that changes what is measured (with SCHED_FIFO a request over TCP takes up to four
 times as long).
 """
 
@@ -25,10 +25,10 @@ import time
 
 from smbd_server import PASSWORD, ROOT, Server, end_children, samba_tree
 
-# size, depth, and how data goes: over TCP, or over SMB Direct by this channel
+# size, depth, and how the data goes: over TCP, or over SMB Direct with this channel
 CASES = [("1M", 1), ("1M", 8), ("64K", 1), ("64K", 8), ("4K", 1)]
 WAYS = [("tcp", 0), ("smbdirect", 1)]
-# There is more to an RDMA transfer than to a message: is it worth it?
+# Is an RDMA transfer, which takes more steps than a message, worth it at this size?
 IN_MESSAGES = ("smbdirect", 0)
 FIGURES = ["megabytes_per_second", "latency_p50_microseconds", "smbd_seconds_per_gib", "device_seconds_per_gib",
            "client_seconds_per_gib"]
@@ -40,12 +40,12 @@ TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 def times(pid, first):
     """Processor seconds of a process (first = 13), or of its children that have ended (15)."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    # The first of them is the third of proc(5).
+    # The first field here is the third one in proc(5).
     return (int(fields[first - 2]) + int(fields[first - 1])) * TICK
 
 
 def wait_until_filled(server, client):
-    """Until the client's file has all its memory: the path of the file."""
+    """Waits until the client's file has all its memory, and returns the file's path."""
     share = server.path("bench")
     while client.poll() is None:
         for file in share.iterdir():
@@ -62,9 +62,9 @@ def holder(file):
             if descriptor.readlink() == file:
                 return int(descriptor.parts[2])
         except OSError:
-            # It is gone.
+            # It has closed it.
             pass
-    sys.exit(f"bench: nobody has {file} open")
+    sys.exit(f"bench: no process has {file} open")
 
 
 def measure(server, way, operation, size, depth, seconds):
@@ -87,7 +87,7 @@ def measure(server, way, operation, size, depth, seconds):
     if client.returncode:
         sys.exit(f"bench: smbdirectctl bench ended with {client.returncode}")
     case = json.loads(output)["cases"][0]
-    # Its smbd ends a moment after the client.
+    # The smbd of the client ends a moment after it.
     time.sleep(0.5)
     after = times(smbd, 15), times(device, 13)
     gib = case["bytes"] / GIB
@@ -96,7 +96,7 @@ def measure(server, way, operation, size, depth, seconds):
 
 
 def measure_all(server, operation, size, depth, options):
-    """What each way has: the figures of all rounds."""
+    """The figures of all rounds, for each way."""
     ways = WAYS + [IN_MESSAGES] * (size == "4K")
     rounds = {way: [] for way in ways}
     for number in range(options.rounds):
@@ -123,7 +123,7 @@ def arguments():
     parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
                         help="Samba's build tree (SMBDIRECT_SAMBA; otherwise the one of tools/samba.sh)")
     parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release",
-                        help="where smbdirectd and smbdirectctl are")
+                        help="the directory of smbdirectd and smbdirectctl")
     parser.add_argument("--json", type=pathlib.Path, default=ROOT / "target/bench/smbd.json",
                         help="where to put the figures (target/bench/smbd.json)")
     options = parser.parse_args()
@@ -133,7 +133,7 @@ def arguments():
 
 def main():
     options = arguments()
-    # Memory, so that no disk is measured.
+    # In memory, so that no disk is measured.
     options.directory = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-bench-", dir="/dev/shm"))
     options.directory.chmod(0o755)
     server = Server(options.directory / "server", options.samba, options.programs, {"bench": []},

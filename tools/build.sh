@@ -1,12 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Builds what is installed, with the same bytes wherever the source lies: tools/build.sh library|programs ...
+# Builds what is installed, with the same bytes wherever the source is: tools/build.sh library|programs ...
 #
 #   library     libsmbdirect.a, and the shared library that is linked from it
 #   programs    smbdirectd, smbdirectctl, smbdirectctl-bench
 #
-# Prints the folder that they are in. CARGO, CARGO_BUILD_TARGET, CARGO_TARGET_DIR, RUSTFLAGS, CC and LDFLAGS have their
-# usual meaning.
+# Prints the directory that they are in. CARGO, CARGO_BUILD_TARGET, CARGO_TARGET_DIR, RUSTFLAGS, CC and LDFLAGS have
+# their usual meaning.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,8 +14,8 @@ cargo=${CARGO:-cargo}
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 out=$target/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release
 
-# Messages of panics and debug information name sources. They must not name folders of the machine that built them. cargo
-# follows links to the sources of crates.
+# Panic messages and debug information name source files, but must not name directories of the machine that built them.
+# cargo follows links to the sources of crates.
 read -ra flags <<<"${RUSTFLAGS:-}"
 registry=${CARGO_HOME:-$HOME/.cargo}/registry
 for folder in "$registry=/usr/src/cargo" "$(realpath -m "$registry")=/usr/src/cargo" \
@@ -30,7 +30,7 @@ abi() {
     sed -n 's/^pub const SMBDIRECT_ABI_VERSION: u32 = \([0-9]*\);/\1/p' src/ffi/status.rs
 }
 
-# rustc has a version script of its own for a `cdylib`, and the linker takes only one with such versions: so the shared
+# rustc uses its own version script for a `cdylib`, and the linker accepts only one with such versions, so the shared
 # library is linked here, from the static one.
 build_library() {
     local name linker_flags

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Runs checks by name, the functions step_* below: tools/check.sh fmt lint
 #
-# Each has a heading with the time since the start. All of them run, also after one failed; the last line says what
-# failed or was skipped, and the exit status is 0 only if nothing failed.
+# Each check has a heading with the time since the start. All of them run, even after one has failed. The last line says
+# which failed or were skipped, and the exit status is 0 only if none failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 . tools/lib.sh
@@ -11,7 +11,8 @@ cd "$(dirname "$0")/.." || exit 1
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
 export RUSTFLAGS=${RUSTFLAGS:-}
 
-# What `cargo <subcommand>` needs from Debian if this cargo is Debian's; otherwise it came with its toolchain or not.
+# Finds what `cargo <subcommand>` needs. If this cargo is Debian's, that is a package; otherwise the toolchain has it or
+# not.
 cargo_component() {
     local subcommand=$1 package=$2 suffix= version
     cargo "$subcommand" --version >/dev/null 2>&1 && return 0
@@ -25,7 +26,7 @@ cargo_component() {
     return 1
 }
 
-# The programs that the tests use, and the packages they are in.
+# The programs that the tests use, and their packages.
 step_setup() {
     local missing=() pair
     command -v cargo >/dev/null || { echo "no cargo: Rust $(minimum_rust) or newer is needed"; return 1; }
@@ -34,11 +35,11 @@ step_setup() {
     for pair in cc:gcc c++:g++ cc:libc6-dev ld:binutils mandoc:mandoc tshark:tshark make:make pkg-config:pkg-config; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
-    # For the fabric of RDMA devices.
+    # For the RDMA fabric.
     for pair in /usr/include/infiniband/verbs.h:libibverbs-dev /usr/include/rdma/rdma_cma.h:librdmacm-dev; do
         [ -e "${pair%%:*}" ] || missing+=("${pair##*:}")
     done
-    # Without it cargo cannot fetch anything.
+    # Without it cargo cannot fetch crates.
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ ${#missing[@]} = 0 ]; then
         echo "cargo $(rustc_version rustc), cc, c++, ld, mandoc, tshark, rdma-core: all there"
@@ -70,14 +71,14 @@ step_unit() {
     cargo test --locked --workspace && rdma_core_headers && ring_in_every_order && shared_memory_in_bounds
 }
 
-# The test of the declarations of rdma-core passes without its headers.
+# Without rdma-core's headers, the test of our declarations of them passes but checks nothing.
 rdma_core_headers() {
     [ -e /usr/include/infiniband/verbs.h ] && [ -e /usr/include/rdma/rdma_cma.h ] && return 0
     skipped "the layout of rdma-core's types: needs libibverbs-dev and librdmacm-dev"
 }
 
-# The ring of shared memory, in every order of loads and stores that the memory model allows. Optimized, or it takes
-# minutes; built apart, for its dependencies are compiled with the flag, too.
+# The ring in shared memory, in every order of loads and stores that the memory model allows. Optimized, because
+# otherwise it takes minutes; built separately, because its dependencies are compiled with the flag, too.
 ring_in_every_order() {
     echo "-- the ring's model"
     RUSTFLAGS="$RUSTFLAGS --cfg loom" cargo test --locked --release --target-dir target/loom --test ring_loom
@@ -92,7 +93,7 @@ shared_memory_in_bounds() {
         return 0
     fi
     host=$(rustc +nightly -vV | sed -n 's/^host: //p')
-    # With --target, build scripts and macros are built without it.
+    # With --target, build scripts and macros are built without the sanitizer.
     RUSTFLAGS="$RUSTFLAGS -Zsanitizer=address" cargo +nightly test --locked --target-dir target/asan --target "$host" \
         --no-default-features --features ffi --lib --test ring --test device
 }
@@ -101,7 +102,7 @@ step_release() {
     cargo test --locked --release --workspace --lib --tests
 }
 
-# A real smbd: that of SMBDIRECT_SAMBA, or the one that is built here.
+# A real smbd: the one in SMBDIRECT_SAMBA, or the one built here.
 samba_tree() {
     if [ -z "${SMBDIRECT_SAMBA:-}" ]; then
         SMBDIRECT_SAMBA=$(tools/samba.sh path) || return 1
@@ -111,17 +112,17 @@ samba_tree() {
         { echo "no smbd in $SMBDIRECT_SAMBA"; return 1; }
 }
 
-# The programs that people and tests start, those of the instruments too.
+# The programs that people and tests start, including the instruments'.
 programs() {
     cargo build --locked --release --workspace --bins
 }
 
-# Samba with the patches, which stay without a warning.
+# The patched Samba, which must compile without warnings.
 step_samba() {
     tools/samba.sh build && tools/samba.sh warnings
 }
 
-# Our client and the real smbd.
+# Our client against the real smbd.
 step_smbd() {
     samba_tree && programs && cargo test --locked --release --package instruments --test samba
 }
@@ -141,7 +142,7 @@ step_counts() {
     samba_tree && programs && tools/counts.py ${INSTRUCTIONS:+--instructions}
 }
 
-# Linux's own SMB client and server, in guests, and smbdirectd on software iWARP and on RDMA devices.
+# Linux's own SMB client and server, in guests, with smbdirectd on software iWARP and on RDMA devices.
 step_kernel() {
     local conformance
     tests/kernel/guest.sh build && samba_tree && programs &&
@@ -149,7 +150,7 @@ step_kernel() {
         ${KERNEL_TESTS:-}
 }
 
-# What takes too long for the tests.
+# Measurements and loads that take too long for the tests.
 step_soak() {
     in_guest soak.py "${FABRIC:-software}" --minutes "${MINUTES:-60}"
 }
@@ -166,7 +167,7 @@ in_guest() {
             "$PWD/tests/kernel/$test" "$@" --samba "$(realpath "$SMBDIRECT_SAMBA")" --programs "$PWD/target/release"
 }
 
-# The conformance suite for RDMA devices: where the program is.
+# The path of the conformance suite's program for RDMA devices.
 verbs_suite() {
     cargo test --locked --release --test verbs --no-run --message-format json |
         sed -n 's/.*"name":"verbs".*"executable":"\([^"]*\)".*/\1/p'
@@ -178,7 +179,8 @@ step_library() {
     built=$(tools/build.sh library) && ls -l "$built"/libsmbdirect.*
 }
 
-# The same bytes from a folder of another name and with another home of cargo: of the library, and of the programs if ALL=1.
+# The same bytes from a directory of another name and with another cargo home: of the library, and of the programs if
+# ALL=1.
 step_reproducible() {
     local other status
     other=$(mktemp -d)
@@ -198,14 +200,14 @@ same_bytes() {
     there=$(CARGO_HOME=$other/home CARGO_TARGET_DIR=$other/target CARGO_NET_OFFLINE=true \
         "$other/another-folder/tools/build.sh" "${parts[@]}") || return 1
     for name in "${names[@]}"; do
-        # The second one is a pattern.
+        # The second argument is a pattern.
         # shellcheck disable=SC2086
         cmp "$here"/$name "$there"/$name || return 1
         echo "$name: the same"
     done
 }
 
-# An SMB client library written elsewhere, over SMB Direct, and the real smbd.
+# An SMB client library written elsewhere, over SMB Direct, against the real smbd.
 step_samba_library() {
     local samba minimum
     minimum=$(minimum_rust tests/smb-rs)
@@ -236,14 +238,14 @@ step_msrv() {
     elif [[ -x /usr/bin/cargo && $(rustc_version /usr/bin/rustc) == "$minimum".* ]]; then
         cargo=(env -u RUSTUP_TOOLCHAIN PATH=/usr/bin:/bin RUSTC=/usr/bin/rustc /usr/bin/cargo)
     else
-        skipped "build with Rust $minimum: there is none (rustup toolchain install $minimum)"
+        skipped "build with Rust $minimum: it is not installed (rustup toolchain install $minimum)"
         return 0
     fi
     "${cargo[@]}" --version
     "${cargo[@]}" check --locked --target-dir target/msrv --all-targets &&
         "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features &&
         "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features --features ffi --lib || return 1
-    # The instruments may ask for a newer one.
+    # The instruments may need a newer one.
     version_at_least "$minimum" "$(minimum_rust instruments)" || return 0
     "${cargo[@]}" check --locked --target-dir target/msrv --package instruments --all-targets
 }
@@ -266,7 +268,7 @@ step_fuzz() {
     targets=$(cargo +nightly fuzz list) || return 1
     for target in ${FUZZ_TARGETS:-$targets}; do
         echo "-- $target, $seconds s"
-        # New inputs go to a directory that is not checked in; the corpus that is takes part.
+        # New inputs go to a directory that is not checked in; the checked-in corpus is used, too.
         mkdir -p "fuzz/target/corpus/$target"
         cargo +nightly fuzz run "$target" "fuzz/target/corpus/$target" "fuzz/corpus/$target" -- \
             -max_total_time="$seconds" -timeout=10 -print_final_stats=1 2>&1 |
@@ -274,7 +276,7 @@ step_fuzz() {
     done
 }
 
-# The tests of the engine, of which those that move megabytes do so only outside.
+# The engine's tests; those that move megabytes run only outside Miri.
 step_miri() {
     if ! cargo +nightly miri --version >/dev/null 2>&1; then
         echo "Miri needs nightly Rust: rustup toolchain install nightly --component miri,rust-src"
@@ -304,5 +306,5 @@ main() {
     exit 0
 }
 
-# In a function, so that the whole file is read before anything runs: it may be edited meanwhile.
+# In a function, so that bash reads the whole file before it runs anything: the file may be edited meanwhile.
 main "$@"

@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Debian packages of this repository: tools/deb.sh <verb>
+# The Debian packages of this repository: tools/deb.sh <verb>
 #
 #   build    builds the packages that debian/ describes; they are in target/deb
 #   test     builds them, and installs, uses, upgrades and purges them in a fresh Debian (root; SUITE=, or that of this machine)
 #
-# What is built is a copy of the working tree, with what is not committed.
+# It builds a copy of the working tree, including what is not committed.
 
 # The verbs are called by name.
 # shellcheck disable=SC2317
@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 work=$(realpath -m "${CARGO_TARGET_DIR:-target}")/deb
 tree=$work/smbdirect
 
-# Builds the packages of the copy. Rust may have come another way than as a package; tools/build.sh says if there is none.
+# Builds the packages of the copy. Rust need not come from a package; tools/build.sh reports if it is missing.
 packages_of_copy() {
     (cd "$tree" && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CARGO_HOME="${CARGO_HOME:-$HOME/.cargo}" \
         RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" CARGO_TARGET_DIR="$work/cargo" \
@@ -29,13 +29,13 @@ verb_build() {
     copy_source "$tree"
     rm -f "$work"/*.deb "$work"/*.buildinfo "$work"/*.changes
     logged "$work/build.log" packages_of_copy
-    # The project has no mail address yet, and nobody has asked Debian for the package.
+    # The project has no mail address yet, and no Debian bug asks for the package.
     lintian --allow-root --fail-on error,warning \
         --suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs "$work"/*.changes
     ls -l "$work"/*.deb
 }
 
-# The same with a higher revision: what was compiled is there already.
+# The same with a higher revision; everything is compiled already.
 next_revision() {
     sed -i '1 s/-1)/-2)/' "$tree/debian/changelog"
     logged "$work/build.log" packages_of_copy
@@ -46,7 +46,7 @@ in_root() {
         env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"
 }
 
-# All files of the root but those in which dpkg, mount and others keep books.
+# All files of the root except those in which dpkg, mount and other programs keep records.
 root_files() {
     (cd "$root" && find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./var/log -o -path ./var/cache \
         -o -path ./var/lib/dpkg -o -path ./var/lib/apt -o -path ./tmp \

@@ -10,13 +10,13 @@ version() {
 }
 
 check_files() {
-    # What is there was installed as it is now.
+    # The packages that are installed now are these.
     dpkg --verify smbdirectd libsmbdirect0 libsmbdirect-dev
     test "$(stat -c %U:%G:%a /etc/smbdirect/smbdirectd.toml)" = root:root:644
     getent passwd smbdirect >/dev/null
 }
 
-# The daemon as its unit runs it, for there is no systemd here; and a program that was built with the -dev package.
+# Runs the daemon as its unit does, because there is no systemd here, and a program built with the -dev package.
 check_programs() {
     local daemon program flags
     smbdirectd --version
@@ -36,7 +36,7 @@ check_programs() {
     wait_for listener
     kill -TERM "$daemon"
     wait "$daemon"
-    # It ends with the device.
+    # It ends when the device does.
     wait "$program" || true
     rm -f example /root/smbdirectd.log
 }
@@ -61,12 +61,12 @@ installed() {
     [[ $(version smbdirectd) == *-1 ]]
     check_files
     check_programs
-    # Two keys that an administrator has set.
+    # Two keys set by an administrator.
     printf 'reactors = 1\nlog = "debug"\n' >/etc/smbdirect/smbdirectd.toml
 }
 
 upgraded() {
-    # A configuration that was changed is kept without a question.
+    # A changed configuration is kept without asking.
     dpkg --install 2/*.deb
     [[ $(version smbdirectd) == *-2 && $(version libsmbdirect0) == *-2 ]]
     grep -q 'reactors = 1' /etc/smbdirect/smbdirectd.toml
@@ -78,7 +78,7 @@ purged() {
     mapfile -t all < <(dpkg-query -W -f '${Package}\n' '*smbdirect*')
     [ ${#all[@]} = 5 ] # two are debug information
     dpkg --purge "${all[@]}"
-    # Debian keeps the users of packages: files may be left anywhere, and another user must not get their number.
+    # Debian keeps the users of packages: their files may be anywhere, and another user must not get their number.
     getent passwd smbdirect >/dev/null
 }
 

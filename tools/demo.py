@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""make demo: a file goes to a share and back by RDMA, on this machine alone. See README.md.
+"""make demo: copies a file to a share and back by RDMA, on this machine only. See README.md.
 
 Sets up what is missing, starts smbdirectd and the patched smbd on free ports of loopback in a directory of their own, and
 runs instruments/examples/demo.rs, the client. All of it is gone afterwards, with KEEP=1 when it is told to.
@@ -26,7 +26,7 @@ REPORT = ROOT / "target/demo/report.json"
 
 
 def set_up():
-    """Samba's tree, and where the programs are."""
+    """Samba's tree, and the directory of the programs."""
     samba = os.environ.get("SMBDIRECT_SAMBA")
     if not samba and subprocess.run([ROOT / "tools/samba.sh", "build"]).returncode:
         sys.exit(1)
@@ -40,13 +40,13 @@ def set_up():
 
 
 def directory(mib):
-    """One on a disk that has room for the file."""
+    """A directory on a disk with room for the file."""
     made = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-demo.", dir=os.environ.get("DEMO_DIR", "/tmp")))
     free = shutil.disk_usage(made).free >> 20
     if free <= mib + 100:
         made.rmdir()
-        sys.exit(f"demo: {made} has room for {free} MiB, and the file has {mib}: DEMO_DIR=<another place>")
-    # The user has to get there.
+        sys.exit(f"demo: {made} has room for {free} MiB, but the file has {mib}: set DEMO_DIR=<another directory>")
+    # The user must be able to get there.
     made.chmod(0o755)
     return made
 
@@ -71,13 +71,13 @@ def show_logs(root):
 
 
 def keep(server):
-    """Leaves the server to whoever wants to use it."""
+    """Leaves the server running."""
     root, tcp, rdma = server.root, server.ports["tcp"], server.ports["rdma"]
     processes = " ".join(str(process.pid) for process in server.processes.values())
     stop = root / "stop"
     stop.write_text(f"""#!/bin/sh
 kill {processes}
-# smbd has started it for smbclient, and leaves it.
+# smbd has started it for smbclient, and leaves it running.
 [ ! -e "{root}/pid/samba-dcerpcd.pid" ] || kill "$(cat "{root}/pid/samba-dcerpcd.pid")"
 rm -rf "{root}"
 """)
@@ -97,7 +97,7 @@ smbclient is also in {server.samba}/bin. To stop it and remove all that it wrote
 def main():
     mib = os.environ.get("DEMO_MIB", "1024")
     if not mib.isdecimal() or int(mib) == 0:
-        sys.exit(f"demo: DEMO_MIB={mib}: a number of MiB")
+        sys.exit(f"demo: DEMO_MIB={mib} is not a number of MiB")
     mib = int(mib)
     end_in_order()
     samba, programs = set_up()

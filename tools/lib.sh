@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Shell functions that the scripts of this repository share. Source it from bash.
 
-# Prints why something was not done. tools/check.sh counts these lines: a skipped check is not a passed one.
+# Prints why something was not done. tools/check.sh counts these lines: a skipped check has not passed.
 skipped() {
     printf 'SKIPPED: %s\n' "$*"
 }
@@ -11,7 +11,7 @@ version_at_least() {
     [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]
 }
 
-# The version of a rustc, as 1.85.0.
+# The version of a rustc, such as 1.85.0.
 rustc_version() {
     "$1" --version 2>/dev/null | sed -n 's/^rustc \([0-9.]*\).*/\1/p'
 }
@@ -21,7 +21,7 @@ minimum_rust() {
     sed -n 's/^rust-version = "\(.*\)"/\1/p' "${1:-.}/Cargo.toml"
 }
 
-# Installs Debian packages without asking anything and without removing anything; says how where it may not.
+# Installs Debian packages without asking and without removing others; if it may not, it prints the command.
 apt_install() {
     if ! command -v apt-get >/dev/null; then
         echo "not a Debian system; install the equivalent of these packages: $*"
@@ -38,7 +38,7 @@ apt_install() {
     apt_get update && apt_get install "$@"
 }
 
-# Installs those of these packages that are not there.
+# Installs those of these packages that are missing.
 apt_need() {
     local missing
     mapfile -t missing < <(comm -23 <(printf '%s\n' "$@" | sort) \
@@ -46,7 +46,7 @@ apt_need() {
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
 }
 
-# Makes sure that there are package lists at all: a fresh image has none.
+# Makes sure that there are package lists: a fresh image has none.
 apt_lists() {
     [ -n "$(find /var/lib/apt/lists -name '*_Packages*' -print -quit 2>/dev/null)" ] && return 0
     [ "$(id -u)" = 0 ] && apt_get update
@@ -70,8 +70,8 @@ apt_versions() {
     apt-cache madison "$1" 2>/dev/null | awk -F'|' '{ gsub(/ /, "", $2); print $2 }' | sort -Vru
 }
 
-# debian_apt DIRECTORY SUITE deb|deb-src: sets debian_apt to the options with which apt asks for packages of another release
-# of Debian, at the mirrors that this machine uses, and keeps what it learns in the directory. apt checks the signatures.
+# debian_apt DIRECTORY SUITE deb|deb-src: sets debian_apt to the apt options that get packages of another Debian release
+# from the mirrors that this machine uses. apt keeps its lists in the directory, and checks the signatures.
 debian_apt() {
     local directory=$1 suite=$2 kind=$3 uri suites name
     local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -94,7 +94,7 @@ debian_apt() {
         -o APT::Sandbox::User="$(id -un)")
 }
 
-# Runs a command, and shows what it said only if it failed.
+# Runs a command, and shows its output only if it failed.
 logged() {
     local log=$1
     shift
@@ -103,7 +103,7 @@ logged() {
     return 1
 }
 
-# The files of the working tree with what is not committed, each name ended by a zero byte.
+# The files of the working tree, including those not committed; a zero byte ends each name.
 source_files() {
     local name
     if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
@@ -115,7 +115,7 @@ source_files() {
     done
 }
 
-# Copies them to a directory. Their times stay, by which cargo knows what has changed.
+# Copies them to a directory and keeps their times, by which cargo knows what has changed.
 copy_source() {
     rm -rf "$1"
     mkdir -p "$1"

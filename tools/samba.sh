@@ -5,28 +5,28 @@
 #   deps              install what Samba's build needs (apt, as root)
 #   fetch             get the newest Samba 4.22 that Debian 13 has; once a day at most
 #   patch             unpack it, apply samba-patches, and put this repository into it as lib/smbdirect
-#   build [target]... fetch, patch, configure and build: what serves and measures, or `all`, or targets of waf
-#   warnings          what `build` has built: no warning of Samba's developers in a file that the patches touch
+#   build [target]... fetch, patch, configure and build the servers and test programs, or `all`, or targets of waf
+#   warnings          compile the files that the patches touch with the warnings of Samba's developers as errors
 #   selftest [TEST]... build all, and run Samba's own tests over SMB Direct, or those whose names match
 #   path              print where the build tree is (its programs are in bin/)
-#   user COMMAND...   run a command as a user without privileges sees the machine; Samba's own tests need that
+#   user COMMAND...   run a command as an unprivileged user; Samba's own tests need that
 #   checkout DIR      a git tree with Samba as tag `base` and each patch as a commit, to work on them
 #   export DIR        make samba-patches from the commits of such a tree
-#   check             each patch builds; without the option, smbd has nothing of this in it
+#   check             check that each patch builds, and that smbd without the option has no trace of them
 #
 # SAMBA_SRC=  a directory or tarball with Samba's source, instead of Debian's
 # JOBS=       how many compilers run at once (as many as there are processors)
 # CCACHE_DIR= the compiler cache (in the cache below)
 #
-# All is kept in ${XDG_CACHE_HOME:-~/.cache}/smbdirect and none of it is needed: remove it and it is made again. A build
-# tree is named by a hash of what it was made from, and is used once its stamp is there; sources of this repository are
-# not part of the name, for they change often: the tree follows them. So two working copies of this repository that
+# Everything is kept in ${XDG_CACHE_HOME:-~/.cache}/smbdirect, and may be removed: it is then made again. A build tree
+# is named by a hash of what it was made from, and is used once its stamp exists. Sources of this repository are not
+# part of the name, because they change often: the tree follows them. So two working copies of this repository that
 # build at the same time need two caches.
 
 # The verbs are called by name.
 # shellcheck disable=SC2317
 set -euo pipefail
-[ -z "${SAMBA_SRC:-}" ] || SAMBA_SRC=$(realpath -e "$SAMBA_SRC") # it is relative to where we are called
+[ -z "${SAMBA_SRC:-}" ] || SAMBA_SRC=$(realpath -e "$SAMBA_SRC") # it is relative to the caller's directory
 cd "$(dirname "$0")/.."
 . tools/lib.sh
 
@@ -37,7 +37,7 @@ suite=trixie
 configure_options=(--enable-selftest --without-ad-dc --with-system-mitkrb5 --disable-cups --disable-iprint --disable-avahi
     --without-gpgme --disable-glusterfs --disable-cephfs --disable-spotlight --with-profiling-data)
 
-# What serves, and what tests and measures it from outside.
+# The servers, and the programs that test and measure them from outside.
 default_targets=(smbd/smbd smbpasswd pdbedit testparm smbcontrol smbstatus client/smbclient samba-dcerpcd rpcd_classic
     smbtorture vfs_acl_xattr vfs_streams_xattr vfs_delay_inject)
 
@@ -57,17 +57,17 @@ say() {
     printf -- '-- %s\n' "$*"
 }
 
-# One at a time changes what is in the cache. The lock is a descriptor of this process, and of what it starts.
+# Only one process at a time changes the cache. The lock is a descriptor of this process and its children.
 lock_cache() {
     exec 9>"$cache/lock"
     flock --nonblock 9 && return 0
-    say "another samba.sh is at work in $cache: waiting for it"
+    say "waiting for another samba.sh that uses $cache"
     flock 9
 }
 
 verb_deps() {
     if ! command -v dpkg-query >/dev/null; then
-        say "not a Debian system: what Samba's build needs has to be there (tools/samba.sh has the list)"
+        say "not a Debian system: install what Samba's build needs (tools/samba.sh has the list)"
         return 0
     fi
     apt_need "${packages[@]}"
@@ -90,9 +90,9 @@ fetch() {
     if fetch_newest; then
         say "$(basename "$(fetched)")"
     elif [ -e "$(fetched)" ]; then
-        say "that did not work: going on with $(basename "$(fetched)"), which is here"
+        say "that did not work: going on with $(basename "$(fetched)"), fetched earlier"
     else
-        die "no source of Samba; SAMBA_SRC=<a directory or tarball with Samba $release> does without the mirror"
+        die "no source of Samba: try again, or set SAMBA_SRC=<a directory or tarball with Samba $release>"
     fi
 }
 
@@ -100,11 +100,11 @@ fetched() {
     echo "$cache/source/$(cat "$cache/source/newest" 2>/dev/null || echo none)"
 }
 
-# apt checks the signature of the archive and by it the checksum of the tarball.
+# apt checks the signature of the archive, and through it the checksum of the tarball.
 fetch_newest() {
     local work version tarball
     work=$(mktemp -d "$cache/source/apt.XXXXXX")
-    # What is here is not got again, if its checksum is right.
+    # A tarball that is already here with the right checksum is not fetched again.
     [ ! -e "$(fetched)" ] || ln "$(fetched)" "$work/"
     if debian_apt "$work" "$suite" deb-src &&
         logged "$work/log" apt-get "${debian_apt[@]}" update &&
@@ -127,11 +127,11 @@ newest_version() {
     versions=$(apt-cache "$@" showsrc --only-source samba | sed -n 's/^Version: //p' | sort -Vu)
     newest=$(grep -E "^([0-9]+:)?${release//./\\.}\." <<<"$versions" | tail -n 1)
     [ -n "$newest" ] && echo "$newest" && return 0
-    echo "Debian 13 has Samba ${versions//$'\n'/, } and not $release: the patches are for $release" >&2
+    echo "Debian 13 has Samba ${versions//$'\n'/, }, but the patches are for $release" >&2
     return 1
 }
 
-# The source as a tar stream without its top directory, and what it is made of.
+# The source as a tar stream without its top directory, and a name for what it is made of.
 source_stream() {
     if [ -d "${SAMBA_SRC:-}" ]; then
         tar -C "$SAMBA_SRC" --exclude=./bin --exclude=./st --exclude=./.git --exclude='./.lock-w*' --sort=name -c .
@@ -150,7 +150,7 @@ unpack() {
         tar -C "$directory" --strip-components=1 --no-same-owner -xf "${SAMBA_SRC:-$(fetched)}"
     fi
     found=$(sed -n 's/^SAMBA_VERSION_M\(AJOR\|INOR\)=//p' "$directory/VERSION" 2>/dev/null | paste -s -d .)
-    [ "$found" = "$release" ] || die "the source is of Samba ${found:-?}, and the patches are for $release"
+    [ "$found" = "$release" ] || die "the source is of Samba ${found:-?}, but the patches are for $release"
 }
 
 # ---- the tree
@@ -159,7 +159,7 @@ patches() {
     sed -e 's/#.*//' -e '/^ *$/d' "$series/series"
 }
 
-# Names the tree by all that went into it but the sources of this repository.
+# Names the tree by everything that went into it except the sources of this repository.
 tree_path() {
     local key
     [ -e "${SAMBA_SRC:-$(fetched)}" ] || die "no source of Samba yet: tools/samba.sh fetch"
@@ -203,8 +203,8 @@ patch_tree() {
     prune
 }
 
-# This repository becomes lib/smbdirect of a tree, as it is now, with what is not committed. A file that is the same
-# there is left alone, for cargo goes by the time of a file; and one that is not gets the time of now.
+# Copies this repository, including what is not committed, to lib/smbdirect of a tree. A file that is already the same
+# there is left alone, because cargo compares file times; a changed one gets the current time.
 copy_library() {
     local to=$1/lib/smbdirect new=$1/.smbdirect.new name
     rm -rf "$new"
@@ -221,7 +221,7 @@ copy_library() {
     rm -rf "$new" "$1/.smbdirect.is" "$1/.smbdirect.wanted"
 }
 
-# Keeps the two trees that were used last; what is called new was interrupted.
+# Keeps the two most recently used trees; those still called new were interrupted.
 prune() {
     local old
     rm -rf "$cache"/samba-*.new
@@ -233,7 +233,7 @@ prune() {
 
 # ---- building
 
-# Samba's build sees no other environment than this: not a Python from elsewhere, and no flags.
+# Samba's build sees only this environment: no Python from elsewhere, and no flags.
 build_environment() {
     env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u CFLAGS -u CPPFLAGS -u LDFLAGS -u RUSTFLAGS -u CARGO_BUILD_TARGET \
         PATH="/usr/sbin:/usr/bin:/sbin:/bin:$(dirname "$cargo")" PYTHON=/usr/bin/python3 PYTHONHASHSEED=1 \
@@ -241,7 +241,7 @@ build_environment() {
         CCACHE_BASEDIR="$tree" CCACHE_NOHASHDIR=1 "$@"
 }
 
-# Shows how far waf is: on a terminal in place, elsewhere every 15 seconds.
+# Shows the progress of waf: in place on a terminal, otherwise every 15 seconds.
 show_progress() {
     local line next=$((SECONDS + 15)) counted='^\[ *([0-9]+)/([0-9]+)\]'
     while IFS= read -r line; do
@@ -256,7 +256,7 @@ show_progress() {
     [ ! -t 1 ] || printf '\r%30s\r' ''
 }
 
-# An interrupted configure leaves half of its results: without its stamp it begins again.
+# An interrupted configure leaves half of its results: without its stamp, configure starts again.
 configure() {
     local tree=$1
     shift
@@ -264,7 +264,7 @@ configure() {
     say "configuring Samba"
     rm -rf "${tree:?}/bin" "$tree"/.lock-w*
     (cd "$tree" && logged configure.log build_environment ./configure "${configure_options[@]}" "$@") ||
-        die "configure failed; all it said is in $tree/configure.log and $tree/bin/config.log"
+        die "configure failed; its output is in $tree/configure.log and $tree/bin/config.log"
     touch "$tree/bin/configured"
 }
 
@@ -275,10 +275,10 @@ waf_build() {
     (cd "$tree" && build_environment ./buildtools/bin/waf build "-j${JOBS:-$(nproc)}" "${targets[@]}" 2>&1 </dev/null) |
         tee "$tree/build.log" | show_progress && return 0
     tail -n 40 "$tree/build.log" | cut -c 1-400
-    die "the build failed; all it said is in $tree/build.log"
+    die "the build failed; its output is in $tree/build.log"
 }
 
-# The build itself must not ask the network: the crates are there before.
+# The build itself must not use the network, so fetch the crates first.
 fetch_crates() {
     "$cargo" fetch --locked --quiet || die "cargo cannot get the crates that Cargo.lock names"
 }
@@ -314,14 +314,14 @@ verb_path() {
     echo "$tree"
 }
 
-# root may read and write whatever it likes, and many of Samba's tests are on what may not. In a user namespace root's
-# files belong to a user that is not root: no other user has to be made, or let into root's home.
+# root may read and write anything, but many of Samba's tests check what is not allowed. In a user namespace, root's
+# files belong to an unprivileged user: no other user has to be created, or let into root's home.
 become_user() {
     as_user=()
     [ "$(id -u)" = 0 ] || return 0
     as_user=(unshare --user --map-user=1000 --map-group=1000 --)
     "${as_user[@]}" true 2>/dev/null ||
-        die "root cannot become a user here, for there are no user namespaces: run this as a user"
+        die "root cannot become another user here, because there are no user namespaces: run this as a user"
     as_user=(env -u LOGNAME USER=samba "${as_user[@]}")
 }
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compiles each C file of Samba that the patches touch as Samba's developers do: a warning is an error.
+"""Compiles each C file of Samba that the patches touch as Samba's developers do, with warnings as errors.
 
     tools/samba_warnings.py TREE PATCH...
 
-TREE was built with the patches (`tools/samba.sh build`); its compile commands are taken, and the warnings of
-`./configure --enable-developer` (buildtools/wafsamba/samba_autoconf.py) added. Nothing is written into it. What comes out
-of the compiler is thrown away; by way of ccache a file that is the same as last time takes no time.
+TREE was built with the patches (`tools/samba.sh build`); this uses its compile commands, adds the warnings of
+`./configure --enable-developer` (buildtools/wafsamba/samba_autoconf.py), and writes nothing into it. The objects are
+thrown away; with ccache an unchanged file takes no time.
 """
 
 import concurrent.futures
@@ -26,7 +26,7 @@ WARNINGS = """-g -Wall -Wshadow -Wmissing-prototypes -Wmissing-field-initializer
 
 
 def touched(patches):
-    """The C files that the patches leave changed or new."""
+    """The C files that the patches change or add."""
     names = set()
     for patch in patches:
         names |= set(re.findall(r"^\+\+\+ b/(\S+\.c)$", pathlib.Path(patch).read_text(), re.MULTILINE))
@@ -34,7 +34,7 @@ def touched(patches):
 
 
 def commands(tree, names):
-    """How the build compiles each file; of one that is in several programs, the first."""
+    """The command that compiles each file; the first one, if several programs use the file."""
     objects = tree / "bin/default"
     found = {}
     for entry in json.loads((objects / "compile_commands.json").read_text()):
@@ -69,7 +69,7 @@ def main():
                 failed += 1
                 print(f"{name}\n{text}")
     if missing:
-        print("not built in this tree, so not looked at: " + ", ".join(missing))
+        print("not built in this tree, so not checked:  " + ", ".join(missing))
     print(f"{len(known)} files compiled as Samba's developers compile them: {failed or 'none'} with warnings")
     sys.exit(1 if failed or missing else 0)
 

@@ -16,10 +16,10 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGURATION = ROOT / "instruments/smb.conf"
 PASSWORD = "pass-1word"
-# How long a server has to start and to stop, and connections to go away.
+# How long a server may take to start and to stop, and connections to end.
 PATIENCE = 30
 
-# What ends when this program does; nothing begins any more then.
+# Processes that end when this program does; after that no others are started.
 children = set()
 children_lock = threading.Lock()
 ending = False
@@ -51,7 +51,7 @@ def start(command, log):
 
 
 def stop(child):
-    """Ends a program that `start` started, and whoever is left of its session."""
+    """Ends a program that `start` started, and what is left of its session."""
     if child.poll() is None:
         child.terminate()
         try:
@@ -62,7 +62,7 @@ def stop(child):
 
 
 def kill(child):
-    """The same at once, without a word to it."""
+    """The same at once, without a warning."""
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -72,7 +72,7 @@ def kill(child):
 
 
 def end_children():
-    """Ends all that runs, also after an interruption: then the threads are still about to start the next."""
+    """Ends everything that runs, even after an interruption, when threads may still want to start more."""
     global ending
     with children_lock:
         ending = True
@@ -96,7 +96,7 @@ def end_in_order():
 
 
 def stop_rpc(root):
-    """Ends what smbd has left: samba-dcerpcd, which has a session of its own and waits for more work."""
+    """Ends what smbd leaves running: samba-dcerpcd, which has its own session and waits for more work."""
     try:
         pid = int((root / "pid/samba-dcerpcd.pid").read_text())
         if str(root) in pathlib.Path(f"/proc/{pid}/cmdline").read_text():
@@ -116,15 +116,15 @@ def wait_for(what, condition, seconds=None):
 
 
 def samba_tree(samba, programs, wanted=("smbd",)):
-    """Where Samba is, after a look whether everything that is run is there."""
+    """The path of Samba, after checking that all programs are there."""
     if samba is None:
         found = subprocess.run([ROOT / "tools/samba.sh", "path"], stdout=subprocess.PIPE, text=True)
         if found.returncode:
-            sys.exit("no Samba; `make samba` builds it")
+            sys.exit("Samba is missing; `make samba` builds it")
         samba = pathlib.Path(found.stdout.strip())
     for program in (*(samba / "bin" / name for name in wanted), programs / "smbdirectd", programs / "smbdirectctl"):
         if not program.exists():
-            sys.exit(f"no {program}; `make samba` and `cargo build --release --workspace` make it")
+            sys.exit(f"{program} is missing; `make samba` and `cargo build --release --workspace` build it")
     return samba
 
 
@@ -132,7 +132,7 @@ class Server:
     """An smbd and smbdirectd.
 
     `shares` has the lines of each share by its name, `settings` those of [global], `device` those of smbdirectd.toml.
-    Where `listen` is empty, smbdirectd decides by itself where to listen.
+    If `listen` is empty, smbdirectd itself decides where to listen.
     """
 
     def __init__(self, root, samba, programs, shares, settings=(), device="", listen=None, tcp_port=None):
@@ -145,7 +145,7 @@ class Server:
         self.control = root / "control"
         self.ports = {"tcp": tcp_port or free_port(), "rdma": free_port()}
         self.listen = [f"127.0.0.1:{self.ports['rdma']}"] if listen is None else listen
-        # The user: one that every Debian has and whom permissions bind.
+        # The user: one that every Debian has and that file permissions bind.
         self.user = "daemon" if os.getuid() == 0 else getpass.getuser()
         self.processes = {}
         # What a program is run by, such as valgrind: a command's first words, by the program's name.
@@ -153,7 +153,7 @@ class Server:
         self.config = root / "smb.conf"
 
     def prepare(self):
-        """Makes all that is there before the first process."""
+        """Makes everything that must exist before the first process."""
         for name in ("private", "lock", "state", "cache", "pid", "ncalrpc", "log"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         for share in self.shares:
@@ -182,10 +182,11 @@ class Server:
         return self.control.exists() and self.status(check=False) is not None
 
     def start_smbd(self):
-        # As a daemon in the foreground its standard input must not be a pipe: smbd ends with it.
+        # Its standard input must not be a pipe: as a daemon in the foreground, smbd ends when its
+        # input does.
         command = [self.samba / "bin/smbd", "--foreground", "--no-process-group", "-s", self.config, "-l", self.root / "log"]
         self.processes["smbd"] = self.start_program("smbd", command)
-        # It refuses a share until its process for change notifies is there.
+        # It refuses a share until its process for change notifies runs.
         wait_for("smbd listens", lambda: listens(self.ports["tcp"]) and b"notify-daemon" in (self.root / "lock/names.tdb").read_bytes())
         self.wait_for_listener()
 
@@ -206,7 +207,7 @@ class Server:
         return "\n".join(lines) + "\n"
 
     def path(self, share):
-        """Where the files of a share are."""
+        """The path of a share's files."""
         return self.root / share
 
     def add_user(self):
@@ -217,7 +218,7 @@ class Server:
             raise RuntimeError(f"smbpasswd -a {self.user}: {said.stdout}")
 
     def clean(self, share):
-        """What an earlier run left in a share is not for the next one."""
+        """Removes what an earlier run left in a share."""
         path = self.path(share)
         if path.exists():
             shutil.rmtree(path, ignore_errors=True)
@@ -225,7 +226,7 @@ class Server:
         path.chmod(0o777)
 
     def status(self, check=True):
-        """What the device says of itself; None where it says nothing and need not."""
+        """The device's status; None if it gives none and need not."""
         command = [self.programs / "smbdirectctl", "status", "--json", "--control", self.control]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=None if check else subprocess.DEVNULL, check=check,
                               timeout=PATIENCE)

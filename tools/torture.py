@@ -6,10 +6,10 @@
     smbtorture -> smbdirectctl bridge -> SMB Direct -> smbdirectd -> smbd
 
 Fails if a test that passes over TCP does not pass over SMB Direct and is not among the exceptions
-(tests/torture/exceptions), if a process of the server panics or dies, or if a connection stays behind. A test that
-passes over TCP only is repeated alone, at most twice; the table says so. A full run writes docs/torture.md.
-Most tests wait for something most of the time, so several servers, each with a device and a bridge of its own, share
-the work. Needs nothing but Python, a Samba that tools/samba.sh has built, and the programs of
+(tests/torture/exceptions), if a process of the server panics or dies, or if a connection is left over. A test that
+passes only over TCP is repeated alone, at most twice; the table says so. A full run writes docs/torture.md.
+Most tests wait most of the time, so several servers, each with its own device and bridge, share
+the work. Needs only Python, a Samba that tools/samba.sh has built, and the programs of
 `cargo build --release --workspace`.
 """
 
@@ -34,11 +34,11 @@ from smbd_server import (PASSWORD, ROOT, Server, end_children, end_in_order, fre
 EXCEPTIONS = ROOT / "tests/torture/exceptions"
 TABLE = ROOT / "docs/torture.md"
 TRANSPORTS = ("tcp", "smbdirect")
-# Seconds that a suite may take on a machine that does other things too.
+# Seconds that a suite may take on a busy machine.
 TIME_LIMIT = 600
 SHORT_TIME_LIMIT = 90
 
-# What `make test` runs: a part of everything that SMB 2 has, in less than four minutes.
+# The part that `make test` runs: some of everything in SMB 2, in less than four minutes.
 SHORT = [
     ["smb2.connect", "smb2.read", "smb2.rw", "smb2.compound", "smb2.tcon", "smb2.sharemode", "smb2.deny"],
     ["smb2.lock", "smb2.getinfo", "smb2.setinfo", "smb2.winattr", "smb2.fileid"],
@@ -56,7 +56,8 @@ SHORT = [
     ["smb2.aio_delay"], ["smb2.compound_async"],
 ]
 
-# The suites that Samba runs on a share of their own, or with options; all others get `plain`, bare.
+# The suites that Samba runs on a share of their own, or with options; all others use `plain`,
+# without options.
 PLAIN = ["vfs objects = acl_xattr streams_xattr"]
 DELAY = ["vfs objects = acl_xattr streams_xattr delay_inject", "delay_inject:pread_send = 2000",
          "delay_inject:pwrite_send = 2000"]
@@ -70,7 +71,7 @@ SHARES = {
     "inherit": [*PLAIN, "inherit permissions = yes"],
     "slow-find": [*PLAIN, "smbd:find async delay usec = 10000"],
     "ea": [*PLAIN, "acl_xattr:security_acl_name = user.hackme"],
-    # smb2.acls goes there by itself.
+    # smb2.acls selects it by itself.
     "hideunread": [*PLAIN, "hide unreadable = yes"],
     "hideunwrite": [*PLAIN, "hide unwriteable files = yes"],
 }
@@ -87,7 +88,7 @@ SHARE_OF = {
 }
 OPTIONS_OF = {"smb2.ea": ["--option=torture:acl_xattr_name=hackme"]}
 
-# What begins early because it takes long.
+# Suites that start early because they take long.
 LONG = ["smb2.lease", "smb2.replay", "smb2.multichannel", "smb2.oplock", "smb2.durable-v2-open", "smb2.session",
         "smb2.notify", "smb2.maxfid", "smb2.bench", "smb2.timestamps", "smb2.dirlease"]
 
@@ -105,7 +106,7 @@ def say(text):
 
 
 class TortureServer(Server):
-    """A server with a bridge to it, and what Samba's own environments for these tests have."""
+    """A server with a bridge to it, set up like Samba's own environments for these tests."""
 
     def __init__(self, number, options):
         settings = ["workgroup = TORTURE", 'interfaces = "lo;speed=10000000000,capability=RSS"',
@@ -137,10 +138,10 @@ class TortureServer(Server):
         super().stop()
 
     def run(self, names, tests, transport, limit):
-        """Runs tests; what each came to, and how long they took.
+        """Runs tests; returns the result of each, and how long they took.
 
-        Some tests crash smbtorture where they should fail, for example when a connection is refused. The one that was
-        under way has failed then, and the others get their turn.
+        Some tests crash smbtorture when they should fail, for example if a connection is refused. The test that was
+        under way has then failed, and the others still get their turn.
         """
         began = time.monotonic()
         results = {}
@@ -159,7 +160,7 @@ class TortureServer(Server):
         return results, time.monotonic() - began
 
     def run_once(self, names, transport, limit, results):
-        """Runs smbtorture; the test that it began last, and how it ended: None if it had to be killed."""
+        """Runs smbtorture; returns the test that it began last, and how it ended: None if it had to be killed."""
         suite = ".".join(names[0].split(".")[:2])
         share = SHARE_OF.get(suite, "plain")
         self.clean(share)
@@ -187,7 +188,7 @@ class TortureServer(Server):
         return last, status
 
     def trouble(self, after):
-        """What must not happen to a server: a list of lines."""
+        """A line for each thing that happened to a server but must not."""
         found = []
         for name, process in self.processes.items():
             if process.poll() is not None:
@@ -216,17 +217,17 @@ def all_tests(options):
     suites = collections.OrderedDict()
     for line in said.splitlines():
         if line.startswith("smb2."):
-            # The name of the test stands twice at the end.
+            # The name of the test is twice at the end.
             name = next(line[:n] for n in range(len(line) - 1, 0, -1)
                         if line[n] == "." and ("." + line[:n]).endswith(line[n:]))
             suites.setdefault(".".join(name.split(".")[:2]), []).append(name)
     if not suites:
-        raise RuntimeError(f"{command[0]} --list smb2 names no tests")
+        raise RuntimeError(f"{command[0]} --list smb2 lists no tests")
     return suites
 
 
 def read_exceptions():
-    """By kind: patterns of tests, and why."""
+    """The patterns of tests, and the reasons, by kind."""
     kinds = {"leave-out": {}, "differs": {}}
     for line in EXCEPTIONS.read_text().splitlines():
         if line.strip() and not line.startswith("#"):
@@ -241,7 +242,7 @@ def reason_of(test, exceptions):
 
 
 def plan(options, suites, exceptions):
-    """What is run together: lists of names for smbtorture, and the tests behind them."""
+    """The runs of smbtorture: lists of names for it, and the tests that they stand for."""
     def tests_of(names):
         return [test for name in names for tests in suites.values() for test in tests
                 if (test == name or test.startswith(name + ".")) and not reason_of(test, exceptions["leave-out"])]
@@ -252,7 +253,7 @@ def plan(options, suites, exceptions):
     else:
         order = sorted(suites, key=lambda suite: LONG.index(suite) if suite in LONG else len(LONG))
         groups = [[suite] for suite in order]
-    # smbtorture cannot leave a test out, only be told all others.
+    # smbtorture cannot leave out a test, so give it all others.
     whole = [(group, tests_of(group)) for group in groups]
     cut = {test for tests in suites.values() for test in tests if reason_of(test, exceptions["leave-out"])}
     return [(tests if any(test.startswith(tuple(name + "." for name in group)) for test in cut) else group, tests)
@@ -260,7 +261,7 @@ def plan(options, suites, exceptions):
 
 
 class Run:
-    """All results, while they come in."""
+    """Collects all results."""
 
     def __init__(self, options, exceptions):
         self.options = options
@@ -283,8 +284,8 @@ class Run:
                 self.one(server, names, tests, transport)
             self.again(server, number)
         except threading.BrokenBarrierError:
-            pass  # Another server has said why.
-        except Exception as error:  # Whatever it is, the run has failed, and the others finish what they do.
+            pass  # Another server has reported the reason.
+        except Exception as error:  # Whatever it is, the run has failed; the others finish their work.
             self.barrier.abort()
             with self.lock:
                 self.trouble.append(f"server {number}: {error}")
@@ -296,7 +297,7 @@ class Run:
         trouble = server.trouble(f"{names[0]} over {transport}")
         with self.lock:
             for test in tests:
-                # One that did not get its turn has not passed.
+                # A test that did not get its turn has not passed.
                 self.tests.setdefault(test, {})[transport] = results.get(test, "fail")
             self.seconds[names[0]][transport] = round(seconds, 1)
             self.trouble += trouble
@@ -306,7 +307,7 @@ class Run:
             say(f"   TROUBLE: {line}")
 
     def again(self, server, number):
-        """Repeats what passed over TCP only; a server takes its part when nothing else is left to begin."""
+        """Repeats tests that passed only over TCP; a server does so when nothing else is left to start."""
         self.barrier.wait()
         tests = [test for test, result in sorted(self.tests.items()) if differs(result)]
         for test in tests[number::self.options.servers]:
@@ -344,7 +345,7 @@ class Run:
             self.trouble.append("no SMB Direct connection was made: nothing was tested")
 
     def different(self):
-        """Tests that pass over TCP only and are not excepted."""
+        """Tests that pass only over TCP and are not excepted."""
         return [test for test, result in sorted(self.tests.items())
                 if differs(result) and "ok" not in result.get("again", ()) and
                 not reason_of(test, self.exceptions["differs"])]
@@ -359,12 +360,12 @@ def shown(counts):
 
 
 def table(run, suites, version):
-    """docs/torture.md."""
+    """The text of docs/torture.md."""
     lines = ["# smbtorture over TCP and over SMB Direct", "",
-             f"Made by `make torture`, with {version}: do not edit it. The same smbd, the same smbtorture; over SMB Direct they meet by way",
-             "of `smbdirectctl bridge` and smbdirectd. `n/m/k` is ok, failed, skipped. What fails over both fails for reasons that have",
-             "nothing to do with the transport: Samba's own lists of known failures have most of it, the rest wants what Samba's test",
-             "environments have and a plain smbd on a plain file system has not.", "",
+             f"Made by `make torture`, with {version}: do not edit it. Both use the same smbd and smbtorture; SMB Direct goes",
+             "through `smbdirectctl bridge` and smbdirectd. `n/m/k` is ok, failed, skipped. Tests that fail over both fail for reasons",
+             "unrelated to the transport: Samba's own lists of known failures have most of them; the rest need what Samba's test",
+             "environments have and a plain smbd on a plain file system lacks.", "",
              "| suite | tests | TCP | SMB Direct | remarks |", "|---|---:|---:|---:|---|"]
     total = {transport: collections.Counter() for transport in TRANSPORTS}
     number = 0
@@ -375,7 +376,7 @@ def table(run, suites, version):
         cells = []
         for transport in TRANSPORTS:
             counts = collections.Counter(run.tests[test].get(transport, "fail") for test in tests)
-            # One that passes when it is repeated has passed.
+            # A test that passes when it is repeated has passed.
             if transport == "smbdirect":
                 late = [test for test in tests if differs(run.tests[test]) and "ok" in run.tests[test].get("again", ())]
                 for test in late:
@@ -421,7 +422,7 @@ def arguments():
     parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
                         help="Samba's build tree (SMBDIRECT_SAMBA; otherwise the one of tools/samba.sh)")
     parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release",
-                        help="where smbdirectd and smbdirectctl are")
+                        help="the directory of smbdirectd and smbdirectctl")
     parser.add_argument("--servers", type=int, default=8, help="servers at a time (8)")
     parser.add_argument("--time-limit", type=int, help="seconds for a suite (600; with --short 90)")
     parser.add_argument("--json", type=pathlib.Path, default=ROOT / "target/torture/report.json",
@@ -438,7 +439,7 @@ def main():
     options = arguments()
     end_in_order()
     options.directory = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-torture-"))
-    # Whoever logs in has to get to the shares.
+    # The users that log in must be able to reach the shares.
     options.directory.chmod(0o755)
     (options.directory / "logs").mkdir()
     began = time.monotonic()
@@ -448,7 +449,7 @@ def main():
         suites = all_tests(options)
         groups = plan(options, suites, exceptions)
         if not groups:
-            sys.exit(f"torture: no test is called {' or '.join(options.suites)}")
+            sys.exit(f"torture: there is no test {' or '.join(options.suites)}")
         version = subprocess.run([options.samba / "bin/smbd", "-V"], stdout=subprocess.PIPE, text=True).stdout.strip()
         version = version.replace("Version ", "Samba ")
         say(f"-- {sum(len(tests) for _, tests in groups)} tests of {version}, twice, on {options.servers} servers in {options.directory}")
@@ -467,7 +468,7 @@ def main():
 
 
 def report(run, options, suites, version, seconds):
-    """Writes what came out; whether that is a failure."""
+    """Writes the results; returns whether they are a failure."""
     different = run.different()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({"samba": version, "seconds": round(seconds), "connections": run.connections,
@@ -478,7 +479,7 @@ def report(run, options, suites, version, seconds):
     for line in run.trouble:
         say(f"TROUBLE: {line}")
     for test in different:
-        say(f"FAILED: {test} passes over TCP and not over SMB Direct: {run.tests[test]}")
+        say(f"FAILED: {test} passes over TCP but not over SMB Direct: {run.tests[test]}")
     for transport in TRANSPORTS:
         say(f"-- over {transport}: {shown(collections.Counter(r.get(transport, 'fail') for r in run.tests.values()))}")
     say(f"-- {run.connections} SMB Direct connections, {seconds:.0f} s, {options.json}")

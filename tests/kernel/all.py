@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """On the machine: every test with the kernel, each in a guest of its own, one after the other.
 
-Needs what `make test-kernel` builds: the guest's kernel, Samba, smbdirectd and smbdirectctl. What each guest said is in
+Needs what `make test-kernel` builds: the guest's kernel, Samba, smbdirectd and smbdirectctl. The output of each guest is in
 target/kernel/.
 """
 
@@ -19,7 +19,7 @@ import guest
 from guest import smbd_server
 
 HERE = pathlib.Path(__file__).resolve().parent
-# How often a guest begins again whose kernel has failed for a reason of its own.
+# How often a guest is tried whose kernel fails by a fault of its own.
 TRIES = 5
 
 
@@ -40,7 +40,7 @@ def plan(options):
 
 
 def run(name, command, options):
-    """Runs one test, again where the kernel has failed by itself; its seconds, or None if it failed."""
+    """Runs one test, again if the kernel has failed by itself; returns its seconds, or None if it failed."""
     directory = options.output / name
     passed = []
     for attempt in range(1, TRIES + 1):
@@ -57,7 +57,8 @@ def run(name, command, options):
         print(f"-- {name}: the kernel has failed by a fault of its own; try {attempt} of {TRIES}", flush=True)
         if "--failures" not in command:
             continue
-        # What passed is not tried again, or the sum of its chances would fail it.
+        # Tests that passed are not tried again, because otherwise the sum of their chances would
+        # make it fail.
         checks = json.loads((directory / "report.json").read_text())["checks"]
         passed += [part for check in checks if check["ok"] for part in ("--skip", check["name"])]
     return None
@@ -69,11 +70,11 @@ def main():
     parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
                         help="Samba's build tree (SMBDIRECT_SAMBA; otherwise the one of tools/samba.sh)")
     parser.add_argument("--programs", type=pathlib.Path, default=smbd_server.ROOT / "target/release",
-                        help="where smbdirectd and smbdirectctl are")
+                        help="the directory of smbdirectd and smbdirectctl")
     parser.add_argument("--conformance", type=pathlib.Path, help="the program of the conformance suite (cargo test --test verbs)")
     parser.add_argument("--largest", type=int, default=256, help="MiB of the largest file (256)")
-    parser.add_argument("--seconds", type=int, default=1200, help="after which a guest is stopped (1200)")
-    parser.add_argument("--output", type=pathlib.Path, default=smbd_server.ROOT / "target/kernel", help="for logs and reports")
+    parser.add_argument("--seconds", type=int, default=1200, help="until a guest is stopped (1200)")
+    parser.add_argument("--output", type=pathlib.Path, default=smbd_server.ROOT / "target/kernel", help="directory for logs and reports")
     options = parser.parse_args()
     options.samba = smbd_server.samba_tree(options.samba, options.programs).resolve()
     options.programs = options.programs.resolve()

@@ -5,7 +5,7 @@
     client.py software        smbdirectd's own iWARP, the client on siw
     client.py siw             smbdirectd on verbs, both on siw
     client.py rxe             smbdirectd on verbs, both on rxe (RoCE)
-    client.py ksmbd           the kernel's own server instead, to see whose fault something is
+    client.py ksmbd           the kernel's own server instead, to see which side has a fault
     client.py outside         a server outside of the guest, at 10.0.2.2 (tests/kernel/outside.py starts it)
 """
 
@@ -22,14 +22,14 @@ import guest
 from guest import MEMORY, Kernel, Load, Mount, Report
 
 MIB = 1 << 20
-# A client that signs or seals places nothing directly. With small requests the messages of one that seals fit into what
-# it takes; `sealed` is about those that do not.
+# A client that signs or seals places nothing directly. With small requests the messages of a sealing client fit into
+# its limits; `sealed` tests those that do not.
 WAYS = {"plain": [], "sign": ["sign"], "seal": ["seal", "rsize=131072", "wsize=131072"]}
 
-# How a mount comes to seal, and to choose the sizes of its requests as if it did not.
+# How a mount comes to seal, but chooses the sizes of its requests as if it did not.
 SEALED = {"seal": ("share", ["seal"]), "the share's `smb encrypt = required`": ("sealed", [])}
 
-# What the kernel says where a connection breaks that the test breaks, or where a server is not there for a while.
+# What the kernel logs when a test breaks a connection, or when a server is away for a while.
 BROKEN = [r"send_done|recv_done|register_mr_done|get_mr|has not responded", r"Send error", r"reconnect", r"smbd_", r"sending smb", r"Close unmatched|closing unmatched",
           r"No task to wake", r"cifs_(read|write)", r"RDMA|rdma", r"Unable to", r"Error -\d+ (sending|on)", r"Verify user has"]
 
@@ -43,7 +43,7 @@ class Server(guest.smbd_server.Server):
         self.files = MEMORY / "files"
         self.address = guest.ADDRESS["rxe" if options.fabric == "rxe" else "siw"]
         self.fabric = "software" if options.fabric == "software" else "verbs"
-        # An RDMA device is found and used without a word.
+        # smbdirectd finds an RDMA device and uses it without configuration.
         listen, device = ([f"{self.address}:5445"], 'fabric = "software"\n') if self.fabric == "software" else ([], "")
         super().__init__(MEMORY / "server", options.samba, options.programs, self.SHARES, ["interfaces = lo"], device,
                          listen, 445)
@@ -57,7 +57,7 @@ class Server(guest.smbd_server.Server):
         return self.files
 
     def traffic(self):
-        """What the client's connections carry, all together."""
+        """The totals of the client's connections."""
         status = self.status()
         names = ("rdma_read_bytes", "rdma_write_bytes", "inline_bytes_in", "inline_bytes_out", "invalidations_out")
         return {name: sum(connection[name] for connection in status["connections"]) for name in names}
@@ -73,7 +73,7 @@ class Server(guest.smbd_server.Server):
             self.control.unlink(missing_ok=True)
 
     def children(self):
-        """The processes of smbd that are left, wherever they are."""
+        """All remaining processes of smbd."""
         wanted = str(self.config).encode()
         found = []
         for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
@@ -155,20 +155,21 @@ class Client:
         if direct:
             assert min(rdma) >= size, traffic
             assert max(traffic["inline_bytes_in"], traffic["inline_bytes_out"]) < MIB, traffic
-            # 3.0 knows channel 1 only.
+            # 3.0 knows only channel 1.
             assert (traffic["invalidations_out"] > 0) == (version != "3.0"), (version, traffic)
         else:
             assert rdma == (0, 0), traffic
             assert min(traffic["inline_bytes_in"], traffic["inline_bytes_out"]) >= size, traffic
 
     def sealed(self, share, options):
-        """A file of the server is read, and another one written, at the sizes that the mount chooses by itself."""
+        """Reads a file of the server, and writes another one, at the sizes that the mount chooses by itself."""
         size = 2 * MIB + 77
         path = self.behind / f"sealed-{share}"
         files.write(path, 5, size, False)
         with self.mount(*options, share=share) as mounted:
             files.compare(mounted / path.name, 5, size)
-            # Past the cache nothing retries what is too large to be answered: an error is right, other bytes are not.
+            # Without the cache, a READ that is too large to be answered is not retried: an error is right, wrong bytes
+            # are not.
             try:
                 files.compare(mounted / path.name, 5, size, True)
             except OSError as error:
@@ -178,7 +179,7 @@ class Client:
         files.compare(self.behind / f"written-{share}", 6, size)
 
     def all(self):
-        """What a file system has to do."""
+        """The checks of a file system."""
         check, largest, verify = self.report.check, self.options.largest, self.options.verify
         self.dialects()
         if self.server:
@@ -194,10 +195,10 @@ class Client:
         check("unmount and mount again", self.again)
 
     def more(self, mounted):
-        """What takes a look at the server, or at two mounts."""
+        """Checks that look at the server, or at two mounts."""
         check = self.report.check
         check("any length at any offset, direct", files.odd_offsets, mounted, self.behind, True, 3 * MIB + 1, 300)
-        # Buffered, the client's own memory may be in such pieces as it cannot register (docs/interop.md).
+        # Buffered I/O may use memory in pieces that the client cannot register (docs/interop.md).
         with self.mount("sign", where="/mnt/other") as other:
             check("any length at any offset, buffered", files.odd_offsets, other, self.behind, False, 3 * MIB + 1, 300)
         check("eight processes at once, each block verified (fio)", files.eight_processes, mounted,
@@ -218,7 +219,7 @@ class Client:
         assert traffic["invalidations_out"] > 0, traffic
 
     def again(self):
-        # Over rxe the client may not survive any of them (docs/interop.md).
+        # Over rxe the client may not survive either of them (docs/interop.md).
         for number in range(3 if self.options.fabric == "rxe" else 10):
             with self.mount() as mounted:
                 (mounted / "again").write_bytes(b"%d" % number * 10_000)
@@ -228,7 +229,7 @@ class Client:
             guest.smbd_server.wait_for("the connections end", lambda: not self.server.status()["connections"])
 
     def failures(self):
-        """Whoever dies under load: the mount works again, and what was synced is there."""
+        """Whichever process dies under load: the mount works again, and synced data is there."""
         with self.mount("echo_interval=5") as mounted:
             for name, kill in (("worker", self.kill_worker), ("smbd", self.kill_smbd), ("smbdirectd", self.kill_device)):
                 self.report.check(f"{name} is killed under load", self.failure, mounted, name, kill)
@@ -270,14 +271,14 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fabric", choices=["software", "siw", "rxe", "outside", "ksmbd"])
     parser.add_argument("--samba", type=pathlib.Path, help="Samba's build tree")
-    parser.add_argument("--programs", type=pathlib.Path, help="where smbdirectd and smbdirectctl are")
+    parser.add_argument("--programs", type=pathlib.Path, help="the directory of smbdirectd and smbdirectctl")
     parser.add_argument("--largest", type=int, default=64, help="MiB of the largest file (64)")
     parser.add_argument("--verify", type=int, default=16, help="MiB that fio verifies (16)")
-    parser.add_argument("--failures", action="store_true", help="processes of the server die, instead")
+    parser.add_argument("--failures", action="store_true", help="instead, kill processes of the server")
     parser.add_argument("--only", default="", help="the checks whose names match this regular expression")
-    parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="but not the check of this name")
+    parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="skip the check of this name")
     parser.add_argument("--limit", type=int, default=300, help="seconds that a check may take (300)")
-    parser.add_argument("--gigabyte", action="store_true", help="one file of 1 GiB, too")
+    parser.add_argument("--gigabyte", action="store_true", help="also use a file of 1 GiB")
     return parser
 
 

@@ -5,9 +5,9 @@
     compare.py            smbd with smbdirectd on its own iWARP, and ksmbd
     compare.py --verbs    and smbd with smbdirectd on verbs
 
-The servers take turns, so that what else the machine does meets all of them. The table has the medians, and the ratios
-of smbd's throughput to ksmbd's; and what the guest, client and server together, did for a request: how often it switched
-from one process or thread to another, and how long its processors worked as a user and in the kernel.
+The servers take turns, so that other work of the machine affects all of them alike. The table has the medians, the ratios
+of smbd's throughput to ksmbd's, and the cost of a request in the whole guest, client and server together: context
+switches, and processor time in user space and in the kernel.
 """
 
 import json
@@ -24,7 +24,7 @@ JOBS = [("1M", 1), ("1M", 8), ("64k", 1), ("4k", 1)]
 
 
 def work():
-    """Since the guest began: switches, and microseconds as a user and in the kernel."""
+    """Context switches, and microseconds in user space and in the kernel, since the guest started."""
     said = {name: values for name, *values in map(str.split, pathlib.Path("/proc/stat").read_text().splitlines())}
     user, nice, system, _, _, irq, softirq, *_ = (int(value) * 1_000_000 / os.sysconf("SC_CLK_TCK") for value in said["cpu"])
     return int(said["ctxt"][0]), user + nice, system + irq + softirq
@@ -48,7 +48,7 @@ def measure(name, server, options, turn, results):
     try:
         with guest.Mount("/mnt/cifs", guest.ADDRESS["siw"], "share", server.user, "vers=3.1.1,nosharesock,cache=none") as mounted:
             for size, depth in JOBS:
-                # ksmbd of 6.12 does not survive that a file is written again by a later mount.
+                # ksmbd of 6.12 does not survive a second write of a file by a later mount.
                 file = f"{name}-{turn}-{size}-{depth}"
                 for operation in ("write", "read"):
                     if operation == "write":
@@ -77,8 +77,8 @@ def table(results, names):
 
 def main():
     parser = client.arguments()
-    parser.add_argument("--verbs", action="store_true", help="smbdirectd on verbs, too")
-    parser.add_argument("--turns", type=int, default=3, help="how often each server has its turn (3)")
+    parser.add_argument("--verbs", action="store_true", help="also run smbdirectd on verbs")
+    parser.add_argument("--turns", type=int, default=3, help="turns for each server (3)")
     parser.add_argument("--seconds", type=int, default=3, help="seconds that each job takes (3)")
     options = parser.parse_args(["software", *sys.argv[1:]])
     guest.add_rdma("siw")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What every test in the guest needs: RDMA devices, mounts of the kernel's client, and what its kernel said."""
+"""What every test in the guest needs: RDMA devices, mounts of the kernel's client, and the kernel's log."""
 
 import json
 import multiprocessing
@@ -21,18 +21,18 @@ OUTSIDE = pathlib.Path("/mnt/guest")
 # In the guest's memory.
 MEMORY = pathlib.Path("/mnt/share")
 
-# The status of a guest whose kernel has failed by a fault of its own (docs/interop.md): its client waits for ever, in smbd_send
-# or smbd_destroy, for work that failed with its connection, or has followed a pointer to nothing while it disconnected.
-# Another guest may be spared.
+# The exit status of a guest whose kernel has failed by a fault of its own (docs/interop.md): its client waits for ever,
+# in smbd_send or smbd_destroy, for work that failed with its connection, or has followed a null pointer while it
+# disconnected. Another guest may be spared.
 KERNEL_FAILED = 42
 FAULTS = r"smbd_(send|destroy)\+|Workqueue: smbd_\w+ smbd_disconnect_rdma_work"
-# And of siw where it accepts: it has overlooked the first message of a connection.
+# The same for siw as the acceptor: it has missed the first message of a connection.
 FAULTS_OF_SIW = FAULTS + r"|smbd_negotiate rc=-"
 
-# The guest's own address behind siw, and behind rxe: there is no RDMA on lo.
+# The guest's own address behind siw, and behind rxe: lo has no RDMA.
 ADDRESS = {"siw": "10.9.0.1", "rxe": "10.0.2.15"}
 
-# What the kernel says of such an environment, and of nothing that is wrong.
+# Harmless messages of the kernel in such an environment.
 HARMLESS = re.compile(r"speed is unknown|iwpm_register_pid|Unable to send a nlmsg|RETBleed|Spectre|TSC|clocksource"
                       r"|RDMA transport established|Signing is enabled, and RDMA read/write will be disabled"
                       # A client that unmounts posts once more on the connection that it ends.
@@ -73,7 +73,7 @@ class Mount:
         return self.where
 
     def __exit__(self, kind, *_):
-        # A client that waits for a server that is gone would wait here, too.
+        # If a client waits for a server that is gone, this would wait as well.
         run("umount", *(["-l"] if kind else []), self.where, check=not kind, timeout=120)
 
 
@@ -82,12 +82,12 @@ def debug_data():
 
 
 def is_late_break(lines):
-    """A break of a lease that the client has just given up, with the first words of the message behind it."""
+    """A break of a lease that the client has just given up, with the first words of the next message."""
     return "No task to wake" in lines[0] and lines[-1].endswith(".SMB@...........") and " 00000012 " in lines[-1]
 
 
 def without_own(lines):
-    """Without the warning with which cifs.ko leaves rxe: it drains a queue of receives in which no place is left."""
+    """Removes the warning that cifs.ko causes when it leaves rxe: it drains a receive queue that is full."""
     kept, block = [], None
     for line in lines:
         if block is None and "WARNING:" in line and "__ib_drain_rq" in line:
@@ -103,7 +103,7 @@ def without_own(lines):
 
 
 class Kernel:
-    """What the guest's kernel says from now on."""
+    """The log of the guest's kernel from now on."""
 
     def __init__(self):
         self.seen = len(self.lines())
@@ -117,7 +117,7 @@ class Kernel:
         return new
 
     def check(self, expected=()):
-        """Fails where it has warned. What it says of broken connections is expected of tests that break them."""
+        """Fails if it has warned. Messages about broken connections are expected in tests that break them."""
         new = without_own(self.said())
         wrong = [line for line in new if WRONG.search(line) and not HARMLESS.search(line)]
         odd = [line for number, line in enumerate(new) if "CIFS: VFS" in line and not HARMLESS.search(line)
@@ -128,10 +128,10 @@ class Kernel:
 
 
 class Watchdog:
-    """Ends the guest where something in it does not end, as nothing does that waits for a server in the kernel.
+    """Ends the guest if something in it hangs, as a process does that waits for a server in the kernel.
 
-    A process of its own from before there is a mount: whoever begins another process closes there what it has open, and
-    on a share that waits for the server.
+    It is a separate process, started before there is a mount: a program that starts a process closes its open files in
+    it, and on a share that waits for the server.
     """
 
     def __init__(self, faults):
@@ -146,7 +146,7 @@ class Watchdog:
         os.close(read)
 
     def limit(self, seconds, name):
-        """From now on, until the next call."""
+        """Sets the time limit, which runs from now until the next call."""
         os.write(self.pipe, f"{seconds} {name}\n".encode())
 
     def watch(self, pipe):
@@ -162,14 +162,14 @@ class Watchdog:
 
     def end(self, why):
         print(why, flush=True)
-        # Where everybody waits is in dmesg then.
+        # dmesg then shows where every task waits.
         pathlib.Path("/proc/sysrq-trigger").write_text("w")
         said = run("dmesg")
         print("\n".join(said.splitlines()[-100:]))
         failed = self.faults.search(said)
         if failed:
             print("   by a fault of the kernel's own (docs/interop.md)", flush=True)
-        # What waits in the kernel cannot be ended, so the guest ends as it is.
+        # Tasks that wait in the kernel cannot be killed, so the guest ends as it is.
         run("cp", "-r", MEMORY / "server/log", OUTSIDE / "server-log", check=False)
         (OUTSIDE / "dmesg").write_text(said)
         (OUTSIDE / "status").write_text(str(KERNEL_FAILED if failed else 1))
@@ -179,13 +179,13 @@ class Watchdog:
 
 
 class Report:
-    """Runs checks: a line for each as it ends, and all of them in a file.
+    """Runs checks; prints a line for each one as it ends, and writes all of them to a file.
 
-    One that fails ends all of it, after `explain` has said how things are. So does one that takes too long, or that
-    leaves behind what does not end.
+    A check that fails ends the run, after `explain` has described the state. So does one that takes too long, or that
+    leaves something behind that does not end.
     """
 
-    # Seconds that everything has to end after a check has failed.
+    # Seconds for everything to end after a check has failed.
     ENDING = 120
 
     def __init__(self, title, only, explain, limit=300, skip=(), faults=FAULTS):
@@ -220,7 +220,7 @@ class Report:
                 print("   by a fault of the kernel's own (docs/interop.md)", flush=True)
                 sys.exit(KERNEL_FAILED)
             raise
-        # A mount between two checks may wait for ever as well.
+        # A mount between two checks may also wait for ever.
         self.watchdog.limit(self.limit, f"what follows {name}")
         seconds = time.monotonic() - began
         self.checks.append({"name": name, "ok": True, "seconds": round(seconds, 1)})
@@ -240,7 +240,7 @@ class Report:
 class Load:
     """Does one thing on a mount again and again, in a process of its own: see `Watchdog`.
 
-    `done` has the numbers of the rounds that went well, `errors` what the others said.
+    `done` has the numbers of the successful rounds, `errors` the messages of the others.
     """
 
     def __init__(self, action, pause=0.0):
@@ -275,6 +275,6 @@ class Load:
 
     def stop(self, seconds):
         self.ending.set()
-        # It may wait until somebody reads.
+        # It may wait until its output is read.
         smbd_server.wait_for("the load ends", lambda: self.collect() or not self.process.is_alive(), seconds)
         self.collect()

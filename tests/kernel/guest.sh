@@ -1,19 +1,19 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# A Linux in QEMU with RDMA in software (siw, rxe), the kernel's own SMB client and its own SMB server:
+# A Linux in QEMU with software RDMA (siw, rxe), the kernel's own SMB client and its own SMB server:
 #
 #   tests/kernel/guest.sh deps           install what it needs (apt, as root)
-#   tests/kernel/guest.sh build          get the newest kernel source of Debian 13 and build the guest's kernel from it
-#   tests/kernel/guest.sh run COMMAND... run a command as root of the guest, and end with its exit status
+#   tests/kernel/guest.sh build          fetch the newest kernel source of Debian 13 and build the guest's kernel
+#   tests/kernel/guest.sh run COMMAND... run a command as root in the guest, and exit with its status
 #
-# The guest sees this machine's files, and what it writes to them is gone with it, but for the directory GUEST_DIR. What
-# the command prints is printed; what its kernel says is in GUEST_DIR/dmesg, and what its console does in GUEST_DIR/console.
-# There is no need of KVM: the guest's processors are emulated, at about a tenth of the speed.
+# The guest sees this machine's files; whatever it writes to them is lost when it ends, except in the directory
+# GUEST_DIR. The output of the command is printed; the kernel's messages are in GUEST_DIR/dmesg, and the console's
+# output in GUEST_DIR/console. It does not need KVM: the guest's processors are emulated, at about a tenth of the speed.
 #
 # GUEST_DIR=     a directory of this machine that the guest may write (a temporary one; in the guest it is /mnt/guest)
-# GUEST_SECONDS= the guest is stopped after so much time (1800)
+# GUEST_SECONDS= seconds until the guest is stopped (1800)
 # GUEST_MEMORY=  its memory (6G)
-# GUEST_NETWORK= more options of QEMU's user network, as hostfwd=tcp:127.0.0.1:5445-:5445
+# GUEST_NETWORK= more options of QEMU's user network, such as hostfwd=tcp:127.0.0.1:5445-:5445
 # KERNEL_SRC=    a tarball or directory with another source of Linux
 # JOBS=          how many compilers run at once (as many as there are processors)
 #
@@ -53,7 +53,7 @@ verb_deps() {
 
 # ---- the kernel
 
-# Debian's packages are got once a day at most: the kernel's source, and ksmbd's programs in user space.
+# Debian's packages are fetched at most once a day: the kernel's source, and ksmbd's user-space programs.
 fetch() {
     local work
     mkdir -p "$cache/source"
@@ -61,7 +61,7 @@ fetch() {
     say "asking the Debian mirror for the newest $linux and ksmbd-tools of Debian 13"
     work=$(mktemp -d "$cache/source/apt.XXXXXX")
     mkdir "$work/got"
-    # What is here is not got again, if its checksum is right.
+    # A package that is already here with the right checksum is not fetched again.
     ln "$cache/source/$linux"_* "$cache/source"/ksmbd-tools_* "$work/got/" 2>/dev/null || true
     if debian_apt "$work" "$suite" deb && logged "$work/log" apt-get "${debian_apt[@]}" update &&
         (cd "$work/got" && logged ../log apt-get "${debian_apt[@]}" download "$linux" ksmbd-tools); then
@@ -71,10 +71,10 @@ fetch() {
         mv "$work/got"/*.deb "$cache/source/"
         touch "$cache/source/linux-newest"
     elif [ -e "$(deb "$linux")" ]; then
-        say "that did not work: going on with $(basename "$(deb "$linux")"), which is here"
+        say "that did not work: going on with $(basename "$(deb "$linux")"), fetched earlier"
     else
         rm -rf "$work"
-        die "no source of Linux; KERNEL_SRC=<a tarball or directory> does without the mirror"
+        die "no source of Linux: try again, or set KERNEL_SRC=<a tarball or directory>"
     fi
     rm -rf "$work"
 }
@@ -98,21 +98,21 @@ kernel_path() {
     echo "$cache/kernel-$key"
 }
 
-# Every line of our configuration has to be in the kernel's: what its version does not know, or what depends on something
-# that is not there, is dropped without a word.
+# The kernel's configuration must have every line of ours: kconfig silently drops options that its version does not know
+# or whose dependencies are missing.
 configured() {
     local missing
     missing=$(grep -E '^CONFIG_|is not set$' tests/kernel/config | grep -vxFf "$1/.config" | grep -v 'is not set$' || true)
     [ -z "$missing" ] || say "this kernel has no: $(tr '\n' ' ' <<<"$missing")"
     ! grep -qE '^CONFIG_(RDMA_SIW|RDMA_RXE|CIFS_SMB_DIRECT|SMB_SERVER_SMBDIRECT|PVH|OVERLAY_FS|9P_FS)=' <<<"$missing" ||
-        die "and cannot do without it"
+        die "the tests need at least one of these"
 }
 
 verb_build() {
     local kernel work started=$SECONDS
     verb_deps
     exec 9>"$cache/kernel-lock"
-    flock --nonblock 9 || { say "another guest.sh builds: waiting for it"; flock 9; }
+    flock --nonblock 9 || { say "waiting for another guest.sh that builds"; flock 9; }
     fetch
     kernel=$(kernel_path)
     if [ -e "$kernel/vmlinux" ]; then
@@ -133,13 +133,13 @@ verb_build() {
     logged "$work/log" "${make[@]}" olddefconfig || die "make olddefconfig"
     configured "$work/build"
     "${make[@]}" "-j${JOBS:-$(nproc)}" vmlinux 2>&1 </dev/null | tee "$work/log" | show_progress ||
-        { tail -n 30 "$work/log"; die "the kernel does not build; all it said is in $work/log"; }
+        { tail -n 30 "$work/log"; die "the kernel does not build; its output is in $work/log"; }
     objcopy --strip-debug "$work/build/vmlinux" "$work/vmlinux.new"
     ksmbd_tools "$work"
     mv "$work/vmlinux.new" "$work/vmlinux"
     rm -rf "$work/source" "$work/build"
     mv "$work" "$kernel"
-    # The two that were used last stay.
+    # Keep the two most recently used ones.
     find "$cache" -maxdepth 1 -name 'kernel-*' -type d -printf '%T@ %p\n' | sort -rn | tail -n +3 | cut -d ' ' -f 2- |
         xargs -r rm -rf
     say "built in $((SECONDS - started)) s: $kernel/vmlinux"
@@ -160,7 +160,7 @@ ksmbd_tools() {
     dpkg-deb -x "$(deb ksmbd-tools)" "$1/ksmbd-tools"
 }
 
-# A line every 15 seconds: how many files there are of about how many.
+# Prints a line every 15 seconds: how many files are done, of about how many.
 show_progress() {
     local files=0 next=$((SECONDS + 15)) line
     while IFS= read -r line; do
@@ -205,7 +205,7 @@ init=$PWD/tests/kernel/init console=ttyS0 loglevel=4 panic=-1 no_timer_check net
         -serial "file:$GUEST_DIR/console" </dev/null
     status=$?
     set -e
-    # The device makes 2 n + 1 of the byte n that is written to it.
+    # The device exits QEMU with 2 n + 1 for the byte n that is written to it.
     [ $((status % 2)) = 0 ] || [ ! -e "$GUEST_DIR/status" ] || exit "$(cat "$GUEST_DIR/status")"
     tail -n 20 "$GUEST_DIR/console" >&2
     [ "$status" != 124 ] || die "the guest did not end within ${GUEST_SECONDS:-1800} s"
@@ -222,5 +222,5 @@ main() {
     exit 0
 }
 
-# In a function, so that the whole file is read before anything runs: it may be edited meanwhile.
+# In a function, so that bash reads the whole file before it runs anything: the file may be edited meanwhile.
 main "$@"

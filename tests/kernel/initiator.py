@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""In the guest: our initiator, smbdirectctl bench, against ksmbd, an SMB Direct server that has nothing of ours.
+"""In the guest: our initiator, smbdirectctl bench, against ksmbd, an SMB Direct server written elsewhere.
 
 Takes the options of client.py. One connection after the other writes and reads, large and small, on our iWARP and on
 siw.
@@ -13,7 +13,7 @@ import sys
 import client
 import guest
 
-# Connections, so that what happens to one in many is seen: see docs/interop.md on siw that accepts.
+# Enough connections to see what happens to one in many: see docs/interop.md on siw as the acceptor.
 CONNECTIONS = 8
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """On the machine: smbd and smbdirectd of this machine, and the kernel's client in the guest, by QEMU's user network.
 
-The client knows port 5445 only, so all of it has a network of its own, where that is free.
+The client knows only port 5445, so everything runs in a network namespace in which that port is free.
 """
 
 import argparse
@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 
 def own_network():
-    """Begins again in a network namespace with nothing but lo."""
+    """Starts this program again in a network namespace that has only lo."""
     if "SMBDIRECT_OWN_NETWORK" not in os.environ:
         os.environ["SMBDIRECT_OWN_NETWORK"] = "1"
         os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
@@ -33,7 +33,7 @@ def own_network():
 
 
 class Watch:
-    """The most that any connection was seen to have carried."""
+    """The most that any connection was seen to carry."""
 
     def __init__(self, server):
         self.server = server
@@ -55,7 +55,7 @@ class Watch:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--samba", type=pathlib.Path, required=True, help="Samba's build tree")
-    parser.add_argument("--programs", type=pathlib.Path, required=True, help="where smbdirectd and smbdirectctl are")
+    parser.add_argument("--programs", type=pathlib.Path, required=True, help="the directory of smbdirectd and smbdirectctl")
     parser.add_argument("--largest", type=int, default=64, help="MiB of the largest file (64)")
     options = parser.parse_args()
     own_network()
@@ -71,7 +71,7 @@ def main():
         watch.stop()
         if guest.returncode:
             sys.exit(f"outside: the guest ended with {guest.returncode}; the server's logs are in {root}/server/log")
-        # What the client wrote and read back is what the server has.
+        # The server must have what the client wrote and read back.
         for seed, size in enumerate(files.SIZES, 1):
             for how in ("buffered", "direct"):
                 if size <= options.largest * MIB:

@@ -14,14 +14,14 @@ import files
 import guest
 
 MIB = 1 << 20
-# Every so often what the processes have is looked at.
+# How often to look at the memory and descriptors of the processes.
 INTERVAL = 30
-# Seconds in which every load ends a round, however slow the machine is.
+# Seconds within which every load ends a round, even on a slow machine.
 STANDSTILL = 600
 
 
 def process(pid):
-    """KiB of memory that is no file's, and descriptors."""
+    """KiB of anonymous memory, and the number of descriptors."""
     anonymous = next(line for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(anonymous.split()[1]), len(os.listdir(f"/proc/{pid}/fd"))
 
@@ -42,7 +42,7 @@ def sample(server):
 
 
 def loads(checks, mounted):
-    """What is done all the time: large and small, direct and buffered, by the mount that stays and by new ones."""
+    """The load: large and small, direct and buffered, by the mount that stays and by new ones."""
     chance = random.Random(1)
 
     def large(number):
@@ -102,7 +102,7 @@ def main():
 
 
 def go_on(running, look, seconds):
-    """Looks on every so often, until the time is over; each load goes on until then, without an error."""
+    """Takes samples until the time is over; until then each load must go on without an error."""
     end = time.monotonic() + seconds
     moved = {name: (time.monotonic(), 0) for name in running}
     while time.monotonic() < end:
@@ -120,9 +120,9 @@ def go_on(running, look, seconds):
 
 
 def flat(report, samples):
-    """Compares the second quarter with the last one: in the first all that is kept is being made.
+    """Compares the second quarter with the last one: the first still creates everything that is kept.
 
-    Files and mounts come and go with the load, and with them descriptors and registrations: of those the fewest
+    Files and mounts come and go with the load, and with them descriptors and registrations: so the lowest
     count, which grow with every one that is left behind. Of memory the most counts.
     """
     quarter = len(samples) // 4

@@ -1,24 +1,25 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Proves that wire, proto, the iWARP codecs and the engine need no operating system.
+# Proves that wire, proto, the iWARP codecs and the engine do not need an operating system.
 #
 # It builds a program that has them as its only library (src/lib.rs), links all of it, called or not, and fails if any
-# symbol is left undefined. That is done for
+# symbol is left undefined. It does so for
 #   - a target without an operating system (x86_64-unknown-none), where `std` does not exist, and
 #   - this machine's own target, where `std` does and nothing keeps a dependency from asking for it, but the linker.
 #
-# In the second it also looks for places that may panic, and fails for those that panics.txt does not know.
+# In the second one it also looks for places that may panic, and fails if it finds any that panics.txt does not list.
 #
-# The first needs a `core` for that target. In this order: the active toolchain's, if the target or the component
-# rust-src is installed; Debian's Rust with its library sources, by absolute path and beside the user's own.
+# The first one needs a `core` for that target: the active toolchain's, if the target or the component rust-src is
+# installed; otherwise Debian's Rust with its library sources, called by absolute path so that the user's own stays
+# untouched.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 . tools/lib.sh
 
-# What `core` itself asks of whoever links it: memory copies, and on a hosted target, where it was built for unwinding,
-# what its unwinding tables name.
+# What `core` itself needs from the program: memory copies, and on a hosted target, where it was built for unwinding,
+# the names in its unwinding tables.
 ALLOWED='memcpy|memmove|memset|memcmp|bcmp|strlen|rust_eh_personality|_Unwind_Resume'
-# Crates that may end up in the program, and the features that would bring the operating system in.
+# Crates that may be in the program, and the features that would bring in the operating system.
 CRATES='no-os|slotmap|smbdirect|strum|thiserror|zerocopy'
 FEATURES='std|fabric|shm'
 # The Rust that panics.txt was made with.
@@ -27,7 +28,7 @@ PANICS_RUST=1.95
 out=$PWD/target/no-os
 bare=$(uname -m)-unknown-none
 
-# build <cargo> <target or ""> <further arguments of cargo>: prints where the program is.
+# build <cargo> <target or ""> <more arguments of cargo>: prints the path of the program.
 build() {
     local cargo=$1 target=$2 library
     shift 2
@@ -40,8 +41,8 @@ build() {
     echo "$library.o"
 }
 
-# Undefined symbols that nothing allows. readelf and not nm, which tries to read the bitcode in the toolchain's own
-# libraries by whatever LLVM plugin is installed.
+# Undefined symbols that are not allowed. It uses readelf because nm tries to read the bitcode in the toolchain's own
+# libraries with whatever LLVM plugin is installed.
 forbidden_symbols() {
     readelf --wide --symbols "$1" >"$1.symbols" || return 1
     grep -q ' GLOBAL .* no_os$' "$1.symbols" || { echo "the program itself is missing in $1"; return 1; }
@@ -58,20 +59,20 @@ build_and_check() {
         printf '%s: these symbols would have to come from an operating system:\n%s\n' "$what" "$forbidden"
         return 1
     fi
-    echo "$what: $(grep -c ' FUNC ' "$program.symbols") functions, nothing left undefined but what core itself asks for"
+    echo "$what: $(grep -c ' FUNC ' "$program.symbols") functions, nothing left undefined except what core itself needs"
 }
 
-# What may panic, in the program for this machine's target: a kernel would oops there. An older library says more
-# often where it was called from, so that more places seem to be this crate's.
+# The places that may panic, in the program for this machine's target: a kernel would oops there. An older library
+# reports more callers, so that more places seem to be this crate's.
 check_panics() {
     if ! version_at_least "$(rustc_version rustc)" "$PANICS_RUST"; then
-        skipped "places that may panic: tests/no-os/panics.txt is for Rust $PANICS_RUST"
+        skipped "places that may panic: tests/no-os/panics.txt was made with Rust $PANICS_RUST"
         return 0
     fi
     python3 tests/no-os/panics.py "$out/release/libno_os.a" . tests/no-os/panics.txt
 }
 
-# A program that does import something is found out: otherwise this script proves nothing.
+# The check must notice a program that does import something: otherwise this script proves nothing.
 check_the_check() {
     local program
     program=$(build cargo "" --features import) || return 1
@@ -80,7 +81,7 @@ check_the_check() {
     return 1
 }
 
-# The program's crates are the expected ones, without the features that need an operating system.
+# The program has the expected crates, without the features that need an operating system.
 check_features() {
     local listing wrong
     cp Cargo.lock tests/no-os/Cargo.lock
@@ -97,14 +98,14 @@ has_target() {
     [ -n "$(find "$(rustc --print sysroot)/lib/rustlib/$1/lib" -name 'libcore-*.rlib' -print -quit 2>/dev/null)" ]
 }
 
-# Debian's Rust: whether it is there, new enough, and has its library sources.
+# Whether Debian's Rust is there, new enough, and has its library sources.
 debian_rust_is_complete() {
     [ -x /usr/bin/cargo ] && [ -x /usr/bin/rustc ] && [ -e /usr/lib/rustlib/src/rust/library/core ] &&
         version_at_least "$(rustc_version /usr/bin/rustc)" "$(minimum_rust)"
 }
 
-# The packages that make it so: rustc of Debian 13, rustc-web of Debian 12; the oldest version that will do, so that it
-# also shows that the minimum is one.
+# The packages for that: rustc of Debian 13, rustc-web of Debian 12, in the oldest version that will do, so that it also
+# shows that the minimum is one.
 debian_rust_packages() {
     local suffix version minimum
     minimum=$(minimum_rust)
@@ -124,7 +125,7 @@ debian_rust_packages() {
     return 1
 }
 
-# Nothing that is called by name may change its meaning: the user's cargo must come before /usr/bin in PATH.
+# No command may change its meaning: the user's cargo must come before /usr/bin in PATH.
 debian_rust_would_shadow() {
     local cargo directory
     cargo=$(command -v cargo) || return 1

@@ -4,15 +4,15 @@
 
     panics.py LIBRARY ROOT LIST
 
-What panics leaves two traces in an object: the place in the source, which the message would name, and a call of one of
-the functions that `core` and `alloc` have for it. Both are read from the members that come from this crate and its
-dependencies; what `core` and `alloc` do among themselves is not. The list has lines of three kinds:
+Code that may panic leaves two traces in an object file: the source location, which the message would name, and a call of
+one of the panic functions of `core` and `alloc`. Both are read from the members that come from this crate and its
+dependencies, but not from those of `core` and `alloc`. The list has lines of three kinds:
 
-    src/shm/ring.rs 2               so many places in a file of this crate
+    src/shm/ring.rs 2               this many places in a file of this crate
     alloc/src/vec/mod.rs            any number in a file of the library or of a dependency
     fn panic_bounds_check           a function that is called
 
-A kernel oopses where this program would panic. So a place that is not in the list fails.
+A kernel oopses where this program would panic, so the check fails for a place that is not in the list.
 """
 
 import re
@@ -78,7 +78,7 @@ class Object:
                     yield name.decode(), line, column
 
     def calls(self):
-        """The names of the functions that panic and are elsewhere."""
+        """The names of undefined functions that panic."""
         for table in self.sections:
             if table[1] != 2:
                 continue
@@ -91,7 +91,7 @@ class Object:
 
 
 def last_name(symbol):
-    """The last part of a path in a mangled name of either kind, but for its hash."""
+    """The last part of a path in a mangled name of either kind, without its hash."""
     parts, rest = [], re.sub(r"17h[0-9a-f]{16}E.*$", "", symbol)
     if not rest.startswith(("_ZN", "_R")):
         return None
@@ -106,7 +106,7 @@ def last_name(symbol):
 
 
 def short(name, root):
-    """A file's name without what is different on each machine."""
+    """A file's name without the part that differs between machines."""
     if name.startswith(root):
         return name[len(root) :].lstrip("/")
     library = re.search(r"/library/(.*)", name)
@@ -120,7 +120,7 @@ def found_in(library, root):
         subprocess.run(["ar", "x", library], cwd=directory, check=True)
         members = [path for path in Path(directory).iterdir() if OURS.match(path.name)]
         if not any(path.name.startswith("smbdirect-") for path in members):
-            sys.exit(f"{library}: nothing of this crate is in it")
+            sys.exit(f"{library}: it has nothing of this crate")
         for member in members:
             member = Object(member)
             for name, line, column in member.places():
@@ -155,7 +155,7 @@ def main(library, root, path):
         print("These places that panic, or functions that do, are not in tests/no-os/panics.txt:", *wrong, sep="\n")
         print(WHAT_TO_DO)
         return 1
-    print(f"{own} places of this crate may panic, {len(functions)} functions that do are called: all of them known")
+    print(f"{own} places of this crate may panic, {len(functions)} functions that do are called: all are listed")
     return 0
 
 
