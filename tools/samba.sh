@@ -8,7 +8,7 @@
 #   build [target]... fetch, patch, configure and build the servers and test programs, or `all`, or targets of waf
 #   warnings          compile the files that the patches touch with the warnings of Samba's developers as errors
 #   selftest [TEST]... build all, and run Samba's own tests over SMB Direct, or those whose names match
-#   path              print where the build tree is (its programs are in bin/)
+#   path              print the path of the build tree (its programs are in bin/)
 #   user COMMAND...   run a command as an unprivileged user; Samba's own tests need that
 #   checkout DIR      a git tree with Samba as tag `base` and each patch as a commit, to work on them
 #   export DIR        make samba-patches from the commits of such a tree

@@ -254,7 +254,7 @@ impl Model {
         self.receive(&message);
     }
 
-    /// Either negotiate message, most values as they should be.
+    /// Either negotiate message, with mostly legal values.
     fn receive_negotiate(&mut self, input: &mut Input<'_>) {
         let choice = input.u8();
         let mut pick = |bit: u8, usual: u32| {

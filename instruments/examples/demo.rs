@@ -360,7 +360,7 @@ struct Job {
     tree: u32,
     file: FileId,
     memory: Memory,
-    /// The parts of `memory`, if RDMA moves it.
+    /// The registered parts of `memory`, if RDMA moves it.
     registered: Vec<Registration>,
     write: bool,
     request: u32,

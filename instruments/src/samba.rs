@@ -419,7 +419,7 @@ pub fn user() -> String {
     if getuid().is_root() {
         return USER.to_owned();
     }
-    std::env::var("USER").expect("USER says who runs this")
+    std::env::var("USER").expect("USER names the current user")
 }
 
 pub fn open_to_all(path: &Path) {
@@ -427,8 +427,8 @@ pub fn open_to_all(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
 }
 
-/// A port that was free a moment ago, outside the range from which the system gives out ports, which is higher. A
-/// connection to a listener on one of those could even connect to itself.
+/// A port that was free a moment ago, below the range from which the system assigns ports: a connection to a listener
+/// in that range could even connect to itself.
 fn free_port() -> SocketAddr {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id().wrapping_mul(101);

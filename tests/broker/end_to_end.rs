@@ -533,7 +533,7 @@ fn many_idle_clients_that_wrote_once_need_little_memory() {
         processes.push((process, client));
     }
     let before = scene.status().totals.memory;
-    // What the device wants back is given back where events are taken.
+    // The library returns memory that the device wants back when it takes events.
     let idle = scene.until("idle memory is back", |status| {
         for (process, _) in &mut processes {
             assert_eq!(process.0.next_event(), Ok(None));

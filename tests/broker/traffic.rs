@@ -130,7 +130,7 @@ fn long_lists_of_descriptors_count_as_memory() {
         assert_eq!(worker.expect(event::RDMA_DONE).1, Status::Ok);
     }
     // The queues themselves remain.
-    scene.until("they do not any more", |status| {
+    scene.until("they take no more memory", |status| {
         status.totals.memory < before + (64 << 10)
     });
 }

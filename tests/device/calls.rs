@@ -187,7 +187,7 @@ fn a_request_that_finds_no_room_is_told_when_there_is_some() {
     device.receives(false);
     let (cookie, _) = device.request();
     device.reply(cookie, kind::CLAIM, Status::NoToken);
-    assert_eq!(events(&mut handle).len(), 1, "nobody was refused");
+    assert_eq!(events(&mut handle).len(), 1, "no call was refused");
     assert_eq!(handle.claim(0, [1; 16]), Err(Status::Again));
     device.receives(true);
     let (cookie, _) = device.request();
@@ -300,7 +300,7 @@ fn submissions_without_an_answer_are_bounded_and_room_is_told_once() {
     );
     assert_eq!(send(&mut handle, 9, b"x"), Ok(()));
     device.answer(&submissions[1], Status::Ok);
-    assert_eq!(events(&mut handle).len(), 1, "nobody was refused since");
+    assert_eq!(events(&mut handle).len(), 1, "no call was refused since");
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn buffers_grow_on_demand_up_to_the_limit() {
     assert_eq!(handle.free(buffers[2].number), Err(Status::NoBuffer));
     assert_eq!(handle.free(0), Err(Status::NoBuffer));
     handle.free(buffers[1].number).expect("in use");
-    assert_eq!(events(&mut handle), [], "nobody was refused since");
+    assert_eq!(events(&mut handle), [], "no call was refused since");
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn ends_in_order(handle: &mut Worker, device: &Device, reason: Status) {
     ] {
         assert_eq!(result, Err(Status::Detached));
     }
-    assert!(is_readable(handle), "who asks is told again");
+    assert!(is_readable(handle), "the end is reported again");
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn a_message_answers_a_request_or_comes_by_itself() {
         says("an address that cannot be", 0, Answer::Addresses(list));
     }
     says(
-        "an answer that is none",
+        "an answer of the wrong kind",
         1,
         Answer::Wake(abi::Wake { reserved: 0 }),
     );

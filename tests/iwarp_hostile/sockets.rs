@@ -416,7 +416,7 @@ fn whoever_closes_first_has_the_reason() {
             }
             let clock = std::time::Instant::now();
             assert_eq!(world.closed(conn), CloseReason::Local);
-            assert!(clock.elapsed() < LATE, "nobody is there");
+            assert!(clock.elapsed() < LATE, "there is no peer");
             succeeded(&world.completions(conn), 20);
         }
     });

@@ -5,7 +5,7 @@
 # It builds a program that has them as its only library (src/lib.rs), links all of it, called or not, and fails if any
 # symbol is left undefined. It does so for
 #   - a target without an operating system (x86_64-unknown-none), where `std` does not exist, and
-#   - this machine's own target, where `std` does and nothing keeps a dependency from asking for it, but the linker.
+#   - this machine's own target, where `std` exists and only the linker keeps a dependency from using it.
 #
 # In the second one it also looks for places that may panic, and fails if it finds any that panics.txt does not list.
 #

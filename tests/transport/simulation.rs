@@ -448,7 +448,7 @@ impl Simulation {
                     buffer,
                     length,
                 } => self.message(conn, buffer, length),
-                Event::Invalidated { .. } => panic!("nobody invalidates"),
+                Event::Invalidated { .. } => panic!("no peer invalidates"),
                 Event::Sent {
                     conn,
                     cookie,

@@ -126,7 +126,7 @@ impl<'a> Request<'a> {
         ZEROS.get(..padding).unwrap_or_default()
     }
 
-    /// With the credits that `bytes` of data take.
+    /// The same request with the credits that `bytes` of data take.
     #[must_use]
     pub const fn charged_for(mut self, bytes: u32) -> Self {
         self.credit_charge = credits_for(bytes);

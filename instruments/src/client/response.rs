@@ -244,7 +244,7 @@ pub struct Interface {
 /// A name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Without its path.
+    /// The name without its path.
     pub name: String,
     /// Its size.
     pub end_of_file: u64,

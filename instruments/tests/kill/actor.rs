@@ -26,7 +26,7 @@ pub(crate) struct Actor {
     process: Child,
     input: Option<ChildStdin>,
     output: ChildStdout,
-    /// Bytes of its output behind the last line that was read.
+    /// Bytes of its output after the last line that was read.
     unread: Vec<u8>,
 }
 

@@ -116,7 +116,7 @@ pub(crate) fn play_client(server: SocketAddr) {
         }
         let mut is_served = false;
         while !is_served {
-            assert!(start.elapsed() < 2 * TIMEOUT, "nobody serves");
+            assert!(start.elapsed() < 2 * TIMEOUT, "no worker serves");
             let served = match &mut connection {
                 None => Rounds::begin(server, guid).map(|rounds| connection = Some(rounds)),
                 Some(rounds) => {

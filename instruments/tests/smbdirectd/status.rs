@@ -217,7 +217,7 @@ fn a_device_of_another_user_is_trusted_only_where_root_has_put_it() {
         fs::create_dir(&run_directory).unwrap();
         chown(&run_directory, Some(65_534), Some(65_534)).unwrap();
         let control = run_directory.join("control");
-        // In a place where that user can execute it.
+        // Copied to a place where that user can execute it.
         let program = directory.0.join("smbdirectd");
         fs::copy(&*SMBDIRECTD, &program).unwrap();
         let mut command = Command::new("setpriv");

@@ -427,7 +427,7 @@ fn SmbdDataTransfer_IdleConnection_Client() {
         let id = lab.open(&REQUEST);
         lab.post_empty(id);
         lab.settle();
-        assert_eq!(lab.take_messages(id).len(), 0, "nobody asked");
+        assert_eq!(lab.take_messages(id).len(), 0, "the client did not ask");
         for payload in [vec![], silence(100)] {
             let padding = &PADDING[..payload.len().min(4)];
             let header = DataTransfer {

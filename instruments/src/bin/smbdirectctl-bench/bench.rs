@@ -332,7 +332,7 @@ impl<'a> Bench<'a> {
         Ok((connection, file))
     }
 
-    /// As given, or as the server announces it, and whether it does.
+    /// The address as given, or as the server announces it, and whether it was announced.
     fn smb_direct_address(&mut self) -> Result<(SocketAddr, bool), String> {
         if let Some(address) = self.options.smb_direct_address()? {
             return Ok((address, false));

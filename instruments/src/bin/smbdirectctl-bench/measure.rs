@@ -87,14 +87,14 @@ fn belongs(mismatch: &Mismatch) -> String {
         .map_or_else(String::new, |place| format!(", which belongs to {place}"))
 }
 
-/// One of the requests that are under way at a time.
+/// One of the requests that are under way at the same time.
 struct Slot {
-    /// For the data of this slot, unless it goes with messages.
+    /// Holds the data of this slot, unless that goes in messages.
     memory: Option<Registration>,
-    /// What is written where the data goes with messages: each slot has its own, as it has registered memory, for the
-    /// processor's caches count.
+    /// The data to write if it goes in messages. Each slot has its own, as each has its own registered memory, because
+    /// the processor's caches count.
     data: Vec<u8>,
-    /// What it read last where the data goes with messages: kept, for the same reason.
+    /// The last response read if the data goes in messages: kept for the same reason.
     read: Option<Response>,
     offset: u64,
     sent: Instant,
@@ -107,7 +107,7 @@ fn cpu() -> Duration {
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Does a case on one connection; `progress` hears of the bytes so far.
+/// Runs a case on one connection; `progress` gets the bytes moved so far.
 pub(crate) fn run(
     connection: &mut Connection,
     file: File,
@@ -191,7 +191,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Where in the file the next request goes: through it, and again from its start.
+    /// The offset of the next request: through the file, and again from its start.
     fn advance(&mut self) -> u64 {
         let size = u64::from(self.case.size);
         if self.next_offset + size > self.file.size {
@@ -242,7 +242,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Waits for a response: whose it was, and how long that took.
+    /// Waits for a response; returns its slot, and how long it took.
     fn finish(&mut self) -> Result<(usize, Duration), Failure> {
         let response = self.connection.next_response()?.ok()?;
         let at = self
@@ -261,7 +261,7 @@ impl<'a> Run<'a> {
         if let Some(done) = done {
             self.connection.recycle(done);
         }
-        // Whoever used the memory by channel 2 has to register it again: that is part of its price.
+        // The client must register memory again after using it with channel 2: that is part of the price.
         if let Some(used) = slot.memory.take() {
             slot.memory = Some(if self.case.channel == Channel::RdmaV1Invalidate {
                 if !self.connection.take_invalidated(used.token()) {
@@ -292,7 +292,7 @@ const fn access(operation: Operation) -> Access {
     }
 }
 
-/// Whether a response says what it must.
+/// Checks that a response is correct.
 fn check(file: &File, case: &Case, slot: &Slot, response: &Response) -> Result<(), Failure> {
     let (offset, size) = (slot.offset, case.size);
     let (moved, data) = match case.operation {

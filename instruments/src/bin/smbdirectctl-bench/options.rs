@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What the command line says.
+//! The command line.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const SMB_PORT: u16 = 445;
 /// The port of SMB Direct over iWARP.
 pub(crate) const SMB_DIRECT_PORT: u16 = 5445;
 
-/// Requests of this size at most are measured in messages, too: there is more to an RDMA transfer than to a message.
+/// Requests up to this size are measured in messages, too, because an RDMA transfer takes more steps than a message.
 const SMALL: u64 = 4096;
 
 /// Measures how fast a share is read and written, over TCP and over SMB Direct
@@ -30,13 +30,13 @@ pub(crate) struct Options {
     /// The share
     #[arg(value_name = "//HOST[:PORT]/SHARE")]
     share: String,
-    /// Who logs in; whoever lists processes sees the password
+    /// User and password (visible in the process list)
     #[arg(short = 'U', long, value_name = "[DOMAIN/]USER%PASSWORD")]
     user: Option<String>,
     /// A file with lines username = ..., password = ..., domain = ...
     #[arg(short = 'A', long, value_name = "FILE", conflicts_with = "user")]
     authentication_file: Option<PathBuf>,
-    /// What carries the requests
+    /// The transports to measure
     #[arg(
         long,
         value_name = "LIST",
@@ -76,9 +76,8 @@ pub(crate) struct Options {
     /// Bytes that a case moves in each round, instead of a time
     #[arg(long, value_name = "BYTES", value_parser = size)]
     bytes: Option<u64>,
-    /// How SMB Direct moves file data: 0 in messages, 1 by RDMA, 2 by RDMA with invalidation of
-    /// memory by the server [default: 1, and 0 for requests of up to 4 KiB; 0 if messages are signed or
-    /// encrypted]
+    /// How SMB Direct moves file data: 0 in messages, 1 by RDMA, 2 by RDMA with the memory invalidated by
+    /// the server [default: 1, and 0 for requests of up to 4 KiB; 0 if messages are signed or encrypted]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(0..=2))]
     channel: Vec<u8>,
     /// Signs all messages

@@ -272,7 +272,7 @@ impl Rest {
     /// Read after a first client has come and gone, because some things are made only once.
     pub(super) fn of(server: &Server) -> Self {
         Client::connect(server).copy(&format!("first-{}", number()), 1);
-        wait_until("nobody is there", || {
+        wait_until("all clients are gone", || {
             let now = Self::now(server);
             now.workers == 0 && now.totals["connections"] == 0
         });

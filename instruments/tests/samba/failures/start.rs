@@ -200,7 +200,7 @@ fn a_host_that_is_denied_is_denied_over_smb_direct_too() {
         let direct = Connection::smb_direct(server.smb_direct, config()).map(drop);
         direct.expect_err("it is denied over SMB Direct");
     }
-    wait_until("nobody is there", || {
+    wait_until("all clients are gone", || {
         let status = server.device().status();
         status["connections"] == serde_json::json!([]) && workers(&server).is_empty()
     });
