@@ -344,8 +344,8 @@ fn a_claim_is_answered_when_the_connection_ends_before_there_was_memory_for_it()
     assert_eq!(forked.detached(), Status::ClosedByPeer);
 }
 
-/// A worker waits for a client that takes no responses and takes no messages meanwhile; this leaves room for the client
-/// to send.
+/// A worker that waits for a client that takes no responses takes no messages meanwhile, while that client goes on
+/// sending.
 #[test]
 fn messages_that_a_worker_does_not_take_leave_memory_for_those_of_others() {
     let scene = Scene::with(|config| {

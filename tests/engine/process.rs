@@ -199,7 +199,7 @@ impl Process {
         self.deaf.get().map_or(Ok(()), Err)
     }
 
-    /// Adds its only segment of a region.
+    /// Its only segment of a region, which the first call creates.
     fn segment(&self, region: u32) -> Memory {
         let mut segments = self.segments.borrow_mut();
         let of = segments.of_mut(region).unwrap();

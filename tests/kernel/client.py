@@ -219,7 +219,7 @@ class Client:
         assert traffic["invalidations_out"] > 0, traffic
 
     def again(self):
-        # Over rxe the client may not survive either of them (docs/interop.md).
+        # Over rxe the client may not survive any of these mounts (docs/interop.md).
         for number in range(3 if self.options.fabric == "rxe" else 10):
             with self.mount() as mounted:
                 (mounted / "again").write_bytes(b"%d" % number * 10_000)

@@ -376,9 +376,9 @@ impl Create {
     pub const NON_DIRECTORY: u32 = 0x40;
     /// In `options`: the file is deleted when it is closed. Needs [`Self::DELETE`].
     pub const DELETE_ON_CLOSE: u32 = 0x1000;
-    /// In `access`: read data, attributes and security.
+    /// In `access`: read data and attributes.
     pub const READ: u32 = 0x0012_0089;
-    /// In `access`: write the same.
+    /// In `access`: write data and attributes.
     pub const WRITE: u32 = 0x0012_0116;
     /// In `access`.
     pub const DELETE: u32 = 0x0001_0000;
