@@ -934,7 +934,8 @@ void smbdirect_device_free(struct smbdirect_device *device);
  *
  * `device` is a live handle, `fd_out` points to an int.
  */
-int32_t smbdirect_device_event_fd(struct smbdirect_device *device, int32_t *fd_out);
+int32_t smbdirect_device_event_fd(struct smbdirect_device *device,
+                                  int32_t *fd_out);
 
 /**
  * GET_SMBD_EVENT: writes up to `count` events, in order, and their number to `*count_out`. Fewer than
