@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Counts what a READ and a WRITE of 4 KiB cost smbd and smbdirectd, over TCP and over SMB Direct: not in time, but in
 system calls, sleeps and instructions.
 

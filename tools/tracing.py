@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Counts the system calls and the sleeps of processes with tracefs, Linux's own record of events.
 
 Not with strace: a process that ptrace stops at each call takes many times as long for it, and then it finds other things
