@@ -333,9 +333,9 @@
 #define SMBDIRECT_RDMA_WRITE 2
 
 /**
- * Does not wake the device for this operation, because a message that wakes it follows at once.
- * If none does, smbdirect_device_flush wakes it, or smbdirect_device_get_events does before it
- * returns fewer events than it was asked for.
+ * Does not wake the device for this operation, because a message on the same connection, which wakes
+ * it, follows at once. If none does, smbdirect_device_flush wakes it, or smbdirect_device_get_events
+ * without SMBDIRECT_EVENTS_PEEK does before it returns fewer events than it was asked for.
  */
 #define SMBDIRECT_RDMA_DEFER 1
 

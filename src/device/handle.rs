@@ -416,9 +416,9 @@ impl<C: Channel> Handle<C> {
         )
     }
 
-    /// As [`rdma`](Self::rdma), but does not wake the device: the next call that submits something on the same
+    /// As [`rdma`](Self::rdma), but usually does not wake the device: the next call that submits something on the same
     /// connection wakes it, or [`flush`](Self::flush), or [`next_event`](Self::next_event) before it returns
-    /// `None`. For an operation that a message follows at once.
+    /// `None` ([`peek_event`](Self::peek_event) does not). For an operation that a message follows at once.
     ///
     /// # Errors
     ///
@@ -472,7 +472,17 @@ impl<C: Channel> Handle<C> {
     ///
     /// [`Status::NotAttached`], [`Status::Detached`], [`Status::Forked`].
     pub fn flush(&mut self) -> Result<(), Status> {
-        self.call(Worker::flush)
+        self.check(Role::Worker)?;
+        let worker = self.worker.as_mut().ok_or(Status::NotAttached)?;
+        // Unlike what goes through `call`, it gives this side nothing to wait for, so it does not make the descriptor
+        // readable: a caller that flushes before each sleep would never sleep while the ring is full.
+        match worker.flush() {
+            Err(Status::Corrupt) => {
+                self.end(Status::Corrupt);
+                Err(Status::Detached)
+            }
+            result => result,
+        }
     }
 
     /// Copies a received message into `target`, which must be at least as long, and gives its memory

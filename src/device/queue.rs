@@ -23,7 +23,7 @@ const DEFERRED: u32 = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Notify {
     Now,
-    /// With the next submission that is `Now`, or by [`Queue::notify`].
+    /// With the next submission that is `Now`, by [`Queue::notify`], when many wait, or when room is missing.
     Later,
 }
 

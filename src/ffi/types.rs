@@ -151,9 +151,9 @@ pub const SMBDIRECT_RDMA_READ: u32 = 1;
 /// RDMA WRITE: from the buffer into the client's memory, as for an SMB2 READ.
 pub const SMBDIRECT_RDMA_WRITE: u32 = 2;
 
-/// Does not wake the device for this operation, because a message that wakes it follows at once.
-/// If none does, smbdirect_device_flush wakes it, or smbdirect_device_get_events does before it
-/// returns fewer events than it was asked for.
+/// Does not wake the device for this operation, because a message on the same connection, which wakes
+/// it, follows at once. If none does, smbdirect_device_flush wakes it, or smbdirect_device_get_events
+/// without SMBDIRECT_EVENTS_PEEK does before it returns fewer events than it was asked for.
 pub const SMBDIRECT_RDMA_DEFER: u32 = 1;
 
 /// How to attach.

@@ -34,9 +34,10 @@
 //!
 //! A side that finds nothing to do announces that it sleeps, **looks again**, and only then waits for its doorbell. A
 //! side that has published looks **afterwards** whether the other has announced sleep, and rings if so. A fence in each
-//! keeps its store before its load, so at least one of the two sees the other, and no wake-up is lost. An announcement
-//! is a number that is odd while the side sleeps and is never reused, so one announcement is rung for once, not with
-//! every push until the sleeper runs again.
+//! keeps its store before its load, so at least one of the two sees the other, and no wake-up is lost (`push_deferred`
+//! leaves that to the next push or `wake`). An announcement is a number that is odd while the side sleeps and is never
+//! reused, so one announcement is rung for once, not with every push until the sleeper runs
+//! again.
 //!
 //! A consumer may announce that it sleeps deeply (a number that is 3 modulo 4): entries that a producer pushes quietly
 //! then do not wake it, until something else does, or the producer decides that it is time.

@@ -191,6 +191,25 @@ fn what_is_deferred_is_rung_for_when_the_next_finds_no_room() {
 }
 
 #[test]
+fn a_flush_lets_the_worker_sleep_although_the_ring_is_full() {
+    let (mut handle, mut device) = connected();
+    // Messages that go back, more than the ring has room for, and a device that takes none.
+    for _ in 0..=DEPTH {
+        device.pdu(conn(1), b"one");
+        let [Event::Pdu { pdu, .. }] = events(&mut handle)[..] else {
+            panic!("a message");
+        };
+        handle.take_pdu(pdu, &mut [0; 3]).expect("held");
+    }
+    assert_eq!(events(&mut handle), []);
+    for _ in 0..3 {
+        handle.flush().expect("attached");
+        assert!(!is_readable(&handle));
+    }
+    assert_eq!(device.take(1).len(), DEPTH as usize);
+}
+
+#[test]
 fn a_device_that_wants_no_room_is_not_rung_for_messages_that_go_back() {
     let (mut handle, mut device) = connected();
     let rung = device.queue(1).rung.clone();

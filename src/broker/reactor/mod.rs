@@ -167,12 +167,13 @@ impl<F: SharedEpoll> Reactor<F> {
             self.look_at_clock();
             self.run_bells();
             let mut busy = self.run_commands();
-            busy |= self.shard.step()?;
+            let stepped = self.shard.step();
             self.run_notices();
+            busy |= stepped?;
             if self.shard.has_stopped() {
                 return Ok(());
             }
-            // The step has polled all descriptors: look at the queues that have rung before sleeping.
+            // The step may have found queues that have rung: look at them before sleeping.
             self.run_bells();
             self.rest(busy)?;
         }
@@ -213,6 +214,8 @@ impl<F: SharedEpoll> Reactor<F> {
                         fabric: self.fabric,
                         shard: shard.report(),
                     };
+                    // It may have found a fault, of which the control thread hears first.
+                    self.run_notices();
                     self.control.notice(Notice::Report(number, report));
                 }
                 Command::Stop(by) => shard.stop(by),

@@ -195,7 +195,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.notices.pop_front()
     }
 
-    /// Whether a deadline of the fabric or of a connection has come.
+    /// Whether the transport has something to do at a time that has come.
     pub fn is_due(&self) -> bool {
         self.transport
             .poll_timeout()
