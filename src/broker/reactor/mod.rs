@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A reactor: a thread that drives a [shard](crate::engine::shard) on a fabric of user space.
+//! A reactor: a thread that drives a [`Shard`] on a fabric of user space.
 //!
 //! ```text
 //!   control thread -- Command --> Reactor -- calls --> Shard

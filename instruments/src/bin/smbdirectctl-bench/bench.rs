@@ -466,7 +466,7 @@ mod tests {
             denied.contains("SESSION_SETUP: STATUS_ACCESS_DENIED: smbd refuses"),
             "{denied}"
         );
-        assert!(denied.contains("; --no-bind makes"), "{denied}");
+        assert!(denied.contains("; --no-bind uses"), "{denied}");
         for beside_the_point in ["--seal", "permissions"] {
             assert!(!denied.contains(beside_the_point), "{denied}");
         }
