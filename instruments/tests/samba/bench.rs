@@ -121,7 +121,7 @@ fn a_server_that_encrypts_everything_needs_a_session_of_its_own() {
     let output = bench(&server, PASSWORD, &arguments);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = stderr(&output);
-    assert!(said.contains("; --no-bind makes"), "{said}");
+    assert!(said.contains("; --no-bind uses"), "{said}");
     assert!(!said.contains("--seal"), "{said}");
     let alone = [&arguments[..], &["--no-bind"]].concat();
     assert_eq!(cases(&bench(&server, PASSWORD, &alone)).len(), 8);
