@@ -6,15 +6,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved, ReadLimits,
-    Region, RegionId, RemoteAddress, Sge, WrId,
+    ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, forward_fabric,
 };
-use smbdirect::sys::Memory;
-use smbdirect::units::{Instant, RemoteToken};
+use smbdirect::units::Instant;
 
 struct Network {
     loopback: Loopback,
@@ -52,10 +49,6 @@ impl End {
         };
         (0..ends).map(end).collect()
     }
-
-    fn with<T>(&self, call: impl FnOnce(&mut Loopback) -> T) -> T {
-        call(&mut self.network.borrow_mut().loopback)
-    }
 }
 
 impl Network {
@@ -84,101 +77,25 @@ impl Network {
 
 impl Fabric for End {
     fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
-        let listener = self.with(|all| all.listen(address))?;
+        let listener = self.network.borrow_mut().loopback.listen(address)?;
         let listeners = &mut self.network.borrow_mut().listeners;
         listeners.insert(listener, self.number);
         Ok(listener)
     }
 
-    fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
-        self.with(|all| all.local_address(listener))
-    }
-
-    fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr> {
-        self.with(|all| all.conn_local_address(conn))
-    }
-
-    fn regions_may_be_invalidated(&self, conn: ConnId) -> bool {
-        self.with(|all| all.regions_may_be_invalidated(conn))
-    }
-
-    fn unlisten(&mut self, listener: ListenerId) {
-        self.with(|all| all.unlisten(listener));
-    }
-
-    fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
-        self.with(|all| all.admit_at(addresses));
-    }
-
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError> {
-        let conn = self.with(|all| all.connect(address, limits))?;
+        let conn = self
+            .network
+            .borrow_mut()
+            .loopback
+            .connect(address, limits)?;
         self.network.borrow_mut().conns.insert(conn, self.number);
         Ok(conn)
     }
 
-    fn accept(&mut self, conn: ConnId, limits: ReadLimits) -> Result<(), FabricError> {
-        self.with(|all| all.accept(conn, limits))
-    }
-
-    fn reject(&mut self, conn: ConnId) {
-        self.with(|all| all.reject(conn));
-    }
-
-    fn close(&mut self, conn: ConnId) {
-        self.with(|all| all.close(conn));
-    }
-
-    fn register(
-        &mut self,
-        conn: ConnId,
-        memory: &Memory,
-        access: Access,
-    ) -> Result<Region, FabricError> {
-        self.with(|all| all.register(conn, memory, access))
-    }
-
-    fn deregister(&mut self, conn: ConnId, region: RegionId) -> Result<(), FabricError> {
-        self.with(|all| all.deregister(conn, region))
-    }
-
-    fn post_recv(&mut self, conn: ConnId, wr_id: WrId, memory: Sge) -> Result<(), FabricError> {
-        self.with(|all| all.post_recv(conn, wr_id, memory))
-    }
-
-    fn post_send(
-        &mut self,
-        conn: ConnId,
-        wr_id: WrId,
-        header: &[u8],
-        payload: Option<Sge>,
-        invalidate: Option<RemoteToken>,
-    ) -> Result<(), FabricError> {
-        self.with(|all| all.post_send(conn, wr_id, header, payload, invalidate))
-    }
-
-    fn post_write(
-        &mut self,
-        conn: ConnId,
-        wr_id: WrId,
-        source: Sge,
-        target: RemoteAddress,
-    ) -> Result<(), FabricError> {
-        self.with(|all| all.post_write(conn, wr_id, source, target))
-    }
-
-    fn post_read(
-        &mut self,
-        conn: ConnId,
-        wr_id: WrId,
-        sink: Sge,
-        source: RemoteAddress,
-    ) -> Result<(), FabricError> {
-        self.with(|all| all.post_read(conn, wr_id, sink, source))
-    }
-
-    fn moved(&self, conn: ConnId) -> Moved {
-        self.with(|all| all.moved(conn))
-    }
+    forward_fabric!(self => self.network.borrow_mut().loopback;
+        local_address, conn_local_address, regions_may_be_invalidated, unlisten, admit_at, accept, reject, close,
+        register, deregister, post_recv, post_send, post_write, post_read, moved);
 
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {
         let mut network = self.network.borrow_mut();
