@@ -3,8 +3,8 @@
 //! The seven operations of the smbdirect device as data, version [`VERSION`].
 //!
 //! Only data: what a process and a device say to each other, by whatever means. `smbdirectd`
-//! carries control messages on a socket and shares memory by descriptors; a kernel device would
-//! carry the same structures by `ioctl` and `mmap`. Everything is in the byte order of the machine
+//! carries control messages on a socket and shares memory by descriptors; a device in the kernel
+//! carries the same structures by `ioctl` and `mmap` ([`uapi`](super::uapi)). Everything is in the byte order of the machine
 //! and without padding, and reserved fields are 0 and checked to be 0.
 //!
 //! # Who says what

@@ -3,7 +3,7 @@
 //! The smbdirect device as its users see it: the parent smbd and its children.
 //!
 //! [`abi`] is what both sides say to each other, [`Status`] how anything ends. The device itself is
-//! elsewhere (`engine` with `broker`, or with a kernel) and uses only these two and [`message`].
+//! elsewhere (`engine` with `broker`, or with a kernel) and uses only these two, [`message`] and, in a kernel, [`uapi`].
 
 pub mod abi;
 #[cfg(feature = "shm")]
@@ -32,6 +32,7 @@ mod slots;
 mod status;
 #[cfg(feature = "shm")]
 pub mod trust;
+pub mod uapi;
 #[cfg(feature = "shm")]
 mod worker;
 
