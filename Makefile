@@ -61,7 +61,7 @@ no-os: ## check that the protocol layers and the engine link without an operatin
 msrv: ## build with the oldest Rust that Cargo.toml promises
 	@tools/check.sh msrv
 
-docs: ## check that the documentation builds without warnings
+docs: ## check links and spelling, and that the documentation builds without warnings
 	@tools/check.sh docs
 
 samba: ## fetch, patch and build Samba 4.22 with this library, in ~/.cache/smbdirect

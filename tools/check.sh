@@ -32,17 +32,19 @@ step_setup() {
     command -v cargo >/dev/null || { echo "no cargo: Rust $(minimum_rust) or newer is needed"; return 1; }
     version_at_least "$(rustc_version rustc)" "$(minimum_rust)" ||
         { echo "rustc is $(rustc_version rustc); $(minimum_rust) or newer is needed"; return 1; }
-    for pair in cc:gcc c++:g++ cc:libc6-dev ld:binutils mandoc:mandoc tshark:tshark make:make pkg-config:pkg-config; do
+    for pair in cc:gcc c++:g++ cc:libc6-dev ld:binutils mandoc:mandoc aspell:aspell jq:jq \
+        tshark:tshark make:make pkg-config:pkg-config; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     # For the RDMA fabric.
     for pair in /usr/include/infiniband/verbs.h:libibverbs-dev /usr/include/rdma/rdma_cma.h:librdmacm-dev; do
         [ -e "${pair%%:*}" ] || missing+=("${pair##*:}")
     done
+    [ -n "$(aspell dump dicts 2>/dev/null | grep -x en)" ] || missing+=(aspell-en)
     # Without it cargo cannot fetch crates.
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ ${#missing[@]} = 0 ]; then
-        echo "cargo $(rustc_version rustc), cc, c++, ld, mandoc, tshark, rdma-core: all there"
+        echo "cargo $(rustc_version rustc), cc, c++, ld, mandoc, aspell, jq, tshark, rdma-core: all there"
     else
         apt_install "${missing[@]}"
     fi
@@ -251,6 +253,7 @@ step_msrv() {
 }
 
 step_docs() {
+    tools/docs.py || return 1
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 }
 

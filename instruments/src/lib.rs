@@ -11,6 +11,7 @@
 //!   samba       smbd, with smbdirectd behind it; where smbd knows no SMB Direct, the forwarder instead
 //!   c           libsmbdirect.a as smbd links it, and programs in C with it, one of which plays smbd
 //!   install     what `make install` installs
+//!   guides      the commands in the guides of `docs`
 //!   peer        a client byte by byte: an SMB Direct initiator over iWARP
 //! ```
 //!
@@ -40,6 +41,12 @@ pub mod daemon;
     reason = "tests are their only users"
 )]
 pub mod forwarder;
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    reason = "tests are their only users"
+)]
+pub mod guides;
 #[allow(
     missing_docs,
     missing_debug_implementations,

@@ -232,6 +232,16 @@ impl Server {
         (output.status.success(), said)
     }
 
+    /// One of the programs of this smbd's Samba.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.samba.program(name)
+    }
+
+    /// Its smb.conf.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// The running device.
     pub fn device(&self) -> &Daemon {
         self.daemon.as_ref().expect("a device")

@@ -24,6 +24,7 @@ mod failover;
 mod failures;
 mod fairness;
 mod files;
+mod guides;
 mod hostile;
 mod ms_channel;
 mod path;

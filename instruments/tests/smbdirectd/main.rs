@@ -5,6 +5,7 @@
 mod bridge;
 mod commands;
 mod drain;
+mod guides;
 mod install;
 mod life;
 mod log;

@@ -73,6 +73,65 @@ fn the_manual_has_every_option_and_no_other() {
     assert_eq!(flags_in(SMBDIRECTCTL_PAGE), smbdirectctl);
 }
 
+/// A program, and the words that select each of its commands.
+fn commands() -> Vec<(&'static Path, Vec<String>)> {
+    let mut found: Vec<(&Path, Vec<String>)> =
+        vec![(&SMBDIRECTD, Vec::new()), (&SMBDIRECTCTL, Vec::new())];
+    let mut next = 0;
+    while let Some((program, words)) = found.get(next).cloned() {
+        next += 1;
+        let help = help(program, &words);
+        let Some((_, commands)) = help.split_once("\nCommands:\n") else {
+            continue;
+        };
+        let commands = commands.lines().take_while(|line| !line.is_empty());
+        // A description that takes more lines is indented further.
+        let commands = commands.filter_map(|line| line.strip_prefix("  "));
+        for command in commands.filter(|line| !line.starts_with(' ')) {
+            let name = command.split(' ').next().expect("a word").to_owned();
+            if name != "help" {
+                found.push((program, [words.clone(), vec![name]].concat()));
+            }
+        }
+    }
+    found
+}
+
+fn help(program: &Path, words: &[String]) -> String {
+    let mut command = Command::new(program);
+    // As on a wide terminal.
+    command.args(words).arg("--help").env("COLUMNS", "300");
+    let output = command.output().expect("the program runs");
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn the_help_of_each_command_fits_100_columns() {
+    let commands = commands();
+    assert!(commands.len() >= 5, "{commands:?}");
+    for (program, words) in commands {
+        for line in help(program, &words).lines() {
+            assert!(line.chars().count() <= 100, "{words:?}: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_manual_has_every_command() {
+    let commands = commands();
+    let commands = commands.iter().filter(|(_, words)| !words.is_empty());
+    let names: BTreeSet<&str> = commands.map(|(_, words)| words[0].as_str()).collect();
+    assert!(names.contains("status"), "{names:?}");
+    for name in names {
+        let synopsis = format!("\n.Nm\n.Cm {name}\n");
+        let description = format!("\n.It Cm {name}\n");
+        for wanted in [synopsis, description] {
+            assert!(SMBDIRECTCTL_PAGE.contains(&wanted), "{wanted}");
+        }
+    }
+}
+
 #[test]
 fn the_manual_has_every_key_and_no_other() {
     let toml = Settings::default().to_toml();
