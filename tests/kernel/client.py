@@ -98,6 +98,7 @@ class Ksmbd:
         self.config = self.root / "ksmbd.conf"
 
     def start(self):
+        guest.load("ksmbd")
         self.root.mkdir(exist_ok=True)
         self.files.mkdir(exist_ok=True)
         self.files.chmod(0o777)

@@ -48,6 +48,12 @@ def run(*command, check=True, **more):
     return done.stdout
 
 
+def load(module):
+    """Loads a module, unless the kernel has everything built in."""
+    if pathlib.Path("/lib/modules", os.uname().release).exists():
+        run("modprobe", module)
+
+
 def add_rdma(kind, interface=None):
     """Makes an RDMA device in software; siw on an interface that leads nowhere, unless another is named."""
     if interface is None and kind == "siw":

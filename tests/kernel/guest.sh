@@ -3,7 +3,8 @@
 # A Linux in QEMU with software RDMA (siw, rxe), the kernel's own SMB client and its own SMB server:
 #
 #   tests/kernel/guest.sh deps           install what it needs (apt, as root)
-#   tests/kernel/guest.sh build          fetch the newest kernel source of Debian 13 and build the guest's kernel
+#   tests/kernel/guest.sh build          fetch the newest kernel of Debian 13, and build the modules that it lacks
+#   tests/kernel/guest.sh headers        print the directory that modules are built with, KDIR of their makefiles
 #   tests/kernel/guest.sh run COMMAND... run a command as root in the guest, and exit with its status
 #
 # The guest sees this machine's files; whatever it writes to them is lost when it ends, except in the directory
@@ -11,10 +12,12 @@
 # output in GUEST_DIR/console. It does not need KVM: the guest's processors are emulated, at about a tenth of the speed.
 #
 # GUEST_DIR=     a directory of this machine that the guest may write (a temporary one; in the guest it is /mnt/guest)
+# GUEST_MODULES= files with modules to load before the command, separated by blanks
 # GUEST_SECONDS= seconds until the guest is stopped (1800)
 # GUEST_MEMORY=  its memory (6G)
 # GUEST_NETWORK= more options of QEMU's user network, such as hostfwd=tcp:127.0.0.1:5445-:5445
-# KERNEL_SRC=    a tarball or directory with another source of Linux
+# KERNEL_SRC=    a tarball or directory with another source of Linux, from which the whole kernel is built
+# KERNEL_CONFIG= a file with more options for that kernel, such as CONFIG_KASAN=y
 # JOBS=          how many compilers run at once (as many as there are processors)
 #
 # The kernel is kept in ${XDG_CACHE_HOME:-~/.cache}/smbdirect, named by a hash of what it was made from.
@@ -23,14 +26,19 @@
 # shellcheck disable=SC2317
 set -euo pipefail
 called_from=$PWD
+# They are relative to the caller's directory.
+[ -z "${KERNEL_SRC:-}" ] || KERNEL_SRC=$(realpath -e "$KERNEL_SRC")
+[ -z "${KERNEL_CONFIG:-}" ] || KERNEL_CONFIG=$(realpath -e "$KERNEL_CONFIG")
 cd "$(dirname "$0")/../.."
 . tools/lib.sh
+. tests/kernel/kernel.sh
 
 suite=trixie
 linux=linux-source-6.12
 
-packages=(bc binutils bison ccache cifs-utils cpio dpkg-dev fio flex gcc ibverbs-providers iproute2 kmod libc6-dev libelf-dev
-    libglib2.0-0 libnl-3-200 libnl-genl-3-200 make perl python3 qemu-system-x86 rdma-core rsync seabios xz-utils)
+packages=(bc binutils bison busybox-static ccache cifs-utils cpio dpkg-dev fio flex gcc ibverbs-providers iproute2 kmod
+    libc6-dev libelf-dev libglib2.0-0 libnl-3-200 libnl-genl-3-200 make perl python3 qemu-system-x86 rdma-core rsync
+    seabios xz-utils zstd)
 # Its name changed.
 ! apt-cache show libglib2.0-0t64 >/dev/null 2>&1 || packages=("${packages[@]/libglib2.0-0/libglib2.0-0t64}")
 
@@ -53,30 +61,61 @@ verb_deps() {
 
 # ---- the kernel
 
-# Debian's packages are fetched at most once a day: the kernel's source, and ksmbd's user-space programs.
+# Debian's packages are fetched at most once a day: a kernel, what its modules are built with, and ksmbd's user-space
+# programs. linux-newest has the kernel's release and the packages' version.
 fetch() {
-    local work
+    local work release version names
     mkdir -p "$cache/source"
-    [ -z "$(find "$cache/source/linux-newest" -mmin -1440 2>/dev/null)" ] || return 0
-    say "asking the Debian mirror for the newest $linux and ksmbd-tools of Debian 13"
+    [ -z "$(find "$cache/source/linux-newest" -mmin -1440 -size +0 2>/dev/null)" ] || ! fetched || return 0
+    say "asking the Debian mirror for the newest kernel and ksmbd-tools of Debian 13"
     work=$(mktemp -d "$cache/source/apt.XXXXXX")
     mkdir "$work/got"
     # A package that is already here with the right checksum is not fetched again.
-    ln "$cache/source/$linux"_* "$cache/source"/ksmbd-tools_* "$work/got/" 2>/dev/null || true
+    ln "$cache/source"/{linux-,ksmbd-tools_}*.deb "$work/got/" 2>/dev/null || true
     if debian_apt "$work" "$suite" deb && logged "$work/log" apt-get "${debian_apt[@]}" update &&
-        (cd "$work/got" && logged ../log apt-get "${debian_apt[@]}" download "$linux" ksmbd-tools); then
-        newest_only "$work/got" "$linux"
+        read -r release version < <(newest_kernel "${debian_apt[@]}") &&
+        mapfile -t names < <(kernel_packages "$release" | sed "s/\$/=$version/") &&
+        (cd "$work/got" && logged ../log apt-get "${debian_apt[@]}" download "${names[@]}" ksmbd-tools); then
         newest_only "$work/got" ksmbd-tools
-        rm -f "$cache/source/$linux"_* "$cache/source"/ksmbd-tools_*
+        find "$work/got" -name 'linux-*' ! -name "*_${version/:/%3a}_*" -delete
+        rm -f "$cache/source"/{linux-,ksmbd-tools_}*.deb
         mv "$work/got"/*.deb "$cache/source/"
-        touch "$cache/source/linux-newest"
-    elif [ -e "$(deb "$linux")" ]; then
-        say "that did not work: going on with $(basename "$(deb "$linux")"), fetched earlier"
+        echo "$release $version" >"$cache/source/linux-newest"
+    elif fetched; then
+        say "that did not work: going on with Linux $(cut -d ' ' -f 1 "$cache/source/linux-newest"), fetched earlier"
     else
         rm -rf "$work"
-        die "no source of Linux: try again, or set KERNEL_SRC=<a tarball or directory>"
+        die "no kernel: try again, or set KERNEL_SRC=<a tarball or directory>"
     fi
     rm -rf "$work"
+}
+
+# The release and version of the newest kernel of which there is everything. Its signed image may come later than its
+# source.
+newest_kernel() {
+    local release version
+    apt-cache "$@" show linux-image-amd64 |
+        sed -n 's/^Depends: linux-image-\([^ ]*\) (= \([^)]*\)).*/\2 \1/p' | sort -Vru >"$work/kernels"
+    while read -r version release; do
+        kernel_packages "$release" | sed "s/\$/=$version/" | xargs apt-cache "$@" show >/dev/null 2>&1 || continue
+        echo "$release $version"
+        return 0
+    done <"$work/kernels"
+    echo "the Debian mirror has no kernel" >&2
+    return 1
+}
+
+kernel_packages() {
+    printf '%s\n' "linux-image-$1" "linux-headers-$1" "linux-headers-${1%-*}-common" "linux-kbuild-${1%-*}" "$linux"
+}
+
+# Whether everything of the newest kernel is here.
+fetched() {
+    local release version name
+    read -r release version 2>/dev/null <"$cache/source/linux-newest" || return 1
+    for name in $(kernel_packages "$release") ksmbd-tools; do
+        [ -e "$(deb "$name")" ] || return 1
+    done
 }
 
 newest_only() {
@@ -90,22 +129,24 @@ deb() {
 kernel_path() {
     local key
     key=$({
-        echo 1
-        if [ -n "${KERNEL_SRC:-}" ]; then realpath "$KERNEL_SRC"; else basename "$(deb "$linux")"; fi
-        cat tests/kernel/config
+        if [ -n "${KERNEL_SRC:-}" ]; then
+            echo "$KERNEL_SRC"
+            cat tests/kernel/config ${KERNEL_CONFIG:+"$KERNEL_CONFIG"}
+        else
+            cat "$cache/source/linux-newest"
+        fi
+        cat tests/kernel/kernel.sh tests/kernel/initrd
         gcc -dumpfullversion
     } | sha256sum | cut -c 1-10)
     echo "$cache/kernel-$key"
 }
 
-# The kernel's configuration must have every line of ours: kconfig silently drops options that its version does not know
-# or whose dependencies are missing.
-configured() {
-    local missing
-    missing=$(grep -E '^CONFIG_|is not set$' tests/kernel/config | grep -vxFf "$1/.config" | grep -v 'is not set$' || true)
-    [ -z "$missing" ] || say "this kernel has no: $(tr '\n' ' ' <<<"$missing")"
-    ! grep -qE '^CONFIG_(RDMA_SIW|RDMA_RXE|CIFS_SMB_DIRECT|SMB_SERVER_SMBDIRECT|PVH|OVERLAY_FS|9P_FS)=' <<<"$missing" ||
-        die "the tests need at least one of these"
+# The kernel's directory, if it is there.
+kernel() {
+    local kernel
+    kernel=$(kernel_path)
+    [ -e "$kernel/vmlinux" ] || die "the guest's kernel is not built yet: tests/kernel/guest.sh build"
+    echo "$kernel"
 }
 
 verb_build() {
@@ -122,22 +163,14 @@ verb_build() {
     fi
     work=$kernel.new
     rm -rf "$cache"/kernel-*.new
-    mkdir -p "$work/source" "$work/build"
-    say "unpacking ${KERNEL_SRC:-$(basename "$(deb "$linux")")}"
-    unpack "$work"
-    say "building the guest's kernel"
-    local make=(env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CCACHE_DIR="${CCACHE_DIR:-$cache/ccache}" CCACHE_MAXSIZE=2G
-        KBUILD_BUILD_TIMESTAMP=1 make -C "$work/source" O="$work/build" CC="ccache gcc" HOSTCC="ccache gcc")
-    logged "$work/log" "${make[@]}" tinyconfig || die "make tinyconfig"
-    cat tests/kernel/config >>"$work/build/.config"
-    logged "$work/log" "${make[@]}" olddefconfig || die "make olddefconfig"
-    configured "$work/build"
-    "${make[@]}" "-j${JOBS:-$(nproc)}" vmlinux 2>&1 </dev/null | tee "$work/log" | show_progress ||
-        { tail -n 30 "$work/log"; die "the kernel does not build; its output is in $work/log"; }
-    objcopy --strip-debug "$work/build/vmlinux" "$work/vmlinux.new"
-    ksmbd_tools "$work"
+    mkdir "$work"
+    if [ -n "${KERNEL_SRC:-}" ]; then
+        built_kernel "$work"
+    else
+        debian_kernel "$work" "$(cut -d ' ' -f 1 "$cache/source/linux-newest")"
+    fi
+    dpkg-deb -x "$(deb ksmbd-tools)" "$work/ksmbd-tools"
     mv "$work/vmlinux.new" "$work/vmlinux"
-    rm -rf "$work/source" "$work/build"
     mv "$work" "$kernel"
     # Keep the two most recently used ones.
     find "$cache" -maxdepth 1 -name 'kernel-*' -type d -printf '%T@ %p\n' | sort -rn | tail -n +3 | cut -d ' ' -f 2- |
@@ -145,56 +178,42 @@ verb_build() {
     say "built in $((SECONDS - started)) s: $kernel/vmlinux"
 }
 
-unpack() {
-    if [ -d "${KERNEL_SRC:-}" ]; then
-        cp -a "$KERNEL_SRC/." "$1/source"
-    elif [ -n "${KERNEL_SRC:-}" ]; then
-        tar -C "$1/source" --strip-components=1 -xf "$KERNEL_SRC"
-    else
-        dpkg-deb --fsys-tarfile "$(deb "$linux")" | tar -x -O "./usr/src/$linux.tar.xz" |
-            tar -C "$1/source" --strip-components=1 -xJ
-    fi
-}
-
-ksmbd_tools() {
-    dpkg-deb -x "$(deb ksmbd-tools)" "$1/ksmbd-tools"
-}
-
-# Prints a line every 15 seconds: how many files are done, of about how many.
-show_progress() {
-    local files=0 next=$((SECONDS + 15)) line
-    while IFS= read -r line; do
-        [[ $line != *" CC "* ]] || files=$((files + 1))
-        if [ "$SECONDS" -ge "$next" ]; then
-            printf '   %s of about 1800\n' "$files"
-            next=$((SECONDS + 15))
-        fi
-    done
+verb_headers() {
+    local kernel
+    kernel=$(kernel)
+    echo "$kernel/build"
 }
 
 # ---- the guest
 
 verb_run() {
-    local kernel status quoted
+    local kernel status quoted module root boot
     [ $# != 0 ] || die "which command?"
-    kernel=$(kernel_path)
-    [ -e "$kernel/vmlinux" ] || die "the guest's kernel is not built yet: tests/kernel/guest.sh build"
+    kernel=$(kernel)
     if [ -z "${GUEST_DIR:-}" ]; then
         GUEST_DIR=$(mktemp -d)
         trap 'rm -rf "$GUEST_DIR"' EXIT
     fi
     mkdir -p "$GUEST_DIR"
     GUEST_DIR=$(realpath "$GUEST_DIR")
-    rm -f "$GUEST_DIR"/{dmesg,console,status}
+    rm -f "$GUEST_DIR"/{dmesg,console,status,modules}
+    for module in ${GUEST_MODULES:-}; do
+        (cd "$called_from" && realpath -e "$module") >>"$GUEST_DIR/modules" || die "GUEST_MODULES: there is no $module"
+    done
     printf -v quoted '%q ' "$@"
     cat >"$GUEST_DIR/job" <<END
 cd $(printf %q "$called_from") && export PATH=$(printf %q "$PATH") KSMBD_TOOLS=$kernel/ksmbd-tools/usr/sbin && exec $quoted
 END
+    root=trans=virtio,version=9p2000.L,cache=loose,msize=262144
+    # A kernel that needs no initrd finds its root directory by itself.
+    boot=(-append "GUEST_KERNEL=$kernel GUEST_INIT=$PWD/tests/kernel/init GUEST_ROOT_OPTIONS=ro,$root \
+root=host rootfstype=9p rootflags=$root ro init=$PWD/tests/kernel/init \
+console=ttyS0 loglevel=4 panic=-1 no_timer_check net.ifnames=0 mitigations=off")
+    [ ! -e "$kernel/initrd" ] || boot+=(-initrd "$kernel/initrd")
     set +e
     timeout --kill-after=10 "${GUEST_SECONDS:-1800}" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 \
         -m "${GUEST_MEMORY:-6G}" -nodefaults -no-user-config -display none -no-reboot -kernel "$kernel/vmlinux" \
-        -append "root=host rootfstype=9p rootflags=trans=virtio,version=9p2000.L,cache=loose,msize=262144 ro \
-init=$PWD/tests/kernel/init console=ttyS0 loglevel=4 panic=-1 no_timer_check net.ifnames=0" \
+        "${boot[@]}" \
         -fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap \
         -device virtio-9p-pci,fsdev=host,mount_tag=host \
         -fsdev local,id=guest,path="$GUEST_DIR",security_model=none,multidevs=remap \
