@@ -84,7 +84,7 @@ def main():
                           options.minutes * 60 + 900)
     try:
         server.start()
-        checks = client.Client(options, server, report)
+        checks = client.Client(options, server, report, kernel)
         samples = []
         with checks.mount() as mounted:
             running = loads(checks, mounted)
