@@ -160,6 +160,9 @@ built_kernel() {
     kbuild -C "$work/source" O="$work/build" vmlinux modules 2>&1 </dev/null | tee "$work/log" | show_progress ||
         { tail -n 30 "$work/log"; die "the kernel does not build; its output is in $work/log"; }
     objcopy --strip-debug "$work/build/vmlinux" "$work/vmlinux.new"
+    # The directory gets another name.
+    sed -i "s,$work/,${work%.new}/,g" "$work/build/Makefile"
+    ln -sfn ../source "$work/build/source"
 }
 
 # The kernel's configuration must have every line of ours: kconfig silently drops options that its version does not know
