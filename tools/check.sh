@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Runs checks by name, the functions step_* below: tools/check.sh fmt lint
 #
-# Each check has a heading with the time since the start. All of them run, even after one has failed. The last line says
-# which failed or were skipped, and the exit status is 0 only if none failed.
+# Each check has a heading with the time since the start. All of them run, even after one has failed. Lines that begin with
+# "OUTDATED: " are repeated at the end. The last line says which checks failed or were skipped, and the exit status is 0
+# only if none failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 . tools/lib.sh
@@ -289,7 +290,7 @@ step_miri() {
 }
 
 main() {
-    local started=$SECONDS failed=() skipped=0 name
+    local started=$SECONDS failed=() skipped=0 outdated= name
     for name; do
         declare -F "step_$name" >/dev/null || { echo "no such check: $name" >&2; exit 2; }
     done
@@ -299,7 +300,9 @@ main() {
         printf '\n== [%4d s] %s\n' $((SECONDS - started)) "$name"
         "step_$name" 2>&1 | tee "$log" || failed+=("$name")
         skipped=$((skipped + $(grep -c '^SKIPPED: ' "$log")))
+        outdated+=$(grep '^OUTDATED: ' "$log")$'\n'
     done
+    [ -z "${outdated//[[:space:]]/}" ] || printf '\n%s\n' "$(sort -u <<<"$outdated" | sed '/^$/d')"
     printf '\n== [%4d s] ' $((SECONDS - started))
     if [ ${#failed[@]} != 0 ]; then
         echo "FAILED: ${failed[*]} (of: $*; $skipped skipped)"
