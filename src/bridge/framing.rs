@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn of_netbios_only_requests_and_keepalives_are_known() {
+    fn accepts_no_netbios_packets_but_session_requests_and_keepalives() {
         assert_eq!(Frame::parse([0x85, 0, 0, 0]), Some(Frame::KeepAlive));
         assert_eq!(
             Frame::parse([0x81, 0, 0, 68]),

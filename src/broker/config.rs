@@ -120,7 +120,7 @@ pub struct OutOfRange {
     pub allowed: String,
 }
 
-/// The most of any one thing that peers and processes can make a broker hold.
+/// The largest value of a limit on what peers and processes can make a broker hold.
 const MOST: usize = 1 << 16;
 /// The longest path of a control socket. A socket address holds 107 bytes, and the path of the status
 /// socket may be longer.

@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_what_was_mistyped_and_nothing_where_all_differ() {
+    fn suggests_what_was_mistyped_and_nothing_if_all_differ() {
         let known = ["max_connections", "max_workers", "listen", "warn"];
         for (text, found) in [
             ("max_conections", Some("max_connections")),

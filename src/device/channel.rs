@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_why_there_is_no_device() {
+    fn says_why_there_is_no_device() {
         let nothing = SocketChannel::connect(&place("nothing")).unwrap_err();
         assert_eq!(nothing, Status::NoDevice);
         let path = place("gone");
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn does_not_wait_where_too_many_do() {
+    fn does_not_wait_if_too_many_do() {
         let path = place("crowd");
         let _ = std::fs::remove_file(&path);
         let _listener = SeqListener::bind(&path).unwrap();

@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_message() {
+    fn refuses_what_is_not_a_message() {
         for length in [0, 1, 15] {
             assert_eq!(refusal(&vec![0; length]), ["wrong_length"; 2]);
         }

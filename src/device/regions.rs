@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn asks_once_and_tells_who_was_refused() {
+    fn asks_once_and_says_whether_a_caller_waits() {
         let mut region = region();
         assert_eq!(region.allocate(0), Err(Status::Invalid));
         assert_eq!(region.allocate(8193), Err(Status::TooLong));
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn asks_for_what_the_longest_that_was_refused_needs() {
+    fn asks_for_what_the_longest_refused_buffer_needs() {
         let mut region = region();
         for (length, wanted) in [(1, 1), (8192, 2), (4096, 2)] {
             assert_eq!(region.allocate(length), Err(Status::Again));
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_the_places_of_a_buffer_only() {
+    fn gives_out_only_places_inside_a_buffer() {
         let mut region = region();
         region.add(&segment(0), Memory::zeroed(16384)).unwrap();
         region.allocate(1).unwrap();

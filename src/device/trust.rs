@@ -229,7 +229,7 @@ mod tests {
     const TMP: (u32, u32) = (ROOT, 0o1777);
 
     #[test]
-    fn a_device_starts_where_nobody_else_can_replace_its_socket() {
+    fn a_device_starts_if_others_cannot_replace_its_socket() {
         for fine in [
             &[(OWN, 0o700), TOP, TOP][..],
             &[(ROOT, 0o755), TOP],
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn another_user_is_the_device_only_where_root_has_given_it_the_directory() {
+    fn another_user_is_the_device_only_if_root_gave_it_the_directory() {
         let is = |of: &[(u32, u32)]| is_appointed(&chain(of), OTHER, USERS);
         assert!(is(&[(OTHER, 0o755), TOP, TOP]), "/run/smbdirect");
         assert!(is(&[(OTHER, 0o700), (OWN, 0o700), TMP, TOP]));

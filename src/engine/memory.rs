@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_that_nobody_touches_is_seen() {
+    fn a_segment_knows_whether_it_was_touched() {
         let (worker, total) = (Account::new(10_000), Account::new(9_000));
         let (segment, ()) = Segment::create(4096, &worker, (&total, 0), make).unwrap();
         assert!(segment.take_touched(), "it is new");

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn owner_and_fabric_are_told_of_their_own_whoever_looked() {
+    fn owner_and_fabric_get_their_own_events_whichever_of_them_polled() {
         let mut readiness = Readiness::new().unwrap();
         let (of_fabric, of_owner) = (EventFd::new().unwrap(), EventFd::new().unwrap());
         const KEY: u64 = (7 << 32) | 1;

@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reason_is_said_whoever_gave_it() {
+    fn keeps_the_reason_of_the_loader_or_of_the_system() {
         let missing = io::Error::new(io::ErrorKind::NotFound, "libibverbs.so.1: not there");
         for (error, text) in [
             (missing, "cannot load it: libibverbs.so.1: not there"),

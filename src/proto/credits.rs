@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn one_empty_message_is_no_reason_for_another_unless_it_took_the_last_credit() {
+    fn an_empty_message_causes_another_only_if_it_took_the_last_credit() {
         // Both have just been granted everything; one of them sends an empty message.
         for posted in 2..=255 {
             let mut other = ledger(10, posted, posted - 1);

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_memory_file() {
+    fn refuses_what_is_not_a_memory_file() {
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         assert_eq!(refusal(socket, 4096), "not_memory");
         assert_eq!(

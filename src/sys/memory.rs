@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_somebody_else_is_given_back_with_its_last_clone() {
+    fn memory_of_another_owner_is_given_back_with_its_last_clone() {
         unsafe extern "C" fn release(owner: *mut c_void) {
             // SAFETY: `owner` is the counter below, which outlives the memory.
             let released = unsafe { &*owner.cast::<Cell<u32>>() };

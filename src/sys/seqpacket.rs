@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn closes_all_descriptors_where_there_are_too_many() {
+    fn closes_all_descriptors_if_there_are_too_many() {
         for count in MAX_DESCRIPTORS + 1..MAX_DESCRIPTORS + 6 {
             let (a, b) = SeqSocket::pair().unwrap();
             let (mine, theirs) = streams(count);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn shuts_down_although_somebody_holds_a_copy() {
+    fn shuts_down_although_another_process_holds_a_copy() {
         let (a, b) = SeqSocket::pair().unwrap();
         let copy = a.as_fd().try_clone_to_owned().unwrap();
         a.shut_down().unwrap();
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn listens_for_its_own_user_only_and_knows_who_comes() {
+    fn listens_for_its_own_user_only_and_identifies_processes() {
         let name = format!("smbdirect-seqpacket-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         let _ = std::fs::remove_file(&path);

@@ -370,13 +370,13 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         self.conns.get(conn).map(|conn| conn.status())
     }
 
-    /// Most bytes that a connection's receives take: memory that no message has reached costs nothing.
+    /// The most bytes that a connection's receives can take. Pages that no message has reached are not in use yet.
     pub fn receive_memory(&self, conn: ConnId) -> usize {
         let connection = self.conns.get(conn);
         connection.map_or(0, |connection| connection.receive_memory())
     }
 
-    /// Bytes of heap that hold a connection's work that the fabric has not taken yet: much if it is in many pieces.
+    /// Bytes of heap for work of a connection that the fabric has not taken yet. Work in many pieces takes more.
     #[inline]
     pub fn queue_memory(&self, conn: ConnId) -> usize {
         let connection = self.conns.get(conn);

@@ -142,7 +142,7 @@ fn takes_no_more_workers_than_it_may() {
 }
 
 #[test]
-fn detaches_who_begins_otherwise_or_malformed() {
+fn detaches_processes_whose_first_message_is_not_a_valid_attach() {
     let scene = Scene::new();
     let mut raw = Raw::connect(scene.path());
     raw.request(kind::CLAIM, &abi::Claim { token: [1; 16] });
@@ -194,7 +194,7 @@ fn registers_sessions_up_to_a_limit_and_for_one_worker_only() {
 }
 
 #[test]
-fn detaches_who_does_not_attach_in_time() {
+fn detaches_processes_that_do_not_attach_in_time() {
     let scene = Scene::new();
     let mut raw = Raw::connect(scene.path());
     assert_eq!(raw.detached(), Status::TimedOut);

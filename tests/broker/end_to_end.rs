@@ -170,7 +170,7 @@ fn list(descriptors: &[BufferDescriptorV1]) -> Vec<u8> {
 }
 
 #[test]
-fn a_client_that_nobody_knows_goes_through_the_listener_to_a_new_worker() {
+fn an_unknown_client_goes_through_the_listener_to_a_new_worker() {
     let scene = Scene::new();
     let mut listener = Process::attach(scene.path(), Role::Listener, None);
     let client = scene.client(1);
@@ -220,7 +220,7 @@ fn a_client_that_nobody_knows_goes_through_the_listener_to_a_new_worker() {
 }
 
 #[test]
-fn an_attachment_with_a_token_that_nobody_made_is_refused() {
+fn an_attachment_with_an_unknown_token_is_refused() {
     let scene = Scene::new();
     let attached = Handle::attach(scene.path(), Role::Worker, Some([9; 16]));
     let mut process = Process(attached.expect("a device"));

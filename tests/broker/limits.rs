@@ -25,7 +25,7 @@ fn a_client_without_a_first_request_is_closed() {
 }
 
 #[test]
-fn a_connection_that_nobody_claims_is_closed() {
+fn an_unclaimed_connection_is_closed() {
     let scene = Scene::with(|config| config.claim_timeout = Duration::from_millis(50));
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     let client = scene.client(1);

@@ -127,7 +127,7 @@ fn one_that_says_nothing_loses_its_turn() {
 }
 
 #[test]
-fn a_broker_ends_while_somebody_is_served() {
+fn a_broker_ends_while_a_client_is_served() {
     let mut scene = Scene::new();
     let mut silent = Raw::connect(&status_of(&scene));
     std::thread::sleep(Duration::from_millis(1));

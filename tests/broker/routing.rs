@@ -104,7 +104,7 @@ fn nobody_is_given_a_connection_of_which_nothing_is_known_any_more() {
 }
 
 #[test]
-fn another_client_is_offered_to_the_listener_and_goes_to_who_names_the_token() {
+fn another_client_is_offered_to_the_listener_and_goes_to_the_process_that_names_the_token() {
     let scene = Scene::new();
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     let client = scene.client(1);
@@ -150,7 +150,7 @@ fn without_a_listener_an_unknown_client_is_closed() {
 }
 
 #[test]
-fn a_first_message_that_is_no_negotiate_request_ends_the_connection() {
+fn a_first_message_that_is_not_a_negotiate_request_ends_the_connection() {
     let scene = Scene::new();
     let _listener = Raw::attach(scene.path(), role::LISTENER);
     let mut response = negotiate(1);

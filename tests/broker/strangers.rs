@@ -359,7 +359,7 @@ fn messages_that_wait_for_room_count_as_memory() {
 }
 
 #[test]
-fn a_process_with_a_token_is_let_in_also_when_there_is_no_place_for_others() {
+fn a_process_with_a_token_may_attach_even_if_there_is_no_room_for_others() {
     let scene = Scene::with(|config| config.max_workers = 1);
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     let _idle = Raw::worker(scene.path());

@@ -251,7 +251,7 @@ fn assert_invalidates(frames: &[Frame], token: u32) {
 }
 
 #[test]
-fn each_operation_is_there_once_where_both_ends_are_in_the_fabric() {
+fn each_operation_is_there_once_if_both_ends_are_in_the_fabric() {
     let file = Temporary::new("both");
     let loopback = Loopback::new(LoopbackConfig::default()).unwrap();
     let rig = Rig::in_virtual_time("captured", file.capturing(loopback));

@@ -10,7 +10,7 @@ macro_rules! conformance {
             conformance! { @cases $make;
                 connections::is_established_on_both_ends_with_agreed_limits,
                 connections::knows_the_local_address_of_both_ends_of_a_connection,
-                connections::is_refused_where_nobody_listens,
+                connections::is_refused_at_an_address_without_a_listener,
                 connections::is_refused_at_an_address_that_is_not_admitted,
                 connections::is_refused_by_rejection_which_no_event_of_the_server_names,
                 connections::unlisten_rejects_unanswered_requests_and_leaves_connections,

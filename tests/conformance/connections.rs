@@ -62,7 +62,7 @@ pub fn knows_the_local_address_of_both_ends_of_a_connection<H: Harness>(h: H) {
     w.finish();
 }
 
-pub fn is_refused_where_nobody_listens<H: Harness>(h: H) {
+pub fn is_refused_at_an_address_without_a_listener<H: Harness>(h: H) {
     let mut w = World::new(h);
     let (listener, address) = w.listen();
     w.server_fabric().unlisten(listener);

@@ -159,7 +159,7 @@ fn requests_say_what_was_asked_and_their_replies_come_back() {
 }
 
 #[test]
-fn a_token_of_zeros_or_of_a_listener_is_no_token() {
+fn a_token_of_zeros_or_with_a_listener_is_refused() {
     let (spare, _device) = super::script::ends();
     let refusal = Handle::over(spare, Role::Worker, Some([0; 16])).map(|_| ());
     assert_eq!(refusal, Err(Status::Invalid));

@@ -14,7 +14,7 @@ use super::script::{
 };
 
 #[test]
-fn a_listener_learns_of_connections_that_nobody_owns() {
+fn a_listener_learns_of_connections_without_an_owner() {
     let (mut handle, mut device) = attached(Role::Listener);
     for token in [[1; 16], [2; 16]] {
         let info = info(0);
@@ -69,7 +69,7 @@ fn the_last_addresses_that_the_device_named_are_known() {
 }
 
 #[test]
-fn as_long_as_the_rings_hold_something_nobody_looks_elsewhere() {
+fn looks_nowhere_else_while_the_rings_hold_something() {
     let (mut handle, mut device) = connected();
     for number in 2..10 {
         device.connect(info(conn(number)));
@@ -85,7 +85,7 @@ fn as_long_as_the_rings_hold_something_nobody_looks_elsewhere() {
 }
 
 #[test]
-fn who_sleeps_is_woken_once() {
+fn a_sleeping_process_is_woken_once() {
     let (mut handle, mut device) = connected();
     for round in 1..=3 {
         assert_eq!(handle.next_event(), Ok(None));

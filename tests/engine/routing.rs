@@ -25,7 +25,7 @@ fn a_client_that_is_registered_goes_to_its_worker() {
 }
 
 #[test]
-fn another_client_is_offered_and_goes_to_who_names_the_token() {
+fn another_client_is_offered_and_goes_to_the_process_that_names_the_token() {
     let mut scene = Scene::with(2, |_, _| ());
     let (listener, worker) = (scene.listener(), scene.worker());
     let _client = scene.client(1, 9);
@@ -48,7 +48,7 @@ fn without_a_listener_an_unknown_client_is_closed() {
 }
 
 #[test]
-fn a_first_message_that_is_no_negotiate_request_ends_the_connection() {
+fn a_first_message_that_is_not_a_negotiate_request_ends_the_connection() {
     let mut scene = Scene::new();
     scene.listener();
     for message in [&b"no SMB2 at all"[..], &negotiate(1)[..70]] {

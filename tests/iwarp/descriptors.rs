@@ -14,7 +14,7 @@ use smbdirect::units::Instant;
 const EMFILE: i32 = 24;
 
 #[test]
-fn a_process_without_descriptors_neither_spins_nor_forgets_who_waits() {
+fn a_process_without_descriptors_neither_spins_nor_forgets_waiting_clients() {
     // The limit applies to a whole process, so the test runs in one of its own.
     let status = Command::new("sh")
         .args([

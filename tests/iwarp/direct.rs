@@ -213,7 +213,7 @@ fn answers_arrive_exactly_between_messages() {
 }
 
 #[test]
-fn so_they_do_with_crcs() {
+fn answers_arrive_exactly_between_messages_with_crcs() {
     for max_ulpdu in [9000, 65_532] {
         reads_between_messages(true, max_ulpdu);
     }

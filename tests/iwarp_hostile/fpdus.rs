@@ -418,7 +418,7 @@ fn flood(peer: &Peer, bytes: Vec<u8>) -> std::thread::JoinHandle<()> {
 }
 
 #[test]
-fn a_flood_of_messages_that_nobody_expects_ends_with_the_first() {
+fn a_flood_of_unexpected_messages_ends_with_the_first() {
     on_both(quick(), |world| {
         let (peer, conn) = world.established(0x10);
         let flood = flood(&peer, send(1, &[1; 1000]).repeat(100));
@@ -435,7 +435,7 @@ fn a_flood_of_messages_that_nobody_expects_ends_with_the_first() {
 }
 
 #[test]
-fn a_flood_of_nothing_keeps_nobody_waiting() {
+fn a_flood_of_empty_messages_keeps_no_other_peer_waiting() {
     on_both(quick(), |world| {
         let (peer, conn) = world.established(0x10);
         // RDMA WRITEs of no bytes are legal, in any number.

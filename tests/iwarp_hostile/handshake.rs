@@ -253,7 +253,7 @@ fn a_request_that_trickles_in_has_no_more_time() {
 }
 
 #[test]
-fn a_request_that_nobody_answers_is_rejected_in_the_end() {
+fn an_unanswered_request_is_rejected_in_the_end() {
     on_both(quick(), |world| {
         let mut peer = Peer::connect(world.address);
         peer.send(&linux());
@@ -266,7 +266,7 @@ fn a_request_that_nobody_answers_is_rejected_in_the_end() {
 }
 
 #[test]
-fn a_rejected_peer_has_its_time_however_long_nobody_looked() {
+fn a_rejected_peer_has_its_time_however_long_the_owner_did_not_poll() {
     on_both(quick(), |world| {
         let mut peer = Peer::connect(world.address);
         peer.send(&linux());
@@ -344,7 +344,7 @@ fn a_handshake_cut_off_anywhere_is_refused() {
 }
 
 #[test]
-fn those_who_wait_are_limited_by_source() {
+fn waiting_peers_are_limited_by_source() {
     let limited = Config {
         max_pending: 100,
         max_pending_per_source: 4,
@@ -380,7 +380,7 @@ fn those_who_wait_are_limited_by_source() {
 }
 
 #[test]
-fn those_who_wait_are_limited_in_total() {
+fn waiting_peers_are_limited_in_total() {
     let limited = Config {
         max_pending: 6,
         max_pending_per_source: 4,

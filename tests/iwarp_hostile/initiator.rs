@@ -41,7 +41,7 @@ fn reply(flags: u8, revision: u8, private_data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn replies_that_do_not_fit_are_errors_and_nobody_asks_again() {
+fn replies_that_do_not_fit_are_errors_and_the_request_is_not_repeated() {
     on_both(quick(), |world| {
         for (bytes, error) in [
             (reply(0x00, 1, b""), IwarpError::MpaRevisionMismatch),

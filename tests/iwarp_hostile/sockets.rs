@@ -178,7 +178,7 @@ fn a_peer_that_reads_in_drops_gets_every_byte_once() {
 }
 
 #[test]
-fn a_peer_that_never_reads_its_reads_costs_nobody_else() {
+fn a_peer_that_never_takes_its_read_data_costs_no_other_peer() {
     on_both(quick(), |world| {
         let (mut peer, conn) = world.established(0x10);
         let memory = world.register(conn, MIB, Access::RemoteRead);
@@ -423,7 +423,7 @@ fn whoever_closes_first_has_the_reason() {
 }
 
 #[test]
-fn closing_twice_and_after_the_end_is_no_matter() {
+fn closing_twice_or_after_the_end_does_no_harm() {
     on_both(quick(), |world| {
         let (mut peer, conn) = spoken(world);
         world.fabric.close(conn);

@@ -257,7 +257,7 @@ fn a_version_that_is_refused_is_counted_as_such() {
 }
 
 #[test]
-fn a_connection_that_nobody_answers_is_reported() {
+fn an_unanswered_connection_attempt_is_reported() {
     let mut net = net(config());
     let nobody = "127.0.0.1:1".parse().unwrap();
     let conn = net.transport.connect(net.now, nobody).unwrap();

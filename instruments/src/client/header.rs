@@ -99,7 +99,7 @@ impl Header {
     pub const RELATED: u32 = 0x4;
     /// In `flags`: signed.
     pub const SIGNED: u32 = 0x8;
-    /// The message id of what the server sends unasked: breaks.
+    /// The message id of oplock and lease breaks, which answer no request.
     pub const UNASKED: u64 = u64::MAX;
 
     /// The tree id, unless there is an async id.

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_end_reads_what_nobody_else_does() {
+    fn only_the_other_end_can_read_it() {
         for (number, algorithm) in (1..).zip(ALGORITHMS) {
             assert_eq!(CipherAlgorithm::of_number(number), Some(algorithm));
             let (client, server) = ends(algorithm);

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn pending_is_no_error_and_less_than_asked_for_is_one() {
+    fn pending_is_not_an_error_and_less_than_asked_for_is_one() {
         assert!(!NtStatus::PENDING.is_error());
         assert!(NtStatus::BUFFER_OVERFLOW.is_error());
         assert!(NtStatus::END_OF_FILE.is_error());

@@ -75,7 +75,7 @@ fn messages_of_all_lengths_go_both_ways_hundreds_at_a_time() {
 }
 
 #[test]
-fn messages_go_both_ways_where_events_are_taken_in_batches() {
+fn messages_go_both_ways_if_events_are_taken_in_batches() {
     for build in Build::ALL {
         echo_on_three(Smbd::start_taking_batches(build), build.choose(100, 30));
     }

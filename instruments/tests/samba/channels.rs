@@ -273,7 +273,7 @@ fn a_device_that_was_restarted_is_found_by_sessions_that_were_there_before() {
 }
 
 #[test]
-fn who_logs_off_or_goes_is_forgotten() {
+fn a_client_that_logs_off_or_disconnects_is_forgotten() {
     let server = device(Setup::default());
     let known = |clients: u64, sessions: u64| {
         server.device().wait_for_status(|status| {

@@ -232,7 +232,7 @@ fn responses_that_do_not_fit_into_one_message_come_in_several() {
 }
 
 #[test]
-fn a_compound_is_answered_also_where_it_just_fits_into_a_message_of_an_odd_length() {
+fn a_compound_that_just_fits_into_a_message_of_an_odd_length_is_answered() {
     let server = device(Setup::default());
     let data = pattern(200_000, 7);
     place(&server, "whole", &data);

@@ -191,7 +191,7 @@ const LENGTH: u32 = 8192;
 
 /// Sends a READ and a WRITE whose descriptor names memory that it may not: each is refused or ends the connection, and
 /// the server goes on, even with the same session.
-fn a_wrong_descriptor_harms_nobody_else(
+fn a_wrong_descriptor_harms_no_other_client(
     spoil: impl Fn(&mut Connection, &Registration) -> BufferDescriptorV1,
 ) {
     let server = start();
@@ -243,7 +243,7 @@ fn serves(server: &Server, client: &mut Client, file: FileId) {
 
 #[test]
 fn Smb2OverRdmaChannel_InvalidBufferDescriptor_Offset() {
-    a_wrong_descriptor_harms_nobody_else(|_, memory| BufferDescriptorV1 {
+    a_wrong_descriptor_harms_no_other_client(|_, memory| BufferDescriptorV1 {
         offset: memory.descriptor().offset + u64::from(LENGTH) + 1,
         ..memory.descriptor()
     });
@@ -252,12 +252,12 @@ fn Smb2OverRdmaChannel_InvalidBufferDescriptor_Offset() {
 #[test]
 fn Smb2OverRdmaChannel_InvalidBufferDescriptor_Length() {
     // Half of the memory that it names is not the client's to give.
-    a_wrong_descriptor_harms_nobody_else(|_, memory| memory.piece(LENGTH / 2, LENGTH));
+    a_wrong_descriptor_harms_no_other_client(|_, memory| memory.piece(LENGTH / 2, LENGTH));
 }
 
 #[test]
 fn Smb2OverRdmaChannel_InvalidBufferDescriptor_Token() {
-    a_wrong_descriptor_harms_nobody_else(|_, memory| BufferDescriptorV1 {
+    a_wrong_descriptor_harms_no_other_client(|_, memory| BufferDescriptorV1 {
         token: RemoteToken(memory.token().0 ^ 1),
         ..memory.descriptor()
     });
@@ -265,7 +265,7 @@ fn Smb2OverRdmaChannel_InvalidBufferDescriptor_Token() {
 
 #[test]
 fn Smb2OverRdmaChannel_InvalidBufferDescriptor_DeregisteredBuffer() {
-    a_wrong_descriptor_harms_nobody_else(|connection, memory| {
+    a_wrong_descriptor_harms_no_other_client(|connection, memory| {
         connection.deregister(memory).expect("it is registered");
         memory.descriptor()
     });

@@ -191,7 +191,7 @@ fn is_told_of_rdma(client: &mut Client) -> bool {
 }
 
 #[test]
-fn who_cannot_use_rdma_is_not_told_of_it() {
+fn a_client_that_cannot_use_rdma_is_not_told_of_it() {
     for (global, sign, told) in [
         (&[][..], false, true),
         (&[], true, false),

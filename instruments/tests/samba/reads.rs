@@ -147,7 +147,7 @@ fn holes_are_read_as_zeros() {
 }
 
 #[test]
-fn who_may_not_read_gets_nothing() {
+fn a_handle_without_read_access_gets_nothing() {
     let (_server, mut client) = start(&pattern(10_000, 7));
     let how = Create {
         access: Create::WRITE,

@@ -162,7 +162,7 @@ fn a_wrong_password_is_refused_with_the_right_hint() {
 }
 
 #[test]
-fn the_device_knows_who_has_logged_in_and_ends_who_has_not_in_time() {
+fn the_device_ends_clients_that_do_not_log_in_in_time_and_no_others() {
     let server = crate::channel::device(Setup {
         device: "login_timeout = '8 s'",
         ..Setup::default()

@@ -129,7 +129,7 @@ fn a_lock_is_pending_until_it_is_free_or_given_up() {
 }
 
 #[test]
-fn who_goes_while_something_waits_leaves_nothing_behind() {
+fn a_client_that_disconnects_while_something_waits_leaves_nothing_behind() {
     let server = device(Setup::default());
     let (mut holder, tree) = connect(&server, GUID);
     let file = new_file(&mut holder, tree, "locked");

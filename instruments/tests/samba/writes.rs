@@ -99,7 +99,7 @@ fn what_is_written_through_is_written() {
 }
 
 #[test]
-fn who_may_only_append_does() {
+fn a_handle_with_append_access_alone_can_append() {
     let (server, mut client) = start();
     let old = pattern(10_000, 4);
     place(&server, "file", &old);
@@ -118,7 +118,7 @@ fn who_may_only_append_does() {
 }
 
 #[test]
-fn from_who_may_not_write_nothing_is_fetched() {
+fn data_for_a_handle_without_write_access_is_not_fetched() {
     let (server, mut client) = start();
     let old = pattern(10_000, 6);
     place(&server, "file", &old);

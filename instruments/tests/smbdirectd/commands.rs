@@ -133,7 +133,7 @@ fn says_that_an_address_is_in_use_and_by_whom_perhaps() {
 }
 
 #[test]
-fn an_address_that_the_machine_does_not_have_is_no_error() {
+fn an_address_that_the_machine_does_not_have_is_not_an_error() {
     // TEST-NET-1, which no interface has.
     let directory = Directory::new();
     let file = directory.file("c.toml", "listen = [\"192.0.2.1\", \"127.0.0.1\"]");
@@ -248,7 +248,7 @@ fn no_process_takes_more_open_files_than_are_counted_for_it() {
 }
 
 #[test]
-fn starts_only_where_nobody_else_can_replace_its_control_socket() {
+fn refuses_to_start_if_others_can_replace_its_control_socket() {
     let directory = Directory::new();
     let run_directory = directory.0.join("run");
     fs::create_dir(&run_directory).unwrap();

@@ -137,7 +137,7 @@ fn the_end_of_a_connection_is_one_line_with_all_that_is_known() {
 }
 
 #[test]
-fn an_assignment_says_nothing_of_lines_that_were_left_out_where_none_were() {
+fn an_assignment_mentions_left_out_lines_only_if_there_were_some() {
     let daemon = Daemon::start(&[]);
     let _connected = dispatched(&daemon, Peer::connect(daemon.address()));
     daemon.wait_for_log("connection assigned");
@@ -175,7 +175,7 @@ fn on_a_terminal(no_color: Option<&str>) -> String {
 }
 
 #[test]
-fn has_colors_on_a_terminal_unless_nobody_wants_them() {
+fn has_colors_on_a_terminal_unless_they_are_unwanted() {
     let words = "the limit of open files, 300, is too low";
     for (no_color, is_colored) in [(None, true), (Some(""), true), (Some("1"), false)] {
         let said = on_a_terminal(no_color);

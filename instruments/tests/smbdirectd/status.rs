@@ -203,7 +203,7 @@ fn the_members_of_a_group_may_ask_and_others_may_not() {
 }
 
 #[test]
-fn a_device_of_another_user_is_trusted_only_where_root_has_put_it() {
+fn a_device_of_another_user_is_trusted_only_in_a_place_that_root_gave_it() {
     if !rustix::process::geteuid().is_root() {
         return println!("SKIPPED: only root can act as another user");
     }

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn does_not_claim_to_listen_where_it_waits() {
+    fn does_not_claim_to_listen_at_an_address_that_it_waits_for() {
         let [one, other]: [SocketAddr; 2] =
             ["10.0.0.1:5445", "[::]:5445"].map(|address| address.parse().unwrap());
         for (missing, said) in [

@@ -378,7 +378,7 @@ mod tests {
     use crate::sys::SeqSocket;
 
     #[test]
-    fn who_has_gone_neither_waits_nor_keeps_others_from_what_is_kept() {
+    fn a_process_that_has_gone_neither_waits_nor_keeps_others_from_the_reserve() {
         let waiting = |id| {
             let socket = Arc::new(SeqSocket::pair().unwrap().0);
             Waiting {

@@ -549,7 +549,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn goes_on_where_the_system_does_not_watch_processes() {
+    fn goes_on_if_the_system_cannot_watch_processes() {
         for error in [Errno::NOSYS, Errno::PERM, Errno::ACCESS, Errno::MFILE] {
             assert!(matches!(pidfd(Err(error)), Ok(None)), "{error}");
         }

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn never_looks_where_it_was_told_not_to() {
+    fn never_polls_if_it_was_told_not_to() {
         let mut busy_poll = BusyPoll::new(Duration::ZERO);
         busy_poll.slept(Duration::ZERO, || panic!("it does not matter"));
         busy_poll.slept(Duration::from_secs(1), || panic!("it does not matter"));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_a_limit_and_are_short_again_when_nobody_wants_the_processor() {
+    fn pauses_grow_to_a_limit_and_are_short_again_when_the_processor_is_idle() {
         let mut busy_poll = BusyPoll::new(LONGEST);
         let pause = |busy_poll: &mut BusyPoll, lost: u64| {
             busy_poll.slept(SHORT, || lost);

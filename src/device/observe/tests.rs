@@ -170,7 +170,7 @@ fn passes_on_why_the_device_refuses() {
 }
 
 #[test]
-fn takes_nothing_that_is_no_status() {
+fn takes_nothing_that_is_not_a_status() {
     type Behaviour = fn(Device);
     let cases: [(&str, Behaviour); 11] = [
         ("not a message", |device| device.0.send(b"?", &[]).unwrap()),

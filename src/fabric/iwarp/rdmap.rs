@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_no_header_where_the_segment_is_not_at_fault() {
+    fn reports_no_header_if_the_segment_is_not_at_fault() {
         for (error, bytes) in [
             (IwarpError::MpaCrc, *b"\x20\x02\0\0"),
             (IwarpError::DdpSegmentTooShort, *b"\x10\0\0\0"),

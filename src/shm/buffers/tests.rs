@@ -189,7 +189,7 @@ fn generations_begin_again_without_a_zero() {
 }
 
 #[test]
-fn shares_its_bytes_with_who_maps_the_segment() {
+fn shares_its_bytes_with_a_process_that_maps_the_segment() {
     let mut buffers = grown(shape(16, 1));
     let _first = buffers.allocate(UNIT).unwrap();
     let buffer = buffers.allocate(UNIT).unwrap();

@@ -457,7 +457,7 @@ mod tests {
     use instruments::client::Command;
 
     #[test]
-    fn a_channel_that_is_refused_is_no_matter_of_permissions_or_encryption() {
+    fn the_advice_for_a_refused_bind_names_neither_permissions_nor_encryption() {
         let denied = not_bound(&Error::Status {
             command: Command::SESSION_SETUP,
             status: NtStatus::ACCESS_DENIED,

@@ -207,7 +207,7 @@ fn a_host_that_is_denied_is_denied_over_smb_direct_too() {
 }
 
 #[test]
-fn a_client_is_denied_and_no_process_stays_also_where_the_device_stands_still() {
+fn a_client_is_denied_and_no_process_stays_even_if_the_device_stands_still() {
     let server = Server::start_with(Setup {
         global: &["hosts deny = 127.0.0.1"],
         ..Setup::default()

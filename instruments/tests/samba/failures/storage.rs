@@ -109,7 +109,7 @@ fn data_that_may_not_be_written_is_not_fetched() {
 }
 
 #[test]
-fn a_share_to_read_only_is_read_by_rdma_and_not_written() {
+fn a_read_only_share_is_read_by_rdma_and_not_written() {
     let server = Server::start_with(Setup {
         share: &["read only = yes"],
         ..Setup::default()

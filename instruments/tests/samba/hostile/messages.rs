@@ -54,7 +54,7 @@ fn nonsense(right: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_message_that_is_no_request_is_answered_or_ends_its_connection() {
+fn a_message_that_is_not_a_request_is_answered_or_ends_its_connection() {
     let server = Attacker::server();
     let mut attacker = Attacker::new(&server);
     let count = nonsense(&[0; 68]).len();
@@ -133,7 +133,7 @@ fn two_requests_of_a_compound_may_both_go_by_rdma() {
 }
 
 #[test]
-fn requests_with_bits_changed_at_random_harm_nobody_else() {
+fn requests_with_bits_changed_at_random_harm_no_other_client() {
     let server = Attacker::server();
     let mut random = fastrand::Rng::with_seed(4);
     let mut attacker = Attacker::new(&server);

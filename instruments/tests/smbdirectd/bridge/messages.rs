@@ -112,7 +112,7 @@ fn crcs_and_the_smallest_limits_carry_the_same() {
 }
 
 #[test]
-fn the_next_address_of_a_name_is_tried_where_the_first_does_not_answer() {
+fn the_next_address_of_a_name_is_tried_if_the_first_does_not_answer() {
     let server = Server::start();
     // Names this machine by its IPv6 addresses, if it has any, and by those of IPv4.
     let target = format!("localhost:{}", server.address.port());

@@ -12,7 +12,7 @@ use super::server::{Server, hash, pattern};
 const BOUND: usize = 64 << 20;
 
 #[test]
-fn a_client_that_does_not_read_stops_its_server_and_nobody_else() {
+fn a_client_that_does_not_read_stops_only_its_own_server() {
     let server = Server::start();
     let bridge = Bridge::to(server.address);
     let mut client = bridge.client();

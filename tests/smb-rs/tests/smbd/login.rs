@@ -33,7 +33,7 @@ fn use_a_file(user: &User, name: &str) {
 }
 
 #[test]
-fn every_dialect_logs_in_where_signing_is_mandatory_and_both_sides_sign() {
+fn every_dialect_logs_in_and_signs_if_signing_is_mandatory() {
     let server = Server::start_with(Setup {
         global: &["server signing = mandatory"],
         ..Setup::default()
@@ -64,7 +64,7 @@ fn expect_sealed(user: &User) {
 }
 
 #[test]
-fn everything_is_encrypted_where_the_server_demands_it() {
+fn everything_is_encrypted_if_the_server_demands_it() {
     let server = Server::start_with(Setup {
         global: &["server smb encrypt = required"],
         ..Setup::default()
@@ -77,7 +77,7 @@ fn everything_is_encrypted_where_the_server_demands_it() {
 }
 
 #[test]
-fn everything_is_encrypted_where_the_client_demands_it() {
+fn everything_is_encrypted_if_the_client_demands_it() {
     let server = Server::start();
     let user = User::new(
         &server,

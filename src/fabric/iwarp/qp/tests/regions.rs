@@ -34,7 +34,7 @@ fn a_receive_takes_nothing_once_its_region_is_gone() {
 }
 
 #[test]
-fn a_message_stops_where_its_receive_is_deregistered() {
+fn a_message_stops_when_its_receive_is_deregistered() {
     let mut end = End::new(AGREED, 1440);
     let gone = end.register(100, Access::Local);
     end.qp.post_recv(WrId(1), gone.all()).unwrap();
@@ -50,7 +50,7 @@ fn a_message_stops_where_its_receive_is_deregistered() {
 }
 
 #[test]
-fn a_write_stops_where_its_target_is_deregistered() {
+fn a_write_stops_when_its_target_is_deregistered() {
     for cut in [0, 16, 18] {
         let mut end = End::new(AGREED, 1440);
         let gone = end.register(100, Access::RemoteWrite);
