@@ -100,7 +100,7 @@ struct Known {
 pub enum Fault {
     /// A message that no buffer can hold.
     TooLong(ConnId),
-    /// A worker that could not be told of memory.
+    /// A message about memory could not be sent to a worker.
     Untold(QueueId, Untold),
 }
 
@@ -184,8 +184,8 @@ pub struct Pool<W> {
 }
 
 impl<W: Worker> Pool<W> {
-    /// A pool without arenas. They will have this shape, and their memory counts in `total`, of which it leaves
-    /// `spare` bytes.
+    /// A pool without arenas. Arenas will have this shape. Their memory counts in `total`, and the pool leaves `spare`
+    /// bytes of that to others.
     #[must_use]
     pub fn new(shape: RegionShape, total: Arc<Account>, spare: u64) -> Self {
         Self {

@@ -137,7 +137,7 @@ impl Rig {
         }
     }
 
-    /// The same, on devices of which less is expected.
+    /// The same, on devices that need not do all that the trait allows.
     pub fn with(mut self, fidelity: Fidelity) -> Self {
         self.fidelity = fidelity;
         self

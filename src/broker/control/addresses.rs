@@ -168,7 +168,7 @@ impl Control {
                 tracing::info!(count, "local addresses changed");
                 self.addresses_differ();
             }
-            // Even if no address is listened at by name: a connection may have come in at any address.
+            // Even if `listen` names no address: a connection may have come in at any address of the machine.
             let interfaces = Arc::clone(&self.known.reach.interfaces);
             self.command_all(|| Command::EndGone(Arc::clone(&interfaces)));
         }

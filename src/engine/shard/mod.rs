@@ -126,7 +126,7 @@ pub struct Shard<F: Fabric, H: Host> {
     look_at: Option<Instant>,
     /// When all connections have to have ended.
     stop_by: Option<Instant>,
-    /// That time has come, and connections were told to end.
+    /// Whether `stop_by` has passed, so that the remaining connections were told to end.
     is_late: bool,
     has_stopped: bool,
     now: Instant,

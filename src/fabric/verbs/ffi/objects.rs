@@ -11,7 +11,7 @@ use super::abi;
 use super::cm::{CmId, check, no_device};
 use crate::sys::Memory;
 
-/// A memory region, and what keeps its memory alive. The device does not know a region of no bytes.
+/// A memory region, and what keeps its memory alive. `mr` is `None` for a region of no bytes, which devices do not register.
 pub(in super::super) struct Mr {
     pub(super) mr: Option<NonNull<abi::ibv_mr>>,
     pub(super) memory: Memory,
