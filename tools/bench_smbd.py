@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 
-from smbd_server import PASSWORD, ROOT, Server, end_children, samba_tree
+from smbd_server import PASSWORD, Server, add_server_options, end_children, samba_tree
 
 # size, depth, and how the data goes: over TCP, or over SMB Direct with this channel
 CASES = [("1M", 1), ("1M", 8), ("64K", 1), ("64K", 8), ("4K", 1)]
@@ -120,12 +120,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seconds", type=int, default=3, help="seconds that each case takes in a round (3)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (5)")
-    parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
-                        help="Samba's build tree (SMBDIRECT_SAMBA; otherwise the one of tools/samba.sh)")
-    parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release",
-                        help="the directory of smbdirectd and smbdirectctl")
-    parser.add_argument("--json", type=pathlib.Path, default=ROOT / "target/bench/smbd.json",
-                        help="where to put the figures (target/bench/smbd.json)")
+    add_server_options(parser, "target/bench/smbd.json", "the figures")
     options = parser.parse_args()
     options.samba = samba_tree(options.samba, options.programs)
     return options

@@ -14,7 +14,6 @@ import argparse
 import collections
 import copy
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -25,7 +24,7 @@ import tempfile
 import tomllib
 
 import smbd_server
-from smbd_server import PASSWORD, ROOT, Server, end_children, end_in_order, samba_tree, stop_rpc, wait_for
+from smbd_server import PASSWORD, ROOT, Server, add_server_options, end_children, end_in_order, samba_tree, stop_rpc, wait_for
 from tracing import SLEEP, Tracing, Unavailable
 
 THRESHOLDS = ROOT / "tests/counts.toml"
@@ -304,12 +303,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="how often each case is run (5)")
     parser.add_argument("--instructions", action="store_true", help="count instructions as well: with valgrind, in another minute")
-    parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
-                        help="Samba's build tree (SMBDIRECT_SAMBA; otherwise the one of tools/samba.sh)")
-    parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release",
-                        help="where smbdirectd and smbdirectctl are")
-    parser.add_argument("--json", type=pathlib.Path, default=ROOT / "target/counts.json",
-                        help="where to put the counts (target/counts.json)")
+    add_server_options(parser, "target/counts.json", "the counts")
     options = parser.parse_args()
     options.samba = samba_tree(options.samba, options.programs)
     return options

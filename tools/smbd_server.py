@@ -115,6 +115,15 @@ def wait_for(what, condition, seconds=None):
     raise RuntimeError(f"{what}: not within {seconds} s")
 
 
+def add_server_options(parser, report, content):
+    """Adds the options of a program that starts servers and writes a report, whose default path is in this repository."""
+    parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
+                        help="Samba's build tree (SMBDIRECT_SAMBA; otherwise the one of tools/samba.sh)")
+    parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release",
+                        help="the directory of smbdirectd and smbdirectctl (target/release)")
+    parser.add_argument("--json", type=pathlib.Path, default=ROOT / report, help=f"where to put {content} ({report})")
+
+
 def samba_tree(samba, programs, wanted=("smbd",)):
     """The path of Samba, after checking that all programs are there."""
     if samba is None:

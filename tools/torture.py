@@ -28,8 +28,8 @@ import tempfile
 import threading
 import time
 
-from smbd_server import (PASSWORD, ROOT, Server, end_children, end_in_order, free_port, listens, samba_tree, start, stop,
-                         stop_rpc, wait_for)
+from smbd_server import (PASSWORD, ROOT, Server, add_server_options, end_children, end_in_order, free_port, listens,
+                         samba_tree, start, stop, stop_rpc, wait_for)
 
 EXCEPTIONS = ROOT / "tests/torture/exceptions"
 TABLE = ROOT / "docs/torture.md"
@@ -419,14 +419,9 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("suites", nargs="*", help="suites or tests to run, instead of all: smb2.lock")
     parser.add_argument("--short", action="store_true", help="a representative part, in less than four minutes")
-    parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
-                        help="Samba's build tree (SMBDIRECT_SAMBA; otherwise the one of tools/samba.sh)")
-    parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release",
-                        help="the directory of smbdirectd and smbdirectctl")
+    add_server_options(parser, "target/torture/report.json", "each result")
     parser.add_argument("--servers", type=int, default=8, help="servers at a time (8)")
     parser.add_argument("--time-limit", type=int, help="seconds for a suite (600; with --short 90)")
-    parser.add_argument("--json", type=pathlib.Path, default=ROOT / "target/torture/report.json",
-                        help="where to put each result (target/torture/report.json)")
     parser.add_argument("--keep", action="store_true", help="keep the servers' directories, with their logs")
     options = parser.parse_args()
     options.samba = samba_tree(options.samba, options.programs, ("smbd", "smbtorture"))
