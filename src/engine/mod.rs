@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`admission`] | which connections are allowed, and which wait for an owner |
 //! | [`memory`] | accounts of the memory that is shared with workers |
+//! | [`parameters`] | what a listener may say about negotiating |
 //! | [`peer`] | a process that is attached |
 //! | [`pool`] | where received messages are put |
 //! | [`queue`] | a worker's two rings, and what waits to go into the second |
@@ -23,6 +24,7 @@
 
 pub mod admission;
 pub mod memory;
+pub mod parameters;
 pub mod peer;
 pub mod pool;
 pub mod queue;

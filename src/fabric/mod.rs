@@ -65,7 +65,7 @@ pub use traits::*;
 #[cfg(feature = "fabric")]
 pub use wait::Waitable;
 #[cfg(feature = "engine")]
-pub use wc_status::WcStatus;
+pub use wc_status::{Outcome, WcStatus};
 
 /// Bytes that a SEND may carry in front of its payload.
 pub const MAX_SEND_HEADER: usize = 32;

@@ -1,10 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! [`WcStatus`]: what an RDMA device reports about a work request that failed.
+//! [`WcStatus`]: what an RDMA device reports about a work request, and what that means for its connection.
 
 use core::fmt;
 
-use super::{Cause, CauseKind, Causes, CloseReason};
+use super::{Cause, CauseKind, Causes, CloseReason, Work, WrError};
+
+const SUCCESS: u32 = 0;
+const LOCAL_LENGTH: u32 = 1;
+const LOCAL_QP_OPERATION: u32 = 2;
+const LOCAL_PROTECTION: u32 = 4;
+const FLUSHED: u32 = 5;
+const LOCAL_ACCESS: u32 = 8;
+const REMOTE_INVALID_REQUEST: u32 = 9;
+const REMOTE_ACCESS: u32 = 10;
+const RETRIES_EXCEEDED: u32 = 12;
+const RECEIVER_NOT_READY: u32 = 13;
+const RESPONSE_TIMEOUT: u32 = 20;
+
+/// How a work request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was carried out.
+    Success,
+    /// Something else was the reason for the end of its connection.
+    Flushed,
+    /// It is the reason for the end of its connection.
+    Failed(WrError, CloseReason),
+}
 
 /// Why an RDMA device did not carry out a work request (`enum ibv_wc_status`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +38,31 @@ impl WcStatus {
     pub const INVALID_REQUEST: Self = Self(9);
     /// The queue pair failed, not a work request.
     pub const FATAL: Self = Self(19);
+
+    /// What it means for work of this kind.
+    #[must_use]
+    pub fn outcome(self, work: &Work) -> Outcome {
+        let flushed = |reason| Outcome::Failed(WrError::Flushed, reason);
+        match (self.0, work) {
+            (SUCCESS, _) => Outcome::Success,
+            (FLUSHED, _) => Outcome::Flushed,
+            // Receives lie in registered memory, so this can only mean that a message does not fit: rxe reports it so.
+            (LOCAL_LENGTH | LOCAL_QP_OPERATION, Work::Recv { .. }) => {
+                Outcome::Failed(WrError::LocalLength, CloseReason::ReceiverNotReady)
+            }
+            (LOCAL_PROTECTION | LOCAL_ACCESS, _) => flushed(CloseReason::LocalProtection),
+            // The peer's receive was too small, or it had none.
+            (REMOTE_INVALID_REQUEST | RECEIVER_NOT_READY, Work::Send) => {
+                flushed(CloseReason::ReceiverNotReady)
+            }
+            (REMOTE_ACCESS, Work::Send) => flushed(CloseReason::RemoteAccess),
+            (REMOTE_ACCESS | REMOTE_INVALID_REQUEST, Work::Read | Work::Write) => {
+                Outcome::Failed(WrError::RemoteAccess, CloseReason::RemoteAccess)
+            }
+            (RETRIES_EXCEEDED | RESPONSE_TIMEOUT, _) => flushed(CloseReason::Reset),
+            (other, _) => flushed(Self(other).into()),
+        }
+    }
 
     /// A name for counters: lower case, words joined by `_`, stable.
     #[must_use]
@@ -74,6 +122,28 @@ impl Causes for WcStatuses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_means_what_the_work_was() {
+        let recv = Work::Recv {
+            length: 0,
+            invalidated: None,
+        };
+        assert_eq!(WcStatus(0).outcome(&Work::Read), Outcome::Success);
+        assert_eq!(WcStatus(5).outcome(&recv), Outcome::Flushed);
+        let too_long = Outcome::Failed(WrError::LocalLength, CloseReason::ReceiverNotReady);
+        assert_eq!(WcStatus(1).outcome(&recv), too_long);
+        let refused = Outcome::Failed(WrError::RemoteAccess, CloseReason::RemoteAccess);
+        assert_eq!(WcStatus(10).outcome(&Work::Write), refused);
+        assert_eq!(WcStatus(10).outcome(&Work::Read), refused);
+        let not_ready = Outcome::Failed(WrError::Flushed, CloseReason::ReceiverNotReady);
+        assert_eq!(WcStatus(13).outcome(&Work::Send), not_ready);
+        assert_eq!(WcStatus(9).outcome(&Work::Send), not_ready);
+        let reset = Outcome::Failed(WrError::Flushed, CloseReason::Reset);
+        assert_eq!(WcStatus(12).outcome(&Work::Send), reset);
+        let other = Outcome::Failed(WrError::Flushed, WcStatus(21).into());
+        assert_eq!(WcStatus(21).outcome(&Work::Send), other);
+    }
 
     #[test]
     fn a_status_is_a_reason_with_its_own_name_and_number() {

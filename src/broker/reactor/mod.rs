@@ -259,7 +259,7 @@ impl<F: SharedEpoll> Reactor<F> {
                     self.shared
                         .limit_met("max_unnegotiated", limit, (times, what));
                 }
-                Said::Assigned { peer, worker } => {
+                Said::Assigned { peer, worker, .. } => {
                     if let Some(suppressed) = self.lines.admit(self.now) {
                         let (worker, pid) = (worker.id, worker.pid);
                         let suppressed = (suppressed > 0).then_some(suppressed);

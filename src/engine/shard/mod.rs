@@ -238,6 +238,12 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         queue.rings
     }
 
+    /// The queue of a worker, and its connections, if it has any here.
+    pub fn queue_of(&self, worker: u32) -> Option<(QueueId, impl Iterator<Item = ConnId> + '_)> {
+        let id = self.queue_of.get(&worker).copied()?;
+        Some((id, self.queues.get(id)?.conns()))
+    }
+
     /// The fabric that carries the connections.
     pub fn fabric(&self) -> &F {
         self.transport.fabric()

@@ -10,6 +10,7 @@ use crate::engine::admission::{Limit, Place};
 use crate::engine::pool::QueueId;
 use crate::engine::registry::Close;
 use crate::engine::submission::Violation;
+use crate::fabric::ConnId;
 use crate::transport::{CloseReason, ConnStatus, Traffic};
 use crate::units::Instant;
 
@@ -42,6 +43,8 @@ pub enum Notice<W> {
     TurnedAway(u64),
     /// A connection has an owner.
     Assigned {
+        /// The connection.
+        conn: ConnId,
         /// The client's address.
         peer: SocketAddr,
         /// The owner.

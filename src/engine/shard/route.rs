@@ -265,6 +265,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let login_by = (!conn.authenticated).then(|| conn.since + self.rules.login_timeout);
         self.set_deadline(id, login_by);
         self.notice(Notice::Assigned {
+            conn: id,
             peer,
             worker: worker.clone(),
         });

@@ -14,10 +14,9 @@ use std::io;
 
 use super::Config;
 use super::ffi::{Completed, Depths, Device, Endpoint, Operation, Piece, WorkRequest};
-use super::status::{Outcome, of_work};
 use crate::fabric::{
-    Access, CloseReason, ConnId, Event, FabricError, ListenerId, ReadLimits, RegionId,
-    RemoteAddress, Sge, Work, WrError, WrId,
+    Access, CloseReason, ConnId, Event, FabricError, ListenerId, Outcome, ReadLimits, RegionId,
+    RemoteAddress, Sge, WcStatus, Work, WrError, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -447,7 +446,7 @@ impl Conn {
         }
         let mut work = kind.work();
         let outcome = match self.reason {
-            None => of_work(&work, completed.status),
+            None => WcStatus(completed.status).outcome(&work),
             Some(_) => Outcome::Flushed,
         };
         let result = match outcome {
