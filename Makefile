@@ -2,7 +2,7 @@
 # The commands for people and the CI; tools/check.sh does the work. Needs Rust; apt brings the rest (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os msrv docs samba samba-selftest torture demo counts bench miri fuzz clean
+.PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest torture demo counts bench miri fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,7 +14,7 @@ build: ## build what make install installs, optimized
 	@tools/build.sh
 
 test: ## run everything that must pass before a merge
-	@tools/check.sh setup fmt lint unit release library reproducible no-os msrv docs samba smbd samba_library torture demo counts kernel
+	@tools/check.sh setup fmt lint unit release library reproducible no-os module msrv docs samba smbd samba_library torture demo counts kernel
 
 test-samba: ## run only the tests with a real smbd: that of make samba, or of the build tree SMBDIRECT_SAMBA
 	@tools/check.sh smbd samba_library
@@ -54,6 +54,9 @@ deb: ## build packages for Debian 12 and 13, in target/deb
 
 test-deb: ## install, use, upgrade and purge them in a fresh Debian (SUITE=bookworm or trixie; as root)
 	@tools/deb.sh test
+
+module: ## compile the engine of the kernel module, and check what it needs
+	@tools/check.sh module
 
 no-os: ## check that the protocol layers and the engine link without an operating system
 	@tools/check.sh no-os
@@ -154,4 +157,4 @@ uninstall: ## remove what make install installed, with the same variables; the c
 
 clean: ## remove everything that was built
 	cargo clean
-	rm -rf fuzz/target tests/no-os/Cargo.lock
+	rm -rf fuzz/target tests/no-os/Cargo.lock kernel/engine/Cargo.lock kernel/engine.o_shipped kernel/out

@@ -54,7 +54,7 @@ step_setup() {
 step_fmt() {
     cargo_component fmt rustfmt || return 0
     cargo fmt --all --check && rustfmt --check --edition 2024 tests/no-os/src/*.rs tests/smb-rs/src/lib.rs \
-        tests/smb-rs/tests/smbd/main.rs fuzz/src/*.rs fuzz/fuzz_targets/*.rs
+        tests/smb-rs/tests/smbd/main.rs kernel/engine/src/*.rs fuzz/src/*.rs fuzz/fuzz_targets/*.rs
 }
 
 step_lint() {
@@ -226,6 +226,15 @@ step_samba_library() {
 
 step_no-os() {
     tests/no-os/check.sh
+}
+
+# The engine of the kernel module, as an object that needs nothing but what its C gives it.
+step_module() {
+    if [ ! -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/core" ]; then
+        command -v rustup >/dev/null && rustup component add rust-src ||
+            { skipped "the kernel module: this Rust has no sources of its library (rust-src)"; return 0; }
+    fi
+    kernel/build.sh engine
 }
 
 # Any toolchain of the minimum version will do: the active one, one of rustup's, or Debian's.

@@ -1,0 +1,102 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The kernel module of /dev/smbdirect:
+#
+#   kernel/build.sh engine              compile the engine: kernel/engine.o_shipped
+#   kernel/build.sh module KERNEL OUT   compile the module for the kernel whose build directory is KERNEL, and put
+#                                       smbdirectk.ko into the directory OUT
+#   kernel/build.sh                     both, for the running kernel, into kernel/out
+#
+# The engine needs Rust with the sources of its library (rustup component add rust-src, or Debian's rust-src); the module
+# needs the kernel's headers and its compiler. The engine depends on the processor, not on the kernel's version.
+#
+# CARGO=  the cargo to use (cargo)
+# OUT=    where the engine is compiled (target/kernel-engine)
+set -euo pipefail
+called_from=$PWD
+cd "$(dirname "$0")"
+
+die() {
+    printf 'build.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+cargo=${CARGO:-cargo}
+out=${OUT:-$PWD/../target/kernel-engine}
+# What the C calls.
+entries=(sde_init sde_stop sde_exit sde_run sde_open sde_release sde_ioctl sde_mmap)
+
+engine() {
+    local machine version flags target library object keep=() roots=() entry
+    machine=$(uname -m)
+    [ -e "target/$machine.json" ] || die "there is no target/$machine.json: this processor is not supported"
+    version=$("${RUSTC:-rustc}" --version | sed 's/rustc \([0-9]*\.[0-9]*\).*/\1/')
+    [ -e "$("${RUSTC:-rustc}" --print sysroot)/lib/rustlib/src/rust/library/core" ] ||
+        die "this Rust has no sources of its library: rustup component add rust-src, or apt-get install rust-src"
+    mkdir -p "$out"
+    target=$out/kernel.json
+    # As the kernel compiles C: no floating point, mitigations, room for tracing.
+    flags=(-Cpanic=abort -Cforce-unwind-tables=n -Crelocation-model=static -Ccode-model=kernel -Cno-redzone=y
+        -Ctarget-cpu=x86-64 -Ztune-cpu=generic -Zcf-protection=branch -Zfunction-return=thunk-extern
+        -Zpatchable-function-entry=16,16 -Csymbol-mangling-version=v0)
+    unstable=(-Zbuild-std=core,alloc,compiler_builtins)
+    if [ "$(printf '%s\n' "$version" 1.90 | sort -V | head -n 1)" = 1.90 ]; then
+        cp "target/$machine.json" "$target"
+        flags+=(-Cjump-tables=n)
+        unstable+=(-Zjson-target-spec)
+    else
+        # What changed since.
+        sed 's/"target-pointer-width": 64/"target-pointer-width": "64"/; s/"rustc-abi": "softfloat"/"rustc-abi": "x86-softfloat"/' \
+            "target/$machine.json" >"$target"
+        flags+=(-Zno-jump-tables)
+    fi
+    # The same versions of everything as the crate's own build.
+    cp ../Cargo.lock engine/Cargo.lock
+    env -u CARGO_BUILD_TARGET RUSTC_BOOTSTRAP=1 RUSTFLAGS="${flags[*]}" "$cargo" build --quiet --release \
+        --manifest-path engine/Cargo.toml --target-dir "$out" --target "$target" "${unstable[@]}"
+    library=$out/kernel/release/libsmbdirect_kernel.a
+    for entry in "${entries[@]}"; do
+        keep+=(--keep-global-symbol="$entry")
+        roots+=(-u "$entry")
+    done
+    object=$out/engine.o
+    ld -r --gc-sections "${roots[@]}" -e sde_run -o "$object" "$library"
+    objcopy "${keep[@]}" --remove-section=.eh_frame --remove-section=.comment --remove-section=.note.GNU-stack \
+        --strip-debug "$object" engine.o_shipped
+    check
+}
+
+# The engine needs nothing but the glue and what compilers call.
+check() {
+    local wrong
+    wrong=$(nm -u engine.o_shipped | awk '{ print $2 }' |
+        grep -vxE 'sdk_[a-z_]+|memcpy|memmove|memset|memcmp|bcmp|strlen|__x86_return_thunk|__x86_indirect_thunk_[a-z0-9]+' || true)
+    [ -z "$wrong" ] || die "the engine needs what the kernel does not have: $(tr '\n' ' ' <<<"$wrong")"
+    ! objdump -d --no-show-raw-insn engine.o_shipped | grep -q '%[xyz]mm' || die "the engine uses floating point registers"
+    echo "engine.o_shipped: $(size -A engine.o_shipped | awk '$1 ~ /^\.text/ { sum += $2 } END { print sum }') bytes of code"
+}
+
+module() {
+    local kernel=$1 to=$2 work
+    [ -e engine.o_shipped ] || die "kernel/engine.o_shipped is not there: run kernel/build.sh engine"
+    mkdir -p "$to"
+    work=$(mktemp -d "$to/work.XXXXXX")
+    cp -r Kbuild glue engine.o_shipped "$work/"
+    # Without pahole there is no BTF, which nothing needs.
+    env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$kernel" M="$work" CONFIG_DEBUG_INFO_BTF_MODULES= modules
+    mv "$work/smbdirectk.ko" "$to/"
+    rm -rf "$work"
+}
+
+case ${1:-} in
+engine) engine ;;
+module)
+    [ $# = 3 ] || die "usage: kernel/build.sh module KERNEL OUT"
+    module "$(cd "$called_from" && realpath "$2")" "$(cd "$called_from" && realpath -m "$3")"
+    ;;
+'')
+    engine
+    module "/lib/modules/$(uname -r)/build" "$PWD/out"
+    ;;
+*) die "unknown command: $1" ;;
+esac

@@ -1,0 +1,851 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! The C side of the module: what `kernel/glue/glue.h` declares, and safe types for it.
+//!
+//! Every structure here is one of `glue.h`, field by field. Locks, files, pages, mappings and connections are types that
+//! own what they name, so the rest of the crate needs no `unsafe`.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+use core::panic::PanicInfo;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use smbdirect::device::abi::{Address, MAX_ADDRESSES};
+use smbdirect::shm::Doorbell;
+use smbdirect::sys::Memory;
+use smbdirect::units::Instant;
+use zerocopy::FromZeros;
+
+use crate::calls;
+use crate::device::Device;
+use crate::process::Client;
+
+/// An `errno` value.
+pub(crate) type Errno = i32;
+
+/// The kinds of [`Event`].
+pub(crate) mod kind {
+    pub(crate) const REQUEST: u32 = 1;
+    pub(crate) const ESTABLISHED: u32 = 2;
+    pub(crate) const DOWN: u32 = 3;
+    pub(crate) const DONE: u32 = 4;
+    pub(crate) const CLOSED: u32 = 5;
+}
+
+/// The status of [`kind::DOWN`], if it is not an `errno` value.
+pub(crate) mod down {
+    pub(crate) const PEER: i32 = 1;
+    pub(crate) const REJECTED: i32 = 2;
+    pub(crate) const DEVICE: i32 = 3;
+}
+
+/// Numbers of the module's parameters.
+pub(crate) mod parameter {
+    pub(crate) const MAX_CONNECTIONS: u32 = 0;
+    pub(crate) const MAX_UNAUTHENTICATED: u32 = 1;
+    pub(crate) const MAX_UNDISPATCHED: u32 = 2;
+    pub(crate) const MAX_WORKERS: u32 = 3;
+    pub(crate) const WORKER_MEMORY: u32 = 4;
+    pub(crate) const MEMORY: u32 = 5;
+}
+
+/// `struct sd_event`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event {
+    conn: *mut c_void,
+    pub(crate) key: u64,
+    pub(crate) kind: u32,
+    pub(crate) work: u32,
+    pub(crate) status: i32,
+    pub(crate) length: u32,
+    pub(crate) token: u32,
+    pub(crate) has_token: u32,
+}
+
+impl Event {
+    pub(crate) const EMPTY: Self = Self {
+        conn: null_mut(),
+        key: 0,
+        kind: 0,
+        work: 0,
+        status: 0,
+        length: 0,
+        token: 0,
+        has_token: 0,
+    };
+
+    /// Whether it is an event of this connection.
+    pub(crate) fn is_of(&self, conn: &Conn) -> bool {
+        self.conn == conn.0.as_ptr()
+    }
+
+    /// The connection of a request, which from now on belongs to the caller.
+    pub(crate) fn conn(&self) -> Option<Conn> {
+        NonNull::new(self.conn).map(Conn)
+    }
+}
+
+/// `struct sd_request`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Request {
+    pub(crate) peer: [u8; 16],
+    pub(crate) local: [u8; 16],
+    pub(crate) peer_scope: u32,
+    pub(crate) local_scope: u32,
+    pub(crate) peer_port: u16,
+    pub(crate) local_port: u16,
+    pub(crate) responder_resources: u8,
+    pub(crate) initiator_depth: u8,
+    pub(crate) is_iwarp: u8,
+    private_data_length: u8,
+    private_data: PrivateData,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct PrivateData([u8; 56]);
+
+impl Default for PrivateData {
+    fn default() -> Self {
+        Self([0; 56])
+    }
+}
+
+impl Request {
+    pub(crate) fn private_data(&self) -> &[u8] {
+        let length = usize::from(self.private_data_length);
+        self.private_data.0.get(..length).unwrap_or_default()
+    }
+}
+
+/// `struct sd_depths`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Depths {
+    pub(crate) sends: u32,
+    pub(crate) recvs: u32,
+    pub(crate) reads: u32,
+    pub(crate) initiator_depth: u32,
+    pub(crate) responder_resources: u32,
+    pub(crate) sends_invalidate: u32,
+}
+
+unsafe extern "C" {
+    fn sdk_alloc(size: usize, align: usize) -> *mut u8;
+    fn sdk_free(start: *mut u8, size: usize);
+    fn sdk_panic(file: *const u8, length: usize, line: u32) -> !;
+    fn sdk_log(level: u32, text: *const u8, length: usize);
+    fn sdk_random(bytes: *mut u8, length: usize);
+    safe fn sdk_now() -> u64;
+    safe fn sdk_lock_new() -> *mut c_void;
+    fn sdk_lock_free(lock: *mut c_void);
+    fn sdk_lock(lock: *mut c_void) -> bool;
+    fn sdk_unlock(lock: *mut c_void);
+    safe fn sdk_timer(delay: u64);
+    safe fn sdk_parameter(number: u32) -> u64;
+    fn sdk_copy_in(to: *mut u8, from: u64, length: usize) -> i32;
+    fn sdk_copy_out(to: u64, from: *const u8, length: usize) -> i32;
+
+    fn sdk_pages_new(length: usize, start: *mut *mut u8) -> *mut c_void;
+    fn sdk_pages_get(pages: *mut c_void);
+    fn sdk_pages_put(pages: *mut c_void);
+    fn sdk_map(conn: *mut c_void, start: *mut u8, length: usize, error: *mut i32) -> *mut c_void;
+    fn sdk_unmap(map: *mut c_void);
+
+    fn sdk_events(events: *mut Event, room: u32, more: *mut bool) -> u32;
+    fn sdk_conn_request(conn: *mut c_void, request: *mut Request);
+    fn sdk_conn_setup(conn: *mut c_void, key: u64, depths: *mut Depths) -> i32;
+    fn sdk_conn_accept(
+        conn: *mut c_void,
+        responder_resources: u32,
+        initiator_depth: u32,
+        data: *const u8,
+        length: u32,
+    ) -> i32;
+    fn sdk_conn_reject(conn: *mut c_void);
+    fn sdk_conn_close(conn: *mut c_void);
+    fn sdk_conn_free(conn: *mut c_void);
+    fn sdk_conn_own(conn: *mut c_void, file: *mut c_void);
+    fn sdk_post_recv(conn: *mut c_void, map: *mut c_void, offset: u32, length: u32) -> i32;
+    fn sdk_post_send(
+        conn: *mut c_void,
+        header: *const u8,
+        header_length: u32,
+        map: *mut c_void,
+        offset: u32,
+        length: u32,
+        invalidate: bool,
+        token: u32,
+    ) -> i32;
+    fn sdk_post_rdma(
+        conn: *mut c_void,
+        read: bool,
+        map: *mut c_void,
+        offset: u32,
+        length: u32,
+        address: u64,
+        token: u32,
+    ) -> i32;
+    fn sdk_listen(file: *mut c_void) -> i32;
+    fn sdk_addresses(file: *const c_void, addresses: *mut Address, room: u32) -> u32;
+    safe fn sdk_unlisten();
+
+    fn sdk_file_get(file: *mut c_void);
+    fn sdk_file_put(file: *mut c_void);
+    fn sdk_file_net(file: *const c_void) -> u64;
+    fn sdk_file_pid(file: *const c_void) -> u32;
+    fn sdk_file_queue(file: *mut c_void, queue: u32, producer: *const u32, consumer: *const u32);
+    fn sdk_file_ring(file: *mut c_void);
+    fn sdk_file_messages(file: *mut c_void, count: u32);
+    fn sdk_file_detached(file: *mut c_void);
+}
+
+/// `0` or a negative `errno` value, as a result.
+const fn result(code: i32) -> Result<(), Errno> {
+    match code {
+        0 => Ok(()),
+        code => Err(code.saturating_neg()),
+    }
+}
+
+// ---- what every program without an operating system brings
+
+struct Allocator;
+
+// SAFETY: `sdk_alloc` returns null or as many bytes as asked for, aligned as asked for, which are nobody else's until
+// `sdk_free`.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: it may be called with any numbers.
+        unsafe { sdk_alloc(layout.size(), layout.align()) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // The size that `sdk_alloc` has made of it.
+        let size = match layout.align() {
+            ..=8 => layout.size(),
+            align => layout.size().max(align).next_power_of_two(),
+        };
+        // SAFETY: the caller promises that `start` is from `alloc` with this layout.
+        unsafe { sdk_free(start, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let (file, line) = info
+        .location()
+        .map_or(("?", 0), |at| (at.file(), at.line()));
+    // SAFETY: the bytes are those of `file`.
+    unsafe { sdk_panic(file.as_ptr(), file.len(), line) }
+}
+
+/// How much a line in the log matters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Level {
+    Warning = 1,
+    Info = 2,
+}
+
+pub(crate) fn log(level: Level, arguments: fmt::Arguments<'_>) {
+    let text: String = alloc::fmt::format(arguments);
+    // SAFETY: the bytes are those of `text`.
+    unsafe { sdk_log(level as u32, text.as_ptr(), text.len()) }
+}
+
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // SAFETY: the bytes are those of the array.
+    unsafe { sdk_random(bytes.as_mut_ptr(), N) }
+    bytes
+}
+
+/// The time that all of the device measures by.
+pub(crate) fn now() -> Instant {
+    Instant::from_nanos(sdk_now())
+}
+
+/// Has the device run again after this time; an earlier request stays.
+pub(crate) fn run_after(time: core::time::Duration) {
+    sdk_timer(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX - 1));
+}
+
+pub(crate) fn module_parameter(number: u32) -> u64 {
+    sdk_parameter(number)
+}
+
+/// Copies from the memory of the process that makes the current call. No lock may be held.
+pub(crate) fn copy_in(target: &mut [u8], address: u64) -> Result<(), Errno> {
+    // SAFETY: the bytes are those of `target`; the kernel checks the address.
+    result(unsafe { sdk_copy_in(target.as_mut_ptr(), address, target.len()) })
+}
+
+/// Copies to the memory of the process that makes the current call. No lock may be held.
+pub(crate) fn copy_out(address: u64, source: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the bytes are those of `source`; the kernel checks the address.
+    result(unsafe { sdk_copy_out(address, source.as_ptr(), source.len()) })
+}
+
+// ---- locks
+
+/// The engine has failed, and the lock will never be free.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dead;
+
+/// A value behind a lock that sleeps.
+pub(crate) struct Lock<T> {
+    lock: *mut c_void,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: one task at a time has the value, and tasks differ in nothing else.
+unsafe impl<T> Send for Lock<T> {}
+// SAFETY: as for `Send`.
+unsafe impl<T> Sync for Lock<T> {}
+
+impl<T> Lock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self {
+            lock: sdk_lock_new(),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> Result<Guard<'_, T>, Dead> {
+        // SAFETY: the lock lives as long as `self`.
+        match unsafe { sdk_lock(self.lock) } {
+            true => Ok(Guard(self)),
+            false => Err(Dead),
+        }
+    }
+
+    /// For a lock under which nothing fails: whoever waits for it when the engine has failed waits for ever.
+    pub(crate) fn always(&self) -> Guard<'_, T> {
+        loop {
+            if let Ok(guard) = self.lock() {
+                return guard;
+            }
+        }
+    }
+}
+
+impl<T> Drop for Lock<T> {
+    fn drop(&mut self) {
+        // SAFETY: nobody has it any more, because guards borrow `self`.
+        unsafe { sdk_lock_free(self.lock) }
+    }
+}
+
+impl<T> fmt::Debug for Lock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lock")
+    }
+}
+
+/// The value of a lock that is held.
+#[derive(Debug)]
+pub(crate) struct Guard<'a, T>(&'a Lock<T>);
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the lock is held.
+        unsafe { &*self.0.value.get() }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the lock is held, and the guard is borrowed alone.
+        unsafe { &mut *self.0.value.get() }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: `Lock::lock` took it.
+        unsafe { sdk_unlock(self.0.lock) }
+    }
+}
+
+// ---- memory
+
+/// Pages that a process can map.
+#[derive(Debug)]
+pub(crate) struct Pages(NonNull<c_void>);
+
+impl Pages {
+    /// Zeroed pages, and the same as memory; `None`: there are none.
+    pub(crate) fn make(length: usize) -> Option<(Self, Memory)> {
+        let mut start = null_mut();
+        // SAFETY: the second argument is a place for a pointer.
+        let pages = NonNull::new(unsafe { sdk_pages_new(length, &mut start) })?;
+        let pages = Self(pages);
+        let start = NonNull::new(start)?;
+        let other = pages.clone();
+        let owner = other.0.as_ptr();
+        core::mem::forget(other);
+        // SAFETY: there are at least `length` bytes, which live until the reference of `other` is put.
+        let memory = unsafe { Memory::foreign((start, length), owner, sdk_pages_put) };
+        Some((pages, memory))
+    }
+
+    /// The reference, for C, which puts it.
+    fn into_raw(self) -> *mut c_void {
+        let raw = self.0.as_ptr();
+        core::mem::forget(self);
+        raw
+    }
+}
+
+impl Clone for Pages {
+    fn clone(&self) -> Self {
+        // SAFETY: `self` has a reference.
+        unsafe { sdk_pages_get(self.0.as_ptr()) }
+        Self(self.0)
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: this is the reference of `self`.
+        unsafe { sdk_pages_put(self.0.as_ptr()) }
+    }
+}
+
+/// A connection's mapping of memory for DMA, which it keeps. It has to go before its connection.
+#[derive(Debug)]
+pub(crate) struct Map {
+    raw: NonNull<c_void>,
+    memory: Memory,
+}
+
+impl Map {
+    pub(crate) fn length(&self) -> u64 {
+        self.memory.len() as u64
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: it was not unmapped before, and its connection is still there.
+        unsafe { sdk_unmap(self.raw.as_ptr()) }
+    }
+}
+
+// ---- connections
+
+/// Fills `events` with what has happened; also returns whether there is more.
+pub(crate) fn events(events: &mut [Event]) -> (usize, bool) {
+    let mut more = false;
+    // A batch is short.
+    let room = events.len() as u32;
+    // SAFETY: there is room for so many.
+    let count = unsafe { sdk_events(events.as_mut_ptr(), room, &mut more) };
+    (count as usize, more)
+}
+
+/// A connection of the connection manager. Dropping it frees it: that is for connections for which `CLOSED` has come.
+#[derive(Debug)]
+pub(crate) struct Conn(NonNull<c_void>);
+
+impl Conn {
+    pub(crate) fn request(&self) -> Request {
+        let mut request = Request::default();
+        // SAFETY: the connection is there until `self` is dropped.
+        unsafe { sdk_conn_request(self.0.as_ptr(), &mut request) }
+        request
+    }
+
+    pub(crate) fn setup(&self, key: u64) -> Result<Depths, Errno> {
+        let mut depths = Depths::default();
+        // SAFETY: as in `request`.
+        result(unsafe { sdk_conn_setup(self.0.as_ptr(), key, &mut depths) })?;
+        Ok(depths)
+    }
+
+    pub(crate) fn accept(
+        &self,
+        responder_resources: u16,
+        initiator_depth: u16,
+        data: &[u8],
+    ) -> Result<(), Errno> {
+        let (ird, ord) = (responder_resources.into(), initiator_depth.into());
+        // SAFETY: as in `request`; the bytes are those of `data`.
+        result(unsafe {
+            sdk_conn_accept(self.0.as_ptr(), ird, ord, data.as_ptr(), data.len() as u32)
+        })
+    }
+
+    /// Also ends it: `CLOSED` follows.
+    pub(crate) fn reject(&self) {
+        // SAFETY: as in `request`.
+        unsafe { sdk_conn_reject(self.0.as_ptr()) }
+    }
+
+    /// `CLOSED` follows.
+    pub(crate) fn close(&self) {
+        // SAFETY: as in `request`.
+        unsafe { sdk_conn_close(self.0.as_ptr()) }
+    }
+
+    /// Its completions wake the process of this file from now on.
+    pub(crate) fn own(&self, file: Option<&FileRef>) {
+        let file = file.map_or(null_mut(), |file| file.0.as_ptr());
+        // SAFETY: as in `request`; C takes a reference of its own.
+        unsafe { sdk_conn_own(self.0.as_ptr(), file) }
+    }
+
+    pub(crate) fn map(&self, memory: &Memory) -> Result<Map, Errno> {
+        let start = memory.pointer(0, memory.len()).map_err(|_| EINVAL)?;
+        let mut error = 0;
+        // SAFETY: as in `request`; the bytes live as long as `memory`, of which the mapping keeps a clone.
+        let raw = unsafe { sdk_map(self.0.as_ptr(), start, memory.len(), &mut error) };
+        result(error)?;
+        let raw = NonNull::new(raw).ok_or(ENOMEM)?;
+        let memory = memory.clone();
+        Ok(Map { raw, memory })
+    }
+
+    pub(crate) fn post_recv(&self, (map, offset, length): (&Map, u32, u32)) -> Result<(), Errno> {
+        // SAFETY: as in `request`; the mapping is the connection's, and C checks the bounds.
+        result(unsafe { sdk_post_recv(self.0.as_ptr(), map.raw.as_ptr(), offset, length) })
+    }
+
+    pub(crate) fn post_send(
+        &self,
+        header: &[u8],
+        payload: Option<(&Map, u32, u32)>,
+        invalidate: Option<u32>,
+    ) -> Result<(), Errno> {
+        let (map, offset, length) = payload.map_or((null_mut(), 0, 0), |(map, offset, length)| {
+            (map.raw.as_ptr(), offset, length)
+        });
+        let token = invalidate.unwrap_or(0);
+        // SAFETY: as in `post_recv`; C copies the header.
+        result(unsafe {
+            sdk_post_send(
+                self.0.as_ptr(),
+                header.as_ptr(),
+                header.len() as u32,
+                map,
+                offset,
+                length,
+                invalidate.is_some(),
+                token,
+            )
+        })
+    }
+
+    pub(crate) fn post_rdma(
+        &self,
+        read: bool,
+        (map, offset, length): (&Map, u32, u32),
+        address: u64,
+        token: u32,
+    ) -> Result<(), Errno> {
+        // SAFETY: as in `post_recv`.
+        result(unsafe {
+            sdk_post_rdma(
+                self.0.as_ptr(),
+                read,
+                map.raw.as_ptr(),
+                offset,
+                length,
+                address,
+                token,
+            )
+        })
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        // SAFETY: whoever has it has its last event, and no mapping of it is left.
+        unsafe { sdk_conn_free(self.0.as_ptr()) }
+    }
+}
+
+/// Accepts connections in the network namespace of a file.
+pub(crate) fn listen(file: &FileRef) -> Result<(), Errno> {
+    // SAFETY: `file` is a reference.
+    result(unsafe { sdk_listen(file.0.as_ptr()) })
+}
+
+pub(crate) fn unlisten() {
+    sdk_unlisten();
+}
+
+// ---- files
+
+/// A reference to an open file of the device, or to one that was open.
+pub(crate) struct FileRef(NonNull<c_void>);
+
+// SAFETY: C counts the references atomically, and all of its functions may be called by any task.
+unsafe impl Send for FileRef {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for FileRef {}
+
+impl Clone for FileRef {
+    fn clone(&self) -> Self {
+        // SAFETY: `self` is a reference.
+        unsafe { sdk_file_get(self.0.as_ptr()) }
+        Self(self.0)
+    }
+}
+
+impl Drop for FileRef {
+    fn drop(&mut self) {
+        // SAFETY: this is the reference of `self`.
+        unsafe { sdk_file_put(self.0.as_ptr()) }
+    }
+}
+
+impl fmt::Debug for FileRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FileRef")
+    }
+}
+
+impl FileRef {
+    /// Tells network namespaces apart.
+    pub(crate) fn net(&self) -> u64 {
+        // SAFETY: `self` is a reference.
+        unsafe { sdk_file_net(self.0.as_ptr()) }
+    }
+
+    /// Where clients can reach the device in its network namespace. Waits for the lock of network interfaces.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
+        let mut addresses = vec![Address::new_zeroed(); MAX_ADDRESSES];
+        // SAFETY: `self` is a reference; there is room for so many.
+        let count = unsafe {
+            sdk_addresses(
+                self.0.as_ptr(),
+                addresses.as_mut_ptr(),
+                MAX_ADDRESSES as u32,
+            )
+        };
+        addresses.truncate(count as usize);
+        addresses
+    }
+
+    /// The process that opened it.
+    pub(crate) fn pid(&self) -> u32 {
+        // SAFETY: `self` is a reference.
+        unsafe { sdk_file_pid(self.0.as_ptr()) }
+    }
+
+    /// The process has a queue, whose completion ring begins at `offset` of a memory that lives as long as the file is
+    /// open.
+    pub(crate) fn set_queue(
+        &self,
+        queue: u32,
+        memory: &Memory,
+        offset: usize,
+    ) -> Result<(), Errno> {
+        const PRODUCER: usize = 128;
+        const CONSUMER: usize = 256;
+        let at = |word: usize| {
+            let pointer = memory.pointer(offset + word, size_of::<u32>());
+            pointer.map(|pointer| pointer.cast_const().cast::<u32>())
+        };
+        let (producer, consumer) = (
+            at(PRODUCER).map_err(|_| EINVAL)?,
+            at(CONSUMER).map_err(|_| EINVAL)?,
+        );
+        if queue >= QUEUES || !producer.is_aligned() {
+            return Err(EINVAL);
+        }
+        // SAFETY: `self` is a reference; the words lie in the memory.
+        unsafe { sdk_file_queue(self.0.as_ptr(), queue, producer, consumer) }
+        Ok(())
+    }
+
+    /// How many messages its process can read.
+    pub(crate) fn set_messages(&self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        // SAFETY: `self` is a reference.
+        unsafe { sdk_file_messages(self.0.as_ptr(), count) }
+    }
+
+    /// Its process is no longer attached.
+    pub(crate) fn set_detached(&self) {
+        // SAFETY: `self` is a reference.
+        unsafe { sdk_file_detached(self.0.as_ptr()) }
+    }
+}
+
+impl Doorbell for FileRef {
+    fn ring(&self) {
+        // SAFETY: `self` is a reference.
+        unsafe { sdk_file_ring(self.0.as_ptr()) }
+    }
+}
+
+/// Queues of a process.
+pub(crate) const QUEUES: u32 = 1;
+
+pub(crate) const EIO: Errno = 5;
+pub(crate) const EBADF: Errno = 9;
+pub(crate) const ENOMEM: Errno = 12;
+pub(crate) const EACCES: Errno = 13;
+pub(crate) const EBUSY: Errno = 16;
+pub(crate) const ENODEV: Errno = 19;
+pub(crate) const EINVAL: Errno = 22;
+pub(crate) const ENOTTY: Errno = 25;
+pub(crate) const EPIPE: Errno = 32;
+pub(crate) const EOPNOTSUPP: Errno = 95;
+pub(crate) const ESHUTDOWN: Errno = 108;
+pub(crate) const ETIMEDOUT: Errno = 110;
+pub(crate) const ECONNABORTED: Errno = 103;
+pub(crate) const ECONNRESET: Errno = 104;
+pub(crate) const ECONNREFUSED: Errno = 111;
+pub(crate) const EAGAIN: Errno = 11;
+
+impl From<Dead> for Errno {
+    fn from(_: Dead) -> Self {
+        EIO
+    }
+}
+
+// ---- entries
+
+/// The device, from `sde_init` to `sde_exit`.
+static DEVICE: AtomicPtr<Device> = AtomicPtr::new(null_mut());
+
+/// The device, if it is there. C calls nothing after `sde_exit`.
+fn device() -> Option<&'static Device> {
+    // SAFETY: it is null or from `Box::into_raw`, and freed by `sde_exit` alone.
+    unsafe { DEVICE.load(Ordering::Acquire).as_ref() }
+}
+
+/// # Safety
+///
+/// Called once, before every other entry.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sde_init() -> i32 {
+    let device = Box::new(Device::new());
+    DEVICE.store(Box::into_raw(device), Ordering::Release);
+    0
+}
+
+/// Ends all connections; more runs are needed until they have ended.
+///
+/// # Safety
+///
+/// Called between `sde_init` and `sde_exit`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sde_stop() {
+    if let Some(device) = device() {
+        device.stop();
+    }
+}
+
+/// # Safety
+///
+/// Called once, when no other entry runs or will be called.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sde_exit() {
+    let device = DEVICE.swap(null_mut(), Ordering::AcqRel);
+    if !device.is_null() {
+        // SAFETY: it is from `Box::into_raw`, and the caller promises that nobody uses it.
+        drop(unsafe { Box::from_raw(device) });
+    }
+}
+
+/// # Safety
+///
+/// Called between `sde_init` and `sde_exit`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sde_run() {
+    if let Some(device) = device() {
+        device.run();
+    }
+}
+
+/// # Safety
+///
+/// `file` is a file that is open; the result is for the other entries, until `sde_release`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sde_open(file: *mut c_void) -> *mut c_void {
+    let Some(file) = NonNull::new(file) else {
+        return null_mut();
+    };
+    // SAFETY: the caller promises that it is a file.
+    unsafe { sdk_file_get(file.as_ptr()) }
+    let client = Box::new(Client::new(FileRef(file)));
+    Box::into_raw(client).cast()
+}
+
+/// # Safety
+///
+/// `client` is from `sde_open`, and no entry uses it now or later.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sde_release(client: *mut c_void) {
+    // SAFETY: the caller promises it.
+    let client = unsafe { Box::from_raw(client.cast::<Client>()) };
+    if let Some(device) = device() {
+        device.detach(&client);
+    }
+}
+
+/// # Safety
+///
+/// `client` is from `sde_open`. `argument` has as many bytes as the number of the call says, is aligned to 8, and is
+/// used by nobody else.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sde_ioctl(
+    client: *mut c_void,
+    command: u32,
+    argument: *mut u8,
+    writable: bool,
+) -> i32 {
+    // SAFETY: the caller promises it.
+    let client = unsafe { &*client.cast::<Client>() };
+    let length = (command >> 16 & 0x3fff) as usize;
+    let argument = match length {
+        0 => &mut [][..],
+        // SAFETY: the caller promises it.
+        _ => unsafe { core::slice::from_raw_parts_mut(argument, length) },
+    };
+    let Some(device) = device() else {
+        return -ENODEV;
+    };
+    match calls::call(device, client, command, argument, writable) {
+        Ok(()) => 0,
+        Err(errno) => -errno,
+    }
+}
+
+/// # Safety
+///
+/// `client` is from `sde_open`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sde_mmap(client: *mut c_void, offset: u64, length: u64) -> *mut c_void {
+    // SAFETY: the caller promises it.
+    let client = unsafe { &*client.cast::<Client>() };
+    client
+        .pages(offset, length)
+        .map_or(null_mut(), Pages::into_raw)
+}
+
+const _: () = {
+    assert!(size_of::<Event>() == 40);
+    assert!(size_of::<Request>() == 104);
+    assert!(size_of::<Depths>() == 24);
+    assert!(size_of::<Address>() == 40);
+};

@@ -1,0 +1,1021 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Connections: rdma_cm, queue pairs, completion queues.
+ *
+ *   cm_handler, completed   any context     note what there is, and wake who will look at it
+ *   sdk_events              engine's lock   poll the completion queues, and tell the engine
+ *   sdk_post_*              engine's lock   post
+ *   close_work              no lock         disconnect, wait until nothing is posted
+ *
+ * Handlers of rdma_cm never take the engine's lock: rdma_destroy_id waits for them.
+ *
+ * A connection with an owner wakes that process, which then looks in its own context; a work item looks only if the
+ * process does not do so soon. A connection without one has the work item look at once.
+ */
+#define pr_fmt(fmt) "smbdirect: " fmt
+
+#include <linux/ethtool.h>
+#include <linux/inetdevice.h>
+#include <linux/jiffies.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <linux/netdevice.h>
+#include <linux/poll.h>
+#include <linux/rtnetlink.h>
+#include <linux/slab.h>
+#include <net/addrconf.h>
+#include <net/if_inet6.h>
+#include <net/ipv6.h>
+#include <net/net_namespace.h>
+#include <rdma/ib_cm.h>
+#include <rdma/ib_verbs.h>
+#include <rdma/iw_cm.h>
+#include <rdma/rdma_cm.h>
+
+#include "glue.h"
+
+/* SENDs and RDMA WRITEs that are posted at a time, receives, and RDMA READs. */
+#define SENDS 128
+#define RECVS 320
+#define READS 32
+/* Work requests for them: long transfers need more than one. */
+#define SQ_DEPTH 512
+#define HEADER 32
+#define SGES 6
+/* Pages of one registration. */
+#define MR_PAGES 256
+#define BATCH 8
+#define BACKLOG 1024
+#define PORTS 4
+
+static unsigned int ports[PORTS] = { 5445 };
+static int port_count = 1;
+module_param_array(ports, uint, &port_count, 0444);
+MODULE_PARM_DESC(ports, "RDMA ports to listen at (5445). Add 445 only where every RDMA device is InfiniBand or RoCE: iWARP devices would take TCP port 445 from smbd");
+
+struct sd_note {
+	struct list_head list;
+	struct sd_conn *conn;
+	u32 kind;
+	s32 status;
+};
+
+struct sd_mr {
+	struct list_head list;
+	struct ib_mr *mr;
+};
+
+/* A work request that is posted, or a place for one. */
+struct sd_wr {
+	struct ib_cqe cqe;
+	struct sd_conn *conn;
+	struct list_head list;
+	struct list_head mrs;
+	struct sd_map *map;
+	u32 offset;
+	u32 extent;
+	u32 work;
+	u32 slots;
+	s32 status;
+	u32 length;
+	u32 token;
+	bool has_token;
+};
+
+struct sd_conn {
+	struct rdma_cm_id *id;
+	struct ib_pd *pd;
+	struct ib_cq *send_cq;
+	struct ib_cq *recv_cq;
+	u64 key;
+	bool is_iwarp;
+	bool has_qp;
+	u32 sges;
+	u32 read_sges;
+	u32 mr_pages;
+	unsigned long is_closing;
+	struct sd_request request;
+
+	/* Under events_lock. */
+	struct list_head ready;
+	bool is_closed;
+	bool is_unseen;
+	struct sd_file *file;
+	struct sd_note noted_request, noted_up, noted_down, noted_closed;
+
+	/* RDMA READs under way: completions of the send queue are then waited for. */
+	atomic_t reads;
+
+	/* What has ended, in order. The work item that waits for the last completions polls as well. */
+	spinlock_t done_lock;
+	struct list_head done;
+
+	/* Under the engine's lock. */
+	struct sd_wr *wrs;
+	struct list_head free_sends, free_recvs, free_mrs;
+	u32 sq_room;
+	struct scatterlist *scratch;
+	u8 *headers;
+	u64 headers_dma;
+	struct ib_cqe quiet;
+
+	struct work_struct close_work, free_work;
+};
+
+static DEFINE_SPINLOCK(events_lock);
+static LIST_HEAD(notes);
+static LIST_HEAD(ready);
+
+static void run(struct work_struct *work)
+{
+	atomic64_inc(&sd_runs);
+	sde_run();
+}
+
+static DECLARE_WORK(now_work, run);
+static DECLARE_DELAYED_WORK(soon_work, run);
+static DECLARE_DELAYED_WORK(later_work, run);
+
+struct ib_device *sd_conn_device(const struct sd_conn *conn)
+{
+	return conn->id->device;
+}
+
+/* ---- what happened ---- */
+
+static void note(struct sd_note *note, struct sd_conn *conn, u32 kind, s32 status)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&events_lock, flags);
+	/* The first of a kind counts. */
+	if (!note->kind) {
+		*note = (struct sd_note){ .conn = conn, .kind = kind, .status = status };
+		list_add_tail(&note->list, &notes);
+	}
+	spin_unlock_irqrestore(&events_lock, flags);
+	queue_work(sd_workqueue, &now_work);
+}
+
+/* In whatever context the device's driver has. */
+static void completed(struct ib_cq *cq, void *context)
+{
+	struct sd_conn *conn = context;
+	bool is_awaited = cq == conn->recv_cq || atomic_read(&conn->reads);
+	unsigned long flags;
+
+	spin_lock_irqsave(&events_lock, flags);
+	if (conn->is_closed)
+		goto out;
+	if (list_empty(&conn->ready))
+		list_add_tail(&conn->ready, &ready);
+	if (!conn->file) {
+		queue_work(sd_workqueue, &now_work);
+	} else if (is_awaited) {
+		if (!conn->is_unseen) {
+			conn->is_unseen = true;
+			atomic_inc(&conn->file->unseen);
+		}
+		wake_up_interruptible_poll(&conn->file->wait, EPOLLIN | EPOLLRDNORM);
+		/* At least one whole tick. */
+		queue_delayed_work(sd_workqueue, &soon_work, msecs_to_jiffies(4) + 1);
+	} else {
+		queue_delayed_work(sd_workqueue, &later_work, msecs_to_jiffies(20));
+	}
+out:
+	spin_unlock_irqrestore(&events_lock, flags);
+}
+
+static void seen(struct sd_conn *conn)
+{
+	if (conn->is_unseen) {
+		conn->is_unseen = false;
+		atomic_dec(&conn->file->unseen);
+	}
+}
+
+/* From now on a process looks at the connection's completions, or, with NULL, the work item. */
+void sdk_conn_own(struct sd_conn *conn, struct sd_file *file)
+{
+	struct sd_file *before;
+
+	if (file)
+		sdk_file_get(file);
+	spin_lock_irq(&events_lock);
+	seen(conn);
+	before = conn->file;
+	conn->file = file;
+	spin_unlock_irq(&events_lock);
+	if (before)
+		sdk_file_put(before);
+	/* What came meanwhile. */
+	queue_work(sd_workqueue, &now_work);
+}
+
+static void work_done(struct ib_cq *cq, struct ib_wc *wc)
+{
+	struct sd_wr *wr = container_of(wc->wr_cqe, struct sd_wr, cqe);
+	struct sd_conn *conn = wr->conn;
+
+	wr->status = wc->status;
+	wr->length = wc->byte_len;
+	wr->has_token = wc->status == IB_WC_SUCCESS && wr->work == SD_RECV && (wc->wc_flags & IB_WC_WITH_INVALIDATE);
+	wr->token = wc->ex.invalidate_rkey;
+	spin_lock_bh(&conn->done_lock);
+	list_add_tail(&wr->list, &conn->done);
+	spin_unlock_bh(&conn->done_lock);
+}
+
+/* A request that only prepares another, or is a part of it. If it fails, so does the other. */
+static void quiet_done(struct ib_cq *cq, struct ib_wc *wc)
+{
+}
+
+static int poll(struct ib_cq *cq)
+{
+	struct ib_wc wcs[BATCH];
+	int i, count = ib_poll_cq(cq, BATCH, wcs);
+
+	for (i = 0; i < count; i++)
+		wcs[i].wr_cqe->done(cq, &wcs[i]);
+	return max(count, 0);
+}
+
+/* The work request is no longer the device's. */
+static void put_wr(struct sd_wr *wr)
+{
+	struct sd_conn *conn = wr->conn;
+
+	if (wr->work == SD_READ)
+		atomic_dec(&conn->reads);
+	list_splice_init(&wr->mrs, &conn->free_mrs);
+	conn->sq_room += wr->slots;
+	list_add(&wr->list, wr->work == SD_RECV ? &conn->free_recvs : &conn->free_sends);
+	atomic_dec(&sd_wrs);
+}
+
+static u32 take_done(struct sd_conn *conn, struct sd_event *events, u32 room)
+{
+	u32 count = 0;
+
+	while (count < room) {
+		struct sd_wr *wr;
+
+		spin_lock_bh(&conn->done_lock);
+		wr = list_first_entry_or_null(&conn->done, struct sd_wr, list);
+		if (wr)
+			list_del(&wr->list);
+		spin_unlock_bh(&conn->done_lock);
+		if (!wr)
+			break;
+		if (wr->status == IB_WC_SUCCESS && (wr->work == SD_RECV || wr->work == SD_READ))
+			sd_map_sync(wr->map, wr->offset, wr->extent, true);
+		events[count++] = (struct sd_event){
+			.conn = conn, .key = conn->key, .kind = SD_EVENT_DONE, .work = wr->work, .status = wr->status,
+			.length = wr->length, .token = wr->token, .has_token = wr->has_token,
+		};
+		put_wr(wr);
+	}
+	return count;
+}
+
+/* Takes what has completed, and asks for the next notification once there is nothing more. */
+static u32 take(struct sd_conn *conn, struct sd_event *events, u32 room, bool *more)
+{
+	const enum ib_cq_notify_flags flags = IB_CQ_NEXT_COMP | IB_CQ_REPORT_MISSED_EVENTS;
+	u32 count = 0;
+
+	for (;;) {
+		count += take_done(conn, events + count, room - count);
+		if (count == room) {
+			*more = true;
+			return count;
+		}
+		if (poll(conn->recv_cq) + poll(conn->send_cq))
+			continue;
+		/* Both, whatever the first says. */
+		if ((ib_req_notify_cq(conn->recv_cq, flags) > 0) | (ib_req_notify_cq(conn->send_cq, flags) > 0))
+			continue;
+		*more = false;
+		return count;
+	}
+}
+
+/* Takes what connection managers have said, and what has completed. */
+u32 sdk_events(struct sd_event *events, u32 room, bool *more)
+{
+	struct sd_note *note;
+	struct sd_conn *conn;
+	u32 count = 0;
+	LIST_HEAD(again);
+
+	*more = true;
+	while (count < room) {
+		spin_lock_irq(&events_lock);
+		note = list_first_entry_or_null(&notes, struct sd_note, list);
+		spin_unlock_irq(&events_lock);
+		if (!note)
+			break;
+		conn = note->conn;
+		if (note->kind == SD_EVENT_CLOSED) {
+			count += take_done(conn, events + count, room - count);
+			if (count == room)
+				return count;
+		}
+		spin_lock_irq(&events_lock);
+		list_del(&note->list);
+		if (note->kind == SD_EVENT_CLOSED) {
+			conn->is_closed = true;
+			list_del_init(&conn->ready);
+			seen(conn);
+		}
+		spin_unlock_irq(&events_lock);
+		events[count++] = (struct sd_event){
+			.conn = conn, .key = conn->key, .kind = note->kind, .status = note->status,
+		};
+	}
+	while (count < room) {
+		bool has_more;
+
+		spin_lock_irq(&events_lock);
+		conn = list_first_entry_or_null(&ready, struct sd_conn, ready);
+		if (conn) {
+			list_del_init(&conn->ready);
+			seen(conn);
+		}
+		spin_unlock_irq(&events_lock);
+		if (!conn) {
+			*more = false;
+			break;
+		}
+		count += take(conn, events + count, room - count, &has_more);
+		if (!has_more)
+			continue;
+		spin_lock_irq(&events_lock);
+		if (!conn->is_closed && list_empty(&conn->ready))
+			list_add_tail(&conn->ready, &ready);
+		spin_unlock_irq(&events_lock);
+	}
+	if (!*more) {
+		if (delayed_work_pending(&soon_work))
+			cancel_delayed_work(&soon_work);
+		if (delayed_work_pending(&later_work))
+			cancel_delayed_work(&later_work);
+	}
+	return count;
+}
+
+/* ---- posting ---- */
+
+static struct sd_wr *get_wr(struct sd_conn *conn, u32 work, struct sd_map *map, u32 offset, u32 extent)
+{
+	struct list_head *free = work == SD_RECV ? &conn->free_recvs : &conn->free_sends;
+	struct sd_wr *wr = list_first_entry_or_null(free, struct sd_wr, list);
+
+	if (!wr)
+		return NULL;
+	list_del(&wr->list);
+	wr->work = work;
+	wr->slots = 0;
+	wr->map = map;
+	wr->offset = offset;
+	wr->extent = extent;
+	atomic_inc(&sd_wrs);
+	if (work == SD_READ)
+		atomic_inc(&conn->reads);
+	if (map)
+		sd_map_sync(map, offset, extent, false);
+	return wr;
+}
+
+int sdk_post_recv(struct sd_conn *conn, struct sd_map *map, u32 offset, u32 length)
+{
+	struct sd_wr *wr = get_wr(conn, SD_RECV, map, offset, length);
+	struct ib_sge sges[SGES];
+	struct ib_recv_wr request = { .sg_list = sges };
+	int error;
+
+	if (!wr)
+		return -EAGAIN;
+	request.wr_cqe = &wr->cqe;
+	request.num_sge = sd_map_sges(map, conn->pd->local_dma_lkey, &offset, &length, sges, conn->sges);
+	error = length ? -EMSGSIZE : ib_post_recv(conn->id->qp, &request, NULL);
+	if (error)
+		put_wr(wr);
+	return error;
+}
+
+int sdk_post_send(struct sd_conn *conn, const u8 *header, u32 header_length, struct sd_map *map, u32 offset, u32 length,
+		  bool invalidate, u32 token)
+{
+	struct sd_wr *wr;
+	struct ib_sge sges[SGES];
+	struct ib_send_wr request = { .sg_list = sges, .send_flags = IB_SEND_SIGNALED };
+	int error;
+
+	if (header_length > HEADER)
+		return -EMSGSIZE;
+	if (!conn->sq_room)
+		return -EAGAIN;
+	wr = get_wr(conn, SD_SEND, length ? map : NULL, offset, length);
+	if (!wr)
+		return -EAGAIN;
+	request.wr_cqe = &wr->cqe;
+	request.opcode = invalidate ? IB_WR_SEND_WITH_INV : IB_WR_SEND;
+	if (invalidate)
+		request.ex.invalidate_rkey = token;
+	if (header_length) {
+		u32 place = (wr - conn->wrs) * HEADER;
+
+		memcpy(conn->headers + place, header, header_length);
+		ib_dma_sync_single_for_device(conn->id->device, conn->headers_dma + place, header_length, DMA_TO_DEVICE);
+		sges[0] = (struct ib_sge){
+			.addr = conn->headers_dma + place, .length = header_length, .lkey = conn->pd->local_dma_lkey,
+		};
+		request.num_sge = 1;
+	}
+	if (length)
+		request.num_sge += sd_map_sges(map, conn->pd->local_dma_lkey, &offset, &length,
+					       sges + request.num_sge, conn->sges - request.num_sge);
+	error = length ? -EMSGSIZE : ib_post_send(conn->id->qp, &request, NULL);
+	if (error) {
+		put_wr(wr);
+		return error;
+	}
+	conn->sq_room--;
+	wr->slots = 1;
+	return 0;
+}
+
+/*
+ * Posts a transfer as as many requests as its pieces of memory need. Only the last one reports. If it fails in the
+ * middle, the queue pair takes no more, and the connection ends: the device flushes what it has.
+ */
+static int post_pieces(struct sd_conn *conn, struct sd_wr *wr, bool read, struct sd_map *map, u32 offset, u32 length,
+		       u64 address, u32 token)
+{
+	u32 most = read ? conn->read_sges : conn->sges;
+
+	do {
+		struct ib_sge sges[SGES];
+		struct ib_rdma_wr request = {
+			.wr = { .sg_list = sges, .opcode = read ? IB_WR_RDMA_READ : IB_WR_RDMA_WRITE, .wr_cqe = &conn->quiet },
+			.remote_addr = address,
+			.rkey = token,
+		};
+		u32 before = length;
+		int error;
+
+		if (!conn->sq_room)
+			return -ENOSPC;
+		request.wr.num_sge = sd_map_sges(map, conn->pd->local_dma_lkey, &offset, &length, sges, most);
+		address += before - length;
+		if (!length) {
+			request.wr.wr_cqe = &wr->cqe;
+			request.wr.send_flags = IB_SEND_SIGNALED;
+		} else if (before == length) {
+			return -EINVAL;
+		}
+		error = ib_post_send(conn->id->qp, &request.wr, NULL);
+		if (error)
+			return error;
+		conn->sq_room--;
+		wr->slots++;
+	} while (length);
+	return 0;
+}
+
+static struct sd_mr *get_mr(struct sd_conn *conn)
+{
+	struct sd_mr *mr = list_first_entry_or_null(&conn->free_mrs, struct sd_mr, list);
+
+	if (mr) {
+		list_del(&mr->list);
+		return mr;
+	}
+	mr = kzalloc(sizeof(*mr), GFP_KERNEL_ACCOUNT);
+	if (!mr)
+		return NULL;
+	mr->mr = ib_alloc_mr(conn->pd, IB_MR_TYPE_MEM_REG, conn->mr_pages);
+	if (IS_ERR(mr->mr)) {
+		kfree(mr);
+		return NULL;
+	}
+	return mr;
+}
+
+/*
+ * The sink of an iWARP RDMA READ has to be writable by the peer. So it is registered for that one READ, only the bytes
+ * of the READ, and the device takes the registration back when the data is there.
+ */
+static int post_registered(struct sd_conn *conn, struct sd_wr *wr, struct sd_map *map, u32 offset, u32 length,
+			   u64 address, u32 token)
+{
+	do {
+		struct ib_sge sge;
+		struct ib_rdma_wr read = {
+			.wr = { .sg_list = &sge, .num_sge = 1, .opcode = IB_WR_RDMA_READ_WITH_INV, .wr_cqe = &conn->quiet },
+			.remote_addr = address,
+			.rkey = token,
+		};
+		struct ib_reg_wr registration = {
+			.wr = { .opcode = IB_WR_REG_MR, .wr_cqe = &conn->quiet, .next = &read.wr },
+			.access = IB_ACCESS_LOCAL_WRITE | IB_ACCESS_REMOTE_WRITE,
+		};
+		u32 from = offset, piece = length;
+		struct sd_mr *mr;
+		int error, count;
+
+		if (conn->sq_room < 2)
+			return -ENOSPC;
+		/* How far into a page it begins. */
+		sd_map_sges(map, 0, &from, &piece, &sge, 1);
+		piece = min_t(u32, length, (conn->mr_pages << PAGE_SHIFT) - offset_in_page(sge.addr));
+		mr = get_mr(conn);
+		if (!mr)
+			return -ENOMEM;
+		list_add(&mr->list, &wr->mrs);
+		count = sd_map_part(map, offset, piece, conn->scratch, conn->mr_pages + 1);
+		if (count < 0)
+			return count;
+		ib_update_fast_reg_key(mr->mr, ib_inc_rkey(mr->mr->rkey));
+		if (ib_map_mr_sg(mr->mr, conn->scratch, count, NULL, PAGE_SIZE) != count)
+			return -EIO;
+		registration.mr = mr->mr;
+		registration.key = mr->mr->rkey;
+		sge = (struct ib_sge){ .addr = mr->mr->iova, .length = piece, .lkey = mr->mr->lkey };
+		read.wr.ex.invalidate_rkey = mr->mr->rkey;
+		offset += piece;
+		address += piece;
+		length -= piece;
+		if (!length) {
+			read.wr.wr_cqe = &wr->cqe;
+			read.wr.send_flags = IB_SEND_SIGNALED;
+		}
+		error = ib_post_send(conn->id->qp, &registration.wr, NULL);
+		if (error)
+			return error;
+		conn->sq_room -= 2;
+		wr->slots += 2;
+	} while (length);
+	return 0;
+}
+
+int sdk_post_rdma(struct sd_conn *conn, bool is_read, struct sd_map *map, u32 offset, u32 length, u64 address, u32 token)
+{
+	struct sd_wr *wr;
+	int error;
+	/* As many as the shortest pieces could need. */
+	u32 pieces = (length >> PAGE_SHIFT) + 2;
+	u32 need = is_read && conn->is_iwarp ? 2 * (pieces / conn->mr_pages + 2) :
+					       pieces / (is_read ? conn->read_sges : conn->sges) + 1;
+
+	if (conn->sq_room < min(need, (u32)SQ_DEPTH))
+		return -EAGAIN;
+	wr = get_wr(conn, is_read ? SD_READ : SD_WRITE, map, offset, length);
+	if (!wr)
+		return -EAGAIN;
+	if (is_read && conn->is_iwarp && length)
+		error = post_registered(conn, wr, map, offset, length, address, token);
+	else
+		error = post_pieces(conn, wr, is_read, map, offset, length, address, token);
+	/* What was posted of it stays posted until the queue pair is gone. */
+	if (error)
+		put_wr(wr);
+	return error;
+}
+
+/* ---- the life of a connection ---- */
+
+static void to_address(const struct sockaddr_storage *address, u8 ip[16], u16 *port, u32 *scope)
+{
+	if (address->ss_family == AF_INET) {
+		const struct sockaddr_in *in = (const void *)address;
+		struct in6_addr mapped;
+
+		ipv6_addr_set_v4mapped(in->sin_addr.s_addr, &mapped);
+		memcpy(ip, &mapped, 16);
+		*port = ntohs(in->sin_port);
+	} else {
+		const struct sockaddr_in6 *in = (const void *)address;
+
+		memcpy(ip, &in->sin6_addr, 16);
+		*port = ntohs(in->sin6_port);
+		*scope = in->sin6_scope_id;
+	}
+}
+
+static void close_conn(struct work_struct *work)
+{
+	struct sd_conn *conn = container_of(work, struct sd_conn, close_work);
+
+	if (conn->has_qp) {
+		rdma_disconnect(conn->id);
+		ib_drain_qp(conn->id->qp);
+	}
+	note(&conn->noted_closed, conn, SD_EVENT_CLOSED, 0);
+}
+
+static void free_mrs(struct sd_conn *conn)
+{
+	struct sd_mr *mr, *next;
+
+	list_for_each_entry_safe(mr, next, &conn->free_mrs, list) {
+		ib_dereg_mr(mr->mr);
+		kfree(mr);
+	}
+}
+
+/* What sdk_conn_setup made, whole or in part. */
+static void free_queues(struct sd_conn *conn)
+{
+	struct ib_device *device = conn->id->device;
+
+	if (conn->has_qp)
+		rdma_destroy_qp(conn->id);
+	conn->has_qp = false;
+	free_mrs(conn);
+	if (!IS_ERR_OR_NULL(conn->send_cq))
+		ib_destroy_cq(conn->send_cq);
+	if (!IS_ERR_OR_NULL(conn->recv_cq))
+		ib_destroy_cq(conn->recv_cq);
+	if (conn->headers_dma)
+		ib_dma_unmap_single(device, conn->headers_dma, SENDS * HEADER, DMA_TO_DEVICE);
+	if (!IS_ERR_OR_NULL(conn->pd))
+		ib_dealloc_pd(conn->pd);
+	kvfree(conn->wrs);
+	kvfree(conn->scratch);
+	kfree(conn->headers);
+	conn->send_cq = conn->recv_cq = NULL;
+	conn->pd = NULL;
+	conn->wrs = NULL;
+	conn->scratch = NULL;
+	conn->headers = NULL;
+	conn->headers_dma = 0;
+}
+
+static void free_conn(struct work_struct *work)
+{
+	struct sd_conn *conn = container_of(work, struct sd_conn, free_work);
+
+	free_queues(conn);
+	rdma_destroy_id(conn->id);
+	if (conn->file)
+		sdk_file_put(conn->file);
+	kfree(conn);
+	atomic_dec(&sd_conns);
+}
+
+/* Nothing is posted, and no mapping is left: the engine forgets it. */
+void sdk_conn_free(struct sd_conn *conn)
+{
+	queue_work(sd_workqueue, &conn->free_work);
+}
+
+/* Ends a connection; SD_EVENT_CLOSED follows once nothing is posted. */
+void sdk_conn_close(struct sd_conn *conn)
+{
+	if (!test_and_set_bit(0, &conn->is_closing))
+		queue_work(sd_workqueue, &conn->close_work);
+}
+
+void sdk_conn_reject(struct sd_conn *conn)
+{
+	u8 reason = conn->is_iwarp ? 0 : IB_CM_REJ_CONSUMER_DEFINED;
+
+	rdma_lock_handler(conn->id);
+	rdma_reject(conn->id, NULL, 0, reason);
+	rdma_unlock_handler(conn->id);
+	sdk_conn_close(conn);
+}
+
+void sdk_conn_request(struct sd_conn *conn, struct sd_request *request)
+{
+	*request = conn->request;
+}
+
+static void qp_event(struct ib_event *event, void *context)
+{
+	struct sd_conn *conn = context;
+
+	if (event->event == IB_EVENT_COMM_EST)
+		rdma_notify(conn->id, IB_EVENT_COMM_EST);
+}
+
+static int make_queues(struct sd_conn *conn, struct sd_depths *depths)
+{
+	struct ib_device *device = conn->id->device;
+	const struct ib_device_attr *attrs = &device->attrs;
+	struct ib_qp_init_attr init = {
+		.qp_type = IB_QPT_RC, .sq_sig_type = IB_SIGNAL_REQ_WR, .event_handler = qp_event, .qp_context = conn,
+		.port_num = conn->id->port_num,
+	};
+	struct ib_cq_init_attr cq = { };
+	u32 i, sends, recvs, sq_depth;
+
+	recvs = min_t(u32, RECVS, attrs->max_qp_wr - 1);
+	sq_depth = min_t(u32, SQ_DEPTH, attrs->max_qp_wr - 1);
+	sends = min_t(u32, SENDS, sq_depth / 2);
+	conn->sges = min_t(u32, SGES, attrs->max_send_sge);
+	conn->read_sges = clamp_t(u32, attrs->max_sge_rd, 1, conn->sges);
+	conn->mr_pages = min_t(u32, MR_PAGES, attrs->max_fast_reg_page_list_len);
+	if (conn->sges < 2 || (conn->is_iwarp && conn->mr_pages < 2)) {
+		pr_warn_once("%s cannot be used: it takes too few pieces of memory for a request\n", device->name);
+		return -EOPNOTSUPP;
+	}
+	conn->pd = ib_alloc_pd(device, 0);
+	if (IS_ERR(conn->pd))
+		return PTR_ERR(conn->pd);
+	conn->wrs = kvcalloc(SENDS + recvs, sizeof(*conn->wrs), GFP_KERNEL_ACCOUNT);
+	conn->scratch = kvcalloc(conn->mr_pages + 1, sizeof(*conn->scratch), GFP_KERNEL_ACCOUNT);
+	conn->headers = kcalloc(SENDS, HEADER, GFP_KERNEL_ACCOUNT);
+	if (!conn->wrs || !conn->scratch || !conn->headers)
+		return -ENOMEM;
+	conn->headers_dma = ib_dma_map_single(device, conn->headers, SENDS * HEADER, DMA_TO_DEVICE);
+	if (ib_dma_mapping_error(device, conn->headers_dma)) {
+		conn->headers_dma = 0;
+		return -ENOMEM;
+	}
+	for (i = 0; i < SENDS + recvs; i++) {
+		struct sd_wr *wr = &conn->wrs[i];
+
+		wr->cqe.done = work_done;
+		wr->conn = conn;
+		INIT_LIST_HEAD(&wr->mrs);
+		if (i < sends)
+			list_add_tail(&wr->list, &conn->free_sends);
+		else if (i >= SENDS)
+			list_add_tail(&wr->list, &conn->free_recvs);
+	}
+	conn->sq_room = sq_depth;
+	/* One more in each, for the request that ib_drain_qp posts. */
+	cq.cqe = min_t(u32, recvs + 1, attrs->max_cqe);
+	conn->recv_cq = ib_create_cq(device, completed, NULL, conn, &cq);
+	if (IS_ERR(conn->recv_cq))
+		return PTR_ERR(conn->recv_cq);
+	cq.cqe = min_t(u32, sq_depth + 1, attrs->max_cqe);
+	cq.comp_vector = 0;
+	conn->send_cq = ib_create_cq(device, completed, NULL, conn, &cq);
+	if (IS_ERR(conn->send_cq))
+		return PTR_ERR(conn->send_cq);
+	init.send_cq = conn->send_cq;
+	init.recv_cq = conn->recv_cq;
+	init.cap.max_send_wr = sq_depth + 1;
+	init.cap.max_recv_wr = recvs + 1;
+	init.cap.max_send_sge = conn->sges;
+	init.cap.max_recv_sge = min_t(u32, conn->sges, attrs->max_recv_sge);
+	i = rdma_create_qp(conn->id, conn->pd, &init);
+	if (i)
+		return i;
+	conn->has_qp = true;
+	*depths = (struct sd_depths){
+		.sends = sends,
+		.recvs = recvs,
+		.reads = min_t(u32, READS, sends / 2),
+		.initiator_depth = attrs->max_qp_init_rd_atom,
+		.responder_resources = attrs->max_qp_rd_atom,
+		.sends_invalidate = !!(attrs->device_cap_flags & IB_DEVICE_MEM_MGT_EXTENSIONS),
+	};
+	ib_req_notify_cq(conn->recv_cq, IB_CQ_NEXT_COMP);
+	ib_req_notify_cq(conn->send_cq, IB_CQ_NEXT_COMP);
+	return 0;
+}
+
+/* Makes the queues of a requested connection, which the engine calls by its key from now on. */
+int sdk_conn_setup(struct sd_conn *conn, u64 key, struct sd_depths *depths)
+{
+	int error;
+
+	conn->key = key;
+	rdma_lock_handler(conn->id);
+	error = make_queues(conn, depths);
+	rdma_unlock_handler(conn->id);
+	if (error)
+		free_queues(conn);
+	return error;
+}
+
+int sdk_conn_accept(struct sd_conn *conn, u32 responder_resources, u32 initiator_depth, const u8 *data, u32 length)
+{
+	struct rdma_conn_param param = {
+		.responder_resources = responder_resources, .initiator_depth = initiator_depth, .retry_count = 7,
+		.private_data = length ? data : NULL, .private_data_len = length,
+	};
+	int error;
+
+	rdma_lock_handler(conn->id);
+	error = rdma_accept(conn->id, &param);
+	rdma_unlock_handler(conn->id);
+	return error;
+}
+
+static int requested(struct rdma_cm_id *id, const struct rdma_cm_event *event)
+{
+	const struct rdma_conn_param *param = &event->param.conn;
+	struct sd_request *request;
+	struct sd_conn *conn;
+
+	/* Those that have negotiated, as many that have not, and those that are ending. */
+	if (atomic_read(&sd_conns) >= 3 * sdk_parameter(SD_MAX_CONNECTIONS))
+		return -ENOBUFS;
+	conn = kzalloc(sizeof(*conn), GFP_KERNEL_ACCOUNT);
+	if (!conn)
+		return -ENOMEM;
+	conn->id = id;
+	conn->is_iwarp = rdma_protocol_iwarp(id->device, id->port_num);
+	INIT_LIST_HEAD(&conn->ready);
+	INIT_LIST_HEAD(&conn->done);
+	INIT_LIST_HEAD(&conn->free_sends);
+	INIT_LIST_HEAD(&conn->free_recvs);
+	INIT_LIST_HEAD(&conn->free_mrs);
+	INIT_WORK(&conn->close_work, close_conn);
+	INIT_WORK(&conn->free_work, free_conn);
+	spin_lock_init(&conn->done_lock);
+	conn->quiet.done = quiet_done;
+	request = &conn->request;
+	to_address(&id->route.addr.dst_addr, request->peer, &request->peer_port, &request->peer_scope);
+	to_address(&id->route.addr.src_addr, request->local, &request->local_port, &request->local_scope);
+	request->responder_resources = param->responder_resources;
+	request->initiator_depth = param->initiator_depth;
+	request->is_iwarp = conn->is_iwarp;
+	request->private_data_len = min_t(u32, param->private_data_len, sizeof(request->private_data));
+	if (param->private_data)
+		memcpy(request->private_data, param->private_data, request->private_data_len);
+	else
+		request->private_data_len = 0;
+	id->context = conn;
+	atomic_inc(&sd_conns);
+	note(&conn->noted_request, conn, SD_EVENT_REQUEST, 0);
+	return 0;
+}
+
+static int cm_handler(struct rdma_cm_id *id, struct rdma_cm_event *event)
+{
+	struct sd_conn *conn = id->context;
+	s32 status = event->status < 0 ? event->status : -ECONNRESET;
+
+	switch (event->event) {
+	case RDMA_CM_EVENT_CONNECT_REQUEST:
+		return requested(id, event);
+	case RDMA_CM_EVENT_TIMEWAIT_EXIT:
+	case RDMA_CM_EVENT_ADDR_CHANGE:
+		return 0;
+	case RDMA_CM_EVENT_DISCONNECTED:
+		if (event->status >= 0)
+			status = SD_DOWN_PEER;
+		break;
+	case RDMA_CM_EVENT_REJECTED:
+		status = SD_DOWN_REJECTED;
+		break;
+	case RDMA_CM_EVENT_DEVICE_REMOVAL:
+		status = SD_DOWN_DEVICE;
+		break;
+	default:
+		break;
+	}
+	if (!conn)
+		return 0;
+	if (event->event == RDMA_CM_EVENT_ESTABLISHED)
+		note(&conn->noted_up, conn, SD_EVENT_ESTABLISHED, 0);
+	else
+		note(&conn->noted_down, conn, SD_EVENT_DOWN, status);
+	return 0;
+}
+
+/* ---- listeners ---- */
+
+static struct rdma_cm_id *listeners[2 * PORTS];
+
+static struct rdma_cm_id *listen(struct net *net, int family, u16 port)
+{
+	union {
+		struct sockaddr any;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+	} address = { };
+	struct rdma_cm_id *id = rdma_create_id(net, cm_handler, NULL, RDMA_PS_TCP, IB_QPT_RC);
+	int error;
+
+	if (IS_ERR(id))
+		return id;
+	address.any.sa_family = family;
+	if (family == AF_INET) {
+		address.in.sin_port = htons(port);
+		error = 0;
+	} else {
+		address.in6.sin6_port = htons(port);
+		error = rdma_set_afonly(id, 1);
+	}
+	if (!error)
+		error = rdma_bind_addr(id, &address.any);
+	if (!error)
+		error = rdma_listen(id, BACKLOG);
+	if (!error)
+		return id;
+	rdma_destroy_id(id);
+	return ERR_PTR(error);
+}
+
+/* Listens in the network namespace in which the file was opened. One of the families is enough. */
+int sdk_listen(struct sd_file *file)
+{
+	int i, count = 0, error = 0;
+
+	for (i = 0; i < 2 * port_count; i++) {
+		int family = i % 2 ? AF_INET6 : AF_INET;
+		struct rdma_cm_id *id = listen(file->net, family, ports[i / 2]);
+
+		if (!IS_ERR(id)) {
+			listeners[count++] = id;
+			continue;
+		}
+		error = PTR_ERR(id);
+		if (family == AF_INET6 && error == -EAFNOSUPPORT)
+			continue;
+		pr_warn("cannot listen at %s port %u: error %d%s\n", family == AF_INET ? "IPv4" : "IPv6", ports[i / 2],
+			error, error == -EADDRINUSE ? ": another program does; ksmbd and smbdirectd use the same port" : "");
+	}
+	return count ? 0 : error;
+}
+
+/* Waits for handlers that are running, which take no lock. */
+void sdk_unlisten(void)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(listeners); i++) {
+		if (listeners[i])
+			rdma_destroy_id(listeners[i]);
+		listeners[i] = NULL;
+	}
+}
+
+/* Bits per second; interfaces without a speed, such as virtual ones, count as fast. */
+static u64 speed_of(struct net_device *netdev)
+{
+	struct ethtool_link_ksettings settings = { };
+
+	if (!__ethtool_get_link_ksettings(netdev, &settings) && settings.base.speed &&
+	    settings.base.speed != (u32)SPEED_UNKNOWN)
+		return (u64)settings.base.speed * 1000000;
+	return 10ULL * 1000 * 1000 * 1000;
+}
+
+static void add_address(struct sd_address *addresses, u32 *count, u32 room, struct net_device *netdev, const struct in6_addr *ip)
+{
+	if (*count == room)
+		return;
+	addresses[*count] = (struct sd_address){
+		.link_speed = speed_of(netdev), .interface = netdev->ifindex, .port = ports[0],
+	};
+	memcpy(addresses[*count].address, ip, sizeof(*ip));
+	++*count;
+}
+
+/* The addresses of interfaces that have an RDMA device of their own, where the file was opened. */
+u32 sdk_addresses(const struct sd_file *file, struct sd_address *addresses, u32 room)
+{
+	struct net_device *netdev;
+	u32 count = 0;
+
+	rtnl_lock();
+	for_each_netdev(file->net, netdev) {
+		struct ib_device *device;
+		struct in_device *in_dev = __in_dev_get_rtnl(netdev);
+		struct inet6_dev *in6_dev = __in6_dev_get(netdev);
+		const struct in_ifaddr *in_address;
+		struct inet6_ifaddr *in6_address;
+
+		if (!(netdev->flags & IFF_UP) || netdev->flags & IFF_LOOPBACK)
+			continue;
+		device = ib_device_get_by_netdev(netdev, RDMA_DRIVER_UNKNOWN);
+		if (!device)
+			continue;
+		ib_device_put(device);
+		if (in_dev) {
+			in_dev_for_each_ifa_rtnl(in_address, in_dev) {
+				struct in6_addr mapped;
+
+				ipv6_addr_set_v4mapped(in_address->ifa_local, &mapped);
+				add_address(addresses, &count, room, netdev, &mapped);
+			}
+		}
+		if (!in6_dev)
+			continue;
+		list_for_each_entry(in6_address, &in6_dev->addr_list, if_list) {
+			if (!(ipv6_addr_type(&in6_address->addr) & IPV6_ADDR_LINKLOCAL))
+				add_address(addresses, &count, room, netdev, &in6_address->addr);
+		}
+	}
+	rtnl_unlock();
+	return count;
+}
+
+/* There are no connections and listeners any more: ends the work items, whatever they wait for. */
+void sd_conn_exit(void)
+{
+	cancel_delayed_work_sync(&soon_work);
+	cancel_delayed_work_sync(&later_work);
+	cancel_work_sync(&now_work);
+}

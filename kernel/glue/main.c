@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The smbdirect device in the kernel: /dev/smbdirect. The rules of the device, its protocol and its rings are the
+ * engine, which smbdirectd has too; the files of this directory give it what a kernel has.
+ */
+#define pr_fmt(fmt) "smbdirect: " fmt
+
+#include <linux/bug.h>
+#include <linux/delay.h>
+#include <linux/jiffies.h>
+#include <linux/ktime.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/random.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/wait_bit.h>
+
+#include "glue.h"
+
+static unsigned int max_connections = 4096;
+module_param(max_connections, uint, 0444);
+MODULE_PARM_DESC(max_connections, "most connections of clients (4096)");
+static unsigned int max_unauthenticated = 1024;
+module_param(max_unauthenticated, uint, 0444);
+MODULE_PARM_DESC(max_unauthenticated, "most connections of clients that have not logged in (1024)");
+static unsigned int max_undispatched = 64;
+module_param(max_undispatched, uint, 0444);
+MODULE_PARM_DESC(max_undispatched, "most connections that are offered to smbd at a time (64)");
+static unsigned int max_workers = 1024;
+module_param(max_workers, uint, 0444);
+MODULE_PARM_DESC(max_workers, "most processes of smbd that own connections without having been offered one (1024)");
+static unsigned int worker_memory_mb = 2048;
+module_param(worker_memory_mb, uint, 0444);
+MODULE_PARM_DESC(worker_memory_mb, "most memory that one process of smbd shares with the device, in MiB (2048)");
+static unsigned int memory_mb;
+module_param(memory_mb, uint, 0444);
+MODULE_PARM_DESC(memory_mb, "the same for all of them together, in MiB (half of the machine's)");
+
+bool sd_is_dead;
+struct workqueue_struct *sd_workqueue;
+
+atomic_t sd_conns = ATOMIC_INIT(0), sd_wrs = ATOMIC_INIT(0), sd_maps = ATOMIC_INIT(0);
+atomic64_t sd_bytes = ATOMIC64_INIT(0), sd_runs = ATOMIC64_INIT(0), sd_enters = ATOMIC64_INIT(0);
+
+static void run(struct work_struct *work)
+{
+	atomic64_inc(&sd_runs);
+	sde_run();
+}
+
+static DECLARE_DELAYED_WORK(timer, run);
+/* When the timer goes off, in jiffies; written under the engine's lock. */
+static unsigned long timer_at;
+
+void sdk_timer(u64 delay_ns)
+{
+	unsigned long at;
+
+	if (delay_ns == U64_MAX)
+		return;
+	/* One that goes off too soon does no harm: it finds nothing to do, and sets the next. */
+	at = jiffies + nsecs_to_jiffies(min_t(u64, delay_ns, 3600ULL * NSEC_PER_SEC)) + 1;
+	if (delayed_work_pending(&timer) && time_before_eq(timer_at, at))
+		return;
+	timer_at = at;
+	mod_delayed_work(sd_workqueue, &timer, at - jiffies);
+}
+
+/* Longer requests may fail. Nothing that the engine asks for is as long: messages have a limit of 9 MiB. */
+#define NO_FAIL (32 << 20)
+
+/*
+ * The engine's collections cannot handle a failure, so memory is waited for. What peers and processes can make the
+ * engine ask for has limits, and large memory comes from sdk_pages_new, which may fail.
+ */
+void *sdk_alloc(size_t size, size_t align)
+{
+	void *start;
+
+	/* kmalloc aligns powers of two to themselves, and everything to eight bytes. */
+	if (align > sizeof(u64))
+		size = roundup_pow_of_two(max(size, align));
+	start = kvmalloc(size, GFP_KERNEL_ACCOUNT | (size <= NO_FAIL ? __GFP_NOFAIL : 0));
+	if (start)
+		atomic64_add(size, &sd_bytes);
+	return start;
+}
+
+/* With the size and the alignment of sdk_alloc. */
+void sdk_free(void *start, size_t size)
+{
+	atomic64_sub(size, &sd_bytes);
+	kvfree(start);
+}
+
+void __noreturn sdk_panic(const u8 *file, size_t length, u32 line)
+{
+	WRITE_ONCE(sd_is_dead, true);
+	pr_emerg("the engine failed at %.*s:%u. The device does nothing from now on; please report this, and restart the machine\n",
+		 (int)length, file, line);
+	BUG();
+}
+
+void sdk_log(u32 level, const u8 *text, size_t length)
+{
+	if (level == 0)
+		pr_err("%.*s\n", (int)length, text);
+	else if (level == 1)
+		pr_warn("%.*s\n", (int)length, text);
+	else
+		pr_info("%.*s\n", (int)length, text);
+}
+
+void sdk_random(u8 *bytes, size_t length)
+{
+	get_random_bytes(bytes, length);
+}
+
+u64 sdk_now(void)
+{
+	return ktime_get_ns();
+}
+
+/*
+ * A lock that sleeps. Not a mutex: a task that dies in the engine never unlocks, and those who wait for it have to
+ * learn that.
+ */
+struct sd_lock {
+	unsigned long held;
+	wait_queue_head_t wait;
+};
+
+void *sdk_lock_new(void)
+{
+	struct sd_lock *lock = kzalloc(sizeof(*lock), GFP_KERNEL | __GFP_NOFAIL);
+
+	init_waitqueue_head(&lock->wait);
+	return lock;
+}
+
+void sdk_lock_free(void *lock)
+{
+	kfree(lock);
+}
+
+bool sdk_lock(void *opaque)
+{
+	struct sd_lock *lock = opaque;
+
+	might_sleep();
+	while (test_and_set_bit_lock(0, &lock->held)) {
+		/* It is not woken when the device dies, so it looks. */
+		if (!wait_event_timeout(lock->wait, !test_bit(0, &lock->held), HZ) && READ_ONCE(sd_is_dead))
+			return false;
+	}
+	return true;
+}
+
+void sdk_unlock(void *opaque)
+{
+	struct sd_lock *lock = opaque;
+
+	clear_bit_unlock(0, &lock->held);
+	smp_mb__after_atomic();
+	if (waitqueue_active(&lock->wait))
+		wake_up(&lock->wait);
+}
+
+u64 sdk_parameter(u32 number)
+{
+	switch (number) {
+	case SD_MAX_CONNECTIONS:
+		return max_connections;
+	case SD_MAX_UNAUTHENTICATED:
+		return max_unauthenticated;
+	case SD_MAX_UNDISPATCHED:
+		return max_undispatched;
+	case SD_MAX_WORKERS:
+		return max_workers;
+	case SD_WORKER_MEMORY:
+		return (u64)worker_memory_mb << 20;
+	case SD_MEMORY:
+		if (memory_mb)
+			return (u64)memory_mb << 20;
+		return (u64)totalram_pages() << PAGE_SHIFT >> 1;
+	}
+	return 0;
+}
+
+int sdk_copy_in(void *to, u64 from, size_t length)
+{
+	return copy_from_user(to, u64_to_user_ptr(from), length) ? -EFAULT : 0;
+}
+
+int sdk_copy_out(u64 to, const void *from, size_t length)
+{
+	return copy_to_user(u64_to_user_ptr(to), from, length) ? -EFAULT : 0;
+}
+
+static int __init smbdirect_init(void)
+{
+	int error;
+
+	sd_workqueue = alloc_workqueue("smbdirect", WQ_UNBOUND, 0);
+	if (!sd_workqueue)
+		return -ENOMEM;
+	error = sde_init();
+	if (error)
+		goto out_workqueue;
+	error = sd_dev_register();
+	if (error)
+		goto out_engine;
+	return 0;
+
+out_engine:
+	sde_stop();
+	cancel_delayed_work_sync(&timer);
+	sde_exit();
+out_workqueue:
+	destroy_workqueue(sd_workqueue);
+	return error;
+}
+
+/* No file is open. */
+static void __exit smbdirect_exit(void)
+{
+	sd_dev_unregister();
+	sdk_unlisten();
+	sde_stop();
+	/* The peers do not have to answer: each connection ends by itself within seconds. */
+	while (atomic_read(&sd_conns)) {
+		sde_run();
+		msleep(20);
+	}
+	sd_conn_exit();
+	cancel_delayed_work_sync(&timer);
+	sde_exit();
+	destroy_workqueue(sd_workqueue);
+	pr_info("unloaded: %d connections, %d work requests, %d maps, %lld bytes left; %lld runs, %lld calls\n",
+		atomic_read(&sd_conns), atomic_read(&sd_wrs), atomic_read(&sd_maps), atomic64_read(&sd_bytes),
+		atomic64_read(&sd_runs), atomic64_read(&sd_enters));
+}
+
+module_init(smbdirect_init);
+module_exit(smbdirect_exit);
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("SMB Direct device for Samba");
