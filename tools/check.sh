@@ -147,10 +147,13 @@ step_counts() {
 
 # Linux's own SMB client and server, in guests, with smbdirectd on software iWARP and on RDMA devices.
 step_kernel() {
-    local conformance
-    tests/kernel/guest.sh build && samba_tree && programs &&
-        conformance=$(verbs_suite) && tests/kernel/all.py --conformance "$conformance" --largest "${KERNEL_MIB:-16}" \
-        ${KERNEL_TESTS:-}
+    local conformance module=()
+    tests/kernel/guest.sh build && samba_tree && programs && conformance=$(verbs_suite) || return 1
+    if [ "$(uname -m)" = x86_64 ] && has_library_sources; then
+        kernel/build.sh engine && kernel/build.sh module "$(tests/kernel/guest.sh headers)" target/kernel-module || return 1
+        module=(--module target/kernel-module/smbdirectk.ko)
+    fi
+    tests/kernel/all.py --conformance "$conformance" --largest "${KERNEL_MIB:-16}" "${module[@]}" ${KERNEL_TESTS:-}
 }
 
 # Measurements and loads that take too long for the tests.
@@ -230,11 +233,15 @@ step_no-os() {
 
 # The engine of the kernel module, as an object that needs nothing but what its C gives it.
 step_module() {
-    if [ ! -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/core" ]; then
+    if ! has_library_sources; then
         command -v rustup >/dev/null && rustup component add rust-src ||
             { skipped "the kernel module: this Rust has no sources of its library (rust-src)"; return 0; }
     fi
     kernel/build.sh engine
+}
+
+has_library_sources() {
+    [ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/core" ]
 }
 
 # Any toolchain of the minimum version will do: the active one, one of rustup's, or Debian's.

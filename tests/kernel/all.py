@@ -34,6 +34,9 @@ def plan(options):
         tests[f"{fabric}-failures"] = [HERE / "client.py", fabric, *where, "--failures", "--limit", 150]
         if fabric != "software" and options.conformance:
             tests[f"{fabric}-conformance"] = [HERE / "conformance.py", fabric, options.conformance]
+    if options.module:
+        for fabric in ("siw", "rxe"):
+            tests[f"{fabric}-device"] = [HERE / "device.py", fabric, "--module", options.module]
     tests["ksmbd"] = [HERE / "initiator.py", *where]
     tests["outside"] = [HERE / "outside.py", *where, "--largest", min(64, options.largest)]
     return {name: command for name, command in tests.items() if not options.tests or name in options.tests}
@@ -72,12 +75,14 @@ def main():
     parser.add_argument("--programs", type=pathlib.Path, default=smbd_server.ROOT / "target/release",
                         help="the directory of smbdirectd and smbdirectctl")
     parser.add_argument("--conformance", type=pathlib.Path, help="the program of the conformance suite (cargo test --test verbs)")
+    parser.add_argument("--module", type=pathlib.Path, help="smbdirectk.ko, the device in the kernel")
     parser.add_argument("--largest", type=int, default=256, help="MiB of the largest file (256)")
     parser.add_argument("--seconds", type=int, default=1200, help="until a guest is stopped (1200)")
     parser.add_argument("--output", type=pathlib.Path, default=smbd_server.ROOT / "target/kernel", help="directory for logs and reports")
     options = parser.parse_args()
     options.samba = smbd_server.samba_tree(options.samba, options.programs).resolve()
     options.programs = options.programs.resolve()
+    options.module = options.module and options.module.resolve()
     results = {name: run(name, command, options) for name, command in plan(options).items()}
     print(f"\n{'guest':20} {'seconds':>8}")
     for name, seconds in results.items():
