@@ -8,6 +8,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/nsproxy.h>
+#include <linux/pid.h>
 #include <linux/poll.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
@@ -23,6 +24,7 @@
 #define MAGIC 0xd5
 #define ENTER _IOWR(MAGIC, 13, struct sd_enter)
 #define ENTER_LOOK 1
+#define DETACH _IO(MAGIC, 2)
 #define READY_EVENTS 1
 #define READY_COMPLETIONS 2
 
@@ -162,9 +164,11 @@ static int dev_open(struct inode *inode, struct file *f)
 	kref_init(&file->ref);
 	init_waitqueue_head(&file->wait);
 	file->net = get_net(current->nsproxy->net_ns);
+	file->owner = get_pid(task_tgid(current));
 	file->pid = task_tgid_vnr(current);
 	file->engine = sde_open(file);
 	if (!file->engine) {
+		put_pid(file->owner);
 		put_net(file->net);
 		kfree(file);
 		return -ENOMEM;
@@ -173,11 +177,22 @@ static int dev_open(struct inode *inode, struct file *f)
 	return stream_open(inode, f);
 }
 
+/* A process ends, or closes one of its copies of the file, which alone says nothing: it may have others. */
+static int dev_flush(struct file *f, fl_owner_t id)
+{
+	struct sd_file *file = f->private_data;
+
+	if (current->flags & PF_EXITING && file->owner == task_tgid(current) && !READ_ONCE(sd_is_dead))
+		sde_ioctl(file->engine, DETACH, NULL, true);
+	return 0;
+}
+
 static int dev_release(struct inode *inode, struct file *f)
 {
 	struct sd_file *file = f->private_data;
 
 	sde_release(file->engine);
+	put_pid(file->owner);
 	put_net(file->net);
 	sdk_file_put(file);
 	return 0;
@@ -275,6 +290,7 @@ static int dev_mmap(struct file *f, struct vm_area_struct *vma)
 static const struct file_operations operations = {
 	.owner = THIS_MODULE,
 	.open = dev_open,
+	.flush = dev_flush,
 	.release = dev_release,
 	.poll = dev_poll,
 	.unlocked_ioctl = dev_ioctl,

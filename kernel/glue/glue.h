@@ -22,6 +22,7 @@ struct ib_cq;
 struct ib_pd;
 struct ib_sge;
 struct net;
+struct pid;
 struct rdma_cm_id;
 struct vm_area_struct;
 
@@ -86,6 +87,8 @@ struct sd_file {
 	struct kref ref;
 	void *engine;
 	struct net *net;
+	/* Who opened it. A child's copy of the file does not keep its parent attached. */
+	struct pid *owner;
 	u32 pid;
 	wait_queue_head_t wait;
 	/* Whether poll says that the file is readable is computed from these. */

@@ -398,6 +398,25 @@ class Device:
         finally:
             os._exit(1)
 
+    def forked(self):
+        """A child's copy of the file does not keep its parent attached."""
+        read, write = os.pipe()
+        parent = os.fork()
+        if parent == 0:
+            listener = self.listener()
+            child = os.fork()
+            if child == 0:
+                time.sleep(30)
+                os._exit(0)
+            os.write(write, struct.pack("<I", child))
+            os.kill(os.getpid(), 9)
+        child = struct.unpack("<I", os.read(read, 4))[0]
+        os.waitpid(parent, 0)
+        try:
+            self.listener().close()
+        finally:
+            os.kill(child, 9)
+
     def hostile_calls(self):
         """Calls with anything in them: each is refused or carried out, and the kernel has no complaint."""
         results = {}
@@ -478,6 +497,7 @@ class Device:
         check("a connection reaches its worker", self.connection)
         check("claims and declines", self.claimed)
         check(f"{self.options.kills} times killed", self.killed)
+        check("a forked child", self.forked)
         check(f"{self.options.calls} files with hostile calls", self.hostile_calls)
         check(f"{self.options.rings} hostile rings", self.hostile_rings)
         check("a connection after that", self.connection)

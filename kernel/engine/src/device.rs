@@ -651,7 +651,7 @@ impl Core {
             let stepped = self.shard.step();
             let had_notices = self.run_notices();
             let is_busy = match stepped {
-                Ok(busy) => busy || had_notices,
+                Ok(busy) => busy || had_notices || self.shard.is_due(),
                 Err(error) => {
                     log!(Warning, "{error}");
                     false
