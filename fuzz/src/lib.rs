@@ -23,7 +23,9 @@ pub use iwarp::{ddp_rdmap, mpa};
 pub use owner::iwarp_owner;
 pub use pair::endpoint_pair;
 pub use stream::iwarp_stream;
-pub use wire::{wire_buffer_descriptor, wire_data_transfer, wire_negotiate, wire_smb2};
+pub use wire::{
+    wire_buffer_descriptor, wire_data_transfer, wire_negotiate, wire_rdma_transform, wire_smb2,
+};
 
 /// A fuzz target.
 pub struct Target {
@@ -49,5 +51,6 @@ pub const TARGETS: &[Target] = &[
     target("wire_buffer_descriptor", wire_buffer_descriptor),
     target("wire_data_transfer", wire_data_transfer),
     target("wire_negotiate", wire_negotiate),
+    target("wire_rdma_transform", wire_rdma_transform),
     target("wire_smb2", wire_smb2),
 ];

@@ -160,6 +160,70 @@ fn check_pieces(descriptors: &BufferDescriptors<'_>, length: u32) {
     assert_eq!(position, u64::from(length));
 }
 
+/// What [MS-SMB2] 3.3.5.13 accepts as the channel information of a WRITE, implemented a second time: where its
+/// buffer descriptors lie.
+fn legal_transform(info: &[u8]) -> Option<std::ops::Range<usize>> {
+    let number = |at: usize| {
+        info.get(at..at + 2)
+            .map(|bytes| usize::from(u16_at(bytes, 0)))
+    };
+    let channel = u32_at(info.get(4..8)?, 0);
+    let (signature, nonce) = (number(18)?, number(20)?);
+    info.get(22..24)?;
+    let used = 24 + signature + nonce;
+    let begin = used.div_ceil(8) * 8;
+    let legal = number(8)? == 1
+        && (1..=2).contains(&number(16)?)
+        && (1..=2).contains(&channel)
+        && used <= info.len()
+        && number(0)? == begin;
+    let end = begin + number(2)?;
+    (legal && end <= info.len()).then_some(begin..end)
+}
+
+/// An RDMA transform: legal or not as a second implementation says, its parts in bounds, and the same when it is
+/// written and read again.
+pub fn wire_rdma_transform(data: &[u8]) {
+    let parsed = smb2::RdmaTransform::parse(data);
+    let place = legal_transform(data);
+    let legal = |place| BufferDescriptors::parse(&data[place]).is_ok();
+    assert_eq!(
+        parsed.is_ok(),
+        place.clone().is_some_and(legal),
+        "{parsed:?}"
+    );
+    let token = smb2::RdmaTransform::token_to_invalidate(data);
+    if let Ok(transform) = parsed {
+        let (crypto, descriptors) = (transform.crypto(), transform.descriptors());
+        assert_eq!(
+            Some(descriptors.as_bytes()),
+            place.map(|place| &data[place])
+        );
+        assert!(crypto.signature.is_empty() || lies_in(crypto.signature, data));
+        assert!(crypto.nonce.is_empty() || lies_in(crypto.nonce, data));
+        let invalidates = transform.channel() == smb2::Channel::RdmaV1Invalidate;
+        assert_eq!(token, invalidates.then_some(descriptors.first().token));
+        let mut out = vec![0xff; data.len()];
+        let length = crypto.emit(transform.channel(), descriptors.as_bytes(), &mut out);
+        let length = length.expect("what was read fits where it was read from");
+        let again = smb2::RdmaTransform::parse(&out[..length]).unwrap();
+        assert_eq!(
+            (again.crypto(), again.channel()),
+            (crypto, transform.channel())
+        );
+        assert_eq!(again.descriptors().as_bytes(), descriptors.as_bytes());
+    }
+    if let Ok(crypto) = smb2::CryptoTransform::parse(data) {
+        assert_eq!(u32_at(data, 4), 0, "no channel");
+        let mut out = vec![0xff; crypto.length()];
+        assert_eq!(
+            crypto.emit(smb2::Channel::None, &[], &mut out),
+            Some(out.len())
+        );
+        assert_eq!(smb2::CryptoTransform::parse(&out), Ok(crypto));
+    }
+}
+
 /// SMB2: the elements of a compound follow each other, and every view lies in its element.
 pub fn wire_smb2(data: &[u8]) {
     let kind = smb2::MessageKind::of(data);
@@ -251,6 +315,16 @@ fn write(request: smb2::Request<'_>) {
         );
         check_info(request, 104);
         check_transfer(&transfer, token);
+    }
+    if let Ok(transfer) = write.transform() {
+        assert_eq!(
+            (transfer.length(), write.length(), write.data_offset()),
+            (write.remaining_bytes(), 0, 0)
+        );
+        assert_eq!(write.channel(), 3);
+        check_info(request, 104);
+        assert!(transfer.length() > 0);
+        check_pieces(&transfer.descriptors(), transfer.length());
     }
 }
 

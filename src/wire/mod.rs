@@ -129,7 +129,7 @@ pub enum WireError {
     #[error("the security buffer lies beyond the end of the request")]
     Smb2SecurityBufferOutOfBounds,
 
-    /// `Channel` is unknown, or one that carries no buffer descriptors (RDMA transforms).
+    /// `Channel` is unknown, or one that the reader does not take.
     #[error("Channel is not supported")]
     Smb2ChannelUnsupported,
     /// A READ of 0 bytes over a channel ([MS-SMB2] 3.3.5.12).
@@ -153,6 +153,27 @@ pub enum WireError {
     /// The channel information lies beyond the end of the request.
     #[error("the channel information lies beyond the end of the request")]
     Smb2ChannelInfoOutOfBounds,
+
+    /// An RDMA transform ends before its fixed part does.
+    #[error("an RDMA transform is shorter than its fixed part")]
+    TransformTooShort,
+    /// `Channel` of an RDMA transform is not that of buffer descriptors in a WRITE, or not 0 in a READ response.
+    #[error("Channel of an RDMA transform is wrong")]
+    TransformChannel,
+    /// `TransformCount` is not 1 ([MS-SMB2] 3.3.5.13): 0, or more than one transform.
+    #[error("TransformCount of an RDMA transform is not 1")]
+    TransformCount,
+    /// `TransformType` is neither encryption nor signing.
+    #[error("TransformType of an RDMA transform is unknown")]
+    TransformType,
+    /// The signature, the nonce or the buffer descriptors lie beyond the end of the channel information.
+    #[error("an RDMA transform lies beyond the end of the channel information")]
+    TransformOutOfBounds,
+    /// The buffer descriptors do not begin at the first multiple of 8 after the transform ([MS-SMB2] 3.3.5.13).
+    #[error(
+        "the buffer descriptors do not begin at the first multiple of 8 after the RDMA transform"
+    )]
+    TransformDescriptorsMisplaced,
 }
 
 impl WireError {

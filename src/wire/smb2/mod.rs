@@ -12,6 +12,7 @@
 //! [MS-SMB2] demands of a request over a channel in every dialect.
 
 mod negotiate;
+mod rdma_transform;
 mod read_write;
 mod session_setup;
 
@@ -23,7 +24,8 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use super::WireError;
 
 pub use negotiate::{NegotiateContext, NegotiateContexts, NegotiateRequest};
-pub use read_write::{Channel, ChannelTransfer, ReadRequest, WriteRequest};
+pub use rdma_transform::{CryptoTransform, RdmaTransform, TransformType};
+pub use read_write::{Channel, ChannelTransfer, ReadRequest, TransformTransfer, WriteRequest};
 pub use session_setup::SessionSetupRequest;
 
 /// SMB 3.0, the oldest dialect that knows RDMA.
@@ -472,7 +474,7 @@ pub(crate) mod tests {
                     let _ = (read.transfer(), read.token_to_invalidate());
                 }
                 if let Ok(write) = WriteRequest::parse(request) {
-                    let _ = (write.transfer(), write.token_to_invalidate());
+                    let _ = (write.transfer(), write.transform(), write.token_to_invalidate());
                 }
             }
         }

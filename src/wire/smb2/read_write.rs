@@ -14,7 +14,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::super::{BufferDescriptorV1, BufferDescriptors, Pieces, WireError, slice};
-use super::{Body, Header, Request};
+use super::{Body, CryptoTransform, Header, RdmaTransform, Request};
 use crate::units::RemoteToken;
 
 /// Where the channel information begins at the earliest.
@@ -84,6 +84,39 @@ impl<'a> ChannelTransfer<'a> {
     /// [`WireError::DescriptorsTooSmall`], but not for a `length` of at most [`Self::length`].
     pub fn pieces(&self, length: u32) -> Result<Pieces<'a>, WireError> {
         self.descriptors.pieces(length)
+    }
+}
+
+/// Data of a WRITE that travels by RDMA encrypted or signed. The descriptors are large enough.
+#[derive(Clone, Copy, Debug)]
+pub struct TransformTransfer<'a> {
+    length: u32,
+    transform: RdmaTransform<'a>,
+}
+
+impl<'a> TransformTransfer<'a> {
+    /// Bytes to write, at least 1.
+    #[must_use]
+    pub const fn length(&self) -> u32 {
+        self.length
+    }
+
+    /// [`Channel::RdmaV1`] or [`Channel::RdmaV1Invalidate`].
+    #[must_use]
+    pub const fn channel(&self) -> Channel {
+        self.transform.channel()
+    }
+
+    /// How they are protected.
+    #[must_use]
+    pub const fn crypto(&self) -> CryptoTransform<'a> {
+        self.transform.crypto()
+    }
+
+    /// Where they lie at the client.
+    #[must_use]
+    pub const fn descriptors(&self) -> BufferDescriptors<'a> {
+        self.transform.descriptors()
     }
 }
 
@@ -251,6 +284,33 @@ impl<'a> WriteRequest<'a> {
         let Some(channel) = descriptor_channel(self.channel())? else {
             return Ok(None);
         };
+        self.check_data()?;
+        self.channel_info()
+            .transfer(channel, self.remaining_bytes())
+            .map(Some)
+    }
+
+    /// What to fetch by RDMA READ, and how it is protected: of a WRITE over channel 3.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError::Smb2ChannelUnsupported`] for another channel; as [`Self::transfer`] for the rest of the request;
+    /// what [`RdmaTransform::parse`] reports.
+    pub fn transform(&self) -> Result<TransformTransfer<'a>, WireError> {
+        if Channel::parse(self.channel())? != Channel::RdmaTransform {
+            return Err(WireError::Smb2ChannelUnsupported);
+        }
+        self.check_data()?;
+        let transform = RdmaTransform::parse(self.channel_info().bytes()?)?;
+        let length = self.remaining_bytes();
+        if transform.descriptors().total_length() < u64::from(length) {
+            return Err(WireError::DescriptorsTooSmall);
+        }
+        Ok(TransformTransfer { length, transform })
+    }
+
+    /// The data of a WRITE over a channel is not in the request.
+    fn check_data(&self) -> Result<(), WireError> {
         if self.length() != 0 {
             return Err(WireError::Smb2WriteLengthNotZero);
         }
@@ -260,16 +320,19 @@ impl<'a> WriteRequest<'a> {
         if self.remaining_bytes() == 0 {
             return Err(WireError::Smb2WriteRemainingBytesZero);
         }
-        self.channel_info()
-            .transfer(channel, self.remaining_bytes())
-            .map(Some)
+        Ok(())
     }
 
-    /// The token that each final response has to invalidate, errors included: with channel 2 that
-    /// of the first descriptor, whatever else is wrong with the request.
+    /// The token that each final response has to invalidate, errors included: with channel 2, and
+    /// with channel 3 if its transform says so, that of the first descriptor, whatever else is wrong
+    /// with the request.
     #[must_use]
     pub fn token_to_invalidate(&self) -> Option<RemoteToken> {
-        self.channel_info().token_to_invalidate(self.channel())
+        let info = self.channel_info();
+        if Channel::parse(self.channel()) == Ok(Channel::RdmaTransform) {
+            return RdmaTransform::token_to_invalidate(info.bytes().ok()?);
+        }
+        info.token_to_invalidate(self.channel())
     }
 
     fn channel_info(&self) -> ChannelInfo<'a> {
@@ -598,6 +661,82 @@ mod tests {
         assert_eq!(read_token(&uneven), token);
         assert_eq!(read_token(&with(read(), 110, &[15])), None);
         assert_eq!(read_token(&with(read(), 108, &[100])), None);
+    }
+
+    /// A WRITE over channel 3, with a signature of 16 bytes and no nonce.
+    fn transformed() -> Vec<u8> {
+        let mut info = vec![40, 0, 16, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        info.extend([2, 0, 16, 0, 0, 0, 0, 0]);
+        info.extend([0xaa; 16]);
+        info.extend(DESCRIPTOR.emit());
+        let mut bytes = with(with(write(), 96, &[3]), 106, &[56]);
+        bytes.truncate(112);
+        bytes.extend(info);
+        bytes
+    }
+
+    fn transform_error(bytes: &[u8]) -> Option<WireError> {
+        WriteRequest::parse(request(bytes))
+            .and_then(|write| write.transform())
+            .err()
+    }
+
+    #[test]
+    fn reads_a_write_with_a_transform() {
+        let bytes = transformed();
+        let write = WriteRequest::parse(request(&bytes)).unwrap();
+        let transfer = write.transform().unwrap();
+        assert_eq!(transfer.length(), 1 << 20);
+        assert_eq!(transfer.channel(), Channel::RdmaV1Invalidate);
+        assert_eq!(transfer.crypto().signature, [0xaa; 16]);
+        assert_eq!(transfer.descriptors().first(), DESCRIPTOR);
+        assert_eq!(write.token_to_invalidate(), Some(DESCRIPTOR.token));
+        assert_eq!(
+            write.transfer().err(),
+            Some(WireError::Smb2ChannelUnsupported)
+        );
+        let plain = with(transformed(), 116, &[1]);
+        let write = WriteRequest::parse(request(&plain)).unwrap();
+        assert_eq!(write.token_to_invalidate(), None);
+    }
+
+    #[test]
+    fn each_rule_of_a_write_with_a_transform_is_checked() {
+        assert_eq!(transform_error(&transformed()), None);
+        for channel in [0, 1, 2, 4] {
+            assert_eq!(
+                transform_error(&with(transformed(), 96, &[channel])),
+                Some(WireError::Smb2ChannelUnsupported)
+            );
+        }
+        assert_eq!(
+            transform_error(&with(transformed(), 68, &[1])),
+            Some(WireError::Smb2WriteLengthNotZero)
+        );
+        assert_eq!(
+            transform_error(&with(transformed(), 66, &[112])),
+            Some(WireError::Smb2WriteDataOffsetNotZero)
+        );
+        assert_eq!(
+            transform_error(&with(transformed(), 102, &[0])),
+            Some(WireError::Smb2WriteRemainingBytesZero)
+        );
+        assert_eq!(
+            transform_error(&with(transformed(), 100, &[1])),
+            Some(WireError::DescriptorsTooSmall)
+        );
+        assert_eq!(
+            transform_error(&with(transformed(), 104, &[0])),
+            Some(WireError::Smb2ChannelInfoMissing)
+        );
+        assert_eq!(
+            transform_error(&with(transformed(), 106, &[15])),
+            Some(WireError::TransformTooShort)
+        );
+        let refused = with(transformed(), 120, &[0]);
+        assert_eq!(transform_error(&refused), Some(WireError::TransformCount));
+        let write = WriteRequest::parse(request(&refused)).unwrap();
+        assert_eq!(write.token_to_invalidate(), Some(DESCRIPTOR.token));
     }
 
     proptest! {
