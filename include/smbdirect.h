@@ -340,6 +340,16 @@
 #define SMBDIRECT_RDMA_DEFER 1
 
 /**
+ * RDMA transform: the data is encrypted, and its signature is the tag.
+ */
+#define SMBDIRECT_TRANSFORM_ENCRYPTION 1
+
+/**
+ * RDMA transform: the data is signed.
+ */
+#define SMBDIRECT_TRANSFORM_SIGNING 2
+
+/**
  * An attachment to the smbdirect device. Opaque.
  */
 struct smbdirect_device;
@@ -808,6 +818,57 @@ struct smbdirect_transfer {
    * Length of the descriptors, in bytes. Together they describe at least `length` bytes.
    */
   uint32_t descriptors_length;
+  /**
+   * 0.
+   */
+  uint32_t reserved32;
+  /**
+   * 0.
+   */
+  uint64_t reserved[2];
+};
+
+/**
+ * How the data of an SMB2 WRITE request over channel 3 is protected, and where it is at the client
+ * ([MS-SMB2] 2.2.43). Offsets are in bytes from the SMB2 header.
+ */
+struct smbdirect_transform {
+  /**
+   * sizeof(struct smbdirect_transform).
+   */
+  uint32_t type_size;
+  /**
+   * SMBDIRECT_TRANSFORM_*.
+   */
+  uint32_t transform_type;
+  /**
+   * Bytes to write, at least 1.
+   */
+  uint32_t length;
+  /**
+   * Where the buffer descriptors begin.
+   */
+  uint32_t descriptors_offset;
+  /**
+   * Length of the descriptors, in bytes. Together they describe at least `length` bytes.
+   */
+  uint32_t descriptors_length;
+  /**
+   * Where the signature begins.
+   */
+  uint32_t signature_offset;
+  /**
+   * Length of the signature, in bytes: any, also one that the algorithm does not have.
+   */
+  uint32_t signature_length;
+  /**
+   * Where the nonce begins.
+   */
+  uint32_t nonce_offset;
+  /**
+   * Length of the nonce, in bytes: any, also one that the algorithm does not have.
+   */
+  uint32_t nonce_length;
   /**
    * 0.
    */
@@ -1352,9 +1413,34 @@ int32_t smbdirect_request_transfer(const void *request,
                                    struct smbdirect_transfer *transfer_out);
 
 /**
+ * Reads from an SMB2 WRITE request over channel 3 how its data is protected ([MS-SMB2] 2.2.43), and where it
+ * is at the client.
+ *
+ * `request` is as in smbdirect_request_transfer, which refuses channel 3. The caller must check that the
+ * connection negotiated the transform, that the message was protected in the same way, that signature and
+ * nonce have the lengths of the algorithm, and that `length` is within what was negotiated.
+ *
+ * - Owns: `transform_out` is the caller's; the library keeps nothing.
+ * - Threads: any.
+ * - Blocks: never.
+ * - Fork: works in the child.
+ * - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_REQUEST: not a WRITE over channel 3, a malformed transform, not
+ *   exactly one transform, or fields that contradict each other; SMBDIRECT_E_DESCRIPTORS;
+ *   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT.
+ *
+ * # Safety
+ *
+ * `request` points to `length` bytes; `transform_out` to a structure whose `type_size` is set.
+ */
+int32_t smbdirect_request_transform(const void *request,
+                                    uint64_t length,
+                                    struct smbdirect_transform *transform_out);
+
+/**
  * Reads from an SMB2 request whether each final response to it, errors included, must invalidate
- * a token (channel 2, [MS-SMB2] 3.3.4.1.7). If so, `*invalidate_out` is 1 and `*token_out` the token;
- * otherwise, and for anything but a READ or WRITE request, both are 0.
+ * a token (channel 2, or channel 3 with a transform that asks for it, [MS-SMB2] 3.3.4.1.7). If so,
+ * `*invalidate_out` is 1 and `*token_out` the token; otherwise, and for anything but a READ or WRITE
+ * request, both are 0.
  *
  * - Owns: the library keeps nothing.
  * - Threads: any.

@@ -52,6 +52,54 @@ pub fn transfer(request: &[u8]) -> Result<Option<Transfer>, Status> {
         .map_err(status)
 }
 
+/// How the data of a WRITE request over channel 3 is protected, and where it is at the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transform {
+    /// The type: 1 encryption, 2 signing ([MS-SMB2] 2.2.43.1).
+    pub transform_type: u16,
+    /// Bytes to write, at least 1.
+    pub length: u32,
+    /// Where the buffer descriptors begin, in bytes from the request's header.
+    pub descriptors_offset: usize,
+    /// Length of the descriptors in bytes, a multiple of 16. Together they describe at least `length` bytes.
+    pub descriptors_length: usize,
+    /// Where the signature begins, in bytes from the request's header.
+    pub signature_offset: usize,
+    /// Its length in bytes, which need not be one that the algorithm has.
+    pub signature_length: usize,
+    /// Where the nonce begins, in bytes from the request's header.
+    pub nonce_offset: usize,
+    /// Its length in bytes, which need not be one that the algorithm has.
+    pub nonce_length: usize,
+}
+
+/// How the data of a WRITE request over channel 3 is protected ([MS-SMB2] 3.3.5.13). `request` is as in
+/// [`transfer`].
+///
+/// # Errors
+///
+/// [`Status::Request`]: not a WRITE request, another channel, a malformed transform, more or less than one, or fields
+/// that contradict each other. [`Status::Descriptors`], [`Status::DescriptorsTooShort`].
+pub fn transform(request: &[u8]) -> Result<Transform, Status> {
+    let element = Request::of_element(request).map_err(status)?;
+    let transfer = WriteRequest::parse(element)
+        .and_then(|write| write.transform())
+        .map_err(status)?;
+    // All of these are parts of the request.
+    let offset = |part: &[u8]| part.as_ptr().addr() - request.as_ptr().addr();
+    let (crypto, descriptors) = (transfer.crypto(), transfer.descriptors().as_bytes());
+    Ok(Transform {
+        transform_type: crypto.transform_type.number(),
+        length: transfer.length(),
+        descriptors_offset: offset(descriptors),
+        descriptors_length: descriptors.len(),
+        signature_offset: offset(crypto.signature),
+        signature_length: crypto.signature.len(),
+        nonce_offset: offset(crypto.nonce),
+        nonce_length: crypto.nonce.len(),
+    })
+}
+
 /// The token that each final response to a READ or WRITE request must invalidate, errors
 /// included ([MS-SMB2] 3.3.4.1.7); `None` for any other request, and if it does not ask for that.
 #[must_use]
@@ -126,6 +174,41 @@ mod tests {
             Some(RemoteToken(0x0403_0201))
         );
         assert_eq!(described_length(&descriptors), Ok(128));
+    }
+
+    #[test]
+    fn finds_the_parts_of_a_transform() {
+        let mut info = vec![56, 0, 16, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        info.extend([1, 0, 16, 0, 12, 0, 0, 0]);
+        info.extend([0; 32]);
+        info.extend(descriptor(128));
+        let mut request = write(128, &info);
+        request[96] = 3;
+        let expected = Transform {
+            transform_type: 1,
+            length: 128,
+            descriptors_offset: 112 + 56,
+            descriptors_length: 16,
+            signature_offset: 112 + 24,
+            signature_length: 16,
+            nonce_offset: 112 + 40,
+            nonce_length: 12,
+        };
+        assert_eq!(transform(&request), Ok(expected));
+        let token = Some(RemoteToken(0x0403_0201));
+        assert_eq!(token_to_invalidate(&request), token);
+        // It is not for a caller that does not look at transforms.
+        assert_eq!(transfer(&request), Err(Status::Request));
+        request[100] = 129;
+        assert_eq!(transform(&request), Err(Status::DescriptorsTooShort));
+        request[112 + 8] = 2;
+        assert_eq!(transform(&request), Err(Status::Request));
+        assert_eq!(token_to_invalidate(&request), token);
+        request[96] = 2;
+        assert_eq!(transform(&request), Err(Status::Request));
+        request[12] = 8;
+        assert_eq!(transform(&request), Err(Status::Request));
+        assert_eq!(transform(&[]), Err(Status::Request));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::types::{
     smbdirect_address, smbdirect_allowed_address, smbdirect_attach, smbdirect_buffer,
     smbdirect_conn_info, smbdirect_device, smbdirect_event, smbdirect_mem_params,
     smbdirect_parameters, smbdirect_pdu, smbdirect_rdma, smbdirect_session, smbdirect_transfer,
+    smbdirect_transform,
 };
 use crate::device::{Handle, Status};
 
@@ -35,7 +36,7 @@ macro_rules! structures {
 
 structures! {
     smbdirect_address smbdirect_allowed_address smbdirect_attach smbdirect_buffer smbdirect_conn_info smbdirect_event smbdirect_mem_params
-    smbdirect_parameters smbdirect_pdu smbdirect_rdma smbdirect_session smbdirect_transfer
+    smbdirect_parameters smbdirect_pdu smbdirect_rdma smbdirect_session smbdirect_transfer smbdirect_transform
 }
 
 /// Longer than any version of a structure will ever be: a larger `type_size` was not set.

@@ -5,7 +5,7 @@
 use std::ffi::c_void;
 
 use super::pointer::{Output, bytes, fence, put};
-use super::types::smbdirect_transfer;
+use super::types::{smbdirect_transfer, smbdirect_transform};
 use crate::device::{Status, request};
 
 /// Reads from an SMB2 READ or WRITE request where its data is at the client.
@@ -59,9 +59,60 @@ pub unsafe extern "C" fn smbdirect_request_transfer(
     })
 }
 
+/// Reads from an SMB2 WRITE request over channel 3 how its data is protected ([MS-SMB2] 2.2.43), and where it
+/// is at the client.
+///
+/// `request` is as in smbdirect_request_transfer, which refuses channel 3. The caller must check that the
+/// connection negotiated the transform, that the message was protected in the same way, that signature and
+/// nonce have the lengths of the algorithm, and that `length` is within what was negotiated.
+///
+/// - Owns: `transform_out` is the caller's; the library keeps nothing.
+/// - Threads: any.
+/// - Blocks: never.
+/// - Fork: works in the child.
+/// - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_REQUEST: not a WRITE over channel 3, a malformed transform, not
+///   exactly one transform, or fields that contradict each other; SMBDIRECT_E_DESCRIPTORS;
+///   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT.
+///
+/// # Safety
+///
+/// `request` points to `length` bytes; `transform_out` to a structure whose `type_size` is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_request_transform(
+    request: *const c_void,
+    length: u64,
+    transform_out: *mut smbdirect_transform,
+) -> i32 {
+    fence(|| {
+        // SAFETY: `request` points to `length` bytes, as `# Safety` demands.
+        let request = unsafe { bytes(request, length) }?;
+        // SAFETY: `transform_out` points to a structure whose `type_size` is set, as `# Safety`
+        // demands.
+        let mut output = unsafe { Output::new(transform_out) }?;
+        let transform = request::transform(request)?;
+        let number = |value: usize| u32::try_from(value).map_err(|_| Status::Invalid);
+        let value = smbdirect_transform {
+            type_size: output.type_size(),
+            transform_type: transform.transform_type.into(),
+            length: transform.length,
+            descriptors_offset: number(transform.descriptors_offset)?,
+            descriptors_length: number(transform.descriptors_length)?,
+            signature_offset: number(transform.signature_offset)?,
+            signature_length: number(transform.signature_length)?,
+            nonce_offset: number(transform.nonce_offset)?,
+            nonce_length: number(transform.nonce_length)?,
+            reserved32: 0,
+            reserved: [0; 2],
+        };
+        output.write(0, value);
+        Ok(())
+    })
+}
+
 /// Reads from an SMB2 request whether each final response to it, errors included, must invalidate
-/// a token (channel 2, [MS-SMB2] 3.3.4.1.7). If so, `*invalidate_out` is 1 and `*token_out` the token;
-/// otherwise, and for anything but a READ or WRITE request, both are 0.
+/// a token (channel 2, or channel 3 with a transform that asks for it, [MS-SMB2] 3.3.4.1.7). If so,
+/// `*invalidate_out` is 1 and `*token_out` the token; otherwise, and for anything but a READ or WRITE
+/// request, both are 0.
 ///
 /// - Owns: the library keeps nothing.
 /// - Threads: any.

@@ -156,6 +156,11 @@ pub const SMBDIRECT_RDMA_WRITE: u32 = 2;
 /// without SMBDIRECT_EVENTS_PEEK does before it returns fewer events than it was asked for.
 pub const SMBDIRECT_RDMA_DEFER: u32 = 1;
 
+/// RDMA transform: the data is encrypted, and its signature is the tag.
+pub const SMBDIRECT_TRANSFORM_ENCRYPTION: u32 = 1;
+/// RDMA transform: the data is signed.
+pub const SMBDIRECT_TRANSFORM_SIGNING: u32 = 2;
+
 /// How to attach.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -432,6 +437,35 @@ pub struct smbdirect_transfer {
     pub reserved: [u64; 2],
 }
 
+/// How the data of an SMB2 WRITE request over channel 3 is protected, and where it is at the client
+/// ([MS-SMB2] 2.2.43). Offsets are in bytes from the SMB2 header.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct smbdirect_transform {
+    /// sizeof(struct smbdirect_transform).
+    pub type_size: u32,
+    /// SMBDIRECT_TRANSFORM_*.
+    pub transform_type: u32,
+    /// Bytes to write, at least 1.
+    pub length: u32,
+    /// Where the buffer descriptors begin.
+    pub descriptors_offset: u32,
+    /// Length of the descriptors, in bytes. Together they describe at least `length` bytes.
+    pub descriptors_length: u32,
+    /// Where the signature begins.
+    pub signature_offset: u32,
+    /// Length of the signature, in bytes: any, also one that the algorithm does not have.
+    pub signature_length: u32,
+    /// Where the nonce begins.
+    pub nonce_offset: u32,
+    /// Length of the nonce, in bytes: any, also one that the algorithm does not have.
+    pub nonce_length: u32,
+    /// 0.
+    pub reserved32: u32,
+    /// 0.
+    pub reserved: [u64; 2],
+}
+
 // No padding: the last field ends where the structure does, and `instruments/tests/header` compares the
 // offset of each field with the end of the one before it.
 #[cfg(target_pointer_width = "64")]
@@ -448,5 +482,6 @@ const _: () = {
     assert!(size_of::<smbdirect_conn_info>() == 128);
     assert!(size_of::<smbdirect_event>() == 208);
     assert!(size_of::<smbdirect_transfer>() == 40);
+    assert!(size_of::<smbdirect_transform>() == 56);
     assert!(offset_of!(smbdirect_event, info) == 56);
 };

@@ -47,6 +47,7 @@ static void no_pointers(void)
 	struct smbdirect_buffer buffer = {.type_size = sizeof(buffer)};
 	struct smbdirect_conn_info info = {.type_size = sizeof(info)};
 	struct smbdirect_transfer transfer = {.type_size = sizeof(transfer)};
+	struct smbdirect_transform transform = {.type_size = sizeof(transform)};
 	uint8_t sixteen[16] = {1}, zeros[16] = {0};
 	struct iovec piece = {.iov_base = sixteen, .iov_len = 16};
 	struct smbdirect_pdu pdu = {
@@ -159,6 +160,8 @@ static void no_pointers(void)
 	INVALID(smbdirect_conn_transfer(device, scene.conn, 1, zeros, sixteen, 16));
 	INVALID(smbdirect_request_transfer(NULL, 16, &transfer));
 	INVALID(smbdirect_request_transfer(sixteen, 16, NULL));
+	INVALID(smbdirect_request_transform(NULL, 16, &transform));
+	INVALID(smbdirect_request_transform(sixteen, 16, NULL));
 	INVALID(smbdirect_request_invalidate(NULL, 16, &number, &number));
 	INVALID(smbdirect_request_invalidate(sixteen, 16, NULL, &number));
 	INVALID(smbdirect_request_invalidate(sixteen, 16, &number, NULL));
@@ -168,6 +171,7 @@ static void no_pointers(void)
 	/* Nothing was written. */
 	check(made == NULL && count == 0 && number == 0 && total == 0 && fd == -1);
 	check(buffer.number == 0 && info.peer_port == 0 && transfer.length == 0);
+	check(transform.length == 0);
 	check(address.port == 0);
 	expect(SMBDIRECT_OK, smbdirect_buffer_free(device, used.number));
 	check(strcmp(smbdirect_status_str(-1), "unknown status") == 0);
@@ -366,6 +370,18 @@ static int32_t call_request_transfer(void *transfer)
 	return smbdirect_request_transfer(request, sizeof(request), transfer);
 }
 
+static int32_t call_request_transform(void *transform)
+{
+	/* A WRITE request of one byte, with a transform of type 2 without signature and nonce. */
+	static const uint8_t request[64 + 48 + 24 + 16] = {
+		0xfe, 'S', 'M', 'B', 64, [12] = SMB2_WRITE, [64] = 49, [96] = 3, [100] = 1,
+		[104] = 112, [106] = 24 + 16, [112] = 24, [114] = 16, [116] = 1, [120] = 1,
+		[128] = 2, [148] = 1,
+	};
+
+	return smbdirect_request_transform(request, sizeof(request), transform);
+}
+
 static void other_sizes(void)
 {
 	static uint8_t bytes[100];
@@ -412,6 +428,7 @@ static void other_sizes(void)
 	writes(sizeof(struct smbdirect_buffer), call_alloc);
 	writes(sizeof(struct smbdirect_conn_info), call_conn_info);
 	writes(sizeof(struct smbdirect_transfer), call_request_transfer);
+	writes(sizeof(struct smbdirect_transform), call_request_transform);
 	expect(SMBDIRECT_OK, smbdirect_buffer_free(scene.worker, buffer.number));
 }
 

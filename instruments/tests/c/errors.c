@@ -486,6 +486,7 @@ static void descriptors_too_short(struct scene *scene)
 static void request(struct scene *scene)
 {
 	struct smbdirect_transfer transfer = {.type_size = sizeof(transfer)};
+	struct smbdirect_transform transform = {.type_size = sizeof(transform)};
 	uint32_t invalidate = 9, token = 9;
 	uint8_t bytes[256] = {0xfe, 'S', 'M', 'B', 64};
 
@@ -493,6 +494,9 @@ static void request(struct scene *scene)
 	expect(SMBDIRECT_E_REQUEST, smbdirect_request_transfer(bytes, 0, &transfer));
 	expect(SMBDIRECT_E_REQUEST,
 	       smbdirect_request_transfer(bytes, sizeof(bytes), &transfer));
+	expect(SMBDIRECT_E_REQUEST, smbdirect_request_transform(bytes, 0, &transform));
+	expect(SMBDIRECT_E_REQUEST,
+	       smbdirect_request_transform(bytes, sizeof(bytes), &transform));
 	expect(SMBDIRECT_OK,
 	       smbdirect_request_invalidate(bytes, sizeof(bytes), &invalidate, &token));
 	check(invalidate == 0 && token == 0);

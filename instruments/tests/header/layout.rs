@@ -196,6 +196,22 @@ fn structures_are_the_same_in_c_and_have_no_padding() {
             reserved,
         }
     );
+    layout!(
+        text,
+        smbdirect_transform {
+            type_size,
+            transform_type,
+            length,
+            descriptors_offset,
+            descriptors_length,
+            signature_offset,
+            signature_length,
+            nonce_offset,
+            nonce_length,
+            reserved32,
+            reserved,
+        }
+    );
     let header = fs::read_to_string(header()).unwrap();
     let declared = header.lines().filter(|line| {
         line.starts_with("typedef struct") || line.starts_with("struct") && line.ends_with('{')
