@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{CipherAlgorithm, Dialect, SigningAlgorithm};
+use super::{CipherAlgorithm, Dialect, SigningAlgorithm, TransformType};
 use smbdirect::fabric::FabricKind;
 use smbdirect::proto;
 
@@ -15,8 +15,12 @@ pub struct Config {
     pub dialects: Vec<Dialect>,
     /// Ciphers offered for SMB 3.1.1, the best first.
     pub ciphers: Vec<CipherAlgorithm>,
+    /// Sets `SMB2_GLOBAL_CAP_ENCRYPTION` if there are ciphers, as SMB 3.0 and 3.0.2 need it. SMB 3.1.1 does not.
+    pub encryption_capability: bool,
     /// Signing algorithms offered for SMB 3.1.1, the best first; empty means AES-CMAC.
     pub signing: Vec<SigningAlgorithm>,
+    /// RDMA transforms offered for SMB 3.1.1; empty: data that is signed or encrypted does not go by RDMA.
+    pub transforms: Vec<TransformType>,
     /// All connections of a client have the same one: by it a device finds the session's process.
     pub client_guid: [u8; 16],
     /// Signs everything, even if the server does not require it.
@@ -34,7 +38,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// All dialects, ciphers and algorithms; signed or encrypted as the server requires; 1,024 credits; 30 s; messages
+    /// All dialects, ciphers, algorithms and RDMA transforms; signed or encrypted as the server requires; 1,024 credits; 30 s; messages
     /// of up to 8 MiB and 64 KiB over SMB Direct.
     #[must_use]
     pub fn new(client_guid: [u8; 16]) -> Self {
@@ -46,7 +50,9 @@ impl Config {
                 CipherAlgorithm::Aes256Gcm,
                 CipherAlgorithm::Aes256Ccm,
             ],
+            encryption_capability: true,
             signing: vec![SigningAlgorithm::AesGmac, SigningAlgorithm::AesCmac],
+            transforms: vec![TransformType::Encryption, TransformType::Signing],
             client_guid,
             sign: false,
             seal: false,

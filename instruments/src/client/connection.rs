@@ -44,6 +44,8 @@ pub struct Connection {
     /// Covers NEGOTIATE, and then the SESSION_SETUPs of the session being made.
     pub(super) preauth: Preauth,
     pub(super) session_preauth: Preauth,
+    /// Data that was signed to go by RDMA.
+    pub(super) payload_nonce: u64,
     next_message_id: u64,
     credits: u32,
     outstanding: HashMap<u64, Outstanding>,
@@ -72,6 +74,7 @@ impl Connection {
             session: None,
             preauth: Preauth::START,
             session_preauth: Preauth::START,
+            payload_nonce: 0,
             next_message_id,
             credits: 1,
             outstanding: HashMap::new(),

@@ -27,8 +27,7 @@
 //! encryption. The crate `smb-msg` builds messages, except READ and WRITE, whose channel it does
 //! not know; the crate `ntlmssp` does NTLMv2, and RustCrypto the ciphers and hashes.
 //!
-//! Supports SMB 3.0, 3.0.2 and 3.1.1, but not Kerberos, compression, RDMA transforms, durable
-//! handles or DFS.
+//! Supports SMB 3.0, 3.0.2 and 3.1.1, but not Kerberos, compression, durable handles or DFS.
 
 mod bytes;
 mod calls;
@@ -46,6 +45,7 @@ mod sealing;
 mod session;
 mod signing;
 mod status;
+mod transform;
 
 pub use config::Config;
 pub use connection::Connection;
@@ -60,5 +60,7 @@ pub use sealing::CipherAlgorithm;
 pub use session::Credentials;
 pub use signing::SigningAlgorithm;
 pub use status::NtStatus;
+pub use transform::Transform;
 
 pub use smbdirect::sys::Memory;
+pub use smbdirect::wire::smb2::TransformType;

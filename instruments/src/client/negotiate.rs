@@ -5,11 +5,14 @@
 use smb_msg::{
     Dialect as MsgDialect, EncryptionCapabilities, EncryptionCipher, GlobalCapabilities,
     HashAlgorithm, NegotiateRequest, NegotiateSecurityMode, PreauthIntegrityCapabilities,
-    SigningAlgorithmId, SigningCapabilities,
+    RdmaTransformCapabilities, RdmaTransformId, SigningAlgorithmId, SigningCapabilities,
 };
 
 use super::bytes::{array_at, slice_at, u16_at, u32_at};
-use super::{CipherAlgorithm, Command, Config, Error, Request, Response, Result, SigningAlgorithm};
+use super::{
+    CipherAlgorithm, Command, Config, Error, Request, Response, Result, SigningAlgorithm,
+    TransformType,
+};
 
 /// A version of SMB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +57,8 @@ pub struct Negotiated {
     pub cipher: Option<CipherAlgorithm>,
     /// How messages are signed.
     pub signing: SigningAlgorithm,
+    /// How data may be protected that goes by RDMA.
+    pub transforms: Vec<TransformType>,
 }
 
 impl Negotiated {
@@ -76,6 +81,7 @@ impl Negotiated {
             max_write_size: 0,
             cipher: None,
             signing: SigningAlgorithm::AesCmac,
+            transforms: Vec::new(),
         }
     }
 }
@@ -118,6 +124,14 @@ pub(super) fn request(config: &Config) -> Result<Request<'static>> {
         let signing_algorithms = signing_algorithms.collect();
         contexts.push(SigningCapabilities { signing_algorithms }.into());
     }
+    if !config.transforms.is_empty() {
+        let transforms = config.transforms.iter().map(|transform| match transform {
+            TransformType::Encryption => RdmaTransformId::Encryption,
+            TransformType::Signing => RdmaTransformId::Signing,
+        });
+        let transforms = transforms.collect();
+        contexts.push(RdmaTransformCapabilities { transforms }.into());
+    }
     let body = NegotiateRequest {
         security_mode: NegotiateSecurityMode::new()
             .with_signing_enabled(true)
@@ -126,7 +140,7 @@ pub(super) fn request(config: &Config) -> Result<Request<'static>> {
             .with_leasing(true)
             .with_large_mtu(true)
             .with_multi_channel(true)
-            .with_encryption(!config.ciphers.is_empty()),
+            .with_encryption(config.encryption_capability && !config.ciphers.is_empty()),
         client_guid: config.client_guid.into(),
         dialects: dialects.collect(),
         negotiate_context_list: config
@@ -163,7 +177,7 @@ pub(super) fn response(response: &Response, config: &Config) -> Result<Negotiate
         .filter(|dialect| config.dialects.contains(dialect))
         .ok_or(Error::Dialect(dialect))?;
     if negotiated.dialect == Dialect::Smb311 {
-        contexts(response, &mut negotiated)?;
+        contexts(response, config, &mut negotiated)?;
     } else if negotiated.capabilities & Negotiated::ENCRYPTION != 0 {
         negotiated.cipher = Some(CipherAlgorithm::Aes128Ccm);
     }
@@ -171,7 +185,7 @@ pub(super) fn response(response: &Response, config: &Config) -> Result<Negotiate
 }
 
 /// Parses the contexts of SMB 3.1.1 ([MS-SMB2] 2.2.4.1).
-fn contexts(response: &Response, negotiated: &mut Negotiated) -> Result<()> {
+fn contexts(response: &Response, config: &Config, negotiated: &mut Negotiated) -> Result<()> {
     let malformed = || response.malformed("a negotiate context is malformed");
     let body = response.body();
     let mut at = u32_at(body, 60).ok_or_else(malformed)? as usize;
@@ -185,6 +199,23 @@ fn contexts(response: &Response, negotiated: &mut Negotiated) -> Result<()> {
             2 => {
                 let cipher = u16_at(data, 2).ok_or_else(malformed)?;
                 negotiated.cipher = CipherAlgorithm::of_number(cipher);
+            }
+            // Ids from 8 on; 0 means none ([MS-SMB2] 3.2.5.2).
+            7 => {
+                for n in 0..usize::from(u16_at(data, 0).ok_or_else(malformed)?) {
+                    let id = u16_at(data, 8 + 2 * n).ok_or_else(malformed)?;
+                    match TransformType::of_number(id) {
+                        Some(transform) if config.transforms.contains(&transform) => {
+                            negotiated.transforms.push(transform);
+                        }
+                        None if id == 0 => {}
+                        _ => {
+                            return Err(
+                                response.malformed("it has an RDMA transform that was not offered")
+                            );
+                        }
+                    }
+                }
             }
             8 => {
                 let signing = u16_at(data, 2).and_then(SigningAlgorithm::of_number);

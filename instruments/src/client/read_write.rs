@@ -3,13 +3,16 @@
 //! READ and WRITE requests, whose data goes in the message or by RDMA ([MS-SMB2] 2.2.19, 2.2.21).
 
 use super::header::HEADER_LENGTH;
-use super::{Command, FileId, Request};
+use super::{Command, FileId, Request, Transform};
 use smbdirect::wire::BufferDescriptorV1;
 
 /// Bytes of the fixed part of either body.
 const FIXED: usize = 48;
 /// Where the buffer after the fixed part begins, counted from the header.
 const BUFFER_AT: u16 = (HEADER_LENGTH + FIXED) as u16;
+
+/// `Channel` of a WRITE whose data is encrypted or signed.
+pub(super) const RDMA_TRANSFORM: u32 = 3;
 
 /// `Channel` of a READ or WRITE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +189,25 @@ impl<'a> Write<'a> {
         }
     }
 
+    /// The same, for data that is encrypted or signed.
+    #[must_use]
+    pub fn transformed(
+        file: FileId,
+        offset: u64,
+        length: u32,
+        transform: &Transform,
+        channel: Channel,
+        descriptors: &[BufferDescriptorV1],
+    ) -> Self {
+        let buffer = transform.channel_info(channel, descriptors);
+        Self {
+            channel: RDMA_TRANSFORM,
+            channel_info_length: u16::try_from(buffer.len()).unwrap_or(u16::MAX),
+            buffer,
+            ..Self::direct(file, offset, length, channel, descriptors)
+        }
+    }
+
     /// The request, with the credits that its length takes.
     #[must_use]
     pub fn request(&self, tree_id: u32) -> Request<'a> {
@@ -216,7 +238,7 @@ fn emit(descriptors: &[BufferDescriptorV1]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{Header, NtStatus};
+    use crate::client::{Header, NtStatus, TransformType};
     use smbdirect::units::RemoteToken;
     use smbdirect::wire::smb2;
 
@@ -273,6 +295,27 @@ mod tests {
         assert_eq!(write.token_to_invalidate(), None);
         let transfer = write.transfer().expect("legal").expect("by RDMA");
         assert_eq!(transfer.length(), 70_000);
+    }
+
+    #[test]
+    fn the_devices_decoder_reads_a_write_with_a_transform() {
+        let transform = Transform {
+            transform_type: TransformType::Encryption,
+            signature: vec![7; 16],
+            nonce: vec![8; 11],
+        };
+        let channel = Channel::RdmaV1Invalidate;
+        let list = [descriptor(7, 70_000)];
+        let write = Write::transformed(FILE, 5, 70_000, &transform, channel, &list);
+        let message = message(&write.request(3));
+        assert_eq!(message[6], 2, "credits");
+        let request = smb2::Request::of_element(&message).expect("a request");
+        let write = smb2::WriteRequest::parse(request).expect("a WRITE");
+        assert_eq!(write.token_to_invalidate(), Some(RemoteToken(7)));
+        let transfer = write.transform().expect("legal");
+        assert_eq!(transfer.length(), 70_000);
+        assert_eq!(transfer.crypto().nonce, [8; 11]);
+        assert_eq!(transfer.descriptors().iter().collect::<Vec<_>>(), list);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::bytes::{array_at, slice_at, u8_at, u16_at, u32_at, u64_at};
 use super::header::HEADER_LENGTH;
 use super::{Command, Error, Header, NtStatus, Result};
+use smbdirect::wire::smb2::CryptoTransform;
 
 /// An open file: 16 bytes that only the server understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,13 +105,26 @@ impl Response {
     /// Parses the response to a READ.
     pub fn read(&self) -> Result<ReadDone<'_>> {
         let body = self.checked(17)?;
-        let fields = || Some((u8_at(body, 2)?, u32_at(body, 4)?, u32_at(body, 8)?));
-        let (offset, length, direct) = fields().ok_or_else(|| self.malformed("it is too short"))?;
+        let fields = || {
+            Some((
+                u8_at(body, 2)?,
+                u32_at(body, 4)?,
+                u32_at(body, 8)?,
+                u32_at(body, 12)?,
+            ))
+        };
+        let (offset, length, direct, flags) =
+            fields().ok_or_else(|| self.malformed("it is too short"))?;
         let data = match length {
             0 => &[],
             _ => self.buffer(offset.into(), length)?,
         };
-        Ok(ReadDone { data, direct })
+        Ok(ReadDone {
+            offset,
+            data,
+            direct,
+            flags,
+        })
     }
 
     /// Parses the response to a WRITE: the bytes written.
@@ -220,10 +234,30 @@ pub struct Created {
 /// The result of READ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadDone<'a> {
+    /// Where `data` begins in the message (`DataOffset`).
+    pub offset: u8,
     /// The data, if it came in the response.
     pub data: &'a [u8],
     /// Bytes that the server put into this side's memory (`DataRemaining`).
     pub direct: u32,
+    /// `Flags`, of SMB 3.1.1.
+    pub flags: u32,
+}
+
+impl<'a> ReadDone<'a> {
+    /// In `flags`: `data` is an RDMA transform.
+    pub const RDMA_TRANSFORM: u32 = 1;
+
+    /// How the data is protected that the server put into this side's memory, if it is.
+    pub fn transform(&self) -> Result<Option<CryptoTransform<'a>>> {
+        if self.flags & Self::RDMA_TRANSFORM == 0 {
+            return Ok(None);
+        }
+        let malformed = |_| Error::Malformed("READ response", "its RDMA transform is malformed");
+        CryptoTransform::parse(self.data)
+            .map(Some)
+            .map_err(malformed)
+    }
 }
 
 /// An address of the server.

@@ -183,6 +183,26 @@ impl Sealer {
         Some(head)
     }
 
+    /// Encrypts data that goes by RDMA in place, and returns its nonce and its tag. There is no authenticated data
+    /// beside it ([MS-SMB2] 3.2.4.7).
+    pub(super) fn seal_payload(&self, data: &mut [u8]) -> Option<(Vec<u8>, [u8; 16])> {
+        // The same count as for messages, because the key is the same.
+        let count = self.nonce.fetch_add(1, Ordering::Relaxed);
+        let mut nonce = vec![0; self.algorithm.nonce_length()];
+        nonce[..8].copy_from_slice(&count.to_le_bytes());
+        let tag = self.to_server.encrypt(&nonce, &[], data)?;
+        Some((nonce, tag))
+    }
+
+    /// Decrypts data that came by RDMA in place; `None` if it is not from the server.
+    pub(super) fn open_payload(&self, nonce: &[u8], tag: &[u8], data: &mut [u8]) -> Option<()> {
+        let tag: [u8; 16] = tag.try_into().ok()?;
+        if nonce.len() != self.algorithm.nonce_length() {
+            return None;
+        }
+        self.to_client.decrypt(nonce, &[], data, &tag)
+    }
+
     /// Decrypts a whole message, transform header included; `None` if it is not from the server.
     pub(super) fn open(&self, mut message: Vec<u8>) -> Option<Vec<u8>> {
         let head: [u8; TRANSFORM_LENGTH] = array_at(&message, 0)?;
@@ -256,9 +276,67 @@ mod tests {
         }
     }
 
+    /// "The Galois/Counter Mode of Operation", test case 3 of its appendix B.
+    #[test]
+    fn a_published_payload_is_encrypted_as_published() {
+        let key = Key(0xfeff_e992_8665_731c_6d6a_8f94_6730_8308_u128
+            .to_be_bytes()
+            .to_vec());
+        let cipher = Cipher::new(CipherAlgorithm::Aes128Gcm, &key);
+        let nonce = [
+            0xca, 0xfe, 0xba, 0xbe, 0xfa, 0xce, 0xdb, 0xad, 0xde, 0xca, 0xf8, 0x88,
+        ];
+        let text: [u128; 4] = [
+            0xd931_3225_f884_06e5_a559_09c5_aff5_269a,
+            0x86a7_a953_1534_f7da_2e4c_303d_8a31_8a72,
+            0x1c3c_0c95_9568_0953_2fcf_0e24_49a6_b525,
+            0xb16a_edf5_aa0d_e657_ba63_7b39_1aaf_d255,
+        ];
+        let mut data: Vec<u8> = text.iter().flat_map(|part| part.to_be_bytes()).collect();
+        let tag = cipher
+            .encrypt(&nonce, &[], &mut data)
+            .expect("short enough");
+        let begin = 0x4283_1ec2_2177_7424_4b72_21b7_84d0_d49c_u128.to_be_bytes();
+        assert_eq!(data[..16], begin);
+        assert_eq!(
+            tag,
+            0x4d5c_2af3_27cd_64a6_2cf3_5abd_2ba6_fab4_u128.to_be_bytes()
+        );
+    }
+
+    #[test]
+    fn the_other_end_reads_a_payload_and_notices_every_change() {
+        for algorithm in ALGORITHMS {
+            let (client, server) = ends(algorithm);
+            let mut data = b"some payload".to_vec();
+            let (nonce, tag) = client.seal_payload(&mut data).expect("short enough");
+            assert_eq!(nonce.len(), algorithm.nonce_length());
+            assert!(!data.windows(4).any(|w| w == b"some"));
+            let opens = |nonce: &[u8], tag: &[u8], data: &[u8]| {
+                let mut data = data.to_vec();
+                server.open_payload(nonce, tag, &mut data).map(|()| data)
+            };
+            assert_eq!(
+                opens(&nonce, &tag, &data).as_deref(),
+                Some(&b"some payload"[..])
+            );
+            assert_eq!(opens(&nonce[1..], &tag, &data), None);
+            assert_eq!(opens(&nonce, &tag[1..], &data), None);
+            let mut other = data.clone();
+            other[3] ^= 1;
+            assert_eq!(opens(&nonce, &tag, &other), None);
+        }
+    }
+
     #[test]
     fn no_nonce_comes_twice() {
         let (client, _) = ends(CipherAlgorithm::Aes128Gcm);
+        let payload = || client.seal_payload(&mut [0; 4]).expect("short enough").0;
+        let message = || sealed(&client, b"x")[20..32].to_vec();
+        let nonces = [payload(), message(), payload(), message()];
+        for (n, nonce) in nonces.iter().enumerate() {
+            assert!(!nonces[..n].contains(nonce), "{nonces:?}");
+        }
         assert_ne!(sealed(&client, b"x")[20..36], sealed(&client, b"x")[20..36]);
     }
 }

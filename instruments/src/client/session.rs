@@ -59,6 +59,8 @@ pub(super) struct Session {
     encrypt: bool,
     /// Trees whose share requires encryption.
     sealed_trees: RwLock<HashSet<u32>>,
+    /// Its keys: of signatures on the first connection, and of encryption in both directions.
+    keys: Vec<Key>,
 }
 
 impl Session {
@@ -109,6 +111,7 @@ impl Connection {
         let flags = u16_at(response.checked(9)?, 2).unwrap_or(0);
         let id = response.header.session_id;
         let signer = self.signer(&key);
+        let mut keys = vec![signer.key().clone()];
         // smbd flags a guest, but not an anonymous login: the client knows of that itself.
         let keyless = credentials.is_none() || flags & (GUEST | ANONYMOUS) != 0;
         let sealer = self.negotiated.cipher.map(|cipher| {
@@ -116,12 +119,10 @@ impl Connection {
                 let (dialect, bits) = (self.negotiated.dialect, cipher.key_bits());
                 derive(&key.0, dialect, &self.session_preauth, purpose, bits)
             };
-            Sealer::new(
-                cipher,
-                id,
-                &derive(Purpose::ToServer),
-                &derive(Purpose::ToClient),
-            )
+            let (to_server, to_client) = (derive(Purpose::ToServer), derive(Purpose::ToClient));
+            let sealer = Sealer::new(cipher, id, &to_server, &to_client);
+            keys.extend([to_server, to_client]);
+            sealer
         });
         if !keyless && !signer.verify(&response.header, &response.message) {
             return Err(Error::Signature(Command::SESSION_SETUP, "wrong"));
@@ -138,6 +139,7 @@ impl Connection {
             sealer: sealer.filter(|_| !keyless),
             encrypt: self.config.seal || flags & ENCRYPT != 0,
             sealed_trees: RwLock::default(),
+            keys,
         };
         self.session = Some(OnConnection {
             session: Arc::new(session),
@@ -237,6 +239,7 @@ impl Connection {
                 sealer: None,
                 encrypt: false,
                 sealed_trees: RwLock::default(),
+                keys: Vec::new(),
             };
             self.session = Some(OnConnection {
                 session: Arc::new(session),
@@ -271,6 +274,18 @@ impl Connection {
         self.call(&Request::logoff()?)?;
         self.session = None;
         Ok(())
+    }
+
+    /// For tests that look for them where they must not be: the keys of the session, and the key that signs on this
+    /// connection.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Vec<u8>> {
+        let Some(on) = &self.session else {
+            return Vec::new();
+        };
+        let own = on.signer.as_ref().map(Signer::key);
+        let keys = on.session.keys.iter().chain(own);
+        keys.map(|key| key.0.clone()).collect()
     }
 
     /// The id of the session; 0 before a login.

@@ -48,6 +48,11 @@ impl Signer {
         Self { algorithm, key }
     }
 
+    /// Its key.
+    pub(super) const fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// The signature of a message made up of `parts`, with the header at the start of the first.
     /// The signature field counts as zeros.
     pub(super) fn signature(&self, header: &Header, parts: &[&[u8]]) -> [u8; 16] {
@@ -86,6 +91,35 @@ impl Signer {
         }
     }
 
+    /// A nonce for data that goes by RDMA, with a `count` that the connection has not used before: none if the algorithm
+    /// has none. Messages never have it: the highest bit is 0 in their nonces ([MS-SMB2] 3.1.4.1).
+    pub(super) fn payload_nonce(&self, count: u64) -> Vec<u8> {
+        if self.algorithm != SigningAlgorithm::AesGmac {
+            return Vec::new();
+        }
+        let mut nonce = count.to_le_bytes().to_vec();
+        nonce.extend(PAYLOAD.to_le_bytes());
+        nonce
+    }
+
+    /// The signature of data that goes by RDMA; `None` if the algorithm has no nonces of that length.
+    pub(super) fn payload_signature(&self, nonce: &[u8], data: &[u8]) -> Option<[u8; 16]> {
+        match self.algorithm {
+            SigningAlgorithm::AesGmac => {
+                let nonce: [u8; 12] = nonce.try_into().ok()?;
+                let gcm = Aes128Gcm::new_from_slice(&self.key.0).ok()?;
+                let tag = gcm.encrypt_in_place_detached(&nonce.into(), data, &mut []);
+                tag.ok().map(Into::into)
+            }
+            SigningAlgorithm::AesCmac if nonce.is_empty() => {
+                let mut mac = <Cmac<Aes128> as Mac>::new_from_slice(&self.key.0).ok()?;
+                mac.update(data);
+                Some(mac.finalize().into_bytes().into())
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a message is signed with this key.
     pub(super) fn verify(&self, header: &Header, message: &[u8]) -> bool {
         let expected = self.signature(header, &[message]);
@@ -94,6 +128,9 @@ impl Signer {
         differ.fold(0, |found, (a, b)| found | (a ^ b)) == 0
     }
 }
+
+/// In the upper third of the nonces of data that goes by RDMA; the lowest bit is 0, as in those of messages of clients.
+const PAYLOAD: u32 = 0x8000_0000;
 
 /// The message id, whether the server signed the message, and whether it is a CANCEL ([MS-SMB2]
 /// 3.1.4.1).
@@ -181,6 +218,40 @@ mod tests {
             );
         }
         assert_eq!(SigningAlgorithm::of_number(3), None);
+    }
+
+    /// RFC 4493, section 4: examples 2 and 3.
+    #[test]
+    fn the_signature_of_published_data_is_right() {
+        let key = 0x2b7e_1516_28ae_d2a6_abf7_1588_09cf_4f3c_u128;
+        let signer = Signer::new(SigningAlgorithm::AesCmac, Key(key.to_be_bytes().to_vec()));
+        let data = 0x6bc1_bee2_2e40_9f96_e93d_7e11_7393_172a_u128.to_be_bytes();
+        let expected = 0x070a_16b4_6b4d_4144_f79b_dd9d_d04a_287c_u128.to_be_bytes();
+        assert_eq!(signer.payload_signature(&[], &data), Some(expected));
+        assert_eq!(signer.payload_signature(&[0; 12], &data), None);
+        assert!(signer.payload_nonce(1).is_empty());
+    }
+
+    /// "The Galois/Counter Mode of Operation", test case 1 of its appendix B: no text, and no authenticated data.
+    #[test]
+    fn the_gmac_of_nothing_is_the_published_one() {
+        let signer = Signer::new(SigningAlgorithm::AesGmac, Key(vec![0; 16]));
+        let expected = 0x58e2_fcce_fa7e_3061_367f_1d57_a4e7_455a_u128.to_be_bytes();
+        assert_eq!(signer.payload_signature(&[0; 12], &[]), Some(expected));
+        assert_eq!(signer.payload_signature(&[0; 11], &[]), None);
+    }
+
+    #[test]
+    fn no_message_has_the_nonce_of_data() {
+        let signer = Signer::new(SigningAlgorithm::AesGmac, Key(vec![0; 16]));
+        assert_eq!(
+            signer.payload_nonce(5),
+            [5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80]
+        );
+        for flags in [0, Header::RESPONSE] {
+            let header = Header { flags, ..header() };
+            assert_eq!(gmac_nonce(&header)[9..], [0; 3]);
+        }
     }
 
     #[test]

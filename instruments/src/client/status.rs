@@ -88,6 +88,7 @@ statuses! {
     DOWNGRADE_DETECTED = 0xc000_0388,
     INVALID_SIGNATURE = 0xc000_a000,
     SERVER_UNAVAILABLE = 0xc000_0466,
+    AUTH_TAG_MISMATCH = 0xc000_a002,
 }
 
 impl NtStatus {
