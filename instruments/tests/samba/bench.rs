@@ -71,11 +71,19 @@ fn measures_both_transports_and_leaves_no_file() {
 }
 
 #[test]
-fn takes_messages_for_what_is_signed_or_encrypted_and_refuses_to_place_it() {
+fn takes_messages_for_what_is_signed_or_encrypted_without_transforms_and_refuses_to_place_it() {
     let server = Server::start();
     let direct = server.smb_direct.to_string();
     for protection in ["--sign", "--seal"] {
-        let arguments = [protection, "--address", &direct, "--depth", "4", "--json"];
+        let arguments = [
+            protection,
+            "--no-transforms",
+            "--address",
+            &direct,
+            "--depth",
+            "4",
+            "--json",
+        ];
         let output = bench(&server, PASSWORD, &arguments);
         let cases = cases(&output);
         assert_eq!(cases.len(), 8);
@@ -99,7 +107,7 @@ fn takes_messages_for_a_share_that_is_encrypted() {
         ..Setup::default()
     });
     let direct = server.smb_direct.to_string();
-    let arguments = ["--address", &direct, "--depth", "4"];
+    let arguments = ["--no-transforms", "--address", &direct, "--depth", "4"];
     let json = [&arguments[..], &["--json"]].concat();
     let cases = cases(&bench(&server, PASSWORD, &json));
     assert_eq!(cases.len(), 8);

@@ -386,6 +386,7 @@ fn where_data_is_encrypted_it_is_not_placed_in_the_clear() {
     for seal in [true, false] {
         let config = Config {
             seal,
+            transforms: vec![],
             ..Config::new(GUID)
         };
         let mut client = crate::channel::Client::connect_with(&server, config);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Clients that sign or encrypt: none of their data goes by RDMA, which does neither, and messages carry as much as
-//! they can hold.
+//! Clients that sign or encrypt and know no RDMA transforms, as Linux's: none of their data goes by RDMA, which alone
+//! does neither, and messages carry as much as they can hold.
 
 use instruments::client::{
     Channel, Config, Connection, Create, Disposition, FileId, NtStatus, Read, Write,
@@ -28,6 +28,7 @@ fn receiving(max_fragmented_size: u32, sign: bool, seal: bool) -> Config {
     let mut config = Config {
         sign,
         seal,
+        transforms: vec![],
         ..Config::new(GUID)
     };
     config.smb_direct.max_fragmented_size = max_fragmented_size;
@@ -215,6 +216,7 @@ fn a_session_that_must_sign_or_encrypts_moves_nothing_by_rdma() {
         let config = Config {
             sign,
             seal,
+            transforms: vec![],
             ..Config::new(GUID)
         };
         nothing_goes_by_rdma(&server, &mut Client::connect_with(&server, config));
@@ -223,7 +225,8 @@ fn a_session_that_must_sign_or_encrypts_moves_nothing_by_rdma() {
         global: &["server signing = mandatory"],
         ..Setup::default()
     });
-    nothing_goes_by_rdma(&server, &mut Client::connect(&server));
+    let config = receiving(8 << 20, false, false);
+    nothing_goes_by_rdma(&server, &mut Client::connect_with(&server, config));
 }
 
 #[test]

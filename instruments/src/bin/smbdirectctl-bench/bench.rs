@@ -255,9 +255,10 @@ impl<'a> Bench<'a> {
         self.tcp.is_tree_sealed(self.file.tree)
     }
 
-    /// Whether messages are signed or encrypted, so that servers refuse RDMA, which does neither.
-    fn is_protected(&self) -> bool {
-        self.is_encrypted() || self.tcp.is_signed()
+    /// Whether servers refuse RDMA: messages are signed or encrypted, and no RDMA transform was negotiated that does the
+    /// same with data.
+    fn in_messages_only(&self) -> bool {
+        !self.tcp.may_place(self.file.tree)
     }
 
     /// What may carry requests of this size.
@@ -267,7 +268,7 @@ impl<'a> Bench<'a> {
             match transport {
                 Transport::Tcp => ways.push((*transport, Channel::None)),
                 Transport::SmbDirect => {
-                    let channels = self.options.channels(size.into(), self.is_protected());
+                    let channels = self.options.channels(size.into(), self.in_messages_only());
                     ways.extend(channels.into_iter().map(|channel| (*transport, channel)));
                 }
             }
@@ -277,18 +278,15 @@ impl<'a> Bench<'a> {
 
     /// An SMB Direct connection of the session, or one with a session of its own, and the file on it.
     fn smb_direct(&mut self) -> Result<(Connection, File), String> {
-        let is_protected = self.is_protected();
-        let channels = self.options.channels(u64::MAX, is_protected);
+        let in_messages_only = self.in_messages_only();
+        let channels = self.options.channels(u64::MAX, in_messages_only);
         let old = self.tcp.negotiated().dialect == Dialect::Smb300;
         if old && channels.contains(&Channel::RdmaV1Invalidate) {
             return Err("SMB 3.0 has no channel 2: use --channel 1".to_owned());
         }
-        if is_protected && channels.iter().any(|channel| *channel != Channel::None) {
-            return Err(
-                "RDMA neither signs nor encrypts what it carries, and servers refuse it where that is \
-                 demanded: with --sign or --seal, and where the server signs or encrypts, use --channel 0"
-                    .to_owned(),
-            );
+        let places = channels.iter().any(|channel| *channel != Channel::None);
+        if in_messages_only && places {
+            return Err(refused_rdma());
         }
         let (address, is_announced) = self.smb_direct_address()?;
         let mut config = self.tcp.config().clone();
@@ -317,10 +315,16 @@ impl<'a> Bench<'a> {
         if !self.options.no_bind {
             let bound = connection.bind(&self.tcp, &self.credentials);
             bound.map_err(|error| not_bound(&error))?;
+            if places && !connection.may_place(self.file.tree) {
+                return Err(refused_rdma());
+            }
             return Ok((connection, self.file));
         }
         connection.log_in(&self.credentials).map_err(text)?;
         let tree = connection.tree_connect(&self.path).map_err(text)?;
+        if places && !connection.may_place(tree) {
+            return Err(refused_rdma());
+        }
         let how = Create::file(Disposition::Open);
         let created = connection.create(tree, &self.name, &how);
         let created = created.map_err(|error| format!("{}\\{}: {error}", self.path, self.name))?;
@@ -379,6 +383,13 @@ impl<'a> Bench<'a> {
         closed?;
         self.tcp.log_off().map_err(text)
     }
+}
+
+/// Why data that is signed or encrypted cannot go by RDMA.
+fn refused_rdma() -> String {
+    "the server has no RDMA transform that signs or encrypts the data, and refuses RDMA without one where that is \
+     demanded: with --sign, --seal or --no-transforms, and where the server signs or encrypts, use --channel 0"
+        .to_owned()
 }
 
 /// Why SMB Direct cannot become a channel of the session over TCP. An access denial usually means missing rights; here

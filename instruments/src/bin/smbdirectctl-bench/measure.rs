@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use instruments::client::{
-    Channel, Connection, Error, FileId, Memory, Read, Registration, Request, Response, Write,
+    Channel, Connection, Error, FileId, Memory, Read, Registration, Request, Response,
+    TransformType, Write,
 };
 use rustix::time::{ClockId, clock_gettime};
 use smbdirect::fabric::Access;
@@ -75,6 +76,8 @@ pub(crate) enum Failure {
     Short { offset: u64, moved: u32, size: u32 },
     #[error("the data is wrong: byte {} of what was read at {offset} of the file{}", .mismatch.at, belongs(.mismatch))]
     Wrong { offset: u64, mismatch: Mismatch },
+    #[error("the memory of a request is shorter than the request: this is a bug of the benchmark")]
+    Memory,
     #[error(
         "the server did not invalidate the memory of a request with channel 2 ([MS-SMB2] 3.3.4.1)"
     )]
@@ -91,7 +94,8 @@ fn belongs(mismatch: &Mismatch) -> String {
 struct Slot {
     /// Holds the data of this slot, unless that goes in messages.
     memory: Option<Registration>,
-    /// The data to write if it goes in messages. Each slot has its own, as each has its own registered memory, because
+    /// The data to write if it goes in messages, or is encrypted or signed before it goes by RDMA; what was read by RDMA
+    /// if it was. Each slot has its own, as each has its own registered memory, because
     /// the processor's caches count.
     data: Vec<u8>,
     /// The last response read if the data goes in messages: kept for the same reason.
@@ -155,11 +159,15 @@ struct Run<'a> {
     slots: Vec<Slot>,
     under_way: HashMap<u64, usize>,
     next_offset: u64,
+    /// How data that goes by RDMA is protected, if it has to be.
+    transform: Option<TransformType>,
 }
 
 impl<'a> Run<'a> {
     fn new(connection: &'a mut Connection, file: File, case: Case) -> Result<Self, Failure> {
         let mut slots = Vec::with_capacity(case.depth.into());
+        let placed = case.channel != Channel::None;
+        let transform = placed.then(|| connection.transform(file.tree)).flatten();
         for _ in 0..case.depth {
             let memory = if case.channel == Channel::None {
                 None
@@ -169,7 +177,8 @@ impl<'a> Run<'a> {
                 Some(connection.register(&memory, access(case.operation))?)
             };
             let mut data = Vec::new();
-            if memory.is_none() && case.operation == Operation::Write {
+            let writes_data = memory.is_none() && case.operation == Operation::Write;
+            if writes_data || transform.is_some() {
                 data.resize(case.size as usize, 0);
                 file.pattern.fill(&mut data, 0);
             }
@@ -188,6 +197,7 @@ impl<'a> Run<'a> {
             slots,
             under_way: HashMap::new(),
             next_offset: 0,
+            transform,
         })
     }
 
@@ -217,15 +227,25 @@ impl<'a> Run<'a> {
         slot.offset = offset;
         if verify && operation == Operation::Write {
             match &slot.memory {
-                Some(memory) => {
+                Some(memory) if self.transform.is_none() => {
                     self.file
                         .pattern
                         .fill_memory(&memory.memory, size as usize, offset);
                 }
-                None => self.file.pattern.fill(&mut slot.data, offset),
+                _ => self.file.pattern.fill(&mut slot.data, offset),
             }
         }
         let (tree, file) = (self.file.tree, self.file.id);
+        let protected = match (self.transform, operation, &slot.memory) {
+            (Some(transform), Operation::Write, Some(memory)) => {
+                // As a program would: its own data stays as it is.
+                let mut data = slot.data.clone();
+                let transform = self.connection.protect(transform, &mut data)?;
+                memory.memory.write(0, &data).map_err(|_| Failure::Memory)?;
+                Some(transform)
+            }
+            _ => None,
+        };
         let request: Request<'_> = match (operation, &slot.memory) {
             (Operation::Read, None) => Read::inline(file, offset, size).request(tree),
             (Operation::Write, None) => Write::inline(file, offset, &slot.data).request(tree),
@@ -233,7 +253,14 @@ impl<'a> Run<'a> {
                 Read::direct(file, offset, size, channel, &[memory.descriptor()]).request(tree)
             }
             (Operation::Write, Some(memory)) => {
-                Write::direct(file, offset, size, channel, &[memory.descriptor()]).request(tree)
+                let descriptors = [memory.descriptor()];
+                match &protected {
+                    Some(transform) => {
+                        Write::transformed(file, offset, size, transform, channel, &descriptors)
+                    }
+                    None => Write::direct(file, offset, size, channel, &descriptors),
+                }
+                .request(tree)
             }
         };
         slot.sent = Instant::now();
@@ -252,8 +279,16 @@ impl<'a> Run<'a> {
         let Some(slot) = self.slots.get_mut(at) else {
             return Ok((at, Duration::ZERO));
         };
+        if let (Some(_), Operation::Read, Some(memory)) =
+            (self.transform, self.case.operation, &slot.memory)
+        {
+            let read = memory.memory.read(0, &mut slot.data);
+            read.map_err(|_| Failure::Memory)?;
+            self.connection
+                .unprotect(self.file.tree, &response, &mut slot.data)?;
+        }
         let latency = slot.sent.elapsed();
-        check(&self.file, &self.case, slot, &response)?;
+        check(&self.file, &self.case, self.transform, slot, &response)?;
         let done = match (self.case.operation, &slot.memory) {
             (Operation::Read, None) => slot.read.replace(response),
             _ => Some(response),
@@ -293,7 +328,13 @@ const fn access(operation: Operation) -> Access {
 }
 
 /// Checks that a response is correct.
-fn check(file: &File, case: &Case, slot: &Slot, response: &Response) -> Result<(), Failure> {
+fn check(
+    file: &File,
+    case: &Case,
+    transform: Option<TransformType>,
+    slot: &Slot,
+    response: &Response,
+) -> Result<(), Failure> {
     let (offset, size) = (slot.offset, case.size);
     let (moved, data) = match case.operation {
         Operation::Write => (response.written()?, &[][..]),
@@ -312,6 +353,7 @@ fn check(file: &File, case: &Case, slot: &Slot, response: &Response) -> Result<(
     }
     if case.verify && case.operation == Operation::Read {
         let checked = match &slot.memory {
+            Some(_) if transform.is_some() => file.pattern.check(&slot.data, offset),
             Some(memory) => file
                 .pattern
                 .check_memory(&memory.memory, size as usize, offset),

@@ -77,7 +77,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "BYTES", value_parser = size)]
     bytes: Option<u64>,
     /// How SMB Direct moves file data: 0 in messages, 1 by RDMA, 2 by RDMA with the memory invalidated by
-    /// the server [default: 1, and 0 for requests of up to 4 KiB; 0 if messages are signed or encrypted]
+    /// the server [default: 1, and 0 for requests of up to 4 KiB; 0 if messages are signed or encrypted and there is
+    /// no RDMA transform for that]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(0..=2))]
     channel: Vec<u8>,
     /// Signs all messages
@@ -86,6 +87,9 @@ pub(crate) struct Options {
     /// Encrypts all messages
     #[arg(long)]
     seal: bool,
+    /// Offers no RDMA transforms: data that is signed or encrypted goes in messages
+    #[arg(long)]
+    no_transforms: bool,
     /// The version of SMB; by default the newest that the server knows
     #[arg(long, value_name = "VERSION")]
     dialect: Option<Version>,
@@ -154,8 +158,8 @@ impl Options {
     }
 
     /// How SMB Direct moves the data of requests of this size.
-    pub(crate) fn channels(&self, size: u64, is_protected: bool) -> Vec<Channel> {
-        if self.channel.is_empty() && is_protected {
+    pub(crate) fn channels(&self, size: u64, in_messages_only: bool) -> Vec<Channel> {
+        if self.channel.is_empty() && in_messages_only {
             return vec![Channel::None];
         }
         if self.channel.is_empty() {
@@ -186,6 +190,9 @@ impl Options {
             fabric: self.fabric.0,
             ..Config::new(client_guid)
         };
+        if self.no_transforms {
+            config.transforms.clear();
+        }
         if let Some(version) = self.dialect {
             config.dialects = vec![match version {
                 Version::Smb300 => Dialect::Smb300,
