@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Runs checks by name, the functions step_* below: tools/check.sh fmt lint
 #
-# Each check has a heading with the time since the start. All of them run, even after one has failed. Lines that begin with
-# "OUTDATED: " are repeated at the end. The last line says which checks failed or were skipped, and the exit status is 0
-# only if none failed.
+# Each check has a heading with the time since the start. All of them run, even after one has failed. At the end is a
+# table of the time that each took, and lines that begin with "OUTDATED: " are repeated. The last line says which checks
+# failed or were skipped, and the exit status is 0 only if none failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 . tools/lib.sh
@@ -305,19 +305,42 @@ step_miri() {
     cargo +nightly miri test --locked --target-dir target/miri --test engine
 }
 
+# Builds what later checks need, with the processors that the ones before them leave idle. A later check that finds it
+# unfinished waits; if it failed, the check does it again and says why.
+build_ahead() {
+    local name work=
+    for name; do
+        case $name in
+            samba) work+='tools/samba.sh build && tools/samba.sh warnings; ' ;;
+            kernel) work+='tests/kernel/guest.sh build; ' ;;
+        esac
+    done
+    [ -n "$work" ] || return 0
+    # A process group of its own, to end all of it. A session of its own would get as much of the processors as this one.
+    set -m
+    nice -n 19 bash -c "$work" >/dev/null 2>&1 </dev/null &
+    ahead=$!
+    set +m
+}
+
 main() {
-    local started=$SECONDS failed=() skipped=0 outdated= name
+    local started=$SECONDS failed=() skipped=0 outdated= name began table=
     for name; do
         declare -F "step_$name" >/dev/null || { echo "no such check: $name" >&2; exit 2; }
     done
-    log=$(mktemp)
-    trap 'rm -f "$log"' EXIT
+    log=$(mktemp) ahead=
+    trap 'rm -f "$log"; [ -z "$ahead" ] || kill -- "-$ahead" 2>/dev/null' EXIT
     for name; do
         printf '\n== [%4d s] %s\n' $((SECONDS - started)) "$name"
+        began=$SECONDS
         "step_$name" 2>&1 | tee "$log" || failed+=("$name")
         skipped=$((skipped + $(grep -c '^SKIPPED: ' "$log")))
         outdated+=$(grep '^OUTDATED: ' "$log")$'\n'
+        printf -v table '%s%-14s %5d s\n' "$table" "$name" $((SECONDS - began))
+        # Not before setup has installed the compilers.
+        [ "$name" != setup ] || build_ahead "${@:3}"
     done
+    printf '\n%s' "$table"
     [ -z "${outdated//[[:space:]]/}" ] || printf '\n%s\n' "$(sort -u <<<"$outdated" | sed '/^$/d')"
     printf '\n== [%4d s] ' $((SECONDS - started))
     if [ ${#failed[@]} != 0 ]; then
