@@ -20,6 +20,7 @@ mod bridge;
 mod channel;
 mod channels;
 mod compounds;
+mod doctor;
 mod failover;
 mod failures;
 mod fairness;

@@ -4,6 +4,7 @@
 
 mod bridge;
 mod commands;
+mod doctor;
 mod drain;
 mod guides;
 mod install;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl`: queries smbdirectd, bridges TCP clients to SMB Direct, and measures a share. See smbdirectctl(8).
+//! `smbdirectctl`: queries smbdirectd, examines the server, bridges TCP clients to SMB Direct, and measures a share. See smbdirectctl(8).
 //!
 //! `smbdirectctl bench` is a program of its own, `smbdirectctl-bench`, so that a server can do without its SMB client.
 
 mod bridge;
+mod doctor;
 #[path = "../smbdirectd/log.rs"]
 mod log;
 mod status;
@@ -25,7 +26,7 @@ const FAILED: u8 = 1;
 /// Exit status: there is no device.
 const NO_DEVICE: u8 = 3;
 
-/// Query smbdirectd, benchmark a share, or bridge TCP clients to SMB Direct
+/// Query smbdirectd, examine a server, benchmark a share, or bridge TCP clients to SMB Direct
 #[derive(Parser)]
 #[command(name = "smbdirectctl", version, max_term_width = 100)]
 struct Options {
@@ -37,6 +38,8 @@ struct Options {
 enum Command {
     /// Show connections, processes, and why connections ended
     Status(StatusOptions),
+    /// Examine this server: what keeps clients from RDMA, and what to do
+    Doctor(doctor::Options),
     /// Measure how fast a share is read and written, over TCP and over SMB Direct
     #[command(disable_help_flag = true)]
     Bench {
@@ -68,6 +71,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 fn main() -> ExitCode {
     match Options::parse().command {
         Command::Status(options) => show_status(&options),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Bench { arguments } => become_bench(&arguments),
         Command::Bridge(options) => bridge::run(&options).unwrap_or_else(|message| {
             eprintln!("smbdirectctl: {message}");
@@ -143,11 +147,16 @@ fn who_may_ask(control: &Path) -> String {
 
 /// Prints to standard output, which its reader may have closed after reading enough.
 fn print(text: &str) -> ExitCode {
+    print_and_exit(text, ExitCode::SUCCESS)
+}
+
+/// The same, with an exit status for the case that it is printed.
+fn print_and_exit(text: &str, code: ExitCode) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             eprintln!("smbdirectctl: standard output: {error}");
             FAILED.into()
         }
-        _ => ExitCode::SUCCESS,
+        _ => code,
     }
 }

@@ -21,99 +21,99 @@ const PEER: usize = 22;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Device {
-    version: String,
-    interface: u32,
-    uptime_seconds: f64,
-    stopping: bool,
-    listen: Vec<String>,
-    addresses: Vec<Address>,
-    missing: Vec<String>,
-    allowed: Option<Vec<String>>,
-    limits: Limits,
-    totals: Totals,
-    connections: Vec<Connection>,
-    processes: Vec<Process>,
-    closes: Vec<Close>,
+    pub(crate) version: String,
+    pub(crate) interface: u32,
+    pub(crate) uptime_seconds: f64,
+    pub(crate) stopping: bool,
+    pub(crate) listen: Vec<String>,
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) missing: Vec<String>,
+    pub(crate) allowed: Option<Vec<String>>,
+    pub(crate) limits: Limits,
+    pub(crate) totals: Totals,
+    pub(crate) connections: Vec<Connection>,
+    pub(crate) processes: Vec<Process>,
+    pub(crate) closes: Vec<Close>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Address {
-    address: String,
-    interface: Option<String>,
-    link_speed: u64,
-    fabric: String,
+pub(crate) struct Address {
+    pub(crate) address: String,
+    pub(crate) interface: Option<String>,
+    pub(crate) link_speed: u64,
+    pub(crate) fabric: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Limits {
-    connections: u64,
-    undispatched: u64,
-    unauthenticated: u64,
-    workers: u64,
-    memory: u64,
+pub(crate) struct Limits {
+    pub(crate) connections: u64,
+    pub(crate) undispatched: u64,
+    pub(crate) unauthenticated: u64,
+    pub(crate) workers: u64,
+    pub(crate) memory: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Totals {
-    connections: u64,
-    undispatched: u64,
-    unauthenticated: u64,
-    memory: u64,
+pub(crate) struct Totals {
+    pub(crate) connections: u64,
+    pub(crate) undispatched: u64,
+    pub(crate) unauthenticated: u64,
+    pub(crate) memory: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Connection {
-    peer: String,
-    fabric: String,
-    worker: Option<u32>,
-    pid: Option<i32>,
-    state: String,
-    send_credits: u32,
-    receive_credits: u32,
+pub(crate) struct Connection {
+    pub(crate) peer: String,
+    pub(crate) fabric: String,
+    pub(crate) worker: Option<u32>,
+    pub(crate) pid: Option<i32>,
+    pub(crate) state: String,
+    pub(crate) send_credits: u32,
+    pub(crate) receive_credits: u32,
     /// `None` from a device that does not report it, which is no reason to mark the connection.
-    authenticated: Option<bool>,
-    inline_bytes_in: u64,
-    inline_bytes_out: u64,
-    rdma_read_bytes: u64,
-    rdma_write_bytes: u64,
-    age_seconds: f64,
+    pub(crate) authenticated: Option<bool>,
+    pub(crate) inline_bytes_in: u64,
+    pub(crate) inline_bytes_out: u64,
+    pub(crate) rdma_read_bytes: u64,
+    pub(crate) rdma_write_bytes: u64,
+    pub(crate) age_seconds: f64,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Process {
-    id: u32,
-    pid: i32,
-    role: String,
-    invited: bool,
-    connections: u64,
-    sessions: u64,
-    memory: u64,
-    send_segments: u64,
-    bulk_segments: u64,
-    queues: Vec<Queue>,
+pub(crate) struct Process {
+    pub(crate) id: u32,
+    pub(crate) pid: i32,
+    pub(crate) role: String,
+    pub(crate) invited: bool,
+    pub(crate) connections: u64,
+    pub(crate) sessions: u64,
+    pub(crate) memory: u64,
+    pub(crate) send_segments: u64,
+    pub(crate) bulk_segments: u64,
+    pub(crate) queues: Vec<Queue>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Queue {
-    overflow: u64,
-    completions: u64,
-    outstanding: u64,
-    receive_segments: u64,
+pub(crate) struct Queue {
+    pub(crate) overflow: u64,
+    pub(crate) completions: u64,
+    pub(crate) outstanding: u64,
+    pub(crate) receive_segments: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Close {
-    peer: String,
-    reason: String,
-    at_seconds: f64,
-    age_seconds: f64,
+pub(crate) struct Close {
+    pub(crate) peer: String,
+    pub(crate) reason: String,
+    pub(crate) at_seconds: f64,
+    pub(crate) age_seconds: f64,
 }
 
 impl Display for Device {

@@ -1,0 +1,622 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Judges what was found out: each check says that all is well, or what is wrong and what to do.
+//!
+//! A check whose facts are missing says that it was skipped, or nothing if an earlier finding is the reason.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::facts::{Facts, Kind, Port, Smbd};
+use super::{Finding, Verdict};
+use crate::status::{Address, Connection, Device};
+
+#[cfg(test)]
+mod tests;
+
+/// The share of a limit from which on it is worth a warning, in percent.
+const NEARLY_ALL: u64 = 90;
+
+/// The findings so far.
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, check: &'static str, result: Verdict, message: String, cure: Option<&str>) {
+        self.0.push(Finding {
+            check,
+            result,
+            message,
+            cure: cure.map(str::to_owned),
+        });
+    }
+
+    fn ok(&mut self, check: &'static str, message: impl Into<String>) {
+        self.add(check, Verdict::Ok, message.into(), None);
+    }
+
+    fn skip(&mut self, check: &'static str, message: impl Into<String>) {
+        self.add(check, Verdict::Skipped, message.into(), None);
+    }
+
+    fn warn(&mut self, check: &'static str, message: impl Into<String>, cure: &str) {
+        self.add(check, Verdict::Warn, message.into(), Some(cure));
+    }
+
+    fn fail(&mut self, check: &'static str, message: impl Into<String>, cure: &str) {
+        self.add(check, Verdict::Fail, message.into(), Some(cure));
+    }
+}
+
+/// All checks of this server.
+pub(super) fn server(facts: &Facts) -> Vec<Finding> {
+    let mut found = Findings::default();
+    device(facts, &mut found);
+    smbd(facts, &mut found);
+    smb_conf(facts, &mut found);
+    addresses(facts, &mut found);
+    rdma(facts, &mut found);
+    losses(facts, &mut found);
+    port(facts, &mut found);
+    firewall(facts, &mut found);
+    limits(facts, &mut found);
+    end_to_end(facts, &mut found);
+    found.0
+}
+
+/// The daemon runs, answers, and is of this program's release.
+fn device(facts: &Facts, found: &mut Findings) {
+    const CHECK: &str = "device";
+    let control = &facts.control;
+    let Some(device) = &facts.device else {
+        let silence = facts.silence.as_ref();
+        let reason = silence.map_or("", |silence| silence.reason.as_str());
+        let message = format!("smbdirectd does not answer at {control}: {reason}");
+        if silence.is_some_and(|silence| !silence.is_absent) {
+            let cure = match facts.is_root {
+                true => "journalctl -u smbdirectd",
+                false => "run this as root",
+            };
+            return found.fail(CHECK, message, cure);
+        }
+        let cure = match facts.port_is_taken {
+            true => {
+                "another program has TCP port 5445 (ss -ltnp 'sport = :5445'): stop it, then \
+                     systemctl start smbdirectd; journalctl -u smbdirectd"
+            }
+            false => {
+                "systemctl start smbdirectd; journalctl -u smbdirectd says why it does not run"
+            }
+        };
+        return found.fail(CHECK, message, cure);
+    };
+    let (running, version) = (&device.version, &facts.version);
+    if device.stopping {
+        let cure = "systemctl start smbdirectd";
+        found.fail(CHECK, "smbdirectd is being stopped", cure);
+    } else if running == version {
+        let interface = device.interface;
+        found.ok(
+            CHECK,
+            format!("smbdirectd runs, version {running}, interface {interface}"),
+        );
+    } else {
+        let message = format!("smbdirectd {running} runs, and {version} is installed");
+        found.warn(
+            CHECK,
+            message,
+            "systemctl restart smbdirectd, and then smbd",
+        );
+    }
+}
+
+/// An smbd is attached, and has SMB Direct.
+fn smbd(facts: &Facts, found: &mut Findings) {
+    const CHECK: &str = "smbd";
+    let without = facts.smbd.as_ref().filter(|smbd| !smbd.has_smb_direct);
+    if let Some(Smbd { path, version, .. }) = without {
+        let message = format!("{path} {version} was built without SMB Direct");
+        return found.fail(
+            CHECK,
+            message,
+            "install a Samba with this project's patches; an upgrade of the distribution's samba replaces it",
+        );
+    }
+    let Some(device) = &facts.device else {
+        return;
+    };
+    match device.processes.iter().find(|it| it.role == "listener") {
+        Some(listener) if listener.pid == 0 => {
+            found.ok(CHECK, "smbd is attached, from a container")
+        }
+        Some(listener) => found.ok(
+            CHECK,
+            format!("smbd, process {}, is attached", listener.pid),
+        ),
+        None => {
+            let cure = match &facts.smbd {
+                None => "install and start smbd; --smbd names it if it is not in the path",
+                Some(_) => {
+                    "smb direct = yes in smb.conf, then systemctl restart smbd; the logs of smbd and smbdirectd \
+                     (\"process refused\") say why it is not attached"
+                }
+            };
+            found.fail(CHECK, "no smbd is attached: no client is served", cure);
+        }
+    }
+}
+
+/// What smb.conf says.
+fn smb_conf(facts: &Facts, found: &mut Findings) {
+    const CHECK: &str = "smb.conf";
+    let Some(samba) = &facts.samba else {
+        return found.skip(
+            CHECK,
+            "smb.conf was not read: there is no smbd, or its testparm failed (--smbd, --smb-conf)",
+        );
+    };
+    let value = |name: &str| {
+        samba
+            .get(name)
+            .map(|value| value.to_lowercase())
+            .unwrap_or_default()
+    };
+    let before = found.0.len();
+    if value("smb direct") != "yes" {
+        let cure = "smb direct = yes in [global], then smbcontrol smbd reload-config";
+        found.fail(CHECK, "smb direct is not \"yes\"", cure);
+    }
+    if value("server multi channel support") != "yes" {
+        let cure = "server multi channel support = yes (the default) in [global]";
+        found.fail(
+            CHECK,
+            "server multi channel support is off: smbd serves TCP only",
+            cure,
+        );
+    }
+    let protocol = value("server max protocol");
+    if !protocol.starts_with("smb3") && protocol != "default" {
+        let message = format!("server max protocol is {protocol}: smbd serves TCP only");
+        found.fail(
+            CHECK,
+            message,
+            "server max protocol = SMB3 (the default) in [global]",
+        );
+    }
+    let wanted = samba
+        .get("smb direct device")
+        .filter(|wanted| **wanted != facts.control);
+    if let Some(wanted) = wanted {
+        let message = format!(
+            "smb direct device is {wanted}, and this device is at {}",
+            facts.control
+        );
+        found.warn(
+            CHECK,
+            message,
+            "make smb direct device and control of smbdirectd.toml the same",
+        );
+    }
+    let signing = value("server signing");
+    if ["mandatory", "required", "forced", "force", "enforced"].contains(&signing.as_str()) {
+        found.warn(
+            CHECK,
+            format!(
+                "server signing is {signing}: no data goes by RDMA, and clients are not told of it"
+            ),
+            "server signing = default, on a network that you trust",
+        );
+    }
+    let encryption = value("server smb encrypt");
+    if encryption == "required" {
+        found.warn(
+            CHECK,
+            "server smb encrypt is required: no data goes by RDMA, and clients are not told of it",
+            "encrypt single shares instead (smb encrypt = required there), on a network that you trust",
+        );
+    }
+    if found.0.len() == before {
+        found.ok(CHECK, "smb.conf has what SMB Direct needs");
+    }
+}
+
+/// Where clients are told to go.
+fn addresses(facts: &Facts, found: &mut Findings) {
+    const CHECK: &str = "addresses";
+    let Some(device) = &facts.device else {
+        return;
+    };
+    for missing in &device.missing {
+        let message = format!("listen has {missing}, which this machine does not have");
+        found.warn(
+            CHECK,
+            message,
+            "ip address; or change listen in smbdirectd.toml",
+        );
+    }
+    if device.allowed.as_ref().is_some_and(Vec::is_empty) {
+        let cure =
+            "interfaces and bind interfaces only in smb.conf leave no address of this machine";
+        return found.fail(CHECK, "smbd allows no address", cure);
+    }
+    if device.addresses.is_empty() {
+        let cure = "listen in smbdirectd.toml; ip address: link-local addresses and loopback are never announced";
+        return found.fail(CHECK, "clients are told of no address", cure);
+    }
+    for address in &device.addresses {
+        announced(address, facts, found);
+    }
+}
+
+/// The address without its port.
+fn ip_of(address: &str) -> Option<IpAddr> {
+    Some(address.parse::<SocketAddr>().ok()?.ip())
+}
+
+/// The ports of RDMA devices that belong to an address.
+fn ports_of<'a>(address: &Address, facts: &'a Facts) -> Vec<&'a Port> {
+    let interface = address.interface.as_deref();
+    let ports = facts.ports.iter();
+    let of =
+        ports.filter(|port| port.interface.is_some() && port.interface.as_deref() == interface);
+    of.collect()
+}
+
+fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
+    const CHECK: &str = "addresses";
+    let Address {
+        address: at,
+        interface,
+        fabric,
+        ..
+    } = address;
+    let name = interface.as_deref().unwrap_or("?");
+    let is_virtual = [
+        "docker", "virbr", "veth", "cni", "flannel", "podman", "lxdbr",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix));
+    let is_loopback = ip_of(at).is_some_and(|ip| ip.is_loopback());
+    if is_virtual || is_loopback {
+        let message =
+            format!("clients are told of {at} of {name}, which other machines do not reach");
+        return found.warn(
+            CHECK,
+            message,
+            "leave it out: interfaces in smb.conf, or listen in smbdirectd.toml",
+        );
+    }
+    let ports = ports_of(address, facts);
+    if let (Some(port), "software") = (ports.first(), fabric.as_str()) {
+        if port.kind == Kind::Iwarp {
+            let message = format!("{at} is on {} (iWARP), and software serves it", port.device);
+            return found.warn(CHECK, message, &use_device(facts));
+        }
+        let message = format!(
+            "{at} is on {}, and software iWARP serves it: its clients look at RDMA port 445 and stay with TCP",
+            port.device
+        );
+        return found.fail(CHECK, message, &use_device(facts));
+    }
+    let device = match (fabric.as_str(), ports.first()) {
+        ("verbs", Some(port)) => format!("by {}", port.device),
+        ("verbs", None) => "by an RDMA device".to_owned(),
+        _ => "by iWARP in software".to_owned(),
+    };
+    found.ok(
+        CHECK,
+        format!("clients are told of {at} ({name}), which is served {device}"),
+    );
+    let has_no_speed = facts.interfaces.get(name).is_some_and(|it| !it.has_speed);
+    if fabric == "verbs" && has_no_speed {
+        let message =
+            format!("{name} reports no speed, so clients are told that {at} has 10 Gbit/s");
+        found.warn(
+            CHECK,
+            message,
+            "link_speed of that address of listen in smbdirectd.toml",
+        );
+    }
+}
+
+/// How an RDMA device comes to serve its addresses.
+fn use_device(facts: &Facts) -> String {
+    match &facts.no_rdma {
+        Some(reason) => format!("apt-get install librdmacm1 ibverbs-providers, restart smbdirectd ({reason})"),
+        None => "fabric = \"auto\" or \"verbs\" in smbdirectd.toml, and restart smbdirectd: it looks for devices \
+                 when it starts"
+            .to_owned(),
+    }
+}
+
+/// RDMA devices: their ports, and whether they are used.
+fn rdma(facts: &Facts, found: &mut Findings) {
+    const CHECK: &str = "rdma";
+    if facts.ports.is_empty() {
+        return found.ok(
+            CHECK,
+            "no RDMA device: iWARP in software serves all addresses",
+        );
+    }
+    for port in &facts.ports {
+        let name = format!("{} port {}", port.device, port.number);
+        if port.state != "ACTIVE" {
+            let cure = "rdma link; the cable, the switch, ip link set up; InfiniBand: is there a subnet manager?";
+            found.warn(CHECK, format!("{name} is {}", port.state), cure);
+            continue;
+        }
+        let interface = port.interface.as_deref().unwrap_or_default();
+        let state = facts.interfaces.get(interface);
+        if let Some(master) = state.and_then(|it| it.master.as_ref()) {
+            let kind = match facts.interfaces.get(master).is_some_and(|it| it.is_bridge) {
+                true => "bridge",
+                false => "bond or team",
+            };
+            found.warn(
+                CHECK,
+                format!("{interface} of {name} is part of the {kind} {master}, whose addresses may not be RDMA"),
+                "give the adapter's own interface, or a VLAN on it, the address",
+            );
+        }
+        if port.kind == Kind::Roce {
+            no_gid(port, facts, found);
+        }
+        let addresses = facts.device.iter().flat_map(|device| &device.addresses);
+        let mut addresses = addresses.filter(|it| it.interface.as_deref() == Some(interface));
+        if facts.device.is_none() || addresses.any(|it| it.fabric == "verbs") {
+            found.ok(CHECK, format!("{name} is active"));
+        } else if state.is_none_or(|it| it.addresses.is_empty()) {
+            let message = format!("{name} is not used: its interface {interface} has no address");
+            found.warn(
+                CHECK,
+                message,
+                "ip address add; InfiniBand needs IPoIB; then restart smbdirectd",
+            );
+        } else {
+            let message = format!(
+                "{name} is not used: no address of {interface} that clients are told is served by it"
+            );
+            found.warn(CHECK, message, &use_device(facts));
+        }
+    }
+}
+
+/// An address without a RoCE v2 GID.
+fn no_gid(port: &Port, facts: &Facts, found: &mut Findings) {
+    let addresses = facts.device.iter().flat_map(|device| &device.addresses);
+    let addresses = addresses.filter(|it| it.fabric == "verbs" && it.interface == port.interface);
+    for ip in addresses.filter_map(|it| ip_of(&it.address)) {
+        if !port.roce_v2.contains(&ip) {
+            found.fail(
+                "rdma",
+                format!("{} has no RoCE v2 GID for {ip}", port.device),
+                "rdma link, show_gids or /sys/class/infiniband/*/ports/*/gid_attrs/types: the adapter needs RoCE v2",
+            );
+        }
+    }
+}
+
+/// Packets that RDMA devices lost while the doctor ran.
+fn losses(facts: &Facts, found: &mut Findings) {
+    for port in facts.ports.iter().filter(|port| !port.losses.is_empty()) {
+        let losses: Vec<String> = port
+            .losses
+            .iter()
+            .map(|(name, more)| format!("{more} {name}"))
+            .collect();
+        let message = format!(
+            "{} port {} in the last seconds: {}",
+            port.device,
+            port.number,
+            losses.join(", ")
+        );
+        let cure = match port.kind {
+            Kind::Roce => {
+                "RoCE loses packets: PFC or ECN, on server, switches and clients (docs/roce.md)"
+            }
+            Kind::InfiniBand | Kind::Iwarp => "rdma statistic show; the cable and the switch",
+        };
+        found.warn("losses", message, cure);
+    }
+}
+
+/// Another server for the same ports.
+fn port(facts: &Facts, found: &mut Findings) {
+    if facts.has_ksmbd {
+        found.warn(
+            "ports",
+            "ksmbd, the kernel's own SMB server, is loaded: it takes the same ports",
+            "systemctl stop ksmbd; modprobe -r ksmbd",
+        );
+    }
+}
+
+/// Whether a firewall lets TCP port 5445 in.
+fn firewall(facts: &Facts, found: &mut Findings) {
+    const CHECK: &str = "firewall";
+    let firewall = &facts.firewall;
+    if let Some(rules) = firewall
+        .ufw
+        .as_ref()
+        .filter(|it| it.contains("Status: active"))
+    {
+        let refuses = ["Default: deny (incoming)", "Default: reject (incoming)"];
+        let is_open = rules.contains("5445") || rules.contains("SMB Direct");
+        return match refuses.iter().any(|it| rules.contains(it)) && !is_open {
+            true => found.warn(
+                CHECK,
+                "ufw does not let TCP port 5445 in",
+                "ufw allow \"SMB Direct\"",
+            ),
+            false => found.ok(CHECK, "ufw lets TCP port 5445 in"),
+        };
+    }
+    if let Some(rules) = &firewall.firewalld {
+        let is_open = rules.contains("5445/tcp")
+            || rules.split_whitespace().any(|word| word == "smbdirect")
+            || rules.contains("target: ACCEPT");
+        return match is_open {
+            true => found.ok(
+                CHECK,
+                "firewalld lets TCP port 5445 in, in its default zone",
+            ),
+            false => found.warn(
+                CHECK,
+                "firewalld does not let TCP port 5445 in, in its default zone",
+                "firewall-cmd --permanent --add-service=smbdirect && firewall-cmd --reload",
+            ),
+        };
+    }
+    match &firewall.nft {
+        Some(rules) if drops_input(rules) && !rules.contains("5445") => found.warn(
+            CHECK,
+            "nftables drops what comes in by default, and has no rule for TCP port 5445",
+            "nft add rule inet filter input tcp dport 5445 accept (with the names of your table and chain)",
+        ),
+        Some(_) => found.ok(CHECK, "no default of nftables refuses TCP port 5445"),
+        None if facts.is_root => found.ok(CHECK, "there is no ufw, firewalld or nft on this machine"),
+        None => found.skip(CHECK, "the firewall can be read by root only"),
+    }
+}
+
+/// Whether a chain for what comes in has the policy to drop.
+fn drops_input(rules: &str) -> bool {
+    let mut chains = rules.lines().filter(|line| line.contains("hook input"));
+    chains.any(|line| line.contains("policy drop"))
+}
+
+/// What is nearly used up.
+fn limits(facts: &Facts, found: &mut Findings) {
+    const CHECK: &str = "limits";
+    let Some(device) = &facts.device else {
+        return;
+    };
+    let (limits, totals) = (&device.limits, &device.totals);
+    let workers = device
+        .processes
+        .iter()
+        .filter(|it| it.role == "worker" && !it.invited);
+    let used = [
+        ("max_connections", totals.connections, limits.connections),
+        (
+            "max_unauthenticated",
+            totals.unauthenticated,
+            limits.unauthenticated,
+        ),
+        ("max_workers", workers.count() as u64, limits.workers),
+        ("memory_limit", totals.memory, limits.memory),
+    ];
+    let before = found.0.len();
+    for (key, used, limit) in used {
+        if limit > 0 && used.saturating_mul(100) >= limit.saturating_mul(NEARLY_ALL) {
+            let cure = format!("raise {key} in smbdirectd.toml; docs/tuning.md");
+            found.warn(CHECK, format!("{used} of {key} = {limit} are used"), &cure);
+        }
+    }
+    let uses_devices = device.addresses.iter().any(|it| it.fabric == "verbs");
+    if let Some(locked) = facts
+        .locked_memory
+        .filter(|locked| uses_devices && *locked < limits.memory)
+    {
+        let message = format!(
+            "smbdirectd may lock {locked} bytes, less than its memory_limit of {}: RDMA devices lock all of it",
+            limits.memory
+        );
+        found.warn(CHECK, message, "LimitMEMLOCK=infinity in its unit");
+    }
+    if found.0.len() == before {
+        found.ok(CHECK, "no limit is nearly reached");
+    }
+}
+
+/// Connections of the doctor itself.
+fn end_to_end(facts: &Facts, found: &mut Findings) {
+    const CHECK: &str = "end to end";
+    for probe in &facts.probes {
+        let (address, fabric) = (probe.address, &probe.fabric);
+        match &probe.result {
+            Ok(time) => {
+                let time = time.as_secs_f64() * 1e3;
+                let message = format!("smbd answers by SMB Direct at {address} ({fabric}) within {time:.1} ms");
+                found.ok(CHECK, message);
+            }
+            Err(reason) => found.fail(
+                CHECK,
+                format!("smbd does not answer by SMB Direct at {address} ({fabric}): {reason}"),
+                "smbdirectctl status lists why connections ended; journalctl -u smbdirectd; the log of smbd",
+            ),
+        }
+    }
+}
+
+/// What is known of one client.
+pub(super) fn client(facts: &Facts, client: IpAddr) -> Vec<Finding> {
+    let mut found = Findings::default();
+    match &facts.device {
+        Some(device) => of_client(device, client, &mut found),
+        None => found.skip(
+            "client",
+            format!("nothing is known of {client} without smbdirectd"),
+        ),
+    }
+    found.0
+}
+
+/// What to look at on a client that has not connected.
+const ON_THE_CLIENT: &str = "Windows: Get-SmbClientNetworkInterface (RDMA Capable), Get-NetAdapterRdma (Enabled)\n\
+    Windows: Get-SmbClientConfiguration (EnableMultiChannel True, RequireSecuritySignature False)\n\
+    Windows: Get-WindowsOptionalFeature -Online -FeatureName SMBDirect (Enabled; Pro may not have it)\n\
+    Linux: mount -t cifs -o rdma, which a mounted client cannot add later\n\
+    both: does it reach RDMA port 445 (RoCE, InfiniBand) or TCP port 5445 (iWARP)? docs/troubleshooting.md";
+
+fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
+    const CHECK: &str = "client";
+    let is_of =
+        |peer: &str| ip_of(peer).is_some_and(|ip| ip.to_canonical() == client.to_canonical());
+    let live: Vec<&Connection> = device
+        .connections
+        .iter()
+        .filter(|it| is_of(&it.peer))
+        .collect();
+    let sum =
+        |of: fn(&Connection) -> u64| live.iter().map(|it| of(it)).fold(0, u64::saturating_add);
+    let rdma = sum(|it| it.rdma_read_bytes).saturating_add(sum(|it| it.rdma_write_bytes));
+    let messages = sum(|it| it.inline_bytes_in).saturating_add(sum(|it| it.inline_bytes_out));
+    let count = live.len();
+    if live.iter().any(|it| it.authenticated == Some(false)) {
+        let cure = "its log-in: the log of smbd; after login_timeout the connection ends";
+        found.warn(
+            CHECK,
+            format!("{client} is connected by SMB Direct, and nobody has logged in yet"),
+            cure,
+        );
+    } else if rdma > 0 {
+        found.ok(
+            CHECK,
+            format!("{client} uses RDMA: {count} connections, {rdma} bytes"),
+        );
+    } else if count > 0 {
+        found.warn(
+            CHECK,
+            format!("{client} uses SMB Direct, but only messages so far: {messages} bytes"),
+            "signing or encryption keeps data out of RDMA (smbstatus shows both); so do small reads and writes",
+        );
+    }
+    let last = device.closes.iter().rfind(|close| is_of(&close.peer));
+    if let Some(close) = last.filter(|_| count == 0) {
+        let ago = (device.uptime_seconds - close.at_seconds).max(0.0);
+        let message = format!(
+            "{client} is not connected by SMB Direct; its last connection ended {ago:.0} s ago: {}",
+            close.reason
+        );
+        found.warn(
+            CHECK,
+            message,
+            "docs/counters.md says what the reason means",
+        );
+    } else if count == 0 {
+        let message = format!(
+            "{client} is not connected by SMB Direct, and none of the last connections was its own"
+        );
+        found.warn(CHECK, message, ON_THE_CLIENT);
+    }
+}

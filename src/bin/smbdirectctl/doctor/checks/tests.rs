@@ -1,0 +1,721 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Each test breaks one thing of a server with which all is well, and finds the one line that says so.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::super::Report;
+use super::super::facts::{Interface, Probe, Silence};
+use super::*;
+
+/// A device that serves one address by RDMA and one by software.
+fn device() -> Device {
+    let json = serde_json::json!({
+        "version": "0.1.0", "interface": 3, "uptime_seconds": 1000.0, "stopping": false,
+        "listen": ["0.0.0.0:5445"],
+        "addresses": [
+            {"address": "10.0.0.1:5445", "interface": "eth0", "link_speed": 100_000_000_000_u64, "fabric": "verbs"},
+            {"address": "10.0.1.1:5445", "interface": "eth1", "link_speed": 1_000_000_000, "fabric": "software"},
+        ],
+        "limits": {"connections": 4096, "unauthenticated": 1024, "workers": 1024, "memory": 8_u64 << 30},
+        "totals": {"connections": 1, "unauthenticated": 0, "memory": 1 << 20},
+        "connections": [
+            {"peer": "10.0.0.24:1", "fabric": "verbs", "pid": 900, "state": "owned", "authenticated": true,
+             "rdma_read_bytes": 5000, "rdma_write_bytes": 0},
+        ],
+        "processes": [{"id": 1, "pid": 812, "role": "listener"}],
+        "closes": [
+            {"peer": "10.0.0.23:7", "reason": "login_timeout", "at_seconds": 900.0, "age_seconds": 45.0},
+            {"peer": "[::ffff:10.0.0.25]:7", "reason": "peer", "at_seconds": 950.0, "age_seconds": 45.0},
+        ],
+    });
+    serde_json::from_value(json).expect("a status")
+}
+
+fn interface(address: [u8; 4]) -> Interface {
+    Interface {
+        addresses: vec![address.into()],
+        has_speed: true,
+        ..Interface::default()
+    }
+}
+
+/// A server with which all is well.
+fn facts() -> Facts {
+    let samba = [
+        ("smb direct", "Yes"),
+        ("smb direct device", "/run/smbdirect/control"),
+        ("server multi channel support", "Yes"),
+        ("server max protocol", "SMB3"),
+        ("server signing", "default"),
+        ("server smb encrypt", "default"),
+    ];
+    let samba = samba.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let probe = |address: &str, fabric: &str| Probe {
+        address: address.parse().expect("an address"),
+        fabric: fabric.to_owned(),
+        result: Ok(Duration::from_millis(3)),
+    };
+    Facts {
+        control: "/run/smbdirect/control".to_owned(),
+        version: "0.1.0".to_owned(),
+        device: Some(device()),
+        smbd: Some(Smbd {
+            path: "/usr/sbin/smbd".to_owned(),
+            version: "4.22.11".to_owned(),
+            has_smb_direct: true,
+        }),
+        samba: Some(BTreeMap::from(samba)),
+        ports: vec![Port {
+            device: "mlx5_0".to_owned(),
+            number: 1,
+            state: "ACTIVE".to_owned(),
+            kind: Kind::Roce,
+            interface: Some("eth0".to_owned()),
+            roce_v2: vec![[10, 0, 0, 1].into()],
+            losses: BTreeMap::new(),
+        }],
+        interfaces: BTreeMap::from([
+            ("eth0".to_owned(), interface([10, 0, 0, 1])),
+            ("eth1".to_owned(), interface([10, 0, 1, 1])),
+        ]),
+        probes: vec![
+            probe("10.0.0.1:5445", "verbs"),
+            probe("10.0.1.1:5445", "software"),
+        ],
+        is_root: true,
+        ..Facts::default()
+    }
+}
+
+/// The findings that are not well.
+fn complaints(facts: &Facts) -> Vec<Finding> {
+    let mut found = server(facts);
+    found.retain(|finding| finding.result != Verdict::Ok);
+    found
+}
+
+/// Breaks something, and expects one complaint with these words in its message, and this one in its cure.
+fn breaks(
+    change: impl FnOnce(&mut Facts),
+    result: Verdict,
+    check: &str,
+    message: &str,
+    cure: &str,
+) {
+    let mut facts = facts();
+    change(&mut facts);
+    let found = complaints(&facts);
+    let [finding] = &found[..] else {
+        panic!("one complaint about {message:?}, not {found:#?}");
+    };
+    assert_eq!(
+        (finding.check, finding.result),
+        (check, result),
+        "{finding:?}"
+    );
+    assert!(finding.message.contains(message), "{finding:?}");
+    let given = finding.cure.as_deref().unwrap_or_default();
+    assert!(given.contains(cure) && !cure.is_empty(), "{finding:?}");
+}
+
+fn of_device(facts: &mut Facts) -> &mut Device {
+    facts.device.as_mut().expect("a device")
+}
+
+fn set(facts: &mut Facts, name: &str, value: &str) {
+    let samba = facts.samba.as_mut().expect("smb.conf");
+    samba.insert(name.to_owned(), value.to_owned());
+}
+
+#[test]
+fn a_server_with_which_all_is_well_has_no_complaints() {
+    let facts = facts();
+    assert!(complaints(&facts).is_empty(), "{:#?}", complaints(&facts));
+    let report = Report::new(&facts, None);
+    assert_eq!(report.result, Verdict::Ok);
+    let text = report.to_string();
+    assert!(
+        text.starts_with("smbdirectd 0.1.0, smbd 4.22.11\n ok    smbdirectd runs"),
+        "{text}"
+    );
+    assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+}
+
+#[test]
+fn the_daemon_does_not_run() {
+    let mut facts = Facts {
+        control: "/run/smbdirect/control".to_owned(),
+        silence: Some(Silence {
+            reason: "no device".to_owned(),
+            is_absent: true,
+        }),
+        is_root: true,
+        ..Facts::default()
+    };
+    let found = complaints(&facts);
+    assert_eq!((found[0].check, found[0].result), ("device", Verdict::Fail));
+    assert!(
+        found[0]
+            .cure
+            .as_deref()
+            .unwrap()
+            .starts_with("systemctl start"),
+        "{found:?}"
+    );
+    facts.port_is_taken = true;
+    assert!(
+        complaints(&facts)[0]
+            .cure
+            .as_deref()
+            .unwrap()
+            .contains("another program")
+    );
+    let report = Report::new(&facts, None);
+    assert_eq!(report.result, Verdict::Fail);
+    assert!(
+        report
+            .to_string()
+            .contains(" FAIL  smbdirectd does not answer"),
+        "{report}"
+    );
+}
+
+#[test]
+fn the_daemon_does_not_answer_this_user() {
+    let refused = |facts: &mut Facts, is_root| {
+        facts.device = None;
+        facts.is_root = is_root;
+        facts.firewall.nft = Some(String::new());
+        facts.silence = Some(Silence {
+            reason: "this user may not".to_owned(),
+            is_absent: false,
+        });
+    };
+    breaks(
+        |facts| refused(facts, false),
+        Verdict::Fail,
+        "device",
+        "may not",
+        "as root",
+    );
+    breaks(
+        |facts| refused(facts, true),
+        Verdict::Fail,
+        "device",
+        "may not",
+        "journalctl",
+    );
+}
+
+#[test]
+fn versions_do_not_match_or_the_daemon_stops() {
+    breaks(
+        |facts| of_device(facts).version = "0.0.9".to_owned(),
+        Verdict::Warn,
+        "device",
+        "0.0.9 runs, and 0.1.0 is installed",
+        "restart smbdirectd",
+    );
+    breaks(
+        |facts| of_device(facts).stopping = true,
+        Verdict::Fail,
+        "device",
+        "being stopped",
+        "systemctl start",
+    );
+}
+
+#[test]
+fn no_smbd_is_attached() {
+    let detach = |facts: &mut Facts| of_device(facts).processes.clear();
+    breaks(
+        detach,
+        Verdict::Fail,
+        "smbd",
+        "no smbd is attached",
+        "smb direct = yes",
+    );
+    let without = |facts: &mut Facts| {
+        detach(facts);
+        facts.smbd = None;
+    };
+    breaks(
+        without,
+        Verdict::Fail,
+        "smbd",
+        "no smbd is attached",
+        "install and start smbd",
+    );
+}
+
+#[test]
+fn this_smbd_has_no_smb_direct() {
+    breaks(
+        |facts| facts.smbd.as_mut().unwrap().has_smb_direct = false,
+        Verdict::Fail,
+        "smbd",
+        "/usr/sbin/smbd 4.22.11 was built without SMB Direct",
+        "upgrade of the distribution",
+    );
+}
+
+#[test]
+fn smb_conf_rules_smb_direct_out() {
+    for (name, value, message, cure) in [
+        ("smb direct", "No", "smb direct is not", "smb direct = yes"),
+        (
+            "server multi channel support",
+            "No",
+            "multi channel",
+            "= yes",
+        ),
+        ("server max protocol", "SMB2_10", "is smb2_10", "= SMB3"),
+    ] {
+        breaks(
+            |facts| set(facts, name, value),
+            Verdict::Fail,
+            "smb.conf",
+            message,
+            cure,
+        );
+    }
+    for (name, value, message, cure) in [
+        (
+            "server signing",
+            "required",
+            "no data goes by RDMA",
+            "network that you trust",
+        ),
+        (
+            "server signing",
+            "mandatory",
+            "no data goes by RDMA",
+            "network that you trust",
+        ),
+        (
+            "server smb encrypt",
+            "required",
+            "no data goes by RDMA",
+            "single shares",
+        ),
+        (
+            "smb direct device",
+            "/other",
+            "device is /other",
+            "the same",
+        ),
+    ] {
+        breaks(
+            |facts| set(facts, name, value),
+            Verdict::Warn,
+            "smb.conf",
+            message,
+            cure,
+        );
+    }
+}
+
+#[test]
+fn without_testparm_smb_conf_is_skipped() {
+    let mut facts = facts();
+    facts.samba = None;
+    let found = complaints(&facts);
+    assert_eq!(
+        (found.len(), found[0].check, found[0].result),
+        (1, "smb.conf", Verdict::Skipped)
+    );
+    assert_eq!(Report::new(&facts, None).result, Verdict::Skipped);
+}
+
+#[test]
+fn clients_are_told_of_no_address_or_of_a_wrong_one() {
+    let none = |facts: &mut Facts| {
+        of_device(facts).addresses.clear();
+        facts.ports.clear();
+    };
+    breaks(
+        none,
+        Verdict::Fail,
+        "addresses",
+        "told of no address",
+        "listen",
+    );
+    let no_address_allowed = |facts: &mut Facts| {
+        none(facts);
+        of_device(facts).allowed = Some(Vec::new());
+    };
+    breaks(
+        no_address_allowed,
+        Verdict::Fail,
+        "addresses",
+        "allows no address",
+        "bind interfaces only",
+    );
+    breaks(
+        |facts| of_device(facts).missing.push("10.9.9.9:5445".to_owned()),
+        Verdict::Warn,
+        "addresses",
+        "listen has 10.9.9.9:5445",
+        "ip address",
+    );
+    breaks(
+        |facts| of_device(facts).addresses[1].interface = Some("docker0".to_owned()),
+        Verdict::Warn,
+        "addresses",
+        "of docker0, which other machines do not reach",
+        "interfaces in smb.conf",
+    );
+}
+
+#[test]
+fn clients_are_told_of_loopback() {
+    breaks(
+        |facts| of_device(facts).addresses[1].address = "127.0.0.1:5445".to_owned(),
+        Verdict::Warn,
+        "addresses",
+        "told of 127.0.0.1:5445",
+        "leave it out",
+    );
+}
+
+#[test]
+fn software_serves_the_address_of_an_adapter() {
+    let software = |facts: &mut Facts| of_device(facts).addresses[0].fabric = "software".to_owned();
+    let mut roce = facts();
+    software(&mut roce);
+    let found = complaints(&roce);
+    assert_eq!(
+        (found[0].check, found[0].result),
+        ("addresses", Verdict::Fail)
+    );
+    assert!(
+        found[0].message.contains("10.0.0.1:5445 is on mlx5_0"),
+        "{found:?}"
+    );
+    assert!(
+        found[0].cure.as_deref().unwrap().contains("fabric ="),
+        "{found:?}"
+    );
+    assert!(
+        found[1].message.contains("mlx5_0 port 1 is not used"),
+        "{found:?}"
+    );
+    roce.no_rdma = Some("cannot load rdma-core".to_owned());
+    assert!(
+        complaints(&roce)[0]
+            .cure
+            .as_deref()
+            .unwrap()
+            .contains("apt-get install")
+    );
+    // An iWARP client finds software, too.
+    roce.ports[0].kind = Kind::Iwarp;
+    assert_eq!(complaints(&roce)[0].result, Verdict::Warn);
+}
+
+#[test]
+fn an_adapter_cannot_be_used() {
+    breaks(
+        |facts| facts.ports[0].state = "DOWN".to_owned(),
+        Verdict::Warn,
+        "rdma",
+        "mlx5_0 port 1 is DOWN",
+        "subnet manager",
+    );
+    breaks(
+        |facts| facts.ports[0].roce_v2.clear(),
+        Verdict::Fail,
+        "rdma",
+        "no RoCE v2 GID for 10.0.0.1",
+        "RoCE v2",
+    );
+    let bridged = |facts: &mut Facts, is_bridge| {
+        facts.interfaces.get_mut("eth0").unwrap().master = Some("br0".to_owned());
+        let master = Interface {
+            is_bridge,
+            ..interface([10, 0, 2, 1])
+        };
+        facts.interfaces.insert("br0".to_owned(), master);
+    };
+    breaks(
+        |facts| bridged(facts, true),
+        Verdict::Warn,
+        "rdma",
+        "part of the bridge br0",
+        "own interface",
+    );
+    breaks(
+        |facts| bridged(facts, false),
+        Verdict::Warn,
+        "rdma",
+        "part of the bond",
+        "own interface",
+    );
+    let unused = |facts: &mut Facts| {
+        facts.ports[0].interface = Some("ib0".to_owned());
+        facts.ports[0].kind = Kind::InfiniBand;
+    };
+    breaks(
+        unused,
+        Verdict::Warn,
+        "rdma",
+        "its interface ib0 has no address",
+        "IPoIB",
+    );
+}
+
+#[test]
+fn the_speed_that_clients_are_told_is_a_guess() {
+    breaks(
+        |facts| facts.interfaces.get_mut("eth0").unwrap().has_speed = false,
+        Verdict::Warn,
+        "addresses",
+        "eth0 reports no speed",
+        "link_speed",
+    );
+}
+
+#[test]
+fn the_network_loses_packets() {
+    let lose = |facts: &mut Facts| {
+        facts.ports[0]
+            .losses
+            .insert("out_of_sequence".to_owned(), 1204);
+    };
+    breaks(
+        lose,
+        Verdict::Warn,
+        "losses",
+        "1204 out_of_sequence",
+        "PFC or ECN",
+    );
+    let of_infiniband = |facts: &mut Facts| {
+        lose(facts);
+        facts.ports[0].kind = Kind::InfiniBand;
+    };
+    breaks(
+        of_infiniband,
+        Verdict::Warn,
+        "losses",
+        "1204 out_of_sequence",
+        "the cable",
+    );
+}
+
+#[test]
+fn the_kernels_server_takes_the_ports() {
+    breaks(
+        |facts| facts.has_ksmbd = true,
+        Verdict::Warn,
+        "ports",
+        "ksmbd",
+        "modprobe -r ksmbd",
+    );
+}
+
+#[test]
+fn a_firewall_is_in_the_way() {
+    let ufw =
+        "Status: active\nDefault: deny (incoming), allow (outgoing)\n445/tcp ALLOW IN Anywhere\n";
+    let firewalld = "public (active)\n  target: default\n  services: ssh samba\n  ports: \n";
+    let nft = "table inet filter {\n chain input {\n  type filter hook input priority 0; policy drop;\n }\n}\n";
+    let with_ufw = |text: &str| {
+        let text = text.to_owned();
+        move |facts: &mut Facts| facts.firewall.ufw = Some(text)
+    };
+    let with_firewalld = |text: &str| {
+        let text = text.to_owned();
+        move |facts: &mut Facts| facts.firewall.firewalld = Some(text)
+    };
+    let with_nft = |text: &str| {
+        let text = text.to_owned();
+        move |facts: &mut Facts| facts.firewall.nft = Some(text)
+    };
+    breaks(
+        with_ufw(ufw),
+        Verdict::Warn,
+        "firewall",
+        "ufw does not",
+        "ufw allow",
+    );
+    breaks(
+        with_firewalld(firewalld),
+        Verdict::Warn,
+        "firewall",
+        "firewalld does not",
+        "--add-service",
+    );
+    breaks(
+        with_nft(nft),
+        Verdict::Warn,
+        "firewall",
+        "nftables drops",
+        "dport 5445",
+    );
+    let is_open = |change: &dyn Fn(&mut Facts)| {
+        let mut facts = facts();
+        change(&mut facts);
+        complaints(&facts).is_empty()
+    };
+    for open in [
+        "SMB Direct ALLOW IN Anywhere\n",
+        "5445/tcp ALLOW IN Anywhere\n",
+    ] {
+        let rules = format!("{ufw}{open}");
+        assert!(
+            is_open(&|facts| facts.firewall.ufw = Some(rules.clone())),
+            "{open}"
+        );
+    }
+    for (old, new) in [
+        ("samba", "smbdirect"),
+        ("ports: ", "ports: 5445/tcp"),
+        ("default", "ACCEPT"),
+    ] {
+        let rules = firewalld.replace(old, new);
+        assert!(
+            is_open(&|facts| facts.firewall.firewalld = Some(rules.clone())),
+            "{rules}"
+        );
+    }
+    for rules in [
+        nft.replace("drop", "accept"),
+        nft.replace(" }\n}", "  tcp dport 5445 accept\n }\n}"),
+    ] {
+        assert!(
+            is_open(&|facts| facts.firewall.nft = Some(rules.clone())),
+            "{rules}"
+        );
+    }
+    // Who cannot look does not say that all is well.
+    let mut facts = facts();
+    facts.is_root = false;
+    assert_eq!(complaints(&facts)[0].result, Verdict::Skipped);
+}
+
+#[test]
+fn a_limit_is_nearly_reached() {
+    let full: [(&str, fn(&mut Facts)); 4] = [
+        ("3700 of max_connections = 4096", |facts| {
+            of_device(facts).totals.connections = 3700
+        }),
+        ("1000 of max_unauthenticated = 1024", |facts| {
+            of_device(facts).totals.unauthenticated = 1000
+        }),
+        ("of memory_limit", |facts| {
+            of_device(facts).totals.memory = 8 << 30
+        }),
+        ("2 of max_workers = 2", |facts| {
+            let device = of_device(facts);
+            device.limits.workers = 2;
+            for invited in [false, false, true] {
+                device.processes.push(crate::status::Process {
+                    role: "worker".to_owned(),
+                    invited,
+                    ..crate::status::Process::default()
+                });
+            }
+        }),
+    ];
+    for (message, change) in full {
+        breaks(change, Verdict::Warn, "limits", message, "smbdirectd.toml");
+    }
+    breaks(
+        |facts| facts.locked_memory = Some(8 << 20),
+        Verdict::Warn,
+        "limits",
+        "may lock 8388608 bytes",
+        "LimitMEMLOCK=infinity",
+    );
+}
+
+#[test]
+fn locked_memory_does_not_matter_without_adapters() {
+    let mut facts = facts();
+    facts.locked_memory = Some(8 << 20);
+    facts.ports.clear();
+    of_device(&mut facts).addresses.remove(0);
+    assert!(complaints(&facts).is_empty(), "{:?}", complaints(&facts));
+}
+
+#[test]
+fn smbd_does_not_answer_at_an_address() {
+    breaks(
+        |facts| facts.probes[1].result = Err("connection refused".to_owned()),
+        Verdict::Fail,
+        "end to end",
+        "10.0.1.1:5445 (software): connection refused",
+        "journalctl",
+    );
+}
+
+/// The one finding about a client.
+fn about(facts: &Facts, address: &str) -> Finding {
+    let mut found = client(facts, address.parse().expect("an address"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+#[test]
+fn a_client_uses_rdma_or_messages_or_has_not_logged_in() {
+    let mut facts = facts();
+    let finding = about(&facts, "10.0.0.24");
+    assert_eq!(finding.result, Verdict::Ok);
+    assert!(
+        finding
+            .message
+            .contains("uses RDMA: 1 connections, 5000 bytes"),
+        "{finding:?}"
+    );
+    let connection = &mut of_device(&mut facts).connections[0];
+    connection.rdma_read_bytes = 0;
+    connection.inline_bytes_in = 77;
+    let finding = about(&facts, "10.0.0.24");
+    assert_eq!(finding.result, Verdict::Warn);
+    assert!(
+        finding.message.contains("only messages so far: 77 bytes"),
+        "{finding:?}"
+    );
+    assert!(finding.cure.unwrap().contains("encryption"));
+    of_device(&mut facts).connections[0].authenticated = Some(false);
+    assert!(
+        about(&facts, "10.0.0.24")
+            .message
+            .contains("nobody has logged in")
+    );
+}
+
+#[test]
+fn a_client_was_here_or_never_came() {
+    let mut facts = facts();
+    let finding = about(&facts, "10.0.0.23");
+    assert!(
+        finding.message.contains("ended 100 s ago: login_timeout"),
+        "{finding:?}"
+    );
+    // Both forms of an IPv4 address are the same client.
+    assert!(
+        about(&facts, "10.0.0.25")
+            .message
+            .contains("ended 50 s ago: peer")
+    );
+    assert!(
+        about(&facts, "::ffff:10.0.0.23")
+            .message
+            .contains("login_timeout")
+    );
+    let finding = about(&facts, "10.0.0.99");
+    assert_eq!(finding.result, Verdict::Warn);
+    for words in [
+        "Get-SmbClientNetworkInterface",
+        "RequireSecuritySignature False",
+        "-o rdma",
+        "5445",
+    ] {
+        assert!(finding.cure.as_deref().unwrap().contains(words), "{words}");
+    }
+    facts.device = None;
+    assert_eq!(about(&facts, "10.0.0.24").result, Verdict::Skipped);
+}
