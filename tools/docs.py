@@ -23,8 +23,15 @@ BEGIN, END = "<!-- begin: tools/docs.py --update -->", "<!-- end -->"
 def files(*patterns):
     """The files of the repository, without what git ignores."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
-    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
-    return [ROOT / name for name in listed if (ROOT / name).exists()]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0:
+        return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+    # Not a git tree: its source alone.
+    found = []
+    for pattern in patterns:
+        directory, _, name = pattern.rpartition("/")
+        found += (ROOT / directory).rglob(name)
+    return [path for path in sorted(found) if path.is_file() and "target" not in path.relative_to(ROOT).parts]
 
 
 # Markdown
@@ -129,6 +136,8 @@ def readable(path):
         return
     for number, line in prose(path.read_text()):
         line = re.sub(r"``[^`]*``|`[^`]*`", " ", line)
+        # What programs say is quoted.
+        line = re.sub(r'"[^"]*"', " ", line)
         line = re.sub(r"\]\([^)]*\)|^ {0,3}\[[^]]+\]: .*|<[^>]*>|https?://\S+", " ", line)
         yield number, re.sub(r"\S+@\S+|\S*/\S+/\S*|\S*\.(md|rs|py|sh|toml|service|conf)\b", " ", line)
 

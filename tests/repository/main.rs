@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Rules for the tree itself, rather than for what it does: in which direction modules depend on each other, and which
-//! crates are built, in which versions.
+//! Rules for the tree itself, rather than for what it does: in which direction modules depend on each other, which
+//! crates are built, in which versions, and whether the documentation's links, spelling and names are right.
 
 mod advisories;
+mod documentation;
 mod duplicates;
 mod layering;
 mod licences;
