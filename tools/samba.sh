@@ -12,7 +12,9 @@
 #   user COMMAND...   run a command as an unprivileged user; Samba's own tests need that
 #   checkout DIR      a git tree with Samba as tag `base` and each patch as a commit, to work on them
 #   export DIR        make samba-patches from the commits of such a tree
-#   check             check that each patch builds, and that smbd without the option has no trace of them
+#   check [N [M]]     check each patch, or those from N to M after an earlier check: its form, that smbd builds without
+#                     warnings, and tests over TCP; and that smbd without the option has no trace of the patches
+#   installed         build smbd with an installed libsmbdirect instead of lib/smbdirect
 #
 # SAMBA_SRC=  a directory or tarball with Samba's source, instead of Debian's
 # JOBS=       how many compilers run at once (as many as there are processors)
@@ -384,28 +386,95 @@ verb_export() {
     say "$series: $(patches | wc -l) patches"
 }
 
-# Applies one patch after the other to one tree, and builds smbd after each. At the end the same without the option and
-# without this repository: nothing of it may be in smbd.
+# What Samba's developers expect of a patch. Sets `subject` and `lines`.
+subject='' lines=0
+check_form() {
+    local file=$series/$1 work body
+    work=$(mktemp -d)
+    git mailinfo "$work/body" "$work/rest" <"$file" >"$work/head" 2>/dev/null || die "$file: git am cannot read it"
+    subject=$(sed -n 's/^Subject: //p' "$work/head")
+    lines=$(sed -n '/^diff --git/,$p' "$work/rest" | wc -l)
+    body=$(cat "$work/body")
+    grep -qE '^Author: .+' "$work/head" || die "$file: no author"
+    rm -rf "$work"
+    [[ $subject =~ ^[A-Za-z0-9_./:-]+:\ [^\ ] ]] || die "$file: the subject does not begin with a subsystem: $subject"
+    [ "${#subject}" -le 76 ] || die "$file: the subject has ${#subject} characters, 76 are the most: $subject"
+    [ -n "$body" ] || die "$file: the message does not say why"
+    ! grep -nE '^.{77}' <<<"$body" || die "$file: the line above is longer than 76 characters"
+    ! grep -qi '^Signed-off-by:' <<<"$body" || die "$file: only the person who submits a patch may sign it off"
+    [ "$lines" -le "$patch_lines" ] || die "$file: $lines lines of diff, $patch_lines are the most: split it"
+}
+
+# A reviewer can read about 250 lines at once; some patches that add a file are a little longer.
+patch_lines=300
+check_targets=(smbd/smbd smbpasswd smbstatus testparm smbtorture vfs_acl_xattr vfs_streams_xattr)
+
+# Applies one patch after the other to one tree. After each: smbd is built, the files that the patch touches are compiled
+# with the warnings of Samba's developers, with and without the option, and smbtorture tests smbd over TCP. At the end
+# the same smbd without the option and without this repository: nothing of the patches may be in it.
 verb_check() {
-    local tree=$cache/check patch changed
+    local tree=$cache/check table=$cache/check.txt first=${1:-1} last=${2:-} all=() number patch started built
+    mapfile -t all < <(patches)
+    last=${last:-${#all[@]}}
     [ -n "$cargo" ] || die "no cargo: Rust $(minimum_rust .) or newer is needed"
     verb_deps
     fetch_crates
     lock_cache
     fetch
-    unpack "$tree"
-    for patch in $(patches); do
+    if [ "$first" = 1 ]; then
+        unpack "$tree"
+        : >"$table"
+    elif [ "$(cat "$tree/checked" 2>/dev/null)" != "$((first - 1))" ]; then
+        die "the last check did not end with patch $((first - 1)): begin with an earlier one"
+    fi
+    for ((number = first; number <= last; number++)); do
+        patch=${all[number - 1]}
+        started=$SECONDS
         say "$patch"
-        apply_patch "$tree" "$patch"
-        copy_library "$tree"
-        changed=$(git apply --numstat "$series/$patch" | cut -f 3)
-        # What configure looks at has changed, so look again.
-        ! grep -qE '(^|/)(wscript|wscript_configure.*)$' <<<"$changed" || rm -f "$tree/bin/configured"
-        configure "$tree" --with-smbdirect
-        waf_build "$tree" smbd/smbd
+        check_form "$patch"
+        check_patch "$tree" "$patch"
+        built=$SECONDS
+        if ! tools/samba_tcp.py "$tree" >"$tree/tcp.log" 2>&1; then
+            tail -n 40 "$tree/tcp.log"
+            die "$series/$patch: the tests over TCP failed; their output is in $tree/tcp.log"
+        fi
+        printf '%4d  %-76s %5d %6d %6d\n' "$number" "$subject" "$lines" $((built - started)) $((SECONDS - built)) |
+            tee -a "$table"
+        echo "$number" >"$tree/checked"
     done
+    [ "$last" = "${#all[@]}" ] || return 0
+    check_without "$tree"
+    say "each of ${#all[@]} patches builds and passes, and smbd without the option has nothing of them in it"
+    say "number, subject, lines of diff, seconds to build, seconds of tests: $table"
+}
+
+check_patch() {
+    local tree=$1 patch=$2 changed
+    apply_patch "$tree" "$patch"
+    copy_library "$tree"
+    changed=$(git apply --numstat "$series/$patch" | cut -f 3)
+    # What configure looks at has changed, so look again.
+    ! grep -qE '(^|/)(wscript|wscript_configure.*)$' <<<"$changed" || rm -f "$tree/bin/configured"
+    configure "$tree" --with-smbdirect
+    waf_build "$tree" "${check_targets[@]}"
+    ! grep -q '\.c$' <<<"$changed" || {
+        warnings "$tree" "$patch" && warnings --without "$tree" "$patch"
+    } >"$tree/warnings.log" 2>&1 || {
+        tail -n 40 "$tree/warnings.log"
+        die "$series/$patch: warnings; see above and $tree/warnings.log"
+    }
+}
+
+warnings() {
+    local option=()
+    [ "$1" != --without ] || { option=(--without) && shift; }
+    build_environment /usr/bin/python3 tools/samba_warnings.py "${option[@]}" "$1" "$series/$2"
+}
+
+check_without() {
+    local tree=$1
     say "without --with-smbdirect"
-    rm -rf "${tree:?}/lib/smbdirect" "${tree:?}/bin"
+    rm -rf "${tree:?}/lib/smbdirect" "${tree:?}/bin" "${tree:?}/checked"
     configure "$tree"
     waf_build "$tree" smbd/smbd
     if find "$tree/bin/default/source3" -name '*.o' -path '*smbd*' -print0 | xargs -0 nm -A | grep -i ' U smbdirect_' ||
@@ -413,7 +482,31 @@ verb_check() {
         die "without the option smbd is not what it was: see above"
     fi
     rm -rf "$tree"
-    say "each of $(patches | wc -l) patches builds, and smbd without the option has nothing of them in it"
+}
+
+# Samba with a libsmbdirect that `make install` has installed, which it finds by pkg-config.
+verb_installed() {
+    local tree=$cache/installed prefix=$cache/installed-library patch linked
+    [ -n "$cargo" ] || die "no cargo: Rust $(minimum_rust .) or newer is needed"
+    verb_deps
+    lock_cache
+    fetch
+    tools/build.sh library >/dev/null
+    rm -rf "$prefix"
+    make --no-print-directory install-library PREFIX="$prefix" DESTDIR=
+    unpack "$tree"
+    for patch in $(patches); do
+        apply_patch "$tree" "$patch"
+    done
+    export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
+    configure "$tree" --with-smbdirect
+    waf_build "$tree" smbd/smbd
+    linked=$(LD_LIBRARY_PATH=$prefix/lib ldd "$tree"/bin/shared/private/libsmbd-base-private-samba.so)
+    grep -q "libsmbdirect\.so\.[0-9]* => $prefix/lib/" <<<"$linked" ||
+        die "smbd does not use $prefix/lib/libsmbdirect.so: $(grep smbdirect <<<"$linked")"
+    LD_LIBRARY_PATH=$prefix/lib "$tree/bin/smbd" -b | grep -q WITH_SMBDIRECT || die "smbd is without SMB Direct"
+    rm -rf "$tree" "$prefix"
+    say "smbd builds with an installed libsmbdirect"
 }
 
 main() {

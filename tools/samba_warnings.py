@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Compiles each C file of Samba that the patches touch as Samba's developers do, with warnings as errors.
 
-    tools/samba_warnings.py TREE PATCH...
+    tools/samba_warnings.py [--without] TREE PATCH...
 
 TREE was built with the patches (`tools/samba.sh build`); this uses its compile commands, adds the warnings of
 `./configure --enable-developer` (buildtools/wafsamba/samba_autoconf.py), and writes nothing into it. The objects are
 thrown away; with ccache an unchanged file takes no time.
+
+--without compiles the files as they are without --with-smbdirect, except those that only this option builds.
 """
 
 import concurrent.futures
@@ -44,24 +46,44 @@ def commands(tree, names):
     return found
 
 
-def compile_strictly(entry, output):
+def without_option(tree, directory):
+    """A directory with the config.h of a tree that was configured without the option."""
+    text = (tree / "bin/default/include/config.h").read_text()
+    changed = re.sub(r"^#define WITH_SMBDIRECT .*$", "", text, flags=re.MULTILINE)
+    if changed == text:
+        sys.exit(f"{tree} is configured without --with-smbdirect, or its config.h is elsewhere")
+    path = pathlib.Path(directory) / "include"
+    path.mkdir()
+    (path / "config.h").write_text(changed)
+    return path
+
+
+def compile_strictly(entry, output, include=None):
     arguments = entry["arguments"]
     if "-o" in arguments:
         at = arguments.index("-o")
         arguments = arguments[:at] + arguments[at + 2:]
     arguments = [one for one in arguments if not re.fullmatch(r"-o\S+\.o", one)]
+    if include:
+        first = next(at for at, one in enumerate(arguments) if one.startswith("-I"))
+        arguments = [*arguments[:first], f"-I{include}", *arguments[first:]]
     done = subprocess.run([*arguments, *WARNINGS, "-o", output], cwd=entry["directory"], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, check=False)
     return done.returncode, done.stdout
 
 
 def main():
-    tree = pathlib.Path(sys.argv[1]).resolve()
-    names = touched(sys.argv[2:])
+    without = sys.argv[1:2] == ["--without"]
+    tree, *patches = sys.argv[2 if without else 1:]
+    tree = pathlib.Path(tree).resolve()
+    names = touched(patches)
+    if without:
+        names = {name for name in names if not name.startswith("source3/smbd/smb2_smbdirect")}
     known = commands(tree, names)
     missing, failed = sorted(names - set(known)), 0
     with tempfile.TemporaryDirectory() as directory, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = {name: pool.submit(compile_strictly, entry, f"{directory}/{number}.o")
+        include = without_option(tree, directory) if without else None
+        jobs = {name: pool.submit(compile_strictly, entry, f"{directory}/{number}.o", include)
                 for number, (name, entry) in enumerate(sorted(known.items()))}
         for name, job in jobs.items():
             status, text = job.result()
@@ -70,7 +92,8 @@ def main():
                 print(f"{name}\n{text}")
     if missing:
         print("not built in this tree, so not checked:  " + ", ".join(missing))
-    print(f"{len(known)} files compiled as Samba's developers compile them: {failed or 'none'} with warnings")
+    print(f"{len(known)} files compiled as Samba's developers compile them{', without the option' if without else ''}: "
+          f"{failed or 'none'} with warnings")
     sys.exit(1 if failed or missing else 0)
 
 
