@@ -275,9 +275,19 @@ impl Server {
 
     /// The output of smbstatus.
     pub fn smbstatus(&self) -> serde_json::Value {
+        self.smbstatus_of(&[])
+    }
+
+    /// What smbd has counted; `smbd profiling level` must be `count` or `on`.
+    pub fn profile(&self) -> serde_json::Value {
+        self.smbstatus_of(&["--profile"])
+    }
+
+    fn smbstatus_of(&self, arguments: &[&str]) -> serde_json::Value {
         let mut command = Command::new(Samba::from_environment().program("smbstatus"));
         command.arg("-s").arg(self.root.join("smb.conf"));
-        let output = command.arg("--json").output().expect("smbstatus runs");
+        let output = command.arg("--json").args(arguments).output();
+        let output = output.expect("smbstatus runs");
         assert!(output.status.success(), "{output:?}");
         serde_json::from_slice(&output.stdout).expect("JSON")
     }

@@ -5,7 +5,8 @@
 use instruments::client::{Channel, Config, Create, Disposition, NtStatus, Request, Write};
 use smbdirect::wire::BufferDescriptorV1;
 
-use crate::channel::{Client, device, disk, pattern, place, refusal, room, source, uneven};
+use crate::channel::{Client, device, disk, pattern, place, refusal, room, sink, source, uneven};
+use crate::failures::client::wait_until;
 use crate::sessions::GUID;
 use instruments::samba::{Server, Setup};
 
@@ -224,4 +225,28 @@ fn a_write_that_pays_too_little_is_refused() {
     assert_eq!(fetched(&server), 0);
     client.direct.call(&request).expect("it is paid");
     assert_eq!(disk(&server, "file").len(), 65_537);
+}
+
+#[test]
+fn the_profile_counts_what_rdma_has_moved() {
+    let server = device(Setup {
+        global: &["smbd profiling level = count"],
+        ..Setup::default()
+    });
+    let mut client = Client::connect_with(&server, Config::new(GUID));
+    let file = client.open("file");
+    let data = pattern(300_000, 9);
+    let from = source(&mut client.direct, &data);
+    let written = client.put(file, 0, 300_000, Channel::RdmaV1, &from.pieces(1));
+    assert_eq!(written.expect("a WRITE"), 300_000);
+    let into = sink(&mut client.direct, 100_000);
+    let read = client.get(file, 0, 100_000, Channel::RdmaV1, &into.pieces(1));
+    assert_eq!(read.expect("a READ"), 100_000);
+    // From the server's view: RDMA READ brings the data of a WRITE.
+    wait_until("the counters", || {
+        let section = &server.profile()["SMB Direct"];
+        let bytes = |name: &str| section[name]["bytes"].as_u64();
+        bytes("smbdirect_rdma_read") == Some(300_000)
+            && bytes("smbdirect_rdma_write") == Some(100_000)
+    });
 }
