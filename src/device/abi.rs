@@ -64,7 +64,7 @@
 //! not wake a reactor that sleeps deeply, because such a reactor does not need the room.
 //!
 //! The device answers each submission with exactly one completion that carries its `cookie`, except
-//! [`op::RECYCLE`], [`op::DISCONNECT`] and [`op::AUTHENTICATED`]. On one connection, the device carries out
+//! [`op::RECYCLE`], [`op::DISCONNECT`], [`op::AUTHENTICATED`] and [`op::RECALL`]. On one connection, the device carries out
 //! SEND_PDU and RDMA_WRITE in the order of submission, so that a response never overtakes its data;
 //! RDMA_READ is not ordered with them. After [`event::DISCONNECTED`] only the answers to submissions made
 //! before the worker saw it still name the connection: the worker could not know that the connection had
@@ -108,8 +108,15 @@ pub const VERSION: u32 = 3;
 /// still speak: smbd and the device are installed and restarted at different times.
 pub const OLDEST_VERSION: u32 = 3;
 
-/// The optional features of [`VERSION`] that this side has, one bit each. There are none yet.
-pub const FEATURES: u64 = 0;
+/// The optional features of [`VERSION`].
+pub mod feature {
+    /// [`FETCH_AHEAD`](super::op::FETCH_AHEAD), [`RECALL`](super::op::RECALL) and
+    /// [`FETCHED`](super::event::FETCHED).
+    pub const FETCH_AHEAD: u64 = 1;
+}
+
+/// The optional features of [`VERSION`] that this side has, one bit each.
+pub const FEATURES: u64 = feature::FETCH_AHEAD;
 
 /// A side that does not know a [`Control::kind`], [`Submission::op`] or [`Completion::event`] with this bit skips it.
 /// It is not answered, asks for nothing and holds nothing: no cookie, no buffer. A process sends no descriptors with
@@ -226,6 +233,12 @@ pub mod op {
     /// The connection has a session: its client has logged in. A second one has no effect. A connection that
     /// is transferred later stays authenticated.
     pub const AUTHENTICATED: u32 = 7;
+    /// Lends `length` bytes at `place` in BULK for the data of the next WRITE on this connection
+    /// ([`feature::FETCH_AHEAD`](super::feature::FETCH_AHEAD)). Answered by `FETCHED`.
+    pub const FETCH_AHEAD: u32 = 8;
+    /// Wants back what was lent with `FETCH_AHEAD` on this connection. If that is still unused, it is answered
+    /// now, with the status FLUSHED.
+    pub const RECALL: u32 = 9;
 }
 
 /// [`Submission::flags`].
@@ -252,6 +265,10 @@ pub mod event {
     pub const DISCONNECTED: u32 = 5;
     /// TRANSFER ended; `token` is set if one was asked for.
     pub const TRANSFERRED: u32 = 6;
+    /// FETCH_AHEAD ended. Status OK: `length` bytes were fetched for the WRITE in the connection's next `PDU`,
+    /// which follows at once. Otherwise nothing was, and the memory is free: BUSY if something is lent on this
+    /// connection already, FLUSHED if it was wanted back or the connection has ended, or why the fetch failed.
+    pub const FETCHED: u32 = 7;
 }
 
 /// What every control message begins with.

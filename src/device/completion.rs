@@ -10,8 +10,8 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::Status;
 use super::abi::{Completion, ConnInfo, OPTIONAL, event, queue_of};
-use super::event::{ConnCounts, Event};
-use super::worker::{Conn, MAX_CONNECTIONS, Operation, Pdu, Work, Worker};
+use super::event::{BulkBuffer, ConnCounts, Event};
+use super::worker::{Conn, Lent, MAX_CONNECTIONS, Operation, Pdu, Work, Worker};
 use crate::shm::Doorbell;
 
 /// What comes next in the rings.
@@ -92,6 +92,7 @@ impl<D: Doorbell> Worker<D> {
             event::CONNECTION => self.connection(queue, entry),
             event::PDU => self.pdu(queue, entry),
             event::SENT | event::RDMA_DONE | event::TRANSFERRED => self.done(entry, status),
+            event::FETCHED => self.fetched(entry, status),
             event::DISCONNECTED => self.disconnected(entry.conn, status),
             other if other & OPTIONAL != 0 => Ok(Judged::Silent),
             _ => Err(Status::Corrupt),
@@ -121,6 +122,8 @@ impl<D: Doorbell> Worker<D> {
             closing: false,
             authenticated: false,
             transferring: false,
+            lent: Lent::No,
+            fetched: None,
             ended: None,
         };
         self.conns.insert(entry.conn, conn);
@@ -138,12 +141,48 @@ impl<D: Doorbell> Worker<D> {
             buffer: entry.buffer,
             length: entry.length,
         });
+        let fetched = self.live(entry.conn)?.fetched.take();
+        let data = match fetched {
+            Some((buffer, length)) => Some(BulkBuffer {
+                length: length as usize,
+                ..self.bulk_buffer(buffer)?
+            }),
+            None => None,
+        };
         let event = Event::Pdu {
             conn: entry.conn,
             pdu,
             length: entry.length,
+            data,
         };
         Ok(Judged::Tell(event))
+    }
+
+    /// A lent buffer comes back: with the data of the next message, or empty.
+    fn fetched(&mut self, entry: &Completion, status: Status) -> Result<Judged, Status> {
+        let operation = self.operations.get(entry.cookie).ok_or(Status::Corrupt)?;
+        let Work::FetchAhead { data } = operation.work else {
+            return Err(Status::Corrupt);
+        };
+        let length = self.bulk.memory(data)?.len();
+        let is_filled = status == Status::Ok;
+        let is_possible = match is_filled {
+            true => (1..=length).contains(&(entry.length as usize)),
+            false => entry.length == 0,
+        };
+        if operation.conn != entry.conn || !is_possible {
+            return Err(Status::Corrupt);
+        }
+        let operation = self.operations.remove(entry.cookie);
+        self.finish(&operation.ok_or(Status::Corrupt)?, status)?;
+        self.ending = Some(entry.conn);
+        let conn = self.conns.get_mut(&entry.conn).ok_or(Status::Corrupt)?;
+        conn.lent = Lent::No;
+        match is_filled {
+            true => conn.fetched = Some((data, entry.length)),
+            false => self.free(data.to_bits())?,
+        }
+        Ok(Judged::Silent)
     }
 
     /// A connection that the device has not ended.
@@ -155,6 +194,10 @@ impl<D: Doorbell> Worker<D> {
 
     fn disconnected(&mut self, number: u64, status: Status) -> Result<Judged, Status> {
         let conn = self.live(number)?;
+        if conn.fetched.is_some() {
+            // Its message would have come before.
+            return Err(Status::Corrupt);
+        }
         if conn.operations > 0 {
             conn.ended = Some(status);
             return Ok(Judged::Silent);
@@ -187,7 +230,8 @@ impl<D: Doorbell> Worker<D> {
             return finished.map(|()| Judged::Silent);
         }
         self.ending = Some(entry.conn);
-        Ok(Judged::Tell(answer(&operation, status, entry.token)))
+        let event = answer(&operation, status, entry.token);
+        Ok(event.map_or(Judged::Silent, Judged::Tell))
     }
 
     /// Gives back what an operation used.
@@ -218,6 +262,10 @@ impl<D: Doorbell> Worker<D> {
                     self.free_send(message)?;
                 }
                 self.transferred(operation.conn, status)
+            }
+            Work::FetchAhead { data } => {
+                self.bulk.release(data);
+                Ok(())
             }
         }
     }
@@ -250,7 +298,8 @@ impl<D: Doorbell> Worker<D> {
     /// Ends everything: reports first the operations, then the connections.
     pub(super) fn end(&mut self) -> impl Iterator<Item = Event> + use<D> {
         let operations = self.operations.drain();
-        let operations = operations.map(|operation| answer(&operation, Status::Flushed, [0; 16]));
+        let operations =
+            operations.filter_map(|operation| answer(&operation, Status::Flushed, [0; 16]));
         let conns = std::mem::take(&mut self.conns);
         operations.chain(conns.into_keys().map(|conn| Event::Disconnected {
             conn,
@@ -259,22 +308,22 @@ impl<D: Doorbell> Worker<D> {
     }
 }
 
-/// The event that tells the caller how an operation ended.
-fn answer(operation: &Operation, status: Status, token: [u8; 16]) -> Event {
+/// The event that tells the caller how an operation ended; `None`: the caller does not wait for it.
+fn answer(operation: &Operation, status: Status, token: [u8; 16]) -> Option<Event> {
     let &Operation { conn, cookie, work } = operation;
     match work {
-        Work::Send { length, .. } => Event::Sent {
+        Work::Send { length, .. } => Some(Event::Sent {
             conn,
             cookie,
             status,
             length,
-        },
-        Work::Rdma { .. } => Event::RdmaDone {
+        }),
+        Work::Rdma { .. } => Some(Event::RdmaDone {
             conn,
             cookie,
             status,
-        },
-        Work::Transfer { wants_token, .. } => Event::Transferred {
+        }),
+        Work::Transfer { wants_token, .. } => Some(Event::Transferred {
             conn,
             cookie,
             status,
@@ -283,6 +332,7 @@ fn answer(operation: &Operation, status: Status, token: [u8; 16]) -> Event {
             } else {
                 [0; 16]
             },
-        },
+        }),
+        Work::FetchAhead { .. } => None,
     }
 }

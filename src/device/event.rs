@@ -46,6 +46,9 @@ pub enum Event {
         pdu: u64,
         /// Bytes.
         length: u32,
+        /// The message is a WRITE, and its data is here already: the buffer given to
+        /// [`Handle::fetch_ahead`], which is the worker's again, and as many bytes as were fetched.
+        data: Option<BulkBuffer>,
     },
     /// A message was sent, or never will be.
     Sent {

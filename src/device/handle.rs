@@ -465,6 +465,20 @@ impl<C: Channel> Handle<C> {
         })
     }
 
+    /// Lends a buffer to the device: if the next request on a connection is a WRITE by RDMA, nothing else is under way
+    /// and the buffer is long enough, the device fetches the data before [`Event::Pdu`] tells of the request, and
+    /// gives the buffer back with it. Until then the buffer is not the worker's; when the connection ends, or memory
+    /// is short, the library frees it. Does not wake the device, like [`rdma_deferred`](Self::rdma_deferred).
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Busy`]: a buffer is lent already, or an RDMA operation uses this one.
+    /// [`Status::NoReads`]: the device or the client does not do that. [`Status::NoBuffer`]. Others as
+    /// [`send_pdu`](Self::send_pdu). The buffer then stays the worker's.
+    pub fn fetch_ahead(&mut self, conn: u64, buffer: u64) -> Result<(), Status> {
+        self.call(|worker| worker.fetch_ahead(conn, buffer))
+    }
+
     /// Wakes the device for deferred operations. It makes no system call if there are none, or if the
     /// device is awake.
     ///

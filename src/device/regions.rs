@@ -172,7 +172,7 @@ impl Region {
     /// Frees a buffer; returns whether a caller waits for room.
     pub(super) fn free(&mut self, buffer: Buffer) -> Result<bool, Status> {
         self.buffers.place(buffer).map_err(|_| Status::NoBuffer)?;
-        if self.uses_of(buffer).is_some_and(|uses| *uses > 0) {
+        if self.is_held(buffer) {
             return Err(Status::Busy);
         }
         self.buffers.free(buffer).map_err(|_| Status::NoBuffer)?;
@@ -184,6 +184,11 @@ impl Region {
         if let Some(uses) = self.uses_of(buffer) {
             *uses = uses.saturating_add(1);
         }
+    }
+
+    /// Whether an operation uses a buffer.
+    pub(super) fn is_held(&mut self, buffer: Buffer) -> bool {
+        self.uses_of(buffer).is_some_and(|uses| *uses > 0)
     }
 
     /// An operation no longer uses a buffer.

@@ -11,8 +11,8 @@ use std::ops::Deref;
 use zerocopy::transmute;
 
 use super::abi::{
-    Attached, ConnInfo, Reclaim, Release, Segment, Submission, Token, TransferSubmission, flags,
-    op, region,
+    Attached, ConnInfo, Reclaim, Release, Segment, Submission, Token, TransferSubmission, feature,
+    flags, op, region,
 };
 use super::event::{BulkBuffer, ConnCounts, Direction};
 use super::queue::{Notify, Queue};
@@ -69,8 +69,22 @@ pub(super) struct Conn {
     pub(super) authenticated: bool,
     /// A transfer to another worker is under way.
     pub(super) transferring: bool,
+    /// Whether the device has a buffer for the next WRITE's data.
+    pub(super) lent: Lent,
+    /// A lent buffer that has come back with data for the next message.
+    pub(super) fetched: Option<(Buffer, u32)>,
     /// The device said that it is gone; submissions that came too late are still unanswered.
     pub(super) ended: Option<Status>,
+}
+
+/// Whether the device has a buffer for a connection's next WRITE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Lent {
+    #[default]
+    No,
+    Yes,
+    /// Yes, and it was asked to give it back.
+    Recalled,
 }
 
 /// An operation under way. The device learns only its number.
@@ -96,6 +110,9 @@ pub(super) enum Work {
     Transfer {
         message: Option<Buffer>,
         wants_token: bool,
+    },
+    FetchAhead {
+        data: Buffer,
     },
 }
 
@@ -213,6 +230,10 @@ impl<D: Doorbell> Worker<D> {
         }
         self.region(reclaim.region)?.reclaim(reclaim.number)?;
         self.release_unused();
+        if reclaim.region == region::BULK {
+            // What is lent may lie there.
+            self.recall_all()?;
+        }
         Ok(())
     }
 
@@ -254,7 +275,18 @@ impl<D: Doorbell> Worker<D> {
     }
 
     pub(super) fn allocate(&mut self, length: usize) -> Result<BulkBuffer, Status> {
-        let buffer = self.bulk.allocate(length)?;
+        let buffer = match self.bulk.allocate(length) {
+            Err(Status::Again) => {
+                // What is lent may be what is missing.
+                self.recall_all()?;
+                return Err(Status::Again);
+            }
+            allocated => allocated?,
+        };
+        self.bulk_buffer(buffer)
+    }
+
+    pub(super) fn bulk_buffer(&self, buffer: Buffer) -> Result<BulkBuffer, Status> {
         let memory = self.bulk.memory(buffer)?;
         let start = memory.pointer(0, memory.len());
         Ok(BulkBuffer {
@@ -388,6 +420,55 @@ impl<D: Doorbell> Worker<D> {
         self.submit(conn, cookie, work, submission, notify)
     }
 
+    pub(super) fn fetch_ahead(&mut self, conn: u64, buffer: u64) -> Result<(), Status> {
+        let open = self.open(conn)?;
+        let (queue, info) = (open.queue, open.info);
+        if self.params.features & feature::FETCH_AHEAD == 0 || info.initiator_depth == 0 {
+            return Err(Status::NoReads);
+        }
+        if open.lent != Lent::No || open.fetched.is_some() {
+            return Err(Status::Busy);
+        }
+        let data = Buffer::from_bits(buffer);
+        let length = self.bulk.memory(data)?.len();
+        let place = self.bulk.place(data, 0, length)?;
+        if self.bulk.is_held(data) {
+            return Err(Status::Busy);
+        }
+        self.has_room(queue)?;
+        let submission = Submission {
+            op: op::FETCH_AHEAD,
+            place,
+            // Not longer than a segment.
+            length: length as u32,
+            ..NOTHING
+        };
+        let work = Work::FetchAhead { data };
+        self.bulk.hold(data);
+        let submitted = self.submit(conn, 0, work, submission, Notify::Later);
+        if submitted.is_err() {
+            self.bulk.release(data);
+        }
+        submitted
+    }
+
+    /// Wants back all buffers that the device has for data that may never come.
+    fn recall_all(&mut self) -> Result<(), Status> {
+        for (number, conn) in &mut self.conns {
+            if conn.lent != Lent::Yes {
+                continue;
+            }
+            conn.lent = Lent::Recalled;
+            let queue = self.queues.get_mut(conn.queue).ok_or(Status::Corrupt)?;
+            queue.post(Submission {
+                op: op::RECALL,
+                conn: *number,
+                ..NOTHING
+            })?;
+        }
+        Ok(())
+    }
+
     pub(super) fn transfer(
         &mut self,
         conn: u64,
@@ -458,6 +539,7 @@ impl<D: Doorbell> Worker<D> {
             Work::Send { length, .. } => open.counts.unsent_bytes += u64::from(length),
             Work::Rdma { .. } => open.counts.rdma_operations += 1,
             Work::Transfer { .. } => open.transferring = true,
+            Work::FetchAhead { .. } => open.lent = Lent::Yes,
         }
         Ok(())
     }

@@ -100,6 +100,13 @@ pub enum Request {
         /// Where it goes in the client's memory.
         descriptors: Descriptors,
     },
+    /// Lends memory for the data of the next WRITE.
+    FetchAhead {
+        /// Where the data goes.
+        sink: Piece,
+    },
+    /// Wants back what was lent.
+    Recall,
     /// Ends the connection cleanly.
     Disconnect,
     /// The connection has a session.
@@ -184,6 +191,8 @@ pub fn parse(entry: Entry) -> Result<Submitted, Violation> {
             source: piece,
             descriptors,
         },
+        op::FETCH_AHEAD => Request::FetchAhead { sink: piece },
+        op::RECALL => Request::Recall,
         op::DISCONNECT => Request::Disconnect,
         op::AUTHENTICATED => Request::Authenticated,
         op::RECYCLE => {

@@ -63,6 +63,37 @@ pub unsafe extern "C" fn smbdirect_conn_disconnect(
     unsafe { with_device(device, |handle| handle.disconnect(conn)) }
 }
 
+/// Lends a buffer for the data of the next WRITE on a connection. If the next request is a WRITE by RDMA
+/// whose session is registered, the buffer is long enough, and nothing else is under way, the data is
+/// fetched before SMBDIRECT_EVENT_PDU tells of the request; the event then has the buffer, and the caller need
+/// not fetch anything. In all other cases requests come as usual, and the buffer stays lent. One buffer can be
+/// lent for each connection.
+///
+/// The device is not woken for this: a message on the same connection, or smbdirect_device_flush, wakes it.
+///
+/// - Owns: the library owns the buffer until an event has it. It frees the buffer when the connection
+///   ends, or when memory is short. No thread of this process may read or write it meanwhile.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: the buffer stays the caller's. SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_BUSY (a buffer is lent already, or an
+///   RDMA operation uses this one, or the connection is being transferred), SMBDIRECT_E_NO_READS (the device is
+///   older than this library, or the client serves no RDMA READs), SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED.
+///
+/// # Safety
+///
+/// `device` is a live handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_conn_fetch_ahead(
+    device: *mut smbdirect_device,
+    conn: u64,
+    buffer: u64,
+) -> i32 {
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
+    unsafe { with_device(device, |handle| handle.fetch_ahead(conn, buffer)) }
+}
+
 /// Tells the device that a user has logged in on a connection. Call it after each successful SESSION_SETUP
 /// with credentials, also one that binds the connection to a session, and when a share lets a guest in. An
 /// anonymous session alone does not count. Until the first call the device treats the client as a stranger:

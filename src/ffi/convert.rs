@@ -56,7 +56,9 @@ pub(super) fn event_of(type_size: u32, event: Event) -> smbdirect_event {
         pdu: 0,
         token: [0; 16],
         info: no_info(),
-        reserved: [0; 3],
+        buffer: 0,
+        data: core::ptr::null_mut(),
+        data_length: 0,
     };
     match event {
         Event::Attached => value.kind = SMBDIRECT_EVENT_ATTACHED,
@@ -74,9 +76,18 @@ pub(super) fn event_of(type_size: u32, event: Event) -> smbdirect_event {
             value.conn = info.conn;
             value.info = known(&info);
         }
-        Event::Pdu { conn, pdu, length } => {
+        Event::Pdu {
+            conn,
+            pdu,
+            length,
+            data,
+        } => {
             value.kind = SMBDIRECT_EVENT_PDU;
             (value.conn, value.pdu, value.length) = (conn, pdu, length);
+            if let Some(data) = data {
+                (value.buffer, value.data) = (data.number, data.start.cast());
+                value.data_length = data.length as u64;
+            }
         }
         Event::Sent {
             conn,

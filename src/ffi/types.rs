@@ -413,8 +413,13 @@ pub struct smbdirect_event {
     pub token: [u8; 16],
     /// SMBDIRECT_EVENT_OFFER, SMBDIRECT_EVENT_CONNECTION: the connection.
     pub info: smbdirect_conn_info,
-    /// 0.
-    pub reserved: [u64; 3],
+    /// SMBDIRECT_EVENT_PDU: the number of the buffer that was given to smbdirect_conn_fetch_ahead, if it
+    /// holds the data of this WRITE. It is the caller's again. 0: nothing was fetched.
+    pub buffer: u64,
+    /// Its first byte.
+    pub data: *mut c_void,
+    /// Bytes that were fetched: the RemainingBytes of the WRITE.
+    pub data_length: u64,
 }
 
 /// Where the data of an SMB2 READ or WRITE request is at the client.

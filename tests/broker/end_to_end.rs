@@ -73,7 +73,9 @@ impl Process {
 
     fn message(&mut self, expected: u64) -> Vec<u8> {
         match self.next() {
-            Event::Pdu { conn, pdu, length } if conn == expected => {
+            Event::Pdu {
+                conn, pdu, length, ..
+            } if conn == expected => {
                 let mut target = vec![0; length as usize];
                 self.0.take_pdu(pdu, &mut target).expect("held");
                 target

@@ -617,6 +617,7 @@ fn a_message_is_copied_out_once_and_its_memory_goes_back() {
             conn: 0x1_0000_0000_0001,
             pdu,
             length: 7,
+            data: None,
         },
     ] = events(&mut handle)[..]
     else {

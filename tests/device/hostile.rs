@@ -552,7 +552,9 @@ impl Watch {
             Event::Reply { cookie, .. } => self.came_back(cookie),
             Event::Connection { info } => assert!(self.conns.insert(info.conn)),
             Event::Disconnected { conn, .. } => assert!(self.conns.remove(&conn)),
-            Event::Pdu { conn, pdu, length } => {
+            Event::Pdu {
+                conn, pdu, length, ..
+            } => {
                 assert!(self.conns.contains(&conn));
                 assert!(length <= 4 * RECEIVE_UNIT);
                 self.pdus.push((pdu, length));

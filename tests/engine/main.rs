@@ -5,6 +5,7 @@
 //!
 //! `make miri` runs it under Miri.
 
+mod ahead;
 mod churn;
 mod data;
 mod hostile;

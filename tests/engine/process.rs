@@ -376,6 +376,18 @@ impl Process {
         });
     }
 
+    /// Lends the first `length` bytes of BULK for the next WRITE.
+    pub(crate) fn lend(&self, (conn, cookie): (u64, u64), length: u32) {
+        self.bulk();
+        self.submit(Submission {
+            op: op::FETCH_AHEAD,
+            conn,
+            cookie,
+            length,
+            ..Submission::new_zeroed()
+        });
+    }
+
     /// An RDMA operation on `length` bytes at the start of BULK.
     pub(crate) fn rdma(&self, op: u32, (conn, cookie): (u64, u64), length: u32, list: &[u8]) {
         self.bulk();

@@ -147,7 +147,8 @@ impl Scene {
         panic!("does not come to rest");
     }
 
-    fn round(&mut self) -> bool {
+    /// Lets everything do a bit of it; returns whether there was any.
+    pub(crate) fn round(&mut self) -> bool {
         let mut busy = false;
         for (shard, queue) in &self.queues {
             let shard = &mut self.shards[*shard];
@@ -314,6 +315,11 @@ impl Scene {
     }
 
     pub(crate) fn send(&mut self, client: &Client, message: &[u8]) {
+        self.begin_to_send(client, message);
+        self.settle();
+    }
+
+    pub(crate) fn begin_to_send(&mut self, client: &Client, message: &[u8]) {
         client.memory.write(0, message).unwrap();
         let source = Sge {
             region: client.regions[0].id,
@@ -322,7 +328,6 @@ impl Scene {
         };
         // The connection may have ended.
         let _ = self.clients.send(client.conn, 0, source, None);
-        self.settle();
     }
 
     pub(crate) fn close(&mut self, client: &Client) {
@@ -348,6 +353,14 @@ impl Scene {
     pub(crate) fn office_counts(&self) -> (usize, usize) {
         let registry = self.office.registry();
         (registry.connections(), registry.unauthenticated())
+    }
+
+    /// Registers a session of a client.
+    pub(crate) fn session(&self, worker: &Process, guid: u8, session: u64) {
+        let mut registry = self.office.registry();
+        registry
+            .register(worker.id(), [guid; 16], session, 100)
+            .unwrap();
     }
 
     /// Registers a client for a worker, unless another one has it.

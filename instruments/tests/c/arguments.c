@@ -82,6 +82,7 @@ static void no_pointers(void)
 	INVALID(smbdirect_device_get_events(device, SMBDIRECT_EVENTS_PEEK << 1,
 					    &event, 1, &count));
 	INVALID(smbdirect_device_flush(NULL));
+	INVALID(smbdirect_conn_fetch_ahead(NULL, 1, 1));
 	INVALID(smbdirect_device_set_parameters(NULL, 1, &parameters, NULL, 0));
 	INVALID(smbdirect_device_set_parameters(scene.listener, 1, NULL, NULL, 0));
 	INVALID(smbdirect_device_set_parameters(scene.listener, 1, &parameters, NULL, 1));

@@ -177,7 +177,9 @@ impl Server {
                     Err(status) => panic!("{status}"),
                 }
             }
-            Event::Pdu { conn, pdu, length } => {
+            Event::Pdu {
+                conn, pdu, length, ..
+            } => {
                 let mut message = vec![0; length as usize];
                 match self.handle.take_pdu(pdu, &mut message) {
                     Ok(()) => self.begin(conn, message),

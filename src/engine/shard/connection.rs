@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
 use super::ConnReport;
+use super::ahead::Ahead;
 use crate::device::Status;
 use crate::device::abi::{ConnInfo, Token};
 use crate::engine::memory::{Charge, Segment};
@@ -81,8 +82,14 @@ pub(super) struct Conn<W> {
     pub(super) claim: Option<Claim<W>>,
     /// Submissions that the transport has.
     pub(super) outstanding: u32,
-    /// Messages that the owner has not given back.
+    /// How many of them are RDMA READs.
+    pub(super) reads: u32,
+    /// Messages that the owner has not given back, or has not been told of.
     pub(super) unrecycled: u32,
+    /// What the owner has lent for the data of the next WRITE.
+    pub(super) ahead: Option<Ahead>,
+    /// Messages, each a buffer and its length, that wait while the first one's data is fetched.
+    pub(super) behind: VecDeque<(u64, u32)>,
     pub(super) regions: Regions,
     /// What its receives count for its owner and in total.
     pub(super) receives: Option<[Charge; 2]>,
@@ -118,7 +125,10 @@ impl<W> Conn<W> {
             info_due: false,
             claim: None,
             outstanding: 0,
+            reads: 0,
             unrecycled: 0,
+            ahead: None,
+            behind: VecDeque::new(),
             regions: Regions::default(),
             receives: None,
             descriptors: None,

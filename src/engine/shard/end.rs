@@ -29,6 +29,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 impl<F: Fabric, H: Host> Shard<F, H> {
     /// A connection is gone; it carried `traffic`.
     pub(super) fn closed(&mut self, id: ConnId, reason: CloseReason, traffic: &Traffic) {
+        self.end_ahead(id);
         self.transport.buffers_mut().forget(id);
         let Some(mut conn) = self.conns.remove(id) else {
             return;

@@ -21,6 +21,7 @@
 //! Whatever a worker writes can at most end that worker: a violation becomes a [`Notice::Fault`], and the worker's
 //! connections are closed at once.
 
+mod ahead;
 mod connection;
 mod end;
 mod notice;
@@ -37,6 +38,7 @@ use core::time::Duration;
 
 use slotmap::SlotMap;
 
+use self::ahead::Ahead;
 pub use self::connection::Claim;
 use self::connection::{Conn, Stage};
 pub use self::notice::{ConnReport, Notice, QueueReport, Report, Why};
@@ -50,7 +52,7 @@ use super::reason;
 use super::registry::Registry;
 use crate::device::Status;
 use crate::device::abi::{Completion, Token, event};
-use crate::fabric::{ConnId, Fabric, FabricError, ListenerId, LocalAddresses};
+use crate::fabric::{ConnId, Fabric, FabricError, ListenerId, LocalAddresses, WrError};
 use crate::proto;
 use crate::shm::{Entry, RingCorrupt};
 use crate::transport::{ConnTable, Event, Traffic, Transport};
@@ -120,6 +122,8 @@ pub struct Shard<F: Fabric, H: Host> {
     notices: VecDeque<Notice<H::Worker>>,
     /// Clients that were turned away before they had negotiated, as of the last notice.
     turned_away: u64,
+    /// WRITEs whose data was fetched before their owners were told of them.
+    fetched_ahead: u64,
     /// When to try again whatever found no memory.
     retry_at: Option<Instant>,
     /// When to look for idle memory of RECEIVE; `None`: none could be taken back.
@@ -157,6 +161,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             late: VecDeque::new(),
             notices: VecDeque::new(),
             turned_away: 0,
+            fetched_ahead: 0,
             retry_at: None,
             look_at: None,
             stop_by: None,
@@ -308,12 +313,12 @@ impl<F: Fabric, H: Host> Shard<F, H> {
                     conn,
                     cookie,
                     result,
-                }
-                | Event::Read {
+                } => self.ended(conn, event::RDMA_DONE, cookie, reason::of_result(result)),
+                Event::Read {
                     conn,
                     cookie,
                     result,
-                } => self.ended(conn, event::RDMA_DONE, cookie, reason::of_result(result)),
+                } => self.read(conn, cookie, result),
                 // A peer can reach nothing that is registered here.
                 Event::Invalidated { .. } => {}
                 Event::Closed {
@@ -325,6 +330,20 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
         self.events = events;
         busy
+    }
+
+    /// An RDMA READ has ended.
+    #[inline]
+    fn read(&mut self, id: ConnId, cookie: u64, result: Result<(), WrError>) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let is_fetching = conn.ahead.as_ref().is_some_and(Ahead::is_fetching);
+        if is_fetching && cookie == ahead::COOKIE {
+            return self.fetched(id, result);
+        }
+        conn.reads = conn.reads.saturating_sub(1);
+        self.ended(id, event::RDMA_DONE, cookie, reason::of_result(result));
     }
 
     /// Something that a worker had submitted has ended.
@@ -530,14 +549,17 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.run_queues();
         let (established, traffic) = self.carried();
         let transport = self.transport.counters();
-        let requested = [("requested", transport.requested)];
+        let own = [
+            ("requested", transport.requested),
+            ("fetched_ahead", self.fetched_ahead),
+        ];
         let mut report = Report {
             connections: Vec::new(),
             queues: Vec::new(),
             registrations: 0,
             established,
             traffic,
-            counters: transport.closed().chain(requested).collect(),
+            counters: transport.closed().chain(own).collect(),
         };
         for (id, conn) in self.conns.iter() {
             let Some(status) = self.transport.status(id) else {

@@ -43,7 +43,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             Buffer::Shared {
                 queue: of,
                 number: place,
-                ..
+                memory,
             },
         ) = (conn.stage, &buffer)
         {
@@ -52,6 +52,12 @@ impl<F: Fabric, H: Host> Shard<F, H> {
                 conn.first = None;
                 let place = *place;
                 self.transport.buffers_mut().complete(queue, place);
+                if self.waits_for_data(id, queue, (memory, length)) {
+                    if let Some(conn) = self.conns.get_mut(id) {
+                        conn.behind.push_back((place.to_bits(), length));
+                    }
+                    return;
+                }
                 self.deliver_pdu(queue, number, place.to_bits(), length);
                 return;
             }
@@ -396,7 +402,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    fn deliver_pdu(&mut self, queue: QueueId, conn: u64, buffer: u64, length: u32) {
+    pub(super) fn deliver_pdu(&mut self, queue: QueueId, conn: u64, buffer: u64, length: u32) {
         self.complete(
             queue,
             Completion {

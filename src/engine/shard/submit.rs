@@ -107,6 +107,13 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             Request::Send { .. } => event::SENT,
             Request::Read { .. } | Request::Write { .. } => event::RDMA_DONE,
             Request::Transfer { .. } => event::TRANSFERRED,
+            Request::FetchAhead { sink } => return self.lend(queue, number, cookie, sink),
+            Request::Recall => {
+                if let Some(id) = conn {
+                    self.recall(queue, id);
+                }
+                return Ok(());
+            }
             Request::Disconnect => {
                 if let Some(id) = conn {
                     self.disconnect(id);
@@ -136,7 +143,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             (Some(id), _) if self.is_too_much(queue, id) => Err(Status::Flushed),
             (Some(id), request) => match self.carry_out(queue, id, cookie, request)? {
                 Ok(()) => {
-                    self.taken(queue, id);
+                    self.taken(queue, id, &request);
                     return Ok(());
                 }
                 Err(status) => Err(status),
@@ -158,12 +165,13 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     }
 
     /// The transport has taken an operation, and will say how it ended.
-    fn taken(&mut self, queue: QueueId, id: ConnId) {
+    fn taken(&mut self, queue: QueueId, id: ConnId, request: &Request) {
         if let Some(queue) = self.queues.get_mut(queue) {
             queue.outstanding += 1;
         }
         if let Some(conn) = self.conns.get_mut(id) {
             conn.outstanding += 1;
+            conn.reads += u32::from(matches!(request, Request::Read { .. }));
             conn.first = None;
             conn.used = self.now;
         }
@@ -192,9 +200,11 @@ impl<F: Fabric, H: Host> Shard<F, H> {
                 source,
                 descriptors,
             } => (region::BULK, source, Some(descriptors)),
-            Request::Disconnect | Request::Authenticated | Request::Transfer { .. } => {
-                return Ok(Ok(()));
-            }
+            Request::Disconnect
+            | Request::Authenticated
+            | Request::Transfer { .. }
+            | Request::FetchAhead { .. }
+            | Request::Recall => return Ok(Ok(())),
         };
         if let Some(list) = list {
             if !self.copy_descriptors(queue, list)? {
@@ -281,7 +291,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
 
     /// The transport's name for a piece of the owner's memory. Registers the piece's segment with the
     /// connection when it is first used there. The peer gets no access to any of it.
-    fn register(
+    pub(super) fn register(
         &mut self,
         queue: QueueId,
         id: ConnId,
