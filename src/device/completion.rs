@@ -10,8 +10,8 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::Status;
 use super::abi::{Completion, ConnInfo, OPTIONAL, event, queue_of};
-use super::event::{BulkBuffer, ConnCounts, Event};
-use super::worker::{Conn, Lent, MAX_CONNECTIONS, Operation, Pdu, Work, Worker};
+use super::event::{ConnCounts, Event, Fetched};
+use super::worker::{Conn, MAX_CONNECTIONS, Operation, Pdu, Work, Worker};
 use crate::shm::Doorbell;
 
 /// What comes next in the rings.
@@ -122,7 +122,7 @@ impl<D: Doorbell> Worker<D> {
             closing: false,
             authenticated: false,
             transferring: false,
-            lent: Lent::No,
+            lent: None,
             fetched: None,
             ended: None,
         };
@@ -141,14 +141,7 @@ impl<D: Doorbell> Worker<D> {
             buffer: entry.buffer,
             length: entry.length,
         });
-        let fetched = self.live(entry.conn)?.fetched.take();
-        let data = match fetched {
-            Some((buffer, length)) => Some(BulkBuffer {
-                length: length as usize,
-                ..self.bulk_buffer(buffer)?
-            }),
-            None => None,
-        };
+        let data = self.live(entry.conn)?.fetched.take();
         let event = Event::Pdu {
             conn: entry.conn,
             pdu,
@@ -161,13 +154,12 @@ impl<D: Doorbell> Worker<D> {
     /// A lent buffer comes back: with the data of the next message, or empty.
     fn fetched(&mut self, entry: &Completion, status: Status) -> Result<Judged, Status> {
         let operation = self.operations.get(entry.cookie).ok_or(Status::Corrupt)?;
-        let Work::FetchAhead { data } = operation.work else {
+        let Work::FetchAhead { data, length } = operation.work else {
             return Err(Status::Corrupt);
         };
-        let length = self.bulk.memory(data)?.len();
         let is_filled = status == Status::Ok;
         let is_possible = match is_filled {
-            true => (1..=length).contains(&(entry.length as usize)),
+            true => (1..=length).contains(&entry.length),
             false => entry.length == 0,
         };
         if operation.conn != entry.conn || !is_possible {
@@ -177,9 +169,15 @@ impl<D: Doorbell> Worker<D> {
         self.finish(&operation.ok_or(Status::Corrupt)?, status)?;
         self.ending = Some(entry.conn);
         let conn = self.conns.get_mut(&entry.conn).ok_or(Status::Corrupt)?;
-        conn.lent = Lent::No;
+        // Another one may be lent instead.
+        conn.lent.take_if(|lent| lent.number == entry.cookie);
         match is_filled {
-            true => conn.fetched = Some((data, entry.length)),
+            true => {
+                conn.fetched = Some(Fetched {
+                    buffer: data.to_bits(),
+                    length: entry.length,
+                });
+            }
             false => self.free(data.to_bits())?,
         }
         Ok(Judged::Silent)
@@ -263,7 +261,7 @@ impl<D: Doorbell> Worker<D> {
                 }
                 self.transferred(operation.conn, status)
             }
-            Work::FetchAhead { data } => {
+            Work::FetchAhead { data, .. } => {
                 self.bulk.release(data);
                 Ok(())
             }

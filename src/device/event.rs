@@ -48,7 +48,7 @@ pub enum Event {
         length: u32,
         /// The message is a WRITE, and its data is here already: the buffer given to
         /// [`Handle::fetch_ahead`], which is the worker's again, and as many bytes as were fetched.
-        data: Option<BulkBuffer>,
+        data: Option<Fetched>,
     },
     /// A message was sent, or never will be.
     Sent {
@@ -117,6 +117,15 @@ pub struct BulkBuffer {
     pub start: *mut u8,
     /// Bytes.
     pub length: usize,
+}
+
+/// The data of a WRITE that was fetched before its message came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The number of the buffer.
+    pub buffer: u64,
+    /// Bytes, from the buffer's first on.
+    pub length: u32,
 }
 
 /// Counts for a connection, as this side knows them.

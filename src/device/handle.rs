@@ -360,6 +360,15 @@ impl<C: Channel> Handle<C> {
         self.call(|worker| worker.allocate(length))
     }
 
+    /// A buffer that this side has, by its number.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::NoBuffer`].
+    pub fn buffer(&mut self, number: u64) -> Result<BulkBuffer, Status> {
+        self.call(|worker| worker.buffer(number))
+    }
+
     /// Frees a buffer.
     ///
     /// # Errors
@@ -472,7 +481,7 @@ impl<C: Channel> Handle<C> {
     ///
     /// # Errors
     ///
-    /// [`Status::Busy`]: a buffer is lent already, or an RDMA operation uses this one.
+    /// [`Status::Busy`]: a buffer at least as long is lent already, or an RDMA operation uses this one.
     /// [`Status::NoReads`]: the device or the client does not do that. [`Status::NoBuffer`]. Others as
     /// [`send_pdu`](Self::send_pdu). The buffer then stays the worker's.
     pub fn fetch_ahead(&mut self, conn: u64, buffer: u64) -> Result<(), Status> {

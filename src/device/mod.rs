@@ -37,7 +37,7 @@ pub mod uapi;
 mod worker;
 
 #[cfg(feature = "shm")]
-pub use event::{BulkBuffer, ConnCounts, Direction, Event, Role};
+pub use event::{BulkBuffer, ConnCounts, Direction, Event, Fetched, Role};
 #[cfg(feature = "shm")]
 pub use handle::Handle;
 #[cfg(feature = "shm")]

@@ -14,7 +14,7 @@ use super::abi::{
     Attached, ConnInfo, Reclaim, Release, Segment, Submission, Token, TransferSubmission, feature,
     flags, op, region,
 };
-use super::event::{BulkBuffer, ConnCounts, Direction};
+use super::event::{BulkBuffer, ConnCounts, Direction, Fetched};
 use super::queue::{Notify, Queue};
 use super::regions::{Growth, Region, shape};
 use super::slots::Slots;
@@ -69,22 +69,22 @@ pub(super) struct Conn {
     pub(super) authenticated: bool,
     /// A transfer to another worker is under way.
     pub(super) transferring: bool,
-    /// Whether the device has a buffer for the next WRITE's data.
-    pub(super) lent: Lent,
+    /// The buffer that the device has for the next WRITE's data.
+    pub(super) lent: Option<Lent>,
     /// A lent buffer that has come back with data for the next message.
-    pub(super) fetched: Option<(Buffer, u32)>,
+    pub(super) fetched: Option<Fetched>,
     /// The device said that it is gone; submissions that came too late are still unanswered.
     pub(super) ended: Option<Status>,
 }
 
-/// Whether the device has a buffer for a connection's next WRITE.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Lent {
-    #[default]
-    No,
-    Yes,
-    /// Yes, and it was asked to give it back.
-    Recalled,
+/// A buffer that the device has for the data of a connection's next WRITE.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lent {
+    /// The operation.
+    pub(super) number: u64,
+    length: u32,
+    /// The device was asked to give it back.
+    recalled: bool,
 }
 
 /// An operation under way. The device learns only its number.
@@ -113,6 +113,7 @@ pub(super) enum Work {
     },
     FetchAhead {
         data: Buffer,
+        length: u32,
     },
 }
 
@@ -283,14 +284,14 @@ impl<D: Doorbell> Worker<D> {
             }
             allocated => allocated?,
         };
-        self.bulk_buffer(buffer)
+        self.buffer(buffer.to_bits())
     }
 
-    pub(super) fn bulk_buffer(&self, buffer: Buffer) -> Result<BulkBuffer, Status> {
-        let memory = self.bulk.memory(buffer)?;
+    pub(super) fn buffer(&self, number: u64) -> Result<BulkBuffer, Status> {
+        let memory = self.bulk.memory(Buffer::from_bits(number))?;
         let start = memory.pointer(0, memory.len());
         Ok(BulkBuffer {
-            number: buffer.to_bits(),
+            number,
             start: start.map_err(|_| Status::NoBuffer)?,
             length: memory.len(),
         })
@@ -423,48 +424,37 @@ impl<D: Doorbell> Worker<D> {
     pub(super) fn fetch_ahead(&mut self, conn: u64, buffer: u64) -> Result<(), Status> {
         let open = self.open(conn)?;
         let (queue, info) = (open.queue, open.info);
+        let (lent, is_filled) = (open.lent, open.fetched.is_some());
         if self.params.features & feature::FETCH_AHEAD == 0 || info.initiator_depth == 0 {
             return Err(Status::NoReads);
         }
-        if open.lent != Lent::No || open.fetched.is_some() {
-            return Err(Status::Busy);
-        }
         let data = Buffer::from_bits(buffer);
-        let length = self.bulk.memory(data)?.len();
-        let place = self.bulk.place(data, 0, length)?;
-        if self.bulk.is_held(data) {
+        // Not longer than a segment.
+        let length = self.bulk.memory(data)?.len() as u32;
+        let is_long_enough = lent.is_some_and(|lent| lent.length >= length || lent.recalled);
+        if is_filled || is_long_enough || self.bulk.is_held(data) {
             return Err(Status::Busy);
         }
+        let place = self.bulk.place(data, 0, length as usize)?;
         self.has_room(queue)?;
+        if let Some(conn) = self.conns.get_mut(&conn).filter(|conn| conn.lent.is_some()) {
+            recall(&mut self.queues, conn.info.conn, conn)?;
+        }
         let submission = Submission {
             op: op::FETCH_AHEAD,
             place,
-            // Not longer than a segment.
-            length: length as u32,
+            length,
             ..NOTHING
         };
-        let work = Work::FetchAhead { data };
         self.bulk.hold(data);
-        let submitted = self.submit(conn, 0, work, submission, Notify::Later);
-        if submitted.is_err() {
-            self.bulk.release(data);
-        }
-        submitted
+        let work = Work::FetchAhead { data, length };
+        self.submit(conn, 0, work, submission, Notify::Later)
     }
 
     /// Wants back all buffers that the device has for data that may never come.
     fn recall_all(&mut self) -> Result<(), Status> {
         for (number, conn) in &mut self.conns {
-            if conn.lent != Lent::Yes {
-                continue;
-            }
-            conn.lent = Lent::Recalled;
-            let queue = self.queues.get_mut(conn.queue).ok_or(Status::Corrupt)?;
-            queue.post(Submission {
-                op: op::RECALL,
-                conn: *number,
-                ..NOTHING
-            })?;
+            recall(&mut self.queues, *number, conn)?;
         }
         Ok(())
     }
@@ -539,7 +529,13 @@ impl<D: Doorbell> Worker<D> {
             Work::Send { length, .. } => open.counts.unsent_bytes += u64::from(length),
             Work::Rdma { .. } => open.counts.rdma_operations += 1,
             Work::Transfer { .. } => open.transferring = true,
-            Work::FetchAhead { .. } => open.lent = Lent::Yes,
+            Work::FetchAhead { length, .. } => {
+                open.lent = Some(Lent {
+                    number,
+                    length,
+                    recalled: false,
+                });
+            }
         }
         Ok(())
     }
@@ -599,6 +595,24 @@ impl<D: Doorbell> Worker<D> {
     pub(super) fn conn(&self, conn: u64) -> Result<&Conn, Status> {
         self.conns.get(&conn).ok_or(Status::NoConnection)
     }
+}
+
+/// Wants back what is lent for a connection.
+fn recall<D: Doorbell>(
+    queues: &mut [Queue<D>],
+    number: u64,
+    conn: &mut Conn,
+) -> Result<(), Status> {
+    let Some(lent) = conn.lent.as_mut().filter(|lent| !lent.recalled) else {
+        return Ok(());
+    };
+    lent.recalled = true;
+    let queue = queues.get_mut(conn.queue).ok_or(Status::Corrupt)?;
+    queue.post(Submission {
+        op: op::RECALL,
+        conn: number,
+        ..NOTHING
+    })
 }
 
 /// The descriptors that a transfer of `length` bytes needs, as bytes, and their number.

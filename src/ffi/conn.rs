@@ -67,7 +67,7 @@ pub unsafe extern "C" fn smbdirect_conn_disconnect(
 /// whose session is registered, the buffer is long enough, and nothing else is under way, the data is
 /// fetched before SMBDIRECT_EVENT_PDU tells of the request; the event then has the buffer, and the caller need
 /// not fetch anything. In all other cases requests come as usual, and the buffer stays lent. One buffer can be
-/// lent for each connection.
+/// lent for each connection; a longer one takes the place of a shorter one.
 ///
 /// The device is not woken for this: a message on the same connection, or smbdirect_device_flush, wakes it.
 ///
@@ -77,8 +77,8 @@ pub unsafe extern "C" fn smbdirect_conn_disconnect(
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
 /// - Errors: the buffer stays the caller's. SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
-///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_BUSY (a buffer is lent already, or an
-///   RDMA operation uses this one, or the connection is being transferred), SMBDIRECT_E_NO_READS (the device is
+///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_BUSY (a buffer at least as long
+///   is lent already, or an RDMA operation uses this one, or the connection is being transferred), SMBDIRECT_E_NO_READS (the device is
 ///   older than this library, or the client serves no RDMA READs), SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety

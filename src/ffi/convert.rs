@@ -2,6 +2,8 @@
 
 //! The library's values as the structures that C sees.
 
+use std::ffi::c_void;
+
 use super::types::*;
 use crate::device::abi::{Address, ConnInfo, MemParams, RegionShape};
 use crate::device::{ConnCounts, Event};
@@ -45,7 +47,8 @@ pub(super) const fn address_of(type_size: u32, address: &Address) -> smbdirect_a
     }
 }
 
-pub(super) fn event_of(type_size: u32, event: Event) -> smbdirect_event {
+/// `data` is the first byte of the buffer that the event gives back, if it does.
+pub(super) fn event_of(type_size: u32, event: Event, data: *mut c_void) -> smbdirect_event {
     let mut value = smbdirect_event {
         type_size,
         kind: 0,
@@ -57,7 +60,7 @@ pub(super) fn event_of(type_size: u32, event: Event) -> smbdirect_event {
         token: [0; 16],
         info: no_info(),
         buffer: 0,
-        data: core::ptr::null_mut(),
+        data,
         data_length: 0,
     };
     match event {
@@ -80,13 +83,12 @@ pub(super) fn event_of(type_size: u32, event: Event) -> smbdirect_event {
             conn,
             pdu,
             length,
-            data,
+            data: fetched,
         } => {
             value.kind = SMBDIRECT_EVENT_PDU;
             (value.conn, value.pdu, value.length) = (conn, pdu, length);
-            if let Some(data) = data {
-                (value.buffer, value.data) = (data.number, data.start.cast());
-                value.data_length = data.length as u64;
+            if let Some(fetched) = fetched {
+                (value.buffer, value.data_length) = (fetched.buffer, fetched.length.into());
             }
         }
         Event::Sent {

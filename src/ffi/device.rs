@@ -13,7 +13,7 @@ use super::pointer::{
 };
 use super::types::*;
 use crate::device::abi::VERSION;
-use crate::device::{DEFAULT_PATH, Direction, Handle, Role, Status};
+use crate::device::{DEFAULT_PATH, Direction, Event, Fetched, Handle, Role, Status};
 
 /// Attaches this process to the smbdirect device at `path_or_null` (null: the default path).
 ///
@@ -193,7 +193,14 @@ pub unsafe extern "C" fn smbdirect_device_get_events(
                 Err(_) if written > 0 => break,
                 Err(status) => return Err(status),
             };
-            let value = event_of(output.type_size(), event);
+            let data = match event {
+                Event::Pdu {
+                    data: Some(Fetched { buffer, .. }),
+                    ..
+                } => handle.buffer(buffer)?.start.cast(),
+                _ => std::ptr::null_mut(),
+            };
+            let value = event_of(output.type_size(), event, data);
             output.write(written as usize, value);
             written += 1;
         }

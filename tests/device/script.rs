@@ -199,7 +199,11 @@ pub(crate) fn attached_with(role: Role, params: abi::Attached) -> (Worker, Devic
 
 /// A worker with one queue, one segment of each region, and one connection, `conn(1)`.
 pub(crate) fn connected() -> (Worker, Device) {
-    let (mut handle, mut device) = attached(Role::Worker);
+    connected_with(params())
+}
+
+pub(crate) fn connected_with(params: abi::Attached) -> (Worker, Device) {
+    let (mut handle, mut device) = attached_with(Role::Worker, params);
     device.share_queue(1);
     device.share_receive(1);
     device.connect(info(conn(1)));

@@ -9,10 +9,11 @@ use smbdirect::engine::peer::Peer;
 use crate::process::Process;
 use crate::scene::{Client, Scene};
 
-const SESSION: u64 = 0x1234;
+/// The first number of a session.
+pub(crate) const SESSION: u64 = 0x1234;
 
 /// A WRITE of `length` bytes by RDMA.
-fn write(session: u64, channel: u32, length: u32, descriptors: &[u8]) -> Vec<u8> {
+pub(crate) fn write(session: u64, channel: u32, length: u32, descriptors: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 64 + 48];
     bytes[..6].copy_from_slice(b"\xfeSMB\x40\x00");
     bytes[12] = 9;
@@ -30,7 +31,8 @@ fn write(session: u64, channel: u32, length: u32, descriptors: &[u8]) -> Vec<u8>
 fn scene() -> (Scene, Client, Process, u64) {
     let mut scene = Scene::new();
     let (client, worker, conn) = scene.pair(1);
-    scene.session(&worker, 1, SESSION);
+    let registered = scene.office_register(worker.id(), [1; 16], SESSION);
+    assert_eq!(registered, Ok(()));
     (scene, client, worker, conn)
 }
 

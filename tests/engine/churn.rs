@@ -10,6 +10,7 @@ use smbdirect::device::abi::{self, Completion, Submission, event, op};
 use smbdirect::engine::peer::Peer;
 use zerocopy::FromZeros;
 
+use crate::ahead::{SESSION, write};
 use crate::process::Process;
 use crate::scene::{Client, Scene, Seen};
 
@@ -53,7 +54,7 @@ impl Echo {
                 }
                 event::PDU => self.kept.push(completion),
                 event::DISCONNECTED => assert!(self.conns.remove(&conn), "ends twice"),
-                event::SENT | event::RDMA_DONE => {
+                event::SENT | event::RDMA_DONE | event::FETCHED => {
                     // If the connection ended before it was seen, its answers follow.
                     let cookie = completion.cookie;
                     assert!(self.outstanding.remove(&cookie), "answered twice");
@@ -72,6 +73,24 @@ impl Echo {
         let message = self.process.take(&pdu);
         let cookie = self.cookie();
         self.process.send(pdu.conn, cookie, &message);
+    }
+
+    /// Lends memory for the next WRITE, or wants it back.
+    fn lend(&mut self, rng: &mut fastrand::Rng) {
+        let conns: Vec<u64> = self.conns.iter().copied().collect();
+        let Some(conn) = rng.choice(conns) else {
+            return;
+        };
+        if self.process.room(abi::queue_of(conn)) < 4 {
+            return;
+        }
+        match rng.u8(..4) {
+            0 => self.process.call(op::RECALL, conn),
+            _ => {
+                let cookie = self.cookie();
+                self.process.lend((conn, cookie), 5000);
+            }
+        }
     }
 
     /// Moves data, sometimes to a place that may not be written.
@@ -112,8 +131,8 @@ fn churn(seed: u64, steps: usize) {
                 let process = scene.worker();
                 process.bulk();
                 process.send_region();
-                let guid = [rng.u8(1..4); 16];
-                let _ = scene.office_register(process.id(), guid);
+                let guid = rng.u8(1..4);
+                let _ = scene.office_register(process.id(), [guid; 16], SESSION + u64::from(guid));
                 workers.push(Echo::new(process));
             }
             4 if !workers.is_empty() && rng.u8(..4) == 0 => {
@@ -141,6 +160,21 @@ fn churn(seed: u64, steps: usize) {
                 let (worker, client) = (rng.usize(..workers.len()), rng.usize(..clients.len()));
                 workers[worker].look();
                 workers[worker].rdma(&mut rng, &clients[client]);
+            }
+            21 if !workers.is_empty() => {
+                let index = rng.usize(..workers.len());
+                workers[index].look();
+                workers[index].lend(&mut rng);
+            }
+            22..=23 if !clients.is_empty() => {
+                let client = &clients[rng.usize(..clients.len())];
+                let list = match rng.u8(..8) {
+                    0 => client.target(rng.u64(..100_000), 5000),
+                    _ => client.source(rng.u64(..100_000), 5000),
+                };
+                let session = SESSION + rng.u64(1..4);
+                let message = write(session, 1, rng.u32(1..=5000), &list);
+                scene.begin_to_send(client, &message);
             }
             20 => scene.pass(Duration::from_millis(rng.u64(1..8000))),
             _ => {}
@@ -211,7 +245,7 @@ fn garbage_of_a_worker_ends_that_worker() {
                 *rng.choice(&[likely[0], likely[1], likely[2], any]).unwrap()
             };
             let submission = Submission {
-                op: pick([1, 2, 3]) as u32 % 9,
+                op: pick([1, 2, 8]) as u32 % 11,
                 flags: pick([0, 0, 1]) as u32,
                 conn: pick([conn, conn, conn + 1]) & !(0xffff << 48),
                 cookie: pick([0, 1, 2]),

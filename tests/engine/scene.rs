@@ -355,17 +355,15 @@ impl Scene {
         (registry.connections(), registry.unauthenticated())
     }
 
-    /// Registers a session of a client.
-    pub(crate) fn session(&self, worker: &Process, guid: u8, session: u64) {
+    /// Registers a client and a session (0: none) for a worker, unless another one has them.
+    pub(crate) fn office_register(
+        &self,
+        worker: u32,
+        guid: [u8; 16],
+        session: u64,
+    ) -> Result<(), Status> {
         let mut registry = self.office.registry();
-        registry
-            .register(worker.id(), [guid; 16], session, 100)
-            .unwrap();
-    }
-
-    /// Registers a client for a worker, unless another one has it.
-    pub(crate) fn office_register(&self, worker: u32, guid: [u8; 16]) -> Result<(), Status> {
-        self.office.registry().register(worker, guid, 0, 100)
+        registry.register(worker, guid, session, 100)
     }
 
     /// What the stopped shards carried.

@@ -15,6 +15,7 @@
 //! test, and say so. Failures need root, because they mount a small file system.
 
 mod addresses;
+mod ahead;
 mod bench;
 mod bridge;
 mod channel;
