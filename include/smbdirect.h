@@ -493,9 +493,18 @@ struct smbdirect_event {
    */
   struct smbdirect_conn_info info;
   /**
-   * 0.
+   * SMBDIRECT_EVENT_PDU: the number of the buffer that was given to smbdirect_conn_fetch_ahead, if it
+   * holds the data of this WRITE. It is the caller's again. 0: nothing was fetched.
    */
-  uint64_t reserved[3];
+  uint64_t buffer;
+  /**
+   * Its first byte.
+   */
+  void *data;
+  /**
+   * Bytes that were fetched: the RemainingBytes of the WRITE.
+   */
+  uint64_t data_length;
 };
 
 /**
@@ -1338,6 +1347,33 @@ int32_t smbdirect_conn_get_info(struct smbdirect_device *device,
  */
 int32_t smbdirect_conn_disconnect(struct smbdirect_device *device,
                                   uint64_t conn);
+
+/**
+ * Lends a buffer for the data of the next WRITE on a connection. If the next request is a WRITE by RDMA
+ * whose session is registered, the buffer is long enough, and nothing else is under way, the data is
+ * fetched before SMBDIRECT_EVENT_PDU tells of the request; the event then has the buffer, and the caller need
+ * not fetch anything. In all other cases requests come as usual, and the buffer stays lent. One buffer can be
+ * lent for each connection; a longer one takes the place of a shorter one.
+ *
+ * The device is not woken for this: a message on the same connection, or smbdirect_device_flush, wakes it.
+ *
+ * - Owns: the library owns the buffer until an event has it. It frees the buffer when the connection
+ *   ends, or when memory is short. No thread of this process may read or write it meanwhile.
+ * - Threads: one at a time.
+ * - Blocks: never.
+ * - Fork: SMBDIRECT_E_FORKED.
+ * - Errors: the buffer stays the caller's. SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+ *   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_BUSY (a buffer at least as long
+ *   is lent already, or an RDMA operation uses this one, or the connection is being transferred), SMBDIRECT_E_NO_READS (the device is
+ *   older than this library, or the client serves no RDMA READs), SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED.
+ *
+ * # Safety
+ *
+ * `device` is a live handle.
+ */
+int32_t smbdirect_conn_fetch_ahead(struct smbdirect_device *device,
+                                   uint64_t conn,
+                                   uint64_t buffer);
 
 /**
  * Tells the device that a user has logged in on a connection. Call it after each successful SESSION_SETUP

@@ -61,7 +61,7 @@ fn the_data_of_a_write_comes_with_it() {
         scene.settle();
     }
     let report = scene.shards[0].report();
-    assert!(report.counters.contains(&("fetched_ahead", 3)));
+    assert_eq!(report.fetched_ahead, 3);
     scene.leaves_nothing();
 }
 

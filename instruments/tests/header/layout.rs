@@ -168,7 +168,9 @@ fn structures_are_the_same_in_c_and_have_no_padding() {
             pdu,
             token,
             info,
-            reserved,
+            buffer,
+            data,
+            data_length,
         }
     );
     layout!(

@@ -161,6 +161,9 @@ impl Control {
                     process.queues.push(QueueStatus::new(&queue, reactor));
                 }
             }
+            if shard.fetched_ahead > 0 {
+                *counters.entry("fetched_ahead".to_owned()).or_default() += shard.fetched_ahead;
+            }
             for (name, count) in shard.counters {
                 *counters.entry(format!("transport_{name}")).or_default() += count;
             }

@@ -549,17 +549,15 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.run_queues();
         let (established, traffic) = self.carried();
         let transport = self.transport.counters();
-        let own = [
-            ("requested", transport.requested),
-            ("fetched_ahead", self.fetched_ahead),
-        ];
+        let requested = [("requested", transport.requested)];
         let mut report = Report {
             connections: Vec::new(),
             queues: Vec::new(),
             registrations: 0,
             established,
             traffic,
-            counters: transport.closed().chain(own).collect(),
+            fetched_ahead: self.fetched_ahead,
+            counters: transport.closed().chain(requested).collect(),
         };
         for (id, conn) in self.conns.iter() {
             let Some(status) = self.transport.status(id) else {
