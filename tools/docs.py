@@ -238,6 +238,7 @@ def own():
         text = path.read_text()
         text = text.split("#[cfg(test)]")[0]
         names.update(re.findall(r'\.count\("(\w+)"\)', text))
+        names.update(re.findall(r'counters\.entry\("(\w+)"', text))
         names.update(re.findall(r'\.end\(\s*\w+,\s*"(\w+)"', text))
     # The reasons for which the log has words are those that the device gives.
     words = (ROOT / "src/broker/words.rs").read_text().split("pub(super) const fn of_limit")[0]
