@@ -292,7 +292,10 @@ fn by_broker(time: Duration) -> f64 {
 /// The next message of a worker.
 pub(crate) fn message(worker: &mut Worker) -> (u64, Vec<u8>) {
     loop {
-        if let Event::Pdu { conn, pdu, length } = worker.next() {
+        if let Event::Pdu {
+            conn, pdu, length, ..
+        } = worker.next()
+        {
             let mut bytes = vec![0; length as usize];
             worker.handle.take_pdu(pdu, &mut bytes).expect("a message");
             return (conn, bytes);
