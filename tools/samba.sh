@@ -400,7 +400,7 @@ check_form() {
     [[ $subject =~ ^[A-Za-z0-9_./:-]+:\ [^\ ] ]] || die "$file: the subject does not begin with a subsystem: $subject"
     [ "${#subject}" -le 76 ] || die "$file: the subject has ${#subject} characters, 76 are the most: $subject"
     [ -n "$body" ] || die "$file: the message does not say why"
-    ! grep -nE '^.{77}' <<<"$body" || die "$file: the line above is longer than 76 characters"
+    ! grep -nE '^.{81}' <<<"$body" || die "$file: the line above is longer than 80 characters"
     ! grep -qi '^Signed-off-by:' <<<"$body" || die "$file: only the person who submits a patch may sign it off"
     [ "$lines" -le "$patch_lines" ] || die "$file: $lines lines of diff, $patch_lines are the most: split it"
 }
