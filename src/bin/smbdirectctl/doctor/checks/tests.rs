@@ -597,7 +597,8 @@ fn a_firewall_is_in_the_way() {
 
 #[test]
 fn a_limit_is_nearly_reached() {
-    let full: [(&str, fn(&mut Facts)); 4] = [
+    type Change = fn(&mut Facts);
+    let full: [(&str, Change); 4] = [
         ("3700 of max_connections = 4096", |facts| {
             of_device(facts).totals.connections = 3700
         }),
