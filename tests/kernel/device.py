@@ -520,7 +520,8 @@ def main():
     parser.add_argument("--only", default="", help="the checks whose names match this regular expression")
     options = parser.parse_args()
     report = Report(f"/dev/smbdirect, {options.fabric}, Linux {os.uname().release}", options.only,
-                    lambda: print("\n".join(run("dmesg").splitlines()[-60:])), options.limit)
+                    lambda: print("\n".join(run("dmesg").splitlines()[-60:])), options.limit,
+                    faults=guest.FAULTS_OF_SIW if options.fabric == "siw" else guest.FAULTS)
     kernel = Kernel()
     try:
         for name in ("rdma_cm", "ib_core"):
