@@ -71,6 +71,27 @@ fn measures_both_transports_and_leaves_no_file() {
 }
 
 #[test]
+fn places_what_is_signed_or_encrypted_with_transforms() {
+    let server = Server::start();
+    if !server.places_directly {
+        return;
+    }
+    let direct = server.smb_direct.to_string();
+    for protection in ["--sign", "--seal"] {
+        for bound in [&[][..], &["--no-bind"]] {
+            let arguments = [protection, "--address", &direct, "--depth", "4", "--json"];
+            let arguments = [&arguments[..], &["--channel", "1,2"], bound].concat();
+            let output = bench(&server, PASSWORD, &arguments);
+            let cases = cases(&output);
+            // What is read, and what is read back, is compared with what it must be.
+            assert_eq!(cases.len(), 12);
+            let placed = cases.iter().filter(|case| case["channel"] != 0);
+            assert_eq!(placed.count(), 8, "{cases:?}");
+        }
+    }
+}
+
+#[test]
 fn takes_messages_for_what_is_signed_or_encrypted_without_transforms_and_refuses_to_place_it() {
     let server = Server::start();
     let direct = server.smb_direct.to_string();

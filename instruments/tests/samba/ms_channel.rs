@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 //! The cases of Microsoft's MS-SMBD suite for SMB2 over SMB Direct, under their names, except those about RDMA
-//! transforms, which this server does not offer.
+//! transforms, which `ms_transform.rs` has.
 #![allow(non_snake_case)] // The names are the suite's.
 
 use std::net::SocketAddr;
