@@ -1,18 +1,22 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""On the machine: every test with the kernel, each in a guest of its own, one after the other.
+"""On the machine: every test with the kernel, each in a guest of its own, two at once.
 
-Needs what `make test-kernel` builds: the guest's kernel, Samba, smbdirectd and smbdirectctl. The output of each guest is in
+A guest often waits, for its peer's time limits for example, and another one uses the processors then. Needs what
+`make test-kernel` builds: the guest's kernel, Samba, smbdirectd and smbdirectctl. The output of each guest is in
 target/kernel/.
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import guest
@@ -42,28 +46,68 @@ def plan(options):
     return {name: command for name, command in tests.items() if not options.tests or name in options.tests}
 
 
-def run(name, command, options):
-    """Runs one test, again if the kernel has failed by itself; returns its seconds, or None if it failed."""
+class Guests:
+    """The guests that run now. Each is a process group, to end it with everything that it has started."""
+
+    def __init__(self):
+        self.running = set()
+        self.lock = threading.Lock()
+        self.ending = False
+        # The first column of the output is the name of the guest.
+        self.width = 0
+
+    def say(self, name, line):
+        with self.lock:
+            print(f"{name:{self.width}}  {line.rstrip()}", flush=True)
+
+    def run(self, name, command, environment):
+        """Runs a command and prints its lines; returns its exit status, and the processor seconds that it has used."""
+        with self.lock:
+            if self.ending:
+                return 1, 0
+            process = subprocess.Popen([str(part) for part in command], env=environment, stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                                       start_new_session=True)
+            self.running.add(process.pid)
+        for line in process.stdout:
+            self.say(name, line)
+        _, status, usage = os.wait4(process.pid, 0)
+        with self.lock:
+            self.running.discard(process.pid)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        return process.returncode, usage.ru_utime + usage.ru_stime
+
+    def end(self):
+        with self.lock:
+            self.ending = True
+            for pid in self.running:
+                os.killpg(pid, signal.SIGTERM)
+
+
+def run(name, command, options, guests):
+    """Runs one test, again if the kernel has failed by itself; returns what it took, or None if it failed."""
     directory = options.output / name
     passed = []
+    began, processor = time.monotonic(), 0.0
     for attempt in range(1, TRIES + 1):
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         environment = dict(os.environ, GUEST_DIR=str(directory), GUEST_SECONDS=str(options.seconds))
         in_guest = [] if name == "outside" else [HERE / "guest.sh", "run"]
-        began = time.monotonic()
-        status = subprocess.run([str(part) for part in (*in_guest, *command, *passed)], env=environment).returncode
+        status, used = guests.run(name, (*in_guest, *command, *passed), environment)
+        processor += used
         if status == 0:
-            return time.monotonic() - began
+            return {"seconds": round(time.monotonic() - began), "processor": round(processor)}
         if status != guest.KERNEL_FAILED:
             return None
-        print(f"-- {name}: the kernel has failed by a fault of its own; try {attempt} of {TRIES}", flush=True)
-        if "--failures" not in command:
+        guests.say(name, f"-- the kernel has failed by a fault of its own; try {attempt} of {TRIES}")
+        if name.endswith("conformance") or name in ("ksmbd", "outside"):
             continue
-        # Tests that passed are not tried again, because otherwise the sum of their chances would
-        # make it fail.
-        checks = json.loads((directory / "report.json").read_text())["checks"]
-        passed += [part for check in checks if check["ok"] for part in ("--skip", check["name"])]
+        # Tests that passed are not tried again, because otherwise the sum of their chances would make it fail. The
+        # device's counters are those of the tests before.
+        names = [check["name"] for check in json.loads((directory / "report.json").read_text())["checks"] if check["ok"]]
+        if "--failures" in command or "the device's counters" in names:
+            passed += [part for one in names for part in ("--skip", one)]
     return None
 
 
@@ -78,15 +122,27 @@ def main():
     parser.add_argument("--module", type=pathlib.Path, help="smbdirectk.ko, the device in the kernel")
     parser.add_argument("--largest", type=int, default=256, help="MiB of the largest file (256)")
     parser.add_argument("--seconds", type=int, default=1200, help="until a guest is stopped (1200)")
+    parser.add_argument("--at-once", type=int, default=2, help="guests that run at once (2)")
     parser.add_argument("--output", type=pathlib.Path, default=smbd_server.ROOT / "target/kernel", help="directory for logs and reports")
     options = parser.parse_args()
     options.samba = smbd_server.samba_tree(options.samba, options.programs).resolve()
     options.programs = options.programs.resolve()
     options.module = options.module and options.module.resolve()
-    results = {name: run(name, command, options) for name, command in plan(options).items()}
-    print(f"\n{'guest':20} {'seconds':>8}")
-    for name, seconds in results.items():
-        print(f"{name:20} {'FAILED' if seconds is None else f'{seconds:.0f}':>8}")
+    tests, guests = plan(options), Guests()
+    guests.width = max(map(len, tests), default=0)
+    smbd_server.end_in_order()
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(options.at_once) as pool:
+        try:
+            waiting = {name: pool.submit(run, name, command, options, guests) for name, command in tests.items()}
+            results = {name: test.result() for name, test in waiting.items()}
+        except BaseException:
+            guests.end()
+            raise
+    print(f"\n{'guest':20} {'seconds':>8} {'of processors':>14}")
+    for name, took in results.items():
+        print(f"{name:20} " + (f"{'FAILED':>8}" if took is None else f"{took['seconds']:>8} {took['processor']:>14}"))
+    print(f"{'all':20} {time.monotonic() - began:>8.0f}")
     (options.output / "report.json").write_text(json.dumps(results, indent=1) + "\n")
     sys.exit(1 if None in results.values() or not results else 0)
 

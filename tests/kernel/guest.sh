@@ -36,9 +36,9 @@ cd "$(dirname "$0")/../.."
 suite=trixie
 linux=linux-source-6.12
 
-packages=(bc binutils bison busybox-static ccache cifs-utils cpio dpkg-dev fio flex gcc ibverbs-providers iproute2 kmod
-    libc6-dev libelf-dev libglib2.0-0 libnl-3-200 libnl-genl-3-200 make perl python3 qemu-system-x86 rdma-core rsync
-    seabios xz-utils zstd)
+packages=(bc binutils bison ccache cifs-utils cpio dpkg-dev fio flex gcc ibverbs-providers iproute2 kmod libc6-dev
+    libelf-dev libglib2.0-0 libnl-3-200 libnl-genl-3-200 make perl python3 qemu-system-x86 rdma-core rsync seabios xz-utils
+    zstd)
 # Its name changed.
 ! apt-cache show libglib2.0-0t64 >/dev/null 2>&1 || packages=("${packages[@]/libglib2.0-0/libglib2.0-0t64}")
 
@@ -61,8 +61,8 @@ verb_deps() {
 
 # ---- the kernel
 
-# Debian's packages are fetched at most once a day: a kernel, what its modules are built with, and ksmbd's user-space
-# programs. linux-newest has the kernel's release and the packages' version.
+# Debian's packages are fetched at most once a day: a kernel, what its modules are built with, ksmbd's user-space programs,
+# and a shell for the initrd. linux-newest has the kernel's release and the packages' version.
 fetch() {
     local work release version names
     mkdir -p "$cache/source"
@@ -71,14 +71,15 @@ fetch() {
     work=$(mktemp -d "$cache/source/apt.XXXXXX")
     mkdir "$work/got"
     # A package that is already here with the right checksum is not fetched again.
-    ln "$cache/source"/{linux-,ksmbd-tools_}*.deb "$work/got/" 2>/dev/null || true
+    ln "$cache/source"/{linux-,ksmbd-tools_,busybox-static_}*.deb "$work/got/" 2>/dev/null || true
     if debian_apt "$work" "$suite" deb && logged "$work/log" apt-get "${debian_apt[@]}" update &&
         read -r release version < <(newest_kernel "${debian_apt[@]}") &&
         mapfile -t names < <(kernel_packages "$release" | sed "s/\$/=$version/") &&
-        (cd "$work/got" && logged ../log apt-get "${debian_apt[@]}" download "${names[@]}" ksmbd-tools); then
+        (cd "$work/got" && logged ../log apt-get "${debian_apt[@]}" download "${names[@]}" ksmbd-tools busybox-static); then
         newest_only "$work/got" ksmbd-tools
+        newest_only "$work/got" busybox-static
         find "$work/got" -name 'linux-*' ! -name "*_${version/:/%3a}_*" -delete
-        rm -f "$cache/source"/{linux-,ksmbd-tools_}*.deb
+        rm -f "$cache/source"/{linux-,ksmbd-tools_,busybox-static_}*.deb
         mv "$work/got"/*.deb "$cache/source/"
         echo "$release $version" >"$cache/source/linux-newest"
     elif fetched; then
@@ -113,7 +114,7 @@ kernel_packages() {
 fetched() {
     local release version name
     read -r release version 2>/dev/null <"$cache/source/linux-newest" || return 1
-    for name in $(kernel_packages "$release") ksmbd-tools; do
+    for name in $(kernel_packages "$release") ksmbd-tools busybox-static; do
         [ -e "$(deb "$name")" ] || return 1
     done
 }

@@ -129,7 +129,7 @@ insmods() {
 initrd() {
     local work=$1 release=$2 root=$1/initrd.root file number=0
     mkdir -p "$root"/{bin,dev,modules,root}
-    cp /bin/busybox "$root/bin/busybox"
+    dpkg-deb --fsys-tarfile "$(deb busybox-static)" | tar -x -C "$root/bin" --strip-components=3 ./usr/bin/busybox
     cp tests/kernel/initrd "$root/init"
     insmods "$work" "$release" "${early_modules[@]}" >"$work/early"
     while read -r file; do
