@@ -9,7 +9,8 @@ use core::fmt;
 use core::net::SocketAddr;
 
 use super::{Access, LocalAddresses, RegionId, RemoteAddress, Sge, WrError, WrId};
-use crate::sys::{Memory, OsError};
+pub use crate::sys::Memory;
+use crate::sys::OsError;
 use crate::units::{Instant, RemoteToken};
 
 slotmap::new_key_type! {

@@ -6,9 +6,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::super::status::{Address, Connection, Device};
 use super::facts::{Facts, Kind, Port, Smbd};
 use super::{Finding, Verdict};
-use crate::status::{Address, Connection, Device};
 
 #[cfg(test)]
 mod tests;

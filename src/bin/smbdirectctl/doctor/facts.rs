@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::status::Device;
+use super::super::status::Device;
 
 /// This server.
 #[derive(Debug, Default)]

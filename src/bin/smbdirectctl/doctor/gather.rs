@@ -16,11 +16,11 @@ use smbdirect::broker::PORT;
 use smbdirect::device::{self, Status};
 use smbdirect::fabric::{FabricKind, verbs};
 
+use super::super::TIMEOUT;
+use super::super::status::Device;
 use super::Options;
 use super::facts::{Facts, Firewall, Interface, Kind, Port, Probe, Silence, Smbd};
 use super::probe::probe;
-use crate::TIMEOUT;
-use crate::status::Device;
 
 /// Addresses that are tried; each may take some seconds.
 const MOST_PROBES: usize = 8;

@@ -5,9 +5,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant as Clock};
 
-use smbdirect::fabric::{Access, AnyFabric, FabricKind, Sge, iwarp};
+use smbdirect::fabric::{Access, AnyFabric, FabricKind, Memory, Sge, iwarp};
 use smbdirect::proto;
-use smbdirect::sys::Memory;
 use smbdirect::transport::{Config, Event, HeapBuffers, Transport};
 use smbdirect::units::Instant;
 

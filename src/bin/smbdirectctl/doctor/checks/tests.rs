@@ -612,10 +612,10 @@ fn a_limit_is_nearly_reached() {
             let device = of_device(facts);
             device.limits.workers = 2;
             for invited in [false, false, true] {
-                device.processes.push(crate::status::Process {
+                device.processes.push(super::super::super::status::Process {
                     role: "worker".to_owned(),
                     invited,
-                    ..crate::status::Process::default()
+                    ..super::super::super::status::Process::default()
                 });
             }
         }),
