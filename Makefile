@@ -49,7 +49,7 @@ library: ## check libsmbdirect, shared and static
 reproducible: ## check that another directory builds the same bytes (ALL=1: the programs, too, which takes minutes)
 	@tools/check.sh reproducible
 
-deb: ## build packages for Debian 12 and 13, in target/deb
+deb: ## build packages for Debian 12 and 13, in target/deb (KERNEL=1: smbdirect-dkms, too)
 	@tools/deb.sh build
 
 test-deb: ## install, use, upgrade and purge them in a fresh Debian (SUITE=bookworm or trixie; as root)

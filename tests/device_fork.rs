@@ -4,21 +4,23 @@
 //!
 //! A program of its own with one thread, because only such a process can fork safely.
 
-use std::io::{IoSlice, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use smbdirect::device::abi::{self, Attached, SetParameters};
-use smbdirect::device::channel::SocketChannel;
+use smbdirect::device::channel::{Channel, SocketChannel};
+use smbdirect::device::chardev::{CharChannel, Kernel};
 use smbdirect::device::message::{encode, read_request};
+use smbdirect::device::uapi::{AttachCall, GrowCall, number};
 use smbdirect::device::{Direction, Event, Handle, Role, Status};
-use smbdirect::sys::{Maker, Memfd, SeqSocket, wait_readable};
-use zerocopy::FromZeros;
+use smbdirect::sys::{Buffer, BufferField, Maker, Memfd, Memory, SeqSocket, wait_readable};
+use zerocopy::{FromBytes, FromZeros};
 
 /// All calls, which are all that the child does.
-fn calls(handle: &mut Handle) -> Vec<Result<(), Status>> {
+fn calls<C: Channel>(handle: &mut Handle<C>) -> Vec<Result<(), Status>> {
     let write = Direction::Write;
     vec![
         handle.next_event().map(|_| ()),
@@ -67,7 +69,7 @@ fn fork(child: impl FnOnce() -> bool) -> bool {
     end(begin(child))
 }
 
-fn next_event(handle: &mut Handle) -> Event {
+fn next_event<C: Channel>(handle: &mut Handle<C>) -> Event {
     let mut waited = Duration::ZERO;
     loop {
         if let Some(event) = handle.next_event().expect("its maker") {
@@ -81,19 +83,74 @@ fn next_event(handle: &mut Handle) -> Event {
     }
 }
 
-fn main() -> ExitCode {
-    let maker = Maker::new().expect("memory");
-    assert!(maker.is_here());
-    assert!(fork(|| !maker.is_here()), "the child is another process");
-    assert!(fork(|| fork(|| !maker.is_here())), "and so is a child's");
-    assert!(maker.is_here(), "the parent is not");
+/// A kernel that carries out every call and writes its number into a pipe, which a child's copy does as well.
+#[derive(Debug)]
+struct Pipe(UnixStream);
 
-    let (near, device) = SeqSocket::pair().expect("descriptors");
-    let channel = SocketChannel::new(near).expect("descriptors");
-    let mut handle = Handle::over(channel, Role::Worker, None).expect("sent");
-    let mut buffer = [0; abi::MAX_CONTROL_LENGTH];
-    let length = device.receive(&mut buffer).expect("a request").length;
-    let (cookie, _) = read_request(&buffer[..length]).expect("of good form");
+impl AsFd for Pipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Kernel for Pipe {
+    fn call(
+        &self,
+        number: u32,
+        argument: &mut [u8],
+        _: Option<(BufferField, Buffer<'_>)>,
+    ) -> io::Result<()> {
+        (&self.0).write_all(&number.to_ne_bytes())?;
+        if let (number::ATTACH, Ok((call, _))) = (number, AttachCall::mut_from_prefix(argument)) {
+            call.attached = attached();
+        }
+        if let (number::GROW, Ok((call, _))) = (number, GrowCall::mut_from_prefix(argument)) {
+            (call.segment.region, call.segment.length) = (call.grow.region, 4096);
+        }
+        Ok(())
+    }
+
+    fn map(&self, _: u64, length: usize) -> io::Result<Memory> {
+        Ok(Memory::zeroed(length))
+    }
+}
+
+/// The numbers of the calls that were made since the last time.
+fn made(mut calls: &UnixStream) -> Vec<u32> {
+    let mut bytes = Vec::new();
+    // It ends with WouldBlock.
+    let _ = calls.read_to_end(&mut bytes);
+    bytes
+        .chunks_exact(4)
+        .map(|number| u32::from_ne_bytes(number.try_into().expect("four")))
+        .collect()
+}
+
+/// The kernel's device: a child makes no call, and the parent's end is DETACH although the child has the file.
+fn a_character_device() {
+    let (near, far) = UnixStream::pair().expect("descriptors");
+    far.set_nonblocking(true).expect("set");
+    let channel = CharChannel::new(Pipe(near)).expect("descriptors");
+    let mut handle = Handle::over(channel, Role::Worker, None).expect("attached");
+    assert_eq!(next_event(&mut handle), Event::Attached);
+    assert!(made(&far).starts_with(&[number::ATTACH]));
+    let mut handle = Some(handle);
+    let dropped = fork(|| {
+        let mut copy = handle.take().expect("there");
+        let results = calls(&mut copy);
+        results.iter().all(|result| *result == Err(Status::Forked))
+    });
+    assert!(dropped);
+    assert_eq!(made(&far), [0; 0], "the child called");
+    let (mut near, other) = UnixStream::pair().expect("descriptors");
+    let holder = begin(|| near.read(&mut [0]).is_ok_and(|length| length == 1));
+    drop(handle);
+    assert_eq!(made(&far), [number::DETACH]);
+    (&other).write_all(b"x").expect("written");
+    assert!(end(holder));
+}
+
+fn attached() -> Attached {
     let shape = abi::RegionShape {
         unit_length: 4096,
         units_per_segment: 1,
@@ -107,8 +164,26 @@ fn main() -> ExitCode {
     attached.memory.send = shape;
     attached.memory.bulk = shape;
     attached.memory.receive = shape;
+    attached
+}
+
+fn main() -> ExitCode {
+    a_character_device();
+
+    let maker = Maker::new().expect("memory");
+    assert!(maker.is_here());
+    assert!(fork(|| !maker.is_here()), "the child is another process");
+    assert!(fork(|| fork(|| !maker.is_here())), "and so is a child's");
+    assert!(maker.is_here(), "the parent is not");
+
+    let (near, device) = SeqSocket::pair().expect("descriptors");
+    let channel = SocketChannel::new(near).expect("descriptors");
+    let mut handle = Handle::over(channel.into(), Role::Worker, None).expect("sent");
+    let mut buffer = [0; abi::MAX_CONTROL_LENGTH];
+    let length = device.receive(&mut buffer).expect("a request").length;
+    let (cookie, _) = read_request(&buffer[..length]).expect("of good form");
     let mut message = Vec::new();
-    encode(cookie, &attached, &[], &mut message);
+    encode(cookie, &attached(), &[], &mut message);
     device.send(&message, &[]).expect("sent");
 
     // A child of a process that waits for its answer leaves that answer to its parent.

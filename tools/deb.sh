@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The Debian packages of this repository: tools/deb.sh <verb>
 #
-#   build    builds the packages that debian/ describes; they are in target/deb
+#   build    builds the packages that debian/ describes; they are in target/deb. KERNEL=1: smbdirect-dkms, too, which
+#            DKMS then compiles for each kernel whose headers are installed
 #   test     builds them, and installs, uses, upgrades and purges them in a fresh Debian (root; SUITE=, or that of this machine)
 #
 # It builds a copy of the working tree, including what is not committed.
@@ -20,11 +21,32 @@ tree=$work/smbdirect
 packages_of_copy() {
     (cd "$tree" && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CARGO_HOME="${CARGO_HOME:-$HOME/.cargo}" \
         RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" CARGO_TARGET_DIR="$work/cargo" \
+        DEB_BUILD_PROFILES="${KERNEL:+pkg.smbdirect.kernel}" \
         dpkg-buildpackage --no-sign --no-check-builddeps -b)
+}
+
+# Compiles the package of the kernel module with DKMS, in directories of its own.
+compile_module() {
+    local package headers kernel version
+    package=$(echo "$work"/smbdirect-dkms_*.deb)
+    version=$(dpkg-deb --field "$package" Version)
+    rm -rf "$work/dkms"
+    mkdir -p "$work/dkms/tree"
+    dpkg-deb --extract "$package" "$work/dkms/root"
+    for headers in /usr/src/linux-headers-*-"$(dpkg --print-architecture)"; do
+        [ -e "$headers/Makefile" ] || { skipped "smbdirect-dkms: apt-get install linux-headers-amd64"; return 0; }
+        kernel=${headers#/usr/src/linux-headers-}
+        logged "$work/dkms.log" dkms build "smbdirectk/${version%-*}" -k "$kernel" --kernelsourcedir "$headers" \
+            --sourcetree "$work/dkms/root/usr/src" --dkmstree "$work/dkms/tree"
+        find "$work/dkms/tree" -path "*/$kernel/*" -name 'smbdirectk.ko*' | grep -q . ||
+            { echo "DKMS made no module for $kernel"; return 1; }
+        echo "DKMS compiles the module for $kernel"
+    done
 }
 
 verb_build() {
     apt_need debhelper dh-apparmor dpkg-dev lintian
+    [ -z "${KERNEL:-}" ] || apt_need dh-dkms dkms
     cargo fetch --locked --quiet
     copy_source "$tree"
     rm -f "$work"/*.deb "$work"/*.buildinfo "$work"/*.changes
@@ -33,6 +55,7 @@ verb_build() {
     lintian --allow-root --fail-on error,warning \
         --suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs "$work"/*.changes
     ls -l "$work"/*.deb
+    [ -z "${KERNEL:-}" ] || compile_module
 }
 
 # The same with a higher revision; everything is compiled already.

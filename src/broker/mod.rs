@@ -20,6 +20,7 @@
 //! | `process`, `segment` | an attached process, and its memory |
 //! | `config`, `settings`, `quantity`, `log`, `suggest` | its configuration, and the file that holds it |
 //! | [`status`], `words` | what the broker says about itself |
+//! | [`kernel_status`] | the same of a device in the kernel, for smbdirectctl |
 //!
 //! The rules of a device, whatever it runs in, are in [`engine`](crate::engine).
 //!
@@ -30,6 +31,7 @@
 mod addresses;
 mod config;
 mod control;
+pub mod kernel_status;
 mod log;
 mod machine;
 mod observers;

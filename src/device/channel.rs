@@ -3,9 +3,8 @@
 //! The way to a device.
 //!
 //! A [`Channel`] carries control messages and, with them, doorbells and memory that both sides map.
-//! A process reaches `smbdirectd` by a socket ([`SocketChannel`]); a kernel's device would be a
-//! character device, with `ioctl`, `read` and `mmap`. Submissions and completions need no channel:
-//! they are in the memory.
+//! A process reaches `smbdirectd` by a socket ([`SocketChannel`]), and a kernel's device by a character device
+//! ([`chardev`](super::chardev)). Submissions and completions need no channel: they are in the memory.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

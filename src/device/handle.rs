@@ -31,7 +31,8 @@ use super::abi::{
     MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, MemParams, SetAddresses, SetParameters, SetSessionId,
     Token,
 };
-use super::channel::{Channel, SocketChannel};
+use super::any::AnyChannel;
+use super::channel::Channel;
 use super::completion::Next;
 use super::control::Asked;
 use super::event::{BulkBuffer, ConnCounts, Direction, Event, Role};
@@ -68,7 +69,7 @@ pub(super) enum State {
 /// does not affect the parent's attachment. A child should drop it soon, because it holds copies of the
 /// parent's descriptors and mappings. The device notices the parent's end all the same.
 #[derive(Debug)]
-pub struct Handle<C: Channel = SocketChannel> {
+pub struct Handle<C: Channel = AnyChannel> {
     maker: Maker,
     pub(super) channel: C,
     pub(super) role: Role,
@@ -98,7 +99,8 @@ pub struct Handle<C: Channel = SocketChannel> {
 }
 
 impl Handle {
-    /// Attaches this process to the device at `path`. [`Event::Attached`] or [`Event::Detached`]
+    /// Attaches this process to the device at `path`: the kernel's, if that is a character device, otherwise
+    /// smbdirectd. [`Event::Attached`] or [`Event::Detached`]
     /// follows; for a worker with a `token`, [`Event::Connection`] follows as well.
     ///
     /// # Errors
@@ -107,7 +109,7 @@ impl Handle {
     /// [`Status::Again`]: too many processes wait for the device; [`Status::Invalid`]: a listener with a
     /// token, or a token of zeros.
     pub fn attach(path: &Path, role: Role, token: Option<Token>) -> Result<Self, Status> {
-        Self::over(SocketChannel::connect(path)?, role, token)
+        Self::over(AnyChannel::connect(path)?, role, token)
     }
 }
 

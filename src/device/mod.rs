@@ -7,7 +7,11 @@
 
 pub mod abi;
 #[cfg(feature = "shm")]
+mod any;
+#[cfg(feature = "shm")]
 pub mod channel;
+#[cfg(feature = "shm")]
+pub mod chardev;
 #[cfg(feature = "shm")]
 mod completion;
 #[cfg(feature = "shm")]
@@ -36,6 +40,8 @@ pub mod uapi;
 #[cfg(feature = "shm")]
 mod worker;
 
+#[cfg(feature = "shm")]
+pub use any::{AnyBell, AnyChannel};
 #[cfg(feature = "shm")]
 pub use event::{BulkBuffer, ConnCounts, Direction, Event, Fetched, Role};
 #[cfg(feature = "shm")]

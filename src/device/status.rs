@@ -125,7 +125,7 @@ impl Status {
             Self::Forked => {
                 c"the handle belongs to the process that made it, not to its child: attach again"
             }
-            Self::NoDevice => c"no smbdirect device at this path: is smbdirectd running?",
+            Self::NoDevice => c"no smbdirect device at this path: is smbdirectd running, or smbdirectk loaded?",
             Self::Denied => c"not allowed to use the smbdirect device",
             Self::Version => c"the smbdirect device speaks another version",
             Self::Detached => c"detached from the smbdirect device",

@@ -359,7 +359,7 @@ mod tests {
     fn a_panic_poisons_its_device_which_can_still_be_freed() {
         let (near, far) = SeqSocket::pair().unwrap();
         let channel = SocketChannel::new(near).unwrap();
-        let device = into_pointer(Handle::over(channel, Role::Worker, None).unwrap());
+        let device = into_pointer(Handle::over(channel.into(), Role::Worker, None).unwrap());
         let call = |call: fn(&mut Handle) -> Result<(), Status>| {
             // SAFETY: the device lives until `release` below, and only this thread uses it.
             unsafe { with_device(device, call) }

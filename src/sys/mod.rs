@@ -5,6 +5,8 @@
 
 #[cfg(feature = "shm")]
 mod bell;
+#[cfg(feature = "shm")]
+mod chardev;
 mod error;
 #[cfg(feature = "shm")]
 mod eventfd;
@@ -26,6 +28,8 @@ mod waker;
 
 #[cfg(feature = "shm")]
 pub use bell::{Bell, Rung};
+#[cfg(feature = "shm")]
+pub use chardev::{Buffer, BufferField, CharDevice};
 pub use error::OsError;
 #[cfg(feature = "shm")]
 pub use eventfd::EventFd;

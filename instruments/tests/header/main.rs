@@ -8,6 +8,7 @@ mod compile;
 mod layout;
 mod library;
 mod shared;
+mod uapi;
 mod versions;
 
 use std::path::Path;

@@ -134,7 +134,7 @@ impl Process {
         let socket = self.socket.take();
         let socket = socket.unwrap_or_else(|| SeqSocket::connect(&self.path).expect("a device"));
         let channel = SocketChannel::new(socket).expect("descriptors");
-        self.handle = Some(Handle::over(channel, self.role, token).expect("a device"));
+        self.handle = Some(Handle::over(channel.into(), self.role, token).expect("a device"));
     }
 
     /// Waits for the end of a socket on which nothing was sent.

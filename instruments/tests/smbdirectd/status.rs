@@ -143,7 +143,7 @@ fn says_that_there_is_no_device() {
         assert_eq!(output.status.code(), Some(3), "{output:?}");
         assert!(output.stdout.is_empty());
         let expected = format!(
-            "smbdirectctl: {}: no smbdirect device at this path: is smbdirectd running?\n",
+            "smbdirectctl: {}: no smbdirect device at this path: is smbdirectd running, or smbdirectk loaded?\n",
             control.display()
         );
         assert_eq!(stderr(&output), expected);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl`: queries smbdirectd, examines the server, bridges TCP clients to SMB Direct, and measures a share. See smbdirectctl(8).
+//! `smbdirectctl`: queries smbdirectd or the kernel's device, examines the server, bridges TCP clients to SMB Direct, and
+//! measures a share. See smbdirectctl(8).
 //!
 //! `smbdirectctl bench` is a program of its own, `smbdirectctl-bench`, so that a server can do without its SMB client.
 
 mod bridge;
 mod doctor;
+mod kernel;
 #[path = "../smbdirectd/log.rs"]
 mod log;
 mod status;
@@ -19,6 +21,7 @@ use std::process::{self, ExitCode};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use smbdirect::device::chardev::is_char_device;
 use smbdirect::device::{self, DEFAULT_PATH, Status};
 
 /// Exit status: something else went wrong.
@@ -26,7 +29,7 @@ const FAILED: u8 = 1;
 /// Exit status: there is no device.
 const NO_DEVICE: u8 = 3;
 
-/// Query smbdirectd, examine a server, benchmark a share, or bridge TCP clients to SMB Direct
+/// Query the smbdirect device, examine a server, benchmark a share, or bridge TCP clients to SMB Direct
 #[derive(Parser)]
 #[command(name = "smbdirectctl", version, max_term_width = 100)]
 struct Options {
@@ -60,7 +63,7 @@ struct StatusOptions {
     /// Print everything the device reports, as JSON
     #[arg(long)]
     json: bool,
-    /// Path of the device's control socket
+    /// Path of smbdirectd's control socket, or of the kernel's device, /dev/smbdirect
     #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
     control: PathBuf,
 }
@@ -102,16 +105,15 @@ fn become_bench(arguments: &[OsString]) -> ExitCode {
 
 fn show_status(options: &StatusOptions) -> ExitCode {
     let control = options.control.display();
-    let json = match device::observe(&options.control, TIMEOUT) {
+    let asked = match is_char_device(&options.control) {
+        true => kernel::status(&options.control),
+        false => ask_smbdirectd(&options.control),
+    };
+    let json = match asked {
         Ok(json) => json,
-        Err(error) => {
-            let hint = match error.status {
-                Status::Denied => who_may_ask(&options.control),
-                Status::Untrusted => " (ls -ld and ss -xlp show whose it is)".to_owned(),
-                _ => String::new(),
-            };
-            eprintln!("smbdirectctl: {control}: {error}{hint}");
-            let code = match error.status {
+        Err((status, message)) => {
+            eprintln!("smbdirectctl: {control}: {message}");
+            let code = match status {
                 Status::NoDevice => NO_DEVICE,
                 _ => FAILED,
             };
@@ -128,6 +130,19 @@ fn show_status(options: &StatusOptions) -> ExitCode {
             FAILED.into()
         }
     }
+}
+
+/// The status of smbdirectd, or why there is none, with a cure.
+fn ask_smbdirectd(control: &Path) -> Result<String, (Status, String)> {
+    device::observe(control, TIMEOUT).map_err(|error| {
+        let hint = match error.status {
+            Status::Denied => who_may_ask(control),
+            Status::Untrusted => " (ls -ld and ss -xlp show whose it is)".to_owned(),
+            Status::NoDevice => kernel::hint(control),
+            _ => String::new(),
+        };
+        (error.status, format!("{error}{hint}"))
+    })
 }
 
 /// A hint for users whom the device does not answer: the group has a socket of its own, but needs its directory, too.

@@ -1,0 +1,591 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! The way to a device in the kernel ([`uapi`]): the second [`Channel`].
+//!
+//! The messages are those of the socket. Sending one makes a call, whose answer [`receive`](Channel::receive) then
+//! returns, as it returns the events that the device has for this process. Memory is mapped when a message announces
+//! it, and the bell of a queue is a call.
+//!
+//! Whatever the device answers is checked, as what smbdirectd sends is: a module of another version, or a bug in it, is
+//! an error with a name. Nobody but root can make a device node, so there is no other user whom one could mistake for
+//! the device.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::Status;
+use super::abi::{self, Attach, Control, MAX_CONTROL_LENGTH, Reply};
+use super::channel::{Channel, Delivery};
+use super::message::{Answer, Body, Request, read_answer, read_request};
+use super::uapi::{
+    self, ALL_QUEUES, AttachCall, Call, ClaimCall, DeclineCall, EnterCall, GetEventsCall, GrowCall,
+    MAP_QUEUE, SetAddressesCall, SetParametersCall, SetSessionIdCall, StatusCall, answer, enter,
+    map_offset, ready,
+};
+use crate::shm::Doorbell;
+use crate::sys::{Buffer, BufferField, CharDevice, Memory, Waker};
+
+#[cfg(test)]
+mod tests;
+
+/// Bytes of events that are read at a time.
+const EVENTS_LENGTH: usize = 8 * MAX_CONTROL_LENGTH;
+
+/// Longest status, in bytes: enough for a hundred thousand connections.
+const LONGEST_STATUS: u32 = 64 << 20;
+
+/// The system calls on an open file of the device, which a test can answer itself.
+pub trait Kernel: AsFd + fmt::Debug {
+    /// `ioctl`, as [`CharDevice::call`].
+    ///
+    /// # Errors
+    ///
+    /// The device's.
+    fn call(
+        &self,
+        number: u32,
+        argument: &mut [u8],
+        buffer: Option<(BufferField, Buffer<'_>)>,
+    ) -> io::Result<()>;
+
+    /// `mmap`, as [`CharDevice::map`].
+    ///
+    /// # Errors
+    ///
+    /// The device's.
+    fn map(&self, offset: u64, length: usize) -> io::Result<Memory>;
+}
+
+impl Kernel for CharDevice {
+    fn call(
+        &self,
+        number: u32,
+        argument: &mut [u8],
+        buffer: Option<(BufferField, Buffer<'_>)>,
+    ) -> io::Result<()> {
+        Self::call(self, number, argument, buffer)
+    }
+
+    fn map(&self, offset: u64, length: usize) -> io::Result<Memory> {
+        Self::map(self, offset, length)
+    }
+}
+
+/// Whether there is a character device at `path`. If there is none, the device is looked for behind a socket.
+#[must_use]
+pub fn is_char_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_char_device())
+}
+
+/// Makes a call, again if a signal came first, because then nothing was done. Returns the device's error as a number.
+fn call<C: Call>(
+    kernel: &impl Kernel,
+    argument: &mut C,
+    mut buffer: Option<(BufferField, Buffer<'_>)>,
+) -> Result<(), i32> {
+    loop {
+        let again = buffer.as_mut().map(|(field, buffer)| {
+            let buffer = match buffer {
+                Buffer::Read(bytes) => Buffer::Read(bytes),
+                Buffer::Written(bytes) => Buffer::Written(bytes),
+            };
+            (*field, buffer)
+        });
+        match kernel.call(C::NUMBER, argument.as_mut_bytes(), again) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL)),
+        }
+    }
+}
+
+/// What an error of a call means to an attached process.
+const fn meaning(errno: i32) -> Status {
+    match errno {
+        // No longer attached; the device has failed; the module is being removed.
+        libc::ESHUTDOWN | libc::EIO | libc::ENODEV => Status::Detached,
+        libc::ENOMEM => Status::System,
+        // The versions are the same, and a side has a call that the other does not have.
+        libc::ENOTTY | libc::EOPNOTSUPP => Status::Version,
+        libc::EACCES | libc::EPERM => Status::Denied,
+        // The device says that this side broke the interface.
+        _ => Status::Corrupt,
+    }
+}
+
+/// What an error means to a process that wants to attach: every version of the device knows that call.
+const fn meaning_of_attach(errno: i32) -> Status {
+    match errno {
+        libc::ENOTTY | libc::EINVAL | libc::EOPNOTSUPP => Status::NoDevice,
+        other => meaning(other),
+    }
+}
+
+/// Rings a queue's bell: the device takes its submissions, in this process's context.
+#[derive(Debug)]
+pub struct Kick<K> {
+    kernel: Arc<K>,
+    queue: u32,
+}
+
+impl<K: Kernel> Doorbell for Kick<K> {
+    fn ring(&self) {
+        let mut argument = EnterCall {
+            queue: self.queue,
+            ..EnterCall::new_zeroed()
+        };
+        // If it fails, the next look says why.
+        let _ = call(&*self.kernel, &mut argument, None);
+    }
+}
+
+/// The way to the device in the kernel.
+#[derive(Debug)]
+pub struct CharChannel<K = CharDevice> {
+    kernel: Arc<K>,
+    waker: Waker,
+    /// Answers that calls have given, and what the device sent before them.
+    answers: VecDeque<(u64, Answer)>,
+    /// Events that were read, from `next` to `filled`.
+    events: Box<[u8]>,
+    next: usize,
+    filled: usize,
+    /// Why the attachment is to end: a call failed that must not fail.
+    failed: Option<Status>,
+}
+
+impl CharChannel {
+    /// Opens the device at `path`, for a process that serves connections.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`].
+    pub fn open(path: &Path) -> Result<Self, Status> {
+        Self::new(open(path, true)?).map_err(|error| match error.raw_os_error() {
+            // Another kind of device, which cannot be polled.
+            Some(libc::EPERM) => Status::NoDevice,
+            _ => Status::System,
+        })
+    }
+}
+
+fn open(path: &Path, is_writer: bool) -> Result<CharDevice, Status> {
+    CharDevice::open(path, is_writer).map_err(|error| match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => Status::Denied,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Status::System,
+        // No module has that number, or the device has failed.
+        _ => Status::NoDevice,
+    })
+}
+
+impl<K: Kernel> CharChannel<K> {
+    /// Makes a channel of an open file.
+    ///
+    /// # Errors
+    ///
+    /// The system has no descriptors left, or the file cannot be polled.
+    pub fn new(kernel: K) -> io::Result<Self> {
+        Ok(Self {
+            waker: Waker::new(kernel.as_fd())?,
+            kernel: Arc::new(kernel),
+            answers: VecDeque::new(),
+            events: vec![0; EVENTS_LENGTH].into_boxed_slice(),
+            next: 0,
+            filled: 0,
+            failed: None,
+        })
+    }
+
+    fn has_more(&self) -> bool {
+        !self.answers.is_empty() || self.next < self.filled || self.failed.is_some()
+    }
+
+    fn answer(&mut self, cookie: u64, answer: Answer) {
+        self.answers.push_back((cookie, answer));
+        self.waker.wake();
+    }
+
+    /// Makes a call for a request. An error ends the attachment: [`Status::Detached`] now, and the reason with the
+    /// next message.
+    fn request<C: Call>(
+        &mut self,
+        argument: &mut C,
+        buffer: Option<(BufferField, Buffer<'_>)>,
+    ) -> Result<(), Status> {
+        match call(&*self.kernel, argument, buffer) {
+            Ok(()) => Ok(()),
+            Err(errno) => {
+                self.fail(meaning(errno));
+                Err(Status::Detached)
+            }
+        }
+    }
+
+    /// Ends the attachment once everything that came before has been received.
+    fn fail(&mut self, status: Status) {
+        self.failed = self.failed.or(Some(status));
+        self.waker.wake();
+    }
+
+    /// Answers a request with the status that the device gave. `is_slow`: the answer may come later.
+    fn reply(&mut self, cookie: u64, kind: u32, status: i32, is_slow: bool) {
+        match status {
+            answer::LATER if is_slow => {}
+            answer::LATER => self.fail(Status::Corrupt),
+            _ => self.answer(cookie, Answer::Reply(Reply { status, kind })),
+        }
+    }
+
+    fn attach(&mut self, cookie: u64, attach: Attach) -> Result<(), Status> {
+        let attached = attach_with(&*self.kernel, attach)?;
+        match attached {
+            Ok(attached) => {
+                // The addresses come first, so that an attached process always knows them.
+                match self.read_events() {
+                    Ok(true) => {
+                        if let Ok((told, Answer::Addresses(list))) = self.peek() {
+                            self.answer(told, Answer::Addresses(list));
+                            self.next = self.next_end();
+                        }
+                    }
+                    Ok(false) => {}
+                    Err(status) => self.fail(status),
+                }
+                self.answer(cookie, Answer::Attached(attached));
+            }
+            Err(refused) if refused.version != 0 => self.answer(0, Answer::Detached(refused)),
+            Err(refused) => self.reply(cookie, abi::kind::ATTACH, refused.status, false),
+        }
+        Ok(())
+    }
+
+    fn grow(&mut self, cookie: u64, grow: abi::Grow) -> Result<(), Status> {
+        let mut argument = GrowCall {
+            cookie,
+            grow,
+            ..GrowCall::new_zeroed()
+        };
+        self.request(&mut argument, None)?;
+        match argument.status {
+            status if status == Status::Ok.code() => {
+                if argument.segment.reserved_is_zero() {
+                    self.answer(cookie, Answer::Segment(argument.segment));
+                } else {
+                    self.fail(Status::Corrupt);
+                }
+            }
+            status => self.reply(cookie, abi::kind::GROW, status, true),
+        }
+        Ok(())
+    }
+
+    /// Takes the submissions of all queues and what the network has completed, and reads events if there are any.
+    fn look(&mut self) -> Result<bool, Status> {
+        let mut argument = EnterCall {
+            queue: ALL_QUEUES,
+            flags: enter::LOOK,
+            ..EnterCall::new_zeroed()
+        };
+        call(&*self.kernel, &mut argument, None).map_err(meaning)?;
+        if argument.ready & ready::EVENTS == 0 {
+            return Ok(false);
+        }
+        self.read_events()
+    }
+
+    /// Reads events, if none are left; returns whether there are any now.
+    fn read_events(&mut self) -> Result<bool, Status> {
+        (self.next, self.filled) = (0, 0);
+        let mut argument = GetEventsCall {
+            length: self.events.len() as u32,
+            ..GetEventsCall::new_zeroed()
+        };
+        let field = BufferField {
+            address_at: 0,
+            count_at: 8,
+            element: 1,
+        };
+        let buffer = Buffer::Written(&mut self.events);
+        call(&*self.kernel, &mut argument, Some((field, buffer))).map_err(meaning)?;
+        let filled = usize::try_from(argument.filled).map_err(|_| Status::Corrupt)?;
+        let events = self.events.get(..filled).ok_or(Status::Corrupt)?;
+        if count(events) != Some(argument.count) {
+            return Err(Status::Corrupt);
+        }
+        self.filled = filled;
+        Ok(filled > 0)
+    }
+
+    /// The end of the next event.
+    fn next_end(&self) -> usize {
+        let rest = self.events.get(self.next..self.filled).unwrap_or_default();
+        self.next + length_of_first(rest).unwrap_or(rest.len())
+    }
+
+    /// The next event, which stays the next.
+    fn peek(&self) -> Result<(u64, Answer), Status> {
+        let event = self.events.get(self.next..self.next_end());
+        read_answer(event.unwrap_or_default()).map_err(|_| Status::Corrupt)
+    }
+
+    /// Maps what a message announces.
+    fn deliver(&self, cookie: u64, answer: Answer) -> Result<Delivery<Kick<K>>, Status> {
+        let place = match &answer {
+            Answer::Segment(segment) if segment.region < MAP_QUEUE => {
+                Some((segment.region, segment.number, segment.length))
+            }
+            Answer::Queue(queue) => Some((MAP_QUEUE, queue.queue, queue.length)),
+            // Neither is sent here: the region is not one, and the status is the answer to a call.
+            Answer::Segment(_) | Answer::Status(_) => return Err(Status::Corrupt),
+            _ => None,
+        };
+        let memory = place.map(|place| self.map(place)).transpose()?;
+        let doorbell = match &answer {
+            Answer::Queue(queue) => Some(Kick {
+                kernel: Arc::clone(&self.kernel),
+                queue: queue.queue,
+            }),
+            _ => None,
+        };
+        Ok(Delivery {
+            cookie,
+            answer,
+            memory,
+            doorbell,
+        })
+    }
+
+    fn map(&self, (region, number, length): (u32, u32, u64)) -> Result<Memory, Status> {
+        let offset = map_offset(region, number).ok_or(Status::Corrupt)?;
+        let length = usize::try_from(length).map_err(|_| Status::Corrupt)?;
+        // It would be mapped at no place, or reach into the next segment's.
+        if length == 0 || length > 1 << 32 {
+            return Err(Status::Corrupt);
+        }
+        let memory = self.kernel.map(offset, length);
+        memory.map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOMEM | libc::EAGAIN | libc::EMFILE) => Status::System,
+            Some(errno) => match meaning(errno) {
+                Status::Version => Status::Corrupt,
+                status => status,
+            },
+            None => Status::System,
+        })
+    }
+}
+
+/// How many control messages there are, one behind the other. `None`: the last one does not end where the bytes end.
+fn count(mut events: &[u8]) -> Option<u32> {
+    let mut count = 0;
+    while !events.is_empty() {
+        events = events.get(length_of_first(events)?..)?;
+        count += 1;
+    }
+    Some(count)
+}
+
+/// Bytes of the first message. `None`: it is shorter than its head, or longer than what is there.
+fn length_of_first(events: &[u8]) -> Option<usize> {
+    let (control, _) = Control::read_from_prefix(events).ok()?;
+    let length = usize::try_from(control.length).ok()?;
+    (length >= size_of::<Control>() && length <= events.len()).then_some(length)
+}
+
+/// Makes the first call. The inner error is what the device answers instead of attaching the process.
+fn attach_with(
+    kernel: &impl Kernel,
+    attach: Attach,
+) -> Result<Result<abi::Attached, abi::Detached>, Status> {
+    let mut argument = AttachCall {
+        attach,
+        ..AttachCall::new_zeroed()
+    };
+    call(kernel, &mut argument, None).map_err(meaning_of_attach)?;
+    let AttachCall {
+        attached,
+        status,
+        version,
+        ..
+    } = argument;
+    if status != Status::Ok.code() {
+        return Ok(Err(abi::Detached { status, version }));
+    }
+    if !attached.reserved_is_zero() {
+        return Err(Status::Corrupt);
+    }
+    Ok(Ok(attached))
+}
+
+impl<K: Kernel> Channel for CharChannel<K> {
+    type Doorbell = Kick<K>;
+
+    fn event_fd(&self) -> BorrowedFd<'_> {
+        self.waker.as_fd()
+    }
+
+    fn wake(&mut self) {
+        self.waker.wake();
+    }
+
+    fn send(&mut self, message: &[u8]) -> Result<(), Status> {
+        // This side's own message.
+        let (cookie, request) = read_request(message).map_err(|_| Status::Corrupt)?;
+        match request {
+            Request::Attach(attach) => self.attach(cookie, attach),
+            Request::SetParameters(parameters, blob) => {
+                let mut argument = SetParametersCall {
+                    parameters,
+                    ..SetParametersCall::new_zeroed()
+                };
+                let field = BufferField {
+                    address_at: 64,
+                    count_at: 40,
+                    element: 1,
+                };
+                self.request(&mut argument, Some((field, Buffer::Read(blob))))?;
+                let kind = abi::kind::SET_PARAMETERS;
+                self.reply(cookie, kind, argument.status, false);
+                Ok(())
+            }
+            Request::SetAddresses(set, list) => {
+                let mut argument = SetAddressesCall {
+                    set,
+                    ..SetAddressesCall::new_zeroed()
+                };
+                let field = BufferField {
+                    address_at: 8,
+                    count_at: 0,
+                    element: size_of::<abi::AllowedAddress>(),
+                };
+                let list = Buffer::Read(list.as_bytes());
+                self.request(&mut argument, Some((field, list)))?;
+                let kind = abi::kind::SET_ADDRESSES;
+                self.reply(cookie, kind, argument.status, false);
+                Ok(())
+            }
+            Request::SetSessionId(session) => {
+                let mut argument = SetSessionIdCall {
+                    session,
+                    ..SetSessionIdCall::new_zeroed()
+                };
+                self.request(&mut argument, None)?;
+                let kind = abi::kind::SET_SESSION_ID;
+                self.reply(cookie, kind, argument.status, false);
+                Ok(())
+            }
+            Request::Claim(claim) => {
+                let mut argument = ClaimCall {
+                    cookie,
+                    claim,
+                    ..ClaimCall::new_zeroed()
+                };
+                self.request(&mut argument, None)?;
+                self.reply(cookie, abi::kind::CLAIM, argument.status, true);
+                Ok(())
+            }
+            Request::Decline(decline) => {
+                let mut argument = DeclineCall {
+                    decline,
+                    ..DeclineCall::new_zeroed()
+                };
+                self.request(&mut argument, None)?;
+                self.reply(cookie, abi::kind::DECLINE, argument.status, false);
+                Ok(())
+            }
+            Request::Grow(grow) => self.grow(cookie, grow),
+            Request::Release(mut release) => self.request(&mut release, None),
+            // An observer has no channel: see `observe`.
+            Request::Status(_) => Err(Status::Invalid),
+            Request::Skipped => Ok(()),
+        }
+    }
+
+    fn receive(&mut self) -> Result<Option<Delivery<Kick<K>>>, Status> {
+        if !self.has_more() {
+            self.waker.calm();
+            if !self.look()? {
+                return Ok(None);
+            }
+        }
+        let next = match self.answers.pop_front() {
+            Some(answer) => answer,
+            None if self.next < self.filled => {
+                let event = self.peek()?;
+                self.next = self.next_end();
+                event
+            }
+            None => return Err(self.failed.unwrap_or(Status::Corrupt)),
+        };
+        if self.has_more() {
+            // The device no longer has what is left, so its file need not be readable.
+            self.waker.wake();
+        }
+        self.deliver(next.0, next.1).map(Some)
+    }
+
+    fn close(&mut self) {
+        // It fails only if the process is detached already.
+        let _ = self.kernel.call(uapi::number::DETACH, &mut [], None);
+    }
+}
+
+/// Asks the device at `path` for its status: the records that [`uapi::status`] describes. It does not wait.
+///
+/// # Errors
+///
+/// [`Status::NoDevice`], [`Status::Denied`], [`Status::Corrupt`], [`Status::Detached`], [`Status::System`];
+/// [`Status::Version`], with the device's version if the device has said so.
+pub fn observe(path: &Path) -> Result<Vec<u8>, super::NotObserved> {
+    observe_with(&open(path, false)?)
+}
+
+fn observe_with(kernel: &impl Kernel) -> Result<Vec<u8>, super::NotObserved> {
+    let attach = Attach::new(abi::role::OBSERVER, [0; 16]);
+    match attach_with(kernel, attach)? {
+        Ok(attached) if attached.is_understood() => {}
+        Ok(abi::Attached { version, .. }) | Err(abi::Detached { version, .. }) if version != 0 => {
+            return Err(super::NotObserved {
+                status: Status::Version,
+                device_version: Some(version),
+            });
+        }
+        Ok(_) => return Err(Status::Corrupt.into()),
+        Err(refused) => {
+            let status = Status::from_code(refused.status);
+            return Err(status.unwrap_or(Status::Corrupt).into());
+        }
+    }
+    let mut length = 64 << 10;
+    while length <= LONGEST_STATUS {
+        let mut records = vec![0; length as usize];
+        let mut argument = StatusCall {
+            length,
+            ..StatusCall::new_zeroed()
+        };
+        let field = BufferField {
+            address_at: 0,
+            count_at: 8,
+            element: 1,
+        };
+        let buffer = Buffer::Written(&mut records);
+        call(kernel, &mut argument, Some((field, buffer))).map_err(meaning)?;
+        if argument.needed > length {
+            // More may happen until the next call.
+            length = argument.needed.saturating_add(argument.needed / 4);
+            continue;
+        }
+        if argument.filled > length {
+            return Err(Status::Corrupt.into());
+        }
+        records.truncate(argument.filled as usize);
+        return Ok(records);
+    }
+    Err(Status::Corrupt.into())
+}
