@@ -493,7 +493,7 @@ verb_installed() {
     fetch
     tools/build.sh library >/dev/null
     rm -rf "$prefix"
-    make --no-print-directory install-library PREFIX="$prefix" DESTDIR=
+    make --no-print-directory install-library PREFIX="$prefix" DESTDIR= >/dev/null
     unpack "$tree"
     for patch in $(patches); do
         apply_patch "$tree" "$patch"
@@ -504,7 +504,7 @@ verb_installed() {
     linked=$(LD_LIBRARY_PATH=$prefix/lib ldd "$tree"/bin/shared/private/libsmbd-base-private-samba.so)
     grep -q "libsmbdirect\.so\.[0-9]* => $prefix/lib/" <<<"$linked" ||
         die "smbd does not use $prefix/lib/libsmbdirect.so: $(grep smbdirect <<<"$linked")"
-    LD_LIBRARY_PATH=$prefix/lib "$tree/bin/smbd" -b | grep -q WITH_SMBDIRECT || die "smbd is without SMB Direct"
+    [[ $(LD_LIBRARY_PATH=$prefix/lib "$tree/bin/smbd" -b) == *WITH_SMBDIRECT* ]] || die "smbd is without SMB Direct"
     rm -rf "$tree" "$prefix"
     say "smbd builds with an installed libsmbdirect"
 }
