@@ -483,7 +483,8 @@ impl<C: Channel> Handle<C> {
     ///
     /// # Errors
     ///
-    /// [`Status::Busy`]: a buffer at least as long is lent already, or an RDMA operation uses this one.
+    /// [`Status::Busy`]: a buffer at least as long is lent already, or an RDMA operation uses this one, or the device
+    /// wants its memory back.
     /// [`Status::NoReads`]: the device or the client does not do that. [`Status::NoBuffer`]. Others as
     /// [`send_pdu`](Self::send_pdu). The buffer then stays the worker's.
     pub fn fetch_ahead(&mut self, conn: u64, buffer: u64) -> Result<(), Status> {

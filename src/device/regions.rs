@@ -191,6 +191,11 @@ impl Region {
         self.uses_of(buffer).is_some_and(|uses| *uses > 0)
     }
 
+    /// Whether the device wants the segment of a buffer back.
+    pub(super) fn is_wanted_back(&self, buffer: Buffer) -> bool {
+        self.retired.contains(&u32::from(buffer.segment()))
+    }
+
     /// An operation no longer uses a buffer.
     pub(super) fn release(&mut self, buffer: Buffer) {
         if let Some(uses) = self.uses_of(buffer) {

@@ -432,7 +432,8 @@ impl<D: Doorbell> Worker<D> {
         // Not longer than a segment.
         let length = self.bulk.memory(data)?.len() as u32;
         let is_long_enough = lent.is_some_and(|lent| lent.length >= length || lent.recalled);
-        if is_filled || is_long_enough || self.bulk.is_held(data) {
+        let is_wanted_back = self.bulk.is_wanted_back(data);
+        if is_filled || is_long_enough || is_wanted_back || self.bulk.is_held(data) {
             return Err(Status::Busy);
         }
         let place = self.bulk.place(data, 0, length as usize)?;

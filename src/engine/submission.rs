@@ -334,7 +334,7 @@ mod tests {
             ),
             (
                 Submission {
-                    op: 8,
+                    op: 10,
                     flags: 0,
                     ..SEND
                 },

@@ -149,6 +149,18 @@ fn a_segment_that_the_device_wants_back_is_not_kept_for_what_is_lent() {
 }
 
 #[test]
+fn nothing_is_lent_in_a_segment_that_the_device_wants_back() {
+    let (mut handle, mut device) = able();
+    let buffer = handle.allocate(1).expect("room");
+    device.reclaim(region::BULK, 0, 0);
+    assert_eq!(events(&mut handle), []);
+    let refused = handle.fetch_ahead(conn(1), buffer.number);
+    assert_eq!(refused, Err(Status::Busy));
+    assert_eq!(handle.free(buffer.number), Ok(()));
+    assert_eq!(device.released(), (region::BULK, 0, 0));
+}
+
+#[test]
 fn a_connection_ends_after_its_lent_buffer_came_back() {
     let (mut handle, mut device) = able();
     let (buffer, cookie) = lent(&mut handle, &mut device);

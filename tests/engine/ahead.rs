@@ -3,8 +3,9 @@
 //! Data of WRITEs that is fetched before the worker is told of them.
 
 use smbdirect::device::Status;
-use smbdirect::device::abi::{Completion, event, op};
+use smbdirect::device::abi::{Completion, TransferSubmission, event, op, queue_of};
 use smbdirect::engine::peer::Peer;
+use zerocopy::FromZeros;
 
 use crate::process::Process;
 use crate::scene::{Client, Scene};
@@ -180,6 +181,33 @@ fn what_is_lent_comes_back_when_it_is_wanted_or_the_connection_ends() {
     scene.settle();
     let late = worker.expect(event::FETCHED);
     assert_eq!(Status::from_code(late.status), Some(Status::Flushed));
+    scene.leaves_nothing();
+}
+
+#[test]
+fn a_connection_with_lent_memory_is_not_transferred() {
+    let (mut scene, _client, worker, conn) = scene();
+    let other = scene.worker_of(2);
+    worker.lend((conn, 1), 4096);
+    let transfer = TransferSubmission {
+        op: op::TRANSFER,
+        conn,
+        cookie: 2,
+        client_guid: [2; 16],
+        ..TransferSubmission::new_zeroed()
+    };
+    let entry = zerocopy::transmute!(transfer);
+    worker.submit_to(queue_of(conn), entry);
+    scene.settle();
+    let refused = worker.expect(event::TRANSFERRED);
+    assert_eq!(Status::from_code(refused.status), Some(Status::Busy));
+    worker.call(op::RECALL, conn);
+    worker.submit_to(queue_of(conn), entry);
+    scene.settle();
+    let all = worker.completions();
+    assert_eq!(events(&all), [event::FETCHED, event::TRANSFERRED]);
+    assert_eq!(all[1].status, 0);
+    assert_eq!(events(&other.completions()), [event::CONNECTION]);
     scene.leaves_nothing();
 }
 

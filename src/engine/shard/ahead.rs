@@ -71,10 +71,12 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         of.find(region::BULK, sink)?;
         let id = of.conn(number)?;
         of.outstanding += 1;
+        // What is lent takes up room for submissions for as long as the client likes.
+        let is_crowded = of.outstanding > of.share_of_strangers();
         let status = match id.and_then(|id| self.conns.get_mut(id)) {
             None => Status::Flushed,
             Some(conn) if conn.end.is_some() => Status::Flushed,
-            Some(conn) if conn.ahead.is_some() => Status::Busy,
+            Some(conn) if conn.ahead.is_some() || is_crowded => Status::Busy,
             Some(conn) => {
                 conn.first = None;
                 conn.ahead = Some(Ahead {
@@ -180,6 +182,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
+        // Nobody gets what has found no memory yet.
+        conn.held.clear();
         if let (Some(ahead), Stage::Owned { queue, .. }) = (conn.ahead.take(), conn.stage) {
             self.give_back(queue, id, ahead, (Status::Flushed, 0));
         }
@@ -193,9 +197,13 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return;
         };
         let behind = core::mem::take(&mut conn.behind);
+        let is_holding = !conn.held.is_empty();
         self.answer_lent(queue, number, ahead.cookie, how);
         for (buffer, length) in behind {
             self.deliver_pdu(queue, number, buffer, length);
+        }
+        if is_holding {
+            self.deliver(id);
         }
     }
 

@@ -17,6 +17,7 @@
 
 use zerocopy::IntoBytes;
 
+use super::ahead::Ahead;
 use super::connection::{Claim, Held, Stage};
 use super::{Host, NOTHING, Notice, Shard, Why};
 use crate::device::Status;
@@ -333,6 +334,10 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return;
         };
         if conn.end.is_some() {
+            return;
+        }
+        if conn.ahead.as_ref().is_some_and(Ahead::is_fetching) {
+            // Behind the messages that wait for data.
             return;
         }
         if conn.info_due {

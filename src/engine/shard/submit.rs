@@ -357,7 +357,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let status = self.transport.status(id);
         let assembling = status.is_some_and(|status| status.assembling);
         // Otherwise each transfer would hold the held messages again, and one more.
-        if !conn.is_idle() || assembling {
+        // Nor may what this worker has lent go to the next one.
+        if !conn.is_idle() || conn.ahead.is_some() || assembling {
             return Ok(Err(Status::Busy));
         }
         let owner = match client_guid {
