@@ -107,14 +107,14 @@ struct sd_conn {
 	/* RDMA READs under way: completions of the send queue are then waited for. */
 	atomic_t reads;
 
-	/* What has ended, in order. The work item that waits for the last completions polls as well. */
+	/* What has ended, in order. */
 	spinlock_t done_lock;
 	struct list_head done;
 
 	/* Under the engine's lock. */
 	struct sd_wr *wrs;
 	struct list_head free_sends, free_recvs, free_mrs;
-	u32 sq_room;
+	u32 sq_depth, sq_room;
 	struct scatterlist *scratch;
 	u8 *headers;
 	u64 headers_dma;
@@ -149,8 +149,8 @@ static void note(struct sd_note *note, struct sd_conn *conn, u32 kind, s32 statu
 	unsigned long flags;
 
 	spin_lock_irqsave(&events_lock, flags);
-	/* The first of a kind counts. */
-	if (!note->kind) {
+	/* The first of a kind counts, and nothing follows the end: the connection is about to be freed. */
+	if (!note->kind && !conn->is_closed) {
 		*note = (struct sd_note){ .conn = conn, .kind = kind, .status = status };
 		list_add_tail(&note->list, &notes);
 	}
@@ -324,9 +324,11 @@ u32 sdk_events(struct sd_event *events, u32 room, bool *more)
 				return count;
 		}
 		spin_lock_irq(&events_lock);
-		list_del(&note->list);
+		list_del_init(&note->list);
 		if (note->kind == SD_EVENT_CLOSED) {
 			conn->is_closed = true;
+			list_del_init(&conn->noted_up.list);
+			list_del_init(&conn->noted_down.list);
 			list_del_init(&conn->ready);
 			seen(conn);
 		}
@@ -343,6 +345,10 @@ u32 sdk_events(struct sd_event *events, u32 room, bool *more)
 		if (conn) {
 			list_del_init(&conn->ready);
 			seen(conn);
+		} else {
+			/* Under the lock: what a completion queues from now on stays. */
+			cancel_delayed_work(&soon_work);
+			cancel_delayed_work(&later_work);
 		}
 		spin_unlock_irq(&events_lock);
 		if (!conn) {
@@ -356,12 +362,6 @@ u32 sdk_events(struct sd_event *events, u32 room, bool *more)
 		if (!conn->is_closed && list_empty(&conn->ready))
 			list_add_tail(&conn->ready, &ready);
 		spin_unlock_irq(&events_lock);
-	}
-	if (!*more) {
-		if (delayed_work_pending(&soon_work))
-			cancel_delayed_work(&soon_work);
-		if (delayed_work_pending(&later_work))
-			cancel_delayed_work(&later_work);
 	}
 	return count;
 }
@@ -571,7 +571,7 @@ int sdk_post_rdma(struct sd_conn *conn, bool is_read, struct sd_map *map, u32 of
 	u32 need = is_read && conn->is_iwarp ? 2 * (pieces / conn->mr_pages + 2) :
 					       pieces / (is_read ? conn->read_sges : conn->sges) + 1;
 
-	if (conn->sq_room < min(need, (u32)SQ_DEPTH))
+	if (conn->sq_room < min(need, conn->sq_depth))
 		return -EAGAIN;
 	wr = get_wr(conn, is_read ? SD_READ : SD_WRITE, map, offset, length);
 	if (!wr)
@@ -670,14 +670,14 @@ static void free_conn(struct work_struct *work)
 /* Nothing is posted, and no mapping is left: the engine forgets it. */
 void sdk_conn_free(struct sd_conn *conn)
 {
-	queue_work(sd_workqueue, &conn->free_work);
+	queue_work(sd_closer, &conn->free_work);
 }
 
 /* Ends a connection; SD_EVENT_CLOSED follows once nothing is posted. */
 void sdk_conn_close(struct sd_conn *conn)
 {
 	if (!test_and_set_bit(0, &conn->is_closing))
-		queue_work(sd_workqueue, &conn->close_work);
+		queue_work(sd_closer, &conn->close_work);
 }
 
 void sdk_conn_reject(struct sd_conn *conn)
@@ -748,7 +748,7 @@ static int make_queues(struct sd_conn *conn, struct sd_depths *depths)
 		else if (i >= SENDS)
 			list_add_tail(&wr->list, &conn->free_recvs);
 	}
-	conn->sq_room = sq_depth;
+	conn->sq_depth = conn->sq_room = sq_depth;
 	/* One more in each, for the request that ib_drain_qp posts. */
 	cq.cqe = min_t(u32, recvs + 1, attrs->max_cqe);
 	conn->recv_cq = ib_create_cq(device, completed, NULL, conn, &cq);
@@ -825,6 +825,8 @@ static int requested(struct rdma_cm_id *id, const struct rdma_cm_event *event)
 	conn->id = id;
 	conn->is_iwarp = rdma_protocol_iwarp(id->device, id->port_num);
 	INIT_LIST_HEAD(&conn->ready);
+	INIT_LIST_HEAD(&conn->noted_up.list);
+	INIT_LIST_HEAD(&conn->noted_down.list);
 	INIT_LIST_HEAD(&conn->done);
 	INIT_LIST_HEAD(&conn->free_sends);
 	INIT_LIST_HEAD(&conn->free_recvs);
@@ -1003,7 +1005,8 @@ u32 sdk_addresses(const struct sd_file *file, struct sd_address *addresses, u32 
 		}
 		if (!in6_dev)
 			continue;
-		list_for_each_entry(in6_address, &in6_dev->addr_list, if_list) {
+		/* Only additions happen without this lock, and they are published as RCU wants. */
+		list_for_each_entry_rcu(in6_address, &in6_dev->addr_list, if_list, lockdep_rtnl_is_held()) {
 			if (!(ipv6_addr_type(&in6_address->addr) & IPV6_ADDR_LINKLOCAL))
 				add_address(addresses, &count, room, netdev, &in6_address->addr);
 		}

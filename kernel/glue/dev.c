@@ -10,7 +10,7 @@
 #include <linux/nsproxy.h>
 #include <linux/pid.h>
 #include <linux/poll.h>
-#include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <net/net_namespace.h>
@@ -241,7 +241,7 @@ static int enter(struct sd_file *file, struct sd_enter *call)
 			error = wait_event_interruptible_hrtimeout(file->wait, state(file), left);
 		if (error == -ETIME)
 			return 0;
-		if (error)
+		if (error || signal_pending(current))
 			return -EINTR;
 	}
 }

@@ -123,7 +123,7 @@ struct sd_map {
 /* ---- main.c ---- */
 
 extern bool sd_is_dead;
-extern struct workqueue_struct *sd_workqueue;
+extern struct workqueue_struct *sd_workqueue, *sd_closer;
 
 extern atomic_t sd_conns, sd_wrs, sd_maps;
 extern atomic64_t sd_bytes, sd_runs, sd_enters;

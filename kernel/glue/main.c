@@ -39,6 +39,8 @@ MODULE_PARM_DESC(memory_mb, "the same for all of them together, in MiB (half of 
 
 bool sd_is_dead;
 struct workqueue_struct *sd_workqueue;
+/* Items that wait for completions, which items of the other one take: they must not take its places. */
+struct workqueue_struct *sd_closer;
 
 atomic_t sd_conns = ATOMIC_INIT(0), sd_wrs = ATOMIC_INIT(0), sd_maps = ATOMIC_INIT(0);
 atomic64_t sd_bytes = ATOMIC64_INIT(0), sd_runs = ATOMIC64_INIT(0), sd_enters = ATOMIC64_INIT(0);
@@ -97,6 +99,8 @@ void sdk_free(void *start, size_t size)
 void __noreturn sdk_panic(const u8 *file, size_t length, u32 line)
 {
 	WRITE_ONCE(sd_is_dead, true);
+	/* It cannot be unloaded any more: connections never end. */
+	__module_get(THIS_MODULE);
 	pr_emerg("the engine failed at %.*s:%u. The device does nothing from now on; please report this, and restart the machine\n",
 		 (int)length, file, line);
 	BUG();
@@ -205,9 +209,13 @@ static int __init smbdirect_init(void)
 	sd_workqueue = alloc_workqueue("smbdirect", WQ_UNBOUND, 0);
 	if (!sd_workqueue)
 		return -ENOMEM;
+	error = -ENOMEM;
+	sd_closer = alloc_workqueue("smbdirect_close", WQ_UNBOUND, 0);
+	if (!sd_closer)
+		goto out_workqueue;
 	error = sde_init();
 	if (error)
-		goto out_workqueue;
+		goto out_closer;
 	error = sd_dev_register();
 	if (error)
 		goto out_engine;
@@ -217,6 +225,8 @@ out_engine:
 	sde_stop();
 	cancel_delayed_work_sync(&timer);
 	sde_exit();
+out_closer:
+	destroy_workqueue(sd_closer);
 out_workqueue:
 	destroy_workqueue(sd_workqueue);
 	return error;
@@ -233,6 +243,7 @@ static void __exit smbdirect_exit(void)
 		sde_run();
 		msleep(20);
 	}
+	destroy_workqueue(sd_closer);
 	sd_conn_exit();
 	cancel_delayed_work_sync(&timer);
 	sde_exit();

@@ -96,7 +96,7 @@ int sd_pages_map(struct sd_pages *pages, struct vm_area_struct *vma)
 {
 	unsigned long count = vma_pages(vma);
 
-	if (!(vma->vm_flags & VM_SHARED) || count > pages->count)
+	if (!(vma->vm_flags & VM_SHARED) || vma->vm_flags & VM_EXEC || count > pages->count)
 		return -EINVAL;
 	vm_flags_mod(vma, VM_DONTEXPAND | VM_DONTDUMP | VM_DONTCOPY, VM_MAYEXEC);
 	return vm_insert_pages(vma, vma->vm_start, pages->pages, &count);

@@ -408,6 +408,10 @@ impl Device {
             return Err(Status::Invalid);
         }
         let mut registry = self.registry();
+        // `detach` closes it first, and then waits for the registry: what is registered before that is forgotten.
+        if process.is_closed() {
+            return Err(Status::Detached);
+        }
         match set.remove {
             0 => registry.register(
                 process.number(),

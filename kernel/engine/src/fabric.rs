@@ -218,7 +218,8 @@ impl Conn {
     /// Whether more can be posted; in `Ending`, what is posted is only remembered.
     fn may_post(&self) -> Result<bool, FabricError> {
         match self.stage {
-            Stage::Established => Ok(true),
+            // What was refused never completes, and work completes in order: nothing may be posted behind it.
+            Stage::Established => Ok(!self.is_suspect),
             Stage::Draining | Stage::Ending => Ok(false),
             Stage::Requested | Stage::Accepting => Err(FabricError::NotConnected),
         }
@@ -234,7 +235,7 @@ impl Conn {
     /// Posts RDMA READs that wait, as many as may be outstanding.
     fn post_reads(&mut self) {
         let depth = u32::from(self.limits.initiator_depth).min(self.depths.reads);
-        while self.stage == Stage::Established && self.reads_under_way < depth {
+        while self.stage == Stage::Established && !self.is_suspect && self.reads_under_way < depth {
             let Some(read) = self.waiting_reads.front().copied() else {
                 return;
             };
@@ -719,6 +720,7 @@ impl Fabric for Kernel {
         let piece = conn.piece(memory).ok_or(FabricError::LocalProtection)?;
         let posted = match conn.stage {
             Stage::Ending => Err(ffi::ECONNRESET),
+            _ if conn.is_suspect && conn.stage != Stage::Draining => Err(ffi::ECONNRESET),
             _ => conn.raw.post_recv(piece),
         };
         conn.remember(Kind::Recv, wr_id, Some(number), posted);

@@ -183,6 +183,11 @@ impl Process {
         inbox.closed && inbox.messages.is_empty()
     }
 
+    /// Whether it is being detached, or was.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inbox.always().closed
+    }
+
     /// Takes no more messages for it; with a status, the last one says why. `false`: it was closed before.
     pub(crate) fn close(&self, status: Option<Status>) -> bool {
         let mut inbox = self.inbox.always();
