@@ -296,7 +296,8 @@ fn shows(server: &Server) -> Vec<String> {
 #[test]
 fn sessions_that_must_sign_or_encrypt_use_rdma_and_are_told_of_it() {
     let whole = 8 << 20;
-    let setups: [(&[&str], &[&str], bool, TransformType, &str); 5] = [
+    type Case<'a> = (&'a [&'a str], &'a [&'a str], bool, TransformType, &'a str);
+    let setups: [Case; 5] = [
         (
             &[],
             &["smb encrypt = required"],
