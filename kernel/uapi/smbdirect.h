@@ -173,8 +173,8 @@
 /*
  * FETCH_AHEAD ended. Status OK: length bytes were fetched for the WRITE in the connection's next
  * PDU, which follows at once. Otherwise nothing was, and the memory is free: BUSY if something is
- * lent on this connection already, FLUSHED if it was wanted back or the connection has ended, or
- * why the fetch failed.
+ * lent on this connection already or a quarter of the queue's depth is under way, FLUSHED if it
+ * was wanted back or the connection has ended, or why the fetch failed.
  */
 #define SMBDIRECT_EVENT_FETCHED 7
 

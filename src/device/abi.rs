@@ -267,7 +267,8 @@ pub mod event {
     pub const TRANSFERRED: u32 = 6;
     /// FETCH_AHEAD ended. Status OK: `length` bytes were fetched for the WRITE in the connection's next `PDU`,
     /// which follows at once. Otherwise nothing was, and the memory is free: BUSY if something is lent on this
-    /// connection already or a quarter of the queue's depth is under way, FLUSHED if it was wanted back or the connection has ended, or why the fetch failed.
+    /// connection already or a quarter of the queue's depth is under way, FLUSHED if it was wanted back or the
+    /// connection has ended, or why the fetch failed.
     pub const FETCHED: u32 = 7;
 }
 
