@@ -176,8 +176,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.give_back(queue, id, ahead, (reason::of_result(result), length));
     }
 
-    /// Gives back what was lent, with the data of the first message that waits, and delivers the messages. The last
-    /// that a connection does for its owner before it ends.
+    /// Gives back what was lent, without data, and delivers the messages that waited: the last that the owner of an
+    /// ending connection gets before it learns of the end.
     pub(super) fn end_ahead(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
