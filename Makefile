@@ -2,7 +2,7 @@
 # The commands for people and the CI; tools/check.sh does the work. Needs Rust; apt brings the rest (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check torture demo counts bench miri fuzz clean
+.PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check mutations torture demo counts bench miri fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ samba: ## fetch, patch and build Samba 4.22 with this library, in ~/.cache/smbdi
 
 samba-check: ## check each patch for Samba: form, build, warnings, tests over TCP (about an hour)
 	@tools/samba.sh check
+
+mutations: ## see that the tests of RDMA transforms notice each check that smbd lacks (minutes)
+	@tools/check.sh mutations
 
 samba-selftest: ## run Samba's own tests over SMB Direct, or those that match TESTS=
 	@tools/samba.sh selftest $(TESTS)

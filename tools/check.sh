@@ -135,6 +135,11 @@ step_torture() {
     samba_tree && programs && tools/torture.py --short
 }
 
+# Each check of RDMA transforms taken out of smbd in turn: the tests must notice.
+step_mutations() {
+    programs && tools/mutations.py
+}
+
 step_demo() {
     samba_tree && tools/demo.py
 }

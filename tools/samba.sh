@@ -6,6 +6,7 @@
 #   fetch             get the newest Samba 4.22 that Debian 13 has; once a day at most
 #   patch             unpack it, apply samba-patches, and put this repository into it as lib/smbdirect
 #   build [target]... fetch, patch, configure and build the servers and test programs, or `all`, or targets of waf
+#   waf DIR TARGET... build targets in a tree as it is, with changes that somebody made there
 #   warnings          compile the files that the patches touch with the warnings of Samba's developers as errors
 #   selftest [TEST]... build all, and run Samba's own tests over SMB Direct, or those whose names match
 #   path              print the path of the build tree (its programs are in bin/)
@@ -299,6 +300,13 @@ verb_build() {
     say "building ${targets[*]:-everything} in $tree"
     waf_build "$tree" "${targets[@]}"
     say "built in $((SECONDS - started)) s; the programs are in $tree/bin"
+}
+
+verb_waf() {
+    local tree=$1
+    shift
+    lock_cache
+    waf_build "$tree" "$@"
 }
 
 verb_warnings() {

@@ -2,6 +2,8 @@
 
 //! Signatures of messages ([MS-SMB2] 3.1.4.1).
 
+use std::borrow::Cow;
+
 use aes::Aes128;
 use aes_gcm::aead::AeadInPlace;
 use aes_gcm::{Aes128Gcm, KeyInit};
@@ -62,11 +64,16 @@ impl Signer {
             Some((first, rest)) => (first.get(HEADER_LENGTH..).unwrap_or_default(), rest),
             None => (&[][..], &[][..]),
         };
-        let pieces = || [&head[..], first].into_iter().chain(rest.iter().copied());
+        let pieces = [&head[..], first].into_iter().chain(rest.iter().copied());
+        self.mac(&gmac_nonce(header), pieces)
+    }
+
+    /// The algorithm over all `pieces`. Only AES-GMAC uses the nonce.
+    fn mac<'a>(&self, nonce: &[u8; 12], mut pieces: impl Iterator<Item = &'a [u8]>) -> [u8; 16] {
         match self.algorithm {
             SigningAlgorithm::HmacSha256 => {
                 let mut mac = hmac_sha256(&self.key.0);
-                pieces().for_each(|piece| mac.update(piece));
+                pieces.for_each(|piece| mac.update(piece));
                 let mut signature = [0; 16];
                 signature.copy_from_slice(&mac.finalize().into_bytes()[..16]);
                 signature
@@ -75,16 +82,17 @@ impl Signer {
                 #[allow(clippy::expect_used)]
                 let mut mac = <Cmac<Aes128> as Mac>::new_from_slice(&self.key.0)
                     .expect("the key has 128 bits");
-                pieces().for_each(|piece| mac.update(piece));
+                pieces.for_each(|piece| mac.update(piece));
                 mac.finalize().into_bytes().into()
             }
             SigningAlgorithm::AesGmac => {
                 #[allow(clippy::expect_used)]
                 let gcm = Aes128Gcm::new_from_slice(&self.key.0).expect("the key has 128 bits");
-                let whole: Vec<u8> = pieces().flatten().copied().collect();
+                let mut whole = Cow::Borrowed(pieces.next().unwrap_or_default());
+                pieces.for_each(|piece| whole.to_mut().extend(piece));
                 #[allow(clippy::expect_used)]
                 let tag = gcm
-                    .encrypt_in_place_detached(&gmac_nonce(header).into(), &whole, &mut [])
+                    .encrypt_in_place_detached(nonce.into(), &whole, &mut [])
                     .expect("less than 2^36 bytes");
                 tag.into()
             }
@@ -104,20 +112,12 @@ impl Signer {
 
     /// The signature of data that goes by RDMA; `None` if the algorithm has no nonces of that length.
     pub(super) fn payload_signature(&self, nonce: &[u8], data: &[u8]) -> Option<[u8; 16]> {
-        match self.algorithm {
-            SigningAlgorithm::AesGmac => {
-                let nonce: [u8; 12] = nonce.try_into().ok()?;
-                let gcm = Aes128Gcm::new_from_slice(&self.key.0).ok()?;
-                let tag = gcm.encrypt_in_place_detached(&nonce.into(), data, &mut []);
-                tag.ok().map(Into::into)
-            }
-            SigningAlgorithm::AesCmac if nonce.is_empty() => {
-                let mut mac = <Cmac<Aes128> as Mac>::new_from_slice(&self.key.0).ok()?;
-                mac.update(data);
-                Some(mac.finalize().into_bytes().into())
-            }
-            _ => None,
-        }
+        let nonce = match self.algorithm {
+            SigningAlgorithm::AesGmac => nonce.try_into().ok()?,
+            _ if nonce.is_empty() => [0; 12],
+            _ => return None,
+        };
+        Some(self.mac(&nonce, std::iter::once(data)))
     }
 
     /// Whether a message is signed with this key.

@@ -7,6 +7,8 @@
 //! that this repository's client uses.
 #![allow(non_snake_case)] // The names are the suite's.
 
+use std::collections::BTreeSet;
+
 use instruments::client::{
     Channel, CipherAlgorithm, Config, Connection, Create, Dialect, Disposition, FileId, Header,
     NtStatus, Protection, Read, ReadDone, Registration, Request, Response, SigningAlgorithm,
@@ -125,6 +127,7 @@ impl Suite {
         let size = self.size(count);
         let data = pattern((size * count) as usize, 1);
         place(&self.server, "file", &data);
+        let mut nonces = BTreeSet::new();
         for n in 0..count {
             let into = sink(&mut self.direct, size as usize);
             let offset = u64::from(n * size);
@@ -140,6 +143,8 @@ impl Suite {
             assert_eq!(read.data[..8], [0; 8], "no descriptors");
             assert_eq!(read.data[8..16], [1, 0, 0, 0, 0, 0, 0, 0], "one transform");
             assert_eq!(read.data[16..18], transform.number().to_le_bytes());
+            let nonce = read.transform().expect("a transform").expect("one").nonce;
+            assert!(nonces.insert(nonce.to_vec()), "READ {n} has an old nonce");
             let mut got = contents(&into);
             let right = &data[offset as usize..][..size as usize];
             // What is encrypted was not there; what is signed was.

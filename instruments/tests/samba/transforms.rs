@@ -244,7 +244,7 @@ const SIZES: [u32; 11] = [
 #[test]
 fn every_cipher_and_signature_moves_data_of_any_size() {
     use CipherAlgorithm::{Aes128Ccm, Aes128Gcm, Aes256Ccm, Aes256Gcm};
-    use SigningAlgorithm::{AesCmac, AesGmac};
+    use SigningAlgorithm::{AesCmac, AesGmac, HmacSha256};
     let server = device(Setup::default());
     place(&server, "file", &[]);
     let ciphers = [Aes128Ccm, Aes128Gcm, Aes256Ccm, Aes256Gcm].map(|cipher| {
@@ -254,7 +254,7 @@ fn every_cipher_and_signature_moves_data_of_any_size() {
         };
         (config, Encryption)
     });
-    let signatures = [AesCmac, AesGmac].map(|algorithm| {
+    let signatures = [AesCmac, AesGmac, HmacSha256].map(|algorithm| {
         let config = Config {
             signing: vec![algorithm],
             ..config(true, false)
