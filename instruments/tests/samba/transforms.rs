@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use instruments::client::{
     Channel, CipherAlgorithm, Config, Connection, Dialect, FileId, NtStatus, Protection, Read,
-    Registration, SigningAlgorithm, Transform, TransformType, Write,
+    Registration, Request, SigningAlgorithm, Transform, TransformType, Write,
 };
 use smbdirect::wire::BufferDescriptorV1;
 
@@ -602,6 +602,92 @@ fn a_replayed_write_writes_the_same_again_and_nothing_else() {
         };
         assert_eq!(status, expected);
     }
+}
+
+/// Sizes of WRITEs whose data is unprotected without a thread, and in one.
+const WITH_AND_WITHOUT_THREAD: [u32; 3] = [4096, 100_000, 1 << 20];
+
+#[test]
+fn a_write_is_done_though_its_file_is_closed_behind_it() {
+    let (server, _) = victim();
+    for start in [encrypted, signed] {
+        for (n, size) in WITH_AND_WITHOUT_THREAD.into_iter().enumerate() {
+            place(&server, "file", &[]);
+            let mut one = start(&server);
+            let data = pattern(size as usize, n as u64 + 20);
+            let (transform, from) = one.offer(&data, data.len());
+            let piece = [from.descriptor()];
+            let write = Write::transformed(one.file, 0, size, &transform, Channel::RdmaV1, &piece);
+            let close = Request::close(one.client.tree, one.file).expect("a request");
+            let direct = &mut one.client.direct;
+            let write = direct.send(&write.request(one.client.tree)).expect("sent");
+            let close = direct.send(&close).expect("sent");
+            let written = direct.wait(write).and_then(|response| response.written());
+            assert_eq!(written.expect("a WRITE"), size);
+            direct.wait(close).expect("a CLOSE");
+            assert!(disk(&server, "file") == data, "{size} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_ends_behind_a_write_ends_nothing_else() {
+    type End = fn(&mut Client) -> Vec<Request<'static>>;
+    let ends: [End; 3] = [
+        |client| vec![Request::tree_disconnect(client.tree).expect("a request")],
+        |_| vec![Request::logoff().expect("a request")],
+        // The connection ends.
+        |_| vec![],
+    ];
+    let (server, before) = victim();
+    for end in ends {
+        for start in [encrypted, signed] {
+            for size in WITH_AND_WITHOUT_THREAD {
+                place(&server, "file", &before);
+                let mut one = start(&server);
+                let data = pattern(size as usize, 30);
+                let (transform, from) = one.offer(&data, data.len());
+                let piece = [from.descriptor()];
+                let file = one.file;
+                let write = Write::transformed(file, 0, size, &transform, Channel::RdmaV1, &piece);
+                let mut sent = vec![write.request(one.client.tree)];
+                sent.extend(end(&mut one.client));
+                let direct = &mut one.client.direct;
+                let sent: Vec<u64> = sent
+                    .iter()
+                    .map(|request| direct.send(request).expect("sent"))
+                    .collect();
+                if sent.len() > 1 {
+                    for id in sent {
+                        direct.wait(id).expect("an answer");
+                    }
+                }
+                drop(one);
+                whole_or_not_at_all(&server, &before, &data);
+            }
+        }
+    }
+    let mut other = signed(&server);
+    other.put(0, &before, Channel::RdmaV1);
+    assert!(disk(&server, "file")[..before.len()] == before);
+}
+
+/// Once no session is left, the file is as before, or has `data` at its start.
+fn whole_or_not_at_all(server: &Server, before: &[u8], data: &[u8]) {
+    let started = Instant::now();
+    let sessions = || {
+        server.smbstatus()["sessions"]
+            .as_object()
+            .map(|all| all.len())
+    };
+    while sessions() != Some(0) {
+        assert!(started.elapsed() < TIMEOUT, "the session does not end");
+    }
+    let mut after = before.to_vec();
+    after.resize(before.len().max(data.len()), 0);
+    after[..data.len()].copy_from_slice(data);
+    let found = disk(server, "file");
+    assert!(found == before || found == after, "a part was written");
 }
 
 #[test]
