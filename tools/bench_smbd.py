@@ -6,7 +6,10 @@ The share is in memory. Each case shows what the client sees (`smbdirectctl benc
 and of the device since the client has filled its file. Their time before that is the same for every way, so it would
 weigh most for the one that moves the least. In each case TCP and SMB Direct take turns for some rounds, and neither comes
 first in all of them; the table shows the median, the least and the most. The last table has the ratios of SMB Direct to
-TCP, each the median of the rounds' own ratios, and the goals.
+TCP, each the median of the rounds' own ratios.
+
+With --protect, requests are signed or encrypted; SMB Direct then is measured with RDMA transforms, and without them, in
+messages.
 
 No process runs at another priority, because that changes what is measured (with SCHED_FIFO a request over TCP takes up to four
 times as long).
@@ -30,8 +33,11 @@ CASES = [("1M", 1), ("1M", 8), ("64K", 1), ("64K", 8), ("4K", 1)]
 WAYS = [("tcp", 0), ("smbdirect", 1)]
 # Is an RDMA transfer, which takes more steps than a message, worth it at this size?
 IN_MESSAGES = ("smbdirect", 0)
+# What the client is told, to have its requests protected.
+PROTECTION = {"none": [], "sign": ["--sign"], "seal": ["--seal"]}
 FIGURES = ["megabytes_per_second", "latency_p50_microseconds", "smbd_seconds_per_gib", "device_seconds_per_gib",
            "client_seconds_per_gib"]
+PROCESSES = FIGURES[2:]
 FILE_MIB = 64
 GIB = float(1 << 30)
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
@@ -67,15 +73,18 @@ def holder(file):
     sys.exit(f"bench: no process has {file} open")
 
 
-def measure(server, way, operation, size, depth, seconds):
+def measure(server, way, operation, size, depth, options):
     transport, channel = way
+    seconds = options.seconds
     smbd, device = (server.processes[name].pid for name in ("smbd", "smbdirectd"))
     ended = times(smbd, 15)
     command = [server.programs / "smbdirectctl", "bench",
                f"//127.0.0.1:{server.ports['tcp']}/bench", "-U", f"{server.user}%{PASSWORD}",
                "--address", f"127.0.0.1:{server.ports['rdma']}", "--transport", transport, "--operations", operation,
                "--channel", channel, "--size", size, "--depth", depth, "--rounds", 1, "--seconds", seconds,
-               "--file-size", f"{FILE_MIB}M", "--json"]
+               "--file-size", f"{FILE_MIB}M", "--json", *PROTECTION[options.protect]]
+    if options.protect != "none" and way == IN_MESSAGES:
+        command.append("--no-transforms")
     with subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE) as client:
         file = wait_until_filled(server, client)
         before = ended + times(holder(file), 13), times(device, 13)
@@ -97,11 +106,11 @@ def measure(server, way, operation, size, depth, seconds):
 
 def measure_all(server, operation, size, depth, options):
     """The figures of all rounds, for each way."""
-    ways = WAYS + [IN_MESSAGES] * (size == "4K")
+    ways = WAYS + [IN_MESSAGES] * (size == "4K" or options.protect != "none")
     rounds = {way: [] for way in ways}
     for number in range(options.rounds):
         for way in ways if number % 2 == 0 else reversed(ways):
-            rounds[way].append(measure(server, way, operation, size, depth, options.seconds))
+            rounds[way].append(measure(server, way, operation, size, depth, options))
     return rounds
 
 
@@ -119,6 +128,7 @@ def row(way, operation, size, depth, rounds):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seconds", type=int, default=3, help="seconds that each case takes in a round (3)")
+    parser.add_argument("--protect", choices=PROTECTION, default="none", help="what is done to requests and data (none)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (5)")
     add_server_options(parser, "target/bench/smbd.json", "the figures")
     options = parser.parse_args()
@@ -153,12 +163,12 @@ def main():
     finally:
         end_children()
         shutil.rmtree(options.directory, ignore_errors=True)
-    print("\nSMB Direct / TCP             throughput (1.0 or more)   smbd's CPU (0.6 or less)   p50 (1.3 or less at 4K)")
+    print(f"\n{'SMB Direct / TCP':32} {'throughput':>11} {'p50':>6} {'smbd CPU':>10} {'CPU of all three':>17}")
     for what, tcp, rdma in ratios:
-        def ratio(name):
-            return statistics.median(r[name] / t[name] if t[name] else float("nan") for t, r in zip(tcp, rdma))
-        print(f"{what}  {ratio('megabytes_per_second'):20.2f} {ratio('smbd_seconds_per_gib'):26.2f}"
-              f" {ratio('latency_p50_microseconds'):25.2f}")
+        def ratio(*names):
+            sums = [[sum(one[name] for name in names) for one in rounds] for rounds in (rdma, tcp)]
+            return statistics.median(r / t if t else float("nan") for r, t in zip(*sums))
+        print(f"{what:32} {ratio(FIGURES[0]):11.2f} {ratio(FIGURES[1]):6.2f} {ratio(PROCESSES[0]):10.2f} {ratio(*PROCESSES):17.2f}")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(results, indent=1) + "\n")
 
