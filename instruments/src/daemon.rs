@@ -68,10 +68,19 @@ pub struct Directory(pub PathBuf);
 
 impl Directory {
     pub fn new() -> Self {
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// One in memory, where no disk makes a file slow.
+    pub fn in_memory() -> Self {
+        Self::within(Path::new("/dev/shm"))
+    }
+
+    fn within(parent: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("smbdirectd-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = parent.join(name);
         let made = fs::DirBuilder::new().mode(0o755).create(&path);
         made.expect("a directory of its own");
         Self(path)

@@ -77,6 +77,8 @@ pub struct Setup<'a> {
     pub without_device: bool,
     /// A library to preload into smbd.
     pub preload: Option<&'a Path>,
+    /// Whether the files are in memory.
+    pub in_memory: bool,
 }
 
 /// A running server.
@@ -126,7 +128,11 @@ impl Server {
     /// Starts the device, and then smbd.
     fn spawn(setup: Setup<'_>) -> Self {
         let samba = Samba::from_environment();
-        let directory = Directory::new();
+        let directory = if setup.in_memory {
+            Directory::in_memory()
+        } else {
+            Directory::new()
+        };
         let root = directory.0.clone();
         let user = user();
         let files = root.join("files");

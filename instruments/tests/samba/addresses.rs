@@ -22,6 +22,7 @@ const BOTH: Setup<'static> = Setup {
     listen: &["127.0.0.7:0"],
     without_device: false,
     preload: None,
+    in_memory: false,
 };
 
 /// Where the device listens besides the first address.

@@ -26,6 +26,7 @@ const LEASES: Setup<'static> = Setup {
     listen: &[],
     without_device: false,
     preload: None,
+    in_memory: false,
 };
 
 fn direct(server: &Server, config: Config) -> Connection {
