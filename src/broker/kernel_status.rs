@@ -140,6 +140,7 @@ fn of_device(device: &Device) -> Status {
         connections: Vec::new(),
         processes: Vec::new(),
         closes: Vec::new(),
+        clients: Vec::new(),
         counters: BTreeMap::new(),
     }
 }
@@ -188,6 +189,7 @@ fn of_connection(connection: &Connection) -> ConnectionStatus {
         outstanding: connection.outstanding,
         starved: connection.starved as usize,
         authenticated: flags & connection_flags::AUTHENTICATED != 0,
+        protection: None,
         age_seconds: seconds(connection.age_ns),
     }
 }

@@ -3,7 +3,7 @@
 //! What a broker says about itself, for people and their tools.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,10 @@ pub struct Status {
     pub processes: Vec<ProcessStatus>,
     /// The connections that ended last, the oldest end first.
     pub closes: Vec<CloseStatus>,
+    /// What smbd has said about its clients, those first about which it said something last. Empty from a device in the
+    /// kernel.
+    #[serde(default)]
+    pub clients: Vec<ClientStatus>,
     /// Counts of events by name: ends of connections by reason, refusals, attachments.
     pub counters: BTreeMap<String, u64>,
 }
@@ -214,6 +218,10 @@ pub struct ConnectionStatus {
     pub starved: usize,
     /// Its worker said that a user has logged in on it, or that a share has let a guest in.
     pub authenticated: bool,
+    /// What happens to file data, if smbd has said so: `plain`, `signed`, `encrypted`, `signed in messages` or
+    /// `encrypted in messages`. Data that is not in messages may go by RDMA.
+    #[serde(default)]
+    pub protection: Option<String>,
     /// Time since it was accepted.
     pub age_seconds: f64,
 }
@@ -250,6 +258,7 @@ impl ConnectionStatus {
             outstanding: conn.outstanding,
             starved: status.starved,
             authenticated: conn.authenticated,
+            protection: None,
             age_seconds: now.saturating_since(conn.since).as_secs_f64(),
         }
     }
@@ -338,6 +347,35 @@ pub struct CloseStatus {
     pub bytes_sent: u64,
 }
 
+/// What smbd has said about a client, which is an address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientStatus {
+    /// The client's address.
+    pub address: IpAddr,
+    /// When smbd last said something about it, counted from the broker's start.
+    pub at_seconds: f64,
+    /// The version of SMB that it has negotiated last, over TCP or SMB Direct: `3.1.1`.
+    pub dialect: Option<String>,
+    /// Whether it knows multichannel.
+    pub multichannel: Option<bool>,
+    /// How often it asked for the server's interfaces and was answered.
+    pub asked: u64,
+    /// The number of RDMA-capable addresses that it was told the last time.
+    pub told: Option<u32>,
+    /// How often it was told of no RDMA-capable address because its session is signed or encrypted and its connection
+    /// has no RDMA transform for that.
+    pub withheld: u64,
+    /// How often it could not bind an SMB Direct connection to its session.
+    pub refused: u64,
+    /// The NTSTATUS of the last time, in hexadecimal.
+    pub refusal: Option<String>,
+}
+
+/// A time as seconds since the broker's start.
+pub(super) fn seconds(at: Instant) -> f64 {
+    at.saturating_since(Instant::ZERO).as_secs_f64()
+}
+
 impl From<&Close> for CloseStatus {
     fn from(close: &Close) -> Self {
         Self {
@@ -346,7 +384,7 @@ impl From<&Close> for CloseStatus {
             fabric: close.fabric.to_owned(),
             worker: close.worker,
             reason: close.reason.to_owned(),
-            at_seconds: close.at.saturating_since(Instant::ZERO).as_secs_f64(),
+            at_seconds: seconds(close.at),
             age_seconds: close.age.as_secs_f64(),
             bytes_received: close.bytes_received,
             bytes_sent: close.bytes_sent,

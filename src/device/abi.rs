@@ -13,6 +13,7 @@
 //! |---|---|---|
 //! | SET_SMBD_PARAMETERS | listener | control [`SetParameters`], the security blob behind it |
 //! | (set the allowed addresses) | listener | control [`SetAddresses`], the addresses behind it |
+//! | (tell about a client) | listener | control [`ClientNote`] |
 //! | SET_SMBD_SESSION_ID | worker | control [`SetSessionId`] |
 //! | GET_MEM_PARAMS | device | [`MemParams`] in control [`Attached`]; memory itself by [`Grow`], [`Segment`], [`Reclaim`], [`Release`] |
 //! | GET_SMBD_EVENT | device | [`Completion`] in a queue; a listener gets control [`Offer`] |
@@ -29,7 +30,7 @@
 //! with that structure, except that the blob of [`SetParameters`] and the elements of [`SetAddresses`] and
 //! [`Addresses`] come behind it. The device answers a request with one message that carries its `cookie`:
 //! [`Attached`], [`Segment`], [`StatusReport`], or [`Reply`] for the others and for all that fail. Messages
-//! that the device sends on its own have cookie 0, and so has [`Release`], which is not answered.
+//! that the device sends on its own have cookie 0, and so have [`Release`] and [`ClientNote`], which are not answered.
 //! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise.
 //! [`Attach`] says which versions the process speaks and which features it has, and [`Attached`] which of
 //! them are used. If there is no common version, the answer is [`Detached`] with the device's version.
@@ -42,7 +43,7 @@
 //!
 //! ```text
 //!   listener    Attach -> Addresses, Attached   SetParameters -> Reply   SetAddresses -> Reply
-//!               <- Offer ...   Decline -> Reply
+//!               <- Offer ...   Decline -> Reply   ClientNote
 //!   worker      Attach (with the token of an offer, or without) -> Addresses, Attached
 //!               SetSessionId -> Reply    Claim -> Reply    Grow -> Segment + memory file
 //!               <- Queue + memory file + doorbell, with the worker's first connection of a reactor
@@ -168,6 +169,8 @@ pub mod kind {
     pub const SET_ADDRESSES: u32 = 8;
     /// [`Release`](super::Release).
     pub const RELEASE: u32 = 9;
+    /// [`ClientNote`](super::ClientNote).
+    pub const CLIENT_NOTE: u32 = super::OPTIONAL | 1;
     /// [`Attached`](super::Attached).
     pub const ATTACHED: u32 = 101;
     /// [`Reply`](super::Reply).
@@ -198,6 +201,39 @@ pub mod role {
     pub const WORKER: u32 = 2;
     /// An administrator's tool: asks for the status.
     pub const OBSERVER: u32 = 3;
+}
+
+/// [`ClientNote::note`].
+pub mod note {
+    /// It has negotiated SMB 2 or 3, over TCP or SMB Direct. `value`: the dialect, and with
+    /// [`MULTICHANNEL`] whether it knows multichannel.
+    pub const NEGOTIATED: u16 = 1;
+    /// It has asked for the server's interfaces. `value`: how many RDMA-capable addresses it was told.
+    pub const ASKED: u16 = 2;
+    /// It has asked for the server's interfaces, and was told of no RDMA-capable address because its session is
+    /// signed or encrypted and its connection has no RDMA transform for that. `value`: 0.
+    pub const WITHHELD: u16 = 3;
+    /// A session is on one of its SMB Direct connections, which has this `port`. `value`: `protection::*`.
+    pub const SESSION: u16 = 4;
+    /// It could not bind an SMB Direct connection to its session. `value`: the NTSTATUS.
+    pub const REFUSED: u16 = 5;
+
+    /// In `value` of [`NEGOTIATED`].
+    pub const MULTICHANNEL: u32 = 1 << 16;
+}
+
+/// `value` of [`note::SESSION`]: what happens to file data on a connection.
+pub mod protection {
+    /// Neither signed nor encrypted; by RDMA.
+    pub const PLAIN: u32 = 0;
+    /// Signed; by RDMA with a transform.
+    pub const SIGNED: u32 = 1;
+    /// Encrypted; by RDMA with a transform.
+    pub const ENCRYPTED: u32 = 2;
+    /// Signed; in messages.
+    pub const SIGNED_IN_MESSAGES: u32 = 3;
+    /// Encrypted; in messages.
+    pub const ENCRYPTED_IN_MESSAGES: u32 = 4;
 }
 
 /// [`Grow::region`], [`Segment::region`].
@@ -380,6 +416,21 @@ impl AllowedAddress {
         };
         is_host && self.reserved == 0 && (self.scope_id != 0) == ip.is_unicast_link_local()
     }
+}
+
+/// The listener tells what smbd knows about a client, for the device's status and its readers. It changes nothing
+/// that the device does. The device skips a note that it does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ClientNote {
+    /// The client's address. IPv4 mapped into IPv6.
+    pub address: [u8; 16],
+    /// `note::*`.
+    pub note: u16,
+    /// The client's port, if the note is about one connection; otherwise 0.
+    pub port: u16,
+    /// What the note says.
+    pub value: u32,
 }
 
 /// A worker registers a client's GUID and one of its sessions, or removes the registration.
@@ -744,6 +795,7 @@ const _: () = {
     assert!(size_of::<SetParameters>() == 64);
     assert!(size_of::<SetAddresses>() == 8);
     assert!(size_of::<AllowedAddress>() == 24);
+    assert!(size_of::<ClientNote>() == 24);
     assert!(size_of::<SetSessionId>() == 32);
     assert!(size_of::<Claim>() == 16);
     assert!(size_of::<Grow>() == 8);

@@ -501,6 +501,8 @@ impl<K: Kernel> Channel for CharChannel<K> {
             }
             Request::Grow(grow) => self.grow(cookie, grow),
             Request::Release(mut release) => self.request(&mut release, None),
+            // A device in the kernel keeps no notes.
+            Request::ClientNote(_) => Ok(()),
             // An observer has no channel: see `observe`.
             Request::Status(_) => Err(Status::Invalid),
             Request::Skipped => Ok(()),

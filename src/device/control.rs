@@ -62,12 +62,18 @@ impl<C: Channel> Handle<C> {
         sent
     }
 
+    /// Sends a message that is not answered. [`Status::Again`]: it cannot be sent now.
+    pub(super) fn tell<B: Body>(&mut self, body: &B) -> Result<(), Status> {
+        encode(0, body, &[], &mut self.message);
+        self.channel.send(&self.message)
+    }
+
     /// Gives back the segments that the device wants and nothing uses, and asks for those that are
     /// wanted here. What cannot be sent now is sent later.
     pub(super) fn trade_memory(&mut self) {
         while let Some(release) = self.worker.as_ref().and_then(|w| w.releases.front()) {
-            encode(0, release, &[], &mut self.message);
-            if self.channel.send(&self.message).is_err() {
+            let release = *release;
+            if self.tell(&release).is_err() {
                 return;
             }
             if let Some(worker) = &mut self.worker {

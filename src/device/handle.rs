@@ -27,7 +27,7 @@ use zerocopy::IntoBytes;
 
 use super::Status;
 use super::abi::{
-    self, Address, AllowedAddress, Attach, Attached, Claim, ConnInfo, Decline,
+    self, Address, AllowedAddress, Attach, Attached, Claim, ClientNote, ConnInfo, Decline,
     MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, MemParams, SetAddresses, SetParameters, SetSessionId,
     Token,
 };
@@ -271,6 +271,17 @@ impl<C: Channel> Handle<C> {
         };
         let kind = abi::kind::SET_ADDRESSES;
         self.request(Asked::Call { cookie, kind }, &set, list.as_bytes())
+    }
+
+    /// Tells the device what smbd knows about a client, for the device's status. A device that keeps no such notes skips
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::Again`]: it cannot be sent now, and is lost. [`Status::NotAttached`]: not a listener.
+    pub fn note_client(&mut self, note: &ClientNote) -> Result<(), Status> {
+        self.check(Role::Listener)?;
+        self.tell(note)
     }
 
     /// Registers a client's GUID and, unless `session_id` is 0, one of its sessions; or removes the

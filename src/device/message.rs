@@ -15,10 +15,10 @@ use alloc::vec::Vec;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::abi::{
-    Address, Addresses, AllowedAddress, Attach, Attached, Claim, Control, Decline, Detached, Grow,
-    MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, OPTIONAL, Offer, Queue, Reclaim,
-    Release, Reply, Segment, SetAddresses, SetParameters, SetSessionId, StatusReport,
-    StatusRequest, Wake, kind,
+    Address, Addresses, AllowedAddress, Attach, Attached, Claim, ClientNote, Control, Decline,
+    Detached, Grow, MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, OPTIONAL, Offer,
+    Queue, Reclaim, Release, Reply, Segment, SetAddresses, SetParameters, SetSessionId,
+    StatusReport, StatusRequest, Wake, kind,
 };
 
 /// The structure of a control message.
@@ -48,6 +48,7 @@ bodies! {
     SetParameters SET_PARAMETERS: |body| body.reserved == [0; 5];
     SetAddresses SET_ADDRESSES: |_| true;
     SetSessionId SET_SESSION_ID: |body| body.reserved == 0;
+    ClientNote CLIENT_NOTE: |_| true;
     Claim CLAIM: |_| true;
     Decline DECLINE: |_| true;
     Grow GROW: |_| true;
@@ -84,6 +85,8 @@ pub enum Request<'a> {
     Grow(Grow),
     /// A worker's, without an answer.
     Release(Release),
+    /// A listener's, without an answer.
+    ClientNote(ClientNote),
     /// An observer's.
     Status(StatusRequest),
     /// From a later version, and may be skipped.
@@ -192,6 +195,9 @@ pub fn encode_addresses(cookie: u64, list: &[Address], message: &mut Vec<u8>) {
 /// The first rule that the message breaks.
 pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> {
     let (control, rest) = split(message)?;
+    if control.kind == kind::CLIENT_NOTE && control.cookie == 0 {
+        return Ok((0, Request::ClientNote(read(rest)?)));
+    }
     if is_skipped(&control) {
         return Ok((0, Request::Skipped));
     }
@@ -219,7 +225,7 @@ pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> 
     Ok((control.cookie, request))
 }
 
-/// Whether a side that does not know the kind may skip the message: no such kind is known yet.
+/// Whether a side that does not know the kind may skip the message.
 const fn is_skipped(control: &Control) -> bool {
     control.kind & OPTIONAL != 0 && control.cookie == 0
 }

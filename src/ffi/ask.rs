@@ -7,11 +7,27 @@ use std::ffi::c_void;
 use super::convert::address_of;
 use super::pointer::{Output, bytes, input, inputs, put, sixteen, with_device};
 use super::types::*;
-use crate::device::abi::{AllowedAddress, MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, SetParameters};
+use crate::device::abi::{
+    AllowedAddress, ClientNote, MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, SetParameters, note,
+    protection,
+};
 use crate::device::{Handle, Status};
 
 const _: () = assert!(SMBDIRECT_ADDRESSES_MAX as usize == MAX_ADDRESSES);
 const _: () = assert!(SMBDIRECT_ALLOWED_ADDRESSES_MAX as usize == MAX_ALLOWED_ADDRESSES);
+const _: () = assert!(
+    SMBDIRECT_NOTE_NEGOTIATED == note::NEGOTIATED
+        && SMBDIRECT_NOTE_ASKED == note::ASKED
+        && SMBDIRECT_NOTE_WITHHELD == note::WITHHELD
+        && SMBDIRECT_NOTE_SESSION == note::SESSION
+        && SMBDIRECT_NOTE_REFUSED == note::REFUSED
+        && SMBDIRECT_NOTE_MULTICHANNEL == note::MULTICHANNEL
+        && SMBDIRECT_PROTECTION_PLAIN == protection::PLAIN
+        && SMBDIRECT_PROTECTION_SIGNED == protection::SIGNED
+        && SMBDIRECT_PROTECTION_ENCRYPTED == protection::ENCRYPTED
+        && SMBDIRECT_PROTECTION_SIGNED_IN_MESSAGES == protection::SIGNED_IN_MESSAGES
+        && SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES == protection::ENCRYPTED_IN_MESSAGES
+);
 
 /// SET_SMBD_PARAMETERS, for a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.
 ///
@@ -120,6 +136,41 @@ pub unsafe extern "C" fn smbdirect_device_set_addresses(
         let addresses = unsafe { inputs(addresses, count) }?;
         let allowed: Result<Vec<_>, Status> = addresses.map(allowed).collect();
         handle.set_addresses(cookie, Some(&allowed?))
+    };
+    // SAFETY: `device` is a live handle, as `# Safety` demands.
+    unsafe { with_device(device, call) }
+}
+
+/// Tells the device, for a listener, what smbd knows about a client, TCP-only clients included. The device shows it in its
+/// status, so that administrators see why a client does not use RDMA. It changes nothing else, is not answered,
+/// and is lost if it cannot be sent now. A device that keeps no notes, such as the kernel's, ignores it.
+///
+/// - Owns: everything is copied.
+/// - Threads: one at a time.
+/// - Blocks: never.
+/// - Fork: SMBDIRECT_E_FORKED.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED.
+///
+/// # Safety
+///
+/// `device` is a live handle; `note` points to a structure whose `type_size` is set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smbdirect_device_note_client(
+    device: *mut smbdirect_device,
+    note: *const smbdirect_client_note,
+) -> i32 {
+    let call = |handle: &mut Handle| {
+        // SAFETY: `note` points to a structure whose `type_size` is set, as `# Safety` demands.
+        let note = unsafe { input(note) }?;
+        if note.note == 0 || note.reserved32 != 0 || note.reserved != [0; 2] {
+            return Err(Status::Invalid);
+        }
+        handle.note_client(&ClientNote {
+            address: note.address,
+            note: note.note,
+            port: note.port,
+            value: note.value,
+        })
     };
     // SAFETY: `device` is a live handle, as `# Safety` demands.
     unsafe { with_device(device, call) }

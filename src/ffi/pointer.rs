@@ -12,9 +12,9 @@ use std::slice;
 
 use super::types::{
     smbdirect_address, smbdirect_allowed_address, smbdirect_attach, smbdirect_buffer,
-    smbdirect_conn_info, smbdirect_device, smbdirect_event, smbdirect_mem_params,
-    smbdirect_parameters, smbdirect_pdu, smbdirect_rdma, smbdirect_session, smbdirect_transfer,
-    smbdirect_transform,
+    smbdirect_client_note, smbdirect_conn_info, smbdirect_device, smbdirect_event,
+    smbdirect_mem_params, smbdirect_parameters, smbdirect_pdu, smbdirect_rdma, smbdirect_session,
+    smbdirect_transfer, smbdirect_transform,
 };
 use crate::device::{Handle, Status};
 
@@ -35,7 +35,7 @@ macro_rules! structures {
 }
 
 structures! {
-    smbdirect_address smbdirect_allowed_address smbdirect_attach smbdirect_buffer smbdirect_conn_info smbdirect_event smbdirect_mem_params
+    smbdirect_address smbdirect_allowed_address smbdirect_attach smbdirect_buffer smbdirect_client_note smbdirect_conn_info smbdirect_event smbdirect_mem_params
     smbdirect_parameters smbdirect_pdu smbdirect_rdma smbdirect_session smbdirect_transfer smbdirect_transform
 }
 

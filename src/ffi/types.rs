@@ -143,6 +143,33 @@ pub const SMBDIRECT_ALLOWED_ADDRESSES_MAX: u32 = 128;
 /// Allows all addresses of the server: for smbdirect_device_set_addresses without a list.
 pub const SMBDIRECT_ADDRESSES_ALL: u32 = 1;
 
+/// The client has negotiated SMB 2 or 3, over TCP or SMB Direct. `value` is the dialect, and
+/// SMBDIRECT_NOTE_MULTICHANNEL if the client knows multichannel.
+pub const SMBDIRECT_NOTE_NEGOTIATED: u16 = 1;
+/// The client has asked for the server's interfaces. `value`: how many RDMA-capable addresses it was told.
+pub const SMBDIRECT_NOTE_ASKED: u16 = 2;
+/// The client has asked for the server's interfaces, and was told of no RDMA-capable address because its
+/// session is signed or encrypted and its connection has no RDMA transform for that. `value` is 0.
+pub const SMBDIRECT_NOTE_WITHHELD: u16 = 3;
+/// A session is on the client's SMB Direct connection from `port`. `value`: SMBDIRECT_PROTECTION_*.
+pub const SMBDIRECT_NOTE_SESSION: u16 = 4;
+/// The client could not bind an SMB Direct connection to its session. `value` is the NTSTATUS.
+pub const SMBDIRECT_NOTE_REFUSED: u16 = 5;
+
+/// In `value` of SMBDIRECT_NOTE_NEGOTIATED.
+pub const SMBDIRECT_NOTE_MULTICHANNEL: u32 = 0x10000;
+
+/// File data is neither signed nor encrypted, and may go by RDMA.
+pub const SMBDIRECT_PROTECTION_PLAIN: u32 = 0;
+/// File data is signed, and may go by RDMA with a transform.
+pub const SMBDIRECT_PROTECTION_SIGNED: u32 = 1;
+/// File data is encrypted, and may go by RDMA with a transform.
+pub const SMBDIRECT_PROTECTION_ENCRYPTED: u32 = 2;
+/// File data is signed, and goes in messages.
+pub const SMBDIRECT_PROTECTION_SIGNED_IN_MESSAGES: u32 = 3;
+/// File data is encrypted, and goes in messages.
+pub const SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES: u32 = 4;
+
 /// The message invalidates `token` at the peer (SEND with Invalidate).
 pub const SMBDIRECT_PDU_INVALIDATE: u32 = 1;
 
@@ -207,6 +234,26 @@ pub struct smbdirect_allowed_address {
     pub scope_id: u32,
     /// The address of one host, not unspecified or multicast. IPv4 as ::ffff:a.b.c.d.
     pub address: [u8; 16],
+    /// 0.
+    pub reserved: [u64; 2],
+}
+
+/// What smbd knows about a client, for the device's status.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct smbdirect_client_note {
+    /// sizeof(struct smbdirect_client_note).
+    pub type_size: u32,
+    /// What the note says: see SMBDIRECT_NOTE_*.
+    pub value: u32,
+    /// The client's address. IPv4 as ::ffff:a.b.c.d.
+    pub address: [u8; 16],
+    /// SMBDIRECT_NOTE_*.
+    pub note: u16,
+    /// The client's port, if the note is about one connection; otherwise 0.
+    pub port: u16,
+    /// 0.
+    pub reserved32: u32,
     /// 0.
     pub reserved: [u64; 2],
 }
@@ -478,6 +525,7 @@ const _: () = {
     assert!(size_of::<smbdirect_attach>() == 56);
     assert!(size_of::<smbdirect_address>() == 56);
     assert!(size_of::<smbdirect_allowed_address>() == 40);
+    assert!(size_of::<smbdirect_client_note>() == 48);
     assert!(size_of::<smbdirect_parameters>() == 80);
     assert!(size_of::<smbdirect_session>() == 48);
     assert!(size_of::<smbdirect_mem_params>() == 72);

@@ -27,6 +27,15 @@ static void legal_allowed(struct smbdirect_allowed_address *allowed)
 	};
 }
 
+static void legal_note(struct smbdirect_client_note *note)
+{
+	*note = (struct smbdirect_client_note){
+		.type_size = sizeof(*note),
+		.note = SMBDIRECT_NOTE_ASKED,
+		.address = {[10] = 255, 255, 127, 0, 0, 1},
+	};
+}
+
 static void no_pointers(void)
 {
 	struct smbdirect_device *device = scene.worker;
@@ -38,6 +47,7 @@ static void no_pointers(void)
 	struct smbdirect_event event = {.type_size = sizeof(event)};
 	struct smbdirect_parameters parameters;
 	struct smbdirect_allowed_address allowed;
+	struct smbdirect_client_note note;
 	struct smbdirect_session session = {
 		.type_size = sizeof(session),
 		.client_guid = {1},
@@ -100,6 +110,11 @@ static void no_pointers(void)
 	allowed.address[0] = 0xfe;
 	allowed.address[1] = 0x80;
 	INVALID(smbdirect_device_set_addresses(scene.listener, 1, 0, &allowed, 1));
+	legal_note(&note);
+	INVALID(smbdirect_device_note_client(NULL, &note));
+	INVALID(smbdirect_device_note_client(scene.listener, NULL));
+	note.note = 0;
+	INVALID(smbdirect_device_note_client(scene.listener, &note));
 	INVALID(smbdirect_device_set_session_id(NULL, 1, &session));
 	INVALID(smbdirect_device_set_session_id(device, 1, NULL));
 	INVALID(smbdirect_device_claim(NULL, 1, sixteen));
@@ -290,6 +305,11 @@ static int32_t call_set_addresses(const void *allowed)
 	return smbdirect_device_set_addresses(scene.listener, 5, 0, allowed, 1);
 }
 
+static int32_t call_note_client(const void *note)
+{
+	return smbdirect_device_note_client(scene.listener, note);
+}
+
 static int32_t call_set_session_id(const void *session)
 {
 	return smbdirect_device_set_session_id(scene.worker, 6, session);
@@ -392,6 +412,7 @@ static void other_sizes(void)
 	};
 	struct smbdirect_parameters parameters;
 	struct smbdirect_allowed_address allowed;
+	struct smbdirect_client_note note;
 	struct smbdirect_session session = {
 		.type_size = sizeof(session),
 		.client_guid = {1},
@@ -410,11 +431,13 @@ static void other_sizes(void)
 
 	legal_parameters(&parameters);
 	legal_allowed(&allowed);
+	legal_note(&note);
 	reads(&args, sizeof(args), call_new, SMBDIRECT_OK);
 	reads(&parameters, sizeof(parameters), call_set_parameters, SMBDIRECT_OK);
 	expect(SMBDIRECT_OK, reply_of(scene.listener, 5));
 	reads(&allowed, sizeof(allowed), call_set_addresses, SMBDIRECT_OK);
 	expect(SMBDIRECT_OK, reply_of(scene.listener, 5));
+	reads(&note, sizeof(note), call_note_client, SMBDIRECT_OK);
 	reads(&session, sizeof(session), call_set_session_id, SMBDIRECT_OK);
 	expect(SMBDIRECT_OK, reply_of(scene.worker, 6));
 	reads(&pdu, sizeof(pdu), call_send, SMBDIRECT_OK);

@@ -57,6 +57,18 @@ fn structures_are_the_same_in_c_and_have_no_padding() {
     );
     layout!(
         text,
+        smbdirect_client_note {
+            type_size,
+            value,
+            address,
+            note,
+            port,
+            reserved32,
+            reserved
+        }
+    );
+    layout!(
+        text,
         smbdirect_parameters {
             type_size,
             receive_credit_max,

@@ -5,9 +5,13 @@
 use std::path::Path;
 use std::process::Command;
 
+use instruments::client::{Config, Connection, Credentials, TransformType};
 use instruments::daemon::SMBDIRECTCTL;
 use instruments::samba::{Server, Setup};
 use serde_json::Value;
+
+use crate::channel::{Client, device};
+use crate::sessions::{GUID, credentials, log_in};
 
 fn examine(server: &Server, control: &Path) -> Value {
     let mut command = Command::new(&*SMBDIRECTCTL);
@@ -64,7 +68,8 @@ fn the_doctor_says_that_data_must_be_signed() {
     let report = examine(&server, &server.device().control);
     let said = with(&report, "warn", Some("smb.conf"));
     assert!(
-        said.iter().any(|it| it.contains("no data goes by RDMA")),
+        said.iter()
+            .any(|it| it.contains("only for clients with RDMA transforms")),
         "{report}"
     );
 }
@@ -87,4 +92,79 @@ fn the_doctor_says_that_multichannel_is_off_even_without_a_device() {
             .any(|it| it.contains("multi channel support is off")),
         "{report}"
     );
+}
+
+#[test]
+fn smbd_tells_the_device_what_decides_whether_a_client_uses_rdma() {
+    let server = device(Setup::default());
+    let client = |status: &Value| status["clients"][0].clone();
+    let after = |is_so: &dyn Fn(&Value) -> bool| {
+        let status = server
+            .device()
+            .wait_for_status(|status| is_so(&client(status)));
+        client(&status)
+    };
+    let config = Config {
+        transforms: vec![],
+        ..Config::new(GUID)
+    };
+    let mut tcp = log_in(&server, config.clone());
+    let told = after(&|it| it["dialect"] == "3.1.1");
+    assert_eq!(told["address"], "127.0.0.1");
+    assert_eq!(told["multichannel"], true);
+    assert_eq!(told["asked"], 0);
+    let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
+    let interfaces = tcp.network_interfaces(tree).expect("interfaces");
+    let rdma = interfaces.iter().filter(|it| it.rdma).count();
+    let told = after(&|it| it["asked"] == 1);
+    assert_eq!(told["told"], rdma);
+    // The doctor repeats it.
+    let report = examine(&server, &server.device().control);
+    let said = with(&report, "ok", Some("clients"));
+    assert!(
+        said[0].contains("asked for the server's interfaces"),
+        "{report}"
+    );
+    // A connection that is not bound, because the password is wrong.
+    let mut direct = Connection::smb_direct(server.smb_direct, config.clone()).expect("SMB Direct");
+    let wrong = Credentials {
+        password: "wrong".to_owned(),
+        ..credentials(&server)
+    };
+    direct.bind(&tcp, &wrong).expect_err("no binding");
+    let told = after(&|it| it["refused"] == 1);
+    assert_eq!(told["refusal"], "0xc000006d");
+    drop((tcp, direct));
+    // What happens to data on a connection.
+    for (sign, seal, transforms, protection) in [
+        (false, false, vec![], "plain"),
+        (true, false, vec![], "signed in messages"),
+        (true, false, vec![TransformType::Signing], "signed"),
+    ] {
+        let config = Config {
+            sign,
+            seal,
+            transforms,
+            ..config.clone()
+        };
+        let one = Client::connect_with(&server, config);
+        let is_so = |status: &Value| {
+            let mut connections = status["connections"].as_array().expect("a list").iter();
+            connections.any(|it| it["protection"] == protection)
+        };
+        server.device().wait_for_status(is_so);
+        drop(one);
+        server
+            .device()
+            .wait_for_status(|status| status["connections"] == Value::Array(vec![]));
+    }
+    // A client that signs and has no transform for it is told of no RDMA.
+    let config = Config {
+        sign: true,
+        ..config
+    };
+    let mut tcp = log_in(&server, config);
+    let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
+    tcp.network_interfaces(tree).expect("interfaces");
+    after(&|it| it["withheld"] == 1);
 }

@@ -34,6 +34,7 @@ pub(crate) struct Device {
     pub(crate) connections: Vec<Connection>,
     pub(crate) processes: Vec<Process>,
     pub(crate) closes: Vec<Close>,
+    pub(crate) clients: Vec<Client>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -76,6 +77,8 @@ pub(crate) struct Connection {
     pub(crate) receive_credits: u32,
     /// `None` from a device that does not report it, which is no reason to mark the connection.
     pub(crate) authenticated: Option<bool>,
+    /// What happens to file data, if smbd has said so.
+    pub(crate) protection: Option<String>,
     pub(crate) inline_bytes_in: u64,
     pub(crate) inline_bytes_out: u64,
     pub(crate) rdma_read_bytes: u64,
@@ -114,6 +117,21 @@ pub(crate) struct Close {
     pub(crate) reason: String,
     pub(crate) at_seconds: f64,
     pub(crate) age_seconds: f64,
+}
+
+/// What smbd has said about a client.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Client {
+    pub(crate) address: String,
+    pub(crate) at_seconds: f64,
+    pub(crate) dialect: Option<String>,
+    pub(crate) multichannel: Option<bool>,
+    pub(crate) asked: u64,
+    pub(crate) told: Option<u32>,
+    pub(crate) withheld: u64,
+    pub(crate) refused: u64,
+    pub(crate) refusal: Option<String>,
 }
 
 impl Display for Device {
@@ -223,11 +241,12 @@ impl Device {
     fn connections(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\nConnections (*: not logged in; credits: to send/granted; in, out: messages; read, written: RDMA)"
+            "\nConnections (state: * not logged in, S signed, E encrypted, m data goes in messages;\n\
+             credits: to send/granted; in, out: messages; read, written: RDMA)"
         )?;
         writeln!(
             f,
-            "{:<PEER$} {:<5} {:>7} {:<7} {:>11} {:>8} {:>8} {:>8} {:>8} {:>7}",
+            "{:<PEER$} {:<5} {:>7} {:<8} {:>10} {:>8} {:>8} {:>8} {:>8} {:>7}",
             "client", "by", "process", "state", "credits", "in", "out", "read", "written", "age"
         )?;
         for connection in &self.connections {
@@ -239,7 +258,7 @@ impl Device {
             peer(f, &connection.peer)?;
             writeln!(
                 f,
-                " {:<5} {:>7} {:<7} {:>11} {:>8} {:>8} {:>8} {:>8} {:>7}",
+                " {:<5} {:>7} {:<8} {:>10} {:>8} {:>8} {:>8} {:>8} {:>7}",
                 match connection.fabric.as_str() {
                     "software" => "soft",
                     fabric => fabric,
@@ -274,11 +293,20 @@ impl Device {
 }
 
 impl Connection {
-    /// Its state, with a mark if nobody has logged in on it and the state does not imply that.
+    /// Its state, with a mark if nobody has logged in on it and the state does not imply that, or with marks for what
+    /// happens to its data.
     fn state(&self) -> String {
         let is_marked =
             self.authenticated == Some(false) && matches!(self.state.as_str(), "owned" | "ending");
-        format!("{}{}", self.state, if is_marked { "*" } else { "" })
+        let marks = match self.protection.as_deref() {
+            _ if is_marked => "*",
+            Some("signed") => " S",
+            Some("encrypted") => " E",
+            Some("signed in messages") => " Sm",
+            Some("encrypted in messages") => " Em",
+            _ => "",
+        };
+        format!("{}{marks}", self.state)
     }
 }
 

@@ -16,6 +16,7 @@
 //! answered, is detached.
 
 mod addresses;
+mod clients;
 mod memory;
 mod path;
 mod report;
@@ -36,6 +37,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use self::addresses::Known;
+use self::clients::Clients;
 use self::memory::Exchange;
 pub(super) use self::path::ControlSocket;
 use self::report::Reports;
@@ -125,6 +127,7 @@ pub(super) struct Control {
     readable: VecDeque<u32>,
     accept_again: Option<Instant>,
     reports: Reports,
+    clients: Clients,
     exchange: Exchange,
     lines: Lines,
     /// Bytes of the message that is being read.
@@ -163,6 +166,7 @@ impl Control {
             readable: VecDeque::new(),
             accept_again: None,
             reports: Reports::default(),
+            clients: Clients::default(),
             exchange: Exchange::default(),
             lines: Lines::default(),
             buffer: vec![0; MAX_CONTROL_LENGTH],

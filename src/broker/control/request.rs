@@ -55,14 +55,12 @@ impl Control {
             Request::Decline(_) => (Role::Listener, kind::DECLINE),
             Request::Grow(_) => (Role::Worker, kind::GROW),
             Request::Release(_) => (Role::Worker, kind::RELEASE),
+            Request::ClientNote(_) => (Role::Listener, kind::CLIENT_NOTE),
             Request::Status(_) => (Role::Observer, kind::STATUS_REQUEST),
         };
         if process.role != role {
             if cookie == 0 {
-                return Err((
-                    Status::Corrupt,
-                    "it gave back memory that its role cannot have".into(),
-                ));
+                return Err((Status::Corrupt, "it said what its role cannot say".into()));
             }
             return reply(&process, cookie, kind, Err(Status::NotAttached));
         }
@@ -91,6 +89,10 @@ impl Control {
             Request::Grow(grow) => self.grow(process, cookie, grow)?,
             Request::Release(release) => {
                 self.release(process, release)?;
+                Answer::Other
+            }
+            Request::ClientNote(note) => {
+                self.clients.note(&note, self.now);
                 Answer::Other
             }
             Request::Status(_) if self.reports.has_asked(process.id) => {

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::super::status::{Address, Connection, Device};
+use super::super::status::{Address, Client, Connection, Device};
 use super::facts::{Facts, Kind, Port, Smbd};
 use super::{Finding, Verdict};
 
@@ -60,6 +60,7 @@ pub(super) fn server(facts: &Facts) -> Vec<Finding> {
     firewall(facts, &mut found);
     limits(facts, &mut found);
     end_to_end(facts, &mut found);
+    clients(facts, &mut found);
     found.0
 }
 
@@ -200,9 +201,7 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
     if ["mandatory", "required", "forced", "force", "enforced"].contains(&signing.as_str()) {
         found.warn(
             CHECK,
-            format!(
-                "server signing is {signing}: no data goes by RDMA, and clients are not told of it"
-            ),
+            format!("server signing is {signing}: {ONLY_WITH_TRANSFORMS}"),
             "server signing = default, on a network that you trust",
         );
     }
@@ -210,7 +209,7 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
     if encryption == "required" {
         found.warn(
             CHECK,
-            "server smb encrypt is required: no data goes by RDMA, and clients are not told of it",
+            format!("server smb encrypt is required: {ONLY_WITH_TRANSFORMS}"),
             "encrypt single shares instead (smb encrypt = required there), on a network that you trust",
         );
     }
@@ -218,6 +217,10 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
         found.ok(CHECK, "smb.conf has what SMB Direct needs");
     }
 }
+
+/// Whose data goes by RDMA if all of it must be signed or encrypted.
+const ONLY_WITH_TRANSFORMS: &str = "data goes by RDMA only for clients with RDMA transforms (Windows 11, Server 2022); \
+    others are not told of RDMA";
 
 /// Where clients are told to go.
 fn addresses(facts: &Facts, found: &mut Findings) {
@@ -561,6 +564,9 @@ pub(super) fn client(facts: &Facts, client: IpAddr) -> Vec<Finding> {
     found.0
 }
 
+/// How many clients are shown that use TCP only.
+const CLIENTS: usize = 16;
+
 /// What to look at on a client that has not connected.
 const ON_THE_CLIENT: &str = "Windows: Get-SmbClientNetworkInterface (RDMA Capable), Get-NetAdapterRdma (Enabled)\n\
     Windows: Get-SmbClientConfiguration (EnableMultiChannel True, RequireSecuritySignature False)\n\
@@ -590,15 +596,31 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
             cure,
         );
     } else if rdma > 0 {
+        let how = live.iter().find_map(|it| it.protection.as_deref());
+        let how = how.map(|how| format!(", {how}")).unwrap_or_default();
         found.ok(
             CHECK,
-            format!("{client} uses RDMA: {count} connections, {rdma} bytes"),
+            format!("{client} uses RDMA{how}: {count} connections, {rdma} bytes"),
         );
     } else if count > 0 {
+        let in_messages = live.iter().find_map(|it| {
+            let how = it.protection.as_deref()?;
+            how.strip_suffix(" in messages")
+        });
+        let (why, cure) = match in_messages {
+            Some(how) => (
+                format!(": its data is {how}, and it knows no RDMA transforms"),
+                "Windows 11 or Server 2022 as the client, or no signing and encryption, on a network that you trust",
+            ),
+            None => (
+                " so far".to_owned(),
+                "small reads and writes go in messages; smbstatus shows whether its data may go by RDMA",
+            ),
+        };
         found.warn(
             CHECK,
-            format!("{client} uses SMB Direct, but only messages so far: {messages} bytes"),
-            "signing or encryption keeps data out of RDMA (smbstatus shows both); so do small reads and writes",
+            format!("{client} uses SMB Direct, but only messages{why}: {messages} bytes"),
+            cure,
         );
     }
     let last = device.closes.iter().rfind(|close| is_of(&close.peer));
@@ -614,9 +636,82 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
             "docs/counters.md says what the reason means",
         );
     } else if count == 0 {
-        let message = format!(
-            "{client} is not connected by SMB Direct, and none of the last connections was its own"
+        let noted = device.clients.iter().find(|noted| {
+            let ip = noted.address.parse::<IpAddr>();
+            ip.is_ok_and(|ip| ip.to_canonical() == client.to_canonical())
+        });
+        let (why, cure) = noted.map_or(
+            (
+                "none of the last connections was its own".to_owned(),
+                ON_THE_CLIENT,
+            ),
+            why_tcp,
         );
-        found.warn(CHECK, message, ON_THE_CLIENT);
+        let message = format!("{client} is not connected by SMB Direct: {why}");
+        found.warn(CHECK, message, cure);
+    }
+}
+
+/// Why a client that has no SMB Direct connection stays with TCP, as far as smbd knows, and what to do.
+fn why_tcp(noted: &Client) -> (String, &'static str) {
+    const MULTICHANNEL: &str = "Windows: Set-SmbClientConfiguration -EnableMultiChannel $true\n\
+        Linux: mount -t cifs -o rdma, which a mounted client cannot add later";
+    let dialect = noted.dialect.as_deref().unwrap_or("?");
+    if let Some(status) = &noted.refusal {
+        let times = noted.refused;
+        let why = format!(
+            "smbd refused {times} times to bind a connection to its session, last with {status}"
+        );
+        return (why, "the log of smbd, with log level = 3 smb2:5, says why");
+    }
+    if dialect.starts_with('2') {
+        let why = format!("it speaks SMB {dialect}, and SMB Direct needs SMB 3");
+        return (
+            why,
+            "a client with SMB 3: Windows 8 or Server 2012, or newer",
+        );
+    }
+    match noted.told {
+        Some(0) => (
+            "it asked for the server's interfaces, and none of them has RDMA".to_owned(),
+            "the lines above on the addresses that clients are told",
+        ),
+        Some(told) => (
+            format!("it asked for the server's interfaces, was told of {told} addresses with RDMA, and came to none"),
+            ON_THE_CLIENT,
+        ),
+        None if noted.withheld > 0 => (
+            "its data must be signed or encrypted, and it knows no RDMA transforms, so it was told of no RDMA".to_owned(),
+            "Windows 11 or Server 2022 as the client, or no signing and encryption, on a network that you trust",
+        ),
+        None if noted.multichannel == Some(false) => (
+            "multichannel is off there, or it knows none".to_owned(),
+            MULTICHANNEL,
+        ),
+        None => ("it never asked for the server's interfaces".to_owned(), MULTICHANNEL),
+    }
+}
+
+/// What smbd has told last about clients that use TCP only.
+fn clients(facts: &Facts, found: &mut Findings) {
+    let Some(device) = &facts.device else {
+        return;
+    };
+    let is_connected = |address: &str| {
+        let same = |it: &Connection| ip_of(&it.peer).map(|ip| ip.to_canonical().to_string());
+        device
+            .connections
+            .iter()
+            .any(|it| same(it).as_deref() == Some(address))
+    };
+    let on_tcp = device
+        .clients
+        .iter()
+        .filter(|it| !is_connected(&it.address));
+    for client in on_tcp.take(CLIENTS) {
+        let ago = (device.uptime_seconds - client.at_seconds).max(0.0);
+        let (why, _) = why_tcp(client);
+        let message = format!("{}, {ago:.0} s ago: TCP only: {why}", client.address);
+        found.ok("clients", message);
     }
 }

@@ -285,19 +285,19 @@ fn smb_conf_rules_smb_direct_out() {
         (
             "server signing",
             "required",
-            "no data goes by RDMA",
+            "only for clients with RDMA transforms",
             "network that you trust",
         ),
         (
             "server signing",
             "mandatory",
-            "no data goes by RDMA",
+            "only for clients with RDMA transforms",
             "network that you trust",
         ),
         (
             "server smb encrypt",
             "required",
-            "no data goes by RDMA",
+            "only for clients with RDMA transforms",
             "single shares",
         ),
         (
@@ -679,7 +679,24 @@ fn a_client_uses_rdma_or_messages_or_has_not_logged_in() {
         finding.message.contains("only messages so far: 77 bytes"),
         "{finding:?}"
     );
-    assert!(finding.cure.unwrap().contains("encryption"));
+    assert!(finding.cure.unwrap().contains("small reads"));
+    of_device(&mut facts).connections[0].protection = Some("signed in messages".to_owned());
+    let finding = about(&facts, "10.0.0.24");
+    assert!(
+        finding
+            .message
+            .contains("its data is signed, and it knows no RDMA transforms"),
+        "{finding:?}"
+    );
+    assert!(finding.cure.unwrap().contains("Server 2022"));
+    let connection = &mut of_device(&mut facts).connections[0];
+    connection.protection = Some("encrypted".to_owned());
+    connection.rdma_write_bytes = 1;
+    let finding = about(&facts, "10.0.0.24");
+    assert!(
+        finding.message.contains("uses RDMA, encrypted: 1"),
+        "{finding:?}"
+    );
     of_device(&mut facts).connections[0].authenticated = Some(false);
     assert!(
         about(&facts, "10.0.0.24")
@@ -719,4 +736,81 @@ fn a_client_was_here_or_never_came() {
     }
     facts.device = None;
     assert_eq!(about(&facts, "10.0.0.24").result, Verdict::Skipped);
+}
+
+#[test]
+fn a_client_of_tcp_stays_there_for_a_reason() {
+    let mut facts = facts();
+    let noted = |more: serde_json::Value| -> Client {
+        let mut noted = serde_json::json!({
+            "address": "10.0.0.99", "at_seconds": 990.0, "dialect": "3.1.1", "multichannel": true,
+        });
+        let fields = more.as_object().expect("fields").clone();
+        noted.as_object_mut().expect("fields").extend(fields);
+        serde_json::from_value(noted).expect("a client")
+    };
+    for (more, why, cure) in [
+        (
+            serde_json::json!({"dialect": "2.1"}),
+            "speaks SMB 2.1, and SMB Direct needs SMB 3",
+            "Server 2012",
+        ),
+        (
+            serde_json::json!({"multichannel": false}),
+            "multichannel is off there",
+            "EnableMultiChannel",
+        ),
+        (
+            serde_json::json!({}),
+            "never asked for the server's interfaces",
+            "EnableMultiChannel",
+        ),
+        (
+            serde_json::json!({"withheld": 2}),
+            "knows no RDMA transforms",
+            "Windows 11",
+        ),
+        (
+            serde_json::json!({"asked": 1, "told": 0}),
+            "none of them has RDMA",
+            "addresses",
+        ),
+        (
+            serde_json::json!({"asked": 3, "told": 2}),
+            "was told of 2 addresses with RDMA, and came to none",
+            "Get-SmbClientNetworkInterface",
+        ),
+        (
+            serde_json::json!({"told": 2, "refused": 3, "refusal": "0xc0000203"}),
+            "refused 3 times to bind a connection to its session, last with 0xc0000203",
+            "log of smbd",
+        ),
+    ] {
+        of_device(&mut facts).clients = vec![noted(more)];
+        let finding = about(&facts, "10.0.0.99");
+        assert_eq!(finding.result, Verdict::Warn);
+        assert!(finding.message.contains(why), "{finding:?}");
+        assert!(
+            finding.cure.as_deref().unwrap().contains(cure),
+            "{finding:?}"
+        );
+        // Without a question about it, it is no fault of the server's.
+        let found = server(&facts);
+        let finding = found
+            .iter()
+            .find(|it| it.check == "clients")
+            .expect("a line");
+        assert_eq!(finding.result, Verdict::Ok);
+        assert!(
+            finding
+                .message
+                .starts_with("10.0.0.99, 10 s ago: TCP only: "),
+            "{finding:?}"
+        );
+        assert!(finding.message.contains(why), "{finding:?}");
+    }
+    // One that is connected is not on TCP only.
+    let client = &mut of_device(&mut facts).clients[0];
+    client.address = "10.0.0.24".to_owned();
+    assert!(server(&facts).iter().all(|it| it.check != "clients"));
 }

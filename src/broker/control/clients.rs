@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! What smbd tells about its clients, for people who ask why a client does not use RDMA.
+//!
+//! A client is an address. The addresses that smbd has told about last are kept.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{Ipv6Addr, SocketAddr};
+
+use crate::broker::status::{self, ClientStatus};
+use crate::device::abi::{ClientNote, note, protection};
+use crate::units::Instant;
+
+/// The most addresses.
+const MOST: usize = 1024;
+/// The most connections of a client whose protection is kept: Samba lets a session have 32 channels.
+const CHANNELS: usize = 32;
+
+/// Notes about one client.
+#[derive(Debug, Default)]
+struct Client {
+    /// The number of the last note about it.
+    last: u64,
+    /// When that came.
+    at: Instant,
+    /// The last [`note::NEGOTIATED`].
+    negotiated: Option<u32>,
+    asked: u64,
+    /// The last [`note::ASKED`].
+    told: Option<u32>,
+    withheld: u64,
+    refused: u64,
+    /// The last [`note::REFUSED`].
+    refusal: Option<u32>,
+    /// The last [`note::SESSION`] of each port, the newest last.
+    sessions: VecDeque<(u16, u32)>,
+}
+
+impl Client {
+    fn session(&mut self, port: u16, value: u32) {
+        self.sessions.retain(|(other, _)| *other != port);
+        if self.sessions.len() >= CHANNELS {
+            self.sessions.pop_front();
+        }
+        self.sessions.push_back((port, value));
+    }
+}
+
+/// The register of clients.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    known: HashMap<Ipv6Addr, Client>,
+    notes: u64,
+}
+
+impl Clients {
+    /// Takes a note in. One of a kind that is not known here changes nothing.
+    pub(super) fn note(&mut self, note: &ClientNote, now: Instant) {
+        if !(note::NEGOTIATED..=note::REFUSED).contains(&note.note) {
+            return;
+        }
+        let address = Ipv6Addr::from(note.address);
+        if self.known.len() >= MOST && !self.known.contains_key(&address) {
+            let oldest = self.known.iter().min_by_key(|(_, client)| client.last);
+            let oldest = oldest.map(|(address, _)| *address);
+            oldest.and_then(|oldest| self.known.remove(&oldest));
+        }
+        self.notes += 1;
+        let client = self.known.entry(address).or_default();
+        (client.last, client.at) = (self.notes, now);
+        match note.note {
+            note::NEGOTIATED => client.negotiated = Some(note.value),
+            note::ASKED => {
+                client.asked += 1;
+                client.told = Some(note.value);
+            }
+            note::WITHHELD => client.withheld += 1,
+            note::SESSION => client.session(note.port, note.value),
+            _ => {
+                client.refused += 1;
+                client.refusal = Some(note.value);
+            }
+        }
+    }
+
+    /// All clients, that of the newest note first.
+    pub(super) fn status(&self) -> Vec<ClientStatus> {
+        let mut clients: Vec<_> = self.known.iter().collect();
+        clients.sort_unstable_by_key(|(_, client)| std::cmp::Reverse(client.last));
+        let status = |(address, client): (&Ipv6Addr, &Client)| ClientStatus {
+            address: address.to_canonical(),
+            at_seconds: status::seconds(client.at),
+            dialect: client.negotiated.map(dialect),
+            multichannel: client
+                .negotiated
+                .map(|value| value & note::MULTICHANNEL != 0),
+            asked: client.asked,
+            told: client.told,
+            withheld: client.withheld,
+            refused: client.refused,
+            refusal: client.refusal.map(|status| format!("{status:#010x}")),
+        };
+        clients.into_iter().map(status).collect()
+    }
+
+    /// What happens to file data on the connection with this peer, if smbd has said so: `plain`, `signed`, `encrypted`,
+    /// or in messages `signed in messages`, `encrypted in messages`.
+    pub(super) fn protection(&self, peer: &SocketAddr) -> Option<&'static str> {
+        let address = match peer.ip() {
+            std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            std::net::IpAddr::V6(ip) => ip,
+        };
+        let sessions = &self.known.get(&address)?.sessions;
+        let (_, value) = sessions.iter().find(|(port, _)| *port == peer.port())?;
+        Some(match *value {
+            protection::PLAIN => "plain",
+            protection::SIGNED => "signed",
+            protection::ENCRYPTED => "encrypted",
+            protection::SIGNED_IN_MESSAGES => "signed in messages",
+            protection::ENCRYPTED_IN_MESSAGES => "encrypted in messages",
+            _ => return None,
+        })
+    }
+}
+
+/// The name of the dialect in [`note::NEGOTIATED`].
+fn dialect(value: u32) -> String {
+    match value & 0xffff {
+        0x0202 => "2.0.2".to_owned(),
+        0x0210 => "2.1".to_owned(),
+        0x0300 => "3.0".to_owned(),
+        0x0302 => "3.0.2".to_owned(),
+        0x0311 => "3.1.1".to_owned(),
+        other => format!("{other:#06x}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(address: u32, note: u16, value: u32) -> ClientNote {
+        let address = std::net::Ipv4Addr::from(address).to_ipv6_mapped().octets();
+        ClientNote {
+            address,
+            note,
+            port: 0,
+            value,
+        }
+    }
+
+    #[test]
+    fn tells_what_was_said_last() {
+        let mut clients = Clients::default();
+        let now = Instant::ZERO;
+        clients.note(&note(1, note::NEGOTIATED, 0x0311 | note::MULTICHANNEL), now);
+        clients.note(&note(1, note::ASKED, 3), now);
+        clients.note(&note(1, note::ASKED, 2), now);
+        clients.note(&note(2, note::NEGOTIATED, 0x0210), now);
+        clients.note(&note(2, note::WITHHELD, 0), now);
+        clients.note(&note(2, note::REFUSED, 0xc000_000d), now);
+        clients.note(&note(3, 99, 0), now);
+        let [second, first] = &clients.status()[..] else {
+            panic!("two clients");
+        };
+        assert_eq!(first.address.to_string(), "0.0.0.1");
+        assert_eq!(first.dialect.as_deref(), Some("3.1.1"));
+        assert_eq!(first.multichannel, Some(true));
+        assert_eq!((first.asked, first.told), (2, Some(2)));
+        assert_eq!(second.dialect.as_deref(), Some("2.1"));
+        assert_eq!(second.multichannel, Some(false));
+        assert_eq!((second.withheld, second.refused), (1, 1));
+        assert_eq!(second.refusal.as_deref(), Some("0xc000000d"));
+    }
+
+    #[test]
+    fn keeps_the_addresses_of_the_newest_notes_only() {
+        let mut clients = Clients::default();
+        let most = MOST as u32;
+        for address in 0..most {
+            clients.note(&note(address, note::ASKED, 0), Instant::ZERO);
+        }
+        clients.note(&note(0, note::ASKED, 0), Instant::ZERO);
+        clients.note(&note(most, note::ASKED, 0), Instant::ZERO);
+        let status = clients.status();
+        assert_eq!(status.len(), MOST);
+        let has = |address: &str| status.iter().any(|it| it.address.to_string() == address);
+        assert!(has("0.0.0.0") && !has("0.0.0.1") && has("0.0.4.0"));
+    }
+
+    #[test]
+    fn knows_the_protection_of_the_newest_connections_only() {
+        let mut clients = Clients::default();
+        for port in 1..=40 {
+            let note = ClientNote {
+                port,
+                ..note(7, note::SESSION, u32::from(port) % 6)
+            };
+            clients.note(&note, Instant::ZERO);
+        }
+        let of = |port: u16| clients.protection(&SocketAddr::from(([0, 0, 0, 7], port)));
+        assert_eq!(of(8), None);
+        assert_eq!(of(12), Some("plain"));
+        assert_eq!(of(9), Some("signed in messages"));
+        // One that is not known here.
+        assert_eq!(of(11), None);
+        let other = SocketAddr::from(([0, 0, 0, 8], 12));
+        assert_eq!(clients.protection(&other), None);
+    }
+}
