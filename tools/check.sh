@@ -84,7 +84,8 @@ rdma_core_headers() {
 # otherwise it takes minutes; built separately, because its dependencies are compiled with the flag, too.
 ring_in_every_order() {
     echo "-- the ring's model"
-    RUSTFLAGS="$RUSTFLAGS --cfg loom" cargo test --locked --release --target-dir target/loom --test ring_loom
+    RUSTFLAGS="$RUSTFLAGS --cfg loom" cargo test --locked --release --target-dir target/loom --no-default-features \
+        --features shm --test ring_loom
 }
 
 # Shared memory with an address sanitizer, which stable Rust does not have.

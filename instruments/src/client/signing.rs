@@ -114,7 +114,8 @@ impl Signer {
     pub(super) fn payload_signature(&self, nonce: &[u8], data: &[u8]) -> Option<[u8; 16]> {
         let nonce = match self.algorithm {
             SigningAlgorithm::AesGmac => nonce.try_into().ok()?,
-            _ if nonce.is_empty() => [0; 12],
+            SigningAlgorithm::AesCmac if nonce.is_empty() => [0; 12],
+            // It has no place there.
             _ => return None,
         };
         Some(self.mac(&nonce, std::iter::once(data)))

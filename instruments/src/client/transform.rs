@@ -17,7 +17,7 @@ pub struct Transform {
     pub transform_type: TransformType,
     /// The tag, or the signature.
     pub signature: Vec<u8>,
-    /// The nonce; empty for AES-CMAC and HMAC-SHA256.
+    /// The nonce; empty for AES-CMAC.
     pub nonce: Vec<u8>,
 }
 

@@ -102,3 +102,16 @@ fn what_interfaces_says_of_speed_and_capability_wins() {
     let one = of_lo(&server);
     assert!(one.rss, "{one:?}");
 }
+
+#[test]
+fn without_a_session_the_interfaces_have_no_rdma() {
+    let server = device(Setup::default());
+    let tcp = Connection::tcp(server.tcp, Config::new(GUID));
+    let direct = Connection::smb_direct(server.smb_direct, Config::new(GUID));
+    for connection in [tcp, direct] {
+        let mut connection = connection.expect("a connection");
+        let interfaces = connection.network_interfaces(0).expect("interfaces");
+        assert!(interfaces.iter().all(|it| !it.rdma));
+        connection.echo().expect("the connection lives");
+    }
+}

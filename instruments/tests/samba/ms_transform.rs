@@ -17,6 +17,7 @@ use instruments::client::{
 
 use crate::channel::{contents, device, disk, pattern, place, refusal, sink, source};
 use crate::sessions::{GUID, credentials};
+use crate::transforms::CMAC_TOO;
 use instruments::samba::{Server, Setup};
 
 use CipherAlgorithm::{Aes128Ccm, Aes128Gcm, Aes256Ccm, Aes256Gcm};
@@ -87,7 +88,14 @@ impl Suite {
     }
 
     fn connect(config: Config, protection: Protection) -> Self {
-        let server = device(Setup::default());
+        let global = match config.signing[..] {
+            [AesCmac] => CMAC_TOO,
+            _ => &[],
+        };
+        let server = device(Setup {
+            global,
+            ..Setup::default()
+        });
         place(&server, "file", &[]);
         let ids = config.transforms.clone();
         let mut direct = Connection::smb_direct(server.smb_direct, config).expect("SMB Direct");

@@ -30,6 +30,9 @@ fn config(sign: bool, seal: bool) -> Config {
     }
 }
 
+/// Lets a server offer to sign data with AES-CMAC, too.
+pub(crate) const CMAC_TOO: &[&str] = &["smbdirect:sign with AES-CMAC = yes"];
+
 // NEGOTIATE
 
 /// A negotiate context.
@@ -50,9 +53,20 @@ fn capabilities(count: u16, ids: &[u16]) -> Vec<u8> {
     context(7, &data)
 }
 
-/// NEGOTIATE of SMB 3.1.1 over TCP with these contexts besides the one that there must be: the status, and the ids in
+/// HMAC-SHA256, AES-CMAC and AES-GMAC in `SMB2_SIGNING_CAPABILITIES`.
+const HMAC_SHA256: u8 = 0;
+const AES_CMAC: u8 = 1;
+const AES_GMAC: u8 = 2;
+
+/// Sends NEGOTIATE of SMB 3.1.1 over TCP with AES-GMAC and these contexts. Returns the status, and the transform ids of
 /// the answer if it has any.
 fn negotiate(server: &Server, more: &[Vec<u8>]) -> (NtStatus, Option<Vec<u16>>) {
+    let signing = context(8, &[1, 0, AES_GMAC, 0]);
+    negotiate_with(server, &[&[signing], more].concat())
+}
+
+/// The same with the mandatory context and these alone.
+fn negotiate_with(server: &Server, more: &[Vec<u8>]) -> (NtStatus, Option<Vec<u16>>) {
     let mut preauth = vec![1, 0, 32, 0, 1, 0];
     preauth.extend([5; 32]);
     let mut contexts = context(1, &preauth);
@@ -130,6 +144,36 @@ fn negotiate_answers_with_the_transforms_that_both_sides_have() {
     ] {
         let found = negotiate(&server, &malformed);
         assert_eq!(found, (wrong, None), "{malformed:?}");
+    }
+}
+
+#[test]
+fn data_is_signed_only_with_an_algorithm_whose_signatures_are_none_of_messages() {
+    let ok = NtStatus::SUCCESS;
+    let ids = capabilities(2, &[1, 2]);
+    let algorithms = [
+        (None, false),
+        (Some(HMAC_SHA256), false),
+        (Some(AES_CMAC), true),
+    ];
+    for (wanted, configured) in [(false, &[][..]), (true, CMAC_TOO)] {
+        let server = device(Setup {
+            global: configured,
+            ..Setup::default()
+        });
+        assert_eq!(negotiate(&server, &[ids.clone()]), (ok, Some(vec![1, 2])));
+        for (algorithm, is_cmac) in algorithms {
+            let signing = algorithm.map(|algorithm| context(8, &[1, 0, algorithm, 0]));
+            let contexts: Vec<_> = signing.into_iter().chain([ids.clone()]).collect();
+            // Without a context for it, SMB 3.1.1 signs with AES-CMAC.
+            let signs = wanted && (is_cmac || algorithm.is_none());
+            let answer = if signs { vec![1, 2] } else { vec![1] };
+            assert_eq!(
+                negotiate_with(&server, &contexts),
+                (ok, Some(answer)),
+                "{algorithm:?}"
+            );
+        }
     }
 }
 
@@ -244,8 +288,11 @@ const SIZES: [u32; 11] = [
 #[test]
 fn every_cipher_and_signature_moves_data_of_any_size() {
     use CipherAlgorithm::{Aes128Ccm, Aes128Gcm, Aes256Ccm, Aes256Gcm};
-    use SigningAlgorithm::{AesCmac, AesGmac, HmacSha256};
-    let server = device(Setup::default());
+    use SigningAlgorithm::{AesCmac, AesGmac};
+    let server = device(Setup {
+        global: CMAC_TOO,
+        ..Setup::default()
+    });
     place(&server, "file", &[]);
     let ciphers = [Aes128Ccm, Aes128Gcm, Aes256Ccm, Aes256Gcm].map(|cipher| {
         let config = Config {
@@ -254,7 +301,7 @@ fn every_cipher_and_signature_moves_data_of_any_size() {
         };
         (config, Encryption)
     });
-    let signatures = [AesCmac, AesGmac, HmacSha256].map(|algorithm| {
+    let signatures = [AesCmac, AesGmac].map(|algorithm| {
         let config = Config {
             signing: vec![algorithm],
             ..config(true, false)
