@@ -318,6 +318,63 @@
 #define SMBDIRECT_ADDRESSES_ALL 1
 
 /**
+ * The client has negotiated SMB 2 or 3, over TCP or SMB Direct. `value` is the dialect, and
+ * SMBDIRECT_NOTE_MULTICHANNEL if the client knows multichannel.
+ */
+#define SMBDIRECT_NOTE_NEGOTIATED 1
+
+/**
+ * The client has asked for the server's interfaces. `value`: how many RDMA-capable addresses it was told.
+ */
+#define SMBDIRECT_NOTE_ASKED 2
+
+/**
+ * The client has asked for the server's interfaces, and was told of no RDMA-capable address because its
+ * session is signed or encrypted and its connection has no RDMA transform for that. `value` is 0.
+ */
+#define SMBDIRECT_NOTE_WITHHELD 3
+
+/**
+ * A session is on the client's SMB Direct connection from `port`. `value`: SMBDIRECT_PROTECTION_*.
+ */
+#define SMBDIRECT_NOTE_SESSION 4
+
+/**
+ * The client could not bind an SMB Direct connection to its session. `value` is the NTSTATUS.
+ */
+#define SMBDIRECT_NOTE_REFUSED 5
+
+/**
+ * In `value` of SMBDIRECT_NOTE_NEGOTIATED.
+ */
+#define SMBDIRECT_NOTE_MULTICHANNEL 65536
+
+/**
+ * File data is neither signed nor encrypted, and may go by RDMA.
+ */
+#define SMBDIRECT_PROTECTION_PLAIN 0
+
+/**
+ * File data is signed, and may go by RDMA with a transform.
+ */
+#define SMBDIRECT_PROTECTION_SIGNED 1
+
+/**
+ * File data is encrypted, and may go by RDMA with a transform.
+ */
+#define SMBDIRECT_PROTECTION_ENCRYPTED 2
+
+/**
+ * File data is signed, and goes in messages.
+ */
+#define SMBDIRECT_PROTECTION_SIGNED_IN_MESSAGES 3
+
+/**
+ * File data is encrypted, and goes in messages.
+ */
+#define SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES 4
+
+/**
  * The message invalidates `token` at the peer (SEND with Invalidate).
  */
 #define SMBDIRECT_PDU_INVALIDATE 1
@@ -733,6 +790,40 @@ struct smbdirect_allowed_address {
    * The address of one host, not unspecified or multicast. IPv4 as ::ffff:a.b.c.d.
    */
   uint8_t address[16];
+  /**
+   * 0.
+   */
+  uint64_t reserved[2];
+};
+
+/**
+ * What smbd knows about a client, for the device's status.
+ */
+struct smbdirect_client_note {
+  /**
+   * sizeof(struct smbdirect_client_note).
+   */
+  uint32_t type_size;
+  /**
+   * What the note says: see SMBDIRECT_NOTE_*.
+   */
+  uint32_t value;
+  /**
+   * The client's address. IPv4 as ::ffff:a.b.c.d.
+   */
+  uint8_t address[16];
+  /**
+   * SMBDIRECT_NOTE_*.
+   */
+  uint16_t note;
+  /**
+   * The client's port, if the note is about one connection; otherwise 0.
+   */
+  uint16_t port;
+  /**
+   * 0.
+   */
+  uint32_t reserved32;
   /**
    * 0.
    */
@@ -1226,6 +1317,24 @@ int32_t smbdirect_device_set_addresses(struct smbdirect_device *device,
                                        uint32_t flags,
                                        const struct smbdirect_allowed_address *addresses,
                                        uint32_t count);
+
+/**
+ * Tells the device, for a listener, what smbd knows about a client, TCP-only clients included. The device shows it in its
+ * status, so that administrators see why a client does not use RDMA. It changes nothing else, is not answered,
+ * and is lost if it cannot be sent now. A device that keeps no notes, such as the kernel's, ignores it.
+ *
+ * - Owns: everything is copied.
+ * - Threads: one at a time.
+ * - Blocks: never.
+ * - Fork: SMBDIRECT_E_FORKED.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED.
+ *
+ * # Safety
+ *
+ * `device` is a live handle; `note` points to a structure whose `type_size` is set.
+ */
+int32_t smbdirect_device_note_client(struct smbdirect_device *device,
+                                     const struct smbdirect_client_note *note);
 
 /**
  * SET_SMBD_SESSION_ID, for a worker: registers this process for the connections of a client, or removes

@@ -67,6 +67,8 @@
 #define SMBDIRECT_KIND_SET_ADDRESSES 8
 /* release. */
 #define SMBDIRECT_KIND_RELEASE 9
+/* client_note. */
+#define SMBDIRECT_KIND_CLIENT_NOTE 0x80000001
 /* attached. */
 #define SMBDIRECT_KIND_ATTACHED 101
 /* reply. */
@@ -95,6 +97,41 @@
 #define SMBDIRECT_ROLE_WORKER 2
 /* An administrator's tool: asks for the status. */
 #define SMBDIRECT_ROLE_OBSERVER 3
+
+/* client_note.note. */
+/*
+ * It has negotiated SMB 2 or 3, over TCP or SMB Direct. value: the dialect, and with MULTICHANNEL
+ * whether it knows multichannel.
+ */
+#define SMBDIRECT_NOTE_NEGOTIATED 1
+/* It has asked for the server's interfaces. value: how many RDMA-capable addresses it was told. */
+#define SMBDIRECT_NOTE_ASKED 2
+/*
+ * It has asked for the server's interfaces, and was told of no RDMA-capable address because its
+ * session is signed or encrypted and its connection has no RDMA transform for that. value: 0.
+ */
+#define SMBDIRECT_NOTE_WITHHELD 3
+/*
+ * A session is on one of its SMB Direct connections, which has this port. value:
+ * SMBDIRECT_PROTECTION_*.
+ */
+#define SMBDIRECT_NOTE_SESSION 4
+/* It could not bind an SMB Direct connection to its session. value: the NTSTATUS. */
+#define SMBDIRECT_NOTE_REFUSED 5
+/* In value of NEGOTIATED. */
+#define SMBDIRECT_NOTE_MULTICHANNEL 0x10000
+
+/* value of SMBDIRECT_NOTE_SESSION: what happens to file data on a connection. */
+/* Neither signed nor encrypted; by RDMA. */
+#define SMBDIRECT_PROTECTION_PLAIN 0
+/* Signed; by RDMA with a transform. */
+#define SMBDIRECT_PROTECTION_SIGNED 1
+/* Encrypted; by RDMA with a transform. */
+#define SMBDIRECT_PROTECTION_ENCRYPTED 2
+/* Signed; in messages. */
+#define SMBDIRECT_PROTECTION_SIGNED_IN_MESSAGES 3
+/* Encrypted; in messages. */
+#define SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES 4
 
 /* grow.region, segment.region. */
 /* Messages to send. */
@@ -325,6 +362,19 @@ struct smbdirect_allowed_address {
 	__u32 scope_id;
 	/* 0. */
 	__u32 reserved;
+};
+
+/* The listener tells what smbd knows about a client, for the device's status and its readers. It changes nothing */
+/* that the device does. The device skips a note that it does not know. */
+struct smbdirect_client_note {
+	/* The client's address. IPv4 mapped into IPv6. */
+	__u8 address[16];
+	/* SMBDIRECT_NOTE_*. */
+	__u16 note;
+	/* The client's port, if the note is about one connection; otherwise 0. */
+	__u16 port;
+	/* What the note says. */
+	__u32 value;
 };
 
 /* A worker registers a client's GUID and one of its sessions, or removes the registration. */

@@ -170,7 +170,7 @@ pub mod kind {
     /// [`Release`](super::Release).
     pub const RELEASE: u32 = 9;
     /// [`ClientNote`](super::ClientNote).
-    pub const CLIENT_NOTE: u32 = super::OPTIONAL | 1;
+    pub const CLIENT_NOTE: u32 = 0x80000001;
     /// [`Attached`](super::Attached).
     pub const ATTACHED: u32 = 101;
     /// [`Reply`](super::Reply).
@@ -219,7 +219,7 @@ pub mod note {
     pub const REFUSED: u16 = 5;
 
     /// In `value` of [`NEGOTIATED`].
-    pub const MULTICHANNEL: u32 = 1 << 16;
+    pub const MULTICHANNEL: u32 = 0x10000;
 }
 
 /// `value` of [`note::SESSION`]: what happens to file data on a connection.
@@ -796,6 +796,7 @@ const _: () = {
     assert!(size_of::<SetAddresses>() == 8);
     assert!(size_of::<AllowedAddress>() == 24);
     assert!(size_of::<ClientNote>() == 24);
+    assert!(kind::CLIENT_NOTE == OPTIONAL | 1);
     assert!(size_of::<SetSessionId>() == 32);
     assert!(size_of::<Claim>() == 16);
     assert!(size_of::<Grow>() == 8);

@@ -382,6 +382,8 @@ fn the_numbers_and_layouts_are_those_that_the_compiler_makes_of_the_header() {
         "SMBDIRECT_VERSION" = abi::VERSION;
         "SMBDIRECT_OLDEST_VERSION" = abi::OLDEST_VERSION;
         "SMBDIRECT_FEATURES" = abi::FEATURES;
+        "SMBDIRECT_KIND_CLIENT_NOTE" = format!("{}U", abi::kind::CLIENT_NOTE);
+        "SMBDIRECT_NOTE_MULTICHANNEL" = abi::note::MULTICHANNEL;
         "SMBDIRECT_OPTIONAL" = format!("{}U", abi::OPTIONAL);
         "SMBDIRECT_MAX_CONTROL_LENGTH" = abi::MAX_CONTROL_LENGTH;
         "SMBDIRECT_ALL_QUEUES" = format!("{}U", uapi::ALL_QUEUES);
@@ -408,8 +410,8 @@ fn the_numbers_and_layouts_are_those_that_the_compiler_makes_of_the_header() {
         };
     }
     sizes! {
-        abi::Control Attach SetParameters SetAddresses AllowedAddress SetSessionId Claim Decline Grow Release
-            StatusRequest Attached MemParams RegionShape Reply Segment Reclaim Queue Offer ConnInfo Wake StatusReport
+        abi::Control Attach SetParameters SetAddresses AllowedAddress ClientNote SetSessionId Claim Decline Grow
+            Release StatusRequest Attached MemParams RegionShape Reply Segment Reclaim Queue Offer ConnInfo Wake StatusReport
             Addresses Address Detached Submission TransferSubmission Completion;
         uapi::AttachCall SetParametersCall SetAddressesCall SetSessionIdCall ClaimCall DeclineCall GrowCall
             GetEventsCall SubmitCall EnterCall StatusCall;
