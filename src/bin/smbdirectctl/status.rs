@@ -246,7 +246,7 @@ impl Device {
         )?;
         writeln!(
             f,
-            "{:<PEER$} {:<5} {:>7} {:<8} {:>10} {:>8} {:>8} {:>8} {:>8} {:>7}",
+            "{:<PEER$} {:<5} {:>7} {:<8} {:>11} {:>8} {:>8} {:>8} {:>8} {:>6}",
             "client", "by", "process", "state", "credits", "in", "out", "read", "written", "age"
         )?;
         for connection in &self.connections {
@@ -258,7 +258,7 @@ impl Device {
             peer(f, &connection.peer)?;
             writeln!(
                 f,
-                " {:<5} {:>7} {:<8} {:>10} {:>8} {:>8} {:>8} {:>8} {:>7}",
+                " {:<5} {:>7} {:<8} {:>11} {:>8} {:>8} {:>8} {:>8} {:>6}",
                 match connection.fabric.as_str() {
                     "software" => "soft",
                     fabric => fabric,

@@ -20,11 +20,13 @@ fn device(peer: &str) -> Device {
             {"peer": peer, "fabric": "verbs", "pid": 4_194_304, "state": "owned",
              "send_credits": 65_535, "receive_credits": 65_535,
              "inline_bytes_in": 1_023_999, "inline_bytes_out": u64::MAX,
-             "rdma_read_bytes": 5_u64 << 40, "rdma_write_bytes": 0, "age_seconds": 11_000.0},
+             "rdma_read_bytes": 5_u64 << 40, "rdma_write_bytes": 0, "age_seconds": 11_000.0,
+             "protection": "encrypted in messages"},
             {"peer": "10.0.0.6:1", "fabric": "software", "pid": null, "state": "offered", "age_seconds": 0.25,
              "authenticated": false},
             {"peer": "10.0.0.8:1", "fabric": "software", "pid": 102, "state": "owned", "authenticated": false},
-            {"peer": "10.0.0.9:1", "fabric": "software", "pid": 103, "state": "owned", "authenticated": true},
+            {"peer": "10.0.0.9:1", "fabric": "software", "pid": 103, "state": "owned", "authenticated": true,
+             "protection": "signed"},
         ],
         "processes": [
             {"pid": 100, "role": "listener"},
@@ -67,10 +69,10 @@ fn shows_everything_that_an_administrator_asks_for() {
         ]
     );
     for row in [
-        "10.0.0.5:49152         verbs 4194304 owned   65535/65535  1.0 MiB 16.0 EiB  5.0 TiB      0 B     3 h",
-        "10.0.0.6:1             soft        - offered         0/0      0 B      0 B      0 B      0 B   0.2 s",
-        "10.0.0.8:1             soft      102 owned*          0/0      0 B      0 B      0 B      0 B   0.0 s",
-        "10.0.0.9:1             soft      103 owned           0/0      0 B      0 B      0 B      0 B   0.0 s",
+        "10.0.0.5:49152         verbs 4194304 owned Em 65535/65535  1.0 MiB 16.0 EiB  5.0 TiB      0 B    3 h",
+        "10.0.0.6:1             soft        - offered          0/0      0 B      0 B      0 B      0 B  0.2 s",
+        "10.0.0.8:1             soft      102 owned*           0/0      0 B      0 B      0 B      0 B  0.0 s",
+        "10.0.0.9:1             soft      103 owned S          0/0      0 B      0 B      0 B      0 B  0.0 s",
         "4194304 worker             1        2 76.0 MiB     1     1       5      2         7      8",
     ] {
         assert!(lines.contains(&row), "no {row:?} in\n{shown}");
