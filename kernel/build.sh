@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# The kernel module of /dev/smbdirect:
+# Builds the kernel module of /dev/smbdirect:
 #
 #   kernel/build.sh engine              compile the engine: kernel/engine.o_shipped
 #   kernel/build.sh module KERNEL OUT   compile the module for the kernel whose build directory is KERNEL, and put
@@ -23,7 +23,7 @@ die() {
 
 cargo=${CARGO:-cargo}
 out=${OUT:-$PWD/../target/kernel-engine}
-# What the C calls.
+# The functions that the C calls.
 entries=(sde_init sde_stop sde_exit sde_run sde_open sde_release sde_ioctl sde_mmap)
 
 engine() {
@@ -35,7 +35,7 @@ engine() {
         die "this Rust has no sources of its library: rustup component add rust-src, or apt-get install rust-src"
     mkdir -p "$out"
     target=$out/kernel.json
-    # As the kernel compiles C: no floating point, mitigations, room for tracing.
+    # Compile as the kernel compiles C: no floating point, mitigations, room for tracing.
     flags=(-Cpanic=abort -Cforce-unwind-tables=n -Crelocation-model=static -Ccode-model=kernel -Cno-redzone=y
         -Ctarget-cpu=x86-64 -Ztune-cpu=generic -Zcf-protection=branch -Zfunction-return=thunk-extern
         -Zpatchable-function-entry=16,16 -Csymbol-mangling-version=v0)
@@ -45,12 +45,12 @@ engine() {
         flags+=(-Cjump-tables=n)
         unstable+=(-Zjson-target-spec)
     else
-        # What changed since.
+        # Undo what changed in 1.90.
         sed 's/"target-pointer-width": 64/"target-pointer-width": "64"/; s/"rustc-abi": "softfloat"/"rustc-abi": "x86-softfloat"/' \
             "target/$machine.json" >"$target"
         flags+=(-Zno-jump-tables)
     fi
-    # The same versions of everything as the crate's own build.
+    # Use the same versions of all crates as the main build.
     cp ../Cargo.lock engine/Cargo.lock
     env -u CARGO_BUILD_TARGET RUSTC_BOOTSTRAP=1 RUSTFLAGS="${flags[*]}" "$cargo" build --quiet --release \
         --manifest-path engine/Cargo.toml --target-dir "$out" --target "$target" "${unstable[@]}"
@@ -66,23 +66,23 @@ engine() {
     check
 }
 
-# The engine needs nothing but the glue and what compilers call.
+# Checks that the engine needs only the glue and the functions that compilers call.
 check() {
     local wrong
     wrong=$(nm -u engine.o_shipped | awk '{ print $2 }' |
         grep -vxE 'sdk_[a-z_]+|memcpy|memmove|memset|memcmp|bcmp|strlen|__x86_return_thunk|__x86_indirect_thunk_[a-z0-9]+' || true)
-    [ -z "$wrong" ] || die "the engine needs what the kernel does not have: $(tr '\n' ' ' <<<"$wrong")"
-    ! objdump -d --no-show-raw-insn engine.o_shipped | grep -q '%[xyz]mm' || die "the engine uses floating point registers"
+    [ -z "$wrong" ] || die "the engine needs symbols that the kernel does not have: $(tr '\n' ' ' <<<"$wrong")"
+    ! objdump -d --no-show-raw-insn engine.o_shipped | grep -q '%[xyz]mm' || die "the engine uses floating-point registers"
     echo "engine.o_shipped: $(size -A engine.o_shipped | awk '$1 ~ /^\.text/ { sum += $2 } END { print sum }') bytes of code"
 }
 
 module() {
     local kernel=$1 to=$2 work
-    [ -e engine.o_shipped ] || die "kernel/engine.o_shipped is not there: run kernel/build.sh engine"
+    [ -e engine.o_shipped ] || die "there is no kernel/engine.o_shipped: run kernel/build.sh engine"
     mkdir -p "$to"
     work=$(mktemp -d "$to/work.XXXXXX")
     cp -r Kbuild glue engine.o_shipped "$work/"
-    # Without pahole there is no BTF, which nothing needs.
+    # Without pahole there is no BTF, and nothing needs it.
     env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$kernel" M="$work" CONFIG_DEBUG_INFO_BTF_MODULES= modules
     mv "$work/smbdirectk.ko" "$to/"
     rm -rf "$work"

@@ -2,15 +2,21 @@
 /*
  * Connections: rdma_cm, queue pairs, completion queues.
  *
- *   cm_handler, completed   any context     note what there is, and wake who will look at it
- *   sdk_events              engine's lock   poll the completion queues, and tell the engine
+ *   cm_handler, completed   any context     record what happened, and wake
+ *                                           whatever will handle it
+ *   sdk_events              engine's lock   poll the completion queues, and
+ *                                           report to the engine
  *   sdk_post_*              engine's lock   post
- *   close_work              no lock         disconnect, wait until nothing is posted
+ *   close_work              no lock         disconnect, and wait until nothing
+ *                                           is posted
  *
- * Handlers of rdma_cm never take the engine's lock: rdma_destroy_id waits for them.
+ * Handlers of rdma_cm never take the engine's lock, because rdma_destroy_id
+ * waits for them.
  *
- * A connection with an owner wakes that process, which then looks in its own context; a work item looks only if the
- * process does not do so soon. A connection without one has the work item look at once.
+ * A completion on a connection with an owner wakes that process, which then
+ * handles it in its own context; a work item takes over only if the process
+ * does not do so soon. On a connection without an owner, the work item runs at
+ * once.
  */
 #define pr_fmt(fmt) "smbdirect: " fmt
 
@@ -35,15 +41,18 @@
 
 #include "glue.h"
 
-/* SENDs and RDMA WRITEs that are posted at a time, receives, and RDMA READs. */
+/*
+ * Most SENDs and RDMA WRITEs, receives, and RDMA READs that are posted at a
+ * time.
+ */
 #define SENDS 128
 #define RECVS 320
 #define READS 32
-/* Work requests for them: long transfers need more than one. */
+/* Depth of the send queue: long transfers need more than one work request. */
 #define SQ_DEPTH 512
 #define HEADER 32
 #define SGES 6
-/* Pages of one registration. */
+/* Most pages in one registration. */
 #define MR_PAGES 256
 #define BATCH 8
 #define BACKLOG 1024
@@ -52,7 +61,7 @@
 static unsigned int ports[PORTS] = { 5445 };
 static int port_count = 1;
 module_param_array(ports, uint, &port_count, 0444);
-MODULE_PARM_DESC(ports, "RDMA ports to listen at (5445). Add 445 only where every RDMA device is InfiniBand or RoCE: iWARP devices would take TCP port 445 from smbd");
+MODULE_PARM_DESC(ports, "RDMA ports to listen on (5445). Add 445 only if every RDMA device is InfiniBand or RoCE: iWARP devices would take TCP port 445 from smbd");
 
 struct sd_note {
 	struct list_head list;
@@ -66,7 +75,7 @@ struct sd_mr {
 	struct ib_mr *mr;
 };
 
-/* A work request that is posted, or a place for one. */
+/* A work request that is posted, or a free slot for one. */
 struct sd_wr {
 	struct ib_cqe cqe;
 	struct sd_conn *conn;
@@ -104,10 +113,13 @@ struct sd_conn {
 	struct sd_file *file;
 	struct sd_note noted_request, noted_up, noted_down, noted_closed;
 
-	/* RDMA READs under way: completions of the send queue are then waited for. */
+	/*
+	 * RDMA READs under way: if there are any, the send queue's completions
+	 * matter.
+	 */
 	atomic_t reads;
 
-	/* What has ended, in order. */
+	/* Work requests that have ended, in order. */
 	spinlock_t done_lock;
 	struct list_head done;
 
@@ -149,7 +161,10 @@ static void note(struct sd_note *note, struct sd_conn *conn, u32 kind, s32 statu
 	unsigned long flags;
 
 	spin_lock_irqsave(&events_lock, flags);
-	/* The first of a kind counts, and nothing follows the end: the connection is about to be freed. */
+	/*
+	 * Only the first note of a kind counts. Nothing may follow the end,
+	 * because the connection is about to be freed.
+	 */
 	if (!note->kind && !conn->is_closed) {
 		*note = (struct sd_note){ .conn = conn, .kind = kind, .status = status };
 		list_add_tail(&note->list, &notes);
@@ -158,7 +173,7 @@ static void note(struct sd_note *note, struct sd_conn *conn, u32 kind, s32 statu
 	queue_work(sd_workqueue, &now_work);
 }
 
-/* In whatever context the device's driver has. */
+/* Runs in whatever context the device's driver calls it in. */
 static void completed(struct ib_cq *cq, void *context)
 {
 	struct sd_conn *conn = context;
@@ -178,7 +193,7 @@ static void completed(struct ib_cq *cq, void *context)
 			atomic_inc(&conn->file->unseen);
 		}
 		wake_up_interruptible_poll(&conn->file->wait, EPOLLIN | EPOLLRDNORM);
-		/* At least one whole tick. */
+		/* The 1 makes it wait at least one whole tick. */
 		queue_delayed_work(sd_workqueue, &soon_work, msecs_to_jiffies(4) + 1);
 	} else {
 		queue_delayed_work(sd_workqueue, &later_work, msecs_to_jiffies(20));
@@ -195,7 +210,10 @@ static void seen(struct sd_conn *conn)
 	}
 }
 
-/* From now on a process looks at the connection's completions, or, with NULL, the work item. */
+/*
+ * From now on the process of this file handles the connection's completions,
+ * or, with NULL, the work item does.
+ */
 void sdk_conn_own(struct sd_conn *conn, struct sd_file *file)
 {
 	struct sd_file *before;
@@ -209,7 +227,7 @@ void sdk_conn_own(struct sd_conn *conn, struct sd_file *file)
 	spin_unlock_irq(&events_lock);
 	if (before)
 		sdk_file_put(before);
-	/* What came meanwhile. */
+	/* Handle what came meanwhile. */
 	queue_work(sd_workqueue, &now_work);
 }
 
@@ -227,7 +245,10 @@ static void work_done(struct ib_cq *cq, struct ib_wc *wc)
 	spin_unlock_bh(&conn->done_lock);
 }
 
-/* A request that only prepares another, or is a part of it. If it fails, so does the other. */
+/*
+ * Called for a request that only prepares another, or is a part of it. If it
+ * fails, the other fails too, and reports that.
+ */
 static void quiet_done(struct ib_cq *cq, struct ib_wc *wc)
 {
 }
@@ -242,7 +263,7 @@ static int poll(struct ib_cq *cq)
 	return max(count, 0);
 }
 
-/* The work request is no longer the device's. */
+/* Takes back a work request that the device no longer has. */
 static void put_wr(struct sd_wr *wr)
 {
 	struct sd_conn *conn = wr->conn;
@@ -280,7 +301,9 @@ static u32 take_done(struct sd_conn *conn, struct sd_event *events, u32 room)
 	return count;
 }
 
-/* Takes what has completed, and asks for the next notification once there is nothing more. */
+/*
+ * Takes what has completed, and asks for a notification once nothing is left.
+ */
 static u32 take(struct sd_conn *conn, struct sd_event *events, u32 room, bool *more)
 {
 	const enum ib_cq_notify_flags flags = IB_CQ_NEXT_COMP | IB_CQ_REPORT_MISSED_EVENTS;
@@ -294,7 +317,7 @@ static u32 take(struct sd_conn *conn, struct sd_event *events, u32 room, bool *m
 		}
 		if (poll(conn->recv_cq) + poll(conn->send_cq))
 			continue;
-		/* Both, whatever the first says. */
+		/* The | calls both, whatever the first one returns. */
 		if ((ib_req_notify_cq(conn->recv_cq, flags) > 0) | (ib_req_notify_cq(conn->send_cq, flags) > 0))
 			continue;
 		*more = false;
@@ -302,7 +325,7 @@ static u32 take(struct sd_conn *conn, struct sd_event *events, u32 room, bool *m
 	}
 }
 
-/* Takes what connection managers have said, and what has completed. */
+/* Takes what the connection managers have reported, and what has completed. */
 u32 sdk_events(struct sd_event *events, u32 room, bool *more)
 {
 	struct sd_note *note;
@@ -346,7 +369,10 @@ u32 sdk_events(struct sd_event *events, u32 room, bool *more)
 			list_del_init(&conn->ready);
 			seen(conn);
 		} else {
-			/* Under the lock: what a completion queues from now on stays. */
+			/*
+			 * Cancelled under the lock, so that work which a later
+			 * completion queues stays queued.
+			 */
 			cancel_delayed_work(&soon_work);
 			cancel_delayed_work(&later_work);
 		}
@@ -449,8 +475,9 @@ int sdk_post_send(struct sd_conn *conn, const u8 *header, u32 header_length, str
 }
 
 /*
- * Posts a transfer as as many requests as its pieces of memory need. Only the last one reports. If it fails in the
- * middle, the queue pair takes no more, and the connection ends: the device flushes what it has.
+ * Posts a transfer, in as many requests as its pieces of memory need. Only the
+ * last one reports. If posting fails halfway, the queue pair takes no more
+ * work, and the connection ends: the device flushes what it has.
  */
 static int post_pieces(struct sd_conn *conn, struct sd_wr *wr, bool read, struct sd_map *map, u32 offset, u32 length,
 		       u64 address, u32 token)
@@ -506,8 +533,9 @@ static struct sd_mr *get_mr(struct sd_conn *conn)
 }
 
 /*
- * The sink of an iWARP RDMA READ has to be writable by the peer. So it is registered for that one READ, only the bytes
- * of the READ, and the device takes the registration back when the data is there.
+ * The peer must be able to write to the sink of an iWARP RDMA READ. So each
+ * READ registers just the bytes that it needs, and the device invalidates the
+ * registration when the data has arrived.
  */
 static int post_registered(struct sd_conn *conn, struct sd_wr *wr, struct sd_map *map, u32 offset, u32 length,
 			   u64 address, u32 token)
@@ -529,7 +557,7 @@ static int post_registered(struct sd_conn *conn, struct sd_wr *wr, struct sd_map
 
 		if (conn->sq_room < 2)
 			return -ENOSPC;
-		/* How far into a page it begins. */
+		/* Find out how far into a page the piece begins. */
 		sd_map_sges(map, 0, &from, &piece, &sge, 1);
 		piece = min_t(u32, length, (conn->mr_pages << PAGE_SHIFT) - offset_in_page(sge.addr));
 		mr = get_mr(conn);
@@ -566,7 +594,7 @@ int sdk_post_rdma(struct sd_conn *conn, bool is_read, struct sd_map *map, u32 of
 {
 	struct sd_wr *wr;
 	int error;
-	/* As many as the shortest pieces could need. */
+	/* The worst case: every piece is as short as possible. */
 	u32 pieces = (length >> PAGE_SHIFT) + 2;
 	u32 need = is_read && conn->is_iwarp ? 2 * (pieces / conn->mr_pages + 2) :
 					       pieces / (is_read ? conn->read_sges : conn->sges) + 1;
@@ -580,7 +608,9 @@ int sdk_post_rdma(struct sd_conn *conn, bool is_read, struct sd_map *map, u32 of
 		error = post_registered(conn, wr, map, offset, length, address, token);
 	else
 		error = post_pieces(conn, wr, is_read, map, offset, length, address, token);
-	/* What was posted of it stays posted until the queue pair is gone. */
+	/*
+	 * The parts that were posted stay posted until the queue pair is gone.
+	 */
 	if (error)
 		put_wr(wr);
 	return error;
@@ -627,7 +657,7 @@ static void free_mrs(struct sd_conn *conn)
 	}
 }
 
-/* What sdk_conn_setup made, whole or in part. */
+/* Frees what sdk_conn_setup made, even if it failed halfway. */
 static void free_queues(struct sd_conn *conn)
 {
 	struct ib_device *device = conn->id->device;
@@ -667,7 +697,10 @@ static void free_conn(struct work_struct *work)
 	atomic_dec(&sd_conns);
 }
 
-/* Nothing is posted, and no mapping is left: the engine forgets it. */
+/*
+ * Frees a connection that has nothing posted and no mappings. The engine no
+ * longer uses it.
+ */
 void sdk_conn_free(struct sd_conn *conn)
 {
 	queue_work(sd_closer, &conn->free_work);
@@ -721,7 +754,8 @@ static int make_queues(struct sd_conn *conn, struct sd_depths *depths)
 	conn->read_sges = clamp_t(u32, attrs->max_sge_rd, 1, conn->sges);
 	conn->mr_pages = min_t(u32, MR_PAGES, attrs->max_fast_reg_page_list_len);
 	if (conn->sges < 2 || (conn->is_iwarp && conn->mr_pages < 2)) {
-		pr_warn_once("%s cannot be used: it takes too few pieces of memory for a request\n", device->name);
+		pr_warn_once("%s cannot be used: it takes %u sges per request (minimum 2) and %u pages per registration (minimum 2 for iWARP)\n",
+			     device->name, conn->sges, conn->mr_pages);
 		return -EOPNOTSUPP;
 	}
 	conn->pd = ib_alloc_pd(device, 0);
@@ -749,7 +783,7 @@ static int make_queues(struct sd_conn *conn, struct sd_depths *depths)
 			list_add_tail(&wr->list, &conn->free_recvs);
 	}
 	conn->sq_depth = conn->sq_room = sq_depth;
-	/* One more in each, for the request that ib_drain_qp posts. */
+	/* Each has room for one more: the request that ib_drain_qp posts. */
 	cq.cqe = min_t(u32, recvs + 1, attrs->max_cqe);
 	conn->recv_cq = ib_create_cq(device, completed, NULL, conn, &cq);
 	if (IS_ERR(conn->recv_cq))
@@ -782,7 +816,10 @@ static int make_queues(struct sd_conn *conn, struct sd_depths *depths)
 	return 0;
 }
 
-/* Makes the queues of a requested connection, which the engine calls by its key from now on. */
+/*
+ * Makes the queues of a requested connection. Its events carry the key from now
+ * on.
+ */
 int sdk_conn_setup(struct sd_conn *conn, u64 key, struct sd_depths *depths)
 {
 	int error;
@@ -816,7 +853,10 @@ static int requested(struct rdma_cm_id *id, const struct rdma_cm_event *event)
 	struct sd_request *request;
 	struct sd_conn *conn;
 
-	/* Those that have negotiated, as many that have not, and those that are ending. */
+	/*
+	 * The limit covers connections that have negotiated, as many that have
+	 * not, and as many that are ending.
+	 */
 	if (atomic_read(&sd_conns) >= 3 * sdk_parameter(SD_MAX_CONNECTIONS))
 		return -ENOBUFS;
 	conn = kzalloc(sizeof(*conn), GFP_KERNEL_ACCOUNT);
@@ -919,7 +959,10 @@ static struct rdma_cm_id *listen(struct net *net, int family, u16 port)
 	return ERR_PTR(error);
 }
 
-/* Listens in the network namespace in which the file was opened. One of the families is enough. */
+/*
+ * Listens in the network namespace in which the file was opened. Succeeds if it
+ * can listen with either address family.
+ */
 int sdk_listen(struct sd_file *file)
 {
 	int i, count = 0, error = 0;
@@ -935,13 +978,14 @@ int sdk_listen(struct sd_file *file)
 		error = PTR_ERR(id);
 		if (family == AF_INET6 && error == -EAFNOSUPPORT)
 			continue;
-		pr_warn("cannot listen at %s port %u: error %d%s\n", family == AF_INET ? "IPv4" : "IPv6", ports[i / 2],
-			error, error == -EADDRINUSE ? ": another program does; ksmbd and smbdirectd use the same port" : "");
+		pr_warn("cannot listen on %s port %u: error %d%s\n", family == AF_INET ? "IPv4" : "IPv6", ports[i / 2],
+			error, error == -EADDRINUSE ?
+			": another program does already; ksmbd and smbdirectd use the same port" : "");
 	}
 	return count ? 0 : error;
 }
 
-/* Waits for handlers that are running, which take no lock. */
+/* Waits for handlers that are running; they take no lock. */
 void sdk_unlisten(void)
 {
 	int i;
@@ -953,7 +997,10 @@ void sdk_unlisten(void)
 	}
 }
 
-/* Bits per second; interfaces without a speed, such as virtual ones, count as fast. */
+/*
+ * Returns bits per second. Interfaces without a known speed, such as virtual
+ * ones, count as 10 Gbit/s.
+ */
 static u64 speed_of(struct net_device *netdev)
 {
 	struct ethtool_link_ksettings settings = { };
@@ -975,7 +1022,10 @@ static void add_address(struct sd_address *addresses, u32 *count, u32 room, stru
 	++*count;
 }
 
-/* The addresses of interfaces that have an RDMA device of their own, where the file was opened. */
+/*
+ * Lists the addresses of interfaces that have an RDMA device of their own, in
+ * the network namespace in which the file was opened.
+ */
 u32 sdk_addresses(const struct sd_file *file, struct sd_address *addresses, u32 room)
 {
 	struct net_device *netdev;
@@ -1005,7 +1055,10 @@ u32 sdk_addresses(const struct sd_file *file, struct sd_address *addresses, u32 
 		}
 		if (!in6_dev)
 			continue;
-		/* Only additions happen without this lock, and they are published as RCU wants. */
+		/*
+		 * Without this lock, addresses are only added, and RCU makes
+		 * that safe.
+		 */
 		list_for_each_entry_rcu(in6_address, &in6_dev->addr_list, if_list, lockdep_rtnl_is_held()) {
 			if (!(ipv6_addr_type(&in6_address->addr) & IPV6_ADDR_LINKLOCAL))
 				add_address(addresses, &count, room, netdev, &in6_address->addr);
@@ -1015,7 +1068,7 @@ u32 sdk_addresses(const struct sd_file *file, struct sd_address *addresses, u32 
 	return count;
 }
 
-/* There are no connections and listeners any more: ends the work items, whatever they wait for. */
+/* Cancels the work items. Called when no connection and no listener is left. */
 void sd_conn_exit(void)
 {
 	cancel_delayed_work_sync(&soon_work);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* The character device: calls, waiting and mappings. What they mean is the engine's. */
+/*
+ * The character device: calls, waiting and mappings. The engine decides what
+ * they mean.
+ */
 #define pr_fmt(fmt) "smbdirect: " fmt
 
 #include <linux/fs.h>
@@ -20,7 +23,10 @@
 /* The longest argument of a call. */
 #define ARGUMENT 160
 
-/* What of the interface is carried out here; src/device/uapi.rs has all of it. */
+/*
+ * The part of the interface that is handled here; src/device/uapi.rs defines
+ * all of it.
+ */
 #define MAGIC 0xd5
 #define ENTER _IOWR(MAGIC, 13, struct sd_enter)
 #define ENTER_LOOK 1
@@ -43,7 +49,7 @@ static void release_file(struct kref *ref)
 	kfree(file);
 }
 
-/* These two do not sleep. */
+/* sdk_file_get and sdk_file_put do not sleep. */
 void sdk_file_get(struct sd_file *file)
 {
 	kref_get(&file->ref);
@@ -54,7 +60,7 @@ void sdk_file_put(struct sd_file *file)
 	kref_put(&file->ref, release_file);
 }
 
-/* Tells namespaces apart. */
+/* Returns a number that differs between network namespaces. */
 u64 sdk_file_net(const struct sd_file *file)
 {
 	return (uintptr_t)file->net;
@@ -92,7 +98,10 @@ void sdk_file_ring(struct sd_file *file)
 		has_completions |= index != file->queues[i].called;
 		WRITE_ONCE(file->queues[i].called, index);
 	}
-	/* Without completions, it is room for submissions that the process waits for. */
+	/*
+	 * Without completions, the process was waiting for room for
+	 * submissions.
+	 */
 	if (!has_completions)
 		WRITE_ONCE(file->rung, 1);
 	wake(file);
@@ -113,7 +122,10 @@ void sdk_file_detached(struct sd_file *file)
 	wake_up_interruptible_poll(&file->wait, EPOLLIN | EPOLLRDNORM | EPOLLHUP);
 }
 
-/* Whether there are completions: any, or those for which the process was to be woken. */
+/*
+ * Returns whether there are completions: any at all, or only those that were
+ * there at the last wakeup.
+ */
 static bool has_completions(const struct sd_file *file, bool any)
 {
 	u32 i;
@@ -131,7 +143,9 @@ static bool has_completions(const struct sd_file *file, bool any)
 	return false;
 }
 
-/* A level that is computed anew, never an event that could be lost. Does not sleep. */
+/*
+ * Computes the state anew each time, so no event can be lost. Does not sleep.
+ */
 static __poll_t state(const struct sd_file *file)
 {
 	__poll_t events = 0;
@@ -177,7 +191,10 @@ static int dev_open(struct inode *inode, struct file *f)
 	return stream_open(inode, f);
 }
 
-/* A process ends, or closes one of its copies of the file, which alone says nothing: it may have others. */
+/*
+ * Runs when a process closes one of its copies of the file, or ends. A close
+ * alone does not count, because the process may have other copies.
+ */
 static int dev_flush(struct file *f, fl_owner_t id)
 {
 	struct sd_file *file = f->private_data;
@@ -209,7 +226,7 @@ static u32 what_is_ready(const struct sd_file *file)
 	return ready;
 }
 
-/* Rings the bell, looks, and waits if asked to. */
+/* Rings the engine's bell, looks, and waits if asked to. */
 static int enter(struct sd_file *file, struct sd_enter *call)
 {
 	bool looks = call->flags & ENTER_LOOK;

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the C of this module and the engine, which is written in Rust, say to each other. kernel/engine/src/ffi.rs has
- * the same declarations: every change is made in both.
+ * The interface between the C of this module and the engine, which is written
+ * in Rust. kernel/engine/src/ffi.rs has the same declarations: make every change
+ * in both.
  *
- * sdk_*: the kernel's side, called by the engine. sde_*: the engine's side, called by the kernel's. The engine is
- * called in process context only, and so are all functions that it calls: they may sleep unless they say otherwise.
+ * The engine calls the sdk_* functions, which are the kernel's side, and the
+ * kernel's side calls the sde_* functions, which are the engine's. The engine is
+ * called in process context only, and so are all functions that it calls: they
+ * may sleep unless they say otherwise.
  */
 #ifndef SMBDIRECT_GLUE_H
 #define SMBDIRECT_GLUE_H
@@ -26,29 +29,29 @@ struct pid;
 struct rdma_cm_id;
 struct vm_area_struct;
 
-/* Queues of a process: one for each shard. */
+/* Queues per process: one for each shard. */
 #define SD_QUEUES 1
 
-/* What happened, for the engine. */
+/* Events for the engine. */
 enum sd_event_kind {
 	SD_EVENT_REQUEST = 1,	/* a peer wants a connection */
 	SD_EVENT_ESTABLISHED = 2,
-	SD_EVENT_DOWN = 3,	/* the connection manager says that it has ended; status: see there */
+	SD_EVENT_DOWN = 3,	/* the connection manager says that it has ended; status: -errno or SD_DOWN_* */
 	SD_EVENT_DONE = 4,	/* a work request has ended; status: enum ib_wc_status */
 	SD_EVENT_CLOSED = 5,	/* after sdk_conn_close: nothing is posted, and nothing follows */
 };
 
-/* The kinds of work, each of which ends in the order of posting. */
+/* The kinds of work. Requests of one kind end in the order of posting. */
 enum sd_work { SD_RECV, SD_SEND, SD_WRITE, SD_READ, SD_WORKS };
 
-/* enum sd_event_kind SD_EVENT_DOWN, if the reason is not an errno. */
+/* The status of SD_EVENT_DOWN, if it is not a negative errno. */
 #define SD_DOWN_PEER 1
 #define SD_DOWN_REJECTED 2
 #define SD_DOWN_DEVICE 3
 
 struct sd_event {
 	struct sd_conn *conn;
-	u64 key;		/* of sdk_conn_setup; 0 before that */
+	u64 key;		/* from sdk_conn_setup; 0 before that */
 	u32 kind;
 	u32 work;
 	s32 status;
@@ -65,7 +68,7 @@ struct sd_request {
 	u32 local_scope;
 	u16 peer_port;
 	u16 local_port;
-	u8 responder_resources;	/* as the event has them, from this side's point of view */
+	u8 responder_resources;	/* as in the rdma_cm event: from this side's point of view */
 	u8 initiator_depth;
 	u8 is_iwarp;
 	u8 private_data_len;
@@ -87,20 +90,26 @@ struct sd_file {
 	struct kref ref;
 	void *engine;
 	struct net *net;
-	/* Who opened it. A child's copy of the file does not keep its parent attached. */
+	/*
+	 * The process that opened it. A child's copy of the file does not keep
+	 * its parent attached.
+	 */
 	struct pid *owner;
 	u32 pid;
 	wait_queue_head_t wait;
-	/* Whether poll says that the file is readable is computed from these. */
-	atomic_t unseen;	/* connections whose completions nobody has looked at */
-	u32 messages;		/* that GET_EVENTS would return */
-	u32 rung;		/* there is room for submissions; until the next look */
+	/* poll computes from the fields below whether the file is readable. */
+	atomic_t unseen;	/* connections with completions that await the process */
+	u32 messages;		/* number that GET_EVENTS would return */
+	u32 rung;		/* submissions have room again; reset by the next look */
 	u32 is_detached;
 	struct {
-		/* In the memory of the queue, where the process can write them: nothing but poll depends on them. */
+		/*
+		 * These point into the queue's memory, where the process can
+		 * write: only poll may depend on the values.
+		 */
 		const u32 *producer;
 		const u32 *consumer;
-		u32 called;	/* the producer's index when the process was last to be woken */
+		u32 called;	/* the producer's index at the last wakeup */
 	} queues[SD_QUEUES];
 };
 
@@ -138,7 +147,7 @@ void *sdk_lock_new(void);
 void sdk_lock_free(void *lock);
 bool sdk_lock(void *lock);	/* false: the device is dead, and the lock was not taken */
 void sdk_unlock(void *lock);
-void sdk_timer(u64 delay_ns);	/* U64_MAX: none */
+void sdk_timer(u64 delay_ns);	/* U64_MAX: does nothing */
 u64 sdk_parameter(u32 number);
 int sdk_copy_in(void *to, u64 from, size_t length);
 int sdk_copy_out(u64 to, const void *from, size_t length);
@@ -181,7 +190,7 @@ void sd_conn_exit(void);
 
 struct ib_device *sd_conn_device(const struct sd_conn *conn);
 
-/* struct Address of src/device/abi.rs */
+/* Mirrors struct Address of src/device/abi.rs. */
 struct sd_address {
 	u8 address[16];
 	u64 link_speed;

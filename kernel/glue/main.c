@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The smbdirect device in the kernel: /dev/smbdirect. The rules of the device, its protocol and its rings are the
- * engine, which smbdirectd has too; the files of this directory give it what a kernel has.
+ * The smbdirect device in the kernel: /dev/smbdirect. The engine, which
+ * smbdirectd uses too, has the rules of the device, its protocol and its rings;
+ * the files of this directory give it what a kernel provides.
  */
 #define pr_fmt(fmt) "smbdirect: " fmt
 
@@ -20,26 +21,29 @@
 
 static unsigned int max_connections = 4096;
 module_param(max_connections, uint, 0444);
-MODULE_PARM_DESC(max_connections, "most connections of clients (4096)");
+MODULE_PARM_DESC(max_connections, "maximum number of client connections (4096)");
 static unsigned int max_unauthenticated = 1024;
 module_param(max_unauthenticated, uint, 0444);
-MODULE_PARM_DESC(max_unauthenticated, "most connections of clients that have not logged in (1024)");
+MODULE_PARM_DESC(max_unauthenticated, "maximum number of client connections that have not logged in (1024)");
 static unsigned int max_undispatched = 64;
 module_param(max_undispatched, uint, 0444);
-MODULE_PARM_DESC(max_undispatched, "most connections that are offered to smbd at a time (64)");
+MODULE_PARM_DESC(max_undispatched, "maximum number of connections that are offered to smbd at a time (64)");
 static unsigned int max_workers = 1024;
 module_param(max_workers, uint, 0444);
-MODULE_PARM_DESC(max_workers, "most processes of smbd that own connections without having been offered one (1024)");
+MODULE_PARM_DESC(max_workers, "maximum number of smbd processes that attach as workers without a token (1024)");
 static unsigned int worker_memory_mb = 2048;
 module_param(worker_memory_mb, uint, 0444);
-MODULE_PARM_DESC(worker_memory_mb, "most memory that one process of smbd shares with the device, in MiB (2048)");
+MODULE_PARM_DESC(worker_memory_mb, "maximum memory that one smbd process shares with the device, in MiB (2048)");
 static unsigned int memory_mb;
 module_param(memory_mb, uint, 0444);
-MODULE_PARM_DESC(memory_mb, "the same for all of them together, in MiB (half of the machine's)");
+MODULE_PARM_DESC(memory_mb, "maximum memory that all smbd processes together share with the device, in MiB (half of the machine's memory)");
 
 bool sd_is_dead;
 struct workqueue_struct *sd_workqueue;
-/* Items that wait for completions, which items of the other one take: they must not take its places. */
+/*
+ * Its items wait for completions that items of sd_workqueue take, so they must
+ * not use up the workers of sd_workqueue.
+ */
 struct workqueue_struct *sd_closer;
 
 atomic_t sd_conns = ATOMIC_INIT(0), sd_wrs = ATOMIC_INIT(0), sd_maps = ATOMIC_INIT(0);
@@ -61,7 +65,10 @@ void sdk_timer(u64 delay_ns)
 
 	if (delay_ns == U64_MAX)
 		return;
-	/* One that goes off too soon does no harm: it finds nothing to do, and sets the next. */
+	/*
+	 * A timer that goes off too soon does no harm: it finds nothing to do,
+	 * and sets the next one.
+	 */
 	at = jiffies + nsecs_to_jiffies(min_t(u64, delay_ns, 3600ULL * NSEC_PER_SEC)) + 1;
 	if (delayed_work_pending(&timer) && time_before_eq(timer_at, at))
 		return;
@@ -69,18 +76,25 @@ void sdk_timer(u64 delay_ns)
 	mod_delayed_work(sd_workqueue, &timer, at - jiffies);
 }
 
-/* Longer requests may fail. Nothing that the engine asks for is as long: messages have a limit of 9 MiB. */
+/*
+ * Longer requests may fail. The engine never asks for that much: messages are
+ * limited to 9 MiB.
+ */
 #define NO_FAIL (32 << 20)
 
 /*
- * The engine's collections cannot handle a failure, so memory is waited for. What peers and processes can make the
- * engine ask for has limits, and large memory comes from sdk_pages_new, which may fail.
+ * The engine's collections cannot handle a failure, so this waits for memory.
+ * There are limits on what peers and processes can make the engine ask for, and
+ * large memory comes from sdk_pages_new, which may fail.
  */
 void *sdk_alloc(size_t size, size_t align)
 {
 	void *start;
 
-	/* kmalloc aligns powers of two to themselves, and everything to eight bytes. */
+	/*
+	 * kmalloc aligns sizes that are powers of two to themselves, and all
+	 * others to eight bytes.
+	 */
 	if (align > sizeof(u64))
 		size = roundup_pow_of_two(max(size, align));
 	start = kvmalloc(size, GFP_KERNEL_ACCOUNT | (size <= NO_FAIL ? __GFP_NOFAIL : 0));
@@ -89,7 +103,10 @@ void *sdk_alloc(size_t size, size_t align)
 	return start;
 }
 
-/* With the size and the alignment of sdk_alloc. */
+/*
+ * size is the size after sdk_alloc has rounded it up; the engine rounds
+ * likewise.
+ */
 void sdk_free(void *start, size_t size)
 {
 	atomic64_sub(size, &sd_bytes);
@@ -99,9 +116,9 @@ void sdk_free(void *start, size_t size)
 void __noreturn sdk_panic(const u8 *file, size_t length, u32 line)
 {
 	WRITE_ONCE(sd_is_dead, true);
-	/* It cannot be unloaded any more: connections never end. */
+	/* Connections never end from now on, so the module must stay loaded. */
 	__module_get(THIS_MODULE);
-	pr_emerg("the engine failed at %.*s:%u. The device does nothing from now on; please report this, and restart the machine\n",
+	pr_emerg("the engine failed at %.*s:%u. The device has stopped; please report this, and restart the machine\n",
 		 (int)length, file, line);
 	BUG();
 }
@@ -127,8 +144,8 @@ u64 sdk_now(void)
 }
 
 /*
- * A lock that sleeps. Not a mutex: a task that dies in the engine never unlocks, and those who wait for it have to
- * learn that.
+ * A sleeping lock. It is not a mutex: a task that dies in the engine never
+ * unlocks it, and the tasks that wait for it have to find out.
  */
 struct sd_lock {
 	unsigned long held;
@@ -154,7 +171,9 @@ bool sdk_lock(void *opaque)
 
 	might_sleep();
 	while (test_and_set_bit_lock(0, &lock->held)) {
-		/* It is not woken when the device dies, so it looks. */
+		/*
+		 * Nothing wakes this task when the device dies, so it checks.
+		 */
 		if (!wait_event_timeout(lock->wait, !test_bit(0, &lock->held), HZ) && READ_ONCE(sd_is_dead))
 			return false;
 	}
@@ -232,13 +251,15 @@ out_workqueue:
 	return error;
 }
 
-/* No file is open. */
+/* No file is open when this runs. */
 static void __exit smbdirect_exit(void)
 {
 	sd_dev_unregister();
 	sdk_unlisten();
 	sde_stop();
-	/* The peers do not have to answer: each connection ends by itself within seconds. */
+	/*
+	 * Peers need not answer: each connection ends by itself within seconds.
+	 */
 	while (atomic_read(&sd_conns)) {
 		sde_run();
 		msleep(20);

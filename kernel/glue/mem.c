@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Pages that processes map, and mappings of memory for DMA. */
+/* Pages that processes map, and DMA mappings of memory. */
 #include <linux/gfp.h>
 #include <linux/mm.h>
 #include <linux/slab.h>
@@ -8,14 +8,17 @@
 
 #include "glue.h"
 
-/* The longest piece of contiguous memory to ask for: 4 MiB. */
+/* The longest piece of contiguous memory to ask for, as an order: 4 MiB. */
 #define LARGEST_ORDER min(MAX_PAGE_ORDER, 10)
-/* Below this order the kernel may try hard: 64 KiB. */
+/* Up to this order, 64 KiB, the kernel may try hard. */
 #define CHEAP_ORDER 4
 
 /* ---- pages ---- */
 
-/* Adds as much contiguous memory as is to be had; the fewer pieces, the shorter the lists for the RDMA device. */
+/*
+ * Adds the longest piece of contiguous memory that is available. The fewer
+ * pieces there are, the shorter are the lists for the RDMA device.
+ */
 static bool add_piece(struct sd_pages *pages, unsigned long wanted)
 {
 	int order = min(ilog2(wanted), LARGEST_ORDER);
@@ -28,7 +31,10 @@ static bool add_piece(struct sd_pages *pages, unsigned long wanted)
 
 		if (!page)
 			continue;
-		/* Each page is counted for itself: mappings may outlive the device's use of it. */
+		/*
+		 * Each page has its own reference count, because mappings may
+		 * outlive the device's use of it.
+		 */
 		if (order)
 			split_page(page, order);
 		for (i = 0; i < 1 << order; i++)
@@ -50,7 +56,10 @@ static void free_pages_of(struct sd_pages *pages)
 	kvfree(pages);
 }
 
-/* Zeroed pages, mapped here from *start on. NULL: there is no memory. */
+/*
+ * Allocates zeroed pages, and maps them in the kernel at *start. Returns NULL
+ * if memory is short.
+ */
 struct sd_pages *sdk_pages_new(size_t length, void **start)
 {
 	unsigned long wanted = PAGE_ALIGN(length) >> PAGE_SHIFT;
@@ -153,7 +162,10 @@ void sdk_unmap(struct sd_map *map)
 	atomic_dec(&sd_maps);
 }
 
-/* Finds the piece of a mapping in which offset lies, and makes offset relative to it. */
+/*
+ * Finds the piece of a mapping that contains offset, and makes offset relative
+ * to that piece.
+ */
 static struct scatterlist *find(const struct sd_map *map, u32 *offset, unsigned int *left)
 {
 	struct scatterlist *sg;
@@ -169,7 +181,10 @@ static struct scatterlist *find(const struct sd_map *map, u32 *offset, unsigned 
 	return NULL;
 }
 
-/* Fills sges with the beginning of a part, and takes that off the part. Returns how many it filled. */
+/*
+ * Fills sges from the beginning of a part, and shortens the part accordingly.
+ * Returns the number of sges.
+ */
 int sd_map_sges(const struct sd_map *map, u32 lkey, u32 *offset, u32 *length, struct ib_sge *sges, u32 room)
 {
 	u32 within = *offset;
@@ -189,7 +204,10 @@ int sd_map_sges(const struct sd_map *map, u32 lkey, u32 *offset, u32 *length, st
 	return count;
 }
 
-/* The same part as a list of its own, of which only addresses and lengths for DMA are set. */
+/*
+ * Puts a part into a list of its own, in which only the DMA addresses and
+ * lengths are set.
+ */
 int sd_map_part(const struct sd_map *map, u32 offset, u32 length, struct scatterlist *part, u32 room)
 {
 	unsigned int left;
@@ -212,7 +230,7 @@ int sd_map_part(const struct sd_map *map, u32 offset, u32 length, struct scatter
 	return length ? -EINVAL : count;
 }
 
-/* Gives a part to the processor, or to the device. */
+/* Hands a part to the processor or to the device. */
 void sd_map_sync(const struct sd_map *map, u32 offset, u32 length, bool for_cpu)
 {
 	struct ib_device *device = sd_conn_device(map->conn);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The calls of processes: the arguments of `ioctl`s, read, checked and answered.
+//! The calls that processes make: reads, checks and answers the arguments of `ioctl`s.
 //!
-//! An argument is a copy that nobody else has. What lies elsewhere in the process's memory is copied here before any
-//! lock is taken.
+//! An argument is a private copy. What it points to in the process's memory is copied here too, before any lock is
+//! taken.
 
 use alloc::sync::Arc;
 use alloc::vec;
@@ -24,7 +24,7 @@ use crate::device::Device;
 use crate::ffi::{self, EACCES, EBADF, EBUSY, EINVAL, ENOTTY, EOPNOTSUPP, ESHUTDOWN, Errno};
 use crate::process::{Client, Process};
 
-/// Bytes of messages that one call returns.
+/// The most bytes of messages that one call returns.
 const MOST_EVENTS: usize = 64 << 10;
 
 /// Carries out a call; its answer replaces its argument.
@@ -64,7 +64,7 @@ pub(crate) fn call(
         number::GET_EVENTS => with(argument, |call| get_events(device, client, call)),
         number::ENTER => with(argument, |call| enter_queues(device, client, call)),
         number::STATUS => with(argument, |call| status(device, client, call)),
-        // Not there yet: the library uses rings.
+        // Not implemented yet: the library uses rings.
         number::SUBMIT => Err(EOPNOTSUPP),
         _ => Err(ENOTTY),
     }
@@ -84,7 +84,7 @@ fn with<C: Call>(
     Ok(())
 }
 
-/// The process of a file, attached in one of these roles.
+/// Returns the process of a file, if it is attached in one of these roles.
 fn process(client: &Client, roles: &[Role]) -> Result<Arc<Process>, Errno> {
     let process = client.process().ok_or(EBADF)?;
     if !roles.iter().any(|role| process.is(*role)) {
@@ -150,7 +150,7 @@ fn set_parameters(
     if length > MAX_SECURITY_BLOB {
         return Err(EINVAL);
     }
-    // Read as smbdirectd reads it, so that a wrong address is found here as well.
+    // smbdirectd reads the blob too, so a wrong address has to fail here as well.
     let mut blob = vec![0; length];
     ffi::copy_in(&mut blob, call.security_blob)?;
     call.status = code(device.set_parameters(&call.parameters)?);
@@ -219,7 +219,7 @@ fn get_events(device: &Device, client: &Client, call: &mut GetEventsCall) -> Res
     }
     let (bytes, count) = process.read(room.min(MOST_EVENTS));
     if let Err(errno) = ffi::copy_out(call.buffer, &bytes) {
-        // They are lost, and the process cannot know what they were.
+        // The messages are lost, and the process cannot know what they were.
         device.refuse(
             &process,
             Status::Corrupt,
@@ -234,7 +234,7 @@ fn get_events(device: &Device, client: &Client, call: &mut GetEventsCall) -> Res
 fn status(device: &Device, client: &Client, call: &mut StatusCall) -> Result<(), Errno> {
     process(client, &[Role::Observer])?;
     let records = device.status(client)?;
-    // Far less than that: there are limits on all that it lists.
+    // The conversion never fails: everything that is listed has a limit.
     let needed = u32::try_from(records.len()).map_err(|_| EINVAL)?;
     (call.filled, call.needed) = (0, needed);
     if needed <= call.length {

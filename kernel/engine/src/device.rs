@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A worker that enters does its own work here: it submits, posts and takes completions in its own context. A work item
-//! runs only for what no worker looks at.
+//! runs only for completions that no worker looks at.
 
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
@@ -39,13 +39,13 @@ use crate::ffi::{self, Dead, Guard, Level, Lock, Pages, parameter};
 use crate::process::{Attached, Client, Process};
 use crate::status;
 
-/// Sessions and clients that one worker may register.
+/// The most sessions and clients that one worker may register.
 const MOST_SESSIONS: usize = 1024;
 /// Entries of a ring.
 const QUEUE_DEPTH: u32 = 256;
 /// Credits of a client that has not logged in.
 const RECEIVES_OF_STRANGERS: Credits = Credits(8);
-/// Steps in one run; then others have their turn.
+/// The most steps in one run; then others have their turn.
 const MOST_STEPS: u32 = 64;
 
 macro_rules! log {
@@ -74,7 +74,7 @@ impl Config {
             max_segments: 10,
         };
         Self {
-            // Clients that do not use RDMA for data put as much into a message as RDMA would carry: 8 MiB, and a header.
+            // Clients that do not use RDMA for data put as much into a message as RDMA would carry: 8 MiB and a header.
             acceptor: proto::Config {
                 max_fragmented_size: 9 << 20,
                 ..proto::Config::default()
@@ -102,7 +102,7 @@ impl Config {
         }
     }
 
-    /// The part of all memory that is kept so that no worker waits for ever.
+    /// Computes the part of all memory that is set aside so that no worker waits for ever.
     fn reserve(&self) -> Reserve {
         let longest =
             |shape: &RegionShape| u64::from(shape.unit_length) * u64::from(shape.longest_run);
@@ -146,7 +146,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// The attached process of a number.
+    /// Returns the attached process with this number.
     fn process(&self, id: u32) -> Option<Arc<Process>> {
         let registry = self.registry.always();
         let mut processes = registry.processes();
@@ -177,7 +177,7 @@ impl Host for Ours {
     }
 }
 
-/// What is behind the device's lock.
+/// What the device's lock protects.
 #[derive(Debug)]
 pub(crate) struct Core {
     shard: Shard<Kernel, Ours>,
@@ -202,7 +202,7 @@ pub(crate) struct Device {
     loaded: Instant,
 }
 
-/// What a process that has attached has to know.
+/// What the answer tells a process that has attached: its number, its memory, and the depth of its queue.
 pub(crate) type Admitted = (u32, MemParams, u32);
 
 impl Device {
@@ -214,7 +214,7 @@ impl Device {
         });
         let pool = Pool::new(config.memory.receive, Arc::clone(&total), reserve.worker);
         let mut transport = Transport::new(Kernel::default(), pool, config.transport());
-        // The addresses are C's business.
+        // The C side chooses the addresses.
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
         let listeners = transport.listen(any).into_iter().collect();
         let host = (Ours(Arc::clone(&shared)), config.rules(&total));
@@ -241,14 +241,14 @@ impl Device {
         self.shared.registry.always()
     }
 
-    /// The core, at the present time.
+    /// Locks the core, and sets its clock.
     pub(crate) fn core(&self) -> Result<Guard<'_, Core>, Dead> {
         let mut core = self.core.lock()?;
         core.look_at_clock();
         Ok(core)
     }
 
-    /// Does whatever there is to do.
+    /// Does whatever is due.
     pub(crate) fn run(&self) {
         if let Ok(mut core) = self.core() {
             core.run();
@@ -298,7 +298,7 @@ impl Device {
             .then(|| registry.route_unknown())
             .and_then(listener_of)
         {
-            // Connections come in where the listener is.
+            // Connections come in only in the listener's network namespace.
             if listener.0.file().net() != client.file.net() {
                 return Err(Status::NoToken);
             }
@@ -328,7 +328,7 @@ impl Device {
         }
         let attached = Attached(process);
         if role != Role::Observer {
-            // An inbox that is empty has room.
+            // A new inbox is empty, so this does not fail.
             let _ = attached.0.tell_addresses(&core.reached(addresses));
         }
         let mut registry = self.registry();
@@ -353,12 +353,12 @@ impl Device {
         Ok((id, self.config.memory, QUEUE_DEPTH))
     }
 
-    /// The longest RDMA transfer.
+    /// The length of the longest RDMA transfer.
     pub(crate) const fn max_read_write_size(&self) -> u32 {
         self.config.acceptor.max_read_write_size
     }
 
-    /// A process wants the connection of a token; the answer comes later.
+    /// Claims the connection of a token for a process. The answer comes later.
     pub(crate) fn claim(
         &self,
         process: &Arc<Process>,
@@ -387,7 +387,7 @@ impl Device {
         Ok(Ok(()))
     }
 
-    /// The listener does not want the connection of a token.
+    /// Declines the connection of a token for the listener.
     pub(crate) fn decline(&self, token: Token) -> Result<Result<(), Status>, Dead> {
         let mut core = self.core()?;
         let offered = self.registry().claim(&token);
@@ -408,7 +408,8 @@ impl Device {
             return Err(Status::Invalid);
         }
         let mut registry = self.registry();
-        // `detach` closes it first, and then waits for the registry: what is registered before that is forgotten.
+        // `detach` closes the process first, and then waits for the registry: it forgets what was registered before
+        // that.
         if process.is_closed() {
             return Err(Status::Detached);
         }
@@ -436,8 +437,8 @@ impl Device {
         Ok(Ok(()))
     }
 
-    /// The listener says which addresses clients may use. Before it is answered, all processes are told where clients
-    /// can then reach the device.
+    /// Sets the addresses that clients may use, for the listener. Before the listener gets its answer, all processes
+    /// are told where clients can then reach the device.
     pub(crate) fn set_addresses(
         &self,
         client: &Client,
@@ -449,7 +450,7 @@ impl Device {
                 let address = |allowed: &abi::AllowedAddress| {
                     LocalAddress::new(Ipv6Addr::from(allowed.address).into(), allowed.scope_id)
                 };
-                // One by one: collecting sorts them first, for which it needs a page of stack.
+                // Inserts them one by one: `collect` would sort them first, which takes a page of stack.
                 let mut allowed = BTreeSet::new();
                 for one in list {
                     allowed.insert(address(one));
@@ -471,7 +472,7 @@ impl Device {
                 .processes()
                 .filter(|process| !process.0.is(Role::Observer))
             {
-                // One that does not read learns of it when it attaches again.
+                // A process that does not read its messages learns of this when it attaches again.
                 let _ = process.0.tell_addresses(&reached);
             }
         }
@@ -515,7 +516,7 @@ impl Device {
         })
     }
 
-    /// A worker no longer uses a segment; `false`: it does not have it.
+    /// Takes back a segment that a worker no longer uses. `false`: the worker does not have it.
     pub(crate) fn release(&self, process: &Process, release: &abi::Release) -> Result<bool, Dead> {
         let mut core = self.core()?;
         let id = process.number();
@@ -535,12 +536,12 @@ impl Device {
         Ok(true)
     }
 
-    /// The records of the status.
+    /// Makes the records of the status.
     pub(crate) fn status(&self, client: &Client) -> Result<Vec<u8>, Dead> {
         let addresses = client.file.addresses();
         let mut core = self.core()?;
         let shard = core.shard.report();
-        // It may have found a fault.
+        // The report may have found a fault.
         core.run();
         let (config, limits) = (&self.config, &self.config.limits);
         let narrow = |number| u32::try_from(number).unwrap_or(u32::MAX);
@@ -575,7 +576,7 @@ impl Device {
         Ok(status::records(sources))
     }
 
-    /// A worker has rung its bell, or looks.
+    /// Serves a worker that has rung its bell, or that looks.
     pub(crate) fn enter(&self, process: &Process) -> Result<(), Dead> {
         let mut core = self.core()?;
         let queue = core
@@ -589,18 +590,18 @@ impl Device {
         Ok(())
     }
 
-    /// The process of an open file is no longer attached.
+    /// Detaches the process of an open file.
     pub(crate) fn detach(&self, client: &Client) {
         let Some(process) = client.process() else {
             return;
         };
         if let Ok(mut core) = self.core() {
-            core.detach(&process, None, &"it has closed the device");
+            core.detach(&process, None, &"it closed the device");
             core.run();
         }
     }
 
-    /// A process has broken a rule.
+    /// Detaches a process that has broken a rule.
     pub(crate) fn refuse(
         &self,
         process: &Arc<Process>,
@@ -627,7 +628,7 @@ impl Core {
         self.shard.set_now(self.now);
     }
 
-    /// Those of these addresses that clients may use.
+    /// Returns the addresses in this list that clients may use.
     fn reached(&self, addresses: &[Address]) -> Vec<Address> {
         let may_use = |address: &&Address| {
             self.allowed.admit(LocalAddress::new(
@@ -638,7 +639,7 @@ impl Core {
         addresses.iter().filter(may_use).copied().collect()
     }
 
-    /// A number that no process has.
+    /// Returns a number that no process has.
     fn free_id(&mut self, registry: &Registry<Attached>) -> u32 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
@@ -649,7 +650,7 @@ impl Core {
         }
     }
 
-    /// Steps until there is nothing to do, and sets the timer for what there will be.
+    /// Steps until there is nothing to do, and sets the timer for the next deadline.
     fn run(&mut self) {
         for _ in 0..MOST_STEPS {
             let stepped = self.shard.step();
@@ -661,7 +662,7 @@ impl Core {
                     false
                 }
             };
-            // From now on a worker rings if it submits anything: nobody looks.
+            // From now on a worker rings its bell when it submits something, because nothing looks at its ring.
             if !is_busy && self.shard.announce_sleep() {
                 let next = self.shard.next_deadline();
                 if let Some(next) = next {
@@ -674,7 +675,7 @@ impl Core {
         ffi::run_after(Duration::ZERO);
     }
 
-    /// Does what the shard asks for; returns whether there was anything.
+    /// Handles the shard's notices. Returns whether there were any.
     fn run_notices(&mut self) -> bool {
         let mut any = false;
         while let Some(notice) = self.shard.next_notice() {
@@ -685,7 +686,7 @@ impl Core {
                     status,
                     why,
                 } => self.detach_worker(worker, Some(status), &why),
-                Notice::Gone(worker) => self.detach_worker(worker, None, &"it has gone"),
+                Notice::Gone(worker) => self.detach_worker(worker, None, &"it is gone"),
                 Notice::QueueMade(_) => {}
                 Notice::End(place, limit) => self.shard.end_stranger(place.conn, limit),
                 Notice::Offer(Place { conn, .. }) => self.shard.route(conn),
@@ -735,7 +736,7 @@ impl Core {
             .warnings
             .met(key, times, self.now);
         if let Some(times) = met {
-            log!(Warning, "{what} was met {times} times: {key}");
+            log!(Warning, "{what} was reached {times} times ({key})");
         }
     }
 
@@ -784,7 +785,7 @@ impl Core {
     }
 }
 
-/// The module's parameter for a limit.
+/// Returns the module parameter that sets a limit.
 const fn parameter_of(limit: Limit) -> &'static str {
     match limit {
         Limit::Connections | Limit::ConnectionsOfSource => "max_connections",

@@ -8,12 +8,12 @@
 //! ```
 //!
 //! - Local work uses the key of the protection domain, so registering memory only maps it for DMA. Only the sink of an
-//!   iWARP READ is registered, in C, for that READ alone.
-//! - Work of one kind completes in the order of posting. So what was posted is remembered by kind, and what the device
-//!   never reports, because its queue pair refused it, is flushed when the connection has ended.
-//! - Memory that is deregistered while posted work uses it stays mapped until that work has ended: nothing can keep a
+//!   iWARP READ is registered, in C, and only for that READ.
+//! - Work of one kind completes in the order of posting, so posted work is remembered by kind. If the queue pair
+//!   refuses work, the device never reports it; it is flushed when the connection has ended.
+//! - If memory is deregistered while posted work uses it, it stays mapped until that work has ended: nothing can keep a
 //!   device from using it.
-//! - `CLOSED` comes when nothing is posted. Only then does the connection's owner hear of its end.
+//! - `CLOSED` comes when nothing is posted. Only then does the connection's owner learn of its end.
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::string::String;
@@ -34,17 +34,17 @@ use smbdirect::units::{Instant, RemoteToken};
 
 use crate::ffi::{self, Conn as Raw, Errno, FileRef, Map, down, kind};
 
-/// Time for a connection to be established.
+/// How long a connection may take to be established.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time that posted work has to go out after `close`.
+/// How long posted work may take to go out after `close`.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for an event that says why work was flushed.
 const EXPLANATION: Duration = Duration::from_secs(1);
-/// Mappings of a connection.
+/// The most mappings of a connection.
 const MOST_REGIONS: usize = 64;
-/// Events taken from C at a time.
+/// The most events taken from C at a time.
 const BATCH: usize = 16;
-/// Batches before others have their turn.
+/// The most batches before others have their turn.
 const MOST_BATCHES: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +87,9 @@ impl Kind {
 #[derive(Debug)]
 struct Mapped {
     map: Map,
-    /// Posted work that uses it.
+    /// How much posted work uses it.
     users: u32,
-    /// It was deregistered.
+    /// It has been deregistered.
     is_gone: bool,
 }
 
@@ -104,13 +104,13 @@ struct WaitingRead {
 }
 
 struct Conn {
-    /// Before `raw`: mappings go before their connection.
+    /// Stands before `raw`, so that mappings are dropped before their connection.
     regions: Vec<Option<Mapped>>,
     raw: Raw,
     local: SocketAddr,
     /// The peer's depths, from its point of view.
     peer: ReadLimits,
-    /// The peer also named them in private data, and so does the answer.
+    /// The peer also stated them in private data, so the answer states ours there too.
     is_legacy: bool,
     depths: ffi::Depths,
     limits: ReadLimits,
@@ -167,7 +167,7 @@ impl Conn {
         self.posted[kind as usize].len() as u32
     }
 
-    /// The number of the memory that a piece lies in.
+    /// Returns the number of the memory that contains a piece.
     fn check(&self, sge: Sge) -> Result<usize, FabricError> {
         let number = sge.region.0 as usize;
         let mapped = self.regions.get(number).and_then(Option::as_ref);
@@ -179,13 +179,13 @@ impl Conn {
         }
     }
 
-    /// A piece for C, of memory that was checked.
+    /// Returns a piece in C's terms. The piece has been checked.
     fn piece(&self, sge: Sge) -> Option<(&Map, u32, u32)> {
         let mapped = self.regions.get(sge.region.0 as usize)?.as_ref()?;
         Some((&mapped.map, sge.offset, sge.length))
     }
 
-    /// Remembers work that was posted, or that the queue pair refused.
+    /// Remembers work that was posted or that the queue pair refused.
     fn remember(
         &mut self,
         kind: Kind,
@@ -202,7 +202,7 @@ impl Conn {
         self.posted[kind as usize].push_back((wr_id, region));
     }
 
-    /// Takes the oldest work of a kind, which has ended.
+    /// Takes the oldest work of a kind. That work has ended.
     fn take(&mut self, kind: Kind) -> Option<WrId> {
         let (wr_id, region) = self.posted[kind as usize].pop_front()?;
         let place = region.and_then(|number| self.regions.get_mut(number));
@@ -215,10 +215,10 @@ impl Conn {
         Some(wr_id)
     }
 
-    /// Whether more can be posted; in `Ending`, what is posted is only remembered.
+    /// Returns whether more work can be posted. `false`: it is only remembered, because the connection is ending.
     fn may_post(&self) -> Result<bool, FabricError> {
         match self.stage {
-            // What was refused never completes, and work completes in order: nothing may be posted behind it.
+            // Work completes in order, and refused work never completes: nothing may be posted after it.
             Stage::Established => Ok(!self.is_suspect),
             Stage::Draining | Stage::Ending => Ok(false),
             Stage::Requested | Stage::Accepting => Err(FabricError::NotConnected),
@@ -232,7 +232,7 @@ impl Conn {
         }
     }
 
-    /// Posts RDMA READs that wait, as many as may be outstanding.
+    /// Posts waiting RDMA READs, as many as may be outstanding.
     fn post_reads(&mut self) {
         let depth = u32::from(self.limits.initiator_depth).min(self.depths.reads);
         while self.stage == Stage::Established && !self.is_suspect && self.reads_under_way < depth {
@@ -319,7 +319,7 @@ impl Conn {
         })
     }
 
-    /// Tells C to end it. The first reason stays.
+    /// Tells C to end the connection. The first reason counts.
     fn end(&mut self, reason: CloseReason) {
         self.reason.get_or_insert(reason);
         if self.stage != Stage::Ending {
@@ -336,7 +336,7 @@ pub(crate) struct Kernel {
     conns: SlotMap<ConnId, Conn>,
     listeners: SlotMap<ListenerId, SocketAddr>,
     admitted: Arc<LocalAddresses>,
-    /// Connections that may have something to do.
+    /// Connections that may have work to do.
     work: Vec<ConnId>,
     deadlines: BTreeSet<(Instant, ConnId)>,
     now: Instant,
@@ -376,14 +376,14 @@ fn of_errno(errno: Errno) -> CloseReason {
 }
 
 impl Kernel {
-    /// The completions of a connection wake this process from now on.
+    /// From now on the completions of a connection wake this process.
     pub(crate) fn own(&self, conn: ConnId, file: &FileRef) {
         if let Some(conn) = self.conns.get(conn) {
             conn.raw.own(Some(file));
         }
     }
 
-    /// Nobody is woken for these connections any more.
+    /// From now on the completions of these connections wake no process.
     pub(crate) fn disown(&self, conns: impl IntoIterator<Item = ConnId>) {
         for conn in conns {
             if let Some(conn) = self.conns.get(conn) {
@@ -458,7 +458,7 @@ impl Kernel {
         if event.kind == kind::REQUEST {
             return self.requested(event, events);
         }
-        // Those that could not be set up have no key.
+        // Connections that could not be set up have no key.
         let id = match event.key {
             0 => self.unnamed(event),
             key => Some(ConnId::from(KeyData::from_ffi(key))),
@@ -487,7 +487,7 @@ impl Kernel {
                 };
                 if let Some(conn) = self.conns.get_mut(id) {
                     let reason = match conn.stage {
-                        // The close came first, whatever happened since.
+                        // The close came first, so it is the reason, whatever has happened since.
                         Stage::Draining => CloseReason::Local,
                         _ => reason,
                     };
@@ -499,7 +499,7 @@ impl Kernel {
         }
     }
 
-    /// A connection that has no key in C.
+    /// Finds a connection that has no key in C.
     fn unnamed(&self, event: &ffi::Event) -> Option<ConnId> {
         let mut conns = self.conns.iter();
         let found = conns.find(|(_, conn)| event.is_of(&conn.raw))?;
@@ -524,7 +524,7 @@ impl Kernel {
         }
     }
 
-    /// Does what there is to do on a connection.
+    /// Does what is due on a connection.
     fn pump(&mut self, id: ConnId) {
         let now = self.now;
         let Some(conn) = self.conns.get_mut(id) else {
@@ -571,7 +571,7 @@ impl Kernel {
 }
 
 impl Fabric for Kernel {
-    /// C listens: this side only has to know that it may take connections.
+    /// C listens; this side only keeps the address.
     fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
         Ok(self.listeners.insert(address))
     }
@@ -601,7 +601,7 @@ impl Fabric for Kernel {
         }
     }
 
-    /// The device only accepts.
+    /// The device only accepts connections.
     fn connect(&mut self, _: SocketAddr, _: ReadLimits) -> Result<ConnId, FabricError> {
         Err(os("connect from the kernel's device", ffi::EOPNOTSUPP))
     }
@@ -635,7 +635,7 @@ impl Fabric for Kernel {
         };
         let data = conn.is_legacy.then(|| legacy.emit());
         let data = data.as_ref().map_or(&[][..], |data| data);
-        // A connection manager may tell at once that it is established.
+        // Set this first: the connection manager may report at once that the connection is established.
         conn.stage = Stage::Accepting;
         if let Err(errno) = conn.raw.accept(ird, ord, data) {
             conn.end(of_errno(errno));
@@ -660,7 +660,7 @@ impl Fabric for Kernel {
         match conn.stage {
             Stage::Established => {
                 conn.stage = Stage::Draining;
-                // Whatever happens from now on.
+                // The reason stays, whatever happens from now on.
                 conn.reason.get_or_insert(CloseReason::Local);
                 if let Some(at) = conn.deadline.take() {
                     self.deadlines.remove(&(at, id));
@@ -690,7 +690,7 @@ impl Fabric for Kernel {
             Some(place) => *place = mapped,
             None => conn.regions.push(mapped),
         }
-        // Peers can name none of it.
+        // Peers cannot name any of it.
         let remote = RemoteAddress {
             token: RemoteToken(0),
             address: 0,

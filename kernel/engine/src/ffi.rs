@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The C side of the module: what `kernel/glue/glue.h` declares, and safe types for it.
+//! The C side of the module: the declarations of `kernel/glue/glue.h`, and safe types for them.
 //!
-//! Every structure here is one of `glue.h`, field by field. Locks, files, pages, mappings and connections are types that
-//! own what they name, so the rest of the crate needs no `unsafe`.
+//! Every structure here mirrors one of `glue.h`, field by field. Locks, files, pages, mappings and connections are
+//! types that own what they name, so the rest of the crate needs no `unsafe`.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -83,12 +83,12 @@ impl Event {
         has_token: 0,
     };
 
-    /// Whether it is an event of this connection.
+    /// Returns whether this is an event of that connection.
     pub(crate) fn is_of(&self, conn: &Conn) -> bool {
         self.conn == conn.0.as_ptr()
     }
 
-    /// The connection of a request, which from now on belongs to the caller.
+    /// Returns the connection of a request, which belongs to the caller from now on.
     pub(crate) fn conn(&self) -> Option<Conn> {
         NonNull::new(self.conn).map(Conn)
     }
@@ -210,7 +210,7 @@ unsafe extern "C" {
     fn sdk_file_detached(file: *mut c_void);
 }
 
-/// `0` or a negative `errno` value, as a result.
+/// Turns `0` or a negative `errno` value into a result.
 const fn result(code: i32) -> Result<(), Errno> {
     match code {
         0 => Ok(()),
@@ -218,25 +218,25 @@ const fn result(code: i32) -> Result<(), Errno> {
     }
 }
 
-// ---- what every program without an operating system brings
+// ---- what a program without an operating system must provide
 
 struct Allocator;
 
-// SAFETY: `sdk_alloc` returns null or as many bytes as asked for, aligned as asked for, which are nobody else's until
-// `sdk_free`.
+// SAFETY: `sdk_alloc` returns null or as many bytes as asked for, aligned as asked for, and nothing else uses them
+// until `sdk_free`.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: it may be called with any numbers.
+        // SAFETY: `sdk_alloc` accepts any numbers.
         unsafe { sdk_alloc(layout.size(), layout.align()) }
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // The size that `sdk_alloc` has made of it.
+        // The size to which `sdk_alloc` has rounded it up.
         let size = match layout.align() {
             ..=8 => layout.size(),
             align => layout.size().max(align).next_power_of_two(),
         };
-        // SAFETY: the caller promises that `start` is from `alloc` with this layout.
+        // SAFETY: the caller promises that `start` comes from `alloc` with this layout.
         unsafe { sdk_free(start, size) }
     }
 }
@@ -249,11 +249,11 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     let (file, line) = info
         .location()
         .map_or(("?", 0), |at| (at.file(), at.line()));
-    // SAFETY: the bytes are those of `file`.
+    // SAFETY: the pointer and the length are those of `file`.
     unsafe { sdk_panic(file.as_ptr(), file.len(), line) }
 }
 
-/// How much a line in the log matters.
+/// The severity of a line in the log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Level {
     Warning = 1,
@@ -262,23 +262,23 @@ pub(crate) enum Level {
 
 pub(crate) fn log(level: Level, arguments: fmt::Arguments<'_>) {
     let text: String = alloc::fmt::format(arguments);
-    // SAFETY: the bytes are those of `text`.
+    // SAFETY: the pointer and the length are those of `text`.
     unsafe { sdk_log(level as u32, text.as_ptr(), text.len()) }
 }
 
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    // SAFETY: the bytes are those of the array.
+    // SAFETY: the pointer and the length are those of the array.
     unsafe { sdk_random(bytes.as_mut_ptr(), N) }
     bytes
 }
 
-/// The time that all of the device measures by.
+/// Returns the time on the clock that the whole device uses.
 pub(crate) fn now() -> Instant {
     Instant::from_nanos(sdk_now())
 }
 
-/// Has the device run again after this time; an earlier request stays.
+/// Makes the device run again after this time, unless an earlier run is already due.
 pub(crate) fn run_after(time: core::time::Duration) {
     sdk_timer(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX - 1));
 }
@@ -289,29 +289,29 @@ pub(crate) fn module_parameter(number: u32) -> u64 {
 
 /// Copies from the memory of the process that makes the current call. No lock may be held.
 pub(crate) fn copy_in(target: &mut [u8], address: u64) -> Result<(), Errno> {
-    // SAFETY: the bytes are those of `target`; the kernel checks the address.
+    // SAFETY: the pointer and the length are those of `target`; the kernel checks the address.
     result(unsafe { sdk_copy_in(target.as_mut_ptr(), address, target.len()) })
 }
 
 /// Copies to the memory of the process that makes the current call. No lock may be held.
 pub(crate) fn copy_out(address: u64, source: &[u8]) -> Result<(), Errno> {
-    // SAFETY: the bytes are those of `source`; the kernel checks the address.
+    // SAFETY: the pointer and the length are those of `source`; the kernel checks the address.
     result(unsafe { sdk_copy_out(address, source.as_ptr(), source.len()) })
 }
 
 // ---- locks
 
-/// The engine has failed, and the lock will never be free.
+/// The engine has failed, so the lock will never be free.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dead;
 
-/// A value behind a lock that sleeps.
+/// A value behind a sleeping lock.
 pub(crate) struct Lock<T> {
     lock: *mut c_void,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: one task at a time has the value, and tasks differ in nothing else.
+// SAFETY: only one task at a time reaches the value, and it does not matter which one.
 unsafe impl<T> Send for Lock<T> {}
 // SAFETY: as for `Send`.
 unsafe impl<T> Sync for Lock<T> {}
@@ -332,7 +332,7 @@ impl<T> Lock<T> {
         }
     }
 
-    /// For a lock under which nothing fails: whoever waits for it when the engine has failed waits for ever.
+    /// For locks under which nothing can fail: if the engine fails while one is held, the next caller waits for ever.
     pub(crate) fn always(&self) -> Guard<'_, T> {
         loop {
             if let Ok(guard) = self.lock() {
@@ -344,7 +344,7 @@ impl<T> Lock<T> {
 
 impl<T> Drop for Lock<T> {
     fn drop(&mut self) {
-        // SAFETY: nobody has it any more, because guards borrow `self`.
+        // SAFETY: the lock is free, because guards borrow `self`.
         unsafe { sdk_lock_free(self.lock) }
     }
 }
@@ -370,7 +370,7 @@ impl<T> Deref for Guard<'_, T> {
 
 impl<T> DerefMut for Guard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: the lock is held, and the guard is borrowed alone.
+        // SAFETY: the lock is held, and the guard is borrowed exclusively.
         unsafe { &mut *self.0.value.get() }
     }
 }
@@ -389,22 +389,22 @@ impl<T> Drop for Guard<'_, T> {
 pub(crate) struct Pages(NonNull<c_void>);
 
 impl Pages {
-    /// Zeroed pages, and the same as memory; `None`: there are none.
+    /// Allocates zeroed pages, and also returns them as memory. `None`: memory is short.
     pub(crate) fn make(length: usize) -> Option<(Self, Memory)> {
         let mut start = null_mut();
-        // SAFETY: the second argument is a place for a pointer.
+        // SAFETY: `start` has room for a pointer.
         let pages = NonNull::new(unsafe { sdk_pages_new(length, &mut start) })?;
         let pages = Self(pages);
         let start = NonNull::new(start)?;
         let other = pages.clone();
         let owner = other.0.as_ptr();
         core::mem::forget(other);
-        // SAFETY: there are at least `length` bytes, which live until the reference of `other` is put.
+        // SAFETY: there are at least `length` bytes, which live until `other`'s reference is put.
         let memory = unsafe { Memory::foreign((start, length), owner, sdk_pages_put) };
         Some((pages, memory))
     }
 
-    /// The reference, for C, which puts it.
+    /// Hands the reference to C, which puts it.
     fn into_raw(self) -> *mut c_void {
         let raw = self.0.as_ptr();
         core::mem::forget(self);
@@ -414,7 +414,7 @@ impl Pages {
 
 impl Clone for Pages {
     fn clone(&self) -> Self {
-        // SAFETY: `self` has a reference.
+        // SAFETY: `self` holds a reference.
         unsafe { sdk_pages_get(self.0.as_ptr()) }
         Self(self.0)
     }
@@ -422,12 +422,12 @@ impl Clone for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: this is the reference of `self`.
+        // SAFETY: `self` holds this reference.
         unsafe { sdk_pages_put(self.0.as_ptr()) }
     }
 }
 
-/// A connection's mapping of memory for DMA, which it keeps. It has to go before its connection.
+/// Memory that is mapped for DMA by a connection, and that the mapping keeps alive. Drop it before its connection.
 #[derive(Debug)]
 pub(crate) struct Map {
     raw: NonNull<c_void>,
@@ -442,7 +442,7 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: it was not unmapped before, and its connection is still there.
+        // SAFETY: it has not been unmapped yet, and its connection still exists.
         unsafe { sdk_unmap(self.raw.as_ptr()) }
     }
 }
@@ -454,19 +454,19 @@ pub(crate) fn events(events: &mut [Event]) -> (usize, bool) {
     let mut more = false;
     // A batch is short.
     let room = events.len() as u32;
-    // SAFETY: there is room for so many.
+    // SAFETY: `events` has room for `room` events.
     let count = unsafe { sdk_events(events.as_mut_ptr(), room, &mut more) };
     (count as usize, more)
 }
 
-/// A connection of the connection manager. Dropping it frees it: that is for connections for which `CLOSED` has come.
+/// A connection of the connection manager. Dropping it frees it, so drop it only after `CLOSED` has come.
 #[derive(Debug)]
 pub(crate) struct Conn(NonNull<c_void>);
 
 impl Conn {
     pub(crate) fn request(&self) -> Request {
         let mut request = Request::default();
-        // SAFETY: the connection is there until `self` is dropped.
+        // SAFETY: the connection exists until `self` is dropped.
         unsafe { sdk_conn_request(self.0.as_ptr(), &mut request) }
         request
     }
@@ -485,25 +485,25 @@ impl Conn {
         data: &[u8],
     ) -> Result<(), Errno> {
         let (ird, ord) = (responder_resources.into(), initiator_depth.into());
-        // SAFETY: as in `request`; the bytes are those of `data`.
+        // SAFETY: as in `request`; the pointer and the length are those of `data`.
         result(unsafe {
             sdk_conn_accept(self.0.as_ptr(), ird, ord, data.as_ptr(), data.len() as u32)
         })
     }
 
-    /// Also ends it: `CLOSED` follows.
+    /// Rejects the request and ends the connection: `CLOSED` follows.
     pub(crate) fn reject(&self) {
         // SAFETY: as in `request`.
         unsafe { sdk_conn_reject(self.0.as_ptr()) }
     }
 
-    /// `CLOSED` follows.
+    /// Ends the connection: `CLOSED` follows.
     pub(crate) fn close(&self) {
         // SAFETY: as in `request`.
         unsafe { sdk_conn_close(self.0.as_ptr()) }
     }
 
-    /// Its completions wake the process of this file from now on.
+    /// From now on, its completions wake the process of this file, or, with `None`, run a work item.
     pub(crate) fn own(&self, file: Option<&FileRef>) {
         let file = file.map_or(null_mut(), |file| file.0.as_ptr());
         // SAFETY: as in `request`; C takes a reference of its own.
@@ -513,7 +513,7 @@ impl Conn {
     pub(crate) fn map(&self, memory: &Memory) -> Result<Map, Errno> {
         let start = memory.pointer(0, memory.len()).map_err(|_| EINVAL)?;
         let mut error = 0;
-        // SAFETY: as in `request`; the bytes live as long as `memory`, of which the mapping keeps a clone.
+        // SAFETY: as in `request`; the bytes live as long as `memory`, and the mapping keeps a clone of it.
         let raw = unsafe { sdk_map(self.0.as_ptr(), start, memory.len(), &mut error) };
         result(error)?;
         let raw = NonNull::new(raw).ok_or(ENOMEM)?;
@@ -522,7 +522,7 @@ impl Conn {
     }
 
     pub(crate) fn post_recv(&self, (map, offset, length): (&Map, u32, u32)) -> Result<(), Errno> {
-        // SAFETY: as in `request`; the mapping is the connection's, and C checks the bounds.
+        // SAFETY: as in `request`; the mapping belongs to this connection, and C checks the bounds.
         result(unsafe { sdk_post_recv(self.0.as_ptr(), map.raw.as_ptr(), offset, length) })
     }
 
@@ -575,14 +575,14 @@ impl Conn {
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        // SAFETY: whoever has it has its last event, and no mapping of it is left.
+        // SAFETY: `CLOSED` has come, and no mapping of the connection is left.
         unsafe { sdk_conn_free(self.0.as_ptr()) }
     }
 }
 
-/// Accepts connections in the network namespace of a file.
+/// Listens in the network namespace of a file.
 pub(crate) fn listen(file: &FileRef) -> Result<(), Errno> {
-    // SAFETY: `file` is a reference.
+    // SAFETY: `file` holds a reference.
     result(unsafe { sdk_listen(file.0.as_ptr()) })
 }
 
@@ -595,14 +595,14 @@ pub(crate) fn unlisten() {
 /// A reference to an open file of the device, or to one that was open.
 pub(crate) struct FileRef(NonNull<c_void>);
 
-// SAFETY: C counts the references atomically, and all of its functions may be called by any task.
+// SAFETY: C counts the references atomically, and any task may call its functions.
 unsafe impl Send for FileRef {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for FileRef {}
 
 impl Clone for FileRef {
     fn clone(&self) -> Self {
-        // SAFETY: `self` is a reference.
+        // SAFETY: `self` holds a reference.
         unsafe { sdk_file_get(self.0.as_ptr()) }
         Self(self.0)
     }
@@ -610,7 +610,7 @@ impl Clone for FileRef {
 
 impl Drop for FileRef {
     fn drop(&mut self) {
-        // SAFETY: this is the reference of `self`.
+        // SAFETY: `self` holds this reference.
         unsafe { sdk_file_put(self.0.as_ptr()) }
     }
 }
@@ -622,16 +622,17 @@ impl fmt::Debug for FileRef {
 }
 
 impl FileRef {
-    /// Tells network namespaces apart.
+    /// Returns a number that differs between network namespaces.
     pub(crate) fn net(&self) -> u64 {
-        // SAFETY: `self` is a reference.
+        // SAFETY: `self` holds a reference.
         unsafe { sdk_file_net(self.0.as_ptr()) }
     }
 
-    /// Where clients can reach the device in its network namespace. Waits for the lock of network interfaces.
+    /// Returns the addresses at which clients can reach the device in the file's network namespace. Waits for the lock
+    /// of network interfaces.
     pub(crate) fn addresses(&self) -> Vec<Address> {
         let mut addresses = vec![Address::new_zeroed(); MAX_ADDRESSES];
-        // SAFETY: `self` is a reference; there is room for so many.
+        // SAFETY: `self` holds a reference; the list has room for as many addresses as C may write.
         let count = unsafe {
             sdk_addresses(
                 self.0.as_ptr(),
@@ -643,14 +644,14 @@ impl FileRef {
         addresses
     }
 
-    /// The process that opened it.
+    /// Returns the number of the process that opened it.
     pub(crate) fn pid(&self) -> u32 {
-        // SAFETY: `self` is a reference.
+        // SAFETY: `self` holds a reference.
         unsafe { sdk_file_pid(self.0.as_ptr()) }
     }
 
-    /// The process has a queue, whose completion ring begins at `offset` of a memory that lives as long as the file is
-    /// open.
+    /// Tells C that the process has a queue. The queue's completion ring begins at `offset` in `memory`, which must
+    /// live as long as the file is open.
     pub(crate) fn set_queue(
         &self,
         queue: u32,
@@ -670,33 +671,33 @@ impl FileRef {
         if queue >= QUEUES || !producer.is_aligned() {
             return Err(EINVAL);
         }
-        // SAFETY: `self` is a reference; the words lie in the memory.
+        // SAFETY: `self` holds a reference; both words lie in the memory.
         unsafe { sdk_file_queue(self.0.as_ptr(), queue, producer, consumer) }
         Ok(())
     }
 
-    /// How many messages its process can read.
+    /// Tells C how many messages the process can read.
     pub(crate) fn set_messages(&self, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        // SAFETY: `self` is a reference.
+        // SAFETY: `self` holds a reference.
         unsafe { sdk_file_messages(self.0.as_ptr(), count) }
     }
 
-    /// Its process is no longer attached.
+    /// Tells C that the process is no longer attached.
     pub(crate) fn set_detached(&self) {
-        // SAFETY: `self` is a reference.
+        // SAFETY: `self` holds a reference.
         unsafe { sdk_file_detached(self.0.as_ptr()) }
     }
 }
 
 impl Doorbell for FileRef {
     fn ring(&self) {
-        // SAFETY: `self` is a reference.
+        // SAFETY: `self` holds a reference.
         unsafe { sdk_file_ring(self.0.as_ptr()) }
     }
 }
 
-/// Queues of a process.
+/// The number of queues of a process.
 pub(crate) const QUEUES: u32 = 1;
 
 pub(crate) const EIO: Errno = 5;
@@ -722,20 +723,20 @@ impl From<Dead> for Errno {
     }
 }
 
-// ---- entries
+// ---- functions that C calls
 
 /// The device, from `sde_init` to `sde_exit`.
 static DEVICE: AtomicPtr<Device> = AtomicPtr::new(null_mut());
 
-/// The device, if it is there. C calls nothing after `sde_exit`.
+/// Returns the device, if it exists. C calls nothing after `sde_exit`.
 fn device() -> Option<&'static Device> {
-    // SAFETY: it is null or from `Box::into_raw`, and freed by `sde_exit` alone.
+    // SAFETY: it is null or comes from `Box::into_raw`, and only `sde_exit` frees it.
     unsafe { DEVICE.load(Ordering::Acquire).as_ref() }
 }
 
 /// # Safety
 ///
-/// Called once, before every other entry.
+/// Call it once, before every other entry.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sde_init() -> i32 {
     let device = Box::new(Device::new());
@@ -743,11 +744,11 @@ unsafe extern "C" fn sde_init() -> i32 {
     0
 }
 
-/// Ends all connections; more runs are needed until they have ended.
+/// Starts to end all connections. `sde_run` has to be called until they have ended.
 ///
 /// # Safety
 ///
-/// Called between `sde_init` and `sde_exit`.
+/// Call it between `sde_init` and `sde_exit`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sde_stop() {
     if let Some(device) = device() {
@@ -757,19 +758,19 @@ unsafe extern "C" fn sde_stop() {
 
 /// # Safety
 ///
-/// Called once, when no other entry runs or will be called.
+/// Call it once, when no other entry runs or will be called.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sde_exit() {
     let device = DEVICE.swap(null_mut(), Ordering::AcqRel);
     if !device.is_null() {
-        // SAFETY: it is from `Box::into_raw`, and the caller promises that nobody uses it.
+        // SAFETY: it comes from `Box::into_raw`, and the caller promises that no other entry uses it.
         drop(unsafe { Box::from_raw(device) });
     }
 }
 
 /// # Safety
 ///
-/// Called between `sde_init` and `sde_exit`.
+/// Call it between `sde_init` and `sde_exit`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sde_run() {
     if let Some(device) = device() {
@@ -779,13 +780,13 @@ unsafe extern "C" fn sde_run() {
 
 /// # Safety
 ///
-/// `file` is a file that is open; the result is for the other entries, until `sde_release`.
+/// `file` is an open file. The result is for the other entries, until `sde_release`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sde_open(file: *mut c_void) -> *mut c_void {
     let Some(file) = NonNull::new(file) else {
         return null_mut();
     };
-    // SAFETY: the caller promises that it is a file.
+    // SAFETY: the caller promises that this is an open file.
     unsafe { sdk_file_get(file.as_ptr()) }
     let client = Box::new(Client::new(FileRef(file)));
     Box::into_raw(client).cast()
@@ -793,10 +794,10 @@ unsafe extern "C" fn sde_open(file: *mut c_void) -> *mut c_void {
 
 /// # Safety
 ///
-/// `client` is from `sde_open`, and no entry uses it now or later.
+/// `client` comes from `sde_open`, and no entry uses it now or later.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sde_release(client: *mut c_void) {
-    // SAFETY: the caller promises it.
+    // SAFETY: the caller promises that `client` comes from `sde_open` and that no entry uses it.
     let client = unsafe { Box::from_raw(client.cast::<Client>()) };
     if let Some(device) = device() {
         device.detach(&client);
@@ -805,8 +806,8 @@ unsafe extern "C" fn sde_release(client: *mut c_void) {
 
 /// # Safety
 ///
-/// `client` is from `sde_open`. `argument` has as many bytes as the number of the call says, is aligned to 8, and is
-/// used by nobody else.
+/// `client` comes from `sde_open`. `argument` has as many bytes as the number of the call says, is aligned to 8, and
+/// nothing else uses it.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sde_ioctl(
     client: *mut c_void,
@@ -814,12 +815,12 @@ unsafe extern "C" fn sde_ioctl(
     argument: *mut u8,
     writable: bool,
 ) -> i32 {
-    // SAFETY: the caller promises it.
+    // SAFETY: the caller promises that `client` comes from `sde_open`.
     let client = unsafe { &*client.cast::<Client>() };
     let length = (command >> 16 & 0x3fff) as usize;
     let argument = match length {
         0 => &mut [][..],
-        // SAFETY: the caller promises it.
+        // SAFETY: the caller promises the length and the alignment, and that nothing else uses the bytes.
         _ => unsafe { core::slice::from_raw_parts_mut(argument, length) },
     };
     let Some(device) = device() else {
@@ -833,10 +834,10 @@ unsafe extern "C" fn sde_ioctl(
 
 /// # Safety
 ///
-/// `client` is from `sde_open`.
+/// `client` comes from `sde_open`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sde_mmap(client: *mut c_void, offset: u64, length: u64) -> *mut c_void {
-    // SAFETY: the caller promises it.
+    // SAFETY: the caller promises that `client` comes from `sde_open`.
     let client = unsafe { &*client.cast::<Client>() };
     client
         .pages(offset, length)

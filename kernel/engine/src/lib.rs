@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The smbdirect device in Linux's kernel: the engine, which smbdirectd has too, with what a kernel gives it.
+//! The smbdirect device in Linux's kernel: the engine that smbdirectd uses too, with what a kernel provides.
 //!
 //! ```text
 //!   process --ioctl, mmap, poll--> glue/dev.c  --> calls --> device --> Shard ---> fabric --> glue/conn.c --> ib_verbs
@@ -14,10 +14,10 @@
 //! | `process` | an attached process |
 //! | `device` | the device: attaching, detaching, memory, and the one shard |
 //! | `calls` | the `ioctl`s |
-//! | `status` | what an observer is told |
+//! | `status` | the records of the status |
 //!
 //! Everything runs in process context, under one lock for the shard. Small allocations do not fail there, so the engine
-//! may use collections; what a peer or a process chooses the length of is made by `ffi::Pages`, which may fail.
+//! may use collections. Memory whose length a peer or a process chooses comes from `ffi::Pages`, which may fail.
 
 #![no_std]
 

@@ -2,8 +2,8 @@
 
 //! [`Client`]: an open file. [`Process`]: an attached process, as the shard knows it.
 //!
-//! Messages for a process wait in its inbox until it reads them. Memory that it may map is listed here, by what `mmap`
-//! calls it.
+//! Messages for a process wait in its inbox until it reads them. The process has a list of the memory that it may map,
+//! by the offsets that it passes to `mmap`.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -21,7 +21,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use crate::ffi::{FileRef, Lock, Pages};
 
-/// Messages that may wait for a process.
+/// The most messages that may wait for a process.
 const MOST_MESSAGES: usize = 256;
 
 /// An open file of the device.
@@ -39,12 +39,12 @@ impl Client {
         }
     }
 
-    /// The process that has attached with it, which may have been detached since.
+    /// Returns the process that attached through this file; it may have been detached since.
     pub(crate) fn process(&self) -> Option<Arc<Process>> {
         self.process.always().clone()
     }
 
-    /// Keeps the process that has attached; `false`: another call has attached one.
+    /// Keeps the process that has attached. `false`: another call has already attached one.
     pub(crate) fn set_process(&self, process: &Arc<Process>) -> bool {
         let mut kept = self.process.always();
         let is_first = kept.is_none();
@@ -54,7 +54,7 @@ impl Client {
         is_first
     }
 
-    /// What `mmap` may map there.
+    /// Returns the pages that `mmap` may map at an offset.
     pub(crate) fn pages(&self, offset: u64, length: u64) -> Option<Pages> {
         self.process()?.pages(offset, length)
     }
@@ -64,7 +64,7 @@ impl Client {
 #[derive(Debug, Default)]
 struct Inbox {
     messages: VecDeque<Vec<u8>>,
-    /// Nothing is added any more.
+    /// From now on no message is added.
     closed: bool,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct Process {
     file: FileRef,
     account: Arc<Account>,
     segments: Lock<Segments>,
-    /// How often a segment came or went.
+    /// How many times a segment was added or removed.
     changes: AtomicU64,
     mapped: Lock<Vec<Mapped>>,
     /// The memory of its queues, which `poll` reads for as long as the file is open.
@@ -117,7 +117,7 @@ impl Process {
         self.id
     }
 
-    /// The system's number for it.
+    /// Returns its process id in the system.
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.file.pid()).unwrap_or(0)
     }
@@ -135,12 +135,12 @@ impl Process {
         &self.file
     }
 
-    /// The account of its memory, and its segments.
+    /// Returns the account of its memory, and its segments.
     pub(crate) fn memory(&self) -> (&Arc<Account>, Segments) {
         (&self.account, self.segments.always().clone())
     }
 
-    /// Adds a message for it.
+    /// Adds a message for the process to its inbox.
     fn say(&self, message: Vec<u8>) -> Result<(), Untold> {
         let mut inbox = self.inbox.always();
         if inbox.closed {
@@ -154,14 +154,14 @@ impl Process {
         Ok(())
     }
 
-    /// Tells it where clients reach the device.
+    /// Tells the process where clients reach the device.
     pub(crate) fn tell_addresses(&self, list: &[Address]) -> Result<(), Untold> {
         let mut message = Vec::new();
         encode_addresses(0, list, &mut message);
         self.say(message)
     }
 
-    /// The oldest messages, as many as fit in `room` bytes, and how many there are.
+    /// Takes the oldest messages, as many as fit in `room` bytes, and returns them and their number.
     pub(crate) fn read(&self, room: usize) -> (Vec<u8>, u32) {
         let mut inbox = self.inbox.always();
         let (mut bytes, mut count) = (Vec::new(), 0);
@@ -177,18 +177,18 @@ impl Process {
         (bytes, count)
     }
 
-    /// Whether it is detached, and has read everything.
+    /// Returns whether the process is detached and has read everything.
     pub(crate) fn is_over(&self) -> bool {
         let inbox = self.inbox.always();
         inbox.closed && inbox.messages.is_empty()
     }
 
-    /// Whether it is being detached, or was.
+    /// Returns whether the process is being detached, or was detached.
     pub(crate) fn is_closed(&self) -> bool {
         self.inbox.always().closed
     }
 
-    /// Takes no more messages for it; with a status, the last one says why. `false`: it was closed before.
+    /// Takes no more messages for the process. With a status, the last message says why. `false`: it was closed before.
     pub(crate) fn close(&self, status: Option<Status>) -> bool {
         let mut inbox = self.inbox.always();
         if inbox.closed {
@@ -211,8 +211,8 @@ impl Process {
         true
     }
 
-    /// Adds a segment to `region::*`, which it may map from now on, and returns its number, if the region has fewer
-    /// than `limit`.
+    /// Adds a segment to `region::*` if the region has fewer than `limit`. The process may map it from now on. Returns
+    /// the segment's number.
     pub(crate) fn add_segment(
         &self,
         region: u32,
@@ -236,7 +236,7 @@ impl Process {
         Some(number)
     }
 
-    /// It no longer uses a segment of `region::*`. Returns whether it had that segment.
+    /// Takes away a segment of `region::*` that the process no longer uses. Returns whether it had that segment.
     pub(crate) fn release(&self, region: u32, number: u32) -> bool {
         let mut all = self.segments.always();
         let segments = all.of_mut(region);
@@ -248,7 +248,7 @@ impl Process {
         released.is_some()
     }
 
-    /// A segment can no longer be mapped.
+    /// Keeps the process from mapping a segment from now on.
     pub(crate) fn unmap(&self, region: u32, number: u32) {
         if let Some(offset) = map_offset(region, number) {
             self.mapped
@@ -284,12 +284,12 @@ impl Process {
     }
 }
 
-/// The bytes of a message.
+/// Returns the bytes of a message.
 fn encode<T: IntoBytes + Immutable>(kind: u32, cookie: u64, body: &T) -> Vec<u8> {
     let length = size_of::<Control>() + size_of::<T>();
     let control = Control {
         kind,
-        // No message has more than a few hundred bytes.
+        // Messages are at most a few hundred bytes long.
         length: length as u32,
         cookie,
     };
@@ -299,7 +299,7 @@ fn encode<T: IntoBytes + Immutable>(kind: u32, cookie: u64, body: &T) -> Vec<u8>
     bytes
 }
 
-/// An attached process, for the engine.
+/// An attached process, as the engine sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Attached(pub(crate) Arc<Process>);
 
@@ -359,7 +359,7 @@ impl Worker for Attached {
         (pages, memory): (Pages, Memory),
     ) -> Result<(), Untold> {
         let offset = usize::try_from(queue.completion_offset).unwrap_or(usize::MAX);
-        // It fails for a ring that nobody makes.
+        // This fails only for a ring that the engine never makes.
         let set = self.0.file.set_queue(queue.queue, &memory, offset);
         set.map_err(|_| Untold::Gone)?;
         self.0.map((MAP_QUEUE, queue.queue), memory.len(), &pages);
@@ -376,7 +376,7 @@ impl Worker for Attached {
     }
 
     fn changes(&self) -> u64 {
-        // SYNC: pairs with the one in `changed`. A worker submits in a segment only after it was told of the segment.
+        // SYNC: pairs with the one in `changed`. A worker submits from a segment only after it was told of the segment.
         self.0.changes.load(Ordering::Acquire)
     }
 }

@@ -20,12 +20,12 @@ use smbdirect::units::Instant;
 
 use crate::process::Attached;
 
-/// The fabric's name, which smbdirectd gives RDMA devices as well.
+/// The fabric's name; smbdirectd uses it for RDMA devices as well.
 pub(crate) const FABRIC: &str = "verbs";
 
-/// Where the numbers come from.
+/// What the records are made from.
 pub(crate) struct Sources<'a> {
-    /// Limits and what the device itself knows; the rest is filled in here.
+    /// Limits and what the device itself knows; `records` fills in the rest.
     pub(crate) device: Device,
     pub(crate) addresses: &'a [Address],
     pub(crate) allowed: &'a LocalAddresses,
@@ -35,7 +35,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) now: Instant,
 }
 
-/// The records.
+/// Makes the records.
 pub(crate) fn records(sources: Sources<'_>) -> Vec<u8> {
     let Sources {
         mut device,
@@ -143,7 +143,7 @@ fn socket_address(address: SocketAddr) -> SocketAddress {
     }
 }
 
-/// An address that may be unknown.
+/// Converts an address that may be unknown.
 fn optional(address: Option<SocketAddr>) -> SocketAddress {
     let none = SocketAddr::from(([0; 16], 0));
     socket_address(address.unwrap_or(none))
