@@ -4,7 +4,8 @@
 //! by RDMA, in SMB Direct messages, and over TCP, and compares it with the file on the server's disk.
 //!
 //! The client holds the whole file in memory, so that only the copying is measured: by RDMA the server reads the file
-//! from where it lies and writes it there. The program is one file, longer than others, so that it can be read as an
+//! from this memory and writes it there. The program is a single file, longer than the others, so that it can be read
+//! as an example of a client.
 //! example of a client.
 
 use std::collections::HashMap;
@@ -26,11 +27,11 @@ use smbdirect::broker::status::{ConnectionStatus, Status};
 use smbdirect::fabric::Access;
 use smbdirect::sys::Memory;
 
-/// Bytes of a request, if both sides allow that many.
+/// Bytes per request, if both sides allow that many.
 const REQUEST: u32 = 1 << 20;
-/// Requests at a time.
+/// The number of requests at a time.
 const DEPTH: usize = 8;
-/// Bytes that are registered at a time: a multiple of every request size.
+/// Bytes that are registered at a time: a multiple of every possible request size.
 const PART: usize = 64 << 20;
 /// How long smbdirectd may take to report its status.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -64,7 +65,7 @@ struct Options {
     user: String,
     #[arg(long)]
     password: String,
-    /// The size of the file in MiB
+    /// The size of the file, in MiB
     #[arg(long, default_value_t = 1024)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     mib: u32,
@@ -134,7 +135,7 @@ fn run(options: &Options) -> Result<()> {
     let report = serde_json::to_string_pretty(&report).map_err(text)?;
     std::fs::write(&options.report, report + "\n")
         .map_err(|error| format!("{}: {error}", options.report.display()))?;
-    println!("The same is in {}.", options.report.display());
+    println!("These results are also in {}.", options.report.display());
     Ok(())
 }
 
@@ -178,17 +179,17 @@ impl<'a> Demo<'a> {
             );
         }
         let rdma = interfaces.iter().find(|interface| interface.rdma);
-        let rdma = rdma.ok_or("smbd announces no address with RDMA: is smbdirectd running?")?;
+        let rdma = rdma.ok_or("smbd announces no RDMA address: is smbdirectd running?")?;
         let address = SocketAddr::new(rdma.address, options.rdma_port);
         let mut config = tcp.config().clone();
-        // Channels of a session speak the same version.
+        // All channels of a session must speak the same version.
         config.dialects = vec![tcp.negotiated().dialect];
         let direct = Connection::smb_direct(address, config);
         let mut direct = direct.map_err(|error| format!("SMB Direct at {address}: {error}"))?;
         direct
             .bind(&tcp, &credentials)
             .map_err(|error| format!("binding a channel to the session: {error}"))?;
-        println!("SMB Direct: a channel of the same session at {address}");
+        println!("SMB Direct: another channel of the session, at {address}");
 
         let size = options.mib as usize * (1 << 20);
         let memory = Memory::zeroed(size);
@@ -234,7 +235,7 @@ impl<'a> Demo<'a> {
         let on_disk = hash_file(&path)?;
         self.same("on the server's disk", &name, &on_disk)?;
 
-        // Zeros first: data that is not read must not pass for data that was there before.
+        // Zeros first, so that data that was not read cannot pass for data that was there before.
         let zeros = vec![0; 1 << 20];
         for offset in (0..self.size).step_by(zeros.len()) {
             self.memory.write(offset, &zeros).map_err(text)?;
@@ -254,9 +255,9 @@ impl<'a> Demo<'a> {
         Ok([written, read])
     }
 
-    /// Writes zeros over the whole length of the file, so that the system has memory and room for it. If the system has
-    /// to get that memory from a hypervisor first, that takes far longer than any way of writing, and it would count
-    /// against the way that comes first.
+    /// Writes zeros over the whole length of the file, so that the system has memory and room for it. If the system
+    /// must first get that memory from a hypervisor, that takes far longer than any way of writing, and it would count
+    /// against the way that is measured first.
     fn fill(&self, path: &PathBuf) -> Result<()> {
         let opened = OpenOptions::new().write(true).open(path);
         let mut file = opened.map_err(|error| format!("{}: {error}", path.display()))?;
@@ -276,17 +277,17 @@ impl<'a> Demo<'a> {
         ))
     }
 
-    /// Moves the whole file, and says what that took.
+    /// Moves the whole file, and returns the time and the processor time that it took.
     fn transfer(&mut self, way: Way, file: FileId, write: bool) -> Result<Row> {
         let connection = self.connection(way);
         let limit = match way {
             Way::Rdma => connection.max_direct().unwrap_or(REQUEST),
-            // No server announces how long a message it sends: it sends what it also receives.
+            // A server does not announce the longest message that it sends, so take the longest that it receives.
             _ => connection
                 .max_inline_write()
                 .min(connection.max_inline_read()),
         };
-        // A power of two: it divides what is registered at a time.
+        // Rounded down to a power of two, so that it divides the length that is registered at a time.
         let request = 1 << limit.clamp(1, REQUEST).ilog2();
         let memory = self.memory.clone();
         let parts = (0..self.size).step_by(PART).map(|offset| {
@@ -343,15 +344,15 @@ impl<'a> Demo<'a> {
         Ok(row)
     }
 
-    /// What the device reports about the SMB Direct channel. The request goes over that channel, which keeps it alive,
-    /// too.
+    /// Returns what the device reports about the SMB Direct channel. The request goes over that channel, which also
+    /// keeps it alive.
     fn device(&mut self) -> Result<ConnectionStatus> {
         self.direct.echo().map_err(text)?;
         let status = smbdirect::device::observe(&self.options.control, PATIENCE);
         let status = status.map_err(|status| format!("smbdirectd: {status:?}"))?;
         let status: Status = serde_json::from_str(&status).map_err(text)?;
         let found = status.connections.into_iter().next();
-        found.ok_or_else(|| "smbdirectd does not know the connection".to_owned())
+        found.ok_or_else(|| "smbdirectd does not list the connection".to_owned())
     }
 }
 
@@ -391,7 +392,7 @@ impl Job {
             };
             if moved != length {
                 return Err(format!(
-                    "at {offset} the server moved {moved} bytes of {length}"
+                    "the server moved {moved} of {length} bytes at offset {offset}"
                 ));
             }
             connection.recycle(response);
@@ -426,7 +427,7 @@ impl Job {
 }
 
 impl Row {
-    /// The device's counters prove by which way the data went.
+    /// Checks by the device's counters that the data went the intended way.
     fn check(&self, size: u64) -> Result<()> {
         let Self {
             inline,
@@ -481,11 +482,12 @@ fn table(rows: &[Row], size: usize) -> String {
             row.broker,
         );
     }
-    text += "Bytes are those that smbdirectd counted; smbd, smbdirectd: seconds of processor time for each GiB.\n";
+    text +=
+        "smbdirectd counted the bytes; smbd, smbdirectd: seconds of processor time for each GiB.\n";
     text + &what_it_means(rows)
 }
 
-/// What the table shows, and what it does not: this is the first that people see of the project.
+/// Explains what the table shows and what it does not: this is the first thing that people see of the project.
 fn what_it_means(rows: &[Row]) -> String {
     let smbd = |way: Way, write| {
         let mut found = rows
@@ -551,7 +553,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Processor time of a process so far, in seconds.
+/// Returns the processor time that a process has used so far, in seconds.
 fn cpu(pid: Option<i32>) -> Result<f64> {
     let pid = pid.ok_or("no process owns the SMB Direct channel")?;
     let path = format!("/proc/{pid}/stat");
@@ -564,7 +566,7 @@ fn cpu(pid: Option<i32>) -> Result<f64> {
     Ok(sum.ok_or("/proc is not as expected")? / TICKS)
 }
 
-/// A line that shows how far a copy has come: only on a terminal, and only while the copy goes on.
+/// A line that shows how far a copy has come, but only on a terminal, and only until the copy ends.
 struct Line {
     what: String,
     terminal: bool,

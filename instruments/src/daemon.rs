@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A `smbdirectd` for one test: a directory, a control socket, free ports, and a service manager to which it reports.
+//! Runs a `smbdirectd` for one test: with a directory, a control socket, free ports, and a service manager to which it
+//! reports.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -25,10 +26,10 @@ pub static SMBDIRECTCTL: LazyLock<PathBuf> = LazyLock::new(|| program("smbdirect
 /// How long anything may take on a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A program of the product: at the path that the environment gives, or in the directory above the test's.
+/// Finds a program of the product: at the path that the environment gives, or in the directory above the test's.
 ///
-/// cargo builds it with the workspace's tests, but not for a test of this package alone, which may then run an old one:
-/// so this prints a warning if the program is older than a source.
+/// cargo builds the program with the workspace's tests, but not for a test of this package alone, which may then run an
+/// old one. So this prints a warning if the program is older than a source.
 fn program(name: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(format!("CARGO_BIN_EXE_{name}")) {
         return path.into();
@@ -39,7 +40,7 @@ fn program(name: &str) -> PathBuf {
     let built = program.metadata().and_then(|file| file.modified());
     let built = built.unwrap_or_else(|error| panic!("{}: {error}: {CURE}", program.display()));
     if is_newer(&Path::new(ROOT).join("src"), built) {
-        // Not with a macro, whose output the test harness captures.
+        // Do not use a macro: the test harness captures its output.
         let text = format!("\n{} is older than src: {CURE}\n", program.display());
         std::io::stderr()
             .write_all(text.as_bytes())
@@ -50,7 +51,7 @@ fn program(name: &str) -> PathBuf {
 
 const CURE: &str = "cargo build --workspace makes it, with the profile of the test";
 
-/// Whether anything in a directory was changed after `than`.
+/// Returns whether anything in a directory was changed after `than`.
 fn is_newer(directory: &Path, than: SystemTime) -> bool {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut files = entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
@@ -71,7 +72,7 @@ impl Directory {
         Self::within(&std::env::temp_dir())
     }
 
-    /// One in memory, where no disk makes a file slow.
+    /// Makes one in memory, so that no disk slows down its files.
     pub fn in_memory() -> Self {
         Self::within(Path::new("/dev/shm"))
     }
@@ -92,7 +93,7 @@ impl Directory {
         path
     }
 
-    /// Where the daemon makes its control socket; the daemon makes the socket's directory, too.
+    /// Returns where the daemon makes its control socket; the daemon makes the socket's directory, too.
     pub fn control(&self) -> PathBuf {
         self.0.join("run/control")
     }
@@ -124,7 +125,7 @@ impl ServiceManager {
         Self { socket, path }
     }
 
-    /// The next notification, which is several lines.
+    /// Waits for the next notification, which has several lines.
     fn next(&self) -> Option<String> {
         let mut buffer = [0; 4096];
         let length = self.socket.recv(&mut buffer).ok()?;
@@ -190,7 +191,7 @@ impl Daemon {
         Self::start_in(Directory::new(), &setup)
     }
 
-    /// The same in a directory that an earlier daemon may have left.
+    /// Starts one in a directory that an earlier daemon may have left.
     pub fn start_in(directory: Directory, setup: &Setup<'_>) -> Self {
         let path = directory.0.join("notify");
         let _ = fs::remove_file(&path);
@@ -227,7 +228,7 @@ impl Daemon {
         daemon
     }
 
-    /// Waits for a notification that has this line, and returns all of it.
+    /// Waits for a notification that contains this line, and returns all of it.
     pub fn wait_for_notification(&mut self, line: &str) -> String {
         let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
@@ -258,26 +259,30 @@ impl Daemon {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 return status;
             }
-            assert!(Instant::now() < end, "it runs on; the log:\n{}", self.log());
-            // A wait for a child cannot have a time limit, so poll.
+            assert!(
+                Instant::now() < end,
+                "it is still running; the log:\n{}",
+                self.log()
+            );
+            // Waiting for a child cannot have a time limit, so poll.
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Stops the daemon, and expects an orderly end; keeps its directory.
+    /// Stops the daemon, and checks that it ends in order. Keeps its directory.
     pub fn stop(self) -> Directory {
         self.signal(Signal::TERM);
         self.ended()
     }
 
-    /// Expects that the daemon, which was told to stop, ends in order; keeps its directory.
+    /// Checks that the daemon, which was told to stop, ends in order. Keeps its directory.
     pub fn ended(mut self) -> Directory {
         let status = self.wait();
         assert!(status.success(), "{status}; the log:\n{}", self.log());
         std::mem::take(&mut self.directory)
     }
 
-    /// Kills the daemon, which cannot tidy up; keeps its directory.
+    /// Kills the daemon, which then cannot tidy up. Keeps its directory.
     pub fn kill(mut self) -> Directory {
         self.signal(Signal::KILL);
         self.wait();
@@ -288,7 +293,7 @@ impl Daemon {
         fs::read_to_string(&self.log).expect("its log")
     }
 
-    /// Waits until the log has these words.
+    /// Waits until the log contains these words.
     pub fn wait_for_log(&self, words: &str) {
         let end = Instant::now() + TIMEOUT;
         while !self.log().contains(words) {
@@ -298,7 +303,7 @@ impl Daemon {
         }
     }
 
-    /// The output of `smbdirectctl status --json`.
+    /// Returns the output of `smbdirectctl status --json`.
     pub fn status(&self) -> serde_json::Value {
         let output = smbdirectctl(&self.control, &["--json"]);
         assert!(output.status.success(), "{output:?}");
@@ -314,7 +319,7 @@ impl Daemon {
                 return status;
             }
             assert!(Instant::now() < end, "{status}; the log:\n{}", self.log());
-            // The processes that are waited for need the processor, too.
+            // Leave the processor to the processes that this waits for.
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -323,7 +328,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Its first address.
+    /// Returns its first address.
     pub fn address(&self) -> SocketAddr {
         let status = self.status();
         let address = status["listen"][0].as_str().expect("an address");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Makes an smbd that knows only TCP look like an SMB Direct server: each SMB Direct connection has a TCP connection
-//! behind it. Such an smbd refuses requests with a channel; everything else works.
+//! Makes an smbd that knows only TCP look like an SMB Direct server: each SMB Direct connection is forwarded to a TCP
+//! connection. Such an smbd refuses requests with a channel; everything else works.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -30,7 +30,7 @@ pub struct Forwarder {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A TCP connection to smbd; `None` on the channel means that it has ended.
+/// A TCP connection to smbd. `None` on the channel means that the connection has ended.
 struct Behind {
     stream: TcpStream,
     messages: Receiver<Option<Vec<u8>>>,
@@ -95,7 +95,7 @@ fn forward(mut transport: Transport<Iwarp, HeapBuffers>, server: SocketAddr, sto
                     let behind = behind.get_mut(&conn).expect("established");
                     let length = u32::try_from(buffer.len()).expect("short");
                     let message = [&length.to_be_bytes()[..], &buffer].concat();
-                    // If that fails, the reader notices the end.
+                    // If this fails, the reader notices the end.
                     let _ = behind.stream.write_all(&message);
                     transport.recycle(buffer);
                 }

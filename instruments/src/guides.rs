@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The blocks of commands in `docs` that tests run as they stand there.
+//! Finds the blocks of commands in `docs` that tests run unchanged.
 //!
-//! A block that begins with three backticks and `sh run` is run with a smbdirectd, one with `sh run-samba` with a real
-//! smbd. The commands find scripts of the programs' names, which add what a test needs: another control socket or
+//! If three backticks and `sh run` begin a block, it is run with a smbdirectd; with `sh run-samba`, it is run with a
+//! real smbd. The commands find scripts that have the programs' names and add what a test needs: another control socket
+//! or another configuration.
 //! another configuration.
 
 use std::fmt;
@@ -16,7 +17,7 @@ use crate::ROOT;
 
 /// A block of commands.
 pub struct Block {
-    /// Where it is.
+    /// The page that it is on.
     pub page: String,
     pub line: usize,
     pub commands: String,
@@ -28,7 +29,7 @@ impl fmt::Display for Block {
     }
 }
 
-/// The blocks with this word behind `sh`, page by page.
+/// Returns the blocks that have this word after `sh`, page by page.
 pub fn blocks(marker: &str) -> Vec<Block> {
     let pages = fs::read_dir(Path::new(ROOT).join("docs")).expect("docs");
     let mut pages: Vec<PathBuf> = pages.map(|entry| entry.expect("a page").path()).collect();
@@ -65,7 +66,7 @@ fn blocks_of(page: &str, text: &str, marker: &str) -> Vec<Block> {
     blocks
 }
 
-/// Makes a program for the commands: `script` of a shell.
+/// Makes a program for the commands: a shell script.
 pub fn program(directory: &Path, name: &str, script: &str) {
     let path = directory.join(name);
     fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
@@ -73,7 +74,7 @@ pub fn program(directory: &Path, name: &str, script: &str) {
 }
 
 impl Block {
-    /// Runs the commands with the programs of a directory before all others, and ends with the first that fails.
+    /// Runs the commands with the programs of a directory in front of all others, and stops at the first that fails.
     pub fn run(&self, directory: &Path) -> Output {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new("bash");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What `make install` installs, below a directory for one test.
+//! Runs `make install` into a directory for one test.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::ROOT;
 
-/// Runs `make` with an install goal, and fails with its output.
+/// Runs `make` with an install goal. If that fails, panics with its output.
 pub fn make(goal: &str, root: &Path, variables: &[(&str, &str)]) {
     let mut command = Command::new("make");
     command
@@ -20,7 +20,7 @@ pub fn make(goal: &str, root: &Path, variables: &[(&str, &str)]) {
                 .iter()
                 .map(|(name, value)| format!("{name}={value}")),
         );
-    // The test itself may run under `make test`.
+    // The test may itself run under `make test`.
     for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
         command.env_remove(name);
     }
@@ -29,7 +29,7 @@ pub fn make(goal: &str, root: &Path, variables: &[(&str, &str)]) {
     assert!(output.status.success(), "make {goal}: {said}");
 }
 
-/// All files and links below a directory, as paths within it, in order.
+/// Lists all files and links below a directory, as paths relative to it, in order.
 pub fn files(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut left = vec![directory.to_owned()];

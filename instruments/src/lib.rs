@@ -8,14 +8,14 @@
 //!
 //! ```text
 //!   daemon      smbdirectd, with a directory, a socket and ports of its own
-//!   samba       smbd, with smbdirectd behind it; where smbd knows no SMB Direct, the forwarder instead
-//!   c           libsmbdirect.a as smbd links it, and programs in C with it, one of which plays smbd
+//!   samba       smbd with smbdirectd, or with the forwarder if smbd does not know SMB Direct
+//!   c           libsmbdirect.a as smbd links it, and programs in C that use it; one plays smbd
 //!   install     what `make install` installs
 //!   guides      the commands in the guides of `docs`
-//!   peer        a client byte by byte: an SMB Direct initiator over iWARP
+//!   peer        a client that sends any bytes: an SMB Direct initiator over iWARP
 //! ```
 //!
-//! They panic, with a message for the test's log, if something is not as it should be.
+//! If something is not as it should be, they panic with a message for the test's log.
 
 /// The directory of the product's package, which is the repository.
 pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An smbd for one test, with its own directories, ports and users.
+//! Runs an smbd for one test, with its own directories, ports and users.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -20,7 +20,7 @@ use rustix::process::{
 use crate::daemon::{self, Daemon, Directory, TIMEOUT};
 use crate::forwarder::Forwarder;
 
-/// The user that may log in: one that every Debian has and that file permissions bind.
+/// The user that may log in: every Debian has it, and file permissions apply to it.
 const USER: &str = "daemon";
 /// The user's password.
 pub const PASSWORD: &str = "pass-1word";
@@ -35,15 +35,15 @@ pub struct Samba {
 }
 
 impl Samba {
-    /// The location that the environment gives.
+    /// Takes the location from the environment.
     pub fn from_environment() -> Self {
         let root = std::env::var_os("SMBDIRECT_SAMBA").unwrap_or_else(|| {
-            panic!("SMBDIRECT_SAMBA is not set: a Samba build tree, or /usr where it is installed")
+            panic!("SMBDIRECT_SAMBA is not set: set it to a Samba build tree, or to /usr if Samba is installed")
         });
         Self { root: root.into() }
     }
 
-    /// One of its programs.
+    /// Returns the path of one of its programs.
     pub fn program(&self, name: &str) -> PathBuf {
         let places = ["bin", "sbin"].map(|place| self.root.join(place).join(name));
         let found = places.iter().find(|path| path.exists());
@@ -52,7 +52,7 @@ impl Samba {
             .clone()
     }
 
-    /// Whether its smbd can use the smbdirect device.
+    /// Returns whether its smbd can use the smbdirect device.
     pub fn has_smb_direct(&self) -> bool {
         let mut command = Command::new(self.program("testparm"));
         command.args(["-s", "--parameter-name=smb direct", "/dev/null"]);
@@ -71,7 +71,7 @@ pub struct Setup<'a> {
     pub share: &'a [&'a str],
     /// The configuration file of smbdirectd.
     pub device: &'a str,
-    /// Where smbdirectd listens besides the first address.
+    /// Addresses at which smbdirectd listens besides the first.
     pub listen: &'a [&'a str],
     /// Whether smbdirectd stays stopped until [`Server::start_device`].
     pub without_device: bool,
@@ -106,12 +106,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server with the default configuration.
+    /// Starts a server with the default configuration.
     pub fn start() -> Self {
         Self::start_with(Setup::default())
     }
 
-    /// A server with additions to its configuration.
+    /// Starts a server with additions to its configuration.
     pub fn start_with(setup: Setup<'_>) -> Self {
         let mut server = Self::spawn(setup);
         server.wait_until_it_listens();
@@ -141,7 +141,7 @@ impl Server {
         ] {
             fs::create_dir(root.join(name)).expect("a directory");
         }
-        // The users that log in must be able to get there.
+        // The users that log in must be able to get to the files.
         open_to_all(&files);
         let places_directly = samba.has_smb_direct();
         let mut resting = places_directly.then(Directory::new);
@@ -163,7 +163,7 @@ impl Server {
             let start = |directory| Daemon::start_in(directory, &setup);
             daemon = resting.take().map(start);
         }
-        // smbd would share a port that the device has, so this one is free for both.
+        // smbd would share a port that the device has, so use one that is free for both.
         let smb_direct = daemon.as_ref().map_or_else(free_port, Daemon::address);
         let mut tcp = free_port();
         while tcp == smb_direct {
@@ -213,7 +213,7 @@ impl Server {
         self.wait_for_device();
     }
 
-    /// Makes smbd do what `smbcontrol` can ask for.
+    /// Sends smbd a message with `smbcontrol`.
     pub fn control(&self, arguments: &[&str]) {
         let mut command = Command::new(self.samba.program("smbcontrol"));
         command.arg("-s").arg(&self.config).args(arguments);
@@ -229,7 +229,7 @@ impl Server {
         self.control(&["smbd", "reload-config"]);
     }
 
-    /// The standard error of testparm for its configuration, and whether testparm succeeded.
+    /// Runs testparm on its configuration, and returns the standard error and whether testparm succeeded.
     pub fn testparm(&self) -> (bool, String) {
         let mut command = Command::new(self.samba.program("testparm"));
         let output = command.arg("-s").arg(&self.config).output();
@@ -238,7 +238,7 @@ impl Server {
         (output.status.success(), said)
     }
 
-    /// One of the programs of this smbd's Samba.
+    /// Returns the path of one of the programs of this smbd's Samba.
     pub fn program(&self, name: &str) -> PathBuf {
         self.samba.program(name)
     }
@@ -253,7 +253,7 @@ impl Server {
         self.daemon.as_ref().expect("a device")
     }
 
-    /// Kills the device, which cannot tidy up.
+    /// Kills the device, which then cannot tidy up.
     pub fn kill_device(&mut self) {
         self.resting = self.daemon.take().map(Daemon::kill);
     }
@@ -279,12 +279,12 @@ impl Server {
         format!(r"\\127.0.0.1\{SHARE}")
     }
 
-    /// The output of smbstatus.
+    /// Returns the output of smbstatus.
     pub fn smbstatus(&self) -> serde_json::Value {
         self.smbstatus_of(&[])
     }
 
-    /// What smbd has counted; `smbd profiling level` must be `count` or `on`.
+    /// Returns what smbd has counted; `smbd profiling level` must be `count` or `on`.
     pub fn profile(&self) -> serde_json::Value {
         self.smbstatus_of(&["--profile"])
     }
@@ -298,12 +298,12 @@ impl Server {
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
-    /// Where smbd looks for its device.
+    /// Returns the path at which smbd looks for its device.
     pub fn control_socket(&self) -> &Path {
         self.control.as_deref().expect("an smbd with SMB Direct")
     }
 
-    /// Kills the device, starts it again in the same place, and waits until smbd listens there.
+    /// Kills the device, starts it again in the same place, and waits until smbd is its listener again.
     pub fn restart_device(&mut self) {
         self.kill_device();
         self.start_device();
@@ -317,7 +317,7 @@ impl Server {
         self.device().wait_for_status(is_so)
     }
 
-    /// The contents of its logs.
+    /// Returns the contents of its logs.
     pub fn log(&self) -> String {
         let mut text = String::new();
         let entries = fs::read_dir(self.root.join("log"))
@@ -338,7 +338,7 @@ impl Server {
         text
     }
 
-    /// Lines of its logs that report a bug in smbd.
+    /// Returns the lines of its logs that report a bug in smbd.
     pub fn panics(&self) -> Vec<String> {
         let logs = fs::read_dir(self.root.join("log")).expect("its logs");
         let mut found = Vec::new();
@@ -372,7 +372,7 @@ impl Server {
         }
     }
 
-    /// smbd listens before its change-notify process runs, and refuses a share until then.
+    /// Returns whether smbd's change-notify process runs: smbd listens before that, and refuses shares until then.
     fn has_notifyd(&self) -> bool {
         let name = b"notify-daemon";
         let names = fs::read(self.root.join("lock/names.tdb"));
@@ -392,7 +392,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let panicking = std::thread::panicking();
         if panicking {
-            // The test harness shows only what it captured.
+            // The test harness shows only the output that it has captured.
             let _ = std::io::stdout().flush();
             println!("{}", self.log());
         }
@@ -432,15 +432,15 @@ fn run_smbd(samba: &Samba, config: &Path, root: &Path, preload: Option<&Path>) -
     if let Some(library) = preload {
         command.env("LD_PRELOAD", library);
     }
-    // When it ends, it sends a signal to its whole process group.
+    // When smbd ends, it sends a signal to its whole process group.
     command.process_group(0);
-    // Not a pipe: smbd ends when its input does.
+    // Not a pipe, because smbd ends when its input does.
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(fs::File::create(root.join("log/stderr")).expect("a log"));
     command.spawn().expect("smbd starts")
 }
 
-/// The user that smbd accepts: it must be a user of this machine, and without root it can only be the current one.
+/// Returns the user that smbd accepts: it must be a user of this machine, and without root only the current one works.
 pub fn user() -> String {
     if getuid().is_root() {
         return USER.to_owned();
@@ -453,8 +453,8 @@ pub fn open_to_all(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("permissions");
 }
 
-/// A port that was free a moment ago, below the range from which the system assigns ports: a connection to a listener
-/// in that range could even connect to itself.
+/// Finds a port that was free a moment ago, below the range from which the system assigns ports: a connection to a
+/// listener in that range could even connect to itself.
 fn free_port() -> SocketAddr {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id().wrapping_mul(101);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The libraries, and C programs that use the static one, built as smbd is.
+//! The libraries, and C programs that link the static one as smbd does.
 
 pub mod programs;
 pub mod smbd;
@@ -13,12 +13,12 @@ use std::sync::OnceLock;
 
 use crate::ROOT;
 
-/// The header.
+/// Returns the path of the header.
 pub fn header() -> PathBuf {
     Path::new(ROOT).join("include/smbdirect.h")
 }
 
-/// The functions that the header declares.
+/// Returns the functions that the header declares.
 pub fn declared(header: &str) -> BTreeSet<String> {
     let words = header.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '(');
     let functions = words.filter_map(|word| {
@@ -31,7 +31,7 @@ pub fn declared(header: &str) -> BTreeSet<String> {
 /// What a program links after its own objects.
 const LIBRARIES: [&str; 3] = ["-Wl,--gc-sections", "-lgcc_s", "-lc"];
 
-/// The directory that cargo keeps for tests: `tmp` in the target directory of the running test.
+/// Returns the directory that cargo keeps for tests: `tmp` in the target directory of the running test.
 fn temporary() -> PathBuf {
     let test = std::env::current_exe().expect("the path of the test");
     let is_target = |path: &&Path| path.join("CACHEDIR.TAG").exists();
@@ -39,7 +39,7 @@ fn temporary() -> PathBuf {
     target.expect("a target directory").join("tmp")
 }
 
-/// A directory for one test.
+/// Makes a directory for one test.
 pub fn directory(name: &str) -> PathBuf {
     let directory = temporary().join(name);
     fs::create_dir_all(&directory).expect("the target directory is writable");
@@ -77,13 +77,13 @@ pub fn link(source: &Path, arguments: &[&str], program: &Path) {
     compile("cc", "gnu11", source, &[arguments, &output].concat());
 }
 
-/// `libsmbdirect.a` as smbd links it.
+/// Returns `libsmbdirect.a` as smbd links it.
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| built().join("libsmbdirect.a"))
 }
 
-/// The shared library, under the name by which programs ask for it.
+/// Returns the shared library, under the name by which programs ask for it.
 pub fn shared_library() -> PathBuf {
     let header = fs::read_to_string(header()).expect("include/smbdirect.h");
     let mut words = header.split_whitespace();
@@ -92,11 +92,11 @@ pub fn shared_library() -> PathBuf {
     built().join(format!("libsmbdirect.so.{number}"))
 }
 
-/// The directory that has both libraries, as they are installed.
+/// Returns the directory that has both libraries, as they are installed.
 pub fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        // The tests that need the libraries share them; cargo rebuilds only what has changed.
+        // All tests that need the libraries share this directory; cargo rebuilds only what has changed.
         let target = temporary().join("staticlib");
         let output = Command::new(Path::new(ROOT).join("tools/build.sh"))
             .arg("library")
@@ -113,7 +113,7 @@ pub fn built() -> &'static Path {
     })
 }
 
-/// Standard output of a program about a file.
+/// Runs a program on a file, and returns its standard output.
 pub fn output(program: &str, arguments: &[&str], file: &Path) -> String {
     let output = Command::new(program).args(arguments).arg(file).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));

@@ -18,7 +18,7 @@ use crate::daemon::TIMEOUT;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Build {
     Plain,
-    /// With sanitizers for addresses, which also finds leaks, and for undefined behaviour.
+    /// With sanitizers for addresses (which also find leaks) and for undefined behaviour.
     Sanitized,
 }
 
@@ -35,7 +35,7 @@ impl Build {
     }
 }
 
-/// The program built from `source`; linked once per run.
+/// Returns the program that is built from `source`; it is linked once per run.
 pub fn program(source: &Path, build: Build) -> PathBuf {
     static BUILT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,7 +65,7 @@ pub fn program(source: &Path, build: Build) -> PathBuf {
     program
 }
 
-/// A source in `instruments/tests/c`.
+/// Returns the path of a source in `instruments/tests/c`.
 pub fn source(name: &str) -> PathBuf {
     Path::new(ROOT).join("instruments/tests/c").join(name)
 }
@@ -115,14 +115,14 @@ impl Running {
         self.child.id()
     }
 
-    /// The next line, if one comes within `time`. `None` also means the end of its output.
+    /// Returns the next line, if one comes within `time`. `None` also means the end of its output.
     pub fn line_within(&mut self, time: Duration) -> Result<String, RecvTimeoutError> {
         let line = self.lines.recv_timeout(time)?;
         self.heard.push(line.clone());
         Ok(line)
     }
 
-    /// Waits for a line for which `is_it` holds; earlier lines are not looked at again.
+    /// Waits for a line for which `is_it` holds, and skips the lines before it.
     pub fn wait_for_line(&mut self, what: &str, is_it: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + TIMEOUT;
         loop {
@@ -135,11 +135,11 @@ impl Running {
         }
     }
 
-    /// Closes its input, and waits until it has ended without a failure.
+    /// Closes the program's input, and waits until it has ended without a failure.
     pub fn finish(mut self) {
         self.stdin = None;
         let status = self.wait();
-        // Output of a child on standard error is an error, too.
+        // Anything that a child writes to standard error is an error, too.
         let errors = self.errors();
         let heard = &self.heard;
         assert!(
@@ -155,23 +155,23 @@ impl Running {
                 return status;
             }
             assert!(Instant::now() < end, "it runs on: {}", self.end());
-            // A wait for a child cannot have a time limit, so poll.
+            // Waiting for a child cannot have a time limit, so poll.
             thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// All of its standard error, once the program and its children have ended.
+    /// Returns all of its standard error, once the program and its children have ended.
     pub fn errors(&mut self) -> String {
         let errors = self.errors.take().map(JoinHandle::join);
         errors.map_or_else(String::new, |errors| errors.expect("a thread that reads"))
     }
 
-    /// Ends the program and returns its output so far.
+    /// Kills the program and returns its output so far.
     pub fn end(&mut self) -> String {
         self.stdin = None;
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Its children end with their connections; if they do not, the thread is not waited for.
+        // Its children end with their connections. If they do not, this does not wait for the thread.
         let done = self.errors.take().filter(JoinHandle::is_finished);
         let errors = done.and_then(|errors| errors.join().ok());
         format!("{:?}\n{}", self.heard, errors.unwrap_or_default())

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A daemon and `tests/c/smbd.c`, which plays smbd and its children.
+//! A daemon, and `tests/c/smbd.c`, which plays smbd and its children.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ pub struct Smbd {
 }
 
 impl Smbd {
-    /// A parent smbd that takes its events one at a time, as smbd does.
+    /// Starts a parent smbd that takes its events one at a time, as smbd does.
     pub fn start(build: Build, config: &str) -> Self {
         Self::start_with(build, config, &[])
     }
 
-    /// The same, but it takes many events at a time and looks for more before it sleeps.
+    /// Starts one that takes many events at a time and looks for more before it sleeps.
     pub fn start_taking_batches(build: Build) -> Self {
         Self::start_with(build, "", &["batches"])
     }
@@ -36,7 +36,7 @@ impl Smbd {
         Self { daemon, program }
     }
 
-    /// A client that a worker has answered.
+    /// Connects a client, and waits until a worker has answered it.
     pub fn client(&self, client_guid: [u8; 16]) -> Peer {
         let mut peer = Peer::connect(self.daemon.address());
         peer.negotiate(client_guid);
@@ -45,7 +45,7 @@ impl Smbd {
         peer
     }
 
-    /// The number of connections of each worker, by process.
+    /// Returns the number of connections of each worker, by process.
     pub fn connections(&self) -> BTreeMap<i64, usize> {
         let status = self.daemon.status();
         let mut connections = BTreeMap::new();
@@ -56,14 +56,13 @@ impl Smbd {
         connections
     }
 
-    /// Waits until there are this many connections: one side sees the end of a connection before
-    /// the other.
+    /// Waits until there are this many connections: the two sides do not see the end of a connection at the same time.
     pub fn wait_for_connections(&self, count: usize) {
         let is_so = |status: &serde_json::Value| status["totals"]["connections"] == count;
         self.daemon.wait_for_status(is_so);
     }
 
-    /// Ends smbd once its clients are gone, and expects that nothing went wrong anywhere.
+    /// Ends smbd once its clients are gone, and checks that nothing went wrong anywhere.
     pub fn finish(self) {
         self.program.finish();
         let log = self.daemon.log();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Little-endian integers in bytes that a server wrote: `None` if the bytes are too short.
+//! Reads little-endian integers from bytes that a server wrote. `None`: the bytes are too short.
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
@@ -26,7 +26,7 @@ pub(super) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N
     array(bytes, at)
 }
 
-/// `length` bytes from `offset` on.
+/// Returns `length` bytes from `offset` on.
 pub(super) fn slice_at(bytes: &[u8], offset: usize, length: usize) -> Option<&[u8]> {
     bytes.get(offset..offset.checked_add(length)?)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Requests that are sent one at a time, with their results.
+//! Calls that send one request at a time and return its result.
 
 use super::bytes::{u32_at, u64_at};
 use super::{
@@ -37,7 +37,7 @@ impl Connection {
         self.call(&Request::echo()?).map(drop)
     }
 
-    /// The server's addresses.
+    /// Asks for the server's addresses.
     pub fn network_interfaces(&mut self, tree_id: u32) -> Result<Vec<Interface>> {
         let code = QUERY_NETWORK_INTERFACE_INFO;
         let request = Request::fsctl(tree_id, code, FileId::NONE, &[], OUTPUT)?;
@@ -60,7 +60,7 @@ impl Connection {
         self.call(&Request::flush(tree_id, file)?).map(drop)
     }
 
-    /// Reads at most `length` bytes in the response; fewer at the end of the file.
+    /// Reads at most `length` bytes, which come in the response. There are fewer at the end of the file.
     pub fn read(
         &mut self,
         tree_id: u32,
@@ -80,20 +80,20 @@ impl Connection {
         }
     }
 
-    /// Writes in the request, and returns the number of bytes written.
+    /// Writes data that goes in the request, and returns the number of bytes written.
     pub fn write(&mut self, tree_id: u32, file: FileId, offset: u64, data: &[u8]) -> Result<u32> {
         let request = Write::inline(file, offset, data).request(tree_id);
         self.call(&request)?.written()
     }
 
-    /// The size of a file.
+    /// Asks for the size of a file.
     pub fn end_of_file(&mut self, tree_id: u32, file: FileId) -> Result<u64> {
         let response = self.call(&Request::query_standard_info(tree_id, file)?)?;
         let end = u64_at(response.information()?, 8);
         end.ok_or_else(|| response.malformed("it is too short"))
     }
 
-    /// Makes a file longer or shorter.
+    /// Lengthens or shortens a file.
     pub fn set_end_of_file(&mut self, tree_id: u32, file: FileId, end: u64) -> Result<()> {
         let request = Request::set_end_of_file(tree_id, file, end)?;
         self.call(&request).map(drop)
@@ -105,7 +105,7 @@ impl Connection {
         self.call(&request).map(drop)
     }
 
-    /// The entries of a directory that match `pattern`, such as `*`.
+    /// Lists the entries of a directory that match `pattern`, such as `*`.
     pub fn list(&mut self, tree_id: u32, directory: FileId, pattern: &str) -> Result<Vec<Entry>> {
         let mut found = Vec::new();
         let output = OUTPUT.min(self.negotiated().max_transact_size);

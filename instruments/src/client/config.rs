@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How a connection is to behave.
+//! How a connection behaves.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::{CipherAlgorithm, Dialect, SigningAlgorithm, TransformType};
 use smbdirect::fabric::FabricKind;
 use smbdirect::proto;
 
-/// How a connection is to behave.
+/// How a connection behaves.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The dialects to offer.
@@ -19,15 +19,15 @@ pub struct Config {
     pub encryption_capability: bool,
     /// Signing algorithms offered for SMB 3.1.1, the best first; empty means AES-CMAC.
     pub signing: Vec<SigningAlgorithm>,
-    /// RDMA transforms offered for SMB 3.1.1; empty: data that is signed or encrypted does not go by RDMA.
+    /// RDMA transforms offered for SMB 3.1.1. If empty, signed or encrypted data does not go by RDMA.
     pub transforms: Vec<TransformType>,
-    /// All connections of a client have the same one: by it a device finds the session's process.
+    /// The same on all connections of a client: by this GUID a device finds the session's process.
     pub client_guid: [u8; 16],
     /// Signs everything, even if the server does not require it.
     pub sign: bool,
     /// Encrypts everything, even if the server does not require it.
     pub seal: bool,
-    /// Credits to hold.
+    /// Credits to ask for and hold.
     pub credits: u16,
     /// How long the server may take to answer.
     pub timeout: Duration,
@@ -38,8 +38,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// All dialects, ciphers, algorithms and RDMA transforms; signed or encrypted as the server requires; 1,024 credits; 30 s; messages
-    /// of up to 8 MiB and 64 KiB over SMB Direct.
+    /// Offers all dialects, ciphers, algorithms and RDMA transforms; signs or encrypts as the server requires; asks for
+    /// 1,024 credits; waits 30 s; allows messages of up to 8 MiB and 64 KiB over SMB Direct.
     #[must_use]
     pub fn new(client_guid: [u8; 16]) -> Self {
         Self {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A connection: sends requests, receives responses, and keeps count of credits.
+//! A connection: sends requests, receives responses, and counts credits.
 
 mod compound;
 mod raw;
@@ -20,9 +20,10 @@ use super::{
     Command, Config, Dialect, Error, Header, NtStatus, Protection, Request, Response, Result,
 };
 
-/// Breaks of oplocks and leases that are kept until a caller takes them: more than any user of this client has opens.
+/// The most oplock and lease breaks that are kept until a caller takes them. No user of this client has as many opens.
 const MAX_BREAKS: usize = 128;
-/// Bytes of a break that are kept: the longest break, of a lease, has 44 after the header ([MS-SMB2] 2.2.23.2).
+/// The most bytes of a break that are kept: the longest kind, a lease break, has 44 after the header ([MS-SMB2]
+/// 2.2.23.2).
 const LONGEST_BREAK: usize = HEADER_LENGTH + 44;
 
 /// What is known about a request that has not been answered.
@@ -44,7 +45,7 @@ pub struct Connection {
     /// Covers NEGOTIATE, and then the SESSION_SETUPs of the session being made.
     pub(super) preauth: Preauth,
     pub(super) session_preauth: Preauth,
-    /// Data that was signed to go by RDMA.
+    /// Counts the signatures of data that goes by RDMA.
     pub(super) payload_nonce: u64,
     next_message_id: u64,
     credits: u32,
@@ -105,7 +106,7 @@ impl Connection {
         &self.config
     }
 
-    /// Credits that this side holds.
+    /// The credits that this side holds.
     #[must_use]
     pub const fn credits(&self) -> u32 {
         self.credits
@@ -147,7 +148,7 @@ impl Connection {
         Some(smb.min(rdma))
     }
 
-    /// Sends a request, as soon as there are credits for it, and returns its message id.
+    /// Sends a request as soon as there are credits for it, and returns its message id.
     pub fn send(&mut self, request: &Request<'_>) -> Result<u64> {
         let deadline = Deadline::new(self.config.timeout);
         let charge = u32::from(request.credit_charge.max(1));
@@ -214,7 +215,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends a message encrypted.
+    /// Encrypts a message and sends it.
     fn send_sealed(&mut self, mut message: Vec<u8>, deadline: Deadline) -> Result<()> {
         let on = self
             .session
@@ -225,8 +226,8 @@ impl Connection {
         self.link.send(&[&transform, &message], deadline)
     }
 
-    /// The header of a request, with its signature. `next_command`: where the next request of a
-    /// compound begins; 0 in the last.
+    /// Makes the header of a request, with its signature. `next_command`: where the next request of a compound begins;
+    /// 0 in the last one.
     fn head(
         &self,
         request: &Request<'_>,
@@ -271,7 +272,7 @@ impl Connection {
         Ok(head)
     }
 
-    /// Whether a request is signed, and whether it is encrypted.
+    /// Returns whether a request is signed, and whether it is encrypted.
     fn protection(&self, request: &Request<'_>) -> (bool, bool) {
         let setup = matches!(request.command, Command::NEGOTIATE | Command::SESSION_SETUP);
         let on = self.session.as_ref();
@@ -283,7 +284,7 @@ impl Connection {
                 (false, true)
             }
             (Protection::AsAgreed, Some(on)) if !setup && on.signer.is_some() => {
-                // [MS-SMB2] 3.2.4.1.1: the request that an attacker would change first.
+                // [MS-SMB2] 3.2.4.1.1: an attacker would change this request first.
                 let always = request.command == Command::TREE_CONNECT
                     && self.negotiated.dialect == Dialect::Smb311;
                 (on.sign || always, false)
@@ -303,25 +304,28 @@ impl Connection {
         self.exchange(request)?.ok()
     }
 
-    /// The final response to a request, whatever its status.
+    /// Waits for the final response to a request, whatever its status.
     pub fn wait(&mut self, message_id: u64) -> Result<Response> {
         self.wait_within(message_id, self.config.timeout)
     }
 
-    /// The same, with a timeout other than the configured one.
+    /// Does the same, with a timeout other than the configured one.
     pub fn wait_within(&mut self, message_id: u64, timeout: Duration) -> Result<Response> {
         let deadline = Deadline::new(timeout);
         loop {
             let found = |response: &Response| response.header.message_id == message_id;
             if let Some(response) = self.ready.iter().position(found) {
                 let response = self.ready.remove(response);
-                return response.ok_or(Error::Malformed("response", "it has already been taken"));
+                return response.ok_or(Error::Malformed(
+                    "response",
+                    "it was already returned to a caller",
+                ));
             }
             self.receive_one(deadline)?;
         }
     }
 
-    /// The next final response, to any request.
+    /// Waits for the next final response, to any request.
     pub fn next_response(&mut self) -> Result<Response> {
         let deadline = Deadline::new(self.config.timeout);
         loop {
@@ -332,7 +336,7 @@ impl Connection {
         }
     }
 
-    /// The next oplock or lease break that the server sent, if it comes in time ([MS-SMB2] 2.2.23).
+    /// Waits for the next oplock or lease break from the server ([MS-SMB2] 2.2.23). `None`: none came in time.
     pub fn next_break(&mut self, timeout: Duration) -> Result<Option<Response>> {
         let deadline = Deadline::new(timeout);
         while self.breaks.is_empty() {
@@ -345,7 +349,7 @@ impl Connection {
         Ok(self.breaks.pop_front())
     }
 
-    /// Whether a request has had its interim response (`STATUS_PENDING`), if that comes in time.
+    /// Waits for the interim response (`STATUS_PENDING`) to a request, and returns whether it came in time.
     pub fn is_pending(&mut self, message_id: u64, timeout: Duration) -> Result<bool> {
         let deadline = Deadline::new(timeout);
         loop {
@@ -367,7 +371,7 @@ impl Connection {
         self.link.recycle(response.message);
     }
 
-    /// Receives one message and puts its contents where they belong.
+    /// Receives one message and stores its contents.
     fn receive_one(&mut self, deadline: Deadline) -> Result<()> {
         let mut message = self.link.receive(deadline)?;
         let sealed = message.starts_with(b"\xfdSMB");
@@ -383,7 +387,7 @@ impl Connection {
         loop {
             let header = Header::parse(&message)
                 .ok_or(Error::Malformed("message", "it is not an SMB2 message"))?;
-            // A compound: each element is a message of its own.
+            // In a compound, each element is a message of its own.
             let rest = match header.next_command as usize {
                 0 => None,
                 next if next >= super::HEADER_LENGTH && next < message.len() => {
@@ -399,7 +403,7 @@ impl Connection {
         }
     }
 
-    /// Keeps a break until a caller takes it. The server sends it unasked, so only a few, short ones are kept.
+    /// Keeps a break until a caller takes it. The server sends breaks unasked, so only a few short ones are kept.
     fn keep_break(&mut self, mut notice: Response) -> Result<()> {
         if self.breaks.len() >= MAX_BREAKS {
             return Err(Error::TooManyBreaks(MAX_BREAKS));
@@ -419,10 +423,10 @@ impl Connection {
             return self.keep_break(response);
         }
         let Some(outstanding) = self.outstanding.get_mut(&header.message_id) else {
-            return Err(response.malformed("no request has its message id"));
+            return Err(response.malformed("its message id matches no request"));
         };
         if outstanding.command != header.command {
-            return Err(response.malformed("its command is not that of the request"));
+            return Err(response.malformed("its command differs from the request's"));
         }
         let pending = header.status == NtStatus::PENDING && header.flags & Header::ASYNC != 0;
         let expected = *outstanding;
@@ -449,7 +453,7 @@ impl Connection {
         Ok(())
     }
 
-    /// A response is protected as its request was ([MS-SMB2] 3.2.5.1.1, 3.2.5.1.3).
+    /// Checks that a response is protected as its request was ([MS-SMB2] 3.2.5.1.1, 3.2.5.1.3).
     fn check(&self, response: &Response, expected: Outstanding, sealed: bool) -> Result<()> {
         let header = &response.header;
         if sealed {
@@ -478,7 +482,7 @@ impl Connection {
         }
     }
 
-    /// The session of this connection, so that another connection can be bound to it.
+    /// Returns the session of this connection, so that another connection can be bound to it.
     pub(super) fn shared_session(&self) -> Result<Arc<super::session::Session>> {
         let on = self.session.as_ref().ok_or(Error::NoSession("a binding"))?;
         Ok(on.session.clone())

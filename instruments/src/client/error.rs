@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What can go wrong, with cause and cure.
+//! What can go wrong, with causes and cures.
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ pub enum Error {
     #[error("the connection ended: {0}")]
     Closed(String),
     /// The server did not answer.
-    #[error("the server did not answer within {0:?} ({1}): it hangs, or the network does")]
+    #[error("the server did not answer within {0:?} ({1}): the server or the network hangs")]
     TimedOut(Duration, &'static str),
     /// The operating system failed.
     #[error("{0}")]
@@ -98,7 +98,7 @@ pub enum Error {
     },
     /// The server sent more breaks than this client keeps.
     #[error(
-        "the server sent more than {0} breaks of oplocks or leases, and hardly anything is open: it is broken, or hostile"
+        "the server sent more than {0} oplock or lease breaks, although hardly anything is open: it is broken or hostile"
     )]
     TooManyBreaks(usize),
     /// A request could not be encoded.
@@ -114,7 +114,7 @@ fn hint(status: NtStatus) -> String {
 }
 
 impl Error {
-    /// The status with which the server refused a request.
+    /// Returns the status with which the server refused a request.
     #[must_use]
     pub const fn status(&self) -> Option<NtStatus> {
         match self {

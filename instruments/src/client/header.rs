@@ -91,18 +91,18 @@ pub struct Header {
 }
 
 impl Header {
-    /// In `flags`: a response.
+    /// In `flags`: this is a response.
     pub const RESPONSE: u32 = 0x1;
-    /// In `flags`: an async id instead of a tree id.
+    /// In `flags`: the header has an async id instead of a tree id.
     pub const ASYNC: u32 = 0x2;
-    /// In `flags`: takes session, tree and file of the request before it.
+    /// In `flags`: the request uses the session, the tree and the file of the request before it.
     pub const RELATED: u32 = 0x4;
-    /// In `flags`: signed.
+    /// In `flags`: the message is signed.
     pub const SIGNED: u32 = 0x8;
     /// The message id of oplock and lease breaks, which answer no request.
     pub const UNASKED: u64 = u64::MAX;
 
-    /// The tree id, unless there is an async id.
+    /// Returns the tree id. The header must not have an async id instead.
     #[must_use]
     pub const fn tree_id(&self) -> u32 {
         (self.async_id >> 32) as u32
@@ -128,7 +128,7 @@ impl Header {
         })
     }
 
-    /// The bytes of the header.
+    /// Returns the bytes of the header.
     #[must_use]
     pub fn emit(&self) -> [u8; HEADER_LENGTH] {
         let mut bytes = [0; HEADER_LENGTH];

@@ -25,7 +25,7 @@ impl Preauth {
     }
 }
 
-/// Secret; never printed.
+/// A secret key, which is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Key(pub(super) Vec<u8>);
 
@@ -69,7 +69,7 @@ pub(super) fn derive(
     kdf(session_key, label, context, bits)
 }
 
-/// SP800-108 in counter mode with HMAC-SHA256, one block: at most 256 bits.
+/// Derives a key by SP800-108 in counter mode with HMAC-SHA256, one block: at most 256 bits.
 fn kdf(key: &[u8], label: &[u8], context: &[u8], bits: u32) -> Key {
     let mut mac = hmac_sha256(key);
     mac.update(&1_u32.to_be_bytes());
@@ -82,7 +82,7 @@ fn kdf(key: &[u8], label: &[u8], context: &[u8], bits: u32) -> Key {
     Key(block)
 }
 
-/// HMAC-SHA256 with a key of any length.
+/// Makes an HMAC-SHA256 with a key of any length.
 pub(super) fn hmac_sha256(key: &[u8]) -> Hmac<Sha256> {
     #[allow(clippy::expect_used)]
     <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes keys of any length")
@@ -97,8 +97,8 @@ mod tests {
         (0..text.len()).step_by(2).map(digit).collect()
     }
 
-    /// The samples of Microsoft's article "SMB 2 and SMB 3 security in Windows 10: the anatomy of
-    /// signing and cryptographic keys".
+    /// Uses the samples of Microsoft's article "SMB 2 and SMB 3 security in Windows 10: the anatomy of signing and
+    /// cryptographic keys".
     #[test]
     fn the_keys_are_those_of_the_published_samples() {
         let key = |session: &str, dialect, preauth: &Preauth, purpose| {

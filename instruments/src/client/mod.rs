@@ -2,11 +2,9 @@
 
 //! An SMB 3 client with direct placement: for `smbdirectctl bench` and for tests.
 //!
-//! A [`Connection`] carries requests over TCP or SMB Direct, many at a time, in one thread that
-//! A [`Connection`] carries requests over TCP or SMB Direct, many at a time, in one thread, and its
-//! calls block. A session is made on one connection ([`Connection::log_in`]) and may then be used
-//! on others ([`Connection::bind`]): trees and files belong to the session, so that a file opened
-//! over TCP can be read by RDMA.
+//! A [`Connection`] carries requests over TCP or SMB Direct, many at a time, in one thread, and its calls block. A
+//! session is made on one connection ([`Connection::log_in`]) and may then be used on others ([`Connection::bind`]):
+//! trees and files belong to the session, so a file opened over TCP can be read by RDMA.
 //!
 //! ```text
 //!   let mut tcp = Connection::tcp(address, config.clone())?;       // NEGOTIATE is done
@@ -22,10 +20,10 @@
 //!   let bytes = rdma.wait(id)?.ok()?.read()?.direct;               // they are in sink.memory
 //! ```
 //!
-//! Requests are plain data until they are sent, and every field is public: a test can send what no
-//! client should. Whatever a server answers is checked before it is used: lengths, signatures,
-//! encryption. The crate `smb-msg` builds messages, except READ and WRITE, whose channel it does
-//! not know; the crate `ntlmssp` does NTLMv2, and RustCrypto the ciphers and hashes.
+//! Requests are plain data until they are sent, and every field is public, so a test can send what no client should.
+//! Whatever a server answers is checked before it is used: lengths, signatures, encryption. The crate `smb-msg` builds
+//! messages, except READ and WRITE, because it does not know their channels; the crate `ntlmssp` does NTLMv2, and
+//! RustCrypto provides the ciphers and hashes.
 //!
 //! Supports SMB 3.0, 3.0.2 and 3.1.1, but not Kerberos, compression, durable handles or DFS.
 

@@ -57,16 +57,16 @@ pub struct Negotiated {
     pub cipher: Option<CipherAlgorithm>,
     /// How messages are signed.
     pub signing: SigningAlgorithm,
-    /// How data may be protected that goes by RDMA.
+    /// The transforms that may protect data that goes by RDMA.
     pub transforms: Vec<TransformType>,
 }
 
 impl Negotiated {
-    /// In `capabilities`: requests of more than 64 KiB.
+    /// In `capabilities`: requests may exceed 64 KiB.
     pub const LARGE_MTU: u32 = 0x4;
-    /// In `capabilities`: several connections for a session.
+    /// In `capabilities`: a session may have several connections.
     pub const MULTI_CHANNEL: u32 = 0x8;
-    /// In `capabilities`: encryption, in SMB 3.0 and 3.0.2.
+    /// In `capabilities`: the peer can encrypt, in SMB 3.0 and 3.0.2.
     pub const ENCRYPTION: u32 = 0x40;
 
     /// The state before the negotiation.
@@ -195,12 +195,12 @@ fn contexts(response: &Response, config: &Config, negotiated: &mut Negotiated) -
         let length = usize::from(u16_at(message, at + 2).ok_or_else(malformed)?);
         let data = slice_at(message, at + 8, length).ok_or_else(malformed)?;
         match kind {
-            // One cipher; 0 means none.
+            // The context has one cipher; 0 means none.
             2 => {
                 let cipher = u16_at(data, 2).ok_or_else(malformed)?;
                 negotiated.cipher = CipherAlgorithm::of_number(cipher);
             }
-            // Ids from 8 on; 0 means none ([MS-SMB2] 3.2.5.2).
+            // The ids begin at byte 8; 0 means none ([MS-SMB2] 3.2.5.2).
             7 => {
                 for n in 0..usize::from(u16_at(data, 0).ok_or_else(malformed)?) {
                     let id = u16_at(data, 8 + 2 * n).ok_or_else(malformed)?;

@@ -8,7 +8,7 @@ use smbdirect::wire::BufferDescriptorV1;
 
 /// Bytes of the fixed part of either body.
 const FIXED: usize = 48;
-/// Where the buffer after the fixed part begins, counted from the header.
+/// The offset of the buffer after the fixed part, counted from the header.
 const BUFFER_AT: u16 = (HEADER_LENGTH + FIXED) as u16;
 
 /// `Channel` of a WRITE whose data is encrypted or signed.
@@ -19,9 +19,9 @@ pub(super) const RDMA_TRANSFORM: u32 = 3;
 pub enum Channel {
     /// 0: the data goes in the message.
     None,
-    /// 1: by RDMA.
+    /// 1: the data goes by RDMA.
     RdmaV1,
-    /// 2: by RDMA; the response invalidates the token of the first descriptor.
+    /// 2: the data goes by RDMA, and the response invalidates the token of the first descriptor.
     RdmaV1Invalidate,
 }
 
@@ -40,7 +40,7 @@ impl Channel {
 /// All fields of a READ request; they may contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// Where in the response a client would like the data.
+    /// The place in the response at which the client would like the data.
     pub padding: u8,
     /// `Flags`.
     pub flags: u8,
@@ -54,9 +54,9 @@ pub struct Read {
     pub minimum_count: u32,
     /// `Channel`.
     pub channel: u32,
-    /// Bytes that the caller will still read.
+    /// Bytes that the caller will read after this request.
     pub remaining_bytes: u32,
-    /// Where the descriptors begin, counted from the header; 0 without descriptors.
+    /// The offset of the descriptors, counted from the header; 0 without descriptors.
     pub channel_info_offset: u16,
     /// Bytes of the descriptors.
     pub channel_info_length: u16,
@@ -65,7 +65,7 @@ pub struct Read {
 }
 
 impl Read {
-    /// A READ whose data comes in the response.
+    /// Makes a READ whose data comes in the response.
     #[must_use]
     pub fn inline(file: FileId, offset: u64, length: u32) -> Self {
         Self {
@@ -83,7 +83,7 @@ impl Read {
         }
     }
 
-    /// A READ that places the data in the memory that `descriptors` name, in their order.
+    /// Makes a READ that places the data in the memory that `descriptors` name, in their order.
     #[must_use]
     pub fn direct(
         file: FileId,
@@ -102,7 +102,7 @@ impl Read {
         }
     }
 
-    /// The request, with the credits that its length takes.
+    /// Makes the request, with the credits that its length takes.
     #[must_use]
     pub fn request(&self, tree_id: u32) -> Request<'static> {
         let mut body = Vec::with_capacity(FIXED + self.buffer.len());
@@ -124,7 +124,7 @@ impl Read {
 /// All fields of a WRITE request; they may contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write<'a> {
-    /// Where the data begins, counted from the header.
+    /// The offset of the data, counted from the header.
     pub data_offset: u16,
     /// Bytes of data in the message.
     pub length: u32,
@@ -136,7 +136,7 @@ pub struct Write<'a> {
     pub channel: u32,
     /// With a channel, the bytes to write.
     pub remaining_bytes: u32,
-    /// Where the descriptors begin, counted from the header; 0 without descriptors.
+    /// The offset of the descriptors, counted from the header; 0 without descriptors.
     pub channel_info_offset: u16,
     /// Bytes of the descriptors.
     pub channel_info_length: u16,
@@ -149,7 +149,7 @@ pub struct Write<'a> {
 }
 
 impl<'a> Write<'a> {
-    /// A WRITE whose data goes in the request.
+    /// Makes a WRITE whose data goes in the request.
     #[must_use]
     pub fn inline(file: FileId, offset: u64, data: &'a [u8]) -> Self {
         Self {
@@ -167,8 +167,8 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// A WRITE for which the server fetches `length` bytes from the memory that `descriptors` name,
-    /// in their order.
+    /// Makes a WRITE for which the server fetches `length` bytes from the memory that `descriptors` name, in their
+    /// order.
     #[must_use]
     pub fn direct(
         file: FileId,
@@ -189,7 +189,7 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// The same, for data that is encrypted or signed.
+    /// Makes the same WRITE, for data that is encrypted or signed.
     #[must_use]
     pub fn transformed(
         file: FileId,
@@ -208,7 +208,7 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// The request, with the credits that its length takes.
+    /// Makes the request, with the credits that its length takes.
     #[must_use]
     pub fn request(&self, tree_id: u32) -> Request<'a> {
         let mut body = Vec::with_capacity(FIXED + self.buffer.len());
@@ -252,7 +252,7 @@ mod tests {
         }
     }
 
-    /// The request after a header, as it would be sent.
+    /// Returns the bytes of a request after the header, as they would be sent.
     fn message(request: &Request<'_>) -> Vec<u8> {
         let header = Header {
             credit_charge: request.credit_charge,

@@ -2,8 +2,8 @@
 
 //! Requests: plain data until they are sent, so that tests can send what no client should.
 //!
-//! The bodies come from the crate `smb-msg`, except those of READ and WRITE ([`super::read_write`]), whose channel it
-//! does not know.
+//! The bodies come from the crate `smb-msg`, except those of READ and WRITE ([`super::read_write`]), because it does
+//! not know their channels.
 
 use std::io::Cursor;
 
@@ -33,7 +33,7 @@ const CREATE_LENGTH: usize = 57;
 /// How a request is protected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protection {
-    /// As server and options require.
+    /// Protected as the server and the options require.
     #[default]
     AsAgreed,
     /// Neither signed nor encrypted.
@@ -53,7 +53,7 @@ pub struct Request<'a> {
     pub tree_id: u32,
     /// Flags of the header, without [`Header::SIGNED`](super::Header::SIGNED).
     pub flags: u32,
-    /// Credits that it takes; also how far the message id advances. There 0 counts as 1.
+    /// Credits that it takes. The message id advances by the same number, but by at least 1.
     pub credit_charge: u16,
     /// The bytes after the header; offsets in it count from the header's start.
     pub body: Vec<u8>,
@@ -63,7 +63,7 @@ pub struct Request<'a> {
     pub protection: Protection,
 }
 
-/// The credits for `bytes` of data, sent or asked for.
+/// Returns the credits for `bytes` of data, sent or asked for.
 #[must_use]
 pub const fn credits_for(bytes: u32) -> u16 {
     let credits = bytes.saturating_sub(1) / CREDIT + 1;
@@ -75,7 +75,7 @@ pub const fn credits_for(bytes: u32) -> u16 {
 }
 
 impl<'a> Request<'a> {
-    /// A request with any bytes as its body.
+    /// Makes a request with any bytes as its body.
     #[must_use]
     pub const fn raw(command: Command, tree_id: u32, body: Vec<u8>) -> Self {
         Self {
@@ -89,7 +89,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// A request whose body `smb-msg` encodes.
+    /// Makes a request whose body `smb-msg` encodes.
     pub(super) fn encode<T>(
         command: Command,
         tree_id: u32,
@@ -99,7 +99,7 @@ impl<'a> Request<'a> {
     where
         T: for<'b> BinWrite<Args<'b> = ()>,
     {
-        // Leave room for the header: offsets count from there.
+        // Leave room for the header: offsets count from its start.
         let mut cursor = Cursor::new(vec![0; HEADER_LENGTH]);
         cursor.set_position(HEADER_LENGTH as u64);
         match body.write_le(&mut cursor) {
@@ -112,13 +112,13 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The length in bytes, header included, up to where another request of a compound may begin.
+    /// Returns the length in bytes, header included, rounded up to where another request of a compound may begin.
     pub(super) fn padded_length(&self) -> u32 {
         let length = HEADER_LENGTH + self.body.len() + self.data.len();
         u32::try_from(length.next_multiple_of(8)).unwrap_or(u32::MAX)
     }
 
-    /// The zeros between this request and the next one of a compound at `next_command`, if there is one.
+    /// Returns the zeros between this request and the next one of a compound, if there is one at `next_command`.
     pub(super) fn padding(&self, next_command: u32) -> &'static [u8] {
         let length = HEADER_LENGTH + self.body.len() + self.data.len();
         let padding = (next_command as usize).saturating_sub(length);
@@ -126,14 +126,14 @@ impl<'a> Request<'a> {
         ZEROS.get(..padding).unwrap_or_default()
     }
 
-    /// The same request with the credits that `bytes` of data take.
+    /// Returns the request with the credits that `bytes` of data take.
     #[must_use]
     pub const fn charged_for(mut self, bytes: u32) -> Self {
         self.credit_charge = credits_for(bytes);
         self
     }
 
-    /// The same request with this protection instead of the agreed one.
+    /// Returns the request with this protection instead of the agreed one.
     #[must_use]
     pub const fn protected(mut self, protection: Protection) -> Self {
         self.protection = protection;
@@ -191,7 +191,7 @@ impl<'a> Request<'a> {
                 .into(),
         };
         let mut request = Self::encode(Command::CREATE, tree_id, "CREATE", &body)?;
-        // smb-msg knows neither batch oplocks nor leases in this field ([MS-SMB2] 2.2.13).
+        // smb-msg supports neither batch oplocks nor leases in this field ([MS-SMB2] 2.2.13).
         let level = if how.lease.is_some() {
             0xff
         } else {
@@ -200,20 +200,20 @@ impl<'a> Request<'a> {
         if let Some(field) = request.body.get_mut(3) {
             *field = level;
         }
-        // smb-msg gives absent contexts a nonzero offset; some servers look for them there.
+        // smb-msg gives absent contexts a nonzero offset, and some servers look for contexts there.
         if how.lease.is_none() {
             if let Some(offset) = request.body.get_mut(48..52) {
                 offset.fill(0);
             }
         }
-        // smb-msg omits the buffer if the name is empty, but it must have at least one byte.
+        // smb-msg omits the buffer if the name is empty, but the buffer must have at least one byte.
         request
             .body
             .resize(request.body.len().max(CREATE_LENGTH), 0);
         Ok(request)
     }
 
-    /// CLOSE, with the attributes afterwards.
+    /// CLOSE, which asks for the attributes afterwards.
     pub fn close(tree_id: u32, file: FileId) -> Result<Self> {
         let body = CloseRequest {
             file_id: file.0.into(),
@@ -229,7 +229,7 @@ impl<'a> Request<'a> {
         Self::encode(Command::FLUSH, tree_id, "FLUSH", &body)
     }
 
-    /// IOCTL: a file system control, with at most `output` bytes of answer.
+    /// IOCTL: a file system control that returns at most `output` bytes.
     pub fn fsctl(tree_id: u32, code: u32, file: FileId, input: &[u8], output: u32) -> Result<Self> {
         let body = IoctlRequest {
             ctl_code: code,
@@ -291,7 +291,7 @@ impl<'a> Request<'a> {
         Self::encode(Command::SET_INFO, tree_id, "SET_INFO", &body)
     }
 
-    /// QUERY_DIRECTORY: names that match `pattern`, in at most `output` bytes.
+    /// QUERY_DIRECTORY: asks for the names that match `pattern`, in at most `output` bytes.
     pub fn query_directory(
         tree_id: u32,
         file: FileId,
@@ -329,7 +329,7 @@ pub enum Disposition {
     OverwriteIf,
 }
 
-/// How CREATE opens a file; masks and levels as in [MS-SMB2] 2.2.13.
+/// How CREATE opens a file; [MS-SMB2] 2.2.13 defines the masks and levels.
 #[derive(Clone, Copy, Debug)]
 pub struct Create {
     /// `DesiredAccess`.
@@ -344,7 +344,7 @@ pub struct Create {
     pub options: u32,
     /// `RequestedOplockLevel`: 0 none, 1 shared, 8 exclusive, 9 batch.
     pub oplock: u8,
-    /// A lease instead of an oplock.
+    /// A lease to ask for, instead of an oplock.
     pub lease: Option<Lease>,
 }
 
@@ -353,7 +353,7 @@ pub struct Create {
 pub struct Lease {
     /// Its key.
     pub key: [u8; 16],
-    /// 1 read, 2 handle, 4 write caching.
+    /// What the client may cache: 1 reads, 2 handles, 4 writes.
     pub state: u32,
 }
 
@@ -368,11 +368,11 @@ impl Lease {
 }
 
 impl Create {
-    /// In `options`: a directory.
+    /// In `options`: the file is a directory.
     pub const DIRECTORY: u32 = 0x1;
     /// In `options`: writes reach the disk before they are answered.
     pub const WRITE_THROUGH: u32 = 0x2;
-    /// In `options`: not a directory.
+    /// In `options`: the file is not a directory.
     pub const NON_DIRECTORY: u32 = 0x40;
     /// In `options`: the file is deleted when it is closed. Needs [`Self::DELETE`].
     pub const DELETE_ON_CLOSE: u32 = 0x1000;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Responses, parsed field by field: a server's own lengths are not trusted.
+//! Parses responses field by field, and trusts none of the server's lengths.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +14,7 @@ use smbdirect::wire::smb2::CryptoTransform;
 pub struct FileId(pub [u8; 16]);
 
 impl FileId {
-    /// Not a file: for controls of the server itself.
+    /// No file: for controls that concern the server itself.
     pub const NONE: Self = Self([0xff; 16]);
 }
 
@@ -34,7 +34,7 @@ impl Response {
         self.header.status
     }
 
-    /// Returns an error if the status is one.
+    /// Turns an error status into an error.
     pub fn ok(self) -> Result<Self> {
         if self.status().is_error() {
             return Err(self.refusal());
@@ -55,7 +55,7 @@ impl Response {
         self.message.get(HEADER_LENGTH..).unwrap_or_default()
     }
 
-    /// The structure size of the body must be `size`.
+    /// Returns the body, whose structure size must be `size`.
     pub(super) fn checked(&self, size: u16) -> Result<&[u8]> {
         let body = self.body();
         if u16_at(body, 0) != Some(size) {
@@ -82,7 +82,7 @@ impl Response {
         )
     }
 
-    /// A buffer whose offset counts from the header.
+    /// Returns a buffer whose offset counts from the header.
     pub(super) fn buffer(&self, offset: u32, length: u32) -> Result<&[u8]> {
         slice_at(&self.message, offset as usize, length as usize)
             .ok_or_else(|| self.malformed("a buffer lies beyond the end of the message"))
@@ -127,19 +127,19 @@ impl Response {
         })
     }
 
-    /// Parses the response to a WRITE: the bytes written.
+    /// Parses the response to a WRITE, and returns the bytes written.
     pub fn written(&self) -> Result<u32> {
         let body = self.checked(17)?;
         u32_at(body, 4).ok_or_else(|| self.malformed("it is too short"))
     }
 
-    /// Parses the response to a CLOSE: the size of the file.
+    /// Parses the response to a CLOSE, and returns the size of the file.
     pub fn closed_at(&self) -> Result<u64> {
         let body = self.checked(60)?;
         u64_at(body, 48).ok_or_else(|| self.malformed("it is too short"))
     }
 
-    /// Parses the response to an IOCTL: its output.
+    /// Parses the response to an IOCTL, and returns its output.
     pub fn output(&self) -> Result<&[u8]> {
         let body = self.checked(49)?;
         let fields = || Some((u32_at(body, 32)?, u32_at(body, 36)?));
@@ -147,7 +147,7 @@ impl Response {
         self.buffer(offset, length)
     }
 
-    /// Parses the response to a QUERY_INFO or QUERY_DIRECTORY: its output.
+    /// Parses the response to a QUERY_INFO or QUERY_DIRECTORY, and returns its output.
     pub fn information(&self) -> Result<&[u8]> {
         let body = self.checked(9)?;
         let fields = || Some((u16_at(body, 2)?, u32_at(body, 4)?));
@@ -155,8 +155,8 @@ impl Response {
         self.buffer(offset.into(), length)
     }
 
-    /// Parses the response to `FSCTL_QUERY_NETWORK_INTERFACE_INFO` ([MS-SMB2] 2.2.32.5). Addresses
-    /// of families other than IP are left out.
+    /// Parses the response to `FSCTL_QUERY_NETWORK_INTERFACE_INFO` ([MS-SMB2] 2.2.32.5), and leaves out addresses that
+    /// are not IP.
     pub fn interfaces(&self) -> Result<Vec<Interface>> {
         let mut rest = self.output()?;
         let mut found = Vec::new();
@@ -192,7 +192,7 @@ impl Response {
         }
     }
 
-    /// Parses the response to a QUERY_DIRECTORY: names and file sizes.
+    /// Parses the response to a QUERY_DIRECTORY, and returns names and file sizes.
     pub fn entries(&self) -> Result<Vec<Entry>> {
         let mut rest = self.information()?;
         let mut found = Vec::new();
@@ -223,7 +223,7 @@ impl Response {
 pub struct Created {
     /// The file.
     pub file: FileId,
-    /// The oplock granted; 0xff: a lease.
+    /// The oplock granted; 0xff means a lease.
     pub oplock: u8,
     /// 1 opened, 2 created, 3 overwritten, 0 superseded.
     pub action: u32,
@@ -234,13 +234,13 @@ pub struct Created {
 /// The result of READ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadDone<'a> {
-    /// Where `data` begins in the message (`DataOffset`).
+    /// The offset of `data` in the message (`DataOffset`).
     pub offset: u8,
     /// The data, if it came in the response.
     pub data: &'a [u8],
     /// Bytes that the server put into this side's memory (`DataRemaining`).
     pub direct: u32,
-    /// `Flags`, of SMB 3.1.1.
+    /// `Flags`, which SMB 3.1.1 has.
     pub flags: u32,
 }
 
@@ -248,7 +248,7 @@ impl<'a> ReadDone<'a> {
     /// In `flags`: `data` is an RDMA transform.
     pub const RDMA_TRANSFORM: u32 = 1;
 
-    /// How the data is protected that the server put into this side's memory, if it is.
+    /// Returns how the data that the server put into this side's memory is protected, if it is.
     pub fn transform(&self) -> Result<Option<CryptoTransform<'a>>> {
         if self.flags & Self::RDMA_TRANSFORM == 0 {
             return Ok(None);
@@ -263,7 +263,7 @@ impl<'a> ReadDone<'a> {
 /// An address of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// The same for all addresses of an interface.
+    /// The interface's index: all addresses of an interface have the same.
     pub index: u32,
     /// Receive side scaling: several connections use several processors.
     pub rss: bool,
@@ -376,7 +376,7 @@ mod tests {
             let mut body = size.to_le_bytes().to_vec();
             body.extend(bytes);
             if small {
-                // Offsets and lengths that are plausible.
+                // Make offsets and lengths small, so that they are plausible.
                 body.iter_mut().skip(2).for_each(|byte| *byte &= 0x3);
             }
             let response = response(Command::IOCTL, &body);

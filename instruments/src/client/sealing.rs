@@ -20,7 +20,7 @@ type Aes256Ccm = Ccm<Aes256, U16, U11>;
 
 /// Bytes of the transform header.
 pub(super) const TRANSFORM_LENGTH: usize = 52;
-/// Where the authenticated but unencrypted part begins in it: after protocol id and signature.
+/// The offset of the authenticated but unencrypted part of the header: after protocol id and signature.
 const AAD_AT: usize = 20;
 
 /// How messages are encrypted.
@@ -37,7 +37,7 @@ pub enum CipherAlgorithm {
 }
 
 impl CipherAlgorithm {
-    /// The algorithm with this number in negotiate contexts ([MS-SMB2] 2.2.3.1.2).
+    /// Returns the algorithm with this number in negotiate contexts ([MS-SMB2] 2.2.3.1.2).
     pub(super) const fn of_number(number: u16) -> Option<Self> {
         match number {
             1 => Some(Self::Aes128Ccm),
@@ -63,7 +63,7 @@ impl CipherAlgorithm {
     }
 }
 
-/// There are only a few per connection.
+/// The size does not matter: there are only a few per connection.
 #[allow(clippy::large_enum_variant)]
 enum Cipher {
     Aes128Ccm(Aes128Ccm),
@@ -92,7 +92,7 @@ impl Cipher {
         }
     }
 
-    /// Encrypts and returns the tag; `None` if the message is too long for the algorithm.
+    /// Encrypts in place, and returns the tag. `None`: the message is too long for the algorithm.
     fn encrypt(&self, nonce: &[u8], aad: &[u8], data: &mut [u8]) -> Option<[u8; 16]> {
         let tag = match self {
             Self::Aes128Ccm(cipher) => {
@@ -142,7 +142,7 @@ pub(super) struct Sealer {
     to_server: Cipher,
     to_client: Cipher,
     session_id: u64,
-    /// Never repeats with the same key: all channels of the session count here.
+    /// Never repeats with the same key, because all channels of the session share this count.
     nonce: AtomicU64,
 }
 
@@ -183,10 +183,10 @@ impl Sealer {
         Some(head)
     }
 
-    /// Encrypts data that goes by RDMA in place, and returns its nonce and its tag. There is no authenticated data
-    /// beside it ([MS-SMB2] 3.2.4.7).
+    /// Encrypts in place data that goes by RDMA, and returns its nonce and its tag. It has no additional authenticated
+    /// data ([MS-SMB2] 3.2.4.7).
     pub(super) fn seal_payload(&self, data: &mut [u8]) -> Option<(Vec<u8>, [u8; 16])> {
-        // The same count as for messages, because the key is the same.
+        // Count these nonces with those of messages, because the key is the same.
         let count = self.nonce.fetch_add(1, Ordering::Relaxed);
         let mut nonce = vec![0; self.algorithm.nonce_length()];
         nonce[..8].copy_from_slice(&count.to_le_bytes());
@@ -194,7 +194,7 @@ impl Sealer {
         Some((nonce, tag))
     }
 
-    /// Decrypts data that came by RDMA in place; `None` if it is not from the server.
+    /// Decrypts in place data that came by RDMA. `None`: it does not come from the server.
     pub(super) fn open_payload(&self, nonce: &[u8], tag: &[u8], data: &mut [u8]) -> Option<()> {
         let tag: [u8; 16] = tag.try_into().ok()?;
         if nonce.len() != self.algorithm.nonce_length() {
@@ -203,7 +203,7 @@ impl Sealer {
         self.to_client.decrypt(nonce, &[], data, &tag)
     }
 
-    /// Decrypts a whole message, transform header included; `None` if it is not from the server.
+    /// Decrypts a whole message, transform header included. `None`: it does not come from the server.
     pub(super) fn open(&self, mut message: Vec<u8>) -> Option<Vec<u8>> {
         let head: [u8; TRANSFORM_LENGTH] = array_at(&message, 0)?;
         let (size, flags) = (u32_at(&head, 36)?, u16_at(&head, 42)?);
@@ -230,7 +230,7 @@ mod tests {
         CipherAlgorithm::Aes256Gcm,
     ];
 
-    /// Two ends: what one seals, the other opens.
+    /// Returns two ends: each opens what the other seals.
     fn ends(algorithm: CipherAlgorithm) -> (Sealer, Sealer) {
         let length = algorithm.key_bits() as usize / 8;
         let (a, b) = (Key(vec![1; length]), Key(vec![2; length]));
@@ -276,7 +276,7 @@ mod tests {
         }
     }
 
-    /// "The Galois/Counter Mode of Operation", test case 3 of its appendix B.
+    /// Uses test case 3 of appendix B of "The Galois/Counter Mode of Operation".
     #[test]
     fn a_published_payload_is_encrypted_as_published() {
         let key = Key(0xfeff_e992_8665_731c_6d6a_8f94_6730_8308_u128

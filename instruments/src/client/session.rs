@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Sessions: log in, use a session on another connection, log off ([MS-SMB2] 3.2.4.2, 3.2.5.3).
+//! Sessions: logs in, uses a session on another connection, logs off ([MS-SMB2] 3.2.4.2, 3.2.5.3).
 
 use std::collections::HashSet;
 use std::fmt;
@@ -57,14 +57,14 @@ pub(super) struct Session {
     signer: Option<Signer>,
     pub(super) sealer: Option<Sealer>,
     encrypt: bool,
-    /// Trees whose share requires encryption.
+    /// Trees on shares that require encryption.
     sealed_trees: RwLock<HashSet<u32>>,
-    /// Its keys: of signatures on the first connection, and of encryption in both directions.
+    /// The session's keys: for signatures on the first connection, and for encryption in both directions.
     keys: Vec<Key>,
 }
 
 impl Session {
-    /// Whether requests on a tree are encrypted.
+    /// Returns whether requests on a tree are encrypted.
     pub(super) fn encrypts(&self, tree_id: u32) -> bool {
         let trees = self.sealed_trees.read();
         self.encrypt
@@ -73,7 +73,7 @@ impl Session {
                 .contains(&tree_id)
     }
 
-    /// From now on, encrypts requests on a tree.
+    /// Encrypts requests on a tree from now on.
     pub(super) fn seal_tree(&self, tree_id: u32) {
         let trees = self.sealed_trees.write();
         trees
@@ -86,7 +86,7 @@ impl Session {
 #[derive(Debug)]
 pub(super) struct OnConnection {
     pub(super) session: Arc<Session>,
-    /// Each connection has its own key; a guest has none.
+    /// Signs with this connection's own key; a guest has none.
     pub(super) signer: Option<Signer>,
     /// Whether requests are signed.
     pub(super) sign: bool,
@@ -112,7 +112,7 @@ impl Connection {
         let id = response.header.session_id;
         let signer = self.signer(&key);
         let mut keys = vec![signer.key().clone()];
-        // smbd flags a guest, but not an anonymous login: the client knows of that itself.
+        // smbd flags a guest, but not an anonymous login, so the client checks that itself.
         let keyless = credentials.is_none() || flags & (GUEST | ANONYMOUS) != 0;
         let sealer = self.negotiated.cipher.map(|cipher| {
             let derive = |purpose| {
@@ -149,15 +149,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Uses the session of another connection on this one, too. Both must share the client's GUID and the dialect, and
-    /// `credentials` must be those that made the session.
+    /// Uses the session of another connection on this one, too. Both must have the same client GUID and dialect, and
+    /// `credentials` must be the ones that made the session.
     pub fn bind(&mut self, other: &Self, credentials: &Credentials) -> Result<()> {
         let session = other.shared_session()?;
         let signer = session
             .signer
             .clone()
             .ok_or(Error::NoSession("a binding"))?;
-        // Messages sent before the new key exists are signed with the session's.
+        // Until the new key exists, messages are signed with the session's.
         self.session = Some(OnConnection {
             session: session.clone(),
             signer: Some(signer),
@@ -168,7 +168,7 @@ impl Connection {
             .and_then(|(response, key)| {
                 let signer = self.signer(&key);
                 if response.header.session_id != session.id {
-                    return Err(response.malformed("it is about another session"));
+                    return Err(response.malformed("it names another session"));
                 }
                 if !signer.verify(&response.header, &response.message) {
                     return Err(Error::Signature(Command::SESSION_SETUP, "wrong"));
@@ -191,7 +191,7 @@ impl Connection {
         }
     }
 
-    /// The signing key of this connection, derived from the key that authentication produced.
+    /// Makes the signer of this connection, with a key derived from the key that authentication produced.
     fn signer(&self, key: &Key) -> Signer {
         let dialect = self.negotiated.dialect;
         let key = derive(
@@ -220,7 +220,7 @@ impl Connection {
         let body = first.checked(9)?;
         let (offset, length) = (u16_at(body, 4).unwrap_or(0), u16_at(body, 6).unwrap_or(0));
         let challenge = first.buffer(offset.into(), length.into())?;
-        // The server may have wrapped it; its start is a fixed string ([MS-NLMP] 2.2.1.2).
+        // The server may have wrapped the challenge, which begins with a fixed string ([MS-NLMP] 2.2.1.2).
         let start = challenge
             .windows(8)
             .position(|window| window == b"NTLMSSP\0");
@@ -232,7 +232,7 @@ impl Connection {
             None => (ANONYMOUS_TOKEN.to_vec(), [0; 16]),
         };
         if !bind {
-            // The second request names the session that the first response began.
+            // The second request names the session that the first response created.
             let session = Session {
                 id: first.header.session_id,
                 signer: None,
@@ -269,15 +269,15 @@ impl Connection {
         self.exchange(&request.protected(protection))
     }
 
-    /// Ends the session, on all its connections.
+    /// Ends the session on all its connections.
     pub fn log_off(&mut self) -> Result<()> {
         self.call(&Request::logoff()?)?;
         self.session = None;
         Ok(())
     }
 
-    /// For tests that look for them where they must not be: the keys of the session, and the key that signs on this
-    /// connection.
+    /// Returns the keys of the session, and the key that signs on this connection: tests search for them where they
+    /// must not be.
     #[must_use]
     pub fn keys(&self) -> Vec<Vec<u8>> {
         let Some(on) = &self.session else {
@@ -288,26 +288,26 @@ impl Connection {
         keys.map(|key| key.0.clone()).collect()
     }
 
-    /// The id of the session; 0 before a login.
+    /// Returns the id of the session; 0 before a login.
     #[must_use]
     pub fn session_id(&self) -> u64 {
         self.session.as_ref().map_or(0, |on| on.session.id)
     }
 
-    /// Whether requests on any tree are encrypted.
+    /// Returns whether requests on any tree are encrypted.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
         self.session.as_ref().is_some_and(|on| on.session.encrypt)
     }
 
-    /// Whether requests on a tree are encrypted: either the whole session is, or the share requires it.
+    /// Returns whether requests on a tree are encrypted: either the whole session is, or the share requires it.
     #[must_use]
     pub fn is_tree_sealed(&self, tree_id: u32) -> bool {
         let on = self.session.as_ref();
         on.is_some_and(|on| on.session.encrypts(tree_id))
     }
 
-    /// Whether requests are signed.
+    /// Returns whether requests are signed.
     #[must_use]
     pub fn is_signed(&self) -> bool {
         self.session

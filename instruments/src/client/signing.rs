@@ -26,7 +26,7 @@ pub enum SigningAlgorithm {
 }
 
 impl SigningAlgorithm {
-    /// The algorithm with this number in negotiate contexts ([MS-SMB2] 2.2.3.1.7).
+    /// Returns the algorithm with this number in negotiate contexts ([MS-SMB2] 2.2.3.1.7).
     pub(super) const fn of_number(number: u16) -> Option<Self> {
         match number {
             0 => Some(Self::HmacSha256),
@@ -45,7 +45,7 @@ pub(super) struct Signer {
 }
 
 impl Signer {
-    /// `key` has 128 bits.
+    /// Makes a signer. `key` has 128 bits.
     pub(super) const fn new(algorithm: SigningAlgorithm, key: Key) -> Self {
         Self { algorithm, key }
     }
@@ -55,8 +55,8 @@ impl Signer {
         &self.key
     }
 
-    /// The signature of a message made up of `parts`, with the header at the start of the first.
-    /// The signature field counts as zeros.
+    /// Computes the signature of a message made up of `parts`; the header is at the start of the first. The signature
+    /// field counts as zeros.
     pub(super) fn signature(&self, header: &Header, parts: &[&[u8]]) -> [u8; 16] {
         let mut head = header.emit();
         head[SIGNATURE_AT..].fill(0);
@@ -68,7 +68,7 @@ impl Signer {
         self.mac(&gmac_nonce(header), pieces)
     }
 
-    /// The algorithm over all `pieces`. Only AES-GMAC uses the nonce.
+    /// Applies the algorithm to all `pieces`. Only AES-GMAC uses the nonce.
     fn mac<'a>(&self, nonce: &[u8; 12], mut pieces: impl Iterator<Item = &'a [u8]>) -> [u8; 16] {
         match self.algorithm {
             SigningAlgorithm::HmacSha256 => {
@@ -99,8 +99,9 @@ impl Signer {
         }
     }
 
-    /// A nonce for data that goes by RDMA, with a `count` that the connection has not used before: none if the algorithm
-    /// has none. Messages never have it: the highest bit is 0 in their nonces ([MS-SMB2] 3.1.4.1).
+    /// Makes a nonce for data that goes by RDMA. The connection must not have used `count` before. Empty if the
+    /// algorithm has no nonce. No message has the same nonce, because the highest bit is 0 in the nonces of messages
+    /// ([MS-SMB2] 3.1.4.1).
     pub(super) fn payload_nonce(&self, count: u64) -> Vec<u8> {
         if self.algorithm != SigningAlgorithm::AesGmac {
             return Vec::new();
@@ -110,7 +111,7 @@ impl Signer {
         nonce
     }
 
-    /// The signature of data that goes by RDMA; `None` if the algorithm has no nonces of that length.
+    /// Computes the signature of data that goes by RDMA. `None`: the algorithm has no nonces of that length.
     pub(super) fn payload_signature(&self, nonce: &[u8], data: &[u8]) -> Option<[u8; 16]> {
         let nonce = match self.algorithm {
             SigningAlgorithm::AesGmac => nonce.try_into().ok()?,
@@ -120,19 +121,20 @@ impl Signer {
         Some(self.mac(&nonce, std::iter::once(data)))
     }
 
-    /// Whether a message is signed with this key.
+    /// Returns whether a message is signed with this key.
     pub(super) fn verify(&self, header: &Header, message: &[u8]) -> bool {
         let expected = self.signature(header, &[message]);
-        // In constant time, as a signature requires.
+        // Compare in constant time, so that the time tells nothing about the signature.
         let differ = expected.iter().zip(header.signature);
         differ.fold(0, |found, (a, b)| found | (a ^ b)) == 0
     }
 }
 
-/// In the upper third of the nonces of data that goes by RDMA; the lowest bit is 0, as in those of messages of clients.
+/// Marks the nonces of data that goes by RDMA, in the upper third. The lowest bit is 0, as in the nonces of client
+/// messages.
 const PAYLOAD: u32 = 0x8000_0000;
 
-/// The message id, whether the server signed the message, and whether it is a CANCEL ([MS-SMB2]
+/// Makes the nonce from the message id, whether the server signed the message, and whether it is a CANCEL ([MS-SMB2]
 /// 3.1.4.1).
 fn gmac_nonce(header: &Header) -> [u8; 12] {
     let mut nonce = [0; 12];
@@ -163,7 +165,7 @@ mod tests {
         }
     }
 
-    /// The final SESSION_SETUP response of the same article's sample of SMB 3.1.1.
+    /// Uses the final SESSION_SETUP response of the same article's sample of SMB 3.1.1.
     #[test]
     fn the_signature_of_the_published_sample_is_right() {
         let key = 0x73fe_7a9a_77be_f0bd_e49c_650d_8ccb_5f76_u128;
@@ -220,7 +222,7 @@ mod tests {
         assert_eq!(SigningAlgorithm::of_number(3), None);
     }
 
-    /// RFC 4493, section 4: examples 2 and 3.
+    /// Uses examples 2 and 3 of RFC 4493, section 4.
     #[test]
     fn the_signature_of_published_data_is_right() {
         let key = 0x2b7e_1516_28ae_d2a6_abf7_1588_09cf_4f3c_u128;
@@ -232,7 +234,7 @@ mod tests {
         assert!(signer.payload_nonce(1).is_empty());
     }
 
-    /// "The Galois/Counter Mode of Operation", test case 1 of its appendix B: no text, and no authenticated data.
+    /// Uses test case 1 of appendix B of "The Galois/Counter Mode of Operation": no text, and no authenticated data.
     #[test]
     fn the_gmac_of_nothing_is_the_published_one() {
         let signer = Signer::new(SigningAlgorithm::AesGmac, Key(vec![0; 16]));

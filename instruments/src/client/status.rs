@@ -16,7 +16,7 @@ macro_rules! statuses {
                 pub const $name: Self = Self($value);
             )+
 
-            /// `STATUS_…`, or `None` if it is not one that file servers send often.
+            /// Returns `STATUS_…`, or `None` if file servers do not send it often.
             #[must_use]
             pub const fn name(self) -> Option<&'static str> {
                 match self.0 {
@@ -92,14 +92,14 @@ statuses! {
 }
 
 impl NtStatus {
-    /// Whether the request failed. Warnings (`BUFFER_OVERFLOW` and the like) count as failures:
-    /// there is less data than was asked for.
+    /// Returns whether the request failed. Warnings (`BUFFER_OVERFLOW` and the like) count as failures, because there
+    /// is less data than was asked for.
     #[must_use]
     pub const fn is_error(self) -> bool {
         self.0 >= 0x8000_0000
     }
 
-    /// What a user can do about it; empty if the name says enough.
+    /// Returns what a user can do about it; empty if the name says enough.
     #[must_use]
     pub const fn cure(self) -> &'static str {
         match self {
@@ -122,7 +122,7 @@ impl NtStatus {
                  (smbd: server multi channel support = yes)"
             }
             Self::USER_SESSION_DELETED | Self::NETWORK_SESSION_EXPIRED => {
-                "the server does not know the session, or no longer: log in again"
+                "the server does not know the session, or has forgotten it: log in again"
             }
             Self::NOT_SUPPORTED | Self::INVALID_DEVICE_REQUEST | Self::NOT_IMPLEMENTED => {
                 "the server cannot do that"

@@ -22,7 +22,7 @@ pub struct Transform {
 }
 
 impl Transform {
-    /// The channel information of a WRITE: the transform, and the descriptors behind it.
+    /// Returns the channel information of a WRITE: the transform, followed by the descriptors.
     #[must_use]
     pub fn channel_info(&self, channel: Channel, descriptors: &[BufferDescriptorV1]) -> Vec<u8> {
         let channel = match channel {
@@ -47,8 +47,9 @@ impl Transform {
 }
 
 impl Connection {
-    /// The transform that data of requests on a tree needs to go by RDMA: as their messages are protected. `None` if
-    /// they are not, or if the connection has not negotiated the transform; see [`Self::may_place`].
+    /// Returns the transform that the data of requests on a tree needs to go by RDMA, so that it is protected as their
+    /// messages are. `None`: they are not protected, or the connection has not negotiated the transform; see
+    /// [`Self::may_place`].
     #[must_use]
     pub fn transform(&self, tree_id: u32) -> Option<TransformType> {
         let wanted = self.wanted_transform(tree_id)?;
@@ -58,7 +59,8 @@ impl Connection {
             .then_some(wanted)
     }
 
-    /// Whether data of requests on a tree may go by RDMA: it is not protected, or there is a transform that does it.
+    /// Returns whether data of requests on a tree may go by RDMA: either it needs no protection, or there is a
+    /// transform for it.
     #[must_use]
     pub fn may_place(&self, tree_id: u32) -> bool {
         let wanted = self.wanted_transform(tree_id);
@@ -103,8 +105,8 @@ impl Connection {
         })
     }
 
-    /// Decrypts in place the data that a READ has placed, or checks its signature. Without a transform, data that must
-    /// be protected is refused, as are transforms of the wrong kind.
+    /// Decrypts in place the data that a READ has placed, or checks its signature. Refuses a transform of the wrong
+    /// kind, and data without one if it must be protected.
     pub fn unprotect(&self, tree_id: u32, response: &Response, data: &mut [u8]) -> Result<()> {
         let read = response.read()?;
         let found = read.transform()?;
@@ -121,7 +123,8 @@ impl Connection {
             .wanted_transform(tree_id)
             .is_some_and(|wanted| wanted != crypto.transform_type)
         {
-            return Err(response.malformed("its RDMA transform is not that of its message"));
+            return Err(response
+                .malformed("its RDMA transform does not match the protection of its message"));
         }
         let on = self
             .session
@@ -143,7 +146,7 @@ impl Connection {
                     .ok_or_else(wrong)?;
                 let differ = expected.len() != crypto.signature.len();
                 let bits = expected.iter().zip(crypto.signature);
-                // In constant time, as a signature requires.
+                // Compare in constant time, so that the time tells nothing about the signature.
                 let bits = bits.fold(0, |found, (a, b)| found | (a ^ b));
                 if differ || bits != 0 {
                     Err(wrong())

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client at the other end of a real TCP connection: an SMB Direct initiator on iWARP.
+//! A client for the other end of a real TCP connection: an SMB Direct initiator on iWARP.
 //!
-//! A [`Peer`] runs in the thread that calls it; while a call waits, the peer also serves the server's RDMA to its
-//! memory. A caller that wants this served all the time moves the peer to a thread of its own. Each wait ends after
+//! A [`Peer`] runs in the thread that calls it. While a call waits, the peer also serves the server's RDMA to its
+//! memory; a caller that wants this served all the time moves the peer to a thread of its own. Each wait ends after
 //! [`TIMEOUT`] with a panic that says what did not come, and what did.
 //!
 //! ```text
@@ -63,7 +63,7 @@ pub struct Peer {
     closed: Option<CloseReason>,
     messages: VecDeque<Vec<u8>>,
     invalidated: Vec<RemoteToken>,
-    /// Messages being sent, with the registered memory that holds each.
+    /// Messages that are being sent, with the registered memory that holds each.
     sending: Vec<(u64, Region)>,
     cookie: u64,
 }
@@ -75,13 +75,13 @@ pub struct Window {
 }
 
 impl Window {
-    /// The descriptor by which a request names all of it.
+    /// Returns the descriptor by which a request names all of this memory.
     pub fn descriptor(&self) -> BufferDescriptorV1 {
         let length = self.memory.len() as u32;
         self.piece(0, length)
     }
 
-    /// `length` bytes at `offset` of it.
+    /// Returns a descriptor of `length` bytes at `offset`.
     pub fn piece(&self, offset: u32, length: u32) -> BufferDescriptorV1 {
         BufferDescriptorV1 {
             offset: self.region.remote.address + u64::from(offset),
@@ -90,7 +90,7 @@ impl Window {
         }
     }
 
-    /// All of it in `count` adjacent pieces; the last one takes the remainder.
+    /// Returns descriptors of all of it in `count` adjacent pieces; the last one takes the remainder.
     pub fn descriptors(&self, count: u32) -> Vec<BufferDescriptorV1> {
         let length = self.memory.len() as u32;
         let each = length / count;
@@ -106,13 +106,13 @@ impl Window {
         self.region.remote.token
     }
 
-    /// Its contents.
+    /// Returns its contents.
     pub fn bytes(&self) -> Vec<u8> {
         self.memory.to_vec(0, self.memory.len()).expect("in range")
     }
 }
 
-/// Descriptors as they appear in a request ([MS-SMBD] 2.2.3.1).
+/// Encodes descriptors as they appear in a request ([MS-SMBD] 2.2.3.1).
 pub fn emit(descriptors: &[BufferDescriptorV1]) -> Vec<u8> {
     descriptors.iter().flat_map(|piece| piece.emit()).collect()
 }
@@ -124,14 +124,14 @@ impl Peer {
         peer.unwrap_or_else(|reason| panic!("no connection to {address}: {reason}"))
     }
 
-    /// The same, but returns the reason if the server refuses the connection.
+    /// Does the same, but returns the reason if the server refuses the connection.
     pub fn try_connect(address: SocketAddr, options: Options) -> Result<Self, CloseReason> {
         let mut peer = Self::begin(address, options);
         peer.wait_established()?;
         Ok(peer)
     }
 
-    /// Waits until SMB Direct is negotiated, or the server says why it refuses the connection.
+    /// Waits until SMB Direct is negotiated, or the server refuses the connection.
     pub fn wait_established(&mut self) -> Result<(), CloseReason> {
         self.drive(TIMEOUT, |peer| peer.established || peer.closed.is_some());
         self.closed.clone().map_or(Ok(()), Err)
@@ -189,7 +189,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Messages that the network has not taken yet.
+    /// Returns the number of messages that the network has not taken yet.
     pub fn unsent(&self) -> usize {
         self.sending.len()
     }
@@ -201,12 +201,12 @@ impl Peer {
         });
     }
 
-    /// The next message.
+    /// Waits for the next message.
     pub fn receive(&mut self) -> Vec<u8> {
         self.wait_for("a message", |peer| peer.messages.pop_front())
     }
 
-    /// The next message, if it arrives within `time` on a live connection.
+    /// Waits for the next message. `None`: it did not arrive within `time`, on a live connection.
     pub fn receive_within(&mut self, time: Duration) -> Option<Vec<u8>> {
         self.drive(time, |peer| {
             !peer.messages.is_empty() || peer.closed.is_some()
@@ -222,7 +222,7 @@ impl Peer {
         Window { memory, region }
     }
 
-    /// Ends a registration: from now on, an access by the server ends the connection.
+    /// Ends a registration: an access by the server from now on ends the connection.
     pub fn deregister(&mut self, window: &Window) {
         let result = self.transport.deregister(self.conn, window.region.id);
         result.expect("a registered window");
@@ -237,12 +237,12 @@ impl Peer {
         });
     }
 
-    /// The tokens that the server has invalidated since the last call.
+    /// Returns the tokens that the server has invalidated since the last call.
     pub fn take_invalidated(&mut self) -> Vec<RemoteToken> {
         std::mem::take(&mut self.invalidated)
     }
 
-    /// Serves the server's RDMA until `done`, and returns whether that happened within `time`.
+    /// Serves the server's RDMA until `done` holds, and returns whether it did within `time`.
     pub fn drive(&mut self, time: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let end = self.now() + time;
         loop {
@@ -273,13 +273,13 @@ impl Peer {
         self.closed.clone().expect("closed")
     }
 
-    /// Why the connection ended, if it has.
+    /// Returns why the connection ended, if it has.
     pub fn closed(&mut self) -> Option<CloseReason> {
         self.poll();
         self.closed.clone()
     }
 
-    /// What is known about the connection while it lives.
+    /// Returns the status of the connection while it lives.
     pub fn status(&self) -> Option<ConnStatus> {
         self.transport.status(self.conn)
     }
@@ -316,12 +316,12 @@ impl Peer {
                 Event::Invalidated { token, .. } => self.invalidated.push(token),
                 Event::Sent { cookie, .. } => self.sent(cookie),
                 Event::Closed { reason, .. } => self.closed = Some(reason),
-                other => panic!("a client does not do that: {other:?}"),
+                other => panic!("unexpected event for a client: {other:?}"),
             }
         }
     }
 
-    /// Whether the message was sent or given up: when the connection ends, all are given up.
+    /// Forgets a message that was sent or given up: when the connection ends, all are given up.
     fn sent(&mut self, cookie: u64) {
         let at = self.sending.iter().position(|(sent, _)| *sent == cookie);
         let (_, region) = self.sending.remove(at.expect("a message that was queued"));

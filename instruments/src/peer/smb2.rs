@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! As much SMB2 as the device needs to route a client: requests, byte by byte ([MS-SMB2] 2.2).
+//! The part of SMB2 that the device needs to route a client: requests, byte by byte ([MS-SMB2] 2.2).
 
 /// Command: NEGOTIATE.
 pub const NEGOTIATE: u16 = 0;
 
-/// A request: its header ([MS-SMB2] 2.2.1.2), which asks for one credit, and `body` after it.
+/// Makes a request: its header ([MS-SMB2] 2.2.1.2), which asks for one credit, followed by `body`.
 pub fn request(command: u16, message_id: u64, session_id: u64, body: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(64 + body.len());
     message.extend(b"\xfeSMB");
@@ -24,11 +24,11 @@ pub fn request(command: u16, message_id: u64, session_id: u64, body: &[u8]) -> V
     message
 }
 
-/// The NEGOTIATE request of a client that speaks SMB 3.0 to 3.1.1, with the one negotiate context
-/// that 3.1.1 must have ([MS-SMB2] 2.2.3).
+/// Makes the NEGOTIATE request of a client that speaks SMB 3.0 to 3.1.1, with the one negotiate context that 3.1.1 must
+/// have ([MS-SMB2] 2.2.3).
 pub fn negotiate_request(client_guid: [u8; 16]) -> Vec<u8> {
     const DIALECTS: [u16; 3] = [0x0300, 0x0302, 0x0311];
-    // After header, body and dialects, at a multiple of 8.
+    // The contexts follow header, body and dialects, at a multiple of 8.
     const CONTEXTS_OFFSET: u32 = (64_u32 + 36 + 6).next_multiple_of(8);
     let mut body = Vec::new();
     body.extend(36_u16.to_le_bytes());

@@ -16,10 +16,10 @@ use crate::options::{self, End, Operation, Options, SMB_DIRECT_PORT, Target, Tra
 use crate::pattern::Pattern;
 use crate::report::{self, Report};
 
-/// Bytes of the requests that fill the file and check it, and how many there are at a time.
+/// The size of the requests that fill and check the file, in bytes, and how many there are at a time.
 const BULK: (u32, u16) = (1 << 20, 8);
-/// A round this long is longer than an SMB Direct connection may be left alone: after two minutes servers ask whether a
-/// client is alive.
+/// After a round of this length, an SMB Direct connection has been neglected for too long: after two minutes, servers
+/// ask whether a client is alive.
 const LONG_ROUND: Duration = Duration::from_secs(60);
 /// How often a progress line changes.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -45,7 +45,7 @@ pub(crate) fn run(options: &Options) -> Result<String, Failure> {
     let largest = options.size.iter().max().copied().unwrap_or(0);
     if options.file_size < largest {
         return Err(Failure::Usage(
-            "--file-size is smaller than --size".to_owned(),
+            "--file-size must be at least --size".to_owned(),
         ));
     }
     let mut bench = Bench::start(options, credentials, &target)?;
@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<String, Failure> {
         options.verify,
     );
     let measured = bench.measure_all(&mut report);
-    // Even after a failure: the file must not stay.
+    // Even after a failure, the file must not stay.
     let ended = bench.end();
     measured?;
     ended?;
@@ -159,7 +159,7 @@ impl<'a> Bench<'a> {
             rows.resize_with(ways.len(), || (group, Vec::new()));
             for round in 0..self.options.rounds {
                 let mut order: Vec<usize> = (0..ways.len()).collect();
-                // No case comes first in every round.
+                // Reverse the order in every other round, so that no case is always first.
                 if round % 2 == 1 {
                     order.reverse();
                 }
@@ -182,7 +182,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Measures one case once. Makes smaller what the connection cannot carry at a time.
+    /// Measures one case once. Reduces its size to what the connection can carry in one request.
     fn measure(
         &mut self,
         transport: Transport,
@@ -192,7 +192,7 @@ impl<'a> Bench<'a> {
         report: &mut Report,
     ) -> Result<Measured, String> {
         if transport == Transport::SmbDirect && direct.is_none() {
-            // Connect only now: a connection that is not looked after is lost.
+            // Connect only now: a connection that nothing serves is lost.
             let made = self.smb_direct()?;
             report.has_smb_direct(&made.0, !self.options.no_bind);
             *direct = Some(made);
@@ -212,7 +212,7 @@ impl<'a> Bench<'a> {
         if case.verify && case.operation == Operation::Write {
             self.bulk(Operation::Read, "checking what was written")?;
         }
-        // The connection has been left alone for as long, and the server asks whether the client is alive.
+        // The SMB Direct connection was not served for that long, and the server has asked whether the client is alive.
         if measured.time >= LONG_ROUND {
             if let Some((connection, _)) = direct.take() {
                 self.leave(connection)?;
@@ -229,7 +229,7 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// The cases that are measured in each of the [`ways`](Self::ways).
+    /// Returns the cases that are measured in each of the [`ways`](Self::ways).
     fn groups(&self) -> Vec<Case> {
         let options = self.options;
         let mut groups = Vec::new();
@@ -250,18 +250,18 @@ impl<'a> Bench<'a> {
         groups
     }
 
-    /// Whether messages are encrypted, for the session or for this share.
+    /// Returns whether messages are encrypted, for the session or for this share.
     fn is_encrypted(&self) -> bool {
         self.tcp.is_tree_sealed(self.file.tree)
     }
 
-    /// Whether servers refuse RDMA: messages are signed or encrypted, and no RDMA transform was negotiated that does the
-    /// same with data.
+    /// Returns whether servers refuse RDMA, because messages are signed or encrypted and no negotiated RDMA transform
+    /// protects the data in the same way.
     fn in_messages_only(&self) -> bool {
         !self.tcp.may_place(self.file.tree)
     }
 
-    /// What may carry requests of this size.
+    /// Returns what may carry requests of this size.
     fn ways(&self, size: u32) -> Vec<(Transport, Channel)> {
         let mut ways = Vec::new();
         for transport in &self.options.transport {
@@ -276,7 +276,7 @@ impl<'a> Bench<'a> {
         ways
     }
 
-    /// An SMB Direct connection of the session, or one with a session of its own, and the file on it.
+    /// Makes an SMB Direct connection, bound to the session or with its own session, and opens the file on it.
     fn smb_direct(&mut self) -> Result<(Connection, File), String> {
         let in_messages_only = self.in_messages_only();
         let channels = self.options.channels(u64::MAX, in_messages_only);
@@ -290,17 +290,17 @@ impl<'a> Bench<'a> {
         }
         let (address, is_announced) = self.smb_direct_address()?;
         let mut config = self.tcp.config().clone();
-        // Channels of a session speak the same version.
+        // All channels of a session must speak the same version.
         config.dialects = vec![self.tcp.negotiated().dialect];
         if self.options.no_bind {
-            // A client of its own, as far as the server knows.
+            // To the server, this is a different client.
             getrandom::fill(&mut config.client_guid).map_err(|error| error.to_string())?;
         }
         let connected = Connection::smb_direct(address, config);
         let mut connection = connected.map_err(|error| match error {
-            // Whatever the cause, another port does not help.
+            // Another port does not help, whatever the cause.
             Error::ConnectSmbDirect { .. } if is_announced => format!(
-                "{error} The server announces the address without a port: --address HOST:PORT names another"
+                "{error} The server announces no port: if SMB Direct has another, use --address HOST:PORT"
             ),
             error => text(error),
         })?;
@@ -336,7 +336,7 @@ impl<'a> Bench<'a> {
         Ok((connection, file))
     }
 
-    /// The address as given, or as the server announces it, and whether it was announced.
+    /// Returns the address that was given or that the server announces, and whether it was announced.
     fn smb_direct_address(&mut self) -> Result<(SocketAddr, bool), String> {
         if let Some(address) = self.options.smb_direct_address()? {
             return Ok((address, false));
@@ -350,14 +350,14 @@ impl<'a> Bench<'a> {
                 ..
             }) => {
                 return Err(format!(
-                    "the server does not say where SMB Direct is: {advice}"
+                    "the server does not say where it serves SMB Direct: {advice}"
                 ));
             }
             Err(error) => return Err(text(error)),
         };
         let server = self.tcp.server().ip();
         let rdma = interfaces.iter().filter(|interface| interface.rdma);
-        // The address that TCP goes to, or one of its kind.
+        // Prefer the address that TCP goes to, or else one of the same family.
         let best = rdma.max_by_key(|interface| {
             let kind = interface.address.is_ipv4() == server.is_ipv4();
             (interface.address == server, kind, interface.speed)
@@ -385,15 +385,15 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Why data that is signed or encrypted cannot go by RDMA.
+/// Explains why signed or encrypted data cannot go by RDMA.
 fn refused_rdma() -> String {
     "the server has no RDMA transform that signs or encrypts the data, and refuses RDMA without one where that is \
      demanded: with --sign, --seal or --no-transforms, and where the server signs or encrypts, use --channel 0"
         .to_owned()
 }
 
-/// Why SMB Direct cannot become a channel of the session over TCP. An access denial usually means missing rights; here
-/// it does not, because the session exists.
+/// Explains why SMB Direct cannot become a channel of the TCP session. A denied access usually means missing rights,
+/// but not here, because the session exists.
 fn not_bound(error: &Error) -> String {
     let cause = match error {
         Error::Status { command, status } if *status == NtStatus::ACCESS_DENIED => {
@@ -408,10 +408,10 @@ fn not_bound(error: &Error) -> String {
     )
 }
 
-/// Most bytes of a request, over a connection.
+/// Returns the longest request that a connection can carry, in bytes.
 fn limit(connection: &Connection, case: &Case) -> u32 {
     match (case.channel, case.operation) {
-        // A server announces the longest message that it receives, and it sends no longer ones either.
+        // A server announces the longest message that it receives, and it sends no longer ones.
         (Channel::None, Operation::Read) => connection
             .max_inline_read()
             .min(connection.max_inline_write()),
@@ -424,7 +424,7 @@ fn text(error: Error) -> String {
     error.to_string()
 }
 
-/// A line on a terminal that changes while something goes on.
+/// A line on a terminal that shows progress.
 struct Line {
     what: String,
     shown: Option<Instant>,

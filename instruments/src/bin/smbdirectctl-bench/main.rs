@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl bench`, which smbdirectctl(8) describes: `smbdirectctl` executes this program for it.
+//! `smbdirectctl bench`, which smbdirectctl(8) describes: `smbdirectctl` executes this program for that command.
 
 mod bench;
 mod measure;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     code.into()
 }
 
-/// Prints to standard output, which a reader may have closed early.
+/// Prints to standard output, which the reader may have closed early.
 fn print(text: &str) -> io::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One case: requests of one kind and size, a number of them at a time, until the end.
+//! Measures one case: requests of one kind and size, a fixed number of them at a time, until the end.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,15 +20,15 @@ use crate::pattern::{Mismatch, Pattern};
 pub(crate) struct Case {
     pub(crate) operation: Operation,
     pub(crate) channel: Channel,
-    /// Bytes of a request.
+    /// Bytes per request.
     pub(crate) size: u32,
-    /// Requests at a time.
+    /// The number of requests at a time.
     pub(crate) depth: u16,
     pub(crate) end: End,
     pub(crate) verify: bool,
 }
 
-/// The file, and the connection to it.
+/// A file, and the connection to it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct File {
     pub(crate) tree: u32,
@@ -42,26 +42,26 @@ pub(crate) struct File {
 pub(crate) struct Measured {
     pub(crate) bytes: u64,
     pub(crate) time: Duration,
-    /// Processor time of this process.
+    /// Processor time that this process used.
     pub(crate) cpu: Duration,
     /// The latency of each request, sorted.
     pub(crate) latencies: Vec<Duration>,
 }
 
 impl Measured {
-    /// The time within which `share` (0 to 1) of the requests were answered.
+    /// Returns the time within which `share` (0 to 1) of the requests were answered.
     pub(crate) fn latency(&self, share: f64) -> Duration {
         let last = self.latencies.len().saturating_sub(1);
         let at = (last as f64 * share).round() as usize;
         self.latencies.get(at).copied().unwrap_or_default()
     }
 
-    /// Requests.
+    /// Returns the number of requests.
     pub(crate) fn requests(&self) -> usize {
         self.latencies.len()
     }
 
-    /// 10^6 bytes per second.
+    /// Returns the speed in 10^6 bytes per second.
     pub(crate) fn megabytes_per_second(&self) -> f64 {
         self.bytes as f64 / 1e6 / self.time.as_secs_f64().max(1e-9)
     }
@@ -72,9 +72,9 @@ impl Measured {
 pub(crate) enum Failure {
     #[error(transparent)]
     Client(#[from] Error),
-    #[error("at {offset} of the file the server moved {moved} bytes of {size}")]
+    #[error("the server moved {moved} of {size} bytes at offset {offset} of the file")]
     Short { offset: u64, moved: u32, size: u32 },
-    #[error("the data is wrong: byte {} of what was read at {offset} of the file{}", .mismatch.at, belongs(.mismatch))]
+    #[error("the data is wrong: byte {} of the data at offset {offset} of the file{}", .mismatch.at, belongs(.mismatch))]
     Wrong { offset: u64, mismatch: Mismatch },
     #[error("the memory of a request is shorter than the request: this is a bug of the benchmark")]
     Memory,
@@ -85,33 +85,32 @@ pub(crate) enum Failure {
 }
 
 fn belongs(mismatch: &Mismatch) -> String {
-    mismatch
-        .belongs_to
-        .map_or_else(String::new, |place| format!(", which belongs to {place}"))
+    mismatch.belongs_to.map_or_else(String::new, |place| {
+        format!(", which belongs at offset {place}")
+    })
 }
 
-/// One of the requests that are under way at the same time.
+/// One of the requests that are outstanding at the same time.
 struct Slot {
-    /// Holds the data of this slot, unless that goes in messages.
+    /// Holds the data of this slot if RDMA carries it.
     memory: Option<Registration>,
-    /// The data to write if it goes in messages, or is encrypted or signed before it goes by RDMA; what was read by RDMA
-    /// if it was. Each slot has its own, as each has its own registered memory, because
-    /// the processor's caches count.
+    /// The data to write, if it goes in messages or is encrypted or signed before it goes by RDMA; or a protected
+    /// read's data. Each slot has its own, as it has its own registered memory, because the processor's caches matter.
     data: Vec<u8>,
-    /// The last response read if the data goes in messages: kept for the same reason.
+    /// The last READ response, if data goes in messages. Each slot keeps its own for the same reason.
     read: Option<Response>,
     offset: u64,
     sent: Instant,
 }
 
-/// Processor time of this process.
+/// Returns the processor time of this process.
 fn cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Runs a case on one connection; `progress` gets the bytes moved so far.
+/// Runs a case on one connection, and tells `progress` the bytes moved so far.
 pub(crate) fn run(
     connection: &mut Connection,
     file: File,
@@ -201,7 +200,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// The offset of the next request: through the file, and again from its start.
+    /// Returns the offset of the next request: it goes through the file, and starts again at the end.
     fn advance(&mut self) -> u64 {
         let size = u64::from(self.case.size);
         if self.next_offset + size > self.file.size {
@@ -238,7 +237,7 @@ impl<'a> Run<'a> {
         let (tree, file) = (self.file.tree, self.file.id);
         let protected = match (self.transform, operation, &slot.memory) {
             (Some(transform), Operation::Write, Some(memory)) => {
-                // As a program would: its own data stays as it is.
+                // Copy the data, as a program would, so that its own data stays unchanged.
                 let mut data = slot.data.clone();
                 let transform = self.connection.protect(transform, &mut data)?;
                 memory.memory.write(0, &data).map_err(|_| Failure::Memory)?;
@@ -296,7 +295,7 @@ impl<'a> Run<'a> {
         if let Some(done) = done {
             self.connection.recycle(done);
         }
-        // The client must register memory again after using it with channel 2: that is part of the price.
+        // The client must register memory again after using it with channel 2: that is part of the cost.
         if let Some(used) = slot.memory.take() {
             slot.memory = Some(if self.case.channel == Channel::RdmaV1Invalidate {
                 if !self.connection.take_invalidated(used.token()) {

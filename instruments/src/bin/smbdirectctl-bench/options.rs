@@ -133,14 +133,14 @@ enum Version {
     Smb311,
 }
 
-/// When a case ends.
+/// Says when a case ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     After(Duration),
     Bytes(u64),
 }
 
-/// What the share's name says.
+/// The parts of the share's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) host: String,
@@ -157,7 +157,7 @@ impl Options {
         self.bytes.map_or(End::After(self.seconds), End::Bytes)
     }
 
-    /// How SMB Direct moves the data of requests of this size.
+    /// Returns the ways in which SMB Direct moves the data of requests of this size.
     pub(crate) fn channels(&self, size: u64, in_messages_only: bool) -> Vec<Channel> {
         if self.channel.is_empty() && in_messages_only {
             return vec![Channel::None];
@@ -174,7 +174,7 @@ impl Options {
         channels.collect()
     }
 
-    /// Where SMB Direct is, if the command line says so.
+    /// Returns the address of SMB Direct, if the command line gives one.
     pub(crate) fn smb_direct_address(&self) -> Result<Option<SocketAddr>, String> {
         let address = self.address.as_deref();
         address
@@ -230,7 +230,7 @@ fn target(share: &str) -> Result<Target, String> {
     })
 }
 
-/// Name or address, and port; an IPv6 address with a port is in brackets.
+/// Splits a server into name or address, and port. An IPv6 address with a port is in brackets.
 fn split_port(server: &str, default: u16) -> Option<(String, u16)> {
     if let Some(rest) = server.strip_prefix('[') {
         let (host, rest) = rest.split_once(']')?;
@@ -257,12 +257,10 @@ pub(crate) fn resolve_host(host: &str, port: u16) -> Result<SocketAddr, String> 
     let mut found = (host, port)
         .to_socket_addrs()
         .map_err(|error| format!("{host}: {error}"))?;
-    found
-        .next()
-        .ok_or_else(|| format!("{host}: it has no address"))
+    found.next().ok_or_else(|| format!("{host} has no address"))
 }
 
-/// `USER%PASSWORD`, with `DOMAIN/` or `DOMAIN\` in front.
+/// Parses `USER%PASSWORD`, optionally preceded by `DOMAIN/` or `DOMAIN\`.
 fn from_user(text: &str) -> Result<Credentials, String> {
     let (name, password) = text
         .split_once('%')
@@ -275,7 +273,7 @@ fn from_user(text: &str) -> Result<Credentials, String> {
     })
 }
 
-/// The same lines as in smbclient's file: `username = …`, `password = …`, `domain = …`.
+/// Parses a file with the same lines as smbclient's: `username = …`, `password = …`, `domain = …`.
 fn from_file(path: &Path) -> Result<Credentials, String> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
@@ -292,17 +290,17 @@ fn from_file(path: &Path) -> Result<Credentials, String> {
     })
 }
 
-/// Seconds, possibly with a fraction.
+/// Parses seconds, which may have a fraction.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
     let seconds = seconds.filter(|seconds| (0.01..=86_400.0).contains(seconds));
     let duration = seconds.map(Duration::from_secs_f64);
-    duration.ok_or_else(|| format!("{text}: a number of seconds from 0.01 to 86400"))
+    duration.ok_or_else(|| format!("{text}: must be a number of seconds from 0.01 to 86400"))
 }
 
-/// Bytes, with a unit of 1024 or its powers.
+/// Parses bytes, with a unit of 1024 or its powers.
 fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text}: a size is a number above 0, with K, M or G");
+    let wrong = || format!("{text}: a size is a number above 0, optionally with K, M or G");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text.split_at(digits.len()).1.to_ascii_uppercase().as_str() {
         "" => 0,

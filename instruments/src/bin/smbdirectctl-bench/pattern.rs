@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! File data in which every eight bytes say where in the file they belong.
+//! Generates and checks file data in which every eight bytes say where in the file they belong.
 
 use instruments::client::Memory;
 
 /// Odd, so that no two offsets have the same word.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Bytes that are made or compared at a time.
+/// Bytes that are generated or compared at a time.
 const CHUNK: usize = 16 * 1024;
 
 /// The pattern of one run: data that an earlier run left in a file does not match it.
@@ -15,7 +15,7 @@ pub(crate) struct Pattern {
     seed: u64,
 }
 
-/// The first byte that differs from what belongs there.
+/// The first byte that differs from the pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mismatch {
     /// Its distance in bytes from the start of the comparison.
@@ -33,7 +33,7 @@ impl Pattern {
         ((offset / 8).wrapping_mul(FACTOR) ^ self.seed).to_le_bytes()
     }
 
-    /// The bytes that belong to `offset` of the file, a multiple of 8.
+    /// Fills `bytes` with the pattern for `offset` of the file, a multiple of 8.
     pub(crate) fn fill(self, bytes: &mut [u8], offset: u64) {
         for (at, word) in (offset..).step_by(8).zip(bytes.chunks_mut(8)) {
             let bytes = self.word(at);
@@ -41,18 +41,18 @@ impl Pattern {
         }
     }
 
-    /// The same, into registered memory.
+    /// Does the same as `fill`, in registered memory.
     pub(crate) fn fill_memory(self, memory: &Memory, length: usize, offset: u64) {
         let mut chunk = vec![0; CHUNK.min(length)];
         for start in (0..length).step_by(CHUNK) {
             let part = chunk.split_at_mut(CHUNK.min(length - start)).0;
             self.fill(part, offset + start as u64);
-            // In range: the caller's length is at most that of the memory.
+            // In range: the caller's length is at most the memory's.
             let _ = memory.write(start, part);
         }
     }
 
-    /// The first mismatch in `bytes`, which came from `offset` of the file.
+    /// Finds the first mismatch in `bytes`, which came from `offset` of the file.
     pub(crate) fn check(self, bytes: &[u8], offset: u64) -> Result<(), Mismatch> {
         for (at, word) in (0..).step_by(8).zip(bytes.chunks(8)) {
             let expected = self.word(offset + at as u64);
@@ -67,7 +67,7 @@ impl Pattern {
         Ok(())
     }
 
-    /// The same, of registered memory.
+    /// Does the same as `check`, in registered memory.
     pub(crate) fn check_memory(
         self,
         memory: &Memory,
@@ -77,8 +77,7 @@ impl Pattern {
         let mut chunk = vec![0; CHUNK.min(length)];
         for start in (0..length).step_by(CHUNK) {
             let part = chunk.split_at_mut(CHUNK.min(length - start)).0;
-            // In range, as in `fill_memory`; bytes that cannot be read stay as they were, and
-            // differ.
+            // In range, as in `fill_memory`. Bytes that cannot be read stay unchanged, and so they differ.
             let _ = memory.read(start, part);
             self.check(part, offset + start as u64)
                 .map_err(|mismatch| Mismatch {
@@ -89,9 +88,9 @@ impl Pattern {
         Ok(())
     }
 
-    /// Where in a file of less than 2^48 bytes a word of this pattern belongs.
+    /// Returns the place of a word of this pattern in a file of less than 2^48 bytes.
     fn place(self, word: &[u8]) -> Option<u64> {
-        // The factor's inverse modulo 2^64, by Newton's method: each step doubles the right bits.
+        // Computes the factor's inverse modulo 2^64 by Newton's method: each step doubles the number of right bits.
         let inverse = (0..6).fold(FACTOR, |inverse, _| {
             inverse.wrapping_mul(2_u64.wrapping_sub(FACTOR.wrapping_mul(inverse)))
         });
@@ -141,7 +140,7 @@ mod tests {
         let mismatch = pattern
             .check_memory(&memory, 3 * CHUNK, 0)
             .expect_err("swapped");
-        // One byte of two words may be the same.
+        // Two different words may have a byte in common.
         assert_eq!((mismatch.at / 8 * 8, mismatch.belongs_to), (CHUNK, Some(0)));
     }
 }

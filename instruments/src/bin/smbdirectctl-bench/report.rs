@@ -20,7 +20,7 @@ pub(crate) struct Report {
     dialect: &'static str,
     signed: bool,
     encrypted: bool,
-    /// SMB Direct was a channel of the session over TCP.
+    /// Whether SMB Direct was bound to the session over TCP.
     bound: bool,
     file_size: u64,
     verified: bool,
@@ -108,14 +108,14 @@ impl Report {
     }
 }
 
-/// The value of each round, in ascending order.
+/// Returns the value of each round, in ascending order.
 fn sorted(rounds: &[Measured], of: impl Fn(&Measured) -> f64) -> Vec<f64> {
     let mut values: Vec<f64> = rounds.iter().map(of).collect();
     values.sort_unstable_by(f64::total_cmp);
     values
 }
 
-/// The middle of the sorted values, or the mean of the two in the middle.
+/// Returns the middle one of the sorted values, or the mean of the two in the middle.
 fn median(sorted: &[f64]) -> f64 {
     let half = sorted.len() / 2;
     let upper = sorted.get(half).copied().unwrap_or(0.0);
@@ -139,7 +139,7 @@ const fn operation_name(operation: Operation) -> &'static str {
     }
 }
 
-/// Bytes, in the largest unit that divides them evenly.
+/// Formats bytes in the largest unit that divides them evenly.
 pub(crate) fn size(bytes: u64) -> String {
     match bytes {
         n if n % (1 << 30) == 0 => format!("{}G", n >> 30),
@@ -149,7 +149,7 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// A case in a few words.
+/// Describes a case in a few words.
 pub(crate) fn describe(transport: Transport, case: &Case) -> String {
     let how = match (transport, case.channel) {
         (Transport::Tcp, _) => "",
@@ -179,9 +179,9 @@ impl Display for Report {
         )?;
         if let Some(address) = &self.smb_direct {
             let session = if self.bound {
-                "a channel of the same session"
+                "as a channel of the same session"
             } else {
-                "a session of its own"
+                "with its own session"
             };
             writeln!(f, "SMB Direct at {address}, {session}")?;
         }

@@ -7,10 +7,10 @@ use crate::client::link::Deadline;
 use crate::client::{Request, Result};
 
 impl Connection {
-    /// Sends requests in one message, as soon as there are credits for all of them, and returns
-    /// their message ids. A request with [`Header::RELATED`](crate::client::Header::RELATED) takes
-    /// the session and the tree of the request before it, and also the file if its own is
-    /// [`FileId::NONE`](crate::client::FileId::NONE). All are encrypted if one of them is.
+    /// Sends several requests in one message, as soon as there are credits for all of them, and returns their message
+    /// ids. A request with [`Header::RELATED`](crate::client::Header::RELATED) uses the session and the tree of the
+    /// request before it, and also its file if its own is [`FileId::NONE`](crate::client::FileId::NONE). If one of them
+    /// is encrypted, all are.
     pub fn send_compound(&mut self, requests: &[Request<'_>]) -> Result<Vec<u64>> {
         let deadline = Deadline::new(self.config.timeout);
         let charges = requests.iter().map(|request| request.credit_charge.max(1));

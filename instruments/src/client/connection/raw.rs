@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! For tests: messages that are not requests.
+//! Messages that are not requests, for tests.
 
 use std::net::SocketAddr;
 
@@ -9,8 +9,8 @@ use crate::client::link::{Deadline, Link, SmbDirect};
 use crate::client::{Config, Result};
 
 impl Connection {
-    /// As [`smb_direct`](Self::smb_direct), after a first message, whose id is 0 and which the server refuses; its
-    /// answer is ignored.
+    /// Does the same as [`smb_direct`](Self::smb_direct), after sending a first message, which has the id 0. The server
+    /// refuses it, and its answer is ignored.
     pub fn smb_direct_after(first: &[u8], address: SocketAddr, config: Config) -> Result<Self> {
         let timeout = config.timeout;
         let link = SmbDirect::connect(address, (config.fabric, config.smb_direct), timeout)?;
@@ -21,14 +21,14 @@ impl Connection {
         Self::negotiate(link, config, 1)
     }
 
-    /// Sends any bytes as one message, which does not count as a request: [`receive_bytes`](Self::receive_bytes)
+    /// Sends any bytes as one message, which does not count as a request. [`receive_bytes`](Self::receive_bytes)
     /// returns the answer, if there is one.
     pub fn send_bytes(&mut self, message: &[u8]) -> Result<()> {
         let deadline = Deadline::new(self.config.timeout);
         self.link.send(&[message], deadline)
     }
 
-    /// The next message as it arrived, unchecked; not for a connection with outstanding requests.
+    /// Returns the next message as it arrived, unchecked. Not for a connection with outstanding requests.
     pub fn receive_bytes(&mut self) -> Result<Vec<u8>> {
         let deadline = Deadline::new(self.config.timeout);
         self.link.receive(deadline)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What only SMB Direct offers.
+//! Calls that only SMB Direct offers.
 
 use std::time::Duration;
 
@@ -12,42 +12,42 @@ use smbdirect::transport::{CloseReason, Traffic};
 use smbdirect::units::RemoteToken;
 
 impl Connection {
-    /// Registers memory that the server may read or write; over SMB Direct only.
+    /// Registers memory that the server may read or write. Works only over SMB Direct.
     pub fn register(&mut self, memory: &Memory, access: Access) -> Result<Registration> {
         self.link.rdma()?.register(memory, access)
     }
 
-    /// Ends a registration: from now on, an access by the server ends the connection.
+    /// Ends a registration: an access by the server from now on ends the connection.
     pub fn deregister(&mut self, registration: &Registration) -> Result<()> {
         self.link.rdma()?.deregister(registration)
     }
 
-    /// Whether the server has invalidated a token; reports it once.
+    /// Returns whether the server has invalidated a token, and then forgets the token.
     pub fn take_invalidated(&mut self, token: RemoteToken) -> bool {
         self.link.take_invalidated(token)
     }
 
-    /// The fabric that carries an SMB Direct connection; `None` over TCP. With an RDMA device the server should not
-    /// invalidate memory (`Channel::RdmaV1Invalidate`): most devices then end the connection, and others do not report
-    /// it.
+    /// Returns the fabric that carries an SMB Direct connection; `None` over TCP. With an RDMA device, the server
+    /// should not invalidate memory (`Channel::RdmaV1Invalidate`): most devices then end the connection, and others do
+    /// not report it.
     pub fn fabric(&mut self) -> Option<FabricKind> {
         Some(self.link.rdma().ok()?.fabric())
     }
 
-    /// What an SMB Direct connection carried; nothing over TCP.
+    /// Returns what an SMB Direct connection has carried; nothing over TCP.
     pub fn traffic(&mut self) -> Traffic {
         self.link
             .rdma()
             .map_or_else(|_| Traffic::default(), |link| link.traffic())
     }
 
-    /// Serves an SMB Direct connection for a time without sending requests: keepalives, and the server's access to
-    /// memory.
+    /// Serves an SMB Direct connection for a time without sending requests: answers keepalives, and lets the server
+    /// access memory.
     pub fn serve(&mut self, time: Duration) -> Result<()> {
         self.link.rdma()?.serve(time)
     }
 
-    /// Why an SMB Direct connection ended, if it has.
+    /// Returns why an SMB Direct connection ended, if it has.
     pub fn close_reason(&mut self) -> Option<CloseReason> {
         self.link.rdma().ok()?.close_reason().cloned()
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What carries messages: TCP or SMB Direct.
+//! The transports of messages: TCP or SMB Direct.
 
 mod smb_direct;
 mod tcp;
@@ -55,7 +55,7 @@ impl Link {
         }
     }
 
-    /// The next message.
+    /// Waits for the next message.
     pub(super) fn receive(&mut self, deadline: Deadline) -> Result<Vec<u8>> {
         match self {
             Self::Tcp(tcp) => tcp.receive(deadline),
@@ -79,7 +79,7 @@ impl Link {
         }
     }
 
-    /// Bytes of the longest message that can be sent, and of the longest that can be received.
+    /// Returns the lengths of the longest message that can be sent and of the longest that can be received, in bytes.
     pub(super) fn message_limits(&self) -> (u32, u32) {
         match self {
             Self::Tcp(_) => (tcp::MAX_MESSAGE, tcp::MAX_MESSAGE),
@@ -94,7 +94,7 @@ impl Link {
         }
     }
 
-    /// Whether the server invalidated a token; the token is then forgotten.
+    /// Returns whether the server has invalidated a token, and then forgets the token.
     pub(super) fn take_invalidated(&mut self, token: RemoteToken) -> bool {
         match self {
             Self::SmbDirect(link) => link.take_invalidated(token),

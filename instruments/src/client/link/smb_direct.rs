@@ -19,9 +19,9 @@ use smbdirect::transport::{
 use smbdirect::units::{Instant, RemoteToken};
 use smbdirect::wire::BufferDescriptorV1;
 
-/// Memory regions at a time.
+/// The most memory regions at a time.
 const REGIONS: usize = 1024;
-/// Free send buffers that are kept.
+/// The most free send buffers that are kept.
 const KEPT: usize = 64;
 /// How long the acceptor may take to answer the negotiation before another connection is tried.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -37,14 +37,14 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// The descriptor by which a request names all of it.
+    /// Returns the descriptor by which a request names all of this memory.
     #[must_use]
     pub fn descriptor(&self) -> BufferDescriptorV1 {
-        // Memory that is registered has a length of 32 bits.
+        // Registered memory has a length of at most 32 bits.
         self.piece(0, u32::try_from(self.memory.len()).unwrap_or(u32::MAX))
     }
 
-    /// `length` bytes at `offset` of it; the caller may name a range outside of it.
+    /// Returns a descriptor of `length` bytes at `offset`. The range may lie outside of the memory.
     #[must_use]
     pub fn piece(&self, offset: u32, length: u32) -> BufferDescriptorV1 {
         BufferDescriptorV1 {
@@ -54,7 +54,7 @@ impl Registration {
         }
     }
 
-    /// All of it in `count` adjacent pieces; the last one takes the remainder.
+    /// Returns descriptors of all of it in `count` adjacent pieces; the last one takes the remainder.
     #[must_use]
     pub fn pieces(&self, count: u32) -> Vec<BufferDescriptorV1> {
         let whole = self.descriptor().length;
@@ -107,25 +107,25 @@ impl SmbDirect {
         timeout: Duration,
     ) -> Result<Self> {
         // Some acceptors miss data that follows the connection too soon (docs/interop.md, siw). If the negotiation is
-        // not answered soon, the next connection will be up long before an answer on this one.
+        // not answered soon, a second connection gets an answer long before the first one does.
         let link = match Self::try_connect(address, how, timeout.min(ANSWER))? {
             None if timeout > ANSWER => Self::try_connect(address, how, timeout - ANSWER)?,
             link => link,
         };
         link.ok_or_else(|| Error::ConnectSmbDirect {
             address,
-            reason: "the negotiation is not complete in time".to_owned(),
+            reason: "the negotiation did not finish in time".to_owned(),
         })
     }
 
-    /// `None` if the connection did not come up in time.
+    /// Tries once. `None`: the connection did not come up in time.
     fn try_connect(
         address: SocketAddr,
         (kind, endpoint): (Option<FabricKind>, proto::Config),
         timeout: Duration,
     ) -> Result<Option<Self>> {
         let mut config = iwarp::Config {
-            // Later than this side gives up.
+            // Later than this function gives up.
             connect_timeout: timeout * 2,
             ..iwarp::Config::default()
         };
@@ -164,7 +164,7 @@ impl SmbDirect {
         self.server
     }
 
-    /// Bytes of the longest message that can be sent, and of the longest that can be received.
+    /// Returns the lengths of the longest message that can be sent and of the longest that can be received, in bytes.
     pub(super) fn message_limits(&self) -> (u32, u32) {
         self.negotiated().map_or((0, 0), |n| {
             (n.max_fragmented_send_size, n.max_fragmented_receive_size)
@@ -226,7 +226,7 @@ impl SmbDirect {
             }
         }
         self.sending.push((self.cookie, buffer));
-        // Whatever there are credits for goes out at once.
+        // Whatever the credits allow goes out at once.
         self.poll()
     }
 
@@ -261,7 +261,7 @@ impl SmbDirect {
         })
     }
 
-    /// Ends a registration: from now on, an access by the server ends the connection.
+    /// Ends a registration: an access by the server from now on ends the connection.
     pub(in super::super) fn deregister(&mut self, registration: &Registration) -> Result<()> {
         self.invalidated
             .retain(|token| *token != registration.token());
@@ -278,7 +278,7 @@ impl SmbDirect {
         })
     }
 
-    /// Serves the connection for a time: keepalives, and the server's access to memory.
+    /// Serves the connection for a time: answers keepalives, and lets the server access memory.
     pub(in super::super) fn serve(&mut self, time: Duration) -> Result<()> {
         self.drive(Deadline::new(time), |link| link.closed.is_some())?;
         if self.closed.is_some() {
@@ -288,7 +288,7 @@ impl SmbDirect {
         }
     }
 
-    /// Why the connection ended, if it has.
+    /// Returns why the connection ended, if it has.
     pub(in super::super) fn close_reason(&self) -> Option<&CloseReason> {
         self.closed.as_ref()
     }
@@ -300,7 +300,7 @@ impl SmbDirect {
         }
     }
 
-    /// A buffer of at least `length` bytes.
+    /// Takes or makes a buffer of at least `length` bytes.
     fn buffer(&mut self, length: usize) -> Result<Buffer> {
         let fits = self
             .free
@@ -317,7 +317,7 @@ impl SmbDirect {
         Ok(Buffer { memory, region })
     }
 
-    /// Returns a buffer for later messages to use.
+    /// Keeps a buffer for later messages.
     fn keep(&mut self, buffer: Buffer) {
         if self.free.len() < KEPT {
             self.free.push(buffer);
@@ -326,7 +326,7 @@ impl SmbDirect {
         }
     }
 
-    /// Runs until `done`, and returns whether that happened in time.
+    /// Serves the connection until `done` holds, and returns whether it did in time.
     fn drive(
         &mut self,
         deadline: Deadline,
@@ -366,7 +366,7 @@ impl SmbDirect {
                     }
                 }
                 Event::Closed { reason, .. } => self.closed = Some(reason),
-                // A client posts neither.
+                // A client posts no RDMA of its own.
                 Event::Written { .. } | Event::Read { .. } => {}
             }
         }
@@ -376,7 +376,7 @@ impl SmbDirect {
 }
 
 impl Drop for SmbDirect {
-    /// Closes in order, so that sent messages arrive.
+    /// Closes in order, so that the messages that were sent arrive.
     fn drop(&mut self) {
         self.transport.close(self.conn);
         let _ = self.drive(Deadline::new(CLOSE), |link| link.closed.is_some());

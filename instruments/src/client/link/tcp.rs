@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! SMB over TCP: each message follows four bytes with its length ([MS-SMB2] 2.1).
+//! SMB over TCP: four bytes with the length precede each message ([MS-SMB2] 2.1).
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,7 +21,7 @@ pub(in super::super) struct Tcp {
     spare: Vec<Vec<u8>>,
     /// The length of the message that is being received, and how many bytes of it have arrived.
     head: ([u8; 4], usize),
-    /// The bytes of that message once its length is known, if a call gave up meanwhile.
+    /// The bytes of that message that have arrived, if its length is known and a call gave up in the middle.
     partial: Option<Vec<u8>>,
     have: usize,
 }
@@ -58,7 +58,7 @@ impl Tcp {
             .ok_or_else(|| {
                 Error::Encode("a message", format!("{length} bytes are too many for TCP"))
             })?;
-        // A zero byte, then three bytes of length.
+        // The length field: a zero byte, then three bytes of length.
         let head = length.to_be_bytes();
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(parts.len() + 1);
         slices.push(IoSlice::new(&head));
@@ -76,7 +76,8 @@ impl Tcp {
         Ok(())
     }
 
-    /// Keeps a partly read message when time is up; the next call goes on with it.
+    /// Receives the next message. If time is up, the part that has arrived is kept, and the next call continues with
+    /// it.
     pub(super) fn receive(&mut self, deadline: Deadline) -> Result<Vec<u8>> {
         while self.head.1 < self.head.0.len() {
             let (mut head, have) = self.head;
@@ -110,7 +111,7 @@ impl Tcp {
     }
 
     pub(super) fn recycle(&mut self, message: Vec<u8>) {
-        // Kept at its length: a longer message zeroes only the bytes it adds.
+        // The buffer keeps its length, so a longer message zeroes only the bytes that it adds.
         if self.spare.len() < KEPT {
             self.spare.push(message);
         }
@@ -128,13 +129,13 @@ impl Tcp {
         }
     }
 
-    /// Whether to go on after an error.
+    /// Returns whether to try again after an error.
     fn failed(&self, error: io::Error, deadline: Deadline, doing: &'static str) -> Result<()> {
         match error.kind() {
             ErrorKind::Interrupted => Ok(()),
             ErrorKind::WouldBlock | ErrorKind::TimedOut => Err(deadline.error(doing)),
             ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Err(Error::Closed(format!(
-                "{}: {error}: its log says why",
+                "{}: {error}: see the server's log",
                 self.server
             ))),
             _ => Err(error.into()),
@@ -142,11 +143,11 @@ impl Tcp {
     }
 }
 
-/// A socket refuses a timeout of zero.
+/// Avoids a timeout of zero, which sockets refuse.
 fn at_least(time: Duration) -> Duration {
     time.max(Duration::from_millis(1))
 }
 
 fn closed() -> Error {
-    Error::Closed("the server closed it: its log says why".to_owned())
+    Error::Closed("the server closed it: see the server's log".to_owned())
 }
