@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""On the machine: every test with the kernel, each in a guest of its own, two at once.
+"""On the machine: runs every test with the kernel, each in a guest of its own, two at once.
 
-A guest often waits, for its peer's time limits for example, and another one uses the processors then. Needs what
+A guest often waits, for example until its peer's time limits pass, and another one uses the processors then. Needs what
 `make test-kernel` builds: the guest's kernel, Samba, smbdirectd and smbdirectctl. The output of each guest is in
 target/kernel/.
 """
@@ -23,12 +23,12 @@ import guest
 from guest import smbd_server
 
 HERE = pathlib.Path(__file__).resolve().parent
-# How often a guest is tried whose kernel fails by a fault of its own.
+# How many times a guest is tried if its kernel fails by a fault of its own.
 TRIES = 5
 
 
 def plan(options):
-    """The name of each test, its command, and whether that runs in the guest."""
+    """Returns the name of each test, its command, and whether that command runs in the guest."""
     where = ["--samba", options.samba, "--programs", options.programs]
     size = ["--largest", options.largest]
     tests = {}
@@ -47,7 +47,7 @@ def plan(options):
 
 
 class Guests:
-    """The guests that run now. Each is a process group, to end it with everything that it has started."""
+    """The guests that run now. Each is a process group, so that everything that it has started can be ended with it."""
 
     def __init__(self):
         self.running = set()
@@ -61,7 +61,8 @@ class Guests:
             print(f"{name:{self.width}}  {line.rstrip()}", flush=True)
 
     def run(self, name, command, environment):
-        """Runs a command and prints its lines; returns its exit status, and the processor seconds that it has used."""
+        """Runs a command and prints its lines. Returns its exit status and the processor time that it has used, in
+        seconds."""
         with self.lock:
             if self.ending:
                 return 1, 0
@@ -85,7 +86,7 @@ class Guests:
 
 
 def run(name, command, options, guests):
-    """Runs one test, again if the kernel has failed by itself; returns what it took, or None if it failed."""
+    """Runs one test, and again if the kernel has failed by itself. Returns what it took, or None if it failed."""
     directory = options.output / name
     passed = []
     began, processor = time.monotonic(), 0.0
@@ -103,8 +104,8 @@ def run(name, command, options, guests):
         guests.say(name, f"-- the kernel has failed by a fault of its own; try {attempt} of {TRIES}")
         if name.endswith("conformance") or name in ("ksmbd", "outside"):
             continue
-        # Tests that passed are not tried again, because otherwise the sum of their chances would make it fail. The
-        # device's counters are those of the tests before.
+        # Tests that passed are not tried again: otherwise the sum of their chances to fail would make the guest fail.
+        # The device's counters still include the tests before.
         names = [check["name"] for check in json.loads((directory / "report.json").read_text())["checks"] if check["ok"]]
         if "--failures" in command or "the device's counters" in names:
             passed += [part for one in names for part in ("--skip", one)]
@@ -115,15 +116,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("tests", nargs="*", help="the tests to run, instead of all: software siw-failures")
     parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
-                        help="Samba's build tree (SMBDIRECT_SAMBA; otherwise the one of tools/samba.sh)")
+                        help="Samba's build tree (SMBDIRECT_SAMBA; without it, the tree of tools/samba.sh)")
     parser.add_argument("--programs", type=pathlib.Path, default=smbd_server.ROOT / "target/release",
                         help="the directory of smbdirectd and smbdirectctl")
-    parser.add_argument("--conformance", type=pathlib.Path, help="the program of the conformance suite (cargo test --test verbs)")
+    parser.add_argument("--conformance", type=pathlib.Path, help="the program of the conformance suite (cargo test --test verbs builds it)")
     parser.add_argument("--module", type=pathlib.Path, help="smbdirectk.ko, the device in the kernel")
-    parser.add_argument("--largest", type=int, default=256, help="MiB of the largest file (256)")
-    parser.add_argument("--seconds", type=int, default=1200, help="until a guest is stopped (1200)")
-    parser.add_argument("--at-once", type=int, default=2, help="guests that run at once (2)")
-    parser.add_argument("--output", type=pathlib.Path, default=smbd_server.ROOT / "target/kernel", help="directory for logs and reports")
+    parser.add_argument("--largest", type=int, default=256, help="size of the largest file in MiB (256)")
+    parser.add_argument("--seconds", type=int, default=1200, help="seconds until a guest is stopped (1200)")
+    parser.add_argument("--at-once", type=int, default=2, help="number of guests that run at once (2)")
+    parser.add_argument("--output", type=pathlib.Path, default=smbd_server.ROOT / "target/kernel", help="the directory for logs and reports")
     options = parser.parse_args()
     options.samba = smbd_server.samba_tree(options.samba, options.programs).resolve()
     options.programs = options.programs.resolve()

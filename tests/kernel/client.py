@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""In the guest: the kernel's SMB client against the patched smbd over SMB Direct.
+"""In the guest: tests the kernel's SMB client with the patched smbd over SMB Direct.
 
-    client.py software        smbdirectd's own iWARP, the client on siw
+    client.py software        smbdirectd on its own iWARP, the client on siw
     client.py siw             smbdirectd on verbs, both on siw
     client.py rxe             smbdirectd on verbs, both on rxe (RoCE)
-    client.py ksmbd           the kernel's own server instead, to see which side has a fault
+    client.py ksmbd           the kernel's own server instead, to see which side is at fault
     client.py outside         a server outside of the guest, at 10.0.2.2 (tests/kernel/outside.py starts it)
 """
 
@@ -22,24 +22,25 @@ import guest
 from guest import MEMORY, Kernel, Load, Mount, Report
 
 MIB = 1 << 20
-# A client that signs or seals places nothing directly. With small requests the messages of a sealing client fit into
-# its limits; `sealed` tests those that do not.
+# A client that signs or seals places nothing directly. With small requests, a sealing client's messages fit into its
+# limits; `sealed` tests messages that do not.
 WAYS = {"plain": [], "sign": ["sign"], "seal": ["seal", "rsize=131072", "wsize=131072"]}
 
-# How a mount comes to seal, but chooses the sizes of its requests as if it did not.
+# Two ways to make a mount seal while it chooses the sizes of its requests as if it did not.
 SEALED = {"seal": ("share", ["seal"]), "the share's `smb encrypt = required`": ("sealed", [])}
 
-# What the kernel logs when a test breaks a connection, or when a server is away for a while.
+# The kernel's messages when a test breaks a connection, or when a server is away for a while.
 BROKEN = [r"send_done|recv_done|register_mr_done|get_mr|has not responded", r"Send error", r"reconnect", r"smbd_", r"sending smb", r"Close unmatched|closing unmatched",
           r"No task to wake", r"cifs_(read|write)", r"RDMA|rdma", r"Unable to", r"Error -\d+ (sending|on)", r"Verify user has"]
 
-# What it logs when it reads the rest of a folio of many pages in the middle of which data are that it has yet to write: it
-# throws away what it reads there, all of it into one page, and then checks the signature of that (docs/interop.md).
+# The kernel's messages when it reads the rest of a large folio that contains data it has not written yet. It reads
+# everything there into one page that it throws away, and then checks the signature of that page (docs/interop.md).
 GAP_FILLED = [r"sign fail cmd 0x8 ", r"SMB signature verification returned error = -13"]
 
 
 class Server(guest.smbd_server.Server):
-    """The patched smbd and smbdirectd in the guest, with shares in its memory: the same files, with and without a seal."""
+    """The patched smbd and smbdirectd in the guest, with shares in its memory: the same files, with and without
+    encryption."""
 
     SHARES = {"share": [], "sealed": ["smb encrypt = required"]}
 
@@ -47,7 +48,7 @@ class Server(guest.smbd_server.Server):
         self.files = MEMORY / "files"
         self.address = guest.ADDRESS["rxe" if options.fabric == "rxe" else "siw"]
         self.fabric = "software" if options.fabric == "software" else "verbs"
-        # smbdirectd finds an RDMA device and uses it without configuration.
+        # smbdirectd finds an RDMA device and uses it without any configuration.
         listen, device = ([f"{self.address}:5445"], 'fabric = "software"\n') if self.fabric == "software" else ([], "")
         super().__init__(MEMORY / "server", options.samba, options.programs, self.SHARES, ["interfaces = lo"], device,
                          listen, 445)
@@ -61,7 +62,7 @@ class Server(guest.smbd_server.Server):
         return self.files
 
     def traffic(self):
-        """The totals of the client's connections."""
+        """Returns the totals of the client's connections."""
         status = self.status()
         names = ("rdma_read_bytes", "rdma_write_bytes", "inline_bytes_in", "inline_bytes_out", "invalidations_out")
         return {name: sum(connection[name] for connection in status["connections"]) for name in names}
@@ -77,7 +78,7 @@ class Server(guest.smbd_server.Server):
             self.control.unlink(missing_ok=True)
 
     def children(self):
-        """All remaining processes of smbd."""
+        """Returns all remaining processes of smbd."""
         wanted = str(self.config).encode()
         found = []
         for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
@@ -90,7 +91,7 @@ class Server(guest.smbd_server.Server):
 
 
 class Ksmbd:
-    """The kernel's own server, to see whether it is the client that is wrong."""
+    """The kernel's own server, to see whether the client is at fault."""
 
     user = "daemon"
 
@@ -122,7 +123,7 @@ class Ksmbd:
 
 
 class Client:
-    """The checks, for one server."""
+    """The checks that one server needs."""
 
     def __init__(self, options, server, report, kernel):
         self.kernel = kernel
@@ -137,7 +138,7 @@ class Client:
         return Mount(where, self.address, share, self.user, ",".join(["vers=3.1.1", "nosharesock", *options]))
 
     def dialects(self):
-        """Each dialect mounts, signs and seals, and moves data as it should."""
+        """Checks that each dialect mounts, signs and seals, and moves data in the right way."""
         for number, version in enumerate(("3.0", "3.0.2", "3.1.1")):
             for way, options in WAYS.items():
                 self.report.check(f"mount vers={version} {way}", self.dialect, number, version, way, options)
@@ -155,27 +156,27 @@ class Client:
                 self.check_traffic(version, way == "plain")
 
     def check_traffic(self, version, direct, size=3 * MIB):
-        """At least `size` bytes went each way, by RDMA or not."""
+        """Checks that at least `size` bytes went each way, by RDMA or not."""
         traffic = self.server.traffic()
         rdma = traffic["rdma_read_bytes"], traffic["rdma_write_bytes"]
         if direct:
             assert min(rdma) >= size, traffic
             assert max(traffic["inline_bytes_in"], traffic["inline_bytes_out"]) < MIB, traffic
-            # 3.0 knows only channel 1.
+            # SMB 3.0 has only channel 1.
             assert (traffic["invalidations_out"] > 0) == (version != "3.0"), (version, traffic)
         else:
             assert rdma == (0, 0), traffic
             assert min(traffic["inline_bytes_in"], traffic["inline_bytes_out"]) >= size, traffic
 
     def sealed(self, share, options):
-        """Reads a file of the server, and writes another one, at the sizes that the mount chooses by itself."""
+        """Reads a file of the server, and writes another one, with the sizes that the mount chooses by itself."""
         size = 2 * MIB + 77
         path = self.behind / f"sealed-{share}"
         files.write(path, 5, size, False)
         with self.mount(*options, share=share) as mounted:
             files.compare(mounted / path.name, 5, size)
-            # Without the cache, a READ that is too large to be answered is not retried: an error is right, wrong bytes
-            # are not.
+            # Without the cache, the client does not retry a READ that is too large to be answered: an error is right,
+            # wrong bytes are not.
             try:
                 files.compare(mounted / path.name, 5, size, True)
             except OSError as error:
@@ -185,7 +186,7 @@ class Client:
         files.compare(self.behind / f"written-{share}", 6, size)
 
     def all(self):
-        """The checks of a file system."""
+        """Runs the checks of a file system."""
         check, largest, verify = self.report.check, self.options.largest, self.options.verify
         self.dialects()
         if self.server:
@@ -201,7 +202,7 @@ class Client:
         check("unmount and mount again", self.again)
 
     def more(self, mounted):
-        """Checks that look at the server, or at two mounts."""
+        """Runs the checks that look at the server, or at two mounts."""
         check = self.report.check
         check("any length at any offset, direct", files.odd_offsets, mounted, self.behind, True, 3 * MIB + 1, 300)
         # Buffered I/O may use memory in pieces that the client cannot register (docs/interop.md).
@@ -211,7 +212,7 @@ class Client:
               max(2, self.options.verify // 4))
         check("truncate", files.truncate, mounted, self.behind)
         with self.mount(where="/mnt/other") as other:
-            check("locks and sight of two mounts", files.locks, mounted, other)
+            check("locks and data of two mounts", files.locks, mounted, other)
         check("10,000 names, rename, remove", files.names, mounted, self.behind, 10_000)
         check("the device's counters", self.counters)
         if self.options.gigabyte:
@@ -230,7 +231,7 @@ class Client:
         assert traffic["invalidations_out"] > 0, traffic
 
     def again(self):
-        # Over rxe the client may not survive any of these mounts (docs/interop.md).
+        # Over rxe, any of these mounts may crash the client (docs/interop.md).
         for number in range(3 if self.options.fabric == "rxe" else 10):
             with self.mount() as mounted:
                 (mounted / "again").write_bytes(b"%d" % number * 10_000)
@@ -240,7 +241,7 @@ class Client:
             guest.smbd_server.wait_for("the connections end", lambda: not self.server.status()["connections"])
 
     def failures(self):
-        """Whichever process dies under load: the mount works again, and synced data is there."""
+        """Kills any process of the server under load: afterwards the mount works again, and synced data is there."""
         with self.mount("echo_interval=5") as mounted:
             for name, kill in (("worker", self.kill_worker), ("smbd", self.kill_smbd), ("smbdirectd", self.kill_device)):
                 self.report.check(f"{name} is killed under load", self.failure, mounted, name, kill)
@@ -261,7 +262,7 @@ class Client:
         load.stop(120)
         for number in load.done:
             files.compare(path(self.behind, number), number, MIB)
-        self.report.fact(f"files synced, and not ({name} killed)", (len(load.done), load.errors))
+        self.report.fact(f"files synced, and errors ({name} killed)", (len(load.done), load.errors))
 
     def kill_worker(self):
         os.kill(self.server.workers()[0], signal.SIGKILL)
@@ -282,11 +283,11 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fabric", choices=["software", "siw", "rxe", "outside", "ksmbd"])
     parser.add_argument("--samba", type=pathlib.Path, help="Samba's build tree")
-    parser.add_argument("--programs", type=pathlib.Path, help="the directory of smbdirectd and smbdirectctl")
-    parser.add_argument("--largest", type=int, default=64, help="MiB of the largest file (64)")
+    parser.add_argument("--programs", type=pathlib.Path, help="the directory that has smbdirectd and smbdirectctl")
+    parser.add_argument("--largest", type=int, default=64, help="size of the largest file in MiB (64)")
     parser.add_argument("--verify", type=int, default=16, help="MiB that fio verifies (16)")
-    parser.add_argument("--failures", action="store_true", help="instead, kill processes of the server")
-    parser.add_argument("--only", default="", help="the checks whose names match this regular expression")
+    parser.add_argument("--failures", action="store_true", help="kill processes of the server instead")
+    parser.add_argument("--only", default="", help="run only checks whose names match this regular expression")
     parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="skip the check of this name")
     parser.add_argument("--limit", type=int, default=300, help="seconds that a check may take (300)")
     parser.add_argument("--gigabyte", action="store_true", help="also use a file of 1 GiB")
@@ -312,7 +313,7 @@ def main():
         client = Client(options, server, report, kernel)
         if options.failures:
             client.failures()
-            report.check("the kernel complains of lost connections only", kernel.check, BROKEN)
+            report.check("the kernel complains only about lost connections", kernel.check, BROKEN)
         else:
             client.all()
             report.check("the kernel has no complaints", kernel.check)

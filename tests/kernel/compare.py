@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""In the guest: the same fio jobs of the kernel's client against smbd and against ksmbd, over the same siw, in one boot.
+"""In the guest: runs the same fio jobs of the kernel's client against smbd and ksmbd, over the same siw, in one boot.
 
     compare.py            smbd with smbdirectd on its own iWARP, and ksmbd
-    compare.py --verbs    and smbd with smbdirectd on verbs
+    compare.py --verbs    also smbd with smbdirectd on verbs
 
-The servers take turns, so that other work of the machine affects all of them alike. The table has the medians, the ratios
-of smbd's throughput to ksmbd's, and the cost of a request in the whole guest, client and server together: context
-switches, and processor time in user space and in the kernel.
+The servers take turns, so that other work of the machine affects all of them alike. The table has the medians, the
+ratios of smbd's throughput to ksmbd's, and the cost of a request in the whole guest, client and server together:
+context switches, and processor time in user space and in the kernel.
 """
 
 import json
@@ -19,19 +19,19 @@ import sys
 import client
 import guest
 
-# size, depth
+# The size and the depth of each job.
 JOBS = [("1M", 1), ("1M", 8), ("64k", 1), ("4k", 1)]
 
 
 def work():
-    """Context switches, and microseconds in user space and in the kernel, since the guest started."""
+    """Returns context switches, and microseconds in user space and in the kernel, since the guest started."""
     said = {name: values for name, *values in map(str.split, pathlib.Path("/proc/stat").read_text().splitlines())}
     user, nice, system, _, _, irq, softirq, *_ = (int(value) * 1_000_000 / os.sysconf("SC_CLK_TCK") for value in said["cpu"])
     return int(said["ctxt"][0]), user + nice, system + irq + softirq
 
 
 def fio(mounted, name, operation, size, depth, seconds):
-    """MiB per second, the median latency in microseconds, and the work per request."""
+    """Returns MiB per second, the median latency in microseconds, and the work per request."""
     before = work()
     said = guest.run("fio", "--output-format=json", f"--name={name}", f"--filename={mounted}/{name}", f"--rw={operation}",
                      f"--bs={size}", f"--iodepth={depth}", "--ioengine=libaio", "--direct=1", "--size=64M", "--fallocate=none",
@@ -48,7 +48,7 @@ def measure(name, server, options, turn, results):
     try:
         with guest.Mount("/mnt/cifs", guest.ADDRESS["siw"], "share", server.user, "vers=3.1.1,nosharesock,cache=none") as mounted:
             for size, depth in JOBS:
-                # ksmbd of 6.12 does not survive a second write of a file by a later mount.
+                # In Linux 6.12, ksmbd does not survive it if a later mount writes a file again.
                 file = f"{name}-{turn}-{size}-{depth}"
                 for operation in ("write", "read"):
                     if operation == "write":
@@ -78,8 +78,8 @@ def table(results, names):
 def main():
     parser = client.arguments()
     parser.add_argument("--verbs", action="store_true", help="also run smbdirectd on verbs")
-    parser.add_argument("--turns", type=int, default=3, help="turns for each server (3)")
-    parser.add_argument("--seconds", type=int, default=3, help="seconds that each job takes (3)")
+    parser.add_argument("--turns", type=int, default=3, help="number of turns of each server (3)")
+    parser.add_argument("--seconds", type=int, default=3, help="duration of each job in seconds (3)")
     options = parser.parse_args(["software", *sys.argv[1:]])
     guest.add_rdma("siw")
     names = ["software", *(["siw"] if options.verbs else []), "ksmbd"]

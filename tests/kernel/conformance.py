@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""In the guest: the conformance suite of the fabrics on an RDMA device in software: conformance.py siw|rxe PROGRAM"""
+"""In the guest: runs the conformance suite of the fabrics on a software RDMA device: conformance.py siw|rxe PROGRAM"""
 
 import os
 import subprocess

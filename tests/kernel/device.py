@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""In the guest: the kernel module of /dev/smbdirect, with Linux's client on siw or rxe.
+"""In the guest: tests the kernel module of /dev/smbdirect, with Linux's client on siw or rxe.
 
     device.py siw --module smbdirectk.ko
 
-It plays smbd itself, by the calls of the device and nothing else: it attaches, is offered the connections of the
+The test plays smbd itself, and uses only the calls of the device: it attaches, is offered the connections of the
 kernel's client, and reads their first request. It breaks the rules of the interface in every way that a broken or
 hostile smbd could. At the end the module is unloaded, and says that nothing is left.
 """
@@ -33,9 +33,9 @@ SEND, BULK, RECEIVE, QUEUE = 1, 2, 3, 4
 OK, NOT_ATTACHED, NO_MEMORY, NO_TOKEN, TAKEN, CORRUPT = 0, 8, 10, 19, 21, 33
 LATER = -1
 LOOK, ALL_QUEUES = 1, 0xffffffff
-# Control messages.
+# The kinds of control messages.
 REPLY, SEGMENT, MADE_QUEUE, OFFER, DETACHED, ADDRESSES = 102, 103, 104, 105, 108, 109
-# Operations and completions.
+# The numbers of operations and completions.
 SEND_PDU, RDMA_READ, RDMA_WRITE, DISCONNECT, TRANSFER, RECYCLE, AUTHENTICATED = range(1, 8)
 CONNECTION, PDU, SENT, RDMA_DONE, DISCONNECTED, TRANSFERRED = range(1, 7)
 
@@ -73,7 +73,7 @@ class Process:
         self.segments, self.rings = {}, None
 
     def call(self, name, argument=b""):
-        """Makes a call; returns what is then in its argument, or the name of the error."""
+        """Makes a call. Returns what its argument contains afterwards, or the name of the error."""
         buffer = bytearray(argument)
         try:
             fcntl.ioctl(self.fd, CALLS[name], buffer if buffer else 0)
@@ -88,7 +88,7 @@ class Process:
         return struct.unpack_from("<i", answer, 144)[0]
 
     def read(self):
-        """Reads all messages that there are: their kinds, cookies and bodies."""
+        """Reads all waiting messages: their kinds, cookies and bodies."""
         buffer = bytearray(65536)
         address = ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
         while True:
@@ -107,7 +107,7 @@ class Process:
                 at += length
 
     def wait(self, kind, seconds=20):
-        """The first message of a kind, once it is there."""
+        """Waits for the first message of a kind."""
         end = time.monotonic() + seconds
         while True:
             self.read()
@@ -144,7 +144,7 @@ class Process:
         return answer if isinstance(answer, str) else struct.unpack_from("<I", answer, 16)[0]
 
     def take_memory(self):
-        """Maps what the device has announced."""
+        """Maps the memory that the device has announced."""
         self.read()
         kept = []
         for kind, cookie, body in self.messages:
@@ -159,7 +159,7 @@ class Process:
         self.messages = kept
 
     def completion(self, event, seconds=20):
-        """Takes completions until there is one of this event."""
+        """Takes completions until one has this event."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.take_memory()
@@ -181,8 +181,8 @@ def entry(operation, conn, cookie=0, place=0, length=0, descriptors=0, count=0, 
 
 
 class Rings:
-    """The two rings of a queue, seen from the worker. It never announces that it sleeps, so nothing but `poll` says when
-    there is something."""
+    """The two rings of a queue, as the worker sees them. The worker never announces that it sleeps, so only `poll` says
+    when there is something to do."""
 
     def __init__(self, memory, completions):
         self.memory = memory
@@ -209,7 +209,7 @@ class Rings:
 
 
 class Client:
-    """A mount by the kernel's client that nobody answers. Its end fails, which is what is expected."""
+    """A mount by the kernel's client that no server answers. It is expected to fail."""
 
     def __init__(self, address):
         pathlib.Path("/mnt/cifs").mkdir(exist_ok=True)
@@ -238,7 +238,7 @@ class Device:
         assert os.stat(PATH).st_mode & 0o777 == 0o600, oct(os.stat(PATH).st_mode)
 
     def unload(self):
-        """The module goes, and says what is left: nothing."""
+        """Unloads the module, which says that nothing is left."""
         before = len(run("dmesg").splitlines())
         run("rmmod", "smbdirectk", timeout=60)
         said = [line for line in run("dmesg").splitlines()[before:] if "smbdirect: unloaded" in line]
@@ -253,7 +253,7 @@ class Device:
             self.load()
 
     def refusals(self):
-        """What a call may not do is refused by name, before and after attaching."""
+        """Checks that forbidden calls are refused by name, before and after attaching."""
         with Process() as one:
             empty = {name: bytes(call >> 16 & 0x3fff) for name, call in CALLS.items()}
             for name in ("set_parameters", "set_addresses", "set_session_id", "claim", "decline", "get_mem_params", "grow",
@@ -294,7 +294,7 @@ class Device:
             assert one.call("get_events", empty["get_events"]) == "ESHUTDOWN"
 
     def memory(self):
-        """A worker's memory is its own: zeroed, mapped as often as it likes, and taken back."""
+        """Checks that a worker's memory is its own: zeroed, mapped as often as the worker likes, and taken back."""
         with Process() as worker:
             assert worker.attach(WORKER) == OK
             assert worker.grow(RECEIVE) == 1 and worker.grow(SEND, 0) == 1 and worker.grow(SEND, 5000) == 1
@@ -312,13 +312,13 @@ class Device:
                 assert error.errno == errno.EINVAL, error
             assert worker.call("release", struct.pack("<IIII", BULK, 0, 1, 0)) != "EBADF"
             assert again[:4] == b"mine", "a mapping keeps its pages"
-            # It has no such segment any more: the device detaches it.
+            # The worker has given this segment back, so the device detaches the worker.
             worker.call("release", struct.pack("<IIII", BULK, 0, 1, 0))
             assert struct.unpack_from("<i", worker.wait(DETACHED))[0] == CORRUPT
             assert worker.poll() & select.POLLHUP
 
     def offered(self, listener):
-        """The token of the next connection."""
+        """Returns the token of the next connection."""
         return listener.wait(OFFER)[:16]
 
     def listener(self):
@@ -327,7 +327,7 @@ class Device:
         return listener
 
     def connection(self):
-        """A client's first request reaches the worker that its connection is given to."""
+        """Checks that a client's first request reaches the worker that gets its connection."""
         with self.listener() as listener, Client(self.address):
             token = self.offered(listener)
             with Process() as worker:
@@ -339,14 +339,14 @@ class Device:
                 assert pdu["conn"] == conn
                 segment, unit = pdu["buffer"] >> 16 & 0xffff, pdu["buffer"] & 0xffff
                 bytes_of_pdu = worker.segments[RECEIVE, segment][unit * 8192:unit * 8192 + pdu["length"]]
-                # SMB2, the command NEGOTIATE, and the newest dialect somewhere.
+                # A PDU of SMB2 with the command NEGOTIATE, and the newest dialect somewhere in it.
                 assert bytes_of_pdu[:4] == b"\xfeSMB" and bytes_of_pdu[12:14] == b"\0\0", bytes_of_pdu[:64]
                 assert b"\x11\x03" in bytes_of_pdu[100:], bytes_of_pdu
                 worker.submit(entry(RECYCLE, conn, place=pdu["buffer"]), entry(DISCONNECT, conn))
                 assert worker.completion(DISCONNECTED)["status"] == 28, "closed by this side"
 
     def claimed(self):
-        """A worker that has attached before claims a connection; another one is declined."""
+        """Checks that a worker that attached earlier claims a connection, and that another connection is declined."""
         with self.listener() as listener, Process() as worker:
             assert worker.attach(WORKER) == OK
             with Client(self.address):
@@ -365,7 +365,7 @@ class Device:
                 assert struct.unpack_from("<i", answer, 16)[0] == OK
 
     def killed(self):
-        """Workers, listeners and clients that are killed leave nothing behind."""
+        """Checks that workers, listeners and clients that are killed leave nothing behind."""
         for round_number in range(self.options.kills):
             pid = os.fork()
             if pid == 0:
@@ -399,7 +399,7 @@ class Device:
             os._exit(1)
 
     def forked(self):
-        """A child's copy of the file does not keep its parent attached."""
+        """Checks that a child's copy of the file does not keep its parent attached."""
         read, write = os.pipe()
         parent = os.fork()
         if parent == 0:
@@ -418,7 +418,7 @@ class Device:
             os.kill(child, 9)
 
     def hostile_calls(self):
-        """Calls with anything in them: each is refused or carried out, and the kernel has no complaint."""
+        """Makes calls with arbitrary arguments: each is refused or carried out, and the kernel does not complain."""
         results = {}
         values = [0, 1, 2, 3, 4, 16, 4095, 4096, 0x7fffffff, 0x80000000, 0xffffffff]
         for _ in range(self.options.calls):
@@ -443,7 +443,7 @@ class Device:
                         except (OSError, ValueError):
                             pass
         self.report.fact("hostile calls", results)
-        # What a listener sets stays.
+        # What a listener has set stays.
         with self.listener() as listener:
             answer = listener.call("set_addresses", struct.pack("<IIQiI", 0, 1, 0, 0, 0))
             assert struct.unpack_from("<i", answer, 16)[0] == OK, answer
@@ -452,7 +452,7 @@ class Device:
         assert set(results) <= {"ok", "EBADF", "EINVAL", "EFAULT", "EBUSY", "EACCES", "ESHUTDOWN", "ENOTSUP", "ENOMEM"}, results
 
     def hostile_rings(self):
-        """Anything in the rings ends the worker that wrote it, at worst."""
+        """Puts arbitrary bytes into the rings: at worst, that ends the worker that wrote them."""
         ends = {}
         for _ in range(self.options.rings):
             with self.listener() as listener, Client(self.address):
@@ -504,7 +504,7 @@ class Device:
         check("unloaded, and nothing is left", self.unload)
 
 
-# What the kernel's client says of mounts that nobody answers.
+# The messages of the kernel's client about mounts that no server answers.
 CLIENT = [r"CIFS: VFS:"]
 
 
@@ -512,7 +512,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fabric", choices=["siw", "rxe"])
     parser.add_argument("--module", type=pathlib.Path, required=True, help="smbdirectk.ko")
-    parser.add_argument("--kills", type=int, default=8, help="how often a process is killed (8)")
+    parser.add_argument("--kills", type=int, default=8, help="how many times processes are killed (8)")
     parser.add_argument("--calls", type=int, default=100, help="how many files get hostile calls (100)")
     parser.add_argument("--rings", type=int, default=10, help="how many workers write hostile rings (10)")
     parser.add_argument("--seed", type=int, default=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checks of a file system, on a mount of the kernel's client; `behind` is the same directory at the server."""
+"""Checks a file system on a mount of the kernel's client; `behind` is the same directory at the server."""
 
 import errno
 import fcntl
@@ -11,13 +11,13 @@ import shutil
 import subprocess
 
 MIB = 1 << 20
-# Around the sizes at which the client changes its behaviour: a page, its threshold for RDMA, a message, and the largest
-# request.
+# Sizes around those at which the client changes its behaviour: a page, its threshold for RDMA, a message, and the
+# largest request.
 SIZES = [0, 1, 100, 1363, 4095, 4096, 4097, 65536, 65537, MIB - 1, MIB, MIB + 1, 5 * MIB + 12345, 64 * MIB, 256 * MIB]
 
 
 def content(seed, size, block=MIB):
-    """The bytes of a file, a block at a time: no two pages are alike, not even in different files."""
+    """Yields the bytes of a file, a block at a time: no two pages are alike, not even in different files."""
     base = (seed.to_bytes(4, "little") * 1024)[:4096]
     for at in range(0, size, block):
         pages = bytearray(base * (block // 4096))
@@ -27,7 +27,7 @@ def content(seed, size, block=MIB):
 
 
 def aligned(size):
-    """Memory for files that are opened with O_DIRECT."""
+    """Returns memory for files that are opened with O_DIRECT."""
     return mmap.mmap(-1, max(size, 4096))
 
 
@@ -66,7 +66,7 @@ def compare(path, seed, size, direct=False, block=MIB):
 
 
 def difference(memory, piece, at):
-    """Where the data that was read differs from what was written, and what is there instead."""
+    """Says where the data that was read differs from what was written, and what is there instead."""
     pages = [page for page in range(0, len(piece), 4096) if memory[page:min(page + 4096, len(piece))] != piece[page:page + 4096]]
     first = next(byte for byte in range(pages[0], len(piece)) if memory[byte] != piece[byte])
     return (f"{len(pages)} pages differ, from {at + pages[0]} to {at + pages[-1]}; at {at + first} there is "
@@ -74,14 +74,14 @@ def difference(memory, piece, at):
 
 
 def sizes(mounted, behind, direct, largest):
-    """Files of all sizes; they stay if the server's directory is not visible."""
+    """Checks files of all sizes. They stay if the server's directory is not visible."""
     for seed, length in enumerate(SIZES, 1):
         if length <= largest:
             size(mounted, behind, length, seed, direct)
 
 
 def size(mounted, behind, length, seed, direct):
-    """Writes a file, compares it at the server, and reads it back."""
+    """Writes a file, compares it with the server's, and reads it back."""
     path = mounted / f"size-{length}-{'direct' if direct else 'buffered'}"
     write(path, seed, length, direct)
     if behind:
@@ -98,7 +98,7 @@ def drop_caches():
 
 
 def fio(mounted, name, *options):
-    """Random offsets and sizes, each block with its checksum, by fio; fails if one is wrong."""
+    """Writes and reads at random offsets and sizes with fio, each block with its checksum. Fails if one is wrong."""
     command = ["fio", "--minimal", f"--name={name}", f"--directory={mounted}", "--rw=randrw", "--verify=crc32c",
                "--verify_fatal=1", "--fallocate=none", "--ioengine=psync", "--randseed=4711", "--unlink=1", *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900)
@@ -112,7 +112,7 @@ def verify(mounted, megabytes):
 
 
 def odd_offsets(mounted, behind, direct, size, count):
-    """Writes and reads of any length at any offset, compared with a copy in memory."""
+    """Writes and reads any length at any offset, and compares the data with a copy in memory."""
     chance = random.Random(4711)
     model = bytearray(size)
     path = mounted / "odd"
@@ -183,7 +183,7 @@ def truncate(mounted, behind):
 
 
 def locks(one, other):
-    """Two mounts with a connection each: what one has locked, the other cannot lock."""
+    """Checks two mounts, each with its own connection: what one has locked, the other cannot lock."""
     (one / "locked").write_bytes(bytes(100))
     with open(one / "locked", "r+b") as mine, open(other / "locked", "r+b") as theirs:
         fcntl.lockf(mine, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 0)
@@ -196,7 +196,7 @@ def locks(one, other):
         fcntl.lockf(mine, fcntl.LOCK_UN, 10, 0)
         fcntl.lockf(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 5)
     (one / "locked").unlink()
-    # What one has written and closed, the other reads.
+    # The other mount reads what one has written and closed.
     for round_ in range(5):
         (one / "seen").write_bytes(f"round {round_}".encode() * 1000)
         assert (other / "seen").read_bytes() == f"round {round_}".encode() * 1000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What every test in the guest needs: RDMA devices, mounts of the kernel's client, and the kernel's log."""
+"""Provides what every test in the guest needs: RDMA devices, mounts of the kernel's client, and the kernel's log."""
 
 import json
 import multiprocessing
@@ -16,26 +16,26 @@ sys.dont_write_bytecode = True
 
 import smbd_server  # noqa: E402
 
-# A directory of the machine that the guest runs on.
+# A directory of the machine on which the guest runs.
 OUTSIDE = pathlib.Path("/mnt/guest")
-# In the guest's memory.
+# A directory in the guest's memory.
 MEMORY = pathlib.Path("/mnt/share")
 
 # The exit status of a guest whose kernel has failed by a fault of its own (docs/interop.md): its client waits for ever,
 # in smbd_send or smbd_destroy, for work that failed with its connection, or has followed a null pointer while it
-# disconnected. Another guest may be spared.
+# disconnected. Another try may succeed.
 KERNEL_FAILED = 42
 FAULTS = r"smbd_(send|destroy)\+|Workqueue: smbd_\w+ smbd_disconnect_rdma_work"
-# The same for siw as the acceptor: it has missed the first message of a connection.
+# The same if siw is the acceptor: it may also miss the first message of a connection.
 FAULTS_OF_SIW = FAULTS + r"|smbd_negotiate rc=-"
 
-# The guest's own address behind siw, and behind rxe: lo has no RDMA.
+# The guest's own address on siw, and on rxe, because lo has no RDMA.
 ADDRESS = {"siw": "10.9.0.1", "rxe": "10.0.2.15"}
 
-# Harmless messages of the kernel in such an environment.
+# Harmless messages of the kernel in this environment.
 HARMLESS = re.compile(r"speed is unknown|iwpm_register_pid|Unable to send a nlmsg|RETBleed|Spectre|TSC|clocksource"
                       r"|RDMA transport established|Signing is enabled, and RDMA read/write will be disabled"
-                      # A client that unmounts posts once more on the connection that it ends.
+                      # A client that unmounts posts one more request on the connection that it ends.
                       r"|smbd_post_(recv|send_credits):.*post_recv failed rc=-107")
 WRONG = re.compile(r"WARNING|BUG|Oops|Call Trace|rcu.*stall|blocked for more than|general protection|refcount_t"
                    r"|list_(add|del) corruption|use-after-free|page allocation failure|KASAN|lockdep", re.IGNORECASE)
@@ -49,13 +49,13 @@ def run(*command, check=True, **more):
 
 
 def load(module):
-    """Loads a module, unless the kernel has everything built in."""
+    """Loads a module, unless everything is built into the kernel."""
     if pathlib.Path("/lib/modules", os.uname().release).exists():
         run("modprobe", module)
 
 
 def add_rdma(kind, interface=None):
-    """Makes an RDMA device in software; siw on an interface that leads nowhere, unless another is named."""
+    """Makes a software RDMA device. siw gets an interface that leads nowhere, unless another is named."""
     if interface is None and kind == "siw":
         interface = "dummy0"
         run("ip", "link", "add", interface, "type", "dummy", check=False)
@@ -66,7 +66,7 @@ def add_rdma(kind, interface=None):
 
 
 class Mount:
-    """A share that the kernel's client has mounted by SMB Direct."""
+    """A share that the kernel's client has mounted over SMB Direct."""
 
     def __init__(self, where, address, share, user, options):
         self.where = pathlib.Path(where)
@@ -79,7 +79,7 @@ class Mount:
         return self.where
 
     def __exit__(self, kind, *_):
-        # If a client waits for a server that is gone, this would wait as well.
+        # If a client waits for a server that is gone, umount would wait as well.
         run("umount", *(["-l"] if kind else []), self.where, check=not kind, timeout=120)
 
 
@@ -88,12 +88,13 @@ def debug_data():
 
 
 def is_late_break(lines):
-    """A break of a lease that the client has just given up, with the first words of the next message."""
+    """Recognizes the break of a lease that the client has just given up; it is logged with the first words of the next
+    message."""
     return "No task to wake" in lines[0] and lines[-1].endswith(".SMB@...........") and " 00000012 " in lines[-1]
 
 
 def without_own(lines):
-    """Removes the warning that cifs.ko causes when it leaves rxe: it drains a receive queue that is full."""
+    """Removes the warning that cifs.ko causes when it disconnects from rxe: it drains a receive queue that is full."""
     kept, block = [], None
     for line in lines:
         if block is None and "WARNING:" in line and "__ib_drain_rq" in line:
@@ -123,7 +124,8 @@ class Kernel:
         return new
 
     def check(self, expected=()):
-        """Fails if it has warned. Messages about broken connections are expected in tests that break them."""
+        """Fails if the kernel has warned. Messages about broken connections are expected in tests that break
+        connections."""
         new = without_own(self.said())
         wrong = [line for line in new if WRONG.search(line) and not HARMLESS.search(line)]
         odd = [line for number, line in enumerate(new) if "CIFS: VFS" in line and not HARMLESS.search(line)
@@ -134,10 +136,10 @@ class Kernel:
 
 
 class Watchdog:
-    """Ends the guest if something in it hangs, as a process does that waits for a server in the kernel.
+    """Ends the guest if something in it hangs, for example a process that waits in the kernel for a server.
 
-    It is a separate process, started before there is a mount: a program that starts a process closes its open files in
-    it, and on a share that waits for the server.
+    The watchdog is a separate process that is started before there is a mount. If it were started later, it would first
+    close the program's open files on a share, and that would wait for the server, too.
     """
 
     def __init__(self, faults):
@@ -175,7 +177,7 @@ class Watchdog:
         failed = self.faults.search(said)
         if failed:
             print("   by a fault of the kernel's own (docs/interop.md)", flush=True)
-        # Tasks that wait in the kernel cannot be killed, so the guest ends as it is.
+        # Tasks that wait in the kernel cannot be killed, so end the whole guest.
         run("cp", "-r", MEMORY / "server/log", OUTSIDE / "server-log", check=False)
         (OUTSIDE / "dmesg").write_text(said)
         (OUTSIDE / "status").write_text(str(KERNEL_FAILED if failed else 1))
@@ -185,13 +187,13 @@ class Watchdog:
 
 
 class Report:
-    """Runs checks; prints a line for each one as it ends, and writes all of them to a file.
+    """Runs checks. Prints a line for each one as it ends, and writes all of them to a file.
 
-    A check that fails ends the run, after `explain` has described the state. So does one that takes too long, or that
-    leaves something behind that does not end.
+    If a check fails, the run ends after `explain` has described the state. The run also ends if a check takes too long,
+    or if it leaves something behind that does not end.
     """
 
-    # Seconds for everything to end after a check has failed.
+    # How many seconds everything may take to end after a check has failed.
     ENDING = 120
 
     def __init__(self, title, only, explain, limit=300, skip=(), faults=FAULTS):
@@ -244,7 +246,7 @@ class Report:
 
 
 class Load:
-    """Does one thing on a mount again and again, in a process of its own: see `Watchdog`.
+    """Repeats one thing on a mount, in a process of its own: see `Watchdog`.
 
     `done` has the numbers of the successful rounds, `errors` the messages of the others.
     """
@@ -281,6 +283,6 @@ class Load:
 
     def stop(self, seconds):
         self.ending.set()
-        # It may wait until its output is read.
+        # The process may wait until its output is read.
         smbd_server.wait_for("the load ends", lambda: self.collect() or not self.process.is_alive(), seconds)
         self.collect()

@@ -1,32 +1,32 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# A Linux in QEMU with software RDMA (siw, rxe), the kernel's own SMB client and its own SMB server:
+# Runs Linux in QEMU with software RDMA (siw, rxe), the kernel's own SMB client and its own SMB server:
 #
 #   tests/kernel/guest.sh deps           install what it needs (apt, as root)
 #   tests/kernel/guest.sh build          fetch the newest kernel of Debian 13, and build the modules that it lacks
-#   tests/kernel/guest.sh headers        print the directory that modules are built with, KDIR of their makefiles
+#   tests/kernel/guest.sh headers        print the directory to build modules with (KDIR in their makefiles)
 #   tests/kernel/guest.sh run COMMAND... run a command as root in the guest, and exit with its status
 #
-# The guest sees this machine's files; whatever it writes to them is lost when it ends, except in the directory
-# GUEST_DIR. The output of the command is printed; the kernel's messages are in GUEST_DIR/dmesg, and the console's
-# output in GUEST_DIR/console. It does not need KVM: the guest's processors are emulated, at about a tenth of the speed.
+# The guest sees this machine's files. Whatever it writes to them is lost when it ends, except in the directory
+# GUEST_DIR. The command's output is printed; the kernel's messages are in GUEST_DIR/dmesg, and the console's output is
+# in GUEST_DIR/console. KVM is not needed: the guest's processors are emulated, at about a tenth of the speed.
 #
-# GUEST_DIR=     a directory of this machine that the guest may write (a temporary one; in the guest it is /mnt/guest)
+# GUEST_DIR=     a directory of this machine in which the guest may write (a temporary one; /mnt/guest in the guest)
 # GUEST_MODULES= files with modules to load before the command, separated by blanks
-# GUEST_SECONDS= seconds until the guest is stopped (1800)
+# GUEST_SECONDS= seconds after which the guest is stopped (1800)
 # GUEST_MEMORY=  its memory (6G)
 # GUEST_NETWORK= more options of QEMU's user network, such as hostfwd=tcp:127.0.0.1:5445-:5445
 # KERNEL_SRC=    a tarball or directory with another source of Linux, from which the whole kernel is built
-# KERNEL_CONFIG= a file with more options for that kernel, such as CONFIG_KASAN=y
+# KERNEL_CONFIG= a file with additional options for that kernel, such as CONFIG_KASAN=y
 # JOBS=          how many compilers run at once (as many as there are processors)
 #
-# The kernel is kept in ${XDG_CACHE_HOME:-~/.cache}/smbdirect, named by a hash of what it was made from.
+# The kernel is kept in ${XDG_CACHE_HOME:-~/.cache}/smbdirect, named after a hash of what it was made from.
 
-# The verbs are called by name.
+# The functions for the verbs are called by name.
 # shellcheck disable=SC2317
 set -euo pipefail
 called_from=$PWD
-# They are relative to the caller's directory.
+# The paths are relative to the caller's directory.
 [ -z "${KERNEL_SRC:-}" ] || KERNEL_SRC=$(realpath -e "$KERNEL_SRC")
 [ -z "${KERNEL_CONFIG:-}" ] || KERNEL_CONFIG=$(realpath -e "$KERNEL_CONFIG")
 cd "$(dirname "$0")/../.."
@@ -39,7 +39,7 @@ linux=linux-source-6.12
 packages=(bc binutils bison ccache cifs-utils cpio dpkg-dev fio flex gcc ibverbs-providers iproute2 kmod libc6-dev
     libelf-dev libglib2.0-0 libnl-3-200 libnl-genl-3-200 make perl python3 qemu-system-x86 rdma-core rsync seabios xz-utils
     zstd)
-# Its name changed.
+# The name of this package has changed.
 ! apt-cache show libglib2.0-0t64 >/dev/null 2>&1 || packages=("${packages[@]/libglib2.0-0/libglib2.0-0t64}")
 
 die() {
@@ -61,7 +61,7 @@ verb_deps() {
 
 # ---- the kernel
 
-# Debian's packages are fetched at most once a day: a kernel, what its modules are built with, ksmbd's user-space programs,
+# Fetches Debian's packages, at most once a day: a kernel, what its modules are built with, ksmbd's user-space programs,
 # and a shell for the initrd. linux-newest has the kernel's release and the packages' version.
 fetch() {
     local work release version names
@@ -70,7 +70,7 @@ fetch() {
     say "asking the Debian mirror for the newest kernel and ksmbd-tools of Debian 13"
     work=$(mktemp -d "$cache/source/apt.XXXXXX")
     mkdir "$work/got"
-    # A package that is already here with the right checksum is not fetched again.
+    # Do not fetch a package that is already here with the right checksum.
     ln "$cache/source"/{linux-,ksmbd-tools_,busybox-static_}*.deb "$work/got/" 2>/dev/null || true
     if debian_apt "$work" "$suite" deb && logged "$work/log" apt-get "${debian_apt[@]}" update &&
         read -r release version < <(newest_kernel "${debian_apt[@]}") &&
@@ -83,7 +83,7 @@ fetch() {
         mv "$work/got"/*.deb "$cache/source/"
         echo "$release $version" >"$cache/source/linux-newest"
     elif fetched; then
-        say "that did not work: going on with Linux $(cut -d ' ' -f 1 "$cache/source/linux-newest"), fetched earlier"
+        say "that did not work: continuing with Linux $(cut -d ' ' -f 1 "$cache/source/linux-newest"), fetched earlier"
     else
         rm -rf "$work"
         die "no kernel: try again, or set KERNEL_SRC=<a tarball or directory>"
@@ -91,8 +91,8 @@ fetch() {
     rm -rf "$work"
 }
 
-# The release and version of the newest kernel of which there is everything. Its signed image may come later than its
-# source.
+# Prints the release and the version of the newest kernel for which everything is available. Its signed image may come
+# later than its source.
 newest_kernel() {
     local release version
     apt-cache "$@" show linux-image-amd64 |
@@ -110,7 +110,7 @@ kernel_packages() {
     printf '%s\n' "linux-image-$1" "linux-headers-$1" "linux-headers-${1%-*}-common" "linux-kbuild-${1%-*}" "$linux"
 }
 
-# Whether everything of the newest kernel is here.
+# Tells whether everything for the newest kernel is here.
 fetched() {
     local release version name
     read -r release version 2>/dev/null <"$cache/source/linux-newest" || return 1
@@ -142,7 +142,7 @@ kernel_path() {
     echo "$cache/kernel-$key"
 }
 
-# The kernel's directory, if it is there.
+# Prints the kernel's directory, if it exists.
 kernel() {
     local kernel
     kernel=$(kernel_path)
@@ -173,7 +173,7 @@ verb_build() {
     dpkg-deb -x "$(deb ksmbd-tools)" "$work/ksmbd-tools"
     mv "$work/vmlinux.new" "$work/vmlinux"
     mv "$work" "$kernel"
-    # Keep the two most recently used ones.
+    # Keep the two kernels that were used most recently.
     find "$cache" -maxdepth 1 -name 'kernel-*' -type d -printf '%T@ %p\n' | sort -rn | tail -n +3 | cut -d ' ' -f 2- |
         xargs -r rm -rf
     say "built in $((SECONDS - started)) s: $kernel/vmlinux"
@@ -225,7 +225,7 @@ console=ttyS0 loglevel=4 panic=-1 no_timer_check net.ifnames=0 mitigations=off")
         -serial "file:$GUEST_DIR/console" </dev/null
     status=$?
     set -e
-    # The device exits QEMU with 2 n + 1 for the byte n that is written to it.
+    # For a byte n that is written to it, the device exits QEMU with status 2 n + 1.
     [ $((status % 2)) = 0 ] || [ ! -e "$GUEST_DIR/status" ] || exit "$(cat "$GUEST_DIR/status")"
     tail -n 20 "$GUEST_DIR/console" >&2
     [ "$status" != 124 ] || die "the guest did not end within ${GUEST_SECONDS:-1800} s"
@@ -242,5 +242,6 @@ main() {
     exit 0
 }
 
-# In a function, so that bash reads the whole file before it runs anything: the file may be edited meanwhile.
+# All code is in a function, so that bash reads the whole file before it runs anything, and the file may be edited
+# meanwhile.
 main "$@"

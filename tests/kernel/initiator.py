@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""In the guest: our initiator, smbdirectctl bench, against ksmbd, an SMB Direct server written elsewhere.
+"""In the guest: tests our initiator, smbdirectctl bench, against ksmbd, an independent SMB Direct server.
 
-Takes the options of client.py. One connection after the other writes and reads, large and small, on our iWARP and on
-siw.
+Takes the options of client.py. Makes one connection after the other, on our iWARP and on siw; each writes and reads
+large and small requests.
 """
 
 import json
@@ -13,7 +13,7 @@ import sys
 import client
 import guest
 
-# Enough connections to see what happens to one in many: see docs/interop.md on siw as the acceptor.
+# Enough connections to find a fault that affects only one in many: see docs/interop.md on siw as the acceptor.
 CONNECTIONS = 8
 
 

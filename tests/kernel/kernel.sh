@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash disable=SC2154
-# How guest.sh makes a kernel for the guest: the one that Debian 13 ships, with the modules that Debian leaves out; or
-# one from another source, with everything built in. The hash of this file is part of a kernel's name in the cache.
+# Makes a kernel for guest.sh: either the one that Debian 13 ships, with the modules that Debian leaves out, or one from
+# another source, with everything built in. The hash of this file is part of a kernel's name in the cache.
 #
 # A kernel's directory has
 #
 #   vmlinux       what QEMU boots
 #   initrd        loads the modules that the root directory needs (the one from another source needs none)
-#   lib/modules   the modules, as modprobe wants them
-#   build         what out-of-tree modules are built with, KDIR of their makefiles
+#   lib/modules   the modules, in the layout that modprobe expects
+#   build         the directory to build out-of-tree modules with (KDIR in their makefiles)
 #   ksmbd-tools   ksmbd's programs in user space
 
-# The modules that the guest needs, and where in Debian's kernel they and those that they depend on are.
+# The modules that the guest needs, and the directories of Debian's kernel that have them and their dependencies.
 needed_modules=(siw cifs ksmbd rdma_rxe rdma_ucm ib_uverbs dummy)
 distribution_modules=(arch/x86/crypto crypto lib fs/9p fs/configfs fs/netfs fs/nls fs/overlayfs fs/smb/common net/9p
     net/core net/dns_resolver net/ipv4 net/ipv6 net/key net/netlink net/packet net/sched net/unix drivers/block
     drivers/char/hw_random drivers/infiniband/core drivers/infiniband/sw drivers/net/dummy.ko.xz
     drivers/net/net_failover.ko.xz drivers/net/veth.ko.xz drivers/net/virtio_net.ko.xz drivers/virtio)
 
-# Those that it needs before it has a root directory.
+# The modules that the guest needs before it has a root directory.
 early_modules=(9pnet_virtio 9p overlay virtio_net)
 
 # The options of kbuild for the modules that Debian leaves out, as make variables and as macros.
@@ -32,7 +32,7 @@ kbuild() {
 
 # ---- Debian's kernel
 
-# debian_kernel DIRECTORY RELEASE: RELEASE is such as 6.12.118+deb13-amd64.
+# debian_kernel DIRECTORY RELEASE: RELEASE looks like 6.12.118+deb13-amd64.
 debian_kernel() {
     local work=$1 release=$2
     say "unpacking Linux $release of Debian 13"
@@ -55,8 +55,8 @@ debian_kernel() {
     rm -rf "$work"/{source,image,tools,modules,needed,early}
 }
 
-# The part of the source that kbuild's programs and the modules are made of: all of it takes longer to write, and to
-# remove again, than the modules to build.
+# Unpacks only the part of the source that kbuild's programs and the modules are made of. Writing and removing all of it
+# takes longer than building the modules.
 linux_source() {
     dpkg-deb --fsys-tarfile "$(deb "$linux")" | tar -x -O "./usr/src/$linux.tar.xz" |
         tar -C "$1" --strip-components=1 -xJ --wildcards "$linux/Makefile" "$linux/Kbuild" '*/Kconfig*' '*.config' \
@@ -65,14 +65,14 @@ linux_source() {
             "$linux"/{'drivers/infiniband/sw/siw/*','fs/smb/*','fs/nls/*'}
 }
 
-# Debian's headers expect to be below /usr, the compiler of Debian 13, and its C library for kbuild's own programs.
-# Those programs are built anew, and the compiler is the machine's.
+# Debian's headers expect to be below /usr, and they expect the compiler of Debian 13, and its C library for kbuild's
+# own programs. So these programs are rebuilt, and the compiler is the machine's.
 headers() {
     local work=$1 release=$2 scripts=$1/build/scripts name
     # shellcheck disable=SC2016
     echo 'include $(dir $(lastword $(MAKEFILE_LIST)))'"../linux-headers-${release%-*}-common/Makefile" >"$work/build/Makefile"
     sed -i 's/^CC = .*/CC = gcc/; /^override CROSS_COMPILE/d' "$work/build/.kernelvariables"
-    # No type information for BPF, which needs pahole; no debug information; no option that only gcc 14 has.
+    # Leave out type information for BPF, which needs pahole, debug information, and the options that only gcc 14 has.
     sed -i '/^CONFIG_DEBUG_INFO_BTF_MODULES=/d; /^CONFIG_DEBUG_INFO=/d' "$work/build/include/config/auto.conf"
     gcc -fmin-function-alignment=16 -E -x c /dev/null >/dev/null 2>&1 ||
         sed -i '/^CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT=/d' "$work/build/include/config/auto.conf"
@@ -92,13 +92,13 @@ smb_direct_modules() {
     (cd "$work/source" && cp -a --parents -t "$work/modules" drivers/infiniband/sw/siw fs/smb fs/nls/*.h)
     echo 'obj-y += drivers/infiniband/sw/siw/ fs/smb/client/ fs/smb/server/' >"$work/modules/Kbuild"
     logged "$work/log" kbuild -C "$work/build" M="$work/modules" "${smb_direct[@]}" modules ||
-        die "the modules do not build; all of the output is in $work/log"
+        die "the modules do not build; the whole output is in $work/log"
 }
 
-# Puts the modules into lib/modules, and lets nothing pass that the kernel would refuse.
+# Puts the modules into lib/modules, and fails if the kernel would refuse one.
 modules() {
     local work=$1 release=$2 all="$1/lib/modules/$2" name
-    # kmod looks in one or the other, by its version.
+    # Depending on its version, kmod looks in one directory or the other.
     mkdir -p "$work/usr/lib"
     ln -s usr/lib "$work/lib"
     mkdir -p "$all/kernel"
@@ -110,13 +110,13 @@ modules() {
     done
     logged "$work/log" depmod -b "$work" -e -E "$work/build/Module.symvers" "$release" || die "depmod"
     insmods "$work" "$release" "${needed_modules[@]}" "${early_modules[@]}" >"$work/needed"
-    ! grep -Ff "$work/needed" "$work/log" || die "the modules above lack something"
+    ! grep -Ff "$work/needed" "$work/log" || die "the modules above have unresolved symbols"
     name=$(modinfo -F vermagic "$all"/kernel/{{siw,cifs,ksmbd},drivers/infiniband/core/ib_core}.ko | sort -u)
     [[ $name == "$release "* && $name != *$'\n'* ]] ||
         die "the modules that were built are not for Linux $release"
 }
 
-# The files of modules and of those that they depend on, in the order in which they are loaded.
+# Prints the files of modules and of their dependencies, in the order in which they have to be loaded.
 insmods() {
     local work=$1 release=$2 name
     shift 2
@@ -125,7 +125,7 @@ insmods() {
     done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }'
 }
 
-# A few modules, and a shell to load them.
+# Makes an initrd with a few modules, and a shell to load them.
 initrd() {
     local work=$1 release=$2 root=$1/initrd.root file number=0
     mkdir -p "$root"/{bin,dev,modules,root}
@@ -142,7 +142,7 @@ initrd() {
 
 # ---- a kernel from another source
 
-# built_kernel DIRECTORY: everything of tests/kernel/config is built in. The source stays, because modules need it.
+# built_kernel DIRECTORY: builds in everything of tests/kernel/config. The source stays, because modules need it.
 built_kernel() {
     local work=$1
     mkdir -p "$work/source" "$work/build"
@@ -160,22 +160,22 @@ built_kernel() {
     kbuild -C "$work/source" O="$work/build" vmlinux modules 2>&1 </dev/null | tee "$work/log" | show_progress ||
         { tail -n 30 "$work/log"; die "the kernel does not build; its output is in $work/log"; }
     objcopy --strip-debug "$work/build/vmlinux" "$work/vmlinux.new"
-    # The directory gets another name.
+    # The directory is renamed afterwards.
     sed -i "s,$work/,${work%.new}/,g" "$work/build/Makefile"
     ln -sfn ../source "$work/build/source"
 }
 
-# The kernel's configuration must have every line of ours: kconfig silently drops options that its version does not know
-# or whose dependencies are missing.
+# Checks that the kernel's configuration has every line of ours: kconfig silently drops options that its version does
+# not know or that lack a dependency.
 configured() {
     local missing
     missing=$(grep -E '^CONFIG_|is not set$' tests/kernel/config | grep -vxFf "$1/.config" | grep -v 'is not set$' || true)
-    [ -z "$missing" ] || say "this kernel has no: $(tr '\n' ' ' <<<"$missing")"
+    [ -z "$missing" ] || say "this kernel lacks: $(tr '\n' ' ' <<<"$missing")"
     ! grep -qE '^CONFIG_(RDMA_SIW|RDMA_RXE|CIFS_SMB_DIRECT|SMB_SERVER_SMBDIRECT|PVH|OVERLAY_FS|9P_FS)=' <<<"$missing" ||
-        die "the tests need at least one of these"
+        die "the tests need at least one of these options"
 }
 
-# Prints a line every 15 seconds: how many files are done, of about how many.
+# Prints a line every 15 seconds: how many files are done, and about how many there are.
 show_progress() {
     local files=0 next=$((SECONDS + 15)) line
     while IFS= read -r line; do

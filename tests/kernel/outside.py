@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""On the machine: smbd and smbdirectd of this machine, and the kernel's client in the guest, by QEMU's user network.
+"""On the machine: runs smbd and smbdirectd here, and the kernel's client in the guest, over QEMU's user network.
 
 The client knows only port 5445, so everything runs in a network namespace in which that port is free.
 """
@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 
 def own_network():
-    """Starts this program again in a network namespace that has only lo."""
+    """Restarts this program in a network namespace that has only lo."""
     if "SMBDIRECT_OWN_NETWORK" not in os.environ:
         os.environ["SMBDIRECT_OWN_NETWORK"] = "1"
         os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
@@ -33,7 +33,7 @@ def own_network():
 
 
 class Watch:
-    """The most that any connection was seen to carry."""
+    """The most that any connection has been seen to carry."""
 
     def __init__(self, server):
         self.server = server
@@ -55,8 +55,8 @@ class Watch:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--samba", type=pathlib.Path, required=True, help="Samba's build tree")
-    parser.add_argument("--programs", type=pathlib.Path, required=True, help="the directory of smbdirectd and smbdirectctl")
-    parser.add_argument("--largest", type=int, default=64, help="MiB of the largest file (64)")
+    parser.add_argument("--programs", type=pathlib.Path, required=True, help="the directory that has smbdirectd and smbdirectctl")
+    parser.add_argument("--largest", type=int, default=64, help="size of the largest file in MiB (64)")
     options = parser.parse_args()
     own_network()
     end_in_order()
@@ -71,7 +71,7 @@ def main():
         watch.stop()
         if guest.returncode:
             sys.exit(f"outside: the guest ended with {guest.returncode}; the server's logs are in {root}/server/log")
-        # The server must have what the client wrote and read back.
+        # The server must have the data that the client wrote and read back.
         for seed, size in enumerate(files.SIZES, 1):
             for how in ("buffered", "direct"):
                 if size <= options.largest * MIB:

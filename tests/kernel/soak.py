@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""In the guest: mixed load by the kernel's client for a time, and whether the server's memory, file descriptors and
-registrations stay as they are. Takes the options of client.py, and --minutes."""
+"""In the guest: runs a mixed load of the kernel's client for a time, and checks that the server's memory, file
+descriptors and registrations do not grow. Takes the options of client.py, and --minutes."""
 
 import os
 import pathlib
@@ -14,14 +14,14 @@ import files
 import guest
 
 MIB = 1 << 20
-# How often to look at the memory and descriptors of the processes.
+# How often to look at the memory and descriptors of the processes, in seconds.
 INTERVAL = 30
-# Seconds within which every load ends a round, even on a slow machine.
+# Every load ends a round within this many seconds, even on a slow machine.
 STANDSTILL = 600
 
 
 def process(pid):
-    """KiB of anonymous memory, and the number of descriptors."""
+    """Returns the KiB of anonymous memory, and the number of descriptors."""
     anonymous = next(line for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(anonymous.split()[1]), len(os.listdir(f"/proc/{pid}/fd"))
 
@@ -42,7 +42,7 @@ def sample(server):
 
 
 def loads(checks, mounted):
-    """The load: large and small, direct and buffered, by the mount that stays and by new ones."""
+    """The load: large and small, direct and buffered, on the mount that stays and on new ones."""
     chance = random.Random(1)
 
     def large(number):
@@ -102,7 +102,7 @@ def main():
 
 
 def go_on(running, look, seconds):
-    """Takes samples until the time is over; until then each load must go on without an error."""
+    """Takes samples until the time is over. Until then each load must continue without an error."""
     end = time.monotonic() + seconds
     moved = {name: (time.monotonic(), 0) for name in running}
     while time.monotonic() < end:
@@ -120,10 +120,11 @@ def go_on(running, look, seconds):
 
 
 def flat(report, samples):
-    """Compares the second quarter with the last one: the first still creates everything that is kept.
+    """Compares the second quarter with the last one, because during the first everything that is kept is still being
+    created.
 
-    Files and mounts come and go with the load, and with them descriptors and registrations: so the lowest
-    count, which grow with every one that is left behind. Of memory the most counts.
+    Files and mounts come and go with the load, and so do descriptors and registrations: of these, the lowest counts
+    matter, because they grow with every one that is left behind. Of memory, the largest amount matters.
     """
     quarter = len(samples) // 4
     early, late = samples[quarter:2 * quarter], samples[-quarter:]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! At which addresses SMB Direct is served, and about which ones clients are told: the same as smb.conf says for TCP.
+//! Tests at which addresses SMB Direct is served, and which of them clients are told: those that smb.conf names for
+//! TCP.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
@@ -11,7 +12,7 @@ use crate::failures::wait_until;
 use crate::sessions::{GUID, log_in};
 use instruments::samba::{Server, Setup};
 
-/// Loopback has all of 127/8, but its interface has only this address: `interfaces = lo` leaves the other one out.
+/// The only address of the loopback interface, although all of 127/8 works: `interfaces = lo` leaves the other one out.
 const NAMED: &str = "127.0.0.1";
 const LEFT_OUT: &str = "127.0.0.7";
 
@@ -25,7 +26,7 @@ const BOTH: Setup<'static> = Setup {
     in_memory: false,
 };
 
-/// Where the device listens besides the first address.
+/// Returns the address at which the device listens besides the first.
 fn left_out(server: &Server) -> SocketAddr {
     let status = server.device().status();
     let address = status["listen"][1].as_str().expect("an address");
@@ -40,7 +41,7 @@ fn announced(server: &Server) -> Vec<Interface> {
     tcp.network_interfaces(tree).expect("interfaces")
 }
 
-/// The addresses at which clients are told to find SMB Direct.
+/// Returns the addresses at which clients are told to find SMB Direct.
 fn rdma(server: &Server) -> Vec<IpAddr> {
     let all = announced(server).into_iter();
     all.filter(|one| one.rdma).map(|one| one.address).collect()
@@ -56,14 +57,14 @@ fn bind_interfaces_only_holds_for_smb_direct() {
     let left_out = left_out(&server);
     let tcp = SocketAddr::new(left_out.ip(), server.tcp.port());
     assert!(TcpStream::connect(tcp).is_err(), "TCP is there");
-    assert!(!is_served(left_out), "SMB Direct is there");
+    assert!(!is_served(left_out), "SMB Direct is served there");
     assert!(is_served(server.smb_direct));
     assert_eq!(rdma(&server), [NAMED.parse::<IpAddr>().expect("one")]);
 
-    // The same for a client whose smbd the device knows: then the parent is not asked.
+    // The same holds for a client whose smbd the device knows: then the device does not ask the parent.
     let tcp = log_in(&server, Config::new(GUID));
     let mut bound = crate::channel::bind(&server, &tcp);
-    assert!(!is_served(left_out), "SMB Direct is there");
+    assert!(!is_served(left_out), "SMB Direct is served there");
     bound.echo().expect("an ECHO");
 }
 

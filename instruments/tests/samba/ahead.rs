@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! WRITEs whose data the device fetches before smbd is told of them.
+//! Tests WRITEs whose data the device fetches before it tells smbd of them.
 
 use instruments::client::{Channel, Config, Create, Disposition, NtStatus};
 
@@ -17,13 +17,13 @@ fn start(global: &[&str]) -> (Server, Client) {
     (server, client)
 }
 
-/// How many WRITEs came to smbd with their data.
+/// Returns how many WRITEs reached smbd together with their data.
 fn ahead(server: &Server) -> u64 {
     let status = server.device().status();
     status["counters"]["fetched_ahead"].as_u64().unwrap_or(0)
 }
 
-/// Writes at each of `lengths` in turn, one after the other, and checks the file.
+/// Writes at each of `lengths` in turn, and then checks the file.
 fn write(server: &Server, client: &mut Client, name: &str, lengths: &[u32]) {
     let file = client.open(name);
     let mut expected = Vec::new();
@@ -46,7 +46,7 @@ fn writes_that_follow_each_other_come_with_their_data() {
     let (server, mut client) = start(&[]);
     write(&server, &mut client, "equal", &[4096; 20]);
     assert_eq!(ahead(&server), 19);
-    // The first of these is longer than what was lent, and the last ones are too long to be worth it.
+    // The first length exceeds what was lent, and the last two are too long to be fetched ahead.
     let lengths = [256 << 10, 1, 65_537, 256 << 10, 4095, 1 << 20, 1 << 20];
     write(&server, &mut client, "other", &lengths);
     assert_eq!(ahead(&server), 19 + 4);
@@ -80,7 +80,7 @@ fn what_was_fetched_for_a_refused_write_is_not_written() {
     let written = client.put(file, 0, 8192, Channel::RdmaV1, &from.pieces(2));
     assert_eq!(refusal(written), NtStatus::FILE_CLOSED);
     assert!(disk(&server, "old") == old);
-    // Its buffer was not lost.
+    // The buffer is not lost.
     write(&server, &mut client, "again", &[8192; 3]);
     client.is_alive();
 }

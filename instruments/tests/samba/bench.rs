@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl bench` as people use it.
+//! Tests `smbdirectctl bench` as people use it.
 
 use std::process::{Command, Output};
 
 use instruments::daemon::{SMBDIRECTCTL, stderr};
 use instruments::samba::{PASSWORD, SHARE, Server, Setup};
 
-/// Runs it with small files.
+/// Runs the benchmark with small files.
 fn bench(server: &Server, password: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(&*SMBDIRECTCTL);
     command
@@ -38,7 +38,7 @@ fn cases(output: &Output) -> Vec<serde_json::Value> {
 fn measures_both_transports_and_leaves_no_file() {
     let server = Server::start();
     let direct = server.smb_direct.to_string();
-    // Without a device behind it, smbd takes data only in messages.
+    // Without a device, smbd takes data only in messages.
     let channel = if server.places_directly { "0,1,2" } else { "0" };
     let arguments = [
         "--address",
@@ -83,7 +83,7 @@ fn places_what_is_signed_or_encrypted_with_transforms() {
             let arguments = [&arguments[..], &["--channel", "1,2"], bound].concat();
             let output = bench(&server, PASSWORD, &arguments);
             let cases = cases(&output);
-            // What is read, and what is read back, is compared with what it must be.
+            // Data that is read, and data that is read back after writing, is compared with what it must be.
             assert_eq!(cases.len(), 12);
             let placed = cases.iter().filter(|case| case["channel"] != 0);
             assert_eq!(placed.count(), 8, "{cases:?}");
@@ -138,7 +138,7 @@ fn takes_messages_for_a_share_that_is_encrypted() {
     assert!(shown.contains(", encrypted; TCP at"), "{shown}");
 }
 
-/// Such an smbd does not bind a channel to an encrypted session, whatever encrypts it.
+/// Such an smbd does not bind a channel to an encrypted session, no matter what encrypts it.
 #[test]
 fn a_server_that_encrypts_everything_needs_a_session_of_its_own() {
     let server = Server::start_with(Setup {
@@ -153,7 +153,7 @@ fn a_server_that_encrypts_everything_needs_a_session_of_its_own() {
     assert!(said.contains("; --no-bind uses"), "{said}");
     assert!(!said.contains("--seal"), "{said}");
     let alone = [&arguments[..], &["--no-bind"]].concat();
-    // Where data goes by RDMA, 4 KiB are measured in messages, too.
+    // If data can go by RDMA, 4 KiB are also measured in messages.
     let expected = if server.places_directly { 10 } else { 8 };
     let measured = cases(&bench(&server, PASSWORD, &alone)).len();
     assert_eq!(measured, expected);

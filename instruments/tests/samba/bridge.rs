@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! smbclient, which does not know SMB Direct, through `smbdirectctl bridge` without any
-//! configuration.
+//! Tests smbclient, which does not know SMB Direct, through `smbdirectctl bridge` without any configuration.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -11,7 +10,7 @@ use crate::channel::{device, disk, pattern, place};
 use instruments::daemon::{SMBDIRECTCTL, stderr};
 use instruments::samba::{PASSWORD, SHARE, Samba, Server, Setup};
 
-/// smbclient writes 8 MiB at a time, and this is not a multiple of that.
+/// Not a multiple of 8 MiB, the size of smbclient's writes.
 const LENGTH: usize = (20 << 20) + 77;
 
 /// A running bridge.
@@ -29,12 +28,12 @@ impl Bridge {
         let mut line = String::new();
         let out = child.stdout.take().expect("its output");
         BufReader::new(out).read_line(&mut line).expect("a line");
-        // listening on 127.0.0.1:4450, carrying to 192.0.2.1:5445
+        // The line is "listening on 127.0.0.1:4450, carrying to 192.0.2.1:5445".
         let port = line.split([':', ',']).nth(1).expect("a port").to_owned();
         Self { child, port }
     }
 
-    /// Runs smbclient through it.
+    /// Runs smbclient through the bridge.
     fn smbclient(&self, server: &Server, more: &[&str]) {
         let mut command = Command::new(Samba::from_environment().program("smbclient"));
         command.arg("-s").arg(server.directory().join("smb.conf"));

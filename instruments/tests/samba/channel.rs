@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The start of most tests of SMB Direct: a session over TCP, and an SMB Direct channel of it.
+//! Sets up most tests of SMB Direct: a session over TCP, and an SMB Direct channel of it.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -15,10 +15,10 @@ use smbdirect::wire::BufferDescriptorV1;
 use crate::sessions::{GUID, credentials, log_in};
 use instruments::samba::{Server, Setup};
 
-/// What memory holds before a server writes into it; it does not occur in any `pattern`.
+/// Fills memory before a server writes into it; no `pattern` contains it.
 pub(crate) const UNTOUCHED: u8 = 0xee;
 
-/// A server with a device, which smbd must be able to use.
+/// Starts a server with a device, which smbd must be able to use.
 pub(crate) fn device(setup: Setup<'_>) -> Server {
     let server = Server::start_with(setup);
     assert!(server.places_directly, "an smbd with SMB Direct is needed");
@@ -51,7 +51,7 @@ impl Client {
         created.expect("a file").file
     }
 
-    /// Sends READ by RDMA; returns the number of bytes that the server says it placed.
+    /// Sends a READ by RDMA, and returns the number of bytes that the server says it placed.
     pub(crate) fn get(
         &mut self,
         file: FileId,
@@ -67,7 +67,7 @@ impl Client {
         Ok(read.direct)
     }
 
-    /// Sends WRITE by RDMA; returns the number of bytes that the server says it wrote.
+    /// Sends a WRITE by RDMA, and returns the number of bytes that the server says it wrote.
     pub(crate) fn put(
         &mut self,
         file: FileId,
@@ -80,14 +80,14 @@ impl Client {
         self.direct.call(&write.request(self.tree))?.written()
     }
 
-    /// Checks that the first channel works as before.
+    /// Checks that both channels work as before.
     pub(crate) fn is_alive(&mut self) {
         self.tcp.echo().expect("the TCP channel");
         self.direct.echo().expect("the SMB Direct channel");
     }
 }
 
-/// Another channel of a session.
+/// Makes another channel of a session.
 pub(crate) fn bind(server: &Server, of: &Connection) -> Connection {
     let mut direct =
         Connection::smb_direct(server.smb_direct, of.config().clone()).expect("SMB Direct");
@@ -95,7 +95,7 @@ pub(crate) fn bind(server: &Server, of: &Connection) -> Connection {
     direct
 }
 
-/// Memory that the server may read.
+/// Registers memory that the server may read.
 pub(crate) fn source(connection: &mut Connection, data: &[u8]) -> Registration {
     let memory = Memory::zeroed(data.len());
     memory.write(0, data).expect("in range");
@@ -104,7 +104,7 @@ pub(crate) fn source(connection: &mut Connection, data: &[u8]) -> Registration {
         .expect("memory")
 }
 
-/// Memory that the server may write; it is filled with [`UNTOUCHED`].
+/// Registers memory that the server may write, filled with [`UNTOUCHED`].
 pub(crate) fn sink(connection: &mut Connection, length: usize) -> Registration {
     let memory = Memory::zeroed(length);
     memory.write(0, &vec![UNTOUCHED; length]).expect("in range");
@@ -113,8 +113,8 @@ pub(crate) fn sink(connection: &mut Connection, length: usize) -> Registration {
         .expect("memory")
 }
 
-/// `length` bytes of the memory in pieces of very different lengths, with a byte between them that
-/// is not in any piece.
+/// Divides `length` bytes of the memory into pieces of very different lengths. Between two pieces there is a byte that
+/// belongs to neither.
 pub(crate) fn uneven(memory: &Registration, length: u32) -> Vec<BufferDescriptorV1> {
     let (mut at, mut left, mut next) = (0, length, 1);
     let mut pieces = Vec::new();
@@ -128,12 +128,12 @@ pub(crate) fn uneven(memory: &Registration, length: u32) -> Vec<BufferDescriptor
     pieces
 }
 
-/// Room for the pieces of [`uneven`].
+/// Returns the room that the pieces of [`uneven`] need.
 pub(crate) const fn room(length: u32) -> usize {
     length as usize + 32
 }
 
-/// The bytes of the memory that `pieces` name, and the others.
+/// Returns the bytes of the memory that `pieces` name, and the other bytes.
 pub(crate) fn gather(memory: &Registration, pieces: &[BufferDescriptorV1]) -> (Vec<u8>, Vec<u8>) {
     let mut others = contents(memory);
     let mut named = Vec::new();
@@ -146,13 +146,13 @@ pub(crate) fn gather(memory: &Registration, pieces: &[BufferDescriptorV1]) -> (V
     (named.concat(), others)
 }
 
-/// All of the memory.
+/// Returns all bytes of the memory.
 pub(crate) fn contents(registration: &Registration) -> Vec<u8> {
     let memory = &registration.memory;
     memory.to_vec(0, memory.len()).expect("in range")
 }
 
-/// Bytes in which no two runs of 200 are the same, and none is [`UNTOUCHED`].
+/// Makes bytes in which no two runs of 200 are the same, and which do not contain [`UNTOUCHED`].
 pub(crate) fn pattern(length: usize, seed: u64) -> Vec<u8> {
     let byte = |n: u64| {
         let block = (n / 200)
@@ -163,19 +163,19 @@ pub(crate) fn pattern(length: usize, seed: u64) -> Vec<u8> {
     (0..length as u64).map(byte).collect()
 }
 
-/// Puts a file into the share that every user may read and write.
+/// Puts a file that every user may read and write into the share.
 pub(crate) fn place(server: &Server, name: &str, data: &[u8]) {
     let path = server.files.join(name);
     fs::write(&path, data).expect("a file");
     fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("permissions");
 }
 
-/// The contents of the file on disk.
+/// Returns the contents of the file on disk.
 pub(crate) fn disk(server: &Server, name: &str) -> Vec<u8> {
     fs::read(server.files.join(name)).expect("a file")
 }
 
-/// The status with which a request was refused; anything else is a failure.
+/// Returns the status with which a request was refused. Any other result fails the test.
 #[track_caller]
 pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T>) -> NtStatus {
     let error = result.expect_err("it should be refused");

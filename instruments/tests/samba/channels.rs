@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The channels of a session: all reach the same smbd, however the device finds it, and one replaces another.
+//! Tests the channels of a session: all reach the same smbd, however the device finds it, and one replaces another.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
@@ -45,7 +45,7 @@ fn reads(connection: &mut Connection, tree: u32, data: &[u8]) {
     connection.close(tree, file).expect("a close");
 }
 
-/// The processes that serve SMB Direct connections, whose number is `count`.
+/// Returns the processes that serve SMB Direct connections, and checks that there are `count` connections.
 fn serving(server: &Server, count: usize) -> BTreeSet<i64> {
     let status = server.device().wait_for_status(|status| {
         let all = status["connections"].as_array().expect("connections");
@@ -55,7 +55,7 @@ fn serving(server: &Server, count: usize) -> BTreeSet<i64> {
     all.iter().filter_map(|one| one["pid"].as_i64()).collect()
 }
 
-/// What smbstatus reports about the only session: its process, and the transports of its channels.
+/// Returns what smbstatus reports about the only session: its process, and the transports of its channels.
 fn session(server: &Server) -> (i64, Vec<String>) {
     let status = server.smbstatus();
     let sessions = status["sessions"].as_object().expect("sessions");
@@ -82,17 +82,17 @@ fn a_session_has_channels_of_both_transports_in_one_process() {
     let (pid, transports) = session(&server);
     assert_eq!(transports, ["smbdirect", "tcp"]);
     assert_eq!(serving(&server, 1), BTreeSet::from([pid]));
-    // Either the device knew where it belongs, or smbd told it; by now it is there.
+    // Either the device knew where the connection belongs, or smbd told it; now it is there.
     drop(tcp);
     reads(&mut direct, tree, &data);
 }
 
-/// A NEGOTIATE request ([MS-SMB2] 2.2.3) for a dialect that does not exist.
+/// Makes a NEGOTIATE request ([MS-SMB2] 2.2.3) for a dialect that does not exist.
 fn negotiate_of_no_dialect() -> Vec<u8> {
     let mut message = vec![0; 64 + 36 + 2];
     message[..4].copy_from_slice(b"\xfeSMB");
     message[4] = 64;
-    // One credit for the next request.
+    // Ask for one credit, for the next request.
     message[14] = 1;
     // StructureSize, DialectCount, SecurityMode; the dialect.
     message[64..70].copy_from_slice(&[36, 0, 1, 0, 1, 0]);
@@ -106,12 +106,12 @@ fn a_connection_whose_first_answer_is_not_acknowledged_yet_reaches_the_smbd_of_i
     let data = pattern(100_000, 9);
     place(&server, "file", &data);
     for round in 0..4_u8 {
-        // Without the hash of the negotiation, which would include the refused request.
+        // This dialect has no hash of the negotiation, which would include the refused request.
         let config = Config {
             dialects: vec![Dialect::Smb302],
             ..Config::new([round + 1; 16])
         };
-        // smbd has not told the device about it: another smbd is asked, and hands the connection over.
+        // smbd has not told the device about the client, so another smbd is asked, and hands the connection over.
         let mut tcp = log_in(&server, config.clone());
         let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
         let (pid, _) = session(&server);
@@ -182,7 +182,7 @@ fn eight_channels_and_all_of_them_smb_direct() {
     let (pid, transports) = session(&server);
     assert_eq!(transports, ["smbdirect"; 8]);
     assert_eq!(serving(&server, 8), BTreeSet::from([pid]));
-    // In any order, the last channel has the whole session.
+    // Whatever the order, the last channel left still has the whole session.
     while channels.len() > 1 {
         channels.remove(channels.len() / 2);
         let last = channels.last_mut().expect("one is left");
@@ -229,7 +229,7 @@ fn connections_of_a_client_that_come_at_once_reach_one_process() {
             count(&after).unwrap_or(0) - count(&before).unwrap_or(0)
         };
         assert_eq!(more("established"), CHANNELS as u64);
-        // A connection that one smbd gave to another had two owners.
+        // A connection that one smbd passed to another has had two owners.
         passed_on += more("assigned") - CHANNELS as u64;
         drop((first, channels));
         nobody_is_left(&server);
@@ -237,7 +237,7 @@ fn connections_of_a_client_that_come_at_once_reach_one_process() {
     assert!(passed_on > 0, "smbd's own table was never asked");
 }
 
-/// The last connection has ended, and its process with it.
+/// Waits until the last connection and its process have ended.
 fn nobody_is_left(server: &Server) {
     server.device().wait_for_status(|status| {
         let processes = status["processes"].as_array().expect("processes");
@@ -263,7 +263,7 @@ fn a_device_that_was_restarted_is_found_by_sessions_that_were_there_before() {
     lost.echo().expect_err("its device is gone");
     tcp.echo().expect("the TCP channel");
     assert_eq!(session(&server), (pid, vec!["tcp".to_owned()]));
-    // It may arrive before or after the session's smbd has attached again; it gets there in both cases.
+    // The channel may arrive before or after the session's smbd has attached again; it gets there in both cases.
     let mut direct = bind(&server, &tcp);
     reads(&mut direct, tree, &data);
     assert_eq!(session(&server).1, ["smbdirect", "tcp"]);
@@ -289,7 +289,7 @@ fn a_client_that_logs_off_or_disconnects_is_forgotten() {
     known(1, 1);
     let before = (count("established"), count("assigned"));
     let third = bind(&server, &tcp);
-    // The device knew whose it is: no other process has owned it before.
+    // The device knew where it belongs: no other process has owned it before.
     let one_more = |count: Option<u64>| count.map(|count| count + 1);
     assert_eq!(count("established"), one_more(before.0));
     assert_eq!(count("assigned"), one_more(before.1));
@@ -306,7 +306,7 @@ fn a_client_that_logs_off_or_disconnects_is_forgotten() {
     nobody_is_left(&server);
 }
 
-/// Opens "leased" with a lease that includes everything.
+/// Opens "leased" with a lease for everything.
 fn lease(connection: &mut Connection, tree: u32) -> Created {
     let how = Create {
         lease: Some(Lease {
@@ -320,7 +320,7 @@ fn lease(connection: &mut Connection, tree: u32) -> Created {
     created
 }
 
-/// Another client opens "leased": the break arrives on `channel`, and after the `answer` the open succeeds.
+/// Makes another client open "leased". The break arrives on `channel`, and the open succeeds after the `answer`.
 fn is_broken(server: &Server, channel: &mut Connection, tree: u32, created: Created) {
     let mut other = log_in(server, Config::new([8; 16]));
     let its_tree = other.tree_connect(&server.share_path()).expect("a tree");
@@ -354,7 +354,7 @@ fn a_break_goes_to_an_smb_direct_channel() {
 #[test]
 fn a_break_goes_to_the_channel_that_is_left() {
     let server = device(LEASES);
-    // SMB Direct ends, TCP stays.
+    // SMB Direct ends, and TCP stays.
     let mut tcp = log_in(&server, Config::new(GUID));
     let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
     let mut direct = bind(&server, &tcp);
@@ -362,13 +362,13 @@ fn a_break_goes_to_the_channel_that_is_left() {
     drop(direct);
     is_broken(&server, &mut tcp, tree, created);
 
-    // TCP ends, SMB Direct stays.
+    // TCP ends, and SMB Direct stays.
     let mut direct = bind(&server, &tcp);
     let created = lease(&mut tcp, tree);
     drop(tcp);
     is_broken(&server, &mut direct, tree, created);
 
-    // One SMB Direct channel ends, another one stays.
+    // One SMB Direct channel ends, and another one stays.
     let mut second = bind(&server, &direct);
     let created = lease(&mut direct, tree);
     drop(direct);

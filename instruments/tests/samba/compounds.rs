@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Several requests in one message over SMB Direct, with data in the message and by RDMA.
+//! Tests several requests in one message over SMB Direct, with data in the message and by RDMA.
 
 use instruments::client::{
     Channel, Command, Config, Connection, Create, Disposition, FileId, Header, NtStatus, Read,
@@ -11,7 +11,7 @@ use crate::channel::{Client, UNTOUCHED, contents, device, disk, pattern, place, 
 use crate::sessions::GUID;
 use instruments::samba::{Server, Setup};
 
-/// The same request for the file of the request before it.
+/// Makes a request refer to the file of the request before it.
 fn related(request: Request<'_>) -> Request<'_> {
     Request {
         flags: request.flags | Header::RELATED,
@@ -27,7 +27,7 @@ fn close(tree: u32) -> Request<'static> {
     related(Request::close(tree, FileId::NONE).expect("encoded"))
 }
 
-/// The answers to all of them.
+/// Sends requests as one compound, and returns all answers.
 fn answers(connection: &mut Connection, requests: &[Request<'_>]) -> Vec<Response> {
     let ids = connection.send_compound(requests).expect("sent");
     let answer = |id| connection.wait(id).expect("an answer");
@@ -41,7 +41,7 @@ fn all_succeed(answers: &[Response]) {
     }
 }
 
-/// A client for each kind of message protection.
+/// Connects a client for each kind of message protection.
 fn clients(server: &Server) -> impl Iterator<Item = Client> {
     let ways = [(false, false), (true, false), (false, true)];
     ways.into_iter().map(|(sign, seal)| {
@@ -180,7 +180,7 @@ fn requests_that_share_nothing_but_a_message_are_all_answered() {
     }
 }
 
-/// CREATE of the share's root, two full listings of it, CLOSE.
+/// Makes a CREATE of the share's root, two full listings of it, and a CLOSE.
 fn list_twice(tree: u32, output: u32) -> [Request<'static>; 4] {
     let root = Request::create(tree, "", &Create::directory()).expect("encoded");
     let find = Request::query_directory(tree, FileId::NONE, "*", false, output);
@@ -200,7 +200,7 @@ fn responses_that_do_not_fit_into_one_message_come_in_several() {
             seal,
             ..Config::new(GUID)
         };
-        // With the smallest messages that are possible.
+        // Allow only the smallest messages that are possible.
         config.smb_direct.max_fragmented_size = 128 << 10;
         let mut client = Client::connect_with(&server, config);
         let tree = client.tree;
@@ -213,7 +213,7 @@ fn responses_that_do_not_fit_into_one_message_come_in_several() {
             .collect();
         assert!(names.iter().all(|&count| count > 500), "{names:?}");
 
-        // A READ that fills a message, between other requests.
+        // A READ that fills a message stands between other requests.
         let data = pattern(200_000, 6);
         place(&server, "whole", &data);
         let fits = (128 << 10) - 64 - 16 - if seal { 52 + 4 } else { 0 };
@@ -247,7 +247,7 @@ fn a_compound_that_just_fits_into_a_message_of_an_odd_length_is_answered() {
             let mut client = Client::connect_with(&server, config);
             let tree = client.tree;
             let outside = if seal { 52 } else { 0 };
-            // A READ after a CREATE and before a CLOSE, padded or not: these take 152, 80 and 124 bytes.
+            // A READ follows a CREATE and precedes a CLOSE, padded or not: these take 152, 80 and 124 bytes.
             for less in [152 + 80, 152 + 80 + 124] {
                 for spare in 0..24 {
                     let length = longest - outside - less - spare;

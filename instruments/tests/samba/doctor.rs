@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl doctor` beside a real smbd: all is well, and then something is not.
+//! Tests `smbdirectctl doctor` with a real smbd: first all is well, and then something is not.
 
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +23,7 @@ fn examine(server: &Server, control: &Path) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-/// The findings with this result; of a check, if one is named.
+/// Returns the findings with this result: all of them, or those of one check.
 fn with(report: &Value, result: &str, check: Option<&str>) -> Vec<String> {
     let all = report["findings"].as_array().expect("findings").iter();
     let of =
@@ -39,7 +39,7 @@ fn the_doctor_finds_nothing_wrong_and_smbd_answers_it_by_smb_direct() {
         return;
     }
     let report = examine(&server, &server.device().control);
-    // Clients are told of loopback, and this machine may have a firewall of its own: both are warnings.
+    // Clients are told only of loopback, and this machine may have a firewall: both cause warnings.
     assert!(with(&report, "fail", None).is_empty(), "{report}");
     for check in ["device", "smbd", "smb.conf", "end to end"] {
         assert!(
@@ -118,14 +118,14 @@ fn smbd_tells_the_device_what_decides_whether_a_client_uses_rdma() {
     let rdma = interfaces.iter().filter(|it| it.rdma).count();
     let told = after(&|it| it["asked"] == 1);
     assert_eq!(told["told"], rdma);
-    // The doctor repeats it.
+    // The doctor repeats smbd's finding.
     let report = examine(&server, &server.device().control);
     let said = with(&report, "ok", Some("clients"));
     assert!(
         said[0].contains("asked for the server's interfaces"),
         "{report}"
     );
-    // A connection that is not bound, because the password is wrong.
+    // Make a connection that is not bound, because the password is wrong.
     let mut direct = Connection::smb_direct(server.smb_direct, config.clone()).expect("SMB Direct");
     let wrong = Credentials {
         password: "wrong".to_owned(),
@@ -135,7 +135,7 @@ fn smbd_tells_the_device_what_decides_whether_a_client_uses_rdma() {
     let told = after(&|it| it["refused"] == 1);
     assert_eq!(told["refusal"], "0xc000006d");
     drop((tcp, direct));
-    // What happens to data on a connection.
+    // Check what happens to the data on a connection.
     for (sign, seal, transforms, protection) in [
         (false, false, vec![], "plain"),
         (true, false, vec![], "signed in messages"),
@@ -158,7 +158,7 @@ fn smbd_tells_the_device_what_decides_whether_a_client_uses_rdma() {
             .device()
             .wait_for_status(|status| status["connections"] == Value::Array(vec![]));
     }
-    // A client that signs and has no transform for it is told of no RDMA.
+    // A client that signs and has no RDMA transform for that is told of no RDMA.
     let config = Config {
         sign: true,
         ..config

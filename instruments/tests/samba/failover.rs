@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A break that is being sent on a channel when the channel dies: cut off, or silent.
+//! Tests a break that is being sent on a channel when the channel dies, because it is cut off or silent.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,11 +17,11 @@ use crate::channel::device;
 use crate::sessions::{GUID, credentials, log_in};
 use instruments::samba::{Server, Setup};
 
-/// Roughly the bytes that a blocked line holds.
+/// The number of bytes that a blocked line holds, roughly.
 const HELD: usize = 16 << 10;
 
-/// How long until a break that one channel does not acknowledge is sent on another: 1.2 s, as with TCP, and some time
-/// for a busy machine.
+/// How long a break may stay unacknowledged on one channel before it is sent on another: 1.2 s, as with TCP, and some
+/// time for a busy machine.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
 /// A line to the server that can be blocked, and cut.
@@ -57,7 +57,7 @@ impl Line {
         }
     }
 
-    /// From now on nothing from the server arrives, and little is acknowledged; see [`connect`].
+    /// Blocks the line: from now on nothing from the server arrives, and little is acknowledged; see [`connect`].
     fn block(&self) {
         self.is_blocked.store(true, Ordering::Relaxed);
     }
@@ -71,7 +71,7 @@ impl Line {
     }
 }
 
-/// A connection whose socket here buffers little; the network does not acknowledge what exceeds that.
+/// Connects with a socket that buffers little here. The network does not acknowledge data beyond that.
 fn connect(server: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(HELD / 2).expect("an option");
@@ -83,7 +83,7 @@ fn down(mut server: TcpStream, mut client: TcpStream, blocked: &AtomicBool) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = server.read(&mut buffer) {
         if blocked.load(Ordering::Relaxed) {
-            // From now on, unread data waits in the sockets, until the line is cut.
+            // From now on unread data stays in the sockets, until the line is cut.
             return;
         }
         if client.write_all(&buffer[..length]).is_err() {
@@ -92,14 +92,14 @@ fn down(mut server: TcpStream, mut client: TcpStream, blocked: &AtomicBool) {
     }
 }
 
-/// The number of messages that the one SMB Direct connection has carried to the client, and the number that it has
-/// taken from smbd but not yet carried.
+/// Returns the number of messages that the one SMB Direct connection has carried to the client, and the number that it
+/// has taken from smbd but not carried yet.
 fn messages(status: &serde_json::Value) -> (u64, u64) {
     let count = |name: &str| status["connections"][0][name].as_u64().unwrap_or(0);
     (count("messages_out"), count("outstanding"))
 }
 
-/// A client whose first channel is SMB Direct and whose second one is TCP, and that has a lease.
+/// A client that has a lease. Its first channel is SMB Direct, and the second one is TCP.
 struct Scene {
     server: Server,
     line: Line,
@@ -119,7 +119,7 @@ impl Scene {
         let line = Line::to(server.smb_direct);
         let mut config = Config::new(GUID);
         config.smb_direct.receive_credit_max = Credits(credits);
-        // The first channel is the one on which breaks are sent.
+        // Breaks are sent on the first channel.
         let mut direct = Connection::smb_direct(line.address, config.clone()).expect("SMB Direct");
         direct.log_in(&credentials(&server)).expect("a session");
         let tree = direct.tree_connect(&server.share_path()).expect("a tree");
@@ -144,8 +144,8 @@ impl Scene {
         }
     }
 
-    /// Blocks the line and makes the server answer `count` requests, some of which then wait for the network or for
-    /// credits; returns how many messages the server has sent, including those.
+    /// Blocks the line and makes the server answer `count` requests. Some of the answers then wait for the network or
+    /// for credits. Returns the number of messages that the server has sent, including those.
     fn block(&mut self, request: &Request<'_>, count: u64) -> u64 {
         let device = self.server.device();
         let received = self.direct.traffic().messages_in;
@@ -157,7 +157,7 @@ impl Scene {
         }
         let status = device.wait_for_status(|status| {
             let (out, waiting) = messages(status);
-            // Some requests may have an interim response as well.
+            // Some requests may also have an interim response.
             out + waiting >= sent + count
         });
         assert!(messages(&status).1 > 0, "everything has arrived: {status}");
@@ -184,9 +184,9 @@ impl Scene {
         });
     }
 
-    /// Expects the break on the second channel, and that the open then succeeds.
+    /// Checks that the break comes on the second channel, and that the open then succeeds.
     fn expect_break(&mut self, (mut other, opening): (Connection, u64)) {
-        // Less than smbd waits for the answer to a break.
+        // This is less than smbd waits for the answer to a break.
         let notice = self.tcp.next_break(Duration::from_secs(30));
         let notice = notice.expect("a connection").expect("a break");
         assert_eq!(notice.body()[8..24], [5; 16], "the lease's key");
@@ -201,7 +201,7 @@ impl Scene {
 #[test]
 fn a_break_that_a_dead_channel_did_not_take_goes_to_another() {
     let mut scene = Scene::new(8);
-    // Answers that do not arrive use up all credits of the server.
+    // Answers that do not arrive use up all of the server's credits.
     let sent = scene.block(&Request::echo().expect("encoded"), 24);
     let opening = scene.open();
     scene.wait_until_behind(sent);
@@ -216,7 +216,7 @@ fn a_break_that_a_silent_channel_does_not_acknowledge_goes_to_another() {
     let data = vec![7; 4096];
     let written = scene.tcp.write(tree, file, 0, &data).expect("a write");
     assert_eq!(written as usize, data.len());
-    // More than the line holds, but far fewer than the server may send.
+    // This is more than the line holds, but far fewer messages than the server may send.
     let count = 4 * HELD / data.len();
     let read = Read::inline(file, 0, 4096).request(tree);
     scene.block(&read, count as u64);

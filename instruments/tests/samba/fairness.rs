@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client is served whatever other clients take, whether they are strangers, idle, greedy or stopped.
+//! Tests that a client is served no matter how much other clients take: strangers, idle, greedy or stopped ones.
 //!
 //! Each test fills a server with one kind of such clients, all from another address. Then a client logs in, writes and
-//! reads by RDMA and leaves, three times. The test asserts that it is served within the timeout that all tests have;
-//! the time it took is only printed, because on a busy machine a second is not the server's fault.
+//! reads by RDMA and leaves, three times. The test asserts that the client is served within the timeout that all tests
+//! have. It only prints how long that took, because on a busy machine a second is not the server's fault.
 
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,14 +22,14 @@ use instruments::samba::{Server, Setup};
 
 /// The address of the unfair clients.
 const CROWD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 5);
-/// How often another client is served.
+/// How many times the other client is served.
 const ROUNDS: usize = 3;
 
 /// A relay to a server, through which clients have another address.
 struct Relay {
     address: SocketAddr,
     streams: Arc<Mutex<Vec<TcpStream>>>,
-    /// Bytes of clients that are still forwarded.
+    /// Bytes of clients that are still to be forwarded.
     left: Arc<AtomicUsize>,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -63,7 +63,7 @@ impl Relay {
         relay
     }
 
-    /// Forwards this many more bytes of clients, and then nothing.
+    /// Forwards this many more bytes of clients, and nothing after that.
     fn hold_after(&self, bytes: usize) {
         self.left.store(bytes, Ordering::Relaxed);
     }
@@ -89,7 +89,7 @@ fn connect_from(source: Ipv4Addr, server: SocketAddr) -> std::io::Result<TcpStre
     Ok(socket.into())
 }
 
-/// Carries bytes both ways; the threads end with the streams.
+/// Carries bytes both ways; the threads end when the streams end.
 fn carry(
     client: TcpStream,
     server: TcpStream,
@@ -119,7 +119,7 @@ fn carry_up(mut client: TcpStream, mut server: TcpStream, left: &AtomicUsize) {
         let still = |left: usize| left.checked_sub(length);
         let sent = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, still);
         if sent.is_err() {
-            // Both ends stay as they are.
+            // Leave both ends open.
             return;
         }
         if server.write_all(&buffer[..length]).is_err() {
@@ -157,7 +157,7 @@ impl Client {
     }
 }
 
-/// Serves a client of this address several times, and prints the longest time that it took.
+/// Serves a client of this address several times, and prints the longest time that one round took.
 fn others_are_served(server: &Server, what: &str) {
     let mut longest = Duration::ZERO;
     for _ in 0..ROUNDS {
@@ -173,7 +173,7 @@ fn count(server: &Server, of: &str) -> u64 {
     status["totals"][of].as_u64().expect("a number")
 }
 
-/// Clients of one address that never log in, but name the GUID of one that has.
+/// These clients have one address. They never log in, but they name the GUID of a client that has.
 #[test]
 fn strangers_do_not_take_all_connections() {
     let server = device(Setup {
@@ -195,7 +195,7 @@ fn strangers_do_not_take_all_connections() {
         }
     }
     assert!(!crowd.is_empty());
-    // One address may have a quarter of all connections; the victim has one more.
+    // One address may have a quarter of all connections, and the victim has one more.
     let is_bound = |status: &serde_json::Value| {
         let connections = status["totals"]["connections"].as_u64();
         connections.is_some_and(|connections| connections <= 60 / 4 + 1)
@@ -205,7 +205,7 @@ fn strangers_do_not_take_all_connections() {
     victim.copy(8192);
 }
 
-/// Connections with the GUID of another client, on each of which a long message begins and never ends.
+/// These connections have the GUID of another client. On each of them a long message begins and never ends.
 #[test]
 fn unfinished_messages_of_strangers_do_not_take_a_clients_memory() {
     let server = device(Setup::default());
@@ -218,7 +218,7 @@ fn unfinished_messages_of_strangers_do_not_take_a_clients_memory() {
             timeout: Duration::from_secs(10),
             ..victim.direct.config().clone()
         };
-        // If there is no memory even for the first request, the victim will see that below.
+        // If there is not even memory for the first request, the victim will find out below.
         let Ok(mut stranger) = Connection::smb_direct(relay.address, config) else {
             continue;
         };
@@ -226,7 +226,7 @@ fn unfinished_messages_of_strangers_do_not_take_a_clients_memory() {
         crowd.push(thread::spawn(move || {
             let mut message = vec![0xfe; 1_000_000];
             message[1..4].copy_from_slice(b"SMB");
-            // Fails when the relay ends, or because a stranger may not send so much.
+            // This fails when the relay ends, or because a stranger may not send so much.
             let _ = stranger.send_bytes(&message);
         }));
         relays.push(relay);
@@ -239,7 +239,7 @@ fn unfinished_messages_of_strangers_do_not_take_a_clients_memory() {
     }
 }
 
-/// Many clients of one address at once, each of which TCP would accept.
+/// Many clients of one address come at once; TCP would accept each of them.
 #[test]
 fn a_burst_of_clients_of_one_address_is_served() {
     const BURST: usize = 100;
@@ -259,7 +259,7 @@ fn a_burst_of_clients_of_one_address_is_served() {
     );
 }
 
-/// Silent connections from many addresses, which must wait while others get in.
+/// Silent connections come from many addresses, and must wait while other clients get in.
 #[test]
 fn silent_connections_do_not_shut_the_door() {
     let server = device(Setup::default());
@@ -273,7 +273,7 @@ fn silent_connections_do_not_shut_the_door() {
     others_are_served(&server, "silent connections");
 }
 
-/// Clients that wrote by RDMA once and are idle since then hold next to nothing.
+/// These clients wrote by RDMA once and have been idle since then, so they hold next to nothing.
 #[test]
 fn an_idle_crowd_leaves_memory_to_others() {
     const IDLE: usize = 24;
@@ -296,7 +296,7 @@ fn an_idle_crowd_leaves_memory_to_others() {
     println!("{} KiB counted", count(&server, "memory") >> 10);
 }
 
-/// A client with a hundred of the largest requests outstanding stops.
+/// A client stops while a hundred of the largest requests are outstanding.
 #[test]
 fn a_greedy_client_that_stops_leaves_memory_to_others() {
     const MIB: usize = 1 << 20;
@@ -317,7 +317,7 @@ fn a_greedy_client_that_stops_leaves_memory_to_others() {
             sent.expect("sent").0
         })
         .collect();
-    // The client does not take the data, so it stays where it is.
+    // The client does not take the data, so the data stays where it is.
     others_are_served(&server, "a greedy client");
     for id in ids {
         let response = greedy.direct.wait(id).expect("an answer");
@@ -325,7 +325,7 @@ fn a_greedy_client_that_stops_leaves_memory_to_others() {
     }
 }
 
-/// Clients that do not send the data of WRITEs that the server has begun, until the server gives them up.
+/// These clients do not send the data of WRITEs that the server has begun, until the server gives them up.
 #[test]
 fn stopped_clients_leave_memory_to_others() {
     const LONG: usize = 8 << 20;

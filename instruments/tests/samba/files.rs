@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Files, directories, breaks, and what the server reports about itself.
+//! Tests files, directories, breaks, and what the server reports about itself.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use instruments::samba::{Server, Setup};
 /// How long a break may take.
 const BREAK: Duration = Duration::from_secs(30);
 
-/// A session over TCP with a tree.
+/// Makes a session over TCP, with a tree.
 fn connect(server: &Server) -> (Connection, u32) {
     let mut connection = log_in(server, Config::new(GUID));
     let tree = connection
@@ -145,7 +145,7 @@ fn smbstatus_tells_of_opens_with_all_rights() {
     let server = crate::channel::device(Setup::default());
     let (mut connection, tree) = connect(&server);
     let how = Create {
-        // All of FILE_ALL_ACCESS, as for full control; WRITE_OWNER used to crash smbstatus.
+        // This is all of FILE_ALL_ACCESS, as for full control; WRITE_OWNER used to crash smbstatus.
         access: 0x001f_01ff,
         ..Create::file(Disposition::Create)
     };
@@ -158,7 +158,7 @@ fn smbstatus_tells_of_opens_with_all_rights() {
     assert_eq!(rights["UNKNOWN"], serde_json::Value::Null, "{rights}");
 }
 
-/// The path of a file of the share, as smbd names it.
+/// Returns the path of a file of the share, as smbd names it.
 fn path(server: &Server, name: &str) -> String {
     server.files.join(name).display().to_string()
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The commands of the guides in `docs` that need a real smbd.
+//! Runs the commands of the guides in `docs` that need a real smbd.
 
 use instruments::guides::{blocks, program};
 use instruments::samba::Server;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A real smbd and this repository's client, over TCP and, through the smbdirect device, over SMB Direct.
+//! Tests a real smbd with this repository's client, over TCP and, through the smbdirect device, over SMB Direct.
 //!
 //! Plain `cargo test` does not run these tests, because they need Samba:
 //!
@@ -11,8 +11,8 @@
 //! ```
 //!
 //! An smbd that does not know `smb direct` runs behind a forwarder (`instruments::forwarder`), which allows all tests
-//! except those of READ and WRITE with a channel, and of failures. Tests that need the device then have nothing to
-//! test, and say so. Failures need root, because they mount a small file system.
+//! except those of failures and those of READ and WRITE with a channel. Tests that need the device then have nothing to
+//! test, and say so. The tests of failures need root, because they mount a small file system.
 
 mod addresses;
 mod ahead;

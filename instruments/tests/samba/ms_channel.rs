@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The cases of Microsoft's MS-SMBD suite for SMB2 over SMB Direct, under their names, except those about RDMA
-//! transforms, which `ms_transform.rs` has.
-#![allow(non_snake_case)] // The names are the suite's.
+//! The cases of Microsoft's MS-SMBD suite for SMB2 over SMB Direct, under the suite's names. `ms_transform.rs` has the
+//! cases about RDMA transforms.
+#![allow(non_snake_case)] // The suite chose the names.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::channel::{Client, bind, contents, device, disk, pattern, place, refus
 use crate::sessions::{GUID, credentials, log_in};
 use instruments::samba::{Server, Setup};
 
-/// The most that one operation of the suite moves.
+/// The largest length that one operation of the suite moves.
 const MIB: u32 = 1 << 20;
 
 fn start() -> Server {
@@ -42,14 +42,14 @@ fn BVT_Smb2MultipleChannel_2Channels_DiffNicTypeDiffTransport() {
     let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
     let interfaces = tcp.network_interfaces(tree).expect("interfaces");
     let rdma = interfaces.iter().find(|interface| interface.rdma);
-    // In the first answer, even if smbd is not attached to its device yet.
+    // The interface is in the first answer, even if smbd is not attached to its device yet.
     let address = rdma.expect("an RDMA interface").address;
     let how = Create::file(Disposition::Create);
     let file = tcp.create(tree, "two", &how).expect("a file").file;
     let data = pattern(100_000, 1);
     tcp.write(tree, file, 0, &data).expect("a write");
 
-    // The interface has no port: clients know it.
+    // The interface names no port; clients know the port.
     let address = SocketAddr::new(address, server.smb_direct.port());
     let mut direct = Connection::smb_direct(address, Config::new(GUID)).expect("SMB Direct");
     direct.bind(&tcp, &credentials(&server)).expect("a binding");
@@ -64,7 +64,7 @@ fn BVT_Smb2MultipleChannel_2Channels_DiffNicTypeDiffTransport() {
 #[test]
 fn Smb2Multichannel_2Channels_DiffTransport() {
     let server = start();
-    // The same address for both channels, with SMB Direct first.
+    // Both channels use the same address, with SMB Direct first.
     let mut direct =
         Connection::smb_direct(server.smb_direct, Config::new(GUID)).expect("SMB Direct");
     direct.log_in(&credentials(&server)).expect("a session");
@@ -113,7 +113,7 @@ fn BVT_Smb2OverRdmaChannel_WriteLargeFile() {
     assert!(disk(&server, "large") == data);
 }
 
-/// Parts of a file that are under way at the same time.
+/// The number of parts of a file that are moved at the same time.
 const OPERATIONS: u32 = 10;
 
 #[test]
@@ -171,7 +171,7 @@ fn Smb2OverRdmaChannel_WriteMultipleOperation() {
 fn Smb2OverRdmaChannel_ReadWriteMultipleBufferDescriptorList() {
     let server = start();
     let mut client = Client::connect(&server);
-    // As many as the 16 bits of their length allow.
+    // The length field has 16 bits, so this is the largest number of descriptors.
     let count = u32::from(u16::MAX) / 16;
     assert_eq!(count, 4095);
     let data = pattern(MIB as usize + 1, 7);
@@ -186,11 +186,11 @@ fn Smb2OverRdmaChannel_ReadWriteMultipleBufferDescriptorList() {
     assert!(contents(&into) == data);
 }
 
-/// Bytes of the memory that a wrong descriptor names.
+/// The length of the memory that a wrong descriptor names, in bytes.
 const LENGTH: u32 = 8192;
 
-/// Sends a READ and a WRITE whose descriptor names memory that it may not: each is refused or ends the connection, and
-/// the server goes on, even with the same session.
+/// Sends a READ and a WRITE with a descriptor of memory that the server may not access. Each is refused or ends the
+/// connection. The server continues to serve others, even the same session.
 fn a_wrong_descriptor_harms_no_other_client(
     spoil: impl Fn(&mut Connection, &Registration) -> BufferDescriptorV1,
 ) {
@@ -219,7 +219,7 @@ fn a_wrong_descriptor_harms_no_other_client(
     }
 }
 
-/// The GUID of a new client.
+/// Returns the GUID of a new client.
 fn another_client() -> [u8; 16] {
     static COUNT: AtomicU64 = AtomicU64::new(1);
     let mut guid = *b"another client..";
@@ -227,7 +227,7 @@ fn another_client() -> [u8; 16] {
     guid
 }
 
-/// Checks that a new channel of the session works, and a session of another client.
+/// Checks that a new channel of the session works, and also a session of another client.
 fn serves(server: &Server, client: &mut Client, file: FileId) {
     client.tcp.echo().expect("the other channel lives");
     client.direct = bind(server, &client.tcp);
@@ -251,7 +251,7 @@ fn Smb2OverRdmaChannel_InvalidBufferDescriptor_Offset() {
 
 #[test]
 fn Smb2OverRdmaChannel_InvalidBufferDescriptor_Length() {
-    // Half of the memory that it names is not the client's to give.
+    // The client has registered only half of the memory that the descriptor names.
     a_wrong_descriptor_harms_no_other_client(|_, memory| memory.piece(LENGTH / 2, LENGTH));
 }
 

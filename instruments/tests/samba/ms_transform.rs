@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The cases of Microsoft's MS-SMBD suite for RDMA transforms, under their names.
+//! The cases of Microsoft's MS-SMBD suite for RDMA transforms, under the suite's names.
 //!
-//! Each has one SMB Direct connection, as the suite does, offers the ciphers and transforms that the suite offers, and
-//! does not set `SMB2_GLOBAL_CAP_ENCRYPTION`. The structures are put together here, byte by byte, and not by the code
+//! Like the suite, each case has one SMB Direct connection, offers the ciphers and transforms that the suite offers,
+//! and does not set `SMB2_GLOBAL_CAP_ENCRYPTION`. The structures are put together here, byte by byte, without the code
 //! that this repository's client uses.
-#![allow(non_snake_case)] // The names are the suite's.
+#![allow(non_snake_case)] // The suite chose the names.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ use CipherAlgorithm::{Aes128Ccm, Aes128Gcm, Aes256Ccm, Aes256Gcm};
 use SigningAlgorithm::{AesCmac, AesGmac};
 use TransformType::{Encryption, Signing};
 
-/// Where the buffer of a READ response begins.
+/// The offset of the buffer in a READ response.
 const READ_DATA_OFFSET: u8 = 80;
 /// `TransformType` in a crypto transform.
 const ENCRYPTION: u16 = 1;
@@ -31,7 +31,7 @@ const SIGNING: u16 = 2;
 /// `Channel` in an RDMA transform.
 const RDMA_V1: u32 = 1;
 const RDMA_V1_INVALIDATE: u32 = 2;
-/// What the cases that fail write.
+/// The number of bytes that the failing cases write.
 const LENGTH: u32 = 100_000;
 
 /// A connection of the suite's client, and a file.
@@ -40,12 +40,12 @@ struct Suite {
     direct: Connection,
     tree: u32,
     file: FileId,
-    /// What the suite does with each message after the session setup.
+    /// How the suite protects each message after the session setup.
     protection: Protection,
 }
 
 impl Suite {
-    /// A session that encrypts all messages.
+    /// Makes a session that encrypts all messages.
     fn encrypting(ids: &[TransformType], cipher: CipherAlgorithm) -> Self {
         let config = Config {
             dialects: vec![Dialect::Smb311],
@@ -56,7 +56,7 @@ impl Suite {
         Self::connect(config, Protection::Sealed)
     }
 
-    /// A session that signs all messages.
+    /// Makes a session that signs all messages.
     fn signing(ids: &[TransformType], algorithm: SigningAlgorithm) -> Self {
         let config = Config {
             dialects: vec![Dialect::Smb302, Dialect::Smb311],
@@ -67,7 +67,7 @@ impl Suite {
         Self::connect(config, Protection::Signed)
     }
 
-    /// A session that could do both, and encrypts all messages.
+    /// Makes a session that could do both, and that encrypts all messages.
     fn both(ids: &[TransformType]) -> Self {
         let config = Config {
             dialects: vec![Dialect::Smb302, Dialect::Smb311],
@@ -110,7 +110,7 @@ impl Suite {
         }
     }
 
-    /// The size of a request, if `count` of them move as much as NEGOTIATE allows for one.
+    /// Returns the size of a request such that `count` requests move as much as NEGOTIATE allows for one.
     fn size(&self, count: u32) -> u32 {
         let negotiated = self.direct.negotiated();
         assert_eq!(negotiated.max_read_size, negotiated.max_write_size);
@@ -122,7 +122,7 @@ impl Suite {
         self.direct.exchange(&request).expect("an answer")
     }
 
-    /// READs by RDMA that move the whole file, and what each response has to say about its transform.
+    /// Reads the whole file with READs by RDMA, and checks what each response says about its transform.
     fn reads(&mut self, count: u32, transform: TransformType, info_length: usize) {
         let size = self.size(count);
         let data = pattern((size * count) as usize, 1);
@@ -144,15 +144,15 @@ impl Suite {
             assert_eq!(read.data[8..16], [1, 0, 0, 0, 0, 0, 0, 0], "one transform");
             assert_eq!(read.data[16..18], transform.number().to_le_bytes());
             let nonce = read.transform().expect("a transform").expect("one").nonce;
-            assert!(nonces.insert(nonce.to_vec()), "READ {n} has an old nonce");
+            assert!(nonces.insert(nonce.to_vec()), "READ {n} repeats a nonce");
             let mut got = contents(&into);
             let right = &data[offset as usize..][..size as usize];
-            // What is encrypted was not there; what is signed was.
+            // Encrypted data must differ from the file; signed data must be the same.
             assert_eq!(got == right, transform == Signing);
             let opened = self.direct.unprotect(self.tree, &response, &mut got);
             opened.expect("the data is what the server sent");
             assert!(got == right);
-            // Any other byte of it is noticed.
+            // A change of any byte is noticed.
             let mut other = contents(&into);
             other[size as usize / 2] ^= 1;
             let opened = self.direct.unprotect(self.tree, &response, &mut other);
@@ -160,14 +160,14 @@ impl Suite {
         }
     }
 
-    /// Encrypts or signs data, and has it where the server can fetch it.
+    /// Encrypts or signs data, and puts it where the server can fetch it.
     fn offer(&mut self, transform: TransformType, data: &[u8]) -> (Transform, Registration) {
         let mut data = data.to_vec();
         let transform = self.direct.protect(transform, &mut data).expect("keys");
         (transform, source(&mut self.direct, &data))
     }
 
-    /// A WRITE over channel 3 with that channel information.
+    /// Makes a WRITE over channel 3 with this channel information.
     fn write(&mut self, offset: u64, length: u32, info: &[u8]) -> Request<'static> {
         Write {
             channel: 3,
@@ -178,8 +178,8 @@ impl Suite {
         .request(self.tree)
     }
 
-    /// WRITEs by RDMA that move as much as one may. As in the suite, all of them have the same data with one nonce, and
-    /// the channel information of each is that of those before it and its own.
+    /// Writes as much as allowed, with WRITEs by RDMA. As in the suite, all of them have the same data with one nonce,
+    /// and the channel information of each WRITE repeats that of the WRITEs before it and adds its own.
     fn writes(&mut self, count: u32, transform: TransformType, channel: u32) {
         let size = self.size(count);
         let data = pattern(size as usize, 2);
@@ -199,7 +199,7 @@ impl Suite {
         assert!(written.chunks(size as usize).all(|part| part == data));
     }
 
-    /// Sends a WRITE that must be refused with `status`: nothing is written, and the connection lives.
+    /// Sends a WRITE that must be refused with `status`: nothing is written, and the connection survives.
     fn fails(&mut self, request: Request<'_>, status: NtStatus) {
         let response = self.exchange(request);
         assert_eq!(refusal(response.ok()), status);
@@ -208,7 +208,7 @@ impl Suite {
         assert_eq!(self.exchange(echo).status(), NtStatus::SUCCESS);
     }
 
-    /// Sends a WRITE whose transform was changed by `spoil`, which must be refused, and then the right one.
+    /// Sends a WRITE whose transform `spoil` has changed, which must be refused, and then one with the right transform.
     fn fails_if(
         &mut self,
         transform: TransformType,
@@ -227,7 +227,7 @@ impl Suite {
     }
 }
 
-/// `SMB2_RDMA_TRANSFORM`, before `rest` and the descriptor.
+/// Makes `SMB2_RDMA_TRANSFORM`, to be followed by `rest` and the descriptor.
 fn head(count: u16, channel: u32, rest: usize, descriptors: usize) -> Vec<u8> {
     let number = |n: usize| u16::try_from(n).expect("short").to_le_bytes();
     let mut bytes = Vec::new();
@@ -239,7 +239,7 @@ fn head(count: u16, channel: u32, rest: usize, descriptors: usize) -> Vec<u8> {
     bytes
 }
 
-/// `SMB2_RDMA_CRYPTO_TRANSFORM`, without padding.
+/// Makes `SMB2_RDMA_CRYPTO_TRANSFORM`, without padding.
 fn crypto(kind: u16, signature: &[u8], nonce: &[u8]) -> Vec<u8> {
     let length = |part: &[u8]| u16::try_from(part.len()).expect("short").to_le_bytes();
     let mut bytes = kind.to_le_bytes().to_vec();
@@ -256,7 +256,7 @@ fn aligned(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Channel information: `count` in its head, and `crypto` before the descriptor.
+/// Makes channel information: its head says `count`, and `crypto` stands before the descriptor.
 fn info(count: u16, channel: u32, crypto: &[u8], from: &Registration) -> Vec<u8> {
     let mut bytes = head(count, channel, crypto.len(), 16);
     bytes.extend(crypto);
@@ -264,18 +264,18 @@ fn info(count: u16, channel: u32, crypto: &[u8], from: &Registration) -> Vec<u8>
     bytes
 }
 
-/// The right crypto transform.
+/// Makes the right crypto transform.
 fn right(transform: &Transform) -> Vec<u8> {
     let kind = transform.transform_type.number();
     aligned(crypto(kind, &transform.signature, &transform.nonce))
 }
 
-/// The right channel information.
+/// Makes the right channel information.
 fn whole(transform: &Transform, channel: u32, from: &Registration) -> Vec<u8> {
     info(1, channel, &right(transform), from)
 }
 
-/// One byte more, as the suite makes it: the first one twice.
+/// Makes the bytes longer by one, as the suite does: the first byte comes twice.
 fn longer(bytes: &[u8]) -> Vec<u8> {
     [&bytes[..1], bytes].concat()
 }
@@ -368,7 +368,8 @@ fn Smb2OverRdmaChannelTransform_Encryption_WriteLargeFile_EncryptionAndSigningSt
         ..Suite::config(&[Signing, Encryption])
     };
     let mut suite = Suite::connect(config, Protection::Sealed);
-    // As the description says; and as the suite does, whose count and offset are those of three transforms.
+    // First the case as its description says, and then as the suite runs it: with the count and the offset of three
+    // transforms.
     let two = |transform: &Transform, from: &Registration| {
         let signing = aligned(crypto(SIGNING, &transform.signature, &[0; 12]));
         info(2, RDMA_V1, &[right(transform), signing].concat(), from)
@@ -409,7 +410,7 @@ fn Smb2OverRdmaChannelTransform_Encryption_WriteLargeFile_IncreaseSignatureLengt
     suite.fails_if(Encryption, spoil, NtStatus::AUTH_TAG_MISMATCH);
 }
 
-/// A WRITE with a nonce of another length.
+/// Sends a WRITE with a nonce of another length.
 fn a_nonce_of_another_length_fails(cipher: CipherAlgorithm, change: impl Fn(&[u8]) -> Vec<u8>) {
     let mut suite = Suite::encrypting(&[Encryption], cipher);
     let spoil = |transform: &Transform, from: &Registration| {
@@ -490,7 +491,7 @@ fn Smb2OverRdmaChannelTransform_Signing_WriteLargeFile_AES_CMAC() {
     Suite::signing(&[Signing], AesCmac).writes(1, Signing, RDMA_V1);
 }
 
-/// A signed WRITE whose token the response invalidates, even if it refuses the WRITE.
+/// Sends a signed WRITE. The response invalidates its token, even if it refuses the WRITE.
 fn signed_once(suite: &mut Suite, flags: u32, status: NtStatus) {
     let (transform, from) = suite.offer(Signing, &pattern(LENGTH as usize, 6));
     let request = suite.write(0, LENGTH, &whole(&transform, RDMA_V1_INVALIDATE, &from));
@@ -507,9 +508,9 @@ fn signed_once(suite: &mut Suite, flags: u32, status: NtStatus) {
 #[test]
 fn Smb2OverRdmaChannelTransform_Signing_WriteLargeFile_FlagsSignedNotSet_Fails() {
     let mut suite = Suite::both(&[Signing]);
-    // The suite's message is encrypted, and its header says that it is signed, which means nothing then.
+    // The suite's message is encrypted, so it means nothing that its header says that the message is signed.
     signed_once(&mut suite, Header::SIGNED, NtStatus::INVALID_PARAMETER);
-    // As the description says: not signed.
+    // The description says that the message is not signed.
     for protection in [Protection::Sealed, Protection::Plain] {
         suite.protection = protection;
         signed_once(&mut suite, 0, NtStatus::INVALID_PARAMETER);
@@ -522,7 +523,7 @@ fn Smb2OverRdmaChannelTransform_Signing_WriteLargeFile_FlagsSignedNotSet_Fails()
 fn Smb2OverRdmaChannelTransform_Signing_WriteLargeFile_SigningStructure_EncryptionId_Fails() {
     let mut suite = Suite::both(&[Encryption]);
     signed_once(&mut suite, Header::SIGNED, NtStatus::INVALID_PARAMETER);
-    // Nor in a message that is signed.
+    // It is refused in a signed message, too.
     suite.protection = Protection::Signed;
     signed_once(&mut suite, 0, NtStatus::INVALID_PARAMETER);
 }

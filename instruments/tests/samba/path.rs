@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Bytes prove the path: the counters of the device and of the client match the requests, to the
-//! byte.
+//! Proves which path data takes: the counters of the device and of the client match the requests, to the byte.
 
 use instruments::client::{Channel, Config, HEADER_LENGTH, Read, Write};
 use smbdirect::transport::Traffic;
@@ -16,12 +15,12 @@ const REQUEST: u64 = (HEADER_LENGTH + 48) as u64;
 const RESPONSE: u64 = (HEADER_LENGTH + 16) as u64;
 /// Bytes of a descriptor.
 const DESCRIPTOR: u64 = 16;
-/// Bytes of an interim response, which announces that the final one takes longer.
+/// Bytes of an interim response, which says that the final one will take longer.
 const INTERIM: u64 = (HEADER_LENGTH + 9) as u64;
-/// Bytes in front of a message that is encrypted.
+/// Bytes that precede an encrypted message.
 const TRANSFORM: u64 = 52;
 
-/// What the only SMB Direct connection carried.
+/// The traffic of the only SMB Direct connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Bytes {
     messages_out: u64,
@@ -33,7 +32,7 @@ struct Bytes {
 }
 
 impl Bytes {
-    /// The device's counters, once it has counted the `messages` that the client has received.
+    /// Reads the device's counters, once it has counted the `messages` that the client has received.
     fn of(server: &Server, messages: u64) -> Self {
         let status = server.device().wait_for_status(|status| {
             let connections = status["connections"].as_array().expect("connections");
@@ -62,7 +61,7 @@ impl Bytes {
         }
     }
 
-    /// Without interim responses, which a slow server may have sent.
+    /// Leaves out interim responses, which a slow server may have sent.
     fn of_response(mut self, header: u64) -> Self {
         while self.messages_out > 1 {
             self.messages_out -= 1;
@@ -72,7 +71,7 @@ impl Bytes {
     }
 }
 
-/// What the connection carried for `action`; device and client must agree.
+/// Returns what the connection carried for `action`; device and client must agree.
 fn carried(server: &Server, client: &mut Client, action: impl FnOnce(&mut Client)) -> Bytes {
     let seen: Traffic = client.direct.traffic();
     let before = Bytes::of(server, seen.messages_in);
@@ -90,7 +89,7 @@ fn carried(server: &Server, client: &mut Client, action: impl FnOnce(&mut Client
     carried
 }
 
-/// Lengths that are not multiples of anything, and the largest.
+/// Lengths with no common divisor, and the largest length.
 const LENGTHS: [u32; 5] = [1, 4097, 65_537, 1_000_003, 8 << 20];
 
 #[test]
@@ -165,7 +164,7 @@ fn data_that_goes_with_messages_is_in_the_counts_of_messages_alone() {
         let file = client.open("inline");
         let sealed = if seal { TRANSFORM } else { 0 };
         for length in LENGTHS {
-            // The data that fits in the largest message.
+            // Take only as much data as fits in the largest message.
             let length = length.min(client.direct.max_inline_write());
             let data = pattern(length as usize, length.into());
             let bytes = carried(&server, &mut client, |client| {
@@ -201,7 +200,7 @@ fn data_that_goes_with_messages_is_in_the_counts_of_messages_alone() {
             let bytes = bytes.of_response(sealed);
             assert_eq!(bytes, expected, "{length} bytes, {sign}, {seal}");
         }
-        // The next connection is to be the only one again.
+        // The next connection has to be the only one again.
         drop(client);
         server
             .device()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Clients that sign or encrypt and know no RDMA transforms, as Linux's: none of their data goes by RDMA, which alone
-//! does neither, and messages carry as much as they can hold.
+//! Tests clients that sign or encrypt but know no RDMA transforms, like Linux's client. None of their data goes by
+//! RDMA, which protects nothing by itself, and messages carry as much as they can hold.
 
 use instruments::client::{
     Channel, Config, Connection, Create, Disposition, FileId, NtStatus, Read, Write,
@@ -13,17 +13,17 @@ use crate::channel::{Client, device, disk, pattern, place, refusal, sink, source
 use crate::sessions::{GUID, credentials, log_in};
 use instruments::samba::{Server, Setup};
 
-/// The longest message that Linux's client receives: 1,364 bytes in each of 255 / 2 fragments. If it encrypts, it still
-/// reads by `MaxReadSize`, and takes missing bytes for zeros.
+/// The longest message that Linux's client receives: 1,364 bytes in each of 255 / 2 fragments. If the client encrypts,
+/// it still reads `MaxReadSize` at a time, and takes missing bytes for zeros.
 const LINUX: u32 = 173_910;
-/// Bytes in front of an encrypted message.
+/// Bytes that precede an encrypted message.
 const TRANSFORM: u32 = 52;
 /// Bytes of a READ response before its data.
 const RESPONSE: u32 = 64 + 16;
-/// Credits are charged in this unit, and `MaxReadSize` and `MaxWriteSize` are multiples of it.
+/// The unit in which credits are charged. `MaxReadSize` and `MaxWriteSize` are multiples of it.
 const UNIT: u32 = 64 << 10;
 
-/// The configuration of a client that receives messages of at most that length.
+/// Makes the configuration of a client that receives messages of at most this length.
 fn receiving(max_fragmented_size: u32, sign: bool, seal: bool) -> Config {
     let mut config = Config {
         sign,
@@ -35,7 +35,7 @@ fn receiving(max_fragmented_size: u32, sign: bool, seal: bool) -> Config {
     config
 }
 
-/// A session that has only an SMB Direct connection, and an open file.
+/// Makes a session that has only an SMB Direct connection, and opens a file.
 fn open(server: &Server, config: Config) -> (Connection, u32, FileId) {
     let mut direct = Connection::smb_direct(server.smb_direct, config).expect("SMB Direct");
     direct.log_in(&credentials(server)).expect("a session");
@@ -63,7 +63,7 @@ fn a_read_of_more_than_the_client_receives_is_refused_and_not_shortened() {
             let status = refusal(read(offset, length));
             assert_eq!(status, NtStatus::INVALID_PARAMETER, "{length} at {offset}");
         }
-        // As much as fits, and as much as is asked for if the file ends before that.
+        // A READ returns as much as fits, and as much as it asks for if the file ends before that.
         for (offset, length) in [
             (0, fits),
             (end - u64::from(fits), fits),
@@ -101,7 +101,7 @@ fn a_client_that_receives_any_read_gets_as_much_as_the_server_sends() {
     }
 }
 
-/// Writes and reads as much in a message as NEGOTIATE has announced.
+/// Writes and reads as much in a message as NEGOTIATE announced.
 fn use_what_is_announced(server: &Server, config: Config) {
     let (mut direct, tree, file) = open(server, config);
     let (read, write) = {
@@ -155,13 +155,13 @@ fn where_something_encrypts_or_must_be_signed_sizes_are_announced_that_messages_
             let sizes = (negotiated.max_read_size, negotiated.max_write_size);
             assert_eq!(sizes, (whole, whole));
         }
-        // Over TCP messages may be that long.
+        // Over TCP, messages may be as long as that.
         let tcp = log_in(&server, Config::new(GUID)).negotiated().clone();
         assert_eq!((tcp.max_read_size, tcp.max_write_size), (whole, whole));
     }
 }
 
-/// Expects that READ and WRITE by RDMA are refused, and that no data has gone that way.
+/// Checks that READ and WRITE by RDMA are refused, and that no data goes that way.
 fn nothing_goes_by_rdma(server: &Server, client: &mut Client) {
     let file = client.open("file");
     let into = sink(&mut client.direct, 8192);
@@ -176,7 +176,7 @@ fn nothing_goes_by_rdma(server: &Server, client: &mut Client) {
     for name in ["rdma_read_bytes", "rdma_write_bytes"] {
         assert_eq!(status["connections"][0][name], 0, "{name}");
     }
-    // In messages all of the data goes.
+    // All data goes in messages.
     let data = pattern(100_000, 10);
     let written = client.direct.write(client.tree, file, 0, &data);
     assert_eq!(written.expect("a WRITE"), 100_000);
@@ -184,7 +184,7 @@ fn nothing_goes_by_rdma(server: &Server, client: &mut Client) {
     assert!(read.expect("a READ") == data);
 }
 
-/// Whether the server tells a client of an RDMA-capable interface.
+/// Returns whether the server tells a client of an RDMA-capable interface.
 fn is_told_of_rdma(client: &mut Client) -> bool {
     let interfaces = client.tcp.network_interfaces(client.tree);
     let mut interfaces = interfaces.expect("interfaces").into_iter();

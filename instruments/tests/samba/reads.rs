@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! READ by RDMA, in detail ([MS-SMB2] 3.3.5.12).
+//! Tests READ by RDMA in detail ([MS-SMB2] 3.3.5.12).
 
 use instruments::client::{Channel, Config, Create, Disposition, NtStatus, Read, Request};
 
@@ -12,7 +12,7 @@ use instruments::samba::{Server, Setup};
 
 const BOTH: [Channel; 2] = [Channel::RdmaV1, Channel::RdmaV1Invalidate];
 
-/// A server with a file.
+/// Starts a server with a file.
 fn start(data: &[u8]) -> (Server, Client) {
     let server = device(Setup::default());
     place(&server, "file", data);
@@ -42,7 +42,7 @@ fn any_length_is_read_at_any_offset_into_any_pieces() {
             );
             assert!(
                 others.iter().all(|byte| *byte == UNTOUCHED),
-                "more than the pieces was written"
+                "bytes outside the pieces were written"
             );
             client.direct.deregister(&into).ok();
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Login, signing, encryption, binding.
+//! Tests login, signing, encryption and binding.
 
 use std::time::Duration;
 
@@ -171,7 +171,7 @@ fn the_device_ends_clients_that_do_not_log_in_in_time_and_no_others() {
     let mut first = direct(GUID).expect("SMB Direct");
     first.log_in(&credentials(&server)).expect("a session");
     let mut second = crate::channel::bind(&server, &first);
-    // Both in the smbd of a client that is logged in, and in a separate one.
+    // Try both the smbd of a client that is logged in, and a separate one.
     for guid in [GUID, *b"never logged in."] {
         let mut silent = direct(guid).expect("SMB Direct");
         let ended = silent.serve(4 * TIMEOUT);
@@ -219,7 +219,7 @@ fn an_anonymous_session_is_a_strangers_until_a_share_lets_the_guest_in() {
     server.device().wait_for_status(|_| users() == (1, 2));
     let ended = stranger.serve(4 * TIMEOUT);
     assert!(matches!(ended, Err(Error::Closed(_))), "{ended:?}");
-    // The guest has come later.
+    // The guest came later than the stranger, so wait until it, too, would be too late.
     std::thread::sleep(Duration::from_secs(9));
     let how = Create::file(Disposition::Create);
     guest.create(tree, "of a guest", &how).expect("a file");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * For LD_PRELOAD: a pread() or pwrite() of 12345 bytes takes a tenth of a second, as if the file were on a slow disk.
+ * For LD_PRELOAD: makes pread() and pwrite() of 12345 bytes take a tenth of a second, as if the
+ * file were on a slow disk.
  */
 #include <stddef.h>
 #include <sys/syscall.h>

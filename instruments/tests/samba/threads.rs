@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Reads and writes that smbd does without a thread, as long as the file is fast (`aio inline size`).
+//! Tests reads and writes that smbd does without a thread, as long as the file is fast (`aio inline size`).
 //!
-//! An idle thread ends after a second, so the number of threads shows whether one was used.
+//! An idle thread ends after a second, so the number of threads shows whether one has been used.
 
 use std::fs;
 use std::path::Path;
@@ -22,9 +22,9 @@ const SLOW: u32 = 12_345;
 const QUICK: u32 = 4096;
 /// A length that always takes a thread.
 const LONG: u32 = 300_000;
-/// How many operations must be fast after a slow one, and some more.
+/// The number of operations that must be fast after a slow one, and a few more.
 const AGAIN: usize = 80;
-/// How often a test is tried: on a busy machine even a fast operation may take long.
+/// How many times a test is tried, because on a busy machine even a fast operation may take long.
 const ATTEMPTS: usize = 20;
 
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +111,7 @@ impl Scene {
         assert_eq!(done, length);
     }
 
-    /// The number of threads of the client's smbd, besides the first.
+    /// Returns the number of threads of the client's smbd, not counting the first.
     fn threads(&self) -> usize {
         let [pid] = workers(&self.server)[..] else {
             panic!("one smbd");
@@ -124,7 +124,7 @@ impl Scene {
         wait_until("no thread", || self.threads() == 0);
     }
 
-    /// Whether reads or writes use no thread until one is slow, and then use one.
+    /// Returns whether reads or writes use no thread until one is slow, and then use one.
     fn is_slow_once(&mut self, way: Way) -> bool {
         for _ in 0..AGAIN {
             self.go(way, QUICK);
@@ -138,7 +138,10 @@ impl Scene {
             return false;
         }
         self.go(way, QUICK);
-        assert!(self.threads() > 0, "{way:?}: none after a slow one");
+        assert!(
+            self.threads() > 0,
+            "{way:?}: no thread after a slow operation"
+        );
         true
     }
 }
@@ -149,12 +152,15 @@ fn a_file_that_is_quick_needs_no_thread_and_one_that_is_slow_does() {
     for way in WAYS {
         let once = (0..ATTEMPTS).any(|_| scene.is_slow_once(way));
         assert!(once, "{way:?}: always a thread");
-        // And again, because fast operations return to the first thread.
+        // Try it again: after fast operations, smbd returns to its first thread.
         let again = (0..ATTEMPTS).any(|_| scene.is_slow_once(way));
-        assert!(again, "{way:?}: a thread for ever");
+        assert!(again, "{way:?}: smbd uses a thread for ever");
         scene.wait_for_threads_to_end();
         scene.go(way, LONG);
-        assert!(scene.threads() > 0, "{way:?}: longer than may be");
+        assert!(
+            scene.threads() > 0,
+            "{way:?}: a long operation used no thread"
+        );
     }
     scene.client.is_alive();
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! RDMA transforms: what NEGOTIATE says, whose data goes by RDMA, what is refused, and what the device sees.
+//! Tests RDMA transforms: what NEGOTIATE says, whose data goes by RDMA, what is refused, and what the device sees.
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -32,7 +32,7 @@ fn config(sign: bool, seal: bool) -> Config {
 
 // NEGOTIATE
 
-/// A negotiate context.
+/// Makes a negotiate context.
 fn context(kind: u16, data: &[u8]) -> Vec<u8> {
     let length = u16::try_from(data.len()).expect("short");
     let mut bytes = kind.to_le_bytes().to_vec();
@@ -42,7 +42,7 @@ fn context(kind: u16, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// `SMB2_RDMA_TRANSFORM_CAPABILITIES` that says it has `count` ids.
+/// Makes an `SMB2_RDMA_TRANSFORM_CAPABILITIES` that says that it has `count` ids.
 fn capabilities(count: u16, ids: &[u16]) -> Vec<u8> {
     let mut data = count.to_le_bytes().to_vec();
     data.extend([0; 6]);
@@ -50,8 +50,8 @@ fn capabilities(count: u16, ids: &[u16]) -> Vec<u8> {
     context(7, &data)
 }
 
-/// NEGOTIATE of SMB 3.1.1 over TCP with these contexts besides the one that there must be: the status, and the ids in
-/// the answer if it has any.
+/// Sends NEGOTIATE of SMB 3.1.1 over TCP with these contexts and the one that is required. Returns the status, and the
+/// ids in the answer if it has any.
 fn negotiate(server: &Server, more: &[Vec<u8>]) -> (NtStatus, Option<Vec<u16>>) {
     let mut preauth = vec![1, 0, 32, 0, 1, 0];
     preauth.extend([5; 32]);
@@ -96,7 +96,7 @@ fn negotiate(server: &Server, more: &[Vec<u8>]) -> (NtStatus, Option<Vec<u16>>) 
     (status, found)
 }
 
-/// The cases `Negotiate_SMB311_RdmaTransformCapabilities_*` of Microsoft's FileServer suite among others.
+/// Includes the cases `Negotiate_SMB311_RdmaTransformCapabilities_*` of Microsoft's FileServer suite.
 #[test]
 fn negotiate_answers_with_the_transforms_that_both_sides_have() {
     let server = device(Setup::default());
@@ -151,7 +151,7 @@ fn a_server_without_smb_direct_ignores_the_transforms() {
     let server = device(Setup::default());
     server.reconfigure("smb direct = yes", "smb direct = no");
     let end = Instant::now() + TIMEOUT;
-    // smbd reads its configuration when it has seen that it changed.
+    // smbd reads its configuration once it has noticed the change.
     while negotiate(&server, &[capabilities(2, &[1, 2])]) != (NtStatus::SUCCESS, None) {
         assert!(Instant::now() < end, "smbd still answers");
         std::thread::sleep(Duration::from_millis(50));
@@ -162,7 +162,7 @@ fn a_server_without_smb_direct_ignores_the_transforms() {
 
 // Whose data goes by RDMA
 
-/// A file of a client, and the transform that its data needs.
+/// A client's file, and the transform that its data needs.
 struct Transformed {
     client: Client,
     file: FileId,
@@ -181,7 +181,7 @@ impl Transformed {
         }
     }
 
-    /// Encrypts or signs data, and has it where the server can fetch it.
+    /// Encrypts or signs data, and puts it where the server can fetch it.
     fn offer(&mut self, data: &[u8], room: usize) -> (Transform, Registration) {
         let mut data = data.to_vec();
         let transform = self.client.direct.protect(self.transform, &mut data);
@@ -226,7 +226,7 @@ impl Transformed {
     }
 }
 
-/// Sizes around those at which threads begin to encrypt, and at which pieces end.
+/// Sizes around the limits at which threads begin to encrypt and at which pieces end.
 const SIZES: [u32; 11] = [
     1,
     15,
@@ -272,14 +272,14 @@ fn every_cipher_and_signature_moves_data_of_any_size() {
             assert!(disk(&server, "file")[offset as usize..][..size as usize] == data);
             assert!(one.get(offset, size, channel) == data, "{size} bytes");
         }
-        // At the end of the file a READ is shorter, and protected all the same.
+        // At the end of the file a READ returns less, which is protected all the same.
         let end = disk(&server, "file");
         let read = one.get(end.len() as u64 - 5, 4096, Channel::RdmaV1);
         assert!(read == end[end.len() - 5..]);
     }
 }
 
-/// What smbstatus says of the channels with SMB Direct: how they protect what RDMA carries.
+/// Returns what smbstatus says about the SMB Direct channels: how they protect what RDMA carries.
 fn shows(server: &Server) -> Vec<String> {
     let status = server.smbstatus();
     let sessions = status["sessions"].as_object().expect("sessions");
@@ -390,7 +390,7 @@ fn smbstatus_tells_plain_data_from_data_in_messages() {
 
 // What is refused
 
-/// A WRITE over channel 3 with any channel information.
+/// Makes a WRITE over channel 3 with any channel information.
 fn write(file: FileId, length: u32, info: &[u8]) -> Write<'static> {
     Write {
         channel: 3,
@@ -408,7 +408,7 @@ fn signed(server: &Server) -> Transformed {
     Transformed::connect(server, config(true, false), Signing)
 }
 
-/// A server with a file.
+/// Starts a server with a file.
 fn victim() -> (Server, Vec<u8>) {
     let server = device(Setup::default());
     let data = pattern(200_000, 1);
@@ -432,7 +432,7 @@ fn data_that_was_altered_or_is_of_another_session_is_not_written() {
         (encrypted(&server), NtStatus::AUTH_TAG_MISMATCH),
         (signed(&server), NtStatus::INVALID_SIGNATURE),
     ] {
-        // Below and above the size from which on threads do it.
+        // Try lengths below and above the one from which on threads do the work.
         for length in [5000_u32, 200_000] {
             let data = pattern(length as usize, 2);
             let mut refused = |spoil: &mut dyn FnMut(&mut Transform, &mut Vec<u8>)| {
@@ -464,7 +464,7 @@ fn data_that_was_altered_or_is_of_another_session_is_not_written() {
                 refused(&mut |transform, _| transform.nonce.resize(wrong, 0));
             }
             refused(&mut |transform, _| transform.nonce.iter_mut().for_each(|byte| *byte ^= 1));
-            // The keys of another session.
+            // Try the keys of another session.
             if status == NtStatus::AUTH_TAG_MISMATCH {
                 refused(&mut |transform, sent| {
                     sent.copy_from_slice(&data);
@@ -491,7 +491,7 @@ fn malformed_transforms_are_refused_byte_by_byte() {
         assert_eq!(status, NtStatus::INVALID_PARAMETER, "{info:?}");
         assert!(disk(&server, "file") == before, "it was written");
     };
-    // Cut off anywhere, and more than the descriptors describe.
+    // Cut the information off anywhere, or let it say more than the descriptors describe.
     for end in 0..right.len() {
         refused(5000, &right[..end]);
     }
@@ -502,7 +502,8 @@ fn malformed_transforms_are_refused_byte_by_byte() {
         info[at..at + bytes.len()].copy_from_slice(bytes);
         info
     };
-    // The descriptors in the transform, before its end, behind the end, and at no multiple of 8.
+    // Put the descriptors into the transform, before its end, after the end, or at an offset that is not a multiple of
+    // 8.
     for offset in [0_u16, 1, 16, 24, 48, 52, 57, 64, 72, 0x7fff, 0xffff] {
         refused(5000, &with(0, &offset.to_le_bytes()));
     }
@@ -518,16 +519,16 @@ fn malformed_transforms_are_refused_byte_by_byte() {
     for kind in [0_u16, 2, 3, 0xffff] {
         refused(5000, &with(16, &kind.to_le_bytes()));
     }
-    // Lengths that move the end, or lie behind it.
+    // These lengths move the end, or lie beyond it.
     for at in [18, 20] {
         for length in [0_u16, 4, 24, 40, 0x7fff, 0xffff] {
             refused(5000, &with(at, &length.to_le_bytes()));
         }
     }
-    // A descriptor of nothing, and one that wraps around.
+    // Try a descriptor of zero bytes, and one that wraps around.
     refused(5000, &with(68, &[0; 4]));
     refused(5000, &with(56, &[0xff; 8]));
-    // READ has no such channel.
+    // READ does not have this channel.
     let read = Read {
         channel: 3,
         ..Read::direct(one.file, 0, 5000, Channel::RdmaV1, &[from.descriptor()])
@@ -565,7 +566,7 @@ fn a_transform_that_is_not_that_of_its_message_is_refused() {
     refused(Encryption, Protection::Plain, &server);
     refused(Signing, Protection::Sealed, &server);
     refused(Signing, Protection::Plain, &server);
-    // Nor does data go by RDMA without one.
+    // Data does not go by RDMA without a transform either.
     for mut one in [encrypted(&server), signed(&server)] {
         let from = source(&mut one.client.direct, &pattern(5000, 5));
         for channel in [Channel::RdmaV1, Channel::RdmaV1Invalidate] {
@@ -593,7 +594,7 @@ fn a_replayed_write_writes_the_same_again_and_nothing_else() {
             one.client.direct.call(&request).expect("a WRITE");
             assert!(disk(&server, "file")[..70_000] == data);
         }
-        // Half of the data is not what was encrypted or signed.
+        // Half of the data differs from what was encrypted or signed.
         let half = write(one.file, 35_000, &info).request(one.client.tree);
         let status = refusal(one.client.direct.call(&half));
         let expected = match one.transform {
@@ -604,7 +605,7 @@ fn a_replayed_write_writes_the_same_again_and_nothing_else() {
     }
 }
 
-/// Sizes of WRITEs whose data is unprotected without a thread, and in one.
+/// Sizes of WRITEs whose data smbd unprotects with and without a thread.
 const WITH_AND_WITHOUT_THREAD: [u32; 3] = [4096, 100_000, 1 << 20];
 
 #[test]
@@ -636,7 +637,7 @@ fn a_client_that_ends_behind_a_write_ends_nothing_else() {
     let ends: [End; 3] = [
         |client| vec![Request::tree_disconnect(client.tree).expect("a request")],
         |_| vec![Request::logoff().expect("a request")],
-        // The connection ends.
+        // End the connection.
         |_| vec![],
     ];
     let (server, before) = victim();
@@ -672,7 +673,7 @@ fn a_client_that_ends_behind_a_write_ends_nothing_else() {
     assert!(disk(&server, "file")[..before.len()] == before);
 }
 
-/// Once no session is left, the file is as before, or has `data` at its start.
+/// Waits until no session is left. Then the file must be as before, or have `data` at its start.
 fn whole_or_not_at_all(server: &Server, before: &[u8], data: &[u8]) {
     let started = Instant::now();
     let sessions = || {
@@ -712,7 +713,7 @@ fn as_many_descriptors_as_fit_are_served() {
     assert!(disk(&server, "file")[..data.len()] == data);
     let pieces: Vec<BufferDescriptorV1> = from.pieces(count);
     let read = Read::direct(one.file, 0, length, Channel::RdmaV1, &pieces);
-    // Memory that the server may not write.
+    // The server may not write to this memory.
     let _ = one.client.direct.call(&read.request(one.client.tree));
     one.client.direct.echo().expect_err("the connection ended");
     one.client.tcp.echo().expect("the other channel lives");
@@ -744,7 +745,7 @@ fn older_dialects_and_tcp_have_no_transforms() {
 
 // What the device sees
 
-/// All that the process can write, except what it has mapped and cannot read.
+/// Returns all memory that a process can write, except mapped memory that it cannot read.
 fn memory(process: u32) -> Vec<Vec<u8>> {
     let maps = fs::read_to_string(format!("/proc/{process}/maps")).expect("its maps");
     let mut memory = fs::File::open(format!("/proc/{process}/mem")).expect("its memory");
@@ -770,7 +771,7 @@ fn memory(process: u32) -> Vec<Vec<u8>> {
     found
 }
 
-/// Whether the memory has one of these anywhere.
+/// Returns whether the memory contains any of these.
 fn has(memory: &[Vec<u8>], what: &[u8]) -> bool {
     let (first, rest) = what.split_first().expect("not empty");
     memory.iter().any(|part| {
@@ -799,7 +800,7 @@ fn the_device_has_neither_keys_nor_plaintext() {
         let read = one.get(0, 1 << 20, Channel::RdmaV1);
         assert!(read == secret);
         one.put(0, &secret, Channel::RdmaV1);
-        // In the middle of it: READs that nobody has answered yet.
+        // Search in the middle of READs that the client has not answered yet.
         let into = sink(&mut one.client.direct, 1 << 20);
         let ids: Vec<u64> = (0..4)
             .map(|_| {
@@ -821,7 +822,7 @@ fn the_device_has_neither_keys_nor_plaintext() {
         }
     }
     drop(one);
-    // The same search finds what is not encrypted.
+    // The same search finds data that is not encrypted.
     let mut plain = Client::connect(&server);
     let file = plain.open("file");
     let into = sink(&mut plain.direct, 1 << 20);
@@ -831,6 +832,6 @@ fn the_device_has_neither_keys_nor_plaintext() {
     let memory = memory(server.device().id());
     assert!(
         runs.iter().any(|run| has(&memory, run)),
-        "the search finds nothing"
+        "the search does not work"
     );
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Requests over SMB Direct that wait: notifications, locks, and how waiting ends.
+//! Tests requests over SMB Direct that wait, such as notifications and locks, and how the waiting ends.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ fn connect(server: &Server, guid: [u8; 16]) -> (Connection, u32) {
     (direct, tree)
 }
 
-/// CHANGE_NOTIFY about names in a directory ([MS-SMB2] 2.2.35).
+/// Makes a CHANGE_NOTIFY about names in a directory ([MS-SMB2] 2.2.35).
 fn change_notify(tree: u32, directory: FileId) -> Request<'static> {
     let mut body = Vec::new();
     body.extend(32_u16.to_le_bytes());
@@ -38,7 +38,7 @@ fn change_notify(tree: u32, directory: FileId) -> Request<'static> {
     Request::raw(Command::CHANGE_NOTIFY, tree, body)
 }
 
-/// Exclusively locks the first ten bytes, or unlocks them ([MS-SMB2] 2.2.26).
+/// Makes a LOCK that locks the first ten bytes exclusively or unlocks them ([MS-SMB2] 2.2.26).
 fn lock(tree: u32, file: FileId, flags: u32) -> Request<'static> {
     let mut body = Vec::new();
     body.extend(48_u16.to_le_bytes());
@@ -62,7 +62,7 @@ fn new_file(connection: &mut Connection, tree: u32, name: &str) -> FileId {
 
 #[test]
 fn a_change_is_told_and_a_request_to_be_told_is_given_up() {
-    // Notifications of the kernel are lost until smbd's notify daemon has begun to watch, over TCP too.
+    // The kernel's notifications are lost until smbd's notify daemon has begun to watch. That is so over TCP, too.
     let server = device(Setup {
         global: &["kernel change notify = no"],
         ..Setup::default()
@@ -75,7 +75,7 @@ fn a_change_is_told_and_a_request_to_be_told_is_given_up() {
     let request = change_notify(tree, root);
     let first = connection.send(&request).expect("sent");
     assert!(connection.is_pending(first, INTERIM).expect("a connection"));
-    // It does not hold up other requests meanwhile.
+    // The waiting request does not hold up other requests.
     connection.echo().expect("an echo");
     let file = new_file(&mut connection, tree, "news");
     let told = connection.wait(first).expect("an answer").ok();
@@ -144,12 +144,12 @@ fn a_client_that_disconnects_while_something_waits_leaves_nothing_behind() {
     server
         .device()
         .wait_for_status(|status| status["totals"]["clients"] == 1);
-    // Nor does the cancelled request get the lock when it becomes free.
+    // The cancelled request does not get the lock when the lock becomes free.
     holder.call(&lock(tree, file, UNLOCK)).expect("an unlock");
     holder.call(&lock(tree, file, EXCLUSIVE)).expect("a lock");
 }
 
-/// How long a client is not told that a READ or WRITE by RDMA is pending.
+/// How long a READ or WRITE by RDMA takes before the client is told that it is pending.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[test]
@@ -166,12 +166,12 @@ fn a_client_is_told_that_a_transfer_is_pending_after_a_second_and_not_before() {
         let began = Instant::now();
         let before = client.direct.traffic().messages_in;
         let id = client.direct.send(&write).expect("sent");
-        // It waits that long before it serves its memory, and the server waits for it.
+        // The client waits before it serves its memory, and the server waits for the client.
         std::thread::sleep(PATIENCE / 10);
         let written = client.direct.wait(id).expect("an answer").written();
         assert_eq!(written.expect("a WRITE"), 8 << 20);
         let messages = client.direct.traffic().messages_in - before;
-        // On a busy machine it may have taken longer.
+        // On a busy machine this may have taken longer.
         if began.elapsed() < PATIENCE {
             assert_eq!(messages, 1, "an interim response");
             quick += 1;
@@ -199,7 +199,7 @@ fn reads_in_messages_wait_for_the_memory_of_others() {
         let file = client.open("file");
         let length = 1 << 20;
         let length = length - 4096;
-        // More than the device has for messages of one process; and the client does not take them.
+        // This is more than the device holds for messages of one process, and the client does not take the messages.
         let ids: Vec<u64> = (0..32)
             .map(|n| {
                 let read = Read::inline(file, n << 20, length).request(client.tree);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! WRITE by RDMA, in detail ([MS-SMB2] 3.3.5.13).
+//! Tests WRITE by RDMA in detail ([MS-SMB2] 3.3.5.13).
 
 use instruments::client::{Channel, Config, Create, Disposition, NtStatus, Request, Write};
 use smbdirect::wire::BufferDescriptorV1;
@@ -18,7 +18,7 @@ fn start() -> (Server, Client) {
     (server, client)
 }
 
-/// Bytes that the device has fetched from the client.
+/// Returns the number of bytes that the device has fetched from the client.
 fn fetched(server: &Server) -> u64 {
     let status = server.device().status();
     let connections = status["connections"].as_array().expect("connections");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client with two channels, and what a server holds for all clients.
+//! A client with two channels, and a record of what a server holds for all clients.
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,16 +17,16 @@ use crate::sessions::credentials;
 use instruments::daemon::TIMEOUT;
 use instruments::samba::Server;
 
-/// Bytes of each piece of a copy.
+/// Bytes per piece of a copy.
 pub(super) const PIECE: usize = 1 << 20;
 
-/// A number that is unique among the tests.
+/// Returns a number that no other test gets.
 pub(crate) fn number() -> u32 {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     COUNT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The configuration of a new and patient client.
+/// Returns the configuration of a new and patient client.
 pub(crate) fn config() -> Config {
     let mut guid = *b"failing client 0";
     guid[12..].copy_from_slice(&number().to_le_bytes());
@@ -36,7 +36,7 @@ pub(crate) fn config() -> Config {
     }
 }
 
-/// Bytes that differ from place to place, and from one `seed` to another.
+/// Makes bytes that differ from place to place, and from one `seed` to another.
 pub(crate) fn content(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
@@ -60,7 +60,7 @@ impl Client {
         Self { tcp, direct, tree }
     }
 
-    /// A new file.
+    /// Creates a file.
     pub(super) fn create(&mut self, name: &str) -> FileId {
         let how = Create::file(Disposition::Create);
         let created = self.tcp.create(self.tree, name, &how);
@@ -93,7 +93,7 @@ impl Client {
     }
 }
 
-/// An SMB Direct channel of the session of another connection.
+/// Makes an SMB Direct channel of another connection's session.
 pub(super) fn bind(server: &Server, other: &Connection) -> Connection {
     let config = other.config().clone();
     let mut direct = Connection::smb_direct(server.smb_direct, config).expect("SMB Direct");
@@ -103,7 +103,7 @@ pub(super) fn bind(server: &Server, other: &Connection) -> Connection {
     direct
 }
 
-/// Sends a WRITE of `data` by RDMA without waiting: the memory stays registered.
+/// Sends a WRITE of `data` by RDMA without waiting for the answer. The memory stays registered.
 pub(crate) fn send_put(
     direct: &mut Connection,
     tree: u32,
@@ -148,7 +148,7 @@ pub(crate) fn put(
     Ok(written)
 }
 
-/// Sends a READ of `length` bytes by RDMA without waiting: the memory stays registered.
+/// Sends a READ of `length` bytes by RDMA without waiting for the answer. The memory stays registered.
 pub(crate) fn send_get(
     direct: &mut Connection,
     tree: u32,
@@ -201,7 +201,7 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// The children of a process.
+/// Returns the children of a process.
 pub(super) fn children(parent: Pid) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
@@ -209,7 +209,7 @@ pub(super) fn children(parent: Pid) -> Vec<i32> {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // A process that has ended meanwhile is not a child.
+        // A process that has ended in the meantime is not a child.
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let behind_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let its_parent = behind_name.split(' ').nth(1);
@@ -220,13 +220,13 @@ pub(super) fn children(parent: Pid) -> Vec<i32> {
     found
 }
 
-/// How many descriptors a process has open.
+/// Returns how many descriptors a process has open.
 fn descriptors(pid: impl std::fmt::Display) -> usize {
     let directory = fs::read_dir(format!("/proc/{pid}/fd"));
     directory.expect("a process that runs").count()
 }
 
-/// The processes that are workers of the device.
+/// Returns the processes that are workers of the device.
 pub(crate) fn workers(server: &Server) -> Vec<Pid> {
     let status = server.device().status();
     let processes = status["processes"].as_array().expect("processes");
@@ -239,7 +239,7 @@ pub(crate) fn workers(server: &Server) -> Vec<Pid> {
         .collect()
 }
 
-/// What server and device hold when no client is connected.
+/// What the server and the device hold when no client is connected.
 #[derive(Debug)]
 pub(super) struct Rest {
     totals: serde_json::Value,
@@ -260,7 +260,8 @@ impl Rest {
         }
     }
 
-    /// smbd's parent closes late what it used at its start.
+    /// Returns whether no more is held than `before`. Fewer children and descriptors are fine, because smbd's parent
+    /// closes late what it used at its start.
     fn is_within(&self, before: &Self) -> bool {
         self.totals == before.totals
             && self.workers == before.workers
@@ -269,7 +270,7 @@ impl Rest {
             && self.descriptors_of_device <= before.descriptors_of_device
     }
 
-    /// Read after a first client has come and gone, because some things are made only once.
+    /// Reads the numbers after a first client has come and gone, because some things are made only once.
     pub(super) fn of(server: &Server) -> Self {
         Client::connect(server).copy(&format!("first-{}", number()), 1);
         wait_until("all clients are gone", || {
@@ -288,7 +289,7 @@ impl Rest {
         }
     }
 
-    /// Waits until they hold no more than that again.
+    /// Waits until the server and the device hold no more than that again.
     pub(super) fn wait(&self, server: &Server) {
         let end = Instant::now() + TIMEOUT;
         loop {

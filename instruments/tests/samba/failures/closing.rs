@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Files that are closed while the server fetches the data of a WRITE from a client that does not send it. The client's
-//! own CLOSE waits for the data (`storage.rs`); other ways of closing do not.
+//! Tests files that are closed while the server fetches the data of a WRITE from a client that does not send it. The
+//! client's own CLOSE waits for the data (`storage.rs`); other ways of closing do not.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,10 +16,10 @@ use crate::channel::{disk, source};
 use instruments::samba::{SHARE, Server, Setup};
 
 const LENGTH: usize = 8 << 20;
-/// Less than any time after which a silent client's connection is given up.
+/// Shorter than any timeout of a silent client's connection.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-/// A client with an outstanding WRITE, whose data it does not send until it is called again.
+/// Makes a client with an outstanding WRITE, whose data the client does not send until it is called again.
 fn writer(server: &Server, channel: Channel) -> (Client, FileId, u64) {
     let mut client = Client::connect(server);
     let file = client.create("file");
@@ -39,7 +39,7 @@ fn writer(server: &Server, channel: Channel) -> (Client, FileId, u64) {
     (client, file, id)
 }
 
-/// Whether any smbd has a file of the share open.
+/// Returns whether any smbd has a file of the share open.
 fn is_held(server: &Server) -> bool {
     let is_file = |to: &PathBuf| to.starts_with(&server.files) && *to != server.files;
     workers(server).iter().any(|pid| {
@@ -49,18 +49,18 @@ fn is_held(server: &Server) -> bool {
     })
 }
 
-/// Waits until the file is closed, which does not need the client.
+/// Waits until the file is closed, which must not need the client.
 fn is_closed_at_once(server: &Server, began: Instant) {
     wait_until("it is closed", || !is_held(server));
     assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
 }
 
-/// The result of a WRITE.
+/// Returns the result of a WRITE.
 fn end_of(client: &mut Client, id: u64) -> NtStatus {
     client.direct.wait(id).expect("an answer").status()
 }
 
-/// `NetFileClose`: the message that Samba's RPC server sends to the smbd that has a file open (`MSG_SMB_CLOSE_FILE`).
+/// Does what `NetFileClose` does: Samba's RPC server sends `MSG_SMB_CLOSE_FILE` to the smbd that has a file open.
 fn close_file(server: &Server, name: &str) {
     let about = fs::metadata(server.files.join(name)).expect("a file");
     let id = |pid: u32| {
@@ -73,7 +73,7 @@ fn close_file(server: &Server, name: &str) {
     let socket = UnixDatagram::unbound().expect("a socket");
     for pid in workers(server) {
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
-        // Other processes cannot learn the file's number in that process, so try all.
+        // Other processes cannot learn the number that the file has in that process, so try all.
         for number in 1..100_u64 {
             let mut message = vec![0; 8];
             message.extend(id(pid));
@@ -142,7 +142,7 @@ fn a_file_that_an_administrator_closes_is_written_first() {
 #[test]
 fn a_write_can_be_cancelled_and_its_connection_goes_on() {
     let server = Server::start();
-    // The answer ends the registration, and after that the server must not read the memory.
+    // The answer ends the registration, so after it the server must not read the memory.
     let (mut client, file, id) = writer(&server, Channel::RdmaV1Invalidate);
     client.direct.cancel(id).expect("sent");
     assert_eq!(end_of(&mut client, id), NtStatus::CANCELLED);

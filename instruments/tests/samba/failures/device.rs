@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! smbdirectd ends, and starts again.
+//! Tests what happens when smbdirectd ends and starts again.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::sessions::credentials;
 use instruments::daemon::TIMEOUT;
 use instruments::samba::Server;
 
-/// Pieces of a copy, and how many of them are requested at a time.
+/// The number of pieces of a copy.
 const PIECES: usize = 48;
 const DEPTH: usize = 4;
 
@@ -72,7 +72,7 @@ fn a_copy_to_the_server_goes_on_over_tcp_while_the_device_is_gone_and_then_by_rd
     let done = written.iter().filter(|written| **written).count();
     assert!((5 * DEPTH..6 * DEPTH).contains(&done), "{done}");
 
-    // Nothing that was answered is lost; TCP carries the rest, up to the last quarter.
+    // No answered piece is lost. TCP carries the rest, up to the last quarter.
     let tree = client.tree;
     for (piece, bytes) in data.chunks(PIECE).enumerate().take(PIECES * 3 / 4) {
         if !written[piece] {
@@ -98,7 +98,7 @@ fn a_copy_to_the_server_goes_on_over_tcp_while_the_device_is_gone_and_then_by_rd
     client.tcp.close(tree, file).expect("a close");
     let disk = std::fs::read(server.files.join("copy")).expect("a file");
     assert!(disk == data);
-    // A new client finds it, too.
+    // A new client finds SMB Direct, too.
     Client::connect(&server).copy("another", 4);
 }
 
@@ -165,7 +165,7 @@ fn a_client_without_tcp_logs_in_anew_after_the_device_was_killed() {
         direct.tree_connect(&server.share_path()).expect("a tree");
         server.kill_device();
         assert!(direct.echo().is_err(), "round {round}");
-        // Its smbd has no clients left.
+        // This client's smbd has no clients left.
         wait_until("the client's smbd ends", || {
             children(server.pid()).len() <= rest
         });
@@ -186,7 +186,7 @@ fn whatever_is_under_way_when_the_device_is_killed_the_smbd_of_the_client_goes_o
             send_put(direct, tree, file, n << 23, &data).expect("sent");
             send_get(direct, tree, file, n << 23, data.len()).expect("sent");
         }
-        // From the first messages to about the last.
+        // Kill the device at a time between the first message and about the last.
         direct
             .serve(Duration::from_millis(round * 4))
             .expect("a connection");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client that disappears in the middle of something.
+//! Tests clients that disappear in the middle of something.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -43,18 +43,18 @@ impl Cable {
         }
     }
 
-    /// From now on neither side hears the other.
+    /// From now on neither side hears the other one.
     fn cut(mut self) {
         for end in self.ends.lock().expect("its ends").iter() {
             // The server may have closed it first.
             let _ = end.shutdown(Shutdown::Both);
         }
-        // The copy was interrupted on purpose.
+        // The copying was interrupted on purpose.
         let _ = self.thread.take().expect("a thread").join();
     }
 }
 
-/// Carries one connection.
+/// Carries the data of one connection.
 fn carry(
     listener: &TcpListener,
     server: SocketAddr,
@@ -73,7 +73,7 @@ fn carry(
     })
 }
 
-/// SESSION_SETUP with the first message of NTLM ([MS-NLMP] 2.2.1.1), which asks for a challenge.
+/// Sends SESSION_SETUP with the first message of NTLM ([MS-NLMP] 2.2.1.1), which asks for a challenge.
 fn half_a_login(connection: &mut Connection) {
     let mut token = b"NTLMSSP\0\x01\0\0\0".to_vec();
     token.extend(0x6008_8215_u32.to_le_bytes());
@@ -104,15 +104,15 @@ fn open_a_file(server: &Server, connection: &mut Connection) -> (u32, FileId) {
     (tree, file)
 }
 
-/// A WRITE whose data the client does not send.
+/// Sends a WRITE, but not its data.
 fn begin_to_write(server: &Server, connection: &mut Connection) {
     let (tree, file) = open_a_file(server, connection);
     send_put(connection, tree, file, 0, &content(1, 8 << 20)).expect("sent");
-    // By about this time, the server asks for the data.
+    // The server asks for the data by about this time.
     std::thread::sleep(Duration::from_millis(5));
 }
 
-/// A READ of more data than the network holds, which the client does not take.
+/// Sends a READ of more data than the network holds, and does not take the data.
 fn begin_to_read(server: &Server, connection: &mut Connection) {
     let (tree, file) = open_a_file(server, connection);
     put(connection, tree, file, 0, &content(1, 1 << 20)).expect("a WRITE");
@@ -125,7 +125,7 @@ fn begin_to_read(server: &Server, connection: &mut Connection) {
     std::thread::sleep(Duration::from_millis(5));
 }
 
-/// A CHANGE_NOTIFY, which is answered only when something changes.
+/// Sends a CHANGE_NOTIFY, which is answered only when something changes.
 fn wait_for_changes(server: &Server, connection: &mut Connection) {
     let tree = log_in(server, connection);
     let root = connection.create(tree, "", &Create::directory());
@@ -134,7 +134,7 @@ fn wait_for_changes(server: &Server, connection: &mut Connection) {
     body.extend([0, 0]);
     body.extend(4096_u32.to_le_bytes());
     body.extend(root.0);
-    // Changes of security, which do not happen here.
+    // Watch for changes of security, which do not happen here.
     body.extend(0x100_u32.to_le_bytes());
     body.extend([0; 4]);
     let request = Request::raw(Command::CHANGE_NOTIFY, tree, body);
@@ -142,7 +142,7 @@ fn wait_for_changes(server: &Server, connection: &mut Connection) {
     assert!(connection.is_pending(id, TIMEOUT).expect("an answer"));
 }
 
-/// A LOCK that waits for another one.
+/// Sends a LOCK that waits for another lock.
 fn wait_for_a_lock(server: &Server, connection: &mut Connection) {
     let (tree, file) = open_a_file(server, connection);
     let how = Create::file(Disposition::OpenIf);
@@ -156,7 +156,7 @@ fn wait_for_a_lock(server: &Server, connection: &mut Connection) {
         body.extend(file.0);
         body.extend(0_u64.to_le_bytes());
         body.extend(100_u64.to_le_bytes());
-        // An exclusive lock that waits.
+        // An exclusive lock, which waits.
         body.extend(2_u32.to_le_bytes());
         body.extend([0; 4]);
         Request::raw(Command::LOCK, tree, body)
@@ -203,7 +203,7 @@ fn a_client_that_is_gone_in_the_middle_of_any_step_leaves_nothing_behind() {
         cable.cut();
         drop(connection);
         for entry in std::fs::read_dir(&server.files).expect("the share") {
-            // smbd may still have it open; then the next round finds it.
+            // smbd may still have the file open; then the next round finds it.
             let _ = std::fs::remove_file(entry.expect("a file").path());
         }
     }

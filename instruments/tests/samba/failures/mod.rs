@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What goes wrong, and how: a client gets the right error or its data, other clients notice
-//! nothing, and nothing is left over.
+//! Tests failures: a client gets the right error or its data, other clients notice nothing, and nothing is left over.
 
 pub(crate) mod client;
 mod closing;

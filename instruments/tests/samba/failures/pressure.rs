@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! More requests than there is memory for.
+//! Tests more requests than there is memory for.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::sessions::credentials;
 use instruments::client::{Config, Connection, NtStatus};
 use instruments::samba::{Server, Setup};
 
-/// Room for three of the largest transfers at a time, and no more.
+/// A configuration with room for three of the largest transfers at a time, and no more.
 const LITTLE: &str = "
 [memory.bulk]
 unit_length = \"1 MiB\"
@@ -46,7 +46,7 @@ fn requests_for_more_memory_than_there_is_wait_for_each_other() {
     let ids: Vec<u64> = (0..REQUESTS)
         .map(|n| send_put(direct, tree, file, at(n), &content(n)).expect("sent"))
         .collect();
-    // All the memory that is allowed is in use, and requests wait for it.
+    // All memory that is allowed is in use, and requests wait for more.
     server.device().wait_for_status(|status| {
         let processes = status["processes"].as_array().expect("processes");
         processes
@@ -131,7 +131,7 @@ fn memory_that_another_client_has_is_waited_for() {
     let large = first.create("first");
     first.put(large, 0, &data).expect("a WRITE");
     let file = second.create("second");
-    // There may be none until the first client is gone, which holds all that can be had.
+    // There may be no memory until the first client is gone, because that client holds all that is allowed.
     let (direct, tree) = (&mut second.direct, second.tree);
     let id = send_put(direct, tree, file, 0, &data).expect("sent");
     let answered = direct.wait_within(id, Duration::from_millis(500));

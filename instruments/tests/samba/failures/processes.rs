@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One smbd of many dies, hangs, or gets a message.
+//! Tests that one smbd of many dies, hangs, or gets a message.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ fn keep_copying(server: &Server, stop: &AtomicBool, done: &AtomicBool) -> usize 
     copies
 }
 
-/// Does something while two other clients copy, which must not notice.
+/// Does something while two other clients copy. They must not notice it.
 fn while_others_copy(server: &Server, doing: impl FnOnce(&dyn Fn())) {
     let stop = AtomicBool::new(false);
     let done = [AtomicBool::new(false), AtomicBool::new(false)];
@@ -34,10 +34,10 @@ fn while_others_copy(server: &Server, doing: impl FnOnce(&dyn Fn())) {
         let clients = done
             .each_ref()
             .map(|done| scope.spawn(move || keep_copying(server, stop, done)));
-        // Waits until each client completes copies that it begins from now on.
+        // Waits until each client has completed copies that it began after this call.
         let others_go_on = || {
             for (done, client) in done.iter().zip(&clients) {
-                // The copy that is under way began earlier, so wait for two.
+                // The copy in progress began earlier, so wait for two.
                 for _ in 0..2 {
                     done.store(false, Ordering::Relaxed);
                     wait_until("another client copies", || {
@@ -60,7 +60,7 @@ fn while_others_copy(server: &Server, doing: impl FnOnce(&dyn Fn())) {
     });
 }
 
-/// A client, and the smbd that serves it; there are no other clients.
+/// Connects the only client, and returns it and the smbd that serves it.
 fn one_client(server: &Server) -> (Client, Pid) {
     let client = Client::connect(server);
     let workers = workers(server);
@@ -84,7 +84,7 @@ fn an_smbd_that_is_killed_takes_only_its_own_client_with_it() {
             assert!(client.tcp.echo().is_err());
             others_go_on();
         });
-        // The client returns, with the GUID that the dead smbd had registered.
+        // The client returns with the GUID that the dead smbd had registered.
         let config = client.tcp.config().clone();
         drop(client);
         let again = instruments::client::Connection::smb_direct(server.smb_direct, config);
@@ -97,7 +97,7 @@ fn an_smbd_that_is_killed_takes_only_its_own_client_with_it() {
     }
 }
 
-/// Continues the process when dropped, whatever happened meanwhile.
+/// Continues the process when dropped, whatever happened in the meantime.
 pub(super) struct Stopped(Pid);
 
 impl Stopped {
@@ -156,7 +156,7 @@ fn a_configuration_that_is_read_again_breaks_nothing() {
         others_go_on();
         Client::connect(&server).copy("one-more", 2);
     });
-    // The smbds of the others end once they see that their clients are gone.
+    // The smbds of the other clients end once they see that their clients are gone.
     wait_until("the smbds of others ended", || workers(&server) == [pid]);
 }
 
@@ -167,7 +167,7 @@ fn an_smbd_that_is_told_to_end_ends_and_the_next_one_is_served() {
     let file = client.create("last");
     let data = content(8, 8 << 20);
     send_put(&mut client.direct, client.tree, file, 0, &data).expect("sent");
-    // The signal goes to its process group, and ends the parent itself, too.
+    // The signal goes to smbd's whole process group, so it also ends the parent.
     let status = server.stop_smbd();
     let signal = status.signal();
     let in_order = status.success() || signal == Some(Signal::TERM.as_raw());
@@ -176,7 +176,7 @@ fn an_smbd_that_is_told_to_end_ends_and_the_next_one_is_served() {
     assert!(matches!(ended, Err(Error::Closed(_))), "{ended:?}");
     server.device().wait_for_status(|status| {
         let processes = status["processes"].as_array().expect("processes");
-        // The observer is the process that asks for the status.
+        // The process that asks for the status is the observer.
         let asks = |process: &serde_json::Value| process["role"] == "observer";
         processes.iter().all(asks)
             && status["connections"] == serde_json::json!([])

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What is missing or not allowed, and which log says so.
+//! Tests what happens if something is missing or not allowed, and which log says so.
 
 use std::fs;
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ use super::processes::Stopped;
 use crate::sessions::{credentials, log_in};
 use instruments::samba::{Server, Setup};
 
-/// What a log says about SMB Direct.
+/// Returns the lines of a log that contain these words.
 fn lines(log: &str, words: &str) -> Vec<String> {
     let said = log.lines().filter(|line| line.contains(words));
     said.map(|line| line.trim().to_owned()).collect()
@@ -34,7 +34,7 @@ fn without_a_device_smbd_serves_tcp_and_says_so_once_until_there_is_one() {
     let interfaces = tcp.network_interfaces(tree).expect("interfaces");
     assert!(!interfaces.is_empty() && interfaces.iter().all(|interface| !interface.rdma));
     assert!(Connection::smb_direct(server.smb_direct, config()).is_err());
-    // Meanwhile the parent looks for the device again.
+    // In the meantime the parent looks for the device again.
     std::thread::sleep(std::time::Duration::from_secs(12));
     tcp.echo().expect("an ECHO");
     let said = lines(&server.log(), "no SMB Direct until");
@@ -44,24 +44,27 @@ fn without_a_device_smbd_serves_tcp_and_says_so_once_until_there_is_one() {
 
     server.start_device();
     Client::connect(&server).copy("found", 2);
-    // A session from before finds it, too.
+    // A session from before the device started finds it, too.
     wait_until("an RDMA interface", || {
         let interfaces = tcp.network_interfaces(tree).expect("interfaces");
         interfaces.iter().any(|interface| interface.rdma)
     });
     super::client::bind(&server, &tcp).echo().expect("an ECHO");
     let said = lines(&server.log(), "SMB Direct is served by the device");
-    assert_eq!(said.len(), 1, "a reader of the first line sees this, too");
+    assert_eq!(
+        said.len(),
+        1,
+        "a reader of the first line must see this, too"
+    );
 
-    // It logs that again when the device is gone again.
+    // smbd logs that again when the device is gone again.
     server.kill_device();
     wait_until("a second line", || {
         lines(&server.log(), "no SMB Direct until").len() == 2
     });
 }
 
-/// Plays a device of another version for the next process that attaches. If it sends its version, it sends nothing
-/// else.
+/// Plays a device of another version for the next process that attaches. It sends that version, or nothing.
 fn refuse_one(path: &Path, says: Option<u32>) {
     fs::create_dir_all(path.parent().expect("a directory")).expect("made");
     let listener = SeqListener::bind(path).expect("a socket");
@@ -105,7 +108,7 @@ fn a_device_of_another_version_is_said_also_after_there_was_none() {
         let said = || lines(&server.log(), "no SMB Direct until");
         assert_eq!(said().len(), 1);
         refuse_one(server.control_socket(), says);
-        wait_until("the versions are said, and what to do", || {
+        wait_until("the log names the versions and the cure", || {
             let said = said();
             said.len() >= 2
                 && said[1].contains(&versions)
@@ -184,7 +187,7 @@ fn smb_direct_goes_off_and_on_again_with_the_configuration() {
     assert_eq!(
         said.len(),
         1,
-        "a reader of the line that it is off sees this, too"
+        "a reader of the line that says 'off' must see this, too"
     );
 }
 
@@ -213,13 +216,13 @@ fn a_client_is_denied_and_no_process_stays_even_if_the_device_stands_still() {
         ..Setup::default()
     });
     let before = children(server.pid());
-    // Processes of earlier clients are on their way out.
+    // Processes of earlier clients may not have ended yet.
     let child = || {
         let mut all = children(server.pid()).into_iter();
         all.find(|pid| !before.contains(pid))
     };
     std::thread::scope(|scope| {
-        // The parent learns of the client, and forks for it, while the device is stopped.
+        // The parent learns of the client and forks for it while the device is stopped.
         let parent = Stopped::new(server.pid());
         let denied = scope.spawn(|| Connection::smb_direct(server.smb_direct, config()).map(drop));
         server.wait_for_device_status(|status| status["totals"]["offered"] == 1);
@@ -258,7 +261,7 @@ fn no_more_clients_than_there_may_be_processes_are_served() {
         assert!(clients.len() <= 5, "every client got in");
     };
     assert!(!clients.is_empty(), "{refused}");
-    // Only once a minute, because there may be many.
+    // This is logged only once a minute, because there may be many.
     assert_eq!(lines(&server.log(), "max smbd processes").len(), 1);
     let status = server.device().status();
     assert_eq!(
@@ -266,7 +269,7 @@ fn no_more_clients_than_there_may_be_processes_are_served() {
         Some(clients.len())
     );
     for client in &mut clients {
-        client.echo().expect("those that are there go on");
+        client.echo().expect("existing clients go on");
     }
     drop(clients.pop());
     let mut next = None;

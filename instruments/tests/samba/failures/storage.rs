@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Files that cannot be written, or are closed too early.
+//! Tests files that cannot be written, or that are closed too early.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,12 +30,12 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Even while it is in use.
+        // Unmount the file system even if it is in use.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
 
-/// Bytes that the device's connections have fetched by RDMA READ.
+/// Returns the number of bytes that the device's connections have fetched by RDMA READ.
 fn fetched(server: &Server) -> u64 {
     let status = server.device().status();
     let connections = status["connections"].as_array().expect("connections");
@@ -57,14 +57,14 @@ fn a_full_disk_is_reported_and_once_there_is_room_the_write_succeeds() {
     let mut written = 0;
     let full = loop {
         match client.put(file, written as u64, &data[written..][..PIECE]) {
-            // That may be fewer than requested.
+            // The count may be lower than requested.
             Ok(count) => written += count as usize,
             Err(error) => break error,
         }
         assert!(written <= 3 << 20, "more than there was room for");
     };
     assert_eq!(full.status(), Some(NtStatus::DISK_FULL), "{full}");
-    // A WRITE with its data in the message gets the same error, and both channels stay unharmed.
+    // A WRITE with its data in the message gets the same error, and neither channel is harmed.
     let inline = client
         .direct
         .write(client.tree, file, written as u64, &data[..PIECE / 2]);
@@ -135,7 +135,7 @@ fn a_read_only_share_is_read_by_rdma_and_not_written() {
     assert!(client.get(file, 0, PIECE).expect("a READ") == data);
 }
 
-/// A WRITE of 8 MiB whose data the client has not sent.
+/// Sends a WRITE of 8 MiB, but not its data, and waits until the server fetches it.
 fn wait_for_data(server: &Server, client: &mut Client, file: FileId, data: &[u8]) -> u64 {
     let write = send_put(&mut client.direct, client.tree, file, 0, data).expect("sent");
     server.device().wait_for_status(|status| {
@@ -158,7 +158,7 @@ fn a_close_waits_for_data_that_is_being_fetched() {
     let close = client.tcp.send(&close).expect("sent");
     let closed = client.tcp.wait_within(close, Duration::from_secs(1));
     assert!(matches!(closed, Err(Error::TimedOut(..))), "{closed:?}");
-    // Other requests to this smbd go on.
+    // Meanwhile this smbd answers other requests.
     client.tcp.echo().expect("an ECHO");
     let written = client
         .direct
@@ -197,7 +197,7 @@ fn a_write_and_a_close_behind_it_both_end_in_order() {
         let disk = std::fs::read(server.files.join(&name)).expect("a file");
         assert!(disk == data, "round {round}");
     }
-    // Nor does it matter if a channel ends meanwhile.
+    // It does not matter either if a channel ends in the meantime.
     let file = client.create("left");
     send_put(&mut client.direct, tree, file, 0, &content(9, 8 << 20)).expect("sent");
     let close = Request::close(tree, file).expect("encoded");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client that sends any bytes after it has logged in.
+//! A client that sends arbitrary bytes after it has logged in.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,12 +20,12 @@ pub(super) const NAME: &str = "victim";
 /// Its size.
 pub(super) const SIZE: usize = 1 << 20;
 
-/// The contents of the file, before and after.
+/// The contents of the file, which the attacks must not change.
 pub(super) fn pattern() -> Vec<u8> {
     (0..SIZE).map(|n| (n * 7 + (n >> 8)) as u8).collect()
 }
 
-/// A connection that has logged in, whose messages the attacker counts itself.
+/// A connection that has logged in. The attacker numbers its messages itself.
 pub(super) struct Attacker {
     pub(super) connection: Connection,
     pub(super) tree: u32,
@@ -36,7 +36,7 @@ pub(super) struct Attacker {
 }
 
 impl Attacker {
-    /// A server with the file.
+    /// Starts a server with the file.
     pub(super) fn server() -> Server {
         let server = Server::start();
         assert!(server.places_directly, "an smbd with SMB Direct is needed");
@@ -47,7 +47,7 @@ impl Attacker {
     }
 
     pub(super) fn new(server: &Server) -> Self {
-        // Each attacker is a client of its own, with an smbd of its own.
+        // Each attacker is a client of its own, and has an smbd of its own.
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let mut guid = *b"hostile client. ";
         guid[12..].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
@@ -68,7 +68,7 @@ impl Attacker {
         }
     }
 
-    /// A request as a message, with the next id.
+    /// Makes a message of a request, with the next id.
     pub(super) fn message(&mut self, request: &Request<'_>) -> (u64, Vec<u8>) {
         let id = self.next_id;
         self.next_id += u64::from(request.credit_charge.max(1));
@@ -91,7 +91,7 @@ impl Attacker {
         (id, message)
     }
 
-    /// Sends any bytes; returns whether the connection is still up.
+    /// Sends any bytes, and returns whether the connection is still up.
     #[must_use]
     pub(super) fn send(&mut self, message: &[u8]) -> bool {
         match self.connection.send_bytes(message) {
@@ -101,7 +101,7 @@ impl Attacker {
         }
     }
 
-    /// The final answer to a message; `None` if the connection ends instead.
+    /// Waits for the final answer to a message. `None`: the connection ends instead.
     pub(super) fn answer(&mut self, id: u64) -> Option<NtStatus> {
         loop {
             if let Some(status) = self.answers.remove(&id) {
@@ -115,7 +115,7 @@ impl Attacker {
         }
     }
 
-    /// Records the status of each response of a message.
+    /// Records the status of each response in a message.
     fn note(&mut self, message: &[u8]) {
         let mut rest = message;
         while !rest.is_empty() {
@@ -142,7 +142,7 @@ impl Attacker {
         }
     }
 
-    /// Whether the connection is still served: an ECHO is answered.
+    /// Returns whether the connection is still served: an ECHO is answered.
     #[must_use]
     pub(super) fn is_served(&mut self) -> bool {
         let echo = Request::raw(Command::ECHO, 0, vec![4, 0, 0, 0]);
@@ -150,8 +150,7 @@ impl Attacker {
     }
 }
 
-/// Checks that another client is served as before, and, when all attackers have ended, that nothing
-/// of them is left.
+/// Checks that another client is served as before, and that no trace of the attackers is left once all have ended.
 pub(super) fn expect_unharmed(server: &Server) {
     let mut other = Attacker::new(server);
     let (tree, file) = (other.tree, other.file);
@@ -167,7 +166,7 @@ pub(super) fn expect_unharmed(server: &Server) {
     drop(other);
     server.wait_for_device_status(|status| {
         let count = |name: &str| status[name].as_array().map_or(0, Vec::len);
-        // The listener, and the observer that asks.
+        // The processes are the listener, and the observer that asks.
         count("connections") == 0 && count("processes") <= 2
     });
     assert_eq!(server.panics(), Vec::<String>::new());

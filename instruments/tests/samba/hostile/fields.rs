@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! READ and WRITE requests with illegal fields ([MS-SMB2] 3.3.5.12, 3.3.5.13).
+//! Tests READ and WRITE requests with illegal fields ([MS-SMB2] 3.3.5.12, 3.3.5.13).
 
 use instruments::client::{Channel, FileId, NtStatus, Read, Registration, Request, Write};
 use smbdirect::fabric::Access;
@@ -12,35 +12,35 @@ use super::attacker::{Attacker, SIZE, expect_unharmed, pattern};
 
 /// Bytes that a legal request moves.
 const LENGTH: u32 = 64 << 10;
-/// The largest number of descriptors that fits into the length of their list.
+/// The largest number of descriptors whose list still has a length that the field can hold.
 const MOST: u32 = 4095;
 
 /// The result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
-    /// `STATUS_INVALID_PARAMETER`, and the connection goes on.
+    /// The request is refused with `STATUS_INVALID_PARAMETER`, and the connection continues.
     Refused,
-    /// Any error, or the end of the connection: the client's side refuses the access.
+    /// Any error, or the end of the connection, because the client's side refuses the access.
     RefusedOrEnded,
-    /// The data moves: the request is odd but legal.
+    /// The data moves, because the request is odd but legal.
     Served,
 }
 use Expected::{Refused, RefusedOrEnded, Served};
 
-/// The fields that both requests have, and that a case changes.
+/// The fields that both requests have. A case changes them.
 struct Fields<'a> {
     length: u32,
     channel: u32,
     info_offset: u16,
     info_length: u16,
     descriptors: Vec<BufferDescriptorV1>,
-    /// Offset and length of the data in the message, for WRITE only.
+    /// Offset and length of the data in the message; WRITE only.
     data: (u16, u32),
     memory: &'a Registration,
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of a legal request.
+    /// Makes the fields of a legal request.
     fn new(channel: Channel, memory: &'a Registration) -> Self {
         Self {
             length: LENGTH,
@@ -104,7 +104,7 @@ const CASES: &[Case] = &[
     ("channel 3", Refused, |f| f.channel = 3),
     ("channel 4", Refused, |f| f.channel = 4),
     ("the last channel", Refused, |f| f.channel = u32::MAX),
-    ("no place of the list", Refused, |f| f.info_offset = 0),
+    ("the list at offset 0", Refused, |f| f.info_offset = 0),
     ("the list in the header", Refused, |f| f.info_offset = 16),
     ("the list in the request", Refused, |f| f.info_offset = 111),
     ("the list a byte past the end", Refused, |f| {
@@ -142,7 +142,7 @@ const CASES: &[Case] = &[
     ("memory that ends before the data", RefusedOrEnded, |f| {
         f.descriptors[0].offset += SIZE as u64 - u64::from(LENGTH) + 1;
     }),
-    ("a second token that is unknown", RefusedOrEnded, |f| {
+    ("an unknown second token", RefusedOrEnded, |f| {
         let mut pieces = f.memory.pieces(32);
         pieces.truncate(2);
         pieces[1].token = RemoteToken(!pieces[1].token.0);
@@ -153,14 +153,14 @@ const CASES: &[Case] = &[
         let pieces = (0..MOST).map(|n| f.memory.piece(n * 16, 16)).collect();
         f.list(pieces);
     }),
-    ("lengths whose sum 32 bits do not hold", Served, |f| {
+    ("lengths whose sum exceeds 32 bits", Served, |f| {
         let mut piece = f.memory.piece(0, u32::MAX);
         piece.length = u32::MAX;
         f.list(vec![piece; 3]);
     }),
 ];
 
-/// Cases for WRITE only: data in the message as well as by RDMA.
+/// Cases for WRITE only: there is data in the message as well as by RDMA.
 const BOTH_WAYS: &[Case] = &[
     ("a byte in the message, too", Refused, |f| f.data = (112, 1)),
     ("a length without a place", Refused, |f| f.data = (0, 1)),
@@ -233,7 +233,7 @@ fn a_write_whose_fields_are_wrong_is_refused_and_changes_nothing() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// Here the legal requests are refused, too: they would move data in the wrong direction.
+/// Here even the legal requests are refused, because they would move data in the wrong direction.
 const FORBIDDEN: &[Case] = &[("memory for the other direction", RefusedOrEnded, |_| {})];
 
 #[test]

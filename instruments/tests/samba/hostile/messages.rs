@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Messages that are not requests, compounds, and requests with random bits changed.
+//! Tests messages that are not requests, compounds, and requests with random bits changed.
 
 use instruments::client::{Channel, Command, NtStatus, Read, Registration, Request, Write};
 use smbdirect::fabric::Access;
@@ -10,36 +10,36 @@ use super::attacker::{Attacker, SIZE, expect_unharmed, pattern};
 
 /// Bytes that a request moves by RDMA.
 const LENGTH: u32 = 64 << 10;
-/// The number of messages with bits changed.
+/// The number of messages with changed bits.
 const MUTANTS: usize = 400;
 
 fn echo() -> Request<'static> {
     Request::raw(Command::ECHO, 0, vec![4, 0, 0, 0])
 }
 
-/// A message with the bytes at one offset replaced.
+/// Replaces the bytes of a message at an offset.
 fn with(mut message: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     message[at..at + bytes.len()].copy_from_slice(bytes);
     message
 }
 
-/// Messages that smbd must survive without understanding them.
+/// Makes messages that smbd must survive without understanding them.
 fn nonsense(right: &[u8]) -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = [1, 3, 4, 5, 16, 32, 52, 63, 64, 65, 67]
         .into_iter()
         .map(|length| right[..length].to_vec())
         .collect();
-    // NextCommand: in the header, unaligned, at the end, past it, and negative.
+    // NextCommand points into the header, to an unaligned place, to the end, past it, or is negative.
     for next in [1, 8, 63, 64, 65, 68, 72, 1 << 20, 0xffff_fff8, u32::MAX] {
         all.push(with(right.to_vec(), 20, &u32::to_le_bytes(next)));
     }
-    // Protocol ids: SMB 1, encrypted, compressed, none of these.
+    // The protocol ids of SMB 1, encrypted and compressed messages, and one that does not exist.
     for id in [b"\xffSMB", b"\xfdSMB", b"\xfcSMB", b"\0\0\0\0"] {
         all.push(with(right.to_vec(), 0, id));
         all.push([&id[..], &[0xff; 1000]].concat());
         all.push(id.to_vec());
     }
-    // Structure size, credit charge, command, flags, message id, session.
+    // Change the structure size, credit charge, command, flags, message id and session.
     all.push(with(right.to_vec(), 4, &[65, 0]));
     all.push(with(right.to_vec(), 6, &[0xff, 0xff]));
     all.push(with(right.to_vec(), 12, &[19, 0]));
@@ -62,25 +62,25 @@ fn a_message_that_is_not_a_request_is_answered_or_ends_its_connection() {
     for n in 0..count {
         let (_, right) = attacker.message(&echo());
         let message = nonsense(&right).swap_remove(n);
-        // Wait until smbd has seen it: it answers the ECHO after it, or the connection has ended.
+        // Wait until smbd has seen the message: then it has answered the ECHO after it, or the connection has ended.
         if !(attacker.send(&message) && attacker.is_served()) {
             ended += 1;
             attacker = Attacker::new(&server);
         }
     }
-    assert!(ended > 10, "{ended} of {count} ended a connection");
+    assert!(ended > 10, "only {ended} of {count} ended a connection");
     drop(attacker);
     expect_unharmed(&server);
 }
 
-/// Memory of an attacker; `None` if its connection has ended.
+/// Registers memory of an attacker. `None`: its connection has ended.
 fn register(attacker: &mut Attacker, access: Access) -> Option<Registration> {
     let memory = Memory::zeroed(SIZE);
     memory.write(0, &pattern()).expect("in range");
     attacker.connection.register(&memory, access).ok()
 }
 
-/// Two requests as one message.
+/// Joins two requests into one message.
 fn compound(mut first: Vec<u8>, second: &[u8]) -> Vec<u8> {
     first.resize(first.len().next_multiple_of(8), 0);
     let next = u32::try_from(first.len()).expect("short");
@@ -148,7 +148,7 @@ fn requests_with_bits_changed_at_random_harm_no_other_client() {
         } else {
             Access::RemoteRead
         };
-        // The effect of the one before may show only now.
+        // The effect of the previous message may show only now.
         let Some(memory) = register(&mut attacker, access) else {
             ended += 1;
             attacker = Attacker::new(&server);
@@ -162,8 +162,7 @@ fn requests_with_bits_changed_at_random_harm_no_other_client() {
         };
         let (_, mut message) = attacker.message(&request);
         for _ in 0..random.usize(1..4) {
-            // Mostly in the request and its descriptors: most changes of a header end the
-            // connection at once.
+            // Change mostly the request and its descriptors: most changes of a header end the connection at once.
             let from = if random.u8(..4) == 0 { 4 } else { 64 };
             let at = random.usize(from..message.len());
             message[at] ^= 1 << random.u8(..8);
@@ -183,7 +182,7 @@ fn requests_with_bits_changed_at_random_harm_no_other_client() {
     }
     assert!(ended < MUTANTS, "none was answered");
     drop(attacker);
-    // A WRITE to another offset is legal, so the contents of the file have changed.
+    // A WRITE to another offset is legal, so the contents of the file may have changed.
     let path = server.files.join(super::attacker::NAME);
     std::fs::write(path, pattern()).expect("a file");
     expect_unharmed(&server);

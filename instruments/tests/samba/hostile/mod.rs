@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Requests that no client should send, to a real smbd: each ends in a named error or in the end of
-//! its connection, and other clients notice nothing.
+//! Sends requests that no client should send to a real smbd. Each ends in a named error or in the end of its
+//! connection, and other clients notice nothing.
 
 mod attacker;
 mod fields;
