@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# The commands for people and the CI; tools/check.sh does the work. Needs Rust; apt brings the rest (as root).
+# The commands for people and the CI; tools/check.sh does the work. You need Rust; apt installs the rest (as root).
 
 .DEFAULT_GOAL := help
 .PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check mutations torture demo counts bench miri fuzz clean
@@ -16,7 +16,7 @@ build: ## build what make install installs, optimized
 test: ## run everything that must pass before a merge
 	@tools/check.sh setup fmt lint unit release library reproducible no-os module msrv docs samba smbd samba_library torture demo counts kernel
 
-test-samba: ## run only the tests with a real smbd: that of make samba, or of the build tree SMBDIRECT_SAMBA
+test-samba: ## run only the tests with a real smbd: the one of make samba, or of the build tree SMBDIRECT_SAMBA
 	@tools/check.sh smbd samba_library
 
 test-kernel: ## test against Linux's own client and server, in QEMU (KERNEL_MIB=256: the largest file, KERNEL_TESTS=)
@@ -37,7 +37,7 @@ fmt: ## check that the code is formatted
 lint: ## run clippy with each set of features that is used; a warning is an error
 	@tools/check.sh lint
 
-unit: ## run all tests with overflow and debug checks (the fuzz corpus is among them)
+unit: ## run all tests with overflow and debug checks (including the fuzz corpus)
 	@tools/check.sh unit
 
 release: ## run all tests again on the optimized code that users get
@@ -73,7 +73,7 @@ samba: ## fetch, patch and build Samba 4.22 with this library, in ~/.cache/smbdi
 samba-check: ## check each patch for Samba: form, build, warnings, tests over TCP (about an hour)
 	@tools/samba.sh check
 
-mutations: ## see that the tests of RDMA transforms notice each check that smbd lacks (minutes)
+mutations: ## remove each check of RDMA transforms from smbd, and see that a test notices (takes minutes)
 	@tools/check.sh mutations
 
 samba-selftest: ## run Samba's own tests over SMB Direct, or those that match TESTS=
@@ -87,7 +87,7 @@ torture: ## run smbtorture's smb2 suites over TCP and over SMB Direct; writes do
 demo: ## copy a file to a share and back by RDMA (KEEP=1 leaves the server running)
 	@tools/demo.py
 
-counts: ## count the system calls, sleeps and instructions of smbd and smbdirectd for an operation of 4 KiB
+counts: ## count smbd's and smbdirectd's system calls, sleeps and instructions for an operation of 4 KiB
 	@tools/samba.sh build
 	@INSTRUCTIONS=1 tools/check.sh counts
 
@@ -100,14 +100,15 @@ miri: ## run the engine's tests under Miri, in about 15 minutes (nightly Rust wi
 fuzz: ## fuzz each target for FUZZ_SECONDS (600) seconds (nightly Rust and cargo-fuzz)
 	@tools/check.sh fuzz
 
-# Where things go. tools/build.sh puts them in BUILT: installing builds nothing, because root may not have Rust.
+# Where to install things. tools/build.sh puts them into BUILT: installing builds nothing, because root may not have
+# Rust.
 PREFIX ?= /usr/local
 SBINDIR ?= $(PREFIX)/sbin
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 PKGCONFIGDIR ?= $(LIBDIR)/pkgconfig
 MANDIR ?= $(PREFIX)/share/man
-# smbdirectd looks for its configuration in /etc, wherever it is installed.
+# smbdirectd always looks for its configuration in /etc, even if it is installed elsewhere.
 SYSCONFDIR ?= /etc
 SYSTEMDDIR ?= $(PREFIX)/lib/systemd/system
 SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
@@ -131,7 +132,7 @@ install-strip: ## the same, without debug information
 .PHONY: built
 built:
 	@[ -e '$(BUILT)/$(SO).$(ABI)' ] && [ -e '$(BUILT)/smbdirectctl-bench' ] || \
-		{ echo 'nothing to install in $(BUILT): make build comes first' >&2; exit 1; }
+		{ echo 'nothing to install in $(BUILT): run make build first' >&2; exit 1; }
 
 install-library:
 	$(INSTALL) -d '$(DESTDIR)$(LIBDIR)' '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(PKGCONFIGDIR)'

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Makes tests/repository/advisories.txt: the advisories in RustSec's database about the crates in our lock files.
+"""Makes tests/repository/advisories.txt: RustSec's advisories about the crates in our lock files.
 
-tools/advisories.py [CLONE] reads a clone of the git repository rustsec/advisory-db. Without an argument it takes the
-one that cargo-audit or cargo-deny keeps below the cargo home: `cargo audit` and `cargo deny check advisories` fetch it,
-or bring it up to date.
+tools/advisories.py [CLONE] reads a clone of the git repository rustsec/advisory-db. Without an argument, it takes the
+clone that cargo-audit or cargo-deny keeps below the cargo home: `cargo audit` and `cargo deny check advisories` fetch
+it or bring it up to date.
 
-Run it before a release, and when you add a crate or the test warns. tests/repository/advisories.rs compares the lock
-files with what it wrote, and needs neither the clone nor a network.
+Run it before a release, when you add a crate, and when the test warns. tests/repository/advisories.rs compares the lock
+files with the result, and needs neither the clone nor a network.
 """
 import os
 import pathlib
@@ -28,7 +28,7 @@ HEAD = """\
 
 
 def clone():
-    """The clone to read: the one that was named, or the newest of those that other tools made."""
+    """Returns the clone to read: the one that was named, or the newest of those that other tools made."""
     if len(sys.argv) > 1:
         return sys.argv[1]
     home = pathlib.Path(os.environ.get("CARGO_HOME", pathlib.Path.home() / ".cargo"))
@@ -60,7 +60,7 @@ def main():
             continue
         advisory = tomllib.loads(re.search(r"```toml\n(.*?)```", git(repository, "show", f"HEAD:{path}"), re.S)[1])
         about, versions = advisory["advisory"], advisory.get("versions", {})
-        # "unmaintained", "notice": no version fixes these.
+        # No version fixes these: "unmaintained" and "notice".
         if "withdrawn" in about or about.get("informational") in ("unmaintained", "notice"):
             continue
         good = versions.get("patched", []) + versions.get("unaffected", [])

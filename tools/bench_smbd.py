@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Measures the same client against the same smbd over TCP and over SMB Direct, in one run, case by case.
+"""Measures the same client with the same smbd over TCP and over SMB Direct, in one run, case by case.
 
-The share is in memory. Each case shows what the client sees (`smbdirectctl bench`), and the processor time of its smbd
-and of the device since the client has filled its file. Their time before that is the same for every way, so it would
-weigh most for the one that moves the least. In each case TCP and SMB Direct take turns for some rounds, and neither comes
-first in all of them; the table shows the median, the least and the most. The last table has the ratios of SMB Direct to
-TCP, each the median of the rounds' own ratios.
+The share is in memory. Each case shows what the client sees (`smbdirectctl bench`), and the processor time that its
+smbd and the device have used since the client filled its file. The time before that is the same for every way, so it
+would weigh most for the way that moves the least. In each case TCP and SMB Direct take turns for some rounds, and
+neither comes first in all of them; the table shows the median, the least and the most. The last table has the ratios of
+SMB Direct to TCP, each the median of the rounds' own ratios.
 
-With --protect, requests are signed or encrypted; SMB Direct then is measured with RDMA transforms, and without them, in
-messages.
+With --protect, requests are signed or encrypted. SMB Direct is then measured with RDMA transforms, and also without
+them, in messages.
 
-No process runs at another priority, because that changes what is measured (with SCHED_FIFO a request over TCP takes up to four
-times as long).
+No process runs at another priority, because that changes the results (with SCHED_FIFO a request over TCP takes up to
+four times as long).
 """
 
 import argparse
@@ -28,12 +28,12 @@ import time
 
 from smbd_server import PASSWORD, Server, add_server_options, end_children, samba_tree
 
-# size, depth, and how the data goes: over TCP, or over SMB Direct with this channel
+# The size, the depth, and how the data goes: over TCP, or over SMB Direct with this channel.
 CASES = [("1M", 1), ("1M", 8), ("64K", 1), ("64K", 8), ("4K", 1)]
 WAYS = [("tcp", 0), ("smbdirect", 1)]
-# Is an RDMA transfer, which takes more steps than a message, worth it at this size?
+# Shows whether an RDMA transfer, which takes more steps than a message, is worth it at this size.
 IN_MESSAGES = ("smbdirect", 0)
-# What the client is told, to have its requests protected.
+# The options that make the client protect its requests.
 PROTECTION = {"none": [], "sign": ["--sign"], "seal": ["--seal"]}
 FIGURES = ["megabytes_per_second", "latency_p50_microseconds", "smbd_seconds_per_gib", "device_seconds_per_gib",
            "client_seconds_per_gib"]
@@ -44,7 +44,7 @@ TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
 def times(pid, first):
-    """Processor seconds of a process (first = 13), or of its children that have ended (15)."""
+    """Returns the processor seconds of a process (first = 13), or of its children that have ended (15)."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     # The first field here is the third one in proc(5).
     return (int(fields[first - 2]) + int(fields[first - 1])) * TICK
@@ -62,13 +62,13 @@ def wait_until_filled(server, client):
 
 
 def holder(file):
-    """The smbd that has a file open."""
+    """Returns the smbd that has a file open."""
     for descriptor in pathlib.Path("/proc").glob("[0-9]*/fd/*"):
         try:
             if descriptor.readlink() == file:
                 return int(descriptor.parts[2])
         except OSError:
-            # It has closed it.
+            # The process has closed it.
             pass
     sys.exit(f"bench: no process has {file} open")
 
@@ -96,7 +96,7 @@ def measure(server, way, operation, size, depth, options):
     if client.returncode:
         sys.exit(f"bench: smbdirectctl bench ended with {client.returncode}")
     case = json.loads(output)["cases"][0]
-    # The smbd of the client ends a moment after it.
+    # The client's smbd ends a moment after the client.
     time.sleep(0.5)
     after = times(smbd, 15), times(device, 13)
     gib = case["bytes"] / GIB
@@ -105,7 +105,7 @@ def measure(server, way, operation, size, depth, options):
 
 
 def measure_all(server, operation, size, depth, options):
-    """The figures of all rounds, for each way."""
+    """Returns the figures of all rounds, for each way."""
     ways = WAYS + [IN_MESSAGES] * (size == "4K" or options.protect != "none")
     rounds = {way: [] for way in ways}
     for number in range(options.rounds):
@@ -127,9 +127,9 @@ def row(way, operation, size, depth, rounds):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seconds", type=int, default=3, help="seconds that each case takes in a round (3)")
-    parser.add_argument("--protect", choices=PROTECTION, default="none", help="what is done to requests and data (none)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (5)")
+    parser.add_argument("--seconds", type=int, default=3, help="duration of each case in a round, in seconds (3)")
+    parser.add_argument("--protect", choices=PROTECTION, default="none", help="how requests and data are protected (none)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds of each case (5)")
     add_server_options(parser, "target/bench/smbd.json", "the figures")
     options = parser.parse_args()
     options.samba = samba_tree(options.samba, options.programs)
@@ -138,7 +138,7 @@ def arguments():
 
 def main():
     options = arguments()
-    # In memory, so that no disk is measured.
+    # Use memory, so that no disk is measured.
     options.directory = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-bench-", dir="/dev/shm"))
     options.directory.chmod(0o755)
     server = Server(options.directory / "server", options.samba, options.programs, {"bench": []},

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Builds what is installed, with the same bytes wherever the source is: tools/build.sh library|programs ...
+# Builds what is installed. The result is the same to the byte wherever the source is: tools/build.sh library|programs
+# ...
 #
 #   library     libsmbdirect.a, and the shared library that is linked from it
 #   programs    smbdirectd, smbdirectctl, smbdirectctl-bench
@@ -14,8 +15,8 @@ cargo=${CARGO:-cargo}
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 out=$target/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release
 
-# Panic messages and debug information name source files, but must not name directories of the machine that built them.
-# cargo follows links to the sources of crates.
+# Panic messages and debug information name source files, but must not name directories of the machine on which they
+# were built. cargo follows links to the sources of crates.
 read -ra flags <<<"${RUSTFLAGS:-}"
 registry=${CARGO_HOME:-$HOME/.cargo}/registry
 for folder in "$registry=/usr/src/cargo" "$(realpath -m "$registry")=/usr/src/cargo" \
@@ -25,12 +26,12 @@ done
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")
 export CARGO_ENCODED_RUSTFLAGS
 
-# The number of the C ABI, which is in the library's name and in the version of its symbols.
+# Prints the number of the C ABI, which is in the library's name and in the version of its symbols.
 abi() {
     sed -n 's/^pub const SMBDIRECT_ABI_VERSION: u32 = \([0-9]*\);/\1/p' src/ffi/status.rs
 }
 
-# rustc uses its own version script for a `cdylib`, and the linker accepts only one with such versions, so the shared
+# rustc uses its own version script for a `cdylib`, and the linker accepts only one script with versions. So the shared
 # library is linked here, from the static one.
 build_library() {
     local name linker_flags

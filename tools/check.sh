@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Runs checks by name, the functions step_* below: tools/check.sh fmt lint
+# Runs checks by name, which are the functions step_* below: tools/check.sh fmt lint
 #
-# Each check has a heading with the time since the start. All of them run, even after one has failed. At the end is a
-# table of the time that each took, and lines that begin with "OUTDATED: " are repeated. The last line says which checks
-# failed or were skipped, and the exit status is 0 only if none failed.
+# Each check has a heading with the time since the start. All of them run, even after one has failed. At the end there
+# is a table of the time that each took, and lines that begin with "OUTDATED: " are repeated. The last line says which
+# checks failed or were skipped, and the exit status is 0 only if none failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 . tools/lib.sh
@@ -12,8 +12,8 @@ cd "$(dirname "$0")/.." || exit 1
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
 export RUSTFLAGS=${RUSTFLAGS:-}
 
-# Finds what `cargo <subcommand>` needs. If this cargo is Debian's, that is a package; otherwise the toolchain has it or
-# not.
+# Makes sure that what `cargo <subcommand>` needs is there. If this cargo is Debian's, it is in a package; otherwise it
+# is a part of the toolchain or is missing.
 cargo_component() {
     local subcommand=$1 package=$2 suffix= version
     cargo "$subcommand" --version >/dev/null 2>&1 && return 0
@@ -27,7 +27,7 @@ cargo_component() {
     return 1
 }
 
-# The programs that the tests use, and their packages.
+# Installs the programs that the tests use.
 step_setup() {
     local missing=() pair
     command -v cargo >/dev/null || { echo "no cargo: Rust $(minimum_rust) or newer is needed"; return 1; }
@@ -37,12 +37,12 @@ step_setup() {
         tshark:tshark make:make pkg-config:pkg-config; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
-    # For the RDMA fabric.
+    # The RDMA fabric needs these.
     for pair in /usr/include/infiniband/verbs.h:libibverbs-dev /usr/include/rdma/rdma_cma.h:librdmacm-dev; do
         [ -e "${pair%%:*}" ] || missing+=("${pair##*:}")
     done
     [ -n "$(aspell dump dicts 2>/dev/null | grep -x en)" ] || missing+=(aspell-en)
-    # Without it cargo cannot fetch crates.
+    # Without this, cargo cannot fetch crates.
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ ${#missing[@]} = 0 ]; then
         echo "cargo $(rustc_version rustc), cc, c++, ld, mandoc, aspell, jq, tshark, rdma-core: all there"
@@ -74,20 +74,21 @@ step_unit() {
     cargo test --locked --workspace && rdma_core_headers && ring_in_every_order && shared_memory_in_bounds
 }
 
-# Without rdma-core's headers, the test of our declarations of them passes but checks nothing.
+# Tells whether rdma-core's headers are there: without them, the test that compares our declarations with them passes
+# but checks nothing.
 rdma_core_headers() {
     [ -e /usr/include/infiniband/verbs.h ] && [ -e /usr/include/rdma/rdma_cma.h ] && return 0
     skipped "the layout of rdma-core's types: needs libibverbs-dev and librdmacm-dev"
 }
 
-# The ring in shared memory, in every order of loads and stores that the memory model allows. Optimized, because
-# otherwise it takes minutes; built separately, because its dependencies are compiled with the flag, too.
+# Tests the ring in shared memory in every order of loads and stores that the memory model allows. It is optimized,
+# because otherwise it takes minutes, and built separately, because the flag also affects its dependencies.
 ring_in_every_order() {
     echo "-- the ring's model"
     RUSTFLAGS="$RUSTFLAGS --cfg loom" cargo test --locked --release --target-dir target/loom --test ring_loom
 }
 
-# Shared memory with an address sanitizer, which stable Rust does not have.
+# Tests shared memory with an address sanitizer, which stable Rust does not have.
 shared_memory_in_bounds() {
     local host
     echo "-- shared memory with an address sanitizer"
@@ -105,7 +106,7 @@ step_release() {
     cargo test --locked --release --workspace --lib --tests
 }
 
-# A real smbd: the one in SMBDIRECT_SAMBA, or the one built here.
+# Finds a real smbd: the one in SMBDIRECT_SAMBA, or the one built here.
 samba_tree() {
     if [ -z "${SMBDIRECT_SAMBA:-}" ]; then
         SMBDIRECT_SAMBA=$(tools/samba.sh path) || return 1
@@ -115,27 +116,27 @@ samba_tree() {
         { echo "no smbd in $SMBDIRECT_SAMBA"; return 1; }
 }
 
-# The programs that people and tests start, including the instruments'.
+# Builds the programs that people and tests start, including the instruments'.
 programs() {
     cargo build --locked --release --workspace --bins
 }
 
-# The patched Samba, which must compile without warnings.
+# Builds the patched Samba, which must compile without warnings.
 step_samba() {
     tools/samba.sh build && tools/samba.sh warnings
 }
 
-# Our client against the real smbd.
+# Tests our client with the real smbd.
 step_smbd() {
     samba_tree && programs && cargo test --locked --release --package instruments --test samba
 }
 
-# A part of smbtorture's suites, over TCP and over SMB Direct.
+# Runs a part of smbtorture's suites, over TCP and over SMB Direct.
 step_torture() {
     samba_tree && programs && tools/torture.py --short
 }
 
-# Each check of RDMA transforms taken out of smbd in turn: the tests must notice.
+# Removes each check of RDMA transforms from smbd in turn: the tests must notice.
 step_mutations() {
     programs && tools/mutations.py
 }
@@ -144,13 +145,13 @@ step_demo() {
     samba_tree && tools/demo.py
 }
 
-# What a request costs smbd and smbdirectd, in numbers that do not depend on the machine.
+# Counts what a request costs smbd and smbdirectd, in numbers that do not depend on the machine.
 step_counts() {
     [ -z "${INSTRUCTIONS:-}" ] || command -v valgrind >/dev/null || apt_install valgrind || return 1
     samba_tree && programs && tools/counts.py ${INSTRUCTIONS:+--instructions}
 }
 
-# Linux's own SMB client and server, in guests, with smbdirectd on software iWARP and on RDMA devices.
+# Tests Linux's own SMB client and server, in guests, with smbdirectd on software iWARP and on RDMA devices.
 step_kernel() {
     local conformance module=()
     tests/kernel/guest.sh build && samba_tree && programs && conformance=$(verbs_suite) || return 1
@@ -161,7 +162,7 @@ step_kernel() {
     tests/kernel/all.py --conformance "$conformance" --largest "${KERNEL_MIB:-16}" "${module[@]}" ${KERNEL_TESTS:-}
 }
 
-# Measurements and loads that take too long for the tests.
+# Runs measurements and loads that take too long for the tests.
 step_soak() {
     in_guest soak.py "${FABRIC:-software}" --minutes "${MINUTES:-60}"
 }
@@ -178,20 +179,20 @@ in_guest() {
             "$PWD/tests/kernel/$test" "$@" --samba "$(realpath "$SMBDIRECT_SAMBA")" --programs "$PWD/target/release"
 }
 
-# The path of the conformance suite's program for RDMA devices.
+# Prints the path of the conformance suite's program for RDMA devices.
 verbs_suite() {
     cargo test --locked --release --test verbs --no-run --message-format json |
         sed -n 's/.*"name":"verbs".*"executable":"\([^"]*\)".*/\1/p'
 }
 
-# The library as smbd links it, and as others do.
+# Checks the library as smbd links it, and as others do.
 step_library() {
     local built
     built=$(tools/build.sh library) && ls -l "$built"/libsmbdirect.*
 }
 
-# The same bytes from a directory of another name and with another cargo home: of the library, and of the programs if
-# ALL=1.
+# Checks that a directory of another name and another cargo home lead to the same bytes: of the library, and with ALL=1
+# of the programs, too.
 step_reproducible() {
     local other status
     other=$(mktemp -d)
@@ -218,7 +219,7 @@ same_bytes() {
     done
 }
 
-# An SMB client library written elsewhere, over SMB Direct, against the real smbd.
+# Tests an independent SMB client library over SMB Direct with the real smbd.
 step_samba_library() {
     local samba minimum
     minimum=$(minimum_rust tests/smb-rs)
@@ -236,7 +237,7 @@ step_no-os() {
     tests/no-os/check.sh
 }
 
-# The engine of the kernel module, as an object that needs nothing but what its C gives it.
+# Compiles the engine of the kernel module to an object that needs only what the module's C provides.
 step_module() {
     if ! has_library_sources; then
         command -v rustup >/dev/null && rustup component add rust-src ||
@@ -249,13 +250,13 @@ has_library_sources() {
     [ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/core" ]
 }
 
-# Any toolchain of the minimum version will do: the active one, one of rustup's, or Debian's.
+# Builds with any toolchain of the minimum version: the active one, one of rustup's, or Debian's.
 step_msrv() {
     local minimum toolchain cargo=()
     minimum=$(minimum_rust)
     toolchain=$(rustup toolchain list 2>/dev/null | sed -n "s/^\($minimum[.0-9]*-[^ ]*\).*/\1/p" | head -n 1)
     if [[ $(rustc_version rustc) == "$minimum".* ]]; then
-        echo "the active Rust is $(rustc_version rustc): the other steps have shown it"
+        echo "the active Rust is $(rustc_version rustc): the other steps have tested it"
         return 0
     elif [ -n "$toolchain" ]; then
         cargo=(rustup run "$toolchain" cargo)
@@ -269,7 +270,7 @@ step_msrv() {
     "${cargo[@]}" check --locked --target-dir target/msrv --all-targets &&
         "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features &&
         "${cargo[@]}" check --locked --target-dir target/msrv --no-default-features --features ffi --lib || return 1
-    # The instruments may need a newer one.
+    # The instruments may need a newer Rust.
     version_at_least "$minimum" "$(minimum_rust instruments)" || return 0
     "${cargo[@]}" check --locked --target-dir target/msrv --package instruments --all-targets
 }
@@ -293,7 +294,7 @@ step_fuzz() {
     targets=$(cargo +nightly fuzz list) || return 1
     for target in ${FUZZ_TARGETS:-$targets}; do
         echo "-- $target, $seconds s"
-        # New inputs go to a directory that is not checked in; the checked-in corpus is used, too.
+        # Put new inputs into a directory that is not checked in. The checked-in corpus is used, too.
         mkdir -p "fuzz/target/corpus/$target"
         cargo +nightly fuzz run "$target" "fuzz/target/corpus/$target" "fuzz/corpus/$target" -- \
             -max_total_time="$seconds" -timeout=10 -print_final_stats=1 2>&1 |
@@ -301,7 +302,7 @@ step_fuzz() {
     done
 }
 
-# The engine's tests; those that move megabytes run only outside Miri.
+# Runs the engine's tests under Miri, except those that move megabytes.
 step_miri() {
     if ! cargo +nightly miri --version >/dev/null 2>&1; then
         echo "Miri needs nightly Rust: rustup toolchain install nightly --component miri,rust-src"
@@ -310,8 +311,8 @@ step_miri() {
     cargo +nightly miri test --locked --target-dir target/miri --test engine
 }
 
-# Builds what later checks need, with the processors that the ones before them leave idle. A later check that finds it
-# unfinished waits; if it failed, the check does it again and says why.
+# Builds what later checks need, with processors that the checks before them leave idle. If a build is not finished when
+# a check needs it, the check waits; if it failed, the check builds again and says why.
 build_ahead() {
     local name work=
     for name; do
@@ -321,7 +322,7 @@ build_ahead() {
         esac
     done
     [ -n "$work" ] || return 0
-    # A process group of its own, to end all of it. A session of its own would get as much of the processors as this one.
+    # Use a process group, to end all of it. A session of its own would get as much processor time as this one.
     set -m
     nice -n 19 bash -c "$work" >/dev/null 2>&1 </dev/null &
     ahead=$!
@@ -342,7 +343,7 @@ main() {
         skipped=$((skipped + $(grep -c '^SKIPPED: ' "$log")))
         outdated+=$(grep '^OUTDATED: ' "$log")$'\n'
         printf -v table '%s%-14s %5d s\n' "$table" "$name" $((SECONDS - began))
-        # Not before setup has installed the compilers.
+        # Only after setup has installed the compilers.
         [ "$name" != setup ] || build_ahead "${@:3}"
     done
     printf '\n%s' "$table"
@@ -356,5 +357,6 @@ main() {
     exit 0
 }
 
-# In a function, so that bash reads the whole file before it runs anything: the file may be edited meanwhile.
+# All code is in a function, so that bash reads the whole file before it runs anything, and the file may be edited
+# meanwhile.
 main "$@"

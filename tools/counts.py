@@ -3,11 +3,11 @@
 """Counts what a READ and a WRITE of 4 KiB cost smbd and smbdirectd, over TCP and over SMB Direct: not in time, but in
 system calls, sleeps and instructions.
 
-Counts hardly depend on how fast a machine is and what else it does. tests/counts.toml has what they should be: one that
-is more than a tenth above fails; one that is clearly below is named, so that the gain is recorded there.
-docs/performance.md explains how to read them.
+Counts hardly depend on how fast a machine is and what else it does. tests/counts.toml has the expected counts. If a
+count is more than a tenth above, this fails; if it is clearly below, this says so, so that the gain can be recorded
+there. docs/performance.md explains how to read the counts.
 
-Requests go one at a time, by RDMA, and smbdirectd does not poll. What a connection costs does not count.
+Requests go one at a time, by RDMA, and smbdirectd does not poll. The cost of a connection does not count.
 """
 
 import argparse
@@ -35,21 +35,21 @@ PROGRAMS = ("smbd", "smbdirectd")
 # The system call that smbd makes once for each operation.
 MARKS = {"read": "pread64", "write": "pwrite64"}
 OPERATIONS = 1000
-# Under callgrind each takes fifty times as long.
+# Under callgrind each operation takes fifty times as long.
 OPERATIONS_IN_CALLGRIND = 300
 # The function that smbd calls once for each request.
 REQUEST = "smbd_smb2_request_dispatch"
 NAMES = CALLS, SLEEPS, INSTRUCTIONS = "calls", "sleeps", "instructions"
-# A count above this part of its threshold fails. It is a gain if it is below this part, and by at least half a call.
+# A count fails above this part of its threshold. It is a gain below this part, if it also saves at least half a call.
 ABOVE, BELOW, GAIN = 1.10, 0.95, 0.5
 
 
 class Bench:
-    """smbd and smbdirectd in a directory in memory, and what they do while a client works."""
+    """smbd and smbdirectd in a directory in memory, and a record of what they do while a client works."""
 
     def __init__(self, root, options, run_by=None):
         self.root = root
-        # One reactor, however many processors the machine has.
+        # Use one reactor, however many processors the machine has.
         device = 'busy_poll = "0 s"\nreactors = 1\n'
         self.server = Server(root, options.samba, options.programs, {"bench": []},
                              ["interfaces = lo", "bind interfaces only = yes"], device)
@@ -62,7 +62,7 @@ class Bench:
         return set(pathlib.Path(f"/proc/{self.smbd}/task/{self.smbd}/children").read_text().split())
 
     def run(self, case, number):
-        """A client, until it and its smbd are gone."""
+        """Runs a client, and waits until it and its smbd are gone."""
         operation, way = case
         command = [self.server.programs / "smbdirectctl", "bench", f"//127.0.0.1:{self.server.ports['tcp']}/bench",
                    "-U", f"{self.server.user}%{PASSWORD}", "--address", f"127.0.0.1:{self.server.ports['rdma']}",
@@ -81,10 +81,10 @@ class Bench:
 
 
 def operations(events, case, device):
-    """What smbd and smbdirectd did for each operation: counters by program.
+    """Returns what smbd and smbdirectd did for each operation: counters by program.
 
-    An operation is what happens from one call of smbd that reads or writes the file to the next. So what a connection costs is
-    not counted. The first and the last tenth are left out, for there the client begins and ends.
+    An operation lasts from one call with which smbd reads or writes the file to the next, so the cost of a connection
+    is not counted. The first and the last tenth are left out, because the client begins and ends there.
     """
     mark = MARKS[case[0]]
     marks = collections.Counter(process for process, what in events if what == mark)
@@ -107,10 +107,10 @@ def middle_half(counts):
 
 
 def typical(counters):
-    """What a program does for an operation: the mean of the middle half of all operations.
+    """Returns what a program does for an operation: the mean of the middle half of all operations.
 
-    That leaves out what is rare: a timer, a client that was not scheduled. The median would hide a call that is made for every
-    third operation.
+    That leaves out rare events: a timer, a client that was not scheduled. The median would hide a call that is made for
+    every third operation.
     """
     def calls(counter):
         return counter.total() - counter[SLEEP]
@@ -122,7 +122,7 @@ def typical(counters):
 
 
 def count_calls(root, options, tracing):
-    """For each case and program: what it does for an operation, in each round."""
+    """Returns for each case and program what it does for an operation, in each round."""
     rounds = {case: {program: [] for program in PROGRAMS} for case in CASES}
     bench = Bench(root, options)
     for number in range(options.rounds):
@@ -138,10 +138,11 @@ def count_calls(root, options, tracing):
 
 
 def middle(rounds):
-    """The median of the rounds, and all of them.
+    """Returns the median of the rounds, and all of them.
 
-    Other load adds to a count or takes from it: a thread that gets its processor late finds the other side asleep and has to
-    wake it, or it finds two things to do at once. That happens in some rounds only, so neither the least nor the most is right.
+    Other load adds to a count or reduces it: a thread that gets its processor late finds the other side asleep and has
+    to wake it, or it finds two things to do at once. That happens only in some rounds, so neither the least nor the
+    most is right.
     """
     of = {name: [round(one[name], 2) for one in rounds] for name in (CALLS, SLEEPS)}
     names = sorted(rounds, key=lambda one: one[CALLS])[len(rounds) // 2]["by_name"]
@@ -149,16 +150,17 @@ def middle(rounds):
 
 
 def total(file):
-    """All instructions that a file of callgrind counts."""
+    """Returns the number of all instructions that callgrind counted in a file."""
     found = re.search(r"^(?:totals|summary): (\d+)", file.read_text(errors="replace"), re.M)
     return int(found[1]) if found else 0
 
 
 def instructions(bench, case, number):
-    """The instructions of a run in user space: of the smbd that served it for each request, and of smbdirectd in all."""
+    """Returns the instructions of a run in user space: those of the smbd that served it, by request, and smbdirectd's
+    in total."""
     dump = ["vgdb", f"--pid={bench.device}", f"--vgdb-prefix={bench.root}/vgdb", "dump"]
     files = bench.root / "callgrind"
-    # What smbdirectd did before is not of this run.
+    # What smbdirectd did before does not belong to this run.
     subprocess.run(dump, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
     for file in files.iterdir():
         file.unlink()
@@ -175,15 +177,16 @@ def instructions(bench, case, number):
 
 
 def count_instructions(root, options):
-    """For each case and program: the instructions for an operation.
+    """Returns for each case and program the instructions per operation.
 
-    smbd's are those between one request and the next, and the least of them: callgrind makes everything so slow that smbd hands
-    most of the operations to threads. smbdirectd has no such place, so its instructions in a run of N operations are
-    subtracted from those of 2 N. They vary with how often it finds something to do before it sleeps.
+    For smbd, this is the least number between one request and the next: callgrind makes everything so slow that smbd
+    hands most of the operations to threads. smbdirectd has no such place, so its instructions in a run of N operations
+    are subtracted from those in a run of 2 N. They vary with how often smbdirectd finds something to do before it
+    sleeps.
     """
     smbd_server.PATIENCE = 300
     (root / "callgrind").mkdir(parents=True)
-    # smbd is the client's user while it serves it.
+    # smbd runs as the client's user while it serves the client.
     (root / "callgrind").chmod(0o777)
     callgrind = {program: ["valgrind", "--tool=callgrind", f"--vgdb-prefix={root}/vgdb",
                            f"--callgrind-out-file={root}/callgrind/{program}.%p"] for program in PROGRAMS}
@@ -204,11 +207,12 @@ def count_instructions(root, options):
 
 
 def judge(counts, thresholds):
-    """Sentences: which counts are more than a tenth above their thresholds, and which are clearly below in every round."""
+    """Returns sentences that say which counts are more than a tenth above their thresholds, and which are clearly below
+    in every round."""
     above, below = [], []
     for operation, way, program, name, threshold in each(thresholds):
         found = counts[operation][way].get(program, {})
-        # System calls or instructions could not be counted.
+        # If system calls or instructions could not be counted, there is no count.
         if name not in found:
             continue
         what = f"{operation} {way}: {program} has {found[name]:g} {name} for an operation; {THRESHOLDS.name} says {threshold:g}"
@@ -220,7 +224,8 @@ def judge(counts, thresholds):
 
 
 def gain_from(name, threshold):
-    """What a gain is below. Sleeps are none: a busy machine saves some by chance, and what saves one for good saves a call too."""
+    """Returns the limit below which a count is a gain. Fewer sleeps are no gain: a busy machine saves some by chance,
+    and a change that saves sleeps for good saves calls too."""
     return 0 if name == SLEEPS else min(threshold * BELOW, threshold - GAIN)
 
 
@@ -233,7 +238,7 @@ def each(thresholds):
 
 
 def test_judge(thresholds):
-    """Each threshold by itself lets a little more pass, catches a tenth, and notices a gain."""
+    """Checks that each threshold lets a little more pass, catches a tenth more, and notices a gain."""
     for operation, way, program, name, threshold in each(thresholds):
         gain = gain_from(name, threshold)
         for count, sentences in ((threshold, (0, 0)), (threshold * 1.09, (0, 0)), (threshold * 1.11, (1, 0)),
@@ -245,7 +250,7 @@ def test_judge(thresholds):
 
 
 def test_documentation(thresholds):
-    """The table in the documentation has the thresholds."""
+    """Checks that the table in the documentation has the thresholds."""
     names = {"tcp": "TCP", "smbdirect": "SMB Direct"}
     rows = [" | ".join((f"| {operation.upper()}", names[way], program,
                         *(f"{limits[name]:,}" if name in limits else "-" for name in NAMES))) + " |"
@@ -272,7 +277,7 @@ def show(counts, thresholds):
 
 
 def collect(root, options):
-    """The counts by operation, way and program."""
+    """Returns the counts by operation, way and program."""
     counts = {operation: {way: {} for of, way in CASES if of == operation} for operation, _ in CASES}
 
     def add(case, program, found):
@@ -301,8 +306,8 @@ def collect(root, options):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="how often each case is run (5)")
-    parser.add_argument("--instructions", action="store_true", help="count instructions as well: with valgrind, in another minute")
+    parser.add_argument("--rounds", type=int, default=5, help="how many times each case is run (5)")
+    parser.add_argument("--instructions", action="store_true", help="also count instructions, with valgrind, which takes another minute")
     add_server_options(parser, "target/counts.json", "the counts")
     options = parser.parse_args()
     options.samba = samba_tree(options.samba, options.programs)
@@ -315,7 +320,7 @@ def main():
     test_judge(thresholds)
     test_documentation(thresholds)
     end_in_order()
-    # In memory, so that nothing waits for a disk.
+    # Use memory, so that nothing waits for a disk.
     root = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-counts-", dir="/dev/shm"))
     root.chmod(0o755)
     try:

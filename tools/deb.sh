@@ -1,14 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# The Debian packages of this repository: tools/deb.sh <verb>
+# Builds and tests the Debian packages of this repository: tools/deb.sh <verb>
 #
-#   build    builds the packages that debian/ describes; they are in target/deb. KERNEL=1: smbdirect-dkms, too, which
+#   build    builds the packages that debian/ describes, in target/deb; with KERNEL=1 also smbdirect-dkms, which
 #            DKMS then compiles for each kernel whose headers are installed
-#   test     builds them, and installs, uses, upgrades and purges them in a fresh Debian (root; SUITE=, or that of this machine)
+#   test     builds them, and installs, uses, upgrades and purges them in a fresh Debian (as root; SUITE= or this machine's suite)
 #
-# It builds a copy of the working tree, including what is not committed.
+# Both use a copy of the working tree, including changes that are not committed.
 
-# The verbs are called by name.
+# The functions for the verbs are called by name.
 # shellcheck disable=SC2317
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,7 +25,7 @@ packages_of_copy() {
         dpkg-buildpackage --no-sign --no-check-builddeps -b)
 }
 
-# Compiles the package of the kernel module with DKMS, in directories of its own.
+# Compiles the kernel module's package with DKMS, in directories of its own.
 compile_module() {
     local package headers kernel version
     package=$(echo "$work"/smbdirect-dkms_*.deb)
@@ -51,14 +51,14 @@ verb_build() {
     copy_source "$tree"
     rm -f "$work"/*.deb "$work"/*.buildinfo "$work"/*.changes
     logged "$work/build.log" packages_of_copy
-    # The project has no mail address yet, and no Debian bug asks for the package.
+    # Not reported: the project has no mail address yet, and no Debian bug asks for the package.
     lintian --allow-root --fail-on error,warning \
         --suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs "$work"/*.changes
     ls -l "$work"/*.deb
     [ -z "${KERNEL:-}" ] || compile_module
 }
 
-# The same with a higher revision; everything is compiled already.
+# Builds the packages again with a higher revision; everything has already been compiled.
 next_revision() {
     sed -i '1 s/-1)/-2)/' "$tree/debian/changelog"
     logged "$work/build.log" packages_of_copy
@@ -69,7 +69,7 @@ in_root() {
         env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"
 }
 
-# All files of the root except those in which dpkg, mount and other programs keep records.
+# Lists all files of the root, except those in which dpkg, mount and other programs keep records.
 root_files() {
     (cd "$root" && find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./var/log -o -path ./var/cache \
         -o -path ./var/lib/dpkg -o -path ./var/lib/apt -o -path ./tmp \
@@ -104,7 +104,7 @@ verb_test() {
     in_root bash /root/deb_test.sh purged
     rm -rf "$root"/root/{1,2,example*,deb_test.sh}
     root_files >"$work/after"
-    diff "$work/before" "$work/after" || { echo "purged packages leave these"; return 1; }
+    diff "$work/before" "$work/after" || { echo "purged packages leave these files"; return 1; }
     echo "the packages install, run, are upgraded and leave nothing, in $suite"
 }
 

@@ -10,13 +10,14 @@ version() {
 }
 
 check_files() {
-    # The packages that are installed now are these.
+    # Check that these are the packages that are installed now.
     dpkg --verify smbdirectd libsmbdirect0 libsmbdirect-dev
     test "$(stat -c %U:%G:%a /etc/smbdirect/smbdirectd.toml)" = root:root:644
     getent passwd smbdirect >/dev/null
 }
 
-# Runs the daemon as its unit does, because there is no systemd here, and a program built with the -dev package.
+# Runs the daemon as its unit does, because there is no systemd here, and runs a program that was built with the -dev
+# package.
 check_programs() {
     local daemon program flags
     smbdirectd --version
@@ -36,7 +37,7 @@ check_programs() {
     wait_for listener
     kill -TERM "$daemon"
     wait "$daemon"
-    # It ends when the device does.
+    # The program ends when the device does.
     wait "$program" || true
     rm -f example /root/smbdirectd.log
 }
@@ -51,7 +52,7 @@ wait_for() {
         "$@" >/dev/null 2>&1 && return 0
         sleep 0.1
     done
-    echo "not within ${n}0 tenths of a second: $*"
+    echo "not within 10 s: $*"
     cat /root/smbdirectd.log
     return 1
 }
@@ -61,12 +62,12 @@ installed() {
     [[ $(version smbdirectd) == *-1 ]]
     check_files
     check_programs
-    # Two keys set by an administrator.
+    # Set two keys, as an administrator would.
     printf 'reactors = 1\nlog = "debug"\n' >/etc/smbdirect/smbdirectd.toml
 }
 
 upgraded() {
-    # A changed configuration is kept without asking.
+    # A changed configuration must be kept without asking.
     dpkg --install 2/*.deb
     [[ $(version smbdirectd) == *-2 && $(version libsmbdirect0) == *-2 ]]
     grep -q 'reactors = 1' /etc/smbdirect/smbdirectd.toml
@@ -76,9 +77,9 @@ upgraded() {
 purged() {
     local all
     mapfile -t all < <(dpkg-query -W -f '${Package}\n' '*smbdirect*')
-    [ ${#all[@]} = 5 ] # two are debug information
+    [ ${#all[@]} = 5 ] # two have debug information
     dpkg --purge "${all[@]}"
-    # Debian keeps the users of packages: their files may be anywhere, and another user must not get their number.
+    # Debian keeps the users of packages: their files may be anywhere, and no other user may get their number.
     getent passwd smbdirect >/dev/null
 }
 

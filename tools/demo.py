@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """make demo: copies a file to a share and back by RDMA, on this machine only. See README.md.
 
-Sets up what is missing, starts smbdirectd and the patched smbd on free ports of loopback in a directory of their own, and
-runs instruments/examples/demo.rs, the client. All of it is gone afterwards, with KEEP=1 when it is told to.
+Sets up what is missing, starts smbdirectd and the patched smbd on free ports of loopback, in a new directory, and runs
+the client, instruments/examples/demo.rs. Everything is removed afterwards; with KEEP=1, only when the user asks for
+that.
 
-KEEP=1            leave the server running, and say how to reach and how to stop it
+KEEP=1            leave the server running, and say how to use it and how to stop it
 DEMO_MIB=         the size of the file (1024)
-DEMO_DIR=         where the server's directory is made, on the disk that takes the file (/tmp)
+DEMO_DIR=         where to make the server's directory; the file goes onto that disk (/tmp)
 SMBDIRECT_SAMBA=  a Samba build tree, instead of the one that tools/samba.sh builds
 """
 
@@ -26,7 +27,7 @@ REPORT = ROOT / "target/demo/report.json"
 
 
 def set_up():
-    """Samba's tree, and the directory of the programs."""
+    """Returns Samba's tree, and the directory of the programs."""
     samba = os.environ.get("SMBDIRECT_SAMBA")
     if not samba and subprocess.run([ROOT / "tools/samba.sh", "build"]).returncode:
         sys.exit(1)
@@ -40,13 +41,13 @@ def set_up():
 
 
 def directory(mib):
-    """A directory on a disk with room for the file."""
+    """Makes a directory on a disk with room for the file."""
     made = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-demo.", dir=os.environ.get("DEMO_DIR", "/tmp")))
     free = shutil.disk_usage(made).free >> 20
     if free <= mib + 100:
         made.rmdir()
         sys.exit(f"demo: {made} has room for {free} MiB, but the file has {mib}: set DEMO_DIR=<another directory>")
-    # The user must be able to get there.
+    # The user must be able to get to the directory.
     made.chmod(0o755)
     return made
 
@@ -77,27 +78,27 @@ def keep(server):
     stop = root / "stop"
     stop.write_text(f"""#!/bin/sh
 kill {processes}
-# smbd has started it for smbclient, and leaves it running.
+# smbd has started this process for smbclient, and leaves it running.
 [ ! -e "{root}/pid/samba-dcerpcd.pid" ] || kill "$(cat "{root}/pid/samba-dcerpcd.pid")"
 rm -rf "{root}"
 """)
     stop.chmod(0o755)
     ctl, login = server.programs / "smbdirectctl", f"-U {server.user}%{PASSWORD}"
     print(f"""
-It goes on running. To use it:
+The server is still running. To use it:
     TCP         smbclient -p {tcp} //127.0.0.1/{SHARE} {login}
     SMB Direct  {ctl} bridge 127.0.0.1:{rdma} --listen 127.0.0.1:4450
                 smbclient -p 4450 //127.0.0.1/{SHARE} {login}
     measure     {ctl} bench //127.0.0.1:{tcp}/{SHARE} {login} --address 127.0.0.1:{rdma}
-    look        {ctl} status --control {server.control}
-smbclient is also in {server.samba}/bin. To stop it and remove all that it wrote:
+    status      {ctl} status --control {server.control}
+smbclient is also in {server.samba}/bin. To stop the server and remove all that it wrote:
     {stop}""")
 
 
 def main():
     mib = os.environ.get("DEMO_MIB", "1024")
     if not mib.isdecimal() or int(mib) == 0:
-        sys.exit(f"demo: DEMO_MIB={mib} is not a number of MiB")
+        sys.exit(f"demo: DEMO_MIB={mib}: must be a number of MiB above 0")
     mib = int(mib)
     end_in_order()
     samba, programs = set_up()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checks the documentation: links and anchors, spelling, and that docs/counters.md has what the code counts.
+"""Checks the documentation: links and anchors, spelling, and that docs/counters.md has everything that the code counts.
 
     docs.py              checks everything, in a few seconds; without aspell, spelling is skipped
     docs.py --update     writes the tables of docs/counters.md that come from the code
@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Words that no dictionary has, one on a line, sorted.
+# Words that no dictionary has: one per line, sorted.
 WORDS = ROOT / "docs/words.txt"
 COUNTERS = ROOT / "docs/counters.md"
 # Text between these lines comes from the code.
@@ -21,12 +21,12 @@ BEGIN, END = "<!-- begin: tools/docs.py --update -->", "<!-- end -->"
 
 
 def files(*patterns):
-    """The files of the repository, without what git ignores."""
+    """Returns the files of the repository, without those that git ignores."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed.returncode == 0:
         return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
-    # Not a git tree: its source alone.
+    # This is not a git tree, only its source.
     found = []
     for pattern in patterns:
         directory, _, name = pattern.rpartition("/")
@@ -40,7 +40,7 @@ FENCE = re.compile(r"^ *(```+|~~~+)")
 
 
 def prose(text):
-    """The lines of Markdown with their numbers, without blocks of code."""
+    """Yields the lines of Markdown with their numbers, without blocks of code."""
     fence, blank, code = None, True, False
     for number, line in enumerate(text.splitlines(), 1):
         found = FENCE.match(line)
@@ -51,7 +51,7 @@ def prose(text):
         if found:
             fence = found[1]
             continue
-        # A block of code is indented and follows an empty line; a paragraph of a list is not code.
+        # A block of code is indented and follows an empty line. An indented paragraph of a list is not code.
         code = line.startswith("    ") and (blank or code) or (code and not line.strip())
         blank = not line.strip()
         if not code:
@@ -59,7 +59,7 @@ def prose(text):
 
 
 def slug(heading):
-    """The anchor that GitHub makes of a heading."""
+    """Returns the anchor that GitHub makes from a heading."""
     text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").strip().lower()
     return "".join("-" if c == " " else c for c in text if c.isalnum() or c in " -_")
 
@@ -79,7 +79,7 @@ def anchors(path):
 
 
 def links(path):
-    """The targets of links, with their lines."""
+    """Yields the targets of links, with their lines."""
     for number, line in prose(path.read_text()):
         line = re.sub(r"`[^`]*`", "``", line)
         for target in re.findall(r"\]\(([^)\s]+)[^)]*\)", line):
@@ -115,7 +115,7 @@ def check_links(pages):
 
 # Spelling
 
-# The manual: macros whose arguments are words that somebody reads as text.
+# The manual's macros whose arguments are read as text.
 TEXT_MACROS = {".Sh", ".Ss", ".Nd", ".Qq", ".Dq", ".Pq"}
 
 
@@ -130,13 +130,13 @@ def manual(text):
 
 
 def readable(path):
-    """The lines of a page, without what is not English."""
+    """Yields the lines of a page, without anything that is not English."""
     if path.suffix != ".md":
         yield from manual(path.read_text())
         return
     for number, line in prose(path.read_text()):
         line = re.sub(r"``[^`]*``|`[^`]*`", " ", line)
-        # What programs say is quoted.
+        # Quotation marks enclose what programs say.
         line = re.sub(r'"[^"]*"', " ", line)
         line = re.sub(r"\]\([^)]*\)|^ {0,3}\[[^]]+\]: .*|<[^>]*>|https?://\S+", " ", line)
         yield number, re.sub(r"\S+@\S+|\S*/\S+/\S*|\S*\.(md|rs|py|sh|toml|service|conf)\b", " ", line)
@@ -150,7 +150,7 @@ def check_spelling(pages):
     places = {}
     for page in pages:
         for number, line in readable(page):
-            # Names of fields, constants and the like are not words: they have digits, underscores, or capitals inside.
+            # Names of fields, constants and the like are not words: they contain digits, underscores or capitals.
             for token in re.findall(r"[\w'’-]+", line):
                 for word in re.split(r"[-’]|'(?!t\b)", token):
                     if re.fullmatch(r"[A-Za-z]?[a-z']{2,}", word):
@@ -169,28 +169,28 @@ def check_spelling(pages):
 
 
 def snake(name):
-    """A variant's name as strum writes it."""
+    """Returns a variant's name as strum writes it."""
     return re.sub(r"(?<=[a-z0-9])([A-Z])|(?<=.)([A-Z])(?=[a-z])", r"_\1\2", name).lower()
 
 
 def variants(path, enum):
-    """The names of an enum's variants, with their messages."""
+    """Returns the names of an enum's variants, with their messages."""
     text = (ROOT / path).read_text()
     body = re.search(rf"pub enum {enum} \{{\n(.*?)\n\}}", text, re.DOTALL)[1]
     found = []
-    # An attribute may take several lines; a variant's name begins a line of four blanks.
+    # An attribute may take several lines; a variant's name begins a line that is indented by four blanks.
     for part in re.finditer(r"((?:    (?:#\[.*?\]|///[^\n]*)\n)*)    ([A-Z]\w*)(\([^)]*\)| \{.*?\n    \})?,", body, re.DOTALL):
         attributes, name = part[1], part[2]
         message = re.search(r'#\[error\(\s*"(.*?)"', attributes, re.DOTALL)
         serialized = re.search(r'serialize = "(\w+)"', attributes)
         if part[3] and name in ("Fabric", "Protocol", "Call", "Wire", "Provider"):
-            continue  # It has the name of what is in it.
+            continue  # It takes its name from its contents.
         text = re.sub(r"\\\n\s*", "", message[1]) if message else ""
         found.append((serialized[1] if serialized else snake(name), text))
     return found
 
 
-# Variants whose message shows a value, which a table cannot.
+# Variants whose message shows a value, which a table cannot show.
 INSTEAD = {
     "os": "the operating system reported an error; the log has its name",
     "refused": "the peer or we refused: of SMB Direct, its negotiation, with the status that the log shows; of the "
@@ -209,7 +209,7 @@ GROUPS = [
 
 
 def tables():
-    """The tables of the reasons that protocols and fabrics have."""
+    """Makes the tables of the reasons that protocols and fabrics have."""
     seen, lines = {}, []
     for title, enums in GROUPS:
         rows = []
@@ -232,7 +232,7 @@ def tables():
 
 
 def own():
-    """The names that the device itself counts."""
+    """Returns the names that the device itself counts."""
     names = set()
     for path in files("src/engine/*.rs", "src/broker/*.rs"):
         text = path.read_text()
@@ -240,7 +240,7 @@ def own():
         names.update(re.findall(r'\.count\("(\w+)"\)', text))
         names.update(re.findall(r'counters\.entry\("(\w+)"', text))
         names.update(re.findall(r'\.end\(\s*\w+,\s*"(\w+)"', text))
-    # The reasons for which the log has words are those that the device gives.
+    # If the log has words for a reason, the device gives that reason.
     words = (ROOT / "src/broker/words.rs").read_text().split("pub(super) const fn of_limit")[0]
     names.update(re.findall(r'"(\w+)"(?= \||\s*=>)', words))
     names.update(name for name, _ in variants("src/engine/admission.rs", "Limit"))
@@ -278,7 +278,7 @@ def main():
     errors, counters = check_counters(update)
     pages = files("*.md")
     manuals = files("docs/man/*")
-    # torture.md is a list of names.
+    # torture.md is only a list of names.
     written = [page for page in pages if page.name != "torture.md"]
     errors += check_links(pages) + check_spelling(written + manuals)
     print("\n".join(errors) or f"{len(pages)} pages and {len(manuals)} manual pages, {counters} counters: links, spelling "

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Shell functions that the scripts of this repository share. Source it from bash.
 
-# Prints why something was not done. tools/check.sh counts these lines: a skipped check has not passed.
+# Prints why something was not done. tools/check.sh counts these lines, because a skipped check has not passed.
 skipped() {
     printf 'SKIPPED: %s\n' "$*"
 }
 
-# version_at_least 1.85.0 1.85: whether the first version is the second or later.
+# version_at_least 1.85.0 1.85: tells whether the first version is the second or later.
 version_at_least() {
     [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]
 }
 
-# The version of a rustc, such as 1.85.0.
+# Prints the version of a rustc, such as 1.85.0.
 rustc_version() {
     "$1" --version 2>/dev/null | sed -n 's/^rustc \([0-9.]*\).*/\1/p'
 }
 
-# The oldest Rust that the crate promises to build with.
+# Prints the oldest Rust that the crate promises to build with.
 minimum_rust() {
     sed -n 's/^rust-version = "\(.*\)"/\1/p' "${1:-.}/Cargo.toml"
 }
 
-# Installs Debian packages without asking and without removing others; if it may not, it prints the command.
+# Installs Debian packages without asking and without removing others. Without the right to do so, prints the command.
 apt_install() {
     if ! command -v apt-get >/dev/null; then
         echo "not a Debian system; install the equivalent of these packages: $*"
@@ -38,7 +38,7 @@ apt_install() {
     apt_get update && apt_get install "$@"
 }
 
-# Installs those of these packages that are missing.
+# Installs the packages in this list that are missing.
 apt_need() {
     local missing
     mapfile -t missing < <(comm -23 <(printf '%s\n' "$@" | sort) \
@@ -46,7 +46,7 @@ apt_need() {
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
 }
 
-# Makes sure that there are package lists: a fresh image has none.
+# Makes sure that there are package lists, because a fresh image has none.
 apt_lists() {
     [ -n "$(find /var/lib/apt/lists -name '*_Packages*' -print -quit 2>/dev/null)" ] && return 0
     [ "$(id -u)" = 0 ] && apt_get update
@@ -65,13 +65,13 @@ apt_get() {
     return "$status"
 }
 
-# The versions of a package that apt can install, newest first.
+# Prints the versions of a package that apt can install, newest first.
 apt_versions() {
     apt-cache madison "$1" 2>/dev/null | awk -F'|' '{ gsub(/ /, "", $2); print $2 }' | sort -Vru
 }
 
-# debian_apt DIRECTORY SUITE deb|deb-src: sets debian_apt to the apt options that get packages of another Debian release
-# from the mirrors that this machine uses. apt keeps its lists in the directory, and checks the signatures.
+# debian_apt DIRECTORY SUITE deb|deb-src: sets debian_apt to the options with which apt gets packages of another Debian
+# release from the mirrors that this machine uses. apt keeps its lists in the directory, and checks the signatures.
 debian_apt() {
     local directory=$1 suite=$2 kind=$3 uri suites name
     local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -103,7 +103,7 @@ logged() {
     return 1
 }
 
-# The files of the working tree, including those not committed; a zero byte ends each name.
+# Lists the files of the working tree, including those not committed; a zero byte ends each name.
 source_files() {
     local name
     if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
@@ -115,7 +115,7 @@ source_files() {
     done
 }
 
-# Copies them to a directory and keeps their times, by which cargo knows what has changed.
+# Copies these files to a directory and keeps their times, by which cargo knows what has changed.
 copy_source() {
     rm -rf "$1"
     mkdir -p "$1"

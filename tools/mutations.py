@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Takes one check after the other out of smbd, and sees that the tests named in tests/mutations.toml then fail.
+"""Removes one check after the other from smbd, and verifies that the tests named in tests/mutations.toml then fail.
 
-Samba is built in a cache of its own for that, since an interrupted run leaves it changed.
+Builds Samba in a cache of its own for that, because an interrupted run leaves the source changed.
 """
 
 import argparse
@@ -25,7 +25,7 @@ RESULT = re.compile(r"^test (\S+) \.\.\. (ok|FAILED)$", re.MULTILINE)
 
 
 class Failed(Exception):
-    """Why this has not shown what it should."""
+    """Why this run did not show what it should have shown."""
 
 
 class Samba:
@@ -37,7 +37,7 @@ class Samba:
             "XDG_CACHE_HOME": str(caches / "smbdirect/mutations"),
             "CCACHE_DIR": os.environ.get("CCACHE_DIR", str(caches / "smbdirect/ccache")),
         }
-        # This puts lib/smbdirect right, and the files of Samba are put right below.
+        # This restores lib/smbdirect; the files of Samba are restored below.
         subprocess.run(["tools/samba.sh", "build"], cwd=ROOT, env=self.environment, check=True)
         path = subprocess.run(["tools/samba.sh", "path"], cwd=ROOT, env=self.environment, check=True,
                               capture_output=True, text=True)
@@ -49,27 +49,27 @@ class Samba:
             self.build()
 
     def build(self):
-        """Builds it as it is."""
+        """Builds the tree as it is."""
         run = subprocess.run(["tools/samba.sh", "waf", self.tree, *TARGETS], cwd=ROOT, env=self.environment,
                              capture_output=True, text=True, check=False)
         if run.returncode != 0:
             raise Failed(f"it does not build:\n{run.stdout}{run.stderr}")
 
     def change(self, edits):
-        """Makes the edits of a mutation. Each old text must be there once."""
+        """Makes the edits of a mutation. Each old text must occur exactly once."""
         for edit in edits:
             file = self.tree / edit["file"]
             text = file.read_text()
             old, new = edit["old"].removeprefix("\n"), edit["new"].removeprefix("\n")
             if text.count(old) != 1:
-                raise Failed(f"{edit['file']} has this {text.count(old)} times, not once: {old}")
+                raise Failed(f"{edit['file']} contains this text {text.count(old)} times, not once: {old}")
             saved = file.with_name(file.name + ".unmutated")
             if not saved.exists():
                 saved.write_text(text)
             file.write_text(text.replace(old, new))
 
     def restore(self, edits):
-        """Takes the edits back. The files are newer than what was built from them, so they are built again."""
+        """Undoes the edits. The files are then newer than what was built from them, so they are built again."""
         for edit in edits:
             file = self.tree / edit["file"]
             saved = file.with_name(file.name + ".unmutated")
@@ -79,7 +79,7 @@ class Samba:
 
 
 def cases(environment):
-    """All cases of the suite."""
+    """Returns all cases of the suite."""
     run = subprocess.run([*CARGO, "--", "--list", f"{SUITE}::"], cwd=ROOT, env=environment, check=True,
                          capture_output=True, text=True)
     return re.findall(rf"^{SUITE}::(\S+): test$", run.stdout, re.MULTILINE)
@@ -111,14 +111,14 @@ def main():
             raise Failed(f"{MUTATIONS.name} has no mutation for {', '.join(missing)}")
         unchanged = results(environment, every)
         if not all(unchanged.values()):
-            raise Failed(f"already without mutations these fail: {[name for name, ok in unchanged.items() if not ok]}")
+            raise Failed(f"these fail even without mutations: {[name for name, ok in unchanged.items() if not ok]}")
         print(f"{len(every)} cases pass")
         survived = []
         for mutation, named in zip(mutations, victims):
             if options.only and not any(text in mutation["name"] for text in options.only):
                 continue
             if not named:
-                raise Failed(f"{mutation['name']}: it names no case that there is")
+                raise Failed(f"{mutation['name']}: none of the cases that it names exists")
             started = time.monotonic()
             try:
                 samba.change(mutation["edits"])
@@ -128,7 +128,7 @@ def main():
                 samba.restore(mutation["edits"])
             print(f"{mutation['name']}: {len(named) - len(passed)} of {len(named)} cases fail, as they should"
                   f" ({time.monotonic() - started:.0f} s)", flush=True)
-            survived += [f"{mutation['name']}: {name} passes all the same" for name in passed]
+            survived += [f"{mutation['name']}: {name} still passes" for name in passed]
         samba.build()
         if survived:
             raise Failed("\n".join(survived))

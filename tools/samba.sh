@@ -1,12 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Samba with this library: tools/samba.sh <verb>
+# Builds and tests Samba with this library: tools/samba.sh <verb>
 #
 #   deps              install what Samba's build needs (apt, as root)
 #   fetch             get the newest Samba 4.22 that Debian 13 has; once a day at most
 #   patch             unpack it, apply samba-patches, and put this repository into it as lib/smbdirect
 #   build [target]... fetch, patch, configure and build the servers and test programs, or `all`, or targets of waf
-#   waf DIR TARGET... build targets in a tree as it is, with changes that somebody made there
+#   waf DIR TARGET... build targets in a tree as it is, with any changes that were made there
 #   warnings          compile the files that the patches touch with the warnings of Samba's developers as errors
 #   selftest [TEST]... build all, and run Samba's own tests over SMB Direct, or those whose names match
 #   path              print the path of the build tree (its programs are in bin/)
@@ -14,7 +14,7 @@
 #   checkout DIR      a git tree with Samba as tag `base` and each patch as a commit, to work on them
 #   export DIR        make samba-patches from the commits of such a tree
 #   check [N [M]]     check each patch, or those from N to M after an earlier check: its form, that smbd builds without
-#                     warnings, and tests over TCP; and that smbd without the option has no trace of the patches
+#                     warnings, and tests over TCP; check that smbd without the option has no trace of the patches
 #   installed         build smbd with an installed libsmbdirect instead of lib/smbdirect
 #
 # SAMBA_SRC=  a directory or tarball with Samba's source, instead of Debian's
@@ -22,14 +22,14 @@
 # CCACHE_DIR= the compiler cache (in the cache below)
 #
 # Everything is kept in ${XDG_CACHE_HOME:-~/.cache}/smbdirect, and may be removed: it is then made again. A build tree
-# is named by a hash of what it was made from, and is used once its stamp exists. Sources of this repository are not
-# part of the name, because they change often: the tree follows them. So two working copies of this repository that
-# build at the same time need two caches.
+# is named after a hash of what it was made from, and is used once its stamp exists. Sources of this repository are not
+# part of the name, because they change often: the tree follows them. So two working copies of this repository need two
+# caches if they build at the same time.
 
-# The verbs are called by name.
+# The functions for the verbs are called by name.
 # shellcheck disable=SC2317
 set -euo pipefail
-[ -z "${SAMBA_SRC:-}" ] || SAMBA_SRC=$(realpath -e "$SAMBA_SRC") # it is relative to the caller's directory
+[ -z "${SAMBA_SRC:-}" ] || SAMBA_SRC=$(realpath -e "$SAMBA_SRC") # relative to the caller's directory
 cd "$(dirname "$0")/.."
 . tools/lib.sh
 
@@ -60,7 +60,7 @@ say() {
     printf -- '-- %s\n' "$*"
 }
 
-# Only one process at a time changes the cache. The lock is a descriptor of this process and its children.
+# Lets only one process at a time change the cache. The lock is a descriptor of this process and its children.
 lock_cache() {
     exec 9>"$cache/lock"
     flock --nonblock 9 && return 0
@@ -93,7 +93,7 @@ fetch() {
     if fetch_newest; then
         say "$(basename "$(fetched)")"
     elif [ -e "$(fetched)" ]; then
-        say "that did not work: going on with $(basename "$(fetched)"), fetched earlier"
+        say "that did not work: continuing with $(basename "$(fetched)"), fetched earlier"
     else
         die "no source of Samba: try again, or set SAMBA_SRC=<a directory or tarball with Samba $release>"
     fi
@@ -107,7 +107,7 @@ fetched() {
 fetch_newest() {
     local work version tarball
     work=$(mktemp -d "$cache/source/apt.XXXXXX")
-    # A tarball that is already here with the right checksum is not fetched again.
+    # Do not fetch a tarball that is already here with the right checksum.
     [ ! -e "$(fetched)" ] || ln "$(fetched)" "$work/"
     if debian_apt "$work" "$suite" deb-src &&
         logged "$work/log" apt-get "${debian_apt[@]}" update &&
@@ -134,7 +134,7 @@ newest_version() {
     return 1
 }
 
-# The source as a tar stream without its top directory, and a name for what it is made of.
+# Writes the source as a tar stream: a directory without its name, a tarball as it is.
 source_stream() {
     if [ -d "${SAMBA_SRC:-}" ]; then
         tar -C "$SAMBA_SRC" --exclude=./bin --exclude=./st --exclude=./.git --exclude='./.lock-w*' --sort=name -c .
@@ -162,7 +162,7 @@ patches() {
     sed -e 's/#.*//' -e '/^ *$/d' "$series/series"
 }
 
-# Names the tree by everything that went into it except the sources of this repository.
+# Prints the path of the tree, named after everything that went into it except the sources of this repository.
 tree_path() {
     local key
     [ -e "${SAMBA_SRC:-$(fetched)}" ] || die "no source of Samba yet: tools/samba.sh fetch"
@@ -177,7 +177,7 @@ tree_path() {
     echo "$cache/samba-$key"
 }
 
-# git apply: a patch fits exactly, or not at all.
+# Applies a patch with git apply, because a patch must fit exactly or not at all.
 apply_patch() {
     GIT_CEILING_DIRECTORIES=$(dirname "$1") git -C "$1" apply --whitespace=nowarn "$PWD/$series/$2" ||
         die "$series/$2 does not apply"
@@ -206,8 +206,8 @@ patch_tree() {
     prune
 }
 
-# Copies this repository, including what is not committed, to lib/smbdirect of a tree. A file that is already the same
-# there is left alone, because cargo compares file times; a changed one gets the current time.
+# Copies this repository, including changes that are not committed, to lib/smbdirect of a tree. A file that is the same
+# there is left alone, because cargo compares file times; a changed file gets the current time.
 copy_library() {
     local to=$1/lib/smbdirect new=$1/.smbdirect.new name
     rm -rf "$new"
@@ -224,7 +224,7 @@ copy_library() {
     rm -rf "$new" "$1/.smbdirect.is" "$1/.smbdirect.wanted"
 }
 
-# Keeps the two most recently used trees; those still called new were interrupted.
+# Keeps the two trees that were used most recently, and removes the others. Trees still called "new" were interrupted.
 prune() {
     local old
     rm -rf "$cache"/samba-*.new
@@ -244,7 +244,7 @@ build_environment() {
         CCACHE_BASEDIR="$tree" CCACHE_NOHASHDIR=1 "$@"
 }
 
-# Shows the progress of waf: in place on a terminal, otherwise every 15 seconds.
+# Shows waf's progress: in place on a terminal, otherwise every 15 seconds.
 show_progress() {
     local line next=$((SECONDS + 15)) counted='^\[ *([0-9]+)/([0-9]+)\]'
     while IFS= read -r line; do
@@ -259,7 +259,7 @@ show_progress() {
     [ ! -t 1 ] || printf '\r%30s\r' ''
 }
 
-# An interrupted configure leaves half of its results: without its stamp, configure starts again.
+# Configures the tree. An interrupted configure leaves half of its results, so without its stamp it starts again.
 configure() {
     local tree=$1
     shift
@@ -281,7 +281,7 @@ waf_build() {
     die "the build failed; its output is in $tree/build.log"
 }
 
-# The build itself must not use the network, so fetch the crates first.
+# Fetches the crates, because the build itself must not use the network.
 fetch_crates() {
     "$cargo" fetch --locked --quiet || die "cargo cannot get the crates that Cargo.lock names"
 }
@@ -324,8 +324,8 @@ verb_path() {
     echo "$tree"
 }
 
-# root may read and write anything, but many of Samba's tests check what is not allowed. In a user namespace, root's
-# files belong to an unprivileged user: no other user has to be created, or let into root's home.
+# Becomes an unprivileged user, because root may read and write anything, and many of Samba's tests check what is not
+# allowed. In a user namespace, root's files belong to such a user, so none has to be created or let into root's home.
 become_user() {
     as_user=()
     [ "$(id -u)" = 0 ] || return 0
@@ -341,7 +341,7 @@ verb_user() {
     exec "${as_user[@]}" "$@"
 }
 
-# Samba's own tests. What each said is in the log, what the servers said in st/<environment>.
+# Runs Samba's own tests. The log has the output of each, and st/<environment> has what the servers said.
 verb_selftest() {
     local tree log tests="${*:-smbdirectserver}"
     become_user
@@ -352,7 +352,7 @@ verb_selftest() {
     (cd "$tree" && build_environment "${as_user[@]}" ./buildtools/bin/waf testonly --tests="$tests" 2>&1 </dev/null) |
         tee "$log" |
         grep --line-buffered -E '^(\[[0-9]+\(|UNEXPECTED|ERROR:|REASON:|ALL OK|FAILED|.* is missing: )' && return 0
-    die "not all is well; all that was said is in $log, and what servers said in $tree/st"
+    die "some tests failed; their output is in $log, and the servers' logs are in $tree/st"
 }
 
 # ---- the patches
@@ -394,32 +394,32 @@ verb_export() {
     say "$series: $(patches | wc -l) patches"
 }
 
-# What Samba's developers expect of a patch. Sets `subject` and `lines`.
+# Checks what Samba's developers expect of a patch. Sets `subject` and `lines`.
 subject='' lines=0
 check_form() {
     local file=$series/$1 work body
     work=$(mktemp -d)
-    git mailinfo "$work/body" "$work/rest" <"$file" >"$work/head" 2>/dev/null || die "$file: git am cannot read it"
+    git mailinfo "$work/body" "$work/rest" <"$file" >"$work/head" 2>/dev/null || die "$file: git mailinfo cannot read it"
     subject=$(sed -n 's/^Subject: //p' "$work/head")
     lines=$(sed -n '/^diff --git/,$p' "$work/rest" | wc -l)
     body=$(cat "$work/body")
     grep -qE '^Author: .+' "$work/head" || die "$file: no author"
     rm -rf "$work"
     [[ $subject =~ ^[A-Za-z0-9_./:-]+:\ [^\ ] ]] || die "$file: the subject does not begin with a subsystem: $subject"
-    [ "${#subject}" -le 76 ] || die "$file: the subject has ${#subject} characters, 76 are the most: $subject"
+    [ "${#subject}" -le 76 ] || die "$file: the subject has ${#subject} characters, at most 76 are allowed: $subject"
     [ -n "$body" ] || die "$file: the message does not say why"
     ! grep -nE '^.{81}' <<<"$body" || die "$file: the line above is longer than 80 characters"
     ! grep -qi '^Signed-off-by:' <<<"$body" || die "$file: only the person who submits a patch may sign it off"
-    [ "$lines" -le "$patch_lines" ] || die "$file: $lines lines of diff, $patch_lines are the most: split it"
+    [ "$lines" -le "$patch_lines" ] || die "$file: $lines lines of diff, at most $patch_lines are allowed: split it"
 }
 
 # A reviewer can read about 250 lines at once; some patches that add a file are a little longer.
 patch_lines=300
 check_targets=(smbd/smbd smbpasswd smbstatus testparm smbtorture vfs_acl_xattr vfs_streams_xattr)
 
-# Applies one patch after the other to one tree. After each: smbd is built, the files that the patch touches are compiled
-# with the warnings of Samba's developers, with and without the option, and smbtorture tests smbd over TCP. At the end
-# the same smbd without the option and without this repository: nothing of the patches may be in it.
+# Applies one patch after the other to one tree. After each: builds smbd, compiles the files that the patch touches with
+# the warnings of Samba's developers, with and without the option, and tests smbd over TCP with smbtorture. At the end
+# builds the same smbd without the option and without this repository, which must contain nothing of the patches.
 verb_check() {
     local tree=$cache/check table=$cache/check.txt first=${1:-1} last=${2:-} all=() number patch started built
     mapfile -t all < <(patches)
@@ -452,7 +452,7 @@ verb_check() {
     done
     [ "$last" = "${#all[@]}" ] || return 0
     check_without "$tree"
-    say "each of ${#all[@]} patches builds and passes, and smbd without the option has nothing of them in it"
+    say "each of ${#all[@]} patches builds and passes, and smbd without the option contains nothing of them"
     say "number, subject, lines of diff, seconds to build, seconds of tests: $table"
 }
 
@@ -461,7 +461,7 @@ check_patch() {
     apply_patch "$tree" "$patch"
     copy_library "$tree"
     changed=$(git apply --numstat "$series/$patch" | cut -f 3)
-    # What configure looks at has changed, so look again.
+    # The patch changes what configure looks at, so configure again.
     ! grep -qE '(^|/)(wscript|wscript_configure.*)$' <<<"$changed" || rm -f "$tree/bin/configured"
     configure "$tree" --with-smbdirect
     waf_build "$tree" "${check_targets[@]}"
@@ -487,12 +487,12 @@ check_without() {
     waf_build "$tree" smbd/smbd
     if find "$tree/bin/default/source3" -name '*.o' -path '*smbd*' -print0 | xargs -0 nm -A | grep -i ' U smbdirect_' ||
         find "$tree/bin" -type f -name '*smbdirect*' | grep .; then
-        die "without the option smbd is not what it was: see above"
+        die "without the option, smbd still contains parts of the patches: see above"
     fi
     rm -rf "$tree"
 }
 
-# Samba with a libsmbdirect that `make install` has installed, which it finds by pkg-config.
+# Builds Samba with a libsmbdirect that `make install` has installed, and that Samba finds by pkg-config.
 verb_installed() {
     local tree=$cache/installed prefix=$cache/installed-library patch linked
     [ -n "$cargo" ] || die "no cargo: Rust $(minimum_rust .) or newer is needed"
@@ -512,7 +512,7 @@ verb_installed() {
     linked=$(LD_LIBRARY_PATH=$prefix/lib ldd "$tree"/bin/shared/private/libsmbd-base-private-samba.so)
     grep -q "libsmbdirect\.so\.[0-9]* => $prefix/lib/" <<<"$linked" ||
         die "smbd does not use $prefix/lib/libsmbdirect.so: $(grep smbdirect <<<"$linked")"
-    [[ $(LD_LIBRARY_PATH=$prefix/lib "$tree/bin/smbd" -b) == *WITH_SMBDIRECT* ]] || die "smbd is without SMB Direct"
+    [[ $(LD_LIBRARY_PATH=$prefix/lib "$tree/bin/smbd" -b) == *WITH_SMBDIRECT* ]] || die "smbd was built without SMB Direct"
     rm -rf "$tree" "$prefix"
     say "smbd builds with an installed libsmbdirect"
 }
@@ -528,5 +528,6 @@ main() {
     exit 0
 }
 
-# In a function, so that the whole file is read before anything runs: it may be edited meanwhile.
+# All code is in a function, so that bash reads the whole file before it runs anything, and the file may be edited
+# meanwhile.
 main "$@"

@@ -4,8 +4,8 @@
 
     tools/samba_tcp.py TREE
 
-`tools/samba.sh check` does this after each patch, so the suites are short and touch what the patches change: sending and
-receiving, compounds, READ and WRITE, closing files, breaks that wait for acknowledgements, and connections that one
+`tools/samba.sh check` does this after each patch, so the suites are short and cover what the patches change: sending
+and receiving, compounds, READ and WRITE, closing files, breaks that wait for acknowledgements, and connections that one
 smbd passes to another.
 """
 
@@ -43,7 +43,7 @@ class TcpServer(Server):
 
 
 def run(server, suite):
-    """What smbtorture says; the names of the tests that passed, and of those that did not."""
+    """Runs a suite. Returns smbtorture's output, and the names of the tests that passed and of those that did not."""
     command = [server.samba / "bin/smbtorture", "//127.0.0.1/share", "-p", str(server.ports["tcp"]),
                "-U", f"{server.user}%{PASSWORD}", "-s", server.config, "--target=samba3",
                "--option=torture:progress=no", suite]

@@ -4,11 +4,12 @@
 
     tools/samba_warnings.py [--without] TREE PATCH...
 
-TREE was built with the patches (`tools/samba.sh build`); this uses its compile commands, adds the warnings of
-`./configure --enable-developer` (buildtools/wafsamba/samba_autoconf.py), and writes nothing into it. The objects are
-thrown away; with ccache an unchanged file takes no time.
+TREE must have been built with the patches (`tools/samba.sh build`). This uses its compile commands, adds the warnings
+of `./configure --enable-developer` (buildtools/wafsamba/samba_autoconf.py), and writes nothing into the tree. The
+objects are thrown away; with ccache, an unchanged file takes no time.
 
---without compiles the files as they are without --with-smbdirect, except those that only this option builds.
+With --without, it compiles the files as if Samba were configured without --with-smbdirect, and leaves out files that
+only this option builds.
 """
 
 import concurrent.futures
@@ -28,7 +29,7 @@ WARNINGS = """-g -Wall -Wshadow -Wmissing-prototypes -Wmissing-field-initializer
 
 
 def touched(patches):
-    """The C files that the patches change or add."""
+    """Returns the C files that the patches change or add."""
     names = set()
     for patch in patches:
         names |= set(re.findall(r"^\+\+\+ b/(\S+\.c)$", pathlib.Path(patch).read_text(), re.MULTILINE))
@@ -36,7 +37,7 @@ def touched(patches):
 
 
 def commands(tree, names):
-    """The command that compiles each file; the first one, if several programs use the file."""
+    """Returns the command that compiles each file: the first one, if several programs use the file."""
     objects = tree / "bin/default"
     found = {}
     for entry in json.loads((objects / "compile_commands.json").read_text()):
@@ -47,7 +48,7 @@ def commands(tree, names):
 
 
 def without_option(tree, directory):
-    """A directory with the config.h of a tree that was configured without the option."""
+    """Makes a directory with the config.h that a tree would have if it were configured without the option."""
     text = (tree / "bin/default/include/config.h").read_text()
     changed = re.sub(r"^#define WITH_SMBDIRECT .*$", "", text, flags=re.MULTILINE)
     if changed == text:

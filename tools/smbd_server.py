@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An smbd with its device, smbdirectd, in a directory of their own: for the programs in Python that test and measure it."""
+"""Runs an smbd and its device, smbdirectd, in a directory of their own, for the Python programs that test and measure
+them."""
 
 import getpass
 import json
@@ -16,10 +17,10 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGURATION = ROOT / "instruments/smb.conf"
 PASSWORD = "pass-1word"
-# How long a server may take to start and to stop, and connections to end.
+# How many seconds a server may take to start or to stop, and connections to end.
 PATIENCE = 30
 
-# Processes that end when this program does; after that no others are started.
+# Processes that end when this program does. Once it has begun to end, no others are started.
 children = set()
 children_lock = threading.Lock()
 ending = False
@@ -40,7 +41,7 @@ def listens(port):
 
 
 def start(command, log):
-    """Starts a program in a session of its own: smbd signals its process group when it ends."""
+    """Starts a program in its own session, because smbd signals its process group when it ends."""
     with children_lock:
         if ending:
             raise RuntimeError("interrupted")
@@ -62,7 +63,7 @@ def stop(child):
 
 
 def kill(child):
-    """The same at once, without a warning."""
+    """Ends it at once, without a warning."""
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -72,7 +73,7 @@ def kill(child):
 
 
 def end_children():
-    """Ends everything that runs, even after an interruption, when threads may still want to start more."""
+    """Ends all processes, even after an interruption, when threads may still try to start more."""
     global ending
     with children_lock:
         ending = True
@@ -85,7 +86,7 @@ def end_children():
 
 
 def end_in_order():
-    """A second signal, of timeout(1) for example, must not keep this program from cleaning up."""
+    """Makes sure that a second signal, for example from timeout(1), does not keep this program from cleaning up."""
     def interrupted(number, _):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -116,16 +117,17 @@ def wait_for(what, condition, seconds=None):
 
 
 def add_server_options(parser, report, content):
-    """Adds the options of a program that starts servers and writes a report, whose default path is in this repository."""
+    """Adds the options of a program that starts servers and writes a report; the report's default path is in this
+    repository."""
     parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
-                        help="Samba's build tree (SMBDIRECT_SAMBA; otherwise the one of tools/samba.sh)")
+                        help="Samba's build tree (SMBDIRECT_SAMBA; without it, the tree of tools/samba.sh)")
     parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release",
-                        help="the directory of smbdirectd and smbdirectctl (target/release)")
+                        help="the directory that has smbdirectd and smbdirectctl (target/release)")
     parser.add_argument("--json", type=pathlib.Path, default=ROOT / report, help=f"where to put {content} ({report})")
 
 
 def samba_tree(samba, programs, wanted=("smbd",)):
-    """The path of Samba, after checking that all programs are there."""
+    """Returns the path of Samba, after checking that all programs are there."""
     if samba is None:
         found = subprocess.run([ROOT / "tools/samba.sh", "path"], stdout=subprocess.PIPE, text=True)
         if found.returncode:
@@ -140,8 +142,8 @@ def samba_tree(samba, programs, wanted=("smbd",)):
 class Server:
     """An smbd and smbdirectd.
 
-    `shares` has the lines of each share by its name, `settings` those of [global], `device` those of smbdirectd.toml.
-    If `listen` is empty, smbdirectd itself decides where to listen.
+    `shares` has the lines of each share by its name, `settings` has lines for [global], and `device` has the contents
+    of smbdirectd.toml. If `listen` is empty, smbdirectd itself decides where to listen.
     """
 
     def __init__(self, root, samba, programs, shares, settings=(), device="", listen=None, tcp_port=None):
@@ -154,15 +156,15 @@ class Server:
         self.control = root / "control"
         self.ports = {"tcp": tcp_port or free_port(), "rdma": free_port()}
         self.listen = [f"127.0.0.1:{self.ports['rdma']}"] if listen is None else listen
-        # The user: one that every Debian has and that file permissions bind.
+        # The user that logs in: every Debian has it, and file permissions apply to it.
         self.user = "daemon" if os.getuid() == 0 else getpass.getuser()
         self.processes = {}
-        # What a program is run by, such as valgrind: a command's first words, by the program's name.
+        # Commands that run a program, such as valgrind: the command's first words, by the program's name.
         self.run_by = {}
         self.config = root / "smb.conf"
 
     def prepare(self):
-        """Makes everything that must exist before the first process."""
+        """Makes everything that must exist before the first process starts."""
         for name in ("private", "lock", "state", "cache", "pid", "ncalrpc", "log"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         for share in self.shares:
@@ -191,11 +193,10 @@ class Server:
         return self.control.exists() and self.status(check=False) is not None
 
     def start_smbd(self):
-        # Its standard input must not be a pipe: as a daemon in the foreground, smbd ends when its
-        # input does.
+        # The standard input must not be a pipe: in the foreground, smbd ends when its input does.
         command = [self.samba / "bin/smbd", "--foreground", "--no-process-group", "-s", self.config, "-l", self.root / "log"]
         self.processes["smbd"] = self.start_program("smbd", command)
-        # It refuses a share until its process for change notifies runs.
+        # smbd refuses shares until its process for change notifies runs.
         wait_for("smbd listens", lambda: listens(self.ports["tcp"]) and b"notify-daemon" in (self.root / "lock/names.tdb").read_bytes())
         self.wait_for_listener()
 
@@ -216,7 +217,7 @@ class Server:
         return "\n".join(lines) + "\n"
 
     def path(self, share):
-        """The path of a share's files."""
+        """Returns the path of a share's files."""
         return self.root / share
 
     def add_user(self):
@@ -235,7 +236,7 @@ class Server:
         path.chmod(0o777)
 
     def status(self, check=True):
-        """The device's status; None if it gives none and need not."""
+        """Returns the device's status, or None if it gives none and need not."""
         command = [self.programs / "smbdirectctl", "status", "--json", "--control", self.control]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=None if check else subprocess.DEVNULL, check=check,
                               timeout=PATIENCE)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs smbtorture's smb2 suites over TCP and over SMB Direct against the same patched smbd, and compares test by test.
+"""Runs smbtorture's smb2 suites over TCP and over SMB Direct against the same patched smbd, and compares them test by
+test.
 
     smbtorture ---------------------------------------------------> smbd
     smbtorture -> smbdirectctl bridge -> SMB Direct -> smbdirectd -> smbd
@@ -8,9 +9,8 @@
 Fails if a test that passes over TCP does not pass over SMB Direct and is not among the exceptions
 (tests/torture/exceptions), if a process of the server panics or dies, or if a connection is left over. A test that
 passes only over TCP is repeated alone, at most twice; the table says so. A full run writes docs/torture.md.
-Most tests wait most of the time, so several servers, each with its own device and bridge, share
-the work. Needs only Python, a Samba that tools/samba.sh has built, and the programs of
-`cargo build --release --workspace`.
+Most tests wait most of the time, so several servers, each with its own device and bridge, share the work. Needs only
+Python, a Samba that tools/samba.sh has built, and the programs of `cargo build --release --workspace`.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from smbd_server import (PASSWORD, ROOT, Server, add_server_options, end_childre
 EXCEPTIONS = ROOT / "tests/torture/exceptions"
 TABLE = ROOT / "docs/torture.md"
 TRANSPORTS = ("tcp", "smbdirect")
-# Seconds that a suite may take on a busy machine.
+# How many seconds a suite may take on a busy machine.
 TIME_LIMIT = 600
 SHORT_TIME_LIMIT = 90
 
-# The part that `make test` runs: some of everything in SMB 2, in less than four minutes.
+# The part that `make test` runs: a bit of everything in SMB 2, in less than four minutes.
 SHORT = [
     ["smb2.connect", "smb2.read", "smb2.rw", "smb2.compound", "smb2.tcon", "smb2.sharemode", "smb2.deny"],
     ["smb2.lock", "smb2.getinfo", "smb2.setinfo", "smb2.winattr", "smb2.fileid"],
@@ -56,8 +56,7 @@ SHORT = [
     ["smb2.aio_delay"], ["smb2.compound_async"],
 ]
 
-# The suites that Samba runs on a share of their own, or with options; all others use `plain`,
-# without options.
+# The suites that Samba runs on their own shares, or with options. All others use `plain`, without options.
 PLAIN = ["vfs objects = acl_xattr streams_xattr"]
 DELAY = ["vfs objects = acl_xattr streams_xattr delay_inject", "delay_inject:pread_send = 2000",
          "delay_inject:pwrite_send = 2000"]
@@ -71,7 +70,7 @@ SHARES = {
     "inherit": [*PLAIN, "inherit permissions = yes"],
     "slow-find": [*PLAIN, "smbd:find async delay usec = 10000"],
     "ea": [*PLAIN, "acl_xattr:security_acl_name = user.hackme"],
-    # smb2.acls selects it by itself.
+    # smb2.acls selects this share by itself.
     "hideunread": [*PLAIN, "hide unreadable = yes"],
     "hideunwrite": [*PLAIN, "hide unwriteable files = yes"],
 }
@@ -88,7 +87,7 @@ SHARE_OF = {
 }
 OPTIONS_OF = {"smb2.ea": ["--option=torture:acl_xattr_name=hackme"]}
 
-# Suites that start early because they take long.
+# Suites that start early because they take a long time.
 LONG = ["smb2.lease", "smb2.replay", "smb2.multichannel", "smb2.oplock", "smb2.durable-v2-open", "smb2.session",
         "smb2.notify", "smb2.maxfid", "smb2.bench", "smb2.timestamps", "smb2.dirlease"]
 
@@ -138,10 +137,10 @@ class TortureServer(Server):
         super().stop()
 
     def run(self, names, tests, transport, limit):
-        """Runs tests; returns the result of each, and how long they took.
+        """Runs tests. Returns the result of each, and how long they took.
 
         Some tests crash smbtorture when they should fail, for example if a connection is refused. The test that was
-        under way has then failed, and the others still get their turn.
+        running has then failed, and the others still get their turn.
         """
         began = time.monotonic()
         results = {}
@@ -151,7 +150,7 @@ class TortureServer(Server):
             if not missing:
                 break
             if last not in missing or status is None:
-                say(f"   {names[0]} over {transport}: {status} after {last}; no result of {len(missing)} tests")
+                say(f"   {names[0]} over {transport}: {status} after {last}; {len(missing)} tests have no result")
                 break
             results[last] = "fail"
             names = [test for test in missing if test != last]
@@ -160,7 +159,7 @@ class TortureServer(Server):
         return results, time.monotonic() - began
 
     def run_once(self, names, transport, limit, results):
-        """Runs smbtorture; returns the test that it began last, and how it ended: None if it had to be killed."""
+        """Runs smbtorture. Returns the test that it began last, and how it ended: None if it had to be killed."""
         suite = ".".join(names[0].split(".")[:2])
         share = SHARE_OF.get(suite, "plain")
         self.clean(share)
@@ -188,7 +187,7 @@ class TortureServer(Server):
         return last, status
 
     def trouble(self, after):
-        """A line for each thing that happened to a server but must not."""
+        """Returns a line for each thing that happened to a server but must not happen."""
         found = []
         for name, process in self.processes.items():
             if process.poll() is not None:
@@ -206,18 +205,18 @@ class TortureServer(Server):
             try:
                 wait_for("", lambda: self.status()["totals"]["connections"] == 0)
             except RuntimeError:
-                found.append(f"connections stayed behind after {after}: {self.status()['connections']}")
+                found.append(f"connections were left over after {after}: {self.status()['connections']}")
         return found
 
 
 def all_tests(options):
-    """The full names of the tests, by suite."""
+    """Returns the full names of the tests, by suite."""
     command = [options.samba / "bin/smbtorture", "--list", "smb2"]
     said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=60).stdout
     suites = collections.OrderedDict()
     for line in said.splitlines():
         if line.startswith("smb2."):
-            # The name of the test is twice at the end.
+            # The line ends with the name of the test, twice.
             name = next(line[:n] for n in range(len(line) - 1, 0, -1)
                         if line[n] == "." and ("." + line[:n]).endswith(line[n:]))
             suites.setdefault(".".join(name.split(".")[:2]), []).append(name)
@@ -227,7 +226,7 @@ def all_tests(options):
 
 
 def read_exceptions():
-    """The patterns of tests, and the reasons, by kind."""
+    """Returns the patterns of tests, and the reasons, by kind."""
     kinds = {"leave-out": {}, "differs": {}}
     for line in EXCEPTIONS.read_text().splitlines():
         if line.strip() and not line.startswith("#"):
@@ -242,7 +241,7 @@ def reason_of(test, exceptions):
 
 
 def plan(options, suites, exceptions):
-    """The runs of smbtorture: lists of names for it, and the tests that they stand for."""
+    """Returns the runs of smbtorture: lists of names for it, and the tests that they stand for."""
     def tests_of(names):
         return [test for name in names for tests in suites.values() for test in tests
                 if (test == name or test.startswith(name + ".")) and not reason_of(test, exceptions["leave-out"])]
@@ -253,7 +252,7 @@ def plan(options, suites, exceptions):
     else:
         order = sorted(suites, key=lambda suite: LONG.index(suite) if suite in LONG else len(LONG))
         groups = [[suite] for suite in order]
-    # smbtorture cannot leave out a test, so give it all others.
+    # smbtorture cannot leave out a test, so name all the others.
     whole = [(group, tests_of(group)) for group in groups]
     cut = {test for tests in suites.values() for test in tests if reason_of(test, exceptions["leave-out"])}
     return [(tests if any(test.startswith(tuple(name + "." for name in group)) for test in cut) else group, tests)
@@ -285,7 +284,7 @@ class Run:
             self.again(server, number)
         except threading.BrokenBarrierError:
             pass  # Another server has reported the reason.
-        except Exception as error:  # Whatever it is, the run has failed; the others finish their work.
+        except Exception as error:  # Whatever the error is, the run has failed. The others finish their work.
             self.barrier.abort()
             with self.lock:
                 self.trouble.append(f"server {number}: {error}")
@@ -307,7 +306,7 @@ class Run:
             say(f"   TROUBLE: {line}")
 
     def again(self, server, number):
-        """Repeats tests that passed only over TCP; a server does so when nothing else is left to start."""
+        """Repeats tests that passed only over TCP. A server does so when nothing else is left to start."""
         self.barrier.wait()
         tests = [test for test, result in sorted(self.tests.items()) if differs(result)]
         for test in tests[number::self.options.servers]:
@@ -345,7 +344,7 @@ class Run:
             self.trouble.append("no SMB Direct connection was made: nothing was tested")
 
     def different(self):
-        """Tests that pass only over TCP and are not excepted."""
+        """Returns the tests that pass only over TCP and are not excepted."""
         return [test for test, result in sorted(self.tests.items())
                 if differs(result) and "ok" not in result.get("again", ()) and
                 not reason_of(test, self.exceptions["differs"])]
@@ -360,7 +359,7 @@ def shown(counts):
 
 
 def table(run, suites, version):
-    """The text of docs/torture.md."""
+    """Returns the text of docs/torture.md."""
     lines = ["# smbtorture over TCP and over SMB Direct", "",
              f"Made by `make torture`, with {version}: do not edit it. Both use the same smbd and smbtorture; SMB Direct goes",
              "through `smbdirectctl bridge` and smbdirectd. `n/m/k` is ok, failed, skipped. Tests that fail over both fail for reasons",
@@ -376,7 +375,7 @@ def table(run, suites, version):
         cells = []
         for transport in TRANSPORTS:
             counts = collections.Counter(run.tests[test].get(transport, "fail") for test in tests)
-            # A test that passes when it is repeated has passed.
+            # A test has passed if it passes when it is repeated.
             if transport == "smbdirect":
                 late = [test for test in tests if differs(run.tests[test]) and "ok" in run.tests[test].get("again", ())]
                 for test in late:
@@ -418,10 +417,10 @@ def short(test, suite):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("suites", nargs="*", help="suites or tests to run, instead of all: smb2.lock")
-    parser.add_argument("--short", action="store_true", help="a representative part, in less than four minutes")
+    parser.add_argument("--short", action="store_true", help="run only a representative part, in less than four minutes")
     add_server_options(parser, "target/torture/report.json", "each result")
     parser.add_argument("--servers", type=int, default=8, help="servers at a time (8)")
-    parser.add_argument("--time-limit", type=int, help="seconds for a suite (600; with --short 90)")
+    parser.add_argument("--time-limit", type=int, help="seconds that a suite may take (600; with --short 90)")
     parser.add_argument("--keep", action="store_true", help="keep the servers' directories, with their logs")
     options = parser.parse_args()
     options.samba = samba_tree(options.samba, options.programs, ("smbd", "smbtorture"))
@@ -444,7 +443,7 @@ def main():
         suites = all_tests(options)
         groups = plan(options, suites, exceptions)
         if not groups:
-            sys.exit(f"torture: there is no test {' or '.join(options.suites)}")
+            sys.exit(f"torture: no test matches {' or '.join(options.suites)}")
         version = subprocess.run([options.samba / "bin/smbd", "-V"], stdout=subprocess.PIPE, text=True).stdout.strip()
         version = version.replace("Version ", "Samba ")
         say(f"-- {sum(len(tests) for _, tests in groups)} tests of {version}, twice, on {options.servers} servers in {options.directory}")
@@ -463,7 +462,7 @@ def main():
 
 
 def report(run, options, suites, version, seconds):
-    """Writes the results; returns whether they are a failure."""
+    """Writes the results, and returns whether they are a failure."""
     different = run.different()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({"samba": version, "seconds": round(seconds), "connections": run.connections,

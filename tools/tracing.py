@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Counts the system calls and the sleeps of processes with tracefs, Linux's own record of events.
 
-Not with strace: a process that ptrace stops at each call takes many times as long for it, and then it finds other things
-done when it looks, and sleeps and wakes others at other times. An event of tracefs takes well below a microsecond.
+strace would not do: a process that ptrace stops at each call takes many times as long for it. It then finds other
+things done when it looks, and it sleeps and wakes others at other times. An event of tracefs takes well below a
+microsecond.
 
-Needs root, the machine's own namespace of processes (tracefs does not know the numbers of others), and a kernel with
+Needs root, the machine's own process namespace (tracefs does not know the process numbers of others), and a kernel with
 CONFIG_FTRACE_SYSCALLS, as distributions build it.
 """
 
@@ -17,12 +18,12 @@ import tempfile
 import time
 
 CLONE_NEWNS = 0x20000
-# KiB for each processor: about three times what a run of tools/counts.py needs.
+# The buffer in KiB for each processor: about three times what a run of tools/counts.py needs.
 BUFFER = 8192
 EVENTS = ("syscalls/sys_enter_*", "sched/sched_switch")
 SLEEP = "sleep"
 
-# comm-thread (process) [processor] flags time: sys_name(arguments), or sched_switch: ... prev_state=S ...
+# Matches "comm-thread (process) [processor] flags time: sys_name(arguments)", or "sched_switch: ... prev_state=S ...".
 LINE = re.compile(r".*?-(\d+) +\( *(\d+)\) \[\d+\] \S+ +[\d.]+: "
                   r"(?:sys_(\w+)\(|sched_switch: .* prev_pid=(\d+) .*prev_state=(\S+) )")
 
@@ -35,7 +36,7 @@ class Tracing:
     """An instance of tracefs, apart from whatever else is traced on this machine."""
 
     def __init__(self):
-        """Mounts tracefs in a namespace of mounts that only this process and its children have."""
+        """Mounts tracefs in a mount namespace that only this process and its children have."""
         if os.geteuid() != 0:
             raise Unavailable("tracefs needs root")
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="tracefs-"))
@@ -58,12 +59,12 @@ class Tracing:
 
     def mount(self):
         if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS):
-            raise OSError(ctypes.get_errno(), "a namespace of mounts of its own")
+            raise OSError(ctypes.get_errno(), "making a mount namespace")
         for mount in (["--make-rprivate", "/"], ["-t", "tracefs", "nodev", self.directory]):
             subprocess.run(["mount", *mount], check=True, stderr=subprocess.PIPE, text=True)
 
     def remove_old(self):
-        """Instances outlive a process that was killed."""
+        """Removes the instances of processes that were killed, because instances outlive their processes."""
         for old in self.directory.glob("instances/smbdirect-*"):
             if not pathlib.Path("/proc", old.name.removeprefix("smbdirect-")).exists():
                 old.rmdir()
@@ -88,15 +89,15 @@ class Tracing:
         (self.instance / name).write_text(f"{value}\n")
 
     def try_it(self):
-        """Fails if the kernel does not record system calls, or knows this process by another number."""
+        """Fails if the kernel does not record system calls, or if it has another number for this process."""
         self.start([os.getpid()])
-        # tracefs learns at a sleep which process a thread belongs to.
+        # tracefs learns at a sleep to which process a thread belongs.
         time.sleep(0.01)
         for _ in range(100):
             os.getppid()
         seen = self.stop().count((os.getpid(), "getppid"))
         if seen != 100:
-            raise Unavailable(f"tracefs has {seen} of 100 system calls of this process: do processes have other numbers in here?")
+            raise Unavailable(f"tracefs has {seen} of 100 system calls of this process: is this another process namespace?")
 
     def start(self, processes):
         """Begins to record what these processes do, and those that they fork from now on."""
@@ -106,14 +107,14 @@ class Tracing:
         self.write("tracing_on", 1)
 
     def stop(self):
-        """What they did since then, in order: pairs of a process and the system call it made, or SLEEP.
+        """Returns what they have done since then, in order: pairs of a process and the system call it made, or SLEEP.
 
-        SLEEP is a thread that waits: what getrusage(2) calls a voluntary context switch.
+        SLEEP means that a thread waits: getrusage(2) calls this a voluntary context switch.
         """
         self.write("tracing_on", 0)
         for stats in self.instance.glob("per_cpu/cpu*/stats"):
             if not re.search(r"^overrun: 0$", stats.read_text(), re.M):
-                raise RuntimeError("more happened than tracefs could keep")
+                raise RuntimeError("tracefs lost events: its buffer is too small")
         events = []
         with open(self.instance / "trace", errors="replace") as trace:
             for line in trace:
