@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Arguments that every call refuses, and structures of sizes other than this version's.
+ * Tests arguments that every call refuses, and structures of other sizes than this version's.
  *
  * arguments PATH
  */
 
 #include "scene.h"
 
-/* Bytes that a newer program's structure has beyond this version's. */
+/* Bytes that a newer program's structure has in addition to this version's. */
 #define NEWER 64
 #define GUARD 32
 
 static struct scene scene;
 
-/* The result of a legal call: its structure was understood. */
+/* The call is legal, so its result shows that its structure was understood. */
 static void legal_parameters(struct smbdirect_parameters *parameters)
 {
 	*parameters = (struct smbdirect_parameters){.type_size = sizeof(*parameters)};
@@ -101,7 +101,10 @@ static void no_pointers(void)
 	INVALID(smbdirect_device_set_addresses(scene.listener, 1, 2, NULL, 0));
 	INVALID(smbdirect_device_set_addresses(scene.listener, 1, SMBDIRECT_ADDRESSES_ALL,
 					       &allowed, 1));
-	/* A scope with an address that has none; then an address of no host, and a link-local one. */
+	/*
+	 * A scope with an address that has none, then an address that no host has, and then a
+	 * link-local one.
+	 */
 	allowed.scope_id = 1;
 	INVALID(smbdirect_device_set_addresses(scene.listener, 1, 0, &allowed, 1));
 	allowed.scope_id = 0;
@@ -184,7 +187,7 @@ static void no_pointers(void)
 	INVALID(smbdirect_descriptors_check(NULL, 16, &total));
 	INVALID(smbdirect_descriptors_check(sixteen, 16, NULL));
 #undef INVALID
-	/* Nothing was written. */
+	/* Nothing has been written. */
 	check(made == NULL && count == 0 && number == 0 && total == 0 && fd == -1);
 	check(buffer.number == 0 && info.peer_port == 0 && transfer.length == 0);
 	check(transform.length == 0);
@@ -195,7 +198,7 @@ static void no_pointers(void)
 	check(smbdirect_abi_version() == SMBDIRECT_ABI_VERSION);
 }
 
-/* A structure of `size` bytes that claims to have `type_size`. */
+/* Makes a structure of `size` bytes that claims to have `type_size`. */
 static void *structure(const void *start, size_t length, size_t size, uint32_t type_size)
 {
 	uint8_t *copy = malloc(size);
@@ -207,7 +210,7 @@ static void *structure(const void *start, size_t length, size_t size, uint32_t t
 	return copy;
 }
 
-/* Sizes that a structure of `size` bytes has in no version. */
+/* Collects sizes that a structure of `size` bytes has in no version. */
 static size_t wrong_sizes(size_t size, uint32_t *sizes)
 {
 	size_t count = 0;
@@ -215,14 +218,14 @@ static size_t wrong_sizes(size_t size, uint32_t *sizes)
 	sizes[count++] = 0;
 	sizes[count++] = 4;
 	sizes[count++] = (uint32_t)size - 8;
-	/* The second of an array would not be aligned. */
+	/* The second element of an array would not be aligned. */
 	sizes[count++] = (uint32_t)size + 4;
 	sizes[count++] = 4096 + 8;
 	sizes[count++] = UINT32_MAX;
 	return count;
 }
 
-/* `call` reads a structure; with a legal one it ends with `legal`. */
+/* Tests a `call` that reads a structure; with a legal structure, it ends with `legal`. */
 static void reads(const void *start, size_t size, int32_t (*call)(const void *), int32_t legal)
 {
 	uint32_t sizes[8];
@@ -236,7 +239,7 @@ static void reads(const void *start, size_t size, int32_t (*call)(const void *),
 		expect(SMBDIRECT_E_INVALID, call(copy));
 		free(copy);
 	}
-	/* Reserved fields end each of them. */
+	/* Each structure ends with reserved fields. */
 	copy = structure(start, size, size, (uint32_t)size);
 	copy[size - 1] = 1;
 	expect(SMBDIRECT_E_INVALID, call(copy));
@@ -252,7 +255,7 @@ static void reads(const void *start, size_t size, int32_t (*call)(const void *),
 	free(copy);
 }
 
-/* `call` writes a structure. */
+/* Tests a `call` that writes a structure. */
 static void writes(size_t size, int32_t (*call)(void *))
 {
 	static const uint8_t nothing[4096];
@@ -383,7 +386,7 @@ static int32_t call_conn_info(void *info)
 
 static int32_t call_request_transfer(void *transfer)
 {
-	/* A READ request within the message. */
+	/* This READ request lies within the message. */
 	static const uint8_t request[64 + 49] = {
 		0xfe, 'S', 'M', 'B', 64, [12] = SMB2_READ, [64] = 49, [68] = 1,
 	};
@@ -393,7 +396,9 @@ static int32_t call_request_transfer(void *transfer)
 
 static int32_t call_request_transform(void *transform)
 {
-	/* A WRITE request of one byte, with a transform of type 2 without signature and nonce. */
+	/*
+	 * This WRITE request has one byte, and a transform of type 2 without signature and nonce.
+	 */
 	static const uint8_t request[64 + 48 + 24 + 16] = {
 		0xfe, 'S', 'M', 'B', 64, [12] = SMB2_WRITE, [64] = 49, [96] = 3, [100] = 1,
 		[104] = 112, [106] = 24 + 16, [112] = 24, [114] = 16, [116] = 1, [120] = 1,
@@ -442,9 +447,9 @@ static void other_sizes(void)
 	expect(SMBDIRECT_OK, reply_of(scene.worker, 6));
 	reads(&pdu, sizeof(pdu), call_send, SMBDIRECT_OK);
 	expect(SMBDIRECT_OK, expect_event(scene.worker, SMBDIRECT_EVENT_SENT).status);
-	/* It was read as a whole: the descriptors are checked last. */
+	/* The structure was read as a whole, because the descriptors are checked last. */
 	reads(&operation, sizeof(operation), call_rdma, SMBDIRECT_E_DESCRIPTORS_TOO_SHORT);
-	/* So that an event comes. */
+	/* This causes an event. */
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene.worker, 7, &session));
 	writes(sizeof(struct smbdirect_event), call_get_events);
 	writes(sizeof(struct smbdirect_mem_params), call_get_mem_params);
@@ -456,7 +461,9 @@ static void other_sizes(void)
 	expect(SMBDIRECT_OK, smbdirect_buffer_free(scene.worker, buffer.number));
 }
 
-/* Arrays of a newer program: the size in the first element is the distance to the next one. */
+/*
+ * Tests arrays of a newer program: the size in the first element is the distance to the next one.
+ */
 static void arrays(void)
 {
 	struct newer_pdu {
@@ -481,7 +488,9 @@ static void arrays(void)
 			.piece_count = 1,
 		};
 	}
-	/* The third is illegal: two are taken, and a call that begins with it says why. */
+	/*
+	 * The third is illegal: two are accepted, and a call that begins with the third says why.
+	 */
 	pdus[2].more[1] = 1;
 	expect(SMBDIRECT_OK,
 	       smbdirect_device_send_pdus(scene.worker, &pdus[0].pdu, 3, &count));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the C programs of the tests share.
+ * The part that the C programs of the tests share.
  */
 
 #ifndef TESTS_C_COMMON_H
@@ -46,7 +46,7 @@ static inline void fail_at(const char *file, int line, const char *format, ...)
 		} \
 	} while (0)
 
-/* A call that must end with a certain status. */
+/* Makes a call that must end with a certain status. */
 #define expect(expected, call) \
 	do { \
 		int32_t status_ = (call); \
@@ -85,11 +85,11 @@ static inline void wait_for_device(struct smbdirect_device *device)
 		fail("poll: %s", strerror(errno));
 	}
 	if (ret == 0) {
-		fail("nothing happened for %d ms", TIMEOUT_MS);
+		fail("nothing happened within %d ms", TIMEOUT_MS);
 	}
 }
 
-/* The next event, of any kind. */
+/* Waits for the next event, of any kind. */
 static inline struct smbdirect_event next_event(struct smbdirect_device *device)
 {
 	struct smbdirect_event event = {.type_size = sizeof(event)};
@@ -105,7 +105,7 @@ static inline struct smbdirect_event next_event(struct smbdirect_device *device)
 	}
 }
 
-/* The next event, which must be of this kind. */
+/* Waits for the next event, which must be of this kind. */
 static inline struct smbdirect_event expect_event(struct smbdirect_device *device,
 						  uint32_t kind)
 {
@@ -119,7 +119,7 @@ static inline struct smbdirect_event expect_event(struct smbdirect_device *devic
 }
 
 /*
- * SMB2, as much as the tests need: the header's fields, little-endian.
+ * As much of SMB2 as the tests need: the header's fields, little-endian.
  */
 
 #define SMB2_HEADER_LENGTH 64
@@ -129,11 +129,14 @@ static inline struct smbdirect_event expect_event(struct smbdirect_device *devic
 #define SMB2_WRITE 0x09
 #define SMB2_ECHO 0x0D
 /*
- * Not part of SMB2: gives the connection to the worker that registered the GUID after the header,
- * with the message after that.
+ * Not part of SMB2: gives the connection to the worker that registered the GUID which follows the
+ * header. The message after the GUID goes with it.
  */
 #define TEST_TRANSFER 0xF0
-/* Not part of SMB2: the same, but to the worker that claims its token, whatever the GUID. */
+/*
+ * Not part of SMB2: does the same, but for the worker that claims the connection's token, whatever
+ * the GUID.
+ */
 #define TEST_TRANSFER_TOKEN 0xF1
 /* Not part of SMB2: claims the connection whose token follows the header. */
 #define TEST_CLAIM 0xF2
@@ -154,7 +157,7 @@ static inline uint16_t smb2_command(const uint8_t *pdu)
 	return (uint16_t)little(pdu + 12, 2);
 }
 
-/* The file that the tests read and write: each 8 bytes give their offset. */
+/* The contents of the file that the tests read and write: each 8 bytes give their offset. */
 static inline uint64_t pattern(uint64_t offset)
 {
 	return (offset / 8 + 1) * UINT64_C(0x9E3779B97F4A7C15);

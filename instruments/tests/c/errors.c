@@ -2,7 +2,8 @@
 /*
  * Provokes each status of smbdirect.h by its real cause.
  *
- * errors: lists those that it can provoke. errors NAME PATH: provokes one with the device at PATH.
+ * errors: lists the statuses that it can provoke. errors NAME PATH: provokes one with the device at
+ * PATH.
  */
 
 #include "scene.h"
@@ -14,7 +15,7 @@
 
 #define NOBODY 65534
 
-/* The status with which a transfer ends that was accepted. */
+/* Returns the status with which an accepted transfer ends. */
 static int32_t transfer(struct scene *scene, const uint8_t *client_guid, const void *pdu,
 			uint64_t length)
 {
@@ -25,7 +26,7 @@ static int32_t transfer(struct scene *scene, const uint8_t *client_guid, const v
 		status = smbdirect_conn_transfer(scene->worker, scene->conn, 5, client_guid,
 						 pdu, length);
 	} while (wants_room(scene->worker, status));
-	/* Until then the connection accepts no other operation. */
+	/* Until the transfer ends, the connection accepts no other operation. */
 	expect(SMBDIRECT_E_BUSY, send_bytes(scene, "message", 7));
 	event = expect_event(scene->worker, SMBDIRECT_EVENT_TRANSFERRED);
 	check(event.cookie == 5 && event.conn == scene->conn);
@@ -48,7 +49,7 @@ static void invalid(struct scene *scene)
 	       smbdirect_device_set_parameters(scene->listener, 5, &parameters, NULL, 0));
 	expect(SMBDIRECT_E_INVALID, reply_of(scene->listener, 5));
 
-	/* Giving a connection to oneself makes no sense. */
+	/* A worker cannot give a connection to itself. */
 	set_connection(scene, "connect");
 	memcpy(session.client_guid, scene->info.client_guid, sizeof(session.client_guid));
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene->worker, 4, &session));
@@ -142,13 +143,13 @@ static void denied(struct scene *scene)
 	struct smbdirect_device *device;
 	bool is_root = geteuid() == 0;
 
-	/* Refused by the system, because the file is not writable. */
+	/* The system refuses this, because the file is not writable. */
 	check(chmod(scene->path, 0) == 0);
 	check(!is_root || seteuid(NOBODY) == 0);
 	expect(SMBDIRECT_E_DENIED, smbdirect_device_new(scene->path, &args, &device));
 	check(!is_root || seteuid(0) == 0);
 	if (is_root) {
-		/* Refused by the device, because now the file is writable. */
+		/* The device refuses this, because the file is now writable. */
 		ask("open-up");
 		check(seteuid(NOBODY) == 0);
 		expect(SMBDIRECT_E_DENIED,
@@ -157,7 +158,7 @@ static void denied(struct scene *scene)
 	}
 }
 
-/* A process of another user plays the device; root, who may read everything, sends it nothing. */
+/* A process of another user plays the device. Root, which may read everything, sends it nothing. */
 static void untrusted(struct scene *scene)
 {
 	struct smbdirect_attach args = {
@@ -184,7 +185,7 @@ static void untrusted(struct scene *scene)
 
 static void version(struct scene *scene)
 {
-	/* A device that refuses this version, one that ignores it, and one that says more. */
+	/* One device refuses this version, one ignores it, and one says more. */
 	static const char *const devices[] = {
 		"fake refuses-version", "fake other-version", "fake names-version",
 	};
@@ -225,7 +226,7 @@ static void detached(struct scene *scene)
 	expect(SMBDIRECT_E_DETACHED,
 	       smbdirect_conn_set_authenticated(scene->worker, scene->conn));
 	expect(SMBDIRECT_E_DETACHED, smbdirect_conn_disconnect(scene->worker, scene->conn));
-	/* Still mapped. */
+	/* The memory is still mapped. */
 	memset(buffer.start, 1, buffer.length);
 }
 
@@ -237,14 +238,14 @@ static void not_attached(struct scene *scene)
 	uint8_t token[16] = {1};
 	uint32_t count;
 
-	/* Not yet. */
+	/* The role cannot do this yet. */
 	scene->worker = attach(scene->path, SMBDIRECT_ROLE_WORKER, NULL);
 	expect(SMBDIRECT_E_NOT_ATTACHED,
 	       smbdirect_device_get_mem_params(scene->worker, &params));
 	expect(SMBDIRECT_E_NOT_ATTACHED,
 	       smbdirect_device_get_addresses(scene->worker, NULL, 0, &count));
 	expect_event(scene->worker, SMBDIRECT_EVENT_ATTACHED);
-	/* In the other role. */
+	/* The other role cannot do this. */
 	expect(SMBDIRECT_E_NOT_ATTACHED, smbdirect_device_decline(scene->worker, 1, token));
 	expect(SMBDIRECT_E_NOT_ATTACHED,
 	       smbdirect_device_set_parameters(scene->worker, 1, &parameters, NULL, 0));
@@ -283,7 +284,7 @@ static void again(struct scene *scene)
 	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
 	expect_event(scene->worker, SMBDIRECT_EVENT_ROOM);
 
-	/* Everything that the device allows is in use, until something is freed. */
+	/* Use everything that the device allows, until something is freed. */
 	first = allocate(scene, params.buffer_max);
 	total = first.length;
 	while (total < params.buffers_total) {
@@ -296,7 +297,7 @@ static void again(struct scene *scene)
 	expect(SMBDIRECT_OK,
 	       smbdirect_buffer_alloc(scene->worker, params.buffer_max, &buffer));
 
-	/* More requests than may be open. */
+	/* Make more requests than may be open. */
 	do {
 		status = smbdirect_device_set_session_id(scene->worker, asked, &session);
 		asked += status == SMBDIRECT_OK;
@@ -313,7 +314,7 @@ static void again(struct scene *scene)
 	}
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene->worker, asked, &session));
 
-	/* A device that accepts no attachment as long as it is busy. */
+	/* This device accepts no attachment while it is busy. */
 	status = SMBDIRECT_OK;
 	path = ask("fake accepts-nobody");
 	while (status == SMBDIRECT_OK && count < 1024) {
@@ -326,7 +327,7 @@ static void again(struct scene *scene)
 	}
 }
 
-/* A device that has memory for messages but not for data: there is nothing to wait for. */
+/* The device has memory for messages but none for data, so there is nothing to wait for. */
 static void no_memory(struct scene *scene)
 {
 	struct smbdirect_buffer buffer = {.type_size = sizeof(buffer)};
@@ -399,7 +400,7 @@ static void no_connection(struct scene *scene)
 	expect(SMBDIRECT_OK, smbdirect_conn_set_authenticated(scene->worker, conn));
 	expect(SMBDIRECT_OK, smbdirect_conn_disconnect(scene->worker, conn));
 	expect(SMBDIRECT_OK, smbdirect_conn_disconnect(scene->worker, conn));
-	/* The device knows it until its end, but sends nothing more on it. */
+	/* The device knows the connection until its end, but sends nothing more on it. */
 	expect(SMBDIRECT_E_NO_CONNECTION, send_bytes(scene, "late", 4));
 	expect(SMBDIRECT_OK, smbdirect_conn_get_info(scene->worker, conn, &info));
 	expect_event(scene->worker, SMBDIRECT_EVENT_DISCONNECTED);
@@ -595,7 +596,7 @@ static void limit(struct scene *scene)
 	smbdirect_device_free(other);
 }
 
-/* An RDMA READ from a client that does not serve its memory at the moment. */
+/* Begins an RDMA READ from a client that does not serve its memory at the moment. */
 static struct smbdirect_buffer begin_read(struct scene *scene)
 {
 	struct descriptor descriptor;
@@ -672,7 +673,7 @@ static void remote_access(struct scene *scene)
 static void fabric(struct scene *scene)
 {
 	(void)scene;
-	/* A newer device gives a reason that this library has no name for. */
+	/* A newer device gives a reason for which this library has no name. */
 	expect(SMBDIRECT_E_FABRIC,
 	       refused(ask("fake unknown-reason"), SMBDIRECT_ROLE_WORKER, NULL));
 }

@@ -45,7 +45,7 @@ static inline struct smbdirect_device *attach_and_wait(const char *path, uint32_
 	return device;
 }
 
-/* An attachment that the device refuses, and the reason. */
+/* Tries an attachment that the device refuses, and returns the reason. */
 static inline int32_t refused(const char *path, uint32_t role, const uint8_t *token)
 {
 	struct smbdirect_device *device = attach(path, role, token);
@@ -55,7 +55,7 @@ static inline int32_t refused(const char *path, uint32_t role, const uint8_t *to
 	return event.status;
 }
 
-/* The reply to a call. */
+/* Waits for the reply to a call. */
 static inline int32_t reply_of(struct smbdirect_device *device, uint64_t cookie)
 {
 	struct smbdirect_event event = expect_event(device, SMBDIRECT_EVENT_REPLY);
@@ -64,7 +64,7 @@ static inline int32_t reply_of(struct smbdirect_device *device, uint64_t cookie)
 	return event.status;
 }
 
-/* A worker without a connection. */
+/* Attaches a worker without a connection. */
 static inline void set_worker(struct scene *scene)
 {
 	scene->worker = attach_and_wait(scene->path, SMBDIRECT_ROLE_WORKER, NULL);
@@ -75,7 +75,10 @@ static inline void set_listener(struct scene *scene)
 	scene->listener = attach_and_wait(scene->path, SMBDIRECT_ROLE_LISTENER, NULL);
 }
 
-/* A listener, and a worker with the connection of a client of the kind that `request` asks for. */
+/*
+ * Attaches a listener, and a worker that has the connection of a client of the kind that `request`
+ * asks for.
+ */
 static inline void set_connection(struct scene *scene, const char *request)
 {
 	struct smbdirect_event event;
@@ -89,7 +92,7 @@ static inline void set_connection(struct scene *scene, const char *request)
 	event = expect_event(scene->worker, SMBDIRECT_EVENT_CONNECTION);
 	scene->conn = event.conn;
 	scene->info = event.info;
-	/* The scene only returns its NEGOTIATE request. */
+	/* The scene does nothing with the client's NEGOTIATE request but return it. */
 	event = expect_event(scene->worker, SMBDIRECT_EVENT_PDU);
 	expect(SMBDIRECT_OK,
 	       smbdirect_device_take_pdu(scene->worker, event.pdu, NULL, 0));
@@ -129,7 +132,7 @@ struct descriptor {
 	uint32_t length;
 };
 
-/* Memory of the client. */
+/* Registers memory of the client. */
 static inline struct descriptor window(const char *request, uint32_t length)
 {
 	struct descriptor descriptor = {.length = length};
@@ -160,7 +163,7 @@ static inline struct smbdirect_rdma rdma(const struct scene *scene, uint32_t dir
 	return rdma;
 }
 
-/* The status of a call, whose count must match it. */
+/* Submits an operation. Its count must match the returned status. */
 static inline int32_t submit(struct scene *scene, const struct smbdirect_rdma *operation)
 {
 	uint32_t taken = 99;

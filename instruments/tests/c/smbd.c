@@ -3,16 +3,17 @@
  * Plays smbd: a parent that is the device's listener and forks a child for each connection without
  * an owner, and children that own connections and serve a file with a known pattern.
  *
- * smbd PATH [batches]: ends when its standard input does. While there is no device, the parent
- * keeps trying to attach; children end with their last connection. Lines on standard output report
- * what happens. As in smbd, a child takes one event at a time and sleeps before it looks for more,
- * unless it is to take batches.
+ * smbd PATH [batches]: ends when its standard input does. If there is no device, the parent keeps
+ * trying to attach; children end with their last connection. Lines on standard output report what
+ * happens. Like smbd, a child takes one event at a time and sleeps before it looks for more, unless
+ * it is told to take batches.
  *
- * A client's first message is a NEGOTIATE request, by whose GUID the device routes; the child
- * registers it, so that the client's further connections come to the same child. If another child
- * has registered it meanwhile, the connection goes to that child, with its first message. READ and
- * WRITE requests over a channel are served by RDMA; every other request is sent back unchanged. A
- * request that cannot be served is sent back with a status of smbdirect.h in its SMB2 status field.
+ * A client's first message is a NEGOTIATE request, and the device routes by its GUID. The child
+ * registers the GUID, so that the client's further connections come to the same child. If another
+ * child has registered it in the meantime, the connection goes to that child, together with its
+ * first message. READ and WRITE requests over a channel are served by RDMA; every other request is
+ * sent back unchanged. A request that cannot be served is sent back with a status of smbdirect.h in
+ * its SMB2 status field.
  */
 
 #include "common.h"
@@ -22,9 +23,9 @@
 
 #define MAX_OPERATIONS 4096
 #define MAX_EVENTS 64
-/* Times to look for events before sleeping. */
+/* How many times to look for events before sleeping. */
 #define PEEKS 50
-/* Time between attempts to attach. */
+/* The time between attempts to attach. */
 #define RETRY_MS 20
 
 /* What a request is waiting for. */
@@ -33,21 +34,24 @@ enum stage {
 	STAGE_DATA,
 	/* The transfer of its connection. */
 	STAGE_TRANSFER,
-	/* The same, and the request goes with it: another worker has its client. */
+	/*
+	 * The same, but the request goes with the connection, because another worker has its
+	 * client.
+	 */
 	STAGE_PASS,
 	/* Its response to be accepted. */
 	STAGE_REPLY,
-	/* Only the ends of operations that were accepted. */
+	/* Only the ends of operations that were accepted are still to come. */
 	STAGE_END,
 };
 
 /* A request that is being served. */
 struct operation {
 	bool used;
-	/* In worker.waiting. */
+	/* It is in worker.waiting. */
 	bool waiting;
 	enum stage stage;
-	/* What its response says. */
+	/* The status that its response has. */
 	int32_t result;
 	/* The number of events still to come. */
 	unsigned int pending;
@@ -65,18 +69,21 @@ struct operation {
 struct worker {
 	struct smbdirect_device *device;
 	struct operation operations[MAX_OPERATIONS];
-	/* Requests that wait for SMBDIRECT_EVENT_ROOM, or for the registration, in order. */
+	/* Requests that wait for SMBDIRECT_EVENT_ROOM or for the registration, in order. */
 	struct operation *waiting[MAX_OPERATIONS];
 	size_t waiting_count;
 	unsigned int connections;
 	bool had_connection;
 	uint8_t client_guid[16];
 	bool registering;
-	/* Until then no request is answered: the client's next connection must find its way here. */
+	/*
+	 * Until then, no request is answered, because the client's next connection must find its
+	 * way here.
+	 */
 	bool registered;
 };
 
-/* How children take events. */
+/* Whether children take events in batches. */
 static bool batches;
 
 #define COOKIE_REGISTER 1
@@ -99,8 +106,8 @@ static struct operation *new_operation(struct worker *worker)
 }
 
 /*
- * Whether a call succeeded. It can fail only because the attachment has ended, which an event will
- * report.
+ * Returns whether a call succeeded. It can fail only because the attachment has ended, which an
+ * event will report.
  */
 static bool done(int32_t status)
 {
@@ -133,7 +140,7 @@ static int32_t reply(struct worker *worker, struct operation *operation,
 	struct iovec pieces[] = {
 		{.iov_base = operation->pdu, .iov_len = 8},
 		{.iov_base = status, .iov_len = sizeof(status)},
-		/* Absent parts are null and empty, as in smbd. */
+		/* Absent parts are null and empty, as smbd passes them. */
 		{.iov_base = NULL, .iov_len = 0},
 		{.iov_base = operation->pdu + 12, .iov_len = operation->length - 12},
 	};
@@ -151,7 +158,7 @@ static int32_t reply(struct worker *worker, struct operation *operation,
 	return smbdirect_device_send_pdus(worker->device, &pdu, 1, &taken);
 }
 
-/* READ: sends the data, and the response after it. WRITE: fetches the data. */
+/* READ: sends the data, and then the response. WRITE: fetches the data. */
 static int32_t move_data(struct worker *worker, struct operation *operation)
 {
 	bool is_read = operation->command == SMB2_READ;
@@ -186,7 +193,7 @@ static int32_t move_data(struct worker *worker, struct operation *operation)
 	return smbdirect_device_rdma_read_write(worker->device, &rdma, 1, &taken);
 }
 
-/* Gives a connection away, with the message for its next owner: the bytes after the GUID. */
+/* Gives a connection away, with a message for its next owner: the bytes after the GUID. */
 static int32_t transfer_connection(struct worker *worker, struct operation *operation)
 {
 	const uint8_t *client_guid = operation->pdu + SMB2_HEADER_LENGTH;
@@ -208,14 +215,14 @@ static int32_t transfer_connection(struct worker *worker, struct operation *oper
 				       operation->length - start);
 }
 
-/* Puts a request in the queue, to go on after SMBDIRECT_EVENT_ROOM or the end of another one. */
+/* Queues a request, which continues after SMBDIRECT_EVENT_ROOM or the end of another one. */
 static void wait_for_room(struct worker *worker, struct operation *operation)
 {
 	operation->waiting = true;
 	worker->waiting[worker->waiting_count++] = operation;
 }
 
-/* Goes on with a request as far as it can. */
+/* Continues a request as far as possible. */
 static void serve(struct worker *worker, struct operation *operation)
 {
 	int32_t status;
@@ -243,13 +250,13 @@ static void serve(struct worker *worker, struct operation *operation)
 	if (operation->stage == STAGE_TRANSFER ||
 	    operation->stage == STAGE_PASS) {
 		status = transfer_connection(worker, operation);
-		/* Busy: the response before it has not been acknowledged. */
+		/* Busy means that the response before it has not been acknowledged. */
 		if (is_transient(status) || status == SMBDIRECT_E_BUSY) {
 			wait_for_room(worker, operation);
 			return;
 		}
 		if (status == SMBDIRECT_OK) {
-			/* Its next owner answers, or this worker if there is none. */
+			/* The next owner answers, or this worker if there is none. */
 			operation->pending++;
 			return;
 		}
@@ -298,7 +305,9 @@ static void register_client(struct worker *worker)
 	worker->registering = true;
 }
 
-/* Another worker has registered the client: requests that wait for that here go to that worker. */
+/*
+ * Passes the requests that wait for the registration to the worker that has registered the client.
+ */
 static void pass_on(struct worker *worker)
 {
 	size_t n;
@@ -370,7 +379,7 @@ static void handle_pdu(struct worker *worker, const struct smbdirect_event *even
 	}
 }
 
-/* An operation of a request has ended. */
+/* Handles the end of an operation that belongs to a request. */
 static void handle_end(struct worker *worker, const struct smbdirect_event *event)
 {
 	struct operation *operation = (struct operation *)(uintptr_t)event->cookie;
@@ -393,7 +402,7 @@ static void handle_end(struct worker *worker, const struct smbdirect_event *even
 	}
 }
 
-/* Reports to the tests. */
+/* Reports something to the tests. */
 __attribute__((format(printf, 1, 2)))
 static void tell(const char *format, ...)
 {
@@ -442,7 +451,7 @@ static void handle_transferred(struct worker *worker, const struct smbdirect_eve
 	worker->connections--;
 }
 
-/* Everything that was under way on the connection has been reported. */
+/* Handles the end of a connection, after everything that was under way on it has been reported. */
 static void handle_disconnected(struct worker *worker, const struct smbdirect_event *event)
 {
 	size_t n;
@@ -522,7 +531,7 @@ static bool handle_event(struct worker *worker, const struct smbdirect_event *ev
 	return !worker->had_connection || worker->connections > 0;
 }
 
-/* Takes events as smbd does. */
+/* Takes events one at a time, as smbd does. */
 static void take_one_at_a_time(struct worker *worker)
 {
 	bool go_on = true;
@@ -601,14 +610,14 @@ static pid_t fork_worker(struct smbdirect_device *listener, const char *path,
 	if (pid > 0) {
 		return pid;
 	}
-	/* The parent's handle is useless here, and says so. */
+	/* The parent's handle is useless here, and calls say so. */
 	expect(SMBDIRECT_E_FORKED,
 	       smbdirect_device_get_events(listener, 0, &event, 1, &count));
 	smbdirect_device_free(listener);
 	exit(run_worker(path, token));
 }
 
-/* Waits for children that have ended; returns how many failed. */
+/* Waits for children that have ended, and returns how many failed. */
 static int reap(unsigned int *running, int options)
 {
 	int failed = 0;
@@ -626,8 +635,8 @@ static int reap(unsigned int *running, int options)
 }
 
 /*
- * Serves offers until the device ends the attachment or standard input ends; returns whether the
- * device did.
+ * Serves offers until the device ends the attachment or standard input ends. Returns whether the
+ * device ended it.
  */
 static bool serve_offers(struct smbdirect_device *device, const char *path,
 			 unsigned int *running, int *failed)

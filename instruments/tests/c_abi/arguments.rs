@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Arguments that calls refuse, and callers newer than the library.
+//! Tests arguments that calls refuse, and callers that are newer than the library.
 
 use std::fs;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How connections, clients and daemons end, with and without operations under way.
+//! Tests how connections, clients and daemons end, with and without operations under way.
 
 use rustix::process::{Pid, Signal, kill_process};
 use smbdirect::fabric::Access;
@@ -11,11 +11,11 @@ use instruments::c::smbd::Smbd;
 use instruments::daemon::{Daemon, Setup};
 use instruments::peer::{Peer, smb2};
 
-/// Do not wait for connections that do not end by themselves.
+/// The device must not wait for connections that do not end by themselves.
 const CONFIG: &str = "drain_timeout = \"100 ms\"";
 
-/// Leaves many operations under way: messages that the peer does not receive and RDMA that it does
-/// not serve, because a peer does nothing unless it is called.
+/// Leaves many operations under way: messages that the peer does not receive, and RDMA that it does not serve, because
+/// a peer does nothing unless it is called.
 fn leave_operations(peer: &mut Peer) {
     for n in 0..64 {
         let window = peer.window(1 << 20, Access::RemoteRead);
@@ -111,7 +111,7 @@ fn a_worker_that_is_killed_takes_its_own_connections_along() {
     }
 }
 
-/// Ends a daemon while operations are under way; smbd attaches to the next one.
+/// Ends a daemon while operations are under way, and checks that smbd attaches to the next one.
 fn ends_with(
     build: Build,
     reason: &str,
@@ -123,7 +123,7 @@ fn ends_with(
     wait_until_outstanding(&smbd);
 
     let directory = end(smbd.daemon);
-    // The worker and the listener, in either order.
+    // The worker and the listener are detached, in either order.
     let expected = format!(" detached: {reason}");
     for _ in 0..2 {
         smbd.program

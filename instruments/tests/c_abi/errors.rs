@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Every status of the header, provoked by its real cause.
+//! Provokes every status of the header by its real cause.
 //!
 //! `tests/c/errors.c` writes lines that say what it needs: clients that behave well or badly, and fake devices.
-//! [`UNPROVOKED`] lists what it cannot provoke.
+//! [`UNPROVOKED`] lists the statuses that it cannot provoke.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,10 +30,10 @@ use instruments::c::programs::{Build, Running, program, source};
 use instruments::daemon::{Daemon, Directory, Setup, TIMEOUT};
 use instruments::peer::{Peer, Window, smb2};
 
-/// A correct library never returns it: a unit test in `src/ffi/pointer.rs` provokes it.
+/// A correct library never returns this status; a unit test in `src/ffi/pointer.rs` provokes it.
 const UNPROVOKED: [&str; 1] = ["SMBDIRECT_E_PANIC"];
 
-/// Limits that are reached soon, and how long a client may take to answer a keepalive.
+/// Limits that tests reach quickly, and how long a client may take to answer a keepalive.
 pub(crate) const CONFIG: &str = "
 max_workers = 2
 max_sessions = 2
@@ -45,15 +45,15 @@ memory.bulk.units_per_segment = 8
 memory.bulk.max_segments = 2
 ";
 
-/// A network that forwards what it gets until it is told otherwise.
+/// A network that forwards everything until it is told to do something else.
 struct Network {
     /// The daemon's end of it.
     server: TcpStream,
 }
 
 impl Network {
-    /// For a client that `connect` connects. Unless the client `serves_reads`, the daemon is told that it has no room
-    /// for RDMA READs, which a fabric of our own always has.
+    /// Makes a network for a client that `connect` connects. Unless the client `serves_reads`, the daemon is told that
+    /// the client has no room for RDMA READs; our own fabrics always have room.
     fn between<T>(
         daemon: SocketAddr,
         serves_reads: bool,
@@ -69,7 +69,7 @@ impl Network {
             let mut request = [0; 24];
             client.read_exact(&mut request).expect("an MPA request");
             if !serves_reads {
-                // Without the two flags before IRD.
+                // Clear the two flags in front of IRD.
                 request[20] &= 0xc0;
                 request[21] = 0;
             }
@@ -80,12 +80,12 @@ impl Network {
         (Self { server }, connect(address))
     }
 
-    /// Breaks off: the daemon sees a reset.
+    /// Breaks the connection: the daemon sees a reset.
     fn reset(&self) {
         rustix::net::connect_unspec(&self.server).expect("a reset");
     }
 
-    /// Sends what no RNIC sends: a DDP segment of another version (RFC 5041 4.1).
+    /// Sends something that no RNIC sends: a DDP segment of another version (RFC 5041 4.1).
     fn break_protocol(&mut self) {
         let mut fpdu = vec![0xff; 28];
         fpdu[..2].copy_from_slice(&20_u16.to_be_bytes());
@@ -93,7 +93,7 @@ impl Network {
     }
 }
 
-/// Forwards what comes from one side, until the connection ends.
+/// Forwards everything that comes from one side, until the connection ends.
 fn copy(from: &TcpStream, to: &TcpStream) {
     let [mut from, mut to] = [from, to].map(|side| side.try_clone().expect("a descriptor"));
     thread::spawn(move || {
@@ -115,7 +115,7 @@ impl Fake {
         Self { path, listener }
     }
 
-    /// Answers one attachment, and stays until the process has ended.
+    /// Answers one attachment, and then waits until the process has ended.
     fn answer(self, name: &str) {
         let name = name.to_owned();
         thread::spawn(move || {
@@ -158,13 +158,13 @@ impl Fake {
                 "garbage" => socket.send(&[0xaa; 40], &[]).expect("room"),
                 name => panic!("no device {name}"),
             }
-            // It becomes readable when the process' attachment ends.
+            // The socket becomes readable when the process' attachment ends.
             let _ = wait_readable(socket.as_fd(), None);
         });
     }
 }
 
-/// Attaches a worker, gives it memory for messages, but refuses any for data.
+/// Attaches a worker and gives it memory for messages, but refuses all memory for data.
 fn serve_without_bulk(socket: &SeqSocket, cookie: u64) {
     let shape = RegionShape {
         unit_length: 4096,
@@ -220,7 +220,7 @@ pub(crate) struct Others {
     daemon: Daemon,
     directory: Directory,
     client: Option<(Network, Peer)>,
-    /// Whether the client does nothing at the moment.
+    /// Whether the client does nothing at present.
     mute: bool,
     windows: Vec<Window>,
     fakes: Vec<Fake>,
@@ -298,7 +298,7 @@ impl Others {
         String::new()
     }
 
-    /// Does what the program asks for until it reports that it is done.
+    /// Does what the program asks for, until the program reports that it is done.
     pub(crate) fn play(&mut self, mut program: Running, done: &str) {
         let end = Instant::now() + TIMEOUT;
         loop {
@@ -309,7 +309,7 @@ impl Others {
                     let stdin = program.stdin.as_mut().expect("a pipe");
                     writeln!(stdin, "ok {answer}").expect("the program reads");
                 }
-                // Standard error has the reason.
+                // The program's standard error says why.
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -322,7 +322,7 @@ impl Others {
     }
 }
 
-/// The statuses that the program lists as those it can provoke.
+/// Returns the statuses that the program says it can provoke.
 fn provoked() -> Vec<String> {
     let program = program(&source("errors.c"), Build::Plain);
     let output = Command::new(program).output().expect("the program runs");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The example of `docs/device.md`, as it stands there.
+//! Tests the example of `docs/device.md`, unchanged.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use instruments::c::programs::{Build, Running, program};
 use instruments::daemon::{Daemon, Directory, Setup};
 use instruments::peer::{Peer, smb2};
 
-/// The program in the only block of C on the page.
+/// Returns the program in the only C block of the page.
 pub(crate) fn extracted() -> String {
     let path = Path::new(ROOT).join("docs/device.md");
     let page = fs::read_to_string(path).expect("docs/device.md");
@@ -23,7 +23,7 @@ pub(crate) fn extracted() -> String {
     code.to_owned()
 }
 
-/// Sends many messages that the program echoes, all under way at once.
+/// Sends many messages, all under way at once, which the program echoes.
 fn echo(mut peer: Peer, client: u8) {
     peer.negotiate([client; 16]);
     let negotiate = peer.receive();
@@ -35,7 +35,7 @@ fn echo(mut peer: Peer, client: u8) {
     for n in 0..200 {
         assert!(peer.receive() == message(n), "{n}");
     }
-    // More than the memory that a worker may have at a time.
+    // This is more than the memory that a worker may have at a time.
     let long = vec![client; 1 << 20];
     for _ in 0..20 {
         peer.queue(&long).expect("room");
@@ -52,7 +52,7 @@ pub(crate) fn serves(program: &Path) {
     let daemon = Daemon::start_in(Directory::new(), &Setup::default());
     let control = daemon.control.to_str().expect("UTF-8").to_owned();
     let mut example = Running::start(program, &[&control]);
-    // It prints nothing when it is attached.
+    // The program prints nothing when it is attached.
     daemon.wait_for_status(|status| status["processes"][0]["role"] == "listener");
     let clients = [1, 2].map(|client| {
         let peer = Peer::connect(daemon.address());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A program outside this tree, which finds the installed library with pkg-config.
+//! Tests a program outside this tree that finds the installed library with pkg-config.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use instruments::c::{built, output, shared_library};
 use instruments::daemon::Directory;
 use instruments::install::make;
 
-/// The output of pkg-config about the library installed below `root`.
+/// Returns the output of pkg-config about the library that is installed below `root`.
 fn pkg_config(root: &Path, libdir: &str, arguments: &[&str]) -> String {
     let output = Command::new("pkg-config")
         .env("PKG_CONFIG_SYSROOT_DIR", root)
@@ -34,7 +34,7 @@ fn pkg_config(root: &Path, libdir: &str, arguments: &[&str]) -> String {
 fn a_program_builds_by_pkg_config_and_runs_with_the_shared_library() {
     let directory = Directory::new();
     let root = directory.0.join("root");
-    // Not the default directories: smbdirect.pc must name these.
+    // Use other directories than the defaults, so that smbdirect.pc must name them.
     let (prefix, libdir) = ("/opt/smbdirect", "/opt/smbdirect/lib/some-triplet");
     let built = built().to_str().expect("UTF-8");
     let variables = [("PREFIX", prefix), ("LIBDIR", libdir), ("BUILT", built)];
@@ -58,7 +58,7 @@ fn a_program_builds_by_pkg_config_and_runs_with_the_shared_library() {
         .expect("a C compiler");
     assert!(compiled.status.success(), "{compiled:?}");
 
-    // Without a shared library, the compiler would take the static one.
+    // If there were no shared library, the compiler would take the static one.
     let dynamic = output("readelf", &["--dynamic", "--wide"], &program);
     let name = shared_library();
     let needed = format!(
@@ -72,7 +72,7 @@ fn a_program_builds_by_pkg_config_and_runs_with_the_shared_library() {
     assert_eq!(instruments::install::files(&root), [""; 0]);
     let without = Command::new(&program)
         .arg("/nonexistent")
-        // Cargo sets it to the folders of what it builds, where the library may be.
+        // cargo sets this variable to directories of its own builds, where the library may be.
         .env_remove("LD_LIBRARY_PATH")
         .output()
         .expect("it starts");

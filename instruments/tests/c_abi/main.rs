@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The C ABI end to end: programs in C against a real `smbdirectd`, over real TCP, with clients built
-//! on the initiator. Each program is built twice, plain and with sanitizers.
+//! Tests the C ABI end to end: C programs use a real `smbdirectd` over real TCP, with clients that are built on the
+//! initiator. Each program is built twice, plain and with sanitizers.
 
 mod arguments;
 mod ends;

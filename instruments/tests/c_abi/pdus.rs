@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Messages both ways, hundreds under way at a time, on several connections of several workers.
+//! Tests messages both ways, with hundreds under way at a time, on several connections of several workers.
 
 use std::thread;
 
@@ -9,7 +9,7 @@ use instruments::c::programs::Build;
 use instruments::c::smbd::Smbd;
 use instruments::peer::{Peer, smb2};
 
-/// From a bare header to the longest message, and just below and above what one SEND carries.
+/// Lengths from a bare header to the longest message, and just below and above what one SEND carries.
 const LENGTHS: [usize; 9] = [
     64,
     100,
@@ -22,7 +22,7 @@ const LENGTHS: [usize; 9] = [
     1 << 20,
 ];
 
-/// Message `number` of client `client`.
+/// Makes message `number` of client `client`.
 fn message(client: u64, number: u64) -> Vec<u8> {
     let length = LENGTHS[number as usize % LENGTHS.len()];
     let mut body = vec![0; length - 64];
@@ -30,7 +30,7 @@ fn message(client: u64, number: u64) -> Vec<u8> {
     smb2::request(command::ECHO, number, 0, &body)
 }
 
-/// Sends `count` messages, all under way at once, and expects their echoes; several times.
+/// Sends `count` messages, all under way at once, and expects their echoes. Does that several times.
 fn echo(mut peer: Peer, client: u64, count: u64) {
     for round in 0..2 {
         let numbers = round * count..(round + 1) * count;
@@ -52,7 +52,7 @@ fn echo(mut peer: Peer, client: u64, count: u64) {
     peer.close();
 }
 
-/// `count` messages at a time on two connections of one client, and on one of another.
+/// Sends `count` messages at a time on two connections of one client, and on one connection of another.
 fn echo_on_three(smbd: Smbd, count: usize) {
     let clients: Vec<_> = [(0, 1), (1, 1), (2, 2)]
         .into_iter()

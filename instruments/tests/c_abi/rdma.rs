@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! READ and WRITE requests by RDMA.
+//! Tests READ and WRITE requests by RDMA.
 
 use std::collections::HashMap;
 use std::thread;
@@ -14,7 +14,7 @@ use instruments::c::programs::Build;
 use instruments::c::smbd::Smbd;
 use instruments::peer::{Peer, Window};
 
-/// The longest transfer.
+/// The length of the longest transfer.
 const LONGEST: usize = 8 << 20;
 /// Bytes after the longest transfer that descriptors may name but that must stay untouched.
 const SLACK: usize = 4096;
@@ -50,7 +50,7 @@ impl Client {
         }
     }
 
-    /// Requests a transfer over `pieces` pieces, the last of which is longer than needed.
+    /// Requests a transfer over `pieces` pieces. The last piece is longer than needed.
     fn ask(&mut self, command: u16, channel: u32, length: usize, pieces: usize) {
         let is_read = command == command::READ;
         let (free, access) = if is_read {
@@ -90,7 +90,7 @@ impl Client {
         }
         self.moved += length;
         if io.channel == 2 {
-            // The response invalidated it, so the next request needs another one.
+            // The response invalidated this window, so the next request needs another one.
             self.peer.wait_invalidated(window.token());
         } else if io.command == command::READ {
             self.writable.push(window);
@@ -110,7 +110,7 @@ impl Client {
         assert_eq!(wrong.map(|(n, _)| 8 * n), None, "{length}");
         let last = pattern(offset + words.len() as u64).to_le_bytes();
         assert_eq!(rest, &last[..rest.len()], "{length}");
-        // The data of an earlier READ, or the initial zeros, but not this one's.
+        // Data of an earlier READ or the initial zeros, but none of this READ's.
         let behind = pattern(offset + (length as u64).next_multiple_of(8)).to_le_bytes();
         let behind_at = length.next_multiple_of(8);
         assert_ne!(scratch[behind_at..behind_at + 8], behind, "{length}");
@@ -124,12 +124,12 @@ impl Client {
     }
 }
 
-/// The first `length` bytes of a window in pieces of many lengths, the last one longer than needed.
+/// Divides the first `length` bytes of a window into pieces of many lengths. The last piece is longer than needed.
 fn uneven(window: &Window, length: u32, pieces: u32) -> Vec<BufferDescriptorV1> {
     let mut list = Vec::new();
     let mut start = 0;
     for n in 0..pieces.min(length) - 1 {
-        // From one byte to twice the average.
+        // Choose from one byte to twice the average.
         let rest = length - start - (pieces.min(length) - 1 - n);
         let average = rest / (pieces - n);
         let piece = (1 + average * (n % 3)).min(rest);
@@ -140,7 +140,7 @@ fn uneven(window: &Window, length: u32, pieces: u32) -> Vec<BufferDescriptorV1> 
     list
 }
 
-/// Moves this many bytes each way, with many lengths and numbers of pieces.
+/// Moves this many bytes each way, with many different lengths and numbers of pieces.
 fn move_data(peer: Peer, bytes: usize) -> usize {
     let mut client = Client::new(peer);
     for command in [command::READ, command::WRITE] {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! SMB2 READ and WRITE requests over a channel ([MS-SMB2] 2.2.19, 2.2.21), and the file that they access.
+//! Makes SMB2 READ and WRITE requests over a channel ([MS-SMB2] 2.2.19, 2.2.21), and the contents of the file that they
+//! access.
 
 use smbdirect::wire::BufferDescriptorV1;
 
@@ -54,22 +55,22 @@ impl Io {
     }
 }
 
-/// The MessageId of a message.
+/// Returns the MessageId of a message.
 pub(crate) fn message_id(message: &[u8]) -> u64 {
     u64::from_le_bytes(message[24..32].try_into().expect("8 bytes"))
 }
 
-/// Its Status, which holds a status of `smbdirect.h`.
+/// Returns the Status of a message, which holds a status of `smbdirect.h`.
 pub(crate) fn status(message: &[u8]) -> i32 {
     i32::from_le_bytes(message[8..12].try_into().expect("4 bytes"))
 }
 
-/// The word of the file at `offset`, which is a multiple of 8.
+/// Returns the word of the file at `offset`, which is a multiple of 8.
 pub(crate) const fn pattern(offset: u64) -> u64 {
     (offset / 8 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// Bytes of the file from `offset` on, which is a multiple of 8.
+/// Fills `target` with the bytes of the file from `offset` on, which is a multiple of 8.
 pub(crate) fn fill(target: &mut [u8], offset: u64) {
     let mut words = target.chunks_exact_mut(8);
     let mut at = offset;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which worker gets a connection.
+//! Tests which worker gets a connection.
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -25,8 +25,7 @@ fn an_unknown_client_gets_a_child_of_its_own_and_all_its_connections_the_same() 
         assert_eq!(connections.get(&child), Some(&2), "{connections:?}");
         assert_eq!(connections.len(), 2, "{connections:?}");
 
-        // The child ends with the last of its connections, and then the device does not know the
-        // client.
+        // The child ends with the last of its connections, and then the device no longer knows the client.
         first.close();
         smbd.wait_for_connections(2);
         let third = smbd.client([1; 16]);
@@ -43,14 +42,14 @@ fn an_unknown_client_gets_a_child_of_its_own_and_all_its_connections_the_same() 
     }
 }
 
-/// Connections of one client at once that are not authenticated: as many as one address may have.
+/// The number of unauthenticated connections of one client at once: as many as one address may have.
 const AT_ONCE: usize = 15;
 
 #[test]
 fn connections_that_a_new_client_makes_at_once_come_to_one_child() {
     for build in Build::ALL {
         let smbd = Smbd::start(build, "");
-        // The parent forks a child for each only once all of them are offered.
+        // Stop the parent, so that it forks a child for each connection only once all of them are offered.
         let parent = i32::try_from(smbd.program.id())
             .ok()
             .and_then(Pid::from_raw);

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Moving a connection from one worker to another.
+//! Tests moving a connection from one worker to another.
 
 use crate::requests::{command, status};
 use instruments::c::programs::Build;
 use instruments::c::smbd::Smbd;
 use instruments::peer::{Peer, smb2};
 
-/// A message that gives its connection away, with an echo request for its next owner.
+/// Makes a message that gives its connection away, with an echo request for its next owner.
 fn transfer(command: u16, client_guid: [u8; 16], echo: &[u8]) -> Vec<u8> {
     let body = [&client_guid[..], echo].concat();
     smb2::request(command, 1, 0, &body)
 }
 
-/// Expects that the worker `owner` echoes a message.
+/// Checks that the worker `owner` echoes a message.
 fn expect_owner(smbd: &Smbd, peer: &mut Peer, owner: i64) {
     let message = smb2::request(command::ECHO, 3, 0, &[0x5a; 70_000]);
     peer.send(&message);
@@ -32,7 +32,7 @@ fn to_the_worker_that_has_registered_its_client() {
         connections.remove(&first);
         let second = *connections.keys().next().expect("another worker");
 
-        // No worker has registered it: the connection stays, and its owner says why.
+        // No worker has registered this GUID, so the connection stays, and its owner says why.
         let echo = smb2::request(command::ECHO, 2, 0, &[1; 5000]);
         one.send(&transfer(command::TRANSFER, [9; 16], &echo));
         let answer = one.receive();

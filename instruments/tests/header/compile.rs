@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The header compiles as C99 and as C++, without warnings from a strict compiler.
+//! Checks that the header compiles as C99 and as C++, without warnings from a strict compiler.
 
 use std::fs;
 

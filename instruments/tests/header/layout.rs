@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Structures have the same layout in C and in Rust, and no padding.
+//! Checks that structures have the same layout in C and in Rust, and no padding.
 
 use std::fmt::Write;
 use std::fs;
@@ -9,8 +9,8 @@ use smbdirect::ffi::*;
 
 use instruments::c::{compile, directory, header};
 
-/// C assertions that a structure has the size and the offsets it has in Rust, after showing that
-/// each field begins where the one before it ends.
+/// Writes C assertions that a structure has the same size and offsets as in Rust, after checking that each field begins
+/// at the end of the one before it.
 macro_rules! layout {
     ($text:ident, $name:ident { $($field:ident),* $(,)? }) => {{
         let name = stringify!($name);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The static library has the functions of the header, and nothing that smbd does not want.
+//! Checks that the static library has the functions of the header, and nothing that smbd does not want.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,7 +26,7 @@ fn exports_the_functions_of_the_header_and_pulls_in_no_thread_and_no_rdma() {
         assert_eq!(found, None, "the library contains {crate_name}");
     }
 
-    // A program that uses all functions, linked as smbd is.
+    // Link a program that uses all functions as smbd is linked.
     let directory = directory("header-library");
     let (source, program) = (directory.join("all.c"), directory.join("all"));
     let uses: String = exported
@@ -40,8 +40,7 @@ fn exports_the_functions_of_the_header_and_pulls_in_no_thread_and_no_rdma() {
          smbdirect_abi_version() != SMBDIRECT_ABI_VERSION;\n}}\n"
     );
     fs::write(&source, text).unwrap();
-    // ISO C has no conversion between pointers to data and to functions; all systems with the
-    // device have one.
+    // ISO C has no conversion between pointers to data and to functions, but every system that has the device has one.
     link(&source, &["-Wno-pedantic"], &program);
     assert!(Command::new(&program).status().expect("it runs").success());
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `include/smbdirect.h` matches `src/ffi`, and the libraries match the header.
+//! Checks that `include/smbdirect.h` matches `src/ffi`, and that the libraries match the header.
 //!
-//! `UPDATE=1 cargo test -p instruments --test header` writes the header anew.
+//! `UPDATE=1 cargo test -p instruments --test header` rewrites the header.
 
 mod compile;
 mod layout;
@@ -16,7 +16,7 @@ use std::path::Path;
 use instruments::ROOT;
 use instruments::c::{declared, header};
 
-/// The header as cbindgen generates it from the sources.
+/// Returns the header as cbindgen generates it from the sources.
 fn generated() -> String {
     let config = cbindgen::Config::from_file(Path::new(ROOT).join("cbindgen.toml"));
     let mut builder = cbindgen::Builder::new().with_config(config.expect("cbindgen.toml"));
@@ -49,7 +49,7 @@ fn the_header_is_what_the_sources_say() {
     );
 }
 
-/// Every constant of the header with this prefix, and its value.
+/// Returns every constant of the header that has this prefix, and its value.
 fn constants(prefix: &str) -> Vec<(String, i64)> {
     let header = std::fs::read_to_string(header()).expect("include/smbdirect.h");
     let definitions = header.lines().filter_map(|line| {
@@ -94,7 +94,7 @@ fn every_function_says_who_owns_what_and_when_it_may_be_called() {
     for function in &functions {
         let position = header.find(&format!("{function}(")).expect("declared");
         let comment = &header[header[..position].rfind("/**").expect("a comment")..position];
-        // Joined, because the words may stand at the end of a line.
+        // The lines are joined, because the words may be split between two.
         for word in ["Owns:", "Threads:", "Blocks:", "Fork:", "Errors:"] {
             assert!(comment.contains(word), "{function} does not say `{word}`");
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The shared library has the functions of the header, each with the version from the version script.
+//! Checks that the shared library has the functions of the header, each with the version from the version script.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +11,7 @@ use smbdirect::ffi::SMBDIRECT_ABI_VERSION;
 use instruments::ROOT;
 use instruments::c::{declared, header, output, shared_library};
 
-/// The functions of the version script, with the version of each.
+/// Returns the functions of the version script, with the version of each.
 pub(crate) fn scripted() -> BTreeMap<String, String> {
     let script = Path::new(ROOT).join("src/ffi/libsmbdirect.map");
     let script = fs::read_to_string(script).expect("the version script");
@@ -45,7 +45,7 @@ fn exports_exactly_the_functions_of_the_header_with_their_versions() {
     );
     let scripted = scripted();
     let versions = scripted.values().cloned().collect::<BTreeSet<_>>();
-    // The versions themselves are symbols.
+    // The versions themselves are also symbols.
     let exported: BTreeMap<String, String> = symbols
         .lines()
         .filter(|symbol| !versions.contains(*symbol))
@@ -80,6 +80,6 @@ fn is_named_by_its_abi_and_needs_only_the_c_library() {
             .any(|name| needed.starts_with(name));
         assert!(usual, "it needs {needed}");
     }
-    // smbd runs as root: the table through which functions are called must not stay writable.
+    // smbd runs as root, so the table through which functions are called must not stay writable.
     assert!(dynamic.contains("BIND_NOW"), "{dynamic}");
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `kernel/uapi/smbdirect.h` is `src/device/{abi,uapi}` in C.
+//! Checks that `kernel/uapi/smbdirect.h` is `src/device/{abi,uapi}` in C.
 //!
-//! cbindgen writes the structures. It cannot write the constants, because those of different modules have the same
-//! names: they are read from the sources here, each with its comment, and get the module's name in front. A C program
-//! then compares all of it with what Rust compiled.
+//! cbindgen writes the structures. It cannot write the constants, because constants of different modules have the same
+//! names. So the constants are read from the sources here, each with its comment, and get the module's name as a
+//! prefix. A C program then compares everything with what Rust compiled.
 //!
-//! `UPDATE=1 cargo test -p instruments --test header` writes the header anew.
+//! `UPDATE=1 cargo test -p instruments --test header` rewrites the header.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,7 +18,7 @@ use smbdirect::device::{Status, abi};
 use instruments::ROOT;
 use instruments::c::{compile, directory};
 
-/// The sources, and what is before the names of their structures.
+/// The sources, and the prefixes of the names of their structures.
 const SOURCES: [(&str, &str); 3] = [
     ("src/device/abi.rs", "smbdirect_"),
     ("src/device/uapi.rs", "smbdirect_"),
@@ -64,7 +64,7 @@ fn source(name: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(name)).expect(name)
 }
 
-/// `SetParametersCall` as `set_parameters_call`.
+/// Converts `SetParametersCall` to `set_parameters_call`.
 fn snake(name: &str) -> String {
     let mut snake = String::new();
     for c in name.chars() {
@@ -76,15 +76,15 @@ fn snake(name: &str) -> String {
     snake
 }
 
-/// The names of the structures in a source.
+/// Returns the names of the structures in a source.
 fn structures(source: &str) -> Vec<&str> {
     let lines = source.lines();
     let names = lines.filter_map(|line| line.strip_prefix("pub struct ")?.strip_suffix(" {"));
-    // Two parts of a number, which is what passes.
+    // Leave out `Place`: only its two parts, which form a number, are passed.
     names.filter(|name| *name != "Place").collect()
 }
 
-/// The structures of one source, as cbindgen writes them, in the types of the kernel.
+/// Returns the structures of one source as cbindgen writes them, with the kernel's types.
 fn generated_structures((name, prefix): (&str, &str)) -> String {
     let config = Path::new(ROOT).join("kernel/uapi/cbindgen.toml");
     let mut config = cbindgen::Config::from_file(config).expect("kernel/uapi/cbindgen.toml");
@@ -92,7 +92,7 @@ fn generated_structures((name, prefix): (&str, &str)) -> String {
     let own = structures(&text);
     config.export.include = own.iter().map(|&name| name.to_owned()).collect();
     let rename = &mut config.export.rename;
-    // A name of its own counts before that of another source.
+    // If two sources have the same name, the source's own counts.
     for (other, its_prefix) in SOURCES {
         for structure in structures(&source(other)) {
             rename.insert(
@@ -118,7 +118,7 @@ fn generated_structures((name, prefix): (&str, &str)) -> String {
     text.lines().map(|line| in_c(line) + "\n").collect()
 }
 
-/// A line of cbindgen's, with the kernel's types, and with comments that name what is in C.
+/// Converts a line of cbindgen's to the kernel's types, and lets comments use the names in C.
 fn in_c(line: &str) -> String {
     let indented = line.replace("  ", "\t");
     if let Some((indent, comment)) = indented.split_once("//") {
@@ -126,14 +126,14 @@ fn in_c(line: &str) -> String {
     }
     let mut line = indented;
     for (name, c, length) in ARRAYS {
-        // `Token token;`
+        // This finds `Token token;`.
         let alias = format!("\t{name} ");
         if line.starts_with(&alias) {
             let field = line[alias.len()..].trim_end_matches(';');
             line = format!("\t{c} {field}[{length}];");
         }
     }
-    // A structure of another source, which cbindgen has not seen.
+    // This is a structure of another source, which cbindgen has not seen.
     if let Some(field) = line.strip_prefix("\tsmbdirect_") {
         line = format!("\tstruct smbdirect_{field}");
     }
@@ -154,7 +154,7 @@ fn in_c(line: &str) -> String {
     line
 }
 
-/// A comment without links, and with `region::SEND` as `SMBDIRECT_REGION_SEND`.
+/// Removes the links from a comment, and writes `region::SEND` as `SMBDIRECT_REGION_SEND`.
 fn comment_in_c(comment: &str) -> String {
     let mut text = String::new();
     let mut rest = comment;
@@ -168,7 +168,7 @@ fn comment_in_c(comment: &str) -> String {
                 .filter(|_| after.starts_with('('))
                 .map_or(after, |(_, after)| after);
         } else {
-            // Not a link, as in `[MS-SMBD]`.
+            // This is not a link, but text such as `[MS-SMBD]`.
             write!(text, "[{name}]").unwrap();
             rest = after;
         }
@@ -181,7 +181,7 @@ fn comment_in_c(comment: &str) -> String {
     words.collect()
 }
 
-/// What stands between backquotes.
+/// Converts the text between backquotes.
 fn word_in_c(word: &str) -> String {
     let path = word
         .trim_start_matches("abi::")
@@ -200,7 +200,7 @@ fn word_in_c(word: &str) -> String {
     }
 }
 
-/// The constants of one source: at its top, and in its modules.
+/// Returns the constants of one source: those at its top, and those in its modules.
 fn generated_constants(name: &str, skipped: &[&str]) -> String {
     let text = source(name);
     let text = text.split("\n#[cfg(test)]").next().expect("code");
@@ -245,7 +245,7 @@ fn generated_constants(name: &str, skipped: &[&str]) -> String {
     out
 }
 
-/// A comment in lines of at most 100 columns.
+/// Writes a comment in lines of at most 100 columns.
 fn wrapped(comment: &str, out: &mut String) {
     if comment.len() <= 94 {
         return writeln!(out, "/* {comment} */").unwrap();
@@ -263,7 +263,7 @@ fn wrapped(comment: &str, out: &mut String) {
     out.push_str("\n */\n");
 }
 
-/// What follows `#define`.
+/// Returns the text after `#define`.
 fn definition(module: &str, name: &str, value: &str) -> String {
     if let Some(call) = value.strip_prefix("call(") {
         let parts: Vec<&str> = call.trim_end_matches(')').split(", ").collect();
@@ -289,14 +289,14 @@ fn definition(module: &str, name: &str, value: &str) -> String {
         "u64::MAX" => "0xffffffffffffffffULL".to_owned(),
         "1 << 31" => "(1U << 31)".to_owned(),
         value if value.starts_with('-') => format!("({value})"),
-        // Another constant.
+        // The value is another constant.
         value if value.contains("::") => word_in_c(value),
         value => value.to_owned(),
     };
     format!("SMBDIRECT_{module}{name} {value}")
 }
 
-/// The statuses, as the library's header names them.
+/// Returns the statuses, as the library's header names them.
 fn generated_statuses() -> String {
     let mut out = String::from("\n/* How something ended. */\n#define SMBDIRECT_OK 0\n");
     for status in (1..).map_while(Status::from_code) {
@@ -423,7 +423,7 @@ fn the_numbers_and_layouts_are_those_that_the_compiler_makes_of_the_header() {
         sizes, declared,
         "this test does not check a structure of the header"
     );
-    // The sizes alone do not show that two fields of one length are in the same order.
+    // The sizes alone do not show that two fields of the same length are in the same order.
     macro_rules! offsets {
         ($($name:ident: $($field:ident)*;)*) => {
             $($(
@@ -453,7 +453,7 @@ fn the_numbers_and_layouts_are_those_that_the_compiler_makes_of_the_header() {
     fs::write(&place, text + "int main(void) { return 0; }\n").unwrap();
     fs::write(directory.join("smbdirect.h"), generated()).unwrap();
     let include = directory.to_str().expect("UTF-8");
-    // Before the library's header, which has the same name.
+    // Include this header before the library's, which has the same name.
     for (compiler, standard) in [("cc", "c11"), ("cc", "gnu17")] {
         compile(
             compiler,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Release, C ABI and interface change together, as docs/packaging.md says.
+//! Checks that release, C ABI and interface change together, as docs/packaging.md says.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use smbdirect::ffi::SMBDIRECT_ABI_VERSION;
 use crate::shared::scripted;
 use instruments::ROOT;
 
-/// A line of the table: the numbers of a minor release.
+/// A line of the table: the numbers of one minor release.
 #[derive(Debug, PartialEq)]
 struct Release {
     release: (u32, u32),
@@ -70,7 +70,7 @@ fn the_table_of_releases_ends_with_this_one() {
     );
 }
 
-/// Whether a later release may have these numbers after an earlier one.
+/// Returns whether a later release may have these numbers after an earlier one.
 fn may_follow(earlier: &Release, later: &Release) -> bool {
     let major = later.release.0 > earlier.release.0;
     let may_break = major || earlier.release.0 == 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The SMB client against the test's own server: direct placement, credits, what servers may do,
-//! and what they may not. `instruments/tests/samba` tests it with a real smbd.
+//! Tests the SMB client with the test's own server: direct placement, credits, what servers may do, and what they may
+//! not do. `instruments/tests/samba` tests it with a real smbd.
 
 mod server;
 
@@ -20,7 +20,7 @@ use server::{FILE, Manners, Server};
 
 const ID: FileId = FileId(FILE);
 
-/// Logged in, with a tree.
+/// Logs in, and connects to a tree.
 fn connect(server: &Server) -> (Connection, u32) {
     let mut connection =
         Connection::smb_direct(server.address, Config::new([1; 16])).expect("SMB Direct");
@@ -153,7 +153,7 @@ fn many_requests_are_under_way_and_wait_for_credits() {
                 .expect("credits, in the end"),
         );
     }
-    // In an order other than that in which they were sent.
+    // Wait in a different order from that in which they were sent.
     for (n, id) in ids.iter().enumerate().rev() {
         let response = client.wait(*id).expect("a response").ok().expect("a READ");
         assert_eq!(
@@ -251,7 +251,7 @@ fn a_token_that_is_not_registered_ends_the_connection_and_says_so() {
         .call(&write.request(tree))
         .expect_err("no such memory");
     assert!(matches!(error, Error::Closed(_)), "{error}");
-    // Other clients do not notice.
+    // Other clients notice nothing.
     connect(&server).0.echo().expect("a server");
 }
 

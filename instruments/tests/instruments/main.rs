@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests of the instruments themselves: the clients do what their documentation says, beside
-//! servers of the tests' own.
+//! Tests the instruments themselves: checks with servers of its own that the clients do what their documentation says.
 
 mod client;
 mod peer;

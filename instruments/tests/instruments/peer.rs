@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The client that other tests use does what its documentation says, beside a plain acceptor.
+//! Checks with a plain acceptor that the client which other tests use does what its documentation says.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -20,14 +20,14 @@ use smbdirect::wire::{BufferDescriptorV1, BufferDescriptors};
 /// Bytes of the server's memory for messages and RDMA.
 const LENGTH: usize = 1 << 20;
 
-/// What the server does with a message, chosen by its first byte.
+/// What the server does with a message: the message's first byte chooses.
 mod order {
     /// Sends the message back.
     pub(crate) const ECHO: u8 = 0xfe;
-    /// Reads what the first half of the descriptors names, inverts each byte, writes the result to
-    /// the other half, and answers with an invalidation of the first token.
+    /// Reads what the first half of the descriptors names, inverts each byte, writes the result to the other half, and
+    /// answers with an invalidation of the first token.
     pub(crate) const TURN: u8 = 1;
-    /// Closes.
+    /// Closes the connection.
     pub(crate) const CLOSE: u8 = 2;
     /// Sends no answer.
     pub(crate) const IGNORE: u8 = 3;
@@ -39,13 +39,13 @@ struct Server {
     start: Clock,
     memory: Memory,
     region: Option<Region>,
-    /// For a `TURN`: where to write once everything is read.
+    /// The place to which a `TURN` writes once everything has been read.
     target: Vec<BufferDescriptorV1>,
     first: Option<BufferDescriptorV1>,
     received: Sender<Vec<u8>>,
 }
 
-/// Starts a server; returns its address, the messages that it receives, and its thread.
+/// Starts a server, and returns its address, the messages that it receives, and its thread.
 fn start() -> (SocketAddr, Receiver<Vec<u8>>, JoinHandle<()>) {
     let fabric = Iwarp::new(iwarp::Config::default()).unwrap();
     let acceptor = proto::Config::default();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A process that can be killed: this program again, which obeys commands line by line.
+//! A process that can be killed: this program, started again, obeys commands line by line.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,9 +14,9 @@ use smbdirect::sys::wait_readable;
 
 use instruments::daemon::TIMEOUT;
 
-/// The part that such a process plays; only such processes have it set.
+/// The variable with the part that such a process plays; only such processes have it.
 pub(crate) const PART: &str = "SMBDIRECT_TEST_PART";
-/// Path of the control socket, or the client's server.
+/// The variable with the path of the control socket, or with the address of the client's server.
 pub(crate) const PLACE: &str = "SMBDIRECT_TEST_PLACE";
 
 /// A process, which is killed when this is dropped.
@@ -49,7 +49,7 @@ impl Actor {
         self.process.id()
     }
 
-    /// Sends a command; its answer is read later.
+    /// Sends a command. Its answer is read later.
     pub(crate) fn tell(&mut self, command: &str) {
         let line = format!("{command}\n");
         let mut input = self.input.as_ref().expect("piped");
@@ -68,7 +68,7 @@ impl Actor {
         self.answer(command)
     }
 
-    /// The next line that it writes, if that comes within this time.
+    /// Returns the next line that it writes, if that line comes within this time.
     pub(crate) fn line_within(&mut self, time: Duration) -> Option<String> {
         let deadline = Instant::now() + time;
         loop {
@@ -92,13 +92,13 @@ impl Actor {
         }
     }
 
-    /// How it ended, if it has ended without a signal from here; `false` is a failure.
+    /// Returns how it ended, if it ended without a signal from here; `false` is a failure.
     pub(crate) fn ended(&mut self) -> Option<bool> {
         let status = self.process.try_wait().expect("a child");
         status.map(|status| status.success())
     }
 
-    /// Kills it, and waits until it is dead; the input of its children stays open.
+    /// Kills it, and waits until it is dead. The input of its children stays open.
     pub(crate) fn kill(&mut self) -> Option<ChildStdin> {
         self.end();
         self.input.take()
@@ -116,7 +116,7 @@ impl Drop for Actor {
     }
 }
 
-/// Whether there is something to read, or the input has ended.
+/// Returns whether there is something to read, or the input has ended.
 pub(crate) fn has_input(fd: impl AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, poll};
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
@@ -135,7 +135,7 @@ pub(crate) fn obey(mut perform: impl FnMut(&[&str]) -> String) {
     }
 }
 
-/// A line of the input; `None` at its end. Later bytes stay where [`has_input`] sees them.
+/// Reads a line of the input; `None` at the end of the input. Later bytes stay where [`has_input`] sees them.
 pub(crate) fn read_line() -> Option<String> {
     let input = std::io::stdin().as_fd().try_clone_to_owned();
     let mut input = File::from(input.expect("a descriptor"));
@@ -153,13 +153,13 @@ pub(crate) fn read_line() -> Option<String> {
 pub(crate) fn say(line: &str) {
     let mut output = std::io::stdout().lock();
     let written = writeln!(output, "{line}").and_then(|()| output.flush());
-    // The reader is gone.
+    // The reader may be gone.
     if written.is_err() {
         std::process::exit(0);
     }
 }
 
-/// Bytes that differ from offset to offset.
+/// Makes bytes that differ from offset to offset.
 pub(crate) fn pattern(length: usize) -> Vec<u8> {
     const PERIOD: usize = 251;
     let once: Vec<u8> = (0..PERIOD).map(|n| (n * 7 % PERIOD) as u8).collect();
@@ -168,13 +168,13 @@ pub(crate) fn pattern(length: usize) -> Vec<u8> {
     bytes
 }
 
-/// The number at this position in a command.
+/// Parses the number at this position in a command.
 pub(crate) fn number(words: &[&str], place: usize) -> usize {
     let word = words.get(place).and_then(|word| word.parse().ok());
     word.unwrap_or_else(|| panic!("a number in {words:?}"))
 }
 
-/// A GUID or a token in a command.
+/// Parses a GUID or a token in a command.
 pub(crate) fn bytes16(words: &[&str], place: usize) -> [u8; 16] {
     let number = words
         .get(place)

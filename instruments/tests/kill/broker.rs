@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Kills the broker after each step; another one takes its place, at the same path and port.
+//! Kills the broker after each step. Another broker takes its place, at the same path and port.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub(crate) fn run() -> Covered {
             exchange.run(step);
         }
         let (stages, conns) = (exchange.stages, exchange.conns.len());
-        // The file of its socket is left, and whatever the system keeps of its connections.
+        // The dead broker leaves the file of its socket, and whatever the system keeps of its connections.
         let directory = daemon.kill();
         check_ends(&mut cast, &stages, conns);
         cast.reset();
@@ -42,7 +42,8 @@ pub(crate) fn run() -> Covered {
     }
 }
 
-/// Every process learns of the broker's end, but first of the end of all that it had of the broker.
+/// Checks that every process learns of the broker's end, but only after the ends of everything that it had from the
+/// broker.
 fn check_ends(cast: &mut Cast, stages: &BTreeMap<Who, Stage>, conns: usize) {
     for (who, stage) in stages {
         match stage {

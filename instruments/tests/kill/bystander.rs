@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A worker and a client that are independent of the killed process, and work all the time.
+//! A worker and a client that have nothing to do with the killed process, and that work all the time.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::actor::{Actor, hex16};
 use crate::rounds::Rounds;
 use instruments::daemon::TIMEOUT;
 
-/// Rounds of the client, and whether it is to go on.
+/// The number of rounds of the client, and whether it has to go on.
 #[derive(Debug, Default)]
 struct Progress {
     rounds: Mutex<(u64, bool)>,
@@ -20,7 +20,7 @@ struct Progress {
 }
 
 impl Progress {
-    /// Counts a round; `false`: it was the last.
+    /// Counts a round. `false`: it was the last one.
     fn count(&self) -> bool {
         let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
         rounds.0 += 1;
@@ -63,14 +63,14 @@ impl Bystander {
         }
     }
 
-    /// Waits for rounds that begin from now on.
+    /// Waits until rounds that begin after this call have ended.
     pub(crate) fn wait_for_rounds(&mut self) {
         let rounds = self
             .progress
             .rounds
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // One may be half done.
+        // The current round may be half done, so wait for two.
         let target = rounds.0 + 2;
         let (rounds, _) = self
             .progress

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client with several connections, which serves the server only while it is told to.
+//! A client with several connections, which serves the server only when it is told to.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,11 +16,11 @@ struct Client {
     peers: Vec<Peer>,
     /// The window that the last request named.
     window: Option<Window>,
-    /// What it held before the first command.
+    /// What this process held before the first command.
     empty: Option<Held>,
 }
 
-/// Obeys until the end of its input.
+/// Obeys commands until the input ends.
 pub(crate) fn play(address: SocketAddr) {
     let mut client = Client {
         address,

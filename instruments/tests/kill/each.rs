@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Kills each process after each step, beside a broker that lives through all of it.
+//! Kills each process after each step, while the broker lives through all of it.
 
 use std::net::SocketAddr;
 
@@ -14,14 +14,15 @@ use instruments::peer::{Peer, smb2};
 /// A broker, a bystander, and the processes of an exchange.
 pub(crate) struct Scene {
     pub(crate) daemon: Daemon,
-    /// What the broker holds before any process comes, and then with the bystander.
+    /// What the broker holds before any process comes, and then what it holds with the bystander.
     fresh: Held,
     pub(crate) base: Left,
     pub(crate) cast: Cast,
     bystander: Bystander,
 }
 
-/// Where a newly started broker listens, from its log: asking it would take descriptors.
+/// Returns the address at which a newly started broker listens. Reads it from the log, because asking the broker would
+/// take descriptors.
 pub(crate) fn address(daemon: &Daemon) -> SocketAddr {
     let status = daemon
         .ready
@@ -36,7 +37,7 @@ pub(crate) fn address(daemon: &Daemon) -> SocketAddr {
 impl Scene {
     pub(crate) fn start() -> Self {
         let directory = Directory::new();
-        // A connection that its dead owner never saw is offered again, but no worker claims it.
+        // If a dead owner never saw its connection, the connection is offered again, but no worker claims it.
         directory.file("smbdirectd.toml", "claim_timeout = \"3 s\"\n");
         let daemon = Daemon::start_in(directory, &Setup::default());
         let fresh = Held::of_new(&daemon);
@@ -52,7 +53,7 @@ impl Scene {
         }
     }
 
-    /// Ends the bystander, too, and expects that the broker is as at the start.
+    /// Ends the bystander as well, and checks that the broker is as it was at the start.
     pub(crate) fn end(self) {
         self.bystander.stop();
         drop(self.cast);
@@ -77,7 +78,7 @@ pub(crate) fn run() -> Covered {
             scene.cast.reset();
             scene.base.wait(&scene.daemon, &during.0);
         }
-        // After the last step no process is left to kill.
+        // No process is left to kill after the last step.
         let reached = covered.kills > before || at + 1 == STEPS.len();
         assert!(reached, "no process was killed after {:?}", step.name);
         covered.steps += 1;
@@ -86,7 +87,7 @@ pub(crate) fn run() -> Covered {
     covered
 }
 
-/// Runs to a step and kills; `false`: the victim does not take part yet, or no longer.
+/// Runs to a step and kills a process. `false`: the victim does not take part yet, or no longer does.
 fn kill_after(scene: &mut Scene, at: usize, victim: Who, number: usize) -> bool {
     let mut exchange = Exchange::new(&scene.daemon, &mut scene.cast, number);
     for step in &STEPS[..=at] {
@@ -104,7 +105,7 @@ fn kill_after(scene: &mut Scene, at: usize, victim: Who, number: usize) -> bool 
 }
 
 impl Exchange<'_> {
-    /// The processes whose other end died learn of that.
+    /// Checks that processes whose other end died learn of that.
     fn check_ends(&mut self, victim: Who) {
         self.receive_connections(victim);
         if victim == Who::Client {
@@ -118,14 +119,14 @@ impl Exchange<'_> {
             let conn = &mut self.conns[at];
             let is_owner = conn.owner.is_some_and(|(owner, _)| owner == victim);
             conn.is_gone |= is_owner || victim == Who::Client;
-            // During a transfer, a living process may have its token.
+            // During a transfer, a living process may have the token of the connection.
             if is_owner && !conn.is_changing {
                 self.ask(Who::Client, &format!("closed {at}"));
             }
         }
     }
 
-    /// Makes survivors look at the connections that they were given.
+    /// Makes survivors look at the connections that they have been given.
     fn receive_connections(&mut self, victim: Who) {
         for at in 0..self.conns.len() {
             match self.conns[at].owner {
@@ -135,7 +136,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Operations between survivors end well, and the survivors go on.
+    /// Checks that operations between survivors succeed, and that the survivors go on.
     fn check_survivors(&mut self, victim: Who) {
         if victim == Who::Client {
             return;
@@ -162,7 +163,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// A new process takes the place of the dead one at once.
+    /// Checks that a new process can take the place of the dead one at once.
     fn check_place(&mut self, victim: Who) {
         self.stages.insert(victim, Stage::Idle);
         let server = match victim {
@@ -196,7 +197,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// A client that the broker does not know reaches this worker through the listener.
+    /// Checks that a client which the broker does not know reaches this worker through the listener.
     pub(crate) fn check_service(&mut self, server: Who) {
         self.attach(Who::Listener);
         self.attach(server);
@@ -218,7 +219,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// A client in this process, which has sent its first request.
+    /// Makes a client in this process, which has sent its first request.
     fn newcomer(&self, guid: &str) -> Peer {
         let mut peer = Peer::connect(address(self.daemon));
         peer.negotiate(

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A complete exchange between a listener, two workers and a client, step by step.
+//! Runs a complete exchange between a listener, two workers and a client, step by step.
 //!
-//! Between two steps all processes are idle, so that the broker is as the step left it. A client takes data only while
-//! it is told to serve, so that large operations stay half done.
+//! Between two steps all processes are idle, so the broker stays as the step left it. A client takes data only when it
+//! is told to serve, so large operations stay half done.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use crate::client::first_request_length;
 use crate::held::until;
 use instruments::daemon::Daemon;
 
-/// Bytes of an RDMA transfer that ends as soon as the client serves.
+/// The length of an RDMA transfer that ends as soon as the client serves.
 const SHORT: usize = 1 << 20;
-/// Bytes of a transfer that does not end before the client serves: more than the sockets between them hold, when there
-/// are two.
+/// The length of a transfer that does not end before the client serves: two such transfers are more than the sockets in
+/// between can hold.
 const LONG: usize = 8 << 20;
 /// A message that needs more credits than a peer has.
 const MESSAGE: usize = 1 << 20;
@@ -45,25 +45,25 @@ impl Who {
     }
 }
 
-/// How far a process of smbd has come, as far as that decides which process notices what.
+/// How far a process of smbd has come; this decides which process notices what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     /// It has sent nothing.
     Idle,
     Connected,
-    /// It has asked to attach.
+    /// It has asked to be attached.
     Attaching,
     Attached,
 }
 
-/// A connection of the client, at the same index in the client's list and in this one.
+/// A connection of the client, at the same index in the client's list as in this one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Conn {
     /// Its owner, and the connection's index in the owner's list, once the owner has looked.
     pub(crate) owner: Option<(Who, Option<usize>)>,
-    /// The token that has not been used yet.
+    /// The token, if it has not been used yet.
     pub(crate) token: Option<String>,
-    /// Whether its owner is not known.
+    /// Whether its owner is unknown at present.
     pub(crate) is_changing: bool,
     pub(crate) is_gone: bool,
 }
@@ -111,7 +111,7 @@ impl Cast {
         self.actors.get_mut(&who).expect("one of each")
     }
 
-    /// Kills a process; another one takes its place, and has done nothing yet.
+    /// Kills a process. Another one takes its place, and has done nothing yet.
     pub(crate) fn kill(&mut self, who: Who) -> Option<ChildStdin> {
         let new = self.start(who);
         let old = self.actors.insert(who, new);
@@ -337,7 +337,7 @@ impl<'a> Exchange<'a> {
         self.actors.kill(who)
     }
 
-    /// Whether it has done anything.
+    /// Returns whether a process has done anything.
     pub(crate) fn takes_part(&self, who: Who) -> bool {
         match who {
             Client => !self.conns.is_empty(),
@@ -350,7 +350,7 @@ impl<'a> Exchange<'a> {
         assert!(!answer.is_empty());
     }
 
-    /// Gives a command while the client serves.
+    /// Gives a command to a process while the client serves.
     pub(crate) fn ask_served(&mut self, who: Who, command: &str) {
         self.actor(Client).tell("serve");
         self.ask(who, command);
@@ -410,7 +410,7 @@ impl<'a> Exchange<'a> {
         self.conns[0].token = Some(token);
     }
 
-    /// Takes the token of the first connection, which can be used only once.
+    /// Takes the token of the first connection. It can be used only once.
     fn use_token(&mut self) -> String {
         self.conns[0].is_changing = true;
         self.conns[0].token.take().expect("a token")
@@ -444,7 +444,7 @@ impl<'a> Exchange<'a> {
         self.conns[conn].owner = Some((who, Some(place)));
     }
 
-    /// On both connections of the client, so that one waits for memory of the other's peer.
+    /// Submits operations on both connections of the client, so that one waits for memory of the other one's peer.
     fn submit_several(&mut self) {
         self.ask(Client, &format!("request-read 0 {SHORT}"));
         self.ask(Worker, "take 0");

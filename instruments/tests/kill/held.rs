@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a process holds of the system, and what a broker holds of its clients and workers: nothing may be left.
+//! Records what a process holds of the system, and what a broker holds of its clients and workers, because nothing may
+//! be left.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +21,7 @@ pub(crate) struct Covered {
     pub(crate) kills: usize,
 }
 
-/// What is being done: printed if any thread fails.
+/// What the test is doing; printed if any thread fails.
 pub(crate) struct During(pub(crate) String);
 
 impl Drop for During {
@@ -31,7 +32,7 @@ impl Drop for During {
     }
 }
 
-/// Descriptors by kind, mappings of memory files by name, threads.
+/// Descriptors by kind, mappings of memory files by name, and threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     descriptors: BTreeMap<String, usize>,
@@ -40,8 +41,8 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Holdings of a broker without clients or processes. It has just reported that it is ready, on a socket that it
-    /// closes before it waits for signals.
+    /// Returns the holdings of a broker without clients or processes. The broker has just reported that it is ready, on
+    /// a socket that it closes before it waits for signals.
     pub(crate) fn of_new(daemon: &Daemon) -> Self {
         let id = daemon.id().to_string();
         let deadline = Instant::now() + TIMEOUT;
@@ -51,11 +52,14 @@ impl Held {
             if stat.contains(") S ") {
                 return Self::of(&id);
             }
-            assert!(Instant::now() < deadline, "it never waits: {stat}");
+            assert!(
+                Instant::now() < deadline,
+                "it does not wait for signals: {stat}"
+            );
         }
     }
 
-    /// Holdings of a process, or of this one (`self`).
+    /// Returns the holdings of a process, or of this one (`self`).
     pub(crate) fn of(process: &str) -> Self {
         let path = |what| format!("/proc/{process}/{what}");
         let list = |what| fs::read_dir(path(what)).expect("a process that lives");
@@ -65,7 +69,7 @@ impl Held {
             threads: list("task").count(),
         };
         for descriptor in list("fd").flatten() {
-            // It may have been closed meanwhile.
+            // The descriptor may have been closed in the meantime.
             if let Ok(target) = fs::read_link(descriptor.path()) {
                 *held.descriptors.entry(kind(&target)).or_default() += 1;
             }
@@ -83,14 +87,14 @@ impl Held {
     fn forget(&mut self, region: &str, count: usize) {
         let name = format!("/memfd:smbdirect-{region} (deleted)");
         let found = self.mappings.remove(&name).unwrap_or_default();
-        // Too many are as wrong as too few.
+        // Too many mappings are as wrong as too few.
         if found != count {
             self.mappings.insert(name, found.wrapping_sub(count));
         }
     }
 }
 
-/// The target of a descriptor, without the number of the object.
+/// Returns the target of a descriptor, without the number of the object.
 fn kind(target: &Path) -> String {
     let name = target.to_string_lossy();
     match name.split_once(":[") {
@@ -99,11 +103,11 @@ fn kind(target: &Path) -> String {
     }
 }
 
-/// An attached process, without what changes while it works: role, connections, sessions and queues.
+/// An attached process, without anything that changes while it works: role, connections, sessions and queues.
 type Attached = (String, usize, usize, usize);
 
-/// What a broker holds, without the memory of attached processes, which grows and shrinks with their use: whatever is
-/// left of that has no owner.
+/// What a broker holds, without the memory of attached processes, which grows and shrinks with use. Any other memory
+/// that is left has no owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Left {
     pub(crate) held: Held,
@@ -113,7 +117,7 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    /// The same for a broker that holds this of the system. The caller reads that first, because asking for the
+    /// Returns this for a broker that holds `held` of the system. The caller reads that first, because asking for the
     /// status takes descriptors.
     pub(crate) fn of(daemon: &Daemon, held: Held) -> Self {
         let mut this = Self::empty(held);
@@ -128,7 +132,7 @@ impl Left {
             this.held.forget("bulk", bulk);
             this.held.forget("receive", receive.sum());
             this.totals.memory = this.totals.memory.wrapping_sub(process.memory);
-            // A segment is registered with a connection when the connection first uses it.
+            // A segment is registered with a connection when the connection first uses the segment.
             let registrations = (send + bulk) * process.connections;
             this.totals.registrations = this.totals.registrations.saturating_sub(registrations);
             if process.role != "observer" {
@@ -140,8 +144,8 @@ impl Left {
         this
     }
 
-    /// The same, once all memory and all registrations have owners: a working process changes them while the broker is
-    /// asked.
+    /// Returns this once all memory and all registrations have owners: a working process changes them while the broker
+    /// is asked.
     pub(crate) fn settled(daemon: &Daemon) -> Self {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -155,7 +159,7 @@ impl Left {
         }
     }
 
-    /// The same for a broker without clients and processes.
+    /// Returns this for a broker without clients and processes.
     pub(crate) fn empty(held: Held) -> Self {
         Self {
             held,
@@ -165,13 +169,13 @@ impl Left {
         }
     }
 
-    /// Waits until a broker holds this and no more.
+    /// Waits until a broker holds exactly this.
     pub(crate) fn wait(&self, daemon: &Daemon, when: &str) {
         let deadline = Instant::now() + TIMEOUT;
         let id = daemon.id().to_string();
         loop {
             let held = Held::of(&id);
-            // Asks the expensive question only after the cheap one is answered.
+            // Ask the expensive question only after the cheap one has the right answer.
             let found =
                 (held.descriptors == self.held.descriptors).then(|| Self::of(daemon, held.clone()));
             if found.as_ref() == Some(self) {
@@ -179,7 +183,7 @@ impl Left {
             }
             if Instant::now() > deadline {
                 let found = Self::of(daemon, held);
-                panic!("{when}: left are {found:#?}\nand not {self:#?}");
+                panic!("{when}: left over are {found:#?}\nand not {self:#?}");
             }
             // No event reports what another process closes, so poll.
             std::thread::sleep(Duration::from_millis(1));
@@ -187,7 +191,7 @@ impl Left {
     }
 }
 
-/// The status of a broker.
+/// Returns the status of a broker.
 pub(crate) fn status(daemon: &Daemon) -> Status {
     let json = observe(&daemon.control, TIMEOUT).unwrap_or_else(|status| {
         panic!("no status: {status}; the log:\n{}", daemon.log());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A child that was forked from an attached worker and only lives on: it keeps its dead parent's
-//! socket open, but must not keep its connections.
+//! Tests a child that was forked from an attached worker and then only lives on: it keeps its dead parent's socket
+//! open, but must not keep the parent's connections.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,14 +16,14 @@ use crate::held::Covered;
 
 /// Forks a child that holds copies of all descriptors until the input of this process ends.
 pub(crate) fn fork() -> libc::pid_t {
-    // Made before the fork, because a child copies what exists.
+    // Make this before the fork, because a child copies what exists.
     let input = std::io::stdin().as_fd().try_clone_to_owned();
     let mut input = File::from(input.expect("a descriptor"));
     // SAFETY: this process has one thread, so the child may call anything.
     match unsafe { libc::fork() } {
         -1 => panic!("no child: {}", std::io::Error::last_os_error()),
         0 => {
-            // The parent is waiting for a command, and will be killed first.
+            // The parent waits for a command, and is killed first.
             let mut byte = [0];
             while input.read(&mut byte).is_ok_and(|length| length > 0) {}
             // SAFETY: ends the child without running the parent's destructors and exit handlers.
@@ -33,7 +33,7 @@ pub(crate) fn fork() -> libc::pid_t {
     }
 }
 
-/// Kills a worker in the middle of everything, but not its child.
+/// Kills a worker in the middle of everything, but not the worker's child.
 pub(crate) fn run() -> Covered {
     let mut scene = Scene::start();
     let (base, daemon) = (scene.base.clone(), &scene.daemon);

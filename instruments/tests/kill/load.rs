@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A worker that serves by itself.
+//! A worker that serves without commands.
 //!
-//! A message that begins with [`ORDER`] holds descriptors: the worker reads the first half of them, inverts every
-//! byte, writes the result to the second half, and answers with an invalidation of the first token. Any other message
-//! is sent back unchanged.
+//! If a message begins with [`ORDER`], it contains descriptors: the worker reads the first half of them, inverts every
+//! byte, writes the result to the second half, and answers with an invalidation of the first token. The worker sends
+//! any other message back unchanged.
 
 use std::collections::HashMap;
 use std::io::IoSlice;
@@ -18,14 +18,14 @@ use crate::actor::{bytes16, has_input, read_line, say};
 use crate::process::{bytes, fill};
 use instruments::daemon::TIMEOUT;
 
-/// The first byte of a message that is not to be echoed.
+/// The first byte of a message that must not be echoed.
 pub(crate) const ORDER: u8 = 1;
 /// Bytes of an RDMA transfer.
 pub(crate) const LENGTH: usize = 200_000;
-/// The answer to such a message.
+/// The answer to a message that begins with `ORDER`.
 pub(crate) const ANSWER: [u8; 4] = *b"done";
 
-/// A message until it is answered.
+/// The state of a message until it is answered.
 #[derive(Debug)]
 struct Work {
     conn: u64,
@@ -38,7 +38,7 @@ struct Work {
     under_way: u32,
 }
 
-/// What to do with it when nothing is under way.
+/// What to do with the message when nothing is under way for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Answer,
@@ -56,8 +56,8 @@ struct Server {
     connections: usize,
 }
 
-/// Serves a client GUID or the connection of a token, as its input says, until it is told to end; a worker for a token
-/// also ends with its connection.
+/// Serves the GUID of a client or the connection of a token, as the input says, until the input ends that. A worker for
+/// a token also ends with its connection.
 pub(crate) fn play_server(path: &Path) {
     let line = read_line().expect("whom to serve");
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -72,7 +72,7 @@ pub(crate) fn play_server(path: &Path) {
         let detached = server.run(guid.is_none());
         match (guid, detached) {
             (Some(guid), true) => server = Server::registered(path, guid),
-            // It was told to end, or its connection has ended.
+            // The input ended it, or the connection has ended.
             _ => break,
         }
     }
@@ -90,7 +90,7 @@ impl Server {
                 Err(status) => {
                     assert_absent(status);
                     assert!(start.elapsed() < TIMEOUT, "no device");
-                    // A returning device does not announce itself, so poll.
+                    // A device that returns does not announce itself, so poll.
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
@@ -104,7 +104,7 @@ impl Server {
         }
     }
 
-    /// The same, for the connections of a client.
+    /// Attaches likewise, and registers a client's GUID for its connections.
     fn registered(path: &Path, guid: [u8; 16]) -> Self {
         loop {
             let mut server = Self::attached(path, None);
@@ -114,7 +114,7 @@ impl Server {
         }
     }
 
-    /// `None` if the device has gone meanwhile.
+    /// Registers a client's GUID. `None`: the device has gone in the meantime.
     fn register(&mut self, guid: [u8; 16]) -> Option<()> {
         assert_eq!(self.wait()?, Event::Attached);
         self.handle.set_session_id(1, guid, 0, false).ok()?;
@@ -127,7 +127,7 @@ impl Server {
         }
     }
 
-    /// The next event; `None` after the last one.
+    /// Waits for the next event. `None`: there are no more.
     fn wait(&mut self) -> Option<Event> {
         let start = Instant::now();
         loop {
@@ -142,8 +142,8 @@ impl Server {
         }
     }
 
-    /// Serves until there is input (`false`), or the attachment has ended (`true`); with `once`, also until the first
-    /// connection has ended.
+    /// Serves until there is input (`false`), or the attachment has ended (`true`). With `once`, also stops after the
+    /// end of the first connection.
     fn run(&mut self, once: bool) -> bool {
         while !has_input(std::io::stdin()) {
             let mut event = self.handle.next_event().expect("attached");
@@ -171,7 +171,7 @@ impl Server {
             Event::Connection { info } => {
                 self.connections += 1;
                 self.had_connection = true;
-                // Its clients have no sessions, but long messages.
+                // The clients have no sessions, but they send long messages.
                 match self.handle.set_authenticated(info.conn) {
                     Ok(()) | Err(Status::Detached) => {}
                     Err(status) => panic!("{status}"),
@@ -237,12 +237,12 @@ impl Server {
         self.advance(self.cookie);
     }
 
-    /// Goes on with a message that has nothing under way, as far as there is room.
+    /// Continues with a message that has nothing under way, as far as there is room.
     fn advance(&mut self, id: u64) {
         let Some(mut work) = self.works.remove(&id) else {
             return;
         };
-        // Messages arrive in the order in which they are queued, so an answer does not wait.
+        // Messages arrive in the order in which they are queued, so an answer need not wait.
         while work.next == Next::Answer || work.under_way == 0 && work.next != Next::Nothing {
             match self.submit(id, &mut work) {
                 Ok(()) => {}
@@ -277,7 +277,7 @@ impl Server {
             }
             Next::Write => {
                 let buffer = work.buffer.expect("allocated");
-                // Only once, however often there is no room.
+                // Turn the data only once, however often there is no room.
                 if !std::mem::replace(&mut work.is_turned, true) {
                     let turned: Vec<u8> = bytes(&buffer, LENGTH).iter().map(|b| !b).collect();
                     fill(&buffer, &turned);
@@ -331,7 +331,7 @@ pub(crate) fn wait_for_either(fd: impl AsFd) {
     }
 }
 
-/// Expects that there is no device now; there may have been one a moment ago.
+/// Checks that there is no device now. There may have been one a moment ago.
 pub(crate) fn assert_absent(status: Status) {
     let is_absent = matches!(status, Status::NoDevice | Status::Detached);
     assert!(is_absent, "{status}");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `kill -9` of each process at each step of an exchange: no other process is disturbed, the dead one's place is free
-//! at once, and nothing of it is left.
+//! Kills each process at each step of an exchange with `kill -9`: no other process is disturbed, the dead one's place
+//! is free at once, and nothing of it is left.
 //!
 //! ```text
 //!   this program -- starts --> smbdirectd
@@ -10,9 +10,9 @@
 //!        '-- a bystander's client --> itself as the bystander's worker: `rounds`, `load`
 //! ```
 //!
-//! `exchange` has the steps. After each of them `each` kills one of the processes, and `broker` the broker; `inherit`
-//! kills a worker whose child lives on, and `soak` any process at any time. `held` counts what there is before and
-//! after.
+//! `exchange` has the steps. After each of them, `each` kills one of the processes, and `broker` kills the broker.
+//! `inherit` kills a worker whose child lives on, and `soak` kills any process at any time. `held` compares what there
+//! is before and after.
 
 mod actor;
 mod broker;
@@ -56,7 +56,7 @@ fn main() {
         ),
         ("random kills under load leave nothing", soak::run),
     ];
-    // As with other tests, words select by name.
+    // As in other tests, words on the command line select tests by name.
     let wanted: Vec<String> = env::args()
         .skip(1)
         .filter(|word| !word.starts_with('-'))
@@ -75,7 +75,7 @@ fn main() {
     println!("{} steps, {} kills covered", sum.steps, sum.kills);
 }
 
-/// Plays a part, if another process of this program started this one.
+/// Plays a part, if another process of this program has started this one.
 fn play(part: &str, place: &str) {
     let path = || PathBuf::from(place);
     let server = || place.parse().expect("an address");

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A process of smbd, which obeys commands and does nothing else in between.
+//! A process of smbd that obeys commands and does nothing on its own.
 //!
-//! It checks that everything under way is reported once, before the end of its connection, and that before the end of
-//! the attachment; and that none of its descriptors and mappings are left after the attachment. `Process::perform` is
-//! long because it is the list of commands.
+//! It checks that everything under way is reported once, before the end of its connection, and that this end comes
+//! before the end of the attachment; and that none of its descriptors and mappings are left after the attachment.
+//! `Process::perform` is long because it is the list of commands.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
@@ -21,7 +21,7 @@ use crate::actor::{bytes16, hex16, number, obey, pattern};
 use crate::held::Held;
 use instruments::daemon::TIMEOUT;
 
-/// The session that a worker registers beside a GUID: its lower half, other than 0.
+/// Returns the session that a worker registers with a GUID: the GUID's lower half, which must not be 0.
 fn session_of(guid: [u8; 16]) -> u64 {
     u128::from_be_bytes(guid) as u64
 }
@@ -31,12 +31,12 @@ struct Process {
     role: Role,
     socket: Option<SeqSocket>,
     handle: Option<Handle>,
-    /// Connections in the order of their arrival; ended ones keep their index.
+    /// Connections in the order of their arrival. Connections that have ended keep their index.
     conns: Vec<u64>,
     live: BTreeSet<u64>,
-    /// Operations that have not been reported, by cookie, with their connections.
+    /// Operations that have not been reported yet, by cookie, with their connections.
     under_way: BTreeMap<u64, u64>,
-    /// How many of the ended operations failed.
+    /// How many operations have failed.
     failed: usize,
     requests: BTreeSet<u64>,
     cookie: u64,
@@ -45,11 +45,11 @@ struct Process {
     events: VecDeque<Event>,
     /// The last message that was taken.
     message: Vec<u8>,
-    /// What it held before the first command.
+    /// What this process held before the first command.
     empty: Option<Held>,
 }
 
-/// Obeys until the end of its input.
+/// Obeys commands until the input ends.
 pub(crate) fn play(path: PathBuf, role: Role) {
     let mut process = Process {
         path,
@@ -137,7 +137,7 @@ impl Process {
         self.handle = Some(Handle::over(channel.into(), self.role, token).expect("a device"));
     }
 
-    /// Waits for the end of a socket on which nothing was sent.
+    /// Waits for the end of a socket on which nothing has been sent.
     fn wait_closed(&mut self) {
         use std::os::fd::AsFd;
         let socket = self.socket.take().expect("connected");
@@ -146,12 +146,12 @@ impl Process {
         assert_eq!(error.name(), "closed");
     }
 
-    /// The next event; sleeps on its descriptor for it.
+    /// Waits for the next event, and sleeps on the handle's descriptor until then.
     fn next(&mut self) -> Event {
         self.next_looking_each(TIMEOUT)
     }
 
-    /// The same, but also looks after each interval of this length.
+    /// Does the same, but also looks for events each time this interval has passed.
     fn next_looking_each(&mut self, time: Duration) -> Event {
         let start = Instant::now();
         loop {
@@ -214,7 +214,7 @@ impl Process {
         }
     }
 
-    /// The first event of this kind that no command has asked for.
+    /// Waits for the first event of this kind that no command has asked for.
     fn find(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> Event {
         if let Some(at) = self.events.iter().position(&wanted) {
             return self.events.remove(at).expect("there");
@@ -272,7 +272,7 @@ impl Process {
         let mut message = vec![0; length as usize];
         self.handle().take_pdu(pdu, &mut message).expect("held");
         self.message = message;
-        // Its client sends more than an unauthenticated one may.
+        // The client sends more than an unauthenticated one may send.
         self.handle().set_authenticated(conn).expect("its own");
         length.to_string()
     }
@@ -370,15 +370,15 @@ impl Process {
         }
     }
 
-    /// Checks that something is still under way.
+    /// Checks that something is still under way on a connection.
     fn check_unfinished(&mut self, conn: u64) {
         let counts = self.handle().conn_counts(conn).expect("its own");
         assert!(counts.rdma_operations > 0 || counts.unsent_bytes > 0);
         assert!(!self.under_way.is_empty());
     }
 
-    /// Waits until nothing is under way, and expects that everything went well. For sent messages the device wakes a
-    /// worker only after 0.1 s, which would be most of the time that this test takes.
+    /// Waits until nothing is under way, and checks that everything succeeded. Polls, because the device wakes a worker
+    /// for sent messages only after 0.1 s, which would be most of the time that this test takes.
     fn finish(&mut self) {
         const LOOK: Duration = Duration::from_millis(2);
         while !self.under_way.is_empty() {
@@ -391,7 +391,7 @@ impl Process {
         self.events.retain(|event| !is_report(event));
     }
 
-    /// Waits for the end of all its connections.
+    /// Waits for the end of all connections.
     fn wait_gone(&mut self) {
         while !self.live.is_empty() {
             let event = self.next();
@@ -427,7 +427,7 @@ impl Process {
     }
 }
 
-/// Whether an event is a message of this connection.
+/// Makes a condition: an event is a message of this connection.
 fn of(conn: u64) -> impl Fn(&Event) -> bool {
     move |event| matches!(event, Event::Pdu { conn: of, .. } if *of == conn)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Clients of a worker that serves by itself (`load`): they compare what comes back.
+//! Clients of a worker that serves without commands (`load`): they compare what comes back.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use crate::load::{ANSWER, LENGTH, ORDER};
 use instruments::daemon::TIMEOUT;
 use instruments::peer::{Options, Peer, emit, smb2};
 
-/// A client that compares the answers.
+/// A client that checks the answers.
 pub(crate) struct Rounds {
     peer: Peer,
     number: usize,
 }
 
-/// The connection has ended, which is not a fault if its worker was killed.
+/// The connection has ended, which is not an error if its worker has been killed.
 #[derive(Debug)]
 pub(crate) struct Ended(#[allow(dead_code)] pub(crate) Option<CloseReason>);
 
@@ -36,7 +36,7 @@ impl Rounds {
         Ok(this)
     }
 
-    /// Messages of all lengths, and RDMA in both directions.
+    /// Sends messages of all lengths, and makes the worker move data by RDMA in both directions.
     pub(crate) fn next(&mut self) -> Result<(), Ended> {
         self.number += 1;
         let mut message = pattern(1 + self.number * 7919 % 100_000);
@@ -58,7 +58,7 @@ impl Rounds {
         self.send(&[&[ORDER], &emit(&pieces)[..]].concat())?;
         let mut echo = pattern(1 + self.number * 7919 % 100_000);
         echo[0] = 0xfe;
-        // A short answer may overtake a long one, which waits for memory.
+        // A short answer may overtake a long one that waits for memory.
         let mut received = [self.receive()?, self.receive()?];
         received.sort_by_key(|message| *message == ANSWER);
         assert!(received[0] == echo, "other bytes came back");
@@ -91,7 +91,7 @@ impl Rounds {
         }
     }
 
-    /// Serves no requests for a time.
+    /// Sends no requests for a time.
     pub(crate) fn rest(&mut self, time: Duration) {
         self.peer.drive(time, |_| false);
     }
@@ -101,8 +101,8 @@ impl Rounds {
     }
 }
 
-/// A client that connects again and again; for each line of its input it prints `ok` after a round
-/// that began after the line.
+/// A client that connects again and again. For each line of its input, it prints `ok` after a round that began after
+/// the line.
 pub(crate) fn play_client(server: SocketAddr) {
     let line = read_line().expect("a GUID");
     let guid = bytes16(&["", &line], 1);
@@ -127,7 +127,7 @@ pub(crate) fn play_client(server: SocketAddr) {
             };
             if served.is_err() {
                 connection = None;
-                // A returning server does not announce itself, so poll.
+                // A server that returns does not announce itself, so poll.
                 std::thread::sleep(Duration::from_millis(1));
             }
             is_served |= !asked;

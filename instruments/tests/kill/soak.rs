@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Kills processes at random, the broker among them, while clients are served.
+//! Kills processes at random, including the broker, while clients are served.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use instruments::daemon::{Daemon, Directory, Setup, TIMEOUT};
 /// The number of processes to kill, unless the environment says otherwise.
 const KILLS: usize = 200;
 const KILLS_WANTED: &str = "SMBDIRECT_TEST_KILLS";
-/// One in so many kills is the broker's.
+/// On average, one kill in this many hits the broker.
 const BROKERS: usize = 20;
-/// Workers that have registered a client, and their clients; later clients are unknown.
+/// The number of workers that have registered a client, and of their clients. Later clients are unknown.
 const WORKERS: u8 = 3;
 const CLIENTS: u8 = 5;
-/// Repeats a run.
+/// The variable with a seed, which repeats a run.
 const SEED: &str = "SMBDIRECT_TEST_SEED";
 
 struct Soak {
@@ -34,13 +34,13 @@ struct Soak {
     listener: Actor,
     workers: Vec<Actor>,
     clients: Vec<Actor>,
-    /// Workers for connections that the listener was offered.
+    /// Workers for connections that the listener has been offered.
     children: Vec<Actor>,
-    /// Connections that have had an owner.
+    /// The number of connections that have had an owner.
     assigned: u64,
 }
 
-/// Kills, and compares what is left at the end with what was there before.
+/// Kills processes, and compares what is left at the end with what there was at the start.
 pub(crate) fn run() -> Covered {
     let set = |name| {
         std::env::var(name)
@@ -51,7 +51,7 @@ pub(crate) fn run() -> Covered {
     let kills = set(KILLS_WANTED).map_or(KILLS, |kills| kills as usize);
     println!("{SEED}={seed}");
     let directory = Directory::new();
-    // Limits the life of a connection whose token died with its listener or worker.
+    // This limits the life of a connection whose token died with its listener or worker.
     directory.file("smbdirectd.toml", "claim_timeout = \"1s\"\n");
     let daemon = Daemon::start_in(directory, &Setup::default());
     let empty = Left::empty(Held::of_new(&daemon));
@@ -95,7 +95,7 @@ impl Soak {
         }
     }
 
-    /// Lets time pass, in which workers claim offers.
+    /// Lets time pass, so that workers can claim offers.
     fn spend(&mut self, time: Duration) {
         let end = Instant::now() + time;
         loop {
@@ -165,13 +165,13 @@ impl Soak {
         self.daemon = Some(Daemon::start_in(daemon.kill(), &setup));
     }
 
-    /// Expects that every client is served once more; then ends everything.
+    /// Checks that every client is served once more, and then ends everything.
     fn end(mut self) -> Daemon {
         for client in &mut self.clients {
             client.tell("once more");
         }
         let deadline = Instant::now() + 2 * TIMEOUT;
-        // The answers to their first command are there already, or come first.
+        // The answers to the first command are there already, or come first.
         let mut answers = vec![0; self.clients.len()];
         while answers.iter().any(|answers| *answers < 2) {
             assert!(Instant::now() < deadline, "not served: {answers:?}");
@@ -186,7 +186,7 @@ impl Soak {
     }
 }
 
-/// A listener that records its offers.
+/// Plays a listener that records its offers.
 pub(crate) fn play_listener(path: &Path) {
     loop {
         let handle = Handle::attach(path, Role::Listener, None);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Command line and configuration: what is printed, what is refused and why.
+//! Tests command line and configuration: what is printed, what is refused, and why.
 
 use std::collections::HashSet;
 use std::fs::{self, Permissions};
@@ -47,7 +47,7 @@ fn prints_the_configuration_that_it_would_use() {
     assert!(settings.crc);
 }
 
-/// Runs with this configuration, and expects a refusal with these words.
+/// Runs the daemon with this configuration, and expects that it refuses with these words.
 fn refused(text: &str, arguments: &[&str], words: &[&str]) {
     let directory = Directory::new();
     let file = directory.file("c.toml", text);
@@ -105,7 +105,7 @@ fn refuses_a_wrong_configuration_with_key_value_and_line() {
     assert!(stderr(&missing).contains("/nowhere.toml: No such file"));
 }
 
-/// Starts with an obstacle in the way, and returns the message about it.
+/// Starts the daemon with an obstacle in the way, and returns the message about it.
 fn not_started(directory: &Directory, arguments: &[&str]) -> String {
     let file = directory.file("c.toml", "");
     let control = directory.control();
@@ -134,7 +134,7 @@ fn says_that_an_address_is_in_use_and_by_whom_perhaps() {
 
 #[test]
 fn an_address_that_the_machine_does_not_have_is_not_an_error() {
-    // TEST-NET-1, which no interface has.
+    // TEST-NET-1: no interface has this address.
     let directory = Directory::new();
     let file = directory.file("c.toml", "listen = [\"192.0.2.1\", \"127.0.0.1\"]");
     let output = run(&["--check-config", "--config", file.to_str().unwrap()]);
@@ -199,11 +199,11 @@ fn warns_of_a_limit_of_open_files_that_is_too_low() {
         log.contains("max_connections = 4096 and max_workers = 1024"),
         "{log}"
     );
-    // 4096 connections, 1024 that negotiate in each of two reactors, six of each worker, and 256 others.
+    // There are 4096 connections, 1024 that negotiate in each of two reactors, six for each worker, and 256 others.
     assert!(log.contains("about 12544 are needed"), "{log}");
 }
 
-/// The number that the warning allows for: four, and one for each reactor.
+/// The warning counts four for each process, and one for each reactor.
 #[test]
 fn no_process_takes_more_open_files_than_are_counted_for_it() {
     const WORKERS: usize = 8;
@@ -220,11 +220,11 @@ fn no_process_takes_more_open_files_than_are_counted_for_it() {
         assert!(matches!(event(&mut worker), Event::Attached));
         worker.set_session_id(1, guid, 0, false).unwrap();
         assert!(matches!(event(&mut worker), Event::Reply { .. }));
-        // Until it has a connection, and so a queue, with each reactor.
+        // Repeat until it has a connection, and so a queue, with each reactor.
         let (mut seen, mut tries) = (HashSet::new(), 0);
         while seen.len() < 2 {
             tries += 1;
-            assert!(tries <= 60, "all at one reactor");
+            assert!(tries <= 60, "all connections are at one reactor");
             let mut peer = Peer::connect(address);
             peer.negotiate(guid);
             peers.push(peer);
@@ -293,7 +293,8 @@ fn refuses_a_group_that_is_none() {
 
 #[test]
 fn bench_without_its_program_says_what_is_missing() {
-    // On the file system of the programs, because a process that is being started could hold a copy open for writing.
+    // Links need the file system of the programs. Copies would not do, because a process that is being started could
+    // hold a copy open for writing.
     let directory = instruments::c::directory("bench");
     let link = |program: &Path, name: &str| {
         let link = directory.join(name);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl doctor` with and without a daemon. Its own tests judge what this machine does not have.
+//! Tests `smbdirectctl doctor` with and without a daemon. The doctor's own unit tests cover what this machine does not
+//! have.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -9,7 +10,7 @@ use instruments::daemon::{Daemon, Directory, SMBDIRECTCTL, stderr, stdout};
 use instruments::peer::Peer;
 use serde_json::Value;
 
-/// Examines the server of this control socket, where there is no smbd.
+/// Examines the server of this control socket. There is no smbd.
 fn doctor(control: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(&*SMBDIRECTCTL);
     command.args(["doctor", "--smbd", "/nowhere/smbd", "--control"]);
@@ -17,7 +18,7 @@ fn doctor(control: &Path, arguments: &[&str]) -> Output {
     output.expect("smbdirectctl runs")
 }
 
-/// The findings of a check.
+/// Returns the findings of a check.
 fn findings<'a>(report: &'a Value, check: &str) -> Vec<&'a Value> {
     let all = report["findings"].as_array().expect("findings").iter();
     all.filter(|finding| finding["check"] == check).collect()

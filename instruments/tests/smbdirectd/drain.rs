@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How the daemon ends while a worker has something under way.
+//! Tests how the daemon ends while a worker has something under way.
 
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use instruments::peer::{Peer, Window, emit};
 
 const GUID: [u8; 16] = [5; 16];
 
-/// The next event of a worker.
+/// Waits for the next event of a worker.
 pub(crate) fn event(worker: &mut Handle) -> Event {
     let end = Instant::now() + TIMEOUT;
     loop {
@@ -28,12 +28,12 @@ pub(crate) fn event(worker: &mut Handle) -> Event {
     }
 }
 
-/// A worker that has taken the first request of a new client.
+/// Returns a worker that has taken the first request of a new client.
 fn connected(daemon: &Daemon) -> (Handle, Peer, u64) {
     dispatched(daemon, Peer::connect(daemon.address()))
 }
 
-/// A worker that has taken the first request of `peer`, which sends it now.
+/// Returns a worker that has taken the first request of `peer`, which sends it now.
 pub(crate) fn dispatched(daemon: &Daemon, mut peer: Peer) -> (Handle, Peer, u64) {
     let mut worker = Handle::attach(&daemon.control, Role::Worker, None).unwrap();
     assert!(matches!(event(&mut worker), Event::Attached));
@@ -55,11 +55,12 @@ pub(crate) fn dispatched(daemon: &Daemon, mut peer: Peer) -> (Handle, Peer, u64)
     (worker, peer, info.conn)
 }
 
-/// A worker that has begun to read memory of a client, which serves that only when it is driven again.
+/// Returns a worker that has begun to read memory of a client. The client serves that memory only when it is driven
+/// again.
 fn reading(daemon: &Daemon) -> (Handle, Peer, Window) {
     let (mut worker, mut peer, conn) = connected(daemon);
     let window = peer.window(1 << 20, Access::RemoteRead);
-    // The first memory must be requested.
+    // The worker must ask for its first memory.
     assert_eq!(worker.allocate(1 << 20), Err(Status::Again));
     assert_eq!(event(&mut worker), Event::Room);
     let buffer = worker.allocate(1 << 20).unwrap();
@@ -91,7 +92,7 @@ fn lets_a_worker_finish_what_is_under_way() {
     assert!(daemon.wait().success(), "{}", daemon.log());
 }
 
-/// smbd has the request, and the device all of its memory back: only smbd knows that work is under way.
+/// smbd has the request, and the device has all of its memory back: only smbd knows that there is work under way.
 #[test]
 fn lets_a_worker_answer_a_request_that_it_has_taken() {
     let mut daemon = Daemon::start(&[]);
@@ -108,7 +109,7 @@ fn lets_a_worker_answer_a_request_that_it_has_taken() {
             status: Status::Stopping
         }
     );
-    // It works on the request for this long.
+    // The worker works on the request for this long.
     assert_eq!(peer.receive_within(Duration::from_millis(300)), None);
     assert!(peer.closed().is_none());
     let response = [IoSlice::new(b"response")];
@@ -128,7 +129,7 @@ fn ends_at_once_at_a_second_signal() {
     let _reading = reading(&daemon);
     daemon.signal(Signal::TERM);
     daemon.wait_for_notification("STOPPING=1");
-    // Second signals that come with the first do not count.
+    // A second signal does not count if it comes at the same time as the first.
     std::thread::sleep(Duration::from_millis(600));
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());

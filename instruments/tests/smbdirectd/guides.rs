@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The guides in `docs`: their commands do what they say, and they name what the device counts.
+//! Tests that the commands of the guides in `docs` do what they say, and that the guides name everything that the
+//! device counts.
 
 use std::io::Write;
 use std::process::Command;
@@ -25,7 +26,7 @@ fn commands_of_the_guides_run() {
     assert!(blocks.len() > 5, "{}", blocks.len());
     for block in &blocks {
         if block.commands.contains("jq") && !has_jq {
-            // Not with a macro, whose output the test harness captures.
+            // Do not use a macro: the test harness captures its output.
             let text = format!("\nSKIPPED: {block}: jq is not installed\n");
             let mut file = std::io::stderr();
             file.write_all(text.as_bytes()).expect("standard error");
@@ -41,7 +42,7 @@ fn commands_of_the_guides_run() {
         );
         let said = stdout(&output);
         assert!(!said.trim().is_empty(), "{block}: nothing was printed");
-        // jq prints that for a member that does not exist; what has not happened yet has no counter.
+        // jq prints "null" for a member that does not exist; an event that has not happened yet has no counter.
         assert!(
             block.commands.contains(".counters") || !said.contains(": null"),
             "{block}: {said}"
@@ -55,7 +56,7 @@ fn the_guide_names_every_counter_of_a_device() {
     let page = include_str!("../../../docs/counters.md");
     let daemon = Daemon::start(&[]);
     let mut peer = Peer::connect(daemon.address());
-    // No process owns the connection.
+    // No process owns this connection.
     peer.negotiate([1; 16]);
     peer.wait_closed();
     let status = daemon.wait_for_status(|status| status["closes"][0].is_object());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `make install` and `make uninstall`, in a directory.
+//! Tests `make install` and `make uninstall`, in a directory.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,7 +12,7 @@ use instruments::install::{files, make};
 
 const CONFIGURATION: &str = "etc/smbdirect/smbdirectd.toml";
 
-/// A directory with the programs under test and the libraries, as tools/build.sh leaves them.
+/// Makes a directory with the programs under test and the libraries, as tools/build.sh leaves them.
 fn all_that_is_built(directory: &Directory) -> String {
     let folder = directory.0.join("built");
     fs::create_dir(&folder).expect("a folder");
@@ -30,7 +30,7 @@ fn all_that_is_built(directory: &Directory) -> String {
     folder.to_str().expect("UTF-8").to_owned()
 }
 
-/// The paths that must exist, with the default directories.
+/// Returns the paths that must exist if the default directories are used.
 fn expected() -> Vec<String> {
     let shared = shared_library();
     let shared = shared.file_name().expect("a name").to_str().expect("UTF-8");
@@ -82,7 +82,7 @@ fn what_is_installed_fits_together_and_is_removed_again() {
     let path = configuration.to_str().expect("UTF-8");
     let checked = run("smbdirectd", &["--check-config", "--config", path]);
     assert!(checked.status.success(), "{checked:?}");
-    // It is a separate program, next to the one that starts it.
+    // This is a separate program, which the first one finds beside itself.
     let bench = run("smbdirectctl", &["bench", "--help"]);
     assert!(
         bench.status.success() && stdout(&bench).contains("--transport"),

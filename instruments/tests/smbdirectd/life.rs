@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Start, signals, end, and what is left over.
+//! Tests start, signals and end of the daemon, and what is left over.
 
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
@@ -88,7 +88,7 @@ fn replaces_what_a_dead_daemon_left_behind() {
     Daemon::start_in(directory, &Setup::default()).stop();
 }
 
-/// Starts a second daemon besides one, and returns its message when it gives up.
+/// Starts a second daemon beside the first, and returns its message when it gives up.
 fn second(arguments: &[&str]) -> String {
     let directory = Directory::new();
     let config = directory.file("c.toml", "");
@@ -117,7 +117,11 @@ fn does_not_take_the_place_of_a_daemon_that_lives() {
         "{said}"
     );
 
-    assert_eq!(daemon.status()["stopping"], false, "the first goes on");
+    assert_eq!(
+        daemon.status()["stopping"],
+        false,
+        "the first keeps running"
+    );
     daemon.stop();
 }
 
@@ -136,7 +140,7 @@ fn leaves_the_time_to_the_journal() {
         let mut lines = log.lines();
         lines.all(|line| line.starts_with("20"))
     };
-    // Standard error is not the journal, even if it was for the parent of this process.
+    // Standard error is not the journal, even if the parent of this process wrote to the journal.
     for stream in ["", "8:1234"] {
         let setup = Setup {
             environment: &[("JOURNAL_STREAM", stream)],
@@ -153,7 +157,7 @@ fn leaves_the_time_to_the_journal() {
     assert!(log.contains("<4> WARN the limit of open files"), "{log}");
 }
 
-/// What a daemon with this configuration and file limit logs to a journal.
+/// Returns what a daemon with this configuration and file limit logs to a journal.
 fn in_the_journal(configuration: &str, descriptors: u32) -> String {
     let directory = Directory::new();
     directory.file("smbdirectd.toml", configuration);
@@ -190,7 +194,7 @@ fn writes_objects_for_programs() {
     }
 }
 
-/// The reason for not starting is an error in the journal, too.
+/// The reason for not starting is also logged as an error in the journal.
 #[test]
 fn says_why_it_did_not_start_with_the_priority_of_an_error() {
     let directory = Directory::new();
@@ -237,12 +241,12 @@ fn grants_as_many_credits_as_it_is_told_to() {
     assert!(granted(&peer) <= 8, "it has not logged in");
     let (mut worker, mut peer, conn) = dispatched(&daemon, peer);
     worker.set_authenticated(conn).unwrap();
-    // Some of them are in use.
+    // Some of the credits are in use.
     let all = |peer: &mut Peer| (1990..=2000).contains(&granted(peer));
     assert!(peer.drive(TIMEOUT, all), "{} credits", granted(&peer));
 }
 
-/// Connected clients go on, and new ones wait until there is room again.
+/// Connected clients are still served, and new ones wait until there is room again.
 #[test]
 fn goes_on_without_descriptors_for_more_processes() {
     let setup = Setup {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What is logged, and what is not.
+//! Tests what is logged, and what is not.
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ use crate::drain::{dispatched, event};
 use instruments::daemon::{Daemon, Directory, SMBDIRECTD, Setup, smbdirectctl};
 use instruments::peer::Peer;
 
-/// A daemon with this configuration.
+/// Starts a daemon with this configuration.
 fn configured(text: &str) -> Daemon {
     let directory = Directory::new();
     directory.file("smbdirectd.toml", text);
@@ -72,7 +72,7 @@ fn says_which_versions_met() {
     }
 }
 
-/// A user that may attach may try again and again, but must not fill a disk with that.
+/// A user that may attach may try again and again, but must not be able to fill a disk that way.
 #[test]
 fn refusals_are_a_few_lines_in_a_second() {
     let daemon = configured("max_workers = 1");
@@ -114,7 +114,7 @@ fn the_end_of_a_connection_is_one_line_with_all_that_is_known() {
     peer.negotiate([1; 16]);
     peer.wait_closed();
     daemon.wait_for_log("connection ended");
-    // It writes all lines before it ends.
+    // The daemon writes all lines before it ends.
     daemon.signal(Signal::TERM);
     let directory = daemon.ended();
     let log = std::fs::read_to_string(directory.0.join("log")).unwrap();
@@ -151,7 +151,8 @@ fn an_assignment_mentions_left_out_lines_only_if_there_were_some() {
     );
 }
 
-/// What it writes to a terminal before it ends: that the limit of open files is low, and why it does not start.
+/// Returns what the daemon writes to a terminal before it ends: that the limit of open files is low, and why it does
+/// not start.
 fn on_a_terminal(no_color: Option<&str>) -> String {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let directory = Directory::new();

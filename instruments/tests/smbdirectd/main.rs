@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The programs as an administrator uses them: real processes, sockets and signals.
+//! Tests the programs as an administrator uses them: with real processes, sockets and signals.
 
 mod bridge;
 mod commands;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The manual, the example and the programs agree on each option, each key and each default.
+//! Tests that the manual, the example and the programs agree on each option, each key and each default.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -16,7 +16,7 @@ const SMBDIRECTCTL_PAGE: &str = include_str!("../../../docs/man/smbdirectctl.8")
 const CONFIGURATION: &str = include_str!("../../../docs/man/smbdirectd.toml.5");
 const EXAMPLE: &str = include_str!("../../../contrib/smbdirectd.toml");
 
-/// The words after `--` in the help of a program.
+/// Returns the words after `--` in the help of a program.
 fn options_of(program: &Path, arguments: &[&str]) -> BTreeSet<String> {
     let output = Command::new(program)
         .args(arguments)
@@ -33,7 +33,7 @@ fn options_of(program: &Path, arguments: &[&str]) -> BTreeSet<String> {
         .collect()
 }
 
-/// The words after `Fl -` in a page of the manual.
+/// Returns the words after `Fl -` in a page of the manual.
 fn flags_in(page: &str) -> BTreeSet<String> {
     let mut flags = BTreeSet::new();
     for line in page.lines().filter(|line| line.contains("Fl ")) {
@@ -47,7 +47,7 @@ fn flags_in(page: &str) -> BTreeSet<String> {
     flags
 }
 
-/// The keys of a configuration without their tables, and their values as people write them.
+/// Returns the keys of a configuration without their tables, and their values as people write them.
 fn keys(toml: &str) -> Vec<(&str, String)> {
     let lines = toml.lines().filter_map(|line| line.split_once(" = "));
     lines
@@ -73,7 +73,7 @@ fn the_manual_has_every_option_and_no_other() {
     assert_eq!(flags_in(SMBDIRECTCTL_PAGE), smbdirectctl);
 }
 
-/// A program, and the words that select each of its commands.
+/// Lists each command: the program, and the words that select the command.
 fn commands() -> Vec<(&'static Path, Vec<String>)> {
     let mut found: Vec<(&Path, Vec<String>)> =
         vec![(&SMBDIRECTD, Vec::new()), (&SMBDIRECTCTL, Vec::new())];
@@ -85,7 +85,7 @@ fn commands() -> Vec<(&'static Path, Vec<String>)> {
             continue;
         };
         let commands = commands.lines().take_while(|line| !line.is_empty());
-        // A description that takes more lines is indented further.
+        // If a description takes more lines, they are indented further.
         let commands = commands.filter_map(|line| line.strip_prefix("  "));
         for command in commands.filter(|line| !line.starts_with(' ')) {
             let name = command.split(' ').next().expect("a word").to_owned();
@@ -99,7 +99,7 @@ fn commands() -> Vec<(&'static Path, Vec<String>)> {
 
 fn help(program: &Path, words: &[String]) -> String {
     let mut command = Command::new(program);
-    // As on a wide terminal.
+    // Use a wide terminal.
     command.args(words).arg("--help").env("COLUMNS", "300");
     let output = command.output().expect("the program runs");
     assert!(output.status.success(), "{words:?}: {output:?}");
@@ -156,7 +156,7 @@ fn the_manual_has_the_real_defaults() {
     let toml = Settings::default().to_toml();
     let mut checked = 0;
     for (key, value) in keys(&toml) {
-        // Values that depend on the machine, or are described in words.
+        // Skip values that depend on the machine, or that are described in words.
         if [
             "reactors",
             "memory_limit",
@@ -219,7 +219,7 @@ fn the_manual_is_well_formed() {
             .args(["-Tlint", "-Wwarning", &page])
             .output()
         else {
-            // Not with a macro, whose output the test harness captures.
+            // Do not use a macro: the test harness captures its output.
             let text = "\nSKIPPED: the form of the manual: mandoc is not installed\n";
             std::io::stderr()
                 .write_all(text.as_bytes())

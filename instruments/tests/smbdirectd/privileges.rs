@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The device under its own user, as its unit runs it.
+//! Tests the device under its own user, as its unit runs it.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -16,7 +16,7 @@ use instruments::daemon::{Directory, SMBDIRECTD, TIMEOUT, run, smbdirectctl, std
 const UNIT: &str = include_str!("../../../contrib/smbdirectd.service");
 const USERS: &str = include_str!("../../../contrib/smbdirectd.sysusers.conf");
 
-/// A user and a group that are neither root's nor a daemon's.
+/// A user and a group that belong neither to root nor to a daemon.
 const USER: u32 = 65_531;
 
 /// A process that is killed when this is dropped.
@@ -29,7 +29,7 @@ impl Drop for Running {
     }
 }
 
-/// A smbdirectd under another user, in a directory that this user can reach, with this configuration.
+/// Prepares a smbdirectd under another user, with this configuration, in a directory that this user can reach.
 fn as_another_user(directory: &Directory, config: &str) -> Command {
     fs::set_permissions(&directory.0, Permissions::from_mode(0o755)).unwrap();
     let program = directory.0.join("smbdirectd");
@@ -47,7 +47,7 @@ fn as_another_user(directory: &Directory, config: &str) -> Command {
     command
 }
 
-/// smbd is root, but the device still gets its memory files and descriptors and sees its process end.
+/// smbd is root, but the device still gets smbd's memory files and descriptors, and sees the process end.
 #[test]
 fn serves_root_as_another_user_without_any_capability() {
     if !rustix::process::geteuid().is_root() {
@@ -67,7 +67,7 @@ fn serves_root_as_another_user_without_any_capability() {
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     };
-    // With its first memory.
+    // The worker gets its first memory with this.
     assert!(matches!(event(&mut worker), Event::Attached));
     let process = fs::read_to_string(format!("/proc/{}/status", running.0.id())).unwrap();
     for line in [
@@ -87,7 +87,7 @@ fn serves_root_as_another_user_without_any_capability() {
     assert!(pids.contains(&Some(std::process::id().into())), "{status}");
 }
 
-/// It runs under its own user, which may give files only to groups that it is in.
+/// The device runs under its own user, and that user may give files only to groups to which it belongs.
 #[test]
 fn a_group_that_it_may_not_give_its_status_socket_to_is_named() {
     if !rustix::process::geteuid().is_root() {

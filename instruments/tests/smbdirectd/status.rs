@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl status` beside a daemon, and without one.
+//! Tests `smbdirectctl status` with a daemon and without one.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -41,7 +41,7 @@ fn shows_connections_and_their_ends() {
     assert!(shown.contains(" fresh "), "{shown}");
     assert!(shown.lines().all(|line| line.len() <= 100), "{shown}");
 
-    // No process owns it.
+    // No process owns the connection.
     peer.negotiate([1; 16]);
     peer.wait_closed();
     let status = daemon.wait_for_status(|status| status["closes"][0].is_object());
@@ -62,7 +62,7 @@ fn shows_connections_and_their_ends() {
     );
 }
 
-/// A program that polls the totals now and then loses nothing when a connection ends.
+/// A program that polls the totals now and then misses nothing when a connection ends.
 #[test]
 fn totals_outlive_their_connections() {
     let daemon = Daemon::start(&[]);
@@ -148,7 +148,7 @@ fn says_that_there_is_no_device() {
         );
         assert_eq!(stderr(&output), expected);
     }
-    // What a dead daemon left behind does not count as a device either.
+    // The files that a dead daemon left behind do not count as a device either.
     let directory = Daemon::start(&[]).kill();
     assert_eq!(
         smbdirectctl(&directory.control(), &[]).status.code(),
@@ -162,7 +162,7 @@ fn takes_an_unknown_command_for_a_mistake() {
     assert_eq!(output.status.code(), Some(2));
 }
 
-/// Runs `smbdirectctl status` as another user and group, which only root can do.
+/// Runs `smbdirectctl status` as another user and group. Only root can do that.
 fn status_as(user: &str, group: &str, control: &Path) -> Output {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", user, "--regid", group, "--clear-groups"]);
@@ -207,7 +207,7 @@ fn a_device_of_another_user_is_trusted_only_in_a_place_that_root_gave_it() {
     if !rustix::process::geteuid().is_root() {
         return println!("SKIPPED: only root can act as another user");
     }
-    // First as RuntimeDirectory= and User= prepare it, then as a user can do it without root.
+    // Prepare the directory first as RuntimeDirectory= and User= do, and then as a user can do it without root.
     for (parent_mode, code) in [(0o755, 0), (0o1777, 1)] {
         let directory = Directory::new();
         let parent = directory.0.join("parent");
@@ -217,7 +217,7 @@ fn a_device_of_another_user_is_trusted_only_in_a_place_that_root_gave_it() {
         fs::create_dir(&run_directory).unwrap();
         chown(&run_directory, Some(65_534), Some(65_534)).unwrap();
         let control = run_directory.join("control");
-        // Copied to a place where that user can execute it.
+        // Copy the program to a place from which that user can execute it.
         let program = directory.0.join("smbdirectd");
         fs::copy(&*SMBDIRECTD, &program).unwrap();
         let mut command = Command::new("setpriv");
@@ -243,7 +243,7 @@ fn a_device_of_another_user_is_trusted_only_in_a_place_that_root_gave_it() {
     }
 }
 
-/// The same exit status as for errors that the command-line parser finds.
+/// The exit status is the same as for errors that the command-line parser finds.
 #[test]
 fn what_is_wrong_with_the_command_line_of_bench_ends_with_2() {
     for (arguments, words) in [
@@ -253,7 +253,7 @@ fn what_is_wrong_with_the_command_line_of_bench_ends_with_2() {
         (&["//server/a/b", "-U", "me%x"], "a share is //HOST/SHARE"),
         (
             &["//server/share", "-U", "me%x", "--file-size", "4K"],
-            "--file-size is smaller than --size",
+            "--file-size must be at least --size",
         ),
         (&["//server/share", "--seconds", "0"], "0.01 to 86400"),
         (&["//server/share", "--secnds", "1"], "--seconds"),

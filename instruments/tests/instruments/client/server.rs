@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An SMB Direct server for one test: it accepts every login as a guest, has one file in memory,
-//! and places data directly. A test can make it break rules.
+//! An SMB Direct server for one test: it accepts every login as a guest, has one file in memory, and places data
+//! directly. A test can make it break rules.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use smbdirect::transport::{Config, Event, HeapBuffers, Transport};
 use smbdirect::units::{Instant, RemoteToken};
 use smbdirect::wire::{BufferDescriptorV1, BufferDescriptors};
 
-/// The only session and the only file.
+/// The only session, and the only file.
 const SESSION: u64 = 0x77;
 pub(crate) const FILE: [u8; 16] = *b"the only file...";
 
@@ -26,18 +26,18 @@ const PENDING: u32 = 0x103;
 const END_OF_FILE: u32 = 0xc000_0011;
 const NOT_SUPPORTED: u32 = 0xc000_00bb;
 
-/// What a server does besides its duty.
+/// How a server deviates from plain answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Manners {
-    /// Answers `STATUS_PENDING` first.
+    /// It answers `STATUS_PENDING` first.
     pub(crate) pending: bool,
     /// Credits that each response grants.
     pub(crate) credits: u16,
-    /// Replaces the body of an ECHO response with these bytes.
+    /// It replaces the body of an ECHO response with these bytes.
     pub(crate) echo: Option<&'static [u8]>,
-    /// Sends this many oplock breaks before the response to an ECHO.
+    /// It sends this many oplock breaks before the response to an ECHO.
     pub(crate) breaks: usize,
-    /// Does not answer ECHO.
+    /// It does not answer ECHO.
     pub(crate) mute: bool,
 }
 
@@ -191,7 +191,7 @@ impl Serving {
         let first = token.windows(12).any(|w| w == b"NTLMSSP\0\x01\0\0\0");
         let status = if first { MORE_PROCESSING_REQUIRED } else { 0 };
         let token = if first { challenge() } else { Vec::new() };
-        let mut body = vec![9, 0, 1, 0]; // A guest.
+        let mut body = vec![9, 0, 1, 0]; // The session is a guest's.
         body.extend(72_u16.to_le_bytes());
         body.extend((token.len() as u16).to_le_bytes());
         body.extend(token);
@@ -353,7 +353,7 @@ impl Serving {
     }
 }
 
-/// The header of a response.
+/// Makes the header of a response.
 fn header(request: &Request, status: u32, credits: u16) -> Vec<u8> {
     let mut bytes = request.bytes[..64].to_vec();
     bytes[8..12].copy_from_slice(&status.to_le_bytes());
@@ -377,7 +377,7 @@ fn tree() -> Vec<u8> {
     body
 }
 
-/// SMB 3.0.2, without encryption.
+/// Makes the NEGOTIATE response for SMB 3.0.2 without encryption.
 fn negotiate() -> Vec<u8> {
     let mut body = vec![65, 0, 1, 0];
     body.extend(0x0302_u16.to_le_bytes());
@@ -393,7 +393,7 @@ fn negotiate() -> Vec<u8> {
     body
 }
 
-/// An NTLM challenge with only the mandatory parts ([MS-NLMP] 2.2.1.2).
+/// Makes an NTLM challenge that has only the mandatory parts ([MS-NLMP] 2.2.1.2).
 fn challenge() -> Vec<u8> {
     let mut token = b"NTLMSSP\0\x02\0\0\0".to_vec();
     token.extend([0; 8]);

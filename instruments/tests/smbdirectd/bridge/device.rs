@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The bridge in front of the smbdirect device, with a C program that answers.
+//! Tests the bridge in front of the smbdirect device, with a C program that answers.
 
 use super::scene::Bridge;
 use instruments::c::programs::Build;

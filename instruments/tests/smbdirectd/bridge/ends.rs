@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! All the ways in which a connection ends, without affecting others.
+//! Tests all the ways in which a connection ends without affecting others.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -26,7 +26,7 @@ fn what_a_client_sent_before_it_closed_its_half_reaches_the_server() {
     client.expect_end_in_order();
     wait_for(
         || !server.closed().is_empty(),
-        || "the server sees no end".to_owned(),
+        || "the server does not see the end".to_owned(),
     );
     let expected: Vec<_> = messages.iter().map(|it| (it.len(), hash(it))).collect();
     assert!(
@@ -44,7 +44,7 @@ fn what_the_server_sent_before_it_closed_reaches_a_client_that_reads_late() {
     let server = Server::start();
     let bridge = Bridge::to(server.address);
     let mut client = bridge.client();
-    // First more than the bridge holds, then the rest, which stays in the client's socket.
+    // First send more than the bridge holds, and then the rest, which stays in the client's socket.
     client.write(&[framed(b"!send 300 30000"), framed(b"!close")].concat());
     for n in 0..150 {
         assert!(client.receive() == pattern(n, 30_000), "message {n}");
@@ -107,7 +107,7 @@ fn a_client_that_goes_while_it_holds_its_server_up_ends_alone() {
                 || "it is still there".to_owned(),
             );
         }
-        // Unread input is left: the connection is reset.
+        // Some input is left unread, so the connection is reset.
         drop(client);
         wait_for(
             || server.connections() == 1,
@@ -131,7 +131,7 @@ fn a_server_that_breaks_off_ends_its_clients_connection_alone() {
     other.echo(b"before");
     let mut client = bridge.client();
     client.echo(b"whole");
-    // While the server sends.
+    // Close while the server sends.
     client.send(b"!send 100 100000");
     assert!(client.receive() == pattern(0, 100_000));
     client.send(b"!abort");
@@ -165,7 +165,7 @@ fn a_client_of_a_server_that_is_not_there_is_closed_with_one_line() {
     client.send(b"\xFESMB");
     client.expect_end_in_order();
     let end = "WARN no connection to the server: connection refused";
-    // This side closes first: the bridge waits for the client before it logs that.
+    // This side closes first, because the bridge waits for the client before it logs the end.
     drop(client);
     bridge.wait_for_log(end);
     let log = bridge.log();
@@ -195,7 +195,7 @@ fn a_client_of_smb1_is_told_in_the_log_what_to_set() {
     let server = Server::start();
     let bridge = Bridge::to(server.address);
     let mut client = bridge.client();
-    // SMB_COM_NEGOTIATE, in pieces.
+    // Send SMB_COM_NEGOTIATE, in pieces.
     client.write(&[0, 0, 0, 47, 0xFF, b'S']);
     std::thread::sleep(Duration::from_millis(20));
     client.write(&[b'M', b'B', 0x72]);
@@ -221,8 +221,8 @@ fn garbage_ends_its_own_connection_whenever_it_comes() {
         }
         let length = random.usize(4..100_000);
         let mut garbage: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
-        garbage[0] |= 0x02; // No message, nor anything else that is known.
-        // The bridge may close before it has all of it.
+        garbage[0] |= 0x02; // Neither a message nor anything else that is known.
+        // The bridge may close before it has taken all of this.
         let _ = client.0.write_all(&garbage);
         client.expect_end();
     }
@@ -256,7 +256,7 @@ fn more_clients_than_are_allowed_are_turned_away() {
 fn a_bridge_that_is_stopped_ends_its_connections_in_order() {
     let server = Server::start();
     let bridge = Bridge::to(server.address);
-    // Connections are accepted in order, so this one has been once the others are served.
+    // Connections are accepted in order, so the bridge has accepted this one once it serves the others.
     let idle = bridge.client();
     let mut clients: Vec<_> = (0..10).map(|_| bridge.client()).collect();
     for client in &mut clients {
@@ -279,14 +279,14 @@ fn a_bridge_that_is_stopped_ends_its_connections_in_order() {
     assert!(in_order, "{:?}", server.closed());
 }
 
-/// A bridge that was told to stop, but cannot end yet because its server does not take its data.
+/// Makes a bridge that was told to stop, but cannot end yet because its server does not take its data.
 fn stopping(server: &Server) -> (Bridge, Client) {
     let bridge = Bridge::to(server.address);
     let mut client = bridge.client();
     client.send(b"!sink");
     client.send(b"!stall");
     wait_for(|| server.is_stalled(), || "the server runs on".to_owned());
-    // More messages than there are credits for.
+    // Send more messages than there are credits for.
     client.send(&pattern(0, 1 << 20));
     std::thread::sleep(Duration::from_millis(100));
     bridge.signal(Signal::TERM);
@@ -298,7 +298,7 @@ fn a_second_signal_ends_at_once() {
     let server = Server::start();
     let (bridge, client) = stopping(&server);
     bridge.wait_for_log("stopping; a second signal ends at once");
-    // A second signal that comes with the first does not count.
+    // A second signal does not count if it comes at the same time as the first.
     bridge.signal(Signal::INT);
     std::thread::sleep(Duration::from_millis(600));
     assert!(!bridge.log().contains("ended at once"), "{}", bridge.log());

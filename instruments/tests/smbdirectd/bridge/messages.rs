@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Messages arrive complete, in order, and on the right connection.
+//! Tests that messages arrive complete, in order, and on the right connection.
 
 use std::io::Read;
 
 use super::scene::{Bridge, framed};
 use super::server::Server;
 
-/// Random bytes, of which all messages are parts.
+/// Makes random bytes; all messages are parts of them.
 fn noise() -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(1);
     (0..9 << 20).map(|_| random.u8(..)).collect()
 }
 
-/// A part of the noise that does not start like a command.
+/// Returns a part of the noise that does not begin like a command.
 fn part<'a>(noise: &'a [u8], random: &mut fastrand::Rng, most: usize) -> &'a [u8] {
     let length = random.usize(1..=most);
     let mut start = random.usize(..1 << 20);
@@ -30,7 +30,7 @@ fn thousands_of_messages_of_all_sizes_go_both_ways_at_once() {
     let bridge = Bridge::to(server.address);
     let noise = noise();
     let size = |random: &mut fastrand::Rng, n: usize| match n {
-        // The largest, and lengths at which the bridge changes its behaviour.
+        // The largest length, and lengths at which the bridge changes its behaviour.
         17 => 8 << 20,
         n if n % 400 == 0 => random.usize(1..=8 << 20),
         n if n % 10 == 0 => random.usize(60_000..=300_000),
@@ -114,7 +114,7 @@ fn crcs_and_the_smallest_limits_carry_the_same() {
 #[test]
 fn the_next_address_of_a_name_is_tried_if_the_first_does_not_answer() {
     let server = Server::start();
-    // Names this machine by its IPv6 addresses, if it has any, and by those of IPv4.
+    // localhost names this machine's IPv6 addresses, if it has any, and its IPv4 addresses.
     let target = format!("localhost:{}", server.address.port());
     let bridge = Bridge::with(&target, &[]);
     bridge.client().echo(b"hello");

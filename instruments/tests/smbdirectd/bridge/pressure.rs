@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A side that does not take its data holds up only its own connection, and costs bounded memory.
+//! Tests that a side which does not take its data holds up only its own connection, and costs a limited amount of
+//! memory.
 
 use std::io::Write;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use super::scene::{Bridge, framed, wait_for};
 use super::server::{Server, hash, pattern};
 
-/// The most memory of a bridge with few connections: its own, windows, buffers.
+/// The most memory of a bridge with few connections: its own, its windows, and its buffers.
 const BOUND: usize = 64 << 20;
 
 #[test]
@@ -44,7 +45,7 @@ fn a_server_that_grants_no_credits_stops_its_client() {
     let stream = framed(&message);
     client.0.set_nonblocking(true).expect("a socket");
     let (mut taken, mut quiet) = (0, 0);
-    // How much the sockets hold is up to the system; but the bridge must stop reading at some time.
+    // The system decides how much the sockets hold, but the bridge must stop reading at some time.
     while quiet < 50 {
         let at = taken % stream.len();
         match client.0.write(&stream[at..]) {
@@ -79,7 +80,7 @@ fn many_clients_that_do_not_read_take_bounded_memory_each() {
     let bridge = Bridge::to(server.address);
     let mut clients: Vec<_> = (0..20).map(|_| bridge.client()).collect();
     for client in &mut clients {
-        // Small ones, which cost more than their length.
+        // Send small messages, which cost more than their length.
         client.send(b"!send 20000 10");
         client.send(b"!send 10 5000000");
     }
@@ -88,7 +89,7 @@ fn many_clients_that_do_not_read_take_bounded_memory_each() {
         other.echo(&pattern(n, 1000));
         std::thread::sleep(Duration::from_millis(5));
     }
-    // Receives of 2 MiB, the limit of 1 MiB and one message for each connection.
+    // Receives take 2 MiB, the limit is 1 MiB, and there is one message for each connection.
     let resident = bridge.resident();
     assert!(resident < 20 * (10 << 20), "{resident} bytes");
     for client in &mut clients {

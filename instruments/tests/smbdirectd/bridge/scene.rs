@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl bridge` as a process, and clients that speak SMB over TCP.
+//! Runs `smbdirectctl bridge` as a process, and clients that speak SMB over TCP.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -78,7 +78,7 @@ impl Bridge {
         );
     }
 
-    /// Its resident memory, in bytes.
+    /// Returns its resident memory, in bytes.
     pub(crate) fn resident(&self) -> usize {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).expect("a process");
@@ -92,7 +92,7 @@ impl Bridge {
         kill_process(pid, signal).expect("a signal to a child");
     }
 
-    /// Stops the bridge in order; returns its counters.
+    /// Stops the bridge in order, and returns its counters.
     pub(crate) fn stop(self) -> serde_json::Value {
         self.signal(Signal::TERM);
         let (status, log, json) = self.ended();
@@ -100,7 +100,7 @@ impl Bridge {
         serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json:?}"))
     }
 
-    /// Waits for its end; returns its exit status, its log, and its output.
+    /// Waits for its end, and returns its exit status, its log, and its output.
     pub(crate) fn ended(mut self) -> (ExitStatus, String, String) {
         let mut output = String::new();
         self.stdout.read_to_string(&mut output).expect("its output");
@@ -153,7 +153,7 @@ impl Client {
         message
     }
 
-    /// Sends a message and expects it back.
+    /// Sends a message, and expects it back.
     pub(crate) fn echo(&mut self, message: &[u8]) {
         self.send(message);
         assert!(self.receive() == message, "another message came back");
@@ -176,7 +176,7 @@ impl Client {
         assert_eq!(rest, b"", "something came before the end");
     }
 
-    /// The same, but the close must be in order.
+    /// Expects the same, but the bridge must close in order.
     pub(crate) fn expect_end_in_order(&mut self) {
         let mut rest = Vec::new();
         self.0.read_to_end(&mut rest).expect("an end in order");

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An SMB Direct server that its clients control: it sends back what it receives, except for
-//! messages that begin with `!`.
+//! An SMB Direct server that its clients control: it sends back what it receives, except messages that begin with `!`.
 //!
 //! | message | does |
 //! |---|---|
-//! | `!send COUNT LENGTH` | sends so many messages, [`pattern`]s of that length |
+//! | `!send COUNT LENGTH` | sends this many messages, which are [`pattern`]s of this length |
 //! | `!sink` | stops sending messages back |
 //! | `!close` | closes in order |
 //! | `!abort` | aborts the connection |
@@ -42,14 +41,14 @@ pub(crate) struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Bytes that show at each offset which message they are from, and that are not a command.
+/// Makes bytes that show at each offset to which message they belong, and that are not a command.
 pub(crate) fn pattern(number: usize, length: usize) -> Vec<u8> {
     (0..length)
         .map(|i| (i.wrapping_mul(31) ^ number.wrapping_mul(7)) as u8 | 0x80)
         .collect()
 }
 
-/// FNV-1a.
+/// Computes FNV-1a.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
@@ -57,7 +56,7 @@ pub(crate) fn hash(bytes: &[u8]) -> u64 {
 }
 
 impl Server {
-    /// A server that takes messages of almost 16 MiB.
+    /// Starts a server that takes messages of almost 16 MiB.
     pub(crate) fn start() -> Self {
         Self::with_max_fragmented_size(0xFF_FFFF)
     }
@@ -103,12 +102,12 @@ impl Server {
         self.seen.connections.load(Ordering::Acquire)
     }
 
-    /// Lengths and hashes of the messages that were not sent back.
+    /// Returns the lengths and hashes of the messages that were not sent back.
     pub(crate) fn sunk(&self) -> Vec<(usize, u64)> {
         self.seen.sunk.lock().unwrap().clone()
     }
 
-    /// Why connections ended.
+    /// Returns the reasons why connections ended.
     pub(crate) fn closed(&self) -> Vec<String> {
         self.seen.closed.lock().unwrap().clone()
     }
