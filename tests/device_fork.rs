@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A handle after `fork`: the child is told, but the parent does not notice.
+//! Tests a handle after `fork`: the child is told, but the parent does not notice.
 //!
-//! A program of its own with one thread, because only such a process can fork safely.
+//! This is a separate program with one thread, because only such a process can fork safely.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,7 +19,7 @@ use smbdirect::device::{Direction, Event, Handle, Role, Status};
 use smbdirect::sys::{Buffer, BufferField, Maker, Memfd, Memory, SeqSocket, wait_readable};
 use zerocopy::{FromBytes, FromZeros};
 
-/// All calls, which are all that the child does.
+/// Makes all calls; a child does nothing else.
 fn calls<C: Channel>(handle: &mut Handle<C>) -> Vec<Result<(), Status>> {
     let write = Direction::Write;
     vec![
@@ -42,7 +42,7 @@ fn calls<C: Channel>(handle: &mut Handle<C>) -> Vec<Result<(), Status>> {
     ]
 }
 
-/// Runs `child` in a child process, whose exit status says whether all went well.
+/// Runs `child` in a child process. Its exit status says whether all went well.
 fn begin(child: impl FnOnce() -> bool) -> libc::pid_t {
     // SAFETY: this process has one thread, so the child may call anything.
     match unsafe { libc::fork() } {
@@ -56,7 +56,7 @@ fn begin(child: impl FnOnce() -> bool) -> libc::pid_t {
     }
 }
 
-/// Whether a child reported that all went well.
+/// Returns whether a child reported that all went well.
 fn end(process: libc::pid_t) -> bool {
     let mut status = 0;
     // SAFETY: `status` outlives the call.
@@ -83,7 +83,7 @@ fn next_event<C: Channel>(handle: &mut Handle<C>) -> Event {
     }
 }
 
-/// A kernel that carries out every call and writes its number into a pipe, which a child's copy does as well.
+/// A kernel that carries out every call and writes its number into a pipe, as a child's copy does, too.
 #[derive(Debug)]
 struct Pipe(UnixStream);
 
@@ -115,10 +115,10 @@ impl Kernel for Pipe {
     }
 }
 
-/// The numbers of the calls that were made since the last time.
+/// Returns the numbers of the calls that were made since the last time.
 fn made(mut calls: &UnixStream) -> Vec<u32> {
     let mut bytes = Vec::new();
-    // It ends with WouldBlock.
+    // This ends with WouldBlock.
     let _ = calls.read_to_end(&mut bytes);
     bytes
         .chunks_exact(4)
@@ -126,7 +126,7 @@ fn made(mut calls: &UnixStream) -> Vec<u32> {
         .collect()
 }
 
-/// The kernel's device: a child makes no call, and the parent's end is DETACH although the child has the file.
+/// On the kernel's device, a child makes no call, and the parent ends with DETACH although the child has the file.
 fn a_character_device() {
     let (near, far) = UnixStream::pair().expect("descriptors");
     far.set_nonblocking(true).expect("set");
@@ -186,7 +186,7 @@ fn main() -> ExitCode {
     encode(cookie, &attached(), &[], &mut message);
     device.send(&message, &[]).expect("sent");
 
-    // A child of a process that waits for its answer leaves that answer to its parent.
+    // The child of a process that waits for its answer leaves that answer to its parent.
     let refused = |handle: &mut Handle| {
         let results = calls(handle);
         results.iter().all(|result| *result == Err(Status::Forked))
@@ -230,7 +230,7 @@ fn main() -> ExitCode {
     };
     assert_eq!(next_event(&mut handle), expected);
 
-    // When it ends, so does the attachment, although a child holds a copy of every descriptor.
+    // When the parent ends, so does the attachment, although a child holds a copy of every descriptor.
     let (mut near, far) = UnixStream::pair().expect("descriptors");
     let holder = begin(|| near.read(&mut [0]).is_ok_and(|length| length == 1));
     drop(handle);

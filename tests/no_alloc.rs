@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The protocol layers allocate nothing once they are constructed.
+//! Checks that the protocol layers allocate nothing once they are constructed.
 //!
-//! The global allocator of this program counts what each thread asks of it. Every test builds what
-//! it needs, then does the work inside [`counted`], which fails on the first allocation, growth
-//! or release.
+//! The global allocator of this program counts the requests of each thread. Every test builds what it needs, and then
+//! does the work inside [`counted`], which fails on the first allocation, growth or release.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -33,8 +32,8 @@ fn count() {
     let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
 }
 
-// SAFETY: all of it is the system's allocator; counting does not touch the memory, and a counter
-// that is constant-initialized and has no destructor does not allocate.
+// SAFETY: all memory comes from the system's allocator. Counting does not touch the memory, and a counter that is
+// constant-initialized and has no destructor does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -64,7 +63,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Runs `work`; returns the number of its allocator calls on this thread.
+/// Runs `work`, and returns the number of its allocator calls on this thread.
 fn calls<T>(work: impl FnOnce() -> T) -> (usize, T) {
     let before = CALLS.get();
     let result = work();
@@ -87,7 +86,7 @@ fn the_count_sees_every_kind_of_call() {
     assert_eq!(calls(|| std::hint::black_box([0_u8; 100])).0, 0);
 }
 
-/// Arbitrary bytes: different in each round, the same in each run.
+/// Makes arbitrary bytes: different in each round, the same in each run.
 fn noise(round: u64) -> [u8; 600] {
     let mut random = fastrand::Rng::with_seed(round);
     let mut bytes = [0; 600];
@@ -221,12 +220,12 @@ fn iwarp_headers_are_read_and_written_without_allocation() {
     }
 }
 
-/// Two endpoints, and between them room for one message.
+/// Two endpoints, with room for one message between them.
 struct Pair {
     ends: [Endpoint; 2],
     message: [u8; 8192],
     now: Instant,
-    /// Bytes of upper-layer messages that have arrived at each end.
+    /// The number of bytes of upper-layer messages that have arrived at each end.
     arrived: [u64; 2],
 }
 
@@ -243,7 +242,7 @@ impl Pair {
         }
     }
 
-    /// Serves both ends until neither has anything to send; returns the number of messages.
+    /// Serves both ends until neither has anything to send, and returns the number of messages.
     fn settle(&mut self) -> usize {
         for count in 0.. {
             let mut quiet = true;
@@ -260,7 +259,7 @@ impl Pair {
         unreachable!()
     }
 
-    /// Carries one message from an end to the other, if there is one.
+    /// Carries one message from one end to the other, if there is one.
     fn carry(&mut self, from: usize) -> bool {
         let Some(transmit) = self.ends[from].poll_transmit(self.now) else {
             return false;
@@ -307,7 +306,7 @@ fn a_connection_lives_and_ends_without_allocation() {
                 pair.settle();
             }
             assert_eq!(pair.arrived, sent);
-            // Both sides are silent for ten minutes, and ask each other now and then.
+            // Both sides are silent for ten minutes, and probe each other now and then.
             for _ in 0..10 {
                 pair.now = pair
                     .ends
@@ -349,7 +348,7 @@ fn a_peer_that_breaks_the_rules_causes_no_allocation() {
 
 const REGION: u32 = 8192;
 
-/// Two queue pairs, each with one region of a buffer of its own, and room for one FPDU between them.
+/// Two queue pairs, each with one region of its own buffer, and room for one FPDU between them.
 struct QueuePairs {
     ends: [Qp<()>; 2],
     memory: [Vec<u8>; 2],
@@ -455,7 +454,7 @@ fn receive(qp: &mut Qp<()>, memory: &mut [u8], piece: &mut &[u8]) -> Option<Done
     }
 }
 
-/// Both sides of a handshake, with CRCs.
+/// Does both sides of a handshake, with CRCs.
 fn shake_hands() -> [Agreed; 2] {
     let offer = Offer {
         crc: true,

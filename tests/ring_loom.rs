@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The ring, in every order of two threads' loads and stores that the memory model allows.
+//! Tests the ring in every order of two threads' loads and stores that the memory model allows.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release --test ring_loom`
 //!
 //! This compiles `src/shm/ring.rs` itself, with `map` replaced by a model of the memory: the words are loom's atomics,
-//! an entry is a cell in which loom finds two threads at once, and a doorbell is something that loom knows how to wait
-//! for. A lost wake-up is a deadlock, which loom reports. The last tests remove the ring's fences and orderings and
-//! check that loom notices.
+//! an entry is a cell in which loom detects two threads at once, and loom knows how to wait for a doorbell. A lost
+//! wake-up is a deadlock, which loom reports. The last tests remove the ring's fences and orderings and check that loom
+//! notices.
 
 #![cfg(loom)]
 #![allow(dead_code, unreachable_pub)]
@@ -47,17 +47,17 @@ fn entry(number: u64) -> Entry {
     [number; 8]
 }
 
-/// Whether the consumer is woken with each push.
+/// When the consumer is woken for a push.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wakes {
     AtOnce,
-    /// When the producer is done.
+    /// It is woken when the producer is done.
     Late,
-    /// The same, however the consumer sleeps.
+    /// The same, no matter how the consumer sleeps.
     Deferred,
 }
 
-/// Sends `count` entries in batches, both sides asleep whenever they can.
+/// Sends `count` entries in batches. Both sides sleep whenever they can.
 fn transfer(capacity: u32, count: u64, batch: usize, wakes: Wakes) {
     let memory = RingMemory::new(capacity);
     let (producer_bell, consumer_bell) = (LoomBell::new(), LoomBell::new());

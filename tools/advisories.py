@@ -20,9 +20,9 @@ import tomllib
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LOCKS = ["Cargo.lock", "fuzz/Cargo.lock", "tests/smb-rs/Cargo.lock"]
 HEAD = """\
-# Advisories of RustSec's database for the crates of our lock files, as of the date below. Made by tools/advisories.py.
-# A line has the identifier, the crate, and the ranges of versions without the fault; none is good if there is no range.
-# Not here: withdrawn advisories, and those which say only that a crate is unmaintained or note something.
+# RustSec's advisories about the crates in our lock files, as of the date below. Made by tools/advisories.py.
+# A line has the identifier, the crate, and the ranges of versions without the fault. Without a range, no version is good.
+# Left out: withdrawn advisories, and those that say only that a crate is unmaintained, or only give notice of something.
 # Source: commit {commit} of the git repository rustsec/advisory-db (CC0-1.0).
 """
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The addresses at which clients are served: those that the listener allows and the machine has.
+//! Tests the addresses at which clients are served: those that the listener allows and the machine has.
 
 use std::env;
 use std::io::{ErrorKind, Read};
@@ -18,7 +18,7 @@ const FIRST: [u8; 4] = [127, 0, 0, 1];
 const SECOND: [u8; 4] = [127, 0, 0, 2];
 const ONLY_FIRST: &[(&str, u32)] = &[("::ffff:127.0.0.1", 0)];
 
-/// A broker that listens on all IPv4 addresses.
+/// Starts a broker that listens on all IPv4 addresses.
 fn scene() -> Scene {
     Scene::with(|config| config.listen = vec!["0.0.0.0:0".parse().unwrap()])
 }
@@ -27,7 +27,7 @@ fn at(scene: &Scene, ip: [u8; 4]) -> SocketAddr {
     (ip, scene.address().port()).into()
 }
 
-/// A worker with a connection that came in at `ip`.
+/// Returns a worker, its connection, which came in at `ip`, and the client.
 fn pair_at(scene: &Scene, guid: u8, ip: [u8; 4]) -> (Raw, u64, Client) {
     let mut worker = Raw::worker(scene.path());
     assert_eq!(worker.register([guid; 16], 0), Status::Ok);
@@ -42,7 +42,7 @@ fn pair_at(scene: &Scene, guid: u8, ip: [u8; 4]) -> (Raw, u64, Client) {
     (worker, info.conn, client)
 }
 
-/// Whether a silent client is turned away.
+/// Returns whether a silent client is turned away.
 fn is_refused(address: SocketAddr) -> bool {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -85,7 +85,7 @@ fn clients_at_other_addresses_are_refused_before_they_say_anything() {
     waiting.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(listener.allow(ONLY_FIRST), Status::Ok);
     assert!(matches!(waiting.read(&mut [0]), Ok(0) | Err(_)));
-    // When a client is refused, all reactors know.
+    // Once a client is refused, all reactors know of the change.
     assert!(is_refused(at(&scene, SECOND)));
     assert_eq!(scene.peers.dial(at(&scene, SECOND)).closed(), "reset");
     let (_worker, ..) = pair_at(&scene, 1, FIRST);
@@ -147,13 +147,13 @@ fn a_list_that_cannot_be_changes_nothing() {
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     assert_eq!(listener.allow(ONLY_FIRST), Status::Ok);
     for wrong in [
-        // Not an address of a host.
+        // This is not an address of a host.
         ("::", 0),
         ("::ffff:0.0.0.0", 0),
         ("ff02::1", 0),
         ("::ffff:224.0.0.1", 0),
         ("::ffff:255.255.255.255", 0),
-        // A scope with an address that has none, and a missing scope.
+        // These are a scope with an address that has none, and a missing scope.
         ("::ffff:127.0.0.2", 1),
         ("2001:db8::1", 1),
         ("fe80::1", 0),
@@ -175,7 +175,7 @@ fn a_list_that_cannot_be_changes_nothing() {
         status.allowed.as_deref(),
         Some(&["127.0.0.1".to_owned()][..])
     );
-    // A link-local address with its scope is allowed; so are as many addresses as fit, but no more.
+    // A link-local address with its scope is allowed. As many addresses as fit are allowed, but no more.
     assert_eq!(listener.allow(&[("fe80::1", 3), ("::1", 0)]), Status::Ok);
     let status = scene.status();
     assert_eq!(status.allowed.unwrap(), ["::1", "fe80::1%3"]);
@@ -185,11 +185,10 @@ fn a_list_that_cannot_be_changes_nothing() {
     assert_eq!(listener.detached(), Status::Corrupt);
 }
 
-/// Set for a test that runs in a network namespace of its own.
+/// The variable that is set for a test which runs in its own network namespace.
 const INSIDE: &str = "SMBDIRECT_TEST_NETWORK";
 
-/// Runs the test of this name in a network namespace of its own, which has only a loopback
-/// interface.
+/// Runs the test of this name in its own network namespace, which has only a loopback interface.
 fn in_a_network_of_its_own(name: &str, test: impl FnOnce()) {
     if env::var_os(INSIDE).is_some() {
         ip("link set lo up");
@@ -235,8 +234,7 @@ fn a_connection_ends_when_the_machine_loses_its_address() {
         let scene = scene();
         let (mut first, conn, client) = pair_at(&scene, 1, [10, 9, 0, 1]);
         let (mut second, other, _gone) = pair_at(&scene, 2, [10, 9, 0, 2]);
-        // All of 127.0.0.0/8 belongs to this machine, although not every address is on an
-        // interface.
+        // All of 127.0.0.0/8 belongs to this machine, although not every address is on an interface.
         let (mut third, routed, loopback) = pair_at(&scene, 3, SECOND);
         ip("address del 10.9.0.2/32 dev lo");
         let completion = second.completion();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which processes may attach, and what the device tells the others.
+//! Tests which processes may attach, and what the device tells the others.
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{self, kind, role};
@@ -42,7 +42,7 @@ fn refuses_a_process_of_another_version() {
     }
 }
 
-/// smbd and the device are restarted at different times: the newer side speaks the older side's version.
+/// smbd and the device are restarted at different times, so the newer side speaks the older side's version.
 #[test]
 fn speaks_with_a_newer_process_what_both_know() {
     let scene = Scene::new();
@@ -73,7 +73,7 @@ fn refuses_a_process_that_is_too_new_or_too_old_whatever_it_sends() {
         for length in [16, 40, 48] {
             let mut raw = Raw::connect(scene.path());
             let mut body = attach.as_bytes().to_vec();
-            // Another version may have another length.
+            // Another version's message may have another length.
             body.resize(length, 0);
             let control = abi::Control {
                 kind: kind::ATTACH,
@@ -104,7 +104,7 @@ fn skips_what_says_that_it_may_be_skipped() {
     queue.submissions.push(&[entry]).unwrap();
     worker.reply(conn, b"goes on");
     assert_eq!(client.message(), b"goes on");
-    // Only that bit allows it, and only for messages that need no answer.
+    // Only this bit allows it, and only for messages that need no answer.
     let control = abi::Control {
         cookie: 1,
         ..control
@@ -134,7 +134,7 @@ fn takes_no_more_workers_than_it_may() {
     let mut third = Raw::connect(scene.path());
     let answer = third.try_attach(abi::VERSION, role::WORKER, [0; 16]);
     assert_eq!(answer.status(), Status::Limit);
-    // Other processes still get in.
+    // Other processes can still attach.
     Raw::attach(scene.path(), role::OBSERVER);
     drop(workers);
     scene.until("the workers are gone", |status| status.processes.is_empty());
@@ -263,7 +263,7 @@ fn the_clients_of_a_worker_that_has_gone_are_free_at_once() {
         let mut next = Raw::worker(scene.path());
         assert_eq!(last.register([1; 16], 7), Status::Ok, "{round}");
         assert_eq!(next.register([1; 16], 7), Status::Taken);
-        // However many requests it has sent without reading the answers.
+        // This holds no matter how many requests it has sent without reading the answers.
         let set = abi::SetSessionId {
             session_id: 8,
             client_guid: [1; 16],
@@ -273,7 +273,7 @@ fn the_clients_of_a_worker_that_has_gone_are_free_at_once() {
         for _ in 0..(round % 3) * 40 {
             last.request(kind::SET_SESSION_ID, &set);
         }
-        // As a library does: it shuts the socket down, because a process being started may hold a copy.
+        // The library does the same: it shuts the socket down, because a process that is being started may hold a copy.
         last.socket.shut_down().unwrap();
         assert_eq!(next.register([1; 16], 7), Status::Ok, "{round}");
         last = next;

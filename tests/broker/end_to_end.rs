@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The library against the broker, with real clients over iWARP.
+//! Tests the library with the broker, and with real clients over iWARP.
 
 use std::io::IoSlice;
 use std::path::Path;
@@ -26,7 +26,7 @@ impl Process {
         process
     }
 
-    /// A worker that has registered a client.
+    /// Makes a worker that has registered a client.
     fn registered(scene: &Scene, guid: u8) -> Self {
         let mut process = Self::attach(scene.path(), Role::Worker, None);
         let asked = process.0.set_session_id(1, [guid; 16], 0, false);
@@ -35,7 +35,7 @@ impl Process {
         process
     }
 
-    /// The same, with a connection of that client, whose first request it has taken.
+    /// Makes such a worker with a connection of that client; the worker has taken the first request.
     fn connected(scene: &Scene, guid: u8) -> (Self, u64, Client) {
         let mut process = Self::registered(scene, guid);
         let client = scene.client(guid);
@@ -45,7 +45,7 @@ impl Process {
         (process, conn, client)
     }
 
-    /// The next event; sleeps for it as a process does.
+    /// Waits for the next event, and sleeps until then as a process does.
     fn next(&mut self) -> Event {
         let start = Instant::now();
         loop {
@@ -132,7 +132,7 @@ impl Process {
         }
     }
 
-    /// The events up to the end, and its reason.
+    /// Takes all events up to the end, and returns them and the reason.
     fn last(&mut self) -> (Vec<Event>, Status) {
         let mut events = Vec::new();
         loop {
@@ -150,7 +150,7 @@ fn content(length: usize) -> Vec<u8> {
 
 fn write(buffer: &BulkBuffer, offset: usize, bytes: &[u8]) {
     assert!(offset + bytes.len() <= buffer.length);
-    // SAFETY: this process owns the buffer until it is freed, and it has these bytes.
+    // SAFETY: this process owns the buffer, and its bytes, until the buffer is freed.
     let target = unsafe { buffer.start.add(offset) };
     // SAFETY: as above; nothing else writes there now.
     unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
@@ -196,7 +196,7 @@ fn an_unknown_client_goes_through_the_listener_to_a_new_worker() {
         panic!("an offer");
     };
     child.0.claim(7, token).expect("sent");
-    // They come in two ways: the answer to the claim, and the connection with its first message.
+    // Three events come in any order: the answer to the claim, and the connection with its first message.
     let mut told = [child.next(), child.next(), child.next()];
     told.sort_by_key(|event| match event {
         Event::Reply { .. } => 0,
@@ -283,8 +283,7 @@ fn a_flood_of_messages_arrives_in_order_with_waits_for_room() {
     }
 }
 
-/// A worker does not wake the device for messages that it gives back, unless the device wants their
-/// room.
+/// A worker does not wake the device for messages that it gives back, unless the device wants their room.
 #[test]
 fn messages_that_need_all_memory_arrive_as_fast_as_they_are_taken() {
     let scene = Scene::with(|config| config.memory.receive.max_segments = 4);
@@ -499,7 +498,7 @@ fn a_worker_that_is_dropped_leaves_nothing_behind() {
     });
 }
 
-/// Reads `length` bytes from a client, as for its WRITE.
+/// Reads `length` bytes from a client, as for the client's WRITE.
 fn fetch(process: &mut Process, conn: u64, client: &Client, length: u32) {
     let source = client.register(length as usize, Access::RemoteRead);
     let list = source.part(0, length).emit();
@@ -513,7 +512,7 @@ fn fetch(process: &mut Process, conn: u64, client: &Client, length: u32) {
     process.0.free(buffer.number).expect("in use");
 }
 
-/// As many for each MiB as a thousand for 4 GiB.
+/// There are as many clients for each MiB as a thousand would be for 4 GiB.
 #[test]
 fn many_idle_clients_that_wrote_once_need_little_memory() {
     const CLIENTS: u64 = 20;
@@ -553,7 +552,7 @@ fn many_idle_clients_that_wrote_once_need_little_memory() {
     assert!(each < 768 << 10, "{each}");
 }
 
-/// Transfers wait for memory that others hold, but none fails.
+/// Transfers wait for memory that other workers hold, but none fails.
 #[test]
 fn no_transfer_fails_because_others_hold_memory() {
     let scene = Scene::with(|config| {
@@ -562,7 +561,7 @@ fn no_transfer_fails_because_others_hold_memory() {
     });
     let (mut greedy, _, _client) = Process::connected(&scene, 1);
     let mut held = Vec::new();
-    // All of the memory except the part that is kept for those that wait.
+    // Take all memory, except the part that is kept for workers that wait.
     for _ in 0..6 {
         held.push(greedy.allocate(1 << 20));
     }
@@ -572,7 +571,7 @@ fn no_transfer_fails_because_others_hold_memory() {
     for (process, ..) in &mut others {
         assert_eq!(process.0.allocate(1 << 20).err(), Some(Status::Again));
     }
-    // One after the other they give back what they have, as transfers end.
+    // The workers give back what they have one after the other, as transfers end.
     for buffer in held {
         greedy.0.free(buffer.number).expect("in use");
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Workers that break the rules of the interface: each ends only itself.
+//! Tests workers that break the rules of the interface: each ends only itself.
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{self, Place, Submission, TransferSubmission, event, op, region};
@@ -11,7 +11,7 @@ use crate::peer::Client;
 use crate::raw::{NOTHING, Raw};
 use crate::scene::Scene;
 
-/// Two workers with a connection each; the first one breaks a rule.
+/// Two workers with a connection each. The first worker breaks a rule.
 struct Trial {
     scene: Scene,
     worker: Raw,
@@ -36,7 +36,7 @@ impl Trial {
         }
     }
 
-    /// Expects that it is detached, its connection is closed, and all that it had is gone.
+    /// Checks that the worker is detached, its connection is closed, and everything that it had is gone.
     fn ends(mut self, counter: &str) {
         assert_eq!(self.worker.detached(), Status::Corrupt);
         self.client.closed();
@@ -149,7 +149,7 @@ fn memory_that_is_not_its_own() {
                 descriptor_count: 10,
                 ..trial.send()
             };
-            // Ten descriptors, nine of which are empty: the question must not get so far.
+            // Ten descriptors, nine of them empty: the device must not even look at them.
             let submission = match descriptors {
                 0 => Submission {
                     descriptor_count: 1,
@@ -205,7 +205,7 @@ fn a_transfer_with_a_reserved_field() {
 
 #[test]
 fn corrupt_indexes_of_either_ring() {
-    // Offsets of the producer's and consumer's index in a ring.
+    // Offsets of the indexes of the producer and the consumer in a ring.
     let second = 640 + 64 * 64;
     for offset in [128, second + 256] {
         let mut trial = Trial::new();
@@ -218,8 +218,8 @@ fn corrupt_indexes_of_either_ring() {
             .memory
             .write(offset, &0x1234_5678u32.to_ne_bytes())
             .unwrap();
-        // The index of the completion consumer is read only when needed: at the latest when the
-        // ring is full.
+        // The device reads the index of the completion consumer only when it needs it: at the latest when the ring is
+        // full.
         let mut sends = if offset == 128 { 0 } else { 100 };
         while sends > 0 && trial.worker.read_socket() {
             let queue = trial.worker.queues.get_mut(&0).unwrap();
@@ -230,7 +230,7 @@ fn corrupt_indexes_of_either_ring() {
     }
 }
 
-/// Random bytes all over the rings, again and again, while a client sends.
+/// Random bytes are written all over the rings, again and again, while a client sends.
 #[test]
 fn garbage_all_over_the_rings() {
     for seed in 0..20 {
@@ -244,7 +244,7 @@ fn garbage_all_over_the_rings() {
             let word = random.u32(..) >> random.u32(..32);
             memory.write(offset, &word.to_ne_bytes()).unwrap();
             if random.u8(..8) == 0 {
-                // The indexes, within a plausible range.
+                // Write indexes within a plausible range.
                 let index = (u32::MAX - 255).wrapping_add(random.u32(..80));
                 let offset = [128, 256, 640 + 4096 + 128, 640 + 4096 + 256][random.usize(..4)];
                 memory.write(offset, &index.to_ne_bytes()).unwrap();
@@ -261,8 +261,7 @@ fn garbage_all_over_the_rings() {
     }
 }
 
-/// A segment is given back while an operation uses it: the operation fails, but no other process is
-/// harmed.
+/// A worker gives back a segment while an operation uses it. The operation fails, but no other process is harmed.
 #[test]
 fn memory_that_is_given_back_while_it_is_used() {
     let Trial {

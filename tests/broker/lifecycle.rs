@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How workers and brokers end, and start again.
+//! Tests how workers and brokers end, and start again.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -19,7 +19,7 @@ use smbdirect::sys::Memfd;
 use crate::raw::Raw;
 use crate::scene::Scene;
 
-/// What must be the same as before.
+/// Returns what must be the same as before.
 fn held(report: &Report) -> impl PartialEq + std::fmt::Debug + use<> {
     (
         report.totals.clone(),
@@ -99,7 +99,7 @@ fn what_was_under_way_ends_before_the_connection_does() {
         let status = Status::from_code(completion.status).unwrap();
         assert!(matches!(status, Status::Ok | Status::Flushed), "{status}");
     }
-    // Operations that were submitted after the end are answered after it.
+    // Operations that are submitted after the end are answered after it.
     while cookies.len() < 20 {
         cookies.push(worker.expect(event::RDMA_DONE).0.cookie);
     }
@@ -113,9 +113,9 @@ fn a_worker_has_a_queue_with_each_reactor_that_serves_it() {
     let mut worker = Raw::worker(scene.path());
     assert_eq!(worker.register([1; 16], 0), Status::Ok);
     let mut clients = Vec::new();
-    // The kernel distributes them.
+    // The kernel distributes connections between the reactors.
     while worker.queues.len() < 2 {
-        assert!(clients.len() < 90, "all with one reactor");
+        assert!(clients.len() < 90, "all are at one reactor");
         let client = scene.client(1);
         let conn = worker.connection().conn;
         worker.pdu(conn);
@@ -173,7 +173,7 @@ fn a_broker_that_stops_waits_for_what_is_under_way() {
     let mut late = Raw::connect(scene.path());
     let answer = late.try_attach(abi::VERSION, role::WORKER, [0; 16]);
     assert_eq!(answer.status(), Status::Stopping);
-    // Its first request is not answered yet.
+    // Its first request has not been answered yet.
     worker.reply(conn, b"hello");
     assert_eq!(client.message(), b"hello");
     worker.recycle(&pdu);
@@ -211,7 +211,7 @@ fn workers_attach_again_when_the_broker_is_back() {
     assert_eq!(client.message(), b"hello");
 }
 
-/// A worker in a process of its own, which its environment tells what to do.
+/// A worker in a separate process; environment variables tell it what to do.
 #[test]
 #[ignore = "started by other tests"]
 fn another_process() {
@@ -227,7 +227,7 @@ fn another_process() {
     let answer = worker.try_attach(abi::VERSION, role::WORKER, [0; 16]);
     assert_eq!(answer.kind, kind::ATTACHED);
     assert_eq!(worker.register([1; 16], 0), Status::Ok);
-    // The child of this process keeps the socket open.
+    // Let the child of this process keep the socket open.
     rustix::io::fcntl_setfd(&worker.socket, rustix::io::FdFlags::empty()).unwrap();
     let child = Command::new("sleep")
         .arg("1000")
@@ -287,7 +287,7 @@ fn refuses_a_user_that_is_not_named() {
     for (path, mode) in [(directory, 0o755), (scene.path(), 0o666)] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
-    // A copy, where the other user may read it.
+    // Make a copy in a place that the other user can read.
     let program = directory.join("program");
     std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     let mut command = Command::new(&program);
@@ -314,7 +314,7 @@ fn a_sleeping_worker_is_woken_and_wakes_the_device() {
     let (mut worker, conn, client) = scene.pair(1);
     for n in 0..200u32 {
         client.send(&n.to_ne_bytes());
-        // It sleeps until there is something, and so does the device.
+        // The worker sleeps until there is something to do, and so does the device.
         assert_eq!(worker.pdu(conn), n.to_ne_bytes());
         worker.reply(conn, b"x");
         assert_eq!(client.message(), b"x");

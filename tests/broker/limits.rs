@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Every limit, and that reaching it affects no other process.
+//! Tests every limit, and that reaching it affects no other process.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -40,7 +40,7 @@ fn an_unclaimed_connection_is_closed() {
 
 #[test]
 fn a_connection_that_the_listener_declines_is_closed_at_once() {
-    // Far longer than this test takes.
+    // This is far longer than the test takes.
     let scene = Scene::with(|config| config.claim_timeout = Duration::from_secs(3600));
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     let (first, second) = (scene.client(1), scene.client(2));
@@ -53,7 +53,7 @@ fn a_connection_that_the_listener_declines_is_closed_at_once() {
     assert_eq!((status.totals.offered, status.totals.undispatched), (1, 1));
     let mut worker = Raw::worker(scene.path());
     assert_eq!(worker.claim(tokens[0]), Status::NoToken);
-    // The other one is served; and a claimed connection can no longer be declined.
+    // The other connection is served, and a claimed connection can no longer be declined.
     assert_eq!(worker.claim(tokens[1]), Status::Ok);
     let info = worker.connection();
     assert_eq!(listener.decline(tokens[1]), Status::NoToken);
@@ -146,7 +146,7 @@ fn memory_is_limited_by_segments_by_worker_and_in_total() {
     assert_eq!(scene.status().totals.memory, 6 * segment);
 }
 
-/// A region begins with 128 KiB, and doubles.
+/// A region begins with 128 KiB, and doubles each time.
 #[test]
 fn memory_begins_small_and_grows() {
     let scene = Scene::with(|config| config.memory.bulk.max_segments = 8);
@@ -171,7 +171,7 @@ fn memory_that_is_not_used_comes_back() {
     let target = client.register(1 << 20, Access::RemoteWrite);
     assert_eq!(worker.grow_by(region::BULK, 1), Status::Ok);
     assert_eq!(worker.grow(region::BULK), Status::Ok);
-    // Long messages, so that RECEIVE grows.
+    // Send long messages, so that RECEIVE grows.
     for _ in 0..2 {
         client.send(&vec![7; 900_000]);
         assert_eq!(worker.pdu(conn).len(), 900_000);
@@ -186,7 +186,7 @@ fn memory_that_is_not_used_comes_back() {
     let expected = [(region::BULK, 0), (region::BULK, 1), (region::RECEIVE, 1)];
     assert_eq!(wanted, BTreeSet::from(expected));
     scene.until("all of it is back", |status| status.totals.memory == before);
-    // Another segment has the number now.
+    // Another segment has this number now.
     assert_eq!(worker.grow(region::BULK), Status::Ok);
     worker.bulk[0].write(0, &[5; 4096]).unwrap();
     let place = Place {
@@ -200,13 +200,13 @@ fn memory_that_is_not_used_comes_back() {
         &[target.part(0, 4096)],
     );
     assert_eq!(worker.expect(event::RDMA_DONE).1, Status::Ok);
-    // The data is there when a message sent after it arrives.
+    // The data is there when a message that was sent after it arrives.
     worker.reply(conn, b"behind");
     assert_eq!(client.message(), b"behind");
     assert_eq!(target.memory.to_vec(0, 4096).unwrap(), [5; 4096]);
 }
 
-/// A worker that has more than an equal share gives it to those that have less.
+/// A worker that has more than an equal share gives memory to workers that have less.
 #[test]
 fn a_worker_that_waits_gets_what_others_have_too_much_of() {
     let segment = 1 << 20;
@@ -216,7 +216,7 @@ fn a_worker_that_waits_gets_what_others_have_too_much_of() {
         config.memory_limit = 12 * segment;
     });
     let mut greedy = Raw::worker(scene.path());
-    // Nine are for all workers, two more for the one that has waited longest.
+    // Nine segments are for all workers, and two more are for the worker that has waited longest.
     for _ in 0..11 {
         assert_eq!(greedy.grow(region::BULK), Status::Ok);
     }
@@ -252,7 +252,8 @@ fn a_worker_that_lets_its_messages_lie_takes_no_memory_from_others() {
     }
 }
 
-/// A worker that has a connection but no memory in which to learn of it, and the worker that has all the memory.
+/// Returns a worker that has a connection, but no memory in which to learn of it, and the worker that has all the
+/// memory.
 fn without_memory(scene: &Scene) -> (Raw, Raw, Client) {
     let mut hog = Raw::worker(scene.path());
     for region in [region::BULK, region::BULK, region::SEND, region::SEND] {
@@ -273,7 +274,7 @@ fn a_worker_may_not_name_a_connection_that_it_was_not_told_of() {
     let scene = Scene::with(|config| config.memory_limit = 6 << 20);
     let (_hog, mut worker, client) = without_memory(&scene);
     assert!(worker.read_socket());
-    // The worker has guessed the number.
+    // The worker has guessed the connection's number.
     worker.submit(Submission {
         op: op::TRANSFER,
         conn: 1,
@@ -296,12 +297,12 @@ fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
     assert_eq!(worker.pdu(conn), b"next");
 }
 
-/// The memory of a dead worker becomes free when its connections do, which no message reports.
+/// The memory of a dead worker becomes free when its connections do, and no message reports that.
 #[test]
 fn memory_that_a_connection_of_a_dead_worker_held_serves_those_that_wait() {
     let scene = Scene::with(|config| config.memory_limit = 6 << 20);
     let (mut hog, conn, hogs) = scene.pair(2);
-    // Registers the segment with the connection.
+    // This registers the segment with the connection.
     hog.reply(conn, b"hello");
     assert_eq!(hogs.message(), b"hello");
     for region in [region::SEND, region::BULK, region::BULK] {
@@ -336,7 +337,7 @@ fn a_claim_is_answered_when_the_connection_ends_before_there_was_memory_for_it()
     client.close();
     let answer = worker.message(|message| message.cookie == cookie);
     assert_eq!(answer.status(), Status::ClosedByPeer);
-    // A process that attaches for it has nothing else to do.
+    // The process that attaches for this connection has nothing else to do.
     let client = scene.client(3);
     let mut forked = Raw::attach_with(scene.path(), role::WORKER, listener.offer().token);
     scene.until("assigned", is_owned);
@@ -344,12 +345,12 @@ fn a_claim_is_answered_when_the_connection_ends_before_there_was_memory_for_it()
     assert_eq!(forked.detached(), Status::ClosedByPeer);
 }
 
-/// A worker that waits for a client that takes no responses takes no messages meanwhile, while that client goes on
+/// A worker waits for a client that takes no responses. Meanwhile it takes no messages, while that client goes on
 /// sending.
 #[test]
 fn messages_that_a_worker_does_not_take_leave_memory_for_those_of_others() {
     let scene = Scene::with(|config| {
-        // Much more than all the memory.
+        // This is much more than all the memory.
         config.memory.receive.max_segments = 24;
         config.memory_limit = 10 << 20;
     });
@@ -414,8 +415,8 @@ fn a_listener_that_does_not_read_its_offers_loses_them_and_stays() {
     while listener.offer().info.client_guid != [2; 16] {}
 }
 
-/// A worker that keeps all its messages holds up its own client until it gives them back, but no other client;
-/// meanwhile its client's keepalives are answered.
+/// A worker that keeps all its messages holds up its own client until it gives them back, but no other client. In the
+/// meantime its client's keepalives are answered.
 #[test]
 fn a_worker_that_does_not_give_messages_back_holds_up_its_own_client_only() {
     let mut scene = Scene::new();
@@ -427,10 +428,10 @@ fn a_worker_that_does_not_give_messages_back_holds_up_its_own_client_only() {
     scene.peers = Peers::with(initiator);
     let (mut worker, conn, client) = scene.pair(1);
     let (mut other, other_conn, other_client) = scene.pair(2);
-    // They leave some of its credits.
+    // These messages leave some of its credits.
     let messages: Vec<Vec<u8>> = (0..15u8).map(|n| vec![n; 40_000]).collect();
     client.send_all(&messages);
-    // A quarter of both segments.
+    // The messages have a quarter of both segments.
     let status = scene.until("it waits", |status| {
         status
             .connections
@@ -483,7 +484,7 @@ fn a_worker_that_takes_no_completions_is_not_served_further_and_loses_none() {
         queue.completions == 64 && queue.overflow == 30 && queue.outstanding == 0
     });
     assert_eq!(status.connections[0].messages_out, depth + 1);
-    // The device leaves these in the submission ring.
+    // The device leaves these submissions in the ring.
     for cookie in depth + 1..=2 * depth {
         worker.submit(send(cookie));
     }
@@ -524,7 +525,7 @@ fn a_process_that_does_not_read_its_answers_is_detached() {
         reserved: 0,
     };
     scene.until("detached", |status| {
-        // As many as there is room for.
+        // Send as many requests as there is room for.
         while mute.try_request(kind::SET_SESSION_ID, &set).is_ok() {}
         status.processes.len() == 1
     });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A broker over the iWARP fabric, with clients that are real initiators, and processes that speak
-//! the interface byte by byte.
+//! Tests a broker over the iWARP fabric, with clients that are real initiators, and processes that speak the interface
+//! byte by byte.
 
 mod addresses;
 mod attach;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The status socket: a group of users may read the status there, and nothing else.
+//! Tests the status socket: a group of users may read the status there, and nothing else.
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -73,7 +73,7 @@ fn answers_with_the_status_and_takes_no_place_of_others() {
             std::io::Read::read_exact(&mut json, &mut bytes).unwrap();
             serde_json::from_slice(&bytes).unwrap()
         };
-        // The worker; the observer that asks is not listed.
+        // The only process is the worker: the observer that asks is not listed.
         assert_eq!(status["processes"].as_array().unwrap().len(), 1, "{status}");
         observer.closed();
     }
@@ -82,7 +82,7 @@ fn answers_with_the_status_and_takes_no_place_of_others() {
 #[test]
 fn whoever_may_not_use_the_control_socket_is_answered_there() {
     let scene = Scene::new();
-    // As if the control socket were gone, or closed to this user.
+    // Behave as if the control socket were gone, or closed to this user.
     std::fs::remove_file(scene.path()).unwrap();
     let json = observe(scene.path(), PATIENCE).unwrap();
     assert!(json.contains("\"processes\""), "{json}");
@@ -100,11 +100,11 @@ fn nobody_becomes_a_worker_or_a_listener_there() {
     let mut raw = Raw::connect(&path);
     raw.request(kind::ATTACH, &attach(role::OBSERVER, abi::VERSION + 1));
     assert_eq!(raw.detached(), Status::Version);
-    // Nor can an attached observer do anything else.
+    // An attached observer cannot do anything else either.
     let mut observer = Raw::attach(&path, role::OBSERVER);
     observer.request(kind::CLAIM, &abi::Claim { token: [1; 16] });
     assert_eq!(observer.detached(), Status::Denied);
-    // Bytes that are not a message, a second message of the first kind, descriptors.
+    // Send bytes that are not a message, a second message of the first kind, and descriptors.
     for bytes in [&b"x"[..], &[0; 100], &[0xff; 4097]] {
         let mut raw = Raw::connect(&path);
         raw.socket.send(bytes, &[]).unwrap();
@@ -132,7 +132,7 @@ fn a_broker_ends_while_a_client_is_served() {
     let mut silent = Raw::connect(&status_of(&scene));
     std::thread::sleep(Duration::from_millis(1));
     scene.broker = None;
-    // Told why, or never accepted.
+    // The process is either told why, or never accepted.
     silent.closed();
     assert!(!status_of(&scene).exists());
 }

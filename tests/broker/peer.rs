@@ -50,10 +50,10 @@ pub(crate) struct Client {
     tasks: Sender<Task>,
     pub(crate) conn: ConnId,
     happened: Receiver<Happened>,
-    /// Holds the messages that it sends.
+    /// Holds the messages that the client sends.
     memory: Memory,
     region: RegionId,
-    /// Bytes of it that messages have used.
+    /// The number of bytes of it that messages have used.
     used: Cell<u32>,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// A descriptor of a part of it.
+    /// Returns a descriptor of a part of it.
     pub(crate) fn part(&self, offset: u64, length: u32) -> BufferDescriptorV1 {
         BufferDescriptorV1 {
             offset: self.address + offset,
@@ -153,7 +153,8 @@ fn call<T: Send + 'static>(
 }
 
 impl Client {
-    /// Sends a message. Messages more than 1 MiB back must have gone out, or no longer matter.
+    /// Sends a message. It reuses memory of messages that are more than 1 MiB back, so these must have gone out, or no
+    /// longer matter.
     pub(crate) fn send(&self, message: &[u8]) {
         let (conn, region, length) = (self.conn, self.region, message.len() as u32);
         let mut offset = self.used.get();
@@ -187,7 +188,7 @@ impl Client {
         });
     }
 
-    /// Begins to send a message that is longer than the credits allow at once; the thread then stops serving all its
+    /// Begins to send a message that is longer than the credits allow at once. The thread then stops serving all its
     /// clients until the returned value is dropped.
     pub(crate) fn send_partly(&self, message: &[u8]) -> Sender<()> {
         let (go_on, stopped) = channel::<()>();
@@ -211,7 +212,7 @@ impl Client {
     }
 
     /// Makes all of these clients of one thread begin to send a message that is longer than their credits allow at
-    /// once, and then stop until the returned value is dropped.
+    /// once. They then stop until the returned value is dropped.
     pub(crate) fn begin_all(clients: &[Self], message: &[u8]) -> Sender<()> {
         let (go_on, stopped) = channel::<()>();
         let sources: Vec<(ConnId, Sge)> = clients
@@ -260,14 +261,14 @@ impl Client {
         });
     }
 
-    /// The next event.
+    /// Waits for the next event.
     pub(crate) fn next(&self) -> Happened {
         self.happened
             .recv_timeout(PATIENCE)
             .expect("something happens to the client")
     }
 
-    /// The next message.
+    /// Waits for the next message.
     pub(crate) fn message(&self) -> Vec<u8> {
         match self.next() {
             Happened::Message(message) => message,
@@ -275,7 +276,7 @@ impl Client {
         }
     }
 
-    /// The reason for which it is closed; drops messages before that.
+    /// Waits for the end, and returns its reason. Drops messages before the end.
     pub(crate) fn closed(&self) -> &'static str {
         loop {
             if let Happened::Closed(reason) = self.next() {
@@ -284,7 +285,7 @@ impl Client {
         }
     }
 
-    /// Whether nothing happens for a while.
+    /// Returns whether nothing happens for this time.
     pub(crate) fn is_quiet(&self, time: Duration) -> bool {
         self.happened.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
     }
@@ -294,7 +295,7 @@ impl Client {
         call(&self.tasks, move |state| state.transport.close(conn));
     }
 
-    /// Registers memory for the server to access.
+    /// Registers memory that the server may access.
     pub(crate) fn register(&self, length: usize, access: Access) -> Target {
         let conn = self.conn;
         call(&self.tasks, move |state| {

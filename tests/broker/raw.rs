@@ -34,12 +34,12 @@ impl Message {
         T::read_from_bytes(&self.body).expect("a structure of the length of its kind")
     }
 
-    /// The descriptor that came along.
+    /// Takes the descriptor that came with the message.
     pub(crate) fn descriptor(&mut self) -> OwnedFd {
         self.descriptors.pop().expect("a descriptor")
     }
 
-    /// The status in an [`abi::Reply`] or [`abi::Detached`].
+    /// Returns the status in an [`abi::Reply`] or [`abi::Detached`].
     pub(crate) fn status(&self) -> Status {
         let code = match self.kind {
             kind::REPLY => self.read::<abi::Reply>().status,
@@ -57,7 +57,7 @@ pub(crate) struct Queue {
     bell: Arc<Bell>,
 }
 
-/// A process that has connected.
+/// A process that has connected to the device.
 pub(crate) struct Raw {
     pub(crate) socket: SeqSocket,
     last_cookie: u64,
@@ -66,7 +66,7 @@ pub(crate) struct Raw {
     pub(crate) send: Vec<Memory>,
     pub(crate) bulk: Vec<Memory>,
     pub(crate) receive: HashMap<(u32, u32), Memory>,
-    /// Every list that the device sent.
+    /// Every list that the device has sent.
     pub(crate) addresses: Vec<Vec<abi::Address>>,
     /// Messages that no call has asked for yet.
     messages: VecDeque<Message>,
@@ -118,7 +118,7 @@ impl Raw {
         self.attached.unwrap().worker
     }
 
-    /// The bell that wakes the only queue's reactor.
+    /// Returns the bell that wakes the reactor of the only queue.
     pub(crate) fn bell(&self) -> Arc<Bell> {
         Arc::clone(&self.queues[&0].bell)
     }
@@ -170,7 +170,7 @@ impl Raw {
         self.ask(kind::SET_SESSION_ID, &set).status()
     }
 
-    /// As a listener, allows these addresses; returns the device's answer.
+    /// Allows these addresses, as a listener, and returns the device's answer.
     pub(crate) fn allow(&mut self, list: &[(&str, u32)]) -> Status {
         let allowed = |(ip, scope_id): &(&str, u32)| abi::AllowedAddress {
             address: ip.parse::<std::net::Ipv6Addr>().unwrap().octets(),
@@ -208,7 +208,7 @@ impl Raw {
         self.ask(kind::CLAIM, &abi::Claim { token }).status()
     }
 
-    /// Asks for one more segment, for the longest buffer; returns the device's answer.
+    /// Asks for one more segment, with room for the longest buffer, and returns the device's answer.
     pub(crate) fn grow(&mut self, region: u32) -> Status {
         let memory = self.attached.unwrap().memory;
         let units = match region {
@@ -218,7 +218,7 @@ impl Raw {
         self.grow_by(region, units)
     }
 
-    /// Asks for one more segment of at least this many units; returns the device's answer.
+    /// Asks for one more segment of at least this many units, and returns the device's answer.
     pub(crate) fn grow_by(&mut self, region: u32, units: u32) -> Status {
         let answer = self.ask(kind::GROW, &abi::Grow { region, units });
         if answer.kind == kind::REPLY {
@@ -228,19 +228,19 @@ impl Raw {
         Status::Ok
     }
 
-    /// Asks for a segment for the longest buffer of BULK, without waiting for the answer.
+    /// Asks for a segment with room for the longest buffer of BULK, without waiting for the answer.
     pub(crate) fn ask_for_bulk(&mut self) -> u64 {
         let units = self.attached.unwrap().memory.bulk.longest_run;
         let region = region::BULK;
         self.request(kind::GROW, &abi::Grow { region, units })
     }
 
-    /// The next segment that the device wants back.
+    /// Waits for the next segment that the device wants back.
     pub(crate) fn reclaimed(&mut self) -> abi::Reclaim {
         self.message(|message| message.kind == kind::RECLAIM).read()
     }
 
-    /// The number of segments that the device wants back, as far as its messages have been read.
+    /// Returns the number of segments that the device wants back, as far as its messages have been read.
     pub(crate) fn asked_for(&self) -> usize {
         let is_reclaim = |message: &&Message| message.kind == kind::RECLAIM;
         self.messages.iter().filter(is_reclaim).count()
@@ -258,7 +258,7 @@ impl Raw {
         self.request(kind::RELEASE, &release);
     }
 
-    /// The next message for which `wanted` holds; others stay.
+    /// Waits for the next message for which `wanted` holds. Others stay.
     pub(crate) fn message(&mut self, wanted: impl Fn(&Message) -> bool) -> Message {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -273,12 +273,12 @@ impl Raw {
         }
     }
 
-    /// The next offer.
+    /// Waits for the next offer.
     pub(crate) fn offer(&mut self) -> abi::Offer {
         self.message(|message| message.kind == kind::OFFER).read()
     }
 
-    /// The next offer, if there is one now.
+    /// Returns the next offer, if there is one now.
     pub(crate) fn try_offer(&mut self) -> Option<abi::Offer> {
         self.read_socket();
         let is_offer = |message: &Message| message.kind == kind::OFFER;
@@ -309,7 +309,7 @@ impl Raw {
         wait_readable(self.socket.as_fd(), Some(time)).unwrap();
     }
 
-    /// Reads what the device has sent; `false` at the end.
+    /// Reads what the device has sent. `false`: the socket has ended.
     pub(crate) fn read_socket(&mut self) -> bool {
         let mut buffer = [0; abi::MAX_CONTROL_LENGTH];
         loop {
@@ -375,7 +375,7 @@ impl Raw {
         }
     }
 
-    /// The next completion, if there is one now.
+    /// Returns the next completion, if there is one now.
     pub(crate) fn try_completion(&mut self) -> Option<Completion> {
         self.read_socket();
         for queue in self.queues.values_mut() {
@@ -389,7 +389,7 @@ impl Raw {
         self.completions.pop_front()
     }
 
-    /// The next completion; sleeps until it comes.
+    /// Waits for the next completion, and sleeps until it comes.
     pub(crate) fn completion(&mut self) -> Completion {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -406,7 +406,7 @@ impl Raw {
         }
     }
 
-    /// Whether no completion comes for a while.
+    /// Returns whether no completion comes for this time.
     pub(crate) fn is_quiet(&mut self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         while Instant::now() < deadline {
@@ -418,14 +418,14 @@ impl Raw {
         true
     }
 
-    /// The next completion, which must be this event, with its status.
+    /// Waits for the next completion, which must be this event. Returns it with its status.
     pub(crate) fn expect(&mut self, event: u32) -> (Completion, Status) {
         let completion = self.completion();
         assert_eq!(completion.event, event, "{completion:?}");
         (completion, Status::from_code(completion.status).unwrap())
     }
 
-    /// The next completion of this event, with its status; others stay.
+    /// Waits for the next completion of this event, and returns it with its status. Others stay.
     pub(crate) fn find(&mut self, event: u32) -> (Completion, Status) {
         let mut others = Vec::new();
         let found = loop {
@@ -441,7 +441,7 @@ impl Raw {
         (found, Status::from_code(found.status).unwrap())
     }
 
-    /// The next completion, which must be a new connection; its client has logged in.
+    /// Waits for the next completion, which must be a new connection, and logs its client in.
     pub(crate) fn connection(&mut self) -> ConnInfo {
         let info = self.stranger();
         self.authenticate(info.conn);
@@ -456,7 +456,7 @@ impl Raw {
         });
     }
 
-    /// The next completion, which must be a new connection.
+    /// Waits for the next completion, which must be a new connection.
     pub(crate) fn stranger(&mut self) -> ConnInfo {
         let (completion, _) = self.expect(event::CONNECTION);
         let bytes = self.take(&completion);
@@ -465,27 +465,27 @@ impl Raw {
         info
     }
 
-    /// The next completion, which must be a message of `conn`.
+    /// Waits for the next completion, which must be a message of `conn`.
     pub(crate) fn pdu(&mut self, conn: u64) -> Vec<u8> {
         let (completion, _) = self.expect(event::PDU);
         assert_eq!(completion.conn, conn);
         self.take(&completion)
     }
 
-    /// Copies the buffer of a completion, without giving it back.
+    /// Copies the buffer of a completion, without giving the buffer back.
     pub(crate) fn peek(&mut self, completion: &Completion) -> Vec<u8> {
         let queue = abi::queue_of(completion.conn);
         let buffer = shm::Buffer::from_bits(completion.buffer).to_bits();
         let (segment, unit) = (buffer >> 16 & 0xffff, buffer & 0xffff);
         let shape = self.attached.unwrap().memory.receive;
-        // The message about its segment came before the completion.
+        // The message about this segment came before the completion.
         self.read_socket();
         let memory = &self.receive[&(queue, segment as u32)];
         let offset = unit as usize * shape.unit_length as usize;
         memory.to_vec(offset, completion.length as usize).unwrap()
     }
 
-    /// Copies the buffer of a completion, and gives it back.
+    /// Copies the buffer of a completion, and gives the buffer back.
     pub(crate) fn take(&mut self, completion: &Completion) -> Vec<u8> {
         let bytes = self.peek(completion);
         self.recycle(completion);
@@ -501,7 +501,7 @@ impl Raw {
         });
     }
 
-    /// Puts one entry into the ring of its connection's queue, once that has room.
+    /// Puts one entry into the ring of its connection's queue, once that ring has room.
     pub(crate) fn submit(&mut self, submission: Submission) {
         self.submit_to(abi::queue_of(submission.conn), transmute!(submission));
     }
@@ -537,8 +537,8 @@ impl Raw {
         assert_eq!((sent.cookie, status), (99, Status::Ok));
     }
 
-    /// Submits an RDMA operation on `length` bytes at `place` of BULK. Its descriptors go to 64 KiB of SEND, or, if
-    /// there are more than a few, to 512 KiB, so that they do not overwrite earlier ones.
+    /// Submits an RDMA operation on `length` bytes at `place` of BULK. Its descriptors go to 64 KiB of SEND; if there
+    /// are more than a few, they go to 512 KiB, so that they do not overwrite earlier ones.
     pub(crate) fn rdma(
         &mut self,
         op: u32,
@@ -569,7 +569,7 @@ impl Raw {
         });
     }
 
-    /// Submits a transfer; puts the message at the start of SEND.
+    /// Submits a transfer, after putting the message at the start of SEND.
     pub(crate) fn transfer(
         &mut self,
         conn: u64,
@@ -619,7 +619,7 @@ pub(crate) const NOTHING: Submission = Submission {
     reserved: [0; 3],
 };
 
-/// The list of an [`abi::Addresses`].
+/// Returns the list of an [`abi::Addresses`].
 fn addresses(body: &[u8]) -> Vec<abi::Address> {
     let (head, list) = abi::Addresses::read_from_prefix(body).unwrap();
     let list = list.chunks(size_of::<abi::Address>());
@@ -628,7 +628,7 @@ fn addresses(body: &[u8]) -> Vec<abi::Address> {
         .collect()
 }
 
-/// A segment under the next number, or the number of one that was given back.
+/// Stores a segment under the next number, or under the number of a segment that was given back.
 fn put(segments: &mut Vec<Memory>, number: usize, memory: Memory) {
     match segments.get_mut(number) {
         Some(place) => *place = memory,

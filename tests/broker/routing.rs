@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which process gets a connection.
+//! Tests which process gets a connection.
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{self, event, role};
@@ -82,7 +82,7 @@ fn nobody_is_given_a_connection_of_which_nothing_is_known_any_more() {
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     for round in 0..200 {
         let client = scene.peers.connect(scene.address());
-        // Either may get it, if the request is seen before the end that follows it.
+        // Either worker may get it, if the request is seen before the end that follows it.
         client.send_last(&negotiate(1 + round % 2));
         client.closed();
         scene.until("it is gone", |status| status.totals.connections == 0);
@@ -181,8 +181,8 @@ fn the_end_of_a_client_before_it_has_an_owner_leaves_nothing() {
     assert_eq!(worker.claim(token), Status::NoToken);
 }
 
-/// A client that ends its last connection and at once makes a new one meets a worker that is about
-/// to end, but cannot have said so yet.
+/// A client ends its last connection and at once makes a new one. It meets a worker that is about to end, but cannot
+/// have said so yet.
 #[test]
 fn a_connection_whose_worker_ends_before_it_does_anything_finds_another() {
     for told in [false, true] {
@@ -213,8 +213,8 @@ fn a_connection_whose_worker_ends_before_it_does_anything_finds_another() {
     }
 }
 
-/// It comes at every moment between the end of a worker and the time when nothing is left of it,
-/// and to reactors that the worker has heard of and others.
+/// The client comes at every moment between the end of a worker and the time when nothing is left of it, and to
+/// reactors that the worker has heard of as well as to others.
 #[test]
 fn a_client_that_comes_while_its_worker_ends_finds_another() {
     let scene = Scene::with(|config| config.reactors = 2);
@@ -234,7 +234,7 @@ fn a_client_that_comes_while_its_worker_ends_finds_another() {
     }
 }
 
-/// No memory is left in which to tell the worker of the connection, and it can get no more.
+/// No memory is left in which to tell the worker of the connection, and the worker can get no more.
 #[test]
 fn a_client_that_comes_while_its_worker_ends_with_memory_used_up_finds_another() {
     let scene = Scene::new();
@@ -268,7 +268,7 @@ fn a_worker_that_has_closed_its_half_of_the_socket_is_detached() {
     worker.reply(conn, b"used");
     assert_eq!(client.message(), b"used");
     rustix::net::shutdown(&worker.socket, rustix::net::Shutdown::Read).unwrap();
-    // Longer than all of the memory.
+    // This message is longer than all of the memory.
     client.send(&[7; 256 << 10]);
     client.closed();
     scene.until("the listener alone is there", |status| {
@@ -312,7 +312,7 @@ fn a_connection_is_transferred_by_guid_with_a_first_message() {
     assert_eq!(second.pdu(info.conn), b"next");
     second.reply(info.conn, b"answer");
     assert_eq!(client.message(), b"answer");
-    // The connection no longer belongs to the first worker, and using it late is not a fault.
+    // The connection no longer belongs to the first worker, and it is no fault to use it late.
     first.send_pdu(conn, 5, b"late");
     let (sent, status) = first.expect(event::SENT);
     assert_eq!((sent.cookie, status), (5, Status::Flushed));
@@ -377,7 +377,7 @@ fn a_connection_is_not_transferred_while_a_message_is_put_together() {
     assert_eq!(Status::from_code(done.status), Some(Status::Ok));
 }
 
-/// Otherwise each transfer would add a message to those that are held.
+/// Otherwise each transfer would add a message to those that the worker holds.
 #[test]
 fn a_connection_is_not_transferred_while_messages_are_held() {
     let scene = Scene::new();
@@ -392,7 +392,7 @@ fn a_connection_is_not_transferred_while_messages_are_held() {
         let conn = worker.connection().conn;
         worker.pdu(conn);
     }
-    // All of it except one unit.
+    // Use all of it except one unit.
     let mut pdus = Vec::new();
     for n in 0..31u8 {
         clients[usize::from(n) % 4].send(&[n]);

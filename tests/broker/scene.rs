@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A broker, and what the tests do with it.
+//! A broker for the tests, and what they do with it.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -16,10 +16,10 @@ use smbdirect::proto;
 use crate::peer::{Client, Peers};
 use crate::raw::Raw;
 
-/// Time after which a test gives up.
+/// The time after which a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A broker with low limits, in a directory of its own.
+/// A broker with low limits, in its own directory.
 pub(crate) struct Scene {
     pub(crate) broker: Option<Broker>,
     pub(crate) config: Config,
@@ -62,7 +62,7 @@ pub(crate) fn config() -> Config {
         memory: MemParams {
             send: shape(16, 16, 2),
             bulk: shape(16, 16, 2),
-            // Of 2, 2, 4, 8 and 16 units.
+            // The segments have 2, 2, 4, 8 and 16 units.
             receive: shape(16, 16, 5),
             limit: 16 << 20,
             reserved: 0,
@@ -84,7 +84,7 @@ impl Scene {
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let name = format!("smbdirect-broker-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
-        // A device starts only in a directory that others cannot write, whatever the umask.
+        // A device starts only in a directory to which others cannot write, whatever the umask is.
         std::fs::DirBuilder::new()
             .mode(0o700)
             .create(&directory)
@@ -137,14 +137,14 @@ impl Scene {
         }
     }
 
-    /// Client number `guid`, whose first request is under way.
+    /// Connects client number `guid`, whose first request is under way.
     pub(crate) fn client(&self, guid: u8) -> Client {
         let client = self.peers.connect(self.address());
         client.send(&negotiate(guid));
         client
     }
 
-    /// A worker with one connection of a client that has logged in.
+    /// Makes a worker with one connection of a client that has logged in.
     pub(crate) fn pair(&self, guid: u8) -> (Raw, u64, Client) {
         let mut worker = Raw::worker(self.path());
         assert_eq!(
@@ -168,12 +168,12 @@ impl Drop for Scene {
     }
 }
 
-/// A NEGOTIATE request of the client with this number.
+/// Makes a NEGOTIATE request of the client with this number.
 pub(crate) fn negotiate(guid: u8) -> Vec<u8> {
     let mut bytes = vec![0; 64 + 36];
     bytes[..6].copy_from_slice(b"\xfeSMB\x40\x00");
     bytes[64] = 36;
-    // One dialect: 3.0.
+    // It has one dialect: 3.0.
     bytes[66] = 1;
     bytes[76..92].copy_from_slice(&[guid; 16]);
     bytes.extend_from_slice(&0x0300u16.to_le_bytes());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Clients that have not logged in: how many there may be, for how long, and with how much memory.
+//! Tests clients that have not logged in: how many there may be, for how long, and with how much memory.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::peer::{Client, Peers};
 use crate::raw::Raw;
 use crate::scene::{Scene, negotiate};
 
-/// A source other than that of the scene's clients, and not a gateway.
+/// A source that differs from the source of the scene's clients, and is not a gateway.
 const OTHER: &str = "[::1]:0";
 
-/// A scene whose clients have two sources, one of which is [`OTHER`].
+/// Makes a scene whose clients have two sources, one of which is [`OTHER`].
 fn two_sources(change: impl FnOnce(&mut smbdirect::broker::Config)) -> Scene {
     Scene::with(|config| {
         config.listen.push(OTHER.parse().unwrap());
@@ -22,14 +22,14 @@ fn two_sources(change: impl FnOnce(&mut smbdirect::broker::Config)) -> Scene {
     })
 }
 
-/// A worker that has registered client number `guid`.
+/// Makes a worker that has registered client number `guid`.
 fn worker(scene: &Scene, guid: u8) -> Raw {
     let mut worker = Raw::worker(scene.path());
     assert_eq!(worker.register([guid; 16], 0), Status::Ok);
     worker
 }
 
-/// A client of the other source, whose first request is under way.
+/// Connects a client of the other source, whose first request is under way.
 fn other_client(scene: &Scene, guid: u8) -> Client {
     let client = scene.peers.connect(scene.broker().addresses()[1]);
     client.send(&negotiate(guid));
@@ -77,7 +77,7 @@ fn a_stranger_has_few_receives_and_a_user_all_of_them() {
     is_served(&client);
     assert_eq!(scene.status().connections[0].receives_posted, 8);
     assert!(!scene.status().connections[0].authenticated);
-    // The client goes on with that few credits.
+    // The client continues with that few credits.
     for n in 0..20 {
         client.send(&[n; 20_000]);
         assert_eq!(worker.pdu(conn), [n; 20_000]);
@@ -164,7 +164,7 @@ fn no_source_takes_all_connections_also_if_it_has_logged_in() {
     }
     users.iter().for_each(is_served);
     scene.until("they are", |status| status.totals.unauthenticated == 0);
-    // That source has no stranger left that could be closed.
+    // This source has no stranger left that could be closed.
     let third = scene.peers.dial(scene.broker().addresses()[1]);
     third.closed();
     let client = scene.client(1);
@@ -200,7 +200,7 @@ fn a_burst_of_one_source_waits_and_is_served() {
         status.totals.undispatched == 20 && status.totals.offered == 2
     };
     scene.until("most wait", waits);
-    // Others do not wait for them.
+    // Other clients do not wait for these.
     let other = scene.client(100);
     let offers = [listener.offer(), listener.offer(), listener.offer()];
     let of_other = offers
@@ -214,7 +214,7 @@ fn a_burst_of_one_source_waits_and_is_served() {
         .filter(|offer| offer.info.client_guid != [100; 16])
         .map(|offer| offer.token)
         .collect();
-    // A waiting client may leave; then it is not offered.
+    // A waiting client may leave. Then it is not offered.
     clients.pop().unwrap().close();
     scene.until("it has gone", |status| status.totals.undispatched == 19);
     for _ in 0..19 {
@@ -272,7 +272,7 @@ fn messages_that_are_begun_and_never_ended_take_nothing_from_others() {
                 .filter(|conn| conn.inline_bytes_in > 5000);
             begun.count() == 8
         });
-        // At least three quarters of the arena are left.
+        // At least three quarters of the arena must be left.
         let used = scene.status().processes[0].queues[0].receive_units_used;
         assert!(used <= 8, "{used} units");
         for n in 0..10 {
@@ -297,7 +297,7 @@ fn a_stranger_that_takes_no_answers_keeps_none_from_others() {
     stranger.send(&negotiate(1));
     let silent = serve(&mut worker);
     is_served(&stranger);
-    // Its thread stops, so it grants no more credits.
+    // Stop its thread, so that it grants no more credits.
     let strangers = [stranger];
     let stopped = Client::begin_all(&strangers, &[7; 60_000]);
     for cookie in 0..scene.config.queue_depth {
@@ -305,7 +305,7 @@ fn a_stranger_that_takes_no_answers_keeps_none_from_others() {
     }
     let status = scene.until("it ends", |status| status.totals.connections == 1);
     assert_eq!(status.counters["too_many_unanswered"], 1);
-    // All of its answers have ended.
+    // Wait until all of its answers have ended.
     let (mut answers, mut is_gone) = (0, false);
     while answers < scene.config.queue_depth || !is_gone {
         let completion = worker.completion();
@@ -343,7 +343,7 @@ fn messages_that_wait_for_room_count_as_memory() {
             .filter(|conn| conn.messages_in == 2);
         whole.count() == 8
     });
-    // Three fit into the memory that is shared with the worker; the others wait.
+    // Three fit into the memory that is shared with the worker. The others wait.
     let used = scene.status().processes[0].queues[0].receive_units_used;
     assert_eq!(used, 24);
     let waiting = 5 * length as u64;

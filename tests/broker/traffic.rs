@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Messages and RDMA through the device.
+//! Tests messages and RDMA through the device.
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{Place, Submission, event, flags, op, region};
@@ -88,7 +88,7 @@ fn a_response_follows_its_data_however_many_descriptors_that_has() {
         assert_eq!((sent.cookie, status), (2, Status::Ok), "{count}");
         assert_eq!(client.message(), b"written");
     }
-    // As many as may be under way.
+    // These are as many as may be under way.
     let list: Vec<_> = (0..16).map(|i| target.part(i * 100, 64)).collect();
     for cookie in 0..32 {
         worker.rdma(op::RDMA_WRITE, (conn, cookie), (place, 1024), &list);
@@ -107,7 +107,7 @@ fn a_response_follows_its_data_however_many_descriptors_that_has() {
 fn long_lists_of_descriptors_count_as_memory() {
     let scene = Scene::new();
     let (mut worker, conn, client) = scene.pair(1);
-    // Its receives count only once a session is on it; by now the device knows that.
+    // Its receives count only once there is a session on the connection; by now the device knows that there is one.
     worker.reply(conn, b"hello");
     assert_eq!(client.message(), b"hello");
     assert_eq!(worker.grow(region::BULK), Status::Ok);
@@ -167,7 +167,7 @@ fn either_side_may_disconnect() {
     worker.expect(event::SENT);
     let (gone, status) = worker.expect(event::DISCONNECTED);
     assert_eq!((gone.conn, status), (conn, Status::ClosedLocally));
-    // Both are answered with the true reason: they are too late.
+    // Both are answered with the true reason, which is that they are too late.
     worker.disconnect(conn);
     worker.send_pdu(conn, 2, b"late");
     let (sent, status) = worker.expect(event::SENT);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The capture file of [`Fault`], read by an independent decoder: tshark, where it is installed.
+//! Tests the capture file of [`Fault`] with an independent decoder: tshark, if it is installed.
 
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind};
@@ -14,7 +14,7 @@ use smbdirect::fabric::{Access, Fabric};
 use crate::halves::halves;
 use crate::harness::{Pair, Rig, World, pattern};
 
-/// A file that is deleted with the test.
+/// A file that is deleted at the end of the test.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -23,7 +23,7 @@ impl Temporary {
         Self(std::env::temp_dir().join(name))
     }
 
-    /// `fabric` with a capture into this file.
+    /// Makes `fabric` write a capture to this file.
     fn capturing<F: Fabric>(&self, fabric: F) -> Fault<F> {
         let mut fault = Fault::new(fabric, FaultPlan::default());
         let writer = BufWriter::new(File::create(&self.0).unwrap());
@@ -34,15 +34,15 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // The test does not depend on it.
+        // The test does not depend on this.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// What tshark prints about `file`; `None` if it is not installed.
+/// Returns what tshark prints about `file`; `None` if tshark is not installed.
 fn tshark(file: &Temporary, args: &[&str]) -> Option<String> {
     let mut tshark = Command::new("tshark");
-    // A user who captures on port 5445 needs this option: another dissector claims the port.
+    // Users who capture on port 5445 need this option, because another dissector claims the port.
     tshark.args(["-o", "tcp.try_heuristic_first:TRUE"]);
     tshark.args(["-o", "tcp.check_checksum:TRUE"]);
     tshark.args(["-o", "ip.check_checksum:TRUE"]);
@@ -75,7 +75,7 @@ const FIELDS: [&str; 9] = [
 /// A frame, field by field.
 type Frame = Vec<String>;
 
-/// All frames of a file, after checking what holds for each capture of one connection.
+/// Returns all frames of a file, after checking what is true of each capture of one connection.
 fn dissect(file: &Temporary) -> Option<Vec<Frame>> {
     let mut args = vec!["-T", "fields", "-E", "separator=|", "-E", "occurrence=f"];
     args.extend(FIELDS.iter().flat_map(|field| ["-e", field]));
@@ -88,7 +88,7 @@ fn dissect(file: &Temporary) -> Option<Vec<Frame>> {
         assert_eq!(frame[4], "1", "TCP's checksum: {frame:?}");
         let ip = if frame[0].contains("ipv6") { "" } else { "1" };
         assert_eq!(frame[5], ip, "IP's checksum: {frame:?}");
-        // tshark notes the beginning and end of a connection, at the lowest level.
+        // tshark notes the beginning and the end of a connection, with its lowest severity.
         assert!(["", "2097152"].contains(&&*frame[6]), "expert: {frame:?}");
     }
     let about = |text: &str| {
@@ -109,7 +109,7 @@ fn dissect(file: &Temporary) -> Option<Vec<Frame>> {
     Some(frames)
 }
 
-/// The operation and sender of each frame.
+/// Returns the operation and the sender of each frame.
 fn operations(frames: &[Frame], server: &str) -> Vec<String> {
     let fpdus = frames.iter().filter(|frame| !frame[2].is_empty());
     fpdus
@@ -131,7 +131,7 @@ fn words(halves: &[u16], wholes: &[u32]) -> Vec<u8> {
     halves.chain(wholes).collect()
 }
 
-/// A message of SMB Direct from one end to the other.
+/// Sends a message of SMB Direct from one end to the other.
 fn message(w: &mut World<Rig>, pair: Pair, way: usize, header: &[u8], payload: usize) {
     let (from, to) = pair.both_ways()[way];
     let buffer = w.register(to, 8192, Access::Local);
@@ -142,12 +142,12 @@ fn message(w: &mut World<Rig>, pair: Pair, way: usize, header: &[u8], payload: u
     w.receives(to, receive, header.len() + source.memory.len());
 }
 
-/// The header of a data transfer of `length` bytes ([MS-SMBD] 2.2.3).
+/// Makes the header of a data transfer of `length` bytes ([MS-SMBD] 2.2.3).
 fn data_transfer(length: u32) -> Vec<u8> {
     words(&[10, 2, 0, 0], &[0, 24, length, 0])
 }
 
-/// Both negotiate messages and a data transfer each way ([MS-SMBD] 2.2).
+/// Sends both negotiate messages, and a data transfer each way ([MS-SMBD] 2.2).
 fn converse(w: &mut World<Rig>, pair: Pair) {
     const MIB: u32 = 1 << 20;
     let request = words(&[0x100, 0x100, 0, 10], &[1364, 8192, MIB]);
@@ -198,8 +198,7 @@ fn tshark_sees_smb_direct_on_iwarp_on_tcp() {
     }
 }
 
-/// Some of everything, with RDMA by the server as in SMB. Returns the token that the server
-/// invalidates.
+/// Does some of everything, with RDMA by the server as in SMB. Returns the token that the server invalidates.
 fn operate(w: &mut World<Rig>) -> u32 {
     let pair = w.pair_in_silence();
     let (client, server) = (pair.client, pair.server);

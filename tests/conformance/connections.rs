@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Cases about connections as such.
+//! Cases about connections themselves.
 
 use std::sync::Arc;
 
@@ -262,7 +262,7 @@ const ENDERS: [Ender; 6] = [
 pub fn completes_everything_once_whatever_ends_the_connection<H: Harness>(h: H) {
     let mut w = World::new(h);
     for ender in ENDERS {
-        // At once, and after some progress.
+        // End it at once, and after some progress.
         for turns in [0, 1, 2, 5] {
             let pair = w.pair();
             load(&mut w, pair);
@@ -327,7 +327,7 @@ pub fn a_stale_connection_is_an_error_everywhere<H: Harness>(h: H) {
     w.close(pair.server);
     w.closes(pair.server);
     w.closes(pair.client);
-    // A new connection, which takes the place of the old one if any does.
+    // This new connection takes the place of the old one, if any connection does.
     let next = w.pair();
     calls_are_refused(&mut w, pair.client);
     calls_are_refused(&mut w, pair.server);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The faults of [`Fault`]: the suite itself meets [`Fault`] only without faults, or with delays.
+//! Tests the faults of [`Fault`]. The suite itself uses [`Fault`] only without faults, or with delays.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use smbdirect::units::Instant;
 use crate::connections::load;
 use crate::harness::{Pair, Rig, World};
 
-/// Operations, and completions, of a pair before the load.
+/// The operations of a pair before the load, and as many completions.
 const BEFORE: u64 = 2;
-/// Operations, and completions, of the load.
+/// The operations of the load, and as many completions.
 const LOAD: u64 = 2 * (20 + 20 + 20 + 10);
 
 fn loaded(name: &str, plan: FaultPlan) -> (World<Rig>, Pair) {
@@ -26,7 +26,7 @@ fn loaded(name: &str, plan: FaultPlan) -> (World<Rig>, Pair) {
     (w, pair)
 }
 
-/// The end with the fault and the other.
+/// Waits for the end of a connection. Returns the reason at the end with the fault, and at the other.
 fn hit(w: &mut World<Rig>, pair: Pair) -> (CloseReason, CloseReason) {
     let (client, server) = (w.closes(pair.client), w.closes(pair.server));
     if client == CloseReason::Injected {
@@ -87,7 +87,7 @@ fn any_completion_may_fail_and_ends_its_connection() {
                 ..FaultPlan::default()
             };
             let (mut w, pair) = loaded("fail", plan);
-            // Receives without a message complete only at the end.
+            // Receives that get no message complete only at the end.
             w.go_on(100);
             w.close(pair.client);
             w.closes(pair.client);

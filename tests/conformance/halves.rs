@@ -25,7 +25,7 @@ struct Shared {
     events: [Vec<Event>; 2],
 }
 
-/// The two halves; the first one listens.
+/// Makes the two halves. The first one listens.
 pub fn halves() -> (Half, Half) {
     let shared = Rc::new(RefCell::new(Shared {
         loopback: Loopback::new(LoopbackConfig::default()).unwrap(),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What the cases are built on: fabrics to test, and a world that drives them and checks all the time.
+//! The basis of the cases: fabrics to test, and a world that drives them and checks all the time.
 //!
-//! A case contains only what is special about it. [`World`] checks what holds for every connection at each event of
-//! each case: order, exactly one completion for each posted request, exactly one end, silence afterwards.
+//! A case contains only what is special about it. At each event of each case, [`World`] checks what is true of every
+//! connection: order, exactly one completion for each posted request, exactly one end, and silence afterwards.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
@@ -23,21 +23,21 @@ use smbdirect::units::{Instant, RemoteToken};
 pub enum Tells {
     /// Both ends, with the fabric's reason.
     BothEnds,
-    /// At least one of them; the other one only sees that its peer has gone. Soft-RoCE reports nothing to an end whose
-    /// memory was accessed, nor anything that fails after a message has been acknowledged.
+    /// At least one of them; the other end only sees that its peer has gone. Soft-RoCE reports nothing to an end whose
+    /// memory was accessed, and no failure after a message has been acknowledged.
     OneEnd,
     /// Possibly neither: siw has a reason in its Terminate message, but does not pass it to user space.
     Nobody,
 }
 
-/// How much of the trait a software device under the fabric supports.
+/// How much of the trait the software device below the fabric supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fidelity {
     pub tells: Tells,
     /// Whether a receive names the token that its message has invalidated, and local work may still use the region.
-    /// siw's token covers local work, too, and its interface has no field for the name.
+    /// siw's token also covers local work, and siw's interface has no field for the name.
     pub names_invalidated: bool,
-    /// Whether RDMA READs need permission. siw serves them from all memory registered with the connection.
+    /// Whether RDMA READs need permission. siw serves them from all memory that is registered with the connection.
     pub checks_reads: bool,
 }
 
@@ -51,24 +51,24 @@ impl Fidelity {
 
 /// One or two fabrics under test, and their time.
 pub trait Harness {
-    /// How much of the trait to expect.
+    /// Returns how much of the trait to expect.
     fn fidelity(&self) -> Fidelity {
         Fidelity::FULL
     }
 
-    /// The name to print if a case fails.
+    /// Returns the name to print if a case fails.
     fn name(&self) -> &str;
 
-    /// The fabrics. The first listens, the last connects; one fabric may do both.
+    /// Returns the fabrics. The first listens, and the last connects. One fabric may do both.
     fn fabrics(&mut self) -> &mut [Box<dyn Waitable>];
 
-    /// The address at which the first one listens; port 0.
+    /// Returns the address at which the first one listens, with port 0.
     fn address(&self) -> SocketAddr;
 
-    /// The time for `poll`.
+    /// Returns the time for `poll`.
     fn now(&self) -> Instant;
 
-    /// Lets time pass until a fabric has something to do. `false` if it would pass in vain.
+    /// Lets time pass until a fabric has something to do. `false`: it would wait in vain.
     fn wait(&mut self) -> bool;
 }
 
@@ -90,7 +90,7 @@ enum Clock {
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Rig {
-    /// Both ends in one fabric; time passes as fast as it can.
+    /// Puts both ends into one fabric. Time passes as fast as it can.
     pub fn in_virtual_time(name: impl Into<String>, fabric: impl Waitable + 'static) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let clock = Clock::Virtual(Instant::from_nanos(1_000_000_000));
@@ -103,7 +103,7 @@ impl Rig {
         }
     }
 
-    /// An end in each of two fabrics; time passes as fast as it can.
+    /// Puts an end into each of two fabrics. Time passes as fast as it can.
     pub fn in_virtual_time_with_two(
         name: impl Into<String>,
         server: impl Waitable + 'static,
@@ -114,13 +114,13 @@ impl Rig {
         rig
     }
 
-    /// The same, listening at `address`.
+    /// Makes it listen at `address`.
     pub fn at(mut self, address: SocketAddr) -> Self {
         self.address = address;
         self
     }
 
-    /// An end in each of two fabrics, which wake up through their `event_fd`s.
+    /// Puts an end into each of two fabrics, which wake up through their `event_fd`s.
     pub fn in_real_time(
         name: impl Into<String>,
         server: impl Waitable + 'static,
@@ -137,14 +137,14 @@ impl Rig {
         }
     }
 
-    /// The same, on devices that need not do all that the trait allows.
+    /// Lowers what the cases expect, for devices that need not do all that the trait allows.
     pub fn with(mut self, fidelity: Fidelity) -> Self {
         self.fidelity = fidelity;
         self
     }
 
-    /// Waits for the descriptors, as an otherwise idle owner would. They are registered each time, so that a descriptor
-    /// that is already readable counts.
+    /// Waits for the descriptors, as an otherwise idle owner would. They are registered anew each time, so that a
+    /// descriptor that is already readable counts.
     fn wait_readable(&self, timeout: Duration) -> bool {
         let mut poll = mio::Poll::new().unwrap();
         for fabric in &self.fabrics {
@@ -205,7 +205,7 @@ impl Harness for Rig {
             (Clock::Virtual(_), None) => false,
             (Clock::Real(_), next) => {
                 let timeout = next.map_or(PATIENCE, |next| (next - now).min(PATIENCE));
-                // One millisecond more than asked for, because the system's timer is no finer.
+                // Wait one millisecond more than asked for, because the system's timer is no finer.
                 self.wait_readable(timeout + Duration::from_millis(1))
                     || next.is_some_and(|next| next - now <= PATIENCE)
             }
@@ -228,7 +228,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Both directions.
+    /// Returns the pair in both directions.
     pub fn both_ways(self) -> [(End, End); 2] {
         [(self.client, self.server), (self.server, self.client)]
     }
@@ -255,7 +255,7 @@ impl Mem {
         self.sge(0, self.memory.len())
     }
 
-    /// The peer's name for `offset`.
+    /// Returns the peer's name for `offset`.
     pub fn remote(&self, offset: u64) -> RemoteAddress {
         let RemoteAddress { token, address } = self.region.remote;
         RemoteAddress {
@@ -269,7 +269,7 @@ impl Mem {
     }
 }
 
-/// Random bytes, the same for the same seed.
+/// Makes random bytes, which are the same for the same seed.
 pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
@@ -307,17 +307,17 @@ struct Record {
     established: Option<ReadLimits>,
     closed: Option<CloseReason>,
     rejected: bool,
-    /// Whether an operation failed without being flushed.
+    /// Whether an operation has failed without being flushed.
     failed: bool,
-    /// Which kinds had an operation flushed.
+    /// The kinds that have had an operation flushed.
     flushed: [bool; 4],
 }
 
-/// Fabrics, what was done with them, and what they reported.
+/// Fabrics, a record of what was done with them, and what they have reported.
 pub struct World<H: Harness> {
     harness: H,
     records: HashMap<End, Record>,
-    /// Everything reported, in order, with completions in short form.
+    /// Everything that was reported, in order, with completions in short form.
     log: Vec<(usize, Event)>,
     requests: VecDeque<(ListenerId, End)>,
     listener: Option<(ListenerId, SocketAddr)>,
@@ -343,7 +343,7 @@ impl<H: Harness> Drop for World<H> {
     }
 }
 
-/// Connections.
+/// Calls for connections.
 impl<H: Harness> World<H> {
     pub fn new(harness: H) -> Self {
         Self {
@@ -365,7 +365,7 @@ impl<H: Harness> World<H> {
         &mut *self.harness.fabrics()[end.fabric]
     }
 
-    /// The listener of this world.
+    /// Makes the listener of this world.
     pub fn listen(&mut self) -> (ListenerId, SocketAddr) {
         if let Some(listener) = self.listener {
             return listener;
@@ -390,7 +390,7 @@ impl<H: Harness> World<H> {
         end
     }
 
-    /// A connection request that waits for its answer.
+    /// Makes a connection request that waits for its answer.
     pub fn request(&mut self, limits: ReadLimits) -> Pair {
         let (listener, address) = self.listen();
         let client = self.connect(address, limits);
@@ -414,13 +414,13 @@ impl<H: Harness> World<H> {
         self.record(end).rejected = true;
     }
 
-    /// An established connection on which the client has spoken: with MPA the server may not
-    /// speak before it (RFC 5044, 7.1).
+    /// Makes an established connection on which the client has spoken, because with MPA the server may not speak before
+    /// the client (RFC 5044, 7.1).
     pub fn pair(&mut self) -> Pair {
         self.pair_with(ReadLimits::default())
     }
 
-    /// The same with the client's limits for READs.
+    /// Does the same with the client's limits for READs.
     pub fn pair_with(&mut self, limits: ReadLimits) -> Pair {
         let pair = self.request(limits);
         let buffer = self.register(pair.server, 1, Access::Local);
@@ -432,14 +432,14 @@ impl<H: Harness> World<H> {
         pair
     }
 
-    /// An established connection on which nothing was sent yet: the client must be the first.
+    /// Makes an established connection on which nothing has been sent yet. The client must send first.
     pub fn pair_in_silence(&mut self) -> Pair {
         let pair = self.request(ReadLimits::default());
         self.accept(pair, ReadLimits::default());
         pair
     }
 
-    /// The limits agreed on when the connection was established.
+    /// Returns the limits that were agreed on when the connection was established.
     pub fn limits(&self, end: End) -> Option<ReadLimits> {
         self.records[&end].established
     }
@@ -471,17 +471,17 @@ impl<H: Harness> World<H> {
         assert!(as_expected, "{reasons:?}");
     }
 
-    /// How much of the trait to expect.
+    /// Returns how much of the trait to expect.
     pub fn fidelity(&self) -> Fidelity {
         self.harness.fidelity()
     }
 
-    /// Whether the peer of an end may invalidate regions of it.
+    /// Returns whether an end's peer may invalidate regions of that end.
     pub fn may_be_invalidated(&mut self, end: End) -> bool {
         self.fabric(end).regions_may_be_invalidated(end.conn)
     }
 
-    /// Waits for the end.
+    /// Waits for the end of a connection.
     pub fn closes(&mut self, end: End) -> CloseReason {
         self.run_until("the end of a connection", |world| {
             world.reason(end).is_some()
@@ -506,7 +506,7 @@ impl<H: Harness> World<H> {
     }
 }
 
-/// Memory and work.
+/// Calls for memory and work.
 impl<H: Harness> World<H> {
     pub fn register(&mut self, end: End, length: usize, access: Access) -> Mem {
         self.register_memory(end, &Memory::zeroed(length), access)
@@ -608,7 +608,7 @@ impl<H: Harness> World<H> {
         self.try_read(end, sink, source).unwrap()
     }
 
-    /// How a request ended, if it did.
+    /// Returns how a request ended, if it has.
     pub fn outcome(&self, end: End, wr_id: WrId) -> Option<Outcome> {
         self.records[&end].done.get(&wr_id).copied()
     }
@@ -635,7 +635,7 @@ impl<H: Harness> World<H> {
         assert_eq!(self.completes(end, wr_id), (work, Ok(())));
     }
 
-    /// Which of two completions was reported first; both must have been.
+    /// Returns which of two completions was reported first. Both must have been reported.
     pub fn first_of(&self, one: (End, WrId), other: (End, WrId)) -> (End, WrId) {
         let place = |(end, id): (End, WrId)| {
             let is = |(fabric, event): &(usize, Event)| {
@@ -651,12 +651,12 @@ impl<H: Harness> World<H> {
         }
     }
 
-    /// Everything that was reported, with the fabric's number.
+    /// Returns everything that was reported, with the fabric's number.
     pub fn log(&self) -> &[(usize, Event)] {
         &self.log
     }
 
-    /// Whether any event names an end.
+    /// Returns whether any event names an end.
     pub fn is_named(&self, end: End) -> bool {
         let Record {
             established,
@@ -668,13 +668,13 @@ impl<H: Harness> World<H> {
     }
 }
 
-/// Progress, and the rules that always hold.
+/// Calls that make progress, and the rules that always hold.
 impl<H: Harness> World<H> {
     pub fn now(&self) -> Instant {
         self.harness.now()
     }
 
-    /// Polls each fabric once; returns whether something was reported.
+    /// Polls each fabric once, and returns whether something was reported.
     pub fn turn(&mut self) -> bool {
         let now = self.now();
         let before = self.log.len();
@@ -691,7 +691,7 @@ impl<H: Harness> World<H> {
         self.log.len() > before
     }
 
-    /// Goes on until `done`; fails if that does not happen.
+    /// Runs until `done` holds, and fails if that never happens.
     pub fn run_until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
         let start = self.now();
         for _ in 0..1_000_000 {
@@ -725,7 +725,7 @@ impl<H: Harness> World<H> {
         }
     }
 
-    /// Ends a case: closes what is open and waits for every outstanding event.
+    /// Ends a case: closes what is open, and waits for every outstanding event.
     pub fn finish(mut self) {
         let open = |world: &Self| -> Vec<End> {
             let open = world
@@ -740,7 +740,7 @@ impl<H: Harness> World<H> {
         self.run_until("the end of every connection", |world| {
             open(world).is_empty()
         });
-        // Catches events that come late but should not come at all.
+        // This catches late events that should not come at all.
         self.go_on(100);
         self.finished = true;
     }
@@ -810,7 +810,7 @@ impl<H: Harness> World<H> {
         record.done.insert(wr_id, (work, result));
     }
 
-    /// The record of an end that may still have events.
+    /// Returns the record of an end that may still have events.
     fn living(&mut self, end: End) -> &mut Record {
         let Some(record) = self.records.get_mut(&end) else {
             panic!("{end:?} is unknown")
@@ -837,7 +837,7 @@ macro_rules! assert_refused {
     };
 }
 
-/// Asserts that a value is one of those that the trait allows.
+/// Asserts that a value is one of the values that the trait allows.
 pub fn assert_one_of<T: Debug + PartialEq>(value: &T, allowed: &[T]) {
     assert!(
         allowed.contains(value),

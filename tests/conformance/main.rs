@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The conformance suite of [`Fabric`](smbdirect::fabric::Fabric): what every fabric does.
+//! The conformance suite of [`Fabric`](smbdirect::fabric::Fabric): checks what every fabric must do.
 //!
-//! Each case is a sentence about the trait, written once and run on each fabric. A fabric joins
-//! with one line at the end of this file.
+//! Each case is a sentence about the trait, written once and run on each fabric. To add a fabric, add one line at the
+//! end of this file.
 #![cfg(feature = "fabric")]
 #![allow(
     unreachable_pub,
@@ -81,13 +81,13 @@ conformance!(iwarp_fabric_on_ipv6, || iwarp(
     Some(1444)
 ));
 
-// Shows that no case relies on both ends being in one fabric.
+// This shows that no case relies on both ends being in one fabric.
 conformance!(loopback_in_halves, || {
     let (server, client) = halves::halves();
     Rig::in_virtual_time_with_two("loopback in halves", server, client)
 });
 
-// As fabrics on sockets run.
+// Fabrics on sockets run like this.
 conformance!(loopback_in_real_time, || {
     let (server, client) = halves::halves();
     let address = ([127, 0, 0, 1], 0).into();

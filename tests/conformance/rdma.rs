@@ -9,7 +9,7 @@ use crate::harness::{End, Harness, Mem, Outcome, Pair, Tells, World, assert_one_
 
 const MIB: usize = 1 << 20;
 
-/// Length, offset at the initiator, offset at the peer.
+/// Length, offset at the initiator, and offset at the peer.
 const LARGE: [(usize, usize, usize); 5] = [
     (MIB, 0, 0),
     (MIB + 1, 3, 5),
@@ -18,7 +18,7 @@ const LARGE: [(usize, usize, usize); 5] = [
     (16 * MIB, 7, 1),
 ];
 
-/// Memory filled with 0xAA around room for `length` bytes at `offset`.
+/// Registers memory that is filled with 0xAA, with room for `length` bytes at `offset`.
 fn framed<H: Harness>(
     w: &mut World<H>,
     end: End,
@@ -208,13 +208,13 @@ enum Forgery {
     Invalidated,
     Deregistered,
     InvalidatedAndDeregistered,
-    /// The number probably belongs now to a region that allows the access, at the old address or at
-    /// the new region's.
+    /// Uses a number that probably belongs now to a region which allows the access, at the old address or at the new
+    /// region's.
     Succeeded {
         at_new_address: bool,
     },
     Token(fn(u32) -> u32),
-    /// Moved by so many bytes from where the access may begin.
+    /// Moves the access by this many bytes from where it may begin.
     Moved(i64),
     WrappingEnd,
     WrongKind,
@@ -254,7 +254,7 @@ fn invalidate<H: Harness>(w: &mut World<H>, pair: Pair, token: RemoteToken) {
     w.succeeds(pair.server, receive);
 }
 
-/// The target of a forged access to `memory`, 100 bytes of the server registered for `access`.
+/// Returns the target of a forged access to `memory`: 100 bytes of the server that are registered for `access`.
 fn forge<H: Harness>(
     w: &mut World<H>,
     (pair, bystander): (Pair, Pair),
@@ -326,7 +326,7 @@ fn refuses_forgeries<H: Harness>(h: H, access: Access) {
         if access == Access::RemoteWrite {
             let write = w.post_write(pair.client, own.all(), target);
             let (_, result) = w.completes(pair.client, write);
-            // A WRITE may have completed for its owner before the peer has seen it.
+            // A WRITE may complete for its owner before the peer has seen it.
             let allowed = [Ok(()), Err(WrError::RemoteAccess), Err(WrError::Flushed)];
             assert_one_of(&result, &allowed);
         } else {
@@ -381,7 +381,7 @@ pub fn reads_whose_sink_is_gone_fail_and_write_nothing<H: Harness>(h: H) {
         .map(|_| w.post_read(pair.client, gone.all(), source.remote(0)))
         .collect();
     w.deregister(pair.client, &gone);
-    // Probably under the same number.
+    // This region probably has the same number.
     let next = w.register_bytes(pair.client, &[0xBB; 1000], Access::ReadSink);
     for read in reads {
         assert!(w.completes(pair.client, read).1.is_err());

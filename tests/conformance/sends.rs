@@ -222,7 +222,7 @@ pub fn an_invalidation_of_an_unknown_token_ends_the_connection<H: Harness>(h: H)
     w.finish();
 }
 
-/// Whether this end, or the peer's report, says that no receive was posted.
+/// Returns whether this end, or the peer's report, says that no receive was posted.
 fn is_not_ready(reason: &CloseReason) -> bool {
     matches!(
         reason,
@@ -279,7 +279,7 @@ pub fn a_message_larger_than_its_receive_ends_the_connection<H: Harness>(h: H) {
     w.finish();
 }
 
-/// Posts until the queue is full; returns the number of posts.
+/// Posts until the queue is full, and returns the number of posts.
 fn fill<H: Harness>(
     w: &mut World<H>,
     mut post: impl FnMut(&mut World<H>) -> Result<WrId, FabricError>,
@@ -364,7 +364,7 @@ pub fn a_receive_whose_region_is_gone_takes_nothing<H: Harness>(h: H) {
     let gone = w.register_bytes(pair.server, &[0xAA; 100], Access::Local);
     let receive = w.post_recv(pair.server, gone.all());
     w.deregister(pair.server, &gone);
-    // Probably under the same number.
+    // This region probably has the same number.
     let next = w.register_bytes(pair.server, &[0xBB; 100], Access::Local);
     w.post_send(pair.client, b"message", None, None);
     assert_one_of(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The conformance suite of [`Fabric`](smbdirect::fabric::Fabric) on an RDMA device: both ends on the device that
-//! `SMBDIRECT_TEST_VERBS` names by its address, such as 10.9.0.1.
+//! Runs the conformance suite of [`Fabric`](smbdirect::fabric::Fabric) on an RDMA device. Both ends are on the device
+//! whose address, such as 10.9.0.1, is in `SMBDIRECT_TEST_VERBS`.
 #![allow(
     unreachable_pub,
     missing_docs,
@@ -40,7 +40,7 @@ fn verbs() -> Rig {
     };
     let device = device_of(address).unwrap();
     let device = device.unwrap_or_else(|| panic!("{address} is not the address of an RDMA device"));
-    // A hardware device may do better; it passes all the same.
+    // A hardware device may do better, and it still passes.
     let fidelity = match device.is_iwarp {
         true => Fidelity {
             tells: Tells::Nobody,

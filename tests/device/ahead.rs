@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Buffers that the library lends for the data of WRITEs.
+//! Tests buffers that the library lends for the data of WRITEs.
 
 use smbdirect::device::abi::{self, Completion, event, feature, op, region};
 use smbdirect::device::{BulkBuffer, Event, Status};
@@ -10,7 +10,7 @@ use super::script::{
     last_events, params,
 };
 
-/// A worker as [`connected`] makes it, at a device that can fetch ahead.
+/// Makes a worker as [`connected`] does, with a device that can fetch ahead.
 fn able() -> (Worker, Device) {
     let able = abi::Attached {
         features: feature::FETCH_AHEAD,
@@ -19,7 +19,7 @@ fn able() -> (Worker, Device) {
     connected_with(able)
 }
 
-/// A buffer, lent, and the cookie of the operation.
+/// Lends a buffer, and returns it and the cookie of the operation.
 fn lent(handle: &mut Worker, device: &mut Device) -> (BulkBuffer, u64) {
     let buffer = handle.allocate(1).expect("room");
     assert_eq!(handle.fetch_ahead(conn(1), buffer.number), Ok(()));
@@ -63,7 +63,7 @@ fn a_lent_buffer_comes_back_with_its_message() {
     let [Event::Pdu { data: None, .. }] = events(&mut handle)[..] else {
         panic!("a message without data");
     };
-    // It can be lent again, or freed.
+    // The buffer can be lent again, or freed.
     assert_eq!(handle.fetch_ahead(conn(1), buffer.number), Ok(()));
     assert_eq!(
         handle.fetch_ahead(conn(1), buffer.number),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a process may ask for, and what the device refuses.
+//! Tests what a process may ask for, and what the device refuses.
 
 use std::io::IoSlice;
 
@@ -69,7 +69,7 @@ fn a_worker_that_could_not_answer_is_not_attached() {
     let (mut handle, mut device) = attaching(Role::Worker);
     let (cookie, _) = device.request();
     device.say(cookie, Answer::Attached(params()));
-    // The queue's connection may come first, but is not reported.
+    // The queue's connection may come first, but it is not reported.
     device.share_queue(1);
     device.share_receive(1);
     device.connect(info(conn(1)));
@@ -403,7 +403,7 @@ fn memory_that_the_device_wants_goes_back_once_it_is_free() {
     device.reclaim(region::BULK, 0, 0);
     assert_eq!(events(&mut handle), []);
     assert_eq!(device.try_request(), None, "it is in use");
-    // Nothing new is put there.
+    // Nothing new is put into it.
     assert_eq!(handle.allocate(1), Err(Status::Again));
     let (cookie, _) = device.asked_to_grow();
     handle.free(buffers[0].number).expect("in use");
@@ -411,7 +411,7 @@ fn memory_that_the_device_wants_goes_back_once_it_is_free() {
     handle.free(buffers[1].number).expect("in use");
     assert_eq!(device.released(), (region::BULK, 0, 0));
     assert_eq!(handle.free(buffers[1].number), Err(Status::NoBuffer));
-    // The number is free, and so is the next one's.
+    // This number is free, and so is the next one's.
     device.bulk.clear();
     device.grant(cookie, region::BULK);
     wait(&handle);
@@ -419,7 +419,7 @@ fn memory_that_the_device_wants_goes_back_once_it_is_free() {
     let buffer = handle.allocate(1).expect("room");
     assert_ne!(buffer.number, buffers[0].number);
     assert_eq!(handle.free(buffers[0].number), Err(Status::NoBuffer));
-    // Segments for messages, too, once the sent messages have gone.
+    // The same holds for segments for messages, once the sent messages have gone.
     send(&mut handle, 3, b"x").expect("room");
     device.reclaim(region::SEND, 0, 0);
     assert_eq!(events(&mut handle), []);
@@ -428,7 +428,7 @@ fn memory_that_the_device_wants_goes_back_once_it_is_free() {
     device.answer(&submission, Status::Ok);
     assert_eq!(events(&mut handle).len(), 1);
     assert_eq!(device.released(), (region::SEND, 0, 0));
-    // And segments for received messages, of which this side has none.
+    // And for segments for received messages, of which this side has none.
     device.reclaim(region::RECEIVE, 1, 0);
     assert_eq!(events(&mut handle), []);
     assert_eq!(device.released(), (region::RECEIVE, 1, 0));
@@ -657,8 +657,8 @@ fn buffers_that_find_no_room_in_the_ring_go_back_later() {
         };
         handle.take_pdu(pdu, &mut [0; 7]).expect("held");
         taken += 1;
-        // The device may hand out a buffer again when it has found its number in the ring. Here it
-        // does not look, and the ring has room for 8.
+        // The device may hand out a buffer again when it has found the buffer's number in the ring. Here it does not
+        // look, and the ring has room for 8.
         if taken == OUTSTANDING + 8 {
             device.share_receive(1);
         }

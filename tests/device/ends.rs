@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! However an attachment ends, its user sees the same.
+//! Tests that its user sees the same however an attachment ends.
 
 use std::io::IoSlice;
 
@@ -36,7 +36,7 @@ const DISCONNECTED: Event = Event::Disconnected {
     status: Status::Detached,
 };
 
-/// A worker that has something of every kind under way.
+/// Makes a worker that has something of every kind under way.
 fn busy() -> (Worker, Device) {
     let (mut handle, mut device) = connected();
     let buffer = handle.allocate(1).expect("room").number;
@@ -54,7 +54,7 @@ fn send(handle: &mut Worker) -> Result<(), Status> {
     handle.send_pdu(conn(1), 11, &[IoSlice::new(b"x")], None)
 }
 
-/// The only clean-up path of a user.
+/// Does what every user does to clean up: there is no other way.
 fn ends_in_order(handle: &mut Worker, device: &Device, reason: Status) {
     wait(handle);
     let expected = vec![SENT, RDMA_DONE, DISCONNECTED, REPLY];
@@ -122,7 +122,7 @@ fn the_system_has_nothing_left() {
 #[test]
 fn a_call_finds_the_device_corrupt() {
     let (mut handle, device) = busy();
-    // The index of the submission ring's consumer, which goes back.
+    // The index of the submission ring's consumer goes back.
     let index = (FIRST_INDEX - 1).to_ne_bytes();
     device.queues[0]
         .memory

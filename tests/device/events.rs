@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a process is told, in which order, and what wakes it.
+//! Tests what a process is told, in which order, and what wakes it.
 
 use std::io::IoSlice;
 
@@ -127,7 +127,7 @@ fn the_device_is_rung_for_once_when_it_sleeps() {
 
 /// Submits RDMA WRITEs without waking the device.
 fn defer(handle: &mut Worker, buffer: u64, count: u64) {
-    // One descriptor of 100 bytes.
+    // It has one descriptor of 100 bytes.
     let mut descriptor = [0; 16];
     descriptor[12..].copy_from_slice(&100_u32.to_le_bytes());
     for cookie in 0..count {
@@ -193,7 +193,7 @@ fn what_is_deferred_is_rung_for_when_the_next_finds_no_room() {
 #[test]
 fn a_flush_lets_the_worker_sleep_although_the_ring_is_full() {
     let (mut handle, mut device) = connected();
-    // Messages that go back, more than the ring has room for, and a device that takes none.
+    // Give back more messages than the ring has room for, while the device takes none.
     for _ in 0..=DEPTH {
         device.pdu(conn(1), b"one");
         let [Event::Pdu { pdu, .. }] = events(&mut handle)[..] else {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A device that writes what it likes. The library may return results that an honest device could
-//! have caused too, or the end of the attachment; a cookie comes back at most once.
+//! Tests a device that writes what it likes. The library may return results that an honest device could have caused
+//! too, or the end of the attachment; a cookie comes back at most once.
 
 use std::collections::HashSet;
 use std::io::IoSlice;
@@ -19,8 +19,7 @@ use super::script::{
     events, info, last_events, params, segment_length,
 };
 
-/// Makes the device break a rule; the attachment must end because of it, whatever events come
-/// first.
+/// Makes the device break a rule. The attachment must end because of that, whatever events come first.
 fn breaks(what: &str, rule: impl FnOnce(&mut Worker, &mut Device)) {
     let (mut handle, mut device) = connected();
     rule(&mut handle, &mut device);
@@ -210,7 +209,7 @@ fn a_message_answers_a_request_or_comes_by_itself() {
     };
     for wrong in [no_port, no_speed] {
         let list = vec![address, wrong];
-        says("an address that cannot be", 0, Answer::Addresses(list));
+        says("an impossible address", 0, Answer::Addresses(list));
     }
     says(
         "an answer of the wrong kind",
@@ -266,7 +265,7 @@ fn memory_comes_in_order_and_within_its_limits() {
         length: length as u64,
     };
     shares(
-        "a queue that is not there",
+        "a queue that does not exist",
         abi::Segment { queue: 2, ..next },
         length,
     );
@@ -340,7 +339,7 @@ fn the_device_wants_back_what_it_gave() {
         (region::RECEIVE, 0, 0),
         (region::RECEIVE, 1, 1),
     ] {
-        breaks("a segment that it did not give", |_, device| {
+        breaks("a segment that it never gave", |_, device| {
             device.reclaim(region, queue, number);
         });
     }
@@ -349,7 +348,7 @@ fn the_device_wants_back_what_it_gave() {
         device.reclaim(region::BULK, 0, 0);
         device.reclaim(region::BULK, 0, 0);
     });
-    breaks("messages that were not read", |_, device| {
+    breaks("too many unread messages", |_, device| {
         device.pdu(conn(1), b"x");
         device.reclaim(region::RECEIVE, 1, 0);
     });
@@ -359,7 +358,7 @@ fn the_device_wants_back_what_it_gave() {
     });
 }
 
-/// A device may be newer than its library, and send more than the library knows.
+/// A device may be newer than the library, and send more than the library knows.
 #[test]
 fn what_may_be_skipped_is_skipped() {
     let (mut handle, mut device) = connected();
@@ -378,7 +377,7 @@ fn what_may_be_skipped_is_skipped() {
     });
 }
 
-/// Versions and features that the library did not ask for.
+/// The device has versions and features that the library did not ask for.
 #[test]
 fn a_device_that_speaks_another_version_or_has_other_features_is_none() {
     for change in [
@@ -424,14 +423,14 @@ enum Step {
     Allocate,
     Free,
     Events,
-    /// The device does its duty.
+    /// The device answers properly.
     Answer(Status),
     Pdu,
     Connect(u64),
     Reply,
     Grow,
     Receive,
-    /// And what it must not do.
+    /// These are steps that it must not take.
     Completion(Vec<u8>),
     Mixture {
         event: u32,
@@ -489,18 +488,18 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![12 => honest, 1 => hostile]
 }
 
-/// What must hold whatever the device does.
+/// Checks what must be true whatever the device does.
 struct Watch {
     handle: Worker,
     device: Device,
     next_cookie: u64,
-    /// Cookies that were given and have not come back.
+    /// Cookies that were given to the library and have not come back.
     given: HashSet<u64>,
     conns: HashSet<u64>,
     pdus: Vec<(u64, u32)>,
     buffers: Vec<u64>,
     submissions: Vec<abi::Submission>,
-    /// The device has written where it may not: from now on its reports cannot be relied on.
+    /// The device has written where it may not, so from now on its reports cannot be relied on.
     over: bool,
 }
 
@@ -639,7 +638,7 @@ impl Watch {
     }
 
     fn push(&mut self, entry: Completion) {
-        // Full, or corrupt: a device that cannot write does no harm.
+        // The ring is full or corrupt: a device that cannot write does no harm.
         let queue = &mut self.device.queue(1).completions;
         let _ = queue.push(&[zerocopy::transmute!(entry)]);
     }
@@ -723,7 +722,7 @@ impl Watch {
         }
     }
 
-    /// A well-formed message: a channel delivers no others.
+    /// Sends a well-formed message: a channel delivers no others.
     fn say(&mut self, cookie: u64, kind: u32, bytes: &[u8]) {
         let answer = match kind {
             kind::ATTACHED => read(bytes).map(Answer::Attached),

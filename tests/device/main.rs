@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The library's side of the device, against a device that follows the tests' script. The broker's tests run it against
-//! a real device.
+//! Tests the library's side of the device, with a device that follows the tests' script. The broker's tests run the
+//! library with a real device.
 
 mod ahead;
 mod calls;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The library allocates nothing for an operation once its tables have grown.
+//! Checks that the library allocates nothing for an operation once its tables have grown.
 
 use std::io::IoSlice;
 
@@ -8,7 +8,7 @@ use smbdirect::device::{Direction, Event, Status};
 
 use crate::script::{Device, Worker, conn, connected};
 
-/// Takes everything that was submitted and answers it; allocations here are the test's own.
+/// Takes everything that was submitted and answers it. Allocations here belong to the test.
 fn answer_all(device: &mut Device) {
     for submission in device.take(1) {
         if submission.cookie != 0 {
@@ -17,7 +17,7 @@ fn answer_all(device: &mut Device) {
     }
 }
 
-/// The operations for one READ of a client: a request comes, its data and the response go out.
+/// Does the operations for one READ of a client: a request comes, and its data and the response go out.
 fn serve(handle: &mut Worker, device: &mut Device, cookie: u64) -> u64 {
     device.pdu(conn(1), b"request");
     let descriptors = [[0; 8], [1, 0, 0, 0, 200, 0, 0, 0]].concat();

@@ -24,7 +24,7 @@ pub(crate) const RECEIVE_UNIT: u32 = 1024;
 pub(crate) const DEPTH: u32 = 16;
 pub(crate) const OUTSTANDING: u32 = 8;
 
-/// The parameters of these tests' device.
+/// Returns the parameters of the device in these tests.
 pub(crate) fn params() -> abi::Attached {
     let shape = |unit_length, units_per_segment, longest_run| abi::RegionShape {
         unit_length,
@@ -49,7 +49,7 @@ pub(crate) fn params() -> abi::Attached {
     }
 }
 
-/// Bytes of a segment of `shape`.
+/// Returns the length of a segment of `shape`, in bytes.
 pub(crate) fn segment_length(shape: abi::RegionShape) -> usize {
     shape.unit_length as usize * shape.units_per_segment as usize
 }
@@ -69,7 +69,7 @@ struct Shared {
     deliveries: VecDeque<Result<Delivery<Count>, Status>>,
     sent: VecDeque<Vec<u8>>,
     closed: bool,
-    /// The device stops receiving.
+    /// Whether the device has stopped receiving.
     full: bool,
     /// The number of calls of `receive`.
     received: u32,
@@ -146,7 +146,7 @@ pub(crate) struct Queue {
 
 pub(crate) type Worker = Handle<Script>;
 
-/// Both ends.
+/// Makes both ends.
 pub(crate) fn ends() -> (Script, Device) {
     let shared = Rc::new(RefCell::new(Shared::default()));
     let readable = Rc::new(EventFd::new().expect("a descriptor"));
@@ -164,14 +164,14 @@ pub(crate) fn ends() -> (Script, Device) {
     (script, device)
 }
 
-/// A handle that has asked to be attached, and its device.
+/// Makes a handle that has asked to be attached, and its device.
 pub(crate) fn attaching(role: Role) -> (Worker, Device) {
     let (script, device) = ends();
     let handle = Handle::over(script, role, None).expect("sent");
     (handle, device)
 }
 
-/// A handle that is attached.
+/// Makes a handle that is attached.
 pub(crate) fn attached(role: Role) -> (Worker, Device) {
     attached_with(role, params())
 }
@@ -197,7 +197,7 @@ pub(crate) fn attached_with(role: Role, params: abi::Attached) -> (Worker, Devic
     (handle, device)
 }
 
-/// A worker with one queue, one segment of each region, and one connection, `conn(1)`.
+/// Makes a worker with one queue, one segment of each region, and one connection, `conn(1)`.
 pub(crate) fn connected() -> (Worker, Device) {
     connected_with(params())
 }
@@ -216,7 +216,7 @@ pub(crate) fn connected_with(params: abi::Attached) -> (Worker, Device) {
     (handle, device)
 }
 
-/// The number of a connection of queue 1.
+/// Returns the number of a connection of queue 1.
 pub(crate) const fn conn(number: u64) -> u64 {
     1 << 48 | number
 }
@@ -236,13 +236,13 @@ pub(crate) fn info(conn: u64) -> ConnInfo {
     }
 }
 
-/// All events that there are now.
+/// Takes all events that there are now.
 pub(crate) fn events(handle: &mut Worker) -> Vec<Event> {
     let events = std::iter::from_fn(|| handle.next_event().expect("attached"));
     events.take(10_000).collect()
 }
 
-/// All events to the end of the attachment, and its reason.
+/// Takes all events up to the end of the attachment, and returns them and the reason.
 pub(crate) fn last_events(handle: &mut Worker) -> (Vec<Event>, Status) {
     let mut events = Vec::new();
     loop {
@@ -252,7 +252,7 @@ pub(crate) fn last_events(handle: &mut Worker) -> (Vec<Event>, Status) {
                 return (events, status);
             }
             Ok(Some(event)) => events.push(event),
-            // After so many messages the caller gets its turn.
+            // After this many messages, the caller gets its turn.
             Ok(None) if is_readable(handle) => {}
             other => panic!("{other:?} before the end, after {events:?}"),
         }
@@ -266,7 +266,7 @@ pub(crate) fn is_readable(handle: &Worker) -> bool {
     poll(&mut fds, Some(&Timespec::default())).expect("polled") == 1
 }
 
-/// Waits for the descriptor as a process would; panics if that would sleep for ever.
+/// Waits for the descriptor as a process would. Panics if that would sleep for ever.
 pub(crate) fn wait(handle: &Worker) {
     wait_readable(
         handle.event_fd().expect("its own"),
@@ -280,7 +280,7 @@ pub(crate) fn parsed(message: &[u8]) -> Option<Request<'_>> {
     read_request(message).map(|(_, request)| request).ok()
 }
 
-/// A completion of an event on a connection, and nothing else.
+/// Makes a completion of an event on a connection; all other fields are 0.
 pub(crate) fn completion(event: u32, conn: u64) -> Completion {
     Completion {
         event,
@@ -305,7 +305,7 @@ impl Device {
         self.readable.ring().expect("rung");
     }
 
-    /// The device dies, and all of its ends are closed.
+    /// Makes the device die: all of its ends are closed.
     pub(crate) fn die(&mut self) {
         self.deliver(Err(Status::Detached));
     }
@@ -318,12 +318,12 @@ impl Device {
         self.shared.borrow_mut().full = !receives;
     }
 
-    /// How often the library looked for messages.
+    /// Returns how often the library looked for messages.
     pub(crate) fn looked(&self) -> u32 {
         self.shared.borrow().received
     }
 
-    /// The oldest request: its cookie, and the message.
+    /// Takes the oldest request: its cookie, and the message.
     pub(crate) fn request(&mut self) -> (u64, Vec<u8>) {
         self.try_request().expect("a request")
     }
@@ -339,7 +339,7 @@ impl Device {
         self.say(cookie, Answer::Reply(abi::Reply { status, kind }));
     }
 
-    /// The region that the oldest request asks to grow.
+    /// Takes the oldest request, which must ask a region to grow, and returns the region.
     pub(crate) fn asked_to_grow(&mut self) -> (u64, u32) {
         let (cookie, message) = self.request();
         match parsed(&message) {
@@ -348,7 +348,7 @@ impl Device {
         }
     }
 
-    /// Grants a request to grow; returns the region.
+    /// Grants a request to grow, and returns the region.
     pub(crate) fn grow(&mut self) -> u32 {
         let (cookie, region) = self.asked_to_grow();
         self.grant(cookie, region);
@@ -400,7 +400,7 @@ impl Device {
         );
     }
 
-    /// The segment that the worker has given back: its region, queue and number.
+    /// Takes the segment that the worker has given back: its region, queue and number.
     pub(crate) fn released(&mut self) -> (u32, u32, u32) {
         let (_, message) = self.request();
         match parsed(&message) {
@@ -409,7 +409,7 @@ impl Device {
         }
     }
 
-    /// Shares a queue; its index is the number of earlier queues.
+    /// Shares a queue. Its index is the number of earlier queues.
     pub(crate) fn share_queue(&mut self, number: u32) {
         let length = ring_length(DEPTH).expect("a capacity");
         let memory = Memory::zeroed(2 * length);
@@ -512,7 +512,7 @@ impl Device {
         });
     }
 
-    /// All submissions of a queue that there are.
+    /// Takes all submissions that a queue has.
     pub(crate) fn take(&mut self, queue: u32) -> Vec<abi::Submission> {
         let mut entries = [[0; 8]; DEPTH as usize];
         let before = self.queue(queue).wakes.0.get();
@@ -526,7 +526,7 @@ impl Device {
 }
 
 impl Queue {
-    /// A buffer of RECEIVE with these bytes; units are used in turn.
+    /// Fills a buffer of RECEIVE with these bytes. Units are used in turn.
     pub(crate) fn fill(&mut self, bytes: &[u8]) -> u64 {
         let units = params().memory.receive.units_per_segment;
         let needed = (bytes.len() as u32).div_ceil(RECEIVE_UNIT).max(1);

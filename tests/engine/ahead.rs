@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Data of WRITEs that is fetched before the worker is told of them.
+//! Tests data of WRITEs that is fetched before the worker is told of them.
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{Completion, TransferSubmission, event, op, queue_of};
@@ -13,7 +13,7 @@ use crate::scene::{Client, Scene};
 /// The first number of a session.
 pub(crate) const SESSION: u64 = 0x1234;
 
-/// A WRITE of `length` bytes by RDMA.
+/// Makes a WRITE of `length` bytes by RDMA.
 pub(crate) fn write(session: u64, channel: u32, length: u32, descriptors: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 64 + 48];
     bytes[..6].copy_from_slice(b"\xfeSMB\x40\x00");
@@ -28,7 +28,7 @@ pub(crate) fn write(session: u64, channel: u32, length: u32, descriptors: &[u8])
     bytes
 }
 
-/// A client with a session, and its worker.
+/// Makes a client with a session, and its worker.
 fn scene() -> (Scene, Client, Process, u64) {
     let mut scene = Scene::new();
     let (client, worker, conn) = scene.pair(1);
@@ -121,7 +121,7 @@ fn nothing_is_fetched_while_something_else_is_under_way() {
     let list = client.source(0, 4096);
     let request = write(SESSION, 1, 4096, &list);
     worker.lend((conn, 1), 4096);
-    // A message that the worker has not given back.
+    // This message has not been given back by the worker.
     scene.send(&client, b"an earlier request");
     let earlier = worker.expect(event::PDU);
     scene.send(&client, &request);
@@ -141,7 +141,7 @@ fn a_fetch_that_fails_is_told_before_its_message_and_the_end() {
     let (mut scene, client, worker, conn) = scene();
     let (other, _, _) = scene.pair(2);
     worker.lend((conn, 5), 4096);
-    // Behind the end of what the client has registered.
+    // The data lies beyond the end of what the client has registered.
     let request = write(SESSION, 1, 2048, &client.source(255 << 10, 2048));
     scene.send(&client, &request);
     let all = worker.completions();
@@ -176,7 +176,7 @@ fn what_is_lent_comes_back_when_it_is_wanted_or_the_connection_ends() {
     let all = worker.completions();
     assert_eq!(events(&all), [event::FETCHED, event::DISCONNECTED]);
     assert_eq!(all[0].cookie, 3);
-    // It ended before the worker lends more.
+    // The connection ends before the worker lends more.
     worker.lend((conn, 4), 4096);
     scene.settle();
     let late = worker.expect(event::FETCHED);
@@ -237,7 +237,7 @@ fn a_worker_that_lends_what_it_does_not_have_is_detached() {
     }
 }
 
-/// Runs `end` after each number of steps of a fetch.
+/// Runs `end` after each possible number of steps of a fetch.
 fn at_each_step(mut end: impl FnMut(&mut Scene, &Client, &Process)) {
     for steps in 0..20 {
         let (mut scene, client, worker, conn) = scene();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Everything at once, in an order that a random number generator chooses. In any order, processes that keep the rules
-//! are not faulted, sent messages arrive once and in order, and at the end nothing is left.
+//! Does everything at once, in an order that a random number generator chooses. In any order, processes that keep the
+//! rules are not faulted, sent messages arrive once and in order, and nothing is left at the end.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::ahead::{SESSION, write};
 use crate::process::Process;
 use crate::scene::{Client, Scene, Seen};
 
-/// A worker that answers each message with the same bytes, now or later.
+/// A worker that answers each message with the same bytes, at once or later.
 struct Echo {
     process: Process,
-    /// Messages that it has not given back.
+    /// Messages that the worker has not given back.
     kept: Vec<Completion>,
     conns: BTreeSet<u64>,
     /// Cookies of submissions that have not been answered.
@@ -55,7 +55,7 @@ impl Echo {
                 event::PDU => self.kept.push(completion),
                 event::DISCONNECTED => assert!(self.conns.remove(&conn), "ends twice"),
                 event::SENT | event::RDMA_DONE | event::FETCHED => {
-                    // If the connection ended before it was seen, its answers follow.
+                    // If the connection ended before the message was seen, its answers follow.
                     let cookie = completion.cookie;
                     assert!(self.outstanding.remove(&cookie), "answered twice");
                 }
@@ -75,7 +75,7 @@ impl Echo {
         self.process.send(pdu.conn, cookie, &message);
     }
 
-    /// Lends memory for the next WRITE, or wants it back.
+    /// Lends memory for the next WRITE, or asks for it back.
     fn lend(&mut self, rng: &mut fastrand::Rng) {
         let conns: Vec<u64> = self.conns.iter().copied().collect();
         let Some(conn) = rng.choice(conns) else {
@@ -228,7 +228,7 @@ fn nothing_is_left_whatever_happens() {
     }
 }
 
-/// The same with workers that write whatever they like.
+/// The workers also write whatever they like.
 #[test]
 fn garbage_of_a_worker_ends_that_worker() {
     let seeds = if cfg!(miri) { 3 } else { 300 };
@@ -239,7 +239,7 @@ fn garbage_of_a_worker_ends_that_worker() {
         let (other, second, _) = scene.pair(2);
         worker.bulk();
         for _ in 0..8 {
-            // Half of the fields are as a library would write them.
+            // Half of the fields are what a library would write.
             let mut pick = |likely: [u64; 3]| {
                 let any = rng.u64(..);
                 *rng.choice(&[likely[0], likely[1], likely[2], any]).unwrap()

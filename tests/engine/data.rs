@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Messages and file data.
+//! Tests messages and file data.
 
 use std::time::Duration;
 
@@ -125,8 +125,8 @@ fn a_worker_that_keeps_its_messages_holds_up_its_own_client_and_loses_none() {
     while !kept.is_empty() {
         for pdu in kept.drain(..) {
             let message = worker.take(&pdu);
-            // Messages that the client could not send for lack of credits were overwritten in its memory, but nothing
-            // else.
+            // If the client lacked the credits to send a message, the next one overwrote that message in the client's
+            // memory. No other message may be missing.
             assert!(message[0] >= next, "{next}");
             next = message[0];
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Illegal values that a worker may write into memory that the device reads.
+//! Tests illegal values that a worker may write into memory that the device reads.
 
 use std::time::Duration;
 
@@ -16,8 +16,7 @@ fn nothing() -> Submission {
     Submission::new_zeroed()
 }
 
-/// Expects that what `break_rule` does detaches that worker, for `why`, and that another one goes
-/// on.
+/// Checks that `break_rule` makes the device detach that worker for the reason `why`, and that another worker goes on.
 #[track_caller]
 fn is_detached(why: &str, break_rule: impl FnOnce(&Process, u64)) {
     let mut scene = Scene::new();
@@ -92,7 +91,7 @@ fn corrupt_rings() {
         let (client, worker, conn) = scene.pair(1);
         worker.queue_memory(0).write(place, &[0xa5; 8]).unwrap();
         worker.call(op::AUTHENTICATED, conn);
-        // Whatever lies there: only the worker is judged, and no other process is affected.
+        // Whatever lies there, only this worker is judged, and no other process is affected.
         scene.send(&client, b"something");
         scene.pair(2);
         scene.leaves_nothing();
@@ -116,7 +115,7 @@ fn a_connection_of_which_a_worker_was_not_told_yet_cannot_be_named() {
     let all = worker.account.charge(worker.account.limit(), 0);
     let client = scene.client(0, 1);
     assert!(worker.completions().is_empty());
-    // The first of its first queue.
+    // This would be the first connection of its first queue.
     worker.call(op::DISCONNECT, 1);
     assert!(scene.is_closed(&client));
     let (_, status, why) = scene.faults.pop().unwrap();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The engine in one thread and in virtual time: shards, processes and clients on a network inside one object, without
-//! sockets, threads or a clock. What a kernel has instead of those is not tested here; everything else is.
+//! Tests the engine in one thread and in virtual time: shards, processes and clients on a network inside one object,
+//! without sockets, threads or a clock. These tests leave out only what a kernel has in their place.
 //!
 //! `make miri` runs it under Miri.
 

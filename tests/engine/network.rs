@@ -17,7 +17,7 @@ struct Network {
     loopback: Loopback,
     listeners: HashMap<ListenerId, usize>,
     conns: HashMap<ConnId, usize>,
-    /// The events that each end has not taken.
+    /// The events that each end has not taken yet.
     events: Vec<Vec<Event>>,
 }
 
@@ -35,7 +35,7 @@ impl std::fmt::Debug for End {
 }
 
 impl End {
-    /// The ends of a new network.
+    /// Makes the ends of a new network.
     pub(crate) fn network(ends: usize) -> Vec<Self> {
         let network = Rc::new(RefCell::new(Network {
             loopback: Loopback::new(LoopbackConfig::default()).unwrap(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Processes: they keep what the device tells them, and see memory and rings as real processes do.
+//! Processes that keep what the device tells them, and see memory and rings as real processes do.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -18,18 +18,18 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, transmut
 /// Bytes of a unit of each region.
 pub(crate) const UNIT: u32 = 4096;
 
-/// Bytes of a worker's segment of SEND and of the one of BULK.
+/// The length of a worker's segments of SEND and BULK, in bytes.
 const SEGMENT: usize = 256 << 10;
 
-/// Where a worker puts descriptors in SEND.
+/// The offset in SEND at which a worker puts descriptors.
 const DESCRIPTORS: u64 = 128 << 10;
 
-/// How often it was rung.
+/// Counts how often it was rung.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rings(Rc<Cell<usize>>);
 
 impl Rings {
-    /// Whether it was rung since the last call.
+    /// Returns whether it was rung since the last call.
     pub(crate) fn take(&self) -> bool {
         self.0.take() > 0
     }
@@ -61,12 +61,12 @@ pub(crate) struct Shared {
     messages: RefCell<VecDeque<(u32, u64, Vec<u8>)>>,
     queues: RefCell<BTreeMap<u32, Queue>>,
     receive: RefCell<BTreeMap<(u32, u32), Memory>>,
-    /// Whether it takes no messages.
+    /// Why it takes no messages, if it does not.
     pub(crate) deaf: Cell<Option<Untold>>,
     doorbell: Rings,
 }
 
-/// A process. Clones are the same one.
+/// A process. All clones are the same process.
 #[derive(Clone, Debug)]
 pub(crate) struct Process(Rc<Shared>);
 
@@ -182,15 +182,15 @@ impl Process {
         }))
     }
 
-    /// Announces to each of its queues that is empty that it sleeps, and sleeps on if only one of its messages was
-    /// sent.
+    /// Announces to each of its queues, if the queue is empty, that it sleeps, and that it sleeps on if one of its
+    /// messages is merely sent.
     pub(crate) fn announces_sleep(&self) {
         for queue in self.queues.borrow_mut().values_mut() {
             assert!(queue.completions.announce_deep_sleep().unwrap());
         }
     }
 
-    /// How often it was woken since the last call.
+    /// Returns how often it was woken since the last call.
     pub(crate) fn rings(&self) -> usize {
         self.doorbell.0.take()
     }
@@ -199,7 +199,7 @@ impl Process {
         self.deaf.get().map_or(Ok(()), Err)
     }
 
-    /// Its only segment of a region, which the first call creates.
+    /// Returns its only segment of a region, which the first call creates.
     fn segment(&self, region: u32) -> Memory {
         let mut segments = self.segments.borrow_mut();
         let of = segments.of_mut(region).unwrap();
@@ -220,13 +220,13 @@ impl Process {
         self.segment(region::SEND)
     }
 
-    /// Gives back all that it has of SEND and BULK.
+    /// Gives back everything that it has of SEND and BULK.
     pub(crate) fn release(&self) {
         self.segments.take();
         self.changes.set(self.changes.get() + 1);
     }
 
-    /// The next message of this kind; others stay.
+    /// Takes the next message of this kind. Others stay.
     pub(crate) fn message<T: FromBytes + KnownLayout + Immutable>(&self, kind: u32) -> Option<T> {
         let mut messages = self.messages.borrow_mut();
         let index = messages.iter().position(|(of, ..)| *of == kind)?;
@@ -238,14 +238,14 @@ impl Process {
         self.message(kind::OFFER)
     }
 
-    /// The answer to its claim.
+    /// Takes the answer to its claim.
     pub(crate) fn claimed(&self) -> Option<Status> {
         let reply: abi::Reply = self.message(kind::REPLY)?;
         assert_eq!(reply.kind, kind::CLAIM);
         Status::from_code(reply.status)
     }
 
-    /// The segments of RECEIVE that the device asked for, which it gives back.
+    /// Gives back the segments of RECEIVE that the device has asked for, and returns the requests.
     pub(crate) fn give_back(&self) -> Vec<abi::Reclaim> {
         let asked = std::iter::from_fn(|| self.message::<abi::Reclaim>(kind::RECLAIM));
         asked
@@ -256,7 +256,7 @@ impl Process {
             .collect()
     }
 
-    /// All completions that are there.
+    /// Takes all completions that are there.
     pub(crate) fn completions(&self) -> Vec<Completion> {
         let mut all = Vec::new();
         for queue in self.queues.borrow_mut().values_mut() {
@@ -276,7 +276,7 @@ impl Process {
         all
     }
 
-    /// The only completion, which must be this event.
+    /// Takes the only completion, which must be this event.
     pub(crate) fn expect(&self, event: u32) -> Completion {
         let all = self.completions();
         let [one] = &all[..] else {
@@ -286,7 +286,7 @@ impl Process {
         *one
     }
 
-    /// The only completion, which must be a new connection, and its client.
+    /// Takes the only completion, which must be a new connection, and logs its client in.
     pub(crate) fn connection(&self) -> abi::ConnInfo {
         let completion = self.expect(event::CONNECTION);
         let info = abi::ConnInfo::read_from_bytes(&self.take(&completion)).unwrap();
@@ -294,7 +294,7 @@ impl Process {
         info
     }
 
-    /// A new connection with its first message.
+    /// Takes a new connection with its first message.
     pub(crate) fn connection_and_message(&self) -> (u64, Vec<u8>) {
         let all = self.completions();
         let [connection, pdu] = &all[..] else {
@@ -319,7 +319,7 @@ impl Process {
             .unwrap()
     }
 
-    /// Copies the buffer of a completion, and gives it back.
+    /// Copies the buffer of a completion, and gives the buffer back.
     pub(crate) fn take(&self, completion: &Completion) -> Vec<u8> {
         let bytes = self.peek(completion);
         self.submit(Submission {
@@ -345,13 +345,13 @@ impl Process {
         );
     }
 
-    /// Room in the submission ring of a queue.
+    /// Returns the room in the submission ring of a queue.
     pub(crate) fn room(&self, queue: u32) -> u32 {
         let mut queues = self.queues.borrow_mut();
         queues.get_mut(&queue).unwrap().submissions.room().unwrap()
     }
 
-    /// The memory of its queue with a shard.
+    /// Returns the memory of its queue with a shard.
     pub(crate) fn queue_memory(&self, queue: u32) -> Memory {
         self.queues.borrow()[&queue].memory.clone()
     }
@@ -388,7 +388,7 @@ impl Process {
         });
     }
 
-    /// An RDMA operation on `length` bytes at the start of BULK.
+    /// Submits an RDMA operation on `length` bytes at the start of BULK.
     pub(crate) fn rdma(&self, op: u32, (conn, cookie): (u64, u64), length: u32, list: &[u8]) {
         self.bulk();
         self.segment(region::SEND)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which process gets a connection, and what becomes of it.
+//! Tests which process gets a connection, and what becomes of it.
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{Completion, TransferSubmission, event, op};
@@ -73,7 +73,7 @@ fn a_connection_whose_worker_ends_before_it_does_anything_finds_another() {
     scene.claim(&other, offer.token).unwrap();
     let (conn, message) = other.connection_and_message();
     assert_eq!(message, negotiate(1));
-    // A connection that was answered ends with its worker.
+    // A connection that has been answered ends with its worker.
     other.send(conn, 1, b"a response");
     scene.settle();
     scene.detach(other.id());

@@ -63,16 +63,16 @@ pub(crate) struct Scene {
     pub(crate) office: Office,
     pub(crate) total: Arc<Account>,
     processes: BTreeMap<u32, Process>,
-    /// All queues that there ever were, with their shards.
+    /// All queues that have ever existed, with their shards.
     queues: Vec<(usize, QueueId)>,
     last_id: u32,
-    /// Why processes were detached.
+    /// The reasons why processes were detached.
     pub(crate) faults: Vec<(u32, Status, String)>,
-    /// Names of the reasons for which connections ended, in order.
+    /// The names of the reasons for which connections ended, in order.
     pub(crate) ends: Vec<&'static str>,
 }
 
-/// Bytes of a worker's memory.
+/// The most memory of a worker, in bytes.
 const LIMIT: u64 = 2 << 20;
 
 impl Scene {
@@ -147,7 +147,7 @@ impl Scene {
         panic!("does not come to rest");
     }
 
-    /// Lets everything do a bit of it; returns whether there was any.
+    /// Lets everything do a bit of its work, and returns whether there was any.
     pub(crate) fn round(&mut self) -> bool {
         let mut busy = false;
         for (shard, queue) in &self.queues {
@@ -212,7 +212,7 @@ impl Scene {
         }
     }
 
-    /// Lets time pass, stopping whenever a shard or client wants to be called.
+    /// Lets time pass, and stops whenever a shard or client wants to be called.
     pub(crate) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         self.settle();
@@ -245,7 +245,7 @@ impl Scene {
         self.attach(Role::Worker, false)
     }
 
-    /// A worker that has registered a client.
+    /// Makes a worker that has registered a client.
     pub(crate) fn worker_of(&mut self, guid: u8) -> Process {
         let worker = self.worker();
         let mut registry = self.office.registry();
@@ -254,7 +254,7 @@ impl Scene {
         worker
     }
 
-    /// A process ends.
+    /// Ends a process.
     pub(crate) fn detach(&mut self, process: u32) {
         if let Some(ended) = self.processes.remove(&process) {
             ended.release();
@@ -265,7 +265,7 @@ impl Scene {
         }
     }
 
-    /// A worker claims a token.
+    /// Claims a token for a worker.
     pub(crate) fn claim(&mut self, worker: &Process, token: Token) -> Result<(), Status> {
         let offered = self.office.registry().claim(&token);
         let Place { shard, conn } = offered.ok_or(Status::NoToken)?;
@@ -278,7 +278,7 @@ impl Scene {
         Ok(())
     }
 
-    /// A client that has negotiated with the shard.
+    /// Connects a client, which negotiates with the shard.
     pub(crate) fn connect(&mut self, shard: usize) -> Client {
         let conn = self
             .clients
@@ -295,7 +295,7 @@ impl Scene {
         }
     }
 
-    /// A client that has sent its first request.
+    /// Connects a client, which sends its first request.
     pub(crate) fn client(&mut self, shard: usize, guid: u8) -> Client {
         let client = self.connect(shard);
         assert_eq!(self.seen(&client), [Seen::Established]);
@@ -303,7 +303,7 @@ impl Scene {
         client
     }
 
-    /// A client with its worker, logged in, and its connection for the worker.
+    /// Makes a client that has logged in, its worker, and the worker's number for the connection.
     pub(crate) fn pair(&mut self, guid: u8) -> (Client, Process, u64) {
         let worker = self.worker_of(guid);
         let client = self.client(0, guid);
@@ -339,7 +339,7 @@ impl Scene {
         self.clients.abort(client.conn);
     }
 
-    /// The events of a client since the last call.
+    /// Takes the events of a client since the last call.
     pub(crate) fn seen(&mut self, client: &Client) -> Vec<Seen> {
         self.settle();
         self.seen.remove(&client.conn).unwrap_or_default()
@@ -349,13 +349,13 @@ impl Scene {
         matches!(self.seen(client).last(), Some(Seen::Closed(_)))
     }
 
-    /// The number of connections, and how many of them have no session.
+    /// Returns the number of connections, and how many of them have no session.
     pub(crate) fn office_counts(&self) -> (usize, usize) {
         let registry = self.office.registry();
         (registry.connections(), registry.unauthenticated())
     }
 
-    /// Registers a client and a session (0: none) for a worker, unless another one has them.
+    /// Registers a client and a session (0: none) for a worker, unless another worker has them.
     pub(crate) fn office_register(
         &self,
         worker: u32,
@@ -366,12 +366,12 @@ impl Scene {
         registry.register(worker, guid, session, 100)
     }
 
-    /// What the stopped shards carried.
+    /// Returns what the stopped shards have carried.
     pub(crate) fn carried(&self) -> Carried {
         *self.office.registry().carried("loopback")
     }
 
-    /// Ends all processes and clients, and checks that no connection and no counted byte is left.
+    /// Ends all processes and clients, and checks that no connection and no byte that counts is left.
     pub(crate) fn leaves_nothing(&mut self) {
         for id in self.processes.keys().copied().collect::<Vec<_>>() {
             self.detach(id);
@@ -399,22 +399,22 @@ impl Scene {
     }
 }
 
-/// A client of one connection, with memory that the server may access.
+/// A client with one connection, and memory that the server may access.
 #[derive(Debug)]
 pub(crate) struct Client {
     conn: ConnId,
     pub(crate) memory: Memory,
-    /// One to be read, and one to be written.
+    /// A region to be read, and one to be written.
     regions: [Region; 2],
 }
 
 impl Client {
-    /// A descriptor, as on the wire, of a part of its readable memory.
+    /// Makes a descriptor, as on the wire, of a part of the client's readable memory.
     pub(crate) fn source(&self, offset: u64, length: u32) -> Vec<u8> {
         descriptor(&self.regions[0], offset, length)
     }
 
-    /// The same for a part of its writable memory.
+    /// Makes a descriptor of a part of the client's writable memory.
     pub(crate) fn target(&self, offset: u64, length: u32) -> Vec<u8> {
         descriptor(&self.regions[1], offset, length)
     }
@@ -429,12 +429,12 @@ fn descriptor(region: &Region, offset: u64, length: u32) -> Vec<u8> {
     descriptor.emit().to_vec()
 }
 
-/// A NEGOTIATE request of the client with this number.
+/// Makes a NEGOTIATE request of the client with this number.
 pub(crate) fn negotiate(guid: u8) -> Vec<u8> {
     let mut bytes = vec![0; 64 + 36];
     bytes[..6].copy_from_slice(b"\xfeSMB\x40\x00");
     bytes[64] = 36;
-    // One dialect: 3.0.
+    // It has one dialect: 3.0.
     bytes[66] = 1;
     bytes[76..92].copy_from_slice(&[guid; 16]);
     bytes.extend_from_slice(&0x0300_u16.to_le_bytes());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What time limits end.
+//! Tests what time limits end.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ fn a_worker_sleeps_until_something_is_for_it() {
     assert_eq!(worker.rings(), 1);
     let pdu = worker.expect(event::PDU);
     worker.take(&pdu);
-    // The end of a send is not a sign of life.
+    // That a send has ended is not a sign of life.
     worker.send(conn, 1, b"a response");
     worker.announces_sleep();
     scene.settle();

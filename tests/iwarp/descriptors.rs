@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The iWARP fabric when the process has no descriptors left.
+//! Tests the iWARP fabric when the process has no descriptors left.
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -15,7 +15,7 @@ const EMFILE: i32 = 24;
 
 #[test]
 fn a_process_without_descriptors_neither_spins_nor_forgets_waiting_clients() {
-    // The limit applies to a whole process, so the test runs in one of its own.
+    // The limit applies to a whole process, so the test runs in a separate one.
     let status = Command::new("sh")
         .args([
             "-c",
@@ -37,7 +37,7 @@ fn has_few_descriptors() {
     let mut fabric = Iwarp::new(config).unwrap();
     let listener = fabric.listen(([127, 0, 0, 1], 0).into()).unwrap();
     let address = fabric.local_address(listener).unwrap();
-    // At first a peer can have a descriptor, and in the end none is left.
+    // At first a peer can get a descriptor. In the end none is left.
     let mut peers = Vec::new();
     while let Ok(peer) = TcpStream::connect(address) {
         peers.push(peer);
@@ -64,7 +64,7 @@ fn has_few_descriptors() {
     assert_eq!(refusals(&events), 1, "{events:?}");
     let accepted = fabric.counts().connections;
     assert!(accepted < waiting);
-    // It waits, and is not woken for connections that it cannot have.
+    // The fabric waits, and is not woken for connections that it cannot have.
     let due = fabric.poll_timeout().unwrap();
     assert!(due > start && due - start < Duration::from_secs(1));
     let clock = std::time::Instant::now();
@@ -74,11 +74,11 @@ fn has_few_descriptors() {
         fabric.poll(start, &mut events).unwrap();
     }
     assert!(clock.elapsed() >= Duration::from_millis(40), "it spins");
-    // There are still none: it tries again, and reports that again.
+    // There are still none, so the fabric tries again, and reports that again.
     fabric.poll(due, &mut events).unwrap();
     fabric.poll(due, &mut events).unwrap();
     assert_eq!(refusals(&events), 2, "{events:?}");
-    // Some end, and all others come in.
+    // Some connections end, and all others come in.
     for _ in 0..waiting / 2 {
         peers.remove(0);
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The answers to RDMA READs go straight to their targets, and everything that arrives between them
-//! is still handled correctly.
+//! Tests that the answers to RDMA READs go straight to their targets, and that everything that arrives between them is
+//! still handled correctly.
 
 use std::time::Duration;
 
@@ -135,7 +135,7 @@ fn reads_between_messages(crc: bool, max_ulpdu: u16) {
             .post_recv(client, WrId(n.into()), memory)
             .unwrap();
     }
-    // The responder waits for the first FPDU of the initiator; then both send much.
+    // The responder waits for the first FPDU of the initiator. Then both send much.
     for n in 0..READS {
         let memory = Sge {
             region: sink,
@@ -152,7 +152,7 @@ fn reads_between_messages(crc: bool, max_ulpdu: u16) {
             .unwrap();
     }
     for n in 0..MESSAGES {
-        // Of different lengths: some fit into an FPDU, some do not.
+        // The lengths differ: some messages fit into an FPDU, some do not.
         let length = if n % 3 == 0 { 10 + n } else { MESSAGE };
         let memory = Sge {
             region: text,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Peers that answer RDMA READs, and send other things in between. Large answers go from the socket
-//! straight to their targets, but whatever comes instead must still be noticed.
+//! Tests peers that answer RDMA READs and send other things in between. Large answers go from the socket straight to
+//! their targets, but anything that comes instead must still be noticed.
 
 use smbdirect::fabric::iwarp::IwarpError;
 use smbdirect::fabric::{Access, CloseReason, Event, Fabric, RemoteAddress, Work, WrId};
@@ -13,10 +13,10 @@ const THERE: RemoteAddress = RemoteAddress {
     token: RemoteToken(7),
     address: 0,
 };
-/// The most payload of an answer.
+/// The most payload in one segment of an answer.
 const LARGEST: usize = 60_000;
 
-/// What a peer sends, and the expected result.
+/// What a peer sends, and the result that is expected.
 struct Script {
     crc: bool,
     rng: fastrand::Rng,
@@ -35,7 +35,7 @@ impl Script {
         self.stream.extend(fpdu(self.crc, &[header, payload]));
     }
 
-    /// A whole SEND in one FPDU; returns its payload.
+    /// Adds a whole SEND in one FPDU, and returns its payload.
     fn send(&mut self, length: usize) -> Vec<u8> {
         self.sends += 1;
         let header = untagged([0x41, 0x43], 0, 0, self.sends, 0);
@@ -66,7 +66,7 @@ impl Script {
         }
     }
 
-    /// Waits until the peer has got that many READs, and sends everything as fast as it is taken.
+    /// Waits until the peer has got that many READs, and then sends everything as fast as the fabric takes it.
     fn run(&self, world: &mut World, peer: &mut Peer, reads: usize) {
         world.read(peer, 52 * reads);
         let mut rest = &self.stream[..];
@@ -77,7 +77,7 @@ impl Script {
     }
 }
 
-/// A peer that has sent its first FPDU, and a script for what it will send and write.
+/// Makes a peer that has sent its first FPDU, and a script for what it will send and write.
 fn script(world: &mut World, seed: u64) -> (Peer, smbdirect::fabric::ConnId, Script) {
     let crc = seed % 2 == 1;
     let (mut peer, conn) = world.established(if crc { 0x50 } else { 0x10 });
@@ -141,7 +141,7 @@ fn whatever_comes_between_answers_is_what_it_is() {
                         said.push(script.send(length));
                     }
                 });
-                // Only between answers: tagged messages do not interleave.
+                // Do this only between answers, because tagged messages do not interleave.
                 if script.rng.bool() {
                     let at = script.rng.usize(0..10_000);
                     let length = script.rng.usize(0..50_000);
@@ -187,7 +187,7 @@ fn reads_into_the_same_memory_leave_what_the_last_one_read() {
         for seed in 0..8 {
             let (mut peer, conn, mut script) = script(world, seed);
             let sink = world.register_large(conn, 200_000);
-            // The same memory, registered again under another number.
+            // This is the same memory, registered again under another number.
             let alias = Mem {
                 memory: sink.memory.clone(),
                 region: world
@@ -245,7 +245,7 @@ fn an_error_in_the_middle_of_answers_is_found() {
                 script.answer(n, bytes, &mut |script| {
                     segments += 1;
                     if segments == broken {
-                        // An answer without a READ.
+                        // This is an answer without a READ.
                         let header = tagged([0xc1, 0x42], 77, 0);
                         script.push(&header, &[0xee; 10_000]);
                     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Established peers whose FPDUs break rules: the Terminate that they get, byte for byte.
+//! Tests established peers whose FPDUs break rules, and the Terminate that they get, byte for byte.
 
 use smbdirect::fabric::iwarp::{Config, IwarpError};
 use smbdirect::fabric::{Access, CloseReason, ConnId, Fabric, RemoteAddress, WrError, WrId};
@@ -10,8 +10,8 @@ use crate::harness::{
     LATE, Mem, Peer, World, crc32c, fpdu, on_both, quick, read, send, tagged, untagged,
 };
 
-/// The memory of a victim: 100 bytes that the peer may write, 100 that it may read, and 100 that it
-/// may not access, with a receive of 10 bytes in the last of them.
+/// The memory of a victim: 100 bytes that the peer may write, 100 that it may read, and 100 that it may not access,
+/// with a receive of 10 bytes in the last ones.
 struct Victim {
     peer: Peer,
     conn: ConnId,
@@ -36,7 +36,7 @@ fn victim(world: &mut World, crc: bool) -> Victim {
     }
 }
 
-/// Which headers a Terminate returns.
+/// The headers that a Terminate returns.
 #[derive(Clone, Copy)]
 enum Back {
     Nothing,
@@ -45,7 +45,7 @@ enum Back {
 }
 use Back::{Ddp, DdpAndRead, Nothing};
 
-/// The Terminate for an FPDU, as RFC 5040 4.8 draws it.
+/// Makes the Terminate for an FPDU, as RFC 5040 4.8 draws it.
 fn terminate(crc: bool, (layer, etype, code): (u8, u8, u8), broken: &[u8], back: Back) -> Vec<u8> {
     let tagged = broken[2] & 0x80 != 0;
     let ddp = if tagged { 14 } else { 18 };
@@ -68,12 +68,12 @@ fn terminate(crc: bool, (layer, etype, code): (u8, u8, u8), broken: &[u8], back:
 
 type Broken = (Vec<u8>, IwarpError, (u8, u8, u8), Back);
 
-/// An FPDU for each broken rule, with the error here and the one that the peer is told.
+/// Makes an FPDU for each broken rule, with the error on this side and the one that the peer is told.
 fn broken(victim: &Victim) -> Vec<Broken> {
     let (stag, at) = (victim.writable.token(), victim.writable.address());
     let (source, from) = (victim.readable.token(), victim.readable.address());
     let local = victim.local.token();
-    // A number other than these three, whatever they are.
+    // Guess a number other than these three, whatever they are.
     let guessed = (1..)
         .find(|token| ![stag, source, local].contains(token))
         .unwrap();
@@ -101,7 +101,7 @@ fn broken(victim: &Victim) -> Vec<Broken> {
             (1, 0, 0),
             Nothing,
         ),
-        // Only as much of the header as it takes to see the error.
+        // Send only as much of the header as is needed to see the error.
         (
             untagged([0x40, 0x43], 0, 1, 0),
             IwarpError::DdpVersion,
@@ -234,7 +234,7 @@ fn each_broken_rule_is_answered_with_its_terminate() {
                 world.closed(victim.conn);
                 break;
             };
-            // In two TCP segments.
+            // Send it in two TCP segments.
             let (first, second) = bytes.split_at(bytes.len() / 2);
             victim.peer.send(first);
             world.poll();
@@ -279,7 +279,7 @@ fn a_terminate_is_believed_and_not_answered() {
     on_both(quick(), |world| {
         for (body, reason) in [
             (&b"\x12\x02\xc0\0"[..], error(1, 2, 2)),
-            // As siw writes it: it announces parts that are missing.
+            // siw writes it like this: it announces parts that are missing.
             (b"\x21\x02\x07\0", error(2, 1, 2)),
             (
                 b"\x12\x02",
@@ -383,7 +383,7 @@ fn posted_work_without_its_memory_ends_the_connection() {
 #[test]
 fn more_reads_than_agreed_are_refused_and_as_many_are_served() {
     on_both(quick(), |world| {
-        // The peer asked for 16 READs at a time, and was granted them.
+        // The peer asked for 16 READs at a time, and they were granted.
         for extra in [0, 1] {
             let mut victim = victim(world, false);
             let (token, address) = (victim.readable.token(), victim.readable.address());
@@ -407,8 +407,7 @@ fn more_reads_than_agreed_are_refused_and_as_many_are_served() {
     });
 }
 
-/// Sends these bytes again and again, as fast as the other side takes them, until the connection
-/// ends.
+/// Sends these bytes again and again, as fast as the other side takes them, until the connection ends.
 fn flood(peer: &Peer, bytes: Vec<u8>) -> std::thread::JoinHandle<()> {
     let mut stream = peer.stream.try_clone().unwrap();
     std::thread::spawn(move || {
@@ -438,7 +437,7 @@ fn a_flood_of_unexpected_messages_ends_with_the_first() {
 fn a_flood_of_empty_messages_keeps_no_other_peer_waiting() {
     on_both(quick(), |world| {
         let (peer, conn) = world.established(0x10);
-        // RDMA WRITEs of no bytes are legal, in any number.
+        // RDMA WRITEs of zero bytes are legal, in any number.
         let nothing = fpdu(false, &[&tagged([0xc1, 0x40], 0, 0)]);
         let flood = flood(&peer, nothing.repeat(20_000));
         for _ in 0..50 {

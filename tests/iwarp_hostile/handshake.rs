@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Peers that connect: the answers that they get, and how long they may wait.
+//! Tests peers that connect: the answers that they get, and how long they may wait.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,7 +11,7 @@ use smbdirect::fabric::{CloseReason, Event, Fabric};
 
 use crate::harness::{LATE, Peer, World, on_both, quick, request};
 
-/// Sent by `cifs.ko` over siw.
+/// `cifs.ko` sends this over siw.
 const ENHANCED: &[u8] = &[0, 32, 0, 1];
 const LEGACY: &[u8] = &[0, 0, 0, 32, 0, 0, 0, 1];
 
@@ -19,7 +19,7 @@ fn linux() -> Vec<u8> {
     request(0x10, 2, &[ENHANCED, LEGACY].concat())
 }
 
-/// The peer sends only this, and is refused at once and without an answer.
+/// Makes a peer send only this, and checks that it is refused at once and without an answer.
 fn refuses(world: &mut World, bytes: &[u8], error: IwarpError) {
     let mut peer = Peer::connect(world.address);
     peer.send(bytes);
@@ -53,7 +53,7 @@ fn other_revisions_and_lengths_are_refused_without_an_answer() {
             let bytes = request(0x10, revision, ENHANCED);
             refuses(world, &bytes, IwarpError::MpaUnsupportedRevision);
         }
-        // As soon as the length has arrived.
+        // It is refused as soon as the length has arrived.
         for length in [[2, 1], [255, 255]] {
             let bytes = [&b"MPA ID Req Frame\x10\x02"[..], &length].concat();
             refuses(world, &bytes, IwarpError::MpaPrivateDataTooLong);
@@ -101,12 +101,12 @@ const REPLIES: [(u8, u8, &[u8], &[u8]); 14] = [
         b"\x00\x01\x00\x08\0\0\0\x02\0\0\0\x04",
     ),
     (0x00, 1, b"neither", b"\x00\x01\x00\x00"),
-    // The flag S has no meaning there.
+    // The flag S has no meaning in this revision.
     (0x10, 1, b"", b"\x00\x01\x00\x00"),
     // Revision 2, not enhanced.
     (0x00, 2, b"", b"\x00\x02\x00\x00"),
     (0x00, 2, LEGACY, b"\x00\x02\x00\x08\0\0\0\x01\0\0\0\x10"),
-    // Enhanced; siw's own flag is not mirrored.
+    // Enhanced; the reply does not mirror siw's own flag.
     (0x10, 2, ENHANCED, b"\x10\x02\x00\x04\x00\x01\x00\x10"),
     (0x58, 2, ENHANCED, b"\x50\x02\x00\x04\x00\x01\x00\x10"),
     (
@@ -121,7 +121,7 @@ const REPLIES: [(u8, u8, &[u8], &[u8]); 14] = [
         b"\x3f\xff\x3f\xff",
         b"\x10\x02\x00\x04\x00\x20\x00\x01",
     ),
-    // Peer to peer: of the offered kinds, it chooses a WRITE, a READ, a SEND, in this order.
+    // Peer to peer: of the kinds that are offered, it chooses a WRITE, a READ or a SEND, in this order.
     (
         0x10,
         2,
@@ -142,7 +142,7 @@ fn replies_come_in_the_revision_of_the_request_byte_for_byte() {
         for (flags, revision, private_data, reply) in REPLIES {
             let mut peer = Peer::connect(world.address);
             let bytes = request(flags, revision, private_data);
-            // In two pieces, cut anywhere.
+            // Send it in two pieces, cut anywhere.
             let (first, second) = bytes.split_at(private_data.len() + 7);
             peer.send(first);
             world.poll();
@@ -190,7 +190,7 @@ fn nothing_follows_the_reply_until_the_peer_has_spoken() {
         peer.stream.set_nonblocking(true).unwrap();
         let silence = std::io::Read::read(&mut peer.stream, &mut [0; 1]).unwrap_err();
         assert_eq!(silence.kind(), std::io::ErrorKind::WouldBlock);
-        // An RDMA WRITE of no bytes.
+        // This is an RDMA WRITE of zero bytes.
         peer.send(&crate::harness::fpdu(
             false,
             &[&crate::harness::tagged([0xc1, 0x40], 0, 0)],
@@ -201,7 +201,7 @@ fn nothing_follows_the_reply_until_the_peer_has_spoken() {
     });
 }
 
-/// How long it takes until a slow peer is refused.
+/// Measures how long it takes until a slow peer is refused.
 fn times_out(world: &mut World, mut between: impl FnMut(&mut World)) -> Duration {
     let start = std::time::Instant::now();
     let mut reason = None;
@@ -218,7 +218,7 @@ fn times_out(world: &mut World, mut between: impl FnMut(&mut World)) -> Duration
 }
 
 fn within(elapsed: Duration, limit: Duration) {
-    // The clock of the connection starts a little later than that of the test.
+    // The clock of the connection starts a little later than the test's.
     let earliest = limit - Duration::from_millis(50);
     let latest = limit + LATE;
     assert!((earliest..latest).contains(&elapsed), "{elapsed:?}");
@@ -354,7 +354,7 @@ fn waiting_peers_are_limited_by_source() {
     on_both(limited, |world| {
         let mut waiting: VecDeque<Peer> = (0..4).map(|_| Peer::connect(world.address)).collect();
         world.wait("peers", |world| world.fabric.counts().pending == 4);
-        // For each newcomer the oldest one is closed.
+        // For each newcomer, the oldest connection is closed.
         for _ in 0..3 {
             waiting.push_back(Peer::connect(world.address));
             let mut oldest = waiting.pop_front().expect("four of them");
@@ -393,7 +393,7 @@ fn waiting_peers_are_limited_in_total() {
         .map(|n| Peer::connect_from(local(2 + n), world.address))
         .collect();
     world.wait("peers", |world| world.fabric.counts().pending == 6);
-    // All sources are equal: the oldest connection is closed.
+    // All sources are equal, so the oldest connection is closed.
     let newcomer = Peer::connect_from(local(99), world.address);
     let refused = (
         waiting[0].stream.local_addr().unwrap(),

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How late a busy machine may be.
 pub const LATE: Duration = Duration::from_secs(10);
 
-/// Time limits that keep every test short.
+/// Returns a configuration with time limits that keep every test short.
 pub fn quick() -> Config {
     Config {
         connect_timeout: Duration::from_millis(300),
@@ -32,8 +32,7 @@ pub fn quick() -> Config {
     }
 }
 
-/// Runs a test on IPv4 with a clock that starts at 0, and on IPv6 with one that has long been
-/// running.
+/// Runs a test on IPv4 with a clock that starts at 0, and on IPv6 with a clock that has been running for a long time.
 pub fn on_both(config: Config, test: impl Fn(&mut World)) {
     for (address, start) in [("127.0.0.1:0", 0), ("[::1]:0", u64::MAX / 2)] {
         let mut world = World::new(address.parse().unwrap(), config, Instant::from_nanos(start));
@@ -86,11 +85,11 @@ pub struct World {
     pub fabric: Iwarp,
     pub address: SocketAddr,
     other: Iwarp,
-    /// The friendly connection's ends here and there.
+    /// The two ends of the friendly connection.
     friends: Option<(Friend, Friend)>,
     start: Instant,
     clock: std::time::Instant,
-    /// The reported events, without the friend's.
+    /// The events that were reported, without the friend's.
     pub events: Vec<Event>,
     friendly: Vec<Event>,
     descriptors: usize,
@@ -234,7 +233,7 @@ impl World {
     }
 }
 
-/// Connections of the fabric under test.
+/// Calls for connections of the fabric under test.
 impl World {
     /// Waits for a request.
     pub fn requested(&mut self) -> ConnId {
@@ -253,7 +252,7 @@ impl World {
         self.fabric.accept(conn, ReadLimits::default()).unwrap();
     }
 
-    /// Waits for the end of a connection; its flushed requests are in `events`.
+    /// Waits for the end of a connection. Its flushed requests are in `events`.
     pub fn closed(&mut self, conn: ConnId) -> CloseReason {
         let mut closed = None;
         self.wait("end", |world| {
@@ -285,7 +284,7 @@ impl World {
         find(&self.events.remove(index))
     }
 
-    /// Removes the completions of a connection; returns their numbers and results.
+    /// Removes the completions of a connection, and returns their numbers and results.
     pub fn completions(&mut self, of: ConnId) -> Vec<(u64, Result<(), WrError>)> {
         let mut completions = Vec::new();
         while let Some(completion) = self.take(|event| match event {
@@ -308,12 +307,12 @@ impl World {
         Mem { memory, region }
     }
 
-    /// Memory for a READ, of at least one byte.
+    /// Registers memory for a READ, of at least one byte.
     pub fn register_large(&mut self, conn: ConnId, length: usize) -> Mem {
         self.register(conn, length.max(1), Access::Local)
     }
 
-    /// A peer and the established connection to it; `flags` are those of its MPA request.
+    /// Makes a peer, and the established connection to it. `flags` are the flags of its MPA request.
     pub fn established(&mut self, flags: u8) -> (Peer, ConnId) {
         let mut peer = Peer::connect(self.address);
         peer.send(&request(flags, 2, &[0, 32, 0, 16]));
@@ -326,7 +325,7 @@ impl World {
     }
 }
 
-/// What a peer receives.
+/// Calls for what a peer receives.
 impl World {
     /// Waits until the peer has received this many bytes.
     pub fn read(&mut self, peer: &mut Peer, length: usize) -> Vec<u8> {
@@ -375,7 +374,7 @@ impl Peer {
         Self { stream }
     }
 
-    /// Sends what the kernel has room for: everything, if the test does not send much.
+    /// Sends as much as the kernel has room for, which is everything if the test does not send much.
     pub fn send(&mut self, bytes: &[u8]) {
         assert_eq!(self.try_send(bytes), bytes.len());
     }
@@ -388,7 +387,7 @@ impl Peer {
         }
     }
 
-    /// Appends what has arrived, up to `length` bytes in all; returns whether the stream has ended.
+    /// Appends what has arrived, up to `length` bytes in total, and returns whether the stream has ended.
     fn receive(&mut self, bytes: &mut Vec<u8>, length: usize) -> bool {
         let mut chunk = vec![0; 1 << 16];
         while bytes.len() < length {
@@ -404,19 +403,19 @@ impl Peer {
         false
     }
 
-    /// Ends the sending half.
+    /// Ends the sending half of the connection.
     pub fn half_close(&self) {
         self.stream.shutdown(std::net::Shutdown::Write).unwrap();
     }
 
-    /// Ends with an RST.
+    /// Ends the connection with an RST.
     pub fn reset(self) {
         let socket = socket2::SockRef::from(&self.stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
 }
 
-/// An MPA request.
+/// Makes an MPA request.
 pub fn request(flags: u8, revision: u8, private_data: &[u8]) -> Vec<u8> {
     let length = (private_data.len() as u16).to_be_bytes();
     [
@@ -428,7 +427,7 @@ pub fn request(flags: u8, revision: u8, private_data: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// CRC32C, bit by bit.
+/// Computes CRC32C, bit by bit.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
@@ -437,7 +436,7 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     })
 }
 
-/// An FPDU with this ULPDU.
+/// Makes an FPDU with this ULPDU.
 pub fn fpdu(crc: bool, ulpdu: &[&[u8]]) -> Vec<u8> {
     let ulpdu = ulpdu.concat();
     let mut bytes = (ulpdu.len() as u16).to_be_bytes().to_vec();
@@ -448,23 +447,23 @@ pub fn fpdu(crc: bool, ulpdu: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// An untagged segment's headers.
+/// Makes the headers of an untagged segment.
 pub fn untagged(control: [u8; 2], token: u32, queue: u32, msn: u32, mo: u32) -> Vec<u8> {
     let numbers = [token, queue, msn, mo].map(u32::to_be_bytes);
     [&control[..], numbers.as_flattened()].concat()
 }
 
-/// A tagged segment's headers.
+/// Makes the headers of a tagged segment.
 pub fn tagged(control: [u8; 2], stag: u32, offset: u64) -> Vec<u8> {
     [&control[..], &stag.to_be_bytes(), &offset.to_be_bytes()].concat()
 }
 
-/// A whole SEND without a CRC.
+/// Makes a whole SEND without a CRC.
 pub fn send(msn: u32, payload: &[u8]) -> Vec<u8> {
     fpdu(false, &[&untagged([0x41, 0x43], 0, 0, msn, 0), payload])
 }
 
-/// An RDMA Read Request without a CRC.
+/// Makes an RDMA Read Request without a CRC.
 pub fn read(msn: u32, length: u32, stag: u32, offset: u64) -> Vec<u8> {
     let body = [
         &[0; 12][..],

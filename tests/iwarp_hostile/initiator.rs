@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The fabric connects to a hostile responder.
+//! Tests a fabric that connects to a hostile responder.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -10,12 +10,11 @@ use smbdirect::fabric::{Access, CloseReason, ConnId, Event, Fabric, ReadLimits, 
 
 use crate::harness::{Peer, World, on_both, quick, send};
 
-/// What the fabric sends first: revision 2, enhanced, with its read limits again in the private
-/// data.
+/// What the fabric sends first: revision 2, enhanced, with its read limits again in the private data.
 const REQUEST: &[u8; 32] =
     b"MPA ID Req Frame\x10\x02\x00\x0c\x00\x20\x00\x10\x00\x00\x00\x20\x00\x00\x00\x10";
 
-/// A connection to a peer that has received the fabric's request.
+/// Makes a connection to a peer, which has received the fabric's request.
 fn asked(world: &mut World) -> (Peer, ConnId, TcpListener) {
     let listener = TcpListener::bind((world.address.ip(), 0)).unwrap();
     let address = listener.local_addr().unwrap();

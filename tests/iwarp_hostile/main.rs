@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The iWARP fabric against raw sockets that break the rules.
+//! Tests the iWARP fabric with raw sockets that break the rules.
 //!
-//! Each case ends with the same check: a good connection that was there all the time still carries
-//! messages both ways, and of all other peers neither a descriptor nor a table entry is left.
+//! Each case ends with the same check: a good connection that has been there all the time still carries messages both
+//! ways, and no descriptor or table entry of any other peer is left.
 #![allow(
     unreachable_pub,
     missing_docs,

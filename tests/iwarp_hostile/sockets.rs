@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Peers that end, stall or dribble.
+//! Tests peers that end, stall or dribble.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,14 +16,14 @@ use crate::harness::{LATE, Mem, Peer, World, fpdu, on_both, quick, read, send, t
 
 const MIB: usize = 1 << 20;
 
-/// An established peer that has sent its first FPDU, so that the fabric may send.
+/// Makes an established peer that has sent its first FPDU, so that the fabric may send.
 fn spoken(world: &mut World) -> (Peer, ConnId) {
     let (mut peer, conn) = world.established(0x10);
     peer.send(&fpdu(false, &[&tagged([0xc1, 0x40], 0, 0)]));
     (peer, conn)
 }
 
-/// Posts `count` RDMA WRITEs of 1 MiB each, numbered from 100 on, and lets those that fit go out.
+/// Posts `count` RDMA WRITEs of 1 MiB each, numbered from 100 on, and lets as many as fit go out.
 fn write_much(world: &mut World, conn: ConnId, count: u64) -> Mem {
     let memory = world.register(conn, MIB, Access::Local);
     let mut bytes = vec![0; MIB];
@@ -40,14 +40,14 @@ fn write_much(world: &mut World, conn: ConnId, count: u64) -> Mem {
             .post_write(conn, WrId(100 + n), sge, target)
             .unwrap();
     }
-    // Until nothing moves.
+    // Poll until nothing moves.
     for _ in 0..200 {
         world.poll();
     }
     memory
 }
 
-/// Checks that all numbers come in order, the successful ones first; returns how many those are.
+/// Checks that all numbers come in order, the successful ones first, and returns how many succeeded.
 fn succeeded(completions: &[(u64, Result<(), WrError>)], count: u64) -> usize {
     let ids: Vec<u64> = completions.iter().map(|(id, _)| *id).collect();
     assert_eq!(ids, (100..100 + count).collect::<Vec<_>>());
@@ -85,7 +85,7 @@ fn a_peer_that_reads_late_gets_what_was_posted_before_closing() {
         let (mut peer, conn) = spoken(world);
         write_much(world, conn, 20);
         world.fabric.close(conn);
-        // The peer even sends, but that is no longer read.
+        // The peer even sends something, but that is no longer read.
         peer.send(&send(1, b"hello?"));
         let bytes = world.read_to_end(&mut peer);
         assert_eq!(world.closed(conn), CloseReason::Local);
@@ -189,7 +189,7 @@ fn a_peer_that_never_takes_its_read_data_costs_no_other_peer() {
         for _ in 0..50 {
             world.echo();
         }
-        // What the peer has not got by now, it no longer gets.
+        // The peer no longer gets what it has not got by now.
         world.fabric.deregister(conn, memory.region.id).unwrap();
         let mut bytes = Vec::new();
         bytes.extend(world.read_to_end(&mut peer));
@@ -222,7 +222,7 @@ fn a_peer_that_reads_fast_does_not_have_the_fabric_for_itself() {
         while total() < 256 * MIB {
             let before = total();
             world.poll();
-            // The budgets of one turn, and the contents of the kernel's buffers.
+            // The limit covers the budgets of one turn, and the contents of the kernel's buffers.
             assert!(total() - before < 40 * MIB);
         }
         world.echo();
@@ -239,7 +239,7 @@ fn a_half_closed_stream_is_a_closed_one() {
         peer.half_close();
         assert_eq!(world.closed(conn), CloseReason::Peer);
         assert_eq!(world.read_to_end(&mut peer), b"");
-        // In the middle of an FPDU, at any offset.
+        // Cut in the middle of an FPDU, at any offset.
         let message = send(1, b"hello");
         for length in 1..message.len() {
             let (mut peer, conn) = world.established(0x10);
@@ -294,7 +294,7 @@ fn a_message_larger_than_a_budget_arrives_with_the_end_behind_it() {
         let mut sent = 0;
         while sent < stream.len() {
             sent += peer.try_send(&stream[sent..]);
-            // The fabric lags behind.
+            // Now and then, the fabric lags behind.
             if fastrand::u8(0..20) == 0 {
                 world.poll();
             }
@@ -324,7 +324,7 @@ fn small_segments_behind_a_large_one_take_more_than_one_turn() {
         let header = |at| tagged([0x81, 0x40], memory.token(), memory.address() + at);
         peer.send(&fpdu(false, &[&header(0), &[1; 10_000]]));
         world.wait("large one", |_| memory.bytes()[9_999] == 1);
-        // SENDs of no bytes, as many as the window takes.
+        // Send SENDs of zero bytes, as many as the window takes.
         peer.send(&fpdu(false, &[&header(10_000)]).repeat(2_000));
         peer.half_close();
         std::thread::sleep(Duration::from_millis(20));
@@ -399,7 +399,7 @@ fn a_terminate_is_read_even_if_the_stream_broke_behind_it() {
 
 #[test]
 fn whoever_closes_first_has_the_reason() {
-    // Far longer than it takes if there is no peer to wait for.
+    // This is far longer than it takes if there is no peer to wait for.
     let config = Config {
         drain_timeout: 2 * LATE,
         ..quick()

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What idle connections hold over the iWARP fabric, from the socket's bookkeeping to the receives: the server's heap,
-//! without the heap of the peers' thread; and resident memory, which receives take only once they are used.
+//! Measures what idle connections hold over the iWARP fabric, from the socket's bookkeeping to the receives: the
+//! server's heap, without the heap of the peers' thread; and resident memory, which receives take only once they are
+//! used.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -35,13 +36,13 @@ fn poll(link: &mut Link, start: std::time::Instant) {
 /// What a server holds for a connection.
 #[derive(Debug)]
 struct Held {
-    /// Bytes of heap.
+    /// Bytes on the heap.
     heap: i64,
     /// Bytes of anonymous memory, including what its peer holds.
     resident: i64,
 }
 
-/// Bytes of anonymous memory of this process.
+/// Returns the anonymous memory of this process, in bytes.
 fn resident() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status
@@ -51,7 +52,7 @@ fn resident() -> i64 {
     number.parse::<i64>().unwrap() * KIB
 }
 
-/// What a server holds for each of `COUNT` connections once `done` holds.
+/// Returns what a server holds for each of `COUNT` connections once `done` is true.
 fn held(
     peers: impl FnOnce(SocketAddr, &mpsc::Receiver<()>) + Send + 'static,
     done: impl Fn(&Link) -> u64,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a connection holds on the heap before its peer is known.
+//! Measures what a connection holds on the heap before its peer is known.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,10 +9,10 @@ use smbdirect::fabric::iwarp::{Config, Counts, Iwarp};
 use smbdirect::fabric::{Event, Fabric, ReadLimits};
 use smbdirect::units::Instant;
 
-/// With this many the maps have no spare room.
+/// With this many connections, the maps have no spare room.
 const CONNECTIONS: usize = 255;
 
-/// Sent by `cifs.ko` over siw.
+/// `cifs.ko` sends this over siw.
 const REQUEST: &[u8] =
     b"MPA ID Req Frame\x10\x02\x00\x0c\x00\x20\x00\x01\x00\x00\x00\x20\x00\x00\x00\x01";
 
@@ -54,7 +54,7 @@ impl Server {
     }
 }
 
-/// Connects peers that do this much of the handshake; returns the bytes on the heap for each.
+/// Connects peers that do this much of the handshake, and returns the bytes on the heap for each.
 fn bytes_for_each(handshake: &[u8], reply: &mut [u8]) -> u64 {
     let mut server = Server::new();
     let listener = server.fabric.listen(([127, 0, 0, 1], 0).into()).unwrap();

@@ -2,37 +2,38 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Proves that wire, proto, the iWARP codecs and the engine do not need an operating system.
 #
-# It builds a program that has them as its only library (src/lib.rs), links all of it, called or not, and fails if any
-# symbol is left undefined. It does so for
+# It builds a program that has them as its only library (src/lib.rs), links all of it, whether called or not, and fails
+# if any symbol is left undefined. It does so for
 #   - a target without an operating system (x86_64-unknown-none), where `std` does not exist, and
 #   - this machine's own target, where `std` exists and only the linker keeps a dependency from using it.
 #
-# In the second one it also looks for places that may panic, and fails if it finds any that panics.txt does not list.
+# For the second target it also looks for places that may panic, and fails if it finds any that panics.txt does not
+# list.
 #
-# The first one needs a `core` for that target: the active toolchain's, if the target or the component rust-src is
-# installed; otherwise Debian's Rust with its library sources, called by absolute path so that the user's own stays
+# The first target needs a `core`: the active toolchain's, if the target or the component rust-src is installed;
+# otherwise, Debian's Rust with its library sources, called by absolute path so that the user's own Rust stays
 # untouched.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 . tools/lib.sh
 
-# What `core` itself needs from the program: memory copies, and on a hosted target, where it was built for unwinding,
-# the names in its unwinding tables.
+# Symbols that `core` itself needs from the program: memory copies and, on a hosted target, for which it was built with
+# unwinding, the names in its unwinding tables.
 ALLOWED='memcpy|memmove|memset|memcmp|bcmp|strlen|rust_eh_personality|_Unwind_Resume'
 # Crates that may be in the program, and the features that would bring in the operating system.
 CRATES='no-os|slotmap|smbdirect|strum|thiserror|zerocopy'
 FEATURES='std|fabric|shm'
-# The Rust that panics.txt was made with.
+# The version of Rust with which panics.txt was made.
 PANICS_RUST=1.95
 
 out=$PWD/target/no-os
 bare=$(uname -m)-unknown-none
 
-# build <cargo> <target or ""> <more arguments of cargo>: prints the path of the program.
+# build <cargo> <target or ""> <more arguments of cargo>: builds the program, and prints its path.
 build() {
     local cargo=$1 target=$2 library
     shift 2
-    # The same versions of everything as the crate's own build.
+    # Use the same versions of all crates as the main build.
     cp Cargo.lock tests/no-os/Cargo.lock
     "$cargo" build --quiet --release --manifest-path tests/no-os/Cargo.toml --target-dir "$out" \
         ${target:+--target "$target"} "$@" >&2 || return 1
@@ -41,8 +42,8 @@ build() {
     echo "$library.o"
 }
 
-# Undefined symbols that are not allowed. It uses readelf because nm tries to read the bitcode in the toolchain's own
-# libraries with whatever LLVM plugin is installed.
+# Prints undefined symbols that are not allowed. This uses readelf, because nm tries to read the bitcode in the
+# toolchain's own libraries with whatever LLVM plugin is installed.
 forbidden_symbols() {
     readelf --wide --symbols "$1" >"$1.symbols" || return 1
     grep -q ' GLOBAL .* no_os$' "$1.symbols" || { echo "the program itself is missing in $1"; return 1; }
@@ -62,8 +63,8 @@ build_and_check() {
     echo "$what: $(grep -c ' FUNC ' "$program.symbols") functions, nothing left undefined except what core itself needs"
 }
 
-# The places that may panic, in the program for this machine's target: a kernel would oops there. An older library
-# reports more callers, so that more places seem to be this crate's.
+# Checks the places that may panic in the program for this machine's target: a kernel would oops there. An older library
+# reports more callers, so that more places seem to be in this crate.
 check_panics() {
     if ! version_at_least "$(rustc_version rustc)" "$PANICS_RUST"; then
         skipped "places that may panic: tests/no-os/panics.txt was made with Rust $PANICS_RUST"
@@ -72,7 +73,7 @@ check_panics() {
     python3 tests/no-os/panics.py "$out/release/libno_os.a" . tests/no-os/panics.txt
 }
 
-# The check must notice a program that does import something: otherwise this script proves nothing.
+# Checks that the check notices a program that does import something: otherwise this script would prove nothing.
 check_the_check() {
     local program
     program=$(build cargo "" --features import) || return 1
@@ -81,7 +82,7 @@ check_the_check() {
     return 1
 }
 
-# The program has the expected crates, without the features that need an operating system.
+# Checks that the program has the expected crates, without the features that need an operating system.
 check_features() {
     local listing wrong
     cp Cargo.lock tests/no-os/Cargo.lock
@@ -98,14 +99,14 @@ has_target() {
     [ -n "$(find "$(rustc --print sysroot)/lib/rustlib/$1/lib" -name 'libcore-*.rlib' -print -quit 2>/dev/null)" ]
 }
 
-# Whether Debian's Rust is there, new enough, and has its library sources.
+# Tells whether Debian's Rust is there, is new enough, and has its library sources.
 debian_rust_is_complete() {
     [ -x /usr/bin/cargo ] && [ -x /usr/bin/rustc ] && [ -e /usr/lib/rustlib/src/rust/library/core ] &&
         version_at_least "$(rustc_version /usr/bin/rustc)" "$(minimum_rust)"
 }
 
-# The packages for that: rustc of Debian 13, rustc-web of Debian 12, in the oldest version that will do, so that it also
-# shows that the minimum is one.
+# Prints the packages for that: rustc of Debian 13, or rustc-web of Debian 12, in the oldest version that will do, so
+# that this also tests the minimum version.
 debian_rust_packages() {
     local suffix version minimum
     minimum=$(minimum_rust)
@@ -125,7 +126,7 @@ debian_rust_packages() {
     return 1
 }
 
-# No command may change its meaning: the user's cargo must come before /usr/bin in PATH.
+# Tells whether a command would change its meaning: the user's cargo must come before /usr/bin in PATH.
 debian_rust_would_shadow() {
     local cargo directory
     cargo=$(command -v cargo) || return 1

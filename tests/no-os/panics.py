@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compares the places at which a static library may panic with those that panics.txt allows.
+"""Compares the places at which a static library may panic with the places that panics.txt allows.
 
     panics.py LIBRARY ROOT LIST
 
-Code that may panic leaves two traces in an object file: the source location, which the message would name, and a call of
-one of the panic functions of `core` and `alloc`. Both are read from the members that come from this crate and its
-dependencies, but not from those of `core` and `alloc`. The list has lines of three kinds:
+Code that may panic leaves two traces in an object file: the source location that the message would name, and a call of
+one of the panic functions of `core` and `alloc`. Both are read from the members of the library that come from this
+crate and its dependencies, but not from `core` and `alloc`. The list has lines of three kinds:
 
     src/shm/ring.rs 2               this many places in a file of this crate
     alloc/src/vec/mod.rs            any number in a file of the library or of a dependency
     fn panic_bounds_check           a function that is called
 
-A kernel oopses where this program would panic, so the check fails for a place that is not in the list.
+A kernel oopses if this program panics, so the check fails for a place that is not in the list.
 """
 
 import re
@@ -58,7 +58,7 @@ class Object:
         return struct.unpack_from("<IBBHQQ", self.data, table[4] + number * 24)
 
     def places(self):
-        """All `core::panic::Location`s: pointer and length of the file's name, line, column."""
+        """Yields all `core::panic::Location`s: pointer and length of the file's name, line, column."""
         for relocations in self.sections:
             target = self.sections[relocations[7]] if relocations[1] == SHT_RELA else None
             if not target or not self.text(self.names, target[0]).startswith(".data.rel.ro"):
@@ -78,7 +78,7 @@ class Object:
                     yield name.decode(), line, column
 
     def calls(self):
-        """The names of undefined functions that panic."""
+        """Yields the names of undefined functions that panic."""
         for table in self.sections:
             if table[1] != 2:
                 continue
@@ -91,7 +91,7 @@ class Object:
 
 
 def last_name(symbol):
-    """The last part of a path in a mangled name of either kind, without its hash."""
+    """Returns the last part of a path in a mangled name of either kind, without its hash."""
     parts, rest = [], re.sub(r"17h[0-9a-f]{16}E.*$", "", symbol)
     if not rest.startswith(("_ZN", "_R")):
         return None
@@ -106,7 +106,7 @@ def last_name(symbol):
 
 
 def short(name, root):
-    """A file's name without the part that differs between machines."""
+    """Returns a file's name without the part that differs between machines."""
     if name.startswith(root):
         return name[len(root) :].lstrip("/")
     library = re.search(r"/library/(.*)", name)
@@ -120,7 +120,7 @@ def found_in(library, root):
         subprocess.run(["ar", "x", library], cwd=directory, check=True)
         members = [path for path in Path(directory).iterdir() if OURS.match(path.name)]
         if not any(path.name.startswith("smbdirect-") for path in members):
-            sys.exit(f"{library}: it has nothing of this crate")
+            sys.exit(f"{library}: it contains nothing of this crate")
         for member in members:
             member = Object(member)
             for name, line, column in member.places():

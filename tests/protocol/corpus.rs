@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The fuzz targets hold on the checked-in corpus, and on small changes to it.
+//! Checks that the fuzz targets hold on the checked-in corpus, and on small changes to it.
 //!
-//! The bodies are those of `fuzz/`, without the fuzzer: plain `cargo test` runs them.
+//! The bodies come from `fuzz/`, without the fuzzer, so plain `cargo test` runs them.
 
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(dead_code, missing_debug_implementations, unreachable_pub)]
@@ -19,7 +19,7 @@ fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
 }
 
-/// The names in a directory, without `suffix`.
+/// Returns the names in a directory, without `suffix`.
 fn names(directory: &Path, suffix: &str) -> BTreeSet<String> {
     let entries =
         fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
@@ -31,7 +31,7 @@ fn names(directory: &Path, suffix: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The inputs of a target's corpus with their names, in order.
+/// Returns the inputs of a target's corpus with their names, in order.
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let directory = fuzz().join("corpus").join(target);
     let read = |name: &String| fs::read(directory.join(name)).unwrap();

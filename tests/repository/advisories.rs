@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Crates that are built have no vulnerability known to RustSec's database, except those listed here with a reason.
+//! Checks that crates that are built have no vulnerability known to RustSec's database, except those listed here with a
+//! reason.
 //!
-//! The test queries nothing: `advisories.txt` has the database's entries for the crates of our lock files, as of the
-//! date in it, and the names of the crates that it was made for. `tools/advisories.py` makes it. A list that is old, or
-//! that was made before a crate was added, gives a warning, which `make test` repeats at its end.
+//! The test makes no queries: `advisories.txt` has the database's entries for the crates in our lock files, as of the
+//! date in it, and the names of the crates for which it was made. `tools/advisories.py` makes it. If the list is old,
+//! or was made before a crate was added, the test prints a warning, which `make test` repeats at its end.
 
 use std::cmp::Ordering;
 use std::fs;
@@ -17,7 +18,7 @@ const ADVISORIES: &str = include_str!("advisories.txt");
 /// The lock files of all packages in this repository.
 const LOCKS: [&str; 3] = ["Cargo.lock", "fuzz/Cargo.lock", "tests/smb-rs/Cargo.lock"];
 
-/// The age in days above which a list gives a warning. One advisory in about 35 days names one of our crates.
+/// The age in days above which a list causes a warning. One advisory in about 35 days names one of our crates.
 const OLD: i64 = 90;
 
 /// Advisories that do not matter here, and why.
@@ -34,7 +35,7 @@ const EXCEPTIONS: [(&str, &str); 2] = [
     ),
 ];
 
-/// Crates of a lock file that come from a registry, with their versions.
+/// Returns the crates of a lock file that come from a registry, with their versions.
 pub(crate) fn crates(lock: &str) -> Vec<(&str, &str)> {
     let value = |entry: &str, package: &'_ str| -> Option<(usize, usize)> {
         let start = package.find(entry)? + entry.len();
@@ -52,7 +53,7 @@ pub(crate) fn crates(lock: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// The text of a lock file, by its path in the repository.
+/// Returns the text of a lock file, by its path in the repository.
 pub(crate) fn lock(path: &str) -> String {
     let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -67,7 +68,7 @@ struct Version<'a> {
 }
 
 impl<'a> Version<'a> {
-    /// A version, whose last numbers may be missing.
+    /// Parses a version, whose last numbers may be missing.
     fn parse(text: &'a str) -> Result<Self, String> {
         let without_build = text.split('+').next().unwrap_or_default();
         let (release, pre) = without_build.split_once('-').unwrap_or((without_build, ""));
@@ -103,7 +104,7 @@ impl PartialOrd for Version<'_> {
     }
 }
 
-/// The parts of a pre-release. Numbers come before words.
+/// Returns the parts of a pre-release. Numbers come before words.
 fn identifiers(pre: &str) -> Vec<(bool, u64, &str)> {
     pre.split('.')
         .map(|part| {
@@ -113,7 +114,7 @@ fn identifiers(pre: &str) -> Vec<(bool, u64, &str)> {
         .collect()
 }
 
-/// Whether a version meets a requirement such as `>= 1.2, < 2`.
+/// Returns whether a version meets a requirement such as `>= 1.2, < 2`.
 fn fits(have: Version<'_>, requirement: &str) -> Result<bool, String> {
     let mut all = true;
     for part in requirement.split(',').map(str::trim) {
@@ -140,20 +141,20 @@ fn fits(have: Version<'_>, requirement: &str) -> Result<bool, String> {
     Ok(all)
 }
 
-/// What a list says.
+/// The contents of a list.
 #[derive(Debug)]
 struct List<'a> {
     /// The date of the database, in days since 1970-01-01.
     day: i64,
     date: &'a str,
-    /// The crates that the list was made for.
+    /// The crates for which the list was made.
     names: Vec<&'a str>,
     /// Identifier, crate, and the ranges of good versions.
     advisories: Vec<(&'a str, &'a str, &'a str)>,
 }
 
 impl<'a> List<'a> {
-    /// Reads a list, which names what is wrong with it.
+    /// Reads a list. An error names what is wrong with the list.
     fn parse(text: &'a str) -> Result<Self, String> {
         let mut list = Self {
             day: 0,
@@ -183,7 +184,7 @@ impl<'a> List<'a> {
                     .to_owned(),
             );
         }
-        // A range that cannot be read is an error even if no lock file has the crate at present.
+        // A range that cannot be read is an error, even if no lock file has the crate at present.
         let any = Version {
             numbers: [0; 3],
             pre: "",
@@ -194,7 +195,7 @@ impl<'a> List<'a> {
         Ok(list)
     }
 
-    /// The advisories that concern crates of a lock file.
+    /// Returns the advisories that concern crates of a lock file.
     fn found(&self, lock: &str) -> Result<Vec<String>, String> {
         let mut found = Vec::new();
         for (name, text) in crates(lock) {
@@ -212,7 +213,7 @@ impl<'a> List<'a> {
         Ok(found)
     }
 
-    /// What the list cannot tell: on a day, about the crates of a lock file.
+    /// Returns what the list cannot tell on this day about the crates of a lock file.
     fn warnings(&self, today: i64, lock: &str) -> Vec<String> {
         let mut warnings = Vec::new();
         let age = today - self.day;
@@ -236,12 +237,12 @@ impl<'a> List<'a> {
     }
 }
 
-/// The ranges of good versions; there are none if no version is good.
+/// Returns the ranges of good versions; there are none if no version is good.
 fn ranges(good: &str) -> impl Iterator<Item = &str> {
     good.split(" || ").filter(|range| !range.is_empty())
 }
 
-/// The days from 1970-01-01 to a date such as 2026-08-21.
+/// Returns the days from 1970-01-01 to a date such as 2026-08-21.
 fn day(date: &str) -> Result<i64, String> {
     let parts: Result<Vec<i64>, _> = date.split('-').map(str::parse).collect();
     let Ok([year, month @ 1..=12, day @ 1..=31]) = parts.as_deref() else {
@@ -286,7 +287,7 @@ fn no_crate_has_a_known_fault_without_a_reason() {
     }
 }
 
-/// Does not fail: those who build an old release, or have no network, cannot update the list.
+/// This does not fail, because people who build an old release, or have no network, cannot update the list.
 #[test]
 fn warns_of_what_the_list_cannot_tell() {
     let list = List::parse(ADVISORIES).expect("tests/repository/advisories.txt");
@@ -296,12 +297,12 @@ fn warns_of_what_the_list_cannot_tell() {
     let today = i64::try_from(now.as_secs() / 86_400).expect("a day");
     let locks = LOCKS.map(lock).concat();
     for warning in list.warnings(today, &locks) {
-        // Not by eprintln, whose output is shown for a failed test only.
+        // Do not use eprintln: the harness shows its output only if a test fails.
         writeln!(std::io::stderr(), "\nOUTDATED: {warning}").expect("stderr");
     }
 }
 
-/// The reason for which RUSTSEC-2026-0009 does not matter.
+/// This is the reason why RUSTSEC-2026-0009 does not matter.
 #[test]
 fn time_is_built_without_its_parsers() {
     let tree = Command::new(env!("CARGO"))
@@ -326,7 +327,7 @@ fn time_is_built_without_its_parsers() {
 const FIXTURE: &str = "# A comment.\ndate 2026-08-21\ncrates mended none other rc\n\
     RUSTSEC-2020-0001 mended: >= 1.2.3, < 2 || >= 2.1\nRUSTSEC-2020-0002 none:\nRUSTSEC-2020-0003 rc: >= 0.10.0\n";
 
-/// A lock file with these crates.
+/// Makes a lock file with these crates.
 fn lock_of(crates: &[(&str, &str)]) -> String {
     let package = |(name, version): &(&str, &str)| {
         format!(
@@ -365,7 +366,7 @@ fn finds_a_vulnerable_version() {
         ("rc", "0.10.0", None),
         ("other", "1.0.0", None),
     ] {
-        // It is found among others, and in both versions of a crate.
+        // The crate is found among others, and in both of its versions.
         let lock = lock_of(&[("other", "0.1.0"), (name, version), ("mended", "3.0.0")]);
         let found = list.found(&lock).unwrap();
         assert_eq!(

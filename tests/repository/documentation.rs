@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `tools/docs.py` finds nothing wrong with the documentation.
+//! Checks that `tools/docs.py` finds nothing wrong with the documentation.
 
 use std::io::Write;
 use std::process::Command;
@@ -18,7 +18,7 @@ fn links_spelling_and_names_in_the_documentation_are_right() {
         }
         Err(error) => format!("SKIPPED: links and spelling: python3: {error}\n"),
     };
-    // What was skipped is reported. Not with a macro, whose output the test harness captures.
+    // Report what was skipped. Do not use a macro: the test harness captures its output.
     for line in said.lines().filter(|line| line.starts_with("SKIPPED: ")) {
         let text = format!("\n{line}\n");
         let mut file = std::io::stderr();

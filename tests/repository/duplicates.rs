@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Each crate is built in one version, except those listed here with a reason: two generations of a library are two
-//! times its code, and their types do not meet. What users of the product run has no duplicate at all.
+//! Checks that each crate is built in one version, except those listed here with a reason: two generations of a library
+//! are twice its code, and their types are incompatible. What users of the product run has no duplicate at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -26,7 +26,7 @@ const OLD_RANDOM: &str =
     "ntlmssp and smb-dtyp use rand 0.8, proptest 0.9; the instruments and tests need them";
 const OLD_TOML: &str = "cbindgen uses toml 0.9; only the test of the header needs it";
 
-/// The crates of a lock file that are in it several times.
+/// Returns the crates that a lock file has several times.
 fn duplicates(lock: &str) -> BTreeSet<&str> {
     let mut versions = BTreeMap::<&str, usize>::new();
     for (name, _) in crates(lock) {
@@ -79,7 +79,7 @@ fn the_product_has_no_duplicates() {
         .output()
         .expect("cargo tree");
     let tree = String::from_utf8_lossy(&tree.stdout);
-    // "clap v4.6.9", and "(*)" where its dependencies have been listed before.
+    // Lines look like "clap v4.6.9", and end with "(*)" if the crate's dependencies have been listed before.
     let once: BTreeSet<&str> = tree
         .lines()
         .map(|line| line.trim_end_matches(" (*)"))

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The modules depend on each other only in the directions that `CONTRIBUTING.md` lists, the protocol layers and the
-//! engine do not use `std`, the engine names nothing that belongs to a process, and `unsafe` stays in [`UNSAFE`].
+//! Checks that the modules depend on each other only in the directions that `CONTRIBUTING.md` lists, that the protocol
+//! layers and the engine do not use `std`, that the engine names nothing that belongs to a process, and that `unsafe`
+//! stays in [`UNSAFE`].
 //!
-//! Reads the paths in `src/` (`crate::…`, `super::…`, `std::…`) and compares them with [`LAYERS`]. It reads tokens, not
-//! Rust: it does not see a path that only a macro builds or the compiler infers. The programs in `src/bin` are a layer,
-//! too: they call the library `smbdirect::…`. Code under `#[cfg(test)]` may use anything except `unsafe`. Code under
-//! `#[cfg(feature = "…")]` may use `std`, unless `engine` is among the features: it does not exist without an operating
-//! system.
+//! This reads the paths in `src/` (`crate::…`, `super::…`, `std::…`) and compares them with [`LAYERS`]. It reads
+//! tokens, not Rust, so it does not see a path that only a macro builds or that the compiler infers. The programs in
+//! `src/bin` are a layer, too: they call the library `smbdirect::…`. Code under `#[cfg(test)]` may use anything except
+//! `unsafe`. Code under `#[cfg(feature = "…")]` may use `std`, unless `engine` is among the features, because such code
+//! does not exist without an operating system.
 
 mod self_test;
 mod source;
@@ -23,7 +24,7 @@ struct Layer {
     module: &'static str,
     may_use: &'static [&'static str],
     /// Whether it builds for a target without an operating system: with only `core` and `alloc`, except for modules and
-    /// items under features that need one.
+    /// items under features that need an operating system.
     needs_no_os: bool,
 }
 
@@ -43,12 +44,12 @@ const fn hosted(module: &'static str, may_use: &'static [&'static str]) -> Layer
     }
 }
 
-/// The layers; if several match a module, the longest name counts.
+/// The layers. If several match a module, the longest name counts.
 const LAYERS: &[Layer] = &[
     protocol("units", &[]),
     protocol("wire", &["units"]),
     protocol("proto", &["wire", "units"]),
-    // `fabric` itself: the plain types that the iWARP codecs share with the trait.
+    // `fabric` itself has the plain types that the iWARP codecs share with the trait.
     protocol("fabric", &["units"]),
     protocol("fabric::regions", &["units", PLAIN_TYPES]),
     protocol("fabric::iwarp", &["units", "fabric::regions", PLAIN_TYPES]),
@@ -102,16 +103,16 @@ const LAYERS: &[Layer] = &[
     ),
 ];
 
-/// The part of `fabric` behind a feature that needs an operating system (`#[cfg(feature = "fabric")] mod …`): the
-/// fabrics.
+/// The part of `fabric` that exists only with a feature that needs an operating system (`#[cfg(feature = "fabric")] mod
+/// …`): the fabrics.
 const FABRICS: Layer = hosted("fabric::*", &["fabric", "units", "sys"]);
 
-/// The part of `fabric` behind the feature `engine`: the trait, which does not name a fabric.
+/// The part of `fabric` that exists only with the feature `engine`: the trait, which names no fabric.
 const TRAIT: Layer = protocol("fabric::trait", &["fabric", "units", "sys"]);
 
 const ENGINE: &str = "engine";
 
-/// Words that do not occur in names in the engine, as in `file_of` or `SpawnThread`.
+/// Words that do not occur in names in the engine, such as in `file_of` or `SpawnThread`.
 const OF_PROCESSES: &[&str] = &[
     "thread", "threads", "socket", "sockets", "file", "files", "fd", "path", "json", "serde",
 ];
@@ -119,14 +120,14 @@ const OF_PROCESSES: &[&str] = &[
 /// The modules that may use `unsafe`, with everything below them.
 const UNSAFE: &[&str] = &["sys", "shm::map", "fabric::verbs::ffi", "ffi"];
 
-/// Stands for the items that `src/fabric/mod.rs` defines itself, as opposed to those that it re-exports.
+/// This stands for the items that `src/fabric/mod.rs` defines itself, as opposed to items that it re-exports.
 const PLAIN_TYPES: &str = "fabric's own types";
 
-/// All files, and what is needed to judge one.
+/// All files, and what is needed to judge each.
 struct Tree<'a> {
     files: &'a [Source],
     modules: BTreeSet<&'a [String]>,
-    /// Modules that exist only with a feature, and whether that needs an operating system.
+    /// Modules that exist only with a feature, and whether that feature needs an operating system.
     featured: BTreeMap<Vec<String>, bool>,
     plain_types: BTreeSet<&'a str>,
     /// Dependencies that need an operating system.
@@ -145,7 +146,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// The layer of a module, as a path from the root of the crate.
+    /// Returns the layer of a module, which is a path from the root of the crate.
     fn layer_of(&self, module: &[String]) -> Option<&'static Layer> {
         let is_in = |layer: &&Layer| {
             let mut name = layer.module.split("::");
@@ -164,14 +165,15 @@ impl<'a> Tree<'a> {
         })
     }
 
-    /// Whether the module, or one that contains it, needs an operating system; `None` if it exists with any features.
+    /// Returns whether the module, or one that contains it, needs an operating system; `None` if it exists with any
+    /// features.
     fn hosted(&self, module: &[String]) -> Option<bool> {
         (1..=module.len())
             .filter_map(|n| self.featured.get(&module[..n]).copied())
             .max()
     }
 
-    /// Everything that the files do but may not: one line each.
+    /// Returns everything that the files do but may not do, one line for each.
     fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
         for file in self.files {
@@ -218,7 +220,7 @@ impl<'a> Tree<'a> {
         found
     }
 
-    /// Why a module of a layer may not use a path, which begins with `crate` or another crate.
+    /// Returns why a module of a layer may not use a path, which begins with `crate` or with another crate.
     fn refusal(&self, layer: &Layer, user: &[String], path: &[String]) -> Option<String> {
         let [first, rest @ ..] = path else {
             return None;
@@ -226,7 +228,7 @@ impl<'a> Tree<'a> {
         if first != "crate" {
             return None;
         }
-        // The module that the path leads to: its longest prefix that is a module.
+        // Find the module to which the path leads: the path's longest prefix that is a module.
         let is_module = |n: &usize| self.modules.contains(&rest[..*n]);
         let (module, item) = rest.split_at((0..=rest.len()).rev().find(is_module).unwrap_or(0));
         let Some(target) = self.layer_of(module) else {
@@ -250,7 +252,7 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// `unsafe` where it does not belong, or permission for it.
+/// Finds `unsafe` that is in the wrong place, or permission for it.
 fn unsafe_code(file: &Source) -> Option<&'static str> {
     let module = file.module.join("::");
     let is_below = |name: &&str| {
@@ -262,7 +264,7 @@ fn unsafe_code(file: &Source) -> Option<&'static str> {
     }
     let leave = ["allow", "(", "unsafe_code"];
     let leaves = file.tokens.windows(3).filter(|w| *w == leave).count();
-    // Only the parent that declares such a module may permit it.
+    // Only the parent that declares such a module may permit this.
     let is_declared = |name: &&&str| match name.rsplit_once("::") {
         Some((parent, _)) => parent == module,
         None => module.is_empty(),
@@ -271,7 +273,7 @@ fn unsafe_code(file: &Source) -> Option<&'static str> {
     (leaves > expected).then_some("allows unsafe_code")
 }
 
-/// Whether a name contains a word that belongs to a process. `SocketAddr` is a value.
+/// Returns whether a name contains a word that belongs to a process. `SocketAddr` is a value.
 fn is_of_process(name: &str) -> bool {
     let mut words = String::new();
     for c in name.replace("SocketAddr", "").chars() {
@@ -283,7 +285,7 @@ fn is_of_process(name: &str) -> bool {
     words.split('_').any(|word| OF_PROCESSES.contains(&word))
 }
 
-/// The dependencies that only a feature brings, except those of the feature `engine`.
+/// Returns the dependencies that only a feature brings, except those of the feature `engine`.
 fn optional_dependencies(manifest: &str) -> BTreeSet<String> {
     let engine = manifest.lines().find(|line| line.starts_with("engine = "));
     let engine = engine.unwrap_or_default();

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Every source file states its licence, and every dependency has a compatible one: with the GPL-3.0-or-later of Samba
-//! for all of them, and for those that the engine needs also with the GPL-2.0-only of Linux.
+//! Checks that every source file states its licence, and that every dependency has a compatible one: compatible with
+//! Samba's GPL-3.0-or-later in all cases, and also with Linux's GPL-2.0-only if the engine needs the dependency.
 //!
-//! Reads the expressions that `cargo tree` reports and the list in `deny.toml`: this replaces cargo-deny, without
-//! having to install it. Dependencies for other operating systems are ignored.
+//! This reads the expressions that `cargo tree` reports and the list in `deny.toml`: it replaces cargo-deny, so that
+//! cargo-deny need not be installed. Dependencies for other operating systems are ignored.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// The licences of `[licenses] allow` in a cargo-deny configuration.
+/// Returns the licences of `[licenses] allow` in a cargo-deny configuration.
 fn allowed(configuration: &str) -> BTreeSet<&str> {
     let list = configuration
         .split("\nallow = [")
@@ -77,7 +77,7 @@ fn one(words: &mut Vec<&str>, allowed: &BTreeSet<&str>) -> Result<bool, String> 
     }
 }
 
-/// What `cargo tree` lists with these arguments, each package with its licence.
+/// Returns what `cargo tree` lists with these arguments: each package with its licence.
 fn packages(arguments: &[&str]) -> BTreeSet<(String, String)> {
     let tree = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--locked"])
@@ -98,7 +98,7 @@ fn packages(arguments: &[&str]) -> BTreeSet<(String, String)> {
         .collect()
 }
 
-/// The packages whose licence is not among `allowed`.
+/// Returns the packages whose licence is not in `allowed`.
 fn refused(packages: &BTreeSet<(String, String)>, allowed: &BTreeSet<&str>) -> Vec<String> {
     let judged = packages
         .iter()
@@ -126,7 +126,7 @@ fn every_dependency_has_a_compatible_licence() {
     );
 }
 
-/// Licences of code that may be linked into Linux. Apache-2.0 alone is not one.
+/// Licences of code that may be linked into Linux. Apache-2.0 alone is not such a licence.
 const WITH_LINUX: [&str; 6] = [
     "BSD-2-Clause",
     "BSD-3-Clause",
@@ -168,7 +168,7 @@ fn every_source_file_says_its_licence() {
     assert!(sources.len() > 400, "{}", sources.len());
     let says = |path: &&str| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-        // A listed file may have been removed since.
+        // A listed file may have been removed since then.
         let text = fs::read_to_string(path).unwrap_or_default();
         let mut first = text.lines().take(2);
         text.is_empty() || first.any(|line| line.ends_with(SAYS))
@@ -177,7 +177,7 @@ fn every_source_file_says_its_licence() {
     assert!(silent.is_empty(), "without \"{SAYS}\": {silent:?}");
 }
 
-/// In the first line, or in the second line of a script.
+/// The licence is in the first line, or in the second line of a script.
 const SAYS: &str = "SPDX-License-Identifier: GPL-2.0-or-later";
 
 #[test]

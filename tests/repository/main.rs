@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Rules for the tree itself, rather than for what it does: in which direction modules depend on each other, which
+//! Tests rules for the tree itself, and not what the code does: in which direction modules depend on each other, which
 //! crates are built, in which versions, and whether the documentation's links, spelling and names are right.
 
 mod advisories;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The other side writes what it likes, wherever it likes, whenever it likes.
+//! Tests a ring whose other side writes what it likes, wherever and whenever it likes.
 //!
-//! The ring may return results that an honest other side could have caused too, or `RingCorrupt`,
-//! and then always the same. It must not touch anything outside the ring, panic, loop for ever, or
-//! ring a doorbell more often than the ring was used. Run it with an address sanitizer, too.
+//! The ring may return results that an honest other side could have caused too, or `RingCorrupt`, and then always the
+//! same. It must not touch anything outside the ring, panic, loop for ever, or ring a doorbell more often than the ring
+//! was used. Run this with an address sanitizer, too.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -37,7 +37,7 @@ impl Victim {
         }
     }
 
-    /// One call of any kind; returns how many entries moved.
+    /// Makes one call of any kind, and returns how many entries moved.
     fn step(&mut self, rng: &mut Rng) -> Result<usize, RingCorrupt> {
         let mut entries = vec![[7; 8]; rng.usize(0..12)];
         let (moved, most) = match (self, rng.u8(0..6)) {
@@ -64,13 +64,13 @@ impl Victim {
 /// Writes a word somewhere in the ring that begins at `start`.
 fn attack(memory: &Memory, start: usize, length: usize, near: &mut u32, rng: &mut Rng) {
     let (offset, value) = match rng.u8(0..8) {
-        // Any word.
+        // Change any word.
         0..2 => (rng.usize(0..length / 4) * 4, rng.u32(..)),
-        // One of the header's.
+        // Change a word of the header.
         2 => (rng.usize(0..HEADER_LENGTH / 4) * 4, rng.u32(..)),
-        // A sleep word.
+        // Change a sleep word.
         3 => (*rng.choice(&[384, 512]).expect("two"), rng.u32(0..9)),
-        // An index that is exactly or almost right.
+        // Change an index to a value that is exactly or almost right.
         _ => {
             *near = near
                 .wrapping_add(rng.u32(0..4))
@@ -132,7 +132,7 @@ fn random_words_at_any_moment_end_in_an_error_at_worst() {
     let capacity = 16;
     let length = ring_length(capacity).expect("a capacity");
     let file = Memfd::create("test", length).expect("memory");
-    // As another process would have it: at its own address.
+    // Map the file twice, because another process would have it at its own address.
     let (ours, theirs) = (map(&file).expect("mapped"), map(&file).expect("mapped"));
     let done = AtomicBool::new(false);
     let (mut lives, mut deaths) = (0, 0);
@@ -146,7 +146,7 @@ fn random_words_at_any_moment_end_in_an_error_at_worst() {
         let mut rng = Rng::with_seed(2);
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(500) {
-            // The ring exists, or is already corrupt.
+            // The ring exists already, or is corrupt already.
             RingMemory::create(&ours, capacity).expect("it fits");
             let bell = Rings::default();
             let Ok(ring) = RingMemory::open(&ours) else {
@@ -166,8 +166,7 @@ fn random_words_at_any_moment_end_in_an_error_at_worst() {
     assert!(deaths > 0, "{lives} lives");
 }
 
-/// What the other side makes of the index at `offset`, after three entries went in and one came
-/// out.
+/// Returns what the other side makes of the index at `offset`, after three entries went in and one came out.
 fn after(offset: usize, index: u32) -> Result<usize, RingCorrupt> {
     let memory = Memory::zeroed(ring_length(4).expect("a capacity"));
     let ring = RingMemory::create(&memory, 4).expect("it fits");
@@ -187,7 +186,7 @@ fn after(offset: usize, index: u32) -> Result<usize, RingCorrupt> {
 
 #[test]
 fn an_index_may_neither_go_back_nor_too_far() {
-    // The consumer is at 1 and has seen 3. The producer may go from there to 5.
+    // The consumer is at 1 and has seen 3. The producer may go from there up to 5.
     for (index, popped) in [(3, 2), (4, 3), (5, 4)] {
         assert_eq!(after(128, index), Ok(popped), "{index}");
     }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Rings in shared memory: against an oracle, against a hostile other side, between two processes.
+//! Tests rings in shared memory: with an oracle, with a hostile other side, and between two processes.
 //!
-//! `tests/ring_loom.rs` has what two threads may see of each other in every order that the memory
-//! model allows.
+//! `tests/ring_loom.rs` tests what two threads may see of each other, in every order that the memory model allows.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One list of operations, on a ring and on a queue that is obviously correct.
+//! Runs one list of operations on a ring and on a queue that is obviously correct.
 
 use std::collections::VecDeque;
 
@@ -45,7 +45,7 @@ struct Oracle {
     producer_waits: bool,
     consumer_waits: bool,
     consumer_is_deep: bool,
-    /// How often each side was rung for.
+    /// How many times each side was rung for.
     producer_rung: u32,
     consumer_rung: u32,
 }
@@ -159,7 +159,7 @@ impl Oracle {
 }
 
 proptest! {
-    // Rings begin 256 short of the last index: most of these lists go past it.
+    // Rings begin 256 before the last index, so most of these lists go past it.
     #[test]
     fn a_ring_is_a_queue_and_rings_once_for_each_sleep(
         power in 0..5u32,

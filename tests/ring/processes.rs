@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Two processes: this test, and the same program again, which sends everything back.
+//! Tests two processes: this test, and the same program again, which sends everything back.
 //!
-//! Each is the producer of one ring and the consumer of the other, and sleeps whenever it finds
-//! nothing to do. Entries must come back in order, and neither process may sleep while there is
-//! work.
+//! Each is the producer of one ring and the consumer of the other, and sleeps whenever it finds nothing to do. Entries
+//! must come back in order, and neither process may sleep while there is work.
 
 use std::collections::VecDeque;
 use std::env;
@@ -27,10 +26,10 @@ const FOR_EVER: Duration = Duration::from_secs(60);
 
 /// The doorbells of a process.
 trait Doorbells: Doorbell + Sized {
-    /// The descriptor that becomes readable when the other side rings.
+    /// Returns the descriptor that becomes readable when the other side rings.
     fn wake(&self) -> BorrowedFd<'_>;
     fn drain_own(&self);
-    /// Both ends, and the descriptors of the second one.
+    /// Makes both ends, and returns the descriptors of the second one.
     fn make() -> (Self, Vec<OwnedFd>);
     fn from_descriptors(descriptors: Vec<OwnedFd>) -> Self;
 }
@@ -109,7 +108,7 @@ impl<D: Doorbells> Doorbell for &Ringer<D> {
 }
 
 impl<D: Doorbells> End<'_, D> {
-    /// Sleeps until there may be something to pop or, if that is wanted, room to push.
+    /// Sleeps until there may be something to pop or, with `wants_room`, room to push.
     fn sleep(&mut self, wants_room: bool) {
         self.bells.0.drain_own();
         let empty = self.consumer.announce_sleep().expect("honest");
@@ -127,7 +126,7 @@ fn entry(number: u64) -> Entry {
     std::array::from_fn(|word| number.rotate_left(word as u32 * 8))
 }
 
-/// The rings lie one after the other.
+/// Returns the memory of each ring: the rings lie one after the other.
 fn parts(memory: &Memory) -> [Memory; 2] {
     let length = ring_length(CAPACITY).expect("a capacity");
     [0, length].map(|offset| memory.part(offset, length).expect("room for two"))
@@ -140,7 +139,7 @@ fn run_parent<D: Doorbells>(kind: &str) {
     let listener = SeqListener::bind(&path).expect("listen");
     let mut child = Command::new(env::current_exe().expect("this program"))
         .args(["--exact", "processes::other_process", "--nocapture"])
-        // Its report as a test does not matter; its errors do.
+        // The report of its test run does not matter, but its errors do.
         .stdout(Stdio::null())
         .env(SOCKET, format!("{kind}:{}", path.display()))
         .spawn()
@@ -209,7 +208,7 @@ fn send_and_expect_back<D: Doorbells>(end: &mut End<'_, D>) {
     }
 }
 
-/// Sends back what it gets.
+/// Sends back everything that it gets.
 fn run_child<D: Doorbells>(path: PathBuf) {
     let socket = SeqSocket::connect(&path).expect("connect");
     wait_readable(socket.as_fd(), Some(FOR_EVER)).expect("a socket");
@@ -248,7 +247,7 @@ fn run_child<D: Doorbells>(path: PathBuf) {
     }
 }
 
-/// Does nothing unless another test started this program.
+/// Does nothing unless another test has started this program.
 #[test]
 fn other_process() {
     let Ok(value) = env::var(SOCKET) else { return };

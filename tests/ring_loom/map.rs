@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A model of `src/shm/map.rs` for loom: the same functions, as far as `ring` calls them.
+//! A model of `src/shm/map.rs` for loom, with the same functions, as far as `ring` calls them.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,7 +11,7 @@ use loom::sync::atomic::{self, AtomicU32, AtomicU64, Ordering};
 
 use super::layout::{Entry, FIRST_INDEX, Side};
 
-/// What is removed from the ring, to see whether loom notices.
+/// What to remove from the ring, to see whether loom notices.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
     None,
@@ -58,7 +58,7 @@ struct Words {
     entries: Vec<UnsafeCell<Entry>>,
 }
 
-// SAFETY: loom checks that only one thread has an entry at a time.
+// SAFETY: loom checks that only one thread uses an entry at a time.
 unsafe impl Send for Words {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Words {}

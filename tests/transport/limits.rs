@@ -68,7 +68,7 @@ fn negotiated_connections_take_no_place() {
         net.establish();
     }
     assert_eq!(connections(&net), 20);
-    // Ended connections are not listed either.
+    // Connections that have ended are not listed either.
     let all: Vec<_> = net.transport.connections().collect();
     for conn in all {
         net.transport.close(conn);
@@ -135,7 +135,7 @@ fn what_has_arrived_in_time_counts_however_late_the_owner_looks() {
             .post_recv(raw.conn, WrId(slot), raw.at(0, 512))
             .unwrap();
     }
-    // The owner sleeps past the end of the negotiation timer, and later of the keepalive timer.
+    // The owner sleeps past the end of the negotiation timer, and later past the end of the keepalive timer.
     net.now = net.now + Duration::from_secs(4);
     let fabric = net.transport.fabric_mut();
     fabric
@@ -145,7 +145,7 @@ fn what_has_arrived_in_time_counts_however_late_the_owner_looks() {
     net.settle();
     assert_eq!(connections(&net), 1);
     for _ in 0..2 {
-        // Grants two credits, and answers the keepalive.
+        // This grants two credits, and answers the keepalive.
         let mut empty = [0; 20];
         (empty[0], empty[2]) = (10, 2);
         net.transport
@@ -216,7 +216,7 @@ fn a_malformed_message_ends_only_its_connection_with_the_endpoints_error() {
         .unwrap();
     net.settle();
     net.events.clear();
-    // DataOffset far beyond the end of the message.
+    // DataOffset is far beyond the end of the message.
     let mut message = [0; 32];
     message[0] = 1;
     message[2] = 1;
@@ -252,7 +252,7 @@ fn a_version_that_is_refused_is_counted_as_such() {
     assert_eq!(connections(&net), 0);
     let names: Vec<_> = net.transport.counters().closed().collect();
     assert_eq!(names, [("negotiation_refused", 1)]);
-    // STATUS_NOT_SUPPORTED reached the peer.
+    // STATUS_NOT_SUPPORTED has reached the peer.
     assert_eq!(raw.memory.to_vec(12, 4).unwrap(), [0xbb, 0, 0, 0xc0]);
 }
 
@@ -301,7 +301,7 @@ fn a_thousand_idle_connections_are_visited_only_when_they_are_due() {
         net.transport.poll(net.now, &mut net.events).unwrap();
         polls += 1;
     }
-    // Each pair asks and answers every two minutes, each in a few calls.
+    // Each pair asks and answers every two minutes, each time in a few calls.
     assert!(polls < 5 * 500 * 10, "{polls}");
     assert!(net.events.is_empty());
     assert_eq!(connections(&net), 1000);
@@ -339,7 +339,7 @@ fn close_ends_in_time_whatever_the_peer_does() {
             .unwrap();
     }
     net.transport.close(conn);
-    // One credit a minute, for 750 messages.
+    // One credit a minute is not enough for 750 messages.
     for _ in 0..3 {
         net.pass(Duration::from_secs(59));
         raw.grant(&mut net, 1);
@@ -354,7 +354,7 @@ fn close_ends_in_time_even_if_the_owner_lacks_buffers() {
     let loopback = LoopbackConfig::default();
     let mut net = Net::with(config(), loopback, HeapBuffers::with_limit(0));
     let (client, server) = net.establish();
-    // All receives of both sides hold messages, none can be granted, so both are out of credits.
+    // All receives of both sides hold messages, so none can be granted, and both sides are out of credits.
     for end in [&client, &server] {
         for cookie in 0..256 {
             net.transport

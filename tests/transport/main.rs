@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! SMB Direct connections between two ends of a loopback fabric, in virtual time; and the cases of Microsoft's test
-//! suite, over TCP.
+//! Tests SMB Direct connections between two ends of a loopback fabric, in virtual time, and runs the cases of
+//! Microsoft's test suite over TCP.
 
 mod limits;
 mod memory;

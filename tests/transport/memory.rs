@@ -6,10 +6,10 @@ use smbdirect::transport::Event;
 use crate::pair::{End, Net};
 
 const KIB: i64 = 1024;
-/// What [`Net::establish`] registers for each end.
+/// The memory that [`Net::establish`] registers for each end.
 const END_MEMORY: i64 = 2 << 20;
 
-/// Bytes that each of `count` calls of `f` takes.
+/// Returns the bytes that each of `count` calls of `f` takes.
 fn bytes_each(count: i64, mut f: impl FnMut()) -> i64 {
     measure(|| (0..count).for_each(|_| f())).bytes_current / count
 }
@@ -18,7 +18,7 @@ fn bytes_each(count: i64, mut f: impl FnMut()) -> i64 {
 fn a_peer_that_has_not_negotiated_costs_little() {
     let mut net = Net::new();
     net.raw_peer();
-    // With both ends of the fabric's connection, and the 4 KiB that the peer registers.
+    // This includes both ends of the fabric's connection, and the 4 KiB that the peer registers.
     let bytes = bytes_each(16, || drop(net.raw_peer()));
     println!("{bytes} bytes for two ends and 4 KiB of the peer");
     assert!(bytes - 4 * KIB <= 16 * KIB, "{bytes}");
@@ -47,7 +47,7 @@ fn nor_does_it_after_a_burst_in_both_directions() {
     assert!(both_ends / 2 <= 360 * KIB, "{both_ends}");
 }
 
-/// A new connection with full queues in both directions, one after the other.
+/// Fills the queues of a new connection in both directions, one after the other.
 fn burst(net: &mut Net) {
     let (client, server) = net.establish();
     for (from, to) in [(&client, &server), (&server, &client)] {

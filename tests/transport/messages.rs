@@ -117,7 +117,7 @@ fn refuses_what_cannot_be_sent() {
     let mut foreign = client.at(0, 1);
     foreign.region.0 += 1000;
     assert_eq!(send(client.conn, foreign), SendError::LocalProtection);
-    // The pool of receives is a region too, but not the owner's.
+    // The pool of receives is a region too, but it does not belong to the owner.
     for region in 0..10 {
         foreign.region.0 = region;
         if foreign.region != client.region.id {
@@ -163,7 +163,7 @@ fn grants_no_credits_without_buffers_and_recovers() {
     assert_eq!(status.traffic.buffer_waits, status.starved as u64);
     assert!(status.receives_posted < 150, "{status:?}");
 
-    // The other direction, and other connections, do not notice.
+    // The other direction, and other connections, notice nothing.
     net.transport
         .send(server.conn, 9999, server.at(0, 7), None)
         .unwrap();
@@ -173,7 +173,7 @@ fn grants_no_credits_without_buffers_and_recovers() {
         received.append(&mut net.take_messages(&server));
         assert!(
             received.len() > before,
-            "comes to rest with {before} of {sent}"
+            "stops after {before} of {sent} messages"
         );
         net.settle();
     }
@@ -260,7 +260,7 @@ fn an_owner_without_buffers_for_a_minute_loses_no_connection() {
     let mut messages = 0;
     while messages < 256 {
         let taken = net.take_messages(&server).len();
-        assert!(taken > 0, "comes to rest after {messages}");
+        assert!(taken > 0, "stops after {messages} messages");
         messages += taken;
         net.settle();
     }
@@ -355,7 +355,7 @@ fn an_incomplete_message_gives_its_buffer_back() {
     let raw = net.raw_peer();
     raw.memory.write(0, &NEGOTIATE_REQUEST).unwrap();
     let fabric = net.transport.fabric_mut();
-    // Two receives: for the response, and for credits that the other end may have to grant.
+    // Post two receives: one for the response, and one for credits that the other end may have to grant.
     for slot in 0..2 {
         let mut receive = raw.at(1024 + slot * 512, 512);
         receive.region = raw.region.id;
@@ -367,7 +367,7 @@ fn an_incomplete_message_gives_its_buffer_back() {
         .post_send(raw.conn, WrId(0), &NEGOTIATE_REQUEST, None, None)
         .unwrap();
     net.settle();
-    // 8 of 100 bytes, and enough credits to answer.
+    // Send 8 of 100 bytes, and grant enough credits to answer.
     let mut fragment = [0; 32];
     fragment[0] = 10;
     fragment[2] = 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A fabric on which a peer asks for a connection that never comes about; or on which connections
-//! come about, but nothing can be sent.
+//! A fabric on which a peer asks for a connection that is never established; or on which connections are established,
+//! but nothing can be sent.
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;

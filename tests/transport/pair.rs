@@ -15,7 +15,7 @@ use smbdirect::units::Instant;
 
 use crate::messages::NEGOTIATE_REQUEST;
 
-/// A transport with a listener, and the events that have not been taken.
+/// A transport with a listener, and the events that have not been taken yet.
 pub(crate) struct Net<F = Loopback> {
     pub(crate) transport: Transport<F, HeapBuffers>,
     pub(crate) now: Instant,
@@ -23,7 +23,7 @@ pub(crate) struct Net<F = Loopback> {
     pub(crate) events: Vec<Event<Vec<u8>>>,
 }
 
-/// One end: its connection and a region of memory that the peer may access.
+/// One end: its connection, and a region of memory that the peer may access.
 pub(crate) struct End {
     pub(crate) conn: ConnId,
     pub(crate) memory: Memory,
@@ -45,7 +45,7 @@ impl Net<Loopback> {
 }
 
 impl Net<Fault<Loopback>> {
-    /// A transport whose peers can be stalled.
+    /// Makes a transport whose peers can be stalled.
     pub(crate) fn with_faults() -> Self {
         let fabric = Loopback::new(LoopbackConfig::default()).unwrap();
         let fabric = Fault::new(fabric, FaultPlan::default());
@@ -74,10 +74,10 @@ impl<F: Fabric> Net<F> {
                 return;
             }
         }
-        panic!("does not come to rest");
+        panic!("still busy after many polls");
     }
 
-    /// Lets time pass, stopping whenever the transport wants to be called.
+    /// Lets time pass, and stops whenever the transport wants to be called.
     pub(crate) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         self.settle();
@@ -89,7 +89,7 @@ impl<F: Fabric> Net<F> {
         self.settle();
     }
 
-    /// An established connection: client and server, whose events are taken.
+    /// Makes an established connection: a client and a server, whose events are taken.
     pub(crate) fn establish(&mut self) -> (End, End) {
         let client = self.transport.connect(self.now, self.address).unwrap();
         self.settle();
@@ -128,8 +128,8 @@ impl<F: Fabric> Net<F> {
         }
     }
 
-    /// A peer that uses the fabric directly: a connection without an endpoint, and a region of its
-    /// own. The transport does not know it.
+    /// Makes a peer that uses the fabric directly: a connection without an endpoint, and its own region. The transport
+    /// does not know this peer.
     pub(crate) fn raw_peer(&mut self) -> End {
         let fabric = self.transport.fabric_mut();
         let conn = fabric.connect(self.address, ReadLimits::default()).unwrap();
@@ -143,7 +143,7 @@ impl<F: Fabric> Net<F> {
         }
     }
 
-    /// Takes the messages that arrived at one end and gives their buffers back; other events stay.
+    /// Takes the messages that have arrived at one end, and gives their buffers back. Other events stay.
     pub(crate) fn take_messages(&mut self, at: &End) -> Vec<Vec<u8>> {
         let mut messages = Vec::new();
         for event in std::mem::take(&mut self.events) {
@@ -192,7 +192,7 @@ impl<F: Fabric> Net<F> {
 }
 
 impl End {
-    /// A raw peer negotiates: it asks for 10 credits, and has `receives` receives.
+    /// Makes a raw peer negotiate: it asks for 10 credits, and has `receives` receives.
     pub(crate) fn negotiate<F: Fabric>(&self, net: &mut Net<F>, receives: u64) {
         for slot in 0..receives {
             net.transport
@@ -203,14 +203,14 @@ impl End {
         self.post(net, &NEGOTIATE_REQUEST);
     }
 
-    /// A raw peer sends an empty message that grants `credits`.
+    /// Makes a raw peer send an empty message that grants `credits`.
     pub(crate) fn grant<F: Fabric>(&self, net: &mut Net<F>, credits: u8) {
         let mut message = [0; 20];
         (message[0], message[2]) = (10, credits);
         self.post(net, &message);
     }
 
-    /// A raw peer sends these bytes, as far as it still can.
+    /// Makes a raw peer send these bytes, as far as it still can.
     pub(crate) fn post<F: Fabric>(&self, net: &mut Net<F>, message: &[u8]) {
         let fabric = net.transport.fabric_mut();
         let _ = fabric.post_send(self.conn, WrId(0), message, None, None);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Peers that answer keepalives, but take or answer nothing that was posted.
+//! Tests peers that answer keepalives, but take or answer nothing that was posted.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn first(of: &End, length: u32) -> BufferDescriptorV1 {
     }
 }
 
-/// Lets time pass, in which the client goes on sending messages.
+/// Lets time pass while the client keeps sending messages.
 fn pass(net: &mut Faulty, client: &End, server: &End, seconds: u32) {
     for _ in 0..seconds {
         net.pass(SECOND);
@@ -81,7 +81,7 @@ fn a_peer_that_answers_no_reads_is_given_up_after_a_minute_whatever_else_it_does
         .read(server.conn, 7, server.at(0, 100), [first(&source, 100)])
         .unwrap();
     for _ in 0..59 {
-        // The client takes messages, and RDMA WRITEs as well.
+        // The client takes messages, and also RDMA WRITEs.
         net.transport
             .write(server.conn, 1, server.at(0, 100), [first(&client, 100)])
             .unwrap();

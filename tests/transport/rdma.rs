@@ -17,7 +17,7 @@ fn piece(end: &End, offset: u64, length: u32) -> BufferDescriptorV1 {
     }
 }
 
-/// A fabric whose queues are always full.
+/// Makes a fabric whose queues are always full.
 fn narrow() -> Net {
     let loopback = LoopbackConfig {
         send_queue: 2,
@@ -43,7 +43,7 @@ fn a_message_does_not_overtake_the_data_queued_before_it() {
         net.transport
             .send(server.conn, cookie, server.at(0, 5), None)
             .unwrap();
-        // Polled by hand: the data must be there when the message arrives, not only at the end.
+        // Poll by hand: the data must be there when the message arrives, not only at the end.
         while net.take_messages(&client).is_empty() {
             net.transport.poll(net.now, &mut net.events).unwrap();
         }

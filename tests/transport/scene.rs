@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The memory of a simulation: what is under way, and what must arrive where.
+//! The memory of a simulation: what is under way, and what must arrive at which place.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::LazyLock;
@@ -10,13 +10,13 @@ use smbdirect::fabric::{ConnId, Region};
 use smbdirect::sys::Memory;
 use smbdirect::transport::{HeapBuffers, MessageBuffers};
 
-/// Everything sent, written or read is a piece of these bytes.
+/// Everything that is sent, written or read is a piece of these bytes.
 pub(crate) static CONTENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut rng = Rng::with_seed(1);
     (0..1 << 17).map(|_| rng.u8(..)).collect()
 });
 
-/// Bytes of the memory that a peer's writes, or this side's reads, go to; no byte is used twice.
+/// The memory for the peer's writes or this side's reads, in bytes. No byte is used twice.
 pub(crate) const SINK: u32 = 1 << 20;
 
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl Sum {
     }
 }
 
-/// Heap buffers that are sometimes unavailable.
+/// Buffers on the heap that are sometimes unavailable.
 pub(crate) struct Scarce {
     pub(crate) heap: HeapBuffers,
     pub(crate) shortage: bool,
@@ -87,7 +87,7 @@ pub(crate) enum Operation {
     Read(Vec<Piece>),
 }
 
-/// A message to come: where in [`CONTENT`] it begins, and what was written before it.
+/// A message to come: the offset in [`CONTENT`] at which it begins, and what was written before it.
 #[derive(Debug)]
 pub(crate) struct Expected {
     pub(crate) content: usize,
@@ -102,7 +102,7 @@ pub(crate) struct End {
     pub(crate) source: Region,
     pub(crate) sink: Memory,
     pub(crate) sink_region: Region,
-    /// Where the unused part of the sink begins.
+    /// The offset of the unused part of the sink.
     pub(crate) unused: u32,
     /// What the peer has queued, in order.
     pub(crate) expected: VecDeque<Expected>,

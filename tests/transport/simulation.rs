@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Several connections at once in virtual time, on a fabric with faults: messages, RDMA WRITEs and
-//! READs both ways, owners without buffers, ends that close or just vanish, all of it from a seed.
+//! Runs several connections at once in virtual time, on a fabric with faults: messages, RDMA WRITEs and READs both
+//! ways, owners without buffers, ends that close or just vanish. Everything follows from a seed.
 //!
-//! Whatever happens, each accepted operation ends in exactly one event, each connection in exactly
-//! one, messages arrive as they were sent, in order and after the data that was written before
-//! them, and nothing is left at the end.
+//! Whatever happens, each accepted operation ends in exactly one event, each connection in exactly one, messages arrive
+//! as they were sent, in order and after the data that was written before them, and nothing is left at the end.
 //!
 //! `SMBDIRECT_SEED=n cargo test --test transport simulation -- --nocapture` runs one seed and
 //! prints what happens in it; `SMBDIRECT_SEEDS=n` sets how many are run.
@@ -72,14 +71,13 @@ struct Simulation {
     address: SocketAddr,
     events: Vec<Event<Vec<u8>>>,
     ends: HashMap<ConnId, End>,
-    /// The connections, in order, so that a seed is always the same.
+    /// The connections, in a fixed order, so that a seed always leads to the same run.
     order: Vec<ConnId>,
-    /// A connection that is not yet established at both ends: the initiator, and both ends as they
-    /// are established.
+    /// A connection that is not established at both ends yet: the initiator, and each end once it is established.
     connecting: Option<ConnId>,
     fresh: Vec<ConnId>,
     closed: HashSet<ConnId>,
-    /// Message buffers, and until when they are held.
+    /// Message buffers, and the times until which they are held.
     held: Vec<(Instant, Vec<u8>)>,
     shortage_until: Option<Instant>,
     faulty: bool,
@@ -271,7 +269,7 @@ impl Simulation {
         }
     }
 
-    /// A piece of this end's memory with content of some length, and where it begins there.
+    /// Returns a piece of this end's memory, with content of some length, and the offset of the content.
     fn source(&mut self, id: ConnId) -> (Sge, usize, usize) {
         let length = self.length();
         let content = self.rng.usize(..CONTENT.len() - length);
@@ -283,7 +281,7 @@ impl Simulation {
         (sge, content, length)
     }
 
-    /// Whether an operation was accepted; a refusal must have a reason.
+    /// Returns whether an operation was accepted. A refusal must have a reason.
     fn taken(&mut self, id: ConnId, result: Result<(), SendError>, operation: Operation) -> bool {
         match result {
             Ok(()) => {
@@ -297,7 +295,7 @@ impl Simulation {
                 self.sum.refused += 1;
                 false
             }
-            // Registered after the end, which Fault conceals.
+            // The region was registered after the end, which Fault conceals.
             Err(SendError::LocalProtection) if self.faulty => false,
             Err(error) => panic!("{error}"),
         }
@@ -402,7 +400,7 @@ impl Simulation {
         }
     }
 
-    /// Lets time pass until `until`, stopping whenever there is something to do.
+    /// Lets time pass until `until`, and stops whenever there is something to do.
     fn pass(&mut self, until: Instant) {
         loop {
             self.housekeep();

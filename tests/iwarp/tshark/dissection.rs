@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What tshark reports about a capture.
+//! Asks tshark about a capture.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -59,7 +59,7 @@ impl Packet {
         self.0.get(field).map_or("", String::as_str)
     }
 
-    /// A field as a number; tshark writes decimal, hexadecimal or a boolean.
+    /// Returns a field as a number. tshark writes numbers in decimal or hexadecimal, and booleans as words.
     pub(crate) fn number(&self, field: &str) -> u64 {
         let text = self.text(field);
         match (text.strip_prefix("0x"), text) {
@@ -73,7 +73,7 @@ impl Packet {
     }
 }
 
-/// What tshark prints about a capture.
+/// Returns what tshark prints about a capture.
 fn tshark(name: &str, capture: &[u8], arguments: &[&str]) -> String {
     let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
     let path = directory.join(format!("{name}.pcap"));
@@ -93,8 +93,8 @@ fn tshark(name: &str, capture: &[u8], arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The number of FPDUs whose CRC tshark computed and found good. Only the text output has that, not
-/// a field.
+/// Returns the number of FPDUs whose CRC tshark has computed and found good. Only the text output has that, not a
+/// field.
 pub(crate) fn good_crcs(name: &str, capture: &[u8]) -> usize {
     tshark(name, capture, &["-V"])
         .matches("(Good CRC32)")
@@ -116,7 +116,7 @@ pub(crate) fn dissect(name: &str, capture: &[u8]) -> Vec<Packet> {
     for packet in &packets {
         assert!(!packet.has("_ws.malformed"), "malformed: {packet:?}");
         let handshake = packet.has("iwarp_mpa.req") || packet.has("iwarp_mpa.rep");
-        // tshark 4.0 does not know the enhanced handshake (RFC 6581) and complains about its flag.
+        // tshark 4.0 does not know the enhanced handshake (RFC 6581), and complains about its flag.
         if packet.has("_ws.expert.severity") && !handshake {
             assert!(
                 packet.number("_ws.expert.severity") < SEVERITY_ERROR,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! tshark, a decoder that we did not write, reads what real connections send.
+//! Tests with tshark, an independent decoder, what real connections send.
 //!
-//! Two transports talk SMB Direct over the iWARP fabric and TCP, through a proxy that captures the
-//! bytes. tshark must find nothing malformed and every CRC good, and must read from the bytes,
-//! field by field and in order, what the endpoints said they sent.
+//! Two transports talk SMB Direct over the iWARP fabric and TCP, through a proxy that captures the bytes. tshark must
+//! find nothing malformed and every CRC good. It must read from the bytes, field by field and in order, what the
+//! endpoints said they sent.
 
 mod dissection;
 mod recorder;
@@ -33,7 +33,7 @@ const SEND: u64 = 3;
 const SEND_INVALIDATE: u64 = 4;
 
 const BULK: u32 = 100_000;
-/// FPDUs that fit into a packet of the capture.
+/// The longest FPDUs that fit into a packet of the capture.
 const MAX_ULPDU: u16 = 16_000;
 
 type Link = Transport<Recorder<Iwarp>, HeapBuffers>;
@@ -159,7 +159,7 @@ impl Session {
         )
     }
 
-    /// Sends a message of `length` bytes; it arrives whole.
+    /// Sends a message of `length` bytes, and checks that it arrives whole.
     fn message(&mut self, from: usize, length: u32, invalidate: Option<Region>) {
         let bytes: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
         self.memory[from].write(0, &bytes).unwrap();
@@ -182,7 +182,7 @@ impl Session {
         assert_eq!(arrived, bytes);
     }
 
-    /// The server writes to, or reads from, a region that the client offers.
+    /// Makes the server write to, or read from, a region that the client offers.
     fn rdma(&mut self, access: Access) -> Region {
         let region = self.ends[CLIENT]
             .link
@@ -245,8 +245,7 @@ fn check(name: &str, crc: bool, address: IpAddr) {
     assert!(fpdus.len() > 80, "only {} FPDUs", fpdus.len());
     if crc {
         assert_eq!(good_crcs(name, &capture), fpdus.len());
-        // To show that this check works: with one bit of a message changed there is one good CRC
-        // less.
+        // This shows that the check works: if one bit of a message is changed, there is one good CRC less.
         let message: Vec<u8> = (0..100).collect();
         let inside = capture
             .windows(message.len())
@@ -283,7 +282,7 @@ fn with_opcode<'a, 'b>(packets: &'b [&'a Packet], opcode: u64) -> Vec<&'b &'a Pa
         .collect()
 }
 
-/// Bytes after the headers of tagged segments.
+/// Returns the number of bytes after the headers of tagged segments.
 fn payload_of(packets: &[&&Packet]) -> u64 {
     packets
         .iter()
@@ -291,7 +290,7 @@ fn payload_of(packets: &[&&Packet]) -> u64 {
         .sum()
 }
 
-/// Each posted SEND is in the capture, in order, with each field as posted.
+/// Checks that each posted SEND is in the capture, in order, with each field as posted.
 fn compare_sends(journal: &[Posted], sent: &[&Packet]) {
     let mut packets = sent
         .iter()
@@ -346,7 +345,7 @@ fn compare_sends(journal: &[Posted], sent: &[&Packet]) {
     );
 }
 
-/// Field, offset and length: \[MS-SMBD\] 2.2.1 to 2.2.3.
+/// Field, offset and length, from \[MS-SMBD\] 2.2.1 to 2.2.3.
 const NEGOTIATE_REQUEST: &[(&str, usize, usize)] = &[
     ("smb_direct.version.min", 0, 2),
     ("smb_direct.version.max", 2, 2),
@@ -375,7 +374,7 @@ const DATA_TRANSFER: &[(&str, usize, usize)] = &[
     ("smb_direct.data_length", 16, 4),
 ];
 
-/// The posted RDMA READs and WRITEs are in the capture.
+/// Checks that the posted RDMA READs and WRITEs are in the capture.
 fn compare_rdma(journal: &[Posted], sent: &[&Packet]) {
     let writes = with_opcode(sent, WRITE);
     let mut reads = with_opcode(sent, READ_REQUEST).into_iter();

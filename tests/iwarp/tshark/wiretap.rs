@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A TCP proxy that writes what passes through it to a capture, one MPA frame or FPDU in each
-//! packet. It looks only at lengths and leaves everything else to tshark.
+//! A TCP proxy that writes what passes through it to a capture, with one MPA frame or FPDU in each packet. It looks
+//! only at lengths, and leaves everything else to tshark.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,7 +21,7 @@ pub(crate) struct Wiretap {
 }
 
 impl Wiretap {
-    /// A proxy in front of `server`.
+    /// Starts a proxy in front of `server`.
     pub(crate) fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind((server.ip(), 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -29,7 +29,7 @@ impl Wiretap {
         Self { address, thread }
     }
 
-    /// The capture file, once both ends have closed.
+    /// Returns the capture file, once both ends have closed.
     pub(crate) fn capture(self) -> Vec<u8> {
         self.thread.join().unwrap()
     }
@@ -87,7 +87,7 @@ fn forward(mut from: TcpStream, mut to: TcpStream, direction: Direction, capture
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// Bytes of the frame that `bytes` begin with, once its length is there.
+/// Returns the length of the frame with which `bytes` begin, once its length field is there.
 fn frame_length(bytes: &[u8], handshake: bool) -> Option<usize> {
     let number = |at: usize| {
         Some(usize::from(u16::from_be_bytes([

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The engine on a fabric that goes nowhere: a kernel supplies its own.
+//! Links the engine with a fabric that goes nowhere: a kernel supplies its own.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -168,7 +168,7 @@ impl Doorbell for NoBell {
     fn ring(&self) {}
 }
 
-/// Memory in `bytes` whose release needs no message.
+/// Makes memory in `bytes` whose release needs no message.
 ///
 /// # Safety
 ///

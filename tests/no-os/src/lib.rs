@@ -2,10 +2,9 @@
 
 //! A program without an operating system that uses the crate's protocol layers and the engine.
 //!
-//! It brings the two things that a kernel would: a panic handler and an allocator (one that has no
-//! memory: the program is linked, never run). `check.sh` refuses every symbol that is then left
-//! undefined. Code that is not generic is in the library whether it is called or not; the calls
-//! below bring in the generic code.
+//! It provides the two things that a kernel would provide: a panic handler and an allocator (one without memory,
+//! because the program is linked, but never run). `check.sh` refuses every symbol that is then left undefined. Code
+//! that is not generic is in the library whether it is called or not; the calls below bring in the generic code.
 
 #![no_std]
 
@@ -29,7 +28,7 @@ use smbdirect::wire::{BufferDescriptors, DataTransfer, smb2};
 
 struct NoMemory;
 
-// SAFETY: null is what an allocator without memory returns, so there is nothing to free.
+// SAFETY: an allocator without memory returns null, so there is nothing to free.
 unsafe impl GlobalAlloc for NoMemory {
     unsafe fn alloc(&self, _: Layout) -> *mut u8 {
         null_mut()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A shard whose workers do nothing: all of it is linked, and a kernel supplies real processes.
+//! Links a shard whose workers do nothing. All of it is linked; a kernel supplies real processes.
 
 use alloc::sync::Arc;
 use alloc::vec;
@@ -89,14 +89,14 @@ impl Worker for Nobody {
     }
 }
 
-/// A kernel has a lock here.
+/// A kernel has a lock in place of this.
 struct Office(NonNull<Registry<Nobody>>);
 
 impl Host for Office {
     type Worker = Nobody;
 
     fn registry(&self) -> impl DerefMut<Target = Registry<Nobody>> {
-        // SAFETY: it outlives the shard, and one thread has it.
+        // SAFETY: the registry outlives the shard, and only one thread uses it.
         unsafe { &mut *self.0.as_ptr() }
     }
 

@@ -2,8 +2,8 @@
 
 //! One end of the connection: the endpoint, its owner, and the true state.
 //!
-//! The true state is kept from the bytes that were sent and handled, with arithmetic of its own. Each method asserts
-//! the rules that it can see.
+//! The true state is computed from the bytes that were sent and handled, with arithmetic of its own. Each method
+//! asserts the rules that it can check.
 
 use std::collections::VecDeque;
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ use smbdirect::units::Instant;
 use super::plan::{INITIATOR, Message};
 use super::world::Summary;
 
-/// Bytes that messages are made of: any message is a piece of it.
+/// The bytes of all messages: each message is a piece of them.
 static CONTENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut rng = fastrand::Rng::with_seed(1);
     (0..1 << 18).map(|_| rng.u8(..)).collect()
@@ -25,14 +25,14 @@ static CONTENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
 #[derive(Debug)]
 pub(crate) enum Arrival {
     Message(Vec<u8>),
-    /// The connection is gone, as a failed completion or the fabric says.
+    /// The connection is gone: a failed completion or the fabric says so.
     Gone,
 }
 
-/// A message that is being sent, or that is to arrive at the other end.
+/// A message that is being sent, or that has yet to arrive at the other end.
 #[derive(Clone, Copy, Debug)]
 struct Progress {
-    /// Where in [`CONTENT`] it begins.
+    /// The offset in [`CONTENT`] at which it begins.
     start: usize,
     message: Message,
     done: u32,
@@ -43,11 +43,11 @@ pub(crate) struct End {
     pub(crate) side: usize,
     config: Config,
     pub(crate) endpoint: Endpoint,
-    /// Sizes of the posted receives that no message has used.
+    /// The sizes of posted receives that no message has used yet.
     pub(crate) posted: VecDeque<u32>,
-    /// Arrivals that the owner has not looked at.
+    /// Arrivals that the owner has not looked at yet.
     pub(crate) inbox: VecDeque<Arrival>,
-    /// When each held buffer is given back.
+    /// The time at which each held buffer is given back.
     pub(crate) held: Vec<Instant>,
     /// The messages to send.
     pub(crate) queue: VecDeque<Message>,
@@ -58,21 +58,21 @@ pub(crate) struct End {
     truth: Truth,
 }
 
-/// What an endpoint should believe.
+/// What the endpoint should believe.
 #[derive(Debug)]
 struct Truth {
     start: Instant,
-    /// Whether this side's negotiate message was sent, and the other's was handled.
+    /// Whether this side's negotiate message was sent, and whether the other's was handled.
     negotiate: [bool; 2],
     send: u32,
     granted: u32,
-    /// Credits that the other end last asked for.
+    /// The credits for which the other end last asked.
     requested: u32,
     granted_ever: bool,
-    /// Bytes of the message in progress that a sent fragment announced.
+    /// The bytes of the message in progress that a sent fragment announced and that are still to come.
     remaining: u32,
     heard: Instant,
-    /// When the idle timer started: `heard`, or later if this side kept the peer from sending.
+    /// The time at which the idle timer started: `heard`, or later if this side kept the peer from sending.
     quiet: Instant,
     asked: Option<Instant>,
     /// Whether the keepalive question is still to be sent.
@@ -80,9 +80,10 @@ struct Truth {
     /// Whether the other end has asked.
     answer: bool,
     starving: Option<Instant>,
-    /// When the message in reassembly began, shifted by the time during which its timer stood still, and its length.
+    /// The time at which the message in reassembly began, shifted by the time during which its timer stood still, and
+    /// its length.
     begun: Option<(Instant, u32)>,
-    /// Since when this side keeps the other one from sending.
+    /// The time since which this side has kept the other one from sending.
     silent: Option<Instant>,
 }
 
@@ -136,7 +137,7 @@ impl End {
         self.truth.negotiate == [true; 2]
     }
 
-    /// Receives that the endpoint knows of and that no handled message has used.
+    /// Returns the number of receives that the endpoint knows of and that no handled message has used.
     pub(crate) fn posted_or_unread(&self) -> usize {
         let unread = self
             .inbox
@@ -145,14 +146,14 @@ impl End {
         self.posted.len() + unread.count()
     }
 
-    /// Whether everything that this side should have sent by now has arrived at `other`.
+    /// Returns whether everything that this side should have sent by now has arrived at `other`.
     pub(crate) fn delivered_to(&self, other: &Self, now: Instant) -> bool {
         self.sending.is_none()
             && other.expected.is_empty()
             && self.queue.front().is_none_or(|message| message.at > now)
     }
 
-    /// Whether every message that this side has begun has arrived at `other`.
+    /// Returns whether every message that this side has begun has arrived at `other`.
     pub(crate) fn begun_arrived_at(&self, other: &Self) -> bool {
         self.sending.is_none() && other.expected.is_empty()
     }
@@ -167,7 +168,7 @@ impl End {
         count
     }
 
-    /// Begins the next message, if it is time for one and the endpoint takes it.
+    /// Begins the next message, if it is time for one and the endpoint accepts it.
     pub(crate) fn start(&mut self, now: Instant, other: &mut Self) -> bool {
         let due = self
             .queue
@@ -261,7 +262,7 @@ impl End {
         }
     }
 
-    /// Checks a message to be sent, and assembles its bytes.
+    /// Checks a message that is to be sent, and assembles its bytes.
     pub(crate) fn transmit(
         &mut self,
         now: Instant,
@@ -337,7 +338,7 @@ impl End {
         assert_eq!(
             flags,
             u16::from(self.truth.ask),
-            "asks for a message without a reason, or not"
+            "asks for a message without a reason, or fails to ask"
         );
         if self.truth.ask {
             assert!(now - self.truth.heard >= self.config.idle_timeout);
@@ -384,7 +385,7 @@ impl End {
         }
     }
 
-    /// Shows the time to the endpoint; it must do what the true state requires, and nothing else.
+    /// Tells the endpoint the time. The endpoint must do what the true state requires, and nothing else.
     pub(crate) fn timeout(&mut self, now: Instant, sum: &mut Summary) -> Result<(), ProtocolError> {
         let expected = if self.endpoint.state() == State::Closed {
             Ok(())
@@ -417,19 +418,19 @@ impl End {
         result
     }
 
-    /// Credits that the peer may hold: as many as it asks for, but at least four.
+    /// Returns the credits that the peer may hold: as many as it asks for, but at least four.
     fn allowance(&self) -> u32 {
         let max = u32::from(self.config.receive_credit_max.0);
         self.truth.requested.min(max).max(4)
     }
 
-    /// Whether the peer cannot send, or not be asked, for lack of receives of this side's owner.
+    /// Returns whether the peer cannot send, or cannot be asked, because this side's owner has too few receives.
     fn lacks_receives(&self) -> bool {
         let told = self.truth.granted as usize == self.posted_or_unread();
         self.truth.send > 0 && (self.truth.granted == 0 || self.truth.send == 1 && told)
     }
 
-    /// When the peer is late with a message, unless it is kept from sending.
+    /// Returns when the peer is late with a message, unless it is kept from sending.
     fn late_at(&self) -> Option<Instant> {
         let may_speak = self.truth.silent.is_none();
         let (begun, length) = self.truth.begun.filter(|_| may_speak)?;
@@ -463,7 +464,7 @@ impl End {
             truth.starving = Some(now);
             sum.starved += 1;
         }
-        // Sending is blocked without a credit, or if the last one would go without a grant.
+        // Sending is blocked without a credit, or if the last credit would go without a grant.
         let blocked =
             truth.send == 0 || truth.granted == posted && (truth.send == 1 || !truth.granted_ever);
         if !blocked {
@@ -490,7 +491,7 @@ impl End {
         assert!(posted <= u32::from(max), "more receives than configured");
     }
 
-    /// Checks that the endpoint's state is the true one.
+    /// Checks that the endpoint's state is the true state.
     pub(crate) fn check(&self) {
         assert_eq!(
             u32::from(self.endpoint.send_credits().0),
@@ -506,7 +507,7 @@ impl End {
         assert_eq!(self.endpoint.is_sending(), self.sending.is_some());
     }
 
-    /// Credits that a message on its way to the other end grants, and whether it costs one.
+    /// Returns the credits that a message on its way to the other end grants, and whether the message costs one.
     pub(crate) fn cost_and_grant(&self, bytes: &[u8]) -> (u32, u32) {
         match bytes.len() {
             32 if self.side != INITIATOR && u16_at(bytes, 0) == 0x0100 => {

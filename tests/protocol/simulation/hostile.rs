@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An endpoint against a peer that sends anything at all.
+//! An endpoint with a peer that sends anything at all.
 
 use fastrand::Rng;
 use smbdirect::proto::{Config, Endpoint, State};
 use smbdirect::units::{Credits, Instant};
 use smbdirect::wire::{NegotiateRequest, NegotiateResponse};
 
-/// Nearly correct messages, in any order and at any time: the endpoint must not panic, must not
-/// send without credits, and must not grant receives that are not posted.
+/// Sends nearly correct messages, in any order and at any time. The endpoint must not panic, must not send without
+/// credits, and must not grant receives that are not posted.
 pub(crate) fn attack(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let credits = |rng: &mut Rng| {
@@ -82,7 +82,7 @@ fn message(rng: &mut Rng, negotiating: bool) -> Vec<u8> {
     bytes
 }
 
-/// The same bytes serve as a request and, if they are long enough, as a response.
+/// Makes bytes that serve as a request and, if they are long enough, as a response.
 fn negotiate(rng: &mut Rng) -> Vec<u8> {
     if rng.bool() {
         let request = NegotiateRequest {

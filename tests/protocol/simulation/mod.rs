@@ -3,9 +3,9 @@
 //! Two endpoints, an acceptor and an initiator, on a model of a link, in virtual time.
 //!
 //! Every scenario follows from a seed: configurations, messages both ways, delays, owners that are slow, short of
-//! buffers or stuck for minutes, connections that end or go dead. After every step the model, which parses the messages
-//! on the link itself, is compared with the endpoints' state, and the rules of [MS-SMBD] 3.1.5 and 3.1.6 are checked;
-//! `world` says which.
+//! buffers or stuck for minutes, connections that end or go dead. A model parses the messages on the link itself. After
+//! every step the endpoints' state is compared with the model, and the rules of [MS-SMBD] 3.1.5 and 3.1.6 are checked;
+//! `world` says which rules.
 //!
 //! `SMBDIRECT_SEED=n cargo test --test protocol simulation` runs one scenario and prints what happens in it;
 //! `SMBDIRECT_SEEDS=n` sets how many are run.
@@ -20,7 +20,7 @@ use std::panic::catch_unwind;
 use plan::Plan;
 use world::{Summary, World};
 
-/// Scenarios of one test run.
+/// The number of scenarios in one test run.
 const SEEDS: u64 = 10_000;
 
 fn number(variable: &str) -> Option<u64> {
@@ -32,7 +32,7 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// Runs `scenario` for every seed; after a failure, prints how to repeat it.
+/// Runs `scenario` for every seed. After a failure, prints how to repeat it.
 fn for_each_seed(mut scenario: impl FnMut(u64, bool) + Copy + std::panic::UnwindSafe) {
     if let Some(seed) = number("SMBDIRECT_SEED") {
         return scenario(seed, true);

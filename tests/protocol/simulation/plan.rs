@@ -23,26 +23,26 @@ const SECOND: u64 = 1_000 * MILLISECOND;
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) configs: [Config; 2],
-    /// Receive buffers that each owner has.
+    /// The number of receive buffers that each owner has.
     pub(crate) buffers: [u16; 2],
-    /// Longest time of a message on the link, in nanoseconds.
+    /// The longest time of a message on the link, in nanoseconds.
     pub(crate) delay: u64,
-    /// Longest time that an owner takes to look at what has arrived, in nanoseconds.
+    /// The longest time that an owner takes to look at what has arrived, in nanoseconds.
     pub(crate) slowness: u64,
-    /// Longest time that an owner keeps the buffer of a message after looking at it.
+    /// The longest time for which an owner keeps the buffer of a message after looking at it.
     pub(crate) hold: u64,
     /// What each side sends.
     pub(crate) messages: [Vec<Message>; 2],
     pub(crate) shortages: Vec<Shortage>,
     pub(crate) freezes: Vec<Freeze>,
     pub(crate) cut: Option<Cut>,
-    /// Which end closes the connection, and when.
+    /// The end that closes the connection, and the time.
     pub(crate) close: Option<(usize, Instant)>,
-    /// Which ends change their request for credits with every message.
+    /// Whether each end changes its request for credits with every message.
     pub(crate) fickle: [bool; 2],
     /// Whether timeouts may happen, because something lasts longer than a peer has to bear.
     pub(crate) hard: bool,
-    /// After this nothing is planned.
+    /// The time after which nothing is planned.
     pub(crate) end: Instant,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Message {
     pub(crate) invalidate: Option<RemoteToken>,
 }
 
-/// For a time an owner has only so many buffers.
+/// For a time, an owner has only this many buffers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shortage {
     pub(crate) end: usize,
@@ -63,7 +63,7 @@ pub(crate) struct Shortage {
     pub(crate) buffers: u16,
 }
 
-/// For a time an owner does not run.
+/// For a time, an owner does not run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Freeze {
     pub(crate) end: usize,
@@ -75,7 +75,7 @@ pub(crate) struct Freeze {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cut {
     pub(crate) at: Instant,
-    /// Which ends are told of it by a failed completion.
+    /// Whether each end is told of it by a failed completion.
     pub(crate) told: [bool; 2],
 }
 
@@ -133,7 +133,7 @@ impl Plan {
         plan
     }
 
-    /// Bursts of messages on either side or both, with idle phases of up to ten minutes between.
+    /// Draws bursts of messages on either side or both, with idle phases of up to ten minutes in between.
     fn draw_messages(&mut self, rng: &mut Rng) {
         let mut at = 0;
         for _ in 0..rng.u8(1..6) {
@@ -161,7 +161,7 @@ impl Plan {
         self.end = Instant::from_nanos(at);
     }
 
-    /// Lengths around the fragment borders, few of them long.
+    /// Draws a length around the fragment borders. Few messages are long.
     fn length(&self, rng: &mut Rng, side: usize) -> u32 {
         let payload = self.configs[side]
             .max_send_size
@@ -192,8 +192,7 @@ impl Plan {
             } else {
                 rng.u64(..2 * SECOND)
             };
-            // With one buffer on both sides the only credit goes back and forth, so this must not
-            // last long.
+            // If each side has one buffer, the only credit goes back and forth, so this must not last long.
             let (buffers, length) = match rng.u8(..4) {
                 0 => (1, length.min(MILLISECOND)),
                 1 => (rng.u16(2..8), length),
@@ -250,7 +249,7 @@ impl Plan {
     }
 }
 
-/// Any time, but often at the very beginning, during the negotiation.
+/// Draws any time, but often one at the very beginning, during the negotiation.
 fn near(rng: &mut Rng, last: u64) -> u64 {
     match rng.u8(..4) {
         0 => 0,

@@ -2,9 +2,9 @@
 
 //! The link, the clock, and the order of events.
 //!
-//! A step is one event and everything that its end then sends. After each step: no more messages
-//! are on their way to an end than it has receives posted (otherwise one would be refused: RNR);
-//! both ledgers agree with what is on the link; and nothing that could go on stands still.
+//! A step is one event and everything that its end then sends. After each step: no more messages are on their way to an
+//! end than it has receives posted (otherwise one would be refused: RNR); both ledgers agree with what is on the link;
+//! and nothing that could continue stands still.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -18,17 +18,17 @@ use smbdirect::units::Instant;
 use super::end::{Arrival, End};
 use super::plan::{ACCEPTOR, INITIATOR, Plan};
 
-/// How long a connection without faults may make no progress before it counts as stuck: far longer
-/// than any delay, far shorter than any timer that could restart it.
+/// How long a connection without faults may make no progress before it counts as stuck. This is far longer than any
+/// delay, and far shorter than any timer that could restart the connection.
 const STUCK: Duration = Duration::from_secs(6);
 
-/// How long a scenario goes on after the last planned event.
+/// How long a scenario continues after the last planned event.
 const QUIET: Duration = Duration::from_secs(400);
 
 /// More steps than any scenario takes.
 const STEPS: usize = 200_000;
 
-/// Counts of what happened, over many scenarios.
+/// Counts of what has happened, over many scenarios.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) steps: usize,
@@ -89,19 +89,19 @@ pub(crate) struct World {
     events: BinaryHeap<Reverse<(Instant, u64, Event)>>,
     event_count: u64,
     ends: [End; 2],
-    /// The items on their way to each end, in order, and when the last of them arrives.
+    /// The items on their way to each end, in order, and the time at which the last of them arrives.
     links: [VecDeque<Arrival>; 2],
     last_arrival: [Instant; 2],
-    /// When the timer of each end is to expire.
+    /// The time at which the timer of each end will expire.
     armed: [Option<Instant>; 2],
     cut: bool,
-    /// Whether an end vanished, or was told to close.
+    /// Whether an end has vanished, or was told to close.
     broken: bool,
-    /// When there was last progress, or none could be expected.
+    /// The last time at which there was progress, or at which none could be expected.
     progress: Instant,
-    /// When a fragment was last sent or arrived.
+    /// The last time at which a fragment was sent or arrived.
     active: Instant,
-    /// Messages, and keepalive questions among them, while there was nothing to do.
+    /// The number of messages, and of keepalive questions among them, while there was nothing to do.
     quiet_messages: usize,
     quiet_asked: usize,
     sum: Summary,
@@ -139,7 +139,7 @@ impl World {
     }
 
     fn schedule_plan(&mut self) {
-        // A connection is accepted only with a receive posted for the request.
+        // A connection is accepted only if a receive is posted for the request.
         self.ends[ACCEPTOR].post(1);
         let mut events = vec![
             (Instant::ZERO, Event::Run(ACCEPTOR)),
@@ -173,7 +173,7 @@ impl World {
         self.events.push(Reverse((at, self.event_count, event)));
     }
 
-    /// Runs the scenario to its end; panics if a rule is broken.
+    /// Runs the scenario to its end. Panics if a rule is broken.
     pub(crate) fn run(mut self) -> Summary {
         while let Some(Reverse((at, _, event))) = self.events.pop() {
             if at > self.plan.end.max(self.active) + QUIET || self.ends.iter().all(|end| end.ended)
@@ -214,7 +214,7 @@ impl World {
     }
 
     fn arrive(&mut self, side: usize) {
-        // It is empty after a cut.
+        // The link is empty after a cut.
         let Some(arrival) = self.links[side].pop_front() else {
             return;
         };
@@ -319,7 +319,7 @@ impl World {
         }
     }
 
-    /// The same message, asking for another number of credits if this side is fickle.
+    /// Returns the same message, which asks for another number of credits if this side is fickle.
     fn fickle(&mut self, side: usize, mut bytes: Vec<u8>) -> Vec<u8> {
         if self.plan.fickle[side] && self.ends[side].cost_and_grant(&bytes).0 == 1 {
             let requested = [1, 2, 3, 10, 255, u16::MAX][self.rng.usize(..6)];
@@ -355,7 +355,7 @@ impl World {
         }
     }
 
-    /// Buffers that the owner has at present.
+    /// Returns the number of buffers that the owner has at present.
     fn budget(&self, side: usize) -> usize {
         let shortages = self.plan.shortages.iter();
         let active = shortages
@@ -398,9 +398,8 @@ impl World {
                 self.links[side].len() <= end.posted.len(),
                 "more on the way than posted (RNR)"
             );
-            // The messages that the peer may send, those on their way from it and those not yet
-            // looked at are what this end has granted, without grants that are themselves on their
-            // way.
+            // This end has granted the messages that the peer may send, those on their way from the peer, and those not
+            // looked at yet, except for grants that are themselves on their way.
             let (mut used, mut told) = (0, 0);
             for arrival in self.links[side].iter().chain(&end.inbox) {
                 if let Arrival::Message(bytes) = arrival {

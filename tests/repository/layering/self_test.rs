@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The checker finds what it must, and nothing else.
+//! Checks that the checker finds what it must find, and nothing else.
 
 use std::collections::BTreeSet;
 
 use super::Tree;
 use super::source::{Source, paths, tokens};
 
-/// What the checker finds in one file, besides the modules that it may refer to.
+/// Returns what the checker finds in one file, besides the modules to which the file may refer.
 fn found(name: &str, text: &str) -> Vec<String> {
     let others = [
         (

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A Rust file as tokens, and the paths in it.
+//! Splits a Rust file into tokens, and finds the paths in it.
 
 /// A file below `src`.
 pub(crate) struct Source {
@@ -8,7 +8,7 @@ pub(crate) struct Source {
     pub(crate) name: String,
     /// The path of its module from the root of the crate; the root's own path is empty.
     pub(crate) module: Vec<String>,
-    /// Its words and signs, without comments and literals other than names of features. `::` is one token.
+    /// Its words and signs, without comments, and without literals except the names of features. `::` is one token.
     pub(crate) tokens: Vec<String>,
 }
 
@@ -28,17 +28,17 @@ impl Source {
         }
     }
 
-    /// A file that holds the tests of the module above it.
+    /// Returns whether this file holds the tests of the module above it.
     pub(crate) fn is_test(&self) -> bool {
         self.module.iter().any(|part| part == "tests")
     }
 
-    /// The tokens without the items under `#[cfg(test)]`.
+    /// Returns the tokens, without the items under `#[cfg(test)]`.
     pub(crate) fn code(&self) -> Vec<String> {
         self.without(after_test_attribute)
     }
 
-    /// The same without the items that exist only where there is an operating system.
+    /// Returns these tokens without the items that exist only if there is an operating system.
     pub(crate) fn code_without_os(&self) -> Vec<String> {
         self.without(|tokens| {
             after_test_attribute(tokens).or_else(|| after_hosted_attribute(tokens))
@@ -59,8 +59,8 @@ impl Source {
         kept
     }
 
-    /// The modules that the file declares under a `cfg` with features, and whether those need an operating
-    /// system.
+    /// Returns the modules that the file declares under a `cfg` with features, and whether those features need an
+    /// operating system.
     pub(crate) fn featured_modules(&self) -> Vec<(Vec<String>, bool)> {
         let starts = (0..self.tokens.len()).map(|n| &self.tokens[n..]);
         starts
@@ -69,7 +69,7 @@ impl Source {
             .collect()
     }
 
-    /// The names of the public types and constants that the file defines.
+    /// Returns the names of the public types and constants that the file defines.
     pub(crate) fn defined(&self) -> impl Iterator<Item = &str> {
         self.tokens.windows(3).filter_map(|w| {
             let kind = matches!(
@@ -84,7 +84,7 @@ impl Source {
 /// The feature that needs only `core` and `alloc`.
 const ENGINE: &str = "\"engine\"";
 
-/// The condition of a `cfg` of features at the start, and the rest.
+/// Returns the condition of a `cfg` of features at the start, and the rest.
 fn feature_condition(tokens: &[String]) -> Option<(&[String], &[String])> {
     if tokens.len() < 5 || tokens[..4] != ["#", "[", "cfg", "("] {
         return None;
@@ -95,18 +95,18 @@ fn feature_condition(tokens: &[String]) -> Option<(&[String], &[String])> {
     (is("feature") && !is("not")).then_some((condition, rest))
 }
 
-/// The rest after a `cfg` of features that all need an operating system.
+/// Returns the rest after a `cfg` of features that all need an operating system.
 fn after_hosted_attribute(tokens: &[String]) -> Option<&[String]> {
     let (condition, rest) = feature_condition(tokens)?;
     (!condition.iter().any(|token| token == ENGINE)).then_some(rest)
 }
 
-/// The name of the module that `#[cfg(feature …)] mod name` at the start declares, and whether it needs an operating
-/// system.
+/// Returns the name of the module that `#[cfg(feature …)] mod name` at the start declares, and whether the module needs
+/// an operating system.
 fn declared_with_feature(tokens: &[String]) -> Option<(String, bool)> {
     let (condition, mut rest) = feature_condition(tokens)?;
     let hosted = !condition.iter().any(|token| token == ENGINE);
-    // More attributes, and its visibility.
+    // Skip further attributes, and the visibility.
     while rest.first().is_some_and(|token| token == "#") {
         let end = rest.iter().position(|token| token == "]")?;
         rest = &rest[end + 1..];
@@ -119,7 +119,7 @@ fn declared_with_feature(tokens: &[String]) -> Option<(String, bool)> {
     Some((name.clone(), hosted))
 }
 
-/// The rest after `#[cfg(test)]`, or after a `cfg` with `test` among its conditions.
+/// Returns the rest after `#[cfg(test)]`, or after a `cfg` with `test` among its conditions.
 fn after_test_attribute(tokens: &[String]) -> Option<&[String]> {
     if tokens.len() < 5 || tokens[..4] != ["#", "[", "cfg", "("] {
         return None;
@@ -131,7 +131,7 @@ fn after_test_attribute(tokens: &[String]) -> Option<&[String]> {
     test.then(|| &tokens[end + 1..])
 }
 
-/// The rest after the item at the start: after its `;`, or the `}` of its first `{`.
+/// Returns the rest after the item at the start: after its `;`, or after the `}` of its first `{`.
 fn after_item(tokens: &[String]) -> &[String] {
     let mut depth = 0_usize;
     for (n, token) in tokens.iter().enumerate() {
@@ -148,7 +148,7 @@ fn after_item(tokens: &[String]) -> &[String] {
     &[]
 }
 
-/// The words and signs of a text, without comments and literals other than names of features.
+/// Returns the words and signs of a text, without comments, and without literals except the names of features.
 pub(crate) fn tokens(text: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -196,7 +196,7 @@ fn block_comment(text: &str) -> usize {
     text.len()
 }
 
-/// The length of the string literal at the start of a text.
+/// Returns the length of the string literal at the start of a text.
 fn string(text: &str) -> Option<usize> {
     let prefix = text.find(|c| !"bcr".contains(c))?;
     let behind = &text[prefix..];
@@ -221,7 +221,7 @@ fn string(text: &str) -> Option<usize> {
     Some(start + end + 1)
 }
 
-/// The length of the character literal, or the lifetime, at the start of a text.
+/// Returns the length of the character literal, or of the lifetime, at the start of a text.
 fn character(text: &str) -> Option<usize> {
     let prefix = usize::from(text.starts_with("b'"));
     let mut inside = text[prefix..].strip_prefix('\'')?.char_indices();
@@ -231,12 +231,12 @@ fn character(text: &str) -> Option<usize> {
             Some(prefix + 1 + end + 1)
         }
         (_, (end, '\'')) => Some(prefix + 1 + end + 1),
-        _ => Some(prefix + 1), // A lifetime: its name follows as a word, which does no harm.
+        _ => Some(prefix + 1), // A lifetime's name follows as a word, which does no harm.
     }
 }
 
-/// The paths in a file that lead outside: absolute ones, and those that begin with `crate` or another crate's name. A
-/// `use` with braces is taken apart.
+/// Returns the paths in a file that lead outside: absolute paths, and paths that begin with `crate` or another crate's
+/// name. A `use` with braces is taken apart.
 pub(crate) fn paths(tokens: &[String], module: &[String]) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut inline: Vec<(String, usize)> = Vec::new();
@@ -244,7 +244,7 @@ pub(crate) fn paths(tokens: &[String], module: &[String]) -> Vec<Vec<String>> {
     let mut read = 0;
     for (n, token) in tokens.iter().enumerate() {
         if n < read {
-            continue; // As part of the path that began before.
+            continue; // It is part of a path that began before.
         }
         match token.as_str() {
             "{" => depth += 1,
@@ -281,7 +281,7 @@ fn is_word(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// A word that cannot be part of a path; a path may begin after it, even with `::`.
+/// Recognizes a word that cannot be part of a path; a path may begin after it, even with `::`.
 fn is_keyword(token: &str) -> bool {
     const KEYWORDS: [&str; 10] = [
         "as", "dyn", "else", "for", "if", "impl", "in", "match", "return", "use",
@@ -289,7 +289,7 @@ fn is_keyword(token: &str) -> bool {
     KEYWORDS.contains(&token)
 }
 
-/// Whether the next token continues a path.
+/// Returns whether the next token continues a path.
 fn continues(before: &[String]) -> bool {
     match before {
         [.., word, sign] if sign == "::" => (is_word(word) && !is_keyword(word)) || word == ">",
@@ -297,13 +297,13 @@ fn continues(before: &[String]) -> bool {
     }
 }
 
-/// `pub(crate)`, `pub(super)`, `pub(in …)`.
+/// Recognizes `pub(crate)`, `pub(super)` and `pub(in …)`.
 fn is_visibility(before: &[String]) -> bool {
     matches!(before, [.., p, b] if p == "pub" && b == "(")
         || matches!(before, [.., p, b, i] if p == "pub" && b == "(" && i == "in")
 }
 
-/// Calls `each` with every path of the tree at the start of the tokens; returns the rest.
+/// Calls `each` with every path of the tree at the start of the tokens, and returns the rest.
 fn tree<'a>(
     tokens: &'a [String],
     prefix: &[String],
@@ -352,7 +352,7 @@ fn group<'a>(
                 } else {
                     behind
                 };
-                // The new name of `x as y` is not a path.
+                // In `x as y`, the new name is not a path.
                 if rest.first().is_some_and(|token| token == "as") {
                     rest = rest.get(2..).unwrap_or_default();
                 }
@@ -362,7 +362,7 @@ fn group<'a>(
     rest
 }
 
-/// A path from the root of the crate.
+/// Returns a path from the root of the crate.
 fn absolute(path: Vec<String>, mut here: Vec<String>) -> Option<Vec<String>> {
     let mut rest = path.as_slice();
     match rest.first()?.as_str() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The messages of a connection, counted by how they were protected.
+//! Counts the messages of a connection by how they were protected.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,11 +24,11 @@ pub struct Messages {
     pub sealed: u64,
     /// Signed, but not encrypted.
     pub signed: u64,
-    /// Unprotected: announce a later response.
+    /// Unprotected messages that announce a later response.
     pub pending: u64,
-    /// All other unprotected ones.
+    /// All other unprotected messages.
     pub plain: u64,
-    /// Bytes of all of them.
+    /// The bytes of all of these messages.
     pub bytes: u64,
 }
 
@@ -54,13 +54,13 @@ impl Messages {
 pub struct Carried(Arc<Mutex<[Messages; 2]>>);
 
 impl Carried {
-    /// The messages to the server.
+    /// Returns the counts of messages to the server.
     #[must_use]
     pub fn sent(&self) -> Messages {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)[0]
     }
 
-    /// The messages from the server.
+    /// Returns the counts of messages from the server.
     #[must_use]
     pub fn received(&self) -> Messages {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)[1]

@@ -3,8 +3,8 @@
 //! SMB Direct as a transport of the crate `smb`, an SMB client library that does not know SMB
 //! Direct.
 //!
-//! The library brings its own messages, signatures and ciphers; only whole messages pass through
-//! here. `tests/` runs it with a real smbd. From this directory, with the programs and Samba built:
+//! The library has its own messages, signatures and ciphers; only whole messages pass through here. `tests/` runs it
+//! with a real smbd. Run it from this directory, after building the programs and Samba:
 //!
 //! ```text
 //!   SMBDIRECT_SAMBA=<build tree> cargo test
@@ -27,13 +27,12 @@ use smbdirect::sys::wait_readable;
 pub use carried::{Carried, Messages};
 use link::Link;
 
-/// How long one half sleeps at a time: the other half may already have read the event that would
-/// wake it.
+/// How long one half sleeps at a time: the other half may already have read the event that should wake it.
 const NAP: Duration = Duration::from_millis(2);
-/// Time to connect and to negotiate SMB Direct.
+/// How long connecting and negotiating SMB Direct may take.
 const CONNECT: Duration = Duration::from_secs(30);
 
-/// A connection, or one half of it: both halves use the same link, under a lock.
+/// A connection, or one half of it. Both halves use the same link, under a lock.
 #[derive(Clone)]
 pub struct SmbDirect {
     link: Arc<Mutex<Link>>,
@@ -61,7 +60,7 @@ impl SmbDirect {
         Ok(this)
     }
 
-    /// What it has carried so far; goes on counting after the library owns the connection.
+    /// Returns what it has carried. The counts continue after the library owns the connection.
     pub fn carried(&self) -> Carried {
         self.carried.clone()
     }
@@ -89,7 +88,7 @@ impl SmbDirect {
 }
 
 impl SmbTransport for SmbDirect {
-    /// It is already connected: see [`SmbDirect::to`].
+    /// Does nothing, because the link is already connected: see [`SmbDirect::to`].
     fn connect(&mut self, _server_name: &str, _address: SocketAddr) -> Result<()> {
         Err(TransportError::AlreadyConnected)
     }
@@ -112,7 +111,7 @@ impl SmbTransportWrite for SmbDirect {
         Err(no_stream())
     }
 
-    /// Without the four bytes that precede a message on TCP ([MS-SMB2] 2.1).
+    /// Sends a message without the four bytes that precede it on TCP ([MS-SMB2] 2.1).
     fn send(&mut self, message: &IoVec) -> Result<()> {
         let message: Vec<u8> = message.iter().flat_map(|part| part.to_vec()).collect();
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One SMB Direct connection, with an iWARP fabric of its own.
+//! One SMB Direct connection, with its own iWARP fabric.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Error as IoError;
@@ -29,14 +29,14 @@ pub(crate) struct Link {
     established: bool,
     closed: Option<CloseReason>,
     received: VecDeque<Vec<u8>>,
-    /// Messages that are being sent, and the memory they lie in.
+    /// Messages that are being sent, and the memory that contains them.
     sending: HashMap<u64, (Memory, RegionId)>,
     sent: u64,
     carried: Carried,
 }
 
 impl Link {
-    /// Begins a connection; the descriptor is readable when there is something to do.
+    /// Begins a connection. The descriptor is readable when there is something to do.
     pub(crate) fn begin(server: SocketAddr, carried: Carried) -> Result<(Self, OwnedFd)> {
         let fabric = Iwarp::new(iwarp::Config::default()).map_err(IoError::other)?;
         let config = Config::new(proto::Config::default(), proto::Config::initiator_default());
@@ -68,7 +68,7 @@ impl Link {
     pub(crate) fn check(&self) -> Result<()> {
         match &self.closed {
             None => Ok(()),
-            // After any other error the library goes on.
+            // After any other error the library continues.
             Some(_) if self.established => Err(TransportError::NotConnected),
             Some(reason) => Err(IoError::other(reason.to_string()).into()),
         }
@@ -95,16 +95,16 @@ impl Link {
         self.sending.insert(self.sent, (memory, region));
         self.sent += 1;
         self.carried.count_sent(message);
-        // Whatever there are credits for goes out at once.
+        // Whatever the credits allow goes out at once.
         self.poll()
     }
 
-    /// The next message, if there is one.
+    /// Returns the next message, if there is one.
     pub(crate) fn receive(&mut self) -> Option<Vec<u8>> {
         self.received.pop_front()
     }
 
-    /// How long it may sleep unless there is an event.
+    /// Returns how long it may sleep if there is no event.
     pub(crate) fn time_to_sleep(&self) -> Option<Duration> {
         let now = self.now();
         let at = self.transport.poll_timeout()?;
@@ -123,7 +123,7 @@ impl Link {
                 }
                 Event::Sent { cookie, .. } => {
                     if let Some((_, region)) = self.sending.remove(&cookie) {
-                        // This fails if the connection is gone, and its registrations with it.
+                        // This fails if the connection and its registrations are gone.
                         let _ = self.transport.deregister(self.conn, region);
                     }
                 }
@@ -141,7 +141,7 @@ impl Link {
 }
 
 impl Drop for Link {
-    /// Closes in order, so that sent messages arrive.
+    /// Closes in order, so that the messages that were sent arrive.
     fn drop(&mut self) {
         self.transport.close(self.conn);
         let end = Clock::now() + CLOSE;

@@ -2,8 +2,8 @@
 
 //! SmbdCreditManagement: credits in both directions, [MS-SMBD] 3.1.5.1, 3.1.5.8 and 3.1.5.9.
 //!
-//! [`Session`](super::peer::Session) checks for each message of every case that neither side ever
-//! sends without a credit, and never spends the last one without a grant.
+//! For each message of every case, [`Session`](super::peer::Session) checks that neither side ever sends without a
+//! credit, and that neither spends the last credit without a grant.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use super::upper::{self, poison, replies, silence};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The initiator asks for one credit and grants one at a time, and everything works; the same holds
-/// if the server has no more to give and asks for no more.
+/// The initiator asks for one credit and grants one at a time, and everything works. The same holds if the server has
+/// no more to give and asks for no more.
 #[test]
 fn BVT_SmbdCreditMgmt_OperationWithMinimumCredits() {
     let poor = Config {
@@ -61,8 +61,8 @@ fn SmbdCreditMgmt_OperationWithLimitedCredits() {
     });
 }
 
-/// The initiator sends until it has no credit left, while the server has nothing to send: the
-/// server still grants credits, in an empty message, without being asked.
+/// The initiator sends until it has no credit left, while the server has nothing to send. The server still grants
+/// credits, in an empty message, without being asked.
 #[test]
 fn SmbdCreditMgmt_ConsumeAllSendCredits() {
     with_server(usual(), |lab| {
@@ -86,8 +86,8 @@ fn SmbdCreditMgmt_ConsumeAllSendCredits() {
     });
 }
 
-/// Uses up all credits before the server can do anything, so that it must really have posted the
-/// receives that it granted; then waits for new ones, with which a message can be sent.
+/// Uses up all credits before the server can do anything, so that the server must really have posted the receives that
+/// it granted. Then waits for new credits, with which a message can be sent.
 #[track_caller]
 fn burst(lab: &mut Lab, id: Id) {
     lab.settle();
@@ -108,9 +108,9 @@ fn burst(lab: &mut Lab, id: Id) {
     assert!(lab.session(id).credits > 0);
 }
 
-/// The initiator grants few credits: the server uses them all, waits for as long as it takes, and
-/// goes on when it is granted more. The same holds if the initiator asks for a single credit, and
-/// the server could run out of receives to grant with its last message.
+/// The initiator grants few credits: the server uses them all, waits as long as it has to, and continues when it is
+/// granted more. The same holds if the initiator asks for a single credit, and the server could run out of receives to
+/// grant with its last message.
 #[test]
 fn SmbdCreditMgmt_ConsumeAllReceiveCredits() {
     with_server(usual(), |lab| {
@@ -146,18 +146,18 @@ fn uses_what_it_is_granted(lab: &mut Lab, id: Id) {
     grant(lab, id, 200);
     lab.settle();
     messages.extend(lab.take_messages(id));
-    // An initiator with a single credit must be given one before and after the reply.
+    // An initiator with a single credit must be given another one before and after the reply.
     messages.retain(|message| message.len() > 20);
     assert_eq!(messages.len(), FRAGMENTS as usize);
     assert!(lab.reply(id) == upper::reply(0, length));
 }
 
-/// The initiator grants no credit while the server has something to send: that ends the connection
-/// after 120 s, although the initiator is not idle and sends other messages.
+/// The initiator grants no credit while the server has something to send. That ends the connection after 120 s,
+/// although the initiator is not idle and sends other messages.
 #[test]
 fn SmbdCreditMgmt_ConsumeAllCreditServer_Timeout() {
     with_server(usual(), |lab| {
-        // Not one credit, or three that are used up.
+        // Grant no credit, or three that are used up.
         for granted in [0, 3] {
             let id = lab.open(&REQUEST);
             ask_granting(lab, id, granted, &replies(1, 10_000));
@@ -192,7 +192,7 @@ fn SmbdCreditMgmt_ConsumeAllCreditServer_Timeout() {
     });
 }
 
-/// No message may ask for zero credits, whether it is empty or not, the first or a later one.
+/// No message may ask for zero credits, whether it is empty or not, and whether it is the first or a later one.
 #[test]
 fn SmbdCreditMgmt_NegativeParameter_CreditRequested() {
     with_server(usual(), |lab| {
@@ -219,8 +219,7 @@ fn SmbdCreditMgmt_NegativeParameter_CreditRequested() {
     });
 }
 
-/// A connection that asks for these credits, and posts these receives; returns the credits that it
-/// got.
+/// Opens a connection that asks for these credits, and posts these receives. Returns the credits that it got.
 #[track_caller]
 fn open_with(lab: &mut Lab, credits_requested: u16, receives: u16) -> (Id, u16) {
     let request = NegotiateRequest {
@@ -232,7 +231,7 @@ fn open_with(lab: &mut Lab, credits_requested: u16, receives: u16) -> (Id, u16) 
     (id, response.credits_granted)
 }
 
-/// A message of one fragment that grants no more than this.
+/// Sends a message of one fragment that grants no more than this.
 #[track_caller]
 fn ask_granting(lab: &mut Lab, id: Id, credits_granted: u16, message: &[u8]) {
     let header = DataTransfer {
@@ -242,7 +241,7 @@ fn ask_granting(lab: &mut Lab, id: Id, credits_granted: u16, message: &[u8]) {
     lab.post(id, header, &[&PADDING, message].concat());
 }
 
-/// An empty message that grants no more than this.
+/// Sends an empty message that grants no more than this.
 #[track_caller]
 fn grant(lab: &mut Lab, id: Id, credits_granted: u16) {
     let header = DataTransfer {

@@ -15,10 +15,10 @@ use super::upper::{self, poison, replies, silence};
 const SECOND: Duration = Duration::from_secs(1);
 /// A little less than the 120 s of the idle timer.
 const NEARLY_IDLE: Duration = Duration::from_secs(110);
-/// With [`NEARLY_IDLE`], a little more than that.
+/// Together with [`NEARLY_IDLE`], a little more than that.
 const REST: Duration = Duration::from_secs(11);
 
-/// Messages of one fragment: the header says exactly what follows.
+/// Sends messages of one fragment: the header says exactly what follows.
 #[test]
 fn BVT_SmbdDataTransfer_Basic_SendSmallBytesOfData() {
     with_server(usual(), |lab| {
@@ -39,7 +39,7 @@ fn BVT_SmbdDataTransfer_Basic_SendSmallBytesOfData() {
     });
 }
 
-/// Messages of many fragments in both directions, up to the largest that either side takes.
+/// Sends messages of many fragments in both directions, up to the largest that either side takes.
 #[test]
 fn BVT_SmbdDataTransfer_Basic_SendModerateBytesData() {
     with_server(usual(), |lab| {
@@ -50,8 +50,8 @@ fn BVT_SmbdDataTransfer_Basic_SendModerateBytesData() {
     });
 }
 
-/// Fragments of one message may have any length, even zero: the first, which announces the whole message, and two on
-/// the way from 128 bytes down to none and up again.
+/// Fragments of one message may have any length, even zero: the first, which announces the whole message, and two
+/// others, as the lengths go from 128 bytes down to zero and up again.
 #[test]
 fn SmbdDataTransfer_VariableLengthSegment() {
     with_server(usual(), |lab| {
@@ -63,7 +63,7 @@ fn SmbdDataTransfer_VariableLengthSegment() {
         for length in (0..=128).rev().chain(0..) {
             let (payload, behind) = rest.split_at(rest.len().min(length));
             rest = behind;
-            // An offset for data, even though there is none.
+            // This is an offset of data, even though there is none.
             let header = DataTransfer {
                 data_offset: 24,
                 ..lab.session(id).header(payload.len(), rest.len())
@@ -91,8 +91,8 @@ fn SmbdDataTransfer_VariableLengthSegment() {
     });
 }
 
-/// A message in fragments of one byte, several times as many as there are credits; also with each fragment padded to
-/// the largest message that the server receives.
+/// Sends a message in fragments of one byte, several times as many as there are credits. Also pads each fragment to the
+/// largest message that the server receives.
 #[test]
 fn SmbdDataTransfer_SmallLengthSegment() {
     with_server(usual(), |lab| {
@@ -141,7 +141,7 @@ fn SmbdDataTransfer_Redundancy() {
     });
 }
 
-/// The server fills the messages that its client receives, and takes what it has agreed to.
+/// The server fills the messages that its client receives, and takes what it has agreed to take.
 #[test]
 fn SmbdDataTransfer_ReceiveMaxReceiveSize() {
     let config = Config {
@@ -178,13 +178,13 @@ fn SmbdDataTransfer_ReceiveMaxReceiveSize() {
     });
 }
 
-/// `DataLength` and `RemainingDataLength`.
+/// Returns `DataLength` and `RemainingDataLength`.
 fn data_lengths(message: &[u8]) -> (u32, u32) {
     let message = DataTransfer::parse(message);
     (message.data_length, message.remaining_data_length)
 }
 
-/// Less than 20 bytes are not a message.
+/// Fewer than 20 bytes are not a message.
 #[test]
 fn SmbdDataTransfer_UncompletedMessage() {
     with_server(usual(), |lab| {
@@ -200,7 +200,7 @@ fn SmbdDataTransfer_UncompletedMessage() {
     });
 }
 
-/// `DataOffset` must be a multiple of 8, whatever it points at.
+/// `DataOffset` must be a multiple of 8, whatever it points to.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_DataOffset_Against8ByteAligned() {
     with_server(usual(), |lab| {
@@ -211,7 +211,7 @@ fn SmbdDataTransfer_NegativeParameter_DataOffset_Against8ByteAligned() {
             };
             ends_by(lab, message, &poison(200), "data_offset_unaligned");
         }
-        // Even if there is no data that it could point at.
+        // That holds even if there is no data to which it could point.
         let message = DataTransfer {
             data_offset: 12,
             ..header(0, 0)
@@ -228,7 +228,7 @@ fn SmbdDataTransfer_NegativeParameter_DataOffset_AgainstMessageLength() {
             data_offset,
             ..header(100, 0)
         };
-        // 124 bytes in all. The last three are sums of more than 32 bits, or nearly.
+        // There are 124 bytes in total. The last three are sums of more than 32 bits, or nearly so.
         let rest = [&PADDING[..], &poison(100)].concat();
         for data_offset in [32, 120, 128, 8192, 0x7fff_fff8, 0xffff_ff98, 0xffff_fff8] {
             ends_by(lab, at(data_offset), &rest, "data_out_of_bounds");
@@ -255,14 +255,14 @@ fn SmbdDataTransfer_NegativeParameter_DataLength_AgainstMessageLength() {
             };
             ends_by(lab, message, &rest, "data_out_of_bounds");
         }
-        // The same with a message that fills its receive.
+        // The same holds for a message that fills its receive.
         let rest = [&PADDING[..], &poison(1340)].concat();
         ends_by(lab, header(1341, 0), &rest, "data_out_of_bounds");
     });
 }
 
-/// No message is longer than the maximum receive size, whether it only claims to be or is. One that really is does not
-/// fit in its receive, so iWARP refuses it.
+/// No message may be longer than the maximum receive size, whether it only claims to be longer or really is. A message
+/// that really is does not fit in its receive, so iWARP refuses it.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_DataLength_AgainstMaxReceiveSize() {
     let config = Config {
@@ -290,7 +290,7 @@ fn SmbdDataTransfer_NegativeParameter_DataLength_AgainstMaxReceiveSize() {
 }
 
 /// A message of the upper layer may have the maximum fragmented size, but not a byte more, even if its fragments
-/// announce one byte less than there is.
+/// announce one byte less than they contain.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_AgainstMaxFragmentedSize() {
     for max_fragmented_size in [131_072, 200_000] {
@@ -345,7 +345,7 @@ fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstMaxFragmentedSi
     });
 }
 
-/// A fragment that claims to be the last one while more is due, either the second or the last but one.
+/// A fragment claims to be the last one while more is due: the second fragment, or the last but one.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_Zero() {
     with_server(usual(), |lab| {
@@ -361,7 +361,7 @@ fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_Zero() {
     });
 }
 
-/// A fragment that does not continue the message as the one before it announced: less is left, or more, or the message
+/// A fragment does not continue the message as the one before it announced: less is left, or more, or the message
 /// begins again, or there is more than is due.
 #[test]
 fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstFragmentReassemblyRemaining() {
@@ -378,7 +378,7 @@ fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstFragmentReassem
             let message = header(length, remaining);
             second_fragment_ends(lab, message, "remaining_mismatch");
         }
-        // An empty fragment cannot continue what was not announced either.
+        // An empty fragment cannot continue something that was not announced either.
         for remaining in [199, 201] {
             second_fragment_ends(lab, header(0, remaining), "remaining_mismatch");
         }
@@ -389,7 +389,7 @@ fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstFragmentReassem
     });
 }
 
-/// After 100 bytes of a message of 300, `message` ends the connection.
+/// Checks that `message` ends the connection after 100 bytes of a message of 300.
 #[track_caller]
 fn second_fragment_ends(lab: &mut Lab, message: DataTransfer, reason: &'static str) {
     let id = ready(lab, &REQUEST);
@@ -404,7 +404,7 @@ fn second_fragment_ends(lab: &mut Lab, message: DataTransfer, reason: &'static s
     lab.ends(id, reason);
 }
 
-/// A connection on which messages have gone both ways.
+/// Makes a connection on which messages have gone both ways.
 #[track_caller]
 fn ready(lab: &mut Lab, request: &NegotiateRequest) -> Id {
     let id = lab.open(request);
@@ -419,8 +419,8 @@ fn ends_by(lab: &mut Lab, message: DataTransfer, rest: &[u8], reason: &'static s
     lab.ends(id, reason);
 }
 
-/// A client that asks for a message gets one at once, and only one; it is not asked in turn, because otherwise two
-/// sides would ask each other for ever.
+/// A client that asks for a message gets one at once, and only one. The server does not ask in turn, because otherwise
+/// two sides would ask each other for ever.
 #[test]
 fn SmbdDataTransfer_IdleConnection_Client() {
     with_server(usual(), |lab| {
@@ -441,7 +441,7 @@ fn SmbdDataTransfer_IdleConnection_Client() {
             let answer = DataTransfer::parse(&answers[0]);
             assert_eq!((answer.data_length, answer.flags), (0, 0));
         }
-        // A client that asks shortly before the server would, and that grants nothing.
+        // This client asks shortly before the server would, and grants nothing.
         lab.advance(NEARLY_IDLE);
         let header = DataTransfer {
             flags: RESPONSE_REQUESTED,
@@ -458,13 +458,13 @@ fn SmbdDataTransfer_IdleConnection_Client() {
     });
 }
 
-/// A server that has heard nothing for 120 s asks, once; any message is an answer, and restarts the timer.
+/// A server that has heard nothing for 120 s asks once. Any message is an answer, and restarts the timer.
 #[test]
 fn SmbdDataTransfer_IdleConnection_Server() {
     with_server(usual(), |lab| {
         let id = lab.open(&REQUEST);
         lab.post_empty(id);
-        // A message before the timer expires, even one without credits, means that it is not idle.
+        // If a message comes before the timer expires, even one without credits, the client is not idle.
         lab.advance(NEARLY_IDLE);
         lab.ask(id, &silence(1));
         lab.advance(NEARLY_IDLE);
@@ -497,8 +497,8 @@ fn SmbdDataTransfer_IdleConnection_Server() {
     });
 }
 
-/// A server that gets no answer within 5 s ends the connection, even if it had no credit to ask with. A connection that
-/// answers stays: the witness.
+/// A server that gets no answer within 5 s ends the connection, even if it had no credit with which to ask. A
+/// connection that answers stays: the witness.
 #[test]
 fn SmbdDataTransfer_IdleConnection_Server_Timeout() {
     with_server(usual(), |lab| {

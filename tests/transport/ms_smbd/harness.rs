@@ -2,18 +2,18 @@
 
 //! A server, initiators that may break every rule, and one clock for all of them.
 //!
-//! The server is what a user gets: [`Transport`] on [`Iwarp`], listening on 127.0.0.1, on real
-//! sockets. The initiators use an [`Iwarp`] of their own and send bytes. Everything runs in one
-//! thread, polled in turn, and time is real time plus what a case adds with [`Lab::advance`].
+//! The server is what a user gets: [`Transport`] on [`Iwarp`], listening on 127.0.0.1, on real sockets. The initiators
+//! use their own [`Iwarp`] and send bytes. Everything runs in one thread and is polled in turn, and time is real time
+//! plus what a case adds with [`Lab::advance`].
 //!
-//! Only [`Lab::ends`] checks that "the connection is closed", and it means each time:
+//! Only [`Lab::ends`] checks that "the connection is closed", and each time it checks that:
 //!
-//! - the initiator sees its connection end, in the way that is expected, and nothing came before;
-//! - the server's counters name the expected reason, and no other has changed since the start;
-//! - a witness, connected before, still has its messages answered;
+//! - the initiator sees its connection end, in the expected way, and nothing came before the end;
+//! - the server's counters name the expected reason, and no other counter has changed since the start;
+//! - a witness, which connected before, still has its messages answered;
 //! - a newcomer can connect, negotiate and have a message answered.
 //!
-//! The last three are checked at the end of every case once more, by [`with_server`].
+//! [`with_server`] checks the last three once more at the end of every case.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ use super::upper::{self, Server, Upper};
 
 /// How long to wait, in real time, before giving up.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Turns in a row without an event that count as rest: some milliseconds.
+/// The number of turns in a row without an event that count as rest: some milliseconds.
 const QUIET_TURNS: u32 = 20;
 const PAUSE: Duration = Duration::from_micros(100);
 
@@ -48,16 +48,16 @@ pub(crate) struct Lab {
     peers: Vec<Peer>,
     start: std::time::Instant,
     skew: Duration,
-    /// Connections that have ended, by the reason that the server must report.
+    /// The number of connections that have ended, by the reason that the server must report.
     ended: BTreeMap<&'static str, u64>,
 }
 
-/// The configuration that a user gets.
+/// Returns the configuration that a user gets.
 pub(crate) fn usual() -> proto::Config {
     proto::Config::default()
 }
 
-/// Runs a case against a server with this configuration, and checks that the server is unharmed.
+/// Runs a case with a server that has this configuration, and checks that the server is unharmed.
 pub(crate) fn with_server(config: proto::Config, case: impl FnOnce(&mut Lab)) {
     let mut lab = Lab::new(config);
     let witness = lab.open(&REQUEST);
@@ -105,13 +105,13 @@ impl Lab {
     }
 }
 
-/// Time.
+/// Calls for time.
 impl Lab {
     fn now(&self) -> Instant {
         Instant::ZERO + self.start.elapsed() + self.skew
     }
 
-    /// Lets both sides do what they can; `false` if nothing happened.
+    /// Lets both sides do what they can. `false`: nothing happened.
     pub(crate) fn turn(&mut self) -> bool {
         let mut events = Vec::new();
         self.server.poll(self.now(), &mut events).unwrap();
@@ -173,7 +173,7 @@ impl Lab {
         }
     }
 
-    /// Lets both sides go on until `done`.
+    /// Lets both sides run until `done`.
     #[track_caller]
     pub(crate) fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let start = std::time::Instant::now();
@@ -186,7 +186,7 @@ impl Lab {
         }
     }
 
-    /// Lets both sides go on until neither has anything to do.
+    /// Lets both sides run until neither has anything to do.
     #[track_caller]
     pub(crate) fn settle(&mut self) {
         let mut quiet = 0;
@@ -197,7 +197,7 @@ impl Lab {
         });
     }
 
-    /// Finishes what can be done now, lets time pass at once, and finishes what is then due.
+    /// Finishes what can be done now, moves the clock forward, and finishes what is then due.
     pub(crate) fn advance(&mut self, time: Duration) {
         self.settle();
         self.skew += time;
@@ -210,9 +210,9 @@ impl Lab {
     }
 }
 
-/// Connections.
+/// Calls for connections.
 impl Lab {
-    /// A connection of the fabric, on which nothing has been sent.
+    /// Makes a connection of the fabric, on which nothing has been sent.
     pub(crate) fn connect(&mut self) -> Id {
         let before: Vec<ConnId> = self.server.connections().collect();
         let conn = self
@@ -234,7 +234,7 @@ impl Lab {
         self.negotiate_with(id, request, &request.bytes(), 255)
     }
 
-    /// The same with other bytes that mean the request, and `receives` receives.
+    /// Does the same with other bytes that mean the request, and with `receives` receives.
     #[track_caller]
     pub(crate) fn negotiate_with(
         &mut self,
@@ -250,7 +250,7 @@ impl Lab {
         response
     }
 
-    /// A negotiated connection.
+    /// Makes a negotiated connection.
     #[track_caller]
     pub(crate) fn open(&mut self, request: &NegotiateRequest) -> Id {
         let id = self.connect();
@@ -258,7 +258,7 @@ impl Lab {
         id
     }
 
-    /// This side ends a connection.
+    /// Ends a connection from this side.
     #[track_caller]
     pub(crate) fn disconnect(&mut self, id: Id) {
         self.client.close(self.peers[id.0].conn);
@@ -269,14 +269,13 @@ impl Lab {
         self.check_counters();
     }
 
-    /// Expects that the server ends the connection in order, for this reason. See the
-    /// [module](self).
+    /// Expects that the server ends the connection in order, for this reason. See the [module](self).
     #[track_caller]
     pub(crate) fn ends(&mut self, id: Id, reason: &'static str) {
         self.ends_as(id, reason, CloseReason::Peer.name());
     }
 
-    /// The same, and the initiator's fabric reports `at_peer`.
+    /// Expects the same, and that the initiator's fabric reports `at_peer`.
     #[track_caller]
     pub(crate) fn ends_as(&mut self, id: Id, reason: &'static str, at_peer: &str) {
         self.until(&format!("the end of a connection by {reason}"), |lab| {
@@ -307,7 +306,7 @@ impl Lab {
         self.disconnect(newcomer);
     }
 
-    /// Checks that connections ended only for the reasons that the case expects.
+    /// Checks that connections have ended only for the reasons that the case expects.
     #[track_caller]
     fn check_counters(&self) {
         let counters: BTreeMap<_, _> = self.server.counters().closed().collect();
@@ -318,27 +317,27 @@ impl Lab {
         &self.peers[id.0]
     }
 
-    /// The state of a negotiated connection.
+    /// Returns the state of a negotiated connection.
     pub(crate) fn session(&mut self, id: Id) -> &mut Session {
         self.peers[id.0].session.as_mut().unwrap()
     }
 
-    /// What the server knows about the connection; `None` once it has ended.
+    /// Returns what the server knows about the connection; `None` once it has ended.
     pub(crate) fn status(&self, id: Id) -> Option<ConnStatus> {
         self.server.status(self.peer(id).server)
     }
 }
 
-/// Messages.
+/// Calls for messages.
 impl Lab {
-    /// Sends these bytes, whatever they are; counts no credit.
+    /// Sends these bytes, whatever they are, and counts no credit.
     #[track_caller]
     pub(crate) fn send(&mut self, id: Id, bytes: &[u8]) {
         self.until("memory for a SEND", |lab| lab.peer(id).can_send());
         self.peers[id.0].send(&mut self.client, bytes);
     }
 
-    /// The next message as it arrives.
+    /// Waits for the next message, and returns it as it arrived.
     #[track_caller]
     pub(crate) fn message(&mut self, id: Id) -> Vec<u8> {
         self.until("a message", |lab| !lab.peer(id).messages.is_empty());
@@ -358,7 +357,7 @@ impl Lab {
         self.send(id, &[&header.bytes(), rest].concat());
     }
 
-    /// Sends an empty message that grants all that can be granted.
+    /// Sends an empty message that grants everything that can be granted.
     #[track_caller]
     pub(crate) fn post_empty(&mut self, id: Id) {
         let header = self.session(id).header(0, 0);
@@ -402,8 +401,8 @@ impl Lab {
         self.session(id).within_message = false;
     }
 
-    /// The next message of the upper layer that comes back. Until it comes, this side grants
-    /// credits and answers.
+    /// Waits for the next message of the upper layer that comes back. Until it comes, this side grants credits and
+    /// answers.
     #[track_caller]
     pub(crate) fn reply(&mut self, id: Id) -> Vec<u8> {
         let answers = std::mem::replace(&mut self.session(id).answers, true);

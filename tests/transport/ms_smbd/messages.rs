@@ -2,8 +2,8 @@
 
 //! The messages of [MS-SMBD] 2.2 as bytes, in which any field may be wrong.
 //!
-//! Written a second time, apart from the crate's own `wire`: a test that used that to make and to
-//! read its bytes would agree with any mistake in it.
+//! This is written a second time, apart from the crate's own `wire`: a test that used `wire` to make and read its bytes
+//! would agree with any mistake in it.
 
 /// [MS-SMBD] 2.2.1, 20 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct NegotiateRequest {
     pub(crate) max_fragmented_size: u32,
 }
 
-/// What Windows sends.
+/// The request that Windows sends.
 pub(crate) const REQUEST: NegotiateRequest = NegotiateRequest {
     min_version: 0x0100,
     max_version: 0x0100,
@@ -76,7 +76,7 @@ impl NegotiateResponse {
         }
     }
 
-    /// Checks what a client may rely on, whatever the server's configuration.
+    /// Checks what a client may rely on, whatever the server's configuration is.
     pub(crate) fn check(&self, request: &NegotiateRequest) {
         assert_eq!(self.status, 0, "{self:x?}");
         let versions = (self.min_version, self.max_version, self.negotiated_version);
@@ -110,8 +110,8 @@ pub(crate) const RESPONSE_REQUESTED: u16 = 1;
 /// The bytes between the header and a payload at offset 24.
 pub(crate) const PADDING: [u8; 4] = [0; 4];
 
-/// The header of a legal message with `data_length` bytes, after which `remaining_data_length`
-/// follow. It grants nothing.
+/// Makes the header of a legal message with `data_length` bytes, to be followed by `remaining_data_length` bytes. It
+/// grants nothing.
 pub(crate) fn header(data_length: usize, remaining_data_length: usize) -> DataTransfer {
     DataTransfer {
         credits_requested: 255,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The 42 cases of Microsoft's MS-SMBD test suite that use only SMB Direct, under their names.
+//! The 42 cases of Microsoft's MS-SMBD test suite that use only SMB Direct, under the suite's names.
 //!
-//! Only the names and subjects are that suite's; the code is ours. A case drives a real acceptor, a
-//! [`Transport`](smbdirect::transport::Transport) on iWARP over TCP, from outside: with SENDs of
-//! bytes that it lays out itself, not through our own endpoint, so that it can break every rule and
-//! sees every field of the answers. See [`harness`] for what all of them check.
+//! Only the names and subjects come from that suite; the code is ours. A case drives a real acceptor, a
+//! [`Transport`](smbdirect::transport::Transport) on iWARP over TCP, from outside: it sends bytes that it lays out
+//! itself, not through our own endpoint, so it can break every rule and sees every field of the answers. See
+//! [`harness`] for what all of them check.
 
 #![allow(
     non_snake_case,
@@ -68,7 +68,7 @@ const CASES: [&str; 42] = [
     "negotiate::SmbdNegotiate_VersionRangeNotCover0x0100_LessThanMinVersion",
 ];
 
-/// Asks this program itself, so that it also misses a case without `#[test]` or an ignored one.
+/// This asks the program itself, so it also notices a case that is ignored or lacks `#[test]`.
 #[test]
 fn every_case_of_the_list_is_here() {
     let list = |arguments: &[&str]| -> BTreeSet<String> {

@@ -11,7 +11,7 @@ use super::messages::{NegotiateRequest, NegotiateResponse, REQUEST};
 
 const STATUS_NOT_SUPPORTED: u32 = 0xC000_00BB;
 
-/// The usual values are accepted, and the response has the server's.
+/// The server accepts the usual values, and the response has the server's values.
 #[test]
 fn BVT_SmbdNegotiate_Basic() {
     with_server(usual(), |lab| {
@@ -38,13 +38,13 @@ fn BVT_SmbdNegotiate_Basic() {
     });
 }
 
-/// A client that prefers to send nothing may send 128 bytes, which it must be allowed.
+/// A client that prefers to send nothing may send 128 bytes, because the server must allow that.
 #[test]
 fn SmbdNegotiate_PreferredSendSizeWithZero() {
     with_server(usual(), |lab| prefers(lab, 0, 128));
 }
 
-/// The same holds for one that prefers less than 128 bytes. From there on it gets what it wants.
+/// The same holds for a client that prefers less than 128 bytes. From 128 on, it gets what it wants.
 #[test]
 fn SmbdNegotiate_PreferredSendSizeLessThan128() {
     with_server(usual(), |lab| {
@@ -67,7 +67,7 @@ fn SmbdNegotiate_PreferredSendSizeMaxValue() {
     });
 }
 
-/// The server's maximum receive size becomes `expected`, and it receives messages of that size.
+/// Checks that the server's maximum receive size becomes `expected`, and that it receives messages of that size.
 #[track_caller]
 fn prefers(lab: &mut Lab, preferred_send_size: u32, expected: u32) {
     let request = NegotiateRequest {
@@ -80,7 +80,7 @@ fn prefers(lab: &mut Lab, preferred_send_size: u32, expected: u32) {
     lab.echo(id, 3000);
 }
 
-/// Bytes after the 20 of a request, up to 512 in all, mean nothing.
+/// Bytes after the 20 of a request, up to 512 in total, mean nothing.
 #[test]
 fn SmbdNegotiate_Redundancy() {
     with_server(usual(), |lab| {
@@ -107,7 +107,7 @@ fn SmbdNegotiate_DisconnectAfterNegotiate() {
     });
 }
 
-/// Less than 20 bytes are not a request: the connection ends without a response.
+/// Fewer than 20 bytes are not a request: the connection ends without a response.
 #[test]
 fn SmbdNegotiate_UncompletedMessage() {
     with_server(usual(), |lab| {
@@ -139,7 +139,7 @@ fn SmbdNegotiate_VersionRangeNotCover0x0100_LargerThanMaxVersion() {
     });
 }
 
-/// The response has only the version and the status, and is the last message.
+/// Checks that the response has only the version and the status, and is the last message.
 #[track_caller]
 fn refuses_versions(lab: &mut Lab, min_version: u16, max_version: u16) {
     let id = lab.connect();
@@ -194,13 +194,13 @@ fn SmbdNegotiate_VersionRangeCover0x0100_InMiddle() {
     });
 }
 
-/// Only version 1.0.
+/// The client speaks only version 1.0.
 #[test]
 fn SmbdNegotiate_VersionRangeCover0x0100_EqualMinVersionAndMaxVersion() {
     with_server(usual(), |lab| accepts_versions(lab, 0x0100, 0x0100));
 }
 
-/// The server negotiates version 1.0: `Lab::negotiate` checks the response.
+/// Checks that the server negotiates version 1.0; `Lab::negotiate` checks the response.
 #[track_caller]
 fn accepts_versions(lab: &mut Lab, min_version: u16, max_version: u16) {
     let request = NegotiateRequest {
@@ -271,8 +271,8 @@ fn ends_without_response(lab: &mut Lab, request: &NegotiateRequest, reason: &'st
     lab.ends(id, reason);
 }
 
-/// A client has 5 s to negotiate, and uses a little more than 4 of them; the timer is off
-/// afterwards. The 4 s pass only on the clock that both sides are given.
+/// A client has 5 s to negotiate, and uses a little more than 4 of them. Afterwards the timer is off. The 4 s pass only
+/// on the clock that both sides are given.
 #[test]
 fn SmbdNegotiate_NegotiationTimer() {
     with_server(usual(), |lab| {
@@ -286,8 +286,8 @@ fn SmbdNegotiate_NegotiationTimer() {
     });
 }
 
-/// A client that does not negotiate has 5 s, here in real time: the server sleeps until its own
-/// timer wakes it.
+/// A client that does not negotiate has 5 s, which pass in real time here: the server sleeps until its own timer wakes
+/// it.
 #[test]
 fn SmbdNegotiate_NegotiationTimer_Timeout() {
     with_server(usual(), |lab| {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An initiator that does nothing by itself, and holds the acceptor to every rule.
+//! An initiator that does nothing by itself, and checks that the acceptor keeps every rule.
 //!
-//! Every message after the negotiation is checked here, in every case: the value of each field, the credits on both
-//! sides, and that fragments are complete and in sequence.
+//! In every case, this checks every message after the negotiation: the value of each field, the credits on both sides,
+//! and that fragments are complete and in sequence.
 
 use std::collections::VecDeque;
 
@@ -15,17 +15,17 @@ use super::messages::{
     DataTransfer, NegotiateRequest, NegotiateResponse, RESPONSE_REQUESTED, header,
 };
 
-/// Receives and SENDs for which there is memory.
+/// The number of receives, and of SENDs, for which there is memory.
 pub(crate) const SLOTS: u16 = 256;
-/// Bytes of each one. The posted receives have the negotiated size.
+/// The bytes for each. The posted receives have the negotiated size.
 const SLOT_SIZE: u32 = 16 * 1024;
-/// Bytes of the receive for the response.
+/// The bytes of the receive for the response.
 const FIRST_RECEIVE: u32 = 512;
 
 /// The initiator's end of a connection.
 pub(crate) struct Peer {
     pub(crate) conn: ConnId,
-    /// The acceptor's end of it.
+    /// The acceptor's end of the connection.
     pub(crate) server: ConnId,
     memory: Memory,
     region: Region,
@@ -34,32 +34,32 @@ pub(crate) struct Peer {
     pub(crate) closed: Option<CloseReason>,
     /// Messages as they arrived, until a case takes them.
     pub(crate) messages: VecDeque<Vec<u8>>,
-    /// Messages of the upper layer, put together, until a case takes them.
+    /// Messages of the upper layer, put together again, until a case takes them.
     pub(crate) replies: VecDeque<Vec<u8>>,
     pub(crate) session: Option<Session>,
 }
 
 /// The result of the negotiation, and the state of both sides.
 pub(crate) struct Session {
-    /// As sent.
+    /// The request as it was sent.
     pub(crate) request: NegotiateRequest,
-    /// As received.
+    /// The response as it was received.
     pub(crate) response: NegotiateResponse,
-    /// How many credits the next messages ask for.
+    /// The number of credits that the next messages ask for.
     pub(crate) credits_requested: u16,
-    /// Messages that this side may send.
+    /// The number of messages that this side may send.
     pub(crate) credits: u16,
-    /// Messages that the acceptor may send.
+    /// The number of messages that the acceptor may send.
     pub(crate) server_credits: u16,
-    /// Receives that are posted but that the acceptor does not know of.
+    /// The number of posted receives that the acceptor does not know of.
     pub(crate) unannounced: u16,
-    /// The most receives to post.
+    /// The largest number of receives to post.
     pub(crate) receives: u16,
-    /// Whether it grants, and answers questions, by itself, like an idle client.
+    /// Whether it grants credits and answers questions by itself, like an idle client.
     pub(crate) answers: bool,
     /// Whether the acceptor has asked for a message.
     asked: bool,
-    /// Whether a message of the upper layer has begun but not ended: nothing may come in between.
+    /// Whether a message of the upper layer has begun but not ended. Nothing may come in between.
     pub(crate) within_message: bool,
     partial: Vec<u8>,
     remaining: u32,
@@ -129,7 +129,7 @@ impl Peer {
         });
     }
 
-    /// Whether there is memory for one more SEND.
+    /// Returns whether there is memory for one more SEND.
     pub(crate) fn can_send(&self) -> bool {
         !self.free_sends.is_empty()
     }
@@ -140,7 +140,7 @@ impl Peer {
         let mut memory = self.receive_slot(SLOTS + slot, bytes.len().try_into().unwrap());
         assert!(memory.length <= SLOT_SIZE);
         self.memory.write(memory.offset as usize, bytes).unwrap();
-        // The first bytes as the header of the SEND, as a sender of SMB Direct does it.
+        // Pass the first bytes as the header of the SEND, as a sender of SMB Direct does.
         let (header, _) = bytes.split_at(bytes.len().min(24));
         memory.offset += header.len() as u32;
         memory.length -= header.len() as u32;
@@ -174,7 +174,7 @@ impl Peer {
 }
 
 impl Session {
-    /// Checks a message of the acceptor; returns the upper-layer message that it completes.
+    /// Checks a message of the acceptor, and returns the upper-layer message that it completes.
     fn take(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let message = DataTransfer::parse(bytes);
         assert!(bytes.len() <= self.response.preferred_send_size as usize);
@@ -202,7 +202,7 @@ impl Session {
             .checked_sub(1)
             .expect("the acceptor sent a message without a credit");
         self.credits += message.credits_granted;
-        // Four receives are posted even for a peer that asks for one credit.
+        // Even for a peer that asks for one credit, four receives are posted.
         assert!(
             self.credits <= self.credits_requested.max(4),
             "granted more than was asked for: {message:?}"
@@ -229,7 +229,7 @@ impl Session {
         (self.remaining == 0).then(|| std::mem::take(&mut self.partial))
     }
 
-    /// A legal [`header`] that grants whatever can be granted.
+    /// Makes a legal [`header`] that grants everything that can be granted.
     pub(crate) fn header(&self, data_length: usize, remaining_data_length: usize) -> DataTransfer {
         DataTransfer {
             credits_requested: self.credits_requested,
@@ -249,7 +249,7 @@ impl Session {
         self.asked = false;
     }
 
-    /// Whether a client that answers has something to send now.
+    /// Returns whether a client that answers has something to send now.
     pub(crate) fn owes_answer(&self) -> bool {
         let starves = self.server_credits <= self.receives / 4 && self.unannounced > 0;
         self.answers && !self.within_message && self.credits > 0 && (self.asked || starves)

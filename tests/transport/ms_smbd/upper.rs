@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The upper layer of the acceptor: does what the first byte of a message asks for.
+//! The upper layer of the acceptor. It does what the first byte of a message asks for.
 //!
-//! It knows what every message must look like, so that it notices a wrongly assembled message on
-//! arrival, not only in an echo.
+//! It knows what every message must look like, so it notices a wrongly assembled message when the message arrives, not
+//! only in an echo.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -14,30 +14,30 @@ use smbdirect::transport::{Event, HeapBuffers, SendError, Transport};
 
 pub(crate) type Server = Transport<Iwarp, HeapBuffers>;
 
-/// Memory for the replies of one connection: one of the largest and some small ones.
+/// The memory for the replies of one connection: one of the largest, and some small ones.
 const MEMORY: usize = 2 << 20;
 
-/// A message that is sent back unchanged.
+/// Makes a message that is sent back unchanged.
 pub(crate) fn echo(length: usize) -> Vec<u8> {
     message(b'E', length)
 }
 
-/// A message without a reply.
+/// Makes a message that gets no reply.
 pub(crate) fn silence(length: usize) -> Vec<u8> {
     message(b'S', length)
 }
 
-/// A message that must never be delivered.
+/// Makes a message that must never be delivered.
 pub(crate) fn poison(length: usize) -> Vec<u8> {
     message(b'!', length)
 }
 
-/// A message with `count` replies of `length` bytes: see [`reply`].
+/// Makes a message that gets `count` replies of `length` bytes: see [`reply`].
 pub(crate) fn replies(count: u32, length: u32) -> Vec<u8> {
     [&[b'R'][..], &count.to_le_bytes(), &length.to_le_bytes()].concat()
 }
 
-/// The reply with this index.
+/// Makes the reply with this index.
 pub(crate) fn reply(index: u32, length: u32) -> Vec<u8> {
     pattern(u64::from(index), length as usize)
 }
@@ -56,7 +56,7 @@ fn pattern(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// The acceptor's connections and what they still have to send.
+/// The acceptor's connections, and what they still have to send.
 #[derive(Default)]
 pub(crate) struct Upper {
     ends: HashMap<ConnId, End>,
@@ -65,7 +65,7 @@ pub(crate) struct Upper {
 struct End {
     memory: Memory,
     region: Region,
-    /// Bytes of the memory that replies under way use.
+    /// The bytes of the memory that is used by replies under way.
     used: u32,
     under_way: usize,
     replies: VecDeque<Vec<u8>>,
@@ -154,7 +154,7 @@ impl End {
             };
             match server.send(conn, 0, source, None) {
                 Ok(()) => {}
-                // What followed the message has ended the connection.
+                // Whatever followed the message has ended the connection.
                 Err(SendError::NotEstablished) => return,
                 Err(error) => panic!("{error}"),
             }

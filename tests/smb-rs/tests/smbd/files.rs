@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Directories, data, names; and proof that only SMB Direct carried them.
+//! Tests directories, data and names, and proves that only SMB Direct carried them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,10 +14,10 @@ use smb::{
 use crate::user::{User, config};
 use instruments::samba::Server;
 
-/// Bytes of a READ or WRITE: an SMB Direct server takes less than 1 MiB in a message.
+/// Bytes per READ or WRITE: an SMB Direct server takes less than 1 MiB in a message.
 const CHUNK: usize = 512 << 10;
 
-/// The number of TCP connections that a port of this machine has now.
+/// Returns the number of TCP connections that a port of this machine has now.
 fn tcp_connections(port: u16) -> usize {
     const ESTABLISHED: &str = "01";
     let port = format!(":{port:04X}");
@@ -72,7 +72,7 @@ fn twenty_mib_are_written_and_read_back_and_smb_direct_alone_carries_them() {
     file.close().expect("a close");
 
     assert_eq!(tcp_connections(server.tcp.port()), 0, "smbd serves no TCP");
-    // The device counted everything that the library sent and received, and nothing else.
+    // The device has counted everything that the library sent and received, and nothing else.
     let (sent, received) = (user.carried.sent().bytes, user.carried.received().bytes);
     assert!(sent > 20 << 20 && received > 20 << 20);
     server.wait_for_device_status(|status| {

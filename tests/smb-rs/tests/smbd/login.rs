@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Login, signatures, encryption, a second channel.
+//! Tests login, signatures, encryption and a second channel.
 
 use smb::connection::{EncryptionMode, MultiChannelConfig};
 use smb::{
@@ -11,7 +11,7 @@ use smb::{
 use crate::user::{User, config, connect, identity};
 use instruments::samba::{PASSWORD, Server, Setup};
 
-/// NEGOTIATE, and both steps of a login, which are unsigned because there is no key yet.
+/// The number of messages before there is a key, which are unsigned: NEGOTIATE, and both steps of a login.
 const BEFORE_KEYS: u64 = 3;
 
 /// Writes a file and reads it back.
@@ -52,7 +52,7 @@ fn every_dialect_logs_in_and_signs_if_signing_is_mandatory() {
     }
 }
 
-/// After the login everything is encrypted, both ways.
+/// Checks that everything after the login is encrypted, both ways.
 fn expect_sealed(user: &User) {
     for messages in [user.carried.sent(), user.carried.received()] {
         assert!(messages.sealed > 5, "{messages:?}");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The crate `smb` and a real smbd, with SMB Direct between them and no TCP: see src/lib.rs.
+//! Tests the crate `smb` with a real smbd. SMB Direct connects them, without TCP: see src/lib.rs.
 
 mod files;
 mod login;

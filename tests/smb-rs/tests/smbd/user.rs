@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A user of a server, through the library.
+//! A user of a server, who uses the library.
 
 use smb::connection::EncryptionMode;
 use smb::{Connection, ConnectionConfig, Dialect, Guid, Session, Tree, UncPath};
@@ -12,16 +12,16 @@ use instruments::samba::{PASSWORD, SHARE, Server};
 /// The server's name, as the library puts it into paths.
 const HOST: &str = "127.0.0.1";
 
-/// A session and a tree of it. The fields are dropped in this order.
+/// A session and one of its trees. The fields are dropped in this order.
 pub(crate) struct User {
     pub(crate) tree: Tree,
     pub(crate) session: Session,
     pub(crate) connection: Connection,
-    /// What passed through the transport.
+    /// What has passed through the transport.
     pub(crate) carried: Carried,
 }
 
-/// Offers only this dialect.
+/// Makes a configuration that offers only this dialect.
 pub(crate) fn config(dialect: Dialect) -> ConnectionConfig {
     ConnectionConfig {
         min_dialect: Some(dialect),
@@ -34,7 +34,7 @@ pub(crate) fn config(dialect: Dialect) -> ConnectionConfig {
     }
 }
 
-/// The user that logs in.
+/// Returns the user that logs in.
 pub(crate) fn identity(server: &Server, password: &str) -> AuthIdentity {
     AuthIdentity {
         username: Username::parse(&server.user).expect("a name"),
@@ -42,7 +42,7 @@ pub(crate) fn identity(server: &Server, password: &str) -> AuthIdentity {
     }
 }
 
-/// A connection on which SMB has been negotiated.
+/// Makes a connection on which SMB has been negotiated.
 pub(crate) fn connect(
     server: &Server,
     client: Guid,
