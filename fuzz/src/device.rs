@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What processes and the device send each other on the control channel.
+//! The messages that processes and the device send each other on the control channel.
 
 use smbdirect::device::abi::{AllowedAddress, MAX_ADDRESSES};
 use smbdirect::device::message::{
