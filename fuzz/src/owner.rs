@@ -487,7 +487,7 @@ fn remote(input: &mut Input<'_>) -> RemoteAddress {
     }
 }
 
-/// This is not the real CRC32C, but it distinguishes messages just as well, and is fast.
+/// Computes no real CRC32C, but a checksum that distinguishes messages just as well, and is fast.
 fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(crc, |crc, byte| {
         crc.rotate_left(5).wrapping_add(u32::from(*byte))

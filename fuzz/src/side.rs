@@ -69,7 +69,7 @@ pub(crate) struct Side {
     cuts: Vec<u8>,
 }
 
-/// A checksum that the input can get right.
+/// Computes a checksum that the input can get right.
 fn no_crc(_: u32, _: &[u8]) -> u32 {
     0
 }

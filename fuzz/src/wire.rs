@@ -22,8 +22,8 @@ fn lies_in(part: &[u8], whole: &[u8]) -> bool {
     whole.start <= part.start && part.end <= whole.end
 }
 
-/// Both negotiate messages: a parsed message is encoded to the same bytes, except that reserved bytes become zeros. A
-/// message that passes the check is also legal by a second implementation.
+/// Checks both negotiate messages: a parsed message is encoded to the same bytes, except that reserved bytes become
+/// zeros. A message that passes the check is also legal by a second implementation.
 pub fn wire_negotiate(data: &[u8]) {
     let request = NegotiateRequest::parse(data);
     assert_eq!(request.is_ok(), data.len() >= 20);
@@ -71,8 +71,8 @@ fn is_legal_data_transfer(data: &[u8]) -> bool {
     u16_at(data, 0) > 0 && offset % 8 == 0 && offset + length <= data.len() as u64 && has_place
 }
 
-/// The data transfer message: it is legal if and only if the oracle says so, its payload is in bounds, and it is the
-/// same when it is written and read again.
+/// Checks the data transfer message: it is legal if and only if the oracle says so, its payload is in bounds, and it is
+/// the same when it is written and read again.
 pub fn wire_data_transfer(data: &[u8]) {
     let parsed = DataTransfer::parse(data);
     assert_eq!(parsed.is_ok(), is_legal_data_transfer(data), "{parsed:?}");
@@ -98,8 +98,8 @@ pub fn wire_data_transfer(data: &[u8]) {
     assert_eq!(DataTransfer::parse(&again), Ok(moved));
 }
 
-/// A list of buffer descriptors after the length of a transfer: the pieces cover the transfer in order, within the
-/// described memory, and nothing else is accepted.
+/// Checks a list of buffer descriptors after the length of a transfer: the pieces cover the transfer in order, within
+/// the described memory, and nothing else is accepted.
 pub fn wire_buffer_descriptor(data: &[u8]) {
     assert_eq!(BufferDescriptorV1::parse(data).is_ok(), data.len() >= 16);
     if let Ok(descriptor) = BufferDescriptorV1::parse(data) {
@@ -181,8 +181,8 @@ fn legal_transform(info: &[u8]) -> Option<std::ops::Range<usize>> {
     (legal && end <= info.len()).then_some(begin..end)
 }
 
-/// An RDMA transform: it is legal if and only if a second implementation says so, its parts are in bounds, and it is
-/// the same when it is written and read again.
+/// Checks an RDMA transform: it is legal if and only if a second implementation says so, its parts are in bounds, and
+/// it is the same when it is written and read again.
 pub fn wire_rdma_transform(data: &[u8]) {
     let parsed = smb2::RdmaTransform::parse(data);
     let place = legal_transform(data);
@@ -224,7 +224,7 @@ pub fn wire_rdma_transform(data: &[u8]) {
     }
 }
 
-/// SMB2: the elements of a compound follow each other, and every view lies in its element.
+/// Checks SMB2: the elements of a compound follow each other, and every view lies in its element.
 pub fn wire_smb2(data: &[u8]) {
     let kind = smb2::MessageKind::of(data);
     let mut position = 0;
