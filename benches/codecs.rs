@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The cost of single steps: codecs, CRC, and one message through an endpoint.
+//! Measures the cost of single steps: codecs, CRC, and one message through an endpoint.
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
@@ -75,7 +75,7 @@ fn crc32c(bencher: Bencher<'_, '_>, length: usize) {
         .bench_local(|| crc32c::crc32c(black_box(&bytes)));
 }
 
-/// Two endpoints that have negotiated.
+/// Makes two endpoints that have negotiated.
 fn endpoints() -> [Endpoint; 2] {
     let now = Instant::ZERO;
     let mut ends = [
@@ -90,7 +90,7 @@ fn endpoints() -> [Endpoint; 2] {
     ends
 }
 
-/// Carries everything that one end has to send; returns the number of messages.
+/// Carries everything that one end has to send, and returns the number of messages.
 fn carry(ends: &mut [Endpoint; 2], from: usize) -> usize {
     for end in ends.iter_mut() {
         let wanted = end.receives_wanted();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Upper-layer messages per second over the loopback fabric, on one core: all of `send`, the
-//! endpoints of both sides, the fabric, `poll`, events, and giving buffers back.
+//! Measures upper-layer messages per second over the loopback fabric, on one core: all of `send`, the endpoints of both
+//! sides, the fabric, `poll`, events, and giving buffers back.
 //!
 //! `cargo bench --bench loopback [-- SECONDS]`
 //!
-//! Rates are given by the clock and, if the kernel reports it, by the processor time of this
-//! thread: on a busy machine the latter shows what one core can do.
+//! Rates are measured by the clock and, if the kernel reports it, by the processor time of this thread: on a busy
+//! machine the latter shows what one core can do.
 
 use std::time::{Duration, Instant as Clock};
 
@@ -71,7 +71,7 @@ impl Meter {
     }
 }
 
-/// The time that this thread has run, which Linux reports in nanoseconds as the first number.
+/// Returns the time that this thread has run. Linux reports it in nanoseconds as the first number.
 fn processor_time() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
@@ -129,7 +129,7 @@ impl Bench {
         Instant::ZERO + self.start.elapsed()
     }
 
-    /// Keeps the queue of one end full; returns the number of messages that arrived.
+    /// Keeps the queue of one end full, and returns the number of messages that arrived.
     fn one_way(&mut self, length: u32, time: Duration) -> u64 {
         let source = Sge {
             region: self.region.id,
@@ -164,7 +164,7 @@ impl Bench {
         received
     }
 
-    /// Sends one message there and back at a time; returns the number of round trips.
+    /// Sends one message there and back at a time, and returns the number of round trips.
     fn echo(&mut self, length: u32, time: Duration) -> u64 {
         let source = Sge {
             region: self.region.id,

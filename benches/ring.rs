@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a ring between two threads carries, and what its doorbells cost.
+//! Measures what a ring between two threads carries, and what its doorbells cost.
 //!
 //! `cargo bench --bench ring [-- SECONDS]`
 //!
 //! Two threads stand for two processes: the memory and the system calls are the same. A round trip is two wake-ups. The
 //! thread that is about to ring first yields its processor for a while, until the other one is asleep. The time runs
 //! from the ring until the other thread is awake and has what it was woken for. The benchmark also measures how often
-//! both threads really slept in a round trip, which must be close to two: without that wait it is not, and then bare
-//! eventfds and rings, which sleep differently often, cannot be compared. The kinds take turns in one run, and medians
-//! are of single round trips: what a wake-up costs on a machine varies by the hour, the ratio less.
+//! both threads really slept in a round trip, which must be close to two. Without that wait it is not, and then bare
+//! eventfds and rings cannot be compared, because they do not sleep equally often. The kinds take turns in one run, and
+//! medians are taken over single round trips: the cost of a wake-up varies on a machine by the hour, but the ratio
+//! varies less.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,10 +20,10 @@ use std::time::{Duration, Instant};
 use smbdirect::shm::{Consumer, Doorbell, Entry, Producer, RingMemory, map, ring_length};
 use smbdirect::sys::{Bell, EventFd, Memfd, wait_readable};
 
-/// Turns in which round trips are measured; each kind runs once per turn.
+/// The number of turns in which round trips are measured; each kind runs once per turn.
 const TURNS: u32 = 10;
 
-/// How long a thread waits for the other one to be asleep.
+/// How long a thread waits until the other one is asleep.
 const HOLD: Duration = Duration::from_micros(100);
 
 fn main() {
@@ -55,32 +56,32 @@ fn main() {
             trips.part(0.5),
             trips.part(0.1),
             trips.part(0.9),
-            // Without the two sleeps of `hold`.
+            // Do not count the two sleeps of `hold`.
             trips.sleeps as f64 / trips.times.len() as f64 - 2.0,
             trips.part(0.5) / bare
         );
     }
 }
 
-/// Round trips of a kind.
+/// The round trips of one kind.
 #[derive(Default)]
 struct Trips {
-    /// The microseconds of each one.
+    /// The duration of each one, in microseconds.
     times: Vec<f64>,
     /// How often one of the threads yielded its processor because it had to wait.
     sleeps: u64,
 }
 
 impl Trips {
-    /// The time within which this share of the trips ended.
+    /// Returns the time within which this share of the trips ended.
     fn part(&mut self, part: f64) -> f64 {
         self.times.sort_by(f64::total_cmp);
         self.times[((self.times.len() - 1) as f64 * part) as usize]
     }
 }
 
-/// Waits for the other thread to be asleep; returns the time, in nanoseconds. It does not spin: if both threads share a
-/// processor, the other one could not go to sleep.
+/// Waits until the other thread is asleep, and returns the time in nanoseconds. It does not spin: if both threads share
+/// a processor, the other one could not go to sleep.
 fn hold(clock: Instant) -> u64 {
     thread::sleep(HOLD);
     nanos(clock)
@@ -90,7 +91,7 @@ fn nanos(clock: Instant) -> u64 {
     clock.elapsed().as_nanos() as u64
 }
 
-/// How often this thread has slept.
+/// Returns how often this thread has slept.
 fn sleeps() -> u64 {
     let status = std::fs::read_to_string("/proc/thread-self/status").expect("Linux");
     let line = status
@@ -100,7 +101,7 @@ fn sleeps() -> u64 {
         .expect("a number")
 }
 
-/// A new ring, mapped twice as two processes would.
+/// Makes a new ring, mapped twice, as two processes would map it.
 fn ring(capacity: u32) -> (RingMemory, RingMemory) {
     let file = Memfd::create("bench", ring_length(capacity).expect("a capacity")).expect("memory");
     let (ours, theirs) = (map(&file).expect("mapped"), map(&file).expect("mapped"));
@@ -108,14 +109,14 @@ fn ring(capacity: u32) -> (RingMemory, RingMemory) {
     (created, RingMemory::open(&theirs).expect("a ring"))
 }
 
-/// Wakes neither thread: in the throughput test both spin.
+/// Wakes neither thread, because both spin in the throughput test.
 struct Silent;
 
 impl Doorbell for Silent {
     fn ring(&self) {}
 }
 
-/// Entries per second, without sleep.
+/// Returns the entries per second, without sleep.
 fn throughput(batch: usize, time: Duration) -> f64 {
     let (ours, theirs) = ring(1024);
     let stop = AtomicBool::new(false);
@@ -147,7 +148,7 @@ fn throughput(batch: usize, time: Duration) -> f64 {
     })
 }
 
-/// Round trips with only eventfds.
+/// Measures round trips with bare eventfds.
 fn bare_round_trips(time: Duration, trips: &mut Trips) {
     let new = || EventFd::new().expect("an eventfd");
     let (there, back, stop) = (new(), new(), AtomicBool::new(false));
@@ -185,7 +186,7 @@ fn bare_round_trips(time: Duration, trips: &mut Trips) {
     });
 }
 
-/// The doorbells that one thread rings and waits for.
+/// The doorbells that one thread rings, and for which it waits.
 trait Doorbells: Doorbell + Sync + Send {
     fn wake(&self) -> BorrowedFd<'_>;
     fn drain_own(&self);
@@ -251,7 +252,7 @@ impl<D: Doorbells> Doorbell for Ringer<'_, D> {
     }
 }
 
-/// Waits for one entry; sleeps as soon as there is none.
+/// Waits for one entry, and sleeps as soon as there is none.
 fn receive<D: Doorbells>(consumer: &mut Consumer<Ringer<'_, D>>, bells: &D) -> Entry {
     let mut entry = [[0; 8]];
     while consumer.pop(&mut entry).expect("honest") == 0 {
@@ -263,7 +264,8 @@ fn receive<D: Doorbells>(consumer: &mut Consumer<Ringer<'_, D>>, bells: &D) -> E
     entry[0]
 }
 
-/// Round trips of one entry through two rings; the entry has the time of sending, and how long the way there took.
+/// Measures round trips of one entry through two rings. The entry has the time at which it was sent, and how long the
+/// way there took.
 fn ring_round_trips<D: Doorbells>((ours, theirs): (D, D), time: Duration, trips: &mut Trips) {
     const STOP: Entry = [u64::MAX; 8];
     let ((there, there2), (back, back2)) = (ring(64), ring(64));

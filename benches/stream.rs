@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How fast a stream of RDMA is compared with a bare TCP stream: two processes, loopback TCP,
-//! messages of 1 MiB, all in one run. Prints a table of ratios; `--json` prints the same for
-//! scripts.
+//! Measures how fast a stream of RDMA is compared with a bare TCP stream: two processes, loopback TCP, messages of 1
+//! MiB, all in one run. Prints a table of ratios; `--json` prints it for scripts.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,7 +17,7 @@ use smbdirect::units::{Instant, RemoteToken};
 
 const CHUNK: usize = 1 << 20;
 const OUTSTANDING: usize = 8;
-/// How long an end looks for events before it sleeps: waking up is expensive on a virtual machine.
+/// How long an end looks for events before it sleeps. Waking up is expensive on a virtual machine.
 const SPIN: Duration = Duration::from_micros(50);
 
 fn main() {
@@ -58,7 +57,7 @@ const CASES: [(&str, Case); 5] = [
 #[derive(Clone, Copy)]
 struct Sample {
     bytes_per_second: f64,
-    /// Processor seconds per GiB, of the requesting side and of the other process.
+    /// The processor seconds per GiB, of the requesting side and of the other process.
     cpu: [f64; 2],
 }
 
@@ -139,7 +138,8 @@ fn measure(case: Case, chunks: usize) -> Sample {
     }
 }
 
-/// Processor time of this thread, the only one of this process; 0 if the kernel does not report it.
+/// Returns the processor time of this thread, which is the only one of this process; 0 if the kernel does not report
+/// it.
 fn processor_seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanoseconds = text
@@ -173,7 +173,7 @@ fn serve_tcp() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
     println!("{}", listener.local_addr().expect("bound"));
     let (mut stream, _) = listener.accept().expect("accept");
-    // As much memory as the RDMA cases touch.
+    // Use as much memory as the RDMA cases touch.
     let mut buffers = vec![0; CHUNK * OUTSTANDING];
     let mut turn = 0;
     loop {
@@ -202,7 +202,7 @@ fn tcp_stream(address: SocketAddr, chunks: usize) -> Duration {
     start.elapsed()
 }
 
-/// One end: a fabric, its clock, its events.
+/// One end: a fabric, its clock, and its events.
 struct End {
     fabric: Iwarp,
     start: Clock,
@@ -297,7 +297,7 @@ fn serve_iwarp(crc: bool) {
                         .post_send(conn, WrId(2), &announce(write, read), None, None)
                         .expect("post");
                 }
-                // The SEND after all of the data.
+                // This SEND follows all of the data.
                 Event::Completion {
                     conn,
                     work: Work::Recv { .. },

@@ -21,8 +21,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 LOCKS = ["Cargo.lock", "fuzz/Cargo.lock", "tests/smb-rs/Cargo.lock"]
 HEAD = """\
 # RustSec's advisories about the crates in our lock files, as of the date below. Made by tools/advisories.py.
-# A line has the identifier, the crate, and the ranges of versions without the fault. Without a range, no version is good.
-# Left out: withdrawn advisories, and those that say only that a crate is unmaintained, or only give notice of something.
+# Each line has an identifier, a crate, and the ranges of versions without the fault. No range: no version is good.
+# Left out: withdrawn advisories, and those that say only that a crate is unmaintained, or give a mere notice.
 # Source: commit {commit} of the git repository rustsec/advisory-db (CC0-1.0).
 """
 

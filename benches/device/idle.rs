@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What attached processes cost a broker when they are idle, without connections and with one each.
+//! Measures what idle processes cost a broker, without connections and with one connection each.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -58,9 +58,10 @@ pub(crate) fn measure(count: usize, time: Duration) -> Vec<Figure> {
     ]
 }
 
-/// KiB of the broker for each connection of one worker, and the broker's load while they are idle.
+/// Returns the KiB of the broker for each connection of one worker, and the broker's load while the connections are
+/// idle.
 fn connections(count: usize, time: Duration) -> (f64, f64) {
-    /// Fewer than may be connecting at the same time.
+    /// Fewer than the number that may be connecting at the same time.
     const AT_A_TIME: usize = 16;
     let broker = BrokerProcess::start("iwarp");
     let mut worker = broker.worker();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What the smbdirect device costs: a worker, a broker and a client in separate processes, and each
-//! figure as a ratio to a bare one from the same run.
+//! Measures what the smbdirect device costs: a worker, a broker and a client run in separate processes, and each figure
+//! is a ratio to a bare figure from the same run.
 //!
 //! `cargo bench --bench device [-- [operations] [stream] [idle] [--seconds=N] [--json]]`
 
@@ -13,12 +13,12 @@ mod stream;
 
 use std::time::Duration;
 
-/// A measured value, and the bare figure that it is compared with.
+/// A measured value, and the bare figure with which it is compared.
 pub(crate) struct Figure {
     pub(crate) what: String,
     pub(crate) value: f64,
     pub(crate) unit: &'static str,
-    /// `value` in terms of the bare figure of the same run, and the goal, if there is one.
+    /// `value` relative to the bare figure of the same run, and the goal, if there is one.
     pub(crate) ratio: Option<f64>,
     pub(crate) goal: Option<Goal>,
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Operations through the device and back: submit, broker, loopback fabric, event. They are small RDMA WRITEs, because
-//! the end of a SEND alone does not wake a sleeping worker at once.
+//! Measures operations through the device and back: submit, broker, loopback fabric, event. They are small RDMA WRITEs,
+//! because the end of a SEND alone does not wake a sleeping worker at once.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,13 +16,13 @@ use super::process::{BUSY_POLL, BrokerProcess, Worker, receive_eventfds, share_e
 use super::stream::{buffer, message};
 use super::{Figure, Goal};
 
-/// Rounds in which each kind is measured once.
+/// The number of rounds. Each kind is measured once in a round.
 const ROUNDS: u32 = 5;
 
-/// Bytes of each operation.
+/// The length of each operation, in bytes.
 const LENGTH: usize = 100;
 
-/// What is written, and where.
+/// What to write, and where.
 struct Target {
     conn: u64,
     buffer: u64,
@@ -88,7 +88,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Microseconds of a round trip between two processes by bare eventfds.
+/// Returns the microseconds of a round trip between two processes with bare eventfds.
 fn ping_pong(time: Duration) -> f64 {
     let (_process, there, back) = share_eventfds(&["--pong"]);
     let trip = || {
@@ -106,7 +106,7 @@ fn ping_pong(time: Duration) -> f64 {
     start.elapsed().as_secs_f64() * 1e6 / f64::from(trips)
 }
 
-/// The other process of [`ping_pong`]: runs until its standard input ends.
+/// Plays the other process of [`ping_pong`], until its standard input ends.
 pub(crate) fn pong(path: &Path) {
     let [there, back] = receive_eventfds(path).map(File::from);
     std::thread::spawn(|| {
@@ -121,7 +121,7 @@ pub(crate) fn pong(path: &Path) {
     }
 }
 
-/// Microseconds of one operation.
+/// Returns the microseconds of one operation.
 fn one_at_a_time(worker: &mut Worker, target: &Target, time: Duration) -> f64 {
     let start = Clock::now();
     let mut operations = 0;
@@ -135,7 +135,7 @@ fn one_at_a_time(worker: &mut Worker, target: &Target, time: Duration) -> f64 {
     start.elapsed().as_secs_f64() * 1e6 / f64::from(operations)
 }
 
-/// Operations per second, with `outstanding` at a time.
+/// Returns the operations per second, with `outstanding` at a time.
 fn at_a_time(worker: &mut Worker, target: &Target, outstanding: u32, time: Duration) -> f64 {
     let start = Clock::now();
     let (mut submitted, mut done) = (0_u64, 0_u64);
@@ -156,7 +156,7 @@ fn at_a_time(worker: &mut Worker, target: &Target, outstanding: u32, time: Durat
     rate
 }
 
-/// Submits one operation; returns how many ended while there was no room for it.
+/// Submits one operation, and returns how many ended while there was no room for it.
 fn submit(worker: &mut Worker, target: &Target) -> u64 {
     let (conn, buffer) = (target.conn, target.buffer);
     let mut done = 0;

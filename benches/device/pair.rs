@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A loopback fabric with a client inside, so that a broker on it has a peer and only the broker is
-//! measured.
+//! A loopback fabric that contains a client, so that a broker on it has a peer, and only the broker is measured.
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -25,21 +24,20 @@ use super::stream::first_request;
 /// One side of the fabric, with its connections. The broker's side also drives the client's.
 pub(crate) struct Paired {
     shared: Arc<Mutex<Shared>>,
-    /// The client, on the broker's side.
+    /// The client; only the broker's side has it.
     client: Option<Box<Client>>,
-    /// The broker waits on it.
+    /// The broker waits for this.
     readiness: Readiness,
 }
 
-/// Bytes of the client's memory that the server may write to.
+/// The bytes of the client's memory to which the server may write.
 const WINDOW: usize = 4096;
 
 /// Connects to the broker, sends a request, names memory, and takes what comes.
 struct Client {
     transport: Transport<Paired, HeapBuffers>,
     server: Option<SocketAddr>,
-    /// Whether to connect, for the first time or because the broker did not know a worker for it
-    /// yet.
+    /// Whether to connect: for the first time, or because the broker did not know a worker for the client yet.
     connects: bool,
     events: Vec<transport::Event<Vec<u8>>>,
 }
@@ -129,7 +127,7 @@ impl Client {
         Ok(())
     }
 
-    /// When it has something to do by itself.
+    /// Returns when it has something to do by itself.
     fn poll_timeout(&self) -> Option<Instant> {
         if self.connects {
             return Some(Instant::ZERO);
@@ -229,7 +227,7 @@ impl SharedEpoll for Paired {
 
     fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError> {
         self.readiness.wait(time)?;
-        // Whatever is ready belongs to the broker: this fabric has no descriptors.
+        // Everything that is ready belongs to the broker, because this fabric has no descriptors.
         let found = self.readiness.take()?;
         self.readiness.put(found);
         Ok(())

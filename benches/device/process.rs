@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Processes of the benchmark: this program again, in another role.
+//! Processes of the benchmark: this program, started again in another role.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -22,7 +22,7 @@ use super::{operations, stream};
 /// The client of all measurements.
 pub(crate) const CLIENT_GUID: [u8; 16] = *b"a client's GUID.";
 
-/// Plays the role of another process if this is one; returns whether it did.
+/// Plays the role of another process if this is one. Returns whether it did.
 pub(crate) fn is_child(args: &[String]) -> bool {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
@@ -43,7 +43,7 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) fn start(args: &[&str]) -> Self {
         let program = std::env::current_exe().expect("own path");
-        // Thousands of workers and connections are measured.
+        // The benchmark needs descriptors for thousands of workers and connections.
         let script = "ulimit -n $(ulimit -H -n); exec \"$0\" \"$@\"";
         let mut child = Command::new("sh")
             .args(["-c", script])
@@ -63,7 +63,7 @@ impl Process {
         line.trim().to_owned()
     }
 
-    /// Bytes of memory that are resident, and seconds of processor time used.
+    /// Returns the resident memory in bytes, and the processor time used in seconds.
     pub(crate) fn usage(&self) -> (u64, f64) {
         let read = |file: &str| {
             let path = format!("/proc/{}/{file}", self.child.id());
@@ -80,7 +80,7 @@ impl Process {
                     .ok()
             })
             .expect("VmRSS");
-        // utime and stime, in ticks of 10 ms, are the 12th and 13th after the command's name.
+        // utime and stime, in ticks of 10 ms, are the 12th and 13th fields after the command's name.
         let stat = read("stat");
         let (_, fields) = stat.rsplit_once(')').expect("a name");
         let ticks: u64 = fields
@@ -101,7 +101,7 @@ impl Drop for Process {
     }
 }
 
-/// A broker in a process of its own.
+/// A broker in a separate process.
 pub(crate) struct BrokerProcess {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
@@ -109,7 +109,8 @@ pub(crate) struct BrokerProcess {
     _directory: Directory,
 }
 
-/// A directory that is deleted when this is dropped. Others may not write to it, as the control socket requires.
+/// A directory that is deleted when this is dropped. Others may not write to it, because the control socket requires
+/// that.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -142,7 +143,7 @@ impl BrokerProcess {
         }
     }
 
-    /// An attached worker that has registered the client.
+    /// Attaches a worker that registers the client.
     pub(crate) fn worker(&self) -> Worker {
         let mut worker = self.bare_worker();
         let register = worker.handle.set_session_id(1, CLIENT_GUID, 0, false);
@@ -155,7 +156,7 @@ impl BrokerProcess {
         }
     }
 
-    /// An attached worker.
+    /// Attaches a worker.
     pub(crate) fn bare_worker(&self) -> Worker {
         let handle = Handle::attach(&self.control, Role::Worker, None).expect("a broker");
         let mut worker = Worker {
@@ -169,10 +170,10 @@ impl BrokerProcess {
     }
 }
 
-/// How long workers and clients look for events before they sleep, as the broker does.
+/// How long workers and clients look for events before they sleep. The broker uses the same time.
 pub(crate) const BUSY_POLL: Duration = Duration::from_micros(50);
 
-/// A worker of this process.
+/// A worker in this process.
 pub(crate) struct Worker {
     pub(crate) handle: Handle,
     busy_poll: Duration,
@@ -184,8 +185,8 @@ impl Worker {
         self.busy_poll = time;
     }
 
-    /// The next event; sleeps until there is one. Every client counts as logged in as soon as it connects, because the
-    /// limits for strangers are not to be measured.
+    /// Waits for the next event, and sleeps until there is one. Every client counts as logged in as soon as it
+    /// connects, because the limits for strangers are not to be measured.
     pub(crate) fn next(&mut self) -> Event {
         let event = self.wait();
         if let Event::Connection { info } = &event {
@@ -216,7 +217,7 @@ impl Worker {
     }
 }
 
-/// A path for a socket.
+/// Returns a path for a socket.
 pub(crate) fn socket_path() -> PathBuf {
     let name = format!(
         "smbdirect-bench-{}-{}",
@@ -226,7 +227,7 @@ pub(crate) fn socket_path() -> PathBuf {
     std::env::temp_dir().join(name)
 }
 
-/// The broker's role, until standard input ends.
+/// Plays the broker's role, until standard input ends.
 fn serve(fabric: &str, control: &Path) {
     let config = Config {
         listen: vec!["127.0.0.1:0".parse().expect("an address")],
@@ -252,7 +253,7 @@ fn serve(fabric: &str, control: &Path) {
     }
 }
 
-/// Two eventfds shared by this process and the one that it starts.
+/// Shares two eventfds between this process and the one that it starts.
 pub(crate) fn share_eventfds(args: &[&str]) -> (Process, EventFd, EventFd) {
     let path = socket_path();
     let listener = SeqListener::bind(&path).expect("a socket");
@@ -270,7 +271,7 @@ pub(crate) fn share_eventfds(args: &[&str]) -> (Process, EventFd, EventFd) {
     (process, there, back)
 }
 
-/// The other side of [`share_eventfds`].
+/// Receives them: the other side of [`share_eventfds`].
 pub(crate) fn receive_eventfds(path: &Path) -> [OwnedFd; 2] {
     let socket = SeqSocket::connect(path).expect("the first process");
     wait_readable(socket.as_fd(), None).expect("poll");

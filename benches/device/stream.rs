@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! RDMA WRITEs of 1 MiB to a client process, from a worker through a broker, and by the fabric alone.
+//! Measures RDMA WRITEs of 1 MiB to a client process: from a worker through a broker, and by the fabric alone.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -56,7 +56,7 @@ pub(crate) fn measure(time: Duration) -> Vec<Figure> {
     ]
 }
 
-/// An SMB2 NEGOTIATE request of [`CLIENT_GUID`] for one dialect.
+/// Makes an SMB2 NEGOTIATE request of [`CLIENT_GUID`] for one dialect.
 pub(crate) fn first_request() -> Vec<u8> {
     let mut request = vec![0; 64 + 36 + 2];
     request[..4].copy_from_slice(b"\xfeSMB");
@@ -77,7 +77,7 @@ fn iwarp() -> IwarpTransport {
     Transport::new(fabric, HeapBuffers::new(), config)
 }
 
-/// An end of a connection in its own thread.
+/// An end of a connection, in its own thread.
 pub(crate) struct End {
     pub(crate) transport: IwarpTransport,
     events: VecDeque<transport::Event<Vec<u8>>>,
@@ -121,7 +121,7 @@ impl End {
         self.transport.connect(now, address).expect("a socket")
     }
 
-    /// The next message.
+    /// Waits for the next message.
     fn message(&mut self) -> (ConnId, Vec<u8>) {
         loop {
             if let transport::Event::Message { conn, buffer, .. } = self.next() {
@@ -132,7 +132,7 @@ impl End {
         }
     }
 
-    /// Sends a message, from memory that is registered for it.
+    /// Sends a message, from memory that it registers for it.
     pub(crate) fn send(&mut self, conn: ConnId, message: &[u8]) {
         let memory = Memory::zeroed(message.len());
         memory.write(0, message).expect("room");
@@ -146,7 +146,7 @@ impl End {
     }
 }
 
-/// The client: names its memory, and sends back each message that it gets.
+/// Plays the client: names its memory, and sends back each message that it gets.
 pub(crate) fn client(address: SocketAddr) {
     let mut end = End::new();
     let conn = end.connect(address);
@@ -185,7 +185,7 @@ fn descriptors(message: &[u8]) -> Vec<BufferDescriptorV1> {
         .collect()
 }
 
-/// Bytes per second that the fabric carries by itself.
+/// Returns the bytes per second that the fabric carries by itself.
 fn by_fabric(time: Duration) -> f64 {
     let mut end = End::new();
     let any = "127.0.0.1:0".parse().expect("an address");
@@ -231,7 +231,7 @@ fn by_fabric(time: Duration) -> f64 {
             }
         }
     }
-    // The echo arrives after everything sent before it.
+    // The echo arrives after everything that was sent before it.
     end.send(conn, b"is it there?");
     let _ = end.message();
     let rate = bytes as f64 / start.elapsed().as_secs_f64();
@@ -240,11 +240,11 @@ fn by_fabric(time: Duration) -> f64 {
     rate
 }
 
-/// Bytes per second that a worker's buffers carry through a broker.
+/// Returns the bytes per second that a worker's buffers carry through a broker.
 fn by_broker(time: Duration) -> f64 {
     let broker = BrokerProcess::start("iwarp");
     let mut worker = broker.worker();
-    // Three processes share few processors: the one with the least work sleeps.
+    // Three processes share few processors, so the one with the least work sleeps.
     let _client = Process::start(&["--client", &broker.address.to_string()]);
     let (conn, _first) = message(&mut worker);
     let (_, list) = message(&mut worker);
@@ -289,7 +289,7 @@ fn by_broker(time: Duration) -> f64 {
     rate
 }
 
-/// The next message of a worker.
+/// Waits for the next message of a worker.
 pub(crate) fn message(worker: &mut Worker) -> (u64, Vec<u8>) {
     loop {
         if let Event::Pdu {
@@ -303,7 +303,7 @@ pub(crate) fn message(worker: &mut Worker) -> (u64, Vec<u8>) {
     }
 }
 
-/// A buffer whose memory has been touched.
+/// Allocates a buffer, and touches its memory.
 pub(crate) fn buffer(worker: &mut Worker) -> BulkBuffer {
     loop {
         match worker.handle.allocate(CHUNK) {

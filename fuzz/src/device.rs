@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What processes and the device send each other on the control channel.
+//! The messages that processes and the device send each other on the control channel.
 
 use smbdirect::device::abi::{AllowedAddress, MAX_ADDRESSES};
 use smbdirect::device::message::{
     Answer, Body, Request, encode, encode_addresses, read_answer, read_request,
 };
 
-/// A message that was parsed is encoded to the same bytes. Only a message that the other side may skip is both a request
-/// and an answer.
+/// Checks that a message that was parsed is encoded to the same bytes, and only a message that may be skipped is both a
+/// request and an answer.
 pub fn device_message(bytes: &[u8]) {
     let (request, answer) = (read_request(bytes), read_answer(bytes));
     let skipped = (Ok((0, Request::Skipped)), Ok((0, Answer::Skipped)));

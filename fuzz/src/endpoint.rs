@@ -17,7 +17,7 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 const CREDITS: Duration = Duration::from_secs(60);
 const MESSAGE: Duration = Duration::from_secs(30);
 
-/// A configuration whose sizes and credits may be anything.
+/// Makes a configuration whose sizes and credits may be anything.
 pub(crate) fn config(input: &mut Input<'_>) -> Config {
     let usual = Config::default();
     let choice = input.u8();
@@ -43,32 +43,31 @@ pub(crate) fn config(input: &mut Input<'_>) -> Config {
     }
 }
 
-/// What must be true of an endpoint, kept beside it in the plainest form.
+/// What must be true of an endpoint, tracked separately in the plainest form.
 struct Model {
     endpoint: Endpoint,
     config: Config,
     acceptor: bool,
     now: Instant,
-    /// Receives that are posted but not used.
+    /// The number of receives that are posted but not used.
     posted: u64,
-    /// Credits that the peer holds, and that this side holds.
+    /// The credits that the peer holds, and those that this side holds.
     peers: u64,
     own: u64,
-    /// The message being sent: its length, the bytes already sent, its token.
+    /// The message that is being sent: its length, the bytes already sent, and its token.
     sending: Option<(u32, u32, Option<RemoteToken>)>,
     /// The message in reassembly: its length, and the bytes that have arrived.
     receiving: Option<(u32, u32)>,
-    /// When the message in reassembly began.
+    /// The time at which the message in reassembly began.
     begun: Option<Instant>,
     heard: Instant,
     granted: Instant,
-    /// Whether data was sent.
+    /// Whether data has been sent.
     spoke: bool,
 }
 
-/// A list of operations on an endpoint. It keeps its credits right, takes nothing without a credit,
-/// cuts messages without gaps, gives up a peer only when its time is over, and stays closed once it
-/// is.
+/// Runs a list of operations on an endpoint. The endpoint keeps its credits right, takes nothing without a credit, cuts
+/// messages without gaps, gives up a peer only when its time is over, and stays closed once it is closed.
 pub fn endpoint(data: &[u8]) {
     let mut input = Input::new(data);
     let acceptor = input.u8() % 2 == 0;
@@ -206,7 +205,7 @@ impl Model {
         } = received
         else {
             assert!(*received == Received::Credits && header.payload.is_empty());
-            // An empty fragment begins a message, or continues it with nothing.
+            // An empty fragment begins a message, or continues one with nothing.
             if header.remaining_data_length > 0 {
                 let announced = (header.remaining_data_length, 0);
                 let (total, arrived) = *self.receiving.get_or_insert(announced);
@@ -227,7 +226,7 @@ impl Model {
         self.begun = self.receiving.map(|_| begun);
     }
 
-    /// A data transfer message that is legal by itself.
+    /// Makes the endpoint receive a data transfer message that is legal by itself.
     fn receive_data(&mut self, input: &mut Input<'_>) {
         let length = u32::from(input.u16() % 1400);
         let choice = input.u8();
@@ -254,7 +253,7 @@ impl Model {
         self.receive(&message);
     }
 
-    /// Either negotiate message, with mostly legal values.
+    /// Makes the endpoint receive either negotiate message, with mostly legal values.
     fn receive_negotiate(&mut self, input: &mut Input<'_>) {
         let choice = input.u8();
         let mut pick = |bit: u8, usual: u32| {
@@ -434,7 +433,7 @@ impl Model {
         self.ended();
     }
 
-    /// After an error the endpoint is closed, and nothing wakes it.
+    /// Checks that the endpoint is closed after an error, and that nothing wakes it.
     fn ended(&mut self) {
         assert_eq!(self.endpoint.state(), State::Closed);
         assert_eq!(self.endpoint.poll_transmit(self.now), None);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Bytes as a list of decisions.
+//! Interprets bytes as a list of decisions.
 
 use core::time::Duration;
 
-/// Takes numbers from the front of the input; past its end there are zeros.
+/// Takes numbers from the front of the input. After its end, all numbers are zero.
 #[derive(Debug)]
 pub(crate) struct Input<'a> {
     rest: &'a [u8],
@@ -35,14 +35,14 @@ impl<'a> Input<'a> {
         u32::from(self.u16()) | u32::from(self.u16()) << 16
     }
 
-    /// Up to `length` bytes.
+    /// Takes up to `length` bytes.
     pub(crate) fn bytes(&mut self, length: usize) -> &'a [u8] {
         let (taken, rest) = self.rest.split_at(length.min(self.rest.len()));
         self.rest = rest;
         taken
     }
 
-    /// A time from zero to two and a half minutes, often a short one.
+    /// Takes a time from zero to two and a half minutes, often a short one.
     pub(crate) fn duration(&mut self) -> Duration {
         let number = u64::from(self.u8());
         match number >> 6 {

@@ -7,8 +7,8 @@ use smbdirect::fabric::iwarp::ddp::{Control, Tagged, Untagged};
 use smbdirect::fabric::iwarp::mpa::{self, Frame, FrameKind, LegacyReadDepths, ReadDepths};
 use smbdirect::fabric::iwarp::rdmap::{Opcode, ReadRequest, Terminate};
 
-/// The MPA handshake: a frame's length is known as soon as its header has arrived, and does not
-/// change afterwards; a parsed frame is written back the same, with reserved bits as zeros.
+/// Checks the MPA handshake: a frame's length is known as soon as its header has arrived, and does not change
+/// afterwards. A parsed frame is written back unchanged, except that reserved bits become zeros.
 pub fn mpa(data: &[u8]) {
     for kind in [FrameKind::Request, FrameKind::Reply] {
         check_length(kind, data);
@@ -27,7 +27,7 @@ pub fn mpa(data: &[u8]) {
     assert_eq!(mpa::pad(length), whole - length - 6);
 }
 
-/// Feeds the frame in pieces of every length, as TCP might.
+/// Feeds the frame in pieces of every length, as TCP might deliver it.
 fn check_length(kind: FrameKind, data: &[u8]) {
     let mut known = None;
     for end in 0..=data.len().min(40) {
@@ -78,8 +78,8 @@ fn check_frame(kind: FrameKind, data: &[u8]) {
     assert!(frame.emit(&mut out[..length - 1]).is_err());
 }
 
-/// A DDP segment: control bytes and headers are written back as they were read, and a Terminate
-/// reports no more than the segment had.
+/// Checks a DDP segment: control bytes and headers are written back as they were read, and a Terminate reports no more
+/// than the segment contained.
 pub fn ddp_rdmap(data: &[u8]) {
     if let Some(bytes) = data.first_chunk() {
         check_control(*bytes);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Properties that must hold for any bytes at all, one function for each fuzz target.
+//! Properties that must hold for any bytes, with one function for each fuzz target.
 //!
-//! A body panics if a property is broken: a parsed message can be encoded to the same bytes, the
-//! parts of a view lie within the bytes, an endpoint keeps its credits right. Nothing here needs
-//! the fuzzer, so `tests/protocol/corpus.rs` runs the same bodies on the checked-in corpus.
+//! A body panics if a property is broken: a parsed message can be encoded to the same bytes, the parts of a view lie
+//! within the bytes, an endpoint keeps its credits right. Nothing here needs the fuzzer, so `tests/protocol/corpus.rs`
+//! runs the same bodies on the checked-in corpus.
 
 mod device;
 mod endpoint;
@@ -29,7 +29,7 @@ pub use wire::{
 
 /// A fuzz target.
 pub struct Target {
-    /// Its name, which is also that of its corpus.
+    /// Its name, which is also the name of its corpus.
     pub name: &'static str,
     /// Its body.
     pub run: fn(&[u8]),

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An iWARP queue pair whose owner posts work, takes memory away and closes at any time, while the
-//! peer sends whatever it likes.
+//! An iWARP queue pair whose owner posts work, takes memory away and closes at any time, while the peer sends whatever
+//! it likes.
 //!
-//! `stream` checks what each segment means, with memory that stays. Here memory comes and goes, and
-//! region numbers are reused.
+//! `stream` checks what each segment means, with memory that stays. Here memory comes and goes, and region numbers are
+//! reused.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ const DEPTHS: Depths = Depths {
     regions: 4,
 };
 
-/// FPDUs taken from the queue pair in one operation.
+/// The most FPDUs that are taken from the queue pair in one operation.
 const FPDUS: u8 = 32;
 
 struct Region {
@@ -50,16 +50,15 @@ enum Kind {
 
 /// The queue pair, and what its owner and a peer that keeps the rules would know about it.
 struct Model {
-    /// Its handle of a region is the index in `regions`.
+    /// Its handle of a region is an index into `regions`.
     qp: Qp<usize>,
     regions: Vec<Region>,
     posted: [VecDeque<Posted>; 3],
     next_id: u64,
     max_ulpdu: usize,
-    /// READs that were requested from the peer and that it has not answered.
+    /// The number of READs that the peer was asked for and has not answered.
     asked: usize,
-    /// The next message numbers of the peer's SENDs and READ requests, and its position in the
-    /// current SEND.
+    /// The next message numbers of the peer's SENDs and READ requests, and the peer's position in the current SEND.
     send_msn: u32,
     send_mo: u32,
     read_msn: u32,
@@ -70,9 +69,10 @@ struct Model {
     closed: bool,
 }
 
-/// A list of operations on an established queue pair: FPDUs of the peer, well-formed or not, in
-/// pieces of any length; and operations of an owner. Data goes only to and from the memory that is
-/// meant; each posted request ends once, in order; no more READs are requested than agreed; after a
+/// Runs a list of operations on an established queue pair: FPDUs of the peer, well-formed or not, in pieces of any
+/// length; and operations of an owner. Data goes only to and from the intended memory; each posted request ends once,
+/// in order; no more READs are requested than agreed; after a broken rule the connection stays broken; each call makes
+/// progress.
 /// broken rule the connection stays broken; each call makes progress.
 pub fn iwarp_owner(data: &[u8]) {
     let mut input = Input::new(data);
@@ -198,7 +198,7 @@ impl Model {
                 let number = usize::from(number) % self.regions.len().max(1);
                 if let Some(region) = self.regions.get_mut(number) {
                     let handle = self.qp.regions_mut().deregister(region.id);
-                    // It may be gone, and another one may have its number.
+                    // The region may be gone, and another one may have its number.
                     let of = handle.map_or(number, |handle| handle);
                     assert!(handle.is_none() || self.regions[of].registered);
                     assert!(handle.is_some() || !self.regions[number].registered);
@@ -208,7 +208,7 @@ impl Model {
         }
     }
 
-    /// Some memory, mostly within a region.
+    /// Returns some memory, mostly within a region.
     fn sge(&self, input: &mut Input<'_>) -> Sge {
         let number = usize::from(input.u8()) % self.regions.len().max(1);
         let (offset, length) = (input.u8(), input.u8());
@@ -291,7 +291,7 @@ impl Model {
         let mut ulpdu = control.to_vec();
         match opcode {
             0 | 2 => {
-                // The names of the READs' own targets are their numbers, from offset 0 on.
+                // READs name their own targets by number, from offset 0 on.
                 let (stag, offset) = match opcode {
                     0 => (stag, offset),
                     _ => (number as u32, u64::from(fault)),
@@ -378,8 +378,8 @@ impl Model {
         }
     }
 
-    /// Checks that the target of a segment lies in registered memory that the peer may write, or
-    /// that the oldest receive or READ names.
+    /// Checks that the target of a segment lies in registered memory that the peer may write, or that the oldest
+    /// receive or READ names.
     fn check_target(&mut self) {
         let target = self.qp.target().unwrap().expect("just asked for");
         let handle = *self.qp.memory(target).expect("registered memory");
@@ -443,7 +443,7 @@ impl Model {
         }
     }
 
-    /// A request has ended: it must be the oldest of its kind.
+    /// Checks a request that has ended: it must be the oldest of its kind.
     fn ended(&mut self, completion: Completion, flushed: bool) {
         let kind = match completion.done {
             Done::Recv { invalidated, .. } => {
@@ -470,7 +470,7 @@ impl Model {
         }
     }
 
-    /// Whatever has not ended by now is flushed, and then nothing is left.
+    /// Flushes whatever has not ended by now. Then nothing is left.
     fn flush(&mut self) {
         while let Some(completion) = self.qp.flush() {
             self.ended(completion, true);
@@ -487,7 +487,7 @@ fn remote(input: &mut Input<'_>) -> RemoteAddress {
     }
 }
 
-/// Not the real one, but it distinguishes messages just as well, and is fast.
+/// Computes no real CRC32C, but a checksum that distinguishes messages just as well, and is fast.
 fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(crc, |crc, byte| {
         crc.rotate_left(5).wrapping_add(u32::from(*byte))

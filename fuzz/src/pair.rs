@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Two SMB Direct endpoints against each other, on a lossless network.
+//! Two SMB Direct endpoints that talk to each other on a lossless network.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use smbdirect::units::Instant;
 use super::endpoint::config;
 use super::input::Input;
 
-/// Messages that a run may take to come to rest once it starts nothing new.
+/// The number of messages that a run may take to come to rest once it starts nothing new.
 const PATIENCE: usize = 200_000;
 
 struct Side {
@@ -19,21 +19,21 @@ struct Side {
     receives: VecDeque<u32>,
     /// Messages on their way to this side.
     arriving: VecDeque<Vec<u8>>,
-    /// Lengths of the upper-layer messages on their way to this side.
+    /// The lengths of the upper-layer messages on their way to this side.
     expected: VecDeque<u32>,
-    /// Bytes of the first of them that have arrived.
+    /// The bytes of the first of them that have arrived.
     arrived: u32,
 }
 
-/// A list of operations on two endpoints that both keep the rules. Neither ever reports an error,
-/// no message meets a missing or short receive, everything that was started arrives complete and in
-/// order, and then they fall silent.
+/// Runs a list of operations on two endpoints that both keep the rules. Neither ever reports an error, no message meets
+/// a missing or short receive, everything that was started arrives complete and in order, and then both endpoints fall
+/// silent.
 pub fn endpoint_pair(data: &[u8]) {
     let mut input = Input::new(data);
     let start = Instant::ZERO;
     let [a, b] = [0, 1].map(|_| {
         let mut config = config(&mut input);
-        // Messages of gigabytes in fragments of 100 bytes would only take long.
+        // Messages of gigabytes in fragments of 100 bytes would only take a long time.
         config.max_fragmented_size %= 1 << 22;
         config
     });
@@ -76,7 +76,7 @@ fn step(sides: &mut [Side; 2], which: usize, operation: u8, input: &mut Input<'_
     }
 }
 
-/// Posts as many receives as are wanted, up to `most`.
+/// Posts as many receives as are wanted, but at most `most`.
 fn post(side: &mut Side, most: u16) -> bool {
     let count = side.endpoint.receives_wanted().min(most);
     let size = side.endpoint.receive_size();
@@ -142,7 +142,7 @@ fn deliver(side: &mut Side) -> bool {
     true
 }
 
-/// Serves both sides until neither has anything to do; then everything must have arrived.
+/// Serves both sides until neither has anything to do. Then everything must have arrived.
 fn rest(sides: &mut [Side; 2]) {
     let mut turns = 0..PATIENCE;
     let mut busy = true;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 //! The rules for an arriving iWARP segment (RFC 5040, RFC 5041), implemented a second time: slowly, on whole segments,
-//! without a state machine.
+//! and without a state machine.
 
 use std::collections::VecDeque;
 
@@ -18,13 +18,13 @@ use super::side::{DEPTHS, REGION_LENGTH, REGIONS, SINK};
 pub(crate) struct Rules {
     pub(crate) agreed: Agreed,
     pub(crate) access: [Access; REGIONS.len()],
-    /// Receives that are posted but not completed.
+    /// Receives that are posted but have not completed.
     pub(crate) recvs: VecDeque<(WrId, Sge)>,
-    /// READs: posted but not completed, how many of their requests were sent, and how many have completed.
+    /// READs that are posted but have not completed, how many of their requests were sent, and how many have completed.
     pub(crate) reads: VecDeque<(WrId, Sge)>,
     pub(crate) outstanding: u16,
     pub(crate) reads_done: u32,
-    /// READ requests of the peer that are not fully answered, and where they read.
+    /// The peer's READ requests that are not fully answered, and the memory that they read.
     pub(crate) responses: VecDeque<(ReadRequest, Sge)>,
     sends: u32,
     send_kind: Option<(Opcode, u32)>,
@@ -37,7 +37,7 @@ pub(crate) struct Rules {
 /// The effect of a segment that is accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
-    /// Where its payload goes.
+    /// The place of its payload.
     pub(crate) place: Option<Sge>,
     /// The work request that it completes.
     pub(crate) completes: Option<Completion>,
@@ -204,7 +204,7 @@ impl Rules {
         })
     }
 
-    /// Whether the peer has a READ under way from memory whose token was invalidated since.
+    /// Returns whether the peer has a READ under way from memory whose token has since been invalidated.
     pub(crate) fn reads_what_is_revoked(&self) -> bool {
         let revoked = |source: &Sge| self.access[source.region.0 as usize] != Access::RemoteRead;
         let mut sources = self.responses.iter().map(|(_, source)| source);
@@ -216,7 +216,7 @@ impl Rules {
         (self.send_offset, self.send_kind) = (0, None);
     }
 
-    /// The memory that the peer names, if it may access it.
+    /// Returns the memory that the peer names, if the peer may access it.
     fn remote(&self, stag: u32, address: u64, length: u32, access: Access) -> Option<Sge> {
         let region = REGIONS.iter().position(|region| region.1 == stag)?;
         let (_, _, start) = REGIONS[region];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An iWARP queue pair with its memory and an account of what was posted.
+//! An iWARP queue pair with its memory, and a record of what was posted.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ use super::rules::Rules;
 use super::stream::framed;
 
 pub(crate) const REGION_LENGTH: u32 = 4096;
-/// Each region: what the peer may do, its token at the peer, and where it begins.
+/// For each region: what the peer may do, the region's token at the peer, and where it begins.
 pub(crate) const REGIONS: [(Access, u32, u64); 4] = [
     (Access::Local, 0x10, 0),
     (Access::RemoteWrite, 0x12, 0x1000),
@@ -31,9 +31,9 @@ pub(crate) const DEPTHS: Depths = Depths {
     responses: 4,
     regions: REGIONS.len(),
 };
-/// The peer's name for the first READ of this side; later ones count on from there.
+/// The peer's name for the first READ of this side; later READs count on from there.
 pub(crate) const SINK: u32 = 1;
-/// Sent at the start of each SEND.
+/// The bytes at the start of each SEND.
 const HEADER: &[u8] = b"header";
 /// The target of this side's WRITEs and READs.
 const TARGET: RemoteAddress = RemoteAddress {
@@ -41,7 +41,7 @@ const TARGET: RemoteAddress = RemoteAddress {
     address: 0x1_0000,
 };
 
-/// The effect of a piece of stream.
+/// The effect of a piece of the stream.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Outcome {
     completed: Vec<Completion>,
@@ -53,23 +53,23 @@ pub(crate) struct Side {
     /// Its handle of a region is the region's number.
     qp: Qp<usize>,
     memory: Vec<Vec<u8>>,
-    /// `None` once the stream has had unframed bytes and may be at any position.
+    /// `None` once the stream has contained unframed bytes, and so may be at any position.
     framed: bool,
     rules: Rules,
     /// Whether the peer has sent an FPDU, or need not.
     may_send: bool,
     sends: VecDeque<(WrId, bool, Sge)>,
-    /// Bytes already sent of the first of `sends`, and of the first response.
+    /// The bytes already sent of the first of `sends`, and of the first response.
     sent: u32,
     answered: u32,
     messages: u32,
     read_requests: u32,
     posted: u64,
-    /// Lengths of the pieces in which the stream arrives, repeated; if empty, everything arrives at once.
+    /// The lengths of the pieces in which the stream arrives, repeated. If empty, everything arrives at once.
     cuts: Vec<u8>,
 }
 
-/// A checksum that the input can get right.
+/// Computes a checksum that the input can get right.
 fn no_crc(_: u32, _: &[u8]) -> u32 {
     0
 }
@@ -105,7 +105,7 @@ impl Side {
         }
     }
 
-    /// Whether the work was accepted, which depends only on the memory and the room.
+    /// Posts work. Returns whether it was accepted, which depends only on the memory and the room.
     pub(crate) fn post(&mut self, kind: u8, memory: Sge) -> bool {
         let wr_id = WrId(self.posted);
         self.posted += 1;
@@ -139,7 +139,7 @@ impl Side {
         taken.is_ok()
     }
 
-    /// Receives an FPDU around this ULPDU, which must be accepted if and only if the rules accept it.
+    /// Receives an FPDU around this ULPDU. It must be accepted if and only if the rules accept it.
     pub(crate) fn receive_fpdu(&mut self, ulpdu: &[u8], crc_is_good: bool) -> Outcome {
         let fpdu = framed(ulpdu, crc_is_good);
         if !self.framed {
@@ -170,7 +170,7 @@ impl Side {
         outcome
     }
 
-    /// Receives any bytes. From then on it is not known where an FPDU begins.
+    /// Receives any bytes. From then on, it is unknown where an FPDU begins.
     pub(crate) fn receive_bytes(&mut self, bytes: &[u8]) -> Outcome {
         self.framed = false;
         self.receive(bytes)
@@ -218,7 +218,7 @@ impl Side {
         }
     }
 
-    /// Where a piece lies, as it was posted.
+    /// Returns the place of a piece, as it was posted.
     fn sge(&self, piece: Piece) -> Sge {
         let region = *self.qp.memory(piece).expect("registered memory") as u32;
         Sge {
@@ -228,7 +228,7 @@ impl Side {
         }
     }
 
-    /// The same for the payload of a segment.
+    /// Returns the place of a segment's payload.
     fn payload(&self, segment: &Segment) -> Option<Sge> {
         let region = *self.qp.payload(segment).expect("registered memory")? as u32;
         Some(Sge {
@@ -248,7 +248,7 @@ impl Side {
         self.qp.placed(length as u32, 0);
     }
 
-    /// Removes a completed request: once, and in order.
+    /// Removes a completed request. Each request completes once, and in order.
     fn forget(&mut self, completion: Completion) {
         let oldest = match completion.done {
             Done::Recv { length, .. } => self
@@ -265,7 +265,7 @@ impl Side {
         assert_eq!(oldest.map(|(wr_id, _)| wr_id), Some(completion.wr_id));
     }
 
-    /// Checks that every error has a name, and that a Terminate, if one is sent, carries no more than there was.
+    /// Checks that every error has a name, and that a Terminate, if one is sent, carries no more than the segment had.
     fn report(&self, error: IwarpError) {
         assert!(!error.name().is_empty());
         if let Some(code) = error.terminate_code() {
@@ -276,7 +276,7 @@ impl Side {
         }
     }
 
-    /// Takes all FPDUs that can be sent; an error if the peer has invalidated memory that it reads.
+    /// Takes all FPDUs that can be sent. An error means that the peer has invalidated memory that it reads.
     pub(crate) fn send_all(&mut self) -> Result<Vec<Vec<u8>>, IwarpError> {
         let mut sent = Vec::new();
         loop {
@@ -426,7 +426,7 @@ impl Side {
         }
     }
 
-    /// Flushes what was posted and is not done, once and in order; returns the memory at the end.
+    /// Flushes what was posted and is not done, once and in order, and returns the memory at the end.
     pub(crate) fn end(mut self) -> Vec<Vec<u8>> {
         while let Some(completion) = self.qp.flush() {
             self.forget(completion);

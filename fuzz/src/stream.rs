@@ -13,9 +13,9 @@ use smbdirect::fabric::{RegionId, Sge};
 use super::input::Input;
 use super::side::{Outcome, REGIONS, SINK, Side};
 
-/// A list of operations on two queue pairs of the same connection: one gets the stream in pieces of
-/// any length, the other as it comes. Both must accept the same FPDUs as a second implementation of
-/// the rules, place and send the same, and complete every work request once and in order.
+/// Runs a list of operations on two queue pairs of the same connection: one gets the stream in pieces of any length,
+/// the other as it comes. Both must accept the same FPDUs as a second implementation of the rules, place and send the
+/// same data, and complete every work request once and in order.
 pub fn iwarp_stream(data: &[u8]) {
     let mut input = Input::new(data);
     let Some(agreed) = agree(&mut input) else {
@@ -67,7 +67,7 @@ pub fn iwarp_stream(data: &[u8]) {
     assert!(a == b, "placed something else");
 }
 
-/// What both sides agreed on: by a handshake with the input as the peer, or simply given.
+/// Returns what both sides agreed on: by a handshake with the input as the peer, or simply as the input says.
 fn agree(input: &mut Input<'_>) -> Option<Agreed> {
     let choice = input.u8();
     let offer = Offer {
@@ -96,7 +96,7 @@ fn frame_of<'a>(input: &mut Input<'a>) -> &'a [u8] {
     input.bytes(length)
 }
 
-/// Checks a frame that is sent: it must be legal, without markers.
+/// Checks a frame that is sent. It must be legal, and without markers.
 fn sent<'a>(kind: FrameKind, frame: &Outgoing, out: &'a mut [u8; MAX_OUTGOING]) -> Frame<'a> {
     let length = frame.emit(out).expect("a frame that fits");
     let frame = Frame::parse(kind, &out[..length]).expect("a legal frame");
@@ -104,7 +104,7 @@ fn sent<'a>(kind: FrameKind, frame: &Outgoing, out: &'a mut [u8; MAX_OUTGOING]) 
     frame
 }
 
-/// The handshake as the responder.
+/// Does the handshake as the responder.
 fn answer(request: Frame<'_>, offer: Offer) -> Option<Agreed> {
     let accepted = Request::new(&request);
     assert_eq!(accepted.is_err(), request.markers);
@@ -135,7 +135,7 @@ fn answer(request: Frame<'_>, offer: Offer) -> Option<Agreed> {
     Some(agreed)
 }
 
-/// The handshake as the initiator.
+/// Does the handshake as the initiator.
 fn ask(reply: Frame<'_>, offer: Offer) -> Option<Agreed> {
     let mut out = [0; MAX_OUTGOING];
     let request = sent(FrameKind::Request, &request(offer), &mut out);
@@ -150,7 +150,7 @@ fn ask(reply: Frame<'_>, offer: Offer) -> Option<Agreed> {
     Some(agreed)
 }
 
-/// A kind of work, and memory for it that need not exist.
+/// Chooses a kind of work, and memory for it that need not exist.
 fn work(input: &mut Input<'_>) -> (u8, Sge) {
     let kind = input.u8();
     let memory = Sge {
@@ -161,7 +161,7 @@ fn work(input: &mut Input<'_>) -> (u8, Sge) {
     (kind & 7, memory)
 }
 
-/// An FPDU around a ULPDU.
+/// Makes an FPDU around a ULPDU.
 pub(crate) fn framed(ulpdu: &[u8], crc_is_good: bool) -> Vec<u8> {
     let mut fpdu = (ulpdu.len() as u16).to_be_bytes().to_vec();
     fpdu.extend_from_slice(ulpdu);
@@ -182,7 +182,7 @@ struct Hints {
 }
 
 impl Hints {
-    /// A segment of one of the kinds, correct except for what `wrong` changes.
+    /// Makes a segment of one of the kinds, correct except for what `wrong` changes.
     fn segment(&mut self, kind: u8, wrong: u8, input: &mut Input<'_>) -> Vec<u8> {
         let last = wrong & 1 == 0;
         let off = u32::from(wrong & 2 != 0);

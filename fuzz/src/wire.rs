@@ -16,14 +16,14 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
 }
 
-/// Whether `part` lies in `whole`, as memory.
+/// Returns whether `part` lies in `whole`, as memory.
 fn lies_in(part: &[u8], whole: &[u8]) -> bool {
     let (part, whole) = (part.as_ptr_range(), whole.as_ptr_range());
     whole.start <= part.start && part.end <= whole.end
 }
 
-/// Both negotiate messages: a parsed message is encoded to the same bytes, with reserved bytes as
-/// zeros, and one that passes the check is legal by a second implementation.
+/// Checks both negotiate messages: a parsed message is encoded to the same bytes, except that reserved bytes become
+/// zeros. A message that passes the check is also legal by a second implementation.
 pub fn wire_negotiate(data: &[u8]) {
     let request = NegotiateRequest::parse(data);
     assert_eq!(request.is_ok(), data.len() >= 20);
@@ -61,7 +61,7 @@ pub fn wire_negotiate(data: &[u8]) {
     }
 }
 
-/// What [MS-SMBD] 3.1.5.8 accepts, implemented a second time and in 64 bits.
+/// Returns what [MS-SMBD] 3.1.5.8 accepts, implemented a second time and in 64 bits.
 fn is_legal_data_transfer(data: &[u8]) -> bool {
     if data.len() < 20 {
         return false;
@@ -71,8 +71,8 @@ fn is_legal_data_transfer(data: &[u8]) -> bool {
     u16_at(data, 0) > 0 && offset % 8 == 0 && offset + length <= data.len() as u64 && has_place
 }
 
-/// The data transfer message: legal or not as the oracle says, payload in bounds, and the same when
-/// it is written and read again.
+/// Checks the data transfer message: it is legal if and only if the oracle says so, its payload is in bounds, and it is
+/// the same when it is written and read again.
 pub fn wire_data_transfer(data: &[u8]) {
     let parsed = DataTransfer::parse(data);
     assert_eq!(parsed.is_ok(), is_legal_data_transfer(data), "{parsed:?}");
@@ -98,8 +98,8 @@ pub fn wire_data_transfer(data: &[u8]) {
     assert_eq!(DataTransfer::parse(&again), Ok(moved));
 }
 
-/// A list of buffer descriptors after the length of a transfer: the pieces cover the transfer in
-/// order, within the described memory, and nothing else is accepted.
+/// Checks a list of buffer descriptors after the length of a transfer: the pieces cover the transfer in order, within
+/// the described memory, and nothing else is accepted.
 pub fn wire_buffer_descriptor(data: &[u8]) {
     assert_eq!(BufferDescriptorV1::parse(data).is_ok(), data.len() >= 16);
     if let Ok(descriptor) = BufferDescriptorV1::parse(data) {
@@ -160,8 +160,8 @@ fn check_pieces(descriptors: &BufferDescriptors<'_>, length: u32) {
     assert_eq!(position, u64::from(length));
 }
 
-/// What [MS-SMB2] 3.3.5.13 accepts as the channel information of a WRITE, implemented a second time: where its
-/// buffer descriptors lie.
+/// Returns where the buffer descriptors lie, if [MS-SMB2] 3.3.5.13 accepts the channel information of a WRITE. This is
+/// a second implementation.
 fn legal_transform(info: &[u8]) -> Option<std::ops::Range<usize>> {
     let number = |at: usize| {
         info.get(at..at + 2)
@@ -181,8 +181,8 @@ fn legal_transform(info: &[u8]) -> Option<std::ops::Range<usize>> {
     (legal && end <= info.len()).then_some(begin..end)
 }
 
-/// An RDMA transform: legal or not as a second implementation says, its parts in bounds, and the same when it is
-/// written and read again.
+/// Checks an RDMA transform: it is legal if and only if a second implementation says so, its parts are in bounds, and
+/// it is the same when it is written and read again.
 pub fn wire_rdma_transform(data: &[u8]) {
     let parsed = smb2::RdmaTransform::parse(data);
     let place = legal_transform(data);
@@ -224,7 +224,7 @@ pub fn wire_rdma_transform(data: &[u8]) {
     }
 }
 
-/// SMB2: the elements of a compound follow each other, and every view lies in its element.
+/// Checks SMB2: the elements of a compound follow each other, and every view lies in its element.
 pub fn wire_smb2(data: &[u8]) {
     let kind = smb2::MessageKind::of(data);
     let mut position = 0;
@@ -328,14 +328,14 @@ fn write(request: smb2::Request<'_>) {
     }
 }
 
-/// The channel information, whose offset is at `at`, lies between fixed part and end.
+/// Checks that the channel information, whose offset is at `at`, lies between the fixed part and the end.
 fn check_info(request: smb2::Request<'_>, at: usize) {
     let [offset, length] = [at, at + 2].map(|at| usize::from(u16_at(request.bytes(), at)));
     assert!(offset >= 112 && offset + length <= request.bytes().len());
 }
 
-/// What may be posted: not nothing, not more than was described, and with the token that a client
-/// expects to be invalidated if it asked for that.
+/// Checks what may be posted: neither nothing nor more than was described, and with the token that the client expects
+/// to be invalidated, if it asked for that.
 fn check_transfer(transfer: &smb2::ChannelTransfer<'_>, token: Option<u32>) {
     assert!(transfer.length() > 0);
     let first = transfer.descriptors().first().token.0;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The interface between the C of this module and the engine, which is written
- * in Rust. kernel/engine/src/ffi.rs has the same declarations: make every change
- * in both.
+ * in Rust. kernel/engine/src/ffi.rs has the same declarations: make every
+ * change in both.
  *
  * The engine calls the sdk_* functions, which are the kernel's side, and the
- * kernel's side calls the sde_* functions, which are the engine's. The engine is
- * called in process context only, and so are all functions that it calls: they
- * may sleep unless they say otherwise.
+ * kernel's side calls the sde_* functions, which are the engine's. The engine
+ * is called in process context only, and so are all functions that it calls:
+ * they may sleep unless they say otherwise.
  */
 #ifndef SMBDIRECT_GLUE_H
 #define SMBDIRECT_GLUE_H

@@ -348,7 +348,7 @@ fn the_device_wants_back_what_it_gave() {
         device.reclaim(region::BULK, 0, 0);
         device.reclaim(region::BULK, 0, 0);
     });
-    breaks("too many unread messages", |_, device| {
+    breaks("a segment with unread messages", |_, device| {
         device.pdu(conn(1), b"x");
         device.reclaim(region::RECEIVE, 1, 0);
     });

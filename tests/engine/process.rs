@@ -182,8 +182,8 @@ impl Process {
         }))
     }
 
-    /// Announces to each of its queues, if the queue is empty, that it sleeps, and that it sleeps on if one of its
-    /// messages is merely sent.
+    /// Announces to each of its queues, which must be empty, that it sleeps, and that it need not be woken just because
+    /// one of its messages was sent.
     pub(crate) fn announces_sleep(&self) {
         for queue in self.queues.borrow_mut().values_mut() {
             assert!(queue.completions.announce_deep_sleep().unwrap());
@@ -286,7 +286,7 @@ impl Process {
         *one
     }
 
-    /// Takes the only completion, which must be a new connection, and logs its client in.
+    /// Takes the only completion, which must be a new connection, and returns what it says about the client.
     pub(crate) fn connection(&self) -> abi::ConnInfo {
         let completion = self.expect(event::CONNECTION);
         let info = abi::ConnInfo::read_from_bytes(&self.take(&completion)).unwrap();

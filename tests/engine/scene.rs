@@ -144,7 +144,7 @@ impl Scene {
                 return;
             }
         }
-        panic!("does not come to rest");
+        panic!("still busy after many rounds");
     }
 
     /// Lets everything do a bit of its work, and returns whether there was any.

@@ -24,7 +24,7 @@ fn allowed(configuration: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Whether an SPDX expression can be satisfied with `allowed` licences alone. `/` is an old `OR`.
+/// Returns whether an SPDX expression can be satisfied with `allowed` licences alone. `/` is an old `OR`.
 fn satisfied(expression: &str, allowed: &BTreeSet<&str>) -> Result<bool, String> {
     let spaced = expression
         .replace('/', " OR ")

@@ -140,34 +140,34 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// ECHO.
+    /// Makes an ECHO.
     pub fn echo() -> Result<Self> {
         Self::encode(Command::ECHO, 0, "ECHO", &EchoRequest::default())
     }
 
-    /// LOGOFF.
+    /// Makes a LOGOFF.
     pub fn logoff() -> Result<Self> {
         Self::encode(Command::LOGOFF, 0, "LOGOFF", &LogoffRequest::default())
     }
 
-    /// CANCEL, without the id of the request to cancel: see `Connection::cancel`.
+    /// Makes a CANCEL, without the id of the request to cancel: see `Connection::cancel`.
     pub(super) fn cancel() -> Result<Self> {
         Self::encode(Command::CANCEL, 0, "CANCEL", &CancelRequest::default())
     }
 
-    /// TREE_CONNECT to `\\host\share`.
+    /// Makes a TREE_CONNECT to `\\host\share`.
     pub fn tree_connect(path: &str) -> Result<Self> {
         let body = TreeConnectRequest::new(path);
         Self::encode(Command::TREE_CONNECT, 0, "TREE_CONNECT", &body)
     }
 
-    /// TREE_DISCONNECT.
+    /// Makes a TREE_DISCONNECT.
     pub fn tree_disconnect(tree_id: u32) -> Result<Self> {
         let body = TreeDisconnectRequest::default();
         Self::encode(Command::TREE_DISCONNECT, tree_id, "TREE_DISCONNECT", &body)
     }
 
-    /// CREATE.
+    /// Makes a CREATE.
     pub fn create(tree_id: u32, name: &str, how: &Create) -> Result<Self> {
         let body = CreateRequest {
             requested_oplock_level: OplockLevel::None,
@@ -213,7 +213,7 @@ impl<'a> Request<'a> {
         Ok(request)
     }
 
-    /// CLOSE, which asks for the attributes afterwards.
+    /// Makes a CLOSE, which asks for the attributes afterwards.
     pub fn close(tree_id: u32, file: FileId) -> Result<Self> {
         let body = CloseRequest {
             file_id: file.0.into(),
@@ -221,7 +221,7 @@ impl<'a> Request<'a> {
         Self::encode(Command::CLOSE, tree_id, "CLOSE", &body)
     }
 
-    /// FLUSH.
+    /// Makes a FLUSH.
     pub fn flush(tree_id: u32, file: FileId) -> Result<Self> {
         let body = FlushRequest {
             file_id: file.0.into(),
@@ -229,7 +229,7 @@ impl<'a> Request<'a> {
         Self::encode(Command::FLUSH, tree_id, "FLUSH", &body)
     }
 
-    /// IOCTL: a file system control that returns at most `output` bytes.
+    /// Makes an IOCTL: a file system control that returns at most `output` bytes.
     pub fn fsctl(tree_id: u32, code: u32, file: FileId, input: &[u8], output: u32) -> Result<Self> {
         let body = IoctlRequest {
             ctl_code: code,
@@ -243,7 +243,7 @@ impl<'a> Request<'a> {
         Ok(request.charged_for(output))
     }
 
-    /// QUERY_INFO of a file: [MS-FSCC]'s FileStandardInformation.
+    /// Makes a QUERY_INFO of a file for [MS-FSCC]'s FileStandardInformation.
     pub fn query_standard_info(tree_id: u32, file: FileId) -> Result<Self> {
         let body = QueryInfoRequest {
             info_type: InfoType::File,
@@ -257,13 +257,13 @@ impl<'a> Request<'a> {
         Self::encode(Command::QUERY_INFO, tree_id, "QUERY_INFO", &body)
     }
 
-    /// SET_INFO: the end of a file.
+    /// Makes a SET_INFO that sets the end of a file.
     pub fn set_end_of_file(tree_id: u32, file: FileId, end: u64) -> Result<Self> {
         let info = SetFileInfo::EndOfFileInformation(FileEndOfFileInformation { end_of_file: end });
         Self::set_info(tree_id, file, SetFileInfoClass::EndOfFileInformation, info)
     }
 
-    /// SET_INFO: whether the file is deleted when it is closed.
+    /// Makes a SET_INFO that sets whether the file is deleted when it is closed.
     pub fn set_delete_on_close(tree_id: u32, file: FileId, delete: bool) -> Result<Self> {
         let info = SetFileInfo::DispositionInformation(FileDispositionInformation {
             delete_pending: delete.into(),
@@ -291,7 +291,7 @@ impl<'a> Request<'a> {
         Self::encode(Command::SET_INFO, tree_id, "SET_INFO", &body)
     }
 
-    /// QUERY_DIRECTORY: asks for the names that match `pattern`, in at most `output` bytes.
+    /// Makes a QUERY_DIRECTORY, which asks for the names that match `pattern`, in at most `output` bytes.
     pub fn query_directory(
         tree_id: u32,
         file: FileId,
@@ -383,7 +383,7 @@ impl Create {
     /// In `access`.
     pub const DELETE: u32 = 0x0001_0000;
 
-    /// A file to read and write, which others may use at the same time.
+    /// Opens a file to read and write, which others may use at the same time.
     #[must_use]
     pub const fn file(disposition: Disposition) -> Self {
         Self {
@@ -397,7 +397,7 @@ impl Create {
         }
     }
 
-    /// A directory to list.
+    /// Opens a directory to list.
     #[must_use]
     pub const fn directory() -> Self {
         Self {

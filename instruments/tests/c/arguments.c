@@ -519,7 +519,7 @@ static void arrays(void)
 	}
 }
 
-/* The daemon listens at one address. */
+/* The daemon listens on one address. */
 static void addresses(struct smbdirect_device *device)
 {
 	static const uint8_t mapped[16] = {[10] = 255, 255, 127, 0, 0, 1};

@@ -238,14 +238,14 @@ static void not_attached(struct scene *scene)
 	uint8_t token[16] = {1};
 	uint32_t count;
 
-	/* The role cannot do this yet. */
+	/* The worker is not attached yet. */
 	scene->worker = attach(scene->path, SMBDIRECT_ROLE_WORKER, NULL);
 	expect(SMBDIRECT_E_NOT_ATTACHED,
 	       smbdirect_device_get_mem_params(scene->worker, &params));
 	expect(SMBDIRECT_E_NOT_ATTACHED,
 	       smbdirect_device_get_addresses(scene->worker, NULL, 0, &count));
 	expect_event(scene->worker, SMBDIRECT_EVENT_ATTACHED);
-	/* The other role cannot do this. */
+	/* These calls need the other role. */
 	expect(SMBDIRECT_E_NOT_ATTACHED, smbdirect_device_decline(scene->worker, 1, token));
 	expect(SMBDIRECT_E_NOT_ATTACHED,
 	       smbdirect_device_set_parameters(scene->worker, 1, &parameters, NULL, 0));

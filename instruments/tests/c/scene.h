@@ -92,7 +92,7 @@ static inline void set_connection(struct scene *scene, const char *request)
 	event = expect_event(scene->worker, SMBDIRECT_EVENT_CONNECTION);
 	scene->conn = event.conn;
 	scene->info = event.info;
-	/* The scene does nothing with the client's NEGOTIATE request but return it. */
+	/* The scene gives the client's NEGOTIATE request back unread. */
 	event = expect_event(scene->worker, SMBDIRECT_EVENT_PDU);
 	expect(SMBDIRECT_OK,
 	       smbdirect_device_take_pdu(scene->worker, event.pdu, NULL, 0));

@@ -120,7 +120,7 @@ impl Client {
     }
 }
 
-/// The length of a first request, as the worker sees it.
+/// Returns the length of a first request, as the worker sees it.
 pub(crate) fn first_request_length() -> usize {
     smb2::negotiate_request([1; 16]).len()
 }

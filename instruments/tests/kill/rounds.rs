@@ -101,7 +101,7 @@ impl Rounds {
     }
 }
 
-/// A client that connects again and again. For each line of its input, it prints `ok` after a round that began after
+/// Plays a client that connects again and again. For each line of its input, it prints `ok` after a round that began after
 /// the line.
 pub(crate) fn play_client(server: SocketAddr) {
     let line = read_line().expect("a GUID");

@@ -110,7 +110,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// The server may have this many messages on the first channel that the client has not processed.
+    /// Makes a scene. On the first channel, there may be `credits` messages from the server that the client has not
+    /// processed.
     fn new(credits: u16) -> Self {
         let server = device(Setup {
             global: &["smb2 leases = yes"],

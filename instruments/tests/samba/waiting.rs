@@ -16,7 +16,7 @@ use instruments::samba::{Server, Setup};
 /// How long an interim response may take.
 const INTERIM: Duration = Duration::from_secs(30);
 
-/// A client that uses only SMB Direct.
+/// Connects a client that uses only SMB Direct.
 fn connect(server: &Server, guid: [u8; 16]) -> (Connection, u32) {
     let mut direct =
         Connection::smb_direct(server.smb_direct, Config::new(guid)).expect("SMB Direct");

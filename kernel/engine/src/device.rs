@@ -685,8 +685,8 @@ impl Core {
                     worker,
                     status,
                     why,
+                } => self.detach_worker(worker, Some(status), &why),
                 Notice::Gone(worker) => self.detach_worker(worker, None, &"it is gone"),
-                Notice::Gone(worker) => self.detach_worker(worker, None, &"it has gone"),
                 Notice::QueueMade(_) => {}
                 Notice::End(place, limit) => self.shard.end_stranger(place.conn, limit),
                 Notice::Offer(Place { conn, .. }) => self.shard.route(conn),

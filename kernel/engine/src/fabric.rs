@@ -376,14 +376,14 @@ fn of_errno(errno: Errno) -> CloseReason {
 }
 
 impl Kernel {
-    /// From now on the completions of a connection wake this process.
+    /// Makes the completions of a connection wake this process from now on.
     pub(crate) fn own(&self, conn: ConnId, file: &FileRef) {
         if let Some(conn) = self.conns.get(conn) {
             conn.raw.own(Some(file));
         }
     }
 
-    /// From now on the completions of these connections wake no process.
+    /// Makes the completions of these connections wake no process from now on.
     pub(crate) fn disown(&self, conns: impl IntoIterator<Item = ConnId>) {
         for conn in conns {
             if let Some(conn) = self.conns.get(conn) {

@@ -332,7 +332,8 @@ impl<T> Lock<T> {
         }
     }
 
-    /// For locks under which nothing can fail: if the engine fails while one is held, the next caller waits for ever.
+    /// Takes a lock under which nothing can fail. If the engine failed while it is held, the next caller would wait for
+    /// ever.
     pub(crate) fn always(&self) -> Guard<'_, T> {
         loop {
             if let Ok(guard) = self.lock() {
@@ -503,7 +504,7 @@ impl Conn {
         unsafe { sdk_conn_close(self.0.as_ptr()) }
     }
 
-    /// From now on, its completions wake the process of this file, or, with `None`, run a work item.
+    /// Makes its completions wake the process of this file from now on, or, with `None`, run a work item.
     pub(crate) fn own(&self, file: Option<&FileRef>) {
         let file = file.map_or(null_mut(), |file| file.0.as_ptr());
         // SAFETY: as in `request`; C takes a reference of its own.

@@ -74,7 +74,7 @@ pub(crate) enum Failure {
     Client(#[from] Error),
     #[error("the server moved {moved} of {size} bytes at offset {offset} of the file")]
     Short { offset: u64, moved: u32, size: u32 },
-    #[error("the data is wrong: byte {} of the data at offset {offset} of the file{}", .mismatch.at, belongs(.mismatch))]
+    #[error("wrong data: byte {} of the data at offset {offset} of the file{}", .mismatch.at, belongs(.mismatch))]
     Wrong { offset: u64, mismatch: Mismatch },
     #[error("the memory of a request is shorter than the request: this is a bug of the benchmark")]
     Memory,

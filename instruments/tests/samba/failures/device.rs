@@ -186,7 +186,7 @@ fn whatever_is_under_way_when_the_device_is_killed_the_smbd_of_the_client_goes_o
             send_put(direct, tree, file, n << 23, &data).expect("sent");
             send_get(direct, tree, file, n << 23, data.len()).expect("sent");
         }
-        // Kill the device at a time between the first message and about the last.
+        // Over the rounds, the device dies at times from the first message to about the last.
         direct
             .serve(Duration::from_millis(round * 4))
             .expect("a connection");

@@ -43,7 +43,7 @@ impl Cable {
         }
     }
 
-    /// From now on neither side hears the other one.
+    /// Cuts it: from now on neither side hears the other one.
     fn cut(mut self) {
         for end in self.ends.lock().expect("its ends").iter() {
             // The server may have closed it first.

@@ -20,7 +20,7 @@ pub(super) const NAME: &str = "victim";
 /// Its size.
 pub(super) const SIZE: usize = 1 << 20;
 
-/// The contents of the file, which the attacks must not change.
+/// Returns the contents of the file, which the attacks must not change.
 pub(super) fn pattern() -> Vec<u8> {
     (0..SIZE).map(|n| (n * 7 + (n >> 8)) as u8).collect()
 }
