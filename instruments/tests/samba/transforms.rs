@@ -53,8 +53,13 @@ fn capabilities(count: u16, ids: &[u16]) -> Vec<u8> {
     context(7, &data)
 }
 
-/// Sends NEGOTIATE of SMB 3.1.1 over TCP with these contexts and the one that is required. Returns the status, and the
-/// ids in the answer if it has any.
+/// HMAC-SHA256, AES-CMAC and AES-GMAC in `SMB2_SIGNING_CAPABILITIES`.
+const HMAC_SHA256: u8 = 0;
+const AES_CMAC: u8 = 1;
+const AES_GMAC: u8 = 2;
+
+/// Sends NEGOTIATE of SMB 3.1.1 over TCP with AES-GMAC and these contexts. Returns the status, and the transform ids of
+/// the answer if it has any.
 fn negotiate(server: &Server, more: &[Vec<u8>]) -> (NtStatus, Option<Vec<u16>>) {
     let signing = context(8, &[1, 0, AES_GMAC, 0]);
     negotiate_with(server, &[&[signing], more].concat())
