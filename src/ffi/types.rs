@@ -194,11 +194,11 @@ pub const SMBDIRECT_TRANSFORM_SIGNING: u32 = 2;
 pub struct smbdirect_attach {
     /// sizeof(struct smbdirect_attach).
     pub type_size: u32,
-    /// SMBDIRECT_ROLE_*.
+    /// One of SMBDIRECT_ROLE_*.
     pub role: u32,
     /// Worker: the token of the connection it was forked for, or 0.
     pub token: [u8; 16],
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 4],
 }
 
@@ -212,15 +212,15 @@ pub struct smbdirect_address {
     pub interface_index: u32,
     /// IPv4 as ::ffff:a.b.c.d.
     pub address: [u8; 16],
-    /// Scope of link-local addresses, or 0.
+    /// Scope ID of a link-local address, or 0.
     pub scope_id: u32,
     /// The port, in host byte order.
     pub port: u16,
-    /// 0.
+    /// Must be 0.
     pub reserved16: u16,
     /// Speed of its interface in bits per second, never 0.
     pub link_speed: u64,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 2],
 }
 
@@ -234,7 +234,7 @@ pub struct smbdirect_allowed_address {
     pub scope_id: u32,
     /// The address of one host, not unspecified or multicast. IPv4 as ::ffff:a.b.c.d.
     pub address: [u8; 16],
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 2],
 }
 
@@ -248,13 +248,13 @@ pub struct smbdirect_client_note {
     pub value: u32,
     /// The client's address. IPv4 as ::ffff:a.b.c.d.
     pub address: [u8; 16],
-    /// SMBDIRECT_NOTE_*.
+    /// One of SMBDIRECT_NOTE_*.
     pub note: u16,
     /// The client's port, if the note is about one connection; otherwise 0.
     pub port: u16,
-    /// 0.
+    /// Must be 0.
     pub reserved32: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 2],
 }
 
@@ -279,11 +279,11 @@ pub struct smbdirect_parameters {
     pub max_read_write_size: u32,
     /// Milliseconds without a message from the peer after which it is asked for one.
     pub keepalive_interval_ms: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved32: u32,
     /// The server's GUID.
     pub server_guid: [u8; 16],
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 4],
 }
 
@@ -299,7 +299,7 @@ pub struct smbdirect_session {
     pub session_id: u64,
     /// The ClientGuid of the client's NEGOTIATE requests. Not 0.
     pub client_guid: [u8; 16],
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 2],
 }
 
@@ -319,7 +319,7 @@ pub struct smbdirect_mem_params {
     pub buffers_total: u64,
     /// The most bytes of memory for this worker, messages included.
     pub limit: u64,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 4],
 }
 
@@ -329,7 +329,7 @@ pub struct smbdirect_mem_params {
 pub struct smbdirect_buffer {
     /// sizeof(struct smbdirect_buffer).
     pub type_size: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved32: u32,
     /// Its number, never 0.
     pub number: u64,
@@ -338,7 +338,7 @@ pub struct smbdirect_buffer {
     pub start: *mut c_void,
     /// Its length in bytes: at least what was asked for.
     pub length: u64,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 2],
 }
 
@@ -348,7 +348,7 @@ pub struct smbdirect_buffer {
 pub struct smbdirect_pdu {
     /// sizeof(struct smbdirect_pdu).
     pub type_size: u32,
-    /// SMBDIRECT_PDU_*.
+    /// One of SMBDIRECT_PDU_*.
     pub flags: u32,
     /// The connection.
     pub conn: u64,
@@ -361,7 +361,7 @@ pub struct smbdirect_pdu {
     pub piece_count: u32,
     /// The token to invalidate at the peer, if `flags` says so.
     pub token: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 2],
 }
 
@@ -390,9 +390,9 @@ pub struct smbdirect_rdma {
     pub descriptors_length: u64,
     /// SMBDIRECT_RDMA_DEFER, or 0.
     pub flags: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved32: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 1],
 }
 
@@ -412,7 +412,7 @@ pub struct smbdirect_conn_info {
     pub local_address: [u8; 16],
     /// The ClientGuid of its first request.
     pub client_guid: [u8; 16],
-    /// Scope of link-local addresses, or 0.
+    /// Scope ID of a link-local address, or 0.
     pub scope_id: u32,
     /// Longest SMB2 message to send, in bytes.
     pub max_fragmented_send_size: u32,
@@ -432,9 +432,9 @@ pub struct smbdirect_conn_info {
     /// negotiate message ([MS-SMBD] 2.2.1). max_fragmented_send_size is the lesser of this and what
     /// the device's memory allows.
     pub peer_max_fragmented_size: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved32: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 3],
 }
 
@@ -444,7 +444,7 @@ pub struct smbdirect_conn_info {
 pub struct smbdirect_event {
     /// sizeof(struct smbdirect_event).
     pub type_size: u32,
-    /// SMBDIRECT_EVENT_*.
+    /// One of SMBDIRECT_EVENT_*.
     pub kind: u32,
     /// SMBDIRECT_OK or SMBDIRECT_E_*: how it ended, for kinds that report an end.
     pub status: i32,
@@ -483,9 +483,9 @@ pub struct smbdirect_transfer {
     pub descriptors_offset: u32,
     /// Length of the descriptors, in bytes. Together they describe at least `length` bytes.
     pub descriptors_length: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved32: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 2],
 }
 
@@ -496,7 +496,7 @@ pub struct smbdirect_transfer {
 pub struct smbdirect_transform {
     /// sizeof(struct smbdirect_transform).
     pub type_size: u32,
-    /// SMBDIRECT_TRANSFORM_*.
+    /// One of SMBDIRECT_TRANSFORM_*.
     pub transform_type: u32,
     /// Bytes to write, at least 1.
     pub length: u32,
@@ -512,9 +512,9 @@ pub struct smbdirect_transform {
     pub nonce_offset: u32,
     /// Length of the nonce, in bytes: any, also one that the algorithm does not have.
     pub nonce_length: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved32: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u64; 2],
 }
 
