@@ -14,7 +14,7 @@ pub struct Transfer {
     pub channel: u32,
     /// Number of bytes to read or write: at least 1.
     pub length: u32,
-    /// Where the buffer descriptors begin, in bytes from the request's header.
+    /// Offset of the buffer descriptors, in bytes from the request's header.
     pub descriptors_offset: usize,
     /// Length of the descriptors in bytes, a multiple of 16. Together they describe at least `length` bytes.
     pub descriptors_length: usize,
@@ -59,15 +59,15 @@ pub struct Transform {
     pub transform_type: u16,
     /// Number of bytes to write: at least 1.
     pub length: u32,
-    /// Where the buffer descriptors begin, in bytes from the request's header.
+    /// Offset of the buffer descriptors, in bytes from the request's header.
     pub descriptors_offset: usize,
     /// Length of the descriptors in bytes, a multiple of 16. Together they describe at least `length` bytes.
     pub descriptors_length: usize,
-    /// Where the signature begins, in bytes from the request's header.
+    /// Offset of the signature, in bytes from the request's header.
     pub signature_offset: usize,
     /// Length of the signature in bytes, which need not be one that the algorithm has.
     pub signature_length: usize,
-    /// Where the nonce begins, in bytes from the request's header.
+    /// Offset of the nonce, in bytes from the request's header.
     pub nonce_offset: usize,
     /// Length of the nonce in bytes, which need not be one that the algorithm has.
     pub nonce_length: usize,

@@ -130,7 +130,7 @@ impl Status {
             Self::Version => c"the smbdirect device speaks another version",
             Self::Detached => c"detached from the smbdirect device",
             Self::NotAttached => c"not attached in the role for this call",
-            Self::Again => c"no room now, wait for an event",
+            Self::Again => c"no room now: wait for an event",
             Self::NoMemory => c"the device has no memory for this",
             Self::TooLong => c"longer than a buffer, message or RDMA transfer may be",
             Self::NoConnection => c"no such connection",
@@ -141,7 +141,7 @@ impl Status {
                 c"the buffer descriptors describe fewer bytes than the transfer has"
             }
             Self::Request => c"not a well-formed SMB2 request",
-            Self::NoReads => c"the peer serves no RDMA READs",
+            Self::NoReads => c"the peer does not serve RDMA READs",
             Self::NoToken => c"the token of the connection is unknown, used or expired",
             Self::NoOwner => c"no worker has registered this client GUID",
             Self::Taken => c"another worker has registered this client GUID or session",

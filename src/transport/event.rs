@@ -207,8 +207,8 @@ pub enum SendError {
     /// The piece of memory does not lie in a region that `register` returned.
     #[error("the memory does not lie in a registered region")]
     LocalProtection,
-    /// The peer serves no RDMA READs ([`ReadLimits::initiator_depth`] is 0): let it send the data instead.
-    #[error("the peer serves no RDMA READs")]
+    /// The peer does not serve RDMA READs ([`ReadLimits::initiator_depth`] is 0): let it send the data instead.
+    #[error("the peer does not serve RDMA READs")]
     NoReads,
     /// The descriptors hold fewer bytes than the transfer.
     #[error("the buffer descriptors hold fewer bytes than the transfer")]

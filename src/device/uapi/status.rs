@@ -217,7 +217,7 @@ pub struct Connection {
     pub id: u64,
     /// The client's address.
     pub peer: SocketAddress,
-    /// The address at which it came in.
+    /// The server's address to which the client connected.
     pub local: SocketAddress,
     /// The fabric that carries it.
     pub fabric: Name,
@@ -311,7 +311,7 @@ pub struct Queue {
 pub struct Close {
     /// The client's address.
     pub peer: SocketAddress,
-    /// The address at which it came in.
+    /// The server's address to which the client connected.
     pub local: SocketAddress,
     /// The fabric that carried it.
     pub fabric: Name,
