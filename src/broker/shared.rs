@@ -73,7 +73,7 @@ impl Shared {
     pub(super) fn limit_met(&self, key: &'static str, limit: usize, (times, what): (u64, &str)) {
         let met = self.registry().warnings.met(key, times, self.now());
         if let Some(times) = met {
-            tracing::warn!(times, "{key} = {limit} was met: {what}");
+            tracing::warn!(times, "{key} = {limit} was reached: {what}");
         }
     }
 }
