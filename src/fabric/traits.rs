@@ -143,7 +143,7 @@ pub enum CauseKind {
 
 /// What the codes of a [`Cause`] mean: each provider of connections has one such object.
 pub trait Causes: Sync {
-    /// A name for counters: lower case, words joined by `_`, stable. No other provider uses it.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`. No other provider uses it.
     fn name(&self, code: u32) -> &'static str;
 
     /// What it is about.
@@ -173,7 +173,7 @@ impl Cause {
         self.code
     }
 
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.causes.name(self.code)
@@ -271,7 +271,7 @@ impl CloseReason {
         matches!(self, Self::Provider(cause) if cause.kind() == kind)
     }
 
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

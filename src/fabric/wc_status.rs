@@ -64,7 +64,7 @@ impl WcStatus {
         }
     }
 
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {

@@ -53,7 +53,7 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
-    /// A name for counters: lower case, words joined by `_`, stable. For [`ProtocolError::Wire`]
+    /// Returns a stable name for counters, in lower case, with words joined by `_`. For [`ProtocolError::Wire`]
     /// the name of the rule.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -83,7 +83,7 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()

@@ -141,7 +141,7 @@ pub enum IwarpError {
 }
 
 impl IwarpError {
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
