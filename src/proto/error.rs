@@ -53,7 +53,7 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
-    /// Returns a stable name for counters, in lower case, with words joined by `_`. For [`ProtocolError::Wire`]
+    /// Returns a stable name for counters, in lower case, with words joined by `_`. For [`ProtocolError::Wire`], it is
     /// the name of the rule.
     #[must_use]
     pub fn name(&self) -> &'static str {
