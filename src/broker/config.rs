@@ -41,7 +41,7 @@ pub struct Config {
     pub status_group: String,
     /// Number of reactor threads: 1 to 64.
     pub reactors: usize,
-    /// How long a reactor polls for work before it sleeps: up to 10 ms, or zero for not at all.
+    /// How long a reactor polls for work before it sleeps: up to 10 ms; with zero it does not poll.
     pub busy_poll: Duration,
     /// The values with which this side negotiates accepted connections.
     pub acceptor: proto::Config,

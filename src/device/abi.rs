@@ -509,7 +509,7 @@ pub struct Attached {
     pub submissions_outstanding: u32,
     /// Largest RDMA transfer, in bytes.
     pub max_read_write_size: u32,
-    /// Those features named by [`Attach`] that both sides use.
+    /// The features named by [`Attach`] that both sides use.
     pub features: u64,
     /// Must be 0.
     pub reserved: [u32; 4],

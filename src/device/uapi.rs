@@ -350,8 +350,8 @@ pub struct EnterCall {
     pub queue: u32,
     /// A combination of `enter::*`.
     pub flags: u32,
-    /// How long to sleep at most until `ready` is not 0, in nanoseconds: 0 for not at all, or [`FOREVER`]. Needs
-    /// [`enter::LOOK`].
+    /// Maximum time to sleep until `ready` is not 0, in nanoseconds: 0 means not to sleep, [`FOREVER`] without a limit.
+    /// Needs [`enter::LOOK`].
     pub wait_ns: u64,
     /// Written: a combination of `ready::*` with [`enter::LOOK`], otherwise 0.
     pub ready: u32,

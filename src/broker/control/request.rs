@@ -60,7 +60,10 @@ impl Control {
         };
         if process.role != role {
             if cookie == 0 {
-                return Err((Status::Corrupt, "it sent a request that its role does not allow".into()));
+                return Err((
+                    Status::Corrupt,
+                    "it sent a request that its role does not allow".into(),
+                ));
             }
             return reply(&process, cookie, kind, Err(Status::NotAttached));
         }

@@ -100,7 +100,7 @@ pub struct Report<W> {
     pub established: u64,
     /// What all connections carried, including those that have ended.
     pub traffic: Traffic,
-    /// WRITEs whose data was fetched before their owners were told of them.
+    /// Number of WRITEs whose data was fetched before their owners got them.
     pub fetched_ahead: u64,
     /// The transport's counters, including ends of connections that never negotiated.
     pub counters: Vec<(&'static str, u64)>,

@@ -341,7 +341,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return;
         }
         if conn.info_due {
-            // If it has ended, the next event says so. A worker that was not told about it is not told of its end.
+            // If it has ended, the next event says so. A worker never hears of the end of a connection that was not
+            // announced to it.
             let Some(status) = self.transport.status(id) else {
                 return;
             };

@@ -161,7 +161,7 @@ fn tells_a_double_free_from_a_foreign_number() {
         again.to_bits() + 1,            // in the middle of the run
         again.to_bits() + (1 << 16),    // a segment that does not exist
         again.to_bits() + (1 << 32),    // a generation that is still to come
-        (1 << 32) | 16,                 // behind the last unit
+        (1 << 32) | 16,                 // after the last unit
         buffer.to_bits() & 0xffff_ffff, // no generation
     ] {
         let buffer = Buffer::from_bits(made_up);

@@ -237,8 +237,7 @@ fn addresses(facts: &Facts, found: &mut Findings) {
         );
     }
     if device.allowed.as_ref().is_some_and(Vec::is_empty) {
-        let cure =
-            "change interfaces and bind interfaces only in smb.conf, which exclude all addresses of this machine";
+        let cure = "change interfaces and bind interfaces only in smb.conf: they exclude all addresses of this machine";
         return found.fail(CHECK, "smbd does not allow any address", cure);
     }
     if device.addresses.is_empty() {
@@ -312,8 +311,7 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
     );
     let has_no_speed = facts.interfaces.get(name).is_some_and(|it| !it.has_speed);
     if fabric == "verbs" && has_no_speed {
-        let message =
-            format!("{name} reports no speed, so {at} is announced with 10 Gbit/s");
+        let message = format!("{name} reports no speed, so {at} is announced with 10 Gbit/s");
         found.warn(
             CHECK,
             message,

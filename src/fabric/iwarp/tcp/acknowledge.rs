@@ -17,8 +17,8 @@ use crate::units::Instant;
 
 /// The number of SENDs from which the kernel is asked as soon as we hear from the peer.
 const MANY: usize = 16;
-/// The same in bytes of SENDs. For this many, the kernel is also asked sooner, even if we do not hear from the peer,
-/// because the owner may be waiting for the memory.
+/// The number of bytes of SENDs from which the kernel is asked then. It is also asked sooner if we do not hear from the
+/// peer, because the owner may be waiting for the memory.
 const LARGE: usize = 64 * 1024;
 /// Time until the kernel is asked: `SOON` if much is unacknowledged, `LATER` if little is.
 const SOON: Duration = Duration::from_millis(1);
