@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The quantities that every layer shares, as types that cannot be mixed up.
+//! The quantities that all layers share, as types that cannot be confused.
 
 use core::fmt;
 use core::ops::{Add, Sub};
 use core::time::Duration;
 
-/// A number of SMB Direct credits: messages that one side may send, because the other has posted
-/// that many receives ([MS-SMBD] 3.1.1.1).
+/// A number of SMB Direct credits: messages that one side may send, because the other has posted that many receives
+/// ([MS-SMBD] 3.1.1.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Credits(pub u16);
 
@@ -15,7 +15,7 @@ impl Credits {
     /// No credits.
     pub const ZERO: Self = Self(0);
 
-    /// `self + other`, or `None` if the sum would exceed 65,535.
+    /// Returns `self + other`, or `None` if the sum would exceed 65,535.
     #[must_use]
     pub const fn checked_add(self, other: Self) -> Option<Self> {
         match self.0.checked_add(other.0) {
@@ -24,7 +24,7 @@ impl Credits {
         }
     }
 
-    /// `self - other`, or `None` if `other` is larger.
+    /// Returns `self - other`, or `None` if `other` is larger.
     #[must_use]
     pub const fn checked_sub(self, other: Self) -> Option<Self> {
         match self.0.checked_sub(other.0) {
@@ -33,7 +33,7 @@ impl Credits {
         }
     }
 
-    /// `self - other`, or zero if `other` is larger.
+    /// Returns `self - other`, or zero if `other` is larger.
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
@@ -46,9 +46,8 @@ impl fmt::Display for Credits {
     }
 }
 
-/// The steering token of remotely accessible memory: the `Token` of a buffer descriptor
-/// ([MS-SMBD] 2.2.3.1), the rkey of verbs, the STag of iWARP, as the 32-bit number that all of
-/// them mean.
+/// The steering token of remotely accessible memory: the `Token` of a buffer descriptor ([MS-SMBD] 2.2.3.1), the rkey
+/// of verbs, and the STag of iWARP, all of which are the same 32-bit number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RemoteToken(pub u32);
 
@@ -60,8 +59,8 @@ impl fmt::Display for RemoteToken {
 
 /// A moment of a monotonic clock, in nanoseconds since a start that the owner of the clock chose.
 ///
-/// Nothing in this crate below `transport` reads a clock: time always comes in as an argument, so
-/// that two hours of protocol pass in a millisecond of test.
+/// Nothing in this crate below `transport` reads a clock: time always comes in as an argument, so that a test can play
+/// two hours of the protocol in a millisecond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);
 
@@ -69,19 +68,19 @@ impl Instant {
     /// The start of the clock.
     pub const ZERO: Self = Self(0);
 
-    /// The moment `nanos` nanoseconds after the start of the clock.
+    /// Returns the moment `nanos` nanoseconds after the start of the clock.
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the start of the clock.
+    /// Returns the nanoseconds since the start of the clock.
     #[must_use]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// The time from `earlier` to `self`; zero if `earlier` is later.
+    /// Returns the time from `earlier` to `self`; zero if `earlier` is later.
     #[must_use]
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -91,7 +90,7 @@ impl Instant {
 impl Add<Duration> for Instant {
     type Output = Self;
 
-    /// Saturates at the end of the clock, 584 years after its start.
+    /// Adds a time; saturates at the end of the clock, 584 years after its start.
     fn add(self, time: Duration) -> Self {
         Self(
             self.0
@@ -103,7 +102,7 @@ impl Add<Duration> for Instant {
 impl Sub for Instant {
     type Output = Duration;
 
-    /// The same as [`Instant::saturating_since`].
+    /// Returns the same as [`Instant::saturating_since`].
     fn sub(self, earlier: Self) -> Duration {
         self.saturating_since(earlier)
     }

@@ -8,9 +8,9 @@
 //!   client:  reading, writing -> writing -> shut: input is thrown away -> gone
 //! ```
 //!
-//! Whichever side ends, what came before is delivered first: what the client sent is queued before the link is closed,
-//! and after the link is gone the client still gets what the server sent. SMB Direct cannot close half of a connection:
-//! to the server, a client that will send no more is gone.
+//! Whichever side ends, earlier messages are delivered first: messages of the client are queued before the link is
+//! closed, and after the link has gone the client still gets the messages of the server. SMB Direct cannot close half
+//! of a connection: to the server, a client that will send no more has gone.
 
 use std::io::{ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr};
@@ -29,19 +29,19 @@ use crate::sys::{IoVecs, Memory};
 use crate::transport::{CloseReason, SendError, Transport};
 use crate::units::Instant;
 
-/// Time that a client has for its first message.
+/// Time within which a client must send its first message.
 const FIRST_MESSAGE: Duration = Duration::from_secs(60);
-/// Time in which a client has to take at least something of what the server sent before it closed.
+/// Time within which a client must take at least some of the data that the server sent before it closed.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Time that a client has to close after this side has closed.
+/// Time within which a client must close after this side has closed.
 const LINGER: Duration = Duration::from_secs(2);
-/// Connections to the server that are being made at a time. Servers limit those of one address that have not
-/// negotiated, and all clients of a bridge have the bridge's address.
+/// Maximum number of connections to the server that are being made at a time. Servers limit how many connections from
+/// one address have not negotiated, and all clients of a bridge have the bridge's address.
 const CONNECTING: usize = 16;
-/// System calls that discard input before other clients get their turn.
+/// Number of system calls that discard input before other clients get their turn.
 const DISCARDS: usize = 16;
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) transport: Transport<AnyFabric, Buffers>,
@@ -49,7 +49,7 @@ pub(super) struct Context {
     pub(super) now: Instant,
     /// Addresses of the server, in the order in which they are tried.
     pub(super) target: Vec<SocketAddr>,
-    /// How many connections to it are being made: at most [`CONNECTING`].
+    /// How many connections to the server are being made: at most [`CONNECTING`].
     connecting: usize,
     pub(super) statistics: Statistics,
 }
@@ -66,7 +66,7 @@ impl Context {
         }
     }
 
-    /// How many more connections to the server may be made now.
+    /// Returns how many more connections to the server may be made now.
     pub(super) const fn places(&self) -> usize {
         CONNECTING.saturating_sub(self.connecting)
     }
@@ -76,9 +76,9 @@ impl Context {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     None,
-    /// To the address with this index.
+    /// A connection to the address with this index is being made.
     Connecting(ConnId, usize),
-    /// The server takes messages of up to this many bytes.
+    /// The connection is up, and the server accepts messages of up to this many bytes.
     Up(ConnId, u32),
     Closing(ConnId),
     Gone,
@@ -95,13 +95,13 @@ enum Output {
 /// The result of a connection's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// Nothing to do until something happens.
+    /// There is nothing to do until something happens.
     Rest,
     /// There is more to do.
     Again,
-    /// Nothing to do until there are [`Context::places`].
+    /// There is nothing to do until there are [`Context::places`].
     AwaitPlace,
-    /// It is over.
+    /// The connection is over.
     Done,
 }
 
@@ -110,20 +110,20 @@ pub(super) enum Turn {
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
-    /// In the list of clients that have something to do.
+    /// The client is in the list of clients that have something to do.
     pub(super) queued: bool,
-    /// In the line of clients that wait for a place.
+    /// The client is in the line of clients that wait for a place.
     pub(super) in_line: bool,
     pub(super) deadline: Option<Instant>,
     pub(super) to_server: Traffic,
     pub(super) to_client: Traffic,
     readable: bool,
     writable: bool,
-    /// Whether the client's messages are taken.
+    /// Whether the client's messages are read.
     reading: bool,
     /// The client has sent everything.
     at_end: bool,
-    /// Its first message is there, but too many connections are being made.
+    /// The client's first message has come, but too many connections are being made.
     awaits_place: bool,
     output: Output,
     link: Link,
@@ -157,12 +157,12 @@ impl Connection {
         }
     }
 
-    /// Why it ended, or is about to.
+    /// Returns why the connection ended, or is about to end.
     pub(super) fn end(&self) -> Option<&End> {
         self.end.as_ref()
     }
 
-    /// The SMB Direct connection that the transport knows.
+    /// Returns the SMB Direct connection that the transport knows.
     pub(super) fn link(&self) -> Option<ConnId> {
         match self.link {
             Link::Connecting(conn, _) | Link::Up(conn, _) | Link::Closing(conn) => Some(conn),
@@ -170,20 +170,20 @@ impl Connection {
         }
     }
 
-    /// The socket is ready for something.
+    /// Takes note that the socket is ready for something.
     pub(super) fn ready(&mut self, event: &mio::event::Event) {
         // An error shows in the next attempt.
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
     }
 
-    /// Takes no more messages from the client. The first reason stays.
+    /// Stops reading messages of the client. The first reason is kept.
     pub(super) fn stop_reading(&mut self, end: End) {
         self.reading = false;
         self.end.get_or_insert(end);
     }
 
-    /// SMB Direct has been negotiated.
+    /// Handles the end of the negotiation of SMB Direct.
     pub(super) fn established(&mut self, conn: ConnId, cx: &mut Context) {
         if !matches!(self.link, Link::Connecting(..)) {
             return;
@@ -204,7 +204,7 @@ impl Connection {
         }
     }
 
-    /// The server sent a message.
+    /// Handles a message that the server sent.
     pub(super) fn message(&mut self, message: Message, cx: &mut Context) {
         if self.output == Output::Open {
             self.download.push(message);
@@ -213,11 +213,11 @@ impl Connection {
         }
     }
 
-    /// A message of the client was sent, or will never be.
+    /// Handles the end of a message of the client, which was sent or will never be sent.
     pub(super) fn sent(&mut self, conn: ConnId, result: Result<(), WrError>, cx: &mut Context) {
         let (bytes, memory) = self.upload.sent();
         if let Some(region) = memory {
-            // Fails only if the connection is gone, and its registrations with it.
+            // This fails only if the connection has gone, and its registrations with it.
             let _ = cx.transport.deregister(conn, region);
         }
         if result.is_ok() {
@@ -226,8 +226,8 @@ impl Connection {
         }
     }
 
-    /// The SMB Direct connection is gone. If it was never up, tries the next address, and returns that connection if
-    /// there is one.
+    /// Handles the end of the SMB Direct connection. If it was never up, tries the next address, and returns that
+    /// connection if there is one.
     pub(super) fn closed(&mut self, reason: CloseReason, cx: &mut Context) -> Option<ConnId> {
         let link = std::mem::replace(&mut self.link, Link::Gone);
         let end = match (link, reason) {
@@ -260,10 +260,10 @@ impl Connection {
         }
     }
 
-    /// Moves whatever can be moved, within bounds.
+    /// Moves as much data as it can, within bounds.
     pub(super) fn turn(&mut self, cx: &mut Context) -> Turn {
         let more = self.reading && self.carry(cx);
-        // After `carry`, since a session request has an answer.
+        // This comes after `carry`, because a session request has an answer.
         let more = self.flush(cx) || more;
         self.advance(cx);
         match (self.link, self.output) {
@@ -366,13 +366,13 @@ impl Connection {
         let (Link::Up(conn, _), Some(memory)) = (self.link, memory) else {
             return Err(SendError::NotEstablished.into());
         };
-        // Ends come in the order of sending: no cookie is needed to tell them apart.
+        // Sends end in the order of sending, so no cookie is needed to tell them apart.
         cx.transport.send(conn, 0, memory, None)?;
         self.upload.sending(memory.length as usize);
         Ok(())
     }
 
-    /// Gives the client what the server sent; returns whether the client may take more at once.
+    /// Sends the client the server's messages; returns whether the client may take more at once.
     fn flush(&mut self, cx: &mut Context) -> bool {
         if self.output != Output::Open || !self.writable || self.download.is_empty() {
             return false;
@@ -401,7 +401,7 @@ impl Connection {
         }
     }
 
-    /// The client will take nothing more.
+    /// Gives up on a client that will take nothing more.
     pub(super) fn give_up(&mut self, cx: &mut Context) {
         self.output = Output::Dead;
         while let Some(message) = self.download.discard() {
@@ -409,7 +409,7 @@ impl Connection {
         }
     }
 
-    /// Goes on to the next step of the end, if it is time.
+    /// Proceeds to the next step of the end, if it is time.
     fn advance(&mut self, cx: &mut Context) {
         if !self.reading {
             self.awaits_place = false;
@@ -435,7 +435,7 @@ impl Connection {
         } else if self.at_end || self.stream.shutdown(Shutdown::Write).is_err() {
             self.output = Output::Dead;
         } else {
-            // Closing a socket with unread input would take from the client what it has not read yet.
+            // If a socket with unread input were closed, the client would lose the data that it has not read yet.
             self.output = Output::Shut;
             self.deadline = Some(cx.now + LINGER);
         }
@@ -456,7 +456,7 @@ impl Connection {
         Turn::Again
     }
 
-    /// The deadline has passed.
+    /// Handles a deadline that has passed.
     pub(super) fn expire(&mut self, cx: &mut Context) {
         self.deadline = None;
         match (self.link, self.output) {
@@ -466,7 +466,7 @@ impl Connection {
             }
             (Link::Gone, output) => {
                 if output == Output::Open {
-                    // This says more than that the server closed.
+                    // This reason says more than that the server closed.
                     self.end = Some(End::DoesNotRead);
                 }
                 self.give_up(cx);

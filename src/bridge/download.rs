@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Messages from the server to the client, as they arrived, with a header of four bytes in front.
+//! Messages from the server to the client, unchanged, each after a header of four bytes.
 //!
-//! A message is put together behind its header, so that one system call sends many of them as they
-//! lie. What a connection may hold is limited here, where buffers are given out: a client that does
-//! not read gives none back, its server runs out of credits, and no other client notices.
+//! A message is assembled after its header, so that one system call sends many of them from where they
+//! are. The memory of a connection is limited here, because this module gives out buffers: a client that does
+//! not read gives none back, so its server runs out of credits, and no other client notices.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -16,21 +16,21 @@ use crate::fabric::ConnId;
 use crate::sys::{IoVecs, Memory};
 use crate::transport::{HeapBuffers, MessageBuffers, PlainHasher};
 
-/// Bytes of buffers that a connection may hold before it gets another, which may be of any size.
+/// Number of bytes of buffers up to which a connection gets another buffer, which may be of any size.
 const LIMIT: usize = 1 << 20;
-/// What a message costs besides its bytes.
+/// The cost of a message besides its bytes.
 const OVERHEAD: usize = 64;
 
-/// A message for the client, behind its header.
+/// A message for the client, after its header.
 #[derive(Debug)]
 pub(super) struct Message {
     bytes: Vec<u8>,
-    /// Which connection pays for it, and how much. A message of the bridge itself has no payer.
+    /// Which connection pays for the message, and how much. A message of the bridge itself has no payer.
     payer: Option<(ConnId, usize)>,
 }
 
 impl Message {
-    /// A message of the bridge itself, header included.
+    /// Makes a message of the bridge itself, header included.
     pub(super) fn own(bytes: &[u8]) -> Self {
         Self {
             bytes: bytes.to_vec(),
@@ -38,7 +38,7 @@ impl Message {
         }
     }
 
-    /// Whether the server sent it.
+    /// Returns whether the server sent the message.
     pub(super) const fn is_of_server(&self) -> bool {
         self.payer.is_some()
     }
@@ -48,8 +48,7 @@ impl Message {
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     heap: HeapBuffers,
-    /// The connection whose server is gone: what that still sent is in memory already, and bounded
-    /// by that.
+    /// The connection whose server has gone: messages that it sent before are already in memory, which bounds them.
     last_call: Option<ConnId>,
     held: HashMap<ConnId, usize, BuildHasherDefault<PlainHasher>>,
 }
@@ -81,7 +80,7 @@ impl MessageBuffers for Buffers {
         source_offset: usize,
         length: usize,
     ) {
-        // Appends: the header is in front already.
+        // This appends, because the header is already there.
         self.heap
             .fill(&mut buffer.bytes, offset, source, source_offset, length);
     }
@@ -108,16 +107,16 @@ impl MessageBuffers for Buffers {
 #[derive(Debug, Default)]
 pub(super) struct Download {
     queue: VecDeque<Message>,
-    /// Bytes of the first message that have gone.
+    /// Number of bytes of the first message that have been sent.
     done: usize,
 }
 
 /// The result of [`Download::send`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sent {
-    /// Bytes that the socket took.
+    /// Number of bytes that the socket took.
     pub(super) bytes: usize,
-    /// Whether it takes no more for now.
+    /// Whether the socket takes no more for now.
     pub(super) full: bool,
 }
 
@@ -142,7 +141,7 @@ impl Download {
             done = 0;
         }
         match out.send(socket) {
-            // It may take more, even if it did not take all.
+            // The socket may take more, even if it did not take everything.
             Ok(bytes) => Ok(Sent { bytes, full: false }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent {
                 bytes: 0,
@@ -153,8 +152,8 @@ impl Download {
         }
     }
 
-    /// Takes out the first message once all of it has gone, after `bytes` more have; returns it
-    /// with the number of its bytes that the server sent.
+    /// Takes out the first message once all of it has been sent, including `bytes` more; returns it with the number of
+    /// its bytes that the server sent.
     pub(super) fn take_sent(&mut self, bytes: &mut usize) -> Option<(Message, usize)> {
         let first = self.queue.front()?;
         let rest = first.bytes.len() - self.done;
@@ -169,7 +168,7 @@ impl Download {
         Some((message, payload))
     }
 
-    /// Takes out the first message, whatever has become of it.
+    /// Takes out the first message, whether it has been sent or not.
     pub(super) fn discard(&mut self) -> Option<Message> {
         self.done = 0;
         self.queue.pop_front()

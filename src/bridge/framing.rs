@@ -9,23 +9,23 @@
 //!   +--------+--------------------------+---------- - -
 //! ```
 //!
-//! Type 0 is a message; the other types belong to NetBIOS, and old clients use the two that are
-//! known here. SMB directly over TCP uses all 24 bits of the length, NetBIOS 17.
+//! Type 0 is a message; the other types belong to NetBIOS, and old clients use the two that are known here. SMB
+//! directly over TCP uses all 24 bits of the length, and NetBIOS uses 17.
 
-/// Bytes in front of each message.
+/// Number of bytes before each message.
 pub(super) const HEADER_LENGTH: usize = 4;
 
-/// Largest message that a header can announce, in bytes.
+/// Length of the largest message that a header can announce, in bytes.
 pub const MAX_MESSAGE: u32 = 0xFF_FFFF;
 
-/// Largest session request: two encoded names take 68 bytes, and scopes make them longer (RFC 1002
+/// Length of the largest session request: two encoded names take 68 bytes, and scopes make them longer (RFC 1002
 /// 4.3.2).
 const MAX_SESSION_REQUEST: u32 = 1024;
 
 /// The positive session response, which is a header alone (RFC 1002 4.3.3).
 pub(super) const SESSION_RESPONSE: [u8; HEADER_LENGTH] = [0x82, 0, 0, 0];
 
-/// What an SMB1 message begins with ([MS-CIFS] 2.2.3.1).
+/// The first bytes of an SMB1 message ([MS-CIFS] 2.2.3.1).
 pub(super) const SMB1: [u8; 4] = *b"\xFFSMB";
 
 /// What a header announces.
@@ -40,7 +40,7 @@ pub(super) enum Frame {
 }
 
 impl Frame {
-    /// What this header announces; `None` if no SMB client sends that.
+    /// Returns what this header announces; `None` if no SMB client sends such a header.
     pub(super) const fn parse(header: [u8; HEADER_LENGTH]) -> Option<Self> {
         let length = u32::from_be_bytes([0, header[1], header[2], header[3]]);
         match header[0] {
@@ -52,7 +52,7 @@ impl Frame {
     }
 }
 
-/// The header of a message; its length has 24 bits.
+/// Returns the header of a message, whose length has 24 bits.
 pub(super) const fn header(length: u32) -> [u8; HEADER_LENGTH] {
     debug_assert!(length <= MAX_MESSAGE);
     let [_, a, b, c] = length.to_be_bytes();

@@ -11,10 +11,10 @@
 //! stay in order; nothing of SMB2 is read, so there is no RDMA READ or WRITE: file data goes in messages. SMB1, which
 //! SMB Direct cannot carry, ends a connection with a log line that says so.
 //!
-//! One thread does it all. Memory is bounded on each connection, and back-pressure passes through: if a server grants
-//! no credits, its client's socket is not read (`upload`); if a client does not read, its server is granted no credits
-//! (`download`). The bridge must never: end a connection for what another one did, wait for one, or hold what it does
-//! not need.
+//! One thread does all the work. Memory is bounded on each connection, and back-pressure passes through: if a server
+//! grants no credits, its client's socket is not read (`upload`); if a client does not read, its server is granted no
+//! credits (`download`). The bridge must never end a connection because of what another one did, wait for a connection,
+//! or hold memory that it does not need.
 
 mod connection;
 mod download;
@@ -52,39 +52,38 @@ use crate::units::Instant;
 
 const WAKER: Token = Token(usize::MAX);
 const TRANSPORT: Token = Token(usize::MAX - 1);
-/// Clients to accept from a listener before others get their turn.
+/// Number of clients to accept from a listener before others get their turn.
 const ACCEPT_BATCH: usize = 64;
-/// Time that connections have to end in order.
+/// Time within which connections must end in order.
 const STOP_TIME: Duration = Duration::from_secs(5);
-/// Regions of a connection: the window, large messages under way and kept, receives.
+/// Maximum number of regions of a connection: the window, large messages under way and kept, and receives.
 const REGIONS: usize = 64;
 slotmap::new_key_type! {
     /// A client.
     struct Key;
 }
 
-/// What a bridge is to do.
+/// The configuration of a bridge.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where clients connect; port 0 takes a free one.
+    /// The addresses to which clients connect; port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
     /// Addresses of the server, in the order in which they are tried for each client.
     pub target: Vec<SocketAddr>,
-    /// What is brought to the SMB Direct negotiation; `max_fragmented_size` is at most
-    /// [`MAX_MESSAGE`].
+    /// The values with which the bridge negotiates SMB Direct; `max_fragmented_size` is at most [`MAX_MESSAGE`].
     pub endpoint: proto::Config,
-    /// The fabric that carries SMB Direct; `None`: an RDMA device if the server is reached through one, otherwise
-    /// software.
+    /// The fabric that carries SMB Direct. With `None`, it is an RDMA device if the server is reached through one, and
+    /// software otherwise.
     pub fabric: Option<FabricKind>,
     /// Whether to ask for CRCs in FPDUs.
     pub crc: bool,
-    /// Clients at a time. More are closed at once.
+    /// Maximum number of clients at a time. Further ones are closed at once.
     pub max_connections: usize,
 }
 
 impl Config {
-    /// From `listen` to `target`, with the largest messages that SMB over TCP carries, received 8 KiB at a time, and
-    /// 1024 clients.
+    /// Makes the configuration of a bridge from `listen` to `target`, with the largest messages that SMB over TCP
+    /// carries, received 8 KiB at a time, and 1024 clients.
     #[must_use]
     pub fn new(listen: Vec<SocketAddr>, target: Vec<SocketAddr>) -> Self {
         Self {
@@ -128,7 +127,7 @@ pub struct Stopper {
 }
 
 impl Stopper {
-    /// Takes no more clients, and ends the connections in order, within seconds.
+    /// Stops accepting clients, and ends the connections in order, within seconds.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         // If the bridge has ended, there is nothing to wake.
@@ -140,7 +139,7 @@ impl Stopper {
 struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    /// More clients may wait.
+    /// More clients may be waiting.
     ready: bool,
 }
 
@@ -154,7 +153,7 @@ pub struct Bridge {
     accept_again: Option<Instant>,
     max_connections: usize,
     clients: SlotMap<Key, Box<Connection>>,
-    /// The client that each SMB Direct connection belongs to.
+    /// The client of each SMB Direct connection.
     links: HashMap<ConnId, Key, BuildHasherDefault<PlainHasher>>,
     /// Clients with something to do; each at most once.
     work: Vec<Key>,
@@ -171,7 +170,7 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Listens, but does not accept yet.
+    /// Makes a bridge that listens, but does not accept clients yet.
     ///
     /// # Errors
     ///
@@ -223,14 +222,14 @@ impl Bridge {
         })
     }
 
-    /// Where it listens, with the real ports.
+    /// Returns the addresses on which it listens, with the real ports.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let addresses = self.listeners.iter().map(|listener| listener.address);
         addresses.collect()
     }
 
-    /// A handle that ends it.
+    /// Returns a handle that ends the bridge.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
@@ -240,7 +239,7 @@ impl Bridge {
     ///
     /// # Errors
     ///
-    /// The system or the fabric as a whole fails; a single connection's failure is only logged.
+    /// The system or the fabric as a whole has failed; a single connection's failure is only logged.
     pub fn run(mut self) -> Result<Statistics, BridgeError> {
         while !self.is_over() {
             self.wait()?;
@@ -282,7 +281,7 @@ impl Bridge {
         ended || self.context.now >= stop_at
     }
 
-    /// Sleeps until there is something to do, and notes for which clients.
+    /// Sleeps until there is something to do, and records for which clients.
     fn wait(&mut self) -> Result<(), BridgeError> {
         self.now();
         let accepts = self.listeners.iter().any(|listener| listener.ready);
@@ -305,7 +304,7 @@ impl Bridge {
         let ready = std::mem::replace(&mut self.ready, mio::Events::with_capacity(0));
         for event in ready.iter() {
             match event.token() {
-                // Looked at in each round.
+                // These are looked at in each round.
                 WAKER | TRANSPORT => {}
                 Token(number) if number < self.listeners.len() => {
                     if let Some(listener) = self.listeners.get_mut(number) {
@@ -325,7 +324,7 @@ impl Bridge {
         Ok(())
     }
 
-    /// Makes the next wait report the transport even if it was ready before: readiness is reported once.
+    /// Makes the next wait report the transport even if it was ready before, because readiness is reported only once.
     fn watch_transport(&self) -> io::Result<()> {
         let Some(fd) = self.context.transport.event_fd().map(|fd| fd.as_raw_fd()) else {
             return Ok(());
@@ -342,7 +341,7 @@ impl Bridge {
         }
     }
 
-    /// Accepts clients that wait.
+    /// Accepts clients that are waiting.
     fn accept(&mut self) {
         if self.accept_again.is_some_and(|at| at > self.context.now) {
             return;
@@ -454,7 +453,7 @@ impl Bridge {
             | Event::Message { conn, .. }
             | Event::Sent { conn, .. }
             | Event::Closed { conn, .. } => *conn,
-            // Nothing is registered for the server, and nothing is read or written there.
+            // No memory is registered for the server, and the bridge does not read or write the server's memory.
             Event::Invalidated { .. } | Event::Written { .. } | Event::Read { .. } => return,
         };
         let cx = &mut self.context;
@@ -509,7 +508,7 @@ impl Bridge {
         }
     }
 
-    /// A client is gone, and so is its SMB Direct connection.
+    /// Removes a client that has gone, with its SMB Direct connection.
     fn remove(&mut self, key: Key) {
         let Some(mut client) = self.clients.remove(key) else {
             return;
@@ -548,7 +547,7 @@ fn transport(config: &Config) -> Result<Transport<AnyFabric, Buffers>, BridgeErr
     fabric.depths.regions = REGIONS;
     fabric.depths.recvs = usize::from(config.endpoint.receive_credit_max.0) + 1;
     let mut transport = transport::Config::new(proto::Config::default(), config.endpoint);
-    // Each client has at most one.
+    // Each client has at most one connection.
     transport.max_connections = config.max_connections;
     // All addresses of one server are reached in the same way.
     let target = config.target.first().ok_or(BridgeError::NoTarget)?;
@@ -556,7 +555,7 @@ fn transport(config: &Config) -> Result<Transport<AnyFabric, Buffers>, BridgeErr
     Ok(Transport::new(fabric, Buffers::default(), transport))
 }
 
-/// Whether an error of `accept` concerns the connection, and not the listener (accept(2)).
+/// Returns whether an error of `accept` concerns the connection, and not the listener (accept(2)).
 fn is_of_client(error: &io::Error) -> bool {
     matches!(
         error.kind(),

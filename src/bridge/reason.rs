@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Why a bridge ended a connection, and why it did not start.
+//! The reasons why a bridge ended a connection, or did not start.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::fabric::FabricError;
 use crate::proto::ConfigError;
 use crate::transport::{self, ConnectError};
 
-/// Why a connection ended: the first reason that either side had.
+/// Why a connection ended: the first reason of either side.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum End {
     #[error("closed by the client")]
@@ -48,39 +48,39 @@ pub(super) enum End {
 }
 
 impl End {
-    /// Whether connections end like this when all is well.
+    /// Returns whether connections end in this way when all is well.
     pub(super) const fn is_normal(&self) -> bool {
         matches!(self, Self::Client | Self::Server | Self::Stopped)
     }
 }
 
-/// Why a bridge did not start, or did not run on.
+/// Why a bridge did not start, or did not continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BridgeError {
-    /// No address to listen on.
+    /// There is no address to listen on.
     #[error("there is no address to listen on")]
     NoListener,
-    /// No address of the server.
+    /// There is no address of the server.
     #[error("there is no address of the server")]
     NoTarget,
     /// A value of `Config::endpoint` is out of range.
     #[error(transparent)]
     Endpoint(#[from] ConfigError),
-    /// [`MAX_MESSAGE`] is what the framing of SMB over TCP can carry.
+    /// `max_fragmented_size` exceeds [`MAX_MESSAGE`], the longest message that the framing of SMB over TCP can carry.
     #[error(
         "max_fragmented_size must be at most {MAX_MESSAGE} bytes, the most that SMB over TCP carries"
     )]
     MaxFragmentedSize,
-    /// 0 connections.
+    /// `max_connections` is 0.
     #[error("max_connections must be at least 1")]
     MaxConnections,
     /// The operating system refused.
     #[error("{context}: {source}")]
     Os {
-        /// What was being done, and to what.
+        /// What was being done, and with what.
         context: String,
-        /// As reported.
+        /// The system's error.
         source: io::Error,
     },
     /// The fabric as a whole failed.
@@ -88,7 +88,7 @@ pub enum BridgeError {
     Fabric(#[from] FabricError),
 }
 
-/// `Os`, with what was being done.
+/// Returns a function that makes an `Os` error, with what was being done.
 pub(super) fn failed(context: impl Into<String>) -> impl FnOnce(io::Error) -> BridgeError {
     let context = context.into();
     |source| BridgeError::Os { context, source }

@@ -1,39 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a bridge carried.
+//! Statistics of what a bridge carried.
 
 use serde::Serialize;
 
 /// What a bridge did since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Statistics {
-    /// Clients.
+    /// Numbers of clients.
     pub connections: Connections,
-    /// What was handed to the network for the server.
+    /// The traffic that was handed to the network for the server.
     pub to_server: Traffic,
-    /// What the clients' sockets took.
+    /// The traffic that the clients' sockets took.
     pub to_client: Traffic,
 }
 
-/// Clients, by what became of them.
+/// Numbers of clients, by how their connections went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Connections {
-    /// Taken.
+    /// Clients that were accepted.
     pub accepted: u64,
-    /// Turned away: there were `Config::max_connections` already.
+    /// Clients that were turned away, because there were already `Config::max_connections`.
     pub turned_away: u64,
-    /// Those accepted that had an SMB Direct connection to the server.
+    /// Accepted clients that had an SMB Direct connection to the server.
     pub carried: u64,
-    /// Those accepted that neither side closed in order.
+    /// Accepted clients whose connection neither side closed in order.
     pub failed: u64,
 }
 
-/// Messages one way.
+/// The messages in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
-    /// Messages that went whole.
+    /// Number of messages that were carried whole.
     pub messages: u64,
-    /// Their bytes, without headers.
+    /// Number of their bytes, without headers.
     pub bytes: u64,
 }
 

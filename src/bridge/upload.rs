@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Messages from the client to the server, sent from where the socket put them.
+//! Messages from the client to the server, which are sent from the memory into which the socket put them.
 //!
 //! ```text
 //!   window    | sent, not done | start: not parsed | end: room ...       |
@@ -8,9 +8,9 @@
 //! ```
 //!
 //! The socket is read into a registered window, and complete messages are sent from there. A message that is too large
-//! to wait for there gets memory of its own, which the socket then fills before the window in the same call. The window
+//! for the window gets memory of its own, which the socket then fills before the window in the same call. The window
 //! starts over once nothing in it is being sent. A connection holds the window, [`LIMIT`] bytes of large messages and
-//! one more, and [`SPARES`].
+//! one more such message, and [`SPARES`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,15 +21,15 @@ use super::reason::End;
 use crate::fabric::{RegionId, Sge};
 use crate::sys::{IoVecs, Memory, OutOfRange};
 
-/// Bytes of a window.
+/// Number of bytes of a window.
 const WINDOW: usize = 256 << 10;
 /// A message of more bytes than this does not wait in the window until it is complete.
 const LARGE: usize = 64 << 10;
 /// Nothing more is read while more bytes than this are being sent.
 const LIMIT: usize = 2 << 20;
-/// The same in messages. Below what a transport queues.
+/// The same limit in messages, which is less than a transport queues.
 const MESSAGES: usize = 128;
-/// Memory of large messages that is kept for later ones: pieces, and bytes of the largest.
+/// Memory of large messages that is kept for later ones: the number of pieces, and the bytes of the largest.
 const SPARES: usize = 2;
 const LARGEST_SPARE: usize = 2 << 20;
 
@@ -52,18 +52,18 @@ struct Partial {
 #[derive(Debug)]
 struct Flight {
     length: usize,
-    /// Where it lies, if not in the window.
+    /// The memory of the message, if it is not in the window.
     piece: Option<Piece>,
 }
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Read on.
+    /// Read from the socket.
     Receive,
     /// Wait until something was sent.
     Wait,
-    /// The first message is there: connect to the server.
+    /// The first message has come: connect to the server.
     Connect,
     /// Answer a NetBIOS session request.
     AnswerSession,
@@ -71,9 +71,9 @@ pub(super) enum Next {
     Large(usize),
     /// Send this part of the window, then call [`Upload::sending`].
     SendWindow {
-        /// Bytes from the start of the window.
+        /// Offset from the start of the window, in bytes.
         offset: u32,
-        /// Bytes.
+        /// Number of bytes.
         length: u32,
     },
     /// Send the large message: [`Upload::large`], then call [`Upload::sending`].
@@ -84,20 +84,20 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Upload {
     pub(super) window: Memory,
-    /// Bytes of the window that were parsed.
+    /// Number of bytes of the window that were parsed.
     start: usize,
-    /// Bytes of the window that were received.
+    /// Number of bytes of the window that were received.
     end: usize,
-    /// Bytes of a session request that are still to come.
+    /// Number of bytes of a session request that are still to come.
     skip: usize,
     session_answered: bool,
     /// The first message has been looked at, and is SMB2.
     first_seen: bool,
     partial: Option<Partial>,
     flights: VecDeque<Flight>,
-    /// Bytes of `flights`.
+    /// Number of bytes of `flights`.
     flying: usize,
-    /// Flights in the window.
+    /// Number of flights in the window.
     in_window: usize,
     spares: Vec<Piece>,
 }
@@ -119,8 +119,8 @@ impl Upload {
         }
     }
 
-    /// Reads what is there; returns 0 at the end of the stream. There may be more even if not all of the room was used:
-    /// only an error says that there is not.
+    /// Reads the bytes that have come; returns 0 at the end of the stream. There may be more even if not all of the
+    /// room was used: only an error says that there is not.
     pub(super) fn receive(
         &mut self,
         vecs: &mut IoVecs,
@@ -150,12 +150,12 @@ impl Upload {
         Ok(received)
     }
 
-    /// Whether part of a message has arrived, but not all of it.
+    /// Returns whether part of a message has arrived, but not all of it.
     pub(super) fn is_mid_message(&self) -> bool {
         self.start < self.end || self.partial.is_some()
     }
 
-    /// What to do next; `limit` is what the server takes, in bytes, once that is known.
+    /// Returns what to do next; `limit` is the longest message that the server accepts, in bytes, once that is known.
     pub(super) fn next(&mut self, limit: Option<u32>) -> Result<Next, End> {
         loop {
             if self.skip > 0 {
@@ -200,7 +200,7 @@ impl Upload {
         }
     }
 
-    /// A message of `length` bytes begins at `start`.
+    /// Handles a message of `length` bytes that begins at `start`.
     fn message(&mut self, length: u32, limit: Option<u32>) -> Result<Next, End> {
         if !self.first_seen && length as usize >= SMB1.len() {
             let Some(begin) = self.peek::<{ SMB1.len() }>(HEADER_LENGTH) else {
@@ -220,7 +220,7 @@ impl Upload {
         let whole = HEADER_LENGTH + length as usize;
         if self.end - self.start >= whole {
             return Ok(Next::SendWindow {
-                // Within the window, which is small.
+                // The offset lies within the window, which is small.
                 offset: (self.start + HEADER_LENGTH) as u32,
                 length,
             });
@@ -231,7 +231,7 @@ impl Upload {
         Ok(self.make_room())
     }
 
-    /// The bytes at `offset` behind `start`, if they have come.
+    /// Returns the bytes at `offset` after `start`, if they have come.
     fn peek<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let at = self.start + offset;
         if self.end < at + N {
@@ -246,7 +246,7 @@ impl Upload {
     fn make_room(&mut self) -> Next {
         let rest = self.end - self.start;
         if self.in_window == 0 && (rest == 0 || self.end == WINDOW) && self.start > 0 {
-            // At most a small message, or the beginning of a large one.
+            // This is at most a small message, or the beginning of a large one.
             let moved = self.window.copy_to(self.start, &self.window, 0, rest);
             debug_assert!(moved.is_ok(), "both lie in the window");
             (self.start, self.end) = (0, rest);
@@ -262,14 +262,14 @@ impl Upload {
         }
     }
 
-    /// Memory of an earlier message that has room for `length` bytes.
+    /// Returns memory of an earlier message that has room for `length` bytes.
     pub(super) fn spare(&mut self, length: usize) -> Option<Piece> {
         let fits = |piece: &Piece| piece.memory.len() >= length;
         let at = self.spares.iter().position(fits)?;
         Some(self.spares.swap_remove(at))
     }
 
-    /// The size of new memory for a message; later messages may use it, too.
+    /// Returns the size of new memory for a message; later messages may use it, too.
     pub(super) const fn piece_size(length: usize) -> usize {
         if length >= LARGEST_SPARE {
             length
@@ -292,7 +292,7 @@ impl Upload {
         Ok(())
     }
 
-    /// The large message.
+    /// Returns the large message.
     pub(super) fn large(&self) -> Option<Sge> {
         self.partial.as_ref().map(|partial| Sge {
             region: partial.piece.region,
@@ -301,7 +301,8 @@ impl Upload {
         })
     }
 
-    /// Takes note that what `next` returned is being sent: `length` bytes of the window, or the large message.
+    /// Takes note that the message that `next` returned is being sent: `length` bytes of the window, or the large
+    /// message.
     pub(super) fn sending(&mut self, length: usize) {
         let flight = match self.partial.take() {
             Some(partial) => Flight {
@@ -321,7 +322,7 @@ impl Upload {
         self.flights.push_back(flight);
     }
 
-    /// Takes note that the oldest message being sent was sent, or never will be; returns its bytes, and memory to
+    /// Takes note that the oldest message being sent was sent, or will never be sent; returns its bytes, and memory to
     /// deregister if it is not kept.
     pub(super) fn sent(&mut self) -> (usize, Option<RegionId>) {
         let Some(flight) = self.flights.pop_front() else {

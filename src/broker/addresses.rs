@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Where clients reach the device, and when that changes. smbd tells its clients these addresses
-//! ([MS-SMB2] 3.3.5.15.11), and they find SMB Direct that way.
+//! Finds the addresses on which clients reach the device, and notices when they change. smbd announces these addresses
+//! to its clients ([MS-SMB2] 3.3.5.15.11), which find SMB Direct that way.
 //!
-//! If the broker listens at an unspecified address, that stands for all addresses of its family that are up,
+//! If the broker listens on an unspecified address, that stands for all addresses of its family that are up,
 //! except for loopback, which no other machine can reach. Any other address stands for itself, once this
-//! machine has it. Link-local IPv6 addresses are never named: their scope means nothing to another machine,
+//! machine has it. Link-local IPv6 addresses are never announced, because their scope means nothing to another machine,
 //! and smbd could not pass it on.
 
 use std::collections::BTreeSet;
@@ -26,10 +26,10 @@ use super::status::AddressStatus;
 use crate::device::abi::{Address, MAX_ADDRESSES};
 use crate::fabric::{FabricKind, LocalAddress, LocalAddresses};
 
-/// Bits per second of interfaces without a speed, such as loopback and virtual ones.
+/// Speed of interfaces that report none, such as loopback and virtual ones, in bits per second.
 const DEFAULT_SPEED: u64 = 10_000_000_000;
 
-/// Notifications taken in one round.
+/// Maximum number of notifications taken in one round.
 const NOTIFICATIONS: usize = 1024;
 
 /// An address of this machine.
@@ -40,18 +40,18 @@ pub(super) struct Local {
     pub(super) scope_id: u32,
     pub(super) interface: String,
     pub(super) index: u32,
-    /// Bits per second, if the system knows.
+    /// The speed in bits per second, if the system reports one.
     pub(super) speed: Option<u64>,
     pub(super) is_up: bool,
 }
 
-/// What the broker knows about the addresses at which it listens.
+/// What the broker knows about the addresses on which it listens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reach {
-    /// Where clients reach the broker, with real ports: at most [`MAX_ADDRESSES`], in the order of `listen`,
-    /// but addresses that are named there before those that stand behind an unspecified one.
+    /// The addresses on which clients reach the broker, with real ports: at most [`MAX_ADDRESSES`], in the order of
+    /// `listen`, except that addresses that it names come before those for which an unspecified one stands.
     pub(super) addresses: Vec<AddressStatus>,
-    /// Addresses that `listen` names and this machine does not have.
+    /// Addresses that `listen` names, but that this machine does not have.
     pub(super) missing: Vec<SocketAddr>,
     /// The addresses of all interfaces.
     pub(super) interfaces: Arc<BTreeSet<LocalAddress>>,
@@ -63,7 +63,7 @@ impl Local {
     }
 }
 
-/// Where clients reach a broker that listens at `listen`, if they may use `allowed` addresses.
+/// Finds the addresses on which clients reach a broker that listens on `listen`, if they may use `allowed` addresses.
 ///
 /// # Errors
 ///
@@ -77,8 +77,8 @@ pub(super) fn reach(listen: &[Listen], allowed: &LocalAddresses) -> io::Result<R
 }
 
 impl Config {
-    /// The addresses of `listen` that this machine does not have now: the broker serves clients there as
-    /// soon as it does. Empty if the system does not list its addresses.
+    /// Returns the addresses of `listen` that this machine does not have now; the broker serves clients there as soon
+    /// as it has them. The list is empty if the system does not list its addresses.
     #[must_use]
     pub fn missing_addresses(&self) -> Vec<SocketAddr> {
         let reach = reach(&self.listen, &LocalAddresses::All);
@@ -86,7 +86,7 @@ impl Config {
     }
 }
 
-/// The addresses of this machine.
+/// Returns the addresses of this machine.
 pub(super) fn locals() -> io::Result<Vec<Local>> {
     Ok(getifaddrs()?.filter_map(|entry| local(&entry)).collect())
 }
@@ -125,14 +125,14 @@ fn reach_of(
     }
 }
 
-/// Whether an address that `listen` names is this one of the machine.
+/// Returns whether an address that `listen` names is this address of the machine.
 fn is_it(listen: &Listen, local: &Local) -> bool {
     let scope_id = scope_of(&listen.address);
     local.ip == listen.address.ip() && (scope_id == 0 || scope_id == local.scope_id)
 }
 
-/// The status of an address that `listen` names, unless its interface is down. An address that no interface
-/// has may still be this machine's, if it is routed here.
+/// Returns the status of an address that `listen` names, unless its interface is down. An address that no interface has
+/// may still belong to this machine, if it is routed here.
 fn itself(listen: &Listen, locals: &[Local]) -> Option<AddressStatus> {
     let local = locals.iter().find(|local| is_it(listen, local));
     if local.is_some_and(|local| !local.is_up) {
@@ -167,7 +167,7 @@ const fn scope_of(address: &SocketAddr) -> u32 {
     }
 }
 
-/// Whether an address means something only on this machine or on one of its networks.
+/// Returns whether an address has a meaning only on this machine or on one of its networks.
 pub(super) const fn is_near(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_loopback(),
@@ -193,14 +193,14 @@ fn local(entry: &InterfaceAddress) -> Option<Local> {
         ip,
         scope_id,
         interface: name.to_owned(),
-        // 0 if the interface has gone meanwhile, which a notification will say.
+        // This is 0 if the interface has gone in the meantime, which a notification will report.
         index: if_nametoindex(name).unwrap_or(0),
         speed: speed(name),
         is_up: entry.flags.contains(up),
     })
 }
 
-/// Bits per second of an interface; `None`: it has no speed, which the system may show as -1.
+/// Returns the speed of an interface in bits per second; `None` if it has none, which the system may show as -1.
 fn speed(interface: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/speed")).ok()?;
     let megabits: u64 = text.trim().parse().ok()?;
@@ -208,7 +208,7 @@ fn speed(interface: &str) -> Option<u64> {
 }
 
 impl AddressStatus {
-    /// The form in which workers are told.
+    /// Returns the address in the form that workers get.
     pub(super) fn to_abi(&self) -> Address {
         let ip = match self.address.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -225,28 +225,28 @@ impl AddressStatus {
     }
 }
 
-/// Readable when interfaces or their addresses may have changed.
+/// A socket that is readable when interfaces or their addresses may have changed.
 #[derive(Debug)]
 pub(super) struct Watch(OwnedFd);
 
 impl Watch {
-    /// Watches from now on.
+    /// Begins to watch.
     ///
     /// # Errors
     ///
-    /// The system has no such sockets, or none left.
+    /// The system does not have such sockets, or has none left.
     pub(super) fn new() -> io::Result<Self> {
         let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
-        // None: the first protocol, which is NETLINK_ROUTE.
+        // `None` stands for the first protocol, which is NETLINK_ROUTE.
         let socket = socket_with(family, kind, flags, None)?;
         bind(&socket, &SocketAddrNetlink::new(0, groups as u32))?;
         Ok(Self(socket))
     }
 
-    /// Takes all notifications. What they say does not matter, because the addresses are read anew; nor
-    /// does it matter if the socket had no room for some.
+    /// Takes all notifications. Their contents do not matter, because the addresses are read again; nor does it matter
+    /// if the socket had no room for some.
     pub(super) fn calm(&self) {
         for _ in 0..NOTIFICATIONS {
             let taken = recv(&self.0, &mut [0_u8; 1][..], RecvFlags::empty());
@@ -297,7 +297,7 @@ mod tests {
         ]
     }
 
-    /// The addresses found, with their interfaces.
+    /// Returns the addresses found, with their interfaces.
     fn found(listen: &[&str]) -> Vec<(String, u32)> {
         let listen: Vec<Listen> = listen.iter().map(|text| text.parse().unwrap()).collect();
         let shown = |a: &AddressStatus| (a.address.to_string(), a.interface_index);
@@ -307,7 +307,7 @@ mod tests {
             .collect()
     }
 
-    /// On a machine to which 127.0.0.0/8 is routed.
+    /// Finds the addresses on a machine to which 127.0.0.0/8 is routed.
     fn reached(listen: &[Listen], allowed: &LocalAddresses, locals: &[Local]) -> Reach {
         let mut is_here = |address: LocalAddress| address.ip().is_loopback();
         reach_of(listen, allowed, locals, &mut is_here)
@@ -339,7 +339,7 @@ mod tests {
             ("127.0.0.1:5445", 1),
             ("[::1]:5445", 1),
             ("10.0.1.1:7", 3),
-            // On no interface, like any address of a network that is routed to this machine.
+            // No interface has it, as is true for any address of a network that is routed to this machine.
             ("127.0.0.2:5445", 0),
         ] {
             assert_eq!(found(&[listen]), expect(&[(listen, index)]));

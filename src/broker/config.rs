@@ -29,72 +29,72 @@ pub const PORT: u16 = 5445;
 /// The configuration of a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where it accepts SMB Direct: 1 to 64 addresses; port 0 stands for a free port.
+    /// The addresses on which the broker accepts SMB Direct: 1 to 64; port 0 stands for a free port.
     pub listen: Vec<Listen>,
-    /// The fabric of addresses that do not name one; `None`: RDMA devices serve their own addresses, and
-    /// software serves the others.
+    /// The fabric of addresses that do not name one. With `None`, RDMA devices serve their own addresses, and software
+    /// serves the others.
     pub fabric: Option<FabricKind>,
-    /// Path of the control socket: absolute, at most 100 bytes. The status socket is beside it
+    /// Path of the control socket: absolute, and at most 100 bytes long. The status socket is beside it
     /// ([`device::status_path`]).
     pub control: PathBuf,
-    /// Name or number of the group whose members may ask for the status; empty: the broker's own group.
+    /// Name or number of the group whose members may ask for the status; if it is empty, the broker's own group.
     pub status_group: String,
-    /// Reactor threads, 1 to 64.
+    /// Number of reactor threads: 1 to 64.
     pub reactors: usize,
-    /// How long a reactor polls for work before it sleeps, up to 10 ms; zero: not at all.
+    /// How long a reactor polls for work before it sleeps: up to 10 ms; with zero it does not poll.
     pub busy_poll: Duration,
-    /// What this side offers when it negotiates accepted connections.
+    /// The values with which this side negotiates accepted connections.
     pub acceptor: proto::Config,
-    /// Connections at a time, of all reactors together. 1 to 65,536. One source (an IPv4 address, or a /64 of
-    /// IPv6) may have a quarter of them, and of `max_unauthenticated` and `max_undispatched`, unless it is
-    /// one of `gateways`.
+    /// Maximum number of connections at a time, of all reactors together: 1 to 65,536. One source (an IPv4 address, or
+    /// a /64 of IPv6) may have a quarter of them, and of `max_unauthenticated` and `max_undispatched`, unless it is one
+    /// of `gateways`.
     pub max_connections: usize,
-    /// Connections of a reactor that have not negotiated. 1 to 65,536.
+    /// Maximum number of a reactor's connections that have not negotiated: 1 to 65,536.
     pub max_unnegotiated: usize,
-    /// The same, for one source.
+    /// The same limit for one source.
     pub max_unnegotiated_per_source: usize,
-    /// Connections without a session, of all reactors together. 1 to 65,536. If there are more, the oldest
-    /// connection of the source that has most of them ends.
+    /// Maximum number of connections without a session, of all reactors together: 1 to 65,536. If there are more, the
+    /// oldest connection of the source that has most of them ends.
     pub max_unauthenticated: usize,
-    /// Connections that are offered to the listener at a time; others wait. 1 to 65,536.
+    /// Maximum number of connections that are offered to the listener at a time; others wait. 1 to 65,536.
     pub max_undispatched: usize,
-    /// Addresses with many clients behind them, at most 1024. An IPv6 address stands for its /64.
+    /// Addresses that many clients share, at most 1024. An IPv6 address stands for its /64.
     pub gateways: Vec<IpAddr>,
-    /// Time that a client has for its first request once it has negotiated SMB Direct. 1 ms to 1 h.
+    /// Time within which a client must send its first request after it has negotiated SMB Direct: 1 ms to 1 h.
     pub first_request_timeout: Duration,
-    /// Time that a client has to log in once it has negotiated SMB Direct. 1 ms to 1 h.
+    /// Time within which a client must log in after it has negotiated SMB Direct: 1 ms to 1 h.
     pub login_timeout: Duration,
-    /// Time in which an offered connection must be claimed. 1 ms to 1 h.
+    /// Time within which an offered connection must be claimed: 1 ms to 1 h.
     pub claim_timeout: Duration,
-    /// A connection ends when its client takes nothing that it is sent, or answers no RDMA READ, for this
-    /// long. 1 ms to 1 h.
+    /// Time after which a connection ends if its client takes none of the data sent to it, or answers no RDMA READ: 1
+    /// ms to 1 h.
     pub progress_timeout: Duration,
-    /// Processes attached at a time. 1 to 65,536.
+    /// Maximum number of processes attached at a time without the token of a connection: 1 to 65,536.
     pub max_workers: usize,
-    /// Sessions and client GUIDs that one worker may register. 1 to 65,536.
+    /// Maximum number of sessions and client GUIDs that one worker may register: 1 to 65,536.
     pub max_sessions: usize,
-    /// Each worker's memory. A buffer of RECEIVE or SEND holds the largest message of `acceptor`, one of BULK
-    /// the largest RDMA transfer.
+    /// Each worker's memory. A buffer of RECEIVE or SEND holds the largest message of `acceptor`, and a buffer of BULK
+    /// holds the largest RDMA transfer.
     pub memory: MemParams,
-    /// Bytes of memory of all workers together, at least [`Config::least_memory`].
+    /// Maximum number of bytes of memory of all workers together, at least [`Config::least_memory`].
     pub memory_limit: u64,
-    /// Memory that a worker does not use is taken back after this time, or up to twice as long. 10 ms to 1 h.
+    /// Time after which memory that a worker does not use is taken back; it may take twice as long. 10 ms to 1 h.
     pub memory_idle_timeout: Duration,
-    /// Entries of a submission ring, and of a completion ring. A power of two, 16 to 65,536.
+    /// Number of entries of a submission ring, and of a completion ring: a power of two, 16 to 65,536.
     pub queue_depth: u32,
     /// Time that connections have to finish what is under way when the broker is stopped, up to 1 h.
     pub drain_timeout: Duration,
 }
 
-/// Where a broker accepts SMB Direct.
+/// An address on which a broker accepts SMB Direct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// The unspecified address stands for all addresses of its family.
+    /// The address and port; an unspecified address stands for all addresses of its family.
     pub address: SocketAddr,
-    /// The speed of the network that clients are told, in bits per second: 1 Mbit/s to 100 Tbit/s. `None`:
-    /// the one that the system reports.
+    /// The speed of the network that is announced to clients, in bits per second: 1 Mbit/s to 100 Tbit/s. With `None`,
+    /// it is the speed that the system reports.
     pub link_speed: Option<u64>,
-    /// The fabric that serves it; `None`: as [`Config::fabric`] says.
+    /// The fabric that serves the address; with `None`, [`Config::fabric`] decides.
     pub fabric: Option<FabricKind>,
 }
 
@@ -122,8 +122,8 @@ pub struct OutOfRange {
 
 /// The largest value of a limit on what peers and processes can make a broker hold.
 const MOST: usize = 1 << 16;
-/// The longest path of a control socket. A socket address holds 107 bytes, and the path of the status
-/// socket may be longer.
+/// Length of the longest path of a control socket. A socket address holds 107 bytes, and the path of the status socket
+/// may be longer.
 const LONGEST_PATH: usize = 100;
 /// The longest of the timers.
 const LONGEST_TIME: Duration = Duration::from_secs(3600);
@@ -194,7 +194,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(10),
         };
         let half = machine::memory() / 2;
-        // Whole MiB, which are easier to read.
+        // A number of whole MiB is easier to read.
         config.memory_limit = config.least_memory().max(half >> 20 << 20);
         config
     }
@@ -205,7 +205,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The first value that is out of range, and what is allowed.
+    /// The error names the first value that is out of range, and what is allowed.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         self.validate_access()?;
         within("reactors", self.reactors, 1, 64)?;
@@ -263,13 +263,13 @@ impl Config {
         )
     }
 
-    /// Bytes of memory with which one worker can do everything, even if slowly. Less is useless.
+    /// Returns the number of bytes with which one worker can do everything, even if slowly. A lower limit is useless.
     #[must_use]
     pub fn least_memory(&self) -> u64 {
         self.reserve().all().saturating_mul(2)
     }
 
-    /// The part of [`Config::memory_limit`] that is kept for workers that wait.
+    /// Returns the part of [`Config::memory_limit`] that is kept for workers that wait.
     pub(super) fn reserve(&self) -> Reserve {
         let longest = |shape: &RegionShape| {
             u64::from(shape.unit_length).saturating_mul(shape.longest_run.into())
@@ -281,7 +281,7 @@ impl Config {
         }
     }
 
-    /// The limits on connections.
+    /// Returns the limits on connections.
     pub(super) fn limits(&self) -> Limits {
         Limits {
             max_connections: self.max_connections,
@@ -342,7 +342,7 @@ impl Config {
         )
     }
 
-    /// The number of [`Config::status_group`]; `None`: the machine has no such group.
+    /// Returns the number of [`Config::status_group`]; `None` if the machine does not have that group.
     pub(super) fn status_group_id(&self) -> Option<u32> {
         let group = self.status_group.as_str();
         if group.is_empty() {
@@ -354,7 +354,7 @@ impl Config {
 
     fn validate_acceptor(&self) -> Result<(), OutOfRange> {
         let acceptor = &self.acceptor;
-        // Checked before SMB Direct's own rules, which have no upper limits.
+        // These are checked before SMB Direct's own rules, which have no upper limits.
         for (key, value) in [
             ("acceptor.negotiation_timeout", acceptor.negotiation_timeout),
             ("acceptor.idle_timeout", acceptor.idle_timeout),
@@ -413,7 +413,7 @@ impl Config {
     }
 }
 
-/// Checks that the shape of a region is valid, and that its longest buffer holds what `largest` names.
+/// Checks that the shape of a region is valid, and that its longest buffer can hold `largest`.
 fn validate_region(
     region: &str,
     shape: &RegionShape,
@@ -464,7 +464,7 @@ fn validate_region(
     )
 }
 
-/// Bytes of a segment; `u64::MAX` if the shape is invalid.
+/// Returns the number of bytes of a segment; `u64::MAX` if the shape is invalid.
 fn segment_length(shape: &RegionShape) -> u64 {
     let shape = Shape {
         unit_length: shape.unit_length as usize,
@@ -477,7 +477,7 @@ fn segment_length(shape: &RegionShape) -> u64 {
         .map_or(u64::MAX, |length| length as u64)
 }
 
-/// The error for a value that SMB Direct itself does not allow.
+/// Returns the error for a value that SMB Direct itself does not allow.
 fn illegal(acceptor: &proto::Config, error: ConfigError) -> OutOfRange {
     let size = |bytes: u32| Size(bytes.into()).to_string();
     let time = |time| Time(time).to_string();
@@ -505,7 +505,7 @@ fn illegal(acceptor: &proto::Config, error: ConfigError) -> OutOfRange {
     }
 }
 
-/// Whether an address says which network it is on: all networks have the same IPv6 link-local addresses.
+/// Returns whether an address names its network: all networks have the same IPv6 link-local addresses.
 fn is_of_one_link(address: SocketAddr) -> bool {
     match address {
         SocketAddr::V6(address) => !address.ip().is_unicast_link_local() || address.scope_id() != 0,

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What is logged: the filter of configuration files and command lines.
+//! The filter of configuration files and command lines that decides what is logged.
 //!
 //! `tracing_subscriber::EnvFilter`, which parses the result, takes every word that is not a level for the name of a
-//! module, so a program with `log = "verbose"` would log nothing at all. Therefore words are checked here, and the
-//! levels of syslog are accepted, too.
+//! module, so a program with `log = "verbose"` would log nothing at all. Therefore this module checks words, and also
+//! accepts the levels of syslog.
 
 use super::suggest::nearest;
 
-/// How lines of the log are written.
+/// The form of the lines of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// For programs: an object in each line.
+    /// JSON for programs, with an object in each line.
     Json,
 }
 
@@ -38,7 +38,7 @@ const LEVELS: [(&str, &str); 16] = [
     ("none", "off"),
 ];
 
-/// Programs, and the modules of the library.
+/// The names of programs, and of the modules of the library.
 const MODULES: [&str; 16] = [
     "smbdirect",
     "smbdirectd",
@@ -62,13 +62,13 @@ const MODULES: [&str; 16] = [
 const ALLOWED: &str = "a level, such as info (error, warn, info, debug, trace, off), or levels of modules, such as \
                        info,smbdirect::broker=debug";
 
-/// The text of a filter for `tracing_subscriber::EnvFilter`.
+/// Returns the text of a filter for `tracing_subscriber::EnvFilter`.
 ///
 /// # Errors
 ///
-/// What is allowed, and what was perhaps meant.
+/// The error says what is allowed, and what was perhaps meant.
 pub fn log_filter(text: &str) -> Result<String, String> {
-    // Spans and their fields, in the filter's own syntax, which the filter checks.
+    // Spans and their fields are in the filter's own syntax, which the filter checks.
     if text.contains('[') {
         return Ok(text.to_owned());
     }
@@ -105,7 +105,7 @@ fn level(text: &str) -> Option<&'static str> {
     known.map(|(_, level)| *level)
 }
 
-/// A module of the library, or one within it.
+/// Returns a module of the library, or one within it.
 fn known_module(text: &str) -> Option<&str> {
     let mut parts = text.splitn(3, "::");
     let (root, module) = (parts.next()?, parts.next());

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How much memory this process may use: what the machine has, or less if a control group says so.
+//! Finds how much memory this process may use: what the machine has, or less if a control group limits it.
 //!
-//! A container, or a systemd unit with `MemoryMax=`, may have far less than the machine. The limits of
-//! a process' own group and of all groups above it apply together, so the lowest of them counts.
+//! A container, or a systemd unit with `MemoryMax=`, may have far less than the machine. The limits of a process's own
+//! group and of all groups above it apply together, so the lowest of them decides.
 
 use std::path::{Component, Path};
 
-/// Bytes that this process may use.
+/// Returns the number of bytes that this process may use.
 pub(super) fn memory() -> u64 {
     let information = rustix::system::sysinfo();
     let machine = (information.totalram as u64).saturating_mul(information.mem_unit.into());
@@ -15,8 +15,8 @@ pub(super) fn memory() -> u64 {
     machine.min(limit_of(&groups, Path::new("/sys/fs/cgroup")).unwrap_or(u64::MAX))
 }
 
-/// The lowest limit of the control groups that `groups` names, in the form of `/proc/self/cgroup`;
-/// `root` is where they are mounted. `None`: there is no limit.
+/// Returns the lowest limit of the control groups that `groups` names, in the form of `/proc/self/cgroup`; they are
+/// mounted at `root`. Returns `None` if there is no limit.
 fn limit_of(groups: &str, root: &Path) -> Option<u64> {
     let limits = groups.lines().filter_map(|line| {
         let (_, rest) = line.split_once(':')?;
@@ -32,8 +32,8 @@ fn limit_of(groups: &str, root: &Path) -> Option<u64> {
     limits.min()
 }
 
-/// The lowest number in the files called `name` of a group and of those above it. A container may name a
-/// group that it cannot see, which has no such files; then its own group is at the root.
+/// Returns the lowest number in the files called `name` of a group and of those above it. A container may name a group
+/// that it cannot see, which has no such files; its own group is then at the root.
 fn lowest(root: &Path, group: &str, name: &str) -> Option<u64> {
     // The path of a group outside the visible ones begins with "..": nothing above the root may be read.
     let names = Path::new(group)

@@ -10,23 +10,22 @@
 //!                 '-- control thread ---'---- control socket --- all of them
 //! ```
 //!
-//! | module | is |
+//! | module | what it is |
 //! |---|---|
 //! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
 //! | `observers` | the thread that answers processes that may only ask for the status |
 //! | `reactor` | a thread that drives a shard of the connections |
-//! | `addresses` | where clients reach it, on which interfaces |
-//! | `shared` | what all threads share: the registry of clients and connections, the configuration |
+//! | `addresses` | the addresses on which clients reach it, and their interfaces |
+//! | `shared` | the state that all threads share: the registry of clients and connections, the configuration |
 //! | `process`, `segment` | an attached process, and its memory |
 //! | `config`, `settings`, `quantity`, `log`, `suggest` | its configuration, and the file that holds it |
-//! | [`status`], `words` | what the broker says about itself |
-//! | [`kernel_status`] | the same of a device in the kernel, for smbdirectctl |
+//! | [`status`], `words` | what the broker reports about itself |
+//! | [`kernel_status`] | the same report for a device in the kernel, for smbdirectctl |
 //!
-//! The rules of a device, whatever it runs in, are in [`engine`](crate::engine).
+//! The rules of a device, in a process or in a kernel, are in [`engine`](crate::engine).
 //!
-//! The broker knows no rule of SMB Direct, and parses only as much of SMB2 as it takes to find the owner of a
-//! connection. Whatever a client or a process does can at most end that client's connection or that
-//! process' attachment.
+//! The broker does not know any rule of SMB Direct, and parses only as much of SMB2 as it needs to find the owner of a
+//! connection. The worst that a client or a process can do is to end its own connection or its own attachment.
 
 mod addresses;
 mod config;
@@ -76,17 +75,17 @@ use crate::units::Credits;
 /// Time to wait for the status.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Registrations of a connection besides those of its owner's segments: the receives of the
-/// negotiation, and those that follow.
+/// Number of registrations of a connection besides those of its owner's segments: the receives of the negotiation, and
+/// those that follow.
 const OWN_REGIONS: usize = 2;
 
-/// The most credits that a client holds until its connection has a session.
+/// Maximum number of credits that a client holds until its connection has a session.
 const RECEIVES_OF_STRANGERS: Credits = Credits(8);
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The control socket.
+    /// The control socket could not be made.
     #[error("control socket {path}: {source}")]
     Control {
         /// Its path.
@@ -94,7 +93,7 @@ pub enum StartError {
         /// What is wrong.
         source: io::Error,
     },
-    /// The status socket.
+    /// The status socket could not be made.
     #[error("status socket {path}: {source}")]
     StatusSocket {
         /// Its path.
@@ -128,18 +127,18 @@ pub enum StartError {
     /// The configuration asks for a fabric that is not available.
     #[error(transparent)]
     Place(#[from] NotPlaced),
-    /// Making a fabric.
+    /// A fabric could not be made.
     #[error("fabric: {0}")]
     Fabric(io::Error),
-    /// Listening for clients.
+    /// The fabric cannot listen for clients.
     #[error("{0}")]
     Listen(#[from] FabricError),
-    /// Starting threads, or making what they wait on.
+    /// Threads, or what they wait on, could not be made.
     #[error("{0}")]
     System(#[from] io::Error),
 }
 
-/// The configuration of a broker's [`iwarp::Iwarp`] fabrics: those of all reactors listen at the same
+/// Returns the configuration of a broker's [`iwarp::Iwarp`] fabrics: those of all reactors listen on the same
 /// addresses, and a connection has room for all segments of its owner and for all of its receives.
 #[must_use]
 pub fn iwarp_config(config: &Config) -> iwarp::Config {
@@ -147,7 +146,7 @@ pub fn iwarp_config(config: &Config) -> iwarp::Config {
         max_pending: config.max_unnegotiated,
         max_pending_per_source: config.max_unnegotiated_per_source,
         reuse_port: true,
-        // Workers are promised that SENT means acknowledged.
+        // The interface promises workers that SENT means acknowledged.
         acknowledged_sends: true,
         free_bind: true,
         ..iwarp::Config::default()
@@ -155,13 +154,13 @@ pub fn iwarp_config(config: &Config) -> iwarp::Config {
     let segments = config.memory.send.max_segments as usize;
     let segments = segments.saturating_add(config.memory.bulk.max_segments as usize);
     iwarp.depths.regions = segments.saturating_add(OWN_REGIONS);
-    // One more for the negotiation.
+    // The negotiation needs one more.
     let receives = usize::from(config.acceptor.receive_credit_max.0) + 1;
     iwarp.depths.recvs = iwarp.depths.recvs.max(receives);
     iwarp
 }
 
-/// The same, for the fabric of RDMA devices.
+/// Returns the configuration of a broker's fabric of RDMA devices.
 #[must_use]
 pub fn verbs_config(config: &Config) -> verbs::Config {
     (&iwarp_config(config)).into()
@@ -174,7 +173,7 @@ pub struct Broker {
     drain_timeout: Duration,
     control: ToControl,
     threads: Vec<JoinHandle<()>>,
-    /// Answers until all other threads have ended.
+    /// The thread that answers observers until all other threads have ended.
     observers: Option<Observers>,
 }
 
@@ -184,7 +183,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Why it could not start. No thread is left running.
+    /// The error says why the broker could not start. No thread is left running.
     pub fn start<F, M>(mut config: Config, mut make_fabric: M) -> Result<Self, StartError>
     where
         F: SharedEpoll + Send + 'static,
@@ -251,13 +250,13 @@ impl Broker {
                 tracing::error!("the control thread cannot wait for events: {error}");
             }
         })?);
-        // Made before the first thread: if a thread cannot be started, dropping its `Ended` says so.
+        // These are made before the first thread: if a thread cannot be started, dropping its `Ended` reports that.
         let ended = |number| Ended(number, self.control.clone());
         let ended: Vec<Ended> = (0..reactors.len()).map(ended).collect();
         for (ended, mut reactor) in ended.into_iter().zip(reactors) {
             let thread = thread::Builder::new().name(format!("reactor {}", ended.0));
             self.threads.push(thread.spawn(move || {
-                // Dropped last, even if this panics.
+                // This is dropped last, even if the thread panics.
                 let ended = ended;
                 if let Err(error) = reactor.run() {
                     tracing::error!(reactor = ended.0, "the fabric has failed: {error}");
@@ -267,13 +266,13 @@ impl Broker {
         Ok(())
     }
 
-    /// The addresses at which it accepts SMB Direct, with real ports.
+    /// Returns the addresses on which the broker accepts SMB Direct, with real ports.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.addresses.clone()
     }
 
-    /// Its status.
+    /// Returns the broker's status.
     ///
     /// # Errors
     ///
@@ -282,19 +281,19 @@ impl Broker {
         ask_status(&self.control)
     }
 
-    /// Begins to stop: takes no more connections and processes, and ends each connection as soon as
-    /// nothing is under way on it, at the latest after [`Config::drain_timeout`].
+    /// Begins to stop: accepts no more connections and processes, and ends each connection as soon as nothing is under
+    /// way on it, at the latest after [`Config::drain_timeout`].
     pub fn stop(&self) {
         self.control.send(Message::Stop(self.drain_timeout));
     }
 
-    /// Whether it has ended, so that [`wait`](Self::wait) would return at once.
+    /// Returns whether the broker has ended, so that [`wait`](Self::wait) would return at once.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// Waits until it has ended, because of [`stop`](Self::stop) or because it failed as a whole.
+    /// Waits until the broker has ended, because of [`stop`](Self::stop) or because it failed as a whole.
     ///
     /// # Errors
     ///
@@ -333,7 +332,7 @@ fn ask_status(control: &ToControl) -> io::Result<Status> {
     status.map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
 }
 
-/// The control socket and the status socket.
+/// Makes the control socket and the status socket.
 fn sockets(config: &Config) -> Result<(ControlSocket, ControlSocket), StartError> {
     let control = &config.control;
     check_directory(control).map_err(|source| StartError::Directory {
@@ -360,7 +359,7 @@ fn sockets(config: &Config) -> Result<(ControlSocket, ControlSocket), StartError
     Ok((bound, status))
 }
 
-/// The fabrics of the reactors.
+/// Returns the fabric of each reactor.
 fn kinds_of_reactors(config: &Config) -> Vec<FabricKind> {
     let is_used = |kind| {
         let mut listen = config.listen.iter();
@@ -376,7 +375,7 @@ fn kinds_of_reactors(config: &Config) -> Vec<FabricKind> {
     kinds
 }
 
-/// Tells the control thread of a reactor's end.
+/// Reports the end of a reactor to the control thread, when it is dropped.
 struct Ended(usize, ToControl);
 
 impl Drop for Ended {
@@ -385,7 +384,7 @@ impl Drop for Ended {
     }
 }
 
-/// The transport of a reactor. It listens at `listen_at`, whose ports become real ones.
+/// Makes the transport of a reactor. It listens on `listen_at`, whose ports become real ones.
 #[allow(clippy::type_complexity)]
 fn listen<F: Fabric>(
     shared: &Shared,
@@ -405,7 +404,7 @@ fn listen<F: Fabric>(
         max_unnegotiated_per_source: config.max_unnegotiated_per_source,
         // Which connection has to end for a newcomer is decided once the newcomer has negotiated.
         max_connections: config.max_connections + config.max_unnegotiated,
-        // A worker's queue never has more outstanding.
+        // A worker's queue never has more submissions outstanding.
         send_queue: config.queue_depth as usize,
         progress_timeout: config.progress_timeout,
     };
@@ -424,7 +423,7 @@ fn listen<F: Fabric>(
             None => {}
             Some((address, Ok(listener))) => {
                 tracing::info!(
-                    "listening on {address} as well, where RoCE and InfiniBand clients look"
+                    "listening on {address} as well, which RoCE and InfiniBand clients try"
                 );
                 listeners.push(listener);
             }

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which fabric serves which address: the one that is configured, or else an RDMA device if the address has
-//! one, and software if not.
+//! Decides which fabric serves each address: the one that is configured, or else an RDMA device if the address has one,
+//! or software if not.
 //!
-//! | listened at | with RDMA devices | without |
+//! | `listen` names | with RDMA devices | without |
 //! |---|---|---|
 //! | an address | its device, if it has one; else software | software |
 //! | all addresses of a family | a device for each that has one, software for the others | software for all |
 //!
-//! iWARP devices share the ports of TCP. So beside one, software cannot listen at the unspecified address:
-//! it takes the other addresses one by one, except for those that no other machine can reach. And an iWARP
-//! device never takes port 445, which is smbd's. RoCE and InfiniBand have ports of their own, where clients
-//! look for SMB Direct at 445 as well as at 5445.
-//! The system is asked for its addresses and devices once, when the broker starts.
+//! iWARP devices share the ports of TCP. So beside an iWARP device, software cannot listen on the unspecified address:
+//! it takes the other addresses one by one, except for those that no other machine can reach. An iWARP device never
+//! takes port 445, which smbd uses. RoCE and InfiniBand have ports of their own; their clients try SMB Direct on port
+//! 445 as well as on port 5445. The system is asked for its addresses and devices once, when the broker starts.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
@@ -20,10 +19,10 @@ use super::addresses::{Local, is_near, locals};
 use super::config::{Config, Listen, PORT};
 use crate::fabric::FabricKind;
 
-/// The port of SMB, at which RoCE and InfiniBand devices accept SMB Direct as well.
+/// The port of SMB, on which RoCE and InfiniBand devices accept SMB Direct as well.
 pub(super) const SMB_PORT: u16 = 445;
 
-/// The fabric that the configuration asks for is not available.
+/// An error: the fabric that the configuration asks for is not available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotPlaced(String);
@@ -55,7 +54,7 @@ impl Config {
             .iter()
             .all(|listen| listen.fabric.is_some_and(|_| !is_wild(listen)))
         {
-            // Nothing is left to decide, but the devices that are asked for have to exist.
+            // There is nothing left to decide, but the devices that are asked for have to exist.
             for listen in &self.listen {
                 if listen.fabric == Some(FabricKind::Verbs) {
                     needed(listen, &locals, &device_of)?;
@@ -68,7 +67,7 @@ impl Config {
     }
 }
 
-/// The names of this machine's RDMA devices that serve no address of a [placed](Config::place)
+/// Returns the names of this machine's RDMA devices that do not serve an address of a [placed](Config::place)
 /// configuration.
 #[must_use]
 pub fn unused_devices(config: &Config) -> Vec<String> {
@@ -81,7 +80,7 @@ pub fn unused_devices(config: &Config) -> Vec<String> {
     names
 }
 
-/// Whether an address still has to be replaced by addresses of this machine.
+/// Returns whether an address still has to be replaced by addresses of this machine.
 fn is_wild(listen: &Listen) -> bool {
     listen.address.ip().is_unspecified() && listen.fabric == Some(FabricKind::Verbs)
 }
@@ -142,7 +141,7 @@ fn of_kind(listen: &Listen, kind: FabricKind) -> Listen {
     }
 }
 
-/// All addresses of a family.
+/// Replaces an unspecified address by all addresses of its family.
 fn every(
     listen: &Listen,
     kind: Option<FabricKind>,
@@ -162,7 +161,7 @@ fn every(
         };
         let at = Listen { address, ..*listen };
         if is_near(local.ip) {
-            // No other machine can reach it; a configuration that wants it can name it.
+            // No other machine can reach this address; a configuration that needs it can name it.
             continue;
         }
         let found = match device(&at, devices) {
@@ -170,7 +169,7 @@ fn every(
             found => found?,
         };
         match found {
-            // Its TCP port is smbd's.
+            // This TCP port belongs to smbd.
             Some(device) if device.is_iwarp && address.port() == SMB_PORT => {}
             Some(device) => {
                 any_iwarp |= device.is_iwarp;
@@ -200,7 +199,7 @@ fn needed(listen: &Listen, locals: &[Local], devices: &Devices<'_>) -> Result<()
     match device(listen, devices)? {
         None if locals.iter().all(|local| local.ip != address.ip()) => Ok(()),
         None => Err(NotPlaced(format!(
-            "{address} belongs to no RDMA device (rdma link, ip address)"
+            "{address} does not belong to an RDMA device (rdma link, ip address)"
         ))),
         Some(device) if device.is_iwarp && address.port() == SMB_PORT => Err(NotPlaced(format!(
             "{address} belongs to {}, an iWARP device: its port 445 is TCP's, and smbd uses that; \
@@ -220,7 +219,7 @@ fn device_of(ip: IpAddr) -> Result<Option<Device>, NotPlaced> {
     }))
 }
 
-/// The second address at which the device that serves `listen` accepts SMB Direct, if any.
+/// Returns the second address on which the device that serves `listen` accepts SMB Direct, if there is one.
 pub(super) fn companion(listen: &Listen) -> Option<SocketAddr> {
     let is_verbs = listen.fabric == Some(FabricKind::Verbs);
     if !is_verbs || listen.address.port() != PORT {
@@ -247,7 +246,7 @@ mod tests {
         }
     }
 
-    /// 10.0.x.x belongs to a RoCE device, 10.1.x.x to an iWARP one; the device of 10.9.x.x cannot be found out.
+    /// Finds devices: 10.0.x.x belongs to a RoCE device, 10.1.x.x to an iWARP device, and that of 10.9.x.x is unknown.
     fn devices(ip: IpAddr) -> Result<Option<Device>, NotPlaced> {
         let IpAddr::V4(ip) = ip else {
             return Ok(None);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Whether this machine has an address.
+//! Finds out whether this machine has an address.
 //!
-//! It has those of its interfaces, and those that its routing table calls local: all of 127.0.0.0/8, and
+//! It has the addresses of its interfaces, and those that its routing table calls local: all of 127.0.0.0/8, and
 //! networks that are routed to it. The system is asked when something may have changed, never per message.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +16,8 @@ use rustix::net::{recv, send, socket_with};
 
 use crate::fabric::LocalAddress;
 
-/// Addresses of this machine at one moment. If the system does not answer, the address counts as present, so
-/// that no client loses its connection for that.
+/// The addresses of this machine at one moment. If the system does not answer, an address counts as present, so that no
+/// client loses its connection because of that.
 #[derive(Debug)]
 pub(super) struct Presence {
     interfaces: Arc<BTreeSet<LocalAddress>>,
@@ -25,7 +25,7 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// A machine whose interfaces have these addresses.
+    /// Makes the record of a machine whose interfaces have these addresses.
     pub(super) const fn new(interfaces: Arc<BTreeSet<LocalAddress>>) -> Self {
         Self {
             interfaces,
@@ -33,7 +33,7 @@ impl Presence {
         }
     }
 
-    /// Whether this machine has `address`.
+    /// Returns whether this machine has `address`.
     pub(super) fn has(&mut self, address: LocalAddress) -> bool {
         // A link-local address is routed only on its own interface.
         let is_routed = || address.scope_id() == 0 && is_routed_here(address.ip()).unwrap_or(true);
@@ -47,16 +47,16 @@ const RTM_GETROUTE: u16 = 26;
 const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const RTA_DST: u16 = 1;
-/// Bytes of `struct nlmsghdr`, and the offset of a route's type in the `struct rtmsg` that follows.
+/// Length of `struct nlmsghdr`, and offset of a route's type in the `struct rtmsg` that follows.
 const HEADER: usize = 16;
 const ROUTE_TYPE: usize = HEADER + 7;
 const RTN_LOCAL: u8 = 2;
 
-/// Whether the routing table delivers `ip` to this machine itself.
+/// Returns whether the routing table delivers `ip` to this machine itself.
 fn is_routed_here(ip: IpAddr) -> Result<bool, Errno> {
     let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    // None: the first protocol, which is NETLINK_ROUTE.
+    // `None` stands for the first protocol, which is NETLINK_ROUTE.
     let socket: OwnedFd = socket_with(family, kind, flags, None)?;
     send(&socket, &route_request(ip), SendFlags::empty())?;
     // The kernel answers before `send` returns.
@@ -70,7 +70,7 @@ fn route_request(ip: IpAddr) -> Vec<u8> {
         IpAddr::V4(ip) => (AddressFamily::INET, ip.octets().to_vec()),
         IpAddr::V6(ip) => (AddressFamily::INET6, ip.octets().to_vec()),
     };
-    // A header, `struct rtmsg` of 12 bytes, and one attribute.
+    // The request has a header, `struct rtmsg` of 12 bytes, and one attribute.
     let attribute = 4 + address.len();
     let length = HEADER + 12 + attribute;
     let mut request = Vec::with_capacity(length);
@@ -96,7 +96,7 @@ fn read_route(answer: &[u8]) -> Result<bool, Errno> {
             let error = i32::from_ne_bytes([error[0], error[1], error[2], error[3]]);
             match Errno::from_raw_os_error(error.saturating_neg()) {
                 error @ (Errno::NOMEM | Errno::NOBUFS) => Err(error),
-                // No route, or one that rejects it.
+                // There is no route, or one that rejects the address.
                 _ => Ok(false),
             }
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An attached process: what the control thread and the reactors share about it.
+//! An attached process, with the state that the control thread and the reactors share.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,18 +21,19 @@ use crate::sys::{Bell, Memfd, Memory, SeqSocket};
 /// An attached process.
 #[derive(Debug)]
 pub(super) struct Process {
-    /// The device's number for it.
+    /// The device's number for the process.
     pub(super) id: u32,
-    /// The system's number for it.
+    /// The system's number for the process.
     pub(super) pid: i32,
     pub(super) role: Role,
-    /// It attached with the token of a connection.
+    /// The process attached with the token of a connection.
     pub(super) invited: bool,
     pub(super) socket: Arc<SeqSocket>,
-    /// Memory of all its regions.
+    /// The account for the memory of all its regions.
     pub(super) account: Arc<Account>,
     segments: Mutex<Segments>,
-    /// Held while the process is told that it is attached, so that other threads send nothing before that.
+    /// A lock that is held while the process is told that it is attached, so that other threads send nothing before
+    /// that.
     greeting: Mutex<()>,
     /// How often a segment came or went.
     changes: AtomicU64,
@@ -104,13 +105,12 @@ impl Worker for Arc<Process> {
     }
 
     fn changes(&self) -> u64 {
-        // SYNC: pairs with the one in `changed`. A worker submits in a segment only after it was told of the
-        // segment.
+        // SYNC: pairs with the one in `changed`. A worker submits in a segment only after it has got the segment.
         self.changes.load(Ordering::Acquire)
     }
 }
 
-/// Where a reactor puts received messages.
+/// A reactor's memory for received messages.
 pub(super) type Pool = pool::Pool<Arc<Process>>;
 
 impl Process {
@@ -139,7 +139,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Those of [`send`](Self::send). The process is registered even then.
+    /// Fails as [`send`](Self::send) does. The process is registered even then.
     pub(super) fn greet(
         &self,
         cookie: u64,
@@ -151,7 +151,7 @@ impl Process {
         send(&self.socket, kind::ATTACHED, cookie, attached, &[])
     }
 
-    /// Sends one control message; [`io::ErrorKind::WouldBlock`] if the process has left too many unread.
+    /// Sends one control message; fails with [`io::ErrorKind::WouldBlock`] if the process has left too many unread.
     pub(super) fn send<T: IntoBytes + Immutable>(
         &self,
         kind: u32,
@@ -163,7 +163,7 @@ impl Process {
         send(&self.socket, kind, cookie, body, descriptors)
     }
 
-    /// Sends the process a message, with descriptors of the memory that it is to map.
+    /// Sends the process a message, with descriptors of the memory that it has to map.
     fn hand_over<T: IntoBytes + Immutable>(
         &self,
         kind: u32,
@@ -178,7 +178,7 @@ impl Process {
         })
     }
 
-    /// A copy of the list of segments, as it is now.
+    /// Returns a copy of the list of segments, as it is now.
     pub(super) fn segments(&self) -> Segments {
         self.lock().clone()
     }
@@ -188,7 +188,7 @@ impl Process {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// Adds a segment to `region::*` and returns its number, if the region has fewer than `limit`.
+    /// Adds a segment to a region of `region::*` and returns its number, if the region has fewer than `limit`.
     pub(super) fn add_segment(&self, region: u32, segment: Segment, limit: u32) -> Option<u32> {
         let mut all = self.lock();
         let segments = all.of_mut(region)?;
@@ -205,11 +205,12 @@ impl Process {
     }
 
     fn greeting(&self) -> MutexGuard<'_, ()> {
-        // It only keeps an order, which a panic cannot break.
+        // The lock only keeps an order, which a panic cannot break.
         self.greeting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The worker no longer uses a segment of `region::*`. Returns whether it had that segment.
+    /// Removes a segment of a region of `region::*` that the worker no longer uses. Returns whether it had that
+    /// segment.
     pub(super) fn release(&self, region: u32, number: u32) -> bool {
         let mut all = self.lock();
         let segments = all.of_mut(region);
@@ -237,7 +238,7 @@ pub(super) fn send<T: IntoBytes + Immutable>(
     let length = size_of::<Control>() + size_of::<T>();
     let control = Control {
         kind,
-        // No message has more than a few hundred bytes.
+        // A message has at most a few hundred bytes.
         length: length as u32,
         cookie,
     };
@@ -247,7 +248,7 @@ pub(super) fn send<T: IntoBytes + Immutable>(
     socket.send(&bytes, descriptors)
 }
 
-/// Tells a process why it is detached. The process may have gone or may not read, which does not matter.
+/// Tells a process why it is detached. It does not matter if the process has gone or does not read.
 pub(super) fn send_detached(socket: &SeqSocket, status: Status) {
     let detached = abi::Detached {
         status: status.code(),
@@ -265,8 +266,8 @@ pub(super) struct WakeProcess(pub(super) Arc<SeqSocket>);
 
 impl Doorbell for WakeProcess {
     fn ring(&self) {
-        // If there is no room for it, the process' socket is readable anyway; if the process has gone,
-        // the control thread finds out.
+        // If there is no room for it, the process's socket is readable anyway; if the process has gone, the control
+        // thread finds that out.
         let _ = send(&self.0, kind::WAKE, 0, &abi::Wake { reserved: 0 }, &[]);
     }
 }

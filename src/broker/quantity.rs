@@ -9,11 +9,11 @@ use std::time::Duration;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Bytes.
+/// A size in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub(super) u64);
 
-/// Bytes of what is counted in 32 bits, less than 4 GiB.
+/// A size in bytes that is counted in 32 bits, less than 4 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "Size", into = "Size")]
 pub(super) struct Length(pub(super) u32);
@@ -22,7 +22,7 @@ pub(super) struct Length(pub(super) u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Time(pub(super) Duration);
 
-/// Bits per second.
+/// A speed in bits per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub(super) struct Speed(pub(super) u64);
@@ -55,26 +55,26 @@ const SPEEDS: [(&str, u64); 5] = [
     ("bit/s", 1),
 ];
 
-/// Not a size, a time or a speed.
+/// An error: the text is not a size, a time or a speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoQuantity {
-    /// Not a size.
+    /// The text is not a size.
     #[error("a size is a whole number with a unit (B, KiB, MiB, GiB or TiB): \"64 MiB\"")]
     Size,
-    /// 4 GiB or more.
+    /// The size is 4 GiB or more.
     #[error("this size must be less than 4 GiB")]
     Length,
-    /// Not a time.
+    /// The text is not a time.
     #[error("a time is a whole number with a unit (ns, us, ms, s, min or h): \"50 us\"")]
     Time,
-    /// Not a speed.
+    /// The text is not a speed.
     #[error(
         "a speed is a whole number with a unit (bit/s, kbit/s, Mbit/s, Gbit/s or Tbit/s): \"25 Gbit/s\""
     )]
     Speed,
 }
 
-/// A whole number and a unit, with or without a space between the two.
+/// Parses a whole number and a unit, with or without a space between the two.
 fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
@@ -82,7 +82,7 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*factor)
 }
 
-/// In the largest unit that leaves a whole number.
+/// Writes a number in the largest unit that leaves it whole.
 fn write(
     f: &mut fmt::Formatter<'_>,
     value: u64,

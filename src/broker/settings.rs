@@ -30,18 +30,18 @@ mod tests;
 /// The contents of a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The broker's part.
+    /// The configuration of the broker.
     pub broker: Config,
     /// Which messages are logged, in the syntax of `tracing_subscriber::EnvFilter`.
     pub log: String,
-    /// How lines of the log are written.
+    /// The form of the lines of the log.
     pub log_format: LogFormat,
     /// Whether iWARP asks its peers for CRCs (MPA, RFC 5044); they are used if either side asks for them.
     pub crc: bool,
 }
 
 impl Default for Settings {
-    /// Logs at level `info`, and asks for no CRCs.
+    /// Logs at level `info`, and does not ask for CRCs.
     fn default() -> Self {
         Self {
             broker: Config::default(),
@@ -55,22 +55,22 @@ impl Default for Settings {
 /// What is wrong with a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
-    /// It is not TOML, a key is unknown, or a value is of another type.
+    /// The file is not TOML, a key is unknown, or a value is of another type.
     #[error("line {line} (`{text}`): {message}")]
     Syntax {
-        /// Counted from 1.
+        /// The number of the line, counted from 1.
         line: usize,
-        /// What is written there.
+        /// The text of that line.
         text: String,
-        /// What is wrong there, and what is allowed.
+        /// What is wrong in it, and what is allowed.
         message: String,
     },
     /// A value is out of range.
     #[error("line {line}: {error}")]
     OutOfRange {
-        /// The line of its key, counted from 1.
+        /// The number of the line with its key, counted from 1.
         line: usize,
-        /// Which, and what is allowed.
+        /// Which value it is, and what is allowed.
         error: OutOfRange,
     },
     /// A default is out of range because of values in the file.
@@ -83,7 +83,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// The first error, and its line.
+    /// The first error, with its line.
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
         let settings = Self::parse_unchecked(text)?;
         settings
@@ -99,7 +99,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// The first value that is out of range, and what is allowed.
+    /// The error names the first value that is out of range, and what is allowed.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         log_filter(&self.log).map_err(|allowed| OutOfRange {
             key: "log".to_owned(),
@@ -109,7 +109,7 @@ impl Settings {
         self.broker.validate()
     }
 
-    /// All settings as a configuration file, including defaults.
+    /// Returns all settings, including defaults, as a configuration file.
     #[must_use]
     pub fn to_toml(&self) -> String {
         // This can fail only for numbers that TOML cannot hold, and those are out of range.
@@ -157,14 +157,14 @@ fn plain(message: &str) -> String {
     format!("{found}, and must be {expected}")
 }
 
-/// The unknown key and the valid keys in a message such as "unknown field `a`, expected one of `b`, `c`".
+/// Returns the unknown key and the valid keys in a message such as "unknown field `a`, expected one of `b`, `c`".
 fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
     let rest = message.strip_prefix("unknown field `")?;
     let (key, rest) = rest.split_once('`')?;
     Some((key, rest.split('`').skip(1).step_by(2).collect()))
 }
 
-/// An address to listen at, with the port of SMB Direct if it names none.
+/// Parses an address to listen on, with the port of SMB Direct if it does not name one.
 fn parse_address(text: &str) -> Result<SocketAddr, NoAddress> {
     let bare = text
         .strip_prefix('[')
@@ -179,27 +179,27 @@ fn parse_address(text: &str) -> Result<SocketAddr, NoAddress> {
 impl FromStr for Listen {
     type Err = NoAddress;
 
-    /// An address, with the port of SMB Direct if it names none: `10.0.0.1`, `[::]:5445`.
+    /// Parses an address, with the port of SMB Direct if it does not name one: `10.0.0.1`, `[::]:5445`.
     fn from_str(text: &str) -> Result<Self, NoAddress> {
         parse_address(text).map(Self::from)
     }
 }
 
-/// Not an address to listen at.
+/// An error: the text is not an address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "\"{0}\": an address is numeric, with or without a port: \"0.0.0.0:5445\", \"[::]:5445\", \"10.0.0.1\""
 )]
 pub struct NoAddress(String);
 
-/// The line of the byte at `offset`, counted from 1, and its text.
+/// Returns the line of the byte at `offset`, counted from 1, and its text.
 fn line_at(text: &str, offset: usize) -> (usize, &str) {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count();
     (line + 1, text.lines().nth(line).unwrap_or_default())
 }
 
-/// The line of a key such as `memory.bulk.longest_run`; `None` if the file does not have it.
+/// Returns the line of a key such as `memory.bulk.longest_run`; `None` if the file does not have it.
 fn line_of_key(text: &str, key: &str) -> Option<usize> {
     let document = DeTable::parse(text).ok()?;
     let mut table = document.get_ref();
@@ -296,7 +296,7 @@ struct ListenTable {
     fabric: Fabric,
 }
 
-/// `auto` if it names no fabric.
+/// The value of `fabric`, which is `auto` if no fabric is chosen.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 struct Fabric(Option<FabricKind>);
@@ -322,7 +322,7 @@ impl From<Fabric> for String {
     }
 }
 
-/// A [`LogFormat`].
+/// The value of `log_format`.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 struct Format(LogFormat);
@@ -381,7 +381,7 @@ struct Memory {
     receive: Region,
 }
 
-/// Keys that the file leaves out have the defaults of the region, which differ between regions.
+/// A region's table. Keys that the file leaves out have the defaults of the region, which differ between regions.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct Region {
@@ -430,7 +430,7 @@ impl From<Address> for String {
     }
 }
 
-/// By hand, because a derived untagged enumeration would not say what is wrong within a table.
+/// Written by hand, because a derived untagged enumeration would not say what is wrong within a table.
 impl<'de> Deserialize<'de> for ListenAt {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct ListenVisitor;
@@ -610,7 +610,7 @@ impl From<&MemParams> for Memory {
 }
 
 impl Memory {
-    /// Fills in what the file leaves out, as `acceptor` needs it.
+    /// Fills in the keys that the file leaves out, as `acceptor` needs them.
     fn for_connections(self, acceptor: &Acceptor) -> MemParams {
         let default = Config::default().memory;
         let message = acceptor.max_fragmented_size.0;
@@ -626,8 +626,8 @@ impl Memory {
 }
 
 impl Region {
-    /// Fills in what the file leaves out from `default`. If the file does not set the length of buffers,
-    /// units become long enough for the longest buffer, of a segment at most, to hold `longest` bytes.
+    /// Fills in the keys that the file leaves out from `default`. If the file does not set the length of buffers, units
+    /// become long enough for the longest buffer, of a segment at most, to hold `longest` bytes.
     fn or(self, default: RegionShape, longest: u32) -> RegionShape {
         let units_per_segment = self.units_per_segment.unwrap_or(default.units_per_segment);
         let by_default = default.longest_run.min(units_per_segment.max(1));

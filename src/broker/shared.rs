@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What all threads of a broker share.
+//! The state that all threads of a broker share.
 //!
-//! The registry is behind one mutex, which is held for one look-up or change and never across a system call.
+//! One mutex protects the registry; it is held for one look-up or change and never across a system call.
 
 use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,13 +16,13 @@ use crate::engine::registry::Registry;
 use crate::engine::shard::{Host, Rules};
 use crate::units::Instant;
 
-/// What all threads of a broker share.
+/// The state that all threads of a broker share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: Config,
-    /// Memory of all workers.
+    /// The account for the memory of all workers.
     pub(super) memory: Arc<Account>,
-    /// The part of it that is kept for workers that wait.
+    /// The part of that memory that is kept for workers that wait.
     pub(super) reserve: Reserve,
     /// The limits on connections.
     pub(super) limits: Limits,
@@ -43,18 +43,18 @@ impl Shared {
         }
     }
 
-    /// The time since the broker started, by the clock of all its threads.
+    /// Returns the time since the broker started, by the clock of all its threads.
     pub(super) fn now(&self) -> Instant {
         Instant::ZERO + self.start.elapsed()
     }
 
-    /// The registry. The guard must not be held across anything that waits.
+    /// Returns the registry. The guard must not be held across anything that waits.
     pub(super) fn registry(&self) -> MutexGuard<'_, Registry<Arc<Process>>> {
-        // Its methods leave nothing half done, because they do not panic.
+        // The registry's methods do not panic, so they leave nothing half done.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The rules for shards.
+    /// Returns the rules for shards.
     pub(super) fn rules(&self) -> Rules {
         let config = &self.config;
         let send = &config.memory.send;
@@ -69,11 +69,11 @@ impl Shared {
         }
     }
 
-    /// Warns, once in a while, that clients or processes have met a limit.
+    /// Warns, once in a while, that clients or processes have reached a limit.
     pub(super) fn limit_met(&self, key: &'static str, limit: usize, (times, what): (u64, &str)) {
         let met = self.registry().warnings.met(key, times, self.now());
         if let Some(times) = met {
-            tracing::warn!(times, "{key} = {limit} was met: {what}");
+            tracing::warn!(times, "{key} = {limit} was reached: {what}");
         }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a broker says about itself, for people and their tools.
+//! What a broker reports about itself, for people and their tools.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -22,23 +22,24 @@ pub struct Status {
     pub version: String,
     /// The version of the interface to workers.
     pub interface: u32,
-    /// Time since it started.
+    /// Time since the broker started.
     pub uptime_seconds: f64,
-    /// It takes no more connections and processes, and ends once the existing connections have ended.
+    /// Whether it is stopping: it accepts no more connections and processes, and ends once the existing connections
+    /// have ended.
     pub stopping: bool,
-    /// Where it accepts SMB Direct.
+    /// The addresses on which it accepts SMB Direct.
     pub listen: Vec<SocketAddr>,
-    /// Where clients reach it: what smbd tells them.
+    /// The addresses on which clients reach it, and which smbd announces.
     pub addresses: Vec<AddressStatus>,
-    /// The addresses of `listen` that this machine does not have: they are served as soon as it does.
+    /// The addresses of `listen` that this machine does not have; they are served as soon as it has them.
     #[serde(default)]
     pub missing: Vec<SocketAddr>,
-    /// The addresses of this machine that the listener allows clients to use; `null`: all.
+    /// The addresses of this machine that the listener allows clients to use; `null` stands for all.
     #[serde(default)]
     pub allowed: Option<Vec<String>>,
     /// The limits.
     pub limits: Limits,
-    /// What there is now.
+    /// The current numbers.
     pub totals: Totals,
     /// What each fabric has carried since the start, by its name, including connections that have ended.
     pub carried: BTreeMap<String, Carried>,
@@ -48,97 +49,97 @@ pub struct Status {
     pub processes: Vec<ProcessStatus>,
     /// The connections that ended last, the oldest end first.
     pub closes: Vec<CloseStatus>,
-    /// What smbd has said about its clients, those first about which it said something last. Empty from a device in the
-    /// kernel.
+    /// What smbd has said about its clients; the client about which it said something last comes first. A device in the
+    /// kernel leaves this empty.
     #[serde(default)]
     pub clients: Vec<ClientStatus>,
     /// Counts of events by name: ends of connections by reason, refusals, attachments.
     pub counters: BTreeMap<String, u64>,
 }
 
-/// An address at which clients reach the broker.
+/// An address on which clients reach the broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressStatus {
-    /// With the port.
+    /// The address with its port.
     pub address: SocketAddr,
-    /// The name of its interface, if known.
+    /// The name of the address's interface, if known.
     pub interface: Option<String>,
-    /// The system's index of its interface, or 0.
+    /// The system's index of the address's interface, or 0.
     pub interface_index: u32,
-    /// Bits per second.
+    /// The speed in bits per second.
     pub link_speed: u64,
-    /// The fabric that serves it: `software` or `verbs`.
+    /// The fabric that serves the address: `software` or `verbs`.
     pub fabric: String,
 }
 
 /// The limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Connections.
+    /// Maximum number of connections.
     pub connections: usize,
-    /// Connections that are offered to the listener at a time.
+    /// Maximum number of connections that are offered to the listener at a time.
     pub undispatched: usize,
-    /// Connections without a session.
+    /// Maximum number of connections without a session.
     pub unauthenticated: usize,
-    /// Workers.
+    /// Maximum number of workers.
     pub workers: usize,
-    /// Sessions and clients of one worker.
+    /// Maximum number of sessions and clients of one worker.
     pub sessions_of_worker: usize,
-    /// Bytes of memory of one worker.
+    /// Maximum number of bytes of memory of one worker.
     pub memory_of_worker: u64,
-    /// Bytes of memory of all workers.
+    /// Maximum number of bytes of memory of all workers together.
     pub memory: u64,
-    /// Entries of a ring.
+    /// Number of entries of a ring.
     pub queue_depth: u32,
 }
 
-/// What there is now.
+/// The current numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Connections that have negotiated.
+    /// Number of connections that have negotiated.
     pub connections: usize,
-    /// Those of them without an owner.
+    /// Number of connections that have negotiated and have no owner.
     pub undispatched: usize,
-    /// Those of them without a session.
+    /// Number of connections that have negotiated and have no session.
     pub unauthenticated: usize,
-    /// Tokens that may be claimed.
+    /// Number of tokens that may be claimed.
     pub offered: usize,
-    /// Client GUIDs that are registered.
+    /// Number of client GUIDs that are registered.
     pub clients: usize,
-    /// Sessions that are registered.
+    /// Number of sessions that are registered.
     pub sessions: usize,
-    /// Bytes of memory of all workers.
+    /// Number of bytes of memory of all workers.
     pub memory: u64,
-    /// Queues of all workers.
+    /// Number of queues of all workers.
     pub queues: usize,
-    /// Segments that are registered with connections, each counted once per connection.
+    /// Number of segments that are registered with connections, each counted once per connection.
     pub registrations: usize,
 }
 
 /// What a fabric has carried since the start. None of the numbers ever falls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
-    /// Connections that negotiated.
+    /// Number of connections that negotiated.
     pub connections: u64,
-    /// Messages received.
+    /// Number of messages received.
     pub messages_in: u64,
-    /// Messages sent.
+    /// Number of messages sent.
     pub messages_out: u64,
     /// Bytes of messages received.
     pub inline_bytes_in: u64,
     /// Bytes of messages sent.
     pub inline_bytes_out: u64,
-    /// RDMA READs that brought all of their data.
+    /// Number of RDMA READs that fetched all of their data.
     pub rdma_reads: u64,
-    /// Bytes that RDMA READ brought.
+    /// Bytes that RDMA READs fetched.
     pub rdma_read_bytes: u64,
-    /// RDMA WRITEs that carried all of their data.
+    /// Number of RDMA WRITEs that carried all of their data.
     pub rdma_writes: u64,
-    /// Bytes that RDMA WRITE carried.
+    /// Bytes that RDMA WRITEs carried.
     pub rdma_write_bytes: u64,
-    /// Clients' tokens that messages invalidated.
+    /// Number of clients' tokens that messages invalidated.
     pub invalidations_out: u64,
-    /// How often a received fragment had to wait for its owner's memory.
+    /// How often a received fragment had to wait for memory of the connection's owner.
     pub buffer_waits: u64,
 }
 
@@ -174,7 +175,7 @@ impl From<&registry::Carried> for Carried {
 /// A connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionStatus {
-    /// The number that its owner knows it by.
+    /// The number by which its owner knows it.
     pub id: Option<u64>,
     /// The reactor that drives it.
     pub reactor: usize,
@@ -186,48 +187,48 @@ pub struct ConnectionStatus {
     pub fabric: String,
     /// The worker that owns it.
     pub worker: Option<u32>,
-    /// That worker's process.
+    /// The system's number for that worker's process.
     pub pid: Option<i32>,
     /// `fresh`, `offered`, `owned` or `ending`.
     pub state: String,
-    /// Messages that may be sent to the client now.
+    /// Number of messages that may be sent to the client now.
     pub send_credits: u16,
-    /// Messages that the client may send now.
+    /// Number of messages that the client may send now.
     pub receive_credits: u16,
-    /// Receives that are posted.
+    /// Number of receives that are posted.
     pub receives_posted: u16,
     /// Bytes of messages received.
     pub inline_bytes_in: u64,
     /// Bytes of messages sent.
     pub inline_bytes_out: u64,
-    /// Bytes that RDMA READ brought.
+    /// Bytes that RDMA READs fetched.
     pub rdma_read_bytes: u64,
-    /// Bytes that RDMA WRITE carried.
+    /// Bytes that RDMA WRITEs carried.
     pub rdma_write_bytes: u64,
-    /// Messages received.
+    /// Number of messages received.
     pub messages_in: u64,
-    /// Messages sent.
+    /// Number of messages sent.
     pub messages_out: u64,
-    /// The client's tokens that messages invalidated, in answers to requests with channel 2.
+    /// Number of the client's tokens that messages invalidated, in answers to requests with channel 2.
     pub invalidations_out: u64,
-    /// Operations queued and not posted.
+    /// Number of operations that are queued and not posted.
     pub queued: usize,
     /// Submissions that have not been answered.
     pub outstanding: u32,
-    /// Received fragments that wait for the owner's memory.
+    /// Number of received fragments that wait for memory of the owner.
     pub starved: usize,
-    /// Its worker said that a user has logged in on it, or that a share has let a guest in.
+    /// Whether its worker said that a user has logged in on it, or that a share has let a guest in.
     pub authenticated: bool,
-    /// What happens to file data, if smbd has said so: `plain`, `signed`, `encrypted`, `signed in messages` or
+    /// How file data is protected, if smbd has said so: `plain`, `signed`, `encrypted`, `signed in messages` or
     /// `encrypted in messages`. Data that is not in messages may go by RDMA.
     #[serde(default)]
     pub protection: Option<String>,
-    /// Time since it was accepted.
+    /// Time since the connection was accepted.
     pub age_seconds: f64,
 }
 
 impl ConnectionStatus {
-    /// The status of a reactor's connection at the time `now`.
+    /// Makes the status of a reactor's connection at the time `now`.
     pub(super) fn new(
         conn: ConnReport<Arc<Process>>,
         (reactor, fabric): (usize, FabricKind),
@@ -273,18 +274,18 @@ pub struct ProcessStatus {
     pub pid: i32,
     /// `listener`, `worker` or `observer`.
     pub role: String,
-    /// It came with the token of a connection, and does not count towards `limits.workers`.
+    /// Whether it attached with the token of a connection; such a process does not count towards `limits.workers`.
     #[serde(default)]
     pub invited: bool,
-    /// Connections that it owns.
+    /// Number of connections that the process owns.
     pub connections: usize,
-    /// Sessions and clients that it has registered.
+    /// Number of sessions and clients that the process has registered.
     pub sessions: usize,
-    /// Bytes of all its memory.
+    /// Number of bytes of the process's memory.
     pub memory: u64,
-    /// Segments of SEND.
+    /// Number of segments of SEND.
     pub send_segments: usize,
-    /// Segments of BULK.
+    /// Number of segments of BULK.
     pub bulk_segments: usize,
     /// Its queues.
     pub queues: Vec<QueueStatus>,
@@ -293,24 +294,24 @@ pub struct ProcessStatus {
 /// A queue of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueStatus {
-    /// Its reactor, whose number is also the queue's.
+    /// The queue's reactor, whose number is also the queue's.
     pub reactor: usize,
-    /// Connections.
+    /// Number of connections.
     pub connections: usize,
-    /// Completions that found no room in the ring.
+    /// Number of completions for which there was no room in the ring.
     pub overflow: usize,
-    /// Completions in the ring.
+    /// Number of completions in the ring.
     pub completions: u32,
     /// Submissions that have not been answered.
     pub outstanding: u32,
-    /// Segments of RECEIVE.
+    /// Number of segments of RECEIVE.
     pub receive_segments: u32,
-    /// Units of RECEIVE in use.
+    /// Number of units of RECEIVE in use.
     pub receive_units_used: u32,
 }
 
 impl QueueStatus {
-    /// The status of a queue with a reactor.
+    /// Makes the status of a queue with a reactor.
     pub(super) const fn new(queue: &QueueReport, reactor: usize) -> Self {
         Self {
             reactor,
@@ -337,9 +338,9 @@ pub struct CloseStatus {
     pub worker: Option<u32>,
     /// The reason's name.
     pub reason: String,
-    /// When it ended, counted from the broker's start.
+    /// Time from the broker's start to the end of the connection.
     pub at_seconds: f64,
-    /// How old it was.
+    /// Time that the connection lasted.
     pub age_seconds: f64,
     /// Bytes that came from the client, in messages and by RDMA READ.
     pub bytes_received: u64,
@@ -352,26 +353,26 @@ pub struct CloseStatus {
 pub struct ClientStatus {
     /// The client's address.
     pub address: IpAddr,
-    /// When smbd last said something about it, counted from the broker's start.
+    /// Time from the broker's start to the last note of smbd about the client.
     pub at_seconds: f64,
-    /// The version of SMB that it has negotiated last, over TCP or SMB Direct: `3.1.1`.
+    /// The version of SMB that the client negotiated last, over TCP or SMB Direct, such as `3.1.1`.
     pub dialect: Option<String>,
-    /// Whether it knows multichannel.
+    /// Whether the client knows multichannel.
     pub multichannel: Option<bool>,
-    /// How often it asked for the server's interfaces and was answered.
+    /// How often the client asked for the server's interfaces and was answered.
     pub asked: u64,
-    /// The number of RDMA-capable addresses that it was told the last time.
+    /// The number of RDMA-capable addresses in the last answer.
     pub told: Option<u32>,
-    /// How often it was told of no RDMA-capable address because its session is signed or encrypted and its connection
-    /// has no RDMA transform for that.
+    /// How often the answer announced no RDMA-capable address because the client's session is signed or encrypted and
+    /// its connection has no RDMA transform for that.
     pub withheld: u64,
-    /// How often it could not bind an SMB Direct connection to its session.
+    /// How often the client could not bind an SMB Direct connection to its session.
     pub refused: u64,
-    /// The NTSTATUS of the last time, in hexadecimal.
+    /// The NTSTATUS of the last such failure, in hexadecimal.
     pub refusal: Option<String>,
 }
 
-/// A time as seconds since the broker's start.
+/// Returns a time as seconds since the broker's start.
 pub(super) fn seconds(at: Instant) -> f64 {
     at.saturating_since(Instant::ZERO).as_secs_f64()
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! "Did you mean ...?"
+//! Finds the word for "Did you mean ...?".
 
 /// How similar two words have to be, at most 1.0: one letter may be missing, wrong, doubled or swapped.
 const LIKE: f64 = 0.75;
 
-/// The word of `known` that is most similar to `text`, if one is similar enough.
+/// Returns the word of `known` that is most similar to `text`, if one is similar enough.
 pub(super) fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
     let text = text.to_lowercase();
     let like = |name: &&'a str| (strsim::normalized_damerau_levenshtein(&text, name), *name);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What the log says of what a shard did.
+//! The sentences of the log about what a shard did.
 
 use crate::engine::admission::{Limit, Limits};
 
-/// Why a connection ended that the device itself has ended for the reason of this name.
+/// Returns why a connection ended, for the name of a reason for which the device itself ended it.
 pub(super) fn of_reason(name: &str, limits: &Limits) -> String {
     match name {
         "too_many_connections" | "too_many_connections_of_source" => format!(
@@ -24,11 +24,11 @@ pub(super) fn of_reason(name: &str, limits: &Limits) -> String {
         "claim_timeout" => "no smbd took it in time: see the log of smbd".to_owned(),
         "declined" => "smbd refused it: see the log of smbd".to_owned(),
         "listener_busy" => "smbd does not read its offers".to_owned(),
-        "message_too_long" => "a message that is too long for the memory of its smbd".to_owned(),
+        "message_too_long" => "a message is too long for the memory of its smbd".to_owned(),
         "too_many_unanswered" => {
-            "its client has not logged in, and takes nothing of what it is sent".to_owned()
+            "its client has not logged in, and takes none of the data sent to it".to_owned()
         }
-        "no_queue" => "its smbd could not be given a queue".to_owned(),
+        "no_queue" => "the device could not make a queue for its smbd".to_owned(),
         "no_random_numbers" => "the system has no random numbers".to_owned(),
         "worker_gone" => "its smbd has ended".to_owned(),
         "disconnected" => "smbd closed it".to_owned(),
@@ -37,7 +37,7 @@ pub(super) fn of_reason(name: &str, limits: &Limits) -> String {
     }
 }
 
-/// The key of the configuration that sets a limit, its value, and what was done when it was met.
+/// Returns the key of the configuration that sets a limit, its value, and what was done when it was reached.
 pub(super) const fn of_limit(limit: Limit, limits: &Limits) -> (&'static str, usize, &'static str) {
     let (key, value) = match limit {
         Limit::Connections | Limit::ConnectionsOfSource => {
@@ -49,8 +49,8 @@ pub(super) const fn of_limit(limit: Limit, limits: &Limits) -> (&'static str, us
     };
     let consequence = match limit.is_of_source() {
         true => {
-            "of one source (a quarter of that is its share, unless it is in gateways) the oldest connection without \
-             a session was ended"
+            "a single source had its share, which is a quarter unless it is in gateways, and its oldest connection \
+             without a session was ended"
         }
         false => "the oldest connection without a session was ended",
     };

@@ -2,18 +2,18 @@
 
 //! The seven operations of the smbdirect device as data, version [`VERSION`].
 //!
-//! Only data: what a process and a device say to each other, by whatever means. `smbdirectd`
-//! carries control messages on a socket and shares memory by descriptors; a device in the kernel
-//! carries the same structures by `ioctl` and `mmap` ([`uapi`](super::uapi)). Everything is in the byte order of the machine
-//! and without padding, and reserved fields are 0 and checked to be 0.
+//! This module is only data: what a process and a device say to each other, by whatever means. `smbdirectd` carries
+//! control messages on a socket and shares memory by descriptors; a device in the kernel carries the same structures by
+//! `ioctl` and `mmap` ([`uapi`](super::uapi)). Everything is in the byte order of the machine and without padding, and
+//! reserved fields are 0 and checked to be 0.
 //!
 //! # Who says what
 //!
 //! | operation | says it | as |
 //! |---|---|---|
-//! | SET_SMBD_PARAMETERS | listener | control [`SetParameters`], the security blob behind it |
-//! | (set the allowed addresses) | listener | control [`SetAddresses`], the addresses behind it |
-//! | (tell about a client) | listener | control [`ClientNote`] |
+//! | SET_SMBD_PARAMETERS | listener | control [`SetParameters`], then the security blob |
+//! | (set the allowed addresses) | listener | control [`SetAddresses`], then the addresses |
+//! | (describe a client) | listener | control [`ClientNote`] |
 //! | SET_SMBD_SESSION_ID | worker | control [`SetSessionId`] |
 //! | GET_MEM_PARAMS | device | [`MemParams`] in control [`Attached`]; memory itself by [`Grow`], [`Segment`], [`Reclaim`], [`Release`] |
 //! | GET_SMBD_EVENT | device | [`Completion`] in a queue; a listener gets control [`Offer`] |
@@ -26,20 +26,20 @@
 //!
 //! # Control messages
 //!
-//! Each begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and ends
-//! with that structure, except that the blob of [`SetParameters`] and the elements of [`SetAddresses`] and
-//! [`Addresses`] come behind it. The device answers a request with one message that carries its `cookie`:
-//! [`Attached`], [`Segment`], [`StatusReport`], or [`Reply`] for the others and for all that fail. Messages
-//! that the device sends on its own have cookie 0, and so have [`Release`] and [`ClientNote`], which are not answered.
-//! The first message of a process is [`Attach`]; the device ends a connection that begins otherwise.
-//! [`Attach`] says which versions the process speaks and which features it has, and [`Attached`] which of
-//! them are used. If there is no common version, the answer is [`Detached`] with the device's version.
+//! Each begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and ends with that
+//! structure, except that the blob of [`SetParameters`] and the elements of [`SetAddresses`] and [`Addresses`] follow
+//! it. The device answers a request with one message that carries its `cookie`: [`Attached`], [`Segment`],
+//! [`StatusReport`], or [`Reply`] for the others and for all that fail. Messages that the device sends on its own have
+//! cookie 0, and so do [`Release`] and [`ClientNote`], which are not answered. The first message of a process is
+//! [`Attach`]; the device ends a connection that begins in any other way. [`Attach`] says which versions the process
+//! speaks and which features it has; [`Attached`] says which of them are used. If there is no common version, the
+//! answer is [`Detached`] with the device's version.
 //!
-//! Later versions add kinds, operations, events, and fields in place of reserved ones. What the other side may skip has
-//! the bit [`OPTIONAL`]; everything else that a side does not know breaks the interface.
-//! The device answers a [`Claim`] when the completion that reports the connection is on its way, or when
-//! the connection ended before that. If the token of such a connection came with [`Attach`], the device
-//! detaches the process.
+//! Later versions add kinds, operations, events, and fields in place of reserved ones. A kind, operation or event that
+//! the other side may skip has the bit [`OPTIONAL`]; if a side does not know another one, its sender broke the
+//! interface. The device answers a [`Claim`] when the completion that reports the connection is on its way, or when the
+//! connection ended before that. If the token of such a connection came with [`Attach`], the device detaches the
+//! process.
 //!
 //! ```text
 //!   listener    Attach -> Addresses, Attached   SetParameters -> Reply   SetAddresses -> Reply
@@ -55,14 +55,13 @@
 //!
 //! # Queues
 //!
-//! A worker has a queue with each reactor of the device that drives one of its connections: one
-//! memory file with two rings of [`crate::shm`], the submission ring (worker produces) at its start,
-//! the completion ring (device produces) at [`Queue::completion_offset`]. The upper 16 bits of a
-//! connection's number are its queue. The worker wakes a sleeping reactor by the doorbell that came with
-//! [`Queue`]; a reactor wakes a sleeping worker by [`Wake`] on the control channel, so that a worker
-//! sleeps on one descriptor, which also tells it that the device has gone. [`event::SENT`] alone may wake
-//! a deep sleeper up to 0.1 s late; usually the next request wakes it first. [`op::RECYCLE`] alone does
-//! not wake a reactor that sleeps deeply, because such a reactor does not need the room.
+//! A worker has a queue with each reactor of the device that drives one of its connections: one memory file with two
+//! rings of [`crate::shm`]: the submission ring (the worker produces) at its start, and the completion ring (the device
+//! produces) at [`Queue::completion_offset`]. The upper 16 bits of a connection's number are its queue. The worker
+//! wakes a sleeping reactor with the doorbell that came with [`Queue`]; a reactor wakes a sleeping worker with [`Wake`]
+//! on the control channel, so that a worker sleeps on a single descriptor, which also tells it when the device has
+//! gone. [`event::SENT`] alone may wake a deep sleeper up to 0.1 s late; usually the next request wakes it first.
+//! [`op::RECYCLE`] alone does not wake a reactor that sleeps deeply, because such a reactor does not need the room.
 //!
 //! The device answers each submission with exactly one completion that carries its `cookie`, except
 //! [`op::RECYCLE`], [`op::DISCONNECT`], [`op::AUTHENTICATED`] and [`op::RECALL`]. On one connection, the device carries out
@@ -78,20 +77,20 @@
 //! A worker has three regions, each made of segments (memory files that both sides map). Segments are
 //! made on demand up to a limit ([`RegionShape`]), and given back:
 //!
-//! | region | its buffers are given out by | holds |
+//! | region | who gives out its buffers | holds |
 //! |---|---|---|
 //! | [`region::SEND`] | the worker | messages to send, and lists of buffer descriptors |
 //! | [`region::BULK`] | the worker | data of RDMA READ and RDMA WRITE: the only region that a peer can ever reach |
 //! | [`region::RECEIVE`] | the device | received messages, until [`op::RECYCLE`]; each queue has its own |
 //!
-//! Places in SEND and BULK are [`Place`]s; received messages are named by buffer numbers
-//! ([`crate::shm::Buffer::to_bits`]), which contain segment and unit.
+//! A place in SEND or BULK is a [`Place`]; a buffer number ([`crate::shm::Buffer::to_bits`]), which contains segment
+//! and unit, names a received message.
 //!
-//! Segments differ in length: a region begins with a short one, and grows by longer ones. The device
-//! answers [`Grow`] when it has memory. If other workers have all of it, that may take a while, in which
-//! the device takes back what they do not use. It asks for a segment back with [`Reclaim`]; from then on
-//! the worker gives out nothing in it, and says [`Release`] once nothing in it is in use. After that
-//! neither side uses the segment: no submission names it, and another segment may get its number.
+//! Segments differ in length: a region begins with a short one, and grows by longer ones. The device answers [`Grow`]
+//! when it has memory. If other workers have all of it, that may take a while, during which the device takes back what
+//! they do not use. It asks for a segment back with [`Reclaim`]; from then on the worker gives out nothing in it, and
+//! sends [`Release`] once nothing in it is in use. After that neither side uses the segment: no submission names it,
+//! and another segment may get its number.
 //!
 //! ```text
 //!   SEND, BULK   Grow -> Segment ... in use ... <- Reclaim, nothing new ... last buffer freed -> Release
@@ -111,7 +110,7 @@ pub const OLDEST_VERSION: u32 = 3;
 
 /// The optional features of [`VERSION`].
 pub mod feature {
-    /// [`FETCH_AHEAD`](super::op::FETCH_AHEAD), [`RECALL`](super::op::RECALL) and
+    /// This side knows [`FETCH_AHEAD`](super::op::FETCH_AHEAD), [`RECALL`](super::op::RECALL) and
     /// [`FETCHED`](super::event::FETCHED).
     pub const FETCH_AHEAD: u64 = 1;
 }
@@ -120,11 +119,11 @@ pub mod feature {
 pub const FEATURES: u64 = feature::FETCH_AHEAD;
 
 /// A side that does not know a [`Control::kind`], [`Submission::op`] or [`Completion::event`] with this bit skips it.
-/// It is not answered, asks for nothing and holds nothing: no cookie, no buffer. A process sends no descriptors with
-/// it; a process closes those that a device sends with it.
+/// Such a message or entry is not answered, does not ask for anything, and has no cookie and no buffer. A process does
+/// not send descriptors with it; a process closes those that a device sends with it.
 pub const OPTIONAL: u32 = 1 << 31;
 
-/// The version that two sides speak with each other: the newest that both know, or `None`.
+/// Returns the version that two sides speak with each other: the newest that both know, or `None`.
 #[must_use]
 pub const fn common_version(newest: u32, oldest: u32) -> Option<u32> {
     let version = if newest < VERSION { newest } else { VERSION };
@@ -134,156 +133,156 @@ pub const fn common_version(newest: u32, oldest: u32) -> Option<u32> {
     Some(version)
 }
 
-/// Longest control message, in bytes: enough for the longest blob or list of addresses.
+/// Length of the longest control message, in bytes: enough for the longest blob or list of addresses.
 pub const MAX_CONTROL_LENGTH: usize = 4096;
 
-/// The most addresses in an [`Addresses`].
+/// Maximum number of addresses in the message [`Addresses`].
 pub const MAX_ADDRESSES: usize = 64;
 
-/// The most addresses in a [`SetAddresses`].
+/// Maximum number of addresses in the message [`SetAddresses`].
 pub const MAX_ALLOWED_ADDRESSES: usize = 128;
 
-/// Longest security blob of [`SetParameters`], in bytes.
+/// Length of the longest security blob of [`SetParameters`], in bytes.
 pub const MAX_SECURITY_BLOB: usize = 2048;
 
-/// A one-time token: the worker that names it gets the connection it was made for. All 0: no token.
+/// A one-time token: the worker that names it gets the connection for which it was made. All zeros mean no token.
 pub type Token = [u8; 16];
 
-/// [`Control::kind`].
+/// Values of [`Control::kind`].
 pub mod kind {
-    /// [`Attach`](super::Attach).
+    /// The kind of [`Attach`](super::Attach).
     pub const ATTACH: u32 = 1;
-    /// [`SetParameters`](super::SetParameters).
+    /// The kind of [`SetParameters`](super::SetParameters).
     pub const SET_PARAMETERS: u32 = 2;
-    /// [`SetSessionId`](super::SetSessionId).
+    /// The kind of [`SetSessionId`](super::SetSessionId).
     pub const SET_SESSION_ID: u32 = 3;
-    /// [`Claim`](super::Claim).
+    /// The kind of [`Claim`](super::Claim).
     pub const CLAIM: u32 = 4;
-    /// [`Grow`](super::Grow).
+    /// The kind of [`Grow`](super::Grow).
     pub const GROW: u32 = 5;
-    /// [`StatusRequest`](super::StatusRequest).
+    /// The kind of [`StatusRequest`](super::StatusRequest).
     pub const STATUS_REQUEST: u32 = 6;
-    /// [`Decline`](super::Decline).
+    /// The kind of [`Decline`](super::Decline).
     pub const DECLINE: u32 = 7;
-    /// [`SetAddresses`](super::SetAddresses).
+    /// The kind of [`SetAddresses`](super::SetAddresses).
     pub const SET_ADDRESSES: u32 = 8;
-    /// [`Release`](super::Release).
+    /// The kind of [`Release`](super::Release).
     pub const RELEASE: u32 = 9;
-    /// [`ClientNote`](super::ClientNote).
+    /// The kind of [`ClientNote`](super::ClientNote).
     pub const CLIENT_NOTE: u32 = 0x80000001;
-    /// [`Attached`](super::Attached).
+    /// The kind of [`Attached`](super::Attached).
     pub const ATTACHED: u32 = 101;
-    /// [`Reply`](super::Reply).
+    /// The kind of [`Reply`](super::Reply).
     pub const REPLY: u32 = 102;
-    /// [`Segment`](super::Segment).
+    /// The kind of [`Segment`](super::Segment).
     pub const SEGMENT: u32 = 103;
-    /// [`Queue`](super::Queue).
+    /// The kind of [`Queue`](super::Queue).
     pub const QUEUE: u32 = 104;
-    /// [`Offer`](super::Offer).
+    /// The kind of [`Offer`](super::Offer).
     pub const OFFER: u32 = 105;
-    /// [`Wake`](super::Wake).
+    /// The kind of [`Wake`](super::Wake).
     pub const WAKE: u32 = 106;
-    /// [`StatusReport`](super::StatusReport).
+    /// The kind of [`StatusReport`](super::StatusReport).
     pub const STATUS_REPORT: u32 = 107;
-    /// [`Detached`](super::Detached).
+    /// The kind of [`Detached`](super::Detached).
     pub const DETACHED: u32 = 108;
-    /// [`Addresses`](super::Addresses).
+    /// The kind of [`Addresses`](super::Addresses).
     pub const ADDRESSES: u32 = 109;
-    /// [`Reclaim`](super::Reclaim).
+    /// The kind of [`Reclaim`](super::Reclaim).
     pub const RECLAIM: u32 = 110;
 }
 
-/// [`Attach::role`].
+/// Values of [`Attach::role`].
 pub mod role {
-    /// The parent smbd: gets offers, and sets parameters. One at a time.
+    /// The parent smbd, which gets offers and sets parameters. There can be only one at a time.
     pub const LISTENER: u32 = 1;
-    /// A child smbd: owns connections.
+    /// A child smbd, which owns connections.
     pub const WORKER: u32 = 2;
-    /// An administrator's tool: asks for the status.
+    /// An administrator's tool, which asks for the status.
     pub const OBSERVER: u32 = 3;
 }
 
-/// [`ClientNote::note`].
+/// Values of [`ClientNote::note`].
 pub mod note {
-    /// It has negotiated SMB 2 or 3, over TCP or SMB Direct. `value`: the dialect, and with
-    /// [`MULTICHANNEL`] whether it knows multichannel.
+    /// The client has negotiated SMB 2 or 3, over TCP or SMB Direct. `value` is the dialect, with the bit
+    /// [`MULTICHANNEL`] if the client knows multichannel.
     pub const NEGOTIATED: u16 = 1;
-    /// It has asked for the server's interfaces. `value`: how many RDMA-capable addresses it was told.
+    /// The client has asked for the server's interfaces. `value` is the number of RDMA-capable addresses in the answer.
     pub const ASKED: u16 = 2;
-    /// It has asked for the server's interfaces, and was told of no RDMA-capable address because its session is
-    /// signed or encrypted and its connection has no RDMA transform for that. `value`: 0.
+    /// The client has asked for the server's interfaces, and the answer announced no RDMA-capable address because its
+    /// session is signed or encrypted and its connection has no RDMA transform for that. `value` is 0.
     pub const WITHHELD: u16 = 3;
-    /// A session is on one of its SMB Direct connections, which has this `port`. `value`: `protection::*`.
+    /// The client has a session on its SMB Direct connection from `port`. `value` is one of `protection::*`.
     pub const SESSION: u16 = 4;
-    /// It could not bind an SMB Direct connection to its session. `value`: the NTSTATUS.
+    /// The client could not bind an SMB Direct connection to its session. `value` is the NTSTATUS.
     pub const REFUSED: u16 = 5;
 
-    /// In `value` of [`NEGOTIATED`].
+    /// Bit in `value` of [`NEGOTIATED`]: the client knows multichannel.
     pub const MULTICHANNEL: u32 = 0x10000;
 }
 
-/// `value` of [`note::SESSION`]: what happens to file data on a connection.
+/// Values of `value` in [`note::SESSION`]: how a connection protects and carries file data.
 pub mod protection {
-    /// Neither signed nor encrypted; by RDMA.
+    /// File data is neither signed nor encrypted, and goes by RDMA.
     pub const PLAIN: u32 = 0;
-    /// Signed; by RDMA with a transform.
+    /// File data is signed, and goes by RDMA with a transform.
     pub const SIGNED: u32 = 1;
-    /// Encrypted; by RDMA with a transform.
+    /// File data is encrypted, and goes by RDMA with a transform.
     pub const ENCRYPTED: u32 = 2;
-    /// Signed; in messages.
+    /// File data is signed, and goes in messages.
     pub const SIGNED_IN_MESSAGES: u32 = 3;
-    /// Encrypted; in messages.
+    /// File data is encrypted, and goes in messages.
     pub const ENCRYPTED_IN_MESSAGES: u32 = 4;
 }
 
-/// [`Grow::region`], [`Segment::region`].
+/// Values of [`Grow::region`] and [`Segment::region`].
 pub mod region {
-    /// Messages to send.
+    /// The region for messages to send.
     pub const SEND: u32 = 1;
-    /// Data of RDMA READ and RDMA WRITE.
+    /// The region for data of RDMA READ and RDMA WRITE.
     pub const BULK: u32 = 2;
-    /// Received messages.
+    /// The region for received messages.
     pub const RECEIVE: u32 = 3;
 }
 
-/// [`Submission::op`].
+/// Values of [`Submission::op`].
 pub mod op {
-    /// Sends one SMB2 message: `length` bytes at `place` in SEND. With `INVALIDATE` in `flags`, it
-    /// invalidates `token` at the peer. Answered by `SENT`.
+    /// Sends one SMB2 message, the `length` bytes at `place` in SEND. With `INVALIDATE` in `flags`, it invalidates
+    /// `token` at the peer. The answer is `SENT`.
     pub const SEND_PDU: u32 = 1;
     /// Reads `length` bytes of the peer's memory, which `descriptors` name, to `place` in BULK.
-    /// Answered by `RDMA_DONE`.
+    /// The answer is `RDMA_DONE`.
     pub const RDMA_READ: u32 = 2;
-    /// Writes `length` bytes at `place` in BULK to the peer's memory. Answered by `RDMA_DONE`.
+    /// Writes the `length` bytes at `place` in BULK to the peer's memory. The answer is `RDMA_DONE`.
     pub const RDMA_WRITE: u32 = 3;
-    /// Ends a connection gracefully: what was submitted before is sent first. `DISCONNECTED` follows.
+    /// Ends a connection gracefully: earlier submissions are sent first. `DISCONNECTED` follows.
     pub const DISCONNECT: u32 = 4;
     /// Gives a connection to the worker that has registered `client_guid`
-    /// ([`TransferSubmission`](super::TransferSubmission)) or, if that is 0, to the worker that claims the
-    /// token in the answer, with a first message for it: `length` bytes at `place` in SEND. Answered
-    /// by `TRANSFERRED`; if its status is OK, the connection no longer belongs to this worker.
+    /// ([`TransferSubmission`](super::TransferSubmission)) or, if that is 0, to the worker that claims the token in the
+    /// answer, with a first message for it: the `length` bytes at `place` in SEND. The answer is `TRANSFERRED`; if its
+    /// status is OK, the connection no longer belongs to this worker.
     pub const TRANSFER: u32 = 5;
-    /// Gives the buffer of a received message back: its number is in `place`. `conn` is 0 except for the
-    /// queue.
+    /// Gives the buffer of a received message back; its number is in `place`. In `conn`, only the queue's bits are set;
+    /// the others are 0.
     pub const RECYCLE: u32 = 6;
-    /// The connection has a session: its client has logged in. A second one has no effect. A connection that
+    /// Says that the connection has a session: its client has logged in. A second one has no effect. A connection that
     /// is transferred later stays authenticated.
     pub const AUTHENTICATED: u32 = 7;
-    /// Lends `length` bytes at `place` in BULK for the data of the next WRITE on this connection
-    /// ([`feature::FETCH_AHEAD`](super::feature::FETCH_AHEAD)). Answered by `FETCHED`.
+    /// Lends the `length` bytes at `place` in BULK for the data of the next WRITE on this connection
+    /// ([`feature::FETCH_AHEAD`](super::feature::FETCH_AHEAD)). The answer is `FETCHED`.
     pub const FETCH_AHEAD: u32 = 8;
-    /// Wants back what was lent with `FETCH_AHEAD` on this connection. If that is still unused, it is answered
-    /// now, with the status FLUSHED.
+    /// Asks for the buffer back that `FETCH_AHEAD` lent on this connection. If it is still unused, `FETCH_AHEAD` is
+    /// answered now, with the status FLUSHED.
     pub const RECALL: u32 = 9;
 }
 
-/// [`Submission::flags`].
+/// Values of [`Submission::flags`].
 pub mod flags {
-    /// `token` is to be invalidated (SEND with Invalidate).
+    /// The message invalidates `token` at the peer (SEND with Invalidate).
     pub const INVALIDATE: u32 = 1;
 }
 
-/// [`Completion::event`].
+/// Values of [`Completion::event`].
 pub mod event {
     /// A connection belongs to this worker now. `buffer` holds a [`ConnInfo`](super::ConnInfo) of `length`
     /// bytes; recycle it.
@@ -297,44 +296,44 @@ pub mod event {
     pub const SENT: u32 = 3;
     /// RDMA_READ or RDMA_WRITE ended: the data has arrived, or its memory is free.
     pub const RDMA_DONE: u32 = 4;
-    /// The connection is gone; `status` says why.
+    /// The connection has ended; `status` says why.
     pub const DISCONNECTED: u32 = 5;
-    /// TRANSFER ended; `token` is set if one was asked for.
+    /// TRANSFER ended; `token` is set if TRANSFER asked for one.
     pub const TRANSFERRED: u32 = 6;
-    /// FETCH_AHEAD ended. Status OK: `length` bytes were fetched for the WRITE in the connection's next `PDU`,
-    /// which follows at once. Otherwise nothing was, and the memory is free: BUSY if something is lent on this
-    /// connection already or a quarter of the queue's depth is under way, FLUSHED if it was wanted back or the
-    /// connection has ended, or why the fetch failed.
+    /// FETCH_AHEAD ended. Status OK means that `length` bytes were fetched for the WRITE in the connection's next
+    /// `PDU`, which follows at once. Otherwise nothing was fetched, and the memory is free: the status is BUSY if
+    /// something is already lent on this connection or a quarter of the queue's depth is under way, FLUSHED if RECALL
+    /// asked for the buffer or the connection has ended, or says why the fetch failed.
     pub const FETCHED: u32 = 7;
 }
 
-/// What every control message begins with.
+/// The head of every control message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Control {
-    /// `kind::*`.
+    /// One of `kind::*`.
     pub kind: u32,
-    /// Bytes of the whole message.
+    /// Length of the whole message, in bytes.
     pub length: u32,
-    /// Chosen by the side that asks, and repeated in the answer. Not 0 in a request.
+    /// A number that the side that asks chooses, and that the answer repeats. It is not 0 in a request.
     pub cookie: u64,
 }
 
-/// A process presents itself.
+/// The first message: a process asks to be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Attach {
-    /// The newest version that the process speaks. This field is here in every version.
+    /// The newest version that the process speaks. Every version has this field in this place.
     pub version: u32,
-    /// `role::*`.
+    /// One of `role::*`.
     pub role: u32,
-    /// For a worker: the token of the connection that it was forked for, or 0.
+    /// For a worker, the token of the connection for which it was forked, or 0.
     pub token: Token,
     /// The oldest version that the process speaks.
     pub oldest_version: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
-    /// Its features, one bit each. Those that the device does not know are not used.
+    /// Features of the process, one bit each. Those that the device does not know are not used.
     pub features: u64,
 }
 
@@ -353,43 +352,43 @@ impl Attach {
     }
 }
 
-/// Parameters that the listener sets for connections accepted from now on ([MS-SMBD] 3.1.1.1). 0 selects
-/// the device's own value, and a larger value is reduced to that.
+/// The listener sets parameters for connections accepted from now on ([MS-SMBD] 3.1.1.1). 0 selects the device's own
+/// value, and a larger value is reduced to that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SetParameters {
-    /// The most credits that a peer is granted. 1 to 65,535.
+    /// Maximum number of credits that a peer is granted: 1 to 65,535.
     pub receive_credit_max: u16,
-    /// Credits to request from peers. 1 to 65,535.
+    /// Number of credits to request from peers: 1 to 65,535.
     pub send_credit_target: u16,
-    /// Longest message to send, in bytes, header included. At least 128.
+    /// Length of the longest message to send, in bytes, header included: at least 128.
     pub max_send_size: u32,
-    /// Longest message to receive, in bytes, header included. At least 128.
+    /// Length of the longest message to receive, in bytes, header included: at least 128.
     pub max_receive_size: u32,
-    /// Longest upper-layer message to receive, in bytes. At least 131,072.
+    /// Length of the longest upper-layer message to receive, in bytes: at least 131,072.
     pub max_fragmented_size: u32,
     /// Largest RDMA transfer, in bytes.
     pub max_read_write_size: u32,
-    /// Milliseconds without a message from the peer after which it is asked for one.
+    /// Milliseconds without a message from the peer after which the device asks it for one.
     pub keepalive_interval_ms: u32,
-    /// The server's GUID: for a device that answers NEGOTIATE itself.
+    /// The server's GUID, for a device that answers NEGOTIATE itself.
     pub server_guid: [u8; 16],
     /// Length in bytes of the NEGOTIATE response's security blob, which follows this structure.
     pub security_blob_length: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u32; 5],
 }
 
-/// The listener sets the server addresses that clients may use, in place of those that it or an
-/// earlier listener set; `count` [`AllowedAddress`]es follow. The device refuses new connections at other
-/// addresses, ends existing ones, and leaves those addresses out of [`Addresses`]. The list holds until
-/// the next one, even after the listener has gone. Before the first, all addresses are allowed.
+/// The listener sets the server addresses that clients may use, instead of those that it or an earlier listener set;
+/// `count` [`AllowedAddress`]es follow. The device refuses new connections to other addresses, ends existing ones, and
+/// leaves those addresses out of [`Addresses`]. The list stays in force until the next one, even after the listener has
+/// gone. Before the first list, all addresses are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SetAddresses {
-    /// At most [`MAX_ALLOWED_ADDRESSES`]; 0 with `all`.
+    /// Number of addresses: at most [`MAX_ALLOWED_ADDRESSES`], and 0 with `all`.
     pub count: u32,
-    /// 0: only those that follow, and none if none follow. 1: all addresses.
+    /// 0 allows only the addresses that follow, and none if none follow; 1 allows all addresses.
     pub all: u32,
 }
 
@@ -397,16 +396,16 @@ pub struct SetAddresses {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct AllowedAddress {
-    /// The address of one host, not unspecified or multicast. IPv4 mapped into IPv6.
+    /// The address of one host, not unspecified or multicast. IPv4 is mapped into IPv6.
     pub address: [u8; 16],
-    /// Scope of link-local IPv6 addresses, not 0; 0 for all others.
+    /// Scope ID of a link-local IPv6 address, not 0; 0 for all others.
     pub scope_id: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
 impl AllowedAddress {
-    /// Whether this can be the address of a server.
+    /// Returns whether this can be the address of a server.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         let ip = Ipv6Addr::from(self.address);
@@ -418,18 +417,18 @@ impl AllowedAddress {
     }
 }
 
-/// The listener tells what smbd knows about a client, for the device's status and its readers. It changes nothing
-/// that the device does. The device skips a note that it does not know.
+/// The listener says what smbd knows about a client, so that the device's status can show it. A note does not change
+/// what the device does. The device skips a note that it does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ClientNote {
-    /// The client's address. IPv4 mapped into IPv6.
+    /// The client's address. IPv4 is mapped into IPv6.
     pub address: [u8; 16],
-    /// `note::*`.
+    /// One of `note::*`.
     pub note: u16,
     /// The client's port, if the note is about one connection; otherwise 0.
     pub port: u16,
-    /// What the note says.
+    /// The note's value: see `note::*`.
     pub value: u32,
 }
 
@@ -441,13 +440,13 @@ pub struct SetSessionId {
     pub session_id: u64,
     /// The ClientGuid of the client's NEGOTIATE requests. Not 0.
     pub client_guid: [u8; 16],
-    /// 0: register. 1: remove (with session 0: the GUID and all its sessions).
+    /// 0 registers; 1 removes, and with session 0 removes the GUID and all its sessions.
     pub remove: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
-/// A worker wants the connection of a token.
+/// A worker claims the connection of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Claim {
@@ -469,21 +468,21 @@ pub struct Decline {
 pub struct Grow {
     /// `region::SEND` or `region::BULK`.
     pub region: u32,
-    /// The fewest units that the segment may have: 1 to [`RegionShape::longest_run`].
+    /// Minimum number of units of the segment: 1 to [`RegionShape::longest_run`].
     pub units: u32,
 }
 
-/// A worker no longer uses a segment, and has unmapped it.
+/// A worker gives back a segment that it no longer uses and has unmapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Release {
-    /// `region::*`.
+    /// One of `region::*`.
     pub region: u32,
     /// For RECEIVE, its queue; otherwise 0.
     pub queue: u32,
     /// As in [`Segment`].
     pub number: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
@@ -491,7 +490,7 @@ pub struct Release {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct StatusRequest {
-    /// 0.
+    /// Must be 0.
     pub reserved: u64,
 }
 
@@ -499,24 +498,25 @@ pub struct StatusRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Attached {
-    /// The version that is spoken from now on: one of those that [`Attach`] named.
+    /// The version that both sides speak from now on: one of those that [`Attach`] named.
     pub version: u32,
     /// The device's number for this process.
     pub worker: u32,
-    /// GET_MEM_PARAMS.
+    /// The memory that the worker may map: the answer to GET_MEM_PARAMS.
     pub memory: MemParams,
-    /// The most submissions of a queue that may be unanswered: the device leaves others in the ring until then.
+    /// Maximum number of unanswered submissions of a queue: the device leaves further ones in the ring until it has
+    /// answered some.
     pub submissions_outstanding: u32,
     /// Largest RDMA transfer, in bytes.
     pub max_read_write_size: u32,
-    /// Those features named by [`Attach`] that are used.
+    /// The features named by [`Attach`] that both sides use.
     pub features: u64,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u32; 4],
 }
 
 impl Attached {
-    /// Whether the device answers in a version, and with features, that this side named.
+    /// Returns whether the device answers in a version, and with features, that this side named.
     #[must_use]
     pub const fn is_understood(&self) -> bool {
         matches!(self.version, OLDEST_VERSION..=VERSION) && self.features & !FEATURES == 0
@@ -527,29 +527,30 @@ impl Attached {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MemParams {
-    /// `region::SEND`.
+    /// Shape of `region::SEND`.
     pub send: RegionShape,
-    /// `region::BULK`.
+    /// Shape of `region::BULK`.
     pub bulk: RegionShape,
-    /// `region::RECEIVE`, of each queue.
+    /// Shape of `region::RECEIVE`, of each queue.
     pub receive: RegionShape,
-    /// Bytes that a worker may have in all regions together.
+    /// Maximum number of bytes of a worker's memory in all regions together.
     pub limit: u64,
-    /// 0.
+    /// Must be 0.
     pub reserved: u64,
 }
 
-/// A region's segments and buffers: see [`crate::shm::buffers::Shape`].
+/// The sizes of a region's segments and buffers. A segment consists of units, and a buffer consists of consecutive
+/// units of one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RegionShape {
-    /// Bytes of a unit.
+    /// Length of a unit, in bytes.
     pub unit_length: u32,
-    /// Units of the longest segment: 1 to 65,536.
+    /// Number of units in the longest segment: 1 to 65,536.
     pub units_per_segment: u32,
-    /// Units of the longest buffer.
+    /// Number of units in the longest buffer.
     pub longest_run: u32,
-    /// Segments at a time: 1 to 65,536.
+    /// Maximum number of segments at a time: 1 to 65,536.
     pub max_segments: u32,
 }
 
@@ -559,147 +560,147 @@ pub struct RegionShape {
 pub struct Reply {
     /// A [`Status`](crate::device::Status) as a number.
     pub status: i32,
-    /// The kind of the request.
+    /// Kind of the request.
     pub kind: u32,
 }
 
-/// A segment, with its memory file.
+/// The device shares a segment, with its memory file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Segment {
-    /// `region::*`.
+    /// One of `region::*`.
     pub region: u32,
     /// For RECEIVE, its queue; otherwise 0.
     pub queue: u32,
-    /// Its number, less than [`RegionShape::max_segments`]. It is unique in SEND, in BULK, and in RECEIVE of
+    /// The segment's number, less than [`RegionShape::max_segments`]. It is unique in SEND, in BULK, and in RECEIVE of
     /// each queue.
     pub number: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
-    /// Its length in bytes: whole units, at most [`RegionShape::units_per_segment`] of them.
+    /// The segment's length in bytes: whole units, at most [`RegionShape::units_per_segment`] of them.
     pub length: u64,
 }
 
-/// The device wants a segment back. The worker gives out nothing in it from now on, and says [`Release`]
-/// once nothing in it is in use. In a segment of RECEIVE, nothing is in use by then.
+/// The device asks for a segment back. The worker gives out nothing in it from now on, and sends [`Release`] once
+/// nothing in it is in use. In a segment of RECEIVE, nothing is in use when the device asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Reclaim {
-    /// `region::*`.
+    /// One of `region::*`.
     pub region: u32,
     /// For RECEIVE, its queue; otherwise 0.
     pub queue: u32,
     /// As in [`Segment`].
     pub number: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
-/// A queue, with its memory file and the doorbell of its reactor.
+/// The device shares a queue, with its memory file and the doorbell of its reactor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Queue {
-    /// Its number: the upper 16 bits of its connections' numbers.
+    /// The queue's number: the upper 16 bits of its connections' numbers.
     pub queue: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
-    /// Bytes of the memory file.
+    /// Length of the memory file, in bytes.
     pub length: u64,
-    /// Where in it the completion ring begins: a multiple of 64. The submission ring is at 0.
+    /// Offset of the completion ring in the memory file: a multiple of 64. The submission ring is at 0.
     pub completion_offset: u64,
 }
 
-/// A connection without an owner: the worker that claims it first, within the time that the device
+/// The device offers a connection without an owner: the worker that claims it first, within the time that the device
 /// allows, gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Offer {
-    /// For [`Attach`] or [`Claim`].
+    /// The token of the connection, for [`Attach`] or [`Claim`].
     pub token: Token,
     /// The connection. Only its owner can use its number.
     pub info: ConnInfo,
 }
 
-/// What is known about a connection.
+/// A description of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ConnInfo {
-    /// Its number.
+    /// The connection's number.
     pub conn: u64,
-    /// The client's address; IPv4 mapped into IPv6.
+    /// The client's address; IPv4 is mapped into IPv6.
     pub peer_address: [u8; 16],
-    /// The server's address, at which the connection came in.
+    /// The server's address to which the client connected.
     pub local_address: [u8; 16],
     /// The client's port.
     pub peer_port: u16,
     /// The server's port.
     pub local_port: u16,
-    /// Scope of link-local addresses, or 0.
+    /// Scope ID of a link-local address, or 0.
     pub scope_id: u32,
-    /// The ClientGuid of its first request.
+    /// The ClientGuid of the connection's first request.
     pub client_guid: [u8; 16],
-    /// Longest upper-layer message to send, in bytes.
+    /// Length of the longest upper-layer message to send, in bytes.
     pub max_fragmented_send_size: u32,
-    /// Longest upper-layer message to receive, in bytes.
+    /// Length of the longest upper-layer message to receive, in bytes.
     pub max_fragmented_receive_size: u32,
     /// Largest RDMA transfer, in bytes.
     pub max_read_write_size: u32,
-    /// RDMA READs that the peer serves at a time, or 0.
+    /// Number of RDMA READs that the peer serves at a time, or 0.
     pub initiator_depth: u32,
-    /// Longest upper-layer message that the client reassembles, in bytes: the MaxFragmentedSize of its
-    /// own negotiate message ([MS-SMBD] 2.2.1). `max_fragmented_send_size` is the lesser of this and what
+    /// Length of the longest upper-layer message that the client reassembles, in bytes: the MaxFragmentedSize of its
+    /// own negotiate message ([MS-SMBD] 2.2.1). `max_fragmented_send_size` is the lesser of this and the length that
     /// fits into SEND.
     pub peer_max_fragmented_size: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u32; 7],
 }
 
-/// Wakes a worker that announced that it sleeps: there is something in a queue.
+/// The device wakes a worker that announced that it sleeps, because a queue has something for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Wake {
-    /// 0.
+    /// Must be 0.
     pub reserved: u64,
 }
 
-/// The status of the device, with a memory file that holds `json_length` bytes of JSON.
+/// The device reports its status, with a memory file that holds `json_length` bytes of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct StatusReport {
-    /// Bytes of the memory file.
+    /// Length of the memory file, in bytes.
     pub length: u64,
-    /// Bytes of JSON at its start.
+    /// Length of the JSON at its start, in bytes.
     pub json_length: u64,
 }
 
-/// Where clients reach the device; `count` [`Address`]es follow. The device sends it to listeners and
-/// workers before [`Attached`], and again whenever the list changes.
+/// The device lists the addresses on which clients reach it; `count` [`Address`]es follow. It sends this to listeners
+/// and workers before [`Attached`], and again whenever the list changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Addresses {
-    /// At most [`MAX_ADDRESSES`].
+    /// Number of addresses: at most [`MAX_ADDRESSES`].
     pub count: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
-/// An address at which clients reach the device.
+/// An address on which clients reach the device.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct Address {
-    /// IPv4 mapped into IPv6.
+    /// The address. IPv4 is mapped into IPv6.
     pub address: [u8; 16],
-    /// Bits per second of its interface.
+    /// Speed of the address's interface, in bits per second.
     pub link_speed: u64,
-    /// The system's index of its interface, or 0.
+    /// The system's index of the address's interface, or 0.
     pub interface: u32,
-    /// Scope of link-local addresses, or 0.
+    /// Scope ID of a link-local address, or 0.
     pub scope_id: u32,
-    /// Port.
+    /// The port.
     pub port: u16,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u16; 3],
 }
 
@@ -707,10 +708,10 @@ pub struct Address {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Detached {
-    /// Why: a [`Status`](crate::device::Status) as a number.
+    /// The reason, a [`Status`](crate::device::Status) as a number.
     pub status: i32,
-    /// If versions are the reason, the device's newest version, so that both sides can report it; otherwise 0. This
-    /// message has this form in every version.
+    /// The device's newest version, so that both sides can report it, if versions are the reason; otherwise 0. This
+    /// message has the same form in every version.
     pub version: u32,
 }
 
@@ -718,49 +719,49 @@ pub struct Detached {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Submission {
-    /// `op::*`.
+    /// One of `op::*`.
     pub op: u32,
-    /// `flags::*`.
+    /// A combination of `flags::*`.
     pub flags: u32,
     /// The connection.
     pub conn: u64,
     /// Chosen by the worker, and repeated in the completion.
     pub cookie: u64,
-    /// A [`Place`]; RECYCLE: a buffer number.
+    /// A [`Place`], or for RECYCLE a buffer number.
     pub place: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub length: u32,
     /// The token to invalidate at the peer, if `flags` says so.
     pub token: u32,
-    /// Where in SEND the buffer descriptors are, 16 bytes each as on the wire.
+    /// The [`Place`] in SEND of the buffer descriptors, 16 bytes each as on the wire.
     pub descriptors: u64,
     /// Number of descriptors: 1 to 4095.
     pub descriptor_count: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: [u32; 3],
 }
 
-/// An entry of a submission ring: TRANSFER.
+/// An entry of a submission ring for TRANSFER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct TransferSubmission {
-    /// [`op::TRANSFER`].
+    /// Must be [`op::TRANSFER`].
     pub op: u32,
-    /// 0.
+    /// Must be 0.
     pub flags: u32,
     /// The connection.
     pub conn: u64,
     /// Chosen by the worker, and repeated in the completion.
     pub cookie: u64,
-    /// Where in SEND the new owner's first message is.
+    /// The [`Place`] in SEND of the new owner's first message.
     pub place: u64,
     /// Length of that message, or 0 if there is none.
     pub length: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
     /// The client GUID that the new owner has registered, or 0.
     pub client_guid: [u8; 16],
-    /// 0.
+    /// Must be 0.
     pub reserved2: u64,
 }
 
@@ -768,23 +769,23 @@ pub struct TransferSubmission {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Completion {
-    /// `event::*`.
+    /// One of `event::*`.
     pub event: u32,
     /// A [`Status`](crate::device::Status) as a number.
     pub status: i32,
     /// The connection.
     pub conn: u64,
-    /// As submitted, or 0.
+    /// The cookie of the submission, or 0.
     pub cookie: u64,
     /// The number of a buffer in RECEIVE, or 0.
     pub buffer: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub length: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
-    /// TRANSFERRED: the token, or 0.
+    /// For TRANSFERRED, the token, or 0.
     pub token: Token,
-    /// 0.
+    /// Must be 0.
     pub reserved2: u64,
 }
 
@@ -819,7 +820,8 @@ const _: () = {
     assert!(size_of::<Completion>() == 64);
 };
 
-/// A byte of SEND or BULK, as a number: the segment in the upper 16 bits, the offset in the others.
+/// The place of a byte in SEND or BULK. As a number, it has the segment in the upper 16 bits, and the offset in the
+/// others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The segment.
@@ -831,7 +833,7 @@ pub struct Place {
 impl Place {
     const OFFSET_BITS: u32 = 48;
 
-    /// The number.
+    /// Returns the place as a number.
     #[must_use]
     pub const fn to_bits(self) -> u64 {
         (self.segment as u64) << Self::OFFSET_BITS | self.offset
@@ -847,7 +849,7 @@ impl Place {
     }
 }
 
-/// The queue that a connection's number belongs to.
+/// Returns the queue to which a connection's number belongs.
 #[must_use]
 pub const fn queue_of(conn: u64) -> u32 {
     (conn >> 48) as u32

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The way to whichever device is at a path: smbdirectd behind a socket, or the kernel's as a character device.
+//! A channel to the device at a path: smbdirectd behind a socket, or the kernel's as a character device.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -11,12 +11,12 @@ use super::chardev::{CharChannel, Kick, is_char_device};
 use crate::shm::Doorbell;
 use crate::sys::{Bell, CharDevice};
 
-/// The way to either device.
+/// A channel to either device.
 #[derive(Debug)]
 pub enum AnyChannel {
-    /// To smbdirectd.
+    /// A channel to smbdirectd.
     Socket(SocketChannel),
-    /// To the kernel.
+    /// A channel to the device in the kernel.
     Char(CharChannel),
 }
 
@@ -25,7 +25,7 @@ impl AnyChannel {
     ///
     /// # Errors
     ///
-    /// Those of [`SocketChannel::connect`] and of [`CharChannel::open`].
+    /// Fails as [`SocketChannel::connect`] and [`CharChannel::open`] do.
     pub fn connect(path: &Path) -> Result<Self, Status> {
         match is_char_device(path) {
             true => CharChannel::open(path).map(Self::Char),
@@ -43,9 +43,9 @@ impl From<SocketChannel> for AnyChannel {
 /// The bell of a queue of either device.
 #[derive(Debug)]
 pub enum AnyBell {
-    /// smbdirectd's.
+    /// The bell of a queue of smbdirectd.
     Socket(Bell),
-    /// The kernel's.
+    /// The bell of a queue of the device in the kernel.
     Char(Kick<CharDevice>),
 }
 
@@ -58,7 +58,7 @@ impl Doorbell for AnyBell {
     }
 }
 
-/// The same delivery, with its bell in another type.
+/// Returns the same delivery with its bell in another type.
 fn with_bell<D>(delivery: Delivery<D>, bell: fn(D) -> AnyBell) -> Delivery<AnyBell> {
     Delivery {
         cookie: delivery.cookie,

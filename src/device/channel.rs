@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The way to a device.
+//! The channel between a process and a device.
 //!
-//! A [`Channel`] carries control messages and, with them, doorbells and memory that both sides map.
-//! A process reaches `smbdirectd` by a socket ([`SocketChannel`]), and a kernel's device by a character device
-//! ([`chardev`](super::chardev)). Submissions and completions need no channel: they are in the memory.
+//! A [`Channel`] carries control messages and, with them, doorbells and memory that both sides map. A process reaches
+//! `smbdirectd` through a socket ([`SocketChannel`]), and a device in the kernel through a character device
+//! ([`chardev`](super::chardev)). Submissions and completions do not go through it: they are in the memory.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +22,8 @@ pub trait Channel {
     /// Wakes the device's side of a queue.
     type Doorbell: Doorbell;
 
-    /// Readable while there is a message, when the device has gone, and after [`wake`](Self::wake).
+    /// Returns a descriptor that is readable while there is a message, when the device has gone, and after
+    /// [`wake`](Self::wake).
     fn event_fd(&self) -> BorrowedFd<'_>;
 
     /// Makes `event_fd` readable until the next [`receive`](Self::receive).
@@ -35,13 +36,13 @@ pub trait Channel {
     /// [`Status::Again`]: the device must receive first. [`Status::Detached`]: it has gone.
     fn send(&mut self, message: &[u8]) -> Result<(), Status>;
 
-    /// The next control message; `None` if there is none now.
+    /// Returns the next control message; `None` if there is none now.
     ///
     /// # Errors
     ///
-    /// Each ends the attachment. [`Status::Detached`]: the device has gone. [`Status::Corrupt`]: it sent
-    /// something that is not a message, or that does not carry what it should. [`Status::System`]: this
-    /// process can have no more descriptors or memory.
+    /// Each error ends the attachment. [`Status::Detached`]: the device has gone. [`Status::Corrupt`]: it sent
+    /// something that is not a message, or a message that does not carry what it should. [`Status::System`]: this
+    /// process cannot get more descriptors or memory.
     fn receive(&mut self) -> Result<Option<Delivery<Self::Doorbell>>, Status>;
 
     /// Ends the attachment, even if a child of this process holds a copy of the channel.
@@ -55,13 +56,13 @@ pub struct Delivery<D> {
     pub cookie: u64,
     /// The message.
     pub answer: Answer,
-    /// For messages that carry memory: exactly as many bytes as the message says.
+    /// The memory, for messages that carry it: exactly as many bytes as the message says.
     pub memory: Option<Memory>,
-    /// With [`Answer::Queue`].
+    /// The doorbell, for [`Answer::Queue`].
     pub doorbell: Option<D>,
 }
 
-/// The way to `smbdirectd`.
+/// A channel to `smbdirectd`.
 #[derive(Debug)]
 pub struct SocketChannel {
     socket: SeqSocket,
@@ -80,9 +81,9 @@ impl SocketChannel {
     pub fn connect(path: &Path) -> Result<Self, Status> {
         let socket = SeqSocket::connect(path).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => Status::Denied,
-            // As many connections as the backlog holds wait to be accepted.
+            // The backlog is full of connections that wait to be accepted.
             io::ErrorKind::WouldBlock => Status::Again,
-            // There is nothing at the path, nothing listens there, or it is not such a socket.
+            // The path does not exist, nothing listens there, or it is not such a socket.
             io::ErrorKind::NotFound
             | io::ErrorKind::NotADirectory
             | io::ErrorKind::ConnectionRefused
@@ -90,7 +91,7 @@ impl SocketChannel {
             _ if error.raw_os_error() == Some(libc::EPROTOTYPE) => Status::NoDevice,
             _ => Status::System,
         })?;
-        // Check before anything is sent. The credentials are those with which it began to listen.
+        // This check comes before anything is sent. The credentials are those with which the device began to listen.
         let device = socket.peer_credentials().map_err(|_| Status::System)?;
         if !trust::may_serve(path, device.user) {
             return Err(Status::Untrusted);
@@ -164,12 +165,12 @@ impl Channel for SocketChannel {
     }
 
     fn close(&mut self) {
-        // It fails only if the socket is closed already.
+        // This fails only if the socket is already closed.
         let _ = self.socket.shut_down();
     }
 }
 
-/// Bytes of the memory file that a message says it carries.
+/// Returns how many bytes of a memory file a message says that it carries.
 const fn memory_length(answer: &Answer) -> Option<u64> {
     match answer {
         Answer::Segment(segment) => Some(segment.length),

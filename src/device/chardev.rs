@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The way to a device in the kernel ([`uapi`]): the second [`Channel`].
+//! A channel to a device in the kernel ([`uapi`]).
 //!
 //! The messages are those of the socket. Sending one makes a call, whose answer [`receive`](Channel::receive) then
 //! returns, as it returns the events that the device has for this process. Memory is mapped when a message announces
 //! it, and the bell of a queue is a call.
 //!
-//! Whatever the device answers is checked, as what smbdirectd sends is: a module of another version, or a bug in it, is
-//! an error with a name. Nobody but root can make a device node, so there is no other user whom one could mistake for
-//! the device.
+//! Whatever the device answers is checked, as everything is that smbdirectd sends: a module of another version, or a
+//! bug in it, becomes an error with a name. Only root can make a device node, so no other user can pose as the device.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -36,15 +35,15 @@ use crate::sys::{Buffer, BufferField, CharDevice, Memory, Waker};
 #[cfg(test)]
 mod tests;
 
-/// Bytes of events that are read at a time.
+/// How many bytes of events are read at a time.
 const EVENTS_LENGTH: usize = 8 * MAX_CONTROL_LENGTH;
 
-/// Longest status, in bytes: enough for a hundred thousand connections.
+/// Length of the longest status, in bytes: enough for a hundred thousand connections.
 const LONGEST_STATUS: u32 = 64 << 20;
 
 /// The system calls on an open file of the device, which a test can answer itself.
 pub trait Kernel: AsFd + fmt::Debug {
-    /// `ioctl`, as [`CharDevice::call`].
+    /// Makes an `ioctl`, as [`CharDevice::call`] does.
     ///
     /// # Errors
     ///
@@ -56,7 +55,7 @@ pub trait Kernel: AsFd + fmt::Debug {
         buffer: Option<(BufferField, Buffer<'_>)>,
     ) -> io::Result<()>;
 
-    /// `mmap`, as [`CharDevice::map`].
+    /// Maps memory with `mmap`, as [`CharDevice::map`] does.
     ///
     /// # Errors
     ///
@@ -79,13 +78,14 @@ impl Kernel for CharDevice {
     }
 }
 
-/// Whether there is a character device at `path`. If there is none, the device is looked for behind a socket.
+/// Returns whether there is a character device at `path`. If there is not, the device is looked for behind a socket.
 #[must_use]
 pub fn is_char_device(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.file_type().is_char_device())
 }
 
-/// Makes a call, again if a signal came first, because then nothing was done. Returns the device's error as a number.
+/// Makes a call, and repeats it if a signal came first, because nothing was done then. Returns the device's error as a
+/// number.
 fn call<C: Call>(
     kernel: &impl Kernel,
     argument: &mut C,
@@ -106,13 +106,13 @@ fn call<C: Call>(
     }
 }
 
-/// What an error of a call means to an attached process.
+/// Returns what an error of a call means to an attached process.
 const fn meaning(errno: i32) -> Status {
     match errno {
-        // No longer attached; the device has failed; the module is being removed.
+        // The process is no longer attached, the device has failed, or the module is being removed.
         libc::ESHUTDOWN | libc::EIO | libc::ENODEV => Status::Detached,
         libc::ENOMEM => Status::System,
-        // The versions are the same, and a side has a call that the other does not have.
+        // The versions are the same, but one side has a call that the other lacks.
         libc::ENOTTY | libc::EOPNOTSUPP => Status::Version,
         libc::EACCES | libc::EPERM => Status::Denied,
         // The device says that this side broke the interface.
@@ -120,7 +120,7 @@ const fn meaning(errno: i32) -> Status {
     }
 }
 
-/// What an error means to a process that wants to attach: every version of the device knows that call.
+/// Returns what an error means to a process that wants to attach: every version of the device has that call.
 const fn meaning_of_attach(errno: i32) -> Status {
     match errno {
         libc::ENOTTY | libc::EINVAL | libc::EOPNOTSUPP => Status::NoDevice,
@@ -141,23 +141,23 @@ impl<K: Kernel> Doorbell for Kick<K> {
             queue: self.queue,
             ..EnterCall::new_zeroed()
         };
-        // If it fails, the next look says why.
+        // If this fails, the next look reports why.
         let _ = call(&*self.kernel, &mut argument, None);
     }
 }
 
-/// The way to the device in the kernel.
+/// A channel to the device in the kernel.
 #[derive(Debug)]
 pub struct CharChannel<K = CharDevice> {
     kernel: Arc<K>,
     waker: Waker,
-    /// Answers that calls have given, and what the device sent before them.
+    /// Answers that calls have given, and messages that the device sent before them.
     answers: VecDeque<(u64, Answer)>,
-    /// Events that were read, from `next` to `filled`.
+    /// Events that were read: the bytes from `next` to `filled`.
     events: Box<[u8]>,
     next: usize,
     filled: usize,
-    /// Why the attachment is to end: a call failed that must not fail.
+    /// The reason why the attachment has to end: a call failed that must not fail.
     failed: Option<Status>,
 }
 
@@ -169,7 +169,7 @@ impl CharChannel {
     /// [`Status::NoDevice`], [`Status::Denied`], [`Status::System`].
     pub fn open(path: &Path) -> Result<Self, Status> {
         Self::new(open(path, true)?).map_err(|error| match error.raw_os_error() {
-            // Another kind of device, which cannot be polled.
+            // This is another kind of device, which cannot be polled.
             Some(libc::EPERM) => Status::NoDevice,
             _ => Status::System,
         })
@@ -212,8 +212,8 @@ impl<K: Kernel> CharChannel<K> {
         self.waker.wake();
     }
 
-    /// Makes a call for a request. An error ends the attachment: [`Status::Detached`] now, and the reason with the
-    /// next message.
+    /// Makes a call for a request. An error ends the attachment: this returns [`Status::Detached`], and the next
+    /// message gives the reason.
     fn request<C: Call>(
         &mut self,
         argument: &mut C,
@@ -234,7 +234,7 @@ impl<K: Kernel> CharChannel<K> {
         self.waker.wake();
     }
 
-    /// Answers a request with the status that the device gave. `is_slow`: the answer may come later.
+    /// Answers a request with the status that the device gave. `is_slow` says whether the answer may come later.
     fn reply(&mut self, cookie: u64, kind: u32, status: i32, is_slow: bool) {
         match status {
             answer::LATER if is_slow => {}
@@ -286,7 +286,8 @@ impl<K: Kernel> CharChannel<K> {
         Ok(())
     }
 
-    /// Takes the submissions of all queues and what the network has completed, and reads events if there are any.
+    /// Makes the device take the submissions of all queues and the network's completions, and reads events if there are
+    /// any.
     fn look(&mut self) -> Result<bool, Status> {
         let mut argument = EnterCall {
             queue: ALL_QUEUES,
@@ -300,7 +301,7 @@ impl<K: Kernel> CharChannel<K> {
         self.read_events()
     }
 
-    /// Reads events, if none are left; returns whether there are any now.
+    /// Reads events if none are left; returns whether there are any now.
     fn read_events(&mut self) -> Result<bool, Status> {
         (self.next, self.filled) = (0, 0);
         let mut argument = GetEventsCall {
@@ -323,26 +324,26 @@ impl<K: Kernel> CharChannel<K> {
         Ok(filled > 0)
     }
 
-    /// The end of the next event.
+    /// Returns the end of the next event.
     fn next_end(&self) -> usize {
         let rest = self.events.get(self.next..self.filled).unwrap_or_default();
         self.next + length_of_first(rest).unwrap_or(rest.len())
     }
 
-    /// The next event, which stays the next.
+    /// Returns the next event without taking it.
     fn peek(&self) -> Result<(u64, Answer), Status> {
         let event = self.events.get(self.next..self.next_end());
         read_answer(event.unwrap_or_default()).map_err(|_| Status::Corrupt)
     }
 
-    /// Maps what a message announces.
+    /// Maps the memory that a message announces.
     fn deliver(&self, cookie: u64, answer: Answer) -> Result<Delivery<Kick<K>>, Status> {
         let place = match &answer {
             Answer::Segment(segment) if segment.region < MAP_QUEUE => {
                 Some((segment.region, segment.number, segment.length))
             }
             Answer::Queue(queue) => Some((MAP_QUEUE, queue.queue, queue.length)),
-            // Neither is sent here: the region is not one, and the status is the answer to a call.
+            // Neither is sent here: the region does not exist, and the status is the answer to a call.
             Answer::Segment(_) | Answer::Status(_) => return Err(Status::Corrupt),
             _ => None,
         };
@@ -365,7 +366,7 @@ impl<K: Kernel> CharChannel<K> {
     fn map(&self, (region, number, length): (u32, u32, u64)) -> Result<Memory, Status> {
         let offset = map_offset(region, number).ok_or(Status::Corrupt)?;
         let length = usize::try_from(length).map_err(|_| Status::Corrupt)?;
-        // It would be mapped at no place, or reach into the next segment's.
+        // It could not be mapped, or would reach into the next segment's place.
         if length == 0 || length > 1 << 32 {
             return Err(Status::Corrupt);
         }
@@ -381,7 +382,7 @@ impl<K: Kernel> CharChannel<K> {
     }
 }
 
-/// How many control messages there are, one behind the other. `None`: the last one does not end where the bytes end.
+/// Counts consecutive control messages. Returns `None` if the last one does not end where the bytes end.
 fn count(mut events: &[u8]) -> Option<u32> {
     let mut count = 0;
     while !events.is_empty() {
@@ -391,14 +392,14 @@ fn count(mut events: &[u8]) -> Option<u32> {
     Some(count)
 }
 
-/// Bytes of the first message. `None`: it is shorter than its head, or longer than what is there.
+/// Returns the length of the first message; `None` if it is shorter than its head, or longer than the bytes.
 fn length_of_first(events: &[u8]) -> Option<usize> {
     let (control, _) = Control::read_from_prefix(events).ok()?;
     let length = usize::try_from(control.length).ok()?;
     (length >= size_of::<Control>() && length <= events.len()).then_some(length)
 }
 
-/// Makes the first call. The inner error is what the device answers instead of attaching the process.
+/// Makes the first call. The inner error is the device's answer if it does not attach the process.
 fn attach_with(
     kernel: &impl Kernel,
     attach: Attach,
@@ -435,7 +436,7 @@ impl<K: Kernel> Channel for CharChannel<K> {
     }
 
     fn send(&mut self, message: &[u8]) -> Result<(), Status> {
-        // This side's own message.
+        // The message is this side's own.
         let (cookie, request) = read_request(message).map_err(|_| Status::Corrupt)?;
         match request {
             Request::Attach(attach) => self.attach(cookie, attach),
@@ -526,24 +527,24 @@ impl<K: Kernel> Channel for CharChannel<K> {
             None => return Err(self.failed.unwrap_or(Status::Corrupt)),
         };
         if self.has_more() {
-            // The device no longer has what is left, so its file need not be readable.
+            // The device no longer has the rest, so its file need not be readable.
             self.waker.wake();
         }
         self.deliver(next.0, next.1).map(Some)
     }
 
     fn close(&mut self) {
-        // It fails only if the process is detached already.
+        // This fails only if the process is already detached.
         let _ = self.kernel.call(uapi::number::DETACH, &mut [], None);
     }
 }
 
-/// Asks the device at `path` for its status: the records that [`uapi::status`] describes. It does not wait.
+/// Asks the device at `path` for its status, and returns the records that [`uapi::status`] describes. It does not wait.
 ///
 /// # Errors
 ///
 /// [`Status::NoDevice`], [`Status::Denied`], [`Status::Corrupt`], [`Status::Detached`], [`Status::System`];
-/// [`Status::Version`], with the device's version if the device has said so.
+/// [`Status::Version`], with the device's version if the device has named it.
 pub fn observe(path: &Path) -> Result<Vec<u8>, super::NotObserved> {
     observe_with(&open(path, false)?)
 }
@@ -579,7 +580,7 @@ fn observe_with(kernel: &impl Kernel) -> Result<Vec<u8>, super::NotObserved> {
         let buffer = Buffer::Written(&mut records);
         call(kernel, &mut argument, Some((field, buffer))).map_err(meaning)?;
         if argument.needed > length {
-            // More may happen until the next call.
+            // The status may grow before the next call.
             length = argument.needed.saturating_add(argument.needed / 4);
             continue;
         }

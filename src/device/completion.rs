@@ -14,14 +14,14 @@ use super::event::{ConnCounts, Event, Fetched};
 use super::worker::{Conn, MAX_CONNECTIONS, Operation, Pdu, Work, Worker};
 use crate::shm::Doorbell;
 
-/// What comes next in the rings.
+/// The result of a look at the rings.
 #[derive(Debug)]
 pub(super) enum Next {
     /// An event to report.
     Event(Event),
     /// An entry names a segment that has not arrived: read control messages first.
     NeedsSegment,
-    /// Nothing.
+    /// The rings have nothing for the caller.
     Nothing,
 }
 
@@ -34,7 +34,7 @@ enum Judged {
 }
 
 impl<D: Doorbell> Worker<D> {
-    /// The next event from the rings; the queues take turns.
+    /// Returns the next event from the rings; the queues take turns.
     pub(super) fn next_event(&mut self) -> Result<Next, Status> {
         if let Some(event) = self.ended() {
             return Ok(Next::Event(event));
@@ -151,7 +151,7 @@ impl<D: Doorbell> Worker<D> {
         Ok(Judged::Tell(event))
     }
 
-    /// A lent buffer comes back: with the data of the next message, or empty.
+    /// Takes a lent buffer back, with the data of the next message or empty.
     fn fetched(&mut self, entry: &Completion, status: Status) -> Result<Judged, Status> {
         let operation = self.operations.get(entry.cookie).ok_or(Status::Corrupt)?;
         let Work::FetchAhead { data, length } = operation.work else {
@@ -169,7 +169,7 @@ impl<D: Doorbell> Worker<D> {
         self.finish(&operation.ok_or(Status::Corrupt)?, status)?;
         self.ending = Some(entry.conn);
         let conn = self.conns.get_mut(&entry.conn).ok_or(Status::Corrupt)?;
-        // Another one may be lent instead.
+        // By now, another buffer may be lent instead.
         conn.lent.take_if(|lent| lent.number == entry.cookie);
         match is_filled {
             true => {
@@ -183,7 +183,7 @@ impl<D: Doorbell> Worker<D> {
         Ok(Judged::Silent)
     }
 
-    /// A connection that the device has not ended.
+    /// Returns a connection that the device has not ended.
     fn live(&mut self, conn: u64) -> Result<&mut Conn, Status> {
         let conn = self.conns.get_mut(&conn);
         conn.filter(|conn| conn.ended.is_none())
@@ -193,7 +193,7 @@ impl<D: Doorbell> Worker<D> {
     fn disconnected(&mut self, number: u64, status: Status) -> Result<Judged, Status> {
         let conn = self.live(number)?;
         if conn.fetched.is_some() {
-            // Its message would have come before.
+            // The message for which data was fetched would have come first.
             return Err(Status::Corrupt);
         }
         if conn.operations > 0 {
@@ -223,7 +223,7 @@ impl<D: Doorbell> Worker<D> {
         let operation = operation.ok_or(Status::Corrupt)?;
         let finished = self.finish(&operation, status);
         if finished.is_err() {
-            // It has not been reported: the end of the attachment reports it with all the others.
+            // The operation has not been reported: the end of the attachment reports it with all the others.
             self.operations.insert(operation);
             return finished.map(|()| Judged::Silent);
         }
@@ -232,7 +232,7 @@ impl<D: Doorbell> Worker<D> {
         Ok(event.map_or(Judged::Silent, Judged::Tell))
     }
 
-    /// Gives back what an operation used.
+    /// Gives back the memory that an operation used.
     fn finish(&mut self, operation: &Operation, status: Status) -> Result<(), Status> {
         let conn = self.conns.get_mut(&operation.conn);
         let conn = conn.ok_or(Status::Corrupt)?;
@@ -284,7 +284,7 @@ impl<D: Doorbell> Worker<D> {
         Ok(())
     }
 
-    /// The end of a connection, if it was held back until all its operations were reported and they have been.
+    /// Returns the end of a connection that was held back until all its operations were reported, once they have been.
     fn ended(&mut self) -> Option<Event> {
         let conn = self.ending.take()?;
         let found = self.conns.get(&conn)?;
@@ -293,7 +293,7 @@ impl<D: Doorbell> Worker<D> {
         Some(Event::Disconnected { conn, status })
     }
 
-    /// Ends everything: reports first the operations, then the connections.
+    /// Ends everything: reports first the operations, and then the connections.
     pub(super) fn end(&mut self) -> impl Iterator<Item = Event> + use<D> {
         let operations = self.operations.drain();
         let operations =
@@ -306,7 +306,7 @@ impl<D: Doorbell> Worker<D> {
     }
 }
 
-/// The event that tells the caller how an operation ended; `None`: the caller does not wait for it.
+/// Returns the event that tells the caller how an operation ended; `None` if the caller does not wait for one.
 fn answer(operation: &Operation, status: Status, token: [u8; 16]) -> Option<Event> {
     let &Operation { conn, cookie, work } = operation;
     match work {

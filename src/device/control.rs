@@ -12,16 +12,16 @@ use super::regions::Growth;
 use super::worker::Worker;
 use crate::sys::Memory;
 
-/// The most requests of the caller that may be unanswered.
+/// Maximum number of the caller's requests that may be unanswered.
 const MAX_REQUESTS: usize = 64;
 
 /// An unanswered request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Attach,
-    /// For a segment of a region.
+    /// A request for a segment of this region.
     Grow(u32),
-    /// Made by the caller, with its cookie.
+    /// A request that the caller made.
     Call {
         cookie: u64,
         /// `kind::*`.
@@ -40,7 +40,7 @@ impl Asked {
 }
 
 impl<C: Channel> Handle<C> {
-    /// Sends a request. [`Status::Again`]: it cannot be sent now, and [`Event::Room`] follows.
+    /// Sends a request. Returns [`Status::Again`] if it cannot be sent now; [`Event::Room`] then follows.
     pub(super) fn request<B: Body>(
         &mut self,
         asked: Asked,
@@ -62,14 +62,14 @@ impl<C: Channel> Handle<C> {
         sent
     }
 
-    /// Sends a message that is not answered. [`Status::Again`]: it cannot be sent now.
+    /// Sends a message that is not answered. Returns [`Status::Again`] if it cannot be sent now.
     pub(super) fn tell<B: Body>(&mut self, body: &B) -> Result<(), Status> {
         encode(0, body, &[], &mut self.message);
         self.channel.send(&self.message)
     }
 
-    /// Gives back the segments that the device wants and nothing uses, and asks for those that are
-    /// wanted here. What cannot be sent now is sent later.
+    /// Gives back the segments that the device wants and nothing uses, and asks for the segments that this side needs.
+    /// Messages that cannot be sent now are sent later.
     pub(super) fn trade_memory(&mut self) {
         while let Some(release) = self.worker.as_ref().and_then(|w| w.releases.front()) {
             let release = *release;
@@ -100,7 +100,7 @@ impl<C: Channel> Handle<C> {
         match self.channel.receive() {
             Ok(None) => Ok(false),
             Ok(Some(delivery)) => self.handle_message(delivery).map(|()| true),
-            // What the device wrote into the rings before it went still counts.
+            // The entries that the device wrote into the rings before it went are still valid.
             Err(Status::Detached) => {
                 self.state = State::Leaving(Status::Detached);
                 Ok(true)
@@ -155,7 +155,7 @@ impl<C: Channel> Handle<C> {
         };
         match (result, asked) {
             (Ok(()), _) => self.trade_memory(),
-            // This did not answer the request: the end of the attachment reports it with all the others.
+            // The request was not answered: the end of the attachment reports it with all the others.
             (Err(_), Some(asked)) => drop(self.requests.insert(asked)),
             (Err(_), None) => {}
         }
@@ -169,7 +169,7 @@ impl<C: Channel> Handle<C> {
         }
         self.params = Some(attached);
         if self.role == Role::Worker {
-            // A worker without memory cannot send anything: it is attached once it has some.
+            // A worker without memory cannot send anything, so it counts as attached once it has some.
             let worker = self.worker.insert(Worker::new(attached)?);
             worker.send.want_first();
             return Ok(());
@@ -193,13 +193,13 @@ impl<C: Channel> Handle<C> {
                 self.pending.push_back(Event::Reply { cookie, status });
                 Ok(())
             }
-            // On success, both have another answer.
+            // On success, the device gives another answer to both.
             _ if status == Status::Ok => Err(Status::Corrupt),
             Asked::Attach => {
                 self.state = State::Leaving(status);
                 Ok(())
             }
-            // The caller never learned of anything in the rings: it ends unseen.
+            // The caller has not seen anything from the rings, so there is nothing to report.
             Asked::Grow(_) if self.state == State::Attaching => Err(status),
             Asked::Grow(region) => {
                 let worker = self.worker.as_mut().ok_or(Status::Corrupt)?;
@@ -248,7 +248,7 @@ impl<C: Channel> Handle<C> {
     }
 }
 
-/// The reason that a device gives for detaching a process.
+/// Returns the reason that a device gives for detaching a process.
 fn reason(status: i32) -> Status {
     match Status::from_code(status) {
         None => Status::Fabric,

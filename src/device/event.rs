@@ -10,9 +10,9 @@ use super::abi::{ConnInfo, Token};
 /// What a process is to the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The parent smbd: is offered connections without an owner.
+    /// The parent smbd, which is offered connections without an owner.
     Listener,
-    /// A child smbd: owns connections.
+    /// A child smbd, which owns connections.
     Worker,
 }
 
@@ -21,36 +21,36 @@ pub enum Role {
 pub enum Event {
     /// The device has accepted the attachment: calls other than [`Handle::attach`] work from now on.
     Attached,
-    /// The attachment has ended; nothing else will happen. Free the handle, attach again later.
+    /// The attachment has ended; no other event follows. Free the handle, and attach again later.
     Detached {
-        /// Why.
+        /// The reason.
         status: Status,
     },
-    /// Listener: a connection waits for an owner.
+    /// For a listener: a connection waits for an owner.
     Offer {
-        /// For the child that will own it.
+        /// The token for the child that will own the connection.
         token: Token,
         /// The connection.
         info: ConnInfo,
     },
     /// A connection belongs to this worker now.
     Connection {
-        /// What is known about it.
+        /// The description of the connection.
         info: ConnInfo,
     },
     /// A message arrived. Its memory belongs to the worker until [`Handle::take_pdu`].
     Pdu {
         /// The connection.
         conn: u64,
-        /// For [`Handle::take_pdu`].
+        /// The message's number, for [`Handle::take_pdu`].
         pdu: u64,
-        /// Bytes.
+        /// Length in bytes.
         length: u32,
-        /// The message is a WRITE, and its data is here already: the buffer given to
-        /// [`Handle::fetch_ahead`], which is the worker's again, and as many bytes as were fetched.
+        /// The data of the message, if it is a WRITE whose data has already been fetched into the buffer given to
+        /// [`Handle::fetch_ahead`]. That buffer belongs to the worker again.
         data: Option<Fetched>,
     },
-    /// A message was sent, or never will be.
+    /// A message was sent, or will never be sent.
     Sent {
         /// The connection.
         conn: u64,
@@ -78,10 +78,10 @@ pub enum Event {
         cookie: u64,
         /// How it ended.
         status: Status,
-        /// If no GUID was named, the token to claim it with; otherwise 0.
+        /// The token with which to claim the connection, if no GUID was named; otherwise 0.
         token: Token,
     },
-    /// A connection is gone. Everything under way on it has been reported before.
+    /// A connection has ended. Everything under way on it has already been reported.
     Disconnected {
         /// The connection.
         conn: u64,
@@ -95,7 +95,7 @@ pub enum Event {
         /// How it ended.
         status: Status,
     },
-    /// There is more room than before: calls that failed with [`Status::Again`] may be tried again.
+    /// There is room again: calls that failed with [`Status::Again`] may be repeated.
     Room,
 }
 
@@ -111,11 +111,11 @@ pub enum Direction {
 /// A buffer of the bulk region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BulkBuffer {
-    /// Its number; never 0.
+    /// The buffer's number; never 0.
     pub number: u64,
-    /// Its first byte, mapped until the handle is dropped. The device may write it at any time.
+    /// The buffer's first byte, mapped until the handle is dropped. The device may write to the buffer at any time.
     pub start: *mut u8,
-    /// Bytes.
+    /// Length in bytes.
     pub length: usize,
 }
 
@@ -124,16 +124,16 @@ pub struct BulkBuffer {
 pub struct Fetched {
     /// The number of the buffer.
     pub buffer: u64,
-    /// Bytes, from the buffer's first on.
+    /// Number of bytes, starting with the first byte of the buffer.
     pub length: u32,
 }
 
-/// Counts for a connection, as this side knows them.
+/// Counts for a connection, as far as this side knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnCounts {
     /// Bytes of messages whose [`Event::Sent`] said `Ok`.
     pub sent_bytes: u64,
-    /// Bytes of messages that were taken and whose end was not reported yet.
+    /// Bytes of messages that were taken, but whose end has not been reported yet.
     pub unsent_bytes: u64,
     /// RDMA operations under way.
     pub rdma_operations: u32,

@@ -8,11 +8,10 @@
 //!                  '----------------------+--------- Corrupt, rings empty --------+--> Ended
 //! ```
 //!
-//! However an attachment ends, its user sees the same: [`Event::Sent`], [`Event::RdmaDone`] or
-//! [`Event::Transferred`] with [`Status::Flushed`] for each operation under way,
-//! [`Event::Disconnected`] with [`Status::Detached`] for each connection, [`Event::Reply`] with
-//! [`Status::Detached`] for each unanswered request, and [`Event::Detached`] with the reason.
-//! Calls fail with [`Status::Detached`] as soon as the handle notices the end.
+//! However an attachment ends, its user sees the same events: [`Event::Sent`], [`Event::RdmaDone`] or
+//! [`Event::Transferred`] with [`Status::Flushed`] for each operation under way, [`Event::Disconnected`] with
+//! [`Status::Detached`] for each connection, [`Event::Reply`] with [`Status::Detached`] for each unanswered request,
+//! and [`Event::Detached`] with the reason. Calls fail with [`Status::Detached`] as soon as the handle notices the end.
 //!
 //! Nothing here waits, logs, or trusts what the device writes.
 
@@ -41,33 +40,32 @@ use super::slots::Slots;
 use super::worker::Worker;
 use crate::sys::Maker;
 
-/// The most control messages that one call of [`Handle::next_event`] reads.
+/// Maximum number of control messages that one call of [`Handle::next_event`] reads.
 const MESSAGES: usize = 64;
 
 /// The number of events after which the handle reads control messages, however much is in the rings.
 const EVENTS: u32 = 64;
 
-/// The most control messages that may precede one that a ring entry announced: more than a socket
-/// holds.
+/// Maximum number of control messages that may precede one that a ring entry requires: more than a socket holds.
 const EARLY_MESSAGES: usize = 4096;
 
-/// What has become of the attachment.
+/// The state of the attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// The device has not answered yet.
     Attaching,
     Attached,
-    /// The device has ended the attachment. What it wrote into the rings before still counts.
+    /// The device has ended the attachment. The entries that it wrote into the rings before are still valid.
     Leaving(Status),
     /// Only the pending events are left.
     Ended,
 }
 
-/// An attachment. One thread, one process; nothing blocks.
+/// An attachment, for one thread of one process. No call blocks.
 ///
-/// In a child of the process that made it, every call fails with [`Status::Forked`], and dropping it
-/// does not affect the parent's attachment. A child should drop it soon, because it holds copies of the
-/// parent's descriptors and mappings. The device notices the parent's end all the same.
+/// In a child of the process that made it, every call fails with [`Status::Forked`], and dropping it does not affect
+/// the parent's attachment. A child should drop it soon, because it holds copies of the parent's descriptors and
+/// mappings. The device notices even so when the parent ends.
 #[derive(Debug)]
 pub struct Handle<C: Channel = AnyChannel> {
     maker: Maker,
@@ -75,9 +73,9 @@ pub struct Handle<C: Channel = AnyChannel> {
     pub(super) role: Role,
     pub(super) state: State,
     pub(super) params: Option<Attached>,
-    /// The version that the device speaks, if it is another one and the device has said so; otherwise 0.
+    /// The version that the device speaks, if it differs from this library's and the device has named it; otherwise 0.
     pub(super) device_version: u32,
-    /// Where clients reach the device, as it last said.
+    /// The addresses on which clients reach the device, as it last reported them.
     pub(super) addresses: Vec<Address>,
     pub(super) worker: Option<Worker<C::Doorbell>>,
     /// Unanswered requests.
@@ -88,13 +86,13 @@ pub struct Handle<C: Channel = AnyChannel> {
     pub(super) room: bool,
     /// Events that come before all others.
     pub(super) pending: VecDeque<Event>,
-    /// Events from the rings since the channel was last read.
+    /// Number of events from the rings since the channel was last read.
     events: u32,
     /// The last control message did nothing but wake this side. If there is another, `event_fd` is readable.
     pub(super) woken: bool,
     /// The bytes of the control message that is being sent.
     pub(super) message: Vec<u8>,
-    /// Only one thread at a time may use the handle.
+    /// Makes the handle usable by only one thread at a time.
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -105,16 +103,15 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::Untrusted`], [`Status::System`];
-    /// [`Status::Again`]: too many processes wait for the device; [`Status::Invalid`]: a listener with a
-    /// token, or a token of zeros.
+    /// [`Status::NoDevice`], [`Status::Denied`], [`Status::Untrusted`], [`Status::System`]; [`Status::Again`]: too many
+    /// processes are waiting for the device; [`Status::Invalid`]: a listener with a token, or a token of zeros.
     pub fn attach(path: &Path, role: Role, token: Option<Token>) -> Result<Self, Status> {
         Self::over(AnyChannel::connect(path)?, role, token)
     }
 }
 
 impl<C: Channel> Handle<C> {
-    /// As [`attach`](Handle::attach), to the device at the other end of `channel`.
+    /// Attaches as [`attach`](Handle::attach) does, to the device at the other end of `channel`.
     ///
     /// # Errors
     ///
@@ -147,21 +144,21 @@ impl<C: Channel> Handle<C> {
         };
         let attach = Attach::new(role, token.unwrap_or_default());
         match handle.request(Asked::Attach, &attach, &[]) {
-            // The device has gone or refused. It may have said why, and an event will tell.
+            // The device has gone or refused. It may have given a reason, which an event will report.
             Ok(()) | Err(Status::Detached) => Ok(handle),
             Err(status) => Err(status),
         }
     }
 
-    /// The version of the interface that the device speaks, if the attachment has ended because it is not this
-    /// library's ([`Status::Version`]), so that a log can name both.
+    /// Returns the version of the interface that the device speaks, so that a log can name both versions, if the
+    /// attachment has ended because that version is not this library's ([`Status::Version`]).
     #[must_use]
     pub fn device_version(&self) -> Option<u32> {
         (self.device_version != 0).then_some(self.device_version)
     }
 
-    /// A descriptor to watch level-triggered: after [`next_event`](Self::next_event) has returned `None`,
-    /// it is readable for as long as there may be an event.
+    /// Returns a descriptor to watch level-triggered: after [`next_event`](Self::next_event) has returned `None`, it is
+    /// readable for as long as there may be an event.
     ///
     /// # Errors
     ///
@@ -174,8 +171,8 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// The next event, with only an occasional system call; `None`: no event now, and `event_fd` does not
-    /// say when there is one. For callers that poll briefly before they sleep with
+    /// Returns the next event, with only an occasional system call. After `None`, which means that there is no event
+    /// now, `event_fd` does not show when there is one. This is for callers that poll briefly before they sleep with
     /// [`next_event`](Self::next_event).
     ///
     /// # Errors
@@ -185,9 +182,10 @@ impl<C: Channel> Handle<C> {
         self.take_event(Self::ready)
     }
 
-    /// The next event; `None`: no event now, and `event_fd` becomes readable when there may be one.
+    /// Returns the next event. `None` means that there is no event now, and that `event_fd` becomes readable when there
+    /// may be one.
     ///
-    /// It makes only an occasional system call as long as there is something in the rings.
+    /// It makes only an occasional system call as long as the rings have something.
     ///
     /// # Errors
     ///
@@ -213,8 +211,8 @@ impl<C: Channel> Handle<C> {
         event.map(Some).ok_or(Status::Detached)
     }
 
-    /// Asks the device to use other parameters for connections that it accepts from now on;
-    /// [`Event::Reply`] says whether it does. `security_blob_length` is set here.
+    /// Asks the device to use other parameters for connections that it accepts from now on; [`Event::Reply`] says
+    /// whether it does. This function sets `security_blob_length`.
     ///
     /// # Errors
     ///
@@ -234,7 +232,7 @@ impl<C: Channel> Handle<C> {
             return Err(Status::TooLong);
         }
         let parameters = SetParameters {
-            // At most `MAX_SECURITY_BLOB`.
+            // The length is at most `MAX_SECURITY_BLOB`.
             security_blob_length: security_blob.len() as u32,
             ..parameters
         };
@@ -242,9 +240,9 @@ impl<C: Channel> Handle<C> {
         self.request(Asked::Call { cookie, kind }, &parameters, security_blob)
     }
 
-    /// Asks the device to allow only these addresses of the server from now on (`None`: all of them), in
-    /// place of earlier ones; [`Event::Reply`] says whether it does. An empty list allows none. The device
-    /// ends connections at other addresses, and [`addresses`](Self::addresses) does not return those.
+    /// Asks the device to allow only these addresses of the server from now on, instead of earlier ones, or all of them
+    /// with `None`; [`Event::Reply`] says whether it does. An empty list allows none. The device ends connections to
+    /// other addresses, and [`addresses`](Self::addresses) does not return those.
     ///
     /// # Errors
     ///
@@ -265,7 +263,7 @@ impl<C: Channel> Handle<C> {
             return Err(Status::Invalid);
         }
         let set = SetAddresses {
-            // At most `MAX_ALLOWED_ADDRESSES`.
+            // The length is at most `MAX_ALLOWED_ADDRESSES`.
             count: list.len() as u32,
             all: allowed.is_none().into(),
         };
@@ -273,12 +271,12 @@ impl<C: Channel> Handle<C> {
         self.request(Asked::Call { cookie, kind }, &set, list.as_bytes())
     }
 
-    /// Tells the device what smbd knows about a client, for the device's status. A device that keeps no such notes skips
-    /// it.
+    /// Tells the device what smbd knows about a client, for the device's status. A device that does not keep such notes
+    /// skips it.
     ///
     /// # Errors
     ///
-    /// [`Status::Again`]: it cannot be sent now, and is lost. [`Status::NotAttached`]: not a listener.
+    /// [`Status::Again`]: the note cannot be sent now, and is lost. [`Status::NotAttached`]: not a listener.
     pub fn note_client(&mut self, note: &ClientNote) -> Result<(), Status> {
         self.check(Role::Listener)?;
         self.tell(note)
@@ -326,7 +324,7 @@ impl<C: Channel> Handle<C> {
         self.request(Asked::Call { cookie, kind }, &Claim { token }, &[])
     }
 
-    /// Asks the device to close the connection of an offer; [`Event::Reply`] says whether it was still there.
+    /// Asks the device to close the connection of an offer; [`Event::Reply`] says whether it still existed.
     ///
     /// # Errors
     ///
@@ -340,7 +338,7 @@ impl<C: Channel> Handle<C> {
         self.request(Asked::Call { cookie, kind }, &Decline { token }, &[])
     }
 
-    /// Where clients reach the device, as of the last event: at most [`abi::MAX_ADDRESSES`].
+    /// Returns the addresses on which clients reach the device, as of the last event: at most [`abi::MAX_ADDRESSES`].
     ///
     /// # Errors
     ///
@@ -350,7 +348,7 @@ impl<C: Channel> Handle<C> {
         Ok(&self.addresses)
     }
 
-    /// The memory that a worker may map over time.
+    /// Returns how much memory a worker may map over time, and in what pieces.
     ///
     /// # Errors
     ///
@@ -365,15 +363,14 @@ impl<C: Channel> Handle<C> {
     ///
     /// # Errors
     ///
-    /// [`Status::Again`]: the device was asked for memory, or all that it allows is in use;
-    /// [`Event::Room`] follows. [`Status::NoMemory`]: the device refused, no buffer of this process is
-    /// in use, and no event follows. [`Status::Invalid`]: `length` is 0. [`Status::TooLong`]: longer than
-    /// any buffer.
+    /// [`Status::Again`]: the device was asked for memory, or all the memory that it allows is in use; [`Event::Room`]
+    /// follows. [`Status::NoMemory`]: the device refused, no buffer of this process is in use, and no event follows.
+    /// [`Status::Invalid`]: `length` is 0. [`Status::TooLong`]: longer than any buffer.
     pub fn allocate(&mut self, length: usize) -> Result<BulkBuffer, Status> {
         self.call(|worker| worker.allocate(length))
     }
 
-    /// A buffer that this side has, by its number.
+    /// Returns a buffer that this side has, by its number.
     ///
     /// # Errors
     ///
@@ -438,9 +435,10 @@ impl<C: Channel> Handle<C> {
         )
     }
 
-    /// As [`rdma`](Self::rdma), but usually does not wake the device: the next call that submits something on the same
-    /// connection wakes it, or [`flush`](Self::flush), or [`next_event`](Self::next_event) before it returns
-    /// `None` ([`peek_event`](Self::peek_event) does not). For an operation that a message follows at once.
+    /// Queues an operation as [`rdma`](Self::rdma) does, but usually does not wake the device: the next call that
+    /// submits something on the same connection wakes it, or [`flush`](Self::flush), or
+    /// [`next_event`](Self::next_event) before it returns `None` ([`peek_event`](Self::peek_event) does not). Use it if
+    /// a message follows the operation at once.
     ///
     /// # Errors
     ///
@@ -488,16 +486,17 @@ impl<C: Channel> Handle<C> {
     }
 
     /// Lends a buffer to the device: if the next request on a connection is a WRITE by RDMA, nothing else is under way
-    /// and the buffer is long enough, the device fetches the data before [`Event::Pdu`] tells of the request, and
-    /// gives the buffer back with it. Until then the buffer is not the worker's; when the connection ends, or memory
-    /// is short, the library frees it. Does not wake the device, like [`rdma_deferred`](Self::rdma_deferred).
+    /// and the buffer is long enough, the device fetches the data before [`Event::Pdu`] announces the request, and
+    /// gives the buffer back with that event. Until then the buffer does not belong to the worker; when the connection
+    /// ends, or memory is short, the library frees it. Like [`rdma_deferred`](Self::rdma_deferred), this does not wake
+    /// the device.
     ///
     /// # Errors
     ///
     /// [`Status::Busy`]: a buffer at least as long is lent already, or an RDMA operation uses this one, or the device
-    /// wants its memory back.
-    /// [`Status::NoReads`]: the device or the client does not do that. [`Status::NoBuffer`]. Others as
-    /// [`send_pdu`](Self::send_pdu). The buffer then stays the worker's.
+    /// wants its memory back. [`Status::NoReads`]: the device or the client does not support that.
+    /// [`Status::NoBuffer`]. Others as [`send_pdu`](Self::send_pdu). After an error, the buffer still belongs to the
+    /// worker.
     pub fn fetch_ahead(&mut self, conn: u64, buffer: u64) -> Result<(), Status> {
         self.call(|worker| worker.fetch_ahead(conn, buffer))
     }
@@ -511,8 +510,9 @@ impl<C: Channel> Handle<C> {
     pub fn flush(&mut self) -> Result<(), Status> {
         self.check(Role::Worker)?;
         let worker = self.worker.as_mut().ok_or(Status::NotAttached)?;
-        // Unlike what goes through `call`, it gives this side nothing to wait for, so it does not make the descriptor
-        // readable: a caller that flushes before each sleep would never sleep while the ring is full.
+        // Unlike the work that goes through `call`, a flush gives this side nothing to wait for. So it does not make
+        // the descriptor readable: otherwise a caller that flushes before each sleep would never sleep while the ring
+        // is full.
         match worker.flush() {
             Err(Status::Corrupt) => {
                 self.end(Status::Corrupt);
@@ -570,7 +570,7 @@ impl<C: Channel> Handle<C> {
         self.call(|worker| worker.transfer(conn, cookie, client_guid, pdu))
     }
 
-    /// What is known about a connection.
+    /// Returns the description of a connection.
     ///
     /// # Errors
     ///
@@ -581,7 +581,7 @@ impl<C: Channel> Handle<C> {
         Ok(worker.conn(conn)?.info)
     }
 
-    /// What a connection has carried.
+    /// Returns what a connection has carried.
     ///
     /// # Errors
     ///
@@ -605,7 +605,7 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// A worker's call.
+    /// Makes a call of a worker.
     fn call<T>(
         &mut self,
         call: impl FnOnce(&mut Worker<C::Doorbell>) -> Result<T, Status>,
@@ -614,8 +614,7 @@ impl<C: Channel> Handle<C> {
         let worker = self.worker.as_mut().ok_or(Status::NotAttached)?;
         let result = call(worker);
         if worker.room || worker.waits_for_ring() {
-            // The device does not make the descriptor readable before `next_event` has announced
-            // that this side sleeps.
+            // The device does not make the descriptor readable until `next_event` has announced that this side sleeps.
             self.channel.wake();
         }
         match result {
@@ -630,7 +629,7 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// The next event. Every error ends the attachment.
+    /// Returns the next event. Every error ends the attachment.
     fn poll(&mut self) -> Result<Option<Event>, Status> {
         for _ in 0..MESSAGES {
             if let Some(event) = self.ready()? {
@@ -651,13 +650,13 @@ impl<C: Channel> Handle<C> {
                 return Ok(None);
             }
         }
-        // Let the caller do something else and come back.
+        // The caller may do something else and come back.
         self.channel.wake();
         Ok(None)
     }
 
-    /// The next event that needs no system call. If the rings are never empty, it still reads the channel
-    /// now and then.
+    /// Returns the next event that does not need a system call. It still reads the channel now and then if the rings
+    /// are never empty.
     fn ready(&mut self) -> Result<Option<Event>, Status> {
         if self.events >= EVENTS {
             self.events = 0;

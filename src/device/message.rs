@@ -2,9 +2,9 @@
 
 //! Control messages as bytes, for both sides, in the form that [`abi`](super::abi) defines.
 //!
-//! A message is read as a whole: kind, length, cookie and reserved fields are checked before anything
-//! is believed, and the structure is a copy. The reader decides what the values mean and whether the
-//! message is legal now. This module must never look at a socket or a descriptor.
+//! A message is read as a whole: kind, length, cookie and reserved fields are checked before anything is used, and the
+//! structure is a copy. The caller decides what the values mean and whether the message is legal now. This module must
+//! never look at a socket or a descriptor.
 //!
 //! ```text
 //!   0 kind      4 length      8 cookie      16 the structure of that kind      (blob, or elements)
@@ -26,7 +26,7 @@ pub trait Body: Copy + FromBytes + IntoBytes + Immutable + KnownLayout {
     /// `kind::*`.
     const KIND: u32;
 
-    /// Whether all reserved fields are 0.
+    /// Returns whether all reserved fields are 0.
     fn reserved_is_zero(&self) -> bool;
 }
 
@@ -69,59 +69,59 @@ bodies! {
 /// What a process sends to the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// The first.
+    /// The first message of a process.
     Attach(Attach),
-    /// With the security blob.
+    /// The parameters that a listener sets, and the security blob.
     SetParameters(SetParameters, &'a [u8]),
-    /// A listener's, with at most [`MAX_ALLOWED_ADDRESSES`] addresses.
+    /// The addresses that a listener allows: at most [`MAX_ALLOWED_ADDRESSES`].
     SetAddresses(SetAddresses, Vec<AllowedAddress>),
-    /// A worker's.
+    /// A worker registers a client or a session.
     SetSessionId(SetSessionId),
-    /// A worker's.
+    /// A worker claims a connection.
     Claim(Claim),
-    /// A listener's.
+    /// A listener declines a connection.
     Decline(Decline),
-    /// A worker's.
+    /// A worker needs a segment.
     Grow(Grow),
-    /// A worker's, without an answer.
+    /// A worker gives a segment back. There is no answer.
     Release(Release),
-    /// A listener's, without an answer.
+    /// A listener says what smbd knows about a client. There is no answer.
     ClientNote(ClientNote),
-    /// An observer's.
+    /// An observer asks for the status.
     Status(StatusRequest),
-    /// From a later version, and may be skipped.
+    /// A message of a later version, which may be skipped.
     Skipped,
 }
 
 /// What a device sends to a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To [`Request::Attach`].
+    /// The answer to [`Request::Attach`].
     Attached(Attached),
-    /// To requests that have no other answer, and to those that fail.
+    /// The answer to requests that have no other answer, and to those that fail.
     Reply(Reply),
-    /// To [`Request::Grow`]; unasked for RECEIVE. With a memory file.
+    /// The answer to [`Request::Grow`], and unasked for RECEIVE. It carries a memory file.
     Segment(Segment),
-    /// Unasked.
+    /// The device asks for a segment back.
     Reclaim(Reclaim),
-    /// Unasked. With a memory file and, behind it, a doorbell.
+    /// The device shares a queue. The message carries a memory file and, after it, a doorbell.
     Queue(Queue),
-    /// Unasked.
+    /// The device offers a connection to the listener.
     Offer(Offer),
-    /// Unasked.
+    /// The device wakes a worker.
     Wake(Wake),
-    /// To [`Request::Status`]. With a memory file.
+    /// The answer to [`Request::Status`]. It carries a memory file.
     Status(StatusReport),
-    /// Unasked. At most [`MAX_ADDRESSES`].
+    /// The addresses on which clients reach the device: at most [`MAX_ADDRESSES`].
     Addresses(Vec<Address>),
-    /// Unasked, and the last.
+    /// The last message: the device has ended the attachment.
     Detached(Detached),
-    /// From a later version, and may be skipped, with whatever it carries.
+    /// A message of a later version, which may be skipped, with whatever it carries.
     Skipped,
 }
 
 impl Answer {
-    /// The exact number of file descriptors that the message must carry; `None`: any number.
+    /// Returns the exact number of file descriptors that the message must carry; `None` allows any number.
     #[must_use]
     pub const fn descriptors(&self) -> Option<usize> {
         match self {
@@ -133,42 +133,43 @@ impl Answer {
     }
 }
 
-/// The bytes are not a control message: their sender broke the interface.
+/// Why bytes are not a control message. Their sender broke the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum MessageError {
-    /// Shorter than a [`Control`], or not of the length that its kind or its `length` says.
+    /// The message is shorter than a [`Control`], or its length differs from the one that its kind or its `length`
+    /// says.
     #[error("wrong length for a control message: {0} bytes")]
     WrongLength(usize),
-    /// A kind that this side does not read.
+    /// The message has a kind that this side does not read.
     #[error("unexpected control message kind {0}")]
     UnknownKind(u32),
     /// A reserved field is not 0.
     #[error("a reserved field of a control message of kind {0} is not 0")]
     ReservedNotZero(u32),
-    /// A request that cannot be answered, because it has cookie 0.
+    /// The request cannot be answered, because it has cookie 0.
     #[error("a request with cookie 0")]
     NoCookie,
 }
 
 impl MessageError {
-    /// A stable name for counters and logs, in snake case.
+    /// Returns a stable name for counters and logs, in snake case.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()
     }
 }
 
-/// Writes a message over the contents of `message`, and keeps its capacity.
+/// Replaces the contents of `message` by a message, and keeps its capacity.
 ///
-/// `blob` is that of [`SetParameters`], of at most [`MAX_SECURITY_BLOB`] bytes, or the elements of
-/// [`Addresses`] (at most [`MAX_ADDRESSES`]) or [`SetAddresses`] (at most [`MAX_ALLOWED_ADDRESSES`]);
-/// empty for others.
+/// `blob` is the security blob of [`SetParameters`] (at most [`MAX_SECURITY_BLOB`] bytes), or the elements of
+/// [`Addresses`] (at most [`MAX_ADDRESSES`]) or [`SetAddresses`] (at most [`MAX_ALLOWED_ADDRESSES`]). It is
+/// empty for other messages.
 pub fn encode<B: Body>(cookie: u64, body: &B, blob: &[u8], message: &mut Vec<u8>) {
     let length = size_of::<Control>() + size_of::<B>() + blob.len();
     let control = Control {
         kind: B::KIND,
-        // Too long for any message: the other side refuses it.
+        // This is too long for any message: the other side refuses it.
         length: u32::try_from(length).unwrap_or(u32::MAX),
         cookie,
     };
@@ -178,7 +179,7 @@ pub fn encode<B: Body>(cookie: u64, body: &B, blob: &[u8], message: &mut Vec<u8>
     message.extend_from_slice(blob);
 }
 
-/// Writes an [`Addresses`] with the first [`MAX_ADDRESSES`] of `list` over the contents of `message`.
+/// Replaces the contents of `message` by an [`Addresses`] with the first [`MAX_ADDRESSES`] of `list`.
 pub fn encode_addresses(cookie: u64, list: &[Address], message: &mut Vec<u8>) {
     let list = list.get(..MAX_ADDRESSES).unwrap_or(list);
     let body = Addresses {
@@ -188,11 +189,11 @@ pub fn encode_addresses(cookie: u64, list: &[Address], message: &mut Vec<u8>) {
     encode(cookie, &body, list.as_bytes(), message);
 }
 
-/// Reads what a process sent: the cookie, which is not 0 if the device must answer, and the request.
+/// Reads a message of a process. Returns the cookie, which is not 0 if the device must answer, and the request.
 ///
 /// # Errors
 ///
-/// The first rule that the message breaks.
+/// The error names the first rule that the message breaks.
 pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> {
     let (control, rest) = split(message)?;
     if control.kind == kind::CLIENT_NOTE && control.cookie == 0 {
@@ -225,13 +226,13 @@ pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> 
     Ok((control.cookie, request))
 }
 
-/// Whether a side that does not know the kind may skip the message.
+/// Returns whether a side that does not know the kind may skip the message.
 const fn is_skipped(control: &Control) -> bool {
     control.kind & OPTIONAL != 0 && control.cookie == 0
 }
 
-/// The newest version that an [`Attach`] names, even if this side does not know the form of the rest;
-/// `None` for other messages.
+/// Returns the newest version that an [`Attach`] names, even if this side does not know the form of the rest; `None`
+/// for other messages.
 #[must_use]
 pub fn attach_version(message: &[u8]) -> Option<u32> {
     let (control, rest) = split(message).ok()?;
@@ -239,11 +240,11 @@ pub fn attach_version(message: &[u8]) -> Option<u32> {
     (control.kind == kind::ATTACH).then_some(version)
 }
 
-/// Reads what a device sent: the cookie, which is 0 for unasked messages, and the message.
+/// Reads a message of a device. Returns the cookie, which is 0 for unasked messages, and the message.
 ///
 /// # Errors
 ///
-/// The first rule that the message breaks.
+/// The error names the first rule that the message breaks.
 pub fn read_answer(message: &[u8]) -> Result<(u64, Answer), MessageError> {
     let (control, rest) = split(message)?;
     if is_skipped(&control) {
@@ -332,7 +333,7 @@ impl Listing for SetAddresses {
     }
 }
 
-/// Reads a structure and the elements behind it: as many as it says, and at most `most`.
+/// Reads a structure and the elements that follow it: as many as the structure says, and at most `most`.
 fn read_list<L: Listing>(bytes: &[u8], most: usize) -> Result<(L, Vec<L::Element>), MessageError> {
     let wrong = MessageError::WrongLength(size_of::<Control>() + bytes.len());
     let (body, list) = bytes.split_at_checked(size_of::<L>()).ok_or(wrong)?;
@@ -385,7 +386,7 @@ mod tests {
         assert_eq!(bytes[24..40], [7; 16]);
         let read = read_request(&bytes);
         assert_eq!(read, Ok((0x0102, Request::Attach(attach))));
-        // At an unaligned address.
+        // The copy is at an unaligned address.
         let shifted = [&[0][..], &bytes].concat();
         assert_eq!(read_request(&shifted[1..]), read);
     }
@@ -491,7 +492,7 @@ mod tests {
             let mut bytes = good.clone();
             bytes[16 + offset] = 1;
             let is_reserved = reserved.iter().any(|range| range.contains(&offset));
-            // The lengths of what follows.
+            // These are the lengths of what follows.
             let is_blob_length = (kind == kind::SET_PARAMETERS && (40..44).contains(&offset))
                 || (kind == kind::ADDRESSES && (0..4).contains(&offset))
                 || (kind == kind::SET_ADDRESSES && (0..4).contains(&offset));

@@ -2,8 +2,9 @@
 
 //! The smbdirect device as its users see it: the parent smbd and its children.
 //!
-//! [`abi`] is what both sides say to each other, [`Status`] how anything ends. The device itself is
-//! elsewhere (`engine` with `broker`, or with a kernel) and uses only these two, [`message`] and, in a kernel, [`uapi`].
+//! [`abi`] is what both sides say to each other, and [`Status`] is how a call, an operation or a connection ends. The
+//! device itself is elsewhere (`engine` with `broker`, or with a kernel) and uses only these two, [`message`] and, in a
+//! kernel, [`uapi`].
 
 pub mod abi;
 #[cfg(feature = "shm")]
@@ -50,5 +51,5 @@ pub use handle::Handle;
 pub use observe::{NotObserved, observe, status_path};
 pub use status::Status;
 
-/// Where the device is by default.
+/// The default path of the device.
 pub const DEFAULT_PATH: &str = "/run/smbdirect/control";

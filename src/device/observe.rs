@@ -15,11 +15,11 @@ use crate::sys::{Memory, wait_readable};
 #[cfg(test)]
 mod tests;
 
-/// Longest status, in bytes: enough for thousands of connections and workers.
+/// Length of the longest status, in bytes: enough for thousands of connections and workers.
 const LONGEST_STATUS: u64 = 64 << 20;
 
-/// The status socket of the device whose control socket is at `control`. It is in the same directory, and
-/// open to a group of users (smbdirectd.toml(5), `status_group`).
+/// Returns the path of the status socket of the device whose control socket is at `control`. It is in the same
+/// directory, and open to a group of users (smbdirectd.toml(5), `status_group`).
 #[must_use]
 pub fn status_path(control: &Path) -> PathBuf {
     let name = control.file_name().unwrap_or_default();
@@ -34,12 +34,12 @@ pub fn status_path(control: &Path) -> PathBuf {
     control.with_file_name(name)
 }
 
-/// Why there is no status.
+/// An error: there is no status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotObserved {
-    /// Why.
+    /// The reason.
     pub status: Status,
-    /// The version of the interface that the device speaks, if it is not [`VERSION`] and the device has said so.
+    /// The version of the interface that the device speaks, if it is not [`VERSION`] and the device has named it.
     pub device_version: Option<u32>,
 }
 
@@ -65,10 +65,9 @@ impl fmt::Display for NotObserved {
     }
 }
 
-/// Asks the device whose control socket is at `path` for its status, and waits up to `timeout` for it.
-/// If this process may not use the control socket, or the socket has gone because the device is being
-/// stopped, it asks at the status socket. The status is JSON in the device's own format
-/// (smbdirectctl(8) describes that of smbdirectd).
+/// Asks the device whose control socket is at `path` for its status, and waits up to `timeout` for it. If this process
+/// may not use the control socket, or the socket has gone because the device is being stopped, it asks on the status
+/// socket. The status is JSON in the device's own format, which smbdirectctl(8) describes for smbdirectd.
 ///
 /// # Errors
 ///
@@ -121,7 +120,7 @@ impl Observer {
         encode(cookie, request, &[], &mut message);
         match self.channel.send(&message) {
             Err(Status::Again) => return Err(Status::TimedOut.into()),
-            // What the device sent before it closed its end can still be read, and says more.
+            // A message that the device sent before it closed its end can still be read, and says more.
             Err(Status::Detached) | Ok(()) => {}
             Err(status) => return Err(status.into()),
         }
@@ -152,7 +151,7 @@ impl Observer {
     }
 }
 
-/// The status that the device gave as an error. `Ok` is not a legal answer to these requests.
+/// Returns the status that the device gave as an error. `Ok` is not a legal answer to these requests.
 fn failure(code: i32) -> Status {
     match Status::from_code(code) {
         None | Some(Status::Ok) => Status::Corrupt,
@@ -160,12 +159,12 @@ fn failure(code: i32) -> Status {
     }
 }
 
-/// The JSON that a report came with.
+/// Returns the JSON that came with a report.
 fn content(report: StatusReport, memory: &Memory) -> Result<String, Status> {
     if report.json_length > LONGEST_STATUS {
         return Err(Status::Corrupt);
     }
-    // At most `LONGEST_STATUS`; `to_vec` checks it against the memory.
+    // The length is at most `LONGEST_STATUS`; `to_vec` checks it against the memory.
     let json = memory.to_vec(0, report.json_length as usize);
     let json = json.map_err(|_| Status::Corrupt)?;
     String::from_utf8(json).map_err(|_| Status::Corrupt)

@@ -13,17 +13,18 @@ use crate::shm::buffers::Shape;
 use crate::shm::{Buffer, Consumer, Doorbell, Entry, Producer, RingCorrupt, RingMemory};
 use crate::sys::Memory;
 
-/// The most completions that are copied out at a time.
+/// Maximum number of completions that are copied out at a time.
 const BATCH: usize = 32;
 
-/// The most submissions that may be deferred before the device is woken.
+/// Maximum number of submissions that may be deferred before the device is woken.
 const DEFERRED: u32 = 32;
 
 /// When a sleeping device is woken for a submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Notify {
     Now,
-    /// With the next submission that is `Now`, by [`Queue::notify`], when many wait, or when room is missing.
+    /// The device is woken with the next submission that is `Now`, by [`Queue::notify`], when many submissions wait, or
+    /// when there is no room.
     Later,
 }
 
@@ -39,16 +40,16 @@ pub(super) struct Queue<D> {
     pub(super) number: u32,
     submissions: Producer<Arc<D>>,
     completions: Consumer<Arc<D>>,
-    /// Submissions without a completion.
+    /// Number of submissions without a completion.
     unanswered: u32,
-    /// The most that may be unanswered.
+    /// Maximum number of submissions that may be unanswered.
     outstanding: u32,
-    /// Submissions that the device was not woken for, and may not have seen.
+    /// Number of submissions for which the device was not woken, and which it may not have seen.
     deferred: u32,
-    /// Entries that have no answer and found no room: at most a RECYCLE for each unit of RECEIVE, and an
+    /// Entries without an answer for which there was no room: at most a RECYCLE for each unit of RECEIVE, and an
     /// AUTHENTICATED and a DISCONNECT for each connection.
     backlog: VecDeque<Entry>,
-    /// A caller found no room, and has not been told yet that there is some.
+    /// A caller found no room, and has not yet been told that there is some again.
     refused: bool,
     /// Completions that were copied out; those before `next` are done.
     batch: [Entry; BATCH],
@@ -63,7 +64,7 @@ pub(super) struct Queue<D> {
 #[derive(Debug)]
 struct Received {
     memory: Memory,
-    /// For each unit, whether the worker has a message that begins there.
+    /// For each unit, whether the worker has a message that begins in it.
     held: Box<[bool]>,
 }
 
@@ -125,7 +126,7 @@ impl<D: Doorbell> Queue<D> {
         }
     }
 
-    /// The device takes back a segment in which the worker has no message. Returns its bytes.
+    /// Gives the device back a segment in which the worker has no message. Returns its bytes.
     pub(super) fn remove(&mut self, number: u32) -> Result<Memory, Status> {
         let place = self.segments.get_mut(number as usize);
         let place = place.ok_or(Status::Corrupt)?;
@@ -134,7 +135,7 @@ impl<D: Doorbell> Queue<D> {
         Ok(segment.memory)
     }
 
-    /// The oldest completion, which stays the oldest until [`done`](Self::done).
+    /// Returns the oldest completion, which remains the oldest until [`done`](Self::done).
     pub(super) fn completion(&mut self) -> Result<Option<Completion>, Status> {
         if self.next == self.filled {
             self.next = 0;
@@ -149,12 +150,12 @@ impl<D: Doorbell> Queue<D> {
         self.next += 1;
     }
 
-    /// Whether there are completions that were copied out and not taken.
+    /// Returns whether there are completions that were copied out and not taken.
     pub(super) const fn has_more(&self) -> bool {
         self.next < self.filled
     }
 
-    /// Whether there is room for one more submission. If not, the caller is told later.
+    /// Returns whether there is room for one more submission. If not, the caller learns later when there is.
     pub(super) fn has_room(&mut self) -> Result<bool, Status> {
         self.flush()?;
         let free = self.backlog.is_empty()
@@ -174,7 +175,7 @@ impl<D: Doorbell> Queue<D> {
             Notify::Later => self.submissions.push_deferred(&[entry])?,
         };
         if pushed != 1 {
-            // The device's index cannot have gone back: `push` would have failed.
+            // The device's index cannot have gone back, because `push` would have failed then.
             return Err(Status::Corrupt);
         }
         self.unanswered += 1;
@@ -188,7 +189,7 @@ impl<D: Doorbell> Queue<D> {
         Ok(())
     }
 
-    /// Wakes the device for submissions that were deferred.
+    /// Wakes the device for deferred submissions.
     pub(super) fn notify(&mut self) -> Result<(), Status> {
         if std::mem::take(&mut self.deferred) > 0 {
             self.submissions.wake()?;
@@ -201,14 +202,14 @@ impl<D: Doorbell> Queue<D> {
         self.unanswered = self.unanswered.saturating_sub(1);
     }
 
-    /// Adds an entry that has no answer, now or as soon as there is room.
+    /// Adds an entry without an answer, now or as soon as there is room.
     pub(super) fn post(&mut self, submission: Submission) -> Result<(), Status> {
         self.backlog.push_back(transmute!(submission));
         self.flush()
     }
 
-    /// Adds the entries that had to wait. A RECYCLE alone wakes the device only if it waits for room:
-    /// otherwise the next submission wakes it.
+    /// Adds the entries that had to wait. Entries of RECYCLE alone wake the device only if there is no room for all of
+    /// them: otherwise the next submission wakes it.
     fn flush(&mut self) -> Result<(), Status> {
         let mut awaited = false;
         while !self.backlog.is_empty() {
@@ -221,8 +222,8 @@ impl<D: Doorbell> Queue<D> {
             for entry in self.backlog.drain(..pushed) {
                 let submission: Submission = transmute!(entry);
                 awaited |= submission.op != op::RECYCLE;
-                // Only from now on may the device use the buffer again, so the number of its buffers
-                // bounds the entries that can wait here.
+                // The device may use the buffer again only from now on, so the number of its buffers bounds the entries
+                // that can wait here.
                 if submission.op == op::RECYCLE {
                     let buffer = Buffer::from_bits(submission.place);
                     if let Some(held) = held(&mut self.segments, buffer) {
@@ -246,7 +247,7 @@ impl<D: Doorbell> Queue<D> {
         self.has_room()
     }
 
-    /// Whether something waits for the device to take submissions, rather than for its answers.
+    /// Returns whether something waits until the device takes submissions, rather than for its answers.
     pub(super) fn waits_for_ring(&self) -> bool {
         !self.backlog.is_empty() || (self.refused && self.unanswered < self.outstanding)
     }
@@ -264,8 +265,8 @@ impl<D: Doorbell> Queue<D> {
         Ok(full && empty?)
     }
 
-    /// Gives the worker the `length` bytes at `buffer`, a received message or the like. `None`: its
-    /// segment has not arrived yet.
+    /// Gives the worker the `length` bytes at `buffer`: a received message, or a description of a connection. Returns
+    /// `None` if their segment has not arrived yet.
     pub(super) fn hold(&mut self, buffer: u64, length: u32) -> Result<Option<()>, Status> {
         let buffer = Buffer::from_bits(buffer);
         if u32::from(buffer.segment()) >= self.shape.max_segments {

@@ -8,7 +8,7 @@ use crate::shm::buffers::{AllocateError, Shape};
 use crate::shm::{Buffer, Buffers};
 use crate::sys::Memory;
 
-/// The shape of a region as the device gave it, unchecked.
+/// Returns the shape of a region as the device gave it, unchecked.
 pub(super) const fn shape(shape: RegionShape) -> Shape {
     Shape {
         unit_length: shape.unit_length as usize,
@@ -37,18 +37,18 @@ pub(super) struct Region {
     number: u32,
     buffers: Buffers,
     pub(super) growth: Growth,
-    /// A caller found no room, and has not been told yet that there is some.
+    /// A caller found no room, and has not yet been told that there is some again.
     refused: bool,
-    /// The fewest units that the next segment may have.
+    /// Minimum number of units of the next segment.
     wanted: u32,
-    /// For each segment, by number, and each unit: the operations that use the buffer that begins there.
+    /// For each segment, by number, and each unit: how many operations use the buffer that begins there.
     uses: Vec<Box<[u32]>>,
-    /// Segments that the device wants back and that were not given back yet.
+    /// Segments that the device wants back and that have not been given back yet.
     retired: Vec<u32>,
 }
 
 impl Region {
-    /// An empty region, or [`Status::Corrupt`] if its shape is invalid.
+    /// Makes an empty region; returns [`Status::Corrupt`] if its shape is invalid.
     pub(super) fn new(number: u32, limits: RegionShape) -> Result<Self, Status> {
         Ok(Self {
             number,
@@ -61,26 +61,26 @@ impl Region {
         })
     }
 
-    /// Allocates a buffer of at least `length` bytes. [`Status::Again`]: the caller is told when there may
-    /// be room, and [`growth`](Self::growth) says whether to ask the device. [`Status::NoMemory`]: the
-    /// device refused, and nothing of this region is in use that the caller could wait for.
+    /// Allocates a buffer of at least `length` bytes. After [`Status::Again`], the caller is told when there may be
+    /// room, and [`growth`](Self::growth) says whether to ask the device. [`Status::NoMemory`] means that the device
+    /// refused, and that nothing of this region is in use for which the caller could wait.
     pub(super) fn allocate(&mut self, length: usize) -> Result<Buffer, Status> {
         match (self.buffers.allocate(length), self.growth) {
             (Ok(buffer), _) => return Ok(buffer),
             (Err(AllocateError::Empty), _) => return Err(Status::Invalid),
             (Err(AllocateError::TooLong { .. }), _) => return Err(Status::TooLong),
             (Err(AllocateError::Full), Growth::Refused) if self.buffers.used_units() == 0 => {
-                // Nothing of this region will be freed: the next call asks the device again.
+                // Nothing of this region is left to be freed, so the next call asks the device again.
                 self.growth = Growth::Idle;
                 return Err(Status::NoMemory);
             }
             (Err(AllocateError::Full), Growth::Idle | Growth::Wanted) => {
                 self.growth = Growth::Wanted;
-                // No longer than the longest run.
+                // The buffer is not longer than the longest run.
                 let units = length.div_ceil(self.buffers.shape().unit_length) as u32;
                 self.wanted = self.wanted.max(units);
             }
-            // A buffer of this region must be freed, or the device must answer, before there is room.
+            // There is no room until a buffer of this region is freed or the device answers.
             (Err(AllocateError::Full | AllocateError::Exhausted), _) => {}
         }
         self.refused = true;
@@ -92,7 +92,7 @@ impl Region {
         self.growth = Growth::Wanted;
     }
 
-    /// The fewest units to ask the device for.
+    /// Returns the minimum number of units to ask the device for.
     pub(super) const fn wanted(&self) -> u32 {
         self.wanted
     }
@@ -119,8 +119,8 @@ impl Region {
         Ok(std::mem::take(&mut self.refused))
     }
 
-    /// The device wants a segment back. [`Status::Corrupt`]: there is no such segment, or the device has
-    /// asked for it before.
+    /// Notes that the device wants a segment back. Returns [`Status::Corrupt`] if there is no such segment, or if the
+    /// device has already asked for it.
     pub(super) fn reclaim(&mut self, number: u32) -> Result<(), Status> {
         if self.retired.contains(&number) || !self.buffers.retire(number) {
             return Err(Status::Corrupt);
@@ -145,24 +145,24 @@ impl Region {
         Some((release, memory))
     }
 
-    /// The device has no more memory for now. Returns whether a caller waits to learn that.
+    /// Notes that the device has no more memory for now. Returns whether a caller waits to learn that.
     pub(super) fn refuse(&mut self) -> bool {
         self.growth = Growth::Refused;
         self.wanted = 1;
         std::mem::take(&mut self.refused)
     }
 
-    /// The device may be asked for a segment again. Returns whether a caller waits for that.
+    /// Returns whether a caller waits until the device may be asked for a segment again.
     pub(super) fn has_changed(&mut self) -> bool {
         std::mem::take(&mut self.refused)
     }
 
-    /// Whether a caller waits for room.
+    /// Returns whether a caller waits for room.
     pub(super) const fn is_wanted(&self) -> bool {
         self.refused
     }
 
-    /// Something was freed somewhere, so the device may no longer refuse.
+    /// Forgets that the device refused: something was freed, so it may have memory again.
     pub(super) fn forget_refusal(&mut self) {
         if self.growth == Growth::Refused {
             self.growth = Growth::Idle;
@@ -179,24 +179,24 @@ impl Region {
         Ok(std::mem::take(&mut self.refused))
     }
 
-    /// An operation uses a buffer from now on.
+    /// Notes that an operation uses a buffer from now on.
     pub(super) fn hold(&mut self, buffer: Buffer) {
         if let Some(uses) = self.uses_of(buffer) {
             *uses = uses.saturating_add(1);
         }
     }
 
-    /// Whether an operation uses a buffer.
+    /// Returns whether an operation uses a buffer.
     pub(super) fn is_held(&mut self, buffer: Buffer) -> bool {
         self.uses_of(buffer).is_some_and(|uses| *uses > 0)
     }
 
-    /// Whether the device wants the segment of a buffer back.
+    /// Returns whether the device wants the segment of a buffer back.
     pub(super) fn is_wanted_back(&self, buffer: Buffer) -> bool {
         self.retired.contains(&u32::from(buffer.segment()))
     }
 
-    /// An operation no longer uses a buffer.
+    /// Notes that an operation no longer uses a buffer.
     pub(super) fn release(&mut self, buffer: Buffer) {
         if let Some(uses) = self.uses_of(buffer) {
             *uses = uses.saturating_sub(1);
@@ -209,7 +209,7 @@ impl Region {
             .get_mut(usize::from(buffer.unit()))
     }
 
-    /// Where `length` bytes at `offset` of a buffer are, for the device.
+    /// Returns the place of `length` bytes at `offset` of a buffer, for the device.
     pub(super) fn place(
         &self,
         buffer: Buffer,
@@ -221,7 +221,7 @@ impl Region {
             Some(end) if end <= place.length => {}
             _ => return Err(Status::OutOfBounds),
         }
-        // A segment has less than 2^48 bytes, and there are at most 2^16 segments.
+        // A segment has fewer than 2^48 bytes, and there are at most 2^16 segments.
         Ok(Place {
             segment: place.segment as u16,
             offset: (place.offset + offset) as u64,
@@ -229,12 +229,12 @@ impl Region {
         .to_bits())
     }
 
-    /// The bytes of a buffer.
+    /// Returns the bytes of a buffer.
     pub(super) fn memory(&self, buffer: Buffer) -> Result<Memory, Status> {
         self.buffers.memory(buffer).map_err(|_| Status::NoBuffer)
     }
 
-    /// Allocates a buffer of `length` bytes, and copies `pieces` into it, one behind the other.
+    /// Allocates a buffer of `length` bytes, and copies `pieces` into it, one after the other.
     pub(super) fn fill<'a>(
         &mut self,
         length: usize,

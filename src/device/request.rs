@@ -7,21 +7,21 @@ use crate::units::RemoteToken;
 use crate::wire::smb2::{Channel, ChannelTransfer, Header, ReadRequest, Request, WriteRequest};
 use crate::wire::{BufferDescriptors, WireError};
 
-/// Where the data of a READ or WRITE request is at the client.
+/// The place of a READ or WRITE request's data at the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
     /// The channel: 1 or 2 ([MS-SMB2] 2.2.19).
     pub channel: u32,
-    /// Bytes to read or write, at least 1.
+    /// Number of bytes to read or write: at least 1.
     pub length: u32,
-    /// Where the buffer descriptors begin, in bytes from the request's header.
+    /// Offset of the buffer descriptors, in bytes from the request's header.
     pub descriptors_offset: usize,
     /// Length of the descriptors in bytes, a multiple of 16. Together they describe at least `length` bytes.
     pub descriptors_length: usize,
 }
 
-/// The transfer that a READ or WRITE request asks for; `None` if the data is in the messages.
-/// `request` is one element of a compound, or a message, from its SMB2 header on.
+/// Returns the transfer that a READ or WRITE request asks for; `None` if the data is in the messages. `request` is a
+/// message or one element of a compound, and begins with its SMB2 header.
 ///
 /// # Errors
 ///
@@ -52,34 +52,34 @@ pub fn transfer(request: &[u8]) -> Result<Option<Transfer>, Status> {
         .map_err(status)
 }
 
-/// How the data of a WRITE request over channel 3 is protected, and where it is at the client.
+/// The protection of a WRITE request's data over channel 3, and its place at the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transform {
     /// The type: 1 encryption, 2 signing ([MS-SMB2] 2.2.43.1).
     pub transform_type: u16,
-    /// Bytes to write, at least 1.
+    /// Number of bytes to write: at least 1.
     pub length: u32,
-    /// Where the buffer descriptors begin, in bytes from the request's header.
+    /// Offset of the buffer descriptors, in bytes from the request's header.
     pub descriptors_offset: usize,
     /// Length of the descriptors in bytes, a multiple of 16. Together they describe at least `length` bytes.
     pub descriptors_length: usize,
-    /// Where the signature begins, in bytes from the request's header.
+    /// Offset of the signature, in bytes from the request's header.
     pub signature_offset: usize,
-    /// Its length in bytes, which need not be one that the algorithm has.
+    /// Length of the signature in bytes, which need not be one that the algorithm has.
     pub signature_length: usize,
-    /// Where the nonce begins, in bytes from the request's header.
+    /// Offset of the nonce, in bytes from the request's header.
     pub nonce_offset: usize,
-    /// Its length in bytes, which need not be one that the algorithm has.
+    /// Length of the nonce in bytes, which need not be one that the algorithm has.
     pub nonce_length: usize,
 }
 
-/// How the data of a WRITE request over channel 3 is protected ([MS-SMB2] 3.3.5.13). `request` is as in
+/// Returns how the data of a WRITE request over channel 3 is protected ([MS-SMB2] 3.3.5.13). `request` is as in
 /// [`transfer`].
 ///
 /// # Errors
 ///
-/// [`Status::Request`]: not a WRITE request, another channel, a malformed transform, more or less than one, or fields
-/// that contradict each other. [`Status::Descriptors`], [`Status::DescriptorsTooShort`].
+/// [`Status::Request`]: not a WRITE request, another channel, a malformed transform, not exactly one transform, or
+/// fields that contradict each other. [`Status::Descriptors`], [`Status::DescriptorsTooShort`].
 pub fn transform(request: &[u8]) -> Result<Transform, Status> {
     let element = Request::of_element(request).map_err(status)?;
     let transfer = WriteRequest::parse(element)
@@ -100,8 +100,8 @@ pub fn transform(request: &[u8]) -> Result<Transform, Status> {
     })
 }
 
-/// The token that each final response to a READ or WRITE request must invalidate, errors
-/// included ([MS-SMB2] 3.3.4.1.7); `None` for any other request, and if it does not ask for that.
+/// Returns the token that each final response to a READ or WRITE request, including an error, must invalidate
+/// ([MS-SMB2] 3.3.4.1.7); `None` for any other request, or if the request does not ask for that.
 #[must_use]
 pub fn token_to_invalidate(request: &[u8]) -> Option<RemoteToken> {
     let element = Request::of_element(request).ok()?;
@@ -112,7 +112,7 @@ pub fn token_to_invalidate(request: &[u8]) -> Option<RemoteToken> {
     }
 }
 
-/// The number of bytes that a list of buffer descriptors describes.
+/// Returns the number of bytes that a list of buffer descriptors describes.
 ///
 /// # Errors
 ///
@@ -137,7 +137,7 @@ const fn status(error: WireError) -> Status {
 mod tests {
     use super::*;
 
-    /// A WRITE request over channel 2 with these descriptors behind it.
+    /// Makes a WRITE request over channel 2, followed by these descriptors.
     fn write(length: u32, descriptors: &[u8]) -> Vec<u8> {
         let mut request = vec![0; 112];
         request[..4].copy_from_slice(b"\xfeSMB");
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(transform(&request), Ok(expected));
         let token = Some(RemoteToken(0x0403_0201));
         assert_eq!(token_to_invalidate(&request), token);
-        // It is not for a caller that does not look at transforms.
+        // Channel 3 is not for a caller that does not look at transforms.
         assert_eq!(transfer(&request), Err(Status::Request));
         request[100] = 129;
         assert_eq!(transform(&request), Err(Status::DescriptorsTooShort));

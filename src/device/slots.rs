@@ -2,10 +2,10 @@
 
 //! Values under numbers that may go to another process and come back.
 //!
-//! A number is a place and how often that place was given out, so that a made-up number, or one that
-//! comes back twice, names nothing. The value itself never leaves this process.
+//! A number consists of a place and of how often that place was given out, so that a made-up number, or one that comes
+//! back twice, names nothing. The value itself never leaves this process.
 
-/// Values under numbers. The memory grows with the most values that there ever were at a time.
+/// Values under numbers. The memory grows to hold the largest number of values that there ever were at a time.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
     slots: Vec<Slot<T>>,
@@ -28,7 +28,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// The number of values.
+    /// Returns the number of values.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -46,7 +46,7 @@ impl<T> Slots<T> {
         let Some(slot) = self.slots.get_mut(place as usize) else {
             return 0;
         };
-        // The last generation is followed by 1: 0 is never given out.
+        // Generation 1 follows the last one: 0 is never given out.
         slot.generation = slot.generation.checked_add(1).unwrap_or(1);
         slot.value = Some(value);
         u64::from(slot.generation) << 32 | u64::from(place)

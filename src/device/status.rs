@@ -19,13 +19,13 @@ use super::errno;
 #[strum(serialize_all = "snake_case")]
 #[repr(i32)]
 pub enum Status {
-    /// Nothing went wrong.
+    /// Success.
     Ok = 0,
-    /// Invalid argument: a null pointer, or a length or number out of range.
+    /// An argument is invalid: a null pointer, or a length or number out of range.
     Invalid = 1,
     /// A bug in the library. The handle can only be freed.
     Panic = 2,
-    /// Another process made the handle. This process must attach for itself.
+    /// Another process made the handle. This process must make its own attachment.
     Forked = 3,
     /// Nothing listens at the device's path.
     NoDevice = 4,
@@ -35,28 +35,28 @@ pub enum Status {
     Version = 6,
     /// The device has gone, or has ended this process's attachment. Attach again.
     Detached = 7,
-    /// Not attached yet, or not attached in the role for this call.
+    /// The process is not attached yet, or not attached in the role for this call.
     NotAttached = 8,
-    /// No room now. Try again after the event that says that there may be some.
+    /// There is no room now. Try again after the event that says that there may be room.
     Again = 9,
     /// The device has no memory for this, and nothing that this process has under way would free any.
     /// Give up: no event follows.
     NoMemory = 10,
-    /// Longer than a buffer, message or RDMA transfer may be.
+    /// A length exceeds that of the longest buffer, message or RDMA transfer.
     TooLong = 11,
-    /// No such connection, or it no longer belongs to this process.
+    /// The connection does not exist, or it no longer belongs to this process.
     NoConnection = 12,
-    /// No such buffer, or it was freed.
+    /// The buffer does not exist, or it was freed.
     NoBuffer = 13,
     /// The range is not within the buffer or region.
     OutOfBounds = 14,
-    /// Invalid buffer descriptors: none, too many, a partial one, or one with an invalid range.
+    /// The buffer descriptors are invalid: none, too many, a partial one, or one with an invalid range.
     Descriptors = 15,
     /// The buffer descriptors describe fewer bytes than the transfer has.
     DescriptorsTooShort = 16,
-    /// Not a well-formed SMB2 request of the kind that the call expects.
+    /// The bytes are not a well-formed SMB2 request of the kind that the call expects.
     Request = 17,
-    /// The peer serves no RDMA READs.
+    /// The peer does not serve RDMA READs.
     NoReads = 18,
     /// The token is unknown, used or expired.
     NoToken = 19,
@@ -68,11 +68,11 @@ pub enum Status {
     Limit = 22,
     /// An operation is still under way on the connection.
     Busy = 23,
-    /// The work was given up because the connection ended.
+    /// The work was abandoned because the connection ended.
     Flushed = 24,
     /// The peer refused access to its memory.
     RemoteAccess = 25,
-    /// The network or fabric failed, or the device gave a code this version does not know.
+    /// The network or fabric failed, or the device gave a code that this version does not know.
     Fabric = 26,
     /// The peer closed the connection gracefully.
     ClosedByPeer = 27,
@@ -97,25 +97,25 @@ pub enum Status {
 }
 
 impl Status {
-    /// The number.
+    /// Returns the status as a number.
     #[must_use]
     pub const fn code(self) -> i32 {
         self as i32
     }
 
-    /// The status with this number; `None` if this version does not know it.
+    /// Returns the status with this number; `None` if this version does not know it.
     #[must_use]
     pub const fn from_code(code: i32) -> Option<Self> {
         Self::from_repr(code)
     }
 
-    /// A stable name for counters and logs, in snake case.
+    /// Returns a stable name for counters and logs, in snake case.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 
-    /// What it means, for a log.
+    /// Returns the meaning of the status, for a log.
     #[must_use]
     pub const fn text(self) -> &'static CStr {
         match self {
@@ -130,7 +130,7 @@ impl Status {
             Self::Version => c"the smbdirect device speaks another version",
             Self::Detached => c"detached from the smbdirect device",
             Self::NotAttached => c"not attached in the role for this call",
-            Self::Again => c"no room now, wait for an event",
+            Self::Again => c"no room now: wait for an event",
             Self::NoMemory => c"the device has no memory for this",
             Self::TooLong => c"longer than a buffer, message or RDMA transfer may be",
             Self::NoConnection => c"no such connection",
@@ -141,7 +141,7 @@ impl Status {
                 c"the buffer descriptors describe fewer bytes than the transfer has"
             }
             Self::Request => c"not a well-formed SMB2 request",
-            Self::NoReads => c"the peer serves no RDMA READs",
+            Self::NoReads => c"the peer does not serve RDMA READs",
             Self::NoToken => c"the token of the connection is unknown, used or expired",
             Self::NoOwner => c"no worker has registered this client GUID",
             Self::Taken => c"another worker has registered this client GUID or session",
@@ -165,7 +165,7 @@ impl Status {
         }
     }
 
-    /// The nearest `errno` value.
+    /// Returns the nearest `errno` value.
     #[must_use]
     pub const fn errno(self) -> i32 {
         match self {

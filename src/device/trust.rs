@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which users may run a device, and where its socket may be.
+//! Decides which users may run a device, and where its socket may be.
 //!
 //! A false device would get the memory and the clients of every process that attaches to it, so both sides
 //! check the path of the control socket. They check each directory from the root on, with symbolic links
@@ -22,10 +22,10 @@ use std::path::{Path, PathBuf};
 const ROOT: u32 = 0;
 /// Write permission of the group and of others.
 const WRITABLE: u32 = 0o022;
-/// Only their owners may rename and remove the files in a directory with this bit.
+/// In a directory with this bit, only their owners may rename and remove files.
 const STICKY: u32 = 0o1000;
 
-/// A control socket's directory is not safe; the text is for people.
+/// An error: a control socket's directory is not safe. The text is for people.
 #[derive(Debug, thiserror::Error)]
 pub enum UnsafeDirectory {
     /// A directory of the path belongs to another user, or others may change it.
@@ -43,7 +43,7 @@ pub enum UnsafeDirectory {
         /// How to make it safe.
         cure: String,
     },
-    /// The system did not let us check.
+    /// The system did not allow the check.
     #[error("{}: {source}", path.display())]
     System {
         /// The directory.
@@ -53,7 +53,7 @@ pub enum UnsafeDirectory {
     },
 }
 
-/// A directory, as far as it matters here.
+/// The properties of a directory that matter here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Directory {
     path: PathBuf,
@@ -66,7 +66,7 @@ impl Directory {
         self.mode & WRITABLE != 0
     }
 
-    /// Whether others may rename or remove files in it that are not theirs.
+    /// Returns whether others may rename or remove files in it that are not theirs.
     const fn is_open(&self) -> bool {
         self.is_writable_by_others() && self.mode & STICKY == 0
     }
@@ -96,13 +96,13 @@ impl Users {
         owner == ROOT || owner == self.own
     }
 
-    /// Whether the directories above the socket's own may belong to `owner`.
+    /// Returns whether the directories above the socket's own may belong to `owner`.
     fn may_lead(self, owner: u32) -> bool {
         self.has(owner) || self.unmapped == Some(owner)
     }
 }
 
-/// The overflow user, unless that is the number of a real user.
+/// Returns the overflow user, unless that is the number of a real user.
 fn unmapped(overflow: &str, map: &str) -> Option<u32> {
     let overflow: u32 = overflow.trim().parse().ok()?;
     let mut ranges = map.lines().filter_map(|line| {
@@ -115,7 +115,7 @@ fn unmapped(overflow: &str, map: &str) -> Option<u32> {
     (!is_real && !map.is_empty()).then_some(overflow)
 }
 
-/// The directory of a path, and all above it; the root is the last.
+/// Returns the directory of a path, and all directories above it; the root is the last.
 fn directories(socket: &Path) -> Result<Vec<Directory>, UnsafeDirectory> {
     let parent = match socket.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -142,7 +142,7 @@ fn directories(socket: &Path) -> Result<Vec<Directory>, UnsafeDirectory> {
 ///
 /// # Errors
 ///
-/// Another user could put a socket in its place.
+/// Another user could put a socket in its place, or the directories cannot be checked.
 pub fn check_directory(socket: &Path) -> Result<(), UnsafeDirectory> {
     check(&directories(socket)?, Users::now())
 }
@@ -153,7 +153,7 @@ fn check(directories: &[Directory], users: Users) -> Result<(), UnsafeDirectory>
             0 => users.has(directory.owner),
             _ => users.may_lead(directory.owner),
         };
-        // In the socket's own directory, a sticky bit does not keep others from making the socket first.
+        // In the socket's own directory, a sticky bit does not stop others from making the socket first.
         let is_open = match n {
             0 => directory.is_writable_by_others(),
             _ => directory.is_open(),
@@ -177,19 +177,19 @@ fn check(directories: &[Directory], users: Users) -> Result<(), UnsafeDirectory>
     Ok(())
 }
 
-/// Whether the device at `socket`, which `user` runs, can be trusted.
+/// Returns whether the device at `socket`, which `user` runs, can be trusted.
 pub(super) fn may_serve(socket: &Path, user: u32) -> bool {
     let users = Users::now();
     users.has(user) || directories(socket).is_ok_and(|found| is_appointed(&found, user, users))
 }
 
-/// Whether root, or this process's user, has given the directory of a socket to `user`.
+/// Returns whether root, or this process's user, has given the directory of a socket to `user`.
 fn is_appointed(directories: &[Directory], user: u32, users: Users) -> bool {
     let [directory, parent, above @ ..] = directories else {
         return false;
     };
     let is_its_own = directory.owner == user && !directory.is_writable_by_others();
-    // Users who may make directories there could make one with this name.
+    // Users that may make directories there could make one with this name.
     let is_given = users.may_lead(parent.owner) && !parent.is_writable_by_others();
     let is_safe = |above: &Directory| users.may_lead(above.owner) && !above.is_open();
     is_its_own && is_given && above.iter().all(is_safe)
@@ -211,7 +211,7 @@ mod tests {
         unmapped: Some(UNMAPPED),
     };
 
-    /// From the socket's directory up.
+    /// Returns a chain of directories, from the socket's own up.
     fn chain(of: &[(u32, u32)]) -> Vec<Directory> {
         let directory = |(n, (owner, mode)): (usize, &(u32, u32))| Directory {
             path: format!("/{n}").into(),

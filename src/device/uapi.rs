@@ -3,15 +3,15 @@
 //! How a process speaks to a device in the kernel, `/dev/smbdirect`: the numbers and arguments of its `ioctl`s, and
 //! the offsets for `mmap`.
 //!
-//! The data is that of [`abi`](super::abi), in the same version and the same form: one interface, two carriers. Only
-//! what carries it is different, so this module has no version of its own. `kernel/uapi/smbdirect.h` says the same in
-//! C, and is generated from here.
+//! The data has the version and the form of [`abi`](super::abi): there is one interface, with two carriers. Only the
+//! carrier differs, so this module has no version of its own. `kernel/uapi/smbdirect.h` says the same in C, and is
+//! generated from here.
 //!
 //! # Calls
 //!
-//! An open file is what a connection is to smbdirectd: it has one role, and its first call is `ATTACH`. A message that a
-//! process sends to smbdirectd is the argument of a call here; a message that smbdirectd sends is either the answer in
-//! that argument, or comes with `GET_EVENTS`.
+//! An open file corresponds to a connection to smbdirectd: it has one role, and its first call is `ATTACH`. A message
+//! that a process sends to smbdirectd is the argument of a call here; a message that smbdirectd sends is either the
+//! answer in that argument, or an event that `GET_EVENTS` returns.
 //!
 //! | message to smbdirectd | here | answer |
 //! |---|---|---|
@@ -29,37 +29,39 @@
 //! | `WAKE` | not sent: `poll` says that the file is readable |
 //! | `STATUS_REPORT` | not sent: the answer is in the buffer of [`StatusCall`] |
 //!
-//! A call that returns 0 was carried out, and `status` in its argument says what became of the request, as in
-//! [`Reply`](super::abi::Reply). The numbers that a call returns instead say that it was not carried out:
+//! A call that returns 0 was carried out, and `status` in its argument says how the request ended, as in
+//! [`Reply`](super::abi::Reply). A call that was not carried out returns one of these numbers instead:
 //!
 //! | | |
 //! |---|---|
 //! | `ENOTTY` | no such call: another kind of device, or a later version of the interface |
 //! | `EFAULT`, `EINVAL` | an address that cannot be read or written; a reserved field or a flag that is not 0; a length or a role out of range |
-//! | `EBADF` | not attached, or not in the role for this call |
-//! | `EACCES` | a listener or a worker, and the file is not open for writing |
-//! | `EBUSY` | already attached |
-//! | `ESHUTDOWN` | no longer attached, and the last event has been read |
+//! | `EBADF` | the process is not attached, or not in the role for this call |
+//! | `EACCES` | the process wants to be a listener or a worker, but the file is not open for writing |
+//! | `EBUSY` | the process is already attached |
+//! | `ESHUTDOWN` | the process is no longer attached, and has read the last event |
 //! | `EIO` | the device has failed, and the kernel's log says why |
 //! | `ENOMEM` | the kernel has no memory |
-//! | `EINTR` | a signal came first: nothing was done |
+//! | `EINTR` | a signal came first, so nothing was done |
 //!
 //! # Queues, and waiting
 //!
-//! A worker has one queue, whose rings and [`Queue`](super::abi::Queue) are those of smbdirectd. Its bell is
+//! A worker has one queue, whose rings and [`Queue`](super::abi::Queue) are the same as with smbdirectd. Its bell is
 //! [`EnterCall`]: the device takes the submissions of the ring in the caller's context. [`SubmitCall`] submits entries
 //! without a ring. There is no call for TRANSFER, because it is an entry of the submission ring.
 //!
 //! The file is readable (`POLLIN`) while there are events to read, while a completion ring has entries and its consumer
-//! has announced that it sleeps, and while the network has told the device of something that it has not looked at.
-//! That is a state, which only reading events, taking completions or a call with [`enter::LOOK`] ends; an
-//! [`EnterCall`] without it does not. `POLLHUP` says that the process was detached.
+//! has announced that it sleeps, and while the network has reported something to the device that the device has not
+//! looked at. The file stays readable until the process reads the events, takes the completions or makes a call with
+//! [`enter::LOOK`]; an [`EnterCall`] without that flag does not change it. `POLLHUP` says that the process was
+//! detached.
 //!
 //! # Memory
 //!
-//! A segment or a queue that the device announces is mapped with `mmap` at [`map_offset`], shared, for reading and
-//! writing, from its beginning and at most as long as it says, rounded up to a page. A child of `fork` does not inherit
-//! the mapping. [`Release`] comes after `munmap`; a mapping that is still there keeps the pages, and nothing else.
+//! A process maps a segment or a queue that the device announces with `mmap` at [`map_offset`], shared, for reading and
+//! writing, from its beginning and at most as long as the message says, rounded up to a page. A child of `fork` does
+//! not inherit the mapping. Send [`Release`] after `munmap`; a mapping that still exists then keeps the pages, and
+//! nothing else.
 //!
 //! [`LATER`]: answer::LATER
 //! [`DETACH`]: number::DETACH
@@ -73,14 +75,14 @@ use super::abi::{
 
 pub mod status;
 
-/// Where the device is, unless udev's rules say otherwise.
+/// The path of the device, unless udev's rules change it.
 pub const PATH: &str = "/dev/smbdirect";
 
-/// The type of all numbers, which no call in Linux's `ioctl-number.rst` has.
+/// The type in the numbers of all calls, which no other call in Linux's `ioctl-number.rst` has.
 pub const MAGIC: u8 = 0xd5;
 
 /// The numbers of the calls, as `_IO`, `_IOR`, `_IOW` and `_IOWR` of `<linux/ioctl.h>` make them. The length of the
-/// argument is in the number, so a longer argument of a later version is another call.
+/// argument is in the number, so a longer argument of a later version makes another call.
 pub mod number {
     use super::super::abi;
 
@@ -89,55 +91,55 @@ pub mod number {
     const READ: u32 = 2;
     const BOTH: u32 = READ | WRITE;
 
-    /// `_IOC` of Linux's `asm-generic/ioctl.h`, which x86-64 and arm64 use.
+    /// Makes a number as `_IOC` of Linux's `asm-generic/ioctl.h` does, which x86-64 and arm64 use.
     const fn call(direction: u32, number: u8, length: usize) -> u32 {
         assert!(length < 1 << 14);
         direction << 30 | (length as u32) << 16 | (super::MAGIC as u32) << 8 | number as u32
     }
 
-    /// [`AttachCall`](super::AttachCall): of the same form in every version.
+    /// Takes [`AttachCall`](super::AttachCall), which has the same form in every version.
     pub const ATTACH: u32 = call(BOTH, 1, size_of::<super::AttachCall>());
-    /// No argument. Ends the attachment, even if a child of the process has a copy of the file.
+    /// Ends the attachment, even if a child of the process has a copy of the file. It has no argument.
     pub const DETACH: u32 = call(NONE, 2, 0);
-    /// [`SetParametersCall`](super::SetParametersCall): SET_SMBD_PARAMETERS.
+    /// Takes [`SetParametersCall`](super::SetParametersCall): SET_SMBD_PARAMETERS.
     pub const SET_PARAMETERS: u32 = call(BOTH, 3, size_of::<super::SetParametersCall>());
-    /// [`SetAddressesCall`](super::SetAddressesCall).
+    /// Takes [`SetAddressesCall`](super::SetAddressesCall).
     pub const SET_ADDRESSES: u32 = call(BOTH, 4, size_of::<super::SetAddressesCall>());
-    /// [`SetSessionIdCall`](super::SetSessionIdCall): SET_SMBD_SESSION_ID.
+    /// Takes [`SetSessionIdCall`](super::SetSessionIdCall): SET_SMBD_SESSION_ID.
     pub const SET_SESSION_ID: u32 = call(BOTH, 5, size_of::<super::SetSessionIdCall>());
-    /// [`ClaimCall`](super::ClaimCall).
+    /// Takes [`ClaimCall`](super::ClaimCall).
     pub const CLAIM: u32 = call(BOTH, 6, size_of::<super::ClaimCall>());
-    /// [`DeclineCall`](super::DeclineCall).
+    /// Takes [`DeclineCall`](super::DeclineCall).
     pub const DECLINE: u32 = call(BOTH, 7, size_of::<super::DeclineCall>());
-    /// [`MemParams`](abi::MemParams), as [`Attached`](abi::Attached) had it: GET_MEM_PARAMS.
+    /// Writes [`MemParams`](abi::MemParams), the same as in [`Attached`](abi::Attached): GET_MEM_PARAMS.
     pub const GET_MEM_PARAMS: u32 = call(READ, 8, size_of::<abi::MemParams>());
-    /// [`GrowCall`](super::GrowCall).
+    /// Takes [`GrowCall`](super::GrowCall).
     pub const GROW: u32 = call(BOTH, 9, size_of::<super::GrowCall>());
-    /// [`Release`](abi::Release).
+    /// Takes [`Release`](abi::Release).
     pub const RELEASE: u32 = call(WRITE, 10, size_of::<abi::Release>());
-    /// [`GetEventsCall`](super::GetEventsCall): GET_SMBD_EVENT, except completions.
+    /// Takes [`GetEventsCall`](super::GetEventsCall): GET_SMBD_EVENT, except completions.
     pub const GET_EVENTS: u32 = call(BOTH, 11, size_of::<super::GetEventsCall>());
-    /// [`SubmitCall`](super::SubmitCall): SEND_PDU, RDMA_READ_WRITE and the others, without a ring.
+    /// Takes [`SubmitCall`](super::SubmitCall): SEND_PDU, RDMA_READ_WRITE and the others, without a ring.
     pub const SUBMIT: u32 = call(BOTH, 12, size_of::<super::SubmitCall>());
-    /// [`EnterCall`](super::EnterCall): the same with a ring.
+    /// Takes [`EnterCall`](super::EnterCall): submits what is in a ring.
     pub const ENTER: u32 = call(BOTH, 13, size_of::<super::EnterCall>());
-    /// [`StatusCall`](super::StatusCall).
+    /// Takes [`StatusCall`](super::StatusCall).
     pub const STATUS: u32 = call(BOTH, 14, size_of::<super::StatusCall>());
 }
 
-/// What is in `status` of an argument, besides the numbers of [`Status`](crate::device::Status).
+/// Values of `status` in an argument, besides the numbers of [`Status`](crate::device::Status).
 pub mod answer {
-    /// The answer comes among the events, with the request's cookie: `REPLY`, or `SEGMENT` to `GROW`.
+    /// The answer, `REPLY` or for `GROW` `SEGMENT`, comes as an event with the request's cookie.
     pub const LATER: i32 = -1;
 }
 
-/// [`EnterCall::flags`].
+/// Values of [`EnterCall::flags`].
 pub mod enter {
-    /// Also take what the network has completed, and say in `ready` what there is.
+    /// Also takes what the network has completed, and writes to `ready` what there is.
     pub const LOOK: u32 = 1;
 }
 
-/// [`EnterCall::ready`].
+/// Values of [`EnterCall::ready`].
 pub mod ready {
     /// There are events to read.
     pub const EVENTS: u32 = 1;
@@ -145,20 +147,21 @@ pub mod ready {
     pub const COMPLETIONS: u32 = 2;
 }
 
-/// [`EnterCall::queue`]: all queues of the process, of which there may be none.
+/// Value of [`EnterCall::queue`] for all queues of the process, of which there may be none.
 pub const ALL_QUEUES: u32 = u32::MAX;
 
-/// [`EnterCall::wait_ns`]: without a limit.
+/// Value of [`EnterCall::wait_ns`] for a wait without a limit.
 pub const FOREVER: u64 = u64::MAX;
 
-/// The most entries of a [`SubmitCall`].
+/// Maximum number of entries of a [`SubmitCall`].
 pub const MAX_SUBMISSIONS: u32 = 256;
 
-/// What of a process's memory can be mapped, besides `abi::region::*`: a queue, with its number.
+/// Stands for queues in the offset for `mmap`, in place of a region of `abi::region::*`.
 pub const MAP_QUEUE: u32 = 4;
 
-/// Where `mmap` finds the segment `number` of `abi::region::*`, or the queue `number` ([`MAP_QUEUE`]). `None`: there
-/// is no place for such a number; a device in the kernel has at most 256 segments in a region.
+/// Returns the offset for `mmap` of the segment `number` of a region of `abi::region::*`, or of the queue `number`
+/// ([`MAP_QUEUE`]). Returns `None` if there is no place for such a number: a device in the kernel has at most 256
+/// segments in a region.
 #[must_use]
 pub const fn map_offset(region: u32, number: u32) -> Option<u64> {
     if region == 0 || region > MAP_QUEUE || number > 0xff {
@@ -169,11 +172,11 @@ pub const fn map_offset(region: u32, number: u32) -> Option<u64> {
 
 /// The argument of a call.
 pub trait Call: Copy + FromBytes + IntoBytes + Immutable + KnownLayout {
-    /// `number::*`.
+    /// One of `number::*`.
     const NUMBER: u32;
 
-    /// Whether all reserved fields, and those of the structures within, are 0. The device refuses the call otherwise.
-    /// It does not look at the fields that it writes.
+    /// Returns whether all reserved fields, including those of the structures within, are 0. Otherwise the device
+    /// refuses the call. It does not look at the fields that it writes.
     fn reserved_is_zero(&self) -> bool;
 }
 
@@ -207,7 +210,7 @@ calls! {
     StatusCall STATUS: |call| call.reserved == 0;
 }
 
-/// A process presents itself. If `status` says that it could not attach, it may try again.
+/// A process asks to be attached. If `status` says that it was not attached, it may try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct AttachCall {
@@ -217,7 +220,7 @@ pub struct AttachCall {
     pub attached: Attached,
     /// Written: a [`Status`](crate::device::Status) as a number.
     pub status: i32,
-    /// Written: the device's newest version if versions are why it refuses, otherwise 0.
+    /// Written: the device's newest version if it refuses because of versions, otherwise 0.
     pub version: u32,
 }
 
@@ -227,11 +230,11 @@ pub struct AttachCall {
 pub struct SetParametersCall {
     /// The request.
     pub parameters: SetParameters,
-    /// The address of the security blob, of as many bytes as `parameters` says.
+    /// The address of the security blob; `parameters` has its length.
     pub security_blob: u64,
     /// Written: a [`Status`](crate::device::Status) as a number.
     pub status: i32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
@@ -241,11 +244,11 @@ pub struct SetParametersCall {
 pub struct SetAddressesCall {
     /// The request.
     pub set: SetAddresses,
-    /// The address of as many [`AllowedAddress`](super::abi::AllowedAddress)es as `set` says.
+    /// The address of an array of [`AllowedAddress`](super::abi::AllowedAddress); `set` has its length.
     pub addresses: u64,
     /// Written: a [`Status`](crate::device::Status) as a number.
     pub status: i32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
@@ -257,21 +260,21 @@ pub struct SetSessionIdCall {
     pub session: SetSessionId,
     /// Written: a [`Status`](crate::device::Status) as a number.
     pub status: i32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
-/// A worker wants the connection of a token.
+/// A worker claims the connection of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ClaimCall {
-    /// Not 0: repeated in the answer if that comes later.
+    /// A number, not 0, that the answer repeats if it comes later.
     pub cookie: u64,
     /// The request.
     pub claim: Claim,
     /// Written: a [`Status`](crate::device::Status) as a number, or [`answer::LATER`].
     pub status: i32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
@@ -283,7 +286,7 @@ pub struct DeclineCall {
     pub decline: Decline,
     /// Written: a [`Status`](crate::device::Status) as a number.
     pub status: i32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
@@ -291,7 +294,7 @@ pub struct DeclineCall {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct GrowCall {
-    /// Not 0: repeated in the answer if that comes later.
+    /// A number, not 0, that the answer repeats if it comes later.
     pub cookie: u64,
     /// The request.
     pub grow: Grow,
@@ -299,24 +302,25 @@ pub struct GrowCall {
     pub segment: Segment,
     /// Written: a [`Status`](crate::device::Status) as a number, or [`answer::LATER`].
     pub status: i32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
-/// Reads events: whole control messages ([`Control`](super::abi::Control)), one behind the other, each a multiple of
-/// 8 bytes long, as many as there are and fit.
+/// Reads events: consecutive whole control messages ([`Control`](super::abi::Control)), each a multiple of 8 bytes
+/// long, and as many as there are and fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct GetEventsCall {
     /// The address of a buffer.
     pub buffer: u64,
-    /// Its bytes: at least [`MAX_CONTROL_LENGTH`](super::abi::MAX_CONTROL_LENGTH), so that any message fits.
+    /// Length of the buffer in bytes: at least [`MAX_CONTROL_LENGTH`](super::abi::MAX_CONTROL_LENGTH), so that any
+    /// message fits.
     pub length: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
-    /// Written: bytes of the messages.
+    /// Written: the length of the messages, in bytes.
     pub filled: u32,
-    /// Written: how many messages there are, and 0 if there are none now.
+    /// Written: the number of messages, 0 if there are none now.
     pub count: u32,
 }
 
@@ -324,48 +328,50 @@ pub struct GetEventsCall {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SubmitCall {
-    /// The address of as many [`Submission`](super::abi::Submission)s or
-    /// [`TransferSubmission`](super::abi::TransferSubmission)s as `count` says.
+    /// The address of `count` entries, each a [`Submission`](super::abi::Submission) or a
+    /// [`TransferSubmission`](super::abi::TransferSubmission).
     pub submissions: u64,
-    /// 1 to [`MAX_SUBMISSIONS`].
+    /// Number of entries: 1 to [`MAX_SUBMISSIONS`].
     pub count: u32,
     /// The queue.
     pub queue: u32,
-    /// Written: how many the device has taken: fewer, while there is no room for completions.
+    /// Written: how many entries the device has taken, which is fewer than `count` while there is no room for
+    /// completions.
     pub taken: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
-/// A worker rings the bell of a queue, and any process asks what there is.
+/// A worker rings the bell of a queue, or any process asks what there is to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct EnterCall {
     /// The queue, or [`ALL_QUEUES`].
     pub queue: u32,
-    /// `enter::*`.
+    /// A combination of `enter::*`.
     pub flags: u32,
-    /// How long to sleep until `ready` is not 0, in nanoseconds; 0: not at all; [`FOREVER`]. Needs [`enter::LOOK`].
+    /// Maximum time to sleep until `ready` is not 0, in nanoseconds: 0 means not to sleep, [`FOREVER`] without a limit.
+    /// Needs [`enter::LOOK`].
     pub wait_ns: u64,
-    /// Written: `ready::*` with [`enter::LOOK`], otherwise 0.
+    /// Written: a combination of `ready::*` with [`enter::LOOK`], otherwise 0.
     pub ready: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
-/// An observer asks for the status: records ([`status`]), one behind the other.
+/// An observer asks for the status: consecutive records ([`status`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct StatusCall {
     /// The address of a buffer.
     pub buffer: u64,
-    /// Its bytes.
+    /// Length of the buffer, in bytes.
     pub length: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
-    /// Written: bytes of the records; 0 if they do not all fit.
+    /// Written: the length of the records, in bytes; 0 if they do not all fit.
     pub filled: u32,
-    /// Written: how many bytes all records have, which may be more the next time.
+    /// Written: the length of all records, in bytes, which may have grown by the next call.
     pub needed: u32,
 }
 
@@ -406,7 +412,7 @@ mod tests {
         assert_eq!(number::RELEASE, 0x4010_d50a);
     }
 
-    /// The bytes of a structure, of which one is not 0, are refused if that byte is reserved.
+    /// Checks that a structure with one byte that is not 0 is refused exactly if that byte is reserved.
     fn check<C: Call>(reserved: &[core::ops::Range<usize>]) {
         for offset in 0..size_of::<C>() {
             let mut bytes = [0; 160];

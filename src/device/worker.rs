@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a worker has: queues, memory, connections, and operations under way.
+//! The state of a worker: queues, memory, connections, and operations under way.
 //!
 //! Submissions are made here; [`completion`](super::completion) checks the device's answers.
 //! Every [`Status::Corrupt`] that leaves this module ends the attachment.
@@ -23,13 +23,13 @@ use crate::shm::{Buffer, Doorbell};
 use crate::sys::Memory;
 use crate::wire::BufferDescriptors;
 
-/// The most queues: more than any device has reactors.
+/// Maximum number of queues: more than any device has reactors.
 const MAX_QUEUES: usize = 256;
 
-/// The most connections.
+/// Maximum number of connections.
 pub(super) const MAX_CONNECTIONS: usize = 1 << 16;
 
-/// The most buffer descriptors of an operation.
+/// Maximum number of buffer descriptors of an operation.
 const MAX_DESCRIPTORS: usize = 4095;
 
 /// The state of a worker.
@@ -42,11 +42,11 @@ pub(super) struct Worker<D> {
     /// The queue whose turn it is.
     pub(super) turn: usize,
     pub(super) conns: BTreeMap<u64, Conn>,
-    /// A connection on which an operation ended: its own end may have been held back for that.
+    /// A connection on which an operation ended: the end of the connection may have been held back until then.
     pub(super) ending: Option<u64>,
     pub(super) operations: Slots<Operation>,
     pub(super) pdus: Slots<Pdu>,
-    /// Bytes mapped in all regions.
+    /// Number of bytes mapped in all regions.
     mapped: u64,
     /// Messages for the device about segments that were unmapped.
     pub(super) releases: VecDeque<Release>,
@@ -58,32 +58,32 @@ pub(super) struct Worker<D> {
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) info: ConnInfo,
-    /// Its place in [`Worker::queues`].
+    /// The place of the connection's queue in [`Worker::queues`].
     pub(super) queue: usize,
     pub(super) counts: ConnCounts,
-    /// Submissions without a completion.
+    /// Number of submissions without a completion.
     pub(super) operations: u32,
-    /// The worker has disconnected it.
+    /// The worker has disconnected the connection.
     pub(super) closing: bool,
-    /// The device was told that it has a session.
+    /// The device has been told that the connection has a session.
     pub(super) authenticated: bool,
     /// A transfer to another worker is under way.
     pub(super) transferring: bool,
-    /// The buffer that the device has for the next WRITE's data.
+    /// The buffer that is lent to the device for the next WRITE's data.
     pub(super) lent: Option<Lent>,
     /// A lent buffer that has come back with data for the next message.
     pub(super) fetched: Option<Fetched>,
-    /// The device said that it is gone; submissions that came too late are still unanswered.
+    /// The device said that the connection has ended; submissions that came too late are still unanswered.
     pub(super) ended: Option<Status>,
 }
 
-/// A buffer that the device has for the data of a connection's next WRITE.
+/// A buffer that is lent to the device for the data of a connection's next WRITE.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lent {
-    /// The operation.
+    /// Number of the operation.
     pub(super) number: u64,
     length: u32,
-    /// The device was asked to give it back.
+    /// The device has been asked to give the buffer back.
     recalled: bool,
 }
 
@@ -162,7 +162,7 @@ impl<D: Doorbell> Worker<D> {
         })
     }
 
-    /// Whether something waits for room in a ring, which the device reports only to a side that sleeps.
+    /// Returns whether something waits for room in a ring, which the device reports only to a side that sleeps.
     pub(super) fn waits_for_ring(&self) -> bool {
         self.queues.iter().any(Queue::waits_for_ring)
     }
@@ -211,7 +211,7 @@ impl<D: Doorbell> Worker<D> {
         }
     }
 
-    /// The device wants a segment back, and gets it as soon as nothing uses it.
+    /// Handles the device's request for a segment, which it gets back as soon as nothing uses it.
     pub(super) fn reclaim(&mut self, reclaim: &Reclaim) -> Result<(), Status> {
         if reclaim.region == region::RECEIVE {
             let mut queues = self.queues.iter_mut();
@@ -232,7 +232,7 @@ impl<D: Doorbell> Worker<D> {
         self.region(reclaim.region)?.reclaim(reclaim.number)?;
         self.release_unused();
         if reclaim.region == region::BULK {
-            // What is lent may lie there.
+            // A lent buffer may be in that segment.
             self.recall_all()?;
         }
         Ok(())
@@ -264,7 +264,7 @@ impl<D: Doorbell> Worker<D> {
         }
     }
 
-    /// A region for which to ask the device for a segment.
+    /// Returns a region for which the device should be asked for a segment.
     pub(super) fn growing(&mut self) -> Option<(u32, &mut Region)> {
         if self.send.growth == Growth::Wanted {
             Some((region::SEND, &mut self.send))
@@ -278,7 +278,7 @@ impl<D: Doorbell> Worker<D> {
     pub(super) fn allocate(&mut self, length: usize) -> Result<BulkBuffer, Status> {
         let buffer = match self.bulk.allocate(length) {
             Err(Status::Again) => {
-                // What is lent may be what is missing.
+                // A lent buffer may hold the memory that is missing.
                 self.recall_all()?;
                 return Err(Status::Again);
             }
@@ -310,7 +310,7 @@ impl<D: Doorbell> Worker<D> {
         Ok(())
     }
 
-    /// Something was freed: the device may have memory again, or may want the segment back.
+    /// Takes note that something was freed: the device may have memory again, or may want the segment back.
     fn freed(&mut self) {
         self.bulk.forget_refusal();
         self.send.forget_refusal();
@@ -429,7 +429,7 @@ impl<D: Doorbell> Worker<D> {
             return Err(Status::NoReads);
         }
         let data = Buffer::from_bits(buffer);
-        // Not longer than a segment.
+        // The buffer is not longer than a segment.
         let length = self.bulk.memory(data)?.len() as u32;
         let is_long_enough = lent.is_some_and(|lent| lent.length >= length || lent.recalled);
         let is_wanted_back = self.bulk.is_wanted_back(data);
@@ -452,7 +452,7 @@ impl<D: Doorbell> Worker<D> {
         self.submit(conn, 0, work, submission, Notify::Later)
     }
 
-    /// Wants back all buffers that the device has for data that may never come.
+    /// Asks for all lent buffers back, because their data may never come.
     fn recall_all(&mut self) -> Result<(), Status> {
         for (number, conn) in &mut self.conns {
             recall(&mut self.queues, *number, conn)?;
@@ -501,8 +501,8 @@ impl<D: Doorbell> Worker<D> {
         self.submit(conn, cookie, work, transmute!(submission), Notify::Now)
     }
 
-    /// Submits an operation for which there is room. The connection and the cookie are at the same
-    /// place in all submissions.
+    /// Submits an operation for which there is room. The connection and the cookie are in the same place in all
+    /// submissions.
     fn submit(
         &mut self,
         conn: u64,
@@ -546,7 +546,7 @@ impl<D: Doorbell> Worker<D> {
         self.queues.iter_mut().try_for_each(Queue::notify)
     }
 
-    /// Ends a connection gracefully. One that is being transferred ends only if it stays here.
+    /// Ends a connection gracefully. If it is being transferred, it ends only if the transfer fails.
     pub(super) fn disconnect(&mut self, conn: u64) -> Result<(), Status> {
         let open = self.conns.get_mut(&conn).ok_or(Status::NoConnection)?;
         let is_first = !std::mem::replace(&mut open.closing, true);
@@ -598,7 +598,7 @@ impl<D: Doorbell> Worker<D> {
     }
 }
 
-/// Wants back what is lent for a connection.
+/// Asks for the buffer back that is lent for a connection.
 fn recall<D: Doorbell>(
     queues: &mut [Queue<D>],
     number: u64,
@@ -616,7 +616,7 @@ fn recall<D: Doorbell>(
     })
 }
 
-/// The descriptors that a transfer of `length` bytes needs, as bytes, and their number.
+/// Returns the descriptors that a transfer of `length` bytes needs, as bytes, and their number.
 fn used_descriptors(bytes: &[u8], length: u32) -> Result<(&[u8], u32), Status> {
     let list = BufferDescriptors::parse(bytes).map_err(|_| Status::Descriptors)?;
     if list.len() > MAX_DESCRIPTORS {

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which connections are allowed: limits on all of them, on those of strangers, and on those that are
+//! Decides which connections are allowed: limits apply to all connections, to strangers, and to connections that are
 //! offered to the listener at a time.
 //!
-//! A *stranger* is a client without a session: any client that can reach the port. If there are too many
-//! strangers, or too many connections, the oldest stranger of the source that has most of them is ended,
-//! and the newcomer stays. So a client that logs in at once gets in, however many others do nothing. A
-//! source may have a quarter of the strangers and of all connections, unless it is a gateway with many
-//! clients behind it.
+//! A *stranger* is a client without a session: any client that can reach the port. If there are too many strangers, or
+//! too many connections, the oldest stranger of the source that has most of them is ended, and the newcomer stays. So a
+//! client that logs in at once gets in, however many others do nothing. A source may have a quarter of the strangers
+//! and of all connections, unless it is a gateway that many clients share.
 //!
 //! Offers are limited for the sake of the listener, which forks a process for each. A connection beyond
 //! that limit waits; when an offered one has found its owner, the next comes from the source with the
@@ -22,20 +21,20 @@ use crate::fabric::{ConnId, Source, Sources};
 pub struct Place {
     /// The number of the shard that has it.
     pub shard: usize,
-    /// Its number there.
+    /// The connection's number in that shard.
     pub conn: ConnId,
 }
 
-/// How many connections there may be.
+/// The limits on connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// All of them.
+    /// Maximum number of connections.
     pub max_connections: usize,
-    /// Those of strangers.
+    /// Maximum number of connections of strangers.
     pub max_unauthenticated: usize,
-    /// Those that are offered to the listener.
+    /// Maximum number of connections that are offered to the listener at a time.
     pub max_undispatched: usize,
-    /// Sources with many clients behind them.
+    /// Sources that many clients share.
     pub gateways: Vec<Source>,
 }
 
@@ -55,22 +54,22 @@ pub enum Limit {
     /// A source has more than its share of [`Limits::max_unauthenticated`].
     #[strum(serialize = "too_many_unauthenticated_of_source")]
     UnauthenticatedOfSource,
-    /// [`Limits::max_connections`].
+    /// There are more connections than [`Limits::max_connections`].
     #[strum(serialize = "too_many_connections")]
     Connections,
-    /// [`Limits::max_unauthenticated`].
+    /// There are more strangers than [`Limits::max_unauthenticated`].
     #[strum(serialize = "too_many_unauthenticated")]
     Unauthenticated,
 }
 
 impl Limit {
-    /// Its name as a reason and a counter.
+    /// Returns the limit's name as a reason and a counter.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 
-    /// Whether it is one source's share that was exceeded.
+    /// Returns whether a single source exceeded its share.
     #[must_use]
     pub const fn is_of_source(self) -> bool {
         matches!(
@@ -91,7 +90,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// No connections yet, with these limits.
+    /// Makes an admission with these limits, and without connections.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -100,8 +99,8 @@ impl Admission {
         }
     }
 
-    /// Adds a new connection. If that makes too many, removes one, which has to end: the newcomer itself
-    /// only if there is no other stranger that could.
+    /// Adds a new connection. If there are too many then, removes one and returns it, and the caller has to end it.
+    /// That is the newcomer itself only if no other stranger can be removed.
     pub fn admit(&mut self, place: Place, source: Source) -> Option<(Place, Limit)> {
         self.connections.add(place, source);
         self.strangers.add(place, source);
@@ -136,19 +135,19 @@ impl Admission {
         }
     }
 
-    /// A connection that was removed stays, because it got a session before it ended. There may then be one
+    /// Adds a connection again that was removed, but got a session before it ended. There may then be one connection
     /// too many, until the next one ends.
     pub fn stays(&mut self, place: Place, source: Source) {
         self.connections.add(place, source);
     }
 
-    /// A connection has a session now.
+    /// Notes that a connection has a session now.
     pub fn authenticated(&mut self, place: Place) {
         self.strangers.remove(&place);
     }
 
-    /// Whether a connection may be offered now; otherwise it waits, and [`done`](Self::done) returns it when
-    /// it may.
+    /// Returns whether a connection may be offered now. Otherwise it waits, and [`done`](Self::done) returns it when it
+    /// may be offered.
     pub fn offer(&mut self, place: Place, source: Source) -> bool {
         if self.offered.contains(&place) {
             return true;
@@ -173,8 +172,8 @@ impl Admission {
         self.offered.total() < limit && self.offered.of(source) < of_source
     }
 
-    /// A connection has an owner, or is gone: it no longer waits. Returns the one that may be offered in its
-    /// place, which counts as offered from now on.
+    /// Notes that a connection no longer waits, because it has an owner or has ended. Returns the one that may be
+    /// offered in its place, which counts as offered from now on.
     pub fn done(&mut self, place: Place) -> Option<Place> {
         self.waiting.remove(&place);
         if !self.offered.remove(&place) {
@@ -190,21 +189,21 @@ impl Admission {
         Some(next)
     }
 
-    /// A connection is gone, and no longer counts. Otherwise like [`done`](Self::done).
+    /// Removes a connection that has ended, and does what [`done`](Self::done) does.
     pub fn closed(&mut self, place: Place) -> Option<Place> {
         self.connections.remove(&place);
         self.strangers.remove(&place);
         self.done(place)
     }
 
-    /// Strangers, of all sources.
+    /// Returns the number of strangers of all sources.
     #[must_use]
     pub fn strangers(&self) -> usize {
         self.strangers.total()
     }
 }
 
-/// One source's share of a limit.
+/// Returns one source's share of a limit.
 const fn quarter(limit: usize) -> usize {
     let quarter = limit / 4;
     if quarter == 0 { 1 } else { quarter }
@@ -246,7 +245,7 @@ mod tests {
             (place, self.admission.admit(place, source))
         }
 
-        /// `true` if it is offered, `false` if it waits.
+        /// Offers a new connection. Returns `true` if it is offered, and `false` if it waits.
         fn offer(&mut self, address: &str) -> (Place, bool) {
             let (place, source) = (self.place(), Source::of(address.parse().unwrap()));
             (place, self.admission.offer(place, source))
@@ -317,7 +316,7 @@ mod tests {
         let admission = &mut scene.admission;
         assert_eq!(admission.done(gateway[0].0), Some(other));
         assert_eq!(admission.done(gateway[1].0), None, "two are its share");
-        // One that waits goes, and the next gets its turn.
+        // A connection that waits ends, and the next one gets its turn.
         assert_eq!(admission.closed(greedy[2].0), None);
         assert_eq!(admission.done(greedy[0].0), Some(greedy[3].0));
         assert_eq!(admission.done(greedy[0].0), None, "it was done");

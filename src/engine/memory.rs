@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Memory that is shared with workers, and how much of it there may be.
+//! Accounts for the memory that is shared with workers, and limits it.
 //!
-//! A [`Charge`] is a number of bytes that were given out; dropping it takes them off the accounts.
-//! A worker's memory and its charge are held together, so that memory counts until its last user,
-//! which may be a connection of a dead worker, is gone.
+//! A [`Charge`] is a number of bytes that were given out; dropping it takes them off the accounts. A worker's memory
+//! and its charge are held together, so that memory counts until its last user, which may be a connection of a dead
+//! worker, has gone.
 //!
 //! ```text
 //!   0 ......................................... limit - reserve ............... limit
@@ -12,9 +12,9 @@
 //!                                                 that waits       received
 //! ```
 //!
-//! A part of the total, the [`Reserve`], is kept so that no worker waits for ever. The worker that has
-//! waited longest may have it. It is enough for that worker's largest message and transfer, so the worker
-//! can go on and give back what it has.
+//! A part of the total, the [`Reserve`], is kept so that no worker waits for ever. The worker that has waited longest
+//! may have it. It is enough for that worker's largest message and transfer, so the worker can continue and give back
+//! its memory.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -25,10 +25,10 @@ use crate::device::abi::{RegionShape, region};
 use crate::shm::buffers;
 use crate::sys::Memory;
 
-/// Bytes of a region's first segment; fewer if the shape requires it.
+/// Length of a region's first segment in bytes; it is shorter if the shape requires that.
 const FIRST_LENGTH: u32 = 128 << 10;
 
-/// Bytes in use, and how many there may be.
+/// The number of bytes in use, and its limit.
 #[derive(Debug)]
 pub struct Account {
     used: AtomicU64,
@@ -36,7 +36,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// An account of `limit` bytes, none of them in use.
+    /// Makes an account of `limit` bytes, of which none are in use.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
@@ -45,24 +45,24 @@ impl Account {
         })
     }
 
-    /// Bytes in use.
+    /// Returns how many bytes are in use.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that may be in use.
+    /// Returns how many bytes may be in use.
     #[must_use]
     pub const fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Takes `bytes` and leaves `spare`; `None` if not enough are left.
+    /// Takes `bytes` and leaves `spare`; returns `None` if not enough are left.
     #[must_use]
     pub fn charge(self: &Arc<Self>, bytes: u64, spare: u64) -> Option<Charge> {
         let most = self.limit.saturating_sub(spare);
         let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= most);
-        // Relaxed: no other memory is read because of this number.
+        // Relaxed is enough, because no other memory is read because of this number.
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
             .ok()?;
@@ -72,15 +72,15 @@ impl Account {
         })
     }
 
-    /// Whether this account with `bytes` more has no more than it leaves of `total`, not counting `spare`.
-    /// If accounts take no more than that, one after the other, something is always left for the next.
+    /// Returns whether this account, with `bytes` more, would have no more than it leaves of `total`, not counting
+    /// `spare`. If accounts take no more than that, one after the other, something is always left for the next.
     #[must_use]
     pub fn leaves_as_much(&self, bytes: u64, (total, spare): (&Self, u64)) -> bool {
         let taken = total.used().saturating_add(spare).saturating_add(bytes);
         self.used().saturating_add(bytes) <= total.limit.saturating_sub(taken)
     }
 
-    /// Takes `bytes`, no matter how many are in use: for memory that is bounded elsewhere and cannot be
+    /// Takes `bytes`, no matter how many are in use. This is for memory that is bounded elsewhere and cannot be
     /// refused.
     #[must_use]
     pub fn count(self: &Arc<Self>, bytes: u64) -> Charge {
@@ -92,7 +92,7 @@ impl Account {
     }
 }
 
-/// Bytes taken from an account until this is dropped.
+/// Bytes that are taken from an account until this is dropped.
 #[derive(Debug)]
 pub struct Charge {
     account: Arc<Account>,
@@ -108,40 +108,40 @@ impl Drop for Charge {
 /// The part of the total that is kept for workers that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserve {
-    /// For the longest buffers of SEND and BULK of one worker.
+    /// Bytes for the longest buffers of SEND and BULK of one worker.
     pub worker: u64,
-    /// For the longest buffer of RECEIVE in each shard.
+    /// Bytes for the longest buffer of RECEIVE in each shard.
     pub received: u64,
 }
 
 impl Reserve {
-    /// Both together.
+    /// Returns the sum of both.
     #[must_use]
     pub const fn all(self) -> u64 {
         self.worker.saturating_add(self.received)
     }
 }
 
-/// A segment of a worker's region, and what it counts.
+/// A segment of a worker's region, and its charges.
 #[derive(Debug)]
 pub struct Segment {
-    /// Its bytes.
+    /// The segment's bytes.
     pub memory: Memory,
     /// A submission has used it since `take_touched`.
     touched: AtomicBool,
-    /// The worker was told to give it back.
+    /// The worker has been asked to give the segment back.
     reclaimed: AtomicBool,
     _charges: [Charge; 2],
 }
 
 impl Segment {
-    /// Makes a segment of `length` bytes, charged to the account of its worker and to the total, of which
-    /// `spare` is left. Also returns the pages that the worker maps, which `make` makes.
+    /// Makes a segment of `length` bytes, charged to the account of its worker and to the total, of which `spare` is
+    /// left. Also returns the pages that the worker maps, which `make` makes.
     ///
     /// # Errors
     ///
-    /// [`Status::NoMemory`]: the worker's limit. [`Status::Again`]: the limit of the total. Otherwise the
-    /// error of `make`.
+    /// [`Status::NoMemory`]: the worker's limit is reached. [`Status::Again`]: the limit of the total is reached.
+    /// Otherwise the error of `make`.
     pub fn create<Pages>(
         length: usize,
         worker: &Arc<Account>,
@@ -155,7 +155,7 @@ impl Segment {
         let (memory, pages) = make(length)?;
         let segment = Self {
             memory,
-            // It was asked for because it is needed.
+            // The segment was asked for because it is needed.
             touched: AtomicBool::new(true),
             reclaimed: AtomicBool::new(false),
             _charges: charges,
@@ -163,7 +163,7 @@ impl Segment {
         Ok((segment, pages))
     }
 
-    /// Marks it as used.
+    /// Marks the segment as used.
     #[inline]
     pub fn touch(&self) {
         if !self.touched.load(Ordering::Relaxed) {
@@ -171,27 +171,27 @@ impl Segment {
         }
     }
 
-    /// Whether it was touched since the last call.
+    /// Returns whether the segment was touched since the last call.
     #[must_use]
     pub fn take_touched(&self) -> bool {
         self.touched.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether its worker was told to give it back.
+    /// Returns whether the worker has been asked to give the segment back.
     #[must_use]
     pub fn is_reclaimed(&self) -> bool {
         self.reclaimed.load(Ordering::Relaxed)
     }
 
-    /// Records that its worker was told to give it back.
+    /// Records that the worker has been asked to give the segment back.
     pub fn set_reclaimed(&self) {
         self.reclaimed.store(true, Ordering::Relaxed);
     }
 }
 
-/// Bytes of the next segment of a region that has `segments` segments with `length` bytes together, and
-/// no room for `wanted` units: how many it should have, so that the region doubles, and how many it must
-/// have.
+/// Returns two lengths, in bytes, for the next segment of a region that has `segments` segments with `length` bytes
+/// together, and no room for `wanted` units: the length that it should have, so that the region doubles, and the length
+/// that it must have.
 #[must_use]
 pub fn next_length(shape: &RegionShape, (segments, length): (u32, u64), wanted: u32) -> [usize; 2] {
     let unit = shape.unit_length.max(1);
@@ -209,7 +209,7 @@ pub fn next_length(shape: &RegionShape, (segments, length): (u32, u64), wanted: 
     })
 }
 
-/// Units of a region that has as many segments as it may have.
+/// Returns the number of units of a region that has as many segments as it may have.
 #[must_use]
 pub fn most_units(shape: &RegionShape) -> u32 {
     let mut length = 0;
@@ -226,7 +226,7 @@ pub fn most_units(shape: &RegionShape) -> u32 {
     u32::try_from(length / u64::from(shape.unit_length.max(1))).unwrap_or(u32::MAX)
 }
 
-/// The same shape for [`buffers`].
+/// Returns the same shape for [`buffers`].
 #[must_use]
 pub const fn shape_of(shape: &RegionShape) -> buffers::Shape {
     buffers::Shape {
@@ -243,14 +243,14 @@ pub type Numbered = Vec<Option<Arc<Segment>>>;
 /// The segments of SEND and BULK, the regions whose buffers the worker allocates itself.
 #[derive(Clone, Debug, Default)]
 pub struct Segments {
-    /// Of SEND.
+    /// The segments of SEND.
     pub send: Numbered,
-    /// Of BULK.
+    /// The segments of BULK.
     pub bulk: Numbered,
 }
 
 impl Segments {
-    /// Those of `region::*`, if it is one of the two.
+    /// Returns the segments of a region of `region::*`, if it is one of the two.
     #[must_use]
     pub fn of(&self, number: u32) -> Option<&Numbered> {
         match number {
@@ -260,7 +260,7 @@ impl Segments {
         }
     }
 
-    /// The same, to change it.
+    /// Returns the same segments, to change them.
     pub fn of_mut(&mut self, number: u32) -> Option<&mut Numbered> {
         match number {
             region::SEND => Some(&mut self.send),
@@ -269,7 +269,7 @@ impl Segments {
         }
     }
 
-    /// Segments of `region::*`, and their bytes.
+    /// Returns the number of segments of a region of `region::*`, and their length in bytes.
     #[must_use]
     pub fn extent(&self, region: u32) -> (u32, u64) {
         let segments = self.of(region).into_iter().flatten().flatten();

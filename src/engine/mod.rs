@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The rules of the smbdirect device, whatever it runs in: a process with threads and sockets (`broker`), or a kernel.
+//! The rules of the smbdirect device, which runs in a process with threads and sockets (`broker`), or in a kernel.
 //!
-//! | module | is |
+//! | module | describes |
 //! |---|---|
 //! | [`admission`] | which connections are allowed, and which wait for an owner |
 //! | [`memory`] | accounts of the memory that is shared with workers |
-//! | [`parameters`] | what a listener may say about negotiating |
+//! | [`parameters`] | what a listener may set for negotiations |
 //! | [`peer`] | a process that is attached |
-//! | [`pool`] | where received messages are put |
+//! | [`pool`] | the memory for received messages |
 //! | [`queue`] | a worker's two rings, and what waits to go into the second |
-//! | [`reason`] | what a worker is told about why something ended |
+//! | [`reason`] | the status that tells a worker why something ended |
 //! | [`registry`] | which worker has a client, which connections exist, what happened |
 //! | [`shard`] | connections that have one driver, and everything that happens to them |
-//! | [`submission`] | what a worker wants: the entries of its ring, checked |
-//! | [`warnings`] | when the log says that a limit was met |
+//! | [`submission`] | what a worker asks for: the entries of its ring, checked |
+//! | [`warnings`] | when the log says that a limit was reached |
 //!
 //! It is built on the [`transport`](crate::transport), the rings and buffers of [`shm`](crate::shm), and the interface
 //! to workers that [`device`](crate::device) defines.
 //!
-//! Nothing here knows a thread, a socket, a file or a clock, nor how a status is written: time comes in as an
-//! argument, and what has to be done goes out as a value.
+//! Nothing here uses a thread, a socket, a file or a clock, or knows how a status is written: time comes in as an
+//! argument, and work for others goes out as a value.
 
 pub mod admission;
 pub mod memory;

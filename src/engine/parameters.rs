@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a listener may say about how connections are negotiated.
+//! Applies the parameters that a listener sets for the negotiation of connections.
 
 use core::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::device::abi;
 use crate::proto;
 use crate::units::Credits;
 
-/// The device's own values, lowered to those of the listener.
+/// Returns the device's own values, lowered to those of the listener.
 #[must_use]
 pub fn reduced(own: &proto::Config, set: &abi::SetParameters) -> proto::Config {
     let number = |own: u32, set: u32| if set == 0 { own } else { own.min(set) };

@@ -12,20 +12,20 @@ use crate::device::{Status, abi};
 use crate::shm::Doorbell;
 use crate::sys::Memory;
 
-/// What a process does.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Role {
-    /// smbd's parent: gets offers of connections.
+    /// smbd's parent, which gets offers of connections.
     Listener,
-    /// smbd's child: owns connections.
+    /// A child of smbd, which owns connections.
     Worker,
-    /// Asks for the status.
+    /// An observer, which asks for the status.
     Observer,
 }
 
 impl Role {
-    /// The role of a number of `abi::role::*`.
+    /// Returns the role for a number of `abi::role::*`.
     #[must_use]
     pub const fn of(number: u32) -> Option<Self> {
         match number {
@@ -36,7 +36,7 @@ impl Role {
         }
     }
 
-    /// A name for logs and the status.
+    /// Returns a name for logs and the status.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
@@ -45,21 +45,21 @@ impl Role {
 
 /// An attached process. Clones stand for the same process.
 pub trait Peer: Clone {
-    /// The device's number for it.
+    /// Returns the device's number for the process.
     fn id(&self) -> u32;
 
-    /// What it does.
+    /// Returns the role of the process.
     fn role(&self) -> Role;
 
-    /// Whether it attached with the token of a connection.
+    /// Returns whether the process attached with the token of a connection.
     fn invited(&self) -> bool;
 
-    /// Sends the process a message of `kind::*` that carries no memory; `cookie` is that of the request it answers,
-    /// or 0. Never waits.
+    /// Sends the process a message of `kind::*` that carries no memory; `cookie` is the cookie of the request that it
+    /// answers, or 0. Never waits.
     ///
     /// # Errors
     ///
-    /// The process was not told.
+    /// The message was not sent.
     fn tell<T: IntoBytes + Immutable>(
         &self,
         kind: u32,
@@ -72,65 +72,65 @@ pub trait Peer: Clone {
 pub trait Worker: Peer {
     /// Memory that the process maps.
     type Pages;
-    /// A queue's memory and bell, before the process is told of them.
+    /// A queue's memory and bell, before the process gets them.
     type NewQueue;
-    /// The process wakes this side with it.
+    /// The bell with which the process wakes this side.
     type Bell: fmt::Debug;
-    /// This side wakes the process with it.
+    /// The doorbell with which this side wakes the process.
     type Doorbell: Doorbell + fmt::Debug;
 
-    /// Memory of all its regions.
+    /// Returns the account for the memory of all regions of the process.
     fn account(&self) -> &Arc<Account>;
 
     /// Makes `length` bytes of memory for received messages.
     ///
     /// # Errors
     ///
-    /// [`Status::System`]: the system has none.
+    /// [`Status::System`]: the system has no memory.
     fn make_pages(&self, length: usize) -> Result<(Memory, Self::Pages), Status>;
 
-    /// Tells the process of a segment.
+    /// Hands a segment over to the process.
     ///
     /// # Errors
     ///
-    /// The process was not told.
+    /// The message was not sent.
     fn hand_over(&self, segment: &abi::Segment, pages: &Self::Pages) -> Result<(), Untold>;
 
     /// Makes `length` bytes of memory for a queue.
     ///
     /// # Errors
     ///
-    /// [`Status::System`]: the system has none.
+    /// [`Status::System`]: the system has no memory.
     fn make_queue(&self, length: usize) -> Result<(Memory, Self::NewQueue), Status>;
 
-    /// Tells the process of a queue.
+    /// Hands a queue over to the process.
     ///
     /// # Errors
     ///
-    /// The process was not told.
+    /// The message was not sent.
     fn hand_over_queue(
         &self,
         queue: &abi::Queue,
         made: Self::NewQueue,
     ) -> Result<Self::Bell, Untold>;
 
-    /// The doorbell that wakes the process.
+    /// Returns the doorbell that wakes the process.
     fn doorbell(&self) -> Self::Doorbell;
 
-    /// A copy of the list of its segments, as it is now.
+    /// Returns a copy of the list of the process's segments, as it is now.
     fn segments(&self) -> Segments;
 
-    /// A number that grows whenever a segment comes or goes, before the worker can know of the change.
+    /// Returns a number that grows whenever a segment comes or goes, before the worker can know about the change.
     fn changes(&self) -> u64;
 }
 
-/// Why a process was not told of something.
+/// Why a message to a process was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Untold {
-    /// It has gone, or no longer listens: it is to be detached. It broke no rule, and connections that it never used
-    /// find another worker.
+    /// The process has gone, or no longer listens, and has to be detached. It did not break a rule, and connections
+    /// that it never used find another worker.
     Gone,
-    /// It has left too many messages unread, and is to be detached.
+    /// The process has left too many messages unread, and has to be detached.
     Unread,
 }
 
@@ -141,7 +141,7 @@ pub(super) mod fake {
 
     use super::*;
 
-    /// How often it was rung.
+    /// A doorbell that counts how often it was rung.
     #[derive(Clone, Debug, Default)]
     pub(in crate::engine) struct Rings(pub(in crate::engine) Rc<Cell<usize>>);
 
@@ -151,17 +151,17 @@ pub(super) mod fake {
         }
     }
 
-    /// A worker that every message reaches.
+    /// A worker that receives every message.
     #[derive(Clone, Debug)]
     pub(in crate::engine) struct Told {
         account: Arc<Account>,
         pub(in crate::engine) rings: Rings,
-        /// The memory of its queue.
+        /// The memory of the worker's queue.
         pub(in crate::engine) queue: Rc<RefCell<Option<Memory>>>,
     }
 
     impl Told {
-        /// A worker that may have `limit` bytes.
+        /// Makes a worker that may have `limit` bytes.
         pub(in crate::engine) fn new(limit: u64) -> Self {
             Self {
                 account: Account::new(limit),

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Where received messages are put: in heap while a connection has no owner, then in the owner's
-//! RECEIVE region.
+//! Memory for received messages: heap while a connection has no owner, and then the owner's RECEIVE region.
 //!
 //! ```text
 //!   first message     heap, one at a time and of bounded length; the connection is `Held`
@@ -9,19 +8,18 @@
 //!   Queue             a buffer of that queue's arena, which grows within the limits; else nothing
 //! ```
 //!
-//! Connections that do not trust each other share an arena, because any client may send the GUID of the
-//! worker's client. So no single connection holds more than a quarter of it, nor do all strangers together.
-//! A message that is not complete is assembled in heap of its own unless there is plenty of room, and is
-//! copied to the arena when it is complete: messages that never complete take nothing from others. And some
-//! units are left to messages of one unit, such as the first messages of every connection.
+//! Connections that do not trust each other share an arena, because any client may send the GUID of the worker's
+//! client. So no single connection holds more than a quarter of it, nor do all strangers together. A message that is
+//! not complete is assembled in heap of its own unless there is plenty of room, and is copied to the arena when it is
+//! complete, so messages that never complete take nothing from others. Some units are also left to messages of one
+//! unit, such as the first messages of every connection.
 //!
-//! An arena keeps what it has while its worker takes no messages, for example because the worker waits for
-//! a client that takes no responses. So beyond a small length an arena grows only while its worker has no
-//! more than it leaves to others; after that it gets just one more segment, for messages that are too long
-//! for all the others.
+//! An arena keeps its messages while its worker does not take them, for example because the worker waits for a client
+//! that takes no responses. So beyond a small length an arena grows only while its worker has no more memory than it
+//! leaves to others; after that it gets just one more segment, for messages that are too long for all the others.
 //!
-//! An arena begins small and doubles. Segments that were not used for a while are taken back, except for the
-//! shortest one: no more messages are put there, and the worker is asked to unmap them and says when it has.
+//! An arena begins small and doubles. Segments that were not used for a while are taken back, except for the shortest
+//! one: no more messages are put into them, and the worker is asked to unmap them and says when it has.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -41,13 +39,13 @@ use crate::shm::{Buffer as Number, Buffers};
 use crate::sys::Memory;
 use crate::transport::{ConnTable, MessageBuffers};
 
-/// Bytes of the longest message of a connection without an owner, or without a session.
+/// Length of the longest message of a connection without an owner, or without a session, in bytes.
 pub const MAX_HELD_LENGTH: u32 = 64 * 1024;
 
-/// Bytes that an arena may have no matter how much its worker has.
+/// Number of bytes that an arena may have no matter how much memory its worker has.
 const SMALL_LENGTH: u64 = 2 << 20;
 
-/// One unit in this many is left to messages of one unit.
+/// One of this many units is left to messages of one unit.
 const LEFT_TO_SMALL: u32 = 16;
 
 new_key_type! {
@@ -58,14 +56,14 @@ new_key_type! {
 /// A received message.
 #[derive(Debug)]
 pub enum Buffer {
-    /// In heap.
+    /// The message is in heap.
     Heap {
         /// The message.
         bytes: Vec<u8>,
-        /// Kept as long as the bytes.
+        /// The charges for the bytes, kept for as long as them.
         charges: Option<[Charge; 3]>,
     },
-    /// In the arena of a queue. The bytes stay mapped even if the arena goes.
+    /// The message is in the arena of a queue. The bytes stay mapped even if the arena goes.
     Shared {
         /// The queue.
         queue: QueueId,
@@ -79,7 +77,7 @@ pub enum Buffer {
 impl Buffer {
     fn heap(length: u32, charges: Option<[Charge; 3]>) -> Self {
         Self::Heap {
-            // Pages that the peer does not fill are never touched.
+            // The system provides only the pages that the peer fills.
             bytes: Vec::with_capacity(length as usize),
             charges,
         }
@@ -89,16 +87,16 @@ impl Buffer {
 /// A connection that is known.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// The queue that gets its messages; `None`: none now, and a message is held.
+    /// The queue that gets the connection's messages; `None` if there is none now, and a message is held.
     queue: Option<QueueId>,
-    /// It has a session.
+    /// The connection has a session.
     authenticated: bool,
 }
 
-/// What went wrong in a call that could not return an error.
+/// A fault in a call that could not return an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A message that no buffer can hold.
+    /// A message is too long for any buffer.
     TooLong(ConnId),
     /// A message about memory could not be sent to a worker.
     Untold(QueueId, Untold),
@@ -129,22 +127,22 @@ struct Arena<W> {
     worker: W,
     number: u32,
     shape: RegionShape,
-    /// Units that it may have.
+    /// Maximum number of units.
     most: u32,
     buffers: Buffers,
     /// The segments of `buffers` with their charges, by number.
     segments: Vec<Option<Held>>,
-    /// Units that the messages of each connection take; connections without any are absent.
+    /// Number of units that the messages of each connection take; connections without messages are absent.
     shares: BTreeMap<ConnId, u32>,
-    /// Units that messages of strangers take.
+    /// Number of units that messages of strangers take.
     of_strangers: u32,
-    /// Units of incomplete messages.
+    /// Number of units of incomplete messages.
     begun: u32,
-    /// Bytes of messages in heap.
+    /// The account for messages in heap.
     in_heap: Arc<Account>,
     /// A buffer was asked for, and there was none.
     wanting: bool,
-    /// The worker could not be told of a segment, and will soon be gone: it gets no more.
+    /// A segment could not be handed over to the worker, which will soon be gone: it gets no more segments.
     is_deaf: bool,
 }
 
@@ -156,7 +154,7 @@ struct Held {
     holders: Box<[Option<Hold>]>,
 }
 
-/// A message in a buffer, as far as shares are concerned.
+/// What shares need to know about a message in a buffer.
 #[derive(Clone, Copy, Debug)]
 struct Hold {
     conn: ConnId,
@@ -170,7 +168,7 @@ struct Hold {
 pub struct Pool<W> {
     shape: RegionShape,
     total: Arc<Account>,
-    /// Bytes of the total that are not for received messages.
+    /// Number of bytes of the total that are not for received messages.
     spare: u64,
     conns: ConnTable<Known>,
     arenas: SecondaryMap<QueueId, Arena<W>>,
@@ -184,8 +182,8 @@ pub struct Pool<W> {
 }
 
 impl<W: Worker> Pool<W> {
-    /// A pool without arenas. Arenas will have this shape. Their memory counts in `total`, and the pool leaves `spare`
-    /// bytes of that to others.
+    /// Makes a pool without arenas. Arenas will have this shape. Their memory counts in `total`, and the pool leaves
+    /// `spare` bytes of that to others.
     #[must_use]
     pub fn new(shape: RegionShape, total: Arc<Account>, spare: u64) -> Self {
         Self {
@@ -221,39 +219,39 @@ impl<W: Worker> Pool<W> {
         Ok(())
     }
 
-    /// The account of a queue's messages in heap.
+    /// Returns the account of a queue's messages in heap.
     pub fn in_heap(&self, queue: QueueId) -> Option<Arc<Account>> {
         let arena = self.arenas.get(queue)?;
         Some(Arc::clone(&arena.in_heap))
     }
 
-    /// The queue is gone.
+    /// Forgets a queue that has gone.
     pub fn remove(&mut self, queue: QueueId) {
         self.arenas.remove(queue);
     }
 
-    /// The messages of a connection go to a queue from now on.
+    /// Puts the messages of a connection into a queue's arena from now on.
     pub fn set_queue(&mut self, conn: ConnId, queue: QueueId) {
         if let Some(known) = self.conns.get_or_default(conn) {
             known.queue = Some(queue);
         }
     }
 
-    /// The messages of a connection go to no queue from now on.
+    /// Puts the messages of a connection into no arena from now on.
     pub fn hold(&mut self, conn: ConnId) {
         if let Some(known) = self.conns.get_or_default(conn) {
             known.queue = None;
         }
     }
 
-    /// A connection has a session now.
+    /// Notes that a connection has a session now.
     pub fn authenticated(&mut self, conn: ConnId) {
         if let Some(known) = self.conns.get_or_default(conn) {
             known.authenticated = true;
         }
     }
 
-    /// The connection is gone.
+    /// Forgets a connection that has ended.
     pub fn forget(&mut self, conn: ConnId) {
         self.conns.remove(conn);
     }
@@ -263,7 +261,7 @@ impl<W: Worker> Pool<W> {
     pub fn put(&mut self, queue: QueueId, bytes: &[u8], holder: Option<ConnId>) -> Option<u64> {
         let number = self.allocate_shared(queue, holder, (bytes.len(), true))?;
         let arena = self.arenas.get_mut(queue)?;
-        // Never fails: the buffer was allocated for this length.
+        // This never fails, because the buffer was allocated for this length.
         let written = arena
             .buffers
             .memory(number)
@@ -275,7 +273,7 @@ impl<W: Worker> Pool<W> {
         Some(number.to_bits())
     }
 
-    /// The message in a buffer is complete.
+    /// Notes that the message in a buffer is complete.
     #[inline]
     pub fn complete(&mut self, queue: QueueId, number: Number) {
         if let Some(arena) = self.arenas.get_mut(queue) {
@@ -301,55 +299,58 @@ impl<W: Worker> Pool<W> {
         more
     }
 
-    /// A worker has unmapped a segment of a queue's region. `false`: it had not been asked to.
+    /// Removes a segment of a queue's region that the worker has unmapped. Returns `false` if the worker had not been
+    /// asked to do so.
     pub fn released(&mut self, queue: QueueId, number: u32) -> bool {
         let arena = self.arenas.get_mut(queue);
         arena.is_some_and(|arena| arena.released(number))
     }
 
-    /// Whether a request for a buffer of the queue has failed since [`take_wanting`](Self::take_wanting).
+    /// Returns whether a request for a buffer of the queue has failed since [`take_wanting`](Self::take_wanting).
     #[inline]
     pub fn is_wanting(&self, queue: QueueId) -> bool {
         self.arenas.get(queue).is_some_and(|arena| arena.wanting)
     }
 
-    /// Whether a request for a buffer of the queue has failed since the last call.
+    /// Returns whether a request for a buffer of the queue has failed since the last call.
     #[inline]
     pub fn take_wanting(&mut self, queue: QueueId) -> bool {
         let arena = self.arenas.get_mut(queue);
         arena.is_some_and(|arena| core::mem::take(&mut arena.wanting))
     }
 
-    /// Whether a request for a buffer of any queue has failed since the last call.
+    /// Returns whether a request for a buffer of any queue has failed since the last call.
     #[inline]
     pub fn take_any_wanting(&mut self) -> bool {
         core::mem::take(&mut self.wanting)
     }
 
-    /// Whether the total of all workers has run out since the last call. Other workers may have memory to give back.
+    /// Returns whether the total of all workers has run out since the last call. Other workers may have memory to give
+    /// back.
     #[inline]
     pub fn take_short(&mut self) -> bool {
         core::mem::take(&mut self.short)
     }
 
-    /// Whether a segment that could later be taken back was added since the last call.
+    /// Returns whether a segment that could later be taken back was added since the last call.
     #[inline]
     pub fn take_grown(&mut self) -> bool {
         core::mem::take(&mut self.grown)
     }
 
-    /// One of the faults since the last call, if any are left.
+    /// Returns one of the faults since the last call, if any are left.
     pub fn take_fault(&mut self) -> Option<Fault> {
         self.faults.pop()
     }
 
-    /// The number of segments in a queue's region, and of units in use.
+    /// Returns the number of segments in a queue's region, and of units in use.
     pub fn usage(&self, queue: QueueId) -> (u32, u32) {
         let arena = self.arenas.get(queue).map(|arena| &arena.buffers);
         arena.map_or((0, 0), |buffers| (buffers.segments(), buffers.used_units()))
     }
 
-    /// Whether an incomplete message of `length` bytes may have a buffer of the arena, which saves a copy later.
+    /// Returns whether an incomplete message of `length` bytes may have a buffer of the arena, which saves a copy
+    /// later.
     fn may_assemble(&self, queue: QueueId, length: u32, conn: Known) -> bool {
         let arena = self.arenas.get(queue);
         conn.authenticated
@@ -357,8 +358,7 @@ impl<W: Worker> Pool<W> {
                 .is_some_and(|arena| arena.begun + arena.units(length as usize) <= arena.quarter())
     }
 
-    /// A buffer in heap for an incomplete message. Messages of strangers are short and few, and are not
-    /// charged.
+    /// Makes a buffer in heap for an incomplete message. Messages of strangers are short and few, and are not charged.
     fn begin_in_heap(&mut self, queue: QueueId, length: u32, conn: Known) -> Option<Buffer> {
         let charges = match conn.authenticated {
             false => None,
@@ -371,7 +371,7 @@ impl<W: Worker> Pool<W> {
         Some(Buffer::heap(length, charges))
     }
 
-    /// Charges for a message in heap. A worker that has more than it leaves to others may have only one such
+    /// Charges a message in heap. A worker that has more memory than it leaves to others may have only one such
     /// message.
     fn charge_heap(&mut self, queue: QueueId, bytes: u64) -> Option<[Charge; 3]> {
         let arena = self.arenas.get(queue)?;
@@ -385,7 +385,7 @@ impl<W: Worker> Pool<W> {
         Some([worker, in_heap, total?])
     }
 
-    /// A buffer in an arena for a message of `conn`, which is complete if `is_whole`.
+    /// Allocates a buffer in an arena for a message of `conn`, which is complete if `is_whole`.
     fn allocate_shared(
         &mut self,
         queue: QueueId,
@@ -436,27 +436,27 @@ impl<W: Worker> Arena<W> {
         self.segments.get_mut(segment as usize)?.as_mut()
     }
 
-    /// The record of which message is in a buffer.
+    /// Returns the record of which message is in a buffer.
     #[inline]
     fn holder(&mut self, number: Number) -> Option<&mut Option<Hold>> {
         let held = self.held(number.segment().into())?;
         held.holders.get_mut(usize::from(number.unit()))
     }
 
-    /// Units that `length` bytes take.
+    /// Returns how many units `length` bytes take.
     #[inline]
     fn units(&self, length: usize) -> u32 {
         self.buffers.units_of(length)
     }
 
-    /// A quarter of the units that the arena may have.
+    /// Returns a quarter of the units that the arena may have.
     #[inline]
     fn quarter(&self) -> u32 {
         self.most / 4
     }
 
-    /// Whether a connection may have one more message here; if it is a stranger's, whether strangers may, too.
-    /// One message is always allowed.
+    /// Returns whether a connection may have one more message here, and, if it is a stranger's, whether strangers may
+    /// have one more. One message is always allowed.
     #[inline]
     fn has_share(&self, hold: Hold) -> bool {
         let fits = |used: u32| used == 0 || used.saturating_add(hold.units) <= self.quarter();
@@ -464,7 +464,7 @@ impl<W: Worker> Arena<W> {
         fits(share) && (!hold.is_stranger || fits(self.of_strangers))
     }
 
-    /// Allocates a buffer. One of several units is given only if units remain for messages of one unit, or if
+    /// Allocates a buffer. A buffer of several units is given only if units remain for messages of one unit, or if
     /// nothing is in use.
     #[inline]
     fn allocate(&mut self, length: usize) -> Result<Number, AllocateError> {
@@ -499,7 +499,7 @@ impl<W: Worker> Arena<W> {
         }
     }
 
-    /// The message in a buffer is complete.
+    /// Notes that the message in a buffer is complete.
     #[inline]
     fn complete(&mut self, number: Number) {
         let Some(Some(hold)) = self.holder(number) else {
@@ -531,8 +531,7 @@ impl<W: Worker> Arena<W> {
         Ok(Some(hold.conn))
     }
 
-    /// Adds a segment with room for `length` bytes. The worker is told of it before it can hear of a buffer
-    /// there.
+    /// Adds a segment with room for `length` bytes. The worker gets the segment before it can learn of a buffer in it.
     fn grow(&mut self, length: usize, total: (&Arc<Account>, u64)) -> Result<(), NotGrown> {
         let number = self.buffers.free_number().ok_or(Status::Limit)?;
         if self.is_deaf {
@@ -564,15 +563,15 @@ impl<W: Worker> Arena<W> {
         Ok(())
     }
 
-    /// Whether a message of `length` bytes would fit if the arena were empty.
+    /// Returns whether a message of `length` bytes would fit if the arena were empty.
     fn could_hold(&self, length: usize) -> bool {
         let mut held = self.segments.iter().flatten();
         held.any(|held| !held.segment.is_reclaimed() && held.segment.memory.len() >= length)
     }
 
-    /// Makes a segment of the length that the region should have next or, if there is not enough memory, of
-    /// the length that it must have. If the worker has more than it leaves to others, makes one only for a
-    /// message that is longer than all segments, with room for the longest message.
+    /// Makes a segment of the length that the region should have next or, if there is not enough memory, of the length
+    /// that it must have. If the worker has more memory than it leaves to others, makes one only for a message that is
+    /// longer than all segments, with room for the longest message.
     fn create(
         &self,
         length: usize,
@@ -587,7 +586,7 @@ impl<W: Worker> Arena<W> {
             if self.could_hold(length) {
                 return Err(Status::NoMemory);
             }
-            // Includes the units that are left to messages of one unit.
+            // This includes the units that are left to messages of one unit.
             let units = shape.longest_run + shape.longest_run / (LEFT_TO_SMALL / 2);
             let units = units.min(shape.units_per_segment);
             lengths = [units as usize * shape.unit_length; 2];
@@ -656,10 +655,10 @@ impl<W: Worker> Arena<W> {
 }
 
 impl<W: Worker> Pool<W> {
-    /// A buffer for a message of `length` bytes, which is complete if `is_whole`.
+    /// Returns a buffer for a message of `length` bytes, which is complete if `is_whole`.
     fn buffer(&mut self, conn: ConnId, length: u32, is_whole: bool) -> Option<Buffer> {
         let Some(known) = self.conns.get(conn).copied() else {
-            // Its first message.
+            // This is the connection's first message.
             self.hold(conn);
             if length <= MAX_HELD_LENGTH {
                 return Some(Buffer::heap(length, None));
@@ -728,7 +727,7 @@ impl<W: Worker> MessageBuffers for Pool<W> {
     fn release(&mut self, buffer: Buffer) {
         if let Buffer::Shared { queue, number, .. } = buffer {
             if let Some(arena) = self.arenas.get_mut(queue) {
-                // The worker never had it, so it is still in use here.
+                // The worker never had the buffer, so it is still in use here.
                 let _ = arena.free(number);
             }
         }
@@ -762,7 +761,7 @@ mod tests {
             Self::with(SHAPE, 1 << 20)
         }
 
-        /// A scene with one worker, which alone may use the whole total.
+        /// Makes a scene with one worker, which alone may use the whole total.
         fn with(shape: RegionShape, limit: u64) -> Self {
             let total = Account::new(limit);
             let mut scene = Self {
@@ -823,7 +822,7 @@ mod tests {
         assert_eq!(scene.fill(strangers[2], 1), 0);
         let user = scene.conn(true);
         assert_eq!(scene.fill(user, 1), 16);
-        // One that logs in keeps what it has, and gets a share of its own.
+        // A client that logs in keeps what it has, and gets a share of its own.
         scene.pool.authenticated(strangers[2]);
         assert_eq!(scene.fill(strangers[2], 1), 16);
     }
@@ -866,7 +865,7 @@ mod tests {
             .map(|user| scene.pool.begin(*user, 8 * UNIT).unwrap())
             .collect();
         assert_eq!(scene.used(), 16);
-        // The others are in heap, and are charged for as long as they exist.
+        // The others are in heap, and are charged as long as they exist.
         let segment = u64::from(SHAPE.units_per_segment * UNIT);
         assert_eq!(scene.total.used(), segment + 6 * 8 * u64::from(UNIT));
         for buffer in begun {
@@ -897,7 +896,7 @@ mod tests {
         assert_eq!(fill(&mut scene), 8 << 20);
         scene.add_worker();
         assert_eq!(fill(&mut scene), 4 << 20);
-        // The next worker gets a small arena, and room for one message of any length beside it.
+        // The next worker gets a small arena, and beside it room for one message of any length.
         scene.add_worker();
         let user = scene.conn(true);
         assert!(scene.pool.allocate(user, UNIT).is_some());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A worker's queue with one shard: the two rings, and what waits to go into the second.
+//! A worker's queue with one shard: the two rings, and the completions that wait to go into the second.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
@@ -30,11 +30,11 @@ const SENT_DELAY: Duration = Duration::from_millis(100);
 pub struct Queue<W: Worker> {
     /// The worker.
     pub worker: W,
-    /// The worker's number for it.
+    /// The worker's number for the queue.
     pub number: u32,
     submissions: Consumer<W::Doorbell>,
     completions: Producer<W::Doorbell>,
-    /// Rung by the worker.
+    /// The bell that the worker rings.
     pub bell: W::Bell,
     /// How often the bell has rung.
     pub rings: u32,
@@ -42,11 +42,11 @@ pub struct Queue<W: Worker> {
     /// submissions that can be outstanding, or holds one of the buffers of RECEIVE, or is the end of a
     /// connection, which held such a buffer at its beginning.
     pending: VecDeque<Entry>,
-    /// One of them has to wake the worker.
+    /// One of the completions has to wake the worker.
     awaited: bool,
-    /// When the worker is to be woken for what is in the ring.
+    /// When the worker has to be woken for what is in the ring.
     pub wake_at: Option<Instant>,
-    /// Submissions that the transport has, each of which will get a completion.
+    /// Number of submissions that the transport has, each of which will get a completion.
     pub outstanding: u32,
     depth: u32,
     /// Connections by their number in this queue.
@@ -55,29 +55,29 @@ pub struct Queue<W: Worker> {
     /// The worker's segments, as they were when [`Worker::changes`] was `seen`.
     segments: Segments,
     seen: u64,
-    /// Connections that have something for the worker and found no buffer for it.
+    /// Connections that have something for the worker, but found no buffer for it.
     pub waiting: Vec<ConnId>,
-    /// It is in the shard's list of queues to look at.
+    /// The queue is in the shard's list of queues to look at.
     pub active: bool,
-    /// When something was last done for it.
+    /// When the queue was last used.
     pub used: Instant,
     _charges: [Charge; 2],
 }
 
 impl<W: Worker> Queue<W> {
-    /// Makes a queue and tells the worker of it. The queue counts as memory of the worker and in `total`.
+    /// Makes a queue and hands it over to the worker. The queue counts as memory of the worker and in `total`.
     ///
     /// # Errors
     ///
-    /// [`Status::System`]: no memory or descriptors. [`Status::Detached`]: the worker has gone.
-    /// [`Status::Again`]: it does not read.
+    /// [`Status::System`]: there is no memory, or no descriptor. [`Status::Detached`]: the worker has gone.
+    /// [`Status::Again`]: the worker does not read.
     pub fn create(
         worker: &W,
         total: &Arc<Account>,
         number: u32,
         depth: u32,
     ) -> Result<Self, Status> {
-        // A multiple of 64, so the second ring can begin there.
+        // The length is a multiple of 64, so the second ring can begin there.
         let ring = ring_length(depth).ok_or(Status::System)?;
         let length = ring.checked_mul(2).ok_or(Status::System)?;
         let (memory, made) = worker.make_queue(length)?;
@@ -134,17 +134,17 @@ impl<W: Worker> Queue<W> {
         self.conns.remove(&number);
     }
 
-    /// Its connections.
+    /// Returns the connections of the queue.
     pub fn conns(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.conns.values().copied()
     }
 
-    /// How many connections it has.
+    /// Returns how many connections the queue has.
     pub fn count(&self) -> usize {
         self.conns.len()
     }
 
-    /// The connection that a worker names; `None` if it is gone.
+    /// Returns the connection that a worker names; `None` if it has ended.
     #[inline]
     pub fn conn(&self, number: u64) -> Result<Option<ConnId>, Violation> {
         let serial = number & ((1 << SERIAL_BITS) - 1);
@@ -154,8 +154,8 @@ impl<W: Worker> Queue<W> {
         Ok(self.conns.get(&number).copied())
     }
 
-    /// Copies submissions to the start of `entries`, and returns how many. It copies none while the worker
-    /// does not take completions.
+    /// Copies submissions to the start of `entries`, and returns how many. It does not copy any while the worker does
+    /// not take completions.
     #[inline]
     pub fn take(&mut self, entries: &mut [Entry]) -> Result<usize, RingCorrupt> {
         let room = self.depth.saturating_sub(self.outstanding) as usize;
@@ -167,12 +167,12 @@ impl<W: Worker> Queue<W> {
             .pop(entries.get_mut(..room).unwrap_or_default())
     }
 
-    /// Submissions that all connections without a session may have outstanding together.
+    /// Returns how many submissions all connections without a session may have outstanding together.
     pub const fn share_of_strangers(&self) -> u32 {
         self.depth / 4
     }
 
-    /// Whether the worker has submitted something, or broken the ring.
+    /// Returns whether the worker has submitted something, or broken the ring.
     #[inline]
     pub fn has_submissions(&mut self) -> bool {
         self.submissions.has_entries().unwrap_or(true)
@@ -185,8 +185,8 @@ impl<W: Worker> Queue<W> {
         self.pending.push_back(transmute!(completion));
     }
 
-    /// Puts completions into the ring; `true` if the ring took any. Completions that a worker hardly waits
-    /// for do not wake it, but set `wake_at`.
+    /// Puts completions into the ring; returns `true` if the ring took any. Completions for which a worker hardly waits
+    /// do not wake it, but set `wake_at`.
     #[inline]
     pub fn flush(&mut self, now: Instant) -> Result<bool, RingCorrupt> {
         let mut done = 0;
@@ -212,7 +212,7 @@ impl<W: Worker> Queue<W> {
         Ok(done > 0)
     }
 
-    /// Wakes the worker if `at` is still the time for it.
+    /// Wakes the worker if `at` is still the time to wake it.
     pub fn wake_late(&mut self, at: Instant) -> Result<(), RingCorrupt> {
         if self.wake_at != Some(at) {
             return Ok(());
@@ -221,9 +221,9 @@ impl<W: Worker> Queue<W> {
         self.completions.wake()
     }
 
-    /// Announces that this side will not look at the rings before its bell rings; `false`: there is
-    /// something to look at. The worker need not ring when it gives received messages back, unless the
-    /// arena `is_wanting` their room.
+    /// Announces that this side will not look at the rings before its bell rings; returns `false` if there is something
+    /// to look at. The worker need not ring when it gives received messages back, unless the arena needs their room
+    /// (`is_wanting`).
     pub fn announce_sleep(&mut self, is_wanting: bool) -> Result<bool, RingCorrupt> {
         if !self.pending.is_empty() {
             return self.completions.announce_sleep();
@@ -238,7 +238,7 @@ impl<W: Worker> Queue<W> {
         }
     }
 
-    /// How many completions wait for room, and how many are in the ring.
+    /// Returns how many completions wait for room, and how many are in the ring.
     pub fn backlog(&mut self) -> (usize, u32) {
         let room = self.completions.room().unwrap_or(0);
         (
@@ -247,7 +247,7 @@ impl<W: Worker> Queue<W> {
         )
     }
 
-    /// Updates its copy of the worker's segments, and drops those that are gone.
+    /// Updates the copy of the worker's segments, and drops those that are gone.
     #[inline]
     pub fn look_at_segments(&mut self) {
         let changes = self.worker.changes();
@@ -257,12 +257,12 @@ impl<W: Worker> Queue<W> {
         }
     }
 
-    /// The worker's segments, as they were when last looked at.
+    /// Returns the worker's segments, as they were when last looked at.
     pub const fn segments(&self) -> &Segments {
         &self.segments
     }
 
-    /// The segment of `region::*` in which `length` bytes at a place lie, and its offset there.
+    /// Returns the segment of a region of `region::*` that contains the bytes of a piece, and their offset in it.
     #[inline]
     pub fn find(&mut self, region: u32, piece: Piece) -> Result<(&Arc<Segment>, u32), Violation> {
         self.look_at_segments();
@@ -406,7 +406,7 @@ mod tests {
         assert_eq!(scene.taken().len(), DEPTH as usize);
         assert_eq!(scene.queue.flush(Instant::ZERO), Ok(true));
         assert_eq!(scene.queue.take(&mut taken), Ok(1));
-        // Nor more than may be outstanding.
+        // Nor may there be more than the limit of outstanding ones.
         scene.queue.outstanding = DEPTH;
         assert_eq!(scene.submissions.push(&[entry]), Ok(1));
         assert_eq!(scene.queue.take(&mut taken), Ok(0));

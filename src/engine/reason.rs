@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The status that a worker is told for an end or an error that the transport reports.
+//! Chooses the status that a worker gets for an end or an error that the transport reports.
 
 use crate::device::Status;
 use crate::fabric::{self, CauseKind, FabricError, WrError};
 use crate::proto::ProtocolError;
 use crate::transport::{CallFailed, CloseReason, SendError};
 
-/// Why a connection ended.
+/// Returns the status for the end of a connection.
 #[must_use]
 pub fn of_close(reason: &CloseReason) -> Status {
     match reason {
@@ -64,7 +64,7 @@ fn of_fabric_close(reason: &fabric::CloseReason) -> Status {
     }
 }
 
-/// How an operation that the transport had taken ended.
+/// Returns the status for the end of an operation that the transport had taken.
 #[must_use]
 pub const fn of_result(result: Result<(), WrError>) -> Status {
     match result {
@@ -76,11 +76,11 @@ pub const fn of_result(result: Result<(), WrError>) -> Status {
     }
 }
 
-/// Why the transport did not take an operation.
+/// Returns the status for an operation that the transport did not take.
 #[must_use]
 pub const fn of_send_error(error: SendError) -> Status {
     match error {
-        // A connection that a shard knows and that is not established has ended, or is being closed.
+        // A connection that a shard knows, but that is not established, has ended or is being closed.
         SendError::NotEstablished => Status::Flushed,
         SendError::QueueFull => Status::Again,
         SendError::TooLong => Status::TooLong,
@@ -92,7 +92,7 @@ pub const fn of_send_error(error: SendError) -> Status {
     }
 }
 
-/// Why memory was not registered.
+/// Returns the status for memory that could not be registered.
 #[must_use]
 pub const fn of_fabric_error(error: &FabricError) -> Status {
     match error {

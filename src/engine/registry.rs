@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which processes are attached, which of them has a client, what waits for an owner, and what happened.
+//! Records which processes are attached, which of them has a client, what waits for an owner, and what happened.
 //!
-//! Connections come here when they begin, change hands and end; no message, RDMA operation or completion does. A
-//! registry that is shared is behind a lock, which is never held across anything that waits.
+//! A connection comes here when it begins, changes hands and ends, but messages, RDMA operations and completions never
+//! do. A registry that is shared is protected by a lock, which is never held across anything that waits.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use core::net::SocketAddr;
@@ -17,18 +17,18 @@ use crate::device::abi::Token;
 use crate::transport::Traffic;
 use crate::units::Instant;
 
-/// Observers at a time.
+/// Maximum number of observers at a time.
 const MAX_OBSERVERS: usize = 64;
 
 /// How many past connections the status shows.
 const KEPT_CLOSES: usize = 64;
 
-/// Where a new connection goes.
+/// The process to which a new connection goes.
 #[derive(Debug)]
 pub enum Route<P> {
-    /// To the worker that registered its client.
+    /// The worker that registered its client.
     Worker(P),
-    /// To the worker that the listener finds.
+    /// The listener, which finds a worker for it.
     Listener(P),
     /// There is no listener.
     Nobody,
@@ -39,7 +39,7 @@ pub enum Route<P> {
 pub struct Close {
     /// The client's address.
     pub peer: SocketAddr,
-    /// The address at which it came in.
+    /// The server's address to which the client connected.
     pub local: Option<SocketAddr>,
     /// The fabric that carried it.
     pub fabric: &'static str,
@@ -47,9 +47,9 @@ pub struct Close {
     pub worker: Option<u32>,
     /// The reason's name.
     pub reason: &'static str,
-    /// When.
+    /// When the connection ended.
     pub at: Instant,
-    /// How old it was.
+    /// How long the connection lasted.
     pub age: Duration,
     /// Bytes that came from the client, in messages and by RDMA READ.
     pub bytes_received: u64,
@@ -60,25 +60,25 @@ pub struct Close {
 /// What connections have carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
-    /// How many there were.
+    /// How many connections there were.
     pub connections: u64,
     /// What they carried.
     pub traffic: Traffic,
 }
 
-/// What is registered for a client.
+/// The registrations for a client.
 #[derive(Debug)]
 struct Client {
     process: u32,
-    /// 0 means that the process wants the client's connections.
+    /// The registered sessions; 0 means that the process wants the client's connections.
     sessions: BTreeSet<u64>,
 }
 
-/// What a process has registered.
+/// The registrations of a process.
 #[derive(Debug, Default)]
 struct Registered {
     clients: BTreeSet<[u8; 16]>,
-    /// Sessions of all clients; a client that is registered without a session counts as one.
+    /// Number of sessions of all clients; a client that is registered without a session counts as one.
     sessions: usize,
 }
 
@@ -89,23 +89,23 @@ pub struct Registry<P> {
     listener: Option<u32>,
     clients: BTreeMap<[u8; 16], Client>,
     sessions: BTreeMap<u64, u32>,
-    /// What each process has registered.
+    /// The registrations of each process.
     registered: BTreeMap<u32, Registered>,
     tokens: BTreeMap<Token, Place>,
     connections: usize,
-    /// Connections without an owner.
+    /// Number of connections without an owner.
     undispatched: usize,
     admission: Admission,
     closes: VecDeque<Close>,
     counters: BTreeMap<&'static str, u64>,
-    /// When to warn of limits.
+    /// Decides when to warn about limits.
     pub warnings: Warnings,
-    /// What shards that have ended carried, by fabric.
+    /// What the shards that have ended carried, by fabric.
     carried: BTreeMap<&'static str, Carried>,
 }
 
 impl<P: Peer> Registry<P> {
-    /// An empty registry with these limits on connections.
+    /// Makes an empty registry with these limits on connections.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -125,13 +125,13 @@ impl<P: Peer> Registry<P> {
         }
     }
 
-    /// Whether a process without a token may attach. One with a token always may, because connections have
+    /// Checks whether a process without a token may attach. A process with a token always may, because connections have
     /// limits of their own.
     ///
     /// # Errors
     ///
-    /// [`Status::Taken`]: there is already a listener. [`Status::Limit`]: there are already `limit` workers
-    /// that came without a token, or too many observers.
+    /// [`Status::Taken`]: there is already a listener. [`Status::Limit`]: there are already `limit` workers that
+    /// attached without a token, or too many observers.
     pub fn may_attach(&self, role: Role, limit: usize) -> Result<(), Status> {
         let uninvited = |role| {
             let processes = self.processes.values();
@@ -172,7 +172,7 @@ impl<P: Peer> Registry<P> {
         }
     }
 
-    /// The attached processes.
+    /// Returns the attached processes.
     pub fn processes(&self) -> impl Iterator<Item = &P> {
         self.processes.values()
     }
@@ -181,7 +181,8 @@ impl<P: Peer> Registry<P> {
     ///
     /// # Errors
     ///
-    /// [`Status::Taken`]: another process has it. [`Status::Limit`]: this one has already registered `limit`.
+    /// [`Status::Taken`]: another process has registered it. [`Status::Limit`]: this process has already registered
+    /// `limit`.
     pub fn register(
         &mut self,
         process: u32,
@@ -199,7 +200,7 @@ impl<P: Peer> Registry<P> {
         if client.is_some_and(|client| client.sessions.contains(&session)) {
             return Ok(());
         }
-        // Registering the same session with a second client is a mistake of the caller.
+        // It is a mistake of the caller to register the same session for a second client.
         if owner.is_some() {
             return Err(Status::Taken);
         }
@@ -221,7 +222,7 @@ impl<P: Peer> Registry<P> {
         Ok(())
     }
 
-    /// The processes that have registered a client, and a session.
+    /// Returns the process that has registered a client, and the one that has registered a session.
     #[must_use]
     pub fn holders(&self, client_guid: &[u8; 16], session: u64) -> [Option<u32>; 2] {
         let client = self.clients.get(client_guid);
@@ -229,7 +230,7 @@ impl<P: Peer> Registry<P> {
         [client.map(|client| client.process), session]
     }
 
-    /// Undoes `register`; session 0: for all sessions of this client.
+    /// Undoes `register`; with session 0, for all sessions of this client.
     ///
     /// # Errors
     ///
@@ -264,14 +265,14 @@ impl<P: Peer> Registry<P> {
         Ok(())
     }
 
-    /// Sessions and clients that a process has registered.
+    /// Returns how many sessions and clients a process has registered.
     #[must_use]
     pub fn registered(&self, process: u32) -> usize {
         let registered = self.registered.get(&process);
         registered.map_or(0, |registered| registered.sessions)
     }
 
-    /// Where a connection of a client goes.
+    /// Returns where a connection of a client goes.
     #[must_use]
     pub fn route(&self, client_guid: &[u8; 16]) -> Route<P> {
         if let Some(process) = self.owner(client_guid) {
@@ -280,22 +281,21 @@ impl<P: Peer> Registry<P> {
         self.route_unknown()
     }
 
-    /// Where a connection goes if its client is not registered.
+    /// Returns where a connection goes if its client is not registered.
     #[must_use]
     pub fn route_unknown(&self) -> Route<P> {
         let listener = self.listener.and_then(|id| self.processes.get(&id));
         listener.cloned().map_or(Route::Nobody, Route::Listener)
     }
 
-    /// The worker that registered a client.
+    /// Returns the worker that registered a client.
     #[must_use]
     pub fn owner(&self, client_guid: &[u8; 16]) -> Option<P> {
         let client = self.clients.get(client_guid)?;
         self.processes.get(&client.process).cloned()
     }
 
-    /// Counts a new connection. If that makes too many, returns the one that has to end, which may be the
-    /// new one.
+    /// Counts a new connection. If there are too many then, returns the one that has to end, which may be the new one.
     pub fn established(&mut self, place: Place, peer: SocketAddr) -> Option<(Place, Limit)> {
         self.connections += 1;
         self.undispatched += 1;
@@ -303,17 +303,17 @@ impl<P: Peer> Registry<P> {
         self.admission.admit(place, peer.into())
     }
 
-    /// A connection that had to end stays, because it has got a session meanwhile.
+    /// Counts a connection again that had to end, but has got a session in the meantime.
     pub fn stays(&mut self, place: Place, peer: SocketAddr) {
         self.admission.stays(place, peer.into());
     }
 
-    /// A connection has a session now.
+    /// Notes that a connection has a session now.
     pub fn authenticated(&mut self, place: Place) {
         self.admission.authenticated(place);
     }
 
-    /// Whether a connection may be offered to the listener now. Otherwise it waits until
+    /// Returns whether a connection may be offered to the listener now. Otherwise it waits until
     /// [`dispatched`](Self::dispatched) or [`closed`](Self::closed) returns it.
     pub fn may_offer(&mut self, place: Place, peer: SocketAddr) -> bool {
         let may = self.admission.offer(place, peer.into());
@@ -323,18 +323,18 @@ impl<P: Peer> Registry<P> {
         may
     }
 
-    /// A connection has an owner now. Returns the one that may be offered in its place.
+    /// Notes that a connection has an owner now. Returns the one that may be offered in its place.
     pub fn dispatched(&mut self, place: Place) -> Option<Place> {
         self.undispatched = self.undispatched.saturating_sub(1);
         self.admission.done(place)
     }
 
-    /// A connection has lost its owner, and waits for another.
+    /// Notes that a connection has lost its owner, and waits for another.
     pub fn undispatch(&mut self) {
         self.undispatched += 1;
     }
 
-    /// A connection is gone. Returns the one that may be offered in its place.
+    /// Notes that a connection has ended. Returns the one that may be offered in its place.
     pub fn closed(
         &mut self,
         place: Place,
@@ -368,59 +368,59 @@ impl<P: Peer> Registry<P> {
         *self.counters.entry(name).or_default() += 1;
     }
 
-    /// What those shards of a fabric that have ended carried.
+    /// Returns what those shards of a fabric that have ended carried.
     pub fn carried(&mut self, fabric: &'static str) -> &mut Carried {
         self.carried.entry(fabric).or_default()
     }
 
-    /// The same, for each fabric.
+    /// Returns the same for each fabric.
     #[must_use]
     pub const fn carried_before(&self) -> &BTreeMap<&'static str, Carried> {
         &self.carried
     }
 
-    /// All counters.
+    /// Returns all counters.
     #[must_use]
     pub fn counters(&self) -> &BTreeMap<&'static str, u64> {
         &self.counters
     }
 
-    /// The last ends of connections, the oldest first.
+    /// Returns the last ends of connections, the oldest first.
     pub fn closes(&self) -> impl Iterator<Item = &Close> {
         self.closes.iter()
     }
 
-    /// Connections that have negotiated.
+    /// Returns the number of connections that have negotiated.
     #[must_use]
     pub const fn connections(&self) -> usize {
         self.connections
     }
 
-    /// Those of them without an owner.
+    /// Returns the number of connections that have negotiated and have no owner.
     #[must_use]
     pub const fn undispatched(&self) -> usize {
         self.undispatched
     }
 
-    /// Those of them without a session.
+    /// Returns the number of connections that have negotiated and have no session.
     #[must_use]
     pub fn unauthenticated(&self) -> usize {
         self.admission.strangers()
     }
 
-    /// Clients that are registered.
+    /// Returns the number of clients that are registered.
     #[must_use]
     pub fn clients(&self) -> usize {
         self.clients.len()
     }
 
-    /// Sessions that are registered.
+    /// Returns the number of sessions that are registered.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Tokens that may be claimed.
+    /// Returns the number of tokens that may be claimed.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.tokens.len()

@@ -9,11 +9,11 @@ use crate::device::abi::{OPTIONAL, Place, Submission, TransferSubmission, flags,
 use crate::shm::Entry;
 use crate::units::RemoteToken;
 
-/// A submission that no correct library makes. The worker is detached.
+/// Why a submission is one that no correct library makes. The worker is detached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum Violation {
-    /// Not the number of an operation.
+    /// The operation is unknown.
     #[error("unknown operation {0}")]
     Operation(u32),
     /// The operation does not have these flags.
@@ -22,7 +22,7 @@ pub enum Violation {
     /// A reserved field is not 0.
     #[error("a reserved field is not 0")]
     Reserved,
-    /// The queue never had a connection of that number.
+    /// The queue never had a connection with that number.
     #[error("connection {0:#x} does not belong to this worker")]
     Connection(u64),
     /// The bytes do not lie in memory of the worker.
@@ -30,7 +30,7 @@ pub enum Violation {
     OutOfBounds {
         /// The [`Place`] at which they begin.
         place: u64,
-        /// How many.
+        /// Number of bytes.
         length: u64,
     },
     /// The worker gave back a buffer that it does not have.
@@ -42,19 +42,19 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 }
 
-/// Bytes of a worker's memory.
+/// A range of bytes of a worker's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Where they begin.
+    /// The place of the first byte.
     pub place: Place,
-    /// How many.
+    /// Number of bytes.
     pub length: u32,
 }
 
@@ -66,7 +66,7 @@ impl Piece {
         }
     }
 
-    /// The violation for a piece that is not in the worker's memory.
+    /// Returns the violation for a piece that is not in the worker's memory.
     #[must_use]
     pub fn violation(self) -> Violation {
         Violation::OutOfBounds {
@@ -83,53 +83,53 @@ pub enum Request {
     Send {
         /// The message.
         source: Piece,
-        /// The client's token that it invalidates.
+        /// The client's token that the message invalidates.
         invalidate: Option<RemoteToken>,
     },
-    /// RDMA READ.
+    /// Reads from the client's memory by RDMA.
     Read {
-        /// Where the data goes.
+        /// The memory into which the data goes.
         sink: Piece,
-        /// Where it lies in the client's memory.
+        /// The place of the data in the client's memory.
         descriptors: Descriptors,
     },
-    /// RDMA WRITE.
+    /// Writes to the client's memory by RDMA.
     Write {
         /// The data.
         source: Piece,
-        /// Where it goes in the client's memory.
+        /// The place for the data in the client's memory.
         descriptors: Descriptors,
     },
     /// Lends memory for the data of the next WRITE.
     FetchAhead {
-        /// Where the data goes.
+        /// The memory into which the data goes.
         sink: Piece,
     },
-    /// Wants back what was lent.
+    /// Asks for the lent memory back.
     Recall,
     /// Ends the connection cleanly.
     Disconnect,
-    /// The connection has a session.
+    /// Says that the connection has a session.
     Authenticated,
     /// Gives the connection to another worker.
     Transfer {
-        /// The client whose worker gets it; `None`: the worker that claims the token of the answer gets it.
+        /// The client whose worker gets the connection; `None` if the worker that claims the answer's token gets it.
         client_guid: Option<[u8; 16]>,
         /// The first message, for the worker that gets it.
         message: Option<Piece>,
     },
 }
 
-/// Where a list of buffer descriptors lies.
+/// The place of a list of buffer descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptors {
-    /// In the worker's memory.
+    /// The place in the worker's memory.
     pub place: Place,
-    /// How many.
+    /// Number of descriptors.
     pub count: u32,
 }
 
-/// A submission, checked as far as it can be without other state.
+/// A submission, checked as far as that is possible without other state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Submitted {
     /// A received message is given back.
@@ -143,16 +143,16 @@ pub enum Submitted {
     Request {
         /// The connection.
         conn: u64,
-        /// What the answer carries.
+        /// The cookie for the answer.
         cookie: u64,
-        /// What is wanted.
+        /// The request.
         request: Request,
     },
     /// An entry of a newer version, which may be skipped.
     Skipped,
 }
 
-/// Reads an entry.
+/// Reads an entry of a submission ring.
 ///
 /// # Errors
 ///

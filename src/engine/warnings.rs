@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Limits that clients meet, and how often the log warns of them.
+//! Decides how often the log warns about limits that clients reach.
 
 use alloc::collections::BTreeMap;
 use core::time::Duration;
@@ -10,13 +10,13 @@ use crate::units::Instant;
 /// Time between two warnings about the same limit.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Decides when to warn of limits that were met.
+/// Decides when to warn about limits that were reached.
 #[derive(Debug, Default)]
 pub struct Warnings(BTreeMap<&'static str, (Instant, u64)>);
 
 impl Warnings {
-    /// Records that the limit of a configuration key was met `times` times. If it is time to warn of it,
-    /// returns how often it was met since the last warning.
+    /// Records that the limit of a configuration key was reached `times` times. If it is time to warn about that,
+    /// returns how often it was reached since the last warning.
     pub fn met(&mut self, key: &'static str, times: u64, now: Instant) -> Option<u64> {
         let (at, count) = self.0.entry(key).or_insert((now, 0));
         *count += times;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! [`AnyFabric`]: one of the fabrics that connect machines, whichever it is.
+//! [`AnyFabric`]: any one of the fabrics that connect machines.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub enum FabricKind {
 }
 
 impl FabricKind {
-    /// The name as users write it: `software`, `verbs`.
+    /// Returns the name as users write it: `software`, `verbs`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -39,11 +39,11 @@ impl fmt::Display for FabricKind {
     }
 }
 
-/// Which fabric is asked for; `None`, written `auto`: that of an RDMA device if there is one, otherwise software.
+/// The fabric that is asked for; `None`, written `auto`, stands for an RDMA device if there is one, otherwise software.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FabricChoice(pub Option<FabricKind>);
 
-/// Not the name of a fabric.
+/// An error: the text is not the name of a fabric.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("\"{0}\": a fabric is \"auto\", \"software\" or \"verbs\"")]
 pub struct NoFabric(String);
@@ -67,7 +67,7 @@ impl fmt::Display for FabricChoice {
     }
 }
 
-/// What [`AnyFabric`] asks of a fabric besides the traits.
+/// What [`AnyFabric`] needs from a fabric besides the traits.
 trait Provider: SharedEpoll + fmt::Debug + Send {
     /// See [`AnyFabric::connections`].
     fn connections(&self) -> usize;
@@ -113,12 +113,12 @@ impl From<Verbs> for AnyFabric {
 }
 
 impl AnyFabric {
-    /// A fabric for connections to `address`, with the limits in `config`. Without a `kind`, it is that of an RDMA
-    /// device if this side reaches `address` through one.
+    /// Makes a fabric for connections to `address`, with the limits in `config`. If there is no `kind`, it is that of
+    /// an RDMA device if this side reaches `address` through one, and software otherwise.
     ///
     /// # Errors
     ///
-    /// RDMA devices were asked for and cannot be used.
+    /// RDMA devices were asked for, but cannot be used.
     pub fn towards(
         address: SocketAddr,
         kind: Option<FabricKind>,
@@ -130,13 +130,13 @@ impl AnyFabric {
         }
     }
 
-    /// The number of connections, including those that have ended here but not yet at their peers.
+    /// Returns the number of connections, including those that have ended here but not yet at their peers.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.fabric.connections()
     }
 
-    /// Which it is.
+    /// Returns which fabric it is.
     #[must_use]
     pub const fn kind(&self) -> FabricKind {
         self.kind
@@ -148,7 +148,7 @@ fn kind_towards(address: SocketAddr) -> FabricKind {
     let device = source.map(verbs::device_of);
     match device {
         Ok(Ok(Some(_))) => FabricKind::Verbs,
-        // If something is wrong, it shows when software connects.
+        // If something is wrong, an error appears when software connects.
         _ => FabricKind::Software,
     }
 }

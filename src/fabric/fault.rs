@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! [`Fault`]: any other fabric with the faults of a network, and a capture file of it.
+//! [`Fault`]: adds the faults of a network, and a capture file, to any other fabric.
 //!
-//! Events come late, a connection is cut at a chosen operation, a chosen completion fails: whatever
-//! a test wants the layers above to survive, reproducible from a seed, in the time that `poll` is
-//! given. What the fabric below reports is held until it is due; faults are applied to an event
-//! when it is released. So an owner may learn late that a connection is gone: until it does, what
+//! Events come late, a connection is cut at a chosen operation, or a chosen completion fails. A test checks that the
+//! layers above survive this, reproducibly from a seed, in the time that `poll` is
+//! given. Events of the fabric below are held until they are due; faults are applied to an event
+//! when it is released. So an owner may learn late that a connection has ended: until then, the work that
 //! it posts is accepted and flushed, as with every fabric.
 //!
 //! It must never break the trait's promises: each posted request completes once, events of a
-//! connection keep their order, nothing succeeds after a failure.
+//! connection keep their order, and nothing succeeds after a failure.
 
 mod capture;
 
@@ -32,20 +32,20 @@ use crate::units::{Instant, RemoteToken};
 /// How a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// In an orderly way, after the operation: the peer sees [`CloseReason::Peer`].
+    /// The connection ends in an orderly way, after the operation: the peer sees [`CloseReason::Peer`].
     Close,
-    /// At once: nothing that was not reported yet succeeds, here or, if it is in the same fabric,
-    /// at the other end. Both see [`CloseReason::Injected`].
+    /// The connection ends at once: nothing that was not reported yet succeeds, here or, if it is in the same fabric,
+    /// at the other end. Both ends see [`CloseReason::Injected`].
     Reset,
 }
 
-/// What goes wrong. The default: nothing.
+/// The faults to inject. By default there are none.
 ///
 /// Operations and completions are counted over all connections from 1, so that a test which tries
 /// every number in turn meets every operation of both ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultPlan {
-    /// The same seed gives the same faults.
+    /// The seed: the same seed gives the same faults.
     pub seed: u64,
     /// Each event comes up to this much later, but never before an earlier one of its connection.
     pub delay: Duration,
@@ -56,12 +56,12 @@ pub struct FaultPlan {
     pub fail_completion: Option<u64>,
 }
 
-/// What a peer does not do: see [`Fault::stall`].
+/// The work that a peer does not do: see [`Fault::stall`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stall {
-    /// It takes no SENDs or RDMA WRITEs.
+    /// Whether it takes no SENDs or RDMA WRITEs.
     pub sends: bool,
-    /// It answers no RDMA READs.
+    /// Whether it answers no RDMA READs.
     pub reads: bool,
 }
 
@@ -93,21 +93,21 @@ pub struct Fault<F> {
     scratch: Vec<Event>,
 }
 
-/// A connection whose owner has not been told of its end.
+/// A connection whose owner does not know yet that it has ended.
 #[derive(Debug, Default)]
 struct Conn {
     /// When its latest event is released.
     last: Instant,
-    /// The other end, if it is in this fabric too.
+    /// The other end, if it is in this fabric, too.
     peer: Option<ConnId>,
-    /// The listener that it was requested at, until it is answered.
+    /// The listener that received the request, until it is answered.
     requested: Option<ListenerId>,
-    /// The fabric below takes no more work, but the owner does not know.
+    /// The fabric below takes no more work, but the owner does not know that.
     ended: bool,
     closed_by_owner: bool,
-    /// From now on nothing succeeds.
+    /// Nothing succeeds from now on.
     flushing: bool,
-    /// Why it ends, instead of what the fabric below says.
+    /// Why the connection ends, instead of the reason that the fabric below gives.
     reason: Option<CloseReason>,
     /// Work of these kinds does not complete.
     stall: Stall,
@@ -116,7 +116,7 @@ struct Conn {
 }
 
 impl<F: Fabric> Fault<F> {
-    /// The fabric `inner` with faults.
+    /// Adds faults to the fabric `inner`.
     pub fn new(inner: F, plan: FaultPlan) -> Self {
         Self {
             inner,
@@ -133,16 +133,15 @@ impl<F: Fabric> Fault<F> {
         }
     }
 
-    /// The fabric below.
+    /// Returns the fabric below.
     pub const fn inner(&self) -> &F {
         &self.inner
     }
 
-    /// Writes each operation of the connections made from now on to a capture file, as the iWARP
-    /// frames that it would be on a wire: each connection is a TCP stream with MPA's handshake, and
-    /// each packet holds one FPDU with a CRC. If both ends are in this fabric, each operation is
-    /// captured once. If only one is, the peer's RDMA operations are missing: nothing here sees
-    /// them.
+    /// Writes each operation of the connections made from now on to a capture file, as the iWARP frames that it would
+    /// be on a wire: each connection is a TCP stream with MPA's handshake, and each packet holds one FPDU with a CRC.
+    /// If both ends are in this fabric, each operation is captured once. If only one is, the peer's RDMA operations are
+    /// missing, because nothing here sees them.
     ///
     /// SENDs and RDMA WRITEs are written when posted, the responses to READs when they complete,
     /// all with the time of the latest `poll`. The first error of the writer ends the capture.
@@ -152,8 +151,8 @@ impl<F: Fabric> Fault<F> {
         Ok(())
     }
 
-    /// From now on, no SENDs, or no RDMA READs, of a connection complete until it ends: its owner
-    /// sees a peer that takes or answers nothing.
+    /// Prevents SENDs, or RDMA READs, of a connection from completing until it ends: its owner sees a peer that takes
+    /// or answers nothing.
     pub fn stall(&mut self, conn: ConnId, stall: Stall) {
         self.conns.entry(conn).or_default().stall = stall;
     }
@@ -165,15 +164,14 @@ impl<F: Fabric> Fault<F> {
         }
     }
 
-    /// The connection, if its owner does not know yet that it takes no more work.
+    /// Returns the connection, if its owner does not know yet that it takes no more work.
     fn unknowing(&mut self, conn: ConnId) -> Option<&mut Conn> {
         self.conns
             .get_mut(&conn)
             .filter(|conn| conn.ended && !conn.closed_by_owner)
     }
 
-    /// Posts to the fabric below, and counts. Returns whether it was posted: otherwise it will be
-    /// flushed.
+    /// Posts work to the fabric below, and counts it. Returns whether it was posted; otherwise it will be flushed.
     fn post(
         &mut self,
         conn: ConnId,
@@ -207,7 +205,7 @@ impl<F: Fabric> Fault<F> {
         self.end(conn);
     }
 
-    /// Ends a connection behind its owner's back.
+    /// Ends a connection without its owner's knowledge.
     fn end(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.ended = true;
@@ -216,7 +214,7 @@ impl<F: Fabric> Fault<F> {
         self.inner.close(id);
     }
 
-    /// Notes what an event of the fabric below means, and when its owner will learn of it.
+    /// Records what an event of the fabric below means, and when its owner will learn of it.
     fn hold(&mut self, now: Instant, event: Event) {
         let delay = u64::try_from(self.plan.delay.as_nanos()).unwrap_or(u64::MAX);
         let delay = if delay == 0 {
@@ -263,8 +261,8 @@ impl<F: Fabric> Fault<F> {
         }
     }
 
-    /// A request to an address that this fabric is connecting to comes from this fabric: from the
-    /// connection that has waited longest.
+    /// Takes note of a request. If this fabric is connecting to the request's address, the request comes from this
+    /// fabric, from the connection that has waited longest.
     fn note_request(&mut self, listener: ListenerId, id: ConnId, client: SocketAddr) {
         let address = self.inner.local_address(listener);
         let reaches = |to: &SocketAddr| {
@@ -359,7 +357,7 @@ impl<F: Fabric> Fault<F> {
         }
     }
 
-    /// A request was turned away: no further event names it.
+    /// Forgets a request that was turned away: no further event names it.
     fn forget(&mut self, conn: ConnId) {
         self.conns.remove(&conn);
         self.held.retain(|_, event| conn_of(event) != Some(conn));
@@ -370,7 +368,7 @@ impl<F: Fabric> Fault<F> {
     }
 }
 
-/// The connection that an event is about.
+/// Returns the connection that an event is about.
 const fn conn_of(event: &Event) -> Option<ConnId> {
     match event {
         Event::ConnectRequest { conn, .. }
@@ -452,7 +450,7 @@ impl<F: Fabric> Fabric for Fault<F> {
         access: Access,
     ) -> Result<Region, FabricError> {
         if self.unknowing(conn).is_some() {
-            // Whatever uses it is flushed.
+            // Work that uses it is flushed.
             let remote = RemoteAddress {
                 token: RemoteToken(0),
                 address: 0,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Middleware: fabrics that forward some of their methods to another one.
+//! Helps fabrics to forward some of their methods to another fabric.
 
 /// Implements the named methods of [`Fabric`](crate::fabric::Fabric) by calling those of the fabric after `=>`:
 /// `forward_fabric!(self => self.inner; listen, unlisten);` in the `impl`.

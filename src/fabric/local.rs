@@ -12,10 +12,10 @@ use core::net::{IpAddr, SocketAddr};
 /// their scopes are; other addresses have no scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LocalAddresses {
-    /// All of them.
+    /// Peers may connect to all addresses.
     #[default]
     All,
-    /// These and no others.
+    /// Peers may connect only to these addresses.
     Only(BTreeSet<LocalAddress>),
 }
 
@@ -27,7 +27,7 @@ pub struct LocalAddress {
 }
 
 impl LocalAddress {
-    /// An address; `scope_id` matters for link-local IPv6 addresses only.
+    /// Makes an address; `scope_id` matters only for link-local IPv6 addresses.
     #[must_use]
     pub fn new(ip: IpAddr, scope_id: u32) -> Self {
         let ip = ip.to_canonical();
@@ -38,13 +38,13 @@ impl LocalAddress {
         }
     }
 
-    /// The address; never an IPv4-mapped IPv6 address.
+    /// Returns the address, which is never an IPv4-mapped IPv6 address.
     #[must_use]
     pub const fn ip(&self) -> IpAddr {
         self.ip
     }
 
-    /// The scope of a link-local IPv6 address; 0 for others.
+    /// Returns the scope of a link-local IPv6 address; 0 for others.
     #[must_use]
     pub const fn scope_id(&self) -> u32 {
         self.scope_id
@@ -71,7 +71,7 @@ impl From<SocketAddr> for LocalAddress {
 }
 
 impl LocalAddresses {
-    /// Whether peers may connect to `address`.
+    /// Returns whether peers may connect to `address`.
     #[must_use]
     pub fn admit(&self, address: impl Into<LocalAddress>) -> bool {
         match self {
@@ -80,7 +80,8 @@ impl LocalAddresses {
         }
     }
 
-    /// The same for a connection. If the system does not know its address, it is admitted only if all addresses are.
+    /// Returns the same for a connection. If the system does not know its address, it is admitted only if all addresses
+    /// are.
     #[must_use]
     pub fn admit_conn(&self, address: Option<SocketAddr>) -> bool {
         match address {

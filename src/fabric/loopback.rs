@@ -2,15 +2,13 @@
 
 //! [`Loopback`]: a fabric inside one object, for tests, simulations and measurements.
 //!
-//! Both ends of each connection live in the same instance, so "the network" is a copy: a SEND is
-//! copied straight into the peer's receive and an RDMA WRITE into its region when they are posted;
-//! RDMA READs are carried out by `poll`, in one call at most as many as may be outstanding, so that
-//! READs wait here too. The end of a connection also takes effect in `poll`: to its owner, a
-//! connection never changes between two calls.
+//! Both ends of each connection live in the same instance, so "the network" is a copy: a SEND is copied straight into
+//! the peer's receive and an RDMA WRITE into its region when they are posted; `poll` carries out RDMA READs, in one
+//! call at most as many as may be outstanding, so that READs wait here, too. The end of a connection also takes effect
+//! in `poll`: to its owner, a connection never changes between two calls.
 //!
-//! It checks everything that a fabric with a hostile peer checks. It must never be slower than what
-//! is measured on top of it: an operation costs no hashing and, once the queues have grown, no
-//! allocation.
+//! It checks everything that a fabric with a hostile peer checks. It must never be slower than the code that is
+//! measured on top of it: an operation does not need hashing or, once the queues have grown, allocation.
 
 mod conn;
 
@@ -33,18 +31,18 @@ use crate::units::{Instant, RemoteToken};
 /// The limits of each connection of a [`Loopback`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoopbackConfig {
-    /// SENDs and RDMA WRITEs posted and not yet reported by `poll`.
+    /// Maximum number of SENDs and RDMA WRITEs that are posted and not yet reported by `poll`.
     pub send_queue: usize,
-    /// RDMA READs posted and not yet carried out.
+    /// Maximum number of RDMA READs that are posted and not yet carried out.
     pub read_queue: usize,
-    /// Receives posted that no message has used yet.
+    /// Maximum number of posted receives that no message has used yet.
     pub receive_queue: usize,
-    /// Memory regions.
+    /// Maximum number of memory regions.
     pub regions: usize,
 }
 
 impl Default for LoopbackConfig {
-    /// 4,096 of each: more than SMB Direct asks for by default, and as much as adapters allow.
+    /// Returns 4,096 of each: more than SMB Direct asks for by default, and as many as adapters allow.
     fn default() -> Self {
         Self {
             send_queue: 4096,
@@ -62,19 +60,19 @@ pub struct Loopback {
     listeners: SlotMap<ListenerId, SocketAddr>,
     admitted: Arc<LocalAddresses>,
     conns: SlotMap<ConnId, Conn>,
-    /// What the next `poll` reports first.
+    /// The events that the next `poll` reports first.
     ready: Vec<Event>,
     /// Connections with READs to carry out.
     reading: Vec<ConnId>,
-    /// Connections whose end is to be reported.
+    /// Connections whose end has to be reported.
     ending: Vec<ConnId>,
-    /// Counts calls of `poll`.
+    /// Number of calls of `poll`.
     round: u64,
     next_port: u16,
 }
 
 impl Loopback {
-    /// A fabric without connections.
+    /// Makes a fabric without connections.
     pub fn new(config: LoopbackConfig) -> Result<Self, FabricError> {
         Ok(Self {
             config,
@@ -93,7 +91,7 @@ impl Loopback {
         self.conns.get_mut(conn).ok_or(FabricError::NotConnected)
     }
 
-    /// A port in the dynamic range that no listener uses.
+    /// Returns a port in the dynamic range that no listener uses.
     fn free_port(&mut self) -> u16 {
         loop {
             let port = self.next_port;
@@ -120,7 +118,7 @@ impl Loopback {
             .map(|(id, _)| id)
     }
 
-    /// Marks one end as ended; the first reason stays.
+    /// Marks one end as ended; the first reason is kept.
     fn end(&mut self, id: ConnId, reason: CloseReason) {
         if let Some(conn) = self.conns.get_mut(id) {
             if conn.ended.is_none() {
@@ -196,7 +194,7 @@ impl Loopback {
             .is_some_and(|conn| !conn.reads.is_empty() && conn.ended.is_none())
     }
 
-    /// Flushes what is posted and reports the end of a connection.
+    /// Flushes posted work and reports the end of a connection.
     fn report_end(&mut self, id: ConnId) {
         let Some(conn) = self.conns.remove(id) else {
             return;
@@ -352,7 +350,7 @@ impl Fabric for Loopback {
             return;
         };
         let peer = *peer;
-        // Removed without an event, even if the initiator has given up meanwhile and that is not
+        // It is removed without an event, even if the initiator has given up in the meantime and that has not been
         // reported.
         self.conns.remove(conn);
         self.end(peer, CloseReason::Refused);
@@ -499,7 +497,7 @@ impl Waitable for Loopback {
 mod tests {
     use super::*;
 
-    /// Posts 100-byte SENDs in one direction, and each receive again; returns how many arrived.
+    /// Posts 100-byte SENDs in one direction, and posts each receive again; returns how many arrived.
     fn send_many(rounds: u64) -> u64 {
         let mut fabric = Loopback::new(LoopbackConfig::default()).unwrap();
         let listener = fabric.listen("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Fabrics: what moves bytes between two hosts, and into registered memory.
+//! Fabrics, which move bytes between two hosts, and into registered memory.
 //!
-//! A [`Fabric`] is what verbs calls a device with its connection manager, reduced to what SMB
-//! Direct needs: reliable connections, SENDs into posted receives, RDMA READ and RDMA WRITE,
-//! send-with-invalidate. Work is posted and ends in exactly one completion; nothing here blocks.
-//! The fabric knows no SMB.
+//! A [`Fabric`] is what verbs calls a device with its connection manager, reduced to the things that SMB
+//! Direct needs: reliable connections, SENDs into posted receives, RDMA READ and RDMA WRITE, and
+//! send-with-invalidate. Posted work ends in exactly one completion; nothing here blocks.
+//! The fabric does not know SMB.
 //!
-//! | fabric | moves bytes by |
+//! | fabric | how it moves bytes |
 //! |---|---|
 //! | `loopback` | copying, inside one process |
 //! | `iwarp` | MPA, DDP and RDMAP on a TCP socket, in user space |
 //! | `verbs` | RDMA devices: InfiniBand, RoCE, iWARP NICs (through rdma-core, if it is installed) |
 //! | `fault` | another fabric, with delays, cuts, failed completions and a capture file |
 //!
-//! Each of them passes the same conformance suite (`tests/conformance`), which defines what this
-//! trait means. `pcap` writes capture files of what `fault` sees, or of real streams.
+//! Each of them passes the same conformance suite (`tests/conformance`), which defines the meaning of this trait.
+//! `pcap` writes capture files of the operations that `fault` sees, or of real streams.
 
 use crate::units::RemoteToken;
 
@@ -67,7 +67,7 @@ pub use wait::Waitable;
 #[cfg(feature = "engine")]
 pub use wc_status::{Outcome, WcStatus};
 
-/// Bytes that a SEND may carry in front of its payload.
+/// Maximum number of bytes that a SEND may carry before its payload.
 pub const MAX_SEND_HEADER: usize = 32;
 
 /// A memory region of one connection. Numbers are small and are reused after deregistration.
@@ -79,9 +79,9 @@ pub struct RegionId(pub u32);
 pub struct Sge {
     /// The region, of the same connection, that holds the memory.
     pub region: RegionId,
-    /// Bytes from the start of the region.
+    /// Offset from the start of the region, in bytes.
     pub offset: u32,
-    /// Bytes; 0 is legal.
+    /// Number of bytes; 0 is legal.
     pub length: u32,
 }
 
@@ -89,7 +89,7 @@ pub struct Sge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WrId(pub u64);
 
-/// Where an RDMA READ or RDMA WRITE begins in the peer's memory.
+/// The place in the peer's memory where an RDMA READ or RDMA WRITE begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemoteAddress {
     /// The peer's token (rkey, STag).
@@ -101,20 +101,20 @@ pub struct RemoteAddress {
 /// What the peer may do with a region by RDMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Nothing: the region serves local work requests only, and is not a sink for RDMA READs.
+    /// The peer may do nothing: the region serves only local work requests, and is not a sink for RDMA READs.
     Local,
-    /// Nothing that the peer could ask for. RDMA READs place their data in it, and some devices
-    /// (iWARP NICs) can do that only if the peer is allowed to write there: do not use it for
-    /// memory whose content must be safe from the peer.
+    /// The peer may not ask for anything. RDMA READs place their data in the region, and some devices (iWARP NICs) can
+    /// do that only if the peer is allowed to write there: do not use it for memory whose content must be safe from the
+    /// peer.
     ReadSink,
-    /// RDMA READ from it.
+    /// The peer may read the region by RDMA READ.
     RemoteRead,
-    /// RDMA WRITE into it.
+    /// The peer may write the region by RDMA WRITE.
     RemoteWrite,
 }
 
 impl Access {
-    /// Whether the peer may name the region.
+    /// Returns whether the peer may name the region.
     #[must_use]
     pub const fn is_remote(self) -> bool {
         matches!(self, Self::RemoteRead | Self::RemoteWrite)

@@ -2,31 +2,30 @@
 
 //! [`PcapWriter`]: TCP streams as a capture file that Wireshark opens.
 //!
-//! The bytes of a stream come from a socket, or from a fabric that only acts as if there were one;
-//! IP and TCP headers are made up around them, with a handshake and with valid sequence numbers and
-//! checksums. Each call of [`PcapWriter::data`] begins a new packet: iWARP dissectors work best
-//! with one FPDU in each.
+//! The bytes of a stream come from a socket, or from a fabric that only acts as if there were one; IP and TCP headers
+//! are added to them, with a handshake and with valid sequence numbers and checksums. Each call of [`PcapWriter::data`]
+//! begins a new packet, because iWARP dissectors work best with one FPDU in each.
 //!
-//! The file is a classic pcap with nanoseconds and link type "raw IP", which needs no made-up
-//! Ethernet. The headers of a stream without losses are two fixed layouts, so they are written here
-//! instead of by a library. A capture must never make anything else fail: code that captures for
-//! diagnosis drops the capture at the first error.
+//! The file is a classic pcap with nanoseconds and link type "raw IP", which does not need an artificial Ethernet
+//! header. The headers of a stream without losses are two fixed layouts, so they are written here instead of by a
+//! library. A capture must never make anything else fail: code that captures for diagnosis drops the capture at the
+//! first error.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::units::Instant;
 
-/// Nanosecond timestamps, in the byte order of the writer: little-endian here.
+/// The magic number for nanosecond timestamps, in the byte order of the writer: little-endian here.
 const MAGIC: u32 = 0xa1b2_3c4d;
-/// Raw IP: the version is in the packet.
+/// The link type for raw IP: the version is in the packet.
 const LINKTYPE_RAW: u32 = 101;
 const SNAPSHOT_LENGTH: u32 = 262_144;
 const RECORD_HEADER: usize = 16;
 
 const IPV4_HEADER: usize = 20;
 const TCP_HEADER: usize = 20;
-/// Room in an IPv4 packet after both headers.
+/// Number of bytes in an IPv4 packet after both headers.
 const MAX_PAYLOAD: usize = 65_535 - IPV4_HEADER - TCP_HEADER;
 const PROTOCOL_TCP: u8 = 6;
 const HOP_LIMIT: u8 = 64;
@@ -35,11 +34,10 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
-/// Window scale 14 after a no-operation: the window is a gigabyte, so no packet is needed just to
-/// acknowledge.
+/// Window scale 14 after a no-operation: the window is a gigabyte, so no packets are needed just for acknowledgements.
 const SYN_OPTIONS: [u8; 4] = [1, 3, 3, 14];
 
-/// Which way bytes went.
+/// The direction of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client, which opened the stream.
@@ -49,7 +47,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The other one.
+    /// Returns the other direction.
     #[must_use]
     pub const fn reverse(self) -> Self {
         match self {
@@ -82,14 +80,14 @@ struct Stream {
 pub struct PcapWriter<W> {
     writer: W,
     streams: Vec<Stream>,
-    /// The latest time that was given: packets are in the order of time.
+    /// The latest time that was given, because packets are in the order of time.
     now: Instant,
     record: Vec<u8>,
 }
 
 impl<W: Write> PcapWriter<W> {
-    /// Writes the header of the file. Each packet is written with one call, so an unbuffered
-    /// `writer` leaves a complete file behind at any time.
+    /// Writes the header of the file. Each packet is written with one call, so an unbuffered `writer` leaves a complete
+    /// file at any time.
     pub fn new(mut writer: W) -> io::Result<Self> {
         let mut header = Vec::with_capacity(24);
         header.extend_from_slice(&MAGIC.to_le_bytes());
@@ -125,8 +123,8 @@ impl<W: Write> PcapWriter<W> {
         Ok(id)
     }
 
-    /// Writes bytes that went one way, dated no earlier than `time`, in one packet if IP has room
-    /// for them (65,495). Fails if the writer does, or if the stream belongs to another object.
+    /// Writes bytes that went in one direction, dated no earlier than `time`, in one packet if IP has room for them
+    /// (65,495 bytes). Fails if the writer does, or if the stream belongs to another object.
     pub fn data(
         &mut self,
         stream: StreamId,
@@ -141,7 +139,7 @@ impl<W: Write> PcapWriter<W> {
         Ok(())
     }
 
-    /// Ends one direction. Nothing more goes that way afterwards.
+    /// Ends one direction, in which nothing more goes afterwards.
     pub fn close(
         &mut self,
         stream: StreamId,
@@ -157,7 +155,7 @@ impl<W: Write> PcapWriter<W> {
         self.writer.flush()
     }
 
-    /// The writer.
+    /// Returns the writer.
     pub fn into_inner(self) -> W {
         self.writer
     }
@@ -199,7 +197,7 @@ impl<W: Write> PcapWriter<W> {
     }
 }
 
-/// A TCP segment (RFC 9293, section 3.1), checksum included.
+/// Makes a TCP segment (RFC 9293, section 3.1) with its checksum.
 fn segment(from: &End, to: &End, flags: u8, payload: &[u8]) -> io::Result<Vec<u8>> {
     let options: &[u8] = if flags & SYN != 0 { &SYN_OPTIONS } else { &[] };
     let acknowledged = if flags & ACK != 0 { to.sequence } else { 0 };
@@ -232,7 +230,7 @@ fn segment(from: &End, to: &End, flags: u8, payload: &[u8]) -> io::Result<Vec<u8
     Ok(segment)
 }
 
-/// An IPv4 (RFC 791) or IPv6 (RFC 8200) header in front of `length` bytes of TCP.
+/// Makes an IPv4 (RFC 791) or IPv6 (RFC 8200) header for `length` bytes of TCP.
 fn ip_header(from: IpAddr, to: IpAddr, length: usize) -> io::Result<Vec<u8>> {
     let too_long = |_| io::ErrorKind::InvalidInput;
     let mut header = Vec::with_capacity(40);
@@ -241,7 +239,7 @@ fn ip_header(from: IpAddr, to: IpAddr, length: usize) -> io::Result<Vec<u8>> {
             let length = u16::try_from(length + IPV4_HEADER).map_err(too_long)?;
             header.extend_from_slice(&[0x45, 0]);
             header.extend_from_slice(&length.to_be_bytes());
-            // No identification, and never fragmented.
+            // There is no identification, and the packet is never fragmented.
             header.extend_from_slice(&[0, 0, 0x40, 0, HOP_LIMIT, PROTOCOL_TCP, 0, 0]);
             header.extend_from_slice(&from.octets());
             header.extend_from_slice(&to.octets());
@@ -291,7 +289,7 @@ impl Checksum {
 mod tests {
     use super::*;
 
-    /// The packets of a file: time in nanoseconds and bytes.
+    /// Returns the packets of a file: time in nanoseconds and bytes.
     fn packets(file: &[u8]) -> Vec<(u64, &[u8])> {
         let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
         let (mut at, mut packets) = (24, Vec::new());

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Connections of peers that are not known yet: which source each has, and which is dropped when there are too many.
+//! Keeps track of connections of unknown peers: the source of each, and which is dropped when there are too many.
 //!
 //! Any host that reaches a port can open such connections, so their number is limited, in total and for each source. A
-//! newcomer is admitted all the same: if there are then too many, the oldest connection of the source with the most is
-//! dropped. A client that does its part at once is no longer counted here by the time it would be the oldest, however
+//! newcomer is always admitted: if there are then too many, the oldest connection of the source with the largest number
+//! is dropped. A client that does its part at once is no longer counted here when it would be the oldest, however
 //! many others do nothing.
 //!
-//! This is the only place that defines a source. Each stage of a connection that has such limits counts with this.
+//! Only this module defines a source. Each stage of a connection that has such limits counts with it.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::cmp::Reverse;
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// How many connections there may be, in total and of each source.
+/// The limits on connections, in total and of each source.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) total: usize,
@@ -33,7 +33,8 @@ pub(crate) struct Sources<K> {
     places: BTreeMap<K, (Source, u64)>,
     /// The connections of each source, the oldest first.
     by_source: BTreeMap<Source, BTreeMap<u64, K>>,
-    /// The sources in order: the last has the most connections and, among several such, the oldest one.
+    /// The sources in order: the last has the largest number of connections and, among several such, the oldest
+    /// connection.
     ranks: BTreeSet<Rank>,
     last: u64,
 }
@@ -45,7 +46,7 @@ type Rank = (usize, Reverse<u64>, Source);
 pub struct Source(IpAddr);
 
 impl Source {
-    /// The source of an address.
+    /// Returns the source of an address.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
@@ -73,12 +74,12 @@ impl<K> Default for Sources<K> {
 }
 
 impl<K: Copy + Ord> Sources<K> {
-    /// Connections of all sources.
+    /// Returns the number of connections of all sources.
     pub(crate) fn total(&self) -> usize {
         self.places.len()
     }
 
-    /// Connections of one source.
+    /// Returns the number of connections of one source.
     pub(crate) fn of(&self, source: Source) -> usize {
         self.by_source.get(&source).map_or(0, BTreeMap::len)
     }
@@ -96,7 +97,7 @@ impl<K: Copy + Ord> Sources<K> {
         self.change(source, |conns| conns.insert(number, key));
     }
 
-    /// Removes a connection; returns whether it was there.
+    /// Removes a connection; returns whether it existed.
     pub(crate) fn remove(&mut self, key: &K) -> bool {
         let Some((source, number)) = self.places.remove(key) else {
             return false;
@@ -120,19 +121,19 @@ impl<K: Copy + Ord> Sources<K> {
         Some((victim, limit))
     }
 
-    /// The oldest connection of one source.
+    /// Returns the oldest connection of one source.
     pub(crate) fn oldest_of(&self, source: Source) -> Option<K> {
         let (_, key) = self.by_source.get(&source)?.first_key_value()?;
         Some(*key)
     }
 
-    /// The oldest connection of the source with the most.
+    /// Returns the oldest connection of the source with the largest number.
     pub(crate) fn oldest_of_greediest(&self) -> Option<K> {
         let (_, _, source) = self.ranks.last()?;
         self.oldest_of(*source)
     }
 
-    /// The oldest connection of each source, with a number that is smaller the older it is.
+    /// Returns the oldest connection of each source, with a number that is smaller the older it is.
     pub(crate) fn oldest(&self) -> impl Iterator<Item = (Source, u64, K)> + '_ {
         self.by_source.iter().filter_map(|(source, conns)| {
             let (number, key) = conns.first_key_value()?;

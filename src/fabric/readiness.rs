@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How a fabric in user space waits: on one epoll instance for its own descriptors and those of its owner.
+//! Lets a fabric in user space wait on one epoll instance for its own descriptors and those of its owner.
 
 use std::io;
 use std::time::Duration;
@@ -10,34 +10,34 @@ use mio::{Events, Poll, Registry, Token};
 use super::wait::failed;
 use super::{FabricError, Waitable};
 
-/// Tokens with this bit belong to a fabric's owner. No token of a fabric has it: those are keys of tables with fewer
-/// slots.
+/// Tokens with this bit belong to a fabric's owner. A fabric's own tokens never have it, because they are keys of
+/// tables with fewer slots.
 const OWNER_BIT: usize = 1 << 29;
 
 /// A fabric whose owner sleeps with it, on one epoll instance instead of two nested ones.
 pub trait SharedEpoll: Waitable {
-    /// Where the owner registers what else wakes it, with tokens that [`owner_token`] makes.
+    /// Returns the registry to which the owner adds its own descriptors, with tokens that [`owner_token`] makes.
     fn registry(&self) -> &Registry;
 
     /// Sleeps until a descriptor of the fabric or of the owner is ready, at most for `time`. The next
-    /// [`poll`](super::Fabric::poll) uses what was found, and does not look again.
+    /// [`poll`](super::Fabric::poll) uses the descriptors that were found, and does not look again.
     ///
     /// # Errors
     ///
-    /// Those of the system; a signal is not an error.
+    /// The errors of the system; a signal is not an error.
     fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError>;
 
     /// Appends the keys of the owner's descriptors that `wait` or [`poll`](super::Fabric::poll) found ready.
     fn ready(&mut self, keys: &mut Vec<u64>);
 }
 
-/// The token of an owner's descriptor. The low 32 bits of a key are below 2^29.
+/// Returns the token of an owner's descriptor. The low 32 bits of a key are below 2^29.
 #[must_use]
 pub const fn owner_token(key: u64) -> Token {
     Token(key as usize | OWNER_BIT)
 }
 
-/// An epoll instance, and what it found: what a fabric needs for [`SharedEpoll`].
+/// An epoll instance and the events that it found, which a fabric needs for [`SharedEpoll`].
 #[derive(Debug)]
 pub struct Readiness {
     poll: Poll,
@@ -48,7 +48,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// An instance that watches nothing.
+    /// Makes an instance that watches nothing.
     ///
     /// # Errors
     ///
@@ -69,7 +69,7 @@ impl Readiness {
         self.poll.registry()
     }
 
-    /// Whether [`take`](Self::take) needs no system call.
+    /// Returns whether [`take`](Self::take) does not need a system call.
     #[must_use]
     pub const fn has_found(&self) -> bool {
         self.has_found
@@ -79,7 +79,7 @@ impl Readiness {
     ///
     /// # Errors
     ///
-    /// Those of the system.
+    /// The errors of the system.
     pub fn wait(&mut self, time: Option<Duration>) -> Result<(), FabricError> {
         if self.has_found {
             return Ok(());
@@ -96,8 +96,8 @@ impl Readiness {
         Ok(())
     }
 
-    /// The descriptors that are ready, without waiting for any; the owner's are among them ([`is_own`]). They must be
-    /// [put](Self::put) back.
+    /// Returns the descriptors that are ready, including the owner's ([`is_own`]), without waiting for any. They must
+    /// be [put](Self::put) back.
     ///
     /// # Errors
     ///
@@ -119,13 +119,13 @@ impl Readiness {
     }
 }
 
-/// Whether a token is one of the fabric's own.
+/// Returns whether a token is one of the fabric's own.
 #[must_use]
 pub const fn is_own(token: Token) -> bool {
     token.0 & OWNER_BIT == 0
 }
 
-/// The key of an owner's token.
+/// Returns the key of an owner's token.
 fn key(token: Token) -> Option<u64> {
     (!is_own(token)).then_some((token.0 & !OWNER_BIT) as u64)
 }
@@ -147,7 +147,7 @@ mod tests {
         registered.unwrap();
     }
 
-    /// Tokens of the fabric that are ready.
+    /// Returns the tokens of the fabric that are ready.
     fn own(readiness: &mut Readiness) -> Vec<usize> {
         let found = readiness.take().unwrap();
         let tokens = found.iter().map(|event| event.token());
@@ -177,7 +177,7 @@ mod tests {
                 readiness.wait(None).unwrap();
                 assert!(readiness.has_found());
                 assert_eq!(keys(&mut readiness), [KEY]);
-                // What was found is not lost, and the call does not wait.
+                // The events that were found are not lost, and the call does not wait.
                 readiness.wait(None).unwrap();
                 assert_eq!(own(&mut readiness), [5]);
             } else {

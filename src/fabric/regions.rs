@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The memory regions of one connection: what local work requests and the peer may touch. The checks that keep a
+//! The memory regions of one connection, which local work requests and the peer may touch. The checks that keep a
 //! hostile peer out of other memory are here, once for all fabrics that do not leave them to a device.
 //!
 //! The table owns a handle of each memory, so code that finds a region has its memory, and code that does not find it
@@ -9,7 +9,7 @@
 //! then.
 //!
 //! Tokens (STags) are random, so that a peer cannot guess one; a wrong guess ends its connection. A region is found by
-//! its [`RegionId`] without a search, and by its token with a linear search: a connection has few.
+//! its [`RegionId`] without a search, and by its token with a linear search, because a connection has few regions.
 
 use alloc::vec::Vec;
 
@@ -20,16 +20,16 @@ use crate::units::RemoteToken;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     region: RegionId,
-    /// Tells this registration from earlier and later ones with the same number.
+    /// Distinguishes this registration from earlier and later ones with the same number.
     generation: u32,
-    /// Bytes from the start of the memory.
+    /// Offset from the start of the memory, in bytes.
     pub offset: u32,
-    /// Bytes.
+    /// Number of bytes.
     pub length: u32,
 }
 
 impl Piece {
-    /// No bytes, of no memory.
+    /// A piece without bytes and without memory.
     pub const NOWHERE: Self = Self {
         region: RegionId(0),
         generation: 0,
@@ -37,7 +37,7 @@ impl Piece {
         length: 0,
     };
 
-    /// The `length` bytes from `offset` on within it. Whether the memory has them is checked when they are looked up.
+    /// Returns the `length` bytes at `offset` within it. The look-up checks whether the memory has them.
     #[must_use]
     pub const fn part(self, offset: u32, length: u32) -> Self {
         let offset = self.offset.saturating_add(offset);
@@ -65,13 +65,13 @@ pub enum AccessFault {
 
 #[derive(Clone, Copy, Debug)]
 struct Slot<M> {
-    /// Counts the registrations under this number.
+    /// Number of registrations under this number.
     generation: u32,
-    /// `Some` while it is registered.
+    /// The memory, while it is registered.
     memory: Option<M>,
     length: u32,
     access: Access,
-    /// The peer's name for it; `access` says whether the peer may use it.
+    /// The peer's name for the region; `access` says whether the peer may use it.
     remote: RemoteAddress,
 }
 
@@ -83,7 +83,7 @@ pub struct Regions<M> {
 }
 
 impl<M> Regions<M> {
-    /// Room for `capacity` regions.
+    /// Makes a table with room for `capacity` regions.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
@@ -92,8 +92,8 @@ impl<M> Regions<M> {
         }
     }
 
-    /// Registers `length` bytes of `memory` under the name `remote`. `None`: there is no room, or the token or the
-    /// addresses cannot be used, which another random `remote` cures.
+    /// Registers `length` bytes of `memory` under the name `remote`. Returns `None` if there is no room, or if the
+    /// token or the addresses cannot be used, which another random `remote` cures.
     pub fn register(
         &mut self,
         memory: M,
@@ -126,7 +126,7 @@ impl<M> Regions<M> {
         Some(id)
     }
 
-    /// Whether another region can be registered.
+    /// Returns whether another region can be registered.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.slots.len() < self.capacity || self.slots.iter().any(|slot| slot.memory.is_none())
@@ -137,7 +137,7 @@ impl<M> Regions<M> {
         self.slots.get_mut(region.0 as usize)?.memory.take()
     }
 
-    /// The memory that a work request names, if it lies in a registered region.
+    /// Returns the memory that a work request names, if it lies in a registered region.
     #[must_use]
     pub fn look_up(&self, sge: Sge) -> Option<Piece> {
         let Sge {
@@ -155,13 +155,13 @@ impl<M> Regions<M> {
         self.slot(piece).map(|_| piece)
     }
 
-    /// The memory of a piece, if its registration still holds.
+    /// Returns the memory of a piece, if its registration is still valid.
     #[must_use]
     pub fn memory(&self, piece: Piece) -> Option<&M> {
         self.slot(piece)?.memory.as_ref()
     }
 
-    /// The same for memory that the peer reads: also `None` if its access was revoked.
+    /// Returns the same for memory that the peer reads, or `None` if its access was revoked.
     #[must_use]
     pub fn memory_for_peer(&self, piece: Piece) -> Option<&M> {
         let slot = self.slot(piece)?;
@@ -171,7 +171,7 @@ impl<M> Regions<M> {
         }
     }
 
-    /// The local memory that the peer names, if it has this access.
+    /// Returns the local memory that the peer names, if it has this access.
     pub fn resolve(
         &self,
         token: u32,
@@ -201,7 +201,8 @@ impl<M> Regions<M> {
         })
     }
 
-    /// Revokes the peer's access; local work requests may go on using the region. `None` if this token gave it none.
+    /// Revokes the peer's access; local work requests may continue to use the region. Returns `None` if this token gave
+    /// no access.
     pub fn invalidate(&mut self, token: u32) -> Option<RemoteToken> {
         let slot = self
             .slots
@@ -211,7 +212,7 @@ impl<M> Regions<M> {
         Some(slot.remote.token)
     }
 
-    /// The registration that `piece` lies in.
+    /// Returns the registration in which `piece` lies.
     fn slot(&self, piece: Piece) -> Option<&Slot<M>> {
         let end = piece.offset.checked_add(piece.length)?;
         self.slots.get(piece.region.0 as usize).filter(|slot| {
@@ -240,7 +241,7 @@ mod tests {
         address: 0x1000,
     };
 
-    /// The handle of the first memory is 1.
+    /// Makes a table with one region, the handle of whose memory is 1.
     fn one(access: Access) -> (Regions<u8>, RegionId) {
         let mut regions = Regions::new(2);
         let region = regions.register(1, 100, access, REMOTE).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Registration under a random name, for fabrics that check remote access themselves.
+//! Registers memory under a random name, for fabrics that check remote access themselves.
 
 use super::regions::Regions;
 use super::wait::failed;
@@ -8,11 +8,11 @@ use super::{Access, FabricError, Region, RemoteAddress};
 use crate::sys::Memory;
 use crate::units::RemoteToken;
 
-/// Attempts to find a free random token.
+/// Maximum number of attempts to find a free random token.
 const TRIES: usize = 8;
 
-/// Registers `memory`. A token is all that a peer must know to reach it, so it comes straight from
-/// the system, and not from a generator whose state others could learn.
+/// Registers `memory`. A peer must know only the token to reach it, so the token comes straight from the system, and
+/// not from a generator whose state others could learn.
 pub(super) fn register(
     regions: &mut Regions<Memory>,
     memory: &Memory,
@@ -25,7 +25,7 @@ pub(super) fn register(
     for _ in 0..TRIES {
         let remote = RemoteAddress {
             token: RemoteToken(random_u32()?),
-            // Page-aligned, far from the end of the address space.
+            // The address is page-aligned, and far from the end of the address space.
             address: u64::from(random_u32()?) << 12,
         };
         if let Some(id) = regions.register(memory.clone(), length, access, remote) {

@@ -23,15 +23,15 @@ slotmap::new_key_type! {
 /// How many RDMA READs may be outstanding on one connection, as this side sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadLimits {
-    /// RDMA READs of the peer that this side serves at a time (IRD; `responder_resources`).
+    /// Number of the peer's RDMA READs that this side serves at a time (IRD; `responder_resources`).
     pub responder_resources: u16,
-    /// RDMA READs that this side has outstanding at a time (ORD; `initiator_depth`). More may be
-    /// posted: they wait in the fabric.
+    /// Number of RDMA READs that this side has outstanding at a time (ORD; `initiator_depth`). More may be posted,
+    /// which wait in the fabric.
     pub initiator_depth: u16,
 }
 
 impl Default for ReadLimits {
-    /// 32 and 16: Linux and Windows clients offer at most 32.
+    /// Returns 32 and 16: Linux and Windows clients offer at most 32.
     fn default() -> Self {
         Self {
             responder_resources: 32,
@@ -43,24 +43,24 @@ impl Default for ReadLimits {
 /// A registered region: its names for local work requests and for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// For local work requests.
+    /// The name for local work requests.
     pub id: RegionId,
-    /// For the peer; meaningless with [`Access::Local`] and [`Access::ReadSink`].
+    /// The name for the peer, which has no meaning with [`Access::Local`] and [`Access::ReadSink`].
     pub remote: RemoteAddress,
 }
 
-/// What a completed work request was.
+/// The kind of a completed work request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// A posted receive: `length` bytes arrived, and the SEND may also have invalidated a local token.
     Recv {
-        /// Bytes in the message.
+        /// Length of the message in bytes.
         length: u32,
         /// The token of the region that the peer's send-with-invalidate revoked, if the device reports it. The region
         /// stays registered until it is deregistered, but on an iWARP device local work that uses it fails.
         invalidated: Option<RemoteToken>,
     },
-    /// A SEND: header and payload may be reused.
+    /// A SEND: its header and payload may be reused.
     Send,
     /// An RDMA WRITE: the local memory may be reused. The data has not necessarily arrived, but a SEND posted later
     /// arrives after it.
@@ -91,7 +91,7 @@ pub enum Event {
         /// The peer's address.
         peer: SocketAddr,
     },
-    /// The connection is up. Sent once, before any completion of that connection.
+    /// The connection is up. This is sent once, before any completion of that connection.
     Established {
         /// The connection.
         conn: ConnId,
@@ -103,32 +103,32 @@ pub enum Event {
     Completion {
         /// The connection.
         conn: ConnId,
-        /// As posted.
+        /// The number with which it was posted.
         wr_id: WrId,
-        /// What it was; if it failed, `Recv` has length 0.
+        /// The kind of the work; if it failed, `Recv` has length 0.
         work: Work,
         /// Whether it succeeded. After the first failure everything else is flushed.
         result: Result<(), WrError>,
     },
-    /// The connection is gone, and everything that was posted has completed. Sent exactly once for each connection that
-    /// `connect` returned or `ConnectRequest` announced, unless it was rejected; its [`ConnId`] means nothing
+    /// The connection has ended, and all posted work has completed. This is sent exactly once for each connection that
+    /// `connect` returned or `ConnectRequest` announced, unless it was rejected; its [`ConnId`] has no meaning
     /// afterwards.
     Closed {
         /// The connection.
         conn: ConnId,
-        /// Why: the first reason that arose on either side.
+        /// The first reason that arose on either side.
         reason: CloseReason,
     },
     /// A peer was turned away before it became a connection.
     Refused {
         /// The peer's address, or the listener's if the peer's is unknown.
         peer: SocketAddr,
-        /// Why.
+        /// The reason.
         reason: CloseReason,
     },
 }
 
-/// What a [`Cause`] is about, for callers that have to react to it.
+/// The kind of a [`Cause`], for callers that have to react to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CauseKind {
     /// One side accessed memory of the other without permission.
@@ -141,15 +141,15 @@ pub enum CauseKind {
     Device,
 }
 
-/// What the codes of a [`Cause`] mean: each provider of connections has one such object.
+/// The meaning of the codes of a [`Cause`]: each provider of connections has one such object.
 pub trait Causes: Sync {
-    /// A name for counters: lower case, words joined by `_`, stable. No other provider uses it.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`. No other provider uses it.
     fn name(&self, code: u32) -> &'static str;
 
-    /// What it is about.
+    /// Returns the kind of the cause.
     fn kind(&self, code: u32) -> CauseKind;
 
-    /// Writes it as text for people.
+    /// Writes the cause as text for people.
     fn describe(&self, code: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 }
 
@@ -161,25 +161,25 @@ pub struct Cause {
 }
 
 impl Cause {
-    /// The cause that a provider's `code` stands for.
+    /// Makes the cause for which a provider's `code` stands.
     #[must_use]
     pub const fn new(causes: &'static dyn Causes, code: u32) -> Self {
         Self { causes, code }
     }
 
-    /// The provider's number for it.
+    /// Returns the provider's number for it.
     #[must_use]
     pub const fn code(self) -> u32 {
         self.code
     }
 
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.causes.name(self.code)
     }
 
-    /// What it is about.
+    /// Returns the kind of the cause.
     #[must_use]
     pub fn kind(self) -> CauseKind {
         self.causes.kind(self.code)
@@ -234,7 +234,7 @@ pub enum CloseReason {
     /// The peer accessed memory without permission.
     #[error("remote access refused")]
     RemoteAccess,
-    /// A message arrived, and no receive was posted for it, or one that was too small.
+    /// A message arrived for which no receive was posted, or only one that was too small.
     #[error("no receive was posted for a message, or the receive was too small")]
     ReceiverNotReady,
     /// Posted work used memory that this side has deregistered.
@@ -243,7 +243,7 @@ pub enum CloseReason {
     /// The RDMA device was removed, or has failed as a whole.
     #[error("the RDMA device is gone")]
     DeviceGone,
-    /// Anything else that the provider has a number for.
+    /// Any other reason for which the provider has a number.
     #[error("{0}")]
     Provider(Cause),
     /// A fault that was injected for a test.
@@ -255,13 +255,13 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Whether one side accessed memory of the other without permission.
+    /// Returns whether one side accessed memory of the other without permission.
     #[must_use]
     pub fn is_remote_access(&self) -> bool {
         *self == Self::RemoteAccess || self.is_provided(CauseKind::RemoteAccess)
     }
 
-    /// Whether no receive large enough was posted for a message.
+    /// Returns whether no receive large enough was posted for a message.
     #[must_use]
     pub fn is_receiver_not_ready(&self) -> bool {
         *self == Self::ReceiverNotReady || self.is_provided(CauseKind::ReceiverNotReady)
@@ -271,7 +271,7 @@ impl CloseReason {
         matches!(self, Self::Provider(cause) if cause.kind() == kind)
     }
 
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -288,13 +288,13 @@ pub enum FabricError {
     /// There is no such connection, or it is not in the state that the call needs.
     #[error("no such connection, or its state does not allow this call")]
     NotConnected,
-    /// The queue is full: post again after a completion.
+    /// The queue is full. Post again after a completion.
     #[error("the queue is full")]
     QueueFull,
     /// The piece of memory does not lie in the region, or the region is not registered.
     #[error("the memory does not lie in a registered region")]
     LocalProtection,
-    /// Too many regions on the connection.
+    /// There are too many regions on the connection.
     #[error("too many memory regions")]
     TooManyRegions,
     /// The header is longer than [`super::MAX_SEND_HEADER`].
@@ -303,68 +303,68 @@ pub enum FabricError {
     /// The operating system refused.
     #[error("cannot {context}: {source}")]
     Os {
-        /// What was being done, and to what.
+        /// What was being done, and with what.
         context: String,
-        /// As reported.
+        /// The error that the system reported.
         source: OsError,
     },
-    /// A library that the fabric needs is missing or has refused: what cannot be done, and why.
+    /// A library that the fabric needs is missing or has refused; the text says what cannot be done, and why.
     #[error("cannot {0}")]
     Library(String),
 }
 
-/// A provider of RDMA connections. See the [module](super) for what it is.
+/// A provider of RDMA connections. See the [module](super) for its purpose.
 ///
 /// Calls are of four kinds. *Connections*: `listen`, `connect`, `accept`, `reject`, `close`. *Memory*: `register`,
 /// `deregister`. *Work*: `post_*`; each successful post ends in exactly one [`Event::Completion`], before
-/// [`Event::Closed`]. *Progress*: `poll` does whatever can be done without waiting and reports it, and `poll_timeout`
-/// says by when it must be called again. In a program, an owner that sleeps uses a fabric that is `Waitable`, and waits
-/// for its `event_fd`.
+/// [`Event::Closed`]. *Progress*: `poll` does all the work that can be done without waiting and reports it, and
+/// `poll_timeout` says when it must be called again at the latest. In a program, an owner that sleeps uses a fabric
+/// that is `Waitable`, and waits for its `event_fd`.
 ///
 /// Receives may be posted as soon as there is a connection, everything else once it is established. SENDs and RDMA
 /// WRITEs are carried out in the order of posting, and so are RDMA READs among themselves; a READ that waits for its
 /// turn does not hold up SENDs and WRITEs posted after it.
 pub trait Fabric {
-    /// Listens at `address`; port 0 selects a free port.
+    /// Listens on `address`; port 0 selects a free port.
     fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError>;
 
-    /// The address a listener is bound to, with its real port.
+    /// Returns the address to which a listener is bound, with its real port.
     fn local_address(&self, listener: ListenerId) -> Option<SocketAddr>;
 
-    /// This side's address of a connection (the one that the peer connected to, if the connection is incoming); `None`
-    /// if there is no such connection or the fabric does not know.
+    /// Returns this side's address of a connection (the one to which the peer connected, if the connection is
+    /// incoming); `None` if there is no such connection or the fabric does not know the address.
     fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr>;
 
-    /// Whether the peer of a connection may invalidate regions of this side. If it may not, an attempt ends the
+    /// Returns whether the peer of a connection may invalidate regions of this side. If it may not, an attempt ends the
     /// connection, so an initiator does not ask for it.
     fn regions_may_be_invalidated(&self, _conn: ConnId) -> bool {
         true
     }
 
-    /// Ends a listener. Its connections live on; unanswered requests are rejected.
+    /// Ends a listener. Its connections continue; unanswered requests are rejected.
     fn unlisten(&mut self, listener: ListenerId);
 
-    /// From now on, peers may connect only to these addresses of this side, whatever listeners there are. Connections
+    /// Lets peers connect only to these addresses of this side from now on, whatever listeners there are. Connections
     /// to other addresses are refused before any of their bytes are read ([`Event::Refused`]), and so are existing ones
-    /// that were not announced yet; announced connections live on. Until the first call, all addresses are admitted.
+    /// that were not announced yet; announced connections continue. Until the first call, all addresses are admitted.
     fn admit_at(&mut self, addresses: &Arc<LocalAddresses>);
 
     /// Begins a connection; [`Event::Established`] or [`Event::Closed`] follows. Memory may be
     /// registered and receives posted at once.
     fn connect(&mut self, address: SocketAddr, limits: ReadLimits) -> Result<ConnId, FabricError>;
 
-    /// Accepts a requested connection; each limit is capped at what the peer allows.
+    /// Accepts a requested connection; each limit is capped at the number that the peer allows.
     fn accept(&mut self, conn: ConnId, limits: ReadLimits) -> Result<(), FabricError>;
 
     /// Turns a requested connection away. No further event names it.
     fn reject(&mut self, conn: ConnId);
 
-    /// Closes a connection in an orderly way: SENDs and RDMA WRITEs posted so far still go out (for a bounded time),
+    /// Closes a connection in an orderly way: SENDs and RDMA WRITEs posted so far are still sent (for a bounded time),
     /// receives and RDMA READs are flushed, and [`Event::Closed`] follows. A second call has no effect.
     fn close(&mut self, conn: ConnId);
 
-    /// Registers memory with a connection (each connection has a protection domain of its own).
-    /// The memory stays alive until it is deregistered or the connection is gone.
+    /// Registers memory with a connection (each connection has a protection domain of its own). The memory stays alive
+    /// until it is deregistered or the connection has ended.
     fn register(
         &mut self,
         conn: ConnId,
@@ -409,7 +409,7 @@ pub trait Fabric {
         source: RemoteAddress,
     ) -> Result<(), FabricError>;
 
-    /// When bytes of posted work last moved.
+    /// Returns when bytes of posted work last moved.
     fn moved(&self, _conn: ConnId) -> Moved {
         Moved::default()
     }
@@ -417,7 +417,7 @@ pub trait Fabric {
     /// Makes progress without waiting and appends what happened to `events`.
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError>;
 
-    /// The latest time at which `poll` must be called, even if nothing happens; `None`: only after an event. A time in
-    /// the past means at once.
+    /// Returns the latest time at which `poll` must be called, even if nothing happens; `None` means only after an
+    /// event. A time in the past means at once.
     fn poll_timeout(&self) -> Option<Instant>;
 }

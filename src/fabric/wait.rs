@@ -7,14 +7,14 @@ use std::os::fd::BorrowedFd;
 
 use super::{Fabric, FabricError};
 
-/// A [`Fabric`] whose owner is a thread that sleeps while there is nothing to do. A kernel waits in its own ways.
+/// A [`Fabric`] whose owner is a thread that sleeps while there is nothing to do. A kernel waits in other ways.
 pub trait Waitable: Fabric {
-    /// Readable whenever `poll` has something to do that did not come from a call on this object.
-    /// `None` if that cannot happen.
+    /// Returns a descriptor that is readable whenever `poll` has something to do that did not come from a call on this
+    /// object; `None` if that cannot happen.
     fn event_fd(&self) -> Option<BorrowedFd<'_>>;
 }
 
-/// The error for something that cannot be done, with all that is known about the reason.
+/// Returns the error for something that cannot be done, with everything that is known about the reason.
 pub(super) fn failed(context: &str, source: io::Error) -> FabricError {
     match source.raw_os_error() {
         Some(_) => FabricError::Os {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! [`WcStatus`]: what an RDMA device reports about a work request, and what that means for its connection.
+//! [`WcStatus`]: the report of an RDMA device about a work request, and its meaning for the connection.
 
 use core::fmt;
 
@@ -21,11 +21,11 @@ const RESPONSE_TIMEOUT: u32 = 20;
 /// How a work request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was carried out.
+    /// The request was carried out.
     Success,
-    /// Something else was the reason for the end of its connection.
+    /// Something else was the reason for the end of the connection.
     Flushed,
-    /// It is the reason for the end of its connection.
+    /// The request is the reason for the end of the connection.
     Failed(WrError, CloseReason),
 }
 
@@ -39,19 +39,20 @@ impl WcStatus {
     /// The queue pair failed, not a work request.
     pub const FATAL: Self = Self(19);
 
-    /// What it means for work of this kind.
+    /// Returns what the status means for work of this kind.
     #[must_use]
     pub fn outcome(self, work: &Work) -> Outcome {
         let flushed = |reason| Outcome::Failed(WrError::Flushed, reason);
         match (self.0, work) {
             (SUCCESS, _) => Outcome::Success,
             (FLUSHED, _) => Outcome::Flushed,
-            // Receives lie in registered memory, so this can only mean that a message does not fit: rxe reports it so.
+            // Receives lie in registered memory, so this can only mean that a message does not fit, which rxe reports
+            // in this way.
             (LOCAL_LENGTH | LOCAL_QP_OPERATION, Work::Recv { .. }) => {
                 Outcome::Failed(WrError::LocalLength, CloseReason::ReceiverNotReady)
             }
             (LOCAL_PROTECTION | LOCAL_ACCESS, _) => flushed(CloseReason::LocalProtection),
-            // The peer's receive was too small, or it had none.
+            // The peer's receive was too small, or the peer had none.
             (REMOTE_INVALID_REQUEST | RECEIVER_NOT_READY, Work::Send) => {
                 flushed(CloseReason::ReceiverNotReady)
             }
@@ -64,7 +65,7 @@ impl WcStatus {
         }
     }
 
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {

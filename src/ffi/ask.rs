@@ -29,7 +29,8 @@ const _: () = assert!(
         && SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES == protection::ENCRYPTED_IN_MESSAGES
 );
 
-/// SET_SMBD_PARAMETERS, for a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+/// SET_SMBD_PARAMETERS: sets, for a listener, parameters for connections that the device accepts from now on.
+/// SMBDIRECT_EVENT_REPLY brings `cookie` back.
 ///
 /// `security_blob` is the SPNEGO token of the server's NEGOTIATE response, up to 2048 bytes, or null.
 ///
@@ -79,19 +80,19 @@ pub unsafe extern "C" fn smbdirect_device_set_parameters(
     unsafe { with_device(device, call) }
 }
 
-/// Sets, for a listener, the server addresses that clients may use, in place of those that it or an
-/// earlier listener set. With SMBDIRECT_ADDRESSES_ALL in `flags` all are allowed (`count` is 0 then);
-/// otherwise the `count` addresses are, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie`
-/// back. From then on the device refuses connections at other addresses before it reads anything, and
-/// smbdirect_device_get_addresses does not return those. Connections that came in at other addresses
+/// Sets, for a listener, the server addresses that clients may use, instead of those that it or an
+/// earlier listener set. With SMBDIRECT_ADDRESSES_ALL in `flags`, all addresses are allowed, and `count` must be 0;
+/// otherwise only the `count` addresses are, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie`
+/// back. From then on the device refuses connections to other addresses before it reads anything, and
+/// smbdirect_device_get_addresses does not return those addresses. Existing connections to other addresses
 /// end with SMBDIRECT_E_ADDRESS.
 ///
-/// It may be called at any time, as often as something changes. The list stays in force when the
-/// listener goes away, and the next one begins with it. A device that was never given a list allows
+/// It may be called at any time, whenever something changes. The list stays in force when the
+/// listener goes away, and the next listener begins with it. A device that was never given a list allows
 /// all addresses.
 ///
-/// - Owns: everything is copied. The `type_size` of the first element must be set; an address may
-///   occur twice. With a `count` of 0 `addresses` may be null.
+/// - Owns: everything is copied. The `type_size` of the first element must be set; an address may occur twice. With a
+///   `count` of 0, `addresses` may be null.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
@@ -141,9 +142,9 @@ pub unsafe extern "C" fn smbdirect_device_set_addresses(
     unsafe { with_device(device, call) }
 }
 
-/// Tells the device, for a listener, what smbd knows about a client, TCP-only clients included. The device shows it in its
-/// status, so that administrators see why a client does not use RDMA. It changes nothing else, is not answered,
-/// and is lost if it cannot be sent now. A device that keeps no notes, such as the kernel's, ignores it.
+/// Tells the device, for a listener, what smbd knows about a client, even one that uses only TCP. The device shows the
+/// note in its status, so that administrators see why a client does not use RDMA. A note changes nothing else, is not
+/// answered, and is lost if it cannot be sent now. A device that does not keep notes, such as the kernel's, ignores it.
 ///
 /// - Owns: everything is copied.
 /// - Threads: one at a time.
@@ -260,8 +261,8 @@ pub unsafe extern "C" fn smbdirect_device_claim(
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
-///   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN: no connection waits under that token.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED; in the event
+///   SMBDIRECT_E_NO_TOKEN (no connection with that token is waiting).
 ///
 /// # Safety
 ///
@@ -281,10 +282,10 @@ pub unsafe extern "C" fn smbdirect_device_decline(
     unsafe { with_device(device, call) }
 }
 
-/// Writes the addresses at which clients reach the device, as of the last event that was taken, for
-/// FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5). `*count_out` says how many there are,
-/// at most SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. They are known from
-/// SMBDIRECT_EVENT_ATTACHED on, and change without an event of their own.
+/// Writes the addresses on which clients reach the device, as of the last event that was taken, for
+/// FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5). `*count_out` says how many there are, at most
+/// SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. The list is complete once
+/// SMBDIRECT_EVENT_ATTACHED has come, and changes without an event of its own.
 ///
 /// - Owns: the array is the caller's; the `type_size` of its first element must be set. With a
 ///   `count` of 0 it may be null.
@@ -308,7 +309,7 @@ pub unsafe extern "C" fn smbdirect_device_get_addresses(
             return Err(Status::Invalid);
         }
         let mut known = handle.addresses()?;
-        // At most `MAX_ADDRESSES`.
+        // The length is at most `MAX_ADDRESSES`.
         let total = known.len() as u32;
         if count > 0 {
             // SAFETY: `addresses` points to `count` structures, as `# Safety` demands.

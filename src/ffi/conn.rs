@@ -11,7 +11,7 @@ use crate::device::Status;
 
 /// Writes what is known about a connection, and what is under way on it.
 ///
-/// `unsent_bytes` counts what the peer's network has not acknowledged, as SIOCOUTQ does for TCP.
+/// `unsent_bytes` counts the bytes that the peer's network has not acknowledged, as SIOCOUTQ does for TCP.
 ///
 /// - Owns: `info_out` is the caller's.
 /// - Threads: one at a time.
@@ -63,23 +63,23 @@ pub unsafe extern "C" fn smbdirect_conn_disconnect(
     unsafe { with_device(device, |handle| handle.disconnect(conn)) }
 }
 
-/// Lends a buffer for the data of the next WRITE on a connection. If the next request is a WRITE by RDMA
-/// whose session is registered, the buffer is long enough, and nothing else is under way, the data is
-/// fetched before SMBDIRECT_EVENT_PDU tells of the request; the event then has the buffer, and the caller need
-/// not fetch anything. In all other cases requests come as usual, and the buffer stays lent. One buffer can be
-/// lent for each connection; a longer one takes the place of a shorter one.
+/// Lends a buffer for the data of the next WRITE on a connection. If the next request is a WRITE by RDMA whose session
+/// is registered, the buffer is long enough, and nothing else is under way, the data is fetched before
+/// SMBDIRECT_EVENT_PDU announces the request; the event then names the buffer, and the caller need not fetch anything.
+/// In all other cases requests come as usual, and the buffer stays lent. One buffer can be lent for each connection; a
+/// longer one replaces a shorter one.
 ///
 /// The device is not woken for this: a message on the same connection, or smbdirect_device_flush, wakes it.
 ///
-/// - Owns: the library owns the buffer until an event has it. It frees the buffer when the connection
+/// - Owns: the library owns the buffer until an event names it. It frees the buffer when the connection
 ///   ends, or when memory is short. No thread of this process may read or write it meanwhile.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: the buffer stays the caller's. SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
-///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_BUSY (a buffer at least as long
-///   is lent already, or an RDMA operation uses this one, or the connection is being transferred), SMBDIRECT_E_NO_READS (the device is
-///   older than this library, or the client serves no RDMA READs), SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED.
+/// - Errors: after each, the buffer still belongs to the caller. SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_BUSY (a buffer at least as long is lent already, or
+///   an RDMA operation uses this one, or the connection is being transferred), SMBDIRECT_E_NO_READS (the device is
+///   older than this library, or the client does not serve RDMA READs), SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED.
 ///
 /// # Safety
 ///
@@ -94,12 +94,12 @@ pub unsafe extern "C" fn smbdirect_conn_fetch_ahead(
     unsafe { with_device(device, |handle| handle.fetch_ahead(conn, buffer)) }
 }
 
-/// Tells the device that a user has logged in on a connection. Call it after each successful SESSION_SETUP
-/// with credentials, also one that binds the connection to a session, and when a share lets a guest in. An
-/// anonymous session alone does not count. Until the first call the device treats the client as a stranger:
-/// it lets in few of them from one address, each for a short time (`login_timeout` in the device's
-/// configuration), with messages of at most 64 KiB and a few credits. A second call has no effect, and a
-/// connection that is transferred afterwards stays authenticated.
+/// Tells the device that a user has logged in on a connection. Call it after each successful SESSION_SETUP with
+/// credentials, including one that binds the connection to a session, and when a share lets a guest in. An anonymous
+/// session alone does not count. Until the first call, the device treats the client as a stranger: it accepts few of
+/// them from one address, each for a short time (`login_timeout` in the device's configuration), with messages of at
+/// most 64 KiB and a few credits. A second call has no effect, and a connection that is transferred afterwards stays
+/// authenticated.
 ///
 /// - Owns: nothing.
 /// - Threads: one at a time.
@@ -120,11 +120,10 @@ pub unsafe extern "C" fn smbdirect_conn_set_authenticated(
     unsafe { with_device(device, |handle| handle.set_authenticated(conn)) }
 }
 
-/// Gives a connection to the worker that has registered `client_guid` (16 bytes), or, with a null
-/// pointer, to the worker that claims the token in SMBDIRECT_EVENT_TRANSFERRED. The new owner receives
-/// the message at `pdu` first: the NEGOTIATE request that named the client. Nothing else may be under
-/// way on the connection (SMBDIRECT_E_BUSY). Unless the event says SMBDIRECT_OK, the connection still
-/// belongs to this process.
+/// Gives a connection to the worker that has registered `client_guid` (16 bytes), or, with a null pointer, to the
+/// worker that claims the token in SMBDIRECT_EVENT_TRANSFERRED. The new owner first receives the message at `pdu`: the
+/// NEGOTIATE request that named the client. Nothing else may be under way on the connection (SMBDIRECT_E_BUSY). Unless
+/// the event says SMBDIRECT_OK, the connection still belongs to this process.
 ///
 /// - Owns: `pdu` is copied before the call returns.
 /// - Threads: one at a time.

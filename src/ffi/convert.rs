@@ -47,7 +47,7 @@ pub(super) const fn address_of(type_size: u32, address: &Address) -> smbdirect_a
     }
 }
 
-/// `data` is the first byte of the buffer that the event gives back, if it does.
+/// Returns the event in C's form. `data` is the first byte of the buffer that the event gives back, if there is one.
 pub(super) fn event_of(type_size: u32, event: Event, data: *mut c_void) -> smbdirect_event {
     let mut value = smbdirect_event {
         type_size,

@@ -17,15 +17,15 @@ use crate::device::{DEFAULT_PATH, Direction, Event, Fetched, Handle, Role, Statu
 
 /// Attaches this process to the smbdirect device at `path_or_null` (null: the default path).
 ///
-/// Other calls work only after SMBDIRECT_EVENT_ATTACHED. If the device refuses, SMBDIRECT_EVENT_DETACHED
-/// comes instead and says why: SMBDIRECT_E_DENIED, SMBDIRECT_E_VERSION, SMBDIRECT_E_TAKEN (there is a
-/// listener), SMBDIRECT_E_LIMIT, SMBDIRECT_E_STOPPING and others. A worker with a token in `args` gets
-/// SMBDIRECT_EVENT_CONNECTION for it as well, or SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_NO_TOKEN.
+/// Other calls work only after SMBDIRECT_EVENT_ATTACHED. If the device refuses, SMBDIRECT_EVENT_DETACHED comes instead
+/// and says why: SMBDIRECT_E_DENIED, SMBDIRECT_E_VERSION, SMBDIRECT_E_TAKEN (another process is the listener),
+/// SMBDIRECT_E_LIMIT, SMBDIRECT_E_STOPPING and others. A worker with a token in `args` gets SMBDIRECT_EVENT_CONNECTION
+/// for it as well, or SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_NO_TOKEN.
 ///
 /// - Owns: the caller owns `*device_out`, and frees it with smbdirect_device_free.
 /// - Threads: any may call this; one thread at a time may use the device.
 /// - Blocks: never.
-/// - Fork: the handle belongs to this process; a child attaches for itself.
+/// - Fork: the handle belongs to this process; a child makes its own attachment.
 /// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_UNTRUSTED (the
 ///   process that listens there runs neither as root nor as this user, nor as the owner of a directory
 ///   that only root or this user can have made), SMBDIRECT_E_SYSTEM, SMBDIRECT_E_AGAIN (too many
@@ -97,15 +97,15 @@ pub unsafe extern "C" fn smbdirect_device_versions(
     unsafe { with_device(device, call) }
 }
 
-/// Frees an attachment: the device aborts the connections that this process still has, with what
-/// is under way on them, and takes all its memory back. A null pointer is ignored.
+/// Frees an attachment: the device aborts the connections that this process still has, together with all work
+/// under way on them, and takes all its memory back. A null pointer is ignored.
 ///
-/// - Owns: the handle is gone and its buffers are unmapped: nothing may read or write them, not
+/// - Owns: the handle no longer exists and its buffers are unmapped: nothing may read or write them, not
 ///   even a thread in a system call.
-/// - Threads: no other thread uses the handle.
+/// - Threads: no other thread may use the handle.
 /// - Blocks: never.
-/// - Fork: the one call that a child may make on its parent's handle: it frees the child's copy,
-///   and the parent's attachment goes on. A child should call it soon, because the parent's memory
+/// - Fork: this is the one call that a child may make on its parent's handle: it frees the child's copy,
+///   and the parent's attachment continues. A child should call it soon, because the parent's memory
 ///   lives as long as that copy.
 /// - Errors: none.
 ///
@@ -149,10 +149,10 @@ pub unsafe extern "C" fn smbdirect_device_event_fd(
     unsafe { with_device(device, call) }
 }
 
-/// GET_SMBD_EVENT: writes up to `count` events, in order, and their number to `*count_out`. Fewer than
-/// `count` means that there are no more now, and that the event descriptor becomes readable when there are.
+/// GET_SMBD_EVENT: writes up to `count` events, in order, and their number to `*count_out`. If that is less than
+/// `count`, there are no more events now, and the event descriptor becomes readable when there are.
 ///
-/// Whenever the event descriptor is readable, call this until it returns fewer than asked for. Waking
+/// Whenever the event descriptor is readable, call this until it returns fewer events than it was asked for. Waking
 /// up takes tens of microseconds: a caller that expects an event soon may poll for a while with
 /// SMBDIRECT_EVENTS_PEEK in `flags`, which is 0 otherwise.
 ///
@@ -160,8 +160,8 @@ pub unsafe extern "C" fn smbdirect_device_event_fd(
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_DETACHED: SMBDIRECT_EVENT_DETACHED has been
-///   returned before.
+/// - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_DETACHED: SMBDIRECT_EVENT_DETACHED has already been
+///   returned.
 ///
 /// # Safety
 ///
@@ -239,15 +239,15 @@ pub unsafe extern "C" fn smbdirect_device_get_mem_params(
     unsafe { with_device(device, call) }
 }
 
-/// SEND_PDU: takes as many of the messages as there is room for, in order, and writes their number to
-/// `*taken_out`. SMBDIRECT_EVENT_SENT follows for each. If fewer than `count` were taken, a call that
-/// begins with the next one says why.
+/// SEND_PDU: takes as many of the messages as there is room for, in order, and writes their number to `*taken_out`.
+/// SMBDIRECT_EVENT_SENT follows for each. If fewer than `count` were taken, a call that begins with the next message
+/// returns the reason.
 ///
 /// - Owns: everything is copied before the call returns.
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: for the first message, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+/// - Errors: those of the first message: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
 ///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (the connection is being transferred),
 ///   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
 ///
@@ -291,7 +291,7 @@ pub unsafe extern "C" fn smbdirect_device_send_pdus(
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: for the first operation, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+/// - Errors: those of the first operation: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
 ///   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (the connection is being transferred),
 ///   SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_OUT_OF_BOUNDS, SMBDIRECT_E_DESCRIPTORS,
 ///   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NO_READS,
@@ -348,8 +348,8 @@ pub unsafe extern "C" fn smbdirect_device_rdma_read_write(
     unsafe { with_device(device, call) }
 }
 
-/// Wakes the device for operations with SMBDIRECT_RDMA_DEFER that it has not been woken for. Without
-/// any, it makes no system call, so a caller can use it whenever it is about to sleep.
+/// Wakes the device for operations with SMBDIRECT_RDMA_DEFER for which it has not been woken. If there are none, this
+/// does not make a system call, so a caller can use it whenever it is about to sleep.
 ///
 /// - Owns: nothing.
 /// - Threads: one at a time.
@@ -366,9 +366,9 @@ pub unsafe extern "C" fn smbdirect_device_flush(device: *mut smbdirect_device) -
     unsafe { with_device(device, Handle::flush) }
 }
 
-/// Copies the message of an SMBDIRECT_EVENT_PDU to `target` and gives its memory back to the device.
-/// `length`, the size of `target`, must be at least the event's; 0 only gives the memory back. If
-/// messages are not taken, their client runs out of credits; no other client is affected.
+/// Copies the message of an SMBDIRECT_EVENT_PDU to `target` and gives its memory back to the device. `length`, the size
+/// of `target`, must be at least the event's `length`; 0 only gives the memory back. If messages are not taken, their
+/// client runs out of credits; no other client is affected.
 ///
 /// - Owns: `target` is the caller's; `pdu` is not valid afterwards.
 /// - Threads: one at a time.
@@ -403,10 +403,9 @@ pub unsafe extern "C" fn smbdirect_device_take_pdu(
 /// - Threads: one at a time.
 /// - Blocks: never.
 /// - Fork: SMBDIRECT_E_FORKED.
-/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NOT_ATTACHED,
-///   SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: no room now, SMBDIRECT_EVENT_ROOM follows;
-///   SMBDIRECT_E_NO_MEMORY: the device refused, no buffer of this process is in use, and no event
-///   follows.
+/// - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_DETACHED;
+///   SMBDIRECT_E_AGAIN: there is no room now, and SMBDIRECT_EVENT_ROOM follows; SMBDIRECT_E_NO_MEMORY: the device
+///   refused, no buffer of this process is in use, and no event follows.
 ///
 /// # Safety
 ///
@@ -438,7 +437,7 @@ pub unsafe extern "C" fn smbdirect_buffer_alloc(
     unsafe { with_device(device, call) }
 }
 
-/// Gives a buffer back. No thread of this process may read or write it afterwards: it may be unmapped.
+/// Gives a buffer back. No thread of this process may read or write it afterwards, because it may be unmapped.
 ///
 /// - Owns: the library owns the buffer again.
 /// - Threads: one at a time.
@@ -457,8 +456,8 @@ pub unsafe extern "C" fn smbdirect_buffer_free(device: *mut smbdirect_device, nu
     unsafe { with_device(device, |handle| handle.free(number)) }
 }
 
-/// Calls `each` on one element after the other until one fails, and writes how many succeeded.
-/// Fails only if the first one does.
+/// Calls `each` on one element after the other until one fails, and writes how many succeeded. Fails only if the first
+/// element does.
 ///
 /// # Safety
 ///

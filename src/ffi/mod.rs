@@ -7,15 +7,15 @@
 //! | `types` | the structures and constants that C sees |
 //! | `convert` | the library's values as these structures |
 //! | `pointer` | every conversion of a pointer from C, and every panic fence |
-//! | `device`, `ask`, `conn`, `request`, `status` | the functions, by object; `ask`: requests to the device |
+//! | `device`, `ask`, `conn`, `request`, `status` | the functions, by object; `ask` has requests to the device |
 //!
 //! `include/smbdirect.h` is generated from this module and checked in; `instruments/tests/header` compares the two
 //! and checks that the libraries do what the header says.
 //!
-//! Rules: a null pointer ends in `SMBDIRECT_E_INVALID`, except for `smbdirect_device_free`; outputs
-//! are written on success only; structures begin with their size, so that both sides may grow; a
-//! panic poisons its handle and becomes `SMBDIRECT_E_PANIC`. Nothing here blocks, starts a
-//! thread, installs a signal handler, calls back into C, or has state of its own.
+//! These rules hold: a null pointer leads to `SMBDIRECT_E_INVALID`, except for `smbdirect_device_free`; outputs are
+//! written on success only; structures begin with their size, so that both sides may add fields; a panic poisons its
+//! handle and becomes `SMBDIRECT_E_PANIC`. Nothing here blocks, starts a thread, installs a signal handler, calls back
+//! into C, or keeps state of its own.
 
 mod ask;
 mod conn;

@@ -39,12 +39,12 @@ structures! {
     smbdirect_parameters smbdirect_pdu smbdirect_rdma smbdirect_session smbdirect_transfer smbdirect_transform
 }
 
-/// Longer than any version of a structure will ever be: a larger `type_size` was not set.
+/// A length that no version of a structure will ever reach: a larger `type_size` was not set by the caller.
 const MAX_TYPE_SIZE: usize = 4096;
 
 /// Runs `call`; a panic in it becomes [`Status::Panic`].
 pub(super) fn fence(call: impl FnOnce() -> Result<(), Status>) -> i32 {
-    // What a panic leaves half done is never looked at again: see `with_device`.
+    // Nothing looks again at what a panic leaves half done: see `with_device`.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(())) => Status::Ok.code(),
         Ok(Err(status)) => status.code(),
@@ -159,7 +159,7 @@ unsafe fn copy<T: Structure>(pointer: *const u8, size: usize) -> Result<T, Statu
     Ok(unsafe { value.assume_init() })
 }
 
-/// The place that structures are written to.
+/// The place to which structures are written.
 #[derive(Debug)]
 pub(super) struct Output<T> {
     pointer: *mut T,
@@ -167,7 +167,7 @@ pub(super) struct Output<T> {
 }
 
 impl<T: Structure> Output<T> {
-    /// Takes a place that the caller provides, with the `type_size` of the first structure set.
+    /// Takes a place that the caller provides; the `type_size` of its first structure is set.
     ///
     /// # Errors
     ///
@@ -183,13 +183,13 @@ impl<T: Structure> Output<T> {
         Ok(Self { pointer, size })
     }
 
-    /// The caller's `type_size`, which a written value repeats.
+    /// Returns the caller's `type_size`, which a written value repeats.
     pub(super) const fn type_size(&self) -> u32 {
-        // At most `MAX_TYPE_SIZE`.
+        // The size is at most `MAX_TYPE_SIZE`.
         self.size as u32
     }
 
-    /// Writes the `n`th value, and 0 into the fields behind it that a newer caller knows.
+    /// Writes the `n`th value, and 0 into the fields after it that only a newer caller knows.
     pub(super) fn write(&mut self, n: usize, value: T) {
         // SAFETY: there is room for this value, as `# Safety` of `new` demands.
         let target = unsafe { self.pointer.cast::<u8>().add(n * self.size) };
@@ -238,7 +238,7 @@ pub(super) unsafe fn put<T: Copy>(pointer: *mut T, value: T) -> Result<(), Statu
     Ok(())
 }
 
-/// The `length` bytes at `start`; if `length` is 0, `start` may be anything.
+/// Returns the `length` bytes at `start`; if `length` is 0, `start` may be anything.
 ///
 /// # Safety
 ///
@@ -254,7 +254,7 @@ pub(super) unsafe fn bytes<'a>(start: *const c_void, length: u64) -> Result<&'a 
     }
 }
 
-/// As [`bytes`], for writing.
+/// Returns bytes as [`bytes`] does, for writing.
 ///
 /// # Safety
 ///
@@ -310,7 +310,7 @@ impl Deref for Piece {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // An empty piece may point anywhere, also to null.
+        // An empty piece may point anywhere, even to null.
         if self.0.iov_len == 0 {
             return &[];
         }

@@ -10,9 +10,9 @@ use crate::device::{Status, request};
 
 /// Reads from an SMB2 READ or WRITE request where its data is at the client.
 ///
-/// `request` is one element of a compound, or a whole message, from its SMB2 header on, decrypted.
+/// `request` is a decrypted message, or one element of a compound, and begins with its SMB2 header.
 /// The caller must check that the dialect allows the channel, and that the transfer's `length` is
-/// within what was negotiated.
+/// within the negotiated limits.
 ///
 /// - Owns: `transfer_out` is the caller's; the library keeps nothing.
 /// - Threads: any.
@@ -62,9 +62,9 @@ pub unsafe extern "C" fn smbdirect_request_transfer(
 /// Reads from an SMB2 WRITE request over channel 3 how its data is protected ([MS-SMB2] 2.2.43), and where it
 /// is at the client.
 ///
-/// `request` is as in smbdirect_request_transfer, which refuses channel 3. The caller must check that the
-/// connection negotiated the transform, that the message was protected in the same way, that signature and
-/// nonce have the lengths of the algorithm, and that `length` is within what was negotiated.
+/// `request` is as in smbdirect_request_transfer, which refuses channel 3. The caller must check that the connection
+/// negotiated the transform, that the message was protected in the same way, that signature and nonce have the lengths
+/// of the algorithm, and that `length` is within the negotiated limits.
 ///
 /// - Owns: `transform_out` is the caller's; the library keeps nothing.
 /// - Threads: any.
@@ -109,10 +109,9 @@ pub unsafe extern "C" fn smbdirect_request_transform(
     })
 }
 
-/// Reads from an SMB2 request whether each final response to it, errors included, must invalidate
-/// a token (channel 2, or channel 3 with a transform that asks for it, [MS-SMB2] 3.3.4.1.7). If so,
-/// `*invalidate_out` is 1 and `*token_out` the token; otherwise, and for anything but a READ or WRITE
-/// request, both are 0.
+/// Reads from an SMB2 request whether each final response to it, including an error, must invalidate a token (channel
+/// 2, or channel 3 with a transform that asks for it, [MS-SMB2] 3.3.4.1.7). If so, `*invalidate_out` is 1 and
+/// `*token_out` is the token; otherwise, and for anything but a READ or WRITE request, both are 0.
 ///
 /// - Owns: the library keeps nothing.
 /// - Threads: any.

@@ -6,11 +6,11 @@ use std::ffi::c_char;
 
 use crate::device::Status;
 
-/// Major part of the library's version.
+/// The major part of the library's version.
 pub const SMBDIRECT_VERSION_MAJOR: u32 = 0;
-/// Minor part of the library's version.
+/// The minor part of the library's version.
 pub const SMBDIRECT_VERSION_MINOR: u32 = 1;
-/// Patch level of the library's version.
+/// The patch level of the library's version.
 pub const SMBDIRECT_VERSION_PATCH: u32 = 0;
 
 /// The number in the name of the shared library, libsmbdirect.so.0. It changes whenever a program that was compiled
@@ -29,9 +29,9 @@ pub extern "C" fn smbdirect_abi_version() -> u32 {
     SMBDIRECT_ABI_VERSION
 }
 
-/// Returns what a status means, in English, for a log: "unknown status" for any other number.
+/// Returns what a status means, in English, for a log, or "unknown status" for any other number.
 ///
-/// - Owns: the library keeps the string, which is valid for ever.
+/// - Owns: the library keeps the string, which stays valid for ever.
 /// - Threads: any.
 /// - Blocks: never.
 /// - Fork: works in the child.
@@ -45,7 +45,7 @@ pub extern "C" fn smbdirect_status_str(status: i32) -> *const c_char {
     text.as_ptr()
 }
 
-/// Returns the errno value nearest to a status: 0 for SMBDIRECT_OK, EIO for a number that is not a status.
+/// Returns the errno value nearest to a status: 0 for SMBDIRECT_OK, and EIO for a number that is not a status.
 ///
 /// - Owns: nothing.
 /// - Threads: any.

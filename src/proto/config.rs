@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What each side brings to the negotiation, and what comes out of it.
+//! The values with which each side negotiates, and the results of the negotiation.
 //!
-//! This lives here, and not in the transport, because the minimum values and the timers are the protocol's ([MS-SMBD]
-//! 3.1.1, 3.1.2, 3.1.3), and because an endpoint must never put a value of its own on the wire that its peer has to
+//! They are here, and not in the transport, because the protocol defines the minimum values and the timers ([MS-SMBD]
+//! 3.1.1, 3.1.2, 3.1.3), and because an endpoint must never put one of its own values on the wire that its peer has to
 //! refuse.
 
 use core::time::Duration;
@@ -12,53 +12,52 @@ use super::credits::MIN_RECEIVES;
 use crate::units::Credits;
 use crate::wire::{MIN_MAX_FRAGMENTED_SIZE, MIN_MAX_RECEIVE_SIZE};
 
-/// Bytes that a receive posted for a negotiate message must hold. The messages have 20 and 32 bytes; some peers pad
+/// Number of bytes that a receive for a negotiate message must hold. The messages have 20 and 32 bytes; some peers pad
 /// them to 512.
 pub const NEGOTIATE_RECEIVE_SIZE: u32 = 512;
 
 /// The slowest network, in bytes per second, on which a long message arrives in time: a message gets one second for
-/// each that many bytes, on top of [`Config::message_timeout`].
+/// each so many bytes, in addition to [`Config::message_timeout`].
 pub const SLOWEST_RATE: u32 = 64 << 10;
 
-/// What one side brings to the negotiation ([MS-SMBD] 3.1.1.1).
+/// The values with which one side negotiates ([MS-SMBD] 3.1.1.1).
 ///
 /// [`Config::validate`] names the first value that is out of range; an endpoint made from such a
 /// configuration uses the nearest legal value instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Most receives that this side posts, and so most credits the peer can hold. 1 to 65,535.
-    /// Less than 4 counts as 4: with very few receives, two peers can starve each other (see
-    /// [the module](super) on credits).
+    /// Maximum number of receives that this side posts, and so of credits that the peer can hold: 1 to 65,535. Less
+    /// than 4 counts as 4: with very few receives, two peers can starve each other (see [the module](super) on
+    /// credits).
     pub receive_credit_max: Credits,
-    /// Credits that this side asks the peer for. 1 to 65,535; beyond 255 a packet analyser may
-    /// no longer recognise the protocol.
+    /// Number of credits that this side asks the peer for: 1 to 65,535. Beyond 255, a packet analyser may no longer
+    /// recognise the protocol.
     pub send_credit_target: Credits,
-    /// Largest message this side sends, header included, in bytes. At least 128.
+    /// Length of the largest message that this side sends, header included, in bytes: at least 128.
     pub max_send_size: u32,
-    /// Largest message this side receives, header included, in bytes. At least 128.
+    /// Length of the largest message that this side receives, header included, in bytes: at least 128.
     pub max_receive_size: u32,
-    /// Largest upper-layer message this side reassembles, in bytes. At least 131,072.
+    /// Length of the largest upper-layer message that this side reassembles, in bytes: at least 131,072.
     pub max_fragmented_size: u32,
-    /// Largest transfer of one RDMA READ or WRITE request, in bytes. Not 0.
+    /// Length of the largest transfer of one RDMA READ or WRITE request, in bytes: not 0.
     pub max_read_write_size: u32,
-    /// Time for the negotiation. [MS-SMBD] has 5 s for an acceptor, 120 s for an initiator.
+    /// Time for the negotiation. [MS-SMBD] has 5 s for an acceptor and 120 s for an initiator.
     pub negotiation_timeout: Duration,
     /// Time without a message from the peer after which this side asks for one.
     pub idle_timeout: Duration,
-    /// Time that the peer then has, unless it cannot send because this side lacks receives.
+    /// Time within which the peer must then send one, unless it cannot because this side lacks receives.
     pub keepalive_timeout: Duration,
     /// Time that a message may wait for send credits.
     pub credit_timeout: Duration,
-    /// Time that the peer has for all fragments of a message, counted from the first, plus one second for each
-    /// [`SLOWEST_RATE`] bytes of it. The time does not run while the peer cannot send because this side lacks receives.
-    /// Not a rule of [MS-SMBD].
+    /// Time within which the peer must send all fragments of a message, counted from the first, plus one second for
+    /// each [`SLOWEST_RATE`] bytes of it. The time does not run while the peer cannot send because this side lacks
+    /// receives. This is not a rule of [MS-SMBD].
     pub message_timeout: Duration,
 }
 
 impl Default for Config {
-    /// An acceptor's: 255 credits each way, messages of 1,364 bytes, 1 MiB reassembled, 8 MiB
-    /// moved by RDMA, 5 s to negotiate, 120 s idle, 5 s to answer, 120 s to grant credits, 30 s to
-    /// complete a message.
+    /// Returns an acceptor's values: 255 credits each way, messages of 1,364 bytes, 1 MiB reassembled, 8 MiB moved by
+    /// RDMA, 5 s to negotiate, 120 s idle, 5 s to answer, 120 s to grant credits, and 30 s to complete a message.
     fn default() -> Self {
         Self {
             receive_credit_max: Credits(255),
@@ -77,8 +76,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The default of an initiator: [`Config::default`], with 120 s to negotiate and to complete a
-    /// message.
+    /// Returns the default of an initiator: [`Config::default`], with 120 s to negotiate and to complete a message.
     #[must_use]
     pub fn initiator_default() -> Self {
         Self {
@@ -88,7 +86,7 @@ impl Config {
         }
     }
 
-    /// Names the first value, in the order of the fields, that is out of range.
+    /// Checks all values, and names the first one, in the order of the fields, that is out of range.
     ///
     /// # Errors
     ///
@@ -133,14 +131,14 @@ impl Config {
             .try_for_each(|(kept, error)| if kept { Ok(()) } else { Err(error) })
     }
 
-    /// Time that the peer has for all fragments of a message of `length` bytes.
+    /// Returns the time within which the peer must send all fragments of a message of `length` bytes.
     pub(super) fn message_time(&self, length: u32) -> Duration {
         let longer = Duration::from_secs(u64::from(length / SLOWEST_RATE));
         self.message_timeout.saturating_add(longer)
     }
 
-    /// The same with every value raised to its legal minimum, so that the arithmetic below needs no checks, and no
-    /// timer is due at the moment at which it starts.
+    /// Returns the same configuration with every value raised to its legal minimum, so that the arithmetic below does
+    /// not need checks, and no timer is due at the moment at which it starts.
     pub(super) fn raised(self) -> Self {
         let least = Duration::from_nanos(1);
         Self {
@@ -159,18 +157,18 @@ impl Config {
     }
 }
 
-/// What both sides agreed on.
+/// The values on which both sides agreed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Negotiated {
-    /// Largest message to send, header included, in bytes. At least 128.
+    /// Length of the largest message to send, header included, in bytes: at least 128.
     pub max_send_size: u32,
-    /// Largest message to receive, header included, in bytes. At least 128.
+    /// Length of the largest message to receive, header included, in bytes: at least 128.
     pub max_receive_size: u32,
-    /// Largest upper-layer message to send, in bytes. At least 131,072.
+    /// Length of the largest upper-layer message to send, in bytes: at least 131,072.
     pub max_fragmented_send_size: u32,
-    /// Largest upper-layer message to receive, in bytes. At least 131,072.
+    /// Length of the largest upper-layer message to receive, in bytes: at least 131,072.
     pub max_fragmented_receive_size: u32,
-    /// Largest RDMA READ or WRITE request, in bytes. An initiator's may be 0, if its peer says so.
+    /// Length of the largest RDMA READ or WRITE request, in bytes. An initiator's may be 0, if its peer says so.
     pub max_read_write_size: u32,
 }
 
@@ -214,7 +212,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// The name of the field, lower case, words joined by `_`.
+    /// Returns the name of the field, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()

@@ -2,41 +2,41 @@
 
 //! The credits of both directions ([MS-SMBD] 3.1.5.1, 3.1.5.8, 3.1.5.9).
 //!
-//! One ledger holds both, because the rule that keeps two peers from starving each other joins
-//! them: what may be granted depends on what this side can still send.
+//! One ledger holds both, because the rule that prevents two peers from starving each other connects them: the number
+//! of credits that may be granted depends on how much this side can still send.
 //!
 //! One posted receive is held back as a *reserve*: it is granted only by the message that spends the last send credit.
 //! That message must grant something, and might otherwise have nothing to grant while the peer, holding everything, has
 //! no reason to send. See [the module](super) for the whole argument.
 //!
-//! It must never grant a receive that is not posted, nor the same one twice.
+//! The ledger must never grant a receive that is not posted, nor the same one twice.
 
 use super::error::ProtocolError;
 
-/// Fewest receives to post, whatever the peer asks for.
+/// Minimum number of receives to post, whatever the peer asks for.
 ///
-/// One is the reserve, and one is used by an empty message. The other two are for a peer that keeps [MS-SMBD] by the
+/// One is the reserve, and an empty message uses another. The other two are for a peer that follows [MS-SMBD] to the
 /// letter and has no reserve: once everything that it may post is granted, it cannot spend its last credit, so it has
 /// to be left with two.
 pub(super) const MIN_RECEIVES: u16 = 4;
 
-/// What each side may send the other.
+/// How many messages each side may send the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ledger {
-    /// Messages that this side may send.
+    /// Number of messages that this side may send.
     send: u16,
-    /// Receives that the owner has reported as posted and that no message has used.
+    /// Number of receives that the owner has reported as posted and that no message has used.
     posted: u16,
-    /// Those of `posted` that the peer was told of: what it may send. Never more than `posted`.
+    /// How many of the `posted` receives have been granted to the peer, which may send so many messages.
     granted: u16,
-    /// What the peer asks for; 0 until it has asked.
+    /// How many credits the peer asks for; 0 until it has asked.
     requested: u16,
-    /// Most receives that this side posts. At least [`MIN_RECEIVES`].
+    /// Maximum number of receives that this side posts: at least [`MIN_RECEIVES`].
     max: u16,
 }
 
 impl Ledger {
-    /// Nothing granted on either side, and a single receive wanted: the one for the negotiation.
+    /// Makes a ledger with nothing granted on either side, which wants a single receive, for the negotiation.
     pub(super) const fn new(max: u16) -> Self {
         let mut ledger = Self {
             send: 0,
@@ -49,7 +49,7 @@ impl Ledger {
         ledger
     }
 
-    /// From now on, this side posts at most `max` receives.
+    /// Limits the receives that this side posts from now on to `max`.
     pub(super) const fn set_max(&mut self, max: u16) {
         self.max = if max < MIN_RECEIVES {
             MIN_RECEIVES
@@ -58,24 +58,24 @@ impl Ledger {
         };
     }
 
-    /// Messages that this side may send.
+    /// Returns the number of messages that this side may send.
     pub(super) const fn send(&self) -> u16 {
         self.send
     }
 
-    /// Messages that the peer may send.
+    /// Returns the number of messages that the peer may send.
     pub(super) const fn granted(&self) -> u16 {
         self.granted
     }
 
-    /// Receives that are posted.
+    /// Returns the number of receives that are posted.
     pub(super) const fn posted(&self) -> u16 {
         self.posted
     }
 
-    /// Receives that are missing: up to what the peer asks for, and at least one that is not granted, the reserve. The
-    /// peer may hold more than it asks for, since it may have asked for more before; without the reserve, the last send
-    /// credit could not be spent then.
+    /// Returns how many receives are missing: up to the number that the peer asks for, and at least one that is not
+    /// granted, the reserve. The peer may hold more than it asks for, since it may have asked for more before; without
+    /// the reserve, the last send credit could not be spent then.
     pub(super) fn wanted(&self) -> u16 {
         let target = match self.requested {
             0 => 1,
@@ -93,14 +93,14 @@ impl Ledger {
         self.requested = credits_requested;
     }
 
-    /// Most credits that this side grants of its own accord: a peer that asks for fewer than [`MIN_RECEIVES`] gets
-    /// more.
+    /// Returns the maximum number of credits that this side grants of its own accord: a peer that asks for fewer than
+    /// [`MIN_RECEIVES`] gets more.
     fn allowance(&self) -> u16 {
         self.requested.min(self.max).max(MIN_RECEIVES)
     }
 
     /// Takes note of receives that were posted. Any beyond the maximum do not count: they are never granted. The limit
-    /// is not what is wanted now, since that may have shrunk after the owner was told to post them.
+    /// is not the number wanted now, since that may have shrunk after the owner was told to post them.
     pub(super) fn add_posted(&mut self, count: u16) {
         self.posted = self.posted.saturating_add(count).min(self.max);
     }
@@ -129,36 +129,36 @@ impl Ledger {
         Ok(())
     }
 
-    /// Grants in a negotiate response, which costs no send credit: everything posted, up to what was requested. That
-    /// includes the reserve: until the peer has sent something, and so given one receive back, this side can send
-    /// nothing that would need it.
+    /// Grants credits in a negotiate response, which does not cost a send credit: everything posted, up to the number
+    /// requested. That includes the reserve: until the peer has sent something, and so given one receive back, this
+    /// side cannot send anything that would need it.
     pub(super) fn grant_in_response(&mut self) -> u16 {
         self.granted = self.posted.min(self.requested);
         self.granted
     }
 
-    /// What the next message grants; `None` if it must wait: for a send credit, or, if it would
-    /// spend the last one, for a receive to grant. The peer gets no more than its allowance,
-    /// unless the last send credit demands it.
+    /// Returns how many credits the next message grants; `None` if it must wait for a send credit, or, if it would
+    /// spend the last one, for a receive to grant. The peer gets no more than its allowance, unless the last send
+    /// credit demands it.
     pub(super) fn next_grant(&self) -> Option<u16> {
         let untold = self.posted.saturating_sub(self.granted);
         let room = self.allowance().saturating_sub(self.granted);
         match (self.send, self.granted, untold) {
             (0, ..) | (1, _, 0) => None,
             (1, ..) => Some(untold.min(room).max(1)),
-            // A peer that holds nothing gets what there is, even the reserve.
+            // A peer that holds nothing gets everything, even the reserve.
             (_, 0, 1) => Some(1),
             _ => Some(untold.saturating_sub(1).min(room)),
         }
     }
 
-    /// Whether the peer may starve, so that an empty message has to grant it credits if no other
-    /// message does: it holds nothing, or at most a quarter of what it could hold and there are
+    /// Returns whether the peer may starve, so that an empty message has to grant it credits if no other
+    /// message does: it holds none, or it holds at most a quarter of what it could hold and there are
     /// several to grant.
     ///
-    /// While the peer holds any, an empty message grants at least two. This is what ends the
-    /// exchange: the message itself uses one receive of the peer, so each one leaves fewer receives
-    /// ungranted on both sides together.
+    /// While the peer holds any credit, an empty message grants at least two. This ends the
+    /// exchange: the message itself uses one receive of the peer, so each one leaves fewer
+    /// ungranted receives on both sides together.
     pub(super) fn owes_credits(&self) -> bool {
         match self.next_grant() {
             None | Some(0) => false,
@@ -169,18 +169,18 @@ impl Ledger {
         }
     }
 
-    /// Whether this side has a send credit, but lacks receives, so that the peer may not send, or may
-    /// not be sent anything.
+    /// Returns whether this side has a send credit, but lacks receives, so that the peer may not send, or this side may
+    /// not send anything to it.
     pub(super) fn lacks_receives(&self) -> bool {
         self.keeps_peer_silent() || self.send > 0 && self.next_grant().is_none()
     }
 
-    /// Whether the peer may not send because this side lacks receives.
+    /// Returns whether the peer may not send because this side lacks receives.
     pub(super) const fn keeps_peer_silent(&self) -> bool {
         self.send > 0 && self.granted == 0
     }
 
-    /// Spends a send credit on a message that grants `grant`, as `next_grant` allowed.
+    /// Spends a send credit on a message that grants `grant` credits, as `next_grant` allowed.
     pub(super) fn spend(&mut self, grant: u16) {
         self.send = self.send.saturating_sub(1);
         self.granted = self.granted.saturating_add(grant).min(self.posted);

@@ -15,8 +15,8 @@ use super::{Received, State, Transmit};
 use crate::units::{Credits, Instant, RemoteToken};
 use crate::wire::{DataTransfer, NegotiateRequest, NegotiateResponse, STATUS_NOT_SUPPORTED};
 
-/// Bytes from the start of a message that are enough for [`Endpoint::handle_head`]: the longest
-/// negotiate message, and more than the header of any other.
+/// Number of bytes from the start of a message that are enough for [`Endpoint::handle_head`]: the longest negotiate
+/// message, and more than the header of any other.
 pub const HEAD_LENGTH: usize = 32;
 
 /// One end of an SMB Direct connection. See [the module](super) for how to drive it.
@@ -24,7 +24,7 @@ pub const HEAD_LENGTH: usize = 32;
 pub struct Endpoint {
     config: Config,
     phase: Phase,
-    /// Kept when the connection closes.
+    /// The result of the negotiation, which is kept when the connection closes.
     negotiated: Option<Negotiated>,
     credits: Ledger,
     /// The peer has been granted credits at some time. Until then it cannot send.
@@ -33,28 +33,28 @@ pub struct Endpoint {
     outgoing: Option<Outgoing>,
     /// The peer has asked for a message.
     respond: bool,
-    /// The next message asks the peer for one.
+    /// The next message asks the peer for a message.
     ask: bool,
     timers: Timers,
 }
 
-/// [`State`], and within `Negotiating` whose turn it is.
+/// The [`State`], and, within `Negotiating`, the side whose turn it is.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// Acceptor: nothing has come.
+    /// Acceptor: no request has come.
     AwaitRequest,
-    /// Acceptor: agreed; the response waits for receives to grant.
+    /// Acceptor: the sides have agreed; the response waits for receives to grant.
     Respond {
         agreed: Negotiated,
     },
-    /// Acceptor: not agreed; the response goes out and says so.
+    /// Acceptor: the sides have not agreed; the response, which says so, has to be sent.
     Refuse,
     /// Initiator: the request waits for a receive, which the response needs.
     Request,
-    /// Initiator: the request is out.
+    /// Initiator: the request has been sent.
     AwaitResponse,
     Established,
-    /// The message in progress still goes out.
+    /// The message in progress is still being sent.
     Closing,
     Closed,
 }
@@ -63,23 +63,23 @@ enum Phase {
 #[derive(Clone, Copy, Debug)]
 struct Outgoing {
     length: u32,
-    /// Bytes that transmits have carried. Less than `length`.
+    /// Number of bytes that transmits have carried, which is less than `length`.
     sent: u32,
     invalidate: Option<RemoteToken>,
 }
 
 impl Endpoint {
-    /// The end that was connected to. `now` is the moment at which the RDMA connection was
+    /// Makes the end that accepted the connection. `now` is the moment at which the RDMA connection was
     /// established: the negotiation timer runs from it.
     ///
-    /// Values of `config` that are out of range are raised to the least legal ones.
+    /// Values of `config` that are out of range are raised to the smallest legal ones.
     #[must_use]
     pub fn acceptor(config: Config, now: Instant) -> Self {
         Self::new(config, now, Phase::AwaitRequest)
     }
 
-    /// The end that connected; otherwise as [`Endpoint::acceptor`]. Its request goes out when the
-    /// first receive is posted.
+    /// Makes the end that connected; otherwise this is like [`Endpoint::acceptor`]. Its request is sent when the first
+    /// receive is posted.
     #[must_use]
     pub fn initiator(config: Config, now: Instant) -> Self {
         Self::new(config, now, Phase::Request)
@@ -101,7 +101,7 @@ impl Endpoint {
         }
     }
 
-    /// What the endpoint is doing.
+    /// Returns the state of the endpoint.
     #[must_use]
     pub fn state(&self) -> State {
         match self.phase {
@@ -114,39 +114,39 @@ impl Endpoint {
         }
     }
 
-    /// `Some` once the negotiation is complete in this side's eyes (an acceptor has sent its response, an initiator has
-    /// accepted it), and from then on, even when closed.
+    /// Returns the result of the negotiation once it is complete from this side's view (an acceptor has sent its
+    /// response, or an initiator has accepted it), and from then on, even when the endpoint is closed.
     #[must_use]
     pub fn negotiated(&self) -> Option<&Negotiated> {
         self.negotiated.as_ref()
     }
 
-    /// Messages that this side may send.
+    /// Returns the number of messages that this side may send.
     #[must_use]
     pub fn send_credits(&self) -> Credits {
         Credits(self.credits.send())
     }
 
-    /// Messages that the peer may send: those granted, less those that have arrived.
+    /// Returns the number of messages that the peer may send: those granted, minus those that have arrived.
     #[must_use]
     pub fn receive_credits(&self) -> Credits {
         Credits(self.credits.granted())
     }
 
-    /// Receives that are posted and not used by a message that was handled.
+    /// Returns the number of posted receives that no handled message has used.
     #[must_use]
     pub fn receives_posted(&self) -> u16 {
         self.credits.posted()
     }
 
-    /// Whether a message is in progress: started, and its last byte not yet in a [`Transmit`].
+    /// Returns whether a message is in progress: it was started, and its last byte is not in a [`Transmit`] yet.
     #[must_use]
     pub fn is_sending(&self) -> bool {
         self.outgoing.is_some()
     }
 
-    /// Bytes that each receive posted from now on must hold: [`NEGOTIATE_RECEIVE_SIZE`] while the peer's part of the
-    /// negotiation is awaited, then `max_receive_size`.
+    /// Returns the number of bytes that each receive posted from now on must hold: [`NEGOTIATE_RECEIVE_SIZE`] while the
+    /// peer's part of the negotiation is awaited, then `max_receive_size`.
     #[must_use]
     pub fn receive_size(&self) -> u32 {
         match (&self.phase, &self.negotiated) {
@@ -155,8 +155,8 @@ impl Endpoint {
         }
     }
 
-    /// Receives that should be posted now; the owner posts as many as it has buffers for, and reports how many. Fewer
-    /// means that the peer may send less.
+    /// Returns how many receives should be posted now; the owner posts as many as it has buffers for, and reports how
+    /// many. If it posts fewer, the peer may send less.
     #[must_use]
     pub fn receives_wanted(&self) -> u16 {
         match self.phase {
@@ -165,25 +165,24 @@ impl Endpoint {
         }
     }
 
-    /// From now on this side posts, and so grants, at most `max` receives, for an owner that does not trust every peer
-    /// with the configured maximum from the start. What was granted stays granted.
+    /// Limits the receives that this side posts, and so grants, from now on to `max`, for an owner that does not trust
+    /// every peer with the configured maximum from the start. Credits that were granted stay granted.
     pub fn set_receive_credit_max(&mut self, max: Credits) {
         self.credits.set_max(max.0);
     }
 
-    /// Takes note that `count` receives of [`Endpoint::receive_size`] bytes are posted: from here on
-    /// they may be granted. One that was posted before the endpoint existed counts, too. More than
-    /// were wanted may be posted, but are not granted beyond the configured maximum.
+    /// Takes note that `count` receives of [`Endpoint::receive_size`] bytes are posted, which may be granted from now
+    /// on. A receive that was posted before the endpoint existed counts, too. More than were wanted may be posted, but
+    /// they are not granted beyond the configured maximum.
     pub fn handle_receives_posted(&mut self, count: u16) {
         self.credits.add_posted(count);
     }
 
-    /// Takes a message that was received. In [`State::Closed`] it is ignored.
+    /// Handles a message that was received. In [`State::Closed`] it is ignored.
     ///
     /// # Errors
     ///
-    /// Every [`ProtocolError`] but the timeouts. The endpoint is closed then, and the owner ends
-    /// the connection.
+    /// Every [`ProtocolError`] except the timeouts. The endpoint is then closed, and the owner ends the connection.
     #[inline]
     pub fn handle_message(
         &mut self,
@@ -197,9 +196,9 @@ impl Endpoint {
         )
     }
 
-    /// The same for a message of `length` bytes of which `head` holds the first [`HEAD_LENGTH`], or all if it is
-    /// shorter: what an owner copies out of memory that others may write. The payload is the owner's, and is never
-    /// looked at here.
+    /// Handles a message of `length` bytes of which `head` holds the first [`HEAD_LENGTH`], or all if it is shorter: an
+    /// owner copies so many out of memory that others may write. The payload belongs to the owner, and is never looked
+    /// at here.
     ///
     /// # Errors
     ///
@@ -211,7 +210,7 @@ impl Endpoint {
         head: &[u8],
         length: u32,
     ) -> Result<Received, ProtocolError> {
-        // Whatever follows the message in the owner's memory is not part of it.
+        // Bytes after the message in the owner's memory are not part of it.
         let head = usize::try_from(length)
             .ok()
             .and_then(|length| head.get(..length))
@@ -221,19 +220,18 @@ impl Endpoint {
             Phase::AwaitRequest => self.handle_request(head),
             Phase::AwaitResponse => self.handle_response(now, head),
             Phase::Respond { .. } | Phase::Refuse | Phase::Request => Err(ProtocolError::OutOfTurn),
-            // The peer sent it before it could know: a race, not an error.
+            // The peer sent it before it could know, so this is a race and not an error.
             Phase::Closed => Ok(Received::Credits),
         };
         result.inspect_err(|_| self.phase = Phase::Closed)
     }
 
-    /// Does what is due at `now`; has no effect before [`Endpoint::poll_timeout`].
+    /// Does the work that is due at `now`; has no effect before [`Endpoint::poll_timeout`].
     ///
     /// # Errors
     ///
-    /// [`ProtocolError::NegotiationTimeout`], [`ProtocolError::KeepaliveTimeout`],
-    /// [`ProtocolError::CreditTimeout`], [`ProtocolError::MessageTimeout`]. The endpoint is closed then, and the owner
-    /// ends the connection.
+    /// [`ProtocolError::NegotiationTimeout`], [`ProtocolError::KeepaliveTimeout`], [`ProtocolError::CreditTimeout`],
+    /// [`ProtocolError::MessageTimeout`]. The endpoint is then closed, and the owner ends the connection.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if matches!(self.phase, Phase::Closed) {
             return Ok(());
@@ -242,7 +240,7 @@ impl Endpoint {
         result.inspect_err(|_| self.phase = Phase::Closed)
     }
 
-    /// When `handle_timeout` must be called, unless something else happens before; `None` when
+    /// Returns when `handle_timeout` must be called, unless something else happens before; `None` when the endpoint is
     /// closed.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -254,12 +252,12 @@ impl Endpoint {
 
     /// Begins to send an upper-layer message of `length` bytes. The owner keeps them until the SENDs of all its
     /// transmits have completed. The last of these invalidates `invalidate`, a token of the peer: its memory stays
-    /// accessible while the fragments arrive, but no longer once the message is complete, so that the peer never sees
-    /// the one without the other.
+    /// accessible while the fragments arrive, but not after the message is complete, so that the peer never sees the
+    /// one without the other.
     ///
     /// # Errors
     ///
-    /// Every [`SendError`]; nothing has changed then.
+    /// Every [`SendError`]; nothing has then changed.
     pub fn start_message(
         &mut self,
         length: u32,
@@ -285,8 +283,8 @@ impl Endpoint {
         Ok(())
     }
 
-    /// The next message to send, to be posted as one SEND; `None` if there is none now. Call it until it returns
-    /// `None`: a wait for credits begins with that call.
+    /// Returns the next message to send, as one SEND; `None` if there is none now. Call it until it returns `None`,
+    /// because a wait for credits begins with that call.
     #[inline]
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         match self.phase {
@@ -322,9 +320,9 @@ impl Endpoint {
         }
     }
 
-    /// Takes no new messages. The message in progress, or the refusal of a negotiation, still goes out before the
-    /// endpoint closes; if there is neither, it closes at once. Messages of the peer are still taken until then, since
-    /// they may bring the credits that are missing.
+    /// Stops taking new messages. The message in progress, or the refusal of a negotiation, is still sent before the
+    /// endpoint closes; if there is neither, it closes at once. Messages of the peer are handled until then, since they
+    /// may bring the missing credits.
     pub fn close(&mut self) {
         self.phase = match self.phase {
             Phase::Refuse => Phase::Refuse,
@@ -340,7 +338,7 @@ impl Endpoint {
             .start(Liveness::Idle, now + self.config.idle_timeout);
     }
 
-    /// [MS-SMBD] 3.1.5.6.
+    /// Handles a negotiate request ([MS-SMBD] 3.1.5.6).
     fn handle_request(&mut self, message: &[u8]) -> Result<Received, ProtocolError> {
         let request = NegotiateRequest::parse(message)?;
         self.credits.take_negotiate();
@@ -354,7 +352,7 @@ impl Endpoint {
         Ok(Received::Negotiate)
     }
 
-    /// [MS-SMBD] 3.1.5.7.
+    /// Handles a negotiate response ([MS-SMBD] 3.1.5.7).
     fn handle_response(&mut self, now: Instant, message: &[u8]) -> Result<Received, ProtocolError> {
         let response = NegotiateResponse::parse(message)?;
         self.credits.take_negotiate();
@@ -365,7 +363,7 @@ impl Endpoint {
         Ok(Received::Negotiate)
     }
 
-    /// [MS-SMBD] 3.1.5.8.
+    /// Handles a data transfer message ([MS-SMBD] 3.1.5.8).
     #[inline]
     fn handle_data(
         &mut self,
@@ -383,7 +381,7 @@ impl Endpoint {
         self.credits.take_message(data.credits_granted.0)?;
         self.credits.set_requested(data.credits_requested.0);
         let received = if data.total_length() == 0 {
-            // Harmless even within a message: there are peers that send credits there.
+            // This is harmless even within a message: some peers send credits there.
             Received::Credits
         } else {
             let Placed { offset, total } = self.reassembly.take(
@@ -418,7 +416,7 @@ impl Endpoint {
         Ok(received)
     }
 
-    /// [MS-SMBD] 3.1.6.
+    /// Handles the timer events ([MS-SMBD] 3.1.6).
     fn expire(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if self.timers.credits.is_some_and(|deadline| deadline <= now) {
             return Err(ProtocolError::CreditTimeout);
@@ -436,14 +434,14 @@ impl Endpoint {
             Liveness::Idle => {
                 self.ask = true;
                 // The peer has no credit to answer with, or cannot be asked, because this side's owner lacks memory for
-                // receives, so its silence says nothing. The question still goes out if it can, because it shows the
+                // receives, so its silence means nothing. The question is still sent if possible, because it shows the
                 // peer that this side lives.
                 if self.credits.lacks_receives() {
                     self.timers
                         .start(Liveness::Idle, now + self.config.idle_timeout);
                 } else {
-                    // Without a send credit the question cannot be asked, but the time runs anyway: a peer that lives
-                    // owes credits, or asks a question of its own.
+                    // Without a send credit the question cannot be asked, but the time runs anyway: a live peer owes
+                    // credits, or asks its own question.
                     self.timers
                         .start(Liveness::Keepalive, now + self.config.keepalive_timeout);
                 }
@@ -452,7 +450,7 @@ impl Endpoint {
         }
     }
 
-    /// [MS-SMBD] 3.1.5.1.
+    /// Makes the next message of an established connection ([MS-SMBD] 3.1.5.1).
     #[inline]
     fn transmit_data(&mut self, now: Instant) -> Option<Transmit> {
         if self.outgoing.is_none() && !self.respond && !self.ask && !self.credits.owes_credits() {
@@ -484,7 +482,7 @@ impl Endpoint {
         Some(self.fragment(grant, flags))
     }
 
-    /// A message with the next piece of the message in progress, or an empty one if there is none.
+    /// Makes a message with the next piece of the message in progress, or an empty one if there is none.
     #[inline]
     fn fragment(&mut self, grant: u16, flags: u16) -> Transmit {
         let (payload, length, invalidate) = match &self.outgoing {
@@ -519,7 +517,7 @@ impl Endpoint {
         }
     }
 
-    /// Most bytes of a message in progress that one transmit carries. At least 104.
+    /// Returns the maximum number of bytes of a message in progress that one transmit carries: at least 104.
     #[inline]
     fn payload_max(&self) -> u32 {
         let size = self

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Why a connection ends, and why a message is not taken.
+//! The reasons why a connection ends, and why a message is not taken.
 //!
-//! A [`ProtocolError`] is always fatal to its connection and to nothing else; which rule was
-//! broken is for counters and logs, never for the peer.
+//! A [`ProtocolError`] is always fatal to its connection and to nothing else; the rule that was broken is for counters
+//! and logs, never for the peer.
 
 use crate::wire::WireError;
 
@@ -11,14 +11,14 @@ use crate::wire::WireError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum ProtocolError {
-    /// A message breaks a rule that holds whenever it comes ([MS-SMBD] 3.1.5.6 to 3.1.5.8).
+    /// A message breaks a rule that holds at any time ([MS-SMBD] 3.1.5.6 to 3.1.5.8).
     #[error("{0}")]
     Wire(#[from] WireError),
     /// The acceptor refused the negotiation with this NTSTATUS ([MS-SMBD] 3.1.5.7).
     #[error("the negotiation was refused with status {0:#010x}")]
     Refused(u32),
-    /// A message came before this side has sent its own part of the negotiation: an acceptor spoke
-    /// first, or an initiator did not wait for the response.
+    /// A message came before this side had sent its own part of the negotiation: an acceptor spoke first, or an
+    /// initiator did not wait for the response.
     #[error("a message came out of turn during the negotiation")]
     OutOfTurn,
     /// A message is longer than the maximum receive size that was agreed on.
@@ -27,15 +27,15 @@ pub enum ProtocolError {
     /// The peer sent a message without holding a credit ([MS-SMBD] 3.1.5.1).
     #[error("the peer sent more messages than it was granted credits")]
     CreditsExceeded,
-    /// The credits that the peer has granted sum up to more than 65,535.
+    /// The credits that the peer has granted add up to more than 65,535.
     #[error("the peer granted more credits than can be counted")]
     SendCreditsOverflow,
-    /// `DataLength + RemainingDataLength` is larger than what this side reassembles
-    /// ([MS-SMBD] 3.1.5.8).
+    /// `DataLength + RemainingDataLength` is larger than the longest message that this side reassembles ([MS-SMBD]
+    /// 3.1.5.8).
     #[error("the upper-layer message is larger than the agreed maximum")]
     FragmentedSizeExceeded,
-    /// `DataLength + RemainingDataLength` is not what the previous fragment left over
-    /// ([MS-SMBD] 3.1.5.8).
+    /// `DataLength + RemainingDataLength` is not the number of bytes that the previous fragment left ([MS-SMBD]
+    /// 3.1.5.8).
     #[error("a fragment does not continue the upper-layer message")]
     RemainingMismatch,
     /// The negotiation took too long ([MS-SMBD] 3.1.6).
@@ -47,13 +47,13 @@ pub enum ProtocolError {
     /// A message waited too long for send credits ([MS-SMBD] 3.1.6).
     #[error("the peer granted no credits in time")]
     CreditTimeout,
-    /// The peer began a message and did not complete it in time. Not a rule of [MS-SMBD].
+    /// The peer began a message and did not complete it in time. This is not a rule of [MS-SMBD].
     #[error("the peer began a message and did not complete it in time")]
     MessageTimeout,
 }
 
 impl ProtocolError {
-    /// A name for counters: lower case, words joined by `_`, stable. For [`ProtocolError::Wire`]
+    /// Returns a stable name for counters, in lower case, with words joined by `_`. For [`ProtocolError::Wire`], it is
     /// the name of the rule.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -68,22 +68,22 @@ impl ProtocolError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum SendError {
-    /// Not established, or closing.
+    /// The connection is not established, or is closing.
     #[error("the connection is not established")]
     NotEstablished,
     /// The previous message is still in progress.
     #[error("a message is in progress")]
     Busy,
-    /// Larger than the peer reassembles.
+    /// The message is larger than the longest that the peer reassembles.
     #[error("the message is larger than the peer reassembles")]
     TooLong,
-    /// An empty message cannot be sent.
+    /// The message is empty, and cannot be sent.
     #[error("the message is empty")]
     Empty,
 }
 
 impl SendError {
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()

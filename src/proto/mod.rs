@@ -2,18 +2,17 @@
 
 //! The SMB Direct endpoint of [MS-SMBD]: negotiation, credits, fragments and timers, without I/O.
 //!
-//! An [`Endpoint`] is one end of one connection, acceptor or initiator: a plain value of some two
-//! hundred bytes that owns no buffer, no queue, no socket and no clock, and never allocates. Its
-//! *owner* has all of those; it tells the endpoint what happened and asks it what to do. The
-//! endpoint is apart from the transport so that two hours of a connection, with all their faults,
-//! can be simulated in a millisecond, and so that a kernel could use it.
+//! An [`Endpoint`] is one end of one connection, acceptor or initiator: a plain value of some two hundred bytes that
+//! owns no buffer, no queue, no socket and no clock, and never allocates. Its *owner* has all of those; it tells the
+//! endpoint what happened and asks it what to do. The endpoint is separate from the transport so that tests can
+//! simulate two hours of a connection, with all their faults, in a millisecond, and so that a kernel can use it.
 //!
-//! It must never do I/O, read a clock, look at a payload, or panic on anything that a peer sends.
+//! An endpoint must never do I/O, read a clock, look at a payload, or panic on anything that a peer sends.
 //!
 //! # Methods and their order
 //!
-//! - *Getters* tell about the state and change nothing: [`state`](Endpoint::state),
-//!   [`negotiated`](Endpoint::negotiated), [`send_credits`](Endpoint::send_credits) and others.
+//! - *Getters* return the state and change nothing: [`state`](Endpoint::state), [`negotiated`](Endpoint::negotiated),
+//!   [`send_credits`](Endpoint::send_credits) and others.
 //! - *Events* come in through `handle_*`:
 //!   [`handle_receives_posted`](Endpoint::handle_receives_posted),
 //!   [`handle_message`](Endpoint::handle_message), [`handle_timeout`](Endpoint::handle_timeout).
@@ -25,22 +24,21 @@
 //! After any number of events and actions, the owner
 //!
 //! 1. posts up to `receives_wanted` receives of `receive_size` bytes each, as far as it has memory,
-//!    and says how many with `handle_receives_posted`. First the receives, then the transmits:
-//!    what is posted too late cannot be granted, and a connection with nothing granted stands still;
+//!    and says how many with `handle_receives_posted`. The receives come before the transmits, because
+//!    a receive that is posted too late cannot be granted, and a connection with nothing granted stands still;
 //! 2. calls `poll_transmit` until it returns `None`, and posts one SEND for each [`Transmit`], in
 //!    order;
 //! 3. ends the connection if `state` is [`State::Closed`];
 //! 4. arms its timer with `poll_timeout`.
 //!
 //! Messages must be handed to `handle_message` in the order of arrival, each exactly once. On any
-//! `Err(`[`ProtocolError`]`)` the owner ends the connection at once; the endpoint is closed then.
-//! A SEND or a receive that fails ends the connection too: RDMA has no other way, so there is
-//! nothing to tell the endpoint.
+//! `Err(`[`ProtocolError`]`)` the owner ends the connection at once; the endpoint is closed then. A SEND or a receive
+//! that fails ends the connection, too: RDMA works in no other way, so there is nothing to report to the endpoint.
 //!
-//! Time is a monotonic [`Instant`](crate::units::Instant) that comes in as an argument; it must not
-//! run backwards from one call to the next. A timer that is served late is late and no more: the
-//! peer always gets its full time. Messages that have arrived are handed over before
-//! `handle_timeout` is called, or a late owner takes its own lateness for the peer's silence.
+//! Time is a monotonic [`Instant`](crate::units::Instant) that comes in as an argument; it must not run backwards from
+//! one call to the next. If a timer is served late, there is no other harm: the peer always gets its full time.
+//! Messages that have arrived are handed over before `handle_timeout` is called, or a late owner takes its own lateness
+//! for the peer's silence.
 //!
 //! # States
 //!
@@ -86,38 +84,34 @@
 //!   receive, the reserve, is granted only together with the last send credit, or to a peer that
 //!   holds nothing. Hence one more is posted than is granted if the peer asks for fewer credits
 //!   than it holds. The peer's answer uses up a receive and thereby restores the reserve.
-//! - *A peer that may starve is told of receives by an empty message* at once if there is no other
-//!   message: if it holds no credit, or at most a quarter of what it may hold and there are at least
-//!   two to grant. An empty message itself uses one receive of the peer, so each leaves fewer
-//!   ungranted receives in the world than before, and two peers do not answer each other's credits
-//!   with credits for ever.
+//! - *A peer that may starve gets credits in an empty message* at once if there is no other message: if it holds no
+//!   credit, or at most a quarter of what it may hold and there are at least two to grant. An empty message itself uses
+//!   one receive of the peer, so each leaves fewer ungranted receives on both sides together, and two peers do not
+//!   answer each other's credits with credits for ever.
 //!
-//! Peers that keep [MS-SMBD] by the letter have no reserve: if all that they may post is granted,
-//! they wait with their last credit for another one. So a peer is not left with a single credit,
-//! and at least four receives are posted even if it asks for fewer credits; only the negotiate
-//! response grants no more than was asked for. Otherwise the peer is granted no more than it asks
-//! for with its latest message, or those four.
+//! Peers that follow [MS-SMBD] to the letter have no reserve: if all receives that they may post are granted, they keep
+//! their last credit and wait for another one. So a peer is not left with a single credit, and at least four receives
+//! are posted even if it asks for fewer credits; only the negotiate response grants no more than was asked for.
+//! Otherwise the peer is granted no more than it asks for with its latest message, or those four.
 //!
-//! The negotiate response grants the initiator its first credits, everything posted up to what was
-//! requested. The acceptor has none until the initiator's first message, which therefore always
-//! grants some and is sent at once, empty if need be.
+//! The negotiate response grants the initiator its first credits, everything posted up to what was requested. The
+//! acceptor has no credits until the initiator's first message, which therefore always grants some and is sent at once,
+//! empty if necessary.
 //!
-//! An owner may lack memory for receives as long as it likes: the peer runs out of credits, but its
-//! silence does not end the connection, since it may not send. The endpoint still sends keepalives,
-//! so that the peer does not give up this side. Whether such a connection lives on is then the
-//! owner's decision alone.
+//! An owner may lack memory for receives as long as it likes: the peer runs out of credits, but its silence does not
+//! end the connection, since it may not send. The endpoint still sends keepalives, so that the peer does not give up
+//! this side. Only the owner decides whether such a connection continues.
 //!
-//! A receive must not depend on a SEND: an owner that frees memory for receives only when a
-//! message has gone out can stand still with its last send credit. And it must have memory for two
-//! receives at a time, sooner or later: with one on both sides, the only credit in the world
-//! would travel back and forth in empty messages.
+//! A receive must not depend on a SEND: an owner that frees memory for receives only when a message has gone out can
+//! stand still with its last send credit. And it must have memory for two receives at a time, sooner or later: with one
+//! on each side, the only credit would travel back and forth in empty messages.
 //!
 //! # Fragments
 //!
-//! One upper-layer message is in progress at a time, and each transmit of an established connection
-//! carries as much of it as fits; credits and keepalives travel along. There is never an empty
-//! message between two fragments: peers exist whose reassembly breaks on it. The peer may send some,
-//! and fragments without bytes, which begin or continue a message as others do.
+//! One upper-layer message is in progress at a time, and each transmit of an established connection carries as much of
+//! it as fits; credits and keepalives travel along. An endpoint never sends an empty message between two fragments,
+//! because it breaks the reassembly of some peers. The peer may send such messages, and fragments without bytes, which
+//! begin or continue a message as others do.
 
 mod config;
 mod credits;
@@ -135,16 +129,16 @@ pub use error::{ProtocolError, SendError};
 
 use crate::units::RemoteToken;
 
-/// What an SMB Direct endpoint is doing.
+/// The state of an SMB Direct endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// The negotiation is not complete.
     Negotiating,
     /// Messages go both ways.
     Established,
-    /// No new messages are taken; what is in progress, or the refusal of a negotiation, still goes out.
+    /// No new messages are taken; the message in progress, or the refusal of a negotiation, is still sent.
     Closing,
-    /// Nothing more to send: the owner ends the connection.
+    /// There is nothing more to send: the owner ends the connection.
     Closed,
 }
 
@@ -153,18 +147,18 @@ pub enum State {
 pub struct Transmit {
     /// The SMB Direct header, or a whole negotiate message; `header_length` bytes of it.
     pub header: [u8; 32],
-    /// Bytes of `header` that count: 20, 24 or 32.
+    /// Number of valid bytes of `header`: 20, 24 or 32.
     pub header_length: u8,
-    /// The part of the message in progress that follows the header; empty without one.
+    /// The part of the message in progress that follows the header; empty if there is none.
     pub payload: Range<u32>,
     /// The peer's token to invalidate with this SEND.
     pub invalidate: Option<RemoteToken>,
-    /// This SEND carries the last bytes of the message in progress: the next one may be started.
+    /// Whether this SEND carries the last bytes of the message in progress, so that the next one may be started.
     pub ends_message: bool,
 }
 
 impl Transmit {
-    /// The bytes of `header` that count.
+    /// Returns the valid bytes of `header`.
     #[must_use]
     pub fn header(&self) -> &[u8] {
         self.header
@@ -172,8 +166,8 @@ impl Transmit {
             .unwrap_or(&self.header)
     }
 
-    /// A message of the first `length` of these at most 32 bytes, and nothing else. The number of
-    /// bytes is a constant, so the copy is a few moves.
+    /// Makes a message of the first `length` of these at most 32 bytes, and nothing else. The number of bytes is a
+    /// constant, so the copy takes only a few moves.
     #[inline]
     fn bare<const N: usize>(bytes: &[u8; N], length: usize) -> Self {
         let mut header = [0; 32];
@@ -190,7 +184,7 @@ impl Transmit {
     }
 }
 
-/// What a received SMB Direct message was.
+/// The meaning of a received SMB Direct message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
     /// A negotiate message.
@@ -199,12 +193,12 @@ pub enum Received {
     Credits,
     /// A fragment of an upper-layer message.
     Fragment {
-        /// Where its bytes lie in the received message. Never empty.
+        /// The range of its bytes in the received message, which is never empty.
         payload: Range<u32>,
-        /// Where they belong in the upper-layer message; 0 begins a new one.
+        /// Their offset in the upper-layer message; 0 begins a new message.
         offset: u32,
-        /// Bytes of the whole upper-layer message: with `offset + payload.len()` reached it is
-        /// complete.
+        /// Length of the whole upper-layer message, in bytes: it is complete when `offset + payload.len()` reaches
+        /// this.
         total: u32,
     },
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What each side says in the negotiation, and how it judges what it hears ([MS-SMBD] 3.1.5.6,
+//! Makes the messages of the negotiation, and judges those of the peer ([MS-SMBD] 3.1.5.6,
 //! 3.1.5.7).
 //!
-//! Pure functions of a configuration and a message; the order of events is the endpoint's.
+//! These are pure functions of a configuration and a message; the endpoint handles the order of events.
 
 use super::config::{Config, Negotiated};
 use super::error::ProtocolError;
@@ -12,7 +12,7 @@ use crate::wire::{
     MIN_MAX_RECEIVE_SIZE, NegotiateRequest, NegotiateResponse, STATUS_SUCCESS, VERSION,
 };
 
-/// What an initiator sends first.
+/// Makes the first message of an initiator.
 pub(super) fn request(config: &Config) -> NegotiateRequest {
     NegotiateRequest {
         min_version: VERSION,
@@ -24,11 +24,11 @@ pub(super) fn request(config: &Config) -> NegotiateRequest {
     }
 }
 
-/// How an acceptor judges a request: `None` if it has to refuse the versions offered, an error if
+/// Judges a request for an acceptor: returns `None` if it has to refuse the versions offered, and an error if
 /// it has to end the connection without a response.
 ///
-/// The initiator may prefer to send any size at all: what it asks for is raised to 128 bytes, the
-/// least that both sides must be able to receive, and cut to what this side receives.
+/// The initiator may prefer to send any size at all: the size that it asks for is raised to 128 bytes, the
+/// minimum that both sides must be able to receive, and cut to the size that this side receives.
 pub(super) fn accept_request(
     config: &Config,
     request: &NegotiateRequest,
@@ -46,7 +46,7 @@ pub(super) fn accept_request(
     }))
 }
 
-/// The response that agrees, and grants credits.
+/// Makes the response that agrees, and grants credits.
 pub(super) fn response(config: &Config, agreed: &Negotiated, granted: u16) -> NegotiateResponse {
     NegotiateResponse {
         min_version: VERSION,
@@ -62,12 +62,12 @@ pub(super) fn response(config: &Config, agreed: &Negotiated, granted: u16) -> Ne
     }
 }
 
-/// How an initiator judges the response.
+/// Judges the response for an initiator.
 pub(super) fn accept_response(
     config: &Config,
     response: &NegotiateResponse,
 ) -> Result<Negotiated, ProtocolError> {
-    // The status before all other values: those of a refusal are 0, and would hide the reason.
+    // The status comes before all other values, because those of a refusal are 0, and would hide the reason.
     if response.status != STATUS_SUCCESS {
         return Err(ProtocolError::Refused(response.status));
     }

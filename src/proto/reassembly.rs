@@ -1,39 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Upper-layer messages out of fragments ([MS-SMBD] 3.1.5.8).
+//! Reassembles upper-layer messages from fragments ([MS-SMBD] 3.1.5.8).
 //!
-//! Only the arithmetic: the bytes are the owner's. Each fragment has to continue exactly where the
-//! one before it ended, or the connection ends: peers that are lax here are known, and a message
-//! put together from the wrong parts would reach the upper layer.
+//! This is only the arithmetic: the bytes belong to the owner. Each fragment has to continue exactly where the
+//! one before it ended, or the connection ends: some peers are known to be lax here, and otherwise a message
+//! assembled from the wrong parts would reach the upper layer.
 
 use super::error::ProtocolError;
 
-/// Where the message in reassembly stands; all zero without one.
+/// The progress of the message in reassembly; all zero if there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reassembly {
-    /// Bytes that have arrived.
+    /// Number of bytes that have arrived.
     received: u32,
-    /// Bytes still to come; 0 without a message in reassembly.
+    /// Number of bytes still to come; 0 if no message is in reassembly.
     remaining: u32,
 }
 
-/// Where a fragment belongs.
+/// The place of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Placed {
-    /// Its first byte in the upper-layer message.
+    /// The offset of its first byte in the upper-layer message.
     pub(super) offset: u32,
-    /// Bytes of the whole message.
+    /// Length of the whole message, in bytes.
     pub(super) total: u32,
 }
 
 impl Reassembly {
-    /// Whether a message has begun and is not complete.
+    /// Returns whether a message has begun and is not complete.
     pub(super) const fn is_incomplete(&self) -> bool {
         self.remaining != 0
     }
 
-    /// Takes a fragment of `data_length` bytes, after which, the peer says, `remaining_data_length`
-    /// are to come (not both 0); the whole message may have up to `max_fragmented_size`.
+    /// Takes a fragment of `data_length` bytes, after which, according to the peer, `remaining_data_length` bytes are
+    /// to come; not both are 0. The whole message may have up to `max_fragmented_size` bytes.
     pub(super) fn take(
         &mut self,
         data_length: u32,
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn refuses_a_fragment_that_does_not_continue_the_message() {
-        // [MS-SMBD] 3.1.5.8: ends too early, too late, or begins another one.
+        // [MS-SMBD] 3.1.5.8: the message ends too early or too late, or the fragment begins another one.
         for (length, remaining) in [
             (10, 0),
             (10, 79),

@@ -10,21 +10,21 @@ use core::time::Duration;
 
 use crate::units::Instant;
 
-/// What the timer of the connection's liveness means at present.
+/// The current meaning of the timer of the connection's liveness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Liveness {
     /// The negotiation must be complete.
     Negotiation,
-    /// The peer has been silent for long, and has to be asked for a message.
+    /// The peer has been silent for a long time, and has to be asked for a message.
     Idle,
-    /// The peer has been asked, and has to have sent one.
+    /// The peer has been asked, and must have sent a message.
     Keepalive,
 }
 
 /// The time of the message in reassembly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MessageTime {
-    /// It has to be complete by then.
+    /// The message has to be complete by this time.
     Until(Instant),
     /// The peer may not send. Once it may again, it has this much time.
     Left(Duration),
@@ -33,7 +33,7 @@ pub(super) enum MessageTime {
 /// The deadlines of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timers {
-    /// What `deadline` means.
+    /// The meaning of `deadline`.
     pub(super) liveness: Liveness,
     /// The deadline itself.
     pub(super) deadline: Instant,
@@ -44,7 +44,7 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// Starts with the negotiation.
+    /// Makes the timers, which start with the negotiation.
     pub(super) const fn new(deadline: Instant) -> Self {
         Self {
             liveness: Liveness::Negotiation,
@@ -60,7 +60,8 @@ impl Timers {
         self.deadline = deadline;
     }
 
-    /// From `now` on the peer may not send, or may again: while it may not, the time of a message does not run.
+    /// Takes note that the peer may not send, or may send again, from `now` on: while it may not, the time of a message
+    /// stops.
     #[inline]
     pub(super) fn set_silent(&mut self, now: Instant, silent: bool) {
         self.message = self.message.map(|message| match message {
@@ -72,7 +73,7 @@ impl Timers {
         });
     }
 
-    /// When the message in reassembly has to be complete, if its time is running.
+    /// Returns when the message in reassembly has to be complete, if its time is running.
     pub(super) fn message_deadline(&self) -> Option<Instant> {
         match self.message {
             Some(MessageTime::Until(deadline)) => Some(deadline),
@@ -80,7 +81,7 @@ impl Timers {
         }
     }
 
-    /// The next moment at which something has to be done.
+    /// Returns the next moment at which something has to be done.
     pub(super) fn next(&self) -> Instant {
         let beside = [self.credits, self.message_deadline()];
         let beside = beside.into_iter().flatten();

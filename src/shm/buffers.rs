@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Buffers in memory that another process has mapped too, given out and taken back here.
+//! Gives out buffers in memory that another process has mapped, too, and takes them back.
 //!
 //! Memory comes in *segments*, each a sealed memory file; a segment consists of *units*, and a buffer is a run of
-//! consecutive units in one segment. Only this side knows which units are in use, in its private memory: what the other
-//! process writes into the shared bytes changes contents, never ownership.
+//! consecutive units in one segment. Only this side knows which units are in use, in its private memory: writes of the
+//! other process into the shared bytes change contents, never ownership.
 //!
 //! ```text
 //!   segment 0   [a a . c . . . .]                     a: 2 units   b: 8   c: 1   .: free
@@ -21,13 +21,11 @@
 //!
 //! A [`Buffer`] is a number that may go to the other process and come back. It names the segment, the first unit and a
 //! generation. The generation changes each time a unit is given out, even if the unit lies in a later segment of the
-//! same number, so a number that is made up, or comes back twice, is told from one that is in use.
+//! same number, so a number that is made up, or comes back twice, differs from one that is in use.
 //!
-//! Buffers of one size, such as those for the messages of a connection, are the same with a longest run of one unit:
-//! [`Shape::slots`]. There is no second allocator.
-//! This module must never wait, and never grow by itself: a new segment is of no use until the other process has mapped
-//! it, which its owner has to arrange.
-//! other process has mapped it, and that is its owner's to arrange.
+//! Buffers of one size, such as those for the messages of a connection, have a longest run of one unit:
+//! [`Shape::slots`]. There is no second allocator. This module must never wait, and never grow by itself: a new segment
+//! is of no use until the other process has mapped it, which its owner has to arrange.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -38,21 +36,21 @@ use crate::sys::Memory;
 #[cfg(test)]
 mod tests;
 
-/// How much memory there is, and in what pieces.
+/// The shape of the memory: how much there is, and in what pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Bytes of a unit: 1 or more; a multiple of the page size if buffers are to begin at page boundaries.
+    /// Length of a unit, in bytes: 1 or more; a multiple of the page size if buffers have to begin at page boundaries.
     pub unit_length: usize,
-    /// Units of the longest segment: from 1 to 65,536.
+    /// Number of units in the longest segment: 1 to 65,536.
     pub units_per_segment: u32,
-    /// Units of the longest buffer: from 1 to `units_per_segment`.
+    /// Number of units in the longest buffer: 1 to `units_per_segment`.
     pub longest_run: u32,
-    /// Segments that there may be at a time: from 1 to 65,536.
+    /// Maximum number of segments at a time: 1 to 65,536.
     pub max_segments: u32,
 }
 
 impl Default for Shape {
-    /// Segments of 64 units of 1 MiB, for buffers of up to 8 MiB; at most 8 segments.
+    /// Returns a shape of at most 8 segments of 64 units of 1 MiB, for buffers of up to 8 MiB.
     fn default() -> Self {
         Self {
             unit_length: 1 << 20,
@@ -64,7 +62,7 @@ impl Default for Shape {
 }
 
 impl Shape {
-    /// Buffers of `length` bytes each, `count` of them in a segment.
+    /// Returns the shape for buffers of `length` bytes each, with `count` of them in a segment.
     #[must_use]
     pub const fn slots(length: usize, count: u32, max_segments: u32) -> Self {
         Self {
@@ -75,7 +73,7 @@ impl Shape {
         }
     }
 
-    /// Bytes of the longest segment; `None` if no buffers can have this shape.
+    /// Returns the length of the longest segment, in bytes; `None` if no buffers can have this shape.
     #[must_use]
     pub fn segment_length(&self) -> Option<usize> {
         let numbers = 1..=1 << 16;
@@ -89,7 +87,7 @@ impl Shape {
         (legal && isize::try_from(length).is_ok()).then_some(length)
     }
 
-    /// Units of a segment of `length` bytes; `None` if no segment can have this length.
+    /// Returns the number of units of a segment of `length` bytes; `None` if no segment can have this length.
     #[must_use]
     pub fn units_of(&self, length: usize) -> Option<u32> {
         let whole = length.checked_rem(self.unit_length)? == 0;
@@ -102,20 +100,20 @@ impl Shape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Buffer {
     segment: u16,
-    /// Its first unit.
+    /// The first unit of the buffer.
     unit: u16,
     /// How often a buffer has begun at this unit; 0 stands for no buffer.
     generation: u32,
 }
 
 impl Buffer {
-    /// The number: the generation above the segment above the unit; never 0.
+    /// Returns the number, which has the generation above the segment above the unit, and is never 0.
     #[must_use]
     pub const fn to_bits(self) -> u64 {
         (self.generation as u64) << 32 | (self.segment as u64) << 16 | self.unit as u64
     }
 
-    /// What a number means; it may not be a buffer at all.
+    /// Decodes a number, which need not be that of a buffer.
     #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
         Self {
@@ -125,31 +123,31 @@ impl Buffer {
         }
     }
 
-    /// The segment that the number names.
+    /// Returns the segment that the number names.
     #[must_use]
     pub const fn segment(self) -> u16 {
         self.segment
     }
 
-    /// The first unit that the number names.
+    /// Returns the first unit that the number names.
     #[must_use]
     pub const fn unit(self) -> u16 {
         self.unit
     }
 }
 
-/// Where a buffer lies.
+/// The place of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The number of its segment.
     pub segment: u32,
-    /// Bytes from the start of the segment.
+    /// Offset from the start of the segment, in bytes.
     pub offset: usize,
-    /// Bytes: whole units, so at least as many as were asked for.
+    /// Length in bytes: whole units, so at least as many as were asked for.
     pub length: usize,
 }
 
-/// No buffers can have this shape: a value is 0, too large, or does not go with another.
+/// An error: no buffers can have this shape, because a value is 0, too large, or does not fit another value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid buffer shape")]
 pub struct BadShape;
@@ -158,21 +156,21 @@ pub struct BadShape;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum AllocateError {
-    /// A buffer of no bytes.
+    /// A buffer of 0 bytes was asked for.
     #[error("cannot allocate a buffer of 0 bytes")]
     Empty,
-    /// Longer than any buffer can be.
+    /// The length exceeds that of the longest buffer.
     #[error("a buffer of {length} bytes exceeds the limit of {longest} bytes")]
     TooLong {
-        /// Bytes asked for.
+        /// Number of bytes that were asked for.
         length: usize,
-        /// Bytes of the longest buffer.
+        /// Number of bytes of the longest buffer.
         longest: usize,
     },
-    /// No room now; [`Buffers::add`] makes room.
+    /// There is no room now; [`Buffers::add`] makes room.
     #[error("no room for the buffer in the existing segments")]
     Full,
-    /// No room, and no further segment is allowed now: wait until a buffer is freed.
+    /// There is no room, and no further segment is allowed now: wait until a buffer is freed.
     #[error("no room for the buffer, and no further segment is allowed")]
     Exhausted,
 }
@@ -187,30 +185,30 @@ pub enum AddError {
     /// A segment already has this number.
     #[error("segment {0} exists already")]
     Taken(u32),
-    /// Segments consist of whole units, and are no longer than the shape says.
+    /// The segment does not consist of whole units, or is longer than the shape allows.
     #[error("a segment of {found} bytes: must be whole units, at most {longest} bytes")]
     WrongLength {
-        /// Bytes of the longest segment.
+        /// Number of bytes of the longest segment.
         longest: usize,
-        /// Bytes that this one has.
+        /// Number of bytes of this segment.
         found: usize,
     },
 }
 
-/// A number is not that of a buffer in use. No buffer has changed.
+/// Why a number does not name a buffer in use. No buffer has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum BufferError {
-    /// It was in use, and has been freed.
+    /// The buffer was in use, and has been freed.
     #[error("the buffer has been freed already")]
     AlreadyFreed,
-    /// It never was one of these buffers.
+    /// The number never named one of these buffers.
     #[error("the buffer was never given out here")]
     Foreign,
 }
 
 impl AllocateError {
-    /// A stable name for counters and logs, in snake case.
+    /// Returns a stable name for counters and logs, in snake case.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()
@@ -218,7 +216,7 @@ impl AllocateError {
 }
 
 impl AddError {
-    /// A stable name for counters and logs, in snake case.
+    /// Returns a stable name for counters and logs, in snake case.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()
@@ -226,7 +224,7 @@ impl AddError {
 }
 
 impl BufferError {
-    /// A stable name for counters and logs, in snake case.
+    /// Returns a stable name for counters and logs, in snake case.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()
@@ -238,17 +236,17 @@ impl BufferError {
 pub struct Buffers {
     shape: Shape,
     segment_length: usize,
-    /// Indexed by segment number.
+    /// The segments, indexed by number.
     slots: Vec<Slot>,
     /// Numbers of the segments in which buffers may be given out, the shortest first.
     open: Vec<u32>,
 }
 
-/// What is known about the segments of a number.
+/// The state of the segments with one number.
 #[derive(Debug, Default)]
 struct Slot {
     segment: Option<Segment>,
-    /// The last generation of those that were removed.
+    /// The last generation in the segments that were removed.
     generation: u32,
 }
 
@@ -259,7 +257,7 @@ struct Segment {
 }
 
 impl Buffers {
-    /// No segments yet.
+    /// Makes the buffers without a segment.
     pub fn new(shape: Shape) -> Result<Self, BadShape> {
         Ok(Self {
             shape,
@@ -269,13 +267,13 @@ impl Buffers {
         })
     }
 
-    /// The shape that it was made with.
+    /// Returns the shape with which it was made.
     #[must_use]
     pub const fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// The lowest number that no segment has; `None` if there are as many as allowed.
+    /// Returns the lowest number that no segment has; `None` if there are as many as allowed.
     #[must_use]
     pub fn free_number(&self) -> Option<u32> {
         let free = self.slots.iter().position(|slot| slot.segment.is_none());
@@ -285,7 +283,7 @@ impl Buffers {
 
     /// Adds a segment under an unused number; nothing is given out in it yet.
     ///
-    /// The other process has to map it before it is told of buffers there.
+    /// The other process has to map it before it learns about buffers in it.
     ///
     /// # Errors
     ///
@@ -319,13 +317,13 @@ impl Buffers {
         Ok(())
     }
 
-    /// Gives out nothing more in a segment; returns whether there is one of this number.
+    /// Stops giving out buffers in a segment; returns whether there is a segment with this number.
     pub fn retire(&mut self, number: u32) -> bool {
         self.open.retain(|other| *other != number);
         self.segment(number).is_some()
     }
 
-    /// Whether there is a segment of this number, and nothing is given out in it.
+    /// Returns whether there is a segment with this number, and nothing is given out in it.
     #[must_use]
     pub fn is_unused(&self, number: u32) -> bool {
         let segment = self.slots.get(number as usize);
@@ -333,7 +331,8 @@ impl Buffers {
         segment.is_some_and(|segment| segment.units.used_count() == 0)
     }
 
-    /// Removes a segment in which nothing is given out, and returns its bytes. `None`: there is no such segment.
+    /// Removes a segment in which nothing is given out, and returns its bytes. Returns `None` if there is no such
+    /// segment.
     pub fn remove(&mut self, number: u32) -> Option<Memory> {
         if !self.is_unused(number) {
             return None;
@@ -345,26 +344,26 @@ impl Buffers {
         Some(segment.memory)
     }
 
-    /// The bytes of a segment.
+    /// Returns the bytes of a segment.
     #[must_use]
     pub fn segment(&self, number: u32) -> Option<&Memory> {
         let slot = self.slots.get(number as usize)?;
         Some(&slot.segment.as_ref()?.memory)
     }
 
-    /// The numbers of all segments, retired ones included.
+    /// Returns the numbers of all segments, including retired ones.
     pub fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
         let numbered = (0..).zip(&self.slots);
         numbered.filter_map(|(number, slot)| slot.segment.as_ref().map(|_| number))
     }
 
-    /// The number of segments, retired ones included.
+    /// Returns the number of segments, including retired ones.
     #[must_use]
     pub fn segments(&self) -> u32 {
         self.numbers().count() as u32
     }
 
-    /// Units that `length` bytes take; saturates at `u32::MAX`.
+    /// Returns how many units `length` bytes take; saturates at `u32::MAX`.
     #[inline]
     #[must_use]
     pub fn units_of(&self, length: usize) -> u32 {
@@ -372,14 +371,14 @@ impl Buffers {
         u32::try_from(length.div_ceil(unit.get())).unwrap_or(u32::MAX)
     }
 
-    /// Units of all segments.
+    /// Returns the number of units of all segments.
     #[must_use]
     pub fn units(&self) -> u32 {
         let count = |segment: &Segment| segment.units.starts.len() as u32;
         self.all().map(count).sum()
     }
 
-    /// Units in use in all segments.
+    /// Returns the number of units in use in all segments.
     #[must_use]
     pub fn used_units(&self) -> u32 {
         self.all().map(|segment| segment.units.used_count()).sum()
@@ -389,13 +388,13 @@ impl Buffers {
         self.slots.iter().filter_map(|slot| slot.segment.as_ref())
     }
 
-    /// A buffer of at least `length` bytes. What an earlier owner left in it is still there.
+    /// Allocates a buffer of at least `length` bytes. It still holds the data that an earlier owner left in it.
     ///
     /// # Errors
     ///
-    /// `length` is out of range, or there is no room ([`AllocateError`] says what helps).
+    /// `length` is out of range, or there is no room ([`AllocateError`] names the cure).
     pub fn allocate(&mut self, length: usize) -> Result<Buffer, AllocateError> {
-        // At most the length of a segment.
+        // The length is at most that of a segment.
         let longest = self.shape.unit_length * self.shape.longest_run as usize;
         if length == 0 {
             return Err(AllocateError::Empty);
@@ -409,7 +408,7 @@ impl Buffers {
             let segment = segment.and_then(|slot| slot.segment.as_mut());
             if let Some((unit, generation)) = segment.and_then(|segment| segment.units.take(count))
             {
-                // A shape has no more than 65,536 segments and units.
+                // A shape has at most 65,536 segments and units.
                 return Ok(Buffer {
                     segment: *number as u16,
                     unit: unit as u16,
@@ -428,7 +427,7 @@ impl Buffers {
     ///
     /// # Errors
     ///
-    /// It is not in use here; nothing has changed.
+    /// The buffer is not in use here; nothing has changed.
     pub fn free(&mut self, buffer: Buffer) -> Result<(), BufferError> {
         let count = self.run_of(buffer)?;
         let slot = self.slots.get_mut(usize::from(buffer.segment));
@@ -438,11 +437,11 @@ impl Buffers {
         Ok(())
     }
 
-    /// Where a buffer lies.
+    /// Returns the place of a buffer.
     ///
     /// # Errors
     ///
-    /// It is not in use here.
+    /// The buffer is not in use here.
     pub fn place(&self, buffer: Buffer) -> Result<Place, BufferError> {
         let count = self.run_of(buffer)?;
         Ok(Place {
@@ -452,14 +451,14 @@ impl Buffers {
         })
     }
 
-    /// The bytes of a buffer, which the other process may write at any time.
+    /// Returns the bytes of a buffer, which the other process may write at any time.
     ///
     /// They stay mapped as long as the [`Memory`] lives, even after the buffer was freed and given out again: drop this
     /// before you free the buffer.
     ///
     /// # Errors
     ///
-    /// It is not in use here.
+    /// The buffer is not in use here.
     pub fn memory(&self, buffer: Buffer) -> Result<Memory, BufferError> {
         let place = self.place(buffer)?;
         let segment = self.segment(buffer.segment.into());
@@ -468,7 +467,7 @@ impl Buffers {
             .ok_or(BufferError::Foreign)
     }
 
-    /// Units of a buffer that is in use.
+    /// Returns the number of units of a buffer that is in use.
     fn run_of(&self, buffer: Buffer) -> Result<u32, BufferError> {
         let slot = self.slots.get(usize::from(buffer.segment));
         let slot = slot.ok_or(BufferError::Foreign)?;
@@ -476,7 +475,7 @@ impl Buffers {
             Some(segment) => segment.units.run_of(buffer.unit.into(), buffer.generation),
             None => Err(BufferError::Foreign),
         };
-        // The number of a removed segment may name a unit behind the end of its successor.
+        // A buffer of a removed segment may name a unit after the end of the segment's successor.
         match found {
             Err(_) if is_earlier(buffer.generation, slot.generation) => {
                 Err(BufferError::AlreadyFreed)
@@ -486,33 +485,33 @@ impl Buffers {
     }
 }
 
-/// Whether a generation is `last` or came before it. Half of the numbers count as earlier, so that this still holds
-/// when they wrap.
+/// Returns whether a generation is `last` or came before it. Half of the numbers count as earlier, so that this is
+/// still right when they wrap.
 const fn is_earlier(generation: u32, last: u32) -> bool {
     generation != 0 && last != 0 && last.wrapping_sub(generation) <= u32::MAX / 2
 }
 
-/// What is known about the units of a segment.
+/// The state of the units of a segment.
 #[derive(Debug)]
 struct Units {
     /// A bit for each unit, 1 while it is in use.
     used: Vec<u64>,
     starts: Vec<Start>,
-    /// Units not in use.
+    /// Number of units not in use.
     free: u32,
 }
 
-/// What is known about the runs that begin at a unit.
+/// The state of the runs that begin at a unit.
 #[derive(Clone, Copy, Debug, Default)]
 struct Start {
-    /// Units of the run that begins here now, or 0.
+    /// Number of units of the run that begins here now, or 0.
     count: u32,
     /// The generation of the last run that began here, or in an earlier segment of the same number; 0 only if none has.
     generation: u32,
 }
 
 impl Units {
-    /// All units free; `generation` is the last that was given out.
+    /// Makes a segment whose units are all free; `generation` is the last that was given out.
     fn new(count: u32, generation: u32) -> Self {
         let start = Start {
             count: 0,
@@ -525,12 +524,12 @@ impl Units {
         }
     }
 
-    /// Units in use.
+    /// Returns the number of units in use.
     fn used_count(&self) -> u32 {
         self.starts.len() as u32 - self.free
     }
 
-    /// The last generation that was given out, of units that began with `first`.
+    /// Returns the last generation that was given out, of units that began with `first`.
     fn last_generation(&self, first: u32) -> u32 {
         let generations = self.starts.iter().map(|start| start.generation);
         let last = generations.max_by_key(|generation| generation.wrapping_sub(first));
@@ -542,7 +541,7 @@ impl Units {
         let unit = self.find(count)?;
         let start = self.starts.get_mut(unit as usize)?;
         start.count = count;
-        // Wraps to 1: 0 stays what was never given out.
+        // This wraps to 1, because 0 stands for a unit that was never given out.
         start.generation = start.generation.checked_add(1).unwrap_or(1);
         let generation = start.generation;
         self.mark(unit, count, true);
@@ -550,7 +549,7 @@ impl Units {
         Some((unit, generation))
     }
 
-    /// Frees the run that begins at `unit`; `run_of` has found that there is one, of this count.
+    /// Frees the run of `count` units that begins at `unit`, which `run_of` has found.
     fn give_back(&mut self, unit: u32, count: u32) {
         if let Some(start) = self.starts.get_mut(unit as usize) {
             start.count = 0;
@@ -568,7 +567,7 @@ impl Units {
         }
     }
 
-    /// The first of the first `count` units that are free in a row.
+    /// Returns the first of the first `count` units that are free in a row.
     fn find(&self, count: u32) -> Option<u32> {
         if count > self.free {
             return None;
@@ -584,7 +583,7 @@ impl Units {
         }
     }
 
-    /// The first unit from `from` on that is in use or, if `used` is `false`, free.
+    /// Returns the first unit, starting at `from`, that is in use or, if `used` is `false`, free.
     fn next(&self, from: u32, used: bool) -> Option<u32> {
         let flip = if used { 0 } else { u64::MAX };
         let first_word = from as usize / 64;
@@ -593,7 +592,7 @@ impl Units {
             let found = (word ^ flip) & mask;
             if found != 0 {
                 let unit = number as u32 * 64 + found.trailing_zeros();
-                // The last word has bits that stand for no unit and are never set.
+                // The last word has bits that do not stand for a unit and are never set.
                 return (unit < self.starts.len() as u32).then_some(unit);
             }
             mask = u64::MAX;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What can ring for a ring.
+//! The doorbells for rings.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use super::ring::Doorbell;
 use crate::sys::{Bell, EventFd};
 
 impl Doorbell for EventFd {
-    /// For threads, and for a process that may make this one wait; see [`EventFd`].
+    /// Rings for threads, or for a process that is allowed to make this one wait; see [`EventFd`].
     fn ring(&self) {
-        // Fails only if the descriptor is not a doorbell: see `Doorbell::ring`.
+        // This fails only if the descriptor is not a doorbell: see `Doorbell::ring`.
         let _ = Self::ring(self);
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The bytes of a ring: where each word of it lies, and who may write it.
+//! The bytes of a ring: the place of each word, and which side may write it.
 //!
 //! ```text
 //!  offset
@@ -14,42 +14,42 @@
 //!     ...  entry capacity - 1
 //! ```
 //!
-//! Words are in the byte order of the machine: both processes run on it. Each word of the header
-//! that changes has 128 bytes of its own, a pair of cache lines, for processors fetch them in
-//! pairs. Index `n` of an entry, counted without end modulo 2^32, is in slot `n % capacity`.
+//! Words are in the byte order of the machine: both processes run on it. Each word of the header that changes has 128
+//! bytes of its own, a pair of cache lines, because processors fetch them in pairs. Index `n` of an entry, counted
+//! without end modulo 2^32, is in slot `n % capacity`.
 
 use core::mem::offset_of;
 
-/// What one side says to the other: 64 bytes whose meaning the ring does not know.
+/// A message from one side to the other: 64 bytes whose meaning the ring does not know.
 pub type Entry = [u64; 8];
 
-/// Bytes of an entry.
+/// Number of bytes of an entry.
 pub const ENTRY_LENGTH: usize = size_of::<Entry>();
 
-/// Words of an entry.
+/// Number of words of an entry.
 pub const ENTRY_WORDS: usize = 8;
 
-/// Most entries that a ring can have. Like every capacity, it is a power of two.
+/// Maximum number of entries of a ring. Like every capacity, it is a power of two.
 pub const MAX_CAPACITY: u32 = 1 << 16;
 
 /// The version of this layout. A ring of another version is refused.
 pub const VERSION: u32 = 1;
 
-/// The index that both sides begin with: near the end of the numbers, so that every ring, in
-/// service or under test, soon counts past it.
+/// The index with which both sides begin: near the end of the numbers, so that every ring, in service or under test,
+/// soon wraps around.
 pub const FIRST_INDEX: u32 = u32::MAX - 255;
 
 /// One of the two sides of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// It fills entries.
+    /// The side that fills entries.
     Producer,
-    /// It takes them out.
+    /// The side that takes entries out.
     Consumer,
 }
 
 impl Side {
-    /// The side that this one shares the ring with.
+    /// Returns the side with which this one shares the ring.
     #[must_use]
     pub const fn other(self) -> Self {
         match self {
@@ -59,23 +59,23 @@ impl Side {
     }
 }
 
-/// `SMBDRING` in memory, on a little-endian machine.
+/// The magic number, which is `SMBDRING` in the memory of a little-endian machine.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"SMBDRING");
 
 /// Alignment of a ring's start in memory, in bytes. The memory may be aligned to less than the pair
 /// of cache lines that keeps the words apart: that costs speed only.
 pub(super) const ALIGNMENT: usize = 64;
 
-/// What never changes once the creator has written it.
+/// The words that never change once the creator has written them.
 #[repr(C)]
 pub(super) struct Constants {
     pub(super) magic: u64,
     pub(super) version: u32,
-    /// Bytes of an entry.
+    /// Number of bytes of an entry.
     pub(super) entry_length: u32,
-    /// Entries.
+    /// Number of entries.
     pub(super) capacity: u32,
-    /// 0.
+    /// Must be 0.
     pub(super) reserved: [u32; 27],
 }
 
@@ -93,7 +93,7 @@ pub(super) struct Sleeping {
     unused: [u64; 15],
 }
 
-/// The start of a ring. Never made or referred to: it names the offsets.
+/// The start of a ring. It is never made or referred to, and only names the offsets.
 #[repr(C)]
 pub(super) struct Header {
     pub(super) constants: Constants,
@@ -103,14 +103,14 @@ pub(super) struct Header {
     pub(super) consumer_sleeping: Sleeping,
 }
 
-/// Bytes of the header; the entries follow.
+/// Length of the header in bytes; the entries follow.
 pub const HEADER_LENGTH: usize = size_of::<Header>();
 
 const _: () = {
     assert!(size_of::<Constants>() == 128);
     assert!(size_of::<Index>() == 128);
     assert!(size_of::<Sleeping>() == 128);
-    // No padding: the parts fill the whole.
+    // There is no padding: the parts fill the whole.
     assert!(HEADER_LENGTH == 5 * 128);
     assert!(offset_of!(Constants, version) == 8);
     assert!(offset_of!(Constants, entry_length) == 12);
@@ -124,17 +124,17 @@ const _: () = {
     assert!(ENTRY_LENGTH == 64 && ENTRY_LENGTH == ENTRY_WORDS * size_of::<u64>());
 };
 
-/// Whether a ring can have this many entries: a power of two, at most [`MAX_CAPACITY`].
+/// Returns whether a ring can have this many entries: a power of two, at most [`MAX_CAPACITY`].
 #[must_use]
 pub const fn is_capacity(capacity: u32) -> bool {
     capacity.is_power_of_two() && capacity <= MAX_CAPACITY
 }
 
-/// Bytes of a ring of `capacity` entries, or `None` if that is not a capacity.
+/// Returns the length of a ring of `capacity` entries, in bytes; `None` if a ring cannot have so many.
 #[must_use]
 pub const fn ring_length(capacity: u32) -> Option<usize> {
     if is_capacity(capacity) {
-        // At most 4 MiB and a header.
+        // The length is at most 4 MiB and a header.
         Some(HEADER_LENGTH + capacity as usize * ENTRY_LENGTH)
     } else {
         None

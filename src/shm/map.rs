@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Mappings of sealed memory files, and a ring in one of them: the only part of `shm` that touches what another process
-//! may write.
+//! Mappings of sealed memory files, and a ring in one of them. This is the only part of `shm` that touches memory that
+//! another process may write.
 //!
-//! Two kinds of access leave this file. Bytes are a [`Memory`], copied in and out. The words of a ring, those of
-//! entries included, are a [`RingMemory`], whose loads and stores are all atomic: a concurrent write by the other
-//! process makes a value wrong, never the program. No reference into the memory outlives the one atomic access that it
-//! is made for.
+//! This file offers two kinds of access. Bytes are a [`Memory`], which is copied in and out. The words of a ring,
+//! including those of entries, are a [`RingMemory`], whose loads and stores are all atomic: a concurrent write by the
+//! other process makes a value wrong, but never the program. No reference into the memory outlives the one atomic
+//! access for which it is made.
 
 use core::fmt;
 use core::mem::offset_of;
@@ -32,7 +32,7 @@ use crate::sys::{Memory, OutOfRange};
 ///
 /// # Errors
 ///
-/// The system call's: no address space, or a file that may not be written.
+/// The error of the system call: there is no address space, or the file may not be written.
 #[cfg(feature = "shm")]
 pub fn map(file: &Memfd) -> io::Result<Memory> {
     // `Memfd` guarantees that the file has these bytes and keeps them: no access is SIGBUS.
@@ -56,10 +56,10 @@ pub enum NoRing {
     /// The other side uses another version of the layout.
     #[error("the ring has version {0}, not {VERSION}")]
     BadVersion(u32),
-    /// Entries of another length.
+    /// The entries have another length.
     #[error("the ring has entries of {0} bytes, not {ENTRY_LENGTH}")]
     BadEntryLength(u32),
-    /// Not a power of two, or more than [`MAX_CAPACITY`](super::MAX_CAPACITY).
+    /// The capacity is not a power of two, or exceeds [`MAX_CAPACITY`](super::MAX_CAPACITY).
     #[error("a ring cannot have {0} entries")]
     BadCapacity(u32),
     /// A reserved word is not 0.
@@ -68,40 +68,40 @@ pub enum NoRing {
 }
 
 impl NoRing {
-    /// A stable name for counters and logs, in snake case.
+    /// Returns a stable name for counters and logs, in snake case.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()
     }
 }
 
-/// The words of a ring in shared memory; `layout` says where they lie.
+/// The words of a ring in shared memory; `layout` defines their places.
 ///
 /// Clones share the ring. This type checks that everything lies in the memory, and nothing else: `ring` knows what the
 /// words mean, and keeps to one producer and one consumer.
 #[derive(Clone)]
 pub struct RingMemory {
-    /// Keeps what `start` points to.
+    /// The memory to which `start` points.
     memory: Memory,
     start: NonNull<u8>,
-    /// A private copy: whatever becomes of the one in the memory, this one was checked.
+    /// A private copy of the capacity, which was checked, whatever happens to the one in the memory.
     capacity: u32,
 }
 
-// SAFETY: `start` points into `memory`, which is `Send` and goes along; all access is atomic.
+// SAFETY: `start` points into `memory`, which is `Send` and moves along; all access is atomic.
 unsafe impl Send for RingMemory {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for RingMemory {}
 
 impl RingMemory {
-    /// Makes an empty ring at the start of `memory`, before the other side is told of it.
+    /// Makes an empty ring at the start of `memory`, before the other side knows about it.
     ///
     /// # Errors
     ///
     /// `capacity` is not a capacity, or such a ring does not fit.
     pub fn create(memory: &Memory, capacity: u32) -> Result<Self, NoRing> {
         let ring = Self::new(memory, capacity)?;
-        // Nothing else reads it yet: whatever tells the other side of the memory also publishes this.
+        // Nothing else reads it yet: the message that announces the memory to the other side also publishes this.
         for offset in (0..HEADER_LENGTH).step_by(size_of::<u32>()) {
             ring.word(offset, |word| word.store(0, Ordering::Relaxed));
         }
@@ -120,13 +120,13 @@ impl RingMemory {
         Ok(ring)
     }
 
-    /// The ring that the other side made at the start of `memory`.
+    /// Opens the ring that the other side made at the start of `memory`.
     ///
     /// # Errors
     ///
-    /// What is wrong with it. Its capacity is read once, and lies in the memory.
+    /// The error says what is wrong with the ring, whose capacity is read once, and has to fit into the memory.
     pub fn open(memory: &Memory) -> Result<Self, NoRing> {
-        // A ring of one entry, for which any ring has room, to read the constants.
+        // This is a ring of one entry, for which any ring has room, to read the constants.
         let ring = Self::new(memory, 1)?;
         let word = |offset| ring.word(offset, |word| word.load(Ordering::Relaxed));
         let magic = offset_of!(Constants, magic);
@@ -164,14 +164,14 @@ impl RingMemory {
         })
     }
 
-    /// Entries: a power of two.
+    /// Returns the number of entries: a power of two.
     #[must_use]
     #[inline]
     pub const fn capacity(&self) -> u32 {
         self.capacity
     }
 
-    /// The index of a side.
+    /// Returns the index of a side.
     #[must_use]
     #[inline]
     pub fn index(&self, side: Side, ordering: Ordering) -> u32 {
@@ -184,7 +184,7 @@ impl RingMemory {
         self.word(index_of(side), |word| word.store(index, ordering));
     }
 
-    /// The sleeping word of a side.
+    /// Returns the sleeping word of a side.
     #[must_use]
     #[inline]
     pub fn sleeping(&self, side: Side, ordering: Ordering) -> u64 {
@@ -197,8 +197,8 @@ impl RingMemory {
         self.long_word(sleeping_of(side), |word| word.store(value, ordering));
     }
 
-    /// A copy of the entry at an index. Its words are loaded one by one: a hostile producer can mix words of different
-    /// entries.
+    /// Returns a copy of the entry at an index. Its words are loaded one by one: a hostile producer can mix words of
+    /// different entries.
     #[must_use]
     #[inline]
     pub fn entry(&self, index: u32) -> Entry {
@@ -228,7 +228,7 @@ impl RingMemory {
         HEADER_LENGTH + slot as usize * ENTRY_LENGTH
     }
 
-    /// The word of 32 bits at `offset`, which is a multiple of 4 in the ring.
+    /// Calls `access` with the word of 32 bits at `offset`, which is a multiple of 4 in the ring.
     #[inline]
     fn word<R>(&self, offset: usize, access: impl FnOnce(&AtomicU32) -> R) -> R {
         // SAFETY: every caller's offset lies in the header, which `new` checked to lie in the memory.
@@ -238,7 +238,7 @@ impl RingMemory {
         access(unsafe { word.as_ref() })
     }
 
-    /// The word of 64 bits at `offset`, which is a multiple of 8 in the ring.
+    /// Calls `access` with the word of 64 bits at `offset`, which is a multiple of 8 in the ring.
     #[inline]
     fn long_word<R>(&self, offset: usize, access: impl FnOnce(&AtomicU64) -> R) -> R {
         // SAFETY: every caller's offset lies in the header or, by `offset_of_entry`, in one of the
@@ -259,7 +259,7 @@ impl fmt::Debug for RingMemory {
     }
 }
 
-/// The fence of the ring's notification rule; here, so that a model of the memory can bring its own.
+/// The fence of the ring's notification rule. It is here so that a model of the memory can replace it.
 #[inline]
 pub(super) fn fence(ordering: Ordering) {
     atomic::fence(ordering);
@@ -296,7 +296,7 @@ mod tests {
     fn opens_what_was_created() {
         let file = Memfd::create("test", 8192).unwrap();
         let (a, b) = (map(&file).unwrap(), map(&file).unwrap());
-        // What was there before does not matter.
+        // The earlier contents do not matter.
         a.write(0, &[0xff; 8192]).unwrap();
         let created = RingMemory::create(&a, 64).unwrap();
         let opened = RingMemory::open(&b).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Memory that two processes share, and how they speak through it without trusting each other.
+//! Memory that two processes share, and through which they communicate without trusting each other.
 //!
 //! A device and the processes that use it share two kinds of memory that both have mapped, each a sealed memory
 //! file (`Memfd`) or pages of a kernel:
@@ -17,10 +17,9 @@
 //!   Buffers, private bitmaps         segments of bytes         learns of buffers by entries
 //! ```
 //!
-//! Everything in shared memory is read once, checked, and then used from the private copy, in release builds too.
-//! `unsafe` is in `map` alone. This module does not know what entries mean, which processes connect, or what becomes of
-//! a process whose ring is corrupt. It must never keep state that it relies on where the other side can write it, and
-//! never wait.
+//! Everything in shared memory is read once, checked, and then used from the private copy, in release builds, too. Only
+//! `map` has `unsafe`. This module does not know what entries mean, which processes connect, or what happens to a
+//! process whose ring is corrupt. It must never wait, and must never rely on state that the other side can write.
 
 pub mod buffers;
 #[cfg(feature = "shm")]

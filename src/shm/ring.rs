@@ -27,8 +27,8 @@
 //! ```
 //!
 //! Every word has one writer, which keeps a private copy and never reads the shared one: if the other side overwrites
-//! that word, it deceives only itself. What is read of the other side's words is checked, in release builds too: an
-//! index must not move back, nor past what the capacity allows. From the first that does, the ring is dead.
+//! that word, it deceives only itself. Words of the other side are checked when they are read, in release builds, too:
+//! an index must not move back, nor further than the capacity allows. If one ever does, the ring is dead.
 //!
 //! # Doorbells
 //!
@@ -36,23 +36,22 @@
 //! side that has published looks **afterwards** whether the other has announced sleep, and rings if so. A fence in each
 //! keeps its store before its load, so at least one of the two sees the other, and no wake-up is lost (`push_deferred`
 //! leaves that to the next push or `wake`). An announcement is a number that is odd while the side sleeps and is never
-//! reused, so one announcement is rung for once, not with every push until the sleeper runs
-//! again.
+//! reused, so a side rings only once for an announcement, and not with every push until the sleeper runs again.
 //!
 //! A consumer may announce that it sleeps deeply (a number that is 3 modulo 4): entries that a producer pushes quietly
 //! then do not wake it, until something else does, or the producer decides that it is time.
 //!
-//! What a sleeping word that lies can do:
+//! A sleeping word that lies can do this:
 //!
-//! - it says *awake*, and its writer sleeps: that side is not woken. Nothing else is hurt: entries wait for it in a
-//!   ring that fills up, and what a full ring means is for its owner to decide, by a time limit and not by trust;
-//! - it says *asleep*, a new number each time: this side makes one system call for each of its own `push` or `pop`
-//!   calls, and the liar is woken without need;
-//! - the other side overwrites this side's own word: only the other side reads it. It could have failed to ring without
-//!   that, or have rung without need. A side that must not sleep for ever sleeps with a time limit.
+//! - it says *awake* while its writer sleeps: that side is not woken. There is no other harm: entries wait for it in a
+//!   ring that fills up, and the owner decides what a full ring means, by a time limit and not by trust;
+//! - it says *asleep*, with a new number each time: this side makes one system call for each of its own `push` or `pop`
+//!   calls, and the liar is woken needlessly;
+//! - the other side overwrites this side's own word, which only the other side reads. Even without that, it could have
+//!   failed to ring, or have rung needlessly. A side that must not sleep for ever sleeps with a time limit.
 //!
-//! This file has no `unsafe` and no idea of what entries mean; validate the copies that
-//! [`Consumer::pop`] made, never what is still in the ring.
+//! This file has no `unsafe`, and does not know what entries mean. Validate the copies that [`Consumer::pop`] made,
+//! never the entries in the ring.
 
 use core::sync::atomic::Ordering;
 
@@ -61,14 +60,14 @@ use super::map::{RingMemory, fence};
 
 /// Wakes the other side.
 pub trait Doorbell {
-    /// Makes what the other side waits for readable, without waiting itself.
+    /// Makes the descriptor on which the other side waits readable, without waiting itself.
     ///
     /// It cannot fail in a way that matters to the caller: if a doorbell is broken, the side that listens to it broke
-    /// it, or that side has gone, which its control socket tells.
+    /// it, or that side has gone, which its control socket shows.
     fn ring(&self);
 }
 
-/// The other side wrote an index that an honest side never writes. The ring is dead.
+/// An error: the other side wrote an index that an honest side never writes. The ring is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum RingCorrupt {
@@ -79,7 +78,7 @@ pub enum RingCorrupt {
         seen: u32,
         /// The index now.
         found: u32,
-        /// Entries by which it was allowed to advance.
+        /// Number of entries by which it was allowed to advance.
         limit: u32,
     },
     /// The consumer's index went back, or past the producer's.
@@ -89,13 +88,13 @@ pub enum RingCorrupt {
         seen: u32,
         /// The index now.
         found: u32,
-        /// Entries by which it was allowed to advance.
+        /// Number of entries by which it was allowed to advance.
         limit: u32,
     },
 }
 
 impl RingCorrupt {
-    /// A stable name for counters and logs, in snake case.
+    /// Returns a stable name for counters and logs, in snake case.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()
@@ -111,38 +110,38 @@ pub struct Producer<D>(Half<D>);
 pub struct Consumer<D>(Half<D>);
 
 impl<D: Doorbell> Producer<D> {
-    /// The producer of a ring that no producer has used; it wakes the consumer by `doorbell`.
+    /// Makes the producer of a ring that no producer has used; it wakes the consumer with `doorbell`.
     pub fn new(memory: RingMemory, doorbell: D) -> Self {
         Self(Half::new(memory, Side::Producer, doorbell))
     }
 
-    /// Entries that the ring can hold.
+    /// Returns the number of entries that the ring can hold.
     pub const fn capacity(&self) -> u32 {
         self.0.memory.capacity()
     }
 
-    /// Entries that fit now: at least as many will at the next [`push`](Self::push).
+    /// Returns how many entries fit now; at least as many will fit at the next [`push`](Self::push).
     ///
     /// # Errors
     ///
-    /// [`RingCorrupt`]: now or earlier.
+    /// [`RingCorrupt`], which was found now or earlier.
     pub fn room(&mut self) -> Result<u32, RingCorrupt> {
         self.0.refresh()?;
         Ok(self.0.available())
     }
 
-    /// Puts as many of `entries` into the ring as fit, from the first on, shows them to the consumer at once, and wakes
-    /// it if it sleeps. Returns how many were put in.
+    /// Puts as many of `entries` into the ring as fit, starting with the first, shows them to the consumer at once, and
+    /// wakes it if it sleeps. Returns how many were put in.
     ///
     /// # Errors
     ///
-    /// [`RingCorrupt`]: now or earlier; none was put in.
+    /// [`RingCorrupt`], which was found now or earlier; no entry was put in.
     pub fn push(&mut self, entries: &[Entry]) -> Result<usize, RingCorrupt> {
         self.fill(entries, Some(true))
     }
 
-    /// As [`push`](Self::push), but does not wake a consumer that sleeps deeply: the next `push` does that, or
-    /// [`wake`](Self::wake).
+    /// Does what [`push`](Self::push) does, but does not wake a consumer that sleeps deeply: the next `push` does that,
+    /// or [`wake`](Self::wake).
     ///
     /// # Errors
     ///
@@ -151,7 +150,8 @@ impl<D: Doorbell> Producer<D> {
         self.fill(entries, Some(false))
     }
 
-    /// As [`push`](Self::push), but wakes nobody: [`wake`](Self::wake) does that, or the next `push`.
+    /// Does what [`push`](Self::push) does, but does not wake the consumer: [`wake`](Self::wake) does that, or the next
+    /// `push`.
     ///
     /// # Errors
     ///
@@ -160,7 +160,7 @@ impl<D: Doorbell> Producer<D> {
         self.fill(entries, None)
     }
 
-    /// Wakes the consumer if `wakes` says so: `Some(false)`: unless it sleeps deeply.
+    /// Fills entries, and wakes the consumer if `wakes` says so; with `Some(false)`, unless it sleeps deeply.
     fn fill(&mut self, entries: &[Entry], wakes: Option<bool>) -> Result<usize, RingCorrupt> {
         let count = self.0.begin(entries.len())?;
         let mut index = self.0.own;
@@ -181,7 +181,7 @@ impl<D: Doorbell> Producer<D> {
     ///
     /// # Errors
     ///
-    /// [`RingCorrupt`]: now or earlier.
+    /// [`RingCorrupt`], which was found now or earlier.
     pub fn wake(&mut self) -> Result<(), RingCorrupt> {
         if self.room()? < self.capacity() {
             self.0.wake(true);
@@ -197,19 +197,19 @@ impl<D: Doorbell> Producer<D> {
     ///
     /// # Errors
     ///
-    /// [`RingCorrupt`]: now or earlier.
+    /// [`RingCorrupt`], which was found now or earlier.
     pub fn announce_sleep(&mut self) -> Result<bool, RingCorrupt> {
         self.0.announce_sleep(false)
     }
 }
 
 impl<D: Doorbell> Consumer<D> {
-    /// The consumer of a ring that no consumer has used; it wakes the producer by `doorbell`.
+    /// Makes the consumer of a ring that no consumer has used; it wakes the producer with `doorbell`.
     pub fn new(memory: RingMemory, doorbell: D) -> Self {
         Self(Half::new(memory, Side::Consumer, doorbell))
     }
 
-    /// Entries that the ring can hold.
+    /// Returns the number of entries that the ring can hold.
     pub const fn capacity(&self) -> u32 {
         self.0.memory.capacity()
     }
@@ -217,12 +217,12 @@ impl<D: Doorbell> Consumer<D> {
     /// Copies entries to the start of `entries`, oldest first, as many as there are and fit; gives their room back at
     /// once, and wakes the producer if it sleeps. Returns how many were copied.
     ///
-    /// The copies are what the producer wrote, and so may be anything. The rest of `entries` stays
+    /// The producer wrote the copies, so they may be anything. The rest of `entries` stays
     /// as it is.
     ///
     /// # Errors
     ///
-    /// [`RingCorrupt`]: now or earlier; nothing was copied.
+    /// [`RingCorrupt`], which was found now or earlier; nothing was copied.
     pub fn pop(&mut self, entries: &mut [Entry]) -> Result<usize, RingCorrupt> {
         let count = self.0.begin(entries.len())?;
         let mut index = self.0.own;
@@ -237,11 +237,11 @@ impl<D: Doorbell> Consumer<D> {
         Ok(count as usize)
     }
 
-    /// Whether there are entries to take. Announcements stay as they are.
+    /// Returns whether there are entries to take. Announcements stay as they are.
     ///
     /// # Errors
     ///
-    /// [`RingCorrupt`]: now or earlier.
+    /// [`RingCorrupt`], which was found now or earlier.
     #[inline]
     pub fn has_entries(&mut self) -> Result<bool, RingCorrupt> {
         self.0.refresh()?;
@@ -256,33 +256,33 @@ impl<D: Doorbell> Consumer<D> {
     ///
     /// # Errors
     ///
-    /// [`RingCorrupt`]: now or earlier.
+    /// [`RingCorrupt`], which was found now or earlier.
     pub fn announce_sleep(&mut self) -> Result<bool, RingCorrupt> {
         self.0.announce_sleep(false)
     }
 
-    /// As [`announce_sleep`](Self::announce_sleep), but entries that the producer [pushes
+    /// Announces sleep as [`announce_sleep`](Self::announce_sleep) does, but entries that the producer [pushes
     /// quietly](Producer::push_quietly) do not wake this side.
     ///
     /// # Errors
     ///
-    /// [`RingCorrupt`]: now or earlier.
+    /// [`RingCorrupt`], which was found now or earlier.
     pub fn announce_deep_sleep(&mut self) -> Result<bool, RingCorrupt> {
         self.0.announce_sleep(true)
     }
 }
 
-/// What both sides do: each owns a number of slots at a time, uses the first of them, and passes them on to the other
-/// by advancing its index.
+/// The work that both sides have in common: each owns a number of slots at a time, uses the first of them, and passes
+/// them on to the other by advancing its index.
 #[derive(Debug)]
 struct Half<D> {
     memory: RingMemory,
     side: Side,
     /// This side's index. The one in the memory is a copy for the other side, and never read.
     own: u32,
-    /// The other side's index when it was last read: legal then, so legal now.
+    /// The other side's index when it was last read; it was legal then, so it is legal now.
     peer: u32,
-    /// This side's sleeping word: odd while it sleeps. Private, as `own` is.
+    /// This side's sleeping word: odd while it sleeps. It is private, as `own` is.
     announced: u64,
     /// The other side's announcement for which this side rang last.
     rung: u64,
@@ -305,8 +305,8 @@ impl<D: Doorbell> Half<D> {
         }
     }
 
-    /// Slots that are this side's as far as it knows: free ones for a producer, ones with entries for a consumer. At
-    /// most the capacity, since `refresh` accepts no other index.
+    /// Returns the number of slots that belong to this side as far as it knows: free ones for a producer, ones with
+    /// entries for a consumer. It is at most the capacity, since `refresh` does not accept any other index.
     #[inline]
     const fn available(&self) -> u32 {
         match self.side {
@@ -323,8 +323,7 @@ impl<D: Doorbell> Half<D> {
         }
         if is_asleep(self.announced) {
             self.announced += 1;
-            // SYNC: read by `wake` of the other side. Relaxed: if it sees this late it rings once
-            // without need.
+            // SYNC: read by `wake` of the other side. Relaxed: if it sees this late, it rings once needlessly.
             self.memory
                 .set_sleeping(self.side, self.announced, Ordering::Relaxed);
         }
@@ -335,18 +334,18 @@ impl<D: Doorbell> Half<D> {
         Ok(self.available().min(wanted))
     }
 
-    /// Reads the other side's index, checks it, and only then believes it.
+    /// Reads the other side's index, checks it, and only then uses it.
     #[inline]
     fn refresh(&mut self) -> Result<(), RingCorrupt> {
         if let Some(corrupt) = self.corrupt {
             return Err(corrupt);
         }
-        // SYNC: Acquire pairs with the Release in `publish` of the other side: what it did with the
-        // slots (filled them, or copied them out) comes before what this side does with them.
+        // SYNC: Acquire pairs with the Release in `publish` of the other side: it filled the slots, or copied them out,
+        // before this side uses them.
         let found = self.memory.index(self.side.other(), Ordering::Acquire);
         let (seen, step) = (self.peer, found.wrapping_sub(self.peer));
-        // The slots that are not this side's are the other's: it can pass on those and no more. An
-        // index that goes back is, modulo 2^32, one that goes much too far.
+        // The slots that do not belong to this side belong to the other, which can pass on only those. An index that
+        // goes back is, modulo 2^32, one that goes much too far.
         let limit = self.memory.capacity() - self.available();
         if step > limit {
             let corrupt = match self.side.other() {
@@ -372,11 +371,11 @@ impl<D: Doorbell> Half<D> {
     #[inline]
     fn wake(&mut self, awaited: bool) {
         // SYNC: pairs with the fence in `announce_sleep` of the other side. It keeps the load of the sleeping word
-        // below behind the store of the index in `publish`: otherwise this side could see the other awake, while the
+        // below after the store of the index in `publish`: otherwise this side could see the other awake, while the
         // other, looking again, sees an index without the new slots.
         fence(Ordering::SeqCst);
-        // SYNC: pairs with the stores in `announce_sleep` and `begin` of the other side. Relaxed: the
-        // fences order it, and the value leads to nothing but a ring.
+        // SYNC: pairs with the stores in `announce_sleep` and `begin` of the other side. Relaxed: the fences order it,
+        // and the value only decides whether to ring.
         let announcement = self.memory.sleeping(self.side.other(), Ordering::Relaxed);
         let wakes = awaited || !is_deep(announcement);
         if is_asleep(announcement) && wakes && announcement != self.rung {
@@ -389,7 +388,7 @@ impl<D: Doorbell> Half<D> {
         if let Some(corrupt) = self.corrupt {
             return Err(corrupt);
         }
-        // The next odd number of its kind. No machine lasts long enough to run out of them.
+        // This is the next odd number of its kind. No machine lasts long enough to run out of them.
         self.announced = (self.announced + 1) | 1;
         if is_deep(self.announced) != deep {
             self.announced += 2;
@@ -398,7 +397,7 @@ impl<D: Doorbell> Half<D> {
         self.memory
             .set_sleeping(self.side, self.announced, Ordering::Relaxed);
         // SYNC: pairs with the fence in `wake` of the other side. It keeps the load of the other's index in `refresh`
-        // behind the store of the announcement above: otherwise this side could miss what the other published, and the
+        // after the store of the announcement above: otherwise this side could miss what the other published, and the
         // other could miss that this side sleeps.
         fence(Ordering::SeqCst);
         self.refresh()?;
@@ -410,7 +409,7 @@ const fn is_asleep(announcement: u64) -> bool {
     announcement % 2 == 1
 }
 
-/// Whether a side that announced this is not to be woken for what was pushed quietly.
+/// Returns whether a side that announced this must not be woken for entries that were pushed quietly.
 const fn is_deep(announcement: u64) -> bool {
     announcement % 4 == 3
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Two doorbells for two processes that do not trust each other.
+//! A pair of doorbells for two processes that do not trust each other.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,16 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-/// One of the two ends of a pair of doorbells: it rings the other end's, and waits for its own.
+/// One of the two ends of a pair of doorbells: it rings the bell of the other end, and waits for its own.
 ///
-/// What an [`EventFd`](super::EventFd) does for two threads, this does for two processes, one of
-/// which may want the other to hang. It is a socket, and each call itself says that it must not
-/// wait, so nothing that the other process does to its end can make a call here wait. It also tells
-/// when the other process has gone.
+/// What an [`EventFd`](super::EventFd) does for two threads, this does for two processes, one of which may want the
+/// other to hang. It is a socket, and each call itself says that it must not wait, so nothing that the other process
+/// does to its end can make a call here wait. It also shows when the other process has gone.
 #[derive(Debug)]
 pub struct Bell(OwnedFd);
 
-/// What [`Bell::drain`] found.
+/// The result of [`Bell::drain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rung {
     /// The other end is closed, and will not ring again.
@@ -28,14 +27,14 @@ pub enum Rung {
     Yes,
 }
 
-/// Bytes of an end's send buffer; each ring takes less than a thousand of them.
+/// Length of an end's send buffer in bytes; each ring takes less than a thousand of them.
 const SEND_BUFFER: usize = 128 << 10;
 
-/// Bytes that one call takes away. Every ring is a byte; if there are more, the end stays readable.
+/// Maximum number of bytes that one call takes away. Every ring is a byte; if there are more, the end stays readable.
 const DRAINED: usize = 256;
 
 impl Bell {
-    /// Both ends; one of them may go to another process.
+    /// Makes both ends, one of which may go to another process.
     pub fn pair() -> io::Result<(Self, Self)> {
         let (one, other) = rustix::net::socketpair(
             AddressFamily::UNIX,
@@ -44,18 +43,17 @@ impl Bell {
             None,
         )?;
         for end in [&one, &other] {
-            // Not the system's default, whatever that is: a ring that finds no room is lost.
+            // The system's default, which may be anything, is not used, because a ring that finds no room is lost.
             rustix::net::sockopt::set_socket_send_buffer_size(end, SEND_BUFFER)?;
         }
         Ok((Self(one), Self(other)))
     }
 
-    /// Makes the other end readable. If the other end is closed, nothing happens: polling this end
-    /// tells of that.
+    /// Makes the other end readable. If the other end is closed, nothing happens; polling this end shows that.
     pub fn ring(&self) -> io::Result<()> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         match rustix::net::send(&self.0, &[1], flags) {
-            // Full: it has been rung often, and not been drained.
+            // The buffer is full: the other end has been rung often, and has not been drained.
             Ok(_) | Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -64,8 +62,8 @@ impl Bell {
     /// Takes away the rings that this end has received, up to a limit, and returns whether there
     /// were any.
     ///
-    /// Drain first and look at what the bell announces afterwards: the other way round, a ring for
-    /// something newer may be drained unseen.
+    /// Drain first, and look afterwards at the things for which the bell rang: in the other order, a ring for something
+    /// newer may be drained unseen.
     pub fn drain(&self) -> io::Result<Rung> {
         match rustix::net::recv(&self.0, &mut [0; DRAINED], RecvFlags::DONTWAIT) {
             Ok((_, 0)) | Err(Errno::CONNRESET) => Ok(Rung::Closed),
@@ -77,7 +75,7 @@ impl Bell {
 }
 
 impl From<OwnedFd> for Bell {
-    /// An end that another process sent. If it is not a socket, calls fail and do nothing else.
+    /// Makes an end from a descriptor that another process sent. If it is not a socket, calls fail and do nothing else.
     fn from(descriptor: OwnedFd) -> Self {
         Self(descriptor)
     }
@@ -111,7 +109,7 @@ mod tests {
     #[test]
     fn never_waits_whatever_the_other_end_does() {
         let (a, b) = Bell::pair().unwrap();
-        // What hangs an eventfd: its limit reached, and its calls made blocking by the other side.
+        // This would hang an eventfd: its limit is reached, and the other side made its calls blocking.
         rustix::io::ioctl_fionbio(&a, false).unwrap();
         rustix::io::ioctl_fionbio(&b, false).unwrap();
         for _ in 0..100_000 {

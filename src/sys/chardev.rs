@@ -12,23 +12,23 @@ use memmap2::MmapOptions;
 
 use super::Memory;
 
-/// Where in an argument a call says which memory of the process it reads or writes.
+/// The place in an argument where a call names the memory of the process that it reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferField {
-    /// Where the address is, 8 bytes.
+    /// Offset of the address, which has 8 bytes.
     pub address_at: usize,
-    /// Where the number of elements is, 4 bytes.
+    /// Offset of the number of elements, which has 4 bytes.
     pub count_at: usize,
-    /// Bytes of an element.
+    /// Length of an element, in bytes.
     pub element: usize,
 }
 
 /// Memory of this process that a call reads or writes.
 #[derive(Debug)]
 pub enum Buffer<'a> {
-    /// The device reads it.
+    /// The device reads the memory.
     Read(&'a [u8]),
-    /// The device writes it.
+    /// The device writes the memory.
     Written(&'a mut [u8]),
 }
 
@@ -49,7 +49,7 @@ impl Buffer<'_> {
     }
 }
 
-/// The `_IOC` type of the calls that [`CharDevice::call`] makes: the smbdirect device's.
+/// The `_IOC` type of the calls that [`CharDevice::call`] makes, those of the smbdirect device.
 const TYPE: u32 = 0xd5;
 
 /// An open file. No call waits, unless its argument says so.
@@ -62,7 +62,7 @@ impl CharDevice {
     ///
     /// # Errors
     ///
-    /// As the system says.
+    /// The error of the system.
     pub fn open(path: &Path, is_writer: bool) -> io::Result<Self> {
         // Opening another kind of device by mistake must neither wait nor give this process a terminal.
         let flags = libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK;
@@ -75,8 +75,8 @@ impl CharDevice {
     ///
     /// # Errors
     ///
-    /// The device's; [`io::ErrorKind::InvalidInput`]: the argument is not as long as the number says, does not have
-    /// the fields, or says that there are more elements than `buffer` has.
+    /// The error of the device; [`io::ErrorKind::InvalidInput`]: the argument is not as long as the number says, does
+    /// not have the fields, or says that there are more elements than `buffer` has.
     pub fn call(
         &self,
         number: u32,
@@ -92,8 +92,8 @@ impl CharDevice {
         }
         // SAFETY: the file is open for as long as `self` lives. The number says how many bytes the device may read or
         // write at `argument`, which has as many. The device's interface (`device::uapi`) names other memory of the
-        // process in fields of the argument only, and `write_address` has set that field to memory that is there and,
-        // if the device writes it, borrowed exclusively until the call is over.
+        // process only in fields of the argument, and `write_address` has set that field to memory that exists and, if
+        // the device writes it, is borrowed exclusively until the call is over.
         let result = unsafe {
             libc::ioctl(
                 self.0.as_raw_fd(),
@@ -111,7 +111,7 @@ impl CharDevice {
     ///
     /// # Errors
     ///
-    /// As the system says.
+    /// The error of the system.
     pub fn map(&self, offset: u64, length: usize) -> io::Result<Memory> {
         let map = MmapOptions::new()
             .offset(offset)
@@ -121,7 +121,8 @@ impl CharDevice {
     }
 }
 
-/// Puts the buffer's address into the argument. `None`: the argument has no such fields, or names more than there is.
+/// Puts the buffer's address into the argument. Returns `None` if the argument does not have such fields, or names more
+/// elements than there are.
 fn write_address(argument: &mut [u8], field: BufferField, buffer: &mut Buffer<'_>) -> Option<()> {
     let (_, count) = argument.split_at_checked(field.count_at)?;
     let count = u32::from_ne_bytes(*count.first_chunk()?);

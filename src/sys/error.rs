@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! [`OsError`]: an error of the system that this code runs on, or in.
+//! [`OsError`]: an error of the system on which, or in which, this code runs.
 
 use core::fmt;
 
@@ -24,7 +24,7 @@ impl core::error::Error for OsError {}
 
 #[cfg(feature = "std")]
 impl From<std::io::Error> for OsError {
-    /// An error that is not the system's becomes `EIO`.
+    /// Converts an error; one that does not come from the system becomes `EIO`.
     fn from(error: std::io::Error) -> Self {
         Self(error.raw_os_error().unwrap_or(libc::EIO))
     }

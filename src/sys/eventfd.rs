@@ -10,38 +10,37 @@ use rustix::io::Errno;
 
 /// A counter in the kernel that wakes every thread that polls it (`eventfd(2)`), non-blocking.
 ///
-/// Every process that holds it can also clear `O_NONBLOCK`, which belongs to the open file that all
-/// holders share, and can drive the counter to its limit: then [`ring`](Self::ring) would wait for
-/// ever. So it serves between threads, and between processes that trust each other with their time.
-/// For others there is [`Bell`](super::Bell).
+/// Every process that holds it can also clear `O_NONBLOCK`, which belongs to the open file that all holders share, and
+/// can drive the counter to its limit; [`ring`](Self::ring) would then wait for ever. So it is for threads, and for
+/// processes that trust each other with their time. Others use [`Bell`](super::Bell).
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);
 
 impl EventFd {
-    /// A doorbell that has not been rung.
+    /// Makes a doorbell that has not been rung.
     pub fn new() -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Self(rustix::event::eventfd(0, flags)?))
     }
 
-    /// A second descriptor of the same doorbell, which may go to another process.
+    /// Returns a second descriptor of the same doorbell, which may go to another process.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self(self.0.try_clone()?))
     }
 
-    /// Makes it readable. Two rings before it is drained count as one.
+    /// Makes the doorbell readable. Two rings before it is drained count as one.
     pub fn ring(&self) -> io::Result<()> {
         match rustix::io::write(&self.0, &1u64.to_ne_bytes()) {
-            // At its limit it is readable already.
+            // At its limit, it is already readable.
             Ok(_) | Err(Errno::AGAIN) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Makes it unreadable again; returns whether it had been rung.
+    /// Makes the doorbell unreadable again; returns whether it had been rung.
     ///
-    /// Drain first and look at what the bell announces afterwards: the other way round, a ring for
-    /// something newer may be drained unseen.
+    /// Drain first, and look afterwards at the things for which the bell rang: in the other order, a ring for something
+    /// newer may be drained unseen.
     pub fn drain(&self) -> io::Result<bool> {
         match rustix::io::read(&self.0, &mut [0; 8]) {
             Ok(_) => Ok(true),
@@ -52,7 +51,7 @@ impl EventFd {
 }
 
 impl From<OwnedFd> for EventFd {
-    /// A descriptor that another process sent, which is trusted to have sent a doorbell.
+    /// Makes a doorbell from a descriptor that another process sent, which is trusted to have sent a doorbell.
     fn from(descriptor: OwnedFd) -> Self {
         Self(descriptor)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which process made something, even after a `fork`.
+//! Tells which process made something, even after a `fork`.
 
 use std::io;
 use std::process;
@@ -11,11 +11,11 @@ use super::Memory;
 
 /// Remembers the process that made it.
 ///
-/// It is a page that the kernel wipes in a child (`MADV_WIPEONFORK`, Linux 4.14), so asking costs no system call.
-/// Without such a page, process ids are compared instead.
+/// It is a page that the kernel wipes in a child (`MADV_WIPEONFORK`, Linux 4.14), so asking does not cost a system
+/// call. If there is no such page, process ids are compared instead.
 #[derive(Debug)]
 pub struct Maker {
-    /// Its first byte is 1, except in a child.
+    /// The page, whose first byte is 1, except in a child.
     page: Option<Memory>,
     process: u32,
 }
@@ -27,7 +27,7 @@ impl Maker {
     ///
     /// The system has no memory.
     pub fn new() -> io::Result<Self> {
-        // Rounded up to a page by the system.
+        // The system rounds the length up to a page.
         let map = MmapRaw::from(MmapMut::map_anon(1)?);
         // SAFETY: the range is that of the mapping, which nothing else knows; its content is zero, so wiping it changes
         // nothing but what is written below.
@@ -43,7 +43,7 @@ impl Maker {
         })
     }
 
-    /// Whether this is the process that made it.
+    /// Returns whether this is the process that made it.
     #[must_use]
     pub fn is_here(&self) -> bool {
         let Some(page) = &self.page else {

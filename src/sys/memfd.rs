@@ -2,10 +2,9 @@
 
 //! Memory files that two processes map, sealed so that neither can pull them away from the other.
 //!
-//! Touching a page of a mapping behind the end of its file raises SIGBUS, which ends the process.
-//! So a file that another process also holds may never be mapped before its size is fixed for ever:
-//! a [`Memfd`] exists only for such a file, whichever process made it, and `shm::map` maps nothing
-//! else.
+//! If a process touches a page of a mapping after the end of its file, it gets SIGBUS, which ends it. So a file that
+//! another process also holds may never be mapped before its size is fixed for ever: a [`Memfd`] exists only for such a
+//! file, whichever process made it, and `shm::map` maps nothing else.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,18 +16,18 @@ use rustix::io::Errno;
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum MemfdError {
-    /// It has no seals, or lies in huge pages, whose pool may be empty when a page is touched.
+    /// The file does not have seals, or is in huge pages, whose pool may be empty when a page is touched.
     #[error("the descriptor is not a memory file of ordinary pages")]
     NotMemory,
-    /// Its size may still change.
+    /// The size of the file may still change.
     #[error("the memory file is not sealed against a change of its size")]
     NotSealed,
-    /// Its size is fixed, but not the one that was announced.
+    /// The size of the file is fixed, but differs from the one that was announced.
     #[error("the memory file has {found} bytes, not {expected}")]
     WrongSize {
-        /// Bytes that were announced.
+        /// Number of bytes that were announced.
         expected: usize,
-        /// Bytes that it has.
+        /// Number of bytes of the file.
         found: u64,
     },
     /// A system call failed.
@@ -37,7 +36,7 @@ pub enum MemfdError {
 }
 
 impl MemfdError {
-    /// A stable name for counters and logs, in snake case.
+    /// Returns a stable name for counters and logs, in snake case.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()
@@ -61,21 +60,21 @@ pub struct Memfd {
     length: usize,
 }
 
-/// Against a change of size in either direction, and of the seals themselves.
+/// Seals against a change of size in either direction, and of the seals themselves.
 const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::SEAL);
 
 impl Memfd {
-    /// A new file of `length` zeroed bytes, more than 0. `name` is shown in `/proc/<pid>/fd`.
+    /// Makes a file of `length` zeroed bytes, more than 0. `/proc/<pid>/fd` shows `name`.
     ///
     /// # Errors
     ///
-    /// [`MemfdError::System`]: no memory, no descriptor, or the kernel does not know memory files.
+    /// [`MemfdError::System`]: there is no memory or no descriptor, or the kernel does not have memory files.
     pub fn create(name: &str, length: usize) -> Result<Self, MemfdError> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let descriptor = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-            // Linux before 6.3 does not know the flag that forbids executing the memory.
+            // Linux before 6.3 does not have the flag that forbids executing the memory.
             Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags)?,
             result => result?,
         };
@@ -87,13 +86,13 @@ impl Memfd {
         Ok(Self { descriptor, length })
     }
 
-    /// A file that another process sent, saying that it has `length` bytes.
+    /// Checks a file that another process sent, which is said to have `length` bytes.
     ///
     /// # Errors
     ///
-    /// How it differs from a sealed memory file of this size.
+    /// The error says how it differs from a sealed memory file of this size.
     pub fn verify(descriptor: OwnedFd, length: usize) -> Result<Self, MemfdError> {
-        // The seals before the size: in the other order, the size could change in between.
+        // The seals are checked before the size: in the other order, the size could change in between.
         let seals = match rustix::fs::fcntl_get_seals(&descriptor) {
             Err(Errno::INVAL) => return Err(MemfdError::NotMemory),
             seals => seals?,
@@ -115,7 +114,7 @@ impl Memfd {
         Ok(Self { descriptor, length })
     }
 
-    /// Bytes, more than 0.
+    /// Returns the length in bytes, more than 0.
     #[must_use]
     #[allow(clippy::len_without_is_empty)]
     pub const fn len(&self) -> usize {

@@ -12,11 +12,11 @@ use core::ptr::NonNull;
 #[cfg(feature = "std")]
 use memmap2::{MmapOptions, MmapRaw};
 
-/// From this length on, memory is a mapping of its own.
+/// The length from which memory is a mapping of its own.
 #[cfg(feature = "std")]
 const MAPPED_LENGTH: usize = 64 * 1024;
 
-/// The bytes asked for do not lie in the memory.
+/// An error: the bytes asked for do not lie in the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{length} bytes at {offset} do not lie in a memory of {size} bytes")]
 pub struct OutOfRange {
@@ -29,7 +29,7 @@ pub struct OutOfRange {
 ///
 /// No Rust reference ever points into it: code that uses its bytes copies them out first and checks the copy. Clones
 /// share the bytes, which live as long as the last clone. Two threads that write the same bytes at once leave any
-/// mixture of theirs.
+/// mixture of their data.
 #[derive(Clone)]
 pub struct Memory {
     backing: Arc<Backing>,
@@ -44,7 +44,7 @@ enum Backing {
     },
     #[cfg(feature = "std")]
     Map(MmapRaw),
-    /// Pages that belong to another owner, which is told when they are no longer used.
+    /// Pages that belong to another owner, which learns when they are no longer used.
     Foreign {
         start: NonNull<u8>,
         owner: *mut c_void,
@@ -74,13 +74,13 @@ impl Drop for Backing {
 }
 
 impl Memory {
-    /// `length` zeroed bytes, aligned to a cache line (64 bytes). From 64 KiB on, pages that are never
-    /// used cost nothing, if there is an operating system.
+    /// Makes `length` zeroed bytes, aligned to a cache line (64 bytes). If there is an operating system, and there are
+    /// at least 64 KiB, pages that are never used cost nothing.
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
         #[cfg(feature = "std")]
         if length >= MAPPED_LENGTH {
-            // The allocator zeroes by hand what is aligned to more than 16 bytes, and so touches all of it.
+            // The allocator zeroes memory with an alignment of more than 16 bytes by hand, and so touches all of it.
             if let Ok(map) = MmapOptions::new().len(length).map_anon() {
                 return Self::from_map(map.into());
             }
@@ -104,7 +104,8 @@ impl Memory {
         }
     }
 
-    /// `length` bytes at `start` that belong to `owner`; `release` is called when they are no longer used.
+    /// Makes memory of `length` bytes at `start` that belong to `owner`; `release` is called when they are no longer
+    /// used.
     ///
     /// # Safety
     ///
@@ -127,7 +128,7 @@ impl Memory {
         }
     }
 
-    /// All of a mapping.
+    /// Makes memory of a whole mapping.
     #[cfg(feature = "std")]
     #[must_use]
     pub fn from_map(map: MmapRaw) -> Self {
@@ -145,13 +146,13 @@ impl Memory {
         self.length
     }
 
-    /// Whether it has no bytes.
+    /// Returns whether the memory is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// A part of it, sharing the bytes.
+    /// Returns a part of the memory, which shares the bytes.
     pub fn part(&self, offset: usize, length: usize) -> Result<Self, OutOfRange> {
         self.check(offset, length)?;
         Ok(Self {
@@ -210,12 +211,12 @@ impl Memory {
         let end = target.spare_capacity_mut().as_mut_ptr().cast::<u8>();
         // SAFETY: `reserve` made room for `length` bytes at `end`; the source as in `write`.
         unsafe { source.copy_to_nonoverlapping(end, length) }
-        // SAFETY: `length` bytes behind the old end were just written.
+        // SAFETY: `length` bytes after the old end were just written.
         unsafe { target.set_len(old_length + length) }
         Ok(())
     }
 
-    /// The bytes as a vector: for tests and messages that are small.
+    /// Returns the bytes as a vector, for tests and for small messages.
     pub fn to_vec(&self, offset: usize, length: usize) -> Result<Vec<u8>, OutOfRange> {
         let mut bytes = Vec::new();
         self.append_to(offset, length, &mut bytes)?;
@@ -241,12 +242,12 @@ impl Memory {
         Ok(())
     }
 
-    /// The address of `length` bytes at `offset`, for a system call or a work request of an RDMA device. The
-    /// bytes are there as long as a clone of this memory.
+    /// Returns the address of `length` bytes at `offset`, for a system call or a work request of an RDMA device. The
+    /// bytes exist as long as a clone of this memory does.
     ///
     /// # Errors
     ///
-    /// The bytes do not lie in it.
+    /// The bytes do not lie in the memory.
     #[inline]
     pub fn pointer(&self, offset: usize, length: usize) -> Result<*mut u8, OutOfRange> {
         self.check(offset, length)?;
@@ -344,7 +345,7 @@ mod tests {
         let result = unsafe { libc::mincore(start.cast(), length, present.as_mut_ptr()) };
         assert_eq!(result, 0);
         let touched = present.iter().filter(|page| **page & 1 != 0).count();
-        // If the system makes huge pages of what is touched, it is one of those.
+        // If the system makes huge pages of touched memory, there is only one of them.
         assert!(touched * page <= 2 << 20, "{touched} pages");
     }
 

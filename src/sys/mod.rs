@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Memory that others may write at any time, and the system calls on it: the place where `unsafe`
-//! is allowed.
+//! Memory that others may write at any time, and the system calls on it. This is the place where `unsafe` is allowed.
 
 #[cfg(feature = "shm")]
 mod bell;

@@ -16,23 +16,23 @@ use rustix::net::{
     SocketType,
 };
 
-/// File descriptors that one message can carry.
+/// Maximum number of file descriptors that one message can carry.
 pub const MAX_DESCRIPTORS: usize = 8;
 
 /// Why nothing was received. Any descriptors that came along are closed.
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum ReceiveError {
-    /// The other side closed its end, or sent an empty message, which has no use.
+    /// The other side closed its end, or sent an empty message, which has no meaning.
     #[error("the other side closed the connection")]
     Closed,
-    /// The message is longer than the room for it; the rest is lost.
+    /// The message is longer than the buffer; the rest is lost.
     #[error("the message is longer than the buffer of {room} bytes")]
     MessageTooLong {
-        /// Bytes of room.
+        /// Length of the buffer in bytes.
         room: usize,
     },
-    /// More than [`MAX_DESCRIPTORS`], or more than this process may have open.
+    /// The message carries more than [`MAX_DESCRIPTORS`] descriptors, or more than this process may have open.
     #[error("the message carries too many file descriptors")]
     TooManyDescriptors,
     /// There is no message now, or a system call failed.
@@ -41,13 +41,13 @@ pub enum ReceiveError {
 }
 
 impl ReceiveError {
-    /// A stable name for counters and logs, in snake case.
+    /// Returns a stable name for counters and logs, in snake case.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()
     }
 
-    /// Whether there is merely no message yet.
+    /// Returns whether there is just no message yet.
     #[must_use]
     pub fn is_would_block(&self) -> bool {
         matches!(self, Self::System(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -57,17 +57,17 @@ impl ReceiveError {
 /// A message that was received.
 #[derive(Debug)]
 pub struct Received {
-    /// Its bytes, more than 0, at the start of the buffer.
+    /// Number of its bytes, more than 0, at the start of the buffer.
     pub length: usize,
-    /// The descriptors that it carried, in the sender's order, at most [`MAX_DESCRIPTORS`];
-    /// programs that are started do not inherit them.
+    /// The descriptors that it carried, in the sender's order, at most [`MAX_DESCRIPTORS`]. Programs that this process
+    /// starts do not inherit them.
     pub descriptors: Vec<OwnedFd>,
 }
 
-/// The process that connected or listened, as it was then.
+/// The process that connected or listened, as it was at that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// Its process; 0 if it lives in a process namespace that is not visible from here.
+    /// Its process id; 0 if it is in a process namespace that is not visible from here.
     pub process: i32,
     /// Its effective user.
     pub user: u32,
@@ -80,20 +80,20 @@ pub struct Credentials {
 pub struct SeqListener(OwnedFd);
 
 impl SeqListener {
-    /// Listens at `path`, for this user only (mode 0600). Nothing may be there yet; the owner of
-    /// the directory removes what an earlier process left.
+    /// Listens at `path`, for this user only (mode 0600). The path must not exist; the owner of the directory removes
+    /// what an earlier process left.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let address = SocketAddrUnix::new(path)?;
         let socket = socket()?;
-        // The file that `bind` makes inherits the mode of the socket, so it never has a wider one,
-        // and the umask of the process, which other threads use, stays as it is.
+        // The file that `bind` makes inherits the mode of the socket, so it never has wider permissions, and the umask
+        // of the process, which other threads use, stays as it is.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         rustix::net::bind(&socket, &address)?;
         rustix::net::listen(&socket, 128)?;
         Ok(Self(socket))
     }
 
-    /// The next connection; [`io::ErrorKind::WouldBlock`] if there is none.
+    /// Returns the next connection; [`io::ErrorKind::WouldBlock`] if there is none.
     pub fn accept(&self) -> io::Result<SeqSocket> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         Ok(SeqSocket(rustix::net::accept_with(&self.0, flags)?))
@@ -111,8 +111,8 @@ impl AsFd for SeqListener {
 pub struct SeqSocket(OwnedFd);
 
 impl SeqSocket {
-    /// Connects to the process that listens at `path`; [`io::ErrorKind::WouldBlock`] if so many
-    /// others wait to be accepted that it must be tried again later.
+    /// Connects to the process that listens at `path`; fails with [`io::ErrorKind::WouldBlock`] if so many others wait
+    /// to be accepted that the caller must try again later.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let address = SocketAddrUnix::new(path)?;
         let socket = socket()?;
@@ -120,7 +120,7 @@ impl SeqSocket {
         Ok(Self(socket))
     }
 
-    /// Both ends of a connection.
+    /// Makes both ends of a connection.
     pub fn pair() -> io::Result<(Self, Self)> {
         let (one, other) = rustix::net::socketpair(
             AddressFamily::UNIX,
@@ -136,8 +136,8 @@ impl SeqSocket {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidInput`]: no bytes, or too many descriptors.
-    /// [`io::ErrorKind::WouldBlock`]: the other side has to receive first.
+    /// [`io::ErrorKind::InvalidInput`]: there are no bytes, or too many descriptors. [`io::ErrorKind::WouldBlock`]: the
+    /// other side has to receive first.
     pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         if bytes.is_empty() || descriptors.len() > MAX_DESCRIPTORS {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -160,10 +160,9 @@ impl SeqSocket {
     ///
     /// # Errors
     ///
-    /// What is wrong with the message; all its descriptors are closed then. Closing a descriptor
-    /// can take as long as a hostile sender likes (a TCP socket that lingers): a process that also
-    /// serves others accepts connections only from users that it trusts that far
-    /// ([`peer_credentials`](Self::peer_credentials)).
+    /// The error says what is wrong with the message, all of whose descriptors are then closed. Closing a descriptor
+    /// can take as long as a hostile sender likes (a TCP socket that lingers), so a process that also serves others
+    /// accepts connections only from users that it trusts in this ([`peer_credentials`](Self::peer_credentials)).
     pub fn receive(&self, buffer: &mut [u8]) -> Result<Received, ReceiveError> {
         let room = buffer.len();
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -176,13 +175,13 @@ impl SeqSocket {
             })
         };
         let message = match message() {
-            // The other side closed with messages unread. The kernel reports that once, before what
-            // the other side had sent, such as why it closes.
+            // The other side closed with messages unread. The kernel reports that once, before the messages that the
+            // other side had sent, such as why it closes.
             Err(Errno::CONNRESET) => message(),
             result => result,
         };
         let message = message.map_err(io::Error::from)?;
-        // Taken before any check: every return from here drops, and so closes, them.
+        // They are taken before any check: every return after this drops, and so closes, them.
         let mut descriptors = Vec::new();
         for part in control.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = part {
@@ -210,7 +209,7 @@ impl SeqSocket {
         Ok(rustix::net::shutdown(&self.0, Shutdown::Both)?)
     }
 
-    /// The process at the other end, as the kernel recorded it when the connection was made.
+    /// Returns the process at the other end, as the kernel recorded it when the connection was made.
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         let mut found = libc::ucred {
             pid: 0,
@@ -218,8 +217,8 @@ impl SeqSocket {
             gid: u32::MAX,
         };
         let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-        // By hand, since rustix takes the process for a number that cannot be 0.
-        // SAFETY: `found` and `length` outlive the call, and `length` is the size of `found`.
+        // This is done by hand, since rustix assumes that the process id cannot be 0. SAFETY: `found` and `length`
+        // outlive the call, and `length` is the size of `found`.
         let result = unsafe {
             libc::getsockopt(
                 self.0.as_raw_fd(),
@@ -264,7 +263,7 @@ mod tests {
 
     use super::*;
 
-    /// Readers of streams: at the end once all other ends are closed.
+    /// Makes streams and their readers, which are at the end once all other ends are closed.
     fn streams(count: usize) -> (Vec<UnixStream>, Vec<UnixStream>) {
         (0..count).map(|_| UnixStream::pair().unwrap()).unzip()
     }

@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use super::{Memory, OutOfRange};
 
-/// Time without accepting after the system ran out of descriptors.
+/// Time for which nothing is accepted after the system ran out of descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Pieces in one system call. Linux takes up to 1024.
+/// Maximum number of pieces in one system call. Linux takes up to 1024.
 pub const MAX_IOVECS: usize = 256;
 
-/// Room for the pieces of a vectored system call, reused from call to call.
+/// Room for the pieces of a vectored system call, which is reused from call to call.
 pub struct IoVecs(Vec<libc::iovec>);
 
 // SAFETY: between calls its pointers are never used: `send` and `receive` start by clearing it.
 unsafe impl Send for IoVecs {}
 
-/// The pieces to send in one system call, in order. Those past [`MAX_IOVECS`] are not taken.
+/// The pieces to send in one system call, in order. Pieces beyond [`MAX_IOVECS`] are not taken.
 pub struct SendVec<'a> {
     pieces: &'a mut Vec<libc::iovec>,
     total: usize,
@@ -37,7 +37,7 @@ pub struct ReceiveVec<'a> {
 }
 
 impl IoVecs {
-    /// Room for [`MAX_IOVECS`] pieces.
+    /// Makes room for [`MAX_IOVECS`] pieces.
     #[must_use]
     pub fn new() -> Self {
         Self(Vec::with_capacity(MAX_IOVECS))
@@ -93,19 +93,19 @@ impl<'a> SendVec<'a> {
         Ok(())
     }
 
-    /// Pieces that can still be added.
+    /// Returns how many pieces can still be added.
     #[must_use]
     pub fn room(&self) -> usize {
         MAX_IOVECS - self.pieces.len()
     }
 
-    /// Bytes of all pieces.
+    /// Returns the number of bytes of all pieces.
     #[must_use]
     pub const fn total(&self) -> usize {
         self.total
     }
 
-    /// Sends what the socket takes without waiting; returns the number of bytes.
+    /// Sends as much as the socket takes without waiting; returns the number of bytes.
     pub fn send(self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let message = header(self.pieces);
         // SAFETY: each piece lies in a slice or a memory that `'a` keeps borrowed, and the kernel
@@ -148,7 +148,7 @@ impl<'a> ReceiveVec<'a> {
         Ok(())
     }
 
-    /// Whether some of these bytes are in the list already: whatever is received into them first would be lost.
+    /// Returns whether some of these bytes are already in the list: the data received into them first would be lost.
     pub fn contains(
         &self,
         memory: &Memory,
@@ -163,19 +163,19 @@ impl<'a> ReceiveVec<'a> {
         Ok(self.pieces.iter().any(overlaps))
     }
 
-    /// Pieces that can still be added.
+    /// Returns how many pieces can still be added.
     #[must_use]
     pub fn room(&self) -> usize {
         MAX_IOVECS - self.pieces.len()
     }
 
-    /// Bytes of all pieces.
+    /// Returns the number of bytes of all pieces.
     #[must_use]
     pub const fn total(&self) -> usize {
         self.total
     }
 
-    /// Receives what is there without waiting; returns the number of bytes, 0 at the end of the stream.
+    /// Receives the bytes that have come, without waiting; returns their number, 0 at the end of the stream.
     pub fn receive(self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let mut message = header(self.pieces);
         // SAFETY: each piece lies in a slice that `'a` keeps mutably borrowed, or in a `Memory`,
@@ -226,11 +226,11 @@ fn header(pieces: &mut Vec<libc::iovec>) -> libc::msghdr {
     message
 }
 
-/// Bytes that a TCP socket was given and that its peer has not acknowledged.
+/// Returns how many bytes were given to a TCP socket and have not been acknowledged by its peer.
 ///
 /// # Errors
 ///
-/// The system's.
+/// The error of the system.
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: TIOCOUTQ, which sockets call SIOCOUTQ, writes one int, and `bytes` is one.

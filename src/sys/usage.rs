@@ -2,7 +2,7 @@
 
 //! What the system reports about a thread.
 
-/// How often this thread has lost its processor to another that wanted it.
+/// Returns how often this thread has lost its processor to another thread that wanted it.
 #[must_use]
 pub fn preemptions() -> u64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
@@ -11,7 +11,7 @@ pub fn preemptions() -> u64 {
     if result != 0 {
         return 0;
     }
-    // SAFETY: all zeros is a `rusage`, and so is what the call made of it.
+    // SAFETY: all zeros are a valid `rusage`, and so is what the call wrote.
     let usage = unsafe { usage.assume_init() };
     u64::try_from(usage.ru_nivcsw).unwrap_or(0)
 }

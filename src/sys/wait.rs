@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Sleeping until a file descriptor is readable.
+//! Lets a thread sleep until a file descriptor is readable.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-/// Waits until `fd` is readable, a signal arrives or `timeout` has passed; `None` has no limit.
+/// Waits until `fd` is readable, a signal arrives or `timeout` has passed; `None` means no limit.
 pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
     let mut poll = libc::pollfd {
         fd: fd.as_raw_fd(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A descriptor that tells of another one, and of wake-ups by its own process.
+//! A descriptor that shows when another one is readable, and wake-ups by its own process.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,9 +9,9 @@ use rustix::event::epoll;
 
 use super::EventFd;
 
-/// Readable while another descriptor is, or after [`wake`](Self::wake).
+/// A descriptor that is readable while another descriptor is, or after [`wake`](Self::wake).
 ///
-/// For a process that sleeps on one descriptor and may have reasons of its own to wake up.
+/// It is for a process that sleeps on one descriptor and may have its own reasons to wake up.
 #[derive(Debug)]
 pub struct Waker {
     epoll: OwnedFd,
@@ -39,7 +39,7 @@ impl Waker {
         })
     }
 
-    /// Makes it readable.
+    /// Makes the descriptor readable.
     pub fn wake(&mut self) {
         if !self.awake {
             // No other process has this bell, so it cannot be full.
@@ -47,7 +47,7 @@ impl Waker {
         }
     }
 
-    /// Ends what [`wake`](Self::wake) began, without a system call if that was never called.
+    /// Undoes [`wake`](Self::wake), without a system call if that was never called.
     pub fn calm(&mut self) {
         if self.awake {
             self.awake = self.bell.drain().is_err();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Limits on accepted connections that have not negotiated: a peer can open these without sending a byte of SMB Direct.
+//! Limits accepted connections that have not negotiated, which a peer can open without sending a byte of SMB Direct.
 
 use core::net::SocketAddr;
 
@@ -30,7 +30,7 @@ impl Admission {
         Some((oldest, reason))
     }
 
-    /// Stops counting a connection: it has negotiated, or is gone.
+    /// Stops counting a connection that has negotiated or ended.
     pub(super) fn release(&mut self, conn: ConnId) {
         self.0.remove(&conn);
     }

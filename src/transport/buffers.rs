@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Where received messages are put.
+//! The memory for received messages.
 
 use alloc::vec::Vec;
 
 use crate::fabric::ConnId;
 use crate::sys::Memory;
 
-/// Where incoming messages of the upper layer are put: heap, or an arena shared with another process.
+/// The memory into which incoming messages of the upper layer are put: heap, or an arena shared with another process.
 pub trait MessageBuffers {
-    /// A buffer. One that is dropped without [`release`](Self::release) is lost.
+    /// A buffer, which is lost if it is dropped without [`release`](Self::release).
     type Buffer;
 
-    /// A buffer for a message of `length` bytes (1 to `max_fragmented_size`; the peer said so).
-    /// `None`: not now. The message waits, and the peer's credits with it, until `Transport::buffers_available` or
+    /// Returns a buffer for a message of `length` bytes, from 1 to `max_fragmented_size`, as the peer announced it.
+    /// After `None`, the message waits, and the peer's credits with it, until `Transport::buffers_available` or
     /// `Transport::recycle`.
     fn allocate(&mut self, conn: ConnId, length: u32) -> Option<Self::Buffer>;
 
-    /// Like [`allocate`](Self::allocate), for a message of which only the first fragment has arrived. The rest may take
-    /// long or never come, so an owner whose memory many connections share may put such a message elsewhere.
+    /// Returns a buffer as [`allocate`](Self::allocate) does, for a message of which only the first fragment has
+    /// arrived. The rest may take long or never come, so an owner whose memory many connections share may put such a
+    /// message elsewhere.
     fn begin(&mut self, conn: ConnId, length: u32) -> Option<Self::Buffer> {
         self.allocate(conn, length)
     }
@@ -34,15 +35,15 @@ pub trait MessageBuffers {
         length: usize,
     );
 
-    /// The peer is gone. Messages that arrived before and wait for a buffer now ask for one a last time, and are lost
-    /// if they get none; the memory they lie in is about to be given up.
+    /// Says that the peer has gone. Messages that arrived before and wait for a buffer will ask for one a last time,
+    /// and are lost if they get none; the memory that holds them is about to be given up.
     fn last_call(&mut self, _conn: ConnId) {}
 
-    /// Takes a buffer back: the owner is done with the message, or it will never be complete.
+    /// Takes a buffer back, because the owner no longer needs the message, or because it will never be complete.
     fn release(&mut self, buffer: Self::Buffer);
 }
 
-/// Buffers on the heap, reused.
+/// Buffers on the heap, which are reused.
 #[derive(Debug)]
 pub struct HeapBuffers {
     small: Vec<Vec<u8>>,
@@ -51,7 +52,7 @@ pub struct HeapBuffers {
     limit: usize,
 }
 
-/// A buffer that may grow to this is kept for small messages.
+/// A buffer whose capacity is at most this is kept for small messages.
 const SMALL: usize = 8 * 1024;
 /// Number of free small buffers to keep: 8 MiB at most.
 const KEPT_SMALL: usize = 1024;
@@ -59,13 +60,13 @@ const KEPT_SMALL: usize = 1024;
 const KEPT_LARGE: usize = 16;
 
 impl HeapBuffers {
-    /// No limit on the number of buffers.
+    /// Makes buffers without a limit on their number.
     #[must_use]
     pub fn new() -> Self {
         Self::with_limit(usize::MAX)
     }
 
-    /// At most `limit` buffers at a time.
+    /// Makes buffers of which at most `limit` are given out at a time.
     #[must_use]
     pub fn with_limit(limit: usize) -> Self {
         Self {
@@ -76,7 +77,7 @@ impl HeapBuffers {
         }
     }
 
-    /// Buffers that were allocated and not yet released.
+    /// Returns the number of buffers that were allocated and not yet released.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.out
@@ -118,7 +119,7 @@ impl MessageBuffers for HeapBuffers {
         length: usize,
     ) {
         // Fragments come in order, so this one always belongs at the end of the buffer. The range lies in the receive
-        // slot that the fragment arrived in, so the copy cannot fail.
+        // slot in which the fragment arrived, so the copy cannot fail.
         let copied = source.append_to(source_offset, length, buffer);
         debug_assert!(copied.is_ok(), "a fragment lies in its slot");
     }

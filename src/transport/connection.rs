@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One connection: its endpoint, what it sends and what it receives.
+//! One connection: its endpoint, its outgoing work and its incoming messages.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -18,32 +18,32 @@ use crate::proto::{Endpoint, HEAD_LENGTH, Received, State};
 use crate::units::{Credits, Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
-/// A connection that the fabric knows. It has *failed* once this side has given up on it: the fabric has been told, and
-/// only the completions of posted work still matter.
+/// A connection that the fabric knows. It has *failed* once this side has given up on it: the fabric has been told to
+/// close it, and only the completions of posted work still matter.
 #[derive(Debug)]
 pub(super) struct Connection<Buffer> {
     pub(super) endpoint: Endpoint,
     pub(super) listener: Option<ListenerId>,
     pub(super) peer: SocketAddr,
     since: Instant,
-    /// The owner knows of it: it is established, or the owner began it.
+    /// The owner knows about the connection: it is established, or the owner began it.
     pub(super) announced: bool,
     /// [`Event::Established`] was sent.
     pub(super) established: bool,
-    /// The owner wants it closed once the queue is empty.
+    /// The owner wants the connection to be closed once the queue is empty.
     pub(super) closing: bool,
-    /// In the transport's list of connections that have something to post.
+    /// The connection is in the transport's list of connections that have something to post.
     pub(super) dirty: bool,
-    /// In the transport's list of connections with a fragment that has no buffer.
+    /// The connection is in the transport's list of connections with a fragment that has no buffer.
     pub(super) starved: bool,
     /// The deadline for closing, once it is being closed.
     close_by: Option<Instant>,
-    /// The deadline that the timers hold for it.
+    /// The deadline that the timers hold for the connection.
     pub(super) armed: Option<Instant>,
-    /// The regions that the owner registered, and their lengths. A map, since no fabric promises
-    /// small numbers while a connection ends.
+    /// The regions that the owner registered, and their lengths. It is a map, because no fabric promises small numbers
+    /// while a connection ends.
     pub(super) regions: BTreeMap<RegionId, usize>,
-    /// Known once the fabric's connection is up.
+    /// The limits, which are known once the fabric's connection is up.
     limits: Option<ReadLimits>,
     failed: Option<CloseReason>,
     sends: SendQueue,
@@ -59,7 +59,7 @@ pub(super) struct Connection<Buffer> {
 }
 
 impl<Buffer> Connection<Buffer> {
-    /// A connection that `listener` accepted or, if `None`, one that this side begins.
+    /// Makes a connection that `listener` accepted or, if that is `None`, that this side begins.
     pub(super) fn new(
         config: &Config,
         listener: Option<ListenerId>,
@@ -110,17 +110,17 @@ impl<Buffer> Connection<Buffer> {
         self.endpoint.set_receive_credit_max(Credits(self.slots));
     }
 
-    /// The fabric's connection is up.
+    /// Takes note that the fabric's connection is up.
     pub(super) fn connected(&mut self, limits: ReadLimits) {
         self.limits = Some(limits);
     }
 
-    /// Gives up; the caller closes the fabric's connection. The first reason stays.
+    /// Gives up; the caller closes the fabric's connection. The first reason is kept.
     pub(super) fn fail(&mut self, reason: CloseReason) {
         self.failed.get_or_insert(reason);
     }
 
-    /// When `expire` is to be called.
+    /// Returns the time at which `expire` has to be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
         if self.failed.is_some() {
             return None;
@@ -134,7 +134,7 @@ impl<Buffer> Connection<Buffer> {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Checks the deadlines and what the fabric saw move; an error ends the connection.
+    /// Checks the deadlines, and when the fabric last saw data move; an error ends the connection.
     pub(super) fn expire(&mut self, now: Instant, moved: Moved) -> Result<(), CloseReason> {
         if self.close_by.is_some_and(|close_by| close_by <= now) {
             return Err(CloseReason::CloseTimeout);
@@ -194,7 +194,7 @@ impl<Buffer> Connection<Buffer> {
             .negotiated()
             .map_or(0, |negotiated| negotiated.max_read_write_size);
         self.check(sink, most, self.reads.len() < limit)?;
-        // They would wait in the fabric for ever.
+        // Otherwise they would wait in the fabric for ever.
         if self.limits.is_none_or(|limits| limits.initiator_depth == 0) {
             return Err(SendError::NoReads);
         }
@@ -218,10 +218,10 @@ impl<Buffer> Connection<Buffer> {
         }
     }
 
-    /// Whether the owner registered this memory.
+    /// Returns whether the owner registered this memory.
     #[inline]
     fn holds(&self, memory: Sge) -> bool {
-        // An end beyond 32 bits cannot be cut into pieces.
+        // Memory whose end exceeds 32 bits cannot be cut into pieces.
         match (
             self.regions.get(&memory.region),
             memory.offset.checked_add(memory.length),
@@ -240,7 +240,7 @@ impl<Buffer> Connection<Buffer> {
             .post(fabric, id, &mut self.endpoint, self.slots)
     }
 
-    /// Posts whatever can be posted now, and closes what is done.
+    /// Posts whatever can be posted now, and closes the connection if it is done.
     #[inline]
     pub(super) fn pump<F: Fabric>(&mut self, fabric: &mut F, id: ConnId, now: Instant) {
         if self.failed.is_some() {
@@ -261,8 +261,8 @@ impl<Buffer> Connection<Buffer> {
             self.fail(reason);
             fabric.close(id);
         } else if closed || self.closing {
-            // A peer that grants little, an owner without receives to grant, a fabric that accepts no work: none of
-            // them may hold it for ever.
+            // A peer that grants little, an owner without receives to grant, or a fabric that accepts no work must not
+            // hold the connection for ever.
             self.close_by.get_or_insert(now + self.patience);
         }
     }
@@ -291,7 +291,7 @@ impl<Buffer> Connection<Buffer> {
         Ok(())
     }
 
-    /// A work request ended.
+    /// Handles the end of a work request.
     #[inline]
     pub(super) fn complete<B: MessageBuffers<Buffer = Buffer>>(
         &mut self,
@@ -365,13 +365,13 @@ impl<Buffer> Connection<Buffer> {
         }
     }
 
-    /// Fragments that wait for a buffer.
+    /// Returns how many fragments wait for a buffer.
     #[inline]
     pub(super) fn waiting(&self) -> usize {
         self.incoming.waiting()
     }
 
-    /// Tries again to find buffers; returns `false` if something still waits.
+    /// Tries again to find buffers; returns `false` if a fragment still waits.
     pub(super) fn retry<B: MessageBuffers<Buffer = Buffer>>(
         &mut self,
         id: ConnId,
@@ -381,7 +381,7 @@ impl<Buffer> Connection<Buffer> {
         self.failed.is_some() || self.incoming.retry(id, buffers, &mut self.traffic, events)
     }
 
-    /// The connection is gone: ends whatever has not ended, then reports why and what it carried.
+    /// Ends a connection that has gone: ends all unfinished work, then reports why it ended and what it carried.
     pub(super) fn end<B: MessageBuffers<Buffer = Buffer>>(
         mut self,
         id: ConnId,
@@ -396,18 +396,18 @@ impl<Buffer> Connection<Buffer> {
         (reason, self.traffic)
     }
 
-    /// Whether this side gave up on it.
+    /// Returns whether this side gave up on the connection.
     #[inline]
     pub(super) fn is_failed(&self) -> bool {
         self.failed.is_some()
     }
 
-    /// Bytes of memory for its receives.
+    /// Returns the number of bytes of memory for the receives.
     pub(super) fn receive_memory(&self) -> usize {
         self.incoming.memory()
     }
 
-    /// Bytes of heap that hold work waiting to be posted.
+    /// Returns the number of bytes of heap that hold work waiting to be posted.
     pub(super) fn queue_memory(&self) -> usize {
         self.sends.memory() + self.reads.memory()
     }

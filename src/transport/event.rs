@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a transport reports: events, reasons, errors, the status of a connection.
+//! What a transport reports: events, reasons, errors, and the status of a connection.
 
 use alloc::boxed::Box;
 use core::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::units::{Credits, Instant, RemoteToken};
 /// [`Event::Closed`] of its connection.
 #[derive(Debug)]
 pub enum Event<Buffer> {
-    /// The negotiation is complete: messages go both ways. The first event of an accepted connection.
+    /// The negotiation is complete: messages go both ways. This is the first event of an accepted connection.
     Established {
         /// The connection.
         conn: ConnId,
@@ -32,22 +32,22 @@ pub enum Event<Buffer> {
         conn: ConnId,
         /// The message; give it back with `Transport::recycle`.
         buffer: Buffer,
-        /// Bytes of the message.
+        /// Length of the message in bytes.
         length: u32,
     },
-    /// The peer invalidated a token of memory registered here, and can no longer access that memory. Comes before the
-    /// message with which the peer did so; the region still has to be deregistered.
+    /// The peer invalidated a token of memory registered here, and can no longer access that memory. This comes before
+    /// the message with which the peer did so; the region still has to be deregistered.
     Invalidated {
         /// The connection.
         conn: ConnId,
-        /// As `register` returned it.
+        /// The token that `register` returned.
         token: RemoteToken,
     },
-    /// A message was sent, or never will be: its memory is free again.
+    /// A message was sent, or will never be sent: its memory is free again.
     Sent {
         /// The connection.
         conn: ConnId,
-        /// As given to `send`.
+        /// The cookie given to `send`.
         cookie: u64,
         /// Whether all of it was handed to the network.
         result: Result<(), WrError>,
@@ -56,28 +56,28 @@ pub enum Event<Buffer> {
     Written {
         /// The connection.
         conn: ConnId,
-        /// As given to `write`.
+        /// The cookie given to `write`.
         cookie: u64,
         /// The first error among its pieces.
         result: Result<(), WrError>,
     },
-    /// An RDMA READ ended: the data is there, or the memory is free.
+    /// An RDMA READ ended: the data has arrived, or the memory is free again.
     Read {
         /// The connection.
         conn: ConnId,
-        /// As given to `read`.
+        /// The cookie given to `read`.
         cookie: u64,
         /// The first error among its pieces.
         result: Result<(), WrError>,
     },
-    /// The connection is gone. Sent exactly once for each that was established or that `connect`
+    /// The connection has ended. This is sent exactly once for each connection that was established or that `connect`
     /// returned.
     Closed {
         /// The connection; its number means nothing afterwards.
         conn: ConnId,
-        /// Why.
+        /// The reason.
         reason: CloseReason,
-        /// What it carried.
+        /// What the connection carried.
         traffic: Box<Traffic>,
     },
 }
@@ -92,19 +92,19 @@ pub enum CloseReason {
     /// The peer broke a rule of [MS-SMBD], or failed to act in time.
     #[error("SMB Direct: {0}")]
     Protocol(#[from] ProtocolError),
-    /// The fabric refused what the transport asked of it: see [`CallFailed`].
+    /// The fabric refused a call of the transport: see [`CallFailed`].
     #[error("the fabric refused: {0}")]
     Call(#[from] CallFailed),
     /// `Transport::abort` was called.
     #[error("aborted by this side")]
     Aborted,
-    /// `Transport::close` was called, and what was queued was not sent in time.
+    /// `Transport::close` was called, but the queued messages were not sent in time.
     #[error("closed by this side before everything queued was sent: the peer took it too slowly")]
     CloseTimeout,
-    /// [`super::Config::progress_timeout`] passed without the peer's network taking any of what was sent.
+    /// [`super::Config::progress_timeout`] passed, and the peer's network took none of the data that was sent.
     #[error("the peer took none of the data sent to it for too long")]
     NotTaken,
-    /// [`super::Config::progress_timeout`] passed without an answer to any of the posted RDMA READs.
+    /// [`super::Config::progress_timeout`] passed, and the peer answered none of the posted RDMA READs.
     #[error("the peer answered no RDMA READ for too long")]
     ReadsNotAnswered,
     /// The negotiation failed and the peer was told so ([MS-SMBD] 3.1.5.2).
@@ -113,13 +113,13 @@ pub enum CloseReason {
     /// This machine no longer has the address at which the peer had connected.
     #[error("this machine no longer has the local address of the connection")]
     AddressGone,
-    /// Turned away: `Config::max_connections`.
+    /// The connection was turned away because of `Config::max_connections`.
     #[error("too many connections (max_connections)")]
     TooManyConnections,
-    /// Ended to make room for a newer one: `Config::max_unnegotiated`.
+    /// The connection ended to make room for a newer one, because of `Config::max_unnegotiated`.
     #[error("too many connections that have not negotiated (max_unnegotiated)")]
     TooManyUnnegotiated,
-    /// Ended to make room for a newer one: `Config::max_unnegotiated_per_source`.
+    /// The connection ended to make room for a newer one, because of `Config::max_unnegotiated_per_source`.
     #[error(
         "too many connections from this source that have not negotiated (max_unnegotiated_per_source)"
     )]
@@ -127,7 +127,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -139,7 +139,7 @@ impl CloseReason {
     }
 }
 
-/// A [`FabricError`] that ended a connection, reduced to what can be copied.
+/// A [`FabricError`] that ended a connection, reduced to data that can be copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum CallFailed {
@@ -149,7 +149,8 @@ pub enum CallFailed {
     /// [`FabricError::TooManyRegions`].
     #[error("too many memory regions")]
     TooManyRegions,
-    /// [`FabricError::Os`]: an `errno` value. Registering memory fails this way if the limit of locked memory is low.
+    /// [`FabricError::Os`], with an `errno` value. Registering memory fails in this way if the limit of locked memory
+    /// is low.
     #[error("{}", OsError(*.0))]
     Os(i32),
     /// The connection was in the wrong state for the call: a bug in this crate.
@@ -159,7 +160,7 @@ pub enum CallFailed {
 }
 
 impl CallFailed {
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
@@ -180,7 +181,7 @@ impl From<FabricError> for CallFailed {
 /// Why `connect` failed. It had no effect.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// There are `Config::max_connections` already.
+    /// There are already `Config::max_connections`.
     #[error("too many connections")]
     TooManyConnections,
     /// The fabric's error.
@@ -192,28 +193,28 @@ pub enum ConnectError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum SendError {
-    /// No such connection, or not negotiated, or closing.
+    /// The connection does not exist, has not negotiated, or is closing.
     #[error("the connection is not established")]
     NotEstablished,
-    /// `Config::send_queue` calls are queued: try again after an event.
+    /// `Config::send_queue` calls are queued. Try again after an event.
     #[error("the queue is full")]
     QueueFull,
-    /// Larger than the peer reassembles, or than an RDMA request may be.
+    /// The transfer is larger than a message that the peer reassembles, or than an RDMA request may be.
     #[error("larger than the connection may carry")]
     TooLong,
-    /// Nothing to carry.
+    /// There is nothing to carry.
     #[error("empty")]
     Empty,
     /// The piece of memory does not lie in a region that `register` returned.
     #[error("the memory does not lie in a registered region")]
     LocalProtection,
-    /// The peer serves no RDMA READs ([`ReadLimits::initiator_depth`] is 0): let it send the data instead.
-    #[error("the peer serves no RDMA READs")]
+    /// The peer does not serve RDMA READs ([`ReadLimits::initiator_depth`] is 0), so it has to send the data instead.
+    #[error("the peer does not serve RDMA READs")]
     NoReads,
     /// The descriptors hold fewer bytes than the transfer.
     #[error("the buffer descriptors hold fewer bytes than the transfer")]
     DescriptorsTooShort,
-    /// More than [`super::MAX_DESCRIPTORS`] descriptors.
+    /// There are more than [`super::MAX_DESCRIPTORS`] descriptors.
     #[error("too many buffer descriptors")]
     TooManyDescriptors,
     /// A descriptor runs past the end of the address space.
@@ -222,7 +223,7 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
@@ -232,36 +233,36 @@ impl SendError {
 /// What a connection carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Messages of the upper layer that arrived whole.
+    /// Number of messages of the upper layer that arrived whole.
     pub messages_in: u64,
-    /// Messages of the upper layer that were handed to the network whole.
+    /// Number of messages of the upper layer that were handed to the network whole.
     pub messages_out: u64,
     /// Bytes of upper-layer messages that arrived, headers not counted.
     pub inline_bytes_in: u64,
     /// Bytes of upper-layer messages that were handed to the network, headers not counted.
     pub inline_bytes_out: u64,
-    /// Fragments that had to wait for a buffer of the owner.
+    /// Number of fragments that had to wait for a buffer of the owner.
     pub buffer_waits: u64,
-    /// RDMA READs of this side that brought all of their data.
+    /// Number of RDMA READs of this side that fetched all of their data.
     pub rdma_reads: u64,
-    /// Bytes that RDMA READs of this side brought.
+    /// Bytes that RDMA READs of this side fetched.
     pub rdma_read_bytes: u64,
-    /// RDMA WRITEs of this side that carried all of their data.
+    /// Number of RDMA WRITEs of this side that carried all of their data.
     pub rdma_writes: u64,
     /// Bytes that RDMA WRITEs of this side carried.
     pub rdma_write_bytes: u64,
-    /// Tokens of the peer that messages of this side invalidated.
+    /// Number of tokens of the peer that messages of this side invalidated.
     pub invalidations_out: u64,
 }
 
 impl Traffic {
-    /// Bytes that came from the peer: those of messages and those of RDMA READs.
+    /// Returns how many bytes came from the peer, in messages and by RDMA READs.
     #[must_use]
     pub const fn bytes_received(&self) -> u64 {
         self.inline_bytes_in.saturating_add(self.rdma_read_bytes)
     }
 
-    /// Bytes that went to the peer: those of messages and those of RDMA WRITEs.
+    /// Returns how many bytes went to the peer, in messages and by RDMA WRITEs.
     #[must_use]
     pub const fn bytes_sent(&self) -> u64 {
         self.inline_bytes_out.saturating_add(self.rdma_write_bytes)
@@ -287,36 +288,36 @@ impl AddAssign for Traffic {
     }
 }
 
-/// What is known about a connection.
+/// The status of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnStatus {
     /// The peer's address.
     pub peer: SocketAddr,
     /// The listener that accepted it; `None` if `connect` began it.
     pub listener: Option<ListenerId>,
-    /// When it was accepted or begun.
+    /// When the connection was accepted or begun.
     pub since: Instant,
-    /// What it is doing; `Closed` when only its [`Event::Closed`] is outstanding.
+    /// The state of the connection; `Closed` when only its [`Event::Closed`] is outstanding.
     pub state: State,
-    /// Messages this side may send now.
+    /// Number of messages that this side may send now.
     pub send_credits: Credits,
-    /// Messages the peer may send now.
+    /// Number of messages that the peer may send now.
     pub receive_credits: Credits,
-    /// Receives that are posted: those granted to the peer, and those that can be granted at once.
+    /// Number of receives that are posted: those granted to the peer, and those that can be granted at once.
     pub receives_posted: u16,
-    /// What both sides agreed on, once they have agreed.
+    /// The values on which both sides agreed, once they have agreed.
     pub negotiated: Option<Negotiated>,
     /// Limits on RDMA READs under way, once the fabric's connection is up.
     pub limits: Option<ReadLimits>,
-    /// Messages and RDMA WRITEs that are queued but not posted.
+    /// Number of messages and RDMA WRITEs that are queued but not posted.
     pub queued: usize,
-    /// RDMA READs that are queued but not posted.
+    /// Number of RDMA READs that are queued but not posted.
     pub queued_reads: usize,
-    /// Received fragments that wait for a buffer of the owner.
+    /// Number of received fragments that wait for a buffer of the owner.
     pub starved: usize,
-    /// Whether a message has arrived in part, and lies in a buffer of the owner.
+    /// Whether a part of a message has arrived, and is in a buffer of the owner.
     pub assembling: bool,
-    /// What it carried.
+    /// What the connection carried.
     pub traffic: Traffic,
 }
 

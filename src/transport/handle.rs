@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What the transport does about time, lack of buffers, and the events of its fabric.
+//! Handles time, lack of buffers, and the events of the fabric.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -13,8 +13,8 @@ use crate::proto::State;
 use crate::units::Instant;
 
 impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
-    /// Retries fragments that found no buffer. The first connection that still waits moves behind
-    /// the others, so that each is first at some time.
+    /// Retries fragments that found no buffer. The first connection that still waits moves to the end of the list, so
+    /// that each is first at some time.
     pub(super) fn retry_starved(&mut self, events: &mut Vec<Event<B::Buffer>>) {
         if !core::mem::take(&mut self.retry_starved) {
             return;
@@ -28,8 +28,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             let before = conn.waiting();
             let done = conn.retry(id, buffers, events);
             conn.starved = !done;
-            // Thousands may wait for one buffer: only the connection that got it has receives to
-            // post.
+            // Thousands of connections may wait for one buffer: only the one that got it has receives to post.
             if conn.waiting() < before {
                 mark_dirty(dirty, id, conn);
             }
@@ -62,7 +61,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
-    /// Posts what there is to post.
+    /// Posts the work that is ready.
     pub(super) fn pump(&mut self, now: Instant, events: &mut Vec<Event<B::Buffer>>) {
         for id in self.dirty.drain(..) {
             let Some(conn) = self.conns.get_mut(id) else {
@@ -133,7 +132,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
-    /// A peer asks for a connection: accepts it if there is room ([MS-SMBD] 3.1.7.1).
+    /// Accepts a connection that a peer asks for, if there is room ([MS-SMBD] 3.1.7.1).
     fn requested(&mut self, now: Instant, listener: ListenerId, id: ConnId, peer: SocketAddr) {
         self.journal.counters.requested += 1;
         if let Err(reason) = self.accept(now, listener, id, peer) {
@@ -192,7 +191,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         let (reason, traffic) = conn.end(id, reason, &mut self.buffers, events);
         self.journal.counters.ended += traffic;
         if announced {
-            // The owner knows more about it, and logs its end.
+            // The owner knows more about the connection, and logs its end.
             self.journal.count_closed(&reason);
             events.push(Event::Closed {
                 conn: id,

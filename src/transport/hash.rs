@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A hash for numbers that no peer can choose.
+//! A hash function for numbers that no peer can choose.
 
 use core::hash::Hasher;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a connection receives: the slots that receives are posted with, and the message being reassembled.
+//! The receiving side of a connection: the slots for receives, and the message that is being reassembled.
 //!
 //! ```text
 //!   free slots --post_recv--> posted --completion--> read by the endpoint --copied--> free
@@ -21,10 +21,10 @@ use crate::sys::Memory;
 struct Pool {
     memory: Memory,
     region: RegionId,
-    /// Whether it is the pool for the time after the negotiation.
+    /// Whether this is the pool for the time after the negotiation.
     negotiated: bool,
     slot_size: u32,
-    /// Bytes from one slot to the next.
+    /// Number of bytes from one slot to the next.
     stride: u32,
     free: Vec<u16>,
 }
@@ -61,16 +61,16 @@ impl Pool {
     }
 }
 
-/// A fragment of an upper-layer message: where it lies and where it belongs.
+/// A fragment of an upper-layer message: where it is, and where it belongs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fragment {
     pub(super) slot: u16,
-    /// Bytes from the start of the slot.
+    /// Offset from the start of the slot, in bytes.
     pub(super) start: u32,
     pub(super) length: u32,
-    /// Bytes from the start of the message.
+    /// Offset from the start of the message, in bytes.
     pub(super) offset: u32,
-    /// Bytes of the message.
+    /// Length of the message, in bytes.
     pub(super) total: u32,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Incoming<Buffer> {
     pool: Option<Pool>,
     /// The peer's negotiate message has arrived: its receive was the last small one.
     negotiated: bool,
-    /// Fragments for which the owner has no buffer yet, and those behind them.
+    /// Fragments for which the owner has no buffer yet, and the fragments after them.
     waiting: VecDeque<Fragment>,
     /// The message being reassembled.
     message: Option<Buffer>,
@@ -95,23 +95,23 @@ impl<Buffer> Incoming<Buffer> {
         }
     }
 
-    /// Fragments that wait for a buffer.
+    /// Returns how many fragments wait for a buffer.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Bytes of the receives.
+    /// Returns the number of bytes of the receives.
     pub(super) fn memory(&self) -> usize {
         self.pool.as_ref().map_or(0, |pool| pool.memory.len())
     }
 
-    /// Whether a message has arrived in part, and has a buffer.
+    /// Returns whether a part of a message has arrived, and has a buffer.
     pub(super) fn is_assembling(&self) -> bool {
         self.message.is_some()
     }
 
-    /// Posts the receives that the endpoint wants: before the negotiation is complete, a single one from a pool of that
-    /// size; afterwards from a pool of `slots`.
+    /// Posts the receives that the endpoint wants: before the negotiation is complete, a single one from a pool of one
+    /// slot; afterwards from a pool of `slots`.
     #[inline]
     pub(super) fn post<F: Fabric>(
         &mut self,
@@ -154,7 +154,7 @@ impl<Buffer> Incoming<Buffer> {
             };
             match fabric.post_recv(id, WrId(u64::from(slot)), sge) {
                 Ok(()) => {}
-                // A fabric with less room than requested only means fewer credits.
+                // If the fabric has less room than requested, there are only fewer credits.
                 Err(FabricError::QueueFull) => break,
                 Err(error) => return Err(error),
             }
@@ -177,12 +177,12 @@ impl<Buffer> Incoming<Buffer> {
         Some(head)
     }
 
-    /// The peer's negotiate message has arrived. The next receives have the agreed size.
+    /// Takes note that the peer's negotiate message has arrived. The next receives have the agreed size.
     pub(super) fn end_negotiation(&mut self) {
         self.negotiated = true;
     }
 
-    /// The slot may be posted again.
+    /// Frees a slot, which may then be posted again.
     #[inline]
     pub(super) fn free(&mut self, slot: u16) {
         if let Some(pool) = &mut self.pool {
@@ -273,7 +273,7 @@ impl<Buffer> Incoming<Buffer> {
         true
     }
 
-    /// The connection is gone: gives back the buffer of an incomplete message.
+    /// Gives back the buffer of an incomplete message, because the connection has ended.
     pub(super) fn discard<B: MessageBuffers<Buffer = Buffer>>(&mut self, buffers: &mut B) {
         self.waiting.clear();
         if let Some(buffer) = self.message.take() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Counters, and the log of connections that end before their owner knows of them; no peer can flood it.
+//! Counters, and the log of connections that end before their owner knows about them. No peer can flood the log.
 
 use alloc::collections::BTreeMap;
 use core::net::SocketAddr;
@@ -10,18 +10,18 @@ use super::{CloseReason, Traffic, log};
 use crate::fabric;
 use crate::units::Instant;
 
-/// Log lines for one reason in one [`WINDOW`]; further ones are only counted.
+/// Maximum number of log lines for one reason in one [`WINDOW`]; further ones are only counted.
 const LINES: u64 = 5;
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// What happened since the start.
+/// Counts of what happened since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
-    /// Connections that asked to be accepted.
+    /// Number of connections that asked to be accepted.
     pub requested: u64,
-    /// Connections that negotiated, of either role.
+    /// Number of connections that negotiated, in either role.
     pub established: u64,
-    /// Accepted connections that ended because there were too many that had not negotiated.
+    /// Number of accepted connections that ended because there were too many that had not negotiated.
     pub turned_away: u64,
     /// What the connections that have ended carried.
     pub ended: Traffic,
@@ -37,14 +37,15 @@ struct Reason {
 }
 
 impl Counters {
-    /// How often connections ended or were turned away, by the reason's name ([`CloseReason::name`]), sorted by name.
+    /// Returns how often connections ended or were turned away, by the reason's name ([`CloseReason::name`]), sorted by
+    /// name.
     pub fn closed(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.reasons
             .iter()
             .map(|(name, reason)| (*name, reason.count))
     }
 
-    /// The same, for one name.
+    /// Returns the same count for one name.
     #[must_use]
     pub fn closed_by(&self, name: &str) -> u64 {
         self.reasons.get(name).map_or(0, |reason| reason.count)
@@ -63,7 +64,7 @@ impl Journal {
         &self.counters
     }
 
-    /// Counts the end of a connection that its owner knows of.
+    /// Counts the end of a connection that its owner knows about.
     pub(super) fn count_closed(&mut self, reason: &CloseReason) {
         self.counters
             .reasons
@@ -86,7 +87,7 @@ impl Journal {
         }
     }
 
-    /// Counts one, and returns whether its line is one of the few to log.
+    /// Counts one event, and returns whether its line is one of the few to log.
     fn count(&mut self, now: Instant, name: &'static str) -> bool {
         let reason = self.counters.reasons.entry(name).or_default();
         reason.count += 1;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Log lines that clients can cause: a few per second, and no more.
+//! Limits log lines that clients can cause to a few per second.
 
 use core::time::Duration;
 
@@ -18,7 +18,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// `Some` if a line may be logged now, with the number of lines left out before it.
+    /// Returns the number of lines left out before this one if it may be logged now, and `None` otherwise.
     pub fn admit(&mut self, now: Instant) -> Option<u64> {
         if now >= self.window + WINDOW {
             (self.window, self.lines) = (now, 0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The lines of the [`journal`](super::journal), for builds that have a log; other builds have only its counters.
+//! Writes the lines of the [`journal`](super::journal) in builds that have a log; other builds have only its counters.
 
 #[cfg(feature = "fabric")]
 pub(super) use hosted::{ended, more_ended};

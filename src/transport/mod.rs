@@ -2,9 +2,9 @@
 
 //! SMB Direct connections on a fabric: messages in and out, RDMA, timers and limits.
 //!
-//! [`Transport`] ties one [`proto::Endpoint`] to each connection of a [`Fabric`]. It owns what neither of them knows:
-//! the receive slots, the queues of an owner that does not wait, the deadlines, and the limits against peers that
-//! connect and do not negotiate.
+//! [`Transport`] ties one [`proto::Endpoint`] to each connection of a [`Fabric`]. It owns everything that neither of
+//! them knows: the receive slots, the queues of an owner that does not wait, the deadlines, and the limits against
+//! peers that connect and do not negotiate.
 //!
 //! ```text
 //!    owner          send, write, read              poll -> Message, Sent, Written, Read ...
@@ -14,13 +14,13 @@
 //!    fabric         post_send  post_write  post_read    Recv completion
 //! ```
 //!
-//! Rules ([MS-SMBD] 3.1.4.2, 3.1.5.x): the endpoint cuts a message of the upper layer as credits allow; messages and
-//! RDMA WRITEs leave in the order in which they were queued, so a response never overtakes its data. A received
-//! fragment is copied once, from its slot into the owner's buffer. If the owner has no buffer, the slot is not posted
-//! again: the peer runs out of credits, and no other connection notices.
+//! The rules are ([MS-SMBD] 3.1.4.2, 3.1.5.x): the endpoint cuts a message of the upper layer as credits allow;
+//! messages and RDMA WRITEs leave in the order in which they were queued, so a response never overtakes its data. A
+//! received fragment is copied once, from its slot into the owner's buffer. If the owner has no buffer, the slot is not
+//! posted again: the peer runs out of credits, and no other connection notices.
 //!
-//! It must never: end a connection for what another one did, hold more than a few KiB for a peer
-//! that has not negotiated, log per message, or allocate per message once its queues have grown.
+//! A transport must never end a connection because of what another one did, hold more than a few KiB for a peer that
+//! has not negotiated, log for each message, or allocate for each message once its queues have grown.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -68,36 +68,36 @@ use journal::Journal;
 pub(crate) use table::ConnTable;
 use timers::Timers;
 
-/// What a transport brings to its connections, and how many it takes.
+/// The configuration of a transport: the values for its connections, and their limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// For connections that a listener accepts.
+    /// The values for connections that a listener accepts.
     pub acceptor: proto::Config,
-    /// Credits that peers of accepted connections may hold until [`Transport::raise_receives`], if that
-    /// is less than `acceptor` says.
+    /// Number of credits that peers of accepted connections may hold until [`Transport::raise_receives`], if that is
+    /// less than `acceptor` allows.
     pub first_receive_credit_max: Credits,
-    /// For connections that `connect` begins.
+    /// The values for connections that `connect` begins.
     pub initiator: proto::Config,
-    /// Limits on RDMA READs under way, for both.
+    /// Limits on RDMA READs under way, for both kinds of connections.
     pub limits: ReadLimits,
-    /// Accepted connections that have not negotiated, at a time. If there are more, the oldest one of the source that
-    /// has the most of them ends.
+    /// Maximum number of accepted connections at a time that have not negotiated. If there are more, the oldest one of
+    /// the source that has most of them ends.
     pub max_unnegotiated: usize,
-    /// The same for one source address (one /64 of IPv6).
+    /// The same limit for one source address (one /64 of IPv6).
     pub max_unnegotiated_per_source: usize,
-    /// Connections at a time.
+    /// Maximum number of connections at a time.
     pub max_connections: usize,
-    /// Messages and RDMA WRITEs, and as many RDMA READs, that may be queued on a connection. Counts calls, whatever
-    /// the number of their descriptors, at most [`MAX_DESCRIPTORS`] each.
+    /// Maximum number of messages and RDMA WRITEs, and of RDMA READs, that may be queued on a connection. It counts
+    /// calls, whatever the number of their descriptors, which is at most [`MAX_DESCRIPTORS`] each.
     pub send_queue: usize,
-    /// A connection ends if its posted SENDs and RDMA WRITEs, or its RDMA READs, stand still for this long: none of
+    /// Time after which a connection ends if its posted SENDs and RDMA WRITEs, or its RDMA READs, stand still: none of
     /// them ended, and the fabric saw none of their bytes move.
     pub progress_timeout: Duration,
 }
 
 impl Config {
-    /// These two, and the usual limits: 256 connections that have not negotiated, 32 of them from one source, 4096
-    /// connections, 256 queued messages and RDMA WRITEs on each, 60 s without progress.
+    /// Makes a configuration with these two and the usual limits: 256 connections that have not negotiated, 32 of them
+    /// from one source, 4096 connections, 256 queued messages and RDMA WRITEs on each, and 60 s without progress.
     #[must_use]
     pub fn new(acceptor: proto::Config, initiator: proto::Config) -> Self {
         Self {
@@ -114,14 +114,14 @@ impl Config {
     }
 }
 
-/// Most buffer descriptors that one RDMA READ or RDMA WRITE takes: 65,535 bytes of them
-/// ([MS-SMB2] 2.2.19, `ReadChannelInfoLength`).
+/// Maximum number of buffer descriptors of one RDMA READ or RDMA WRITE: as many as fit into 65,535 bytes ([MS-SMB2]
+/// 2.2.19, `ReadChannelInfoLength`).
 pub const MAX_DESCRIPTORS: usize = 4095;
 
 /// SMB Direct connections on one fabric. See the [module](self).
 ///
-/// Calls queue work; [`poll`](Self::poll) carries it out and reports what happened. Nothing
-/// blocks, and nothing reads a clock: the caller says what time it is.
+/// Calls queue work; [`poll`](Self::poll) carries it out and reports what happened. Nothing blocks, and nothing reads a
+/// clock: the caller passes the time.
 #[derive(Debug)]
 pub struct Transport<F, B: MessageBuffers> {
     fabric: F,
@@ -140,7 +140,7 @@ pub struct Transport<F, B: MessageBuffers> {
 }
 
 impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
-    /// A transport without connections.
+    /// Makes a transport without connections.
     pub fn new(fabric: F, buffers: B, config: Config) -> Self {
         Self {
             fabric,
@@ -157,22 +157,22 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
-    /// Accepts connections at `address`; port 0 takes a free one.
+    /// Accepts connections on `address`; port 0 takes a free one.
     pub fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
         self.fabric.listen(address)
     }
 
-    /// The address a listener is bound to, with its real port.
+    /// Returns the address to which a listener is bound, with its real port.
     pub fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
         self.fabric.local_address(listener)
     }
 
-    /// Ends a listener. Its connections live on.
+    /// Ends a listener. Its connections continue.
     pub fn unlisten(&mut self, listener: ListenerId) {
         self.fabric.unlisten(listener);
     }
 
-    /// From now on accepts connections only at these local addresses, and ends those that it accepted at others:
+    /// Accepts connections only on these local addresses from now on, and ends those that it accepted on others:
     /// [`Event::Closed`] follows.
     pub fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
         self.fabric.admit_at(addresses);
@@ -180,7 +180,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         self.end_unless(&reason, |address| addresses.admit_conn(address));
     }
 
-    /// Ends the connections that it accepted at addresses for which `has_gone` returns `true`: [`Event::Closed`]
+    /// Ends the connections that it accepted on addresses for which `has_gone` returns `true`: [`Event::Closed`]
     /// follows.
     pub fn end_gone(&mut self, mut has_gone: impl FnMut(SocketAddr) -> bool) {
         self.end_unless(&CloseReason::AddressGone, |address| {
@@ -201,12 +201,12 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
-    /// Sets what this side brings to connections that are accepted from now on.
+    /// Sets the values for connections that are accepted from now on.
     pub fn set_acceptor(&mut self, acceptor: proto::Config) {
         self.config.acceptor = acceptor;
     }
 
-    /// Lets the peer of an accepted connection hold as many credits as its [`Config::acceptor`] said.
+    /// Lets the peer of an accepted connection hold as many credits as its [`Config::acceptor`] allowed.
     pub fn raise_receives(&mut self, conn: ConnId) {
         if let Some(connection) = self.conns.get_mut(conn) {
             connection.raise_receives();
@@ -285,8 +285,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     }
 
     /// Queues an RDMA WRITE of `source` to consecutive pieces of the peer's memory, filling each before the next; those
-    /// behind the end of the data are not touched. Messages queued later arrive after the data. The memory is in use
-    /// until the call's one [`Event::Written`].
+    /// after the end of the data are not touched. Messages queued later arrive after the data. The memory is in use
+    /// until the single [`Event::Written`] of this call.
     pub fn write(
         &mut self,
         conn: ConnId,
@@ -301,7 +301,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     }
 
     /// Queues an RDMA READ of consecutive pieces of the peer's memory into `sink`, which sets the length. One
-    /// [`Event::Read`] follows when all of it is there. It does not wait for messages and RDMA WRITEs, nor they for it.
+    /// [`Event::Read`] follows when all of it has arrived. The READ does not wait for messages and RDMA WRITEs, nor
+    /// they for it.
     pub fn read(
         &mut self,
         conn: ConnId,
@@ -321,13 +322,13 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         self.buffers_available();
     }
 
-    /// The next `poll` asks again for the buffers that `MessageBuffers::allocate` did not have.
+    /// Makes the next `poll` ask again for the buffers that `MessageBuffers::allocate` did not have.
     pub fn buffers_available(&mut self) {
         self.retry_starved = !self.starved.is_empty();
     }
 
-    /// Does whatever can be done without waiting, and appends what happened to `events`. An error concerns the whole
-    /// fabric, not one connection.
+    /// Does all the work that can be done without waiting, and appends what happened to `events`. An error concerns the
+    /// whole fabric, not one connection.
     pub fn poll(
         &mut self,
         now: Instant,
@@ -342,15 +343,15 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
         self.fabric_events = fabric_events;
         self.pump(now, events);
-        // After the messages: one that arrived in time may have waited for this call.
+        // The timers come after the messages, because one that arrived in time may have waited for this call.
         self.run_timers(now);
         self.pump(now, events);
         self.journal.report(now);
         result
     }
 
-    /// When `poll` must be called at the latest if nothing else happens; `None`: only after an event. A moment that has
-    /// passed means at once.
+    /// Returns when `poll` must be called at the latest if nothing else happens; `None` means only after an event. A
+    /// moment that has passed means at once.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if !self.dirty.is_empty() || self.retry_starved {
             return Some(Instant::ZERO);
@@ -365,41 +366,43 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         .min()
     }
 
-    /// What is known about a connection; `None` after its [`Event::Closed`].
+    /// Returns the status of a connection; `None` after its [`Event::Closed`].
     pub fn status(&self, conn: ConnId) -> Option<ConnStatus> {
         self.conns.get(conn).map(|conn| conn.status())
     }
 
-    /// The most bytes that a connection's receives can take. Pages that no message has reached are not in use yet.
+    /// Returns the maximum number of bytes for a connection's receives. Pages that no message has reached are not in
+    /// use yet.
     pub fn receive_memory(&self, conn: ConnId) -> usize {
         let connection = self.conns.get(conn);
         connection.map_or(0, |connection| connection.receive_memory())
     }
 
-    /// Bytes of heap for work of a connection that the fabric has not taken yet. Work in many pieces takes more.
+    /// Returns the bytes of heap for a connection's work that the fabric has not taken yet. Work in many pieces takes
+    /// more.
     #[inline]
     pub fn queue_memory(&self, conn: ConnId) -> usize {
         let connection = self.conns.get(conn);
         connection.map_or(0, |connection| connection.queue_memory())
     }
 
-    /// All connections, including those that have not negotiated.
+    /// Returns all connections, including those that have not negotiated.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.conns.iter().map(|(id, _)| id)
     }
 
-    /// What happened since the start.
+    /// Returns the counts of what happened since the start.
     pub fn counters(&self) -> &Counters {
         self.journal.counters()
     }
 
-    /// The fabric below.
+    /// Returns the fabric below.
     pub fn fabric(&self) -> &F {
         &self.fabric
     }
 
-    /// The fabric below, for what a transport does not cover: faults, captures. Work posted past the transport confuses
-    /// it.
+    /// Returns the fabric below, for things that a transport does not cover, such as faults and captures. Work that is
+    /// posted directly to the fabric confuses the transport.
     pub fn fabric_mut(&mut self) -> &mut F {
         &mut self.fabric
     }

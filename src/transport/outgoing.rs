@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a connection has to send: messages and RDMA WRITEs in one queue, RDMA READs in another.
+//! The sending side of a connection: messages and RDMA WRITEs in one queue, RDMA READs in another.
 //!
 //! ```text
 //!   queue: message, write piece, write piece*, message ...      * the last of its WRITE
@@ -20,13 +20,13 @@ use crate::proto::{Endpoint, Transmit};
 use crate::units::{Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
-/// What a completion has to convey: the bytes carried (bits 1 to 32), and whether it ends a call of
-/// the owner (bit 0).
+/// Returns the number of a work request, with which its completion conveys the bytes carried (bits 1 to 32), and
+/// whether it ends a call of the owner (bit 0).
 fn wr_id(length: u32, last: bool) -> WrId {
     WrId(u64::from(length) << 1 | u64::from(last))
 }
 
-/// Pieces for which an empty queue keeps its memory.
+/// Number of pieces for which an empty queue keeps its memory.
 const KEPT_PIECES: usize = 256;
 
 /// Set in the completion of a SEND that invalidated a token of the peer.
@@ -59,23 +59,23 @@ enum Outgoing {
 #[derive(Debug, Default)]
 pub(super) struct SendQueue {
     queue: VecDeque<Outgoing>,
-    /// Calls of the owner that are in `queue`, however many pieces they have.
+    /// Number of calls of the owner that are in `queue`, however many pieces they have.
     calls: usize,
     /// The message that the endpoint has in progress.
     current: Option<Sge>,
-    /// What the endpoint gave out but the fabric had no room for.
+    /// A message that the endpoint gave out, but for which the fabric had no room.
     stalled: Option<Transmit>,
     /// Cookies of messages given to the endpoint.
     sending: VecDeque<u64>,
     /// Cookies of RDMA WRITEs whose last piece was posted.
     writing: VecDeque<u64>,
     write_error: Option<WrError>,
-    /// Progress of what was posted.
+    /// Progress of the posted work.
     pub(super) progress: Progress,
 }
 
 impl SendQueue {
-    /// Whether nothing waits to be posted. (What was posted goes out even if the fabric is closed.)
+    /// Returns whether nothing waits to be posted. Posted work goes out even if the fabric is closed.
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -84,12 +84,12 @@ impl SendQueue {
         self.stalled.is_some()
     }
 
-    /// Messages and RDMA WRITEs that wait to be posted.
+    /// Returns how many messages and RDMA WRITEs wait to be posted.
     pub(super) fn len(&self) -> usize {
         self.calls
     }
 
-    /// Bytes of heap that hold what waits to be posted.
+    /// Returns the number of bytes of heap that hold work waiting to be posted.
     #[inline]
     pub(super) fn memory(&self) -> usize {
         self.queue.capacity() * size_of::<Outgoing>()
@@ -150,7 +150,7 @@ impl SendQueue {
             if self.current.is_none() && !self.start_next(fabric, id, endpoint, now)? {
                 return Ok(());
             }
-            // Without a message, this is the endpoint's own: credits, keepalives, the negotiation.
+            // Without a message, this is one of the endpoint's own: credits, a keepalive, or the negotiation.
             let Some(transmit) = endpoint.poll_transmit(now) else {
                 return Ok(());
             };
@@ -160,8 +160,8 @@ impl SendQueue {
         }
     }
 
-    /// Posts the RDMA WRITEs in front and gives the endpoint the message behind them; returns
-    /// `false` if the fabric's queue is full.
+    /// Posts the RDMA WRITEs at the front and gives the endpoint the message after them; returns `false` if the
+    /// fabric's queue is full.
     #[inline]
     fn start_next<F: Fabric>(
         &mut self,
@@ -177,8 +177,8 @@ impl SendQueue {
                     source,
                     invalidate,
                 } => {
-                    // The length was checked when it was queued. A closing endpoint takes no more:
-                    // what is left ends with the connection.
+                    // The length was checked when it was queued. A closing endpoint takes no more, so the rest ends
+                    // with the connection.
                     if endpoint.start_message(source.length, invalidate).is_ok() {
                         self.queue.pop_front();
                         self.calls -= 1;
@@ -252,7 +252,7 @@ impl SendQueue {
         Ok(true)
     }
 
-    /// A SEND ended.
+    /// Handles the end of a SEND.
     #[inline]
     pub(super) fn sent<Buffer>(
         &mut self,
@@ -280,7 +280,7 @@ impl SendQueue {
         });
     }
 
-    /// A piece of an RDMA WRITE ended.
+    /// Handles the end of a piece of an RDMA WRITE.
     pub(super) fn written<Buffer>(
         &mut self,
         conn: ConnId,
@@ -306,7 +306,7 @@ impl SendQueue {
         }
     }
 
-    /// The connection is gone: ends whatever has not ended.
+    /// Ends all unfinished work, because the connection has ended.
     pub(super) fn flush<Buffer>(&mut self, conn: ConnId, events: &mut Vec<Event<Buffer>>) {
         let result = Err(WrError::Flushed);
         for cookie in self.sending.drain(..) {
@@ -359,22 +359,22 @@ struct ReadPiece {
 #[derive(Debug, Default)]
 pub(super) struct ReadQueue {
     queue: VecDeque<ReadPiece>,
-    /// Calls of the owner that are in `queue`, however many pieces they have.
+    /// Number of calls of the owner that are in `queue`, however many pieces they have.
     calls: usize,
     /// Cookies of RDMA READs whose last piece was posted.
     reading: VecDeque<u64>,
     read_error: Option<WrError>,
-    /// Progress of what was posted.
+    /// Progress of the posted work.
     pub(super) progress: Progress,
 }
 
 impl ReadQueue {
-    /// RDMA READs that wait to be posted.
+    /// Returns how many RDMA READs wait to be posted.
     pub(super) fn len(&self) -> usize {
         self.calls
     }
 
-    /// Bytes of heap that hold what waits to be posted.
+    /// Returns the number of bytes of heap that hold work waiting to be posted.
     #[inline]
     pub(super) fn memory(&self) -> usize {
         self.queue.capacity() * size_of::<ReadPiece>()
@@ -433,7 +433,7 @@ impl ReadQueue {
         Ok(())
     }
 
-    /// A piece of an RDMA READ ended.
+    /// Handles the end of a piece of an RDMA READ.
     pub(super) fn read<Buffer>(
         &mut self,
         conn: ConnId,
@@ -459,7 +459,7 @@ impl ReadQueue {
         }
     }
 
-    /// The connection is gone: ends whatever has not ended.
+    /// Ends all unfinished work, because the connection has ended.
     pub(super) fn flush<Buffer>(&mut self, conn: ConnId, events: &mut Vec<Event<Buffer>>) {
         self.calls = 0;
         let unposted = self
@@ -478,14 +478,14 @@ impl ReadQueue {
     }
 }
 
-/// Keeps the first error of a connection's requests. Everything after it is flushed, so the request
-/// it belongs to is the first to report it, and those behind it report it as well.
+/// Keeps the first error of a connection's requests. Everything after it is flushed, so the request to which it belongs
+/// is the first to report it, and those after it report it as well.
 fn first_error(first: &mut Option<WrError>, result: Result<(), WrError>) -> Result<(), WrError> {
     result.map_err(|error| *first.get_or_insert(error))
 }
 
-/// Lays `local` over consecutive descriptors, filling each before the next, until its end; calls
-/// `take` with each piece and whether it is the last.
+/// Distributes `local` over consecutive descriptors, filling each before the next, until its end; calls `take` with
+/// each piece and whether it is the last.
 fn cut(
     local: Sge,
     descriptors: impl IntoIterator<Item = BufferDescriptorV1>,
@@ -512,7 +512,7 @@ fn cut(
         };
         take(Sge { length, ..rest }, remote, length == rest.length);
         rest.length -= length;
-        // The end of `local` lies in its region, so this fits; nothing behind its end is used.
+        // The end of `local` lies in its region, so this fits; nothing after its end is used.
         rest.offset = rest.offset.saturating_add(length);
     }
     if rest.length > 0 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Whether posted work moves: whether the peer takes what it is sent, and answers RDMA READs.
+//! Checks whether posted work moves: whether the peer takes the data sent to it, and answers RDMA READs.
 //!
-//! Not a rule of [MS-SMBD], whose timers count what a peer sends: a peer that answers keepalives
+//! This is not a rule of [MS-SMBD], whose timers watch what a peer sends: a peer that answers keepalives
 //! could leave RDMA READs unanswered and data untaken for ever, and with them hold memory, files
 //! and sessions.
 
@@ -10,17 +10,17 @@ use core::time::Duration;
 
 use crate::units::Instant;
 
-/// Work that the fabric carries out in order, and since when none of it has moved. Each kind has
-/// its own, so that the peer cannot restart the time of one by moving the other.
+/// Work that the fabric carries out in order, and since when none of it has moved. Each kind of work has its own, so
+/// that the peer cannot restart the time of one kind by moving the other.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Work requests that have not ended.
+    /// Number of work requests that have not ended.
     posted: u32,
     since: Instant,
 }
 
 impl Progress {
-    /// One more work request was posted.
+    /// Counts a work request that was posted.
     #[inline]
     pub(super) fn post(&mut self, now: Instant) {
         if self.posted == 0 {
@@ -29,20 +29,20 @@ impl Progress {
         self.posted += 1;
     }
 
-    /// A work request has ended.
+    /// Counts a work request that has ended.
     #[inline]
     pub(super) fn end(&mut self, now: Instant) {
         self.posted = self.posted.saturating_sub(1);
         self.since = now;
     }
 
-    /// When it will have stood still for `timeout`, unless it moves.
+    /// Returns when the work will have stood still for `timeout`, unless it moves.
     #[inline]
     pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
         (self.posted > 0).then(|| self.since + timeout)
     }
 
-    /// Whether it has stood still for `timeout`; the fabric saw bytes of it move at `moved`.
+    /// Returns whether the work has stood still for `timeout`; the fabric last saw bytes of it move at `moved`.
     pub(super) fn stands_still(&mut self, now: Instant, moved: Instant, timeout: Duration) -> bool {
         self.since = self.since.max(moved);
         let deadline = self.deadline(timeout);
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(progress.deadline(TIMEOUT), Some(at(1060)));
         assert!(!progress.stands_still(at(1059), at(0), TIMEOUT));
         assert!(progress.stands_still(at(1060), at(0), TIMEOUT));
-        // Bytes of it, or the end of one.
+        // Bytes of the work move, or a request ends.
         assert!(!progress.stands_still(at(1060), at(1001), TIMEOUT));
         assert_eq!(progress.deadline(TIMEOUT), Some(at(1061)));
         progress.end(at(1061));

@@ -2,9 +2,9 @@
 
 //! [`ConnTable`]: one entry for each connection, by its number.
 //!
-//! Each entry lies at the place that is part of its [`ConnId`], so that a look-up, of which each message needs several,
+//! Each entry is at the place that is part of its [`ConnId`], so that a look-up, of which each message needs several,
 //! is an index and a comparison. But a fabric reuses a place as soon as it is done with a connection, which may be
-//! before the owner was told: then the old entry moves aside, because it must not vanish without an event.
+//! before the owner knows. The old entry then moves aside, because it must not vanish without an event.
 
 use alloc::vec::Vec;
 
@@ -18,7 +18,7 @@ type Entry<V> = (ConnId, V);
 #[derive(Debug)]
 pub(crate) struct ConnTable<V> {
     places: Vec<Option<Entry<V>>>,
-    /// Entries whose place another connection has: few, and not for long.
+    /// Entries whose place another connection has; they are few, and do not stay long.
     displaced: Vec<Entry<V>>,
     len: usize,
 }
@@ -33,7 +33,8 @@ impl<V> Default for ConnTable<V> {
     }
 }
 
-/// The part of the number that says where its entry lies; the upper half tells apart the connections that lay there.
+/// Returns the part of the number that is the place of its entry; the upper half tells apart the connections that used
+/// it.
 fn place(id: ConnId) -> usize {
     id.data().as_ffi() as u32 as usize
 }
@@ -78,7 +79,7 @@ impl<V> ConnTable<V> {
         }
     }
 
-    /// The entry, or a default one if there is none.
+    /// Returns the entry, or a default one if there is none.
     pub(crate) fn get_or_default(&mut self, id: ConnId) -> Option<&mut V>
     where
         V: Default,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which connection's deadline is next: a heap that is corrected when an entry comes up.
+//! Finds the connection whose deadline is next, with a heap that is corrected when an entry comes up.
 //!
-//! A message moves its connection's idle deadline into the future, and that must cost nothing. So
+//! A message moves its connection's idle deadline into the future, and that must not cost anything. So
 //! the heap keeps the earlier entry, and asks the endpoint for its real deadline only when that
 //! entry comes up. A thousand idle connections cost one entry each per idle time.
 
@@ -33,8 +33,8 @@ impl Timers {
         }
     }
 
-    /// Takes out the next entry that is due. An entry that a later `arm` replaced, or whose
-    /// connection is gone, no longer matches the connection's `armed`.
+    /// Takes out the next entry that is due. An entry that a later `arm` replaced, or whose connection has gone, no
+    /// longer matches the connection's `armed`.
     pub(super) fn due(&mut self, now: Instant) -> Option<(Instant, ConnId)> {
         let Reverse((at, _)) = *self.heap.peek()?;
         if at > now {
@@ -44,7 +44,7 @@ impl Timers {
         }
     }
 
-    /// When the next entry comes up.
+    /// Returns when the next entry comes up.
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
@@ -73,7 +73,7 @@ mod tests {
         Instant::ZERO + Duration::from_secs(seconds)
     }
 
-    /// A connection whose negotiation must be over 5 s after `now`.
+    /// Makes a connection whose negotiation must be over 5 s after `now`.
     fn connection(now: Instant) -> Connection<()> {
         let peer = "192.0.2.1:445".parse().unwrap();
         let config = transport::Config::new(proto::Config::default(), proto::Config::default());

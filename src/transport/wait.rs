@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How a thread waits for a transport.
+//! Lets a thread wait for a transport.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -12,8 +12,8 @@ use crate::sys;
 use crate::units::Instant;
 
 impl<F: Waitable, B: MessageBuffers> Transport<F, B> {
-    /// Readable whenever `poll` has something to do that did not come from a call on this object.
-    /// `None` if that cannot happen.
+    /// Returns a descriptor that is readable whenever `poll` has something to do that did not come from a call on this
+    /// object; `None` if that cannot happen.
     pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         self.fabric.event_fd()
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Buffer Descriptor V1 ([MS-SMBD] 2.2.3.1): where in the peer's memory an RDMA READ or RDMA WRITE
-//! begins. SMB2 READ and WRITE requests carry a list of them as channel information.
+//! Buffer Descriptor V1 ([MS-SMBD] 2.2.3.1), which names a place in the peer's memory for an RDMA READ or RDMA WRITE.
+//! SMB2 READ and WRITE requests carry a list of them as channel information.
 //!
-//! The list is the peer's word on where bytes go, so it is checked as a whole before the first
-//! operation is posted: one refused access takes the connection down, and if a descriptor is longer
-//! than the data, the next one must not be used for what lies behind the data.
+//! The peer decides with the list where bytes go, so it is checked as a whole before the first operation is posted: one
+//! refused access ends the connection, and if a descriptor is longer than the data, the next one must not be used for
+//! anything after the data.
 
 use core::iter::FusedIterator;
 
@@ -22,16 +22,16 @@ use crate::units::RemoteToken;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferDescriptorV1 {
-    /// The address within the region that `token` names (not necessarily counted from its start).
+    /// The address within the region that `token` names, which need not be counted from its start.
     pub offset: u64,
-    /// The region.
+    /// The token of the region.
     pub token: RemoteToken,
-    /// Bytes.
+    /// Number of bytes.
     pub length: u32,
 }
 
 impl BufferDescriptorV1 {
-    /// Bytes of a descriptor.
+    /// Length of a descriptor in bytes.
     pub const LENGTH: usize = size_of::<RawDescriptor>();
 
     /// Reads one descriptor without judging its values. Further bytes are ignored.
@@ -44,7 +44,7 @@ impl BufferDescriptorV1 {
         Ok(raw.into())
     }
 
-    /// The descriptor as bytes.
+    /// Returns the descriptor as bytes.
     #[must_use]
     pub fn emit(&self) -> [u8; Self::LENGTH] {
         transmute!(RawDescriptor {
@@ -54,7 +54,7 @@ impl BufferDescriptorV1 {
         })
     }
 
-    /// A descriptor names at least one byte, and the address after its last byte fits into 64 bits.
+    /// Checks that the descriptor names at least one byte, and that the address after its last byte fits into 64 bits.
     fn check(self) -> Result<(), WireError> {
         if self.length == 0 {
             return Err(WireError::DescriptorLengthZero);
@@ -109,39 +109,39 @@ impl<'a> BufferDescriptors<'a> {
         })
     }
 
-    /// The first descriptor, whose token is the one that channel 2 asks to invalidate.
+    /// Returns the first descriptor, whose token is the one that channel 2 asks to invalidate.
     #[must_use]
     pub const fn first(&self) -> BufferDescriptorV1 {
         self.first
     }
 
-    /// Number of descriptors, at least 1.
+    /// Returns the number of descriptors, at least 1.
     #[must_use]
     #[allow(clippy::len_without_is_empty)]
     pub const fn len(&self) -> usize {
         self.raw.len()
     }
 
-    /// Bytes that all descriptors together describe.
+    /// Returns how many bytes all descriptors together describe.
     #[must_use]
     pub const fn total_length(&self) -> u64 {
         self.total_length
     }
 
-    /// The descriptors as they came.
+    /// Returns the descriptors as they came.
     #[must_use]
     pub fn as_bytes(&self) -> &'a [u8] {
         IntoBytes::as_bytes(self.raw)
     }
 
-    /// The descriptors in order.
+    /// Returns the descriptors in order.
     #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = BufferDescriptorV1> + use<'a> {
         self.raw.iter().map(BufferDescriptorV1::from)
     }
 
-    /// Lays a transfer of `length` bytes out over the descriptors: each is filled to its own length
-    /// before the next, and those behind the end of the data are not used at all.
+    /// Distributes a transfer of `length` bytes over the descriptors: each is filled to its own length before the next,
+    /// and those after the end of the data are not used at all.
     ///
     /// # Errors
     ///
@@ -158,16 +158,16 @@ impl<'a> BufferDescriptors<'a> {
     }
 }
 
-/// A part of a transfer that lies in one piece in the peer's memory.
+/// A part of a transfer that is contiguous in the peer's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Where it begins in the transfer, in bytes.
+    /// Offset of the piece in the transfer, in bytes.
     pub position: u32,
-    /// Where it lies at the peer, and its length, which is not 0.
+    /// The piece's place in the peer's memory, and its length, which is not 0.
     pub remote: BufferDescriptorV1,
 }
 
-/// The pieces of a transfer, in order and without a gap. Made by [`BufferDescriptors::pieces`].
+/// The pieces of a transfer, in order and without a gap. [`BufferDescriptors::pieces`] makes them.
 #[derive(Clone, Debug)]
 pub struct Pieces<'a> {
     raw: core::slice::Iter<'a, RawDescriptor>,
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_list_knows_its_first_token_and_its_total() {
-        // As Windows describes 1 MiB.
+        // Windows describes 1 MiB like this.
         let bytes = list(&[(0x1000, 7, 0xfffc0), (0x9000, 8, 0x40)]);
         let descriptors = BufferDescriptors::parse(&bytes).unwrap();
         assert_eq!(descriptors.first().token, RemoteToken(7));

@@ -2,8 +2,8 @@
 
 //! The Data Transfer message ([MS-SMBD] 2.2.3): credits, and a piece of an upper-layer message.
 //!
-//! Everything after the negotiation is this message, several million of them a second: reading the
-//! header is one length check, six loads and the comparisons of [MS-SMBD] 3.1.5.8.
+//! After the negotiation there are only messages of this kind, several million of them a second. So reading the header
+//! takes one length check, six loads and the comparisons of [MS-SMBD] 3.1.5.8.
 
 use core::ops::Range;
 
@@ -25,31 +25,31 @@ use crate::units::Credits;
 /// A message without payload ends after `DataLength`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataTransfer {
-    /// Credits that the sender would like to hold altogether. At least 1.
+    /// Number of credits that the sender would like to hold altogether: at least 1.
     pub credits_requested: Credits,
-    /// Credits that the receiver holds in addition from now on.
+    /// Number of additional credits that the receiver holds from now on.
     pub credits_granted: Credits,
-    /// [`Self::RESPONSE_REQUESTED`] or 0; other bits mean nothing.
+    /// [`Self::RESPONSE_REQUESTED`] or 0; other bits have no meaning.
     pub flags: u16,
-    /// Bytes of the upper-layer message that are still to come after this payload.
+    /// Number of bytes of the upper-layer message that are still to come after this payload.
     pub remaining_data_length: u32,
-    /// Where the payload lies in the message, in bytes from its start: `0..0` without one.
+    /// The range of the payload in the message, in bytes from its start; `0..0` if there is none.
     pub payload: Range<u32>,
 }
 
 impl DataTransfer {
-    /// Bytes of a message without payload.
+    /// Length of a message without payload, in bytes.
     pub const EMPTY_LENGTH: usize = 20;
 
-    /// Bytes in front of the payload that is sent: `DataOffset`. A payload that is received may
-    /// begin later.
+    /// Number of bytes before the payload in a message that is sent: `DataOffset`. A payload that is received may begin
+    /// later.
     pub const PAYLOAD_OFFSET: u32 = 24;
 
-    /// Flag: the peer is to send a message soon, whatever it is (`SMB_DIRECT_RESPONSE_REQUESTED`).
+    /// Flag: the peer should send a message soon, whatever it is (`SMB_DIRECT_RESPONSE_REQUESTED`).
     pub const RESPONSE_REQUESTED: u16 = 0x0001;
 
-    /// Where a payload of `length` bytes lies in a message that is sent: for [`Self::payload`].
-    /// The length is cut if the end of the message would exceed 32 bits.
+    /// Returns the range of a payload of `length` bytes in a message that is sent, for [`Self::payload`]. The length is
+    /// cut if the end of the message would exceed 32 bits.
     #[inline]
     #[must_use]
     pub const fn payload_of(length: u32) -> Range<u32> {
@@ -59,9 +59,8 @@ impl DataTransfer {
         }
     }
 
-    /// Reads a received message and checks everything that [MS-SMBD] 3.1.5.8 asks for, except the
-    /// size of the upper-layer message and what depends on earlier messages. Bytes after the
-    /// payload are ignored.
+    /// Reads a received message and checks everything that [MS-SMBD] 3.1.5.8 asks for, except the size of the
+    /// upper-layer message and rules that depend on earlier messages. Bytes after the payload are ignored.
     ///
     /// # Errors
     ///
@@ -73,8 +72,8 @@ impl DataTransfer {
         Self::parse_head(message, u32::try_from(message.len()).unwrap_or(u32::MAX))
     }
 
-    /// The same for a message of `length` bytes of which `head` holds the first
-    /// [`Self::EMPTY_LENGTH`] or more, or all: the payload itself is not looked at.
+    /// Reads a message of `length` bytes of which `head` holds the first [`Self::EMPTY_LENGTH`] or more, or all: the
+    /// payload itself is not looked at.
     ///
     /// # Errors
     ///
@@ -115,8 +114,8 @@ impl DataTransfer {
         })
     }
 
-    /// The header as bytes, and how many of them count: [`Self::EMPTY_LENGTH`], or
-    /// [`Self::PAYLOAD_OFFSET`] in front of a payload. Only the length of `payload` counts.
+    /// Returns the header as bytes, and how many of them are valid: [`Self::EMPTY_LENGTH`], or [`Self::PAYLOAD_OFFSET`]
+    /// before a payload. Of `payload`, only its length is used.
     #[inline]
     #[must_use]
     pub fn emit(&self) -> ([u8; Self::PAYLOAD_OFFSET as usize], usize) {
@@ -143,22 +142,22 @@ impl DataTransfer {
         )
     }
 
-    /// Bytes of the payload.
+    /// Returns the length of the payload in bytes.
     #[inline]
     #[must_use]
     pub const fn data_length(&self) -> u32 {
         self.payload.end.saturating_sub(self.payload.start)
     }
 
-    /// Bytes of the upper-layer message from this payload on, this payload included: what
-    /// [MS-SMBD] 3.1.5.8 limits to the maximum fragmented size. Up to 33 bits.
+    /// Returns the number of bytes of the upper-layer message from the start of this payload to its end, which
+    /// [MS-SMBD] 3.1.5.8 limits to the maximum fragmented size. The number has up to 33 bits.
     #[inline]
     #[must_use]
     pub const fn total_length(&self) -> u64 {
         self.data_length() as u64 + self.remaining_data_length as u64
     }
 
-    /// Whether the peer asks for a message soon.
+    /// Returns whether the peer asks for a message soon.
     #[inline]
     #[must_use]
     pub const fn response_requested(&self) -> bool {
@@ -221,7 +220,7 @@ mod tests {
         }
     }
 
-    /// [`FRAGMENT_BYTES`] with the 32-bit field at `at` replaced.
+    /// Returns [`FRAGMENT_BYTES`] with the 32-bit field at `at` replaced.
     fn fragment_with(at: usize, value: u32) -> [u8; 28] {
         let mut bytes = FRAGMENT_BYTES;
         bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -367,7 +366,7 @@ mod tests {
             small: bool,
         ) {
             if small {
-                // Lengths and offsets below 256, so that the later checks are reached too.
+                // Lengths and offsets are below 256, so that the later checks are reached, too.
                 for (at, byte) in bytes.iter_mut().enumerate() {
                     *byte = if (8..20).contains(&at) && at % 4 != 0 { 0 } else { *byte };
                 }

@@ -3,20 +3,20 @@
 //! Bytes on the wire and the values they mean: the messages of [MS-SMBD] and the slice of SMB2
 //! ([MS-SMB2]) that a device has to read.
 //!
-//! What arrives here was written by a peer that is not trusted. There are two levels:
+//! A peer that is not trusted wrote the bytes that arrive here. There are two levels:
 //!
 //! - A *value* is small and owned: [`NegotiateRequest`], [`NegotiateResponse`], [`DataTransfer`],
 //!   [`BufferDescriptorV1`]. `parse` makes it from bytes, `emit` makes bytes from it.
-//! - A *view* borrows the bytes and reads fields where they lie: [`BufferDescriptors`] and
+//! - A *view* borrows the bytes and reads fields in place: [`BufferDescriptors`] and
 //!   everything in [`smb2`]. It is checked as a whole when it is made; reading it cannot fail later.
 //!
-//! Both are made by `parse`, which checks every rule that can be judged from the bytes alone and
-//! names the first broken one as a [`WireError`]. Rules that need more than the message (who we
-//! are, what was agreed, what came before) belong to [`proto`](crate::proto).
+//! Both are made by `parse`, which checks every rule that can be judged from the bytes alone and names the first broken
+//! one as a [`WireError`]. Rules that need more than the message (our role, what was agreed, what came before) belong
+//! to [`proto`](crate::proto).
 //!
-//! Nothing here allocates, keeps state, reads a clock or panics on any input. Bytes must not change
-//! while a view on them lives: from memory that a peer or another process may write, copy first.
-//! Integers are little-endian throughout.
+//! Nothing here allocates, keeps state, reads a clock or panics on any input. Bytes must not change while a view of
+//! them lives: copy them first if a peer or another process may write to their memory. Integers are little-endian
+//! throughout.
 
 mod buffer_descriptor;
 mod data_transfer;
@@ -51,7 +51,7 @@ pub enum WireError {
     /// A negotiate response has another status than success ([MS-SMBD] 3.1.5.7).
     #[error("Status of the negotiate response is not success")]
     StatusNotSuccess,
-    /// A negotiate response wants to send more than was offered ([MS-SMBD] 3.1.5.7).
+    /// A negotiate response announces larger messages than were offered ([MS-SMBD] 3.1.5.7).
     #[error("PreferredSendSize is larger than our MaxReceiveSize")]
     PreferredSendSizeTooLarge,
     /// `MaxReceiveSize` is below [`MIN_MAX_RECEIVE_SIZE`] ([MS-SMBD] 3.1.5.6, 3.1.5.7).
@@ -67,7 +67,7 @@ pub enum WireError {
     /// `DataOffset + DataLength` is beyond the end of the message ([MS-SMBD] 3.1.5.8).
     #[error("the data lies beyond the end of the message")]
     DataOutOfBounds,
-    /// There is data, and it begins within the header. Not a rule of [MS-SMBD] by its letter.
+    /// There is data, and it begins within the header. [MS-SMBD] does not state this rule explicitly.
     #[error("the data begins within the header")]
     DataOffsetInHeader,
 
@@ -102,7 +102,7 @@ pub enum WireError {
     /// `NextCommand` points into its own header.
     #[error("NextCommand points into the header")]
     Smb2NextCommandInHeader,
-    /// No header fits at the place that `NextCommand` points to.
+    /// There is no room for a header at the place to which `NextCommand` points.
     #[error("NextCommand points beyond the end of the message")]
     Smb2NextCommandOutOfBounds,
 
@@ -129,19 +129,19 @@ pub enum WireError {
     #[error("the security buffer lies beyond the end of the request")]
     Smb2SecurityBufferOutOfBounds,
 
-    /// `Channel` is unknown, or one that the reader does not take.
+    /// `Channel` is unknown, or one that the reader does not accept.
     #[error("Channel is not supported")]
     Smb2ChannelUnsupported,
-    /// A READ of 0 bytes over a channel ([MS-SMB2] 3.3.5.12).
+    /// A READ over a channel asks for 0 bytes ([MS-SMB2] 3.3.5.12).
     #[error("Length is 0 in a READ over a channel")]
     Smb2ReadLengthZero,
-    /// A WRITE over a channel that also carries data ([MS-SMB2] 3.3.5.13).
+    /// A WRITE over a channel also carries data ([MS-SMB2] 3.3.5.13).
     #[error("Length is not 0 in a WRITE over a channel")]
     Smb2WriteLengthNotZero,
-    /// A WRITE over a channel that also points at data ([MS-SMB2] 3.3.5.13).
+    /// A WRITE over a channel also points at data ([MS-SMB2] 3.3.5.13).
     #[error("DataOffset is not 0 in a WRITE over a channel")]
     Smb2WriteDataOffsetNotZero,
-    /// A WRITE of 0 bytes over a channel ([MS-SMB2] 3.3.5.13).
+    /// A WRITE over a channel has 0 bytes ([MS-SMB2] 3.3.5.13).
     #[error("RemainingBytes is 0 in a WRITE over a channel")]
     Smb2WriteRemainingBytesZero,
     /// The request has a channel but no channel information: offset or length is 0.
@@ -157,7 +157,7 @@ pub enum WireError {
     /// An RDMA transform ends before its fixed part does.
     #[error("an RDMA transform is shorter than its fixed part")]
     TransformTooShort,
-    /// `Channel` of an RDMA transform is not that of buffer descriptors in a WRITE, or not 0 in a READ response.
+    /// `Channel` of an RDMA transform is not a channel with buffer descriptors in a WRITE, or not 0 in a READ response.
     #[error("Channel of an RDMA transform is wrong")]
     TransformChannel,
     /// `TransformCount` is not 1 ([MS-SMB2] 3.3.5.13): 0, or more than one transform.
@@ -177,14 +177,14 @@ pub enum WireError {
 }
 
 impl WireError {
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 }
 
-/// `length` bytes from `offset` on; `None` if they do not all lie in `bytes`.
+/// Returns the `length` bytes at `offset`; `None` if they do not all lie in `bytes`.
 #[inline]
 fn slice(bytes: &[u8], offset: u32, length: u32) -> Option<&[u8]> {
     let start = usize::try_from(offset).ok()?;

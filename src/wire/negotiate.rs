@@ -17,10 +17,10 @@ use crate::units::Credits;
 /// The only version of the protocol: 1.0.
 pub const VERSION: u16 = 0x0100;
 
-/// Smallest `MaxReceiveSize` that a peer may have, in bytes.
+/// The smallest `MaxReceiveSize` that a peer may have, in bytes.
 pub const MIN_MAX_RECEIVE_SIZE: u32 = 128;
 
-/// Smallest `MaxFragmentedSize` that a peer may have, in bytes.
+/// The smallest `MaxFragmentedSize` that a peer may have, in bytes.
 pub const MIN_MAX_FRAGMENTED_SIZE: u32 = 131_072;
 
 /// NTSTATUS: the negotiation succeeded.
@@ -32,7 +32,7 @@ pub const STATUS_NOT_SUPPORTED: u32 = 0xC000_00BB;
 /// NTSTATUS: the acceptor has no memory for a single receive.
 pub const STATUS_INSUFFICIENT_RESOURCES: u32 = 0xC000_009A;
 
-/// What the initiator sends first ([MS-SMBD] 2.2.1).
+/// The first message of the initiator ([MS-SMBD] 2.2.1).
 ///
 /// ```text
 ///   0 MinVersion        2 MaxVersion        4 Reserved (0)      6 CreditsRequested
@@ -45,20 +45,20 @@ pub struct NegotiateRequest {
     pub min_version: u16,
     /// Highest version that the initiator speaks.
     pub max_version: u16,
-    /// Credits that the initiator would like to hold. At least 1.
+    /// Number of credits that the initiator would like to hold: at least 1.
     pub credits_requested: Credits,
-    /// Largest message that the initiator would like to send, header included, in bytes. Any value.
+    /// Length of the largest message that the initiator would like to send, header included, in bytes: any value.
     pub preferred_send_size: u32,
-    /// Largest message that the initiator receives, header included, in bytes. At least
+    /// Length of the largest message that the initiator receives, header included, in bytes: at least
     /// [`MIN_MAX_RECEIVE_SIZE`].
     pub max_receive_size: u32,
-    /// Largest upper-layer message that the initiator reassembles, in bytes. At least
+    /// Length of the largest upper-layer message that the initiator reassembles, in bytes: at least
     /// [`MIN_MAX_FRAGMENTED_SIZE`].
     pub max_fragmented_size: u32,
 }
 
 impl NegotiateRequest {
-    /// Bytes of the message.
+    /// Length of the message in bytes.
     pub const LENGTH: usize = size_of::<RawRequest>();
 
     /// Reads the message; the values may be anything.
@@ -78,7 +78,7 @@ impl NegotiateRequest {
         })
     }
 
-    /// The message as bytes.
+    /// Returns the message as bytes.
     #[must_use]
     pub fn emit(&self) -> [u8; Self::LENGTH] {
         transmute!(RawRequest {
@@ -92,7 +92,7 @@ impl NegotiateRequest {
         })
     }
 
-    /// Whether [`VERSION`] is among the versions offered. If not, the acceptor answers
+    /// Returns whether [`VERSION`] is among the versions offered. If not, the acceptor answers
     /// [`STATUS_NOT_SUPPORTED`], before it looks at anything else ([MS-SMBD] 3.1.5.6).
     #[must_use]
     pub const fn offers_version(&self) -> bool {
@@ -115,7 +115,7 @@ impl NegotiateRequest {
     }
 }
 
-/// What the acceptor answers ([MS-SMBD] 2.2.2).
+/// The answer of the acceptor ([MS-SMBD] 2.2.2).
 ///
 /// ```text
 ///   0 MinVersion        2 MaxVersion        4 NegotiatedVersion 6 Reserved (0)
@@ -132,30 +132,30 @@ pub struct NegotiateResponse {
     pub max_version: u16,
     /// The version of this connection; 0 if the negotiation failed.
     pub negotiated_version: u16,
-    /// Credits that the acceptor would like to hold. At least 1.
+    /// Number of credits that the acceptor would like to hold: at least 1.
     pub credits_requested: Credits,
-    /// Credits that the initiator holds from now on. At least 1.
+    /// Number of credits that the initiator holds from now on: at least 1.
     pub credits_granted: Credits,
-    /// NTSTATUS of the negotiation; with an error, everything but the versions is 0.
+    /// NTSTATUS of the negotiation; if it is an error, everything except the versions is 0.
     pub status: u32,
-    /// Largest transfer of one RDMA READ or WRITE request, in bytes.
+    /// Length of the largest transfer of one RDMA READ or WRITE request, in bytes.
     pub max_read_write_size: u32,
-    /// Largest message that the acceptor will send, header included, in bytes. At most the
-    /// request's `max_receive_size`.
+    /// Length of the largest message that the acceptor will send, header included, in bytes: at most the request's
+    /// `max_receive_size`.
     pub preferred_send_size: u32,
-    /// Largest message that the acceptor receives, header included, in bytes. At least
+    /// Length of the largest message that the acceptor receives, header included, in bytes: at least
     /// [`MIN_MAX_RECEIVE_SIZE`].
     pub max_receive_size: u32,
-    /// Largest upper-layer message that the acceptor reassembles, in bytes. At least
+    /// Length of the largest upper-layer message that the acceptor reassembles, in bytes: at least
     /// [`MIN_MAX_FRAGMENTED_SIZE`].
     pub max_fragmented_size: u32,
 }
 
 impl NegotiateResponse {
-    /// Bytes of the message.
+    /// Length of the message in bytes.
     pub const LENGTH: usize = size_of::<RawResponse>();
 
-    /// The response that refuses a negotiation with `status`, an NTSTATUS ([MS-SMBD] 3.1.5.3).
+    /// Makes the response that refuses a negotiation with `status`, an NTSTATUS ([MS-SMBD] 3.1.5.3).
     #[must_use]
     pub const fn refusal(status: u32) -> Self {
         Self {
@@ -193,7 +193,7 @@ impl NegotiateResponse {
         })
     }
 
-    /// The message as bytes.
+    /// Returns the message as bytes.
     #[must_use]
     pub fn emit(&self) -> [u8; Self::LENGTH] {
         transmute!(RawResponse {
@@ -211,9 +211,8 @@ impl NegotiateResponse {
         })
     }
 
-    /// Checks the values for which an initiator ends the connection ([MS-SMBD] 3.1.5.7);
-    /// `own_max_receive_size` is what its request said. The status comes first: a refusal has no
-    /// other values.
+    /// Checks the values for which an initiator ends the connection ([MS-SMBD] 3.1.5.7); `own_max_receive_size` is the
+    /// value in its request. The status comes first, because a refusal has no other values.
     ///
     /// # Errors
     ///
@@ -242,7 +241,7 @@ impl NegotiateResponse {
     }
 }
 
-/// The rules that request and response share.
+/// Checks the rules that request and response share.
 fn check_common(
     credits_requested: Credits,
     max_receive_size: u32,
@@ -294,7 +293,7 @@ mod tests {
 
     use super::*;
 
-    /// As Linux 6.12's cifs.ko sends it.
+    /// A request that Linux 6.12's cifs.ko sent.
     const REQUEST_BYTES: [u8; 20] = [
         0x00, 0x01, 0x00, 0x01, 0x00, 0x00, 0xff, 0x00, 0x54, 0x05, 0x00, 0x00, 0x54, 0x05, 0x00,
         0x00, 0x56, 0xa7, 0x02, 0x00,
@@ -308,7 +307,7 @@ mod tests {
         max_fragmented_size: 173_910,
     };
 
-    /// As Linux 6.12's ksmbd answers it.
+    /// The answer of Linux 6.12's ksmbd to it.
     const RESPONSE_BYTES: [u8; 32] = [
         0x00, 0x01, 0x00, 0x01, 0x00, 0x01, 0x00, 0x00, 0xff, 0x00, 0xfe, 0x00, 0x00, 0x00, 0x00,
         0x00, 0x00, 0x00, 0x80, 0x00, 0x54, 0x05, 0x00, 0x00, 0x54, 0x05, 0x00, 0x00, 0x56, 0xa7,

@@ -32,7 +32,7 @@ fn says_that_the_daemon_does_not_run() {
     let said = stdout(&output);
     assert!(said.starts_with("smbdirectd -, smbd -\n"), "{said}");
     assert!(
-        said.contains(" FAIL  smbdirectd does not answer at "),
+        said.contains(" FAIL  smbdirectd does not answer on "),
         "{said}"
     );
     assert!(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl bridge`: options, signals, and what is printed.
+//! `smbdirectctl bridge`: options, signals and output.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// The SMB Direct server: a name or an address, with a port if it is not 5445
     #[arg(value_name = "TARGET", value_parser = parse_target)]
     target: Target,
-    /// Accept SMB over TCP at this address; may be given more than once
+    /// Accept SMB over TCP on this address; may be given more than once
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4450", value_parser = parse_listen)]
     listen: Vec<SocketAddr>,
     /// Largest message to reassemble from the server, in bytes
@@ -41,7 +41,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 255)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     credits: u16,
-    /// Most clients at a time
+    /// Maximum number of clients at a time
     #[arg(long, value_name = "COUNT", default_value_t = 1024)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
@@ -71,7 +71,7 @@ struct Target {
 ///
 /// # Errors
 ///
-/// What is wrong, as a message for people.
+/// The error says what is wrong, as a message for people.
 pub(crate) fn run(options: &Options) -> Result<process::ExitCode, String> {
     log::start(log::filter(&options.log)?, LogFormat::Text);
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| format!("signals: {error}"))?;
@@ -123,13 +123,13 @@ impl Target {
             .map_err(|error| format!("no address of {}: {error}", self.name))?
             .collect();
         if addresses.is_empty() {
-            return Err(format!("{} has no address", self.name));
+            return Err(format!("{} does not have an address", self.name));
         }
         Ok(addresses)
     }
 }
 
-/// An address to accept clients at.
+/// Parses an address on which to accept clients.
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!(
@@ -138,7 +138,7 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// `name`, `name:port`, an address of IPv4 or IPv6, the latter in brackets if a port follows.
+/// Parses `name`, `name:port`, or an IPv4 or IPv6 address, the latter in brackets if a port follows.
 fn parse_target(text: &str) -> Result<Target, String> {
     let target = |name: &str, port| Target {
         name: name.to_owned(),
@@ -171,7 +171,7 @@ fn listed(addresses: &[SocketAddr]) -> String {
     addresses.join(", ")
 }
 
-/// Each client takes two descriptors: allow as many as this process may have.
+/// Raises the limit of descriptors as far as this process may, because each client takes two.
 fn raise_descriptors() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let raised = Rlimit {

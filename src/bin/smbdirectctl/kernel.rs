@@ -9,7 +9,7 @@ use smbdirect::device::abi::VERSION;
 use smbdirect::device::chardev::{is_char_device, observe};
 use smbdirect::device::{NotObserved, Status, uapi};
 
-/// The status as JSON, or why there is none, with a cure.
+/// Returns the status as JSON, or the reason why there is none, with a cure.
 pub(crate) fn status(path: &Path) -> Result<String, (Status, String)> {
     let records = observe(path).map_err(|error| (error.status, explain(error)))?;
     let corrupt = |error: &dyn std::error::Error| (Status::Corrupt, error.to_string());
@@ -41,7 +41,7 @@ fn explain(error: NotObserved) -> String {
     }
 }
 
-/// What else to try if there is no device at a path.
+/// Returns what else to try if there is no device at a path.
 pub(crate) fn hint(path: &Path) -> String {
     if path == Path::new(uapi::PATH) {
         " (modprobe smbdirectk loads it)".to_owned()

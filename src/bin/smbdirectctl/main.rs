@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl`: queries smbdirectd or the kernel's device, examines the server, bridges TCP clients to SMB Direct, and
-//! measures a share. See smbdirectctl(8).
+//! `smbdirectctl`: queries smbdirectd or the kernel's device, examines the server, bridges TCP clients to SMB Direct,
+//! and measures a share. See smbdirectctl(8).
 //!
 //! `smbdirectctl bench` is a program of its own, `smbdirectctl-bench`, so that a server can do without its SMB client.
 
@@ -41,7 +41,7 @@ struct Options {
 enum Command {
     /// Show connections, processes, and why connections ended
     Status(StatusOptions),
-    /// Examine this server: what keeps clients from RDMA, and what to do
+    /// Examine this server: what keeps clients from using RDMA, and what to do
     Doctor(doctor::Options),
     /// Measure how fast a share is read and written, over TCP and over SMB Direct
     #[command(disable_help_flag = true)]
@@ -83,10 +83,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// The program that this one becomes for `bench`: the one in its directory, or the first in the path.
+/// The program that this one becomes for `bench`: the one in its own directory, or the first in the path.
 const BENCH: &str = "smbdirectctl-bench";
 
-/// Becomes that program; returns only if that fails.
+/// Replaces this program by that one; returns only if that fails.
 fn become_bench(arguments: &[OsString]) -> ExitCode {
     let here = env::current_exe().map(|program| program.with_file_name(BENCH));
     let beside = here.ok().filter(|program| program.exists());
@@ -132,12 +132,12 @@ fn show_status(options: &StatusOptions) -> ExitCode {
     }
 }
 
-/// The status of smbdirectd, or why there is none, with a cure.
+/// Returns the status of smbdirectd, or the reason why there is none, with a cure.
 fn ask_smbdirectd(control: &Path) -> Result<String, (Status, String)> {
     device::observe(control, TIMEOUT).map_err(|error| {
         let hint = match error.status {
             Status::Denied => who_may_ask(control),
-            Status::Untrusted => " (ls -ld and ss -xlp show whose it is)".to_owned(),
+            Status::Untrusted => " (ls -ld and ss -xlp show its user)".to_owned(),
             Status::NoDevice => kernel::hint(control),
             _ => String::new(),
         };
@@ -145,7 +145,8 @@ fn ask_smbdirectd(control: &Path) -> Result<String, (Status, String)> {
     })
 }
 
-/// A hint for users whom the device does not answer: the group has a socket of its own, but needs its directory, too.
+/// Returns a hint for users whom the device does not answer: their group has its own socket, but needs access to the
+/// directory, too.
 fn who_may_ask(control: &Path) -> String {
     let is_closed = |path: &Path| {
         let found = path.symlink_metadata();
@@ -165,7 +166,7 @@ fn print(text: &str) -> ExitCode {
     print_and_exit(text, ExitCode::SUCCESS)
 }
 
-/// The same, with an exit status for the case that it is printed.
+/// Prints in the same way, and returns this exit status if that succeeds.
 fn print_and_exit(text: &str, code: ExitCode) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {

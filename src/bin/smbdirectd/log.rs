@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Messages to standard error, for people, for programs, or for systemd's journal.
+//! Writes messages to standard error, for people, for programs, or for systemd's journal.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -15,18 +15,18 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What `--log` and `log` of the configuration file mean.
+/// Returns the filter for the text of `--log`, or of `log` in the configuration file.
 ///
 /// # Errors
 ///
-/// What is wrong, as a message for people.
+/// The error says what is wrong, as a message for people.
 pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
     let wrong = |allowed: &str| format!("log is \"{text}\", and must be {allowed}");
     let words = log_filter(text).map_err(|allowed| wrong(&allowed))?;
     EnvFilter::try_new(words).map_err(|error| wrong(&format!("a filter ({error})")))
 }
 
-/// Begins to log what the filter lets through.
+/// Begins to log the messages that the filter lets through.
 pub(crate) fn start(filter: EnvFilter, format: LogFormat) {
     let registry = tracing_subscriber::registry().with(filter);
     let is_journal = is_journal();
@@ -42,7 +42,7 @@ pub(crate) fn start(filter: EnvFilter, format: LogFormat) {
                 .with_ansi(has_colors())
                 .with_target(false);
             if is_journal {
-                // The journal adds a time of its own.
+                // The journal adds its own time.
                 let lines = lines.without_time();
                 let prioritized = |inner| Prioritized { inner, is_journal };
                 registry.with(lines.map_event_format(prioritized)).init();
@@ -53,15 +53,15 @@ pub(crate) fn start(filter: EnvFilter, format: LogFormat) {
     }
 }
 
-/// Whether standard error goes to systemd's journal: `JOURNAL_STREAM` says which stream the service was given, and it
-/// may have been given another one since.
+/// Returns whether standard error goes to systemd's journal: `JOURNAL_STREAM` names the stream that the service was
+/// given, and its standard error may have been redirected since.
 pub(crate) fn is_journal() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let own = fstat(io::stderr()).map(|own| format!("{}:{}", own.st_dev, own.st_ino));
     own.is_ok_and(|own| own == stream)
 }
 
-/// Colors are for terminals, and not for users who do not want any (no-color.org).
+/// Returns whether to use colors: only on terminals, and not for users who do not want any (no-color.org).
 fn has_colors() -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     io::stderr().is_terminal() && !unwanted

@@ -21,9 +21,9 @@ const CONFIG: u8 = 78;
 /// Why the device does not run.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The configuration file, or an option in its place, is wrong.
+    /// The configuration file, or an option that overrides it, is wrong.
     Config(String),
-    /// Anything else, which may go away by itself.
+    /// Anything else failed, which may be temporary.
     Failed(String),
 }
 

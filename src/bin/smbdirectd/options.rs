@@ -27,7 +27,7 @@ pub(crate) struct Options {
     /// Read this configuration file [default: /etc/smbdirect/smbdirectd.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Accept SMB Direct at this address, on port 5445 unless it has one; may be given more than once
+    /// Accept SMB Direct on this address, port 5445 unless it names one; may be given more than once
     #[arg(long, value_name = "ADDRESS", value_parser = Listen::from_str)]
     listen: Vec<Listen>,
     /// Fabric of addresses that have none in the configuration file: software, verbs (RDMA devices), or auto: the RDMA
@@ -55,11 +55,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// What the daemon is to do.
+    /// Returns the settings for the daemon.
     ///
     /// # Errors
     ///
-    /// What is wrong and where, as a message for people.
+    /// The error says what is wrong and where, as a message for people.
     pub(crate) fn settings(&self) -> Result<Settings, Failure> {
         let (path, may_be_missing) = match &self.config {
             Some(path) => (path.as_path(), false),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What has to be right before the device starts: descriptors, the control socket's directory, the addresses. Each
-//! message says what is wrong and what helps.
+//! Checks what has to be right before the device starts: descriptors, the control socket's directory, the addresses.
+//! Each message says what is wrong and how to cure it.
 
 use std::fs::DirBuilder;
 use std::io::{self, ErrorKind};
@@ -14,10 +14,10 @@ use smbdirect::fabric::{FabricKind, verbs};
 use socket2::{Domain, Socket, Type};
 use tracing::{info, warn};
 
-/// Descriptors besides those of connections and processes: listeners, threads, the log.
+/// Number of descriptors besides those of connections and processes: for listeners, threads and the log.
 const OTHERS: u64 = 256;
-/// Descriptors of an attached process, besides a doorbell for each reactor: its socket, its pidfd,
-/// and memory files on their way.
+/// Number of descriptors of an attached process, besides a doorbell for each reactor: its socket, its pidfd, and memory
+/// files that are being handed over.
 const OF_PROCESS: u64 = 4;
 
 /// Raises the limit of open files as far as this process may, and warns if it is too low.
@@ -52,7 +52,7 @@ pub(crate) fn descriptors(config: &Config) {
 ///
 /// # Errors
 ///
-/// A message for people: it is too low for a single connection.
+/// The error is a message for people: the limit is too low for a single connection.
 pub(crate) fn locked_memory(config: &Config) -> Result<(), String> {
     let has_devices = config
         .listen
@@ -88,7 +88,7 @@ pub(crate) fn locked_memory(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether this process is exempt from the limit of locked memory (`CAP_IPC_LOCK`).
+/// Returns whether this process is exempt from the limit of locked memory (`CAP_IPC_LOCK`).
 fn may_lock_memory() -> bool {
     const CAP_IPC_LOCK: u64 = 1 << 14;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -102,7 +102,7 @@ fn may_lock_memory() -> bool {
 ///
 /// # Errors
 ///
-/// What is wrong, as a message for people.
+/// The error says what is wrong, as a message for people.
 pub(crate) fn control_directory(config: &Config) -> Result<(), String> {
     // The path is absolute and so has a parent, except for `/`, at which `bind` fails.
     let Some(directory) = config.control.parent() else {
@@ -140,7 +140,7 @@ pub(crate) fn control_directory(config: &Config) -> Result<(), String> {
 ///
 /// # Errors
 ///
-/// What is wrong, as a message for people.
+/// The error says what is wrong, as a message for people.
 pub(crate) fn addresses(config: &mut Config) -> Result<(), String> {
     let is_default = config.listen == Config::default().listen;
     config.place().map_err(|error| error.to_string())?;
@@ -181,13 +181,13 @@ pub(crate) fn unused_devices(config: &Config) {
     }
 }
 
-/// Binds, listens, and closes again.
+/// Binds to an address, listens on it, and closes it again.
 fn try_address(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // As in the broker: the address need not be there yet.
+    // As in the broker, the machine need not have the address yet.
     match address.ip() {
         ip if ip.is_unspecified() => {}
         IpAddr::V4(_) => socket.set_freebind_v4(true)?,
@@ -196,14 +196,14 @@ fn try_address(address: SocketAddr) -> io::Result<()> {
     // Connections of an earlier daemon may still linger.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    // Two sockets may bind with reuse of addresses, but not listen.
+    // With reuse of addresses, two sockets may bind, but only one may listen.
     socket.listen(1)
 }
 
-/// The message about an address of `listen` that this machine does not have.
+/// Returns the message about an address of `listen` that this machine does not have.
 pub(crate) fn waits_for(address: SocketAddr) -> String {
     format!(
-        "listen has {address}, but this machine does not have that address now (ip address): smbdirectd \
+        "listen names {address}, but this machine does not have that address now (ip address): smbdirectd \
          starts without it, and serves clients there once this machine has it"
     )
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The life of the device: start, signals, the service manager, end.
+//! Runs the device: its start, signals, the service manager, and its end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,9 +30,9 @@ const CHECK: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 ///
-/// Why it could not start, or how it failed, as a message for people.
+/// The error says why the device could not start, or how it failed, as a message for people.
 pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
-    // Before there are threads, and before there is anything that a signal would leave behind.
+    // This comes before there are threads, and before there is anything that a signal would leave behind.
     let signals = signals().map_err(|error| format!("signals: {error}"))?;
     prepare::descriptors(&settings.broker);
     prepare::addresses(&mut settings.broker)?;
@@ -51,7 +51,7 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     let first = stopped.as_ref().map_or_else(|_| Instant::now(), |at| *at);
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     broker.stop();
-    // Without this thread a second signal has no effect, which is no reason not to stop in order.
+    // Without this thread a second signal has no effect, but the device can still stop in order.
     let _ = thread::Builder::new().spawn(move || end_at_second_signal(&signals, first));
     broker.wait().map_err(|error| format!("failed: {error}"))?;
     stopped?;
@@ -72,7 +72,7 @@ fn start(settings: Settings) -> Result<Broker, StartError> {
     })
 }
 
-/// Where clients are served, and which addresses are waited for.
+/// Returns a text that says where clients are served, and for which addresses the device waits.
 fn whereabouts(listen: &[SocketAddr], missing: &[SocketAddr]) -> String {
     let (missing, here): (Vec<SocketAddr>, Vec<SocketAddr>) =
         listen.iter().partition(|address| missing.contains(address));
@@ -88,7 +88,7 @@ fn whereabouts(listen: &[SocketAddr], missing: &[SocketAddr]) -> String {
 /// A signal, and when it came.
 type Signal = (i32, Instant);
 
-/// Signals as they come. More than a few unread ones say nothing new.
+/// Returns a channel of signals as they come. It holds only a few, because more unread signals say nothing new.
 fn signals() -> io::Result<Receiver<Signal>> {
     // The last two have no meaning here, but would end the process by default.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
@@ -102,8 +102,8 @@ fn signals() -> io::Result<Receiver<Signal>> {
     Ok(receiver)
 }
 
-/// Waits for a signal to stop. Meanwhile tells the service manager that all is well, and where clients are served if
-/// that differs from what was `said` last. Returns when the signal came.
+/// Waits for a signal to stop. Meanwhile it tells the service manager that all is well, and where clients are served if
+/// that differs from the text that it `said` last. Returns when the signal came.
 ///
 /// # Errors
 ///
@@ -134,7 +134,7 @@ fn wait_for_stop(
                 if broker.has_ended() {
                     return Err("the broker has ended unexpectedly".to_owned());
                 }
-                // All threads of the broker answer for its status.
+                // All threads of the broker have to answer for its status.
                 if let Some(Ok(status)) = watchdog.map(|_| broker.status()) {
                     notify(&[NotifyState::Watchdog]);
                     let now = whereabouts(&status.listen, &status.missing);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Streams of messages, cut anywhere, against what comes out of an upload.
+//! Compares streams of messages, cut anywhere, with what comes out of an upload.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use super::*;
 use crate::bridge::framing::header;
 
-/// An upload, the client's end of its socket, and what it had sent.
+/// An upload, the client's end of its socket, and the messages that were sent.
 struct Scene {
     upload: Upload,
     vecs: IoVecs,
@@ -163,7 +163,7 @@ fn the_window_is_not_overwritten_while_it_is_being_sent() {
     }
     scene.upload.sent();
     assert_eq!(scene.run(Some(200_000)).unwrap(), Next::Receive);
-    // The window started over: how much more there is depends on the socket.
+    // The window started over; it depends on the socket how much more there is.
     assert!(scene.messages.iter().all(|it| *it == message(10_000, 0)));
 }
 

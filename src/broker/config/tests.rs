@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Every value of a configuration that is out of range is named.
+//! Tests that an error names each value of a configuration that is out of range.
 
 use super::*;
 use crate::units::Credits;
 
-/// Why the defaults with one change are refused.
+/// Returns why the defaults with one change are refused.
 fn refusal(change: impl FnOnce(&mut Config)) -> OutOfRange {
     let mut config = Config::default();
     change(&mut config);
@@ -56,7 +56,7 @@ fn numbers_out_of_range_are_named() {
             assert_eq!((error.key.as_str(), error.value), (key, bad.to_string()));
             assert_eq!(error.allowed, format!("{} to {}", low + 1, high - 1));
             let mut config = Config {
-                // 64 reactors may want more memory than this machine's default allows.
+                // 64 reactors may need more memory than this machine's default allows.
                 memory_limit: 1 << 40,
                 ..Config::default()
             };

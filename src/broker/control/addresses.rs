@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Listeners and workers are told where clients reach the device: when they attach, and again when that
+//! Tells listeners and workers on which addresses clients reach the device, when they attach and whenever that
 //! changes.
 //!
-//! The listener says which addresses of this machine clients may use. What it said last holds until it or
-//! a later listener says something else, so a device without a listener stays as closed as it was. The
-//! reactors enforce it, and end the connections to addresses that have gone.
+//! The listener sets the addresses of this machine that clients may use. The last list stays in force until it or
+//! a later listener sets another one, so a device without a listener stays as closed as it was. The
+//! reactors enforce the list, and end the connections to addresses that have gone.
 //!
-//! Networks change in bursts, so the system is asked once for all changes within a while. A process whose
+//! Networks change in bursts, so the system is asked once for all changes within a short time. A process whose
 //! socket has no room is told later; that is not a reason to detach it.
 
 use std::io;
@@ -32,9 +32,9 @@ use crate::engine::peer::Role;
 use crate::fabric::{LocalAddress, LocalAddresses};
 use crate::units::Instant;
 
-/// Time between a change and asking the system for it.
+/// Time to wait after a change before the system is asked for it.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Time between asking twice, and between two attempts to tell a process.
+/// Time between two questions to the system, and between two attempts to tell a process.
 const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) const WATCH: Token = Token(usize::MAX - 2);
@@ -43,13 +43,13 @@ pub(super) const WATCH: Token = Token(usize::MAX - 2);
 #[derive(Debug)]
 pub(super) struct Known {
     listen: Vec<Listen>,
-    /// Which addresses clients may use.
+    /// The addresses that clients may use.
     pub(super) allowed: Arc<LocalAddresses>,
     pub(super) reach: Reach,
-    /// `None` if the system cannot watch them: then they stay as they were at the start.
+    /// The watch; `None` if the system cannot watch addresses, which then stay as they were at the start.
     watch: Option<Watch>,
     look_at: Option<Instant>,
-    /// When the system was asked last.
+    /// When the system was last asked.
     looked: Instant,
     /// When to tell the processes whose sockets had no room.
     pub(super) tell_at: Option<Instant>,
@@ -61,7 +61,7 @@ impl Known {
         registry: &mio::Registry,
         now: Instant,
     ) -> io::Result<Self> {
-        // Before the first look, so that no change is missed.
+        // The watch begins before the first look, so that no change is missed.
         let watch = Watch::new()
             .inspect_err(|error| tracing::warn!(%error, "address changes will not be noticed"))
             .ok();
@@ -82,7 +82,7 @@ impl Known {
         Ok(known)
     }
 
-    /// Asks the system; returns whether clients now reach the device elsewhere.
+    /// Asks the system; returns whether clients now reach the device on other addresses.
     fn look(&mut self) -> bool {
         match reach(&self.listen, &self.allowed) {
             Ok(new) => {
@@ -97,7 +97,7 @@ impl Known {
         }
     }
 
-    /// The addresses that clients may use, for the status; `None`: all.
+    /// Returns the addresses that clients may use, for the status; `None` stands for all.
     pub(super) fn allowed(&self) -> Option<Vec<String>> {
         match &*self.allowed {
             LocalAddresses::All => None,
@@ -128,12 +128,12 @@ impl Known {
         }
     }
 
-    /// When there is next something to do.
+    /// Returns when there is next something to do.
     pub(super) fn next(&self) -> Option<Instant> {
         self.look_at.into_iter().chain(self.tell_at).min()
     }
 
-    /// Tells a process. It is an error if the process cannot be told now.
+    /// Tells a process about the addresses. It is an error if the process cannot be told now.
     pub(super) fn tell(&self, process: &Process) -> io::Result<()> {
         let list: Vec<Address> = self
             .reach
@@ -148,7 +148,7 @@ impl Known {
 }
 
 impl Control {
-    /// The system says that something may have changed.
+    /// Notes that the system has reported a possible change.
     pub(super) fn addresses_may_differ(&mut self) {
         let known = &mut self.known;
         if let Some(watch) = &known.watch {
@@ -158,7 +158,7 @@ impl Control {
         known.look_at.get_or_insert(at);
     }
 
-    /// Asks the system and tells processes, when it is time to.
+    /// Asks the system and tells processes, when it is time to do so.
     pub(super) fn run_addresses(&mut self) {
         if self.known.look_at.is_some_and(|at| at <= self.now) {
             self.known.look_at = None;
@@ -168,7 +168,8 @@ impl Control {
                 tracing::info!(count, "local addresses changed");
                 self.addresses_differ();
             }
-            // Even if `listen` names no address: a connection may have come in at any address of the machine.
+            // This is done even if `listen` names no address: a client may have connected to any address of the
+            // machine.
             let interfaces = Arc::clone(&self.known.reach.interfaces);
             self.command_all(|| Command::EndGone(Arc::clone(&interfaces)));
         }
@@ -177,7 +178,7 @@ impl Control {
         }
     }
 
-    /// All processes are to be told where clients reach the device.
+    /// Makes all processes due to be told on which addresses clients reach the device.
     fn addresses_differ(&mut self) {
         for peer in self.peers.values_mut() {
             peer.addresses_due = peer.is_told();
@@ -185,8 +186,8 @@ impl Control {
         self.known.tell_at = Some(self.now);
     }
 
-    /// The listener says which addresses clients may use. Before it is answered, it is told where clients
-    /// can then reach the device.
+    /// Sets the addresses that clients may use, for the listener. Before the listener is answered, it is told on which
+    /// addresses clients can then reach the device.
     pub(super) fn set_addresses(
         &mut self,
         set: SetAddresses,
@@ -219,7 +220,7 @@ impl Control {
                 continue;
             };
             let told = self.known.tell(process);
-            // The end of a process that has gone will be noticed through its socket.
+            // If the process has gone, its socket will show that.
             peer.addresses_due = told.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
             left |= peer.addresses_due;
         }
@@ -241,7 +242,7 @@ fn allowed_of(set: SetAddresses, list: &[AllowedAddress]) -> Result<LocalAddress
 }
 
 impl Peer {
-    /// Whether it wants to know where clients reach the device.
+    /// Returns whether the process has to know on which addresses clients reach the device.
     fn is_told(&self) -> bool {
         let role = self.process.as_ref().map(|process| process.role);
         matches!(role, Some(Role::Listener | Role::Worker))
@@ -295,7 +296,7 @@ mod tests {
         assert_eq!(told(&theirs), [expected]);
         assert_eq!(control.known.next(), None);
 
-        // Without room nothing happens to the process, and it is told once there is room.
+        // If there is no room, nothing happens to the process, and it is told once there is room.
         while socket.send(&[0; 64], &[]).is_ok() {}
         control.known.listen = Vec::new();
         control.addresses_may_differ();

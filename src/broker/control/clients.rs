@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What smbd tells about its clients, for people who ask why a client does not use RDMA.
+//! Keeps what smbd says about its clients, for people who ask why a client does not use RDMA.
 //!
-//! A client is an address. The addresses that smbd has told about last are kept.
+//! A client is an address. The addresses about which smbd said something last are kept.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -11,9 +11,9 @@ use crate::broker::status::{self, ClientStatus};
 use crate::device::abi::{ClientNote, note, protection};
 use crate::units::Instant;
 
-/// The most addresses.
+/// Maximum number of addresses.
 const MOST: usize = 1024;
-/// The most connections of a client whose protection is kept: Samba lets a session have 32 channels.
+/// Maximum number of a client's connections whose protection is kept: Samba allows 32 channels for a session.
 const CHANNELS: usize = 32;
 
 /// Notes about one client.
@@ -21,18 +21,18 @@ const CHANNELS: usize = 32;
 struct Client {
     /// The number of the last note about it.
     last: u64,
-    /// When that came.
+    /// When that note came.
     at: Instant,
-    /// The last [`note::NEGOTIATED`].
+    /// The value of the last [`note::NEGOTIATED`].
     negotiated: Option<u32>,
     asked: u64,
-    /// The last [`note::ASKED`].
+    /// The value of the last [`note::ASKED`].
     told: Option<u32>,
     withheld: u64,
     refused: u64,
-    /// The last [`note::REFUSED`].
+    /// The value of the last [`note::REFUSED`].
     refusal: Option<u32>,
-    /// The last [`note::SESSION`] of each port, the newest last.
+    /// The value of the last [`note::SESSION`] of each port, the newest last.
     sessions: VecDeque<(u16, u32)>,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Takes a note in. One of a kind that is not known here changes nothing.
+    /// Records a note. A note of a kind that is not known here changes nothing.
     pub(super) fn note(&mut self, note: &ClientNote, now: Instant) {
         if !(note::NEGOTIATED..=note::REFUSED).contains(&note.note) {
             return;
@@ -83,7 +83,7 @@ impl Clients {
         }
     }
 
-    /// All clients, that of the newest note first.
+    /// Returns all clients; the client with the newest note comes first.
     pub(super) fn status(&self) -> Vec<ClientStatus> {
         let mut clients: Vec<_> = self.known.iter().collect();
         clients.sort_unstable_by_key(|(_, client)| std::cmp::Reverse(client.last));
@@ -103,8 +103,8 @@ impl Clients {
         clients.into_iter().map(status).collect()
     }
 
-    /// What happens to file data on the connection with this peer, if smbd has said so: `plain`, `signed`, `encrypted`,
-    /// or in messages `signed in messages`, `encrypted in messages`.
+    /// Returns how file data is protected on the connection with this peer, if smbd has said so: `plain`, `signed`,
+    /// `encrypted`, or, for data in messages, `signed in messages` or `encrypted in messages`.
     pub(super) fn protection(&self, peer: &SocketAddr) -> Option<&'static str> {
         let address = match peer.ip() {
             std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -123,7 +123,7 @@ impl Clients {
     }
 }
 
-/// The name of the dialect in [`note::NEGOTIATED`].
+/// Returns the name of the dialect in the value of [`note::NEGOTIATED`].
 fn dialect(value: u32) -> String {
     match value & 0xffff {
         0x0202 => "2.0.2".to_owned(),
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(of(8), None);
         assert_eq!(of(12), Some("plain"));
         assert_eq!(of(9), Some("signed in messages"));
-        // One that is not known here.
+        // This kind of note is not known here.
         assert_eq!(of(11), None);
         let other = SocketAddr::from(([0, 0, 0, 8], 12));
         assert_eq!(clients.protection(&other), None);

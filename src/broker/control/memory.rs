@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Memory of workers: how it is given out, which workers wait for it, and how it comes back.
+//! Gives out workers' memory, lets workers wait for it, and takes it back.
 //!
 //! ```text
 //!   Grow --fits--> Segment                        a look, now and then:  idle segments -> Reclaim
@@ -8,11 +8,10 @@
 //!                          '--- for too long ---> Reply
 //! ```
 //!
-//! A worker is asked to give back memory that it has not used between two looks. While any worker waits,
-//! looks are more frequent, and if one that waits has less than an equal share, workers that have more are
-//! asked for the excess. They give memory back when their operations there have ended. The worker that has
-//! waited longest may have the part of the total that is kept (see
-//! [`Reserve`](crate::engine::memory::Reserve)).
+//! A worker is asked to give back memory that it has not used between two looks. While any worker waits, looks are more
+//! frequent, and if a waiting worker has less than an equal share, workers that have more are asked for the excess.
+//! They give memory back when their operations in it have ended. The worker that has waited longest may have the
+//! reserved part of the total (see [`Reserve`](crate::engine::memory::Reserve)).
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -32,10 +31,10 @@ use crate::engine::memory::{Segment, next_length};
 use crate::engine::peer::Role;
 use crate::units::Instant;
 
-/// Time after which a worker that waits for other workers' memory is told that there is none.
+/// Time after which a worker that waits for other workers' memory learns that there is none.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Time between attempts while any worker waits: nothing tells this thread when memory becomes free.
+/// Time between attempts while any worker waits, because nothing tells this thread when memory becomes free.
 const RETRY: Duration = Duration::from_millis(5);
 
 /// Time between looks for idle memory while any worker waits.
@@ -56,27 +55,27 @@ struct Waiting {
 /// The workers that wait for memory, and when to look for some.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    /// The one that has waited longest comes first.
+    /// The workers that wait; the one that has waited longest comes first.
     waiting: VecDeque<Waiting>,
-    /// The worker that has the part of the total that is kept.
+    /// The worker that has the reserved part of the total.
     holder: Option<u32>,
-    /// When to look for idle memory; `None`: no worker has any that could be taken back.
+    /// When to look for idle memory; `None` if no worker has memory that could be taken back.
     look_at: Option<Instant>,
     /// A worker has found no memory since the last look.
     pressed: bool,
 }
 
 impl Exchange {
-    /// When there is next something to do.
+    /// Returns when there is next something to do.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         let retry = (!self.waiting.is_empty()).then(|| now + RETRY);
         [retry, self.look_at].into_iter().flatten().min()
     }
 
-    /// A process is gone.
+    /// Forgets a process that has gone.
     fn forget(&mut self, process: u32) {
         self.waiting.retain(|waiting| waiting.process.id != process);
-        // The memory itself counts until its last user is gone.
+        // The memory itself counts until its last user has gone.
         self.holder = self.holder.filter(|holder| *holder != process);
     }
 }
@@ -119,7 +118,7 @@ impl Control {
         Ok(Answer::Other)
     }
 
-    /// A worker no longer uses a segment.
+    /// Takes a segment back that a worker no longer uses.
     pub(super) fn release(
         &mut self,
         process: &Arc<Process>,
@@ -145,12 +144,12 @@ impl Control {
         Ok(())
     }
 
-    /// A process is gone, and waits for nothing.
+    /// Forgets the requests of a process that has gone.
     pub(super) fn forget_waiting(&mut self, process: u32) {
         self.exchange.forget(process);
     }
 
-    /// A worker found no memory: looks for some soon.
+    /// Looks for memory soon, because a worker found none.
     pub(super) fn press(&mut self) {
         self.exchange.pressed = true;
         self.look_within(URGENT_LOOK);
@@ -178,8 +177,8 @@ impl Control {
         }
     }
 
-    /// Gives a worker a segment of the length that its region should have next, or else of the length that
-    /// it must have, if that leaves `spare` of the total. [`Status::Again`]: it would not.
+    /// Gives a worker a segment of the length that its region should have next, or else of the length that it must
+    /// have, if that leaves `spare` of the total; otherwise returns [`Status::Again`].
     fn give_segment(
         &mut self,
         process: &Arc<Process>,
@@ -219,12 +218,12 @@ impl Control {
         Ok(Ok(()))
     }
 
-    /// Tries again for each worker that waits; the first may have the part that is kept.
+    /// Retries for each worker that waits; the first may have the reserved part.
     fn serve_waiting(&mut self) {
         let reserve = self.shared.reserve;
         let ordinary = self.shared.memory.limit().saturating_sub(reserve.all());
         if self.shared.memory.used() <= ordinary {
-            // The part that is kept is complete again.
+            // The reserved part is complete again.
             self.exchange.holder = None;
         }
         let mut still = VecDeque::new();
@@ -265,8 +264,8 @@ impl Control {
         self.detach(id, Some(Status::Again), "it does not read its answers");
     }
 
-    /// Asks workers for idle memory. If one that waits has less than an equal share, also asks those that
-    /// have more for the excess.
+    /// Asks workers for idle memory. If a waiting worker has less than an equal share, also asks those that have more
+    /// for the excess.
     fn look(&mut self) {
         let registry = self.shared.registry();
         let is_worker = |process: &&Arc<Process>| process.role == Role::Worker;
@@ -307,7 +306,7 @@ impl Control {
     }
 }
 
-/// The segments that a worker has not been asked for, the longest first, with their region and number.
+/// Returns the segments that a worker has not been asked for, the longest first, with their region and number.
 fn segments(process: &Process) -> Vec<(u32, u32, Arc<Segment>)> {
     let all = process.segments();
     let mut found = Vec::new();
@@ -319,7 +318,7 @@ fn segments(process: &Process) -> Vec<(u32, u32, Arc<Segment>)> {
         }
     }
     found.sort_by_key(|(_, _, segment)| std::cmp::Reverse(segment.memory.len()));
-    // The shortest of SEND stays, so that small responses can always go out.
+    // The shortest segment of SEND stays, so that small responses can always go out.
     let kept = found
         .iter()
         .rposition(|(region, ..)| *region == region::SEND);
@@ -327,8 +326,8 @@ fn segments(process: &Process) -> Vec<(u32, u32, Arc<Segment>)> {
     found
 }
 
-/// Asks a worker for the segments that it has not touched since the last call; returns whether there are
-/// others.
+/// Asks a worker for the segments that it has not touched since the last call; returns whether there are other
+/// segments.
 fn reclaim_idle(process: &Process) -> bool {
     let mut more = false;
     for (region, number, segment) in segments(process) {
@@ -359,7 +358,7 @@ fn reclaim_to(process: &Process, share: u64) {
     }
 }
 
-/// Asks a worker for a segment. A worker that does not read this is asked again later.
+/// Asks a worker for a segment. If its socket has no room for that, it is asked again later.
 fn reclaim(process: &Process, region: u32, number: u32, segment: &Segment) -> io::Result<()> {
     let message = abi::Reclaim {
         region,

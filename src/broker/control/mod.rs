@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The control thread: which processes are attached, and what they ask for besides data.
+//! The control thread, which attaches processes and handles everything that they ask for besides data.
 //!
 //! ```text
 //!   SeqListener --accept--> Peer --Attach--> Peer with a Process --> Registry
@@ -12,8 +12,8 @@
 //! A process counts as dead when its socket is closed or the process itself ends, whichever comes first: a
 //! child that inherited the socket keeps it open, and must not keep its dead parent's connections.
 //!
-//! Nothing here waits for a process: one that does not read its messages, or asks for more than can be
-//! answered, is detached.
+//! Nothing here waits for a process: a process that does not read its messages, or asks for more than can be answered,
+//! is detached.
 
 mod addresses;
 mod clients;
@@ -55,30 +55,30 @@ use crate::sys::{ACCEPT_PAUSE, ReceiveError, SeqSocket};
 use crate::transport::Lines;
 use crate::units::Instant;
 
-/// Time that a process has to attach.
+/// Time within which a process must attach.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Sockets that may be open without having attached. If there are more, the oldest is closed: a process that
-/// means to attach does so at once.
+/// Maximum number of open sockets whose processes have not attached. If there are more, the oldest is closed: a process
+/// that wants to attach does so at once.
 const MAX_UNATTACHED: usize = 64;
-/// Messages read from a process in one round.
+/// Maximum number of messages read from a process in one round.
 const BATCH: usize = 32;
 
-/// The waker of the messages.
+/// The token of the waker for messages.
 pub(super) const WAKER: Token = Token(usize::MAX);
 const LISTENER: Token = Token(usize::MAX - 1);
 
-/// What other threads tell the control thread.
+/// A message of another thread to the control thread.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// From a reactor.
+    /// A notice of a reactor.
     Notice(Notice),
-    /// From the owner of the broker: stop, and give connections this much time.
+    /// The owner of the broker wants it to stop, and to give connections this much time.
     Stop(Duration),
-    /// From a thread of the broker's process: asks for the status.
+    /// A thread of the broker's process asks for the status.
     Status(Sender<status::Status>),
 }
 
-/// The way to a reactor.
+/// A channel for commands to a reactor.
 #[derive(Debug)]
 pub(super) struct ToReactor {
     pub(super) sender: Sender<Command>,
@@ -87,7 +87,7 @@ pub(super) struct ToReactor {
 
 impl ToReactor {
     fn send(&self, command: Command) {
-        // A reactor that has ended needs no commands.
+        // A reactor that has ended does not need commands.
         let _ = self.sender.send(command);
         let _ = self.waker.wake();
     }
@@ -98,11 +98,11 @@ impl ToReactor {
 struct Peer {
     socket: Arc<SeqSocket>,
     pid: i32,
-    /// Readable once the process is dead; `None` if it cannot be watched.
+    /// A descriptor that is readable once the process is dead; `None` if the process cannot be watched.
     pidfd: Option<OwnedFd>,
-    /// `None` until it has attached.
+    /// The process, or `None` until it has attached.
     process: Option<Arc<Process>>,
-    /// It is to be told where clients reach the device.
+    /// The process has to be told on which addresses clients reach the device.
     addresses_due: bool,
 }
 
@@ -113,7 +113,7 @@ pub(super) struct Control {
     poll: mio::Poll,
     messages: Receiver<Message>,
     socket: ControlSocket,
-    /// Told to stop: only observers may still attach.
+    /// The device is stopping: only observers may still attach.
     stopping: bool,
     reactors: Vec<ToReactor>,
     running: usize,
@@ -121,7 +121,7 @@ pub(super) struct Control {
     known: Known,
     peers: BTreeMap<u32, Peer>,
     last_id: u32,
-    /// Peers that have not attached, and until when they may; the earliest first.
+    /// Peers that have not attached, and until when they may attach; the earliest first.
     unattached: VecDeque<(Instant, u32)>,
     /// Peers that may have more messages to read.
     readable: VecDeque<u32>,
@@ -211,7 +211,7 @@ impl Control {
             self.run_memory();
             self.run_addresses();
         };
-        // Any reactors that are left end now.
+        // All remaining reactors end now.
         self.command_all(|| Command::Stop(Instant::ZERO));
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.detach(id, Some(Status::Stopping), "the device stops");
@@ -285,7 +285,7 @@ impl Control {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    // Logged once, however long it goes on.
+                    // This is logged once, however long it lasts.
                     if !again {
                         self.shared.registry().count("cannot_accept");
                         tracing::warn!(%error, "cannot accept processes for now");
@@ -372,7 +372,7 @@ impl Control {
         }
     }
 
-    /// A number that no process has or had recently.
+    /// Returns a number that no process has or had recently.
     fn free_id(&mut self) -> u32 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
@@ -382,7 +382,7 @@ impl Control {
         }
     }
 
-    /// A socket is readable, or a process has ended.
+    /// Handles a socket that is readable, or a process that has ended.
     fn ready(&mut self, token: Token) {
         let (id, is_process) = Peer::of(token);
         if is_process {
@@ -422,7 +422,7 @@ impl Control {
                 return self.detach(id, Some(status), &why);
             }
         }
-        // Others get their turn; nothing else would say that there is more to read.
+        // Others get their turn; no other event would say that there is more to read.
         self.readable.push_back(id);
     }
 
@@ -445,7 +445,7 @@ impl Control {
         }
     }
 
-    /// Detaches a process. With a status, the process is told why.
+    /// Detaches a process. If there is a status, the process gets it as the reason.
     fn detach(&mut self, id: u32, status: Option<Status>, why: &str) {
         let Some(peer) = self.peers.remove(&id) else {
             return;
@@ -499,9 +499,9 @@ impl Control {
     }
 }
 
-/// The result of `pidfd_open`; [`Errno::SRCH`] if the process has already gone. If the system lacks it, has
-/// none left, or forbids the call with a filter, only the end of its socket will show that the process has
-/// ended.
+/// Returns the result of `pidfd_open`; [`Errno::SRCH`] if the process has already gone. If the system does not have
+/// that call, has no descriptor left, or forbids the call with a filter, only the end of its socket will show that the
+/// process has ended.
 fn pidfd(opened: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
     match opened {
         Ok(pidfd) => Ok(Some(pidfd)),
@@ -514,7 +514,7 @@ fn pidfd(opened: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
 }
 
 impl Peer {
-    /// The process that a token stands for, and whether the token means that it has ended.
+    /// Returns the process for which a token stands, and whether the token means that it has ended.
     const fn of(token: Token) -> (u32, bool) {
         ((token.0 >> 1) as u32, token.0 & 1 != 0)
     }
@@ -530,7 +530,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Whether it has closed its socket or its process is dead, even if no event has said so yet.
+    /// Returns whether it has closed its socket or its process is dead, even if no event has shown that yet.
     fn has_gone(&self) -> bool {
         let mut ends = vec![PollFd::new(&self.socket, PollFlags::RDHUP)];
         let pidfd = self.pidfd.as_ref();

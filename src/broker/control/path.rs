@@ -29,12 +29,12 @@ impl ControlSocket {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::AddrInUse`]: a broker listens there, or the file is not a socket. Otherwise the
-    /// error of the system.
+    /// [`io::ErrorKind::AddrInUse`]: a broker listens there, or the file is not a socket. Other errors are those of the
+    /// system.
     pub(in crate::broker) fn bind(path: &Path) -> io::Result<Self> {
         let listener = match SeqListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                // One broker after the other: the second finds the living socket of the first.
+                // Brokers do this one after the other, so the second finds the living socket of the first.
                 let _lock = lock_directory(path)?;
                 remove_dead(path)?;
                 SeqListener::bind(path)?
@@ -49,7 +49,7 @@ impl ControlSocket {
         })
     }
 
-    /// Lets the members of a group connect, too.
+    /// Allows the members of a group to connect, too.
     ///
     /// # Errors
     ///
@@ -109,7 +109,7 @@ fn remove_dead(path: &Path) -> io::Result<()> {
     }
     match SeqSocket::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        // It has just been removed.
+        // The file has just been removed.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
         _ => in_use("another smbdirectd is listening there"),
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn replaces_the_socket_of_the_dead_and_not_of_the_living() {
         let path = path("dead");
-        // Its file stays, because this type does not remove it.
+        // The file stays, because this type does not remove it.
         drop(SeqListener::bind(&path).unwrap());
         let socket = ControlSocket::bind(&path).unwrap();
         let error = ControlSocket::bind(&path).unwrap_err();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The status: all reactors are asked, and it is put together when the last one has answered.
+//! Puts the status together: asks all reactors, and completes it when the last one has answered.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -22,12 +22,12 @@ use crate::shm;
 use crate::sys::{Memfd, SeqSocket};
 use crate::units::Instant;
 
-/// Where a status goes.
+/// The receiver of a status.
 #[derive(Debug)]
 pub(super) enum Asker {
-    /// To a thread of the program that the broker runs in.
+    /// A thread of the program in which the broker runs.
     Owner(Sender<Status>),
-    /// To an observer.
+    /// An observer.
     Process { id: u32, cookie: u64 },
 }
 
@@ -35,7 +35,7 @@ pub(super) enum Asker {
 #[derive(Debug)]
 struct Pending {
     asker: Asker,
-    /// Reactors that have not answered.
+    /// Number of reactors that have not answered.
     missing: usize,
     reports: Vec<Report>,
 }
@@ -48,7 +48,7 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    /// Whether an observer is already waiting for an answer.
+    /// Returns whether an observer is already waiting for an answer.
     pub(super) fn has_asked(&self, process: u32) -> bool {
         let of = |asker: &Asker| matches!(asker, Asker::Process { id, .. } if *id == process);
         self.pending.values().any(|pending| of(&pending.asker))
@@ -56,7 +56,7 @@ impl Reports {
 }
 
 impl Control {
-    /// Asks all reactors.
+    /// Asks all reactors for their reports.
     pub(super) fn report(&mut self, asker: Asker) {
         self.reports.last += 1;
         let number = self.reports.last;
@@ -69,7 +69,7 @@ impl Control {
         self.command_all(|| Command::Report(number));
     }
 
-    /// A reactor has answered.
+    /// Adds the report of a reactor that has answered.
     pub(super) fn reported(&mut self, number: u64, report: Report) {
         let Some(pending) = self.reports.pending.get_mut(&number) else {
             return;
@@ -84,14 +84,14 @@ impl Control {
         }
     }
 
-    /// A reactor has ended and will not answer: answers with what is known.
+    /// Answers with what is known, because a reactor has ended and will not answer.
     pub(super) fn abandon_reports(&mut self) {
         for (_, pending) in std::mem::take(&mut self.reports.pending) {
             self.answer(pending);
         }
     }
 
-    /// A process is gone, and needs no answer.
+    /// Forgets a process that has gone and does not need an answer.
     pub(super) fn forget_asker(&mut self, process: u32) {
         let pending = &mut self.reports.pending;
         pending.retain(
@@ -192,7 +192,7 @@ impl Control {
     }
 }
 
-/// The status of a process without its queues, which only the reactors know.
+/// Returns the status of a process without its queues, which only the reactors know.
 fn process_status(process: &Process, registry: &Registry<Arc<Process>>) -> ProcessStatus {
     let segments = process.segments();
     ProcessStatus {

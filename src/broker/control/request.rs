@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The requests of processes: read, checked and answered.
+//! Reads, checks and answers the requests of processes.
 //!
 //! A process is detached for a request that no correct library makes, or if it leaves no room for an
 //! answer. Every other request is answered.
@@ -24,9 +24,9 @@ use crate::sys::SeqSocket;
 
 /// How a request is answered.
 pub(super) enum Answer {
-    /// With an [`abi::Reply`].
+    /// The answer is an [`abi::Reply`].
     Now(Result<(), Status>),
-    /// With another message, or by another thread.
+    /// The answer is another message, or comes from another thread.
     Other,
 }
 
@@ -60,7 +60,10 @@ impl Control {
         };
         if process.role != role {
             if cookie == 0 {
-                return Err((Status::Corrupt, "it said what its role cannot say".into()));
+                return Err((
+                    Status::Corrupt,
+                    "it sent a request that its role does not allow".into(),
+                ));
             }
             return reply(&process, cookie, kind, Err(Status::NotAttached));
         }
@@ -113,7 +116,7 @@ impl Control {
         };
         let (socket, pid) = (Arc::clone(&peer.socket), peer.pid);
         let (cookie, attach, version) = read_attach(message).inspect_err(|(status, _)| {
-            // The message that detaches it says more than a reply: which version this side speaks.
+            // The message that detaches the process says more than a reply: it names the version that this side speaks.
             if *status == Status::Version {
                 self.shared.registry().count("refused_attach");
             }
@@ -125,7 +128,7 @@ impl Control {
                 status: status.code(),
                 kind: kind::ATTACH,
             };
-            // It is detached whether it reads this or not.
+            // The process is detached whether it reads this or not.
             let _ = send(&socket, kind::REPLY, cookie, &reply, &[]);
         })?;
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -133,7 +136,7 @@ impl Control {
         }
         let attached = attached(id, &self.shared.config, (version, attach.features));
         if process.role != Role::Observer {
-            // Sent first, so that an attached process always knows the addresses.
+            // This is sent first, so that an attached process always knows the addresses.
             let told = self.known.tell(&process);
             answered(told)?;
         }
@@ -146,7 +149,7 @@ impl Control {
         answered(sent).inspect_err(|_| self.shared.registry().detach(id))?;
         let (pid, role) = (process.pid, process.role.name());
         match process.role {
-            // Only a tool that asks for the status and goes.
+            // An observer is only a tool that asks for the status and goes.
             Role::Observer => tracing::debug!(worker = id, pid, role, "attached"),
             Role::Listener | Role::Worker => tracing::info!(worker = id, pid, role, "attached"),
         }
@@ -273,7 +276,7 @@ impl Control {
     }
 }
 
-/// What a process is told when it attaches, given the version that both sides speak and its features.
+/// Returns the message for a process that attaches, given the version that both sides speak and its features.
 pub(in crate::broker) const fn attached(
     id: u32,
     config: &Config,
@@ -296,7 +299,7 @@ fn malformed(error: MessageError) -> Refusal {
 
 /// Reads the first message of a process, and finds the version that both sides speak.
 pub(in crate::broker) fn read_attach(message: &[u8]) -> Result<(u64, abi::Attach, u32), Refusal> {
-    // The version first, because another version may have another layout.
+    // The version is read first, because another version may have another layout.
     let newest = attach_version(message);
     let version = |newest| (Status::Version, other_version(newest).into());
     match (read_request(message), newest) {
@@ -312,7 +315,7 @@ pub(in crate::broker) fn read_attach(message: &[u8]) -> Result<(u64, abi::Attach
     }
 }
 
-/// What the log says about a process that speaks another version of the interface, and the cure.
+/// Returns what the log says about a process that speaks another version of the interface, with the cure.
 fn other_version(version: u32) -> String {
     let own = abi::VERSION;
     let cure = if version < abi::OLDEST_VERSION {
@@ -323,7 +326,7 @@ fn other_version(version: u32) -> String {
     format!("it speaks version {version} of the interface, this smbdirectd version {own}: {cure}")
 }
 
-/// What the log says about a process that exceeds a limit, and the cure.
+/// Returns what the log says about a process that exceeds a limit, with the cure.
 fn no_place(status: Status, role: Role, config: &Config) -> String {
     match status {
         Status::Limit if role == Role::Worker => format!(
@@ -337,8 +340,8 @@ fn no_place(status: Status, role: Role, config: &Config) -> String {
     }
 }
 
-/// The result of sending an answer. A process that has gone meanwhile needs none; the next read notices
-/// that it has gone.
+/// Judges the result of sending an answer. A process that has gone in the meantime does not need one; the next read
+/// notices that it has gone.
 pub(super) fn answered(sent: io::Result<()>) -> Result<(), Refusal> {
     match sent {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(UNREAD),
@@ -370,7 +373,7 @@ pub(super) mod tests {
     use crate::device::message::encode;
     use crate::engine::registry::Route;
 
-    /// A control thread without reactors, and the process with number 1, which has connected but not attached.
+    /// Makes a control thread without reactors, and the process with number 1, which has connected but not attached.
     pub(in super::super) fn control() -> (Control, SeqSocket, std::path::PathBuf) {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);

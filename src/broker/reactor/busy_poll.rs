@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How long to poll for work before sleeping.
+//! Decides how long to poll for work before sleeping.
 
 use std::time::Duration;
 
-/// How many times to sleep without polling after another thread wanted the processor: at first, and at
-/// most.
+/// How many times to sleep without polling after another thread wanted the processor, at least and at most.
 const LEAST_PAUSE: u32 = 16;
 const LONGEST_PAUSE: u32 = 1024;
 
-/// The time for which polling for work before sleeping pays off: waking up takes longer than that, and
-/// much longer in a virtual machine.
+/// The time for which polling for work before sleeping pays off, because waking up takes longer, and much longer in a
+/// virtual machine.
 ///
 /// It grows while a little more patience would have saved a sleep, and shrinks to zero if work is rare.
 /// It is zero while other threads want this processor: the work may have to come from one of them.
@@ -18,16 +17,16 @@ const LONGEST_PAUSE: u32 = 1024;
 pub(super) struct BusyPoll {
     window: Duration,
     longest: Duration,
-    /// How often this thread had lost its processor when that was last read.
+    /// How often this thread had lost its processor when that count was last read.
     preempted: u64,
     /// How many more times to sleep without polling.
     pause: u32,
-    /// The pause after the next loss.
+    /// How many times to sleep without polling after the next loss.
     next_pause: u32,
 }
 
 impl BusyPoll {
-    /// Begins with `longest`, and never exceeds it; zero: sleep at once.
+    /// Begins with `longest`, and never exceeds it; with zero, the thread sleeps at once.
     pub(super) const fn new(longest: Duration) -> Self {
         Self {
             window: longest,
@@ -38,7 +37,7 @@ impl BusyPoll {
         }
     }
 
-    /// How long to poll now.
+    /// Returns how long to poll now.
     pub(super) const fn window(&self) -> Duration {
         match self.pause {
             0 => self.window,
@@ -46,8 +45,8 @@ impl BusyPoll {
         }
     }
 
-    /// Work came `slept` after the owner fell asleep; adjusts the window to whether polling would have
-    /// caught it. `preempted` tells how often this thread has lost its processor to another.
+    /// Adjusts the window to whether polling would have caught work that came `slept` after the owner fell asleep.
+    /// `preempted` returns how often this thread has lost its processor to another.
     pub(super) fn slept(&mut self, slept: Duration, preempted: impl FnOnce() -> u64) {
         if self.longest.is_zero() {
             return;
@@ -121,7 +120,7 @@ mod tests {
             }
             assert_eq!(busy_poll.window(), LONGEST);
         }
-        // Losses while it does not poll do not count.
+        // Losses do not count while it does not poll.
         busy_poll.slept(SHORT, || 4);
         for _ in 0..128 {
             busy_poll.slept(SHORT, || 100);

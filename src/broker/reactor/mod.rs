@@ -36,7 +36,7 @@ use crate::proto;
 use crate::transport::{CloseReason, Lines, Transport};
 use crate::units::Instant;
 
-/// What the control thread tells a reactor.
+/// A message of the control thread to a reactor.
 #[derive(Debug)]
 pub(super) enum Command {
     /// A worker has named the token of a connection.
@@ -58,23 +58,23 @@ pub(super) enum Command {
     Unmapped { id: u32, number: u32 },
     /// Other workers need memory: ask for idle memory of RECEIVE.
     Reclaim,
-    /// Negotiate future connections like this.
+    /// Negotiate future connections with these values.
     SetAcceptor(proto::Config),
     /// Clients may use these addresses of the machine, for existing and for future connections.
     AdmitAt(Arc<LocalAddresses>),
-    /// The machine's interfaces have these addresses: end the connections that came in at others, unless
-    /// they are routed here.
+    /// The machine's interfaces have these addresses: end the connections to other addresses, unless those are routed
+    /// here.
     EndGone(Arc<BTreeSet<LocalAddress>>),
     /// Report, with this number.
     Report(u64),
-    /// Take no more connections, and end the existing ones by then.
+    /// Accept no more connections, and end the existing ones by this time.
     Stop(Instant),
 }
 
-/// What a reactor tells the control thread.
+/// A message of a reactor to the control thread.
 #[derive(Debug)]
 pub(super) enum Notice {
-    /// A process is to be detached.
+    /// A process has to be detached.
     Fault {
         process: u32,
         status: Status,
@@ -82,7 +82,7 @@ pub(super) enum Notice {
     },
     /// A process has closed its control socket, or its half of it.
     Closed(u32),
-    /// For another reactor, or for this one in another round.
+    /// A command for another reactor, or for this one in a later round.
     Relay(usize, Command),
     /// The answer to [`Command::Report`].
     Report(u64, Report),
@@ -92,7 +92,7 @@ pub(super) enum Notice {
     Ended(usize),
 }
 
-/// What a reactor knows for the status.
+/// A reactor's part of the status.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) reactor: usize,
@@ -101,7 +101,7 @@ pub(super) struct Report {
     pub(super) shard: shard::Report<Arc<Process>>,
 }
 
-/// The way to the control thread.
+/// A channel for messages to the control thread.
 #[derive(Clone, Debug)]
 pub(super) struct ToControl {
     pub(super) sender: Sender<super::control::Message>,
@@ -110,7 +110,7 @@ pub(super) struct ToControl {
 
 impl ToControl {
     pub(super) fn send(&self, message: super::control::Message) {
-        // A control thread that has ended needs no messages.
+        // A control thread that has ended does not need messages.
         let _ = self.sender.send(message);
         let _ = self.waker.wake();
     }
@@ -135,7 +135,7 @@ pub(super) struct Reactor<F: SharedEpoll> {
 }
 
 impl<F: SharedEpoll> Reactor<F> {
-    /// A reactor that listens already.
+    /// Makes a reactor whose transport already listens.
     pub(super) fn new(
         (number, fabric): (usize, FabricKind),
         shared: Arc<Shared>,
@@ -173,7 +173,7 @@ impl<F: SharedEpoll> Reactor<F> {
             if self.shard.has_stopped() {
                 return Ok(());
             }
-            // The step may have found queues that have rung: look at them before sleeping.
+            // The step may have made queues whose bells have rung: look at them before sleeping.
             self.run_bells();
             self.rest(busy)?;
         }
@@ -186,7 +186,7 @@ impl<F: SharedEpoll> Reactor<F> {
 
     fn run_commands(&mut self) -> bool {
         let mut busy = false;
-        // Commands that come meanwhile get their turn in the next round.
+        // Commands that come in the meantime get their turn in the next round.
         for _ in 0..self.commands.len() {
             let Ok(command) = self.commands.try_recv() else {
                 break;
@@ -214,7 +214,7 @@ impl<F: SharedEpoll> Reactor<F> {
                         fabric: self.fabric,
                         shard: shard.report(),
                     };
-                    // It may have found a fault, of which the control thread hears first.
+                    // The shard may have found a fault, which the control thread has to learn first.
                     self.run_notices();
                     self.control.notice(Notice::Report(number, report));
                 }

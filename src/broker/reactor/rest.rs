@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a reactor does when there is nothing to do: it polls for a while, then announces to all
-//! workers that it will sleep, and sleeps.
+//! Lets a reactor rest when there is nothing to do: it polls for a while, then announces to all workers that it will
+//! sleep, and sleeps.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -18,26 +18,26 @@ use crate::fabric::{FabricError, SharedEpoll, owner_token};
 use crate::sys;
 use crate::units::Instant;
 
-/// The key of the waker for commands. No queue has it.
+/// The key of the waker for commands, which no queue has.
 pub(in crate::broker) const WAKER: u64 = 0;
 
-/// A shorter sleep does not count: there already was something to do.
+/// A shorter sleep does not count, because there already was something to do.
 const AT_ONCE: Duration = Duration::from_micros(3);
-/// Rings after which a bell is drained. Each ring makes its own event, and the socket has room for more.
+/// Number of rings after which a bell is drained. Each ring makes its own event, and the socket has room for more.
 const RINGS: u32 = 16;
-/// How often to look at the rings of active queues, which costs no system call, for each look at all the
-/// rest.
+/// How often to look at the rings of active queues, which does not cost a system call, for each look at everything
+/// else.
 const LOOKS: u32 = 8;
-/// Pause instructions between two of these looks: some tenths of a microsecond.
+/// Number of pause instructions between two of these looks: a few tenths of a microsecond.
 const PAUSES: u32 = 8;
 
 /// Decides how long to poll before sleeping.
 #[derive(Debug)]
 pub(super) struct Sleeper {
-    /// Since when there was nothing to do.
+    /// Since when there has been nothing to do.
     idle_since: Option<Instant>,
     busy_poll: BusyPoll,
-    /// The keys of what woke the reactor.
+    /// The keys of the sources that woke the reactor.
     keys: Vec<u64>,
 }
 
@@ -75,7 +75,7 @@ impl<F: SharedEpoll> Reactor<F> {
         if is_due {
             return Ok(());
         }
-        // Without a window it sleeps as soon as nothing is left to do; new work wakes it.
+        // Without a window, the reactor sleeps as soon as nothing is left to do; new work wakes it.
         let window = sleeper.busy_poll.window();
         if !window.is_zero() && (busy || self.now.saturating_since(since) < window) {
             if !busy {
@@ -86,7 +86,7 @@ impl<F: SharedEpoll> Reactor<F> {
         if !self.shard.announce_sleep() || !self.commands.is_empty() {
             return Ok(());
         }
-        // The round before may have taken long, and a queue may have been found corrupt.
+        // The round before may have taken long, and may have found that a queue is corrupt.
         self.look_at_clock();
         self.run_notices();
         let next = self.shard.next_deadline();
@@ -112,7 +112,7 @@ impl<F: SharedEpoll> Reactor<F> {
         }
     }
 
-    /// Looks at what woke the reactor.
+    /// Handles the sources that woke the reactor.
     pub(super) fn run_bells(&mut self) {
         let mut keys = std::mem::take(&mut self.sleeper.keys);
         self.shard.fabric_mut().ready(&mut keys);
@@ -122,12 +122,12 @@ impl<F: SharedEpoll> Reactor<F> {
         self.sleeper.keys = keys;
     }
 
-    /// A worker has rung.
+    /// Handles the ring of a worker.
     fn rung(&mut self, queue: QueueId) {
         let rings = self.shard.rung(queue);
         if let Some(bell) = self.shard.bell(queue).filter(|_| rings % RINGS == 0) {
-            // The result does not matter, nor do rings that are left because a worker rings for ever:
-            // the queue gets its turn. The control socket tells when the process ends.
+            // The result does not matter, nor do rings that are left because a worker never stops ringing: the queue
+            // gets its turn. The control socket shows when the process ends.
             let _ = bell.drain();
         }
     }

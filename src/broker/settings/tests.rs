@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a configuration file may say, and where it is wrong.
+//! Tests what a configuration file may say, and that errors name the place of a mistake.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ fn what_it_writes_it_reads_again() {
     assert_eq!(Settings::parse(&settings.to_toml()), Ok(settings));
 }
 
-/// Where a file is wrong, and what the error says.
+/// Returns the error for a file: where the file is wrong, and what is wrong.
 fn error(text: &str) -> String {
     Settings::parse(text).unwrap_err().to_string()
 }

@@ -3,9 +3,9 @@
 //! The status of a device in the kernel: the records that fill the buffer of a [`StatusCall`](super::StatusCall).
 //!
 //! A record is a [`Head`] and the structure that its `kind` names. There is one [`Device`], which is the first, and any
-//! number of the others, in any order, except that a [`Queue`] follows its [`Process`]. Whoever reads the records skips
-//! kinds that it does not know, and what is longer than it knows: later versions add both. Times are nanoseconds, and
-//! names are ASCII with zeros behind them.
+//! number of the others, in any order, except that a [`Queue`] follows its [`Process`]. A reader skips kinds that it
+//! does not know, and the rest of a record that is longer than it knows: later versions add both. Times are in
+//! nanoseconds, and names are ASCII, filled up with zeros.
 //!
 //! ```text
 //!   0 kind      4 length, head included      8 the structure, a multiple of 8 bytes long
@@ -17,55 +17,56 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::super::abi::{Address, AllowedAddress};
 
-/// [`Head::kind`].
+/// Values of [`Head::kind`].
 pub mod record {
-    /// [`Device`](super::Device).
+    /// A record with a [`Device`](super::Device).
     pub const DEVICE: u32 = 1;
-    /// [`SocketAddress`](super::SocketAddress): where the device accepts connections.
+    /// A record with a [`SocketAddress`](super::SocketAddress) on which the device accepts connections.
     pub const LISTEN: u32 = 2;
-    /// [`Address`](super::Address): where clients reach it, as in `abi::Addresses`.
+    /// A record with an [`Address`](super::Address) on which clients reach the device, as in `abi::Addresses`.
     pub const ADDRESS: u32 = 3;
-    /// [`AllowedAddress`](super::AllowedAddress), as the listener set them.
+    /// A record with an [`AllowedAddress`](super::AllowedAddress) that the listener has set.
     pub const ALLOWED: u32 = 4;
-    /// [`Carried`](super::Carried).
+    /// A record with a [`Carried`](super::Carried).
     pub const CARRIED: u32 = 5;
-    /// [`Connection`](super::Connection).
+    /// A record with a [`Connection`](super::Connection).
     pub const CONNECTION: u32 = 6;
-    /// [`Process`](super::Process).
+    /// A record with a [`Process`](super::Process).
     pub const PROCESS: u32 = 7;
-    /// [`Queue`](super::Queue).
+    /// A record with a [`Queue`](super::Queue).
     pub const QUEUE: u32 = 8;
-    /// [`Close`](super::Close), the oldest first.
+    /// A record with a [`Close`](super::Close); the oldest comes first.
     pub const CLOSE: u32 = 9;
-    /// [`Counter`](super::Counter).
+    /// A record with a [`Counter`](super::Counter).
     pub const COUNTER: u32 = 10;
 }
 
-/// [`Device::flags`].
+/// Values of [`Device::flags`].
 pub mod device_flags {
-    /// The device takes no more connections and processes.
+    /// The device no longer accepts connections and processes.
     pub const STOPPING: u32 = 1;
-    /// The listener has set the addresses that clients may use: those of the records [`ALLOWED`](super::record::ALLOWED).
+    /// The listener has set the addresses that clients may use, and the records [`ALLOWED`](super::record::ALLOWED)
+    /// list them.
     pub const RESTRICTED: u32 = 2;
 }
 
-/// [`Connection::flags`].
+/// Values of [`Connection::flags`].
 pub mod connection_flags {
-    /// A worker owns the connection: `id`, `worker` and `pid` count.
+    /// A worker owns the connection: `id`, `worker` and `pid` are valid.
     pub const OWNED: u32 = 1;
-    /// It has a session.
+    /// The connection has a session.
     pub const AUTHENTICATED: u32 = 2;
     /// `local` is known.
     pub const LOCAL: u32 = 4;
 }
 
-/// [`Process::flags`].
+/// Values of [`Process::flags`].
 pub mod process_flags {
-    /// It attached with the token of a connection.
+    /// The process attached with the token of a connection.
     pub const INVITED: u32 = 1;
 }
 
-/// [`Close::flags`].
+/// Values of [`Close::flags`].
 pub mod close_flags {
     /// A worker owned the connection.
     pub const OWNED: u32 = 1;
@@ -79,19 +80,19 @@ pub type Name = [u8; 16];
 /// The name of a reason or a counter.
 pub type LongName = [u8; 48];
 
-/// What each record begins with.
+/// The head of each record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Head {
-    /// `record::*`.
+    /// One of `record::*`.
     pub kind: u32,
-    /// Bytes of the record, with this head.
+    /// Length of the record in bytes, including this head.
     pub length: u32,
 }
 
 /// The structure of a record.
 pub trait Record: Copy + FromBytes + IntoBytes + Immutable + KnownLayout {
-    /// `record::*`.
+    /// One of `record::*`.
     const KIND: u32;
 }
 
@@ -116,7 +117,7 @@ records! {
     Counter COUNTER;
 }
 
-/// The device, its limits, and what there is now.
+/// The device, its limits, and its current numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Device {
@@ -124,43 +125,43 @@ pub struct Device {
     pub version: Name,
     /// The version of the interface: `abi::VERSION`.
     pub interface: u32,
-    /// `device_flags::*`.
+    /// A combination of `device_flags::*`.
     pub flags: u32,
-    /// How long the module has been loaded.
+    /// Time since the module was loaded.
     pub uptime_ns: u64,
-    /// The most connections.
+    /// Maximum number of connections.
     pub max_connections: u32,
-    /// The most connections that are offered to the listener at a time.
+    /// Maximum number of connections that are offered to the listener at a time.
     pub max_undispatched: u32,
-    /// The most connections without a session.
+    /// Maximum number of connections without a session.
     pub max_unauthenticated: u32,
-    /// The most workers.
+    /// Maximum number of workers.
     pub max_workers: u32,
-    /// The most sessions and clients of one worker.
+    /// Maximum number of sessions and clients of one worker.
     pub max_sessions_of_worker: u32,
-    /// Entries of a ring.
+    /// Number of entries of a ring.
     pub queue_depth: u32,
-    /// The most bytes of memory of one worker.
+    /// Maximum number of bytes of memory of one worker.
     pub max_memory_of_worker: u64,
-    /// The most bytes of memory of all workers.
+    /// Maximum number of bytes of memory of all workers together.
     pub max_memory: u64,
-    /// Connections that have negotiated.
+    /// Number of connections that have negotiated.
     pub connections: u32,
-    /// Those of them without an owner.
+    /// Number of connections that have negotiated and have no owner.
     pub undispatched: u32,
-    /// Those of them without a session.
+    /// Number of connections that have negotiated and have no session.
     pub unauthenticated: u32,
-    /// Tokens that may be claimed.
+    /// Number of tokens that may be claimed.
     pub offered: u32,
-    /// Client GUIDs that are registered.
+    /// Number of client GUIDs that are registered.
     pub clients: u32,
-    /// Sessions that are registered.
+    /// Number of sessions that are registered.
     pub sessions: u32,
-    /// Queues of all workers.
+    /// Number of queues of all workers.
     pub queues: u32,
-    /// Segments that are registered with connections, each counted once per connection.
+    /// Number of segments that are registered with connections, each counted once per connection.
     pub registrations: u32,
-    /// Bytes of memory of all workers.
+    /// Number of bytes of memory of all workers.
     pub memory: u64,
 }
 
@@ -168,13 +169,13 @@ pub struct Device {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SocketAddress {
-    /// IPv4 mapped into IPv6.
+    /// The address. IPv4 is mapped into IPv6.
     pub address: [u8; 16],
-    /// Scope of link-local addresses, or 0.
+    /// Scope ID of a link-local address, or 0.
     pub scope_id: u32,
-    /// Port.
+    /// The port.
     pub port: u16,
-    /// 0.
+    /// Must be 0.
     pub reserved: u16,
 }
 
@@ -184,27 +185,27 @@ pub struct SocketAddress {
 pub struct Carried {
     /// The fabric: `verbs`.
     pub fabric: Name,
-    /// Connections that negotiated.
+    /// Number of connections that negotiated.
     pub connections: u64,
-    /// Messages received.
+    /// Number of messages received.
     pub messages_in: u64,
-    /// Messages sent.
+    /// Number of messages sent.
     pub messages_out: u64,
     /// Bytes of messages received.
     pub inline_bytes_in: u64,
     /// Bytes of messages sent.
     pub inline_bytes_out: u64,
-    /// RDMA READs that brought all of their data.
+    /// Number of RDMA READs that fetched all of their data.
     pub rdma_reads: u64,
-    /// Bytes that RDMA READ brought.
+    /// Bytes that RDMA READs fetched.
     pub rdma_read_bytes: u64,
-    /// RDMA WRITEs that carried all of their data.
+    /// Number of RDMA WRITEs that carried all of their data.
     pub rdma_writes: u64,
-    /// Bytes that RDMA WRITE carried.
+    /// Bytes that RDMA WRITEs carried.
     pub rdma_write_bytes: u64,
-    /// Clients' tokens that messages invalidated.
+    /// Number of clients' tokens that messages invalidated.
     pub invalidations_out: u64,
-    /// How often a received fragment had to wait for its owner's memory.
+    /// Number of times that a received fragment had to wait for memory of the connection's owner.
     pub buffer_waits: u64,
 }
 
@@ -212,49 +213,49 @@ pub struct Carried {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Connection {
-    /// The number that its owner knows it by.
+    /// The number by which its owner knows it.
     pub id: u64,
     /// The client's address.
     pub peer: SocketAddress,
-    /// The address at which it came in.
+    /// The server's address to which the client connected.
     pub local: SocketAddress,
     /// The fabric that carries it.
     pub fabric: Name,
     /// `fresh`, `offered`, `owned` or `ending`.
     pub state: Name,
-    /// `connection_flags::*`.
+    /// A combination of `connection_flags::*`.
     pub flags: u32,
     /// The worker that owns it.
     pub worker: u32,
-    /// That worker's process.
+    /// The system's number for that worker's process.
     pub pid: i32,
-    /// Messages that may be sent to the client now.
+    /// Number of messages that may be sent to the client now.
     pub send_credits: u16,
-    /// Messages that the client may send now.
+    /// Number of messages that the client may send now.
     pub receive_credits: u16,
-    /// Receives that are posted.
+    /// Number of receives that are posted.
     pub receives_posted: u32,
-    /// Operations queued and not posted.
+    /// Number of operations that are queued and not posted.
     pub queued: u32,
     /// Submissions that have not been answered.
     pub outstanding: u32,
-    /// Received fragments that wait for the owner's memory.
+    /// Number of received fragments that wait for memory of the owner.
     pub starved: u32,
-    /// Time since it was accepted.
+    /// Time since the connection was accepted.
     pub age_ns: u64,
     /// Bytes of messages received.
     pub inline_bytes_in: u64,
     /// Bytes of messages sent.
     pub inline_bytes_out: u64,
-    /// Bytes that RDMA READ brought.
+    /// Bytes that RDMA READs fetched.
     pub rdma_read_bytes: u64,
-    /// Bytes that RDMA WRITE carried.
+    /// Bytes that RDMA WRITEs carried.
     pub rdma_write_bytes: u64,
-    /// Messages received.
+    /// Number of messages received.
     pub messages_in: u64,
-    /// Messages sent.
+    /// Number of messages sent.
     pub messages_out: u64,
-    /// The client's tokens that messages invalidated.
+    /// Number of the client's tokens that messages invalidated.
     pub invalidations_out: u64,
 }
 
@@ -262,23 +263,23 @@ pub struct Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Process {
-    /// The device's number for it.
+    /// The device's number for the process.
     pub id: u32,
-    /// The system's number for it, as the process that asks sees it, or 0.
+    /// The system's number for the process, as the process that asks sees it, or 0.
     pub pid: i32,
     /// `abi::role::*`.
     pub role: u32,
-    /// `process_flags::*`.
+    /// A combination of `process_flags::*`.
     pub flags: u32,
-    /// Connections that it owns.
+    /// Number of connections that the process owns.
     pub connections: u32,
-    /// Sessions and clients that it has registered.
+    /// Number of sessions and clients that the process has registered.
     pub sessions: u32,
-    /// Segments of SEND.
+    /// Number of segments of SEND.
     pub send_segments: u32,
-    /// Segments of BULK.
+    /// Number of segments of BULK.
     pub bulk_segments: u32,
-    /// Bytes of all its memory.
+    /// Number of bytes of the process's memory.
     pub memory: u64,
 }
 
@@ -290,17 +291,17 @@ pub struct Queue {
     pub worker: u32,
     /// The queue's number.
     pub queue: u32,
-    /// Connections.
+    /// Number of connections that use the queue.
     pub connections: u32,
-    /// Completions that found no room in the ring.
+    /// Number of completions for which there was no room in the ring.
     pub overflow: u32,
-    /// Completions in the ring.
+    /// Number of completions in the ring.
     pub completions: u32,
     /// Submissions that have not been answered.
     pub outstanding: u32,
-    /// Segments of RECEIVE.
+    /// Number of segments of RECEIVE.
     pub receive_segments: u32,
-    /// Units of RECEIVE in use.
+    /// Number of units of RECEIVE in use.
     pub receive_units_used: u32,
 }
 
@@ -310,19 +311,19 @@ pub struct Queue {
 pub struct Close {
     /// The client's address.
     pub peer: SocketAddress,
-    /// The address at which it came in.
+    /// The server's address to which the client connected.
     pub local: SocketAddress,
     /// The fabric that carried it.
     pub fabric: Name,
     /// The reason's name.
     pub reason: LongName,
-    /// `close_flags::*`.
+    /// A combination of `close_flags::*`.
     pub flags: u32,
     /// The worker that owned it.
     pub worker: u32,
-    /// When it ended, counted from when the module was loaded.
+    /// Time between the loading of the module and the end of the connection.
     pub at_ns: u64,
-    /// How old it was.
+    /// Time that the connection lasted.
     pub age_ns: u64,
     /// Bytes that came from the client, in messages and by RDMA READ.
     pub bytes_received: u64,
@@ -330,13 +331,13 @@ pub struct Close {
     pub bytes_sent: u64,
 }
 
-/// How often something happened.
+/// A counter of something that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Counter {
-    /// What.
+    /// The name of what happened.
     pub name: LongName,
-    /// How often.
+    /// How often it happened.
     pub count: u64,
 }
 
@@ -357,15 +358,15 @@ const _: () = {
 pub fn push<R: Record>(records: &mut Vec<u8>, record: &R) {
     let head = Head {
         kind: R::KIND,
-        // At most a few hundred bytes.
+        // A record has at most a few hundred bytes.
         length: (size_of::<Head>() + size_of::<R>()) as u32,
     };
     records.extend_from_slice(head.as_bytes());
     records.extend_from_slice(record.as_bytes());
 }
 
-/// Takes the first record off: its kind and its structure, which [`read`] reads. `None`: there is none, or its length
-/// is impossible.
+/// Takes the first record off, and returns its kind, its structure, which [`read`] reads, and the other records.
+/// Returns `None` if there is no record, or if its length is impossible.
 #[must_use]
 pub fn split_first(records: &[u8]) -> Option<(u32, &[u8], &[u8])> {
     let (head, _) = Head::read_from_prefix(records).ok()?;
@@ -375,13 +376,13 @@ pub fn split_first(records: &[u8]) -> Option<(u32, &[u8], &[u8])> {
     Some((head.kind, body, rest))
 }
 
-/// Reads a record's structure, which may be longer than this version knows. `None`: it is shorter.
+/// Reads a record's structure, which may be longer than this version knows. Returns `None` if it is shorter.
 #[must_use]
 pub fn read<R: Record>(body: &[u8]) -> Option<R> {
     R::read_from_prefix(body).ok().map(|(record, _)| record)
 }
 
-/// A text as a name, cut off if it is longer.
+/// Returns a text as a name, cut off if it is too long.
 #[must_use]
 pub fn name<const N: usize>(text: &str) -> [u8; N] {
     let mut name = [0; N];
@@ -391,7 +392,7 @@ pub fn name<const N: usize>(text: &str) -> [u8; N] {
     name
 }
 
-/// The text of a name; what is not ASCII and printable becomes `?`.
+/// Returns the text of a name; characters that are not printable ASCII become `?`.
 pub fn text(name: &[u8]) -> impl Iterator<Item = char> {
     let bytes = name.iter().take_while(|byte| **byte != 0);
     bytes.map(|byte| match byte {
@@ -414,7 +415,7 @@ mod tests {
         };
         let mut records = Vec::new();
         push(&mut records, &counter);
-        // A kind of a later version, and a counter with more than this version knows.
+        // These are a kind of a later version, and a counter with more than this version knows.
         records.extend_from_slice(&[99u32, 16, 1, 2].map(u32::to_ne_bytes).concat());
         let longer = records.len();
         push(&mut records, &counter);

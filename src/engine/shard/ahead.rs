@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The data of a WRITE is fetched before its owner is told of the WRITE.
+//! Fetches the data of a WRITE before the connection's owner gets the WRITE.
 //!
 //! ```text
 //!   owner   -- FETCH_AHEAD, a buffer --> Ahead, lent
 //!                                          |
 //!   client  -- WRITE, nothing else under way --> Ahead, fetching --RDMA READ--> client
-//!                                          |          '-- later messages wait behind it
+//!                                          |          '-- later messages wait
 //!   owner   <-- FETCHED, PDU, PDU ... -----+
 //! ```
 //!
-//! That saves the owner a wake-up, and the client a way through two processes. The owner lends the memory, so it is
-//! bounded, counted and registered as that of any RDMA READ. The owner checks the request as always, before it
-//! writes anything: what is fetched in vain harms nobody.
+//! That saves the owner a wake-up, and the client a round trip through two processes. The owner lends the memory, so it
+//! is bounded, counted and registered like the memory of any RDMA READ. The owner checks the request as always, before
+//! it writes anything, so data that is fetched in vain does no harm.
 //!
-//! In any doubt the message is delivered as if nothing had been lent. It waits only for RDMA READs that the client
-//! serves, so a client that serves them slowly delays itself.
+//! If there is any doubt, the message is delivered as if nothing had been lent. It waits only for RDMA READs that the
+//! client serves, so a client that serves them slowly delays only itself.
 
 use super::connection::Stage;
 use super::{Host, NOTHING, Shard};
@@ -29,21 +29,21 @@ use crate::fabric::{ConnId, Fabric, WrError};
 use crate::sys::Memory;
 use crate::wire::smb2::{Request, WriteRequest};
 
-/// The cookie of an RDMA READ of the device's own. A worker may use the same number: no READ of a worker is under way
-/// when the device's begins, and the fabric ends READs in the order in which they began.
+/// The cookie of the device's own RDMA READs. A worker may use the same number: no READ of a worker is under way when
+/// the device's begins, and the fabric ends READs in the order in which they began.
 pub(super) const COOKIE: u64 = u64::MAX;
 
-/// The longest request to look into, in bytes: a WRITE with 16 descriptors.
+/// Length of the longest request to look into, in bytes: a WRITE with 16 descriptors.
 const LONGEST: usize = 64 + 48 + 16 * 16;
 
-/// What the owner of a connection has lent for the next WRITE.
+/// The memory that the owner of a connection has lent for the next WRITE.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ahead {
-    /// The owner's.
+    /// The cookie of the owner's FETCH_AHEAD.
     cookie: u64,
-    /// Where the data may go.
+    /// The memory into which the data may be fetched.
     sink: Piece,
-    /// Bytes that are being fetched; 0: none yet.
+    /// Number of bytes that are being fetched; 0 if nothing is yet.
     fetching: u32,
 }
 
@@ -54,7 +54,7 @@ impl Ahead {
 }
 
 impl<F: Fabric, H: Host> Shard<F, H> {
-    /// A worker lends a buffer.
+    /// Takes a buffer that a worker lends.
     pub(super) fn lend(
         &mut self,
         queue: QueueId,
@@ -71,7 +71,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         of.find(region::BULK, sink)?;
         let id = of.conn(number)?;
         of.outstanding += 1;
-        // What is lent takes up room for submissions for as long as the client likes.
+        // A lent buffer takes up room for submissions for as long as the client likes.
         let is_crowded = of.outstanding > of.share_of_strangers();
         let status = match id.and_then(|id| self.conns.get_mut(id)) {
             None => Status::Flushed,
@@ -91,7 +91,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(())
     }
 
-    /// A worker wants back what it has lent. What is being fetched still is.
+    /// Gives back what a worker has lent, unless data is already being fetched into it.
     pub(super) fn recall(&mut self, queue: QueueId, id: ConnId) {
         let conn = self.conns.get_mut(id);
         let lent = conn.and_then(|conn| conn.ahead.take_if(|ahead| !ahead.is_fetching()));
@@ -100,8 +100,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Begins to fetch the data of a message, if that is a WRITE with nothing else under way on its connection.
-    /// Returns whether the message waits for data: its own, or that of one before it.
+    /// Begins to fetch the data of a message, if that is a WRITE with nothing else under way on its connection. Returns
+    /// whether the message waits for data: its own, or that of an earlier message.
     pub(super) fn waits_for_data(
         &mut self,
         id: ConnId,
@@ -114,7 +114,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         match conn.ahead {
             None => false,
             Some(ahead) if ahead.is_fetching() => true,
-            // Whatever else is under way is faster if nothing waits for this one's data.
+            // Everything else under way is faster if nothing waits for this message's data.
             Some(_) if conn.reads > 0 || conn.unrecycled > 1 || conn.end.is_some() => false,
             Some(ahead) => self.begin(id, queue, message, ahead).is_some(),
         }
@@ -149,7 +149,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             length: transfer.length(),
             ..ahead.sink
         };
-        // The worker may have given the segment back since. That is its own loss.
+        // The worker may have given the segment back since. That harms only the worker itself.
         let sink = self.register(queue, id, region::BULK, sink).ok()?.ok()?;
         let source = transfer.descriptors();
         let read = self.transport.read(id, COOKIE, sink, source.iter());
@@ -162,7 +162,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Some(())
     }
 
-    /// The device's own RDMA READ has ended.
+    /// Handles the end of the device's own RDMA READ.
     pub(super) fn fetched(&mut self, id: ConnId, result: Result<(), WrError>) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -176,13 +176,13 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.give_back(queue, id, ahead, (reason::of_result(result), length));
     }
 
-    /// Gives back what was lent, without data, and delivers the messages that waited: the last that the owner of an
-    /// ending connection gets before it learns of the end.
+    /// Gives back what was lent, without data, and delivers the messages that waited. They are the last messages that
+    /// the owner of an ending connection gets before it learns of the end.
     pub(super) fn end_ahead(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        // Nobody gets what has found no memory yet.
+        // Messages still waiting for memory are dropped: no worker will get them.
         conn.held.clear();
         if let (Some(ahead), Stage::Owned { queue, .. }) = (conn.ahead.take(), conn.stage) {
             self.give_back(queue, id, ahead, (Status::Flushed, 0));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a shard knows about a connection, beyond what the transport knows.
+//! The state of a connection that a shard keeps, in addition to the transport's.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -17,25 +17,25 @@ use crate::fabric::RegionId;
 use crate::transport::ConnStatus;
 use crate::units::Instant;
 
-/// Which worker has a connection.
+/// The stages of a connection: which worker has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// None: its first request has not come.
+    /// No worker has it: its first request has not come.
     Fresh,
-    /// None yet: the first worker to claim this token gets it.
+    /// No worker has it yet: the first worker that claims this token gets it.
     Offered(Token),
-    /// The worker of `queue`, which knows it by `number`.
+    /// The worker of `queue` has it, and knows it by `number`.
     Owned { queue: QueueId, number: u64 },
-    /// None: its worker is gone, and it is about to end.
+    /// No worker has it: its worker has gone, and it is about to end.
     Orphan,
 }
 
-/// A worker has named the token of a connection, and waits to hear whether it gets it.
+/// A claim of a worker that has named the token of a connection, and waits for the answer.
 #[derive(Debug)]
 pub struct Claim<W> {
     /// The worker.
     pub worker: W,
-    /// The request to answer; `None`: the worker attached for this connection alone.
+    /// The cookie of the request to answer; `None` if the worker attached for this connection alone.
     pub cookie: Option<u64>,
 }
 
@@ -43,7 +43,7 @@ pub struct Claim<W> {
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) bytes: Vec<u8>,
-    /// What it counts for its owner and in total, once its connection has a session.
+    /// The charges for the message, to its owner and to the total, once its connection has a session.
     pub(super) charges: Option<[Charge; 3]>,
 }
 
@@ -60,49 +60,49 @@ impl From<Vec<u8>> for Held {
 #[derive(Debug)]
 pub(super) struct Conn<W> {
     pub(super) peer: SocketAddr,
-    /// The address at which it came in.
+    /// The server's address to which the client connected.
     pub(super) local: Option<SocketAddr>,
     pub(super) since: Instant,
-    /// When something was last submitted for it, ended, or came from the client.
+    /// When something was last submitted for the connection, ended on it, or came from the client.
     pub(super) used: Instant,
     pub(super) stage: Stage,
-    /// When it will have waited long enough for its first request, an owner or a session.
+    /// When the connection will have waited long enough for its first request, an owner or a session.
     pub(super) deadline: Option<Instant>,
-    /// It has a session, as its owner said.
+    /// The owner has said that the connection has a session.
     pub(super) authenticated: bool,
-    /// From its first request.
+    /// The ClientGuid of its first request.
     pub(super) client_guid: [u8; 16],
     /// Messages that came before there was an owner, or memory for them.
     pub(super) held: VecDeque<Held>,
     /// A copy of its first message, until the owner submits something or the client sends more.
     pub(super) first: Option<Vec<u8>>,
-    /// The owner has not been told of it, for lack of memory.
+    /// The owner has not been told about the connection, for lack of memory.
     pub(super) info_due: bool,
-    /// The claim to answer once its owner has been told of it.
+    /// The claim to answer once the owner has been told about the connection.
     pub(super) claim: Option<Claim<W>>,
-    /// Submissions that the transport has.
+    /// Number of submissions that the transport has.
     pub(super) outstanding: u32,
     /// How many of them are RDMA READs.
     pub(super) reads: u32,
-    /// Messages that the owner has not given back, or has not been told of.
+    /// Number of messages that the owner has not given back, or has not received yet.
     pub(super) unrecycled: u32,
-    /// What the owner has lent for the data of the next WRITE.
+    /// The memory that the owner has lent for the data of the next WRITE.
     pub(super) ahead: Option<Ahead>,
     /// Messages, each a buffer and its length, that wait while the first one's data is fetched.
     pub(super) behind: VecDeque<(u64, u32)>,
     pub(super) regions: Regions,
-    /// What its receives count for its owner and in total.
+    /// The charges for its receives, to its owner and to the total.
     pub(super) receives: Option<[Charge; 2]>,
-    /// The same for long lists of descriptors that wait to be posted.
+    /// The same charges for long lists of descriptors that wait to be posted.
     pub(super) descriptors: Option<[Charge; 2]>,
-    /// Why the device is ending it, if it is.
+    /// Why the device is ending the connection, if it is.
     pub(super) end: Option<(&'static str, Status)>,
     /// Its previous owner.
     pub(super) last_worker: Option<u32>,
 }
 
-/// The owner's segments that are registered with a connection, by number. They are kept until the
-/// connection is gone, because its fabric may use the memory until then.
+/// The owner's segments that are registered with a connection, by number. They are kept until the connection has ended,
+/// because its fabric may use the memory until then.
 #[derive(Debug, Default)]
 pub(super) struct Regions {
     pub(super) send: Vec<Option<(Arc<Segment>, RegionId)>>,
@@ -137,12 +137,12 @@ impl<W> Conn<W> {
         }
     }
 
-    /// Whether it has an owner, or had one until its end.
+    /// Returns whether the connection has an owner, or had one until its end.
     pub(super) const fn is_dispatched(&self) -> bool {
         matches!(self.stage, Stage::Owned { .. } | Stage::Orphan)
     }
 
-    /// Whether the device knows of nothing under way on it.
+    /// Returns whether nothing is under way on the connection, as far as the device knows.
     pub(super) fn is_idle(&self) -> bool {
         self.outstanding == 0 && self.unrecycled == 0 && self.held.is_empty() && !self.info_due
     }
@@ -152,7 +152,7 @@ impl<W> Conn<W> {
         all.flatten().count()
     }
 
-    /// What its owner is told, or the listener that is to find one.
+    /// Returns what its owner is told about it, or the listener that has to find an owner.
     pub(super) fn info(
         &self,
         conn: u64,
@@ -186,7 +186,7 @@ impl<W> Conn<W> {
         }
     }
 
-    /// For a status.
+    /// Returns the connection's part of a status.
     pub(super) const fn report(
         &self,
         transport: ConnStatus,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How connections end, workers are dropped, and the shard itself stops.
+//! Ends connections, drops workers, and stops the shard itself.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -18,16 +18,16 @@ use crate::fabric::{ConnId, Fabric};
 use crate::transport::{CloseReason, Traffic};
 use crate::units::Instant;
 
-/// Time without a submission, a completion or a message after which a connection counts as idle when the
-/// shard stops. That a worker has given all messages back says little: it does so once it has read them,
-/// and answers later. The manual, smbdirectd(8), names this time.
+/// Time without a submission, a completion or a message after which a connection counts as idle when the shard stops.
+/// It means little that a worker has given all messages back: it does so once it has read them, and answers later. The
+/// manual, smbdirectd(8), names this time.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Time that connections have to end once they were told to, when the shard stops.
+/// Time that connections have to end after the stopping shard has told them to.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl<F: Fabric, H: Host> Shard<F, H> {
-    /// A connection is gone; it carried `traffic`.
+    /// Forgets a connection that has ended; it carried `traffic`.
     pub(super) fn closed(&mut self, id: ConnId, reason: CloseReason, traffic: &Traffic) {
         self.end_ahead(id);
         self.transport.buffers_mut().forget(id);
@@ -92,7 +92,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Ends a connection at once, for a reason of the device's own. The first reason is kept.
+    /// Ends a connection at once, for one of the device's own reasons. The first reason is kept.
     pub(super) fn end(&mut self, id: ConnId, name: &'static str, status: Status) {
         if let Some(conn) = self.conns.get_mut(id) {
             conn.end.get_or_insert((name, status));
@@ -101,13 +101,13 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.transport.abort(id);
     }
 
-    /// A worker broke the rules of the interface.
+    /// Handles a worker that broke the rules of the interface.
     pub(super) fn violated(&mut self, queue: QueueId, violation: Violation) {
         self.host.registry().count(violation.name());
         self.fault(queue, Status::Corrupt, violation.into());
     }
 
-    /// A worker is to be detached: its connections end at once, and the shard's driver does the rest.
+    /// Ends a faulty worker's connections at once; the shard's driver detaches the worker.
     pub fn fault(&mut self, queue: QueueId, status: Status, why: Why) {
         let Some(queue) = self.queues.get(queue) else {
             return;
@@ -121,13 +121,13 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.drop_worker(worker, false);
     }
 
-    /// A worker is no longer attached, and has nothing registered.
+    /// Drops a worker that is no longer attached, and has nothing registered.
     pub fn gone(&mut self, worker: u32) {
         self.drop_worker(worker, true);
     }
 
-    /// Forgets a worker and aborts its connections. With `recover`, which requires that it has nothing
-    /// registered, connections that it has not used yet find another worker.
+    /// Forgets a worker and aborts its connections. With `recover`, which requires that it has nothing registered,
+    /// connections that it has not used yet find another worker.
     fn drop_worker(&mut self, worker: u32, recover: bool) {
         let Some(id) = self.queue_of.remove(&worker) else {
             return;
@@ -155,7 +155,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Takes no more connections, and ends each existing one once nothing is under way on it, at `by` at the latest.
+    /// Stops accepting connections, and ends each existing one once nothing is under way on it, at `by` at the latest.
     pub fn stop(&mut self, by: Instant) {
         self.stop_by = Some(self.stop_by.map_or(by, |earlier| earlier.min(by)));
         for listener in core::mem::take(&mut self.listeners) {
@@ -172,7 +172,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// When a stop next has something to do, at the latest.
+    /// Returns the time at which a stop next has something to do, at the latest.
     pub(super) fn next_stop(&self) -> Option<Instant> {
         let by = self.stop_by?;
         if self.is_late {
@@ -185,7 +185,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Some(first.map_or(by, |first| first.min(by)))
     }
 
-    /// If the shard has to stop, ends connections that have nothing under way.
+    /// Ends connections that have nothing under way, if the shard has to stop.
     pub(super) fn run_stop(&mut self) {
         let Some(by) = self.stop_by else {
             return;
@@ -212,7 +212,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return;
         }
         self.has_stopped = true;
-        // This shard can no longer be asked, and totals must not fall.
+        // From now on this shard cannot be asked for its counts, and totals must not fall.
         let (established, traffic) = self.carried();
         let mut registry = self.host.registry();
         let carried = registry.carried(self.fabric);
@@ -220,7 +220,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         carried.traffic += traffic;
     }
 
-    /// Whether it was told to stop, and has stopped.
+    /// Returns whether the shard was told to stop, and has stopped.
     pub const fn has_stopped(&self) -> bool {
         self.has_stopped
     }

@@ -13,13 +13,13 @@
 //! worker. The shard polls queues in use in turn; a queue that was idle for a while has announced sleep, and the shard
 //! does not look at it before its bell rings.
 //!
-//! The driver tells a shard the time ([`set_now`](Shard::set_now)), passes on what others want of it, lets it take a
+//! The driver tells a shard the time ([`set_now`](Shard::set_now)), passes requests of others on to it, lets it take a
 //! [`step`](Shard::step), and takes its [notices](Shard::next_notice). Before the driver sleeps, until
-//! [`next_deadline`](Shard::next_deadline) at most, it tells the shard to [announce](Shard::announce_sleep) that to the
-//! workers.
+//! [`next_deadline`](Shard::next_deadline) at the latest, it tells the shard to [announce](Shard::announce_sleep) that
+//! to the workers.
 //!
-//! Whatever a worker writes can at most end that worker: a violation becomes a [`Notice::Fault`], and the worker's
-//! connections are closed at once.
+//! The worst that a worker's writes can do is to end that worker: a violation becomes a [`Notice::Fault`], and the
+//! worker's connections are closed at once.
 
 mod ahead;
 mod connection;
@@ -64,32 +64,32 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Time after which a queue without work is no longer polled, even if the shard has other work.
 const QUEUE_IDLE: Duration = Duration::from_micros(200);
 
-/// What shards have in common.
+/// The services that all shards share.
 pub trait Host {
-    /// The processes.
+    /// The type of the processes that own connections.
     type Worker: Worker;
 
-    /// The registry, for one change or look-up: a shard does nothing that waits while it holds this.
+    /// Returns the registry, for one change or look-up: a shard does nothing that waits while it holds this.
     fn registry(&self) -> impl DerefMut<Target = Registry<Self::Worker>>;
 
-    /// A token that cannot be guessed; `None`: the system has no random numbers.
+    /// Returns a token that cannot be guessed; `None` if the system has no random numbers.
     fn token(&self) -> Option<Token>;
 }
 
 /// The timeouts and sizes that a shard obeys.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// Time that a client has for its first request once it has negotiated.
+    /// Time within which a client must send its first request after it has negotiated.
     pub first_request_timeout: Duration,
-    /// Time that a client has to log in once it has negotiated.
+    /// Time within which a client must log in after it has negotiated.
     pub login_timeout: Duration,
     /// Time for which a token may be claimed.
     pub claim_timeout: Duration,
     /// Time without use after which a worker is asked to give back memory of RECEIVE.
     pub memory_idle_timeout: Duration,
-    /// Entries of each ring of a queue.
+    /// Number of entries of each ring of a queue.
     pub queue_depth: u32,
-    /// Bytes of the longest message that a worker can send.
+    /// Length of the longest message that a worker can send, in bytes.
     pub longest_send: u32,
     /// The memory of all workers together.
     pub memory: Arc<Account>,
@@ -113,20 +113,21 @@ pub struct Shard<F: Fabric, H: Host> {
     /// Queues to poll.
     active: Vec<QueueId>,
     events: Vec<Event<Buffer>>,
-    /// Copies of submissions, a batch of one queue at a time. Kept between polls, most of which find nothing.
+    /// Copies of submissions, a batch of one queue at a time. The memory is kept between polls, most of which find
+    /// nothing.
     entries: Box<[Entry; BATCH]>,
     /// Copies of descriptors, one submission's at a time.
     descriptors: Vec<u8>,
     /// When to wake which workers, soonest first, unless they have been woken since.
     late: VecDeque<(Instant, QueueId)>,
     notices: VecDeque<Notice<H::Worker>>,
-    /// Clients that were turned away before they had negotiated, as of the last notice.
+    /// Number of clients that were turned away before they had negotiated, as of the last notice.
     turned_away: u64,
-    /// WRITEs whose data was fetched before their owners were told of them.
+    /// Number of WRITEs whose data was fetched before their owners got them.
     fetched_ahead: u64,
-    /// When to try again whatever found no memory.
+    /// When to retry everything that found no memory.
     retry_at: Option<Instant>,
-    /// When to look for idle memory of RECEIVE; `None`: none could be taken back.
+    /// When to look for idle memory of RECEIVE; `None` if none could be taken back.
     look_at: Option<Instant>,
     /// When all connections have to have ended.
     stop_by: Option<Instant>,
@@ -137,7 +138,7 @@ pub struct Shard<F: Fabric, H: Host> {
 }
 
 impl<F: Fabric, H: Host> Shard<F, H> {
-    /// The shard of this number, whose transport listens already.
+    /// Makes the shard of this number, whose transport already listens.
     pub fn new(
         (number, fabric): (usize, &'static str),
         (host, rules): (H, Rules),
@@ -195,19 +196,19 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(busy)
     }
 
-    /// What the driver has to know or do, the oldest first.
+    /// Returns the oldest notice of something that the driver has to know or do.
     pub fn next_notice(&mut self) -> Option<Notice<H::Worker>> {
         self.notices.pop_front()
     }
 
-    /// Whether the transport has something to do at a time that has come.
+    /// Returns whether the transport has something to do at a time that has come.
     pub fn is_due(&self) -> bool {
         self.transport
             .poll_timeout()
             .is_some_and(|at| at <= self.now)
     }
 
-    /// When the shard next has something to do by itself, at the latest.
+    /// Returns the time at which the shard next has something to do by itself, at the latest.
     pub fn next_deadline(&mut self) -> Option<Instant> {
         let all = [
             self.transport.poll_timeout(),
@@ -220,20 +221,20 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         all.into_iter().flatten().min()
     }
 
-    /// Whether a worker has submitted anything that the next step will find. Makes no system call.
+    /// Returns whether a worker has submitted anything that the next step will find. Does not make a system call.
     pub fn has_submissions(&mut self) -> bool {
         let (queues, active) = (&mut self.queues, &self.active);
-        // The next step finds a corrupt ring again.
+        // If a ring is corrupt, the next step finds that again.
         let mut active = active.iter();
         active.any(|id| queues.get_mut(*id).is_some_and(Queue::has_submissions))
     }
 
-    /// The bell of the queue that a [`Notice::QueueMade`] named.
+    /// Returns the bell of the queue that a [`Notice::QueueMade`] named.
     pub fn bell(&self, queue: QueueId) -> Option<&<H::Worker as Worker>::Bell> {
         Some(&self.queues.get(queue)?.bell)
     }
 
-    /// A worker has rung: its queue is polled again. Returns how often it has rung.
+    /// Polls a queue again, because its worker has rung. Returns how often it has rung.
     pub fn rung(&mut self, queue: QueueId) -> u32 {
         self.activate(queue);
         let Some(queue) = self.queues.get_mut(queue) else {
@@ -243,18 +244,18 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         queue.rings
     }
 
-    /// The queue of a worker, and its connections, if it has any here.
+    /// Returns the queue of a worker, and its connections, if it has any in this shard.
     pub fn queue_of(&self, worker: u32) -> Option<(QueueId, impl Iterator<Item = ConnId> + '_)> {
         let id = self.queue_of.get(&worker).copied()?;
         Some((id, self.queues.get(id)?.conns()))
     }
 
-    /// The fabric that carries the connections.
+    /// Returns the fabric that carries the connections.
     pub fn fabric(&self) -> &F {
         self.transport.fabric()
     }
 
-    /// The same, to wait on or to query.
+    /// Returns the same fabric, to wait on it or to query it.
     pub fn fabric_mut(&mut self) -> &mut F {
         self.transport.fabric_mut()
     }
@@ -264,7 +265,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.transport.set_acceptor(acceptor);
     }
 
-    /// Clients may use these addresses of the machine, for existing and for future connections.
+    /// Sets the addresses of the machine that clients may use, for existing and for future connections.
     pub fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
         self.transport.admit_at(addresses);
     }
@@ -319,7 +320,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
                     cookie,
                     result,
                 } => self.read(conn, cookie, result),
-                // A peer can reach nothing that is registered here.
+                // A peer cannot reach anything that is registered here.
                 Event::Invalidated { .. } => {}
                 Event::Closed {
                     conn,
@@ -332,7 +333,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         busy
     }
 
-    /// An RDMA READ has ended.
+    /// Handles the end of an RDMA READ.
     #[inline]
     fn read(&mut self, id: ConnId, cookie: u64, result: Result<(), WrError>) {
         let Some(conn) = self.conns.get_mut(id) else {
@@ -346,7 +347,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.ended(id, event::RDMA_DONE, cookie, reason::of_result(result));
     }
 
-    /// Something that a worker had submitted has ended.
+    /// Handles the end of something that a worker submitted.
     #[inline]
     fn ended(&mut self, id: ConnId, event: u32, cookie: u64, status: Status) {
         let Some(conn) = self.conns.get_mut(id) else {
@@ -403,7 +404,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Shows completions to their workers, all of a round at once.
+    /// Shows completions to their workers, all completions of a round at once.
     fn flush_queues(&mut self) {
         for index in 0..self.active.len() {
             let Some(id) = self.active.get(index).copied() else {
@@ -429,7 +430,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(flushed)
     }
 
-    /// When the next worker is to be woken.
+    /// Returns the time at which the next worker has to be woken.
     fn next_wake(&mut self) -> Option<Instant> {
         while let Some((at, id)) = self.late.front().copied() {
             if self
@@ -473,8 +474,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Tries again whatever found no memory, when it is time to. A worker's own memory comes back through its
-    /// queue, but nothing tells the shard when memory of the total, which all workers share, comes back.
+    /// Retries everything that found no memory, when it is time to. A worker's own memory comes back through its queue,
+    /// but nothing tells the shard when memory of the total, which all workers share, comes back.
     fn run_waiting(&mut self) {
         let is_due = self.retry_at.is_some_and(|at| at <= self.now);
         if is_due {
@@ -484,7 +485,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let buffers = self.transport.buffers_mut();
         let (is_wanting, is_short) = (buffers.take_any_wanting(), buffers.take_short());
         if is_wanting {
-            // A worker may have made room without ringing; from now on it has to ring for that.
+            // A worker may have made room without ringing; from now on it has to ring when it does.
             self.activate_all();
         }
         if is_wanting && self.retry_at.is_none() {
@@ -508,7 +509,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.look_at = more.then(|| self.now + self.rules.memory_idle_timeout);
     }
 
-    /// A worker has unmapped a segment of its RECEIVE.
+    /// Removes a segment of RECEIVE that a worker has unmapped.
     pub fn unmapped(&mut self, worker: u32, number: u32) {
         let Some(id) = self.queue_of.get(&worker).copied() else {
             return;
@@ -530,7 +531,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.transport.buffers_available();
     }
 
-    /// Connections that negotiated since the start, and what all of them carried.
+    /// Returns how many connections negotiated since the start, and what all of them carried.
     fn carried(&self) -> (u64, Traffic) {
         let counters = self.transport.counters();
         let mut traffic = counters.ended;
@@ -542,7 +543,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         (counters.established, traffic)
     }
 
-    /// What it knows for a status.
+    /// Returns what the shard knows for a status.
     pub fn report(&mut self) -> Report<H::Worker> {
         // Workers do not ring for everything that they submit.
         self.activate_all();
@@ -612,7 +613,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Announces sleep to all workers; `false`: one of them has something to do.
+    /// Announces sleep to all workers; returns `false` if one of them has something for the shard to do.
     pub fn announce_sleep(&mut self) -> bool {
         for id in &self.active {
             if let Some(queue) = self.queues.get_mut(*id) {

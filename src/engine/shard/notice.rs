@@ -17,27 +17,27 @@ use crate::units::Instant;
 /// What a shard tells its driver.
 #[derive(Debug)]
 pub enum Notice<W> {
-    /// The worker of this number is to be detached and told why.
+    /// A worker has to be detached and told why.
     Fault {
-        /// Its number.
+        /// The worker's number.
         worker: u32,
-        /// Why.
+        /// The reason.
         status: Status,
         /// The same in words.
         why: Why,
     },
-    /// The worker of this number takes no more messages: it has gone, or is about to.
+    /// The worker of this number takes no more messages: it has gone, or is about to go.
     Gone(u32),
-    /// A queue was made: its bell is to be watched.
+    /// A queue was made, and its bell has to be watched.
     QueueMade(QueueId),
-    /// For the shard of a connection: it has to end to make room for a newcomer.
+    /// A connection, perhaps another shard's, has to end to make room for a newcomer.
     End(Place, Limit),
-    /// For the shard of a connection: it may be offered now.
+    /// A connection, perhaps another shard's, may be offered now.
     Offer(Place),
     /// There was no memory for a received message, but other workers may have some. The shard will
     /// try again.
     NoMemory,
-    /// A connection had to end because this limit was met.
+    /// A connection had to end because this limit was reached.
     LimitMet(Limit),
     /// This many clients were turned away before they had negotiated.
     TurnedAway(u64),
@@ -50,39 +50,39 @@ pub enum Notice<W> {
         /// The owner.
         worker: W,
     },
-    /// A connection is gone.
+    /// A connection has ended.
     Ended {
-        /// What the registry keeps of it.
+        /// The record of the end that the registry keeps.
         close: Close,
         /// Its owner.
         worker: Option<W>,
-        /// Why, unless the device itself ended it; then [`Close::reason`] says it all.
+        /// The cause, unless the device itself ended the connection; then [`Close::reason`] is the whole reason.
         cause: Option<CloseReason>,
     },
 }
 
-/// Why a worker is to be detached.
+/// Why a worker has to be detached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Why {
-    /// It broke a rule of the rings.
+    /// The worker broke a rule of the rings.
     #[error(transparent)]
     Violation(#[from] Violation),
-    /// It gave back a segment of RECEIVE.
+    /// The worker gave back a segment of RECEIVE that the device had not asked for.
     #[error("gave back a segment that it was not asked for")]
     NotAsked,
-    /// [`Untold::Unread`](crate::engine::peer::Untold::Unread).
+    /// The worker does not read messages: [`Untold::Unread`](crate::engine::peer::Untold::Unread).
     #[error("does not read the device's messages")]
     Unread,
-    /// There was no room for the message that it has the connection.
+    /// There was no room for the message that tells the worker about its connection.
     #[error("its claim could not be answered")]
     ClaimNotAnswered,
-    /// It attached for one connection, which had already ended.
+    /// The worker attached for one connection, which had already ended.
     #[error("the connection of its token has ended")]
     NoConnection,
     /// The shape that the device has chosen for RECEIVE is invalid.
     #[error("its memory for messages has an invalid shape")]
     Shape,
-    /// The shard's driver cannot watch its bell.
+    /// The shard's driver cannot watch the bell of the worker's queue.
     #[error("its queue cannot be watched")]
     NotWatched,
 }
@@ -94,15 +94,15 @@ pub struct Report<W> {
     pub connections: Vec<ConnReport<W>>,
     /// The queues of workers.
     pub queues: Vec<QueueReport>,
-    /// Segments that are registered with connections, each counted once per connection.
+    /// Number of segments that are registered with connections, each counted once per connection.
     pub registrations: usize,
-    /// Connections that negotiated since the start.
+    /// Number of connections that negotiated since the start.
     pub established: u64,
     /// What all connections carried, including those that have ended.
     pub traffic: Traffic,
-    /// WRITEs whose data was fetched before their owners were told of them.
+    /// Number of WRITEs whose data was fetched before their owners got them.
     pub fetched_ahead: u64,
-    /// The transport's, including ends of connections that never negotiated.
+    /// The transport's counters, including ends of connections that never negotiated.
     pub counters: Vec<(&'static str, u64)>,
 }
 
@@ -113,17 +113,17 @@ pub struct ConnReport<W> {
     pub owner: Option<(W, u64)>,
     /// The client's address.
     pub peer: SocketAddr,
-    /// The address at which it came in.
+    /// The server's address to which the client connected.
     pub local: Option<SocketAddr>,
     /// `fresh`, `offered`, `owned` or `ending`.
     pub state: &'static str,
-    /// What the transport knows.
+    /// The status of the connection in the transport.
     pub transport: ConnStatus,
-    /// Submissions that have not been answered.
+    /// Number of submissions that have not been answered.
     pub outstanding: u32,
-    /// It has a session.
+    /// The connection has a session.
     pub authenticated: bool,
-    /// When it finished negotiating.
+    /// When the connection finished negotiating.
     pub since: Instant,
 }
 
@@ -132,16 +132,16 @@ pub struct ConnReport<W> {
 pub struct QueueReport {
     /// The number of its worker.
     pub worker: u32,
-    /// Connections.
+    /// Number of connections.
     pub connections: usize,
-    /// Completions that found no room in the ring.
+    /// Number of completions for which there was no room in the ring.
     pub overflow: usize,
-    /// Completions in the ring.
+    /// Number of completions in the ring.
     pub completions: u32,
-    /// Submissions that have not been answered.
+    /// Number of submissions that have not been answered.
     pub outstanding: u32,
-    /// Segments of RECEIVE.
+    /// Number of segments of RECEIVE.
     pub receive_segments: u32,
-    /// Units of RECEIVE in use.
+    /// Number of units of RECEIVE in use.
     pub receive_units_used: u32,
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which worker gets a connection: by its first request, by a token, or none.
+//! Finds the worker that gets a connection: by its first request, by a token, or none.
 //!
 //! ```text
 //!   Established -> Fresh --NEGOTIATE, client registered--------------------------> Owned
@@ -31,7 +31,7 @@ use crate::wire::WireError;
 use crate::wire::smb2::{NegotiateRequest, Request};
 
 impl<F: Fabric, H: Host> Shard<F, H> {
-    /// A message has arrived.
+    /// Handles a message that has arrived.
     #[inline]
     pub(super) fn received(&mut self, id: ConnId, buffer: Buffer, length: u32) {
         let Some(conn) = self.conns.get_mut(id) else {
@@ -72,7 +72,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let held = match buffer {
             Buffer::Heap { bytes, charges } => Held { bytes, charges },
             Buffer::Shared { ref memory, .. } => {
-                // It has at least this length: the transport filled it.
+                // The memory has at least this length, because the transport filled it.
                 let bytes = memory.to_vec(0, length as usize).unwrap_or_default();
                 self.transport.recycle(buffer);
                 bytes.into()
@@ -94,8 +94,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Finds the owner of a connection by its first message. Does so again after the connection has waited
-    /// to be offered: a worker may have registered its client meanwhile.
+    /// Finds the owner of a connection by its first message. It does so again after the connection has waited to be
+    /// offered, because a worker may have registered its client in the meantime.
     pub fn route(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -133,8 +133,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Prepares a connection to find another owner, if `worker`, which is gone, has done nothing with it.
-    /// Returns whether it did so.
+    /// Prepares a connection to find another owner, if `worker`, which has gone, has done nothing with it. Returns
+    /// whether it did so.
     pub(super) fn recover(&mut self, id: ConnId, worker: u32) -> bool {
         let status = self.transport.status(id);
         let Some(conn) = self.conns.get_mut(id) else {
@@ -179,14 +179,14 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         };
         let info = conn.info(0, &status, local, self.rules.longest_send);
         let offer = abi::Offer { token, info };
-        // Many clients alone can fill its socket, which is no reason to detach it. If it has gone, the driver
-        // learns of that elsewhere.
+        // Many clients alone can fill the listener's socket, so that is not a reason to detach it. If it has gone, the
+        // driver learns of that elsewhere.
         if listener.tell(kind::OFFER, 0, &offer).is_err() {
             self.end(id, "listener_busy", Status::NoOwner);
         }
     }
 
-    /// Makes a token with which a connection can be claimed for a time.
+    /// Makes a token with which a connection can be claimed for a limited time.
     pub(super) fn make_token(&mut self, id: ConnId) -> Option<Token> {
         let token = self.host.token()?;
         let conn = self.conns.get_mut(id)?;
@@ -198,11 +198,11 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Some(token)
     }
 
-    /// A worker has named the token of a connection, which may have ended since. The worker gets its answer
-    /// when it is told of the connection, or when the connection ends before that.
+    /// Handles the claim of a worker that has named the token of a connection, which may have ended since. The worker
+    /// gets its answer when it is told about the connection, or when the connection ends before that.
     pub fn claim(&mut self, id: ConnId, claim: Claim<H::Worker>) {
         let conn = self.conns.get_mut(id).filter(|conn| {
-            // Not another worker's, and not ending.
+            // The connection must not belong to another worker, or be ending.
             matches!(conn.stage, Stage::Offered(_)) && conn.end.is_none()
         });
         let Some(conn) = conn else {
@@ -213,7 +213,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.assign(id, &worker);
     }
 
-    /// The listener does not want a connection. Its token is used up.
+    /// Ends a connection that the listener does not want. Its token is used up.
     pub fn decline(&mut self, id: ConnId) {
         let conn = self.conns.get(id);
         if conn.is_some_and(|conn| matches!(conn.stage, Stage::Offered(_))) {
@@ -221,7 +221,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Tells a worker what became of its claim.
+    /// Answers a worker's claim.
     pub(super) fn answer(&mut self, claim: &Claim<H::Worker>, status: Status) {
         let fault = match claim.cookie {
             Some(cookie) => {
@@ -261,7 +261,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         };
         let was_dispatched = conn.is_dispatched();
         let before = core::mem::replace(&mut conn.stage, stage);
-        // A worker that claims a token wants the connection now: it need not be recovered.
+        // A worker that claims a token wants the connection now, so it need not be recovered.
         conn.first = match (before, conn.held.len()) {
             (Stage::Offered(_), _) => None,
             (_, 1) => conn.held.front().map(|held| held.bytes.clone()),
@@ -291,7 +291,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.deliver(id);
     }
 
-    /// The queue of a worker with this shard, made when it is first needed.
+    /// Returns the queue of a worker with this shard, which is made when it is first needed.
     pub(super) fn queue(&mut self, worker: &H::Worker) -> Result<QueueId, Status> {
         if let Some(id) = self.queue_of.get(&worker.id()) {
             return Ok(*id);
@@ -314,7 +314,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let added = self.transport.buffers_mut().add(id, number, worker);
         self.queue_of.insert(worker.id(), id);
         if added.is_err() {
-            // The worker was already told of the queue.
+            // The worker already has the queue.
             self.fault(id, Status::System, Why::Shape);
             return Err(Status::System);
         }
@@ -323,8 +323,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(id)
     }
 
-    /// Tells the owner of its connection, and gives it the messages received before, as far as there is
-    /// memory; from then on messages go to it directly.
+    /// Tells the owner about its connection, and gives it the messages received before, as far as there is memory;
+    /// after that, messages go to it directly.
     pub(super) fn deliver(&mut self, id: ConnId) {
         let longest_send = self.rules.longest_send;
         let Some(conn) = self.conns.get_mut(id) else {
@@ -337,11 +337,12 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return;
         }
         if conn.ahead.as_ref().is_some_and(Ahead::is_fetching) {
-            // Behind the messages that wait for data.
+            // This message has to come after those that wait for data.
             return;
         }
         if conn.info_due {
-            // If it has ended, the next event says so; a worker that was not told of it is not told of its end.
+            // If it has ended, the next event says so. A worker never hears of the end of a connection that was not
+            // announced to it.
             let Some(status) = self.transport.status(id) else {
                 return;
             };
@@ -375,7 +376,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             };
             // The length of a received message fits in 32 bits.
             let length = held.bytes.len() as u32;
-            // The bytes that it counts in heap may be just those that its buffer needs.
+            // The bytes that are charged for it in heap may be exactly those that its buffer needs.
             held.charges = None;
             let buffers = self.transport.buffers_mut();
             let Some(buffer) = buffers.put(queue, &held.bytes, Some(id)) else {
@@ -390,8 +391,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.transport.buffers_available();
     }
 
-    /// Counts the messages of a connection that wait for a buffer, if it has a session: those of strangers
-    /// are short and few. They are not refused, because they have already been received.
+    /// Charges the messages of a connection that wait for a buffer, if it has a session: messages of strangers are
+    /// short and few. The charge is never refused, because the messages have already been received.
     fn count_held(&mut self, queue: QueueId, id: ConnId) {
         let conn = self.conns.get_mut(id).filter(|conn| conn.authenticated);
         let in_heap = self.transport.buffers_mut().in_heap(queue);
@@ -420,7 +421,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         );
     }
 
-    /// Tries again when the worker has given memory back. Until then, later messages must not overtake.
+    /// Lets a connection wait until the worker has given memory back. Later messages must not overtake those that wait.
     fn wait_for_memory(&mut self, queue: QueueId, id: ConnId) {
         self.transport.buffers_mut().hold(id);
         if let Some(queue) = self.queues.get_mut(queue) {
@@ -431,7 +432,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     }
 }
 
-/// The client of a NEGOTIATE request, which the first message of a connection must be.
+/// Returns the client of a NEGOTIATE request, which the first message of a connection must be.
 fn client_guid(message: &[u8]) -> Result<[u8; 16], WireError> {
     let (request, _) = Request::split_first(message)?;
     if request.header().is_response() {

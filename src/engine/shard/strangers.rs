@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Connections whose clients have not logged in: how many there may be, and for how long.
+//! Limits how many connections there may be whose clients have not logged in, and for how long.
 //!
-//! Limits count connections of all shards (see [`admission`](crate::engine::admission)). So the one that
-//! has to end, or the next to be offered, may be another shard's; a notice passes it on.
+//! The limits are for connections of all shards together (see [`admission`](crate::engine::admission)). So the
+//! connection that has to end, or the next one to be offered, may belong to another shard; a notice tells the driver
+//! which it is.
 
 use core::net::SocketAddr;
 
@@ -16,7 +17,7 @@ use crate::fabric::{ConnId, Fabric};
 use crate::units::Instant;
 
 impl<F: Fabric, H: Host> Shard<F, H> {
-    /// A connection has negotiated SMB Direct.
+    /// Admits a connection that has negotiated SMB Direct.
     pub(super) fn established(&mut self, id: ConnId, peer: SocketAddr) {
         let place = self.place(id);
         let excess = self.host.registry().established(place, peer);
@@ -34,7 +35,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// A connection of this shard, as other shards name it.
+    /// Returns the name of a connection of this shard for other shards.
     pub(super) const fn place(&self, conn: ConnId) -> Place {
         Place {
             shard: self.number,
@@ -42,7 +43,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Ends a connection to make room for a newcomer, unless it has got a session meanwhile.
+    /// Ends a connection to make room for a newcomer, unless it has got a session in the meantime.
     pub fn end_stranger(&mut self, id: ConnId, limit: Limit) {
         let Some(conn) = self.conns.get(id) else {
             return;
@@ -54,7 +55,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.end(id, limit.name(), Status::Limit);
     }
 
-    /// Passes on which connection may be offered next, if any.
+    /// Reports which connection may be offered next, if there is one.
     pub(super) fn offer_next(&mut self, next: Option<Place>) {
         self.notices.extend(next.map(Notice::Offer));
     }
@@ -79,7 +80,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// A user has logged in on a connection: its client is no longer a stranger.
+    /// Notes that a user has logged in on a connection, whose client is no longer a stranger.
     pub(super) fn authenticated(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -94,9 +95,9 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.count_receives(id);
     }
 
-    /// If strangers together have too much of a queue outstanding, ends the one with the most: a full queue
-    /// keeps the worker's users waiting. Returns whether nothing more may be submitted for `id`, because it is
-    /// that one or because the others do not end fast enough.
+    /// Ends the stranger with the largest number of outstanding submissions if strangers together have too many in a
+    /// queue, because a full queue keeps the worker's users waiting. Returns whether nothing more may be submitted for
+    /// `id`, because it is that stranger or because the others do not end fast enough.
     pub(super) fn is_too_much(&mut self, queue: QueueId, id: ConnId) -> bool {
         let is_stranger = |conn: &&Conn<H::Worker>| !conn.authenticated;
         let (Some(queue), Some(_)) = (

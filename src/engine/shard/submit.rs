@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What workers submit: checked field by field, then given to the transport.
+//! Checks what workers submit, field by field, and passes it to the transport.
 //!
-//! A submission that no correct library makes is a [`Violation`]. One that a correct library may make in
-//! good faith (for a connection that has ended meanwhile, or for more than the peer takes) is answered
-//! with a status.
+//! A submission that no correct library makes is a [`Violation`]. A submission that a correct library may make in good
+//! faith (for a connection that has ended in the meantime, or for more than the peer accepts) is answered with a
+//! status.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -23,10 +23,10 @@ use crate::fabric::{Access, ConnId, Fabric, RegionId, Sge};
 use crate::transport::MAX_DESCRIPTORS;
 use crate::wire::{BufferDescriptorV1, BufferDescriptors};
 
-/// Submissions taken from a queue in one round.
+/// Maximum number of submissions taken from a queue in one round.
 pub(super) const BATCH: usize = 64;
 
-/// An operation with at least this many descriptors counts them as memory.
+/// The descriptors of an operation are charged as memory if there are at least this many.
 const MANY_DESCRIPTORS: usize = 64;
 
 impl<F: Fabric, H: Host> Shard<F, H> {
@@ -77,7 +77,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(())
     }
 
-    /// There is memory again: retries the connections that waited for it.
+    /// Retries the connections that waited for memory, because there is some again.
     fn retry_queue(&mut self, id: QueueId) {
         let waiting = self.queues.get_mut(id);
         let waiting = waiting.map(|queue| core::mem::take(&mut queue.waiting));
@@ -100,7 +100,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let conn = of.conn(number)?;
         let known = conn.and_then(|id| self.conns.get(id));
         if known.is_some_and(|conn| conn.info_due) {
-            // The worker was not told this number; it can only have guessed it.
+            // The worker was never given this number, so it can only have guessed it.
             return Err(Violation::Connection(number));
         }
         let event = match request {
@@ -129,7 +129,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         };
         let mut token = Token::default();
         let result = match (conn, request) {
-            // It ended before this was seen.
+            // The connection ended before this submission was seen.
             (None, _) => Err(Status::Flushed),
             (
                 Some(id),
@@ -164,7 +164,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(())
     }
 
-    /// The transport has taken an operation, and will say how it ended.
+    /// Counts an operation that the transport has taken, and whose end it will report.
     fn taken(&mut self, queue: QueueId, id: ConnId, request: &Request) {
         if let Some(queue) = self.queues.get_mut(queue) {
             queue.outstanding += 1;
@@ -185,7 +185,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.transport.close(id);
     }
 
-    /// Gives an operation to the transport.
+    /// Passes an operation to the transport.
     fn carry_out(
         &mut self,
         queue: QueueId,
@@ -234,8 +234,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(result.map_err(reason::of_send_error))
     }
 
-    /// Counts the receives of a connection as memory of its owner, once it has a session. They are not
-    /// refused, because the number of connections is limited.
+    /// Charges the receives of a connection to its owner, once it has a session. The charge is never refused, because
+    /// the number of connections is limited.
     pub(super) fn count_receives(&mut self, id: ConnId) {
         let bytes = self.transport.receive_memory(id) as u64;
         let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.authenticated) else {
@@ -250,15 +250,15 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Counts the memory of long lists of descriptors until they are posted. They are not refused, because
-    /// the room in a queue limits them.
+    /// Charges the memory of long lists of descriptors until they are posted. The charge is never refused, because the
+    /// room in a queue limits the lists.
     pub(super) fn count_descriptors(&mut self, queue: QueueId, id: ConnId) {
         let (Some(queue), Some(conn)) = (self.queues.get(queue), self.conns.get_mut(id)) else {
             return;
         };
         let bytes = self.transport.queue_memory(id) as u64;
         let few = (MANY_DESCRIPTORS * BufferDescriptorV1::LENGTH) as u64;
-        // Drops the old charge before the new one is taken.
+        // The old charge is dropped before the new one is taken.
         conn.descriptors = None;
         if bytes > few {
             let accounts = [queue.worker.account(), &self.rules.memory];
@@ -266,7 +266,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Copies a list of descriptors out of SEND, once; `false`: a list cannot have this length.
+    /// Copies a list of descriptors out of SEND, once; returns `false` if a list cannot have this length.
     fn copy_descriptors(&mut self, queue: QueueId, list: Descriptors) -> Result<bool, Violation> {
         if list.count == 0 || list.count as usize > MAX_DESCRIPTORS {
             return Ok(false);
@@ -274,7 +274,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let length = list.count as usize * BufferDescriptorV1::LENGTH;
         let piece = Piece {
             place: list.place,
-            // At most 65,520.
+            // The length is at most 65,520.
             length: length as u32,
         };
         self.descriptors.clear();
@@ -289,8 +289,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(true)
     }
 
-    /// The transport's name for a piece of the owner's memory. Registers the piece's segment with the
-    /// connection when it is first used there. The peer gets no access to any of it.
+    /// Returns the transport's name for a piece of the owner's memory. Registers the piece's segment with the
+    /// connection when it is first used there. The peer does not get access to any of it.
     pub(super) fn register(
         &mut self,
         queue: QueueId,
@@ -302,7 +302,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return Ok(Err(Status::Flushed));
         };
         let (segment, offset) = queue.find(region, piece)?;
-        // No peer can reach a message, even if a device lets the peer write to the sink of an RDMA READ.
+        // A peer cannot reach a message, even if a device lets the peer write to the sink of an RDMA READ.
         let (regions, access) = match region {
             region::SEND => (&mut conn.regions.send, Access::Local),
             _ => (&mut conn.regions.bulk, Access::ReadSink),
@@ -356,8 +356,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
         let status = self.transport.status(id);
         let assembling = status.is_some_and(|status| status.assembling);
-        // Otherwise each transfer would hold the held messages again, and one more.
-        // Nor may what this worker has lent go to the next one.
+        // Otherwise each transfer would hold the held messages again, and one more. Nor may memory that this worker has
+        // lent go to the next worker.
         if !conn.is_idle() || conn.ahead.is_some() || assembling {
             return Ok(Err(Status::Busy));
         }
@@ -372,7 +372,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             },
         };
         if let Some(worker) = &owner {
-            // While the connection still belongs to this worker.
+            // This is done while the connection still belongs to this worker.
             if let Err(status) = self.queue(worker) {
                 return Ok(Err(status));
             }
@@ -424,14 +424,14 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         conn.stage = Stage::Orphan;
         (conn.receives, conn.descriptors) = (None, None);
         if let Some(message) = message {
-            // In front of those that the owner has not seen.
+            // The message goes in front of those that the owner has not seen.
             conn.held.push_front(message.into());
         }
         self.deregister_all(id);
     }
 
-    /// A worker no longer uses some of its segments: drops everything here that holds them. Whatever the
-    /// worker has still submitted in them fails.
+    /// Drops everything here that holds segments that a worker no longer uses. If the worker has still submitted
+    /// anything in them, it fails.
     pub fn released(&mut self, worker: u32) {
         let id = self.queue_of.get(&worker).copied();
         let Some(queue) = id.and_then(|id| self.queues.get_mut(id)) else {
@@ -458,13 +458,13 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         };
         let regions = core::mem::take(&mut conn.regions);
         for (_, region) in regions.send.into_iter().chain(regions.bulk).flatten() {
-            // If this fails, it ends with the connection.
+            // If this fails, the registration ends with the connection.
             let _ = self.transport.deregister(id, region);
         }
     }
 }
 
-/// Takes the registrations out of `regions` whose segments are not those of `now`.
+/// Takes the registrations out of `regions` whose segments are not in `now`.
 fn stale(
     regions: &mut [Option<(Arc<Segment>, RegionId)>],
     now: &Numbered,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Operations of a fabric as the iWARP frames that they would be on a wire.
+//! Captures operations of a fabric as the iWARP frames that they would be on a wire.
 //!
 //! Numbers that exist only on a wire are made up as a peer would choose them: message sequence
-//! numbers from 1, and an STag and offset for the sink of an RDMA READ. Only what the trait shows
-//! is captured: posted work and its completion.
+//! numbers from 1, and an STag and offset for the sink of an RDMA READ. Only things that the trait shows
+//! are captured: posted work and its completion.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
@@ -20,7 +20,7 @@ use crate::fabric::{ConnId, ReadLimits, Region, RegionId, RemoteAddress, Sge, Wo
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
 
-/// Bytes of a message in one FPDU: with its headers it fits into one IP packet.
+/// Number of bytes of a message in one FPDU, which fits into one IP packet with its headers.
 const SEGMENT: usize = 60 * 1024;
 
 /// A capture file of a fabric's connections.
@@ -35,15 +35,15 @@ pub(super) struct Capture {
 /// One end of a connection, as far as this fabric knows it.
 #[derive(Debug)]
 struct End {
-    /// The direction in which it sends.
+    /// The direction in which this end sends.
     sends: Direction,
     client: SocketAddr,
     server: SocketAddr,
-    /// What its client asked for, if that is known.
+    /// The limits that its client asked for, if they are known.
     asked: Option<ReadLimits>,
-    /// The other end, if it is in this fabric too: it captures what this one receives.
+    /// The other end, if it is in this fabric, too: it captures what this one receives.
     peer: Option<ConnId>,
-    /// Set once established.
+    /// The stream, once the connection is established.
     stream: Option<StreamId>,
     regions: HashMap<RegionId, (Memory, RemoteToken)>,
     receives: VecDeque<Option<(Memory, Sge)>>,
@@ -53,7 +53,7 @@ struct End {
     received: Numbers,
 }
 
-/// Message sequence numbers of the latest messages in one direction (RFC 5041, 4.3).
+/// The message sequence numbers of the latest messages in one direction (RFC 5041, 4.3).
 #[derive(Clone, Copy, Debug, Default)]
 struct Numbers {
     send: u32,
@@ -82,7 +82,7 @@ impl End {
         Some((memory.clone(), piece))
     }
 
-    /// The bytes of a piece; none if its region is unknown.
+    /// Returns the bytes of a piece; none if its region is unknown.
     fn bytes(&self, piece: Sge) -> Vec<u8> {
         self.memory(piece)
             .map_or_else(Vec::new, |(memory, piece)| copied(&memory, piece))
@@ -95,7 +95,7 @@ fn copied(memory: &Memory, piece: Sge) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// Connections.
+/// The functions for connections.
 impl Capture {
     pub(super) fn new(writer: Box<dyn Write + Send>) -> io::Result<Self> {
         Ok(Self {
@@ -122,7 +122,7 @@ impl Capture {
         self.ends.insert(conn, end);
     }
 
-    /// A request came in, from `peer` if that is in this fabric.
+    /// Takes note of an incoming request, which comes from `peer` if that is in this fabric.
     pub(super) fn requested(
         &mut self,
         conn: ConnId,
@@ -138,7 +138,7 @@ impl Capture {
         self.ends.insert(conn, end);
     }
 
-    /// The server has accepted: the handshake is known, unless only the client is in this fabric.
+    /// Captures the handshake of a server that has accepted, unless only the client is in this fabric.
     pub(super) fn accepted(&mut self, conn: ConnId, limits: ReadLimits) -> io::Result<()> {
         let Some(end) = self.ends.get(&conn) else {
             return Ok(());
@@ -226,7 +226,7 @@ impl Capture {
     }
 }
 
-/// Operations.
+/// The functions for operations.
 impl Capture {
     pub(super) fn registered(&mut self, conn: ConnId, region: Region, memory: &Memory) {
         if let Some(end) = self.ends.get_mut(&conn) {
@@ -366,7 +366,7 @@ impl Capture {
     }
 }
 
-/// Frames.
+/// The functions for frames.
 impl Capture {
     fn write_send(
         &mut self,
@@ -409,7 +409,7 @@ impl Capture {
         Ok(())
     }
 
-    /// One FPDU (RFC 5044, 4.1) in a packet of its own.
+    /// Captures one FPDU (RFC 5044, 4.1) in a packet of its own.
     fn fpdu(
         &mut self,
         (conn, direction): (ConnId, Direction),
@@ -438,7 +438,7 @@ impl Capture {
     }
 }
 
-/// The agreement as the other side sees it.
+/// Returns the agreement as the other side sees it.
 const fn mirrored(limits: ReadLimits) -> ReadLimits {
     ReadLimits {
         responder_resources: limits.initiator_depth,
@@ -446,8 +446,7 @@ const fn mirrored(limits: ReadLimits) -> ReadLimits {
     }
 }
 
-/// The parts of a message, each with its offset and whether it is the last; an empty message is one
-/// part.
+/// Returns the parts of a message, each with its offset and whether it is the last; an empty message is one part.
 fn segments(message: &[u8]) -> impl Iterator<Item = (usize, bool, &[u8])> {
     (0..message.len().max(1)).step_by(SEGMENT).map(|at| {
         let end = message.len().min(at + SEGMENT);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! [`IwarpError`] as the reason for the end of a connection.
+//! Makes an [`IwarpError`] the reason for the end of a connection.
 
 use core::fmt;
 use core::mem::discriminant;
@@ -40,7 +40,7 @@ impl From<IwarpError> for CloseReason {
 }
 
 impl IwarpError {
-    /// The error that a connection ended with, if it was one of iWARP.
+    /// Returns the error with which a connection ended, if it was an error of iWARP.
     #[must_use]
     pub fn of(reason: &CloseReason) -> Option<Self> {
         let CloseReason::Provider(cause) = reason else {
@@ -51,7 +51,7 @@ impl IwarpError {
     }
 }
 
-/// The index of the error in the list of all of them; the bytes above it hold what the peer's Terminate message says.
+/// Returns the index of the error in the list of all errors; the bytes above it hold the codes of the peer's Terminate.
 fn encode(error: IwarpError) -> u32 {
     let place = IwarpError::iter().position(|other| discriminant(&other) == discriminant(&error));
     let said = match error {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! DDP: where the bytes of a message go.
+//! DDP, which says where the bytes of a message go.
 //!
-//! RFC 5041. A segment begins with one control byte of DDP and one of RDMAP, which are one value
-//! here because neither is any use without the other:
+//! RFC 5041. A segment begins with one control byte of DDP and one of RDMAP, which are one value here because neither
+//! is useful without the other:
 //!
 //! ```text
 //!     7   6   5 4 3 2   1 0     7 6   5 4   3 2 1 0
@@ -14,7 +14,7 @@
 //!     tagged
 //! ```
 //!
-//! Tagged (section 4.2), to memory that the receiver has registered:
+//! A tagged segment (section 4.2) goes to memory that the receiver has registered:
 //!
 //! ```text
 //!   2        6                 14
@@ -23,7 +23,7 @@
 //!   +--------+-----------------+
 //! ```
 //!
-//! Untagged (section 4.3), to the next buffer of a queue; the first field is RDMAP's:
+//! An untagged segment (section 4.3) goes to the next buffer of a queue; the first field belongs to RDMAP:
 //!
 //! ```text
 //!   2            6        10       14               18
@@ -51,14 +51,14 @@ pub const QUEUE_TERMINATE: u32 = 2;
 /// Both control bytes of a segment. The tagged bit follows from the opcode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Control {
-    /// What the message is.
+    /// The kind of the message.
     pub opcode: Opcode,
-    /// This segment is the last of its message.
+    /// Whether this segment is the last of its message.
     pub last: bool,
 }
 
 impl Control {
-    /// Bytes on the wire.
+    /// Length on the wire, in bytes.
     pub const LENGTH: usize = 2;
 
     /// The bit of byte 0 that marks a tagged segment.
@@ -70,7 +70,7 @@ impl Control {
     const RDMAP_VERSION: u8 = 0x40;
     const OPCODE_MASK: u8 = 0x0f;
 
-    /// Takes the control bytes apart.
+    /// Parses the control bytes.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl Control {
         })
     }
 
-    /// The control bytes.
+    /// Returns the control bytes.
     #[must_use]
     pub const fn emit(self) -> [u8; Self::LENGTH] {
         let tagged = if self.opcode.is_tagged() {
@@ -114,12 +114,12 @@ impl Control {
     }
 }
 
-/// The header of a tagged segment behind its control bytes (RFC 5041 section 4.2).
+/// The header of a tagged segment after its control bytes (RFC 5041 section 4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tagged {
-    /// The receiver's memory.
+    /// The STag of the receiver's memory.
     pub stag: u32,
-    /// Where in it the payload of this segment begins; any number, as the receiver chose the base.
+    /// The offset of this segment's payload in that memory; any number, as the receiver chose the base.
     pub offset: u64,
 }
 
@@ -131,10 +131,10 @@ struct TaggedLayout {
 }
 
 impl Tagged {
-    /// Bytes on the wire.
+    /// Length on the wire, in bytes.
     pub const LENGTH: usize = 12;
 
-    /// Takes the header apart. Any 12 bytes are legal.
+    /// Parses the header. Any 12 bytes are legal.
     #[must_use]
     pub fn parse(bytes: &[u8; Self::LENGTH]) -> Self {
         let layout: TaggedLayout = transmute!(*bytes);
@@ -144,7 +144,7 @@ impl Tagged {
         }
     }
 
-    /// The bytes of the header.
+    /// Returns the bytes of the header.
     #[must_use]
     pub fn emit(&self) -> [u8; Self::LENGTH] {
         transmute!(TaggedLayout {
@@ -154,7 +154,7 @@ impl Tagged {
     }
 }
 
-/// The header of an untagged segment behind its control bytes (RFC 5041 section 4.3).
+/// The header of an untagged segment after its control bytes (RFC 5041 section 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Untagged {
     /// The receiver's STag to invalidate, in each segment of a Send with Invalidate (RFC 5040
@@ -164,7 +164,7 @@ pub struct Untagged {
     pub queue: u32,
     /// The message's number in its queue: the first is 1, and 0 follows 4,294,967,295.
     pub msn: u32,
-    /// Where in the message the payload of this segment begins, in bytes.
+    /// The offset of this segment's payload in the message, in bytes.
     pub mo: u32,
 }
 
@@ -178,10 +178,10 @@ struct UntaggedLayout {
 }
 
 impl Untagged {
-    /// Bytes on the wire.
+    /// Length on the wire, in bytes.
     pub const LENGTH: usize = 16;
 
-    /// Takes the header apart. Any 16 bytes are legal.
+    /// Parses the header. Any 16 bytes are legal.
     #[must_use]
     pub fn parse(bytes: &[u8; Self::LENGTH]) -> Self {
         let layout: UntaggedLayout = transmute!(*bytes);
@@ -193,7 +193,7 @@ impl Untagged {
         }
     }
 
-    /// The bytes of the header.
+    /// Returns the bytes of the header.
     #[must_use]
     pub fn emit(&self) -> [u8; Self::LENGTH] {
         transmute!(UntaggedLayout {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What a peer can do wrong in iWARP, rule by rule, and how we report it.
+//! The rules of iWARP that a peer can break, and how this side reports that.
 //!
-//! One variant per rule, so that a counter or a log line names the rule that was broken. Each broken rule ends the
-//! connection; if the stream can carry one, a Terminate message reports the rule first
+//! There is one variant for each rule, so that a counter or a log line names the rule that was broken. Each broken rule
+//! ends the connection; if the stream can carry one, a Terminate message reports the rule first
 //! ([`IwarpError::terminate_code`]). The numbers are those of RFC 5040 section 4.8, RFC 5041 section 7.2 and RFC 5044
 //! section 8, which IANA keeps as "RDDP" (RFC 6580).
 
 use super::rdmap::TerminateCode;
 use crate::fabric::regions::AccessFault;
 
-/// A rule of MPA, DDP or RDMAP that the peer broke; as [`PeerTerminated`](Self::PeerTerminated), its report that we
-/// broke one; as [`LocalRegionGone`](Self::LocalRegionGone), a mistake of our own side.
+/// A rule of MPA, DDP or RDMAP that the peer broke; or, as [`PeerTerminated`](Self::PeerTerminated), its report that we
+/// broke one; or, as [`LocalRegionGone`](Self::LocalRegionGone), a mistake of our own side.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumIter, strum::IntoStaticStr, thiserror::Error,
 )]
@@ -26,7 +26,7 @@ pub enum IwarpError {
     /// The revision is neither 1 nor 2.
     #[error("the MPA revision is not supported (RFC 5044 7.1.1, RFC 6581 6)")]
     MpaUnsupportedRevision,
-    /// More than 512 bytes of private data.
+    /// There are more than 512 bytes of private data.
     #[error("the MPA private data is too long (RFC 5044 7.1.1)")]
     MpaPrivateDataTooLong,
     /// The enhanced flag is set, and the private data cannot hold IRD and ORD.
@@ -38,7 +38,7 @@ pub enum IwarpError {
     /// The reply has another revision than the request, or lost its enhanced flag.
     #[error("the MPA reply does not match the revision of the request (RFC 6581 6)")]
     MpaRevisionMismatch,
-    /// Bytes follow a handshake frame before the peer was allowed to send any.
+    /// Bytes follow a handshake frame before the peer may send any.
     #[error("unexpected bytes after the MPA handshake frame (RFC 5044 7.1.2)")]
     MpaUnexpectedBytes,
     /// The handshake frame is shorter than the length that it states.
@@ -63,19 +63,19 @@ pub enum IwarpError {
     /// A tagged segment reaches outside the memory of its STag.
     #[error("a tagged segment lies outside its memory (RFC 5041 7.1)")]
     DdpBaseOrBounds,
-    /// Tagged offset plus length exceeds 64 bits.
+    /// The tagged offset plus the length exceeds 64 bits.
     #[error("the tagged offset of a segment wraps (RFC 5041 7.1)")]
     DdpOffsetWrap,
-    /// The queue number is not that of the opcode.
+    /// The queue number does not belong to the opcode.
     #[error("an untagged segment has an invalid queue number (RFC 5041 7.1)")]
     DdpInvalidQueue,
-    /// An untagged message arrived and no buffer was posted for it.
+    /// An untagged message arrived, but no buffer was posted for it.
     #[error("no buffer is available for an untagged message (RFC 5041 7.1)")]
     DdpNoBuffer,
-    /// The message sequence number is not the one that is due.
+    /// The message sequence number is not the expected one.
     #[error("the MSN of an untagged segment is out of range (RFC 5041 7.1)")]
     DdpMsnRange,
-    /// The message offset is not where the message continues.
+    /// The message offset is not the one at which the message continues.
     #[error("the MO of an untagged segment is invalid (RFC 5041 7.1)")]
     DdpInvalidMo,
     /// An untagged message is larger than the buffer posted for it.
@@ -100,13 +100,13 @@ pub enum IwarpError {
     /// An RDMA Read Request reaches outside the source memory.
     #[error("an RDMA Read Request lies outside its source memory (RFC 5040 7.2)")]
     RdmapBounds,
-    /// The STag that a Send is to invalidate does not exist, or may not be invalidated by the peer.
+    /// The STag that a Send invalidates does not exist, or the peer may not invalidate it.
     #[error("the STag cannot be invalidated (RFC 5040 7.2)")]
     RdmapCannotInvalidate,
-    /// More RDMA Read Requests at a time than the agreed IRD.
+    /// There are more RDMA Read Requests at a time than the agreed IRD.
     #[error("more RDMA Read Requests than the agreed IRD (RFC 5040 5.2.1, RFC 6581 9.1)")]
     RdmapTooManyReads,
-    /// An RDMA Read Response arrived that no request asked for.
+    /// An RDMA Read Response arrived for which there was no request.
     #[error("an RDMA Read Response without a request (RFC 5040 5.2.2)")]
     RdmapUnexpectedReadResponse,
     /// An RDMA Read Response has another STag, offset or length than its request.
@@ -122,33 +122,33 @@ pub enum IwarpError {
     #[error("the Terminate message is too short (RFC 5040 4.8)")]
     RdmapTerminateLength,
 
-    /// Posted work came to its turn, but its memory had been deregistered. The peer did nothing wrong and receives a
+    /// It was the turn of posted work whose memory had been deregistered. The peer did nothing wrong, and receives a
     /// Terminate for a local catastrophic error.
     #[error("posted work names memory that was deregistered (RFC 5040 4.8)")]
     LocalRegionGone,
 
-    /// The peer sent a Terminate message, decoded as RFC 5040 has it; the text shows both readings.
+    /// The peer sent a Terminate message, decoded as RFC 5040 defines it; the text shows both readings.
     #[error("the peer terminated the stream: {} (RFC 5040 4.8)",
         TerminateCode { layer: *layer, etype: *etype, code: *code }.both_readings())]
     PeerTerminated {
-        /// Layer, 0 to 15: 0 RDMAP, 1 DDP, 2 MPA.
+        /// The layer, 0 to 15: 0 is RDMAP, 1 DDP, 2 MPA.
         layer: u8,
-        /// Error type within the layer, 0 to 15.
+        /// The error type within the layer, 0 to 15.
         etype: u8,
-        /// Error code within the type.
+        /// The error code within the type.
         code: u8,
     },
 }
 
 impl IwarpError {
-    /// A name for counters: lower case, words joined by `_`, stable.
+    /// Returns a stable name for counters, in lower case, with words joined by `_`.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 
-    /// Whether one side accessed memory of the other without permission; a peer's report counts only if it surely means
-    /// that.
+    /// Returns whether one side accessed memory of the other without permission; a peer's report counts only if it
+    /// certainly means that.
     #[must_use]
     pub const fn is_remote_access(self) -> bool {
         matches!(
@@ -169,8 +169,8 @@ impl IwarpError {
         )
     }
 
-    /// What our Terminate message says about this error; `None` if none may be sent: during the handshake there is no
-    /// RDMAP stream yet, and a Terminate is not answered (RFC 5040 5.4).
+    /// Returns the code of our Terminate message for this error; `None` if no Terminate may be sent: during the
+    /// handshake there is no RDMAP stream yet, and a Terminate is not answered (RFC 5040 5.4).
     ///
     /// Rules without a number of their own are reported by the nearest one, or as unspecified.
     /// [`DdpVersion`](Self::DdpVersion) has one number for tagged and one for untagged segments: this

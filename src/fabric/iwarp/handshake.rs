@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The MPA handshake as decisions: how a request is answered, and what both sides then agree on
-//! (RFC 5044 7.1, RFC 6581).
+//! The decisions of the MPA handshake: how a request is answered, and what both sides then agree on (RFC 5044 7.1, RFC
+//! 6581).
 //!
 //! The initiator asks with revision 2. Its READ depths are in the enhanced part, and once more in
 //! the eight bytes of private data in which SMB Direct peers exchange them without enhanced MPA.
@@ -10,33 +10,32 @@
 use super::IwarpError;
 use super::mpa::{Frame, FrameKind, LegacyReadDepths, ReadDepths};
 
-/// READs outstanding toward a peer that did not state its IRD.
+/// Number of READs outstanding towards a peer that did not state its IRD.
 const UNKNOWN_DEPTH: u16 = 1;
 
-/// What this side offers.
+/// The offer of this side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// Whether this side asks for CRCs; they are used if either side does.
+    /// Whether this side asks for CRCs, which are used if either side does.
     pub crc: bool,
-    /// READs of the peer that this side serves at a time, 1 to 0x3ffe.
+    /// Number of READs of the peer that this side serves at a time, 1 to 0x3ffe.
     pub ird: u16,
-    /// READs that this side has outstanding at a time, 1 to 0x3ffe.
+    /// Number of READs that this side has outstanding at a time, 1 to 0x3ffe.
     pub ord: u16,
 }
 
-/// What both sides agreed on for the connection.
+/// The values on which both sides agreed for the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Agreed {
-    /// FPDUs carry CRCs.
+    /// Whether FPDUs carry CRCs.
     pub crc: bool,
-    /// READs of the peer that this side serves at a time.
+    /// Number of READs of the peer that this side serves at a time.
     pub ird: u16,
-    /// READs that this side has outstanding at a time.
+    /// Number of READs that this side has outstanding at a time.
     pub ord: u16,
-    /// This side is the responder: it waits for the peer's first FPDU before it sends one.
+    /// Whether this side is the responder, which waits for the peer's first FPDU before it sends one.
     pub peer_speaks_first: bool,
-    /// That first FPDU may be a zero-length SEND that serves only as ready-to-receive message (RFC
-    /// 6581 9).
+    /// Whether that first FPDU may be a zero-length SEND that serves only as the ready-to-receive message (RFC 6581 9).
     pub ready_to_receive_send: bool,
 }
 
@@ -60,12 +59,12 @@ pub struct Outgoing {
     legacy: Option<LegacyReadDepths>,
 }
 
-/// Bytes of the longest frame that is sent.
+/// Length of the longest frame that is sent, in bytes.
 pub const MAX_OUTGOING: usize =
     super::mpa::FRAME_HEADER_LENGTH + ReadDepths::LENGTH + LegacyReadDepths::LENGTH;
 
 impl Outgoing {
-    /// The bytes of the frame.
+    /// Writes the frame to `out`, and returns its length.
     pub fn emit(&self, out: &mut [u8; MAX_OUTGOING]) -> Result<usize, IwarpError> {
         let legacy = self.legacy.map(LegacyReadDepths::emit);
         let private_data = legacy.as_ref().map_or(&[][..], |bytes| bytes);
@@ -82,7 +81,7 @@ impl Outgoing {
     }
 }
 
-/// The request of an initiator.
+/// Makes the request of an initiator.
 #[must_use]
 pub fn request(offer: Offer) -> Outgoing {
     Outgoing {
@@ -103,7 +102,7 @@ pub fn request(offer: Offer) -> Outgoing {
 }
 
 impl Request {
-    /// Checks a request. After an error it can only be rejected.
+    /// Checks a request. After an error, it can only be rejected.
     pub fn new(frame: &Frame<'_>) -> Result<Self, IwarpError> {
         if frame.markers {
             return Err(IwarpError::MpaMarkers);
@@ -116,7 +115,7 @@ impl Request {
         })
     }
 
-    /// Accepts it: returns the reply, and what is agreed on once it is sent.
+    /// Accepts the request: returns the reply, and the agreement that holds once it is sent.
     #[must_use]
     pub fn accept(&self, offer: Offer) -> (Outgoing, Agreed) {
         let (peer_ird, peer_ord) = self.peer_depths();
@@ -133,7 +132,7 @@ impl Request {
             ord: agreed.ord,
             control: self.ready_to_receive(),
         });
-        // An enhanced reply needs no legacy depths; without one they are all the peer has.
+        // An enhanced reply does not need legacy depths; without one, the peer has only them.
         let legacy = (enhanced.is_none() && self.legacy.is_some()).then_some(LegacyReadDepths {
             ird: u32::from(agreed.ird),
             ord: u32::from(agreed.ord),
@@ -149,13 +148,13 @@ impl Request {
         (reply, agreed)
     }
 
-    /// Rejects it.
+    /// Rejects the request.
     #[must_use]
     pub fn reject(&self) -> Outgoing {
         reject(self.revision, self.enhanced.is_some())
     }
 
-    /// IRD and ORD of the peer, if it named them.
+    /// Returns IRD and ORD of the peer, if it named them.
     fn peer_depths(&self) -> (Option<u16>, Option<u16>) {
         if let Some(depths) = self.enhanced {
             let named = |depth| (depth != ReadDepths::NOT_NEGOTIATED).then_some(depth);
@@ -168,8 +167,8 @@ impl Request {
         }
     }
 
-    /// In peer-to-peer mode, the ready-to-receive message chosen from those offered: the one that
-    /// asks least of this side.
+    /// Returns the ready-to-receive message for peer-to-peer mode: of those offered, the one that costs this side
+    /// least.
     fn ready_to_receive(&self) -> u16 {
         let control = self.enhanced.map_or(0, |depths| depths.control);
         if control & ReadDepths::PEER_TO_PEER == 0 {
@@ -186,7 +185,7 @@ impl Request {
     }
 }
 
-/// A reply that rejects a request of this revision.
+/// Makes a reply that rejects a request of this revision.
 #[must_use]
 pub fn reject(revision: u8, enhanced: bool) -> Outgoing {
     Outgoing {
@@ -218,7 +217,7 @@ pub fn handle_reply(frame: &Frame<'_>, offer: Offer) -> Result<Agreed, IwarpErro
     Ok(Agreed {
         // It must set C if it was asked to (RFC 5044 7.1.1).
         crc: frame.crc || offer.crc,
-        // A responder that issues more READs than it was offered ends the connection by that.
+        // If a responder issues more READs than it was offered, that ends the connection.
         ird: offer.ird,
         ord: offer.ord.min(peer_ird),
         peer_speaks_first: false,
@@ -261,7 +260,7 @@ mod tests {
 
     #[test]
     fn answers_the_linux_client_in_kind() {
-        // What cifs.ko of Linux 7.2 sends over siw.
+        // cifs.ko of Linux 7.2 sends this over siw.
         let mut sent =
             b"MPA ID Req Frame\x10\x02\x00\x0c\x00\x20\x00\x01\x00\x00\x00\x20\x00\x00\x00\x01"
                 .to_vec();

@@ -24,20 +24,20 @@
 //!            |<----------- ULPDU = DDP segment ------>|
 //! ```
 //!
-//! | file | holds |
+//! | file | contents |
 //! |---|---|
 //! | [`mpa`] | handshake frames, the legacy private data, the sizes of FPDUs |
 //! | [`ddp`] | control bytes, tagged and untagged header, queue numbers |
 //! | [`rdmap`] | opcodes, RDMA Read Request, Terminate |
-//! | [`handshake`] | how an MPA request is answered, and what both sides agree on |
+//! | [`handshake`] | the answer to an MPA request, and the agreement of both sides |
 //! | [`qp`] | the queue pair: work requests and FPDUs, both ways |
 //! | `tcp` | sockets under queue pairs: the [`Fabric`](super::Fabric) |
 //! | `cause` | an [`IwarpError`] as the end of a connection |
 //! | `error.rs` | [`IwarpError`]: every rule a peer can break, and the Terminate that reports it |
 //!
-//! Everything but `tcp` works without I/O, a clock or an operating system, and allocates nothing after construction.
-//! The codecs turn bytes into values and back, and check once that a value is legal. Whether it is allowed *now* is for
-//! the queue pair's state machine to judge. All numbers are big-endian on the wire, except for the CRC.
+//! Everything except `tcp` works without I/O, a clock or an operating system, and allocates nothing after construction.
+//! The codecs turn bytes into values and back, and check once that a value is legal. The queue pair's state machine
+//! judges whether it is allowed *now*. All numbers are big-endian on the wire, except for the CRC.
 //!
 //! Markers, MPA revision 0, atomics and immediate data (RFC 7306) are not supported.
 

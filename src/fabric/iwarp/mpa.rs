@@ -17,9 +17,8 @@
 //!   ORD:    C 0x8000 ready by Write D 0x4000 ready by Read          14 bits of number
 //! ```
 //!
-//! An FPDU (RFC 5044 section 4.1) is a multiple of 4 bytes long. Its CRC32C covers everything in
-//! front of the CRC and is stored little-endian; if no CRCs were agreed on, the field is still
-//! there, and zero:
+//! An FPDU (RFC 5044 section 4.1) is a multiple of 4 bytes long. Its CRC32C covers everything before the CRC and is
+//! stored little-endian; if the sides did not agree on CRCs, the field still exists, and is zero:
 //!
 //! ```text
 //!   0              2                2+n     2+n+pad(n)        fpdu_length(n)
@@ -28,44 +27,44 @@
 //!   +--------------+----------------+-------+-----------------+
 //! ```
 //!
-//! This module reads what a frame says. What follows from it (markers refused, a reply that does
-//! not fit its request) is for the handshake's owner to decide; the errors for that are named here.
+//! This module reads what a frame says. The handshake's owner decides what follows from it (markers are refused, a
+//! reply does not fit its request); this module only names the errors for that.
 
 use zerocopy::{BE, FromBytes, Immutable, IntoBytes, U16, Unaligned, transmute};
 
 use super::IwarpError;
 
-/// Bytes of a handshake frame in front of its private data.
+/// Number of bytes of a handshake frame before its private data.
 pub const FRAME_HEADER_LENGTH: usize = 20;
-/// Most bytes of private data, IRD and ORD included (RFC 5044 section 7.1.1).
+/// Maximum number of bytes of private data, including IRD and ORD (RFC 5044 section 7.1.1).
 pub const MAX_PRIVATE_DATA: usize = 512;
-/// Bytes of the CRC at the end of each FPDU.
+/// Length of the CRC at the end of each FPDU, in bytes.
 pub const CRC_LENGTH: usize = 4;
-/// Bytes of the ULPDU length at the start of each FPDU.
+/// Length of the ULPDU length field at the start of each FPDU, in bytes.
 pub const FPDU_HEADER_LENGTH: usize = 2;
 
-/// The owner's CRC32C: the checksum of some bytes, given that of all bytes before them (0 at the
+/// The owner's CRC32C: it returns the checksum of some bytes, given the checksum of all bytes before them (0 at the
 /// start). Its result is stored with `to_le_bytes`.
 pub type Crc32c = fn(crc: u32, bytes: &[u8]) -> u32;
 
-/// Zero bytes between a ULPDU of this length and the CRC: 0 to 3.
+/// Returns the number of zero bytes between a ULPDU of this length and the CRC: 0 to 3.
 #[must_use]
 pub const fn pad(ulpdu_length: usize) -> usize {
     FPDU_HEADER_LENGTH.wrapping_sub(ulpdu_length) % 4
 }
 
-/// Bytes of the whole FPDU around a ULPDU of this length (0 to 65,535).
+/// Returns the length of the whole FPDU around a ULPDU of this length (0 to 65,535), in bytes.
 #[must_use]
 pub const fn fpdu_length(ulpdu_length: usize) -> usize {
     ulpdu_length.saturating_add(FPDU_HEADER_LENGTH + pad(ulpdu_length) + CRC_LENGTH)
 }
 
-/// Which of the two handshake frames.
+/// The two kinds of handshake frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrameKind {
-    /// From the initiator.
+    /// The frame of the initiator.
     Request,
-    /// From the responder.
+    /// The frame of the responder.
     Reply,
 }
 
@@ -81,34 +80,34 @@ impl FrameKind {
 /// The RDMA READ depths of an enhanced frame, as its sender sees them (RFC 6581 sections 6 and 9).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ReadDepths {
-    /// RDMA Read Requests that the sender of the frame serves at a time, 0 to 0x3fff.
+    /// Number of RDMA Read Requests that the sender of the frame serves at a time, 0 to 0x3fff.
     pub ird: u16,
-    /// RDMA Read Requests that it will have outstanding at a time, 0 to 0x3fff.
+    /// Number of RDMA Read Requests that it will have outstanding at a time, 0 to 0x3fff.
     pub ord: u16,
     /// [`PEER_TO_PEER`](Self::PEER_TO_PEER) and the `RTR_` bits; others must not be set.
     pub control: u16,
 }
 
 impl ReadDepths {
-    /// Bytes on the wire.
+    /// Length on the wire, in bytes.
     pub const LENGTH: usize = 4;
-    /// As `ird` or `ord`: the sender does not negotiate this depth.
+    /// A value of `ird` or `ord`: the sender does not negotiate this depth.
     pub const NOT_NEGOTIATED: u16 = 0x3fff;
-    /// In `control`, A: the responder may send first, after a ready-to-receive of the initiator.
+    /// Bit A in `control`: the responder may send first, after a ready-to-receive of the initiator.
     pub const PEER_TO_PEER: u16 = 0x8000;
-    /// In `control`, B: an empty Send is (offered as) the ready-to-receive.
+    /// Bit B in `control`: an empty Send is, or is offered as, the ready-to-receive.
     pub const RTR_SEND: u16 = 0x4000;
-    /// In `control`, C: an empty RDMA Write is.
+    /// Bit C in `control`: an empty RDMA Write is, or is offered as, the ready-to-receive.
     pub const RTR_WRITE: u16 = 0x2000;
-    /// In `control`, D: an empty RDMA Read is.
+    /// Bit D in `control`: an empty RDMA Read is, or is offered as, the ready-to-receive.
     pub const RTR_READ: u16 = 0x1000;
 
     const NUMBER: u16 = 0x3fff;
     const FLAGS: u16 = 0xc000;
-    /// How many bits further right `control` has the two flags of the ORD field.
+    /// How many bits further to the right the two flags of the ORD field are in `control`.
     const ORD_FLAGS_SHIFT: u32 = 2;
 
-    /// Takes the four bytes apart. Any four bytes are legal.
+    /// Parses the four bytes. Any four bytes are legal.
     #[must_use]
     pub const fn parse(bytes: [u8; Self::LENGTH]) -> Self {
         let [ird_high, ird_low, ord_high, ord_low] = bytes;
@@ -121,7 +120,7 @@ impl ReadDepths {
         }
     }
 
-    /// The four bytes. Depths that do not fit are sent as the largest that does, 0x3ffe.
+    /// Returns the four bytes. Depths that do not fit are sent as the largest that fits, 0x3ffe.
     #[must_use]
     pub const fn emit(self) -> [u8; Self::LENGTH] {
         const fn number(depth: u16) -> u16 {
@@ -142,17 +141,17 @@ impl ReadDepths {
 /// A handshake frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// Request or reply.
+    /// The kind: request or reply.
     pub kind: FrameKind,
-    /// M: its sender wants markers in what it receives.
+    /// Bit M: the sender wants markers in the stream that it receives.
     pub markers: bool,
-    /// C: its sender wants CRCs; if either side does, both send them.
+    /// Bit C: the sender wants CRCs; if either side does, both send them.
     pub crc: bool,
-    /// R: the responder turns the connection down. Always false in a request.
+    /// Bit R: the responder rejects the connection. It is always false in a request.
     pub reject: bool,
-    /// 1 or 2.
+    /// The revision: 1 or 2.
     pub revision: u8,
-    /// S and its RDMA READ depths. Revision 2 only.
+    /// Bit S with its RDMA READ depths, only in revision 2.
     pub enhanced: Option<ReadDepths>,
     /// The private data without the four bytes of `enhanced`.
     pub private_data: &'a [u8],
@@ -175,8 +174,8 @@ impl<'a> Frame<'a> {
     const FIRST_REVISION: u8 = 1;
     const ENHANCED_REVISION: u8 = 2;
 
-    /// The length in bytes, at most 532, of the frame that begins with `start`; `None` as long as
-    /// that cannot be told.
+    /// Returns the length in bytes, at most 532, of the frame that begins with `start`; `None` as long as it is
+    /// unknown.
     ///
     /// # Errors
     ///
@@ -196,15 +195,15 @@ impl<'a> Frame<'a> {
         Ok(Some(FRAME_HEADER_LENGTH + private_data_length))
     }
 
-    /// Takes a frame apart: `bytes` is exactly one, as long as [`Frame::length`] said.
+    /// Parses a frame: `bytes` is exactly one frame, as long as [`Frame::length`] said.
     ///
     /// Flags that RFC 5044 reserves are ignored, and so is S before revision 2.
     ///
     /// # Errors
     ///
-    /// Those of [`Frame::length`]; [`IwarpError::MpaFrameTooShort`] and
-    /// [`IwarpError::MpaUnexpectedBytes`] if `bytes` is shorter or longer than it says;
-    /// [`IwarpError::MpaUnsupportedRevision`]; [`IwarpError::MpaEnhancedTooShort`].
+    /// The errors of [`Frame::length`]; [`IwarpError::MpaFrameTooShort`] and [`IwarpError::MpaUnexpectedBytes`] if
+    /// `bytes` is shorter or longer than it says; [`IwarpError::MpaUnsupportedRevision`];
+    /// [`IwarpError::MpaEnhancedTooShort`].
     pub fn parse(kind: FrameKind, bytes: &'a [u8]) -> Result<Self, IwarpError> {
         let length = Self::length(kind, bytes)?.ok_or(IwarpError::MpaFrameTooShort)?;
         let (layout, private_data) =
@@ -298,21 +297,21 @@ impl<'a> Frame<'a> {
 /// ([MS-SMBD] appendix): IRD and ORD as two 32-bit numbers, 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LegacyReadDepths {
-    /// RDMA Read Requests that the sender serves at a time.
+    /// Number of RDMA Read Requests that the sender serves at a time.
     pub ird: u32,
-    /// RDMA Read Requests that it will have outstanding at a time.
+    /// Number of RDMA Read Requests that it will have outstanding at a time.
     pub ord: u32,
 }
 
 impl LegacyReadDepths {
-    /// Bytes on the wire.
+    /// Length on the wire, in bytes.
     pub const LENGTH: usize = 8;
 
-    /// The depths in the private data of a frame; `None` if it is something else, which is not an
-    /// error: private data may hold anything.
+    /// Returns the depths in the private data of a frame; `None` if it is something else, which is not an
+    /// error, because private data may hold anything.
     ///
     /// Linux before 7.x wrote them little-endian. No depth needs more than 16 bits, so only one of
-    /// the byte orders makes sense of anything but zeros.
+    /// the byte orders makes sense, except for zeros.
     #[must_use]
     pub fn parse(private_data: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::LENGTH] = private_data.try_into().ok()?;
@@ -331,7 +330,7 @@ impl LegacyReadDepths {
             .find(|depths| depths.are_plausible())
     }
 
-    /// The bytes, big-endian.
+    /// Returns the bytes, big-endian.
     #[must_use]
     pub const fn emit(self) -> [u8; Self::LENGTH] {
         let [i0, i1, i2, i3] = self.ird.to_be_bytes();
@@ -353,13 +352,13 @@ mod tests {
 
     use super::*;
 
-    /// cifs.ko of Linux 7.2, over siw.
+    /// The request of cifs.ko of Linux 7.2, over siw.
     const REQUEST_7_2: [u8; 32] = *b"MPA ID Req Frame\x10\x02\x00\x0c\x00\x20\x00\x01\
         \x00\x00\x00\x20\x00\x00\x00\x01";
-    /// cifs.ko of Linux 6.12, over siw.
+    /// The request of cifs.ko of Linux 6.12, over siw.
     const REQUEST_6_12: [u8; 32] = *b"MPA ID Req Frame\x10\x02\x00\x0c\x00\x20\x00\x00\
         \x20\x00\x00\x00\x01\x00\x00\x00";
-    /// ksmbd of Linux 7.2, over siw.
+    /// The reply of ksmbd of Linux 7.2, over siw.
     const REPLY: [u8; 24] = *b"MPA ID Rep Frame\x10\x02\x00\x04\x00\x10\x00\x08";
 
     fn depths(ird: u16, ord: u16) -> Option<ReadDepths> {
@@ -645,7 +644,7 @@ mod tests {
         prop_oneof![Just(FrameKind::Request), Just(FrameKind::Reply)]
     }
 
-    /// Arbitrary bytes get no further than the key: these have a valid one.
+    /// Makes frames with a valid key, because arbitrary bytes get no further than the key.
     fn frames() -> impl Strategy<Value = (FrameKind, Vec<u8>)> {
         (kinds(), any::<[u8; 2]>(), vec(any::<u8>(), 0..40), 0..64u16).prop_map(
             |(kind, flags, data, length)| {

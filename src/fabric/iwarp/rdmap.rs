@@ -2,8 +2,8 @@
 
 //! RDMAP: the opcodes, and the two messages that have a header of their own.
 //!
-//! RFC 5040. Sends and RDMA WRITEs are all payload; RDMA Read Request and Terminate carry the
-//! headers below after their untagged DDP header.
+//! RFC 5040. Sends and RDMA WRITEs consist of payload only; RDMA Read Request and Terminate carry the headers below
+//! after their untagged DDP header.
 //!
 //! RDMA Read Request (section 4.4), 28 bytes, always one segment:
 //!
@@ -26,9 +26,8 @@
 //!                                                     if M         if D         if R
 //! ```
 //!
-//! A Terminate is written as the RFC has it, but one that arrives is never trusted: it ends the
-//! connection whatever it says. Linux's siw swaps `etype` and `layer` on little-endian hosts, so
-//! the text shows both readings.
+//! A Terminate is written as the RFC defines it, but one that arrives is never trusted: it ends the connection whatever
+//! it says. Linux's siw swaps `etype` and `layer` on little-endian hosts, so the text shows both readings.
 
 use core::fmt;
 
@@ -37,7 +36,7 @@ use zerocopy::{BE, FromBytes, Immutable, IntoBytes, U32, U64, Unaligned, transmu
 use super::IwarpError;
 use super::ddp;
 
-/// What an RDMAP message is (RFC 5040 section 4.1): the low four bits of the second control byte.
+/// The kind of an RDMAP message (RFC 5040 section 4.1): the low four bits of the second control byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Opcode {
@@ -60,11 +59,11 @@ pub enum Opcode {
 }
 
 impl Opcode {
-    /// The opcode with this number.
+    /// Returns the opcode with this number.
     ///
     /// # Errors
     ///
-    /// [`IwarpError::RdmapOpcode`] from 8 on.
+    /// [`IwarpError::RdmapOpcode`] for 8 and more.
     pub const fn parse(number: u8) -> Result<Self, IwarpError> {
         Ok(match number {
             0 => Self::Write,
@@ -79,13 +78,13 @@ impl Opcode {
         })
     }
 
-    /// Whether its messages go to memory named by an STag, and not to the buffers of a queue.
+    /// Returns whether its messages go to memory named by an STag, and not to the buffers of a queue.
     #[must_use]
     pub const fn is_tagged(self) -> bool {
         matches!(self, Self::Write | Self::ReadResponse)
     }
 
-    /// Whether it is one of the four Sends.
+    /// Returns whether it is one of the four Sends.
     #[must_use]
     pub const fn is_send(self) -> bool {
         matches!(
@@ -94,13 +93,13 @@ impl Opcode {
         )
     }
 
-    /// Whether it is a Send that also invalidates an STag.
+    /// Returns whether it is a Send that also invalidates an STag.
     #[must_use]
     pub const fn invalidates(self) -> bool {
         matches!(self, Self::SendInvalidate | Self::SendSolicitedInvalidate)
     }
 
-    /// The DDP queue of its messages; `None` for tagged ones (RFC 5040 section 4.2).
+    /// Returns the DDP queue of its messages; `None` for tagged ones (RFC 5040 section 4.2).
     #[must_use]
     pub const fn queue(self) -> Option<u32> {
         match self {
@@ -119,15 +118,15 @@ impl Opcode {
 /// in the receiver's memory, to the sink, in the sender's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReadRequest {
-    /// The STag that the responses are to name.
+    /// The STag for the responses.
     pub sink_stag: u32,
-    /// The tagged offset that the first response is to have.
+    /// The tagged offset for the first response.
     pub sink_offset: u64,
-    /// Bytes to read; 0 is legal.
+    /// Number of bytes to read; 0 is legal.
     pub length: u32,
-    /// The STag to read from.
+    /// The STag of the memory to read from.
     pub source_stag: u32,
-    /// The tagged offset to begin at.
+    /// The tagged offset at which to begin.
     pub source_offset: u64,
 }
 
@@ -142,10 +141,10 @@ struct ReadRequestLayout {
 }
 
 impl ReadRequest {
-    /// Bytes on the wire.
+    /// Length on the wire, in bytes.
     pub const LENGTH: usize = 28;
 
-    /// Takes the header apart. Any 28 bytes are legal.
+    /// Parses the header. Any 28 bytes are legal.
     #[must_use]
     pub fn parse(bytes: &[u8; Self::LENGTH]) -> Self {
         let layout: ReadRequestLayout = transmute!(*bytes);
@@ -158,7 +157,7 @@ impl ReadRequest {
         }
     }
 
-    /// The bytes of the header.
+    /// Returns the bytes of the header.
     #[must_use]
     pub fn emit(&self) -> [u8; Self::LENGTH] {
         transmute!(ReadRequestLayout {
@@ -171,19 +170,19 @@ impl ReadRequest {
     }
 }
 
-/// Why a stream is terminated (RFC 5040 section 4.8): numbers that mean something only together.
+/// Why a stream is terminated (RFC 5040 section 4.8): numbers that have a meaning only together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TerminateCode {
-    /// Layer, 0 to 15: 0 RDMAP, 1 DDP, 2 MPA.
+    /// The layer, 0 to 15: 0 is RDMAP, 1 DDP, 2 MPA.
     pub layer: u8,
-    /// Error type within the layer, 0 to 15.
+    /// The error type within the layer, 0 to 15.
     pub etype: u8,
-    /// Error code within the type.
+    /// The error code within the type.
     pub code: u8,
 }
 
 impl TerminateCode {
-    /// Layer and type swapped: what siw means by the bytes it writes.
+    /// Returns the code with layer and type swapped, which siw means by the bytes that it writes.
     #[must_use]
     pub const fn swapped(self) -> Self {
         Self {
@@ -193,7 +192,7 @@ impl TerminateCode {
         }
     }
 
-    /// The registry's text; `None` if the number is not assigned.
+    /// Returns the registry's text; `None` if the number is not assigned.
     #[must_use]
     pub const fn meaning(self) -> Option<&'static str> {
         Some(match (self.layer, self.etype, self.code) {
@@ -234,7 +233,7 @@ impl TerminateCode {
         })
     }
 
-    /// For the log: this reading, and the one that siw would mean.
+    /// Returns a text for the log: this reading, and the one that siw would mean.
     pub(super) const fn both_readings(self) -> BothReadings {
         BothReadings(self)
     }
@@ -273,20 +272,20 @@ pub struct Terminate {
 }
 
 impl Terminate {
-    /// Bytes of the control field, which each Terminate has.
+    /// Length of the control field in bytes, which each Terminate has.
     pub const MIN_LENGTH: usize = 4;
-    /// Bytes with all that may follow: segment length, untagged DDP header, RDMA Read Request.
+    /// Length with everything that may follow: segment length, untagged DDP header, RDMA Read Request.
     pub const MAX_LENGTH: usize =
         Self::MIN_LENGTH + 2 + ddp::Control::LENGTH + ddp::Untagged::LENGTH + ReadRequest::LENGTH;
 
-    /// The segment length is present.
+    /// Flag: the segment length is present.
     const M: u8 = 0x80;
-    /// The DDP header is present.
+    /// Flag: the DDP header is present.
     const D: u8 = 0x40;
-    /// The RDMA Read Request header is present.
+    /// Flag: the RDMA Read Request header is present.
     const R: u8 = 0x20;
 
-    /// A report that copies nothing back, for errors that do not belong to one segment.
+    /// Makes a report that does not copy anything back, for errors that do not belong to one segment.
     #[must_use]
     pub fn new(code: TerminateCode) -> Self {
         let mut terminate = Self {
@@ -298,12 +297,11 @@ impl Terminate {
         terminate
     }
 
-    /// A report of an error in a DDP segment.
+    /// Makes a report of an error in a DDP segment.
     ///
-    /// `segment_length` is the ULPDU length of its FPDU; `start` is the segment from its control
-    /// bytes on, as far as it is at hand (at most 46 bytes are used). Headers that are incomplete
-    /// in `start` are left out, and so are all of them if the code is not about a segment (MPA
-    /// errors, local catastrophic errors).
+    /// `segment_length` is the ULPDU length of its FPDU; `start` is the segment, beginning with its control bytes, as
+    /// far as it is available (at most 46 bytes are used). Headers that are incomplete in `start` are left out, and all
+    /// of them are left out if the code is not about a segment (MPA errors, local catastrophic errors).
     #[must_use]
     pub fn on_segment(code: TerminateCode, segment_length: u16, start: &[u8]) -> Self {
         let tagged = start
@@ -349,24 +347,24 @@ impl Terminate {
         terminate
     }
 
-    /// What it reports.
+    /// Returns the code that it reports.
     #[must_use]
     pub const fn code(&self) -> TerminateCode {
         self.code
     }
 
-    /// The payload, 4 to 52 bytes.
+    /// Returns the payload, 4 to 52 bytes.
     #[must_use]
     pub fn emit(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or(&self.bytes)
     }
 
-    /// What a peer's Terminate says, as the RFC reads it. Whatever follows the control field is
-    /// ignored: siw puts M, D and R elsewhere, so there is no telling what that is.
+    /// Reads a peer's Terminate as the RFC defines it. Bytes after the control field are ignored: siw puts M, D and R
+    /// elsewhere, so their meaning is unknown.
     ///
     /// # Errors
     ///
-    /// [`IwarpError::RdmapTerminateLength`] with fewer than 4 bytes.
+    /// [`IwarpError::RdmapTerminateLength`] if there are fewer than 4 bytes.
     pub fn parse(payload: &[u8]) -> Result<TerminateCode, IwarpError> {
         let &[kind, code, _, _] = payload
             .first_chunk::<{ Self::MIN_LENGTH }>()
@@ -378,7 +376,7 @@ impl Terminate {
         })
     }
 
-    /// Appends what the caller knows to fit; bytes that did not fit would be left out.
+    /// Appends bytes that the caller knows to fit; bytes that did not fit would be left out.
     fn append(&mut self, part: &[u8]) {
         for (to, from) in self.bytes.iter_mut().skip(self.length).zip(part) {
             *to = *from;
@@ -388,7 +386,7 @@ impl Terminate {
 }
 
 impl From<TerminateCode> for IwarpError {
-    /// A peer's report.
+    /// Makes the error of a peer's report.
     fn from(TerminateCode { layer, etype, code }: TerminateCode) -> Self {
         Self::PeerTerminated { layer, etype, code }
     }

@@ -16,18 +16,18 @@ use crate::units::RemoteToken;
 
 #[derive(Debug)]
 pub(super) struct Conn {
-    /// The other end; null if there is none, or no longer one.
+    /// The other end; null if there is none, or if it has gone.
     pub(super) peer: ConnId,
     pub(super) phase: Phase,
     /// This end's address, once it is known.
     pub(super) address: Option<SocketAddr>,
-    /// Set once, with the first reason; `poll` does the rest.
+    /// The first reason for the end, which is set once; `poll` does the rest.
     pub(super) ended: Option<CloseReason>,
     pub(super) limits: ReadLimits,
     pub(super) regions: Regions<Memory>,
     pub(super) receives: VecDeque<Receive>,
     pub(super) reads: VecDeque<Read>,
-    /// SENDs and RDMA WRITEs posted in `round`: all earlier ones have been reported.
+    /// Number of SENDs and RDMA WRITEs posted in `round`: all earlier ones have been reported.
     pub(super) sends: usize,
     pub(super) round: u64,
 }
@@ -66,7 +66,7 @@ const REMOTE_ACCESS: Failure = Failure {
     reason: CloseReason::RemoteAccess,
 };
 
-/// The receiver's fault: the sender's operation counts as one that was not carried out.
+/// A fault of the receiver: the sender's operation counts as one that was not carried out.
 const NOT_READY: Failure = Failure {
     result: WrError::Flushed,
     reason: CloseReason::ReceiverNotReady,
@@ -93,8 +93,8 @@ impl Conn {
         }
     }
 
-    /// Checks that its owner may still post. After the peer has ended the connection the owner does
-    /// not know that yet, and what it posts is flushed.
+    /// Checks that its owner may still post. After the peer has ended the connection, the owner does not know that yet,
+    /// and the work that it posts is flushed.
     pub(super) fn check_open(&self) -> Result<(), FabricError> {
         match self.ended {
             Some(CloseReason::Local) => Err(FabricError::NotConnected),
@@ -109,8 +109,8 @@ impl Conn {
         self.check_open()
     }
 
-    /// Takes a slot of the send queue. Each `poll` frees all slots; that is noticed here, instead
-    /// of counting down at each completion.
+    /// Takes a slot of the send queue. Each `poll` frees all slots, which this function notices, instead of counting
+    /// down at each completion.
     #[inline]
     pub(super) fn take_send_slot(&mut self, round: u64, limit: usize) -> Result<(), FabricError> {
         if self.round != round {
@@ -191,11 +191,11 @@ impl Conn {
             }
             Some(length)
         };
-        // The receive's region was deregistered meanwhile: that counts as no receive.
+        // The receive's region was deregistered in the meantime, which counts as a missing receive.
         copied().ok_or((WrError::Flushed, NOT_READY))
     }
 
-    /// The memory that a work request names, if it lies in a registered region.
+    /// Returns the memory that a work request names, if it lies in a registered region.
     #[inline]
     pub(super) fn look_up(&self, sge: Sge) -> Result<Piece, FabricError> {
         self.regions
@@ -203,14 +203,13 @@ impl Conn {
             .ok_or(FabricError::LocalProtection)
     }
 
-    /// The memory of a piece, and the offset of the piece in it; `None` if it was deregistered
-    /// since.
+    /// Returns the memory of a piece, and the offset of the piece in it; `None` if it was deregistered since.
     #[inline]
     fn memory(&self, piece: Piece) -> Option<(&Memory, usize)> {
         Some((self.regions.memory(piece)?, piece.offset as usize))
     }
 
-    /// The local memory that the peer of this connection names.
+    /// Returns the local memory that the peer of this connection names.
     #[inline]
     fn resolve(
         &self,
@@ -246,7 +245,7 @@ impl Conn {
         let length = read.sink.length;
         let source = peer.resolve(read.source, length, Access::RemoteRead)?;
         let (source, from) = peer.memory(source).ok_or(REMOTE_ACCESS)?;
-        // The sink was deregistered: the response would name an unknown token.
+        // If the sink was deregistered, the response would name an unknown token.
         let sink_gone = Failure {
             result: WrError::Flushed,
             reason: CloseReason::RemoteAccess,

@@ -1,33 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A fabric's configuration, and its counts.
+//! The configuration of a fabric, and its counts.
 
 use std::time::Duration;
 
 use crate::fabric::iwarp;
 
-/// How a [`Verbs`](super::Verbs) fabric behaves.
+/// The configuration of a [`Verbs`](super::Verbs) fabric.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// SENDs and RDMA WRITEs posted on a connection at a time; fewer if the device has less room.
+    /// Maximum number of SENDs and RDMA WRITEs posted on a connection at a time; fewer if the device has less room.
     pub sends: u32,
-    /// Receives posted on a connection at a time, as above.
+    /// Maximum number of receives posted on a connection at a time; fewer if the device has less room.
     pub recvs: u32,
-    /// RDMA READs posted on a connection at a time, including those that wait.
+    /// Maximum number of RDMA READs posted on a connection at a time, including those that wait.
     pub reads: u32,
-    /// Memory regions of a connection.
+    /// Maximum number of memory regions of a connection.
     pub regions: usize,
-    /// Incoming connections that are not established, in total.
+    /// Maximum number of incoming connections that are not established, in total.
     pub max_pending: usize,
-    /// The same for each source address.
+    /// The same limit for each source address.
     pub max_pending_per_source: usize,
-    /// Whether to listen at addresses that no device has yet: peers can connect as soon as one does.
+    /// Whether to listen on addresses that no device has yet: peers can connect as soon as a device has one.
     pub free_bind: bool,
     /// Time limit for a connection to be established, and for each step of looking for a peer.
     pub connect_timeout: Duration,
-    /// Time that posted work has to go out after [`Fabric::close`](crate::fabric::Fabric::close).
+    /// Time within which posted work must be sent after [`Fabric::close`](crate::fabric::Fabric::close).
     pub drain_timeout: Duration,
-    /// Time that the peer then has to answer.
+    /// Time within which the peer must then answer.
     pub linger_timeout: Duration,
 }
 
@@ -49,7 +49,7 @@ impl Default for Config {
 }
 
 impl From<&iwarp::Config> for Config {
-    /// The same limits as those of a fabric in software.
+    /// Takes the limits of a fabric in software.
     fn from(software: &iwarp::Config) -> Self {
         let narrow = |depth: usize| u32::try_from(depth).unwrap_or(u32::MAX);
         Self {
@@ -67,17 +67,17 @@ impl From<&iwarp::Config> for Config {
     }
 }
 
-/// How many listeners, connections and regions a fabric holds; peers can drive most of these numbers up.
+/// How many listeners, connections and regions a fabric holds; peers can increase most of these numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Listeners.
+    /// Number of listeners.
     pub listeners: usize,
-    /// Connections, whatever their state.
+    /// Number of connections, whatever their state.
     pub connections: usize,
-    /// Incoming connections among them that are not established.
+    /// Number of incoming connections among them that are not established.
     pub pending: usize,
-    /// Connections that have ended here, until their peers have answered.
+    /// Number of connections that have ended here, until their peers have answered.
     pub lingering: usize,
-    /// Memory regions that are registered.
+    /// Number of memory regions that are registered.
     pub regions: usize,
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One connection: what is posted on its queue pair, and what waits to be posted.
+//! One connection: the work posted on its queue pair, and the work that waits to be posted.
 //!
 //! ```text
 //!   post_send, post_write -> outgoing --\
@@ -21,27 +21,27 @@ use crate::fabric::{
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
 
-/// What a connection is doing.
+/// The stage of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// The peer's address is being resolved.
     ResolvesAddress(ReadLimits),
     /// The route to it is being resolved.
     ResolvesRoute(ReadLimits),
-    /// The peer was asked for the connection.
+    /// The peer has been asked for the connection.
     Connecting,
     /// The owner has to accept or reject.
     Requested {
         /// The peer's own depths, as it named them.
         peer: Depths,
-        /// The peer named them in private data as well, and so does the reply.
+        /// Whether the peer named them in private data as well, as the reply then does, too.
         legacy: bool,
     },
-    /// Accepted; the peer has not confirmed it.
+    /// This side has accepted the connection, and the peer has not confirmed it.
     Accepting,
-    /// Data flows.
+    /// The connection is established.
     Established,
-    /// The owner closed it: what was posted still goes out.
+    /// The owner closed it: posted work is still sent.
     Draining,
 }
 
@@ -71,8 +71,8 @@ impl Kind {
     }
 }
 
-/// A request for the send queue. Its memory is looked up again when it is posted, and not found if it
-/// was deregistered in between.
+/// A request for the send queue. Its memory is looked up again when it is posted, and is not found if it was
+/// deregistered in between.
 #[derive(Clone, Copy, Debug)]
 struct Queued {
     kind: Kind,
@@ -88,7 +88,7 @@ struct Slot {
     access: Option<Access>,
 }
 
-/// Sizes of the queues: SENDs and WRITEs, receives, READs under way.
+/// Returns the sizes of the queues: for SENDs and WRITEs, for receives, and for READs under way.
 pub(super) fn queues(config: &Config, device: &Device) -> (u32, u32, u32) {
     let most = device.max_qp_wr.max(2);
     let reads = config.reads.min(device.max_depths.initiator_depth.into());
@@ -114,19 +114,19 @@ pub(super) struct Conn {
     pub(super) stage: Stage,
     pub(super) limits: ReadLimits,
     pub(super) deadline: Option<Instant>,
-    /// Why it has to end, if that is known already.
+    /// Why it has to end, if that is already known.
     pub(super) reason: Option<CloseReason>,
-    /// Work was flushed, and an event that says why will follow.
+    /// Whether work was flushed, so that an event that says why will follow.
     pub(super) is_suspect: bool,
-    /// It is in the list of connections with something to do.
+    /// Whether it is in the list of connections with something to do.
     queued: bool,
-    /// There may be completions.
+    /// Whether there may be completions.
     pub(super) has_completions: bool,
     sends: u32,
     recvs: u32,
     reads: u32,
     slots: Vec<Slot>,
-    /// What has not completed, by kind.
+    /// The work that has not completed, by kind.
     posted: [VecDeque<WrId>; 4],
     outgoing: VecDeque<Queued>,
     waiting_reads: VecDeque<Queued>,
@@ -171,7 +171,7 @@ impl Conn {
         work.extend(self.due(id));
     }
 
-    /// The connection, to go on the list of those with something to do, unless it is there already.
+    /// Returns the connection, for the list of connections with something to do, unless it is already in that list.
     pub(super) fn due(&mut self, id: ConnId) -> Option<ConnId> {
         let is_new = !std::mem::replace(&mut self.queued, true);
         is_new.then_some(id)
@@ -181,12 +181,12 @@ impl Conn {
         self.queued = false;
     }
 
-    /// Whether work may be under way.
+    /// Returns whether work may be under way.
     pub(super) const fn is_up(&self) -> bool {
         matches!(self.stage, Stage::Established | Stage::Draining)
     }
 
-    /// Whether all SENDs and RDMA WRITEs that were posted have gone out.
+    /// Returns whether all posted SENDs and RDMA WRITEs have been sent.
     pub(super) fn is_drained(&self) -> bool {
         let posted = |kind| self.posted(kind) == 0;
         posted(Kind::Send) && posted(Kind::Write)
@@ -196,7 +196,7 @@ impl Conn {
         self.posted[kind as usize].len() as u32
     }
 
-    /// The READ depths that this side may offer.
+    /// Returns the READ depths that this side may offer.
     pub(super) fn own_depths(&self, limits: ReadLimits) -> Depths {
         let narrow = |depth: u16, most: u8| most.min(u8::try_from(depth).unwrap_or(u8::MAX)).max(1);
         let most = self.device.max_depths;
@@ -215,7 +215,7 @@ impl Conn {
         }
     }
 
-    /// The number of registrations.
+    /// Returns the number of registrations.
     pub(super) fn regions(&self) -> usize {
         self.endpoint.regions()
     }
@@ -243,7 +243,7 @@ impl Conn {
         Ok((RegionId(number as u32), remote))
     }
 
-    /// Ends a registration; `false` if there is none.
+    /// Ends a registration; returns `false` if there is none.
     pub(super) fn deregister(&mut self, id: RegionId) -> bool {
         if let Some(slot) = self.slots.get_mut(id.0 as usize) {
             slot.access = None;
@@ -274,7 +274,7 @@ impl Conn {
             return Err(FabricError::QueueFull);
         }
         if let Err(error) = self.endpoint.post_recv(Kind::Recv as u64, piece) {
-            // The queue pair takes no more: the connection is ending, and this will be flushed.
+            // The queue pair takes no more work: the connection is ending, and this will be flushed.
             tracing::debug!(%error, "post_recv");
             self.is_suspect = true;
         }
@@ -350,7 +350,7 @@ impl Conn {
         let access = slot.and_then(|slot| slot.access);
         let is_sink = matches!(access, Some(Access::ReadSink | Access::RemoteWrite));
         if self.device.is_iwarp && !is_sink {
-            // iWARP NICs refuse it, and end the connection.
+            // iWARP NICs refuse this, and end the connection.
             return Err(FabricError::LocalProtection);
         }
         if self.posted(Kind::Read) >= most {
@@ -378,7 +378,7 @@ impl Conn {
         }
     }
 
-    /// Hands what waits to the queue pair.
+    /// Passes waiting work to the queue pair.
     pub(super) fn flush(&mut self) -> Result<(), CloseReason> {
         let depth = u32::from(self.limits.initiator_depth).min(self.reads);
         self.batch.clear();
@@ -413,7 +413,7 @@ impl Conn {
             memory: queued.memory.map(|(piece, _)| piece),
         });
         if let Err(failed) = self.endpoint.post_send(requests) {
-            // The queue pair takes no more: an event says why, or time runs out.
+            // The queue pair takes no more work: an event says why, or time runs out.
             tracing::debug!(error = %failed.error, posted = failed.posted, "post_send");
             self.is_suspect = true;
         }

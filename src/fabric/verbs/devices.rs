@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which RDMA devices there are, and what they need from the system.
+//! Finds the RDMA devices, and checks what they need from the system.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -13,16 +13,16 @@ use super::ffi::{Channel, CmId};
 use crate::fabric::FabricError;
 use crate::sys::Memory;
 
-/// The RDMA device behind an address.
+/// The RDMA device of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceKind {
-    /// Such as `mlx5_0`, `siw0`.
+    /// The name, such as `mlx5_0` or `siw0`.
     pub name: String,
-    /// It speaks iWARP, and so shares TCP's ports; RoCE and InfiniBand have their own.
+    /// Whether it speaks iWARP, and so shares TCP's ports; RoCE and InfiniBand have their own.
     pub is_iwarp: bool,
 }
 
-/// The RDMA devices of this system by name, whether they can be used or not.
+/// Returns the names of this system's RDMA devices, whether they can be used or not.
 #[must_use]
 pub fn device_names() -> Vec<String> {
     let devices = std::fs::read_dir("/sys/class/infiniband");
@@ -34,7 +34,7 @@ pub fn device_names() -> Vec<String> {
     names
 }
 
-/// Whether RDMA devices can be used here.
+/// Checks whether RDMA devices can be used here.
 ///
 /// # Errors
 ///
@@ -43,7 +43,7 @@ pub fn check() -> Result<(), FabricError> {
     channel().map(drop)
 }
 
-/// An event channel.
+/// Makes an event channel.
 pub(super) fn channel() -> Result<Arc<Channel>, FabricError> {
     if device_names().is_empty() {
         let source = io::Error::from_raw_os_error(libc::ENODEV);
@@ -58,11 +58,11 @@ pub(super) fn channel() -> Result<Arc<Channel>, FabricError> {
     })
 }
 
-/// The RDMA device that a local address belongs to; `None` if it belongs to none.
+/// Returns the RDMA device to which a local address belongs, or `None`.
 ///
 /// # Errors
 ///
-/// RDMA cannot be used, or the system does not tell.
+/// RDMA cannot be used, or the system does not answer.
 pub fn device_of(ip: IpAddr) -> Result<Option<DeviceKind>, FabricError> {
     if device_names().is_empty() || ip.is_unspecified() || ip.is_loopback() {
         return Ok(None);
@@ -78,11 +78,11 @@ pub fn device_of(ip: IpAddr) -> Result<Option<DeviceKind>, FabricError> {
     }))
 }
 
-/// The local address from which the system reaches another. Nothing is sent.
+/// Returns the local address from which the system reaches another address. Nothing is sent.
 ///
 /// # Errors
 ///
-/// The system does not reach it.
+/// The system cannot reach it.
 pub fn source_for(address: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -101,14 +101,14 @@ pub fn source_for(address: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// The most memory that this process may have registered, in bytes (`RLIMIT_MEMLOCK`); `None`: there is
-/// no limit.
+/// Returns the maximum number of bytes that this process may have registered (`RLIMIT_MEMLOCK`); `None` if there is no
+/// limit.
 #[must_use]
 pub fn memory_lock_limit() -> Option<u64> {
     getrlimit(Resource::Memlock).current
 }
 
-/// The error for memory that was not registered, with the limit that is most often the reason.
+/// Returns the error for memory that was not registered, with the limit that is usually the reason.
 pub(super) fn not_registered(memory: &Memory, error: io::Error) -> FabricError {
     let bytes = memory.len();
     let limit = memory_lock_limit().filter(|_| error.kind() == io::ErrorKind::OutOfMemory);

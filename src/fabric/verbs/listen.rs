@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Listeners, and requests for connections.
+//! Handles listeners, and requests for connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::fabric::iwarp::mpa::LegacyReadDepths;
 use crate::fabric::{CloseReason, Event, ListenerId};
 use crate::units::Instant;
 
-/// Requests that the system queues until they are looked at.
+/// Maximum number of requests that the system queues until they are handled.
 const BACKLOG: i32 = 1024;
 
 /// Time after which a listener that has lost its device tries again.
@@ -24,7 +24,7 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// A listening identifier.
 #[derive(Debug)]
 pub(super) struct Listener {
-    /// `None`: its device is gone, or was never there.
+    /// The identifier, or `None` if its device has gone or never existed.
     id: Option<CmId>,
     pub(super) address: SocketAddr,
     /// When to try again.
@@ -44,7 +44,7 @@ impl Listener {
         })
     }
 
-    /// A listener at an address that no device has yet; it tries again later.
+    /// Makes a listener on an address that no device has yet; it tries again later.
     const fn waiting(address: SocketAddr, again_at: Instant) -> Self {
         Self {
             id: None,
@@ -59,7 +59,7 @@ impl Listener {
 }
 
 impl Verbs {
-    /// Listens at `address`, or will do so when a device has it.
+    /// Listens on `address`, or will do so when a device has it.
     pub(super) fn new_listener(&self, address: SocketAddr) -> io::Result<Listener> {
         match Listener::bind(&self.channel, address) {
             Err(error) if self.config.free_bind && is_missing(&error) => {
@@ -69,7 +69,7 @@ impl Verbs {
         }
     }
 
-    /// A listener's device is being removed, and the removal waits until the listener lets go of it.
+    /// Gives up a listener whose device is being removed, because the removal waits for that.
     pub(super) fn lose_listener(&mut self, id: ListenerId) {
         let Some(listener) = self.listeners.get_mut(id) else {
             return;
@@ -101,7 +101,7 @@ impl Verbs {
         }
     }
 
-    /// A peer wants a connection.
+    /// Handles a peer's request for a connection.
     pub(super) fn admit(&mut self, listener: ListenerId, event: CmEvent, events: &mut Vec<Event>) {
         let Some(id) = event.id else {
             return;
@@ -144,7 +144,7 @@ impl Verbs {
     }
 }
 
-/// Whether the error means that no device has the address.
+/// Returns whether the error means that no device has the address.
 fn is_missing(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -152,8 +152,8 @@ fn is_missing(error: &io::Error) -> bool {
     )
 }
 
-/// A peer's READ depths, from its point of view: those that the connection manager has agreed on (MPA revision 2,
-/// InfiniBand's REQ), but no more than the peer names in private data, which is all there is with MPA revision 1.
+/// Returns a peer's READ depths, from its point of view: those on which the connection managers agreed (MPA revision 2,
+/// InfiniBand's REQ), but no more than the peer names in private data, the only source with MPA revision 1.
 fn agree(event: Depths, legacy: Option<LegacyReadDepths>) -> Depths {
     // The event states them from this side's point of view.
     let peer = Depths {

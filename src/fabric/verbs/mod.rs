@@ -8,33 +8,33 @@
 //!   async fd of each device --/                                   \ ...
 //! ```
 //!
-//! One `Verbs` belongs to one thread. Each connection has a protection domain, a completion queue and a notification
-//! channel of its own, so that one connection cannot reach another's memory, and ending one ends all that it had.
-//! Nothing blocks: connecting proceeds from event to event.
+//! One `Verbs` belongs to one thread. Each connection has its own protection domain, completion queue and notification
+//! channel, so that one connection cannot reach another's memory, and all its objects end with it. Nothing blocks:
+//! connecting proceeds from event to event.
 //!
-//! | file | holds |
+//! | file | contents |
 //! |---|---|
 //! | `ffi` | the two libraries behind safe types |
-//! | `conn` | a connection: what is posted, and what waits to be posted |
-//! | `progress` | what events and completions cause, until the end of a connection |
+//! | `conn` | a connection: posted work, and work that waits to be posted |
+//! | `progress` | the effects of events and completions, until the end of a connection |
 //! | `listen` | listeners, and requests for connections |
-//! | `status` | how work ended, in the words of the trait |
+//! | `status` | how connections ended, in the terms of the trait |
 //!
 //! # What a device does, and what it does not
 //!
-//! - Completions: every request is signalled, as its owner waits for it. When a connection ends, what it had posted is
-//!   flushed here once its queue pair is gone: no device is trusted to report each request.
-//! - RDMA READs: at most `initiator_depth` are posted to the queue pair; more wait here, so that
-//!   they do not hold up SENDs and RDMA WRITEs behind them.
+//! - Completions: every request is signalled, because its owner waits for it. When a connection ends, its posted work
+//!   is flushed here once its queue pair has gone: no device is trusted to report each request.
+//! - RDMA READs: at most `initiator_depth` are posted to the queue pair; more wait here, so that they do not hold up
+//!   later SENDs and RDMA WRITEs.
 //! - [`Fabric::post_send`] with a token to invalidate sends a plain SEND if the device cannot invalidate
 //!   (`IBV_DEVICE_MEM_MGT_EXTENSIONS`); all devices known to be in use can.
 //! - [`Work::Recv`](super::Work::Recv) names the token that the peer has invalidated if the device reports it: libsiw's
 //!   devices never do. Most devices, Soft-RoCE among them, refuse to invalidate memory that user space has registered,
 //!   and end the connection: see [`Fabric::regions_may_be_invalidated`].
 //! - A device delivers each asynchronous event once for all of its users in a process, to the `Verbs` that takes it
-//!   first: in a process that has two, a connection may end without it, for a less specific reason.
+//!   first: if a process has two, a connection may end without it, for a less specific reason.
 //! - If a peer asks for memory that it may not access, this side learns of it on some devices (RoCE and InfiniBand, by
-//!   an asynchronous event); on others it only sees the connection end.
+//!   an asynchronous event); on others it only sees that the connection ends.
 
 mod config;
 mod conn;
@@ -77,12 +77,12 @@ use crate::fabric::{
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
 
-/// Readiness of the event channel.
+/// The token for readiness of the event channel.
 const CHANNEL: mio::Token = mio::Token(1);
-/// Readiness of any device's asynchronous events.
+/// The token for readiness of any device's asynchronous events.
 const DEVICES: mio::Token = mio::Token(2);
 
-/// What an identifier of the connection manager belongs to.
+/// The owner of an identifier of the connection manager.
 #[derive(Clone, Copy, Debug)]
 enum Owner {
     Listener(ListenerId),
@@ -96,27 +96,27 @@ pub struct Verbs {
     listeners: SlotMap<ListenerId, Listener>,
     admitted: Arc<LocalAddresses>,
     conns: SlotMap<ConnId, Conn>,
-    /// By [`CmId::key`].
+    /// The owners of identifiers, by [`CmId::key`].
     owners: HashMap<usize, Owner>,
-    /// Connections of each device, by [`Endpoint::device_key`].
+    /// Number of connections of each device, by [`Endpoint::device_key`].
     devices: HashMap<usize, usize>,
     /// Identifiers of connections that have ended here, by their keys.
     lingering: HashMap<usize, (CmId, Instant)>,
     /// Connections with something to do.
     work: Vec<ConnId>,
-    /// Deadlines of connections; those that no longer hold are skipped.
+    /// Deadlines of connections; those that are no longer valid are skipped.
     deadlines: BinaryHeap<Reverse<(Instant, ConnId)>>,
     /// Incoming connections that are not established.
     pending: Sources<ConnId>,
-    /// What happened in calls other than `poll`.
+    /// Events that happened in calls other than `poll`.
     events: Vec<Event>,
     completed: Vec<ffi::Completed>,
     has_cm_events: bool,
     has_async_events: bool,
-    /// A warning about memory that was not registered has been logged.
+    /// Whether a warning about memory that was not registered has been logged.
     has_warned: bool,
     now: Instant,
-    /// Held by each identifier, too.
+    /// The event channel, which each identifier holds, too.
     channel: Arc<Channel>,
 }
 
@@ -130,7 +130,7 @@ impl fmt::Debug for Verbs {
 }
 
 impl Verbs {
-    /// A fabric without connections.
+    /// Makes a fabric without connections.
     ///
     /// # Errors
     ///
@@ -172,7 +172,7 @@ impl Verbs {
         }
     }
 
-    /// The numbers at the moment.
+    /// Returns the current numbers.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
@@ -184,7 +184,7 @@ impl Verbs {
         }
     }
 
-    /// The name of a connection's device, such as `mlx5_0`.
+    /// Returns the name of a connection's device, such as `mlx5_0`.
     #[must_use]
     pub fn device(&self, conn: ConnId) -> Option<&str> {
         Some(&self.conns.get(conn)?.device.name)
@@ -383,7 +383,7 @@ impl Fabric for Verbs {
         let registered = conn.register(memory, access);
         let registered = registered.map_err(|error| devices::not_registered(memory, error));
         let (id, remote) = registered.inspect_err(|error| {
-            // The owner may not report it, and an administrator has to know it; but once is enough.
+            // The owner may not report it, but an administrator has to know it; once is enough.
             if !std::mem::replace(&mut self.has_warned, true) {
                 tracing::warn!("{error}");
             }
@@ -408,7 +408,7 @@ impl Fabric for Verbs {
         let open = self.open(conn)?;
         open.post_recv(wr_id, memory)?;
         if open.is_suspect {
-            // An event will say why it was not taken, or waiting for one times out.
+            // An event will say why it was not taken, or the wait for one times out.
             self.work
                 .extend(self.conns.get_mut(conn).and_then(|open| open.due(conn)));
         }
@@ -462,7 +462,7 @@ impl Fabric for Verbs {
         for id in work.drain(..) {
             self.pump(id, events);
         }
-        // What came up meanwhile gets its turn in the next call.
+        // Work that came up in the meantime gets its turn in the next call.
         work.append(&mut self.work);
         self.work = work;
         self.expire(events);
@@ -502,7 +502,7 @@ impl SharedEpoll for Verbs {
 }
 
 impl Verbs {
-    /// A connection that its owner has not closed.
+    /// Returns a connection that its owner has not closed.
     fn open(&mut self, id: ConnId) -> Result<&mut Conn, FabricError> {
         let conn = self.conns.get_mut(id).ok_or(FabricError::NotConnected)?;
         match conn.stage {
@@ -511,7 +511,7 @@ impl Verbs {
         }
     }
 
-    /// Posts work to send, which the next `poll` hands to the device.
+    /// Posts work to send, which the next `poll` passes to the device.
     fn post(
         &mut self,
         id: ConnId,
@@ -527,9 +527,9 @@ impl Verbs {
     }
 }
 
-/// The readiness of a connection's completion channel.
+/// Returns the token for readiness of a connection's completion channel.
 fn token(id: ConnId) -> mio::Token {
-    // A key could be taken for one of the other tokens only after its version had used up 32 bits.
+    // A key could be mistaken for one of the other tokens only after its version had used up 32 bits.
     mio::Token(id.data().as_ffi() as usize)
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Progress: events and completions, until the end of a connection.
+//! Makes progress: handles events and completions, until the end of a connection.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use super::{CHANNEL, DEVICES, Owner, Verbs, conn_of, failed};
 use crate::fabric::iwarp::mpa::LegacyReadDepths;
 use crate::fabric::{CloseReason, ConnId, Event, FabricError, ReadLimits, WcStatus, is_own};
 
-/// Events of the connection manager that are handled in one call.
+/// Maximum number of events of the connection manager that are handled in one call.
 const CM_BATCH: usize = 128;
-/// Batches of completions of one connection before others have their turn.
+/// Maximum number of batches of completions of one connection before others have their turn.
 const COMPLETION_BATCHES: usize = 8;
 /// How long to wait for an event that says why work was flushed.
 const EXPLANATION: Duration = Duration::from_secs(1);
 
 impl Verbs {
-    /// Notes what is ready.
+    /// Records which descriptors are ready.
     pub(super) fn collect_readiness(&mut self) -> Result<(), FabricError> {
         let found = self.readiness.take()?;
         for event in found.iter().filter(|event| is_own(event.token())) {
@@ -108,7 +108,7 @@ impl Verbs {
                 }
                 Some(Owner::Listener(_)) => {}
                 Some(Owner::Conn(id)) => self.handle_cm_event(id, &event, events),
-                // Whatever it is, nothing of interest follows it.
+                // Nothing of interest follows any such event.
                 None => drop(self.lingering.remove(&event.key)),
             }
         }
@@ -172,7 +172,7 @@ impl Verbs {
         });
     }
 
-    /// Moves whatever can be moved on one connection.
+    /// Moves as much work as possible on one connection.
     pub(super) fn pump(&mut self, id: ConnId, events: &mut Vec<Event>) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -201,7 +201,7 @@ impl Verbs {
             return self.end(id, CloseReason::Local, events);
         }
         if conn.deadline.is_none() {
-            // Set here and not in the call that began it: only `poll` knows the time.
+            // The deadline is set here, and not in the call that began it, because only `poll` knows the time.
             conn.deadline = match conn.stage {
                 Stage::Established if conn.is_suspect => Some(self.now + EXPLANATION),
                 Stage::Established => None,
@@ -213,7 +213,7 @@ impl Verbs {
         }
     }
 
-    /// Data may arrive before the event that says that the peer is ready.
+    /// Takes data that arrived before the event that says that the peer is ready.
     fn take_early_completions(&mut self, id: ConnId, events: &mut Vec<Event>) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -265,8 +265,8 @@ impl Verbs {
         self.end_with(id, reason, false, events);
     }
 
-    /// Ends a connection: reports what has completed, flushes everything else, and tells its owner. `answered`: the
-    /// peer knows already.
+    /// Ends a connection: reports what has completed, flushes everything else, and tells its owner. `answered` means
+    /// that the peer already knows.
     pub(super) fn end_with(
         &mut self,
         id: ConnId,
@@ -280,7 +280,7 @@ impl Verbs {
         self.forget(id, &conn);
         let gone = reason == CloseReason::DeviceGone;
         if conn.is_up() {
-            // Messages that arrived before the end.
+            // These are messages that arrived before the end.
             while let Ok(more) = conn.endpoint.poll(&mut self.completed) {
                 for completed in self.completed.drain(..) {
                     events.extend(conn.complete(id, completed));
@@ -291,7 +291,7 @@ impl Verbs {
             }
         }
         match (conn.stage, conn.reason.take()) {
-            // The close came first, whatever happened since.
+            // The close came first, whatever has happened since.
             (Stage::Draining, _) => reason = CloseReason::Local,
             (_, Some(first)) if !gone => reason = first,
             _ => {}
@@ -311,7 +311,7 @@ impl Verbs {
         events.push(Event::Closed { conn: id, reason });
     }
 
-    /// Ends what a connection has, and flushes what was posted on it: by then nothing touches that.
+    /// Ends the objects of a connection, and then flushes its posted work, which nothing touches by then.
     fn discard(&mut self, id: ConnId, mut conn: Conn, lingers: bool, events: &mut Vec<Event>) {
         let mut flushed = Vec::new();
         while let Some(event) = conn.flush_posted(id) {
@@ -329,7 +329,7 @@ impl Verbs {
         events.append(&mut flushed);
     }
 
-    /// Ends what has taken too long.
+    /// Ends connections that have taken too long.
     pub(super) fn expire(&mut self, events: &mut Vec<Event>) {
         while let Some(&Reverse((deadline, id))) = self.deadlines.peek() {
             if deadline > self.now {
@@ -378,7 +378,7 @@ fn ask(conn: &mut Conn, limits: ReadLimits) -> std::io::Result<()> {
     conn.endpoint.id().connect(own, private_data)
 }
 
-/// What both sides have agreed on, according to the peer's answer.
+/// Returns the depths on which both sides have agreed, according to the peer's answer.
 fn agreed(conn: &Conn, own: Depths, event: &CmEvent) -> Depths {
     // With iWARP the event states the depths from the peer's point of view, otherwise from this side's.
     let (serves, asks) = match conn.device.is_iwarp {
@@ -391,7 +391,8 @@ fn agreed(conn: &Conn, own: Depths, event: &CmEvent) -> Depths {
             event.depths.initiator_depth,
         ),
     };
-    // With siw the event repeats what was asked for, but the peer's private data says what it accepted.
+    // With siw the event repeats the depths that were asked for, but the peer's private data names those that it
+    // accepted.
     let named = LegacyReadDepths::parse(&event.private_data).filter(|_| conn.device.is_iwarp);
     let least = |depth: u8, named: u32| depth.min(u8::try_from(named).unwrap_or(u8::MAX));
     let (named_asks, named_serves) =

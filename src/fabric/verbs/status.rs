@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! How connections ended, in the words of the trait.
+//! Says how connections ended, in the terms of the trait.
 
 use std::io;
 
 use crate::fabric::CloseReason;
 
-/// Why a connection was not established, or ended, by the status of an event of the connection manager.
+/// Returns why a connection was not established, or ended, from the status of an event of the connection manager.
 pub(super) fn of_event(status: i32, otherwise: CloseReason) -> CloseReason {
     match status {
         // The transport's own reasons are positive.

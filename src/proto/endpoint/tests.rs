@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! One rule per test, against a peer that is played by hand.
+//! Tests one rule at a time, against a peer that is played by hand.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -34,7 +34,7 @@ fn good_response() -> NegotiateResponse {
     }
 }
 
-/// An acceptor that has agreed with `request`, has `posted` receives and owes the response.
+/// Makes an acceptor that has agreed with `request`, has `posted` receives and owes the response.
 fn responding(request: NegotiateRequest, posted: u16) -> Endpoint {
     let mut endpoint = Endpoint::acceptor(config(), START);
     endpoint.handle_receives_posted(1);
@@ -46,7 +46,7 @@ fn responding(request: NegotiateRequest, posted: u16) -> Endpoint {
     endpoint
 }
 
-/// An established acceptor: the peer holds all of its `posted` receives and has granted nothing.
+/// Makes an established acceptor: the peer holds all of its `posted` receives and has granted nothing.
 fn acceptor(posted: u16) -> Endpoint {
     let mut endpoint = responding(good_request(), posted);
     assert!(endpoint.poll_transmit(START).is_some());
@@ -54,7 +54,7 @@ fn acceptor(posted: u16) -> Endpoint {
     endpoint
 }
 
-/// An initiator whose request is out.
+/// Makes an initiator whose request has been sent.
 fn requesting() -> Endpoint {
     let mut endpoint = Endpoint::initiator(Config::initiator_default(), START);
     endpoint.handle_receives_posted(1);
@@ -62,7 +62,7 @@ fn requesting() -> Endpoint {
     endpoint
 }
 
-/// An established initiator that holds `granted` credits and has posted nothing.
+/// Makes an established initiator that holds `granted` credits and has posted nothing.
 fn initiator(granted: u16) -> Endpoint {
     let mut endpoint = requesting();
     let response = NegotiateResponse {
@@ -77,7 +77,7 @@ fn initiator(granted: u16) -> Endpoint {
     endpoint
 }
 
-/// A message as bytes, its payload zeros.
+/// Makes a message as bytes, with a payload of zeros.
 fn message(granted: u16, flags: u16, length: u32, remaining: u32) -> Vec<u8> {
     let data = DataTransfer {
         credits_requested: Credits(255),
@@ -96,7 +96,7 @@ fn empty(granted: u16) -> Vec<u8> {
     message(granted, 0, 0, 0)
 }
 
-/// What a transmit says, as its receiver reads it.
+/// Reads a transmit as its receiver does.
 fn read(transmit: &Transmit) -> DataTransfer {
     let mut bytes = transmit.header().to_vec();
     bytes.resize(bytes.len() + transmit.payload.len(), 0);
@@ -278,7 +278,7 @@ mod negotiation {
     fn reads_data_before_the_request_as_a_request() {
         let mut endpoint = Endpoint::acceptor(config(), START);
         let result = endpoint.handle_message(START, &message(1, 0, 100, 0));
-        // MinVersion 255, MaxVersion 1: a range that covers nothing.
+        // MinVersion is 255 and MaxVersion is 1: a range that covers nothing.
         assert_eq!(result, Ok(Received::Negotiate));
         assert_eq!(endpoint.state(), State::Closing);
     }
@@ -286,7 +286,7 @@ mod negotiation {
     #[test]
     fn reads_a_second_request_as_data() {
         let mut endpoint = acceptor(10);
-        // Its MaxReceiveSize of 1,364 stands where a data transfer has DataOffset.
+        // Its MaxReceiveSize of 1,364 is in the place of a data transfer's DataOffset.
         let result = endpoint.handle_message(START, &good_request().emit());
         assert_eq!(
             result,
@@ -542,7 +542,7 @@ mod receiving {
 
     #[test]
     fn refuses_a_fragment_without_bytes_that_does_not_fit() {
-        // [MS-SMBD] 3.1.5.8: larger than agreed, or not what was left over.
+        // [MS-SMBD] 3.1.5.8: the message is larger than agreed, or the fragment is not the rest.
         let mut endpoint = acceptor(10);
         let result = endpoint.handle_message(START, &message(1, 0, 0, (1 << 20) + 1));
         assert_eq!(result, Err(ProtocolError::FragmentedSizeExceeded));
@@ -580,7 +580,7 @@ mod receiving {
         assert!(endpoint.handle_message(START, &empty(0)).is_ok());
         endpoint.handle_receives_posted(1);
         assert!(endpoint.handle_message(START, &empty(0)).is_ok());
-        // Posted, but never granted.
+        // The receive was posted, but never granted.
         let result = endpoint.handle_message(START, &empty(0));
         assert_eq!(result, Err(ProtocolError::CreditsExceeded));
     }
@@ -607,7 +607,7 @@ mod receiving {
 mod sending {
     use super::*;
 
-    /// An established acceptor with plenty of credits on both sides and nothing to say.
+    /// Makes an established acceptor with plenty of credits on both sides and nothing to send.
     fn ready() -> Endpoint {
         let mut endpoint = acceptor(255);
         assert!(endpoint.handle_message(START, &empty(200)).is_ok());
@@ -746,7 +746,7 @@ mod credits {
         let mut endpoint = acceptor(10);
         assert!(endpoint.handle_message(START, &empty(100)).is_ok());
         endpoint.handle_receives_posted(246);
-        // The peer is low, so it is told at once; afterwards it is not.
+        // The peer is low on credits, so it gets some at once; after that it is not low.
         assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(245));
         for _ in 0..5 {
             assert!(endpoint.handle_message(START, &empty(0)).is_ok());
@@ -837,7 +837,7 @@ mod credits {
         let mut endpoint = acceptor(255);
         let mut bytes = message(10, 0, 100, 0);
         bytes[0] = 10;
-        // Down to 60 of 255 granted, which are posted at first.
+        // This leaves 60 granted of 255, all of which are posted at first.
         for _ in 0..195 {
             assert!(endpoint.handle_message(START, &bytes).is_ok());
             endpoint.handle_receives_posted(1);
@@ -858,15 +858,15 @@ mod credits {
         let mut bytes = message(1, 0, 100, 0);
         bytes[0] = 10;
         assert!(endpoint.handle_message(START, &bytes).is_ok());
-        // It holds 254 credits and wants 10, but the only send credit needs one to grant.
+        // It holds 254 credits and wants 10, but the only send credit needs a receive to grant.
         assert_eq!(endpoint.receives_wanted(), 1);
         endpoint.handle_receives_posted(1);
         endpoint.start_message(1, None).unwrap();
         assert_eq!(sent(&mut endpoint, START).credits_granted, Credits(1));
     }
 
-    /// Plays two endpoints against each other until neither has anything to say; returns the number
-    /// of messages that took.
+    /// Plays two endpoints against each other until neither has anything to send; returns the number of messages until
+    /// then.
     fn settle(ends: &mut [Endpoint; 2]) -> usize {
         for count in 0..1000 {
             let mut quiet = true;
@@ -902,7 +902,7 @@ mod credits {
                 ];
                 assert!(settle(&mut ends) <= 6, "{a} and {b}");
                 for turn in 0..50 {
-                    // One side, the other, both at once.
+                    // One side speaks, then the other, then both at once.
                     for (end, speaks) in ends.iter_mut().zip([turn % 3 != 0, turn % 3 != 1]) {
                         if speaks {
                             end.start_message(5000, None).unwrap();
@@ -919,19 +919,19 @@ mod credits {
     }
 }
 
-/// A peer that keeps [MS-SMBD] 3.1.5.9 by the letter and goes no further: it never posts more than
-/// its maximum, grants only with what it sends, and sends an empty message only when this side has
-/// no credits left. With its maximum granted and one credit left, it is stuck until it is granted
-/// another. Clients like that exist; test suites use them.
+/// A peer that follows [MS-SMBD] 3.1.5.9 to the letter and does no more: it never posts more than its maximum, grants
+/// only with the messages that it sends, and sends an empty message only when this side has no credits left. With its
+/// maximum granted and one credit left, it is stuck until it is granted another. Such clients exist; test suites use
+/// them.
 mod strict_peer {
     use super::*;
 
     struct Strict {
         max: u16,
         send: u16,
-        /// Credits that it has granted.
+        /// Number of credits that it has granted.
         receive: u16,
-        /// Bytes of requests to send, one for each message.
+        /// Number of bytes of requests to send, one for each message.
         queue: u32,
         answers: u32,
     }
@@ -980,7 +980,7 @@ mod strict_peer {
         }
     }
 
-    /// Requests of `length` one-byte fragments, answered by `answer` bytes each.
+    /// Exchanges requests of `length` one-byte fragments, each answered by `answer` bytes.
     fn converse(max: u16, length: u32, answer: u32) {
         let credits_requested = Credits(max);
         let mut endpoint = responding(
@@ -1054,7 +1054,7 @@ mod time {
         let error = ProtocolError::NegotiationTimeout;
         let mut endpoint = Endpoint::acceptor(config(), START);
         expect_timeout(&mut endpoint, START + SECOND * 5, error);
-        // Nor may this side's own owner be late with receives for ever.
+        // This side's own owner may not be late with receives for ever, either.
         let mut endpoint = responding(good_request(), 0);
         expect_timeout(&mut endpoint, START + SECOND * 5, error);
     }
@@ -1154,8 +1154,8 @@ mod time {
         for _ in 0..2 {
             assert!(endpoint.handle_message(START, &empty(10)).is_ok());
         }
-        // The owner has no receives for half an hour: the peer has no credit to answer with, and
-        // has to be told that this side lives.
+        // The owner has no receives for half an hour: the peer has no credit to answer with, and has to learn that this
+        // side lives.
         for minute in 1..30 {
             let now = START + SECOND * 60 * minute;
             assert_eq!(endpoint.handle_timeout(now), Ok(()));
@@ -1201,7 +1201,7 @@ mod time {
     #[test]
     fn two_sides_without_a_credit_come_to_an_end() {
         let mut endpoint = acceptor(1);
-        // The peer's last credit, and nothing granted with it.
+        // The peer spends its last credit, and grants nothing with it.
         assert!(endpoint.handle_message(START, &empty(0)).is_ok());
         endpoint.handle_receives_posted(255);
         let idle = START + SECOND * 120;
@@ -1253,7 +1253,7 @@ mod time {
 
     #[test]
     fn a_message_has_thirty_seconds_from_its_first_fragment() {
-        // The first may even be without bytes.
+        // The first fragment may even be without bytes.
         for first in [message(1, 0, 100, 900), message(1, 0, 0, 900)] {
             let mut endpoint = acceptor(200);
             let mut remaining = 900;
@@ -1309,7 +1309,7 @@ mod time {
         assert_eq!(endpoint.poll_timeout(), Some(late));
         let before = START + SECOND * 44;
         assert_eq!(endpoint.handle_timeout(before), Ok(()));
-        // What has arrived of it takes nothing off.
+        // The bytes that have arrived do not shorten the time.
         let fragment = message(1, 0, 1000, length - 1100);
         assert!(endpoint.handle_message(before, &fragment).is_ok());
         assert_eq!(endpoint.poll_timeout(), Some(late));
@@ -1352,7 +1352,7 @@ mod time {
         endpoint.handle_receives_posted(2);
         let later = START + SECOND * 80;
         assert!(sent(&mut endpoint, later).credits_granted > Credits(0));
-        // From now on it can.
+        // From now on it can send.
         let late = later + SECOND * 30;
         assert_eq!(endpoint.poll_timeout(), Some(late));
         expect_timeout(&mut endpoint, late, ProtocolError::MessageTimeout);

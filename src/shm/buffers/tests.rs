@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Buffers against a list of which buffer has which unit.
+//! Compares the buffers with a list of which buffer has which unit.
 
 use proptest::prelude::*;
 
@@ -119,7 +119,7 @@ fn a_segment_goes_once_all_of_it_is_free() {
     assert_eq!(buffers.remove(1).unwrap().len(), 8 * UNIT);
     assert_eq!(buffers.allocate(UNIT), Err(AllocateError::Full));
     assert_eq!(buffers.free(buffer), Err(BufferError::AlreadyFreed));
-    // A later segment of this number does not take it for its own.
+    // A later segment with this number does not mistake it for its own.
     assert_eq!(add(&mut buffers, 16).unwrap(), 1);
     assert_eq!(buffers.free(buffer), Err(BufferError::AlreadyFreed));
     let new = buffers.allocate(2 * UNIT).unwrap();
@@ -151,7 +151,7 @@ fn tells_a_double_free_from_a_foreign_number() {
     let freed = Err(BufferError::AlreadyFreed);
     assert_eq!(buffers.free(buffer), freed);
     assert_eq!(buffers.memory(buffer).unwrap_err().name(), "already_freed");
-    // The same place again is another buffer.
+    // A later buffer in the same place is another buffer.
     let again = buffers.allocate(2 * UNIT).unwrap();
     assert_eq!(buffers.place(again).unwrap().offset, UNIT);
     assert_eq!(buffers.free(buffer), freed);
@@ -161,7 +161,7 @@ fn tells_a_double_free_from_a_foreign_number() {
         again.to_bits() + 1,            // in the middle of the run
         again.to_bits() + (1 << 16),    // a segment that does not exist
         again.to_bits() + (1 << 32),    // a generation that is still to come
-        (1 << 32) | 16,                 // behind the last unit
+        (1 << 32) | 16,                 // after the last unit
         buffer.to_bits() & 0xffff_ffff, // no generation
     ] {
         let buffer = Buffer::from_bits(made_up);
@@ -280,21 +280,21 @@ fn op() -> impl Strategy<Value = Op> {
         4 => any::<usize>().prop_map(Op::Free),
         1 => any::<usize>().prop_map(Op::FreeAgain),
         1 => any::<u64>().prop_map(Op::FreeBits),
-        // Numbers that look plausible: small segments, units and generations.
+        // These numbers look plausible: small segments, units and generations.
         1 => (0..4u64, 0..3u64, 0..80u64).prop_map(|(g, s, u)| Op::FreeBits(g << 32 | s << 16 | u)),
         1 => (1..=128u32).prop_map(Op::Grow),
         1 => (0..4u32).prop_map(Op::Retire),
     ]
 }
 
-/// A segment: which buffer has which unit.
+/// A segment, with the buffer that has each unit.
 #[derive(Clone)]
 struct Model {
     units: Vec<Option<Buffer>>,
     retired: bool,
 }
 
-/// Which buffer has which unit, segment by segment.
+/// The buffer that has each unit, for each segment.
 struct Oracle {
     segments: Vec<Option<Model>>,
     freed: Vec<Buffer>,
@@ -312,7 +312,7 @@ impl Oracle {
         live
     }
 
-    /// The first place for a run: segment and unit.
+    /// Returns the first place for a run: the segment and the unit.
     fn place(&self, units: usize) -> Option<(usize, usize)> {
         let places = self.segments.iter().enumerate().filter_map(|(n, model)| {
             let model = model.as_ref().filter(|model| !model.retired)?;
@@ -331,7 +331,7 @@ impl Oracle {
             let error = [AllocateError::Exhausted, AllocateError::Full][usize::from(may_grow)];
             assert_eq!(result, Err(error));
             for model in self.models().filter(|model| !model.retired) {
-                // What the module promises of fragmentation.
+                // The module promises this about fragmentation.
                 let used = model.units.iter().flatten().count();
                 let all = model.units.len();
                 assert!(used >= all / wanted, "{used} of {all}");
@@ -360,7 +360,8 @@ impl Oracle {
         } else if self.freed.contains(&buffer) {
             assert_eq!(result, Err(BufferError::AlreadyFreed));
         } else {
-            // In place of an earlier segment, a number that never was may look like an earlier buffer's.
+            // In place of an earlier segment, a number that was never given out may look like that of an earlier
+            // buffer.
             assert!(result.is_err());
         }
     }
@@ -430,7 +431,7 @@ proptest! {
         for op in &ops {
             oracle.apply(&mut buffers, op);
         }
-        // All that is freed comes back, in one piece.
+        // Everything that is freed comes back, in one piece.
         for buffer in oracle.live() {
             oracle.free(&mut buffers, buffer);
         }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The slice of SMB2 ([MS-SMB2]) that a device reads: enough to route a fresh connection to the
-//! process that owns it, and to direct RDMA for READ and WRITE.
+//! The slice of SMB2 ([MS-SMB2]) that a device reads: enough to route a new connection to the process that owns it, and
+//! to direct RDMA for READ and WRITE.
 //!
-//! [`MessageKind::of`] tells plain messages from encrypted and compressed ones, which stay opaque.
-//! [`Requests`] takes a plain message apart, a compound into its elements; a [`Request`] is then
-//! read as [`NegotiateRequest`], [`SessionSetupRequest`], [`ReadRequest`] or [`WriteRequest`].
+//! [`MessageKind::of`] distinguishes plain messages from encrypted and compressed ones, which stay opaque. [`Requests`]
+//! splits a plain message, and a compound into its elements; a [`Request`] is then read as [`NegotiateRequest`],
+//! [`SessionSetupRequest`], [`ReadRequest`] or [`WriteRequest`].
 //!
-//! Signatures, credits, the order of messages and all decisions of an SMB server are left to the
-//! server. This judges only what a field must be so that reading it cannot go wrong, and what
-//! [MS-SMB2] demands of a request over a channel in every dialect.
+//! Signatures, credits, the order of messages and all decisions of an SMB server are left to the server. This module
+//! checks only that fields can be read safely, and that a request over a channel has what [MS-SMB2] demands in every
+//! dialect.
 
 mod negotiate;
 mod rdma_transform;
@@ -28,30 +28,30 @@ pub use rdma_transform::{CryptoTransform, RdmaTransform, TransformType};
 pub use read_write::{Channel, ChannelTransfer, ReadRequest, TransformTransfer, WriteRequest};
 pub use session_setup::SessionSetupRequest;
 
-/// SMB 3.0, the oldest dialect that knows RDMA.
+/// SMB 3.0, the oldest dialect with RDMA.
 pub const DIALECT_0300: u16 = 0x0300;
 /// SMB 3.0.2.
 pub const DIALECT_0302: u16 = 0x0302;
 /// SMB 3.1.1.
 pub const DIALECT_0311: u16 = 0x0311;
 
-/// The kind of a message on an SMB Direct connection, by its first four bytes.
+/// The kind of a message on an SMB Direct connection, according to its first four bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
     /// One SMB2 request or response, or a compound ([MS-SMB2] 2.2.1).
     Plain,
-    /// Encrypted: `SMB2 TRANSFORM_HEADER` ([MS-SMB2] 2.2.41).
+    /// An encrypted message: `SMB2 TRANSFORM_HEADER` ([MS-SMB2] 2.2.41).
     Encrypted,
-    /// Compressed: `SMB2 COMPRESSION_TRANSFORM_HEADER` ([MS-SMB2] 2.2.42). Not used on RDMA.
+    /// A compressed message: `SMB2 COMPRESSION_TRANSFORM_HEADER` ([MS-SMB2] 2.2.42). It is not used over RDMA.
     Compressed,
 }
 
 impl MessageKind {
-    /// The kind of `message`; only the protocol id is looked at.
+    /// Returns the kind of `message`; only the protocol id is looked at.
     ///
     /// # Errors
     ///
-    /// [`WireError::TooShort`], and [`WireError::Smb2ProtocolId`], also for SMB1.
+    /// [`WireError::TooShort`], and [`WireError::Smb2ProtocolId`], even for SMB1.
     pub fn of(message: &[u8]) -> Result<Self, WireError> {
         match message.first_chunk() {
             None => Err(WireError::TooShort),
@@ -91,7 +91,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Bytes of the header.
+    /// Length of the header in bytes.
     pub const LENGTH: usize = size_of::<Self>();
 
     /// Command: NEGOTIATE.
@@ -103,13 +103,13 @@ impl Header {
     /// Command: WRITE.
     pub const WRITE: u16 = 0x0009;
 
-    /// Flag: a response.
+    /// Flag: the message is a response.
     pub const SERVER_TO_REDIR: u32 = 0x0000_0001;
     /// Flag: the header is an async one.
     pub const ASYNC_COMMAND: u32 = 0x0000_0002;
     /// Flag: this element of a compound takes its session, tree and file from the one before.
     pub const RELATED_OPERATIONS: u32 = 0x0000_0004;
-    /// Flag: signed.
+    /// Flag: the message is signed.
     pub const SIGNED: u32 = 0x0000_0008;
 
     /// Reads the header that `bytes` begin with.
@@ -128,43 +128,43 @@ impl Header {
         Ok(header)
     }
 
-    /// Credits that the request costs; 0 counts as 1.
+    /// Returns how many credits the request costs; 0 counts as 1.
     #[must_use]
     pub fn credit_charge(&self) -> u16 {
         self.credit_charge.get()
     }
 
-    /// What is asked for: [`Self::NEGOTIATE`] and so on.
+    /// Returns the command: [`Self::NEGOTIATE`] and so on.
     #[must_use]
     pub fn command(&self) -> u16 {
         self.command.get()
     }
 
-    /// Any of the flags above, and others.
+    /// Returns the flags: any of those above, and others.
     #[must_use]
     pub fn flags(&self) -> u32 {
         self.flags.get()
     }
 
-    /// Bytes from this header to that of the next element of the compound; 0 in the last.
+    /// Returns the distance from this header to the header of the compound's next element, in bytes; 0 in the last one.
     #[must_use]
     pub fn next_command(&self) -> u32 {
         self.next_command.get()
     }
 
-    /// The number of the request on its connection.
+    /// Returns the number of the request on its connection.
     #[must_use]
     pub fn message_id(&self) -> u64 {
         self.message_id.get()
     }
 
-    /// The tree connect, in a sync header.
+    /// Returns the tree connect of a sync header.
     #[must_use]
     pub fn tree_id(&self) -> Option<u32> {
         (!self.has(Self::ASYNC_COMMAND)).then(|| self.tree_id.get())
     }
 
-    /// The number of an operation that is answered later, in an async header.
+    /// Returns the number of an operation that is answered later, from an async header.
     #[must_use]
     pub fn async_id(&self) -> Option<u64> {
         let (low, high) = (self.reserved.get(), self.tree_id.get());
@@ -172,19 +172,19 @@ impl Header {
             .then(|| u64::from(high) << 32 | u64::from(low))
     }
 
-    /// The session; 0 before there is one.
+    /// Returns the session; 0 before there is one.
     #[must_use]
     pub fn session_id(&self) -> u64 {
         self.session_id.get()
     }
 
-    /// Whether this is a response.
+    /// Returns whether this is a response.
     #[must_use]
     pub fn is_response(&self) -> bool {
         self.has(Self::SERVER_TO_REDIR)
     }
 
-    /// Whether the message carries a signature. It has not been verified.
+    /// Returns whether the message carries a signature, which has not been verified.
     #[must_use]
     pub fn is_signed(&self) -> bool {
         self.has(Self::SIGNED)
@@ -203,7 +203,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Takes the first request of a plain message, and what follows it in a compound.
+    /// Returns the first request of a plain message, and what follows it in a compound.
     ///
     /// # Errors
     ///
@@ -236,8 +236,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// One element of a compound that its owner has already cut out, or a whole message with
-    /// nothing behind it: `NextCommand` is not looked at.
+    /// Reads one element of a compound that its owner has already cut out, or a whole message with nothing after it:
+    /// `NextCommand` is not looked at.
     ///
     /// # Errors
     ///
@@ -247,19 +247,19 @@ impl<'a> Request<'a> {
         Ok(Self { header, bytes })
     }
 
-    /// The header.
+    /// Returns the header.
     #[must_use]
     pub const fn header(&self) -> &'a Header {
         self.header
     }
 
-    /// The request, header included: what offsets within it count from.
+    /// Returns the request with its header, from whose start offsets within the request count.
     #[must_use]
     pub const fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// The fixed part of the body of a request that has to be `command`.
+    /// Returns the fixed part of the body of a request that has to have the body's command.
     fn body<T: Body>(&self) -> Result<&'a T, WireError> {
         if self.header.command() != T::COMMAND {
             return Err(WireError::Smb2Command);
@@ -280,21 +280,21 @@ impl<'a> Request<'a> {
 trait Body: FromBytes + Immutable + KnownLayout + Unaligned {
     /// The command that has this body.
     const COMMAND: u16;
-    /// The value that `StructureSize` must have: the fixed part, plus 1 if something follows.
+    /// The value that `StructureSize` must have: the length of the fixed part, plus 1 if something follows.
     const STRUCTURE_SIZE: u16;
 
     fn structure_size(&self) -> u16;
 }
 
-/// The requests of a plain message in order: one, or the elements of a compound ([MS-SMB2]
-/// 3.3.5.2.7). Ends after the first error.
+/// The requests of a plain message in order: one, or the elements of a compound ([MS-SMB2] 3.3.5.2.7). The sequence
+/// ends after the first error.
 #[derive(Clone, Debug)]
 pub struct Requests<'a> {
     rest: Option<&'a [u8]>,
 }
 
 impl<'a> Requests<'a> {
-    /// The requests of `message`.
+    /// Returns the requests of `message`.
     #[must_use]
     pub const fn new(message: &'a [u8]) -> Self {
         Self {
@@ -323,7 +323,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A header with session 0x0123456789abcdef, message 5, tree 7.
+    /// Makes a header with session 0x0123456789abcdef, message 5, tree 7.
     pub(crate) fn header(command: u16) -> Vec<u8> {
         let mut bytes = vec![0; 64];
         bytes[..6].copy_from_slice(b"\xfeSMB\x40\x00");
@@ -335,13 +335,13 @@ pub(crate) mod tests {
         bytes
     }
 
-    /// `bytes` with those from `at` on replaced.
+    /// Returns `bytes` with those at `at` replaced.
     pub(crate) fn with(mut bytes: Vec<u8>, at: usize, value: &[u8]) -> Vec<u8> {
         bytes[at..at + value.len()].copy_from_slice(value);
         bytes
     }
 
-    /// The only request of a message.
+    /// Returns the only request of a message.
     pub(crate) fn request(bytes: &[u8]) -> Request<'_> {
         let (request, rest) = Request::split_first(bytes).unwrap();
         assert!(rest.is_none());
@@ -457,7 +457,7 @@ pub(crate) mod tests {
             next_command in prop_oneof![Just(0u32), (0u32..40).prop_map(|n| n * 8), any::<u32>()],
             structure_size in prop_oneof![Just(25u16), Just(36), Just(49)],
         ) {
-            // Enough of it is right for the later checks to be reached.
+            // Enough of the message is right for the later checks to be reached.
             if bytes.len() >= 66 {
                 bytes = with(bytes, 0, b"\xfeSMB\x40\x00");
                 bytes = with(bytes, 12, &command.to_le_bytes());

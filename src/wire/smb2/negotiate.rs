@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! SMB2 NEGOTIATE Request ([MS-SMB2] 2.2.3): whose connection this is, and what it speaks.
+//! SMB2 NEGOTIATE Request ([MS-SMB2] 2.2.3), which says which client a connection belongs to, and what the client
+//! speaks.
 
 use core::iter::FusedIterator;
 
@@ -10,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use super::super::{WireError, slice};
 use super::{Body, DIALECT_0311, Header, Request};
 
-/// Where the dialects begin in the request.
+/// Offset of the dialects in the request.
 const DIALECTS_OFFSET: u32 = 64 + 36;
 
 /// A NEGOTIATE request.
@@ -34,9 +35,9 @@ impl<'a> NegotiateRequest<'a> {
     /// # Errors
     ///
     /// [`WireError::Smb2Command`], [`WireError::TooShort`], [`WireError::Smb2StructureSize`],
-    /// [`WireError::Smb2DialectCountZero`], [`WireError::Smb2DialectsOutOfBounds`], and if SMB
-    /// 3.1.1 is offered [`WireError::Smb2NegotiateContextUnaligned`],
-    /// [`WireError::Smb2NegotiateContextOverlap`], [`WireError::Smb2NegotiateContextOutOfBounds`].
+    /// [`WireError::Smb2DialectCountZero`], [`WireError::Smb2DialectsOutOfBounds`], and, if SMB 3.1.1 is offered,
+    /// [`WireError::Smb2NegotiateContextUnaligned`], [`WireError::Smb2NegotiateContextOverlap`],
+    /// [`WireError::Smb2NegotiateContextOutOfBounds`].
     pub fn parse(request: Request<'a>) -> Result<Self, WireError> {
         let body: &NegotiateBody = request.body()?;
         let dialect_count = body.dialect_count.get();
@@ -50,7 +51,7 @@ impl<'a> NegotiateRequest<'a> {
         )
         .and_then(|bytes| <[U16]>::ref_from_bytes(bytes).ok())
         .ok_or(WireError::Smb2DialectsOutOfBounds)?;
-        // Older clients have their start time, zero, in place of the offset and count.
+        // Older clients have their start time, which is zero, in place of the offset and count.
         let contexts = if dialects.contains(&U16::new(DIALECT_0311)) {
             Self::parse_contexts(request, body)?
         } else {
@@ -88,31 +89,31 @@ impl<'a> NegotiateRequest<'a> {
         Ok(contexts)
     }
 
-    /// The dialects offered, at least one; in the order of the request, unknown ones included.
+    /// Returns the dialects offered, at least one, in the order of the request, including unknown ones.
     #[must_use]
     pub fn dialects(&self) -> impl ExactSizeIterator<Item = u16> + use<'a> {
         self.dialects.iter().map(|dialect| dialect.get())
     }
 
-    /// `SecurityMode`: 1 signing enabled, 2 signing required.
+    /// Returns `SecurityMode`: 1 if signing is enabled, 2 if it is required.
     #[must_use]
     pub fn security_mode(&self) -> u16 {
         self.body.security_mode.get()
     }
 
-    /// `SMB2_GLOBAL_CAP_*` of the client.
+    /// Returns `SMB2_GLOBAL_CAP_*` of the client.
     #[must_use]
     pub fn capabilities(&self) -> u32 {
         self.body.capabilities.get()
     }
 
-    /// Which client this is, the same on each of its connections. The bytes as on the wire.
+    /// Returns the client's GUID, as bytes on the wire. It is the same on each of the client's connections.
     #[must_use]
     pub const fn client_guid(&self) -> [u8; 16] {
         self.body.client_guid
     }
 
-    /// The negotiate contexts; none unless SMB 3.1.1 is offered.
+    /// Returns the negotiate contexts; there are none unless SMB 3.1.1 is offered.
     #[must_use]
     pub const fn contexts(&self) -> NegotiateContexts<'a> {
         self.contexts
@@ -122,13 +123,13 @@ impl<'a> NegotiateRequest<'a> {
 /// One negotiate context ([MS-SMB2] 2.2.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NegotiateContext<'a> {
-    /// What it is about: 1 preauthentication integrity, 2 encryption, 7 RDMA transforms and so on.
+    /// The type of the context: 1 is preauthentication integrity, 2 encryption, 7 RDMA transforms, and so on.
     pub context_type: u16,
-    /// Its own data, unread.
+    /// The data of the context, which has not been interpreted.
     pub data: &'a [u8],
 }
 
-/// The negotiate contexts of a request in order. Made by [`NegotiateRequest::contexts`].
+/// The negotiate contexts of a request in order. [`NegotiateRequest::contexts`] makes them.
 #[derive(Clone, Copy, Debug)]
 pub struct NegotiateContexts<'a> {
     rest: &'a [u8],
@@ -161,7 +162,7 @@ impl<'a> Iterator for NegotiateContexts<'a> {
     type Item = NegotiateContext<'a>;
 
     fn next(&mut self) -> Option<NegotiateContext<'a>> {
-        // `parse` has walked the whole list: there is no error.
+        // `parse` has read the whole list, so there is no error.
         self.step().ok().flatten()
     }
 }
@@ -207,7 +208,7 @@ mod tests {
     use super::super::{DIALECT_0300, DIALECT_0302};
     use super::*;
 
-    /// SMB 3.0, 3.0.2 and 3.1.1, with a context of 38 bytes at 112 and one of 4 bytes at 160.
+    /// Makes a request for SMB 3.0, 3.0.2 and 3.1.1, with a context of 38 bytes at 112 and one of 4 bytes at 160.
     fn message() -> Vec<u8> {
         let mut bytes = header(Header::NEGOTIATE);
         bytes.extend([36, 0, 3, 0, 1, 0, 0, 0, 0x7f, 0, 0, 0]);

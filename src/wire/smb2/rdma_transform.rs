@@ -2,10 +2,10 @@
 
 //! RDMA transforms (SMB 3.1.1): how data that travels by RDMA is encrypted or signed.
 //!
-//! An `SMB2_RDMA_TRANSFORM` ([MS-SMB2] 2.2.43) says how many transforms follow it, and one
-//! `SMB2_RDMA_CRYPTO_TRANSFORM` ([MS-SMB2] 2.2.43.1) has the signature and the nonce. In a WRITE
-//! request it is the channel information of channel 3, with the buffer descriptors behind it. In a READ
-//! response it is the buffer, without descriptors: those came with the request.
+//! An `SMB2_RDMA_TRANSFORM` ([MS-SMB2] 2.2.43) says how many transforms follow it, and one `SMB2_RDMA_CRYPTO_TRANSFORM`
+//! ([MS-SMB2] 2.2.43.1) has the signature and the nonce. In a WRITE request they are the channel information of channel
+//! 3, followed by the buffer descriptors. In a READ response they are the buffer, without descriptors, which came with
+//! the request.
 //!
 //! ```text
 //!   0 RdmaDescriptorOffset    2 RdmaDescriptorLength    4 Channel
@@ -15,8 +15,8 @@
 //!     the buffer descriptors of a WRITE
 //! ```
 //!
-//! Whether lengths of signature and nonce fit the algorithm, and whether the connection negotiated the
-//! transform, are the owner's to check: this knows no keys and no algorithms.
+//! The owner has to check whether the lengths of signature and nonce fit the algorithm, and whether the connection
+//! negotiated the transform: this module does not know keys or algorithms.
 
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -25,9 +25,9 @@ use super::super::{BufferDescriptorV1, BufferDescriptors, WireError, slice};
 use super::Channel;
 use crate::units::RemoteToken;
 
-/// Bytes of an `SMB2_RDMA_TRANSFORM`.
+/// Length of an `SMB2_RDMA_TRANSFORM` in bytes.
 const TRANSFORM_LENGTH: usize = size_of::<RawTransform>();
-/// Bytes before the signature.
+/// Number of bytes before the signature.
 const FIXED_LENGTH: usize = TRANSFORM_LENGTH + size_of::<RawCrypto>();
 /// Buffer descriptors begin at a multiple of this.
 const ALIGNMENT: usize = 8;
@@ -35,14 +35,14 @@ const ALIGNMENT: usize = 8;
 /// What has been done to the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransformType {
-    /// It is encrypted; the signature is the tag.
+    /// The data is encrypted; the signature is the tag.
     Encryption,
-    /// It is as it was; the signature is over it.
+    /// The data is unchanged, and the signature covers it.
     Signing,
 }
 
 impl TransformType {
-    /// The type with this number in `TransformType`, which is also its number in the negotiate context
+    /// Returns the type with this number in `TransformType`, which is also its number in the negotiate context
     /// ([MS-SMB2] 2.2.3.1.6).
     #[must_use]
     pub const fn of_number(number: u16) -> Option<Self> {
@@ -53,7 +53,7 @@ impl TransformType {
         }
     }
 
-    /// The number on the wire.
+    /// Returns the number on the wire.
     #[must_use]
     pub const fn number(self) -> u16 {
         match self {
@@ -89,15 +89,15 @@ impl<'a> CryptoTransform<'a> {
         Ok(crypto)
     }
 
-    /// Bytes up to where the buffer descriptors begin, both structures and the zeros behind them.
+    /// Returns the number of bytes before the buffer descriptors: both structures and the zeros after them.
     #[must_use]
     pub const fn length(&self) -> usize {
         (FIXED_LENGTH + self.signature.len() + self.nonce.len()).next_multiple_of(ALIGNMENT)
     }
 
-    /// Writes both structures and `descriptors` to the start of `out`, and returns how many bytes these
-    /// are. `None` if they are longer than `out`, or than their length fields can say. Channel
-    /// [`Channel::None`] is that of a READ response, which has no descriptors.
+    /// Writes both structures and `descriptors` to the start of `out`, and returns how many bytes these are, or `None`
+    /// if they are longer than `out`, or than their length fields can say. Use [`Channel::None`] for a READ response,
+    /// which has no descriptors.
     #[must_use]
     pub fn emit(&self, channel: Channel, descriptors: &[u8], out: &mut [u8]) -> Option<usize> {
         let begin = self.length();
@@ -150,8 +150,7 @@ pub struct RdmaTransform<'a> {
 }
 
 impl<'a> RdmaTransform<'a> {
-    /// Checks the channel information of a WRITE ([MS-SMB2] 3.3.5.13). What follows the buffer
-    /// descriptors is ignored.
+    /// Checks the channel information of a WRITE ([MS-SMB2] 3.3.5.13). Bytes after the buffer descriptors are ignored.
     ///
     /// # Errors
     ///
@@ -179,26 +178,26 @@ impl<'a> RdmaTransform<'a> {
         })
     }
 
-    /// [`Channel::RdmaV1`] or [`Channel::RdmaV1Invalidate`].
+    /// Returns the channel: [`Channel::RdmaV1`] or [`Channel::RdmaV1Invalidate`].
     #[must_use]
     pub const fn channel(&self) -> Channel {
         self.channel
     }
 
-    /// How the data is protected.
+    /// Returns how the data is protected.
     #[must_use]
     pub const fn crypto(&self) -> CryptoTransform<'a> {
         self.crypto
     }
 
-    /// Where the data lies at the client.
+    /// Returns the place of the data at the client.
     #[must_use]
     pub const fn descriptors(&self) -> BufferDescriptors<'a> {
         self.descriptors
     }
 
-    /// The token of the first descriptor if the client asks to invalidate it, whatever else is wrong
-    /// with the channel information.
+    /// Returns the token of the first descriptor if the client asks to invalidate it, whatever else is wrong with the
+    /// channel information.
     #[must_use]
     pub fn token_to_invalidate(info: &[u8]) -> Option<RemoteToken> {
         let (head, _) = RawTransform::ref_from_prefix(info).ok()?;
@@ -210,11 +209,11 @@ impl<'a> RdmaTransform<'a> {
     }
 }
 
-/// Both structures, and where descriptors begin behind them.
+/// Parses both structures, and returns the offset at which the descriptors after them begin.
 fn split(bytes: &[u8]) -> Result<(&RawTransform, CryptoTransform<'_>, usize), WireError> {
     let (head, rest) =
         RawTransform::ref_from_prefix(bytes).map_err(|_| WireError::TransformTooShort)?;
-    // The protocol knows no other transforms, and never two of these.
+    // The protocol does not define other transforms, and never has two of these.
     if head.transform_count.get() != 1 {
         return Err(WireError::TransformCount);
     }
@@ -247,7 +246,7 @@ struct RawTransform {
 }
 
 impl RawTransform {
-    /// The place that it names in `bytes`, at whose start it is.
+    /// Returns the descriptors that the transform, at the start of `bytes`, names in them.
     fn descriptors<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         slice(
             bytes,
@@ -279,7 +278,7 @@ mod tests {
         length: 0x10_0000,
     };
 
-    /// Encrypted with AES-128-GCM: a tag of 16 bytes, a nonce of 12, 4 bytes of padding.
+    /// Makes a transform for AES-128-GCM: a tag of 16 bytes, a nonce of 12, and 4 bytes of padding.
     fn encrypted() -> Vec<u8> {
         let mut bytes = vec![56, 0, 16, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
         bytes.extend([1, 0, 16, 0, 12, 0, 0, 0]);
@@ -410,7 +409,7 @@ mod tests {
                 "{offset}"
             );
         }
-        // Without the padding: as long as the signature and the nonce are.
+        // There is no padding: the length is that of the signature and the nonce.
         let mut packed = with(encrypted(), 0, &[52]);
         packed.drain(52..56);
         assert_eq!(

@@ -3,12 +3,12 @@
 //! SMB2 READ Request ([MS-SMB2] 2.2.19) and WRITE Request ([MS-SMB2] 2.2.21), as far as they direct
 //! RDMA: the channel and its buffer descriptors.
 //!
-//! `transfer` is strict: what it yields can be posted. `token_to_invalidate` is not, because a
-//! client that asked for invalidation counts on it even if its request is refused: otherwise it
+//! `transfer` is strict: its result can be posted. `token_to_invalidate` is not, because a
+//! client that asked for invalidation relies on it even if its request is refused: otherwise it
 //! would register memory under a token that is still in use, and lose the connection.
 //!
-//! Whether the dialect allows the channel, and the sizes that were agreed on, are the owner's to
-//! check.
+//! The owner has to check whether the dialect allows the channel, and whether the transfer is within the negotiated
+//! sizes.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -17,24 +17,24 @@ use super::super::{BufferDescriptorV1, BufferDescriptors, Pieces, WireError, sli
 use super::{Body, CryptoTransform, Header, RdmaTransform, Request};
 use crate::units::RemoteToken;
 
-/// Where the channel information begins at the earliest.
+/// The lowest offset of the channel information.
 const BUFFER_OFFSET: u16 = 64 + 48;
 
 /// How the data of a READ or WRITE travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channel {
-    /// Within the message.
+    /// The data is in the message.
     None,
-    /// By RDMA.
+    /// The data goes by RDMA.
     RdmaV1,
-    /// By RDMA; the response invalidates the token of the first buffer descriptor.
+    /// The data goes by RDMA, and the response invalidates the token of the first buffer descriptor.
     RdmaV1Invalidate,
-    /// By RDMA, encrypted or signed (SMB 3.1.1, only if both sides negotiated it).
+    /// The data goes by RDMA, encrypted or signed (SMB 3.1.1, only if both sides negotiated it).
     RdmaTransform,
 }
 
 impl Channel {
-    /// The channel with the number `channel`.
+    /// Returns the channel with the number `channel`.
     ///
     /// # Errors
     ///
@@ -50,7 +50,7 @@ impl Channel {
     }
 }
 
-/// Data that travels by RDMA, and where it lies at the client. The descriptors are large enough.
+/// Data that travels by RDMA, and its place at the client. The descriptors are large enough.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelTransfer<'a> {
     channel: Channel,
@@ -59,29 +59,29 @@ pub struct ChannelTransfer<'a> {
 }
 
 impl<'a> ChannelTransfer<'a> {
-    /// [`Channel::RdmaV1`] or [`Channel::RdmaV1Invalidate`].
+    /// Returns the channel: [`Channel::RdmaV1`] or [`Channel::RdmaV1Invalidate`].
     #[must_use]
     pub const fn channel(&self) -> Channel {
         self.channel
     }
 
-    /// Bytes to read or write, at least 1. A READ may turn out shorter.
+    /// Returns the number of bytes to read or write, at least 1. A READ may turn out to be shorter.
     #[must_use]
     pub const fn length(&self) -> u32 {
         self.length
     }
 
-    /// Where they lie at the client.
+    /// Returns the place of the data at the client.
     #[must_use]
     pub const fn descriptors(&self) -> BufferDescriptors<'a> {
         self.descriptors
     }
 
-    /// The pieces of the first `length` bytes: all of a WRITE, or of a READ what the file had.
+    /// Returns the pieces of the first `length` bytes: all bytes of a WRITE, or those of a READ that the file had.
     ///
     /// # Errors
     ///
-    /// [`WireError::DescriptorsTooSmall`], but not for a `length` of at most [`Self::length`].
+    /// [`WireError::DescriptorsTooSmall`], which cannot happen if `length` is at most [`Self::length`].
     pub fn pieces(&self, length: u32) -> Result<Pieces<'a>, WireError> {
         self.descriptors.pieces(length)
     }
@@ -95,25 +95,25 @@ pub struct TransformTransfer<'a> {
 }
 
 impl<'a> TransformTransfer<'a> {
-    /// Bytes to write, at least 1.
+    /// Returns the number of bytes to write, at least 1.
     #[must_use]
     pub const fn length(&self) -> u32 {
         self.length
     }
 
-    /// [`Channel::RdmaV1`] or [`Channel::RdmaV1Invalidate`].
+    /// Returns the channel: [`Channel::RdmaV1`] or [`Channel::RdmaV1Invalidate`].
     #[must_use]
     pub const fn channel(&self) -> Channel {
         self.transform.channel()
     }
 
-    /// How they are protected.
+    /// Returns how the data is protected.
     #[must_use]
     pub const fn crypto(&self) -> CryptoTransform<'a> {
         self.transform.crypto()
     }
 
-    /// Where they lie at the client.
+    /// Returns the place of the data at the client.
     #[must_use]
     pub const fn descriptors(&self) -> BufferDescriptors<'a> {
         self.transform.descriptors()
@@ -147,38 +147,38 @@ impl<'a> ReadRequest<'a> {
         })
     }
 
-    /// Bytes to read.
+    /// Returns the number of bytes to read.
     #[must_use]
     pub fn length(&self) -> u32 {
         self.body.length.get()
     }
 
-    /// Where in the file to begin, in bytes.
+    /// Returns the offset in the file at which to begin, in bytes.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.body.offset.get()
     }
 
-    /// Bytes without which the READ fails.
+    /// Returns the number of bytes without which the READ fails.
     #[must_use]
     pub fn minimum_count(&self) -> u32 {
         self.body.minimum_count.get()
     }
 
-    /// `Channel` as it stands; see [`Channel::parse`].
+    /// Returns `Channel` unchanged; see [`Channel::parse`].
     #[must_use]
     pub fn channel(&self) -> u32 {
         self.body.channel.get()
     }
 
-    /// `RemainingBytes`: a hint.
+    /// Returns `RemainingBytes`, a hint.
     #[must_use]
     pub fn remaining_bytes(&self) -> u32 {
         self.body.remaining_bytes.get()
     }
 
-    /// What to send by RDMA WRITE, once it is read; `None` if the data goes into the response
-    /// ([MS-SMB2] 3.3.5.12).
+    /// Returns the transfer to make by RDMA WRITE, once the file has been read; `None` if the data goes into the
+    /// response ([MS-SMB2] 3.3.5.12).
     ///
     /// # Errors
     ///
@@ -198,8 +198,8 @@ impl<'a> ReadRequest<'a> {
             .map(Some)
     }
 
-    /// The token that each final response has to invalidate, errors included: with channel 2 that
-    /// of the first descriptor, whatever else is wrong with the request.
+    /// Returns the token that each final response, including an error, has to invalidate. With channel 2, it is the
+    /// token of the first descriptor, whatever else is wrong with the request.
     #[must_use]
     pub fn token_to_invalidate(&self) -> Option<RemoteToken> {
         self.channel_info().token_to_invalidate(self.channel())
@@ -241,37 +241,37 @@ impl<'a> WriteRequest<'a> {
         })
     }
 
-    /// Where the data lies in the request, in bytes from its header. Not checked.
+    /// Returns the offset of the data in the request, in bytes from its header. It has not been checked.
     #[must_use]
     pub fn data_offset(&self) -> u16 {
         self.body.data_offset.get()
     }
 
-    /// Bytes of data in the request: 0 with a channel.
+    /// Returns the number of bytes of data in the request, which is 0 with a channel.
     #[must_use]
     pub fn length(&self) -> u32 {
         self.body.length.get()
     }
 
-    /// Where in the file to begin, in bytes.
+    /// Returns the offset in the file at which to begin, in bytes.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.body.offset.get()
     }
 
-    /// `Channel` as it stands; see [`Channel::parse`].
+    /// Returns `Channel` unchanged; see [`Channel::parse`].
     #[must_use]
     pub fn channel(&self) -> u32 {
         self.body.channel.get()
     }
 
-    /// Bytes to write by way of the channel; without one, a hint.
+    /// Returns the number of bytes to write over the channel; without a channel, it is a hint.
     #[must_use]
     pub fn remaining_bytes(&self) -> u32 {
         self.body.remaining_bytes.get()
     }
 
-    /// What to fetch by RDMA READ; `None` if the data lies in the request ([MS-SMB2] 3.3.5.13).
+    /// Returns the transfer to make by RDMA READ; `None` if the data is in the request ([MS-SMB2] 3.3.5.13).
     ///
     /// # Errors
     ///
@@ -290,12 +290,12 @@ impl<'a> WriteRequest<'a> {
             .map(Some)
     }
 
-    /// What to fetch by RDMA READ, and how it is protected: of a WRITE over channel 3.
+    /// Returns the transfer to make by RDMA READ for a WRITE over channel 3, and how its data is protected.
     ///
     /// # Errors
     ///
-    /// [`WireError::Smb2ChannelUnsupported`] for another channel; as [`Self::transfer`] for the rest of the request;
-    /// what [`RdmaTransform::parse`] reports.
+    /// [`WireError::Smb2ChannelUnsupported`] for another channel; the errors of [`Self::transfer`] for the rest of the
+    /// request; and those of [`RdmaTransform::parse`].
     pub fn transform(&self) -> Result<TransformTransfer<'a>, WireError> {
         if Channel::parse(self.channel())? != Channel::RdmaTransform {
             return Err(WireError::Smb2ChannelUnsupported);
@@ -309,7 +309,7 @@ impl<'a> WriteRequest<'a> {
         Ok(TransformTransfer { length, transform })
     }
 
-    /// The data of a WRITE over a channel is not in the request.
+    /// Checks that the data of a WRITE over a channel is not in the request.
     fn check_data(&self) -> Result<(), WireError> {
         if self.length() != 0 {
             return Err(WireError::Smb2WriteLengthNotZero);
@@ -323,9 +323,9 @@ impl<'a> WriteRequest<'a> {
         Ok(())
     }
 
-    /// The token that each final response has to invalidate, errors included: with channel 2, and
-    /// with channel 3 if its transform says so, that of the first descriptor, whatever else is wrong
-    /// with the request.
+    /// Returns the token that each final response, including an error, has to invalidate. With channel 2, and with
+    /// channel 3 if its transform says so, it is the token of the first descriptor, whatever else is wrong with the
+    /// request.
     #[must_use]
     pub fn token_to_invalidate(&self) -> Option<RemoteToken> {
         let info = self.channel_info();
@@ -344,7 +344,7 @@ impl<'a> WriteRequest<'a> {
     }
 }
 
-/// The channel, if it is one with buffer descriptors; `None` without a channel.
+/// Returns the channel, which has to be one with buffer descriptors; `None` if there is no channel.
 fn descriptor_channel(channel: u32) -> Result<Option<Channel>, WireError> {
     match Channel::parse(channel)? {
         Channel::None => Ok(None),
@@ -353,7 +353,7 @@ fn descriptor_channel(channel: u32) -> Result<Option<Channel>, WireError> {
     }
 }
 
-/// Where a request says that its channel information lies.
+/// The place that a request names for its channel information.
 struct ChannelInfo<'a> {
     request: &'a [u8],
     offset: u16,
@@ -455,7 +455,7 @@ mod tests {
         length: 0x10_0000,
     };
 
-    /// As cifs.ko reads 1 MiB at 2 MiB: one descriptor at 112, 128 bytes in all.
+    /// Makes a READ of 1 MiB at 2 MiB as cifs.ko sends it: one descriptor at 112, 128 bytes in all.
     fn read() -> Vec<u8> {
         let mut bytes = header(Header::READ);
         bytes.extend([49, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0x20, 0, 0, 0, 0, 0]);
@@ -465,7 +465,7 @@ mod tests {
         bytes
     }
 
-    /// The same as a WRITE.
+    /// Makes the same request as a WRITE.
     fn write() -> Vec<u8> {
         let mut bytes = header(Header::WRITE);
         bytes.extend([49, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0]);
@@ -663,7 +663,7 @@ mod tests {
         assert_eq!(read_token(&with(read(), 108, &[100])), None);
     }
 
-    /// A WRITE over channel 3, with a signature of 16 bytes and no nonce.
+    /// Makes a WRITE over channel 3, with a signature of 16 bytes and no nonce.
     fn transformed() -> Vec<u8> {
         let mut info = vec![40, 0, 16, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
         info.extend([2, 0, 16, 0, 0, 0, 0, 0]);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! SMB2 SESSION_SETUP Request ([MS-SMB2] 2.2.5): the first request that can name a session which
-//! lives in another process already, by binding this connection to it.
+//! SMB2 SESSION_SETUP Request ([MS-SMB2] 2.2.5), the first request that can name a session that already lives in
+//! another process, by binding this connection to it.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use super::super::{WireError, slice};
 use super::{Body, Header, Request};
 
-/// Where the security buffer begins at the earliest.
+/// The lowest offset of the security buffer.
 const BUFFER_OFFSET: u16 = 64 + 24;
 
 /// A SESSION_SETUP request.
@@ -57,43 +57,43 @@ impl<'a> SessionSetupRequest<'a> {
         })
     }
 
-    /// [`Self::BINDING`] or 0, and bits without a meaning.
+    /// Returns the flags: [`Self::BINDING`] or 0, and bits without a meaning.
     #[must_use]
     pub const fn flags(&self) -> u8 {
         self.body.flags
     }
 
-    /// Whether the connection is to be bound to a session that exists.
+    /// Returns whether the connection has to be bound to an existing session.
     #[must_use]
     pub const fn is_binding(&self) -> bool {
         self.body.flags & Self::BINDING != 0
     }
 
-    /// `SecurityMode`: 1 signing enabled, 2 signing required.
+    /// Returns `SecurityMode`: 1 if signing is enabled, 2 if it is required.
     #[must_use]
     pub const fn security_mode(&self) -> u8 {
         self.body.security_mode
     }
 
-    /// `SMB2_GLOBAL_CAP_*` of the client.
+    /// Returns `SMB2_GLOBAL_CAP_*` of the client.
     #[must_use]
     pub fn capabilities(&self) -> u32 {
         self.body.capabilities.get()
     }
 
-    /// The session, from the header; 0 in the first request of a new one.
+    /// Returns the session, from the header; 0 in the first request of a new session.
     #[must_use]
     pub fn session_id(&self) -> u64 {
         self.header.session_id()
     }
 
-    /// The session that the client had before it lost its connection; 0 without one.
+    /// Returns the session that the client had before it lost its connection; 0 if it had none.
     #[must_use]
     pub fn previous_session_id(&self) -> u64 {
         self.body.previous_session_id.get()
     }
 
-    /// The GSS token; may be empty.
+    /// Returns the GSS token, which may be empty.
     #[must_use]
     pub const fn security_buffer(&self) -> &'a [u8] {
         self.security_buffer

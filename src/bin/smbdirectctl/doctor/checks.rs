@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Judges what was found out: each check says that all is well, or what is wrong and what to do.
+//! Judges the facts: each check says that all is well, or what is wrong and what to do.
 //!
-//! A check whose facts are missing says that it was skipped, or nothing if an earlier finding is the reason.
+//! A check whose facts are missing says that it was skipped, or says nothing if an earlier finding is the reason.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +13,7 @@ use super::{Finding, Verdict};
 #[cfg(test)]
 mod tests;
 
-/// The share of a limit from which on it is worth a warning, in percent.
+/// The use of a limit, in percent, from which it is worth a warning.
 const NEARLY_ALL: u64 = 90;
 
 /// The findings so far.
@@ -47,7 +47,7 @@ impl Findings {
     }
 }
 
-/// All checks of this server.
+/// Makes all checks of this server.
 pub(super) fn server(facts: &Facts) -> Vec<Finding> {
     let mut found = Findings::default();
     device(facts, &mut found);
@@ -64,14 +64,14 @@ pub(super) fn server(facts: &Facts) -> Vec<Finding> {
     found.0
 }
 
-/// The daemon runs, answers, and is of this program's release.
+/// Checks that the daemon runs, answers, and has this program's release.
 fn device(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "device";
     let control = &facts.control;
     let Some(device) = &facts.device else {
         let silence = facts.silence.as_ref();
         let reason = silence.map_or("", |silence| silence.reason.as_str());
-        let message = format!("smbdirectd does not answer at {control}: {reason}");
+        let message = format!("smbdirectd does not answer on {control}: {reason}");
         if silence.is_some_and(|silence| !silence.is_absent) {
             let cure = match facts.is_root {
                 true => "journalctl -u smbdirectd",
@@ -85,7 +85,7 @@ fn device(facts: &Facts, found: &mut Findings) {
                      systemctl start smbdirectd; journalctl -u smbdirectd"
             }
             false => {
-                "systemctl start smbdirectd; journalctl -u smbdirectd says why it does not run"
+                "systemctl start smbdirectd; journalctl -u smbdirectd says why it is not running"
             }
         };
         return found.fail(CHECK, message, cure);
@@ -101,7 +101,7 @@ fn device(facts: &Facts, found: &mut Findings) {
             format!("smbdirectd runs, version {running}, interface {interface}"),
         );
     } else {
-        let message = format!("smbdirectd {running} runs, and {version} is installed");
+        let message = format!("smbdirectd {running} is running, but {version} is installed");
         found.warn(
             CHECK,
             message,
@@ -110,7 +110,7 @@ fn device(facts: &Facts, found: &mut Findings) {
     }
 }
 
-/// An smbd is attached, and has SMB Direct.
+/// Checks that an smbd is attached, and was built with SMB Direct.
 fn smbd(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "smbd";
     let without = facts.smbd.as_ref().filter(|smbd| !smbd.has_smb_direct);
@@ -119,7 +119,7 @@ fn smbd(facts: &Facts, found: &mut Findings) {
         return found.fail(
             CHECK,
             message,
-            "install a Samba with this project's patches; an upgrade of the distribution's samba replaces it",
+            "install a Samba with this project's patches, which an upgrade of the distribution's samba replaces",
         );
     }
     let Some(device) = &facts.device else {
@@ -137,7 +137,7 @@ fn smbd(facts: &Facts, found: &mut Findings) {
             let cure = match &facts.smbd {
                 None => "install and start smbd; --smbd names it if it is not in the path",
                 Some(_) => {
-                    "smb direct = yes in smb.conf, then systemctl restart smbd; the logs of smbd and smbdirectd \
+                    "set smb direct = yes in smb.conf, then systemctl restart smbd; the logs of smbd and smbdirectd \
                      (\"process refused\") say why it is not attached"
                 }
             };
@@ -146,7 +146,7 @@ fn smbd(facts: &Facts, found: &mut Findings) {
     }
 }
 
-/// What smb.conf says.
+/// Checks the settings in smb.conf.
 fn smb_conf(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "smb.conf";
     let Some(samba) = &facts.samba else {
@@ -163,11 +163,11 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
     };
     let before = found.0.len();
     if value("smb direct") != "yes" {
-        let cure = "smb direct = yes in [global], then smbcontrol smbd reload-config";
+        let cure = "set smb direct = yes in [global], then smbcontrol smbd reload-config";
         found.fail(CHECK, "smb direct is not \"yes\"", cure);
     }
     if value("server multi channel support") != "yes" {
-        let cure = "server multi channel support = yes (the default) in [global]";
+        let cure = "set server multi channel support = yes (the default) in [global]";
         found.fail(
             CHECK,
             "server multi channel support is off: smbd serves TCP only",
@@ -180,7 +180,7 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
         found.fail(
             CHECK,
             message,
-            "server max protocol = SMB3 (the default) in [global]",
+            "set server max protocol = SMB3 (the default) in [global]",
         );
     }
     let wanted = samba
@@ -188,13 +188,13 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
         .filter(|wanted| **wanted != facts.control);
     if let Some(wanted) = wanted {
         let message = format!(
-            "smb direct device is {wanted}, and this device is at {}",
+            "smb direct device is {wanted}, but this device is at {}",
             facts.control
         );
         found.warn(
             CHECK,
             message,
-            "make smb direct device and control of smbdirectd.toml the same",
+            "set smb direct device and control of smbdirectd.toml to the same path",
         );
     }
     let signing = value("server signing");
@@ -202,7 +202,7 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
         found.warn(
             CHECK,
             format!("server signing is {signing}: {ONLY_WITH_TRANSFORMS}"),
-            "server signing = default, on a network that you trust",
+            "set server signing = default if you trust the network",
         );
     }
     let encryption = value("server smb encrypt");
@@ -210,7 +210,7 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
         found.warn(
             CHECK,
             format!("server smb encrypt is required: {ONLY_WITH_TRANSFORMS}"),
-            "encrypt single shares instead (smb encrypt = required there), on a network that you trust",
+            "encrypt only single shares (smb encrypt = required there) if you trust the network",
         );
     }
     if found.0.len() == before {
@@ -218,44 +218,44 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
     }
 }
 
-/// Whose data goes by RDMA if all of it must be signed or encrypted.
+/// Says which clients' data goes by RDMA if all data must be signed or encrypted.
 const ONLY_WITH_TRANSFORMS: &str = "data goes by RDMA only for clients with RDMA transforms (Windows 11, Server 2022); \
-    others are not told of RDMA";
+    smbd does not announce RDMA to others";
 
-/// Where clients are told to go.
+/// Checks the addresses that are announced to clients.
 fn addresses(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "addresses";
     let Some(device) = &facts.device else {
         return;
     };
     for missing in &device.missing {
-        let message = format!("listen has {missing}, which this machine does not have");
+        let message = format!("listen names {missing}, which this machine does not have");
         found.warn(
             CHECK,
             message,
-            "ip address; or change listen in smbdirectd.toml",
+            "add the address (ip address), or change listen in smbdirectd.toml",
         );
     }
     if device.allowed.as_ref().is_some_and(Vec::is_empty) {
-        let cure =
-            "interfaces and bind interfaces only in smb.conf leave no address of this machine";
-        return found.fail(CHECK, "smbd allows no address", cure);
+        let cure = "change interfaces and bind interfaces only in smb.conf: they exclude all addresses of this machine";
+        return found.fail(CHECK, "smbd does not allow any address", cure);
     }
     if device.addresses.is_empty() {
-        let cure = "listen in smbdirectd.toml; ip address: link-local addresses and loopback are never announced";
-        return found.fail(CHECK, "clients are told of no address", cure);
+        let cure = "check listen in smbdirectd.toml and the output of ip address; link-local addresses and loopback \
+                    are never announced";
+        return found.fail(CHECK, "no address is announced to clients", cure);
     }
     for address in &device.addresses {
         announced(address, facts, found);
     }
 }
 
-/// The address without its port.
+/// Returns the address without its port.
 fn ip_of(address: &str) -> Option<IpAddr> {
     Some(address.parse::<SocketAddr>().ok()?.ip())
 }
 
-/// The ports of RDMA devices that belong to an address.
+/// Returns the ports of RDMA devices that belong to an address.
 fn ports_of<'a>(address: &Address, facts: &'a Facts) -> Vec<&'a Port> {
     let interface = address.interface.as_deref();
     let ports = facts.ports.iter();
@@ -281,21 +281,21 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
     let is_loopback = ip_of(at).is_some_and(|ip| ip.is_loopback());
     if is_virtual || is_loopback {
         let message =
-            format!("clients are told of {at} of {name}, which other machines do not reach");
+            format!("{at} of {name}, which other machines cannot reach, is announced to clients");
         return found.warn(
             CHECK,
             message,
-            "leave it out: interfaces in smb.conf, or listen in smbdirectd.toml",
+            "exclude it with interfaces in smb.conf, or listen in smbdirectd.toml",
         );
     }
     let ports = ports_of(address, facts);
     if let (Some(port), "software") = (ports.first(), fabric.as_str()) {
         if port.kind == Kind::Iwarp {
-            let message = format!("{at} is on {} (iWARP), and software serves it", port.device);
+            let message = format!("{at} is on {} (iWARP), but software serves it", port.device);
             return found.warn(CHECK, message, &use_device(facts));
         }
         let message = format!(
-            "{at} is on {}, and software iWARP serves it: its clients look at RDMA port 445 and stay with TCP",
+            "{at} is on {}, but software iWARP serves it: its clients try RDMA port 445 and stay with TCP",
             port.device
         );
         return found.fail(CHECK, message, &use_device(facts));
@@ -307,31 +307,30 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
     };
     found.ok(
         CHECK,
-        format!("clients are told of {at} ({name}), which is served {device}"),
+        format!("{at} ({name}) is announced to clients, and served {device}"),
     );
     let has_no_speed = facts.interfaces.get(name).is_some_and(|it| !it.has_speed);
     if fabric == "verbs" && has_no_speed {
-        let message =
-            format!("{name} reports no speed, so clients are told that {at} has 10 Gbit/s");
+        let message = format!("{name} reports no speed, so {at} is announced with 10 Gbit/s");
         found.warn(
             CHECK,
             message,
-            "link_speed of that address of listen in smbdirectd.toml",
+            "set link_speed for that address of listen in smbdirectd.toml",
         );
     }
 }
 
-/// How an RDMA device comes to serve its addresses.
+/// Returns the cure if an RDMA device does not serve its addresses.
 fn use_device(facts: &Facts) -> String {
     match &facts.no_rdma {
         Some(reason) => format!("apt-get install librdmacm1 ibverbs-providers, restart smbdirectd ({reason})"),
-        None => "fabric = \"auto\" or \"verbs\" in smbdirectd.toml, and restart smbdirectd: it looks for devices \
+        None => "set fabric = \"auto\" or \"verbs\" in smbdirectd.toml, and restart smbdirectd: it looks for devices \
                  when it starts"
             .to_owned(),
     }
 }
 
-/// RDMA devices: their ports, and whether they are used.
+/// Checks the ports of RDMA devices, and whether the devices are used.
 fn rdma(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "rdma";
     if facts.ports.is_empty() {
@@ -343,7 +342,7 @@ fn rdma(facts: &Facts, found: &mut Findings) {
     for port in &facts.ports {
         let name = format!("{} port {}", port.device, port.number);
         if port.state != "ACTIVE" {
-            let cure = "rdma link; the cable, the switch, ip link set up; InfiniBand: is there a subnet manager?";
+            let cure = "check rdma link, the cable, the switch and ip link set up; for InfiniBand, the subnet manager";
             found.warn(CHECK, format!("{name} is {}", port.state), cure);
             continue;
         }
@@ -356,8 +355,8 @@ fn rdma(facts: &Facts, found: &mut Findings) {
             };
             found.warn(
                 CHECK,
-                format!("{interface} of {name} is part of the {kind} {master}, whose addresses may not be RDMA"),
-                "give the adapter's own interface, or a VLAN on it, the address",
+                format!("{interface} of {name} is part of the {kind} {master}, whose addresses may not support RDMA"),
+                "give the address to the adapter's own interface, or to a VLAN on it",
             );
         }
         if port.kind == Kind::Roce {
@@ -372,18 +371,18 @@ fn rdma(facts: &Facts, found: &mut Findings) {
             found.warn(
                 CHECK,
                 message,
-                "ip address add; InfiniBand needs IPoIB; then restart smbdirectd",
+                "add an address (ip address add; InfiniBand needs IPoIB), and restart smbdirectd",
             );
         } else {
             let message = format!(
-                "{name} is not used: no address of {interface} that clients are told is served by it"
+                "{name} is not used: it serves no address of {interface} that is announced to clients"
             );
             found.warn(CHECK, message, &use_device(facts));
         }
     }
 }
 
-/// An address without a RoCE v2 GID.
+/// Checks that the addresses of a RoCE port have RoCE v2 GIDs.
 fn no_gid(port: &Port, facts: &Facts, found: &mut Findings) {
     let addresses = facts.device.iter().flat_map(|device| &device.addresses);
     let addresses = addresses.filter(|it| it.fabric == "verbs" && it.interface == port.interface);
@@ -398,7 +397,7 @@ fn no_gid(port: &Port, facts: &Facts, found: &mut Findings) {
     }
 }
 
-/// Packets that RDMA devices lost while the doctor ran.
+/// Checks whether RDMA devices lost packets while the doctor ran.
 fn losses(facts: &Facts, found: &mut Findings) {
     for port in facts.ports.iter().filter(|port| !port.losses.is_empty()) {
         let losses: Vec<String> = port
@@ -414,15 +413,15 @@ fn losses(facts: &Facts, found: &mut Findings) {
         );
         let cure = match port.kind {
             Kind::Roce => {
-                "RoCE loses packets: PFC or ECN, on server, switches and clients (docs/roce.md)"
+                "RoCE loses packets: configure PFC or ECN on server, switches and clients (docs/roce.md)"
             }
-            Kind::InfiniBand | Kind::Iwarp => "rdma statistic show; the cable and the switch",
+            Kind::InfiniBand | Kind::Iwarp => "check rdma statistic show, the cable and the switch",
         };
         found.warn("losses", message, cure);
     }
 }
 
-/// Another server for the same ports.
+/// Checks whether another server takes the same ports.
 fn port(facts: &Facts, found: &mut Findings) {
     if facts.has_ksmbd {
         found.warn(
@@ -433,7 +432,7 @@ fn port(facts: &Facts, found: &mut Findings) {
     }
 }
 
-/// Whether a firewall lets TCP port 5445 in.
+/// Checks whether a firewall lets TCP port 5445 in.
 fn firewall(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "firewall";
     let firewall = &facts.firewall;
@@ -472,22 +471,22 @@ fn firewall(facts: &Facts, found: &mut Findings) {
     match &firewall.nft {
         Some(rules) if drops_input(rules) && !rules.contains("5445") => found.warn(
             CHECK,
-            "nftables drops what comes in by default, and has no rule for TCP port 5445",
+            "nftables drops incoming packets by default, and has no rule for TCP port 5445",
             "nft add rule inet filter input tcp dport 5445 accept (with the names of your table and chain)",
         ),
         Some(_) => found.ok(CHECK, "no default of nftables refuses TCP port 5445"),
         None if facts.is_root => found.ok(CHECK, "there is no ufw, firewalld or nft on this machine"),
-        None => found.skip(CHECK, "the firewall can be read by root only"),
+        None => found.skip(CHECK, "only root can read the firewall's rules"),
     }
 }
 
-/// Whether a chain for what comes in has the policy to drop.
+/// Returns whether a chain for incoming packets has the policy to drop them.
 fn drops_input(rules: &str) -> bool {
     let mut chains = rules.lines().filter(|line| line.contains("hook input"));
     chains.any(|line| line.contains("policy drop"))
 }
 
-/// What is nearly used up.
+/// Checks whether a limit is nearly used up.
 fn limits(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "limits";
     let Some(device) = &facts.device else {
@@ -511,7 +510,7 @@ fn limits(facts: &Facts, found: &mut Findings) {
     let before = found.0.len();
     for (key, used, limit) in used {
         if limit > 0 && used.saturating_mul(100) >= limit.saturating_mul(NEARLY_ALL) {
-            let cure = format!("raise {key} in smbdirectd.toml; docs/tuning.md");
+            let cure = format!("raise {key} in smbdirectd.toml (docs/tuning.md)");
             found.warn(CHECK, format!("{used} of {key} = {limit} are used"), &cure);
         }
     }
@@ -521,17 +520,17 @@ fn limits(facts: &Facts, found: &mut Findings) {
         .filter(|locked| uses_devices && *locked < limits.memory)
     {
         let message = format!(
-            "smbdirectd may lock {locked} bytes, less than its memory_limit of {}: RDMA devices lock all of it",
+            "smbdirectd may lock {locked} bytes, less than its memory_limit of {}, all of which RDMA devices lock",
             limits.memory
         );
-        found.warn(CHECK, message, "LimitMEMLOCK=infinity in its unit");
+        found.warn(CHECK, message, "set LimitMEMLOCK=infinity in its unit");
     }
     if found.0.len() == before {
-        found.ok(CHECK, "no limit is nearly reached");
+        found.ok(CHECK, "no limit is nearly used up");
     }
 }
 
-/// Connections of the doctor itself.
+/// Reports the results of the doctor's own connections.
 fn end_to_end(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "end to end";
     for probe in &facts.probes {
@@ -539,35 +538,35 @@ fn end_to_end(facts: &Facts, found: &mut Findings) {
         match &probe.result {
             Ok(time) => {
                 let time = time.as_secs_f64() * 1e3;
-                let message = format!("smbd answers by SMB Direct at {address} ({fabric}) within {time:.1} ms");
+                let message = format!("smbd answers over SMB Direct on {address} ({fabric}) within {time:.1} ms");
                 found.ok(CHECK, message);
             }
             Err(reason) => found.fail(
                 CHECK,
-                format!("smbd does not answer by SMB Direct at {address} ({fabric}): {reason}"),
-                "smbdirectctl status lists why connections ended; journalctl -u smbdirectd; the log of smbd",
+                format!("smbd does not answer over SMB Direct on {address} ({fabric}): {reason}"),
+                "see why connections ended: smbdirectctl status, journalctl -u smbdirectd, the log of smbd",
             ),
         }
     }
 }
 
-/// What is known of one client.
+/// Returns what is known about one client.
 pub(super) fn client(facts: &Facts, client: IpAddr) -> Vec<Finding> {
     let mut found = Findings::default();
     match &facts.device {
         Some(device) => of_client(device, client, &mut found),
         None => found.skip(
             "client",
-            format!("nothing is known of {client} without smbdirectd"),
+            format!("nothing is known about {client} without smbdirectd"),
         ),
     }
     found.0
 }
 
-/// How many clients are shown that use TCP only.
+/// Maximum number of clients that are shown as using TCP only.
 const CLIENTS: usize = 16;
 
-/// What to look at on a client that has not connected.
+/// What to check on a client that has not connected.
 const ON_THE_CLIENT: &str = "Windows: Get-SmbClientNetworkInterface (RDMA Capable), Get-NetAdapterRdma (Enabled)\n\
     Windows: Get-SmbClientConfiguration (EnableMultiChannel True, RequireSecuritySignature False)\n\
     Windows: Get-WindowsOptionalFeature -Online -FeatureName SMBDirect (Enabled; Pro may not have it)\n\
@@ -589,10 +588,10 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
     let messages = sum(|it| it.inline_bytes_in).saturating_add(sum(|it| it.inline_bytes_out));
     let count = live.len();
     if live.iter().any(|it| it.authenticated == Some(false)) {
-        let cure = "its log-in: the log of smbd; after login_timeout the connection ends";
+        let cure = "look for its login in the log of smbd; after login_timeout the connection ends";
         found.warn(
             CHECK,
-            format!("{client} is connected by SMB Direct, and nobody has logged in yet"),
+            format!("{client} is connected over SMB Direct, but nobody has logged in yet"),
             cure,
         );
     } else if rdma > 0 {
@@ -609,8 +608,8 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
         });
         let (why, cure) = match in_messages {
             Some(how) => (
-                format!(": its data is {how}, and it knows no RDMA transforms"),
-                "Windows 11 or Server 2022 as the client, or no signing and encryption, on a network that you trust",
+                format!(": its data is {how}, and it does not support RDMA transforms"),
+                "use Windows 11 or Server 2022 as the client, or no signing and encryption if you trust the network",
             ),
             None => (
                 " so far".to_owned(),
@@ -627,7 +626,7 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
     if let Some(close) = last.filter(|_| count == 0) {
         let ago = (device.uptime_seconds - close.at_seconds).max(0.0);
         let message = format!(
-            "{client} is not connected by SMB Direct; its last connection ended {ago:.0} s ago: {}",
+            "{client} is not connected over SMB Direct; its last connection ended {ago:.0} s ago: {}",
             close.reason
         );
         found.warn(
@@ -642,17 +641,17 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
         });
         let (why, cure) = noted.map_or(
             (
-                "none of the last connections was its own".to_owned(),
+                "none of the last connections was from this client".to_owned(),
                 ON_THE_CLIENT,
             ),
             why_tcp,
         );
-        let message = format!("{client} is not connected by SMB Direct: {why}");
+        let message = format!("{client} is not connected over SMB Direct: {why}");
         found.warn(CHECK, message, cure);
     }
 }
 
-/// Why a client that has no SMB Direct connection stays with TCP, as far as smbd knows, and what to do.
+/// Returns why a client without an SMB Direct connection stays with TCP, as far as smbd knows, and what to do.
 fn why_tcp(noted: &Client) -> (String, &'static str) {
     const MULTICHANNEL: &str = "Windows: Set-SmbClientConfiguration -EnableMultiChannel $true\n\
         Linux: mount -t cifs -o rdma, which a mounted client cannot add later";
@@ -665,34 +664,38 @@ fn why_tcp(noted: &Client) -> (String, &'static str) {
         return (why, "the log of smbd, with log level = 3 smb2:5, says why");
     }
     if dialect.starts_with('2') {
-        let why = format!("it speaks SMB {dialect}, and SMB Direct needs SMB 3");
+        let why = format!("it speaks SMB {dialect}, but SMB Direct needs SMB 3");
         return (
             why,
-            "a client with SMB 3: Windows 8 or Server 2012, or newer",
+            "use a client with SMB 3: Windows 8 or Server 2012, or newer",
         );
     }
     match noted.told {
         Some(0) => (
-            "it asked for the server's interfaces, and none of them has RDMA".to_owned(),
-            "the lines above on the addresses that clients are told",
+            "it asked for the server's interfaces, but none of them has RDMA".to_owned(),
+            "see the lines above about the addresses that are announced to clients",
         ),
         Some(told) => (
-            format!("it asked for the server's interfaces, was told of {told} addresses with RDMA, and came to none"),
+            format!(
+                "it asked for the server's interfaces, got {told} addresses with RDMA, and connected to none of them"
+            ),
             ON_THE_CLIENT,
         ),
         None if noted.withheld > 0 => (
-            "its data must be signed or encrypted, and it knows no RDMA transforms, so it was told of no RDMA".to_owned(),
-            "Windows 11 or Server 2022 as the client, or no signing and encryption, on a network that you trust",
+            "its data must be signed or encrypted, but it does not support RDMA transforms, so smbd announced no RDMA \
+             to it"
+                .to_owned(),
+            "use Windows 11 or Server 2022 as the client, or no signing and encryption if you trust the network",
         ),
         None if noted.multichannel == Some(false) => (
-            "multichannel is off there, or it knows none".to_owned(),
+            "multichannel is off on the client, or the client does not support it".to_owned(),
             MULTICHANNEL,
         ),
         None => ("it never asked for the server's interfaces".to_owned(), MULTICHANNEL),
     }
 }
 
-/// What smbd has told last about clients that use TCP only.
+/// Reports what smbd last said about clients that use TCP only.
 fn clients(facts: &Facts, found: &mut Findings) {
     let Some(device) = &facts.device else {
         return;

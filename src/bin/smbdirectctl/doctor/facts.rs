@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What the doctor knows about this server. Gathering it is apart from [judging](super::checks) it, so that the tests
-//! can judge servers that they cannot have.
+//! The facts that the doctor knows about this server. They are gathered and [judged](super::checks) separately, so that
+//! the tests can judge servers that do not exist.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,41 +9,41 @@ use std::time::Duration;
 
 use super::super::status::Device;
 
-/// This server.
+/// The facts about this server.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
     /// The path of the control socket.
     pub(crate) control: String,
     /// The version of this program.
     pub(crate) version: String,
-    /// What the device says, or why it says nothing.
+    /// What the device reports, or why it does not report anything.
     pub(crate) device: Option<Device>,
     pub(crate) silence: Option<Silence>,
-    /// Bytes that the device's process may lock; `None`: there is no limit, or it could not be read.
+    /// Number of bytes that the device's process may lock; `None` if there is no limit, or it could not be read.
     pub(crate) locked_memory: Option<u64>,
     pub(crate) smbd: Option<Smbd>,
-    /// The parameters of `[global]` with their defaults, by name; `None`: testparm could not be run.
+    /// The parameters of `[global]` with their defaults, by name; `None` if testparm could not be run.
     pub(crate) samba: Option<BTreeMap<String, String>>,
     pub(crate) ports: Vec<Port>,
     /// Why RDMA devices cannot be used, if there are some.
     pub(crate) no_rdma: Option<String>,
     pub(crate) interfaces: BTreeMap<String, Interface>,
-    /// Whether a process listens at TCP port 5445.
+    /// Whether a process listens on TCP port 5445.
     pub(crate) port_is_taken: bool,
     /// Whether the kernel's own SMB server is loaded.
     pub(crate) has_ksmbd: bool,
     pub(crate) firewall: Firewall,
-    /// What connections to the announced addresses came to.
+    /// The results of connections to the announced addresses.
     pub(crate) probes: Vec<Probe>,
-    /// Only root sees all of this.
+    /// Whether this program runs as root: only root sees all of this.
     pub(crate) is_root: bool,
 }
 
-/// Why a device says nothing.
+/// Why a device does not report anything.
 #[derive(Debug)]
 pub(crate) struct Silence {
     pub(crate) reason: String,
-    /// There is none, rather than one that does not answer this user.
+    /// Whether there is no device, rather than one that does not answer this user.
     pub(crate) is_absent: bool,
 }
 
@@ -51,26 +51,26 @@ pub(crate) struct Silence {
 #[derive(Debug)]
 pub(crate) struct Smbd {
     pub(crate) path: String,
-    /// Such as `4.22.11`.
+    /// The version, such as `4.22.11`.
     pub(crate) version: String,
-    /// It was built with SMB Direct.
+    /// Whether it was built with SMB Direct.
     pub(crate) has_smb_direct: bool,
 }
 
 /// A port of an RDMA device.
 #[derive(Debug, Default)]
 pub(crate) struct Port {
-    /// Such as `mlx5_0`.
+    /// The name of the device, such as `mlx5_0`.
     pub(crate) device: String,
     pub(crate) number: u32,
-    /// Such as `ACTIVE`.
+    /// The state, such as `ACTIVE`.
     pub(crate) state: String,
     pub(crate) kind: Kind,
-    /// The network interface that it belongs to.
+    /// The network interface of the port.
     pub(crate) interface: Option<String>,
-    /// The addresses for which it has a RoCE v2 GID.
+    /// The addresses for which the port has a RoCE v2 GID.
     pub(crate) roce_v2: Vec<IpAddr>,
-    /// By how much each counter of losses grew while the doctor ran.
+    /// How much each loss counter grew while the doctor ran.
     pub(crate) losses: BTreeMap<String, u64>,
 }
 
@@ -87,23 +87,23 @@ pub(crate) enum Kind {
 pub(crate) struct Interface {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) is_bridge: bool,
-    /// The bridge or bond that it is a part of.
+    /// The bridge or bond of which it is a part.
     pub(crate) master: Option<String>,
     pub(crate) has_speed: bool,
 }
 
-/// What a firewall says.
+/// The rules of firewalls.
 #[derive(Debug, Default)]
 pub(crate) struct Firewall {
-    /// `ufw status verbose`.
+    /// The output of `ufw status verbose`.
     pub(crate) ufw: Option<String>,
-    /// `firewall-cmd --list-all`.
+    /// The output of `firewall-cmd --list-all`.
     pub(crate) firewalld: Option<String>,
-    /// `nft list ruleset`.
+    /// The output of `nft list ruleset`.
     pub(crate) nft: Option<String>,
 }
 
-/// A connection of the doctor's own to an announced address.
+/// One of the doctor's own connections to an announced address.
 #[derive(Debug)]
 pub(crate) struct Probe {
     pub(crate) address: SocketAddr,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Finds out what the doctor knows: from the device, from /proc and /sys, and from testparm, smbd and the firewalls.
+//! Gathers the facts for the doctor from the device, from /proc and /sys, and from testparm, smbd and the firewalls.
 //!
-//! What cannot be read is left out, and the check that needs it says so. Nothing is changed, and nothing but the
-//! connections of [probe](super::probe) reaches the network.
+//! A fact that cannot be read is left out, and the check that needs it says so. Nothing is changed, and only the
+//! connections of [probe](super::probe) reach the network.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,9 +22,9 @@ use super::Options;
 use super::facts::{Facts, Firewall, Interface, Kind, Port, Probe, Silence, Smbd};
 use super::probe::probe;
 
-/// Addresses that are tried; each may take some seconds.
+/// Maximum number of addresses to try; each may take some seconds.
 const MOST_PROBES: usize = 8;
-/// How long losses are counted.
+/// How long to watch the loss counters.
 const LOSS_TIME: Duration = Duration::from_secs(1);
 
 /// The counters of an RDMA device that grow when the network loses something, or a receiver has no buffer. Their names
@@ -38,7 +38,7 @@ const LOSSES: [&str; 6] = [
     "rx_icrc_encapsulated",
 ];
 
-/// All that can be found out.
+/// Gathers all facts that can be found out.
 pub(super) fn gather(options: &Options) -> Facts {
     let root = Path::new("/");
     let mut facts = Facts {
@@ -72,7 +72,7 @@ pub(super) fn gather(options: &Options) -> Facts {
         facts.smbd = program(&path);
     }
     let before: Vec<_> = facts.ports.iter().map(|port| losses(root, port)).collect();
-    // Without smbd no address would answer, which another check says.
+    // Without smbd no address would answer; another check reports that.
     let has_smbd = |device: &Device| device.processes.iter().any(|it| it.role == "listener");
     if facts.device.as_ref().is_some_and(has_smbd) {
         facts.probes = probes(facts.device.as_ref());
@@ -97,7 +97,7 @@ fn ask(control: &Path) -> Result<Device, Silence> {
     })
 }
 
-/// The process of smbd's parent, if this process can see it.
+/// Returns the process of smbd's parent, if this process can see it.
 fn listener(device: &Device) -> Option<i32> {
     let listener = device.processes.iter().find(|it| it.role == "listener")?;
     (listener.pid > 0).then_some(listener.pid)
@@ -120,7 +120,7 @@ fn probes(device: Option<&Device>) -> Vec<Probe> {
     addresses.collect()
 }
 
-/// A program that administrators run.
+/// Finds a program that administrators run.
 fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/usr/local/samba/sbin"].map(PathBuf::from);
@@ -129,7 +129,7 @@ fn find(name: &str) -> Option<PathBuf> {
     found.find(|path| path.is_file())
 }
 
-/// What a program prints, if it ends well.
+/// Returns what a program prints, if it succeeds.
 fn output(program: &Path, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
@@ -142,13 +142,13 @@ fn program(path: &Path) -> Option<Smbd> {
     let version = output(path, &["--version"])?;
     Some(Smbd {
         path: path.display().to_string(),
-        // "Version 4.22.11"
+        // The text is "Version 4.22.11".
         version: version.trim().replace("Version ", ""),
         has_smb_direct: output(path, &["-b"])?.contains("WITH_SMBDIRECT"),
     })
 }
 
-/// The configuration file that a running smbd was given.
+/// Returns the configuration file that a running smbd was given.
 fn config_of(root: &Path, pid: i32) -> Option<PathBuf> {
     let line = fs::read(root.join(format!("proc/{pid}/cmdline"))).ok()?;
     let line = String::from_utf8_lossy(&line).into_owned();
@@ -164,7 +164,7 @@ fn config_of(root: &Path, pid: i32) -> Option<PathBuf> {
     None
 }
 
-/// The parameters of `[global]`, from the testparm that belongs to this smbd.
+/// Returns the parameters of `[global]`, from the testparm that belongs to this smbd.
 fn parameters(smbd: &Path, config: Option<&Path>) -> Option<BTreeMap<String, String>> {
     let beside = smbd.parent().map(|directory| directory.join("testparm"));
     let bin = smbd
@@ -181,7 +181,7 @@ fn parameters(smbd: &Path, config: Option<&Path>) -> Option<BTreeMap<String, Str
     output(&testparm, &arguments).map(|text| global(&text))
 }
 
-/// The section `[global]` of what testparm prints.
+/// Returns the section `[global]` of testparm's output.
 fn global(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().skip_while(|line| line.trim() != "[global]");
     let lines = lines.skip(1).take_while(|line| !line.starts_with('['));
@@ -199,7 +199,7 @@ fn firewall() -> Firewall {
     }
 }
 
-/// The names in a directory, sorted.
+/// Returns the names in a directory, sorted.
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -208,13 +208,13 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// The content of a file of one line; empty if it cannot be read.
+/// Returns the content of a file of one line; empty if it cannot be read.
 fn line(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.trim().to_owned()
 }
 
-/// The ports of all RDMA devices.
+/// Returns the ports of all RDMA devices.
 fn ports(root: &Path) -> Vec<Port> {
     let devices = root.join("sys/class/infiniband");
     let mut found = Vec::new();
@@ -222,7 +222,7 @@ fn ports(root: &Path) -> Vec<Port> {
         let ports = devices.join(&device).join("ports");
         for number in names(&ports) {
             let port = ports.join(&number);
-            // "4: ACTIVE"
+            // The text is "4: ACTIVE".
             let state = line(&port.join("state"));
             let state = state.rsplit(' ').next().unwrap_or_default().to_owned();
             let is_iwarp = line(&devices.join(&device).join("node_type")).contains("RNIC");
@@ -247,7 +247,7 @@ fn ports(root: &Path) -> Vec<Port> {
     found
 }
 
-/// The addresses for which a port has a RoCE v2 GID.
+/// Returns the addresses for which a port has a RoCE v2 GID.
 fn roce_v2(port: &Path) -> Vec<IpAddr> {
     let types = port.join("gid_attrs/types");
     let found = names(&types).into_iter().filter_map(|index| {
@@ -273,7 +273,7 @@ fn losses(root: &Path, port: &Port) -> BTreeMap<String, u64> {
     counters.collect()
 }
 
-/// The counters that grew, and by how much.
+/// Returns the counters that grew, and how much.
 fn growth(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     let grown = after.iter().filter_map(|(name, count)| {
         let more = count.saturating_sub(*before.get(name)?);
@@ -316,7 +316,7 @@ fn interfaces(root: &Path) -> BTreeMap<String, Interface> {
     found
 }
 
-/// Whether a process listens at a TCP port of this machine.
+/// Returns whether a process listens on a TCP port of this machine.
 fn listens(root: &Path, port: u16) -> bool {
     const LISTEN: &str = "0A";
     ["proc/net/tcp", "proc/net/tcp6"].into_iter().any(|name| {
@@ -330,14 +330,14 @@ fn listens(root: &Path, port: u16) -> bool {
     })
 }
 
-/// The first process of this name.
+/// Returns the first process of this name.
 fn process_named(root: &Path, name: &str) -> Option<u32> {
     let pids = names(&root.join("proc")).into_iter();
     let mut pids = pids.filter_map(|pid| pid.parse().ok());
     pids.find(|pid: &u32| line(&root.join(format!("proc/{pid}/comm"))) == name)
 }
 
-/// The bytes that a process may lock; `None`: there is no limit for it, or it cannot be read.
+/// Returns the number of bytes that a process may lock; `None` if there is no limit for it, or it cannot be read.
 fn locked_memory(root: &Path, pid: u32) -> Option<u64> {
     const CAP_IPC_LOCK: u64 = 1 << 14;
     let process = root.join(format!("proc/{pid}"));

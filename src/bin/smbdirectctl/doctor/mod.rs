@@ -20,14 +20,14 @@ use smbdirect::device::DEFAULT_PATH;
 use self::facts::Facts;
 use super::{FAILED, print_and_exit};
 
-/// Columns of what people read.
+/// Number of columns of the text for people.
 const COLUMNS: usize = 100;
 /// Exit status: nothing failed, but there are warnings.
 const WARNED: u8 = 4;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Also say what is known of the client at this address, and what to look at there
+    /// Also say what is known about the client at this address, and what to check there
     #[arg(long, value_name = "ADDRESS")]
     client: Option<IpAddr>,
     /// Print the findings as JSON
@@ -36,29 +36,29 @@ pub(crate) struct Options {
     /// Path of the device's control socket
     #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
     control: PathBuf,
-    /// The program smbd [default: the one that is attached, or the first in the path]
+    /// The program smbd [default: the one that is attached, or else the first in the path]
     #[arg(long, value_name = "PATH")]
     smbd: Option<PathBuf>,
-    /// Samba's configuration [default: that of the smbd that is attached, or that of testparm]
+    /// Samba's configuration [default: the one of the attached smbd, or else of testparm]
     #[arg(long, value_name = "FILE")]
     smb_conf: Option<PathBuf>,
 }
 
-/// What a check came to.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
-    /// It is as it should be.
+    /// All is well.
     Ok,
-    /// It could not be looked at.
+    /// It could not be checked.
     Skipped,
-    /// SMB Direct works, but not as well as it could, or not for everybody.
+    /// SMB Direct works, but not as well as it could, or not for every client.
     Warn,
     /// SMB Direct does not work.
     Fail,
 }
 
-/// What was found.
+/// A finding.
 #[derive(Debug, Serialize)]
 struct Finding {
     /// The name of the check.
@@ -94,7 +94,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The words of a text in lines of at most so many columns; a longer word has a line of its own.
+/// Returns the words of a text in lines of at most `columns` columns; a longer word has a line of its own.
 fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
@@ -157,7 +157,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Looks, and prints what it found.
+/// Examines the server, and prints the findings.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let report = Report::new(&gather::gather(options), options.client);
     let text = if options.json {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client of a moment: connects by SMB Direct, sends one SMB2 NEGOTIATE request, waits for the response, and closes.
+//! A short-lived client: connects over SMB Direct, sends one SMB2 NEGOTIATE request, waits for the response, and
+//! closes.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant as Clock};
@@ -10,14 +11,14 @@ use smbdirect::proto;
 use smbdirect::transport::{Config, Event, HeapBuffers, Transport};
 use smbdirect::units::Instant;
 
-/// How long all of it may take.
+/// How long the whole probe may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the response took, from the beginning of the connection.
+/// Returns how long the response took, from the beginning of the connection.
 ///
 /// # Errors
 ///
-/// What went wrong, as a message for people.
+/// The error says what went wrong, as a message for people.
 pub(super) fn probe(address: SocketAddr, kind: FabricKind) -> Result<Duration, String> {
     let start = Clock::now();
     let now = || Instant::ZERO + start.elapsed();
@@ -67,7 +68,7 @@ pub(super) fn probe(address: SocketAddr, kind: FabricKind) -> Result<Duration, S
         }
         let left = TIMEOUT.saturating_sub(start.elapsed());
         if left.is_zero() {
-            // The end of a connection that has done its work need not be waited for.
+            // There is no need to wait for the end of a connection that has done its work.
             return took
                 .ok_or_else(|| format!("{stage} did not come within {} s", TIMEOUT.as_secs()));
         }
@@ -77,7 +78,7 @@ pub(super) fn probe(address: SocketAddr, kind: FabricKind) -> Result<Duration, S
     }
 }
 
-/// A NEGOTIATE request for SMB 3.0 and 3.0.2 ([MS-SMB2] 2.2.1.2, 2.2.3), of a client that no server knows.
+/// Returns a NEGOTIATE request for SMB 3.0 and 3.0.2 ([MS-SMB2] 2.2.1.2, 2.2.3), of a client that no server knows.
 fn negotiate() -> Vec<u8> {
     const DIALECTS: [u16; 2] = [0x0300, 0x0302];
     let mut message = Vec::new();
@@ -96,7 +97,7 @@ fn negotiate() -> Vec<u8> {
     message
 }
 
-/// A new ClientGuid: with that of an earlier probe, this connection would be offered to the smbd of that one.
+/// Returns a new ClientGuid. With the GUID of an earlier probe, this connection would go to the smbd of that probe.
 fn guid() -> [u8; 16] {
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let time = time.unwrap_or_default().as_nanos();

@@ -8,7 +8,7 @@ fn options(arguments: &[&str]) -> Options {
     Options::try_parse_from([&["smbdirectd"], arguments].concat()).unwrap()
 }
 
-/// A file that is gone with this.
+/// A file that is removed when this is dropped.
 struct File(PathBuf);
 
 impl File {
@@ -76,7 +76,7 @@ fn of_crc_and_no_crc_the_last_counts() {
     }
 }
 
-/// What is wrong in a configuration.
+/// Returns what is wrong in a configuration.
 fn wrong_in(settings: Result<Settings, Failure>) -> String {
     match settings {
         Err(Failure::Config(said)) => said,

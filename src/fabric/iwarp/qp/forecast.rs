@@ -2,12 +2,11 @@
 
 //! Predicts where payload belongs before its header has arrived.
 //!
-//! RDMA READ responses come in a known order, to known places, in FPDUs of one size except for the
-//! last of each. So while one of them arrives, the places of the next ones are known, and one
-//! system call can fill many of them. It is a forecast: the owner compares it with what
-//! [`Qp::receive`] then asks for. Bytes that went to the wrong place lie in the sinks of READs that
-//! are not complete, which nothing reads yet. An RDMA WRITE has no known length and so no forecast:
-//! the memory behind its end may be in use.
+//! RDMA READ responses come in a known order, to known places, in FPDUs of one size except for the last of each. So
+//! while one of them arrives, the places of the next ones are known, and one system call can fill many of them. It is a
+//! forecast: the owner compares it with the places that [`Qp::receive`] then asks for. Bytes that went to the wrong
+//! place are in the sinks of READs that are not complete, which nothing reads yet. An RDMA WRITE has no known length
+//! and so no forecast: the memory after its end may be in use.
 
 use super::Qp;
 use super::receive::{Incoming, Stage};
@@ -19,18 +18,18 @@ use crate::fabric::regions::Piece;
 /// Payload that is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Bytes of the stream between the previous payload and this one: padding and CRC of the
-    /// previous FPDU, and the header of this one.
+    /// Number of bytes of the stream between the previous payload and this one: padding and CRC of the previous FPDU,
+    /// and the header of this one.
     pub framing: usize,
-    /// Where it belongs.
+    /// The place of the payload.
     pub target: Piece,
 }
 
-/// Bytes in front of the payload of a READ response, without the MPA length.
+/// Number of bytes before the payload of a READ response, without the MPA length.
 const HEADER: usize = Control::LENGTH + Tagged::LENGTH;
 
 impl<M> Qp<M> {
-    /// What is expected after the payload that is arriving, if that answers a READ.
+    /// Returns the payload that is expected after the one that is arriving, if that answers a READ.
     pub fn expected(&self) -> impl Iterator<Item = Expected> {
         let Incoming {
             control,

@@ -2,8 +2,9 @@
 
 //! The queue pair: work requests in, FPDUs out; FPDUs in, completions out (RFC 5040, RFC 5041).
 //!
-//! A sans-IO state machine. It knows which bytes come next in either direction and where in registered memory they lie;
-//! its owner moves them. It allocates its queues, of fixed sizes, when it is made, and nothing afterwards.
+//! A queue pair is a state machine without I/O. It knows which bytes come next in either direction and where they are
+//! in registered memory; its owner moves them. It allocates its queues, of fixed sizes, when it is made, and nothing
+//! afterwards.
 //!
 //! ```text
 //!   post_send, post_write --> sends ----------------+
@@ -13,13 +14,13 @@
 //!   FPDUs --> receive --> Place, placed --> (CRC is good) --> Completed
 //! ```
 //!
-//! Out: messages never interleave, except that READ requests go first, and between the FPDUs of other messages, as they
-//! only start work at the peer. They do not go between the FPDUs of a SEND: Linux's siw refuses that, as it tells
-//! messages apart by tagged and untagged alone. Responses and the send queue take turns, message by message.
+//! Outgoing messages never interleave, except that READ requests go first, and between the FPDUs of other messages, as
+//! they only start work at the peer. They do not go between the FPDUs of a SEND, because Linux's siw refuses that: it
+//! distinguishes messages only as tagged and untagged. Responses and the send queue take turns, message by message.
 //!
-//! In: payload is placed as it arrives and counts only once its FPDU's CRC has been verified (placement and delivery,
-//! RFC 5041 5). Every header is checked before a byte behind it is placed; an error ends the connection, and every
-//! later call returns it.
+//! Incoming payload is placed as it arrives, and is valid only once its FPDU's CRC has been verified (placement and
+//! delivery, RFC 5041 5). Every header is checked before a byte after it is placed; an error ends the connection, and
+//! every later call returns it.
 //!
 //! Regions are looked up when their bytes move, not only when work is posted: between two FPDUs, and inside one, their
 //! owner may deregister them.
@@ -46,32 +47,32 @@ use crate::fabric::regions::{Piece, Regions};
 use crate::fabric::{MAX_SEND_HEADER, RemoteAddress, Sge, WrId};
 use crate::units::RemoteToken;
 
-/// Smallest ULPDU limit: room for the largest header and some payload.
+/// The smallest ULPDU limit: room for the largest header and some payload.
 pub const MIN_ULPDU: u16 = 128;
-/// Largest ULPDU limit: what the length field of an FPDU holds, rounded down to a multiple of 4.
+/// The largest ULPDU limit: the maximum of an FPDU's length field, rounded down to a multiple of 4.
 pub const MAX_ULPDU: u16 = 65_532;
 
 /// The sizes of a queue pair's queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depths {
-    /// SENDs and RDMA WRITEs that are posted.
+    /// Maximum number of posted SENDs and RDMA WRITEs.
     pub sends: usize,
-    /// Receives that are posted.
+    /// Maximum number of posted receives.
     pub recvs: usize,
-    /// RDMA READs that are posted, outstanding ones included.
+    /// Maximum number of posted RDMA READs, including outstanding ones.
     pub reads: usize,
-    /// RDMA READs of the peer that are served at a time; IRD never exceeds it.
+    /// Maximum number of the peer's RDMA READs that are served at a time; IRD never exceeds it.
     pub responses: usize,
-    /// Memory regions.
+    /// Maximum number of memory regions.
     pub regions: usize,
 }
 
-/// What a completed work request was.
+/// The kind of a completed work request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
     /// A receive.
     Recv {
-        /// Bytes of the message.
+        /// Length of the message in bytes.
         length: u32,
         /// The local token that the SEND revoked.
         invalidated: Option<RemoteToken>,
@@ -87,9 +88,9 @@ pub enum Done {
 /// The end of a work request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
-    /// As posted.
+    /// The number with which it was posted.
     pub wr_id: WrId,
-    /// What it was.
+    /// The kind of the work request.
     pub done: Done,
 }
 
@@ -100,7 +101,7 @@ pub enum PostError {
     QueueFull,
     /// The memory does not lie in a registered region.
     LocalProtection,
-    /// The header is longer than [`MAX_SEND_HEADER`], or the message than 4 GiB.
+    /// The header is longer than [`MAX_SEND_HEADER`], or the message is longer than 4 GiB.
     TooLong,
 }
 
@@ -111,42 +112,42 @@ pub struct Qp<M> {
     max_ulpdu: usize,
     depths: Depths,
     agreed: Agreed,
-    /// Established, and if this side is the responder, the initiator has sent an FPDU.
+    /// The connection is established, and, if this side is the responder, the initiator has sent an FPDU.
     may_send: bool,
-    /// The rule that the peer broke: nothing after that in the stream is worth looking at.
+    /// The rule that the peer broke: the rest of the stream is not looked at.
     failed: Option<IwarpError>,
     regions: Regions<M>,
 
     sends: VecDeque<SendWork>,
-    /// Bytes of the first message of `sends` that were handed out.
+    /// Number of bytes of the first message of `sends` that were handed out.
     send_offset: u32,
     send_msn: u32,
     reads: VecDeque<ReadWork>,
-    /// READs at the front of `reads` whose request was handed out.
+    /// Number of READs at the front of `reads` whose request was handed out.
     outstanding: u16,
-    /// Bytes of the oldest READ that arrived.
+    /// Number of bytes of the oldest READ that have arrived.
     read_offset: u32,
-    /// Payload of the FPDUs in which READs are answered, except for the last of each.
+    /// Length of the payload of FPDUs in which READs are answered, except for the last of each.
     response_segment: u32,
     read_msn: u32,
     responses: VecDeque<Response>,
     response_offset: u32,
-    /// The last message handed out was one of `sends`: a response is next.
+    /// Whether the last message handed out was one of `sends`, so that a response is next.
     response_is_next: bool,
 
     recvs: VecDeque<(WrId, Piece)>,
     recv_msn: u32,
     recv_read_msn: u32,
     incoming_send: IncomingSend,
-    /// Where an RDMA WRITE that has begun must continue.
+    /// The place at which an RDMA WRITE that has begun must continue.
     incoming_write: Option<Tagged>,
-    /// Largest payload of an FPDU of the message that is arriving.
+    /// Length of the largest payload of an FPDU of the message that is arriving.
     segment_length: u32,
 
     stage: Stage,
     stash: [u8; STASH],
     stash_length: usize,
-    /// Padding and CRC.
+    /// The padding and the CRC.
     trailer: [u8; 8],
     trailer_length: usize,
     crc: u32,
@@ -154,7 +155,7 @@ pub struct Qp<M> {
 }
 
 impl<M> Qp<M> {
-    /// A queue pair that is not established: memory may be registered and work posted.
+    /// Makes a queue pair that is not established: memory may be registered and work posted.
     #[must_use]
     pub fn new(depths: Depths, crc32c: Crc32c) -> Self {
         Self {
@@ -192,33 +193,33 @@ impl<M> Qp<M> {
         }
     }
 
-    /// The handshake is done. FPDUs are sent with at most `max_ulpdu` bytes between their length and their CRC, clamped
-    /// to [`MIN_ULPDU`] to [`MAX_ULPDU`] and rounded down to a multiple of 4.
+    /// Establishes the queue pair after the handshake. FPDUs are sent with at most `max_ulpdu` bytes between their
+    /// length and their CRC, clamped to [`MIN_ULPDU`] to [`MAX_ULPDU`] and rounded down to a multiple of 4.
     pub fn establish(&mut self, agreed: Agreed, max_ulpdu: u16) {
         self.agreed = agreed;
         self.max_ulpdu = usize::from(max_ulpdu.clamp(MIN_ULPDU, MAX_ULPDU)) & !3;
         self.may_send = !agreed.peer_speaks_first;
     }
 
-    /// What both sides agreed on.
+    /// Returns the values on which both sides agreed.
     #[must_use]
     pub const fn agreed(&self) -> &Agreed {
         &self.agreed
     }
 
-    /// Bytes of the oldest READ that have arrived.
+    /// Returns the number of bytes of the oldest READ that have arrived.
     #[must_use]
     pub const fn read_offset(&self) -> u32 {
         self.read_offset
     }
 
-    /// The memory regions.
+    /// Returns the memory regions.
     #[must_use]
     pub const fn regions(&self) -> &Regions<M> {
         &self.regions
     }
 
-    /// The memory regions, to change them.
+    /// Returns the memory regions, to change them.
     pub const fn regions_mut(&mut self) -> &mut Regions<M> {
         &mut self.regions
     }
@@ -248,7 +249,7 @@ impl<M> Qp<M> {
             .get_mut(..header.len())
             .ok_or(PostError::TooLong)?
             .copy_from_slice(header);
-        // At most MAX_SEND_HEADER, just checked.
+        // The length is at most MAX_SEND_HEADER, as was just checked.
         let header_length = header.len() as u8;
         payload
             .length
@@ -307,8 +308,8 @@ impl<M> Qp<M> {
         Ok(())
     }
 
-    /// Takes the next work request that will never be carried out, once the connection has ended
-    /// or is being closed. Those of one kind come in the order of posting.
+    /// Takes the next work request that will never be carried out, once the connection has ended or is being closed.
+    /// Requests of one kind come in the order of posting.
     pub fn flush(&mut self) -> Option<Completion> {
         self.flush_reads().or_else(|| {
             let work = self.sends.pop_front()?;
@@ -324,8 +325,8 @@ impl<M> Qp<M> {
         })
     }
 
-    /// Like [`Qp::flush`], but leaves SENDs and RDMA WRITEs, which may still go out. What arrives from now on is
-    /// dropped: nothing waits for it.
+    /// Does what [`Qp::flush`] does, but leaves SENDs and RDMA WRITEs, which may still be sent. Bytes that arrive from
+    /// now on are dropped, because nothing waits for them.
     pub fn flush_reads(&mut self) -> Option<Completion> {
         self.stage = Stage::Closed;
         self.segment_length = 0;

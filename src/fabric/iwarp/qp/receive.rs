@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The way in: bytes of the stream become placed payload, completions and READ requests to answer.
+//! The receiving side: bytes of the stream become placed payload, completions and READ requests to answer.
 
 use super::send::Response;
 use super::{Completion, Done, Qp};
@@ -11,19 +11,19 @@ use crate::fabric::iwarp::mpa;
 use crate::fabric::iwarp::rdmap::{Opcode, ReadRequest, Terminate, TerminateCode};
 use crate::fabric::regions::Piece;
 
-/// The MPA length and the two control bytes, which tell the length of the rest.
+/// Length of the MPA length field and the two control bytes, which determine the length of the rest.
 const FIRST: usize = 4;
-/// Most bytes collected in front of the payload: a Terminate that carries a READ request back.
+/// Maximum number of bytes collected before the payload: a Terminate that carries a READ request back.
 pub(super) const STASH: usize =
     FIRST + Untagged::LENGTH + 4 + 2 + 2 + Untagged::LENGTH + ReadRequest::LENGTH;
 
-/// What [`Qp::receive`] wants next.
+/// What [`Qp::receive`] needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// More bytes of the stream: it took all that there were.
+    /// It needs more bytes of the stream: it took all that there were.
     More,
-    /// The next bytes of the stream belong here: the owner places some or all of them in
-    /// [`Qp::memory`], at once, and calls [`Qp::placed`].
+    /// The next bytes of the stream belong in this piece: the owner places some or all of them in [`Qp::memory`], at
+    /// once, and calls [`Qp::placed`].
     Place(Piece),
     /// A work request is done. Call again.
     Completed(Completion),
@@ -34,16 +34,16 @@ pub(super) enum Stage {
     Header,
     Payload,
     Trailer,
-    /// What arrives is dropped.
+    /// Bytes that arrive are dropped.
     Closed,
 }
 
 /// The peer's message that is arriving on the queue of SENDs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct IncomingSend {
-    /// Bytes that arrived.
+    /// Number of bytes that have arrived.
     offset: u32,
-    /// The first segment's opcode and token; the others carry the same.
+    /// The first segment's opcode and token, which the others repeat.
     first: Option<(Opcode, u32)>,
 }
 
@@ -54,11 +54,11 @@ pub(super) struct Incoming {
     tagged: Tagged,
     untagged: Untagged,
     ulpdu_length: usize,
-    /// Where the rest of the payload belongs.
+    /// The place of the rest of the payload.
     rest: Piece,
-    /// Bytes of payload in the whole FPDU.
+    /// Number of bytes of payload in the whole FPDU.
     pub(super) payload_length: u32,
-    /// It uses no receive: it is the announced zero-length SEND of RFC 6581 9.
+    /// Whether it does not use a receive, because it is the announced zero-length SEND of RFC 6581 9.
     swallow: bool,
 }
 
@@ -89,7 +89,7 @@ impl<M> Qp<M> {
     ///
     /// # Errors
     ///
-    /// The rule that the peer broke, or [`IwarpError::LocalRegionGone`]. It ends the connection.
+    /// The error names the rule that the peer broke, or is [`IwarpError::LocalRegionGone`]. It ends the connection.
     pub fn receive(&mut self, input: &mut &[u8]) -> Result<Step, IwarpError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -154,12 +154,12 @@ impl<M> Qp<M> {
         }
     }
 
-    /// Where the next bytes of the stream belong, if that is known and they are payload: what
+    /// Returns where the next bytes of the stream belong, if that is known and they are payload: the place that
     /// [`Qp::receive`] would return without any input.
     ///
     /// # Errors
     ///
-    /// As [`Qp::receive`]: the memory may be gone.
+    /// As [`Qp::receive`]: the memory may have gone.
     pub fn target(&mut self) -> Result<Option<Piece>, IwarpError> {
         match self.receive(&mut &[][..])? {
             Step::Place(target) => Ok(Some(target)),
@@ -168,8 +168,8 @@ impl<M> Qp<M> {
         }
     }
 
-    /// The owner placed `length` bytes of the payload that [`Step::Place`] asked for; if [`Qp::crc`] was `Some`, `crc`
-    /// is the CRC continued over them.
+    /// Takes note that the owner placed `length` bytes of the payload that [`Step::Place`] asked for; if [`Qp::crc`]
+    /// was `Some`, `crc` is the CRC continued over them.
     pub fn placed(&mut self, length: u32, crc: u32) {
         let rest = &mut self.incoming.rest;
         let length = length.min(rest.length);
@@ -178,39 +178,39 @@ impl<M> Qp<M> {
         self.crc = crc;
     }
 
-    /// Largest payload of one FPDU in the message that is arriving or, between two messages, in the last one. It tells
-    /// whether to expect large FPDUs: the last one of a message may be small.
+    /// Returns the length of the largest payload of one FPDU in the message that is arriving or, between two messages,
+    /// in the last one. It shows whether to expect large FPDUs: the last one of a message may be small.
     #[must_use]
     pub const fn segment_length(&self) -> u32 {
         self.segment_length
     }
 
-    /// The CRC of the FPDU so far, if CRCs are in use.
+    /// Returns the CRC of the FPDU so far, if CRCs are in use.
     #[must_use]
     pub fn crc(&self) -> Option<u32> {
         self.agreed.crc.then_some(self.crc)
     }
 
-    /// Whether the stream is between two FPDUs, which is where a peer that closes in an orderly way ends it.
+    /// Returns whether the stream is between two FPDUs, where a peer ends it if it closes in an orderly way.
     #[must_use]
     pub fn is_between_fpdus(&self) -> bool {
         self.stage == Stage::Header && self.stash_length == 0
     }
 
-    /// The FPDU that broke a rule: its ULPDU length, and what was collected of the ULPDU in front of its payload. A
-    /// Terminate carries them back (RFC 5040 4.8). Both are empty if there is no such FPDU.
+    /// Returns the ULPDU length of the FPDU that broke a rule, and the bytes of its ULPDU that were collected before
+    /// the payload. A Terminate carries them back (RFC 5040 4.8). Both are empty if there is no such FPDU.
     #[must_use]
     pub fn failed_segment(&self) -> (u16, &[u8]) {
         if self.failed.is_none() {
             return (0, &[]);
         }
         let header = self.stash.get(mpa::FPDU_HEADER_LENGTH..self.stash_length);
-        // It was read from two bytes.
+        // The length was read from two bytes.
         let ulpdu_length = self.incoming.ulpdu_length as u16;
         (ulpdu_length, header.unwrap_or_default())
     }
 
-    /// Reads the first four bytes; returns the length of all that comes before the payload.
+    /// Reads the first four bytes; returns the length of everything before the payload.
     fn header_length(&mut self) -> Result<usize, IwarpError> {
         let [length_high, length_low, ddp, rdmap, ..] = self.stash;
         let ulpdu_length = usize::from(u16::from_be_bytes([length_high, length_low]));
@@ -241,7 +241,7 @@ impl<M> Qp<M> {
         }
     }
 
-    /// The header is complete: checks it and finds where the payload belongs.
+    /// Checks a complete header, and finds where the payload belongs.
     fn begin_segment(&mut self, header_length: usize) -> Result<(), IwarpError> {
         let header = self
             .stash
@@ -253,7 +253,7 @@ impl<M> Qp<M> {
         let incoming = &mut self.incoming;
         let opcode = incoming.control.opcode;
         let payload_length = 2 + incoming.ulpdu_length - header_length;
-        // At most 65,535, the largest ULPDU.
+        // The length is at most 65,535, that of the largest ULPDU.
         incoming.payload_length = payload_length as u32;
         incoming.rest = Piece::NOWHERE;
         incoming.swallow = false;
@@ -283,7 +283,7 @@ impl<M> Qp<M> {
         Ok(())
     }
 
-    /// The memory was there when the segment began. Its owner may have deregistered it since.
+    /// Checks that the memory, which existed when the segment began, has not been deregistered by its owner since.
     fn check_target(&self) -> Result<(), IwarpError> {
         match self.memory(self.incoming.rest) {
             Ok(_) => Ok(()),
@@ -307,7 +307,7 @@ impl<M> Qp<M> {
             return Err(IwarpError::RdmapInterleaved);
         }
         if payload_length == 0 {
-            // It moves nothing and needs no valid STag (RFC 5040 5.2).
+            // It does not move anything, and does not need a valid STag (RFC 5040 5.2).
             return Ok(Piece::NOWHERE);
         }
         let access = Access::RemoteWrite;
@@ -338,7 +338,7 @@ impl<M> Qp<M> {
             .read_offset
             .checked_add(payload_length)
             .ok_or(IwarpError::RdmapReadResponseMismatch)?;
-        // Each request named its MSN as the STag of its sink, with offsets from 0 on.
+        // Each request named its MSN as the STag of its sink, with offsets that begin at 0.
         let oldest = self.read_msn.wrapping_sub(u32::from(self.outstanding));
         let matches = tagged.stag == oldest
             && tagged.offset == u64::from(self.read_offset)
@@ -433,7 +433,7 @@ impl<M> Qp<M> {
         }
     }
 
-    /// The FPDU is whole and its CRC good.
+    /// Delivers an FPDU that is whole and whose CRC is right.
     fn deliver(&mut self) -> Result<Option<Completion>, IwarpError> {
         match self.incoming.control.opcode {
             Opcode::Write => {
@@ -570,7 +570,7 @@ fn collect(buffer: &mut [u8], length: &mut usize, wanted: usize, input: &mut &[u
     *length >= wanted
 }
 
-/// The errors of tagged segments have other names if a READ request caused them.
+/// Renames an error of a tagged segment that a READ request caused.
 const fn as_read_request_error(error: IwarpError) -> IwarpError {
     match error {
         IwarpError::DdpInvalidStag => IwarpError::RdmapInvalidStag,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The way out: what is posted, and the peer's READ requests, become FPDUs.
+//! The sending side: posted work, and the peer's READ requests, become FPDUs.
 
 use super::{Completion, Done, Qp};
 use crate::fabric::iwarp::IwarpError;
@@ -11,8 +11,8 @@ use crate::fabric::regions::Piece;
 use crate::fabric::{MAX_SEND_HEADER, RemoteAddress, WrId};
 use crate::units::RemoteToken;
 
-/// Most bytes of an FPDU in front of its payload: MPA length, control, untagged DDP header, and
-/// the header of a SEND.
+/// Maximum number of bytes of an FPDU before its payload: MPA length, control, untagged DDP header, and the header of a
+/// SEND.
 pub const MAX_SEGMENT_HEADER: usize = 2 + 2 + Untagged::LENGTH + MAX_SEND_HEADER;
 
 /// One FPDU to send: these header bytes, then the payload, then padding and CRC, which the owner
@@ -21,10 +21,9 @@ pub const MAX_SEGMENT_HEADER: usize = 2 + 2 + Untagged::LENGTH + MAX_SEND_HEADER
 pub struct Segment {
     header: [u8; MAX_SEGMENT_HEADER],
     header_length: u8,
-    /// The payload answers a READ of the peer, and was not posted here.
+    /// Whether the payload answers a READ of the peer, and was not posted here.
     answers_peer: bool,
-    /// The payload, in registered memory; length 0 without one. [`Qp::payload`] looks up the
-    /// memory.
+    /// The payload, in registered memory; its length is 0 if there is none. [`Qp::payload`] looks up the memory.
     pub payload: Piece,
     /// The work request that is done once this FPDU is sent.
     pub completes: Option<Completion>,
@@ -38,7 +37,7 @@ pub(super) struct SendWork {
     pub(super) kind: SendKind,
 }
 
-/// Without an `Option` in it, this is 40 bytes: each connection has room for many.
+/// The kind of the work. It has no `Option` so that it takes only 40 bytes: each connection has room for many.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SendKind {
     Send {
@@ -70,7 +69,7 @@ pub(super) struct Response {
 }
 
 impl Segment {
-    /// The MPA length, the DDP and RDMAP headers and what precedes the payload.
+    /// Returns the MPA length, the DDP and RDMAP headers, and the header that precedes the payload.
     #[must_use]
     pub fn header(&self) -> &[u8] {
         self.header
@@ -78,7 +77,7 @@ impl Segment {
             .unwrap_or_default()
     }
 
-    /// Bytes between the MPA length and the padding.
+    /// Returns the number of bytes between the MPA length and the padding.
     #[must_use]
     pub const fn ulpdu_length(&self) -> usize {
         self.header_length as usize - mpa::FPDU_HEADER_LENGTH + self.payload.length as usize
@@ -101,7 +100,7 @@ impl Segment {
         let end = start + bytes.len();
         if let Some(room) = self.header.get_mut(start..end) {
             room.copy_from_slice(bytes);
-            // At most MAX_SEGMENT_HEADER.
+            // The length is at most MAX_SEGMENT_HEADER.
             self.header_length = end as u8;
         }
     }
@@ -116,12 +115,12 @@ impl Segment {
 }
 
 impl<M> Qp<M> {
-    /// The next FPDU to send; `None`: nothing now. What it returns counts as sent.
+    /// Returns the next FPDU to send, which then counts as sent; `None` if there is none now.
     ///
     /// # Errors
     ///
-    /// The memory of what comes next is gone: [`IwarpError::LocalRegionGone`] if it was posted
-    /// here, [`IwarpError::RdmapInvalidStag`] if the peer reads it. The connection ends.
+    /// The memory of the next FPDU has gone: [`IwarpError::LocalRegionGone`] if it was posted here,
+    /// [`IwarpError::RdmapInvalidStag`] if the peer reads it. The connection ends.
     pub fn next_segment(&mut self) -> Result<Option<Segment>, IwarpError> {
         match self.failed {
             Some(error) => Err(error),
@@ -130,25 +129,25 @@ impl<M> Qp<M> {
         }
     }
 
-    /// Whether [`Qp::next_segment`] has anything to return, even if only an error.
+    /// Returns whether [`Qp::next_segment`] has anything to return, even if only an error.
     #[must_use]
     pub fn has_segment(&self) -> bool {
         let waiting = !self.sends.is_empty() || !self.responses.is_empty() || self.read_may_start();
         self.may_send && waiting
     }
 
-    /// Whether SENDs or RDMA WRITEs wait, or are under way.
+    /// Returns whether SENDs or RDMA WRITEs wait, or are under way.
     #[must_use]
     pub fn has_sends(&self) -> bool {
         !self.sends.is_empty()
     }
 
-    /// The memory of a segment's payload, to be looked up each time that bytes are taken from it;
-    /// `None` without a payload.
+    /// Returns the memory of a segment's payload, which has to be looked up each time that bytes are taken from it;
+    /// `None` if there is no payload.
     ///
     /// # Errors
     ///
-    /// Those of [`Qp::next_segment`].
+    /// The errors of [`Qp::next_segment`].
     pub fn payload(&self, segment: &Segment) -> Result<Option<&M>, IwarpError> {
         match segment.payload {
             Piece { length: 0, .. } => Ok(None),
@@ -157,7 +156,7 @@ impl<M> Qp<M> {
         }
     }
 
-    /// The memory of posted work.
+    /// Returns the memory of posted work.
     ///
     /// # Errors
     ///
@@ -232,7 +231,7 @@ impl<M> Qp<M> {
         let mut segment = Segment::new(Opcode::ReadResponse, last, payload);
         self.payload(&segment)?;
         let tagged = Tagged {
-            // When the request was taken, the whole sink was checked not to wrap.
+            // When the request was taken, it was checked that the whole sink does not wrap.
             offset: sink.offset.wrapping_add(u64::from(offset)),
             ..sink
         };
@@ -291,7 +290,7 @@ impl<M> Qp<M> {
         let mut segment = Segment::new(Opcode::Write, last, payload);
         let tagged = Tagged {
             stag: target.token.0,
-            // Past the end of the address space it wraps, and the peer refuses it.
+            // Beyond the end of the address space it wraps, and the peer refuses it.
             offset: target.address.wrapping_add(u64::from(offset)),
         };
         segment.append(&tagged.emit());
@@ -330,8 +329,8 @@ impl<M> Qp<M> {
         (segment, last, front.len() as u32 + payload.length)
     }
 
-    /// As much of `whole` from `offset` on as one FPDU carries behind `header` bytes (and the two
-    /// of control); and whether that is all of the rest.
+    /// Returns as much of `whole`, starting at `offset`, as one FPDU carries after `header` bytes and the two control
+    /// bytes; and whether that is all of the rest.
     fn slice(&self, whole: Piece, offset: u32, header: usize) -> (Piece, bool) {
         let room = (self.max_ulpdu - Control::LENGTH - header) as u32;
         let rest = whole.length.saturating_sub(offset);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! SENDs that the socket took and the peer's TCP has not acknowledged.
+//! SENDs that the socket took, but that the peer's TCP has not acknowledged.
 //!
-//! An owner may want to know what has reached its peer's machine, not what its own machine took
-//! ([`acknowledged_sends`](super::Config::acknowledged_sends)). The kernel tells how many bytes of the stream are not
-//! acknowledged, at the price of a system call. So we ask it when many SENDs wait and we have just heard from the peer,
+//! An owner may need to know which SENDs have reached its peer's machine, not which its own machine took
+//! ([`acknowledged_sends`](super::Config::acknowledged_sends)). The kernel says how many bytes of the stream are not
+//! acknowledged, at the cost of a system call. So we ask it when many SENDs wait and we have just heard from the peer,
 //! or when one has waited for a while, but not for each of them. We also ask about a full socket: a peer that takes an
 //! RDMA WRITE slowly must not lose its connection.
 
@@ -15,48 +15,48 @@ use crate::fabric::WrId;
 use crate::fabric::iwarp::qp::{Completion, Done};
 use crate::units::Instant;
 
-/// From this many SENDs on, the kernel is asked as soon as we hear from the peer.
+/// The number of SENDs from which the kernel is asked as soon as we hear from the peer.
 const MANY: usize = 16;
-/// The same in bytes of SENDs. From there on the kernel is asked sooner, even if we do not hear from the peer: the
-/// owner may be waiting for the memory.
+/// The number of bytes of SENDs from which the kernel is asked then. It is also asked sooner if we do not hear from the
+/// peer, because the owner may be waiting for the memory.
 const LARGE: usize = 64 * 1024;
 /// Time until the kernel is asked: `SOON` if much is unacknowledged, `LATER` if little is.
 const SOON: Duration = Duration::from_millis(1);
 const LATER: Duration = Duration::from_millis(20);
-/// Longest time between two questions.
+/// The longest time between two questions.
 const LATEST: Duration = Duration::from_millis(100);
-/// SENDs for which an idle connection keeps room.
+/// Number of SENDs for which an idle connection keeps room.
 const ROOM: usize = 64;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Unacknowledged {
-    /// Where in the stream each ends, and its length in bytes.
+    /// For each SEND, its end in the stream and its length in bytes.
     sends: VecDeque<(u64, usize, WrId)>,
-    /// Bytes of all of them.
+    /// Number of bytes of all SENDs.
     held: usize,
-    /// Bytes of the stream that are acknowledged, as far as is known.
+    /// Number of bytes of the stream that are acknowledged, as far as is known.
     acknowledged: u64,
     /// When to ask the kernel.
     pub(super) ask_at: Option<Instant>,
-    /// Least time until then: longer each time that there is no news.
+    /// The shortest time until then, which grows each time that there is no news.
     pause: Duration,
 }
 
 impl Unacknowledged {
-    /// The socket has taken all of a SEND of `length` bytes, which ends at `end` in the stream.
+    /// Adds a SEND of `length` bytes, which the socket has taken whole, and which ends at `end` in the stream.
     pub(super) fn push(&mut self, end: u64, length: usize, wr_id: WrId) {
         self.sends.push_back((end, length, wr_id));
         self.held += length;
     }
 
-    /// Whether it is worth asking now that we have heard from the peer.
+    /// Returns whether it is worth asking now that we have heard from the peer.
     pub(super) fn has_many(&self) -> bool {
         self.sends.len() >= MANY || self.held >= LARGE
     }
 
-    /// When to ask, if that has changed. A full socket is asked about even without SENDs: by itself it reports progress
-    /// only once much of it is free again.
+    /// Returns when to ask, if that has changed. The kernel is asked about a full socket even without SENDs: by itself,
+    /// the socket reports progress only once much of it is free again.
     pub(super) fn arm(&mut self, now: Instant, is_full: bool) -> Option<Instant> {
         if self.sends.is_empty() && !is_full {
             return None;
@@ -70,8 +70,8 @@ impl Unacknowledged {
         Some(at)
     }
 
-    /// Completes the SENDs that are acknowledged now that `acknowledged` bytes of the stream are; returns whether there
-    /// is news.
+    /// Completes the SENDs that are acknowledged once `acknowledged` bytes of the stream are; returns whether there is
+    /// news.
     pub(super) fn acknowledge(
         &mut self,
         acknowledged: u64,
@@ -142,7 +142,7 @@ mod tests {
     fn asks_seldom_and_more_seldom_without_news() {
         let mut unacknowledged = Unacknowledged::default();
         assert_eq!(unacknowledged.arm(at(0), false), None, "nothing to ask for");
-        // However much of the stream lies between the two.
+        // The distance between the two in the stream does not matter.
         unacknowledged.push(100, 100, WrId(1));
         assert_eq!(unacknowledged.arm(at(0), false), Some(at(20)));
         unacknowledged.push(1 << 30, 100, WrId(2));

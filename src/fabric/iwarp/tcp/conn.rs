@@ -21,28 +21,30 @@ use crate::fabric::{CloseReason, ListenerId, Moved};
 use crate::sys::{self, IoVecs, MAX_IOVECS, Memory};
 use crate::units::Instant;
 
-/// FPDUs in one system call.
+/// Maximum number of FPDUs in one system call.
 const BATCH_FPDUS: usize = MAX_IOVECS / fpdu::PIECES;
-/// Bytes in one system call, not counting the last FPDU: enough to make its cost small, and few enough that the call
-/// finds in the cache what the CRCs were computed over.
+/// Number of bytes in one system call, not counting the last FPDU: enough to make its cost small, and few enough that
+/// the bytes over which CRCs were computed are still in the cache.
 const BATCH_BYTES: usize = 1 << 20;
 const BATCH_BYTES_WITH_CRC: usize = 1 << 18;
 /// FPDUs with this much payload are received straight into their targets; for smaller ones a copy
 /// costs less than the system calls it saves.
 const DIRECT_BYTES: u32 = 8 * 1024;
-/// Bytes moved on one connection, each way, before others get their turn.
+/// Number of bytes moved on one connection, in each direction, before others get their turn.
 const BUDGET: usize = 4 << 20;
-/// What each system call to receive costs of that at least; otherwise a peer could cause one for every few bytes.
+/// The minimum that each system call to receive costs of that budget; otherwise a peer could cause one for every few
+/// bytes.
 const CALL: usize = 8 * 1024;
-/// A socket that returns fewer bytes than this, although there was room for more, has no more. socket_wrapper, which
-/// Samba's selftest puts in front of the kernel, moves one packet at a time, at least this much, however much there is.
+/// A socket that returns fewer bytes than this, although there was room for more, is empty. socket_wrapper, which
+/// Samba's selftest puts in front of the kernel, moves one packet at a time, which has at least this many bytes if
+/// there are more to come.
 const LITTLE: usize = 512;
 
 /// Buffers that the connections of a fabric use in turn.
 pub(super) struct Scratch {
     pub(super) input: Box<[u8]>,
     iovecs: IoVecs,
-    /// Room for the FPDUs of a connection that sends; one whose socket is full keeps it.
+    /// Room for the FPDUs of a connection that sends; a connection whose socket is full keeps it.
     out: VecDeque<OutFpdu>,
 }
 
@@ -56,10 +58,10 @@ impl Scratch {
     }
 }
 
-/// What a connection is doing.
+/// The stage of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stage {
-    /// TCP connects.
+    /// TCP is connecting.
     Connecting(Offer),
     /// The MPA request was sent.
     AwaitsReply(Offer),
@@ -67,19 +69,19 @@ pub(super) enum Stage {
     AwaitsRequest,
     /// The owner has to accept or reject.
     Requested(Request),
-    /// Data flows.
+    /// The connection is established.
     Established,
-    /// The owner closed it: what was posted still goes out.
+    /// The owner closed it: posted work is still sent.
     Draining,
 }
 
-/// What pumping a connection achieved.
+/// The result of pumping a connection.
 pub(super) enum Progress {
-    /// Nothing that its owner must know, except for completions.
+    /// There is nothing that its owner must know, except for completions.
     None,
     /// The MPA request has arrived.
     Requested,
-    /// Established.
+    /// The connection is established.
     Established(Agreed),
 }
 
@@ -88,33 +90,33 @@ pub(super) struct Conn {
     pub(super) peer: SocketAddr,
     pub(super) listener: Option<ListenerId>,
     pub(super) stage: Stage,
-    /// Made when the connection is announced to its owner.
+    /// The queue pair, which is made when the connection is announced to its owner.
     pub(super) qp: Option<Box<Qp<Memory>>>,
     pub(super) deadline: Option<Instant>,
-    /// It is in the list of connections with something to do.
+    /// The connection is in the list of connections with something to do.
     pub(super) queued: bool,
     pub(super) readable: bool,
     pub(super) writable: bool,
-    /// The peer has sent its last byte; nothing will announce the end of the stream again.
+    /// The peer has sent its last byte; the end of the stream will not be announced again.
     pub(super) read_closed: bool,
     max_ulpdu: Option<u16>,
     /// The frame of the handshake, as far as it has arrived.
     frame: Vec<u8>,
     out: VecDeque<OutFpdu>,
-    /// Bytes of the first FPDU of `out` that are in the socket.
+    /// Number of bytes of the first FPDU of `out` that are in the socket.
     out_sent: usize,
-    /// Bytes of the FPDUs that the socket has taken whole.
+    /// Number of bytes of the FPDUs that the socket has taken whole.
     position: u64,
     /// The socket had no room.
     full: bool,
-    /// SENDs that have not ended, if they end with the acknowledgement.
+    /// SENDs that have not ended, if SENDs end with the acknowledgement.
     pub(super) unacknowledged: Option<Unacknowledged>,
     /// When bytes of posted work last moved.
     pub(super) moved: Moved,
 }
 
 impl Conn {
-    /// This side's address.
+    /// Returns this side's address.
     pub(super) fn local_address(&self) -> Option<SocketAddr> {
         self.stream.local_addr().ok()
     }
@@ -133,7 +135,7 @@ impl Conn {
             qp: None,
             deadline: None,
             queued: false,
-            // Tried once, in case it was readable before it was watched.
+            // It is tried once, in case it was readable before it was watched.
             readable: true,
             writable: false,
             read_closed: false,
@@ -148,7 +150,7 @@ impl Conn {
         }
     }
 
-    /// Takes the next work request that was handed to the socket and did not get through.
+    /// Takes the next work request that was handed to the socket, but did not get through.
     pub(super) fn flush_output(&mut self) -> Option<Completion> {
         while let Some(fpdu) = self.out.pop_front() {
             if fpdu.segment.completes.is_some() {
@@ -158,18 +160,18 @@ impl Conn {
         None
     }
 
-    /// Whether there is something to do without the socket reporting anything new.
+    /// Returns whether there is something to do without new reports of the socket.
     pub(super) fn has_work(&self) -> bool {
         let output = !self.out.is_empty() || self.qp.as_ref().is_some_and(|qp| qp.has_segment());
         self.readable && self.receives() || self.writable && output && self.is_up()
     }
 
-    /// Whether all that was posted has gone out.
+    /// Returns whether all posted work has been sent.
     pub(super) fn is_drained(&self) -> bool {
         self.out.is_empty() && self.qp.as_ref().is_none_or(|qp| !qp.has_sends())
     }
 
-    /// Whether FPDUs may move.
+    /// Returns whether FPDUs may move.
     pub(super) const fn is_up(&self) -> bool {
         matches!(self.stage, Stage::Established | Stage::Draining)
     }
@@ -178,7 +180,7 @@ impl Conn {
         !matches!(self.stage, Stage::Connecting(_) | Stage::Requested(_))
     }
 
-    /// Why the peer's request no longer needs an answer, if that is so.
+    /// Returns why the peer's request no longer needs an answer, if that is so.
     pub(super) fn gave_up(&self) -> Option<CloseReason> {
         if !matches!(self.stage, Stage::Requested(_)) || !self.read_closed {
             return None;
@@ -287,7 +289,7 @@ impl Conn {
         }
     }
 
-    /// Sends, receives, and sends what that caused. Its errors are named as those of an established connection.
+    /// Sends, receives, and sends the answers. Its errors are named as those of an established connection.
     pub(super) fn transfer(
         &mut self,
         now: Instant,
@@ -333,7 +335,7 @@ impl Conn {
         self.send(now, scratch, completions)
     }
 
-    /// Sends FPDUs until none are left, the socket is full or it is the turn of others.
+    /// Sends FPDUs until none are left, the socket is full, or it is the turn of others.
     fn send(
         &mut self,
         now: Instant,
@@ -345,7 +347,7 @@ impl Conn {
         }
         let result = self.send_batches(now, &mut scratch.iovecs, completions);
         if self.out.is_empty() {
-            // Idle connections hold no queue. One that blocked kept its own, and gives it up now.
+            // Idle connections do not hold a queue. One that blocked kept its own, and gives it up now.
             let out = std::mem::take(&mut self.out);
             if scratch.out.capacity() == 0 {
                 scratch.out = out;
@@ -369,13 +371,13 @@ impl Conn {
             let mut vec = iovecs.send();
             let mut skip = self.out_sent;
             for fpdu in &self.out {
-                // Looked up again: its owner, or the peer with an invalidation, may have ended the registration since
-                // the FPDU was made.
+                // The memory is looked up again: its owner, or the peer with an invalidation, may have ended the
+                // registration since the FPDU was made.
                 fpdu.push(qp.payload(&fpdu.segment)?, &mut vec, &mut skip)?;
             }
             match vec.send(self.stream.as_fd()) {
                 Ok(sent) => {
-                    // Less than all of it does not mean that there is no more room: see `LITTLE`.
+                    // If it took less than everything, there may still be more room: see `LITTLE`.
                     budget = budget.saturating_sub(sent);
                     if std::mem::take(&mut self.full) {
                         self.moved.sends = now;
@@ -414,7 +416,7 @@ impl Conn {
                 break;
             };
             bytes += segment.payload.length as usize;
-            // Queued first, so that it is flushed too if anything fails from here on.
+            // It is queued first, so that it is flushed, too, if anything fails after this.
             self.out.push_back(OutFpdu::new(segment));
             if let (true, Some(fpdu)) = (crc, self.out.back_mut()) {
                 fpdu.add_crc(qp.payload(&fpdu.segment)?)?;
@@ -423,7 +425,7 @@ impl Conn {
         Ok(())
     }
 
-    /// Drops what the socket has taken.
+    /// Drops the bytes that the socket has taken.
     fn advance(&mut self, sent: usize, completions: &mut Vec<Completion>) {
         self.out_sent += sent;
         while let Some(fpdu) = self.out.front() {
@@ -443,13 +445,13 @@ impl Conn {
         }
     }
 
-    /// Whether SENDs wait to be acknowledged.
+    /// Returns whether SENDs wait to be acknowledged.
     pub(super) fn awaits_acknowledgement(&self) -> bool {
         let unacknowledged = self.unacknowledged.as_ref();
         unacknowledged.is_some_and(|unacknowledged| !unacknowledged.is_empty())
     }
 
-    /// Whether the socket has no room for what is to be sent.
+    /// Returns whether the socket has no room for the bytes that have to be sent.
     pub(super) const fn is_full(&self) -> bool {
         self.full
     }
@@ -460,19 +462,19 @@ impl Conn {
         let Some(unacknowledged) = &mut self.unacknowledged else {
             return;
         };
-        // If the system does not tell, everything counts as delivered.
+        // If the system does not say, everything counts as delivered.
         let rest = sys::unacknowledged(self.stream.as_fd()).unwrap_or(0);
         if unacknowledged.acknowledge(taken.saturating_sub(rest as u64), completions) {
             self.moved.sends = now;
         }
     }
 
-    /// Takes the next SEND that the socket took and that will not be acknowledged.
+    /// Takes the next SEND that the socket took, but that will not be acknowledged.
     pub(super) fn flush_unacknowledged(&mut self) -> Option<Completion> {
         self.unacknowledged.as_mut()?.flush()
     }
 
-    /// Takes what the socket has, within the budget, and places it.
+    /// Receives the bytes that the socket has, within the budget, and places them.
     fn receive(
         &mut self,
         scratch: &mut Scratch,
@@ -530,8 +532,8 @@ impl Conn {
                     completions,
                 )?,
             }
-            // So little means that the socket is empty: what comes later is announced again, except for the end of the
-            // stream if that has been announced already.
+            // So little means that the socket is empty: later bytes will be announced again, except for the end of the
+            // stream if that has already been announced.
             if direct.is_none() && received < room.min(LITTLE) && !self.read_closed {
                 self.readable = false;
                 return Ok(());
@@ -565,12 +567,12 @@ impl Conn {
             }
         }
         vec.push(&terminate);
-        // If the socket does not take it, the peer just sees the connection end.
+        // If the socket does not take it, the peer just sees that the connection ends.
         let _ = vec.send(self.stream.as_fd());
     }
 }
 
-/// Hands bytes of the stream to the queue pair and places payload as it asks.
+/// Passes bytes of the stream to the queue pair, and places payload as it asks.
 pub(super) fn parse(
     qp: &mut Qp<Memory>,
     mut input: &[u8],
@@ -588,7 +590,7 @@ pub(super) fn parse(
                     .write(target.offset as usize, payload)
                     .map_err(|_| IwarpError::LocalRegionGone)?;
                 let crc = qp.crc().map_or(0, |crc| crc32c(crc, payload));
-                // At most the length of the target.
+                // The length is at most that of the target.
                 qp.placed(length as u32, crc);
                 input = rest;
             }
@@ -596,16 +598,17 @@ pub(super) fn parse(
     }
 }
 
-/// The largest ULPDU to send if the owner does not set one: its FPDU fits into one TCP segment.
+/// Returns the largest ULPDU to send if the owner does not set one: its FPDU fits into one TCP segment.
 fn ulpdu_of_one_tcp_segment(stream: &TcpStream) -> u16 {
     ulpdu_for_mss(socket2::SockRef::from(stream).tcp_mss().unwrap_or(536))
 }
 
-/// The largest ULPDU, in steps of 4, whose FPDU fits into one TCP segment of `mss` bytes, which RNICs expect (RFC 5044
-/// 5.1). Segments that no Ethernet frame holds do not go to an RNIC, and other peers take any FPDU.
+/// Returns the largest ULPDU, in steps of 4, whose FPDU fits into one TCP segment of `mss` bytes, which RNICs expect
+/// (RFC 5044 5.1). Segments that are too long for an Ethernet frame do not go to an RNIC, and other peers accept any
+/// FPDU.
 fn ulpdu_for_mss(mss: u32) -> u16 {
     const LARGEST_FRAME: u32 = 9216;
-    /// Length field, CRC, and the padding of a ULPDU that is a multiple of 4 long.
+    /// Length of the length field, the CRC, and the padding of a ULPDU that is a multiple of 4 long.
     const OVERHEAD: u32 = 2 + 2 + mpa::CRC_LENGTH as u32;
     match mss {
         LARGEST_FRAME.. => MAX_ULPDU,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Payload that goes from the socket straight into its target, many FPDUs with one system call.
+//! Receives payload from the socket straight into its target, many FPDUs with one system call.
 //!
 //! ```text
 //!   stream   | rest of the payload | framing | payload | framing | payload | ... | a little more |
@@ -8,7 +8,7 @@
 //!   goes to    target                input    where it is expected to belong      input
 //! ```
 //!
-//! The places do not overlap: if the sinks of READs do, the list ends there, as bytes that came first would be
+//! The places do not overlap: if the sinks of READs do, the list ends there, because bytes that came first would be
 //! overwritten before they were read.
 //!
 //! If the framing differs from what was expected, everything that came after it is copied out and parsed in order, as
@@ -22,14 +22,15 @@ use crate::fabric::iwarp::qp::{Completion, Expected, Qp};
 use crate::fabric::regions::Piece;
 use crate::sys::{IoVecs, Memory, ReceiveVec};
 
-/// What follows the last payload: padding, CRC, and the header of the next.
+/// Number of bytes that follow the last payload: padding, CRC, and the header of the next FPDU.
 pub(super) const TAIL: usize = 3 + CRC_LENGTH + 20;
-/// Expected FPDUs in one system call. With CRCs, only as many as are still in the cache when the CRCs are computed.
+/// Maximum number of expected FPDUs in one system call. With CRCs, only as many as stay in the cache until the CRCs are
+/// computed.
 const EXPECTED: usize = 16;
 const EXPECTED_WITH_CRC: usize = 3;
 
-/// Lists where to receive: `target`, what is expected after it, and a little of `input`. Also returns how many FPDUs
-/// are expected.
+/// Lists the memory to receive into: `target`, the places expected after it, and a little of `input`. Also returns how
+/// many FPDUs are expected.
 pub(super) fn prepare<'a>(
     qp: &'a Qp<Memory>,
     target: Piece,
@@ -67,7 +68,7 @@ pub(super) fn take(
     mut input: &[u8],
     completions: &mut Vec<Completion>,
 ) -> Result<(), IwarpError> {
-    // The forecast as it was when they were listed.
+    // This is the forecast as it was when they were listed.
     let mut list = [None; EXPECTED];
     for (slot, item) in list.iter_mut().zip(expected(qp).take(count)) {
         *slot = Some(item);
@@ -110,7 +111,7 @@ fn push<'a>(vec: &mut ReceiveVec<'a>, memory: &'a Memory, target: Piece) -> Resu
         .map_err(|_| IwarpError::LocalRegionGone)
 }
 
-/// The first of `left` bytes lie in `target`, as many as it has room for; returns how many.
+/// Takes note that the first of `left` bytes are in `target`, as many as it has room for; returns how many.
 fn placed(qp: &mut Qp<Memory>, target: Piece, left: usize) -> Result<usize, IwarpError> {
     let length = u32::try_from(left).map_or(target.length, |left| left.min(target.length));
     let placed = target.part(0, length);
@@ -122,7 +123,7 @@ fn placed(qp: &mut Qp<Memory>, target: Piece, left: usize) -> Result<usize, Iwar
     Ok(length as usize)
 }
 
-/// Collects `left` bytes of the stream from where they were expected to belong.
+/// Collects `left` bytes of the stream from the places where they were expected to belong.
 fn in_order(
     qp: &Qp<Memory>,
     list: impl Iterator<Item = Expected>,

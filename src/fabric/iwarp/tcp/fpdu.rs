@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! FPDUs as the pieces that a system call sends.
+//! Splits FPDUs into the pieces that a system call sends.
 
 use crate::fabric::iwarp::qp::Segment;
 use crate::fabric::iwarp::rdmap::{Opcode, Terminate};
@@ -8,10 +8,10 @@ use crate::fabric::iwarp::{IwarpError, ddp, mpa};
 use crate::fabric::regions::Piece;
 use crate::sys::{Memory, SendVec};
 
-/// Pieces of an FPDU: what precedes the payload, the payload, what follows it.
+/// Number of pieces of an FPDU: the bytes before the payload, the payload, and the bytes after it.
 pub(super) const PIECES: usize = 3;
 
-/// Most bytes after the payload.
+/// Maximum number of bytes after the payload.
 const MAX_TRAILER: usize = 3 + mpa::CRC_LENGTH;
 
 pub(super) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
@@ -21,24 +21,24 @@ pub(super) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
 /// An FPDU on its way into the socket.
 pub(super) struct OutFpdu {
     pub(super) segment: Segment,
-    /// Padding and CRC.
+    /// The padding and the CRC.
     trailer: [u8; MAX_TRAILER],
     trailer_length: u8,
 }
 
 impl OutFpdu {
-    /// An FPDU without a CRC.
+    /// Makes an FPDU without a CRC.
     pub(super) fn new(segment: Segment) -> Self {
         let pad = mpa::pad(segment.ulpdu_length());
         Self {
             segment,
             trailer: [0; MAX_TRAILER],
-            // At most MAX_TRAILER.
+            // The length is at most MAX_TRAILER.
             trailer_length: (pad + mpa::CRC_LENGTH) as u8,
         }
     }
 
-    /// Computes the CRC; `memory` is the payload's.
+    /// Computes the CRC; `memory` holds the payload.
     pub(super) fn add_crc(&mut self, memory: Option<&Memory>) -> Result<(), IwarpError> {
         let mut sum = crc32c(0, self.segment.header());
         if let Some(memory) = memory {
@@ -85,8 +85,7 @@ impl OutFpdu {
     }
 }
 
-/// The CRC continued over registered memory. The region is as long as its memory, so the error
-/// does not happen.
+/// Returns the CRC continued over registered memory. The region is as long as its memory, so the error does not happen.
 pub(super) fn crc32c_of_memory(crc: u32, memory: &Memory, piece: Piece) -> Result<u32, IwarpError> {
     let mut sum = crc;
     memory
@@ -97,7 +96,7 @@ pub(super) fn crc32c_of_memory(crc: u32, memory: &Memory, piece: Piece) -> Resul
     Ok(sum)
 }
 
-/// The bytes of a Terminate message.
+/// Returns the bytes of a Terminate message.
 pub(super) fn terminate_fpdu(terminate: &Terminate, crc: bool) -> Vec<u8> {
     let control = ddp::Control {
         opcode: Opcode::Terminate,
@@ -112,7 +111,7 @@ pub(super) fn terminate_fpdu(terminate: &Terminate, crc: bool) -> Vec<u8> {
     let body = terminate.emit();
     let ulpdu_length = ddp::Control::LENGTH + ddp::Untagged::LENGTH + body.len();
     let mut fpdu = Vec::with_capacity(mpa::fpdu_length(ulpdu_length));
-    // Far below 65,536.
+    // The length is far below 65,536.
     fpdu.extend((ulpdu_length as u16).to_be_bytes());
     fpdu.extend(control.emit());
     fpdu.extend(header.emit());

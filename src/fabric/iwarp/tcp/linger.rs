@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Sockets whose connections are gone.
+//! Closes sockets whose connections have ended.
 //!
-//! Closing a socket with unread bytes discards what was sent last, so the sending half is shut down
-//! first, and what the peer still sends is dropped until it shuts down its half too. Time, the
-//! number of sockets, and bytes per turn are bounded: a peer that goes on sending keeps no other
-//! connection waiting.
+//! If a socket with unread bytes is closed, the bytes that were sent last are discarded. So the sending half is shut
+//! down first, and bytes that the peer still sends are dropped until it shuts down its half, too. Time, the number of
+//! sockets, and bytes per turn are bounded, so a peer that continues to send does not keep other connections waiting.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
@@ -19,9 +18,9 @@ use slotmap::SlotMap;
 use super::token::Target;
 use crate::units::Instant;
 
-/// Sockets at a time. The peers of any more are cut off at once.
+/// Maximum number of sockets at a time. Further peers are cut off at once.
 const MAX_LINGERING: usize = 1024;
-/// Bytes dropped from one socket before others get their turn.
+/// Number of bytes dropped from one socket before others get their turn.
 const BUDGET: usize = 512 * 1024;
 
 slotmap::new_key_type! {
@@ -31,9 +30,8 @@ slotmap::new_key_type! {
 
 pub(super) struct Lingering {
     sockets: SlotMap<LingerId, TcpStream>,
-    /// By deadline: all linger for the same time. The deadline is `None` until the time is known,
-    /// as closing may begin in a call that does not know it. Sockets that are gone may still be
-    /// listed.
+    /// The sockets by deadline: all linger for the same time. The deadline is `None` until the time is known, as
+    /// closing may begin in a call that does not know it. Sockets that have been closed may still be listed.
     order: VecDeque<(LingerId, Option<Instant>)>,
     time: Duration,
 }
@@ -64,7 +62,7 @@ impl Lingering {
         self.order.extend(added.ok().map(|id| (id, None)));
     }
 
-    /// Drops what a peer has sent. `chunk` is scratch space.
+    /// Drops bytes that a peer has sent. `chunk` is scratch space.
     pub(super) fn drop_input(&mut self, id: LingerId, registry: &Registry, chunk: &mut [u8]) {
         let Some(stream) = self.sockets.get_mut(id) else {
             return;
@@ -78,7 +76,7 @@ impl Lingering {
                 _ => break false,
             }
             if budget == 0 {
-                // More may be there, and it would not be announced again.
+                // There may be more bytes, which would not be announced again.
                 let token = Target::Linger(id).token();
                 let again = registry.reregister(stream, token, Interest::READABLE);
                 break again.is_ok();
@@ -106,7 +104,7 @@ impl Lingering {
         }
     }
 
-    /// When [`Self::expire`] has something to do; `now` if it must be told the time.
+    /// Returns when [`Self::expire`] has something to do; `now` if it has to learn the time.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         match self.order.back()? {
             (_, None) => Some(now),

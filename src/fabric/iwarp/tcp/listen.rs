@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Listeners.
+//! The listeners of the fabric.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -15,14 +15,14 @@ pub(super) struct Listener {
     pub(super) address: SocketAddr,
 }
 
-/// What `accept` found.
+/// The result of `accept`.
 pub(super) enum Accepted {
     Connection(TcpStream, SocketAddr),
     /// No connection is waiting.
     Nobody,
-    /// A connection that waited is gone, or the call was interrupted.
+    /// A connection that waited has gone, or the call was interrupted.
     Lost,
-    /// The system has no descriptors, or no memory, for the connection that waits.
+    /// The system has no descriptors, or no memory, for the waiting connection.
     Exhausted(io::Error),
 }
 
@@ -31,7 +31,7 @@ impl Listener {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking(), None)?;
         if address.is_ipv6() {
-            // IPv4 has listeners of its own.
+            // IPv4 has its own listeners.
             socket.set_only_v6(true)?;
         }
         socket.set_reuse_address(true)?;

@@ -2,12 +2,12 @@
 
 //! [`Iwarp`]: the iWARP fabric on TCP sockets.
 //!
-//! With it, any program can be an RDMA endpoint: Linux's siw driver and iWARP NICs connect to it as to any other iWARP
-//! peer. One `Iwarp` belongs to one thread; its sockets do not block and are watched by one epoll instance, whose
-//! descriptor is [`Waitable::event_fd`].
+//! With this fabric, any program can be an RDMA endpoint: Linux's siw driver and iWARP NICs connect to it as to any
+//! other iWARP peer. One `Iwarp` belongs to one thread; its sockets do not block and are watched by one epoll instance,
+//! whose descriptor is [`Waitable::event_fd`].
 //!
-//! Every byte a peer sends goes through the queue pair's checks. A peer that breaks a rule gets a
-//! Terminate, if the stream can carry one, and loses its own connection.
+//! Every byte that a peer sends goes through the queue pair's checks. A peer that breaks a rule gets a Terminate, if
+//! the stream can carry one, and loses its own connection.
 
 mod acknowledge;
 mod conn;
@@ -50,35 +50,35 @@ use crate::fabric::{
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
 
-/// How an [`Iwarp`] fabric behaves.
+/// The configuration of an [`Iwarp`] fabric.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Whether this side asks for CRCs in FPDUs. They are used if either side asks.
     pub crc: bool,
-    /// Largest ULPDU to send, in bytes, 128 to 65,532. `None`: as much as fits into one TCP
+    /// Length of the largest ULPDU to send, in bytes: 128 to 65,532. With `None`, it is as long as fits into one TCP
     /// segment, which RNICs expect.
     pub max_ulpdu: Option<u16>,
     /// Whether a SEND ends only once the peer's TCP has acknowledged it, and not as soon as this side's TCP has taken
     /// it. For SENDs that have not ended at [`Fabric::close`], only the latter is known.
     pub acknowledged_sends: bool,
-    /// Queues and regions of each connection.
+    /// The sizes of each connection's queues, and its number of regions.
     pub depths: Depths,
-    /// Connections that have not finished the MPA handshake, in total. If there are more, the oldest one of the source
-    /// with the most is ended.
+    /// Maximum number of connections that have not finished the MPA handshake, in total. If there are more, the oldest
+    /// one of the source with the largest number is ended.
     pub max_pending: usize,
-    /// The same for each source address (each /64 with IPv6).
+    /// The same limit for each source address (each /64 with IPv6).
     pub max_pending_per_source: usize,
-    /// Whether other fabrics of this user may listen at the same addresses: the kernel then deals
-    /// new connections out among them (`SO_REUSEPORT`).
+    /// Whether other fabrics of this user may listen on the same addresses: the kernel then distributes new connections
+    /// among them (`SO_REUSEPORT`).
     pub reuse_port: bool,
-    /// Whether to listen at addresses that this machine does not have yet: peers can connect as soon as
-    /// it does (`IP_FREEBIND`).
+    /// Whether to listen on addresses that this machine does not have yet: peers can connect as soon as it has them
+    /// (`IP_FREEBIND`).
     pub free_bind: bool,
-    /// Time that a peer has for TCP and MPA to connect.
+    /// Time within which TCP and MPA must connect to a peer.
     pub connect_timeout: Duration,
-    /// Time that posted work has to go out after [`Fabric::close`].
+    /// Time within which posted work must be sent after [`Fabric::close`].
     pub drain_timeout: Duration,
-    /// Time that the peer then has to close as well.
+    /// Time within which the peer must then close, too.
     pub linger_timeout: Duration,
 }
 
@@ -106,20 +106,20 @@ impl Default for Config {
     }
 }
 
-/// How many listeners and connections a fabric holds; peers can drive most of these numbers up.
+/// How many listeners and connections a fabric holds; peers can increase most of these numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Listeners.
+    /// Number of listeners.
     pub listeners: usize,
-    /// Connections, whatever their state.
+    /// Number of connections, whatever their state.
     pub connections: usize,
-    /// Incoming connections among them that have not finished the handshake.
+    /// Number of incoming connections among them that have not finished the handshake.
     pub pending: usize,
-    /// Sockets whose connection is gone, until their peers close them too.
+    /// Number of sockets whose connection has ended, until their peers close them, too.
     pub lingering: usize,
 }
 
-/// The iWARP fabric. See [the module](super) for what it speaks.
+/// The iWARP fabric. See [the module](super) for its protocols.
 pub struct Iwarp {
     config: Config,
     readiness: Readiness,
@@ -131,15 +131,15 @@ pub struct Iwarp {
     work: Vec<ConnId>,
     /// The last call of `poll` had something to send, and did not look at the sockets.
     posted: bool,
-    /// Deadlines of connections; those that no longer hold are skipped.
+    /// Deadlines of connections; those that are no longer valid are skipped.
     deadlines: BinaryHeap<Reverse<(Instant, ConnId)>>,
-    /// When to ask the kernel what is acknowledged; those that no longer hold are skipped.
+    /// When to ask the kernel what is acknowledged; times that are no longer valid are skipped.
     questions: BinaryHeap<Reverse<(Instant, ConnId)>>,
     /// Incoming connections that have not finished the handshake.
     pending: Sources<ConnId>,
     /// When to try the listeners again, after the system had no descriptor left.
     accept_again: Option<Instant>,
-    /// What happened in calls other than `poll`.
+    /// Events that happened in calls other than `poll`.
     events: Vec<Event>,
     scratch: Scratch,
     completions: Vec<Completion>,
@@ -156,7 +156,7 @@ impl fmt::Debug for Iwarp {
 }
 
 impl Iwarp {
-    /// A fabric without connections.
+    /// Makes a fabric without connections.
     pub fn new(config: Config) -> Result<Self, FabricError> {
         Ok(Self {
             config,
@@ -178,7 +178,7 @@ impl Iwarp {
         })
     }
 
-    /// The numbers at the moment.
+    /// Returns the current numbers.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
@@ -230,7 +230,7 @@ impl Iwarp {
         Ok(id)
     }
 
-    /// The queue pair of a connection that its owner has not closed.
+    /// Returns the queue pair of a connection that its owner has not closed.
     fn qp(&mut self, id: ConnId) -> Result<&mut Qp<Memory>, FabricError> {
         let conn = self.conns.get_mut(id).ok_or(FabricError::NotConnected)?;
         match (&conn.stage, &mut conn.qp) {
@@ -437,7 +437,8 @@ impl Fabric for Iwarp {
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError> {
         self.now = now;
         events.append(&mut self.events);
-        // What was just posted goes first: sockets are looked at in the next call, unless a wait has already done so.
+        // Work that was just posted goes first: sockets are looked at in the next call, unless a wait has already done
+        // so.
         let has_found = self.readiness.has_found();
         self.posted = !self.work.is_empty() && !self.posted && !has_found;
         if !self.posted {
@@ -447,7 +448,7 @@ impl Fabric for Iwarp {
         for id in work.drain(..) {
             self.pump(id, events);
         }
-        // What came up meanwhile gets its turn in the next call.
+        // Work that came up in the meantime gets its turn in the next call.
         work.append(&mut self.work);
         self.work = work;
         self.ask_acknowledged(events);

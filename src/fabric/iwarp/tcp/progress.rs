@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Progress: what the sockets report, step by step for each connection, until its end.
+//! Makes progress: handles what the sockets report, step by step for each connection, until its end.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -24,7 +24,7 @@ use crate::fabric::{
 use crate::sys::ACCEPT_PAUSE;
 use crate::units::Instant;
 
-/// Connections taken from a listener before others get their turn.
+/// Maximum number of connections taken from a listener before others get their turn.
 const ACCEPT_BATCH: usize = 64;
 
 impl Iwarp {
@@ -40,7 +40,7 @@ impl Iwarp {
                 Accepted::Exhausted(error) => {
                     tracing::debug!(%error, "accept failed");
                     if self.accept_again.is_none() {
-                        // The peer's address is not known: its connection still waits.
+                        // The peer's address is unknown, because its connection still waits.
                         events.push(Event::Refused {
                             peer: listener.address,
                             reason: os(&error),
@@ -54,7 +54,7 @@ impl Iwarp {
         self.watch_listener(id);
     }
 
-    /// Makes the next `poll` look at a listener even if no more connections come: some may wait there, and they would
+    /// Makes the next `poll` look at a listener even if no more connections come: some may be waiting, and they would
     /// not be announced again.
     fn watch_listener(&mut self, id: ListenerId) {
         if let Some(listener) = self.listeners.get_mut(id) {
@@ -92,7 +92,7 @@ impl Iwarp {
         }
     }
 
-    /// Notes which sockets are ready, and serves listeners and closing sockets at once.
+    /// Records which sockets are ready, and serves listeners and closing sockets at once.
     pub(super) fn collect_readiness(&mut self, events: &mut Vec<Event>) -> Result<(), FabricError> {
         let found = self.readiness.take()?;
         for event in found.iter().filter(|event| is_own(event.token())) {
@@ -107,7 +107,7 @@ impl Iwarp {
                     let Some(conn) = self.conns.get_mut(id) else {
                         continue;
                     };
-                    // An error shows in whatever is tried next.
+                    // An error shows in the next attempt.
                     conn.readable |= event.is_readable() || event.is_error();
                     conn.writable |= event.is_writable() || event.is_error();
                     conn.read_closed |= event.is_read_closed() || event.is_error();
@@ -119,14 +119,14 @@ impl Iwarp {
         Ok(())
     }
 
-    /// Moves whatever can be moved on one connection.
+    /// Moves as much data as possible on one connection.
     pub(super) fn pump(&mut self, id: ConnId, events: &mut Vec<Event>) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         conn.queued = false;
         if conn.deadline.is_none() {
-            // Set here and not in the call that began it: only `poll` knows the time.
+            // The deadline is set here, and not in the call that began it, because only `poll` knows the time.
             conn.deadline = match conn.stage {
                 Stage::Established => None,
                 Stage::Draining => Some(self.now + self.config.drain_timeout),
@@ -181,14 +181,14 @@ impl Iwarp {
         }
     }
 
-    /// Ends a connection: flushes everything that was posted, and tells its owner.
+    /// Ends a connection: flushes all posted work, and tells its owner.
     fn end(&mut self, id: ConnId, reason: CloseReason, events: &mut Vec<Event>) {
         let Some(mut conn) = self.conns.remove(id) else {
             return;
         };
         let mut reason = reason;
         match (conn.stage, IwarpError::of(&reason)) {
-            // The close came first, whatever happened since.
+            // The close came first, whatever has happened since.
             (Stage::Draining, _) => reason = CloseReason::Local,
             (Stage::Established, Some(error)) => {
                 conn.send_terminate(error, &mut self.scratch);
@@ -199,7 +199,7 @@ impl Iwarp {
         if conn.awaits_acknowledgement() {
             conn.ask_acknowledged(self.now, &mut self.completions);
             if matches!(conn.stage, Stage::Draining) {
-                // The socket goes on sending them, but we no longer look.
+                // The socket continues to send them, but we no longer check.
                 let rest = std::iter::from_fn(|| conn.flush_unacknowledged());
                 self.completions.extend(rest);
             }
@@ -252,7 +252,7 @@ impl Iwarp {
         }
     }
 
-    /// Gives up a connection's socket, and its place among the pending ones if it was there.
+    /// Gives up a connection's socket, and its place among the pending connections if it had one.
     pub(super) fn discard(&mut self, id: ConnId, mut conn: Conn) {
         self.pending.remove(&id);
         if let Stage::Requested(request) = conn.stage {
@@ -262,7 +262,7 @@ impl Iwarp {
         self.lingering.add(conn.stream, self.readiness.registry());
     }
 
-    /// Ends what has taken too long.
+    /// Ends connections that have taken too long.
     pub(super) fn expire(&mut self, events: &mut Vec<Event>) {
         while let Some(&Reverse((deadline, id))) = self.deadlines.peek() {
             if deadline > self.now {
@@ -300,7 +300,7 @@ impl Iwarp {
     }
 }
 
-/// Closes a connection so that it looks refused to its peer, and nothing of it stays in the system.
+/// Closes a connection so that it looks refused to its peer, and nothing of it remains in the system.
 fn reset(stream: TcpStream) {
     let at_once = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     if let Err(error) = at_once {
@@ -308,7 +308,7 @@ fn reset(stream: TcpStream) {
     }
 }
 
-/// The error of the oldest work of each kind, if it was the reason for the end; all other work is flushed.
+/// The error of the oldest work of each kind, if that was the reason for the end; all other work is flushed.
 struct FlushErrors {
     recv: WrError,
     read: WrError,
@@ -341,7 +341,7 @@ impl FlushErrors {
     }
 }
 
-/// Notes when to ask what is acknowledged on a connection.
+/// Records when to ask what is acknowledged on a connection.
 fn arm_question(
     questions: &mut BinaryHeap<Reverse<(Instant, ConnId)>>,
     id: ConnId,

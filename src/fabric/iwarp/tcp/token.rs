@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which socket an event of the poll is about: the keys of the three maps in one number.
+//! Identifies the socket of an event of the poll: the keys of the three maps in one number.
 
 use mio::Token;
 use slotmap::{Key, KeyData};
@@ -8,7 +8,7 @@ use slotmap::{Key, KeyData};
 use super::linger::LingerId;
 use crate::fabric::{ConnId, ListenerId};
 
-/// Slot numbers of the three maps stay below these bits: memory would run out first.
+/// Slot numbers of the three maps stay below these bits, because memory would run out first.
 const LISTENER_BIT: u64 = 1 << 31;
 const LINGER_BIT: u64 = 1 << 30;
 

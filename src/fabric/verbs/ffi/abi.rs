@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The parts of `libibverbs` and `librdmacm` that are used, as their headers declare them
-//! (rdma-core 44 to 56). A test compares the layout of each type with theirs. Structures that the
-//! libraries make are declared as far as they are read, and are never made or copied here.
+//! The parts of `libibverbs` and `librdmacm` that are used, as their headers declare them (rdma-core 44 to 56). A test
+//! compares the layout of each type with the header's. Structures that the libraries make are declared only as far as
+//! they are read, and are never made or copied here.
 
 #![allow(non_camel_case_types)]
 #![allow(missing_debug_implementations)]
@@ -34,7 +34,7 @@ pub(super) const IBV_SEND_INLINE: c_uint = 1 << 3;
 
 pub(super) const IBV_WC_WITH_INV: c_uint = 1 << 3;
 
-/// A type that is never read: only its address matters.
+/// A type that is never read, because only its address matters.
 #[repr(C)]
 pub(super) struct Opaque {
     _private: [u8; 0],
@@ -162,7 +162,7 @@ pub(super) struct ibv_send_wr {
     pub(super) send_flags: c_uint,
     /// In a union with `imm_data`.
     pub(super) invalidate_rkey: u32,
-    /// `wr.rdma`, a member of a union of 32 bytes.
+    /// In `wr.rdma`, a member of a union of 32 bytes.
     pub(super) remote_addr: u64,
     pub(super) rkey: u32,
     pub(super) rest_of_wr: [u32; 5],

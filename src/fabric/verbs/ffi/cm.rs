@@ -17,7 +17,7 @@ use super::abi;
 /// How often a queue pair tries again before it gives up on a peer that does not answer.
 const RETRY_COUNT: u8 = 7;
 
-/// The result of a call that reports errors by -1 and `errno`.
+/// Returns the result of a call that reports errors by -1 and `errno`.
 pub(super) fn check(result: c_int) -> io::Result<()> {
     match result {
         0 => Ok(()),
@@ -39,7 +39,7 @@ unsafe impl Send for Channel {}
 unsafe impl Sync for Channel {}
 
 impl Channel {
-    /// A channel without identifiers.
+    /// Makes a channel without identifiers.
     pub(in super::super) fn new() -> io::Result<Arc<Self>> {
         abi::load()?;
         // SAFETY: the call takes no arguments.
@@ -50,7 +50,7 @@ impl Channel {
         Ok(channel)
     }
 
-    /// The next event, if there is one.
+    /// Returns the next event, if there is one.
     pub(in super::super) fn next_event(self: &Arc<Self>) -> io::Result<Option<CmEvent>> {
         let mut event = ptr::null_mut();
         // SAFETY: the channel lives as long as `self`; `event` is written on success only.
@@ -64,7 +64,7 @@ impl Channel {
         // SAFETY: a successful call gives an event, which this function owns until it is
         // acknowledged below; nothing else has a pointer to it.
         let taken = CmEvent::copy(self, unsafe { &*event });
-        // SAFETY: the event is acknowledged once, and the reference above is gone.
+        // SAFETY: the event is acknowledged once, and the reference above no longer exists.
         unsafe { abi::rdma_ack_cm_event(event) };
         Ok(Some(taken))
     }
@@ -86,7 +86,7 @@ impl Drop for Channel {
     }
 }
 
-/// What an event says (`enum rdma_cm_event_type`).
+/// The kind of an event (`enum rdma_cm_event_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Kind {
     AddressResolved,
@@ -94,7 +94,7 @@ pub(in super::super) enum Kind {
     /// The address or the route was not found.
     NotResolved,
     ConnectRequest,
-    /// No connection was established: the peer was not there, or did not answer.
+    /// No connection was established: the peer was unreachable, or did not answer.
     NotConnected,
     Rejected,
     Established,
@@ -123,7 +123,7 @@ impl Kind {
     }
 }
 
-/// RDMA READs at a time, in the connection manager's terms: 255 at most.
+/// Numbers of RDMA READs at a time, in the connection manager's terms: 255 at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Depths {
     pub(in super::super) responder_resources: u8,
@@ -133,14 +133,14 @@ pub(in super::super) struct Depths {
 /// An event, copied.
 #[derive(Debug)]
 pub(in super::super) struct CmEvent {
-    /// [`CmId::key`] of the identifier that it is about; for a request, that of the listener.
+    /// [`CmId::key`] of the event's identifier; for a request, that of the listener.
     pub(in super::super) key: usize,
     pub(in super::super) kind: Kind,
-    /// 0, a negative `errno`, or with `Rejected` the transport's reason.
+    /// The status: 0, a negative `errno`, or, with `Rejected`, the transport's reason.
     pub(in super::super) status: i32,
     pub(in super::super) depths: Depths,
     pub(in super::super) private_data: Vec<u8>,
-    /// With `ConnectRequest`: the identifier of the new connection.
+    /// With `ConnectRequest`, the identifier of the new connection.
     pub(in super::super) id: Option<CmId>,
 }
 
@@ -184,21 +184,21 @@ impl CmEvent {
 /// What a fabric has to know about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Device {
-    /// Such as `mlx5_0`, `siw0`.
+    /// The name, such as `mlx5_0` or `siw0`.
     pub(in super::super) name: String,
     pub(in super::super) is_iwarp: bool,
-    /// It can carry out a SEND that invalidates (`IBV_DEVICE_MEM_MGT_EXTENSIONS`).
+    /// Whether it can carry out a SEND that invalidates (`IBV_DEVICE_MEM_MGT_EXTENSIONS`).
     pub(in super::super) sends_invalidate: bool,
     pub(in super::super) max_qp_wr: u32,
     pub(in super::super) max_cqe: u32,
-    /// Most RDMA READs that it serves, and that it has outstanding, at a time.
+    /// Maximum numbers of RDMA READs that it serves, and that it has outstanding, at a time.
     pub(in super::super) max_depths: Depths,
 }
 
 /// An identifier (`rdma_cm_id`): a listener, or a connection.
 pub(in super::super) struct CmId {
     id: NonNull<abi::rdma_cm_id>,
-    /// Outlives the identifier.
+    /// The channel, which outlives the identifier.
     _channel: Arc<Channel>,
 }
 
@@ -213,8 +213,8 @@ impl std::fmt::Debug for CmId {
 
 impl Drop for CmId {
     fn drop(&mut self) {
-        // SAFETY: `self` owns it; its events are acknowledged as they are taken, and what depends
-        // on it (a queue pair) is owned by values that end before it.
+        // SAFETY: `self` owns it; its events are acknowledged as they are taken, and the queue pair that depends on it
+        // is owned by a value that ends before it.
         let result = unsafe { abi::rdma_destroy_id(self.id.as_ptr()) };
         if let Err(error) = check(result) {
             tracing::debug!(%error, "rdma_destroy_id");
@@ -223,7 +223,7 @@ impl Drop for CmId {
 }
 
 impl CmId {
-    /// An identifier without an address.
+    /// Makes an identifier without an address.
     pub(in super::super) fn new(channel: &Arc<Channel>) -> io::Result<Self> {
         let mut id = ptr::null_mut();
         // SAFETY: the identifier that this makes holds the channel.
@@ -243,7 +243,7 @@ impl CmId {
         })
     }
 
-    /// Names it in events.
+    /// Returns the number that names it in events.
     pub(in super::super) fn key(&self) -> usize {
         self.id.addr().get()
     }
@@ -252,7 +252,7 @@ impl CmId {
         self.id.as_ptr()
     }
 
-    /// Binds to a local address. Any address but an unspecified one selects the device.
+    /// Binds to a local address. Any address except an unspecified one selects the device.
     pub(in super::super) fn bind(&self, address: SocketAddr) -> io::Result<()> {
         if address.is_ipv6() {
             let mut only: c_int = 1;
@@ -302,10 +302,10 @@ impl CmId {
         check(unsafe { abi::rdma_resolve_route(self.as_ptr(), milliseconds(time)) })
     }
 
-    /// Asks the peer for a connection; what follows is `Established`, `Rejected` or `NotConnected`.
+    /// Asks the peer for a connection: `Established`, `Rejected` or `NotConnected` follows.
     pub(in super::super) fn connect(&self, depths: Depths, private_data: &[u8]) -> io::Result<()> {
         let mut parameters = parameters(depths, private_data)?;
-        // SAFETY: the parameters and what they point to are read during the call.
+        // SAFETY: the parameters, and the data to which they point, are read during the call.
         check(unsafe { abi::rdma_connect(self.as_ptr(), &raw mut parameters) })
     }
 
@@ -344,12 +344,12 @@ impl CmId {
         unsafe { self.id.as_ref() }
     }
 
-    /// This side's address, once there is one.
+    /// Returns this side's address, once there is one.
     pub(in super::super) fn local_address(&self) -> Option<SocketAddr> {
         address(&self.fields().src_addr)
     }
 
-    /// The peer's address, once there is one.
+    /// Returns the peer's address, once there is one.
     pub(in super::super) fn peer_address(&self) -> Option<SocketAddr> {
         address(&self.fields().dst_addr)
     }
@@ -358,12 +358,12 @@ impl CmId {
         NonNull::new(self.fields().verbs)
     }
 
-    /// Null before there is one.
+    /// Returns the queue pair, or null before there is one.
     pub(super) fn queue_pair(&self) -> *mut abi::ibv_qp {
         self.fields().qp
     }
 
-    /// The device, once it is known.
+    /// Returns the device, once it is known.
     pub(in super::super) fn device(&self) -> io::Result<Device> {
         let context = self.context().ok_or_else(no_device)?;
         // SAFETY: the context belongs to the library, which keeps it as long as an identifier has
@@ -372,9 +372,9 @@ impl CmId {
         let device = NonNull::new(device).ok_or_else(no_device)?;
         // SAFETY: as for the context, which has the device.
         let device = unsafe { device.as_ref() };
-        // SAFETY: all of it is numbers, for which zeros are values.
+        // SAFETY: it consists of numbers, for which zeros are valid.
         let mut attributes: abi::ibv_device_attr = unsafe { std::mem::zeroed() };
-        // SAFETY: the context as above; `attributes` is what the call writes.
+        // SAFETY: the context is as above; the call writes `attributes`.
         let result = unsafe { abi::ibv_query_device(context.as_ptr(), &raw mut attributes) };
         if result != 0 {
             return Err(io::Error::from_raw_os_error(result.abs()));
@@ -421,7 +421,7 @@ fn parameters(depths: Depths, private_data: &[u8]) -> io::Result<abi::rdma_conn_
     })
 }
 
-/// A `sockaddr`; `None` if it is empty, or of another family.
+/// Converts a `sockaddr`; returns `None` if it is empty, or of another family.
 fn address(address: &abi::Address) -> Option<SocketAddr> {
     let bytes = &address.0;
     let family = i32::from(u16::from_ne_bytes([bytes[0], bytes[1]]));

@@ -15,9 +15,9 @@ use super::objects::{CompletionChannel, Cq, Mr, Pd, Qp, create_qp};
 use crate::fabric::{Access, MAX_SEND_HEADER};
 use crate::sys::Memory;
 
-/// Completions taken in one call.
+/// Maximum number of completions taken in one call.
 const BATCH: usize = 64;
-/// Notifications that are acknowledged together, as acknowledging takes a lock.
+/// Number of notifications that are acknowledged together, because acknowledging takes a lock.
 const ACKNOWLEDGE: u32 = 256;
 
 const QP_FATAL: c_uint = 1;
@@ -31,9 +31,9 @@ const CQ_ERROR: c_uint = 0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Completed {
     pub(in super::super) wr_id: u64,
-    /// `enum ibv_wc_status`.
+    /// The status: `enum ibv_wc_status`.
     pub(in super::super) status: u32,
-    /// Bytes of the message, for a receive that succeeded.
+    /// Length of the message in bytes, for a receive that succeeded.
     pub(in super::super) length: u32,
     /// The key of the region that the peer has invalidated, if the device reports it.
     pub(in super::super) invalidated: Option<u32>,
@@ -61,29 +61,29 @@ pub(in super::super) struct Piece {
 pub(in super::super) struct WorkRequest {
     pub(in super::super) wr_id: u64,
     pub(in super::super) operation: Operation,
-    /// The slot and the length of a header that goes in front.
+    /// The slot and the length of a header that precedes the data.
     pub(in super::super) header: Option<(u32, u32)>,
     pub(in super::super) memory: Option<Piece>,
 }
 
-/// Some work requests were not posted.
+/// An error: some work requests were not posted.
 #[derive(Debug)]
 pub(in super::super) struct PostFailed {
-    /// How many were, before the one that failed.
+    /// How many were posted, before the one that failed.
     pub(in super::super) posted: usize,
     pub(in super::super) error: io::Error,
 }
 
-/// What an asynchronous event of a device is about.
+/// The kind of an asynchronous event of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum AsyncKind {
     /// A queue pair or completion queue has failed.
     Fatal,
-    /// The peer asked for something that this queue pair cannot do; for one, it sent a message without a receive.
+    /// The peer asked for something that this queue pair cannot do; for example, it sent a message without a receive.
     InvalidRequest,
     /// The peer asked for memory that it may not access.
     AccessError,
-    /// Data arrived before the connection manager knew of the connection.
+    /// Data arrived before the connection manager knew about the connection.
     Established,
     /// The device has failed as a whole.
     DeviceFatal,
@@ -94,20 +94,20 @@ pub(in super::super) enum AsyncKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct AsyncEvent {
     pub(in super::super) kind: AsyncKind,
-    /// See [`Endpoint::owns`].
+    /// The object of the event: see [`Endpoint::owns`].
     pub(in super::super) element: usize,
 }
 
 /// A connection with its queue pair, its protection domain and its registrations.
 pub(in super::super) struct Endpoint {
-    // In the order in which they end: see `into_id`.
+    // These are in the order in which they end: see `into_id`.
     qp: Qp,
     cq: Cq,
     channel: CompletionChannel,
     regions: Vec<Option<Mr>>,
-    /// Sinks of outstanding RDMA READs that the peer writes to, in the order of posting.
+    /// Sinks of outstanding RDMA READs to which the peer writes, in the order of posting.
     sinks: VecDeque<Mr>,
-    /// How many sinks in front have had their READ posted.
+    /// How many sinks at the front have had their READ posted.
     sinks_used: usize,
     headers: Mr,
     pd: Pd,
@@ -191,12 +191,12 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// The identifier.
+    /// Returns the identifier.
     pub(in super::super) const fn id(&self) -> &CmId {
         &self.id
     }
 
-    /// Ends everything but the identifier. The device touches no memory of this connection afterwards.
+    /// Ends everything except the identifier. The device does not touch memory of this connection afterwards.
     pub(in super::super) fn into_id(self) -> CmId {
         let Self {
             qp,
@@ -217,12 +217,12 @@ impl Endpoint {
         id
     }
 
-    /// Identifies the device within this process.
+    /// Returns a number that identifies the device within this process.
     pub(in super::super) fn device_key(&self) -> usize {
         self.context.addr().get()
     }
 
-    /// Readable when completions may have arrived, once after each [`Self::arm`].
+    /// Returns a descriptor that is readable when completions may have arrived, once after each [`Self::arm`].
     pub(in super::super) fn completion_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: `self` owns the channel, and the library does not change its descriptor.
         let fd = unsafe { self.channel.0.as_ref() }.fd;
@@ -230,7 +230,8 @@ impl Endpoint {
         unsafe { BorrowedFd::borrow_raw(fd) }
     }
 
-    /// Readable when the device has asynchronous events, for all of its users in this process.
+    /// Returns a descriptor that is readable when the device has asynchronous events, for all of its users in this
+    /// process.
     pub(in super::super) fn async_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the identifier keeps the context, whose descriptors do not change.
         let fd = unsafe { self.context.as_ref() }.async_fd;
@@ -238,14 +239,13 @@ impl Endpoint {
         unsafe { BorrowedFd::borrow_raw(fd) }
     }
 
-    /// The next asynchronous event of the device, if there is one.
+    /// Returns the next asynchronous event of the device, if there is one.
     pub(in super::super) fn next_async_event(&self) -> Option<AsyncEvent> {
         let mut event = abi::ibv_async_event {
             element: ptr::null_mut(),
             event_type: 0,
         };
-        // SAFETY: the context as above; the event is written on success only. The descriptor does
-        // not block.
+        // SAFETY: the context is as above; the event is written on success only. The descriptor does not block.
         let result = unsafe { abi::ibv_get_async_event(self.context.as_ptr(), &raw mut event) };
         if result != 0 {
             return None;
@@ -261,12 +261,12 @@ impl Endpoint {
             },
             element: event.element.addr(),
         };
-        // SAFETY: acknowledged once, and before anything ends that it is about.
+        // SAFETY: it is acknowledged once, and before its object ends.
         unsafe { abi::ibv_ack_async_event(&raw mut event) };
         Some(taken)
     }
 
-    /// Whether an event is about this connection's queues.
+    /// Returns whether an event is about this connection's queues.
     pub(in super::super) fn owns(&self, event: AsyncEvent) -> bool {
         let queues = [self.qp.qp.addr().get(), self.cq.cq.addr().get()];
         queues.contains(&event.element)
@@ -280,7 +280,7 @@ impl Endpoint {
     ) -> io::Result<usize> {
         let access = abi::IBV_ACCESS_LOCAL_WRITE
             | match access {
-                // If the peer has to write to a sink, `open_sink` lets it write to that alone.
+                // If the peer has to write to a sink, `open_sink` lets it write only to that.
                 Access::Local | Access::ReadSink => 0,
                 Access::RemoteRead => abi::IBV_ACCESS_REMOTE_READ,
                 Access::RemoteWrite => abi::IBV_ACCESS_REMOTE_WRITE,
@@ -295,12 +295,12 @@ impl Endpoint {
         Ok(number)
     }
 
-    /// A registration.
+    /// Returns a registration.
     pub(in super::super) fn region(&self, number: usize) -> Option<&Mr> {
         self.regions.get(number)?.as_ref()
     }
 
-    /// The number of registrations.
+    /// Returns the number of registrations.
     pub(in super::super) fn regions(&self) -> usize {
         self.regions.iter().flatten().count()
     }
@@ -322,7 +322,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// The oldest RDMA READ has ended: its peer can no longer reach the sink.
+    /// Closes the sink of the oldest RDMA READ, which has ended: the peer can no longer reach it.
     pub(in super::super) fn close_sink(&mut self) {
         self.sinks.pop_front();
         self.sinks_used = self.sinks_used.saturating_sub(1);
@@ -344,7 +344,7 @@ impl Endpoint {
             wr_id,
             next: ptr::null_mut(),
             sg_list: &raw mut sge,
-            // libsiw takes no receive without an element.
+            // libsiw does not accept a receive without an element.
             num_sge: 1,
         };
         let mut bad = ptr::null_mut();
@@ -372,7 +372,7 @@ impl Endpoint {
             self.requests.push(request);
             self.sges.push(sges);
         }
-        // Neither vector moves from here on.
+        // Neither vector moves after this.
         let mut next = ptr::null_mut();
         for (request, sges) in self.requests.iter_mut().zip(&mut self.sges).rev() {
             request.sg_list = sges.as_mut_ptr();
@@ -404,7 +404,7 @@ impl Endpoint {
         let region = region.ok_or_else(|| io::Error::from_raw_os_error(libc::EFAULT))?;
         match region.mr {
             Some(_) => region.sge(piece.offset, piece.length),
-            // The region has no bytes, and so has the piece: any registration will do.
+            // Neither the region nor the piece has bytes, so any registration will do.
             None => self.headers.sge(0, 0),
         }
     }
@@ -426,7 +426,7 @@ impl Endpoint {
             } => {
                 request.opcode = abi::IBV_WR_SEND_WITH_INV;
                 request.invalidate_rkey = key;
-                // siw's provider looks for it here.
+                // siw's provider reads it here.
                 request.rkey = key;
             }
             Operation::Write { address, key } => {
@@ -450,7 +450,7 @@ impl Endpoint {
                 request.send_flags |= abi::IBV_SEND_INLINE;
             }
         }
-        // An RDMA READ needs a sink even for no bytes: iWARP names it to the peer.
+        // An RDMA READ needs a sink even for 0 bytes, because iWARP names it to the peer.
         if let Some(piece) = work.memory.filter(|piece| piece.length > 0 || is_read) {
             let sink = self.sinks.get(self.sinks_used).filter(|_| is_read);
             sges[count] = match sink.filter(|_| piece.length > 0) {
@@ -485,7 +485,7 @@ impl Endpoint {
         any
     }
 
-    /// Asks for the descriptor to become readable at the next completion. Those that are there already do not count.
+    /// Makes the descriptor become readable at the next completion. Completions that have already arrived do not count.
     pub(in super::super) fn arm(&self) -> io::Result<()> {
         // SAFETY: the identifier keeps the context, and the provider's functions in it do not change.
         let req_notify_cq = unsafe { self.context.as_ref() }.ops.req_notify_cq;
@@ -494,7 +494,7 @@ impl Endpoint {
         check(if result == 0 { 0 } else { -1 })
     }
 
-    /// Takes some completions; `true`: there may be more.
+    /// Takes some completions; returns `true` if there may be more.
     pub(in super::super) fn poll(&mut self, completed: &mut Vec<Completed>) -> io::Result<bool> {
         // SAFETY: the identifier keeps the context, and the provider's functions in it do not change.
         let poll_cq = unsafe { self.context.as_ref() }.ops.poll_cq;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The two libraries, loaded only when they are needed: the same program runs on machines with RDMA devices and
-//! without.
+//! Loads the two libraries only when they are needed, so that the same program runs on machines with and without RDMA
+//! devices.
 //!
-//! They are never unloaded. [`Channel::new`](super::Channel::new) loads them, and everything else needs what comes from
-//! a channel; so their functions are loaded whenever they can be called.
+//! They are never unloaded. [`Channel::new`](super::Channel::new) loads them, and everything else needs an object that
+//! comes from a channel, so their functions are loaded whenever they can be called.
 
 use std::io;
 
@@ -37,7 +37,8 @@ macro_rules! functions {
                 Ok(Functions { $($($name,)*)* })
             }
 
-            /// Loads the libraries, unless that was done. If it failed the first time, every call returns that error.
+            /// Loads the libraries, unless they are loaded. If that failed the first time, every call returns that
+            /// error.
             pub(in super::super) fn load() -> io::Result<()> {
                 let found = FUNCTIONS.get_or_init(|| find().map_err(|error| error.to_string()));
                 let missing = |why: &String| io::Error::new(io::ErrorKind::NotFound, why.clone());
@@ -55,9 +56,9 @@ macro_rules! functions {
         $($(
             /// # Safety
             ///
-            /// The caller keeps what the library's manual requires.
+            /// The caller does what the library's manual requires.
             pub(super) unsafe fn $name($($argument: $type),*) $(-> $result)? {
-                // SAFETY: the caller keeps what `# Safety` above requires.
+                // SAFETY: the caller does what `# Safety` above requires.
                 unsafe { (loaded::functions().$name)($($argument),*) }
             }
         )*)*
@@ -67,7 +68,7 @@ pub(super) use functions;
 
 /// Loads a library for as long as the process lives.
 pub(super) fn open(name: &'static str) -> io::Result<&'static Library> {
-    // SAFETY: what the library does when it is loaded disturbs nothing here.
+    // SAFETY: the library's initialization does not disturb anything here.
     let library = unsafe { Library::new(name) };
     let library = library.map_err(|error| {
         let text = format!("{error} (rdma-core: apt install librdmacm1, dnf install librdmacm)");
@@ -76,7 +77,7 @@ pub(super) fn open(name: &'static str) -> io::Result<&'static Library> {
     Ok(Box::leak(Box::new(library)))
 }
 
-/// A function of a library.
+/// Finds a function of a library.
 ///
 /// # Safety
 ///

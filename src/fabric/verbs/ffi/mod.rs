@@ -8,7 +8,8 @@
 //! those before their protection domain, and all of them before the identifier that names the device. Every address
 //! that a device is given lies in a [`Memory`] that is held until its registration has ended.
 //!
-//! Both libraries may be called from any thread; the values here may move between threads and are not shared by them.
+//! Both libraries may be called from any thread; the values here may move between threads, but threads do not share
+//! them.
 //!
 //! [`Memory`]: crate::sys::Memory
 

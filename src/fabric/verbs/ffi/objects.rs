@@ -11,7 +11,8 @@ use super::abi;
 use super::cm::{CmId, check, no_device};
 use crate::sys::Memory;
 
-/// A memory region, and what keeps its memory alive. `mr` is `None` for a region of no bytes, which devices do not register.
+/// A memory region, and the memory that it keeps alive. `mr` is `None` for a region of 0 bytes, which devices do not
+/// register.
 pub(in super::super) struct Mr {
     pub(super) mr: Option<NonNull<abi::ibv_mr>>,
     pub(super) memory: Memory,
@@ -37,7 +38,7 @@ impl Mr {
         Ok(Self { mr, memory })
     }
 
-    /// Registers a part of the memory once more, with an access of its own.
+    /// Registers a part of the memory again, with its own access.
     pub(super) fn part(
         &self,
         pd: &Pd,
@@ -54,17 +55,17 @@ impl Mr {
         self.mr.as_ref().map(|mr| unsafe { mr.as_ref() })
     }
 
-    /// Bytes.
+    /// Returns the length in bytes.
     pub(in super::super) fn len(&self) -> usize {
         self.memory.len()
     }
 
-    /// The key by which the peer names it.
+    /// Returns the key by which the peer names the region.
     pub(in super::super) fn remote_key(&self) -> u32 {
         self.fields().map_or(0, |mr| mr.rkey)
     }
 
-    /// The remote address of its first byte.
+    /// Returns the remote address of the region's first byte.
     pub(in super::super) fn remote_address(&self) -> u64 {
         self.fields().map_or(0, |mr| mr.addr.addr() as u64)
     }
@@ -87,7 +88,7 @@ impl Drop for Mr {
         // SAFETY: `self` owns it.
         let result = unsafe { abi::ibv_dereg_mr(mr.as_ptr()) };
         if result != 0 {
-            // The device may go on writing there, so the memory must never be reused.
+            // The device may continue to write there, so the memory must never be reused.
             tracing::error!(error = result, "cannot deregister a memory region");
             std::mem::forget(self.memory.clone());
         }
@@ -100,7 +101,7 @@ impl fmt::Debug for Mr {
     }
 }
 
-/// A queue pair. It belongs to an identifier, which [`Endpoint`](super::Endpoint) holds longer.
+/// A queue pair of an identifier, which [`Endpoint`](super::Endpoint) holds longer.
 pub(super) struct Qp {
     pub(super) qp: NonNull<abi::ibv_qp>,
     id: *mut abi::rdma_cm_id,

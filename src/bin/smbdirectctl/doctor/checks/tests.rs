@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Each test breaks one thing of a server with which all is well, and finds the one line that says so.
+//! Each test breaks one thing of a healthy server, and finds the one line that says so.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::super::Report;
 use super::super::facts::{Interface, Probe, Silence};
 use super::*;
 
-/// A device that serves one address by RDMA and one by software.
+/// Makes a device that serves one address by RDMA and one by software.
 fn device() -> Device {
     let json = serde_json::json!({
         "version": "0.1.0", "interface": 3, "uptime_seconds": 1000.0, "stopping": false,
@@ -41,7 +41,7 @@ fn interface(address: [u8; 4]) -> Interface {
     }
 }
 
-/// A server with which all is well.
+/// Makes the facts of a healthy server.
 fn facts() -> Facts {
     let samba = [
         ("smb direct", "Yes"),
@@ -89,14 +89,14 @@ fn facts() -> Facts {
     }
 }
 
-/// The findings that are not well.
+/// Returns the findings that complain.
 fn complaints(facts: &Facts) -> Vec<Finding> {
     let mut found = server(facts);
     found.retain(|finding| finding.result != Verdict::Ok);
     found
 }
 
-/// Breaks something, and expects one complaint with these words in its message, and this one in its cure.
+/// Breaks something, and expects one complaint with these words in its message and in its cure.
 fn breaks(
     change: impl FnOnce(&mut Facts),
     result: Verdict,
@@ -215,7 +215,7 @@ fn versions_do_not_match_or_the_daemon_stops() {
         |facts| of_device(facts).version = "0.0.9".to_owned(),
         Verdict::Warn,
         "device",
-        "0.0.9 runs, and 0.1.0 is installed",
+        "0.0.9 is running, but 0.1.0 is installed",
         "restart smbdirectd",
     );
     breaks(
@@ -286,13 +286,13 @@ fn smb_conf_rules_smb_direct_out() {
             "server signing",
             "required",
             "only for clients with RDMA transforms",
-            "network that you trust",
+            "trust the network",
         ),
         (
             "server signing",
             "mandatory",
             "only for clients with RDMA transforms",
-            "network that you trust",
+            "trust the network",
         ),
         (
             "server smb encrypt",
@@ -339,7 +339,7 @@ fn clients_are_told_of_no_address_or_of_a_wrong_one() {
         none,
         Verdict::Fail,
         "addresses",
-        "told of no address",
+        "no address is announced",
         "listen",
     );
     let no_address_allowed = |facts: &mut Facts| {
@@ -350,21 +350,21 @@ fn clients_are_told_of_no_address_or_of_a_wrong_one() {
         no_address_allowed,
         Verdict::Fail,
         "addresses",
-        "allows no address",
+        "does not allow any address",
         "bind interfaces only",
     );
     breaks(
         |facts| of_device(facts).missing.push("10.9.9.9:5445".to_owned()),
         Verdict::Warn,
         "addresses",
-        "listen has 10.9.9.9:5445",
+        "listen names 10.9.9.9:5445",
         "ip address",
     );
     breaks(
         |facts| of_device(facts).addresses[1].interface = Some("docker0".to_owned()),
         Verdict::Warn,
         "addresses",
-        "of docker0, which other machines do not reach",
+        "of docker0, which other machines cannot reach",
         "interfaces in smb.conf",
     );
 }
@@ -375,8 +375,8 @@ fn clients_are_told_of_loopback() {
         |facts| of_device(facts).addresses[1].address = "127.0.0.1:5445".to_owned(),
         Verdict::Warn,
         "addresses",
-        "told of 127.0.0.1:5445",
-        "leave it out",
+        "127.0.0.1:5445 of ",
+        "exclude it",
     );
 }
 
@@ -589,7 +589,7 @@ fn a_firewall_is_in_the_way() {
             "{rules}"
         );
     }
-    // Who cannot look does not say that all is well.
+    // If the rules cannot be read, the check does not say that all is well.
     let mut facts = facts();
     facts.is_root = false;
     assert_eq!(complaints(&facts)[0].result, Verdict::Skipped);
@@ -652,7 +652,7 @@ fn smbd_does_not_answer_at_an_address() {
     );
 }
 
-/// The one finding about a client.
+/// Returns the one finding about a client.
 fn about(facts: &Facts, address: &str) -> Finding {
     let mut found = client(facts, address.parse().expect("an address"));
     assert_eq!(found.len(), 1, "{found:?}");
@@ -685,7 +685,7 @@ fn a_client_uses_rdma_or_messages_or_has_not_logged_in() {
     assert!(
         finding
             .message
-            .contains("its data is signed, and it knows no RDMA transforms"),
+            .contains("its data is signed, and it does not support RDMA transforms"),
         "{finding:?}"
     );
     assert!(finding.cure.unwrap().contains("Server 2022"));
@@ -752,12 +752,12 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
     for (more, why, cure) in [
         (
             serde_json::json!({"dialect": "2.1"}),
-            "speaks SMB 2.1, and SMB Direct needs SMB 3",
+            "speaks SMB 2.1, but SMB Direct needs SMB 3",
             "Server 2012",
         ),
         (
             serde_json::json!({"multichannel": false}),
-            "multichannel is off there",
+            "multichannel is off on the client",
             "EnableMultiChannel",
         ),
         (
@@ -767,7 +767,7 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
         ),
         (
             serde_json::json!({"withheld": 2}),
-            "knows no RDMA transforms",
+            "does not support RDMA transforms",
             "Windows 11",
         ),
         (
@@ -777,7 +777,7 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
         ),
         (
             serde_json::json!({"asked": 3, "told": 2}),
-            "was told of 2 addresses with RDMA, and came to none",
+            "got 2 addresses with RDMA, and connected to none",
             "Get-SmbClientNetworkInterface",
         ),
         (
@@ -794,7 +794,7 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
             finding.cure.as_deref().unwrap().contains(cure),
             "{finding:?}"
         );
-        // Without a question about it, it is no fault of the server's.
+        // If nobody asks about the client, this is not a fault of the server.
         let found = server(&facts);
         let finding = found
             .iter()
@@ -809,7 +809,7 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
         );
         assert!(finding.message.contains(why), "{finding:?}");
     }
-    // One that is connected is not on TCP only.
+    // A client that is connected does not use TCP only.
     let client = &mut of_device(&mut facts).clients[0];
     client.address = "10.0.0.24".to_owned();
     assert!(server(&facts).iter().all(|it| it.check != "clients"));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Files of a machine that this one is not.
+/// Files of an imaginary machine.
 struct Machine(PathBuf);
 
 impl Machine {
@@ -141,7 +141,7 @@ fn reads_limits_of_a_process() {
         "Max locked memory   unlimited   unlimited   bytes\n",
     );
     assert_eq!(locked_memory(&machine.0, 77), None);
-    // CAP_IPC_LOCK: the limit does not apply.
+    // With CAP_IPC_LOCK the limit does not apply.
     machine.file(
         "proc/77/limits",
         "Max locked memory   8388608   8388608   bytes\n",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Each rule broken once, by an FPDU made by hand.
+//! Breaks each rule once, with an FPDU made by hand.
 
 use alloc::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ const READ_RESPONSE: [u8; 2] = [0xc1, 0x42];
 const MORE_READ_RESPONSE: [u8; 2] = [0x81, 0x42];
 const TERMINATE: [u8; 2] = [0x41, 0x47];
 
-/// 100 bytes of each access, a receive, and a READ of 10 bytes whose request was sent.
+/// Makes an end with 100 bytes of each access, a receive, and a READ of 10 bytes whose request was sent.
 fn victim() -> (End, [Region; 3]) {
     let mut end = End::new(Agreed { ird: 2, ..AGREED }, 1440);
     let accesses = [Access::RemoteWrite, Access::RemoteRead, Access::Local];
@@ -72,7 +72,7 @@ fn terminate(body: &[u8]) -> Vec<u8> {
     fpdu(&[&untagged(TERMINATE, 0, 2, 1, 0), body])
 }
 
-/// What breaks a rule, and the rule.
+/// Returns FPDUs that each break a rule, with the rule.
 fn broken_rules() -> Vec<(Vec<u8>, IwarpError)> {
     let ok = read(1, 1, READABLE, READABLE_ADDRESS);
     let again = read(2, 1, READABLE, READABLE_ADDRESS);
@@ -90,7 +90,7 @@ fn broken_rules() -> Vec<(Vec<u8>, IwarpError)> {
             write([0x41, 0x40], TOKEN, ADDRESS, b"1"),
             IwarpError::DdpNotTagged,
         ),
-        // Sends.
+        // These are Sends.
         (
             fpdu(&[&untagged(SEND, 0, 1, 1, 0)]),
             IwarpError::DdpInvalidQueue,
@@ -139,7 +139,7 @@ fn broken_rules() -> Vec<(Vec<u8>, IwarpError)> {
             send_invalidate(SEND_INVALIDATE, TOKEN + 9, 0),
             IwarpError::RdmapCannotInvalidate,
         ),
-        // RDMA WRITEs.
+        // These are RDMA WRITEs.
         (
             write(WRITE, TOKEN + 9, ADDRESS, b"1"),
             IwarpError::DdpInvalidStag,
@@ -197,7 +197,7 @@ fn broken_rules() -> Vec<(Vec<u8>, IwarpError)> {
             .concat(),
             IwarpError::RdmapInterleaved,
         ),
-        // RDMA Read Responses.
+        // These are RDMA Read Responses.
         (
             response(READ_RESPONSE, 2, 0, 10),
             IwarpError::RdmapReadResponseMismatch,
@@ -234,7 +234,7 @@ fn broken_rules() -> Vec<(Vec<u8>, IwarpError)> {
             .concat(),
             IwarpError::RdmapUnexpectedReadResponse,
         ),
-        // RDMA Read Requests.
+        // These are RDMA Read Requests.
         (
             fpdu(&[&untagged(READ_REQUEST, 0, 1, 1, 0), &[0; 27]]),
             IwarpError::RdmapReadRequestLength,
@@ -289,7 +289,7 @@ fn broken_rules() -> Vec<(Vec<u8>, IwarpError)> {
             [ok, again, too_many].concat(),
             IwarpError::RdmapTooManyReads,
         ),
-        // Terminates.
+        // These are Terminates.
         (terminate(b"123"), IwarpError::RdmapTerminateLength),
         (terminate(&[0; 53]), IwarpError::RdmapTerminateLength),
         (
@@ -311,7 +311,7 @@ fn each_broken_rule_has_its_error_however_the_stream_is_cut() {
             let mut pieces = bytes.chunks(piece);
             let failed = pieces.find_map(|piece| end.receive(piece, 3).err());
             assert_eq!(failed, Some(error), "{bytes:02x?} by {piece}");
-            // The error stays, both ways.
+            // The error stays, in both directions.
             assert_eq!(end.receive(&bytes, 100), Err(error));
             assert_eq!(end.qp.target(), Err(error));
             assert_eq!(end.next_fpdu(), Err(error));
@@ -330,7 +330,7 @@ fn an_fpdu_that_breaks_a_rule_is_placed_nowhere() {
     for (bytes, error) in broken_rules() {
         let ulpdu_length = u16::from_be_bytes([bytes[0], bytes[1]]);
         let alone = mpa::fpdu_length(ulpdu_length.into()) == bytes.len();
-        // An invalidation is looked at when the message is complete.
+        // An invalidation is handled when the message is complete.
         if alone && error != IwarpError::RdmapCannotInvalidate {
             let (mut end, regions) = victim();
             assert_eq!(end.receive(&bytes, 100), Err(error));
@@ -373,7 +373,7 @@ fn a_wrong_crc_is_an_error_wherever_the_bits_are() {
             .post_send(WrId(1), b"message", None, None)
             .unwrap();
         let mut bytes = client.next_fpdu().unwrap().unwrap();
-        // A reserved field, the payload, the padding, the CRC.
+        // This changes a reserved field, the payload, the padding, or the CRC.
         bytes[[4, 20, 27, 31][place]] ^= 0x10;
         let error = Err(IwarpError::MpaCrc);
         assert_eq!(server.receive(&bytes, 3), error, "{place}");
@@ -382,8 +382,8 @@ fn a_wrong_crc_is_an_error_wherever_the_bits_are() {
     }
 }
 
-/// Whether a peer's FPDUs, or its owner's deregistration, make a queue pair return the error.
-/// Without a wildcard, so that a new error has to be put somewhere.
+/// Returns whether a peer's FPDUs, or its owner's deregistration, make a queue pair return the error. There is no
+/// wildcard, so that a new error has to be added here.
 fn is_of_the_queue_pair(error: IwarpError) -> bool {
     match error {
         IwarpError::MpaBadKey
@@ -395,7 +395,7 @@ fn is_of_the_queue_pair(error: IwarpError) -> bool {
         | IwarpError::MpaRevisionMismatch
         | IwarpError::MpaUnexpectedBytes
         | IwarpError::MpaFrameTooShort
-        // Each connection has its own table: tokens of others are as invalid as any number.
+        // Each connection has its own table, so tokens of others are as invalid as any number.
         | IwarpError::DdpStagNotAssociated => false,
         IwarpError::MpaCrc
         | IwarpError::DdpVersion
@@ -435,7 +435,7 @@ fn each_error_of_the_queue_pair_is_provoked_by_some_test() {
             error.name()
         })
         .collect();
-    // By the tests above, and those of regions.
+    // The tests above, and those of regions, provoke these.
     provoked.extend([
         IwarpError::MpaCrc.name(),
         IwarpError::LocalRegionGone.name(),

@@ -38,10 +38,10 @@ const AGREED: Agreed = Agreed {
     ready_to_receive_send: false,
 };
 
-/// What memory holds before anything is written.
+/// The contents of memory before anything is written.
 const UNTOUCHED: u8 = 0xaa;
 
-/// CRC32C, byte by byte.
+/// Computes CRC32C, byte by byte.
 fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
@@ -63,7 +63,7 @@ fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     })
 }
 
-/// Random bytes, the same for the same seed.
+/// Returns random bytes, which are the same for the same seed.
 fn pattern(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
@@ -105,7 +105,7 @@ impl Region {
         self.memory.0.borrow().clone()
     }
 
-    /// Asserts that it holds `bytes` at `offset` and nothing was written around them.
+    /// Asserts that the region holds `bytes` at `offset`, and that nothing was written around them.
     fn holds(&self, offset: usize, bytes: &[u8]) {
         let all = self.bytes();
         let (before, rest) = all.split_at(offset);
@@ -115,11 +115,11 @@ impl Region {
     }
 }
 
-/// A queue pair and what its owner has.
+/// A queue pair and its owner's state.
 struct End {
     qp: Qp<Mem>,
     done: Vec<Completion>,
-    /// What was sent and has not arrived at the other end.
+    /// Bytes that were sent and have not arrived at the other end.
     sent: Vec<u8>,
     next_token: u32,
 }
@@ -160,7 +160,7 @@ impl End {
         assert!(self.qp.regions_mut().deregister(region.id).is_some());
     }
 
-    /// The bytes of the next FPDU.
+    /// Returns the bytes of the next FPDU.
     fn next_fpdu(&mut self) -> Result<Option<Vec<u8>>, IwarpError> {
         let Some(segment) = self.qp.next_segment()? else {
             return Ok(None);
@@ -182,7 +182,7 @@ impl End {
         seal(bytes, self.qp.agreed().crc)
     }
 
-    /// Takes all of `input`, placed in pieces of at most `piece` bytes.
+    /// Receives all of `input`, in pieces of at most `piece` bytes.
     fn receive(&mut self, mut input: &[u8], piece: usize) -> Result<(), IwarpError> {
         loop {
             match self.qp.receive(&mut input)? {
@@ -237,7 +237,7 @@ fn seal(mut bytes: Vec<u8>, crc: bool) -> Vec<u8> {
     bytes
 }
 
-/// An FPDU without a CRC, around a ULPDU.
+/// Makes an FPDU without a CRC, around a ULPDU.
 fn fpdu(ulpdu: &[&[u8]]) -> Vec<u8> {
     let ulpdu = ulpdu.concat();
     let mut bytes = (ulpdu.len() as u16).to_be_bytes().to_vec();
@@ -245,13 +245,13 @@ fn fpdu(ulpdu: &[&[u8]]) -> Vec<u8> {
     seal(bytes, false)
 }
 
-/// An untagged segment's headers.
+/// Makes the headers of an untagged segment.
 fn untagged(control: [u8; 2], token: u32, queue: u32, msn: u32, mo: u32) -> Vec<u8> {
     let numbers = [token, queue, msn, mo].map(u32::to_be_bytes);
     [&control[..], numbers.as_flattened()].concat()
 }
 
-/// A tagged segment's headers.
+/// Makes the headers of a tagged segment.
 fn tagged(control: [u8; 2], stag: u32, offset: u64) -> Vec<u8> {
     [&control[..], &stag.to_be_bytes(), &offset.to_be_bytes()].concat()
 }
@@ -291,7 +291,7 @@ impl Pair {
         pair
     }
 
-    /// One end to act, and the other.
+    /// Returns the end that acts, and the other one.
     fn ends(&mut self, client_acts: bool) -> (&mut End, &mut End) {
         match client_acts {
             true => (&mut self.client, &mut self.server),
@@ -299,14 +299,14 @@ impl Pair {
         }
     }
 
-    /// Goes on until nothing moves.
+    /// Continues until nothing moves.
     fn run(&mut self) {
         self.try_run().unwrap();
     }
 
     fn try_run(&mut self) -> Result<(), IwarpError> {
         let mut rng = self.rng.clone();
-        // More than enough for what the tests send; a livelock would need more.
+        // This is more than enough for what the tests send; a livelock would need more.
         for _ in 0..1_000_000 {
             let client_acts = rng.bool();
             let (from, to) = self.ends(client_acts);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Which side may send what, and when.
+//! Tests which side may send which message, and when.
 
 use super::*;
 
@@ -9,7 +9,7 @@ const READ_REQUEST: u8 = 1;
 const READ_RESPONSE: u8 = 2;
 const SEND: u8 = 3;
 
-/// The last FPDU of each message, by the opcodes.
+/// Returns the first opcode of each message.
 fn first_of_each(opcodes: &[u8]) -> Vec<u8> {
     let mut opcodes = opcodes.to_vec();
     opcodes.dedup();
@@ -59,8 +59,7 @@ fn a_responder_that_closes_sends_once_the_initiator_has_spoken() {
     assert_eq!(server.send_all(), [SEND]);
 }
 
-/// A responder whose initiator announced a SEND as ready-to-receive, and a receive for what
-/// follows.
+/// Makes a responder whose initiator announced a SEND as ready-to-receive, and a receive for the message that follows.
 fn expects_ready_to_receive() -> (End, Region) {
     let responder = Agreed {
         peer_speaks_first: true,
@@ -80,7 +79,7 @@ fn the_ready_to_receive_send_is_swallowed() {
     server.receive(&ready, 100).unwrap();
     assert_eq!(server.send_all(), [SEND], "now the responder may send");
     server.qp.post_recv(WrId(2), buffer.all()).unwrap();
-    // A second one is a message of no bytes.
+    // A second one is a message without bytes.
     for (msn, id) in [(2, 2), (3, 3)] {
         let empty = fpdu(&[&untagged([0x41, 0x43], 0, 0, msn, 0)]);
         let _ = server.qp.post_recv(WrId(3), buffer.all());
@@ -231,7 +230,7 @@ fn responses_and_posted_work_take_turns_message_by_message() {
     );
 }
 
-/// What a client with 8 free READs sends, if it posts one after the first FPDU of something else.
+/// Returns what a client with 8 free READs sends if it posts one after the first FPDU of something else.
 fn read_posted_after_one_fpdu(post: impl FnOnce(&mut End, &Region)) -> Vec<u8> {
     let mut client = End::new(AGREED, 128);
     let region = client.register(300, Access::RemoteRead);
@@ -272,7 +271,7 @@ fn read_requests_go_between_tagged_segments() {
 
 #[test]
 fn read_requests_do_not_go_between_the_segments_of_a_send() {
-    // siw tells unfinished messages apart by tagged and untagged alone.
+    // siw distinguishes unfinished messages only as tagged and untagged.
     for token in [None, Some(RemoteToken(1))] {
         let opcodes = read_posted_after_one_fpdu(|client, region| {
             let payload = Some(region.all());
@@ -299,7 +298,7 @@ fn after_closing_posted_work_goes_out_and_nothing_comes_in() {
         .qp
         .post_read(WrId(4), region.all(), buffer.remote)
         .unwrap();
-    // In the middle of an incoming message.
+    // This is in the middle of an incoming message.
     server
         .qp
         .post_send(WrId(5), b"", Some(buffer.sge(0, 500)), None)

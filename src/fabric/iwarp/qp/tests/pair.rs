@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Each operation, both ways, at the sizes where something changes.
+//! Tests each operation, in both directions, at the sizes at which something changes.
 
 use super::*;
 
-/// The sizes around what fits into FPDUs of `room` bytes of payload.
+/// Returns the sizes around the lengths that fit into FPDUs of `room` bytes of payload.
 fn sizes(room: usize) -> [usize; 8] {
     [
         0,

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What holds for any stream, however it is cut.
+//! Tests what holds for any stream, however it is cut.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
 
-/// Both ends' completions of each kind, and what their memories hold.
+/// Both ends' completions of each kind, and the contents of their memories.
 type Outcome = ([Vec<(u64, Done)>; 2], [Vec<Vec<u8>>; 2]);
 
-/// Posts work that `work` stands for at both ends, runs it with the stream cut by `cuts`.
+/// Posts the work that `work` stands for at both ends, and runs it with the stream cut by `cuts`.
 fn outcome(work: u64, cuts: u64) -> Outcome {
     let mut rng = fastrand::Rng::with_seed(work);
     let max_ulpdu = *rng.choice(&[128, 600, 1440, 65_532]).unwrap();
@@ -75,8 +75,8 @@ fn outcome(work: u64, cuts: u64) -> Outcome {
     (done, bytes)
 }
 
-/// An end with something for each kind of FPDU to meet, and its regions: not to be touched, to be
-/// written, received into, read into.
+/// Makes an end with something for each kind of FPDU, and its regions: one that must not be touched, one to be written,
+/// one to receive into, and one to read into.
 fn target(agreed: Agreed) -> (End, [Region; 4]) {
     let mut end = End::new(agreed, 1440);
     let accesses = [
@@ -98,7 +98,7 @@ fn target(agreed: Agreed) -> (End, [Region; 4]) {
     (end, regions)
 }
 
-/// Header fields that are sometimes right.
+/// Makes header fields that are sometimes right.
 fn number(right: impl Strategy<Value = u32>) -> impl Strategy<Value = u32> {
     prop_oneof![4 => right, 1 => any::<u32>()]
 }
@@ -167,7 +167,7 @@ proptest! {
         let bytes = fpdus.concat();
         let failed = bytes.chunks(piece).find_map(|piece| end.receive(piece, 64).err());
         while let Ok(Some(fpdu)) = end.next_fpdu() {
-            // Only what the peer may read goes out.
+            // Only data that the peer may read is sent.
             if fpdu[3] & 0x0f == 2 {
                 let payload = usize::from(u16::from_be_bytes([fpdu[0], fpdu[1]])) - 14;
                 prop_assert!(fpdu[16..16 + payload].iter().all(|byte| *byte == UNTOUCHED));

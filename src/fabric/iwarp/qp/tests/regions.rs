@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Regions that are gone when their turn comes, and others that have taken their numbers.
+//! Tests regions that have gone when their turn comes, and others that have taken their numbers.
 
 use super::*;
 
@@ -119,7 +119,7 @@ fn posted_work_whose_region_is_gone_is_not_sent_and_still_completes() {
     assert_eq!(end.flush(), [1, 2]);
 }
 
-/// An end that answers a READ of 300 bytes, one FPDU of which was made.
+/// Makes an end that answers a READ of 300 bytes, of which one FPDU was made.
 fn answers() -> (End, Region, Segment) {
     let mut end = End::new(AGREED, 128);
     let source = end.register(300, Access::RemoteRead);
@@ -162,7 +162,7 @@ fn a_peer_reads_nothing_of_a_region_whose_token_it_revoked() {
     let error = Err(IwarpError::RdmapInvalidStag);
     assert_eq!(end.qp.payload(&segment).map(|_| ()), error);
     assert_eq!(end.next_fpdu().map(|_| ()), error);
-    // For posted work it is still there.
+    // For posted work it still exists.
     end.qp
         .post_write(WrId(2), source.all(), source.remote)
         .unwrap();

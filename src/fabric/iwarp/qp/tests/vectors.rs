@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Bytes of Linux peers, and bytes as the RFCs draw them.
+//! Tests bytes of Linux peers, and bytes as the RFCs show them.
 
 use super::*;
 
-/// The first FPDU of cifs.ko over siw: the negotiate request of SMB Direct.
+/// Returns the first FPDU of cifs.ko over siw: the negotiate request of SMB Direct.
 fn negotiate_request(crc: [u8; 4]) -> Vec<u8> {
     let mut bytes = b"\x00\x26\x41\x43\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\
         \x00\x01\x00\x01\x00\x00\xff\x00\x54\x05\0\0\x54\x05\0\0\x56\xa7\x02\0"

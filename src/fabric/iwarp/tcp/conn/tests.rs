@@ -13,7 +13,7 @@ const DEPTHS: Depths = Depths {
     regions: 4,
 };
 
-/// An established connection and the peer's socket.
+/// Makes an established connection and the peer's socket.
 fn pair(crc: bool, max_ulpdu: u16) -> (Conn, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -178,17 +178,17 @@ fn knows_when_bytes_moved_last_in_either_direction() {
     };
     let qp = conn.qp.as_mut().unwrap();
     qp.post_read(WrId(1), sink, remote).unwrap();
-    // The request goes out, and is taken at once.
+    // The request is sent, and is taken at once.
     let moved = step(&mut conn, at(1));
     assert_eq!((moved.sends, moved.reads), (at(0), at(0)));
-    // A part of the answer; the rest does not fit into the sockets.
+    // A part of the answer is sent; the rest does not fit into the sockets.
     step(&mut other, at(2));
     assert_eq!(step(&mut conn, at(3)).reads, at(3));
     for _ in 0..8 {
         step(&mut other, at(4));
         step(&mut other, at(4));
     }
-    // It is full.
+    // The socket is full.
     let before = step(&mut other, at(5)).sends;
     assert!(before < at(5));
     assert_eq!(step(&mut conn, at(6)).reads, at(6));
@@ -238,7 +238,7 @@ fn a_send_ends_when_the_peer_has_acknowledged_it_not_when_the_socket_has_taken_i
     while rest > 0 {
         rest -= peer.read(&mut bytes).unwrap();
     }
-    // It may acknowledge the last bytes late.
+    // The peer may acknowledge the last bytes late.
     while conn.awaits_acknowledgement() {
         std::thread::sleep(std::time::Duration::from_millis(1));
         conn.ask_acknowledged(Instant::ZERO, &mut ended);
