@@ -20,6 +20,7 @@
 //! | `process`, `segment` | an attached process, and its memory |
 //! | `config`, `settings`, `quantity`, `log`, `suggest` | its configuration, and the file that holds it |
 //! | [`status`], `words` | what the broker says about itself |
+//! | [`metrics`] | the same for Prometheus |
 //! | [`kernel_status`] | the same of a device in the kernel, for smbdirectctl |
 //!
 //! The rules of a device, whatever it runs in, are in [`engine`](crate::engine).
@@ -34,6 +35,7 @@ mod control;
 pub mod kernel_status;
 mod log;
 mod machine;
+pub mod metrics;
 mod observers;
 mod placement;
 mod presence;

@@ -145,7 +145,7 @@ impl Server {
             Err((Status::Version, _)) => Status::Version,
             Err((status, _)) => return Err(status),
         };
-        self.shared.registry().count("refused_attach");
+        self.shared.registry().refused_attach(refused);
         Err(refused)
     }
 

@@ -6,6 +6,7 @@
 
 use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use super::config::Config;
 use super::process::Process;
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     /// The limits on connections.
     pub(super) limits: Limits,
     start: std::time::Instant,
+    start_time: SystemTime,
     registry: Mutex<Registry<Arc<Process>>>,
 }
 
@@ -40,12 +42,19 @@ impl Shared {
             limits,
             config,
             start: std::time::Instant::now(),
+            start_time: SystemTime::now(),
         }
     }
 
     /// The time since the broker started, by the clock of all its threads.
     pub(super) fn now(&self) -> Instant {
         Instant::ZERO + self.start.elapsed()
+    }
+
+    /// When the broker started, in seconds since 1970; `None` if the machine's clock was before that.
+    pub(super) fn start_time_seconds(&self) -> Option<f64> {
+        let since = self.start_time.duration_since(SystemTime::UNIX_EPOCH);
+        since.ok().map(|since| since.as_secs_f64())
     }
 
     /// The registry. The guard must not be held across anything that waits.

@@ -24,6 +24,12 @@ pub struct Status {
     pub interface: u32,
     /// Time since it started.
     pub uptime_seconds: f64,
+    /// When it started, in seconds since 1970; `null` if it does not know.
+    #[serde(default)]
+    pub start_time_seconds: Option<f64>,
+    /// What its own process uses; `null` for a device that is not a process.
+    #[serde(default)]
+    pub usage: Option<Usage>,
     /// It takes no more connections and processes, and ends once the existing connections have ended.
     pub stopping: bool,
     /// Where it accepts SMB Direct.
@@ -48,8 +54,27 @@ pub struct Status {
     pub processes: Vec<ProcessStatus>,
     /// The connections that ended last, the oldest end first.
     pub closes: Vec<CloseStatus>,
+    /// How many connections ended since the start, by fabric and reason.
+    #[serde(default)]
+    pub ends: BTreeMap<String, BTreeMap<String, u64>>,
+    /// How many processes were not allowed to attach since the start, by the name of the status that they got.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
     /// Counts of events by name: ends of connections by reason, refusals, attachments.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// What the process of a device uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor time of all its threads since the start.
+    pub cpu_seconds: f64,
+    /// Descriptors that are open.
+    pub open_descriptors: u64,
+    /// Descriptors that may be open; `null`: any number.
+    pub max_descriptors: Option<u64>,
+    /// Bytes of memory that are resident, shared ones included.
+    pub resident_bytes: u64,
 }
 
 /// An address at which clients reach the broker.
@@ -114,6 +139,9 @@ pub struct Totals {
 /// What a fabric has carried since the start. None of the numbers ever falls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
+    /// Connections that asked to be accepted.
+    #[serde(default)]
+    pub requested: u64,
     /// Connections that negotiated.
     pub connections: u64,
     /// Messages received.

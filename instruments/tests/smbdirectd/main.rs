@@ -11,5 +11,6 @@ mod install;
 mod life;
 mod log;
 mod manual;
+mod metrics;
 mod privileges;
 mod status;

@@ -275,8 +275,8 @@ impl Device {
         let addresses = client.file.addresses();
         let mut core = self.core()?;
         let admitted = self.admit(&mut core, client, (role, token), &addresses);
-        if admitted.is_err() {
-            self.registry().count("refused_attach");
+        if let Err(status) = &admitted {
+            self.registry().refused_attach(*status);
         }
         core.run();
         Ok(admitted)

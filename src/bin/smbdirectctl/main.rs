@@ -10,6 +10,7 @@ mod doctor;
 mod kernel;
 #[path = "../smbdirectd/log.rs"]
 mod log;
+mod metrics;
 mod status;
 
 use std::env;
@@ -41,6 +42,8 @@ struct Options {
 enum Command {
     /// Show connections, processes, and why connections ended
     Status(StatusOptions),
+    /// Print the device's metrics for Prometheus, or write them to a file
+    Metrics(metrics::Options),
     /// Examine this server: what keeps clients from RDMA, and what to do
     Doctor(doctor::Options),
     /// Measure how fast a share is read and written, over TCP and over SMB Direct
@@ -74,6 +77,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 fn main() -> ExitCode {
     match Options::parse().command {
         Command::Status(options) => show_status(&options),
+        Command::Metrics(options) => metrics::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Bench { arguments } => become_bench(&arguments),
         Command::Bridge(options) => bridge::run(&options).unwrap_or_else(|message| {
@@ -104,36 +108,52 @@ fn become_bench(arguments: &[OsString]) -> ExitCode {
 }
 
 fn show_status(options: &StatusOptions) -> ExitCode {
-    let control = options.control.display();
-    let asked = match is_char_device(&options.control) {
-        true => kernel::status(&options.control),
-        false => ask_smbdirectd(&options.control),
-    };
-    let json = match asked {
+    let json = match ask(&options.control) {
         Ok(json) => json,
-        Err((status, message)) => {
-            eprintln!("smbdirectctl: {control}: {message}");
-            let code = match status {
-                Status::NoDevice => NO_DEVICE,
-                _ => FAILED,
-            };
-            return code.into();
-        }
+        Err(failure) => return failed(&options.control, &failure),
     };
     if options.json {
         return print(&format!("{}\n", json.trim_end()));
     }
     match serde_json::from_str::<status::Device>(&json) {
         Ok(device) => print(&device.to_string()),
-        Err(error) => {
-            eprintln!("smbdirectctl: {control}: cannot parse the device's status: {error}");
-            FAILED.into()
-        }
+        Err(error) => unreadable(&options.control, &error),
     }
 }
 
+/// Why a device gives no status, with a cure.
+type Failure = (Status, String);
+
+/// The status of a device as JSON.
+fn ask(control: &Path) -> Result<String, Failure> {
+    match is_char_device(control) {
+        true => kernel::status(control),
+        false => ask_smbdirectd(control),
+    }
+}
+
+/// Says why there is no status.
+fn failed(control: &Path, (status, message): &Failure) -> ExitCode {
+    eprintln!("smbdirectctl: {}: {message}", control.display());
+    let code = match status {
+        Status::NoDevice => NO_DEVICE,
+        _ => FAILED,
+    };
+    code.into()
+}
+
+/// Says that the status is not in the form that this program knows.
+fn unreadable(control: &Path, error: &serde_json::Error) -> ExitCode {
+    let control = control.display();
+    eprintln!(
+        "smbdirectctl: {control}: cannot parse the device's status: {error} (is the device of another release? \
+         restart it after an upgrade)"
+    );
+    FAILED.into()
+}
+
 /// The status of smbdirectd, or why there is none, with a cure.
-fn ask_smbdirectd(control: &Path) -> Result<String, (Status, String)> {
+fn ask_smbdirectd(control: &Path) -> Result<String, Failure> {
     device::observe(control, TIMEOUT).map_err(|error| {
         let hint = match error.status {
             Status::Denied => who_may_ask(control),

@@ -113,12 +113,12 @@ impl Control {
         let (cookie, attach, version) = read_attach(message).inspect_err(|(status, _)| {
             // The message that detaches it says more than a reply: which version this side speaks.
             if *status == Status::Version {
-                self.shared.registry().count("refused_attach");
+                self.shared.registry().refused_attach(*status);
             }
         })?;
         let admitted = self.admit_attached(id, (&socket, pid), &attach);
         let (process, offered) = admitted.inspect_err(|(status, _)| {
-            self.shared.registry().count("refused_attach");
+            self.shared.registry().refused_attach(*status);
             let reply = abi::Reply {
                 status: status.code(),
                 kind: kind::ATTACH,
