@@ -57,7 +57,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 
-pub use self::config::{Config, Listen, OutOfRange, PORT};
+pub use self::config::{Config, Listen, METRICS_PORT, OutOfRange, PORT};
 use self::control::{Control, ControlSocket, Message, ToReactor};
 pub use self::log::{LogFormat, log_filter};
 use self::observers::Observers;
@@ -101,6 +101,14 @@ pub enum StartError {
     StatusSocket {
         /// Its path.
         path: String,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// The address of the metrics.
+    #[error("metrics.listen {address}: {source}")]
+    Metrics {
+        /// The configured address.
+        address: SocketAddr,
         /// What is wrong.
         source: io::Error,
     },
@@ -173,6 +181,7 @@ pub fn verbs_config(config: &Config) -> verbs::Config {
 #[derive(Debug)]
 pub struct Broker {
     addresses: Vec<SocketAddr>,
+    metrics: Option<SocketAddr>,
     drain_timeout: Duration,
     control: ToControl,
     threads: Vec<JoinHandle<()>>,
@@ -195,6 +204,11 @@ impl Broker {
         config.validate()?;
         config.place()?;
         let (socket, status_socket) = sockets(&config)?;
+        let metrics = config.metrics.map(|address| {
+            let listener = observers::listen(address);
+            listener.map_err(|source| StartError::Metrics { address, source })
+        });
+        let asked_at = (status_socket, metrics.transpose()?);
         let drain_timeout = config.drain_timeout;
         let mut listen_at = config.listen.clone();
         let shared = Arc::new(Shared::new(config));
@@ -227,11 +241,11 @@ impl Broker {
             ));
         }
         let waits = (poll, messages);
-        let observers =
-            observers::Server::new(Arc::clone(&shared), status_socket, control.clone())?;
+        let observers = observers::Server::new(Arc::clone(&shared), asked_at, control.clone())?;
         let thread = Control::new(shared, waits, socket, to_reactors, listen_at.clone())?;
         let mut broker = Self {
             addresses: listen_at.iter().map(|listen| listen.address).collect(),
+            metrics: observers.metrics_address(),
             drain_timeout,
             control,
             threads: Vec::new(),
@@ -273,6 +287,12 @@ impl Broker {
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.addresses.clone()
+    }
+
+    /// Where Prometheus gets its metrics, with a real port.
+    #[must_use]
+    pub const fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// Its status.

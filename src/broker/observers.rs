@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The status socket: a process that may connect there may ask for the status once, and do nothing else.
+//! The status socket: a process that may connect there may ask for the status once, and do nothing else. And the
+//! loopback address where Prometheus gets the metrics, if there is one.
 //!
 //! A thread of its own serves one process after the other, each for a short time. Whatever a process sends,
 //! leaves unread, or makes this side close (closing a descriptor may take long) delays only other processes
 //! that ask here. The thread answers until the broker has ended.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+mod http;
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use self::http::{Asked, LONGEST_REQUEST, answer};
 use super::ask_status;
 use super::control::{ControlSocket, attached, read_attach, send_status};
+use super::metrics::{self, PerConnection};
 use super::process::{send, send_detached};
 use super::reactor::ToControl;
 use super::shared::Shared;
@@ -41,6 +46,8 @@ pub(super) struct Observers {
 pub(super) struct Server {
     shared: Arc<Shared>,
     socket: ControlSocket,
+    /// Where the metrics are.
+    metrics: Option<TcpListener>,
     control: ToControl,
     stop: Arc<EventFd>,
 }
@@ -48,16 +55,33 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn new(
         shared: Arc<Shared>,
-        socket: ControlSocket,
+        (socket, metrics): (ControlSocket, Option<TcpListener>),
         control: ToControl,
     ) -> io::Result<Self> {
         Ok(Self {
             shared,
             socket,
+            metrics,
             control,
             stop: Arc::new(EventFd::new()?),
         })
     }
+
+    /// Where the metrics are, with a real port.
+    pub(super) fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref()?.local_addr().ok()
+    }
+}
+
+/// Listens where the metrics are to be.
+///
+/// # Errors
+///
+/// Those of the system.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 impl Drop for Observers {
@@ -82,25 +106,107 @@ impl Server {
     }
 
     fn run(&self) {
-        while self.wait(Some(self.socket.as_fd()), None) {
-            let pause = match self.socket.accept() {
-                Ok(socket) => {
-                    if let Err(status) = self.serve(&socket, Instant::now() + TIME) {
-                        send_detached(&socket, status);
-                    }
-                    PAUSE
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(_) => ACCEPT_PAUSE,
+        let socket = PollFd::new(&self.socket, PollFlags::IN);
+        let metrics = self.metrics.as_ref();
+        let metrics = metrics.map(|metrics| PollFd::new(metrics, PollFlags::IN));
+        let all: Vec<PollFd<'_>> = [socket].into_iter().chain(metrics).collect();
+        while self.wait(&all, None) {
+            // One of each, so that neither kind keeps the other waiting.
+            let pauses = [self.serve_observer(), self.serve_scraper()];
+            let Some(pause) = pauses.into_iter().flatten().max() else {
+                continue;
             };
-            if !self.wait(None, Some(Instant::now() + pause)) {
+            if !self.wait(&[], Some(Instant::now() + pause)) {
                 return;
             }
         }
     }
 
-    /// Waits until `fd` is readable, up to a time; `false`: the thread has to end.
-    fn wait(&self, fd: Option<BorrowedFd<'_>>, until: Option<Instant>) -> bool {
+    /// Serves the next process at the status socket. Returns for how long to pause then; `None`: there was no
+    /// process.
+    fn serve_observer(&self) -> Option<Duration> {
+        match self.socket.accept() {
+            Ok(socket) => {
+                if let Err(status) = self.serve(&socket, Instant::now() + TIME) {
+                    send_detached(&socket, status);
+                }
+                Some(PAUSE)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(_) => Some(ACCEPT_PAUSE),
+        }
+    }
+
+    /// The same for the next that asks for the metrics.
+    fn serve_scraper(&self) -> Option<Duration> {
+        match self.metrics.as_ref()?.accept() {
+            Ok((stream, _)) => {
+                // One that asks for too long, or does not take its answer, gets none.
+                let _ = self.answer_scraper(&stream, Instant::now() + TIME);
+                Some(PAUSE)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(_) => Some(ACCEPT_PAUSE),
+        }
+    }
+
+    fn answer_scraper(&self, mut stream: &TcpStream, until: Instant) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let (mut request, mut length) = ([0; LONGEST_REQUEST], 0);
+        let asked = loop {
+            if let Some(asked) = Asked::read(request.get(..length).unwrap_or_default()) {
+                break asked;
+            }
+            match stream.read(request.get_mut(length..).unwrap_or_default()) {
+                Ok(0) => return Ok(()),
+                Ok(more) => length += more,
+                Err(error) => self.wait_again(error, stream, PollFlags::IN, until)?,
+            }
+        };
+        let text = answer(asked, metrics::CONTENT_TYPE, || self.metrics_text());
+        let mut left = text.as_slice();
+        while !left.is_empty() {
+            match stream.write(left) {
+                Ok(sent) => left = left.get(sent..).unwrap_or_default(),
+                Err(error) => self.wait_again(error, stream, PollFlags::OUT, until)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn metrics_text(&self) -> String {
+        match ask_status(&self.control) {
+            Ok(status) => metrics::of(&status, PerConnection::LeftOut),
+            Err(_) => metrics::of_silence(),
+        }
+    }
+
+    /// After an error of a stream: waits until it can go on.
+    ///
+    /// # Errors
+    ///
+    /// It cannot go on, or there is no time left.
+    fn wait_again(
+        &self,
+        error: io::Error,
+        stream: &TcpStream,
+        what: PollFlags,
+        until: Instant,
+    ) -> io::Result<()> {
+        match error.kind() {
+            io::ErrorKind::Interrupted => return Ok(()),
+            io::ErrorKind::WouldBlock => {}
+            _ => return Err(error),
+        }
+        let goes_on = self.wait(&[PollFd::new(stream, what)], Some(until));
+        match goes_on && Instant::now() < until {
+            true => Ok(()),
+            false => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Waits until one of `fds` is ready, up to a time; `false`: the thread has to end.
+    fn wait(&self, fds: &[PollFd<'_>], until: Option<Instant>) -> bool {
         let time = until.map(|until| {
             let left = until.saturating_duration_since(Instant::now());
             Timespec {
@@ -109,11 +215,11 @@ impl Server {
                 tv_nsec: left.subsec_nanos().into(),
             }
         });
-        let mut fds = vec![PollFd::new(&*self.stop, PollFlags::IN)];
-        fds.extend(fd.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let stop = PollFd::new(&*self.stop, PollFlags::IN);
+        let mut all: Vec<PollFd<'_>> = [stop].into_iter().chain(fds.iter().cloned()).collect();
         // Interrupted, or out of memory: the caller looks again.
-        let _ = poll(&mut fds, time.as_ref());
-        fds.first().is_some_and(|stop| stop.revents().is_empty())
+        let _ = poll(&mut all, time.as_ref());
+        all.first().is_some_and(|stop| stop.revents().is_empty())
     }
 
     /// Answers the two requests of a process: to attach, and for the status.
@@ -166,7 +272,7 @@ impl Server {
             if Instant::now() >= until {
                 return Err(Status::TimedOut);
             }
-            if !self.wait(Some(socket.as_fd()), Some(until)) {
+            if !self.wait(&[PollFd::new(socket, PollFlags::IN)], Some(until)) {
                 return Err(Status::Stopping);
             }
         }

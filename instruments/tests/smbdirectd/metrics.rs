@@ -2,12 +2,14 @@
 
 //! The metrics, as Prometheus and the textfile collector of node_exporter get them.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use instruments::daemon::{Daemon, Directory, SMBDIRECTCTL, stderr, stdout};
+use instruments::daemon::{Daemon, Directory, SMBDIRECTCTL, Setup, TIMEOUT, run, stderr, stdout};
 use instruments::peer::Peer;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 fn metrics(control: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(&*SMBDIRECTCTL);
@@ -103,6 +105,91 @@ fn a_file_has_them_whole_and_says_when_the_device_is_gone() {
         stderr(&output).contains("/nowhere/at.prom: No such file"),
         "{output:?}"
     );
+}
+
+/// What an HTTP client gets.
+fn http(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+fn prometheus_gets_them_by_http() {
+    let (daemon, address) = with_metrics("");
+    // One that asks for nothing is not waited for for long.
+    let silent = TcpStream::connect(&address).unwrap();
+    let answer = http(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.0 200 OK\r\n"), "{head}");
+    assert!(
+        head.contains("Content-Type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    assert!(
+        head.contains(&format!("Content-Length: {}\r\n", text.len())),
+        "{head}"
+    );
+    assert_eq!(value(text, "smbdirect_up"), 1.0);
+    drop(silent);
+    let answer = http(&address, "GET / HTTP/1.0\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.0 404 "), "{answer}");
+    let answer = http(&address, "nonsense\n\n");
+    assert!(answer.starts_with("HTTP/1.0 400 "), "{answer}");
+    // The status socket is served beside it.
+    assert!(metrics(&daemon.control, &[]).status.success());
+
+    let other = Directory::new();
+    let file = other.file("c.toml", &format!("metrics.listen = \"{address}\""));
+    let control = other.control();
+    let taken = run(&[
+        "--listen=127.0.0.1:0",
+        "--control",
+        control.to_str().unwrap(),
+        "--config",
+        file.to_str().unwrap(),
+    ]);
+    assert_eq!(taken.status.code(), Some(1), "{taken:?}");
+    let said = stderr(&taken);
+    assert!(said.contains("another program listens there"), "{said}");
+}
+
+/// Starts a daemon that serves metrics, and returns where.
+fn with_metrics(configuration: &str) -> (Daemon, String) {
+    let directory = Directory::new();
+    let text = format!("{configuration}\nmetrics.listen = \"127.0.0.1:0\"");
+    directory.file("smbdirectd.toml", &text);
+    let daemon = Daemon::start_in(directory, &Setup::default());
+    daemon.wait_for_log("/metrics");
+    let log = daemon.log();
+    let (_, address) = log.split_once("metrics at http://").unwrap();
+    let (address, _) = address.split_once("/metrics").unwrap();
+    (daemon, address.to_owned())
+}
+
+/// Prometheus asks each second at most.
+#[test]
+fn those_of_1000_connections_cost_less_than_a_hundredth_of_a_processor() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("more descriptors");
+    let (daemon, address) = with_metrics(
+        "gateways = [\"127.0.0.1\"]\nfirst_request_timeout = \"1 h\"\nlogin_timeout = \"1 h\"",
+    );
+    let listen = daemon.address();
+    let _peers: Vec<Peer> = (0..1000).map(|_| Peer::connect(listen)).collect();
+    let scrape = || http(&address, "GET /metrics HTTP/1.0\r\n\r\n");
+    let before = scrape();
+    let fresh = "smbdirect_connections{fabric=\"software\",state=\"fresh\"}";
+    assert_eq!(value(&before, fresh), 1000.0);
+    const SCRAPES: u32 = 50;
+    let after = (0..SCRAPES).map(|_| scrape()).last().unwrap();
+    let cpu = |text: &str| value(text, "process_cpu_seconds_total");
+    let each = (cpu(&after) - cpu(&before)) / f64::from(SCRAPES);
+    assert!(each < 0.01, "{each} s");
 }
 
 #[test]
