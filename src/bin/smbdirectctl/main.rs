@@ -15,10 +15,11 @@ mod status;
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -66,9 +67,21 @@ struct StatusOptions {
     /// Print everything the device reports, as JSON
     #[arg(long)]
     json: bool,
+    /// Show what moves in each second, again and again until interrupted: every 2 seconds, or as often as this says
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    #[arg(value_parser = parse_interval)]
+    watch: Option<Duration>,
     /// Path of smbdirectd's control socket, or of the kernel's device, /dev/smbdirect
     #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
     control: PathBuf,
+}
+
+/// Time between two looks at the device.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok();
+    let seconds = seconds.filter(|seconds| (0.1..=86_400.0).contains(seconds));
+    let seconds = seconds.ok_or("an interval is a number of seconds from 0.1 to 86400")?;
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// How long the device may take to answer.
@@ -76,7 +89,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     match Options::parse().command {
-        Command::Status(options) => show_status(&options),
+        Command::Status(options) => match options.watch {
+            Some(interval) => watch_status(&options, interval),
+            None => show_status(&options),
+        },
         Command::Metrics(options) => metrics::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Bench { arguments } => become_bench(&arguments),
@@ -118,6 +134,39 @@ fn show_status(options: &StatusOptions) -> ExitCode {
     match serde_json::from_str::<status::Device>(&json) {
         Ok(device) => print(&device.to_string()),
         Err(error) => unreadable(&options.control, &error),
+    }
+}
+
+/// Shows the status again and again. The first look only begins what the second one measures.
+fn watch_status(options: &StatusOptions, interval: Duration) -> ExitCode {
+    let mut before = None;
+    loop {
+        let json = match ask(&options.control) {
+            Ok(json) => json,
+            Err(failure) => return failed(&options.control, &failure),
+        };
+        let text = if options.json {
+            format!("{}\n", json.trim_end())
+        } else {
+            let device: status::Device = match serde_json::from_str(&json) {
+                Ok(device) => device,
+                Err(error) => return unreadable(&options.control, &error),
+            };
+            let before = before.replace(device.clone());
+            before.map_or_else(String::new, |before| screen(&device.since(&before)))
+        };
+        if let Err(error) = io::stdout().write_all(text.as_bytes()) {
+            return not_printed(&error);
+        }
+        thread::sleep(interval);
+    }
+}
+
+/// A look at the device: in the place of the one before on a terminal, and below it elsewhere.
+fn screen(device: &status::Device) -> String {
+    match io::stdout().is_terminal() {
+        true => format!("\x1b[H\x1b[2J{device}"),
+        false => format!("{device}\n"),
     }
 }
 
@@ -188,10 +237,16 @@ fn print(text: &str) -> ExitCode {
 /// The same, with an exit status for the case that it is printed.
 fn print_and_exit(text: &str, code: ExitCode) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            eprintln!("smbdirectctl: standard output: {error}");
-            FAILED.into()
-        }
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => not_printed(&error),
         _ => code,
     }
+}
+
+/// The exit status if standard output takes no more.
+fn not_printed(error: &io::Error) -> ExitCode {
+    if error.kind() == ErrorKind::BrokenPipe {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("smbdirectctl: standard output: {error}");
+    FAILED.into()
 }
