@@ -13,7 +13,7 @@
 //! | module | is |
 //! |---|---|
 //! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
-//! | `observers` | the thread that answers processes that may only ask for the status |
+//! | `observers` | the thread that answers processes that may only ask for the status and the events |
 //! | `reactor` | a thread that drives a shard of the connections |
 //! | `addresses` | where clients reach it, on which interfaces |
 //! | `shared` | what all threads share: the registry of clients and connections, the configuration |
@@ -21,6 +21,7 @@
 //! | `config`, `settings`, `quantity`, `log`, `suggest` | its configuration, and the file that holds it |
 //! | [`status`], `words` | what the broker says about itself |
 //! | [`metrics`] | the same for Prometheus |
+//! | [`events`] | what has happened lately |
 //! | [`kernel_status`] | the same of a device in the kernel, for smbdirectctl |
 //!
 //! The rules of a device, whatever it runs in, are in [`engine`](crate::engine).
@@ -32,6 +33,7 @@
 mod addresses;
 mod config;
 mod control;
+pub mod events;
 pub mod kernel_status;
 mod log;
 mod machine;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The status socket: a process that may connect there may ask for the status once, and do nothing else. And the
-//! loopback address where Prometheus gets the metrics, if there is one.
+//! The status socket: a process that may connect there may ask once for the status or for the events, and do nothing
+//! else. And the loopback address where Prometheus gets the metrics, if there is one.
 //!
 //! A thread of its own serves one process after the other, each for a short time. Whatever a process sends,
 //! leaves unread, or makes this side close (closing a descriptor may take long) delays only other processes
@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::http::{Asked, LONGEST_REQUEST, answer};
 use super::ask_status;
-use super::control::{ControlSocket, attached, read_attach, send_status};
+use super::control::{ControlSocket, attached, read_attach, send_json, send_status};
 use super::metrics::{self, PerConnection};
 use super::process::{send, send_detached};
 use super::reactor::ToControl;
@@ -222,21 +222,26 @@ impl Server {
         all.first().is_some_and(|stop| stop.revents().is_empty())
     }
 
-    /// Answers the two requests of a process: to attach, and for the status.
+    /// Answers the two requests of a process: to attach, and for the status or for the events.
     fn serve(&self, socket: &SeqSocket, until: Instant) -> Result<(), Status> {
         let mut buffer = vec![0; MAX_CONTROL_LENGTH];
         let attach = self.receive(socket, &mut buffer, until)?;
         let (cookie, common) = self.attach(attach)?;
         let attached = attached(0, &self.shared.config, common);
         answered(send(socket, kind::ATTACHED, cookie, &attached, &[]))?;
-        let cookie = loop {
+        let (cookie, after) = loop {
             let request = self.receive(socket, &mut buffer, until)?;
             match read_request(request).map_err(|_| Status::Corrupt)? {
                 (_, Request::Skipped) => {}
-                (cookie, Request::Status(_)) => break cookie,
+                (cookie, Request::Status(_)) => break (cookie, None),
+                (cookie, Request::Events(asked)) => break (cookie, Some(asked.after)),
                 _ => return Err(Status::Denied),
             }
         };
+        if let Some(after) = after {
+            let json = self.shared.events_json(after).map_err(|_| Status::System)?;
+            return answered(send_json(socket, cookie, &json));
+        }
         let status = ask_status(&self.control).map_err(|_| Status::Busy)?;
         answered(send_status(socket, cookie, &status))
     }

@@ -2,13 +2,14 @@
 
 //! What all threads of a broker share.
 //!
-//! The registry is behind one mutex, which is held for one look-up or change and never across a system call.
+//! The registry is behind one mutex, and so are the events; each is held for one look-up or change and never across a system call.
 
 use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::config::Config;
+use super::events::{self, Ring, What};
 use super::process::Process;
 use crate::device::abi::Token;
 use crate::engine::admission::Limits;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     start: std::time::Instant,
     start_time: SystemTime,
     registry: Mutex<Registry<Arc<Process>>>,
+    events: Mutex<Ring>,
 }
 
 impl Shared {
@@ -39,6 +41,7 @@ impl Shared {
             memory: Account::new(config.memory_limit),
             reserve: config.reserve(),
             registry: Mutex::new(Registry::new(limits.clone())),
+            events: Mutex::default(),
             limits,
             config,
             start: std::time::Instant::now(),
@@ -63,6 +66,23 @@ impl Shared {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keeps what has happened, for processes that ask.
+    pub(super) fn record(&self, what: What) {
+        self.events().add(what);
+    }
+
+    /// The events after the one with this number, as JSON.
+    pub(super) fn events_json(&self, after: u64) -> serde_json::Result<Vec<u8>> {
+        // Not held while the text is written.
+        let events = self.events().after(after);
+        events::to_json(self.start_time_seconds(), &events)
+    }
+
+    fn events(&self) -> MutexGuard<'_, Ring> {
+        // It is whole after each step of a method.
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The rules for shards.
     pub(super) fn rules(&self) -> Rules {
         let config = &self.config;
@@ -83,6 +103,12 @@ impl Shared {
         let met = self.registry().warnings.met(key, times, self.now());
         if let Some(times) = met {
             tracing::warn!(times, "{key} = {limit} was met: {what}");
+            self.record(What::LimitMet {
+                key: key.into(),
+                limit: limit as u64,
+                times,
+                words: what.to_owned(),
+            });
         }
     }
 }

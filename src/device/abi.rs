@@ -50,6 +50,7 @@
 //!               <- Reclaim   Release
 //!               <- Addresses, when they have changed; to a listener, too
 //!   observer    Attach -> Attached       StatusRequest -> StatusReport + memory file with JSON
+//!               EventsRequest -> StatusReport + memory file with JSON
 //! ```
 //!
 //! # Queues
@@ -168,6 +169,8 @@ pub mod kind {
     pub const SET_ADDRESSES: u32 = 8;
     /// [`Release`](super::Release).
     pub const RELEASE: u32 = 9;
+    /// [`EventsRequest`](super::EventsRequest).
+    pub const EVENTS_REQUEST: u32 = 10;
     /// [`Attached`](super::Attached).
     pub const ATTACHED: u32 = 101;
     /// [`Reply`](super::Reply).
@@ -444,6 +447,14 @@ pub struct StatusRequest {
     pub reserved: u64,
 }
 
+/// An observer asks what has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EventsRequest {
+    /// The number of the last event that it knows, or 0.
+    pub after: u64,
+}
+
 /// The process is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -611,7 +622,7 @@ pub struct Wake {
     pub reserved: u64,
 }
 
-/// The status of the device, with a memory file that holds `json_length` bytes of JSON.
+/// The status of the device, or its events, with a memory file that holds `json_length` bytes of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct StatusReport {
@@ -748,6 +759,7 @@ const _: () = {
     assert!(size_of::<Claim>() == 16);
     assert!(size_of::<Grow>() == 8);
     assert!(size_of::<StatusRequest>() == 8);
+    assert!(size_of::<EventsRequest>() == 8);
     assert!(size_of::<Attached>() == 104);
     assert!(size_of::<MemParams>() == 64);
     assert!(size_of::<RegionShape>() == 16);

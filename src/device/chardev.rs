@@ -502,7 +502,7 @@ impl<K: Kernel> Channel for CharChannel<K> {
             Request::Grow(grow) => self.grow(cookie, grow),
             Request::Release(mut release) => self.request(&mut release, None),
             // An observer has no channel: see `observe`.
-            Request::Status(_) => Err(Status::Invalid),
+            Request::Status(_) | Request::Events(_) => Err(Status::Invalid),
             Request::Skipped => Ok(()),
         }
     }

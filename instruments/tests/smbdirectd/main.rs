@@ -6,6 +6,7 @@ mod bridge;
 mod commands;
 mod doctor;
 mod drain;
+mod events;
 mod guides;
 mod install;
 mod life;

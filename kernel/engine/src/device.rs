@@ -686,7 +686,7 @@ impl Core {
                     why,
                 } => self.detach_worker(worker, Some(status), &why),
                 Notice::Gone(worker) => self.detach_worker(worker, None, &"it has gone"),
-                Notice::QueueMade(_) => {}
+                Notice::QueueMade(_) | Notice::Established { .. } => {}
                 Notice::End(place, limit) => self.shard.end_stranger(place.conn, limit),
                 Notice::Offer(Place { conn, .. }) => self.shard.route(conn),
                 Notice::NoMemory => self.shard.reclaim(),

@@ -7,6 +7,7 @@
 
 mod bridge;
 mod doctor;
+mod events;
 mod kernel;
 #[path = "../smbdirectd/log.rs"]
 mod log;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use smbdirect::device::chardev::is_char_device;
-use smbdirect::device::{self, DEFAULT_PATH, Status};
+use smbdirect::device::{self, DEFAULT_PATH, NotObserved, Status};
 
 /// Exit status: something else went wrong.
 const FAILED: u8 = 1;
@@ -43,6 +44,8 @@ struct Options {
 enum Command {
     /// Show connections, processes, and why connections ended
     Status(StatusOptions),
+    /// Show what has happened: connections, processes, limits
+    Events(events::Options),
     /// Print the device's metrics for Prometheus, or write them to a file
     Metrics(metrics::Options),
     /// Examine this server: what keeps clients from RDMA, and what to do
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
             Some(interval) => watch_status(&options, interval),
             None => show_status(&options),
         },
+        Command::Events(options) => events::run(&options),
         Command::Metrics(options) => metrics::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Bench { arguments } => become_bench(&arguments),
@@ -203,15 +207,17 @@ fn unreadable(control: &Path, error: &serde_json::Error) -> ExitCode {
 
 /// The status of smbdirectd, or why there is none, with a cure.
 fn ask_smbdirectd(control: &Path) -> Result<String, Failure> {
-    device::observe(control, TIMEOUT).map_err(|error| {
-        let hint = match error.status {
-            Status::Denied => who_may_ask(control),
-            Status::Untrusted => " (ls -ld and ss -xlp show whose it is)".to_owned(),
-            Status::NoDevice => kernel::hint(control),
-            _ => String::new(),
-        };
-        (error.status, format!("{error}{hint}"))
-    })
+    device::observe(control, TIMEOUT).map_err(|error| with_cure(control, error))
+}
+
+fn with_cure(control: &Path, error: NotObserved) -> Failure {
+    let hint = match error.status {
+        Status::Denied => who_may_ask(control),
+        Status::Untrusted => " (ls -ld and ss -xlp show whose it is)".to_owned(),
+        Status::NoDevice => kernel::hint(control),
+        _ => String::new(),
+    };
+    (error.status, format!("{error}{hint}"))
 }
 
 /// A hint for users whom the device does not answer: the group has a socket of its own, but needs its directory, too.

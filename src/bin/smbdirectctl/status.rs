@@ -392,7 +392,7 @@ fn show_processes(f: &mut fmt::Formatter<'_>, processes: &[&Process]) -> fmt::Re
 
 /// A process by its process id, or by the device's number for it if it has none here: it is in a container that the
 /// device cannot see into.
-fn process(pid: i32, id: u32) -> String {
+pub(crate) fn process(pid: i32, id: u32) -> String {
     match pid {
         0 => format!("#{id}"),
         pid => pid.to_string(),
@@ -422,7 +422,7 @@ impl Display for Speed {
 }
 
 /// Bytes in at most 8 columns.
-struct Bytes(u64);
+pub(crate) struct Bytes(pub(crate) u64);
 
 impl Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -441,7 +441,7 @@ impl Display for Bytes {
 }
 
 /// A time in seconds, in at most 7 columns.
-struct Age(f64);
+pub(crate) struct Age(pub(crate) f64);
 
 impl Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

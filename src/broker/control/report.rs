@@ -235,16 +235,24 @@ fn limits(config: &Config, memory: u64) -> Limits {
     }
 }
 
-/// Sends a status as JSON in a memory file.
+/// Sends a status as JSON.
 pub(in crate::broker) fn send_status(
     socket: &SeqSocket,
     cookie: u64,
     status: &Status,
 ) -> std::io::Result<()> {
-    let json = serde_json::to_vec(status)?;
+    send_json(socket, cookie, &serde_json::to_vec(status)?)
+}
+
+/// Sends JSON in a memory file.
+pub(in crate::broker) fn send_json(
+    socket: &SeqSocket,
+    cookie: u64,
+    json: &[u8],
+) -> std::io::Result<()> {
     let file = Memfd::create("smbdirect-status", json.len()).map_err(std::io::Error::other)?;
     let memory = shm::map(&file)?;
-    memory.write(0, &json).map_err(std::io::Error::other)?;
+    memory.write(0, json).map_err(std::io::Error::other)?;
     let report = abi::StatusReport {
         length: file.len() as u64,
         json_length: json.len() as u64,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::{Control, Peer, report};
 use crate::broker::config::Config;
+use crate::broker::events::What;
 use crate::broker::process::{Process, send};
 use crate::broker::reactor::Command;
 use crate::device::Status;
@@ -56,6 +57,7 @@ impl Control {
             Request::Grow(_) => (Role::Worker, kind::GROW),
             Request::Release(_) => (Role::Worker, kind::RELEASE),
             Request::Status(_) => (Role::Observer, kind::STATUS_REQUEST),
+            Request::Events(_) => (Role::Observer, kind::EVENTS_REQUEST),
         };
         if process.role != role {
             if cookie == 0 {
@@ -99,6 +101,14 @@ impl Control {
             Request::Status(_) => {
                 let id = process.id;
                 self.report(report::Asker::Process { id, cookie });
+                Answer::Other
+            }
+            Request::Events(asked) => {
+                let json = self.shared.events_json(asked.after);
+                let sent = json
+                    .map_err(io::Error::from)
+                    .and_then(|json| report::send_json(&process.socket, cookie, &json));
+                answered(sent)?;
                 Answer::Other
             }
         })
@@ -146,7 +156,14 @@ impl Control {
         match process.role {
             // Only a tool that asks for the status and goes.
             Role::Observer => tracing::debug!(worker = id, pid, role, "attached"),
-            Role::Listener | Role::Worker => tracing::info!(worker = id, pid, role, "attached"),
+            Role::Listener | Role::Worker => {
+                self.shared.record(What::Attached {
+                    worker: id,
+                    pid,
+                    role: role.into(),
+                });
+                tracing::info!(worker = id, pid, role, "attached");
+            }
         }
         if let Some(offered) = offered {
             self.give(offered, &process, None);
