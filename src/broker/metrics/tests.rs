@@ -137,6 +137,26 @@ fn is_well_formed() {
     }
 }
 
+#[test]
+fn the_dashboard_shows_what_there_is() {
+    let dashboard = include_str!("../../../contrib/smbdirect.grafana.json");
+    let json: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    let text = of(&status(), PerConnection::LeftOut);
+    let mut shown = BTreeSet::new();
+    for panel in json["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            let words = target["expr"].as_str().unwrap();
+            let words = words.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            shown
+                .extend(words.filter(|w| w.starts_with("smbdirect_") || w.starts_with("process_")));
+        }
+    }
+    assert!(shown.len() > 15, "{shown:?}");
+    for name in shown {
+        assert!(text.contains(&format!("\n# TYPE {name} ")), "no {name}");
+    }
+}
+
 /// Whatever a device has not reported, because it is older or not a process, is left out or 0.
 #[test]
 fn a_device_that_says_less_has_fewer_series() {
