@@ -35,6 +35,7 @@ pub fn device_message(bytes: &[u8]) {
             Request::Release(body) => check(bytes, cookie, &body, &[]),
             Request::ClientNote(body) => check(bytes, cookie, &body, &[]),
             Request::Status(body) => check(bytes, cookie, &body, &[]),
+            Request::Events(body) => check(bytes, cookie, &body, &[]),
             Request::Skipped => panic!("for one side only"),
         }
     }

@@ -69,6 +69,8 @@
 #define SMBDIRECT_KIND_RELEASE 9
 /* client_note. */
 #define SMBDIRECT_KIND_CLIENT_NOTE 0x80000001
+/* events_request. */
+#define SMBDIRECT_KIND_EVENTS_REQUEST 10
 /* attached. */
 #define SMBDIRECT_KIND_ATTACHED 101
 /* reply. */
@@ -427,6 +429,12 @@ struct smbdirect_status_request {
 	__u64 reserved;
 };
 
+/* An observer asks what has happened. */
+struct smbdirect_events_request {
+	/* The number of the last event that it knows, or 0. */
+	__u64 after;
+};
+
 /* A region's segments and buffers: see SMBDIRECT_CRATE_shm::buffers::Shape. */
 struct smbdirect_region_shape {
 	/* Bytes of a unit. */
@@ -566,7 +574,7 @@ struct smbdirect_wake {
 	__u64 reserved;
 };
 
-/* The status of the device, with a memory file that holds json_length bytes of JSON. */
+/* The status of the device, or its events, with a memory file that holds json_length bytes of JSON. */
 struct smbdirect_status_report {
 	/* Bytes of the memory file. */
 	__u64 length;

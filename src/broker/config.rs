@@ -26,6 +26,9 @@ mod tests;
 /// The port of SMB Direct over iWARP ([MS-SMBD] 2.1).
 pub const PORT: u16 = 5445;
 
+/// The port of the metrics if the configuration names only their address.
+pub const METRICS_PORT: u16 = 9445;
+
 /// The configuration of a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -39,6 +42,9 @@ pub struct Config {
     pub control: PathBuf,
     /// Name or number of the group whose members may ask for the status; if it is empty, the broker's own group.
     pub status_group: String,
+    /// The loopback address on which Prometheus gets the metrics by HTTP; port 0 stands for a free port. With `None`,
+    /// the metrics are not served.
+    pub metrics: Option<SocketAddr>,
     /// Number of reactor threads: 1 to 64.
     pub reactors: usize,
     /// How long a reactor polls for work before it sleeps: up to 10 ms; with zero it does not poll.
@@ -172,6 +178,7 @@ impl Default for Config {
             fabric: None,
             control: device::DEFAULT_PATH.into(),
             status_group: String::new(),
+            metrics: None,
             reactors: std::thread::available_parallelism().map_or(1, |count| count.get().min(8)),
             busy_poll: Duration::from_micros(50),
             acceptor,
@@ -330,6 +337,20 @@ impl Config {
             shown,
             || "an absolute path of at most 100 bytes",
         )?;
+        if let Some(address) = self.metrics {
+            require(
+                address.ip().is_loopback(),
+                "metrics.listen",
+                format!("\"{address}\""),
+                || {
+                    format!(
+                        "a loopback address, such as \"127.0.0.1:{METRICS_PORT}\", because every user who can reach it \
+                         may read the metrics: for other machines, put an HTTPS proxy before it, or use node_exporter \
+                         with smbdirectctl metrics --textfile"
+                    )
+                },
+            )?;
+        }
         within("gateways", self.gateways.len(), 0, 1024).map_err(|error| OutOfRange {
             allowed: "at most 1024 addresses".into(),
             ..error

@@ -94,6 +94,11 @@ pub fn read(
             _ => {}
         }
     }
+    let requested = status.counters.get("transport_requested").copied();
+    // The kernel's device has one fabric, so all of them belong to it.
+    if let Some(carried) = status.carried.values_mut().next() {
+        carried.requested = requested.unwrap_or_default();
+    }
     Ok(status)
 }
 
@@ -110,6 +115,8 @@ fn of_device(device: &Device) -> Status {
         version: text(&device.version).collect(),
         interface: device.interface,
         uptime_seconds: seconds(device.uptime_ns),
+        start_time_seconds: None,
+        usage: None,
         stopping: device.flags & device_flags::STOPPING != 0,
         listen: Vec::new(),
         addresses: Vec::new(),
@@ -141,12 +148,16 @@ fn of_device(device: &Device) -> Status {
         processes: Vec::new(),
         closes: Vec::new(),
         clients: Vec::new(),
+        ends: BTreeMap::new(),
+        refused: BTreeMap::new(),
         counters: BTreeMap::new(),
     }
 }
 
 fn of_carried(carried: &status::Carried) -> (String, Carried) {
     let of = Carried {
+        // The device reports it as a counter, which `read` copies.
+        requested: 0,
         connections: carried.connections,
         messages_in: carried.messages_in,
         messages_out: carried.messages_out,

@@ -1,18 +1,58 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Finds how much memory this process may use: what the machine has, or less if a control group limits it.
+//! Finds how much memory this process may use: what the machine has, or less if a control group limits it. It also
+//! finds what the process does use.
 //!
 //! A container, or a systemd unit with `MemoryMax=`, may have far less than the machine. The limits of a process's own
 //! group and of all groups above it apply together, so the lowest of them decides.
 
+use std::fs;
 use std::path::{Component, Path};
+
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::status::Usage;
 
 /// Returns the number of bytes that this process may use.
 pub(super) fn memory() -> u64 {
     let information = rustix::system::sysinfo();
     let machine = (information.totalram as u64).saturating_mul(information.mem_unit.into());
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     machine.min(limit_of(&groups, Path::new("/sys/fs/cgroup")).unwrap_or(u64::MAX))
+}
+
+/// Returns what this process uses. A number that the system does not report is 0.
+pub(super) fn usage() -> Usage {
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    Usage {
+        cpu_seconds: cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9,
+        open_descriptors: open_descriptors(),
+        max_descriptors: getrlimit(Resource::Nofile).current,
+        resident_bytes: resident(&status).unwrap_or_default(),
+    }
+}
+
+/// Returns the number of open descriptors. From Linux 6.2 on, it is the size of the directory.
+fn open_descriptors() -> u64 {
+    let directory = Path::new("/proc/self/fd");
+    let size = directory.metadata().map_or(0, |file| file.len());
+    if size > 0 {
+        return size;
+    }
+    // One of them is the open directory.
+    let listed = fs::read_dir(directory).map_or(0, Iterator::count);
+    listed.saturating_sub(1) as u64
+}
+
+/// Returns the number of resident bytes, from the text of `/proc/self/status`.
+fn resident(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// Returns the lowest limit of the control groups that `groups` names, in the form of `/proc/self/cgroup`; they are
@@ -42,7 +82,7 @@ fn lowest(root: &Path, group: &str, name: &str) -> Option<u64> {
     let group = root.join(names.collect::<std::path::PathBuf>());
     let groups = group.ancestors().take_while(|path| path.starts_with(root));
     let limits = groups.filter_map(|path| {
-        let text = std::fs::read_to_string(path.join(name)).ok()?;
+        let text = fs::read_to_string(path.join(name)).ok()?;
         // The word "max" means that there is no limit.
         text.trim().parse().ok()
     });
@@ -59,8 +99,8 @@ mod tests {
         let root = std::env::temp_dir().join(name);
         let write = |path: &str, limit: &str| {
             let path = root.join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, limit).unwrap();
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, limit).unwrap();
         };
         write("system.slice/memory.max", "5000\n");
         write("system.slice/device.service/memory.max", "max\n");
@@ -80,11 +120,17 @@ mod tests {
         for nothing in ["", "0", "0:", "5:cpu:/small/one\n"] {
             assert_eq!(limit(nothing), None, "{nothing:?}");
         }
-        std::fs::remove_dir_all(root).unwrap();
+        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
-    fn a_process_may_use_some_memory() {
+    fn a_process_may_use_some_memory_and_uses_some() {
         assert!(memory() > 0);
+        let usage = usage();
+        assert!(usage.cpu_seconds > 0.0, "{usage:?}");
+        assert!(usage.open_descriptors >= 3, "{usage:?}");
+        assert!((1..=memory()).contains(&usage.resident_bytes), "{usage:?}");
+        assert_eq!(resident("VmPeak: 1 kB\nVmRSS:\t    12 kB\n"), Some(12_288));
+        assert_eq!(resident("VmRSS:\t12 pages\n"), None);
     }
 }

@@ -13,13 +13,15 @@
 //! | module | what it is |
 //! |---|---|
 //! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
-//! | `observers` | the thread that answers processes that may only ask for the status |
+//! | `observers` | the thread that answers processes that may only ask for the status and the events |
 //! | `reactor` | a thread that drives a shard of the connections |
 //! | `addresses` | the addresses on which clients reach it, and their interfaces |
 //! | `shared` | the state that all threads share: the registry of clients and connections, the configuration |
 //! | `process`, `segment` | an attached process, and its memory |
 //! | `config`, `settings`, `quantity`, `log`, `suggest` | its configuration, and the file that holds it |
 //! | [`status`], `words` | what the broker reports about itself |
+//! | [`metrics`] | the same report for Prometheus |
+//! | [`events`] | what has happened lately |
 //! | [`kernel_status`] | the same report for a device in the kernel, for smbdirectctl |
 //!
 //! The rules of a device, in a process or in a kernel, are in [`engine`](crate::engine).
@@ -30,9 +32,11 @@
 mod addresses;
 mod config;
 mod control;
+pub mod events;
 pub mod kernel_status;
 mod log;
 mod machine;
+pub mod metrics;
 mod observers;
 mod placement;
 mod presence;
@@ -54,7 +58,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 
-pub use self::config::{Config, Listen, OutOfRange, PORT};
+pub use self::config::{Config, Listen, METRICS_PORT, OutOfRange, PORT};
 use self::control::{Control, ControlSocket, Message, ToReactor};
 pub use self::log::{LogFormat, log_filter};
 use self::observers::Observers;
@@ -98,6 +102,14 @@ pub enum StartError {
     StatusSocket {
         /// Its path.
         path: String,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// The broker cannot listen on the address of the metrics.
+    #[error("metrics.listen {address}: {source}")]
+    Metrics {
+        /// The configured address.
+        address: SocketAddr,
         /// What is wrong.
         source: io::Error,
     },
@@ -170,6 +182,7 @@ pub fn verbs_config(config: &Config) -> verbs::Config {
 #[derive(Debug)]
 pub struct Broker {
     addresses: Vec<SocketAddr>,
+    metrics: Option<SocketAddr>,
     drain_timeout: Duration,
     control: ToControl,
     threads: Vec<JoinHandle<()>>,
@@ -192,6 +205,11 @@ impl Broker {
         config.validate()?;
         config.place()?;
         let (socket, status_socket) = sockets(&config)?;
+        let metrics = config.metrics.map(|address| {
+            let listener = observers::listen(address);
+            listener.map_err(|source| StartError::Metrics { address, source })
+        });
+        let asked_at = (status_socket, metrics.transpose()?);
         let drain_timeout = config.drain_timeout;
         let mut listen_at = config.listen.clone();
         let shared = Arc::new(Shared::new(config));
@@ -224,11 +242,11 @@ impl Broker {
             ));
         }
         let waits = (poll, messages);
-        let observers =
-            observers::Server::new(Arc::clone(&shared), status_socket, control.clone())?;
+        let observers = observers::Server::new(Arc::clone(&shared), asked_at, control.clone())?;
         let thread = Control::new(shared, waits, socket, to_reactors, listen_at.clone())?;
         let mut broker = Self {
             addresses: listen_at.iter().map(|listen| listen.address).collect(),
+            metrics: observers.metrics_address(),
             drain_timeout,
             control,
             threads: Vec::new(),
@@ -270,6 +288,12 @@ impl Broker {
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.addresses.clone()
+    }
+
+    /// Returns the address on which Prometheus gets the metrics, with its real port.
+    #[must_use]
+    pub const fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// Returns the broker's status.

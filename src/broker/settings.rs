@@ -15,7 +15,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use toml::de::{DeTable, DeValue};
 
-use super::config::{Config, Listen, OutOfRange, PAGE, PORT};
+use super::config::{Config, Listen, METRICS_PORT, OutOfRange, PAGE, PORT};
 use super::log::{LogFormat, log_filter};
 use super::quantity::{Length, Size, Speed, Time};
 use super::suggest::nearest;
@@ -164,14 +164,14 @@ fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
     Some((key, rest.split('`').skip(1).step_by(2).collect()))
 }
 
-/// Parses an address to listen on, with the port of SMB Direct if it does not name one.
-fn parse_address(text: &str) -> Result<SocketAddr, NoAddress> {
+/// Parses an address to listen on, with this port if it does not name one.
+fn parse_address(text: &str, port: u16) -> Result<SocketAddr, NoAddress> {
     let bare = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
     let without_port = bare.unwrap_or(text).parse::<IpAddr>();
     match without_port {
-        Ok(address) => Ok((address, PORT).into()),
+        Ok(address) => Ok((address, port).into()),
         Err(_) => text.parse().map_err(|_| NoAddress(text.to_owned())),
     }
 }
@@ -181,7 +181,7 @@ impl FromStr for Listen {
 
     /// Parses an address, with the port of SMB Direct if it does not name one: `10.0.0.1`, `[::]:5445`.
     fn from_str(text: &str) -> Result<Self, NoAddress> {
-        parse_address(text).map(Self::from)
+        parse_address(text, PORT).map(Self::from)
     }
 }
 
@@ -245,6 +245,7 @@ struct File {
     memory_idle_timeout: Time,
     queue_depth: u32,
     drain_timeout: Time,
+    metrics: Metrics,
     iwarp: Iwarp,
     acceptor: Acceptor,
     memory: Memory,
@@ -352,6 +353,40 @@ impl From<Format> for String {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
+struct Metrics {
+    listen: MetricsAddress,
+}
+
+/// The address of the metrics; an empty text stands for none.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+struct MetricsAddress(Option<SocketAddr>);
+
+impl TryFrom<String> for MetricsAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let address = parse_address(&text, METRICS_PORT);
+        address.map(|address| Self(Some(address))).map_err(|_| {
+            format!(
+                "\"{text}\": the address of the metrics is numeric, with or without a port: \"127.0.0.1:{METRICS_PORT}\", \
+                 \"[::1]:{METRICS_PORT}\", or empty"
+            )
+        })
+    }
+}
+
+impl From<MetricsAddress> for String {
+    fn from(MetricsAddress(address): MetricsAddress) -> Self {
+        address.map_or_else(Self::new, |address| address.to_string())
+    }
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
 struct Iwarp {
     crc: bool,
 }
@@ -420,7 +455,7 @@ impl TryFrom<String> for Address {
     type Error = NoAddress;
 
     fn try_from(text: String) -> Result<Self, NoAddress> {
-        parse_address(&text).map(Self)
+        parse_address(&text, PORT).map(Self)
     }
 }
 
@@ -443,7 +478,7 @@ impl<'de> Deserialize<'de> for ListenAt {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<ListenAt, E> {
-                let address = parse_address(text).map_err(E::custom)?;
+                let address = parse_address(text, PORT).map_err(E::custom)?;
                 Ok(ListenAt::Address(Address(address)))
             }
 
@@ -512,6 +547,9 @@ impl From<&Settings> for File {
             memory_idle_timeout: Time(broker.memory_idle_timeout),
             queue_depth: broker.queue_depth,
             drain_timeout: Time(broker.drain_timeout),
+            metrics: Metrics {
+                listen: MetricsAddress(broker.metrics),
+            },
             iwarp: Iwarp { crc: settings.crc },
             acceptor: (&broker.acceptor).into(),
             memory: (&broker.memory).into(),
@@ -526,6 +564,7 @@ impl From<File> for Settings {
             fabric: file.fabric.0,
             control: file.control,
             status_group: file.status_group,
+            metrics: file.metrics.listen.0,
             reactors: file.reactors,
             busy_poll: file.busy_poll.0,
             acceptor: (&file.acceptor).into(),

@@ -2,12 +2,15 @@
 
 //! The state that all threads of a broker share.
 //!
-//! One mutex protects the registry; it is held for one look-up or change and never across a system call.
+//! One mutex protects the registry, and another the events; each is held for one look-up or change and never across a
+//! system call.
 
 use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use super::config::Config;
+use super::events::{self, Ring, What};
 use super::process::Process;
 use crate::device::abi::Token;
 use crate::engine::admission::Limits;
@@ -27,7 +30,9 @@ pub(super) struct Shared {
     /// The limits on connections.
     pub(super) limits: Limits,
     start: std::time::Instant,
+    start_time: SystemTime,
     registry: Mutex<Registry<Arc<Process>>>,
+    events: Mutex<Ring>,
 }
 
 impl Shared {
@@ -37,9 +42,11 @@ impl Shared {
             memory: Account::new(config.memory_limit),
             reserve: config.reserve(),
             registry: Mutex::new(Registry::new(limits.clone())),
+            events: Mutex::default(),
             limits,
             config,
             start: std::time::Instant::now(),
+            start_time: SystemTime::now(),
         }
     }
 
@@ -48,10 +55,34 @@ impl Shared {
         Instant::ZERO + self.start.elapsed()
     }
 
+    /// Returns the time at which the broker started, in seconds since 1970, or `None` if the machine's clock was before
+    /// that.
+    pub(super) fn start_time_seconds(&self) -> Option<f64> {
+        let since = self.start_time.duration_since(SystemTime::UNIX_EPOCH);
+        since.ok().map(|since| since.as_secs_f64())
+    }
+
     /// Returns the registry. The guard must not be held across anything that waits.
     pub(super) fn registry(&self) -> MutexGuard<'_, Registry<Arc<Process>>> {
         // The registry's methods do not panic, so they leave nothing half done.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records an event for processes that ask for events.
+    pub(super) fn record(&self, what: What) {
+        self.events().add(what);
+    }
+
+    /// Returns the events after the one with this number, as JSON.
+    pub(super) fn events_json(&self, after: u64) -> serde_json::Result<Vec<u8>> {
+        // The events are not locked while the text is written.
+        let events = self.events().after(after);
+        events::to_json(self.start_time_seconds(), &events)
+    }
+
+    fn events(&self) -> MutexGuard<'_, Ring> {
+        // The ring is consistent after each step of its methods.
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the rules for shards.
@@ -74,6 +105,12 @@ impl Shared {
         let met = self.registry().warnings.met(key, times, self.now());
         if let Some(times) = met {
             tracing::warn!(times, "{key} = {limit} was reached: {what}");
+            self.record(What::LimitMet {
+                key: key.into(),
+                limit: limit as u64,
+                times,
+                words: what.to_owned(),
+            });
         }
     }
 }

@@ -24,6 +24,12 @@ pub struct Status {
     pub interface: u32,
     /// Time since the broker started.
     pub uptime_seconds: f64,
+    /// The time at which it started, in seconds since 1970; `null` if it does not know.
+    #[serde(default)]
+    pub start_time_seconds: Option<f64>,
+    /// What its own process uses; `null` for a device that is not a process.
+    #[serde(default)]
+    pub usage: Option<Usage>,
     /// Whether it is stopping: it accepts no more connections and processes, and ends once the existing connections
     /// have ended.
     pub stopping: bool,
@@ -53,8 +59,27 @@ pub struct Status {
     /// kernel leaves this empty.
     #[serde(default)]
     pub clients: Vec<ClientStatus>,
+    /// Number of connections that ended since the start, by fabric and reason.
+    #[serde(default)]
+    pub ends: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Number of processes that were not allowed to attach since the start, by the name of the status that they got.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
     /// Counts of events by name: ends of connections by reason, refusals, attachments.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// What the process of a device uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor time of all its threads since the start.
+    pub cpu_seconds: f64,
+    /// Number of open descriptors.
+    pub open_descriptors: u64,
+    /// Maximum number of open descriptors; `null` stands for no limit.
+    pub max_descriptors: Option<u64>,
+    /// Number of resident bytes of memory, including shared ones.
+    pub resident_bytes: u64,
 }
 
 /// An address on which clients reach the broker.
@@ -119,6 +144,9 @@ pub struct Totals {
 /// What a fabric has carried since the start. None of the numbers ever falls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
+    /// Number of connections that asked to be accepted.
+    #[serde(default)]
+    pub requested: u64,
     /// Number of connections that negotiated.
     pub connections: u64,
     /// Number of messages received.

@@ -51,6 +51,7 @@
 //!               <- Reclaim   Release
 //!               <- Addresses, when they have changed; to a listener, too
 //!   observer    Attach -> Attached       StatusRequest -> StatusReport + memory file with JSON
+//!               EventsRequest -> StatusReport + memory file with JSON
 //! ```
 //!
 //! # Queues
@@ -168,6 +169,8 @@ pub mod kind {
     pub const SET_ADDRESSES: u32 = 8;
     /// The kind of [`Release`](super::Release).
     pub const RELEASE: u32 = 9;
+    /// The kind of [`EventsRequest`](super::EventsRequest).
+    pub const EVENTS_REQUEST: u32 = 10;
     /// The kind of [`ClientNote`](super::ClientNote).
     pub const CLIENT_NOTE: u32 = 0x80000001;
     /// The kind of [`Attached`](super::Attached).
@@ -494,6 +497,14 @@ pub struct StatusRequest {
     pub reserved: u64,
 }
 
+/// An observer asks for events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EventsRequest {
+    /// The number of the last event that it knows, or 0.
+    pub after: u64,
+}
+
 /// The process is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -663,7 +674,7 @@ pub struct Wake {
     pub reserved: u64,
 }
 
-/// The device reports its status, with a memory file that holds `json_length` bytes of JSON.
+/// The device reports its status, or its events, with a memory file that holds `json_length` bytes of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct StatusReport {
@@ -802,6 +813,7 @@ const _: () = {
     assert!(size_of::<Claim>() == 16);
     assert!(size_of::<Grow>() == 8);
     assert!(size_of::<StatusRequest>() == 8);
+    assert!(size_of::<EventsRequest>() == 8);
     assert!(size_of::<Attached>() == 104);
     assert!(size_of::<MemParams>() == 64);
     assert!(size_of::<RegionShape>() == 16);

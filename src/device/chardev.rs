@@ -505,7 +505,7 @@ impl<K: Kernel> Channel for CharChannel<K> {
             // A device in the kernel keeps no notes.
             Request::ClientNote(_) => Ok(()),
             // An observer has no channel: see `observe`.
-            Request::Status(_) => Err(Status::Invalid),
+            Request::Status(_) | Request::Events(_) => Err(Status::Invalid),
             Request::Skipped => Ok(()),
         }
     }

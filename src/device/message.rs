@@ -16,9 +16,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::abi::{
     Address, Addresses, AllowedAddress, Attach, Attached, Claim, ClientNote, Control, Decline,
-    Detached, Grow, MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, OPTIONAL, Offer,
-    Queue, Reclaim, Release, Reply, Segment, SetAddresses, SetParameters, SetSessionId,
-    StatusReport, StatusRequest, Wake, kind,
+    Detached, EventsRequest, Grow, MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB,
+    OPTIONAL, Offer, Queue, Reclaim, Release, Reply, Segment, SetAddresses, SetParameters,
+    SetSessionId, StatusReport, StatusRequest, Wake, kind,
 };
 
 /// The structure of a control message.
@@ -54,6 +54,7 @@ bodies! {
     Grow GROW: |_| true;
     Release RELEASE: |body| body.reserved == 0;
     StatusRequest STATUS_REQUEST: |body| body.reserved == 0;
+    EventsRequest EVENTS_REQUEST: |_| true;
     Attached ATTACHED: |body| body.reserved == [0; 4] && body.memory.reserved == 0;
     Reply REPLY: |_| true;
     Segment SEGMENT: |body| body.reserved == 0;
@@ -89,6 +90,8 @@ pub enum Request<'a> {
     ClientNote(ClientNote),
     /// An observer asks for the status.
     Status(StatusRequest),
+    /// An observer asks for events.
+    Events(EventsRequest),
     /// A message of a later version, which may be skipped.
     Skipped,
 }
@@ -110,7 +113,7 @@ pub enum Answer {
     Offer(Offer),
     /// The device wakes a worker.
     Wake(Wake),
-    /// The answer to [`Request::Status`]. It carries a memory file.
+    /// The answer to [`Request::Status`] and [`Request::Events`]. It carries a memory file.
     Status(StatusReport),
     /// The addresses on which clients reach the device: at most [`MAX_ADDRESSES`].
     Addresses(Vec<Address>),
@@ -221,6 +224,7 @@ pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> 
         kind::GROW => Request::Grow(read(rest)?),
         kind::RELEASE => Request::Release(read(rest)?),
         kind::STATUS_REQUEST => Request::Status(read(rest)?),
+        kind::EVENTS_REQUEST => Request::Events(read(rest)?),
         other => return Err(MessageError::UnknownKind(other)),
     };
     Ok((control.cookie, request))
@@ -519,6 +523,7 @@ mod tests {
         check::<Grow>(REQUEST, &[]);
         check::<Release>(REQUEST, &[12..16]);
         check::<StatusRequest>(REQUEST, &[0..8]);
+        check::<EventsRequest>(REQUEST, &[]);
         check::<Attached>(ANSWER, &[64..72, 88..104]);
         check::<Reply>(ANSWER, &[]);
         check::<Segment>(ANSWER, &[12..16]);
@@ -540,7 +545,7 @@ mod tests {
         assert_eq!(refusal(&grow)[0], "no_cookie");
         let release = message(0, &Release::new_zeroed(), &[]);
         assert_eq!(refusal(&release)[0], "ok", "there is no answer");
-        for unknown in [0u32, 10, 100, 111, u32::MAX] {
+        for unknown in [0u32, 11, 100, 111, u32::MAX] {
             let mut bytes = message(1, &Grow::new_zeroed(), &[]);
             bytes[..4].copy_from_slice(&unknown.to_ne_bytes());
             assert_eq!(refusal(&bytes), ["unknown_kind"; 2]);

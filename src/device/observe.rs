@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The status of a device, as an administrator's tool asks for it ([`role::OBSERVER`]).
+//! Asks a device for its status and its events, as an administrator's tool does ([`role::OBSERVER`]).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Status;
-use super::abi::{Attach, StatusReport, StatusRequest, VERSION, role};
+use super::abi::{Attach, EventsRequest, StatusReport, StatusRequest, VERSION, role};
 use super::channel::{Channel, Delivery, SocketChannel};
 use super::message::{Answer, Body, encode};
 use crate::sys::{Memory, wait_readable};
@@ -15,7 +15,8 @@ use crate::sys::{Memory, wait_readable};
 #[cfg(test)]
 mod tests;
 
-/// Length of the longest status, in bytes: enough for thousands of connections and workers.
+/// Length of the longest status, and of the longest list of events, in bytes: enough for thousands of connections and
+/// workers.
 const LONGEST_STATUS: u64 = 64 << 20;
 
 /// Returns the path of the status socket of the device whose control socket is at `control`. It is in the same
@@ -75,6 +76,21 @@ impl fmt::Display for NotObserved {
 /// [`Status::Corrupt`] (it is not a device), [`Status::Detached`], [`Status::System`], and others that
 /// the device may give.
 pub fn observe(path: &Path, timeout: Duration) -> Result<String, NotObserved> {
+    ask_once(path, timeout, &StatusRequest { reserved: 0 })
+}
+
+/// Asks in the same way for the events after the one with the number `after`, or, with 0, for all that the device still
+/// keeps. The events are JSON, too.
+///
+/// # Errors
+///
+/// The errors of [`observe`]; [`Status::Corrupt`] may mean that the device is older than this request.
+pub fn observe_events(path: &Path, after: u64, timeout: Duration) -> Result<String, NotObserved> {
+    ask_once(path, timeout, &EventsRequest { after })
+}
+
+/// Attaches as an observer, sends a request, and returns the JSON of the answer.
+fn ask_once(path: &Path, timeout: Duration, request: &impl Body) -> Result<String, NotObserved> {
     let channel = SocketChannel::connect(path).or_else(|status| match status {
         Status::Denied | Status::NoDevice => {
             SocketChannel::connect(&status_path(path)).map_err(|_| status)
@@ -91,7 +107,7 @@ pub fn observe(path: &Path, timeout: Duration) -> Result<String, NotObserved> {
         (Answer::Attached(attached), _) => return Err(other_version(attached.version)),
         _ => return Err(Status::Corrupt.into()),
     }
-    match observer.ask(2, &StatusRequest { reserved: 0 })? {
+    match observer.ask(2, request)? {
         (Answer::Status(report), Some(memory)) => Ok(content(report, &memory)?),
         _ => Err(Status::Corrupt.into()),
     }

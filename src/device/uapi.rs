@@ -20,6 +20,7 @@
 //! | `CLAIM`, `GROW` | [`ClaimCall`], [`GrowCall`] | at once, or with [`LATER`] as `REPLY` or `SEGMENT` among the events |
 //! | `RELEASE` | [`Release`] | none |
 //! | `STATUS_REQUEST` | [`StatusCall`] | at once: records, see [`status`] |
+//! | `EVENTS_REQUEST` | not available: the events are in the kernel's log | |
 //! | the end of the socket | [`DETACH`] | none |
 //!
 //! | message of smbdirectd | here |

@@ -98,6 +98,10 @@ pub struct Registry<P> {
     admission: Admission,
     closes: VecDeque<Close>,
     counters: BTreeMap<&'static str, u64>,
+    /// Number of connections that ended after they had negotiated, by fabric and reason.
+    ends: BTreeMap<(&'static str, &'static str), u64>,
+    /// Number of refused attachments, by the name of the status.
+    refused: BTreeMap<&'static str, u64>,
     /// Decides when to warn about limits.
     pub warnings: Warnings,
     /// What the shards that have ended carried, by fabric.
@@ -120,6 +124,8 @@ impl<P: Peer> Registry<P> {
             admission: Admission::new(limits),
             closes: VecDeque::new(),
             counters: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            refused: BTreeMap::new(),
             warnings: Warnings::default(),
             carried: BTreeMap::new(),
         }
@@ -346,6 +352,7 @@ impl<P: Peer> Registry<P> {
             self.undispatched = self.undispatched.saturating_sub(1);
         }
         self.count(name);
+        *self.ends.entry((close.fabric, name)).or_default() += 1;
         if self.closes.len() >= KEPT_CLOSES {
             self.closes.pop_front();
         }
@@ -368,6 +375,12 @@ impl<P: Peer> Registry<P> {
         *self.counters.entry(name).or_default() += 1;
     }
 
+    /// Counts a process that was not allowed to attach.
+    pub fn refused_attach(&mut self, status: Status) {
+        self.count("refused_attach");
+        *self.refused.entry(status.name()).or_default() += 1;
+    }
+
     /// Returns what those shards of a fabric that have ended carried.
     pub fn carried(&mut self, fabric: &'static str) -> &mut Carried {
         self.carried.entry(fabric).or_default()
@@ -383,6 +396,18 @@ impl<P: Peer> Registry<P> {
     #[must_use]
     pub fn counters(&self) -> &BTreeMap<&'static str, u64> {
         &self.counters
+    }
+
+    /// Returns how many connections ended, by fabric and reason.
+    #[must_use]
+    pub const fn ends(&self) -> &BTreeMap<(&'static str, &'static str), u64> {
+        &self.ends
+    }
+
+    /// Returns how many processes were not allowed to attach, by the name of the status.
+    #[must_use]
+    pub const fn refused(&self) -> &BTreeMap<&'static str, u64> {
+        &self.refused
     }
 
     /// Returns the last ends of connections, the oldest first.
@@ -532,6 +557,11 @@ mod tests {
             registry.closed(place, close, (true, "peer"));
         }
         assert_eq!(registry.closes().count(), 64);
+        assert_eq!(
+            registry.ends()[&("software", "peer")],
+            100,
+            "all are counted"
+        );
         let oldest = Instant::ZERO + Duration::from_secs(36);
         assert_eq!(registry.closes().next().unwrap().at, oldest);
         assert_eq!(registry.counters()["peer"], 100);

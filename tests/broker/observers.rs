@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
+use smbdirect::broker::events::{Events, What};
 use smbdirect::device::abi::{self, kind, role};
-use smbdirect::device::{Status, observe, status_path};
+use smbdirect::device::{Status, observe, observe_events, status_path};
 use zerocopy::IntoBytes;
 
 use crate::raw::Raw;
@@ -77,6 +78,51 @@ fn answers_with_the_status_and_takes_no_place_of_others() {
         assert_eq!(status["processes"].as_array().unwrap().len(), 1, "{status}");
         observer.closed();
     }
+}
+
+/// Returns the events in an answer, whose memory file holds them as JSON.
+fn events_in(mut answer: crate::raw::Message) -> Events {
+    assert_eq!(answer.kind, kind::STATUS_REPORT);
+    let report: abi::StatusReport = answer.read();
+    let mut file = std::fs::File::from(answer.descriptor());
+    let mut json = vec![0; report.json_length as usize];
+    std::io::Read::read_exact(&mut file, &mut json).unwrap();
+    serde_json::from_slice(&json).unwrap()
+}
+
+#[test]
+fn tells_at_both_sockets_what_has_happened_since_then() {
+    let scene = Scene::with(|config| config.max_workers = 1);
+    let worker = Raw::worker(scene.path());
+    let mut second = Raw::connect(scene.path());
+    second.try_attach(abi::VERSION, role::WORKER, [0; 16]);
+    assert_eq!(second.detached(), Status::Limit);
+    for path in [scene.path().to_owned(), status_of(&scene)] {
+        let ask = |after| {
+            let mut observer = Raw::attach(&path, role::OBSERVER);
+            events_in(observer.ask(kind::EVENTS_REQUEST, &abi::EventsRequest { after }))
+        };
+        let all = ask(0);
+        assert_eq!(all.start_time_seconds, scene.status().start_time_seconds);
+        let [attached, refused] = &all.events[..] else {
+            panic!("observers do not count: {all:?}");
+        };
+        assert!(
+            matches!(&attached.what, What::Attached { worker: id, role, .. }
+                if *id == worker.id() && role == "worker"),
+            "{attached:?}"
+        );
+        assert!(
+            matches!(&refused.what, What::Refused { status, words, .. }
+                if status == "limit" && words.contains("max_workers = 1")),
+            "{refused:?}"
+        );
+        assert_eq!((attached.number, refused.number), (1, 2));
+        assert_eq!(ask(1).events, [refused.clone()]);
+        assert_eq!(ask(2).events, []);
+    }
+    let json = observe_events(scene.path(), 1, PATIENCE).unwrap();
+    assert!(json.contains("\"refused\""), "{json}");
 }
 
 #[test]

@@ -41,6 +41,7 @@ pub(crate) fn config() -> Config {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         control: PathBuf::new(),
         status_group: String::new(),
+        metrics: None,
         reactors: 1,
         busy_poll: Duration::from_micros(50),
         acceptor: proto::Config {

@@ -206,6 +206,7 @@ impl Scene {
             Notice::Ended { close, .. } => self.ends.push(close.reason),
             Notice::QueueMade(queue) => self.queues.push((shard, queue)),
             Notice::NoMemory
+            | Notice::Established { .. }
             | Notice::LimitMet(_)
             | Notice::TurnedAway(_)
             | Notice::Assigned { .. } => {}

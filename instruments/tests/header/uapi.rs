@@ -411,7 +411,8 @@ fn the_numbers_and_layouts_are_those_that_the_compiler_makes_of_the_header() {
     }
     sizes! {
         abi::Control Attach SetParameters SetAddresses AllowedAddress ClientNote SetSessionId Claim Decline Grow
-            Release StatusRequest Attached MemParams RegionShape Reply Segment Reclaim Queue Offer ConnInfo Wake StatusReport
+            Release StatusRequest EventsRequest Attached MemParams RegionShape Reply Segment Reclaim Queue Offer
+            ConnInfo Wake StatusReport
             Addresses Address Detached Submission TransferSubmission Completion;
         uapi::AttachCall SetParametersCall SetAddressesCall SetSessionIdCall ClaimCall DeclineCall GrowCall
             GetEventsCall SubmitCall EnterCall StatusCall;

@@ -3,9 +3,10 @@
 //! Tests `smbdirectctl status` with a daemon and without one.
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use instruments::daemon::{
@@ -132,6 +133,42 @@ fn the_json_has_all_that_the_table_shows() {
     }
     assert!(connection["state"].is_string() && connection["peer"].is_string());
     assert!(connection.get("pid").is_some());
+}
+
+#[test]
+fn watches_what_moves_until_the_device_has_gone() {
+    let daemon = Daemon::start(&[]);
+    let _peer = Peer::connect(daemon.address());
+    let mut command = Command::new(&*SMBDIRECTCTL);
+    command.args(["status", "--watch", "0.1", "--control"]);
+    command.arg(&daemon.control);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watching = command.spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    // It reads two looks, to see that they go on.
+    for _ in 0..2 {
+        let wanted = [
+            "Traffic      software: 0 B/s received, 0 B/s sent",
+            "Connections, the busiest first",
+        ];
+        for wanted in wanted {
+            let found = lines.by_ref().find(|line| {
+                let line = line.as_ref().unwrap();
+                assert!(line.len() <= 100 && !line.contains('\x1b'), "{line:?}");
+                line.starts_with(wanted)
+            });
+            assert!(found.is_some(), "no {wanted}");
+        }
+    }
+    drop(daemon.kill());
+    assert!(lines.all(|line| line.is_ok()));
+    let output = watching.wait_with_output().unwrap();
+    // The status is 1 if the device was just answering when it ended.
+    assert!(matches!(output.status.code(), Some(1 | 3)), "{output:?}");
+
+    let output = smbdirectctl(&Directory::new().control(), &["--watch", "0"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(stderr(&output).contains("from 0.1 to 86400"), "{output:?}");
 }
 
 #[test]

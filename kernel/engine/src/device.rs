@@ -275,8 +275,8 @@ impl Device {
         let addresses = client.file.addresses();
         let mut core = self.core()?;
         let admitted = self.admit(&mut core, client, (role, token), &addresses);
-        if admitted.is_err() {
-            self.registry().count("refused_attach");
+        if let Err(status) = &admitted {
+            self.registry().refused_attach(*status);
         }
         core.run();
         Ok(admitted)
@@ -687,7 +687,7 @@ impl Core {
                     why,
                 } => self.detach_worker(worker, Some(status), &why),
                 Notice::Gone(worker) => self.detach_worker(worker, None, &"it is gone"),
-                Notice::QueueMade(_) => {}
+                Notice::QueueMade(_) | Notice::Established { .. } => {}
                 Notice::End(place, limit) => self.shard.end_stranger(place.conn, limit),
                 Notice::Offer(Place { conn, .. }) => self.shard.route(conn),
                 Notice::NoMemory => self.shard.reclaim(),

@@ -7,22 +7,25 @@
 
 mod bridge;
 mod doctor;
+mod events;
 mod kernel;
 #[path = "../smbdirectd/log.rs"]
 mod log;
+mod metrics;
 mod status;
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use smbdirect::device::chardev::is_char_device;
-use smbdirect::device::{self, DEFAULT_PATH, Status};
+use smbdirect::device::{self, DEFAULT_PATH, NotObserved, Status};
 
 /// Exit status: something else went wrong.
 const FAILED: u8 = 1;
@@ -41,6 +44,10 @@ struct Options {
 enum Command {
     /// Show connections, processes, and why connections ended
     Status(StatusOptions),
+    /// Show what has happened: connections, processes, limits
+    Events(events::Options),
+    /// Print the device's metrics for Prometheus, or write them to a file
+    Metrics(metrics::Options),
     /// Examine this server: what keeps clients from using RDMA, and what to do
     Doctor(doctor::Options),
     /// Measure how fast a share is read and written, over TCP and over SMB Direct
@@ -63,9 +70,21 @@ struct StatusOptions {
     /// Print everything the device reports, as JSON
     #[arg(long)]
     json: bool,
+    /// Show what moves per second, again and again until interrupted: every 2 seconds, or as often as this says
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    #[arg(value_parser = parse_interval)]
+    watch: Option<Duration>,
     /// Path of smbdirectd's control socket, or of the kernel's device, /dev/smbdirect
     #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
     control: PathBuf,
+}
+
+/// Parses the time between two looks at the device.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok();
+    let seconds = seconds.filter(|seconds| (0.1..=86_400.0).contains(seconds));
+    let seconds = seconds.ok_or("an interval is a number of seconds from 0.1 to 86400")?;
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// How long the device may take to answer.
@@ -73,7 +92,12 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     match Options::parse().command {
-        Command::Status(options) => show_status(&options),
+        Command::Status(options) => match options.watch {
+            Some(interval) => watch_status(&options, interval),
+            None => show_status(&options),
+        },
+        Command::Events(options) => events::run(&options),
+        Command::Metrics(options) => metrics::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Bench { arguments } => become_bench(&arguments),
         Command::Bridge(options) => bridge::run(&options).unwrap_or_else(|message| {
@@ -104,45 +128,97 @@ fn become_bench(arguments: &[OsString]) -> ExitCode {
 }
 
 fn show_status(options: &StatusOptions) -> ExitCode {
-    let control = options.control.display();
-    let asked = match is_char_device(&options.control) {
-        true => kernel::status(&options.control),
-        false => ask_smbdirectd(&options.control),
-    };
-    let json = match asked {
+    let json = match ask(&options.control) {
         Ok(json) => json,
-        Err((status, message)) => {
-            eprintln!("smbdirectctl: {control}: {message}");
-            let code = match status {
-                Status::NoDevice => NO_DEVICE,
-                _ => FAILED,
-            };
-            return code.into();
-        }
+        Err(failure) => return failed(&options.control, &failure),
     };
     if options.json {
         return print(&format!("{}\n", json.trim_end()));
     }
     match serde_json::from_str::<status::Device>(&json) {
         Ok(device) => print(&device.to_string()),
-        Err(error) => {
-            eprintln!("smbdirectctl: {control}: cannot parse the device's status: {error}");
-            FAILED.into()
-        }
+        Err(error) => unreadable(&options.control, &error),
     }
 }
 
-/// Returns the status of smbdirectd, or the reason why there is none, with a cure.
-fn ask_smbdirectd(control: &Path) -> Result<String, (Status, String)> {
-    device::observe(control, TIMEOUT).map_err(|error| {
-        let hint = match error.status {
-            Status::Denied => who_may_ask(control),
-            Status::Untrusted => " (ls -ld and ss -xlp show its user)".to_owned(),
-            Status::NoDevice => kernel::hint(control),
-            _ => String::new(),
+/// Shows the status again and again. The first look is not shown: the second one measures from there.
+fn watch_status(options: &StatusOptions, interval: Duration) -> ExitCode {
+    let mut before = None;
+    loop {
+        let json = match ask(&options.control) {
+            Ok(json) => json,
+            Err(failure) => return failed(&options.control, &failure),
         };
-        (error.status, format!("{error}{hint}"))
-    })
+        let text = if options.json {
+            format!("{}\n", json.trim_end())
+        } else {
+            let device: status::Device = match serde_json::from_str(&json) {
+                Ok(device) => device,
+                Err(error) => return unreadable(&options.control, &error),
+            };
+            let before = before.replace(device.clone());
+            before.map_or_else(String::new, |before| screen(&device.since(&before)))
+        };
+        if let Err(error) = io::stdout().write_all(text.as_bytes()) {
+            return not_printed(&error);
+        }
+        thread::sleep(interval);
+    }
+}
+
+/// Returns the text of a look at the device: it replaces the one before on a terminal, and follows it elsewhere.
+fn screen(device: &status::Device) -> String {
+    match io::stdout().is_terminal() {
+        true => format!("\x1b[H\x1b[2J{device}"),
+        false => format!("{device}\n"),
+    }
+}
+
+/// The reason why a device does not give its status, with a cure.
+type Failure = (Status, String);
+
+/// Returns the status of a device as JSON.
+fn ask(control: &Path) -> Result<String, Failure> {
+    match is_char_device(control) {
+        true => kernel::status(control),
+        false => ask_smbdirectd(control),
+    }
+}
+
+/// Says why there is no status.
+fn failed(control: &Path, (status, message): &Failure) -> ExitCode {
+    eprintln!("smbdirectctl: {}: {message}", control.display());
+    let code = match status {
+        Status::NoDevice => NO_DEVICE,
+        _ => FAILED,
+    };
+    code.into()
+}
+
+/// Says that the status is not in the form that this program knows.
+fn unreadable(control: &Path, error: &serde_json::Error) -> ExitCode {
+    let control = control.display();
+    eprintln!(
+        "smbdirectctl: {control}: cannot parse the device's status: {error} (is the device of another release? \
+         restart it after an upgrade)"
+    );
+    FAILED.into()
+}
+
+/// Returns the status of smbdirectd, or the reason why there is none, with a cure.
+fn ask_smbdirectd(control: &Path) -> Result<String, Failure> {
+    device::observe(control, TIMEOUT).map_err(|error| with_cure(control, error))
+}
+
+/// Adds a cure to the reason why a device does not answer.
+fn with_cure(control: &Path, error: NotObserved) -> Failure {
+    let hint = match error.status {
+        Status::Denied => who_may_ask(control),
+        Status::Untrusted => " (ls -ld and ss -xlp show its user)".to_owned(),
+        Status::NoDevice => kernel::hint(control),
+        _ => String::new(),
+    };
+    (error.status, format!("{error}{hint}"))
 }
 
 /// Returns a hint for users whom the device does not answer: their group has its own socket, but needs access to the
@@ -169,10 +245,16 @@ fn print(text: &str) -> ExitCode {
 /// Prints in the same way, and returns this exit status if that succeeds.
 fn print_and_exit(text: &str, code: ExitCode) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            eprintln!("smbdirectctl: standard output: {error}");
-            FAILED.into()
-        }
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => not_printed(&error),
         _ => code,
     }
+}
+
+/// Says that standard output cannot be written, unless its reader has closed it, and returns the exit status.
+fn not_printed(error: &io::Error) -> ExitCode {
+    if error.kind() == ErrorKind::BrokenPipe {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("smbdirectctl: standard output: {error}");
+    FAILED.into()
 }

@@ -5,12 +5,16 @@
 //! Only what is shown is read here, and what a device does not report counts as 0, so that a device that has been
 //! running since before an upgrade is shown, too.
 
+mod rates;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
 use serde::Deserialize;
 
-#[cfg(test)]
-mod tests;
+use self::rates::Rates;
 
 /// How many of the connections that ended last are shown.
 const CLOSES: usize = 10;
@@ -18,7 +22,7 @@ const CLOSES: usize = 10;
 const PEER: usize = 22;
 
 /// A device.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Device {
     pub(crate) version: String,
@@ -31,13 +35,17 @@ pub(crate) struct Device {
     pub(crate) allowed: Option<Vec<String>>,
     pub(crate) limits: Limits,
     pub(crate) totals: Totals,
+    pub(crate) carried: BTreeMap<String, Carried>,
     pub(crate) connections: Vec<Connection>,
     pub(crate) processes: Vec<Process>,
     pub(crate) closes: Vec<Close>,
     pub(crate) clients: Vec<Client>,
+    /// The rates of each fabric, if the bytes of connections are bytes per second.
+    #[serde(skip)]
+    rates: Option<BTreeMap<String, Rates>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Address {
     pub(crate) address: String,
@@ -46,7 +54,7 @@ pub(crate) struct Address {
     pub(crate) fabric: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Limits {
     pub(crate) connections: u64,
@@ -56,7 +64,7 @@ pub(crate) struct Limits {
     pub(crate) memory: u64,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Totals {
     pub(crate) connections: u64,
@@ -65,7 +73,21 @@ pub(crate) struct Totals {
     pub(crate) memory: u64,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Carried {
+    connections: u64,
+    messages_in: u64,
+    messages_out: u64,
+    inline_bytes_in: u64,
+    inline_bytes_out: u64,
+    rdma_reads: u64,
+    rdma_read_bytes: u64,
+    rdma_writes: u64,
+    rdma_write_bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Connection {
     pub(crate) peer: String,
@@ -86,7 +108,7 @@ pub(crate) struct Connection {
     pub(crate) age_seconds: f64,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Process {
     pub(crate) id: u32,
@@ -101,7 +123,7 @@ pub(crate) struct Process {
     pub(crate) queues: Vec<Queue>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Queue {
     pub(crate) overflow: u64,
@@ -110,7 +132,7 @@ pub(crate) struct Queue {
     pub(crate) receive_segments: u64,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Close {
     pub(crate) peer: String,
@@ -120,7 +142,7 @@ pub(crate) struct Close {
 }
 
 /// What smbd has said about a client.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Client {
     pub(crate) address: String,
@@ -199,7 +221,46 @@ impl Device {
         )?;
         self.workers(f)?;
         let (used, limit) = (Bytes(totals.memory), Bytes(limits.memory));
-        writeln!(f, "Memory       {used} of {limit}")
+        writeln!(f, "Memory       {used} of {limit}")?;
+        self.carried(f)
+    }
+
+    /// Shows what each fabric has carried, or what it carries per second.
+    fn carried(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(rates) = &self.rates {
+            for (n, (fabric, rates)) in rates.iter().enumerate() {
+                let title = if n == 0 { "Traffic" } else { "" };
+                let bytes = |rate: f64| Bytes(rate.round() as u64);
+                writeln!(
+                    f,
+                    "{title:<13}{fabric}: {}/s received, {}/s sent, {:.0} messages/s, {:.0} transfers/s",
+                    bytes(rates.received),
+                    bytes(rates.sent),
+                    rates.messages,
+                    rates.transfers
+                )?;
+            }
+            return Ok(());
+        }
+        for (n, (fabric, carried)) in self.carried.iter().enumerate() {
+            let title = if n == 0 { "Carried" } else { "" };
+            writeln!(
+                f,
+                "{title:<13}{fabric}: {} received, {} sent, on {} connections since the start",
+                Bytes(
+                    carried
+                        .inline_bytes_in
+                        .saturating_add(carried.rdma_read_bytes)
+                ),
+                Bytes(
+                    carried
+                        .inline_bytes_out
+                        .saturating_add(carried.rdma_write_bytes)
+                ),
+                carried.connections
+            )?;
+        }
+        Ok(())
     }
 
     /// Workers that count towards the limit, those that do not, and the listener.
@@ -239,11 +300,17 @@ impl Device {
     }
 
     fn connections(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "\nConnections (state: * not logged in, S signed, E encrypted, m data goes in messages;\n\
-             credits: to send/granted; in, out: messages; read, written: RDMA)"
-        )?;
+        match self.rates {
+            None => writeln!(
+                f,
+                "\nConnections (state: * not logged in, S signed, E encrypted, m data goes in messages;\n\
+                 credits: to send/granted; in, out: messages; read, written: RDMA)"
+            )?,
+            Some(_) => writeln!(
+                f,
+                "\nConnections, the busiest first (in, out: messages; read, written: RDMA; all in bytes per second)"
+            )?,
+        }
         writeln!(
             f,
             "{:<PEER$} {:<5} {:>7} {:<8} {:>11} {:>8} {:>8} {:>8} {:>8} {:>6}",
@@ -353,7 +420,7 @@ fn show_processes(f: &mut fmt::Formatter<'_>, processes: &[&Process]) -> fmt::Re
 
 /// A process by its process id, or by the device's number for it if it has none here: it is in a container that the
 /// device cannot see into.
-fn process(pid: i32, id: u32) -> String {
+pub(crate) fn process(pid: i32, id: u32) -> String {
     match pid {
         0 => format!("#{id}"),
         pid => pid.to_string(),
@@ -383,7 +450,7 @@ impl Display for Speed {
 }
 
 /// Bytes in at most 8 columns.
-struct Bytes(u64);
+pub(crate) struct Bytes(pub(crate) u64);
 
 impl Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -402,7 +469,7 @@ impl Display for Bytes {
 }
 
 /// A time in seconds, in at most 7 columns.
-struct Age(f64);
+pub(crate) struct Age(pub(crate) f64);
 
 impl Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

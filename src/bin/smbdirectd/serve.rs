@@ -46,6 +46,9 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
         .map_or_else(|_| Vec::new(), |status| status.missing);
     let said = whereabouts(&broker.addresses(), &missing);
     info!("{said}");
+    if let Some(address) = broker.metrics_address() {
+        info!("metrics at http://{address}/metrics");
+    }
     notify(&[NotifyState::Ready, NotifyState::Status(&said)]);
     let stopped = wait_for_stop(&broker, &signals, said);
     let first = stopped.as_ref().map_or_else(|_| Instant::now(), |at| *at);
@@ -170,6 +173,15 @@ fn not_started(error: &StartError) -> String {
         StartError::StatusGroup { source, .. } => match source.kind() {
             io::ErrorKind::PermissionDenied => {
                 "; the user of smbdirectd has to be a member of it (usermod -aG), or root"
+            }
+            _ => "",
+        },
+        StartError::Metrics { source, .. } => match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; another program listens there (ss -ltnp): give the metrics another port"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 need root or CAP_NET_BIND_SERVICE: give the metrics another port"
             }
             _ => "",
         },

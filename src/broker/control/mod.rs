@@ -41,9 +41,10 @@ use self::clients::Clients;
 use self::memory::Exchange;
 pub(super) use self::path::ControlSocket;
 use self::report::Reports;
-pub(super) use self::report::send_status;
+pub(super) use self::report::{send_json, send_status};
 pub(super) use self::request::{attached, read_attach};
 use super::config::Listen;
+use super::events::What;
 use super::process::{Process, send_detached};
 use super::reactor::{Command, Notice};
 use super::shared::Shared;
@@ -297,8 +298,13 @@ impl Control {
         }
     }
 
-    /// Logs that a process may not use the device, unless there were many just now.
+    /// Records the event that a process may not use the device, and logs it, unless there were many just now.
     fn log_refused(&mut self, pid: Option<i32>, status: Status, why: &str) {
+        self.shared.record(What::Refused {
+            pid,
+            status: status.name().into(),
+            words: why.to_owned(),
+        });
         let Some(suppressed) = self.lines.admit(self.now) else {
             return;
         };
@@ -479,6 +485,15 @@ impl Control {
             self.command_all(|| Command::Gone(id));
         }
         let (role, pid) = (process.role.name(), process.pid);
+        if process.role != Role::Observer {
+            self.shared.record(What::Detached {
+                worker: id,
+                pid,
+                role: role.into(),
+                status: status.map(|status| status.name().into()),
+                words: why.to_owned(),
+            });
+        }
         match status {
             None | Some(Status::Stopping) if process.role == Role::Observer => {
                 tracing::debug!(worker = id, pid, role, "detached: {why}");

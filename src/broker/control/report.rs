@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 
 use super::Control;
 use crate::broker::config::Config;
+use crate::broker::machine::usage;
 use crate::broker::process::{Process, send};
 use crate::broker::reactor::{Command, Report};
 use crate::broker::status::{
@@ -119,6 +120,7 @@ impl Control {
 
     fn status(&self, reports: Vec<Report>) -> Status {
         let config = &self.shared.config;
+        let usage = usage();
         let registry = self.shared.registry();
         let name = |(name, count): (&&'static str, &u64)| ((*name).to_owned(), *count);
         let mut counters: BTreeMap<String, u64> = registry.counters().iter().map(name).collect();
@@ -138,6 +140,11 @@ impl Control {
             .map(|p| process_status(p, &registry))
             .collect();
         let mut connections = Vec::new();
+        let mut ends: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for ((fabric, reason), count) in registry.ends() {
+            let of_fabric = ends.entry((*fabric).to_owned()).or_default();
+            of_fabric.insert((*reason).to_owned(), *count);
+        }
         let before = registry.carried_before().iter();
         let before = before.map(|(fabric, carried)| ((*fabric).to_owned(), carried.into()));
         let mut carried: BTreeMap<String, Carried> = before.collect();
@@ -168,6 +175,9 @@ impl Control {
                 *counters.entry("fetched_ahead".to_owned()).or_default() += shard.fetched_ahead;
             }
             for (name, count) in shard.counters {
+                if name == "requested" {
+                    of_fabric.requested += count;
+                }
                 *counters.entry(format!("transport_{name}")).or_default() += count;
             }
         }
@@ -175,6 +185,8 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             interface: abi::VERSION,
             uptime_seconds: self.now.saturating_since(Instant::ZERO).as_secs_f64(),
+            start_time_seconds: self.shared.start_time_seconds(),
+            usage: Some(usage),
             stopping: self.stopping,
             listen: self.listen.clone(),
             addresses: self.known.reach.addresses.clone(),
@@ -187,6 +199,8 @@ impl Control {
             processes,
             closes: registry.closes().map(CloseStatus::from).collect(),
             clients: self.clients.status(),
+            ends,
+            refused: registry.refused().iter().map(name).collect(),
             counters,
         }
     }
@@ -225,16 +239,24 @@ fn limits(config: &Config, memory: u64) -> Limits {
     }
 }
 
-/// Sends a status as JSON in a memory file.
+/// Sends a status as JSON.
 pub(in crate::broker) fn send_status(
     socket: &SeqSocket,
     cookie: u64,
     status: &Status,
 ) -> std::io::Result<()> {
-    let json = serde_json::to_vec(status)?;
+    send_json(socket, cookie, &serde_json::to_vec(status)?)
+}
+
+/// Sends JSON in a memory file.
+pub(in crate::broker) fn send_json(
+    socket: &SeqSocket,
+    cookie: u64,
+    json: &[u8],
+) -> std::io::Result<()> {
     let file = Memfd::create("smbdirect-status", json.len()).map_err(std::io::Error::other)?;
     let memory = shm::map(&file)?;
-    memory.write(0, &json).map_err(std::io::Error::other)?;
+    memory.write(0, json).map_err(std::io::Error::other)?;
     let report = abi::StatusReport {
         length: file.len() as u64,
         json_length: json.len() as u64,

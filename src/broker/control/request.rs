@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::{Control, Peer, report};
 use crate::broker::config::Config;
+use crate::broker::events::What;
 use crate::broker::process::{Process, send};
 use crate::broker::reactor::Command;
 use crate::device::Status;
@@ -57,6 +58,7 @@ impl Control {
             Request::Release(_) => (Role::Worker, kind::RELEASE),
             Request::ClientNote(_) => (Role::Listener, kind::CLIENT_NOTE),
             Request::Status(_) => (Role::Observer, kind::STATUS_REQUEST),
+            Request::Events(_) => (Role::Observer, kind::EVENTS_REQUEST),
         };
         if process.role != role {
             if cookie == 0 {
@@ -106,6 +108,14 @@ impl Control {
                 self.report(report::Asker::Process { id, cookie });
                 Answer::Other
             }
+            Request::Events(asked) => {
+                let json = self.shared.events_json(asked.after);
+                let sent = json
+                    .map_err(io::Error::from)
+                    .and_then(|json| report::send_json(&process.socket, cookie, &json));
+                answered(sent)?;
+                Answer::Other
+            }
         })
     }
 
@@ -118,12 +128,12 @@ impl Control {
         let (cookie, attach, version) = read_attach(message).inspect_err(|(status, _)| {
             // The message that detaches the process says more than a reply: it names the version that this side speaks.
             if *status == Status::Version {
-                self.shared.registry().count("refused_attach");
+                self.shared.registry().refused_attach(*status);
             }
         })?;
         let admitted = self.admit_attached(id, (&socket, pid), &attach);
         let (process, offered) = admitted.inspect_err(|(status, _)| {
-            self.shared.registry().count("refused_attach");
+            self.shared.registry().refused_attach(*status);
             let reply = abi::Reply {
                 status: status.code(),
                 kind: kind::ATTACH,
@@ -151,7 +161,14 @@ impl Control {
         match process.role {
             // An observer is only a tool that asks for the status and goes.
             Role::Observer => tracing::debug!(worker = id, pid, role, "attached"),
-            Role::Listener | Role::Worker => tracing::info!(worker = id, pid, role, "attached"),
+            Role::Listener | Role::Worker => {
+                self.shared.record(What::Attached {
+                    worker: id,
+                    pid,
+                    role: role.into(),
+                });
+                tracing::info!(worker = id, pid, role, "attached");
+            }
         }
         if let Some(offered) = offered {
             self.give(offered, &process, None);

@@ -21,6 +21,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
+use super::events::What;
 use super::presence::Presence;
 use super::process::{Pool, Process};
 use super::shared::Shared;
@@ -259,7 +260,17 @@ impl<F: SharedEpoll> Reactor<F> {
                     self.shared
                         .limit_met("max_unnegotiated", limit, (times, what));
                 }
+                Said::Established { peer, local } => self.shared.record(What::Established {
+                    peer,
+                    local,
+                    fabric: self.fabric.name().into(),
+                }),
                 Said::Assigned { peer, worker, .. } => {
+                    self.shared.record(What::Assigned {
+                        peer,
+                        worker: worker.id,
+                        pid: worker.pid,
+                    });
                     if let Some(suppressed) = self.lines.admit(self.now) {
                         let (worker, pid) = (worker.id, worker.pid);
                         let suppressed = (suppressed > 0).then_some(suppressed);
@@ -270,7 +281,7 @@ impl<F: SharedEpoll> Reactor<F> {
                     close,
                     worker,
                     cause,
-                } => self.log_ended(&close, worker.as_deref(), cause),
+                } => self.ended(&close, worker.as_deref(), cause),
             }
         }
     }
@@ -280,17 +291,29 @@ impl<F: SharedEpoll> Reactor<F> {
         self.control.notice(Notice::Relay(place.shard, command));
     }
 
-    /// Logs the end of a connection, unless there were many just now.
-    fn log_ended(&mut self, close: &Close, worker: Option<&Process>, cause: Option<CloseReason>) {
-        let Some(suppressed) = self.lines.admit(self.now) else {
-            return;
-        };
+    /// Records the end of a connection as an event, and logs it, unless there were many just now.
+    fn ended(&mut self, close: &Close, worker: Option<&Process>, cause: Option<CloseReason>) {
         let words = match cause {
             Some(cause) => cause.to_string(),
             None => words::of_reason(close.reason, &self.shared.limits),
         };
-        let suppressed = (suppressed > 0).then_some(suppressed);
         let pid = worker.map(|worker| worker.pid);
+        self.shared.record(What::Ended {
+            peer: close.peer,
+            local: close.local,
+            fabric: close.fabric.into(),
+            worker: close.worker,
+            pid,
+            reason: close.reason.into(),
+            words: words.clone(),
+            age_seconds: close.age.as_secs_f64(),
+            bytes_received: close.bytes_received,
+            bytes_sent: close.bytes_sent,
+        });
+        let Some(suppressed) = self.lines.admit(self.now) else {
+            return;
+        };
+        let suppressed = (suppressed > 0).then_some(suppressed);
         let (peer, local) = (close.peer, close.local.map(tracing::field::display));
         let Close {
             worker,

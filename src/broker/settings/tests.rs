@@ -40,6 +40,8 @@ fn what_it_writes_it_reads_again() {
         memory_limit = 1073741824
         queue_depth = 512
         drain_timeout = "9 min"
+        [metrics]
+        listen = "[::1]"
         [iwarp]
         crc = true
         [acceptor]
@@ -64,6 +66,7 @@ fn what_it_writes_it_reads_again() {
     let settings = Settings::parse(text).unwrap();
     let broker = &settings.broker;
     assert!(settings.crc);
+    assert_eq!(broker.metrics, Some("[::1]:9445".parse().unwrap()));
     assert_eq!(broker.listen[0], "10.0.0.1:5445".parse().unwrap());
     let address = "[::1]:5445".parse().unwrap();
     let link_speed = Some(25_000_000_000);
@@ -111,6 +114,22 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
         (
             "listen = [\"::\", {address = \"::1\", speed = \"10 Gbit/s\"}]",
             ["line 1", "unknown key speed", "address, link_speed, fabric"],
+        ),
+        (
+            "\nmetrics.listen = \"here\"",
+            [
+                "line 2",
+                "\"here\": the address of the metrics is numeric",
+                "\"127.0.0.1:9445\"",
+            ],
+        ),
+        (
+            "[metrics]\nlisten = \"0.0.0.0:9445\"",
+            [
+                "line 2: metrics.listen is \"0.0.0.0:9445\"",
+                "must be a loopback address, such as \"127.0.0.1:9445\"",
+                "smbdirectctl metrics --textfile",
+            ],
         ),
         (
             "gateways = [\"10.0.0.0/24\"]",
@@ -272,10 +291,10 @@ fn addresses_have_the_port_of_smb_direct_unless_they_name_one() {
         ("[::1]", "[::1]:5445"),
         ("[::1]:445", "[::1]:445"),
     ] {
-        assert_eq!(parse_address(text).unwrap().to_string(), address);
+        assert_eq!(parse_address(text, PORT).unwrap().to_string(), address);
     }
     for bad in ["", "host", "10.0.0.1:", "10.0.0.1:65536", "[10.0.0.1"] {
-        let error = parse_address(bad).unwrap_err().to_string();
+        let error = parse_address(bad, PORT).unwrap_err().to_string();
         assert!(error.starts_with(&format!("\"{bad}\": ")), "{error}");
     }
 }

@@ -41,6 +41,13 @@ pub enum Notice<W> {
     LimitMet(Limit),
     /// This many clients were turned away before they had negotiated.
     TurnedAway(u64),
+    /// A client has negotiated SMB Direct.
+    Established {
+        /// The client's address.
+        peer: SocketAddr,
+        /// The address on which it came in.
+        local: Option<SocketAddr>,
+    },
     /// A connection has an owner.
     Assigned {
         /// The connection.

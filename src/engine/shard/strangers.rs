@@ -26,6 +26,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let conn = Conn::new((peer, local), self.now);
         self.conns.insert(id, conn);
         self.set_deadline(id, Some(deadline));
+        self.notice(Notice::Established { peer, local });
         if self.stop_by.is_some() {
             self.end(id, "stopping", Status::Limit);
         }

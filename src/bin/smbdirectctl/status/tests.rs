@@ -16,6 +16,7 @@ fn device(peer: &str) -> Device {
         ],
         "limits": {"connections": 4096, "undispatched": 64, "unauthenticated": 512, "workers": 1024, "memory": 8_u64 << 30},
         "totals": {"connections": 2, "undispatched": 1, "unauthenticated": 3, "memory": 76 << 20},
+        "carried": {"verbs": {"connections": 9, "inline_bytes_in": 1 << 10, "rdma_read_bytes": 1 << 10}},
         "connections": [
             {"peer": peer, "fabric": "verbs", "pid": 4_194_304, "state": "owned",
              "send_credits": 65_535, "receive_credits": 65_535,
@@ -52,7 +53,7 @@ fn shows_everything_that_an_administrator_asks_for() {
     let shown = device("10.0.0.5:49152").to_string();
     let lines: Vec<&str> = shown.lines().map(str::trim_end).collect();
     assert_eq!(
-        lines[..12],
+        lines[..13],
         [
             "Device       smbdirect 0.1.0, interface 1, up 3 h",
             "Listening    0.0.0.0:5445",
@@ -66,6 +67,7 @@ fn shows_everything_that_an_administrator_asks_for() {
             "Connections  2 of 4096, 3 of 512 not logged in, 1 of 64 without an owner",
             "Workers      1 of 1024, and 2 forked for a connection; listener: process 100",
             "Memory       76.0 MiB of 8.0 GiB",
+            "Carried      verbs: 2.0 KiB received, 0 B sent, on 9 connections since the start",
         ]
     );
     for row in [

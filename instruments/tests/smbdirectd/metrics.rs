@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Tests the metrics in the forms in which Prometheus and the textfile collector of node_exporter get them.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use instruments::daemon::{Daemon, Directory, SMBDIRECTCTL, Setup, TIMEOUT, run, stderr, stdout};
+use instruments::peer::Peer;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+fn metrics(control: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(&*SMBDIRECTCTL);
+    command.arg("metrics").arg("--control").arg(control);
+    command.args(arguments).output().expect("smbdirectctl runs")
+}
+
+/// Returns the value of a series.
+fn value(text: &str, series: &str) -> f64 {
+    let found = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    let value = found.unwrap_or_else(|| panic!("no {series} in\n{text}"));
+    value.parse().expect("a number")
+}
+
+#[test]
+fn count_connections_and_why_they_ended() {
+    let daemon = Daemon::start(&[]);
+    let text = stdout(&metrics(&daemon.control, &[]));
+    assert_eq!(value(&text, "smbdirect_up"), 1.0);
+    assert_eq!(value(&text, "smbdirect_listener_attached"), 0.0);
+    assert!(value(&text, "process_open_fds") > 5.0);
+    assert!(value(&text, "process_resident_memory_bytes") > 1e6);
+    assert!(value(&text, "smbdirect_start_time_seconds") > 1.7e9);
+
+    let mut peer = Peer::connect(daemon.address());
+    let fresh = "smbdirect_connections{fabric=\"software\",state=\"fresh\"}";
+    let text = stdout(&metrics(&daemon.control, &["--connections"]));
+    assert_eq!(value(&text, fresh), 1.0);
+    assert!(text.contains(",peer=\"127.0.0.1:"), "{text}");
+    // No process owns the connection, so it ends.
+    peer.negotiate([1; 16]);
+    peer.wait_closed();
+    daemon.wait_for_status(|status| status["closes"][0].is_object());
+    let text = stdout(&metrics(&daemon.control, &[]));
+    assert_eq!(value(&text, fresh), 0.0);
+    for (series, expected) in [
+        (
+            "smbdirect_connections_accepted_total{fabric=\"software\"}",
+            1.0,
+        ),
+        (
+            "smbdirect_connections_negotiated_total{fabric=\"software\"}",
+            1.0,
+        ),
+        (
+            "smbdirect_connections_closed_total{fabric=\"software\",reason=\"no_listener\"}",
+            1.0,
+        ),
+        (
+            "smbdirect_messages_total{fabric=\"software\",direction=\"in\"}",
+            1.0,
+        ),
+    ] {
+        assert_eq!(value(&text, series), expected, "{series}");
+    }
+    assert!(!text.contains("peer=\""), "{text}");
+}
+
+#[test]
+fn a_file_has_them_whole_and_says_when_the_device_is_gone() {
+    let daemon = Daemon::start(&[]);
+    let directory = Directory::new();
+    let file = directory.0.join("smbdirect.prom");
+    let textfile = ["--textfile", file.to_str().unwrap()];
+    let output = metrics(&daemon.control, &textfile);
+    assert!(
+        output.status.success() && output.stdout.is_empty(),
+        "{output:?}"
+    );
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(value(&text, "smbdirect_up"), 1.0);
+
+    let gone = daemon.kill();
+    let output = metrics(&gone.control(), &textfile);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(
+        stderr(&output).contains("no smbdirect device"),
+        "{output:?}"
+    );
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.lines().last(), Some("smbdirect_up 0"), "{text}");
+    assert_eq!(
+        std::fs::read_dir(&directory.0).unwrap().count(),
+        1,
+        "no other file"
+    );
+
+    let output = metrics(&gone.control(), &["--textfile", "/nowhere/at.prom"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        stderr(&output).contains("/nowhere/at.prom: No such file"),
+        "{output:?}"
+    );
+}
+
+/// Sends a request as an HTTP client, and returns the answer.
+fn http(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+fn prometheus_gets_them_by_http() {
+    let (daemon, address) = with_metrics("");
+    // A client that asks for nothing does not keep others waiting for long.
+    let silent = TcpStream::connect(&address).unwrap();
+    let answer = http(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.0 200 OK\r\n"), "{head}");
+    assert!(
+        head.contains("Content-Type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    assert!(
+        head.contains(&format!("Content-Length: {}\r\n", text.len())),
+        "{head}"
+    );
+    assert_eq!(value(text, "smbdirect_up"), 1.0);
+    drop(silent);
+    let answer = http(&address, "GET / HTTP/1.0\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.0 404 "), "{answer}");
+    let answer = http(&address, "nonsense\n\n");
+    assert!(answer.starts_with("HTTP/1.0 400 "), "{answer}");
+    // The same thread still serves the status socket.
+    assert!(metrics(&daemon.control, &[]).status.success());
+
+    let other = Directory::new();
+    let file = other.file("c.toml", &format!("metrics.listen = \"{address}\""));
+    let control = other.control();
+    let taken = run(&[
+        "--listen=127.0.0.1:0",
+        "--control",
+        control.to_str().unwrap(),
+        "--config",
+        file.to_str().unwrap(),
+    ]);
+    assert_eq!(taken.status.code(), Some(1), "{taken:?}");
+    let said = stderr(&taken);
+    assert!(said.contains("another program listens there"), "{said}");
+}
+
+/// Starts a daemon that serves metrics, and returns it with the address of the metrics.
+fn with_metrics(configuration: &str) -> (Daemon, String) {
+    let directory = Directory::new();
+    let text = format!("{configuration}\nmetrics.listen = \"127.0.0.1:0\"");
+    directory.file("smbdirectd.toml", &text);
+    let daemon = Daemon::start_in(directory, &Setup::default());
+    daemon.wait_for_log("/metrics");
+    let log = daemon.log();
+    let (_, address) = log.split_once("metrics at http://").unwrap();
+    let (address, _) = address.split_once("/metrics").unwrap();
+    (daemon, address.to_owned())
+}
+
+/// Checks the cost of the metrics: Prometheus asks at most once a second.
+#[test]
+fn those_of_1000_connections_cost_less_than_a_hundredth_of_a_processor() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("more descriptors");
+    let (daemon, address) = with_metrics(
+        "gateways = [\"127.0.0.1\"]\nfirst_request_timeout = \"1 h\"\nlogin_timeout = \"1 h\"",
+    );
+    let listen = daemon.address();
+    let _peers: Vec<Peer> = (0..1000).map(|_| Peer::connect(listen)).collect();
+    let scrape = || http(&address, "GET /metrics HTTP/1.0\r\n\r\n");
+    let before = scrape();
+    let fresh = "smbdirect_connections{fabric=\"software\",state=\"fresh\"}";
+    assert_eq!(value(&before, fresh), 1000.0);
+    const SCRAPES: u32 = 50;
+    let after = (0..SCRAPES).map(|_| scrape()).last().unwrap();
+    let cpu = |text: &str| value(text, "process_cpu_seconds_total");
+    let each = (cpu(&after) - cpu(&before)) / f64::from(SCRAPES);
+    assert!(each < 0.01, "{each} s");
+}
+
+#[test]
+fn promtool_finds_no_fault_with_them() {
+    let daemon = Daemon::start(&[]);
+    let text = metrics(&daemon.control, &["--connections"]).stdout;
+    let mut command = Command::new("promtool");
+    command.args(["check", "metrics"]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let Ok(mut promtool) = command.spawn() else {
+        // The test harness would capture the output of a macro.
+        let text = "\nSKIPPED: the form of the metrics: promtool is not installed\n";
+        std::io::stderr()
+            .write_all(text.as_bytes())
+            .expect("standard error");
+        return;
+    };
+    promtool.stdin.take().unwrap().write_all(&text).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}

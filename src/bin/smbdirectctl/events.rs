@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! `smbdirectctl events`: shows what has happened lately at the device, and what happens now.
+
+use std::fmt::{self, Display};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::Value;
+use smbdirect::broker::events::{Event, What};
+use smbdirect::device::chardev::is_char_device;
+use smbdirect::device::{self, DEFAULT_PATH, Status};
+
+use super::status::{Age, Bytes, process};
+use super::{Failure, TIMEOUT, failed, not_printed, unreadable, with_cure};
+
+/// Time between two looks for new events.
+const PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Go on with new events until interrupted
+    #[arg(long, short)]
+    follow: bool,
+    /// Print each event as JSON, on a line of its own
+    #[arg(long)]
+    json: bool,
+    /// Path of smbdirectd's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+    control: PathBuf,
+}
+
+/// The answer of a device. An event that this program does not know stays as it is.
+#[derive(Deserialize)]
+struct Answer {
+    start_time_seconds: Option<f64>,
+    events: Vec<Value>,
+}
+
+/// How far the events have been read.
+#[derive(Default)]
+struct Position {
+    /// The start of the device, which tells it from one that was started later.
+    start_time_seconds: Option<f64>,
+    /// The number of the last event.
+    last: u64,
+}
+
+/// Prints the events that the device still keeps, and, with `--follow`, those that come later.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let mut position = None;
+    let mut is_waiting = false;
+    loop {
+        let (text, lost) = match look(options, &mut position) {
+            Ok(found) => found,
+            Err(Silent::Gone(_)) if options.follow && position.is_some() => {
+                if !is_waiting {
+                    let control = options.control.display();
+                    eprintln!(
+                        "smbdirectctl: {control}: the device does not answer; waiting for it"
+                    );
+                }
+                is_waiting = true;
+                thread::sleep(PAUSE);
+                continue;
+            }
+            Err(Silent::Gone(failure) | Silent::Failed(failure)) => {
+                return failed(&options.control, &failure);
+            }
+            Err(Silent::Unreadable(error)) => return unreadable(&options.control, &error),
+        };
+        is_waiting = false;
+        if lost > 0 {
+            eprintln!("smbdirectctl: {lost} events came too fast to be read, and are lost");
+        }
+        let printed = io::stdout().write_all(text.as_bytes());
+        if let Err(error) = printed {
+            return not_printed(&error);
+        }
+        if !options.follow {
+            return ExitCode::SUCCESS;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Why there are no events.
+enum Silent {
+    /// There is no device, or it is ending or too busy.
+    Gone(Failure),
+    /// Asking again would not help.
+    Failed(Failure),
+    /// The answer has another form.
+    Unreadable(serde_json::Error),
+}
+
+/// Returns the text of new events, and how many others were lost.
+fn look(options: &Options, position: &mut Option<Position>) -> Result<(String, u64), Silent> {
+    let after = position.as_ref().map_or(0, |position| position.last);
+    let mut answer = ask(&options.control, after)?;
+    let before = position.get_or_insert_with(|| Position {
+        start_time_seconds: answer.start_time_seconds,
+        ..Position::default()
+    });
+    if before.start_time_seconds != answer.start_time_seconds {
+        // This is another device, which counts anew.
+        *before = Position {
+            start_time_seconds: answer.start_time_seconds,
+            ..Position::default()
+        };
+        answer = ask(&options.control, 0)?;
+    }
+    let number = |event: &Value| event["number"].as_u64();
+    let first = answer.events.first().and_then(number);
+    let lost = match (before.last, first) {
+        // What happened before this program looked for the first time is not missed.
+        (0, _) | (_, None) => 0,
+        (last, Some(first)) => first.saturating_sub(last + 1),
+    };
+    before.last = answer.events.last().and_then(number).unwrap_or(before.last);
+    let lines = answer.events.into_iter().map(|event| match options.json {
+        true => format!("{event}\n"),
+        false => line(event),
+    });
+    Ok((lines.collect(), lost))
+}
+
+/// Asks for the events after the one with this number.
+fn ask(control: &Path, after: u64) -> Result<Answer, Silent> {
+    if is_char_device(control) {
+        let message = "the kernel's device does not keep events; they are in the kernel's log (journalctl -k -g smbdirect)";
+        return Err(Silent::Failed((Status::Invalid, message.to_owned())));
+    }
+    let json = device::observe_events(control, after, TIMEOUT);
+    let json = json.map_err(|error| match error.status {
+        Status::Corrupt => {
+            let message = "this smbdirectd is older than this program, and does not keep events: restart it after the upgrade";
+            Silent::Failed((Status::Corrupt, message.to_owned()))
+        }
+        Status::Denied | Status::Untrusted | Status::Version => {
+            Silent::Failed(with_cure(control, error))
+        }
+        _ => Silent::Gone(with_cure(control, error)),
+    })?;
+    serde_json::from_str(&json).map_err(Silent::Unreadable)
+}
+
+/// Returns the line that shows an event to people.
+fn line(event: Value) -> String {
+    match Event::deserialize(&event) {
+        Ok(event) => {
+            let time = Utc(event.time_seconds);
+            format!("{time}  {}\n", Words(&event.what))
+        }
+        // The event is one of a later version.
+        Err(_) => format!("{event}\n"),
+    }
+}
+
+/// An event in words.
+struct Words<'a>(&'a What);
+
+impl Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            What::Established {
+                peer,
+                local,
+                fabric,
+            } => {
+                write!(f, "established  {peer}")?;
+                if let Some(local) = local {
+                    write!(f, " at {local}")?;
+                }
+                write!(f, ", {fabric}")
+            }
+            What::Assigned { peer, worker, pid } => {
+                write!(
+                    f,
+                    "assigned     {peer} to process {}",
+                    process(*pid, *worker)
+                )
+            }
+            What::Ended {
+                peer,
+                reason,
+                words,
+                age_seconds,
+                bytes_received,
+                bytes_sent,
+                ..
+            } => {
+                let (received, sent) = (Bytes(*bytes_received), Bytes(*bytes_sent));
+                let age = Age(*age_seconds);
+                write!(
+                    f,
+                    "ended        {peer} after {age}, {received} received, {sent} sent: {words} ({reason})"
+                )
+            }
+            What::Attached { worker, pid, role } => {
+                write!(f, "attached     process {}, {role}", process(*pid, *worker))
+            }
+            What::Detached {
+                worker,
+                pid,
+                role,
+                status,
+                words,
+            } => {
+                let process = process(*pid, *worker);
+                write!(f, "detached     process {process}, {role}: {words}")?;
+                match status {
+                    Some(status) => write!(f, " ({status})"),
+                    None => Ok(()),
+                }
+            }
+            What::Refused { pid, status, words } => {
+                f.write_str("refused      ")?;
+                match pid {
+                    Some(pid) => write!(f, "process {pid}")?,
+                    None => f.write_str("a process")?,
+                }
+                write!(f, ": {words} ({status})")
+            }
+            What::LimitMet {
+                key,
+                limit,
+                times,
+                words,
+            } => {
+                let times = match times {
+                    1 => "once".to_owned(),
+                    times => format!("{times} times"),
+                };
+                write!(f, "limit_met    {key} = {limit}, {times}: {words}")
+            }
+        }
+    }
+}
+
+/// A time in seconds since 1970, which is shown in the form of RFC 3339.
+struct Utc(f64);
+
+impl Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let milliseconds = (self.0 * 1e3).round().max(0.0) as u64;
+        let (seconds, milliseconds) = (milliseconds / 1000, milliseconds % 1000);
+        let (days, second) = (seconds / 86_400, seconds % 86_400);
+        let (year, month, day) = date(days);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z"
+        )
+    }
+}
+
+/// Returns the year, month and day of the day with this number, counted from 1 January 1970. It counts years from
+/// March, so that the leap day is the last, and days in eras of 400 years, which all have the same length.
+const fn date(days: u64) -> (u64, u64, u64) {
+    // There are so many days between 1 March of the year 0 and 1 January 1970.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // Of each five months from March on, three have 31 days, so the five have 153.
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    (year + era * 400 + next, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates() {
+        for (seconds, text) in [
+            (0.0, "1970-01-01T00:00:00.000Z"),
+            (951_827_696.5, "2000-02-29T12:34:56.500Z"),
+            (1_709_251_199.999_9, "2024-03-01T00:00:00.000Z"),
+            (1_709_164_800.0, "2024-02-29T00:00:00.000Z"),
+            (1_767_225_599.0, "2025-12-31T23:59:59.000Z"),
+            (4_107_542_400.0, "2100-03-01T00:00:00.000Z"),
+            (-5.0, "1970-01-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(Utc(seconds).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn events_are_lines() {
+        let at = |event: Value| {
+            let mut event = event;
+            event["number"] = 1.into();
+            event["time_seconds"] = 0.25.into();
+            line(event)
+        };
+        for (event, words) in [
+            (
+                serde_json::json!({"event": "established", "peer": "10.0.0.5:1", "local": "10.0.0.1:5445",
+                                   "fabric": "software"}),
+                "established  10.0.0.5:1 at 10.0.0.1:5445, software",
+            ),
+            (
+                serde_json::json!({"event": "assigned", "peer": "10.0.0.5:1", "worker": 3, "pid": 0}),
+                "assigned     10.0.0.5:1 to process #3",
+            ),
+            (
+                serde_json::json!({"event": "ended", "peer": "10.0.0.5:1", "local": null, "fabric": "software",
+                                   "worker": 3, "pid": 100, "reason": "peer", "words": "closed by the peer",
+                                   "age_seconds": 60.0, "bytes_received": 2048, "bytes_sent": 0}),
+                "ended        10.0.0.5:1 after 60 s, 2.0 KiB received, 0 B sent: closed by the peer (peer)",
+            ),
+            (
+                serde_json::json!({"event": "attached", "worker": 3, "pid": 100, "role": "worker"}),
+                "attached     process 100, worker",
+            ),
+            (
+                serde_json::json!({"event": "detached", "worker": 3, "pid": 100, "role": "worker", "status": "corrupt",
+                                   "words": "it is wrong"}),
+                "detached     process 100, worker: it is wrong (corrupt)",
+            ),
+            (
+                serde_json::json!({"event": "refused", "pid": null, "status": "denied", "words": "not you"}),
+                "refused      a process: not you (denied)",
+            ),
+            (
+                serde_json::json!({"event": "limit_met", "key": "max_connections", "limit": 5, "times": 2,
+                                   "words": "the oldest was ended"}),
+                "limit_met    max_connections = 5, 2 times: the oldest was ended",
+            ),
+        ] {
+            assert_eq!(at(event), format!("1970-01-01T00:00:00.250Z  {words}\n"));
+        }
+        let later = at(serde_json::json!({"event": "of a later version"}));
+        assert!(later.starts_with('{') && later.ends_with("}\n"), "{later}");
+    }
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Computes what moved per second between two looks at a device.
+
+use std::collections::HashMap;
+
+use super::{Carried, Connection, Device};
+
+/// What a fabric carried per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Rates {
+    /// Bytes from clients.
+    pub(crate) received: f64,
+    /// Bytes to clients.
+    pub(crate) sent: f64,
+    /// Messages from clients, and to them.
+    pub(crate) messages: f64,
+    /// RDMA READs and WRITEs.
+    pub(crate) transfers: f64,
+}
+
+impl Device {
+    /// Turns the bytes of connections into bytes per second since the look `before`, sorts the busiest connections to
+    /// the top, and adds the rates of each fabric. Does nothing if the device has been started anew between the two.
+    pub(crate) fn since(mut self, before: &Self) -> Self {
+        let seconds = self.uptime_seconds - before.uptime_seconds;
+        if seconds <= 0.0 {
+            return self;
+        }
+        let fabrics = self.carried.iter().map(|(fabric, carried)| {
+            let of_fabric = before.carried.get(fabric);
+            (fabric.clone(), carried.rates(of_fabric, seconds))
+        });
+        self.rates = Some(fabrics.collect());
+        let known: HashMap<&str, &Connection> = before
+            .connections
+            .iter()
+            .map(|connection| (connection.peer.as_str(), connection))
+            .collect();
+        for connection in &mut self.connections {
+            let known = known.get(connection.peer.as_str());
+            // If it is younger than before, it is a new connection with the address of one that has ended.
+            let known = known.filter(|known| known.age_seconds <= connection.age_seconds);
+            connection.become_rates(known.copied(), seconds);
+        }
+        self.connections
+            .sort_by_key(|connection| std::cmp::Reverse(connection.all_bytes()));
+        self
+    }
+}
+
+impl Carried {
+    /// Returns what was carried per second since `before`.
+    fn rates(&self, before: Option<&Self>, seconds: f64) -> Rates {
+        let rate = |of: fn(&Self) -> u64| {
+            let before = before.map_or(0, of);
+            of(self).saturating_sub(before) as f64 / seconds
+        };
+        Rates {
+            received: rate(|c| c.inline_bytes_in + c.rdma_read_bytes),
+            sent: rate(|c| c.inline_bytes_out + c.rdma_write_bytes),
+            messages: rate(|c| c.messages_in + c.messages_out),
+            transfers: rate(|c| c.rdma_reads + c.rdma_writes),
+        }
+    }
+}
+
+impl Connection {
+    /// Turns the bytes into bytes per second.
+    fn become_rates(&mut self, before: Option<&Self>, seconds: f64) {
+        let rate = |now: u64, before: Option<u64>| {
+            let moved = now.saturating_sub(before.unwrap_or_default());
+            (moved as f64 / seconds).round() as u64
+        };
+        for (now, before) in [
+            (
+                &mut self.inline_bytes_in,
+                before.map(|before| before.inline_bytes_in),
+            ),
+            (
+                &mut self.inline_bytes_out,
+                before.map(|before| before.inline_bytes_out),
+            ),
+            (
+                &mut self.rdma_read_bytes,
+                before.map(|before| before.rdma_read_bytes),
+            ),
+            (
+                &mut self.rdma_write_bytes,
+                before.map(|before| before.rdma_write_bytes),
+            ),
+        ] {
+            *now = rate(*now, before);
+        }
+    }
+
+    /// Returns the sum of all bytes, by which connections are sorted.
+    fn all_bytes(&self) -> u64 {
+        [
+            self.inline_bytes_in,
+            self.inline_bytes_out,
+            self.rdma_read_bytes,
+            self.rdma_write_bytes,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(uptime: f64, bytes: [u64; 2], age: f64) -> Device {
+        let connection = |peer: &str, bytes: u64, age: f64| {
+            serde_json::json!({"peer": peer, "state": "owned", "inline_bytes_in": 7, "rdma_write_bytes": bytes,
+                               "age_seconds": age})
+        };
+        let json = serde_json::json!({
+            "uptime_seconds": uptime,
+            "carried": {"software": {"inline_bytes_in": 14, "rdma_write_bytes": bytes[0] + bytes[1], "messages_in": 2,
+                                     "rdma_writes": bytes[0]}},
+            "connections": [connection("10.0.0.1:1", bytes[0], 100.0), connection("10.0.0.2:1", bytes[1], age)],
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn rates_are_what_moved_in_each_second() {
+        let before = device(10.0, [1000, 5000], 100.0);
+        let shown = device(12.0, [3000, 9000], 102.0).since(&before);
+        let rates = shown.rates.as_ref().unwrap()["software"];
+        assert_eq!((rates.received, rates.sent), (0.0, 3000.0));
+        assert_eq!((rates.messages, rates.transfers), (0.0, 1000.0));
+        let bytes = |shown: &Device| -> Vec<u64> {
+            let connections = shown.connections.iter();
+            connections.map(|of| of.rdma_write_bytes).collect()
+        };
+        assert_eq!(bytes(&shown), [2000, 1000], "the busiest first");
+        let text = shown.to_string();
+        assert!(
+            text.contains("Traffic      software: 0 B/s received, 2.9 KiB/s sent, 0 messages/s"),
+            "{text}"
+        );
+        assert!(text.contains("bytes per second"), "{text}");
+        // The second connection has ended, and a new one has its address.
+        let shown = device(12.0, [3000, 600], 1.0).since(&before);
+        assert_eq!(bytes(&shown), [1000, 300]);
+    }
+
+    #[test]
+    fn a_device_that_was_started_anew_has_no_rates_yet() {
+        let shown = device(1.0, [5, 6], 1.0).since(&device(10.0, [0, 0], 1.0));
+        assert!(shown.rates.is_none());
+        assert!(!shown.to_string().contains("per second"));
+    }
+}

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Keeps what has happened lately: connections that began and ended, processes that came and went, limits that were
+//! reached.
+//!
+//! The device keeps the last few thousand events, each with a number that grows by one, so that a process that asks
+//! again and again gets each event once, and notices if it asked too late for some. Only this list is kept, and its
+//! length has a limit, so its memory has one, too, whatever clients and processes do.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+/// Number of events that are kept.
+const KEPT: usize = 4096;
+
+/// A text, which in most cases is a part of the program.
+type Text = Cow<'static, str>;
+
+/// Events in the form in which a process that asks gets them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    /// The time at which the device started, in seconds since 1970. Its events are numbered from 1 on.
+    pub start_time_seconds: Option<f64>,
+    /// The events that were asked for and are still kept, the oldest first.
+    pub events: Vec<Event>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// The number of the event.
+    pub number: u64,
+    /// The time of the event, in seconds since 1970.
+    pub time_seconds: f64,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    /// A client has negotiated SMB Direct.
+    Established {
+        /// The client's address.
+        peer: SocketAddr,
+        /// The address on which it came in.
+        local: Option<SocketAddr>,
+        /// The fabric that carries it: `software` or `verbs`.
+        fabric: Text,
+    },
+    /// A connection has an owner.
+    Assigned {
+        /// The client's address.
+        peer: SocketAddr,
+        /// The worker that owns it.
+        worker: u32,
+        /// The worker's process.
+        pid: i32,
+    },
+    /// A connection has ended.
+    Ended {
+        /// The client's address.
+        peer: SocketAddr,
+        /// The address on which it came in.
+        local: Option<SocketAddr>,
+        /// The fabric that carried it.
+        fabric: Text,
+        /// The worker that owned it.
+        worker: Option<u32>,
+        /// The worker's process.
+        pid: Option<i32>,
+        /// The name of the reason.
+        reason: Text,
+        /// The reason in words.
+        words: String,
+        /// Time since the connection was accepted.
+        age_seconds: f64,
+        /// Bytes that came from the client, in messages and by RDMA READ.
+        bytes_received: u64,
+        /// Bytes that went to the client, in messages and by RDMA WRITE.
+        bytes_sent: u64,
+    },
+    /// A process of smbd has attached.
+    Attached {
+        /// The device's number for the process.
+        worker: u32,
+        /// The system's number for the process.
+        pid: i32,
+        /// `listener` or `worker`.
+        role: Text,
+    },
+    /// A process of smbd is no longer attached.
+    Detached {
+        /// The device's number for the process.
+        worker: u32,
+        /// The system's number for the process.
+        pid: i32,
+        /// `listener` or `worker`.
+        role: Text,
+        /// The status that it got, if the device has ended it.
+        status: Option<Text>,
+        /// The reason in words.
+        words: String,
+    },
+    /// A process was not allowed to attach.
+    Refused {
+        /// The system's number for the process, if it is known.
+        pid: Option<i32>,
+        /// The status that it got.
+        status: Text,
+        /// The reason in words.
+        words: String,
+    },
+    /// A limit was reached. Each limit has at most one such event a minute.
+    LimitMet {
+        /// The key of the configuration that sets it.
+        key: Text,
+        /// The value of the key.
+        limit: u64,
+        /// How often it was reached since the last of these events.
+        times: u64,
+        /// What the device did.
+        words: String,
+    },
+}
+
+/// The events that are kept.
+#[derive(Debug, Default)]
+pub(super) struct Ring {
+    last: u64,
+    kept: VecDeque<Arc<Event>>,
+}
+
+impl Ring {
+    /// Adds an event that happens now.
+    pub(super) fn add(&mut self, what: What) {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.last += 1;
+        if self.kept.len() >= KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(Arc::new(Event {
+            number: self.last,
+            time_seconds: since.unwrap_or_default().as_secs_f64(),
+            what,
+        }));
+    }
+
+    /// Returns the events with greater numbers than `after` that are still kept.
+    pub(super) fn after(&self, after: u64) -> Vec<Arc<Event>> {
+        let wanted = self.last.saturating_sub(after);
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let skipped = self.kept.len().saturating_sub(wanted);
+        self.kept.iter().skip(skipped).cloned().collect()
+    }
+}
+
+/// Returns the JSON of [`Events`].
+pub(super) fn to_json(
+    start_time_seconds: Option<f64>,
+    events: &[Arc<Event>],
+) -> serde_json::Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct Borrowed<'a> {
+        start_time_seconds: Option<f64>,
+        events: Vec<&'a Event>,
+    }
+
+    serde_json::to_vec(&Borrowed {
+        start_time_seconds,
+        events: events.iter().map(|event| &**event).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit_met(times: u64) -> What {
+        What::LimitMet {
+            key: "max_workers".into(),
+            limit: 9,
+            times,
+            words: "was reached".to_owned(),
+        }
+    }
+
+    #[test]
+    fn keeps_the_last_events_with_their_numbers() {
+        let mut ring = Ring::default();
+        assert_eq!(ring.after(0), []);
+        let all = KEPT as u64 + 10;
+        for times in 1..=all {
+            ring.add(limit_met(times));
+        }
+        let numbers = |after| -> Vec<u64> {
+            let events = ring.after(after);
+            events.iter().map(|event| event.number).collect()
+        };
+        assert_eq!(numbers(0).len(), KEPT);
+        assert_eq!(numbers(0)[0], 11);
+        assert_eq!(numbers(all - 2), [all - 1, all]);
+        assert!(numbers(all).is_empty());
+        // The process that asks knows the events of an earlier device.
+        assert!(numbers(u64::MAX).is_empty());
+        assert_eq!(ring.after(all - 1)[0].what, limit_met(all));
+    }
+
+    #[test]
+    fn the_json_is_flat_and_is_read_again() {
+        let mut ring = Ring::default();
+        ring.add(limit_met(3));
+        ring.add(What::Established {
+            peer: "10.0.0.1:9".parse().unwrap(),
+            local: None,
+            fabric: "software".into(),
+        });
+        let events = ring.after(0);
+        let json = to_json(Some(1.5), &events).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(value["events"][0]["event"], "limit_met");
+        assert_eq!(value["events"][1]["peer"], "10.0.0.1:9");
+        let read: Events = serde_json::from_slice(&json).unwrap();
+        assert_eq!(read.start_time_seconds, Some(1.5));
+        assert_eq!(read.events[1], *events[1]);
+        assert!(read.events[0].time_seconds > 1.7e9);
+    }
+}
