@@ -20,7 +20,7 @@ from smbd_server import ROOT
 MUTATIONS = ROOT / "tests/mutations.toml"
 SUITE = "ms_transform"
 TARGETS = ("smbd/smbd", "smbstatus", "smbpasswd", "testparm", "smbcontrol")
-CARGO = ("cargo", "test", "--locked", "--release", "--quiet", "--package", "instruments", "--test", "samba")
+CARGO = ("cargo", "test", "--locked", "--release", "--package", "instruments", "--test", "samba")
 RESULT = re.compile(r"^test (\S+) \.\.\. (ok|FAILED)$", re.MULTILINE)
 
 
