@@ -2,7 +2,7 @@
 # The commands for people and the CI; tools/check.sh does the work. You need Rust; apt installs the rest (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check mutations torture demo counts bench miri fuzz clean
+.PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-newest test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check mutations torture demo counts bench miri fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ build: ## build what make install installs, optimized
 
 test: ## run everything that must pass before a merge
 	@tools/check.sh setup fmt lint unit release library reproducible no-os module msrv docs samba smbd samba_library torture demo counts kernel
+
+test-newest: ## run the same with the newest Samba that there are patches for
+	@BASE=4.24 $(MAKE) --no-print-directory test
 
 test-samba: ## run only the tests with a real smbd: the one of make samba, or of the build tree SMBDIRECT_SAMBA
 	@tools/check.sh smbd samba_library
@@ -67,7 +70,7 @@ msrv: ## build with the oldest Rust that Cargo.toml promises
 docs: ## check links and spelling, and that the documentation builds without warnings
 	@tools/check.sh docs
 
-samba: ## fetch, patch and build Samba 4.22 with this library, in ~/.cache/smbdirect
+samba: ## fetch, patch and build Samba 4.22 with this library, in ~/.cache/smbdirect (BASE=4.24: that release)
 	@tools/samba.sh build
 
 samba-check: ## check each patch for Samba: form, build, warnings, tests over TCP (about an hour)

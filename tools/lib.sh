@@ -79,7 +79,12 @@ debian_apt() {
     mkdir -p "$directory"/{lists,archives}/partial
     # shellcheck disable=SC2016
     apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | sort -u | while read -r uri; do
-        case $uri in *security*) suites=("$suite-security") ;; *) suites=("$suite" "$suite-updates") ;; esac
+        case $suite:$uri in
+        *-backports:*security*) suites=() ;;
+        *-backports:*) suites=("$suite") ;;
+        *security*) suites=("$suite-security") ;;
+        *) suites=("$suite" "$suite-updates") ;;
+        esac
         for name in "${suites[@]}"; do
             echo "$kind [signed-by=$keyring] $uri $name main"
         done

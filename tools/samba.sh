@@ -3,7 +3,7 @@
 # Builds and tests Samba with this library: tools/samba.sh <verb>
 #
 #   deps              install what Samba's build needs (apt, as root)
-#   fetch             get the newest Samba 4.22 that Debian 13 has; once a day at most
+#   fetch             get the newest Samba of the release that Debian 13 has; once a day at most
 #   patch             unpack it, apply samba-patches, and put this repository into it as lib/smbdirect
 #   build [target]... fetch, patch, configure and build the servers and test programs, or `all`, or targets of waf
 #   waf DIR TARGET... build targets in a tree as it is, with any changes that were made there
@@ -17,6 +17,7 @@
 #                     warnings, and tests over TCP; check that smbd without the option has no trace of the patches
 #   installed         build smbd with an installed libsmbdirect instead of lib/smbdirect
 #
+# BASE=       the release of Samba: 4.22, which is the default, or 4.24; each has its own directory in samba-patches
 # SAMBA_SRC=  a directory or tarball with Samba's source, instead of Debian's
 # JOBS=       how many compilers run at once (as many as there are processors)
 # CCACHE_DIR= the compiler cache (in the cache below)
@@ -33,9 +34,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
 
-series=samba-patches/v4-22
-release=4.22
-suite=trixie
+release=${BASE:-4.22}
+series=samba-patches/v${release/./-}
+# The suite of Debian 13 that has it
+case $release in
+4.22) suite=trixie ;;
+4.24) suite=trixie-backports ;;
+*) echo "samba.sh: there are no patches for Samba $release: BASE is 4.22 or 4.24" >&2 && exit 1 ;;
+esac
 
 configure_options=(--enable-selftest --without-ad-dc --with-system-mitkrb5 --disable-cups --disable-iprint --disable-avahi
     --without-gpgme --disable-glusterfs --disable-cephfs --disable-spotlight --with-profiling-data)
@@ -86,10 +92,10 @@ verb_fetch() {
 fetch() {
     [ -z "${SAMBA_SRC:-}" ] || return 0
     mkdir -p "$cache/source"
-    if [ -n "$(find "$cache/source/newest" -mmin -1440 2>/dev/null)" ] && [ -e "$(fetched)" ]; then
+    if [ -n "$(find "$cache/source/newest-$release" -mmin -1440 2>/dev/null)" ] && [ -e "$(fetched)" ]; then
         return 0
     fi
-    say "asking the Debian mirror for the newest Samba $release of Debian 13"
+    say "asking the Debian mirror for the newest Samba $release of $suite"
     if fetch_newest; then
         say "$(basename "$(fetched)")"
     elif [ -e "$(fetched)" ]; then
@@ -100,7 +106,7 @@ fetch() {
 }
 
 fetched() {
-    echo "$cache/source/$(cat "$cache/source/newest" 2>/dev/null || echo none)"
+    echo "$cache/source/$(cat "$cache/source/newest-$release" 2>/dev/null || echo none)"
 }
 
 # apt checks the signature of the archive, and through it the checksum of the tarball.
@@ -116,8 +122,8 @@ fetch_newest() {
         tarball=$(cd "$work" && ls samba_"$release".*.orig.tar.*)
         mv "$work/$tarball" "$cache/source/$tarball"
         echo "$tarball" >"$work/newest"
-        mv "$work/newest" "$cache/source/newest"
-        find "$cache/source" -name 'samba_*' ! -name "$tarball" -delete
+        mv "$work/newest" "$cache/source/newest-$release"
+        find "$cache/source" -name "samba_$release.*" ! -name "$tarball" -delete
         rm -rf "$work"
         return 0
     fi
@@ -130,7 +136,7 @@ newest_version() {
     versions=$(apt-cache "$@" showsrc --only-source samba | sed -n 's/^Version: //p' | sort -Vu)
     newest=$(grep -E "^([0-9]+:)?${release//./\\.}\." <<<"$versions" | tail -n 1)
     [ -n "$newest" ] && echo "$newest" && return 0
-    echo "Debian 13 has Samba ${versions//$'\n'/, }, but the patches are for $release" >&2
+    echo "$suite has Samba ${versions//$'\n'/, }, but the patches are for $release" >&2
     return 1
 }
 
@@ -224,11 +230,12 @@ copy_library() {
     rm -rf "$new" "$1/.smbdirect.is" "$1/.smbdirect.wanted"
 }
 
-# Keeps the two trees that were used most recently, and removes the others. Trees still called "new" were interrupted.
+# Keeps the three trees that were used most recently, so that there is room for both releases, and removes the others.
+# Trees still called "new" were interrupted.
 prune() {
     local old
     rm -rf "$cache"/samba-*.new
-    find "$cache" -maxdepth 1 -name 'samba-*' -type d -printf '%T@ %p\n' | sort -rn | tail -n +3 | cut -d ' ' -f 2- |
+    find "$cache" -maxdepth 1 -name 'samba-*' -type d -printf '%T@ %p\n' | sort -rn | tail -n +4 | cut -d ' ' -f 2- |
         while read -r old; do
             rm -rf "$old"
         done
@@ -421,7 +428,7 @@ check_targets=(smbd/smbd smbpasswd smbstatus testparm smbtorture vfs_acl_xattr v
 # the warnings of Samba's developers, with and without the option, and tests smbd over TCP with smbtorture. At the end
 # builds the same smbd without the option and without this repository, which must contain nothing of the patches.
 verb_check() {
-    local tree=$cache/check table=$cache/check.txt first=${1:-1} last=${2:-} all=() number patch started built
+    local tree=$cache/check-$release table=$cache/check-$release.txt first=${1:-1} last=${2:-} all=() number patch started built
     mapfile -t all < <(patches)
     last=${last:-${#all[@]}}
     [ -n "$cargo" ] || die "no cargo: Rust $(minimum_rust .) or newer is needed"
@@ -494,7 +501,7 @@ check_without() {
 
 # Builds Samba with a libsmbdirect that `make install` has installed, and that Samba finds by pkg-config.
 verb_installed() {
-    local tree=$cache/installed prefix=$cache/installed-library patch linked
+    local tree=$cache/installed-$release prefix=$cache/installed-library patch linked
     [ -n "$cargo" ] || die "no cargo: Rust $(minimum_rust .) or newer is needed"
     verb_deps
     lock_cache

@@ -54,11 +54,20 @@ impl Samba {
 
     /// Returns whether its smbd can use the smbdirect device.
     pub fn has_smb_direct(&self) -> bool {
+        matches!(self.default("smb direct").as_str(), "No" | "Yes")
+    }
+
+    /// Whether its smb.conf knows SMB Direct as a transport, as that of 4.24 does.
+    pub fn has_transports(&self) -> bool {
+        self.default("server smb transports").contains("tcp")
+    }
+
+    /// The default of a parameter of smb.conf, empty if there is none of that name.
+    fn default(&self, parameter: &str) -> String {
         let mut command = Command::new(self.program("testparm"));
-        command.args(["-s", "--parameter-name=smb direct", "/dev/null"]);
+        command.args(["-s", &format!("--parameter-name={parameter}"), "/dev/null"]);
         let output = command.output().expect("testparm runs");
-        let said = String::from_utf8_lossy(&output.stdout);
-        matches!(said.trim(), "No" | "Yes")
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 }
 

@@ -15,7 +15,7 @@ use smbdirect::sys::SeqListener;
 use super::client::{Client, children, config, wait_until, workers};
 use super::processes::Stopped;
 use crate::sessions::{credentials, log_in};
-use instruments::samba::{Server, Setup};
+use instruments::samba::{Samba, Server, Setup};
 
 /// Returns the lines of a log that contain these words.
 fn lines(log: &str, words: &str) -> Vec<String> {
@@ -142,11 +142,11 @@ fn without_what_smb_direct_needs_tcp_is_served_and_log_and_testparm_say_what_is_
     for (line, missing) in [
         (
             "server multi channel support = no",
-            "'smb direct = yes' needs 'server multi channel support = yes'",
+            "needs 'server multi channel support = yes'",
         ),
         (
             "server max protocol = SMB2_10",
-            "'smb direct = yes' needs 'server max protocol = SMB3'",
+            "needs 'server max protocol = SMB3'",
         ),
     ] {
         let server = Server::start_with(Setup {
@@ -163,6 +163,41 @@ fn without_what_smb_direct_needs_tcp_is_served_and_log_and_testparm_say_what_is_
         assert!(content && said.len() == 1, "{line}: {said:?}");
         assert!(said[0].starts_with("WARNING: ") && said[0].contains(missing));
     }
+}
+
+#[test]
+fn smbdirect_among_the_transports_serves_it_at_the_port_that_it_names() {
+    if !Samba::from_environment().has_transports() {
+        println!("this release has no transports in smb.conf");
+        return;
+    }
+    let server = Server::start_with(Setup {
+        global: &["smb direct = no", "server smb transports = +smbdirect:1"],
+        ..Setup::default()
+    });
+    let is_served = || Connection::smb_direct(server.smb_direct, config()).is_ok();
+    let said = || lines(&server.log(), "at none of the ports");
+    wait_until("it says that no port fits", || said().len() == 1);
+    assert!(!is_served());
+    let mut tcp = log_in(&server, config());
+    let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
+    let mut has_rdma = || {
+        let interfaces = tcp.network_interfaces(tree).expect("interfaces");
+        interfaces.iter().any(|interface| interface.rdma)
+    };
+    assert!(!has_rdma());
+
+    let port = format!("+smbdirect:{}", server.smb_direct.port());
+    server.reconfigure("+smbdirect:1", &port);
+    wait_until("it is served at that port", is_served);
+    Client::connect(&server).copy("with a port", 1);
+    wait_until("an RDMA interface", &mut has_rdma);
+
+    server.reconfigure(&port, "+smbdirect");
+    Client::connect(&server).copy("with any port", 2);
+    server.reconfigure("+smbdirect", "-smbdirect");
+    wait_until("it is off", || !is_served());
+    assert_eq!(said().len(), 1, "{}", server.log());
 }
 
 #[test]

@@ -162,7 +162,11 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
             .unwrap_or_default()
     };
     let before = found.0.len();
-    if value("smb direct") != "yes" {
+    // Samba 4.24 has it among the transports, too.
+    let transports = value("server smb transports");
+    let mut transports = transports.split([' ', ',']);
+    let is_transport = transports.any(|it| it == "smbdirect" || it.starts_with("smbdirect:"));
+    if value("smb direct") != "yes" && !is_transport {
         let cure = "set smb direct = yes in [global], then smbcontrol smbd reload-config";
         found.fail(CHECK, "smb direct is not \"yes\"", cure);
     }

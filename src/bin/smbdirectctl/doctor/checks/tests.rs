@@ -262,6 +262,20 @@ fn this_smbd_has_no_smb_direct() {
 }
 
 #[test]
+fn smb_direct_may_be_a_transport_in_smb_conf() {
+    for (transports, is_on) in [
+        ("tcp, nbt, smbdirect", true),
+        ("tcp smbdirect:5445", true),
+        ("tcp, nbt", false),
+    ] {
+        let mut facts = facts();
+        set(&mut facts, "smb direct", "No");
+        set(&mut facts, "server smb transports", transports);
+        assert_eq!(complaints(&facts).is_empty(), is_on, "{transports}");
+    }
+}
+
+#[test]
 fn smb_conf_rules_smb_direct_out() {
     for (name, value, message, cure) in [
         ("smb direct", "No", "smb direct is not", "smb direct = yes"),
